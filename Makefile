@@ -1,0 +1,63 @@
+# Two commands that hold on a fresh machine: `make perf` and `make test`. Everything is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help perf perf-update test test-slow lint types imports unit bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+perf: $(VENV)/.perf  ## run the perf suite on this machine's CPU and judge it
+	$(PYTEST) -m perf --system=cpu perf_tests
+
+perf-update: $(VENV)/.perf  ## run it and store what was measured in baselines/cpu
+	$(PYTEST) -m perf --system=cpu --update-baselines perf_tests
+
+test: lint types imports unit  ## everything that guards the code
+
+test-slow: $(VENV)/.dev  ## the slow tests that `make test` leaves out
+	$(PYTEST) -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/python -m pytest_nemoperf.schema --check
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.dev
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not slow"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+bench: $(VENV)/.bench  ## what the plugin itself costs: recording, launching, collecting, the native step
+	$(BIN)/python benchmarks/recording.py
+	$(BIN)/python benchmarks/launch.py
+	$(BIN)/python benchmarks/collection.py
+	$(BIN)/python benchmarks/native_step.py
+
+clean:  ## forget the virtual environment and local results
+	rm -rf $(VENV) .nemoperf .benchmarks build src/*.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.perf: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[torch,benchmark]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[torch,benchmark,dev]'
+	touch $@ $(VENV)/.perf
+
+$(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[torch,benchmark,bench]'
+	touch $@

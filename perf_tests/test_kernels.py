@@ -1,0 +1,49 @@
+"""Kernels at model shapes, timed by pytest-benchmark and judged like every other case."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def torch() -> Any:
+    """The library, imported when a kernel runs and not when tests are collected."""
+    import torch
+
+    return torch
+
+
+@pytest.fixture(scope="module")
+def kernels(torch) -> dict[str, Callable[[], object]]:
+    """Matrix product and attention of Llama 3 8B; at an eighth of its width on a CPU, which has no time for more."""
+    has_cuda = torch.cuda.is_available()
+    options = {"device": "cuda", "dtype": torch.bfloat16} if has_cuda else {"dtype": torch.float32}
+    hidden, ffn, heads, head_dim, tokens = (4096, 14336, 32, 128, 8192) if has_cuda else (512, 1792, 4, 128, 512)
+    tokens_TD = torch.randn(tokens, hidden, **options)
+    weight_DF = torch.randn(hidden, ffn, **options)
+    query, key, value = (torch.randn(1, heads, tokens, head_dim, **options) for _ in range(3))
+
+    def attention() -> object:
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+
+    def finished(kernel: Callable[[], object]) -> Callable[[], object]:
+        def run() -> object:
+            result = kernel()
+            if has_cuda:  # a launch returns before the work is done
+                torch.cuda.synchronize()
+            return result
+
+        return run
+
+    return {"mlp_matmul": finished(lambda: tokens_TD @ weight_DF), "causal_attention": finished(attention)}
+
+
+@pytest.mark.perf
+def test_mlp_matmul(benchmark, kernels):
+    benchmark(kernels["mlp_matmul"])
+
+
+@pytest.mark.perf
+def test_causal_attention(benchmark, kernels):
+    benchmark(kernels["causal_attention"])

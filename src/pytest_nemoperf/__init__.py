@@ -1,0 +1,36 @@
+"""pytest-nemoperf: performance-regression tests for LLM training and RL.
+
+A perf test needs these names; the ``perf`` fixture does the rest::
+
+    from pytest_nemoperf import Layout, Recipe
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_nemoperf.fixture import Perf
+    from pytest_nemoperf.models import ModelConfig
+    from pytest_nemoperf.parallelism import Layout
+    from pytest_nemoperf.recipe import Precision, Recipe, Workload
+
+__all__ = ["Layout", "ModelConfig", "Perf", "Precision", "Recipe", "Workload"]
+
+_HOME = {
+    "Layout": "parallelism",
+    "ModelConfig": "models",
+    "Perf": "fixture",
+    "Precision": "recipe",
+    "Recipe": "recipe",
+    "Workload": "recipe",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used, so that pytest's start-up does not pay for it."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

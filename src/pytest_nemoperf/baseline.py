@@ -1,0 +1,192 @@
+"""Stored baselines: one JSON file a case, validated, written atomically, never overwritten when unreadable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from filelock import FileLock, Timeout
+
+from pytest_nemoperf.errors import BaselineError
+from pytest_nemoperf.measure import Measurement, Run, identity_problem
+from pytest_nemoperf.provenance import Provenance
+from pytest_nemoperf.records import from_data, to_json
+from pytest_nemoperf.schema import validate
+
+BASELINE_SCHEMA_VERSION: Final = 1
+_LOCK_TIMEOUT_SEC = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """What one case did on one system when it was last accepted.
+
+    Attributes:
+        case: Case id; the file's name.
+        system: System name; the folder's name.
+        machine: Key of the machine: only the same key compares.
+        workload: What was run, as plain data: only the same workload compares.
+        runs: One entry a launch; the noise between them is the noise of the case.
+        provenance: When, from which commit, with which versions, on which device, by which command.
+        reason: Why it was recorded, or why a regression was accepted.
+        environment: Versions and settings seen where the steps ran.
+        flops_per_token: Model FLOPs per token; None if FLOPs are not known.
+        flops_convention: How they are counted.
+    """
+
+    case: str
+    system: str
+    machine: Mapping[str, str | int]
+    workload: Mapping[str, Any]
+    runs: tuple[Run, ...]
+    provenance: Provenance
+    reason: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+    flops_per_token: float | None = None
+    flops_convention: str | None = None
+    schema_version: Literal[1] = BASELINE_SCHEMA_VERSION
+
+
+def from_measurement(
+    measurement: Measurement, *, machine: Mapping[str, str | int], provenance: Provenance, reason: str
+) -> Baseline:
+    """Return the baseline a sound measurement makes.
+
+    Raises:
+        BaselineError: If the measurement is invalid, empty or an injected self-test: those are never stored.
+    """
+    if measurement.inject_pct:
+        raise BaselineError(f"{measurement.case}: a run with an injected delay is never stored")
+    if measurement.problems or not measurement.runs:
+        why = "; ".join(measurement.problems) or "no run was measured"
+        raise BaselineError(f"{measurement.case}: only complete, valid runs are stored, but {why}")
+    return Baseline(
+        case=measurement.case,
+        system=measurement.system,
+        machine=machine,
+        workload=measurement.workload,
+        runs=measurement.runs,
+        provenance=provenance,
+        reason=reason,
+        environment=measurement.environment,
+        flops_per_token=measurement.flops_per_token,
+        flops_convention=measurement.flops_convention,
+    )
+
+
+def baseline_path(root: Path, *, system: str, case: str) -> Path:
+    """Return where the baseline of a case on a system is kept."""
+    return root / system / f"{case}.json"
+
+
+def read_baseline(path: Path) -> Baseline:
+    """Read and check one stored baseline.
+
+    Raises:
+        BaselineError: If it can't be read, is not JSON, has another schema version, breaks the schema, or breaks
+            the identity TFLOP/s = FLOPs per token x tokens/s. The message has the path and the JSON path.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as exc:
+        raise BaselineError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise BaselineError(
+            f"{path}: not JSON, truncated or corrupt: {exc}; restore it (git checkout) or delete it"
+        ) from None
+    _check_version(data, path=path)
+    validate(data, name="baseline", subject=str(path), error=BaselineError)
+    baseline = from_data(Baseline, data, subject=str(path), error=BaselineError)
+    for number, run in enumerate(baseline.runs):
+        if problem := identity_problem(run, flops_per_token=baseline.flops_per_token):
+            raise BaselineError(f"{path}: $.runs[{number}].metrics: {problem}")
+    if (baseline.case, baseline.system) != (path.stem, path.parent.name):
+        raise BaselineError(
+            f"{path}: holds case {baseline.case!r} of system {baseline.system!r}; "
+            "folder and file name must say the same: move it back"
+        )
+    return baseline
+
+
+def find_baseline(root: Path, *, system: str, case: str) -> Baseline | None:
+    """Return the stored baseline of a case, or None if there is no file; an unreadable one raises."""
+    path = baseline_path(root, system=system, case=case)
+    return read_baseline(path) if path.exists() else None
+
+
+def write_baseline(root: Path, *, baseline: Baseline) -> Baseline | None:
+    """Store a baseline in place of the old one, which is returned.
+
+    The file is written aside and renamed, so that a reader, a full disk or an interrupt never sees half of it;
+    a lock keeps two sessions from replacing the same file at once.
+
+    Raises:
+        BaselineError: If the old file is unreadable (it is kept), or the new one can't be written.
+    """
+    path = baseline_path(root, system=baseline.system, case=baseline.case)
+    try:
+        with FileLock(_lock_path(path), timeout=_LOCK_TIMEOUT_SEC):
+            old = read_baseline(path) if path.exists() else None
+            write_atomically(path, text=to_json(baseline))
+    except Timeout:
+        raise BaselineError(
+            f"{path}: another session has been writing it for {_LOCK_TIMEOUT_SEC:.0f} s; try again when it is done"
+        ) from None
+    except OSError as exc:
+        raise BaselineError(
+            f"{path}: cannot be written: {exc.strerror or exc}; what was stored before is untouched"
+        ) from exc
+    return old
+
+
+def write_atomically(path: Path, *, text: str) -> None:
+    """Write a file aside, then rename it into place; on any error the old file stays.
+
+    Raises:
+        OSError: If the folder or the disk does not take it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+def list_baselines(root: Path, *, system: str) -> list[Path]:
+    """Return the baseline files of a system, by name."""
+    return sorted((root / system).glob("*.json"))
+
+
+def _check_version(data: object, *, path: Path) -> None:
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version != BASELINE_SCHEMA_VERSION:
+        age, remedy = (
+            ("newer", "upgrade pytest-nemoperf")
+            if version > BASELINE_SCHEMA_VERSION
+            else ("older", "delete it and record it again with --update-baselines")
+        )
+        raise BaselineError(
+            f"{path}: $.schema_version is {version}, {age} than the {BASELINE_SCHEMA_VERSION} "
+            f"this version reads; {remedy}"
+        )
+
+
+def _lock_path(path: Path) -> Path:
+    """A lock outside the folder, so that nothing untracked appears beside the baselines."""
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"nemoperf-baseline-{digest}.lock"

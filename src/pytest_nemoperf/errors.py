@@ -1,0 +1,49 @@
+"""Every error this package raises on purpose: subject, values, rule, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NemoPerfError(Exception):
+    """Base of all errors a user can cause or meet."""
+
+
+class RecipeError(NemoPerfError, ValueError):
+    """A recipe, layout, model or system that can't be, with the rule it breaks."""
+
+
+class PlanError(NemoPerfError, ValueError):
+    """A recipe that is sound, but can't be run on this system or machine."""
+
+
+class NoLayoutError(PlanError):
+    """A recipe without a layout for the system: nothing is wrong, there is nothing to run; a test skips."""
+
+
+class UnsupportedError(PlanError):
+    """The framework can't run this plan here, and says why; the case is skipped."""
+
+
+class LaunchError(NemoPerfError, RuntimeError):
+    """Ranks that didn't start, failed, hung or were killed; carries the first failing rank's own error."""
+
+
+class RecordError(NemoPerfError, ValueError):
+    """What the ranks wrote is missing, torn or impossible."""
+
+
+class BaselineError(NemoPerfError, ValueError):
+    """A stored baseline that can't be read, trusted or written."""
+
+
+class MachineError(NemoPerfError, RuntimeError):
+    """The system asked for is not this machine, or this machine is not in the catalog."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return what to say after an unknown word: the nearest known ones, or all of them."""
+    options = sorted(known)
+    near = difflib.get_close_matches(word, options, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(options)}"

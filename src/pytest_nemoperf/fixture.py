@@ -1,0 +1,171 @@
+"""The ``perf`` fixture: what a test asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_nemoperf.errors import NemoPerfError, NoLayoutError, RecipeError, UnsupportedError, did_you_mean
+from pytest_nemoperf.loop import MeasuredLoop
+from pytest_nemoperf.measure import Expected, Measurement, measure_runs
+from pytest_nemoperf.recipe import check_tolerances, is_safe_name
+from pytest_nemoperf.records import StepRecord
+from pytest_nemoperf.report.failure import render_failure
+from pytest_nemoperf.report.junit import properties
+from pytest_nemoperf.results import NotRun
+
+if TYPE_CHECKING:
+    from pytest_nemoperf.progress import Progress
+    from pytest_nemoperf.recipe import Recipe
+    from pytest_nemoperf.session import PerfSession
+    from pytest_nemoperf.verdict import Verdict
+
+
+_MARKER_ARGUMENTS = ("tolerance", "tolerances", "runs")
+
+
+class Perf:
+    """Runs recipes, measures loops, and turns verdicts into the test's outcome."""
+
+    def __init__(self, session: PerfSession, *, item: pytest.Item, progress: Progress) -> None:
+        self._session = session
+        self._item = item
+        self._progress = progress
+        self._recipe_tolerances: dict[str, Mapping[str, float]] = {}
+
+    def check(self, recipe: Recipe) -> Verdict:
+        """Run a recipe on this system and judge it: ``compare(run(recipe))``.
+
+        The test skips if the recipe has no layout for the system, and fails if the verdict does.
+        """
+        return self.compare(self.run(recipe))
+
+    def run(self, recipe: Recipe) -> Measurement:
+        """Launch a recipe ``--perf-runs`` times and return what was measured, judged by nothing yet."""
+        with self._told():
+            plan, framework = self._session.plan(recipe, nodeid=self._item.nodeid)
+            self._recipe_tolerances[plan.case] = recipe.tolerances
+            runs = _marker_runs(self._item) or self._session.settings.runs
+            return self._session.run(plan, framework=framework, runs=runs, progress=self._progress)
+
+    def compare(self, measurement: Measurement) -> Verdict:
+        """Judge a measurement against the stored baseline; fail the test if the verdict does.
+
+        Returns:
+            The verdict, where it does not fail.
+        """
+        with self._told():
+            layers = [_marker_tolerances(self._item), self._recipe_tolerances.get(measurement.case, {})]
+            report = self._session.compare(measurement, nodeid=self._item.nodeid, tolerances=layers)
+        self._item.user_properties.extend(properties(report))
+        self._progress.case(report)
+        if report.result.is_failure:
+            pytest.fail("\n" + render_failure(report, width=self._progress.width, color=False), pytrace=False)
+        return report.result.verdict
+
+    @contextmanager
+    def measure(
+        self,
+        name: str,
+        *,
+        tokens_per_step: int,
+        steps: int = 10,
+        warmup_steps: int = 3,
+        num_gpus: int = 1,
+        flops_per_token: float | None = None,
+        flops_convention: str | None = None,
+        synchronize: Callable[[], object] | None = None,
+        workload: Mapping[str, Any] | None = None,
+    ) -> Iterator[MeasuredLoop]:
+        """Time a training loop of this process and judge it when the block ends.
+
+        ``with perf.measure("my-loop", tokens_per_step=4096) as steps: for step in steps: ...``; the body may call
+        ``step.record(loss=..., grad_norm=...)``.
+
+        Args:
+            name: Names the case, e.g. ``loop-<name>``; lower-case letters, digits, '.', '_' and '-'.
+            tokens_per_step: Tokens all GPUs process in one step.
+            steps: Measured steps.
+            warmup_steps: Steps before them, run but not counted.
+            num_gpus: GPUs the tokens are divided by.
+            flops_per_token: Model FLOPs per token, forward plus backward; without it there is no TFLOP/s.
+            flops_convention: How these FLOPs are counted.
+            synchronize: Waits until the device is idle, e.g. ``torch.cuda.synchronize``.
+            workload: What else must be equal for two measurements to compare, as plain data.
+        """
+        session = self._session
+        with self._told():
+            if not is_safe_name(name):
+                raise RecipeError(
+                    f"name {name!r} of a loop names a file: use lower-case letters, digits, '.', '_', '-'"
+                )
+            expected = Expected(
+                num_gpus=num_gpus,
+                warmup_steps=warmup_steps,
+                steps=steps,
+                tokens_per_step=tokens_per_step,
+                flops_per_token=flops_per_token,
+                flops_convention=flops_convention if flops_per_token is not None else None,
+            )
+            loop = MeasuredLoop(expected, synchronize=synchronize, inject_pct=session.settings.inject_pct)
+            session.take_turn(self._progress)
+        yield loop
+        description = {"workload": "loop", "name": name, "num_gpus": num_gpus, "tokens_per_step": tokens_per_step}
+        self.compare(
+            self._loop_measurement(f"loop-{name}", expected, loop.records, {**(workload or {}), **description})
+        )
+
+    def _loop_measurement(
+        self, case: str, expected: Expected, records: Sequence[StepRecord], workload: Mapping[str, Any]
+    ) -> Measurement:
+        runs, problems = measure_runs(expected, outputs=[records])
+        settings = self._session.settings
+        return Measurement(
+            case=case,
+            system=settings.system.name,
+            workload=workload,
+            runs=runs,
+            flops_per_token=expected.flops_per_token,
+            flops_convention=expected.flops_convention,
+            problems=problems,
+            inject_pct=settings.inject_pct,
+        )
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn what this package raises into the test's outcome, without a traceback through this package."""
+        try:
+            yield
+        except (NoLayoutError, UnsupportedError) as exc:
+            self._session.not_run.append(NotRun(nodeid=self._item.nodeid, reason=str(exc)))
+            pytest.skip(str(exc))
+        except NemoPerfError as exc:
+            first_line = str(exc).splitlines()[0]
+            self._session.not_run.append(NotRun(nodeid=self._item.nodeid, reason=first_line))
+            pytest.fail(f"{type(exc).__name__}: {exc}", pytrace=False)
+
+
+def _marker_tolerances(item: pytest.Item) -> dict[str, float]:
+    """Return what ``@pytest.mark.perf(tolerance=3, tolerances={...})`` says, the nearest marker first."""
+    layers: dict[str, float] = {}
+    for marker in reversed(list(item.iter_markers("perf"))):
+        for name in marker.kwargs:
+            if name not in _MARKER_ARGUMENTS:
+                hint = did_you_mean(name, _MARKER_ARGUMENTS)
+                raise RecipeError(f"marker perf of {item.nodeid}: unknown argument {name!r}; {hint}")
+        if "tolerance" in marker.kwargs:
+            layers["all"] = marker.kwargs["tolerance"]
+        layers |= marker.kwargs.get("tolerances", {})
+    check_tolerances(layers, subject=f"marker perf of {item.nodeid}")
+    return layers
+
+
+def _marker_runs(item: pytest.Item) -> int | None:
+    marker = item.get_closest_marker("perf")
+    runs = marker.kwargs.get("runs") if marker else None
+    if runs is not None and (type(runs) is not int or runs < 1):
+        raise RecipeError(f"marker perf of {item.nodeid}: runs={runs!r} must be a whole number >= 1")
+    return runs

@@ -1,0 +1,53 @@
+"""Any argv whose process writes StepRecords as JSON lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.frameworks.protocol import RankCommand
+from pytest_nemoperf.frameworks.steps import read_step_records
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.records import PLAN_FILE, STEPS_FILE, RunOutput
+
+
+class CommandFramework:
+    """Runs the recipe's command once; the command starts its own ranks.
+
+    The command finds its plan in the file named by NEMOPERF_PLAN, and writes one StepRecord a line to the file
+    named by NEMOPERF_STEPS. NEMOPERF_RUN_DIR is a directory for whatever else it writes.
+    """
+
+    @property
+    def name(self) -> str:
+        """The word recipes use for it."""
+        return "command"
+
+    def unsupported(self, plan: Plan) -> str | None:
+        """Return why the command can't run the plan, or None: what it can do is the command's own business."""
+        return None if plan.command else "the plan has no command; give the recipe an argv in command"
+
+    def command(self, plan: Plan, *, run_dir: Path) -> RankCommand:
+        """Return the recipe's command and the files it is told."""
+        env = {
+            **plan.env,
+            "NEMOPERF_RUN_DIR": str(run_dir),
+            "NEMOPERF_PLAN": str(run_dir / PLAN_FILE),
+            "NEMOPERF_STEPS": str(run_dir / STEPS_FILE),
+        }
+        return RankCommand(argv=plan.command, num_processes=1, env=env)
+
+    def read_output(self, plan: Plan, *, run_dir: Path) -> RunOutput:
+        """Return the records the command wrote.
+
+        Raises:
+            RecordError: If there are none, or one is torn, impossible or out of order.
+        """
+        path = run_dir / STEPS_FILE
+        records = read_step_records(path, total_steps=plan.total_steps) if path.exists() else ()
+        if not records:
+            raise RecordError(
+                f"the command exited with 0 but wrote no step records to {path}; "
+                "it must append one JSON object a step to the file named by NEMOPERF_STEPS"
+            )
+        return RunOutput(records=records)

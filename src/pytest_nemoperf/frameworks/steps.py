@@ -1,0 +1,59 @@
+"""Reading ``steps.jsonl``, the one format of all frameworks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+from pytest_nemoperf.errors import RecordError, did_you_mean
+from pytest_nemoperf.records import StepRecord, from_data
+
+_KEYS = frozenset(item.name for item in fields(StepRecord))
+
+
+def read_step_records(path: Path, *, total_steps: int) -> tuple[StepRecord, ...]:
+    """Return the records of a file in order; fewer than planned is not an error here.
+
+    Args:
+        path: One StepRecord as a JSON object a line.
+        total_steps: Steps of the plan, warm-up included.
+
+    Raises:
+        RecordError: If a line is torn, no record, impossible, out of order or beyond the plan; it names file and line.
+    """
+    records: list[StepRecord] = []
+    *lines, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate([*lines, rest] if rest else lines, start=1):
+        subject = f"{path}:{number}"
+        record = _read_line(line, subject=subject, is_whole=number <= len(lines))
+        if records and record.step <= records[-1].step:
+            raise RecordError(
+                f"{subject}: step {record.step} after step {records[-1].step}; "
+                "write each step once, in order, from rank 0 only"
+            )
+        if record.step >= total_steps:
+            raise RecordError(
+                f"{subject}: step {record.step}, but the plan has {total_steps} steps, counted from 0; "
+                "run as many as the plan's warmup_steps + steps"
+            )
+        records.append(record)
+    return tuple(records)
+
+
+def _read_line(line: str, *, subject: str, is_whole: bool) -> StepRecord:
+    try:
+        data = json.loads(line)
+    except ValueError as error:
+        if not is_whole:
+            raise RecordError(
+                f"{subject}: half a line, {line[-40:]!r} without a newline at the end; "
+                "write each record whole and flush it before the process ends"
+            ) from None
+        raise RecordError(f"{subject}: not JSON: {error}; write one JSON object a line") from None
+    if not isinstance(data, dict):
+        raise RecordError(f"{subject}: {line.strip()[:40]!r} is no JSON object; write one StepRecord a line")
+    for key in data:
+        if key not in _KEYS:
+            raise RecordError(f"{subject}: unknown key {key!r}; {did_you_mean(key, _KEYS)}")
+    return from_data(StepRecord, data, subject=subject)

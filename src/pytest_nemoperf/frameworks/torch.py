@@ -1,0 +1,71 @@
+"""The native engine: plain torch, in ``pytest_nemoperf.native``."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.frameworks.protocol import RankCommand
+from pytest_nemoperf.frameworks.steps import read_step_records
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.records import RESULT_FILE, STEPS_FILE, RunOutput, RunResult, from_json
+
+_RANK_MODULE = "pytest_nemoperf.native.rank"
+_MISSING_AXES = ("pp", "vp", "cp", "ep", "etp")
+
+
+class TorchFramework:
+    """Trains with the native engine, one process a rank."""
+
+    @property
+    def name(self) -> str:
+        """The word recipes use for it."""
+        return "torch"
+
+    def unsupported(self, plan: Plan) -> str | None:
+        """Return why the native engine can't run the plan here, or None if it can."""
+        # Found, not imported: the pytest process stays free of torch.
+        if importlib.util.find_spec("torch") is None:
+            return "torch is not installed; install it with: pip install 'pytest-nemoperf[torch]'"
+        degrees = [(axis, getattr(plan.layout, axis)) for axis in _MISSING_AXES]
+        missing = [f"{axis}={degree}" for axis, degree in degrees if degree > 1]
+        if missing:
+            return (
+                f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not built into the native engine yet"
+            )
+        return None
+
+    def command(self, plan: Plan, *, run_dir: Path) -> RankCommand:
+        """Return what to start: the rank module, or its main function where a warm server can call it."""
+        return RankCommand(
+            argv=(sys.executable, "-m", _RANK_MODULE),
+            num_processes=plan.layout.gpus,
+            entrypoint=f"{_RANK_MODULE}:main",
+            env={**plan.env, "NEMOPERF_RUN_DIR": str(run_dir)},
+        )
+
+    def read_output(self, plan: Plan, *, run_dir: Path) -> RunOutput:
+        """Return the records of a run that exited with 0.
+
+        Raises:
+            RecordError: If the result or a step is missing, torn or impossible.
+        """
+        result_path, steps_path = run_dir / RESULT_FILE, run_dir / STEPS_FILE
+        for path in (result_path, steps_path):
+            if not path.exists():
+                raise RecordError(
+                    f"the ranks exited with 0 but left no {path}; the run is incomplete, see the logs in {run_dir}/logs"
+                )
+        result = from_json(RunResult, result_path.read_bytes(), subject=str(result_path))
+        records = read_step_records(steps_path, total_steps=plan.total_steps)
+        _check_count("num_ranks", result.num_ranks, planned=plan.layout.gpus, subject=result_path)
+        _check_count("num_steps", result.num_steps, planned=plan.total_steps, subject=result_path)
+        _check_count("step records", len(records), planned=plan.total_steps, subject=steps_path)
+        return RunOutput(records=records, environment=result.environment)
+
+
+def _check_count(name: str, count: int, *, planned: int, subject: Path) -> None:
+    if count != planned:
+        raise RecordError(f"{subject}: {name}={count}, but the plan has {planned}; the run is incomplete, run it again")

@@ -1,0 +1,1 @@
+"""Who starts ranks: one file an engine. We write argv and supervision, never a scheduler."""

@@ -1,0 +1,180 @@
+"""Ranks on this machine: forked from a warm server where there is an entrypoint, else as plain commands."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pytest_nemoperf.errors import LaunchError, RecordError
+from pytest_nemoperf.frameworks.protocol import RankCommand
+from pytest_nemoperf.launchers.helper import Helper
+from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus, RankExit
+from pytest_nemoperf.native.supervise import SETTLE_SEC, Report, Request
+from pytest_nemoperf.records import RankError, error_file, from_json
+
+_SERVER = "pytest_nemoperf.native.server"
+_GUARD = "pytest_nemoperf.launchers.guard"
+_POLL_SEC = 0.2
+_READY_LIMIT_SEC = 300.0  # imports from a cold network file system take minutes
+_STOP_MARGIN_SEC = 5.0
+
+
+class LocalLauncher:
+    """Launches on this machine; keeps its helper processes warm from launch to launch.
+
+    Each helper (the warm server for entrypoints, the guard for commands) is started when first needed, and again when
+    it has died or the environment has changed.
+    """
+
+    def __init__(self, *, grace_sec: float = 5.0) -> None:
+        """Take the seconds between SIGTERM and SIGKILL when processes are stopped."""
+        self._grace_sec = grace_sec
+        self._helpers: dict[str, Helper] = {}
+
+    def launch(
+        self, command: RankCommand, *, run_dir: Path, timeout_sec: float, on_poll: Callable[[], None]
+    ) -> LaunchResult:
+        """Start, wait, time out, stop; logs go to ``run_dir/logs/rank<N>.log``.
+
+        Args:
+            command: What to start.
+            run_dir: Working files of the run.
+            timeout_sec: Wall-clock limit from start to the end of the last process; a server's imports don't count.
+            on_poll: Called a few times a second meanwhile.
+
+        Raises:
+            LaunchError: If nothing could be started, or the helper process died.
+        """
+        module = _SERVER if command.entrypoint else _GUARD
+        if command.entrypoint and importlib.util.find_spec("torch") is None:
+            raise LaunchError(
+                f"{command.entrypoint} needs torch, which is not installed; "
+                "install it with: pip install 'pytest-nemoperf[torch]'"
+            )
+        run_dir = run_dir.resolve()
+        (run_dir / "logs").mkdir(parents=True, exist_ok=True)
+        with _reserved_port() as port:
+            request = self._request(command, run_dir=run_dir, port=port)
+            try:
+                helper = self._helper(module, request=request, on_poll=on_poll)
+                helper.send(request)
+                report, timed_out = self._await_end(helper, timeout_sec=timeout_sec, on_poll=on_poll)
+            except BaseException:  # a Ctrl-C too: nothing may go on when the caller doesn't wait any more
+                self._close_helper(module)
+                raise
+        if report.event == "refused":
+            raise LaunchError(
+                f"command {command.argv[0]!r} could not be started: {report.message}; "
+                "install the program, or give its path in the recipe's command"
+            )
+        return _result(report, request=request, timed_out=timed_out)
+
+    def close(self) -> None:
+        """Stop whatever runs, the helpers included; may be called twice."""
+        for module in list(self._helpers):
+            self._close_helper(module)
+
+    def _close_helper(self, module: str) -> None:
+        if helper := self._helpers.pop(module, None):
+            helper.close(grace_sec=self._grace_sec)
+
+    def _request(self, command: RankCommand, *, run_dir: Path, port: int) -> Request:
+        size = str(command.num_processes)
+        env = {
+            **os.environ,
+            "WORLD_SIZE": size,
+            "LOCAL_WORLD_SIZE": size,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "NEMOPERF_RUN_DIR": str(run_dir),
+            **command.env,
+        }
+        return Request(
+            action="launch",
+            argv=command.argv,
+            entrypoint=command.entrypoint or "",
+            env=env,
+            cwd=str(Path.cwd()),
+            logs=tuple(str(run_dir / "logs" / f"rank{rank}.log") for rank in range(command.num_processes)),
+            run_dir=str(run_dir),
+            grace_sec=self._grace_sec,
+        )
+
+    def _helper(self, module: str, *, request: Request, on_poll: Callable[[], None]) -> Helper:
+        helper = self._helpers.get(module)
+        if helper and helper.serves(request.env):
+            return helper
+        self._close_helper(module)
+        log = Path(request.run_dir) / "logs" / f"{module.rpartition('.')[2]}.log"
+        helper = Helper(module, env=request.env, cwd=Path(request.cwd), log=log)
+        self._helpers[module] = helper
+        deadline = time.monotonic() + _READY_LIMIT_SEC
+        while helper.receive(timeout_sec=_POLL_SEC) is None:
+            on_poll()
+            if time.monotonic() >= deadline:
+                raise LaunchError(
+                    f"the helper process {module} was not ready after {_READY_LIMIT_SEC:.0f} s; see its log {log}"
+                )
+        return helper
+
+    def _await_end(self, helper: Helper, *, timeout_sec: float, on_poll: Callable[[], None]) -> tuple[Report, bool]:
+        """Return the last report, and whether time was up before it came."""
+        deadline = time.monotonic() + timeout_sec
+        give_up = deadline + 2 * self._grace_sec + _STOP_MARGIN_SEC
+        timed_out = False
+        while True:
+            report = helper.receive(timeout_sec=_POLL_SEC)
+            if report and report.event in ("ended", "refused"):
+                return report, timed_out and report.stopped
+            on_poll()
+            now = time.monotonic()
+            if now >= deadline and not timed_out:
+                timed_out = True
+                helper.send(Request(action="stop"))
+            if now >= give_up:
+                helper.close(grace_sec=0)
+                return Report(event="ended", stopped=True), True
+
+
+def _result(report: Report, *, request: Request, timed_out: bool) -> LaunchResult:
+    """Put the cause first: the earliest death, where an error file tells the time better than the exit does."""
+    codes = {failure.rank: failure.exit_code for failure in report.failures}
+    # A silent death is seen late, and its peers' "connection closed" is written at once.
+    times = {failure.rank: failure.time_sec - SETTLE_SEC for failure in report.failures}
+    for rank in range(len(request.logs)):
+        path = Path(request.run_dir) / error_file(rank)
+        if path.exists():
+            times[rank] = _error_time(path)
+    failures = tuple(
+        # Who left an error but still ran was ended by us.
+        RankExit(rank=rank, exit_code=codes.get(rank, -signal.SIGTERM))
+        for rank in sorted(times, key=lambda rank: (times[rank], rank))
+    )
+    status = LaunchStatus.TIMED_OUT if timed_out else LaunchStatus.FAILED if failures else LaunchStatus.OK
+    return LaunchResult(status=status, failures=failures, logs=tuple(Path(log) for log in request.logs))
+
+
+def _error_time(path: Path) -> float:
+    try:
+        return from_json(RankError, path.read_bytes(), subject=str(path)).time_sec
+    except RecordError:  # torn: written while the process was killed
+        return path.stat().st_mtime
+
+
+@contextmanager
+def _reserved_port() -> Iterator[int]:
+    """Yield a port that nobody else is given meanwhile, and that rank 0 can still listen on.
+
+    A socket that is bound but does not listen keeps the port out of the kernel's hands; with SO_REUSEADDR on both sides
+    (torch's store sets it) a second socket may bind and listen all the same.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("", 0))
+        yield holder.getsockname()[1]

@@ -1,0 +1,75 @@
+"""Time a training loop that runs in this process: ``for step in steps: ...``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.measure import Expected
+from pytest_nemoperf.recipe import MIN_STEPS, MIN_WARMUP_STEPS
+from pytest_nemoperf.records import StepRecord
+
+
+class LoopStep:
+    """One step of a measured loop; the body may leave its loss and gradient norm here.
+
+    Attributes:
+        index: Counted from 0, warm-up included.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.loss: float | None = None
+        self.grad_norm: float | None = None
+
+    def record(self, *, loss: float | None = None, grad_norm: float | None = None) -> None:
+        """Leave what the step computed; a value that is not finite makes the case INVALID."""
+        self.loss = loss if loss is None else float(loss)
+        self.grad_norm = grad_norm if grad_norm is None else float(grad_norm)
+
+
+class MeasuredLoop:
+    """Iterates over warm-up and measured steps, and times the loop's body between them.
+
+    Args:
+        expected: How many steps, and what each is worth.
+        synchronize: Waits until the device is idle, e.g. ``torch.cuda.synchronize``; called at both ends of a
+            step. None where the body's work is done when it returns.
+        inject_pct: Self-test delay of each step in percent of its own time.
+    """
+
+    def __init__(self, expected: Expected, *, synchronize: Callable[[], object] | None, inject_pct: float) -> None:
+        if expected.steps < MIN_STEPS or expected.warmup_steps < MIN_WARMUP_STEPS:
+            raise RecipeError(
+                f"steps={expected.steps}, warmup_steps={expected.warmup_steps}: a measured loop needs at least "
+                f"{MIN_STEPS} measured and {MIN_WARMUP_STEPS} warm-up steps"
+            )
+        if expected.tokens_per_step < 1 or expected.num_gpus < 1:
+            raise RecipeError(
+                f"tokens_per_step={expected.tokens_per_step}, num_gpus={expected.num_gpus}: both must be >= 1"
+            )
+        self._expected = expected
+        self._synchronize = synchronize or (lambda: None)
+        self._inject_pct = inject_pct
+        self.records: list[StepRecord] = []
+
+    def __iter__(self) -> Iterator[LoopStep]:
+        """Yield each step in turn; its time runs from here to the next request."""
+        for index in range(self._expected.warmup_steps + self._expected.steps):
+            step = LoopStep(index)
+            self._synchronize()
+            started = time.perf_counter()
+            yield step
+            self._synchronize()
+            if self._inject_pct:
+                time.sleep((time.perf_counter() - started) * self._inject_pct / 100.0)
+            self.records.append(
+                StepRecord(
+                    step=index,
+                    step_time_sec=time.perf_counter() - started,
+                    tokens=self._expected.tokens_per_step,
+                    loss=step.loss,
+                    grad_norm=step.grad_norm,
+                )
+            )

@@ -1,0 +1,272 @@
+"""This machine: which GPUs it has, which system that is, what tells it from others; nothing here imports torch."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from pytest_nemoperf.errors import MachineError, PlanError
+from pytest_nemoperf.processor import available_cores, cpu_model
+from pytest_nemoperf.provenance import Provenance
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.systems import System, find_system, match_device
+
+MAX_CPU_RANKS = 64
+"""A CPU takes more ranks than it has cores, only slower; beyond this many a layout is a mistake."""
+
+_BYTES_PER_GIB = 2**30
+_GPU_MEMORY_CLASS_GIB = 20  # drivers reserve one or two GiB more or less; no known GPU is near a border
+_DISTRIBUTIONS = ("pytest-nemoperf", "pytest", "torch", "numpy", "transformer-engine")
+_GIT_TIMEOUT_SEC = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Devices:
+    """What a run could use on this machine.
+
+    Attributes:
+        kind: ``cuda`` if there is any visible GPU.
+        names: Name of each visible GPU as the driver calls it.
+        memory_bytes: Memory of each visible GPU.
+        driver: NVIDIA driver version; empty without one.
+        num_hidden: GPUs that CUDA_VISIBLE_DEVICES hides.
+        driver_error: Why the driver could not be asked, if there is one; empty if it could or there is none.
+    """
+
+    kind: Literal["cuda", "cpu"]
+    names: tuple[str, ...] = ()
+    memory_bytes: tuple[int, ...] = ()
+    driver: str = ""
+    num_hidden: int = 0
+    driver_error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Gpu:
+    name: str
+    memory_bytes: int
+    uuid: str
+
+
+def detect_devices() -> Devices:
+    """Ask the driver for the GPUs that CUDA_VISIBLE_DEVICES leaves visible; no driver means none."""
+    nvml = importlib.import_module("pynvml")
+    try:
+        nvml.nvmlInit()
+    except (nvml.NVMLError_LibraryNotFound, nvml.NVMLError_DriverNotLoaded):
+        return Devices(kind="cpu")
+    except nvml.NVMLError as exc:
+        return Devices(kind="cpu", driver_error=str(exc))
+    try:
+        driver = nvml.nvmlSystemGetDriverVersion()
+        installed = [_ask_gpu(nvml, index=index) for index in range(nvml.nvmlDeviceGetCount())]
+    except nvml.NVMLError as exc:
+        return Devices(kind="cpu", driver_error=str(exc))
+    finally:
+        nvml.nvmlShutdown()
+    visible = list(_visible(installed, selection=os.environ.get("CUDA_VISIBLE_DEVICES")))
+    return Devices(
+        kind="cuda" if visible else "cpu",
+        names=tuple(gpu.name for gpu in visible),
+        memory_bytes=tuple(gpu.memory_bytes for gpu in visible),
+        driver=driver,
+        num_hidden=max(0, len(installed) - len(visible)),
+    )
+
+
+def choose_system(requested: str, *, devices: Devices) -> System:
+    """Return the system to run as.
+
+    Args:
+        requested: Value of ``--system``: a system's name, or ``auto``.
+        devices: What this machine has.
+
+    Raises:
+        RecipeError: If the catalog has no such system.
+        MachineError: If this machine is not one, or ``auto`` can't tell what it is.
+    """
+    if requested == "auto" and not devices.names and not devices.driver_error:
+        return find_system("cpu")
+    system = None if requested == "auto" else find_system(requested)
+    if system is not None and system.device == "cpu":
+        return system
+    matches = [match_device(name) for name in devices.names]
+    found = matches[0] if matches else None
+    if found is not None and len(set(devices.names)) == 1 and requested in ("auto", found.name):
+        return found
+    raise MachineError(f"--system={requested} but {describe_devices(devices)}; {_remedy(devices, found=found)}")
+
+
+def check_capacity(plan: Plan, *, devices: Devices) -> None:
+    """Check that this machine alone, where the local launcher starts every rank, is large enough for a plan.
+
+    Raises:
+        PlanError: If it is not.
+    """
+    ranks = plan.layout.gpus
+    if plan.device == "cuda" and ranks > len(devices.names):
+        raise PlanError(
+            f"{plan.case} needs {ranks} GPUs on {plan.num_nodes} node(s), but {describe_devices(devices)}; "
+            f"use a layout of at most {len(devices.names)} GPUs, or deselect the case"
+        )
+    if plan.device == "cpu" and ranks > MAX_CPU_RANKS:
+        raise PlanError(f"{plan.case} needs {ranks} ranks; on a CPU at most {MAX_CPU_RANKS} run; use fewer gpus")
+
+
+def machine_key(system: System, *, devices: Devices, machine_name: str = "") -> dict[str, str | int]:
+    """Return what two measurements must share to be comparable.
+
+    A GPU system is a class of machines, so GPU name, memory and count are enough. CPU machines differ in more than
+    can be listed: their key also holds a digest of the host name, unless a name says which machines are alike.
+
+    Args:
+        system: System chosen.
+        devices: What this machine has.
+        machine_name: Name of a pool of identical machines (ini key ``perf_machine``).
+    """
+    key: dict[str, str | int] = {"machine": machine_name} if machine_name else {}
+    if system.device == "cuda":
+        memory_gib = devices.memory_bytes[0] / _BYTES_PER_GIB
+        return key | {
+            "device": devices.names[0],
+            "memory_gib": round(memory_gib / _GPU_MEMORY_CLASS_GIB) * _GPU_MEMORY_CLASS_GIB,
+            "gpus": len(devices.names) + devices.num_hidden,
+        }
+    if not machine_name:
+        key["host"] = hashlib.sha256(platform.node().encode()).hexdigest()[:12]
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return key | {
+        "cpu": cpu_model(),
+        "cores": available_cores(),
+        "memory_gib": round(memory_bytes / _BYTES_PER_GIB),
+        "arch": platform.machine(),
+    }
+
+
+def provenance(system: System, *, devices: Devices, root: Path, argv: Sequence[str] | None = None) -> Provenance:
+    """Return where this session's numbers come from.
+
+    Args:
+        system: System chosen.
+        devices: What this machine has.
+        root: A folder of the measured code's git repository.
+        argv: The command that started the session; None takes this process's.
+    """
+    commit = _git("rev-parse", "HEAD", root=root)
+    changes = _git("status", "--porcelain", "--untracked-files=no", root=root)
+    program, *arguments = sys.argv if argv is None else argv
+    path = Path(program)
+    command = path.parent.name if path.name == "__main__.py" else path.name  # python -m pytest
+    return Provenance(
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        git_commit=commit,
+        git_dirty=bool(changes),
+        versions={"python": platform.python_version(), "platform": platform.platform()}
+        | dict(_installed_versions(_DISTRIBUTIONS)),
+        device=_count(devices.names) if system.device == "cuda" else cpu_model(),
+        driver=devices.driver if system.device == "cuda" else "",
+        command=shlex.join([command, *arguments]),
+    )
+
+
+def _ask_gpu(nvml: Any, *, index: int) -> _Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    name = nvml.nvmlDeviceGetName(handle)
+    try:
+        mode, _ = nvml.nvmlDeviceGetMigMode(handle)
+    except nvml.NVMLError:  # GPUs that can't be cut say so by an error
+        mode = nvml.NVML_DEVICE_MIG_DISABLE
+    if mode == nvml.NVML_DEVICE_MIG_ENABLE:
+        name += " (MIG)"  # a slice is not the GPU of the catalog
+    try:
+        memory_bytes = nvml.nvmlDeviceGetMemoryInfo(handle).total
+    except nvml.NVMLError_NotSupported:  # GPUs that share the processor's memory
+        memory_bytes = 0
+    return _Gpu(name=name, memory_bytes=memory_bytes, uuid=nvml.nvmlDeviceGetUUID(handle))
+
+
+def _visible(installed: Sequence[_Gpu], *, selection: str | None) -> Iterator[_Gpu]:
+    """Yield what CUDA shows: the first entry that names no GPU hides itself and all that follow.
+
+    Indices count as the driver does; with GPUs of several kinds CUDA does so too only under
+    CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    """
+    if selection is None:
+        yield from installed
+        return
+    for entry in (part.strip() for part in selection.split(",")):
+        if entry.startswith("MIG-"):
+            yield _Gpu(name=entry, memory_bytes=0, uuid=entry)
+            continue
+        if entry.isdecimal():
+            chosen = installed[int(entry) : int(entry) + 1]
+        else:
+            chosen = [gpu for gpu in installed if entry.startswith("GPU-") and gpu.uuid.startswith(entry)]
+        if len(chosen) != 1:
+            return
+        yield chosen[0]
+
+
+def describe_devices(devices: Devices) -> str:
+    """Return what there is, as a clause, e.g. ``this machine has 8x NVIDIA B200``."""
+    if devices.driver_error:
+        return f"the NVIDIA driver can't be asked: {devices.driver_error}"
+    if devices.names:
+        return f"this machine has {_count(devices.names)}"
+    if devices.num_hidden:
+        return f"CUDA_VISIBLE_DEVICES hides this machine's {devices.num_hidden} NVIDIA GPU(s)"
+    return "this machine has no NVIDIA GPU"
+
+
+def _remedy(devices: Devices, *, found: System | None) -> str:
+    if devices.driver_error:
+        return "mend the driver (nvidia-smi must work), or use --system=cpu"
+    if devices.num_hidden and not devices.names:
+        return "change CUDA_VISIBLE_DEVICES, or use --system=cpu"
+    if not devices.names:
+        return "use --system=cpu, or --system=auto"
+    if len(set(devices.names)) > 1:
+        return "choose GPUs of one kind with CUDA_VISIBLE_DEVICES, or use --system=cpu"
+    if found is None:
+        return "no system of the catalog has this GPU; add its name to catalog/systems.json, or use --system=cpu"
+    return f"use --system={found.name}, or --system=auto"
+
+
+def _count(names: Iterable[str]) -> str:
+    return " and ".join(f"{count}x {name}" for name, count in Counter(names).items())
+
+
+def _installed_versions(distributions: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for name in distributions:
+        try:
+            yield name, metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+
+
+def _git(*arguments: str, root: Path) -> str | None:
+    """Return the output of a git command, or None without git or outside a repository."""
+    try:
+        done = subprocess.run(  # noqa: S603 (fixed program and arguments)
+            ["git", "-C", str(root), *arguments],  # noqa: S607 (the user's own git)
+            capture_output=True,
+            check=True,
+            env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},
+            text=True,
+            timeout=_GIT_TIMEOUT_SEC,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

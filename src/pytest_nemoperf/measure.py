@@ -1,0 +1,317 @@
+"""From step records to numbers: warm-up dropped, slowest rank, medians over steps, and what makes a run invalid."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_nemoperf.metrics import (
+    METRICS,
+    MFU_PCT,
+    PEAK_MEMORY_GIB,
+    STEP_TIME_SEC,
+    TFLOPS_PER_SEC_PER_GPU,
+    TOKENS_PER_SEC_PER_GPU,
+)
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.records import StepRecord, to_data
+
+BYTES_PER_GIB = 2**30
+FLOPS_PER_TFLOP = 1e12
+_IDENTITY_REL_TOL = 1e-4  # stored numbers keep six significant digits
+_MAX_DRIFT_PCT = 25.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The numbers of one launch.
+
+    Attributes:
+        metrics: Medians over the measured steps by metric name.
+        phases: Median seconds per step by phase on the slowest rank.
+        num_steps: Measured steps.
+        last_step: Index of the last step; losses compare only at the same one.
+        step_time_mad_pct: Median absolute deviation of the step times, percent of their median.
+        rank_spread_pct: Median over steps of (slowest - fastest rank) / slowest, percent; None for one rank.
+        loss: Of the last step; None if not recorded.
+        grad_norm: Of the last step; None if not recorded.
+    """
+
+    metrics: Mapping[str, float]
+    phases: Mapping[str, float] = field(default_factory=dict)
+    num_steps: int
+    last_step: int | None = None
+    step_time_mad_pct: float
+    rank_spread_pct: float | None = None
+    loss: float | None = None
+    grad_norm: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """The numbers of this session's runs of one case.
+
+    Attributes:
+        case: Case id.
+        system: System name.
+        workload: What was run, as plain data: two measurements compare only if it is equal.
+        runs: One entry a launch.
+        environment: Versions and settings seen where the steps ran.
+        flops_per_token: Model FLOPs per token, None if FLOPs are not known.
+        flops_convention: How they are counted.
+        problems: Why the measurement is INVALID; empty for a sound one.
+        inject_pct: Self-test delay; a measurement with one is never stored.
+    """
+
+    case: str
+    system: str
+    workload: Mapping[str, Any]
+    runs: tuple[Run, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    flops_per_token: float | None = None
+    flops_convention: str | None = None
+    problems: tuple[str, ...] = ()
+    inject_pct: float = 0.0
+
+
+def median_over_runs(runs: Sequence[Run], *, metric: str) -> float | None:
+    """Return the median of a metric over the runs that have it, or None."""
+    values = [run.metrics[metric] for run in runs if metric in run.metrics]
+    return statistics.median(values) if values else None
+
+
+def median_phases(runs: Sequence[Run]) -> dict[str, float]:
+    """Return median seconds per step by phase over the runs."""
+    names = dict.fromkeys(name for run in runs for name in run.phases)
+    return {name: statistics.median(run.phases.get(name, 0.0) for run in runs) for name in names}
+
+
+def workload_of(plan: Plan) -> dict[str, Any]:
+    """Return what makes two measurements of a plan comparable; how many steps they ran does not."""
+    keys = (
+        "workload",
+        "framework",
+        "model",
+        "precision",
+        "seq_len",
+        "global_batch_size",
+        "micro_batch_size",
+        "layout",
+        "seed",
+        "command",
+    )
+    data = to_data(plan)
+    return {key: data[key] for key in keys}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What the records of one run must hold, whoever wrote them.
+
+    Attributes:
+        num_gpus: Ranks the tokens are divided by.
+        warmup_steps: Steps dropped first.
+        steps: Measured steps after them.
+        tokens_per_step: Tokens all ranks process in one step.
+        flops_per_token: Model FLOPs per token; None if not known, then there is no TFLOP/s.
+        flops_convention: How they are counted.
+        peak_tflops: Dense peak of one GPU, TFLOP/s; None if unknown, then there is no MFU.
+    """
+
+    num_gpus: int
+    warmup_steps: int
+    steps: int
+    tokens_per_step: int
+    flops_per_token: float | None = None
+    flops_convention: str | None = None
+    peak_tflops: float | None = None
+
+
+def expected_of(plan: Plan) -> Expected:
+    """Return what the records of a plan's runs must hold."""
+    return Expected(
+        num_gpus=plan.layout.gpus,
+        warmup_steps=plan.warmup_steps,
+        steps=plan.steps,
+        tokens_per_step=plan.tokens_per_step,
+        flops_per_token=plan.flops_per_token,
+        flops_convention=plan.flops_convention,
+        peak_tflops=plan.peak_tflops,
+    )
+
+
+def measure(plan: Plan, *, outputs: Sequence[Sequence[StepRecord]], environment: Mapping[str, str]) -> Measurement:
+    """Return the measurement of a case from the step records of its runs.
+
+    Args:
+        plan: What ran.
+        outputs: Step records of each run, warm-up included.
+        environment: Versions and settings seen inside the ranks.
+    """
+    runs, problems = measure_runs(expected_of(plan), outputs=outputs)
+    return Measurement(
+        case=plan.case,
+        system=plan.system,
+        workload=workload_of(plan),
+        runs=runs,
+        environment=environment,
+        flops_per_token=plan.flops_per_token,
+        flops_convention=plan.flops_convention,
+        problems=problems,
+        inject_pct=plan.inject_pct,
+    )
+
+
+def measure_runs(
+    expected: Expected, *, outputs: Sequence[Sequence[StepRecord]]
+) -> tuple[tuple[Run, ...], tuple[str, ...]]:
+    """Return the numbers of each run that has measured steps, and every reason why they must not be judged."""
+    runs: list[Run] = []
+    problems: list[str] = []
+    for number, records in enumerate(outputs, start=1):
+        problems += [f"run {number}: {problem}" for problem in _run_problems(expected, records=records)]
+        measured = [record for record in records if record.step >= expected.warmup_steps]
+        if measured:
+            runs.append(_measure_run(expected, measured=measured))
+    return tuple(runs), tuple(problems)
+
+
+def _measure_run(expected: Expected, *, measured: Sequence[StepRecord]) -> Run:
+    times = [record.step_time_sec for record in measured]
+    tokens_rate = statistics.median(record.tokens / (record.step_time_sec * expected.num_gpus) for record in measured)
+    metrics = {STEP_TIME_SEC.name: statistics.median(times), TOKENS_PER_SEC_PER_GPU.name: tokens_rate}
+    if expected.flops_per_token is not None:
+        tflops = expected.flops_per_token * tokens_rate / FLOPS_PER_TFLOP
+        metrics[TFLOPS_PER_SEC_PER_GPU.name] = tflops
+        if expected.peak_tflops is not None:
+            metrics[MFU_PCT.name] = 100.0 * tflops / expected.peak_tflops
+    peaks = [record.peak_memory_bytes for record in measured if record.peak_memory_bytes is not None]
+    if peaks:
+        metrics[PEAK_MEMORY_GIB.name] = max(peaks) / BYTES_PER_GIB
+    last = measured[-1]
+    return Run(
+        metrics={name: round_significant(value) for name, value in metrics.items()},
+        phases={name: round_significant(value) for name, value in _phase_medians(measured).items()},
+        num_steps=len(measured),
+        last_step=last.step,
+        step_time_mad_pct=round_significant(mad_pct(times), digits=3),
+        rank_spread_pct=_rank_spread_pct(measured),
+        loss=_finite_or_none(last.loss),
+        grad_norm=_finite_or_none(last.grad_norm),
+    )
+
+
+def _run_problems(expected: Expected, *, records: Sequence[StepRecord]) -> list[str]:
+    """Return why a run must not be judged: steps missing, not finite, wrong tokens or FLOPs, not settled."""
+    problems = []
+    total = expected.warmup_steps + expected.steps
+    if [record.step for record in records] != list(range(total)):
+        problems.append(
+            f"{len(records)} of {total} steps were recorded "
+            f"({expected.warmup_steps} warm-up and {expected.steps} measured were asked for)"
+        )
+    for name in ("loss", "grad_norm"):
+        bad = [record.step for record in records if not _is_finite_or_none(getattr(record, name))]
+        if bad:
+            problems.append(f"{name} is not finite at step {bad[0]} ({len(bad)} of {len(records)} steps)")
+    measured = [record for record in records if record.step >= expected.warmup_steps]
+    wrong = [record for record in measured if record.tokens != expected.tokens_per_step]
+    if wrong:
+        problems.append(
+            f"step {wrong[0].step} has {wrong[0].tokens} tokens, {expected.tokens_per_step} were asked for "
+            "(global_batch_size*seq_len)"
+        )
+    problems += _flops_problems(expected, measured=measured)
+    problems += settling_problems([record.step_time_sec for record in measured])
+    return problems
+
+
+def settling_problems(times: Sequence[float]) -> list[str]:
+    """Return a problem if the second half of the steps is apart from the first: warm-up too short, or throttling.
+
+    Apart means that no step of one half is as fast as any step of the other, and their medians differ by more
+    than 25%; a single slow step or even noise does not do that.
+    """
+    half = len(times) // 2
+    if half < 2:  # noqa: PLR2004 (one step a half shows no trend)
+        return []
+    first, second = times[:half], times[-half:]
+    before, after = statistics.median(first), statistics.median(second)
+    drift = 100.0 * (after - before) / before
+    apart = min(first) > max(second) or min(second) > max(first)
+    if not apart or abs(drift) <= _MAX_DRIFT_PCT:
+        return []
+    hint = "raise warmup_steps" if drift < 0 else "look for throttling, a leak or other load"
+    return [
+        f"the steps have not settled: median {before:.4g} s in the first half, {after:.4g} s in the second "
+        f"({drift:+.0f}%, allowed {_MAX_DRIFT_PCT:.0f}%); {hint}"
+    ]
+
+
+def identity_problem(run: Run, *, flops_per_token: float | None) -> str | None:
+    """Return what is wrong if TFLOP/s is not FLOPs per token x tokens/s, the identity every stored run obeys."""
+    tflops = run.metrics.get(TFLOPS_PER_SEC_PER_GPU.name)
+    tokens_rate = run.metrics.get(TOKENS_PER_SEC_PER_GPU.name)
+    if tflops is None or tokens_rate is None or flops_per_token is None:
+        return None
+    expected = flops_per_token * tokens_rate / FLOPS_PER_TFLOP
+    if math.isclose(tflops, expected, rel_tol=_IDENTITY_REL_TOL):
+        return None
+    return (
+        f"tflops_per_sec_per_gpu={tflops:g} is not FLOPs per token x tokens/sec/GPU = "
+        f"{flops_per_token:g} x {tokens_rate:g} = {expected:g}"
+    )
+
+
+def mad_pct(values: Sequence[float]) -> float:
+    """Return the median absolute deviation in percent of the median."""
+    middle = statistics.median(values)
+    return 100.0 * statistics.median(abs(value - middle) for value in values) / middle
+
+
+def round_significant(value: float, *, digits: int = 6) -> float:
+    """Return value with so many significant digits, so that stored files have small diffs."""
+    return float(f"{value:.{digits}g}")
+
+
+def known_metrics(runs: Sequence[Run]) -> list[str]:
+    """Return the names of the metrics any run has, in the order they are shown."""
+    return [name for name in METRICS if any(name in run.metrics for run in runs)]
+
+
+def _flops_problems(expected: Expected, *, measured: Sequence[StepRecord]) -> list[str]:
+    if expected.flops_per_token is None:
+        return []
+    for record in measured:
+        flops = expected.flops_per_token * record.tokens
+        if record.flops is not None and not math.isclose(record.flops, flops, rel_tol=_IDENTITY_REL_TOL):
+            return [
+                f"step {record.step} claims {record.flops:g} FLOPs, FLOPs per token x tokens is {flops:g} "
+                f"under {expected.flops_convention}"
+            ]
+    return []
+
+
+def _phase_medians(measured: Sequence[StepRecord]) -> dict[str, float]:
+    names = dict.fromkeys(name for record in measured for name in record.phases)
+    return {name: statistics.median(record.phases.get(name, 0.0) for record in measured) for name in names}
+
+
+def _rank_spread_pct(measured: Sequence[StepRecord]) -> float | None:
+    spreads = [
+        100.0 * (max(record.rank_times_sec) - min(record.rank_times_sec)) / max(record.rank_times_sec)
+        for record in measured
+        if len(record.rank_times_sec) > 1 and max(record.rank_times_sec) > 0
+    ]
+    return round_significant(statistics.median(spreads), digits=3) if spreads else None
+
+
+def _is_finite_or_none(value: float | None) -> bool:
+    return value is None or math.isfinite(value)
+
+
+def _finite_or_none(value: float | None) -> float | None:
+    return round_significant(value) if value is not None and math.isfinite(value) else None

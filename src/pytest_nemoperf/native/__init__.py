@@ -1,0 +1,1 @@
+"""The native torch engine; runs inside ranks, and alone imports torch."""

@@ -1,0 +1,96 @@
+"""Collectives with a gradient, over plain process groups; all work on dimension 0."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+
+def all_gather(shard: Tensor, *, group: ProcessGroup) -> Tensor:
+    """Concatenate every rank's shard; the gradient is reduce-scattered."""
+    return _AllGather.apply(shard, group)  # type: ignore[no-any-return, no-untyped-call]  # torch leaves it untyped
+
+
+def reduce_scatter(partial: Tensor, *, group: ProcessGroup) -> Tensor:
+    """Sum over the ranks and keep this rank's shard; the gradient is all-gathered."""
+    return _ReduceScatter.apply(partial, group)  # type: ignore[no-any-return, no-untyped-call]  # as above
+
+
+def all_reduce(partial: Tensor, *, group: ProcessGroup) -> Tensor:
+    """Sum over the ranks; the gradient, the same on every rank, passes through."""
+    return _AllReduce.apply(partial, group)  # type: ignore[no-any-return, no-untyped-call]  # as above
+
+
+def all_reduce_gradient(replica: Tensor, *, group: ProcessGroup) -> Tensor:
+    """Pass a value that is the same on every rank through; its gradient is summed over the ranks."""
+    return _AllReduceGradient.apply(replica, group)  # type: ignore[no-any-return, no-untyped-call]  # as above
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, shard: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        return _gathered(shard, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return _scattered(grads[0], ctx.group), None
+
+
+class _ReduceScatter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, partial: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        return _scattered(partial, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return _gathered(grads[0], ctx.group), None
+
+
+class _AllReduce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, partial: Tensor, group: ProcessGroup) -> Tensor:
+        del ctx
+        return _summed(partial, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        del ctx
+        return grads[0], None
+
+
+class _AllReduceGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, replica: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        return replica.view_as(replica)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return _summed(grads[0], ctx.group), None
+
+
+def _gathered(shard: Tensor, group: ProcessGroup) -> Tensor:
+    out = shard.new_empty(group.size() * shard.shape[0], *shard.shape[1:])
+    # torch 2.13 renamed the collective and warns about the old name; older versions have only that.
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(out, shard.contiguous(), group=group)
+    return out
+
+
+def _scattered(partial: Tensor, group: ProcessGroup) -> Tensor:
+    out = partial.new_empty(partial.shape[0] // group.size(), *partial.shape[1:])
+    scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor  # as above
+    scatter(out, partial.contiguous(), group=group)
+    return out
+
+
+def _summed(partial: Tensor, group: ProcessGroup) -> Tensor:
+    out = partial.clone(memory_format=torch.contiguous_format)  # autograd owns the input
+    dist.all_reduce(out, group=group)
+    return out

@@ -1,0 +1,197 @@
+"""A dense decoder with its loss: what one process computes; parallelism is added from outside.
+
+Weights that share an input are one matrix, so that a block is four matrix products: rows of ``qkv`` are
+all query heads, then all key heads, then all value heads; rows of ``gate_up`` are the gate, then the up
+projection. Tokens of a micro-batch are one dimension, because all but attention works token by token.
+"""
+
+# B sequences of a micro-batch, S tokens of a sequence, T = B*S tokens (this rank's part between blocks under
+# sequence parallelism), D hidden, H query heads, K key-value heads, N heads of a fused tensor, C width of a
+# head, F width of the MLP, V vocabulary (H, K, N, F and V: this rank's part under tensor parallelism)
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pytest_nemoperf.models import ModelConfig
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm over the last dimension."""
+
+    def __init__(self, size: int, *, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(size))
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        """Return the input scaled to unit root mean square, times the weight."""
+        return F.rms_norm(x_TD, self.weight.shape, self.weight.to(x_TD.dtype), self.eps)
+
+
+class Linear(nn.Module):
+    """Matrix product without bias; an fp32 master weight is cast to the input's type at its use."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the product over the last dimension."""
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class Embedding(nn.Module):
+    """Table lookup; tensor parallelism swaps ``lookup`` for one that knows which rows are here."""
+
+    def __init__(self, num_rows: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_rows, size))
+        self.lookup: Callable[[Tensor, Tensor], Tensor] = F.embedding
+
+    def forward(self, tokens_T: Tensor) -> Tensor:
+        """Return one row of the table for each token."""
+        return self.lookup(tokens_T, self.weight)
+
+
+class _Rotate(torch.autograd.Function):
+    """Rotary embedding in four kernels each way; plain autograd would take a dozen and keep copies."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BSNC: Tensor, cos_SC: Tensor, sin_SC: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_SC, sin_SC)
+        return _rotated(x_BSNC, cos_SC, sin_SC)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        cos_SC, sin_SC = ctx.saved_tensors
+        return _rotated(grads[0], cos_SC, -sin_SC), None, None
+
+
+def _rotated(x_BSNC: Tensor, cos_SC: Tensor, sin_SC: Tensor) -> Tensor:
+    """Rotate the pairs (c, c + C/2) of every head by its position's angles; cos and sin hold C/2 columns."""
+    cos, sin = cos_SC[:, None], sin_SC[:, None]
+    out = torch.empty(x_BSNC.shape, dtype=x_BSNC.dtype, device=x_BSNC.device)
+    first, second = x_BSNC.chunk(2, dim=-1)
+    out_first, out_second = out.chunk(2, dim=-1)
+    torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=out_second).addcmul_(first, sin)
+    return out
+
+
+class Attention(nn.Module):
+    """Causal self-attention with rotary positions; each key-value head serves a group of query heads."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.group_size = config.num_heads // config.num_kv_heads
+        num_fused_heads = config.num_heads + 2 * config.num_kv_heads
+        self.qkv = Linear(config.hidden_size, num_fused_heads * config.head_dim)
+        self.out = Linear(config.num_heads * config.head_dim, config.hidden_size)
+
+    def forward(self, x_TD: Tensor, cos_SC: Tensor, sin_SC: Tensor) -> Tensor:
+        """Return what attention adds to the residual stream; T is whole sequences of S tokens."""
+        qkv_BSNC = self.qkv(x_TD).unflatten(-1, (-1, self.head_dim)).unflatten(0, (-1, cos_SC.shape[0]))
+        num_kv = qkv_BSNC.shape[2] // (self.group_size + 2)  # heads of this rank, whatever tp is
+        qk_BSNC, v_BSKC = qkv_BSNC.split([(self.group_size + 1) * num_kv, num_kv], dim=2)
+        qk_BSNC = _Rotate.apply(qk_BSNC, cos_SC, sin_SC)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        q_BSHC, k_BSKC = qk_BSNC.split([self.group_size * num_kv, num_kv], dim=2)
+        out_BHSC = F.scaled_dot_product_attention(
+            q_BSHC.transpose(1, 2),
+            k_BSKC.transpose(1, 2),
+            v_BSKC.transpose(1, 2),
+            is_causal=True,
+            enable_gqa=self.group_size > 1,
+        )
+        out_TD: Tensor = self.out(out_BHSC.transpose(1, 2).flatten(2).flatten(0, 1))
+        return out_TD
+
+
+class MLP(nn.Module):
+    """SwiGLU: ``down(silu(gate(x)) * up(x))``."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_up = Linear(config.hidden_size, 2 * config.ffn_hidden_size)
+        self.down = Linear(config.ffn_hidden_size, config.hidden_size)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        """Return what the MLP adds to the residual stream."""
+        gate_TF, up_TF = self.gate_up(x_TD).chunk(2, dim=-1)
+        out_TD: Tensor = self.down(F.silu(gate_TF) * up_TF)
+        return out_TD
+
+
+class Block(nn.Module):
+    """One decoder layer, norms before the sub-layers."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.attention = Attention(config)
+        self.mlp_norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x_TD: Tensor, cos_SC: Tensor, sin_SC: Tensor) -> Tensor:
+        """Return the residual stream after this layer."""
+        x_TD = x_TD + self.attention(self.attention_norm(x_TD), cos_SC, sin_SC)
+        out_TD: Tensor = x_TD + self.mlp(self.mlp_norm(x_TD))
+        return out_TD
+
+
+def cross_entropy_sum(logits_TV: Tensor, labels_T: Tensor) -> Tensor:
+    """Return the summed next-token loss, in fp32."""
+    return F.cross_entropy(logits_TV.float(), labels_T, reduction="sum")
+
+
+class LossHead(nn.Module):
+    """Logits and their loss; tensor parallelism swaps ``cross_entropy`` for one over vocabulary shards."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.weight = (
+            None if config.tied_embeddings else nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+        )
+        self.cross_entropy: Callable[[Tensor, Tensor], Tensor] = cross_entropy_sum
+
+    def forward(self, x_TD: Tensor, labels_T: Tensor, tied_weight_VD: Tensor) -> Tensor:
+        """Return the summed loss; the embedding table is used where the head has no weight of its own."""
+        weight_VD = tied_weight_VD if self.weight is None else self.weight
+        return self.cross_entropy(F.linear(x_TD, weight_VD.to(x_TD.dtype)), labels_T)
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks, norm, head and loss.
+
+    Args:
+        config: Architecture.
+        seq_len: Tokens per sequence (S).
+        dtype: Number format of activations and matrix products; parameters are fp32 master weights.
+    """
+
+    def __init__(self, config: ModelConfig, *, seq_len: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.config = config
+        self.seq_len = seq_len
+        self.dtype = dtype
+        self.embedding = Embedding(config.vocab_size, config.hidden_size)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.head = LossHead(config)
+        # Plain tensors: DDP would broadcast buffers in every step.
+        self.cos_SC = torch.empty(seq_len, config.head_dim // 2, dtype=dtype)
+        self.sin_SC = torch.empty(seq_len, config.head_dim // 2, dtype=dtype)
+
+    def forward(self, tokens_BS: Tensor, labels_BS: Tensor) -> Tensor:
+        """Return the loss summed over the tokens of the micro-batch, a scalar in fp32."""
+        x_TD = self.embedding(tokens_BS.flatten()).to(self.dtype)
+        for block in self.blocks:
+            x_TD = block(x_TD, self.cos_SC, self.sin_SC)
+        loss: Tensor = self.head(self.norm(x_TD), labels_BS.flatten(), self.embedding.weight)
+        return loss

@@ -1,0 +1,85 @@
+"""Process lifetimes: what a helper process and the ranks do so that none of them outlives its reason. Linux only."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from contextlib import suppress
+
+import psutil
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_POLL_SEC = 0.02
+_KILL_LIMIT_SEC = 10.0
+
+
+def die_with_parent(signum: signal.Signals, *, parent_pid: int) -> None:
+    """Have the kernel send this process that signal when its parent dies.
+
+    Kept across exec. The kernel looks at the parent's thread: the thread that forked must live as long as the parent.
+
+    Args:
+        signum: What to send.
+        parent_pid: Who the parent is; if it is dead already, this process ends at once.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signum)
+    # The parent may have died between fork and prctl: then no signal will ever come.
+    if os.getppid() != parent_pid:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent dies, even of those in sessions of their own."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_descendants(*, grace_sec: float) -> None:
+    """End every descendant of this process: SIGTERM to all, SIGKILL to those alive after the grace.
+
+    Returns when none lives, or after 10 s when the kernel itself holds one (a device call that never returns).
+
+    Args:
+        grace_sec: Between SIGTERM and SIGKILL; 0 kills at once.
+    """
+    if grace_sec > 0:
+        _signal_all(_living_descendants(), signal.SIGTERM)
+    deadline = time.monotonic() + grace_sec
+    while _living_descendants() and time.monotonic() < deadline:
+        time.sleep(_POLL_SEC)
+    deadline = time.monotonic() + _KILL_LIMIT_SEC
+    # A dying process may start another one: look again until there is none.
+    while (living := _living_descendants()) and time.monotonic() < deadline:
+        _signal_all(living, signal.SIGKILL)
+        time.sleep(_POLL_SEC)
+
+
+def reap_adopted() -> None:
+    """Collect the exit status of dead children; call it when nobody else waits for one."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
+
+
+def _living_descendants() -> list[psutil.Process]:
+    living = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                living.append(process)
+    return living
+
+
+def _signal_all(processes: list[psutil.Process], signum: signal.Signals) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            process.send_signal(signum)
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"prctl({option}, {value}): {os.strerror(code)}")

@@ -1,0 +1,5 @@
+"""Imports everything a rank will need, and does nothing else: for processes that ranks are forked from."""
+
+from __future__ import annotations
+
+import pytest_nemoperf.native.rank  # noqa: F401 (the import is the point)

@@ -1,0 +1,192 @@
+"""One rank of a run: reads the plan, trains, and leaves records; see the contracts in records.py."""
+
+from __future__ import annotations
+
+import gc
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from pytest_nemoperf.errors import LaunchError, PlanError
+from pytest_nemoperf.native.data import SyntheticTokens
+from pytest_nemoperf.native.device import (
+    available_cores,
+    device_name,
+    environment,
+    keep_host_memory,
+    peak_memory_bytes,
+    reset_peak_memory,
+)
+from pytest_nemoperf.native.mesh import build_mesh, data_parallel_rank
+from pytest_nemoperf.native.output import (
+    ProgressWriter,
+    gather_steps,
+    step_records,
+    write_atomic,
+    write_error,
+)
+from pytest_nemoperf.native.parallelize import parallelize
+from pytest_nemoperf.native.phases import phase_clock
+from pytest_nemoperf.native.train import StepOutcome, Trainer
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.records import PLAN_FILE, RESULT_FILE, STEPS_FILE, RunResult, from_json, to_json, to_json_line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where this process stands, as the launcher's environment says.
+
+    Attributes:
+        run_dir: Holds the plan and takes what the ranks write.
+        rank: Of the run.
+        world_size: Ranks of the run.
+        local_rank: On this host.
+        local_world_size: Ranks on this host.
+    """
+
+    run_dir: Path
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+
+
+def main() -> None:
+    """Run this rank from the environment: NEMOPERF_RUN_DIR and what torchrun sets.
+
+    Raises:
+        LaunchError: If the environment is incomplete.
+        Exception: Whatever failed, after it was written to the rank's error file.
+    """
+    place = read_place()
+    try:
+        run(place)
+    except Exception as error:
+        write_error(place.run_dir, rank=place.rank, error=error)
+        raise
+
+
+def read_place() -> Place:
+    """Return this rank's place.
+
+    Raises:
+        LaunchError: If a variable is missing.
+    """
+    world_size = _variable("WORLD_SIZE")
+    return Place(
+        run_dir=Path(_variable("NEMOPERF_RUN_DIR")),
+        rank=int(_variable("RANK")),
+        world_size=int(world_size),
+        local_rank=int(_variable("LOCAL_RANK")),
+        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", world_size)),
+    )
+
+
+def run(place: Place) -> None:
+    """Run the plan of the run directory on this rank.
+
+    Raises:
+        PlanError: If the plan doesn't fit the ranks that were started, or needs what isn't built in.
+        RecordError: If the plan can't be read.
+    """
+    path = place.run_dir / PLAN_FILE
+    plan = from_json(Plan, path.read_bytes(), subject=str(path))
+    check_plan(plan, world_size=place.world_size)
+    device = torch.device("cuda", place.local_rank) if plan.device == "cuda" else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        torch.set_num_threads(max(1, available_cores() // place.local_world_size))
+        keep_host_memory()
+        dist.init_process_group("gloo")
+    train(plan, place=place, device=device)
+    dist.destroy_process_group()
+
+
+def check_plan(plan: Plan, *, world_size: int) -> None:
+    """Check that this engine can run the plan on so many ranks.
+
+    Raises:
+        PlanError: If not.
+    """
+    layout = plan.layout
+    if world_size != layout.gpus:
+        raise PlanError(
+            f"WORLD_SIZE={world_size} but the layout has gpus={layout.gpus}; start exactly one rank per GPU"
+        )
+    for name in ("pp", "vp", "cp", "ep", "etp"):
+        degree = getattr(layout, name)
+        if degree > 1:
+            raise PlanError(f"{name}={degree} is not built into the native engine; choose {name}=1")
+
+
+def train(plan: Plan, *, place: Place, device: torch.device) -> None:
+    """Build this rank's model, run all steps, and let rank 0 write what they measured."""
+    mesh = build_mesh(plan.layout, device_type=device.type)
+    trainer = Trainer(
+        plan,
+        model=parallelize(plan, mesh=mesh, device=device),
+        mesh=mesh,
+        data=SyntheticTokens(plan, dp_rank=data_parallel_rank(place.rank, layout=plan.layout), device=device),
+        clock=phase_clock(device),
+    )
+    progress = ProgressWriter(place.run_dir, last_step=plan.total_steps - 1) if place.rank == 0 else None
+    outcomes, peaks = run_steps(trainer, plan=plan, device=device, progress=progress)
+    gathered = gather_steps(outcomes, peaks=peaks, device=device)
+    dist.barrier()  # the result says that every rank got here
+    if place.rank == 0:
+        lines = "".join(to_json_line(record) for record in step_records(plan, gathered=gathered))
+        write_atomic(place.run_dir / STEPS_FILE, lines)
+        result = RunResult(
+            num_ranks=place.world_size,
+            num_steps=plan.total_steps,
+            device_name=device_name(device),
+            environment=environment(device),
+        )
+        write_atomic(place.run_dir / RESULT_FILE, to_json(result))
+
+
+def run_steps(
+    trainer: Trainer, *, plan: Plan, device: torch.device, progress: ProgressWriter | None
+) -> tuple[list[StepOutcome], list[int]]:
+    """Run warm-up and measured steps.
+
+    Ranks enter each step together: what one does between the steps (rank 0 writes progress) must not be
+    another's waiting time.
+
+    Returns:
+        Outcome and peak memory in bytes after each step; peaks of measured steps leave the warm-up out.
+    """
+    outcomes, peaks = [], []
+    gc.collect()
+    gc.freeze()  # what was built lives to the end: later collections need not look at it
+    gc.disable()
+    for number in range(plan.total_steps):
+        if number == plan.warmup_steps:
+            reset_peak_memory(device)
+        dist.barrier()
+        outcome = trainer.step(number)
+        outcomes.append(outcome)
+        peaks.append(peak_memory_bytes(device))
+        if progress is not None:
+            progress.step_done(number, step_time_sec=outcome.timing.step_time_sec)
+        gc.collect()
+    return outcomes, peaks
+
+
+def _variable(name: str) -> str:
+    try:
+        return os.environ[name]
+    except KeyError:
+        raise LaunchError(
+            f"{name} is not set; ranks are started by a launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, "
+            "MASTER_ADDR, MASTER_PORT and NEMOPERF_RUN_DIR"
+        ) from None
+
+
+if __name__ == "__main__":
+    main()

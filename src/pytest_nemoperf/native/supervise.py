@@ -1,0 +1,210 @@
+"""A helper process: starts processes as the launcher asks, watches them, and leaves none behind.
+
+The launcher writes one JSON line a request to standard input and reads one JSON line a report from standard output.
+A closed input means that the launcher is gone; then everything ends. This module is free of torch.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from pytest_nemoperf.native.orphans import adopt_orphans, die_with_parent, end_descendants, reap_adopted
+from pytest_nemoperf.records import from_json, to_json_line
+
+POLL_SEC = 0.05
+SETTLE_SEC = 0.5
+"""How long the others may still fail by themselves after a failure: the one seen first need not be the cause."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the launcher asks.
+
+    Attributes:
+        action: ``launch``, or ``stop`` what was launched.
+        argv: Command of one process.
+        entrypoint: ``package.module:function`` to call instead, where the helper can.
+        env: Whole environment, RANK and LOCAL_RANK apart.
+        cwd: Working directory.
+        logs: File that takes each process's output, by rank.
+        run_dir: Working files of the run.
+        grace_sec: Between SIGTERM and SIGKILL.
+    """
+
+    action: Literal["launch", "stop"]
+    argv: tuple[str, ...] = ()
+    entrypoint: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str = ""
+    logs: tuple[str, ...] = ()
+    run_dir: str = ""
+    grace_sec: float = 0.0
+
+    def rank_env(self, rank: int) -> dict[str, str]:
+        """Return the environment of that process."""
+        return {**self.env, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A process that did not end with 0.
+
+    Attributes:
+        rank: Which.
+        exit_code: Negative for a signal.
+        time_sec: When it was seen dead, seconds since the epoch; a moment after it died.
+    """
+
+    rank: int
+    exit_code: int
+    time_sec: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What the helper answers.
+
+    Attributes:
+        event: ``ready`` for requests, ``started``, ``refused`` (nothing runs), or ``ended`` (nothing runs any more).
+        failures: Those that failed before the helper stopped the others.
+        stopped: Whether processes were still running then.
+        message: Why refused.
+    """
+
+    event: Literal["ready", "started", "refused", "ended"]
+    failures: tuple[Failure, ...] = ()
+    stopped: bool = False
+    message: str = ""
+
+
+class Group(Protocol):
+    """The processes of one launch."""
+
+    def exit_codes(self) -> list[int | None]:
+        """Return exit codes by rank, None for those that run, negative for a signal."""
+        ...
+
+    def stop(self, *, grace_sec: float) -> None:
+        """End those that run: SIGTERM, the grace, SIGKILL."""
+        ...
+
+
+class Channel:
+    """The helper's end of the two pipes, moved out of the way of whatever reads or prints on 0 and 1."""
+
+    def __init__(self) -> None:
+        self._fds = (os.dup(0), os.dup(1))
+        self._buffer = b""
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        os.dup2(2, 1)
+
+    def send(self, report: Report) -> None:
+        """Write a report.
+
+        Raises:
+            BrokenPipeError: If the launcher is gone.
+        """
+        os.write(self._fds[1], to_json_line(report).encode())
+
+    def receive(self, *, timeout_sec: float | None) -> Request | None:
+        """Return the next request, or None after the time given.
+
+        Raises:
+            EOFError: If the launcher is gone.
+        """
+        while b"\n" not in self._buffer:
+            if not select.select([self._fds[0]], [], [], timeout_sec)[0]:
+                return None
+            chunk = os.read(self._fds[0], 1 << 16)
+            if not chunk:
+                raise EOFError
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return from_json(Request, line, subject="request")
+
+    def end_input(self) -> None:
+        """Let receive find the input at its end, even one that waits."""
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, self._fds[0], inheritable=False)
+        os.close(null)
+
+    def close(self) -> None:
+        """Close both ends; a rank that kept them would hide the helper's death from the launcher."""
+        for fd in self._fds:
+            os.close(fd)
+
+
+def become_helper() -> Channel:
+    """Make this process a helper of the one whose pid is the first argument, before anything slow is imported."""
+    # Until it serves there is nothing to clean up, so SIGTERM keeps its default effect.
+    die_with_parent(signal.SIGTERM, parent_pid=int(sys.argv[1]))
+    adopt_orphans()
+    return Channel()
+
+
+def serve(channel: Channel, start: Callable[[Request], Group]) -> None:
+    """Serve requests until the launcher is gone.
+
+    Args:
+        channel: To the launcher.
+        start: Starts the processes of a launch; an OSError refuses it.
+    """
+    # A signal reads like a closed input: an exception out of the blue could interrupt the clean-up itself.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda _signum, _frame: channel.end_input())
+    try:
+        channel.send(Report(event="ready"))
+        while True:
+            request = channel.receive(timeout_sec=None)
+            # A stop that crossed with the end of its launch has nothing left to stop.
+            if request and request.action == "launch":
+                channel.send(_launch(request, channel=channel, start=start))
+    except (EOFError, BrokenPipeError):
+        pass
+
+
+def _launch(request: Request, *, channel: Channel, start: Callable[[Request], Group]) -> Report:
+    group: Group | None = None
+    try:
+        group = start(request)
+        channel.send(Report(event="started"))
+        failures = _watch(group, channel=channel)
+        return Report(event="ended", failures=failures, stopped=None in group.exit_codes())
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return Report(event="refused", message=str(error))
+    finally:
+        try:
+            if group:
+                group.stop(grace_sec=request.grace_sec)
+        finally:
+            end_descendants(grace_sec=0)
+            reap_adopted()
+
+
+def _watch(group: Group, *, channel: Channel) -> tuple[Failure, ...]:
+    """Return when all have ended, one has failed and the others had time to, or a stop is asked for."""
+    failures: dict[int, Failure] = {}
+    settled_at: float | None = None
+    while True:
+        codes = group.exit_codes()
+        for rank, code in enumerate(codes):
+            if code and rank not in failures:
+                failures[rank] = Failure(rank=rank, exit_code=code, time_sec=time.time())
+        now = time.monotonic()
+        if failures and settled_at is None:
+            settled_at = now + SETTLE_SEC
+        is_settled = settled_at is not None and now >= settled_at
+        if None not in codes or is_settled or channel.receive(timeout_sec=POLL_SEC):
+            return tuple(failures.values())
+

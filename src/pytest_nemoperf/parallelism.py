@@ -1,0 +1,83 @@
+"""Layouts: how the ranks of one run divide the work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from pytest_nemoperf.errors import RecipeError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Parallel degrees of one run; a layout that breaks a rule can't be made.
+
+    Attributes:
+        gpus: Ranks of the run; one per GPU (one process each on CPU).
+        tp: Tensor parallel degree.
+        pp: Pipeline parallel degree.
+        vp: Model chunks per pipeline rank (virtual pipeline).
+        cp: Context parallel degree.
+        ep: Expert parallel degree; shares the dp_shard x cp x tp ranks.
+        etp: Tensor parallel degree inside an expert; shares them as well.
+        dp_replicate: Data-parallel replicas (DDP, or the outer axis of HSDP).
+        dp_shard: FSDP shards.
+        sequence_parallel: Shard activations over the tp axis between the blocks; without effect at tp=1.
+
+    Raises:
+        RecipeError: If a degree is not positive, or the degrees don't fit together.
+
+    References:
+        Degrees and their product follow Narayanan et al. 2021, https://arxiv.org/abs/2104.04473,
+        and torchtitan's ParallelDims for the split of data parallelism.
+    """
+
+    gpus: int
+    tp: int = 1
+    pp: int = 1
+    vp: int = 1
+    cp: int = 1
+    ep: int = 1
+    etp: int = 1
+    dp_replicate: int = 1
+    dp_shard: int = 1
+    sequence_parallel: bool = True
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            degree = getattr(self, field.name)
+            if field.name != "sequence_parallel" and (type(degree) is not int or degree < 1):
+                raise RecipeError(f"{field.name}={degree!r} of a layout must be a whole number >= 1")
+        product = self.dp * self.cp * self.tp * self.pp
+        if product != self.gpus:
+            raise RecipeError(
+                f"gpus={self.gpus} but dp_replicate*dp_shard*cp*tp*pp = "
+                f"{self.dp_replicate}*{self.dp_shard}*{self.cp}*{self.tp}*{self.pp} = {product}; "
+                "every rank belongs to exactly one place of the product: change gpus or a degree"
+            )
+        if self.vp > 1 and self.pp == 1:
+            raise RecipeError(f"vp={self.vp} needs pp > 1; there is no pipeline to interleave at pp=1")
+        shared = self.dp_shard * self.cp * self.tp
+        if shared % (self.ep * self.etp):
+            subject = f"ep={self.ep}" if self.etp == 1 else f"ep*etp={self.ep}*{self.etp}={self.ep * self.etp}"
+            raise RecipeError(
+                f"{subject} does not divide dp_shard*cp*tp ({self.dp_shard}*{self.cp}*{self.tp}={shared}); "
+                "choose ep among the divisors or raise dp_shard"
+            )
+
+    @property
+    def dp(self) -> int:
+        """Data-parallel degree: how many ranks (per tp x cp x pp place) read different sequences."""
+        return self.dp_replicate * self.dp_shard
+
+    @property
+    def label(self) -> str:
+        """Short name for case ids, e.g. ``fsdp4tp2``, ``hsdp2x2``, ``ddp2``, ``single``."""
+        if self.dp_shard > 1:
+            data = f"hsdp{self.dp_replicate}x{self.dp_shard}" if self.dp_replicate > 1 else f"fsdp{self.dp_shard}"
+        else:
+            data = f"ddp{self.dp_replicate}" if self.dp_replicate > 1 else ""
+        axes = [(name, getattr(self, name)) for name in ("tp", "pp", "vp", "cp", "ep", "etp")]
+        label = data + "".join(f"{name}{degree}" for name, degree in axes if degree > 1)
+        if self.tp > 1 and not self.sequence_parallel:
+            label += "nosp"
+        return label or "single"

@@ -1,0 +1,115 @@
+"""Hooks of a perf session; registered only when one runs."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from pytest_nemoperf import bench
+from pytest_nemoperf.baseline import list_baselines
+from pytest_nemoperf.fixture import Perf
+from pytest_nemoperf.machine import describe_devices
+from pytest_nemoperf.options import Settings
+from pytest_nemoperf.progress import Progress
+from pytest_nemoperf.report.summary import render_summary
+from pytest_nemoperf.report.terminal import render_header
+from pytest_nemoperf.results import NotRun
+from pytest_nemoperf.session import PerfSession
+
+_VERDICT_PROPERTY = "nemoperf_verdict"
+
+
+class PerfPlugin:
+    """Translates pytest's events for one perf session."""
+
+    def __init__(self, config: pytest.Config, *, settings: Settings) -> None:
+        self._config = config
+        self._written: list[str] = []
+        self._write_error = ""
+        self.session = PerfSession(config, settings=settings)
+        self.progress = Progress(config)
+
+    def perf_of(self, item: pytest.Item) -> Perf:
+        """Return the fixture of one test."""
+        return Perf(self.session, item=item, progress=self.progress)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Delay what pytest-benchmark measures in a self-test session; take turns before anything is timed."""
+        if _uses_benchmark(item):
+            if self.session.settings.inject_pct:
+                bench.inject_delay(item, inject_pct=self.session.settings.inject_pct)
+            self.session.take_turn(self.progress)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, Any, Any]:
+        """Judge a benchmark test inside the test; note a perf test that measured nothing."""
+        result = yield
+        if pyfuncitem.get_closest_marker("perf") is None:
+            return result
+        if _uses_benchmark(pyfuncitem):
+            self._judge_benchmark(pyfuncitem)
+        nodeid = pyfuncitem.nodeid
+        if not any(report.result.nodeid == nodeid for report in self.session.reports):
+            reason = "the test judged nothing: call perf.check, perf.compare or perf.measure, or use benchmark"
+            self.session.not_run.append(NotRun(nodeid=nodeid, reason=reason))
+        return result
+
+    def pytest_report_header(self) -> list[str]:
+        """Say what is measured against what."""
+        session, settings = self.session, self.session.settings
+        return render_header(
+            system=settings.system,
+            how="detected" if settings.was_detected else "asked for",
+            devices=describe_devices(settings.devices),
+            baselines_dir=session.shown(settings.baselines_dir / settings.system.name),
+            num_baselines=len(list_baselines(settings.baselines_dir, system=settings.system.name)),
+            tolerances=settings.tolerances,
+            runs=settings.runs,
+            inject_pct=settings.inject_pct,
+        )
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """Leave out the dot of a judged case: it has a line of its own."""
+        if report.when == "call" and any(name == _VERDICT_PROPERTY for name, _ in report.user_properties):
+            return report.outcome, "", ""
+        return None
+
+    def pytest_sessionfinish(self) -> None:
+        """Stop everything and write the files, after Ctrl-C as well."""
+        self.session.close()
+        if self.session.reports or self.session.not_run:
+            try:
+                self._written = [self.session.shown(path) for path in self.session.write_output()]
+            except OSError as exc:
+                self._write_error = f"{self.session.settings.output_dir}: cannot be written: {exc}"
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Show all cases, the counts by verdict, and where the files are."""
+        if self.session.reports or self.session.not_run:
+            terminalreporter.section("performance")
+            text = render_summary(
+                self.session.results(),
+                reports=self.session.reports,
+                written=self._written,
+                width=self.progress.width,
+                color=terminalreporter.hasmarkup,
+            )
+            terminalreporter.write_line(text.rstrip("\n"))
+            if self._write_error:
+                terminalreporter.write_line(f"perf: {self._write_error}", red=True)
+
+    def _judge_benchmark(self, item: pytest.Function) -> None:
+        benchmark: Any = item.funcargs["benchmark"]
+        if benchmark.disabled:
+            reason = "pytest-benchmark is disabled (--benchmark-disable), so nothing was measured"
+            self.session.not_run.append(NotRun(nodeid=item.nodeid, reason=reason))
+            pytest.skip(reason)
+        measurement = bench.measure_benchmark(item, benchmark=benchmark, settings=self.session.settings)
+        self.perf_of(item).compare(measurement)
+
+
+def _uses_benchmark(item: pytest.Item) -> bool:
+    return "benchmark" in getattr(item, "fixturenames", ()) and item.get_closest_marker("perf") is not None

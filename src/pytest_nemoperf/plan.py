@@ -1,0 +1,221 @@
+"""From recipe to plan: every divisibility rule, and an error that shows the arithmetic."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+
+from pytest_nemoperf.errors import NoLayoutError, PlanError
+from pytest_nemoperf.flops import find_convention, num_flops_per_token
+from pytest_nemoperf.models import ModelConfig
+from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.recipe import Plan, Precision, Recipe
+from pytest_nemoperf.systems import System
+
+STARTUP_ALLOWANCE_SEC = 60.0
+"""Of a derived time-out, for imports, process groups and the model; torchrun took 33 s for 8 CPU ranks."""
+STEP_ALLOWANCE_SEC = 20.0
+"""Of a derived time-out, for each step: a time-out ends runs that hang, it does not judge slow ones."""
+MAX_CASE_ID_LENGTH = 200
+"""File systems take names of 255 bytes; ``.json`` and the name of a temporary file need some of them."""
+
+_NODES_AND_GPUS = re.compile(r"\d+n\d+g")
+_NATIVE = "torch"
+
+
+def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_sec: float | None = None) -> Plan:
+    """Return how a recipe runs on a system.
+
+    Args:
+        recipe: What to run.
+        system: Where.
+        inject_pct: Self-test: each step is delayed by so many percent.
+        timeout_sec: Wall-clock limit of one run, seconds; None takes the recipe's, or derives one.
+
+    Raises:
+        NoLayoutError: If the recipe has no layout for the system.
+        PlanError: If a rule is broken; the message shows the arithmetic.
+    """
+    layout = _find_layout(recipe, system=system)
+    if not (math.isfinite(inject_pct) and inject_pct >= 0):
+        raise PlanError(f"inject_pct={inject_pct} must be a finite percentage >= 0; 20 makes each step 20% slower")
+    if timeout_sec is not None and not (math.isfinite(timeout_sec) and timeout_sec > 0):
+        raise PlanError(f"timeout_sec={timeout_sec} must be positive, finite seconds")
+    model = recipe.model_config
+    for problem in _problems(recipe, layout=layout, model=model):
+        raise PlanError(f"{model.name} on {system.name}: {problem}")
+    convention = find_convention(recipe.flops_convention)
+    return Plan(
+        case=case_id(recipe, system=system),
+        workload=recipe.workload,
+        system=system.name,
+        device=system.device,
+        framework=recipe.framework,
+        model=model,
+        precision=recipe.precision,
+        seq_len=recipe.seq_len,
+        global_batch_size=recipe.global_batch_size,
+        micro_batch_size=recipe.micro_batch_size,
+        grad_accum_steps=recipe.global_batch_size // (recipe.micro_batch_size * layout.dp),
+        layout=layout,
+        num_nodes=_num_nodes(layout, system=system),
+        steps=recipe.steps,
+        warmup_steps=recipe.warmup_steps,
+        seed=recipe.seed,
+        tokens_per_step=recipe.global_batch_size * recipe.seq_len,
+        flops_per_token=num_flops_per_token(model, seq_len=recipe.seq_len, convention=convention),
+        flops_convention=convention.name,
+        peak_tflops=system.peak_tflops.get(recipe.precision),
+        timeout_sec=timeout_sec or recipe.timeout_sec or _derived_timeout_sec(recipe, inject_pct=inject_pct),
+        inject_pct=inject_pct,
+        command=recipe.command,
+        env=recipe.env,
+    )
+
+
+def case_id(recipe: Recipe, *, system: System) -> str:
+    """Return the name of a recipe on a system: stable, readable, and safe as a file name.
+
+    For example ``pretrain-llama3-8b-1n8g-torch-bf16-fsdp4tp2-seq8192-gbs128-mbs1``. Recipes that differ in
+    anything the id shows have different ids: nodes, precision and sizes have fixed forms, and the names
+    between them may not look like those.
+
+    Raises:
+        NoLayoutError: If the recipe has no layout for the system.
+        PlanError: If the GPUs don't fill nodes, or a name makes the id ambiguous or too long for a file.
+    """
+    layout = _find_layout(recipe, system=system)
+    nodes = _num_nodes(layout, system=system)
+    model = recipe.model_config.name
+    _check_names(model=model, framework=recipe.framework)
+    parts = (
+        recipe.workload,
+        model,
+        f"{nodes}n{layout.gpus // nodes}g",
+        recipe.framework,
+        recipe.precision,
+        layout.label,
+        f"seq{recipe.seq_len}",
+        f"gbs{recipe.global_batch_size}",
+        f"mbs{recipe.micro_batch_size}",
+        recipe.variant,
+    )
+    case = "-".join(part for part in parts if part)
+    if len(case) > MAX_CASE_ID_LENGTH:
+        raise PlanError(
+            f"case id {case!r} has {len(case)} characters, a file name takes {MAX_CASE_ID_LENGTH}; "
+            "shorten the model's name or the variant"
+        )
+    return case
+
+
+def _check_names(*, model: str, framework: str) -> None:
+    for part in model.split("-"):
+        if _NODES_AND_GPUS.fullmatch(part):
+            raise PlanError(
+                f"model name {model!r} has the part {part!r}, which in a case id means nodes and GPUs; rename the model"
+            )
+    for part in framework.split("-"):
+        if part in set(Precision):
+            raise PlanError(
+                f"framework name {framework!r} has the part {part!r}, which in a case id means precision; "
+                "rename the framework"
+            )
+
+
+def _find_layout(recipe: Recipe, *, system: System) -> Layout:
+    if system.name not in recipe.layouts:
+        raise NoLayoutError(
+            f"{recipe.model_config.name} has no layout for system {system.name}; "
+            f"it has layouts for {', '.join(sorted(recipe.layouts))}"
+        )
+    return recipe.layouts[system.name]
+
+
+def _num_nodes(layout: Layout, *, system: System) -> int:
+    per_node = system.gpus_per_node
+    if per_node is None or layout.gpus <= per_node:
+        return 1
+    if layout.gpus % per_node:
+        whole = layout.gpus // per_node * per_node
+        raise PlanError(
+            f"gpus={layout.gpus} fill {layout.gpus}/{per_node} = {layout.gpus / per_node:g} nodes, for "
+            f"{system.title} has {per_node} GPUs a node; use {whole} or {whole + per_node} GPUs"
+        )
+    return layout.gpus // per_node
+
+
+def _derived_timeout_sec(recipe: Recipe, *, inject_pct: float) -> float:
+    steps = recipe.warmup_steps + recipe.steps
+    return STARTUP_ALLOWANCE_SEC + STEP_ALLOWANCE_SEC * steps * (1 + inject_pct / 100)
+
+
+def _problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterator[str]:
+    """Yield every broken rule, the batch first: it is what people change most."""
+    yield from _batch_problems(recipe, layout=layout)
+    yield from _sequence_problems(recipe.seq_len, layout=layout)
+    yield from _tensor_problems(model, layout=layout, is_native=recipe.framework == _NATIVE)
+    yield from _pipeline_problems(model, layout=layout, is_native=recipe.framework == _NATIVE)
+    if layout.ep * layout.etp > 1:
+        yield (
+            f"ep={layout.ep} and etp={layout.etp} share out the experts of a mixture of experts, "
+            "this model is dense; use ep=1 and etp=1"
+        )
+
+
+def _batch_problems(recipe: Recipe, *, layout: Layout) -> Iterator[str]:
+    gbs, mbs = recipe.global_batch_size, recipe.micro_batch_size
+    one_pass = mbs * layout.dp
+    if gbs % one_pass:
+        near = f"{gbs // one_pass * one_pass} or " if gbs > one_pass else ""
+        yield (
+            f"global_batch_size={gbs} is not a multiple of micro_batch_size*dp_replicate*dp_shard "
+            f"({mbs}*{layout.dp_replicate}*{layout.dp_shard}={one_pass}), so the ranks would need "
+            f"{gbs}/{one_pass} = {gbs / one_pass:g} gradient accumulation steps; "
+            f"use global_batch_size={near}{(gbs // one_pass + 1) * one_pass}, "
+            "or change micro_batch_size or the layout"
+        )
+
+
+def _sequence_problems(seq_len: int, *, layout: Layout) -> Iterator[str]:
+    if layout.cp > 1 and seq_len % (2 * layout.cp):
+        yield (
+            f"seq_len={seq_len} is not a multiple of 2*cp (2*{layout.cp}={2 * layout.cp}): each rank takes "
+            "one early and one late piece, so that causal attention costs all ranks the same; change seq_len or cp"
+        )
+    elif layout.tp > 1 and layout.sequence_parallel and seq_len % (layout.tp * layout.cp):
+        yield (
+            f"seq_len={seq_len} is not a multiple of tp*cp ({layout.tp}*{layout.cp}={layout.tp * layout.cp}) "
+            "as sequence parallelism needs; change seq_len or tp, or set sequence_parallel=False"
+        )
+
+
+def _tensor_problems(model: ModelConfig, *, layout: Layout, is_native: bool) -> Iterator[str]:
+    """Yield what tp can't cut; other frameworks may copy key-value heads and pad the vocabulary."""
+    names = ["num_heads", "ffn_hidden_size"]
+    if is_native:
+        names += ["num_kv_heads", "vocab_size"]
+    for name in names:
+        size = getattr(model, name)
+        if size % layout.tp:
+            yield (
+                f"tp={layout.tp} does not divide {name}={size} ({size}/{layout.tp} = {size / layout.tp:g}); "
+                f"choose tp among the divisors of {size}"
+            )
+
+
+def _pipeline_problems(model: ModelConfig, *, layout: Layout, is_native: bool) -> Iterator[str]:
+    """Yield what pp can't cut.
+
+    Other frameworks may cut unevenly: pages show Llama 3.1 405B, 126 layers, at pp=8 and vp=8.
+    """
+    chunks = layout.pp * layout.vp
+    product = f"pp*vp ({layout.pp}*{layout.vp}={chunks})"
+    if chunks > model.num_layers:
+        yield f"{product} model chunks are more than num_layers={model.num_layers}; lower pp or vp"
+    elif is_native and model.num_layers % chunks:
+        yield (
+            f"num_layers={model.num_layers} is not a multiple of {product}: "
+            f"a chunk would have {model.num_layers / chunks:g} layers; change pp or vp"
+        )

@@ -1,0 +1,90 @@
+"""The pytest plugin: it translates between pytest and a perf session, and decides nothing.
+
+Kept small on purpose: every pytest start pays for this module's imports, so a session is imported only when
+``-m perf`` or one of the plugin's options asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_nemoperf import hookspecs, options
+
+if TYPE_CHECKING:
+    from pytest_nemoperf.fixture import Perf
+    from pytest_nemoperf.perfplugin import PerfPlugin
+
+PERF_PLUGIN: pytest.StashKey[PerfPlugin] = pytest.StashKey()
+DESELECTED = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Register options and ini keys."""
+    options.add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Register the hooks others may implement."""
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker; start a perf session where one is asked for."""
+    config.addinivalue_line(
+        "markers",
+        "perf(tolerance=PCT, tolerances={METRIC: PCT}, runs=N): performance-regression test; runs only with -m perf",
+    )
+    if hasattr(config, "workerinput"):  # a worker of pytest-xdist: the controller has refused perf tests already
+        return
+    if options.is_perf_selected(config) or options.is_perf_configured(config):
+        settings = options.read_settings(config)
+        if options.is_perf_selected(config):
+            from pytest_nemoperf.perfplugin import PerfPlugin
+
+            plugin = PerfPlugin(config, settings=settings)
+            config.stash[PERF_PLUGIN] = plugin
+            config.pluginmanager.register(plugin, "nemoperf-session")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop whatever a perf session still runs."""
+    plugin = config.stash.get(PERF_PLUGIN, None)
+    if plugin is not None:
+        plugin.session.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
+    """Deselect perf tests unless ``-m`` speaks of perf."""
+    if not options.is_perf_selected(config):
+        perf = [item for item in items if item.get_closest_marker("perf")]
+        if perf:
+            config.hook.pytest_deselected(items=perf)
+            kept = set(map(id, perf))
+            items[:] = [item for item in items if id(item) not in kept]
+            config.stash[DESELECTED] = len(perf)
+    return (yield)
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> str | None:
+    """Say how many perf tests were left out, and how to run them."""
+    count = config.stash.get(DESELECTED, 0)
+    return f"perf: {count} perf test{'s' if count > 1 else ''} deselected; run with -m perf" if count else None
+
+
+@pytest.fixture
+def perf(request: pytest.FixtureRequest) -> Perf:
+    """Run recipes and judge them: ``perf.check(recipe)``, ``perf.run``, ``perf.compare``, ``perf.measure``."""
+    item: pytest.Item = request.node
+    if item.get_closest_marker("perf") is None:
+        raise pytest.UsageError(
+            f"{item.nodeid} uses the perf fixture without the marker, so plain pytest would measure; "
+            "add @pytest.mark.perf"
+        )
+    plugin = request.config.stash.get(PERF_PLUGIN, None)
+    if plugin is None:
+        raise pytest.UsageError(f"{item.nodeid} is a perf test; run it with -m perf")
+    return plugin.perf_of(item)

@@ -1,0 +1,153 @@
+"""Live progress while ranks run: one line that is rewritten on a terminal, one line a run in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_nemoperf.measure import expected_of, measure_runs
+from pytest_nemoperf.report.terminal import render_case_line, render_progress, render_run_line
+from pytest_nemoperf.verdict import VerdictKind
+
+if TYPE_CHECKING:
+    from pytest_nemoperf.recipe import Plan
+    from pytest_nemoperf.records import Progress as LastStep
+    from pytest_nemoperf.records import StepRecord
+    from pytest_nemoperf.results import CaseReport
+
+_REDRAW_SEC = 0.2
+_COLORS = {
+    VerdictKind.PASSED: "green",
+    VerdictKind.IMPROVED: "green",
+    VerdictKind.REGRESSED: "red",
+    VerdictKind.INVALID: "red",
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class _Current:
+    plan: Plan
+    number: int
+    num_runs: int
+    started: float
+    last: LastStep | None = None
+    drawn: float = 0.0
+
+
+class Progress:
+    """Writes to pytest's own terminal, past the capture of the test's output; quiet under ``-q``."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._current: _Current | None = None
+        self._is_drawn = False
+
+    @property
+    def width(self) -> int:
+        """Columns of the terminal; 80 where there is none."""
+        return self._config.get_terminal_writer().fullwidth
+
+    def say(self, sentence: str) -> None:
+        """Write a sentence on a line of its own, under ``-q`` as well."""
+        with self._terminal() as reporter:
+            if reporter is not None:
+                reporter.write_line(f"perf: {sentence}")
+
+    def case(self, report: CaseReport) -> None:
+        """Write the line of a judged case."""
+        color = _COLORS.get(report.result.verdict.kind, "yellow")
+        self._line(render_case_line(report), color=color)
+
+    @contextmanager
+    def run(self, plan: Plan, *, number: int, num_runs: int) -> Iterator[None]:
+        """Show one run while the block lasts."""
+        self._current = _Current(plan=plan, number=number, num_runs=num_runs, started=time.monotonic())
+        self._draw()
+        try:
+            yield
+        finally:
+            with self._terminal():  # wipes the live line
+                self._current = None
+
+    def step(self, last: LastStep | None) -> None:
+        """Redraw with the last finished step, or with the time that goes by without one."""
+        current = self._current
+        if current is not None:
+            current.last = last or current.last
+            if time.monotonic() - current.drawn >= _REDRAW_SEC:
+                self._draw()
+
+    def finish(self, records: Sequence[StepRecord]) -> None:
+        """Write the line of a finished run where no live line shows it."""
+        current = self._current
+        runs, _ = measure_runs(expected_of(current.plan), outputs=[records]) if current else ((), ())
+        if current is None or self._is_live or not runs:
+            return
+        line = render_run_line(
+            case=current.plan.case,
+            run=current.number,
+            num_runs=current.num_runs,
+            measured=runs[0],
+            elapsed_sec=time.monotonic() - current.started,
+            inject_pct=current.plan.inject_pct,
+        )
+        self._line(line)
+
+    @property
+    def _reporter(self) -> pytest.TerminalReporter | None:
+        return self._config.pluginmanager.get_plugin("terminalreporter")
+
+    @property
+    def _is_live(self) -> bool:
+        reporter = self._reporter
+        return reporter is not None and reporter.isatty() and reporter.verbosity >= 0
+
+    @contextmanager
+    def _terminal(self) -> Iterator[pytest.TerminalReporter | None]:
+        """Give the reporter past the capture of the test's own output, at the start of an empty line."""
+        reporter, capture = self._reporter, self._config.pluginmanager.get_plugin("capturemanager")
+        if reporter is None:
+            yield None
+            return
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            if self._is_drawn:
+                reporter.rewrite("", erase=True)
+                reporter.write("\r")
+                self._is_drawn = False
+            else:
+                reporter.ensure_newline()
+            yield reporter
+            reporter.flush()
+
+    def _line(self, text: str, *, color: str = "") -> None:
+        with self._terminal() as reporter:
+            if reporter is not None and reporter.verbosity >= 0:
+                reporter.write_line(text, **({color: True} if color else {}))
+
+    def _draw(self) -> None:
+        current = self._current
+        if current is None or not self._is_live:
+            return
+        current.drawn = time.monotonic()
+        plan, last = current.plan, current.last
+        rate = plan.tokens_per_step / (last.step_time_sec * plan.layout.gpus) if last else None
+        line = render_progress(
+            case=plan.case,
+            run=current.number,
+            num_runs=current.num_runs,
+            step=last.step + 1 if last else 0,
+            num_steps=plan.total_steps,
+            tokens_per_sec_per_gpu=rate,
+            elapsed_sec=time.monotonic() - current.started,
+            width=self.width - 1,
+            inject_pct=plan.inject_pct,
+        )
+        with self._terminal() as reporter:
+            if reporter is not None:
+                reporter.rewrite(line, erase=True)
+                self._is_drawn = True

@@ -1,0 +1,35 @@
+"""Where a number comes from: stored with every baseline and every results file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """When, where, from which code and by which command something was measured.
+
+    Attributes:
+        date: UTC, ISO 8601, to the second.
+        git_commit: Commit of the measured code; None outside a repository or without git.
+        git_dirty: Tracked files differed from that commit.
+        versions: Version by distribution, of those that are installed; also ``python`` and ``platform``.
+        device: Count and name of the GPUs, or the processor's name.
+        driver: NVIDIA driver version; empty without one.
+        command: The command line that started the session.
+    """
+
+    date: str
+    git_commit: str | None
+    git_dirty: bool
+    versions: Mapping[str, str] = field(default_factory=dict)
+    device: str = ""
+    driver: str = ""
+    command: str = ""
+
+    def environment(self) -> dict[str, str]:
+        """Return what may explain another speed, by name: versions, driver, commit, device."""
+        commit = f"{self.git_commit[:12]}{'+changes' if self.git_dirty else ''}" if self.git_commit else ""
+        named = {"device": self.device, "driver": self.driver, "commit": commit}
+        return {**self.versions, **{name: value for name, value in named.items() if value}}

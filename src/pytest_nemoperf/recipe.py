@@ -1,0 +1,238 @@
+"""Recipes say what to run; plans say how. Both have a JSON Schema and a version."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, Final, Literal, TypeVar
+
+from pytest_nemoperf.errors import RecipeError, did_you_mean
+from pytest_nemoperf.flops import DEFAULT_CONVENTION, find_convention
+from pytest_nemoperf.metrics import JUDGED
+from pytest_nemoperf.models import ModelConfig, find_model
+from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.systems import find_system
+
+RECIPE_SCHEMA_VERSION: Final = 1
+PLAN_SCHEMA_VERSION: Final = 1
+MIN_WARMUP_STEPS = 2  # the first steps run up to 3x slower
+MIN_STEPS = 4  # a median and a drift need as many
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_E = TypeVar("_E", bound=StrEnum)
+
+
+class Workload(StrEnum):
+    """What a step does."""
+
+    PRETRAIN = "pretrain"
+
+
+class Precision(StrEnum):
+    """Number format of the matrix products; master weights and reductions are fp32."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What to run, and the layout of each system it can run on.
+
+    Attributes:
+        model: Catalog name or a ModelConfig.
+        layouts: Layout by system name; systems without one skip the recipe.
+        seq_len: Tokens per sequence.
+        global_batch_size: Sequences per step, over all ranks.
+        micro_batch_size: Sequences per forward pass of one data-parallel rank.
+        precision: ``fp32`` or ``bf16``.
+        workload: ``pretrain``.
+        framework: Who trains: ``torch`` (native), ``command``, or one a plugin registers.
+        variant: Suffix of the case id, to tell recipes apart that differ in nothing else the id shows.
+        steps: Measured steps per run.
+        warmup_steps: Steps dropped first.
+        seed: Of weights and synthetic tokens.
+        flops_convention: How FLOPs are counted, see docs/metrics.md.
+        tolerances: Allowed worsening in percent by metric name; ``all`` for every judged metric.
+        timeout_sec: Wall-clock limit of one run; None derives it from the number of steps.
+        command: For framework ``command``: argv of a process that writes StepRecords.
+        env: Extra environment of the ranks.
+
+    Raises:
+        RecipeError: If a value breaks a rule; the message names it.
+    """
+
+    model: str | ModelConfig
+    layouts: Mapping[str, Layout]
+    seq_len: int
+    global_batch_size: int
+    micro_batch_size: int = 1
+    precision: Precision = Precision.BF16
+    workload: Workload = Workload.PRETRAIN
+    framework: str = "torch"
+    variant: str = ""
+    steps: int = 10
+    warmup_steps: int = 3
+    seed: int = 1234
+    flops_convention: str = DEFAULT_CONVENTION
+    tolerances: Mapping[str, float] = field(default_factory=dict)
+    timeout_sec: float | None = None
+    command: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    schema_version: Literal[1] = RECIPE_SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", _member(Precision, self.precision, subject="precision"))
+        object.__setattr__(self, "workload", _member(Workload, self.workload, subject="workload"))
+        object.__setattr__(self, "layouts", {name: _layout(name, value) for name, value in self.layouts.items()})
+        object.__setattr__(self, "command", tuple(self.command))
+        if not self.layouts:
+            raise RecipeError("layouts={} names no system; give at least one, e.g. {'cpu': Layout(gpus=1)}")
+        for system in self.layouts:
+            find_system(system)
+        self._check_names()
+        self._check_counts()
+        check_tolerances(self.tolerances, subject="tolerances")
+        find_convention(self.flops_convention)
+        if self.timeout_sec is not None and not (math.isfinite(self.timeout_sec) and self.timeout_sec > 0):
+            raise RecipeError(f"timeout_sec={self.timeout_sec} must be positive, finite seconds")
+        if (self.framework == "command") != bool(self.command):
+            raise RecipeError(
+                f"framework={self.framework!r} with command={list(self.command)}; "
+                "framework='command' and an argv in command belong together"
+            )
+
+    def _check_names(self) -> None:
+        model = self.model_config
+        for subject, name in (
+            ("model name", model.name),
+            ("framework", self.framework),
+            ("variant", self.variant),
+        ):
+            if not is_safe_name(name) and (name or subject != "variant"):
+                raise RecipeError(
+                    f"{subject} {name!r} is part of the case id and so of a file name; "
+                    "use lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit"
+                )
+
+    def _check_counts(self) -> None:
+        for name in ("seq_len", "global_batch_size", "micro_batch_size", "steps", "warmup_steps"):
+            count = getattr(self, name)
+            if type(count) is not int or count < 1:
+                raise RecipeError(f"{name}={count!r} must be a whole number >= 1")
+        if self.warmup_steps < MIN_WARMUP_STEPS:
+            raise RecipeError(
+                f"warmup_steps={self.warmup_steps} must be >= {MIN_WARMUP_STEPS}; "
+                "the first steps allocate and tune, and are up to 3x slower"
+            )
+        if self.steps < MIN_STEPS:
+            raise RecipeError(f"steps={self.steps} must be >= {MIN_STEPS}; fewer show neither median nor drift")
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The architecture, looked up if the recipe names one."""
+        return self.model if isinstance(self.model, ModelConfig) else find_model(self.model)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How one case runs: a recipe resolved for one system. Written for the ranks as ``plan.json``.
+
+    Attributes:
+        case: Case id; names the baseline file.
+        workload: What a step does.
+        system: System name.
+        device: ``cuda`` or ``cpu``.
+        framework: Who trains.
+        model: Architecture.
+        precision: Number format of the matrix products.
+        seq_len: Tokens per sequence.
+        global_batch_size: Sequences per step.
+        micro_batch_size: Sequences per forward pass of one data-parallel rank.
+        grad_accum_steps: Forward passes per step of one data-parallel rank.
+        layout: Parallel degrees.
+        num_nodes: Nodes the layout fills.
+        steps: Measured steps.
+        warmup_steps: Steps before them.
+        seed: Of weights and synthetic tokens.
+        tokens_per_step: Tokens all ranks process in one step.
+        flops_per_token: Model FLOPs per token.
+        flops_convention: How they are counted.
+        peak_tflops: Dense peak of one GPU in this precision, TFLOP/s; None if unknown, then there is no MFU.
+        timeout_sec: Wall-clock limit of one run.
+        inject_pct: Self-test: each step is delayed by so many percent; 0 for a real run.
+        command: Framework ``command``: the argv.
+        env: Extra environment of the ranks.
+    """
+
+    case: str
+    workload: Workload
+    system: str
+    device: Literal["cuda", "cpu"]
+    framework: str
+    model: ModelConfig
+    precision: Precision
+    seq_len: int
+    global_batch_size: int
+    micro_batch_size: int
+    grad_accum_steps: int
+    layout: Layout
+    num_nodes: int
+    steps: int
+    warmup_steps: int
+    seed: int
+    tokens_per_step: int
+    flops_per_token: float
+    flops_convention: str
+    peak_tflops: float | None
+    timeout_sec: float
+    inject_pct: float = 0.0
+    command: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    schema_version: Literal[1] = PLAN_SCHEMA_VERSION
+
+    @property
+    def total_steps(self) -> int:
+        """Warm-up and measured steps together."""
+        return self.warmup_steps + self.steps
+
+
+def is_safe_name(name: str) -> bool:
+    """Tell whether a name may be part of a case id, and so of a file name."""
+    return _NAME.fullmatch(name) is not None
+
+
+def check_tolerances(tolerances: Mapping[str, float], *, subject: str) -> None:
+    """Check allowed worsenings in percent by metric name.
+
+    Raises:
+        RecipeError: If a metric is not judged, or a percentage is not within (0, 100).
+    """
+    names = {metric.name for metric in JUDGED} | {"all"}
+    for name, percent in tolerances.items():
+        if name not in names:
+            raise RecipeError(f"{subject}: {name!r} is not a judged metric; {did_you_mean(name, names)}")
+        if type(percent) not in (int, float) or not 0 < percent < 100:  # noqa: PLR2004 (percent)
+            raise RecipeError(f"{subject}: {name}={percent!r} must be a percentage above 0 and below 100")
+
+
+def _member(kind: type[_E], value: str, *, subject: str) -> _E:
+    try:
+        return kind(value)
+    except ValueError:
+        raise RecipeError(f"unknown {subject} {value!r}; {did_you_mean(str(value), list(kind))}") from None
+
+
+def _layout(system: str, value: Layout | Mapping[str, Any]) -> Layout:
+    if isinstance(value, Layout):
+        return value
+    known = [item.name for item in fields(Layout)]
+    for key in value:
+        if key not in known:
+            raise RecipeError(f"unknown layout key {key!r} for system {system}; {did_you_mean(key, known)}")
+    if "gpus" not in value:
+        raise RecipeError(f"the layout for system {system} lacks 'gpus'; give the number of ranks")
+    return Layout(**value)

@@ -1,0 +1,192 @@
+"""What ranks write and read: step records, the result, errors; and the one JSON codec of all contracts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
+
+from pytest_nemoperf.errors import NemoPerfError, RecordError
+
+RECORD_SCHEMA_VERSION: Final = 1
+PLAN_FILE = "plan.json"
+STEPS_FILE = "steps.jsonl"
+RESULT_FILE = "result.json"
+PROGRESS_FILE = "progress.jsonl"
+PRETRAIN_PHASES = ("data", "forward", "backward", "grad_comm", "optimizer", "other")
+"""Phases of a pre-training step in order; ``grad_comm`` is the exposed part of gradient communication."""
+_PHASE_SUM_REL_TOL = 1e-3
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """One training step as one line of ``steps.jsonl``.
+
+    Attributes:
+        step: Counted from 0, warm-up included.
+        step_time_sec: Wall time of the slowest rank, device synchronised at both ends.
+        tokens: Tokens all ranks processed.
+        phases: Seconds by phase on the slowest rank; they sum to step_time_sec. Empty if not measured.
+        flops: Model FLOPs of all ranks; None if not known.
+        loss: Mean loss over the step's tokens; None if not known.
+        grad_norm: Norm of the whole gradient before clipping; None if not known.
+        peak_memory_bytes: Largest peak of any rank so far; None if not known.
+        rank_times_sec: Wall time of each rank, by rank; empty if not known.
+
+    Raises:
+        RecordError: If a value is impossible: negative, not finite, or phases that don't sum to the step.
+    """
+
+    step: int
+    step_time_sec: float
+    tokens: int
+    phases: Mapping[str, float] = field(default_factory=dict)
+    flops: float | None = None
+    loss: float | None = None
+    grad_norm: float | None = None
+    peak_memory_bytes: int | None = None
+    rank_times_sec: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        subject = f"step {self.step}"
+        if self.step < 0:
+            raise RecordError(f"{subject}: steps count from 0")
+        if not (math.isfinite(self.step_time_sec) and self.step_time_sec > 0):
+            raise RecordError(f"{subject}: step_time_sec={self.step_time_sec} must be positive and finite")
+        if self.tokens < 1:
+            raise RecordError(f"{subject}: tokens={self.tokens} must be >= 1")
+        if self.flops is not None and not (math.isfinite(self.flops) and self.flops > 0):
+            raise RecordError(f"{subject}: flops={self.flops} must be positive and finite")
+        for name, seconds in [
+            *self.phases.items(),
+            *((f"rank {r}", t) for r, t in enumerate(self.rank_times_sec)),
+        ]:
+            if not (math.isfinite(seconds) and seconds >= 0):
+                raise RecordError(f"{subject}: {name}={seconds} s must be finite and not negative")
+        if self.phases:
+            total = math.fsum(self.phases.values())
+            if not math.isclose(total, self.step_time_sec, rel_tol=_PHASE_SUM_REL_TOL):
+                raise RecordError(
+                    f"{subject}: phases sum to {total:.6f} s, the step took {self.step_time_sec:.6f} s; they must agree"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What rank 0 writes last, as ``result.json``: its presence says that every rank got to the end.
+
+    Attributes:
+        num_ranks: Ranks that took part.
+        num_steps: Steps run, warm-up included.
+        device_name: As the driver calls it.
+        environment: Versions and settings seen inside the ranks, e.g. torch, cuda, nccl.
+    """
+
+    num_ranks: int
+    num_steps: int
+    device_name: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+    schema_version: Literal[1] = RECORD_SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOutput:
+    """What a framework reads from the directory of one finished run.
+
+    Attributes:
+        records: Every step in order, warm-up included.
+        environment: Versions and settings seen inside the ranks.
+    """
+
+    records: tuple[StepRecord, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One line of ``progress.jsonl``, written by rank 0 between steps while the run goes on.
+
+    Attributes:
+        step: Last finished step, counted from 0.
+        step_time_sec: Its wall time on rank 0.
+    """
+
+    step: int
+    step_time_sec: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankError:
+    """What a failing rank writes, as ``error-rank<N>.json``.
+
+    Attributes:
+        rank: Which.
+        time_sec: When, seconds since the epoch; the earliest file is the cause, the others its consequences.
+        message: Type and text of the exception.
+        traceback: Formatted.
+    """
+
+    rank: int
+    time_sec: float
+    message: str
+    traceback: str
+    schema_version: Literal[1] = RECORD_SCHEMA_VERSION
+
+
+def error_file(rank: int) -> str:
+    """Return the name of the file in which that rank leaves its error."""
+    return f"error-rank{rank}.json"
+
+
+def to_json(value: object) -> str:
+    """Return a contract dataclass as indented JSON with sorted keys and a newline at the end."""
+    return json.dumps(msgspec.to_builtins(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_json_line(value: object) -> str:
+    """Return a contract dataclass as one line of JSON, newline included; a loss may be NaN, as Python writes it."""
+    return json.dumps(msgspec.to_builtins(value)) + "\n"
+
+
+def to_data(value: object) -> Any:
+    """Return a contract dataclass as plain dicts, lists, strings and numbers: equal to what is read back."""
+    return _without_tuples(msgspec.to_builtins(value))
+
+
+def _without_tuples(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _without_tuples(value) for key, value in node.items()}
+    return [_without_tuples(value) for value in node] if isinstance(node, (list, tuple)) else node
+
+
+def from_data(kind: type[T], data: object, *, subject: str, error: type[NemoPerfError] = RecordError) -> T:
+    """Build a contract dataclass from plain data; unknown keys are ignored (the schema names them).
+
+    Args:
+        kind: The dataclass.
+        data: Decoded JSON.
+        subject: What the data is, for the message, e.g. a path.
+        error: Raised type.
+
+    Raises:
+        NemoPerfError: Of the given type, with the JSON path at fault.
+    """
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as exc:
+        raise error(f"{subject}: {exc}") from None
+
+
+def from_json(kind: type[T], text: str | bytes, *, subject: str, error: type[NemoPerfError] = RecordError) -> T:
+    """Build a contract dataclass from JSON text; see from_data."""
+    try:
+        data = json.loads(text)
+    except ValueError as exc:
+        raise error(f"{subject}: not JSON: {exc}") from None
+    return from_data(kind, data, subject=subject, error=error)

@@ -1,0 +1,116 @@
+"""Values as people read them, the same in every report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pytest_nemoperf.measure import Run, median_over_runs
+from pytest_nemoperf.metrics import (
+    JUDGED,
+    METRICS,
+    PEAK_MEMORY_GIB,
+    TIME_PER_CALL_SEC,
+    Direction,
+    format_number,
+)
+from pytest_nemoperf.provenance import Provenance
+from pytest_nemoperf.verdict import Comparison
+
+_LABELS = {PEAK_MEMORY_GIB.name: "peak memory", TIME_PER_CALL_SEC.name: "time per call"}
+_TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
+_SEC_PER_MIN = 60
+_ELLIPSIS = "..."
+
+
+def metric_label(name: str) -> str:
+    """Return what a metric is called beside its value: its unit where that says it all, else a word."""
+    return _LABELS.get(name, METRICS[name].unit)
+
+
+def metric_value(value: float, *, metric: str) -> str:
+    """Return the value with its unit, unless the label is the unit: ``2,412``, ``0.31 GiB``, ``1.23 ms``."""
+    if METRICS[metric].unit == "s":
+        return time_text(value)
+    if metric in _LABELS:
+        return f"{format_number(value)} {METRICS[metric].unit}"
+    return format_number(value)
+
+
+def time_text(seconds: float) -> str:
+    """Return a short time in the largest unit that leaves a whole digit: ``1.23 s``, ``12.3 ms``, ``345 us``."""
+    for size, unit in _TIME_UNITS:
+        if seconds >= size:
+            return f"{format_number(seconds / size)} {unit}"
+    return f"{format_number(seconds * 1e9)} ns"
+
+
+def elapsed_text(seconds: float) -> str:
+    """Return a time to wait for, to the second: ``45 s``, ``2 min 05 s``."""
+    whole = round(seconds)
+    if whole < _SEC_PER_MIN:
+        return f"{whole} s"
+    return f"{whole // _SEC_PER_MIN} min {whole % _SEC_PER_MIN:02d} s"
+
+
+def pct_text(percent: float) -> str:
+    """Return a signed percentage with one decimal; what rounds to zero has no sign."""
+    text = f"{percent:+.1f}%"
+    return "0.0%" if text in ("+0.0%", "-0.0%") else text
+
+
+def allowed_text(comparison: Comparison) -> str:
+    """Return the allowed worsening with the sign in which this metric worsens."""
+    worse = -1 if METRICS[comparison.metric].direction is Direction.HIGHER else 1
+    return pct_text(worse * comparison.allowed_pct)
+
+
+def tolerances_text(tolerances: Mapping[str, float]) -> str:
+    """Return allowed worsenings in few words: ``10%``, or ``5%, peak memory 10%`` where metrics differ."""
+    if not tolerances:
+        return "none"
+    percents = list(tolerances.values())
+    usual = max(percents, key=percents.count)
+    apart = [f"{metric_label(name)} {pct:g}%" for name, pct in tolerances.items() if pct != usual]
+    return ", ".join([f"{usual:g}%", *apart])
+
+
+def figure_text(value: float, *, metric: str) -> str:
+    """Return value and label in the order people say them: ``2,412 tokens/sec/GPU``, ``peak memory 0.31 GiB``."""
+    figure, label = metric_value(value, metric=metric), metric_label(metric)
+    return f"{label} {figure}" if metric in _LABELS else f"{figure} {label}"
+
+
+def figures_text(runs: Sequence[Run]) -> str:
+    """Return the judged figures of some runs, medians, in one phrase."""
+    medians = [(metric.name, median_over_runs(runs, metric=metric.name)) for metric in JUDGED]
+    return ", ".join(figure_text(value, metric=name) for name, value in medians if value is not None)
+
+
+def count_text(number: int, noun: str) -> str:
+    """Return a count with its noun: ``1 case``, ``2 cases``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def commit_text(provenance: Provenance) -> str:
+    """Return the commit as the environment has it: short, and with a mark if the code was not just that."""
+    commit = provenance.environment().get("commit")
+    return f"commit {commit}" if commit else "no commit"
+
+
+def shorten_middle(text: str, *, width: int) -> str:
+    """Return text in at most so many characters: the two ends of a case id tell more than its middle."""
+    if len(text) <= width:
+        return text
+    kept = width - len(_ELLIPSIS)
+    if kept < 1:
+        return text[: max(width, 0)]
+    tail = kept // 2
+    return text[: kept - tail] + _ELLIPSIS + text[len(text) - tail :]
+
+
+def injection_text(inject_pct: float) -> str:
+    """Return what every report of a self-test says first."""
+    return f"INJECTED DELAY: each step was slowed by {inject_pct:g}% on purpose (--perf-inject)"
+
+
+INJECTION_MEANING = "A self-test: none of these figures is real, none is stored as a baseline."

@@ -1,0 +1,166 @@
+"""The block a failing perf test prints: what got worse, where the time went, what changed, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.report.cells import (
+    allowed_text,
+    commit_text,
+    count_text,
+    figures_text,
+    metric_label,
+    metric_value,
+    pct_text,
+)
+from pytest_nemoperf.report.commands import command_lines
+from pytest_nemoperf.report.console import (
+    QUIET,
+    figures_table,
+    heading,
+    indented,
+    injection_banner,
+    style_of,
+    styled,
+    to_text,
+    verdict_text,
+)
+from pytest_nemoperf.report.phases import PhaseRow, compare_phases
+from pytest_nemoperf.report.spread import compare_spread
+from pytest_nemoperf.results import CaseReport
+from pytest_nemoperf.verdict import Comparison, VerdictKind, environment_changes
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_STORABLE = frozenset(VerdictKind) - {VerdictKind.INVALID}
+
+
+def render_failure(report: CaseReport, *, width: int, color: bool) -> str:
+    """Return the block of a case whose verdict fails its test.
+
+    Args:
+        report: The case, its baseline, and what surrounded it.
+        width: Columns; no line is longer.
+        color: Whether to use terminal colours.
+    """
+    return to_text(_parts(report, width=width), width=width, color=color)
+
+
+def _parts(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
+    inject_pct = report.result.measurement.inject_pct
+    if inject_pct:
+        yield injection_banner(inject_pct, width=width)
+    yield from _headline(report)
+    if report.result.verdict.comparisons:
+        yield ""
+        yield _comparison_table(report.result.verdict.comparisons)
+    if report.baseline is not None and report.result.verdict.kind is not VerdictKind.NOT_COMPARABLE:
+        yield from _time_by_phase(report, baseline=report.baseline)
+        yield from _spread(report, baseline=report.baseline)
+    if report.baseline is not None:
+        yield from _environment(report, baseline=report.baseline)
+        yield from _baseline(report, baseline=report.baseline)
+    yield from _what_to_do(report, width=width)
+    if inject_pct:
+        yield injection_banner(inject_pct, width=width)
+
+
+def _headline(report: CaseReport) -> Iterator[RenderableType]:
+    verdict = report.result.verdict
+    yield styled((verdict.kind.value, style_of(verdict.kind)), " ", (verdict.case, "bold"))
+    yield from verdict.reasons
+    if verdict.kind is VerdictKind.NO_BASELINE:
+        yield f"measured: {figures_text(report.result.measurement.runs)}"
+
+
+def _comparison_table(comparisons: tuple[Comparison, ...]) -> RenderableType:
+    table = figures_table(("metric", "baseline", "now", "delta", "allowed"))
+    table.add_column("verdict", overflow="fold")
+    for comparison in comparisons:
+        table.add_row(
+            metric_label(comparison.metric),
+            metric_value(comparison.baseline, metric=comparison.metric),
+            metric_value(comparison.now, metric=comparison.metric),
+            pct_text(comparison.delta_pct),
+            allowed_text(comparison),
+            verdict_text(comparison.kind),
+        )
+    return indented(table)
+
+
+def _time_by_phase(report: CaseReport, *, baseline: Baseline) -> Iterator[RenderableType]:
+    compared = compare_phases(report.result.measurement.runs, baseline=baseline.runs)
+    if compared is None:
+        return
+    yield ""
+    yield heading("where the step's time went (median ms, slowest rank)")
+    is_shared = compared.step.share_pct is not None
+    headings = ["phase", "baseline", "now", "difference"]
+    word = "loss" if compared.step.difference_ms > 0 else "gain"
+    table = figures_table([*headings, f"share of the {word}"] if is_shared else headings)
+    for row in compared.rows:
+        table.add_row(*_phase_cells(row, decimals=compared.decimals), style=QUIET if row.phase.startswith("(") else "")
+    table.add_row(*_phase_cells(compared.step, decimals=compared.decimals), style="bold")
+    yield indented(table)
+
+
+def _phase_cells(row: PhaseRow, *, decimals: int) -> list[str]:
+    cells = [
+        row.phase,
+        f"{row.baseline_ms:,.{decimals}f}",
+        f"{row.now_ms:,.{decimals}f}",
+        f"{row.difference_ms:+,.{decimals}f}",
+    ]
+    return cells if row.share_pct is None else [*cells, f"{row.share_pct:.0f}%"]
+
+
+def _spread(report: CaseReport, *, baseline: Baseline) -> Iterator[RenderableType]:
+    runs = report.result.measurement.runs
+    if not runs:
+        return
+    yield ""
+    yield heading(f"spread ({count_text(len(runs), 'run')} now, {len(baseline.runs):,} in the baseline)")
+    table = figures_table(("times apart", "baseline", "now"))
+    for what, then, now in compare_spread(runs, baseline=baseline.runs):
+        table.add_row(what, *("-" if percent is None else f"{percent:.1f}%" for percent in (then, now)))
+    yield indented(table)
+
+
+def _environment(report: CaseReport, *, baseline: Baseline) -> Iterator[RenderableType]:
+    then = {**baseline.provenance.environment(), **baseline.environment}
+    changes = environment_changes(then, now=report.environment)
+    yield ""
+    yield heading("changed since the baseline")
+    if not changes:
+        yield indented("nothing recorded differs")
+    for name, before, after in changes:
+        yield indented(f"{name}: {before} -> {after}")
+
+
+def _baseline(report: CaseReport, *, baseline: Baseline) -> Iterator[RenderableType]:
+    origin = baseline.provenance
+    yield ""
+    yield heading("baseline")
+    yield indented(report.result.baseline_path)
+    yield indented(
+        f"{count_text(len(baseline.runs), 'run')} of {origin.date}, {commit_text(origin)}: {baseline.reason}"
+    )
+
+
+def _what_to_do(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
+    result = report.result
+    if result.run_dir:
+        yield ""
+        yield heading("records and logs of the ranks")
+        yield indented(result.run_dir)
+    if report.rerun_command:
+        yield ""
+        yield heading("to run it again")
+        yield from command_lines(report.rerun_command, width=width)
+    if report.accept_command and result.verdict.kind in _STORABLE and not result.measurement.inject_pct:
+        yield ""
+        yield heading("to accept it as the new baseline")
+        yield from command_lines(report.accept_command, width=width)

@@ -1,0 +1,214 @@
+"""The end of a session: all cases in one table, counts, reasons, what was stored and where."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pytest_nemoperf.measure import median_over_runs
+from pytest_nemoperf.metrics import (
+    JUDGED,
+    PEAK_MEMORY_GIB,
+    TFLOPS_PER_SEC_PER_GPU,
+    TIME_PER_CALL_SEC,
+    TOKENS_PER_SEC_PER_GPU,
+    format_number,
+)
+from pytest_nemoperf.report.cells import (
+    commit_text,
+    count_text,
+    elapsed_text,
+    figures_text,
+    metric_label,
+    metric_value,
+    pct_text,
+    time_text,
+)
+from pytest_nemoperf.report.console import QUIET, align, heading, indented, injection_banner, style_of, styled, to_text
+from pytest_nemoperf.results import CaseReport, CaseResult, SessionResults
+from pytest_nemoperf.verdict import VerdictKind
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_STEP_HEADINGS = ("tokens/sec/GPU", "delta", "TFLOP/s/GPU", "peak GiB", "delta")
+_CALL_HEADINGS = ("time per call", "delta")
+_HINTS: Mapping[VerdictKind, str] = {
+    VerdictKind.NO_BASELINE: "--update-baselines stores this session's runs",
+    VerdictKind.NOT_COMPARABLE: "--update-baselines replaces what is stored",
+    VerdictKind.IMPROVED: "--update-baselines keeps the gain",
+}
+
+
+def render_summary(
+    results: SessionResults,
+    *,
+    reports: Sequence[CaseReport],
+    width: int,
+    color: bool,
+    written: Sequence[str] = (),
+) -> str:
+    """Return what is printed when all cases are done.
+
+    Args:
+        results: The session.
+        reports: Its cases with what they were compared with, in the same order.
+        width: Columns; no line is longer.
+        color: Whether to use terminal colours.
+        written: Paths of the reports that were written.
+    """
+    return to_text(_parts(results, reports=reports, width=width, written=written), width=width, color=color)
+
+
+def _parts(
+    results: SessionResults, *, reports: Sequence[CaseReport], width: int, written: Sequence[str]
+) -> Iterator[RenderableType]:
+    if results.inject_pct:
+        yield injection_banner(results.inject_pct, width=width)
+    yield _origin(results)
+    calls = [case for case in results.cases if _is_call(case)]
+    steps = [case for case in results.cases if not _is_call(case)]
+    for cases, headings, cells_of in ((steps, _STEP_HEADINGS, _step_cells), (calls, _CALL_HEADINGS, _call_cells)):
+        if cases:
+            yield ""
+            yield from _table(cases, rows=[headings, *map(cells_of, cases)], width=width)
+    yield ""
+    yield from _counts(results)
+    yield from _reasons(results.cases)
+    yield from _not_run(results)
+    yield from _stored(reports)
+    if written:
+        yield ""
+        yield heading("files written")
+        yield from (indented(path) for path in written)
+    if results.inject_pct:
+        yield ""
+        yield injection_banner(results.inject_pct, width=width)
+
+
+def _origin(results: SessionResults) -> str:
+    cases = count_text(len(results.cases), "case")
+    took = elapsed_text(results.duration_sec)
+    return f"{results.system_title}, {results.provenance.device}: {cases} in {took}, {commit_text(results.provenance)}"
+
+
+def _is_call(case: CaseResult) -> bool:
+    return any(TIME_PER_CALL_SEC.name in run.metrics for run in case.measurement.runs)
+
+
+def _step_cells(case: CaseResult) -> list[str]:
+    return [
+        _value(case, metric=TOKENS_PER_SEC_PER_GPU.name),
+        _delta(case, metric=TOKENS_PER_SEC_PER_GPU.name),
+        _value(case, metric=TFLOPS_PER_SEC_PER_GPU.name),
+        _value(case, metric=PEAK_MEMORY_GIB.name),
+        _delta(case, metric=PEAK_MEMORY_GIB.name),
+    ]
+
+
+def _call_cells(case: CaseResult) -> list[str]:
+    return [_value(case, metric=TIME_PER_CALL_SEC.name), _delta(case, metric=TIME_PER_CALL_SEC.name)]
+
+
+def _value(case: CaseResult, *, metric: str) -> str:
+    value = median_over_runs(case.measurement.runs, metric=metric)
+    if value is None or case.verdict.kind is VerdictKind.INVALID:
+        return "-"
+    return time_text(value) if metric == TIME_PER_CALL_SEC.name else format_number(value)
+
+
+def _delta(case: CaseResult, *, metric: str) -> str:
+    for comparison in case.verdict.comparisons:
+        if comparison.metric == metric:
+            return pct_text(comparison.delta_pct)
+    return "-"
+
+
+def _table(cases: Sequence[CaseResult], *, rows: Sequence[Sequence[str]], width: int) -> Iterator[RenderableType]:
+    """One line a case where the ids fit, else the id above its figures: an id is never cut off."""
+    verdicts = ["verdict", *(case.verdict.kind.value for case in cases)]
+    ids = ["case", *(case.verdict.case for case in cases)]
+    head, *lines = align(
+        [[verdict, name, *row] for verdict, name, row in zip(verdicts, ids, rows, strict=True)], num_left=2
+    )
+    if len(head) <= width:
+        yield styled((head, QUIET))
+        yield from (_verdict_line(line, kind=case.verdict.kind) for line, case in zip(lines, cases, strict=True))
+        return
+    head, *lines = align([[verdict, *row] for verdict, row in zip(verdicts, rows, strict=True)], num_left=1)
+    yield indented(styled((head, QUIET)))
+    for line, case in zip(lines, cases, strict=True):
+        yield case.verdict.case
+        yield indented(_verdict_line(line, kind=case.verdict.kind))
+
+
+def _verdict_line(line: str, *, kind: VerdictKind) -> RenderableType:
+    return styled((line[: len(kind.value)], style_of(kind)), line[len(kind.value) :])
+
+
+def _counts(results: SessionResults) -> Iterator[RenderableType]:
+    if not results.cases:
+        yield "no case was measured"
+        return
+    counts = Counter(case.verdict.kind for case in results.cases)
+    words = [styled((f"{counts[kind]} {kind}", style_of(kind))) for kind in VerdictKind if counts[kind]]
+    yield styled(", ").join(words)
+
+
+def _reasons(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
+    """Cases with the same reasons share them; a failing case has a block of its own elsewhere."""
+    groups: dict[tuple[VerdictKind, tuple[str, ...]], list[str]] = {}
+    for case in cases:
+        if case.verdict.kind is not VerdictKind.PASSED and not case.is_failure:
+            groups.setdefault((case.verdict.kind, _reasons_of(case)), []).append(case.verdict.case)
+    for (kind, reasons), ids in groups.items():
+        yield ""
+        yield from (styled((kind.value, style_of(kind)), f" {name}") for name in ids)
+        yield from (indented(reason) for reason in reasons)
+
+
+def _reasons_of(case: CaseResult) -> tuple[str, ...]:
+    reasons = list(case.verdict.reasons)
+    if case.accepted_reason:
+        reasons.append(f"accepted: {case.accepted_reason}")
+    hint = _HINTS.get(case.verdict.kind)
+    if hint and not case.stored_path and not case.measurement.inject_pct:
+        reasons.append(hint)
+    return tuple(reasons)
+
+
+def _not_run(results: SessionResults) -> Iterator[RenderableType]:
+    if not results.not_run:
+        return
+    counts = Counter(test.reason for test in results.not_run)
+    yield ""
+    yield heading("not run")
+    for reason, number in counts.items():
+        yield indented(f"{count_text(number, 'test')}: {reason}")
+
+
+def _stored(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
+    stored = [report for report in reports if report.result.stored_path]
+    if not stored:
+        return
+    yield ""
+    yield heading("baselines written")
+    for report in stored:
+        yield indented(report.result.stored_path)
+        yield from (indented(line, columns=4) for line in _old_to_new(report))
+
+
+def _old_to_new(report: CaseReport) -> list[str]:
+    runs = report.result.measurement.runs
+    if report.replaced is None:
+        return [f"new: {figures_text(runs)}"]
+    lines = []
+    for metric in JUDGED:
+        old = median_over_runs(report.replaced.runs, metric=metric.name)
+        new = median_over_runs(runs, metric=metric.name)
+        if old is not None and new is not None:
+            figures = [metric_value(value, metric=metric.name) for value in (old, new)]
+            delta = pct_text(metric.delta_pct(new, baseline=old))
+            lines.append(f"{metric_label(metric.name)}: {figures[0]} -> {figures[1]} ({delta})")
+    return lines

@@ -1,0 +1,168 @@
+"""What a terminal shows while a session runs: header, progress, and one line per run and per case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pytest_nemoperf.measure import Run
+from pytest_nemoperf.metrics import (
+    STEP_TIME_SEC,
+    TOKENS_PER_SEC_PER_GPU,
+    format_number,
+)
+from pytest_nemoperf.report.cells import (
+    count_text,
+    elapsed_text,
+    figure_text,
+    figures_text,
+    injection_text,
+    metric_value,
+    pct_text,
+    shorten_middle,
+    time_text,
+    tolerances_text,
+)
+from pytest_nemoperf.results import CaseReport
+from pytest_nemoperf.systems import System
+from pytest_nemoperf.verdict import Verdict, VerdictKind
+
+_MIN_CASE_WIDTH = 12
+
+
+def render_header(
+    *,
+    system: System,
+    how: str,
+    devices: str,
+    baselines_dir: str,
+    num_baselines: int,
+    tolerances: Mapping[str, float],
+    runs: int,
+    inject_pct: float,
+) -> list[str]:
+    """Return the lines pytest prints above a session.
+
+    Args:
+        system: What the machine is taken for.
+        how: ``detected`` or ``asked for``.
+        devices: What was seen here, e.g. ``8x NVIDIA H100 80GB HBM3`` or ``no NVIDIA GPU``.
+        baselines_dir: Where the system's baselines are.
+        num_baselines: How many there are.
+        tolerances: Allowed worsening in percent by judged metric.
+        runs: Launches of each case.
+        inject_pct: Self-test delay in percent; 0 for a real session.
+    """
+    lines = [
+        f"perf: system {system.name} ({how}: {devices}), {count_text(runs, 'run')} a case",
+        f"perf: {count_text(num_baselines, 'baseline')} in {baselines_dir}, tolerance {tolerances_text(tolerances)}",
+    ]
+    if inject_pct:
+        lines.append(f"perf: {injection_text(inject_pct)}")
+    return lines
+
+
+def render_progress(
+    *,
+    case: str,
+    run: int,
+    num_runs: int,
+    step: int,
+    num_steps: int,
+    tokens_per_sec_per_gpu: float | None,
+    elapsed_sec: float,
+    width: int,
+    inject_pct: float = 0.0,
+) -> str:
+    """Return the line that is written over and over while a run goes on, at most width characters long.
+
+    Args:
+        case: Case id; shortened in the middle if it does not fit.
+        run: This run, counted from 1.
+        num_runs: Runs of the case.
+        step: Finished steps, warm-up included; 0 while the ranks start.
+        num_steps: Steps of the run, warm-up included.
+        tokens_per_sec_per_gpu: Rate of the last step; None before the first one.
+        elapsed_sec: Since the run was launched.
+        width: Columns.
+        inject_pct: Self-test delay in percent; 0 for a real run.
+    """
+    state = f"step {step}/{num_steps}" if step else "starting"
+    facts = [f"run {run}/{num_runs}", state]
+    if tokens_per_sec_per_gpu is not None:
+        facts.append(f"{format_number(tokens_per_sec_per_gpu)} {TOKENS_PER_SEC_PER_GPU.unit}")
+    facts.append(elapsed_text(elapsed_sec))
+    tail = ": " + ", ".join(facts)
+    head = _mark(inject_pct)
+    room = max(width - len(head) - len(tail), _MIN_CASE_WIDTH)
+    return f"{head}{shorten_middle(case, width=room)}{tail}"[:width]
+
+
+def render_run_line(
+    *,
+    case: str,
+    run: int,
+    num_runs: int,
+    measured: Run,
+    elapsed_sec: float,
+    inject_pct: float = 0.0,
+    width: int | None = None,
+) -> str:
+    """Return the line a log gets for a finished run.
+
+    Args:
+        case: Case id.
+        run: This run, counted from 1.
+        num_runs: Runs of the case.
+        measured: Its numbers.
+        elapsed_sec: From launch to end.
+        inject_pct: Self-test delay in percent; 0 for a real run.
+        width: Columns of a terminal, where a longer line becomes two; None for a log, where a search is to find
+            case and figures together.
+    """
+    step_time = measured.metrics.get(STEP_TIME_SEC.name)
+    facts = [
+        figures_text([measured]),
+        f"step {time_text(step_time)}" if step_time is not None else "",
+        f"took {elapsed_text(elapsed_sec)}",
+    ]
+    head = f"{_mark(inject_pct)}{case}: run {run}/{num_runs}:"
+    return _joined(head, ", ".join(filter(None, facts)), width=width)
+
+
+def render_case_line(report: CaseReport, *, width: int | None = None) -> str:
+    """Return the line of a judged case: verdict, case, figure and how it compares.
+
+    Args:
+        report: The case.
+        width: As for render_run_line.
+    """
+    verdict = report.result.verdict
+    measurement = report.result.measurement
+    head = f"{_mark(measurement.inject_pct)}{verdict.kind} {verdict.case}:"
+    if verdict.kind is VerdictKind.INVALID:
+        facts = "; ".join(verdict.reasons)
+    elif verdict.comparisons:
+        facts = _comparison_text(verdict)
+    else:
+        facts = figures_text(measurement.runs)
+    return _joined(head, facts, width=width)
+
+
+def _mark(inject_pct: float) -> str:
+    return "INJECTED " if inject_pct else ""
+
+
+def _joined(head: str, facts: str, *, width: int | None) -> str:
+    is_short = width is None or len(head) + 1 + len(facts) <= width
+    return f"{head} {facts}" if is_short else f"{head}\n    {facts}"
+
+
+def _comparison_text(verdict: Verdict) -> str:
+    """The line has room for one metric: the first that brought the verdict about."""
+    decisive = (comparison for comparison in verdict.comparisons if comparison.kind is verdict.kind)
+    comparison = next(decisive, verdict.comparisons[0])
+    name = comparison.metric
+    return (
+        f"{figure_text(comparison.now, metric=name)}, "
+        f"{pct_text(comparison.delta_pct)} against {metric_value(comparison.baseline, metric=name)}"
+    )

@@ -1,0 +1,97 @@
+"""What a session found, as the JSON results file holds it and as every report shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.measure import Measurement
+from pytest_nemoperf.provenance import Provenance
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.verdict import Verdict
+
+RESULTS_SCHEMA_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseResult:
+    """One judged case.
+
+    Attributes:
+        nodeid: The test that asked for it.
+        measurement: This session's runs.
+        verdict: The outcome.
+        plan: How it ran; None for a pytest-benchmark test or a loop measured in-process.
+        baseline_path: File it was judged against; empty if there was none.
+        stored_path: Baseline file written; empty if none was.
+        accepted_reason: Why a regression was accepted; empty if none was.
+        is_failure: The test fails for this verdict.
+        run_dir: Where the ranks' records and logs are; empty for what ran in-process.
+    """
+
+    nodeid: str
+    measurement: Measurement
+    verdict: Verdict
+    plan: Plan | None = None
+    baseline_path: str = ""
+    stored_path: str = ""
+    accepted_reason: str = ""
+    is_failure: bool = False
+    run_dir: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotRun:
+    """A perf test that measured nothing, and why."""
+
+    nodeid: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionResults:
+    """The results file: everything a later session needs to judge again or to print a page.
+
+    Attributes:
+        system: System name.
+        system_title: As pages print it.
+        machine: Key of this machine.
+        provenance: When, from which commit, with which versions, on which device, by which command.
+        cases: Judged cases in the order they ran.
+        not_run: Perf tests that measured nothing.
+        inject_pct: Self-test delay of the whole session; 0 for a real one.
+        duration_sec: Wall time of the session.
+    """
+
+    system: str
+    system_title: str
+    machine: Mapping[str, str | int]
+    provenance: Provenance
+    cases: tuple[CaseResult, ...]
+    not_run: tuple[NotRun, ...] = ()
+    inject_pct: float = 0.0
+    duration_sec: float = 0.0
+    schema_version: Literal[1] = RESULTS_SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseReport:
+    """A result with what it was compared with, for people to read.
+
+    Attributes:
+        result: The judged case.
+        baseline: What it was judged against, or None.
+        replaced: The baseline an update replaced, or None.
+        rerun_command: Shell command that runs just this case again.
+        accept_command: Shell command that stores it in spite of its verdict.
+        environment: Environment now, to tell what changed since the baseline.
+    """
+
+    result: CaseResult
+    baseline: Baseline | None = None
+    replaced: Baseline | None = None
+    rerun_command: str = ""
+    accept_command: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)

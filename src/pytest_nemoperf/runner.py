@@ -1,0 +1,145 @@
+"""One run of a plan: directory, launch, progress, and the error worth reading if it failed."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from pytest_nemoperf.errors import LaunchError, RecordError
+from pytest_nemoperf.frameworks.protocol import Framework
+from pytest_nemoperf.launchers.logs import tail_of
+from pytest_nemoperf.launchers.protocol import Launcher, LaunchResult, LaunchStatus, RankExit
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.records import (
+    PLAN_FILE,
+    PROGRESS_FILE,
+    STEPS_FILE,
+    Progress,
+    RankError,
+    RunOutput,
+    error_file,
+    from_json,
+    to_json,
+)
+
+
+def run_once(
+    plan: Plan,
+    *,
+    framework: Framework,
+    launcher: Launcher,
+    run_dir: Path,
+    on_progress: Callable[[Progress], None],
+) -> RunOutput:
+    """Run a plan once.
+
+    Args:
+        plan: What to run.
+        framework: Who trains it.
+        launcher: Who starts the ranks.
+        run_dir: Made for this run, an earlier run in it is removed; holds the plan, the records and the logs.
+        on_progress: Called with each finished step the ranks tell of, while they run.
+
+    Returns:
+        Every step's record.
+
+    Raises:
+        LaunchError: If the ranks didn't start, failed or timed out; the text is the first failing rank's own error.
+        RecordError: If they ended well but left an incomplete or impossible record.
+    """
+    run_dir = run_dir.absolute()
+    if (run_dir / PLAN_FILE).exists():
+        shutil.rmtree(run_dir)  # what an earlier run wrote must not be taken for this one's
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / PLAN_FILE).write_text(to_json(plan), encoding="utf-8")
+    follower = _ProgressFollower(run_dir, on_progress=on_progress)
+    result = launcher.launch(
+        framework.command(plan, run_dir=run_dir),
+        run_dir=run_dir,
+        timeout_sec=plan.timeout_sec,
+        on_poll=follower.poll,
+    )
+    follower.poll()
+    if result.status is not LaunchStatus.OK:
+        raise LaunchError(_describe(plan, result=result, run_dir=run_dir, num_finished=follower.num_finished))
+    return framework.read_output(plan, run_dir=run_dir)
+
+
+class _ProgressFollower:
+    """Passes on the lines of the progress file; of the step records where a framework writes no progress."""
+
+    def __init__(self, run_dir: Path, *, on_progress: Callable[[Progress], None]) -> None:
+        self._run_dir = run_dir
+        self._on_progress = on_progress
+        self._offset = 0
+        self._path: Path | None = None
+        self.num_finished = 0
+
+    def poll(self) -> None:
+        """Pass on what is new; a last line without its end waits for the next time."""
+        for line in self._new_text().splitlines():
+            try:
+                progress = from_json(Progress, line, subject=PROGRESS_FILE)
+            except RecordError:
+                continue  # only for show: reading the output judges the records
+            self.num_finished = progress.step + 1
+            self._on_progress(progress)
+
+    def _new_text(self) -> bytes:
+        if self._path is None:
+            names = [name for name in (PROGRESS_FILE, STEPS_FILE) if (self._run_dir / name).exists()]
+            if not names:
+                return b""
+            self._path = self._run_dir / names[0]
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            whole = file.read()
+        whole = whole[: whole.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return whole
+
+
+def _describe(plan: Plan, *, result: LaunchResult, run_dir: Path, num_finished: int) -> str:
+    finished = f"{num_finished} of {plan.total_steps} steps were finished"
+    if result.failures:
+        text = _describe_failure(plan, first=result.failures[0], result=result, run_dir=run_dir)
+        if result.status is LaunchStatus.TIMED_OUT:
+            text += f"\nafter this the others were waited for until the time-out of {plan.timeout_sec:g} s; {finished}"
+        return text
+    log = result.logs[0]
+    return (
+        f"{plan.case} timed out after {plan.timeout_sec:g} s; {finished}; "
+        f"if it only needs longer, raise timeout_sec in the recipe or --perf-timeout; the log {log} ends with:\n"
+        f"{tail_of(log)}"
+    )
+
+
+def _describe_failure(plan: Plan, *, first: RankExit, result: LaunchResult, run_dir: Path) -> str:
+    log = result.logs[first.rank]
+    who = f"the command {plan.command[0]!r}" if plan.command else f"rank {first.rank}"
+    if error := _rank_error(run_dir, rank=first.rank):
+        return f"rank {first.rank} of {plan.case} failed: {error.message}\n{error.traceback.rstrip()}\nits log: {log}"
+    if first.exit_code >= 0:
+        how = f"exited with {first.exit_code}"
+    elif first.exit_code == -signal.SIGKILL:
+        how = "was killed by SIGKILL (out of memory? the kernel's log tells)"
+    else:
+        how = f"was killed by {_signal_name(-first.exit_code)}"
+    return f"{who} of {plan.case} {how}; its log {log} ends with:\n{tail_of(log)}"
+
+
+def _rank_error(run_dir: Path, *, rank: int) -> RankError | None:
+    path = run_dir / error_file(rank)
+    try:
+        return from_json(RankError, path.read_bytes(), subject=str(path))
+    except (FileNotFoundError, RecordError):  # a torn one says less than the log
+        return None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have no names
+        return f"signal {number}"

@@ -1,0 +1,157 @@
+"""JSON Schemas of the files other people build on: generated from the dataclasses, shipped, and checked against.
+
+``python -m pytest_nemoperf.schema --write`` regenerates the shipped files after a dataclass has changed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pytest_nemoperf.errors import NemoPerfError, did_you_mean
+from pytest_nemoperf.records import to_data
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import ValidationError
+
+# Names, not classes: the modules of some of these validate their files and so import this one.
+KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        "baseline": "pytest_nemoperf.baseline:Baseline",
+        "plan": "pytest_nemoperf.recipe:Plan",
+        "recipe": "pytest_nemoperf.recipe:Recipe",
+        "results": "pytest_nemoperf.results:SessionResults",
+        "step": "pytest_nemoperf.records:StepRecord",
+    }
+)
+"""Where the dataclass of each kind of file is."""
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_ATTRIBUTE = re.compile(r"^ {4}(\w+): ")
+_MAX_RULE_LENGTH = 300
+
+
+def schema_of(name: str) -> dict[str, Any]:
+    """Return the JSON Schema of a kind of file, generated from its dataclass.
+
+    Unknown keys are refused, since a misspelt key would otherwise silently take its default.
+
+    Raises:
+        KeyError: If there is no such kind.
+    """
+    module, _, attribute = KINDS[name].partition(":")
+    generated = msgspec.json.schema(getattr(importlib.import_module(module), attribute))
+    for definition in generated["$defs"].values():
+        _describe(definition)
+        if "properties" in definition:
+            definition["additionalProperties"] = False
+    root = generated["$defs"][generated["$ref"].rpartition("/")[2]]
+    version = root["properties"].get("schema_version", {}).get("default", 1)
+    with_head = {"$schema": _DIALECT, "$id": f"urn:pytest-nemoperf:{name}:{version}", **generated}
+    return to_data(with_head)  # type: ignore[no-any-return]  # a dict in is a dict out; defaults were tuples
+
+
+def validate(data: object, *, name: str, subject: str, error: type[NemoPerfError]) -> None:
+    """Check decoded JSON against the shipped schema of its kind.
+
+    Args:
+        data: Decoded JSON.
+        name: Kind of file, a key of KINDS.
+        subject: What the data is, for the message, e.g. a path.
+        error: Raised type.
+
+    Raises:
+        NemoPerfError: Of the given type, with the JSON path at fault and the rule it breaks.
+    """
+    from jsonschema.exceptions import best_match  # noqa: PLC0415 (only sessions that read files pay for it)
+
+    fault = best_match(_validator(name).iter_errors(data))
+    if fault is not None:
+        raise error(f"{subject}: {_explain(fault)}")
+
+
+@cache
+def _validator(name: str) -> Draft202012Validator:
+    from jsonschema import Draft202012Validator  # noqa: PLC0415 (see validate)
+
+    text = resources.files("pytest_nemoperf").joinpath("schemas", _file_name(name)).read_text(encoding="utf-8")
+    return Draft202012Validator(json.loads(text))
+
+
+def _explain(fault: ValidationError) -> str:
+    fault = _innermost(fault)
+    if fault.validator == "additionalProperties" and isinstance(fault.schema, Mapping):
+        known = fault.schema["properties"]
+        instance: Any = fault.instance
+        unknown = next(key for key in instance if key not in known)
+        return f"{fault.json_path}.{unknown}: unknown key; {did_you_mean(unknown, known)}"
+    rule = fault.message
+    if len(rule) > _MAX_RULE_LENGTH:
+        rule = f"{rule[: _MAX_RULE_LENGTH // 2]} ... {rule[-_MAX_RULE_LENGTH // 2 :]}"
+    return f"{fault.json_path}: {rule}"
+
+
+def _innermost(fault: ValidationError) -> ValidationError:
+    """Of a value that fits none of several types, return what is wrong with it as the type that it comes nearest."""
+    inner = [each for each in fault.context or () if each.validator != "type" or each.relative_path]
+    return _innermost(inner[0]) if inner else fault
+
+
+def _describe(definition: dict[str, Any]) -> None:
+    """Replace the whole docstring by its first line, and give each property its line of the attributes section."""
+    # cleandoc: Python 3.13 strips the indentation of docstrings, earlier ones don't
+    docstring = inspect.cleandoc(definition.get("description", ""))
+    if docstring:
+        definition["description"] = docstring.partition("\n")[0]
+    for name, text in _attributes(docstring):
+        if name in definition.get("properties", {}):
+            definition["properties"][name]["description"] = text
+
+
+def _attributes(docstring: str) -> Iterator[tuple[str, str]]:
+    section = docstring.partition("\nAttributes:\n")[2].partition("\n\n")[0]
+    lines: list[str] = []
+    for line in section.splitlines():
+        if _ATTRIBUTE.match(line) or not lines:
+            lines.append(line.strip())
+        else:
+            lines[-1] += " " + line.strip()
+    for line in lines:
+        name, _, text = line.partition(": ")
+        yield name, text
+
+
+def _file_name(name: str) -> str:
+    return f"{name}.schema.json"
+
+
+def main(arguments: list[str]) -> int:
+    """Compare the shipped schemas with the dataclasses, or with ``--write`` regenerate them; 1 if any is stale."""
+    folder = Path(__file__).parent / "schemas"
+    stale = []
+    for name in KINDS:
+        text = json.dumps(schema_of(name), indent=2, sort_keys=True) + "\n"
+        path = folder / _file_name(name)
+        if arguments == ["--write"]:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(path)
+    for path in stale:
+        sys.stderr.write(f"{path} is not what the dataclasses say; run python -m pytest_nemoperf.schema --write\n")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

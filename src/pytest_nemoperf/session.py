@@ -1,0 +1,258 @@
+"""One perf session: plans are run, measurements judged and kept; decided elsewhere, worded in report/."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_nemoperf import machine
+from pytest_nemoperf.baseline import Baseline, from_measurement, write_atomically
+from pytest_nemoperf.errors import PlanError, RecipeError, RecordError, UnsupportedError, did_you_mean
+from pytest_nemoperf.frameworks.command import CommandFramework
+from pytest_nemoperf.frameworks.torch import TorchFramework
+from pytest_nemoperf.hostlock import HostLock
+from pytest_nemoperf.launchers.local import LocalLauncher
+from pytest_nemoperf.measure import Measurement, measure, workload_of
+from pytest_nemoperf.options import Settings, merge_tolerances
+from pytest_nemoperf.plan import resolve
+from pytest_nemoperf.records import to_json
+from pytest_nemoperf.report.markdown import render_markdown
+from pytest_nemoperf.results import CaseReport, CaseResult, NotRun, SessionResults
+from pytest_nemoperf.runner import run_once
+from pytest_nemoperf.store import BaselineStore, Found, forget_old_runs
+from pytest_nemoperf.verdict import Verdict, VerdictKind, judge
+
+if TYPE_CHECKING:
+    from pytest_nemoperf.frameworks.protocol import Framework
+    from pytest_nemoperf.progress import Progress
+    from pytest_nemoperf.provenance import Provenance
+    from pytest_nemoperf.recipe import Plan, Recipe
+    from pytest_nemoperf.records import StepRecord
+
+_LOCALLY_RECORDED = frozenset({VerdictKind.NO_BASELINE, VerdictKind.NOT_COMPARABLE})
+_KEPT_SESSIONS = 10
+
+
+class PerfSession:
+    """Everything that lives as long as the pytest session: launcher, turn on the host, store, results."""
+
+    def __init__(self, config: pytest.Config, *, settings: Settings) -> None:
+        self.settings = settings
+        self.reports: list[CaseReport] = []
+        self.not_run: list[NotRun] = []
+        self.machine = machine.machine_key(
+            settings.system, devices=settings.devices, machine_name=settings.machine_name
+        )
+        self.store = BaselineStore(
+            committed_dir=settings.baselines_dir,
+            local_dir=settings.state_dir / "baselines",
+            system=settings.system.name,
+            machine=self.machine,
+        )
+        self._config = config
+        self._root = config.rootpath
+        self._launcher = LocalLauncher()
+        self._turn = HostLock()
+        self._started = time.monotonic()
+        self._runs_dir = settings.state_dir / "runs" / time.strftime("%Y%m%d-%H%M%S")
+        self._owners: dict[str, str] = {}
+        self._plans: dict[str, Plan] = {}
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """When, from which commit, with which versions, on which device, by which command."""
+        return machine.provenance(self.settings.system, devices=self.settings.devices, root=self._root)
+
+    @cached_property
+    def frameworks(self) -> Mapping[str, Framework]:
+        """Built-in frameworks and those that hooks add, by name."""
+        added = [item for items in self._config.hook.pytest_nemoperf_frameworks(config=self._config) for item in items]
+        known: dict[str, Framework] = {}
+        for framework in (TorchFramework(), CommandFramework(), *added):
+            if framework.name in known:
+                raise RecipeError(f"framework {framework.name!r} is registered twice; give the added one another name")
+            known[framework.name] = framework
+        return known
+
+    def plan(self, recipe: Recipe, *, nodeid: str) -> tuple[Plan, Framework]:
+        """Return how a recipe runs here.
+
+        Raises:
+            NoLayoutError: If the recipe has no layout for the system.
+            UnsupportedError: If the framework can't run it here.
+            PlanError: If it can't be resolved, or wants more than this machine has.
+        """
+        settings = self.settings
+        plan = resolve(recipe, system=settings.system, inject_pct=settings.inject_pct, timeout_sec=settings.timeout_sec)
+        machine.check_capacity(plan, devices=settings.devices)
+        framework = self._framework(plan)
+        self._claim(plan.case, nodeid=nodeid)
+        self._plans[plan.case] = plan
+        return plan, framework
+
+    def run(self, plan: Plan, *, framework: Framework, runs: int, progress: Progress) -> Measurement:
+        """Launch a plan so many times and return what was measured; unreadable records make it INVALID.
+
+        Raises:
+            LaunchError: If ranks failed, hung or were killed.
+        """
+        self.take_turn(progress)
+        outputs: list[Sequence[StepRecord]] = []
+        environment: dict[str, str] = {}
+        for number in range(1, runs + 1):
+            with progress.run(plan, number=number, num_runs=runs):
+                try:
+                    output = run_once(
+                        plan,
+                        framework=framework,
+                        launcher=self._launcher,
+                        run_dir=self._case_dir(plan.case) / f"run-{number}",
+                        on_progress=progress.step,
+                    )
+                except RecordError as exc:
+                    return self._unreadable(plan, reason=f"run {number}: {exc}")
+                progress.finish(output.records)
+            outputs.append(output.records)
+            environment |= output.environment
+        return measure(plan, outputs=outputs, environment=environment)
+
+    def compare(
+        self, measurement: Measurement, *, nodeid: str, tolerances: Sequence[Mapping[str, float]]
+    ) -> CaseReport:
+        """Judge a measurement, store it where that is due, and keep the report.
+
+        Args:
+            measurement: What was measured.
+            nodeid: The test that asks.
+            tolerances: Layers on top of the session's, later ones win.
+
+        Raises:
+            BaselineError: If a stored baseline can't be trusted, or a new one can't be written.
+        """
+        self._claim(measurement.case, nodeid=nodeid)
+        found = self.store.find(measurement.case, workload=measurement.workload)
+        verdict = judge(
+            measurement,
+            baseline=found.baseline,
+            machine=self.machine,
+            tolerances=merge_tolerances([self.settings.tolerances, *tolerances]),
+        )
+        report = self._keep(measurement, verdict=verdict, found=found, nodeid=nodeid)
+        self.reports = [other for other in self.reports if other.result.verdict.case != verdict.case] + [report]
+        return report
+
+    def take_turn(self, progress: Progress) -> None:
+        """Wait until no other perf session measures on this host."""
+        self._turn.acquire(say=progress.say)
+
+    def results(self) -> SessionResults:
+        """Return what the results file holds."""
+        settings = self.settings
+        return SessionResults(
+            system=settings.system.name,
+            system_title=settings.system.title,
+            machine=self.machine,
+            provenance=self.provenance,
+            cases=tuple(report.result for report in self.reports),
+            not_run=tuple(self.not_run),
+            inject_pct=settings.inject_pct,
+            duration_sec=round(time.monotonic() - self._started, 3),
+        )
+
+    def close(self) -> None:
+        """Stop every process, give up the turn, keep the newest runs only."""
+        self._launcher.close()
+        self._turn.release()
+        forget_old_runs(self._runs_dir.parent, keep=_KEPT_SESSIONS)
+
+    def write_output(self) -> list[Path]:
+        """Write the results file and the markdown table; return their paths.
+
+        Raises:
+            OSError: If the folder or the disk does not take them.
+        """
+        results = self.results()
+        files = {"results.json": to_json(results), "results.md": render_markdown(results)}
+        for name, text in files.items():
+            write_atomically(self.settings.output_dir / name, text=text)
+        return [self.settings.output_dir / name for name in files]
+
+    def shown(self, path: Path | str) -> str:
+        """Return a path as people read it: relative to the root directory if it lies there."""
+        candidate = Path(path)
+        return str(candidate.relative_to(self._root)) if candidate.is_relative_to(self._root) else str(path)
+
+    def _framework(self, plan: Plan) -> Framework:
+        if plan.framework not in self.frameworks:
+            raise PlanError(f"unknown framework {plan.framework!r}; {did_you_mean(plan.framework, self.frameworks)}")
+        framework = self.frameworks[plan.framework]
+        reason = framework.unsupported(plan)
+        if reason:
+            raise UnsupportedError(f"{plan.case}: {reason}")
+        return framework
+
+    def _claim(self, case: str, *, nodeid: str) -> None:
+        owner = self._owners.setdefault(case, nodeid)
+        if owner != nodeid:
+            raise RecipeError(
+                f"case {case} belongs to {owner} already, so {nodeid} would judge against the same baseline; "
+                "give one recipe a variant"
+            )
+
+    def _case_dir(self, case: str) -> Path:
+        return self._runs_dir / case
+
+    def _unreadable(self, plan: Plan, *, reason: str) -> Measurement:
+        return Measurement(
+            case=plan.case,
+            system=plan.system,
+            workload=workload_of(plan),
+            runs=(),
+            problems=(reason,),
+            inject_pct=plan.inject_pct,
+        )
+
+    def _keep(self, measurement: Measurement, *, verdict: Verdict, found: Found, nodeid: str) -> CaseReport:
+        settings = self.settings
+        is_accepted = settings.is_update and verdict.kind is VerdictKind.REGRESSED and bool(settings.accept_reason)
+        is_failure = verdict.kind in settings.fail_on and not is_accepted
+        stored, replaced = "", None
+        if settings.is_update and verdict.kind is not VerdictKind.INVALID and not is_failure:
+            reason = settings.accept_reason if is_accepted else "--update-baselines"
+            path, replaced = self.store.update(self._baseline(measurement, reason=reason))
+            stored = self.shown(path)
+        elif verdict.kind in _LOCALLY_RECORDED and not measurement.inject_pct:
+            path = self.store.record_locally(self._baseline(measurement, reason=f"first run here: {verdict.kind}"))
+            stored = self.shown(path)
+        case = measurement.case
+        return CaseReport(
+            result=CaseResult(
+                nodeid=nodeid,
+                measurement=measurement,
+                verdict=verdict,
+                plan=self._plans.get(case),
+                baseline_path=self.shown(found.path) if found.path else "",
+                stored_path=stored,
+                accepted_reason=settings.accept_reason if is_accepted else "",
+                is_failure=is_failure,
+                run_dir=self.shown(self._case_dir(case)) if case in self._plans else "",
+            ),
+            baseline=found.baseline,
+            replaced=replaced,
+            rerun_command=self._command(nodeid),
+            accept_command=self._command(nodeid, "--update-baselines", "--perf-accept=why it is acceptable"),
+            environment={**self.provenance.environment(), **measurement.environment},
+        )
+
+    def _baseline(self, measurement: Measurement, *, reason: str) -> Baseline:
+        return from_measurement(measurement, machine=self.machine, provenance=self.provenance, reason=reason)
+
+    def _command(self, nodeid: str, *extra: str) -> str:
+        words = ["pytest", "-m", "perf", f"--system={self.settings.system.name}", *extra, nodeid]
+        return shlex.join(words)

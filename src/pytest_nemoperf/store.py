@@ -1,0 +1,79 @@
+"""Where a case's baseline comes from and goes to: committed with the project, or local to this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_nemoperf.baseline import Baseline, baseline_path, find_baseline, write_baseline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A baseline and the file it is in; (None, "") where nothing is stored."""
+
+    baseline: Baseline | None
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineStore:
+    """The committed baselines, and a local store for machines and workloads they don't cover.
+
+    Attributes:
+        committed_dir: ``baselines/`` of the project.
+        local_dir: Store that is not committed; one folder a machine.
+        system: System name.
+        machine: Key of this machine.
+    """
+
+    committed_dir: Path
+    local_dir: Path
+    system: str
+    machine: Mapping[str, str | int]
+
+    def find(self, case: str, *, workload: Mapping[str, Any]) -> Found:
+        """Return the committed baseline if it compares, else the local one if that does, else the committed one.
+
+        Raises:
+            BaselineError: If a file that is there can't be trusted.
+        """
+        committed = find_baseline(self.committed_dir, system=self.system, case=case)
+        if committed is None or not self._compares(committed, workload=workload):
+            local = find_baseline(self._local_root, system=self.system, case=case)
+            if local is not None and self._compares(local, workload=workload):
+                return Found(baseline=local, path=str(self._path(self._local_root, case)))
+        return Found(baseline=committed, path=str(self._path(self.committed_dir, case)) if committed else "")
+
+    def record_locally(self, baseline: Baseline) -> Path:
+        """Remember what this machine did, so that its next session has something to compare with."""
+        write_baseline(self._local_root, baseline=baseline)
+        return self._path(self._local_root, baseline.case)
+
+    def update(self, baseline: Baseline) -> tuple[Path, Baseline | None]:
+        """Store a committed baseline; return its path and the one it replaced."""
+        old = write_baseline(self.committed_dir, baseline=baseline)
+        return self._path(self.committed_dir, baseline.case), old
+
+    def _compares(self, baseline: Baseline, *, workload: Mapping[str, Any]) -> bool:
+        return baseline.machine == self.machine and baseline.workload == workload
+
+    @property
+    def _local_root(self) -> Path:
+        digest = hashlib.sha256(json.dumps(dict(self.machine), sort_keys=True).encode()).hexdigest()[:12]
+        return self.local_dir / digest
+
+    def _path(self, root: Path, case: str) -> Path:
+        return baseline_path(root, system=self.system, case=case)
+
+
+def forget_old_runs(runs_dir: Path, *, keep: int) -> None:
+    """Delete the working folders of all but the newest sessions; folder names sort by date."""
+    folders = sorted(path for path in runs_dir.glob("*") if path.is_dir())
+    for folder in folders[:-keep]:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,77 @@
+"""Systems: what a baseline belongs to, with peaks, names and sizes from the catalog."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+from typing import Literal
+
+from pytest_nemoperf.errors import RecipeError, did_you_mean
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """One class of machines.
+
+    Attributes:
+        name: Short name, as in ``--system`` and ``baselines/<name>/``.
+        title: As performance pages print it, e.g. ``DGX-H100``.
+        device: ``cuda`` or ``cpu``: what torch calls the device.
+        gpus_per_node: GPUs of one node; None where a node has as many ranks as one likes (cpu).
+        memory_gb: Memory of one GPU as data sheets name it, in GB; None if it has no source.
+        peak_tflops: Dense peak in TFLOP/s by precision; a precision that is absent has no peak, hence no MFU.
+        device_names: Names the driver reports for this GPU, exactly.
+        tolerance_pct: Default tolerance of the judged metrics, in percent.
+    """
+
+    name: str
+    title: str
+    device: Literal["cuda", "cpu"]
+    gpus_per_node: int | None
+    memory_gb: float | None
+    peak_tflops: Mapping[str, float]
+    device_names: tuple[str, ...]
+    tolerance_pct: float
+
+
+@cache
+def system_catalog() -> Mapping[str, System]:
+    """Return every known system by name; the figures and their sources are in ``catalog/systems.json``."""
+    text = resources.files("pytest_nemoperf").joinpath("catalog", "systems.json").read_text(encoding="utf-8")
+    systems = {}
+    for name, entry in json.loads(text)["systems"].items():
+        systems[name] = System(
+            name=name,
+            title=entry["title"],
+            device=entry["device"],
+            gpus_per_node=entry["gpus_per_node"],
+            memory_gb=entry["memory_gb"]["value"] if entry["memory_gb"] else None,
+            peak_tflops=MappingProxyType({key: peak["value"] for key, peak in entry["peak_dense_tflops"].items()}),
+            device_names=tuple(device["name"] for device in entry["device_names"]),
+            tolerance_pct=entry["tolerance_pct"],
+        )
+    return MappingProxyType(systems)
+
+
+def find_system(name: str) -> System:
+    """Return the catalog system of that name.
+
+    Raises:
+        RecipeError: If the catalog has no such system.
+    """
+    catalog = system_catalog()
+    if name not in catalog:
+        raise RecipeError(f"unknown system {name!r}; {did_you_mean(name, catalog)}")
+    return catalog[name]
+
+
+def match_device(device_name: str) -> System | None:
+    """Return the system whose GPU the driver calls by that name, or None; never by a part of the name."""
+    for system in system_catalog().values():
+        if device_name in system.device_names:
+            return system
+    return None

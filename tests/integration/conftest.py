@@ -1,0 +1,70 @@
+"""A project with one perf case whose speed is whatever ``speed.txt`` says; no torch, no noise."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# pytester forgets modules that are imported first inside it; half-forgotten packages have two of each class
+import pytest_nemoperf.perfplugin  # noqa: F401
+
+STEPS_SCRIPT = """
+import json, os, pathlib
+plan = json.loads(pathlib.Path(os.environ["NEMOPERF_PLAN"]).read_text())
+seconds = float(pathlib.Path(__file__).with_name("speed.txt").read_text())
+seconds *= 1 + plan["inject_pct"] / 100
+with open(os.environ["NEMOPERF_STEPS"], "w") as file:
+    for step in range(plan["warmup_steps"] + plan["steps"]):
+        record = {"step": step, "step_time_sec": seconds, "tokens": plan["tokens_per_step"], "loss": 6.5,
+                  "phases": {"forward": seconds / 4, "backward": seconds * 3 / 4}, "peak_memory_bytes": 2**30}
+        file.write(json.dumps(record) + "\\n")
+"""
+
+PERF_TEST = """
+import pathlib, sys
+import pytest
+from pytest_nemoperf import Layout, Recipe
+
+RECIPE = Recipe(
+    model="llama-tiny", layouts={"cpu": Layout(gpus=1)}, seq_len=64, global_batch_size=4, precision="fp32",
+    framework="command", command=(sys.executable, str(pathlib.Path(__file__).with_name("steps.py"))),
+)
+
+@pytest.mark.perf
+def test_speed(perf):
+    perf.check(RECIPE)
+"""
+
+CASE = "pretrain-llama-tiny-1n1g-command-fp32-single-seq64-gbs4-mbs1"
+
+
+class Project:
+    """A small repository with a perf test."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self.pytester = pytester
+        self.root = pytester.path
+        pytester.makepyfile(test_speed=PERF_TEST)
+        (self.root / "steps.py").write_text(STEPS_SCRIPT)
+        self.set_step_time(0.1)
+        pytester.makeini("[pytest]\nperf_runs = 1\n")
+
+    def set_step_time(self, seconds: float) -> None:
+        (self.root / "speed.txt").write_text(str(seconds))
+
+    def run(self, *args: str) -> pytest.RunResult:
+        return self.pytester.runpytest_inprocess("-m", "perf", "--system=cpu", "-p", "no:cacheprovider", *args)
+
+    @property
+    def baseline(self) -> Path:
+        return self.root / "baselines" / "cpu" / f"{CASE}.json"
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Project:
+    monkeypatch.setattr(
+        tempfile, "tempdir", str(tmp_path)
+    )  # locks of its own, so that a real session is not in the way
+    return Project(pytester)

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+
+from tests.integration.conftest import CASE, Project
+
+
+def test_the_first_run_has_no_baseline_and_is_recorded_locally(project: Project) -> None:
+    result = project.run()
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"*NO BASELINE*{CASE}*"])
+    assert not project.baseline.exists()
+    assert list((project.root / ".nemoperf" / "baselines").rglob(f"{CASE}.json"))
+
+
+def test_the_second_run_is_judged_against_the_first(project: Project) -> None:
+    project.run()
+
+    result = project.run()
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"*PASSED*{CASE}*"])
+
+
+def test_a_slower_run_fails_with_numbers_and_commands(project: Project) -> None:
+    project.run()
+    project.set_step_time(0.125)
+
+    result = project.run()
+
+    assert result.ret == 1
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*tokens/sec/GPU is 20.0% below the baseline (2,048 against 2,560; allowed 10.0%)*",
+            "*pytest -m perf --system=cpu test_speed.py::test_speed*",
+            "*--update-baselines*",
+        ]
+    )
+
+
+def test_a_faster_run_is_improved_and_passes(project: Project) -> None:
+    project.run()
+    project.set_step_time(0.05)
+
+    result = project.run()
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"*IMPROVED*{CASE}*"])
+
+
+def test_the_results_file_and_the_markdown_table_are_written(project: Project) -> None:
+    project.run()
+
+    latest = project.root / ".nemoperf" / "latest"
+    results = json.loads((latest / "results.json").read_text())
+    assert [case["verdict"]["kind"] for case in results["cases"]] == ["NO BASELINE"]
+    assert "| Model | #-GPUs | GBS | MBS | Sequence Length |" in (latest / "results.md").read_text()
+
+
+def test_junit_properties_carry_the_verdict(project: Project) -> None:
+    project.run("--junitxml=junit.xml")
+
+    assert 'value="NO BASELINE"' in (project.root / "junit.xml").read_text()
+
+
+def test_a_recipe_without_a_layout_for_the_system_skips_and_says_so(project: Project) -> None:
+    source = project.root / "test_speed.py"
+    source.write_text(source.read_text().replace('"cpu"', '"h100"'))
+
+    result = project.run("-rs")
+
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*no layout for system cpu*"])
+
+
+def test_two_tests_may_not_share_a_case(project: Project) -> None:
+    source = project.root / "test_speed.py"
+    source.write_text(source.read_text() + "\n@pytest.mark.perf\ndef test_again(perf):\n    perf.check(RECIPE)\n")
+
+    result = project.run()
+
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*belongs to test_speed.py::test_speed already*give one recipe a variant*"])
+
+
+def test_run_and_compare_apart_do_what_check_does(project: Project) -> None:
+    source = project.root / "test_speed.py"
+    text = source.read_text().replace(
+        "perf.check(RECIPE)",
+        "measurement = perf.run(RECIPE)\n"
+        "    assert measurement.runs[0].metrics['tokens_per_sec_per_gpu'] > 1\n"
+        "    assert perf.compare(measurement).kind == 'NO BASELINE'",
+    )
+    source.write_text(text)
+
+    project.run().assert_outcomes(passed=1)
+
+
+def test_a_perf_test_that_judges_nothing_is_named(project: Project) -> None:
+    project.pytester.makepyfile(test_speed="import pytest\n@pytest.mark.perf\ndef test_nothing(perf):\n    pass\n")
+
+    result = project.run()
+
+    result.stdout.fnmatch_lines(["*judged nothing*"])
+
+
+def test_a_corrupt_baseline_fails_and_is_kept(project: Project) -> None:
+    project.baseline.parent.mkdir(parents=True)
+    project.baseline.write_text('{"case": "pre')
+
+    result = project.run("--update-baselines")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"*{CASE}.json: not JSON, truncated or corrupt*"])
+    assert project.baseline.read_text() == '{"case": "pre'

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from tests.integration.conftest import Project
+
+
+def test_an_injected_delay_regresses_and_is_loud_everywhere(project: Project) -> None:
+    project.run()
+
+    result = project.run("--perf-inject=20%")
+
+    assert result.ret == 1
+    result.assert_outcomes(failed=1)
+    assert result.stdout.str().count("INJECTED") >= 3
+    latest = project.root / ".nemoperf" / "latest"
+    assert '"inject_pct": 20.0' in (latest / "results.json").read_text()
+    assert "INJECTED" in (latest / "results.md").read_text()
+
+
+def test_an_injected_run_is_not_even_recorded_locally(project: Project) -> None:
+    result = project.run("--perf-inject=20%")
+
+    result.assert_outcomes(passed=1)
+    assert not list(project.root.rglob("baselines/**/*.json"))
+
+
+def test_injection_cannot_be_combined_with_an_update(project: Project) -> None:
+    result = project.run("--perf-inject=20%", "--update-baselines")
+
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*--perf-inject=20% with --update-baselines: an injected run is never stored*"])

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import json
+
+from tests.integration.conftest import Project
+
+LOOP = """
+import time
+import pytest
+
+@pytest.mark.perf
+def test_loop(perf):
+    with perf.measure("sleeper", tokens_per_step=100, steps=6, warmup_steps=2, flops_per_token=1e6,
+                      flops_convention="full-attention") as steps:
+        for step in steps:
+            time.sleep(0.01)
+            step.record(loss={loss})
+"""
+
+
+def test_a_loop_of_ones_own_is_a_case(project: Project) -> None:
+    project.pytester.makepyfile(test_speed=LOOP.format(loss="1.0"))
+
+    result = project.run("--update-baselines")
+
+    result.assert_outcomes(passed=1)
+    stored = json.loads((project.root / "baselines" / "cpu" / "loop-sleeper.json").read_text())
+    assert 0 < stored["runs"][0]["metrics"]["tokens_per_sec_per_gpu"] < 100 / 0.01
+    assert stored["runs"][0]["metrics"]["tflops_per_sec_per_gpu"] > 0
+
+
+def test_a_loop_whose_loss_is_not_finite_is_invalid(project: Project) -> None:
+    project.pytester.makepyfile(test_speed=LOOP.format(loss="float('nan')"))
+
+    result = project.run()
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*INVALID*loss is not finite*"])
+
+
+def test_an_error_in_the_loop_is_the_tests_own(project: Project) -> None:
+    project.pytester.makepyfile(test_speed=LOOP.format(loss="1 / 0"))
+
+    result = project.run()
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*ZeroDivisionError*"])

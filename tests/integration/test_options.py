@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.conftest import CASE, Project
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        pytest.param("--perf-runs=0", "--perf-runs=0 must be a whole number >= 1", id="no-runs"),
+        pytest.param("--perf-runs=some", "--perf-runs=some must be a whole number >= 1", id="runs-word"),
+        pytest.param("--perf-tolerance=-3%", "--perf-tolerance=-3% must be a percentage above 0", id="negative"),
+        pytest.param("--perf-tolerance=0", "--perf-tolerance=0 must be a percentage above 0", id="zero"),
+        pytest.param("--perf-tolerance=much", "--perf-tolerance='much' is not a percentage", id="tolerance-word"),
+        pytest.param("--perf-tolerance=speed=3%", "'speed' is not a judged metric", id="unknown-metric"),
+        pytest.param("--perf-tolerance=120%", "all=120.0 must be a percentage above 0 and below 100", id="too-much"),
+        pytest.param("--perf-inject=0", "--perf-inject=0 must be a percentage above 0", id="inject-zero"),
+        pytest.param("--perf-timeout=-1", "--perf-timeout=-1 must be positive seconds", id="timeout"),
+        pytest.param("--perf-fail-on=slow", "unknown verdict 'slow'", id="verdict"),
+        pytest.param("--system=h1000", "unknown system 'h1000'; did you mean h100", id="unknown-system"),
+        pytest.param("--system=b300", "--system=b300 but this machine", id="other-system"),
+    ],
+)
+def test_an_option_that_cannot_be_honoured_is_one_clear_error(project: Project, option: str, message: str) -> None:
+    result = project.run(option)
+
+    assert result.ret == 4
+    assert message in result.stderr.str()
+    assert not (project.root / ".nemoperf").exists()
+
+
+def test_another_system_is_refused_without_perf_tests_as_well(project: Project) -> None:
+    result = project.pytester.runpytest_inprocess("--system=b300")
+
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*--system=b300 but this machine*use --system=*"])
+
+
+def test_auto_detects_the_system(project: Project) -> None:
+    result = project.pytester.runpytest_inprocess("-m", "perf")
+
+    result.stdout.fnmatch_lines(["perf: system * (detected: *"])
+
+
+def test_runs_are_launches(project: Project) -> None:
+    project.run("--perf-runs=3")
+
+    assert len(list((project.root / ".nemoperf" / "runs").glob(f"*/{CASE}/run-*/steps.jsonl"))) == 3
+
+
+def test_the_runs_of_the_ini_file_are_the_default(project: Project) -> None:
+    project.pytester.makeini("[pytest]\nperf_runs = 2\n")
+
+    project.run()
+
+    assert len(list((project.root / ".nemoperf" / "runs").glob(f"*/{CASE}/run-*/steps.jsonl"))) == 2
+
+
+def test_verdicts_that_fail_can_be_chosen(project: Project) -> None:
+    project.run("--perf-fail-on=no_baseline").assert_outcomes(failed=1)
+
+
+def test_a_regression_may_be_only_reported(project: Project) -> None:
+    project.run()
+    project.set_step_time(0.2)
+
+    result = project.run("--perf-fail-on=none")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"*REGRESSED*{CASE}*"])
+
+
+def test_output_and_baselines_can_go_elsewhere(project: Project) -> None:
+    project.run("--update-baselines", "--perf-baselines=golden", "--perf-output=out")
+
+    assert (project.root / "golden" / "cpu" / f"{CASE}.json").exists()
+    assert (project.root / "out" / "results.md").exists()
+
+
+# Tolerances: recipe > marker > option > ini > default. Each row lets one more layer speak; the case is 20% slower.
+@pytest.mark.parametrize(
+    ("ini", "option", "marker", "recipe", "allowed"),
+    [
+        pytest.param("", "", "", "", "10.0%", id="default"),
+        pytest.param("11%", "", "", "", "11.0%", id="ini"),
+        pytest.param("11%", "12%", "", "", "12.0%", id="option"),
+        pytest.param("11%", "12%", "(tolerance=13)", "", "13.0%", id="marker"),
+        pytest.param("11%", "12%", "(tolerance=13)", "14", "14.0%", id="recipe"),
+    ],
+)
+def test_the_nearest_tolerance_wins(
+    project: Project, ini: str, option: str, marker: str, recipe: str, allowed: str
+) -> None:
+    project.pytester.makeini(f"[pytest]\nperf_runs = 1\nperf_tolerance = {ini}\n")
+    source = project.root / "test_speed.py"
+    text = source.read_text().replace("mark.perf", f"mark.perf{marker}")
+    source.write_text(
+        text.replace("framework=", f'tolerances={{"all": {recipe}}}, framework=' if recipe else "framework=")
+    )
+    project.run()
+    project.set_step_time(0.125)
+
+    result = project.run(*([f"--perf-tolerance={option}"] if option else []))
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"*tokens/sec/GPU is 20.0% below the baseline*allowed {allowed})*"])
+
+
+def test_a_misspelt_marker_argument_is_an_error(project: Project) -> None:
+    source = project.root / "test_speed.py"
+    source.write_text(source.read_text().replace("mark.perf", "mark.perf(tolerence=3)"))
+
+    result = project.run()
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*unknown argument 'tolerence'*did you mean tolerance*"])

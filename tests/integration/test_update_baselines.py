@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+
+from tests.integration.conftest import CASE, Project
+
+
+def test_a_baseline_is_written_with_where_it_comes_from(project: Project) -> None:
+    result = project.run("--update-baselines", "--perf-runs=2")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"*baselines/cpu/{CASE}.json*"])
+    stored = json.loads(project.baseline.read_text())
+    assert len(stored["runs"]) == 2
+    assert stored["provenance"]["date"]
+    assert stored["provenance"]["versions"]["pytest"]
+    assert stored["reason"] == "--update-baselines"
+
+
+def test_old_and_new_are_shown(project: Project) -> None:
+    project.run("--update-baselines")
+    project.set_step_time(0.05)
+
+    result = project.run("--update-baselines")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*2,560 -> 5,120*"])
+
+
+def test_a_regressed_case_keeps_its_baseline(project: Project) -> None:
+    project.run("--update-baselines")
+    before = project.baseline.read_text()
+    project.set_step_time(0.2)
+
+    result = project.run("--update-baselines")
+
+    result.assert_outcomes(failed=1)
+    assert project.baseline.read_text() == before
+
+
+def test_a_regression_is_stored_when_accepted_with_a_reason(project: Project) -> None:
+    project.run("--update-baselines")
+    project.set_step_time(0.2)
+
+    result = project.run("--update-baselines", "--perf-accept=traded for memory")
+
+    result.assert_outcomes(passed=1)
+    assert json.loads(project.baseline.read_text())["reason"] == "traded for memory"
+    result.stdout.fnmatch_lines(["*REGRESSED*", "*traded for memory*"])
+
+
+def test_an_invalid_case_is_not_stored_even_when_accepted(project: Project) -> None:
+    script = project.root / "steps.py"
+    script.write_text(script.read_text().replace('"loss": 6.5', '"loss": float("nan")'))
+
+    result = project.run("--update-baselines", "--perf-accept=I insist")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*INVALID*loss is not finite*"])
+    assert not project.baseline.exists()
+
+
+def test_a_folder_that_takes_no_baselines_is_named(project: Project) -> None:
+    (project.root / "baselines").write_text("not a folder")
+
+    result = project.run("--update-baselines")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"*{CASE}.json: cannot be written*untouched*"])
+
+
+def test_update_without_perf_tests_is_refused(project: Project) -> None:
+    result = project.pytester.runpytest_inprocess("--update-baselines")
+
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*--update-baselines needs perf tests to run: add -m perf*"])
+
+
+def test_accept_without_update_is_refused(project: Project) -> None:
+    result = project.run("--perf-accept=why")
+
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*--perf-accept only counts with --update-baselines*"])

@@ -1,0 +1,149 @@
+"""What the launcher's tests launch: ranks and commands that end well, fail, hang, or start processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+SLEEP_SEC = 1000.0
+"""Longer than any test: who sleeps this long and ends was ended."""
+
+
+def run_dir() -> Path:
+    return Path(os.environ["NEMOPERF_RUN_DIR"])
+
+
+def rank() -> int:
+    return int(os.environ["RANK"])
+
+
+def note_pid(name: str, pid: int) -> None:
+    """Leave a pid for the test; renamed, so that it never reads half of one."""
+    part = run_dir() / f"{name}.part"
+    part.write_text(str(pid))
+    part.rename(run_dir() / f"{name}.pid")
+
+
+def note_environment() -> None:
+    (run_dir() / f"environment-{rank()}.json").write_text(json.dumps(dict(os.environ)))
+    print("said by rank", rank())
+    print("complained by rank", rank(), file=sys.stderr)
+
+
+def all_reduce() -> None:
+    import torch.distributed as dist
+
+    _join_group()
+    _reduce()
+    dist.destroy_process_group()
+
+
+def raise_on_rank_1() -> None:
+    _join_group()
+    if rank() == 1:
+        raise ValueError("no such token 7")
+    _reduce()
+
+
+def exit_on_rank_1() -> None:
+    _join_group()
+    if rank() == 1:
+        print("about to leave", flush=True)
+        os._exit(3)
+    _reduce()
+
+
+def kill_rank_1() -> None:
+    _join_group()
+    if rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    _reduce()
+
+
+def hang() -> None:
+    note_pid(f"rank{rank()}", os.getpid())
+    time.sleep(SLEEP_SEC)
+
+
+def hang_deaf_with_child() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen(["sleep", str(SLEEP_SEC)], start_new_session=True)
+    note_pid(f"child{rank()}", child.pid)
+    hang()
+
+
+def leave_child() -> None:
+    child = subprocess.Popen(["sleep", str(SLEEP_SEC)], start_new_session=True)
+    note_pid(f"child{rank()}", child.pid)
+    child.returncode = 0  # not ours any more, as after a double fork
+
+
+def interrupt_itself() -> None:
+    raise KeyboardInterrupt
+
+
+def raise_on_both() -> None:
+    """Rank 1 is the cause, but takes long to end; rank 0 follows and ends first."""
+    try:
+        if rank() == 0:
+            while not list(run_dir().glob("error-rank1.json")):
+                time.sleep(0.01)
+            raise ConnectionError("connection closed by peer")
+        raise ValueError("the cause")
+    finally:
+        if rank() == 1:
+            _leave_own_error()
+            time.sleep(SLEEP_SEC)
+
+
+def _leave_own_error() -> None:
+    from pytest_nemoperf.records import RankError, error_file, to_json
+
+    error = RankError(rank=rank(), time_sec=time.time(), message="ValueError: the cause", traceback="here")
+    part = run_dir() / "error.part"
+    part.write_text(to_json(error))
+    part.rename(run_dir() / error_file(rank()))
+
+
+def _join_group() -> None:
+    import torch.distributed as dist
+
+    note_pid(f"rank{rank()}", os.getpid())
+    dist.init_process_group("gloo")
+
+
+def _reduce() -> None:
+    import torch
+    import torch.distributed as dist
+
+    total = torch.ones(1)
+    dist.all_reduce(total)
+    print("sum", int(total.item()))
+
+
+def command_with_family() -> None:
+    """A command whose children are hard to find: one in a session of its own, one a daemon with no environment."""
+    child = subprocess.Popen(["sleep", str(SLEEP_SEC)], start_new_session=True)
+    note_pid("child", child.pid)
+    if os.fork() == 0:
+        os.setsid()
+        daemon = subprocess.Popen(["/bin/sleep", str(SLEEP_SEC)], env={})
+        note_pid("daemon", daemon.pid)
+        os._exit(0)
+    os.wait()
+
+
+if __name__ == "__main__":
+    # Run as a command: what to do, then whether to wait or to end.
+    command_with_family()
+    if sys.argv[1] == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.argv[1] == "exit":
+        sys.exit(int(sys.argv[2]))
+    note_pid("command", os.getpid())
+    time.sleep(SLEEP_SEC)

@@ -1,0 +1,61 @@
+"""However the pytest process ends, nothing it started lives on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.launchers.conftest import ROOT
+from tests.launchers.watching import lives, noted, wait_until_dead
+
+NAMES = {"ranks": ("rank0", "rank1", "child0", "child1"), "command": ("command", "child", "daemon")}
+
+
+@contextmanager
+def driver(kind: str, *, run_dir: Path) -> Iterator[tuple[psutil.Popen, list[psutil.Process]]]:
+    """Yield a process that waits for a launch, and everything it has started."""
+    process = psutil.Popen(
+        [sys.executable, "-m", "tests.launchers.driver", kind, str(run_dir)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    tree: list[psutil.Process] = []
+    try:
+        tree.extend(noted(run_dir, *NAMES[kind]))
+        helper = process.children()[0]
+        yield process, [helper, *tree]
+    finally:
+        for left in [process, *process.children(recursive=True), *tree] if lives(process) else tree:
+            if lives(left):
+                left.kill()
+        process.wait()
+        process.stderr.close()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT], ids=lambda signum: signum.name)
+@pytest.mark.parametrize("kind", ["ranks", "command"])
+def test_nothing_outlives_a_signalled_pytest(kind: str, signum: signal.Signals, tmp_path: Path) -> None:
+    with driver(kind, run_dir=tmp_path) as (process, tree):
+        process.send_signal(signum)
+
+        wait_until_dead([process, *tree])
+
+
+def test_a_ctrl_c_while_waiting_reaches_the_caller(tmp_path: Path) -> None:
+    with driver("command", run_dir=tmp_path) as (process, _tree):
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        err = process.stderr.read()
+
+    assert b"KeyboardInterrupt" in err
+    assert process.returncode in (-signal.SIGINT, 130)

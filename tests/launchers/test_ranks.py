@@ -1,0 +1,218 @@
+"""Ranks from the warm server: real processes that end well, fail, hang and are killed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import socket
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pytest_nemoperf.errors import LaunchError
+from pytest_nemoperf.frameworks.protocol import RankCommand
+from pytest_nemoperf.launchers.local import LocalLauncher
+from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus, RankExit
+from pytest_nemoperf.records import RankError, error_file, from_json
+from tests.launchers.watching import lives, noted, noted_pids, pid_lives, wait_until_dead
+
+
+def launch(
+    launcher: LocalLauncher, function: str, run_dir: Path, *, timeout_sec: float = 60, **env: str
+) -> LaunchResult:
+    command = RankCommand(argv=("-",), num_processes=2, entrypoint=f"tests.launchers.programs:{function}", env=env)
+    return launcher.launch(command, run_dir=run_dir, timeout_sec=timeout_sec, on_poll=lambda: None)
+
+
+def server_of(rank: psutil.Process) -> psutil.Process:
+    server = rank.parent()
+    assert server is not None
+    return server
+
+
+def test_ranks_join_a_process_group_through_the_environment(launcher: LocalLauncher, tmp_path: Path) -> None:
+    result = launch(launcher, "all_reduce", tmp_path)
+
+    assert result.status is LaunchStatus.OK
+    assert result.failures == ()
+    assert [log.read_text() for log in result.logs] == ["sum 2\n", "sum 2\n"]
+
+
+def test_each_rank_gets_its_environment_and_a_log_with_both_its_streams(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    result = launch(launcher, "note_environment", tmp_path, OF_THE_PLAN="yes")
+
+    environment = json.loads((tmp_path / "environment-1.json").read_text())
+    expected = {
+        "RANK": "1",
+        "LOCAL_RANK": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "NEMOPERF_RUN_DIR": str(tmp_path),
+        "OF_THE_PLAN": "yes",
+    }
+    assert expected.items() <= environment.items()
+    assert result.logs == (tmp_path / "logs" / "rank0.log", tmp_path / "logs" / "rank1.log")
+    assert result.logs[1].read_text() == "said by rank 1\ncomplained by rank 1\n"
+
+
+def test_the_port_is_kept_from_others_while_a_launch_lasts(launcher: LocalLauncher, tmp_path: Path) -> None:
+    taken: list[str] = []
+
+    def try_to_take() -> None:
+        for path in tmp_path.glob("environment-0.json"):
+            port = int(json.loads(path.read_text())["MASTER_PORT"])
+            with socket.socket() as other, pytest.raises(OSError, match="in use"):
+                other.bind(("127.0.0.1", port))
+            taken.append("refused")
+
+    command = RankCommand(argv=("-",), num_processes=2, entrypoint="tests.launchers.programs:note_environment")
+    launcher.launch(command, run_dir=tmp_path, timeout_sec=60, on_poll=try_to_take)
+    try_to_take_after = json.loads((tmp_path / "environment-0.json").read_text())["MASTER_PORT"]
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", int(try_to_take_after)))
+
+
+def test_every_launch_has_fresh_processes_of_the_same_server(launcher: LocalLauncher, tmp_path: Path) -> None:
+    launch(launcher, "all_reduce", tmp_path / "first")
+    launch(launcher, "all_reduce", tmp_path / "second")
+
+    first, second = noted_pids(tmp_path / "first"), noted_pids(tmp_path / "second")
+    assert len({*first, *second, os.getpid()}) == 5
+
+
+def test_the_rank_that_raises_is_named_before_those_it_took_along(launcher: LocalLauncher, tmp_path: Path) -> None:
+    result = launch(launcher, "raise_on_rank_1", tmp_path)
+
+    error = from_json(RankError, (tmp_path / error_file(1)).read_text(), subject="error")
+    assert result.status is LaunchStatus.FAILED
+    assert result.failures[0] == RankExit(rank=1, exit_code=1)
+    assert error.message == "ValueError: no such token 7"
+    assert "in raise_on_rank_1" in error.traceback
+    assert "ValueError: no such token 7" in result.logs[1].read_text()
+
+
+def test_a_rank_that_exits_silently_is_the_cause(launcher: LocalLauncher, tmp_path: Path) -> None:
+    result = launch(launcher, "exit_on_rank_1", tmp_path)
+
+    assert result.status is LaunchStatus.FAILED
+    assert result.failures[0] == RankExit(rank=1, exit_code=3)
+    assert result.logs[1].read_text() == "about to leave\n"
+
+
+def test_a_rank_that_is_killed_is_the_cause(launcher: LocalLauncher, tmp_path: Path) -> None:
+    result = launch(launcher, "kill_rank_1", tmp_path)
+
+    assert result.status is LaunchStatus.FAILED
+    assert result.failures[0] == RankExit(rank=1, exit_code=-9)
+    assert not any(pid_lives(pid) for pid in noted_pids(tmp_path))
+
+
+def test_the_earlier_error_file_is_the_cause_even_if_its_rank_hangs_afterwards(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    result = launch(launcher, "raise_on_both", tmp_path)
+
+    assert result.status is LaunchStatus.FAILED
+    assert [failure.rank for failure in result.failures] == [1, 0]
+
+
+def test_a_keyboard_interrupt_inside_a_rank_is_a_failure(launcher: LocalLauncher, tmp_path: Path) -> None:
+    result = launch(launcher, "interrupt_itself", tmp_path)
+
+    assert result.status is LaunchStatus.FAILED
+    assert {failure.exit_code for failure in result.failures} == {1}
+
+
+def test_an_unknown_entrypoint_is_the_ranks_error(launcher: LocalLauncher, tmp_path: Path) -> None:
+    result = launch(launcher, "no_such_function", tmp_path)
+
+    assert result.status is LaunchStatus.FAILED
+    assert "no_such_function" in (tmp_path / error_file(0)).read_text()
+
+
+def test_hanging_ranks_are_stopped_when_time_is_up(launcher: LocalLauncher, tmp_path: Path) -> None:
+    result = launch(launcher, "hang", tmp_path, timeout_sec=1)
+
+    assert result.status is LaunchStatus.TIMED_OUT
+    assert result.failures == ()
+    assert not any(pid_lives(pid) for pid in noted_pids(tmp_path))
+
+
+def test_ranks_that_ignore_sigterm_and_their_children_are_killed_in_the_end(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    result = launch(launcher, "hang_deaf_with_child", tmp_path, timeout_sec=1)
+
+    assert result.status is LaunchStatus.TIMED_OUT
+    assert len(noted_pids(tmp_path)) == 4
+    assert not any(pid_lives(pid) for pid in noted_pids(tmp_path))
+
+
+def test_a_child_that_outlives_a_rank_that_ended_well_is_killed(launcher: LocalLauncher, tmp_path: Path) -> None:
+    result = launch(launcher, "leave_child", tmp_path)
+
+    assert result.status is LaunchStatus.OK
+    assert len(noted_pids(tmp_path)) == 2
+    assert not any(pid_lives(pid) for pid in noted_pids(tmp_path))
+
+
+def test_a_killed_server_is_reported_takes_its_ranks_along_and_is_replaced(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    tree: list[psutil.Process] = []
+
+    def kill_server() -> None:
+        if not tree and len(noted_pids(tmp_path)) == 4:
+            tree.extend(noted(tmp_path, "rank0", "rank1", "child0", "child1"))
+            server_of(tree[0]).kill()
+
+    command = RankCommand(argv=("-",), num_processes=2, entrypoint="tests.launchers.programs:hang_deaf_with_child")
+    with pytest.raises(LaunchError, match=r"pytest_nemoperf\.native\.server was killed by SIGKILL"):
+        launcher.launch(command, run_dir=tmp_path, timeout_sec=60, on_poll=kill_server)
+
+    assert len(tree) == 4
+    assert not any(lives(process) for process in tree)
+    assert launch(launcher, "all_reduce", tmp_path / "next").status is LaunchStatus.OK
+
+
+def test_an_interrupted_wait_stops_the_ranks_and_passes_the_interrupt_on(tmp_path: Path) -> None:
+    launcher = LocalLauncher(grace_sec=0.5)
+    tree: list[psutil.Process] = []
+
+    def interrupt() -> None:
+        if len(noted_pids(tmp_path)) == 2:
+            tree.extend(noted(tmp_path, "rank0", "rank1"))
+            tree.append(server_of(tree[0]))
+            raise KeyboardInterrupt
+
+    root = str(Path(__file__).parents[2])
+    command = RankCommand(
+        argv=("-",), num_processes=2, entrypoint="tests.launchers.programs:hang", env={"PYTHONPATH": root}
+    )
+    with pytest.raises(KeyboardInterrupt):
+        launcher.launch(command, run_dir=tmp_path, timeout_sec=60, on_poll=interrupt)
+
+    assert len(tree) == 3
+    wait_until_dead(tree)
+    launcher.close()
+
+
+def test_without_torch_the_error_says_how_to_install_it(
+    launcher: LocalLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+
+    with pytest.raises(LaunchError, match=re.escape("pip install 'pytest-nemoperf[torch]'")):
+        launch(launcher, "all_reduce", tmp_path)
+
+
+def test_a_changed_environment_reaches_what_is_read_at_import(launcher: LocalLauncher, tmp_path: Path) -> None:
+    command = RankCommand(argv=("-",), num_processes=1, entrypoint="no.such:thing", env={"PYTHONPATH": "", "X": "1"})
+    other = LocalLauncher(grace_sec=0.5)
+    del command, other

@@ -1,0 +1,104 @@
+"""Judged cases and sessions, as reports get to see them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.measure import Measurement, Run
+from pytest_nemoperf.results import CaseReport, CaseResult, NotRun, SessionResults
+from pytest_nemoperf.verdict import FAILING_BY_DEFAULT, judge
+from tests.builders import MACHINE, make_baseline, make_measurement, make_plan, make_provenance, make_run
+
+LONG_CASE = "pretrain-a-model-with-a-really-long-name-16n128g-megatron-bf16-hsdp4x8tp4pp2vp5-variant"
+NODEID = "perf_tests/test_pretrain.py::test_llama_tiny[fsdp2tp2]"
+TOLERANCES = {
+    "tokens_per_sec_per_gpu": 10.0,
+    "tflops_per_sec_per_gpu": 10.0,
+    "peak_memory_gib": 10.0,
+    "time_per_call_sec": 10.0,
+}
+PHASES = {"data": 0.001, "forward": 0.03, "backward": 0.05, "optimizer": 0.014, "other": 0.005}
+
+
+def make_call_run(seconds: float) -> Run:
+    """Return what a pytest-benchmark test measures."""
+    return Run(metrics={"time_per_call_sec": seconds}, num_steps=50, step_time_mad_pct=0.8)
+
+
+def make_phased_run(*, other_sec: float = 0.005, step_time_sec: float = 0.1) -> Run:
+    """Return a run with all phases, of which ``other`` takes so long."""
+    run = make_run(100.0 / step_time_sec)
+    return replace(run, phases={**PHASES, "other": other_sec}, rank_spread_pct=2.5)
+
+
+def make_report(
+    measurement: Measurement | None = None,
+    *,
+    baseline: Baseline | None = None,
+    has_plan: bool = True,
+    plan_changes: dict[str, Any] | None = None,
+    **changes: Any,
+) -> CaseReport:
+    """Return the report of a measurement, judged by the real rule; changes are of its result."""
+    measurement = measurement or make_measurement()
+    verdict = judge(measurement, baseline=baseline, machine=MACHINE, tolerances=TOLERANCES)
+    values: dict[str, Any] = {
+        "nodeid": NODEID,
+        "measurement": measurement,
+        "verdict": verdict,
+        "plan": replace(make_plan(), case=measurement.case, **(plan_changes or {})) if has_plan else None,
+        "baseline_path": f"baselines/cpu/{measurement.case}.json" if baseline else "",
+        "is_failure": verdict.kind in FAILING_BY_DEFAULT,
+        "run_dir": f".nemoperf/runs/20261122-170000/{measurement.case}",
+    }
+    return CaseReport(
+        result=CaseResult(**{**values, **changes}),
+        baseline=baseline,
+        rerun_command=f"pytest -m perf --system=cpu '{NODEID}'",
+        accept_command=f"pytest -m perf --system=cpu --update-baselines '--perf-accept=why it is fine' '{NODEID}'",
+        environment=make_provenance().environment(),
+    )
+
+
+def make_passed(case: str = "pretrain-test", **changes: Any) -> CaseReport:
+    """Return the report of a case that is as fast as its baseline."""
+    return make_report(make_measurement(case=case), baseline=make_baseline(case=case), **changes)
+
+
+def make_regressed(case: str = "pretrain-test", *, inject_pct: float = 0.0) -> CaseReport:
+    """Return the report of a case whose step lost 20 ms of 100 ms in the phase ``other``."""
+    slow = tuple(make_phased_run(other_sec=0.025, step_time_sec=0.12) for _ in range(3))
+    fast = tuple(make_phased_run() for _ in range(3))
+    measurement = make_measurement(case=case, runs=slow, inject_pct=inject_pct)
+    return make_report(measurement, baseline=make_baseline(case=case, runs=fast))
+
+
+def make_invalid(case: str = "pretrain-invalid") -> CaseReport:
+    """Return the report of a case that must not be believed."""
+    problem = "run 1: loss is not finite at step 4 (9 of 13 steps)"
+    return make_report(make_measurement(case=case, problems=(problem,)), baseline=make_baseline(case=case))
+
+
+def make_call(case: str = "bench-matmul", *, seconds: float = 123e-6) -> CaseReport:
+    """Return the report of a pytest-benchmark test."""
+    runs = (make_call_run(seconds),)
+    measurement = make_measurement(case=case, runs=runs, flops_per_token=None, flops_convention=None)
+    return make_report(
+        measurement, baseline=make_baseline(case=case, runs=(make_call_run(120e-6),)), has_plan=False, run_dir=""
+    )
+
+
+def make_results(*reports: CaseReport, inject_pct: float = 0.0, not_run: tuple[NotRun, ...] = ()) -> SessionResults:
+    """Return the session of some reports."""
+    return SessionResults(
+        system="cpu",
+        system_title="CPU",
+        machine=MACHINE,
+        provenance=make_provenance(),
+        cases=tuple(report.result for report in reports),
+        not_run=not_run,
+        inject_pct=inject_pct,
+        duration_sec=83.2,
+    )

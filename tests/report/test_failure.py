@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.text import Text
+
+from pytest_nemoperf.report.failure import render_failure
+from pytest_nemoperf.results import CaseReport
+from pytest_nemoperf.verdict import VerdictKind
+from tests.builders import make_baseline, make_measurement, make_provenance
+from tests.report.builders import LONG_CASE, make_invalid, make_regressed, make_report
+
+WIDTHS = [80, 100, 160]
+
+
+def lines_of(report: CaseReport, *, width: int = 100) -> list[str]:
+    return render_failure(report, width=width, color=False).splitlines()
+
+
+def section(lines: list[str], *, heading: str) -> list[str]:
+    """Return the lines under a heading up to the next blank one."""
+    start = next(number for number, line in enumerate(lines) if line.startswith(heading)) + 1
+    rest = [*lines[start:], ""]
+    return rest[: rest.index("")]
+
+
+def test_the_block_begins_with_verdict_case_and_how_much() -> None:
+    lines = lines_of(make_regressed())
+
+    assert lines[:2] == [
+        "REGRESSED pretrain-test",
+        "tokens/sec/GPU is 16.7% below the baseline (833 against 1,000; allowed 10.0%)",
+    ]
+
+
+def test_every_metric_is_beside_its_baseline() -> None:
+    rows = [line.split() for line in lines_of(make_regressed())]
+
+    assert ["metric", "baseline", "now", "delta", "allowed", "verdict"] in rows
+    assert ["tokens/sec/GPU", "1,000", "833", "-16.7%", "-10.0%", "REGRESSED"] in rows
+    assert ["peak", "memory", "1", "GiB", "1", "GiB", "0.0%", "+10.0%", "PASSED"] in rows
+
+
+def test_the_phase_that_carries_the_delay_is_named_first_and_the_rows_end_with_the_step() -> None:
+    rows = [line.split() for line in section(lines_of(make_regressed()), heading="where the step's time went")]
+
+    assert rows[1] == ["other", "5.00", "25.00", "+20.00", "100%"]
+    assert rows[-1] == ["step", "100.00", "120.00", "+20.00", "100%"]
+
+
+def test_spread_of_both_sides_is_shown() -> None:
+    lines = section(lines_of(make_regressed()), heading="spread (3 runs now, 3 in the baseline)")
+
+    assert " ".join(lines[-1].split()) == "between ranks, (slowest - fastest) / slowest 2.5% 2.5%"
+
+
+def test_what_changed_since_the_baseline_is_listed() -> None:
+    now = make_provenance(git_commit="fedcba9876543210", versions={"python": "3.11.7", "torch": "2.14.0"})
+    report = replace(make_regressed(), environment=now.environment())
+
+    changes = section(lines_of(report), heading="changed since the baseline")
+
+    assert changes == ["  commit: 0123456789ab -> fedcba987654", "  torch: 2.13.0 -> 2.14.0"]
+
+
+def test_a_setting_of_the_ranks_that_changed_is_listed() -> None:
+    report = make_regressed()
+    baseline = make_baseline(environment={"threads": "2"})
+    report = replace(report, baseline=baseline, environment={**report.environment, "threads": "1"})
+
+    assert section(lines_of(report), heading="changed since the baseline") == ["  threads: 2 -> 1"]
+
+
+def test_an_unchanged_environment_is_said_to_be_so() -> None:
+    assert section(lines_of(make_regressed()), heading="changed since") == ["  nothing recorded differs"]
+
+
+def test_the_baseline_says_where_it_comes_from() -> None:
+    assert section(lines_of(make_regressed()), heading="baseline") == [
+        "  baselines/cpu/pretrain-test.json",
+        "  3 runs of 2026-11-22T12:00:00Z, commit 0123456789ab: test",
+    ]
+
+
+def test_the_block_ends_with_where_to_look_and_what_to_do() -> None:
+    lines = lines_of(make_regressed())
+
+    assert section(lines, heading="records and logs") == ["  .nemoperf/runs/20261122-170000/pretrain-test"]
+    assert section(lines, heading="to run it again")[0].startswith("  pytest -m perf --system=cpu")
+    assert "--update-baselines" in section(lines, heading="to accept it")[0]
+
+
+def test_an_invalid_case_gives_its_reason_and_nothing_to_accept() -> None:
+    lines = lines_of(make_invalid())
+
+    assert lines[:2] == ["INVALID pretrain-invalid", "run 1: loss is not finite at step 4 (9 of 13 steps)"]
+    assert not any(line.startswith("to accept") for line in lines)
+    assert any(line.startswith("to run it again") for line in lines)
+
+
+def test_a_case_without_any_run_still_has_its_block() -> None:
+    measurement = make_measurement(runs=(), problems=("run 1: steps.jsonl is missing",))
+
+    lines = lines_of(make_report(measurement, baseline=make_baseline()))
+
+    assert lines[1] == "run 1: steps.jsonl is missing"
+    assert not any(line.startswith("spread") for line in lines)
+
+
+def test_a_case_without_a_baseline_shows_what_was_measured() -> None:
+    lines = lines_of(make_report())
+
+    assert lines[:3] == [
+        "NO BASELINE pretrain-test",
+        "nothing is stored for this case",
+        "measured: 1,000 tokens/sec/GPU, 1 TFLOP/s/GPU, peak memory 1 GiB",
+    ]
+
+
+def test_a_case_that_does_not_compare_shows_no_figures_side_by_side() -> None:
+    report = make_report(make_measurement(workload={"seq_len": 128}), baseline=make_baseline())
+
+    lines = lines_of(report)
+
+    assert report.result.verdict.kind is VerdictKind.NOT_COMPARABLE
+    assert lines[1].startswith("other workload: ")
+    assert not any(line.startswith(("where the step's", "spread")) for line in lines)
+
+
+def test_brackets_in_a_case_id_are_not_taken_for_markup() -> None:
+    assert lines_of(make_regressed("test_x[bold]:smile:"))[0] == "REGRESSED test_x[bold]:smile:"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("color", [False, True], ids=["plain", "color"])
+def test_no_line_is_wider_than_the_terminal(width: int, color: bool) -> None:  # noqa: FBT001 (a parameter of the test)
+    text = render_failure(make_regressed(LONG_CASE, inject_pct=20.0), width=width, color=color)
+
+    assert max(line.cell_len for line in Text.from_ansi(text).split("\n")) <= width
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.from_regex(r"[a-z0-9][a-z0-9._-]{60,140}", fullmatch=True), st.sampled_from(WIDTHS))
+def test_a_case_id_is_folded_and_never_cut(case: str, width: int) -> None:
+    text = render_failure(make_regressed(case), width=width, color=False)
+
+    assert max(map(len, text.splitlines())) <= width
+    assert f"REGRESSED{case}tokens" in text.replace("\n", "").replace(" ", "")
+
+
+def test_color_changes_the_looks_and_no_word() -> None:
+    report = make_regressed()
+
+    colored = Text.from_ansi(render_failure(report, width=80, color=True)).plain
+
+    assert [line.rstrip() for line in colored.splitlines()] == lines_of(report, width=80)
+
+
+def test_plain_text_is_ascii_for_logs_of_any_encoding() -> None:
+    assert render_failure(make_regressed(inject_pct=20.0), width=80, color=False).isascii()
+
+
+def test_the_surroundings_do_not_decide_about_color_or_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = render_failure(make_regressed(LONG_CASE), width=100, color=True)
+    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb"), ("COLUMNS", "40"), ("FORCE_COLOR", "0")):
+        monkeypatch.setenv(name, value)
+
+    assert render_failure(make_regressed(LONG_CASE), width=100, color=True) == expected

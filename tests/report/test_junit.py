@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pytest_nemoperf.report.junit import properties
+from tests.report.builders import make_call, make_invalid, make_regressed, make_report
+
+
+def test_properties_carry_verdict_and_every_judged_metric() -> None:
+    found = dict(properties(make_regressed()))
+
+    assert found["nemoperf_verdict"] == "REGRESSED"
+    assert found["nemoperf_case"] == "pretrain-test"
+    assert found["nemoperf_system"] == "cpu"
+    assert found["nemoperf_baseline"] == "baselines/cpu/pretrain-test.json"
+    assert found["nemoperf_flops_convention"] == "megatron-bridge"
+    assert found["nemoperf_tokens_per_sec_per_gpu_now"] == "833.333"
+    assert found["nemoperf_tokens_per_sec_per_gpu_baseline"] == "1000"
+    assert found["nemoperf_tokens_per_sec_per_gpu_delta_pct"] == "-16.67"
+    assert found["nemoperf_tokens_per_sec_per_gpu_allowed_pct"] == "10"
+    assert found["nemoperf_tokens_per_sec_per_gpu_verdict"] == "REGRESSED"
+    assert found["nemoperf_peak_memory_gib_verdict"] == "PASSED"
+
+
+def test_without_a_baseline_there_is_only_now() -> None:
+    names = [name for name, _ in properties(make_report())]
+
+    assert "nemoperf_tokens_per_sec_per_gpu_now" in names
+    assert not any(name.endswith(("_baseline", "_delta_pct", "_allowed_pct")) for name in names)
+
+
+def test_a_call_has_its_time() -> None:
+    assert dict(properties(make_call(seconds=123e-6)))["nemoperf_time_per_call_sec_now"] == "0.000123"
+
+
+def test_an_invalid_case_has_a_reason_and_no_figure() -> None:
+    found = dict(properties(make_invalid()))
+
+    assert found["nemoperf_reason"] == "run 1: loss is not finite at step 4 (9 of 13 steps)"
+    assert not any(name.endswith("_now") for name in found)
+
+
+def test_names_are_unique_and_values_are_not_empty() -> None:
+    pairs = properties(make_regressed())
+
+    assert len({name for name, _ in pairs}) == len(pairs)
+    assert all(value for _, value in pairs)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_nemoperf.measure import Run
+from pytest_nemoperf.report.phases import GAP, compare_phases
+from pytest_nemoperf.report.spread import compare_spread
+from tests.builders import make_run
+from tests.report.builders import make_call_run, make_phased_run
+
+times = st.floats(1e-6, 1e3)
+phases = st.dictionaries(
+    st.sampled_from(["data", "forward", "backward", "other", "a phase of theirs"]), times, min_size=1
+)
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> Run:
+    return replace(make_run(100.0 / draw(times)), phases=draw(phases))
+
+
+several = st.lists(runs(), min_size=1, max_size=4)
+
+
+@given(several, several)
+def test_rows_sum_to_the_step_as_shown(now: list[Run], baseline: list[Run]) -> None:
+    table = compare_phases(now, baseline=baseline)
+
+    assert table is not None
+    half_a_digit = 0.5 * 10.0**-table.decimals
+    for side in ("baseline_ms", "now_ms", "difference_ms"):
+        total = sum(getattr(row, side) for row in table.rows)
+        assert total == pytest.approx(getattr(table.step, side), abs=half_a_digit, rel=1e-9)
+
+
+@given(several, several)
+def test_shares_sum_to_the_whole(now: list[Run], baseline: list[Run]) -> None:
+    table = compare_phases(now, baseline=baseline)
+
+    assert table is not None
+    shares = [row.share_pct for row in table.rows]
+    if table.step.share_pct is None:
+        assert set(shares) == {None}
+    else:
+        assert sum(share for share in shares if share is not None) == pytest.approx(100.0, abs=0.5)
+
+
+def test_the_phase_that_lost_most_comes_first() -> None:
+    slow = replace(make_phased_run(other_sec=0.025, step_time_sec=0.122), phases={**_phases(0.025), "forward": 0.032})
+
+    table = compare_phases([slow], baseline=[make_phased_run()])
+
+    assert table is not None
+    assert [(row.phase, round(row.difference_ms, 6)) for row in table.rows][:2] == [("other", 20.0), ("forward", 2.0)]
+    assert [row.share_pct for row in table.rows][:2] == [pytest.approx(90.9, abs=0.1), pytest.approx(9.1, abs=0.1)]
+
+
+def test_a_phase_only_one_side_has_counts_as_nothing_on_the_other() -> None:
+    now = replace(make_run(1000.0), phases={"forward": 0.06, "grad_comm": 0.04})
+    then = replace(make_run(1000.0), phases={"forward": 0.06, "other": 0.04})
+
+    table = compare_phases([now], baseline=[then])
+
+    assert table is not None
+    assert {row.phase: (row.baseline_ms, row.now_ms) for row in table.rows} == {
+        "grad_comm": (0.0, 40.0),
+        "forward": (60.0, 60.0),
+        "other": (40.0, 0.0),
+    }
+
+
+def test_a_step_that_is_no_slower_has_no_shares() -> None:
+    table = compare_phases([make_phased_run()], baseline=[make_phased_run()])
+
+    assert table is not None
+    assert table.step.share_pct is None
+
+
+def test_medians_that_do_not_add_up_show_the_gap_last() -> None:
+    uneven = [replace(make_run(1000.0), phases={"forward": f, "other": 0.1 - f}) for f in (0.01, 0.05, 0.06)]
+    uneven[0] = replace(uneven[0], phases={"forward": 0.01, "other": 0.03})
+
+    table = compare_phases(uneven, baseline=[make_phased_run()])
+
+    assert table is not None
+    assert table.rows[-1].phase == GAP
+    assert table.rows[-1].now_ms == pytest.approx(10.0)
+
+
+def test_without_phases_on_both_sides_there_is_no_table() -> None:
+    assert compare_phases([make_call_run(0.1)], baseline=[make_phased_run()]) is None
+    assert compare_phases([make_phased_run()], baseline=[make_call_run(0.1)]) is None
+
+
+def test_spread_is_told_for_runs_steps_and_ranks() -> None:
+    now = [make_phased_run(step_time_sec=0.1), make_phased_run(step_time_sec=0.11)]
+
+    rows = compare_spread(now, baseline=[make_run(1000.0)])
+
+    assert [(then, now_) for _, then, now_ in rows] == [
+        (None, pytest.approx(9.52, abs=0.01)),
+        (1.0, 1.0),
+        (None, 2.5),
+    ]
+
+
+def test_spread_of_calls_has_no_ranks() -> None:
+    rows = compare_spread([make_call_run(1.0), make_call_run(1.1)], baseline=[make_call_run(1.0)])
+
+    assert [what.split(",")[0] for what, _, _ in rows] == ["between runs", "between steps"]
+
+
+def _phases(other_sec: float) -> dict[str, float]:
+    return dict(make_phased_run(other_sec=other_sec).phases)

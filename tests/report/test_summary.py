@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.text import Text
+
+from pytest_nemoperf.report.summary import render_summary
+from pytest_nemoperf.results import CaseReport, NotRun
+from tests.builders import make_baseline, make_measurement
+from tests.report.builders import (
+    LONG_CASE,
+    make_call,
+    make_invalid,
+    make_passed,
+    make_regressed,
+    make_report,
+    make_results,
+)
+
+CASE = "pretrain-llama-tiny-1n4g-torch-fp32-fsdp2tp2"
+
+
+def lines_of(*reports: CaseReport, width: int = 120, not_run: tuple[NotRun, ...] = ()) -> list[str]:
+    results = make_results(*reports, not_run=not_run)
+    return render_summary(results, reports=reports, width=width, color=False).splitlines()
+
+
+def test_a_wide_terminal_has_one_line_a_case() -> None:
+    lines = lines_of(make_passed(CASE), make_regressed("pretrain-slow"))
+
+    assert [line.split() for line in lines[2:5]] == [
+        ["verdict", "case", "tokens/sec/GPU", "delta", "TFLOP/s/GPU", "peak", "GiB", "delta"],
+        ["PASSED", CASE, "1,000", "0.0%", "1", "1", "0.0%"],
+        ["REGRESSED", "pretrain-slow", "833", "-16.7%", "0.833", "1", "0.0%"],
+    ]
+
+
+def test_a_narrow_terminal_has_the_id_above_its_figures() -> None:
+    lines = lines_of(make_passed(CASE), make_regressed("pretrain-slow"), width=80)
+
+    assert [line.split() for line in lines[2:7]] == [
+        ["verdict", "tokens/sec/GPU", "delta", "TFLOP/s/GPU", "peak", "GiB", "delta"],
+        [CASE],
+        ["PASSED", "1,000", "0.0%", "1", "1", "0.0%"],
+        ["pretrain-slow"],
+        ["REGRESSED", "833", "-16.7%", "0.833", "1", "0.0%"],
+    ]
+
+
+def test_columns_line_up() -> None:
+    _, _, head, *rows = lines_of(make_passed(CASE), make_regressed("pretrain-slow"))[:5]
+
+    assert {len(line) for line in rows} == {len(head)}
+
+
+def test_calls_have_a_table_of_their_own() -> None:
+    lines = lines_of(make_passed(CASE), make_call())
+
+    assert [line.split() for line in lines[5:7]] == [
+        ["verdict", "case", "time", "per", "call", "delta"],
+        ["PASSED", "bench-matmul", "123", "us", "+2.5%"],
+    ]
+
+
+def test_figures_of_an_invalid_case_are_not_shown() -> None:
+    assert "INVALID  pretrain-invalid               -      -            -         -      -" in lines_of(make_invalid())
+
+
+def test_cases_are_counted_by_verdict() -> None:
+    lines = lines_of(make_passed("a"), make_passed("b"), make_regressed("c"), make_report(), make_invalid())
+
+    assert "2 PASSED, 1 REGRESSED, 1 INVALID, 1 NO BASELINE" in lines
+
+
+def test_a_session_without_cases_says_so() -> None:
+    assert "no case was measured" in lines_of()
+
+
+def test_the_first_line_says_where_and_from_what_the_figures_are() -> None:
+    assert lines_of(make_passed())[0] == "CPU, Test CPU: 1 case in 1 min 23 s, commit 0123456789ab"
+
+
+def test_cases_with_the_same_reason_share_it() -> None:
+    first, second = (make_report(make_measurement(case=case)) for case in ("pretrain-one", "pretrain-two"))
+
+    lines = lines_of(first, second, make_passed("pretrain-three"))
+
+    start = lines.index("NO BASELINE pretrain-one")
+    assert lines[start : start + 4] == [
+        "NO BASELINE pretrain-one",
+        "NO BASELINE pretrain-two",
+        "  nothing is stored for this case",
+        "  --update-baselines stores this session's runs",
+    ]
+
+
+def test_passed_and_failing_cases_are_not_explained_again() -> None:
+    lines = lines_of(make_passed("pretrain-fine"), make_regressed("pretrain-slow"))
+
+    assert not any(line.startswith(("PASSED pretrain-fine", "REGRESSED pretrain-slow")) for line in lines)
+
+
+def test_an_accepted_regression_says_why_it_was_accepted() -> None:
+    report = make_regressed("pretrain-slow")
+    accepted = replace(report.result, accepted_reason="traded for memory", is_failure=False, stored_path="x.json")
+
+    lines = lines_of(replace(report, result=accepted))
+
+    start = lines.index("REGRESSED pretrain-slow")
+    assert lines[start + 1].startswith("  tokens/sec/GPU is 16.7% below")
+    assert "  accepted: traded for memory" in lines[start:]
+
+
+def test_tests_that_did_not_run_are_counted_by_reason() -> None:
+    no_layout = tuple(NotRun(nodeid=f"test_{number}", reason="no layout for system cpu") for number in range(3))
+
+    lines = lines_of(make_passed(), not_run=(*no_layout, NotRun(nodeid="test_x", reason="judged nothing")))
+
+    start = lines.index("not run")
+    assert lines[start + 1 : start + 3] == ["  3 tests: no layout for system cpu", "  1 test: judged nothing"]
+
+
+def test_a_replaced_baseline_shows_old_and_new_of_every_metric() -> None:
+    report = make_regressed(CASE)
+    report = replace(
+        report, replaced=report.baseline, result=replace(report.result, stored_path=f"baselines/cpu/{CASE}.json")
+    )
+
+    lines = lines_of(report)
+
+    start = lines.index("baselines written")
+    assert lines[start + 1 : start + 5] == [
+        f"  baselines/cpu/{CASE}.json",
+        "    tokens/sec/GPU: 1,000 -> 833 (-16.7%)",
+        "    TFLOP/s/GPU: 1 -> 0.833 (-16.7%)",
+        "    peak memory: 1 GiB -> 1 GiB (0.0%)",
+    ]
+
+
+def test_a_first_baseline_shows_its_figures_and_needs_no_advice() -> None:
+    report = make_report()
+    report = replace(report, result=replace(report.result, stored_path="baselines/cpu/pretrain-test.json"))
+
+    lines = lines_of(report)
+
+    assert "    new: 1,000 tokens/sec/GPU, 1 TFLOP/s/GPU, peak memory 1 GiB" in lines
+    assert not any("--update-baselines" in line for line in lines)
+
+
+def test_written_files_are_named() -> None:
+    report = make_passed()
+
+    text = render_summary(
+        make_results(report), reports=[report], width=80, color=False, written=["out/results.json", "out/results.md"]
+    )
+
+    assert text.splitlines()[-3:] == ["files written", "  out/results.json", "  out/results.md"]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.from_regex(r"[a-z0-9][a-z0-9._-]{60,140}", fullmatch=True), st.sampled_from([80, 100, 160]))
+def test_no_line_is_wider_than_the_terminal_and_no_id_is_cut(case: str, width: int) -> None:
+    reports = [make_passed(case), make_call(f"bench-{case}"), make_report(make_measurement(case=f"new-{case}"))]
+
+    lines = lines_of(*reports, width=width)
+
+    assert max(map(len, lines)) <= width
+    assert case in "".join(lines).replace(" ", "")
+    assert f"bench-{case}" in "".join(lines).replace(" ", "")
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_color_changes_the_looks_and_no_word(width: int) -> None:
+    reports = [make_passed(CASE), make_regressed(LONG_CASE), make_invalid(), make_call()]
+    results = make_results(*reports)
+
+    colored = Text.from_ansi(render_summary(results, reports=reports, width=width, color=True)).plain
+
+    plain = render_summary(results, reports=reports, width=width, color=False)
+    assert [line.rstrip() for line in colored.splitlines()] == plain.splitlines()
+    assert plain.isascii()
+
+
+def test_an_improvement_says_how_to_keep_it() -> None:
+    report = make_report(make_measurement((1500.0, 1500.0)), baseline=make_baseline())
+
+    lines = lines_of(report)
+
+    start = lines.index("IMPROVED pretrain-test")
+    assert lines[start + 1].startswith("  tokens/sec/GPU is 50.0% above the baseline")
+    assert "  --update-baselines keeps the gain" in lines[start:]

@@ -1,0 +1,352 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pynvml
+import pytest
+
+from pytest_nemoperf.errors import MachineError, PlanError, RecipeError
+from pytest_nemoperf.machine import (
+    MAX_CPU_RANKS,
+    Devices,
+    check_capacity,
+    choose_system,
+    detect_devices,
+    machine_key,
+    provenance,
+)
+from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.plan import resolve
+from pytest_nemoperf.recipe import Plan, Recipe
+from pytest_nemoperf.systems import find_system
+
+GIB = 2**30
+H100_NAME = "NVIDIA H100 80GB HBM3"
+B200S = Devices(kind="cuda", names=("NVIDIA B200",) * 8, memory_bytes=(179 * GIB,) * 8, driver="580.1")
+NO_GPU = Devices(kind="cpu")
+
+
+@dataclass(kw_only=True)
+class FakeNvml:
+    """Answers like a driver with some GPUs; what fails raises NVML's own errors."""
+
+    names: Sequence[str] = (H100_NAME,) * 2
+    memory_bytes: int = 80 * GIB
+    errors: Mapping[str, type[Exception]] = field(default_factory=dict)
+    mig: bool = False
+    num_open: int = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(pynvml, name)  # constants and error classes
+
+    def _fail(self, name: str) -> None:
+        if name in self.errors:
+            raise self.errors[name]
+
+    def nvmlInit(self) -> None:  # noqa: N802 (NVML's names)
+        self._fail("nvmlInit")
+        self.num_open += 1
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        self.num_open -= 1
+
+    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
+        self._fail("nvmlSystemGetDriverVersion")
+        return "570.86.15"
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return len(self.names)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+        return index
+
+    def nvmlDeviceGetName(self, handle: int) -> str:  # noqa: N802
+        return self.names[handle]
+
+    def nvmlDeviceGetUUID(self, handle: int) -> str:  # noqa: N802
+        return f"GPU-{handle}aaaa-bbbb"
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:  # noqa: N802
+        assert handle < len(self.names)
+        self._fail("nvmlDeviceGetMemoryInfo")
+        return SimpleNamespace(total=self.memory_bytes)
+
+    def nvmlDeviceGetMigMode(self, handle: int) -> tuple[int, int]:  # noqa: N802
+        assert handle < len(self.names)
+        self._fail("nvmlDeviceGetMigMode")
+        return (pynvml.NVML_DEVICE_MIG_ENABLE, 0) if self.mig else (pynvml.NVML_DEVICE_MIG_DISABLE, 0)
+
+
+def _install(monkeypatch: pytest.MonkeyPatch, fake: FakeNvml, *, visible: str | None = None) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+
+def _plan(layout: Layout, *, system: str) -> Plan:
+    recipe = Recipe(model="llama-tiny", layouts={system: layout}, seq_len=128, global_batch_size=layout.dp)
+    return resolve(recipe, system=find_system(system))
+
+
+def test_every_gpu_is_found_and_the_driver_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeNvml()
+    _install(monkeypatch, fake)
+
+    devices = detect_devices()
+
+    assert devices == Devices(kind="cuda", names=(H100_NAME,) * 2, memory_bytes=(80 * GIB,) * 2, driver="570.86.15")
+    assert fake.num_open == 0
+
+
+@pytest.mark.parametrize("error", [pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded])
+def test_no_driver_means_a_cpu(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    _install(monkeypatch, FakeNvml(errors={"nvmlInit": error}))
+
+    assert detect_devices() == Devices(kind="cpu")
+
+
+@pytest.mark.parametrize("call", ["nvmlInit", "nvmlSystemGetDriverVersion"])
+def test_a_broken_driver_is_not_taken_for_a_cpu(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    _install(monkeypatch, FakeNvml(errors={call: pynvml.NVMLError_LibRmVersionMismatch}))
+
+    devices = detect_devices()
+
+    with pytest.raises(MachineError, match=r"--system=auto but the NVIDIA driver can't be asked: .*mismatch.*; mend"):
+        choose_system("auto", devices=devices)
+    assert choose_system("cpu", devices=devices).name == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("visible", "indices"),
+    [
+        pytest.param("", [], id="none"),
+        pytest.param("-1", [], id="minus one"),
+        pytest.param("NoDevFiles", [], id="a word"),
+        pytest.param("2", [2], id="one index"),
+        pytest.param("3,1", [3, 1], id="indices in their order"),
+        pytest.param(" 0 , 2 ", [0, 2], id="spaces"),
+        pytest.param("0,7,1", [0], id="an unknown index hides what follows"),
+        pytest.param("GPU-1aaaa-bbbb", [1], id="identifier"),
+        pytest.param("GPU-3,GPU-0", [3, 0], id="beginnings of identifiers"),
+        pytest.param("GPU-,0", [], id="an ambiguous identifier hides what follows"),
+    ],
+)
+def test_cuda_visible_devices_chooses(monkeypatch: pytest.MonkeyPatch, visible: str, indices: list[int]) -> None:
+    names = [f"GPU number {index}" for index in range(4)]
+    _install(monkeypatch, FakeNvml(names=names), visible=visible)
+
+    devices = detect_devices()
+
+    assert devices.names == tuple(names[index] for index in indices)
+    assert devices.num_hidden == 4 - len(indices)
+    assert devices.kind == ("cuda" if indices else "cpu")
+
+
+def test_a_slice_of_a_gpu_is_not_the_gpu_of_the_catalog(monkeypatch: pytest.MonkeyPatch) -> None:
+    for fake, visible in ((FakeNvml(mig=True), None), (FakeNvml(), "MIG-1234")):
+        _install(monkeypatch, fake, visible=visible)
+        with pytest.raises(MachineError, match=r"has .*MIG.*; no system of the catalog has this GPU"):
+            choose_system("auto", devices=detect_devices())
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        {"nvmlDeviceGetMigMode": pynvml.NVMLError_NotSupported},
+        {"nvmlDeviceGetMemoryInfo": pynvml.NVMLError_NotSupported},
+    ],
+    ids=["slices", "memory"],
+)
+def test_what_a_gpu_does_not_support_is_not_a_broken_driver(
+    monkeypatch: pytest.MonkeyPatch, errors: dict[str, type[Exception]]
+) -> None:
+    _install(monkeypatch, FakeNvml(errors=errors))
+
+    assert detect_devices().names == (H100_NAME,) * 2
+
+
+@pytest.mark.parametrize(
+    ("requested", "devices", "expected"),
+    [
+        pytest.param("auto", NO_GPU, "cpu", id="auto without a GPU"),
+        pytest.param("auto", B200S, "b200", id="auto with GPUs"),
+        pytest.param("b200", B200S, "b200", id="the system it is"),
+        pytest.param("cpu", NO_GPU, "cpu", id="cpu without a GPU"),
+        pytest.param("cpu", B200S, "cpu", id="cpu in spite of GPUs"),
+        pytest.param("auto", Devices(kind="cpu", num_hidden=8), "cpu", id="auto with hidden GPUs"),
+    ],
+)
+def test_the_system_is_chosen(requested: str, devices: Devices, expected: str) -> None:
+    assert choose_system(requested, devices=devices).name == expected
+
+
+@pytest.mark.parametrize(
+    ("requested", "devices", "message"),
+    [
+        pytest.param(
+            "h100",
+            B200S,
+            r"^--system=h100 but this machine has 8x NVIDIA B200; use --system=b200, or --system=auto$",
+            id="another GPU",
+        ),
+        pytest.param(
+            "h100",
+            NO_GPU,
+            r"^--system=h100 but this machine has no NVIDIA GPU; use --system=cpu, or --system=auto$",
+            id="no GPU",
+        ),
+        pytest.param(
+            "h100",
+            Devices(kind="cpu", num_hidden=8),
+            r"CUDA_VISIBLE_DEVICES hides this machine's 8 NVIDIA GPU\(s\); change CUDA_VISIBLE_DEVICES, or",
+            id="hidden GPUs",
+        ),
+        pytest.param(
+            "auto",
+            Devices(kind="cuda", names=("NVIDIA H100 PCIe",), memory_bytes=(80 * GIB,)),
+            r"--system=auto but this machine has 1x NVIDIA H100 PCIe; no system of the catalog has this GPU; add",
+            id="unknown GPU",
+        ),
+        pytest.param(
+            "b200",
+            Devices(kind="cuda", names=("NVIDIA B200", H100_NAME, "NVIDIA B200"), memory_bytes=(1, 1, 1)),
+            r"this machine has 2x NVIDIA B200 and 1x NVIDIA H100 80GB HBM3; choose GPUs of one kind",
+            id="mixed GPUs",
+        ),
+    ],
+)
+def test_a_system_this_machine_is_not_is_refused(requested: str, devices: Devices, message: str) -> None:
+    with pytest.raises(MachineError, match=message):
+        choose_system(requested, devices=devices)
+
+
+def test_an_unknown_system_is_a_mistake_in_the_request() -> None:
+    with pytest.raises(RecipeError, match=r"unknown system 'h10'; did you mean h100"):
+        choose_system("h10", devices=NO_GPU)
+
+
+def test_a_layout_larger_than_the_machine_is_refused() -> None:
+    plan = _plan(Layout(gpus=16, dp_shard=16), system="b200")
+
+    with pytest.raises(PlanError, match=r"needs 16 GPUs on 2 node\(s\), but this machine has 8x NVIDIA B200; use"):
+        check_capacity(plan, devices=B200S)
+
+
+def test_a_cpu_runs_more_ranks_than_it_has_cores_up_to_a_limit() -> None:
+    check_capacity(_plan(Layout(gpus=MAX_CPU_RANKS, dp_shard=MAX_CPU_RANKS), system="cpu"), devices=NO_GPU)
+
+    too_many = 2 * MAX_CPU_RANKS
+    with pytest.raises(PlanError, match=rf"needs {too_many} ranks; on a CPU at most {MAX_CPU_RANKS} run"):
+        check_capacity(_plan(Layout(gpus=too_many, dp_shard=too_many), system="cpu"), devices=NO_GPU)
+
+
+def test_a_layout_that_fits_is_accepted() -> None:
+    check_capacity(_plan(Layout(gpus=8, dp_shard=8), system="b200"), devices=B200S)
+
+
+def test_a_gpu_machine_is_known_by_its_gpus_alone() -> None:
+    key = machine_key(find_system("b200"), devices=B200S)
+
+    assert key == {"device": "NVIDIA B200", "memory_gib": 180, "gpus": 8}
+
+
+def test_hiding_gpus_or_another_driver_does_not_make_another_machine() -> None:
+    hidden = replace(B200S, names=B200S.names[:2], num_hidden=6, memory_bytes=(178 * GIB,) * 2, driver="590.2")
+
+    assert machine_key(find_system("b200"), devices=hidden) == machine_key(find_system("b200"), devices=B200S)
+
+
+def test_a_cpu_machine_is_known_by_its_host_without_naming_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.node", lambda: "secret-host")
+    key = machine_key(find_system("cpu"), devices=NO_GPU)
+    monkeypatch.setattr("platform.node", lambda: "other-host")
+    other = machine_key(find_system("cpu"), devices=NO_GPU)
+
+    assert set(key) == {"host", "cpu", "cores", "memory_gib", "arch"}
+    assert "secret" not in str(key)
+    assert len(str(key["host"])) == 12
+    assert key["host"] != other["host"]
+
+
+def test_a_pool_of_identical_machines_goes_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = []
+    for host in ("one", "two"):
+        monkeypatch.setattr("platform.node", lambda host=host: host)
+        keys.append(machine_key(find_system("cpu"), devices=NO_GPU, machine_name="ci-large"))
+
+    assert keys[0] == keys[1]
+    assert keys[0]["machine"] == "ci-large"
+    assert "host" not in keys[0]
+
+
+def _git(*arguments: str, root: Path) -> None:
+    identity = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+    subprocess.run(["git", *identity, *arguments], cwd=root, check=True, capture_output=True)
+
+
+def test_provenance_names_the_commit_and_whether_it_was_changed(tmp_path: Path) -> None:
+    _git("init", "-q", root=tmp_path)
+    (tmp_path / "tracked").write_text("one", encoding="utf-8")
+    _git("add", "tracked", root=tmp_path)
+    _git("commit", "-q", "-m", "one", root=tmp_path)
+    (tmp_path / "untracked").touch()
+
+    clean = provenance(find_system("cpu"), devices=NO_GPU, root=tmp_path)
+    (tmp_path / "tracked").write_text("two", encoding="utf-8")
+    changed = provenance(find_system("cpu"), devices=NO_GPU, root=tmp_path)
+
+    assert clean.git_commit is not None
+    assert len(clean.git_commit) == 40
+    assert (clean.git_dirty, changed.git_dirty) == (False, True)
+    assert changed.git_commit == clean.git_commit
+
+
+@pytest.mark.parametrize("path", ["", None], ids=["no git", "no repository"])
+def test_provenance_does_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | None) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    if path is not None:
+        monkeypatch.setenv("PATH", path)
+
+    found = provenance(find_system("cpu"), devices=NO_GPU, root=tmp_path)
+
+    assert (found.git_commit, found.git_dirty) == (None, False)
+
+
+def test_provenance_tells_when_with_what_and_by_which_command(tmp_path: Path) -> None:
+    argv = ["/usr/lib/python3/site-packages/pytest/__main__.py", "-m", "perf", "-k", "a b"]
+
+    found = provenance(find_system("b200"), devices=B200S, root=tmp_path, argv=argv)
+
+    assert datetime.fromisoformat(found.date).tzinfo == UTC
+    assert found.versions["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert {"platform", "pytest", "pytest-nemoperf"} <= set(found.versions)
+    assert (found.device, found.driver) == ("8x NVIDIA B200", "580.1")
+    assert found.command == "pytest -m perf -k 'a b'"
+
+
+def test_provenance_of_a_cpu_run_does_not_name_idle_gpus(tmp_path: Path) -> None:
+    found = provenance(find_system("cpu"), devices=B200S, root=tmp_path)
+
+    assert "NVIDIA" not in found.device
+    assert found.driver == ""
+
+
+def test_asking_about_the_machine_does_not_import_torch(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from pytest_nemoperf import machine as m; d = m.detect_devices();"
+        "s = m.find_system('cpu'); m.machine_key(s, devices=d); m.provenance(s, devices=d, root=Path('.'));"
+        "sys.exit('torch' in sys.modules)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False)
+
+    assert done.returncode == 0

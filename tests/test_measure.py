@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_nemoperf.measure import measure, settling_problems
+from pytest_nemoperf.recipe import Plan
+from tests.builders import make_plan, make_records
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return make_plan()
+
+
+def test_warmup_steps_are_dropped_and_the_median_step_counts(plan: Plan) -> None:
+    records = make_records(plan, times=[9.0, 9.0, 0.1, 0.1, 0.1, 0.3, 0.1, 0.1])
+
+    run = measure(plan, outputs=[records], environment={}).runs[0]
+
+    assert run.num_steps == 6
+    assert run.metrics["step_time_sec"] == 0.1
+    assert run.metrics["tokens_per_sec_per_gpu"] == pytest.approx(plan.tokens_per_step / (0.1 * 2))
+
+
+def test_tflops_are_flops_per_token_times_tokens_rate(plan: Plan) -> None:
+    run = measure(plan, outputs=[make_records(plan)], environment={}).runs[0]
+
+    expected = plan.flops_per_token * run.metrics["tokens_per_sec_per_gpu"] / 1e12
+    assert run.metrics["tflops_per_sec_per_gpu"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_mfu_is_absent_where_the_device_has_no_known_peak(plan: Plan) -> None:
+    run = measure(plan, outputs=[make_records(plan)], environment={}).runs[0]
+
+    assert "mfu_pct" not in run.metrics
+
+
+def test_the_spread_across_ranks_is_kept(plan: Plan) -> None:
+    run = measure(plan, outputs=[make_records(plan)], environment={}).runs[0]
+
+    assert run.rank_spread_pct == pytest.approx(10.0)
+
+
+def test_each_launch_is_a_run_of_its_own(plan: Plan) -> None:
+    outputs = [make_records(plan, step_time_sec=seconds) for seconds in (0.1, 0.2)]
+
+    measurement = measure(plan, outputs=outputs, environment={"torch": "2.13.0"})
+
+    assert [run.metrics["step_time_sec"] for run in measurement.runs] == [0.1, 0.2]
+    assert measurement.environment == {"torch": "2.13.0"}
+    assert measurement.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        pytest.param({"loss": float("nan")}, "run 1: loss is not finite at step 0 (8 of 8 steps)", id="nan-loss"),
+        pytest.param({"grad_norm": float("inf")}, "run 1: grad_norm is not finite at step 0", id="inf-grad-norm"),
+        pytest.param({"tokens": 1}, "run 1: step 2 has 1 tokens, 256 were asked for", id="tokens"),
+        pytest.param({"flops": 5.0}, "run 1: step 2 claims 5 FLOPs, FLOPs per token x tokens is", id="flops"),
+    ],
+)
+def test_an_impossible_run_says_why(plan: Plan, changes: dict[str, Any], problem: str) -> None:
+    measurement = measure(plan, outputs=[make_records(plan, **changes)], environment={})
+
+    assert measurement.problems[0].startswith(problem)
+
+
+def test_missing_steps_are_counted(plan: Plan) -> None:
+    measurement = measure(plan, outputs=[make_records(plan)[:5]], environment={})
+
+    assert measurement.problems == ("run 1: 5 of 8 steps were recorded (2 warm-up and 6 measured were asked for)",)
+
+
+def test_a_run_without_measured_steps_has_no_numbers(plan: Plan) -> None:
+    measurement = measure(plan, outputs=[make_records(plan)[:1]], environment={})
+
+    assert measurement.runs == ()
+    assert measurement.problems
+
+
+@pytest.mark.parametrize(
+    ("times", "hint"),
+    [
+        pytest.param([4.0, 3.5, 3.0, 1.0, 1.0, 1.0], "raise warmup_steps", id="still-warming-up"),
+        pytest.param([1.0, 1.0, 1.0, 2.0, 2.0, 2.1], "look for throttling", id="slowing-down"),
+    ],
+)
+def test_steps_that_have_not_settled_are_a_problem(times: list[float], hint: str) -> None:
+    assert hint in settling_problems(times)[0]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pytest.param([1.0, 1.0, 9.0, 1.0, 1.0, 1.0], id="one-outlier"),
+        pytest.param([1.0, 1.3, 1.1, 1.2, 1.0, 1.4], id="noise"),
+        pytest.param([1.0, 1.0, 1.0, 1.1, 1.1, 1.1], id="small-step"),
+        pytest.param([1.0, 5.0], id="too-few"),
+    ],
+)
+def test_outliers_and_noise_have_settled(times: list[float]) -> None:
+    assert settling_problems(times) == []

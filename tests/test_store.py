@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_nemoperf.baseline import write_baseline
+from pytest_nemoperf.store import BaselineStore, forget_old_runs
+from tests.builders import MACHINE, make_baseline
+
+ELSEWHERE = {**MACHINE, "cores": 64}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BaselineStore:
+    return BaselineStore(
+        committed_dir=tmp_path / "baselines", local_dir=tmp_path / "local", system="cpu", machine=MACHINE
+    )
+
+
+def test_a_committed_baseline_of_this_machine_comes_first(store: BaselineStore) -> None:
+    store.record_locally(make_baseline((900.0,)))
+    write_baseline(store.committed_dir, baseline=make_baseline((1000.0,)))
+
+    found = store.find("pretrain-test", workload=make_baseline().workload)
+
+    assert found.baseline == make_baseline((1000.0,))
+    assert found.path.endswith("baselines/cpu/pretrain-test.json")
+
+
+def test_the_local_store_stands_in_for_another_machines_baseline(store: BaselineStore) -> None:
+    write_baseline(store.committed_dir, baseline=make_baseline(machine=ELSEWHERE))
+    path = store.record_locally(make_baseline((900.0,)))
+
+    found = store.find("pretrain-test", workload=make_baseline().workload)
+
+    assert found.baseline == make_baseline((900.0,))
+    assert found.path == str(path)
+
+
+def test_another_machines_baseline_is_found_where_there_is_nothing_better(store: BaselineStore) -> None:
+    write_baseline(store.committed_dir, baseline=make_baseline(machine=ELSEWHERE))
+
+    found = store.find("pretrain-test", workload=make_baseline().workload)
+
+    assert found.baseline is not None
+    assert found.baseline.machine == ELSEWHERE
+
+
+def test_machines_that_share_a_store_do_not_overwrite_each_other(store: BaselineStore) -> None:
+    other = replace(store, machine=ELSEWHERE)
+
+    mine = store.record_locally(make_baseline())
+    theirs = other.record_locally(make_baseline(machine=ELSEWHERE))
+
+    assert mine != theirs
+
+
+def test_only_the_newest_sessions_keep_their_runs(tmp_path: Path) -> None:
+    for name in ("20260101-000000", "20260102-000000", "20260103-000000"):
+        (tmp_path / name / "case").mkdir(parents=True)
+
+    forget_old_runs(tmp_path, keep=2)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["20260102-000000", "20260103-000000"]

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.measure import Measurement
+from pytest_nemoperf.verdict import Verdict, VerdictKind, environment_changes, judge
+from tests.builders import MACHINE, make_baseline, make_measurement, make_run
+
+TOLERANCES = {
+    "tokens_per_sec_per_gpu": 5.0,
+    "tflops_per_sec_per_gpu": 5.0,
+    "peak_memory_gib": 5.0,
+    "time_per_call_sec": 5.0,
+}
+
+
+def judged(measurement: Measurement, *, baseline: Baseline | None = None, **changes: Any) -> Verdict:
+    values: dict[str, Any] = {"baseline": baseline or make_baseline(), "machine": MACHINE, "tolerances": TOLERANCES}
+    return judge(measurement, **{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("rates", "kind"),
+    [
+        pytest.param((1000.0, 990.0, 1010.0), VerdictKind.PASSED, id="equal"),
+        pytest.param((951.0, 951.0, 951.0), VerdictKind.PASSED, id="within"),
+        pytest.param((940.0, 930.0, 935.0), VerdictKind.REGRESSED, id="slower"),
+        pytest.param((1060.0, 1070.0, 1080.0), VerdictKind.IMPROVED, id="faster"),
+        pytest.param((930.0, 935.0, 1005.0), VerdictKind.INCONCLUSIVE, id="slower-but-runs-overlap"),
+        pytest.param((930.0,), VerdictKind.REGRESSED, id="one-run-shows-no-noise"),
+    ],
+)
+def test_speed_decides(rates: tuple[float, ...], kind: VerdictKind) -> None:
+    assert judged(make_measurement(rates), baseline=make_baseline((995.0, 1000.0, 1005.0))).kind is kind
+
+
+def test_a_regression_says_how_much_and_against_what() -> None:
+    verdict = judged(make_measurement((11_290.0,) * 3), baseline=make_baseline((12_036.0,) * 3))
+
+    assert verdict.reasons[0] == ("tokens/sec/GPU is 6.2% below the baseline (11,290 against 12,036; allowed 5.0%)")
+
+
+def test_more_memory_is_worse() -> None:
+    runs = tuple(make_run(memory_gib=1.2) for _ in range(3))
+
+    verdict = judged(make_measurement(runs=runs))
+
+    assert verdict.kind is VerdictKind.REGRESSED
+    assert verdict.reasons == ("peak_memory_gib is 20.0% above the baseline (1.2 against 1; allowed 5.0%)",)
+
+
+def test_nothing_stored_is_no_baseline() -> None:
+    verdict = judge(make_measurement(), baseline=None, machine=MACHINE, tolerances=TOLERANCES)
+
+    assert verdict.kind is VerdictKind.NO_BASELINE
+
+
+def test_another_machine_does_not_compare() -> None:
+    verdict = judged(make_measurement(), machine={**MACHINE, "cores": 64})
+
+    assert verdict.kind is VerdictKind.NOT_COMPARABLE
+    assert verdict.reasons == ("other machine: cores is 64, 2 in the baseline",)
+
+
+def test_another_workload_does_not_compare_and_the_difference_is_named() -> None:
+    verdict = judged(make_measurement(workload={"seq_len": 64, "layout": {"gpus": 2, "tp": 2}}))
+
+    assert verdict.kind is VerdictKind.NOT_COMPARABLE
+    assert verdict.reasons == ("other workload: layout: tp is 2, 1 in the baseline",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        pytest.param({"problems": ("5 of 8 steps",)}, "5 of 8 steps", id="problem"),
+        pytest.param({"runs": ()}, "no run was measured", id="nothing"),
+        pytest.param({"runs": (make_run(loss=3.0),)}, "loss 3 is not the baseline's 6.5", id="other-loss"),
+        pytest.param({"flops_per_token": 2e9}, "is not FLOPs per token x tokens/sec/GPU", id="identity"),
+    ],
+)
+def test_a_fast_wrong_run_is_invalid(changes: dict[str, Any], reason: str) -> None:
+    verdict = judged(make_measurement(**changes))
+
+    assert verdict.kind is VerdictKind.INVALID
+    assert reason in verdict.reasons[0]
+
+
+def test_invalid_outranks_a_missing_baseline() -> None:
+    verdict = judge(make_measurement(problems=("x",)), baseline=None, machine=MACHINE, tolerances=TOLERANCES)
+
+    assert verdict.kind is VerdictKind.INVALID
+
+
+def test_under_another_flops_convention_tokens_are_still_judged() -> None:
+    run = make_run(900.0)
+    runs = (replace(run, metrics={**run.metrics, "tflops_per_sec_per_gpu": 1.8}),) * 3
+    verdict = judged(make_measurement(runs=runs, flops_convention="full-attention", flops_per_token=2e9))
+
+    kinds = {comparison.metric: comparison.kind for comparison in verdict.comparisons}
+    assert kinds["tokens_per_sec_per_gpu"] is VerdictKind.REGRESSED
+    assert kinds["tflops_per_sec_per_gpu"] is VerdictKind.NOT_COMPARABLE
+    assert verdict.kind is VerdictKind.REGRESSED
+
+
+rate = st.floats(min_value=1.0, max_value=1e6)
+
+
+@given(st.lists(rate, min_size=1, max_size=5), st.lists(rate, min_size=1, max_size=5))
+def test_slower_is_never_improved_and_faster_never_regressed(before: list[float], after: list[float]) -> None:
+    verdict = judged(make_measurement(after), baseline=make_baseline(before))
+
+    slower = max(after) < min(before)
+    faster = min(after) > max(before)
+    assert not (slower and verdict.kind is VerdictKind.IMPROVED)
+    assert not (faster and verdict.kind is VerdictKind.REGRESSED)
+
+
+def test_environment_changes_are_named() -> None:
+    changes = environment_changes({"torch": "2.12", "gone": "1"}, now={"torch": "2.13", "python": "3.11"})
+
+    assert changes == [("gone", "1", "-"), ("python", "-", "3.11"), ("torch", "2.12", "2.13")]
