@@ -52,7 +52,7 @@ def test_more_memory_is_worse() -> None:
     verdict = judged(make_measurement(runs=runs))
 
     assert verdict.kind is VerdictKind.REGRESSED
-    assert verdict.reasons == ("peak_memory_gib is 20.0% above the baseline (1.2 against 1; allowed 5.0%)",)
+    assert verdict.reasons == ("peak memory is 20.0% above the baseline (1.2 GiB against 1 GiB; allowed 5.0%)",)
 
 
 def test_nothing_stored_is_no_baseline() -> None:

@@ -63,7 +63,7 @@ class Perf:
         self._item.user_properties.extend(properties(report))
         self._progress.case(report)
         if report.result.is_failure:
-            pytest.fail("\n" + render_failure(report, width=self._progress.width, color=False), pytrace=False)
+            pytest.fail(render_failure(report, width=self._progress.width, color=False), pytrace=False)
         return report.result.verdict
 
     @contextmanager

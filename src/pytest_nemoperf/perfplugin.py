@@ -74,7 +74,7 @@ class PerfPlugin:
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Leave out the dot of a judged case: it has a line of its own."""
         if report.when == "call" and any(name == _VERDICT_PROPERTY for name, _ in report.user_properties):
-            return report.outcome, "", ""
+            return report.outcome, "", report.outcome.upper()
         return None
 
     def pytest_sessionfinish(self) -> None:

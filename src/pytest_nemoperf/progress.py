@@ -61,7 +61,7 @@ class Progress:
     def case(self, report: CaseReport) -> None:
         """Write the line of a judged case."""
         color = _COLORS.get(report.result.verdict.kind, "yellow")
-        self._line(render_case_line(report), color=color)
+        self._line(render_case_line(report, width=self.width if self._is_live else None), color=color)
 
     @contextmanager
     def run(self, plan: Plan, *, number: int, num_runs: int) -> Iterator[None]:

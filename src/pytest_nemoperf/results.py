@@ -26,6 +26,7 @@ class CaseResult:
         plan: How it ran; None for a pytest-benchmark test or a loop measured in-process.
         baseline_path: File it was judged against; empty if there was none.
         stored_path: Baseline file written; empty if none was.
+        is_stored_locally: That file is in this machine's own store, not among the committed ones.
         accepted_reason: Why a regression was accepted; empty if none was.
         is_failure: The test fails for this verdict.
         run_dir: Where the ranks' records and logs are; empty for what ran in-process.
@@ -37,6 +38,7 @@ class CaseResult:
     plan: Plan | None = None
     baseline_path: str = ""
     stored_path: str = ""
+    is_stored_locally: bool = False
     accepted_reason: str = ""
     is_failure: bool = False
     run_dir: str = ""

@@ -102,7 +102,7 @@ class _ProgressFollower:
 
 
 def _describe(plan: Plan, *, result: LaunchResult, run_dir: Path, num_finished: int) -> str:
-    finished = f"{num_finished} of {plan.total_steps} steps were finished"
+    finished = f"{num_finished} of {plan.total_steps} steps were finished" if num_finished else "no step was finished"
     if result.failures:
         text = _describe_failure(plan, first=result.failures[0], result=result, run_dir=run_dir)
         if result.status is LaunchStatus.TIMED_OUT:

@@ -222,14 +222,14 @@ class PerfSession:
         settings = self.settings
         is_accepted = settings.is_update and verdict.kind is VerdictKind.REGRESSED and bool(settings.accept_reason)
         is_failure = verdict.kind in settings.fail_on and not is_accepted
-        stored, replaced = "", None
+        stored, replaced, is_local = "", None, False
         if settings.is_update and verdict.kind is not VerdictKind.INVALID and not is_failure:
             reason = settings.accept_reason if is_accepted else "--update-baselines"
             path, replaced = self.store.update(self._baseline(measurement, reason=reason))
             stored = self.shown(path)
         elif verdict.kind in _LOCALLY_RECORDED and not measurement.inject_pct:
             path = self.store.record_locally(self._baseline(measurement, reason=f"first run here: {verdict.kind}"))
-            stored = self.shown(path)
+            stored, is_local = self.shown(path), True
         case = measurement.case
         return CaseReport(
             result=CaseResult(
@@ -239,6 +239,7 @@ class PerfSession:
                 plan=self._plans.get(case),
                 baseline_path=self.shown(found.path) if found.path else "",
                 stored_path=stored,
+                is_stored_locally=is_local,
                 accepted_reason=settings.accept_reason if is_accepted else "",
                 is_failure=is_failure,
                 run_dir=self.shown(self._case_dir(case)) if case in self._plans else "",

@@ -10,7 +10,7 @@ from typing import Any
 
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.measure import Measurement, Run, identity_problem, median_over_runs
-from pytest_nemoperf.metrics import JUDGED, TFLOPS_PER_SEC_PER_GPU, Metric, format_number
+from pytest_nemoperf.metrics import JUDGED, METRICS, TFLOPS_PER_SEC_PER_GPU, Metric
 
 LOSS_REL_TOL = 0.02
 _MIN_RUNS_TO_SEE_NOISE = 2
@@ -120,11 +120,11 @@ def judge(
 
 def describe(comparison: Comparison) -> str:
     """Return the sentence that says what one metric did, e.g. how far it is below the baseline."""
-    metric = _metric(comparison.metric)
+    metric = METRICS[comparison.metric]
     side = "below" if comparison.delta_pct < 0 else "above"
-    numbers = f"{format_number(comparison.now)} against {format_number(comparison.baseline)}"
+    numbers = f"{metric.format(comparison.now)} against {metric.format(comparison.baseline)}"
     sentence = (
-        f"{metric.unit if metric.unit not in ('s', 'GiB') else metric.name} is {abs(comparison.delta_pct):.1f}% {side} "
+        f"{metric.label} is {abs(comparison.delta_pct):.1f}% {side} "
         f"the baseline ({numbers}; allowed {comparison.allowed_pct:.1f}%)"
     )
     return f"{sentence}; {comparison.note}" if comparison.note else sentence
@@ -172,8 +172,8 @@ def _kind_of(metric: Metric, *, then: Sequence[Run], now: Sequence[Run], allowed
         return (VerdictKind.PASSED if overlap and sees_noise else VerdictKind.IMPROVED), ""
     if overlap and sees_noise:
         return VerdictKind.INCONCLUSIVE, (
-            f"but runs overlap: {format_number(min(after))} to {format_number(max(after))} now, "
-            f"{format_number(min(before))} to {format_number(max(before))} in the baseline; raise --perf-runs"
+            f"but runs overlap: {metric.format(min(after))} to {metric.format(max(after))} now, "
+            f"{metric.format(min(before))} to {metric.format(max(before))} in the baseline; raise --perf-runs"
         )
     return VerdictKind.REGRESSED, ""
 
@@ -222,7 +222,3 @@ def _loss_problem(now: Sequence[Run], *, baseline: Sequence[Run]) -> str | None:
 
 def _verdict(kind: VerdictKind, measurement: Measurement, *, reasons: Sequence[str]) -> Verdict:
     return Verdict(kind=kind, case=measurement.case, reasons=tuple(reasons))
-
-
-def _metric(name: str) -> Metric:
-    return next(metric for metric in JUDGED if metric.name == name)

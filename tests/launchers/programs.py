@@ -30,7 +30,8 @@ def note_pid(name: str, pid: int) -> None:
 
 
 def note_environment() -> None:
-    (run_dir() / f"environment-{rank()}.json").write_text(json.dumps(dict(os.environ)))
+    facts = {"environment": dict(os.environ), "pid": os.getpid(), "parent_pid": os.getppid()}
+    (run_dir() / f"environment-{rank()}.json").write_text(json.dumps(facts))
     print("said by rank", rank())
     print("complained by rank", rank(), file=sys.stderr)
 

@@ -12,7 +12,7 @@ from pytest_nemoperf.errors import LaunchError
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus, RankExit
-from tests.launchers.watching import lives, noted, noted_pids, pid_lives
+from tests.launchers.watching import descendants_named, lives, noted, noted_pids, parent_of, pid_lives, wait_until_dead
 
 PROGRAM = str(Path(__file__).with_name("programs.py"))
 
@@ -58,7 +58,7 @@ def test_a_failing_command_gives_its_exit_code(
 
 
 def test_a_missing_program_is_named_with_what_to_do(launcher: LocalLauncher, tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match=r"'no-such-trainer' could not be started: .*install the program"):
+    with pytest.raises(LaunchError, match=r"no-such-trainer' could not be started: .*install the program"):
         launch(launcher, "no-such-trainer", "--fast", run_dir=tmp_path)
 
 
@@ -88,15 +88,10 @@ def test_workers_of_torchrun_do_not_outlive_it(launcher: LocalLauncher, tmp_path
     workers: list[psutil.Process] = []
 
     def kill_torchrun() -> None:
-        for process in psutil.Process().children(recursive=True) if not workers else []:
-            if process.name() == "sleep":
-                workers.append(process)
-        if len(workers) == 1:
-            workers.clear()
-        if workers:
-            parent = workers[0].parent()
-            assert parent is not None
-            parent.kill()
+        started = descendants_named("sleep") if not workers else []
+        if len(started) == 2:
+            workers.extend(started)
+            parent_of(started[0]).kill()
 
     command = RankCommand(argv=(sys.executable, *argv), num_processes=1)
     result = launcher.launch(command, run_dir=tmp_path, timeout_sec=60, on_poll=kill_torchrun)
@@ -112,16 +107,13 @@ def test_a_killed_guard_takes_its_command_along_and_is_replaced(launcher: LocalL
     def kill_guard() -> None:
         if not tree and len(noted_pids(tmp_path)) == 3:
             tree.extend(noted(tmp_path, "command", "child", "daemon"))
-            guard = tree[0].parent()
-            assert guard is not None
-            guard.kill()
+            parent_of(tree[0]).kill()
 
     command = RankCommand(argv=(sys.executable, PROGRAM, "deaf"), num_processes=1)
     with pytest.raises(LaunchError, match=r"pytest_nemoperf\.launchers\.guard was killed by SIGKILL"):
         launcher.launch(command, run_dir=tmp_path, timeout_sec=60, on_poll=kill_guard)
 
     command_process, child, daemon = tree
-    assert not lives(command_process)
-    assert not lives(child)
+    wait_until_dead([command_process, child])
     daemon.kill()  # without the guard, a daemon that has dropped its environment can't be told from anybody's
     assert launch(launcher, "true", run_dir=tmp_path / "next").status is LaunchStatus.OK

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import socket
 from pathlib import Path
@@ -14,10 +13,10 @@ import pytest
 
 from pytest_nemoperf.errors import LaunchError
 from pytest_nemoperf.frameworks.protocol import RankCommand
-from pytest_nemoperf.launchers.local import LocalLauncher
+from pytest_nemoperf.launchers.local import LocalLauncher, reserved_port
 from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus, RankExit
 from pytest_nemoperf.records import RankError, error_file, from_json
-from tests.launchers.watching import lives, noted, noted_pids, pid_lives, wait_until_dead
+from tests.launchers.watching import noted, noted_pids, parent_of, pid_lives, wait_until_dead
 
 
 def launch(
@@ -25,12 +24,6 @@ def launch(
 ) -> LaunchResult:
     command = RankCommand(argv=("-",), num_processes=2, entrypoint=f"tests.launchers.programs:{function}", env=env)
     return launcher.launch(command, run_dir=run_dir, timeout_sec=timeout_sec, on_poll=lambda: None)
-
-
-def server_of(rank: psutil.Process) -> psutil.Process:
-    server = rank.parent()
-    assert server is not None
-    return server
 
 
 def test_ranks_join_a_process_group_through_the_environment(launcher: LocalLauncher, tmp_path: Path) -> None:
@@ -44,9 +37,9 @@ def test_ranks_join_a_process_group_through_the_environment(launcher: LocalLaunc
 def test_each_rank_gets_its_environment_and_a_log_with_both_its_streams(
     launcher: LocalLauncher, tmp_path: Path
 ) -> None:
-    result = launch(launcher, "note_environment", tmp_path, OF_THE_PLAN="yes")
+    result = launch(launcher, "note_environment", tmp_path)
 
-    environment = json.loads((tmp_path / "environment-1.json").read_text())
+    environment = json.loads((tmp_path / "environment-1.json").read_text())["environment"]
     expected = {
         "RANK": "1",
         "LOCAL_RANK": "1",
@@ -54,36 +47,29 @@ def test_each_rank_gets_its_environment_and_a_log_with_both_its_streams(
         "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
         "NEMOPERF_RUN_DIR": str(tmp_path),
-        "OF_THE_PLAN": "yes",
     }
     assert expected.items() <= environment.items()
     assert result.logs == (tmp_path / "logs" / "rank0.log", tmp_path / "logs" / "rank1.log")
     assert result.logs[1].read_text() == "said by rank 1\ncomplained by rank 1\n"
 
 
-def test_the_port_is_kept_from_others_while_a_launch_lasts(launcher: LocalLauncher, tmp_path: Path) -> None:
-    taken: list[str] = []
-
-    def try_to_take() -> None:
-        for path in tmp_path.glob("environment-0.json"):
-            port = int(json.loads(path.read_text())["MASTER_PORT"])
-            with socket.socket() as other, pytest.raises(OSError, match="in use"):
-                other.bind(("127.0.0.1", port))
-            taken.append("refused")
-
-    command = RankCommand(argv=("-",), num_processes=2, entrypoint="tests.launchers.programs:note_environment")
-    launcher.launch(command, run_dir=tmp_path, timeout_sec=60, on_poll=try_to_take)
-    try_to_take_after = json.loads((tmp_path / "environment-0.json").read_text())["MASTER_PORT"]
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", int(try_to_take_after)))
+def test_a_reserved_port_is_refused_to_others_but_not_to_the_first_rank() -> None:
+    with reserved_port() as port, socket.socket() as other, socket.socket() as store:
+        with pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+        store.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        store.bind(("", port))
+        store.listen()
 
 
 def test_every_launch_has_fresh_processes_of_the_same_server(launcher: LocalLauncher, tmp_path: Path) -> None:
-    launch(launcher, "all_reduce", tmp_path / "first")
-    launch(launcher, "all_reduce", tmp_path / "second")
+    launch(launcher, "note_environment", tmp_path / "first")
+    launch(launcher, "raise_on_rank_1", tmp_path / "second")
+    launch(launcher, "note_environment", tmp_path / "third")
 
-    first, second = noted_pids(tmp_path / "first"), noted_pids(tmp_path / "second")
-    assert len({*first, *second, os.getpid()}) == 5
+    ranks = [json.loads(path.read_text()) for path in tmp_path.glob("*/environment-*.json")]
+    assert len({rank["pid"] for rank in ranks}) == 4
+    assert len({rank["parent_pid"] for rank in ranks}) == 1
 
 
 def test_the_rank_that_raises_is_named_before_those_it_took_along(launcher: LocalLauncher, tmp_path: Path) -> None:
@@ -170,14 +156,14 @@ def test_a_killed_server_is_reported_takes_its_ranks_along_and_is_replaced(
     def kill_server() -> None:
         if not tree and len(noted_pids(tmp_path)) == 4:
             tree.extend(noted(tmp_path, "rank0", "rank1", "child0", "child1"))
-            server_of(tree[0]).kill()
+            parent_of(tree[0]).kill()
 
     command = RankCommand(argv=("-",), num_processes=2, entrypoint="tests.launchers.programs:hang_deaf_with_child")
     with pytest.raises(LaunchError, match=r"pytest_nemoperf\.native\.server was killed by SIGKILL"):
         launcher.launch(command, run_dir=tmp_path, timeout_sec=60, on_poll=kill_server)
 
     assert len(tree) == 4
-    assert not any(lives(process) for process in tree)
+    wait_until_dead(tree)
     assert launch(launcher, "all_reduce", tmp_path / "next").status is LaunchStatus.OK
 
 
@@ -188,7 +174,7 @@ def test_an_interrupted_wait_stops_the_ranks_and_passes_the_interrupt_on(tmp_pat
     def interrupt() -> None:
         if len(noted_pids(tmp_path)) == 2:
             tree.extend(noted(tmp_path, "rank0", "rank1"))
-            tree.append(server_of(tree[0]))
+            tree.append(parent_of(tree[0]))
             raise KeyboardInterrupt
 
     root = str(Path(__file__).parents[2])
@@ -212,7 +198,12 @@ def test_without_torch_the_error_says_how_to_install_it(
         launch(launcher, "all_reduce", tmp_path)
 
 
-def test_a_changed_environment_reaches_what_is_read_at_import(launcher: LocalLauncher, tmp_path: Path) -> None:
-    command = RankCommand(argv=("-",), num_processes=1, entrypoint="no.such:thing", env={"PYTHONPATH": "", "X": "1"})
-    other = LocalLauncher(grace_sec=0.5)
-    del command, other
+def test_a_recipes_environment_reaches_what_is_read_when_python_starts(launcher: LocalLauncher, tmp_path: Path) -> None:
+    (tmp_path / "found_by_path.py").write_text("import sys\n\n\ndef main():\n    print('found')\n")
+    command = RankCommand(
+        argv=("-",), num_processes=1, entrypoint="found_by_path:main", env={"PYTHONPATH": str(tmp_path)}
+    )
+
+    result = launcher.launch(command, run_dir=tmp_path, timeout_sec=60, on_poll=lambda: None)
+
+    assert result.logs[0].read_text() == "found\n"

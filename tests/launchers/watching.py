@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -28,6 +29,21 @@ def noted(run_dir: Path, *names: str) -> list[psutil.Process]:
 
 def noted_pids(run_dir: Path) -> list[int]:
     return [int(path.read_text()) for path in run_dir.glob("*.pid")]
+
+
+def parent_of(process: psutil.Process) -> psutil.Process:
+    parent = process.parent()
+    assert parent is not None
+    return parent
+
+
+def descendants_named(name: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if process.name() == name:
+                found.append(process)
+    return found
 
 
 def lives(process: psutil.Process) -> bool:

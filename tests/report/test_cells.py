@@ -4,16 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_nemoperf.metrics import METRICS, format_time
 from pytest_nemoperf.report.cells import (
     allowed_text,
     commit_text,
     count_text,
     elapsed_text,
     figures_text,
-    metric_value,
     pct_text,
     shorten_middle,
-    time_text,
     tolerances_text,
 )
 from pytest_nemoperf.verdict import Comparison, VerdictKind
@@ -26,7 +25,7 @@ from tests.report.builders import TOLERANCES, make_call_run
     [(2.5, "2.5 s"), (1.0, "1 s"), (0.0123, "12.3 ms"), (0.25, "250 ms"), (123e-6, "123 us"), (45e-9, "45 ns")],
 )
 def test_a_time_has_the_largest_unit_that_leaves_a_whole_digit(seconds: float, text: str) -> None:
-    assert time_text(seconds) == text
+    assert format_time(seconds) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s")])
@@ -49,9 +48,9 @@ def test_the_allowed_worsening_has_the_sign_in_which_the_metric_worsens(metric: 
 
 
 def test_a_value_has_its_unit_unless_the_label_is_the_unit() -> None:
-    assert metric_value(2412.3, metric="tokens_per_sec_per_gpu") == "2,412"
-    assert metric_value(61.34, metric="peak_memory_gib") == "61.3 GiB"
-    assert metric_value(0.0123, metric="time_per_call_sec") == "12.3 ms"
+    assert METRICS["tokens_per_sec_per_gpu"].format(2412.3) == "2,412"
+    assert METRICS["peak_memory_gib"].format(61.34) == "61.3 GiB"
+    assert METRICS["time_per_call_sec"].format(0.0123) == "12.3 ms"
 
 
 def test_figures_are_medians_over_the_runs() -> None:

@@ -18,6 +18,7 @@ import psutil
 
 from pytest_nemoperf.errors import LaunchError
 from pytest_nemoperf.launchers.logs import tail_of
+from pytest_nemoperf.native.orphans import is_alive
 from pytest_nemoperf.native.supervise import Report, Request
 from pytest_nemoperf.records import from_json, to_json_line
 
@@ -34,7 +35,7 @@ class Helper:
     The thread that makes it must outlive it: the kernel takes that thread's end for the parent's death.
     """
 
-    def __init__(self, module: str, *, env: Mapping[str, str], cwd: Path, log: Path) -> None:
+    def __init__(self, module: str, *, env: Mapping[str, str], log: Path) -> None:
         self._cookie = secrets.token_hex(16)
         self._module = module
         self._env = lasting(env)
@@ -49,7 +50,6 @@ class Helper:
                 stderr=stderr,
                 bufsize=0,
                 env={**env, _COOKIE: self._cookie},
-                cwd=cwd,
                 start_new_session=True,
             )
 
@@ -107,10 +107,15 @@ class Helper:
         self._process.kill()
         self._process.wait()
         deadline = time.monotonic() + _KILL_LIMIT_SEC
-        while (left := _with_cookie(self._cookie)) and time.monotonic() < deadline:
-            for process in left:
+        dying: set[psutil.Process] = set()
+        while time.monotonic() < deadline:
+            for process in _with_cookie(self._cookie):
+                dying.add(process)
                 with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                     process.kill()
+            # A dying process has no environment any more, but may hold a device or a port still.
+            if not any(is_alive(process) for process in dying):
+                return
             time.sleep(_POLL_SEC)
 
     def _how_it_died(self) -> str:
@@ -130,6 +135,6 @@ def _with_cookie(cookie: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if process.environ().get(_COOKIE) == cookie and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(_COOKIE) == cookie and is_alive(process):
                 found.append(process)
     return found

@@ -59,10 +59,10 @@ class LocalLauncher:
             )
         run_dir = run_dir.resolve()
         (run_dir / "logs").mkdir(parents=True, exist_ok=True)
-        with _reserved_port() as port:
+        with reserved_port() as port:
             request = self._request(command, run_dir=run_dir, port=port)
             try:
-                helper = self._helper(module, request=request, on_poll=on_poll)
+                helper = self._helper(module, command=command, run_dir=run_dir, on_poll=on_poll)
                 helper.send(request)
                 report, timed_out = self._await_end(helper, timeout_sec=timeout_sec, on_poll=on_poll)
             except BaseException:  # a Ctrl-C too: nothing may go on when the caller doesn't wait any more
@@ -70,7 +70,7 @@ class LocalLauncher:
                 raise
         if report.event == "refused":
             raise LaunchError(
-                f"command {command.argv[0]!r} could not be started: {report.message}; "
+                f"{command.entrypoint or command.argv[0]!r} could not be started: {report.message}; "
                 "install the program, or give its path in the recipe's command"
             )
         return _result(report, request=request, timed_out=timed_out)
@@ -106,13 +106,15 @@ class LocalLauncher:
             grace_sec=self._grace_sec,
         )
 
-    def _helper(self, module: str, *, request: Request, on_poll: Callable[[], None]) -> Helper:
+    def _helper(self, module: str, *, command: RankCommand, run_dir: Path, on_poll: Callable[[], None]) -> Helper:
+        # Without what differs from launch to launch: a helper with another environment is started anew.
+        env = {**os.environ, **command.env}
         helper = self._helpers.get(module)
-        if helper and helper.serves(request.env):
+        if helper and helper.serves(env):
             return helper
         self._close_helper(module)
-        log = Path(request.run_dir) / "logs" / f"{module.rpartition('.')[2]}.log"
-        helper = Helper(module, env=request.env, cwd=Path(request.cwd), log=log)
+        log = run_dir / "logs" / f"{module.rpartition('.')[2]}.log"
+        helper = Helper(module, env=env, log=log)
         self._helpers[module] = helper
         deadline = time.monotonic() + _READY_LIMIT_SEC
         while helper.receive(timeout_sec=_POLL_SEC) is None:
@@ -168,7 +170,7 @@ def _error_time(path: Path) -> float:
 
 
 @contextmanager
-def _reserved_port() -> Iterator[int]:
+def reserved_port() -> Iterator[int]:
     """Yield a port that nobody else is given meanwhile, and that rank 0 can still listen on.
 
     A socket that is bound but does not listen keeps the port out of the kernel's hands; with SO_REUSEADDR on both sides

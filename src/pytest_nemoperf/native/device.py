@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import resource
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch.distributed as dist
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEEP_BYTES = 1 << 30
+_STATUS_BYTES = 1 << 16  # it is a page or two, and one read returns all of it
 
 
 def available_cores() -> int:
@@ -56,14 +58,26 @@ def peak_memory_bytes(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # no procfs
+    found = re.search(rb"^VmHWM:\s*(\d+) kB", _process_status(), re.MULTILINE)
+    if found:
+        return int(found[1]) * 1024
     unit = 1 if platform.system() == "Darwin" else 1024  # getrusage(2) differs
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _process_status() -> bytes:
+    """Return the kernel's page about this process, empty without one.
+
+    Read after each step, and so without a file object, which would take longer than the kernel does.
+    """
+    try:
+        descriptor = os.open("/proc/self/status", os.O_RDONLY)
+    except OSError:  # no procfs
+        return b""
+    try:
+        return os.read(descriptor, _STATUS_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def device_name(device: torch.device) -> str:

@@ -12,13 +12,13 @@ projection. Tokens of a micro-batch are one dimension, because all but attention
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pytest_nemoperf.models import ModelConfig
+from pytest_nemoperf.native.operators import rms_norm, rotate, swiglu
 
 
 class RMSNorm(nn.Module):
@@ -31,7 +31,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """Return the input scaled to unit root mean square, times the weight."""
-        return F.rms_norm(x_TD, self.weight.shape, self.weight.to(x_TD.dtype), self.eps)
+        return rms_norm(x_TD, self.weight.to(x_TD.dtype), eps=self.eps)
 
 
 class Linear(nn.Module):
@@ -59,31 +59,6 @@ class Embedding(nn.Module):
         return self.lookup(tokens_T, self.weight)
 
 
-class _Rotate(torch.autograd.Function):
-    """Rotary embedding in four kernels each way; plain autograd would take a dozen and keep copies."""
-
-    @staticmethod
-    def forward(ctx: Any, x_BSNC: Tensor, cos_SC: Tensor, sin_SC: Tensor) -> Tensor:
-        ctx.save_for_backward(cos_SC, sin_SC)
-        return _rotated(x_BSNC, cos_SC, sin_SC)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        cos_SC, sin_SC = ctx.saved_tensors
-        return _rotated(grads[0], cos_SC, -sin_SC), None, None
-
-
-def _rotated(x_BSNC: Tensor, cos_SC: Tensor, sin_SC: Tensor) -> Tensor:
-    """Rotate the pairs (c, c + C/2) of every head by its position's angles; cos and sin hold C/2 columns."""
-    cos, sin = cos_SC[:, None], sin_SC[:, None]
-    out = torch.empty(x_BSNC.shape, dtype=x_BSNC.dtype, device=x_BSNC.device)
-    first, second = x_BSNC.chunk(2, dim=-1)
-    out_first, out_second = out.chunk(2, dim=-1)
-    torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=out_second).addcmul_(first, sin)
-    return out
-
-
 class Attention(nn.Module):
     """Causal self-attention with rotary positions; each key-value head serves a group of query heads."""
 
@@ -100,7 +75,7 @@ class Attention(nn.Module):
         qkv_BSNC = self.qkv(x_TD).unflatten(-1, (-1, self.head_dim)).unflatten(0, (-1, cos_SC.shape[0]))
         num_kv = qkv_BSNC.shape[2] // (self.group_size + 2)  # heads of this rank, whatever tp is
         qk_BSNC, v_BSKC = qkv_BSNC.split([(self.group_size + 1) * num_kv, num_kv], dim=2)
-        qk_BSNC = _Rotate.apply(qk_BSNC, cos_SC, sin_SC)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        qk_BSNC = rotate(qk_BSNC, cos_SC, sin_SC)
         q_BSHC, k_BSKC = qk_BSNC.split([self.group_size * num_kv, num_kv], dim=2)
         out_BHSC = F.scaled_dot_product_attention(
             q_BSHC.transpose(1, 2),
@@ -123,8 +98,7 @@ class MLP(nn.Module):
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """Return what the MLP adds to the residual stream."""
-        gate_TF, up_TF = self.gate_up(x_TD).chunk(2, dim=-1)
-        out_TD: Tensor = self.down(F.silu(gate_TF) * up_TF)
+        out_TD: Tensor = self.down(swiglu(self.gate_up(x_TD)))
         return out_TD
 
 

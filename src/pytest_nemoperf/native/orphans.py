@@ -63,13 +63,16 @@ def reap_adopted() -> None:
             pass
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """Return whether a process still runs; one that only waits to be reaped does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _living_descendants() -> list[psutil.Process]:
-    living = []
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if process.status() != psutil.STATUS_ZOMBIE:
-                living.append(process)
-    return living
+    return [process for process in psutil.Process().children(recursive=True) if is_alive(process)]
 
 
 def _signal_all(processes: list[psutil.Process], signum: signal.Signals) -> None:

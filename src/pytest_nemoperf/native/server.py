@@ -25,7 +25,7 @@ from pytest_nemoperf.native.orphans import die_with_parent
 from pytest_nemoperf.native.supervise import Channel, Request, become_helper, serve
 from pytest_nemoperf.records import RankError, error_file, to_json
 
-PRELOAD = "torch.distributed"  # TEMPORARY
+PRELOAD = "pytest_nemoperf.native.preload"
 
 
 class ForkedRanks:

@@ -207,4 +207,3 @@ def _watch(group: Group, *, channel: Channel) -> tuple[Failure, ...]:
         is_settled = settled_at is not None and now >= settled_at
         if None not in codes or is_settled or channel.receive(timeout_sec=POLL_SEC):
             return tuple(failures.values())
-

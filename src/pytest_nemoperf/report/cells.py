@@ -8,40 +8,13 @@ from pytest_nemoperf.measure import Run, median_over_runs
 from pytest_nemoperf.metrics import (
     JUDGED,
     METRICS,
-    PEAK_MEMORY_GIB,
-    TIME_PER_CALL_SEC,
     Direction,
-    format_number,
 )
 from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.verdict import Comparison
 
-_LABELS = {PEAK_MEMORY_GIB.name: "peak memory", TIME_PER_CALL_SEC.name: "time per call"}
-_TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
 _SEC_PER_MIN = 60
 _ELLIPSIS = "..."
-
-
-def metric_label(name: str) -> str:
-    """Return what a metric is called beside its value: its unit where that says it all, else a word."""
-    return _LABELS.get(name, METRICS[name].unit)
-
-
-def metric_value(value: float, *, metric: str) -> str:
-    """Return the value with its unit, unless the label is the unit: ``2,412``, ``0.31 GiB``, ``1.23 ms``."""
-    if METRICS[metric].unit == "s":
-        return time_text(value)
-    if metric in _LABELS:
-        return f"{format_number(value)} {METRICS[metric].unit}"
-    return format_number(value)
-
-
-def time_text(seconds: float) -> str:
-    """Return a short time in the largest unit that leaves a whole digit: ``1.23 s``, ``12.3 ms``, ``345 us``."""
-    for size, unit in _TIME_UNITS:
-        if seconds >= size:
-            return f"{format_number(seconds / size)} {unit}"
-    return f"{format_number(seconds * 1e9)} ns"
 
 
 def elapsed_text(seconds: float) -> str:
@@ -70,14 +43,14 @@ def tolerances_text(tolerances: Mapping[str, float]) -> str:
         return "none"
     percents = list(tolerances.values())
     usual = max(percents, key=percents.count)
-    apart = [f"{metric_label(name)} {pct:g}%" for name, pct in tolerances.items() if pct != usual]
+    apart = [f"{METRICS[name].label} {pct:g}%" for name, pct in tolerances.items() if pct != usual]
     return ", ".join([f"{usual:g}%", *apart])
 
 
 def figure_text(value: float, *, metric: str) -> str:
     """Return value and label in the order people say them: ``2,412 tokens/sec/GPU``, ``peak memory 0.31 GiB``."""
-    figure, label = metric_value(value, metric=metric), metric_label(metric)
-    return f"{label} {figure}" if metric in _LABELS else f"{figure} {label}"
+    figure, label = METRICS[metric].format(value), METRICS[metric].label
+    return f"{figure} {label}" if label == METRICS[metric].unit else f"{label} {figure}"
 
 
 def figures_text(runs: Sequence[Run]) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 QUIET = "dim"
-_ALARM = "bold white on red"
+ALARM = "bold white on red"
 _HEIGHT = 25  # rich ignores the width of a dumb terminal unless the height is given too
 _GAP = "  "
 _BANNER_EDGE = "!!"
@@ -36,7 +36,7 @@ def style_of(kind: VerdictKind) -> str:
 
 
 def to_text(parts: Iterable[RenderableType], *, width: int, color: bool) -> str:
-    """Return the parts below each other as lines of at most width columns, without a newline at the end.
+    """Return the parts below each other as lines of at most width columns (paths excepted), no newline at the end.
 
     What the surroundings say about colour and size is ignored: the arguments alone decide.
     """
@@ -58,7 +58,8 @@ def to_text(parts: Iterable[RenderableType], *, width: int, color: bool) -> str:
         highlight=False,
     )
     for part in parts:
-        console.print(part)
+        # rich joins what it prints into a text of its own, which forgets how the part was to be wrapped
+        console.print(part, crop=False, no_wrap=getattr(part, "no_wrap", None), overflow=getattr(part, "overflow", None))
     return "\n".join(line.rstrip() for line in file.getvalue().rstrip("\n").split("\n"))
 
 
@@ -84,6 +85,13 @@ def indented(part: RenderableType, *, columns: int = 2) -> RenderableType:
     from rich.padding import Padding  # noqa: PLC0415 (slow to import)
 
     return Padding(styled(part) if isinstance(part, str) else part, (0, 0, 0, columns), expand=False)
+
+
+def whole(text: str) -> Text:
+    """Return an indented line that is never folded: a path must survive copying, so the terminal wraps it."""
+    from rich.text import Text  # noqa: PLC0415 (slow to import)
+
+    return Text(f"  {text}", no_wrap=True, overflow="ignore")
 
 
 def figures_table(headings: Sequence[str]) -> Table:
@@ -124,4 +132,4 @@ def injection_banner(inject_pct: float, *, width: int) -> Text:
             for piece in textwrap.wrap(sentence, room, break_on_hyphens=False)
         ]
     lines.append("!" * width)
-    return styled(("\n".join(lines), _ALARM))
+    return styled(("\n".join(lines), ALARM))

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.metrics import METRICS
 from pytest_nemoperf.report.cells import (
     allowed_text,
     commit_text,
     count_text,
     figures_text,
-    metric_label,
-    metric_value,
     pct_text,
 )
 from pytest_nemoperf.report.commands import command_lines
 from pytest_nemoperf.report.console import (
+    ALARM,
     QUIET,
     figures_table,
     heading,
@@ -26,6 +26,7 @@ from pytest_nemoperf.report.console import (
     styled,
     to_text,
     verdict_text,
+    whole,
 )
 from pytest_nemoperf.report.phases import PhaseRow, compare_phases
 from pytest_nemoperf.report.spread import compare_spread
@@ -43,7 +44,7 @@ def render_failure(report: CaseReport, *, width: int, color: bool) -> str:
 
     Args:
         report: The case, its baseline, and what surrounded it.
-        width: Columns; no line is longer.
+        width: Columns; only a path may be longer.
         color: Whether to use terminal colours.
     """
     return to_text(_parts(report, width=width), width=width, color=color)
@@ -51,9 +52,10 @@ def render_failure(report: CaseReport, *, width: int, color: bool) -> str:
 
 def _parts(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
     inject_pct = report.result.measurement.inject_pct
+    yield _headline(report)
     if inject_pct:
         yield injection_banner(inject_pct, width=width)
-    yield from _headline(report)
+    yield from _reasons(report)
     if report.result.verdict.comparisons:
         yield ""
         yield _comparison_table(report.result.verdict.comparisons)
@@ -68,9 +70,15 @@ def _parts(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
         yield injection_banner(inject_pct, width=width)
 
 
-def _headline(report: CaseReport) -> Iterator[RenderableType]:
+def _headline(report: CaseReport) -> RenderableType:
+    """The first line alone is what pytest's short summary shows."""
     verdict = report.result.verdict
-    yield styled((verdict.kind.value, style_of(verdict.kind)), " ", (verdict.case, "bold"))
+    mark = ("INJECTED ", ALARM) if report.result.measurement.inject_pct else ""
+    return styled(mark, (verdict.kind.value, style_of(verdict.kind)), " ", (verdict.case, "bold"))
+
+
+def _reasons(report: CaseReport) -> Iterator[RenderableType]:
+    verdict = report.result.verdict
     yield from verdict.reasons
     if verdict.kind is VerdictKind.NO_BASELINE:
         yield f"measured: {figures_text(report.result.measurement.runs)}"
@@ -81,9 +89,9 @@ def _comparison_table(comparisons: tuple[Comparison, ...]) -> RenderableType:
     table.add_column("verdict", overflow="fold")
     for comparison in comparisons:
         table.add_row(
-            metric_label(comparison.metric),
-            metric_value(comparison.baseline, metric=comparison.metric),
-            metric_value(comparison.now, metric=comparison.metric),
+            METRICS[comparison.metric].label,
+            METRICS[comparison.metric].format(comparison.baseline),
+            METRICS[comparison.metric].format(comparison.now),
             pct_text(comparison.delta_pct),
             allowed_text(comparison),
             verdict_text(comparison.kind),
@@ -114,7 +122,7 @@ def _phase_cells(row: PhaseRow, *, decimals: int) -> list[str]:
         f"{row.now_ms:,.{decimals}f}",
         f"{row.difference_ms:+,.{decimals}f}",
     ]
-    return cells if row.share_pct is None else [*cells, f"{row.share_pct:.0f}%"]
+    return cells if row.share_pct is None else [*cells, f"{round(row.share_pct)}%"]
 
 
 def _spread(report: CaseReport, *, baseline: Baseline) -> Iterator[RenderableType]:
@@ -144,7 +152,7 @@ def _baseline(report: CaseReport, *, baseline: Baseline) -> Iterator[RenderableT
     origin = baseline.provenance
     yield ""
     yield heading("baseline")
-    yield indented(report.result.baseline_path)
+    yield whole(report.result.baseline_path)
     yield indented(
         f"{count_text(len(baseline.runs), 'run')} of {origin.date}, {commit_text(origin)}: {baseline.reason}"
     )
@@ -155,7 +163,7 @@ def _what_to_do(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
     if result.run_dir:
         yield ""
         yield heading("records and logs of the ranks")
-        yield indented(result.run_dir)
+        yield whole(result.run_dir)
     if report.rerun_command:
         yield ""
         yield heading("to run it again")

@@ -71,9 +71,9 @@ def compare_phases(now: Sequence[Run], *, baseline: Sequence[Run]) -> PhaseTable
         for name in {**then_phases, **now_phases}
     }
     total = (rounded_ms(then_step), rounded_ms(now_step))
-    gap = tuple(round(total[side] - sum(column[side] for column in columns.values()), decimals) for side in (0, 1))
+    gap = [round(total[side] - sum(column[side] for column in columns.values()), decimals) for side in (0, 1)]
     if any(gap):
-        columns[GAP] = (gap[0], gap[1])
+        columns[GAP] = (gap[0] + 0.0, gap[1] + 0.0)  # never minus zero
     loss = total[1] - total[0]
     rows = [_row(name, then=then, now=now_, total=total) for name, (then, now_) in columns.items()]
     rows.sort(key=lambda row: (row.phase == GAP, -row.difference_ms if loss >= 0 else row.difference_ms))

@@ -14,18 +14,26 @@ from pytest_nemoperf.metrics import (
     TIME_PER_CALL_SEC,
     TOKENS_PER_SEC_PER_GPU,
     format_number,
+    format_time,
 )
 from pytest_nemoperf.report.cells import (
     commit_text,
     count_text,
     elapsed_text,
     figures_text,
-    metric_label,
-    metric_value,
     pct_text,
-    time_text,
 )
-from pytest_nemoperf.report.console import QUIET, align, heading, indented, injection_banner, style_of, styled, to_text
+from pytest_nemoperf.report.console import (
+    QUIET,
+    align,
+    heading,
+    indented,
+    injection_banner,
+    style_of,
+    styled,
+    to_text,
+    whole,
+)
 from pytest_nemoperf.results import CaseReport, CaseResult, SessionResults
 from pytest_nemoperf.verdict import VerdictKind
 
@@ -54,7 +62,7 @@ def render_summary(
     Args:
         results: The session.
         reports: Its cases with what they were compared with, in the same order.
-        width: Columns; no line is longer.
+        width: Columns; only a path may be longer.
         color: Whether to use terminal colours.
         written: Paths of the reports that were written.
     """
@@ -81,7 +89,7 @@ def _parts(
     if written:
         yield ""
         yield heading("files written")
-        yield from (indented(path) for path in written)
+        yield from (whole(path) for path in written)
     if results.inject_pct:
         yield ""
         yield injection_banner(results.inject_pct, width=width)
@@ -115,7 +123,7 @@ def _value(case: CaseResult, *, metric: str) -> str:
     value = median_over_runs(case.measurement.runs, metric=metric)
     if value is None or case.verdict.kind is VerdictKind.INVALID:
         return "-"
-    return time_text(value) if metric == TIME_PER_CALL_SEC.name else format_number(value)
+    return format_time(value) if metric == TIME_PER_CALL_SEC.name else format_number(value)
 
 
 def _delta(case: CaseResult, *, metric: str) -> str:
@@ -190,13 +198,19 @@ def _not_run(results: SessionResults) -> Iterator[RenderableType]:
 
 def _stored(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
     stored = [report for report in reports if report.result.stored_path]
-    if not stored:
-        return
-    yield ""
-    yield heading("baselines written")
-    for report in stored:
-        yield indented(report.result.stored_path)
+    committed = [report for report in stored if not report.result.is_stored_locally]
+    local = [report.result.stored_path for report in stored if report.result.is_stored_locally]
+    if committed:
+        yield ""
+        yield heading("baselines written")
+    for report in committed:
+        yield whole(report.result.stored_path)
         yield from (indented(line, columns=4) for line in _old_to_new(report))
+    if local:
+        yield ""
+        yield heading("recorded for this machine's next session, not to be committed")
+        for folder, number in Counter(path.rpartition("/")[0] for path in local).items():
+            yield whole(f"{count_text(number, 'case')} in {folder}")
 
 
 def _old_to_new(report: CaseReport) -> list[str]:
@@ -208,7 +222,7 @@ def _old_to_new(report: CaseReport) -> list[str]:
         old = median_over_runs(report.replaced.runs, metric=metric.name)
         new = median_over_runs(runs, metric=metric.name)
         if old is not None and new is not None:
-            figures = [metric_value(value, metric=metric.name) for value in (old, new)]
+            figures = [metric.format(value) for value in (old, new)]
             delta = pct_text(metric.delta_pct(new, baseline=old))
-            lines.append(f"{metric_label(metric.name)}: {figures[0]} -> {figures[1]} ({delta})")
+            lines.append(f"{metric.label}: {figures[0]} -> {figures[1]} ({delta})")
     return lines

@@ -5,21 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pytest_nemoperf.measure import Run
-from pytest_nemoperf.metrics import (
-    STEP_TIME_SEC,
-    TOKENS_PER_SEC_PER_GPU,
-    format_number,
-)
+from pytest_nemoperf.metrics import METRICS, STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU, format_number, format_time
 from pytest_nemoperf.report.cells import (
     count_text,
     elapsed_text,
     figure_text,
     figures_text,
     injection_text,
-    metric_value,
     pct_text,
     shorten_middle,
-    time_text,
     tolerances_text,
 )
 from pytest_nemoperf.results import CaseReport
@@ -122,7 +116,7 @@ def render_run_line(
     step_time = measured.metrics.get(STEP_TIME_SEC.name)
     facts = [
         figures_text([measured]),
-        f"step {time_text(step_time)}" if step_time is not None else "",
+        f"step {format_time(step_time)}" if step_time is not None else "",
         f"took {elapsed_text(elapsed_sec)}",
     ]
     head = f"{_mark(inject_pct)}{case}: run {run}/{num_runs}:"
@@ -164,5 +158,5 @@ def _comparison_text(verdict: Verdict) -> str:
     name = comparison.metric
     return (
         f"{figure_text(comparison.now, metric=name)}, "
-        f"{pct_text(comparison.delta_pct)} against {metric_value(comparison.baseline, metric=name)}"
+        f"{pct_text(comparison.delta_pct)} against {METRICS[name].format(comparison.baseline)}"
     )

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.frameworks.command import CommandFramework
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.records import RunOutput, StepRecord, to_json_line
+from tests.builders import make_plan, make_records
+
+
+def command_plan() -> Plan:
+    return make_plan(framework="command", command=("train", "--fast"), env={"LOG": "debug"})
+
+
+def read(text: str, *, run_dir: Path) -> RunOutput:
+    (run_dir / "steps.jsonl").write_text(text, encoding="utf-8")
+    return CommandFramework().read_output(command_plan(), run_dir=run_dir)
+
+
+def line(step: int, **changes: Any) -> str:
+    return json.dumps({"step": step, "step_time_sec": 0.5, "tokens": 256, **changes}) + "\n"
+
+
+def test_the_command_is_started_once_and_told_its_files(tmp_path: Path) -> None:
+    command = CommandFramework().command(command_plan(), run_dir=tmp_path)
+
+    assert command.argv == ("train", "--fast")
+    assert command.num_processes == 1
+    assert command.entrypoint is None
+    assert command.env == {
+        "LOG": "debug",
+        "NEMOPERF_RUN_DIR": str(tmp_path),
+        "NEMOPERF_PLAN": f"{tmp_path}/plan.json",
+        "NEMOPERF_STEPS": f"{tmp_path}/steps.jsonl",
+    }
+
+
+def test_a_plan_with_a_command_is_supported() -> None:
+    assert CommandFramework().unsupported(command_plan()) is None
+
+
+def test_a_plan_without_a_command_is_not_supported() -> None:
+    assert CommandFramework().unsupported(make_plan()) == "the plan has no command; give the recipe an argv in command"
+
+
+def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
+    records = make_records(command_plan())
+
+    output = read("".join(map(to_json_line, records)), run_dir=tmp_path)
+
+    assert output.records == tuple(records)
+
+
+def test_three_keys_are_enough_for_a_record(tmp_path: Path) -> None:
+    output = read(line(0), run_dir=tmp_path)
+
+    assert output.records == (StepRecord(step=0, step_time_sec=0.5, tokens=256),)
+
+
+def test_a_loss_may_be_nan_so_that_it_can_be_judged(tmp_path: Path) -> None:
+    output = read(line(0, loss=float("nan")), run_dir=tmp_path)
+
+    assert str(output.records[0].loss) == "nan"
+
+
+def test_missing_steps_are_left_to_the_measurement(tmp_path: Path) -> None:
+    output = read(line(0) + line(3), run_dir=tmp_path)
+
+    assert [record.step for record in output.records] == [0, 3]
+
+
+def test_a_last_line_without_a_newline_is_whole_if_it_parses(tmp_path: Path) -> None:
+    assert len(read(line(0) + line(1).rstrip("\n"), run_dir=tmp_path).records) == 2
+
+
+@pytest.mark.parametrize("text", [None, ""], ids=["no file", "empty file"])
+def test_no_records_after_exit_code_0_is_an_error(text: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "steps.jsonl").write_text(text)
+
+    with pytest.raises(RecordError, match=r"exited with 0 but wrote no step records to .*steps\.jsonl; it must"):
+        CommandFramework().read_output(command_plan(), run_dir=tmp_path)
+
+
+BAD_LINES = {
+    "torn": (line(1)[:20], "half a line"),
+    "not json": ("step 1\n", "not JSON"),
+    "empty line": ("\n" + line(1), "not JSON"),
+    "no object": ("[1, 2]\n", "is no JSON object"),
+    "key missing": ('{"step": 1, "tokens": 256}\n', "missing required field `step_time_sec`"),
+    "key misspelt": (line(1, tokns=256), "unknown key 'tokns'; did you mean tokens?"),
+    "wrong type": (line(1, tokens="many"), "Expected `int`, got `str`"),
+    "NaN time": (line(1, step_time_sec=float("nan")), "step_time_sec=nan must be positive and finite"),
+    "negative time": (line(1, step_time_sec=-0.5), "step_time_sec=-0.5 must be positive and finite"),
+    "infinite phase": (line(1, phases={"forward": float("inf")}), "forward=inf s must be finite"),
+    "no tokens": (line(1, tokens=0), "tokens=0 must be >= 1"),
+    "step again": (line(0), "step 0 after step 0; write each step once, in order"),
+    "step beyond the plan": (line(8), "step 8, but the plan has 8 steps, counted from 0"),
+}
+
+
+@pytest.mark.parametrize(("text", "reason"), BAD_LINES.values(), ids=BAD_LINES.keys())
+def test_a_bad_line_is_named_with_file_line_and_reason(text: str, reason: str, tmp_path: Path) -> None:
+    where = re.escape(f"{tmp_path}/steps.jsonl:2: ")
+
+    with pytest.raises(RecordError, match=f"{where}.*{re.escape(reason)}"):
+        read(line(0) + text, run_dir=tmp_path)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.frameworks.torch import TorchFramework
+from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.records import RunOutput, RunResult, StepRecord, to_json, to_json_line
+from tests.builders import make_plan, make_records
+
+PLAN = make_plan(env={"LOG": "debug"})
+
+
+def write_result(run_dir: Path, **changes: Any) -> None:
+    values = {"num_ranks": 2, "num_steps": PLAN.total_steps, "device_name": "cpu", "environment": {"torch": "2"}}
+    (run_dir / "result.json").write_text(to_json(RunResult(**{**values, **changes})))
+
+
+def write_steps(run_dir: Path, records: list[StepRecord]) -> None:
+    (run_dir / "steps.jsonl").write_text("".join(map(to_json_line, records)))
+
+
+def read(run_dir: Path) -> RunOutput:
+    return TorchFramework().read_output(PLAN, run_dir=run_dir)
+
+
+def test_one_process_a_rank_is_started_from_the_entrypoint(tmp_path: Path) -> None:
+    command = TorchFramework().command(PLAN, run_dir=tmp_path)
+
+    assert command.argv == (sys.executable, "-m", "pytest_nemoperf.native.rank")
+    assert command.entrypoint == "pytest_nemoperf.native.rank:main"
+    assert command.num_processes == 2
+    assert command.env == {"LOG": "debug", "NEMOPERF_RUN_DIR": str(tmp_path)}
+
+
+def test_data_and_tensor_parallel_plans_are_supported() -> None:
+    layout = Layout(gpus=8, dp_replicate=2, dp_shard=2, tp=2)
+
+    assert TorchFramework().unsupported(make_plan(layouts={"cpu": layout})) is None
+
+
+def test_axes_that_are_not_built_in_are_named() -> None:
+    plan = make_plan(layouts={"cpu": Layout(gpus=4, pp=2, cp=2)}, model="llama-tiny")
+
+    assert TorchFramework().unsupported(plan) == "pp=2 and cp=2 are not built into the native engine yet"
+
+
+def test_without_torch_the_reason_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+
+    reason = TorchFramework().unsupported(PLAN)
+
+    assert reason == "torch is not installed; install it with: pip install 'pytest-nemoperf[torch]'"
+
+
+def test_a_complete_run_is_read(tmp_path: Path) -> None:
+    records = make_records(PLAN)
+    write_result(tmp_path)
+    write_steps(tmp_path, records)
+
+    assert read(tmp_path) == RunOutput(records=tuple(records), environment={"torch": "2"})
+
+
+@pytest.mark.parametrize("missing", ["result.json", "steps.jsonl"])
+def test_a_missing_file_is_an_incomplete_run(missing: str, tmp_path: Path) -> None:
+    write_result(tmp_path)
+    write_steps(tmp_path, make_records(PLAN))
+    (tmp_path / missing).unlink()
+
+    with pytest.raises(RecordError, match=f"exited with 0 but left no .*{re.escape(missing)}; the run is incomplete"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"num_ranks": 1}, {"num_steps": 3}], ids=str)
+def test_a_result_that_is_not_the_plans_is_incomplete(changes: dict[str, int], tmp_path: Path) -> None:
+    write_result(tmp_path, **changes)
+    write_steps(tmp_path, make_records(PLAN))
+    ((name, count),) = changes.items()
+
+    with pytest.raises(RecordError, match=rf"result\.json: {name}={count}, but the plan has \d"):
+        read(tmp_path)
+
+
+def test_a_missing_step_is_an_incomplete_run(tmp_path: Path) -> None:
+    write_result(tmp_path)
+    write_steps(tmp_path, make_records(PLAN)[:-1])
+
+    with pytest.raises(RecordError, match=r"steps\.jsonl: step records=7, but the plan has 8; the run is incomplete"):
+        read(tmp_path)

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pytest_nemoperf.errors import LaunchError, RecordError
+from pytest_nemoperf.frameworks.command import CommandFramework
+from pytest_nemoperf.frameworks.protocol import RankCommand
+from pytest_nemoperf.frameworks.torch import TorchFramework
+from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus, RankExit
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.records import (
+    Progress,
+    RankError,
+    RunOutput,
+    RunResult,
+    error_file,
+    from_json,
+    to_json,
+    to_json_line,
+)
+from pytest_nemoperf.runner import run_once
+from tests.builders import make_plan, make_records
+
+PLAN = make_plan(timeout_sec=60.0)
+COMMAND_PLAN = make_plan(framework="command", command=("train",), timeout_sec=60.0)
+
+
+@dataclass
+class ScriptedLauncher:
+    """Does in each poll what the test says, then ends as it says."""
+
+    status: LaunchStatus = LaunchStatus.OK
+    failures: tuple[RankExit, ...] = ()
+    polls: list[Callable[[Path], object]] = field(default_factory=list)
+    launched: list[tuple[RankCommand, float]] = field(default_factory=list)
+
+    def launch(
+        self, command: RankCommand, *, run_dir: Path, timeout_sec: float, on_poll: Callable[[], None]
+    ) -> LaunchResult:
+        self.launched.append((command, timeout_sec))
+        logs = tuple(run_dir / "logs" / f"rank{rank}.log" for rank in range(command.num_processes))
+        logs[0].parent.mkdir()
+        for rank, log in enumerate(logs):
+            log.write_text("".join(f"rank {rank} line {number}\n" for number in range(20)))
+        for number, do in enumerate(self.polls, start=1):
+            do(run_dir)
+            if number < len(self.polls):  # the last one is what happens between the last poll and the end
+                on_poll()
+        return LaunchResult(status=self.status, failures=self.failures, logs=logs)
+
+    def close(self) -> None:
+        pass
+
+
+def run(plan: Plan, *, launcher: ScriptedLauncher, run_dir: Path, steps: list[int] | None = None) -> RunOutput:
+    seen = [] if steps is None else steps
+
+    def on_progress(progress: Progress) -> None:
+        seen.append(progress.step)
+
+    framework = CommandFramework() if plan.command else TorchFramework()
+    return run_once(plan, framework=framework, launcher=launcher, run_dir=run_dir, on_progress=on_progress)
+
+
+def append(name: str, text: str) -> Callable[[Path], object]:
+    def do(run_dir: Path) -> None:
+        with (run_dir / name).open("a") as file:
+            file.write(text)
+
+    return do
+
+
+def leave_error(rank: int) -> Callable[[Path], object]:
+    error = RankError(rank=rank, time_sec=1.0, message="ValueError: no such token", traceback="Traceback: here\n")
+    return append(error_file(rank), to_json(error))
+
+
+def complete(run_dir: Path) -> None:
+    append("steps.jsonl", "".join(map(to_json_line, make_records(PLAN))))(run_dir)
+    append("result.json", to_json(RunResult(num_ranks=2, num_steps=PLAN.total_steps, device_name="cpu")))(run_dir)
+
+
+def step_line(step: int) -> str:
+    return to_json_line(Progress(step=step, step_time_sec=0.5))
+
+
+def test_a_complete_run_gives_the_frameworks_output_and_leaves_its_plan(tmp_path: Path) -> None:
+    launcher = ScriptedLauncher(polls=[complete])
+
+    output = run(PLAN, launcher=launcher, run_dir=tmp_path / "run")
+
+    assert output.records == tuple(make_records(PLAN))
+    assert from_json(Plan, (tmp_path / "run" / "plan.json").read_text(), subject="plan") == PLAN
+    assert launcher.launched == [(TorchFramework().command(PLAN, run_dir=tmp_path / "run"), 60.0)]
+
+
+def test_an_earlier_run_in_the_same_directory_can_not_be_taken_for_this_one(tmp_path: Path) -> None:
+    run(PLAN, launcher=ScriptedLauncher(polls=[complete]), run_dir=tmp_path / "run")
+
+    with pytest.raises(RecordError, match="the run is incomplete"):
+        run(PLAN, launcher=ScriptedLauncher(), run_dir=tmp_path / "run")
+
+
+def test_progress_is_passed_on_line_by_line_and_a_torn_line_waits(tmp_path: Path) -> None:
+    polls = [
+        append("progress.jsonl", step_line(0) + step_line(1)[:10]),
+        append("progress.jsonl", step_line(1)[10:]),
+        append("progress.jsonl", "nonsense\n" + step_line(7)),
+    ]
+    steps: list[int] = []
+
+    run(PLAN, launcher=ScriptedLauncher(polls=[*polls, complete]), run_dir=tmp_path, steps=steps)
+
+    assert steps == [0, 1, 7]
+
+
+def test_what_is_written_after_the_last_poll_is_passed_on_too(tmp_path: Path) -> None:
+    steps: list[int] = []
+
+    with pytest.raises(RecordError, match="incomplete"):
+        run(
+            PLAN,
+            launcher=ScriptedLauncher(polls=[append("progress.jsonl", step_line(7))]),
+            run_dir=tmp_path,
+            steps=steps,
+        )
+
+    assert steps == [7]
+
+
+def test_step_records_are_the_progress_of_a_framework_that_writes_no_other(tmp_path: Path) -> None:
+    lines = [to_json_line(record) for record in make_records(COMMAND_PLAN)]
+    polls = [append("steps.jsonl", line) for line in lines]
+    steps: list[int] = []
+
+    run(COMMAND_PLAN, launcher=ScriptedLauncher(polls=polls), run_dir=tmp_path, steps=steps)
+
+    assert steps == list(range(8))
+
+
+def test_the_first_failing_ranks_own_error_is_raised_with_its_log(tmp_path: Path) -> None:
+    launcher = ScriptedLauncher(
+        status=LaunchStatus.FAILED,
+        failures=(RankExit(rank=1, exit_code=1), RankExit(rank=0, exit_code=1)),
+        polls=[leave_error(1)],
+    )
+
+    with pytest.raises(LaunchError) as caught:
+        run(PLAN, launcher=launcher, run_dir=tmp_path)
+
+    assert str(caught.value) == (
+        f"rank 1 of {PLAN.case} failed: ValueError: no such token\nTraceback: here\nits log: {tmp_path}/logs/rank1.log"
+    )
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "how"),
+    [
+        (3, "exited with 3"),
+        (-9, "was killed by SIGKILL (out of memory?"),
+        (-11, "was killed by SIGSEGV"),
+        (-63, "was killed by signal 63"),
+    ],
+)
+def test_a_rank_that_left_no_error_is_told_by_its_exit_and_the_end_of_its_log(
+    exit_code: int, how: str, tmp_path: Path
+) -> None:
+    failures = (RankExit(rank=1, exit_code=exit_code),)
+
+    with pytest.raises(LaunchError, match=re.escape(f"rank 1 of {PLAN.case} {how}")) as caught:
+        run(PLAN, launcher=ScriptedLauncher(status=LaunchStatus.FAILED, failures=failures), run_dir=tmp_path)
+
+    tail = "\n".join(f"rank 1 line {number}" for number in range(5, 20))
+    assert str(caught.value).endswith(f"its log {tmp_path}/logs/rank1.log ends with:\n{tail}")
+
+
+def test_a_torn_error_file_says_less_than_the_log(tmp_path: Path) -> None:
+    launcher = ScriptedLauncher(
+        status=LaunchStatus.FAILED,
+        failures=(RankExit(rank=0, exit_code=-9),),
+        polls=[append(error_file(0), '{"rank": 0, "mess')],
+    )
+
+    with pytest.raises(LaunchError, match=r"rank 0 line 19$"):
+        run(PLAN, launcher=launcher, run_dir=tmp_path)
+
+
+def test_a_failing_command_is_named(tmp_path: Path) -> None:
+    launcher = ScriptedLauncher(status=LaunchStatus.FAILED, failures=(RankExit(rank=0, exit_code=2),))
+
+    with pytest.raises(LaunchError, match=r"the command 'train' of .* exited with 2; its log"):
+        run(COMMAND_PLAN, launcher=launcher, run_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("polls", "finished"),
+    [([], "no step was finished"), ([append("progress.jsonl", step_line(3))], "4 of 8 steps were finished")],
+)
+def test_a_time_out_says_how_far_it_came_and_what_to_do(
+    polls: list[Callable[[Path], object]], finished: str, tmp_path: Path
+) -> None:
+    launcher = ScriptedLauncher(status=LaunchStatus.TIMED_OUT, polls=polls)
+
+    with pytest.raises(LaunchError, match=f"timed out after 60 s; {finished}; .*--perf-timeout") as caught:
+        run(PLAN, launcher=launcher, run_dir=tmp_path)
+
+    assert f"{tmp_path}/logs/rank0.log" in str(caught.value)
+    assert str(caught.value).endswith("rank 0 line 19")
+
+
+def test_a_time_out_caused_by_a_failed_rank_tells_that_ranks_error(tmp_path: Path) -> None:
+    launcher = ScriptedLauncher(
+        status=LaunchStatus.TIMED_OUT, failures=(RankExit(rank=1, exit_code=-15),), polls=[leave_error(1)]
+    )
+
+    with pytest.raises(LaunchError, match=r"(?s)rank 1 of .* failed: ValueError: .* waited for until .* of 60 s"):
+        run(PLAN, launcher=launcher, run_dir=tmp_path)
