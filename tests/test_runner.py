@@ -60,8 +60,9 @@ class ScriptedLauncher:
 def run(plan: Plan, *, launcher: ScriptedLauncher, run_dir: Path, steps: list[int] | None = None) -> RunOutput:
     seen = [] if steps is None else steps
 
-    def on_progress(progress: Progress) -> None:
-        seen.append(progress.step)
+    def on_progress(progress: Progress | None) -> None:
+        if progress is not None:
+            seen.append(progress.step)
 
     framework = CommandFramework() if plan.command else TorchFramework()
     return run_once(plan, framework=framework, launcher=launcher, run_dir=run_dir, on_progress=on_progress)

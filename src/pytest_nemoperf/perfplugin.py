@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf import bench
-from pytest_nemoperf.baseline import list_baselines
 from pytest_nemoperf.fixture import Perf
 from pytest_nemoperf.machine import describe_devices
 from pytest_nemoperf.options import Settings
@@ -65,7 +64,8 @@ class PerfPlugin:
             how="detected" if settings.was_detected else "asked for",
             devices=describe_devices(settings.devices),
             baselines_dir=session.shown(settings.baselines_dir / settings.system.name),
-            num_baselines=len(list_baselines(settings.baselines_dir, system=settings.system.name)),
+            num_baselines=session.store.num_committed(),
+            num_local=session.store.num_local(),
             tolerances=settings.tolerances,
             runs=settings.runs,
             inject_pct=settings.inject_pct,

@@ -31,7 +31,7 @@ def run_once(
     framework: Framework,
     launcher: Launcher,
     run_dir: Path,
-    on_progress: Callable[[Progress], None],
+    on_progress: Callable[[Progress | None], None],
 ) -> RunOutput:
     """Run a plan once.
 
@@ -40,7 +40,8 @@ def run_once(
         framework: Who trains it.
         launcher: Who starts the ranks.
         run_dir: Made for this run, an earlier run in it is removed; holds the plan, the records and the logs.
-        on_progress: Called with each finished step the ranks tell of, while they run.
+        on_progress: Called a few times a second while the ranks run: with each finished step they tell of, and
+            with None where there is none, so that waiting can be shown too.
 
     Returns:
         Every step's record.
@@ -70,7 +71,7 @@ def run_once(
 class _ProgressFollower:
     """Passes on the lines of the progress file; of the step records where a framework writes no progress."""
 
-    def __init__(self, run_dir: Path, *, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(self, run_dir: Path, *, on_progress: Callable[[Progress | None], None]) -> None:
         self._run_dir = run_dir
         self._on_progress = on_progress
         self._offset = 0
@@ -86,6 +87,7 @@ class _ProgressFollower:
                 continue  # only for show: reading the output judges the records
             self.num_finished = progress.step + 1
             self._on_progress(progress)
+        self._on_progress(None)
 
     def _new_text(self) -> bytes:
         if self._path is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_nemoperf.baseline import Baseline, baseline_path, find_baseline, write_baseline
+from pytest_nemoperf.baseline import Baseline, baseline_path, find_baseline, list_baselines, write_baseline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,14 @@ class BaselineStore:
         """Store a committed baseline; return its path and the one it replaced."""
         old = write_baseline(self.committed_dir, baseline=baseline)
         return self._path(self.committed_dir, baseline.case), old
+
+    def num_committed(self) -> int:
+        """Count the committed baselines of the system."""
+        return len(list_baselines(self.committed_dir, system=self.system))
+
+    def num_local(self) -> int:
+        """Count the baselines this machine keeps for itself."""
+        return len(list_baselines(self._local_root, system=self.system))
 
     def _compares(self, baseline: Baseline, *, workload: Mapping[str, Any]) -> bool:
         return baseline.machine == self.machine and baseline.workload == workload

@@ -22,13 +22,14 @@ from tests.report.builders import (
 )
 
 
-def header(*, inject_pct: float = 0.0) -> list[str]:
+def header(*, inject_pct: float = 0.0, num_local: int = 0) -> list[str]:
     return render_header(
         system=find_system("cpu"),
         how="detected",
         devices="no NVIDIA GPU",
         baselines_dir="baselines/cpu",
         num_baselines=6,
+        num_local=num_local,
         tolerances=TOLERANCES,
         runs=3,
         inject_pct=inject_pct,
@@ -54,6 +55,10 @@ def test_the_header_says_what_is_measured_against_what() -> None:
         "perf: system cpu (detected: no NVIDIA GPU), 3 runs a case",
         "perf: 6 baselines in baselines/cpu, tolerance 10%",
     ]
+
+
+def test_the_header_counts_what_the_machine_keeps_for_itself() -> None:
+    assert header(num_local=2)[1] == "perf: 6 baselines in baselines/cpu and 2 of this machine's own, tolerance 10%"
 
 
 def test_the_header_of_a_self_test_says_so_within_80_columns() -> None:

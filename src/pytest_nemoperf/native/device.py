@@ -58,7 +58,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    found = re.search(rb"^VmHWM:\s*(\d+) kB", _process_status(), re.MULTILINE)
+    found = re.search(rb"\nVmHWM:\s*(\d+) kB", _process_status())
     if found:
         return int(found[1]) * 1024
     unit = 1 if platform.system() == "Darwin" else 1024  # getrusage(2) differs

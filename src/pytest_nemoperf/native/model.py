@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pytest_nemoperf.models import ModelConfig
-from pytest_nemoperf.native.operators import rms_norm, rotate, swiglu
+from pytest_nemoperf.native.operators import cross_entropy_sum, rms_norm, rotate, swiglu
 
 
 class RMSNorm(nn.Module):
@@ -117,11 +117,6 @@ class Block(nn.Module):
         x_TD = x_TD + self.attention(self.attention_norm(x_TD), cos_SC, sin_SC)
         out_TD: Tensor = x_TD + self.mlp(self.mlp_norm(x_TD))
         return out_TD
-
-
-def cross_entropy_sum(logits_TV: Tensor, labels_T: Tensor) -> Tensor:
-    """Return the summed next-token loss, in fp32."""
-    return F.cross_entropy(logits_TV.float(), labels_T, reduction="sum")
 
 
 class LossHead(nn.Module):

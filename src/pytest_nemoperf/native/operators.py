@@ -32,6 +32,12 @@ def swiglu(gate_up_TF: Tensor) -> Tensor:
     return product
 
 
+def cross_entropy_sum(logits_TV: Tensor, labels_T: Tensor) -> Tensor:
+    """Return the next-token loss summed over the tokens, in fp32."""
+    loss: Tensor = _CrossEntropy.apply(logits_TV.float(), labels_T)  # type: ignore[no-untyped-call]  # as above
+    return loss
+
+
 class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BSNC: Tensor, cos_SC: Tensor, sin_SC: Tensor) -> Tensor:
@@ -75,20 +81,40 @@ class _HostRMSNorm(torch.autograd.Function):
 
 
 class _SwiGLU(torch.autograd.Function):
-    """Keeps one activation less than autograd would, and writes both gradients where they belong."""
+    """Writes both gradients where they belong, instead of into two tensors to be joined."""
 
     @staticmethod
     def forward(ctx: Any, gate_up_TF: Tensor) -> Tensor:
-        ctx.save_for_backward(gate_up_TF)
         gate_TF, up_TF = gate_up_TF.chunk(2, dim=-1)
-        return F.silu(gate_TF).mul_(up_TF)
+        activation_TF = F.silu(gate_TF)
+        ctx.save_for_backward(gate_up_TF, activation_TF)
+        return activation_TF * up_TF
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (gate_up_TF,) = ctx.saved_tensors
+        gate_up_TF, activation_TF = ctx.saved_tensors
         gate_TF, up_TF = gate_up_TF.chunk(2, dim=-1)
         grad_TF = torch.empty_like(gate_up_TF)
         grad_gate_TF, grad_up_TF = grad_TF.chunk(2, dim=-1)
-        torch.mul(grads[0], F.silu(gate_TF), out=grad_up_TF)
-        torch.ops.aten.silu_backward.grad_input(grads[0] * up_TF, gate_TF, grad_input=grad_gate_TF)
+        torch.mul(grads[0], activation_TF, out=grad_up_TF)
+        torch.mul(grads[0], up_TF, out=grad_gate_TF)
+        torch.ops.aten.silu_backward.grad_input(grad_gate_TF, gate_TF, grad_input=grad_gate_TF)
         return grad_TF
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Turns the log-probabilities into their gradient in place: they are the largest activation there is."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_TV: Tensor, labels_T: Tensor) -> Tensor:
+        log_probs_TV = logits_TV.log_softmax(-1)
+        loss = -log_probs_TV.gather(1, labels_T[:, None]).sum()
+        ctx.save_for_backward(log_probs_TV.exp_(), labels_T)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        probs_TV, labels_T = ctx.saved_tensors
+        labels_T1 = labels_T[:, None]
+        probs_TV.scatter_(1, labels_T1, probs_TV.gather(1, labels_T1) - 1)
+        return probs_TV.mul_(grads[0]), None

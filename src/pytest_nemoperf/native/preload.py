@@ -2,4 +2,6 @@
 
 from __future__ import annotations
 
-import pytest_nemoperf.native.rank  # noqa: F401 (the import is the point)
+import torch._dynamo  # noqa: F401 (the import is the point: sharding a model imports it, for most of a rank's start)
+
+import pytest_nemoperf.native.rank  # noqa: F401 (as above)

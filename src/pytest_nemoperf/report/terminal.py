@@ -30,6 +30,7 @@ def render_header(
     devices: str,
     baselines_dir: str,
     num_baselines: int,
+    num_local: int,
     tolerances: Mapping[str, float],
     runs: int,
     inject_pct: float,
@@ -42,13 +43,15 @@ def render_header(
         devices: What was seen here, e.g. ``8x NVIDIA H100 80GB HBM3`` or ``no NVIDIA GPU``.
         baselines_dir: Where the system's baselines are.
         num_baselines: How many there are.
+        num_local: How many this machine keeps for itself.
         tolerances: Allowed worsening in percent by judged metric.
         runs: Launches of each case.
         inject_pct: Self-test delay in percent; 0 for a real session.
     """
+    local = f" and {num_local:,} of this machine's own" if num_local else ""
     lines = [
         f"perf: system {system.name} ({how}: {devices}), {count_text(runs, 'run')} a case",
-        f"perf: {count_text(num_baselines, 'baseline')} in {baselines_dir}, tolerance {tolerances_text(tolerances)}",
+        f"perf: {count_text(num_baselines, 'baseline')} in {baselines_dir}{local}, tolerance {tolerances_text(tolerances)}",
     ]
     if inject_pct:
         lines.append(f"perf: {injection_text(inject_pct)}")
