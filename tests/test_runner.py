@@ -221,3 +221,13 @@ def test_a_time_out_caused_by_a_failed_rank_tells_that_ranks_error(tmp_path: Pat
 
     with pytest.raises(LaunchError, match=r"(?s)rank 1 of .* failed: ValueError: .* waited for until .* of 60 s"):
         run(PLAN, launcher=launcher, run_dir=tmp_path)
+
+
+def test_a_traceback_that_the_end_of_the_log_hides_is_shown_as_well(tmp_path: Path) -> None:
+    failures = (RankExit(rank=0, exit_code=1),)
+    summary = "".join(f"summary line {number}\n" for number in range(20))
+    text = f"Traceback (most recent call last):\n  File here\nValueError: the cause\n{summary}"
+    launcher = ScriptedLauncher(status=LaunchStatus.FAILED, failures=failures, polls=[append("logs/rank0.log", text)])
+
+    with pytest.raises(LaunchError, match=r"(?s)has as its first traceback:.*ValueError: the cause\nand ends with:"):
+        run(COMMAND_PLAN, launcher=launcher, run_dir=tmp_path)

@@ -139,13 +139,12 @@ class Perf:
         """Turn what this package raises into the test's outcome, without a traceback through this package."""
         try:
             yield
-        except (NoLayoutError, UnsupportedError) as exc:
-            self._session.not_run.append(NotRun(nodeid=self._item.nodeid, reason=str(exc)))
-            pytest.skip(str(exc))
         except NemoPerfError as exc:
-            first_line = str(exc).splitlines()[0]
-            self._session.not_run.append(NotRun(nodeid=self._item.nodeid, reason=first_line))
-            pytest.fail(f"{type(exc).__name__}: {exc}", pytrace=False)
+            self._session.not_run.append(NotRun(nodeid=self._item.nodeid, reason=str(exc).splitlines()[0]))
+            # From None, or pytest would show the error twice: as the outcome's cause and as its text.
+            if isinstance(exc, (NoLayoutError, UnsupportedError)):
+                raise pytest.skip.Exception(str(exc)) from None
+            raise pytest.fail.Exception(f"{type(exc).__name__}: {exc}", pytrace=False) from None
 
 
 def _marker_tolerances(item: pytest.Item) -> dict[str, float]:

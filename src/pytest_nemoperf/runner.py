@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pytest_nemoperf.errors import LaunchError, RecordError
 from pytest_nemoperf.frameworks.protocol import Framework
-from pytest_nemoperf.launchers.logs import tail_of
+from pytest_nemoperf.launchers.logs import first_traceback, tail_of
 from pytest_nemoperf.launchers.protocol import Launcher, LaunchResult, LaunchStatus, RankExit
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import (
@@ -129,7 +129,11 @@ def _describe_failure(plan: Plan, *, first: RankExit, result: LaunchResult, run_
         how = "was killed by SIGKILL (out of memory? the kernel's log tells)"
     else:
         how = f"was killed by {_signal_name(-first.exit_code)}"
-    return f"{who} of {plan.case} {how}; its log {log} ends with:\n{tail_of(log)}"
+    ending = f"ends with:\n{tail_of(log)}"
+    traceback = first_traceback(log)
+    if traceback not in ending:
+        ending = f"has as its first traceback:\n{traceback}\nand {ending}"
+    return f"{who} of {plan.case} {how}; its log {log} {ending}"
 
 
 def _rank_error(run_dir: Path, *, rank: int) -> RankError | None:

@@ -223,7 +223,8 @@ class PerfSession:
         is_accepted = settings.is_update and verdict.kind is VerdictKind.REGRESSED and bool(settings.accept_reason)
         is_failure = verdict.kind in settings.fail_on and not is_accepted
         stored, replaced, is_local = "", None, False
-        if settings.is_update and verdict.kind is not VerdictKind.INVALID and not is_failure:
+        is_storable = is_accepted or verdict.kind not in (VerdictKind.REGRESSED, VerdictKind.INVALID)
+        if settings.is_update and is_storable and not is_failure:
             reason = settings.accept_reason if is_accepted else "--update-baselines"
             path, replaced = self.store.update(self._baseline(measurement, reason=reason))
             stored = self.shown(path)

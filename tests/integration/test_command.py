@@ -39,7 +39,8 @@ def test_a_missing_program_is_named(project: Project) -> None:
     result = project.run()
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*no-such-program*"])
+    result.stdout.fnmatch_lines(["LaunchError: *no-such-program*"])
+    result.stdout.no_fnmatch_line("*During handling*")
 
 
 def test_a_case_that_takes_too_long_is_stopped(project: Project) -> None:

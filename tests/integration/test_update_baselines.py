@@ -38,6 +38,17 @@ def test_a_regressed_case_keeps_its_baseline(project: Project) -> None:
     assert project.baseline.read_text() == before
 
 
+def test_a_regression_that_does_not_fail_keeps_its_baseline_all_the_same(project: Project) -> None:
+    project.run("--update-baselines")
+    before = project.baseline.read_text()
+    project.set_step_time(0.2)
+
+    result = project.run("--update-baselines", "--perf-fail-on=none")
+
+    result.assert_outcomes(passed=1)
+    assert project.baseline.read_text() == before
+
+
 def test_a_regression_is_stored_when_accepted_with_a_reason(project: Project) -> None:
     project.run("--update-baselines")
     project.set_step_time(0.2)

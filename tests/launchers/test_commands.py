@@ -12,7 +12,16 @@ from pytest_nemoperf.errors import LaunchError
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus, RankExit
-from tests.launchers.watching import descendants_named, lives, noted, noted_pids, parent_of, pid_lives, wait_until_dead
+from tests.launchers.watching import (
+    descendants_named,
+    kill_all,
+    lives,
+    noted,
+    noted_pids,
+    parent_of,
+    pid_lives,
+    wait_until_dead,
+)
 
 PROGRAM = str(Path(__file__).with_name("programs.py"))
 
@@ -115,5 +124,5 @@ def test_a_killed_guard_takes_its_command_along_and_is_replaced(launcher: LocalL
 
     command_process, child, daemon = tree
     wait_until_dead([command_process, child])
-    daemon.kill()  # without the guard, a daemon that has dropped its environment can't be told from anybody's
+    kill_all([daemon])  # without the guard, a daemon that has dropped its environment can't be told from anybody's
     assert launch(launcher, "true", run_dir=tmp_path / "next").status is LaunchStatus.OK

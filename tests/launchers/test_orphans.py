@@ -14,14 +14,14 @@ import psutil
 import pytest
 
 from tests.launchers.conftest import ROOT
-from tests.launchers.watching import lives, noted, wait_until_dead
+from tests.launchers.watching import kill_all, noted, wait_until, wait_until_dead
 
 NAMES = {"ranks": ("rank0", "rank1", "child0", "child1"), "command": ("command", "child", "daemon")}
 
 
 @contextmanager
-def driver(kind: str, *, run_dir: Path) -> Iterator[tuple[psutil.Popen, list[psutil.Process]]]:
-    """Yield a process that waits for a launch, and everything it has started."""
+def started_driver(kind: str, *, run_dir: Path) -> Iterator[psutil.Popen]:
+    """Yield a process that is about to launch."""
     process = psutil.Popen(
         [sys.executable, "-m", "tests.launchers.driver", kind, str(run_dir)],
         cwd=ROOT,
@@ -29,17 +29,25 @@ def driver(kind: str, *, run_dir: Path) -> Iterator[tuple[psutil.Popen, list[psu
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    tree: list[psutil.Process] = []
     try:
-        tree.extend(noted(run_dir, *NAMES[kind]))
-        helper = process.children()[0]
-        yield process, [helper, *tree]
+        yield process
     finally:
-        for left in [process, *process.children(recursive=True), *tree] if lives(process) else tree:
-            if lives(left):
-                left.kill()
+        kill_all([process])
         process.wait()
         process.stderr.close()
+
+
+@contextmanager
+def driver(kind: str, *, run_dir: Path) -> Iterator[tuple[psutil.Popen, list[psutil.Process]]]:
+    """Yield a process that waits for a launch, and everything it has started."""
+    with started_driver(kind, run_dir=run_dir) as process:
+        tree: list[psutil.Process] = []
+        try:
+            tree.extend(noted(run_dir, *NAMES[kind]))
+            tree.append(process.children()[0])
+            yield process, tree
+        finally:
+            kill_all(tree)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT], ids=lambda signum: signum.name)
@@ -49,6 +57,16 @@ def test_nothing_outlives_a_signalled_pytest(kind: str, signum: signal.Signals, 
         process.send_signal(signum)
 
         wait_until_dead([process, *tree])
+
+
+def test_a_server_that_still_imports_dies_with_pytest(tmp_path: Path) -> None:
+    with started_driver("ranks", run_dir=tmp_path) as process:
+        wait_until(lambda: bool(process.children()), what="server started")
+        server = process.children()[0]
+
+        process.kill()
+
+        wait_until_dead([process, server])
 
 
 def test_a_ctrl_c_while_waiting_reaches_the_caller(tmp_path: Path) -> None:

@@ -189,6 +189,36 @@ def test_an_interrupted_wait_stops_the_ranks_and_passes_the_interrupt_on(tmp_pat
     launcher.close()
 
 
+def test_a_server_that_can_not_import_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('libtorch is broken')\n")
+    launcher = LocalLauncher(grace_sec=0.5)
+    command = RankCommand(argv=("-",), num_processes=1, entrypoint="a:b", env={"PYTHONPATH": str(tmp_path)})
+
+    with pytest.raises(LaunchError, match=r"(?s)server exited with 1; its log .*server\.log .*libtorch is broken"):
+        launcher.launch(command, run_dir=tmp_path / "run", timeout_sec=60, on_poll=lambda: None)
+
+
+def test_a_server_that_does_not_answer_is_killed_with_its_ranks(
+    launcher: LocalLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_nemoperf.launchers.local._STOP_MARGIN_SEC", 0.1)
+    monkeypatch.setattr("pytest_nemoperf.launchers.helper._STOP_MARGIN_SEC", 0.1)
+    tree: list[psutil.Process] = []
+
+    def freeze_server() -> None:
+        if not tree and len(noted_pids(tmp_path)) == 4:
+            tree.extend(noted(tmp_path, "rank0", "rank1", "child0", "child1"))
+            tree.append(parent_of(tree[0]))
+            tree[-1].suspend()
+
+    command = RankCommand(argv=("-",), num_processes=2, entrypoint="tests.launchers.programs:hang_deaf_with_child")
+    result = launcher.launch(command, run_dir=tmp_path, timeout_sec=2, on_poll=freeze_server)
+
+    assert result.status is LaunchStatus.TIMED_OUT
+    assert len(tree) == 5
+    wait_until_dead(tree)
+
+
 def test_without_torch_the_error_says_how_to_install_it(
     launcher: LocalLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,12 @@ def pid_lives(pid: int) -> bool:
         return False
 
 
+def kill_all(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 def wait_until_dead(processes: Iterable[psutil.Process]) -> None:
     known = list(processes)
     wait_until(lambda: not any(lives(process) for process in known), what=f"all dead of {known}")

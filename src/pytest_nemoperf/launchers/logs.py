@@ -1,18 +1,42 @@
-"""Reading the end of a log."""
+"""Reading what a log says about a failure."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 _TAIL_BYTES = 1 << 16
+_TAIL_LINES = 15
+_TRACEBACK = "Traceback (most recent call last):"
 
 
-def tail_of(log: Path, *, num_lines: int = 15) -> str:
+def tail_of(log: Path) -> str:
     """Return the last lines of a log, however large it is, or a word that it is empty or missing."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-            text = file.read().decode("utf-8", errors="replace")
-    except FileNotFoundError:
+    if not log.exists():
         return "(no log)"
-    return "\n".join(text.splitlines()[-num_lines:]) or "(empty log)"
+    return "\n".join(_last_lines(log)[-_TAIL_LINES:]) or "(empty log)"
+
+
+def first_traceback(log: Path) -> str:
+    """Return the first traceback near the end of a log, or an empty string.
+
+    Launchers like torchrun print their own traceback and a summary after the one of the rank that failed, and may put
+    the rank before each of its lines.
+    """
+    block: list[str] = []
+    prefix = ""
+    for line in _last_lines(log) if log.exists() else []:
+        if not block and _TRACEBACK in line:
+            prefix = line.partition(_TRACEBACK)[0]
+            block.append(_TRACEBACK)
+        elif block and line.startswith(prefix):
+            text = line.removeprefix(prefix)
+            block.append(text)
+            if not text.startswith(" "):  # the exception itself
+                break
+    return "\n".join(block)
+
+
+def _last_lines(log: Path) -> list[str]:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+        return file.read().decode("utf-8", errors="replace").splitlines()

@@ -69,14 +69,14 @@ class ProgressWriter:
             file.write(to_json_line(Progress(step=step, step_time_sec=step_time_sec)))
 
 
-def gather_steps(
-    outcomes: Sequence[StepOutcome], *, peaks: Sequence[int], device: torch.device
-) -> list[list[list[float]]]:
+def gather_steps(outcomes: Sequence[StepOutcome], *, peak_bytes: int, device: torch.device) -> list[list[list[float]]]:
     """Return every rank's row of every step, ``[rank][step][column]``; all ranks must call it.
 
     Columns are step time, loss, gradient norm, peak memory and the phases. One collective after the last
-    step; float64 holds a count of bytes exactly.
+    step; float64 holds a count of bytes exactly. The peak is the last step's, and 0 in the rows before: asking
+    the system for it costs more than all else that is recorded of a step, so it is asked once.
     """
+    peaks = [0] * (len(outcomes) - 1) + [peak_bytes]
     rows = [
         [outcome.timing.step_time_sec, outcome.loss, outcome.grad_norm, peak, *outcome.timing.phases.values()]
         for outcome, peak in zip(outcomes, peaks, strict=True)
@@ -103,6 +103,6 @@ def step_records(plan: Plan, *, gathered: Sequence[Sequence[Sequence[float]]]) -
             flops=plan.tokens_per_step * plan.flops_per_token,
             loss=sum(row[1] for row in ranks) / len(ranks),
             grad_norm=ranks[0][2],
-            peak_memory_bytes=int(max(row[3] for row in ranks)),
+            peak_memory_bytes=int(max(row[3] for row in ranks)) or None,
             rank_times_sec=tuple(row[0] for row in ranks),
         )

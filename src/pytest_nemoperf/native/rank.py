@@ -16,7 +16,7 @@ from pytest_nemoperf.native.device import (
     available_cores,
     device_name,
     environment,
-    keep_host_memory,
+    tune_host_memory,
     peak_memory_bytes,
     reset_peak_memory,
 )
@@ -101,7 +101,7 @@ def run(place: Place) -> None:
         dist.init_process_group("nccl", device_id=device)
     else:
         torch.set_num_threads(max(1, available_cores() // place.local_world_size))
-        keep_host_memory()
+        tune_host_memory()
         dist.init_process_group("gloo")
     train(plan, place=place, device=device)
     dist.destroy_process_group()
@@ -135,8 +135,8 @@ def train(plan: Plan, *, place: Place, device: torch.device) -> None:
         clock=phase_clock(device),
     )
     progress = ProgressWriter(place.run_dir, last_step=plan.total_steps - 1) if place.rank == 0 else None
-    outcomes, peaks = run_steps(trainer, plan=plan, device=device, progress=progress)
-    gathered = gather_steps(outcomes, peaks=peaks, device=device)
+    outcomes = run_steps(trainer, plan=plan, device=device, progress=progress)
+    gathered = gather_steps(outcomes, peak_bytes=peak_memory_bytes(device), device=device)
     dist.barrier()  # the result says that every rank got here
     if place.rank == 0:
         lines = "".join(to_json_line(record) for record in step_records(plan, gathered=gathered))
@@ -152,16 +152,13 @@ def train(plan: Plan, *, place: Place, device: torch.device) -> None:
 
 def run_steps(
     trainer: Trainer, *, plan: Plan, device: torch.device, progress: ProgressWriter | None
-) -> tuple[list[StepOutcome], list[int]]:
-    """Run warm-up and measured steps.
+) -> list[StepOutcome]:
+    """Run warm-up and measured steps and return the outcome of each; the memory's peak counts from the latter.
 
     Ranks enter each step together: what one does between the steps (rank 0 writes progress) must not be
     another's waiting time.
-
-    Returns:
-        Outcome and peak memory in bytes after each step; peaks of measured steps leave the warm-up out.
     """
-    outcomes, peaks = [], []
+    outcomes = []
     gc.collect()
     gc.freeze()  # what was built lives to the end: later collections need not look at it
     gc.disable()
@@ -171,11 +168,10 @@ def run_steps(
         dist.barrier()
         outcome = trainer.step(number)
         outcomes.append(outcome)
-        peaks.append(peak_memory_bytes(device))
         if progress is not None:
             progress.step_done(number, step_time_sec=outcome.timing.step_time_sec)
         gc.collect()
-    return outcomes, peaks
+    return outcomes
 
 
 def _variable(name: str) -> str:
