@@ -21,7 +21,7 @@ import torch
 from pytest_nemoperf.flops import DEFAULT_CONVENTION, find_convention, num_flops_per_token
 from pytest_nemoperf.models import ModelConfig
 from pytest_nemoperf.native.data import SyntheticTokens
-from pytest_nemoperf.native.device import available_cores, keep_host_memory
+from pytest_nemoperf.native.device import available_cores, tune_host_memory
 from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.native.parallelize import parallelize
 from pytest_nemoperf.native.phases import phase_clock
@@ -31,7 +31,7 @@ from pytest_nemoperf.recipe import Plan, Precision, Workload
 
 CPU = torch.device("cpu")
 # hidden, heads, kv heads, head_dim, ffn, vocabulary, sequence length, sequences: Llama-like proportions
-SHAPES = {256: (8, 4, 32, 768, 2048, 256, 8), 1024: (16, 8, 64, 2816, 8192, 512, 4)}
+SHAPES = {256: (8, 2, 32, 896, 2048, 256, 8), 1024: (16, 4, 64, 3584, 8192, 256, 16)}
 
 
 def make_plan(hidden_size: int) -> Plan:
@@ -238,7 +238,7 @@ def main() -> None:
         )
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(available_cores())
-    keep_host_memory()
+    tune_host_memory()
     print(
         f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads, fp32"
     )

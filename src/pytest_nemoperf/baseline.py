@@ -132,12 +132,12 @@ def write_baseline(root: Path, *, baseline: Baseline) -> Baseline | None:
     """
     path = baseline_path(root, system=baseline.system, case=baseline.case)
     try:
-        with FileLock(_lock_path(path), timeout=_LOCK_TIMEOUT_SEC):
+        with FileLock(_lock_path(root), timeout=_LOCK_TIMEOUT_SEC):
             old = read_baseline(path) if path.exists() else None
             write_atomically(path, text=to_json(baseline))
     except Timeout:
         raise BaselineError(
-            f"{path}: another session has been writing it for {_LOCK_TIMEOUT_SEC:.0f} s; try again when it is done"
+            f"{path}: another session has been writing baselines for {_LOCK_TIMEOUT_SEC:.0f} s; try again when it is done"
         ) from None
     except OSError as exc:
         raise BaselineError(
@@ -186,7 +186,7 @@ def _check_version(data: object, *, path: Path) -> None:
         )
 
 
-def _lock_path(path: Path) -> Path:
-    """A lock outside the folder, so that nothing untracked appears beside the baselines."""
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+def _lock_path(root: Path) -> Path:
+    """One lock for all baselines, outside their folder, so that nothing untracked appears beside them."""
+    digest = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"nemoperf-baseline-{digest}.lock"

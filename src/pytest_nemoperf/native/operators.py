@@ -108,7 +108,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits_TV: Tensor, labels_T: Tensor) -> Tensor:
         log_probs_TV = logits_TV.log_softmax(-1)
-        loss = -log_probs_TV.gather(1, labels_T[:, None]).sum()
+        loss: Tensor = -log_probs_TV.gather(1, labels_T[:, None]).sum()
         ctx.save_for_backward(log_probs_TV.exp_(), labels_T)
         return loss
 

@@ -1,7 +1,14 @@
-"""Imports everything a rank will need, and does nothing else: for processes that ranks are forked from."""
+"""Imports everything a rank will need, for processes that ranks are forked from: no device, no threads."""
 
 from __future__ import annotations
 
-import torch._dynamo  # noqa: F401 (the import is the point: sharding a model imports it, for most of a rank's start)
+import os
+
+# torch brings numpy, whose OpenBLAS starts its threads at import; who forks must have none, and ranks don't use it.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# What torch itself imports in the first optimizer, mesh and step: more than a second, if each rank has to do it.
+import torch._dynamo
+import torch.utils._device  # noqa: F401 (the import is the point)
 
 import pytest_nemoperf.native.rank  # noqa: F401 (as above)

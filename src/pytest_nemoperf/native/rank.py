@@ -16,9 +16,9 @@ from pytest_nemoperf.native.device import (
     available_cores,
     device_name,
     environment,
-    tune_host_memory,
     peak_memory_bytes,
     reset_peak_memory,
+    tune_host_memory,
 )
 from pytest_nemoperf.native.mesh import build_mesh, data_parallel_rank
 from pytest_nemoperf.native.output import (
@@ -159,8 +159,9 @@ def run_steps(
     another's waiting time.
     """
     outcomes = []
-    gc.collect()
-    gc.freeze()  # what was built lives to the end: later collections need not look at it
+    # What was built lives to the end: later collections need not look at it, and the pages that a forked rank
+    # shares with its server are not touched.
+    gc.freeze()
     gc.disable()
     for number in range(plan.total_steps):
         if number == plan.warmup_steps:
