@@ -137,7 +137,8 @@ def write_baseline(root: Path, *, baseline: Baseline) -> Baseline | None:
             write_atomically(path, text=to_json(baseline))
     except Timeout:
         raise BaselineError(
-            f"{path}: another session has been writing baselines for {_LOCK_TIMEOUT_SEC:.0f} s; try again when it is done"
+            f"{path}: another session has been writing baselines for {_LOCK_TIMEOUT_SEC:.0f} s; "
+            "try again when it is done"
         ) from None
     except OSError as exc:
         raise BaselineError(

@@ -229,6 +229,11 @@ def _run_problems(expected: Expected, *, records: Sequence[StepRecord]) -> list[
     return problems
 
 
+def unsettled(plan: Plan, *, records: Sequence[StepRecord]) -> list[str]:
+    """Return a problem if the measured steps of a run have not settled; see settling_problems."""
+    return settling_problems([record.step_time_sec for record in records if record.step >= plan.warmup_steps])
+
+
 def settling_problems(times: Sequence[float]) -> list[str]:
     """Return a problem if the second half of the steps is apart from the first: warm-up too short, or throttling.
 

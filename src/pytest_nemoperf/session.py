@@ -18,7 +18,7 @@ from pytest_nemoperf.frameworks.command import CommandFramework
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.hostlock import HostLock
 from pytest_nemoperf.launchers.local import LocalLauncher
-from pytest_nemoperf.measure import Measurement, measure, workload_of
+from pytest_nemoperf.measure import Measurement, measure, unsettled, workload_of
 from pytest_nemoperf.options import Settings, merge_tolerances
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.records import to_json
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pytest_nemoperf.progress import Progress
     from pytest_nemoperf.provenance import Provenance
     from pytest_nemoperf.recipe import Plan, Recipe
-    from pytest_nemoperf.records import StepRecord
+    from pytest_nemoperf.records import RunOutput
 
 _LOCALLY_RECORDED = frozenset({VerdictKind.NO_BASELINE, VerdictKind.NOT_COMPARABLE})
 _KEPT_SESSIONS = 10
@@ -99,28 +99,37 @@ class PerfSession:
     def run(self, plan: Plan, *, framework: Framework, runs: int, progress: Progress) -> Measurement:
         """Launch a plan so many times and return what was measured; unreadable records make it INVALID.
 
+        A run whose steps have not settled is launched once more and the first try is dropped: what passes, like
+        other load on the host, is gone then; what stays, like throttling, makes the case INVALID.
+
         Raises:
             LaunchError: If ranks failed, hung or were killed.
         """
         self.take_turn(progress)
-        outputs: list[Sequence[StepRecord]] = []
-        environment: dict[str, str] = {}
+        outputs: list[RunOutput] = []
         for number in range(1, runs + 1):
-            with progress.run(plan, number=number, num_runs=runs):
-                try:
-                    output = run_once(
-                        plan,
-                        framework=framework,
-                        launcher=self._launcher,
-                        run_dir=self._case_dir(plan.case) / f"run-{number}",
-                        on_progress=progress.step,
-                    )
-                except RecordError as exc:
-                    return self._unreadable(plan, reason=f"run {number}: {exc}")
-                progress.finish(output.records)
-            outputs.append(output.records)
-            environment |= output.environment
-        return measure(plan, outputs=outputs, environment=environment)
+            try:
+                with progress.run(plan, number=number, num_runs=runs):
+                    output = self._launch(plan, framework=framework, folder=f"run-{number}", progress=progress)
+                    if problems := unsettled(plan, records=output.records):
+                        progress.say(f"run {number} is dropped and launched again: {problems[0]}")
+                        output = self._launch(plan, framework=framework, folder=f"run-{number}b", progress=progress)
+            except RecordError as exc:
+                return self._unreadable(plan, reason=f"run {number}: {exc}")
+            outputs.append(output)
+        environment = {name: value for output in outputs for name, value in output.environment.items()}
+        return measure(plan, outputs=[output.records for output in outputs], environment=environment)
+
+    def _launch(self, plan: Plan, *, framework: Framework, folder: str, progress: Progress) -> RunOutput:
+        output = run_once(
+            plan,
+            framework=framework,
+            launcher=self._launcher,
+            run_dir=self._case_dir(plan.case) / folder,
+            on_progress=progress.step,
+        )
+        progress.finish(output.records)
+        return output
 
     def compare(
         self, measurement: Measurement, *, nodeid: str, tolerances: Sequence[Mapping[str, float]]

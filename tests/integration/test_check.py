@@ -115,3 +115,29 @@ def test_a_corrupt_baseline_fails_and_is_kept(project: Project) -> None:
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines([f"*{CASE}.json: not JSON, truncated or corrupt*"])
     assert project.baseline.read_text() == '{"case": "pre'
+
+
+def test_a_run_that_has_not_settled_is_launched_once_more(project: Project) -> None:
+    script = project.root / "steps.py"
+    source = script.read_text().replace(
+        "record = {", "seconds = base * (3 if first and step < 8 else 1)\n        record = {"
+    )
+    first = "tried = pathlib.Path('tried')\nfirst, base = not tried.exists(), seconds\ntried.touch()\n"
+    script.write_text(source.replace("with open", f"{first}with open"))
+
+    result = project.run()
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*run 1 is dropped and launched again: the steps have not settled*"])
+
+
+def test_a_run_that_never_settles_is_invalid(project: Project) -> None:
+    script = project.root / "steps.py"
+    script.write_text(
+        script.read_text().replace("record = {", "seconds = 0.3 if step < 8 else 0.1\n        record = {")
+    )
+
+    result = project.run()
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*INVALID*the steps have not settled*raise warmup_steps*"])

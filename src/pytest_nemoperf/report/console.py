@@ -59,7 +59,9 @@ def to_text(parts: Iterable[RenderableType], *, width: int, color: bool) -> str:
     )
     for part in parts:
         # rich joins what it prints into a text of its own, which forgets how the part was to be wrapped
-        console.print(part, crop=False, no_wrap=getattr(part, "no_wrap", None), overflow=getattr(part, "overflow", None))
+        console.print(
+            part, crop=False, no_wrap=getattr(part, "no_wrap", None), overflow=getattr(part, "overflow", None)
+        )
     return "\n".join(line.rstrip() for line in file.getvalue().rstrip("\n").split("\n"))
 
 

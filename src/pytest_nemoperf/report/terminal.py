@@ -51,7 +51,8 @@ def render_header(
     local = f" and {num_local:,} of this machine's own" if num_local else ""
     lines = [
         f"perf: system {system.name} ({how}: {devices}), {count_text(runs, 'run')} a case",
-        f"perf: {count_text(num_baselines, 'baseline')} in {baselines_dir}{local}, tolerance {tolerances_text(tolerances)}",
+        f"perf: {count_text(num_baselines, 'baseline')} in {baselines_dir}{local}, "
+        f"tolerance {tolerances_text(tolerances)}",
     ]
     if inject_pct:
         lines.append(f"perf: {injection_text(inject_pct)}")
