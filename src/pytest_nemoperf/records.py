@@ -20,6 +20,7 @@ PROGRESS_FILE = "progress.jsonl"
 PRETRAIN_PHASES = ("data", "forward", "backward", "grad_comm", "optimizer", "other")
 """Phases of a pre-training step in order; ``grad_comm`` is the exposed part of gradient communication."""
 _PHASE_SUM_REL_TOL = 1e-3
+_LINE_LENGTH = 160  # the metrics of a run fit
 
 T = TypeVar("T")
 
@@ -145,8 +146,26 @@ def error_file(rank: int) -> str:
 
 
 def to_json(value: object) -> str:
-    """Return a contract dataclass as indented JSON with sorted keys and a newline at the end."""
-    return json.dumps(msgspec.to_builtins(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    """Return a contract dataclass as JSON for people and diffs.
+
+    Keys are sorted; an object or list that fits on a line has one, the others have a line for each entry.
+    """
+    return _pretty(msgspec.to_builtins(value), indent=0) + "\n"
+
+
+def _pretty(value: Any, *, indent: int, prefix: str = "") -> str:
+    line = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    if not value or not isinstance(value, (dict, list, tuple)) or indent + len(prefix) + len(line) <= _LINE_LENGTH:
+        return prefix + line
+    inner, pad = indent + 2, " " * (indent + 2)
+    if isinstance(value, dict):
+        keyed = sorted(value.items())
+        entries = [_pretty(entry, indent=inner, prefix=f"{json.dumps(key)}: ") for key, entry in keyed]
+    else:
+        entries = [_pretty(entry, indent=inner) for entry in value]
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    body = ",\n".join(pad + entry for entry in entries)
+    return f"{prefix}{opening}\n{body}\n{' ' * indent}{closing}"
 
 
 def to_json_line(value: object) -> str:

@@ -67,7 +67,8 @@ class _HostRMSNorm(torch.autograd.Function):
         scale_T1 = norm_T1.square_().div_(x_TD.shape[-1]).add_(eps).rsqrt_()
         unit_TD = x_TD * scale_T1
         ctx.save_for_backward(unit_TD, scale_T1, weight_D)
-        return unit_TD * weight_D
+        out_TD: Tensor = unit_TD * weight_D
+        return out_TD
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
