@@ -79,9 +79,16 @@ def _time_torchrun(plan: Plan) -> float:
     argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     with _run_dir(plan) as run_dir, _Watch(run_dir) as watch:
         env = {**os.environ, "NEMOPERF_RUN_DIR": str(run_dir)}
-        subprocess.run(
-            [*argv, "-m", "pytest_nemoperf.native.rank"], env=env, check=True, timeout=300, capture_output=True
+        run = subprocess.run(
+            [*argv, "-m", "pytest_nemoperf.native.rank"],
+            env=env,
+            check=False,
+            timeout=300,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
+        assert run.returncode == 0, run.stdout
         return watch.first_step_sec()
 
 

@@ -72,7 +72,9 @@ def hang() -> None:
 
 
 def hang_deaf_with_child() -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Hang like a rank inside a collective: Python's signal handlers don't run there."""
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)
     child = subprocess.Popen(["sleep", str(SLEEP_SEC)], start_new_session=True)
     note_pid(f"child{rank()}", child.pid)
     hang()

@@ -59,6 +59,16 @@ def test_nothing_outlives_a_signalled_pytest(kind: str, signum: signal.Signals, 
         wait_until_dead([process, *tree])
 
 
+def test_ranks_end_even_if_pytest_and_the_server_are_killed_together(tmp_path: Path) -> None:
+    with driver("ranks", run_dir=tmp_path) as (process, tree):
+        rank0, rank1, *_children, server = tree
+        process.suspend()  # so that it can't clean up
+
+        server.kill()
+
+        wait_until_dead([rank0, rank1])
+
+
 def test_a_server_that_still_imports_dies_with_pytest(tmp_path: Path) -> None:
     with started_driver("ranks", run_dir=tmp_path) as process:
         wait_until(lambda: bool(process.children()), what="server started")

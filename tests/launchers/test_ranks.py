@@ -7,6 +7,7 @@ import json
 import re
 import socket
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -24,6 +25,10 @@ def launch(
 ) -> LaunchResult:
     command = RankCommand(argv=("-",), num_processes=2, entrypoint=f"tests.launchers.programs:{function}", env=env)
     return launcher.launch(command, run_dir=run_dir, timeout_sec=timeout_sec, on_poll=lambda: None)
+
+
+def noted_environments(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in folder.glob("*/environment-*.json")]
 
 
 def test_ranks_join_a_process_group_through_the_environment(launcher: LocalLauncher, tmp_path: Path) -> None:
@@ -67,7 +72,7 @@ def test_every_launch_has_fresh_processes_of_the_same_server(launcher: LocalLaun
     launch(launcher, "raise_on_rank_1", tmp_path / "second")
     launch(launcher, "note_environment", tmp_path / "third")
 
-    ranks = [json.loads(path.read_text()) for path in tmp_path.glob("*/environment-*.json")]
+    ranks = noted_environments(tmp_path)
     assert len({rank["pid"] for rank in ranks}) == 4
     assert len({rank["parent_pid"] for rank in ranks}) == 1
 
@@ -122,12 +127,17 @@ def test_an_unknown_entrypoint_is_the_ranks_error(launcher: LocalLauncher, tmp_p
     assert "no_such_function" in (tmp_path / error_file(0)).read_text()
 
 
-def test_hanging_ranks_are_stopped_when_time_is_up(launcher: LocalLauncher, tmp_path: Path) -> None:
+def test_hanging_ranks_are_stopped_when_time_is_up_and_their_server_stays(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    launch(launcher, "note_environment", tmp_path / "before")
     result = launch(launcher, "hang", tmp_path, timeout_sec=1)
+    launch(launcher, "note_environment", tmp_path / "after")
 
     assert result.status is LaunchStatus.TIMED_OUT
     assert result.failures == ()
     assert not any(pid_lives(pid) for pid in noted_pids(tmp_path))
+    assert len({rank["parent_pid"] for rank in noted_environments(tmp_path)}) == 1
 
 
 def test_ranks_that_ignore_sigterm_and_their_children_are_killed_in_the_end(
@@ -229,6 +239,7 @@ def test_without_torch_the_error_says_how_to_install_it(
 
 
 def test_a_recipes_environment_reaches_what_is_read_when_python_starts(launcher: LocalLauncher, tmp_path: Path) -> None:
+    launch(launcher, "note_environment", tmp_path / "before")  # by a server that lacks the path
     (tmp_path / "found_by_path.py").write_text("import sys\n\n\ndef main():\n    print('found')\n")
     command = RankCommand(
         argv=("-",), num_processes=1, entrypoint="found_by_path:main", env={"PYTHONPATH": str(tmp_path)}

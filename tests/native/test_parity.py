@@ -111,6 +111,14 @@ def test_a_layout_computes_what_one_process_computes(engine: Engine, layout: Lay
     assert largest_difference(engine.run(plan), reference=engine.reference(plan)) <= REL_TOL
 
 
+@pytest.mark.parametrize("layout", [LAYOUTS[0], LAYOUTS[1], LAYOUTS[6]])
+def test_one_micro_batch_a_step_is_synchronised_as_well(engine: Engine, layout: Layout) -> None:
+    plan = plan_of(layout, micro_batch_size=8 // layout.dp)
+
+    assert plan.grad_accum_steps == 1
+    assert largest_difference(engine.run(plan), reference=engine.reference(plan)) <= REL_TOL
+
+
 @pytest.mark.parametrize("layout", [LAYOUTS[1], LAYOUTS[3], LAYOUTS[6]])
 def test_a_tied_head_is_one_table_in_every_layout(engine: Engine, layout: Layout) -> None:
     plan = plan_of(layout, variant="tied")

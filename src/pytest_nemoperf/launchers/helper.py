@@ -53,11 +53,6 @@ class Helper:
                 start_new_session=True,
             )
 
-    @property
-    def pid(self) -> int:
-        """Process id."""
-        return self._process.pid
-
     def serves(self, env: Mapping[str, str]) -> bool:
         """Return whether it lives and has that environment: libraries read their variables when imported."""
         return self._process.poll() is None and self._env == lasting(env)

@@ -132,7 +132,7 @@ class LocalLauncher:
         timed_out = False
         while True:
             report = helper.receive(timeout_sec=_POLL_SEC)
-            if report and report.event in ("ended", "refused"):
+            if report:
                 return report, timed_out and report.stopped
             on_poll()
             now = time.monotonic()

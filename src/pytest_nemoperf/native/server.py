@@ -60,6 +60,9 @@ class ForkedRanks:
 def main() -> None:
     """Import what ranks import, then serve launches until the launcher is gone."""
     channel = become_helper()
+    # A library that asks for CUDA while it is imported gets the answer from NVML, not by starting the driver here:
+    # ranks could not use a device that was started before they were forked.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     importlib.import_module(PRELOAD)
     # Frozen objects are never written by a rank's garbage collector, so their pages stay shared.
     gc.collect()

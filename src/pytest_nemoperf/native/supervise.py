@@ -72,13 +72,13 @@ class Report:
     """What the helper answers.
 
     Attributes:
-        event: ``ready`` for requests, ``started``, ``refused`` (nothing runs), or ``ended`` (nothing runs any more).
+        event: ``ready`` for requests, ``refused`` (nothing runs), or ``ended`` (nothing runs any more).
         failures: Those that failed before the helper stopped the others.
         stopped: Whether processes were still running then.
         message: Why refused.
     """
 
-    event: Literal["ready", "started", "refused", "ended"]
+    event: Literal["ready", "refused", "ended"]
     failures: tuple[Failure, ...] = ()
     stopped: bool = False
     message: str = ""
@@ -176,7 +176,6 @@ def _launch(request: Request, *, channel: Channel, start: Callable[[Request], Gr
     group: Group | None = None
     try:
         group = start(request)
-        channel.send(Report(event="started"))
         failures = _watch(group, channel=channel)
         return Report(event="ended", failures=failures, stopped=None in group.exit_codes())
     except BrokenPipeError:

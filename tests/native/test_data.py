@@ -1,0 +1,54 @@
+"""Synthetic tokens: the same global batch in every layout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from pytest_nemoperf.native.data import SyntheticTokens
+from pytest_nemoperf.parallelism import Layout
+from tests.native.tiny import CPU, tiny_plan
+
+
+def batch_of(layout: Layout, *, micro_batch_size: int, step: int = 0, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """Return all sequences of a step and their labels, put together from every rank's micro-batches."""
+    plan = tiny_plan(layouts={"cpu": layout}, global_batch_size=8, micro_batch_size=micro_batch_size, seed=seed)
+    shares = [SyntheticTokens(plan, dp_rank=rank, device=CPU) for rank in range(layout.dp)]
+    batches = [batch for share in shares for batch in share.micro_batches(step)]
+    assert {tuple(tokens.shape) for tokens, _ in batches} == {(micro_batch_size, plan.seq_len)}
+    return torch.cat([tokens for tokens, _ in batches]), torch.cat([labels for _, labels in batches])
+
+
+@pytest.mark.parametrize("layout", [Layout(gpus=2, dp_replicate=2), Layout(gpus=4, dp_replicate=2, dp_shard=2)])
+@pytest.mark.parametrize("micro_batch_size", [1, 2])
+def test_every_layout_reads_the_same_global_batch(layout: Layout, micro_batch_size: int) -> None:
+    whole = batch_of(Layout(gpus=1), micro_batch_size=8)
+
+    shared = batch_of(layout, micro_batch_size=micro_batch_size)
+
+    assert torch.equal(shared[0], whole[0])
+    assert torch.equal(shared[1], whole[1])
+
+
+def test_labels_are_the_next_tokens() -> None:
+    tokens, labels = batch_of(Layout(gpus=1), micro_batch_size=8)
+
+    assert torch.equal(labels[:, :-1], tokens[:, 1:])
+
+
+def test_steps_and_seeds_bring_other_tokens() -> None:
+    first, second, other = (
+        batch_of(Layout(gpus=1), micro_batch_size=8, step=step, seed=seed)[0] for step, seed in ((0, 1), (1, 1), (0, 2))
+    )
+
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_tokens_fill_the_vocabulary_unevenly() -> None:
+    tokens, _ = batch_of(Layout(gpus=1), micro_batch_size=8)
+
+    assert tokens.min() == 0
+    assert tokens.max() < 64
+    assert (tokens < 8).float().mean() > 0.5  # uniform would be an eighth

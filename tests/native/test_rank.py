@@ -1,0 +1,91 @@
+"""How a rank begins, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_nemoperf.errors import LaunchError, PlanError, RecordError
+from pytest_nemoperf.native.device import available_cores, peak_memory_bytes, reset_peak_memory
+from pytest_nemoperf.native.rank import check_plan, main, read_place
+from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.records import PLAN_FILE, RESULT_FILE, RankError, error_file, from_json, to_json
+from tests.native.tiny import CPU, tiny_plan
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Set what a launcher sets for rank 1 of 2, and return the run directory."""
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2"), ("NEMOPERF_RUN_DIR", str(tmp_path))):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    return tmp_path
+
+
+def test_all_ranks_are_on_this_host_unless_the_launcher_says_otherwise(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert read_place().local_world_size == 2
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert read_place().local_world_size == 1
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK", "NEMOPERF_RUN_DIR"])
+def test_a_rank_without_its_place_says_what_is_missing(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(name)
+
+    with pytest.raises(LaunchError, match=f"{name} is not set; ranks are started by a launcher"):
+        main()
+
+
+def test_as_many_ranks_as_the_layout_has() -> None:
+    plan = tiny_plan(layouts={"cpu": Layout(gpus=2, dp_shard=2)})
+
+    check_plan(plan, world_size=2)
+    with pytest.raises(PlanError, match="WORLD_SIZE=4 but the layout has gpus=2"):
+        check_plan(plan, world_size=4)
+
+
+@pytest.mark.parametrize("axis", ["pp", "cp"])
+def test_what_is_not_built_in_is_refused(axis: str) -> None:
+    plan = tiny_plan(layouts={"cpu": {"gpus": 2, axis: 2}}, framework="other")
+
+    with pytest.raises(PlanError, match=f"{axis}=2 is not built into the native engine"):
+        check_plan(plan, world_size=2)
+
+
+def test_a_rank_that_fails_leaves_its_error_and_no_result(place: Path) -> None:
+    (place / PLAN_FILE).write_text(to_json(tiny_plan(layouts={"cpu": Layout(gpus=1)})), encoding="utf-8")
+
+    with pytest.raises(PlanError, match="WORLD_SIZE=2"):
+        main()
+
+    left = from_json(RankError, (place / error_file(1)).read_bytes(), subject="error")
+    assert left.message.startswith("PlanError: WORLD_SIZE=2 but the layout has gpus=1")
+    assert "check_plan" in left.traceback
+    assert not (place / RESULT_FILE).exists()
+
+
+def test_a_torn_plan_is_named(place: Path) -> None:
+    (place / PLAN_FILE).write_text('{"case": ', encoding="utf-8")
+
+    with pytest.raises(RecordError, match=r"plan\.json: not JSON"):
+        main()
+
+    assert (place / error_file(1)).exists()
+
+
+def test_peak_memory_counts_from_its_reset() -> None:
+    block = bytearray(256 << 20)  # zeroed by the kernel only where it is touched
+    block[:: 1 << 12] = b"\x01" * len(block[:: 1 << 12])
+    with_block = peak_memory_bytes(CPU)
+    del block
+
+    reset_peak_memory(CPU)
+
+    assert with_block - peak_memory_bytes(CPU) > 200 << 20
+
+
+def test_a_process_has_at_least_one_core() -> None:
+    assert available_cores() >= 1
