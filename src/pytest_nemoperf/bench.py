@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_nemoperf.measure import Measurement, Run, mad_pct, round_significant, settling_problems
+from pytest_nemoperf.measure import Measurement, Run, round_significant
 from pytest_nemoperf.metrics import TIME_PER_CALL_SEC
+from pytest_nemoperf.steadiness import mad_pct, settling_problems
 
 if TYPE_CHECKING:
     from pytest_nemoperf.options import Settings

@@ -18,11 +18,11 @@ from pytest_nemoperf.metrics import (
 )
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import StepRecord, to_data
+from pytest_nemoperf.steadiness import mad_pct, settling_problems
 
 BYTES_PER_GIB = 2**30
 FLOPS_PER_TFLOP = 1e12
 _IDENTITY_REL_TOL = 1e-4  # stored numbers keep six significant digits
-_MAX_DRIFT_PCT = 25.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,33 +229,6 @@ def _run_problems(expected: Expected, *, records: Sequence[StepRecord]) -> list[
     return problems
 
 
-def unsettled(plan: Plan, *, records: Sequence[StepRecord]) -> list[str]:
-    """Return a problem if the measured steps of a run have not settled; see settling_problems."""
-    return settling_problems([record.step_time_sec for record in records if record.step >= plan.warmup_steps])
-
-
-def settling_problems(times: Sequence[float]) -> list[str]:
-    """Return a problem if the second half of the steps is apart from the first: warm-up too short, or throttling.
-
-    Apart means that no step of one half is as fast as any step of the other, and their medians differ by more
-    than 25%; a single slow step or even noise does not do that.
-    """
-    half = len(times) // 2
-    if half < 2:  # noqa: PLR2004 (one step a half shows no trend)
-        return []
-    first, second = times[:half], times[-half:]
-    before, after = statistics.median(first), statistics.median(second)
-    drift = 100.0 * (after - before) / before
-    apart = min(first) > max(second) or min(second) > max(first)
-    if not apart or abs(drift) <= _MAX_DRIFT_PCT:
-        return []
-    hint = "raise warmup_steps" if drift < 0 else "look for throttling, a leak or other load"
-    return [
-        f"the steps have not settled: median {before:.4g} s in the first half, {after:.4g} s in the second "
-        f"({drift:+.0f}%, allowed {_MAX_DRIFT_PCT:.0f}%); {hint}"
-    ]
-
-
 def identity_problem(run: Run, *, flops_per_token: float | None) -> str | None:
     """Return what is wrong if TFLOP/s is not FLOPs per token x tokens/s, the identity every stored run obeys."""
     tflops = run.metrics.get(TFLOPS_PER_SEC_PER_GPU.name)
@@ -269,12 +242,6 @@ def identity_problem(run: Run, *, flops_per_token: float | None) -> str | None:
         f"tflops_per_sec_per_gpu={tflops:g} is not FLOPs per token x tokens/sec/GPU = "
         f"{flops_per_token:g} x {tokens_rate:g} = {expected:g}"
     )
-
-
-def mad_pct(values: Sequence[float]) -> float:
-    """Return the median absolute deviation in percent of the median."""
-    middle = statistics.median(values)
-    return 100.0 * statistics.median(abs(value - middle) for value in values) / middle
 
 
 def round_significant(value: float, *, digits: int = 6) -> float:

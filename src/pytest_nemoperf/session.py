@@ -18,13 +18,14 @@ from pytest_nemoperf.frameworks.command import CommandFramework
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.hostlock import HostLock
 from pytest_nemoperf.launchers.local import LocalLauncher
-from pytest_nemoperf.measure import Measurement, measure, unsettled, workload_of
+from pytest_nemoperf.measure import Measurement, measure, workload_of
 from pytest_nemoperf.options import Settings, merge_tolerances
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.records import to_json
 from pytest_nemoperf.report.markdown import render_markdown
 from pytest_nemoperf.results import CaseReport, CaseResult, NotRun, SessionResults
 from pytest_nemoperf.runner import run_once
+from pytest_nemoperf.steadiness import unsettled
 from pytest_nemoperf.store import BaselineStore, Found, forget_old_runs
 from pytest_nemoperf.verdict import Verdict, VerdictKind, judge
 
