@@ -31,7 +31,7 @@ from pytest_nemoperf.recipe import Plan, Precision, Workload
 
 CPU = torch.device("cpu")
 # hidden, heads, kv heads, head_dim, ffn, vocabulary, sequence length, sequences: Llama-like proportions
-SHAPES = {256: (8, 2, 32, 896, 2048, 256, 8), 1024: (16, 4, 64, 3584, 8192, 256, 16)}
+SHAPES = {256: (8, 2, 32, 896, 2048, 256, 8), 1024: (16, 4, 64, 3584, 8192, 128, 32)}
 
 
 def make_plan(hidden_size: int) -> Plan:

@@ -68,13 +68,13 @@ def add_options(parser: pytest.Parser) -> None:
         "--update-baselines",
         action="store_true",
         help="store this session's complete, valid runs as baselines and show old -> new; "
-        "a regressed case keeps its baseline unless --perf-accept says why not",
+        "a regressed or inconclusive case keeps its baseline unless --perf-accept says why not",
     )
     group.addoption(
         "--perf-accept",
         metavar="REASON",
         default="",
-        help="with --update-baselines: store regressed cases too, and keep this reason in the file",
+        help="with --update-baselines: store regressed and inconclusive cases too, and keep this reason in the file",
     )
     group.addoption(
         "--perf-runs",

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pytest_nemoperf.recipe import Plan, Recipe
     from pytest_nemoperf.records import RunOutput
 
+_STORED_WHEN_ACCEPTED = frozenset({VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE})
 _LOCALLY_RECORDED = frozenset({VerdictKind.NO_BASELINE, VerdictKind.NOT_COMPARABLE})
 _KEPT_SESSIONS = 10
 
@@ -230,10 +231,10 @@ class PerfSession:
 
     def _keep(self, measurement: Measurement, *, verdict: Verdict, found: Found, nodeid: str) -> CaseReport:
         settings = self.settings
-        is_accepted = settings.is_update and verdict.kind is VerdictKind.REGRESSED and bool(settings.accept_reason)
+        is_accepted = settings.is_update and verdict.kind in _STORED_WHEN_ACCEPTED and bool(settings.accept_reason)
         is_failure = verdict.kind in settings.fail_on and not is_accepted
         stored, replaced, is_local = "", None, False
-        is_storable = is_accepted or verdict.kind not in (VerdictKind.REGRESSED, VerdictKind.INVALID)
+        is_storable = is_accepted or verdict.kind not in (*_STORED_WHEN_ACCEPTED, VerdictKind.INVALID)
         if settings.is_update and is_storable and not is_failure:
             reason = settings.accept_reason if is_accepted else "--update-baselines"
             path, replaced = self.store.update(self._baseline(measurement, reason=reason))

@@ -92,3 +92,23 @@ def test_accept_without_update_is_refused(project: Project) -> None:
 
     assert result.ret == 4
     result.stderr.fnmatch_lines(["*--perf-accept only counts with --update-baselines*"])
+
+
+def test_an_inconclusive_case_keeps_its_baseline_unless_accepted(project: Project) -> None:
+    """One of three runs as fast as before: the medians differ, but the runs overlap."""
+    script = project.root / "steps.py"
+    project.run("--update-baselines", "--perf-runs=3")
+    before = project.baseline.read_text()
+    script.write_text(
+        script.read_text().replace(
+            "with open", "seconds *= 1 if 'run-1' in os.environ['NEMOPERF_STEPS'] else 2\nwith open"
+        )
+    )
+
+    kept = project.run("--update-baselines", "--perf-runs=3")
+    assert project.baseline.read_text() == before
+    accepted = project.run("--update-baselines", "--perf-runs=3", "--perf-accept=seen often enough")
+
+    kept.stdout.fnmatch_lines(["*INCONCLUSIVE*", "*its baseline stays as it is*"])
+    accepted.assert_outcomes(passed=1)
+    assert json.loads(project.baseline.read_text())["reason"] == "seen often enough"

@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor
 
 from pytest_nemoperf.native.initialize import rotary_angles
-from pytest_nemoperf.native.operators import cross_entropy_sum, rms_norm, rotate, swiglu
+from pytest_nemoperf.native.operators import cross_entropy_sum, rms_norm, split_heads, swiglu
 
 
 def random(*shape: int) -> Tensor:
@@ -59,15 +59,30 @@ def test_cross_entropy_equals_torchs() -> None:
     )
 
 
-def test_rotating_is_multiplying_by_a_complex_number() -> None:
+def test_splitting_heads_rotates_queries_and_keys_by_a_complex_number() -> None:
     cos, sin = (angles.float() for angles in rotary_angles(5, size=8, theta=100.0))
 
-    def formula(x: Tensor) -> Tensor:
-        first, second = x.chunk(2, dim=-1)
+    def formula(qkv: Tensor) -> Tensor:
+        first, second = qkv[:, :, :6].chunk(2, dim=-1)
         turned = torch.complex(first, second) * torch.complex(cos, sin)[:, None]
         return torch.cat([turned.real, turned.imag], dim=-1)
 
-    check_same(lambda x: rotate(x, cos, sin), formula, random(2, 5, 3, 8))
+    def ours(qkv: Tensor) -> Tensor:
+        queries, keys, _ = split_heads(qkv, num_kv_heads=2, cos_SC=cos, sin_SC=sin)
+        assert queries.shape[2] == 4
+        return torch.cat([queries, keys], dim=2)
+
+    check_same(ours, formula, random(2, 5, 8, 8))
+
+
+def test_values_are_not_rotated() -> None:
+    cos, sin = (angles.float() for angles in rotary_angles(5, size=8, theta=100.0))
+
+    check_same(
+        lambda qkv: split_heads(qkv, num_kv_heads=2, cos_SC=cos, sin_SC=sin)[2],
+        lambda qkv: qkv[:, :, 6:],
+        random(2, 5, 8, 8),
+    )
 
 
 def test_the_angle_of_a_pair_is_its_position_times_its_frequency() -> None:

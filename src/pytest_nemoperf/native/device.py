@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_KEEP_BYTES = 1 << 30
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+_NEVER_TRIM, _NO_BLOCKS = -1, 0  # mallopt(3)
 
 
 def available_cores() -> int:
@@ -35,8 +35,8 @@ def tune_host_memory() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc; elsewhere nothing to tune
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _KEEP_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
+        mallopt(_M_MMAP_MAX, _NO_BLOCKS)
+        mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM)
 
 
 def reset_peak_memory(device: torch.device) -> None:

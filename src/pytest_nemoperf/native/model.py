@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pytest_nemoperf.models import ModelConfig
-from pytest_nemoperf.native.operators import cross_entropy_sum, rms_norm, rotate, swiglu
+from pytest_nemoperf.native.operators import cross_entropy_sum, rms_norm, split_heads, swiglu
 
 
 class RMSNorm(nn.Module):
@@ -74,9 +74,7 @@ class Attention(nn.Module):
         """Return what attention adds to the residual stream; T is whole sequences of S tokens."""
         qkv_BSNC = self.qkv(x_TD).unflatten(-1, (-1, self.head_dim)).unflatten(0, (-1, cos_SC.shape[0]))
         num_kv = qkv_BSNC.shape[2] // (self.group_size + 2)  # heads of this rank, whatever tp is
-        qk_BSNC, v_BSKC = torch.split(qkv_BSNC, [(self.group_size + 1) * num_kv, num_kv], dim=2)
-        qk_BSNC = rotate(qk_BSNC, cos_SC, sin_SC)
-        q_BSHC, k_BSKC = torch.split(qk_BSNC, [self.group_size * num_kv, num_kv], dim=2)
+        q_BSHC, k_BSKC, v_BSKC = split_heads(qkv_BSNC, num_kv_heads=num_kv, cos_SC=cos_SC, sin_SC=sin_SC)
         out_BHSC = F.scaled_dot_product_attention(
             q_BSHC.transpose(1, 2),
             k_BSKC.transpose(1, 2),

@@ -1,6 +1,7 @@
 """Operators with a backward of their own, where plain autograd takes many more passes over memory."""
 
-# B sequences, S tokens of a sequence, T = B*S tokens, D hidden, N heads, C width of a head, F width of the MLP
+# B sequences, S tokens of a sequence, T = B*S tokens, D hidden, N heads of a fused tensor, H query heads,
+# K key-value heads, C width of a head, F width of the MLP
 
 from __future__ import annotations
 
@@ -11,10 +12,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def rotate(x_BSNC: Tensor, cos_SC: Tensor, sin_SC: Tensor) -> Tensor:
-    """Rotate the pairs (c, c + C/2) of every head by its position's angles; cos and sin hold C/2 columns."""
-    rotated: Tensor = _Rotate.apply(x_BSNC, cos_SC, sin_SC)  # type: ignore[no-untyped-call]  # torch leaves it so
-    return rotated
+def split_heads(
+    qkv_BSNC: Tensor, *, num_kv_heads: int, cos_SC: Tensor, sin_SC: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values of the fused projection, the first two rotated by their positions.
+
+    Args:
+        qkv_BSNC: All query heads, then all key heads, then all value heads.
+        num_kv_heads: Key heads, and value heads.
+        cos_SC: Cosines of the angles of each position; C/2 columns, for the pairs (c, c + C/2).
+        sin_SC: Their sines.
+    """
+    heads: tuple[Tensor, Tensor, Tensor] = _SplitHeads.apply(  # type: ignore[no-untyped-call]  # torch leaves it so
+        qkv_BSNC, num_kv_heads, cos_SC, sin_SC
+    )
+    return heads
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
@@ -38,26 +50,38 @@ def cross_entropy_sum(logits_TV: Tensor, labels_T: Tensor) -> Tensor:
     return loss
 
 
-class _Rotate(torch.autograd.Function):
+class _SplitHeads(torch.autograd.Function):
+    """Queries and keys are rotated in one go, and the backward fills one tensor instead of joining three."""
+
     @staticmethod
-    def forward(ctx: Any, x_BSNC: Tensor, cos_SC: Tensor, sin_SC: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, qkv_BSNC: Tensor, num_kv_heads: int, cos_SC: Tensor, sin_SC: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(cos_SC, sin_SC)
-        return _rotated(x_BSNC, cos_SC, sin_SC)
+        qk_BSNC, v_BSKC = qkv_BSNC[:, :, :-num_kv_heads], qkv_BSNC[:, :, -num_kv_heads:]
+        rotated_BSNC = torch.empty(qk_BSNC.shape, dtype=qk_BSNC.dtype, device=qk_BSNC.device)
+        _rotate(qk_BSNC, cos_SC, sin_SC, out=rotated_BSNC)
+        return rotated_BSNC[:, :, :-num_kv_heads], rotated_BSNC[:, :, -num_kv_heads:], v_BSKC
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         cos_SC, sin_SC = ctx.saved_tensors
-        return _rotated(grads[0], cos_SC, -sin_SC), None, None
+        sizes = [grad.shape[2] for grad in grads]
+        shape_BSNC = (*grads[0].shape[:2], sum(sizes), grads[0].shape[3])
+        grad_BSNC = torch.empty(shape_BSNC, dtype=grads[0].dtype, device=grads[0].device)
+        q_BSHC, k_BSKC, v_BSKC = torch.split(grad_BSNC, sizes, dim=2)
+        _rotate(grads[0], cos_SC, -sin_SC, out=q_BSHC)
+        _rotate(grads[1], cos_SC, -sin_SC, out=k_BSKC)
+        v_BSKC.copy_(grads[2])
+        return grad_BSNC, None, None, None
 
 
-def _rotated(x_BSNC: Tensor, cos_SC: Tensor, sin_SC: Tensor) -> Tensor:
+def _rotate(x_BSNC: Tensor, cos_SC: Tensor, sin_SC: Tensor, *, out: Tensor) -> None:
     cos_S1C, sin_S1C = cos_SC[:, None], sin_SC[:, None]
-    out_BSNC = torch.empty(x_BSNC.shape, dtype=x_BSNC.dtype, device=x_BSNC.device)
     first, second = x_BSNC.chunk(2, dim=-1)
-    out_first, out_second = out_BSNC.chunk(2, dim=-1)
+    out_first, out_second = out.chunk(2, dim=-1)
     torch.mul(first, cos_S1C, out=out_first).addcmul_(second, sin_S1C, value=-1)
     torch.mul(second, cos_S1C, out=out_second).addcmul_(first, sin_S1C)
-    return out_BSNC
 
 
 class _HostRMSNorm(torch.autograd.Function):

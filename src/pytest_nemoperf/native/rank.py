@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -187,3 +188,8 @@ def _variable(name: str) -> str:
 
 if __name__ == "__main__":
     main()
+    # Like a forked rank, end without the interpreter's teardown: it races with gloo's threads, and a rank whose
+    # result is complete died of SIGABRT in 2 of 25 runs ("terminate called without an active exception").
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -45,6 +45,7 @@ _CALL_HEADINGS = ("time per call", "delta")
 _HINTS: Mapping[VerdictKind, str] = {
     VerdictKind.NO_BASELINE: "--update-baselines stores this session's runs",
     VerdictKind.NOT_COMPARABLE: "--update-baselines replaces what is stored",
+    VerdictKind.INCONCLUSIVE: "its baseline stays as it is; --update-baselines --perf-accept=REASON replaces it",
     VerdictKind.IMPROVED: "--update-baselines keeps the gain",
 }
 
