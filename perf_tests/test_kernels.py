@@ -1,17 +1,23 @@
 """Kernels at model shapes, timed by pytest-benchmark and judged like every other case."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 
 @pytest.fixture(scope="module")
-def torch() -> Any:
-    """The library, imported when a kernel runs and not when tests are collected."""
+def torch() -> Iterator[Any]:
+    """The library, imported when a kernel runs and not when tests are collected.
+
+    On a CPU it gets one thread: two wait for each other whenever anything else runs on the machine.
+    """
     import torch
 
-    return torch
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield torch
+    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="module")
