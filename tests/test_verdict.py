@@ -40,6 +40,12 @@ def test_speed_decides(rates: tuple[float, ...], kind: VerdictKind) -> None:
     assert judged(make_measurement(rates), baseline=make_baseline((995.0, 1000.0, 1005.0))).kind is kind
 
 
+def test_one_stalled_launch_of_five_does_not_hide_a_regression() -> None:
+    stalled = make_baseline((300.0, 995.0, 1000.0, 1005.0, 1002.0))
+
+    assert judged(make_measurement((870.0, 860.0, 880.0, 999.0, 865.0)), baseline=stalled).kind is VerdictKind.REGRESSED
+
+
 def test_a_regression_says_how_much_and_against_what() -> None:
     verdict = judged(make_measurement((11_290.0,) * 3), baseline=make_baseline((12_036.0,) * 3))
 

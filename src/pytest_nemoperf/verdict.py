@@ -14,6 +14,7 @@ from pytest_nemoperf.metrics import JUDGED, METRICS, TFLOPS_PER_SEC_PER_GPU, Met
 
 LOSS_REL_TOL = 0.02
 _MIN_RUNS_TO_SEE_NOISE = 2
+_MIN_RUNS_TO_TRIM = 5
 
 
 class VerdictKind(StrEnum):
@@ -161,8 +162,7 @@ def _compare(
 
 def _kind_of(metric: Metric, *, then: Sequence[Run], now: Sequence[Run], allowed_pct: float) -> tuple[VerdictKind, str]:
     """A change beyond the tolerance counts only if the runs of the two sides do not overlap."""
-    before = [run.metrics[metric.name] for run in then if metric.name in run.metrics]
-    after = [run.metrics[metric.name] for run in now if metric.name in run.metrics]
+    before, after = _usual_values(then, metric=metric), _usual_values(now, metric=metric)
     worsening = metric.worsening_pct(statistics.median(after), baseline=statistics.median(before))
     if abs(worsening) <= allowed_pct:
         return VerdictKind.PASSED, ""
@@ -176,6 +176,12 @@ def _kind_of(metric: Metric, *, then: Sequence[Run], now: Sequence[Run], allowed
             f"{metric.format(min(before))} to {metric.format(max(before))} in the baseline; raise --perf-runs"
         )
     return VerdictKind.REGRESSED, ""
+
+
+def _usual_values(runs: Sequence[Run], *, metric: Metric) -> list[float]:
+    """From five runs on without the lowest and the highest: one launch that stalled must not hide a change."""
+    values = sorted(run.metrics[metric.name] for run in runs if metric.name in run.metrics)
+    return values[1:-1] if len(values) >= _MIN_RUNS_TO_TRIM else values
 
 
 def _overall(comparisons: Sequence[Comparison]) -> VerdictKind:
