@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,7 @@ from pytest_nemoperf.errors import NoLayoutError, PlanError
 from pytest_nemoperf.flops import CONVENTIONS, num_flops_per_token
 from pytest_nemoperf.models import ModelConfig, find_model
 from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.plan import STARTUP_ALLOWANCE_SEC, STEP_ALLOWANCE_SEC, case_id, resolve
+from pytest_nemoperf.plan import STARTUP_ALLOWANCE_SEC, STEP_ALLOWANCE_SEC, resolve
 from pytest_nemoperf.recipe import Plan, Precision, Recipe
 from pytest_nemoperf.records import from_json, to_json
 from pytest_nemoperf.schema import validate
@@ -248,77 +247,6 @@ def test_a_command_brings_its_argv_and_the_recipes_model_numbers() -> None:
 
     assert plan.command == ("python", "train.py")
     assert plan.flops_per_token == resolve(_recipe(), system=H100).flops_per_token
-
-
-def test_a_variant_tells_recipes_apart() -> None:
-    assert case_id(_recipe(variant="no-overlap"), system=H100).endswith("-gbs128-mbs1-no-overlap")
-
-
-names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,12}", fullmatch=True)
-shown = st.fixed_dictionaries(
-    {
-        "model": st.one_of(names, st.sampled_from(["a", "a-1n1g", "a-torch-fp32", "fp32", "a-"])),
-        "framework": st.one_of(
-            st.sampled_from(["torch", "megatron", "torch-1n1g", "x-fp32", "ddp2-seq8"]), names
-        ).filter(lambda name: name != "command"),
-        "precision": st.sampled_from(Precision),
-        "variant": st.one_of(st.just(""), names, st.sampled_from(["bf16", "mbs1", "seq8-gbs8-mbs8"])),
-        "replicas": st.integers(1, 3),
-        "shards": st.integers(1, 3),
-        "seq_len": st.integers(1, 20),
-        "global_batch_size": st.integers(1, 20),
-        "micro_batch_size": st.integers(1, 20),
-    }
-)
-
-
-def _id_of(fields: dict[str, Any]) -> str | None:
-    """Return the case id, or None where the names would make it ambiguous."""
-    gpus = fields["replicas"] * fields["shards"]
-    layout = Layout(gpus=gpus, dp_replicate=fields["replicas"], dp_shard=fields["shards"])
-    changes = {key: value for key, value in fields.items() if key not in ("replicas", "shards")}
-    recipe = _recipe(layout, **(changes | {"model": replace(MODEL, name=fields["model"])}))
-    try:
-        return case_id(recipe, system=CPU)
-    except PlanError:
-        return None
-
-
-@given(shown, shown)
-def test_recipes_that_differ_in_a_shown_field_have_different_ids(one: dict[str, Any], other: dict[str, Any]) -> None:
-    ids = [_id_of(one), _id_of(other)]
-
-    assert None in ids or (ids[0] == ids[1]) == (one == other)
-
-
-@given(shown, shown)
-def test_one_field_is_enough_to_tell_ids_apart(one: dict[str, Any], other: dict[str, Any]) -> None:
-    for field in one:
-        changed = one | {field: other[field]}
-        ids = [_id_of(one), _id_of(changed)]
-        assert None in ids or (ids[0] == ids[1]) == (one == changed)
-
-
-@given(shown)
-def test_ids_are_safe_as_file_names(fields: dict[str, Any]) -> None:
-    case = _id_of(fields)
-
-    assert case is None or re.fullmatch(r"[a-z0-9][a-z0-9._-]*", case)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        pytest.param(
-            {"model": replace(MODEL, name="my-2n4g")}, r"model name 'my-2n4g' has the part '2n4g'", id="nodes"
-        ),
-        pytest.param({"framework": "x-bf16"}, r"framework name 'x-bf16' has the part 'bf16'", id="precision"),
-        pytest.param({"variant": "v" * 200}, r"has 26\d characters, a file name takes 200", id="too long"),
-    ],
-)
-def test_names_that_spoil_the_id_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(PlanError, match=message):
-        case_id(_recipe(**changes), system=H100)
 
 
 @given(

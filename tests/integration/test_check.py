@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 
+from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.schema import validate
 from tests.integration.conftest import CASE, Project
 
 
@@ -55,6 +57,7 @@ def test_the_results_file_and_the_markdown_table_are_written(project: Project) -
 
     latest = project.root / ".nemoperf" / "latest"
     results = json.loads((latest / "results.json").read_text())
+    validate(results, name="results", subject="results.json", error=RecordError)
     assert [case["verdict"]["kind"] for case in results["cases"]] == ["NO BASELINE"]
     assert "| Model | #-GPUs | GBS | MBS | Sequence Length |" in (latest / "results.md").read_text()
 
