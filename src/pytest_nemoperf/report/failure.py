@@ -168,7 +168,8 @@ def _what_to_do(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
         yield ""
         yield heading("to run it again")
         yield from command_lines(report.rerun_command, width=width)
-    if report.accept_command and result.verdict.kind in _STORABLE and not result.measurement.inject_pct:
+    if report.accept_command and result.verdict.kind in _STORABLE:
+        is_real = not result.measurement.inject_pct
         yield ""
-        yield heading("to accept it as the new baseline")
+        yield heading("to accept it as the new baseline" if is_real else "to accept such a change when it is real")
         yield from command_lines(report.accept_command, width=width)
