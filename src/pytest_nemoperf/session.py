@@ -232,7 +232,8 @@ class PerfSession:
     def _keep(self, measurement: Measurement, *, verdict: Verdict, found: Found, nodeid: str) -> CaseReport:
         settings = self.settings
         is_accepted = settings.is_update and verdict.kind in _STORED_WHEN_ACCEPTED and bool(settings.accept_reason)
-        is_failure = verdict.kind in settings.fail_on and not is_accepted
+        is_mended = settings.is_update and verdict.kind in _LOCALLY_RECORDED  # what was missing is being stored
+        is_failure = verdict.kind in settings.fail_on and not is_accepted and not is_mended
         stored, replaced, is_local = "", None, False
         is_storable = is_accepted or verdict.kind not in (*_STORED_WHEN_ACCEPTED, VerdictKind.INVALID)
         if settings.is_update and is_storable and not is_failure:

@@ -112,3 +112,10 @@ def test_an_inconclusive_case_keeps_its_baseline_unless_accepted(project: Projec
     kept.stdout.fnmatch_lines(["*INCONCLUSIVE*", "*its baseline stays as it is*"])
     accepted.assert_outcomes(passed=1)
     assert json.loads(project.baseline.read_text())["reason"] == "seen often enough"
+
+
+def test_an_update_stores_what_would_fail_for_having_no_baseline(project: Project) -> None:
+    result = project.run("--update-baselines", "--perf-fail-on=regressed,no_baseline")
+
+    result.assert_outcomes(passed=1)
+    assert project.baseline.exists()

@@ -26,14 +26,12 @@ def available_cores() -> int:
 
 
 def tune_host_memory() -> None:
-    """Make memory of the CPU cheap to get again; to be called before the process makes its first tensor.
+    """Let the C library keep the memory this process frees; glibc alone, nothing to tune elsewhere.
 
     By default glibc gives large blocks back to the kernel at once, so that every activation is faulted in
-    page by page again: up to half the time of a matrix product, and noise. Huge pages save a few percent
-    more; the variable is torch's own and harmless where the kernel has none.
+    page by page again: up to half the time of a matrix product, and noise.
     """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc; elsewhere nothing to tune
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, _NO_BLOCKS)
         mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM)
