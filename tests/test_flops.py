@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.flops import CONVENTIONS, find_convention, num_flops_per_token
-from pytest_nemoperf.models import ModelConfig, find_model, model_catalog
+from pytest_nemoperf.models import find_model, model_catalog
 
 HALVED = find_convention("megatron-bridge")
 FULL = find_convention("full-attention")

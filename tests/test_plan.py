@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.errors import NoLayoutError, PlanError
 from pytest_nemoperf.flops import CONVENTIONS, num_flops_per_token
-from pytest_nemoperf.models import ModelConfig, find_model
+from pytest_nemoperf.models import find_model
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import STARTUP_ALLOWANCE_SEC, STEP_ALLOWANCE_SEC, resolve
 from pytest_nemoperf.recipe import Plan, Precision, Recipe

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.errors import RecipeError
-from pytest_nemoperf.models import ModelConfig, find_model
+from pytest_nemoperf.models import find_model
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Precision, Recipe, check_tolerances
 from pytest_nemoperf.records import from_json, to_json

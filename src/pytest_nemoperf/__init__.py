@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pytest_nemoperf.architecture import ModelConfig
     from pytest_nemoperf.fixture import Perf
-    from pytest_nemoperf.models import ModelConfig
     from pytest_nemoperf.parallelism import Layout
     from pytest_nemoperf.recipe import Precision, Recipe, Workload
 
@@ -19,7 +19,7 @@ __all__ = ["Layout", "ModelConfig", "Perf", "Precision", "Recipe", "Workload"]
 
 _HOME = {
     "Layout": "parallelism",
-    "ModelConfig": "models",
+    "ModelConfig": "architecture",
     "Perf": "fixture",
     "Precision": "recipe",
     "Recipe": "recipe",

@@ -16,6 +16,7 @@ from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.recipe import Plan, Precision, Recipe
 from pytest_nemoperf.records import from_data, to_data, to_json
 from pytest_nemoperf.systems import find_system
+from pytest_nemoperf.weights import num_parameters
 
 _USAGE_EXIT = 2
 _TRUTH = {"true": True, "false": False}
@@ -183,7 +184,7 @@ def _plan_table(plan: Plan, *, title: str) -> str:
         "sequences per step": f"{plan.global_batch_size} (micro batches of {plan.micro_batch_size})",
         "grad accumulation": plan.grad_accum_steps,
         "tokens per step": f"{plan.tokens_per_step:,}",
-        "parameters": f"{plan.model.num_parameters:,}",
+        "parameters": f"{num_parameters(plan.model):,}",
         "FLOPs per token": f"{plan.flops_per_token:.6g} ({plan.flops_convention})",
         "peak of one GPU": peak,
         "steps": f"{plan.warmup_steps} warm-up + {plan.steps} measured",

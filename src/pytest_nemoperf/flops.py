@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.errors import RecipeError, did_you_mean
-from pytest_nemoperf.models import ModelConfig
 
 _FORWARD_AND_BACKWARD = 3  # forward, gradient of the input, gradient of the weight
 _FLOPS_PER_MAC = 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from pytest_nemoperf.metrics import (
@@ -100,11 +100,26 @@ def workload_of(plan: Plan) -> dict[str, Any]:
         "global_batch_size",
         "micro_batch_size",
         "layout",
+        "recompute",
+        "is_compiled",
+        "is_router_balanced",
         "seed",
         "command",
     )
     data = to_data(plan)
-    return {key: data[key] for key in keys}
+    return {key: data[key] for key in keys} | {"model": _without_defaults(plan.model)}
+
+
+def _without_defaults(part: Any) -> dict[str, Any]:
+    """Return the fields that say something: stored baselines outlive fields that architectures gain later."""
+    values = {field.name: getattr(part, field.name) for field in fields(part)}
+    return {
+        field.name: _without_defaults(values[field.name])
+        if is_dataclass(values[field.name])
+        else to_data(values[field.name])
+        for field in fields(part)
+        if values[field.name] != field.default
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

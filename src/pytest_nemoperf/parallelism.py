@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from pytest_nemoperf.errors import RecipeError
+
+_CHOICES = {"pp_schedule": ("1f1b", "zero_bubble"), "cp_comm": ("all_gather", "a2a")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,11 +20,15 @@ class Layout:
         pp: Pipeline parallel degree.
         vp: Model chunks per pipeline rank (virtual pipeline).
         cp: Context parallel degree.
-        ep: Expert parallel degree; shares the dp_shard x cp x tp ranks.
+        ep: Expert parallel degree; shares the dp_shard x cp x tp ranks (dp_replicate x cp x tp without FSDP).
         etp: Tensor parallel degree inside an expert; shares them as well.
         dp_replicate: Data-parallel replicas (DDP, or the outer axis of HSDP).
         dp_shard: FSDP shards.
         sequence_parallel: Shard activations over the tp axis between the blocks; without effect at tp=1.
+        pp_schedule: Order of forward and backward passes on pipeline ranks; without effect at pp=1. ``1f1b``
+            (interleaved at vp > 1), or ``zero_bubble``, which computes weights' gradients in what would be idle time.
+        cp_comm: How context parallel attention sees the whole sequence: ``all_gather`` of keys and values, or
+            ``a2a`` between sequence and heads (Ulysses); without effect at cp=1.
 
     Raises:
         RecipeError: If a degree is not positive, or the degrees don't fit together.
@@ -41,11 +48,16 @@ class Layout:
     dp_replicate: int = 1
     dp_shard: int = 1
     sequence_parallel: bool = True
+    pp_schedule: Literal["1f1b", "zero_bubble"] = "1f1b"
+    cp_comm: Literal["all_gather", "a2a"] = "all_gather"
 
     def __post_init__(self) -> None:
         for field in fields(self):
             degree = getattr(self, field.name)
-            if field.name != "sequence_parallel" and (type(degree) is not int or degree < 1):
+            if field.name in _CHOICES:
+                if degree not in _CHOICES[field.name]:
+                    raise RecipeError(f"unknown {field.name} {degree!r}; choose among {_CHOICES[field.name]}")
+            elif field.name != "sequence_parallel" and (type(degree) is not int or degree < 1):
                 raise RecipeError(f"{field.name}={degree!r} of a layout must be a whole number >= 1")
         product = self.dp * self.cp * self.tp * self.pp
         if product != self.gpus:
@@ -56,18 +68,28 @@ class Layout:
             )
         if self.vp > 1 and self.pp == 1:
             raise RecipeError(f"vp={self.vp} needs pp > 1; there is no pipeline to interleave at pp=1")
-        shared = self.dp_shard * self.cp * self.tp
-        if shared % (self.ep * self.etp):
+        if self.expert_ranks % (self.ep * self.etp):
             subject = f"ep={self.ep}" if self.etp == 1 else f"ep*etp={self.ep}*{self.etp}={self.ep * self.etp}"
+            data = "dp_shard" if self.dp_shard > 1 or self.dp_replicate == 1 else "dp_replicate"
             raise RecipeError(
-                f"{subject} does not divide dp_shard*cp*tp ({self.dp_shard}*{self.cp}*{self.tp}={shared}); "
-                "choose ep among the divisors or raise dp_shard"
+                f"{subject} does not divide {data}*cp*tp ({getattr(self, data)}*{self.cp}*{self.tp}="
+                f"{self.expert_ranks}); choose ep among the divisors or raise {data}"
             )
 
     @property
     def dp(self) -> int:
         """Data-parallel degree: how many ranks (per tp x cp x pp place) read different sequences."""
         return self.dp_replicate * self.dp_shard
+
+    @property
+    def expert_ranks(self) -> int:
+        """Ranks that share out the experts of a layer: dp_shard x cp x tp, or dp_replicate x cp x tp without FSDP."""
+        return (self.dp_shard if self.dp_shard > 1 else self.dp_replicate) * self.cp * self.tp
+
+    @property
+    def expert_dp(self) -> int:
+        """Copies (without FSDP) or shards of each expert among those ranks."""
+        return self.expert_ranks // (self.ep * self.etp)
 
     @property
     def label(self) -> str:
@@ -80,4 +102,8 @@ class Layout:
         label = data + "".join(f"{name}{degree}" for name, degree in axes if degree > 1)
         if self.tp > 1 and not self.sequence_parallel:
             label += "nosp"
+        if self.pp > 1 and self.pp_schedule == "zero_bubble":
+            label += "zb"
+        if self.cp > 1 and self.cp_comm == "a2a":
+            label += "a2a"
         return label or "single"

@@ -6,11 +6,11 @@ import math
 import re
 from collections.abc import Iterator
 
+from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.errors import NoLayoutError, PlanError
 from pytest_nemoperf.flops import find_convention, num_flops_per_token
-from pytest_nemoperf.models import ModelConfig
 from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.recipe import Plan, Precision, Recipe
+from pytest_nemoperf.recipe import Plan, Precision, Recipe, Recompute
 from pytest_nemoperf.systems import System
 
 STARTUP_ALLOWANCE_SEC = 60.0
@@ -59,6 +59,9 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         micro_batch_size=recipe.micro_batch_size,
         grad_accum_steps=recipe.global_batch_size // (recipe.micro_batch_size * layout.dp),
         layout=layout,
+        recompute=recipe.recompute,
+        is_compiled=recipe.is_compiled,
+        is_router_balanced=recipe.is_router_balanced,
         num_nodes=_num_nodes(layout, system=system),
         steps=recipe.steps,
         warmup_steps=recipe.warmup_steps,
@@ -99,6 +102,9 @@ def case_id(recipe: Recipe, *, system: System) -> str:
         f"seq{recipe.seq_len}",
         f"gbs{recipe.global_batch_size}",
         f"mbs{recipe.micro_batch_size}",
+        f"recompute_{recipe.recompute}" if recipe.recompute is not Recompute.NONE else "",
+        "compiled" if recipe.is_compiled else "",
+        "balanced" if recipe.is_router_balanced else "",
         recipe.variant,
     )
     case = "-".join(part for part in parts if part)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Final, Literal, TypeVar
 
+from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.errors import RecipeError, did_you_mean
 from pytest_nemoperf.flops import DEFAULT_CONVENTION, find_convention
 from pytest_nemoperf.metrics import JUDGED
-from pytest_nemoperf.models import ModelConfig, find_model
+from pytest_nemoperf.models import find_model
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.systems import find_system
 
@@ -38,6 +39,14 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+class Recompute(StrEnum):
+    """Which activations are computed again in backward instead of kept."""
+
+    NONE = "none"
+    SELECTIVE = "selective"
+    FULL = "full"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """What to run, and the layout of each system it can run on.
@@ -51,6 +60,11 @@ class Recipe:
         precision: ``fp32`` or ``bf16``.
         workload: ``pretrain``.
         framework: Who trains: ``torch`` (native), ``command``, or one a plugin registers.
+        recompute: Activations computed again in backward instead of kept: ``none``, ``selective`` (the attention
+            core), ``full`` (all but each block's input).
+        is_compiled: Blocks go through torch.compile.
+        is_router_balanced: Tokens go round the experts instead of where the router sends them, as published
+            pages of mixtures of experts do.
         variant: Suffix of the case id, to tell recipes apart that differ in nothing else the id shows.
         steps: Measured steps per run.
         warmup_steps: Steps dropped first.
@@ -73,6 +87,9 @@ class Recipe:
     precision: Precision = Precision.BF16
     workload: Workload = Workload.PRETRAIN
     framework: str = "torch"
+    recompute: Recompute = Recompute.NONE
+    is_compiled: bool = False
+    is_router_balanced: bool = False
     variant: str = ""
     steps: int = 10
     warmup_steps: int = 3
@@ -86,6 +103,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", _member(Precision, self.precision, subject="precision"))
+        object.__setattr__(self, "recompute", _member(Recompute, self.recompute, subject="recompute"))
         object.__setattr__(self, "workload", _member(Workload, self.workload, subject="workload"))
         object.__setattr__(self, "layouts", {name: _layout(name, value) for name, value in self.layouts.items()})
         object.__setattr__(self, "command", tuple(self.command))
@@ -154,6 +172,9 @@ class Plan:
         micro_batch_size: Sequences per forward pass of one data-parallel rank.
         grad_accum_steps: Forward passes per step of one data-parallel rank.
         layout: Parallel degrees.
+        recompute: Which activations are computed again in backward.
+        is_compiled: Blocks go through torch.compile.
+        is_router_balanced: Tokens go round the experts.
         num_nodes: Nodes the layout fills.
         steps: Measured steps.
         warmup_steps: Steps before them.
@@ -189,6 +210,9 @@ class Plan:
     flops_convention: str
     peak_tflops: float | None
     timeout_sec: float
+    recompute: Recompute = Recompute.NONE
+    is_compiled: bool = False
+    is_router_balanced: bool = False
     inject_pct: float = 0.0
     command: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)

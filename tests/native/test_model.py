@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from pytest_nemoperf.weights import num_parameters
 from tests.native.tiny import build, tiny_config, tiny_plan
 
 
@@ -16,7 +17,7 @@ def test_the_model_has_the_parameters_that_plans_count(tied: bool) -> None:  # n
 
     model = build(tiny_plan(model=config))
 
-    assert sum(weight.numel() for weight in model.parameters()) == config.num_parameters
+    assert sum(weight.numel() for weight in model.parameters()) == num_parameters(config)
 
 
 def test_a_token_never_sees_the_next_ones() -> None:
@@ -26,7 +27,7 @@ def test_a_token_never_sees_the_next_ones() -> None:
     changed = x.clone()
     changed[10:] += 1.0
 
-    outputs = [model.blocks[0](values, model.cos_SC, model.sin_SC) for values in (x, changed)]
+    outputs = [model.blocks["0"](values, model.cos_SC, model.sin_SC) for values in (x, changed)]
 
     torch.testing.assert_close(outputs[0][:10], outputs[1][:10])
     assert not torch.allclose(outputs[0][10:], outputs[1][10:])
@@ -65,7 +66,7 @@ def test_bf16_computes_in_bf16_and_keeps_fp32_weights() -> None:
     plan = tiny_plan(precision="bf16")
     model = build(plan)
     seen = []
-    model.blocks[0].register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+    model.blocks["0"].register_forward_hook(lambda *call: seen.append(call[-1].dtype))
     tokens = torch.arange(plan.seq_len)[None]
 
     loss = model(tokens, tokens)

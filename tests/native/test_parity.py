@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.launchers.protocol import LaunchStatus
-from pytest_nemoperf.models import ModelConfig
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Plan, Precision
 from pytest_nemoperf.records import PLAN_FILE, StepRecord, to_json

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pytest_nemoperf.models import ModelConfig
+from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.native.data import SyntheticTokens
 from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.native.parallelize import parallelize

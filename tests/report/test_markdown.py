@@ -5,7 +5,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.models import ModelConfig, find_model
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.models import find_model
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Precision
 from pytest_nemoperf.report.markdown import render_markdown

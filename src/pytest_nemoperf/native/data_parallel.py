@@ -22,7 +22,7 @@ def apply_fsdp(model: Decoder, *, mesh: DeviceMesh) -> None:
     """
     # Inputs are cast by the model itself, so that the loss and the angles keep their type.
     policy = MixedPrecisionPolicy(param_dtype=model.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for block in model.blocks:
+    for block in model.blocks.values():
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
 

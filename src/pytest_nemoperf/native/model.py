@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pytest_nemoperf.models import ModelConfig
+from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.native.operators import cross_entropy_sum, rms_norm, split_heads, swiglu
 
 
@@ -127,38 +127,65 @@ class LossHead(nn.Module):
         )
         self.cross_entropy: Callable[[Tensor, Tensor], Tensor] = cross_entropy_sum
 
-    def forward(self, x_TD: Tensor, labels_T: Tensor, tied_weight_VD: Tensor) -> Tensor:
+    def forward(self, x_TD: Tensor, labels_T: Tensor, tied_weight_VD: Tensor | None) -> Tensor:
         """Return the summed loss; the embedding table is used where the head has no weight of its own."""
         weight_VD = tied_weight_VD if self.weight is None else self.weight
+        assert weight_VD is not None  # noqa: S101 (one of them is there)
         return self.cross_entropy(F.linear(x_TD, weight_VD.to(x_TD.dtype)), labels_T)
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks, norm, head and loss.
+    """Embedding, blocks, norm, head and loss, or the part of them that one pipeline stage has.
 
     Args:
         config: Architecture.
         seq_len: Tokens per sequence (S).
         dtype: Number format of activations and matrix products; parameters are fp32 master weights.
+        layers: Which of the model's layers; None for all. Blocks are named by their number in the whole model.
+        is_first: Has the embedding.
+        is_last: Has the norm, the head and the loss, and the embedding where the head is tied to it.
     """
 
-    def __init__(self, config: ModelConfig, *, seq_len: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        seq_len: int,
+        dtype: torch.dtype,
+        layers: range | None = None,
+        is_first: bool = True,
+        is_last: bool = True,
+    ) -> None:
         super().__init__()
         self.config = config
         self.seq_len = seq_len
         self.dtype = dtype
-        self.embedding = Embedding(config.vocab_size, config.hidden_size)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps)
-        self.head = LossHead(config)
+        self.is_first, self.is_last = is_first, is_last
+        self.embedding: Embedding | None = None
+        if is_first or (is_last and config.tied_embeddings):
+            self.embedding = Embedding(config.vocab_size, config.hidden_size)
+        layers = range(config.num_layers) if layers is None else layers
+        self.blocks = nn.ModuleDict({str(index): Block(config) for index in layers})
+        self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps) if is_last else None
+        self.head = LossHead(config) if is_last else None
         # Plain tensors: DDP would broadcast buffers in every step.
         self.cos_SC = torch.empty(seq_len, config.head_dim // 2, dtype=dtype)
         self.sin_SC = torch.empty(seq_len, config.head_dim // 2, dtype=dtype)
 
-    def forward(self, tokens_BS: Tensor, labels_BS: Tensor) -> Tensor:
-        """Return the loss summed over the tokens of the micro-batch, a scalar in fp32."""
-        x_TD = self.embedding(tokens_BS.flatten()).to(self.dtype)
-        for block in self.blocks:
-            x_TD = block(x_TD, self.cos_SC, self.sin_SC)
-        loss: Tensor = self.head(self.norm(x_TD), labels_BS.flatten(), self.embedding.weight)
+    def forward(self, x: Tensor, labels_BS: Tensor) -> Tensor:
+        """Return the residual stream after this stage, or the loss summed over the micro-batch, a scalar in fp32.
+
+        Args:
+            x: Tokens (B, S) on the first stage, the residual stream (T, D) of the stage before on others.
+            labels_BS: Next tokens; used by the last stage.
+        """
+        if self.is_first:
+            assert self.embedding is not None  # noqa: S101 (the first stage has it)
+            x = self.embedding(x.flatten()).to(self.dtype)
+        for block in self.blocks.values():
+            x = block(x, self.cos_SC, self.sin_SC)
+        if self.norm is None or self.head is None:
+            return x
+        tied_weight_VD = None if self.embedding is None else self.embedding.weight
+        loss: Tensor = self.head(self.norm(x), labels_BS.flatten(), tied_weight_VD)
         return loss

@@ -28,8 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.errors import PlanError
-from pytest_nemoperf.models import ModelConfig
 from pytest_nemoperf.native.collectives import all_gather, all_reduce, all_reduce_gradient, reduce_scatter
 from pytest_nemoperf.native.model import MLP, Attention, Decoder
 
@@ -79,11 +79,13 @@ def apply_tensor_parallel(model: Decoder, *, group: ProcessGroup, sequence_paral
         if isinstance(sublayer, (Attention, MLP)):
             sublayer.register_forward_pre_hook(partial(_enter, enter))
             sublayer.register_forward_hook(partial(_leave, leave))
-    model.embedding.register_forward_hook(partial(_leave, leave))
-    model.head.register_forward_pre_hook(partial(_enter, enter))
     first_row = group.rank() * (model.config.vocab_size // group.size())
-    model.embedding.lookup = partial(_lookup, first_row=first_row)
-    model.head.cross_entropy = partial(_cross_entropy_sum, first_row=first_row, group=group)
+    if model.embedding is not None:
+        model.embedding.register_forward_hook(partial(_leave, leave))
+        model.embedding.lookup = partial(_lookup, first_row=first_row)
+    if model.head is not None:
+        model.head.register_forward_pre_hook(partial(_enter, enter))
+        model.head.cross_entropy = partial(_cross_entropy_sum, first_row=first_row, group=group)
     parts = _parts(model, tp=group.size(), tp_rank=group.rank())
     for name, part in parts.items():
         owner, _, attribute = name.rpartition(".")

@@ -1,0 +1,275 @@
+"""Every weight of an architecture: name, shape, and what parallel axes do with it.
+
+The native engine makes exactly these parameters and parallel axes split them as said here; parameter counts and
+memory of a plan are sums over them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from pytest_nemoperf.architecture import FeedForward, Layer, Mixer, ModelConfig
+
+
+class TensorGrad(StrEnum):
+    """What a rank of the tp axis has of a weight's gradient after backward."""
+
+    OWN = "own"  # the weight is split: all of the gradient of its part
+    HEADS = "heads"  # the weight is whole, but this rank used it for its heads alone: ranks must sum
+    TOKENS = "tokens"  # whole; under sequence parallelism this rank saw its tokens alone: ranks must sum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """How a weight is cut over the tp axis, or an expert's over etp.
+
+    Attributes:
+        dim: Dimension that is cut.
+        sections: Lengths along it that are cut one by one, so that a rank gets its part of each of the
+            matrices fused into one; empty for a weight that is one matrix.
+        is_padded: The dimension is filled up to the next multiple (a vocabulary).
+    """
+
+    dim: int
+    sections: tuple[int, ...] = ()
+    is_padded: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weight:
+    """One weight of the whole model.
+
+    Attributes:
+        name: Of the native engine's parameter, e.g. ``blocks.0.attention.qkv.weight``.
+        shape: Before any axis takes its part; an expert weight has the experts in dimension 0.
+        split: How tp cuts it (etp, for experts); None for a weight every rank of the axis holds whole.
+        tensor_grad: What must be done to its gradient over the tp axis.
+        is_expert: Belongs to routed experts: ep cuts dimension 0.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    split: Split | None = None
+    tensor_grad: TensorGrad = TensorGrad.OWN
+    is_expert: bool = False
+
+    @property
+    def numel(self) -> int:
+        """Elements of the whole weight."""
+        return math.prod(self.shape)
+
+    @property
+    def is_norm(self) -> bool:
+        """Whether it scales a normalised vector (and starts at one)."""
+        return self.name.endswith("norm.weight")
+
+
+def num_parameters(model: ModelConfig) -> int:
+    """Return the parameters of the whole model, norms and multi-token prediction included; a tied head counts once."""
+    return sum(weight.numel for weight in model_weights(model))
+
+
+def num_active_parameters(model: ModelConfig) -> int:
+    """Return the parameters one token uses: of the routed experts, the ``topk`` it goes to."""
+    share = 1.0 if model.moe is None else model.moe.topk / model.moe.num_experts
+    return sum(round(weight.numel * share) if weight.is_expert else weight.numel for weight in model_weights(model))
+
+
+def model_weights(model: ModelConfig) -> Iterator[Weight]:
+    """Yield every weight, in the order of the forward pass."""
+    yield from embedding_weights(model)
+    for index in range(model.num_layers):
+        yield from block_weights(model, index)
+    yield from head_weights(model)
+    for depth in range(model.mtp_num_layers):
+        yield from mtp_weights(model, depth)
+
+
+def embedding_weights(model: ModelConfig) -> Iterator[Weight]:
+    """Yield the tables of the first pipeline stage."""
+    yield Weight(
+        name="embedding.weight", shape=(model.vocab_size, model.hidden_size), split=Split(dim=0, is_padded=True)
+    )
+    if model.max_positions is not None:
+        yield Weight(
+            name="positions.weight", shape=(model.max_positions, model.hidden_size), tensor_grad=TensorGrad.TOKENS
+        )
+
+
+def block_weights(model: ModelConfig, index: int) -> Iterator[Weight]:
+    """Yield the weights of one decoder layer."""
+    yield from _prefixed(f"blocks.{index}.", _layer_weights(model, model.layers[index]))
+
+
+def head_weights(model: ModelConfig) -> Iterator[Weight]:
+    """Yield the last norm and the output head of the last pipeline stage; a tied head has no weight of its own."""
+    yield from _norm(model, "norm")
+    if not model.tied_embeddings:
+        yield Weight(
+            name="head.weight", shape=(model.vocab_size, model.hidden_size), split=Split(dim=0, is_padded=True)
+        )
+
+
+def mtp_weights(model: ModelConfig, depth: int) -> Iterator[Weight]:
+    """Yield the weights of one multi-token prediction depth; embedding and head are the model's own.
+
+    References:
+        DeepSeek-V3, section 2.2, https://arxiv.org/abs/2412.19437
+    """
+    hidden = model.hidden_size
+    weights = [
+        *_norm(model, "embedding_norm"),
+        *_norm(model, "hidden_norm"),
+        Weight(name="projection.weight", shape=(hidden, 2 * hidden), tensor_grad=TensorGrad.TOKENS),
+        *_prefixed("block.", _layer_weights(model, model.mtp_layer)),
+        *_norm(model, "norm"),
+    ]
+    yield from _prefixed(f"mtp.{depth}.", weights)
+
+
+def _layer_weights(model: ModelConfig, layer: Layer) -> Iterator[Weight]:
+    match layer.mixer:
+        case Mixer.ATTENTION:
+            yield from _norm(model, "attention_norm")
+            yield from _prefixed("attention.", _attention(model) if model.mla is None else _latent_attention(model))
+        case Mixer.MAMBA:
+            yield from _norm(model, "mamba_norm")
+            yield from _prefixed("mamba.", _mamba(model))
+        case Mixer.GATED_DELTA_NET:
+            yield from _norm(model, "delta_norm")
+            yield from _prefixed("delta.", _gated_delta_net(model))
+        case None:
+            pass
+    if layer.mixer is not None and model.has_post_norms:
+        yield from _norm(model, "attention_post_norm")
+    if layer.feed_forward is None:
+        return
+    yield from _norm(model, "mlp_norm")
+    if layer.feed_forward is FeedForward.MOE:
+        yield from _prefixed("moe.", _moe(model))
+    else:
+        yield from _prefixed("mlp.", _mlp(model, width=model.ffn_hidden_size))
+    if model.has_post_norms:
+        yield from _norm(model, "mlp_post_norm")
+
+
+def _attention(model: ModelConfig) -> Iterator[Weight]:
+    hidden, head = model.hidden_size, model.head_dim
+    queries, keys = model.num_heads * head, model.num_kv_heads * head
+    sections = (queries * (2 if model.attention_gate else 1), keys, keys)
+    yield Weight(name="qkv.weight", shape=(sum(sections), hidden), split=Split(dim=0, sections=sections))
+    if model.qkv_bias:
+        yield Weight(name="qkv.bias", shape=(sum(sections),), split=Split(dim=0, sections=sections))
+    if model.qk_norm == "rms":
+        yield Weight(name="q_norm.weight", shape=(head,), tensor_grad=TensorGrad.HEADS)
+        yield Weight(name="k_norm.weight", shape=(head,), tensor_grad=TensorGrad.HEADS)
+    if model.attention_sinks:
+        yield Weight(name="sinks", shape=(model.num_heads,), split=Split(dim=0))
+    yield from _output("out", model, width=queries, has_bias=model.out_bias)
+
+
+def _latent_attention(model: ModelConfig) -> Iterator[Weight]:
+    mla = model.mla
+    assert mla is not None  # noqa: S101 (no layer has one without it)
+    hidden = model.hidden_size
+    queries = model.num_heads * (mla.qk_nope_head_dim + mla.qk_rope_head_dim)
+    keys_values = model.num_heads * (mla.qk_nope_head_dim + mla.v_head_dim)
+    if mla.q_lora_rank is None:
+        yield Weight(name="q.weight", shape=(queries, hidden), split=Split(dim=0))
+    else:
+        yield Weight(name="q_down.weight", shape=(mla.q_lora_rank, hidden), tensor_grad=TensorGrad.HEADS)
+        yield Weight(name="q_down_norm.weight", shape=(mla.q_lora_rank,), tensor_grad=TensorGrad.HEADS)
+        yield Weight(name="q_up.weight", shape=(queries, mla.q_lora_rank), split=Split(dim=0))
+    latent = mla.kv_lora_rank + mla.qk_rope_head_dim
+    yield Weight(name="kv_down.weight", shape=(latent, hidden), tensor_grad=TensorGrad.HEADS)
+    yield Weight(name="kv_down_norm.weight", shape=(mla.kv_lora_rank,), tensor_grad=TensorGrad.HEADS)
+    yield Weight(name="kv_up.weight", shape=(keys_values, mla.kv_lora_rank), split=Split(dim=0))
+    yield from _output("out", model, width=model.num_heads * mla.v_head_dim, has_bias=model.out_bias)
+
+
+def _mlp(model: ModelConfig, *, width: int) -> Iterator[Weight]:
+    name, sections = _first_matrix(model, width=width)
+    yield Weight(name=f"{name}.weight", shape=(sum(sections), model.hidden_size), split=Split(dim=0, sections=sections))
+    if model.mlp_bias:
+        yield Weight(name=f"{name}.bias", shape=(sum(sections),), split=Split(dim=0, sections=sections))
+    yield from _output("down", model, width=width, has_bias=model.mlp_bias)
+
+
+def _moe(model: ModelConfig) -> Iterator[Weight]:
+    moe = model.moe
+    assert moe is not None  # noqa: S101 (no layer has one without it)
+    hidden = model.hidden_size
+    inner = moe.latent_size or hidden
+    yield Weight(name="router.weight", shape=(moe.num_experts, hidden), tensor_grad=TensorGrad.TOKENS)
+    if moe.router_bias:
+        yield Weight(name="router.bias", shape=(moe.num_experts,), tensor_grad=TensorGrad.TOKENS)
+    if moe.latent_size is not None:
+        yield Weight(name="latent_down.weight", shape=(inner, hidden), tensor_grad=TensorGrad.TOKENS)
+        yield Weight(name="latent_up.weight", shape=(hidden, inner), tensor_grad=TensorGrad.TOKENS)
+    name, sections = _first_matrix(model, width=moe.ffn_hidden_size)
+    expert = Weight(name="", shape=(), is_expert=True)
+    first, second = Split(dim=1, sections=sections), Split(dim=2)
+    shape = (moe.num_experts, sum(sections), inner)
+    yield replace(expert, name=f"experts.{name}.weight", shape=shape, split=first)
+    if model.mlp_bias:
+        yield replace(expert, name=f"experts.{name}.bias", shape=shape[:2], split=first)
+    yield replace(expert, name="experts.down.weight", shape=(moe.num_experts, inner, moe.ffn_hidden_size), split=second)
+    if model.mlp_bias:
+        yield replace(expert, name="experts.down.bias", shape=(moe.num_experts, inner))
+    if moe.shared_ffn_hidden_size:
+        yield from _prefixed("shared.", _mlp(model, width=moe.shared_ffn_hidden_size))
+    if moe.shared_gate:
+        yield Weight(name="shared_gate.weight", shape=(1, hidden), tensor_grad=TensorGrad.TOKENS)
+
+
+def _mamba(model: ModelConfig) -> Iterator[Weight]:
+    mamba = model.mamba
+    assert mamba is not None  # noqa: S101 (no layer has one without it)
+    inner = mamba.num_heads * mamba.head_dim
+    states = 2 * mamba.num_groups * mamba.state_dim
+    yield Weight(name="in_proj.weight", shape=(2 * inner + states + mamba.num_heads, model.hidden_size))
+    yield Weight(name="conv.weight", shape=(inner + states, mamba.conv_kernel))
+    yield Weight(name="conv.bias", shape=(inner + states,))
+    for name in ("A_log", "D", "dt_bias"):
+        yield Weight(name=name, shape=(mamba.num_heads,))
+    yield Weight(name="norm.weight", shape=(inner,))
+    yield Weight(name="out.weight", shape=(model.hidden_size, inner))
+
+
+def _gated_delta_net(model: ModelConfig) -> Iterator[Weight]:
+    net = model.gated_delta_net
+    assert net is not None  # noqa: S101 (no layer has one without it)
+    keys, values = net.num_key_heads * net.key_head_dim, net.num_value_heads * net.value_head_dim
+    yield Weight(name="qkvz.weight", shape=(2 * keys + 2 * values, model.hidden_size))
+    yield Weight(name="ba.weight", shape=(2 * net.num_value_heads, model.hidden_size))
+    yield Weight(name="conv.weight", shape=(2 * keys + values, net.conv_kernel))
+    for name in ("A_log", "dt_bias"):
+        yield Weight(name=name, shape=(net.num_value_heads,))
+    yield Weight(name="norm.weight", shape=(net.value_head_dim,))
+    yield Weight(name="out.weight", shape=(model.hidden_size, values))
+
+
+def _first_matrix(model: ModelConfig, *, width: int) -> tuple[str, tuple[int, ...]]:
+    """Return name and sections of an MLP's first matrix; gate and up projection are one."""
+    return ("gate_up", (width, width)) if model.activation.is_gated else ("up", (width,))
+
+
+def _output(name: str, model: ModelConfig, *, width: int, has_bias: bool) -> Iterator[Weight]:
+    """Yield a sub-layer's second matrix; its bias joins after the ranks' parts are summed."""
+    yield Weight(name=f"{name}.weight", shape=(model.hidden_size, width), split=Split(dim=1))
+    if has_bias:
+        yield Weight(name=f"{name}.bias", shape=(model.hidden_size,), tensor_grad=TensorGrad.TOKENS)
+
+
+def _norm(model: ModelConfig, name: str) -> Iterator[Weight]:
+    yield Weight(name=f"{name}.weight", shape=(model.hidden_size,), tensor_grad=TensorGrad.TOKENS)
+    if model.norm == "layernorm":
+        yield Weight(name=f"{name}.bias", shape=(model.hidden_size,), tensor_grad=TensorGrad.TOKENS)
+
+
+def _prefixed(prefix: str, weights: Iterator[Weight] | list[Weight]) -> Iterator[Weight]:
+    for weight in weights:
+        yield replace(weight, name=prefix + weight.name)
