@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.architecture import ModelConfig, MoE
 from pytest_nemoperf.errors import NoLayoutError, PlanError
 from pytest_nemoperf.flops import CONVENTIONS, num_flops_per_token
 from pytest_nemoperf.models import find_model
@@ -32,6 +32,8 @@ MODEL = ModelConfig(
     ffn_hidden_size=192,
     vocab_size=1000,
 )
+
+MIXTURE = replace(MODEL, moe=MoE(num_experts=6, topk=2, ffn_hidden_size=50))
 
 
 def _recipe(layout: Layout = FSDP4_TP2, **changes: Any) -> Recipe:
@@ -138,12 +140,6 @@ def test_a_system_without_a_layout_is_told_apart_from_a_mistake() -> None:
         ),
         pytest.param(
             Layout(gpus=2, tp=2),
-            {"model": replace(MODEL, vocab_size=1001)},
-            r"tp=2 does not divide vocab_size=1001",
-            id="vocabulary",
-        ),
-        pytest.param(
-            Layout(gpus=2, tp=2),
             {"seq_len": 8191},
             r"seq_len=8191 is not a multiple of tp\*cp \(2\*1=2\) as sequence parallelism needs",
             id="sequence parallel",
@@ -178,6 +174,24 @@ def test_a_system_without_a_layout_is_told_apart_from_a_mistake() -> None:
         pytest.param(
             Layout(gpus=4, dp_shard=4, etp=2), {}, r"ep=1 and etp=2 .* this model is dense", id="expert tensors"
         ),
+        pytest.param(
+            Layout(gpus=4, dp_shard=4, ep=4),
+            {"model": MIXTURE},
+            r"ep=4 does not divide num_experts=6 \(6/4 = 1\.5\)",
+            id="experts of a mixture",
+        ),
+        pytest.param(
+            Layout(gpus=4, dp_shard=4, etp=4),
+            {"model": MIXTURE},
+            r"etp=4 does not divide moe\.ffn_hidden_size=50",
+            id="width of an expert",
+        ),
+        pytest.param(
+            Layout(gpus=2, tp=2, sequence_parallel=False),
+            {"model": MIXTURE},
+            r"tp=2 without sequence parallelism would send every token to the experts 2 times",
+            id="mixture without sequence parallelism",
+        ),
     ],
 )
 def test_a_broken_rule_shows_the_arithmetic(layout: Layout, changes: dict[str, Any], message: str) -> None:
@@ -189,9 +203,6 @@ def test_a_broken_rule_shows_the_arithmetic(layout: Layout, changes: dict[str, A
     ("layout", "changes"),
     [
         pytest.param(Layout(gpus=4, tp=4), {"model": MODEL}, id="tp over copied key-value heads"),
-        pytest.param(
-            Layout(gpus=2, tp=2), {"model": replace(MODEL, vocab_size=1001)}, id="tp over a padded vocabulary"
-        ),
         pytest.param(
             # as published: NVIDIA-NeMo/Megatron-Bridge docs/performance-summary.md 25.09, Llama 3.1 405B, 128 GB200
             Layout(gpus=128, tp=4, pp=8, vp=8, cp=2, dp_shard=2),

@@ -163,11 +163,7 @@ def _problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterator
     yield from _sequence_problems(recipe.seq_len, layout=layout)
     yield from _tensor_problems(model, layout=layout, is_native=recipe.framework == _NATIVE)
     yield from _pipeline_problems(model, layout=layout, is_native=recipe.framework == _NATIVE)
-    if layout.ep * layout.etp > 1:
-        yield (
-            f"ep={layout.ep} and etp={layout.etp} share out the experts of a mixture of experts, "
-            "this model is dense; use ep=1 and etp=1"
-        )
+    yield from _expert_problems(model, layout=layout, is_native=recipe.framework == _NATIVE)
 
 
 def _batch_problems(recipe: Recipe, *, layout: Layout) -> Iterator[str]:
@@ -198,10 +194,10 @@ def _sequence_problems(seq_len: int, *, layout: Layout) -> Iterator[str]:
 
 
 def _tensor_problems(model: ModelConfig, *, layout: Layout, is_native: bool) -> Iterator[str]:
-    """Yield what tp can't cut; other frameworks may copy key-value heads and pad the vocabulary."""
+    """Yield what tp can't cut; other frameworks may copy key-value heads."""
     names = ["num_heads", "ffn_hidden_size"]
     if is_native:
-        names += ["num_kv_heads", "vocab_size"]
+        names.append("num_kv_heads")
     for name in names:
         size = getattr(model, name)
         if size % layout.tp:
@@ -209,6 +205,31 @@ def _tensor_problems(model: ModelConfig, *, layout: Layout, is_native: bool) -> 
                 f"tp={layout.tp} does not divide {name}={size} ({size}/{layout.tp} = {size / layout.tp:g}); "
                 f"choose tp among the divisors of {size}"
             )
+
+
+def _expert_problems(model: ModelConfig, *, layout: Layout, is_native: bool) -> Iterator[str]:
+    if model.moe is None:
+        if layout.ep * layout.etp > 1:
+            yield (
+                f"ep={layout.ep} and etp={layout.etp} share out the experts of a mixture of experts, "
+                "this model is dense; use ep=1 and etp=1"
+            )
+        return
+    for axis, name, size in (
+        ("ep", "num_experts", model.moe.num_experts),
+        ("etp", "moe.ffn_hidden_size", model.moe.ffn_hidden_size),
+    ):
+        degree = getattr(layout, axis)
+        if size % degree:
+            yield (
+                f"{axis}={degree} does not divide {name}={size} ({size}/{degree} = {size / degree:g}); "
+                f"choose {axis} among the divisors of {size}"
+            )
+    if is_native and layout.tp > 1 and not layout.sequence_parallel:
+        yield (
+            f"tp={layout.tp} without sequence parallelism would send every token to the experts {layout.tp} times; "
+            "set sequence_parallel=True for a mixture of experts"
+        )
 
 
 def _pipeline_problems(model: ModelConfig, *, layout: Layout, is_native: bool) -> Iterator[str]:

@@ -48,7 +48,7 @@ def test_data_and_tensor_parallel_plans_are_supported() -> None:
 def test_axes_that_are_not_built_in_are_named() -> None:
     plan = make_plan(layouts={"cpu": Layout(gpus=4, pp=2, cp=2)}, model="llama-tiny")
 
-    assert TorchFramework().unsupported(plan) == "pp=2 and cp=2 are not built into the native engine yet"
+    assert TorchFramework().unsupported(plan) == "pp=2 is not built into the native engine yet"
 
 
 def test_without_torch_the_reason_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,9 +32,9 @@ def with_everyones_first_share() -> None:
     """Data parallelism whose ranks all read the same sequences."""
     original = data.SyntheticTokens
 
-    def first_share(plan, *, dp_rank, device):  # type: ignore[no-untyped-def]  # passes on what it is given
+    def first_share(plan, *, dp_rank, **options):  # type: ignore[no-untyped-def]  # passes on what it is given
         del dp_rank
-        return original(plan, dp_rank=0, device=device)
+        return original(plan, dp_rank=0, **options)
 
     with mock.patch.object(rank, "SyntheticTokens", first_share):
         rank.main()

@@ -60,7 +60,7 @@ def test_cross_entropy_equals_torchs() -> None:
 
 
 def test_splitting_heads_rotates_queries_and_keys_by_a_complex_number() -> None:
-    cos, sin = (angles.float() for angles in rotary_angles(5, size=8, theta=100.0))
+    cos, sin = (angles.float() for angles in rotary_angles(torch.arange(5), size=8, theta=100.0))
 
     def formula(qkv: Tensor) -> Tensor:
         first, second = qkv[:, :, :6].chunk(2, dim=-1)
@@ -76,7 +76,7 @@ def test_splitting_heads_rotates_queries_and_keys_by_a_complex_number() -> None:
 
 
 def test_values_are_not_rotated() -> None:
-    cos, sin = (angles.float() for angles in rotary_angles(5, size=8, theta=100.0))
+    cos, sin = (angles.float() for angles in rotary_angles(torch.arange(5), size=8, theta=100.0))
 
     check_same(
         lambda qkv: split_heads(qkv, num_kv_heads=2, cos_SC=cos, sin_SC=sin)[2],
@@ -86,7 +86,7 @@ def test_values_are_not_rotated() -> None:
 
 
 def test_the_angle_of_a_pair_is_its_position_times_its_frequency() -> None:
-    cos, sin = rotary_angles(4, size=4, theta=100.0)
+    cos, sin = rotary_angles(torch.arange(4), size=4, theta=100.0)
 
     angles = torch.tensor([[0.0, 0.0], [1.0, 0.1], [2.0, 0.2], [3.0, 0.3]], dtype=torch.float64)
     torch.testing.assert_close((cos, sin), (angles.cos(), angles.sin()))

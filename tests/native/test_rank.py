@@ -47,7 +47,7 @@ def test_as_many_ranks_as_the_layout_has() -> None:
         check_plan(plan, world_size=4)
 
 
-@pytest.mark.parametrize("axis", ["pp", "cp"])
+@pytest.mark.parametrize("axis", ["pp"])
 def test_what_is_not_built_in_is_refused(axis: str) -> None:
     plan = tiny_plan(layouts={"cpu": {"gpus": 2, axis: 2}}, framework="other")
 

@@ -13,7 +13,7 @@ from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import RESULT_FILE, STEPS_FILE, RunOutput, RunResult, from_json
 
 _RANK_MODULE = "pytest_nemoperf.native.rank"
-_MISSING_AXES = ("pp", "vp", "cp", "ep", "etp")
+_MISSING_AXES = ("pp", "vp")
 
 
 class TorchFramework:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,6 +29,29 @@ def all_reduce(partial: Tensor, *, group: ProcessGroup) -> Tensor:
 def all_reduce_gradient(replica: Tensor, *, group: ProcessGroup) -> Tensor:
     """Pass a value that is the same on every rank through; its gradient is summed over the ranks."""
     return _AllReduceGradient.apply(replica, group)  # type: ignore[no-any-return, no-untyped-call]  # as above
+
+
+def all_to_all(x: Tensor, *, group: ProcessGroup, sends: Sequence[int] = (), receives: Sequence[int] = ()) -> Tensor:
+    """Send the n-th part of dimension 0 to the n-th rank; the gradient goes back the same way.
+
+    Args:
+        x: Parts for each rank, one after the other.
+        group: Ranks that take part.
+        sends: Rows for each rank; empty for equal parts.
+        receives: Rows from each rank.
+    """
+    return _AllToAll.apply(x, group, sends, receives)  # type: ignore[no-any-return, no-untyped-call]  # as above
+
+
+class _AllToAll(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: ProcessGroup, sends: Sequence[int], receives: Sequence[int]) -> Tensor:
+        ctx.group, ctx.sends, ctx.receives = group, sends, receives
+        return _exchanged(x, group, sends=sends, receives=receives)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        return _exchanged(grads[0], ctx.group, sends=ctx.receives, receives=ctx.sends), None, None, None
 
 
 class _AllGather(torch.autograd.Function):
@@ -93,4 +117,11 @@ def _scattered(partial: Tensor, group: ProcessGroup) -> Tensor:
 def _summed(partial: Tensor, group: ProcessGroup) -> Tensor:
     out = partial.clone(memory_format=torch.contiguous_format)  # autograd owns the input
     dist.all_reduce(out, group=group)
+    return out
+
+
+def _exchanged(x: Tensor, group: ProcessGroup, *, sends: Sequence[int], receives: Sequence[int]) -> Tensor:
+    num_rows = sum(receives) if receives else x.shape[0]
+    out = x.new_empty(num_rows, *x.shape[1:])
+    dist.all_to_all_single(out, x.contiguous(), list(receives) or None, list(sends) or None, group=group)
     return out

@@ -20,14 +20,16 @@ class SyntheticTokens:
     Args:
         plan: Shapes, seed and layout.
         dp_rank: Which of the data-parallel shares this is.
+        positions: Of the tokens this rank has of each sequence; None for all of them.
         device: Where the tokens are drawn.
     """
 
-    def __init__(self, plan: Plan, *, dp_rank: int, device: torch.device) -> None:
+    def __init__(self, plan: Plan, *, dp_rank: int, device: torch.device, positions: Tensor | None = None) -> None:
         self._plan = plan
         self._device = device
         self._num_local = plan.global_batch_size // plan.layout.dp
         self._first = dp_rank * self._num_local
+        self._positions = None if positions is None else positions.to(device)
 
     def micro_batches(self, step: int) -> list[tuple[Tensor, Tensor]]:
         """Return the step's (tokens, next tokens), one pair of (micro batch, S) tensors per forward pass."""
@@ -39,6 +41,8 @@ class SyntheticTokens:
         uniform_GS1 = torch.rand(shape_GS1, generator=generator, device=self._device)
         uniform_LS1 = uniform_GS1[self._first : self._first + self._num_local]
         tokens_LS1 = uniform_LS1.square_().square_().mul_(plan.model.vocab_size).long()
-        return [
-            (tokens_BS1[:, :-1], tokens_BS1[:, 1:]) for tokens_BS1 in torch.split(tokens_LS1, plan.micro_batch_size)
-        ]
+        tokens_LS, labels_LS = tokens_LS1[:, :-1], tokens_LS1[:, 1:]
+        if self._positions is not None:
+            tokens_LS, labels_LS = tokens_LS[:, self._positions], labels_LS[:, self._positions]
+        size = plan.micro_batch_size
+        return list(zip(torch.split(tokens_LS, size), torch.split(labels_LS, size), strict=True))

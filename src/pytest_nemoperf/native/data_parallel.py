@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import nn
+from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -13,31 +16,43 @@ from torch.nn.parallel import DistributedDataParallel
 from pytest_nemoperf.native.model import Decoder
 
 
-def apply_fsdp(model: Decoder, *, mesh: DeviceMesh) -> None:
+def apply_fsdp(model: Decoder, *, mesh: DeviceMesh, expert_mesh: DeviceMesh | None, is_pipelined: bool) -> None:
     """Shard every block, then the rest, over the mesh; fp32 is stored and reduced, the model's type computes.
 
     Args:
         model: On the meta device or not; its parameters become DTensors.
-        mesh: One axis for FSDP, two (replicas, shards) for HSDP.
+        mesh: One axis for FSDP, two (replicas, shards) for HSDP; context parallel ranks are shards as well.
+        expert_mesh: The same for routed experts; None leaves them whole.
+        is_pipelined: Weights stay gathered between the micro-batches, which would gather them again and again.
     """
     # Inputs are cast by the model itself, so that the loss and the angles keep their type.
     policy = MixedPrecisionPolicy(param_dtype=model.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    shard = partial(fully_shard, mp_policy=policy, reshard_after_forward=not is_pipelined)
+    whole: set[nn.Parameter] = set()
     for block in model.blocks.values():
-        fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+        for name, module in block.named_modules():
+            if name.endswith("experts"):
+                if expert_mesh is None:
+                    whole.update(module.parameters())
+                else:
+                    shard(module, mesh=expert_mesh)
+        shard(block, mesh=mesh, ignored_params=whole)
+    shard(model, mesh=mesh, ignored_params=whole)
 
 
-def apply_ddp(model: Decoder, *, mesh: DeviceMesh) -> DistributedDataParallel:
-    """Return the model wrapped so that gradients are averaged over the mesh's one axis while backward runs.
+def apply_ddp(model: Decoder, *, group: ProcessGroup, ignored: Collection[str]) -> DistributedDataParallel:
+    """Return the model wrapped so that gradients are averaged over the group while backward runs.
 
     Weights come from seeds and are equal already, so nothing is broadcast.
+
+    Args:
+        model: On its device.
+        group: Ranks with the same weights.
+        ignored: Names of weights that these ranks don't share: routed experts.
     """
-    return DistributedDataParallel(
-        model,
-        process_group=mesh.get_group(),
-        gradient_as_bucket_view=True,
-        init_sync=False,
-    )
+    # There is no public name for it, and it takes no annotation.
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)  # type: ignore[no-untyped-call]  # noqa: SLF001
+    return DistributedDataParallel(model, process_group=group, gradient_as_bucket_view=True, init_sync=False)
 
 
 def gradient_sync(model: nn.Module, *, is_on: bool) -> AbstractContextManager[None]:

@@ -1,48 +1,89 @@
-"""What happens to gradients between backward and the optimizer: completed over tp, measured, clipped."""
+"""What happens to gradients between backward and the optimizer: completed over the axes, measured, clipped."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from pytest_nemoperf.native.model import RMSNorm
+from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.weights import TensorGrad, Weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sum:
+    """One collective of ``complete``: gradients that are summed over a group and then scaled."""
+
+    group: ProcessGroup | None
+    factor: float
+    parameters: Sequence[Tensor]
 
 
 class Gradients:
-    """Gradients of one rank's shards; all arithmetic is on local tensors, because ranks of different axes
-    hold different parts and torch's clipping knows one mesh at a time.
+    """Gradients of one rank's shards.
+
+    All arithmetic is on local tensors, because ranks of different axes hold different parts and torch's
+    clipping knows one mesh at a time.
 
     Args:
-        model: As parallelize returned it.
+        parameters: Of this rank, by the name the weight has in the whole model.
+        weights: What the axes do with each weight, by name.
         layout: Parallel degrees.
         mesh: Of the run.
-    """  # noqa: D205 (one sentence)
+        are_averaged: Dense gradients are averaged over the data-parallel ranks while backward runs; otherwise
+            ``complete`` does it.
+        tied: The embedding table, where the first and the last pipeline stage each have a copy.
+        tied_group: The two ranks that have them.
+    """
 
-    def __init__(self, model: nn.Module, *, layout: Layout, mesh: DeviceMesh | None) -> None:
-        norms = [norm.weight for norm in model.modules() if isinstance(norm, RMSNorm)]
-        is_norm = {id(weight) for weight in norms}
-        self._whole_over_tp = norms
-        self._split_over_tp = [weight for weight in model.parameters() if id(weight) not in is_norm]
-        self._tp = layout.tp
-        self._tp_group = _group(mesh, axis="tp", degree=layout.tp)
-        self._shard_group = _group(mesh, axis="dp_shard", degree=layout.dp_shard)
-        self.are_partial = layout.tp > 1 and layout.sequence_parallel
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        *,
+        weights: Mapping[str, Weight],
+        layout: Layout,
+        mesh: RankMesh,
+        are_averaged: bool = True,
+        tied: Tensor | None = None,
+        tied_group: ProcessGroup | None = None,
+    ) -> None:
+        pairs = [(parameter, weights[name]) for name, parameter in parameters.items() if parameter.requires_grad]
+        self._sums = [
+            each for each in _sums(pairs, layout=layout, mesh=mesh, are_averaged=are_averaged) if _is_needed(each)
+        ]
+        if tied is not None and tied_group is not None:
+            self._sums.append(_Sum(group=tied_group, factor=1.0, parameters=[tied]))
+        self._by_copies: dict[int, list[Tensor]] = {}
+        for parameter, weight in pairs:
+            copies = num_copies(weight, layout=layout) * (2 if parameter is tied else 1)
+            self._by_copies.setdefault(copies, []).append(parameter)
+        self._is_alone = layout.gpus == 1
+
+    @property
+    def are_partial(self) -> bool:
+        """Whether ``complete`` has anything to do."""
+        return bool(self._sums)
 
     def complete(self) -> None:
-        """Sum the norms' gradients over the tp axis: under sequence parallelism each rank saw other tokens."""
-        if not self.are_partial:
-            return
-        grads = _local_grads(self._whole_over_tp)
-        flat = torch.cat(grads)  # one collective for all of them
-        dist.all_reduce(flat, group=self._tp_group)
-        torch._foreach_copy_(grads, torch.split(flat, [grad.numel() for grad in grads]))
+        """Sum what each rank has only a part of."""
+        for each in self._sums:
+            grads = _local_grads(each.parameters)
+            if not grads:
+                continue
+            if each.group is not None:
+                flat = torch.cat([grad.flatten() for grad in grads])  # one collective for all of them
+                dist.all_reduce(flat, group=each.group)
+                parts = torch.split(flat, [grad.numel() for grad in grads])
+                torch._foreach_copy_(grads, [part.view_as(grad) for part, grad in zip(parts, grads, strict=True)])
+            if each.factor != 1:
+                torch._foreach_mul_(grads, each.factor)
 
     def clip(self, max_norm: float) -> Tensor:
         """Scale all gradients down to the norm if they exceed it.
@@ -50,25 +91,51 @@ class Gradients:
         Returns:
             Norm of the whole gradient before clipping, the same on every rank; it stays on the device.
         """
-        split, whole = _local_grads(self._split_over_tp), _local_grads(self._whole_over_tp)
-        # Each rank of the tp axis holds the norms' gradients: a tp-th of each counts.
-        squares = _norm(split).square() + _norm(whole).square() / self._tp
-        for group in (self._tp_group, self._shard_group):
-            if group is not None:
-                dist.all_reduce(squares, group=group)
+        by_copies = {copies: _local_grads(parameters) for copies, parameters in self._by_copies.items()}
+        # Several ranks hold the same element: each counts its share, and the sum over all ranks has it once.
+        squares = torch.stack(
+            [torch.nn.utils.get_total_norm(grads, foreach=True).square() / n for n, grads in by_copies.items() if grads]
+        ).sum()
+        if not self._is_alone:
+            dist.all_reduce(squares)
         norm = squares.sqrt()
-        torch._foreach_mul_(split + whole, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+        grads = [grad for each in by_copies.values() for grad in each]
+        torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
 
 
-def _norm(grads: list[Tensor]) -> Tensor:
-    return torch.nn.utils.get_total_norm(grads, foreach=True)
+def num_copies(weight: Weight, *, layout: Layout) -> int:
+    """Return how many ranks hold the same element of a weight (or of its shard), within its pipeline stage."""
+    is_sharded = layout.dp_shard > 1
+    if weight.is_expert:
+        data = layout.dp_replicate if is_sharded else layout.expert_dp
+        return data * (1 if weight.split else layout.etp)
+    data = layout.dp_replicate if is_sharded else layout.dp_replicate * layout.cp
+    return data * (1 if weight.split else layout.tp)
 
 
-def _local_grads(weights: Iterable[Tensor]) -> list[Tensor]:
-    grads = (weight.grad for weight in weights)
+def _sums(
+    pairs: Sequence[tuple[Tensor, Weight]], *, layout: Layout, mesh: RankMesh, are_averaged: bool
+) -> Iterable[_Sum]:
+    """Yield every collective a layout could need, in order; those over no group or nothing are left out."""
+    partial = {TensorGrad.HEADS, TensorGrad.TOKENS} if layout.sequence_parallel else {TensorGrad.HEADS}
+    dense = [(parameter, weight) for parameter, weight in pairs if not weight.is_expert]
+    experts = [parameter for parameter, weight in pairs if weight.is_expert]
+    yield _Sum(group=mesh.tp, factor=1.0, parameters=[each for each, weight in dense if weight.tensor_grad in partial])
+    if not are_averaged and mesh.replicas is not None:
+        yield _Sum(group=mesh.replicas, factor=1 / mesh.replicas.size(), parameters=[each for each, _ in dense])
+    # Experts see the tokens of several data-parallel ranks: the sum over all tokens is what their gradient
+    # is, and it is divided by as many ranks as a dense gradient is averaged over.
+    averaged = 1 if mesh.expert_shards is None else mesh.expert_shards.size()
+    yield _Sum(group=mesh.expert_replicas, factor=averaged / (layout.dp * layout.cp), parameters=experts)
+    whole = [parameter for parameter, weight in pairs if weight.is_expert and weight.split is None]
+    yield _Sum(group=mesh.etp, factor=1.0, parameters=whole)
+
+
+def _is_needed(each: _Sum) -> bool:
+    return bool(each.parameters) and (each.group is not None or not math.isclose(each.factor, 1.0))
+
+
+def _local_grads(parameters: Iterable[Tensor]) -> list[Tensor]:
+    grads = (parameter.grad for parameter in parameters)
     return [grad.to_local() if isinstance(grad, DTensor) else grad for grad in grads if grad is not None]
-
-
-def _group(mesh: DeviceMesh | None, *, axis: str, degree: int) -> ProcessGroup | None:
-    return mesh[axis].get_group() if mesh is not None and degree > 1 else None

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.native.seeds import seeded_generator
-from pytest_nemoperf.native.tensor_parallel import Part
+from pytest_nemoperf.native.shares import local_experts, shares_of, tensor_shares_of
+from pytest_nemoperf.weights import Weight
 
 _STD = 0.02
 
@@ -20,51 +22,74 @@ _STD = 0.02
 def initialize(
     model: Decoder,
     *,
-    whole_shapes: Mapping[str, torch.Size],
-    parts: Mapping[str, Part],
+    weights: Mapping[str, Weight],
+    mesh: RankMesh,
     seed: int,
     device: torch.device,
 ) -> None:
     """Allocate the model on the device and fill it.
 
     Every rank draws each whole weight in turn and keeps its part, so that memory never holds more than one
-    whole weight and no communication is needed.
+    whole weight and no communication is needed. Of routed experts it draws its own alone.
 
     Args:
         model: On the meta device, already split and sharded.
-        whole_shapes: Shape of each weight before any axis took its part.
-        parts: Part a rank of the tp axis holds; a weight that is absent is whole.
+        weights: Every weight of the whole model, by name.
+        mesh: Which part of each is this rank's.
         seed: Of the weights.
         device: Where they go.
     """
     model.to_empty(device=device)
     for name, parameter in model.named_parameters():
-        whole = torch.empty(whole_shapes[name], device=device)
-        if name.endswith("norm.weight"):
-            whole.fill_(1)
-        else:
-            generator = seeded_generator(device, seed=seed, purpose=f"weight {name}")
-            whole.normal_(0, _std(name, num_layers=model.config.num_layers), generator=generator)
-        _fill(parameter, parts[name].take(whole) if name in parts else whole)
-    cos_SC, sin_SC = rotary_angles(model.seq_len, size=model.config.head_dim, theta=model.config.rope_theta)
+        _fill(parameter, _draw(weights[name], num_layers=model.config.num_layers, mesh=mesh, seed=seed, device=device))
+    cos_SC, sin_SC = rotary_angles(model.positions_S, size=model.config.head_dim, theta=model.config.rope_theta)
     model.cos_SC = cos_SC.to(device, model.dtype)
     model.sin_SC = sin_SC.to(device, model.dtype)
 
 
-def rotary_angles(seq_len: int, *, size: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine of each position's angles, (seq_len, size/2), in float64.
+def _draw(weight: Weight, *, num_layers: int, mesh: RankMesh, seed: int, device: torch.device) -> Tensor:
+    """Return this rank's part of a weight."""
+    if not weight.is_expert:
+        part = _draw_whole(weight.name, shape=weight.shape, num_layers=num_layers, seed=seed, device=device)
+        for share in shares_of(weight, mesh=mesh):
+            part = share.take(part)
+        return part
+    first, last = local_experts(weight.shape[0], mesh=mesh)
+    drawn = []
+    for expert in range(first, last):
+        name = f"{weight.name} of expert {expert}"
+        part = _draw_whole(name, shape=(1, *weight.shape[1:]), num_layers=num_layers, seed=seed, device=device)
+        for share in tensor_shares_of(weight, mesh=mesh):
+            part = share.take(part)
+        drawn.append(part)
+    return torch.cat(drawn)
+
+
+def _draw_whole(name: str, *, shape: tuple[int, ...], num_layers: int, seed: int, device: torch.device) -> Tensor:
+    whole = torch.empty(shape, device=device)
+    kind = name.partition(" ")[0]
+    if kind.endswith("norm.weight"):
+        return whole.fill_(1)
+    if kind.endswith((".bias", "sinks")):
+        return whole.zero_()
+    generator = seeded_generator(device, seed=seed, purpose=f"weight {name}")
+    return whole.normal_(0, _std(kind, num_layers=num_layers), generator=generator)
+
+
+def rotary_angles(positions_S: Tensor, *, size: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine of each position's angles, (S, size/2), in float64.
 
     References:
         Su et al. 2021, https://arxiv.org/abs/2104.09864, with pairs half a head apart as in Llama's releases.
     """
     frequencies_C = theta ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
-    angles_SC = torch.outer(torch.arange(seq_len, dtype=torch.float64), frequencies_C)
+    angles_SC = torch.outer(positions_S.to(torch.float64), frequencies_C)
     return angles_SC.cos(), angles_SC.sin()
 
 
 def _std(name: str, *, num_layers: int) -> float:
     """Return the spread of a weight; products that add to the residual stream start smaller, as in GPT-2."""
-    is_residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
+    is_residual = name.endswith(("attention.out.weight", ".down.weight"))
     return _STD / math.sqrt(2 * num_layers) if is_residual else _STD
 
 

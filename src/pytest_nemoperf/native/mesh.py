@@ -1,32 +1,103 @@
-"""Where a rank stands: the mesh of its run."""
+"""Where a rank stands: the groups of ranks it shares work with, one for each axis of its layout."""
 
 from __future__ import annotations
 
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import DeviceMesh
 
 from pytest_nemoperf.parallelism import Layout
 
 
-def build_mesh(layout: Layout, *, device_type: str) -> DeviceMesh | None:
-    """Return the mesh of all axes with more than one rank, or None for a single rank.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankMesh:
+    """The groups one rank belongs to; None where the rank would be alone.
 
-    The order (dp_replicate, dp_shard, tp) puts the axis that talks most on neighbouring ranks.
-    Axes of degree 1 are left out: each would cost a process group that nobody uses.
+    Attributes:
+        pp: Stages of the same pipeline.
+        cp: Pieces of the same sequences.
+        tp: Parts of the same matrices.
+        replicas: Ranks with the same dense weights that read other tokens and average gradients; only
+            without FSDP.
+        shards: The ranks FSDP shards dense weights over, or two axes (replicas, shards) for HSDP.
+        ep: Other experts of the same layer.
+        etp: Parts of the same experts.
+        expert_replicas: Ranks with the same experts; only without FSDP.
+        expert_shards: As ``shards``, for the experts.
     """
-    axes = {
-        name: degree
-        for name, degree in (
-            ("dp_replicate", layout.dp_replicate),
-            ("dp_shard", layout.dp_shard),
-            ("tp", layout.tp),
-        )
-        if degree > 1
-    }
-    if not axes:
-        return None
-    return init_device_mesh(device_type, tuple(axes.values()), mesh_dim_names=tuple(axes))
+
+    pp: ProcessGroup | None = None
+    cp: ProcessGroup | None = None
+    tp: ProcessGroup | None = None
+    replicas: ProcessGroup | None = None
+    shards: DeviceMesh | None = None
+    ep: ProcessGroup | None = None
+    etp: ProcessGroup | None = None
+    expert_replicas: ProcessGroup | None = None
+    expert_shards: DeviceMesh | None = None
+
+
+def build_mesh(layout: Layout, *, device_type: str, has_experts: bool) -> RankMesh:
+    """Return this rank's groups; every rank must call it, as each group is made by all of them.
+
+    Ranks are in the order (pp, dp_replicate, dp_shard, cp, tp): the axis that talks most is on neighbours.
+    Experts see the ranks of one pipeline stage (and one FSDP replica) as (copies or shards, ep, etp) instead.
+    """
+    if layout.gpus == 1:
+        return RankMesh()
+    groups = _Groups()
+    ranks = torch.arange(layout.gpus).view(layout.pp, layout.dp_replicate, layout.dp_shard, layout.cp, layout.tp)
+    experts = ranks.view(layout.pp, -1, layout.expert_dp, layout.ep, layout.etp)
+    is_sharded = layout.dp_shard > 1
+    return RankMesh(
+        pp=groups.along(ranks, 0),
+        cp=groups.along(ranks, 3),
+        tp=groups.along(ranks, 4),
+        replicas=None if is_sharded else groups.along(ranks, 1, 3),
+        shards=groups.mesh(ranks.flatten(2, 3), device_type=device_type) if is_sharded else None,
+        ep=groups.along(experts, 3) if has_experts else None,
+        etp=groups.along(experts, 4) if has_experts else None,
+        expert_replicas=groups.along(experts, 2) if has_experts and not is_sharded else None,
+        expert_shards=groups.mesh(experts.flatten(3), device_type=device_type) if has_experts and is_sharded else None,
+    )
 
 
 def data_parallel_rank(rank: int, *, layout: Layout) -> int:
-    """Return which share of the global batch a rank reads; ranks of one tp group read the same."""
-    return rank // layout.tp
+    """Return which share of the global batch a rank reads; ranks of one tp, cp or pp group read the same."""
+    return rank // (layout.tp * layout.cp) % layout.dp
+
+
+class _Groups:
+    """Makes process groups, each set of ranks once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[tuple[int, ...], ...], ProcessGroup] = {}
+
+    def along(self, ranks: Tensor, *dims: int) -> ProcessGroup | None:
+        """Return the group of this rank and those that differ from it in the given dimensions alone."""
+        size = torch.Size(ranks.shape[dim] for dim in dims).numel()
+        if size == 1:
+            return None
+        last = tuple(range(-len(dims), 0))
+        rows = tuple(sorted(tuple(row) for row in ranks.movedim(dims, last).reshape(-1, size).tolist()))
+        if rows not in self._known:
+            enumeration = [list(row) for row in rows]
+            self._known[rows], _ = dist.new_subgroups_by_enumeration(enumeration)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return self._known[rows]
+
+    def mesh(self, ranks: Tensor, *, device_type: str) -> DeviceMesh | None:
+        """Return FSDP's axes: dimension 2 of (pp, replicas, shards, others), or 1 and 2 if there are replicas."""
+        shards = self.along(ranks, 2)
+        replicas = self.along(ranks, 1)
+        if replicas is None:
+            return None if shards is None else DeviceMesh.from_group(shards, device_type, mesh_dim_names=("shard",))
+        if shards is None:
+            # Only replicas are left to average over: HSDP with one shard.
+            shards, _ = dist.new_subgroups(1)  # type: ignore[no-untyped-call]  # as above
+        planes = ranks.permute(0, 3, 1, 2).flatten(0, 1)
+        plane = next(plane for plane in planes if (plane == dist.get_rank()).any())
+        return DeviceMesh.from_group([replicas, shards], device_type, mesh=plane, mesh_dim_names=("replicate", "shard"))

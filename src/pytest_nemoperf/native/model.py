@@ -59,6 +59,16 @@ class Embedding(nn.Module):
         return self.lookup(tokens_T, self.weight)
 
 
+def causal_attention(q_BHSC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, *, first_query: int = 0) -> Tensor:
+    """Attend with the queries from ``first_query`` on to the keys up to each."""
+    mask_ST = None
+    if first_query:
+        mask_ST = torch.ones(q_BHSC.shape[2], k_BKTC.shape[2], dtype=torch.bool, device=q_BHSC.device).tril(first_query)
+    return F.scaled_dot_product_attention(
+        q_BHSC, k_BKTC, v_BKTC, attn_mask=mask_ST, is_causal=mask_ST is None, enable_gqa=True
+    )
+
+
 class Attention(nn.Module):
     """Causal self-attention with rotary positions; each key-value head serves a group of query heads."""
 
@@ -69,19 +79,14 @@ class Attention(nn.Module):
         num_fused_heads = config.num_heads + 2 * config.num_kv_heads
         self.qkv = Linear(config.hidden_size, num_fused_heads * config.head_dim)
         self.out = Linear(config.num_heads * config.head_dim, config.hidden_size)
+        self.core: Callable[..., Tensor] = causal_attention
 
     def forward(self, x_TD: Tensor, cos_SC: Tensor, sin_SC: Tensor) -> Tensor:
         """Return what attention adds to the residual stream; T is whole sequences of S tokens."""
         qkv_BSNC = self.qkv(x_TD).unflatten(-1, (-1, self.head_dim)).unflatten(0, (-1, cos_SC.shape[0]))
         num_kv = qkv_BSNC.shape[2] // (self.group_size + 2)  # heads of this rank, whatever tp is
         q_BSHC, k_BSKC, v_BSKC = split_heads(qkv_BSNC, num_kv_heads=num_kv, cos_SC=cos_SC, sin_SC=sin_SC)
-        out_BHSC = F.scaled_dot_product_attention(
-            q_BSHC.transpose(1, 2),
-            k_BSKC.transpose(1, 2),
-            v_BSKC.transpose(1, 2),
-            is_causal=True,
-            enable_gqa=self.group_size > 1,
-        )
+        out_BHSC = self.core(q_BSHC.transpose(1, 2), k_BSKC.transpose(1, 2), v_BSKC.transpose(1, 2))
         out_TD: Tensor = self.out(out_BHSC.transpose(1, 2).flatten(2).flatten(0, 1))
         return out_TD
 
@@ -168,6 +173,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleDict({str(index): Block(config) for index in layers})
         self.norm = RMSNorm(config.hidden_size, eps=config.norm_eps) if is_last else None
         self.head = LossHead(config) if is_last else None
+        self.positions_S = torch.arange(seq_len, device="cpu")
         # Plain tensors: DDP would broadcast buffers in every step.
         self.cos_SC = torch.empty(seq_len, config.head_dim // 2, dtype=dtype)
         self.sin_SC = torch.empty(seq_len, config.head_dim // 2, dtype=dtype)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
 
+from pytest_nemoperf.native.context_parallel import apply_context_parallel, local_positions
 from pytest_nemoperf.native.data_parallel import apply_ddp, apply_fsdp
 from pytest_nemoperf.native.initialize import initialize
+from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.model import Decoder
+from pytest_nemoperf.native.shares import cut
 from pytest_nemoperf.native.tensor_parallel import apply_tensor_parallel
 from pytest_nemoperf.recipe import Plan, Precision
+from pytest_nemoperf.weights import model_weights
 
 
 def compute_dtype(precision: Precision) -> torch.dtype:
@@ -22,7 +25,7 @@ def compute_dtype(precision: Precision) -> torch.dtype:
             return torch.bfloat16
 
 
-def parallelize(plan: Plan, *, mesh: DeviceMesh | None, device: torch.device) -> nn.Module:
+def parallelize(plan: Plan, *, mesh: RankMesh, device: torch.device) -> nn.Module:
     """Return this rank's part of the plan's model, ready to train.
 
     Args:
@@ -34,17 +37,20 @@ def parallelize(plan: Plan, *, mesh: DeviceMesh | None, device: torch.device) ->
         PlanError: If the layout doesn't fit the model.
     """
     layout = plan.layout
+    weights = {weight.name: weight for weight in model_weights(plan.model)}
     with torch.device("meta"):
         model = Decoder(plan.model, seq_len=plan.seq_len, dtype=compute_dtype(plan.precision))
-    whole_shapes = {name: weight.shape for name, weight in model.named_parameters()}
-    parts = {}
-    if mesh is not None and layout.tp > 1:
-        group = mesh["tp"].get_group()
-        parts = dict(apply_tensor_parallel(model, group=group, sequence_parallel=layout.sequence_parallel))
-    if mesh is not None and layout.dp_shard > 1:
-        apply_fsdp(model, mesh=mesh["dp_replicate", "dp_shard"] if layout.dp_replicate > 1 else mesh["dp_shard"])
+    if mesh.cp is not None:
+        model.positions_S = local_positions(plan.seq_len, mesh=mesh)
+        apply_context_parallel(model, group=mesh.cp, comm=layout.cp_comm)
+    if mesh.tp is not None:
+        apply_tensor_parallel(model, group=mesh.tp, sequence_parallel=layout.sequence_parallel)
+    cut(model, weights=weights, mesh=mesh)
+    if mesh.shards is not None:
+        apply_fsdp(model, mesh=mesh.shards, expert_mesh=mesh.expert_shards, is_pipelined=layout.pp > 1)
     # DDP wants real weights, FSDP is content with shapes: allocating in between never holds a whole model.
-    initialize(model, whole_shapes=whole_shapes, parts=parts, seed=plan.seed, device=device)
-    if mesh is not None and layout.dp_replicate > 1 and layout.dp_shard == 1:
-        return apply_ddp(model, mesh=mesh["dp_replicate"])
+    initialize(model, weights=weights, mesh=mesh, seed=plan.seed, device=device)
+    if mesh.replicas is not None:
+        ignored = [name for name, weight in weights.items() if weight.is_expert]
+        return apply_ddp(model, group=mesh.replicas, ignored=ignored)
     return model

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from pytest_nemoperf.errors import LaunchError, PlanError
+from pytest_nemoperf.native.context_parallel import local_positions
 from pytest_nemoperf.native.data import SyntheticTokens
 from pytest_nemoperf.native.device import (
     available_cores,
@@ -119,7 +120,7 @@ def check_plan(plan: Plan, *, world_size: int) -> None:
         raise PlanError(
             f"WORLD_SIZE={world_size} but the layout has gpus={layout.gpus}; start exactly one rank per GPU"
         )
-    for name in ("pp", "vp", "cp", "ep", "etp"):
+    for name in ("pp", "vp"):
         degree = getattr(layout, name)
         if degree > 1:
             raise PlanError(f"{name}={degree} is not built into the native engine; choose {name}=1")
@@ -127,12 +128,16 @@ def check_plan(plan: Plan, *, world_size: int) -> None:
 
 def train(plan: Plan, *, place: Place, device: torch.device) -> None:
     """Build this rank's model, run all steps, and let rank 0 write what they measured."""
-    mesh = build_mesh(plan.layout, device_type=device.type)
+    layout = plan.layout
+    mesh = build_mesh(layout, device_type=device.type, has_experts=plan.model.moe is not None)
+    positions = local_positions(plan.seq_len, mesh=mesh)
     trainer = Trainer(
         plan,
         model=parallelize(plan, mesh=mesh, device=device),
         mesh=mesh,
-        data=SyntheticTokens(plan, dp_rank=data_parallel_rank(place.rank, layout=plan.layout), device=device),
+        data=SyntheticTokens(
+            plan, dp_rank=data_parallel_rank(place.rank, layout=layout), device=device, positions=positions
+        ),
         clock=phase_clock(device),
     )
     progress = ProgressWriter(place.run_dir, last_step=plan.total_steps - 1) if place.rank == 0 else None

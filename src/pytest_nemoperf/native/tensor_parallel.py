@@ -17,7 +17,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,107 +28,51 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.native.collectives import all_gather, all_reduce, all_reduce_gradient, reduce_scatter
 from pytest_nemoperf.native.model import MLP, Attention, Decoder
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """Which part of a whole weight a rank of the tp axis holds.
-
-    Attributes:
-        dim: Dimension that is split.
-        sections: Lengths along it that are split one by one, so that a rank gets its part of each of the
-            matrices fused into one; empty for a weight that is one matrix.
-        tp: Degree of the axis.
-        tp_rank: Place in it.
-    """
-
-    dim: int
-    sections: tuple[int, ...] = ()
-    tp: int
-    tp_rank: int
-
-    def take(self, whole: Tensor) -> Tensor:
-        """Return this rank's part, contiguous."""
-        sections = torch.split(whole, list(self.sections), self.dim) if self.sections else (whole,)
-        return torch.cat([section.chunk(self.tp, self.dim)[self.tp_rank] for section in sections], self.dim)
-
-
-def apply_tensor_parallel(model: Decoder, *, group: ProcessGroup, sequence_parallel: bool) -> Mapping[str, Part]:
-    """Keep this rank's part of every matrix and hook the communication in.
+def apply_tensor_parallel(model: Decoder, *, group: ProcessGroup, sequence_parallel: bool) -> None:
+    """Hook the communication in; which part of each matrix a rank holds is a matter of its share.
 
     Args:
         model: On the meta device; it is changed.
         group: Ranks of the tp axis.
         sequence_parallel: Split the tokens of the residual stream over the axis.
-
-    Returns:
-        By name of the weight, which part of the whole this rank holds. Weights that are not named (the
-        norms) are whole on every rank.
-
-    Raises:
-        PlanError: If a size of the model is not a multiple of the degree.
     """
-    check_divisible(model, tp=group.size(), sequence_parallel=sequence_parallel)
     enter = partial(all_gather if sequence_parallel else all_reduce_gradient, group=group)
     leave = partial(reduce_scatter if sequence_parallel else all_reduce, group=group)
     for sublayer in model.modules():
         if isinstance(sublayer, (Attention, MLP)):
             sublayer.register_forward_pre_hook(partial(_enter, enter))
             sublayer.register_forward_hook(partial(_leave, leave))
-    first_row = group.rank() * (model.config.vocab_size // group.size())
+    vocabulary = Rows.of(group, num_rows=model.config.vocab_size)
     if model.embedding is not None:
         model.embedding.register_forward_hook(partial(_leave, leave))
-        model.embedding.lookup = partial(_lookup, first_row=first_row)
+        model.embedding.lookup = partial(_lookup, rows=vocabulary)
     if model.head is not None:
         model.head.register_forward_pre_hook(partial(_enter, enter))
-        model.head.cross_entropy = partial(_cross_entropy_sum, first_row=first_row, group=group)
-    parts = _parts(model, tp=group.size(), tp_rank=group.rank())
-    for name, part in parts.items():
-        owner, _, attribute = name.rpartition(".")
-        weight = model.get_parameter(name)
-        setattr(model.get_submodule(owner), attribute, nn.Parameter(part.take(weight.detach())))
-    return parts
+        model.head.cross_entropy = partial(_cross_entropy_sum, rows=vocabulary, group=group)
 
 
-def check_divisible(model: Decoder, *, tp: int, sequence_parallel: bool) -> None:
-    """Check that every rank gets an equal part.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """The rows of the vocabulary one rank has: equally many on each, the last ones filled up.
 
-    Raises:
-        PlanError: If not; the message names the size.
+    Attributes:
+        first: Number of the first.
+        num_used: Rows that stand for a token; the others are padding.
     """
-    sizes = {name: getattr(model.config, name) for name in ("num_kv_heads", "ffn_hidden_size", "vocab_size")}
-    if sequence_parallel:
-        sizes["seq_len"] = model.seq_len
-    for name, size in sizes.items():
-        if size % tp:
-            raise PlanError(
-                f"tp={tp} does not divide {name}={size}; every rank must hold an equal part: choose another tp"
-            )
 
+    first: int
+    num_used: int
 
-def _parts(model: Decoder, *, tp: int, tp_rank: int) -> dict[str, Part]:
-    config: ModelConfig = model.config
-    part = partial(Part, tp=tp, tp_rank=tp_rank)
-    kv_rows = config.num_kv_heads * config.head_dim
-    parts_of_block = {
-        "attention.qkv.weight": part(dim=0, sections=(config.num_heads * config.head_dim, kv_rows, kv_rows)),
-        "attention.out.weight": part(dim=1),
-        "mlp.gate_up.weight": part(dim=0, sections=(config.ffn_hidden_size, config.ffn_hidden_size)),
-        "mlp.down.weight": part(dim=1),
-    }
-    parts = {
-        f"blocks.{layer}.{name}": part_of_weight
-        for layer in range(config.num_layers)
-        for name, part_of_weight in parts_of_block.items()
-    }
-    parts["embedding.weight"] = part(dim=0)
-    if not config.tied_embeddings:
-        parts["head.weight"] = part(dim=0)
-    return parts
+    @classmethod
+    def of(cls, group: ProcessGroup, *, num_rows: int) -> Rows:
+        """Return this rank's rows."""
+        num_local = -(-num_rows // group.size())
+        first = group.rank() * num_local
+        return cls(first=first, num_used=max(0, min(num_local, num_rows - first)))
 
 
 def _enter(enter: Callable[[Tensor], Tensor], module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -141,21 +85,24 @@ def _leave(leave: Callable[[Tensor], Tensor], module: nn.Module, args: tuple[Any
     return leave(out)
 
 
-def _lookup(tokens_T: Tensor, weight_VD: Tensor, *, first_row: int) -> Tensor:
+def _lookup(tokens_T: Tensor, weight_VD: Tensor, *, rows: Rows) -> Tensor:
     """Return rows of the table for the tokens whose row is here, and zeros for the others."""
-    local_T, is_elsewhere_T = _local_ids(tokens_T, first_row=first_row, num_rows=weight_VD.shape[0])
+    local_T, is_elsewhere_T = _local_ids(tokens_T, rows=rows)
     return F.embedding(local_T, weight_VD).masked_fill(is_elsewhere_T[:, None], 0)
 
 
-def _local_ids(ids_T: Tensor, *, first_row: int, num_rows: int) -> tuple[Tensor, Tensor]:
-    local_T = ids_T - first_row
-    is_elsewhere_T = (local_T < 0) | (local_T >= num_rows)
+def _local_ids(ids_T: Tensor, *, rows: Rows) -> tuple[Tensor, Tensor]:
+    local_T = ids_T - rows.first
+    is_elsewhere_T = (local_T < 0) | (local_T >= rows.num_used)
     return local_T.masked_fill(is_elsewhere_T, 0), is_elsewhere_T
 
 
-def _cross_entropy_sum(logits_TV: Tensor, labels_T: Tensor, *, first_row: int, group: ProcessGroup) -> Tensor:
+def _cross_entropy_sum(logits_TV: Tensor, labels_T: Tensor, *, rows: Rows, group: ProcessGroup) -> Tensor:
+    if rows.num_used < logits_TV.shape[-1]:
+        is_padding_V = torch.arange(logits_TV.shape[-1], device=logits_TV.device) >= rows.num_used
+        logits_TV = logits_TV.masked_fill(is_padding_V, -torch.inf)
     loss: Tensor = _VocabParallelCrossEntropy.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        logits_TV.float(), labels_T, first_row, group
+        logits_TV.float(), labels_T, rows, group
     )
     return loss
 
@@ -164,11 +111,11 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
     """Summed cross entropy over logits whose columns are split over the ranks; two small all-reduces."""
 
     @staticmethod
-    def forward(ctx: Any, logits_TV: Tensor, labels_T: Tensor, first_row: int, group: ProcessGroup) -> Tensor:
+    def forward(ctx: Any, logits_TV: Tensor, labels_T: Tensor, rows: Rows, group: ProcessGroup) -> Tensor:
         largest_T = logits_TV.amax(-1)
         dist.all_reduce(largest_T, op=dist.ReduceOp.MAX, group=group)
         shifted_TV = logits_TV - largest_T[:, None]
-        local_T, is_elsewhere_T = _local_ids(labels_T, first_row=first_row, num_rows=logits_TV.shape[-1])
+        local_T, is_elsewhere_T = _local_ids(labels_T, rows=rows)
         label_logit_T = shifted_TV.gather(1, local_T[:, None])[:, 0].masked_fill(is_elsewhere_T, 0)
         exp_TV = shifted_TV.exp_()
         sums_2T = torch.stack([label_logit_T, exp_TV.sum(-1)])

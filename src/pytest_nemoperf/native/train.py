@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.autograd import Variable
-from torch.distributed.device_mesh import DeviceMesh
+from torch.nn.parallel import DistributedDataParallel
 
 from pytest_nemoperf.native.data import SyntheticTokens
 from pytest_nemoperf.native.data_parallel import gradient_sync
 from pytest_nemoperf.native.gradients import Gradients
+from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.phases import PhaseClock, StepTiming
 from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.weights import model_weights
 
 _LEARNING_RATE = 3e-4
 _BETAS = (0.9, 0.95)
@@ -52,7 +54,7 @@ class Trainer:
         plan: Plan,
         *,
         model: nn.Module,
-        mesh: DeviceMesh | None,
+        mesh: RankMesh,
         data: SyntheticTokens,
         clock: PhaseClock,
     ) -> None:
@@ -60,12 +62,19 @@ class Trainer:
         self._model = model
         self._data = data
         self._clock = clock
-        self._gradients = Gradients(model, layout=plan.layout, mesh=mesh)
+        whole = model.module if isinstance(model, DistributedDataParallel) else model
+        self._gradients = Gradients(
+            dict(whole.named_parameters()),
+            weights={weight.name: weight for weight in model_weights(plan.model)},
+            layout=plan.layout,
+            mesh=mesh,
+        )
         self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=_LEARNING_RATE, betas=_BETAS, weight_decay=_WEIGHT_DECAY, fused=True
         )
-        self._has_grad_comm = plan.layout.dp > 1 or self._gradients.are_partial
-        self._num_local_tokens = plan.tokens_per_step // plan.layout.dp
+        ranks = plan.layout.dp * plan.layout.cp  # that train on different tokens
+        self._has_grad_comm = ranks > 1 or self._gradients.are_partial
+        self._num_local_tokens = plan.tokens_per_step // ranks
 
     def step(self, number: int) -> StepOutcome:
         """Run one step; ranks should enter together, as what one waits for the others is timed."""
