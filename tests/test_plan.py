@@ -158,9 +158,9 @@ def test_a_system_without_a_layout_is_told_apart_from_a_mistake() -> None:
         ),
         pytest.param(
             Layout(gpus=5, pp=5),
-            {"model": MODEL, "global_batch_size": 8},
-            r"num_layers=12 is not a multiple of pp\*vp \(5\*1=5\): a chunk would have 2\.4 layers",
-            id="layers",
+            {"model": MODEL, "global_batch_size": 4},
+            r"4 micro-batches a step are fewer than pp=5 stages; lower pp or micro_batch_size",
+            id="micro-batches of a pipeline",
         ),
         pytest.param(
             Layout(gpus=4, pp=4, vp=4),
@@ -199,20 +199,26 @@ def test_a_broken_rule_shows_the_arithmetic(layout: Layout, changes: dict[str, A
         resolve(_recipe(layout, **changes), system=CPU)
 
 
+def test_a_published_layout_deals_its_layers_unevenly() -> None:
+    # NVIDIA-NeMo/Megatron-Bridge docs/performance-summary.md 25.09, Llama 3.1 405B, 128 GB200
+    layout = Layout(gpus=128, tp=4, pp=8, vp=8, cp=2, dp_shard=2)
+
+    plan = resolve(_recipe(layout, model="llama3.1-405b", global_batch_size=64), system=CPU)
+
+    assert plan.model.num_layers % (layout.pp * layout.vp) == 62
+
+
 @pytest.mark.parametrize(
     ("layout", "changes"),
     [
         pytest.param(Layout(gpus=4, tp=4), {"model": MODEL}, id="tp over copied key-value heads"),
         pytest.param(
-            # as published: NVIDIA-NeMo/Megatron-Bridge docs/performance-summary.md 25.09, Llama 3.1 405B, 128 GB200
-            Layout(gpus=128, tp=4, pp=8, vp=8, cp=2, dp_shard=2),
-            {"model": "llama3.1-405b", "global_batch_size": 64},
-            id="uneven pipeline stages",
+            Layout(gpus=2, pp=2, vp=2), {"model": MODEL, "global_batch_size": 5}, id="rounds of micro-batches"
         ),
     ],
 )
 def test_rules_of_the_native_engine_do_not_bind_other_frameworks(layout: Layout, changes: dict[str, Any]) -> None:
-    with pytest.raises(PlanError, match=r"tp=|pp\*vp"):
+    with pytest.raises(PlanError, match=r"tp=|rounds"):
         resolve(_recipe(layout, **changes), system=CPU)
 
     assert resolve(_recipe(layout, framework="megatron", **changes), system=CPU).layout == layout

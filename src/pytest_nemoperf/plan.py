@@ -11,6 +11,7 @@ from pytest_nemoperf.errors import NoLayoutError, PlanError
 from pytest_nemoperf.flops import find_convention, num_flops_per_token
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Plan, Precision, Recipe, Recompute
+from pytest_nemoperf.stages import schedule_problems, stage_layers
 from pytest_nemoperf.systems import System
 
 STARTUP_ALLOWANCE_SEC = 60.0
@@ -162,7 +163,7 @@ def _problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterator
     yield from _batch_problems(recipe, layout=layout)
     yield from _sequence_problems(recipe.seq_len, layout=layout)
     yield from _tensor_problems(model, layout=layout, is_native=recipe.framework == _NATIVE)
-    yield from _pipeline_problems(model, layout=layout, is_native=recipe.framework == _NATIVE)
+    yield from _pipeline_problems(recipe, layout=layout, model=model)
     yield from _expert_problems(model, layout=layout, is_native=recipe.framework == _NATIVE)
 
 
@@ -232,17 +233,12 @@ def _expert_problems(model: ModelConfig, *, layout: Layout, is_native: bool) -> 
         )
 
 
-def _pipeline_problems(model: ModelConfig, *, layout: Layout, is_native: bool) -> Iterator[str]:
-    """Yield what pp can't cut.
-
-    Other frameworks may cut unevenly: pages show Llama 3.1 405B, 126 layers, at pp=8 and vp=8.
-    """
-    chunks = layout.pp * layout.vp
-    product = f"pp*vp ({layout.pp}*{layout.vp}={chunks})"
-    if chunks > model.num_layers:
-        yield f"{product} model chunks are more than num_layers={model.num_layers}; lower pp or vp"
-    elif is_native and model.num_layers % chunks:
-        yield (
-            f"num_layers={model.num_layers} is not a multiple of {product}: "
-            f"a chunk would have {model.num_layers / chunks:g} layers; change pp or vp"
-        )
+def _pipeline_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterator[str]:
+    """Yield what pp can't cut, and what the native engine's schedules can't run."""
+    try:
+        stage_layers(model, pp=layout.pp, vp=layout.vp)
+    except PlanError as problem:
+        yield str(problem)
+    if recipe.framework == _NATIVE:
+        num_micro_batches = recipe.global_batch_size // (recipe.micro_batch_size * layout.dp)
+        yield from schedule_problems(layout, num_micro_batches=num_micro_batches, is_compiled=recipe.is_compiled)
