@@ -17,8 +17,9 @@ PLAN_FILE = "plan.json"
 STEPS_FILE = "steps.jsonl"
 RESULT_FILE = "result.json"
 PROGRESS_FILE = "progress.jsonl"
-PRETRAIN_PHASES = ("data", "forward", "backward", "grad_comm", "optimizer", "other")
-"""Phases of a pre-training step in order; ``grad_comm`` is the exposed part of gradient communication."""
+PRETRAIN_PHASES = ("data", "forward", "backward", "pipeline_wait", "grad_comm", "optimizer", "other")
+"""Phases of a pre-training step in order; ``grad_comm`` is the exposed part of gradient communication, and
+``pipeline_wait`` what a pipeline stage waits for others: its bubble and exposed messages."""
 _PHASE_SUM_REL_TOL = 1e-3
 _LINE_LENGTH = 160  # the metrics of a run fit
 

@@ -40,11 +40,11 @@ def tiny_plan(*, inject_pct: float = 0.0, **changes: Any) -> Plan:
 
 def build(plan: Plan) -> Decoder:
     """Return the whole model of a plan, as a single rank holds it."""
-    model = parallelize(plan, mesh=RankMesh(), device=CPU)
+    (model,) = parallelize(plan, mesh=RankMesh(), device=CPU)
     assert isinstance(model, Decoder)
     return model
 
 
 def trainer_of(plan: Plan, model: Decoder) -> Trainer:
     data = SyntheticTokens(plan, dp_rank=0, device=CPU)
-    return Trainer(plan, model=model, mesh=RankMesh(), data=data, clock=PhaseClock())
+    return Trainer(plan, chunks=[model], mesh=RankMesh(), data=data, clock=PhaseClock())

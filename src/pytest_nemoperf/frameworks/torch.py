@@ -13,7 +13,6 @@ from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import RESULT_FILE, STEPS_FILE, RunOutput, RunResult, from_json
 
 _RANK_MODULE = "pytest_nemoperf.native.rank"
-_MISSING_AXES = ("pp", "vp")
 
 
 class TorchFramework:
@@ -26,15 +25,10 @@ class TorchFramework:
 
     def unsupported(self, plan: Plan) -> str | None:
         """Return why the native engine can't run the plan here, or None if it can."""
+        del plan  # every layout is built in
         # Found, not imported: the pytest process stays free of torch.
         if importlib.util.find_spec("torch") is None:
             return "torch is not installed; install it with: pip install 'pytest-nemoperf[torch]'"
-        degrees = [(axis, getattr(plan.layout, axis)) for axis in _MISSING_AXES]
-        missing = [f"{axis}={degree}" for axis, degree in degrees if degree > 1]
-        if missing:
-            return (
-                f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not built into the native engine yet"
-            )
         return None
 
     def command(self, plan: Plan, *, run_dir: Path) -> RankCommand:

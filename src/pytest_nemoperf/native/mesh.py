@@ -19,6 +19,7 @@ class RankMesh:
 
     Attributes:
         pp: Stages of the same pipeline.
+        ends: The first and the last of them; None between.
         cp: Pieces of the same sequences.
         tp: Parts of the same matrices.
         replicas: Ranks with the same dense weights that read other tokens and average gradients; only
@@ -31,6 +32,7 @@ class RankMesh:
     """
 
     pp: ProcessGroup | None = None
+    ends: ProcessGroup | None = None
     cp: ProcessGroup | None = None
     tp: ProcessGroup | None = None
     replicas: ProcessGroup | None = None
@@ -55,6 +57,7 @@ def build_mesh(layout: Layout, *, device_type: str, has_experts: bool) -> RankMe
     is_sharded = layout.dp_shard > 1
     return RankMesh(
         pp=groups.along(ranks, 0),
+        ends=groups.along(ranks[[0, -1]], 0) if layout.pp > 1 else None,
         cp=groups.along(ranks, 3),
         tp=groups.along(ranks, 4),
         replicas=None if is_sharded else groups.along(ranks, 1, 3),

@@ -90,19 +90,26 @@ def gather_steps(outcomes: Sequence[StepOutcome], *, peak_bytes: int, device: to
 def step_records(plan: Plan, *, gathered: Sequence[Sequence[Sequence[float]]]) -> Iterable[StepRecord]:
     """Yield one record a step from what gather_steps returned.
 
-    The slowest rank gives the step's time and phases. The loss is the mean over ranks: they trained on
-    equally many tokens.
+    The slowest rank gives the step's time and phases. The loss is the mean over the ranks that know one, those of
+    the last pipeline stage: they trained on equally many tokens.
     """
+    num_with_loss = plan.layout.gpus // plan.layout.pp
     for step, ranks in enumerate(zip(*gathered, strict=True)):
         slowest = max(ranks, key=lambda row: row[0])
         yield StepRecord(
             step=step,
             step_time_sec=slowest[0],
             tokens=plan.tokens_per_step,
-            phases=dict(zip(PRETRAIN_PHASES, slowest[4:], strict=True)),
+            phases=_phases(slowest[4:], is_pipeline=plan.layout.pp > 1),
             flops=plan.tokens_per_step * plan.flops_per_token,
-            loss=sum(row[1] for row in ranks) / len(ranks),
+            loss=sum(row[1] for row in ranks[-num_with_loss:]) / num_with_loss,
             grad_norm=ranks[0][2],
             peak_memory_bytes=int(max(row[3] for row in ranks)) or None,
             rank_times_sec=tuple(row[0] for row in ranks),
         )
+
+
+def _phases(seconds: Sequence[float], *, is_pipeline: bool) -> dict[str, float]:
+    """Return seconds by phase; without a pipeline there is no wait for its stages to be recorded as nothing."""
+    pairs = zip(PRETRAIN_PHASES, seconds, strict=True)
+    return {phase: spent for phase, spent in pairs if is_pipeline or phase != "pipeline_wait"}

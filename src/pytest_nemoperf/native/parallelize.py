@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from pytest_nemoperf.native.compiling import apply_compile
 from pytest_nemoperf.native.context_parallel import apply_context_parallel, local_positions
 from pytest_nemoperf.native.data_parallel import apply_ddp, apply_fsdp
 from pytest_nemoperf.native.initialize import initialize
 from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.model import Decoder
+from pytest_nemoperf.native.pipeline import build_chunks
+from pytest_nemoperf.native.recompute import apply_recompute
 from pytest_nemoperf.native.shares import cut
 from pytest_nemoperf.native.tensor_parallel import apply_tensor_parallel
 from pytest_nemoperf.recipe import Plan, Precision
@@ -25,8 +28,8 @@ def compute_dtype(precision: Precision) -> torch.dtype:
             return torch.bfloat16
 
 
-def parallelize(plan: Plan, *, mesh: RankMesh, device: torch.device) -> nn.Module:
-    """Return this rank's part of the plan's model, ready to train.
+def parallelize(plan: Plan, *, mesh: RankMesh, device: torch.device) -> tuple[nn.Module, ...]:
+    """Return this rank's parts of the plan's model, ready to train: one, or its chunks of a pipeline.
 
     Args:
         plan: Model, precision, layout and seed.
@@ -36,21 +39,27 @@ def parallelize(plan: Plan, *, mesh: RankMesh, device: torch.device) -> nn.Modul
     Raises:
         PlanError: If the layout doesn't fit the model.
     """
+    chunks = build_chunks(plan, group=mesh.pp, dtype=compute_dtype(plan.precision))
+    return tuple(_parallelize_chunk(chunk, plan=plan, mesh=mesh, device=device) for chunk in chunks)
+
+
+def _parallelize_chunk(model: Decoder, *, plan: Plan, mesh: RankMesh, device: torch.device) -> nn.Module:
     layout = plan.layout
     weights = {weight.name: weight for weight in model_weights(plan.model)}
-    with torch.device("meta"):
-        model = Decoder(plan.model, seq_len=plan.seq_len, dtype=compute_dtype(plan.precision))
     if mesh.cp is not None:
         model.positions_S = local_positions(plan.seq_len, mesh=mesh)
         apply_context_parallel(model, group=mesh.cp, comm=layout.cp_comm)
     if mesh.tp is not None:
         apply_tensor_parallel(model, group=mesh.tp, sequence_parallel=layout.sequence_parallel)
+    apply_recompute(model, recompute=plan.recompute)
+    if plan.is_compiled:
+        apply_compile(model)
     cut(model, weights=weights, mesh=mesh)
     if mesh.shards is not None:
         apply_fsdp(model, mesh=mesh.shards, expert_mesh=mesh.expert_shards, is_pipelined=layout.pp > 1)
     # DDP wants real weights, FSDP is content with shapes: allocating in between never holds a whole model.
     initialize(model, weights=weights, mesh=mesh, seed=plan.seed, device=device)
-    if mesh.replicas is not None:
+    if mesh.replicas is not None and mesh.pp is None:  # a pipeline's gradients are averaged after its last pass
         ignored = [name for name, weight in weights.items() if weight.is_expert]
         return apply_ddp(model, group=mesh.replicas, ignored=ignored)
     return model

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from pytest_nemoperf.errors import LaunchError, PlanError
+from pytest_nemoperf.native.compiling import use_own_cache
 from pytest_nemoperf.native.context_parallel import local_positions
 from pytest_nemoperf.native.data import SyntheticTokens
 from pytest_nemoperf.native.device import (
@@ -105,6 +106,8 @@ def run(place: Place) -> None:
         torch.set_num_threads(max(1, available_cores() // place.local_world_size))
         tune_host_memory()
         dist.init_process_group("gloo")
+    if plan.is_compiled:
+        use_own_cache(place.run_dir)
     train(plan, place=place, device=device)
     dist.destroy_process_group()
 
@@ -120,10 +123,6 @@ def check_plan(plan: Plan, *, world_size: int) -> None:
         raise PlanError(
             f"WORLD_SIZE={world_size} but the layout has gpus={layout.gpus}; start exactly one rank per GPU"
         )
-    for name in ("pp", "vp"):
-        degree = getattr(layout, name)
-        if degree > 1:
-            raise PlanError(f"{name}={degree} is not built into the native engine; choose {name}=1")
 
 
 def train(plan: Plan, *, place: Place, device: torch.device) -> None:
@@ -133,7 +132,7 @@ def train(plan: Plan, *, place: Place, device: torch.device) -> None:
     positions = local_positions(plan.seq_len, mesh=mesh)
     trainer = Trainer(
         plan,
-        model=parallelize(plan, mesh=mesh, device=device),
+        chunks=parallelize(plan, mesh=mesh, device=device),
         mesh=mesh,
         data=SyntheticTokens(
             plan, dp_rank=data_parallel_rank(place.rank, layout=layout), device=device, positions=positions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,9 @@ from pytest_nemoperf.native.data import SyntheticTokens
 from pytest_nemoperf.native.data_parallel import gradient_sync
 from pytest_nemoperf.native.gradients import Gradients
 from pytest_nemoperf.native.mesh import RankMesh
+from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.native.phases import PhaseClock, StepTiming
+from pytest_nemoperf.native.pipeline import Pipeline, shared_embedding
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.weights import model_weights
 
@@ -29,7 +32,7 @@ class StepOutcome:
 
     Attributes:
         timing: Wall time and phases.
-        loss: Mean over the tokens this rank trained on.
+        loss: Mean over the tokens this rank trained on; 0 on ranks without the last pipeline stage.
         grad_norm: Of the whole gradient before clipping.
     """
 
@@ -43,7 +46,7 @@ class Trainer:
 
     Args:
         plan: What to run.
-        model: As parallelize returned it.
+        chunks: This rank's parts of the model, as parallelize returned them.
         mesh: Of the run.
         data: This rank's share of the tokens.
         clock: Of this rank's device.
@@ -53,28 +56,40 @@ class Trainer:
         self,
         plan: Plan,
         *,
-        model: nn.Module,
+        chunks: Sequence[nn.Module],
         mesh: RankMesh,
         data: SyntheticTokens,
         clock: PhaseClock,
     ) -> None:
         self._plan = plan
-        self._model = model
         self._data = data
         self._clock = clock
-        whole = model.module if isinstance(model, DistributedDataParallel) else model
+        parameters = _parameters(chunks)
         self._gradients = Gradients(
-            dict(whole.named_parameters()),
+            parameters,
             weights={weight.name: weight for weight in model_weights(plan.model)},
             layout=plan.layout,
             mesh=mesh,
+            are_averaged=mesh.pp is None,
+            tied=None if mesh.pp is None else shared_embedding(_stages(chunks)),
+            tied_group=mesh.ends,
         )
         self._optimizer = torch.optim.AdamW(
-            model.parameters(), lr=_LEARNING_RATE, betas=_BETAS, weight_decay=_WEIGHT_DECAY, fused=True
+            parameters.values(), lr=_LEARNING_RATE, betas=_BETAS, weight_decay=_WEIGHT_DECAY, fused=True
         )
         ranks = plan.layout.dp * plan.layout.cp  # that train on different tokens
         self._has_grad_comm = ranks > 1 or self._gradients.are_partial
-        self._num_local_tokens = plan.tokens_per_step // ranks
+        num_local_tokens = plan.tokens_per_step // ranks
+        self._passes: Accumulation | Pipeline
+        if mesh.pp is None:
+            (model,) = chunks
+            self._passes = Accumulation(
+                model, num_local_tokens=num_local_tokens, has_grad_comm=self._has_grad_comm, clock=clock
+            )
+        else:
+            self._passes = Pipeline(
+                plan, chunks=_stages(chunks), group=mesh.pp, num_local_tokens=num_local_tokens, clock=clock
+            )
 
     def step(self, number: int) -> StepOutcome:
         """Run one step; ranks should enter together, as what one waits for the others is timed."""
@@ -82,7 +97,7 @@ class Trainer:
         clock.start()
         micro_batches = self._data.micro_batches(number)
         clock.mark("data")
-        loss = self._forward_backward(micro_batches)
+        loss = self._passes.forward_backward(micro_batches)
         if self._has_grad_comm:
             self._gradients.complete()
             clock.mark("grad_comm")
@@ -95,7 +110,24 @@ class Trainer:
         timing = clock.stop()
         return StepOutcome(timing=timing, loss=loss.item(), grad_norm=grad_norm.item())
 
-    def _forward_backward(self, micro_batches: list[tuple[Tensor, Tensor]]) -> Tensor:
+
+class Accumulation:
+    """Takes micro-batches forward and backward through a whole model, one after the other.
+
+    Args:
+        model: As parallelize returned it.
+        num_local_tokens: Tokens of a step this rank trains on; the loss is their mean.
+        has_grad_comm: Gradients are communicated at the end of the last backward pass, or later.
+        clock: Marks ``forward``, ``backward`` and ``grad_comm``.
+    """
+
+    def __init__(self, model: nn.Module, *, num_local_tokens: int, has_grad_comm: bool, clock: PhaseClock) -> None:
+        self._model = model
+        self._num_local_tokens = num_local_tokens
+        self._has_grad_comm = has_grad_comm
+        self._clock = clock
+
+    def forward_backward(self, micro_batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """Accumulate the gradient of the step's mean loss and return that loss, still on the device."""
         loss = torch.zeros((), device=micro_batches[0][0].device)
         for number, (tokens_BS, labels_BS) in enumerate(micro_batches, start=1):
@@ -119,3 +151,14 @@ class Trainer:
         """
         del grad  # torch hands it to every hook
         Variable._execution_engine.queue_callback(lambda: self._clock.mark("backward"))  # noqa: SLF001 (DDP and FSDP use it too; no public name)
+
+
+def _parameters(chunks: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
+    """Return every parameter of this rank by the name its weight has in the whole model."""
+    wholes = [chunk.module if isinstance(chunk, DistributedDataParallel) else chunk for chunk in chunks]
+    return {name: parameter for whole in wholes for name, parameter in whole.named_parameters()}
+
+
+def _stages(chunks: Sequence[nn.Module]) -> list[Decoder]:
+    """Return the chunks of a pipeline, which DDP does not wrap."""
+    return [chunk for chunk in chunks if isinstance(chunk, Decoder)]

@@ -1,0 +1,36 @@
+"""torch.compile, one block at a time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from pytest_nemoperf.native.model import Block, Decoder
+
+CACHE_DIR = "compile-cache"
+
+
+def use_own_cache(run_dir: Path) -> None:
+    """Keep what is compiled in the run's own directory; to be called before anything is.
+
+    A compiler that is killed leaves a torn cache, and every later run that shared it would fail.
+    """
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(run_dir / CACHE_DIR / "inductor")
+    os.environ["TRITON_CACHE_DIR"] = str(run_dir / CACHE_DIR / "triton")
+
+
+def apply_compile(model: Decoder) -> None:
+    """Compile every block in its first pass.
+
+    Blocks and not the whole model: equal blocks are compiled once, and what parallel axes do between them stays
+    outside. Call it after recomputation and tensor parallelism, which change what a block does, and before FSDP,
+    whose hooks stay outside.
+
+    Args:
+        model: It is changed.
+    """
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.forward = torch.compile(module.forward)  # type: ignore[method-assign]  # of this one

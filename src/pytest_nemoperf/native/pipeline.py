@@ -1,0 +1,220 @@
+"""Pipeline parallelism: every rank of the axis has some consecutive layers, and micro-batches go through the ranks.
+
+Schedules and point-to-point messages are torch's: 1F1B, interleaved 1F1B where a rank has several chunks of the model,
+and the zero-bubble schedule ZB1P, interleaved as well, which computes the gradients of the weights apart from those of
+the inputs, where a rank would wait. ZBV needs exactly two chunks a rank in the order of a V; ZB1P takes any number in
+the order of the other schedules, so that layers, memory and messages of a layout don't depend on its schedule.
+
+References:
+    Narayanan et al. 2021, https://arxiv.org/abs/2104.04473; Qi et al. 2023, https://arxiv.org/abs/2401.10241
+"""
+
+# L sequences of a step, S tokens of a sequence, T tokens of a micro-batch between blocks on this rank, D hidden
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.distributed.pipelining import (
+    PipelineStage,
+    Schedule1F1B,
+    ScheduleInterleaved1F1B,
+    ScheduleInterleavedZeroBubble,
+)
+
+from pytest_nemoperf.native.model import Decoder
+from pytest_nemoperf.native.phases import PhaseClock
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.stages import stage_layers
+
+_META = torch.device("meta")
+
+
+def build_chunks(plan: Plan, *, group: ProcessGroup | None, dtype: torch.dtype) -> tuple[Decoder, ...]:
+    """Return this rank's parts of the model on the meta device, in the order of the model; without pp all of it.
+
+    Args:
+        plan: Model and layout.
+        group: Ranks of the pp axis.
+        dtype: Number format of activations and matrix products.
+    """
+    pp, rank = (1, 0) if group is None else (group.size(), group.rank())
+    vp = plan.layout.vp
+    with torch.device("meta"):
+        return tuple(
+            Decoder(
+                plan.model,
+                seq_len=plan.seq_len,
+                dtype=dtype,
+                layers=layers,
+                is_first=rank == 0 and chunk == 0,
+                is_last=rank == pp - 1 and chunk == vp - 1,
+            )
+            for chunk, layers in enumerate(stage_layers(plan.model, pp=pp, vp=vp)[rank])
+        )
+
+
+def shared_embedding(chunks: Sequence[Decoder]) -> nn.Parameter | None:
+    """Return the embedding table if the first and the last rank of a pipeline each have one, and this rank does.
+
+    The two start equal; they stay so if each gets the sum of their gradients.
+    """
+    config = chunks[0].config
+    if not (config.tied_embeddings or config.mtp_num_layers):
+        return None
+    tables = [chunk.embedding.weight for chunk in chunks if chunk.embedding is not None]
+    return tables[0] if tables else None
+
+
+class Pipeline:
+    """Takes micro-batches forward and backward through the stages of a pipeline.
+
+    Args:
+        plan: Layout, batch and precision.
+        chunks: This rank's parts of the model, ready to train.
+        group: Ranks of the pp axis.
+        num_local_tokens: Tokens of a step this rank trains on; the loss is their mean.
+        clock: Marks ``forward``, ``backward``, ``grad_comm``, and ``pipeline_wait``: whatever lies between them, which
+            is the wait for other stages.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        chunks: Sequence[Decoder],
+        group: ProcessGroup,
+        num_local_tokens: int,
+        clock: PhaseClock,
+    ) -> None:
+        self._clock = clock
+        self._is_first, self._is_last = group.rank() == 0, group.rank() == group.size() - 1
+        stages = [
+            _stage(plan, chunk=chunk, index=number * group.size() + group.rank(), group=group, clock=clock)
+            for number, chunk in enumerate(chunks)
+        ]
+        options: dict[str, Any] = {
+            "n_microbatches": plan.grad_accum_steps,
+            "loss_fn": lambda loss_sum, _labels: loss_sum / num_local_tokens,
+            "scale_grads": False,  # the sum over micro-batches of shares of one mean
+        }
+        self._schedule: Any  # torch leaves their methods untyped
+        if plan.layout.pp_schedule == "zero_bubble":
+            self._schedule = ScheduleInterleavedZeroBubble(list(stages), **options)
+        elif len(stages) > 1:
+            self._schedule = ScheduleInterleaved1F1B(list(stages), **options)
+        else:
+            self._schedule = Schedule1F1B(stages[0], **options)
+
+    def forward_backward(self, micro_batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Accumulate the gradient of the step's mean loss.
+
+        Returns:
+            The loss, still on the device; zero on ranks that don't have the last stage.
+        """
+        tokens_LS, labels_LS = (torch.cat(parts) for parts in zip(*micro_batches, strict=True))
+        inputs = (tokens_LS,) if self._is_first else ()
+        losses: list[Tensor] | None = [] if self._is_last else None
+        self._schedule.step(*inputs, labels_BS=labels_LS, target=labels_LS, losses=losses, return_outputs=False)
+        self._clock.mark("pipeline_wait")
+        return torch.stack(losses).detach().sum() if losses else torch.zeros((), device=labels_LS.device)
+
+
+def _stage(plan: Plan, *, chunk: Decoder, index: int, group: ProcessGroup, clock: PhaseClock) -> PipelineStage:
+    """Return the stage of one chunk, told the shapes of its messages, so that no pass is spent on finding them out."""
+    layout = plan.layout
+    num_stages = layout.pp * layout.vp
+    num_tokens = plan.micro_batch_size * plan.seq_len // layout.cp
+    if layout.sequence_parallel:
+        num_tokens //= layout.tp
+    dtype = chunk.dtype
+    message_TD = torch.empty(num_tokens, plan.model.hidden_size, dtype=dtype, device=_META, requires_grad=True)
+    tokens_BS = torch.empty(plan.micro_batch_size, plan.seq_len // layout.cp, dtype=torch.int64, device=_META)
+    loss = torch.empty((), device=_META, requires_grad=True)
+    return _Stage(
+        chunk,
+        index,
+        num_stages,
+        next(chunk.parameters()).device,
+        input_args=tokens_BS if index == 0 else message_TD,
+        output_args=loss if index == num_stages - 1 else message_TD,
+        group=group,
+        clock=clock,
+    )
+
+
+class _Stage(PipelineStage):
+    """Marks its passes, and has buffers only for messages that are on their way.
+
+    torch allocates a buffer for each message of a step and keeps all of them: with many micro-batches more memory than
+    the activations, which no schedule needs.
+    """
+
+    def __init__(self, *args: Any, clock: PhaseClock, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._clock = clock
+
+    def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
+        with self._marking("forward"):
+            output = super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
+        _release(self.args_recv_info[fwd_chunk_id])  # the pass holds its input as long as it is needed
+        return output
+
+    def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> None:
+        with self._marking("backward"):
+            super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)
+        _release(self.grad_recv_info[bwd_chunk_id])
+
+    def backward_weight_one_chunk(self, *args: Any, **kwargs: Any) -> None:
+        with self._marking("backward"):
+            super().backward_weight_one_chunk(*args, **kwargs)
+
+    def perform_reduce_grad(self, *args: Any, **kwargs: Any) -> None:
+        with self._marking("grad_comm"):
+            super().perform_reduce_grad(*args, **kwargs)
+
+    def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[Any]:
+        _allocate(self.args_recv_info[fwd_chunk_id], device=self.device)
+        return super().get_fwd_recv_ops(fwd_chunk_id)
+
+    def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[Any]:
+        _allocate(self.grad_recv_info[bwd_chunk_id], device=self.device)
+        return super().get_bwd_recv_ops(bwd_chunk_id)
+
+    def _setup_forward_recv_info(self, *args: Any, **kwargs: Any) -> None:
+        with self._without_memory():
+            super()._setup_forward_recv_info(*args, **kwargs)
+
+    def _setup_backward_recv_info(self, *args: Any, **kwargs: Any) -> None:
+        with self._without_memory():
+            super()._setup_backward_recv_info(*args, **kwargs)
+
+    @contextmanager
+    def _without_memory(self) -> Iterator[None]:
+        device, self.device = self.device, _META
+        yield
+        self.device = device
+
+    @contextmanager
+    def _marking(self, phase: str) -> Iterator[None]:
+        self._clock.mark("pipeline_wait")
+        yield
+        self._clock.mark(phase)
+
+
+def _allocate(messages: Iterable[Any], *, device: torch.device) -> None:
+    """Give each message that comes from another rank a buffer."""
+    for message in messages:
+        if message.buffer is not None and message.buffer.is_meta:
+            message.buffer = torch.empty_like(message.buffer, device=device, requires_grad=False)
+
+
+def _release(messages: Iterable[Any]) -> None:
+    for message in messages:
+        if message.buffer is not None and not message.buffer.is_meta:
+            message.buffer = torch.empty_like(message.buffer, device=_META, requires_grad=False)
