@@ -7,17 +7,31 @@ import math
 import pytest
 import torch
 
-from pytest_nemoperf.weights import num_parameters
-from tests.native.tiny import build, tiny_config, tiny_plan
+from pytest_nemoperf.weights import model_weights
+from tests.native.families import PARTS
+from tests.native.tiny import build, tiny_plan
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_the_model_has_the_parameters_that_plans_count(tied: bool) -> None:  # noqa: FBT001 (parametrized)
-    config = tiny_config(tied_embeddings=tied)
+@pytest.mark.parametrize("name", PARTS)
+def test_parameters_have_the_names_and_shapes_that_plans_count(name: str) -> None:
+    model = build(tiny_plan(model=PARTS[name]))
 
-    model = build(tiny_plan(model=config))
+    ours = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    assert ours == {weight.name: weight.shape for weight in model_weights(PARTS[name])}
 
-    assert sum(weight.numel() for weight in model.parameters()) == num_parameters(config)
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    plan = tiny_plan(model=PARTS[name])
+    model = build(plan)
+    tokens = torch.arange(2 * plan.seq_len + 2).reshape(2, plan.seq_len + 1) % plan.model.vocab_size
+
+    loss = model(tokens[:, :-1], tokens[:, 1:])
+    loss.backward()
+
+    assert loss.dtype is torch.float32
+    assert loss.shape == ()
+    assert not [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
 
 
 def test_a_token_never_sees_the_next_ones() -> None:
@@ -27,7 +41,8 @@ def test_a_token_never_sees_the_next_ones() -> None:
     changed = x.clone()
     changed[10:] += 1.0
 
-    outputs = [model.blocks["0"](values, model.cos_SC, model.sin_SC) for values in (x, changed)]
+    positions = model.positions_of(plan.model.layers[0])
+    outputs = [model.blocks["0"](values, positions) for values in (x, changed)]
 
     torch.testing.assert_close(outputs[0][:10], outputs[1][:10])
     assert not torch.allclose(outputs[0][10:], outputs[1][10:])

@@ -9,12 +9,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor
 
-from pytest_nemoperf.native.initialize import rotary_angles
-from pytest_nemoperf.native.operators import cross_entropy_sum, rms_norm, split_heads, swiglu
+from pytest_nemoperf.native.operators import copy_rows, cross_entropy, rms_norm, rotate, split_heads, swiglu
+from pytest_nemoperf.native.rope import rotary_angles, rotary_frequencies
 
 
 def random(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(7), requires_grad=True)
+
+
+def angles_of(seq_len: int, *, size: int) -> tuple[Tensor, Tensor]:
+    cos, sin = rotary_angles(torch.arange(seq_len), rotary_frequencies(size, theta=100.0))
+    return cos.float(), sin.float()
 
 
 def check_same(ours: Callable[..., Tensor], plain: Callable[..., Tensor], *inputs: Tensor) -> None:
@@ -53,14 +58,14 @@ def test_cross_entropy_equals_torchs() -> None:
     labels = torch.tensor([3, 0, 9, 9])
 
     check_same(
-        lambda logits: cross_entropy_sum(logits, labels),
-        lambda logits: F.cross_entropy(logits, labels, reduction="sum"),
+        lambda logits: cross_entropy(logits, labels),
+        lambda logits: F.cross_entropy(logits, labels, reduction="none"),
         random(4, 10),
     )
 
 
 def test_splitting_heads_rotates_queries_and_keys_by_a_complex_number() -> None:
-    cos, sin = (angles.float() for angles in rotary_angles(torch.arange(5), size=8, theta=100.0))
+    cos, sin = angles_of(5, size=8)
 
     def formula(qkv: Tensor) -> Tensor:
         first, second = qkv[:, :, :6].chunk(2, dim=-1)
@@ -68,25 +73,46 @@ def test_splitting_heads_rotates_queries_and_keys_by_a_complex_number() -> None:
         return torch.cat([turned.real, turned.imag], dim=-1)
 
     def ours(qkv: Tensor) -> Tensor:
-        queries, keys, _ = split_heads(qkv, num_kv_heads=2, cos_SC=cos, sin_SC=sin)
+        queries, keys, _ = split_heads(qkv, num_kv_heads=2, angles=(cos, sin))
         assert queries.shape[2] == 4
         return torch.cat([queries, keys], dim=2)
 
     check_same(ours, formula, random(2, 5, 8, 8))
 
 
-def test_values_are_not_rotated() -> None:
-    cos, sin = (angles.float() for angles in rotary_angles(torch.arange(5), size=8, theta=100.0))
+def test_rotating_leaves_the_columns_behind_the_angles_alone() -> None:
+    cos, sin = angles_of(5, size=4)
+
+    def formula(x: Tensor) -> Tensor:
+        first, second, rest = torch.split(x, [2, 2, 4], dim=-1)
+        turned = torch.complex(first, second) * torch.complex(cos, sin)[:, None]
+        return torch.cat([turned.real, turned.imag, rest], dim=-1)
+
+    check_same(lambda x: rotate(x, (cos, sin)), formula, random(2, 5, 3, 8))
+
+
+def test_copying_rows_equals_indexing() -> None:
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
 
     check_same(
-        lambda qkv: split_heads(qkv, num_kv_heads=2, cos_SC=cos, sin_SC=sin)[2],
+        lambda x: copy_rows(x, num_copies=2, order_R=order, place_R=order.argsort()),
+        lambda x: x.repeat_interleave(2, 0)[order],
+        random(3, 4),
+    )
+
+
+def test_values_are_not_rotated() -> None:
+    cos, sin = angles_of(5, size=8)
+
+    check_same(
+        lambda qkv: split_heads(qkv, num_kv_heads=2, angles=(cos, sin))[2],
         lambda qkv: qkv[:, :, 6:],
         random(2, 5, 8, 8),
     )
 
 
 def test_the_angle_of_a_pair_is_its_position_times_its_frequency() -> None:
-    cos, sin = rotary_angles(torch.arange(4), size=4, theta=100.0)
+    cos, sin = rotary_angles(torch.arange(4), rotary_frequencies(4, theta=100.0))
 
     angles = torch.tensor([[0.0, 0.0], [1.0, 0.1], [2.0, 0.2], [3.0, 0.3]], dtype=torch.float64)
     torch.testing.assert_close((cos, sin), (angles.cos(), angles.sin()))

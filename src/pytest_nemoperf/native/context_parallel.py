@@ -22,8 +22,11 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from pytest_nemoperf.native.collectives import all_gather, all_to_all
+from pytest_nemoperf.native.attention import Attention
+from pytest_nemoperf.native.attention_core import Core
+from pytest_nemoperf.native.mla import LatentAttention
 from pytest_nemoperf.native.mesh import RankMesh
-from pytest_nemoperf.native.model import Attention, Decoder
+from pytest_nemoperf.native.model import Decoder
 
 
 def local_positions(seq_len: int, *, mesh: RankMesh) -> Tensor:
@@ -45,7 +48,7 @@ def apply_context_parallel(model: Decoder, *, group: ProcessGroup, comm: str) ->
     """
     wrapper = _GatheredKeys if comm == "all_gather" else _TradedHeads
     for module in model.modules():
-        if isinstance(module, Attention):
+        if isinstance(module, (Attention, LatentAttention)):
             module.core = wrapper(module.core, group=group)
 
 

@@ -11,11 +11,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.model import Decoder
+from pytest_nemoperf.native.moe import Router
 from pytest_nemoperf.native.seeds import seeded_generator
 from pytest_nemoperf.native.shares import local_experts, shares_of, tensor_shares_of
 from pytest_nemoperf.weights import Weight
 
 _STD = 0.02
+_RESIDUAL = ("attention.out.weight", ".down.weight")
 
 
 @torch.no_grad()
@@ -42,9 +44,10 @@ def initialize(
     model.to_empty(device=device)
     for name, parameter in model.named_parameters():
         _fill(parameter, _draw(weights[name], num_layers=model.config.num_layers, mesh=mesh, seed=seed, device=device))
-    cos_SC, sin_SC = rotary_angles(model.positions_S, size=model.config.head_dim, theta=model.config.rope_theta)
-    model.cos_SC = cos_SC.to(device, model.dtype)
-    model.sin_SC = sin_SC.to(device, model.dtype)
+    model.tabulate_positions(device)
+    for module in model.modules():
+        if isinstance(module, Router) and module.correction_E is not None:
+            module.correction_E = torch.zeros(module.correction_E.shape, device=device)
 
 
 def _draw(weight: Weight, *, num_layers: int, mesh: RankMesh, seed: int, device: torch.device) -> Tensor:
@@ -76,20 +79,9 @@ def _draw_whole(name: str, *, shape: tuple[int, ...], num_layers: int, seed: int
     return whole.normal_(0, _std(kind, num_layers=num_layers), generator=generator)
 
 
-def rotary_angles(positions_S: Tensor, *, size: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine of each position's angles, (S, size/2), in float64.
-
-    References:
-        Su et al. 2021, https://arxiv.org/abs/2104.09864, with pairs half a head apart as in Llama's releases.
-    """
-    frequencies_C = theta ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
-    angles_SC = torch.outer(positions_S.to(torch.float64), frequencies_C)
-    return angles_SC.cos(), angles_SC.sin()
-
-
 def _std(name: str, *, num_layers: int) -> float:
     """Return the spread of a weight; products that add to the residual stream start smaller, as in GPT-2."""
-    is_residual = name.endswith(("attention.out.weight", ".down.weight"))
+    is_residual = name.endswith(_RESIDUAL)
     return _STD / math.sqrt(2 * num_layers) if is_residual else _STD
 
 

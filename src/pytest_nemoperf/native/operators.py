@@ -1,7 +1,7 @@
 """Operators with a backward of their own, where plain autograd takes many more passes over memory."""
 
 # B sequences, S tokens of a sequence, T = B*S tokens, D hidden, N heads of a fused tensor, H query heads,
-# K key-value heads, C width of a head, F width of the MLP
+# K key-value heads, C width of a head, R rotated pairs of a head, F width of the MLP
 
 from __future__ import annotations
 
@@ -12,30 +12,35 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def split_heads(
-    qkv_BSNC: Tensor, *, num_kv_heads: int, cos_SC: Tensor, sin_SC: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def split_heads(qkv_BSNC: Tensor, *, num_kv_heads: int, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Return queries, keys and values of the fused projection, the first two rotated by their positions.
 
     Args:
         qkv_BSNC: All query heads, then all key heads, then all value heads.
         num_kv_heads: Key heads, and value heads.
-        cos_SC: Cosines of the angles of each position; C/2 columns, for the pairs (c, c + C/2).
-        sin_SC: Their sines.
+        angles: Cosines and sines of each position's angles, (S, R), for the pairs (r, r + R) of a head's first
+            2R columns; the other columns stay as they are.
     """
     heads: tuple[Tensor, Tensor, Tensor] = _SplitHeads.apply(  # type: ignore[no-untyped-call]  # torch leaves it so
-        qkv_BSNC, num_kv_heads, cos_SC, sin_SC
+        qkv_BSNC, num_kv_heads, *angles
     )
     return heads
 
 
-def rms_norm(x_TD: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
-    """Return the input over its root mean square, times the weight."""
-    if x_TD.is_cuda or x_TD.dtype != torch.float32:
-        return F.rms_norm(x_TD, weight_D.shape, weight_D, eps)
+def rotate(x_BSNC: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the heads rotated by their positions; of the angles, see split_heads."""
+    rotated: Tensor = _Rotate.apply(x_BSNC, *angles)  # type: ignore[no-untyped-call]  # as above
+    return rotated
+
+
+def rms_norm(x: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
+    """Return the input over the root mean square of its last dimension, times the weight."""
+    if x.is_cuda or x.dtype != torch.float32:
+        return F.rms_norm(x, weight_D.shape, weight_D, eps)
     # On the CPU torch composes it, forward and backward, of two and a half times as many passes.
-    normed: Tensor = _HostRMSNorm.apply(x_TD, weight_D, eps)  # type: ignore[no-untyped-call]  # as above
-    return normed
+    x_TD = x.reshape(-1, weight_D.shape[0])
+    normed_TD: Tensor = _HostRMSNorm.apply(x_TD, weight_D, eps)  # type: ignore[no-untyped-call]  # as above
+    return normed_TD.view(x.shape)
 
 
 def swiglu(gate_up_TF: Tensor) -> Tensor:
@@ -44,10 +49,23 @@ def swiglu(gate_up_TF: Tensor) -> Tensor:
     return product
 
 
-def cross_entropy_sum(logits_TV: Tensor, labels_T: Tensor) -> Tensor:
-    """Return the next-token loss summed over the tokens, in fp32."""
-    loss: Tensor = _CrossEntropy.apply(logits_TV.float(), labels_T)  # type: ignore[no-untyped-call]  # as above
-    return loss
+def cross_entropy(logits_TV: Tensor, labels_T: Tensor) -> Tensor:
+    """Return the next-token loss of each token, in fp32."""
+    loss_T: Tensor = _CrossEntropy.apply(logits_TV.float(), labels_T)  # type: ignore[no-untyped-call]  # as above
+    return loss_T
+
+
+def copy_rows(x_TD: Tensor, *, num_copies: int, order_R: Tensor, place_R: Tensor) -> Tensor:
+    """Return each row ``num_copies`` times, in another order.
+
+    Args:
+        x_TD: Rows.
+        num_copies: K; R = T*K rows come out.
+        order_R: Which copy is at each place: copies are numbered t*K + k.
+        place_R: Its inverse: where each copy is.
+    """
+    rows_RD: Tensor = _CopyRows.apply(x_TD, num_copies, order_R, place_R)  # type: ignore[no-untyped-call]  # as above
+    return rows_RD
 
 
 class _SplitHeads(torch.autograd.Function):
@@ -55,33 +73,52 @@ class _SplitHeads(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, qkv_BSNC: Tensor, num_kv_heads: int, cos_SC: Tensor, sin_SC: Tensor
+        ctx: Any, qkv_BSNC: Tensor, num_kv_heads: int, cos_SR: Tensor, sin_SR: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(cos_SC, sin_SC)
+        ctx.save_for_backward(cos_SR, sin_SR)
         qk_BSNC, v_BSKC = qkv_BSNC[:, :, :-num_kv_heads], qkv_BSNC[:, :, -num_kv_heads:]
         rotated_BSNC = torch.empty(qk_BSNC.shape, dtype=qk_BSNC.dtype, device=qk_BSNC.device)
-        _rotate(qk_BSNC, cos_SC, sin_SC, out=rotated_BSNC)
+        _rotate(qk_BSNC, cos_SR, sin_SR, out=rotated_BSNC)
         return rotated_BSNC[:, :, :-num_kv_heads], rotated_BSNC[:, :, -num_kv_heads:], v_BSKC
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        cos_SC, sin_SC = ctx.saved_tensors
+        cos_SR, sin_SR = ctx.saved_tensors
         sizes = [grad.shape[2] for grad in grads]
         shape_BSNC = (*grads[0].shape[:2], sum(sizes), grads[0].shape[3])
         grad_BSNC = torch.empty(shape_BSNC, dtype=grads[0].dtype, device=grads[0].device)
         q_BSHC, k_BSKC, v_BSKC = torch.split(grad_BSNC, sizes, dim=2)
-        _rotate(grads[0], cos_SC, -sin_SC, out=q_BSHC)
-        _rotate(grads[1], cos_SC, -sin_SC, out=k_BSKC)
+        _rotate(grads[0], cos_SR, -sin_SR, out=q_BSHC)
+        _rotate(grads[1], cos_SR, -sin_SR, out=k_BSKC)
         v_BSKC.copy_(grads[2])
         return grad_BSNC, None, None, None
 
 
-def _rotate(x_BSNC: Tensor, cos_SC: Tensor, sin_SC: Tensor, *, out: Tensor) -> None:
-    cos_S1C, sin_S1C = cos_SC[:, None], sin_SC[:, None]
-    first, second = x_BSNC.chunk(2, dim=-1)
-    out_first, out_second = out.chunk(2, dim=-1)
-    torch.mul(first, cos_S1C, out=out_first).addcmul_(second, sin_S1C, value=-1)
-    torch.mul(second, cos_S1C, out=out_second).addcmul_(first, sin_S1C)
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BSNC: Tensor, cos_SR: Tensor, sin_SR: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_SR, sin_SR)
+        rotated_BSNC = torch.empty(x_BSNC.shape, dtype=x_BSNC.dtype, device=x_BSNC.device)
+        _rotate(x_BSNC, cos_SR, sin_SR, out=rotated_BSNC)
+        return rotated_BSNC
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        cos_SR, sin_SR = ctx.saved_tensors
+        grad_BSNC = torch.empty(grads[0].shape, dtype=grads[0].dtype, device=grads[0].device)
+        _rotate(grads[0], cos_SR, -sin_SR, out=grad_BSNC)
+        return grad_BSNC, None, None
+
+
+def _rotate(x_BSNC: Tensor, cos_SR: Tensor, sin_SR: Tensor, *, out: Tensor) -> None:
+    cos_S1R, sin_S1R = cos_SR[:, None], sin_SR[:, None]
+    num_pairs = cos_SR.shape[1]
+    sizes = [num_pairs, num_pairs, x_BSNC.shape[-1] - 2 * num_pairs]
+    first, second, rest = torch.split(x_BSNC, sizes, dim=-1)
+    out_first, out_second, out_rest = torch.split(out, sizes, dim=-1)
+    torch.mul(first, cos_S1R, out=out_first).addcmul_(second, sin_S1R, value=-1)
+    torch.mul(second, cos_S1R, out=out_second).addcmul_(first, sin_S1R)
+    out_rest.copy_(rest)
 
 
 class _HostRMSNorm(torch.autograd.Function):
@@ -127,19 +164,36 @@ class _SwiGLU(torch.autograd.Function):
         return grad_TF
 
 
+class _CopyRows(torch.autograd.Function):
+    """The order is a permutation, so the backward gathers; autograd's own would have to add row by row."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TD: Tensor, num_copies: int, order_R: Tensor, place_R: Tensor) -> Tensor:
+        ctx.save_for_backward(place_R)
+        ctx.num_copies = num_copies
+        return x_TD.index_select(0, order_R.div(num_copies, rounding_mode="floor"))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (place_R,) = ctx.saved_tensors
+        copies_RD = grads[0].index_select(0, place_R)
+        grad_TD = copies_RD if ctx.num_copies == 1 else torch.unflatten(copies_RD, 0, (-1, ctx.num_copies)).sum(1)
+        return grad_TD, None, None, None
+
+
 class _CrossEntropy(torch.autograd.Function):
     """Turns the log-probabilities into their gradient in place: they are the largest activation there is."""
 
     @staticmethod
     def forward(ctx: Any, logits_TV: Tensor, labels_T: Tensor) -> Tensor:
         log_probs_TV = logits_TV.log_softmax(-1)
-        loss: Tensor = -log_probs_TV.gather(1, labels_T[:, None]).sum()
+        loss_T = -log_probs_TV.gather(1, labels_T[:, None])[:, 0]
         ctx.save_for_backward(log_probs_TV.exp_(), labels_T)
-        return loss
+        return loss_T
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         probs_TV, labels_T = ctx.saved_tensors
         labels_T1 = labels_T[:, None]
         probs_TV.scatter_(1, labels_T1, probs_TV.gather(1, labels_T1) - 1)
-        return probs_TV.mul_(grads[0]), None
+        return probs_TV.mul_(grads[0][:, None]), None

@@ -54,6 +54,7 @@ def build_chunks(plan: Plan, *, group: ProcessGroup | None, dtype: torch.dtype) 
                 layers=layers,
                 is_first=rank == 0 and chunk == 0,
                 is_last=rank == pp - 1 and chunk == vp - 1,
+                is_router_balanced=plan.is_router_balanced,
             )
             for chunk, layers in enumerate(stage_layers(plan.model, pp=pp, vp=vp)[rank])
         )

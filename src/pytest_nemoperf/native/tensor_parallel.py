@@ -28,8 +28,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from pytest_nemoperf.native.attention import Attention
 from pytest_nemoperf.native.collectives import all_gather, all_reduce, all_reduce_gradient, reduce_scatter
-from pytest_nemoperf.native.model import MLP, Attention, Decoder
+from pytest_nemoperf.native.mla import LatentAttention
+from pytest_nemoperf.native.mlp import MLP
+from pytest_nemoperf.native.model import Decoder
 
 
 def apply_tensor_parallel(model: Decoder, *, group: ProcessGroup, sequence_parallel: bool) -> None:
@@ -43,16 +46,18 @@ def apply_tensor_parallel(model: Decoder, *, group: ProcessGroup, sequence_paral
     enter = partial(all_gather if sequence_parallel else all_reduce_gradient, group=group)
     leave = partial(reduce_scatter if sequence_parallel else all_reduce, group=group)
     for sublayer in model.modules():
-        if isinstance(sublayer, (Attention, MLP)):
+        if isinstance(sublayer, (Attention, LatentAttention, MLP)):
             sublayer.register_forward_pre_hook(partial(_enter, enter))
             sublayer.register_forward_hook(partial(_leave, leave))
     vocabulary = Rows.of(group, num_rows=model.config.vocab_size)
     if model.embedding is not None:
         model.embedding.register_forward_hook(partial(_leave, leave))
         model.embedding.lookup = partial(_lookup, rows=vocabulary)
+    if model.positions is not None and sequence_parallel:
+        model.positions.own_tokens = partial(_own_tokens, group=group)
     if model.head is not None:
         model.head.register_forward_pre_hook(partial(_enter, enter))
-        model.head.cross_entropy = partial(_cross_entropy_sum, rows=vocabulary, group=group)
+        model.head.cross_entropy = partial(_cross_entropy, rows=vocabulary, group=group)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +90,10 @@ def _leave(leave: Callable[[Tensor], Tensor], module: nn.Module, args: tuple[Any
     return leave(out)
 
 
+def _own_tokens(positions_T: Tensor, *, group: ProcessGroup) -> Tensor:
+    return positions_T.chunk(group.size())[group.rank()]
+
+
 def _lookup(tokens_T: Tensor, weight_VD: Tensor, *, rows: Rows) -> Tensor:
     """Return rows of the table for the tokens whose row is here, and zeros for the others."""
     local_T, is_elsewhere_T = _local_ids(tokens_T, rows=rows)
@@ -97,18 +106,18 @@ def _local_ids(ids_T: Tensor, *, rows: Rows) -> tuple[Tensor, Tensor]:
     return local_T.masked_fill(is_elsewhere_T, 0), is_elsewhere_T
 
 
-def _cross_entropy_sum(logits_TV: Tensor, labels_T: Tensor, *, rows: Rows, group: ProcessGroup) -> Tensor:
+def _cross_entropy(logits_TV: Tensor, labels_T: Tensor, *, rows: Rows, group: ProcessGroup) -> Tensor:
     if rows.num_used < logits_TV.shape[-1]:
         is_padding_V = torch.arange(logits_TV.shape[-1], device=logits_TV.device) >= rows.num_used
         logits_TV = logits_TV.masked_fill(is_padding_V, -torch.inf)
-    loss: Tensor = _VocabParallelCrossEntropy.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    loss_T: Tensor = _VocabParallelCrossEntropy.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
         logits_TV.float(), labels_T, rows, group
     )
-    return loss
+    return loss_T
 
 
 class _VocabParallelCrossEntropy(torch.autograd.Function):
-    """Summed cross entropy over logits whose columns are split over the ranks; two small all-reduces."""
+    """Each token's cross entropy over logits whose columns are split over the ranks; two small all-reduces."""
 
     @staticmethod
     def forward(ctx: Any, logits_TV: Tensor, labels_T: Tensor, rows: Rows, group: ProcessGroup) -> Tensor:
@@ -122,8 +131,8 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
         dist.all_reduce(sums_2T, group=group)
         label_logit_T, sum_exp_T = sums_2T
         ctx.save_for_backward(exp_TV.div_(sum_exp_T[:, None]), local_T, is_elsewhere_T)
-        loss: Tensor = (sum_exp_T.log() - label_logit_T).sum()
-        return loss
+        loss_T: Tensor = sum_exp_T.log() - label_logit_T
+        return loss_T
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
@@ -131,4 +140,4 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
         is_here_T1 = (~is_elsewhere_T).to(softmax_TV.dtype)[:, None]
         # In place: a micro-batch goes backward once, and the logits are the largest activation there is.
         softmax_TV.scatter_add_(1, local_T[:, None], -is_here_T1)
-        return softmax_TV.mul_(grads[0]), None, None, None
+        return softmax_TV.mul_(grads[0][:, None]), None, None, None

@@ -1,0 +1,149 @@
+"""The core of attention: softmax of scaled scores, times values, over the keys a query may see."""
+
+# B sequences, S queries of a sequence, T keys of it (T >= S under context parallelism), H query heads, K key-value
+# heads, G query heads of a key-value head, C width of a head (of queries and keys; values may have another)
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Core(Protocol):
+    """What attention calls; context parallelism and recomputation put their own around it."""
+
+    def __call__(
+        self,
+        q_BHSC: Tensor,
+        k_BKTC: Tensor,
+        v_BKTC: Tensor,
+        *,
+        first_query: int = 0,
+        sinks_H: Tensor | None = None,
+    ) -> Tensor:
+        """Return one value per query and head, as BHSC.
+
+        Args:
+            q_BHSC: Queries of the positions ``first_query ... first_query+S-1``.
+            k_BKTC: Keys of the positions ``0 ... T-1``, with T >= first_query+S.
+            v_BKTC: Their values.
+            first_query: Position of the first query.
+            sinks_H: A score of each head that takes part in the softmax and has no value.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """Which keys the queries see, made once for all layers of a model.
+
+    Attributes:
+        made: By window, its kind, and place and number of the queries; filled on first use.
+    """
+
+    made: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
+
+    def mask(
+        self, *, window: int | None, is_chunked: bool, first_query: int, num_queries: int, device: torch.device
+    ) -> Tensor:
+        """Return (S, T) booleans, true where the query sees the key; T ends with the last query."""
+        key = (window, is_chunked, first_query, num_queries, device)
+        if key not in self.made:
+            keys_T = torch.arange(first_query + num_queries, device=device)
+            queries_S1 = keys_T[first_query:, None]
+            visible_ST = keys_T <= queries_S1
+            if window is not None and is_chunked:
+                visible_ST &= keys_T // window == queries_S1 // window
+            elif window is not None:
+                visible_ST &= keys_T > queries_S1 - window
+            self.made[key] = visible_ST
+        return self.made[key]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoftmaxCore:
+    """Causal attention with all that families add to it.
+
+    Attributes:
+        scale: Of the scores.
+        window: Positions a query sees, its own included; None for all before it.
+        is_chunked: The window is a fixed piece of the sequence.
+        softcap: Scores are bounded by c tanh(score / c); None for no bound.
+        masks: Shared by the layers of a model.
+    """
+
+    scale: float
+    window: int | None = None
+    is_chunked: bool = False
+    softcap: float | None = None
+    masks: Masks = field(default_factory=Masks)
+
+    def __call__(
+        self,
+        q_BHSC: Tensor,
+        k_BKTC: Tensor,
+        v_BKTC: Tensor,
+        *,
+        first_query: int = 0,
+        sinks_H: Tensor | None = None,
+    ) -> Tensor:
+        """Return one value per query and head, as Core says."""
+        num_queries = q_BHSC.shape[2]
+        # No query sees the keys after the last one.
+        k_BKTC, v_BKTC = k_BKTC[:, :, : first_query + num_queries], v_BKTC[:, :, : first_query + num_queries]
+        is_causal_only = self.window is None or self.window >= first_query + num_queries
+        if self.softcap is not None or sinks_H is not None:
+            return self._composed(q_BHSC, k_BKTC, v_BKTC, first_query=first_query, sinks_H=sinks_H)
+        if is_causal_only and first_query == 0:
+            return F.scaled_dot_product_attention(
+                q_BHSC,
+                k_BKTC,
+                v_BKTC,
+                is_causal=True,
+                scale=self.scale,
+                enable_gqa=q_BHSC.shape[1] > k_BKTC.shape[1],
+            )
+        if q_BHSC.is_cuda:
+            # Of CUDA's fused kernels those that take a mask don't group queries.
+            group_size = q_BHSC.shape[1] // k_BKTC.shape[1]
+            k_BKTC, v_BKTC = (x_BKTC.repeat_interleave(group_size, 1) for x_BKTC in (k_BKTC, v_BKTC))
+        return F.scaled_dot_product_attention(
+            q_BHSC,
+            k_BKTC,
+            v_BKTC,
+            attn_mask=self._mask(q_BHSC, first_query=first_query),
+            scale=self.scale,
+            enable_gqa=q_BHSC.shape[1] > k_BKTC.shape[1],
+        )
+
+    def _mask(self, q_BHSC: Tensor, *, first_query: int) -> Tensor:
+        return self.masks.mask(
+            window=self.window,
+            is_chunked=self.is_chunked,
+            first_query=first_query,
+            num_queries=q_BHSC.shape[2],
+            device=q_BHSC.device,
+        )
+
+    def _composed(
+        self, q_BHSC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, *, first_query: int, sinks_H: Tensor | None
+    ) -> Tensor:
+        """Compute what no fused kernel has, step by step; the softmax is in fp32."""
+        num_kv_heads, num_queries = k_BKTC.shape[1], q_BHSC.shape[2]
+        # A group's queries are rows of one product, so that keys and values are not repeated.
+        q_BKRC = torch.unflatten(q_BHSC, 1, (num_kv_heads, -1)).flatten(2, 3)
+        scores_BKRT = q_BKRC @ k_BKTC.transpose(2, 3)
+        scores_BHST = torch.unflatten(scores_BKRT, 2, (-1, num_queries)).flatten(1, 2).float()
+        scores_BHST = scores_BHST * self.scale
+        if self.softcap is not None:
+            scores_BHST = torch.tanh(scores_BHST / self.softcap) * self.softcap
+        scores_BHST = scores_BHST.masked_fill(~self._mask(q_BHSC, first_query=first_query), -torch.inf)
+        if sinks_H is not None:
+            sinks_BHS1 = sinks_H.float()[:, None, None].expand(*scores_BHST.shape[:-1], 1)
+            scores_BHST = torch.cat([scores_BHST, sinks_BHS1], dim=-1)
+        shares_BHST = scores_BHST.softmax(-1)[..., : k_BKTC.shape[2]].to(v_BKTC.dtype)
+        out_BKRC = torch.unflatten(shares_BHST, 1, (num_kv_heads, -1)).flatten(2, 3) @ v_BKTC
+        return torch.unflatten(out_BKRC, 2, (-1, num_queries)).flatten(1, 2)

@@ -1,0 +1,65 @@
+"""One decoder layer: norms, a mixer of tokens, an MLP or a mixture of experts."""
+
+# T = B*S tokens (this rank's part under sequence parallelism), D hidden
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from pytest_nemoperf.architecture import FeedForward, Layer, Mixer, ModelConfig
+from pytest_nemoperf.native.attention import Attention
+from pytest_nemoperf.native.attention_core import Masks
+from pytest_nemoperf.native.layers import make_norm
+from pytest_nemoperf.native.mla import LatentAttention
+from pytest_nemoperf.native.mlp import MLP
+from pytest_nemoperf.native.moe import MixtureOfExperts
+from pytest_nemoperf.native.rope import Positions
+
+
+class Block(nn.Module):
+    """One decoder layer, norms before the sub-layers, and after them where the family has such.
+
+    Args:
+        config: Architecture.
+        layer: What this layer is made of.
+        masks: Shared by the layers of a model.
+        is_router_balanced: Tokens go round the experts.
+    """
+
+    def __init__(self, config: ModelConfig, layer: Layer, *, masks: Masks, is_router_balanced: bool) -> None:
+        super().__init__()
+        has_post_norms = config.has_post_norms
+        self.attention: Attention | LatentAttention | None = None
+        if layer.mixer is Mixer.ATTENTION:
+            self.attention_norm = make_norm(config)
+            kind = Attention if config.mla is None else LatentAttention
+            self.attention = kind(config, layer, masks=masks)
+            self.attention_post_norm = make_norm(config) if has_post_norms else None
+        self.mlp: MLP | None = None
+        self.moe: MixtureOfExperts | None = None
+        if layer.feed_forward is FeedForward.MOE:
+            self.moe = MixtureOfExperts(config, is_balanced=is_router_balanced)
+        elif layer.feed_forward is FeedForward.DENSE:
+            self.mlp = MLP(config, width=config.ffn_hidden_size)
+        if layer.feed_forward is not None:
+            self.mlp_norm = make_norm(config)
+            self.mlp_post_norm = make_norm(config) if has_post_norms else None
+
+    def forward(self, x_TD: Tensor, positions: Positions) -> Tensor:
+        """Return the residual stream after this layer."""
+        if self.attention is not None:
+            x_TD = x_TD + self._attention(x_TD, self.attention, positions)
+        return x_TD if self.mlp is None and self.moe is None else x_TD + self._feed_forward(x_TD)
+
+    def _attention(self, x_TD: Tensor, attention: Attention | LatentAttention, positions: Positions) -> Tensor:
+        out_TD = attention.out.add_bias(attention(self.attention_norm(x_TD), positions))
+        return out_TD if self.attention_post_norm is None else self.attention_post_norm(out_TD)
+
+    def _feed_forward(self, x_TD: Tensor) -> Tensor:
+        x_TD = self.mlp_norm(x_TD)
+        if self.mlp is not None:
+            out_TD = self.mlp.down.add_bias(self.mlp(x_TD))
+        else:
+            assert self.moe is not None  # noqa: S101 (the caller looked)
+            out_TD = self.moe(x_TD)
+        return out_TD if self.mlp_post_norm is None else self.mlp_post_norm(out_TD)

@@ -1,0 +1,108 @@
+"""The pieces decoders are made of: matrix products, tables and norms."""
+
+# T tokens, D hidden, C width of a head
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.native.operators import rms_norm
+
+
+class Linear(nn.Module):
+    """Matrix product; an fp32 master weight is cast to the input's type at its use."""
+
+    def __init__(self, in_features: int, out_features: int, *, has_bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(out_features)) if has_bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the product over the last dimension, plus the bias."""
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+
+class OutputLinear(Linear):
+    """A sub-layer's second matrix; whoever calls the sub-layer adds the bias, with ``add_bias``.
+
+    Tensor parallelism sums the ranks' products when a sub-layer is left; a bias inside would be summed too.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the product over the last dimension alone."""
+        return F.linear(x, self.weight.to(x.dtype))
+
+    def add_bias(self, out_TD: Tensor) -> Tensor:
+        """Return the sub-layer's output plus the bias, where there is one."""
+        return out_TD if self.bias is None else out_TD + self.bias.to(out_TD.dtype)
+
+
+class Embedding(nn.Module):
+    """Table lookup; tensor parallelism swaps ``lookup`` for one that knows which rows are here."""
+
+    def __init__(self, num_rows: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_rows, size))
+        self.lookup: Callable[[Tensor, Tensor], Tensor] = F.embedding
+
+    def forward(self, tokens_T: Tensor) -> Tensor:
+        """Return one row of the table for each token."""
+        return self.lookup(tokens_T, self.weight)
+
+
+class LearnedPositions(nn.Module):
+    """A learned vector for each position (GPT-3).
+
+    Sequence parallelism swaps ``own_tokens`` for the selection of the tokens this rank has between blocks.
+    """
+
+    def __init__(self, num_rows: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_rows, size))
+        self.own_tokens: Callable[[Tensor], Tensor] = _all_tokens
+
+    def forward(self, x_TD: Tensor, positions_T: Tensor) -> Tensor:
+        """Return the residual stream plus the vectors of its positions."""
+        return x_TD + F.embedding(self.own_tokens(positions_T), self.weight).to(x_TD.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm over the last dimension."""
+
+    def __init__(self, size: int, *, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the input scaled to unit root mean square, times the weight."""
+        return rms_norm(x, self.weight.to(x.dtype), eps=self.eps)
+
+
+class LayerNorm(nn.Module):
+    """Norm over the last dimension to mean 0 and variance 1, with weight and bias."""
+
+    def __init__(self, size: int, *, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(size))
+        self.bias = nn.Parameter(torch.empty(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised input, times the weight, plus the bias."""
+        return F.layer_norm(x, self.weight.shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+def make_norm(config: ModelConfig) -> RMSNorm | LayerNorm:
+    """Return a norm of the residual stream."""
+    kind = RMSNorm if config.norm == "rmsnorm" else LayerNorm
+    return kind(config.hidden_size, eps=config.norm_eps)
+
+
+def _all_tokens(positions_T: Tensor) -> Tensor:
+    return positions_T

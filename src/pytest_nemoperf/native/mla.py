@@ -1,0 +1,74 @@
+"""Multi-head latent attention: keys and values of all heads come from one narrow vector per token.
+
+References:
+    DeepSeek-V2, https://arxiv.org/abs/2405.04434, section 2.1
+"""
+
+# B sequences of a micro-batch, S tokens of a sequence, T = B*S tokens, D hidden, H heads (this rank's under tensor
+# parallelism), C width of a head or of its part, L width of a latent vector
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pytest_nemoperf.architecture import Layer, ModelConfig
+from pytest_nemoperf.native.attention import make_core
+from pytest_nemoperf.native.attention_core import Masks
+from pytest_nemoperf.native.layers import Linear, OutputLinear, RMSNorm
+from pytest_nemoperf.native.operators import rotate
+from pytest_nemoperf.native.rope import Positions
+
+# DeepSeek's releases give the latents' norms this one, whatever that of the residual stream's norms is.
+_LATENT_EPS = 1e-6
+
+
+class LatentAttention(nn.Module):
+    """Causal self-attention; a head's queries and keys have a part without positions and a rotated part.
+
+    Rows of ``q`` (or ``q_up``) are, head by head, the part without positions, then the rotated one; rows of
+    ``kv_up`` the key, then the value; rows of ``kv_down`` the latent, then the rotated key that all heads share.
+    """
+
+    def __init__(self, config: ModelConfig, layer: Layer, *, masks: Masks) -> None:
+        super().__init__()
+        mla = config.mla
+        assert mla is not None  # noqa: S101 (the caller looked)
+        hidden = config.hidden_size
+        self.mla = mla
+        self.query_size = mla.qk_nope_head_dim + mla.qk_rope_head_dim
+        num_rows = config.num_heads * self.query_size
+        self.q = Linear(hidden, num_rows) if mla.q_lora_rank is None else None
+        if mla.q_lora_rank is not None:
+            self.q_down = Linear(hidden, mla.q_lora_rank)
+            self.q_down_norm = RMSNorm(mla.q_lora_rank, eps=_LATENT_EPS)
+            self.q_up = Linear(mla.q_lora_rank, num_rows)
+        self.kv_down = Linear(hidden, mla.kv_lora_rank + mla.qk_rope_head_dim)
+        self.kv_down_norm = RMSNorm(mla.kv_lora_rank, eps=_LATENT_EPS)
+        self.kv_up = Linear(mla.kv_lora_rank, config.num_heads * (mla.qk_nope_head_dim + mla.v_head_dim))
+        self.out = OutputLinear(config.num_heads * mla.v_head_dim, hidden, has_bias=config.out_bias)
+        self.core = make_core(config, layer, query_size=self.query_size, masks=masks)
+
+    def forward(self, x_TD: Tensor, positions: Positions) -> Tensor:
+        """Return what attention adds to the residual stream, less the output's bias; T is whole sequences."""
+        mla, seq_len = self.mla, positions.index_S.shape[0]
+        q_TL = self.q_up(self.q_down_norm(self.q_down(x_TD))) if self.q is None else self.q(x_TD)
+        q_BSHC = q_TL.unflatten(-1, (-1, self.query_size)).unflatten(0, (-1, seq_len))
+        kv_TL, k_rope_TC = self.kv_down(x_TD).split([mla.kv_lora_rank, mla.qk_rope_head_dim], dim=-1)
+        kv_TL = self.kv_up(self.kv_down_norm(kv_TL))
+        kv_BSHC = kv_TL.unflatten(-1, (-1, mla.qk_nope_head_dim + mla.v_head_dim)).unflatten(0, (-1, seq_len))
+        k_BSHC, v_BSHC = kv_BSHC.split([mla.qk_nope_head_dim, mla.v_head_dim], dim=-1)
+        k_rope_BS1C = k_rope_TC.unflatten(0, (-1, seq_len))[:, :, None]
+        q_BSHC = self._with_positions(q_BSHC, positions)
+        if positions.angles is not None:
+            k_rope_BS1C = rotate(k_rope_BS1C, positions.angles)
+        k_BSHC = torch.cat([k_BSHC, k_rope_BS1C.expand(-1, -1, k_BSHC.shape[2], -1)], dim=-1)
+        out_BHSC = self.core(q_BSHC.transpose(1, 2), k_BSHC.transpose(1, 2), v_BSHC.transpose(1, 2))
+        out_TD: Tensor = self.out(out_BHSC.transpose(1, 2).flatten(2).flatten(0, 1))
+        return out_TD
+
+    def _with_positions(self, q_BSHC: Tensor, positions: Positions) -> Tensor:
+        if positions.angles is None:
+            return q_BSHC
+        nope_BSHC, rope_BSHC = torch.split(q_BSHC, [self.mla.qk_nope_head_dim, self.mla.qk_rope_head_dim], dim=-1)
+        return torch.cat([nope_BSHC, rotate(rope_BSHC, positions.angles)], dim=-1)

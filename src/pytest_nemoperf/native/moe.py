@@ -1,0 +1,227 @@
+"""A mixture of experts: a router sends each token to a few of many MLPs. No token is dropped.
+
+References:
+    Shazeer et al. 2017, https://arxiv.org/abs/1701.06538; DeepSeek-V3, https://arxiv.org/abs/2412.19437,
+    section 2.1.2 (groups, score correction); Gale et al. 2022, https://arxiv.org/abs/2211.15841 (dropless)
+"""
+
+# T tokens (those the module gets), D hidden (or latent), K experts of a token, E experts, R = T*K rows, one for
+# each expert of each token, I width into and O width out of an expert's matrix
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pytest_nemoperf.architecture import ModelConfig, MoE
+from pytest_nemoperf.native.layers import Linear
+from pytest_nemoperf.native.mlp import MLP, activate
+from pytest_nemoperf.native.operators import copy_rows
+
+_GROUPED_ALIGNMENT = 16  # bytes a row of either operand must be a multiple of
+
+
+class Router(nn.Module):
+    """Scores of the experts in fp32, and the choice among them.
+
+    ``correction_E`` is added to the scores for choosing alone; training frameworks move it to balance the load,
+    here it stays at zero.
+    """
+
+    def __init__(self, hidden_size: int, moe: MoE, *, is_balanced: bool) -> None:
+        super().__init__()
+        self.moe = moe
+        self.is_balanced = is_balanced
+        self.weight = nn.Parameter(torch.empty(moe.num_experts, hidden_size))
+        self.bias = nn.Parameter(torch.empty(moe.num_experts)) if moe.router_bias else None
+        # A plain tensor: DDP would broadcast a buffer in every step.
+        self.correction_E = torch.zeros(moe.num_experts) if moe.has_score_correction else None
+
+    def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the chosen experts' probabilities (T, K), in fp32, and their numbers (T, K)."""
+        logits_TE = F.linear(x_TD.float(), self.weight.float(), None if self.bias is None else self.bias.float())
+        scores_TE = logits_TE.softmax(-1) if self.moe.router == "softmax" else logits_TE.sigmoid()
+        ids_TK = self._round_robin(scores_TE) if self.is_balanced else self._best(scores_TE)
+        probs_TK = scores_TE.gather(1, ids_TK)
+        if self.moe.is_normalized:
+            probs_TK = probs_TK / (probs_TK.sum(-1, keepdim=True) + 1e-20)
+        return probs_TK * self.moe.scaling_factor, ids_TK
+
+    @torch.no_grad()
+    def _best(self, scores_TE: Tensor) -> Tensor:
+        moe = self.moe
+        if self.correction_E is not None:
+            scores_TE = scores_TE + self.correction_E
+        if moe.num_groups > 1:
+            grouped_TGE = torch.unflatten(scores_TE, 1, (moe.num_groups, -1))
+            group_scores_TG = grouped_TGE.topk(1 if moe.group_score == "max" else 2, dim=-1).values.sum(-1)
+            groups_TG = group_scores_TG.topk(moe.topk_groups, dim=-1).indices
+            is_closed_TG = torch.ones_like(group_scores_TG, dtype=torch.bool).scatter(1, groups_TG, value=False)
+            scores_TE = grouped_TGE.masked_fill(is_closed_TG[:, :, None], -torch.inf).flatten(1)
+        return scores_TE.topk(moe.topk, dim=-1).indices
+
+    def _round_robin(self, scores_TE: Tensor) -> Tensor:
+        """Return experts in turn: what published pages' forced load balancing does, without their randomness."""
+        num_tokens, num_experts = scores_TE.shape
+        rows_R = torch.arange(num_tokens * self.moe.topk, device=scores_TE.device)
+        return (rows_R % num_experts).view(num_tokens, self.moe.topk)
+
+
+class ExpertLinear(nn.Module):
+    """One matrix of each expert, (E, O, I); expert parallelism keeps a contiguous slice of the experts."""
+
+    def __init__(self, num_experts: int, in_features: int, out_features: int, *, has_bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_experts, out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(num_experts, out_features)) if has_bias else None
+
+
+class Experts(nn.Module):
+    """The routed experts.
+
+    ``exchange`` maps rows sorted by expert, and how many each expert has, to the experts' outputs in the same
+    order; expert parallelism swaps it for one that sends rows to the ranks that have their experts, calls
+    ``compute`` there, and brings the outputs back. ``product`` is grouped_product or looped_product; ``leave``
+    is applied between the second product and its bias (a sum over ranks that have parts of each expert).
+    """
+
+    def __init__(self, config: ModelConfig, moe: MoE) -> None:
+        super().__init__()
+        inner = moe.latent_size or config.hidden_size
+        width = moe.ffn_hidden_size
+        self.num_experts = moe.num_experts
+        self.activation = config.activation
+        self.scales_input = moe.scales_input
+        self.gate_up: ExpertLinear | None = None
+        self.up: ExpertLinear | None = None
+        if config.activation.is_gated:
+            self.gate_up = ExpertLinear(moe.num_experts, inner, 2 * width, has_bias=config.mlp_bias)
+        else:
+            self.up = ExpertLinear(moe.num_experts, inner, width, has_bias=config.mlp_bias)
+        self.down = ExpertLinear(moe.num_experts, width, inner, has_bias=config.mlp_bias)
+        self.product: Product = grouped_product
+        self.exchange: Callable[[Tensor, Tensor], Tensor] = self.compute
+        self.leave: Callable[[Tensor], Tensor] = _unchanged
+
+    def forward(self, x_TD: Tensor, probs_TK: Tensor, ids_TK: Tensor) -> Tensor:
+        """Return for each token the sum of its experts' outputs, weighted by their probabilities."""
+        num_copies = ids_TK.shape[1]
+        order_R = ids_TK.flatten().argsort(stable=True)
+        place_R = torch.empty_like(order_R).scatter_(0, order_R, torch.arange(len(order_R), device=order_R.device))
+        counts_E = count_rows(ids_TK.flatten(), num_experts=self.num_experts)
+        x_RD = copy_rows(x_TD, num_copies=num_copies, order_R=order_R, place_R=place_R)
+        probs_TK = probs_TK.to(x_TD.dtype)
+        if self.scales_input:
+            x_RD = x_RD * copy_rows(probs_TK.view(-1, 1), num_copies=1, order_R=order_R, place_R=place_R)
+        out_RD = self.exchange(x_RD, counts_E)
+        out_RD = copy_rows(out_RD, num_copies=1, order_R=place_R, place_R=order_R)
+        out_TKD = torch.unflatten(out_RD, 0, (-1, num_copies))
+        if not self.scales_input:
+            out_TKD = out_TKD * probs_TK[:, :, None]
+        return out_TKD.sum(1)
+
+    def compute(self, x_RD: Tensor, counts_E: Tensor) -> Tensor:
+        """Return the outputs of the experts that are here.
+
+        Args:
+            x_RD: Rows sorted by expert.
+            counts_E: How many each expert of this rank has, integers.
+        """
+        first = self.up if self.gate_up is None else self.gate_up
+        assert first is not None  # noqa: S101 (one of them is there)
+        expert_R = None
+        if first.bias is not None or self.down.bias is not None:
+            experts_E = torch.arange(len(counts_E), device=counts_E.device)
+            expert_R = experts_E.repeat_interleave(counts_E, output_size=x_RD.shape[0])
+        hidden_RF = _add_bias(self.product(x_RD, first.weight.to(x_RD.dtype), counts_E), first.bias, expert_R)
+        hidden_RF = activate(hidden_RF, self.activation)
+        out_RD = self.leave(self.product(hidden_RF, self.down.weight.to(x_RD.dtype), counts_E))
+        return _add_bias(out_RD, self.down.bias, expert_R)
+
+
+class MixtureOfExperts(nn.Module):
+    """Router, routed experts and the shared ones that every token goes to."""
+
+    def __init__(self, config: ModelConfig, *, is_balanced: bool) -> None:
+        super().__init__()
+        moe = config.moe
+        assert moe is not None  # noqa: S101 (the caller looked)
+        hidden = config.hidden_size
+        self.router = Router(hidden, moe, is_balanced=is_balanced)
+        self.latent_down = None if moe.latent_size is None else Linear(hidden, moe.latent_size)
+        self.latent_up = None if moe.latent_size is None else Linear(moe.latent_size, hidden)
+        self.experts = Experts(config, moe)
+        self.shared = MLP(config, width=moe.shared_ffn_hidden_size) if moe.shared_ffn_hidden_size else None
+        self.shared_gate = Linear(hidden, 1) if moe.shared_gate else None
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        """Return what the experts add to the residual stream."""
+        probs_TK, ids_TK = self.router(x_TD)
+        routed_TD = x_TD if self.latent_down is None else self.latent_down(x_TD)
+        out_TD: Tensor = self.experts(routed_TD, probs_TK, ids_TK)
+        if self.latent_up is not None:
+            out_TD = self.latent_up(out_TD)
+        if self.shared is None:
+            return out_TD
+        shared_TD: Tensor = self.shared.down.add_bias(self.shared(x_TD))
+        if self.shared_gate is not None:
+            shared_TD = shared_TD * torch.sigmoid(self.shared_gate(x_TD))
+        return out_TD + shared_TD
+
+
+Product = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def grouped_product(x_RI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
+    """Return every row times its expert's matrix in one call; where torch has no kernel, by looped_product."""
+    problem = grouped_problem(x_RI, weight_EOI)
+    if problem:
+        _tell_once(problem)
+        return looped_product(x_RI, weight_EOI, counts_E)
+    ends_E = counts_E.cumsum(0, dtype=torch.int32)
+    out_RO: Tensor = F.grouped_mm(x_RI, weight_EOI.transpose(1, 2), offs=ends_E)
+    return out_RO
+
+
+def looped_product(x_RI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
+    """Return every row times its expert's matrix, expert by expert; the counts come to the host."""
+    rows_E = torch.split(x_RI, counts_E.tolist())
+    return torch.cat([F.linear(rows_I, weight_OI) for rows_I, weight_OI in zip(rows_E, weight_EOI, strict=True)])
+
+
+def grouped_problem(x_RI: Tensor, weight_EOI: Tensor) -> str:
+    """Return why torch's grouped product can't do it, or nothing."""
+    if not hasattr(F, "grouped_mm"):
+        return f"torch {torch.__version__} has no grouped_mm"
+    if x_RI.is_cuda and x_RI.dtype != torch.bfloat16:
+        return f"grouped_mm on CUDA takes bfloat16, not {x_RI.dtype}"
+    for size in weight_EOI.shape[1:]:
+        if size * x_RI.element_size() % _GROUPED_ALIGNMENT:
+            return f"grouped_mm needs rows of a multiple of {_GROUPED_ALIGNMENT} bytes, not {size} x {x_RI.dtype}"
+    return ""
+
+
+def count_rows(ids_R: Tensor, *, num_experts: int) -> Tensor:
+    """Return how many rows each expert has; unlike bincount it needs no look at the values."""
+    counts_E = torch.zeros(num_experts, dtype=torch.int64, device=ids_R.device)
+    return counts_E.scatter_add_(0, ids_R, torch.ones_like(ids_R))
+
+
+def _add_bias(out_RO: Tensor, bias_EO: Tensor | None, expert_R: Tensor | None) -> Tensor:
+    if bias_EO is None or expert_R is None:
+        return out_RO
+    return out_RO + bias_EO.to(out_RO.dtype).index_select(0, expert_R)
+
+
+@cache
+def _tell_once(problem: str) -> None:
+    warnings.warn(f"{problem}; experts run one by one, which is slower", stacklevel=2)
+
+
+def _unchanged(out_RD: Tensor) -> Tensor:
+    return out_RD

@@ -1,0 +1,55 @@
+"""Multi-token prediction: each depth has a block that predicts one token further ahead.
+
+References:
+    DeepSeek-V3, https://arxiv.org/abs/2412.19437, section 2.2
+"""
+
+# B sequences of a micro-batch, S tokens of a sequence, T = B*S tokens (this rank's part between blocks under
+# sequence parallelism), D hidden
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.native.block import Block
+from pytest_nemoperf.native.layers import Linear, make_norm
+from pytest_nemoperf.native.rope import Positions
+
+# Weight of the losses' mean over the depths during most of DeepSeek-V3's pre-training (its section 4.2).
+LOSS_WEIGHT = 0.3
+
+
+class MTPDepth(nn.Module):
+    """Norms of its two inputs, their projection to one, a block, and the norm before the model's own head."""
+
+    def __init__(self, config: ModelConfig, block: Block) -> None:
+        super().__init__()
+        self.embedding_norm = make_norm(config)
+        self.hidden_norm = make_norm(config)
+        self.projection = Linear(2 * config.hidden_size, config.hidden_size)
+        self.block = block
+        self.norm = make_norm(config)
+
+    def forward(self, embedded_TD: Tensor, hidden_TD: Tensor, positions: Positions) -> Tensor:
+        """Return what the head turns into logits, and the next depth takes as its hidden state.
+
+        Args:
+            embedded_TD: Embeddings of the tokens so far ahead as this depth is deep.
+            hidden_TD: What the depth before returned, or the model's last norm.
+            positions: What attention knows about places in the sequences.
+        """
+        joined_T2D = torch.cat([self.embedding_norm(embedded_TD), self.hidden_norm(hidden_TD)], dim=-1)
+        out_TD: Tensor = self.norm(self.block(self.projection(joined_T2D), positions))
+        return out_TD
+
+
+def shifted(labels_BS: Tensor, by: int) -> tuple[Tensor, Tensor]:
+    """Return the labels so many tokens further ahead, and which positions have one.
+
+    A sequence has one token more than positions, so that the last ones have no label; theirs are zero.
+    """
+    seq_len = labels_BS.shape[1]
+    has_label_BS = (torch.arange(seq_len, device=labels_BS.device) < seq_len - by).expand_as(labels_BS)
+    return labels_BS.roll(-by, dims=1).masked_fill(~has_label_BS, 0), has_label_BS
