@@ -163,6 +163,7 @@ def _problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterator
     yield from _batch_problems(recipe, layout=layout)
     yield from _sequence_problems(recipe.seq_len, layout=layout)
     yield from _tensor_problems(model, layout=layout, is_native=recipe.framework == _NATIVE)
+    yield from _trade_problems(model, layout=layout)
     yield from _pipeline_problems(recipe, layout=layout, model=model)
     yield from _expert_problems(model, layout=layout, is_native=recipe.framework == _NATIVE)
 
@@ -205,6 +206,19 @@ def _tensor_problems(model: ModelConfig, *, layout: Layout, is_native: bool) -> 
             yield (
                 f"tp={layout.tp} does not divide {name}={size} ({size}/{layout.tp} = {size / layout.tp:g}); "
                 f"choose tp among the divisors of {size}"
+            )
+
+
+def _trade_problems(model: ModelConfig, *, layout: Layout) -> Iterator[str]:
+    """Yield what keeps context parallel ranks from trading heads for tokens (cp_comm a2a)."""
+    if layout.cp == 1 or layout.cp_comm != "a2a":
+        return
+    for name in ("num_heads", "num_kv_heads"):
+        size = getattr(model, name)
+        if size % (layout.tp * layout.cp):
+            yield (
+                f"tp*cp={layout.tp}*{layout.cp}={layout.tp * layout.cp} does not divide {name}={size}, and with "
+                "cp_comm=a2a each rank has some heads of the whole sequence; lower cp or use cp_comm=all_gather"
             )
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from pytest_nemoperf.native.model import Block, Decoder
+from pytest_nemoperf.native.block import Block
+from pytest_nemoperf.native.model import Decoder
 
 CACHE_DIR = "compile-cache"
 

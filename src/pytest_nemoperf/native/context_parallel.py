@@ -14,18 +14,15 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from pytest_nemoperf.native.collectives import all_gather, all_to_all
 from pytest_nemoperf.native.attention import Attention
 from pytest_nemoperf.native.attention_core import Core
-from pytest_nemoperf.native.mla import LatentAttention
+from pytest_nemoperf.native.collectives import all_gather, all_to_all
 from pytest_nemoperf.native.mesh import RankMesh
+from pytest_nemoperf.native.mla import LatentAttention
 from pytest_nemoperf.native.model import Decoder
 
 
@@ -46,7 +43,7 @@ def apply_context_parallel(model: Decoder, *, group: ProcessGroup, comm: str) ->
         group: Ranks of the cp axis.
         comm: ``all_gather`` or ``a2a``.
     """
-    wrapper = _GatheredKeys if comm == "all_gather" else _TradedHeads
+    wrapper: type[_GatheredKeys | _TradedHeads] = _GatheredKeys if comm == "all_gather" else _TradedHeads
     for module in model.modules():
         if isinstance(module, (Attention, LatentAttention)):
             module.core = wrapper(module.core, group=group)
@@ -55,34 +52,56 @@ def apply_context_parallel(model: Decoder, *, group: ProcessGroup, comm: str) ->
 class _GatheredKeys:
     """Attends with the local queries to the keys of the whole sequence."""
 
-    def __init__(self, core: Callable[..., Tensor], *, group: ProcessGroup) -> None:
+    def __init__(self, core: Core, *, group: ProcessGroup) -> None:
         self._core = core
         self._group = group
 
-    def __call__(self, q_BHSC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, **options: Any) -> Tensor:
+    def __call__(
+        self,
+        q_BHSC: Tensor,
+        k_BKTC: Tensor,
+        v_BKTC: Tensor,
+        *,
+        first_query: int = 0,
+        sinks_H: Tensor | None = None,
+    ) -> Tensor:
+        """Return one value per local query, as Core says; keys and values are the local ones, too."""
+        assert first_query == 0  # noqa: S101 (attention knows of its own tokens alone)
         cp, rank, piece = self._group.size(), self._group.rank(), q_BHSC.shape[2] // 2
-        k_BKTC = _in_order(_gather_pieces(k_BKSC, self._group), cp=cp, dim=2)
-        v_BKTC = _in_order(_gather_pieces(v_BKSC, self._group), cp=cp, dim=2)
+        k_BKTC = _in_order(_gather_pieces(k_BKTC, self._group), cp=cp, dim=2)
+        v_BKTC = _in_order(_gather_pieces(v_BKTC, self._group), cp=cp, dim=2)
         outs = []
         for q_BHsC, number in zip(q_BHSC.chunk(2, dim=2), (rank, 2 * cp - 1 - rank), strict=True):
             seen = (number + 1) * piece
-            outs.append(
-                self._core(q_BHsC, k_BKTC[:, :, :seen], v_BKTC[:, :, :seen], first_query=number * piece, **options)
-            )
+            k_BKsC, v_BKsC = k_BKTC[:, :, :seen], v_BKTC[:, :, :seen]
+            outs.append(self._core(q_BHsC, k_BKsC, v_BKsC, first_query=number * piece, sinks_H=sinks_H))
         return torch.cat(outs, dim=2)
 
 
 class _TradedHeads:
     """Attends with some heads of the whole sequence."""
 
-    def __init__(self, core: Callable[..., Tensor], *, group: ProcessGroup) -> None:
+    def __init__(self, core: Core, *, group: ProcessGroup) -> None:
         self._core = core
         self._group = group
 
-    def __call__(self, q_BHSC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, **options: Any) -> Tensor:
+    def __call__(
+        self,
+        q_BHSC: Tensor,
+        k_BKTC: Tensor,
+        v_BKTC: Tensor,
+        *,
+        first_query: int = 0,
+        sinks_H: Tensor | None = None,
+    ) -> Tensor:
+        """Return one value per local query, as Core says; keys and values are the local ones, too."""
+        assert first_query == 0  # noqa: S101 (attention knows of its own tokens alone)
         cp = self._group.size()
-        whole = [_in_order(_trade_heads(x, self._group), cp=cp, dim=2) for x in (q_BHSC, k_BKSC, v_BKSC)]
-        out_BGTC = self._core(*whole, first_query=0, **options)
+        q_BGTC, k_BGTC, v_BGTC = (
+            _in_order(_trade_heads(x, self._group), cp=cp, dim=2) for x in (q_BHSC, k_BKTC, v_BKTC)
+        )
+        sinks_G = None if sinks_H is None else sinks_H.chunk(cp)[self._group.rank()]
+        out_BGTC = self._core(q_BGTC, k_BGTC, v_BGTC, sinks_H=sinks_G)
         return _trade_back(_in_pieces(out_BGTC, cp=cp, dim=2), self._group)
 
 

@@ -29,7 +29,7 @@ def apply_fsdp(model: Decoder, *, mesh: DeviceMesh, expert_mesh: DeviceMesh | No
     policy = MixedPrecisionPolicy(param_dtype=model.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     shard = partial(fully_shard, mp_policy=policy, reshard_after_forward=not is_pipelined)
     whole: set[nn.Parameter] = set()
-    for block in model.blocks.values():
+    for block in (*model.blocks.values(), *model.mtp.values()):
         for name, module in block.named_modules():
             if name.endswith("experts"):
                 if expert_mesh is None:

@@ -27,6 +27,7 @@ class RankMesh:
         shards: The ranks FSDP shards dense weights over, or two axes (replicas, shards) for HSDP.
         ep: Other experts of the same layer.
         etp: Parts of the same experts.
+        experts: All experts of a layer: ep and etp together.
         expert_replicas: Ranks with the same experts; only without FSDP.
         expert_shards: As ``shards``, for the experts.
     """
@@ -39,6 +40,7 @@ class RankMesh:
     shards: DeviceMesh | None = None
     ep: ProcessGroup | None = None
     etp: ProcessGroup | None = None
+    experts: ProcessGroup | None = None
     expert_replicas: ProcessGroup | None = None
     expert_shards: DeviceMesh | None = None
 
@@ -64,6 +66,7 @@ def build_mesh(layout: Layout, *, device_type: str, has_experts: bool) -> RankMe
         shards=groups.mesh(ranks.flatten(2, 3), device_type=device_type) if is_sharded else None,
         ep=groups.along(experts, 3) if has_experts else None,
         etp=groups.along(experts, 4) if has_experts else None,
+        experts=groups.along(experts, 3, 4) if has_experts else None,
         expert_replicas=groups.along(experts, 2) if has_experts and not is_sharded else None,
         expert_shards=groups.mesh(experts.flatten(3), device_type=device_type) if has_experts and is_sharded else None,
     )

@@ -86,8 +86,8 @@ class Experts(nn.Module):
 
     ``exchange`` maps rows sorted by expert, and how many each expert has, to the experts' outputs in the same
     order; expert parallelism swaps it for one that sends rows to the ranks that have their experts, calls
-    ``compute`` there, and brings the outputs back. ``product`` is grouped_product or looped_product; ``leave``
-    is applied between the second product and its bias (a sum over ranks that have parts of each expert).
+    ``compute`` there, and brings the outputs back. ``product`` is grouped_product or looped_product; of the last
+    bias a rank adds ``bias_share``, for where experts are cut the ranks' outputs are summed.
     """
 
     def __init__(self, config: ModelConfig, moe: MoE) -> None:
@@ -106,7 +106,7 @@ class Experts(nn.Module):
         self.down = ExpertLinear(moe.num_experts, width, inner, has_bias=config.mlp_bias)
         self.product: Product = grouped_product
         self.exchange: Callable[[Tensor, Tensor], Tensor] = self.compute
-        self.leave: Callable[[Tensor], Tensor] = _unchanged
+        self.bias_share = 1.0
 
     def forward(self, x_TD: Tensor, probs_TK: Tensor, ids_TK: Tensor) -> Tensor:
         """Return for each token the sum of its experts' outputs, weighted by their probabilities."""
@@ -140,8 +140,9 @@ class Experts(nn.Module):
             expert_R = experts_E.repeat_interleave(counts_E, output_size=x_RD.shape[0])
         hidden_RF = _add_bias(self.product(x_RD, first.weight.to(x_RD.dtype), counts_E), first.bias, expert_R)
         hidden_RF = activate(hidden_RF, self.activation)
-        out_RD = self.leave(self.product(hidden_RF, self.down.weight.to(x_RD.dtype), counts_E))
-        return _add_bias(out_RD, self.down.bias, expert_R)
+        out_RD = self.product(hidden_RF, self.down.weight.to(x_RD.dtype), counts_E)
+        bias_ED = None if self.down.bias is None else self.down.bias * self.bias_share
+        return _add_bias(out_RD, bias_ED, expert_R)
 
 
 class MixtureOfExperts(nn.Module):
@@ -221,7 +222,3 @@ def _add_bias(out_RO: Tensor, bias_EO: Tensor | None, expert_R: Tensor | None) -
 @cache
 def _tell_once(problem: str) -> None:
     warnings.warn(f"{problem}; experts run one by one, which is slower", stacklevel=2)
-
-
-def _unchanged(out_RD: Tensor) -> Tensor:
-    return out_RD

@@ -8,6 +8,7 @@ from torch import nn
 from pytest_nemoperf.native.compiling import apply_compile
 from pytest_nemoperf.native.context_parallel import apply_context_parallel, local_positions
 from pytest_nemoperf.native.data_parallel import apply_ddp, apply_fsdp
+from pytest_nemoperf.native.expert_parallel import apply_expert_parallel
 from pytest_nemoperf.native.initialize import initialize
 from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.model import Decoder
@@ -51,6 +52,8 @@ def _parallelize_chunk(model: Decoder, *, plan: Plan, mesh: RankMesh, device: to
         apply_context_parallel(model, group=mesh.cp, comm=layout.cp_comm)
     if mesh.tp is not None:
         apply_tensor_parallel(model, group=mesh.tp, sequence_parallel=layout.sequence_parallel)
+    if mesh.experts is not None:
+        apply_expert_parallel(model, group=mesh.experts, etp=layout.etp)
     apply_recompute(model, recompute=plan.recompute)
     if plan.is_compiled:
         apply_compile(model)

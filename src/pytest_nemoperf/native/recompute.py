@@ -6,7 +6,8 @@ from functools import partial
 
 from torch.utils.checkpoint import checkpoint
 
-from pytest_nemoperf.native.model import Block, Decoder
+from pytest_nemoperf.native.block import Block
+from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.recipe import Recompute
 
 # Nothing in the model is random, so there is no generator to put back. Not the reentrant kind: it would hide the

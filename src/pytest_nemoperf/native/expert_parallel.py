@@ -1,0 +1,74 @@
+"""Expert parallelism: every rank has some experts, or a part of each, and tokens travel to them and back.
+
+No token is dropped and no expert is filled up: ranks tell each other how many rows they send, and an uneven
+all-to-all moves them. With expert tensor parallelism (etp) the ranks that have the parts of an expert all get its
+rows, and where they came from their partial outputs are summed; so one exchange serves both axes.
+
+References:
+    Lepikhin et al. 2020, https://arxiv.org/abs/2006.16668; Gale et al. 2022, https://arxiv.org/abs/2211.15841
+"""
+
+# R rows (one for each expert of each token, sorted by expert), P rows this rank receives, D width, E experts,
+# L experts of one rank, N ranks of the exchange
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from pytest_nemoperf.native.collectives import all_to_all
+from pytest_nemoperf.native.model import Decoder
+from pytest_nemoperf.native.moe import Experts
+
+
+def apply_expert_parallel(model: Decoder, *, group: ProcessGroup, etp: int) -> None:
+    """Let the rows of every mixture of experts travel to the ranks that have their experts.
+
+    Args:
+        model: On the meta device or not; which experts a rank has is a matter of its share.
+        group: Ranks that have all experts between them, in the order (ep, etp).
+        etp: Ranks that share one expert.
+    """
+    for module in model.modules():
+        if isinstance(module, Experts):
+            module.exchange = _Exchange(module, group=group, etp=etp)
+            module.bias_share = 1 / etp  # each of an expert's ranks adds its part, and the parts are summed
+
+
+class _Exchange:
+    """Sends rows to their experts' ranks, has them computed there, and brings the outputs back."""
+
+    def __init__(self, experts: Experts, *, group: ProcessGroup, etp: int) -> None:
+        self._experts = experts
+        self._group = group
+        self._etp = etp
+
+    def __call__(self, x_RD: Tensor, counts_E: Tensor) -> Tensor:
+        etp, num_ranks = self._etp, self._group.size()
+        sent_NL = counts_E.view(num_ranks // etp, -1).repeat_interleave(etp, dim=0)
+        received_NL = torch.empty_like(sent_NL)
+        dist.all_to_all_single(received_NL, sent_NL, group=self._group)
+        # The one wait for the device: the host must know how many rows to expect.
+        sends, receives = torch.stack([sent_NL.sum(1), received_NL.sum(1)]).tolist()
+        rows = torch.split(x_RD, sends[::etp])
+        sent = x_RD if etp == 1 else torch.cat([part for part in rows for _ in range(etp)])
+        x_PD = all_to_all(sent, group=self._group, sends=sends, receives=receives)
+        order_P, place_P = _by_expert(received_NL, num_rows=x_PD.shape[0])
+        out_PD = self._experts.compute(x_PD[order_P], received_NL.sum(0))[place_P]
+        returned = all_to_all(out_PD, group=self._group, sends=receives, receives=sends)
+        if etp == 1:
+            return returned
+        parts = torch.split(returned, sends)
+        return torch.cat([torch.stack(parts[first : first + etp]).sum(0) for first in range(0, num_ranks, etp)])
+
+
+def _by_expert(counts_NL: Tensor, *, num_rows: int) -> tuple[Tensor, Tensor]:
+    """Return which received row comes at each place when they are sorted by expert, and where each row went."""
+    num_ranks, num_local = counts_NL.shape
+    expert_NL = torch.arange(num_local, device=counts_NL.device).repeat(num_ranks)
+    expert_P = expert_NL.repeat_interleave(counts_NL.flatten(), output_size=num_rows)
+    order_P = expert_P.argsort(stable=True)
+    place_P = torch.empty_like(order_P).scatter_(0, order_P, torch.arange(num_rows, device=order_P.device))
+    return order_P, place_P
