@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Variable
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pytest_nemoperf.native.data import SyntheticTokens
@@ -75,7 +77,7 @@ class Trainer:
             tied_group=mesh.ends,
         )
         self._optimizer = torch.optim.AdamW(
-            parameters.values(), lr=_LEARNING_RATE, betas=_BETAS, weight_decay=_WEIGHT_DECAY, fused=True
+            _groups(parameters.values()), lr=_LEARNING_RATE, betas=_BETAS, weight_decay=_WEIGHT_DECAY, fused=True
         )
         ranks = plan.layout.dp * plan.layout.cp  # that train on different tokens
         self._has_grad_comm = ranks > 1 or self._gradients.are_partial
@@ -157,6 +159,14 @@ def _parameters(chunks: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
     """Return every parameter of this rank by the name its weight has in the whole model."""
     wholes = [chunk.module if isinstance(chunk, DistributedDataParallel) else chunk for chunk in chunks]
     return {name: parameter for whole in wholes for name, parameter in whole.named_parameters()}
+
+
+def _groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
+    """Return what the fused optimizer takes in one call each: sharded weights, and (of experts) whole ones."""
+    sharded, whole = [], []
+    for parameter in parameters:
+        (sharded if isinstance(parameter, DTensor) else whole).append(parameter)
+    return [{"params": group} for group in (sharded, whole) if group]
 
 
 def _stages(chunks: Sequence[nn.Module]) -> list[Decoder]:
