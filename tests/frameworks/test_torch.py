@@ -45,10 +45,10 @@ def test_data_and_tensor_parallel_plans_are_supported() -> None:
     assert TorchFramework().unsupported(make_plan(layouts={"cpu": layout})) is None
 
 
-def test_axes_that_are_not_built_in_are_named() -> None:
-    plan = make_plan(layouts={"cpu": Layout(gpus=4, pp=2, cp=2)}, model="llama-tiny")
+def test_pipeline_and_context_parallel_plans_are_supported() -> None:
+    plan = make_plan(layouts={"cpu": Layout(gpus=8, pp=2, cp=2, dp_shard=2)})
 
-    assert TorchFramework().unsupported(plan) == "pp=2 is not built into the native engine yet"
+    assert TorchFramework().unsupported(plan) is None
 
 
 def test_without_torch_the_reason_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from unittest import mock
 
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from pytest_nemoperf.native import data, rank, train
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.native import data, pipeline, rank, train
 from pytest_nemoperf.native.gradients import Gradients
+from pytest_nemoperf.native.pipeline import Pipeline
+from pytest_nemoperf.stages import stage_layers
 
 
 def without_norm_reduction() -> None:
@@ -38,3 +43,60 @@ def with_everyones_first_share() -> None:
 
     with mock.patch.object(rank, "SyntheticTokens", first_share):
         rank.main()
+
+
+def without_sum_of_tied_gradients() -> None:
+    """A pipeline whose first and last stage each train an embedding table of their own."""
+    with mock.patch.object(train, "shared_embedding", return_value=None):
+        rank.main()
+
+
+def without_last_micro_batch() -> None:
+    """A pipeline that runs its first micro-batch twice, and never the last."""
+    original = Pipeline.forward_backward
+
+    def repeated(self: Pipeline, micro_batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        return original(self, [*micro_batches[:-1], micro_batches[0]])
+
+    with mock.patch.object(Pipeline, "forward_backward", repeated):
+        rank.main()
+
+
+def with_layers_in_the_wrong_order() -> None:
+    """A pipeline whose ranks have each other's layers."""
+
+    def swapped(model: ModelConfig, *, pp: int, vp: int) -> tuple[tuple[range, ...], ...]:
+        return stage_layers(model, pp=pp, vp=vp)[::-1]
+
+    with mock.patch.object(pipeline, "stage_layers", swapped):
+        rank.main()
+
+
+def looking_at_message_buffers() -> None:
+    """Nothing is left out, but a rank fails that keeps the buffer of a message after its step."""
+    made = []
+    original = pipeline._stage
+
+    def noted(*args, **kwargs):  # type: ignore[no-untyped-def]  # passes on what it is given
+        made.append(original(*args, **kwargs))
+        return made[-1]
+
+    def checked(self: Pipeline, micro_batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        loss = run(self, micro_batches)
+        infos = [
+            info for stage in made for table in (stage.args_recv_info, stage.grad_recv_info) for info in table.values()
+        ]
+        buffers = [message.buffer for messages in infos for message in messages if message.buffer is not None]
+        assert buffers
+        assert all(buffer.is_meta for buffer in buffers)
+        return loss
+
+    run = Pipeline.forward_backward
+    with mock.patch.object(pipeline, "_stage", noted), mock.patch.object(Pipeline, "forward_backward", checked):
+        rank.main()
+
+
+def keeping_message_buffers() -> None:
+    """The same, in a pipeline that gives none of them back."""
+    with mock.patch.object(pipeline, "_release"):
+        looking_at_message_buffers()

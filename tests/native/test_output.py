@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from pytest_nemoperf.native.output import ProgressWriter, step_records, write_atomic, write_error
+from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.records import PROGRESS_FILE, Progress, RankError, from_json
 from tests.native.tiny import tiny_plan
 
-# step time, loss, grad norm, peak; then data, forward, backward, grad_comm, optimizer, other
-FAST = [1.0, 4.0, 2.0, 100.0, 0.1, 0.2, 0.3, 0.1, 0.2, 0.1]
-SLOW = [2.0, 5.0, 2.0, 300.0, 0.2, 0.4, 0.6, 0.2, 0.4, 0.2]
+# step time, loss, grad norm, peak; then data, forward, backward, pipeline_wait, grad_comm, optimizer, other
+FAST = [1.0, 4.0, 2.0, 100.0, 0.1, 0.2, 0.3, 0.0, 0.1, 0.2, 0.1]
+SLOW = [2.0, 5.0, 2.0, 300.0, 0.2, 0.4, 0.6, 0.0, 0.2, 0.4, 0.2]
 
 
 def test_the_slowest_rank_gives_time_and_phases_of_a_step() -> None:
@@ -35,6 +36,23 @@ def test_loss_is_the_mean_and_memory_the_largest_over_the_ranks() -> None:
     assert record.loss == 4.5
     assert record.grad_norm == 2.0
     assert record.peak_memory_bytes == 300
+
+
+def test_the_loss_of_a_pipeline_is_that_of_its_last_stage() -> None:
+    plan = tiny_plan(layouts={"cpu": Layout(gpus=4, pp=2, dp_shard=2)})
+    others = [FAST[0], 0.0, *FAST[2:]]
+
+    (record,) = step_records(plan, gathered=[[others], [others], [FAST], [SLOW]])
+
+    assert record.loss == 4.5
+
+
+@pytest.mark.parametrize(("layout", "num_phases"), [(Layout(gpus=2, tp=2), 6), (Layout(gpus=2, pp=2), 7)])
+def test_only_a_pipeline_has_a_wait_for_its_stages(layout: Layout, num_phases: int) -> None:
+    (record,) = step_records(tiny_plan(layouts={"cpu": layout}), gathered=[[FAST], [FAST]])
+
+    assert len(record.phases) == num_phases
+    assert ("pipeline_wait" in record.phases) is (layout.pp > 1)
 
 
 def test_tokens_and_flops_are_those_of_all_ranks() -> None:

@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.frameworks.torch import TorchFramework
-from pytest_nemoperf.launchers.local import LocalLauncher
-from pytest_nemoperf.launchers.protocol import LaunchStatus
 from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.recipe import Plan, Precision
-from pytest_nemoperf.records import PLAN_FILE, StepRecord, to_json
-from tests.builders import make_plan
+from pytest_nemoperf.recipe import Precision
+from tests.native.engine import MODEL, REL_TOL, Engine, largest_difference, plan_of
 
-REL_TOL = 1e-5
-STEPS = 3
-MODEL = ModelConfig(
-    name="speck",
-    hidden_size=64,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-    ffn_hidden_size=128,
-    vocab_size=128,
-)
 LAYOUTS = [
     pytest.param(Layout(gpus=2, dp_replicate=2), id="ddp2"),
     pytest.param(Layout(gpus=2, dp_shard=2), id="fsdp2"),
@@ -53,61 +32,6 @@ SABOTAGE = [
     pytest.param(Layout(gpus=2, dp_replicate=2), "without_gradient_sync", id="ddp2-not-synchronised"),
     pytest.param(Layout(gpus=2, dp_shard=2), "with_everyones_first_share", id="fsdp2-same-data"),
 ]
-
-
-def plan_of(layout: Layout, **changes: Any) -> Plan:
-    """Eight sequences a step, in micro-batches of one: every layout here accumulates gradients."""
-    recipe = {"model": MODEL, "seq_len": 32, "global_batch_size": 8, "layouts": {"cpu": layout}}
-    return replace(make_plan(**recipe, **changes), warmup_steps=0, steps=STEPS)
-
-
-class Engine:
-    """Runs plans on fresh ranks of one warm server; single-process runs are kept."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._launcher = LocalLauncher()
-        self._references: dict[str, list[StepRecord]] = {}
-
-    def run(self, plan: Plan, *, sabotage: str = "") -> list[StepRecord]:
-        run_dir = self._root / f"run-{len(list(self._root.iterdir()))}"
-        run_dir.mkdir()
-        (run_dir / PLAN_FILE).write_text(to_json(plan))
-        framework = TorchFramework()
-        command = framework.command(plan, run_dir=run_dir)
-        if sabotage:
-            command = replace(command, entrypoint=f"tests.native.sabotage:{sabotage}")
-        result = self._launcher.launch(command, run_dir=run_dir, timeout_sec=120, on_poll=lambda: None)
-        assert result.status is LaunchStatus.OK, result.logs[0].read_text()
-        return list(framework.read_output(plan, run_dir=run_dir).records)
-
-    def reference(self, plan: Plan) -> list[StepRecord]:
-        alone = replace(plan, layout=Layout(gpus=1), grad_accum_steps=1, micro_batch_size=plan.global_batch_size)
-        key = json.dumps([alone.model.tied_embeddings, alone.precision])
-        if key not in self._references:
-            self._references[key] = self.run(alone)
-        return self._references[key]
-
-    def close(self) -> None:
-        self._launcher.close()
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    engine = Engine(tmp_path_factory.mktemp("parity"))
-    yield engine
-    engine.close()
-
-
-def largest_difference(records: list[StepRecord], *, reference: list[StepRecord]) -> float:
-    """Return the largest relative difference of loss or gradient norm at any step."""
-    assert len(records) == len(reference) == STEPS
-    pairs = [
-        (getattr(ours, name), getattr(theirs, name))
-        for ours, theirs in zip(records, reference, strict=True)
-        for name in ("loss", "grad_norm")
-    ]
-    return float(max(abs(ours - theirs) / abs(theirs) for ours, theirs in pairs))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

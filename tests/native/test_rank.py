@@ -47,14 +47,6 @@ def test_as_many_ranks_as_the_layout_has() -> None:
         check_plan(plan, world_size=4)
 
 
-@pytest.mark.parametrize("axis", ["pp"])
-def test_what_is_not_built_in_is_refused(axis: str) -> None:
-    plan = tiny_plan(layouts={"cpu": {"gpus": 2, axis: 2}}, framework="other")
-
-    with pytest.raises(PlanError, match=f"{axis}=2 is not built into the native engine"):
-        check_plan(plan, world_size=2)
-
-
 def test_a_rank_that_fails_leaves_its_error_and_no_result(place: Path) -> None:
     (place / PLAN_FILE).write_text(to_json(tiny_plan(layouts={"cpu": Layout(gpus=1)})), encoding="utf-8")
 
