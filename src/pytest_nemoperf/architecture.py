@@ -216,6 +216,7 @@ class ModelConfig:
         attention_sinks: A learned logit per head takes part in each softmax (GPT-OSS).
         attention_softcap: Scores are bounded by c tanh(score / c); None for no bound.
         final_softcap: The same for the output logits.
+        logit_scale: Factor on the output logits (Grok-1).
         query_scale: Factor on the scores; None for 1/sqrt(width of a query head).
         query_temperature: Queries of layers without rotary positions grow with log(position) (Llama 4): the
             scale, and the positions per step.
@@ -230,6 +231,7 @@ class ModelConfig:
         gated_delta_net: Mixer of the layers without attention.
         hybrid_pattern: One letter a layer: M Mamba-2, ``*`` attention, ``-`` MLP, E mixture of experts.
         mtp_num_layers: Multi-token prediction depth: extra blocks with a loss of their own.
+        is_mtp_shared: All depths use the weights of one block (Nemotron 3).
 
     Raises:
         RecipeError: If a size is not positive or the parts don't fit together.
@@ -262,6 +264,7 @@ class ModelConfig:
     attention_sinks: bool = False
     attention_softcap: float | None = None
     final_softcap: float | None = None
+    logit_scale: float = 1.0
     query_scale: float | None = None
     query_temperature: tuple[float, float] | None = None
     sliding_window: int | None = None
@@ -274,6 +277,7 @@ class ModelConfig:
     gated_delta_net: GatedDeltaNet | None = None
     hybrid_pattern: str = ""
     mtp_num_layers: int = 0
+    is_mtp_shared: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "activation", Activation(self.activation))

@@ -84,7 +84,7 @@ def model_weights(model: ModelConfig) -> Iterator[Weight]:
     for index in range(model.num_layers):
         yield from block_weights(model, index)
     yield from head_weights(model)
-    for depth in range(model.mtp_num_layers):
+    for depth in range(min(model.mtp_num_layers, 1) if model.is_mtp_shared else model.mtp_num_layers):
         yield from mtp_weights(model, depth)
 
 

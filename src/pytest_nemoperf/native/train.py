@@ -163,10 +163,10 @@ def _parameters(chunks: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
 
 def _groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
     """Return what the fused optimizer takes in one call each: sharded weights, and (of experts) whole ones."""
-    sharded, whole = [], []
+    by_kind: dict[bool, list[nn.Parameter]] = {}
     for parameter in parameters:
-        (sharded if isinstance(parameter, DTensor) else whole).append(parameter)
-    return [{"params": group} for group in (sharded, whole) if group]
+        by_kind.setdefault(isinstance(parameter, DTensor), []).append(parameter)
+    return [{"params": group} for group in by_kind.values()]
 
 
 def _stages(chunks: Sequence[nn.Module]) -> list[Decoder]:
