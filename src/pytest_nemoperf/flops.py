@@ -45,9 +45,7 @@ def num_flops(model: ModelConfig, *, seq_lens: Sequence[int], convention: FlopsC
     Raises:
         RecipeError: If a length is not positive.
     """
-    return sum(
-        length * num_flops_per_token(model, seq_len=length, convention=convention, tp=tp) for length in seq_lens
-    )
+    return sum(length * num_flops_per_token(model, seq_len=length, convention=convention, tp=tp) for length in seq_lens)
 
 
 def num_flops_per_token(model: ModelConfig, *, seq_len: int, convention: FlopsConvention, tp: int = 1) -> float:
@@ -74,9 +72,7 @@ def num_flops_per_token(model: ModelConfig, *, seq_len: int, convention: FlopsCo
     return float(sum(flops_terms(model, seq_len=seq_len, convention=convention, tp=tp).values()))
 
 
-def flops_terms(
-    model: ModelConfig, *, seq_len: int, convention: FlopsConvention, tp: int = 1
-) -> Mapping[str, float]:
+def flops_terms(model: ModelConfig, *, seq_len: int, convention: FlopsConvention, tp: int = 1) -> Mapping[str, float]:
     """Return the terms of ``num_flops_per_token`` by name; they sum to it.
 
     Terms a model has not, or a convention does not count, are absent. Arguments and errors as there.
@@ -97,9 +93,7 @@ def _trained_share(term: str, convention: FlopsConvention) -> float:
     return _FROZEN_SHARE
 
 
-def _macs(
-    model: ModelConfig, *, seq_len: int, convention: FlopsConvention, tp: int
-) -> Iterator[tuple[str, float]]:
+def _macs(model: ModelConfig, *, seq_len: int, convention: FlopsConvention, tp: int) -> Iterator[tuple[str, float]]:
     """Yield name and forward multiply-adds per token of each term; names repeat over the layers."""
     for layer in model.layers:
         yield from _layer_macs(model, layer, seq_len=seq_len, convention=convention)
@@ -146,9 +140,7 @@ def _context(layer: Layer, seq_len: int, convention: FlopsConvention) -> float:
     return (seq_len + 1) / 2 if convention.counts_diagonal else seq_len / 2
 
 
-def _attention(
-    model: ModelConfig, *, context: float, convention: FlopsConvention
-) -> Iterator[tuple[str, float]]:
+def _attention(model: ModelConfig, *, context: float, convention: FlopsConvention) -> Iterator[tuple[str, float]]:
     if model.mla is not None:
         yield from _latent_attention(model, model.mla, context=context, convention=convention)
         return

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pytest_nemoperf.native.data import SyntheticTokens
-from pytest_nemoperf.native.model import MLP, Decoder
+from pytest_nemoperf.native.mlp import MLP
+from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.parallelism import Layout
 from tests.native.engine import REL_TOL, Engine, plan_of
 from tests.native.tiny import CPU, build, tiny_plan
