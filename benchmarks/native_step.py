@@ -143,7 +143,7 @@ def reference_stepper(plan: Plan, *, reference: Any) -> Callable[[int], tuple[fl
 
     def step(number: int) -> tuple[float, float]:
         ((tokens, labels),) = data.micro_batches(number)
-        labels = labels.contiguous()  # it views them flat
+        labels = labels[..., 0].contiguous()  # it views them flat
         loss = reference(input_ids=tokens, labels=labels, shift_labels=labels).loss
         loss.backward()
         grad_norm = torch.nn.utils.clip_grad_norm_(reference.parameters(), 1.0, foreach=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pytest_nemoperf.native.data import SyntheticTokens
 from pytest_nemoperf.parallelism import Layout
-from tests.native.tiny import CPU, tiny_plan
+from tests.native.tiny import CPU, tiny_config, tiny_plan
 
 
 def batch_of(layout: Layout, *, micro_batch_size: int, step: int = 0, seed: int = 1) -> tuple[Tensor, Tensor]:
@@ -34,7 +34,28 @@ def test_every_layout_reads_the_same_global_batch(layout: Layout, micro_batch_si
 def test_labels_are_the_next_tokens() -> None:
     tokens, labels = batch_of(Layout(gpus=1), micro_batch_size=8)
 
-    assert torch.equal(labels[:, :-1], tokens[:, 1:])
+    assert labels.shape == (*tokens.shape, 1)
+    assert torch.equal(labels[:, :-1, 0], tokens[:, 1:])
+
+
+def test_a_model_that_predicts_further_ahead_gets_more_labels() -> None:
+    plan = tiny_plan(layouts={"cpu": Layout(gpus=1)}, model=tiny_config(mtp_num_layers=2), micro_batch_size=4)
+
+    ((tokens, labels),) = SyntheticTokens(plan, dp_rank=0, device=CPU).micro_batches(0)
+
+    assert labels.shape == (*tokens.shape, 3)
+    assert all(torch.equal(labels[:, : -1 - depth, depth], tokens[:, 1 + depth :]) for depth in range(3))
+
+
+def test_a_rank_of_context_parallelism_has_its_positions() -> None:
+    plan = tiny_plan(layouts={"cpu": Layout(gpus=1)}, micro_batch_size=4)
+    positions = torch.tensor([3, 0])
+
+    ((whole, _),) = SyntheticTokens(plan, dp_rank=0, device=CPU).micro_batches(0)
+    ((tokens, labels),) = SyntheticTokens(plan, dp_rank=0, device=CPU, positions=positions).micro_batches(0)
+
+    assert torch.equal(tokens, whole[:, positions])
+    assert torch.equal(labels[..., 0], whole[:, positions + 1])
 
 
 def test_steps_and_seeds_bring_other_tokens() -> None:

@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
+from pytest_nemoperf.native.data import SyntheticTokens
 from pytest_nemoperf.weights import model_weights
 from tests.native.families import PARTS
-from tests.native.tiny import build, tiny_plan
+from tests.native.tiny import CPU, build, tiny_plan
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -24,9 +25,9 @@ def test_parameters_have_the_names_and_shapes_that_plans_count(name: str) -> Non
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     plan = tiny_plan(model=PARTS[name])
     model = build(plan)
-    tokens = torch.arange(2 * plan.seq_len + 2).reshape(2, plan.seq_len + 1) % plan.model.vocab_size
+    ((tokens, labels), *_) = SyntheticTokens(plan, dp_rank=0, device=CPU).micro_batches(0)
 
-    loss = model(tokens[:, :-1], tokens[:, 1:])
+    loss = model(tokens, labels)
     loss.backward()
 
     assert loss.dtype is torch.float32
@@ -53,8 +54,9 @@ def test_sequences_of_a_micro_batch_do_not_see_each_other() -> None:
     model = build(plan)
     tokens = torch.arange(2 * plan.seq_len).reshape(2, plan.seq_len) % plan.model.vocab_size
 
-    together = model(tokens, tokens)
-    apart = model(tokens[:1], tokens[:1]) + model(tokens[1:], tokens[1:])
+    labels = tokens[..., None]
+    together = model(tokens, labels)
+    apart = model(tokens[:1], labels[:1]) + model(tokens[1:], labels[1:])
 
     torch.testing.assert_close(together, apart)
 
@@ -63,7 +65,7 @@ def test_an_untrained_model_knows_nothing() -> None:
     plan = tiny_plan()
     tokens = torch.arange(plan.seq_len)[None]
 
-    loss = build(plan)(tokens, tokens)
+    loss = build(plan)(tokens, tokens[..., None])
 
     assert loss.item() / plan.seq_len == pytest.approx(math.log(plan.model.vocab_size), rel=0.05)
 
@@ -84,7 +86,7 @@ def test_bf16_computes_in_bf16_and_keeps_fp32_weights() -> None:
     model.blocks["0"].register_forward_hook(lambda *call: seen.append(call[-1].dtype))
     tokens = torch.arange(plan.seq_len)[None]
 
-    loss = model(tokens, tokens)
+    loss = model(tokens, tokens[..., None])
     loss.backward()
 
     assert seen == [torch.bfloat16]

@@ -1,6 +1,6 @@
 """Synthetic tokens, drawn on the device: every layout sees the same global batch."""
 
-# G sequences of the global batch, L this rank's sequences of a step, S tokens of a sequence
+# L this rank's sequences of a step, S tokens of a sequence (this rank's), N next tokens of each, B a micro-batch
 
 from __future__ import annotations
 
@@ -29,20 +29,23 @@ class SyntheticTokens:
         self._device = device
         self._num_local = plan.global_batch_size // plan.layout.dp
         self._first = dp_rank * self._num_local
-        self._positions = None if positions is None else positions.to(device)
+        self._positions = slice(None) if positions is None else positions.to(device)
 
     def micro_batches(self, step: int) -> list[tuple[Tensor, Tensor]]:
-        """Return the step's (tokens, next tokens), one pair of (micro batch, S) tensors per forward pass."""
+        """Return the step's tokens (B, S) and the next tokens of each (B, S, N), a pair per forward pass.
+
+        N is 1, and more for a model that predicts further ahead.
+        """
         plan = self._plan
+        num_ahead = 1 + plan.model.mtp_num_layers
         generator = seeded_generator(self._device, seed=plan.seed, purpose=f"tokens of step {step}")
-        shape_GS1 = (plan.global_batch_size, plan.seq_len + 1)
         # The whole global batch is drawn and a part kept: cheap, and the same in every layout. float32 below 1
         # stays below the vocabulary size after the fourth power for all vocabularies under 2**20.
-        uniform_GS1 = torch.rand(shape_GS1, generator=generator, device=self._device)
-        uniform_LS1 = uniform_GS1[self._first : self._first + self._num_local]
-        tokens_LS1 = uniform_LS1.square_().square_().mul_(plan.model.vocab_size).long()
-        tokens_LS, labels_LS = tokens_LS1[:, :-1], tokens_LS1[:, 1:]
-        if self._positions is not None:
-            tokens_LS, labels_LS = tokens_LS[:, self._positions], labels_LS[:, self._positions]
+        shape = (plan.global_batch_size, plan.seq_len + num_ahead)
+        uniform = torch.rand(shape, generator=generator, device=self._device)
+        uniform = uniform[self._first : self._first + self._num_local]
+        tokens = uniform.square_().square_().mul_(plan.model.vocab_size).long()
+        tokens_LSN = tokens.unfold(1, num_ahead + 1, 1)[:, self._positions]
+        tokens_LS, labels_LSN = tokens_LSN[..., 0], tokens_LSN[..., 1:]
         size = plan.micro_batch_size
-        return list(zip(torch.split(tokens_LS, size), torch.split(labels_LS, size), strict=True))
+        return list(zip(torch.split(tokens_LS, size), torch.split(labels_LSN, size), strict=True))

@@ -19,7 +19,7 @@ from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.native.attention_core import Masks
 from pytest_nemoperf.native.block import Block
 from pytest_nemoperf.native.layers import Embedding, LearnedPositions, make_norm
-from pytest_nemoperf.native.mtp import LOSS_WEIGHT, MTPDepth, shifted
+from pytest_nemoperf.native.mtp import LOSS_WEIGHT, MTPDepth
 from pytest_nemoperf.native.operators import cross_entropy
 from pytest_nemoperf.native.rope import Positions, Table, table_of, tabulate
 from pytest_nemoperf.trainable import unsupported_model
@@ -116,24 +116,23 @@ class Decoder(nn.Module):
         """Return what a layer looks up about this rank's positions."""
         return self.tables[table_of(self.config, layer)]
 
-    def forward(self, x: Tensor, labels_BS: Tensor) -> Tensor:
+    def forward(self, x: Tensor, labels_BSN: Tensor) -> Tensor:
         """Return the residual stream after this stage, or the loss summed over the micro-batch, a scalar in fp32.
 
         Args:
             x: Tokens (B, S) on the first stage, the residual stream (T, D) of the stage before on others.
-            labels_BS: Next tokens; used by the last stage.
+            labels_BSN: The next N tokens of each position, one more than the model predicts further ahead; used by
+                the last stage.
         """
         x = self._hidden(x)
         if self.norm is None:
             return x
         x = self.norm(x)
+        labels_BS, *labels_ahead = labels_BSN.unbind(-1)
         loss = self._loss_T(x, labels_BS).sum()
-        for depth, module in enumerate(self.mtp.values(), start=1):
-            tokens_BS, _ = shifted(labels_BS, depth - 1)
+        for module, tokens_BS, labels_BS in zip(self.mtp.values(), labels_BSN.unbind(-1), labels_ahead, strict=False):
             x = module(self._embed(tokens_BS), x, self.positions_of(self.config.mtp_layer))
-            labels_BS_ahead, has_label_BS = shifted(labels_BS, depth)
-            loss_T = self._loss_T(x, labels_BS_ahead).masked_fill(~has_label_BS.flatten(), 0)
-            loss = loss + LOSS_WEIGHT / self.config.mtp_num_layers * loss_T.sum()
+            loss = loss + LOSS_WEIGHT / self.config.mtp_num_layers * self._loss_T(x, labels_BS).sum()
         return loss
 
     def logits(self, tokens_BS: Tensor) -> Tensor:

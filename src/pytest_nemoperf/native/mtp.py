@@ -43,13 +43,3 @@ class MTPDepth(nn.Module):
         joined_T2D = torch.cat([self.embedding_norm(embedded_TD), self.hidden_norm(hidden_TD)], dim=-1)
         out_TD: Tensor = self.norm(self.block(self.projection(joined_T2D), positions))
         return out_TD
-
-
-def shifted(labels_BS: Tensor, by: int) -> tuple[Tensor, Tensor]:
-    """Return the labels so many tokens further ahead, and which positions have one.
-
-    A sequence has one token more than positions, so that the last ones have no label; theirs are zero.
-    """
-    seq_len = labels_BS.shape[1]
-    has_label_BS = (torch.arange(seq_len, device=labels_BS.device) < seq_len - by).expand_as(labels_BS)
-    return labels_BS.roll(-by, dims=1).masked_fill(~has_label_BS, 0), has_label_BS

@@ -9,7 +9,8 @@ References:
     Narayanan et al. 2021, https://arxiv.org/abs/2104.04473; Qi et al. 2023, https://arxiv.org/abs/2401.10241
 """
 
-# L sequences of a step, S tokens of a sequence, T tokens of a micro-batch between blocks on this rank, D hidden
+# L sequences of a step, S tokens of a sequence, N next tokens of each, T tokens of a micro-batch between blocks on
+# this rank, D hidden
 
 from __future__ import annotations
 
@@ -118,12 +119,12 @@ class Pipeline:
         Returns:
             The loss, still on the device; zero on ranks that don't have the last stage.
         """
-        tokens_LS, labels_LS = (torch.cat(parts) for parts in zip(*micro_batches, strict=True))
+        tokens_LS, labels_LSN = (torch.cat(parts) for parts in zip(*micro_batches, strict=True))
         inputs = (tokens_LS,) if self._is_first else ()
         losses: list[Tensor] | None = [] if self._is_last else None
-        self._schedule.step(*inputs, labels_BS=labels_LS, target=labels_LS, losses=losses, return_outputs=False)
+        self._schedule.step(*inputs, labels_BSN=labels_LSN, target=labels_LSN, losses=losses, return_outputs=False)
         self._clock.mark("pipeline_wait")
-        return torch.stack(losses).detach().sum() if losses else torch.zeros((), device=labels_LS.device)
+        return torch.stack(losses).detach().sum() if losses else torch.zeros((), device=labels_LSN.device)
 
 
 def _stage(plan: Plan, *, chunk: Decoder, index: int, group: ProcessGroup, clock: PhaseClock) -> PipelineStage:

@@ -132,11 +132,11 @@ class Accumulation:
     def forward_backward(self, micro_batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """Accumulate the gradient of the step's mean loss and return that loss, still on the device."""
         loss = torch.zeros((), device=micro_batches[0][0].device)
-        for number, (tokens_BS, labels_BS) in enumerate(micro_batches, start=1):
+        for number, (tokens_BS, labels_BSN) in enumerate(micro_batches, start=1):
             with gradient_sync(self._model, is_on=number == len(micro_batches)):
                 # Sums over an exact count: the mean over all tokens, however they are cut into micro-batches.
                 # DDP and FSDP average over ranks, and every rank has the same count.
-                micro_loss = self._model(tokens_BS, labels_BS) / self._num_local_tokens
+                micro_loss = self._model(tokens_BS, labels_BSN) / self._num_local_tokens
                 self._clock.mark("forward")
                 if self._has_grad_comm:
                     micro_loss.register_hook(self._mark_when_gradients_are_local)
