@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 from unittest import mock
 
+import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.native import data, pipeline, rank, train
+from pytest_nemoperf.native import (
+    context_parallel,
+    data,
+    data_parallel,
+    expert_parallel,
+    gradients,
+    pipeline,
+    rank,
+    shares,
+    train,
+)
 from pytest_nemoperf.native.gradients import Gradients
 from pytest_nemoperf.native.pipeline import Pipeline
+from pytest_nemoperf.native.shares import Share
 from pytest_nemoperf.stages import stage_layers
+from pytest_nemoperf.weights import Weight
 
 
 def without_norm_reduction() -> None:
@@ -100,3 +115,61 @@ def keeping_message_buffers() -> None:
     """The same, in a pipeline that gives none of them back."""
     with mock.patch.object(pipeline, "_release"):
         looking_at_message_buffers()
+
+
+def with_sequences_out_of_order() -> None:
+    """Context parallelism that takes the ranks' pieces as they come."""
+    with mock.patch.object(context_parallel, "_in_order", lambda x, **_: x):
+        rank.main()
+
+
+def with_everyones_first_part() -> None:
+    """Tensor parallelism whose ranks all hold the first part of each matrix."""
+    with mock.patch.object(shares, "_share", lambda split, group: Share(split=split, degree=group.size(), place=0)):
+        rank.main()
+
+
+def without_replicas() -> None:
+    """HSDP that averages over its shards alone."""
+
+    def shards_alone(model: FSDPModule, *, is_on: bool) -> AbstractContextManager[None]:
+        context = data_parallel.gradient_sync(model, is_on=is_on)  # type: ignore[arg-type]  # it is a module, too
+        model.set_requires_all_reduce(requires_all_reduce=False)
+        return context
+
+    with mock.patch.object(train, "gradient_sync", shards_alone):
+        rank.main()
+
+
+def without_weight_passes() -> None:
+    """A zero-bubble pipeline that never computes the weights' gradients of its first micro-batch."""
+    original = pipeline._Stage.backward_weight_one_chunk
+
+    def all_but_first(stage: pipeline._Stage, chunk_id: int, **options: bool) -> None:
+        if chunk_id:
+            original(stage, chunk_id, **options)
+
+    with mock.patch.object(pipeline._Stage, "backward_weight_one_chunk", all_but_first):
+        rank.main()
+
+
+def with_rows_for_other_experts() -> None:
+    """Expert parallelism that hands received rows to experts in the order they came."""
+
+    def as_they_came(counts: Tensor, *, num_rows: int) -> tuple[Tensor, Tensor]:
+        order = torch.arange(num_rows)
+        return order, order
+
+    with mock.patch.object(expert_parallel, "_by_expert", as_they_came):
+        rank.main()
+
+
+def with_experts_unscaled() -> None:
+    """Expert parallelism whose experts' gradients are sums where the others' are means."""
+    original = gradients._sums
+
+    def without_experts(pairs: Sequence[tuple[Tensor, Weight]], **options: Any) -> Iterable[gradients._Sum]:
+        return original([pair for pair in pairs if not pair[1].is_expert], **options)
+
+    with mock.patch.object(gradients, "_sums", without_experts):
+        rank.main()
