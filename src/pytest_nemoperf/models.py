@@ -12,6 +12,7 @@ from typing import Any
 
 from pytest_nemoperf.architecture import MLA, GatedDeltaNet, Mamba, ModelConfig, MoE, RopeScaling
 from pytest_nemoperf.errors import RecipeError, did_you_mean
+from pytest_nemoperf.twins import TWIN_SUFFIX, twin_of
 
 _PARTS = {
     "gated_delta_net": GatedDeltaNet,
@@ -31,12 +32,14 @@ def model_catalog() -> Mapping[str, ModelConfig]:
 
 
 def find_model(name: str) -> ModelConfig:
-    """Return the catalog model of that name.
+    """Return the catalog model of that name, or the scaled-down twin of one for ``<name>-twin``.
 
     Raises:
         RecipeError: If the catalog has no such model.
     """
     catalog = model_catalog()
+    if name.endswith(TWIN_SUFFIX):
+        return twin_of(find_model(name.removesuffix(TWIN_SUFFIX)))
     if name not in catalog:
         raise RecipeError(f"unknown model {name!r}; {did_you_mean(name, catalog)}; or pass a ModelConfig")
     return catalog[name]

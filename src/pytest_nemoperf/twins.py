@@ -1,0 +1,148 @@
+"""Scaled-down twins: the same structure in a size that a CPU trains in milliseconds.
+
+One rule makes them all. Widths shrink in proportion, heads and experts become few, and layers so many as show
+every kind the full model has; what a layer is made of stays: activation, norms, biases, positions, windows, soft
+caps, sinks, router, latent vectors, multi-token prediction.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from pytest_nemoperf.architecture import MLA, GatedDeltaNet, Mamba, ModelConfig, MoE
+
+TWIN_SUFFIX = "-twin"
+
+_HEAD_DIMS = (8, 16)
+_HIDDEN_SIZE = 64  # at least; a multiple of the heads too
+_ALIGNMENT = 16  # elements: two tp ranks' parts of a row are still whole vectors of 16 bytes in bf16
+_VOCAB_SIZE = 256
+_LAYERS = 4  # at least: two pipeline ranks of two chunks
+_WINDOW = 8
+_POSITIONS_PER_STEP = 4.0
+_MAX_POSITIONS = 128
+_TOPK = 2
+_EXPERTS = 8
+_GROUPS = 4
+
+
+def twin_of(model: ModelConfig) -> ModelConfig:
+    """Return the scaled-down twin of an architecture, named ``<name>-twin``.
+
+    Query heads are divisible by 4 and key-value heads by 2 wherever the full model has more than one of them.
+
+    Args:
+        model: A full architecture.
+    """
+    num_kv_heads = _num_kv_heads(model)
+    num_heads = num_kv_heads * (model.num_heads // model.num_kv_heads)
+    multiple = math.lcm(num_heads, _ALIGNMENT)
+    hidden_size = math.ceil(_HIDDEN_SIZE / multiple) * multiple
+    narrow = hidden_size / model.hidden_size
+    head_dim = _head_dim(model, num_heads=num_heads, hidden_size=hidden_size)
+    head_narrow = head_dim / model.head_dim
+    twin = replace(
+        model,
+        name=model.name + TWIN_SUFFIX,
+        hidden_size=hidden_size,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        ffn_hidden_size=_width(model.ffn_hidden_size * narrow),
+        vocab_size=min(model.vocab_size, _VOCAB_SIZE),
+        rope_dim=None if model.rope_dim is None else _even(model.rope_dim * head_narrow),
+        max_positions=None if model.max_positions is None else min(model.max_positions, _MAX_POSITIONS),
+        # Both follow a width in the families that have them.
+        embedding_scale=1.0 if model.embedding_scale == 1 else model.embedding_scale * math.sqrt(narrow),
+        query_scale=None if model.query_scale is None else model.query_scale / math.sqrt(head_narrow),
+        query_temperature=_query_temperature(model),
+        sliding_window=None if model.sliding_window is None else min(model.sliding_window, _WINDOW),
+        moe=None if model.moe is None else _moe(model.moe, narrow=narrow),
+        mla=None if model.mla is None else _mla(model.mla, narrow=narrow, head_narrow=head_narrow),
+        mamba=None if model.mamba is None else _mamba(model.mamba),
+        gated_delta_net=None if model.gated_delta_net is None else _gated_delta_net(model.gated_delta_net),
+    )
+    return _with_fewest_layers(twin)
+
+
+def _num_kv_heads(model: ModelConfig) -> int:
+    """Return the fewest key-value heads that keep the size of the groups and split over small tp and cp."""
+    group_size = model.num_heads // model.num_kv_heads
+    if model.num_kv_heads == 1:
+        return 1
+    return 2 if group_size % 2 == 0 else 4
+
+
+def _head_dim(model: ModelConfig, *, num_heads: int, hidden_size: int) -> int:
+    """Return the width of a head whose sum over the heads is nearest to the full model's share of its width."""
+    share = model.num_heads * model.head_dim / model.hidden_size
+    return min(_HEAD_DIMS, key=lambda head_dim: abs(num_heads * head_dim - share * hidden_size))
+
+
+def _with_fewest_layers(twin: ModelConfig) -> ModelConfig:
+    """Return the twin with an even number of layers that has every kind of layer the full model has."""
+    kinds = set(twin.layers)
+    for num_layers in range(_LAYERS, twin.num_layers, 2):
+        candidate = replace(twin, num_layers=num_layers, hybrid_pattern=twin.hybrid_pattern[:num_layers])
+        if set(candidate.layers) == kinds:
+            return candidate
+    return twin
+
+
+def _query_temperature(model: ModelConfig) -> tuple[float, float] | None:
+    if model.query_temperature is None:
+        return None
+    scale, positions_per_step = model.query_temperature
+    return scale, min(positions_per_step, _POSITIONS_PER_STEP)
+
+
+def _moe(moe: MoE, *, narrow: float) -> MoE:
+    topk = min(moe.topk, _TOPK)
+    width = _width(moe.ffn_hidden_size * narrow)
+    is_grouped = moe.num_groups > 1
+    return replace(
+        moe,
+        num_experts=min(moe.num_experts, _EXPERTS),
+        topk=topk,
+        ffn_hidden_size=width,
+        shared_ffn_hidden_size=round(moe.shared_ffn_hidden_size / moe.ffn_hidden_size * width),
+        num_dense_layers=min(moe.num_dense_layers, 1),
+        num_groups=_GROUPS if is_grouped else 1,
+        topk_groups=min(moe.topk_groups, _GROUPS // 2) if is_grouped else 1,
+        latent_size=None if moe.latent_size is None else _width(moe.latent_size * narrow),
+    )
+
+
+def _mla(mla: MLA, *, narrow: float, head_narrow: float) -> MLA:
+    return MLA(
+        q_lora_rank=None if mla.q_lora_rank is None else _width(mla.q_lora_rank * narrow),
+        kv_lora_rank=_width(mla.kv_lora_rank * narrow),
+        qk_nope_head_dim=_even(mla.qk_nope_head_dim * head_narrow),
+        qk_rope_head_dim=_even(mla.qk_rope_head_dim * head_narrow),
+        v_head_dim=_even(mla.v_head_dim * head_narrow),
+    )
+
+
+def _mamba(mamba: Mamba) -> Mamba:
+    return replace(
+        mamba, num_heads=8, head_dim=_HEAD_DIMS[0], state_dim=_ALIGNMENT, num_groups=min(mamba.num_groups, 2)
+    )
+
+
+def _gated_delta_net(net: GatedDeltaNet) -> GatedDeltaNet:
+    return replace(
+        net,
+        num_key_heads=2,
+        key_head_dim=_HEAD_DIMS[0],
+        num_value_heads=2 * (net.num_value_heads // net.num_key_heads),
+        value_head_dim=_HEAD_DIMS[0],
+    )
+
+
+def _width(size: float) -> int:
+    return max(_ALIGNMENT, round(size / _ALIGNMENT) * _ALIGNMENT)
+
+
+def _even(size: float) -> int:
+    return max(2, round(size / 2) * 2)

@@ -1,0 +1,134 @@
+"""Each family's scaled-down twin against transformers' own implementation, with the same weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.models import find_model
+from pytest_nemoperf.native.model import Decoder
+from pytest_nemoperf.native.moe import Router
+from tests.native.tiny import build, tiny_plan
+
+peers = pytest.importorskip("tests.native.peers", reason="transformers is not installed")
+
+SEQ_LEN = 24  # three windows
+# Logits here are sums of some hundred products through four layers, each rounded by 6e-8 and in another order:
+# up to 4e-6 of the largest logit is seen, and one wrong number in a config moves logits by far more (below).
+TOLERANCE = 1e-5
+
+TWINS = {
+    "llama2-70b": "LLAMA",
+    "llama3-8b": "LLAMA",
+    "llama3.1-405b": "LLAMA",
+    "llama3.2-1b": "LLAMA",
+    "llama4-scout-16e": "LLAMA4",
+    "llama4-maverick-128e": "LLAMA4",
+    "qwen2.5-7b": "QWEN2",
+    "qwen3-8b": "QWEN3",
+    "qwen3-30b-a3b": "QWEN3_MOE",
+    "deepseek-v2": "DEEPSEEK_V2",
+    "deepseek-v2-lite": "DEEPSEEK_V2",
+    "deepseek-v3": "DEEPSEEK_V3",
+    "moonlight-16b-a3b": "DEEPSEEK_V3",
+    "mixtral-8x7b": "MIXTRAL",
+    "gpt-oss-20b": "GPT_OSS",
+    "gpt3-175b": "GPT2",
+    "nemotron4-15b": "NEMOTRON",
+    "gemma2-2b": "GEMMA2",
+    "gemma3-1b": "GEMMA3",
+    "gemma3-4b": "GEMMA3",
+}
+
+
+def scrambled(config: ModelConfig) -> Decoder:
+    """Return a model in which no weight has a value that hides what it does, such as a norm's one."""
+    model = build(tiny_plan(model=config, seq_len=SEQ_LEN))
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.normal_(1.0 if name.endswith("norm.weight") else 0.0, 0.2, generator=generator)
+        for module in model.modules():
+            if isinstance(module, Router) and module.correction_E is not None:
+                module.correction_E.normal_(0, 0.2, generator=generator)
+    return model
+
+
+def weights_of(model: Decoder) -> dict[str, Tensor]:
+    corrections = {
+        f"{name}.correction": module.correction_E
+        for name, module in model.named_modules()
+        if isinstance(module, Router) and module.correction_E is not None
+    }
+    return {name: weight.detach() for name, weight in model.named_parameters()} | corrections
+
+
+def tokens_of(config: ModelConfig) -> Tensor:
+    return torch.randint(config.vocab_size, (2, SEQ_LEN), generator=torch.Generator().manual_seed(5))
+
+
+def difference(logits: Tensor, expected: Tensor) -> float:
+    return float((logits - expected).abs().max() / expected.abs().max())
+
+
+@torch.no_grad()
+def peer_logits(name: str, config: ModelConfig, weights: dict[str, Tensor]) -> Tensor:
+    logits: Tensor = getattr(peers, TWINS[name]).build(config, weights)(tokens_of(config)).logits
+    return logits
+
+
+@pytest.mark.parametrize("name", TWINS)
+@torch.no_grad()
+def test_logits_equal_those_of_transformers(name: str) -> None:
+    config = find_model(f"{name}-twin")
+    model = scrambled(config)
+
+    logits = model.logits(tokens_of(config))
+
+    assert difference(logits, peer_logits(name, config, weights_of(model))) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("llama3.1-405b", {"rope_scaling": None}),
+        ("llama3-8b", {"rope_theta": 10_000.0}),
+        ("llama4-scout-16e", {"query_temperature": None}),
+        ("llama4-scout-16e", {"is_window_chunked": False}),
+        ("llama4-scout-16e", {"moe.scales_input": False}),
+        ("deepseek-v3", {"moe.scaling_factor": 1.0}),
+        ("deepseek-v3", {"moe.topk_groups": 4}),
+        ("deepseek-v3", {"rope_scaling.softmax_mscale": 0.0}),
+        ("deepseek-v2", {"moe.is_normalized": True}),
+        ("mixtral-8x7b", {"moe.is_normalized": False}),
+        ("gpt-oss-20b", {"sliding_window": 9}),
+        ("gpt-oss-20b", {"rope_scaling.attention_factor": 1.0}),
+        ("nemotron4-15b", {"rope_dim": None}),
+        ("gemma2-2b", {"attention_softcap": None}),
+        ("gemma2-2b", {"query_scale": 0.1}),
+        ("gemma3-4b", {"rope_local_theta": None}),
+        ("gemma3-4b", {"embedding_scale": 1.0}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+)
+@torch.no_grad()
+def test_a_model_with_one_thing_different_is_told_apart(name: str, changes: dict[str, Any]) -> None:
+    config = find_model(f"{name}-twin")
+    weights = weights_of(scrambled(config))
+    other = scrambled(changed(config, changes))
+
+    logits = other.logits(tokens_of(config))
+
+    assert difference(logits, peer_logits(name, config, weights)) > 10 * TOLERANCE
+
+
+def changed(config: ModelConfig, changes: dict[str, Any]) -> ModelConfig:
+    for path, value in changes.items():
+        part, _, field = path.rpartition(".")
+        config = replace(config, **{part: replace(getattr(config, part), **{field: value})} if part else {field: value})
+    return config
