@@ -407,3 +407,34 @@ NEMOTRON = _family("Nemotron", nemotron_config, nemotron)
 GEMMA2 = _family("Gemma2", gemma_config, gemma)
 GEMMA3 = _family("Gemma3Text", gemma_config, gemma)
 GPT2 = Family(config_class="GPT2Config", model_class="GPT2LMHeadModel", config=gpt2_config, weights=gpt2)
+
+
+def mtp_logits(config: ModelConfig, ours: Weights, tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logits of a DeepSeek-V3 and those of its first depth of multi-token prediction."""
+    from transformers.modeling_layers import MtpModel
+
+    peer = DEEPSEEK_V3.build(config, ours)
+    depth = MtpModel(peer, 1).eval()
+    block = {name.removeprefix("mtp.0.block."): weight for name, weight in ours.items() if ".block." in name}
+    weights = dict(pre_norms(block, "mtp_block."))
+    weights |= deepseek_block(config, block, "mtp_block.", is_interleaved=False)
+    names = {"embedding_norm": "enorm", "hidden_norm": "hnorm", "projection": "eh_proj", "norm": "post_norm"}
+    weights |= {f"{theirs}.weight": ours[f"mtp.0.{name}.weight"] for name, theirs in names.items()}
+    depth.layers[0].load_state_dict(weights, strict=True)
+    hidden = peer.model(tokens).last_hidden_state
+    positions = torch.arange(tokens.shape[1])[None]
+    ahead = depth.forward_layer(0, hidden, positions, None, input_ids=labels)
+    return peer.lm_head(hidden), peer.lm_head(ahead)
+
+
+def stretched_frequencies(size: int, *, theta: float, scaling: RopeScaling) -> tuple[Tensor, float]:
+    """Return the angles per position of each pair of columns, and the factor of cosines and sines."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    config = transformers.LlamaConfig(
+        head_dim=size,
+        max_position_embeddings=max_positions(scaling),
+        rope_parameters=rope(theta, scaling),
+    )
+    frequencies, factor = ROPE_INIT_FUNCTIONS[scaling.kind](config, torch.device("cpu"))
+    return frequencies, factor

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor
 
 from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.models import find_model
+from pytest_nemoperf.models import find_model, model_catalog
 from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.native.moe import Router
+from pytest_nemoperf.native.rope import attention_factor, rotary_frequencies, rotary_size
 from tests.native.tiny import build, tiny_plan
 
 peers = pytest.importorskip("tests.native.peers", reason="transformers is not installed")
@@ -93,6 +95,22 @@ def test_logits_equal_those_of_transformers(name: str) -> None:
     assert difference(logits, peer_logits(name, config, weights_of(model))) < TOLERANCE
 
 
+@torch.no_grad()
+def test_the_loss_with_multi_token_prediction_equals_that_of_transformers() -> None:
+    config = find_model("deepseek-v3-twin")
+    model = scrambled(config)
+    text = torch.randint(config.vocab_size, (2, SEQ_LEN + 1), generator=torch.Generator().manual_seed(6))
+    tokens, labels = text[:, :-1], text[:, 1:]
+
+    loss = model(tokens, labels)
+
+    main, ahead = peers.mtp_logits(config, weights_of(model), tokens, labels)
+    expected = F.cross_entropy(main.flatten(0, 1), labels.flatten(), reduction="sum")
+    # The last position has no token two ahead.
+    ahead_loss = F.cross_entropy(ahead[:, :-1].flatten(0, 1), text[:, 2:].flatten(), reduction="sum")
+    torch.testing.assert_close(loss, expected + 0.3 * ahead_loss, rtol=TOLERANCE, atol=0)
+
+
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
@@ -132,3 +150,15 @@ def changed(config: ModelConfig, changes: dict[str, Any]) -> ModelConfig:
         part, _, field = path.rpartition(".")
         config = replace(config, **{part: replace(getattr(config, part), **{field: value})} if part else {field: value})
     return config
+
+
+@pytest.mark.parametrize("name", [name for name, model in model_catalog().items() if model.rope_scaling is not None])
+def test_stretched_frequencies_of_full_models_equal_those_of_transformers(name: str) -> None:
+    config = find_model(name)
+    size = rotary_size(config)
+
+    ours = rotary_frequencies(size, theta=config.rope_theta, scaling=config.rope_scaling)
+
+    theirs, factor = peers.stretched_frequencies(size, theta=config.rope_theta, scaling=config.rope_scaling)
+    torch.testing.assert_close(ours.float(), theirs, rtol=2e-6, atol=0)  # theirs are made in fp32
+    assert attention_factor(config.rope_scaling) == pytest.approx(factor)
