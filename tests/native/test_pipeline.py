@@ -12,12 +12,14 @@ from pytest_nemoperf.native.pipeline import build_chunks
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.records import PRETRAIN_PHASES
 from tests.native.engine import MODEL, REL_TOL, Engine, plan_of
+from tests.native.families import PARTS
 from tests.native.tiny import tiny_plan
 
 FOUR_LAYERS = {"model": replace(MODEL, num_layers=4)}
 FIVE_LAYERS = {"model": replace(MODEL, num_layers=5)}
 TIED = {"model": replace(MODEL, tied_embeddings=True)}
 TIED_FOUR_LAYERS = {"model": replace(MODEL, num_layers=4, tied_embeddings=True)}
+PREDICTING_AHEAD = {"model": PARTS["mla-moe-mtp"]}
 ZERO_BUBBLE: Any = {"pp_schedule": "zero_bubble"}
 
 
@@ -42,6 +44,9 @@ ZERO_BUBBLE: Any = {"pp_schedule": "zero_bubble"}
         pytest.param(Layout(gpus=2, pp=2, **ZERO_BUBBLE), TIED, id="tied zb2"),
         pytest.param(Layout(gpus=4, pp=2, dp_shard=2), TIED, id="tied pp2fsdp2"),
         pytest.param(Layout(gpus=4, pp=2, tp=2), TIED, id="tied pp2tp2"),
+        pytest.param(Layout(gpus=2, pp=2), PREDICTING_AHEAD, id="mtp pp2"),
+        pytest.param(Layout(gpus=2, pp=2, **ZERO_BUBBLE), PREDICTING_AHEAD, id="mtp zb2"),
+        pytest.param(Layout(gpus=4, pp=2, dp_shard=2, **ZERO_BUBBLE), PREDICTING_AHEAD, id="mtp zb2fsdp2"),
         pytest.param(Layout(gpus=2, pp=2), {"micro_batch_size": 4}, id="as many micro-batches as stages"),
         pytest.param(Layout(gpus=2, pp=2), {"global_batch_size": 5}, id="an odd number of micro-batches"),
         pytest.param(

@@ -14,7 +14,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -146,8 +146,15 @@ def _stage(plan: Plan, *, chunk: Decoder, index: int, group: ProcessGroup, clock
         input_args=tokens_BS if index == 0 else message_TD,
         output_args=loss if index == num_stages - 1 else message_TD,
         group=group,
+        # torch's halves of a backward pass go wrong where one weight is used several times, as multi-token prediction
+        # does with embedding and head: such a chunk takes whole passes, with nothing left for the second half.
+        dw_builder=_nothing_left if len(chunk.mtp) else None,
         clock=clock,
     )
+
+
+def _nothing_left() -> Callable[[], None]:
+    return lambda: None
 
 
 class _Stage(PipelineStage):

@@ -20,7 +20,8 @@ def apply_recompute(model: Decoder, *, recompute: Recompute) -> None:
 
     Call it after context parallelism, which changes what the attention core does, and before FSDP, whose hooks around
     a block must stay outside: backward gathers the block's weights first, and recomputes then. Collectives inside what
-    is recomputed run again too, in the same order on every rank.
+    is recomputed run again too, in the same order on every rank. A zero-bubble schedule takes backward in two halves,
+    and each of them computes again.
 
     Args:
         model: It is changed.
