@@ -126,3 +126,24 @@ def test_an_operator_leaves_its_input_alone(operator: Callable[[Tensor], Tensor]
     operator(x).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     assert torch.equal(x.detach(), before)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        pytest.param(
+            lambda x: torch.cat(split_heads(x, num_kv_heads=2, angles=angles_of(3, size=4)), dim=2), id="split"
+        ),
+        pytest.param(lambda x: rotate(x, angles_of(3, size=4)), id="rotate"),
+        pytest.param(swiglu, id="swiglu"),
+        pytest.param(lambda x: rms_norm(x, torch.linspace(0.5, 1.5, 6), eps=1e-5), id="rms_norm"),
+    ],
+)
+def test_what_the_compiler_sees_instead_computes_the_same(
+    operator: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plain(x: Tensor) -> Tensor:
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        return operator(x)
+
+    check_same(operator, plain, random(2, 3, 8, 6))

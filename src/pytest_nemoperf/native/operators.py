@@ -1,4 +1,7 @@
-"""Operators with a backward of their own, where plain autograd takes many more passes over memory."""
+"""Operators with a backward of their own, where plain autograd takes many more passes over memory.
+
+A block that torch.compile compiles has plain operations in their place: it fuses those, and would stop at these.
+"""
 
 # B sequences, S tokens of a sequence, T = B*S tokens, D hidden, N heads of a fused tensor, H query heads,
 # K key-value heads, C width of a head, R rotated pairs of a head, F width of the MLP
@@ -21,6 +24,11 @@ def split_heads(qkv_BSNC: Tensor, *, num_kv_heads: int, angles: tuple[Tensor, Te
         angles: Cosines and sines of each position's angles, (S, R), for the pairs (r, r + R) of a head's first
             2R columns; the other columns stay as they are.
     """
+    if torch.compiler.is_compiling():
+        q_BSHC, k_BSKC, v_BSKC = torch.split(
+            qkv_BSNC, [qkv_BSNC.shape[2] - 2 * num_kv_heads, num_kv_heads, num_kv_heads], dim=2
+        )
+        return _plain_rotate(q_BSHC, *angles), _plain_rotate(k_BSKC, *angles), v_BSKC
     heads: tuple[Tensor, Tensor, Tensor] = _SplitHeads.apply(  # type: ignore[no-untyped-call]  # torch leaves it so
         qkv_BSNC, num_kv_heads, *angles
     )
@@ -29,13 +37,15 @@ def split_heads(qkv_BSNC: Tensor, *, num_kv_heads: int, angles: tuple[Tensor, Te
 
 def rotate(x_BSNC: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     """Return the heads rotated by their positions; of the angles, see split_heads."""
+    if torch.compiler.is_compiling():
+        return _plain_rotate(x_BSNC, *angles)
     rotated: Tensor = _Rotate.apply(x_BSNC, *angles)  # type: ignore[no-untyped-call]  # as above
     return rotated
 
 
 def rms_norm(x: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
     """Return the input over the root mean square of its last dimension, times the weight."""
-    if x.is_cuda or x.dtype != torch.float32:
+    if x.is_cuda or x.dtype != torch.float32 or torch.compiler.is_compiling():
         return F.rms_norm(x, weight_D.shape, weight_D, eps)
     # On the CPU torch composes it, forward and backward, of two and a half times as many passes.
     x_TD = x.reshape(-1, weight_D.shape[0])
@@ -45,6 +55,9 @@ def rms_norm(x: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
 
 def swiglu(gate_up_TF: Tensor) -> Tensor:
     """Return silu(gate) * up, where the first half of the columns is the gate."""
+    if torch.compiler.is_compiling():
+        gate_TF, up_TF = gate_up_TF.chunk(2, dim=-1)
+        return F.silu(gate_TF) * up_TF
     product: Tensor = _SwiGLU.apply(gate_up_TF)  # type: ignore[no-untyped-call]  # as above
     return product
 
@@ -108,6 +121,13 @@ class _Rotate(torch.autograd.Function):
         grad_BSNC = torch.empty(grads[0].shape, dtype=grads[0].dtype, device=grads[0].device)
         _rotate(grads[0], cos_SR, -sin_SR, out=grad_BSNC)
         return grad_BSNC, None, None
+
+
+def _plain_rotate(x_BSNC: Tensor, cos_SR: Tensor, sin_SR: Tensor) -> Tensor:
+    cos_S1R, sin_S1R = cos_SR[:, None], sin_SR[:, None]
+    num_pairs = cos_SR.shape[1]
+    first, second, rest = torch.split(x_BSNC, [num_pairs, num_pairs, x_BSNC.shape[-1] - 2 * num_pairs], dim=-1)
+    return torch.cat([first * cos_S1R - second * sin_S1R, second * cos_S1R + first * sin_S1R, rest], dim=-1)
 
 
 def _rotate(x_BSNC: Tensor, cos_SR: Tensor, sin_SR: Tensor, *, out: Tensor) -> None:
