@@ -42,6 +42,8 @@ class FlopsConvention:
         scan_flops: Forward FLOPs of the scan per inner channel and state.
         lora: Adapters train frozen weights: ``weights`` takes the frozen weights' gradients off the products with
             weights, ``all`` off the attention core too.
+        lora_rank: Rank of adapters on every projection, whose own gradients ``all`` counts in proportion to their
+            parameters; 0 counts none.
         packed_sample_len: Sequences are packed of samples of so many tokens, which attend to themselves alone and
             of which one token each is not counted; None for sequences of one sample.
     """
@@ -66,6 +68,7 @@ class FlopsConvention:
     mamba_width: Literal["actual", "double"] = "actual"
     scan_flops: float = 7.0
     lora: Literal["weights", "all"] | None = None
+    lora_rank: int = 0
     packed_sample_len: int | None = None
 
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from pytest_nemoperf.architecture import MLA, Activation, FeedForward, Layer, Mixer, ModelConfig, MoE
 from pytest_nemoperf.conventions import DEFAULT_CONVENTION, FlopsConvention, find_convention, flops_conventions
 from pytest_nemoperf.errors import RecipeError
-from pytest_nemoperf.weights import model_weights
+from pytest_nemoperf.weights import model_weights, num_parameters
 
 __all__ = [
     "DEFAULT_CONVENTION",
@@ -26,7 +26,8 @@ __all__ = [
 
 _FORWARD_AND_BACKWARD = 3  # forward, gradient of the input, gradient of the weight
 _FLOPS_PER_MAC = 2
-_FROZEN_SHARE = 2 / 3  # frozen weights have no gradient of their own: two of the three products remain
+_FROZEN = 2  # products of frozen weights: they have no gradient of their own
+_PROJECTIONS = ("qkv.weight", "out.weight", "gate_up.weight", "up.weight", "down.weight")
 _CORE = "attention core"
 
 
@@ -83,14 +84,34 @@ def flops_terms(model: ModelConfig, *, seq_len: int, convention: FlopsConvention
     for name, term in _macs(model, seq_len=seq_len, convention=convention, tp=tp):
         macs[name] = macs.get(name, 0.0) + term
     counted_tokens = 1 - 1 / convention.packed_sample_len if convention.packed_sample_len else 1.0
-    factor = _FORWARD_AND_BACKWARD * _FLOPS_PER_MAC * counted_tokens
-    return MappingProxyType({name: factor * _trained_share(name, convention) * term for name, term in macs.items()})
+    products = _products_with_weights(model, convention)
+    return MappingProxyType(
+        {
+            name: counted_tokens
+            * _FLOPS_PER_MAC
+            * term
+            * (_core_products(convention, products) if name == _CORE else products)
+            for name, term in macs.items()
+        }
+    )
 
 
-def _trained_share(term: str, convention: FlopsConvention) -> float:
-    if convention.lora is None or (convention.lora == "weights" and term == _CORE):
-        return 1.0
-    return _FROZEN_SHARE
+def _products_with_weights(model: ModelConfig, convention: FlopsConvention) -> float:
+    """Return how many products a weight takes part in: three, or less if it is frozen behind an adapter."""
+    if convention.lora is None:
+        return _FORWARD_AND_BACKWARD
+    adapters = convention.lora_rank * sum(
+        weight.shape[1] + rows
+        for weight in model_weights(model)
+        if weight.name.endswith(_PROJECTIONS) and not weight.is_expert
+        for rows in ((weight.split.sections if weight.split else ()) or (weight.shape[0],))
+    )
+    return _FROZEN + adapters / num_parameters(model)
+
+
+def _core_products(convention: FlopsConvention, products: float) -> float:
+    """Return the same for the attention core, which has no weights: only a source that scales everything scales it."""
+    return products if convention.lora == "all" else _FORWARD_AND_BACKWARD
 
 
 def _macs(model: ModelConfig, *, seq_len: int, convention: FlopsConvention, tp: int) -> Iterator[tuple[str, float]]:
