@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, Literal
@@ -341,6 +341,26 @@ class ModelConfig:
             and (index - moe.num_dense_layers + 1) % moe.layer_interval == 0
         )
 
+
+def build_model(name: str, values: Mapping[str, Any]) -> ModelConfig:
+    """Return a model from the values of its fields, in which parts may be plain mappings and tuples lists.
+
+    Raises:
+        RecipeError: See ModelConfig.
+    """
+    parts = {key: part(**values[key]) for key, part in _PARTS.items() if values.get(key) is not None}
+    temperature = values.get("query_temperature")
+    tuples = {} if temperature is None else {"query_temperature": (temperature[0], temperature[1])}
+    return ModelConfig(name=name, **{**values, **parts, **tuples})
+
+
+_PARTS = {
+    "gated_delta_net": GatedDeltaNet,
+    "mamba": Mamba,
+    "mla": MLA,
+    "moe": MoE,
+    "rope_scaling": RopeScaling,
+}
 
 _LAYER_OF_LETTER = {
     "M": Layer(mixer=Mixer.MAMBA, feed_forward=None),

@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pytest_nemoperf.errors import BaselineError, NemoPerfError, RecipeError
-from pytest_nemoperf.flops import CONVENTIONS, DEFAULT_CONVENTION, find_convention, num_flops_per_token
+from pytest_nemoperf.flops import (
+    DEFAULT_CONVENTION,
+    find_convention,
+    flops_conventions,
+    flops_terms,
+)
 from pytest_nemoperf.models import find_model
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.recipe import Plan, Precision, Recipe
@@ -66,8 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     flops = commands.add_parser("flops", help="model FLOPs per trained token, forward plus backward")
-    flops.add_argument("model", metavar="MODEL", help="catalog name, e.g. llama3-8b")
-    flops.add_argument("--seq-len", type=int, required=True, metavar="N", help="tokens per sequence")
+    flops.add_argument("model", metavar="MODEL", help="catalog name, e.g. llama3-8b, or path of a config.json")
+    flops.add_argument("--seq-len", required=True, metavar="N,...", help="tokens per sequence; one answer for each")
+    flops.add_argument("--terms", action="store_true", help="also each term of the sum")
     _add_convention(flops)
     flops.add_argument("--json", action="store_true", help="print JSON")
     flops.set_defaults(run=_flops)
@@ -93,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_convention(parser: argparse.ArgumentParser) -> None:
-    names = ", ".join(CONVENTIONS)
+    names = ", ".join(flops_conventions())
     parser.add_argument(
         "--convention", metavar="NAME", help=f"how FLOPs are counted: {names} (default: {DEFAULT_CONVENTION})"
     )
@@ -102,18 +108,37 @@ def _add_convention(parser: argparse.ArgumentParser) -> None:
 def _flops(arguments: argparse.Namespace) -> int:
     model = find_model(arguments.model)
     convention = find_convention(arguments.convention or DEFAULT_CONVENTION)
-    flops = num_flops_per_token(model, seq_len=arguments.seq_len, convention=convention)
-    if arguments.json:
+    answers = []
+    for seq_len in _parse_seq_lens(arguments.seq_len):
+        terms = flops_terms(model, seq_len=seq_len, convention=convention)
         answer = {
             "model": model.name,
-            "seq_len": arguments.seq_len,
+            "seq_len": seq_len,
             "convention": convention.name,
-            "flops_per_token": flops,
+            "flops_per_token": sum(terms.values()),
         }
-        print(json.dumps(answer, indent=2))
+        answers.append(answer | ({"terms": dict(terms)} if arguments.terms else {}))
+    if arguments.json:
+        print(json.dumps(answers[0] if len(answers) == 1 else answers, indent=2))
     else:
-        print(f"{model.name} at seq_len {arguments.seq_len}: {flops:.6g} FLOPs per token ({convention.name})")
+        print("".join(_flops_text(answer) for answer in answers), end="")
     return 0
+
+
+def _parse_seq_lens(text: str) -> list[int]:
+    try:
+        return [int(item) for item in text.split(",")]
+    except ValueError:
+        raise RecipeError(f"--seq-len: {text!r} is not a number or a list of them; write e.g. 4096,8192") from None
+
+
+def _flops_text(answer: Mapping[str, Any]) -> str:
+    total = answer["flops_per_token"]
+    terms: Mapping[str, float] = answer.get("terms", {})
+    width = max((len(name) for name in terms), default=0)
+    lines = [f"  {name:<{width}}  {term:<12.6g} {term / total:6.1%}" for name, term in terms.items()]
+    head = f"{answer['model']} at seq_len {answer['seq_len']}: {total:.6g} FLOPs per token ({answer['convention']})"
+    return "\n".join([head, *lines]) + "\n"
 
 
 def _plan(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ One formula for all models and all sources: what a source counts, mistakes inclu
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -116,8 +117,9 @@ def _core_products(convention: FlopsConvention, products: float) -> float:
 
 def _macs(model: ModelConfig, *, seq_len: int, convention: FlopsConvention, tp: int) -> Iterator[tuple[str, float]]:
     """Yield name and forward multiply-adds per token of each term; names repeat over the layers."""
-    for layer in model.layers:
-        yield from _layer_macs(model, layer, seq_len=seq_len, convention=convention)
+    for layer, count in Counter(model.layers).items():
+        for name, term in _layer_macs(model, layer, seq_len=seq_len, convention=convention):
+            yield name, count * term
     multiple = convention.vocab_multiple * (tp if convention.vocab_multiple > 1 else 1)
     head = model.hidden_size * (-(-model.vocab_size // multiple) * multiple)
     yield "head", head

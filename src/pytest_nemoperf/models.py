@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
 from typing import Any
 
-from pytest_nemoperf.architecture import MLA, GatedDeltaNet, Mamba, ModelConfig, MoE, RopeScaling
+from pytest_nemoperf.architecture import ModelConfig, build_model
 from pytest_nemoperf.errors import RecipeError, did_you_mean
+from pytest_nemoperf.huggingface import is_config_path, read_config
 from pytest_nemoperf.twins import TWIN_SUFFIX, twin_of
 
-_PARTS = {
-    "gated_delta_net": GatedDeltaNet,
-    "mamba": Mamba,
-    "mla": MLA,
-    "moe": MoE,
-    "rope_scaling": RopeScaling,
-}
+_NOTES = frozenset({"sources", "notes"})
 
 
 @cache
@@ -32,21 +26,26 @@ def model_catalog() -> Mapping[str, ModelConfig]:
 
 
 def find_model(name: str) -> ModelConfig:
-    """Return the catalog model of that name, or the scaled-down twin of one for ``<name>-twin``.
+    """Return the catalog model of that name, the one a Hugging Face config describes, or a scaled-down twin.
+
+    Args:
+        name: Catalog name; the path of a ``config.json`` or of the directory that holds one; or ``<name>-twin``
+            for the twin of either.
 
     Raises:
-        RecipeError: If the catalog has no such model.
+        RecipeError: If the catalog has no such model, or the config can't be understood.
     """
     catalog = model_catalog()
+    if name in catalog:
+        return catalog[name]
+    if is_config_path(name):
+        return read_config(name)
     if name.endswith(TWIN_SUFFIX):
         return twin_of(find_model(name.removesuffix(TWIN_SUFFIX)))
-    if name not in catalog:
-        raise RecipeError(f"unknown model {name!r}; {did_you_mean(name, catalog)}; or pass a ModelConfig")
-    return catalog[name]
+    raise RecipeError(
+        f"unknown model {name!r}; {did_you_mean(name, catalog)}; or pass a ModelConfig, or a path to a config.json"
+    )
 
 
 def _model(name: str, entry: Mapping[str, Any]) -> ModelConfig:
-    known = {field.name for field in fields(ModelConfig)}
-    values = {key: value for key, value in entry.items() if key in known}
-    parts = {key: part(**values[key]) for key, part in _PARTS.items() if values.get(key) is not None}
-    return ModelConfig(name=name, **(values | parts))
+    return build_model(name, {key: value for key, value in entry.items() if key not in _NOTES})

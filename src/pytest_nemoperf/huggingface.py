@@ -1,0 +1,66 @@
+"""Architectures from Hugging Face ``config.json`` files, for the families the catalog holds.
+
+Every key is either understood, known not to change the architecture, or an error: a model that is not the one the
+file describes would be counted, planned and trained without anybody noticing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytest_nemoperf.architecture import ModelConfig, build_model
+from pytest_nemoperf.errors import RecipeError, did_you_mean
+from pytest_nemoperf.huggingface_config import ConfigReader
+from pytest_nemoperf.huggingface_dense import DENSE
+from pytest_nemoperf.huggingface_mixtures import MIXTURES
+
+
+def is_config_path(name: str) -> bool:
+    """Whether a model's name is a path to a config: it has a path separator, or is there."""
+    return "/" in name or "\\" in name or Path(name).exists()
+
+
+def read_config(path: str | Path) -> ModelConfig:
+    """Return the architecture of a ``config.json``, or of the directory that holds one.
+
+    The model is named after the directory. Of a multimodal model it is the language part.
+
+    Raises:
+        RecipeError: If the file can't be read, its family is not known, or it has a key or a value that changes the
+            architecture and is not understood.
+    """
+    path = Path(path)
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        data = json.loads(file.read_bytes())
+    except OSError as exc:
+        raise RecipeError(f"{file}: cannot be read: {exc.strerror}") from None
+    except ValueError as exc:
+        raise RecipeError(f"{file}: not JSON: {exc}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{file}: holds a {type(data).__name__} instead of an object")
+    return _model(data, name=file.resolve().parent.name, subject=str(file))
+
+
+def _model(data: Mapping[str, Any], *, name: str, subject: str) -> ModelConfig:
+    model_type = str(data.get("model_type"))
+    if isinstance(data.get("text_config"), dict):
+        text = {"model_type": f"{model_type}_text", **data["text_config"]}
+        if data.get("tie_word_embeddings") is not None:
+            text.setdefault("tie_word_embeddings", data["tie_word_embeddings"])
+        return _model(text, name=name, subject=f"{subject}: text_config")
+    families = {**DENSE, **MIXTURES}
+    if model_type not in families:
+        raise RecipeError(
+            f"{subject}: model_type {model_type!r} is not understood; {did_you_mean(model_type, families)}"
+        )
+    config = ConfigReader(data, subject=subject)
+    try:
+        model = build_model(name, families[model_type](config))
+    except (TypeError, ValueError, AttributeError) as exc:
+        raise RecipeError(f"{subject}: a value has the wrong type: {exc}") from None
+    config.finish()
+    return model

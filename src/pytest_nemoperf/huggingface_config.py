@@ -1,0 +1,230 @@
+"""Values of a Hugging Face config, and what most families spell alike."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pytest_nemoperf.errors import RecipeError
+
+# Keys that say how a model is trained, stored or generated from, or that repeat what others say.
+_HARMLESS = frozenset(
+    {
+        "_attn_implementation_autoset",
+        "_name_or_path",
+        "architectures",
+        "attention_dropout",
+        "attn_implementation",
+        "attn_pdrop",
+        "auto_map",
+        "aux_loss_alpha",
+        "bos_token_id",
+        "cache_implementation",
+        "chunk_size",
+        "dtype",
+        "embd_pdrop",
+        "eos_token_id",
+        "ep_size",
+        "expand",
+        "for_llm_compressor",
+        "hidden_dropout",
+        "initializer_range",
+        "is_decoder",
+        "is_encoder_decoder",
+        "mamba_ssm_cache_dtype",
+        "max_position_embeddings",
+        "max_window_layers",
+        "model_type",
+        "moe_shared_expert_overlap",
+        "n_ctx",
+        "num_logits_to_keep",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "pad_token_id",
+        "pretraining_tp",
+        "qk_head_dim",
+        "quantization_config",
+        "reorder_and_upcast_attn",
+        "rescale_prenorm_residual",
+        "resid_pdrop",
+        "residual_in_fp32",
+        "return_dict",
+        "router_aux_loss_coef",
+        "router_jitter_noise",
+        "scale_attn_weights",
+        "seq_aux",
+        "summary_activation",
+        "summary_first_dropout",
+        "summary_proj_to_labels",
+        "summary_type",
+        "summary_use_proj",
+        "task_specific_params",
+        "time_step_floor",
+        "time_step_limit",
+        "time_step_max",
+        "time_step_min",
+        "time_step_rank",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+        "use_mamba_kernels",
+    }
+)
+
+
+class ConfigReader:
+    """A config's values, and which of its keys have been understood."""
+
+    def __init__(self, data: Mapping[str, Any], *, subject: str) -> None:
+        self._data = data
+        self.subject = subject
+        self._understood: set[str] = set()
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> ConfigReader:
+        """Return a reader of the same config in which absent and null keys have these values."""
+        given = {key: value for key, value in self._data.items() if value is not None}
+        reader = ConfigReader({**defaults, **given}, subject=self.subject)
+        reader._understood = self._understood  # the same config: what one understands, both do
+        return reader
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value; the default if the key is absent or null."""
+        self._understood.add(key)
+        value = self._data.get(key)
+        return default if value is None else value
+
+    def need(self, key: str) -> Any:
+        """Return the value.
+
+        Raises:
+            RecipeError: If it is absent or null.
+        """
+        value = self.get(key)
+        if value is None:
+            raise RecipeError(f"{self.subject}: {key} is missing; a {self._data.get('model_type')} config needs it")
+        return value
+
+    def expect(self, key: str, *, only: Any) -> None:
+        """Refuse any other value than the one the architecture has; absent and null are that one.
+
+        Raises:
+            RecipeError: If the value is another one.
+        """
+        value = self.get(key, only)
+        if value != only:
+            self.refuse(key, value, f"only {json.dumps(only)} is")
+
+    def refuse(self, key: str, value: Any, reason: str) -> None:
+        """Raise the error of a value that is not understood."""
+        raise RecipeError(f"{self.subject}: {key}={json.dumps(value)} is not understood; {reason}")
+
+    def finish(self) -> None:
+        """Refuse keys that nothing has asked for and that are not known to be harmless.
+
+        Raises:
+            RecipeError: With all of them.
+        """
+        unknown = sorted(self._data.keys() - self._understood - _HARMLESS)
+        if unknown:
+            raise RecipeError(
+                f"{self.subject}: {', '.join(unknown)} not understood; remove what does not change the architecture, "
+                "or pass a ModelConfig"
+            )
+
+
+def read_decoder(config: ConfigReader, *, norm_eps: str = "rms_norm_eps", is_tied: bool = False) -> dict[str, Any]:
+    """Return what all families but GPT-2 spell alike."""
+    hidden, heads = config.need("hidden_size"), config.need("num_attention_heads")
+    return {
+        "hidden_size": hidden,
+        "num_layers": config.need("num_hidden_layers"),
+        "num_heads": heads,
+        "num_kv_heads": config.get("num_key_value_heads", heads),
+        "head_dim": config.get("head_dim", hidden // heads),
+        "ffn_hidden_size": config.need("intermediate_size"),
+        "vocab_size": config.need("vocab_size"),
+        "tied_embeddings": config.get("tie_word_embeddings", is_tied),
+        "norm_eps": config.need(norm_eps),
+    }
+
+
+def read_rope(config: ConfigReader, *, theta: float = 10_000.0, layers: str = "") -> dict[str, Any]:
+    """Return base and scaling, from ``rope_parameters`` or from the keys of files before transformers 5.
+
+    Args:
+        config: The config.
+        theta: The family's default base.
+        layers: The kind of layers, where the parameters differ between kinds.
+    """
+    new = config.get("rope_parameters", {})
+    parameters = dict(new.get(layers, new) if layers else new)
+    parameters = {**config.get("rope_scaling", {}), **parameters}
+    base = parameters.pop("rope_theta", None) or config.get("rope_theta", theta)
+    parameters.pop("partial_rotary_factor", None)
+    kind = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"
+    parameters.pop("type", None)
+    return {"rope_theta": float(base), "rope_scaling": _rope_scaling(config, kind, parameters)}
+
+
+def _rope_scaling(config: ConfigReader, kind: str, parameters: dict[str, Any]) -> dict[str, Any] | None:
+    if kind == "default":
+        return None
+    known = {
+        "linear": {"factor": "factor"},
+        "llama3": {
+            "factor": "factor",
+            "original_max_position_embeddings": "original_context",
+            "low_freq_factor": "low_freq",
+            "high_freq_factor": "high_freq",
+        },
+        "yarn": {
+            "factor": "factor",
+            "original_max_position_embeddings": "original_context",
+            "beta_slow": "low_freq",
+            "beta_fast": "high_freq",
+            "attention_factor": "attention_factor",
+            "truncate": "truncates",
+            "mscale": "mscale",
+            "mscale_all_dim": "mscale_all_dim",
+        },
+    }
+    if kind not in known:
+        config.refuse("rope_type", kind, f"only {', '.join(known)} are")
+    unknown = parameters.keys() - known[kind].keys()
+    if unknown:
+        config.refuse("rope_scaling", sorted(unknown), f"{kind} has {', '.join(known[kind])}")
+    scaling = {known[kind][key]: value for key, value in parameters.items() if value is not None}
+    if kind == "yarn":
+        scaling = {"high_freq": 32.0, "original_context": config.get("max_position_embeddings"), **scaling}
+        scale, all_dims = scaling.pop("mscale", 0), scaling.pop("mscale_all_dim", 0)
+        if scale and all_dims and "attention_factor" not in scaling:
+            scaling["attention_factor"] = _mscale(scaling["factor"], scale) / _mscale(scaling["factor"], all_dims)
+        scaling["softmax_mscale"] = all_dims
+    return {"kind": kind, **scaling}
+
+
+def _mscale(factor: float, scale: float) -> float:
+    return 0.1 * scale * math.log(factor) + 1.0
+
+
+def read_rope_dim(config: ConfigReader, *, head_dim: int, default: float) -> int:
+    """Return the rotated part of a head."""
+    share = config.get("rope_parameters", {}).get("partial_rotary_factor")
+    return int(head_dim * (share or config.get("partial_rotary_factor", default)))
+
+
+def read_interval(config: ConfigReader, *, num_layers: int, default: int, other: str) -> int:
+    """Return which layers see everything, every so-manieth; the others are of the other kind."""
+    interval: int = default
+    for key in ("full_attention_interval", "sliding_window_pattern", "_sliding_window_pattern"):
+        interval = config.get(key, interval)
+    types: Sequence[str] | None = config.get("layer_types")
+    if types is not None:
+        interval = list(types).index("full_attention") + 1 if "full_attention" in types else 0
+        expected = [other if not interval or (i + 1) % interval else "full_attention" for i in range(num_layers)]
+        if list(types) != expected:
+            config.refuse("layer_types", types, f"only a full_attention layer after every so many {other} is")
+    return interval
