@@ -1,0 +1,164 @@
+"""What a rank of a plan keeps in memory, kind by kind; the native engine's rules, counted without running it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pytest_nemoperf.activations import TokenCosts, compute_bytes
+from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.recipe import Plan, Recompute
+from pytest_nemoperf.schedule import num_in_flight
+from pytest_nemoperf.shards import Part, stage_layers, stage_parts
+
+_FP32 = 4
+_OPTIMIZER_COPIES = 2  # AdamW's two moments, fp32
+_OPTIMIZER_STEP = 4  # its step count, a scalar per weight
+_GATHERED_BLOCKS = 2  # FSDP2 gathers a block while the one before it computes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateBytes:
+    """What a rank keeps between steps; exactly what the native engine allocates.
+
+    Attributes:
+        weights: fp32 master weights, with the rows FSDP2 pads every shard to.
+        gradients: fp32, padded alike; there from backward to the optimizer's step.
+        optimizer: AdamW's moments in fp32, unpadded, and a step count per weight.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageMemory:
+    """Memory of the fullest rank of one pipeline stage, in bytes.
+
+    Attributes:
+        pp_rank: Which stage.
+        num_layers: Decoder layers on it, all its model chunks together.
+        num_parameters: Parameters a rank of it stores, padding not counted.
+        weights: fp32 master weights.
+        gradients: fp32.
+        optimizer: AdamW's state.
+        activations: Kept for backward, of all micro-batches in flight; an estimate.
+        transient: For a moment: weights FSDP has gathered, gradients it has not reduced yet, casts of weights, the
+            loss, a block under recomputation; an estimate from above.
+        total: All of them.
+    """
+
+    pp_rank: int
+    num_layers: int
+    num_parameters: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    transient: int
+    total: int
+
+
+def state_bytes(parts: Iterable[Part], *, dense_shard: int = 0, expert_shard: int = 0) -> StateBytes:
+    """Return what a rank with these parts keeps between steps.
+
+    Args:
+        parts: From stage_parts.
+        dense_shard: Which FSDP shard of weights outside experts the rank has; the first is the largest.
+        expert_shard: Which of experts' weights.
+    """
+    stored = own = num_weights = 0
+    for part in parts:
+        stored += part.padded_numel
+        own += part.own_numel(expert_shard if part.weight.is_expert else dense_shard)
+        num_weights += 1
+    return StateBytes(
+        weights=_FP32 * stored,
+        gradients=_FP32 * stored,
+        optimizer=_FP32 * _OPTIMIZER_COPIES * own + _OPTIMIZER_STEP * num_weights,
+    )
+
+
+def stage_memory(plan: Plan, *, pp_rank: int) -> StageMemory:
+    """Return the memory of the fullest rank of a pipeline stage."""
+    parts = stage_parts(plan.model, layout=plan.layout, pp_rank=pp_rank)
+    state = state_bytes(parts)
+    activations = round(_activation_bytes(plan, pp_rank=pp_rank))
+    transient = round(_transient_bytes(plan, parts=parts, pp_rank=pp_rank))
+    return StageMemory(
+        pp_rank=pp_rank,
+        num_layers=len(_layer_indices(plan, pp_rank=pp_rank)),
+        num_parameters=sum(part.own_numel(0) for part in parts),
+        weights=state.weights,
+        gradients=state.gradients,
+        optimizer=state.optimizer,
+        activations=activations,
+        transient=transient,
+        total=state.weights + state.gradients + state.optimizer + activations + transient,
+    )
+
+
+def shown_stages(layout: Layout) -> tuple[int, ...]:
+    """Return the first, a middle and the last pipeline rank, each once."""
+    return tuple(sorted({0, layout.pp // 2, layout.pp - 1}))
+
+
+def _layer_indices(plan: Plan, *, pp_rank: int) -> list[int]:
+    chunks = stage_layers(plan.model, pp=plan.layout.pp, vp=plan.layout.vp)[pp_rank]
+    return [index for chunk in chunks for index in chunk]
+
+
+def _activation_bytes(plan: Plan, *, pp_rank: int) -> float:
+    """Return what all micro-batches in flight keep; the head's share is that of one, whose backward follows at once."""
+    costs, layout, model = TokenCosts(plan), plan.layout, plan.model
+    layers = [model.layers[index] for index in _layer_indices(plan, pp_rank=pp_rank)]
+    kept = sum(costs.layer(layer).under(plan.recompute) for layer in layers)
+    in_flight = num_in_flight(layout, num_micro_batches=plan.grad_accum_steps, pp_rank=pp_rank)
+    total = in_flight * kept
+    if pp_rank == 0:
+        total += in_flight * costs.embedding()
+    if pp_rank == layout.pp - 1:
+        total += costs.head() * (1 + model.mtp_num_layers)
+        total += model.mtp_num_layers * costs.layer(model.mtp_layer).whole
+    return total
+
+
+def _transient_bytes(plan: Plan, *, parts: tuple[Part, ...], pp_rank: int) -> float:
+    costs, layout = TokenCosts(plan), plan.layout
+    total = _gathered_bytes(plan, parts=parts) if layout.dp_shard > 1 else _cast_bytes(plan, parts, pp_rank=pp_rank)
+    if pp_rank == layout.pp - 1:
+        total += costs.loss_workspace()
+    if plan.recompute is not Recompute.NONE:
+        layers = {plan.model.layers[index] for index in _layer_indices(plan, pp_rank=pp_rank)}
+        again = (costs.layer(layer) for layer in layers)
+        total += max((kept.whole - kept.under(plan.recompute) for kept in again), default=0.0)
+    return total
+
+
+def _gathered_bytes(plan: Plan, *, parts: tuple[Part, ...]) -> float:
+    """Return FSDP's copies: gathered weights, and gradients that wait for the step's reduction.
+
+    A pipeline keeps all its weights gathered. Without one, the embedding and the head stay, blocks come and go.
+    Micro-batches but the last accumulate whole gradients in fp32, in place of one block's.
+    """
+    blocks: dict[str, int] = {}
+    for part in parts:
+        blocks[part.unit] = blocks.get(part.unit, 0) + part.numel
+    root = blocks.pop("root", 0)
+    largest = max(blocks.values(), default=0)
+    whole = root + sum(blocks.values())
+    at_once = whole if plan.layout.pp > 1 else root + min(_GATHERED_BLOCKS * largest, sum(blocks.values()))
+    waiting = whole if plan.grad_accum_steps > 1 else max(root, largest)
+    return at_once * compute_bytes(plan.precision) + waiting * _FP32
+
+
+def _cast_bytes(plan: Plan, parts: tuple[Part, ...], *, pp_rank: int) -> float:
+    """Return the casts of master weights that each micro-batch in flight keeps for its backward."""
+    element = compute_bytes(plan.precision)
+    if element == _FP32:
+        return 0.0
+    looked_up = {"positions.weight"} | (set() if plan.model.tied_embeddings else {"embedding.weight"})
+    cast = sum(part.numel for part in parts if part.weight.name not in looked_up)
+    in_flight = num_in_flight(plan.layout, num_micro_batches=plan.grad_accum_steps, pp_rank=pp_rank)
+    return in_flight * cast * element * (0 if plan.recompute is Recompute.FULL else 1)

@@ -1,0 +1,44 @@
+"""Pipeline schedules as arithmetic: how long ranks idle, and how many micro-batches they keep."""
+
+from __future__ import annotations
+
+from pytest_nemoperf.parallelism import Layout
+
+_ZERO_BUBBLE_SHARE = 1 / 3  # forward, input gradient and weight gradient taken as equally long
+
+
+def bubble_fraction(layout: Layout, *, num_micro_batches: int) -> float:
+    """Return the part of a step's time a pipeline rank idles while the pipeline fills and drains.
+
+    With p ranks, v chunks a rank and m micro-batches, ranks idle for (p-1)/v of a micro-batch's forward and
+    backward time beside m of them at work. A zero-bubble schedule fills two thirds of that with weight gradients,
+    which nothing waits for (ZB-H1 with a forward pass, an input gradient and a weight gradient equally long).
+
+    References:
+        Narayanan et al. 2021, section 2.2, https://arxiv.org/abs/2104.04473;
+        Qi et al. 2023, section 2.3, https://arxiv.org/abs/2401.10241
+    """
+    idle = (layout.pp - 1) / layout.vp
+    if layout.pp_schedule == "zero_bubble":
+        idle *= _ZERO_BUBBLE_SHARE
+    return idle / (num_micro_batches + idle)
+
+
+def num_in_flight(layout: Layout, *, num_micro_batches: int, pp_rank: int) -> float:
+    """Return how many micro-batches' activations of a whole rank (all its chunks) are kept at the worst moment.
+
+    A rank runs so many forward passes ahead of its first backward pass: the ranks after it under 1F1B; twice as
+    many and all chunks but the last of a round under the interleaved schedule. A zero-bubble schedule keeps what
+    weight gradients still need, so that every rank has as many as the first one.
+
+    References:
+        As bubble_fraction; torch/distributed/pipelining/schedules.py, ``_get_1f1b_rank_ops`` and its callers.
+    """
+    pp, vp = layout.pp, layout.vp
+    if layout.pp_schedule == "zero_bubble":
+        ahead = pp - 1
+    else:
+        ahead = (pp - 1 - pp_rank) * (1 if vp == 1 else 2)
+    per_round = num_micro_batches // max(1, num_micro_batches // pp)
+    chunks = (vp - 1) * per_round + ahead + 1
+    return min(chunks, num_micro_batches * vp) / vp

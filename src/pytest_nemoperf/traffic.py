@@ -1,0 +1,199 @@
+"""How much each parallel axis moves: bytes one rank sends in one step, from formulas with their sources.
+
+Ring algorithms are counted: over n ranks an all-gather or a reduce-scatter of a whole of W bytes sends (n-1)/n W from
+each rank, an all-reduce twice that (Patarasuk and Yuan 2009, https://doi.org/10.1016/j.jpdc.2008.09.002), an
+all-to-all (n-1)/n of what a rank has. Scalars (loss, gradient norm) are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pytest_nemoperf.activations import TokenCosts, compute_bytes
+from pytest_nemoperf.architecture import FeedForward, Layer, Mixer, ModelConfig
+from pytest_nemoperf.recipe import Plan, Recompute
+from pytest_nemoperf.shards import Part, stage_layers, stage_parts
+
+_FP32 = 4
+_FORWARD_AND_BACKWARD = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AxisTraffic:
+    """What one axis moves.
+
+    Attributes:
+        axis: ``tp``, ``cp``, ``ep``, ``etp``, ``pp``, ``dp`` (weights and gradients) or ``expert_dp`` (experts').
+        degree: Ranks of a group.
+        bytes_per_step: Sent by one rank of the busiest of the stages looked at, in one step.
+        formula: What was counted.
+        source: Where the formula comes from.
+    """
+
+    axis: str
+    degree: int
+    bytes_per_step: int
+    formula: str
+    source: str
+
+
+_SOURCES = {
+    "tp": "Korthikanti et al. 2022, section 4.2.2, https://arxiv.org/abs/2205.05198",
+    "cp": "Megatron-Core's context parallelism; a2a: Jacobs et al. 2023, https://arxiv.org/abs/2309.14509",
+    "ep": "Lepikhin et al. 2020, section 3.2, https://arxiv.org/abs/2006.16668",
+    "etp": "as tp",
+    "pp": "Narayanan et al. 2021, section 3.2, https://arxiv.org/abs/2104.04473",
+    "dp": "Rajbhandari et al. 2020, section 7, https://arxiv.org/abs/1910.02054",
+    "expert_dp": "as dp",
+}
+_FORMULAS = {
+    "tp": "(tp-1)/tp x T x D elements, 4 times forward and 4 times backward a layer (2 and 2 in a mixture without "
+    "shared experts), twice more at the embedding and at the head; full recomputation adds a forward pass",
+    "cp": "all_gather: (cp-1) x T/cp x keys and values, forward, and their gradients backward; a2a: (cp-1)/cp of "
+    "queries, keys, values and output, forward and backward",
+    "ep": "(ep-1)/ep x tokens of the rank x topk x D elements: dispatch and combine, forward and backward",
+    "etp": "(etp-1) x tokens of the rank x topk x D elements: in and out, forward and backward",
+    "pp": "T x D elements (T/tp under sequence parallelism) to the next chunk forward and to the one before backward",
+    "dp": "FSDP: (n-1)/n of the stage's weights in the compute type, gathered for each forward and each backward pass "
+    "(once a step under pp), and of its gradients in fp32; replicas: twice (n-1)/n of their gradients",
+    "expert_dp": "as dp, over the ranks with the same experts",
+}
+
+
+def axis_traffic(plan: Plan, *, stages: Iterable[int]) -> tuple[AxisTraffic, ...]:
+    """Return what each axis of more than one rank moves.
+
+    Args:
+        plan: Model, sizes and layout.
+        stages: Pipeline ranks to look at; each axis shows the busiest.
+    """
+    counts = [_StageTraffic(plan, pp_rank=pp_rank) for pp_rank in stages]
+    layout = plan.layout
+    expert_dp = layout.dp * layout.cp * layout.tp // (layout.ep * layout.etp) if plan.model.moe is not None else 1
+    degrees = {
+        "tp": layout.tp,
+        "cp": layout.cp,
+        "ep": layout.ep,
+        "etp": layout.etp,
+        "pp": layout.pp,
+        "dp": layout.dp * layout.cp,
+        "expert_dp": expert_dp,
+    }
+    return tuple(
+        AxisTraffic(
+            axis=axis,
+            degree=degree,
+            bytes_per_step=round(max(count.of(axis) for count in counts)),
+            formula=_FORMULAS[axis],
+            source=_SOURCES[axis],
+        )
+        for axis, degree in degrees.items()
+        if degree > 1
+    )
+
+
+class _StageTraffic:
+    """Counts for one rank of one pipeline stage."""
+
+    def __init__(self, plan: Plan, *, pp_rank: int) -> None:
+        self._plan = plan
+        self._pp_rank = pp_rank
+        self._costs = TokenCosts(plan)
+        self._element = compute_bytes(plan.precision)
+        chunks = stage_layers(plan.model, pp=plan.layout.pp, vp=plan.layout.vp)[pp_rank]
+        self._layers = [plan.model.layers[index] for chunk in chunks for index in chunk]
+        self._is_last = pp_rank == plan.layout.pp - 1
+        if self._is_last:
+            self._layers += [plan.model.mtp_layer] * plan.model.mtp_num_layers
+
+    def of(self, axis: str) -> float:
+        match axis:
+            case "dp":
+                return self._gradients_and_weights(is_expert=False)
+            case "expert_dp":
+                return self._gradients_and_weights(is_expert=True)
+            case "pp":
+                return self._plan.grad_accum_steps * self._stage_borders()
+        return self._plan.grad_accum_steps * self._per_micro_batch(axis)
+
+    def _per_micro_batch(self, axis: str) -> float:
+        match axis:
+            case "tp":
+                return self._tensor_parallel()
+            case "cp":
+                return sum(self._context_parallel(layer) for layer in self._layers)
+        mixtures = sum(layer.feed_forward is FeedForward.MOE for layer in self._layers)
+        return mixtures * self._expert_tokens(axis)
+
+    def _tensor_parallel(self) -> float:
+        plan, tp = self._plan, self._plan.layout.tp
+        whole = (tp - 1) / tp * self._costs.num_tokens * plan.model.hidden_size * self._element
+        passes = 0
+        for layer in self._layers:
+            sublayers = (layer.mixer is not None) + _is_split_feed_forward(plan.model, layer)
+            forward = 2 * sublayers
+            passes += _FORWARD_AND_BACKWARD * forward + (forward if plan.recompute is Recompute.FULL else 0)
+        passes += 2 * (self._pp_rank == 0) + 2 * self._is_last * (1 + plan.model.mtp_num_layers)
+        return passes * whole
+
+    def _context_parallel(self, layer: Layer) -> float:
+        model, layout = self._plan.model, self._plan.layout
+        if layer.mixer is not Mixer.ATTENTION:
+            return 0.0
+        queries, keys_values, out = _attention_widths(model)
+        if layout.cp_comm == "a2a":
+            moved = (layout.cp - 1) / layout.cp * (queries + keys_values + out)
+        else:
+            moved = (layout.cp - 1) * keys_values
+        return _FORWARD_AND_BACKWARD * self._costs.num_tokens * moved / layout.tp * self._element
+
+    def _expert_tokens(self, axis: str) -> float:
+        moe, layout = self._plan.model.moe, self._plan.layout
+        assert moe is not None  # noqa: S101 (no layer has one without it)
+        width = moe.latent_size or self._plan.model.hidden_size
+        routed = self._costs.num_stream_tokens * moe.topk * width * self._element
+        share = (layout.ep - 1) / layout.ep if axis == "ep" else layout.etp - 1
+        return 2 * _FORWARD_AND_BACKWARD * share * routed
+
+    def _stage_borders(self) -> float:
+        """Each chunk but the model's last sends forward, each but its first sends backward."""
+        layout = self._plan.layout
+        sends = 2 * layout.vp - (self._pp_rank == 0) - self._is_last
+        return sends * self._costs.num_stream_tokens * self._plan.model.hidden_size * self._element
+
+    def _gradients_and_weights(self, *, is_expert: bool) -> float:
+        plan = self._plan
+        parts = stage_parts(plan.model, layout=plan.layout, pp_rank=self._pp_rank)
+        return sum(self._reduced(part) for part in parts if part.weight.is_expert == is_expert)
+
+    def _reduced(self, part: Part) -> float:
+        plan, shards, copies = self._plan, part.num_shards, part.num_copies
+        whole = part.padded_numel * shards
+        sent = 0.0
+        if shards > 1:
+            if plan.layout.pp > 1:
+                gathers = 1
+            else:
+                gathers = (1 if part.unit == "root" else _FORWARD_AND_BACKWARD) * plan.grad_accum_steps
+            sent += (shards - 1) / shards * whole * (gathers * self._element + _FP32)
+        if copies > 1:
+            sent += 2 * (copies - 1) / copies * part.padded_numel * _FP32
+        return sent
+
+
+def _is_split_feed_forward(model: ModelConfig, layer: Layer) -> bool:
+    """Tell whether tp splits a layer's MLP: routed experts are split over ep and etp instead."""
+    if layer.feed_forward is FeedForward.MOE:
+        return model.moe is not None and model.moe.shared_ffn_hidden_size > 0
+    return layer.feed_forward is FeedForward.DENSE
+
+
+def _attention_widths(model: ModelConfig) -> tuple[int, int, int]:
+    """Return the widths of queries, of keys with values, and of the output."""
+    if model.mla is not None:
+        qk_head = model.mla.qk_nope_head_dim + model.mla.qk_rope_head_dim
+        keys_values = model.num_heads * (qk_head + model.mla.v_head_dim)
+        return model.num_heads * qk_head, keys_values, model.num_heads * model.mla.v_head_dim
+    queries = model.num_heads * model.head_dim
+    return queries, 2 * model.num_kv_heads * model.head_dim, queries
