@@ -66,6 +66,22 @@ def test_flops_are_counted_under_the_recipes_convention(name: str) -> None:
     assert plan.flops_convention == name
 
 
+@pytest.mark.parametrize(
+    ("system", "precision", "peak"),
+    [
+        ("h100", "fp8_ds", 1979.0),
+        ("h100", "fp8_cs", 1979.0),
+        ("b200", "mxfp8", 4500.0),
+        ("b200", "nvfp4", 9000.0),
+        ("h200", "fp8_cs", None),
+    ],
+)
+def test_the_peak_is_that_of_the_number_format_used(system: str, precision: str, peak: float | None) -> None:
+    plan = resolve(_recipe(layouts={system: FSDP4_TP2}, precision=precision), system=find_system(system))
+
+    assert plan.peak_tflops == peak
+
+
 def test_an_unknown_peak_stays_unknown() -> None:
     assert resolve(_recipe(), system=CPU).peak_tflops is None
 

@@ -47,8 +47,15 @@ def test_peaks_are_the_published_dense_ones(name: str, precision: str, tflops: f
 
 def test_a_peak_without_a_source_is_unknown() -> None:
     assert "fp8" not in find_system("h200").peak_tflops
-    assert find_system("h200").memory_gb is None
     assert dict(find_system("cpu").peak_tflops) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "capability"),
+    [("a100", (8, 0)), ("h100", (9, 0)), ("b200", (10, 0)), ("gb300", (10, 3)), ("cpu", None)],
+)
+def test_compute_capabilities_are_numbers_to_compare(name: str, capability: tuple[int, int] | None) -> None:
+    assert find_system(name).compute_capability == capability
 
 
 @pytest.mark.parametrize(

@@ -101,10 +101,7 @@ class TokenCosts:
         """Return what the norm before a sub-layer and the sub-layer's first product keep of its input."""
         hidden = self._model.hidden_size
         norms = 2 if post_norm and self._model.has_post_norms else 1
-        return (
-            norms * self._norm(hidden, tokens=self.num_stream_tokens)
-            + self._gathered_input()
-        )
+        return norms * self._norm(hidden, tokens=self.num_stream_tokens) + self._gathered_input()
 
     def _gathered_input(self) -> float:
         return self.num_tokens * self._model.hidden_size * self._element

@@ -70,7 +70,7 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         tokens_per_step=recipe.global_batch_size * recipe.seq_len,
         flops_per_token=num_flops_per_token(model, seq_len=recipe.seq_len, convention=convention),
         flops_convention=convention.name,
-        peak_tflops=system.peak_tflops.get(recipe.precision),
+        peak_tflops=system.peak_tflops.get(recipe.precision.number_format),
         timeout_sec=timeout_sec or recipe.timeout_sec or _derived_timeout_sec(recipe, inject_pct=inject_pct),
         inject_pct=inject_pct,
         command=recipe.command,

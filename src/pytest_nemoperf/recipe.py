@@ -33,10 +33,28 @@ class Workload(StrEnum):
 
 
 class Precision(StrEnum):
-    """Number format of the matrix products; master weights and reductions are fp32."""
+    """Number format of the matrix products; master weights and reductions are fp32.
+
+    The 8-bit and 4-bit formats are transformer-engine's, named after its recipes; embedding, attention, norms, head and
+    loss stay in bf16 under them.
+    """
 
     FP32 = "fp32"
     BF16 = "bf16"
+    FP8_DS = "fp8_ds"  # delayed scaling: a tensor's scale follows from its maxima in earlier steps
+    FP8_CS = "fp8_cs"  # current scaling: from the tensor itself
+    MXFP8 = "mxfp8"  # a scale for each 32 elements
+    NVFP4 = "nvfp4"  # 4 bits, a scale for each 16 elements
+
+    @property
+    def number_format(self) -> str:
+        """What the tensor cores multiply, whatever the scaling: the key of a system's peaks."""
+        return "fp8" if self in {Precision.FP8_DS, Precision.FP8_CS, Precision.MXFP8} else self.value
+
+    @property
+    def needs_transformer_engine(self) -> bool:
+        """Whether transformer-engine does the matrix products."""
+        return self not in {Precision.FP32, Precision.BF16}
 
 
 class Recompute(StrEnum):
@@ -57,7 +75,7 @@ class Recipe:
         seq_len: Tokens per sequence.
         global_batch_size: Sequences per step, over all ranks.
         micro_batch_size: Sequences per forward pass of one data-parallel rank.
-        precision: ``fp32`` or ``bf16``.
+        precision: ``fp32``, ``bf16``, ``fp8_ds``, ``fp8_cs``, ``mxfp8`` or ``nvfp4``.
         workload: ``pretrain``.
         framework: Who trains: ``torch`` (native), ``command``, or one a plugin registers.
         recompute: Activations computed again in backward instead of kept: ``none``, ``selective`` (the attention

@@ -101,7 +101,9 @@ def _parts(weights: Iterator[Weight], *, unit: str, layout: Layout) -> Iterator[
     for weight in weights:
         is_expert = weight.is_expert
         num_shards = num_expert_shards(layout) if is_expert else num_dense_shards(layout)
-        num_ranks = layout.dp * layout.cp * layout.tp // (layout.ep * layout.etp) if is_expert else layout.dp * layout.cp
+        num_ranks = (
+            layout.dp * layout.cp * layout.tp // (layout.ep * layout.etp) if is_expert else layout.dp * layout.cp
+        )
         yield Part(
             weight=weight,
             unit=unit,

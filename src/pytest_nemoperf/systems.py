@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from pytest_nemoperf.errors import RecipeError, did_you_mean
 
@@ -23,7 +23,8 @@ class System:
         device: ``cuda`` or ``cpu``: what torch calls the device.
         gpus_per_node: GPUs of one node; None where a node has as many ranks as one likes (cpu).
         memory_gb: Memory of one GPU as data sheets name it, in GB; None if it has no source.
-        peak_tflops: Dense peak in TFLOP/s by precision; a precision that is absent has no peak, hence no MFU.
+        compute_capability: Major and minor version of the GPU's instruction set; None for a CPU.
+        peak_tflops: Dense peak in TFLOP/s by number format; one that is absent has no peak, hence no MFU.
         device_names: Names the driver reports for this GPU, exactly.
         tolerance_pct: Default tolerance of the judged metrics, in percent.
     """
@@ -33,6 +34,7 @@ class System:
     device: Literal["cuda", "cpu"]
     gpus_per_node: int | None
     memory_gb: float | None
+    compute_capability: tuple[int, int] | None
     peak_tflops: Mapping[str, float]
     device_names: tuple[str, ...]
     tolerance_pct: float
@@ -50,6 +52,7 @@ def system_catalog() -> Mapping[str, System]:
             device=entry["device"],
             gpus_per_node=entry["gpus_per_node"],
             memory_gb=entry["memory_gb"]["value"] if entry["memory_gb"] else None,
+            compute_capability=_capability(entry["compute_capability"]),
             peak_tflops=MappingProxyType({key: peak["value"] for key, peak in entry["peak_dense_tflops"].items()}),
             device_names=tuple(device["name"] for device in entry["device_names"]),
             tolerance_pct=entry["tolerance_pct"],
@@ -75,3 +78,10 @@ def match_device(device_name: str) -> System | None:
         if device_name in system.device_names:
             return system
     return None
+
+
+def _capability(entry: Mapping[str, Any] | None) -> tuple[int, int] | None:
+    if entry is None:
+        return None
+    major, _, minor = str(entry["value"]).partition(".")
+    return int(major), int(minor)

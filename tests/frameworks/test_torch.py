@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,37 @@ def test_pipeline_and_context_parallel_plans_are_supported() -> None:
     plan = make_plan(layouts={"cpu": Layout(gpus=8, pp=2, cp=2, dp_shard=2)})
 
     assert TorchFramework().unsupported(plan) is None
+
+
+@pytest.mark.parametrize(
+    ("system", "precision", "reason"),
+    [
+        ("cpu", "fp8_cs", "precision=fp8_cs needs an NVIDIA GPU, and cpu has none; use bf16 or fp32"),
+        ("a100", "fp8_ds", "precision=fp8_ds needs compute capability 8.9, DGX-A100 has 8.0; use bf16"),
+        ("h100", "mxfp8", "precision=mxfp8 needs compute capability 10.0, DGX-H100 has 9.0; use bf16"),
+        ("h200", "nvfp4", "precision=nvfp4 needs compute capability 10.0, DGX-H200 has 9.0; use bf16"),
+    ],
+)
+def test_a_precision_the_device_does_not_have_is_unsupported(system: str, precision: str, reason: str) -> None:
+    plan = replace(make_plan(precision=precision), system=system)
+
+    assert TorchFramework().unsupported(plan) == reason
+
+
+@pytest.mark.parametrize(("system", "precision"), [("h100", "fp8_ds"), ("h100", "fp8_cs"), ("gb300", "nvfp4")])
+def test_transformer_engine_is_looked_for_and_never_imported(
+    monkeypatch: pytest.MonkeyPatch, system: str, precision: str
+) -> None:
+    plan = replace(make_plan(precision=precision), system=system)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "transformer_engine" else object())
+
+    assert TorchFramework().unsupported(plan) == (
+        f"precision={precision} needs transformer-engine, which is not installed; "
+        "install it with: pip install 'pytest-nemoperf[te]', or use bf16"
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: object())
+    assert TorchFramework().unsupported(plan) is None
+    assert "transformer_engine" not in sys.modules
 
 
 def test_without_torch_the_reason_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,19 @@ from pathlib import Path
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.frameworks.steps import read_step_records
-from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.recipe import Plan, Precision
 from pytest_nemoperf.records import RESULT_FILE, STEPS_FILE, RunOutput, RunResult, from_json
+from pytest_nemoperf.systems import find_system
 
 _RANK_MODULE = "pytest_nemoperf.native.rank"
+# transformer-engine's own limits: check_fp8_support, check_mxfp8_support and check_nvfp4_support in
+# NVIDIA/TransformerEngine transformer_engine/pytorch/quantization.py.
+_FIRST_CAPABILITY = {
+    Precision.FP8_DS: (8, 9),
+    Precision.FP8_CS: (8, 9),
+    Precision.MXFP8: (10, 0),
+    Precision.NVFP4: (10, 0),
+}
 
 
 class TorchFramework:
@@ -25,11 +34,10 @@ class TorchFramework:
 
     def unsupported(self, plan: Plan) -> str | None:
         """Return why the native engine can't run the plan here, or None if it can."""
-        del plan  # every layout is built in
         # Found, not imported: the pytest process stays free of torch.
         if importlib.util.find_spec("torch") is None:
             return "torch is not installed; install it with: pip install 'pytest-nemoperf[torch]'"
-        return None
+        return _unsupported_precision(plan)
 
     def command(self, plan: Plan, *, run_dir: Path) -> RankCommand:
         """Return what to start: the rank module, or its main function where a warm server can call it."""
@@ -63,3 +71,22 @@ class TorchFramework:
 def _check_count(name: str, count: int, *, planned: int, subject: Path) -> None:
     if count != planned:
         raise RecordError(f"{subject}: {name}={count}, but the plan has {planned}; the run is incomplete, run it again")
+
+
+def _unsupported_precision(plan: Plan) -> str | None:
+    """Return why the matrix products can't have the plan's number format here, or None if they can."""
+    first = _FIRST_CAPABILITY.get(plan.precision)
+    if first is None:
+        return None
+    system = find_system(plan.system)
+    if system.compute_capability is None:
+        return f"precision={plan.precision} needs an NVIDIA GPU, and {system.name} has none; use bf16 or fp32"
+    if system.compute_capability < first:
+        has, needs = (".".join(map(str, version)) for version in (system.compute_capability, first))
+        return f"precision={plan.precision} needs compute capability {needs}, {system.title} has {has}; use bf16"
+    if importlib.util.find_spec("transformer_engine") is None:
+        return (
+            f"precision={plan.precision} needs transformer-engine, which is not installed; "
+            "install it with: pip install 'pytest-nemoperf[te]', or use bf16"
+        )
+    return None

@@ -25,7 +25,7 @@ def compute_dtype(precision: Precision) -> torch.dtype:
     match precision:
         case Precision.FP32:
             return torch.float32
-        case Precision.BF16:
+        case _:  # 8-bit and 4-bit formats live inside transformer-engine's matrix products
             return torch.bfloat16
 
 
