@@ -35,10 +35,8 @@ def num_in_flight(layout: Layout, *, num_micro_batches: int, pp_rank: int) -> fl
         As bubble_fraction; torch/distributed/pipelining/schedules.py, ``_get_1f1b_rank_ops`` and its callers.
     """
     pp, vp = layout.pp, layout.vp
-    if layout.pp_schedule == "zero_bubble":
-        ahead = pp - 1
-    else:
-        ahead = (pp - 1 - pp_rank) * (1 if vp == 1 else 2)
+    after = (pp - 1 - pp_rank) * (1 if vp == 1 else 2)
+    ahead = pp - 1 if layout.pp_schedule == "zero_bubble" else after
     per_round = num_micro_batches // max(1, num_micro_batches // pp)
     chunks = (vp - 1) * per_round + ahead + 1
     return min(chunks, num_micro_batches * vp) / vp

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 KINDS: Mapping[str, str] = MappingProxyType(
     {
         "baseline": "pytest_nemoperf.baseline:Baseline",
+        "dry_run": "pytest_nemoperf.dryrun:DryRun",
         "plan": "pytest_nemoperf.recipe:Plan",
+        "price": "pytest_nemoperf.pricing:Price",
         "recipe": "pytest_nemoperf.recipe:Recipe",
         "results": "pytest_nemoperf.results:SessionResults",
         "step": "pytest_nemoperf.records:StepRecord",

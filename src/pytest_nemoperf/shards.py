@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.parallelism import Layout
@@ -60,7 +61,7 @@ def stage_layers(model: ModelConfig, *, pp: int, vp: int) -> tuple[tuple[range, 
     """Return the layers of each pipeline rank's chunks; chunk c of rank r is piece c*pp + r of the model."""
     chunks = pp * vp
     bounds = [model.num_layers * chunk // chunks for chunk in range(chunks + 1)]
-    pieces = [range(start, end) for start, end in zip(bounds, bounds[1:], strict=False)]
+    pieces = [range(start, end) for start, end in pairwise(bounds)]
     return tuple(tuple(pieces[chunk * pp + rank] for chunk in range(vp)) for rank in range(pp))
 
 

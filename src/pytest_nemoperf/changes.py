@@ -1,0 +1,133 @@
+"""A layout from a few degrees, and a recipe under another layout or batch: ``tp=2,pp=4,mbs=2``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from types import MappingProxyType
+from typing import Any, Final
+
+from pytest_nemoperf.errors import RecipeError, did_you_mean
+from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.recipe import Recipe
+from pytest_nemoperf.systems import System
+
+CHANGED_SUFFIX: Final = "+set"
+"""Ends the id of a case that ran under changes; no recipe's own id can end so."""
+
+_LAYOUT_KEYS = tuple(field.name for field in fields(Layout))
+_RECIPE_KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        "seq_len": "seq_len",
+        "gbs": "global_batch_size",
+        "mbs": "micro_batch_size",
+        "precision": "precision",
+        "recompute": "recompute",
+        "compiled": "is_compiled",
+        "balanced": "is_router_balanced",
+    }
+)
+_FLAGS = {"sequence_parallel", "compiled", "balanced"}
+_WORDS = {"pp_schedule", "cp_comm", "precision", "recompute"}
+_TRUTH = {"true": True, "false": False}
+
+
+def parse_changes(texts: Sequence[str], *, subject: str) -> dict[str, Any]:
+    """Return the values by key of ``KEY=VALUE[,KEY=VALUE...]`` texts.
+
+    Raises:
+        RecipeError: If a key is unknown or given twice, or a value is not of its kind.
+    """
+    changes: dict[str, Any] = {}
+    known = (*_LAYOUT_KEYS, *_RECIPE_KEYS)
+    for item in (item for text in texts for item in text.split(",")):
+        key, separator, value = (part.strip() for part in item.partition("="))
+        if not separator or not value:
+            raise RecipeError(f"{subject}: {item!r} is not KEY=VALUE; write e.g. tp=2,mbs=4")
+        if key not in known:
+            raise RecipeError(f"{subject}: unknown key {key!r}; {did_you_mean(key, known)}")
+        if key in changes:
+            raise RecipeError(f"{subject}: {key} is given twice; give each key once")
+        changes[key] = _parsed(key, value, subject=subject)
+    return changes
+
+
+def change_recipe(recipe: Recipe, *, system: System, changes: Mapping[str, Any]) -> Recipe:
+    """Return a recipe with other degrees of the system's layout, or another batch, length or number format.
+
+    GPUs stay as they are unless they are set; the data-parallel ranks follow, see complete_layout. A recipe without
+    a layout for the system is returned as it is.
+
+    Args:
+        recipe: As written.
+        system: The layout of which is changed.
+        changes: From parse_changes.
+
+    Raises:
+        RecipeError: If the degrees don't fit together, or a value breaks a rule of recipes.
+    """
+    if system.name not in recipe.layouts:
+        return recipe
+    degrees = {key: value for key, value in changes.items() if key in _LAYOUT_KEYS}
+    values = {_RECIPE_KEYS[key]: value for key, value in changes.items() if key in _RECIPE_KEYS}
+    layout = complete_layout(degrees, base=recipe.layouts[system.name])
+    return replace(recipe, layouts={**recipe.layouts, system.name: layout}, **values)
+
+
+def complete_layout(degrees: Mapping[str, Any], *, base: Layout | None = None) -> Layout:
+    """Return a layout with these degrees in which one data-parallel axis takes the ranks that are left.
+
+    That is ``dp_shard`` unless it is given; if it is, or if the base is plain DDP, ``dp_replicate`` unless that is
+    given. Where both are given nothing is derived.
+
+    Args:
+        degrees: Values by name of a Layout's attribute.
+        base: Takes the place of a layout's defaults; None needs ``gpus`` among the degrees.
+
+    Raises:
+        RecipeError: If the ranks can't be shared out so; the message shows the arithmetic.
+    """
+    start = {name: getattr(base, name) for name in _LAYOUT_KEYS} if base is not None else {}
+    values = {**start, **degrees}
+    if "gpus" not in values:
+        raise RecipeError("a layout lacks 'gpus'; give the number of ranks")
+    free = _free_axis(degrees, base=base)
+    if free is not None and (base is None or degrees):
+        other = "dp_replicate" if free == "dp_shard" else "dp_shard"
+        taken = {name: values.get(name, 1) for name in ("tp", "pp", "cp", other)}
+        values[free] = _left(values["gpus"], taken=taken, axis=free)
+    return Layout(**values)
+
+
+def _free_axis(degrees: Mapping[str, Any], *, base: Layout | None) -> str | None:
+    is_ddp = base is not None and base.dp_shard == 1 and base.dp_replicate > 1
+    preferred = ("dp_replicate", "dp_shard") if is_ddp else ("dp_shard", "dp_replicate")
+    return next((axis for axis in preferred if axis not in degrees), None)
+
+
+def _left(gpus: int, *, taken: Mapping[str, int], axis: str) -> int:
+    """Return the ranks an axis gets; degrees that are no positive numbers are left for Layout to name."""
+    product = 1
+    for degree in (gpus, *taken.values()):
+        if type(degree) is not int or degree < 1:
+            return 1
+    for degree in taken.values():
+        product *= degree
+    if gpus % product:
+        raise RecipeError(
+            f"gpus={gpus} is not a multiple of {'*'.join(taken)} ({'*'.join(map(str, taken.values()))}={product}), "
+            f"and {axis} takes the {gpus}/{product} = {gpus / product:g} ranks that are left; change gpus or a degree"
+        )
+    return gpus // product
+
+
+def _parsed(key: str, value: str, *, subject: str) -> int | bool | str:
+    if key in _FLAGS:
+        if value not in _TRUTH:
+            raise RecipeError(f"{subject}: {key}={value} must be true or false")
+        return _TRUTH[value]
+    if key in _WORDS:
+        return value
+    if not value.isdecimal():
+        raise RecipeError(f"{subject}: {key}={value} must be a whole number >= 1")
+    return int(value)

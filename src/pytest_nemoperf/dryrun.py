@@ -1,0 +1,47 @@
+"""What a dry run found, as its JSON file holds it and as the terminal shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pytest_nemoperf.pricing import Price
+from pytest_nemoperf.results import NotRun
+
+DRY_RUN_SCHEMA_VERSION: Final = 1
+DRY_RUN_FILE: Final = "dry_run.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PricedCase:
+    """One case that would run.
+
+    Attributes:
+        nodeid: The test that asks for it.
+        price: Its plan and what that costs.
+        unsupported: Why its framework can't run it here; empty if it can.
+    """
+
+    nodeid: str
+    price: Price
+    unsupported: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DryRun:
+    """Everything a dry run has to say.
+
+    Attributes:
+        system: System name.
+        system_title: As pages print it.
+        cases: Priced cases in the order of their tests.
+        not_priced: Perf tests without a price, and why.
+        changes: What --perf-set said; empty if nothing.
+    """
+
+    system: str
+    system_title: str
+    cases: tuple[PricedCase, ...]
+    not_priced: tuple[NotRun, ...] = ()
+    changes: str = ""
+    schema_version: Literal[1] = DRY_RUN_SCHEMA_VERSION

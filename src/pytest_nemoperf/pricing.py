@@ -1,0 +1,139 @@
+"""What a plan costs before anything runs: memory, traffic, FLOPs, idle time, and time where a baseline knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.measure import median_over_runs, workload_of
+from pytest_nemoperf.memory import StageMemory, shown_stages, stage_memory
+from pytest_nemoperf.metrics import STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.schedule import bubble_fraction
+from pytest_nemoperf.systems import System
+from pytest_nemoperf.traffic import AxisTraffic, axis_traffic
+from pytest_nemoperf.weights import num_active_parameters, num_parameters
+
+PRICE_SCHEMA_VERSION: Final = 1
+_BYTES_PER_GB = 10**9
+_SEC_PER_HOUR = 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """What a stored baseline of the same case and workload says about time.
+
+    Attributes:
+        recorded: When the baseline was.
+        machine: Key of the machine it was recorded on.
+        num_runs: Launches it holds.
+        step_time_sec: Median over them.
+        tokens_per_sec_per_gpu: Median over them.
+        run_tokens: Tokens of the whole training run asked for; None if none was.
+        run_hours: Wall time of it; None as above.
+        run_gpu_hours: That times the GPUs; None as above.
+    """
+
+    recorded: str
+    machine: Mapping[str, str | int]
+    num_runs: int
+    step_time_sec: float
+    tokens_per_sec_per_gpu: float
+    run_tokens: int | None = None
+    run_hours: float | None = None
+    run_gpu_hours: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """A plan and what it costs.
+
+    Attributes:
+        plan: How the case runs.
+        num_parameters: Of the whole model.
+        num_active_parameters: Of it, those one token uses.
+        flops_per_step: Model FLOPs of all ranks.
+        bubble_fraction: Part of a step a pipeline rank idles; 0 without a pipeline.
+        stages: Memory of the first, a middle, the last and the fullest pipeline stage, each once.
+        fullest_stage: Pipeline rank with the most memory.
+        capacity_bytes: Memory of one GPU as its data sheet says, in bytes; None if unknown.
+        is_fitting: The fullest stage fits it; None if it is unknown.
+        traffic: What each axis moves.
+        expected: From a baseline; None where there is none that compares.
+        no_expectation: Why there is none; empty if there is one.
+    """
+
+    plan: Plan
+    num_parameters: int
+    num_active_parameters: int
+    flops_per_step: float
+    bubble_fraction: float
+    stages: tuple[StageMemory, ...]
+    fullest_stage: int
+    capacity_bytes: int | None
+    is_fitting: bool | None
+    traffic: tuple[AxisTraffic, ...]
+    expected: Expectation | None = None
+    no_expectation: str = ""
+    schema_version: Literal[1] = PRICE_SCHEMA_VERSION
+
+    @property
+    def fullest(self) -> StageMemory:
+        """Memory of the fullest stage."""
+        return next(stage for stage in self.stages if stage.pp_rank == self.fullest_stage)
+
+
+def price_plan(plan: Plan, *, system: System, baseline: Baseline | None, run_tokens: int | None = None) -> Price:
+    """Return what a plan costs.
+
+    Args:
+        plan: From resolve.
+        system: Where it is to run.
+        baseline: Stored for the case, or None.
+        run_tokens: Tokens of a whole training run, for its hours; None for none.
+    """
+    memory = {rank: stage_memory(plan, pp_rank=rank) for rank in range(plan.layout.pp)}
+    fullest = max(memory.values(), key=lambda stage: stage.total)
+    shown = sorted({*shown_stages(plan.layout), fullest.pp_rank})
+    capacity = None if system.memory_gb is None else round(system.memory_gb * _BYTES_PER_GB)
+    expected, why_not = expect(plan, baseline=baseline, run_tokens=run_tokens)
+    return Price(
+        plan=plan,
+        num_parameters=num_parameters(plan.model),
+        num_active_parameters=num_active_parameters(plan.model),
+        flops_per_step=plan.flops_per_token * plan.tokens_per_step,
+        bubble_fraction=bubble_fraction(plan.layout, num_micro_batches=plan.grad_accum_steps),
+        stages=tuple(memory[rank] for rank in shown),
+        fullest_stage=fullest.pp_rank,
+        capacity_bytes=capacity,
+        is_fitting=None if capacity is None else fullest.total <= capacity,
+        traffic=axis_traffic(plan, stages=shown),
+        expected=expected,
+        no_expectation=why_not,
+    )
+
+
+def expect(plan: Plan, *, baseline: Baseline | None, run_tokens: int | None) -> tuple[Expectation | None, str]:
+    """Return what a baseline says about a plan's time, or None and why it says nothing."""
+    if baseline is None:
+        return None, "no baseline is stored for this case"
+    if baseline.workload != workload_of(plan):
+        return None, "the stored baseline is of another workload"
+    step_time = median_over_runs(baseline.runs, metric=STEP_TIME_SEC.name)
+    rate = median_over_runs(baseline.runs, metric=TOKENS_PER_SEC_PER_GPU.name)
+    if step_time is None or rate is None:
+        return None, "the stored baseline has no step time"
+    gpu_hours = None if run_tokens is None else run_tokens / rate / _SEC_PER_HOUR
+    expectation = Expectation(
+        recorded=baseline.provenance.date,
+        machine=baseline.machine,
+        num_runs=len(baseline.runs),
+        step_time_sec=step_time,
+        tokens_per_sec_per_gpu=rate,
+        run_tokens=run_tokens,
+        run_hours=None if gpu_hours is None else gpu_hours / plan.layout.gpus,
+        run_gpu_hours=gpu_hours,
+    )
+    return expectation, ""
