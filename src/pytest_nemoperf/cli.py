@@ -7,8 +7,9 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from pytest_nemoperf.cli_plan import add_plan_command, plan_text
 from pytest_nemoperf.errors import BaselineError, NemoPerfError, RecipeError
 from pytest_nemoperf.flops import (
     DEFAULT_CONVENTION,
@@ -17,23 +18,18 @@ from pytest_nemoperf.flops import (
     flops_terms,
 )
 from pytest_nemoperf.models import find_model
-from pytest_nemoperf.plan import resolve
-from pytest_nemoperf.recipe import Plan, Precision, Recipe
-from pytest_nemoperf.records import from_data, to_data, to_json
 from pytest_nemoperf.systems import find_system
-from pytest_nemoperf.weights import num_parameters
 
 _USAGE_EXIT = 2
-_TRUTH = {"true": True, "false": False}
 _EXAMPLES = """\
 examples:
   nemoperf flops llama3-8b --seq-len 8192
-  nemoperf plan --model llama3-8b --system h100 --seq-len 8192 --gbs 128 --mbs 1 \\
-      --layout gpus=8,tp=2,dp_shard=4 --precision bf16
+  nemoperf plan --model llama3-8b --system h100 --gpus 8 --tp 2 --seq-len 8192 --gbs 128
+  nemoperf plan --model llama3.1-405b --system gb200 --gpus 1024 --tp 8 --pp 8 --vp 2 --cp 2 \\
+      --seq-len 8192 --gbs 512 --recompute selective --framework megatron
   nemoperf plan --recipe recipe.json --system h100 --json
   nemoperf lint baselines/
 """
-_RECIPE_OPTIONS = ("model", "seq_len", "gbs", "layout")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,18 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     flops.add_argument("--json", action="store_true", help="print JSON")
     flops.set_defaults(run=_flops)
 
-    plan = commands.add_parser("plan", help="resolve a recipe for a system, without running it")
-    plan.add_argument("--recipe", type=Path, metavar="FILE", help="recipe as JSON, instead of the options below")
-    plan.add_argument("--system", required=True, help="e.g. h100, cpu; its layout is taken from the recipe")
-    plan.add_argument("--model", help="catalog name, e.g. llama3-8b")
-    plan.add_argument("--seq-len", type=int, metavar="N", help="tokens per sequence")
-    plan.add_argument("--gbs", type=int, metavar="N", help="global batch size, sequences per step")
-    plan.add_argument("--mbs", type=int, metavar="N", help="micro batch size (default: 1)")
-    plan.add_argument("--layout", metavar="KEY=N,...", help="e.g. gpus=8,tp=2,dp_shard=4")
-    plan.add_argument("--precision", help=f"{', '.join(Precision)} (default: {Precision.BF16})")
-    plan.add_argument("--framework", help="who trains (default: torch)")
-    _add_convention(plan)
-    plan.add_argument("--json", action="store_true", help="print the plan as the ranks get it")
+    plan = commands.add_parser("plan", help="resolve and price a recipe for a system, without running it")
+    add_plan_command(plan)
     plan.set_defaults(run=_plan)
 
     lint = commands.add_parser("lint", help="check stored baselines")
@@ -142,81 +128,8 @@ def _flops_text(answer: Mapping[str, Any]) -> str:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    system = find_system(arguments.system)
-    recipe = _read_recipe(arguments) if arguments.recipe else _build_recipe(arguments)
-    plan = resolve(recipe, system=system)
-    print(to_json(plan) if arguments.json else _plan_table(plan, title=system.title), end="")
+    print(plan_text(arguments), end="")
     return 0
-
-
-def _read_recipe(arguments: argparse.Namespace) -> Recipe:
-    from pytest_nemoperf.schema import validate  # noqa: PLC0415 (jsonschema is slow to import)
-
-    for name in (*_RECIPE_OPTIONS, "mbs", "precision", "framework", "convention"):
-        if getattr(arguments, name) is not None:
-            option = name.replace("_", "-")
-            raise RecipeError(f"--{option} with --recipe: the file says it already; use one or the other")
-    path: Path = arguments.recipe
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as exc:
-        raise RecipeError(f"{path}: cannot be read: {exc.strerror}") from None
-    except ValueError as exc:
-        raise RecipeError(f"{path}: not JSON: {exc}") from None
-    validate(data, name="recipe", subject=str(path), error=RecipeError)
-    return from_data(Recipe, data, subject=str(path), error=RecipeError)
-
-
-def _build_recipe(arguments: argparse.Namespace) -> Recipe:
-    missing = [name for name in _RECIPE_OPTIONS if getattr(arguments, name) is None]
-    if missing:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
-        raise RecipeError(f"{options} missing; give them, or a recipe with --recipe FILE")
-    return Recipe(
-        model=arguments.model,
-        layouts={arguments.system: _parse_layout(arguments.layout)},
-        seq_len=arguments.seq_len,
-        global_batch_size=arguments.gbs,
-        micro_batch_size=1 if arguments.mbs is None else arguments.mbs,
-        precision=arguments.precision or Precision.BF16,
-        framework=arguments.framework or "torch",
-        flops_convention=arguments.convention or DEFAULT_CONVENTION,
-    )
-
-
-def _parse_layout(text: str) -> Any:
-    """Return degrees by key; the recipe makes a Layout of them and names unknown keys."""
-    degrees: dict[str, int] = {}
-    for item in text.split(","):
-        key, separator, value = (part.strip() for part in item.partition("="))
-        if not separator or not (value.isdecimal() or value in _TRUTH):
-            raise RecipeError(f"--layout: {item!r} is not KEY=NUMBER; write e.g. gpus=8,tp=2,dp_shard=4")
-        if key in degrees:
-            raise RecipeError(f"--layout: {key} is given twice; give each degree once")
-        degrees[key] = _TRUTH[value] if value in _TRUTH else int(value)
-    return degrees
-
-
-def _plan_table(plan: Plan, *, title: str) -> str:
-    layout = to_data(plan.layout)
-    degrees = ", ".join(f"{key}={value}" for key, value in layout.items() if key == "gpus" or value != 1)
-    peak = "unknown" if plan.peak_tflops is None else f"{plan.peak_tflops:g} TFLOP/s ({plan.precision}, dense)"
-    rows = {
-        "case": plan.case,
-        "system": f"{plan.system} ({title})",
-        "nodes": plan.num_nodes,
-        "layout": degrees,
-        "sequences per step": f"{plan.global_batch_size} (micro batches of {plan.micro_batch_size})",
-        "grad accumulation": plan.grad_accum_steps,
-        "tokens per step": f"{plan.tokens_per_step:,}",
-        "parameters": f"{num_parameters(plan.model):,}",
-        "FLOPs per token": f"{plan.flops_per_token:.6g} ({plan.flops_convention})",
-        "peak of one GPU": peak,
-        "steps": f"{plan.warmup_steps} warm-up + {plan.steps} measured",
-        "time-out": f"{plan.timeout_sec:g} s",
-    }
-    width = max(len(name) for name in rows)
-    return "".join(f"{name:<{width}}  {value}\n" for name, value in rows.items())
 
 
 def _lint(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pytest_nemoperf.activations import TokenCosts, compute_bytes
+from pytest_nemoperf.architecture import Layer
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Plan, Recompute
 from pytest_nemoperf.schedule import num_in_flight
@@ -88,7 +89,7 @@ def stage_memory(plan: Plan, *, pp_rank: int) -> StageMemory:
     transient = round(_transient_bytes(plan, parts=parts, pp_rank=pp_rank))
     return StageMemory(
         pp_rank=pp_rank,
-        num_layers=len(_layer_indices(plan, pp_rank=pp_rank)),
+        num_layers=len(_stage_layers(plan, pp_rank=pp_rank)),
         num_parameters=sum(part.own_numel(0) for part in parts),
         weights=state.weights,
         gradients=state.gradients,
@@ -104,15 +105,15 @@ def shown_stages(layout: Layout) -> tuple[int, ...]:
     return tuple(sorted({0, layout.pp // 2, layout.pp - 1}))
 
 
-def _layer_indices(plan: Plan, *, pp_rank: int) -> list[int]:
-    chunks = stage_layers(plan.model, pp=plan.layout.pp, vp=plan.layout.vp)[pp_rank]
-    return [index for chunk in chunks for index in chunk]
+def _stage_layers(plan: Plan, *, pp_rank: int) -> list[Layer]:
+    chunks, layers = stage_layers(plan.model, pp=plan.layout.pp, vp=plan.layout.vp)[pp_rank], plan.model.layers
+    return [layers[index] for chunk in chunks for index in chunk]
 
 
 def _activation_bytes(plan: Plan, *, pp_rank: int) -> float:
     """Return what all micro-batches in flight keep; the head's share is that of one, whose backward follows at once."""
     costs, layout, model = TokenCosts(plan), plan.layout, plan.model
-    layers = [model.layers[index] for index in _layer_indices(plan, pp_rank=pp_rank)]
+    layers = _stage_layers(plan, pp_rank=pp_rank)
     kept = sum(costs.layer(layer).under(plan.recompute) for layer in layers)
     in_flight = num_in_flight(layout, num_micro_batches=plan.grad_accum_steps, pp_rank=pp_rank)
     total = in_flight * kept
@@ -130,8 +131,7 @@ def _transient_bytes(plan: Plan, *, parts: tuple[Part, ...], pp_rank: int) -> fl
     if pp_rank == layout.pp - 1:
         total += costs.loss_workspace()
     if plan.recompute is not Recompute.NONE:
-        layers = {plan.model.layers[index] for index in _layer_indices(plan, pp_rank=pp_rank)}
-        again = (costs.layer(layer) for layer in layers)
+        again = (costs.layer(layer) for layer in set(_stage_layers(plan, pp_rank=pp_rank)))
         total += max((kept.whole - kept.under(plan.recompute) for kept in again), default=0.0)
     return total
 
@@ -139,7 +139,8 @@ def _transient_bytes(plan: Plan, *, parts: tuple[Part, ...], pp_rank: int) -> fl
 def _gathered_bytes(plan: Plan, *, parts: tuple[Part, ...]) -> float:
     """Return FSDP's copies: gathered weights, and gradients that wait for the step's reduction.
 
-    A pipeline keeps all its weights gathered. Without one, the embedding and the head stay, blocks come and go.
+    A pipeline keeps all its weights gathered. Without one, the embedding and the head are there from the beginning of
+    a pass to its end, blocks come and go.
     Micro-batches but the last accumulate whole gradients in fp32, in place of one block's.
     """
     blocks: dict[str, int] = {}

@@ -21,7 +21,7 @@ class Part:
 
     Attributes:
         weight: Of the whole model.
-        unit: What FSDP gathers and frees together: a block, or ``root`` for what is in none.
+        unit: What FSDP gathers and frees together: a block, its experts, or ``root`` for what is in none.
         shape: After pipeline, tensor and expert parallelism took their parts; what FSDP cuts further.
         num_shards: Ranks that share this part among them by rows (FSDP); 1 for a part each rank holds whole.
         num_copies: Ranks that hold the same shard and reduce its gradient.
@@ -107,7 +107,7 @@ def _parts(weights: Iterator[Weight], *, unit: str, layout: Layout) -> Iterator[
         )
         yield Part(
             weight=weight,
-            unit=unit,
+            unit=f"{unit}.experts" if is_expert and unit != "root" else unit,
             shape=_local_shape(weight, layout=layout),
             num_shards=num_shards,
             num_copies=num_ranks // num_shards,

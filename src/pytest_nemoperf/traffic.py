@@ -102,7 +102,8 @@ class _StageTraffic:
         self._costs = TokenCosts(plan)
         self._element = compute_bytes(plan.precision)
         chunks = stage_layers(plan.model, pp=plan.layout.pp, vp=plan.layout.vp)[pp_rank]
-        self._layers = [plan.model.layers[index] for chunk in chunks for index in chunk]
+        layers = plan.model.layers
+        self._layers = [layers[index] for chunk in chunks for index in chunk]
         self._is_last = pp_rank == plan.layout.pp - 1
         if self._is_last:
             self._layers += [plan.model.mtp_layer] * plan.model.mtp_num_layers
@@ -172,10 +173,7 @@ class _StageTraffic:
         whole = part.padded_numel * shards
         sent = 0.0
         if shards > 1:
-            if plan.layout.pp > 1:
-                gathers = 1
-            else:
-                gathers = (1 if part.unit == "root" else _FORWARD_AND_BACKWARD) * plan.grad_accum_steps
+            gathers = 1 if plan.layout.pp > 1 else _FORWARD_AND_BACKWARD * plan.grad_accum_steps
             sent += (shards - 1) / shards * whole * (gathers * self._element + _FP32)
         if copies > 1:
             sent += 2 * (copies - 1) / copies * part.padded_numel * _FP32

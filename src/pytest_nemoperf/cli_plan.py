@@ -1,0 +1,120 @@
+"""``nemoperf plan``: a recipe from options or a file, resolved and priced."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields
+from pathlib import Path
+
+from pytest_nemoperf.baseline import find_baseline
+from pytest_nemoperf.changes import complete_layout
+from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.flops import CONVENTIONS, DEFAULT_CONVENTION
+from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.plan import resolve
+from pytest_nemoperf.pricing import price_plan
+from pytest_nemoperf.recipe import Precision, Recipe, Recompute
+from pytest_nemoperf.records import from_data, to_json
+from pytest_nemoperf.report.plans import render_price
+from pytest_nemoperf.systems import find_system
+
+_REQUIRED = ("model", "gpus", "seq_len", "gbs")
+_DEGREES = {
+    "gpus": "ranks of the run",
+    "tp": "tensor parallel degree",
+    "pp": "pipeline parallel degree",
+    "vp": "model chunks per pipeline rank",
+    "cp": "context parallel degree",
+    "ep": "expert parallel degree",
+    "etp": "tensor parallel degree inside an expert",
+    "dp_replicate": "data-parallel replicas (default: 1, or what is left where --dp-shard is given)",
+    "dp_shard": "FSDP shards (default: the ranks that are left)",
+}
+
+
+def add_plan_command(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("--recipe", type=Path, metavar="FILE", help="recipe as JSON, instead of the options below")
+    parser.add_argument("--system", required=True, help="e.g. h100, cpu; its layout is taken from the recipe")
+    parser.add_argument("--model", help="catalog name, e.g. llama3-8b")
+    parser.add_argument("--seq-len", type=int, metavar="N", help="tokens per sequence")
+    parser.add_argument("--gbs", type=int, metavar="N", help="global batch size, sequences per step")
+    parser.add_argument("--mbs", type=int, metavar="N", help="micro batch size (default: 1)")
+    for name, meaning in _DEGREES.items():
+        parser.add_argument(_option(name), type=int, metavar="N", help=meaning)
+    parser.add_argument(
+        "--no-sequence-parallel",
+        dest="sequence_parallel",
+        action="store_const",
+        const=False,
+        help="keep whole activations between the blocks on every tp rank",
+    )
+    parser.add_argument("--pp-schedule", metavar="NAME", help="1f1b (default) or zero_bubble")
+    parser.add_argument("--cp-comm", metavar="NAME", help="all_gather (default) or a2a")
+    parser.add_argument("--precision", help=f"{', '.join(Precision)} (default: {Precision.BF16})")
+    parser.add_argument("--recompute", help=f"{', '.join(Recompute)} (default: {Recompute.NONE})")
+    parser.add_argument("--framework", help="who trains (default: torch)")
+    parser.add_argument("--convention", metavar="NAME", help=f"FLOPs: {', '.join(CONVENTIONS)}")
+    parser.add_argument("--tokens", type=int, metavar="N", help="tokens of a whole run, for its hours and GPU-hours")
+    parser.add_argument(
+        "--baselines", type=Path, default=Path("baselines"), metavar="DIR", help="stored baselines (default: baselines)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def plan_text(arguments: argparse.Namespace) -> str:
+    """Return what the command prints.
+
+    Raises:
+        NemoPerfError: If the recipe can't be built, resolved or priced.
+    """
+    system = find_system(arguments.system)
+    if arguments.tokens is not None and arguments.tokens < 1:
+        raise RecipeError(f"--tokens={arguments.tokens} must be a whole number >= 1")
+    recipe = _read_recipe(arguments) if arguments.recipe else _build_recipe(arguments)
+    plan = resolve(recipe, system=system)
+    baseline = find_baseline(arguments.baselines, system=system.name, case=plan.case)
+    price = price_plan(plan, system=system, baseline=baseline, run_tokens=arguments.tokens)
+    return to_json(price) if arguments.json else render_price(price, system_title=system.title)
+
+
+def _read_recipe(arguments: argparse.Namespace) -> Recipe:
+    from pytest_nemoperf.schema import validate  # noqa: PLC0415 (jsonschema is slow to import)
+
+    layout_names = (field.name for field in fields(Layout))
+    for name in ("model", "seq_len", "gbs", "mbs", *layout_names, "precision", "recompute", "framework", "convention"):
+        if getattr(arguments, name) is not None:
+            raise RecipeError(f"{_option(name)} with --recipe: the file says it already; use one or the other")
+    path: Path = arguments.recipe
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as exc:
+        raise RecipeError(f"{path}: cannot be read: {exc.strerror}") from None
+    except ValueError as exc:
+        raise RecipeError(f"{path}: not JSON: {exc}") from None
+    validate(data, name="recipe", subject=str(path), error=RecipeError)
+    return from_data(Recipe, data, subject=str(path), error=RecipeError)
+
+
+def _build_recipe(arguments: argparse.Namespace) -> Recipe:
+    missing = [_option(name) for name in _REQUIRED if getattr(arguments, name) is None]
+    if missing:
+        raise RecipeError(f"{', '.join(missing)} missing; give them, or a recipe with --recipe FILE")
+    degrees = {field.name: getattr(arguments, field.name) for field in fields(Layout)}
+    given = {name: value for name, value in degrees.items() if value is not None}
+    return Recipe(
+        model=arguments.model,
+        layouts={arguments.system: complete_layout(given)},
+        seq_len=arguments.seq_len,
+        global_batch_size=arguments.gbs,
+        micro_batch_size=1 if arguments.mbs is None else arguments.mbs,
+        precision=arguments.precision or Precision.BF16,
+        recompute=arguments.recompute or Recompute.NONE,
+        framework=arguments.framework or "torch",
+        flops_convention=arguments.convention or DEFAULT_CONVENTION,
+    )
+
+
+def _option(name: str) -> str:
+    return "--no-sequence-parallel" if name == "sequence_parallel" else f"--{name.replace('_', '-')}"

@@ -1,0 +1,149 @@
+"""A priced plan as text: what runs, what each stage keeps in memory, what axes move, how long it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pytest_nemoperf.dryrun import DryRun, PricedCase
+from pytest_nemoperf.memory import StageMemory
+from pytest_nemoperf.metrics import format_number, format_time
+from pytest_nemoperf.pricing import Price
+from pytest_nemoperf.records import to_data
+from pytest_nemoperf.report.cells import count_text
+from pytest_nemoperf.report.console import align
+
+_GB = 10**9
+_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+_NEUTRAL = {"pp_schedule": "1f1b", "cp_comm": "all_gather", "sequence_parallel": True}
+_MEMORY_HEADS = ("stage", "layers", "parameters", "weights", "gradients", "optimizer", "activations", "transient", "GB")
+_DRY_RUN_HEADS = ("case", "fits", "GB", "PFLOP/step", "bubble", "expected step")
+
+
+def render_price(price: Price, *, system_title: str) -> str:
+    """Return a priced plan for people, with a newline at the end."""
+    parts = [
+        _facts_text(_facts(price, system_title=system_title)),
+        _memory_text(price),
+        _traffic_text(price),
+        _facts_text(_time_facts(price)),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def render_dry_run(dry_run: DryRun, *, written: Sequence[str]) -> str:
+    """Return what a dry run prints at its end: one line a case, why others have none, where the file is."""
+    lines = [f"dry run on {dry_run.system} ({dry_run.system_title}): nothing was launched"]
+    if dry_run.changes:
+        lines.append(f"cases are changed by --perf-set {dry_run.changes}")
+    if dry_run.cases:
+        rows = [_DRY_RUN_HEADS, *(_dry_run_row(case) for case in dry_run.cases)]
+        lines += ["", *align(rows, num_left=2)]
+    reasons = [f"{case.price.plan.case}: {case.unsupported}" for case in dry_run.cases if case.unsupported]
+    if reasons:
+        lines += ["", "priced, but not runnable here:", *(f"  {reason}" for reason in reasons)]
+    if dry_run.not_priced:
+        lines += ["", "not priced:", *(f"  {test.nodeid}: {test.reason}" for test in dry_run.not_priced)]
+    lines += ["", *(f"written: {path}" for path in written)]
+    return "\n".join(lines).rstrip()
+
+
+def bytes_text(count: float) -> str:
+    """Return bytes in the largest decimal unit that leaves a whole digit: ``35.1 GB``."""
+    for size, unit in _UNITS:
+        if count >= size:
+            return f"{format_number(count / size)} {unit}"
+    return f"{count:g} B"
+
+
+def _facts(price: Price, *, system_title: str) -> Iterator[tuple[str, str]]:
+    plan = price.plan
+    layout = to_data(plan.layout)
+    shown = {key: value for key, value in layout.items() if key == "gpus" or value != _NEUTRAL.get(key, 1)}
+    peak = "unknown" if plan.peak_tflops is None else f"{plan.peak_tflops:g} TFLOP/s ({plan.precision}, dense)"
+    active = price.num_active_parameters
+    yield "case", plan.case
+    yield "system", f"{plan.system} ({system_title})"
+    yield "nodes", str(plan.num_nodes)
+    yield "layout", ", ".join(f"{key}={str(value).lower()}" for key, value in shown.items())
+    yield "sequences per step", f"{plan.global_batch_size} (micro batches of {plan.micro_batch_size})"
+    yield "grad accumulation", str(plan.grad_accum_steps)
+    yield "recomputation", str(plan.recompute)
+    yield "tokens per step", f"{plan.tokens_per_step:,}"
+    yield (
+        "parameters",
+        f"{price.num_parameters:,}" + ("" if active == price.num_parameters else f" ({active:,} active)"),
+    )
+    yield "FLOPs per token", f"{plan.flops_per_token:.6g} ({plan.flops_convention})"
+    yield "FLOPs per step", f"{price.flops_per_step:.6g}"
+    yield "peak of one GPU", peak
+    yield "pipeline bubble", f"{100 * price.bubble_fraction:.1f}% of the step" if plan.layout.pp > 1 else "no pipeline"
+    yield "steps", f"{plan.warmup_steps} warm-up + {plan.steps} measured"
+    yield "time-out", f"{plan.timeout_sec:g} s"
+
+
+def _memory_text(price: Price) -> str:
+    rows = [_MEMORY_HEADS, *(_stage_row(stage, price=price) for stage in price.stages)]
+    lines = [
+        "memory of the fullest rank of a stage, GB (the native engine's; activations and transient are estimates):"
+    ]
+    lines += [f"  {line}" for line in align(rows, num_left=1)]
+    return "\n".join([*lines, f"  {_fit_text(price)}", ""])
+
+
+def _stage_row(stage: StageMemory, *, price: Price) -> tuple[str, ...]:
+    name = str(stage.pp_rank) + (" (fullest)" if stage.pp_rank == price.fullest_stage and len(price.stages) > 1 else "")
+    sizes = (stage.weights, stage.gradients, stage.optimizer, stage.activations, stage.transient, stage.total)
+    return name, str(stage.num_layers), f"{stage.num_parameters:,}", *(_gb(size) for size in sizes)
+
+
+def _fit_text(price: Price) -> str:
+    total, capacity = price.fullest.total, price.capacity_bytes
+    if capacity is None:
+        return f"{_gb(total)} GB are needed; the memory of {price.plan.system} is not known"
+    relation = "fits into" if price.is_fitting else "does not fit into"
+    return f"{_gb(total)} GB {relation} the {_gb(capacity)} GB of one GPU ({100 * total / capacity:.0f}%)"
+
+
+def _traffic_text(price: Price) -> str:
+    if not price.traffic:
+        return ""
+    rows = [("axis", "ranks", "sent per rank and step")]
+    rows += [(axis.axis, str(axis.degree), bytes_text(axis.bytes_per_step)) for axis in price.traffic]
+    return "\n".join([*align(rows, num_left=1), ""])
+
+
+def _time_facts(price: Price) -> Iterator[tuple[str, str]]:
+    expected = price.expected
+    if expected is None:
+        yield "expected step time", f"unknown: {price.no_expectation}"
+        return
+    rate = format_number(expected.tokens_per_sec_per_gpu)
+    runs = count_text(expected.num_runs, "run")
+    yield (
+        "expected step time",
+        f"{format_time(expected.step_time_sec)}, {rate} tokens/sec/GPU ({runs} of {expected.recorded})",
+    )
+    if expected.run_tokens is not None and expected.run_hours is not None and expected.run_gpu_hours is not None:
+        yield (
+            f"{expected.run_tokens:,} tokens",
+            f"{expected.run_hours:,.1f} hours, {expected.run_gpu_hours:,.0f} GPU-hours at that rate",
+        )
+
+
+def _dry_run_row(case: PricedCase) -> tuple[str, ...]:
+    price = case.price
+    fits = {True: "yes", False: "NO", None: "?"}[price.is_fitting]
+    bubble = f"{100 * price.bubble_fraction:.1f}%" if price.plan.layout.pp > 1 else "-"
+    step_time = "-" if price.expected is None else format_time(price.expected.step_time_sec)
+    flops = format_number(price.flops_per_step / 10**15)
+    return price.plan.case, fits, _gb(price.fullest.total), flops, bubble, step_time
+
+
+def _gb(count: int) -> str:
+    return f"{count / _GB:.2f}" if count < _GB else format_number(count / _GB)
+
+
+def _facts_text(facts: Iterator[tuple[str, str]]) -> str:
+    rows = list(facts)
+    width = max(len(name) for name, _ in rows)
+    return "".join(f"{name:<{width}}  {value}\n" for name, value in rows)
