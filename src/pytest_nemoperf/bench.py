@@ -15,7 +15,7 @@ from pytest_nemoperf.metrics import TIME_PER_CALL_SEC
 from pytest_nemoperf.steadiness import mad_pct, settling_problems
 
 if TYPE_CHECKING:
-    from pytest_nemoperf.options import Settings
+    from pytest_nemoperf.settings import Settings
 
 _MAX_NAME_LENGTH = 160
 _MIN_ROUNDS = 3

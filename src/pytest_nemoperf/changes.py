@@ -52,6 +52,11 @@ def parse_changes(texts: Sequence[str], *, subject: str) -> dict[str, Any]:
     return changes
 
 
+def changes_text(changes: Mapping[str, Any]) -> str:
+    """Return the changes as parse_changes reads them."""
+    return ",".join(f"{key}={str(value).lower()}" for key, value in changes.items())
+
+
 def change_recipe(recipe: Recipe, *, system: System, changes: Mapping[str, Any]) -> Recipe:
     """Return a recipe with other degrees of the system's layout, or another batch, length or number format.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -44,11 +44,19 @@ class Perf:
         return self.compare(self.run(recipe))
 
     def run(self, recipe: Recipe) -> Measurement:
-        """Launch a recipe ``--perf-runs`` times and return what was measured, judged by nothing yet."""
+        """Launch a recipe ``--perf-runs`` times and return what was measured, judged by nothing yet.
+
+        A dry run prices the recipe instead, and the test ends here, skipped.
+        """
+        settings = self._session.settings
+        if settings.is_dry_run:
+            with self._told():
+                self._session.planner.price(recipe, nodeid=self._item.nodeid)
+            pytest.skip("dry run: priced, not launched")
         with self._told():
-            plan, framework = self._session.plan(recipe, nodeid=self._item.nodeid)
+            plan, framework = self._session.planner.plan(recipe, nodeid=self._item.nodeid)
             self._recipe_tolerances[plan.case] = recipe.tolerances
-            runs = _marker_runs(self._item) or self._session.settings.runs
+            runs = settings.runs if settings.changes else _marker_runs(self._item) or settings.runs
             return self._session.run(plan, framework=framework, runs=runs, progress=self._progress)
 
     def compare(self, measurement: Measurement) -> Verdict:
@@ -97,6 +105,10 @@ class Perf:
             workload: What else must be equal for two measurements to compare, as plain data.
         """
         session = self._session
+        if session.settings.is_dry_run:
+            self.end_dry("a loop of the test process has no recipe to price")
+        if session.settings.changes:
+            self._progress.say(f"loop-{name} runs as ever: --perf-set changes recipes, and a loop has none")
         with self._told():
             if not is_safe_name(name):
                 raise RecipeError(
@@ -117,6 +129,11 @@ class Perf:
         self.compare(
             self._loop_measurement(f"loop-{name}", expected, loop.records, {**(workload or {}), **description})
         )
+
+    def end_dry(self, reason: str) -> NoReturn:
+        """Skip a test a dry run can't price, and say why at the end."""
+        self._session.not_run.append(NotRun(nodeid=self._item.nodeid, reason=reason))
+        pytest.skip(f"dry run: {reason}")
 
     def _loop_measurement(
         self, case: str, expected: Expected, records: Sequence[StepRecord], workload: Mapping[str, Any]

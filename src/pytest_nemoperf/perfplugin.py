@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf import bench
+from pytest_nemoperf.changes import changes_text
 from pytest_nemoperf.fixture import Perf
 from pytest_nemoperf.machine import describe_devices
-from pytest_nemoperf.options import Settings
 from pytest_nemoperf.progress import Progress
+from pytest_nemoperf.report.plans import render_dry_run
 from pytest_nemoperf.report.summary import render_summary
 from pytest_nemoperf.report.terminal import render_header
 from pytest_nemoperf.results import NotRun
 from pytest_nemoperf.session import PerfSession
+from pytest_nemoperf.settings import Settings
 
 _VERDICT_PROPERTY = "nemoperf_verdict"
 
@@ -38,6 +40,11 @@ class PerfPlugin:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Delay what pytest-benchmark measures in a self-test session; take turns before anything is timed."""
         if _uses_benchmark(item):
+            settings = self.session.settings
+            if settings.is_dry_run:
+                self.perf_of(item).end_dry("a benchmark test has no recipe to price")
+            if settings.changes:
+                self.progress.say(f"{item.nodeid} runs as ever: --perf-set changes recipes, and it has none")
             if self.session.settings.inject_pct:
                 bench.inject_delay(item, inject_pct=self.session.settings.inject_pct)
             self.session.take_turn(self.progress)
@@ -69,6 +76,8 @@ class PerfPlugin:
             tolerances=settings.tolerances,
             runs=settings.runs,
             inject_pct=settings.inject_pct,
+            changes=changes_text(settings.changes),
+            is_dry_run=settings.is_dry_run,
         )
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
@@ -80,7 +89,7 @@ class PerfPlugin:
     def pytest_sessionfinish(self) -> None:
         """Stop everything and write the files, after Ctrl-C as well."""
         self.session.close()
-        if self.session.reports or self.session.not_run:
+        if self.session.reports or self.session.not_run or self.session.planner.priced:
             try:
                 self._written = [self.session.shown(path) for path in self.session.write_output()]
             except OSError as exc:
@@ -88,7 +97,10 @@ class PerfPlugin:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show all cases, the counts by verdict, and where the files are."""
-        if self.session.reports or self.session.not_run:
+        if self.session.settings.is_dry_run:
+            terminalreporter.section("performance")
+            terminalreporter.write_line(render_dry_run(self.session.dry_run(), written=self._written))
+        elif self.session.reports or self.session.not_run:
             terminalreporter.section("performance")
             text = render_summary(
                 self.session.results(),
@@ -98,8 +110,8 @@ class PerfPlugin:
                 color=terminalreporter.hasmarkup,
             )
             terminalreporter.write_line(text.rstrip("\n"))
-            if self._write_error:
-                terminalreporter.write_line(f"perf: {self._write_error}", red=True)
+        if self._write_error:
+            terminalreporter.write_line(f"perf: {self._write_error}", red=True)
 
     def _judge_benchmark(self, item: pytest.Function) -> None:
         benchmark: Any = item.funcargs["benchmark"]

@@ -40,7 +40,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):  # a worker of pytest-xdist: the controller has refused perf tests already
         return
     if options.is_perf_selected(config) or options.is_perf_configured(config):
-        settings = options.read_settings(config)
+        from pytest_nemoperf.settings import read_settings
+
+        settings = read_settings(config)
         if options.is_perf_selected(config):
             from pytest_nemoperf.perfplugin import PerfPlugin
 

@@ -13,18 +13,18 @@ import pytest
 
 from pytest_nemoperf import machine
 from pytest_nemoperf.baseline import Baseline, from_measurement, write_atomically
-from pytest_nemoperf.errors import PlanError, RecipeError, RecordError, UnsupportedError, did_you_mean
-from pytest_nemoperf.frameworks.command import CommandFramework
-from pytest_nemoperf.frameworks.torch import TorchFramework
+from pytest_nemoperf.changes import changes_text
+from pytest_nemoperf.dryrun import DRY_RUN_FILE, DryRun
+from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.hostlock import HostLock
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.measure import Measurement, measure, workload_of
-from pytest_nemoperf.options import Settings, merge_tolerances
-from pytest_nemoperf.plan import resolve
+from pytest_nemoperf.planner import Planner
 from pytest_nemoperf.records import to_json
 from pytest_nemoperf.report.markdown import render_markdown
 from pytest_nemoperf.results import CaseReport, CaseResult, NotRun, SessionResults
 from pytest_nemoperf.runner import run_once
+from pytest_nemoperf.settings import Settings, merge_tolerances
 from pytest_nemoperf.steadiness import unsettled
 from pytest_nemoperf.store import BaselineStore, Found, forget_old_runs
 from pytest_nemoperf.verdict import Verdict, VerdictKind, judge
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pytest_nemoperf.frameworks.protocol import Framework
     from pytest_nemoperf.progress import Progress
     from pytest_nemoperf.provenance import Provenance
-    from pytest_nemoperf.recipe import Plan, Recipe
+    from pytest_nemoperf.recipe import Plan
     from pytest_nemoperf.records import RunOutput
 
 _STORED_WHEN_ACCEPTED = frozenset({VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE})
@@ -48,55 +48,24 @@ class PerfSession:
         self.settings = settings
         self.reports: list[CaseReport] = []
         self.not_run: list[NotRun] = []
-        self.machine = machine.machine_key(
-            settings.system, devices=settings.devices, machine_name=settings.machine_name
-        )
+        self.machine = _machine_key(settings)
         self.store = BaselineStore(
             committed_dir=settings.baselines_dir,
             local_dir=settings.state_dir / "baselines",
             system=settings.system.name,
             machine=self.machine,
         )
-        self._config = config
         self._root = config.rootpath
         self._launcher = LocalLauncher()
         self._turn = HostLock()
         self._started = time.monotonic()
         self._runs_dir = settings.state_dir / "runs" / time.strftime("%Y%m%d-%H%M%S")
-        self._owners: dict[str, str] = {}
-        self._plans: dict[str, Plan] = {}
+        self.planner = Planner(config, settings=settings, store=self.store)
 
     @cached_property
     def provenance(self) -> Provenance:
         """When, from which commit, with which versions, on which device, by which command."""
         return machine.provenance(self.settings.system, devices=self.settings.devices, root=self._root)
-
-    @cached_property
-    def frameworks(self) -> Mapping[str, Framework]:
-        """Built-in frameworks and those that hooks add, by name."""
-        added = [item for items in self._config.hook.pytest_nemoperf_frameworks(config=self._config) for item in items]
-        known: dict[str, Framework] = {}
-        for framework in (TorchFramework(), CommandFramework(), *added):
-            if framework.name in known:
-                raise RecipeError(f"framework {framework.name!r} is registered twice; give the added one another name")
-            known[framework.name] = framework
-        return known
-
-    def plan(self, recipe: Recipe, *, nodeid: str) -> tuple[Plan, Framework]:
-        """Return how a recipe runs here.
-
-        Raises:
-            NoLayoutError: If the recipe has no layout for the system.
-            UnsupportedError: If the framework can't run it here.
-            PlanError: If it can't be resolved, or wants more than this machine has.
-        """
-        settings = self.settings
-        plan = resolve(recipe, system=settings.system, inject_pct=settings.inject_pct, timeout_sec=settings.timeout_sec)
-        machine.check_capacity(plan, devices=settings.devices)
-        framework = self._framework(plan)
-        self._claim(plan.case, nodeid=nodeid)
-        self._plans[plan.case] = plan
-        return plan, framework
 
     def run(self, plan: Plan, *, framework: Framework, runs: int, progress: Progress) -> Measurement:
         """Launch a plan so many times and return what was measured; unreadable records make it INVALID.
@@ -146,7 +115,7 @@ class PerfSession:
         Raises:
             BaselineError: If a stored baseline can't be trusted, or a new one can't be written.
         """
-        self._claim(measurement.case, nodeid=nodeid)
+        self.planner.claim(measurement.case, nodeid=nodeid)
         found = self.store.find(measurement.case, workload=measurement.workload)
         verdict = judge(
             measurement,
@@ -176,6 +145,16 @@ class PerfSession:
             duration_sec=round(time.monotonic() - self._started, 3),
         )
 
+    def dry_run(self) -> DryRun:
+        """Return what the file of a dry run holds."""
+        return DryRun(
+            system=self.settings.system.name,
+            system_title=self.settings.system.title,
+            cases=tuple(self.planner.priced),
+            not_priced=tuple(self.not_run),
+            changes=changes_text(self.settings.changes),
+        )
+
     def close(self) -> None:
         """Stop every process, give up the turn, keep the newest runs only."""
         self._launcher.close()
@@ -183,13 +162,16 @@ class PerfSession:
         forget_old_runs(self._runs_dir.parent, keep=_KEPT_SESSIONS)
 
     def write_output(self) -> list[Path]:
-        """Write the results file and the markdown table; return their paths.
+        """Write the results file and the markdown table, or a dry run's file; return their paths.
 
         Raises:
             OSError: If the folder or the disk does not take them.
         """
-        results = self.results()
-        files = {"results.json": to_json(results), "results.md": render_markdown(results)}
+        if self.settings.is_dry_run:
+            files = {DRY_RUN_FILE: to_json(self.dry_run())}
+        else:
+            results = self.results()
+            files = {"results.json": to_json(results), "results.md": render_markdown(results)}
         for name, text in files.items():
             write_atomically(self.settings.output_dir / name, text=text)
         return [self.settings.output_dir / name for name in files]
@@ -198,23 +180,6 @@ class PerfSession:
         """Return a path as people read it: relative to the root directory if it lies there."""
         candidate = Path(path)
         return str(candidate.relative_to(self._root)) if candidate.is_relative_to(self._root) else str(path)
-
-    def _framework(self, plan: Plan) -> Framework:
-        if plan.framework not in self.frameworks:
-            raise PlanError(f"unknown framework {plan.framework!r}; {did_you_mean(plan.framework, self.frameworks)}")
-        framework = self.frameworks[plan.framework]
-        reason = framework.unsupported(plan)
-        if reason:
-            raise UnsupportedError(f"{plan.case}: {reason}")
-        return framework
-
-    def _claim(self, case: str, *, nodeid: str) -> None:
-        owner = self._owners.setdefault(case, nodeid)
-        if owner != nodeid:
-            raise RecipeError(
-                f"case {case} belongs to {owner} already, so {nodeid} would judge against the same baseline; "
-                "give one recipe a variant"
-            )
 
     def _case_dir(self, case: str) -> Path:
         return self._runs_dir / case
@@ -249,18 +214,18 @@ class PerfSession:
                 nodeid=nodeid,
                 measurement=measurement,
                 verdict=verdict,
-                plan=self._plans.get(case),
+                plan=self.planner.plans.get(case),
                 baseline_path=self.shown(found.path) if found.path else "",
                 stored_path=stored,
                 is_stored_locally=is_local,
                 accepted_reason=settings.accept_reason if is_accepted else "",
                 is_failure=is_failure,
-                run_dir=self.shown(self._case_dir(case)) if case in self._plans else "",
+                run_dir=self.shown(self._case_dir(case)) if case in self.planner.plans else "",
             ),
             baseline=found.baseline,
             replaced=replaced,
             rerun_command=self._command(nodeid),
-            accept_command=self._command(nodeid, "--update-baselines", "--perf-accept=why it is acceptable"),
+            accept_command=self._accept_command(nodeid),
             environment={**self.provenance.environment(), **measurement.environment},
         )
 
@@ -268,5 +233,20 @@ class PerfSession:
         return from_measurement(measurement, machine=self.machine, provenance=self.provenance, reason=reason)
 
     def _command(self, nodeid: str, *extra: str) -> str:
-        words = ["pytest", "-m", "perf", f"--system={self.settings.system.name}", *extra, nodeid]
+        changes = changes_text(self.settings.changes)
+        set_option = [f"--perf-set={changes}"] if changes else []
+        words = ["pytest", "-m", "perf", f"--system={self.settings.system.name}", *set_option, *extra, nodeid]
         return shlex.join(words)
+
+    def _accept_command(self, nodeid: str) -> str:
+        """Return how to store a case in spite of its verdict; a trial is never stored."""
+        if self.settings.changes:
+            return ""
+        return self._command(nodeid, "--update-baselines", "--perf-accept=why it is acceptable")
+
+
+def _machine_key(settings: Settings) -> dict[str, str | int]:
+    """Return this machine's key; empty where a dry run speaks of GPUs that are not here."""
+    if settings.system.device == "cuda" and not settings.devices.names:
+        return {}
+    return machine.machine_key(settings.system, devices=settings.devices, machine_name=settings.machine_name)

@@ -18,6 +18,8 @@ OPTIONS = [
     "--perf-baselines",
     "--perf-output",
     "--perf-inject",
+    "--perf-set",
+    "--perf-dry-run",
 ]
 INI_KEYS = ["perf_runs", "perf_tolerance", "perf_fail_on", "perf_baselines", "perf_machine"]
 

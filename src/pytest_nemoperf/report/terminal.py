@@ -34,6 +34,8 @@ def render_header(
     tolerances: Mapping[str, float],
     runs: int,
     inject_pct: float,
+    changes: str = "",
+    is_dry_run: bool = False,
 ) -> list[str]:
     """Return the lines pytest prints above a session.
 
@@ -47,6 +49,8 @@ def render_header(
         tolerances: Allowed worsening in percent by judged metric.
         runs: Launches of each case.
         inject_pct: Self-test delay in percent; 0 for a real session.
+        changes: What --perf-set said; empty if nothing.
+        is_dry_run: Nothing is launched.
     """
     local = f" and {num_local:,} of this machine's own" if num_local else ""
     lines = [
@@ -54,6 +58,12 @@ def render_header(
         f"perf: {count_text(num_baselines, 'baseline')} in {baselines_dir}{local}, "
         f"tolerance {tolerances_text(tolerances)}",
     ]
+    if changes:
+        lines.append(
+            f"perf: recipes are changed by --perf-set {changes}; such cases have ids of their own, ending in +set"
+        )
+    if is_dry_run:
+        lines.append("perf: dry run: cases are priced, nothing is launched")
     if inject_pct:
         lines.append(f"perf: {injection_text(inject_pct)}")
     return lines

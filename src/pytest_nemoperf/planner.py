@@ -1,0 +1,123 @@
+"""From a test's recipe to the plan of its case, or to its price."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_nemoperf import machine
+from pytest_nemoperf.changes import CHANGED_SUFFIX, change_recipe
+from pytest_nemoperf.dryrun import PricedCase
+from pytest_nemoperf.errors import PlanError, RecipeError, UnsupportedError, did_you_mean
+from pytest_nemoperf.frameworks.command import CommandFramework
+from pytest_nemoperf.frameworks.torch import TorchFramework
+from pytest_nemoperf.measure import workload_of
+from pytest_nemoperf.plan import resolve
+from pytest_nemoperf.pricing import price_plan
+from pytest_nemoperf.settings import Settings
+from pytest_nemoperf.store import BaselineStore
+
+if TYPE_CHECKING:
+    from pytest_nemoperf.frameworks.protocol import Framework
+    from pytest_nemoperf.recipe import Plan, Recipe
+
+
+class Planner:
+    """Resolves recipes for the session's system and gives each case to one test.
+
+    Args:
+        config: Of the pytest session, for hooks.
+        settings: Of the session.
+        store: Where baselines are looked up for a price.
+    """
+
+    def __init__(self, config: pytest.Config, *, settings: Settings, store: BaselineStore) -> None:
+        self.plans: dict[str, Plan] = {}
+        self.priced: list[PricedCase] = []
+        self._config = config
+        self._settings = settings
+        self._store = store
+        self._owners: dict[str, str] = {}
+
+    @cached_property
+    def frameworks(self) -> Mapping[str, Framework]:
+        """Built-in frameworks and those that hooks add, by name."""
+        added = [item for items in self._config.hook.pytest_nemoperf_frameworks(config=self._config) for item in items]
+        known: dict[str, Framework] = {}
+        for framework in (TorchFramework(), CommandFramework(), *added):
+            if framework.name in known:
+                raise RecipeError(f"framework {framework.name!r} is registered twice; give the added one another name")
+            known[framework.name] = framework
+        return known
+
+    def plan(self, recipe: Recipe, *, nodeid: str) -> tuple[Plan, Framework]:
+        """Return how a recipe runs here.
+
+        Raises:
+            NoLayoutError: If the recipe has no layout for the system.
+            UnsupportedError: If the framework can't run it here.
+            PlanError: If it can't be resolved, or wants more than this machine has.
+        """
+        plan = self._resolve(recipe)
+        machine.check_capacity(plan, devices=self._settings.devices)
+        framework = self._framework(plan)
+        self.claim(plan.case, nodeid=nodeid)
+        self.plans[plan.case] = plan
+        return plan, framework
+
+    def price(self, recipe: Recipe, *, nodeid: str) -> None:
+        """Resolve and price a recipe, and keep the result for the end of a dry run.
+
+        Raises:
+            NoLayoutError: If the recipe has no layout for the system.
+            PlanError: If it can't be resolved.
+            BaselineError: If a stored baseline can't be trusted.
+        """
+        plan = self._resolve(recipe)
+        self.claim(plan.case, nodeid=nodeid)
+        try:
+            self._framework(plan)
+            unsupported = ""
+        except UnsupportedError as exc:
+            unsupported = str(exc).removeprefix(f"{plan.case}: ")
+        baseline = self._store.find(plan.case, workload=workload_of(plan)).baseline
+        price = price_plan(plan, system=self._settings.system, baseline=baseline)
+        self.priced.append(PricedCase(nodeid=nodeid, price=price, unsupported=unsupported))
+
+    def claim(self, case: str, *, nodeid: str) -> None:
+        """Give a case to a test.
+
+        Raises:
+            RecipeError: If it belongs to another one.
+            UnsupportedError: If it does only because recipes are changed, which may make two of them equal.
+        """
+        owner = self._owners.setdefault(case, nodeid)
+        if owner != nodeid and self._settings.changes:
+            raise UnsupportedError(f"under --perf-set this is the case {case} of {owner}, which runs it already")
+        if owner != nodeid:
+            raise RecipeError(
+                f"case {case} belongs to {owner} already, so {nodeid} would judge against the same baseline; "
+                "give one recipe a variant"
+            )
+
+    def _resolve(self, recipe: Recipe) -> Plan:
+        settings = self._settings
+        system, timeout_sec = settings.system, settings.timeout_sec
+        if not settings.changes:
+            return resolve(recipe, system=system, inject_pct=settings.inject_pct, timeout_sec=timeout_sec)
+        recipe = change_recipe(recipe, system=system, changes=settings.changes)
+        plan = resolve(recipe, system=system, inject_pct=settings.inject_pct, timeout_sec=timeout_sec)
+        return replace(plan, case=plan.case + CHANGED_SUFFIX)
+
+    def _framework(self, plan: Plan) -> Framework:
+        if plan.framework not in self.frameworks:
+            raise PlanError(f"unknown framework {plan.framework!r}; {did_you_mean(plan.framework, self.frameworks)}")
+        framework = self.frameworks[plan.framework]
+        reason = framework.unsupported(plan)
+        if reason:
+            raise UnsupportedError(f"{plan.case}: {reason}")
+        return framework
