@@ -1,0 +1,163 @@
+"""--perf-dry-run: cases are collected, resolved, checked and priced; nothing runs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from pytest_nemoperf.errors import PlanError
+from pytest_nemoperf.launchers.local import LocalLauncher
+from pytest_nemoperf.schema import validate
+from tests.integration.conftest import CASE, Project
+
+LAUNCH = LocalLauncher.launch
+GPU_TESTS = """
+import pytest
+from pytest_nemoperf import Layout, Recipe
+
+def recipe(**changes):
+    values = {"model": "llama3-8b", "layouts": {"h100": Layout(gpus=1024, dp_shard=128, tp=8)}, "seq_len": 8192,
+              "global_batch_size": 1024}
+    return Recipe(**{**values, **changes})
+
+@pytest.mark.perf
+def test_large(perf):
+    perf.check(recipe())
+
+@pytest.mark.perf
+def test_cpu_only(perf):
+    perf.check(recipe(layouts={"cpu": Layout(gpus=1)}))
+
+@pytest.mark.perf
+def test_loop(perf):
+    with perf.measure("mine", tokens_per_step=8) as steps:
+        raise AssertionError("the loop must not run")
+
+@pytest.mark.perf
+def test_benchmark(perf, benchmark):
+    raise AssertionError("the benchmark must not run")
+"""
+BENCHMARK_STUB = """
+import pytest
+
+@pytest.fixture
+def benchmark():
+    raise AssertionError("the benchmark must not be set up")
+"""
+BROKEN = """
+    perf.check(recipe(global_batch_size=100))
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    def launch(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a dry run launched something")
+
+    monkeypatch.setattr(LocalLauncher, "launch", launch)
+
+
+def dry_run_of(project: Project) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((project.root / ".nemoperf" / "latest" / "dry_run.json").read_text())
+    validate(data, name="dry_run", subject="dry_run.json", error=PlanError)
+    return data
+
+
+def run_on_h100(project: Project, *args: str) -> pytest.RunResult:
+    project.pytester.makepyfile(test_speed=GPU_TESTS)
+    project.pytester.makeconftest(BENCHMARK_STUB)
+    return project.pytester.runpytest_inprocess("-m", "perf", "--system=h100", "--perf-dry-run", *args)
+
+
+def test_the_case_is_priced_and_nothing_is_launched(project: Project) -> None:
+    result = project.run("--perf-dry-run")
+
+    result.assert_outcomes(skipped=1)
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(
+        [
+            "perf: dry run: cases are priced, nothing is launched",
+            "dry run on cpu (CPU): nothing was launched",
+            "case * fits * GB * PFLOP/step * bubble * expected step",
+            f"{CASE} * [?] *",
+            "written: .nemoperf/latest/dry_run.json",
+        ]
+    )
+    (case,) = dry_run_of(project)["cases"]
+    assert case["nodeid"] == "test_speed.py::test_speed"
+    assert case["price"]["plan"]["case"] == CASE
+    assert not (project.root / ".nemoperf" / "latest" / "results.json").exists()
+    assert not (project.root / ".nemoperf" / "runs").exists()
+
+
+def test_gpus_that_are_not_here_are_priced_and_what_has_no_price_says_why(project: Project) -> None:
+    result = run_on_h100(project)
+
+    result.assert_outcomes(skipped=4)
+    assert result.ret == pytest.ExitCode.OK
+    dry_run = dry_run_of(project)
+    (case,) = dry_run["cases"]
+    assert case["price"]["plan"]["layout"]["gpus"] == 1024
+    assert case["price"]["is_fitting"] is True
+    assert {each["nodeid"].rpartition("::")[2]: each["reason"] for each in dry_run["not_priced"]} == {
+        "test_cpu_only": "llama3-8b has no layout for system h100; it has layouts for cpu",
+        "test_loop": "a loop of the test process has no recipe to price",
+        "test_benchmark": "a benchmark test has no recipe to price",
+    }
+
+
+def test_a_broken_plan_fails_the_dry_run(project: Project) -> None:
+    project.pytester.makepyfile(test_speed=GPU_TESTS.replace("    perf.check(recipe())\n", BROKEN))
+
+    result = project.pytester.runpytest_inprocess("-m", "perf", "--system=h100", "--perf-dry-run", "-k", "large")
+
+    result.assert_outcomes(failed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*global_batch_size=100 is not a multiple of*"])
+
+
+def test_changes_are_priced_before_they_are_tried(project: Project) -> None:
+    result = run_on_h100(project, "--perf-set=tp=4,pp=2", "-k", "large")
+
+    result.stdout.fnmatch_lines(["cases are changed by --perf-set tp=4,pp=2", "*-fsdp128tp4pp2-*+set * yes *%*"])
+    assert dry_run_of(project)["changes"] == "tp=4,pp=2"
+
+
+def test_the_expected_step_time_comes_from_the_stored_baseline(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalLauncher, "launch", LAUNCH)
+        project.run("--update-baselines").assert_outcomes(passed=1)
+
+    result = project.run("--perf-dry-run")
+
+    result.stdout.fnmatch_lines([f"{CASE} * 100 ms"])
+    assert dry_run_of(project)["cases"][0]["price"]["expected"]["step_time_sec"] == pytest.approx(0.1)
+
+
+def test_a_precision_that_can_not_run_here_is_priced_with_the_reason(project: Project) -> None:
+    text = GPU_TESTS.replace('"global_batch_size": 1024}', '"global_batch_size": 1024, "precision": "mxfp8"}')
+    project.pytester.makepyfile(test_speed=text)
+
+    result = project.pytester.runpytest_inprocess("-m", "perf", "--system=h100", "--perf-dry-run", "-k", "large")
+
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["priced, but not runnable here:", "*needs compute capability 10.0, DGX-H100 has 9.0*"])
+
+
+@pytest.mark.parametrize("other", ["--update-baselines", "--perf-inject=20%"])
+def test_options_of_real_runs_are_refused(project: Project, other: str) -> None:
+    result = project.run("--perf-dry-run", other)
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*--perf-dry-run with {other.partition('=')[0]}: a dry run measures nothing*"])
+
+
+def test_without_perf_tests_there_is_nothing_to_price(project: Project) -> None:
+    result = project.pytester.runpytest_inprocess("--perf-dry-run")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--perf-dry-run needs perf tests to apply to: add -m perf*"])
