@@ -129,5 +129,5 @@ def test_what_is_no_change_is_named(text: str, message: str) -> None:
 
 
 def test_a_word_that_does_not_exist_is_named_by_the_recipe() -> None:
-    with pytest.raises(RecipeError, match=r"unknown precision 'fp9'; did you mean"):
-        change_recipe(make_recipe(), system=CPU, changes={"precision": "fp9"})
+    with pytest.raises(RecipeError, match=r"unknown precision 'fp8_c'; did you mean fp8_cs"):
+        change_recipe(make_recipe(), system=CPU, changes={"precision": "fp8_c"})
