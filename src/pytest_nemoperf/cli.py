@@ -10,13 +10,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from pytest_nemoperf.cli_plan import add_plan_command, plan_text
+from pytest_nemoperf.conventions import DEFAULT_CONVENTION, find_convention, flops_conventions
 from pytest_nemoperf.errors import BaselineError, NemoPerfError, RecipeError
-from pytest_nemoperf.flops import (
-    DEFAULT_CONVENTION,
-    find_convention,
-    flops_conventions,
-    flops_terms,
-)
+from pytest_nemoperf.flops import flops_terms
 from pytest_nemoperf.models import find_model
 from pytest_nemoperf.systems import find_system
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pytest_nemoperf.baseline import find_baseline
 from pytest_nemoperf.changes import complete_layout
+from pytest_nemoperf.conventions import DEFAULT_CONVENTION
 from pytest_nemoperf.errors import RecipeError
-from pytest_nemoperf.flops import CONVENTIONS, DEFAULT_CONVENTION
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.pricing import price_plan
@@ -55,7 +55,7 @@ def add_plan_command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", help=f"{', '.join(Precision)} (default: {Precision.BF16})")
     parser.add_argument("--recompute", help=f"{', '.join(Recompute)} (default: {Recompute.NONE})")
     parser.add_argument("--framework", help="who trains (default: torch)")
-    parser.add_argument("--convention", metavar="NAME", help=f"FLOPs: {', '.join(CONVENTIONS)}")
+    parser.add_argument("--convention", metavar="NAME", help=f"how FLOPs are counted (default: {DEFAULT_CONVENTION})")
     parser.add_argument("--tokens", type=int, metavar="N", help="tokens of a whole run, for its hours and GPU-hours")
     parser.add_argument(
         "--baselines", type=Path, default=Path("baselines"), metavar="DIR", help="stored baselines (default: baselines)"

@@ -10,7 +10,8 @@ from pytest_nemoperf.architecture import Layer
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Plan, Recompute
 from pytest_nemoperf.schedule import num_in_flight
-from pytest_nemoperf.shards import Part, stage_layers, stage_parts
+from pytest_nemoperf.shards import Part, stage_parts
+from pytest_nemoperf.stages import stage_layers
 
 _FP32 = 4
 _OPTIMIZER_COPIES = 2  # AdamW's two moments, fp32

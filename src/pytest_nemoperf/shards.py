@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.stages import stage_layers
 from pytest_nemoperf.weights import Weight, block_weights, embedding_weights, head_weights, mtp_weights
 
 
@@ -55,14 +55,6 @@ class Part:
     @property
     def _row_numel(self) -> int:
         return math.prod(self.shape[1:])
-
-
-def stage_layers(model: ModelConfig, *, pp: int, vp: int) -> tuple[tuple[range, ...], ...]:
-    """Return the layers of each pipeline rank's chunks; chunk c of rank r is piece c*pp + r of the model."""
-    chunks = pp * vp
-    bounds = [model.num_layers * chunk // chunks for chunk in range(chunks + 1)]
-    pieces = [range(start, end) for start, end in pairwise(bounds)]
-    return tuple(tuple(pieces[chunk * pp + rank] for chunk in range(vp)) for rank in range(pp))
 
 
 def stage_parts(model: ModelConfig, *, layout: Layout, pp_rank: int) -> tuple[Part, ...]:

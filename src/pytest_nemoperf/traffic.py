@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pytest_nemoperf.activations import TokenCosts, compute_bytes
 from pytest_nemoperf.architecture import FeedForward, Layer, Mixer, ModelConfig
 from pytest_nemoperf.recipe import Plan, Recompute
-from pytest_nemoperf.shards import Part, stage_layers, stage_parts
+from pytest_nemoperf.shards import Part, stage_parts
+from pytest_nemoperf.stages import stage_layers
 
 _FP32 = 4
 _FORWARD_AND_BACKWARD = 2
@@ -24,7 +25,8 @@ class AxisTraffic:
     """What one axis moves.
 
     Attributes:
-        axis: ``tp``, ``cp``, ``ep``, ``etp``, ``pp``, ``dp`` (weights and gradients) or ``expert_dp`` (experts').
+        axis: ``tp``, ``cp``, ``ep`` (with etp: one exchange serves both), ``pp``, ``dp`` (weights and gradients) or
+            ``expert_dp`` (experts').
         degree: Ranks of a group.
         bytes_per_step: Sent by one rank of the busiest of the stages looked at, in one step.
         formula: What was counted.
@@ -42,7 +44,6 @@ _SOURCES = {
     "tp": "Korthikanti et al. 2022, section 4.2.2, https://arxiv.org/abs/2205.05198",
     "cp": "Megatron-Core's context parallelism; a2a: Jacobs et al. 2023, https://arxiv.org/abs/2309.14509",
     "ep": "Lepikhin et al. 2020, section 3.2, https://arxiv.org/abs/2006.16668",
-    "etp": "as tp",
     "pp": "Narayanan et al. 2021, section 3.2, https://arxiv.org/abs/2104.04473",
     "dp": "Rajbhandari et al. 2020, section 7, https://arxiv.org/abs/1910.02054",
     "expert_dp": "as dp",
@@ -52,8 +53,8 @@ _FORMULAS = {
     "shared experts), twice more at the embedding and at the head; full recomputation adds a forward pass",
     "cp": "all_gather: (cp-1) x T/cp x keys and values, forward, and their gradients backward; a2a: (cp-1)/cp of "
     "queries, keys, values and output, forward and backward",
-    "ep": "(ep-1)/ep x tokens of the rank x topk x D elements: dispatch and combine, forward and backward",
-    "etp": "(etp-1) x tokens of the rank x topk x D elements: in and out, forward and backward",
+    "ep": "(n-1)/n x tokens of the rank x topk x etp x D elements, n = ep x etp: dispatch and combine, forward and "
+    "backward, tokens spread evenly",
     "pp": "T x D elements (T/tp under sequence parallelism) to the next chunk forward and to the one before backward",
     "dp": "FSDP: (n-1)/n of the stage's weights in the compute type, gathered for each forward and each backward pass "
     "(once a step under pp), and of its gradients in fp32; replicas: twice (n-1)/n of their gradients",
@@ -74,8 +75,7 @@ def axis_traffic(plan: Plan, *, stages: Iterable[int]) -> tuple[AxisTraffic, ...
     degrees = {
         "tp": layout.tp,
         "cp": layout.cp,
-        "ep": layout.ep,
-        "etp": layout.etp,
+        "ep": layout.ep * layout.etp,
         "pp": layout.pp,
         "dp": layout.dp * layout.cp,
         "expert_dp": expert_dp,
@@ -125,7 +125,7 @@ class _StageTraffic:
             case "cp":
                 return sum(self._context_parallel(layer) for layer in self._layers)
         mixtures = sum(layer.feed_forward is FeedForward.MOE for layer in self._layers)
-        return mixtures * self._expert_tokens(axis)
+        return mixtures * self._expert_tokens()
 
     def _tensor_parallel(self) -> float:
         plan, tp = self._plan, self._plan.layout.tp
@@ -149,13 +149,13 @@ class _StageTraffic:
             moved = (layout.cp - 1) * keys_values
         return _FORWARD_AND_BACKWARD * self._costs.num_tokens * moved / layout.tp * self._element
 
-    def _expert_tokens(self, axis: str) -> float:
+    def _expert_tokens(self) -> float:
         moe, layout = self._plan.model.moe, self._plan.layout
         assert moe is not None  # noqa: S101 (no layer has one without it)
         width = moe.latent_size or self._plan.model.hidden_size
         routed = self._costs.num_stream_tokens * moe.topk * width * self._element
-        share = (layout.ep - 1) / layout.ep if axis == "ep" else layout.etp - 1
-        return 2 * _FORWARD_AND_BACKWARD * share * routed
+        num_ranks = layout.ep * layout.etp
+        return 2 * _FORWARD_AND_BACKWARD * (num_ranks - 1) / num_ranks * layout.etp * routed
 
     def _stage_borders(self) -> float:
         """Each chunk but the model's last sends forward, each but its first sends backward."""
