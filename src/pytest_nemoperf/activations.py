@@ -1,20 +1,28 @@
 """What forward keeps for backward: bytes of one micro-batch on one rank, layer by layer.
 
 In the manner of Korthikanti et al. 2022 (https://arxiv.org/abs/2205.05198, section 4), for the native engine's
-operators: attention keeps its inputs, output and the logarithm of its sums, never the scores; an MLP keeps both
-halves of its first product, the activation and what enters the second; the loss keeps the probabilities in fp32.
-For dense models this is exactly what autograd saves; for the others it is an estimate (docs/plans.md has the errors).
+operators: fused attention keeps its inputs, its output and the logarithm of its sums, never the scores; an MLP keeps
+both halves of its first product, the activation and what enters the second; the loss keeps the probabilities in fp32.
+Tests compare with what autograd saves; docs/plans.md has the errors.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_nemoperf.architecture import Activation, FeedForward, Layer, Mixer, ModelConfig
+from pytest_nemoperf.architecture import Activation, FeedForward, Layer, Mixer
 from pytest_nemoperf.recipe import Plan, Precision, Recompute
 
 _FP32 = 4
-_TOKEN_ID = 8
+_INDEX = 8
+_MLP_COPIES = {
+    Activation.SWIGLU: 4,
+    Activation.GEGLU: 4,
+    Activation.CLAMPED_SWIGLU: 7,
+    Activation.GELU: 2,
+    Activation.SQUARED_RELU: 2,
+}
+"""Of an MLP's width: the first product (twice as wide if gated), what lies between, the second's input."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +66,7 @@ class TokenCosts:
         layout = plan.layout
         self._model = plan.model
         self._layout = layout
+        self._seq_len = plan.seq_len
         self._is_cuda = plan.device == "cuda"
         self._element = compute_bytes(plan.precision)
         self.num_tokens = plan.micro_batch_size * plan.seq_len / layout.cp
@@ -69,105 +78,143 @@ class TokenCosts:
     def layer(self, layer: Layer) -> Kept:
         """Return what one layer keeps."""
         block_input = self.num_stream_tokens * self._model.hidden_size * self._element
-        core = self._core(layer)
-        mixer = 0.0 if layer.mixer is None else self._sublayer_input() + self._mixer(layer) + core
-        whole = mixer + self._feed_forward(layer)
-        return Kept(block_input=block_input, whole=whole, selective=whole - core)
+        around = 0.0 if layer.mixer is None else self._sublayer_input()
+        around += self._feed_forward(layer)
+        whole, selective = self._mixer(layer)
+        return Kept(block_input=block_input, whole=around + whole, selective=around + selective)
 
     def embedding(self) -> float:
         """Return what the lookup keeps: token ids."""
-        return self.num_tokens * _TOKEN_ID
+        return self.num_tokens * _INDEX
 
     def head(self) -> float:
         """Return what the last norm, the head and the loss keep."""
-        return self._sublayer_input(post_norm=False) + self.num_tokens * (self._logits() * _FP32 + _TOKEN_ID)
+        capped = self._element if self._model.final_softcap is not None else 0
+        logits = self._num_logits() * (_FP32 + capped)
+        return self._sublayer_input(has_post_norm=False) + self.num_tokens * (logits + _INDEX)
+
+    def mtp(self, recompute: Recompute) -> float:
+        """Return what one depth of multi-token prediction keeps: two norms, their projection, a block, a head."""
+        hidden = self._model.hidden_size
+        joined = 2 * (self._norm(hidden, tokens=self.num_stream_tokens) + self._gathered_input())
+        return self.embedding() + joined + self.layer(self._model.mtp_layer).under(recompute) + self.head()
 
     def loss_workspace(self) -> float:
         """Return what the loss needs for a moment on top: logits in fp32 before the softmax, and as computed."""
         copies = _FP32 + (self._element if self._element != _FP32 else 0)
-        return self.num_tokens * self._logits() * copies
+        return self.num_tokens * self._num_logits() * copies
 
-    def _logits(self) -> float:
+    def _num_logits(self) -> float:
         return -(-self._model.vocab_size // self._layout.tp)
 
-    def _norm(self, width: float, *, tokens: float) -> float:
-        """Return what a norm of rows of that width keeps: on the CPU torch composes it of fp32 operations."""
-        if self._is_cuda:
-            return tokens * (width * self._element + _FP32)
-        upcast = 0 if self._element == _FP32 else width * _FP32
-        return tokens * (width * _FP32 + upcast + _FP32)
+    def _norm(self, width: float, *, tokens: float, rows: float = 1) -> float:
+        """Return what a norm keeps: its input as it is, or, where torch composes it on the CPU, scaled, in fp32.
 
-    def _sublayer_input(self, *, post_norm: bool = True) -> float:
-        """Return what the norm before a sub-layer and the sub-layer's first product keep of its input."""
-        hidden = self._model.hidden_size
-        norms = 2 if post_norm and self._model.has_post_norms else 1
-        return norms * self._norm(hidden, tokens=self.num_stream_tokens) + self._gathered_input()
+        Args:
+            width: Elements of a token.
+            tokens: How many.
+            rows: Norms per token, each with a scale of its own.
+        """
+        if self._model.norm == "layernorm":
+            return tokens * (width * self._element + 2 * rows * _FP32)
+        if self._is_cuda:
+            return tokens * (width * self._element + rows * _FP32)
+        upcast = 0 if self._element == _FP32 else width * _FP32
+        return tokens * (width * _FP32 + upcast + rows * _FP32)
+
+    def _sublayer_input(self, *, has_post_norm: bool = True) -> float:
+        """Return what the norms around a sub-layer and its first product keep of its input and output."""
+        norms = 2 if has_post_norm and self._model.has_post_norms else 1
+        return norms * self._norm(self._model.hidden_size, tokens=self.num_stream_tokens) + self._gathered_input()
 
     def _gathered_input(self) -> float:
         return self.num_tokens * self._model.hidden_size * self._element
 
-    def _core(self, layer: Layer) -> float:
-        """Return what the attention core keeps that computing it again saves: sums, or scores where it has them."""
-        if layer.mixer is not Mixer.ATTENTION:
-            return 0.0
-        heads = self._model.num_heads / self._layout.tp
-        kept = self.num_tokens * heads * _FP32
-        if self._model.attention_sinks or self._model.attention_softcap is not None:  # no fused operator has them
-            keys = self.num_tokens * self._layout.cp if layer.window is None else min(self.num_tokens, layer.window)
-            kept += self.num_tokens * heads * keys * self._element
-        return kept
-
-    def _mixer(self, layer: Layer) -> float:
-        """Return what the mixer keeps between the two projections, the core apart."""
-        model, tp = self._model, self._layout.tp
+    def _mixer(self, layer: Layer) -> tuple[float, float]:
+        """Return what the mixer keeps between its projections, wholly and with its core computed again."""
+        model, tokens = self._model, self.num_tokens / self._layout.tp
         match layer.mixer:
-            case Mixer.ATTENTION if model.mla is not None:
-                width = self._latent_width(model) / tp
+            case None:
+                return 0.0, 0.0
             case Mixer.ATTENTION:
-                width = self._heads_width(model) / tp
+                return self._attention(layer)
             case Mixer.MAMBA:
                 assert model.mamba is not None  # noqa: S101 (no layer has one without it)
                 inner = model.mamba.num_heads * model.mamba.head_dim
-                states = 2 * model.mamba.num_groups * model.mamba.state_dim
-                width = (5 * inner + 2 * states) / tp
+                width = 5 * inner + 4 * model.mamba.num_groups * model.mamba.state_dim
             case Mixer.GATED_DELTA_NET:
                 net = model.gated_delta_net
                 assert net is not None  # noqa: S101 (as above)
-                keys, values = net.num_key_heads * net.key_head_dim, net.num_value_heads * net.value_head_dim
-                width = (4 * keys + 5 * values) / tp
-            case None:
-                width = 0.0
-        return self.num_tokens * width * self._element
+                width = 4 * net.num_key_heads * net.key_head_dim + 5 * net.num_value_heads * net.value_head_dim
+        return tokens * width * self._element, tokens * width * self._element
 
-    def _heads_width(self, model: ModelConfig) -> float:
-        """Queries and keys after rotation, the fused projection that the values are a view of, and the output."""
-        queries, keys = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
-        width = (queries + keys) + (queries + 2 * keys) + queries
-        if model.qk_norm is not None:
-            width += queries + keys
-        if model.attention_gate:
-            width += 2 * queries
-        if self._layout.cp > 1 and self._layout.cp_comm == "all_gather":
-            width += 2 * keys * self._layout.cp  # keys and values of the whole sequence
-        return width
+    def _attention(self, layer: Layer) -> tuple[float, float]:
+        """Return what attention keeps: what goes into its core, what the core keeps, what comes out."""
+        model, tokens = self._model, self.num_tokens / self._layout.tp
+        if model.mla is not None:
+            qk_width = model.num_heads * (model.mla.qk_nope_head_dim + model.mla.qk_rope_head_dim)
+            queries, keys, values = qk_width, qk_width, model.num_heads * model.mla.v_head_dim
+            inputs = tokens * (2 * qk_width + model.num_heads * model.mla.qk_nope_head_dim + values) * self._element
+            around = self._latents()
+        else:
+            queries, keys = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
+            values = keys
+            rotated = queries + keys if layer.has_rope and model.max_positions is None else 0
+            inputs = tokens * (rotated + queries + 2 * keys) * self._element
+            around = self._head_norms(layer)
+        out = model.num_heads * (model.head_dim if model.mla is None else model.mla.v_head_dim)
+        if self._layout.cp > 1:  # keys and values of the whole sequence, the outputs of its two pieces
+            gathered = self._layout.cp if self._layout.cp_comm == "all_gather" else 1
+            inputs += tokens * ((keys + values) * gathered + out) * self._element
+        around += tokens * out * self._element * (3 if model.attention_gate else 1)
+        core = self._core(layer, queries=queries, keys=keys, values=values, inputs=inputs)
+        return around + core, around + inputs
 
-    @staticmethod
-    def _latent_width(model: ModelConfig) -> float:
-        """Latents, whole heads of queries and keys, keys and values as projected, and the output."""
-        mla = model.mla
+    def _core(self, layer: Layer, *, queries: float, keys: float, values: float, inputs: float) -> float:
+        """Return what the attention core keeps: its inputs, or copies of them and the scores where no kernel fuses."""
+        model, tokens, heads = self._model, self.num_tokens, self._model.num_heads / self._layout.tp
+        copies = tokens / self._layout.tp * (queries + keys + values)
+        if model.attention_sinks or model.attention_softcap is not None:
+            softmax = _FP32 + (self._element if self._element != _FP32 else 0)
+            per_score = softmax + (_FP32 if model.attention_softcap is not None else 0)
+            return copies * self._element + tokens * heads * self._seq_len * per_score
+        if model.mla is not None and values != queries and not self._is_cuda:
+            return (copies + tokens * heads * self._seq_len) * _FP32
+        kept = inputs + tokens * heads * _FP32
+        if layer.window is not None and layer.window < self._seq_len:
+            kept += self._seq_len / self._layout.cp * self._seq_len * self._element
+            if self._is_cuda:  # a mask, and keys and values repeated for every query head
+                kept += 2 * tokens * heads * model.head_dim * self._element
+        return kept
+
+    def _head_norms(self, layer: Layer) -> float:
+        """Return what norms of query and key heads keep."""
+        model, heads = self._model, (self._model.num_heads + self._model.num_kv_heads) / self._layout.tp
+        if model.qk_norm is None or (model.qk_norm == "l2" and not layer.has_rope):
+            return 0.0
+        if self._is_cuda:  # views of the projection, which is kept anyway
+            return self.num_tokens * heads * _FP32
+        if model.qk_norm == "l2":  # without weights: the input alone, in fp32
+            return self.num_tokens * heads * (model.head_dim + 1) * _FP32
+        return self._norm(heads * model.head_dim, tokens=self.num_tokens, rows=heads)
+
+    def _latents(self) -> float:
+        """Return what latent attention keeps between its down and up projections, which tp does not cut."""
+        mla = self._model.mla
         assert mla is not None  # noqa: S101 (the caller has looked)
-        qk_head = mla.qk_nope_head_dim + mla.qk_rope_head_dim
-        latents = 2 * (mla.q_lora_rank or 0) + 2 * mla.kv_lora_rank + mla.qk_rope_head_dim
-        per_head = 3 * qk_head + mla.qk_nope_head_dim + 2 * mla.v_head_dim
-        return latents + model.num_heads * per_head
+        return sum(
+            self._norm(rank, tokens=self.num_tokens) + self.num_tokens * rank * self._element
+            for rank in (mla.q_lora_rank, mla.kv_lora_rank)
+            if rank is not None
+        )
 
     def _feed_forward(self, layer: Layer) -> float:
-        model = self._model
         match layer.feed_forward:
             case None:
                 return 0.0
             case FeedForward.DENSE:
-                return self._sublayer_input() + self._mlp(model.ffn_hidden_size / self._layout.tp, self.num_tokens)
+                width = self._model.ffn_hidden_size / self._layout.tp
+                return self._sublayer_input() + self._mlp(width, tokens=self.num_tokens)
             case FeedForward.MOE:
                 return self._experts()
 
@@ -176,21 +223,23 @@ class TokenCosts:
         model, layout = self._model, self._layout
         moe = model.moe
         assert moe is not None  # noqa: S101 (no layer has one without it)
-        hidden = moe.latent_size or model.hidden_size
-        own = self.num_stream_tokens
+        inner, own = moe.latent_size or model.hidden_size, self.num_stream_tokens
         routed = own * moe.topk * layout.etp
-        kept = self._norm(model.hidden_size, tokens=own) + own * model.hidden_size * self._element
-        kept += own * moe.num_experts * 2 * _FP32
-        kept += routed * hidden * 2 * self._element + self._mlp(moe.ffn_hidden_size / layout.etp, routed)
+        kept = self._sublayer_input() - self._gathered_input() + own * model.hidden_size * _FP32  # the router's input
+        if self._element != _FP32 and (moe.shared_ffn_hidden_size or moe.latent_size is not None):
+            kept += own * model.hidden_size * self._element
+        kept += own * (moe.num_experts * _FP32 + moe.topk * (3 * _INDEX + 2 * _FP32) + _FP32)
+        kept += routed * inner * 2 * self._element
+        kept += self._mlp(moe.ffn_hidden_size / layout.etp, tokens=routed)
+        if moe.latent_size is not None:
+            kept += own * moe.latent_size * self._element
+        if layout.ep * layout.etp > 1:  # rows as they arrive, before they are sorted
+            kept += routed * _INDEX * 2
         if moe.shared_ffn_hidden_size:
-            kept += self._gathered_input() * (layout.tp > 1)
-            kept += self._mlp(moe.shared_ffn_hidden_size / layout.tp, self.num_tokens)
+            kept += self._gathered_input() if layout.tp > 1 else 0
+            kept += self._mlp(moe.shared_ffn_hidden_size / layout.tp, tokens=self.num_tokens)
         return kept
 
-    def _mlp(self, width: float, tokens: float) -> float:
-        """Return what lies between the two products: both halves of the first, the activation, the second's input."""
-        is_gated = self._model.activation.is_gated
-        copies = 4 if is_gated else 2
-        if self._model.activation is Activation.SQUARED_RELU:
-            copies = 3
-        return tokens * width * copies * self._element
+    def _mlp(self, width: float, *, tokens: float) -> float:
+        """Return what lies between the two products of an MLP."""
+        return tokens * width * _MLP_COPIES[self._model.activation] * self._element

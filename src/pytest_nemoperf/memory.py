@@ -121,8 +121,7 @@ def _activation_bytes(plan: Plan, *, pp_rank: int) -> float:
     if pp_rank == 0:
         total += in_flight * costs.embedding()
     if pp_rank == layout.pp - 1:
-        total += costs.head() * (1 + model.mtp_num_layers)
-        total += model.mtp_num_layers * costs.layer(model.mtp_layer).whole
+        total += costs.head() + model.mtp_num_layers * costs.mtp(plan.recompute)
     return total
 
 
@@ -156,11 +155,19 @@ def _gathered_bytes(plan: Plan, *, parts: tuple[Part, ...]) -> float:
 
 
 def _cast_bytes(plan: Plan, parts: tuple[Part, ...], *, pp_rank: int) -> float:
-    """Return the casts of master weights that each micro-batch in flight keeps for its backward."""
+    """Return the casts of master weights that each micro-batch in flight keeps for its backward.
+
+    Full recomputation casts the weights of blocks again; those of the head are cast once, for it is no block.
+    """
     element = compute_bytes(plan.precision)
     if element == _FP32:
         return 0.0
     looked_up = {"positions.weight"} | (set() if plan.model.tied_embeddings else {"embedding.weight"})
-    cast = sum(part.numel for part in parts if part.weight.name not in looked_up)
+    looked_up |= {"embedding.weight"} if pp_rank < plan.layout.pp - 1 else set()
+    cast = [part for part in parts if part.weight.name not in looked_up]
+    blocks = sum(part.numel for part in cast if part.unit != "root" or ".block." in part.weight.name)
+    root = sum(part.numel for part in cast) - blocks
+    if plan.recompute is Recompute.FULL:
+        blocks = 0
     in_flight = num_in_flight(plan.layout, num_micro_batches=plan.grad_accum_steps, pp_rank=pp_rank)
-    return in_flight * cast * element * (0 if plan.recompute is Recompute.FULL else 1)
+    return (in_flight * blocks + root) * element
