@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nemoperf.architecture import ModelConfig, MoE
+from pytest_nemoperf.conventions import flops_conventions
 from pytest_nemoperf.errors import NoLayoutError, PlanError
-from pytest_nemoperf.flops import CONVENTIONS, num_flops_per_token
+from pytest_nemoperf.flops import num_flops_per_token
 from pytest_nemoperf.models import find_model
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import STARTUP_ALLOWANCE_SEC, STEP_ALLOWANCE_SEC, resolve
@@ -57,11 +58,11 @@ def test_a_plan_says_how_a_recipe_runs() -> None:
     assert plan.model == find_model("llama3-8b")
 
 
-@pytest.mark.parametrize("name", CONVENTIONS)
+@pytest.mark.parametrize("name", flops_conventions())
 def test_flops_are_counted_under_the_recipes_convention(name: str) -> None:
     plan = resolve(_recipe(flops_convention=name), system=H100)
 
-    expected = num_flops_per_token(find_model("llama3-8b"), seq_len=8192, convention=CONVENTIONS[name])
+    expected = num_flops_per_token(find_model("llama3-8b"), seq_len=8192, convention=flops_conventions()[name])
     assert plan.flops_per_token == expected
     assert plan.flops_convention == name
 

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pytest_nemoperf.cli_plan import add_plan_command, plan_text
 from pytest_nemoperf.conventions import DEFAULT_CONVENTION, find_convention, flops_conventions
