@@ -99,16 +99,18 @@ def test_logits_equal_those_of_transformers(name: str) -> None:
 def test_the_loss_with_multi_token_prediction_equals_that_of_transformers() -> None:
     config = find_model("deepseek-v3-twin")
     model = scrambled(config)
-    text = torch.randint(config.vocab_size, (2, SEQ_LEN + 1), generator=torch.Generator().manual_seed(6))
-    tokens, labels = text[:, :-1], text[:, 1:]
+    text = torch.randint(config.vocab_size, (2, SEQ_LEN + 2), generator=torch.Generator().manual_seed(6))
+    tokens, labels, labels_ahead = text[:, :-2], text[:, 1:-1], text[:, 2:]
 
-    loss = model(tokens, labels)
+    loss = model(tokens, torch.stack([labels, labels_ahead], dim=-1))
 
-    main, ahead = peers.mtp_logits(config, weights_of(model), tokens, labels)
-    expected = F.cross_entropy(main.flatten(0, 1), labels.flatten(), reduction="sum")
-    # The last position has no token two ahead.
-    ahead_loss = F.cross_entropy(ahead[:, :-1].flatten(0, 1), text[:, 2:].flatten(), reduction="sum")
-    torch.testing.assert_close(loss, expected + 0.3 * ahead_loss, rtol=TOLERANCE, atol=0)
+    losses = [
+        F.cross_entropy(logits.flatten(0, 1), expected.flatten(), reduction="sum")
+        for logits, expected in zip(
+            peers.mtp_logits(config, weights_of(model), tokens, labels), (labels, labels_ahead), strict=True
+        )
+    ]
+    torch.testing.assert_close(loss, losses[0] + 0.3 * losses[1], rtol=TOLERANCE, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ Tokens of a micro-batch are one dimension, because all but attention works token
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import cycle
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ class LossHead(nn.Module):
         self.weight = (
             None if config.tied_embeddings else nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
         )
-        self.softcap = config.final_softcap
+        self.scale, self.softcap = config.logit_scale, config.final_softcap
         self.cross_entropy: Callable[[Tensor, Tensor], Tensor] = cross_entropy
 
     def forward(self, x_TD: Tensor, labels_T: Tensor, tied_weight_VD: Tensor | None) -> Tensor:
@@ -45,6 +46,8 @@ class LossHead(nn.Module):
         weight_VD = tied_weight_VD if self.weight is None else self.weight
         assert weight_VD is not None  # noqa: S101 (one of them is there)
         logits_TV = F.linear(x_TD, weight_VD.to(x_TD.dtype))
+        if self.scale != 1:
+            logits_TV = logits_TV * self.scale
         return logits_TV if self.softcap is None else torch.tanh(logits_TV / self.softcap) * self.softcap
 
 
@@ -102,7 +105,8 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleDict({str(index): make_block(config.layers[index]) for index in layers})
         self.norm = make_norm(config) if is_last else None
         self.head = LossHead(config) if is_last else None
-        depths = range(config.mtp_num_layers if is_last else 0)
+        num_depths = min(config.mtp_num_layers, 1) if config.is_mtp_shared else config.mtp_num_layers
+        depths = range(num_depths if is_last else 0)
         self.mtp = nn.ModuleDict({str(depth): MTPDepth(config, make_block(config.mtp_layer)) for depth in depths})
         # Plain tensors: DDP would broadcast buffers in every step.
         self.positions_S = torch.arange(seq_len, device="cpu")
@@ -130,7 +134,8 @@ class Decoder(nn.Module):
         x = self.norm(x)
         labels_BS, *labels_ahead = labels_BSN.unbind(-1)
         loss = self._loss_T(x, labels_BS).sum()
-        for module, tokens_BS, labels_BS in zip(self.mtp.values(), labels_BSN.unbind(-1), labels_ahead, strict=False):
+        depths = cycle(self.mtp.values())  # one block may serve all depths
+        for module, tokens_BS, labels_BS in zip(depths, labels_BSN.unbind(-1), labels_ahead, strict=False):
             x = module(self._embed(tokens_BS), x, self.positions_of(self.config.mtp_layer))
             loss = loss + LOSS_WEIGHT / self.config.mtp_num_layers * self._loss_T(x, labels_BS).sum()
         return loss
