@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pytest_nemoperf.architecture import ModelConfig, MoE
 from pytest_nemoperf.native.layers import Linear
 from pytest_nemoperf.native.mlp import MLP, activate
-from pytest_nemoperf.native.operators import copy_rows
+from pytest_nemoperf.native.operators import contiguous_gradient, copy_rows
 
 _GROUPED_ALIGNMENT = 16  # bytes a row of either operand must be a multiple of
 
@@ -184,9 +184,10 @@ def grouped_product(x_RI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tenso
     if problem:
         _tell_once(problem)
         return looped_product(x_RI, weight_EOI, counts_E)
+    if x_RI.shape[0] == 0:
+        return looped_product(x_RI, weight_EOI, counts_E)  # its kernels take no empty operand
     ends_E = counts_E.cumsum(0, dtype=torch.int32)
-    out_RO: Tensor = F.grouped_mm(x_RI, weight_EOI.transpose(1, 2), offs=ends_E)
-    return out_RO
+    return contiguous_gradient(F.grouped_mm(x_RI, weight_EOI.transpose(1, 2), offs=ends_E))
 
 
 def looped_product(x_RI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:

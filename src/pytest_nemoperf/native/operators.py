@@ -68,6 +68,12 @@ def cross_entropy(logits_TV: Tensor, labels_T: Tensor) -> Tensor:
     return loss_T
 
 
+def contiguous_gradient(x: Tensor) -> Tensor:
+    """Return the tensor, whose gradient comes back contiguous: grouped products reject expanded ones."""
+    same: Tensor = _ContiguousGradient.apply(x)  # type: ignore[no-untyped-call]  # as above
+    return same
+
+
 def copy_rows(x_TD: Tensor, *, num_copies: int, order_R: Tensor, place_R: Tensor) -> Tensor:
     """Return each row ``num_copies`` times, in another order.
 
@@ -182,6 +188,18 @@ class _SwiGLU(torch.autograd.Function):
         torch.mul(grads[0], up_TF, out=grad_gate_TF)
         torch.ops.aten.silu_backward.grad_input(grad_gate_TF, gate_TF, grad_input=grad_gate_TF)
         return grad_TF
+
+
+class _ContiguousGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        del ctx  # nothing to keep
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        del ctx  # as above
+        return grads[0].contiguous()
 
 
 class _CopyRows(torch.autograd.Function):
