@@ -6,7 +6,7 @@ matrices are transposed, fused or in another order; nothing is computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,8 +99,9 @@ def ends(model: ModelConfig, ours: Weights) -> Pairs:
     yield "lm_head.weight", ours["embedding.weight" if model.tied_embeddings else "head.weight"]
 
 
-def qkv(model: ModelConfig, rows: Tensor) -> tuple[Tensor, ...]:
-    return rows.split([heads * model.head_dim for heads in (model.num_heads, model.num_kv_heads, model.num_kv_heads)])
+def qkv(model: ModelConfig, rows: Tensor) -> Sequence[Tensor]:
+    heads = (model.num_heads, model.num_kv_heads, model.num_kv_heads)
+    return torch.split(rows, [number * model.head_dim for number in heads])
 
 
 def attention(model: ModelConfig, ours: Weights, *, prefix: str, is_interleaved: bool = False) -> Pairs:
@@ -108,7 +109,7 @@ def attention(model: ModelConfig, ours: Weights, *, prefix: str, is_interleaved:
         if f"attention.qkv.{kind}" in ours:
             for name, rows in zip("qkv", qkv(model, ours[f"attention.qkv.{kind}"]), strict=True):
                 if is_interleaved and name in "qk":
-                    rows = interleaved(rows.unflatten(0, (-1, model.head_dim))).flatten(0, 1)  # noqa: PLW2901
+                    rows = interleaved(torch.unflatten(rows, 0, (-1, model.head_dim))).flatten(0, 1)  # noqa: PLW2901
                 yield f"{prefix}{name}_proj.{kind}", rows
         if f"attention.out.{kind}" in ours:
             yield f"{prefix}o_proj.{kind}", ours[f"attention.out.{kind}"]
@@ -256,11 +257,11 @@ def deepseek_block(model: ModelConfig, block: Weights, prefix: str, *, is_interl
         if weight is None:
             continue
         if is_interleaved and name in {"q", "q_up"}:
-            heads = weight.unflatten(0, (model.num_heads, -1))
-            nope, turned = heads.split([mla.qk_nope_head_dim, mla.qk_rope_head_dim], dim=1)
+            heads = torch.unflatten(weight, 0, (model.num_heads, -1))
+            nope, turned = torch.split(heads, [mla.qk_nope_head_dim, mla.qk_rope_head_dim], dim=1)
             weight = torch.cat([nope, interleaved(turned)], dim=1).flatten(0, 1)
         if is_interleaved and name == "kv_down":
-            latent, turned = weight.split([mla.kv_lora_rank, mla.qk_rope_head_dim])
+            latent, turned = torch.split(weight, [mla.kv_lora_rank, mla.qk_rope_head_dim])
             weight = torch.cat([latent, interleaved(turned)])
         yield f"{prefix}self_attn.{theirs}.weight", weight
     if "moe.router.weight" not in block:
@@ -328,6 +329,35 @@ def gpt2_config(model: ModelConfig) -> dict[str, Any]:
         "bos_token_id": None,
         "eos_token_id": None,
     }
+
+
+def qwen3_next(model: ModelConfig, ours: Weights) -> Pairs:
+    """Qwen3-Next with attention in every layer; norms have a weight that one is added to."""
+    yield from (pair for pair in ends(model, ours) if "norm" not in pair[0])
+    yield "model.norm.weight", ours["norm.weight"] - 1
+    for prefix, block in blocks(model, ours):
+        yield from ((name, weight - 1) for name, weight in pre_norms(block, prefix))
+        for name in ("q_norm", "k_norm"):
+            yield f"{prefix}self_attn.{name}.weight", block[f"attention.{name}.weight"] - 1
+        sections = [2 * model.num_heads * model.head_dim, *2 * [model.num_kv_heads * model.head_dim]]
+        for name, rows in zip("qkv", torch.split(block["attention.qkv.weight"], sections), strict=True):
+            yield f"{prefix}self_attn.{name}_proj.weight", rows
+        yield f"{prefix}self_attn.o_proj.weight", block["attention.out.weight"]
+        yield f"{prefix}mlp.gate.weight", block["moe.router.weight"]
+        yield from fused_experts(block, f"{prefix}mlp.experts.")
+        yield from mlp(block, ours_prefix="moe.shared.", prefix=f"{prefix}mlp.shared_expert.")
+        yield f"{prefix}mlp.shared_expert_gate.weight", block["moe.shared_gate.weight"]
+
+
+def qwen3_next_config(model: ModelConfig) -> dict[str, Any]:
+    assert model.moe is not None
+    assert model.rope_dim is not None
+    values = moe_config(model) | {
+        "shared_expert_intermediate_size": model.moe.shared_ffn_hidden_size,
+        "layer_types": layer_types(model, "linear_attention"),
+    }
+    values["rope_parameters"]["partial_rotary_factor"] = model.rope_dim / model.head_dim
+    return values
 
 
 def nemotron(model: ModelConfig, ours: Weights) -> Pairs:
@@ -399,6 +429,7 @@ LLAMA4 = _family("Llama4Text", llama4_config, llama4)
 QWEN2 = _family("Qwen2", sizes, llama)
 QWEN3 = _family("Qwen3", sizes, llama)
 QWEN3_MOE = _family("Qwen3Moe", moe_config, llama)
+QWEN3_NEXT = _family("Qwen3Next", qwen3_next_config, qwen3_next)
 MIXTRAL = _family("Mixtral", mixtral_config, llama)
 GPT_OSS = _family("GptOss", gpt_oss_config, gpt_oss)
 DEEPSEEK_V2 = _family("DeepseekV2", deepseek_config, deepseek)

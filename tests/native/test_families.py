@@ -15,9 +15,8 @@ from pytest_nemoperf.models import find_model, model_catalog
 from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.native.moe import Router
 from pytest_nemoperf.native.rope import attention_factor, rotary_frequencies, rotary_size
+from tests.native import peers
 from tests.native.tiny import build, tiny_plan
-
-peers = pytest.importorskip("tests.native.peers", reason="transformers is not installed")
 
 SEQ_LEN = 24  # three windows
 # Logits here are sums of some hundred products through four layers, each rounded by 6e-8 and in another order:
@@ -96,6 +95,18 @@ def test_logits_equal_those_of_transformers(name: str) -> None:
 
 
 @torch.no_grad()
+def test_gated_heads_and_a_gated_shared_expert_equal_those_of_transformers() -> None:
+    """Qwen3-Next is a hybrid that this engine refuses; its layers with attention and its experts it computes."""
+    config = replace(find_model("qwen3-next-80b-a3b-twin"), gated_delta_net=None, full_attention_interval=0)
+    model = scrambled(config)
+
+    logits = model.logits(tokens_of(config))
+
+    expected = peers.QWEN3_NEXT.build(config, weights_of(model))(tokens_of(config)).logits
+    assert difference(logits, expected) < TOLERANCE
+
+
+@torch.no_grad()
 def test_the_loss_with_multi_token_prediction_equals_that_of_transformers() -> None:
     config = find_model("deepseek-v3-twin")
     model = scrambled(config)
@@ -157,6 +168,7 @@ def changed(config: ModelConfig, changes: dict[str, Any]) -> ModelConfig:
 @pytest.mark.parametrize("name", [name for name, model in model_catalog().items() if model.rope_scaling is not None])
 def test_stretched_frequencies_of_full_models_equal_those_of_transformers(name: str) -> None:
     config = find_model(name)
+    assert config.rope_scaling is not None
     size = rotary_size(config)
 
     ours = rotary_frequencies(size, theta=config.rope_theta, scaling=config.rope_scaling)
