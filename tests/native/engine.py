@@ -51,7 +51,7 @@ class Engine:
         command = framework.command(plan, run_dir=run_dir)
         if sabotage:
             command = replace(command, entrypoint=f"tests.native.sabotage:{sabotage}")
-        result = self._launcher.launch(command, run_dir=run_dir, timeout_sec=120, on_poll=lambda: None)
+        result = self._launcher.launch(command, run_dir=run_dir, timeout_sec=plan.timeout_sec, on_poll=lambda: None)
         errors = sorted(run_dir.glob("error-rank*.json"))
         assert result.status is LaunchStatus.OK, "\n".join(path.read_text() for path in (*errors, result.logs[0]))
         return list(framework.read_output(plan, run_dir=run_dir).records)
