@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import (
     PipelineStage,
     Schedule1F1B,
@@ -184,7 +185,7 @@ class _Stage(PipelineStage):
             super().backward_weight_one_chunk(*args, **kwargs)
 
     def perform_reduce_grad(self, *args: Any, **kwargs: Any) -> None:
-        with self._marking("grad_comm"):
+        with self._marking("grad_comm" if isinstance(self.submod, FSDPModule) else "pipeline_wait"):
             super().perform_reduce_grad(*args, **kwargs)
 
     def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[Any]:
