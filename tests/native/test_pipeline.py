@@ -73,6 +73,15 @@ def test_what_a_pipeline_leaves_out_is_noticed(
     assert engine.difference(plan_of(layout, **changes), sabotage=sabotage) > REL_TOL
 
 
+def test_a_zero_bubble_pipeline_adds_gradients_in_fp32_as_others_do(engine: Engine) -> None:
+    plan = plan_of(Layout(gpus=4, pp=2, dp_shard=2), precision="bf16")
+    zero_bubble = replace(plan, layout=replace(plan.layout, **ZERO_BUBBLE))
+
+    whole, halves = engine.run(plan), engine.run(zero_bubble)
+
+    assert [(step.loss, step.grad_norm) for step in halves] == [(step.loss, step.grad_norm) for step in whole]
+
+
 @pytest.mark.parametrize("schedule", ["1f1b", "zero_bubble"])
 def test_buffers_of_messages_live_no_longer_than_the_messages(engine: Engine, schedule: Any) -> None:
     plan = plan_of(Layout(gpus=2, pp=2, vp=2, pp_schedule=schedule), **FOUR_LAYERS)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.pipelining import (
     PipelineStage,
     Schedule1F1B,
@@ -183,6 +183,7 @@ class _Stage(PipelineStage):
     def backward_weight_one_chunk(self, *args: Any, **kwargs: Any) -> None:
         with self._marking("backward"):
             super().backward_weight_one_chunk(*args, **kwargs)
+            self._accumulate()
 
     def perform_reduce_grad(self, *args: Any, **kwargs: Any) -> None:
         with self._marking("grad_comm" if isinstance(self.submod, FSDPModule) else "pipeline_wait"):
@@ -203,6 +204,19 @@ class _Stage(PipelineStage):
     def _setup_backward_recv_info(self, *args: Any, **kwargs: Any) -> None:
         with self._without_memory():
             super()._setup_backward_recv_info(*args, **kwargs)
+
+    def _accumulate(self) -> None:
+        """Have FSDP add the gradients of a micro-batch in the type it reduces them in.
+
+        Its hooks do so in a whole backward pass, but the half that makes weights' gradients does not call them, and the
+        next such half would add in the type of the matrix products.
+        """
+        if isinstance(self.submod, FSDPModule):
+            # As torch's own perform_reduce_grad reaches them; there is no public way.
+            root: Any = fully_shard.state(self.submod)  # type: ignore[attr-defined]  # torch leaves it untyped
+            for state in root._state_ctx.all_states:  # noqa: SLF001 (as said above)
+                for group in state._fsdp_param_groups:  # noqa: SLF001 (as said above)
+                    group.post_backward()
 
     @contextmanager
     def _without_memory(self) -> Iterator[None]:
