@@ -76,6 +76,31 @@ def test_flops_for_people_name_the_convention(run: Any) -> None:
     )
 
 
+def test_terms_of_the_flops_are_shown_with_their_shares(run: Any) -> None:
+    code, out, _ = run("flops", "mixtral-8x7b", "--seq-len", "4096", "--convention", "full-attention", "--terms")
+
+    shown = [line.split("  ") for line in out.splitlines()[1:]]
+    names = [[part.strip() for part in line if part.strip()][0] for line in shown]
+    shares = [float(line.split()[-1].removesuffix("%")) for line in out.splitlines()[1:]]
+    assert code == 0
+    assert names == ["attention projections", "attention core", "experts", "router", "head"]
+    assert sum(shares) == pytest.approx(100, abs=0.3)
+
+
+def test_flops_of_several_lengths_are_a_list(run: Any) -> None:
+    answers = json.loads(run("flops", "llama3-8b", "--seq-len", "4096,8192", "--terms", "--json")[1])
+
+    assert [answer["seq_len"] for answer in answers] == [4096, 8192]
+    assert all(sum(answer["terms"].values()) == answer["flops_per_token"] for answer in answers)
+    assert answers[0]["flops_per_token"] < answers[1]["flops_per_token"]
+
+
+def test_flops_of_a_hugging_face_config_are_counted(run: Any) -> None:
+    path = Path(__file__).parent / "data" / "hf" / "qwen3" / "config.json"
+
+    assert run("flops", str(path), "--seq-len", "64")[1].startswith("qwen3 at seq_len 64: ")
+
+
 def test_a_plan_as_json_is_the_plan_the_ranks_get(run: Any) -> None:
     code, out, _ = run(*_plan_argv(), "--json")
 
@@ -159,7 +184,7 @@ def test_a_recipe_file_at_fault_is_named(run: Any, tmp_path: Path, text: str | N
         pytest.param([], "the following arguments are required: COMMAND", id="no command"),
         pytest.param(["flop"], "invalid choice: 'flop'", id="unknown command"),
         pytest.param(["flops", "llama3-8b"], "the following arguments are required: --seq-len", id="no length"),
-        pytest.param(["flops", "llama3-8b", "--seq-len", "8k"], "invalid int value: '8k'", id="not a number"),
+        pytest.param(["flops", "llama3-8b", "--seq-len", "8k"], "--seq-len: '8k' is not a number", id="not a number"),
         pytest.param(["flops", "llama3-8b", "--seq-len", "0"], "seq_len=0 must be >= 1", id="no tokens"),
         pytest.param(["flops", "llama3-9b", "--seq-len", "8"], "unknown model 'llama3-9b'; did you mean", id="model"),
         pytest.param(

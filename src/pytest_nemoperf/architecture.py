@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from types import NoneType
 from typing import Any, Literal
 
 from pytest_nemoperf.errors import RecipeError
@@ -376,6 +377,8 @@ def _size_problems(part: Any, *, subject: str = "") -> Iterator[str]:
         value = getattr(part, field.name)
         if hasattr(value, "__dataclass_fields__"):
             yield from _size_problems(value, subject=f"{field.name}.")
+        elif str(field.type).startswith(("int", "float")) and not isinstance(value, (int, float, NoneType)):
+            yield f"{subject}{field.name}={value!r} must be a number"
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             may_be_zero = field.default == 0
             if value < 0 or (value == 0 and not may_be_zero) or value != value:  # noqa: PLR0124 (NaN)

@@ -7,6 +7,7 @@ file describes would be counted, planned and trained without anybody noticing.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def is_config_path(name: str) -> bool:
 def read_config(path: str | Path) -> ModelConfig:
     """Return the architecture of a ``config.json``, or of the directory that holds one.
 
-    The model is named after the directory. Of a multimodal model it is the language part.
+    The model is named after the directory, in lower case. Of a multimodal model it is the language part.
 
     Raises:
         RecipeError: If the file can't be read, its family is not known, or it has a key or a value that changes the
@@ -42,7 +43,12 @@ def read_config(path: str | Path) -> ModelConfig:
         raise RecipeError(f"{file}: not JSON: {exc}") from None
     if not isinstance(data, dict):
         raise RecipeError(f"{file}: holds a {type(data).__name__} instead of an object")
-    return _model(data, name=file.resolve().parent.name, subject=str(file))
+    return _model(data, name=_name(file.resolve().parent.name), subject=str(file))
+
+
+def _name(directory: str) -> str:
+    """Return a directory's name as names of models are spelt, since they become parts of file names."""
+    return re.sub(r"[^a-z0-9._-]+", "-", directory.lower()).strip("-._") or "model"
 
 
 def _model(data: Mapping[str, Any], *, name: str, subject: str) -> ModelConfig:

@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_nemoperf.architecture import MLA, GatedDeltaNet, Mamba, MoE, RopeScaling
+from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.huggingface import read_config
+from pytest_nemoperf.models import find_model
+from pytest_nemoperf.weights import num_parameters
+
+CONFIGS = Path(__file__).parent / "data" / "hf"
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "vocab_size": 128,
+    "rms_norm_eps": 1e-5,
+}
+
+
+def _write(folder: Path, data: object) -> Path:
+    path = folder / "mine" / "config.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("family", "parameters"),
+    [
+        # AutoModelForCausalLM.from_config on the meta device, transformers 5.23; without multi-token prediction
+        ("deepseek-v2", 193_848),
+        ("deepseek-v3", 249_056),
+        ("gemma2", 181_312),
+        ("gemma3", 268_224),
+        ("gemma3-text", 268_224),
+        ("gpt-oss", 267_616),
+        ("gpt2", 116_480),
+        ("llama-3.1", 78_144),
+        ("llama4", 195_648),
+        ("mixtral", 189_248),
+        ("nemotron", 66_176),
+        ("nemotron-h", 146_776),
+        ("qwen2.5", 70_208),
+        ("qwen3", 102_848),
+        ("qwen3-moe", 214_464),
+        ("qwen3-next", 436_168),
+    ],
+)
+def test_models_have_the_parameters_transformers_counts(family: str, parameters: int) -> None:
+    model = read_config(CONFIGS / family)
+
+    assert num_parameters(replace(model, mtp_num_layers=0)) == parameters
+    assert model.name == family
+
+
+def test_every_stored_config_is_checked() -> None:
+    families = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
+
+    assert len(families) == 16
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        (
+            "llama-3.1",
+            {
+                "rope_scaling": RopeScaling(kind="llama3", factor=8.0, original_context=8192),
+                "rope_theta": 500_000.0,
+                "qkv_bias": False,
+            },
+        ),
+        ("qwen2.5", {"qkv_bias": True, "out_bias": False, "tied_embeddings": True, "rope_theta": 1_000_000.0}),
+        ("qwen3", {"qk_norm": "rms", "head_dim": 32}),
+        ("qwen3-moe", {"moe": MoE(num_experts=8, topk=2, ffn_hidden_size=48)}),
+        (
+            "qwen3-next",
+            {
+                "gated_delta_net": GatedDeltaNet(
+                    num_key_heads=2, key_head_dim=16, num_value_heads=4, value_head_dim=16
+                ),
+                "full_attention_interval": 4,
+                "rope_dim": 8,
+                "attention_gate": True,
+            },
+        ),
+        (
+            "deepseek-v2",
+            {
+                "mla": MLA(q_lora_rank=24, kv_lora_rank=16, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16),
+                "moe": MoE(
+                    num_experts=8,
+                    topk=2,
+                    ffn_hidden_size=32,
+                    shared_ffn_hidden_size=64,
+                    num_dense_layers=1,
+                    is_normalized=False,
+                    scaling_factor=16.0,
+                    num_groups=4,
+                    topk_groups=2,
+                ),
+            },
+        ),
+        (
+            "deepseek-v3",
+            {
+                "mtp_num_layers": 1,
+                "rope_scaling": RopeScaling(
+                    kind="yarn",
+                    factor=40.0,
+                    original_context=4096,
+                    low_freq=1,
+                    high_freq=32,
+                    attention_factor=1.0,
+                    softmax_mscale=1.0,
+                ),
+                "moe": MoE(
+                    num_experts=8,
+                    topk=2,
+                    ffn_hidden_size=32,
+                    shared_ffn_hidden_size=32,
+                    num_dense_layers=1,
+                    router="sigmoid",
+                    scaling_factor=2.5,
+                    num_groups=4,
+                    topk_groups=2,
+                    group_score="top2",
+                    has_score_correction=True,
+                ),
+            },
+        ),
+        ("mixtral", {"rope_theta": 1_000_000.0, "moe": MoE(num_experts=4, topk=2, ffn_hidden_size=96)}),
+        (
+            "gpt-oss",
+            {
+                "activation": "clamped_swiglu",
+                "attention_sinks": True,
+                "sliding_window": 128,
+                "full_attention_interval": 2,
+                "rope_theta": 150_000.0,
+            },
+        ),
+        ("gpt2", {"norm": "layernorm", "max_positions": 128, "ffn_hidden_size": 256, "activation": "gelu"}),
+        ("nemotron", {"norm": "layernorm", "activation": "squared_relu", "rope_dim": 8}),
+        (
+            "nemotron-h",
+            {
+                "hybrid_pattern": "M-ME*E",
+                "mamba": Mamba(num_heads=4, head_dim=16, state_dim=16, num_groups=2),
+                "num_layers": 6,
+            },
+        ),
+        (
+            "gemma2",
+            {
+                "attention_softcap": 50.0,
+                "final_softcap": 30.0,
+                "query_scale": 1 / 12,
+                "embedding_scale": 8.0,
+                "full_attention_interval": 2,
+                "has_post_norms": True,
+            },
+        ),
+        ("gemma3", {"rope_theta": 1_000_000.0, "rope_local_theta": 10_000.0, "full_attention_interval": 6}),
+        (
+            "llama4",
+            {
+                "qk_norm": None,
+                "nope_interval": 4,
+                "sliding_window": 16,
+                "is_window_chunked": True,
+                "ffn_hidden_size": 96,
+                "query_temperature": (0.1, 8192.0),
+            },
+        ),
+    ],
+)
+def test_what_a_config_says_is_in_the_model(family: str, expected: Mapping[str, Any]) -> None:
+    model = read_config(CONFIGS / family / "config.json")
+
+    assert {key: getattr(model, key) for key in expected} == expected
+
+
+def test_a_path_is_accepted_where_a_catalog_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(tmp_path, LLAMA)
+    monkeypatch.chdir(tmp_path)
+
+    models = [find_model(name) for name in (str(tmp_path / "mine"), "mine/config.json", "mine")]
+
+    assert [model.name for model in models] == ["mine", "mine", "mine"]
+    assert models[0].num_kv_heads == 4
+
+
+@pytest.mark.parametrize(
+    ("directory", "name"), [("Meta-Llama-3.1-8B", "meta-llama-3.1-8b"), ("My model (2)", "my-model-2")]
+)
+def test_names_of_directories_become_names_of_models(tmp_path: Path, directory: str, name: str) -> None:
+    path = _write(tmp_path, LLAMA)
+    renamed = path.parent.rename(tmp_path / directory)
+
+    assert read_config(renamed).name == name
+
+
+def test_a_catalog_name_wins_over_a_directory_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "llama3-8b").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    assert find_model("llama3-8b").num_layers == 32
+
+
+def test_the_keys_of_older_files_say_the_same(tmp_path: Path) -> None:
+    old = {
+        "rope_theta": 50_000.0,
+        "partial_rotary_factor": 1.0,
+        "rope_scaling": {"type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096, "beta_fast": 1.0},
+    }
+    new = {"rope_parameters": {"rope_theta": 50_000.0, "rope_type": "yarn", **old["rope_scaling"]}}  # type: ignore[dict-item]  # a table of mixed types
+    del old["partial_rotary_factor"]
+
+    first, second = (read_config(_write(tmp_path, LLAMA | keys)) for keys in (old, new))
+
+    assert first == second
+    assert first.rope_scaling == RopeScaling(kind="yarn", factor=32.0, original_context=4096, high_freq=1.0)
+
+
+def test_latent_scales_of_attention_are_derived_as_transformers_does(tmp_path: Path) -> None:
+    scaling = {"type": "yarn", "factor": 40.0, "mscale": 0.5, "mscale_all_dim": 1.0}
+    data = json.loads((CONFIGS / "deepseek-v3" / "config.json").read_bytes())
+    data |= {"rope_parameters": None, "rope_scaling": scaling | {"original_max_position_embeddings": 4096}}
+
+    rope = read_config(_write(tmp_path, data)).rope_scaling
+
+    assert rope is not None
+    assert rope.attention_factor == pytest.approx((0.05 * math.log(40) + 1) / (0.1 * math.log(40) + 1))
+    assert rope.softmax_mscale == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "mamba2"}, r"model_type 'mamba2' is not understood"),
+        ({"model_type": None}, r"model_type 'None' is not understood"),
+        ({"hidden_size": None}, r"hidden_size is missing; a llama config needs it"),
+        ({"my_new_attention": 3}, r"my_new_attention not understood; remove what does not change the architecture"),
+        ({"hidden_act": "gelu"}, r'hidden_act="gelu" is not understood; only "silu" is'),
+        ({"rope_scaling": {"type": "longrope"}}, r'rope_type="longrope" is not understood; only linear, llama3, yarn'),
+        ({"rope_scaling": {"type": "linear", "short": 1}}, r'rope_scaling=\["short"\] is not understood; linear has'),
+        ({"num_hidden_layers": "two"}, r"num_layers='two' must be a number"),
+        ({"hidden_size": "64"}, r"a value has the wrong type"),
+        ({"num_key_value_heads": 3}, r"num_kv_heads=3 does not divide num_heads=4"),
+    ],
+)
+def test_what_is_not_understood_is_named(tmp_path: Path, changes: Mapping[str, Any], message: str) -> None:
+    path = _write(tmp_path, LLAMA | dict(changes))
+
+    with pytest.raises(RecipeError, match=message):
+        read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("qwen2.5", {"use_sliding_window": True}, r"use_sliding_window=true is not understood; only false is"),
+        ("qwen3-moe", {"mlp_only_layers": [0]}, r"mlp_only_layers=\[0\] is not understood"),
+        ("deepseek-v3", {"scoring_func": "softmax"}, r'scoring_func="softmax" is not understood; only "sigmoid" is'),
+        ("deepseek-v2", {"topk_method": "noaux_tc"}, r'topk_method="noaux_tc" is not understood; only greedy'),
+        ("gemma2", {"layer_types": ["full_attention", "sliding_attention"] * 2}, r"layer_types=.* is not understood"),
+        ("mixtral", {"sliding_window": 4096}, r"sliding_window=4096 is not understood; only null is"),
+        ("nemotron-h", {"layers_block_type": ["mamba", "rwkv"]}, r'layers_block_type=\["rwkv"\] is not understood'),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, r"scale_attn_by_inverse_layer_idx=true is not understood"),
+    ],
+)
+def test_values_that_change_the_architecture_are_refused(
+    tmp_path: Path, family: str, changes: Mapping[str, Any], message: str
+) -> None:
+    data = json.loads((CONFIGS / family / "config.json").read_bytes())
+    path = _write(tmp_path, data | changes)
+
+    with pytest.raises(RecipeError, match=message):
+        read_config(path)
+
+
+def test_files_that_are_no_config_are_named(tmp_path: Path) -> None:
+    broken = tmp_path / "config.json"
+    broken.write_text("{", encoding="utf-8")
+
+    with pytest.raises(RecipeError, match=r"config.json: not JSON"):
+        read_config(tmp_path)
+    with pytest.raises(RecipeError, match=r"config.json: cannot be read: No such file"):
+        read_config(CONFIGS)
+    with pytest.raises(RecipeError, match=r"config.json: holds a list instead of an object"):
+        read_config(_write(tmp_path, []))
+    with pytest.raises(RecipeError, match=r"nowhere/model: cannot be read: No such file"):
+        find_model("nowhere/model")
