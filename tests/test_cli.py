@@ -80,7 +80,7 @@ def test_terms_of_the_flops_are_shown_with_their_shares(run: Any) -> None:
     code, out, _ = run("flops", "mixtral-8x7b", "--seq-len", "4096", "--convention", "full-attention", "--terms")
 
     shown = [line.split("  ") for line in out.splitlines()[1:]]
-    names = [[part.strip() for part in line if part.strip()][0] for line in shown]
+    names = [next(part.strip() for part in line if part.strip()) for line in shown]
     shares = [float(line.split()[-1].removesuffix("%")) for line in out.splitlines()[1:]]
     assert code == 0
     assert names == ["attention projections", "attention core", "experts", "router", "head"]
