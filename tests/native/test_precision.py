@@ -1,3 +1,5 @@
+"""Which products transformer-engine would do; the package itself needs CUDA, so that a recorder takes its place."""
+
 from __future__ import annotations
 
 import sys
@@ -10,14 +12,14 @@ import torch
 from torch import nn
 
 from pytest_nemoperf.errors import PlanError
-from pytest_nemoperf.native.precision import forward_context, make_linear
+from pytest_nemoperf.native.layers import plain_product
+from pytest_nemoperf.native.mesh import RankMesh
+from pytest_nemoperf.native.model import Decoder
+from pytest_nemoperf.native.precision import apply_precision
 from pytest_nemoperf.recipe import Precision
+from tests.native.tiny import build, tiny_config, tiny_plan
 
 TE_PRECISIONS = [precision for precision in Precision if precision.needs_transformer_engine]
-
-
-def plain(in_features: int, out_features: int) -> nn.Module:
-    return nn.Linear(in_features, out_features, bias=False)
 
 
 class RecordingEngine(ModuleType):
@@ -31,12 +33,11 @@ class RecordingEngine(ModuleType):
 
     def make(self, in_features: int, out_features: int, *, device: str, **options: Any) -> nn.Module:
         self.calls.append(("Linear", {"device": device, **options}))
-        layer = nn.Linear(in_features, out_features, bias=options["bias"], dtype=options["params_dtype"])
-        forward = layer.forward
+        layer = nn.Linear(in_features, out_features, bias=options["bias"], dtype=options["params_dtype"], device=device)
 
         def noting(input: torch.Tensor) -> torch.Tensor:  # noqa: A002 (nn.Linear's name)
             self.autocast_dtypes.append(torch.get_autocast_dtype("cpu"))
-            return forward(input.float())
+            return nn.functional.linear(input, layer.weight.to(input.dtype))
 
         layer.forward = noting  # type: ignore[method-assign]  # as a layer of its own would
         return layer
@@ -60,33 +61,55 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> RecordingEngine:
     return engine
 
 
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16])
-def test_plain_precisions_take_the_engines_own_layer(precision: Precision) -> None:
-    layer = make_linear(4, 6, precision=precision, plain=plain)
+TOKENS = torch.arange(16)[None]
 
-    assert type(layer) is nn.Linear
-    assert isinstance(forward_context(precision), nullcontext)
+
+def model_in(precision: Precision) -> Decoder:
+    model = build(tiny_plan(model=tiny_config(qkv_bias=True, num_layers=2), precision="bf16"))
+    apply_precision(model, precision=precision, amax_group=RankMesh().stage)
+    return model
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16])
+def test_plain_precisions_leave_the_products_as_they_are(precision: Precision) -> None:
+    attention = model_in(precision).get_submodule("blocks.0.attention.qkv")
+
+    assert attention.product is plain_product
 
 
 @pytest.mark.parametrize("precision", TE_PRECISIONS)
 def test_without_transformer_engine_the_reason_is_told(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformer_engine", None)
 
-    with pytest.raises(PlanError, match=rf"precision={precision} needs transformer-engine, which can't be imported"):
-        make_linear(4, 6, precision=precision, plain=plain)
-    with pytest.raises(PlanError, match=r"install it on a machine with CUDA with: pip install 'pytest-nemoperf\[te\]'"):
-        forward_context(precision)
+    with pytest.raises(
+        PlanError,
+        match=rf"precision={precision} needs transformer-engine, which can't be imported .*"
+        r"install it on a machine with CUDA with: pip install 'pytest-nemoperf\[te\]'",
+    ):
+        model_in(precision)
 
 
-def test_weights_stay_fp32_and_meet_activations_in_their_own_type(engine: RecordingEngine) -> None:
-    layer = make_linear(4, 6, precision=Precision.FP8_CS, plain=plain)
+def test_every_projection_of_a_block_goes_through_it_with_the_models_own_weights(engine: RecordingEngine) -> None:
+    plain, swapped = model_in(Precision.BF16), model_in(Precision.FP8_CS)
 
-    assert engine.calls[0][1]["device"] == "meta"
-    layer(torch.ones(2, 4, dtype=torch.bfloat16))
+    expected, loss = (model(TOKENS, TOKENS[..., None]) for model in (plain, swapped))
+    expected.backward()
+    loss.backward()
 
-    assert layer.weight.dtype == torch.float32
-    assert layer.weight.shape == (6, 4)
-    assert engine.autocast_dtypes == [torch.bfloat16]
+    assert [name for name, _ in engine.calls].count("Linear") == 2 * 4  # qkv, out, gate_up, down
+    assert torch.equal(loss, expected)
+    for (name, ours), (_, theirs) in zip(swapped.named_parameters(), plain.named_parameters(), strict=True):
+        assert ours.dtype is torch.float32
+        assert ours.grad is not None, name
+        assert theirs.grad is not None, name
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_its_layers_allocate_nothing_and_meet_activations_in_their_own_type(engine: RecordingEngine) -> None:
+    model_in(Precision.FP8_CS)(TOKENS, TOKENS[..., None])
+
+    assert {options["device"] for name, options in engine.calls if name == "Linear"} == {"meta"}
+    assert set(engine.autocast_dtypes) == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(
@@ -98,11 +121,11 @@ def test_weights_stay_fp32_and_meet_activations_in_their_own_type(engine: Record
         (Precision.NVFP4, "NVFP4BlockScaling"),
     ],
 )
-def test_each_precision_has_its_recipe(engine: RecordingEngine, precision: Precision, recipe: str) -> None:
-    with forward_context(precision):
-        pass
+def test_each_block_runs_within_the_recipe_of_the_precision(
+    engine: RecordingEngine, precision: Precision, recipe: str
+) -> None:
+    model_in(precision)(TOKENS, TOKENS[..., None])
 
-    ((name, options),) = engine.calls
-    assert name == "autocast"
-    assert options["enabled"] is True
-    assert options["recipe"].name == recipe
+    contexts = [options for name, options in engine.calls if name == "autocast"]
+    assert [options["recipe"].name for options in contexts] == [recipe] * 2
+    assert all(options["enabled"] for options in contexts)

@@ -15,16 +15,20 @@ from pytest_nemoperf.native.operators import rms_norm
 
 
 class Linear(nn.Module):
-    """Matrix product; an fp32 master weight is cast to the input's type at its use."""
+    """Matrix product; an fp32 master weight is cast to the input's type at its use.
+
+    ``product`` is what computes it from input, weight and bias; another precision swaps it.
+    """
 
     def __init__(self, in_features: int, out_features: int, *, has_bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.empty(out_features)) if has_bias else None
+        self.product: Callable[[Tensor, Tensor, Tensor | None], Tensor] = plain_product
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the product over the last dimension, plus the bias."""
-        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        return self.product(x, self.weight, self.bias)
 
 
 class OutputLinear(Linear):
@@ -35,7 +39,7 @@ class OutputLinear(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the product over the last dimension alone."""
-        return F.linear(x, self.weight.to(x.dtype))
+        return self.product(x, self.weight, None)
 
     def add_bias(self, out_TD: Tensor) -> Tensor:
         """Return the sub-layer's output plus the bias, where there is one."""
@@ -102,6 +106,11 @@ def make_norm(config: ModelConfig) -> RMSNorm | LayerNorm:
     """Return a norm of the residual stream."""
     kind = RMSNorm if config.norm == "rmsnorm" else LayerNorm
     return kind(config.hidden_size, eps=config.norm_eps)
+
+
+def plain_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x times the transposed weight, plus the bias, in x's number format."""
+    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 def _all_tokens(positions_T: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ class RankMesh:
 
     Attributes:
         pp: Stages of the same pipeline.
+        stage: All ranks of this pipeline stage.
         ends: The first and the last of them; None between.
         cp: Pieces of the same sequences.
         tp: Parts of the same matrices.
@@ -33,6 +34,7 @@ class RankMesh:
     """
 
     pp: ProcessGroup | None = None
+    stage: ProcessGroup | None = None
     ends: ProcessGroup | None = None
     cp: ProcessGroup | None = None
     tp: ProcessGroup | None = None
@@ -59,6 +61,7 @@ def build_mesh(layout: Layout, *, device_type: str, has_experts: bool) -> RankMe
     is_sharded = layout.dp_shard > 1
     return RankMesh(
         pp=groups.along(ranks, 0),
+        stage=groups.along(ranks, 1, 2, 3, 4) if layout.pp > 1 else None,
         ends=groups.along(ranks[[0, -1]], 0) if layout.pp > 1 else None,
         cp=groups.along(ranks, 3),
         tp=groups.along(ranks, 4),

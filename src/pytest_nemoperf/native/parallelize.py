@@ -13,6 +13,7 @@ from pytest_nemoperf.native.initialize import initialize
 from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.native.pipeline import build_chunks
+from pytest_nemoperf.native.precision import apply_precision
 from pytest_nemoperf.native.recompute import apply_recompute
 from pytest_nemoperf.native.shares import cut
 from pytest_nemoperf.native.tensor_parallel import apply_tensor_parallel
@@ -54,6 +55,7 @@ def _parallelize_chunk(model: Decoder, *, plan: Plan, mesh: RankMesh, device: to
         apply_tensor_parallel(model, group=mesh.tp, sequence_parallel=layout.sequence_parallel)
     if mesh.experts is not None:
         apply_expert_parallel(model, group=mesh.experts, etp=layout.etp)
+    apply_precision(model, precision=plan.precision, amax_group=mesh.stage)
     apply_recompute(model, recompute=plan.recompute)
     if plan.is_compiled:
         apply_compile(model)
