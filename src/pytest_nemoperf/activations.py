@@ -83,6 +83,15 @@ class TokenCosts:
         whole, selective = self._mixer(layer)
         return Kept(block_input=block_input, whole=around + whole, selective=around + selective)
 
+    def tables(self) -> float:
+        """Return the rotary angles' cosines and sines, which all micro-batches and layers share."""
+        model = self._model
+        if model.max_positions is not None:
+            return 0.0
+        width = model.rope_dim or (model.head_dim if model.mla is None else model.mla.qk_rope_head_dim)
+        num_tables = 1 if model.rope_local_theta is None else 2
+        return num_tables * self._seq_len / self._layout.cp * width * self._element
+
     def embedding(self) -> float:
         """Return what the lookup keeps: token ids."""
         return self.num_tokens * _INDEX
@@ -152,22 +161,25 @@ class TokenCosts:
         """Return what attention keeps: what goes into its core, what the core keeps, what comes out."""
         model, tokens = self._model, self.num_tokens / self._layout.tp
         if model.mla is not None:
-            qk_width = model.num_heads * (model.mla.qk_nope_head_dim + model.mla.qk_rope_head_dim)
-            queries, keys, values = qk_width, qk_width, model.num_heads * model.mla.v_head_dim
-            inputs = tokens * (2 * qk_width + model.num_heads * model.mla.qk_nope_head_dim + values) * self._element
+            queries = keys = model.num_heads * (model.mla.qk_nope_head_dim + model.mla.qk_rope_head_dim)
+            values = out = model.num_heads * model.mla.v_head_dim
+            query_source, others = queries, keys + model.num_heads * model.mla.qk_nope_head_dim + values
             around = self._latents()
         else:
-            queries, keys = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
-            values = keys
-            rotated = queries + keys if layer.has_rope and model.max_positions is None else 0
-            inputs = tokens * (rotated + queries + 2 * keys) * self._element
+            queries = out = model.num_heads * model.head_dim
+            keys = values = model.num_kv_heads * model.head_dim
+            is_rotated = layer.has_rope and model.max_positions is None
+            projected = queries + keys + values  # which the values are a view of, and what is not rotated
+            query_source, others = (queries + keys, projected) if is_rotated else (projected, 0)
             around = self._head_norms(layer)
-        out = model.num_heads * (model.head_dim if model.mla is None else model.mla.v_head_dim)
-        if self._layout.cp > 1:  # keys and values of the whole sequence, the outputs of its two pieces
-            gathered = self._layout.cp if self._layout.cp_comm == "all_gather" else 1
-            inputs += tokens * ((keys + values) * gathered + out) * self._element
+        inputs = tokens * (query_source + others) * self._element
         around += tokens * out * self._element * (3 if model.attention_gate else 1)
-        core = self._core(layer, queries=queries, keys=keys, values=values, inputs=inputs)
+        seen = inputs
+        if self._layout.cp > 1 and self._layout.cp_comm == "all_gather":
+            seen = tokens * (query_source + (keys + values) * self._layout.cp + out) * self._element
+        elif self._layout.cp > 1:
+            seen = tokens * (queries + keys + values + out) * self._element
+        core = self._core(layer, queries=queries, keys=keys, values=values, inputs=seen)
         return around + core, around + inputs
 
     def _core(self, layer: Layer, *, queries: float, keys: float, values: float, inputs: float) -> float:
@@ -181,10 +193,15 @@ class TokenCosts:
         if model.mla is not None and values != queries and not self._is_cuda:
             return (copies + tokens * heads * self._seq_len) * _FP32
         kept = inputs + tokens * heads * _FP32
-        if layer.window is not None and layer.window < self._seq_len:
-            kept += self._seq_len / self._layout.cp * self._seq_len * self._element
-            if self._is_cuda:  # a mask, and keys and values repeated for every query head
-                kept += 2 * tokens * heads * model.head_dim * self._element
+        layout = self._layout
+        is_gathered = layout.cp > 1 and layout.cp_comm == "all_gather"
+        is_windowed = layer.window is not None and layer.window < self._seq_len
+        if is_windowed or is_gathered:  # a mask; of gathered keys, for the later of a rank's two pieces
+            rows = self._seq_len / layout.cp / (1 if is_windowed else 2)
+            kept += rows * self._seq_len * self._element
+            if self._is_cuda:  # whose masked kernels want keys and values repeated for every query head
+                repeated = 2 * tokens * heads * model.head_dim * (layout.cp if is_gathered else 1)
+                kept += repeated * self._element
         return kept
 
     def _head_norms(self, layer: Layer) -> float:
@@ -224,12 +241,12 @@ class TokenCosts:
         moe = model.moe
         assert moe is not None  # noqa: S101 (no layer has one without it)
         inner, own = moe.latent_size or model.hidden_size, self.num_stream_tokens
-        routed = own * moe.topk * layout.etp
+        routed = own * moe.topk * layout.etp  # each of an expert's ranks gets its rows
         kept = self._sublayer_input() - self._gathered_input() + own * model.hidden_size * _FP32  # the router's input
         if self._element != _FP32 and (moe.shared_ffn_hidden_size or moe.latent_size is not None):
             kept += own * model.hidden_size * self._element
         kept += own * (moe.num_experts * _FP32 + moe.topk * (3 * _INDEX + 2 * _FP32) + _FP32)
-        kept += routed * inner * 2 * self._element
+        kept += (routed + own * moe.topk) * inner * self._element
         kept += self._mlp(moe.ffn_hidden_size / layout.etp, tokens=routed)
         if moe.latent_size is not None:
             kept += own * moe.latent_size * self._element

@@ -117,9 +117,9 @@ def _activation_bytes(plan: Plan, *, pp_rank: int) -> float:
     layers = _stage_layers(plan, pp_rank=pp_rank)
     kept = sum(costs.layer(layer).under(plan.recompute) for layer in layers)
     in_flight = num_in_flight(layout, num_micro_batches=plan.grad_accum_steps, pp_rank=pp_rank)
-    total = in_flight * kept
+    total = in_flight * kept + (0 if plan.recompute is Recompute.FULL else costs.tables())
     if pp_rank == 0:
-        total += in_flight * costs.embedding()
+        total += plan.grad_accum_steps * costs.embedding()  # the whole step's token ids are there
     if pp_rank == layout.pp - 1:
         total += costs.head() + model.mtp_num_layers * costs.mtp(plan.recompute)
     return total
