@@ -93,14 +93,14 @@ class TokenCosts:
         return num_tables * self._seq_len / self._layout.cp * width * self._element
 
     def embedding(self) -> float:
-        """Return what the lookup keeps: token ids."""
+        """Return what the lookup keeps: token ids; labels are as large."""
         return self.num_tokens * _INDEX
 
     def head(self) -> float:
         """Return what the last norm, the head and the loss keep."""
         capped = self._element if self._model.final_softcap is not None else 0
         logits = self._num_logits() * (_FP32 + capped)
-        return self._sublayer_input(has_post_norm=False) + self.num_tokens * (logits + _INDEX)
+        return self._sublayer_input(has_post_norm=False) + self.num_tokens * logits
 
     def mtp(self, recompute: Recompute) -> float:
         """Return what one depth of multi-token prediction keeps: two norms, their projection, a block, a head."""

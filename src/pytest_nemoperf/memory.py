@@ -118,8 +118,9 @@ def _activation_bytes(plan: Plan, *, pp_rank: int) -> float:
     kept = sum(costs.layer(layer).under(plan.recompute) for layer in layers)
     in_flight = num_in_flight(layout, num_micro_batches=plan.grad_accum_steps, pp_rank=pp_rank)
     total = in_flight * kept + (0 if plan.recompute is Recompute.FULL else costs.tables())
-    if pp_rank == 0:
-        total += plan.grad_accum_steps * costs.embedding()  # the whole step's token ids are there
+    # The whole step's token ids are there, and its labels.
+    num_ids = (pp_rank == 0) + (pp_rank == layout.pp - 1)
+    total += num_ids * plan.grad_accum_steps * costs.embedding()
     if pp_rank == layout.pp - 1:
         total += costs.head() + model.mtp_num_layers * costs.mtp(plan.recompute)
     return total
