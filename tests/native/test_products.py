@@ -64,6 +64,30 @@ def test_a_product_with_experts_computes_what_one_process_computes(engine: Engin
     assert engine.difference(plan_of(layout, **MIXTURE)) <= REL_TOL
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ids([layout_of(axes) for axes in combinations(AXES, 4)]))
+def test_products_of_four_axes_on_sixteen_ranks(engine: Engine, layout: Layout) -> None:
+    assert engine.difference(plan_of(layout, **DENSE)) <= REL_TOL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("expert_axes", [{"ep": 2}, {"etp": 2}, {"ep": 2, "etp": 2}], ids="".join)
+@pytest.mark.parametrize("axes", TRIPLES, ids="-".join)
+def test_products_of_three_axes_with_experts(
+    engine: Engine, axes: tuple[str, ...], expert_axes: dict[str, int]
+) -> None:
+    # Where a replica of FSDP has too few ranks for both expert axes, the layout can't be.
+    layout = layout_of(axes, **(expert_axes if set(axes) != {"dp_replicate", "dp_shard", "pp"} else {"ep": 2}))
+
+    assert engine.difference(plan_of(layout, **MIXTURE)) <= REL_TOL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axes", list(combinations(AXES, 4)), ids="-".join)
+def test_products_of_four_axes_with_experts_on_sixteen_ranks(engine: Engine, axes: tuple[str, ...]) -> None:
+    assert engine.difference(plan_of(layout_of(axes, ep=2), **MIXTURE)) <= REL_TOL
+
+
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("layout", ids([layout_of(("cp", "tp")), layout_of(("dp_shard", "pp"))]))
 def test_every_kind_of_part_is_cut_right(engine: Engine, layout: Layout, part: str) -> None:
