@@ -9,16 +9,16 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.parallel import DistributedDataParallel
 
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.native import (
     context_parallel,
     data,
-    data_parallel,
     expert_parallel,
     gradients,
+    mesh,
     pipeline,
     rank,
     shares,
@@ -132,12 +132,12 @@ def with_everyones_first_part() -> None:
 def without_replicas() -> None:
     """HSDP that averages over its shards alone."""
 
-    def shards_alone(model: FSDPModule, *, is_on: bool) -> AbstractContextManager[None]:
-        context = data_parallel.gradient_sync(model, is_on=is_on)  # type: ignore[arg-type]  # it is a module, too
-        model.set_requires_all_reduce(requires_all_reduce=False)
-        return context
+    def shards_alone(groups: mesh._Groups, ranks: Tensor, *, device_type: str) -> DeviceMesh:
+        group = groups.along(ranks, 2)
+        assert group is not None
+        return DeviceMesh.from_group(group, device_type, mesh_dim_names=("shard",))
 
-    with mock.patch.object(train, "gradient_sync", shards_alone):
+    with mock.patch.object(mesh._Groups, "mesh", shards_alone):
         rank.main()
 
 
