@@ -124,6 +124,7 @@ def test_releases_that_print_whole_sequences_do_so_in_every_row() -> None:
         ("Nemotron V3 Super 120B (26.02)", "nemotron-3-super-120b-a12b"),
         ("Mixtral-8x22B", "mixtral-8x22b"),
         ("Grok1 314b", "grok-1"),
+        ("Llama-3.3 70B", "llama3.1-70b"),
     ],
 )
 def test_printed_names_are_catalog_models(printed: str, name: str) -> None:
@@ -135,7 +136,9 @@ def test_a_name_that_says_so_comes_without_multi_token_prediction() -> None:
     assert find_published_model("DeepSeekV3 (w/o MTP)").mtp_num_layers == 0
 
 
-@pytest.mark.parametrize("printed", ["DeepSeekV4 Flash", "DeepSeek V3.2", "Kimi K2.5", "Wan 2.1 14B"])
+@pytest.mark.parametrize(
+    "printed", ["DeepSeekV4 Flash", "DeepSeek V3.2", "Kimi K2.5", "Wan 2.1 14B", "Nemotron_3_Nano_4B"]
+)
 def test_models_the_catalog_has_not_are_not_taken_for_others(printed: str) -> None:
     with pytest.raises(RecipeError, match=r"no catalog model is printed as"):
         find_published_model(printed)
