@@ -52,6 +52,12 @@ def test_pipeline_and_context_parallel_plans_are_supported() -> None:
     assert TorchFramework().unsupported(plan) is None
 
 
+def test_a_hybrid_is_unsupported_with_the_name_of_a_framework_that_trains_it() -> None:
+    plan = make_plan(model="qwen3-next-80b-a3b")
+
+    assert re.search("gated delta net.* Megatron-Bridge", TorchFramework().unsupported(plan) or "")
+
+
 @pytest.mark.parametrize(
     ("system", "precision", "reason"),
     [

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from pytest_nemoperf.errors import PlanError
+from pytest_nemoperf.models import find_model
 from pytest_nemoperf.native.data import SyntheticTokens
 from pytest_nemoperf.weights import model_weights
 from tests.native.families import PARTS
-from tests.native.tiny import CPU, build, tiny_plan
+from tests.native.tiny import CPU, build, tiny_config, tiny_plan
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -93,3 +96,47 @@ def test_bf16_computes_in_bf16_and_keeps_fp32_weights() -> None:
     assert loss.dtype is torch.float32
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     assert {weight.grad.dtype for weight in model.parameters() if weight.grad is not None} == {torch.float32}
+
+
+def test_a_sequence_longer_than_the_learned_positions_is_refused() -> None:
+    plan = tiny_plan(model=tiny_config(max_positions=8))
+
+    with pytest.raises(PlanError, match=r"seq_len=16 is longer than the max_positions=8 .*choose a shorter one"):
+        build(plan)
+
+
+def test_a_hybrid_is_refused() -> None:
+    plan = tiny_plan(model=find_model("nemotron-h-8b-twin"))
+
+    with pytest.raises(PlanError, match=r"nemotron-h-8b-twin mixes tokens by Mamba-2, .*Megatron-Bridge"):
+        build(plan)
+
+
+def test_all_depths_of_shared_multi_token_prediction_use_one_block() -> None:
+    config = replace(PARTS["mla-moe-mtp"], is_mtp_shared=True)
+    plan = tiny_plan(model=config)
+    model = build(plan)
+    tokens = torch.arange(plan.seq_len)[None]
+    calls = []
+    model.mtp["0"].register_forward_hook(lambda *call: calls.append(call[-1]))
+
+    model(tokens, tokens[..., None].expand(-1, -1, 3))
+
+    assert {name: tuple(weight.shape) for name, weight in model.named_parameters()} == {
+        weight.name: weight.shape for weight in model_weights(config)
+    }
+    assert len(calls) == 2
+    assert not torch.equal(calls[0], calls[1])
+
+
+def test_logits_are_what_the_loss_is_made_of() -> None:
+    plan = tiny_plan(model=tiny_config(final_softcap=2.0, logit_scale=3.0))
+    model = build(plan)
+    tokens = torch.arange(2 * plan.seq_len).reshape(2, -1) % plan.model.vocab_size
+    labels = tokens.flip(1)
+
+    logits = model.logits(tokens)
+
+    assert logits.shape == (*tokens.shape, plan.model.vocab_size)
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    torch.testing.assert_close(model(tokens, labels[..., None]), loss)

@@ -12,6 +12,7 @@ from pytest_nemoperf.frameworks.steps import read_step_records
 from pytest_nemoperf.recipe import Plan, Precision
 from pytest_nemoperf.records import RESULT_FILE, STEPS_FILE, RunOutput, RunResult, from_json
 from pytest_nemoperf.systems import find_system
+from pytest_nemoperf.trainable import unsupported_model
 
 _RANK_MODULE = "pytest_nemoperf.native.rank"
 # transformer-engine's own limits: check_fp8_support, check_mxfp8_support and check_nvfp4_support in
@@ -37,7 +38,7 @@ class TorchFramework:
         # Found, not imported: the pytest process stays free of torch.
         if importlib.util.find_spec("torch") is None:
             return "torch is not installed; install it with: pip install 'pytest-nemoperf[torch]'"
-        return _unsupported_precision(plan)
+        return unsupported_model(plan.model) or _unsupported_precision(plan)
 
     def command(self, plan: Plan, *, run_dir: Path) -> RankCommand:
         """Return what to start: the rank module, or its main function where a warm server can call it."""

@@ -68,7 +68,7 @@ class Decoder(nn.Module):
         is_router_balanced: Tokens go round the experts instead of where the router sends them.
 
     Raises:
-        PlanError: If this engine doesn't train the architecture.
+        PlanError: If this engine doesn't train the architecture, or not at this length.
     """
 
     def __init__(
@@ -83,9 +83,7 @@ class Decoder(nn.Module):
         is_router_balanced: bool = False,
     ) -> None:
         super().__init__()
-        problem = unsupported_model(config)
-        if problem is not None:
-            raise PlanError(problem)
+        _check_supported(config, seq_len=seq_len)
         self.config = config
         self.seq_len = seq_len
         self.dtype = dtype
@@ -169,3 +167,14 @@ class Decoder(nn.Module):
 
     def _tied_weight_VD(self) -> Tensor | None:
         return self.embedding.weight if self.embedding is not None and self.config.tied_embeddings else None
+
+
+def _check_supported(config: ModelConfig, *, seq_len: int) -> None:
+    problem = unsupported_model(config)
+    if problem is not None:
+        raise PlanError(problem)
+    if config.max_positions is not None and seq_len > config.max_positions:
+        raise PlanError(
+            f"seq_len={seq_len} is longer than the max_positions={config.max_positions} that model {config.name} has "
+            "learned positions for; choose a shorter one"
+        )
