@@ -17,7 +17,7 @@ class Activation(StrEnum):
     SWIGLU = "swiglu"
     GEGLU = "geglu"  # tanh approximation, as in Gemma
     CLAMPED_SWIGLU = "clamped_swiglu"  # GPT-OSS: sigmoid(1.702 gate) * gate * (up + 1), both clamped at 7
-    GELU = "gelu"
+    GELU = "gelu"  # tanh approximation, as in GPT-2
     SQUARED_RELU = "squared_relu"
 
     @property
