@@ -17,6 +17,7 @@ from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.launchers.protocol import LaunchStatus
 from pytest_nemoperf.memory import StateBytes, stage_memory, state_bytes
+from pytest_nemoperf.native.data import SyntheticTokens
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import PLAN_FILE, to_json
@@ -168,12 +169,12 @@ def test_activations_are_near_the_peak_of_real_ranks(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_activations_of_each_family_are_near_what_autograd_keeps(family: str, precision: str) -> None:
     model = replace(DENSE, name=family, **FAMILIES[family])
-    plan = plan_of(model, Layout(gpus=1), precision=precision, micro_batch_size=2)
+    plan = plan_of(model, Layout(gpus=1), precision=precision, micro_batch_size=2, global_batch_size=2)
     kept = KeptActivations()
-    tokens = torch.zeros(2, plan.seq_len, dtype=torch.int64, device=CPU)
+    ((tokens, labels),) = SyntheticTokens(plan, dp_rank=0, device=CPU).micro_batches(0)
 
     with torch.autograd.graph.saved_tensors_hooks(kept.hold, lambda held: held.tensor):
-        build(plan)(tokens, tokens)
+        build(plan)(tokens, labels)
 
     stage = stage_memory(plan, pp_rank=0)
     casts = stage.transient - TokenCosts(plan).loss_workspace()
