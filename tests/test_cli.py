@@ -10,30 +10,8 @@ from pytest_nemoperf.baseline import baseline_path
 from pytest_nemoperf.cli import main
 from pytest_nemoperf.flops import find_convention, num_flops_per_token
 from pytest_nemoperf.models import find_model
-from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.plan import resolve
-from pytest_nemoperf.recipe import Plan, Precision, Recipe
-from pytest_nemoperf.records import from_json, to_json
-from pytest_nemoperf.systems import find_system
+from pytest_nemoperf.records import to_json
 from tests.builders import make_baseline
-
-RECIPE = Recipe(
-    model="llama3-8b", layouts={"h100": Layout(gpus=8, tp=2, dp_shard=4)}, seq_len=8192, global_batch_size=128
-)
-PLAN_OPTIONS = {
-    "--model": "llama3-8b",
-    "--system": "h100",
-    "--seq-len": "8192",
-    "--gbs": "128",
-    "--mbs": "1",
-    "--layout": "gpus=8,tp=2,dp_shard=4",
-    "--precision": "bf16",
-}
-
-
-def _plan_argv(**changes: str | None) -> list[str]:
-    options = PLAN_OPTIONS | {f"--{name.replace('_', '-')}": value for name, value in changes.items()}
-    return ["plan", *(word for name, value in options.items() if value is not None for word in (name, value))]
 
 
 @pytest.fixture
@@ -47,13 +25,6 @@ def run(capsys: pytest.CaptureFixture[str]) -> Any:
         return code, captured.out, captured.err
 
     return call
-
-
-@pytest.fixture
-def recipe_file(tmp_path: Path) -> Path:
-    path = tmp_path / "recipe.json"
-    path.write_text(to_json(RECIPE), encoding="utf-8")
-    return path
 
 
 @pytest.mark.parametrize("convention", ["megatron-bridge", "full-attention"])
@@ -101,83 +72,6 @@ def test_flops_of_a_hugging_face_config_are_counted(run: Any) -> None:
     assert run("flops", str(path), "--seq-len", "64")[1].startswith("qwen3 at seq_len 64: ")
 
 
-def test_a_plan_as_json_is_the_plan_the_ranks_get(run: Any) -> None:
-    code, out, _ = run(*_plan_argv(), "--json")
-
-    assert code == 0
-    assert from_json(Plan, out, subject="output") == resolve(RECIPE, system=find_system("h100"))
-
-
-def test_a_plan_is_shown_as_a_table(run: Any) -> None:
-    code, out, _ = run(*_plan_argv())
-
-    shown = dict(line.split("  ", maxsplit=1) for line in out.splitlines())
-    shown = {name: value.strip() for name, value in shown.items()}
-    assert code == 0
-    assert shown["case"] == "pretrain-llama3-8b-1n8g-torch-bf16-fsdp4tp2-seq8192-gbs128-mbs1"
-    assert shown["layout"] == "gpus=8, tp=2, dp_shard=4"
-    assert shown["grad accumulation"] == "32"
-    assert shown["tokens per step"] == "1,048,576"
-    assert shown["parameters"] == "8,030,261,248"
-    assert shown["FLOPs per token"] == "5.14704e+10 (megatron-bridge)"
-    assert shown["peak of one GPU"] == "989 TFLOP/s (bf16, dense)"
-    assert shown["time-out"] == "320 s"
-
-
-def test_a_peak_that_is_not_known_is_shown_so(run: Any) -> None:
-    _, out, _ = run(*_plan_argv(system="cpu", model="llama-tiny"))
-
-    assert "peak of one GPU     unknown\n" in out
-
-
-def test_defaults_of_a_plan_are_those_of_a_recipe(run: Any) -> None:
-    _, out, _ = run(*_plan_argv(mbs=None, precision=None), "--json")
-
-    assert from_json(Plan, out, subject="output") == resolve(RECIPE, system=find_system("h100"))
-
-
-def test_options_reach_the_plan(run: Any) -> None:
-    layout = "gpus=2,tp=2,sequence_parallel=false"
-    argv = _plan_argv(precision="fp32", framework="megatron", convention="full-attention", layout=layout, mbs="4")
-
-    plan = from_json(Plan, run(*argv, "--json")[1], subject="output")
-
-    assert (plan.precision, plan.framework, plan.flops_convention) == (Precision.FP32, "megatron", "full-attention")
-    assert plan.layout == Layout(gpus=2, tp=2, sequence_parallel=False)
-    assert plan.micro_batch_size == 4
-
-
-def test_a_plan_is_made_of_a_recipe_file(run: Any, recipe_file: Path) -> None:
-    code, out, _ = run("plan", "--recipe", str(recipe_file), "--system", "h100", "--json")
-
-    assert code == 0
-    assert from_json(Plan, out, subject="output") == resolve(RECIPE, system=find_system("h100"))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        pytest.param('{"model": ', r": not JSON: ", id="half a file"),
-        pytest.param("{}", r": $: 'model' is a required property", id="empty"),
-        pytest.param(
-            to_json(RECIPE).replace('"tp"', '"tpp"'), r"$.layouts.h100.tpp: unknown key; did you mean", id="key"
-        ),
-        pytest.param(to_json(RECIPE).replace('"tp": 2', '"tp": 3'), r"gpus=8 but", id="rule"),
-        pytest.param(None, r": cannot be read: No such file or directory", id="no file"),
-    ],
-)
-def test_a_recipe_file_at_fault_is_named(run: Any, tmp_path: Path, text: str | None, message: str) -> None:
-    path = tmp_path / "mine.json"
-    if text is not None:
-        path.write_text(text, encoding="utf-8")
-
-    code, out, err = run("plan", "--recipe", str(path), "--system", "h100")
-
-    assert (code, out) == (2, "")
-    assert err.startswith(f"nemoperf: error: {path}")
-    assert message in err
-
-
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -190,18 +84,6 @@ def test_a_recipe_file_at_fault_is_named(run: Any, tmp_path: Path, text: str | N
         pytest.param(
             ["flops", "llama3-8b", "--seq-len", "8", "--convention", "x"], "unknown FLOPs convention 'x'", id="word"
         ),
-        pytest.param(_plan_argv(system="h101"), "unknown system 'h101'; did you mean", id="system"),
-        pytest.param(_plan_argv(precision="bf61"), "unknown precision 'bf61'; did you mean bf16", id="precision"),
-        pytest.param(
-            _plan_argv(gbs=None, layout=None), "--gbs, --layout missing; give them, or a recipe", id="missing options"
-        ),
-        pytest.param(_plan_argv(layout="gpus=8,tp"), "--layout: 'tp' is not KEY=NUMBER", id="half a degree"),
-        pytest.param(_plan_argv(layout="gpus=8,tp=x"), "--layout: 'tp=x' is not KEY=NUMBER", id="not a degree"),
-        pytest.param(_plan_argv(layout="gpus=8,gpus=4"), "--layout: gpus is given twice", id="a degree twice"),
-        pytest.param(_plan_argv(layout="gpus=8,ttp=8"), "unknown layout key 'ttp' for system h100", id="key"),
-        pytest.param(_plan_argv(gbs="10"), "global_batch_size=10 is not a multiple of", id="batch"),
-        pytest.param(_plan_argv(mbs="0"), "micro_batch_size=0 must be a whole number", id="no micro batch"),
-        pytest.param(_plan_argv(recipe="x.json"), "--model with --recipe: the file says it already", id="both"),
         pytest.param(["lint", "no/such/folder"], "no/such/folder: no such folder; give the one", id="no folder"),
     ],
 )
@@ -229,7 +111,8 @@ def test_help_shows_examples_that_work(run: Any) -> None:
         run(*example.split()[1:])[0] for example in examples if "recipe.json" not in example and "lint" not in example
     ]
 
-    assert codes == [0, 0]
+    assert codes == [0] * len(codes)
+    assert len(codes) >= 3
 
 
 @pytest.fixture

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_nemoperf.baseline import baseline_path
+from pytest_nemoperf.cli import main
+from pytest_nemoperf.errors import PlanError
+from pytest_nemoperf.measure import workload_of
+from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.plan import resolve
+from pytest_nemoperf.pricing import Price
+from pytest_nemoperf.recipe import Plan, Precision, Recipe, Recompute
+from pytest_nemoperf.records import from_data, from_json, to_json
+from pytest_nemoperf.schema import validate
+from pytest_nemoperf.systems import find_system
+from tests.builders import make_baseline
+
+RECIPE = Recipe(
+    model="llama3-8b", layouts={"h100": Layout(gpus=8, tp=2, dp_shard=4)}, seq_len=8192, global_batch_size=128
+)
+OPTIONS = {
+    "--model": "llama3-8b",
+    "--system": "h100",
+    "--gpus": "8",
+    "--tp": "2",
+    "--seq-len": "8192",
+    "--gbs": "128",
+    "--mbs": "1",
+}
+LARGE = {
+    "llama3.1-405b on 1,024": {"model": "llama3.1-405b", "gpus": "1024", "tp": "8", "pp": "8", "vp": "2", "cp": "2"},
+    "deepseek-v3 on 2,048": {"model": "deepseek-v3", "gpus": "2048", "tp": "1", "pp": "16", "ep": "64"},
+}
+
+
+def argv(*flags: str, **changes: str | None) -> list[str]:
+    options = OPTIONS | {f"--{name.replace('_', '-')}": value for name, value in changes.items()}
+    words = (word for name, value in options.items() if value is not None for word in (name, value))
+    return ["plan", *words, *flags]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        try:
+            code = main(words)
+        except SystemExit as exc:  # argparse ends so
+            code = int(exc.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def plan_in(out: str) -> Plan:
+    return from_data(Plan, json.loads(out)["plan"], subject="output")
+
+
+def store_baseline(root: Path, plan: Plan, **changes: Any) -> None:
+    path = baseline_path(root, system=plan.system, case=plan.case)
+    path.parent.mkdir(parents=True)
+    values: dict[str, Any] = {"case": plan.case, "system": plan.system, "workload": workload_of(plan), **changes}
+    path.write_text(to_json(make_baseline(**values)), encoding="utf-8")
+
+
+def test_json_is_the_price_with_the_plan_the_ranks_get(run: Any) -> None:
+    code, out, _ = run(*argv("--json"))
+
+    validate(json.loads(out), name="price", subject="output", error=PlanError)
+    price = from_json(Price, out, subject="output")
+    assert code == 0
+    assert price.plan == resolve(RECIPE, system=find_system("h100"))
+    assert price.num_parameters == 8_030_261_248
+    assert price.flops_per_step == price.plan.flops_per_token * 128 * 8192
+
+
+def test_people_see_what_it_costs(run: Any) -> None:
+    code, out, _ = run(*argv())
+
+    shown = dict(line.split("  ", maxsplit=1) for line in out.splitlines() if "  " in line.strip())
+    shown = {name.strip(): value.strip() for name, value in shown.items()}
+    assert code == 0
+    assert shown["case"] == "pretrain-llama3-8b-1n8g-torch-bf16-fsdp4tp2-seq8192-gbs128-mbs1"
+    assert shown["layout"] == "gpus=8, tp=2, dp_shard=4"
+    assert shown["grad accumulation"] == "32"
+    assert shown["parameters"] == "8,030,261,248"
+    assert shown["peak of one GPU"] == "989 TFLOP/s (bf16, dense)"
+    assert shown["pipeline bubble"] == "no pipeline"
+    assert shown["expected step time"] == "unknown: no baseline is stored for this case"
+    assert "GB fits into the 80 GB of one GPU" in out
+    assert "sent per rank and step" in out
+
+
+def test_shards_take_the_ranks_that_are_left(run: Any) -> None:
+    assert plan_in(run(*argv("--json", gpus="64", pp="2"))[1]).layout == Layout(gpus=64, tp=2, pp=2, dp_shard=16)
+
+
+def test_every_option_reaches_the_plan(run: Any) -> None:
+    words = argv(
+        "--no-sequence-parallel",
+        "--json",
+        gpus="64",
+        pp="2",
+        vp="2",
+        cp="2",
+        dp_replicate="2",
+        pp_schedule="zero_bubble",
+        cp_comm="a2a",
+        precision="fp32",
+        recompute="full",
+        framework="megatron",
+        convention="full-attention",
+        mbs="4",
+    )
+
+    plan = plan_in(run(*words)[1])
+
+    assert plan.layout == Layout(
+        gpus=64,
+        tp=2,
+        pp=2,
+        vp=2,
+        cp=2,
+        dp_replicate=2,
+        dp_shard=4,
+        sequence_parallel=False,
+        pp_schedule="zero_bubble",
+        cp_comm="a2a",
+    )
+    assert (plan.precision, plan.recompute, plan.framework) == (Precision.FP32, Recompute.FULL, "megatron")
+    assert (plan.flops_convention, plan.micro_batch_size) == ("full-attention", 4)
+
+
+@pytest.mark.parametrize("changes", LARGE.values(), ids=LARGE)
+def test_thousands_of_gpus_are_priced(run: Any, changes: dict[str, str]) -> None:
+    words = argv("--json", **{"system": "gb200", "seq_len": "4096", "gbs": "8192", **changes})
+
+    code, out, err = run(*words)
+
+    assert code == 0, err
+    price = from_json(Price, out, subject="output")
+    assert price.fullest.total == max(stage.total for stage in price.stages)
+    assert {stage.pp_rank for stage in price.stages} >= {0, price.plan.layout.pp - 1}
+    assert {axis.axis for axis in price.traffic} >= {"pp", "dp"}
+
+
+def test_memory_that_is_not_enough_is_told(run: Any) -> None:
+    _, out, _ = run(*argv(model="llama3-70b"))
+
+    assert "GB does not fit into the 80 GB of one GPU" in out
+
+
+def test_a_system_without_a_known_memory_has_no_verdict(run: Any) -> None:
+    _, out, _ = run(*argv(system="cpu", model="llama-tiny", seq_len="64"))
+
+    assert "the memory of cpu is not known" in out
+    assert "peak of one GPU     unknown\n" in out
+
+
+def test_a_baseline_says_how_long_it_takes(run: Any, tmp_path: Path) -> None:
+    store_baseline(tmp_path / "baselines", resolve(RECIPE, system=find_system("h100")))
+
+    _, out, _ = run(*argv("--tokens", "3600000"))
+
+    # 1,000 tokens/sec/GPU: an hour of one GPU
+    assert "expected step time  100 ms, 1,000 tokens/sec/GPU (3 runs of 2026-11-22T12:00:00Z)\n" in out
+    assert "3,600,000 tokens    0.1 hours, 1 GPU-hours at that rate\n" in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "why_not"),
+    [
+        ({"workload": {"seq_len": 1}}, "the stored baseline is of another workload"),
+        ({"runs": ()}, "the stored baseline has no step time"),
+    ],
+)
+def test_a_baseline_that_says_nothing_is_told(run: Any, tmp_path: Path, changes: dict[str, Any], why_not: str) -> None:
+    store_baseline(tmp_path / "stored", resolve(RECIPE, system=find_system("h100")), **changes)
+
+    _, out, _ = run(*argv("--baselines", "stored"))
+
+    assert f"expected step time  unknown: {why_not}\n" in out
+
+
+def test_a_plan_is_made_of_a_recipe_file(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text(to_json(RECIPE), encoding="utf-8")
+
+    code, out, _ = run("plan", "--recipe", "recipe.json", "--system", "h100", "--json")
+
+    assert code == 0
+    assert plan_in(out) == resolve(RECIPE, system=find_system("h100"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param('{"model": ', r": not JSON: ", id="half a file"),
+        pytest.param("{}", r": $: 'model' is a required property", id="empty"),
+        pytest.param(
+            to_json(RECIPE).replace('"tp"', '"tpp"'), r"$.layouts.h100.tpp: unknown key; did you mean", id="key"
+        ),
+        pytest.param(to_json(RECIPE).replace('"tp": 2', '"tp": 3'), r"gpus=8 but", id="rule"),
+        pytest.param(None, r": cannot be read: No such file or directory", id="no file"),
+    ],
+)
+def test_a_recipe_file_at_fault_is_named(run: Any, tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "mine.json"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+
+    code, out, err = run("plan", "--recipe", str(path), "--system", "h100")
+
+    assert (code, out) == (2, "")
+    assert err.startswith(f"nemoperf: error: {path}")
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param(argv(system="h101"), "unknown system 'h101'; did you mean", id="system"),
+        pytest.param(argv(precision="bf61"), "unknown precision 'bf61'; did you mean bf16", id="precision"),
+        pytest.param(argv(recompute="some"), "unknown recompute 'some'", id="recompute"),
+        pytest.param(argv(gbs=None, gpus=None), "--gpus, --gbs missing; give them, or a recipe", id="missing"),
+        pytest.param(argv(gpus="8k"), "argument --gpus: invalid int value: '8k'", id="not a number"),
+        pytest.param(argv(tp="3"), "gpus=8 is not a multiple of tp*pp*cp*dp_replicate (3*1*1*1=3)", id="ranks"),
+        pytest.param(argv(gpus="0"), "gpus=0 of a layout must be a whole number >= 1", id="no ranks"),
+        pytest.param(argv(gbs="10"), "global_batch_size=10 is not a multiple of", id="batch"),
+        pytest.param(argv(mbs="0"), "micro_batch_size=0 must be a whole number", id="no micro batch"),
+        pytest.param(argv(ep="2"), "share out the experts of a mixture of experts, this model is dense", id="experts"),
+        pytest.param(argv(tokens="0"), "--tokens=0 must be a whole number >= 1", id="no tokens"),
+        pytest.param(argv(recipe="x.json"), "--model with --recipe: the file says it already", id="both"),
+        pytest.param(
+            ["plan", "--recipe", "x.json", "--system", "h100", "--no-sequence-parallel"],
+            "--no-sequence-parallel with --recipe: the file says it already",
+            id="flag and file",
+        ),
+    ],
+)
+def test_a_usage_error_is_one_line_and_exits_2(run: Any, words: list[str], message: str) -> None:
+    code, out, err = run(*words)
+
+    assert (code, out) == (2, "")
+    assert err.startswith("nemoperf: error: ")
+    assert err.count("\n") == 1
+    assert message in err
