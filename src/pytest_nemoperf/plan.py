@@ -68,7 +68,7 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         warmup_steps=recipe.warmup_steps,
         seed=recipe.seed,
         tokens_per_step=recipe.global_batch_size * recipe.seq_len,
-        flops_per_token=num_flops_per_token(model, seq_len=recipe.seq_len, convention=convention),
+        flops_per_token=num_flops_per_token(model, seq_len=recipe.seq_len, convention=convention, tp=layout.tp),
         flops_convention=convention.name,
         peak_tflops=system.peak_tflops.get(recipe.precision.number_format),
         timeout_sec=timeout_sec or recipe.timeout_sec or _derived_timeout_sec(recipe, inject_pct=inject_pct),

@@ -21,6 +21,7 @@ from torch.distributed import ProcessGroup
 from pytest_nemoperf.native.collectives import all_to_all
 from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.native.moe import Experts
+from pytest_nemoperf.native.operators import copy_rows
 
 
 def apply_expert_parallel(model: Decoder, *, group: ProcessGroup, etp: int) -> None:
@@ -56,7 +57,9 @@ class _Exchange:
         sent = x_RD if etp == 1 else torch.cat([part for part in rows for _ in range(etp)])
         x_PD = all_to_all(sent, group=self._group, sends=sends, receives=receives)
         order_P, place_P = _by_expert(received_NL, num_rows=x_PD.shape[0])
-        out_PD = self._experts.compute(x_PD[order_P], received_NL.sum(0))[place_P]
+        x_PD = copy_rows(x_PD, num_copies=1, order_R=order_P, place_R=place_P)
+        out_PD = self._experts.compute(x_PD, received_NL.sum(0))
+        out_PD = copy_rows(out_PD, num_copies=1, order_R=place_P, place_R=order_P)
         returned = all_to_all(out_PD, group=self._group, sends=receives, receives=sends)
         if etp == 1:
             return returned
