@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pytest_nemoperf.architecture import MoE
+from pytest_nemoperf.dryrun import DryRun, PricedCase
+from pytest_nemoperf.models import find_model
+from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.plan import resolve
+from pytest_nemoperf.pricing import Price, price_plan
+from pytest_nemoperf.report.plans import bytes_text, render_dry_run, render_price
+from pytest_nemoperf.results import NotRun
+from pytest_nemoperf.systems import find_system
+from tests.builders import make_recipe
+
+H100 = find_system("h100")
+
+
+def price_of(**changes: Any) -> Price:
+    values = {"model": "llama3-8b", "layouts": {"h100": Layout(gpus=8, dp_shard=8)}, "seq_len": 4096, **changes}
+    return price_plan(resolve(make_recipe(global_batch_size=64, **values), system=H100), system=H100, baseline=None)
+
+
+def test_a_pipeline_shows_its_stages_and_its_bubble() -> None:
+    price = price_of(layouts={"h100": Layout(gpus=8, pp=8)})
+
+    lines = render_price(price, system_title="DGX-H100").splitlines()
+
+    assert "pipeline bubble     9.9% of the step" in lines
+    rows = [line.split()[0] for line in lines if line.startswith("  ") and line.strip()[0].isdigit()]
+    assert {"0", "4", "7"} <= set(rows)
+    assert sum("(fullest)" in line for line in lines) == 1
+
+
+def test_choices_that_are_not_the_default_are_shown() -> None:
+    layout = Layout(gpus=8, tp=2, cp=2, pp=2, sequence_parallel=False, pp_schedule="zero_bubble", cp_comm="a2a")
+
+    text = render_price(price_of(layouts={"h100": layout}), system_title="DGX-H100")
+
+    assert (
+        "layout              gpus=8, tp=2, pp=2, cp=2, sequence_parallel=false, pp_schedule=zero_bubble, cp_comm=a2a\n"
+    ) in text
+
+
+def test_a_mixture_shows_the_parameters_a_token_uses() -> None:
+    model = replace(find_model("llama-tiny"), moe=MoE(num_experts=8, topk=2, ffn_hidden_size=64))
+
+    price = price_of(model=model)
+
+    assert f"({price.num_active_parameters:,} active)" in render_price(price, system_title="DGX-H100")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (35_100_000_000, "35.1 GB"), (977_000_000_000, "977 GB")],
+)
+def test_bytes_have_the_unit_that_leaves_a_whole_digit(count: int, text: str) -> None:
+    assert bytes_text(count) == text
+
+
+def test_a_dry_run_is_a_line_a_case_and_the_reasons_of_the_others() -> None:
+    price = price_of(layouts={"h100": Layout(gpus=8, pp=2, dp_shard=4)})
+    dry_run = DryRun(
+        system="h100",
+        system_title="DGX-H100",
+        cases=(PricedCase(nodeid="test_a.py::a", price=price, unsupported="torch is not installed"),),
+        not_priced=(NotRun(nodeid="test_a.py::b", reason="no recipe"),),
+        changes="pp=2",
+    )
+
+    lines = render_dry_run(dry_run, written=["out/dry_run.json"]).splitlines()
+
+    assert lines[0] == "dry run on h100 (DGX-H100): nothing was launched"
+    assert lines[1] == "cases are changed by --perf-set pp=2"
+    assert lines[3].split() == ["case", "fits", "GB", "PFLOP/step", "bubble", "expected", "step"]
+    assert lines[4].split()[:2] == [price.plan.case, "yes" if price.is_fitting else "NO"]
+    assert lines[4].split()[-2:] == [f"{100 * price.bubble_fraction:.1f}%", "-"]
+    assert f"  {price.plan.case}: torch is not installed" in lines
+    assert "  test_a.py::b: no recipe" in lines
+    assert lines[-1] == "written: out/dry_run.json"
+
+
+def test_a_dry_run_without_cases_says_only_why() -> None:
+    dry_run = DryRun(system="cpu", system_title="CPU", cases=(), not_priced=(NotRun(nodeid="a", reason="b"),))
+
+    assert render_dry_run(dry_run, written=[]) == "dry run on cpu (CPU): nothing was launched\n\nnot priced:\n  a: b"

@@ -1,0 +1,112 @@
+"""Traffic against the formulas of its sources, worked out by hand on a model of round numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pytest_nemoperf.architecture import ModelConfig, MoE
+from pytest_nemoperf.memory import shown_stages
+from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.traffic import axis_traffic
+from pytest_nemoperf.weights import num_parameters
+from tests.builders import make_plan
+
+MODEL = ModelConfig(
+    name="round",
+    hidden_size=64,
+    num_layers=4,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    ffn_hidden_size=128,
+    vocab_size=128,
+)
+MIXTURE = replace(MODEL, moe=MoE(num_experts=8, topk=2, ffn_hidden_size=32))
+TOKENS, WIDTH, ELEMENT = 32, 64, 4  # of a micro-batch of one sequence; fp32
+MICRO_BATCHES = 8
+
+
+def traffic_of(layout: Layout, *, model: ModelConfig = MODEL, **changes: Any) -> dict[str, int]:
+    values = {"model": model, "layouts": {"cpu": layout}, "seq_len": TOKENS, **changes}
+    plan = make_plan(global_batch_size=MICRO_BATCHES * layout.dp, **values)
+    assert plan.grad_accum_steps == MICRO_BATCHES
+    return {axis.axis: axis.bytes_per_step for axis in axis_traffic(plan, stages=shown_stages(layout))}
+
+
+@pytest.mark.parametrize("sequence_parallel", [True, False])
+def test_tensor_parallel_ranks_pass_the_residual_stream_eight_times_a_layer(sequence_parallel: bool) -> None:  # noqa: FBT001 (pytest passes it by name)
+    moved = traffic_of(Layout(gpus=2, tp=2, sequence_parallel=sequence_parallel))
+
+    assert moved == {"tp": MICRO_BATCHES * (8 * 4 + 2 + 2) * TOKENS * WIDTH * ELEMENT // 2}
+
+
+def test_full_recomputation_repeats_the_forward_pass() -> None:
+    moved = traffic_of(Layout(gpus=2, tp=2), recompute="full")
+
+    assert moved == {"tp": MICRO_BATCHES * (12 * 4 + 2 + 2) * TOKENS * WIDTH * ELEMENT // 2}
+
+
+@pytest.mark.parametrize(
+    ("cp_comm", "width"),
+    [
+        pytest.param("all_gather", (2 - 1) * 2 * 2 * 16, id="keys and values to the other rank"),
+        pytest.param("a2a", (64 + 64 + 2 * 2 * 16) / 2, id="half of queries, keys, values and output"),
+    ],
+)
+def test_context_parallel_ranks_exchange_per_attention(cp_comm: str, width: float) -> None:
+    moved = traffic_of(Layout(gpus=2, cp=2, cp_comm=cp_comm))  # type: ignore[arg-type]  # the table's words are known
+
+    assert moved["cp"] == MICRO_BATCHES * 4 * 2 * (TOKENS / 2) * width * ELEMENT
+
+
+def test_pipeline_ranks_send_to_both_neighbours() -> None:
+    message = TOKENS * WIDTH * ELEMENT
+
+    assert traffic_of(Layout(gpus=4, pp=4)) == {"pp": MICRO_BATCHES * 2 * message}
+    assert traffic_of(Layout(gpus=2, pp=2)) == {"pp": MICRO_BATCHES * message}
+    assert traffic_of(Layout(gpus=2, pp=2, vp=2)) == {"pp": MICRO_BATCHES * 3 * message}
+
+
+def test_replicas_reduce_their_gradients_once_a_step() -> None:
+    assert traffic_of(Layout(gpus=4, dp_replicate=4)) == {"dp": 2 * 3 * num_parameters(MODEL) * 4 // 4}
+
+
+def test_shards_gather_weights_for_each_pass_and_scatter_gradients_once() -> None:
+    moved = traffic_of(Layout(gpus=4, dp_shard=4))
+
+    assert moved == {"dp": 3 * num_parameters(MODEL) * (2 * MICRO_BATCHES * ELEMENT + 4) // 4}
+
+
+def test_weights_are_gathered_in_the_compute_type() -> None:
+    moved = traffic_of(Layout(gpus=4, dp_shard=4), precision="bf16")
+
+    assert moved == {"dp": 3 * num_parameters(MODEL) * (2 * MICRO_BATCHES * 2 + 4) // 4}
+
+
+def test_a_pipeline_gathers_its_weights_once_a_step() -> None:
+    alone = traffic_of(Layout(gpus=4, dp_shard=4))["dp"]
+    layout = Layout(gpus=8, dp_shard=4, pp=2)
+
+    assert traffic_of(layout)["dp"] < alone / MICRO_BATCHES
+
+
+@pytest.mark.parametrize(
+    ("layout", "ranks", "etp"),
+    [
+        pytest.param(Layout(gpus=4, dp_shard=4, ep=4), 4, 1, id="ep4"),
+        pytest.param(Layout(gpus=4, dp_shard=4, ep=2, etp=2), 4, 2, id="ep2etp2"),
+    ],
+)
+def test_tokens_go_to_their_experts_and_back_forward_and_backward(layout: Layout, ranks: int, etp: int) -> None:
+    moved = traffic_of(layout, model=MIXTURE)
+
+    routed = TOKENS * 2 * etp * WIDTH * ELEMENT
+    assert moved["ep"] == MICRO_BATCHES * 4 * 4 * routed * (ranks - 1) // ranks
+    assert "expert_dp" not in moved
+
+
+def test_an_axis_of_one_rank_moves_nothing() -> None:
+    assert traffic_of(Layout(gpus=1)) == {}
