@@ -104,6 +104,8 @@ def test_shards_take_the_ranks_that_are_left(run: Any) -> None:
 def test_every_option_reaches_the_plan(run: Any) -> None:
     words = argv(
         "--no-sequence-parallel",
+        "--compiled",
+        "--balanced",
         "--json",
         gpus="64",
         pp="2",
@@ -135,6 +137,7 @@ def test_every_option_reaches_the_plan(run: Any) -> None:
     )
     assert (plan.precision, plan.recompute, plan.framework) == (Precision.FP32, Recompute.FULL, "megatron")
     assert (plan.flops_convention, plan.micro_batch_size) == ("full-attention", 4)
+    assert (plan.is_compiled, plan.is_router_balanced) == (True, True)
 
 
 @pytest.mark.parametrize("changes", LARGE.values(), ids=LARGE)

@@ -31,6 +31,10 @@ _DEGREES = {
     "dp_replicate": "data-parallel replicas (default: 1, or what is left where --dp-shard is given)",
     "dp_shard": "FSDP shards (default: the ranks that are left)",
 }
+_FLAGS = {
+    "compiled": "blocks go through torch.compile",
+    "balanced": "tokens go round the experts of a mixture, as published pages have it",
+}
 
 
 def add_plan_command(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +58,8 @@ def add_plan_command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cp-comm", metavar="NAME", help="all_gather (default) or a2a")
     parser.add_argument("--precision", help=f"{', '.join(Precision)} (default: {Precision.BF16})")
     parser.add_argument("--recompute", help=f"{', '.join(Recompute)} (default: {Recompute.NONE})")
+    for name, meaning in _FLAGS.items():
+        parser.add_argument(f"--{name}", dest=name, action="store_const", const=True, help=meaning)
     parser.add_argument("--framework", help="who trains (default: torch)")
     parser.add_argument("--convention", metavar="NAME", help=f"how FLOPs are counted (default: {DEFAULT_CONVENTION})")
     parser.add_argument("--tokens", type=int, metavar="N", help="tokens of a whole run, for its hours and GPU-hours")
@@ -83,7 +89,18 @@ def _read_recipe(arguments: argparse.Namespace) -> Recipe:
     from pytest_nemoperf.schema import validate  # noqa: PLC0415 (jsonschema is slow to import)
 
     layout_names = (field.name for field in fields(Layout))
-    for name in ("model", "seq_len", "gbs", "mbs", *layout_names, "precision", "recompute", "framework", "convention"):
+    for name in (
+        "model",
+        "seq_len",
+        "gbs",
+        "mbs",
+        *layout_names,
+        "precision",
+        "recompute",
+        *_FLAGS,
+        "framework",
+        "convention",
+    ):
         if getattr(arguments, name) is not None:
             raise RecipeError(f"{_option(name)} with --recipe: the file says it already; use one or the other")
     path: Path = arguments.recipe
@@ -111,6 +128,8 @@ def _build_recipe(arguments: argparse.Namespace) -> Recipe:
         micro_batch_size=1 if arguments.mbs is None else arguments.mbs,
         precision=arguments.precision or Precision.BF16,
         recompute=arguments.recompute or Recompute.NONE,
+        is_compiled=bool(arguments.compiled),
+        is_router_balanced=bool(arguments.balanced),
         framework=arguments.framework or "torch",
         flops_convention=arguments.convention or DEFAULT_CONVENTION,
     )

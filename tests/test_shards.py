@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_nemoperf.architecture import ModelConfig, MoE
+from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.shards import Part, num_dense_shards, num_expert_shards, stage_parts
+from pytest_nemoperf.weights import num_parameters
+
+MODEL = ModelConfig(
+    name="even",
+    hidden_size=32,
+    num_layers=4,
+    num_heads=8,
+    num_kv_heads=4,
+    head_dim=8,
+    ffn_hidden_size=48,
+    vocab_size=64,
+    moe=MoE(num_experts=8, topk=2, ffn_hidden_size=16, num_dense_layers=1),
+)
+
+
+def holders(part: Part, *, layout: Layout) -> int:
+    """How many different parts of the weight there are beside its FSDP shards."""
+    if part.weight.is_expert:
+        return layout.ep * (layout.etp if part.weight.split is not None else 1)
+    return layout.tp if part.weight.split is not None else 1
+
+
+@given(
+    tp=st.sampled_from([1, 2, 4]),
+    pp=st.sampled_from([1, 2, 4]),
+    cp=st.sampled_from([1, 2]),
+    dp_shard=st.sampled_from([1, 2, 3, 4]),
+    dp_replicate=st.sampled_from([1, 2]),
+    ep=st.sampled_from([1, 2]),
+    etp=st.sampled_from([1, 2]),
+)
+def test_all_ranks_together_hold_every_parameter_once(
+    tp: int, pp: int, cp: int, dp_shard: int, dp_replicate: int, ep: int, etp: int
+) -> None:
+    shared = (dp_shard if dp_shard > 1 else dp_replicate) * cp * tp
+    ep, etp = (ep, etp) if shared % (ep * etp) == 0 else (1, 1)
+    gpus = tp * pp * cp * dp_shard * dp_replicate
+    layout = Layout(gpus=gpus, tp=tp, pp=pp, cp=cp, dp_shard=dp_shard, dp_replicate=dp_replicate, ep=ep, etp=etp)
+
+    parts = [part for pp_rank in range(pp) for part in stage_parts(MODEL, layout=layout, pp_rank=pp_rank)]
+
+    held = sum(
+        part.own_numel(shard) * holders(part, layout=layout) for part in parts for shard in range(part.num_shards)
+    )
+    assert held == num_parameters(MODEL)
+    assert all(part.padded_numel >= part.own_numel(0) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("layout", "dense", "experts"),
+    [
+        pytest.param(Layout(gpus=4, dp_replicate=4, ep=2), 1, 1, id="without FSDP nothing is sharded"),
+        pytest.param(Layout(gpus=4, dp_shard=4, ep=2), 4, 2, id="experts over those with the same ones"),
+        pytest.param(Layout(gpus=8, dp_shard=2, cp=2, tp=2, ep=2), 4, 4, id="cp joins the shards"),
+        pytest.param(Layout(gpus=2, cp=2), 1, 1, id="cp alone shards nothing"),
+    ],
+)
+def test_fsdp_shards_over_the_ranks_that_hold_the_same(layout: Layout, dense: int, experts: int) -> None:
+    assert (num_dense_shards(layout), num_expert_shards(layout)) == (dense, experts)
+
+
+def test_a_tied_embedding_is_on_the_first_and_the_last_stage() -> None:
+    layout = Layout(gpus=4, pp=4)
+    tied = replace(MODEL, tied_embeddings=True)
+
+    names = [[part.weight.name for part in stage_parts(tied, layout=layout, pp_rank=rank)] for rank in range(4)]
+
+    assert ["embedding.weight" in stage for stage in names] == [True, False, False, True]
+    assert not any("head.weight" in stage for stage in names)
+
+
+def test_a_vocabulary_is_filled_up_to_a_multiple_of_tp() -> None:
+    parts = stage_parts(replace(MODEL, vocab_size=65), layout=Layout(gpus=4, tp=4), pp_rank=0)
+
+    assert {part.weight.name: part.shape for part in parts}["head.weight"] == (17, 32)
+
+
+def test_the_last_shards_may_have_less_or_nothing() -> None:
+    (part,) = (
+        part
+        for part in stage_parts(replace(MODEL, vocab_size=5), layout=Layout(gpus=4, dp_shard=4), pp_rank=0)
+        if part.weight.name == "head.weight"
+    )
+
+    assert [part.own_numel(shard) // 32 for shard in range(4)] == [2, 2, 1, 0]
+    assert part.padded_numel == 2 * 32
