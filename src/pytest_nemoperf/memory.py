@@ -138,11 +138,10 @@ def _transient_bytes(plan: Plan, *, parts: tuple[Part, ...], pp_rank: int) -> fl
 
 
 def _gathered_bytes(plan: Plan, *, parts: tuple[Part, ...]) -> float:
-    """Return FSDP's copies: gathered weights, and gradients that wait for the step's reduction.
+    """Return FSDP's copies: gathered weights, and gradients that wait for their reduction.
 
-    A pipeline keeps all its weights gathered. Without one, the embedding and the head are there from the beginning of
-    a pass to its end, blocks come and go.
-    Micro-batches but the last accumulate whole gradients in fp32, in place of one block's.
+    A pipeline keeps all its weights gathered, and whole gradients in fp32 until its last pass. Without one, the
+    embedding and the head are there from the beginning of a pass to its end, blocks and their gradients come and go.
     """
     blocks: dict[str, int] = {}
     for part in parts:
@@ -150,9 +149,10 @@ def _gathered_bytes(plan: Plan, *, parts: tuple[Part, ...]) -> float:
     root = blocks.pop("root", 0)
     largest = max(blocks.values(), default=0)
     whole = root + sum(blocks.values())
-    at_once = whole if plan.layout.pp > 1 else root + min(_GATHERED_BLOCKS * largest, sum(blocks.values()))
-    waiting = whole if plan.grad_accum_steps > 1 else max(root, largest)
-    return at_once * compute_bytes(plan.precision) + waiting * _FP32
+    if plan.layout.pp > 1:
+        return whole * (compute_bytes(plan.precision) + _FP32)
+    at_once = root + min(_GATHERED_BLOCKS * largest, sum(blocks.values()))
+    return at_once * compute_bytes(plan.precision) + max(root, largest) * _FP32
 
 
 def _cast_bytes(plan: Plan, parts: tuple[Part, ...], *, pp_rank: int) -> float:

@@ -76,7 +76,7 @@ def stage_parts(model: ModelConfig, *, layout: Layout, pp_rank: int) -> tuple[Pa
     if is_last:
         parts += _parts(head_weights(model), unit="root", layout=layout)
         for depth in range(model.mtp_num_layers):
-            parts += _parts(mtp_weights(model, depth), unit="root", layout=layout)
+            parts += _parts(mtp_weights(model, depth), unit=f"mtp.{depth}", layout=layout)
     return tuple(parts)
 
 

@@ -57,7 +57,8 @@ _FORMULAS = {
     "backward, tokens spread evenly",
     "pp": "T x D elements (T/tp under sequence parallelism) to the next chunk forward and to the one before backward",
     "dp": "FSDP: (n-1)/n of the stage's weights in the compute type, gathered for each forward and each backward pass "
-    "(once a step under pp), and of its gradients in fp32; replicas: twice (n-1)/n of their gradients",
+    "and of its gradients in fp32 for each backward pass (each once a step under pp); replicas: twice (n-1)/n of their "
+    "gradients, once a step",
     "expert_dp": "as dp, over the ranks with the same experts",
 }
 
@@ -173,8 +174,9 @@ class _StageTraffic:
         whole = part.padded_numel * shards
         sent = 0.0
         if shards > 1:
-            gathers = 1 if plan.layout.pp > 1 else _FORWARD_AND_BACKWARD * plan.grad_accum_steps
-            sent += (shards - 1) / shards * whole * (gathers * self._element + _FP32)
+            passes = 1 if plan.layout.pp > 1 else plan.grad_accum_steps
+            gathers = 1 if plan.layout.pp > 1 else _FORWARD_AND_BACKWARD * passes
+            sent += (shards - 1) / shards * whole * (gathers * self._element + passes * _FP32)
         if copies > 1:
             sent += 2 * (copies - 1) / copies * part.padded_numel * _FP32
         return sent

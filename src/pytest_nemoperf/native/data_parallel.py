@@ -60,10 +60,11 @@ def gradient_sync(model: nn.Module, *, is_on: bool) -> AbstractContextManager[No
 
     Args:
         model: As parallelize returned it.
-        is_on: Average gradients over the data-parallel ranks; off for all but the last micro-batch.
+        is_on: Average gradients over the replicas; off for all but the last micro-batch. FSDP's shards are reduced
+            in each, for otherwise every rank would keep the whole gradient in fp32 until the last.
     """
     if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(is_on)
+        model.set_requires_all_reduce(is_on)
     elif isinstance(model, DistributedDataParallel) and not is_on:
         return model.no_sync()
     return nullcontext()
