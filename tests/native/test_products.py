@@ -95,7 +95,9 @@ def test_products_of_four_axes_with_experts_on_sixteen_ranks(engine: Engine, axe
 
 
 @pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("layout", ids([layout_of(("cp", "tp")), layout_of(("dp_shard", "pp"))]))
+@pytest.mark.parametrize(
+    "layout", ids([layout_of(("cp", "tp")), layout_of(("cp",), cp_comm="a2a"), layout_of(("dp_shard", "pp"))])
+)
 def test_every_kind_of_part_is_cut_right(engine: Engine, layout: Layout, part: str) -> None:
     assert engine.difference(plan_with(layout, model=PARTS[part])) <= REL_TOL
 

@@ -43,33 +43,36 @@ def apply_context_parallel(model: Decoder, *, group: ProcessGroup, comm: str) ->
         group: Ranks of the cp axis.
         comm: ``all_gather`` or ``a2a``.
     """
-    wrapper: type[_GatheredKeys | _TradedHeads] = _GatheredKeys if comm == "all_gather" else _TradedHeads
+    wrapper: type[_WholeSequence] = _GatheredKeys if comm == "all_gather" else _TradedHeads
     for module in model.modules():
         if isinstance(module, (Attention, LatentAttention)):
             module.core = wrapper(module.core, group=group)
 
 
-class _GatheredKeys:
-    """Attends with the local queries to the keys of the whole sequence."""
+class _WholeSequence:
+    """Stands for the core of attention where a rank has some tokens of each sequence."""
 
     def __init__(self, core: Core, *, group: ProcessGroup) -> None:
         self._core = core
         self._group = group
 
     def __call__(
-        self,
-        q_BHSC: Tensor,
-        k_BKTC: Tensor,
-        v_BKTC: Tensor,
-        *,
-        first_query: int = 0,
-        sinks_H: Tensor | None = None,
+        self, q_BHSC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, *, first_query: int = 0, sinks_H: Tensor | None = None
     ) -> Tensor:
         """Return one value per local query, as Core says; keys and values are the local ones, too."""
         assert first_query == 0  # noqa: S101 (attention knows of its own tokens alone)
+        return self._attend(q_BHSC, k_BKTC, v_BKTC, sinks_H=sinks_H)
+
+    def _attend(self, q_BHSC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, *, sinks_H: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+
+class _GatheredKeys(_WholeSequence):
+    """Attends with the local queries to the keys of the whole sequence."""
+
+    def _attend(self, q_BHSC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, *, sinks_H: Tensor | None) -> Tensor:
         cp, rank, piece = self._group.size(), self._group.rank(), q_BHSC.shape[2] // 2
-        k_BKTC = _in_order(_gather_pieces(k_BKTC, self._group), cp=cp, dim=2)
-        v_BKTC = _in_order(_gather_pieces(v_BKTC, self._group), cp=cp, dim=2)
+        k_BKTC, v_BKTC = (_in_order(_gather_pieces(x, self._group), cp=cp, dim=2) for x in (k_BKSC, v_BKSC))
         outs = []
         for q_BHsC, number in zip(q_BHSC.chunk(2, dim=2), (rank, 2 * cp - 1 - rank), strict=True):
             seen = (number + 1) * piece
@@ -78,27 +81,13 @@ class _GatheredKeys:
         return torch.cat(outs, dim=2)
 
 
-class _TradedHeads:
+class _TradedHeads(_WholeSequence):
     """Attends with some heads of the whole sequence."""
 
-    def __init__(self, core: Core, *, group: ProcessGroup) -> None:
-        self._core = core
-        self._group = group
-
-    def __call__(
-        self,
-        q_BHSC: Tensor,
-        k_BKTC: Tensor,
-        v_BKTC: Tensor,
-        *,
-        first_query: int = 0,
-        sinks_H: Tensor | None = None,
-    ) -> Tensor:
-        """Return one value per local query, as Core says; keys and values are the local ones, too."""
-        assert first_query == 0  # noqa: S101 (attention knows of its own tokens alone)
+    def _attend(self, q_BHSC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, *, sinks_H: Tensor | None) -> Tensor:
         cp = self._group.size()
         q_BGTC, k_BGTC, v_BGTC = (
-            _in_order(_trade_heads(x, self._group), cp=cp, dim=2) for x in (q_BHSC, k_BKTC, v_BKTC)
+            _in_order(_trade_heads(x, self._group), cp=cp, dim=2) for x in (q_BHSC, k_BKSC, v_BKSC)
         )
         sinks_G = None if sinks_H is None else sinks_H.chunk(cp)[self._group.rank()]
         out_BGTC = self._core(q_BGTC, k_BGTC, v_BGTC, sinks_H=sinks_G)
