@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.architecture import MLA, GatedDeltaNet, Mamba, MoE, RopeScaling
+from pytest_nemoperf.components import MLA, GatedDeltaNet, Mamba, MoE, RopeScaling
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.huggingface import read_config
 from pytest_nemoperf.models import find_model

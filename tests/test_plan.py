@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.architecture import ModelConfig, MoE
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.components import MoE
 from pytest_nemoperf.conventions import flops_conventions
 from pytest_nemoperf.errors import NoLayoutError, PlanError
 from pytest_nemoperf.flops import num_flops_per_token

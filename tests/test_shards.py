@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.architecture import ModelConfig, MoE
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.components import MoE
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.shards import Part, num_dense_shards, num_expert_shards, stage_parts
 from pytest_nemoperf.weights import num_parameters

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.architecture import ModelConfig, MoE
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.components import MoE
 from pytest_nemoperf.memory import shown_stages
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.traffic import axis_traffic

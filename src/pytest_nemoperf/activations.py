@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_nemoperf.architecture import Activation, FeedForward, Layer, Mixer
+from pytest_nemoperf.components import Activation, FeedForward, Layer, Mixer
 from pytest_nemoperf.recipe import Plan, Precision, Recompute
 
 _FP32 = 4

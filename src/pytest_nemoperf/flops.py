@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
-from pytest_nemoperf.architecture import MLA, Activation, FeedForward, Layer, Mixer, ModelConfig, MoE
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.components import MLA, Activation, FeedForward, Layer, Mixer, MoE
 from pytest_nemoperf.conventions import DEFAULT_CONVENTION, FlopsConvention, find_convention, flops_conventions
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.weights import model_weights, num_parameters

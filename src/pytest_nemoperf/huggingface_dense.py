@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pytest_nemoperf.architecture import Activation
+from pytest_nemoperf.components import Activation
 from pytest_nemoperf.huggingface_config import ConfigReader, read_decoder, read_interval, read_rope, read_rope_dim
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pytest_nemoperf.architecture import Activation
+from pytest_nemoperf.components import Activation
 from pytest_nemoperf.huggingface_config import ConfigReader, read_decoder, read_interval, read_rope, read_rope_dim
 from pytest_nemoperf.huggingface_dense import read_qwen3
 

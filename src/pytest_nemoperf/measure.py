@@ -112,14 +112,8 @@ def workload_of(plan: Plan) -> dict[str, Any]:
 
 def _without_defaults(part: Any) -> dict[str, Any]:
     """Return the fields that say something: stored baselines outlive fields that architectures gain later."""
-    values = {field.name: getattr(part, field.name) for field in fields(part)}
-    return {
-        field.name: _without_defaults(values[field.name])
-        if is_dataclass(values[field.name])
-        else to_data(values[field.name])
-        for field in fields(part)
-        if values[field.name] != field.default
-    }
+    values = {item.name: getattr(part, item.name) for item in fields(part) if getattr(part, item.name) != item.default}
+    return {name: _without_defaults(value) if is_dataclass(value) else to_data(value) for name, value in values.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

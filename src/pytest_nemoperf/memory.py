@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pytest_nemoperf.activations import TokenCosts, compute_bytes
-from pytest_nemoperf.architecture import Layer
+from pytest_nemoperf.components import Layer
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Plan, Recompute
 from pytest_nemoperf.schedule import num_in_flight

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pytest_nemoperf.activations import TokenCosts, compute_bytes
-from pytest_nemoperf.architecture import FeedForward, Layer, Mixer, ModelConfig
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.components import FeedForward, Layer, Mixer
 from pytest_nemoperf.recipe import Plan, Recompute
 from pytest_nemoperf.shards import Part, stage_parts
 from pytest_nemoperf.stages import stage_layers

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pytest_nemoperf.architecture import Mixer, ModelConfig
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.components import Mixer
 
 _NAMES = {Mixer.MAMBA: "Mamba-2", Mixer.GATED_DELTA_NET: "gated delta net"}
 

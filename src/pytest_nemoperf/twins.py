@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from pytest_nemoperf.architecture import MLA, GatedDeltaNet, Mamba, ModelConfig, MoE
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.components import MLA, GatedDeltaNet, Mamba, MoE
 
 TWIN_SUFFIX = "-twin"
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from pytest_nemoperf.architecture import FeedForward, Layer, Mixer, ModelConfig
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.components import FeedForward, Layer, Mixer
 
 
 class TensorGrad(StrEnum):

@@ -14,7 +14,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from pytest_nemoperf.architecture import ModelConfig, RopeScaling
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.components import RopeScaling
 
 Weights = Mapping[str, Tensor]
 Pairs = Iterator[tuple[str, Tensor]]

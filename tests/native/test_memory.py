@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from pytest_nemoperf.activations import TokenCosts
-from pytest_nemoperf.architecture import MLA, ModelConfig, MoE
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.components import MLA, MoE
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.launchers.protocol import LaunchStatus

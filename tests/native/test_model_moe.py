@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_nemoperf.architecture import Activation, ModelConfig, MoE
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.components import Activation, MoE
 from pytest_nemoperf.native.mlp import activate
 from pytest_nemoperf.native.moe import (
     Experts,

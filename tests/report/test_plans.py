@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.architecture import MoE
+from pytest_nemoperf.components import MoE
 from pytest_nemoperf.dryrun import DryRun, PricedCase
 from pytest_nemoperf.models import find_model
 from pytest_nemoperf.parallelism import Layout

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pytest_nemoperf.architecture import Layer, ModelConfig
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.components import Layer
 from pytest_nemoperf.native.attention_core import Core, Masks, SoftmaxCore
 from pytest_nemoperf.native.layers import Linear, OutputLinear, RMSNorm
 from pytest_nemoperf.native.operators import rotate, split_heads

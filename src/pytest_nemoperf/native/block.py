@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pytest_nemoperf.architecture import FeedForward, Layer, Mixer, ModelConfig
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.components import FeedForward, Layer, Mixer
 from pytest_nemoperf.native.attention import Attention
 from pytest_nemoperf.native.attention_core import Masks
 from pytest_nemoperf.native.layers import make_norm

@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pytest_nemoperf.architecture import Layer, ModelConfig
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.components import Layer
 from pytest_nemoperf.native.attention import make_core
 from pytest_nemoperf.native.attention_core import Masks
 from pytest_nemoperf.native.layers import Linear, OutputLinear, RMSNorm

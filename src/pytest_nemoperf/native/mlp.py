@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pytest_nemoperf.architecture import Activation, ModelConfig
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.components import Activation
 from pytest_nemoperf.native.layers import Linear, OutputLinear
 from pytest_nemoperf.native.operators import swiglu
 

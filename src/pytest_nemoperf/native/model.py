@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pytest_nemoperf.architecture import Layer, ModelConfig
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.components import Layer
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.native.attention_core import Masks
 from pytest_nemoperf.native.block import Block

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pytest_nemoperf.architecture import ModelConfig, MoE
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.components import MoE
 from pytest_nemoperf.native.layers import Linear
 from pytest_nemoperf.native.mlp import MLP, activate
 from pytest_nemoperf.native.operators import contiguous_gradient, copy_rows

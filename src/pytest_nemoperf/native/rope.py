@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pytest_nemoperf.architecture import Layer, ModelConfig, RopeScaling
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.components import Layer, RopeScaling
 
 Table = Literal["global", "local", "none"]
 

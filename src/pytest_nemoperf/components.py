@@ -1,0 +1,181 @@
+"""What architectures are made of: activations, mixers, experts, latent attention and the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+
+class Activation(StrEnum):
+    """What an MLP does between its matrices; gated ones have a third matrix."""
+
+    SWIGLU = "swiglu"
+    GEGLU = "geglu"  # tanh approximation, as in Gemma
+    CLAMPED_SWIGLU = "clamped_swiglu"  # GPT-OSS: sigmoid(1.702 gate) * gate * (up + 1), both clamped at 7
+    GELU = "gelu"  # tanh approximation, as in GPT-2
+    SQUARED_RELU = "squared_relu"
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether one projection gates another."""
+        return self in {Activation.SWIGLU, Activation.GEGLU, Activation.CLAMPED_SWIGLU}
+
+
+class Mixer(StrEnum):
+    """What mixes the tokens of a sequence in one layer."""
+
+    ATTENTION = "attention"
+    MAMBA = "mamba"
+    GATED_DELTA_NET = "gated_delta_net"
+
+
+class FeedForward(StrEnum):
+    """What works token by token in one layer."""
+
+    DENSE = "dense"
+    MOE = "moe"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """What one decoder layer is made of.
+
+    Attributes:
+        mixer: None in hybrids whose layers are either a mixer or an MLP.
+        window: Positions a token attends to, itself included; None for all before it.
+        is_chunked: The window is a fixed piece of the sequence instead of a sliding one (Llama 4).
+        has_rope: Queries and keys are rotated.
+        feed_forward: As for the mixer.
+    """
+
+    mixer: Mixer | None
+    window: int | None = None
+    is_chunked: bool = False
+    has_rope: bool = True
+    feed_forward: FeedForward | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoE:
+    """A mixture of experts in place of the MLP.
+
+    Attributes:
+        num_experts: Routed experts of a layer.
+        topk: Experts a token goes to.
+        ffn_hidden_size: Width of one routed expert.
+        shared_ffn_hidden_size: Width of all shared experts together; 0 for none.
+        num_dense_layers: Layers at the beginning that keep the dense MLP.
+        layer_interval: Of the others every so-manieth is a mixture, counted so that the last one is.
+        router: How scores become probabilities.
+        is_normalized: The chosen probabilities are divided by their sum.
+        scaling_factor: They are multiplied by it afterwards.
+        num_groups: Experts are in so many groups, and only those of the best groups are chosen from.
+        topk_groups: Groups a token chooses from.
+        group_score: What ranks a group: its best expert (DeepSeek-V2) or its two best (DeepSeek-V3).
+        has_score_correction: A bias that load balancing moves is added to the scores for choosing alone.
+        scales_input: Probabilities multiply an expert's input instead of its output (Llama 4).
+        router_bias: The router's matrix has a bias.
+        shared_gate: A sigmoid gate scales the shared experts' output.
+        latent_size: Width routed experts work in, with projections before and after; None for hidden_size.
+    """
+
+    num_experts: int
+    topk: int
+    ffn_hidden_size: int
+    shared_ffn_hidden_size: int = 0
+    num_dense_layers: int = 0
+    layer_interval: int = 1
+    router: Literal["softmax", "sigmoid"] = "softmax"
+    is_normalized: bool = True
+    scaling_factor: float = 1.0
+    num_groups: int = 1
+    topk_groups: int = 1
+    group_score: Literal["max", "top2"] = "max"
+    has_score_correction: bool = False
+    scales_input: bool = False
+    router_bias: bool = False
+    shared_gate: bool = False
+    latent_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MLA:
+    """Multi-head latent attention (DeepSeek-V2, https://arxiv.org/abs/2405.04434, section 2.1).
+
+    Attributes:
+        q_lora_rank: Width of the queries' latent; None projects them directly.
+        kv_lora_rank: Width of the keys' and values' latent.
+        qk_nope_head_dim: Part of a query-key head without positions.
+        qk_rope_head_dim: Part with rotary positions, shared by all heads on the key side.
+        v_head_dim: Width of a value head.
+    """
+
+    q_lora_rank: int | None
+    kv_lora_rank: int
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mamba:
+    """A Mamba-2 mixer (Dao and Gu 2024, https://arxiv.org/abs/2405.21060).
+
+    Attributes:
+        num_heads: Heads; times head_dim they are the inner width.
+        head_dim: Width of a head.
+        state_dim: State of a head, per channel.
+        num_groups: Groups that share the input and output projections of the state.
+        conv_kernel: Taps of the short convolution.
+    """
+
+    num_heads: int
+    head_dim: int
+    state_dim: int
+    num_groups: int
+    conv_kernel: int = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatedDeltaNet:
+    """A gated delta net mixer (Yang et al. 2024, https://arxiv.org/abs/2412.06464).
+
+    Attributes:
+        num_key_heads: Query heads, and key heads.
+        key_head_dim: Width of each.
+        num_value_heads: Value heads.
+        value_head_dim: Width of each.
+        conv_kernel: Taps of the short convolution.
+    """
+
+    num_key_heads: int
+    key_head_dim: int
+    num_value_heads: int
+    value_head_dim: int
+    conv_kernel: int = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RopeScaling:
+    """How rotary frequencies are stretched for contexts longer than those of pre-training.
+
+    Attributes:
+        kind: ``linear``, ``llama3`` (Llama 3.1's wavelength bands) or ``yarn`` (https://arxiv.org/abs/2309.00071).
+        factor: Of the stretch.
+        original_context: Positions of pre-training.
+        low_freq: llama3: low_freq_factor; yarn: beta_slow.
+        high_freq: llama3: high_freq_factor; yarn: beta_fast.
+        attention_factor: yarn: scale of cosine and sine; None derives 0.1 ln(factor) + 1.
+        softmax_mscale: yarn: mscale_all_dim, which scales attention scores by (0.1 m ln(factor) + 1)**2; 0 for none.
+        truncates: yarn: Band limits are rounded to whole dimensions.
+    """
+
+    kind: Literal["linear", "llama3", "yarn"]
+    factor: float
+    original_context: int = 0
+    low_freq: float = 1.0
+    high_freq: float = 4.0
+    attention_factor: float | None = None
+    softmax_mscale: float = 0.0
+    truncates: bool = True
