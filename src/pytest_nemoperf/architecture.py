@@ -147,6 +147,11 @@ class ModelConfig:
         return Layer(mixer=Mixer.ATTENTION, feed_forward=feed_forward)
 
     @property
+    def num_mtp_blocks(self) -> int:
+        """Blocks of multi-token prediction that have weights: one a depth, or one for all depths."""
+        return min(self.mtp_num_layers, 1) if self.is_mtp_shared else self.mtp_num_layers
+
+    @property
     def is_hybrid(self) -> bool:
         """Whether some layers mix tokens by something else than attention."""
         return self.mamba is not None or self.gated_delta_net is not None

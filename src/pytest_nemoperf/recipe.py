@@ -82,7 +82,8 @@ class Recipe:
             core), ``full`` (all but each block's input).
         is_compiled: Blocks go through torch.compile.
         is_router_balanced: Tokens go round the experts instead of where the router sends them, as published
-            pages of mixtures of experts do.
+            pages of mixtures of experts do. Which expert a token goes to depends on its place in its rank's
+            micro-batch, so layouts that cut the batch into pieces of no whole number of rounds train differently.
         variant: Suffix of the case id, to tell recipes apart that differ in nothing else the id shows.
         steps: Measured steps per run.
         warmup_steps: Steps dropped first.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.stages import stage_layers
-from pytest_nemoperf.weights import Weight, block_weights, embedding_weights, head_weights, mtp_weights
+from pytest_nemoperf.weights import Weight, block_weights, embedding_weights, head_weights, mtp_weights, sharded_dim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,15 +23,15 @@ class Part:
         weight: Of the whole model.
         unit: What FSDP gathers and frees together: a block, its experts, or ``root`` for what is in none.
         shape: After pipeline, tensor and expert parallelism took their parts; what FSDP cuts further.
-        num_shards: Ranks that share this part among them by rows (FSDP); 1 for a part each rank holds whole.
-        num_copies: Ranks that hold the same shard and reduce its gradient.
+        num_shards: Ranks that share this part among them (FSDP); 1 for a part each rank holds whole.
+        num_replicas: Ranks that hold the same shard and reduce its gradient.
     """
 
     weight: Weight
     unit: str
     shape: tuple[int, ...]
     num_shards: int
-    num_copies: int
+    num_replicas: int
 
     @property
     def numel(self) -> int:
@@ -41,20 +41,20 @@ class Part:
     @property
     def padded_numel(self) -> int:
         """Elements of a shard as FSDP2 stores it: every rank's has the size of the first one."""
-        return self._row_numel * self._rows_per_shard
+        return self._length_per_shard * (self.numel // self._length)
 
     def own_numel(self, shard: int) -> int:
         """Elements of a shard without the padding, which the optimizer's state does not have; shards count from 0."""
-        rows = self.shape[0] if self.shape else 1
-        return self._row_numel * max(0, min(self._rows_per_shard, rows - shard * self._rows_per_shard))
+        own = max(0, min(self._length_per_shard, self._length - shard * self._length_per_shard))
+        return own * (self.numel // self._length)
 
     @property
-    def _rows_per_shard(self) -> int:
-        return math.ceil((self.shape[0] if self.shape else 1) / self.num_shards)
+    def _length_per_shard(self) -> int:
+        return math.ceil(self._length / self.num_shards)
 
     @property
-    def _row_numel(self) -> int:
-        return math.prod(self.shape[1:])
+    def _length(self) -> int:
+        return self.shape[sharded_dim(self.shape, num_shards=self.num_shards, is_expert=self.weight.is_expert)]
 
 
 def stage_parts(model: ModelConfig, *, layout: Layout, pp_rank: int) -> tuple[Part, ...]:
@@ -75,7 +75,7 @@ def stage_parts(model: ModelConfig, *, layout: Layout, pp_rank: int) -> tuple[Pa
             parts += _parts(block_weights(model, index), unit=f"blocks.{index}", layout=layout)
     if is_last:
         parts += _parts(head_weights(model), unit="root", layout=layout)
-        for depth in range(model.mtp_num_layers):
+        for depth in range(model.num_mtp_blocks):
             parts += _parts(mtp_weights(model, depth), unit=f"mtp.{depth}", layout=layout)
     return tuple(parts)
 
@@ -102,7 +102,7 @@ def _parts(weights: Iterator[Weight], *, unit: str, layout: Layout) -> Iterator[
             unit=f"{unit}.experts" if is_expert and unit != "root" else unit,
             shape=_local_shape(weight, layout=layout),
             num_shards=num_shards,
-            num_copies=num_ranks // num_shards,
+            num_replicas=num_ranks // num_shards,
         )
 
 

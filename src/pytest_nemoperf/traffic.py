@@ -171,7 +171,7 @@ class _StageTraffic:
         return sum(self._reduced(part) for part in parts if part.weight.is_expert == is_expert)
 
     def _reduced(self, part: Part) -> float:
-        plan, shards, copies = self._plan, part.num_shards, part.num_copies
+        plan, shards, copies = self._plan, part.num_shards, part.num_replicas
         whole = part.padded_numel * shards
         sent = 0.0
         if shards > 1:

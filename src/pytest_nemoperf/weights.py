@@ -7,7 +7,7 @@ memory of a plan are sums over them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -68,6 +68,15 @@ class Weight:
         return self.name.endswith("norm.weight")
 
 
+def sharded_dim(shape: Sequence[int], *, num_shards: int, is_expert: bool) -> int:
+    """Return the dimension FSDP cuts of a rank's part of a weight.
+
+    Rows, but of an expert's weight the second dimension where the experts don't divide: whole experts would leave ranks
+    with nothing but padding.
+    """
+    return 1 if is_expert and shape[0] % num_shards and shape[1] % num_shards == 0 else 0
+
+
 def num_parameters(model: ModelConfig) -> int:
     """Return the parameters of the whole model, norms and multi-token prediction included; a tied head counts once."""
     return sum(weight.numel for weight in model_weights(model))
@@ -85,7 +94,7 @@ def model_weights(model: ModelConfig) -> Iterator[Weight]:
     for index in range(model.num_layers):
         yield from block_weights(model, index)
     yield from head_weights(model)
-    for depth in range(min(model.mtp_num_layers, 1) if model.is_mtp_shared else model.mtp_num_layers):
+    for depth in range(model.num_mtp_blocks):
         yield from mtp_weights(model, depth)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import re
 import sys
@@ -87,6 +88,34 @@ def test_transformer_engine_is_looked_for_and_never_imported(
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: object())
     assert TorchFramework().unsupported(plan) is None
     assert "transformer_engine" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"layouts": {"cpu": Layout(gpus=2, pp=2, pp_schedule="zero_bubble")}}, "pp_schedule=zero_bubble, which takes"),
+        ({"precision": "fp8_ds", "recompute": "full"}, "recompute=full, which would count"),
+        ({"is_compiled": True}, "is_compiled=True, which has not been tried"),
+    ],
+)
+def test_what_transformer_engine_can_not_do_is_told_before_anything_runs(changes: dict[str, Any], reason: str) -> None:
+    plan = replace(make_plan(**{"precision": "fp8_cs", **changes}), system="h100")
+
+    assert f" does not go with {reason}" in str(TorchFramework().unsupported(plan))
+
+
+@pytest.mark.parametrize(("version", "is_enough"), [("2.12.1", False), ("2.13.0+cpu", True), ("3.0.0a0", True)])
+def test_pipelines_need_a_torch_they_were_tried_with(
+    monkeypatch: pytest.MonkeyPatch, version: str, is_enough: Any
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda _name: version)
+
+    reason = TorchFramework().unsupported(make_plan(layouts={"cpu": Layout(gpus=2, pp=2)}))
+
+    assert reason == (
+        None if is_enough else f"pp=2 needs torch 2.13 or later, torch {version} is installed; update it, or use pp=1"
+    )
+    assert TorchFramework().unsupported(make_plan(layouts={"cpu": Layout(gpus=1)})) is None
 
 
 def test_without_torch_the_reason_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

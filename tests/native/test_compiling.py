@@ -14,6 +14,7 @@ from pytest_nemoperf.native.block import Block
 from pytest_nemoperf.native.compiling import CACHE_DIR, use_own_cache
 from pytest_nemoperf.parallelism import Layout
 from tests.native.engine import REL_TOL, Engine, plan_of
+from tests.native.families import PARTS
 from tests.native.tiny import build, tiny_plan
 
 
@@ -41,6 +42,14 @@ def test_blocks_are_compiled_one_by_one_if_the_plan_says_so(is_compiled: Any, mo
 
     blocks: list[nn.Module] = [module for module in model.modules() if isinstance(module, Block)]
     assert compiled == (blocks if is_compiled else [])
+
+
+@pytest.mark.slow
+def test_compiled_blocks_with_experts_compute_what_one_process_computes(engine: Engine) -> None:
+    layout = Layout(gpus=2, dp_shard=2, ep=2)
+    plan = plan_of(layout, model=PARTS["moe"], is_compiled=True, timeout_sec=300)
+
+    assert engine.difference(plan) <= REL_TOL
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ ODD = ModelConfig(
 )
 MIXTURE = MoE(num_experts=4, topk=2, ffn_hidden_size=10, shared_ffn_hidden_size=12, num_dense_layers=1)
 ODD_MOE = replace(ODD, name="odd-moe", moe=MIXTURE, mtp_num_layers=1)
+FEW_EXPERTS = replace(ODD_MOE, name="few-experts", moe=replace(MIXTURE, num_experts=2))
 TIED = replace(ODD, name="tied", tied_embeddings=True)
 STATE_CASES = [
     pytest.param(ODD, Layout(gpus=3, dp_shard=3), id="fsdp3"),
@@ -49,6 +50,7 @@ STATE_CASES = [
     pytest.param(TIED, Layout(gpus=4, tp=2, pp=2, vp=2), id="tied-tp2pp2vp2"),
     pytest.param(ODD_MOE, Layout(gpus=4, dp_shard=4, ep=2), id="moe-fsdp4ep2"),
     pytest.param(ODD_MOE, Layout(gpus=4, dp_shard=2, tp=2, etp=2), id="moe-fsdp2tp2etp2"),
+    pytest.param(FEW_EXPERTS, Layout(gpus=4, dp_shard=4), id="fewer-experts-than-shards"),
     pytest.param(ODD_MOE, Layout(gpus=8, pp=2, dp_shard=2, cp=2, ep=2), id="moe-fsdp2pp2cp2ep2"),
 ]
 DENSE = tiny_config(hidden_size=64, head_dim=16, ffn_hidden_size=96, vocab_size=128, num_layers=4)

@@ -108,7 +108,14 @@ def test_a_vocabulary_that_tp_does_not_divide_is_padded(engine: Engine) -> None:
     assert engine.difference(plan) <= REL_TOL
 
 
-def test_a_balanced_router_is_balanced_in_every_layout(engine: Engine) -> None:
+def test_experts_that_shards_do_not_divide_are_cut_inside(engine: Engine) -> None:
+    plan = plan_of(Layout(gpus=8, dp_shard=8), model=PARTS["moe-scaled-inputs-chunks"])
+
+    assert plan.model.num_experts == 4
+    assert engine.difference(plan) <= REL_TOL
+
+
+def test_a_balanced_router_goes_whole_rounds_in_every_layout(engine: Engine) -> None:
     plan = plan_with(layout_of(("dp_shard", "tp"), ep=2), model=PARTS["moe"], is_router_balanced=True)
 
     assert engine.difference(plan) <= REL_TOL

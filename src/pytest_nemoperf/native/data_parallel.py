@@ -11,9 +11,11 @@ from torch import nn
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import Shard
 from torch.nn.parallel import DistributedDataParallel
 
 from pytest_nemoperf.native.model import Decoder
+from pytest_nemoperf.weights import sharded_dim
 
 
 def apply_fsdp(model: Decoder, *, mesh: DeviceMesh, expert_mesh: DeviceMesh | None, is_pipelined: bool) -> None:
@@ -35,9 +37,14 @@ def apply_fsdp(model: Decoder, *, mesh: DeviceMesh, expert_mesh: DeviceMesh | No
                 if expert_mesh is None:
                     whole.update(module.parameters())
                 else:
-                    shard(module, mesh=expert_mesh)
+                    shard(module, mesh=expert_mesh, shard_placement_fn=partial(_placement, mesh=expert_mesh))
         shard(block, mesh=mesh, ignored_params=whole)
-    shard(model, mesh=mesh, ignored_params=whole)
+    # The embedding and the head, which backward needs at once again.
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False, ignored_params=whole)
+
+
+def _placement(weight: nn.Parameter, *, mesh: DeviceMesh) -> Shard:
+    return Shard(sharded_dim(weight.shape, num_shards=mesh.size(-1), is_expert=True))
 
 
 def apply_ddp(model: Decoder, *, group: ProcessGroup, ignored: Collection[str]) -> DistributedDataParallel:

@@ -16,6 +16,8 @@ from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.weights import TensorGrad, Weight
 
+_BUCKET_BYTES = 2**28
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sum:
@@ -78,10 +80,8 @@ class Gradients:
             if not grads:
                 continue
             if each.group is not None:
-                flat = torch.cat([grad.flatten() for grad in grads])  # one collective for all of them
-                dist.all_reduce(flat, group=each.group)
-                parts = torch.split(flat, [grad.numel() for grad in grads])
-                torch._foreach_copy_(grads, [part.view_as(grad) for part, grad in zip(parts, grads, strict=True)])
+                for bucket in _buckets(grads):
+                    _all_reduce(bucket, group=each.group)
             if each.factor != 1:
                 torch._foreach_mul_(grads, each.factor)
 
@@ -130,6 +130,24 @@ def _sums(
     yield _Sum(group=mesh.expert_replicas, factor=averaged / (layout.dp * layout.cp), parameters=experts)
     whole = [parameter for parameter, weight in pairs if weight.is_expert and weight.split is None]
     yield _Sum(group=mesh.etp, factor=1.0, parameters=whole)
+
+
+def _buckets(grads: Sequence[Tensor]) -> Iterable[list[Tensor]]:
+    """Yield gradients in collectives' worth: few messages, and little memory beside the gradients."""
+    bucket: list[Tensor] = []
+    for grad in grads:
+        if bucket and sum(each.nbytes for each in bucket) + grad.nbytes > _BUCKET_BYTES:
+            yield bucket
+            bucket = []
+        bucket.append(grad)
+    yield bucket
+
+
+def _all_reduce(grads: list[Tensor], *, group: ProcessGroup) -> None:
+    flat = torch.cat([grad.flatten() for grad in grads])
+    dist.all_reduce(flat, group=group)
+    parts = torch.split(flat, [grad.numel() for grad in grads])
+    torch._foreach_copy_(grads, [part.view_as(grad) for part, grad in zip(parts, grads, strict=True)])
 
 
 def _is_needed(each: _Sum) -> bool:

@@ -104,8 +104,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleDict({str(index): make_block(config.layers[index]) for index in layers})
         self.norm = make_norm(config) if is_last else None
         self.head = LossHead(config) if is_last else None
-        num_depths = min(config.mtp_num_layers, 1) if config.is_mtp_shared else config.mtp_num_layers
-        depths = range(num_depths if is_last else 0)
+        depths = range(config.num_mtp_blocks if is_last else 0)
         self.mtp = nn.ModuleDict({str(depth): MTPDepth(config, make_block(config.mtp_layer)) for depth in depths})
         # Plain tensors: DDP would broadcast buffers in every step.
         self.positions_S = torch.arange(seq_len, device="cpu")

@@ -28,7 +28,7 @@ _GROUPED_ALIGNMENT = 16  # bytes a row of either operand must be a multiple of
 
 
 class Router(nn.Module):
-    """Scores of the experts in fp32, and the choice among them.
+    """Scores of the experts in fp32 (of weights that FSDP gathered in the compute type), and the choice among them.
 
     ``correction_E`` is added to the scores for choosing alone; training frameworks move it to balance the load,
     here it stays at zero.
@@ -201,6 +201,8 @@ def grouped_problem(x_RI: Tensor, weight_EOI: Tensor) -> str:
     """Return why torch's grouped product can't do it, or nothing."""
     if not hasattr(F, "grouped_mm"):
         return f"torch {torch.__version__} has no grouped_mm"
+    if torch.compiler.is_compiling() and x_RI.dtype != torch.bfloat16:
+        return f"grouped_mm takes bfloat16 in a compiled block, not {x_RI.dtype}"
     if x_RI.is_cuda and x_RI.dtype != torch.bfloat16:
         return f"grouped_mm on CUDA takes bfloat16, not {x_RI.dtype}"
     for size in weight_EOI.shape[1:]:

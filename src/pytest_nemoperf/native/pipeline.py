@@ -221,8 +221,10 @@ class _Stage(PipelineStage):
     @contextmanager
     def _without_memory(self) -> Iterator[None]:
         device, self.device = self.device, _META
-        yield
-        self.device = device
+        try:
+            yield
+        finally:
+            self.device = device
 
     @contextmanager
     def _marking(self, phase: str) -> Iterator[None]:
