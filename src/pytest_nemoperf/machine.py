@@ -17,6 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+
 from pytest_nemoperf.errors import MachineError, PlanError
 from pytest_nemoperf.processor import available_cores, cpu_model
 from pytest_nemoperf.provenance import Provenance
@@ -123,6 +125,11 @@ def check_capacity(plan: Plan, *, devices: Devices) -> None:
         )
     if plan.device == "cpu" and ranks > MAX_CPU_RANKS:
         raise PlanError(f"{plan.case} needs {ranks} ranks; on a CPU at most {MAX_CPU_RANKS} run; use fewer gpus")
+
+
+def host_memory_bytes() -> int:
+    """Return the memory of this host."""
+    return int(psutil.virtual_memory().total)
 
 
 def machine_key(system: System, *, devices: Devices, machine_name: str = "") -> dict[str, str | int]:

@@ -101,6 +101,13 @@ def stage_memory(plan: Plan, *, pp_rank: int) -> StageMemory:
     )
 
 
+def host_bytes(plan: Plan) -> int:
+    """Return the memory of all ranks of a plan together, for hosts on which they share it."""
+    layout = plan.layout
+    stages = (stage_memory(plan, pp_rank=pp_rank).total for pp_rank in range(layout.pp))
+    return sum(stages) * (layout.gpus // layout.pp)
+
+
 def shown_stages(layout: Layout) -> tuple[int, ...]:
     """Return the first, a middle and the last pipeline rank, each once."""
     return tuple(sorted({0, layout.pp // 2, layout.pp - 1}))

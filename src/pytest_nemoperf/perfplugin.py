@@ -9,6 +9,7 @@ import pytest
 
 from pytest_nemoperf import bench
 from pytest_nemoperf.changes import changes_text
+from pytest_nemoperf.errors import NemoPerfError
 from pytest_nemoperf.fixture import Perf
 from pytest_nemoperf.machine import describe_devices
 from pytest_nemoperf.progress import Progress
@@ -52,7 +53,11 @@ class PerfPlugin:
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, Any, Any]:
         """Judge a benchmark test inside the test; note a perf test that measured nothing."""
-        result = yield
+        try:
+            result = yield
+        except NemoPerfError as exc:
+            _end_at_the_test(exc)
+            raise
         if pyfuncitem.get_closest_marker("perf") is None:
             return result
         if _uses_benchmark(pyfuncitem):
@@ -125,3 +130,14 @@ class PerfPlugin:
 
 def _uses_benchmark(item: pytest.Item) -> bool:
     return "benchmark" in getattr(item, "fixturenames", ()) and item.get_closest_marker("perf") is not None
+
+
+def _end_at_the_test(error: NemoPerfError) -> None:
+    """Leave this package's own frames out of a traceback: the message says what is wrong, the test's line where."""
+    frame, last = error.__traceback__, None
+    while frame is not None:
+        if not frame.tb_frame.f_globals.get("__name__", "").startswith("pytest_nemoperf."):
+            last = frame
+        frame = frame.tb_next
+    if last is not None:
+        last.tb_next = None

@@ -16,6 +16,7 @@ from pytest_nemoperf.errors import PlanError, RecipeError, UnsupportedError, did
 from pytest_nemoperf.frameworks.command import CommandFramework
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.measure import workload_of
+from pytest_nemoperf.memory import host_bytes
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.pricing import price_plan
 from pytest_nemoperf.settings import Settings
@@ -65,6 +66,7 @@ class Planner:
         plan = self._resolve(recipe)
         machine.check_capacity(plan, devices=self._settings.devices)
         framework = self._framework(plan)
+        _check_host_memory(plan)
         self.claim(plan.case, nodeid=nodeid)
         self.plans[plan.case] = plan
         return plan, framework
@@ -121,3 +123,19 @@ class Planner:
         if reason:
             raise UnsupportedError(f"{plan.case}: {reason}")
         return framework
+
+
+def _check_host_memory(plan: Plan) -> None:
+    """Check that ranks of the native engine on a CPU don't take more memory than the host has.
+
+    Raises:
+        PlanError: If they would.
+    """
+    if plan.device != "cpu" or plan.framework != TorchFramework().name:
+        return
+    needed, there = host_bytes(plan) / 1e9, machine.host_memory_bytes() / 1e9
+    if needed > there:
+        raise PlanError(
+            f"{plan.case}: its {plan.layout.gpus} ranks need about {needed:,.0f} GB, and this host has "
+            f"{there:,.0f} GB; use a smaller model, such as {plan.model.name}-twin, or a smaller batch"
+        )

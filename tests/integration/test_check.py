@@ -144,3 +144,43 @@ def test_a_run_that_never_settles_is_invalid(project: Project) -> None:
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*INVALID*the steps have not settled*raise warmup_steps*"])
+
+
+def test_a_recipe_that_can_not_be_shows_the_tests_line_and_no_frame_of_the_plugin(project: Project) -> None:
+    project.pytester.makepyfile(
+        test_speed="""
+        import pytest
+        from pytest_nemoperf import Layout, Recipe
+
+        @pytest.mark.perf
+        def test_speed(perf):
+            perf.check(Recipe(model="llama-tiny", layouts={"cpu": Layout(gpus=1)}, seq_len=0, global_batch_size=1))
+        """
+    )
+
+    result = project.run()
+
+    result.assert_outcomes(failed=1)
+    error = "E*RecipeError: seq_len=0 must be a whole number >= 1"
+    result.stdout.fnmatch_lines([">*perf.check(Recipe(*seq_len=0*", error])
+    result.stdout.no_fnmatch_line("*recipe.py*")
+
+
+def test_what_this_hosts_memory_can_not_hold_is_not_launched(project: Project) -> None:
+    project.pytester.makepyfile(
+        test_speed="""
+        import pytest
+        from pytest_nemoperf import Layout, Recipe
+
+        @pytest.mark.perf
+        def test_speed(perf):
+            perf.check(Recipe(
+                model="llama3.1-405b", layouts={"cpu": Layout(gpus=2, dp_shard=2)}, seq_len=8192, global_batch_size=2,
+            ))
+        """
+    )
+
+    result = project.run()
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*its 2 ranks need about *,* GB, and this host has * GB; use a smaller model*"])
