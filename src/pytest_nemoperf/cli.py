@@ -20,9 +20,10 @@ _USAGE_EXIT = 2
 _EXAMPLES = """\
 examples:
   nemoperf flops llama3-8b --seq-len 8192
-  nemoperf plan --model llama3-8b --system h100 --gpus 8 --tp 2 --seq-len 8192 --gbs 128
-  nemoperf plan --model llama3.1-405b --system gb200 --gpus 1024 --tp 8 --pp 8 --vp 2 --cp 2 \\
-      --seq-len 8192 --gbs 512 --recompute selective --framework megatron
+  nemoperf plan --model llama3-8b --system h100 --gpus 8 --tp 2 \\
+      --seq-len 8192 --gbs 128
+  nemoperf plan --model llama3.1-405b --system gb200 --gpus 1024 --tp 8 --pp 8 \\
+      --vp 2 --cp 2 --seq-len 8192 --gbs 512 --recompute selective
   nemoperf plan --recipe recipe.json --system h100 --json
   nemoperf lint baselines/
 """

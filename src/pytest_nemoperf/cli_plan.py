@@ -11,10 +11,13 @@ from pytest_nemoperf.baseline import find_baseline
 from pytest_nemoperf.changes import complete_layout
 from pytest_nemoperf.conventions import DEFAULT_CONVENTION
 from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.frameworks.command import CommandFramework
+from pytest_nemoperf.frameworks.protocol import Framework
+from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.pricing import price_plan
-from pytest_nemoperf.recipe import Precision, Recipe, Recompute
+from pytest_nemoperf.recipe import Plan, Precision, Recipe, Recompute
 from pytest_nemoperf.records import from_data, to_json
 from pytest_nemoperf.report.plans import render_price
 from pytest_nemoperf.systems import find_system
@@ -60,7 +63,7 @@ def add_plan_command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recompute", help=f"{', '.join(Recompute)} (default: {Recompute.NONE})")
     for name, meaning in _FLAGS.items():
         parser.add_argument(f"--{name}", dest=name, action="store_const", const=True, help=meaning)
-    parser.add_argument("--framework", help="who trains (default: torch)")
+    parser.add_argument("--framework", help="torch (default), command, or a name that a pytest plugin registers")
     parser.add_argument("--convention", metavar="NAME", help=f"how FLOPs are counted (default: {DEFAULT_CONVENTION})")
     parser.add_argument("--tokens", type=int, metavar="N", help="tokens of a whole run, for its hours and GPU-hours")
     parser.add_argument(
@@ -81,8 +84,21 @@ def plan_text(arguments: argparse.Namespace) -> str:
     recipe = _read_recipe(arguments) if arguments.recipe else _build_recipe(arguments)
     plan = resolve(recipe, system=system)
     baseline = find_baseline(arguments.baselines, system=system.name, case=plan.case)
-    price = price_plan(plan, system=system, baseline=baseline, run_tokens=arguments.tokens)
+    price = price_plan(
+        plan, system=system, baseline=baseline, run_tokens=arguments.tokens, unsupported=_unsupported(plan)
+    )
     return to_json(price) if arguments.json else render_price(price, system_title=system.title)
+
+
+def _unsupported(plan: Plan) -> str | None:
+    """Return why the plan's framework can't run it here, or None; plugins' frameworks are known to pytest alone."""
+    frameworks: dict[str, Framework] = {each.name: each for each in (TorchFramework(), CommandFramework())}
+    if plan.framework in frameworks:
+        return frameworks[plan.framework].unsupported(plan)
+    return (
+        f"framework {plan.framework!r} is not known here; known: {', '.join(sorted(frameworks))}, and in a pytest "
+        "session those its plugins register; memory and traffic are the native engine's all the same"
+    )
 
 
 def _read_recipe(arguments: argparse.Namespace) -> Recipe:

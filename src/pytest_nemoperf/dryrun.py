@@ -19,12 +19,10 @@ class PricedCase:
     Attributes:
         nodeid: The test that asks for it.
         price: Its plan and what that costs.
-        unsupported: Why its framework can't run it here; empty if it can.
     """
 
     nodeid: str
     price: Price
-    unsupported: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,6 +66,9 @@ class Planner:
         plan = self._resolve(recipe)
         machine.check_capacity(plan, devices=self._settings.devices)
         framework = self._framework(plan)
+        reason = framework.unsupported(plan)
+        if reason:
+            raise UnsupportedError(f"{plan.case}: {reason}")
         _check_host_memory(plan)
         self.claim(plan.case, nodeid=nodeid)
         self.plans[plan.case] = plan
@@ -81,14 +84,10 @@ class Planner:
         """
         plan = self._resolve(recipe)
         self.claim(plan.case, nodeid=nodeid)
-        try:
-            self._framework(plan)
-            unsupported = ""
-        except UnsupportedError as exc:
-            unsupported = str(exc).removeprefix(f"{plan.case}: ")
+        unsupported = self._framework(plan).unsupported(plan)
         baseline = self._store.find(plan.case, workload=workload_of(plan)).baseline
-        price = price_plan(plan, system=self._settings.system, baseline=baseline)
-        self.priced.append(PricedCase(nodeid=nodeid, price=price, unsupported=unsupported))
+        price = price_plan(plan, system=self._settings.system, baseline=baseline, unsupported=unsupported)
+        self.priced.append(PricedCase(nodeid=nodeid, price=price))
 
     def claim(self, case: str, *, nodeid: str) -> None:
         """Give a case to a test.
@@ -118,11 +117,7 @@ class Planner:
     def _framework(self, plan: Plan) -> Framework:
         if plan.framework not in self.frameworks:
             raise PlanError(f"unknown framework {plan.framework!r}; {did_you_mean(plan.framework, self.frameworks)}")
-        framework = self.frameworks[plan.framework]
-        reason = framework.unsupported(plan)
-        if reason:
-            raise UnsupportedError(f"{plan.case}: {reason}")
-        return framework
+        return self.frameworks[plan.framework]
 
 
 def _check_host_memory(plan: Plan) -> None:

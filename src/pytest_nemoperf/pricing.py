@@ -63,6 +63,7 @@ class Price:
         traffic: What each axis moves.
         expected: From a baseline; None where there is none that compares.
         no_expectation: Why there is none; empty if there is one.
+        unsupported: Why the plan's framework can't run it here; None if it can.
     """
 
     plan: Plan
@@ -77,6 +78,7 @@ class Price:
     traffic: tuple[AxisTraffic, ...]
     expected: Expectation | None = None
     no_expectation: str = ""
+    unsupported: str | None = None
     schema_version: Literal[1] = PRICE_SCHEMA_VERSION
 
     @property
@@ -85,7 +87,14 @@ class Price:
         return next(stage for stage in self.stages if stage.pp_rank == self.fullest_stage)
 
 
-def price_plan(plan: Plan, *, system: System, baseline: Baseline | None, run_tokens: int | None = None) -> Price:
+def price_plan(
+    plan: Plan,
+    *,
+    system: System,
+    baseline: Baseline | None,
+    run_tokens: int | None = None,
+    unsupported: str | None = None,
+) -> Price:
     """Return what a plan costs.
 
     Args:
@@ -93,6 +102,7 @@ def price_plan(plan: Plan, *, system: System, baseline: Baseline | None, run_tok
         system: Where it is to run.
         baseline: Stored for the case, or None.
         run_tokens: Tokens of a whole training run, for its hours; None for none.
+        unsupported: What the plan's framework says it can't do.
     """
     memory = {rank: stage_memory(plan, pp_rank=rank) for rank in range(plan.layout.pp)}
     fullest = max(memory.values(), key=lambda stage: stage.total)
@@ -112,6 +122,7 @@ def price_plan(plan: Plan, *, system: System, baseline: Baseline | None, run_tok
         traffic=axis_traffic(plan, stages=shown),
         expected=expected,
         no_expectation=why_not,
+        unsupported=unsupported,
     )
 
 

@@ -11,7 +11,7 @@ from pytest_nemoperf.models import find_model
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.pricing import Price, price_plan
-from pytest_nemoperf.report.plans import bytes_text, render_dry_run, render_price
+from pytest_nemoperf.report.plans import bytes_text, flops_text, render_dry_run, render_price
 from pytest_nemoperf.results import NotRun
 from pytest_nemoperf.systems import find_system
 from tests.builders import make_recipe
@@ -30,9 +30,30 @@ def test_a_pipeline_shows_its_stages_and_its_bubble() -> None:
     lines = render_price(price, system_title="DGX-H100").splitlines()
 
     assert "pipeline bubble     9.9% of the step" in lines
-    rows = [line.split()[0] for line in lines if line.startswith("  ") and line.strip()[0].isdigit()]
-    assert {"0", "4", "7"} <= set(rows)
-    assert sum("(fullest)" in line for line in lines) == 1
+    (stages,) = (line.split() for line in lines if line.startswith("  pipeline stage"))
+    assert {"0", "4", "7"} <= set(stages)
+    assert stages.count("(fullest)") == 1
+    assert all(len(line) <= 80 for line in lines[1:])
+
+
+def test_what_the_framework_can_not_run_is_told_and_folded() -> None:
+    price = replace(price_of(), unsupported="nine words " * 9)
+
+    lines = render_price(price, system_title="DGX-H100").splitlines()
+
+    first = next(place for place, line in enumerate(lines) if line.startswith("not runnable here   nine words"))
+    assert lines[first + 1].startswith(" " * 20 + "words")
+    assert len(lines[first]) <= 80
+
+
+def test_small_plans_have_small_units() -> None:
+    price = price_of(model="llama-tiny", layouts={"h100": Layout(gpus=1)}, seq_len=8)
+    dry_run = DryRun(system="h100", system_title="DGX-H100", cases=(PricedCase(nodeid="a", price=price),))
+
+    row = render_dry_run(dry_run, written=[]).splitlines()[-1].split()
+
+    assert row[0:1] + row[2:3] + row[4:5] == ["yes", "MB", "GFLOP"]
+    assert " 0.00 " not in render_price(price, system_title="DGX-H100")
 
 
 def test_choices_that_are_not_the_default_are_shown() -> None:
@@ -40,9 +61,9 @@ def test_choices_that_are_not_the_default_are_shown() -> None:
 
     text = render_price(price_of(layouts={"h100": layout}), system_title="DGX-H100")
 
-    assert (
-        "layout              gpus=8, tp=2, pp=2, cp=2, sequence_parallel=false, pp_schedule=zero_bubble, cp_comm=a2a\n"
-    ) in text
+    assert (" gpus=8, tp=2, pp=2, cp=2, sequence_parallel=false, pp_schedule=zero_bubble, cp_comm=a2a ") in " ".join(
+        text.split()
+    )
 
 
 def test_a_mixture_shows_the_parameters_a_token_uses() -> None:
@@ -61,12 +82,19 @@ def test_bytes_have_the_unit_that_leaves_a_whole_digit(count: int, text: str) ->
     assert bytes_text(count) == text
 
 
-def test_a_dry_run_is_a_line_a_case_and_the_reasons_of_the_others() -> None:
-    price = price_of(layouts={"h100": Layout(gpus=8, pp=2, dp_shard=4)})
+@pytest.mark.parametrize(
+    ("count", "text"), [(5, "5 FLOP"), (3.59e8, "359 MFLOP"), (1.5e12, "1.5 TFLOP"), (4e18, "4,000 PFLOP")]
+)
+def test_flops_have_the_unit_that_leaves_a_whole_digit(count: float, text: str) -> None:
+    assert flops_text(count) == text
+
+
+def test_a_dry_run_shows_each_case_above_its_figures_and_the_reasons_of_the_others() -> None:
+    price = replace(price_of(layouts={"h100": Layout(gpus=8, pp=2, dp_shard=4)}), unsupported="torch is not installed")
     dry_run = DryRun(
         system="h100",
         system_title="DGX-H100",
-        cases=(PricedCase(nodeid="test_a.py::a", price=price, unsupported="torch is not installed"),),
+        cases=(PricedCase(nodeid="test_a.py::a", price=price),),
         not_priced=(NotRun(nodeid="test_a.py::b", reason="no recipe"),),
         changes="pp=2",
     )
@@ -75,9 +103,10 @@ def test_a_dry_run_is_a_line_a_case_and_the_reasons_of_the_others() -> None:
 
     assert lines[0] == "dry run on h100 (DGX-H100): nothing was launched"
     assert lines[1] == "cases are changed by --perf-set pp=2"
-    assert lines[3].split() == ["case", "fits", "GB", "PFLOP/step", "bubble", "expected", "step"]
-    assert lines[4].split()[:2] == [price.plan.case, "yes" if price.is_fitting else "NO"]
-    assert lines[4].split()[-2:] == [f"{100 * price.bubble_fraction:.1f}%", "-"]
+    assert lines[3].split() == ["fits", "memory", "model", "FLOPs", "bubble", "expected", "step"]
+    assert lines[4] == price.plan.case
+    assert lines[5].split()[0] == ("yes" if price.is_fitting else "NO")
+    assert lines[5].split()[-2:] == [f"{100 * price.bubble_fraction:.1f}%", "-"]
     assert f"  {price.plan.case}: torch is not installed" in lines
     assert "  test_a.py::b: no recipe" in lines
     assert lines[-1] == "written: out/dry_run.json"

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 
 from pytest_nemoperf.dryrun import DryRun, PricedCase
-from pytest_nemoperf.memory import StageMemory
 from pytest_nemoperf.metrics import format_number, format_time
 from pytest_nemoperf.pricing import Price
 from pytest_nemoperf.records import to_data
 from pytest_nemoperf.report.cells import count_text
 from pytest_nemoperf.report.console import align
 
-_GB = 10**9
-_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+_WIDTH = 80  # nobody knows how wide the terminal of a redirected output will be
+_BYTE_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+_FLOP_UNITS = ((10**15, "PFLOP"), (10**12, "TFLOP"), (10**9, "GFLOP"), (10**6, "MFLOP"))
 _NEUTRAL = {"pp_schedule": "1f1b", "cp_comm": "all_gather", "sequence_parallel": True}
-_MEMORY_HEADS = ("stage", "layers", "parameters", "weights", "gradients", "optimizer", "activations", "transient", "GB")
-_DRY_RUN_HEADS = ("case", "fits", "GB", "PFLOP/step", "bubble", "expected step")
+_MEMORY_KINDS = ("weights", "gradients", "optimizer", "activations", "transient", "total")
+_DRY_RUN_HEADS = ("fits", "memory", "model FLOPs", "bubble", "expected step")
 
 
 def render_price(price: Price, *, system_title: str) -> str:
-    """Return a priced plan for people, with a newline at the end."""
+    """Return a priced plan for people, with a newline at the end; lines have 80 columns where names allow it."""
     parts = [
+        f"{price.plan.case}\n",
         _facts_text(_facts(price, system_title=system_title)),
         _memory_text(price),
         _traffic_text(price),
@@ -31,14 +33,14 @@ def render_price(price: Price, *, system_title: str) -> str:
 
 
 def render_dry_run(dry_run: DryRun, *, written: Sequence[str]) -> str:
-    """Return what a dry run prints at its end: one line a case, why others have none, where the file is."""
+    """Return what a dry run prints at its end: each case above its figures, why others have none, where the file is."""
     lines = [f"dry run on {dry_run.system} ({dry_run.system_title}): nothing was launched"]
     if dry_run.changes:
         lines.append(f"cases are changed by --perf-set {dry_run.changes}")
     if dry_run.cases:
-        rows = [_DRY_RUN_HEADS, *(_dry_run_row(case) for case in dry_run.cases)]
-        lines += ["", *align(rows, num_left=2)]
-    reasons = [f"{case.price.plan.case}: {case.unsupported}" for case in dry_run.cases if case.unsupported]
+        lines += ["", *_dry_run_table(dry_run.cases)]
+    plans = [(case.price.plan.case, case.price.unsupported) for case in dry_run.cases]
+    reasons = [f"{name}: {reason}" for name, reason in plans if reason]
     if reasons:
         lines += ["", "priced, but not runnable here:", *(f"  {reason}" for reason in reasons)]
     if dry_run.not_priced:
@@ -49,10 +51,19 @@ def render_dry_run(dry_run: DryRun, *, written: Sequence[str]) -> str:
 
 def bytes_text(count: float) -> str:
     """Return bytes in the largest decimal unit that leaves a whole digit: ``35.1 GB``."""
-    for size, unit in _UNITS:
+    return _with_unit(count, units=_BYTE_UNITS, smallest="B")
+
+
+def flops_text(count: float) -> str:
+    """Return floating-point operations in the largest unit that leaves a whole digit: ``1.5 TFLOP``."""
+    return _with_unit(count, units=_FLOP_UNITS, smallest="FLOP")
+
+
+def _with_unit(count: float, *, units: Sequence[tuple[int, str]], smallest: str) -> str:
+    for size, unit in units:
         if count >= size:
             return f"{format_number(count / size)} {unit}"
-    return f"{count:g} B"
+    return f"{format_number(count)} {smallest}"
 
 
 def _facts(price: Price, *, system_title: str) -> Iterator[tuple[str, str]]:
@@ -61,7 +72,8 @@ def _facts(price: Price, *, system_title: str) -> Iterator[tuple[str, str]]:
     shown = {key: value for key, value in layout.items() if key == "gpus" or value != _NEUTRAL.get(key, 1)}
     peak = "unknown" if plan.peak_tflops is None else f"{plan.peak_tflops:g} TFLOP/s ({plan.precision}, dense)"
     active = price.num_active_parameters
-    yield "case", plan.case
+    if price.unsupported is not None:
+        yield "not runnable here", price.unsupported
     yield "system", f"{plan.system} ({system_title})"
     yield "nodes", str(plan.num_nodes)
     yield "layout", ", ".join(f"{key}={str(value).lower()}" for key, value in shown.items())
@@ -82,26 +94,27 @@ def _facts(price: Price, *, system_title: str) -> Iterator[tuple[str, str]]:
 
 
 def _memory_text(price: Price) -> str:
-    rows = [_MEMORY_HEADS, *(_stage_row(stage, price=price) for stage in price.stages)]
-    lines = [
-        "memory of the fullest rank of a stage, GB (the native engine's; activations and transient are estimates):"
+    names = [str(stage.pp_rank) for stage in price.stages]
+    if len(names) > 1:
+        fullest = names.index(str(price.fullest_stage))
+        names[fullest] += " (fullest)"
+    rows = [
+        ("pipeline stage", *names),
+        ("layers", *(str(stage.num_layers) for stage in price.stages)),
+        ("parameters", *(f"{stage.num_parameters:,}" for stage in price.stages)),
+        *((kind, *(bytes_text(getattr(stage, kind)) for stage in price.stages)) for kind in _MEMORY_KINDS),
     ]
+    lines = ["memory of the fullest rank of a stage, as the native engine's:"]
     lines += [f"  {line}" for line in align(rows, num_left=1)]
-    return "\n".join([*lines, f"  {_fit_text(price)}", ""])
-
-
-def _stage_row(stage: StageMemory, *, price: Price) -> tuple[str, ...]:
-    name = str(stage.pp_rank) + (" (fullest)" if stage.pp_rank == price.fullest_stage and len(price.stages) > 1 else "")
-    sizes = (stage.weights, stage.gradients, stage.optimizer, stage.activations, stage.transient, stage.total)
-    return name, str(stage.num_layers), f"{stage.num_parameters:,}", *(_gb(size) for size in sizes)
+    return "\n".join([*lines, f"  {_fit_text(price)}", "  activations and transient are estimates", ""])
 
 
 def _fit_text(price: Price) -> str:
     total, capacity = price.fullest.total, price.capacity_bytes
     if capacity is None:
-        return f"{_gb(total)} GB are needed; the memory of {price.plan.system} is not known"
+        return f"{bytes_text(total)} are needed; the memory of {price.plan.system} is not known"
     relation = "fits into" if price.is_fitting else "does not fit into"
-    return f"{_gb(total)} GB {relation} the {_gb(capacity)} GB of one GPU ({100 * total / capacity:.0f}%)"
+    return f"{bytes_text(total)} {relation} the {bytes_text(capacity)} of one GPU ({100 * total / capacity:.0f}%)"
 
 
 def _traffic_text(price: Price) -> str:
@@ -130,20 +143,27 @@ def _time_facts(price: Price) -> Iterator[tuple[str, str]]:
         )
 
 
-def _dry_run_row(case: PricedCase) -> tuple[str, ...]:
-    price = case.price
+def _dry_run_table(cases: Sequence[PricedCase]) -> Iterator[str]:
+    head, *lines = align([_DRY_RUN_HEADS, *(_dry_run_row(case.price) for case in cases)], num_left=1)
+    yield f"  {head}"
+    for case, line in zip(cases, lines, strict=True):
+        yield case.price.plan.case
+        yield f"  {line}"
+
+
+def _dry_run_row(price: Price) -> tuple[str, ...]:
     fits = {True: "yes", False: "NO", None: "?"}[price.is_fitting]
     bubble = f"{100 * price.bubble_fraction:.1f}%" if price.plan.layout.pp > 1 else "-"
     step_time = "-" if price.expected is None else format_time(price.expected.step_time_sec)
-    flops = format_number(price.flops_per_step / 10**15)
-    return price.plan.case, fits, _gb(price.fullest.total), flops, bubble, step_time
-
-
-def _gb(count: int) -> str:
-    return f"{count / _GB:.2f}" if count < _GB else format_number(count / _GB)
+    return fits, bytes_text(price.fullest.total), flops_text(price.flops_per_step), bubble, step_time
 
 
 def _facts_text(facts: Iterator[tuple[str, str]]) -> str:
     rows = list(facts)
     width = max(len(name) for name, _ in rows)
-    return "".join(f"{name:<{width}}  {value}\n" for name, value in rows)
+    return "".join(_fact_text(name, value, width=width) for name, value in rows)
+
+
+def _fact_text(name: str, value: str, *, width: int) -> str:
+    lines = textwrap.wrap(value, _WIDTH - width - 2, break_long_words=False, break_on_hyphens=False)
+    return f"{name:<{width}}  " + f"\n{' ' * (width + 2)}".join(lines) + "\n"
