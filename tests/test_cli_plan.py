@@ -107,6 +107,7 @@ def test_every_option_reaches_the_plan(run: Any) -> None:
         "--compiled",
         "--balanced",
         "--json",
+        model="mixtral-8x7b",
         gpus="64",
         pp="2",
         vp="2",

@@ -46,14 +46,35 @@ def test_ep_must_divide_the_ranks_it_shares() -> None:
         Layout(gpus=4, dp_shard=4, ep=3)
 
 
+def test_experts_of_a_single_rank_are_not_cut() -> None:
+    with pytest.raises(RecipeError, match=r"ep=2 does not divide .*=1\); use ep=1, or raise dp_shard"):
+        Layout(gpus=1, ep=2)
+
+
 def test_ep_and_etp_divide_the_shared_ranks_together() -> None:
-    with pytest.raises(RecipeError, match=r"ep\*etp=4\*2=8 does not divide"):
+    with pytest.raises(
+        RecipeError, match=r"ep\*etp=4\*2=8 does not divide .*; choose ep\*etp among the divisors of 4, or"
+    ):
         Layout(gpus=4, dp_shard=4, ep=4, etp=2)
 
 
-def test_model_chunks_need_a_pipeline() -> None:
-    with pytest.raises(RecipeError, match=r"vp=2 needs pp > 1"):
-        Layout(gpus=1, vp=2)
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"vp": 2}, r"vp=2 needs pp > 1, at pp=1 it does nothing; use vp=1 or raise pp"),
+        ({"pp_schedule": "zero_bubble"}, r"pp_schedule=zero_bubble needs pp > 1, .*; use pp_schedule=1f1b or raise pp"),
+        ({"cp_comm": "a2a"}, r"cp_comm=a2a needs cp > 1, .*; use cp_comm=all_gather or raise cp"),
+    ],
+    ids=str,
+)
+def test_settings_without_effect_are_refused(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Layout(gpus=1, **setting)
+
+
+def test_unknown_words_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(RecipeError, match=r"unknown cp_comm 'p2p'; choose all_gather or a2a$"):
+        Layout(gpus=2, cp=2, cp_comm="p2p")  # type: ignore[arg-type]  # a wrong word is the point
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,8 @@ MODEL = ModelConfig(
     vocab_size=1000,
 )
 
-MIXTURE = replace(MODEL, moe=MoE(num_experts=6, topk=2, ffn_hidden_size=50))
+MOE = MoE(num_experts=6, topk=2, ffn_hidden_size=50)
+MIXTURE = replace(MODEL, moe=MOE)
 
 
 def _recipe(layout: Layout = FSDP4_TP2, **changes: Any) -> Recipe:
@@ -210,6 +211,36 @@ def test_a_system_without_a_layout_is_told_apart_from_a_mistake() -> None:
             r"tp=2 without sequence parallelism would send every token to the experts 2 times",
             id="mixture without sequence parallelism",
         ),
+        pytest.param(
+            Layout(gpus=1),
+            {"model": replace(MODEL, max_positions=1024)},
+            r"seq_len=8192 is longer than max_positions=1024, .*; use seq_len=1024 or less",
+            id="more positions than the model has",
+        ),
+        pytest.param(
+            Layout(gpus=1),
+            {"model": replace(MODEL, max_positions=1024), "framework": "megatron"},
+            r"seq_len=8192 is longer than max_positions=1024",
+            id="more positions under any framework",
+        ),
+        pytest.param(
+            Layout(gpus=2, tp=2),
+            {"model": replace(MODEL, moe=replace(MOE, shared_ffn_hidden_size=51))},
+            r"tp=2 does not divide moe\.shared_ffn_hidden_size=51",
+            id="width of shared experts",
+        ),
+        pytest.param(
+            Layout(gpus=2, tp=2),
+            {"model": replace(MODEL, num_kv_heads=1)},
+            r"tp=2 does not divide num_kv_heads=1 \(1/2 = 0\.5\); use tp=1$",
+            id="one key-value head",
+        ),
+        pytest.param(
+            Layout(gpus=1),
+            {"is_router_balanced": True},
+            r"is_router_balanced=True is for mixtures of experts, this model is dense; use is_router_balanced=False",
+            id="balanced without a router",
+        ),
     ],
 )
 def test_a_broken_rule_shows_the_arithmetic(layout: Layout, changes: dict[str, Any], message: str) -> None:
@@ -240,6 +271,14 @@ def test_rules_of_the_native_engine_do_not_bind_other_frameworks(layout: Layout,
         resolve(_recipe(layout, **changes), system=CPU)
 
     assert resolve(_recipe(layout, framework="megatron", **changes), system=CPU).layout == layout
+
+
+def test_a_dense_width_binds_only_models_with_dense_layers() -> None:
+    model = replace(MIXTURE, ffn_hidden_size=193)
+
+    assert resolve(_recipe(Layout(gpus=2, tp=2), model=model), system=CPU).model == model
+    with pytest.raises(PlanError, match=r"tp=2 does not divide ffn_hidden_size=193"):
+        resolve(_recipe(Layout(gpus=2, tp=2), model=replace(model, moe=replace(MOE, num_dense_layers=1))), system=CPU)
 
 
 def test_without_sequence_parallelism_tp_need_not_divide_the_sequence() -> None:

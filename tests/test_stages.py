@@ -106,7 +106,6 @@ def test_micro_batches_must_fit_the_schedule(layout: Layout, num_micro_batches: 
     ("layout", "num_micro_batches"),
     [
         pytest.param(Layout(gpus=1), 1, id="no pipeline"),
-        pytest.param(Layout(gpus=1, pp_schedule="zero_bubble"), 1, id="without effect"),
         pytest.param(Layout(gpus=2, pp=2), 5, id="1f1b takes any number"),
         pytest.param(Layout(gpus=4, pp=4, vp=2), 10, id="two rounds of five"),
         pytest.param(Layout(gpus=4, pp=4, pp_schedule="zero_bubble"), 7, id="one round of seven"),

@@ -25,10 +25,10 @@ class Layout:
         dp_replicate: Data-parallel replicas (DDP, or the outer axis of HSDP).
         dp_shard: FSDP shards.
         sequence_parallel: Shard activations over the tp axis between the blocks; without effect at tp=1.
-        pp_schedule: Order of forward and backward passes on pipeline ranks; without effect at pp=1. ``1f1b``
-            (interleaved at vp > 1), or ``zero_bubble``, which computes weights' gradients in what would be idle time.
+        pp_schedule: Order of forward and backward passes on pipeline ranks: ``1f1b`` (interleaved at vp > 1), or
+            ``zero_bubble``, which computes weights' gradients in what would be idle time and needs pp > 1.
         cp_comm: How context parallel attention sees the whole sequence: ``all_gather`` of keys and values, or
-            ``a2a`` between sequence and heads (Ulysses); without effect at cp=1.
+            ``a2a`` between sequence and heads (Ulysses), which needs cp > 1.
 
     Raises:
         RecipeError: If a degree is not positive, or the degrees don't fit together.
@@ -56,7 +56,7 @@ class Layout:
             degree = getattr(self, field.name)
             if field.name in _CHOICES:
                 if degree not in _CHOICES[field.name]:
-                    raise RecipeError(f"unknown {field.name} {degree!r}; choose among {_CHOICES[field.name]}")
+                    raise RecipeError(f"unknown {field.name} {degree!r}; choose {' or '.join(_CHOICES[field.name])}")
             elif field.name != "sequence_parallel" and (type(degree) is not int or degree < 1):
                 raise RecipeError(f"{field.name}={degree!r} of a layout must be a whole number >= 1")
         product = self.dp * self.cp * self.tp * self.pp
@@ -66,14 +66,25 @@ class Layout:
                 f"{self.dp_replicate}*{self.dp_shard}*{self.cp}*{self.tp}*{self.pp} = {product}; "
                 "every rank belongs to exactly one place of the product: change gpus or a degree"
             )
-        if self.vp > 1 and self.pp == 1:
-            raise RecipeError(f"vp={self.vp} needs pp > 1; there is no pipeline to interleave at pp=1")
+        for is_idle, setting, axis, default in (
+            (self.pp == 1 and self.vp > 1, f"vp={self.vp}", "pp", "vp=1"),
+            (self.pp == 1 and self.pp_schedule != "1f1b", f"pp_schedule={self.pp_schedule}", "pp", "pp_schedule=1f1b"),
+            (self.cp == 1 and self.cp_comm != "all_gather", f"cp_comm={self.cp_comm}", "cp", "cp_comm=all_gather"),
+        ):
+            if is_idle:
+                raise RecipeError(
+                    f"{setting} needs {axis} > 1, at {axis}=1 it does nothing; use {default} or raise {axis}"
+                )
         if self.expert_ranks % (self.ep * self.etp):
             subject = f"ep={self.ep}" if self.etp == 1 else f"ep*etp={self.ep}*{self.etp}={self.ep * self.etp}"
+            axes = "ep" if self.etp == 1 else "ep*etp"
+            advice = (
+                f"choose {axes} among the divisors of {self.expert_ranks}" if self.expert_ranks > 1 else f"use {axes}=1"
+            )
             data = "dp_shard" if self.dp_shard > 1 or self.dp_replicate == 1 else "dp_replicate"
             raise RecipeError(
                 f"{subject} does not divide {data}*cp*tp ({getattr(self, data)}*{self.cp}*{self.tp}="
-                f"{self.expert_ranks}); choose ep among the divisors or raise {data}"
+                f"{self.expert_ranks}); {advice}, or raise {data}"
             )
 
     @property

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.components import FeedForward
 from pytest_nemoperf.errors import NoLayoutError, PlanError
 from pytest_nemoperf.flops import find_convention, num_flops_per_token
 from pytest_nemoperf.parallelism import Layout
@@ -161,11 +162,13 @@ def _derived_timeout_sec(recipe: Recipe, *, inject_pct: float) -> float:
 def _problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterator[str]:
     """Yield every broken rule, the batch first: it is what people change most."""
     yield from _batch_problems(recipe, layout=layout)
-    yield from _sequence_problems(recipe.seq_len, layout=layout)
+    yield from _sequence_problems(recipe.seq_len, layout=layout, model=model)
     yield from _tensor_problems(model, layout=layout, is_native=recipe.framework == _NATIVE)
     yield from _trade_problems(model, layout=layout)
     yield from _pipeline_problems(recipe, layout=layout, model=model)
     yield from _expert_problems(model, layout=layout, is_native=recipe.framework == _NATIVE)
+    if recipe.is_router_balanced and model.moe is None:
+        yield "is_router_balanced=True is for mixtures of experts, this model is dense; use is_router_balanced=False"
 
 
 def _batch_problems(recipe: Recipe, *, layout: Layout) -> Iterator[str]:
@@ -182,7 +185,12 @@ def _batch_problems(recipe: Recipe, *, layout: Layout) -> Iterator[str]:
         )
 
 
-def _sequence_problems(seq_len: int, *, layout: Layout) -> Iterator[str]:
+def _sequence_problems(seq_len: int, *, layout: Layout, model: ModelConfig) -> Iterator[str]:
+    if model.max_positions is not None and seq_len > model.max_positions:
+        yield (
+            f"seq_len={seq_len} is longer than max_positions={model.max_positions}, and the model has learned no "
+            f"positions beyond; use seq_len={model.max_positions} or less"
+        )
     if layout.cp > 1 and seq_len % (2 * layout.cp):
         yield (
             f"seq_len={seq_len} is not a multiple of 2*cp (2*{layout.cp}={2 * layout.cp}): each rank takes "
@@ -197,16 +205,21 @@ def _sequence_problems(seq_len: int, *, layout: Layout) -> Iterator[str]:
 
 def _tensor_problems(model: ModelConfig, *, layout: Layout, is_native: bool) -> Iterator[str]:
     """Yield what tp can't cut; other frameworks may copy key-value heads."""
-    names = ["num_heads", "ffn_hidden_size"]
+    sizes = {"num_heads": model.num_heads}
+    if any(layer.feed_forward is FeedForward.DENSE for layer in model.layers):
+        sizes["ffn_hidden_size"] = model.ffn_hidden_size
+    if model.moe is not None:
+        sizes["moe.shared_ffn_hidden_size"] = model.moe.shared_ffn_hidden_size
     if is_native:
-        names.append("num_kv_heads")
-    for name in names:
-        size = getattr(model, name)
+        sizes["num_kv_heads"] = model.num_kv_heads
+    for name, size in sizes.items():
         if size % layout.tp:
-            yield (
-                f"tp={layout.tp} does not divide {name}={size} ({size}/{layout.tp} = {size / layout.tp:g}); "
-                f"choose tp among the divisors of {size}"
-            )
+            yield _indivisible("tp", layout.tp, name=name, size=size)
+
+
+def _indivisible(axis: str, degree: int, *, name: str, size: int) -> str:
+    advice = f"choose {axis} among the divisors of {size}" if size > 1 else f"use {axis}=1"
+    return f"{axis}={degree} does not divide {name}={size} ({size}/{degree} = {size / degree:g}); {advice}"
 
 
 def _trade_problems(model: ModelConfig, *, layout: Layout) -> Iterator[str]:
@@ -236,10 +249,7 @@ def _expert_problems(model: ModelConfig, *, layout: Layout, is_native: bool) -> 
     ):
         degree = getattr(layout, axis)
         if size % degree:
-            yield (
-                f"{axis}={degree} does not divide {name}={size} ({size}/{degree} = {size / degree:g}); "
-                f"choose {axis} among the divisors of {size}"
-            )
+            yield _indivisible(axis, degree, name=name, size=size)
     if is_native and layout.tp > 1 and not layout.sequence_parallel:
         yield (
             f"tp={layout.tp} without sequence parallelism would send every token to the experts {layout.tp} times; "

@@ -98,7 +98,7 @@ FAMILY_TOLERANCE = 0.02
 
 def plan_of(model: ModelConfig, layout: Layout, **changes: Any) -> Plan:
     values = {"model": model, "layouts": {"cpu": layout}, "seq_len": 64, "global_batch_size": 24, **changes}
-    return replace(make_plan(is_router_balanced=True, **values), warmup_steps=0, steps=2)
+    return replace(make_plan(is_router_balanced=model.moe is not None, **values), warmup_steps=0, steps=2)
 
 
 class Prober:
