@@ -249,15 +249,29 @@ def test_latent_scales_of_attention_are_derived_as_transformers_does(tmp_path: P
     ("changes", "message"),
     [
         ({"model_type": "mamba2"}, r"model_type 'mamba2' is not understood"),
-        ({"model_type": None}, r"model_type 'None' is not understood"),
+        ({"model_type": "mamba2"}, r"known: deepseek_v2, .*; describe another architecture by a ModelConfig"),
+        ({"model_type": None}, r"config.json: model_type is missing; it names the family"),
         ({"hidden_size": None}, r"hidden_size is missing; a llama config needs it"),
         ({"my_new_attention": 3}, r"my_new_attention not understood; remove what does not change the architecture"),
         ({"hidden_act": "gelu"}, r'hidden_act="gelu" is not understood; only "silu" is'),
         ({"rope_scaling": {"type": "longrope"}}, r'rope_type="longrope" is not understood; only linear, llama3, yarn'),
         ({"rope_scaling": {"type": "linear", "short": 1}}, r'rope_scaling=\["short"\] is not understood; linear has'),
-        ({"num_hidden_layers": "two"}, r"num_layers='two' must be a number"),
-        ({"hidden_size": "64"}, r"a value has the wrong type"),
-        ({"num_key_value_heads": 3}, r"num_kv_heads=3 does not divide num_heads=4"),
+        ({"rope_scaling": {"type": "linear"}}, r"the factor of the linear rope_scaling is missing"),
+        ({"rope_theta": "large"}, r'rope_theta="large" must be a number'),
+        ({"num_hidden_layers": "two"}, r'config.json: num_hidden_layers="two" must be a whole number'),
+        ({"num_hidden_layers": True}, r"num_hidden_layers=true must be a whole number"),
+        ({"num_attention_heads": 0}, r"num_attention_heads=0 must be a whole number >= 1"),
+        ({"hidden_size": "64"}, r'hidden_size="64" must be a whole number'),
+        ({"hidden_size": 64.5}, r"hidden_size=64.5 must be a whole number"),
+        ({"rms_norm_eps": "small"}, r'rms_norm_eps="small" must be a number'),
+        ({"mlp_bias": "no"}, r'mlp_bias="no" must be true or false'),
+        ({"rope_parameters": []}, r"rope_parameters=\[\] must be an object"),
+        ({"head_dim": "16"}, r"config.json: model .*: head_dim='16' must be a number"),
+        (
+            {"hidden_size": 66, "head_dim": None},
+            r"hidden_size=66 is not a multiple of num_attention_heads=4 \(66/4 = 16\.5\), and no head_dim says",
+        ),
+        ({"num_key_value_heads": 3}, r"config.json: model .*: num_kv_heads=3 does not divide num_heads=4"),
     ],
 )
 def test_what_is_not_understood_is_named(tmp_path: Path, changes: Mapping[str, Any], message: str) -> None:
@@ -277,6 +291,13 @@ def test_what_is_not_understood_is_named(tmp_path: Path, changes: Mapping[str, A
         ("gemma2", {"layer_types": ["full_attention", "sliding_attention"] * 2}, r"layer_types=.* is not understood"),
         ("mixtral", {"sliding_window": 4096}, r"sliding_window=4096 is not understood; only null is"),
         ("nemotron-h", {"layers_block_type": ["mamba", "rwkv"]}, r'layers_block_type=\["rwkv"\] is not understood'),
+        ("deepseek-v2", {"num_experts_per_tok": None}, r"config.json: num_experts_per_tok is missing; a deepseek_v2"),
+        (
+            "qwen3-moe",
+            {"num_experts": None, "num_local_experts": None},
+            r"num_experts is missing; a qwen3_moe config needs it",
+        ),
+        ("gpt2", {"n_embd": 63}, r"n_embd=63 is not a multiple of n_head="),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, r"scale_attn_by_inverse_layer_idx=true is not understood"),
     ],
 )
@@ -290,6 +311,10 @@ def test_values_that_change_the_architecture_are_refused(
         read_config(path)
 
 
+def test_whole_numbers_may_be_written_with_a_point(tmp_path: Path) -> None:
+    assert read_config(_write(tmp_path, LLAMA | {"hidden_size": 64.0})).hidden_size == 64
+
+
 def test_files_that_are_no_config_are_named(tmp_path: Path) -> None:
     broken = tmp_path / "config.json"
     broken.write_text("{", encoding="utf-8")
@@ -298,6 +323,8 @@ def test_files_that_are_no_config_are_named(tmp_path: Path) -> None:
         read_config(tmp_path)
     with pytest.raises(RecipeError, match=r"config.json: cannot be read: No such file"):
         read_config(CONFIGS)
+    with pytest.raises(RecipeError, match=r"config.json: model_type is missing"):
+        read_config(_write(tmp_path, {}))
     with pytest.raises(RecipeError, match=r"config.json: holds a list instead of an object"):
         read_config(_write(tmp_path, []))
     with pytest.raises(RecipeError, match=r"nowhere/model: cannot be read: No such file"):

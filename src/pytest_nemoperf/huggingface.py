@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pytest_nemoperf.architecture import ModelConfig, build_model
-from pytest_nemoperf.errors import RecipeError, did_you_mean
+from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.huggingface_config import ConfigReader
 from pytest_nemoperf.huggingface_dense import DENSE
 from pytest_nemoperf.huggingface_mixtures import MIXTURES
@@ -52,21 +52,38 @@ def _name(directory: str) -> str:
 
 
 def _model(data: Mapping[str, Any], *, name: str, subject: str) -> ModelConfig:
-    model_type = str(data.get("model_type"))
+    model_type = data.get("model_type")
     if isinstance(data.get("text_config"), dict):
-        text = {"model_type": f"{model_type}_text", **data["text_config"]}
+        text = {**data["text_config"]}
+        if model_type is not None:
+            text.setdefault("model_type", f"{model_type}_text")
         if data.get("tie_word_embeddings") is not None:
             text.setdefault("tie_word_embeddings", data["tie_word_embeddings"])
         return _model(text, name=name, subject=f"{subject}: text_config")
     families = {**DENSE, **MIXTURES}
+    if model_type is None:
+        raise RecipeError(f"{subject}: model_type is missing; it names the family, e.g. llama")
     if model_type not in families:
         raise RecipeError(
-            f"{subject}: model_type {model_type!r} is not understood; {did_you_mean(model_type, families)}"
+            f"{subject}: model_type {model_type!r} is not understood; known: {', '.join(sorted(families))}; "
+            "describe another architecture by a ModelConfig"
         )
     config = ConfigReader(data, subject=subject)
+    values = _values(families[model_type], config)
     try:
-        model = build_model(name, families[model_type](config))
-    except (TypeError, ValueError, AttributeError) as exc:
+        model = build_model(name, values)
+    except RecipeError as exc:
+        raise RecipeError(f"{subject}: {exc}") from None
+    except TypeError as exc:
         raise RecipeError(f"{subject}: a value has the wrong type: {exc}") from None
     config.finish()
     return model
+
+
+def _values(read: Callable[[ConfigReader], dict[str, Any]], config: ConfigReader) -> dict[str, Any]:
+    try:
+        return read(config)
+    except RecipeError:
+        raise
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as exc:
+        raise RecipeError(f"{config.subject}: a value has the wrong type: {exc}") from None

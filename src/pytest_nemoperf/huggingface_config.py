@@ -75,6 +75,16 @@ _HARMLESS = frozenset(
 )
 
 
+_KINDS = {
+    bool: "true or false",
+    dict: "an object",
+    float: "a number",
+    int: "a whole number",
+    list: "a list",
+    str: "a text",
+}
+
+
 class ConfigReader:
     """A config's values, and which of its keys have been understood."""
 
@@ -91,20 +101,32 @@ class ConfigReader:
         return reader
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return the value; the default if the key is absent or null."""
-        self._understood.add(key)
-        value = self._data.get(key)
-        return default if value is None else value
-
-    def need(self, key: str) -> Any:
-        """Return the value.
+        """Return the value; the default if the key is absent or null.
 
         Raises:
-            RecipeError: If it is absent or null.
+            RecipeError: If it is not of the default's kind.
         """
-        value = self.get(key)
+        value = self._value(key)
+        if value is None:
+            return default
+        return value if default is None else self._checked(key, value, kind=type(default))
+
+    def need(self, key: str, *, kind: type = int) -> Any:
+        """Return the value.
+
+        Args:
+            key: Of the config.
+            kind: What it must be; whole numbers are sizes and counts, so they must be positive.
+
+        Raises:
+            RecipeError: If it is absent, null or not of its kind.
+        """
+        value = self._value(key)
         if value is None:
             raise RecipeError(f"{self.subject}: {key} is missing; a {self._data.get('model_type')} config needs it")
+        value = self._checked(key, value, kind=kind)
+        if kind is int and value < 1:
+            raise RecipeError(f"{self.subject}: {key}={value} must be a whole number >= 1")
         return value
 
     def expect(self, key: str, *, only: Any) -> None:
@@ -113,9 +135,22 @@ class ConfigReader:
         Raises:
             RecipeError: If the value is another one.
         """
-        value = self.get(key, only)
-        if value != only:
+        value = self._value(key)
+        if value is not None and value != only:
             self.refuse(key, value, f"only {json.dumps(only)} is")
+
+    def _value(self, key: str) -> Any:
+        self._understood.add(key)
+        return self._data.get(key)
+
+    def _checked(self, key: str, value: Any, *, kind: type) -> Any:
+        """Return the value as its kind; 8192.0 is a whole number, true is none."""
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if kind is int and is_number and value == value // 1:
+            return int(value)
+        if is_number if kind is float else (kind is not int and isinstance(value, kind)):
+            return value
+        raise RecipeError(f"{self.subject}: {key}={json.dumps(value)} must be {_KINDS[kind]}")
 
     def refuse(self, key: str, value: Any, reason: str) -> None:
         """Raise the error of a value that is not understood."""
@@ -138,17 +173,35 @@ class ConfigReader:
 def read_decoder(config: ConfigReader, *, norm_eps: str = "rms_norm_eps", is_tied: bool = False) -> dict[str, Any]:
     """Return what all families but GPT-2 spell alike."""
     hidden, heads = config.need("hidden_size"), config.need("num_attention_heads")
+    head_dim = config.get("head_dim")
     return {
         "hidden_size": hidden,
         "num_layers": config.need("num_hidden_layers"),
         "num_heads": heads,
         "num_kv_heads": config.get("num_key_value_heads", heads),
-        "head_dim": config.get("head_dim", hidden // heads),
+        "head_dim": read_head_dim(config, hidden="hidden_size", heads="num_attention_heads")
+        if head_dim is None
+        else head_dim,
         "ffn_hidden_size": config.need("intermediate_size"),
         "vocab_size": config.need("vocab_size"),
         "tied_embeddings": config.get("tie_word_embeddings", is_tied),
-        "norm_eps": config.need(norm_eps),
+        "norm_eps": config.need(norm_eps, kind=float),
     }
+
+
+def read_head_dim(config: ConfigReader, *, hidden: str, heads: str) -> int:
+    """Return the width of a head where it follows from two keys.
+
+    Raises:
+        RecipeError: If it does not come out whole.
+    """
+    width, number = config.need(hidden), config.need(heads)
+    if width % number:
+        raise RecipeError(
+            f"{config.subject}: {hidden}={width} is not a multiple of {heads}={number} "
+            f"({width}/{number} = {width / number:g}), and no head_dim says how wide a head is; give it, or change them"
+        )
+    return int(width // number)
 
 
 def read_rope(config: ConfigReader, *, theta: float = 10_000.0, layers: str = "") -> dict[str, Any]:
@@ -163,6 +216,8 @@ def read_rope(config: ConfigReader, *, theta: float = 10_000.0, layers: str = ""
     parameters = dict(new.get(layers, new) if layers else new)
     parameters = {**config.get("rope_scaling", {}), **parameters}
     base = parameters.pop("rope_theta", None) or config.get("rope_theta", theta)
+    if not isinstance(base, int | float):
+        config.refuse("rope_theta", base, "only a number is")
     parameters.pop("partial_rotary_factor", None)
     kind = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"
     parameters.pop("type", None)
@@ -196,6 +251,8 @@ def _rope_scaling(config: ConfigReader, kind: str, parameters: dict[str, Any]) -
     unknown = parameters.keys() - known[kind].keys()
     if unknown:
         config.refuse("rope_scaling", sorted(unknown), f"{kind} has {', '.join(known[kind])}")
+    if parameters.get("factor") is None:
+        raise RecipeError(f"{config.subject}: the factor of the {kind} rope_scaling is missing; give it")
     scaling = {known[kind][key]: value for key, value in parameters.items() if value is not None}
     if kind == "yarn":
         scaling = {"high_freq": 32.0, "original_context": config.get("max_position_embeddings"), **scaling}

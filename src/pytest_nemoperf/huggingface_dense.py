@@ -11,7 +11,14 @@ from types import MappingProxyType
 from typing import Any
 
 from pytest_nemoperf.components import Activation
-from pytest_nemoperf.huggingface_config import ConfigReader, read_decoder, read_interval, read_rope, read_rope_dim
+from pytest_nemoperf.huggingface_config import (
+    ConfigReader,
+    read_decoder,
+    read_head_dim,
+    read_interval,
+    read_rope,
+    read_rope_dim,
+)
 
 
 def _full_attention_only(config: ConfigReader) -> None:
@@ -57,7 +64,7 @@ def _gpt2(config: ConfigReader) -> dict[str, Any]:
         "num_layers": config.need("n_layer"),
         "num_heads": heads,
         "num_kv_heads": heads,
-        "head_dim": hidden // heads,
+        "head_dim": read_head_dim(config, hidden="n_embd", heads="n_head"),
         "ffn_hidden_size": config.get("n_inner", 4 * hidden),
         "vocab_size": config.need("vocab_size"),
         "tied_embeddings": config.get("tie_word_embeddings", True),
@@ -95,7 +102,7 @@ def _gemma(config: ConfigReader, *, default_interval: int) -> dict[str, Any]:
         "activation": Activation.GEGLU,
         "has_post_norms": True,
         "embedding_scale": math.sqrt(values["hidden_size"]),
-        "query_scale": 1 / math.sqrt(config.get("query_pre_attn_scalar", 256)),
+        "query_scale": 1 / math.sqrt(config.get("query_pre_attn_scalar", 256.0)),
         "attention_softcap": config.get("attn_logit_softcapping"),
         "final_softcap": config.get("final_logit_softcapping"),
         "sliding_window": config.get("sliding_window", 4096),

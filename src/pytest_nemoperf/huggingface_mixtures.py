@@ -27,7 +27,7 @@ def _qwen_moe(config: ConfigReader) -> dict[str, Any]:
     config.expect("decoder_sparse_step", only=1)
     config.expect("mlp_only_layers", only=[])
     return {
-        "num_experts": config.get("num_experts", config.get("num_local_experts")),
+        "num_experts": config.get("num_experts") or config.get("num_local_experts") or config.need("num_experts"),
         "topk": config.need("num_experts_per_tok"),
         "ffn_hidden_size": config.need("moe_intermediate_size"),
         "is_normalized": config.get("norm_topk_prob", False),
@@ -69,7 +69,7 @@ def _latent(config: ConfigReader) -> dict[str, Any]:
     config.expect("mlp_bias", only=False)
     config.expect("rope_interleave", only=True)
     config.get("head_dim")  # transformers writes the rotary part's width there
-    values = read_decoder(config)
+    values = read_decoder(config.with_defaults({"head_dim": config.need("v_head_dim")}))
     keys = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
     mla = {key: config.get(key) if key == "q_lora_rank" else config.need(key) for key in keys}
     # Every head has keys and values of its own, whatever the file says
@@ -185,7 +185,7 @@ def _hybrid_pattern(config: ConfigReader) -> str:
     types = config.get("layers_block_type", config.get("layer_types"))
     pattern: str = config.get("hybrid_override_pattern", "")
     if types is None:
-        return pattern or str(config.need("layers_block_type"))
+        return pattern or str(config.need("layers_block_type", kind=list))
     unknown = set(types) - _LETTERS.keys()
     if unknown:
         config.refuse("layers_block_type", sorted(unknown), f"only {', '.join(_LETTERS)} are")

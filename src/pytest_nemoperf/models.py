@@ -42,8 +42,10 @@ def find_model(name: str) -> ModelConfig:
         return read_config(name)
     if name.endswith(TWIN_SUFFIX):
         return twin_of(find_model(name.removesuffix(TWIN_SUFFIX)))
+    hint = did_you_mean(name, catalog)
     raise RecipeError(
-        f"unknown model {name!r}; {did_you_mean(name, catalog)}; or pass a ModelConfig, or a path to a config.json"
+        f"unknown model {name!r}; {hint}{'' if hint.endswith('?') else ';'} "
+        "a ModelConfig or the path of a config.json does as well"
     )
 
 
