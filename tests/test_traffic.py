@@ -63,6 +63,30 @@ def test_context_parallel_ranks_exchange_per_attention(cp_comm: str, width: floa
     assert moved["cp"] == MICRO_BATCHES * 4 * 2 * (TOKENS / 2) * width * ELEMENT
 
 
+@pytest.mark.parametrize(
+    ("cp_comm", "recompute", "width"),
+    [
+        pytest.param("all_gather", "selective", 3 * 64, id="keys and values once more"),
+        pytest.param("all_gather", "full", 3 * 64, id="keys and values with the whole block"),
+        pytest.param("a2a", "selective", (2 * 192 + 128) / 2, id="queries, keys and values once more"),
+        pytest.param("a2a", "full", 3 * 192 / 2, id="everything once more"),
+    ],
+)
+def test_recomputation_repeats_the_exchange_of_attention(cp_comm: Any, recompute: str, width: float) -> None:
+    moved = traffic_of(Layout(gpus=2, cp=2, cp_comm=cp_comm), recompute=recompute)
+
+    assert moved["cp"] == MICRO_BATCHES * 4 * (TOKENS / 2) * width * ELEMENT
+
+
+def test_a_zero_bubble_schedule_recomputes_in_both_halves_of_backward() -> None:
+    layout = Layout(gpus=4, pp=2, cp=2)
+    halves = replace(layout, pp_schedule="zero_bubble")
+
+    once, twice = (traffic_of(each, recompute="selective")["cp"] for each in (layout, halves))
+
+    assert twice == once * 4 // 3
+
+
 def test_pipeline_ranks_send_to_both_neighbours() -> None:
     message = TOKENS * WIDTH * ELEMENT
 
@@ -75,16 +99,13 @@ def test_replicas_reduce_their_gradients_once_a_step() -> None:
     assert traffic_of(Layout(gpus=4, dp_replicate=4)) == {"dp": 2 * 3 * num_parameters(MODEL) * 4 // 4}
 
 
-def test_shards_gather_weights_and_scatter_gradients_for_each_pass() -> None:
-    moved = traffic_of(Layout(gpus=4, dp_shard=4))
+@pytest.mark.parametrize(("precision", "element"), [("fp32", 4), ("bf16", 2)])
+def test_shards_gather_weights_and_scatter_gradients_for_each_pass(precision: str, element: int) -> None:
+    moved = traffic_of(Layout(gpus=4, dp_shard=4), precision=precision)
 
-    assert moved == {"dp": 3 * num_parameters(MODEL) * MICRO_BATCHES * (2 * ELEMENT + 4) // 4}
-
-
-def test_weights_are_gathered_in_the_compute_type() -> None:
-    moved = traffic_of(Layout(gpus=4, dp_shard=4), precision="bf16")
-
-    assert moved == {"dp": 3 * num_parameters(MODEL) * MICRO_BATCHES * (2 * 2 + 4) // 4}
+    root = 2 * 128 * WIDTH + WIDTH  # embedding, head and the last norm stay gathered from forward to backward
+    gathered = (2 * num_parameters(MODEL) - root) * element
+    assert moved == {"dp": 3 * MICRO_BATCHES * (gathered + num_parameters(MODEL) * 4) // 4}
 
 
 def test_a_pipeline_gathers_its_weights_once_a_step() -> None:
@@ -107,6 +128,16 @@ def test_tokens_go_to_their_experts_and_back_forward_and_backward(layout: Layout
     routed = TOKENS * 2 * etp * WIDTH * ELEMENT
     assert moved["ep"] == MICRO_BATCHES * 4 * 4 * routed * (ranks - 1) // ranks
     assert "expert_dp" not in moved
+
+
+def test_full_recomputation_sends_tokens_to_their_experts_again() -> None:
+    layout = Layout(gpus=4, dp_shard=4, ep=4)
+
+    none, selective, full = (
+        traffic_of(layout, model=MIXTURE, recompute=recompute)["ep"] for recompute in ("none", "selective", "full")
+    )
+
+    assert (selective, full) == (none, none * 3 // 2)
 
 
 def test_an_axis_of_one_rank_moves_nothing() -> None:

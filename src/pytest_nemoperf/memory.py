@@ -149,6 +149,7 @@ def _gathered_bytes(plan: Plan, *, parts: tuple[Part, ...]) -> float:
 
     A pipeline keeps all its weights gathered, and whole gradients in fp32 until its last pass. Without one, the
     embedding and the head are there from the beginning of a pass to its end, blocks and their gradients come and go.
+    While a group's gradients are reduced they are there twice: as backward left them, and copied into fp32.
     """
     blocks: dict[str, int] = {}
     for part in parts:
@@ -156,10 +157,11 @@ def _gathered_bytes(plan: Plan, *, parts: tuple[Part, ...]) -> float:
     root = blocks.pop("root", 0)
     largest = max(blocks.values(), default=0)
     whole = root + sum(blocks.values())
+    element = compute_bytes(plan.precision)
+    reduced = max(root, largest) * (element + _FP32)
     if plan.layout.pp > 1:
-        return whole * (compute_bytes(plan.precision) + _FP32)
-    at_once = root + min(_GATHERED_BLOCKS * largest, sum(blocks.values()))
-    return at_once * compute_bytes(plan.precision) + max(root, largest) * _FP32
+        return whole * (element + _FP32) + reduced
+    return (root + min(_GATHERED_BLOCKS * largest, sum(blocks.values()))) * element + reduced
 
 
 def _cast_bytes(plan: Plan, parts: tuple[Part, ...], *, pp_rank: int) -> float:

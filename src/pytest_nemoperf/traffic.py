@@ -51,15 +51,17 @@ _SOURCES = {
 }
 _FORMULAS = {
     "tp": "(tp-1)/tp x T x D elements, 4 times forward and 4 times backward a layer (2 and 2 in a mixture without "
-    "shared experts), twice more at the embedding and at the head; full recomputation adds a forward pass",
+    "shared experts), twice more at the embedding and at the head; full recomputation adds a forward pass (two under "
+    "zero-bubble)",
     "cp": "all_gather: (cp-1) x T/cp x keys and values, forward, and their gradients backward; a2a: (cp-1)/cp of "
-    "queries, keys, values and output, forward and backward",
+    "queries, keys, values and output, forward and backward; recomputation repeats the forward exchange (selective "
+    "under a2a: without the output's; each twice under zero-bubble)",
     "ep": "(n-1)/n x tokens of the rank x topk x etp x D elements, n = ep x etp: dispatch and combine, forward and "
-    "backward, tokens spread evenly",
+    "backward, tokens spread evenly; full recomputation as for tp",
     "pp": "T x D elements (T/tp under sequence parallelism) to the next chunk forward and to the one before backward",
     "dp": "FSDP: (n-1)/n of the stage's weights in the compute type, gathered for each forward and each backward pass "
-    "and of its gradients in fp32 for each backward pass (each once a step under pp); replicas: twice (n-1)/n of their "
-    "gradients, once a step",
+    "(embedding and head: for both at once), and of its gradients in fp32 for each backward pass (each once a step "
+    "under pp); replicas: twice (n-1)/n of their gradients, once a step",
     "expert_dp": "as dp, over the ranks with the same experts",
 }
 
@@ -106,6 +108,10 @@ class _StageTraffic:
         chunks = stage_layers(plan.model, pp=plan.layout.pp, vp=plan.layout.vp)[pp_rank]
         layers = plan.model.layers
         self._layers = [layers[index] for chunk in chunks for index in chunk]
+        # A zero-bubble schedule takes backward in two halves, each of which computes again.
+        num_repeats = 2 if plan.layout.pp_schedule == "zero_bubble" else 1
+        self._core_repeats = 0 if plan.recompute is Recompute.NONE else num_repeats
+        self._block_repeats = num_repeats if plan.recompute is Recompute.FULL else 0
         self._is_last = pp_rank == plan.layout.pp - 1
         if self._is_last:
             self._layers += [plan.model.mtp_layer] * plan.model.mtp_num_layers
@@ -135,8 +141,7 @@ class _StageTraffic:
         passes = 0
         for layer in self._layers:
             sublayers = (layer.mixer is not None) + _is_split_feed_forward(plan.model, layer)
-            forward = 2 * sublayers
-            passes += _FORWARD_AND_BACKWARD * forward + (forward if plan.recompute is Recompute.FULL else 0)
+            passes += (_FORWARD_AND_BACKWARD + self._block_repeats) * 2 * sublayers
         passes += 2 * (self._pp_rank == 0) + 2 * self._is_last * (1 + plan.model.mtp_num_layers)
         return passes * whole
 
@@ -145,11 +150,13 @@ class _StageTraffic:
         if layer.mixer is not Mixer.ATTENTION:
             return 0.0
         queries, keys_values, out = _attention_widths(model)
-        if layout.cp_comm == "a2a":
-            moved = (layout.cp - 1) / layout.cp * (queries + keys_values + out)
-        else:
-            moved = (layout.cp - 1) * keys_values
-        return _FORWARD_AND_BACKWARD * self._costs.num_tokens * moved / layout.tp * self._element
+        inputs = queries + keys_values if layout.cp_comm == "a2a" else keys_values
+        exchanged = inputs + out if layout.cp_comm == "a2a" else inputs
+        # Selective recomputation ends with the core: nothing behind it needs its output again.
+        again = exchanged if self._plan.recompute is Recompute.FULL else inputs
+        moved = _FORWARD_AND_BACKWARD * exchanged + self._core_repeats * again
+        share = (layout.cp - 1) / layout.cp if layout.cp_comm == "a2a" else layout.cp - 1
+        return self._costs.num_tokens * share * moved / layout.tp * self._element
 
     def _expert_tokens(self) -> float:
         moe, layout = self._plan.model.moe, self._plan.layout
@@ -157,7 +164,7 @@ class _StageTraffic:
         width = moe.latent_size or self._plan.model.hidden_size
         routed = self._costs.num_stream_tokens * moe.topk * width * self._element
         num_ranks = layout.ep * layout.etp
-        return 2 * _FORWARD_AND_BACKWARD * (num_ranks - 1) / num_ranks * layout.etp * routed
+        return 2 * (_FORWARD_AND_BACKWARD + self._block_repeats) * (num_ranks - 1) / num_ranks * layout.etp * routed
 
     def _stage_borders(self) -> float:
         """Each chunk but the model's last sends forward, each but its first sends backward."""
@@ -176,7 +183,8 @@ class _StageTraffic:
         sent = 0.0
         if shards > 1:
             passes = 1 if plan.layout.pp > 1 else plan.grad_accum_steps
-            gathers = 1 if plan.layout.pp > 1 else _FORWARD_AND_BACKWARD * passes
+            # The embedding and the head stay gathered between forward and backward, blocks do not.
+            gathers = passes if plan.layout.pp > 1 or part.unit == "root" else _FORWARD_AND_BACKWARD * passes
             sent += (shards - 1) / shards * whole * (gathers * self._element + passes * _FP32)
         if copies > 1:
             sent += 2 * (copies - 1) / copies * part.padded_numel * _FP32
