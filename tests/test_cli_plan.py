@@ -208,6 +208,32 @@ def test_a_baseline_says_how_long_it_takes(run: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("1e12", 10**12), ("15T", 15 * 10**12), ("15.6t", 15_600 * 10**9), ("3,600", 3600), ("2B", 2 * 10**9)],
+)
+def test_tokens_of_a_run_may_be_written_shortly(run: Any, tmp_path: Path, text: str, tokens: int) -> None:
+    store_baseline(tmp_path / "baselines", resolve(RECIPE, system=find_system("h100")))
+
+    _, out, _ = run(*argv("--json", tokens=text))
+
+    assert json.loads(out)["expected"]["run_tokens"] == tokens
+
+
+def test_help_says_what_a_model_and_an_exit_code_may_be_within_80_columns(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+    code, out, _ = run("plan", "--help")
+
+    words = " ".join(out.split())
+    assert code == 0
+    assert "catalog name, e.g. llama3-8b, or path of a config.json; with -twin at its end" in words
+    assert "0 if there is a price, also of a plan that does not fit or can't run here" in words
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
     ("changes", "why_not"),
     [
         ({"workload": {"seq_len": 1}}, "the stored baseline is of another workload"),
@@ -229,6 +255,16 @@ def test_a_plan_is_made_of_a_recipe_file(run: Any, tmp_path: Path) -> None:
 
     assert code == 0
     assert plan_in(out) == resolve(RECIPE, system=find_system("h100"))
+
+
+def test_the_recipe_of_the_documentation_is_one(run: Any, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "plans.md").read_text(encoding="utf-8")
+    (tmp_path / "recipe.json").write_text(text.split("```json\n")[1].split("```")[0], encoding="utf-8")
+
+    code, out, err = run("plan", "--recipe", "recipe.json", "--system", "h100", "--json")
+
+    assert code == 0, err
+    assert plan_in(out).layout == Layout(gpus=8, tp=2, dp_shard=4)
 
 
 @pytest.mark.parametrize(
@@ -269,6 +305,8 @@ def test_a_recipe_file_at_fault_is_named(run: Any, tmp_path: Path, text: str | N
         pytest.param(argv(mbs="0"), "micro_batch_size=0 must be a whole number", id="no micro batch"),
         pytest.param(argv(ep="2"), "share out the experts of a mixture of experts, this model is dense", id="experts"),
         pytest.param(argv(tokens="0"), "--tokens=0 must be a whole number >= 1", id="no tokens"),
+        pytest.param(argv(tokens="15Q"), "--tokens=15Q must be a whole number >= 1; write e.g.", id="tokens' unit"),
+        pytest.param(argv(tokens="0.5"), "--tokens=0.5 must be a whole number", id="half a token"),
         pytest.param(argv(recipe="x.json"), "--model with --recipe: the file says it already", id="both"),
         pytest.param(
             ["plan", "--recipe", "x.json", "--system", "h100", "--no-sequence-parallel"],

@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from pytest_nemoperf.errors import RecipeError, did_you_mean
-from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.recipe import Recipe
+from pytest_nemoperf.parallelism import LAYOUT_WORDS, Layout
+from pytest_nemoperf.recipe import Precision, Recipe, Recompute
 from pytest_nemoperf.systems import System
 
 CHANGED_SUFFIX: Final = "+set"
@@ -28,7 +28,9 @@ _RECIPE_KEYS: Mapping[str, str] = MappingProxyType(
     }
 )
 _FLAGS = {"sequence_parallel", "compiled", "balanced"}
-_WORDS = {"pp_schedule", "cp_comm", "precision", "recompute"}
+_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {**LAYOUT_WORDS, "precision": tuple(Precision), "recompute": tuple(Recompute)}
+)
 _TRUTH = {"true": True, "false": False}
 
 
@@ -132,7 +134,9 @@ def _parsed(key: str, value: str, *, subject: str) -> int | bool | str:
             raise RecipeError(f"{subject}: {key}={value} must be true or false")
         return _TRUTH[value]
     if key in _WORDS:
+        if value not in _WORDS[key]:
+            raise RecipeError(f"{subject}: unknown {key} {value!r}; {did_you_mean(value, _WORDS[key])}")
         return value
-    if not value.isdecimal():
+    if not value.isdecimal() or int(value) < 1:
         raise RecipeError(f"{subject}: {key}={value} must be a whole number >= 1")
     return int(value)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from dataclasses import fields
+from decimal import Decimal
 from pathlib import Path
 
 from pytest_nemoperf.baseline import find_baseline
@@ -40,11 +42,35 @@ _FLAGS = {
 }
 
 
+_TOKENS = re.compile(r"(\d+(?:\.\d*)?(?:[eE]\+?\d{1,2})?)([KMBT]?)", re.IGNORECASE)
+_THOUSANDS = {"": 0, "K": 1, "M": 2, "B": 3, "T": 4}
+_EPILOG = """\
+examples:
+  nemoperf plan --model llama3-8b --system h100 --gpus 8 --tp 2 \\
+      --seq-len 8192 --gbs 128 --tokens 15T
+  nemoperf plan --model llama3.1-405b --system gb200 --gpus 1024 --tp 8 --pp 8 \\
+      --vp 2 --cp 2 --seq-len 8192 --gbs 512 --recompute selective
+  nemoperf plan --model path/to/config.json --system b200 --gpus 8 \\
+      --seq-len 4096 --gbs 64
+  nemoperf plan --recipe recipe.json --system h100 --json
+
+exit code:
+  0 if there is a price, also of a plan that does not fit or can't run here
+    (is_fitting and unsupported in the JSON say so)
+  2 if an option is wrong, or the recipe breaks a rule
+"""
+
+
 def add_plan_command(parser: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
+    """Add the command's options, its examples and exit codes."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="recipe as JSON, instead of the options below")
     parser.add_argument("--system", required=True, help="e.g. h100, cpu; its layout is taken from the recipe")
-    parser.add_argument("--model", help="catalog name, e.g. llama3-8b")
+    parser.add_argument(
+        "--model",
+        help="catalog name, e.g. llama3-8b, or path of a config.json; with -twin at its end, a scaled-down twin",
+    )
     parser.add_argument("--seq-len", type=int, metavar="N", help="tokens per sequence")
     parser.add_argument("--gbs", type=int, metavar="N", help="global batch size, sequences per step")
     parser.add_argument("--mbs", type=int, metavar="N", help="micro batch size (default: 1)")
@@ -65,7 +91,9 @@ def add_plan_command(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", dest=name, action="store_const", const=True, help=meaning)
     parser.add_argument("--framework", help="torch (default), command, or a name that a pytest plugin registers")
     parser.add_argument("--convention", metavar="NAME", help=f"how FLOPs are counted (default: {DEFAULT_CONVENTION})")
-    parser.add_argument("--tokens", type=int, metavar="N", help="tokens of a whole run, for its hours and GPU-hours")
+    parser.add_argument(
+        "--tokens", metavar="N", help="tokens of a whole run, e.g. 1e12 or 15T, for its hours and GPU-hours"
+    )
     parser.add_argument(
         "--baselines", type=Path, default=Path("baselines"), metavar="DIR", help="stored baselines (default: baselines)"
     )
@@ -79,15 +107,20 @@ def plan_text(arguments: argparse.Namespace) -> str:
         NemoPerfError: If the recipe can't be built, resolved or priced.
     """
     system = find_system(arguments.system)
-    if arguments.tokens is not None and arguments.tokens < 1:
-        raise RecipeError(f"--tokens={arguments.tokens} must be a whole number >= 1")
+    run_tokens = None if arguments.tokens is None else _parse_tokens(arguments.tokens)
     recipe = _read_recipe(arguments) if arguments.recipe else _build_recipe(arguments)
     plan = resolve(recipe, system=system)
     baseline = find_baseline(arguments.baselines, system=system.name, case=plan.case)
-    price = price_plan(
-        plan, system=system, baseline=baseline, run_tokens=arguments.tokens, unsupported=_unsupported(plan)
-    )
+    price = price_plan(plan, system=system, baseline=baseline, run_tokens=run_tokens, unsupported=_unsupported(plan))
     return to_json(price) if arguments.json else render_price(price, system_title=system.title)
+
+
+def _parse_tokens(text: str) -> int:
+    match = _TOKENS.fullmatch(text.strip().replace(",", ""))
+    tokens = Decimal(match[1]) * 1000 ** _THOUSANDS[match[2].upper()] if match else Decimal(0)
+    if tokens < 1 or tokens != int(tokens):
+        raise RecipeError(f"--tokens={text} must be a whole number >= 1; write e.g. 1000000000000, 1e12 or 15T")
+    return int(tokens)
 
 
 def _unsupported(plan: Plan) -> str | None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Literal
 
 from pytest_nemoperf.errors import RecipeError
 
-_CHOICES = {"pp_schedule": ("1f1b", "zero_bubble"), "cp_comm": ("all_gather", "a2a")}
+LAYOUT_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"pp_schedule": ("1f1b", "zero_bubble"), "cp_comm": ("all_gather", "a2a")}
+)
+"""Attributes of a Layout that are words, and the words each may be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +59,11 @@ class Layout:
     def __post_init__(self) -> None:
         for field in fields(self):
             degree = getattr(self, field.name)
-            if field.name in _CHOICES:
-                if degree not in _CHOICES[field.name]:
-                    raise RecipeError(f"unknown {field.name} {degree!r}; choose {' or '.join(_CHOICES[field.name])}")
+            if field.name in LAYOUT_WORDS:
+                if degree not in LAYOUT_WORDS[field.name]:
+                    raise RecipeError(
+                        f"unknown {field.name} {degree!r}; choose {' or '.join(LAYOUT_WORDS[field.name])}"
+                    )
             elif field.name != "sequence_parallel" and (type(degree) is not int or degree < 1):
                 raise RecipeError(f"{field.name}={degree!r} of a layout must be a whole number >= 1")
         product = self.dp * self.cp * self.tp * self.pp

@@ -126,6 +126,7 @@ def test_degrees_that_do_not_share_out_the_ranks_fail_with_the_arithmetic(projec
         (["--perf-set=ttp=2"], "*--perf-set: unknown key 'ttp'; did you mean*"),
         (["--perf-set=tp"], "*--perf-set: 'tp' is not KEY=VALUE; write e.g. tp=2,mbs=4*"),
         (["--perf-set=tp=x"], "*--perf-set: tp=x must be a whole number >= 1*"),
+        (["--perf-set=precision=fp8"], "*--perf-set: unknown precision 'fp8'; did you mean*"),
         (["--perf-set=tp=2,tp=4"], "*--perf-set: tp is given twice; give each key once*"),
         (["--perf-set=compiled=1"], "*--perf-set: compiled=1 must be true or false*"),
         (["--perf-set=mbs=2", "--update-baselines"], "*--perf-set with --update-baselines: a trial is never stored*"),
