@@ -13,6 +13,7 @@ from pytest_nemoperf.components import MLA, GatedDeltaNet, Mamba, MoE, RopeScali
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.huggingface import read_config
 from pytest_nemoperf.models import find_model
+from pytest_nemoperf.twins import twin_of
 from pytest_nemoperf.weights import num_parameters
 
 CONFIGS = Path(__file__).parent / "data" / "hf"
@@ -209,6 +210,21 @@ def test_names_of_directories_become_names_of_models(tmp_path: Path, directory: 
     renamed = path.parent.rename(tmp_path / directory)
 
     assert read_config(renamed).name == name
+
+
+@pytest.mark.parametrize("path", ["mine", "mine/config.json"])
+def test_a_path_has_a_twin_as_a_catalog_name_has(tmp_path: Path, path: str) -> None:
+    _write(tmp_path, LLAMA)
+
+    assert find_model(f"{tmp_path / path}-twin") == twin_of(find_model(str(tmp_path / path)))
+
+
+def test_a_directory_may_end_as_twins_do(tmp_path: Path) -> None:
+    directory = tmp_path / "my-twin"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(LLAMA), encoding="utf-8")
+
+    assert find_model(str(directory)).hidden_size == LLAMA["hidden_size"]
 
 
 def test_a_catalog_name_wins_over_a_directory_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -38,10 +39,10 @@ def find_model(name: str) -> ModelConfig:
     catalog = model_catalog()
     if name in catalog:
         return catalog[name]
+    if name.endswith(TWIN_SUFFIX) and not Path(name).exists():  # which a directory may be called too
+        return twin_of(find_model(name.removesuffix(TWIN_SUFFIX)))
     if is_config_path(name):
         return read_config(name)
-    if name.endswith(TWIN_SUFFIX):
-        return twin_of(find_model(name.removesuffix(TWIN_SUFFIX)))
     hint = did_you_mean(name, catalog)
     raise RecipeError(
         f"unknown model {name!r}; {hint}{'' if hint.endswith('?') else ';'} "
