@@ -22,7 +22,7 @@ from tests.report.builders import (
 )
 
 
-def header(*, inject_pct: float = 0.0, num_local: int = 0) -> list[str]:
+def header(*, inject_pct: float = 0.0, is_dry_run: bool = False, num_local: int = 0) -> list[str]:
     return render_header(
         system=find_system("cpu"),
         how="detected",
@@ -33,6 +33,7 @@ def header(*, inject_pct: float = 0.0, num_local: int = 0) -> list[str]:
         tolerances=TOLERANCES,
         runs=3,
         inject_pct=inject_pct,
+        is_dry_run=is_dry_run,
     )
 
 
@@ -55,6 +56,13 @@ def test_the_header_says_what_is_measured_against_what() -> None:
         "perf: system cpu (detected: no NVIDIA GPU), 3 runs a case",
         "perf: 6 baselines in baselines/cpu, tolerance 10%",
     ]
+
+
+def test_the_header_of_a_dry_run_promises_no_runs() -> None:
+    lines = header(is_dry_run=True)
+
+    assert lines[0] == "perf: system cpu (detected: no NVIDIA GPU)"
+    assert lines[-1] == "perf: dry run: cases are priced, nothing is launched"
 
 
 def test_the_header_counts_what_the_machine_keeps_for_itself() -> None:

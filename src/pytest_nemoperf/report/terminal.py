@@ -53,8 +53,9 @@ def render_header(
         is_dry_run: Nothing is launched.
     """
     local = f" and {num_local:,} of this machine's own" if num_local else ""
+    launches = "" if is_dry_run else f", {count_text(runs, 'run')} a case"
     lines = [
-        f"perf: system {system.name} ({how}: {devices}), {count_text(runs, 'run')} a case",
+        f"perf: system {system.name} ({how}: {devices}){launches}",
         f"perf: {count_text(num_baselines, 'baseline')} in {baselines_dir}{local}, "
         f"tolerance {tolerances_text(tolerances)}",
     ]
