@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,17 @@ def test_what_can_run_has_no_reason_against_it(run: Any) -> None:
     _, out, _ = run(*argv("--json"))
 
     assert json.loads(out)["unsupported"] is None
+
+
+def test_a_missing_installation_hides_nothing_about_the_plan(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+
+    reasons = [
+        json.loads(run(*argv("--json", precision=precision))[1])["unsupported"] for precision in ("nvfp4", "bf16")
+    ]
+
+    assert reasons[0].startswith("precision=nvfp4 needs compute capability 10.0, DGX-H100 has 9.0")
+    assert reasons[1].startswith("torch is not installed")
 
 
 def test_memory_that_is_not_enough_is_told(run: Any) -> None:
