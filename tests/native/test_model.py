@@ -98,13 +98,6 @@ def test_bf16_computes_in_bf16_and_keeps_fp32_weights() -> None:
     assert {weight.grad.dtype for weight in model.parameters() if weight.grad is not None} == {torch.float32}
 
 
-def test_a_sequence_longer_than_the_learned_positions_is_refused() -> None:
-    plan = tiny_plan(model=tiny_config(max_positions=8))
-
-    with pytest.raises(PlanError, match=r"seq_len=16 is longer than the max_positions=8 .*choose a shorter one"):
-        build(plan)
-
-
 def test_a_hybrid_is_refused() -> None:
     plan = tiny_plan(model=find_model("nemotron-h-8b-twin"))
 

@@ -84,7 +84,9 @@ class Decoder(nn.Module):
         is_router_balanced: bool = False,
     ) -> None:
         super().__init__()
-        _check_supported(config, seq_len=seq_len)
+        problem = unsupported_model(config)
+        if problem is not None:
+            raise PlanError(problem)
         self.config = config
         self.seq_len = seq_len
         self.dtype = dtype
@@ -167,14 +169,3 @@ class Decoder(nn.Module):
 
     def _tied_weight_VD(self) -> Tensor | None:
         return self.embedding.weight if self.embedding is not None and self.config.tied_embeddings else None
-
-
-def _check_supported(config: ModelConfig, *, seq_len: int) -> None:
-    problem = unsupported_model(config)
-    if problem is not None:
-        raise PlanError(problem)
-    if config.max_positions is not None and seq_len > config.max_positions:
-        raise PlanError(
-            f"seq_len={seq_len} is longer than the max_positions={config.max_positions} that model {config.name} has "
-            "learned positions for; choose a shorter one"
-        )
