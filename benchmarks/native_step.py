@@ -22,6 +22,7 @@ from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.flops import DEFAULT_CONVENTION, find_convention, num_flops_per_token
 from pytest_nemoperf.native.data import SyntheticTokens
 from pytest_nemoperf.native.device import available_cores, tune_host_memory
+from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.native.parallelize import parallelize
 from pytest_nemoperf.native.phases import phase_clock
@@ -77,10 +78,10 @@ def make_plan(hidden_size: int) -> Plan:
 
 def native_trainer(plan: Plan) -> tuple[Decoder, Trainer]:
     """Return our model and its trainer, as a single rank builds them."""
-    model = parallelize(plan, mesh=None, device=CPU)
+    (model,) = parallelize(plan, mesh=RankMesh(), device=CPU)
     assert isinstance(model, Decoder)
     data = SyntheticTokens(plan, dp_rank=0, device=CPU)
-    return model, Trainer(plan, model=model, mesh=None, data=data, clock=phase_clock(CPU))
+    return model, Trainer(plan, chunks=[model], mesh=RankMesh(), data=data, clock=phase_clock(CPU))
 
 
 def reference_model(plan: Plan, *, weights: Decoder) -> Any:

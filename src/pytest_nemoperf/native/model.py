@@ -69,7 +69,7 @@ class Decoder(nn.Module):
         is_router_balanced: Tokens go round the experts instead of where the router sends them.
 
     Raises:
-        PlanError: If this engine doesn't train the architecture, or not at this length.
+        PlanError: If this engine doesn't train the architecture.
     """
 
     def __init__(
