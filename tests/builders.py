@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.measure import Measurement, Run
 from pytest_nemoperf.parallelism import Layout
@@ -16,6 +17,16 @@ from pytest_nemoperf.systems import find_system
 
 MACHINE: Mapping[str, str | int] = {"cpu": "Test CPU", "cores": 2}
 FLOPS_PER_TOKEN = 1e9
+ROUND_MODEL = ModelConfig(
+    name="round",
+    hidden_size=64,
+    num_layers=4,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    ffn_hidden_size=128,
+    vocab_size=128,
+)
 
 
 def make_recipe(**changes: Any) -> Recipe:

@@ -1,8 +1,32 @@
-"""Settings of the tests."""
+"""Settings of the tests, and what several modules use."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+
+from pytest_nemoperf.cli import main
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine is not a failure
 settings.load_profile("no deadline")
+
+
+@pytest.fixture
+def nemoperf(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in an empty directory: exit code, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        try:
+            code = main(words)
+        except SystemExit as exc:  # argparse ends so
+            code = int(exc.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

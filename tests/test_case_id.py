@@ -12,11 +12,11 @@ from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import case_id
 from pytest_nemoperf.recipe import Precision
-from tests.test_plan import CPU, H100, MODEL, _recipe
+from tests.test_plan import CPU, H100, MODEL, recipe_of
 
 
 def test_a_variant_tells_recipes_apart() -> None:
-    assert case_id(_recipe(variant="no-overlap"), system=H100).endswith("-gbs128-mbs1-no-overlap")
+    assert case_id(recipe_of(variant="no-overlap"), system=H100).endswith("-gbs128-mbs1-no-overlap")
 
 
 names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,12}", fullmatch=True)
@@ -42,7 +42,7 @@ def _id_of(fields: dict[str, Any]) -> str | None:
     gpus = fields["replicas"] * fields["shards"]
     layout = Layout(gpus=gpus, dp_replicate=fields["replicas"], dp_shard=fields["shards"])
     changes = {key: value for key, value in fields.items() if key not in ("replicas", "shards")}
-    recipe = _recipe(layout, **(changes | {"model": replace(MODEL, name=fields["model"])}))
+    recipe = recipe_of(layout, **(changes | {"model": replace(MODEL, name=fields["model"])}))
     try:
         return case_id(recipe, system=CPU)
     except PlanError:
@@ -83,4 +83,4 @@ def test_ids_are_safe_as_file_names(fields: dict[str, Any]) -> None:
 )
 def test_names_that_spoil_the_id_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(PlanError, match=message):
-        case_id(_recipe(**changes), system=H100)
+        case_id(recipe_of(**changes), system=H100)

@@ -7,29 +7,15 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.baseline import baseline_path
-from pytest_nemoperf.cli import main
 from pytest_nemoperf.flops import find_convention, num_flops_per_token
 from pytest_nemoperf.models import find_model
 from pytest_nemoperf.records import to_json
 from tests.builders import make_baseline
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    def call(*argv: str) -> tuple[int, str, str]:
-        try:
-            code = main(argv)
-        except SystemExit as exc:  # argparse ends so
-            code = int(exc.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
 @pytest.mark.parametrize("convention", ["megatron-bridge", "full-attention"])
-def test_flops_as_json_have_exactly_the_documented_keys(run: Any, convention: str) -> None:
-    code, out, _ = run("flops", "llama3-8b", "--seq-len", "8192", "--convention", convention, "--json")
+def test_flops_as_json_have_exactly_the_documented_keys(nemoperf: Any, convention: str) -> None:
+    code, out, _ = nemoperf("flops", "llama3-8b", "--seq-len", "8192", "--convention", convention, "--json")
 
     flops = num_flops_per_token(find_model("llama3-8b"), seq_len=8192, convention=find_convention(convention))
     assert code == 0
@@ -41,14 +27,14 @@ def test_flops_as_json_have_exactly_the_documented_keys(run: Any, convention: st
     }
 
 
-def test_flops_for_people_name_the_convention(run: Any) -> None:
-    assert run("flops", "llama3-8b", "--seq-len", "8192")[1] == (
+def test_flops_for_people_name_the_convention(nemoperf: Any) -> None:
+    assert nemoperf("flops", "llama3-8b", "--seq-len", "8192")[1] == (
         "llama3-8b at seq_len 8192: 5.14704e+10 FLOPs per token (megatron-bridge)\n"
     )
 
 
-def test_terms_of_the_flops_are_shown_with_their_shares(run: Any) -> None:
-    code, out, _ = run("flops", "mixtral-8x7b", "--seq-len", "4096", "--convention", "full-attention", "--terms")
+def test_terms_of_the_flops_are_shown_with_their_shares(nemoperf: Any) -> None:
+    code, out, _ = nemoperf("flops", "mixtral-8x7b", "--seq-len", "4096", "--convention", "full-attention", "--terms")
 
     shown = [line.split("  ") for line in out.splitlines()[1:]]
     names = [next(part.strip() for part in line if part.strip()) for line in shown]
@@ -58,18 +44,18 @@ def test_terms_of_the_flops_are_shown_with_their_shares(run: Any) -> None:
     assert sum(shares) == pytest.approx(100, abs=0.3)
 
 
-def test_flops_of_several_lengths_are_a_list(run: Any) -> None:
-    answers = json.loads(run("flops", "llama3-8b", "--seq-len", "4096,8192", "--terms", "--json")[1])
+def test_flops_of_several_lengths_are_a_list(nemoperf: Any) -> None:
+    answers = json.loads(nemoperf("flops", "llama3-8b", "--seq-len", "4096,8192", "--terms", "--json")[1])
 
     assert [answer["seq_len"] for answer in answers] == [4096, 8192]
     assert all(sum(answer["terms"].values()) == answer["flops_per_token"] for answer in answers)
     assert answers[0]["flops_per_token"] < answers[1]["flops_per_token"]
 
 
-def test_flops_of_a_hugging_face_config_are_counted(run: Any) -> None:
+def test_flops_of_a_hugging_face_config_are_counted(nemoperf: Any) -> None:
     path = Path(__file__).parent / "data" / "hf" / "qwen3" / "config.json"
 
-    assert run("flops", str(path), "--seq-len", "64")[1].startswith("qwen3 at seq_len 64: ")
+    assert nemoperf("flops", str(path), "--seq-len", "64")[1].startswith("qwen3 at seq_len 64: ")
 
 
 @pytest.mark.parametrize(
@@ -87,8 +73,8 @@ def test_flops_of_a_hugging_face_config_are_counted(run: Any) -> None:
         pytest.param(["lint", "no/such/folder"], "no/such/folder: no such folder; give the one", id="no folder"),
     ],
 )
-def test_a_usage_error_is_one_line_and_exits_2(run: Any, argv: list[str], message: str) -> None:
-    code, out, err = run(*argv)
+def test_a_usage_error_is_one_line_and_exits_2(nemoperf: Any, argv: list[str], message: str) -> None:
+    code, out, err = nemoperf(*argv)
 
     assert (code, out) == (2, "")
     assert err.startswith("nemoperf: error: ")
@@ -97,18 +83,20 @@ def test_a_usage_error_is_one_line_and_exits_2(run: Any, argv: list[str], messag
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["flops", "--help"], ["plan", "--help"], ["lint", "--help"]], ids=str)
-def test_help_is_given(run: Any, argv: list[str]) -> None:
-    code, out, _ = run(*argv)
+def test_help_is_given(nemoperf: Any, argv: list[str]) -> None:
+    code, out, _ = nemoperf(*argv)
 
     assert code == 0
     assert out.startswith("usage: nemoperf")
 
 
-def test_help_shows_examples_that_work(run: Any) -> None:
-    examples = run("--help")[1].partition("examples:\n")[2].replace("\\\n", " ").strip().splitlines()
+def test_help_shows_examples_that_work(nemoperf: Any) -> None:
+    examples = nemoperf("--help")[1].partition("examples:\n")[2].replace("\\\n", " ").strip().splitlines()
 
     codes = [
-        run(*example.split()[1:])[0] for example in examples if "recipe.json" not in example and "lint" not in example
+        nemoperf(*example.split()[1:])[0]
+        for example in examples
+        if "recipe.json" not in example and "lint" not in example
     ]
 
     assert codes == [0] * len(codes)
@@ -124,15 +112,17 @@ def baselines(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_lint_counts_sound_baselines(run: Any, baselines: Path) -> None:
-    assert run("lint", str(baselines)) == (0, "2 baselines ok\n", "")
+def test_lint_counts_sound_baselines(nemoperf: Any, baselines: Path) -> None:
+    assert nemoperf("lint", str(baselines)) == (0, "2 baselines ok\n", "")
 
 
-def test_lint_looks_into_the_folder_named_baselines(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lint_looks_into_the_folder_named_baselines(
+    nemoperf: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "baselines").mkdir()
 
-    assert run("lint") == (0, "baselines: no baselines in it\n", "")
+    assert nemoperf("lint") == (0, "baselines: no baselines in it\n", "")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +140,7 @@ def test_lint_looks_into_the_folder_named_baselines(run: Any, tmp_path: Path, mo
     ],
 )
 def test_lint_names_each_problem_in_a_line(
-    run: Any, baselines: Path, name: str, changes: dict[str, Any], message: str
+    nemoperf: Any, baselines: Path, name: str, changes: dict[str, Any], message: str
 ) -> None:
     source = baseline_path(baselines, system="cpu", case="pretrain-a")
     data = json.loads(source.read_text(encoding="utf-8"))
@@ -161,7 +151,7 @@ def test_lint_names_each_problem_in_a_line(
     path.parent.mkdir(exist_ok=True)
     path.write_text(changes.get("text", json.dumps(data)), encoding="utf-8")
 
-    code, out, err = run("lint", str(baselines))
+    code, out, err = nemoperf("lint", str(baselines))
 
     assert (code, err) == (1, "")
     assert out.splitlines()[0].startswith(f"{path}{message}")

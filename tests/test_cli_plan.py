@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.baseline import baseline_path
-from pytest_nemoperf.cli import main
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.measure import workload_of
 from pytest_nemoperf.parallelism import Layout
@@ -44,21 +43,6 @@ def argv(*flags: str, **changes: str | None) -> list[str]:
     return ["plan", *words, *flags]
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: str) -> tuple[int, str, str]:
-        try:
-            code = main(words)
-        except SystemExit as exc:  # argparse ends so
-            code = int(exc.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
 def plan_in(out: str) -> Plan:
     return from_data(Plan, json.loads(out)["plan"], subject="output")
 
@@ -70,8 +54,8 @@ def store_baseline(root: Path, plan: Plan, **changes: Any) -> None:
     path.write_text(to_json(make_baseline(**values)), encoding="utf-8")
 
 
-def test_json_is_the_price_with_the_plan_the_ranks_get(run: Any) -> None:
-    code, out, _ = run(*argv("--json"))
+def test_json_is_the_price_with_the_plan_the_ranks_get(nemoperf: Any) -> None:
+    code, out, _ = nemoperf(*argv("--json"))
 
     validate(json.loads(out), name="price", subject="output", error=PlanError)
     price = from_json(Price, out, subject="output")
@@ -81,8 +65,8 @@ def test_json_is_the_price_with_the_plan_the_ranks_get(run: Any) -> None:
     assert price.flops_per_step == price.plan.flops_per_token * 128 * 8192
 
 
-def test_people_see_what_it_costs(run: Any) -> None:
-    code, out, _ = run(*argv())
+def test_people_see_what_it_costs(nemoperf: Any) -> None:
+    code, out, _ = nemoperf(*argv())
 
     shown = dict(line.split("  ", maxsplit=1) for line in out.splitlines() if "  " in line.strip())
     shown = {name.strip(): value.strip() for name, value in shown.items()}
@@ -98,11 +82,11 @@ def test_people_see_what_it_costs(run: Any) -> None:
     assert "sent per rank and step" in out
 
 
-def test_shards_take_the_ranks_that_are_left(run: Any) -> None:
-    assert plan_in(run(*argv("--json", gpus="64", pp="2"))[1]).layout == Layout(gpus=64, tp=2, pp=2, dp_shard=16)
+def test_shards_take_the_ranks_that_are_left(nemoperf: Any) -> None:
+    assert plan_in(nemoperf(*argv("--json", gpus="64", pp="2"))[1]).layout == Layout(gpus=64, tp=2, pp=2, dp_shard=16)
 
 
-def test_every_option_reaches_the_plan(run: Any) -> None:
+def test_every_option_reaches_the_plan(nemoperf: Any) -> None:
     words = argv(
         "--no-sequence-parallel",
         "--compiled",
@@ -123,7 +107,7 @@ def test_every_option_reaches_the_plan(run: Any) -> None:
         mbs="4",
     )
 
-    plan = plan_in(run(*words)[1])
+    plan = plan_in(nemoperf(*words)[1])
 
     assert plan.layout == Layout(
         gpus=64,
@@ -143,10 +127,10 @@ def test_every_option_reaches_the_plan(run: Any) -> None:
 
 
 @pytest.mark.parametrize("changes", LARGE.values(), ids=LARGE)
-def test_thousands_of_gpus_are_priced(run: Any, changes: dict[str, str]) -> None:
+def test_thousands_of_gpus_are_priced(nemoperf: Any, changes: dict[str, str]) -> None:
     words = argv("--json", **{"system": "gb200", "seq_len": "4096", "gbs": "8192", **changes})
 
-    code, out, err = run(*words)
+    code, out, err = nemoperf(*words)
 
     assert code == 0, err
     price = from_json(Price, out, subject="output")
@@ -168,9 +152,9 @@ def test_thousands_of_gpus_are_priced(run: Any, changes: dict[str, str]) -> None
         ),
     ],
 )
-def test_what_can_not_run_is_priced_and_says_why(run: Any, changes: dict[str, str], reason: str) -> None:
-    code, out, _ = run(*argv("--json", **changes))
-    _, text, _ = run(*argv(**changes))
+def test_what_can_not_run_is_priced_and_says_why(nemoperf: Any, changes: dict[str, str], reason: str) -> None:
+    code, out, _ = nemoperf(*argv("--json", **changes))
+    _, text, _ = nemoperf(*argv(**changes))
 
     assert code == 0
     assert reason in json.loads(out)["unsupported"]
@@ -178,40 +162,40 @@ def test_what_can_not_run_is_priced_and_says_why(run: Any, changes: dict[str, st
     assert "not runnable here  " in text
 
 
-def test_what_can_run_has_no_reason_against_it(run: Any) -> None:
-    _, out, _ = run(*argv("--json"))
+def test_what_can_run_has_no_reason_against_it(nemoperf: Any) -> None:
+    _, out, _ = nemoperf(*argv("--json"))
 
     assert json.loads(out)["unsupported"] is None
 
 
-def test_a_missing_installation_hides_nothing_about_the_plan(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_installation_hides_nothing_about_the_plan(nemoperf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
 
     reasons = [
-        json.loads(run(*argv("--json", precision=precision))[1])["unsupported"] for precision in ("nvfp4", "bf16")
+        json.loads(nemoperf(*argv("--json", precision=precision))[1])["unsupported"] for precision in ("nvfp4", "bf16")
     ]
 
     assert reasons[0].startswith("precision=nvfp4 needs compute capability 10.0, DGX-H100 has 9.0")
     assert reasons[1].startswith("torch is not installed")
 
 
-def test_memory_that_is_not_enough_is_told(run: Any) -> None:
-    _, out, _ = run(*argv(model="llama3-70b"))
+def test_memory_that_is_not_enough_is_told(nemoperf: Any) -> None:
+    _, out, _ = nemoperf(*argv(model="llama3-70b"))
 
     assert "GB does not fit into the 80 GB of one GPU" in out
 
 
-def test_a_system_without_a_known_memory_has_no_verdict(run: Any) -> None:
-    _, out, _ = run(*argv(system="cpu", model="llama-tiny", seq_len="64"))
+def test_a_system_without_a_known_memory_has_no_verdict(nemoperf: Any) -> None:
+    _, out, _ = nemoperf(*argv(system="cpu", model="llama-tiny", seq_len="64"))
 
     assert "the memory of cpu is not known" in out
     assert "peak of one GPU     unknown\n" in out
 
 
-def test_a_baseline_says_how_long_it_takes(run: Any, tmp_path: Path) -> None:
+def test_a_baseline_says_how_long_it_takes(nemoperf: Any, tmp_path: Path) -> None:
     store_baseline(tmp_path / "baselines", resolve(RECIPE, system=find_system("h100")))
 
-    _, out, _ = run(*argv("--tokens", "3600000"))
+    _, out, _ = nemoperf(*argv("--tokens", "3600000"))
 
     # 1,000 tokens/sec/GPU: an hour of one GPU
     words = " ".join(out.split())
@@ -223,20 +207,20 @@ def test_a_baseline_says_how_long_it_takes(run: Any, tmp_path: Path) -> None:
     ("text", "tokens"),
     [("1e12", 10**12), ("15T", 15 * 10**12), ("15.6t", 15_600 * 10**9), ("3,600", 3600), ("2B", 2 * 10**9)],
 )
-def test_tokens_of_a_run_may_be_written_shortly(run: Any, tmp_path: Path, text: str, tokens: int) -> None:
+def test_tokens_of_a_run_may_be_written_shortly(nemoperf: Any, tmp_path: Path, text: str, tokens: int) -> None:
     store_baseline(tmp_path / "baselines", resolve(RECIPE, system=find_system("h100")))
 
-    _, out, _ = run(*argv("--json", tokens=text))
+    _, out, _ = nemoperf(*argv("--json", tokens=text))
 
     assert json.loads(out)["expected"]["run_tokens"] == tokens
 
 
 def test_help_says_what_a_model_and_an_exit_code_may_be_within_80_columns(
-    run: Any, monkeypatch: pytest.MonkeyPatch
+    nemoperf: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
 
-    code, out, _ = run("plan", "--help")
+    code, out, _ = nemoperf("plan", "--help")
 
     words = " ".join(out.split())
     assert code == 0
@@ -252,85 +236,11 @@ def test_help_says_what_a_model_and_an_exit_code_may_be_within_80_columns(
         ({"runs": ()}, "the stored baseline has no step time"),
     ],
 )
-def test_a_baseline_that_says_nothing_is_told(run: Any, tmp_path: Path, changes: dict[str, Any], why_not: str) -> None:
+def test_a_baseline_that_says_nothing_is_told(
+    nemoperf: Any, tmp_path: Path, changes: dict[str, Any], why_not: str
+) -> None:
     store_baseline(tmp_path / "stored", resolve(RECIPE, system=find_system("h100")), **changes)
 
-    _, out, _ = run(*argv("--baselines", "stored"))
+    _, out, _ = nemoperf(*argv("--baselines", "stored"))
 
     assert f"expected step time  unknown: {why_not}\n" in out
-
-
-def test_a_plan_is_made_of_a_recipe_file(run: Any, tmp_path: Path) -> None:
-    (tmp_path / "recipe.json").write_text(to_json(RECIPE), encoding="utf-8")
-
-    code, out, _ = run("plan", "--recipe", "recipe.json", "--system", "h100", "--json")
-
-    assert code == 0
-    assert plan_in(out) == resolve(RECIPE, system=find_system("h100"))
-
-
-def test_the_recipe_of_the_documentation_is_one(run: Any, tmp_path: Path) -> None:
-    text = (Path(__file__).parents[1] / "docs" / "plans.md").read_text(encoding="utf-8")
-    (tmp_path / "recipe.json").write_text(text.split("```json\n")[1].split("```")[0], encoding="utf-8")
-
-    code, out, err = run("plan", "--recipe", "recipe.json", "--system", "h100", "--json")
-
-    assert code == 0, err
-    assert plan_in(out).layout == Layout(gpus=8, tp=2, dp_shard=4)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        pytest.param('{"model": ', r": not JSON: ", id="half a file"),
-        pytest.param("{}", r": $: 'model' is a required property", id="empty"),
-        pytest.param(
-            to_json(RECIPE).replace('"tp"', '"tpp"'), r"$.layouts.h100.tpp: unknown key; did you mean", id="key"
-        ),
-        pytest.param(to_json(RECIPE).replace('"tp": 2', '"tp": 3'), r"gpus=8 but", id="rule"),
-        pytest.param(None, r": cannot be read: No such file or directory", id="no file"),
-    ],
-)
-def test_a_recipe_file_at_fault_is_named(run: Any, tmp_path: Path, text: str | None, message: str) -> None:
-    path = tmp_path / "mine.json"
-    if text is not None:
-        path.write_text(text, encoding="utf-8")
-
-    code, out, err = run("plan", "--recipe", str(path), "--system", "h100")
-
-    assert (code, out) == (2, "")
-    assert err.startswith(f"nemoperf: error: {path}")
-    assert message in err
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        pytest.param(argv(system="h101"), "unknown system 'h101'; did you mean", id="system"),
-        pytest.param(argv(precision="bf61"), "unknown precision 'bf61'; did you mean bf16", id="precision"),
-        pytest.param(argv(recompute="some"), "unknown recompute 'some'", id="recompute"),
-        pytest.param(argv(gbs=None, gpus=None), "--gpus, --gbs missing; give them, or a recipe", id="missing"),
-        pytest.param(argv(gpus="8k"), "argument --gpus: invalid int value: '8k'", id="not a number"),
-        pytest.param(argv(tp="3"), "gpus=8 is not a multiple of tp*pp*cp*dp_replicate (3*1*1*1=3)", id="ranks"),
-        pytest.param(argv(gpus="0"), "gpus=0 of a layout must be a whole number >= 1", id="no ranks"),
-        pytest.param(argv(gbs="10"), "global_batch_size=10 is not a multiple of", id="batch"),
-        pytest.param(argv(mbs="0"), "micro_batch_size=0 must be a whole number", id="no micro batch"),
-        pytest.param(argv(ep="2"), "share out the experts of a mixture of experts, this model is dense", id="experts"),
-        pytest.param(argv(tokens="0"), "--tokens=0 must be a whole number >= 1", id="no tokens"),
-        pytest.param(argv(tokens="15Q"), "--tokens=15Q must be a whole number >= 1; write e.g.", id="tokens' unit"),
-        pytest.param(argv(tokens="0.5"), "--tokens=0.5 must be a whole number", id="half a token"),
-        pytest.param(argv(recipe="x.json"), "--model with --recipe: the file says it already", id="both"),
-        pytest.param(
-            ["plan", "--recipe", "x.json", "--system", "h100", "--no-sequence-parallel"],
-            "--no-sequence-parallel with --recipe: the file says it already",
-            id="flag and file",
-        ),
-    ],
-)
-def test_a_usage_error_is_one_line_and_exits_2(run: Any, words: list[str], message: str) -> None:
-    code, out, err = run(*words)
-
-    assert (code, out) == (2, "")
-    assert err.startswith("nemoperf: error: ")
-    assert err.count("\n") == 1
-    assert message in err

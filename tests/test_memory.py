@@ -6,23 +6,13 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.memory import stage_memory
 from pytest_nemoperf.parallelism import Layout
+from tests.builders import ROUND_MODEL as MODEL
 from tests.builders import make_plan
 
 ROOT = 2 * 128 * 64 + 64  # embedding, head, last norm
 BLOCK = 64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128 + 2 * 64  # queries and output, keys and values, MLP, norms
-MODEL = ModelConfig(
-    name="round",
-    hidden_size=64,
-    num_layers=4,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-    ffn_hidden_size=128,
-    vocab_size=128,
-)
 TOKENS = 32
 
 

@@ -13,18 +13,9 @@ from pytest_nemoperf.memory import shown_stages
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.traffic import axis_traffic
 from pytest_nemoperf.weights import num_parameters
+from tests.builders import ROUND_MODEL as MODEL
 from tests.builders import make_plan
 
-MODEL = ModelConfig(
-    name="round",
-    hidden_size=64,
-    num_layers=4,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-    ffn_hidden_size=128,
-    vocab_size=128,
-)
 MIXTURE = replace(MODEL, moe=MoE(num_experts=8, topk=2, ffn_hidden_size=32))
 TOKENS, WIDTH, ELEMENT = 32, 64, 4  # of a micro-batch of one sequence; fp32
 MICRO_BATCHES = 8

@@ -81,7 +81,7 @@ def attention(model: ModelConfig, ours: Weights, *, prefix: str, is_interleaved:
         if f"attention.qkv.{kind}" in ours:
             for name, rows in zip("qkv", qkv(model, ours[f"attention.qkv.{kind}"]), strict=True):
                 if is_interleaved and name in "qk":
-                    rows = interleaved(torch.unflatten(rows, 0, (-1, model.head_dim))).flatten(0, 1)  # noqa: PLW2901
+                    rows = interleaved(torch.unflatten(rows, 0, (-1, model.head_dim))).flatten(0, 1)  # noqa: PLW2901 (the same rows in their order)
                 yield f"{prefix}{name}_proj.{kind}", rows
         if f"attention.out.{kind}" in ours:
             yield f"{prefix}o_proj.{kind}", ours[f"attention.out.{kind}"]

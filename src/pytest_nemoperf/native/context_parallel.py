@@ -14,6 +14,8 @@ References:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
@@ -49,7 +51,7 @@ def apply_context_parallel(model: Decoder, *, group: ProcessGroup, comm: str) ->
             module.core = wrapper(module.core, group=group)
 
 
-class _WholeSequence:
+class _WholeSequence(ABC):
     """Stands for the core of attention where a rank has some tokens of each sequence."""
 
     def __init__(self, core: Core, *, group: ProcessGroup) -> None:
@@ -63,8 +65,8 @@ class _WholeSequence:
         assert first_query == 0  # noqa: S101 (attention knows of its own tokens alone)
         return self._attend(q_BHSC, k_BKTC, v_BKTC, sinks_H=sinks_H)
 
-    def _attend(self, q_BHSC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, *, sinks_H: Tensor | None) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _attend(self, q_BHSC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, *, sinks_H: Tensor | None) -> Tensor: ...
 
 
 class _GatheredKeys(_WholeSequence):
