@@ -28,7 +28,7 @@ from pytest_nemoperf.native.parallelize import parallelize
 from pytest_nemoperf.native.phases import phase_clock
 from pytest_nemoperf.native.train import Trainer
 from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.recipe import Plan, Precision, Workload
+from pytest_nemoperf.recipe import PRETRAIN, Plan, Precision
 
 CPU = torch.device("cpu")
 # hidden, heads, kv heads, head_dim, ffn, vocabulary, sequence length, sequences: Llama-like proportions
@@ -53,7 +53,7 @@ def make_plan(hidden_size: int) -> Plan:
     convention = find_convention(DEFAULT_CONVENTION)
     return Plan(
         case="benchmark",
-        workload=Workload.PRETRAIN,
+        workload=PRETRAIN,
         system="cpu",
         device="cpu",
         framework="torch",

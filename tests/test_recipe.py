@@ -82,7 +82,7 @@ def test_a_recipe_survives_being_saved_and_loaded(recipe: Recipe) -> None:
 
 
 def test_a_recipe_takes_plain_words_and_mappings() -> None:
-    recipe = _make(layouts={"h100": {"gpus": 8, "tp": 2, "dp_shard": 4}}, precision="fp32", workload="pretrain")
+    recipe = _make(layouts={"h100": {"gpus": 8, "tp": 2, "dp_shard": 4}}, precision="fp32")
 
     assert recipe.layouts == {"h100": Layout(gpus=8, tp=2, dp_shard=4)}
     assert recipe.precision is Precision.FP32
@@ -97,7 +97,6 @@ def test_a_recipe_finds_its_catalog_model() -> None:
     [
         pytest.param({"model": "llama3-9b"}, r"unknown model 'llama3-9b'; did you mean", id="model"),
         pytest.param({"precision": "bf61"}, r"unknown precision 'bf61'; did you mean bf16", id="precision"),
-        pytest.param({"workload": "pretraining"}, r"unknown workload 'pretraining'; did you mean", id="workload"),
         pytest.param({"layouts": {}}, r"names no system; give at least one", id="no layout"),
         pytest.param({"layouts": {"h10": Layout(gpus=1)}}, r"unknown system 'h10'", id="system"),
         pytest.param(

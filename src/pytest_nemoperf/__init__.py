@@ -10,20 +10,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pytest_nemoperf.algorithms import Algorithm
     from pytest_nemoperf.architecture import ModelConfig
     from pytest_nemoperf.fixture import Perf
-    from pytest_nemoperf.parallelism import Layout
-    from pytest_nemoperf.recipe import Precision, Recipe, Workload
+    from pytest_nemoperf.parallelism import GenerationLayout, Layout
+    from pytest_nemoperf.recipe import Precision, Recipe
+    from pytest_nemoperf.rl import RL
 
-__all__ = ["Layout", "ModelConfig", "Perf", "Precision", "Recipe", "Workload"]
+__all__ = ["RL", "Algorithm", "GenerationLayout", "Layout", "ModelConfig", "Perf", "Precision", "Recipe"]
 
 _HOME = {
+    "Algorithm": "algorithms",
+    "GenerationLayout": "parallelism",
     "Layout": "parallelism",
     "ModelConfig": "architecture",
     "Perf": "fixture",
     "Precision": "recipe",
     "Recipe": "recipe",
-    "Workload": "recipe",
+    "RL": "rl",
 }
 
 

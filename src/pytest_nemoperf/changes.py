@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final
 
 from pytest_nemoperf.errors import RecipeError, did_you_mean
-from pytest_nemoperf.parallelism import LAYOUT_WORDS, Layout
+from pytest_nemoperf.parallelism import LAYOUT_WORDS, TRAINING_KEYS, Layout
 from pytest_nemoperf.recipe import Precision, Recipe, Recompute
 from pytest_nemoperf.systems import System
 
 CHANGED_SUFFIX: Final = "+set"
 """Ends the id of a case that ran under changes; no recipe's own id can end so."""
 
-_LAYOUT_KEYS = tuple(field.name for field in fields(Layout))
 _RECIPE_KEYS: Mapping[str, str] = MappingProxyType(
     {
         "seq_len": "seq_len",
@@ -41,7 +40,7 @@ def parse_changes(texts: Sequence[str], *, subject: str) -> dict[str, Any]:
         RecipeError: If a key is unknown or given twice, or a value is not of its kind.
     """
     changes: dict[str, Any] = {}
-    known = (*_LAYOUT_KEYS, *_RECIPE_KEYS)
+    known = (*TRAINING_KEYS, *_RECIPE_KEYS)
     for item in (item for text in texts for item in text.split(",")):
         key, separator, value = (part.strip() for part in item.partition("="))
         if not separator or not value:
@@ -75,7 +74,7 @@ def change_recipe(recipe: Recipe, *, system: System, changes: Mapping[str, Any])
     """
     if system.name not in recipe.layouts:
         return recipe
-    degrees = {key: value for key, value in changes.items() if key in _LAYOUT_KEYS}
+    degrees = {key: value for key, value in changes.items() if key in TRAINING_KEYS}
     values = {_RECIPE_KEYS[key]: value for key, value in changes.items() if key in _RECIPE_KEYS}
     layout = complete_layout(degrees, base=recipe.layouts[system.name])
     return replace(recipe, layouts={**recipe.layouts, system.name: layout}, **values)
@@ -94,7 +93,7 @@ def complete_layout(degrees: Mapping[str, Any], *, base: Layout | None = None) -
     Raises:
         RecipeError: If the ranks can't be shared out so; the message shows the arithmetic.
     """
-    start = {name: getattr(base, name) for name in _LAYOUT_KEYS} if base is not None else {}
+    start = {name: getattr(base, name) for name in (*TRAINING_KEYS, "generation")} if base is not None else {}
     values = {**start, **degrees}
     if "gpus" not in values:
         raise RecipeError("a layout lacks 'gpus'; give the number of ranks")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.frameworks.command import CommandFramework
 from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.frameworks.torch import TorchFramework
-from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.parallelism import TRAINING_KEYS
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.pricing import price_plan
 from pytest_nemoperf.recipe import Plan, Precision, Recipe, Recompute
@@ -137,13 +136,12 @@ def _unsupported(plan: Plan) -> str | None:
 def _read_recipe(arguments: argparse.Namespace) -> Recipe:
     from pytest_nemoperf.schema import validate  # noqa: PLC0415 (jsonschema is slow to import)
 
-    layout_names = (field.name for field in fields(Layout))
     for name in (
         "model",
         "seq_len",
         "gbs",
         "mbs",
-        *layout_names,
+        *TRAINING_KEYS,
         "precision",
         "recompute",
         *_FLAGS,
@@ -167,7 +165,7 @@ def _build_recipe(arguments: argparse.Namespace) -> Recipe:
     missing = [_option(name) for name in _REQUIRED if getattr(arguments, name) is None]
     if missing:
         raise RecipeError(f"{', '.join(missing)} missing; give them, or a recipe with --recipe FILE")
-    degrees = {field.name: getattr(arguments, field.name) for field in fields(Layout)}
+    degrees = {name: getattr(arguments, name) for name in TRAINING_KEYS}
     given = {name: value for name, value in degrees.items() if value is not None}
     return Recipe(
         model=arguments.model,

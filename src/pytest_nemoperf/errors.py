@@ -30,6 +30,10 @@ class LaunchError(NemoPerfError, RuntimeError):
     """Ranks that didn't start, failed, hung or were killed; carries the first failing rank's own error."""
 
 
+class GenerationError(NemoPerfError, RuntimeError):
+    """Responses that can't be generated: logits that are not finite, or a sequence that does not fit."""
+
+
 class RecordError(NemoPerfError, ValueError):
     """What the ranks wrote is missing, torn or impossible."""
 

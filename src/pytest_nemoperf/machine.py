@@ -117,7 +117,7 @@ def check_capacity(plan: Plan, *, devices: Devices) -> None:
     Raises:
         PlanError: If it is not.
     """
-    ranks = plan.layout.gpus
+    ranks = plan.layout.total_gpus
     if plan.device == "cuda" and ranks > len(devices.names):
         raise PlanError(
             f"{plan.case} needs {ranks} GPUs on {plan.num_nodes} node(s), but {describe_devices(devices)}; "

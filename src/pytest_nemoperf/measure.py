@@ -142,7 +142,7 @@ class Expected:
 def expected_of(plan: Plan) -> Expected:
     """Return what the records of a plan's runs must hold."""
     return Expected(
-        num_gpus=plan.layout.gpus,
+        num_gpus=plan.layout.total_gpus,
         warmup_steps=plan.warmup_steps,
         steps=plan.steps,
         tokens_per_step=plan.tokens_per_step,

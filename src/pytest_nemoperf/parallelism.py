@@ -16,11 +16,54 @@ LAYOUT_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationLayout:
+    """How the ranks that generate responses divide that work, in a run of reinforcement learning.
+
+    Attributes:
+        gpus: Ranks that generate; each group of tp*pp of them is a replica with its own samples.
+        tp: Tensor parallel degree of a replica (G-TP of the pages).
+        pp: Pipeline parallel degree of a replica (G-PP).
+        is_colocated: Generation and training take turns on the same ranks; otherwise each has ranks of its own.
+
+    Raises:
+        RecipeError: If a degree is not positive, or the degrees don't fit together.
+    """
+
+    gpus: int
+    tp: int = 1
+    pp: int = 1
+    is_colocated: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("gpus", "tp", "pp"):
+            degree = getattr(self, name)
+            if type(degree) is not int or degree < 1:
+                raise RecipeError(f"{name}={degree!r} of a generation layout must be a whole number >= 1")
+        if self.gpus % (self.tp * self.pp):
+            raise RecipeError(
+                f"generation gpus={self.gpus} are not a multiple of tp*pp ({self.tp}*{self.pp}={self.tp * self.pp}), "
+                "the ranks of one replica; change gpus, tp or pp"
+            )
+
+    @property
+    def dp(self) -> int:
+        """Replicas, each of which generates other samples (G-DP)."""
+        return self.gpus // (self.tp * self.pp)
+
+    @property
+    def label(self) -> str:
+        """Short name for case ids, e.g. ``gtp2gdp4``, ``gdp2apart`` for ranks of its own."""
+        axes = [("gtp", self.tp), ("gpp", self.pp), ("gdp", self.dp)]
+        label = "".join(f"{name}{degree}" for name, degree in axes if degree > 1) or "gsingle"
+        return label if self.is_colocated else f"{label}apart"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """Parallel degrees of one run; a layout that breaks a rule can't be made.
 
     Attributes:
-        gpus: Ranks of the run; one per GPU (one process each on CPU).
+        gpus: Ranks that train; one per GPU (one process each on CPU).
         tp: Tensor parallel degree.
         pp: Pipeline parallel degree.
         vp: Model chunks per pipeline rank (virtual pipeline).
@@ -34,6 +77,7 @@ class Layout:
             ``zero_bubble``, which computes weights' gradients in what would be idle time and needs pp > 1.
         cp_comm: How context parallel attention sees the whole sequence: ``all_gather`` of keys and values, or
             ``a2a`` between sequence and heads (Ulysses), which needs cp > 1.
+        generation: Reinforcement learning: the ranks that generate; None for the training ranks, each a replica.
 
     Raises:
         RecipeError: If a degree is not positive, or the degrees don't fit together.
@@ -55,10 +99,13 @@ class Layout:
     sequence_parallel: bool = True
     pp_schedule: Literal["1f1b", "zero_bubble"] = "1f1b"
     cp_comm: Literal["all_gather", "a2a"] = "all_gather"
+    generation: GenerationLayout | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
             degree = getattr(self, field.name)
+            if field.name == "generation":
+                continue
             if field.name in LAYOUT_WORDS:
                 if degree not in LAYOUT_WORDS[field.name]:
                     raise RecipeError(
@@ -73,6 +120,7 @@ class Layout:
                 f"{self.dp_replicate}*{self.dp_shard}*{self.cp}*{self.tp}*{self.pp} = {product}; "
                 "every rank belongs to exactly one place of the product: change gpus or a degree"
             )
+        self._check_generation()
         for is_idle, setting, axis, default in (
             (self.pp == 1 and self.vp > 1, f"vp={self.vp}", "pp", "vp=1"),
             (self.pp == 1 and self.pp_schedule != "1f1b", f"pp_schedule={self.pp_schedule}", "pp", "pp_schedule=1f1b"),
@@ -94,10 +142,24 @@ class Layout:
                 f"{self.expert_ranks}); {advice}, or raise {data}"
             )
 
+    def _check_generation(self) -> None:
+        generation = self.generation
+        if generation is not None and generation.is_colocated and generation.gpus != self.gpus:
+            raise RecipeError(
+                f"generation gpus={generation.gpus} take turns with training on gpus={self.gpus}, so the two must be "
+                "equal; change one, or set is_colocated=False for ranks of its own"
+            )
+
     @property
     def dp(self) -> int:
         """Data-parallel degree: how many ranks (per tp x cp x pp place) read different sequences."""
         return self.dp_replicate * self.dp_shard
+
+    @property
+    def total_gpus(self) -> int:
+        """Ranks of the run: those that train, and those that generate where they are others."""
+        generation = self.generation
+        return self.gpus if generation is None or generation.is_colocated else self.gpus + generation.gpus
 
     @property
     def expert_ranks(self) -> int:
@@ -124,4 +186,9 @@ class Layout:
             label += "zb"
         if self.cp > 1 and self.cp_comm == "a2a":
             label += "a2a"
-        return label or "single"
+        label = label or "single"
+        return label if self.generation is None else f"{label}-{self.generation.label}"
+
+
+TRAINING_KEYS = tuple(item.name for item in fields(Layout) if item.name != "generation")
+"""Attributes of a Layout that say how training is shared out."""

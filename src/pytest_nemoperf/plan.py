@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.components import FeedForward
 from pytest_nemoperf.errors import NoLayoutError, PlanError
-from pytest_nemoperf.flops import find_convention, num_flops_per_token
-from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.flops import find_convention, num_flops, num_flops_per_token
+from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.recipe import Plan, Precision, Recipe, Recompute
 from pytest_nemoperf.stages import schedule_problems, stage_layers
 from pytest_nemoperf.systems import System
@@ -48,6 +49,17 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
     for problem in _problems(recipe, layout=layout, model=model):
         raise PlanError(f"{model.name} on {system.name}: {problem}")
     convention = find_convention(recipe.flops_convention)
+    rl = None if recipe.rl is None else replace(recipe.rl, algorithm=recipe.rl.algorithm_config)
+    if rl is not None:
+        # Multi-token prediction speeds up pre-training; reinforcement learning trains the next token alone.
+        model = replace(model, mtp_num_layers=0)
+        layout = replace(layout, generation=layout.generation or GenerationLayout(gpus=layout.gpus))
+        seq_lens = rl.most_lengths()
+        num_tokens = sum(seq_lens)
+        flops_per_token = num_flops(model, seq_lens=seq_lens, convention=convention, tp=layout.tp) / num_tokens
+    else:
+        num_tokens = recipe.global_batch_size * recipe.seq_len
+        flops_per_token = num_flops_per_token(model, seq_len=recipe.seq_len, convention=convention, tp=layout.tp)
     return Plan(
         case=case_id(recipe, system=system),
         workload=recipe.workload,
@@ -68,14 +80,15 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         steps=recipe.steps,
         warmup_steps=recipe.warmup_steps,
         seed=recipe.seed,
-        tokens_per_step=recipe.global_batch_size * recipe.seq_len,
-        flops_per_token=num_flops_per_token(model, seq_len=recipe.seq_len, convention=convention, tp=layout.tp),
+        tokens_per_step=num_tokens,
+        flops_per_token=flops_per_token,
         flops_convention=convention.name,
         peak_tflops=system.peak_tflops.get(recipe.precision.number_format),
         timeout_sec=timeout_sec or recipe.timeout_sec or _derived_timeout_sec(recipe, inject_pct=inject_pct),
         inject_pct=inject_pct,
         command=recipe.command,
         env=recipe.env,
+        rl=rl,
     )
 
 
@@ -97,7 +110,7 @@ def case_id(recipe: Recipe, *, system: System) -> str:
     parts = (
         recipe.workload,
         model,
-        f"{nodes}n{layout.gpus // nodes}g",
+        f"{nodes}n{layout.total_gpus // nodes}g",
         recipe.framework,
         recipe.precision,
         layout.label,
@@ -142,16 +155,16 @@ def _find_layout(recipe: Recipe, *, system: System) -> Layout:
 
 
 def _num_nodes(layout: Layout, *, system: System) -> int:
-    per_node = system.gpus_per_node
-    if per_node is None or layout.gpus <= per_node:
+    per_node, gpus = system.gpus_per_node, layout.total_gpus
+    if per_node is None or gpus <= per_node:
         return 1
-    if layout.gpus % per_node:
-        whole = layout.gpus // per_node * per_node
+    if gpus % per_node:
+        whole = gpus // per_node * per_node
         raise PlanError(
-            f"gpus={layout.gpus} fill {layout.gpus}/{per_node} = {layout.gpus / per_node:g} nodes, for "
+            f"gpus={gpus} fill {gpus}/{per_node} = {gpus / per_node:g} nodes, for "
             f"{system.title} has {per_node} GPUs a node; use {whole} or {whole + per_node} GPUs"
         )
-    return layout.gpus // per_node
+    return gpus // per_node
 
 
 def _derived_timeout_sec(recipe: Recipe, *, inject_pct: float) -> float:

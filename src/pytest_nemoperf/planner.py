@@ -131,6 +131,6 @@ def _check_host_memory(plan: Plan) -> None:
     needed, there = host_bytes(plan) / 1e9, machine.host_memory_bytes() / 1e9
     if needed > there:
         raise PlanError(
-            f"{plan.case}: its {plan.layout.gpus} ranks need about {needed:,.0f} GB, and this host has "
+            f"{plan.case}: its {plan.layout.total_gpus} ranks need about {needed:,.0f} GB, and this host has "
             f"{there:,.0f} GB; use a smaller model, such as {plan.model.name}-twin, or a smaller batch"
         )

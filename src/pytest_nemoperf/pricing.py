@@ -144,7 +144,7 @@ def expect(plan: Plan, *, baseline: Baseline | None, run_tokens: int | None) -> 
         step_time_sec=step_time,
         tokens_per_sec_per_gpu=rate,
         run_tokens=run_tokens,
-        run_hours=None if gpu_hours is None else gpu_hours / plan.layout.gpus,
+        run_hours=None if gpu_hours is None else gpu_hours / plan.layout.total_gpus,
         run_gpu_hours=gpu_hours,
     )
     return expectation, ""

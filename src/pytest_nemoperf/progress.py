@@ -135,7 +135,7 @@ class Progress:
             return
         current.drawn = time.monotonic()
         plan, last = current.plan, current.last
-        rate = plan.tokens_per_step / (last.step_time_sec * plan.layout.gpus) if last else None
+        rate = plan.tokens_per_step / (last.step_time_sec * plan.layout.total_gpus) if last else None
         line = render_progress(
             case=plan.case,
             run=current.number,

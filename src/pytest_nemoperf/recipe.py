@@ -14,7 +14,8 @@ from pytest_nemoperf.errors import RecipeError, did_you_mean
 from pytest_nemoperf.flops import DEFAULT_CONVENTION, find_convention
 from pytest_nemoperf.metrics import JUDGED
 from pytest_nemoperf.models import find_model
-from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.parallelism import GenerationLayout, Layout
+from pytest_nemoperf.rl import RL
 from pytest_nemoperf.systems import find_system
 
 RECIPE_SCHEMA_VERSION: Final = 1
@@ -22,14 +23,11 @@ PLAN_SCHEMA_VERSION: Final = 1
 MIN_WARMUP_STEPS = 2  # the first steps run up to 3x slower
 MIN_STEPS = 4  # a median and a drift need as many
 
+PRETRAIN: Final = "pretrain"
+"""Workload of a recipe without reinforcement learning."""
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _E = TypeVar("_E", bound=StrEnum)
-
-
-class Workload(StrEnum):
-    """What a step does."""
-
-    PRETRAIN = "pretrain"
 
 
 class Precision(StrEnum):
@@ -72,11 +70,11 @@ class Recipe:
     Attributes:
         model: Catalog name or a ModelConfig.
         layouts: Layout by system name; systems without one skip the recipe.
-        seq_len: Tokens per sequence.
-        global_batch_size: Sequences per step, over all ranks.
+        seq_len: Tokens per sequence; with ``rl``, the most of prompt and response (T-Max Sequence Length).
+        global_batch_size: Sequences per optimizer update, over all ranks; without ``rl`` that is a step.
         micro_batch_size: Sequences per forward pass of one data-parallel rank.
         precision: ``fp32``, ``bf16``, ``fp8_ds``, ``fp8_cs``, ``mxfp8`` or ``nvfp4``.
-        workload: ``pretrain``.
+        rl: Reinforcement learning; None for pre-training.
         framework: Who trains: ``torch`` (native), ``command``, or one a plugin registers.
         recompute: Activations computed again in backward instead of kept: ``none``, ``selective`` (the attention
             core), ``full`` (all but each block's input).
@@ -104,7 +102,7 @@ class Recipe:
     global_batch_size: int
     micro_batch_size: int = 1
     precision: Precision = Precision.BF16
-    workload: Workload = Workload.PRETRAIN
+    rl: RL | None = None
     framework: str = "torch"
     recompute: Recompute = Recompute.NONE
     is_compiled: bool = False
@@ -123,7 +121,6 @@ class Recipe:
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", _member(Precision, self.precision, subject="precision"))
         object.__setattr__(self, "recompute", _member(Recompute, self.recompute, subject="recompute"))
-        object.__setattr__(self, "workload", _member(Workload, self.workload, subject="workload"))
         object.__setattr__(self, "layouts", {name: _layout(name, value) for name, value in self.layouts.items()})
         object.__setattr__(self, "command", tuple(self.command))
         if not self.layouts:
@@ -148,6 +145,7 @@ class Recipe:
             ("model name", model.name),
             ("framework", self.framework),
             ("variant", self.variant),
+            ("algorithm", self.workload),
         ):
             if not is_safe_name(name) and (name or subject != "variant"):
                 raise RecipeError(
@@ -169,6 +167,11 @@ class Recipe:
             raise RecipeError(f"steps={self.steps} must be >= {MIN_STEPS}; fewer show neither median nor drift")
 
     @property
+    def workload(self) -> str:
+        """What a step does: ``pretrain``, or the name of the reinforcement learning algorithm."""
+        return PRETRAIN if self.rl is None else self.rl.algorithm_config.name
+
+    @property
     def model_config(self) -> ModelConfig:
         """The architecture, looked up if the recipe names one."""
         return self.model if isinstance(self.model, ModelConfig) else find_model(self.model)
@@ -180,16 +183,16 @@ class Plan:
 
     Attributes:
         case: Case id; names the baseline file.
-        workload: What a step does.
+        workload: What a step does: ``pretrain``, or the name of the reinforcement learning algorithm.
         system: System name.
         device: ``cuda`` or ``cpu``.
         framework: Who trains.
         model: Architecture.
         precision: Number format of the matrix products.
-        seq_len: Tokens per sequence.
-        global_batch_size: Sequences per step.
+        seq_len: Tokens per sequence; with ``rl``, the most of prompt and response.
+        global_batch_size: Sequences per optimizer update.
         micro_batch_size: Sequences per forward pass of one data-parallel rank.
-        grad_accum_steps: Forward passes per step of one data-parallel rank.
+        grad_accum_steps: Forward passes per optimizer update of one data-parallel rank; packing makes them fewer.
         layout: Parallel degrees.
         recompute: Which activations are computed again in backward.
         is_compiled: Blocks go through torch.compile.
@@ -198,18 +201,20 @@ class Plan:
         steps: Measured steps.
         warmup_steps: Steps before them.
         seed: Of weights and synthetic tokens.
-        tokens_per_step: Tokens all ranks process in one step.
-        flops_per_token: Model FLOPs per token.
+        tokens_per_step: Tokens all ranks process in one step; the most there can be where the lengths of responses
+            are not pinned.
+        flops_per_token: Model FLOPs per token, of those tokens.
         flops_convention: How they are counted.
         peak_tflops: Dense peak of one GPU in this precision, TFLOP/s; None if unknown, then there is no MFU.
         timeout_sec: Wall-clock limit of one run.
         inject_pct: Self-test: each step is delayed by so many percent; 0 for a real run.
         command: Framework ``command``: the argv.
         env: Extra environment of the ranks.
+        rl: Reinforcement learning, its algorithm spelt out; None for pre-training.
     """
 
     case: str
-    workload: Workload
+    workload: str
     system: str
     device: Literal["cuda", "cpu"]
     framework: str
@@ -235,6 +240,7 @@ class Plan:
     inject_pct: float = 0.0
     command: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    rl: RL | None = None
     schema_version: Literal[1] = PLAN_SCHEMA_VERSION
 
     @property
@@ -278,4 +284,7 @@ def _layout(system: str, value: Layout | Mapping[str, Any]) -> Layout:
             raise RecipeError(f"unknown layout key {key!r} for system {system}; {did_you_mean(key, known)}")
     if "gpus" not in value:
         raise RecipeError(f"the layout for system {system} lacks 'gpus'; give the number of ranks")
+    generation = value.get("generation")
+    if isinstance(generation, Mapping):
+        value = {**value, "generation": GenerationLayout(**generation)}
     return Layout(**value)

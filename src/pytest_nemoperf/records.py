@@ -20,10 +20,80 @@ PROGRESS_FILE = "progress.jsonl"
 PRETRAIN_PHASES = ("data", "forward", "backward", "pipeline_wait", "grad_comm", "optimizer", "other")
 """Phases of a pre-training step in order; ``grad_comm`` is the exposed part of gradient communication, and
 ``pipeline_wait`` what a pipeline stage waits for others: its bubble and exposed messages."""
+RL_PHASES = (
+    "generation",
+    "reward",
+    "policy_logprobs",
+    "reference_logprobs",
+    "values",
+    "advantage",
+    "training",
+    "refit",
+    "exposed_generation",
+    "idle",
+    "other",
+)
+"""Phases of a step of reinforcement learning in order; ``values`` is the value model's forward pass (PPO),
+``exposed_generation`` what training ranks wait for responses that others generate, ``idle`` what generating ranks wait
+for weights."""
 _PHASE_SUM_REL_TOL = 1e-3
 _LINE_LENGTH = 160  # the metrics of a run fit
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupStep:
+    """One step of a group of ranks that works beside the training ranks.
+
+    Attributes:
+        step_time_sec: Wall time of the group's slowest rank in its own step of the same number.
+        phases: Seconds by phase on that rank; they sum to step_time_sec.
+    """
+
+    step_time_sec: float
+    phases: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutStats:
+    """What was generated in one step of reinforcement learning, and how; of the samples that were trained on.
+
+    Attributes:
+        num_samples: Responses (G-GBS).
+        num_prompt_tokens: Tokens of their prompts, counted once for each response.
+        num_response_tokens: Tokens generated.
+        num_truncated: Responses that reached their limit without a stop token; none where lengths are pinned.
+        generation_time_sec: Time of the slowest generating rank.
+        batch_fill_pct: Mean share of the decoding batch that held a sample, percent.
+        imbalance_pct: (slowest - mean) / slowest time of the generating replicas, percent.
+        staleness_steps: Steps by which the weights that generated are older than those that train on it.
+        num_rounds: Times that responses were generated; above 1 where dynamic sampling asked for more.
+        reward_mean: Mean reward.
+        reward_std: Standard deviation of the rewards.
+        token_mult_prob_error: Mean over response tokens of exp(|training - generation log-probability|).
+        max_logprob_error: Largest |training - generation log-probability| of a response token.
+        kl: Mean k3 estimate of the divergence from the reference policy; None without one.
+        refit_bytes: Bytes of weights that the generating ranks received, over all of them.
+        refit_time_sec: Time of the slowest rank.
+    """
+
+    num_samples: int
+    num_prompt_tokens: int
+    num_response_tokens: int
+    num_truncated: int
+    generation_time_sec: float
+    batch_fill_pct: float
+    imbalance_pct: float
+    staleness_steps: int
+    num_rounds: int
+    reward_mean: float
+    reward_std: float
+    token_mult_prob_error: float
+    max_logprob_error: float
+    kl: float | None = None
+    refit_bytes: int = 0
+    refit_time_sec: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +103,15 @@ class StepRecord:
     Attributes:
         step: Counted from 0, warm-up included.
         step_time_sec: Wall time of the slowest rank, device synchronised at both ends.
-        tokens: Tokens all ranks processed.
+        tokens: Tokens all ranks processed; of reinforcement learning, prompt and response tokens of the step.
         phases: Seconds by phase on the slowest rank; they sum to step_time_sec. Empty if not measured.
-        flops: Model FLOPs of all ranks; None if not known.
+        flops: Model FLOPs of training on all ranks; None if not known.
         loss: Mean loss over the step's tokens; None if not known.
         grad_norm: Norm of the whole gradient before clipping; None if not known.
         peak_memory_bytes: Largest peak of any rank so far; None if not known.
-        rank_times_sec: Wall time of each rank, by rank; empty if not known.
+        rank_times_sec: Wall time of each rank that trains, by rank; empty if not known.
+        groups: Ranks that only generate, by group name (``generation``): their own step of the same number.
+        rollout: Reinforcement learning: what was generated; None for other workloads.
 
     Raises:
         RecordError: If a value is impossible: negative, not finite, or phases that don't sum to the step.
@@ -54,6 +126,8 @@ class StepRecord:
     grad_norm: float | None = None
     peak_memory_bytes: int | None = None
     rank_times_sec: tuple[float, ...] = ()
+    groups: Mapping[str, GroupStep] = field(default_factory=dict)
+    rollout: RolloutStats | None = None
 
     def __post_init__(self) -> None:
         subject = f"step {self.step}"
@@ -72,11 +146,17 @@ class StepRecord:
             if not (math.isfinite(seconds) and seconds >= 0):
                 raise RecordError(f"{subject}: {name}={seconds} s must be finite and not negative")
         if self.phases:
-            total = math.fsum(self.phases.values())
-            if not math.isclose(total, self.step_time_sec, rel_tol=_PHASE_SUM_REL_TOL):
-                raise RecordError(
-                    f"{subject}: phases sum to {total:.6f} s, the step took {self.step_time_sec:.6f} s; they must agree"
-                )
+            _check_sum(self.phases, step_time_sec=self.step_time_sec, subject=subject)
+        for name, group in self.groups.items():
+            _check_sum(group.phases, step_time_sec=group.step_time_sec, subject=f"{subject}: group {name}")
+
+
+def _check_sum(phases: Mapping[str, float], *, step_time_sec: float, subject: str) -> None:
+    total = math.fsum(phases.values())
+    if not math.isclose(total, step_time_sec, rel_tol=_PHASE_SUM_REL_TOL):
+        raise RecordError(
+            f"{subject}: phases sum to {total:.6f} s, the step took {step_time_sec:.6f} s; they must agree"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

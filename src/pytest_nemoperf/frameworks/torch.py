@@ -47,7 +47,7 @@ class TorchFramework:
         """Return what to start: the rank module, or its main function where a warm server can call it."""
         return RankCommand(
             argv=(sys.executable, "-m", _RANK_MODULE),
-            num_processes=plan.layout.gpus,
+            num_processes=plan.layout.total_gpus,
             entrypoint=f"{_RANK_MODULE}:main",
             env={**plan.env, "NEMOPERF_RUN_DIR": str(run_dir)},
         )
@@ -66,7 +66,7 @@ class TorchFramework:
                 )
         result = from_json(RunResult, result_path.read_bytes(), subject=str(result_path))
         records = read_step_records(steps_path, total_steps=plan.total_steps)
-        _check_count("num_ranks", result.num_ranks, planned=plan.layout.gpus, subject=result_path)
+        _check_count("num_ranks", result.num_ranks, planned=plan.layout.total_gpus, subject=result_path)
         _check_count("num_steps", result.num_steps, planned=plan.total_steps, subject=result_path)
         _check_count("step records", len(records), planned=plan.total_steps, subject=steps_path)
         return RunOutput(records=records, environment=result.environment)

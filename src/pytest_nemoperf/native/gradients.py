@@ -66,7 +66,7 @@ class Gradients:
         for parameter, weight in pairs:
             copies = num_copies(weight, layout=layout) * (2 if parameter is tied else 1)
             self._by_copies.setdefault(copies, []).append(parameter)
-        self._is_alone = layout.gpus == 1
+        self._world = mesh.world
 
     @property
     def are_partial(self) -> bool:
@@ -96,8 +96,8 @@ class Gradients:
         squares = torch.stack(
             [torch.nn.utils.get_total_norm(grads, foreach=True).square() / n for n, grads in by_copies.items() if grads]
         ).sum()
-        if not self._is_alone:
-            dist.all_reduce(squares)
+        if self._world is not None:
+            dist.all_reduce(squares, group=self._world)
         norm = squares.sqrt()
         grads = [grad for each in by_copies.values() for grad in each]
         torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))

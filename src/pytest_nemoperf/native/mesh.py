@@ -18,6 +18,7 @@ class RankMesh:
     """The groups one rank belongs to; None where the rank would be alone.
 
     Attributes:
+        world: All ranks that train.
         pp: Stages of the same pipeline.
         stage: All ranks of this pipeline stage.
         ends: The first and the last of them; None between.
@@ -33,6 +34,7 @@ class RankMesh:
         expert_shards: As ``shards``, for the experts.
     """
 
+    world: ProcessGroup | None = None
     pp: ProcessGroup | None = None
     stage: ProcessGroup | None = None
     ends: ProcessGroup | None = None
@@ -48,18 +50,19 @@ class RankMesh:
 
 
 def build_mesh(layout: Layout, *, device_type: str, has_experts: bool) -> RankMesh:
-    """Return this rank's groups; every rank must call it, as each group is made by all of them.
+    """Return this rank's groups; every rank of the run must call it, as each group is made by all of them.
+
+    The first ``layout.gpus`` ranks train; one that does not belongs to no group.
 
     Ranks are in the order (pp, dp_replicate, dp_shard, cp, tp): the axis that talks most is on neighbours.
     Experts see the ranks of one pipeline stage (and one FSDP replica) as (copies or shards, ep, etp) instead.
     """
-    if layout.gpus == 1:
-        return RankMesh()
     groups = _Groups()
     ranks = torch.arange(layout.gpus).view(layout.pp, layout.dp_replicate, layout.dp_shard, layout.cp, layout.tp)
     experts = ranks.view(layout.pp, -1, layout.expert_dp, layout.ep, layout.etp)
     is_sharded = layout.dp_shard > 1
     return RankMesh(
+        world=groups.along(ranks, 0, 1, 2, 3, 4),
         pp=groups.along(ranks, 0),
         stage=groups.along(ranks, 1, 2, 3, 4) if layout.pp > 1 else None,
         ends=groups.along(ranks[[0, -1]], 0) if layout.pp > 1 else None,
@@ -107,6 +110,8 @@ class _Groups:
         if shards is None:
             # Only replicas are left to average over: HSDP with one shard.
             shards, _ = dist.new_subgroups(1)  # type: ignore[no-untyped-call]  # as above
+        if dist.get_rank() >= ranks.numel():
+            return None  # it took part in making the groups, and trains nothing
         planes = ranks.permute(0, 3, 1, 2).flatten(0, 1)
         plane = next(plane for plane in planes if (plane == dist.get_rank()).any())
         return DeviceMesh.from_group([replicas, shards], device_type, mesh=plane, mesh_dim_names=("replicate", "shard"))

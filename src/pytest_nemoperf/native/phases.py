@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -32,10 +32,12 @@ class PhaseClock:
     start and stop nothing is computed, gathered or written: a mark takes the time and puts it on a list.
 
     Args:
+        names: Every phase a mark may end, in the order they are reported; the last is ``other``.
         is_recording: Record phases; without, only whole steps are timed.
     """
 
-    def __init__(self, *, is_recording: bool = True) -> None:
+    def __init__(self, *, names: Sequence[str] = PRETRAIN_PHASES, is_recording: bool = True) -> None:
+        self._names = names
         self._is_recording = is_recording
         self._phases: list[str] = []
         self._times: list[float] = []
@@ -67,7 +69,7 @@ class PhaseClock:
         step_time_sec = time.perf_counter() - self._start
         if not self._is_recording:
             return StepTiming(step_time_sec=step_time_sec, phases={})
-        phases = dict.fromkeys(PRETRAIN_PHASES, 0.0)
+        phases = dict.fromkeys(self._names, 0.0)
         for phase, seconds in zip(self._phases, self._seconds_between_marks(), strict=True):
             phases[phase] += seconds
         # Event clocks have their own rounding: never less than nothing.
@@ -89,11 +91,14 @@ class CudaPhaseClock(PhaseClock):
 
     Args:
         device: The GPU.
+        names: As in PhaseClock.
         is_recording: As in PhaseClock.
     """
 
-    def __init__(self, device: torch.device, *, is_recording: bool = True) -> None:
-        super().__init__(is_recording=is_recording)
+    def __init__(
+        self, device: torch.device, *, names: Sequence[str] = PRETRAIN_PHASES, is_recording: bool = True
+    ) -> None:
+        super().__init__(names=names, is_recording=is_recording)
         self._device = device
         self._events: list[torch.cuda.Event] = []  # used again each step: making one costs more than a mark
 
@@ -111,8 +116,10 @@ class CudaPhaseClock(PhaseClock):
         return [start.elapsed_time(end) / 1e3 for start, end in pairwise(used)]  # from ms
 
 
-def phase_clock(device: torch.device, *, is_recording: bool = True) -> PhaseClock:
+def phase_clock(
+    device: torch.device, *, names: Sequence[str] = PRETRAIN_PHASES, is_recording: bool = True
+) -> PhaseClock:
     """Return the clock of that device."""
     if device.type == "cuda":
-        return CudaPhaseClock(device, is_recording=is_recording)
-    return PhaseClock(is_recording=is_recording)
+        return CudaPhaseClock(device, names=names, is_recording=is_recording)
+    return PhaseClock(names=names, is_recording=is_recording)

@@ -119,9 +119,9 @@ def check_plan(plan: Plan, *, world_size: int) -> None:
         PlanError: If not.
     """
     layout = plan.layout
-    if world_size != layout.gpus:
+    if world_size != layout.total_gpus:
         raise PlanError(
-            f"WORLD_SIZE={world_size} but the layout has gpus={layout.gpus}; start exactly one rank per GPU"
+            f"WORLD_SIZE={world_size} but the layout has gpus={layout.total_gpus}; start exactly one rank per GPU"
         )
 
 

@@ -16,7 +16,7 @@ from pytest_nemoperf.metrics import (
     TOKENS_PER_SEC_PER_GPU,
     format_number,
 )
-from pytest_nemoperf.recipe import Plan, Workload
+from pytest_nemoperf.recipe import PRETRAIN, Plan
 from pytest_nemoperf.report.cells import INJECTION_MEANING, commit_text, injection_text
 from pytest_nemoperf.results import CaseResult, SessionResults
 from pytest_nemoperf.verdict import VerdictKind
@@ -25,7 +25,7 @@ _NOT_APPLICABLE = "n/a"
 _PLAN_COLUMNS: Mapping[str, Callable[[Plan], object]] = MappingProxyType(
     {
         "Model": lambda plan: plan.model.name,
-        "#-GPUs": lambda plan: plan.layout.gpus,
+        "#-GPUs": lambda plan: plan.layout.total_gpus,
         "GBS": lambda plan: plan.global_batch_size,
         "MBS": lambda plan: plan.micro_batch_size,
         "Sequence Length": lambda plan: plan.seq_len,
@@ -40,7 +40,7 @@ _PLAN_COLUMNS: Mapping[str, Callable[[Plan], object]] = MappingProxyType(
 )
 _PLAN_METRICS = (TOKENS_PER_SEC_PER_GPU.name, TFLOPS_PER_SEC_PER_GPU.name)
 _OTHER_METRICS = (TIME_PER_CALL_SEC.name, STEP_TIME_SEC.name, *_PLAN_METRICS)
-_TITLES: Mapping[Workload, str] = MappingProxyType({Workload.PRETRAIN: "Pre-Training Performance"})
+_TITLES: Mapping[str, str] = MappingProxyType({PRETRAIN: "Pre-Training Performance"})
 _INJECTED = "INJECTED DELAY, NOT A RESULT"
 
 _Planned = tuple[Plan, CaseResult]
@@ -69,7 +69,7 @@ def render_markdown(results: SessionResults) -> str:
 def _page_order(row: _Planned) -> tuple[object, ...]:
     plan, case = row
     kind = (plan.workload, plan.framework, plan.precision)
-    return (*kind, plan.model.name, plan.layout.gpus, plan.seq_len, plan.global_batch_size, case.verdict.case)
+    return (*kind, plan.model.name, plan.layout.total_gpus, plan.seq_len, plan.global_batch_size, case.verdict.case)
 
 
 def _plan_section(rows: Sequence[_Planned], *, precision: str, results: SessionResults) -> list[str]:

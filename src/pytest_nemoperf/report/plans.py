@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from pytest_nemoperf.dryrun import DryRun, PricedCase
 from pytest_nemoperf.metrics import format_number, format_time
+from pytest_nemoperf.parallelism import TRAINING_KEYS
 from pytest_nemoperf.pricing import Price
-from pytest_nemoperf.records import to_data
 from pytest_nemoperf.report.cells import count_text
 from pytest_nemoperf.report.console import align
 
@@ -68,7 +68,7 @@ def _with_unit(count: float, *, units: Sequence[tuple[int, str]], smallest: str)
 
 def _facts(price: Price, *, system_title: str) -> Iterator[tuple[str, str]]:
     plan = price.plan
-    layout = to_data(plan.layout)
+    layout = {key: getattr(plan.layout, key) for key in TRAINING_KEYS}
     shown = {key: value for key, value in layout.items() if key == "gpus" or value != _NEUTRAL.get(key, 1)}
     peak = "unknown" if plan.peak_tflops is None else f"{plan.peak_tflops:g} TFLOP/s ({plan.precision}, dense)"
     active = price.num_active_parameters

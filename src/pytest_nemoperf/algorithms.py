@@ -1,0 +1,121 @@
+"""Algorithms of reinforcement learning as data: one loop reads what a step of each does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from pytest_nemoperf.errors import RecipeError, did_you_mean
+
+
+def _check_number(value: float, *, subject: str, most: float) -> None:
+    if type(value) not in (int, float) or not 0 <= value <= most or math.isinf(value):
+        limit = "a finite number >= 0" if math.isinf(most) else f"a number within 0 and {most:g}"
+        raise RecipeError(f"{subject}={value!r} must be {limit}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Algorithm:
+    """What a step computes from rewards; ``dataclasses.replace`` makes one's own from a known one.
+
+    Attributes:
+        name: First word of case ids.
+        advantage: ``group``: a reward less the mean of its prompt's responses; ``gae``: generalised advantage
+            estimation with a value model.
+        is_leave_one_out: Group: the mean is over the other responses of the prompt.
+        is_std_normalized: Group: divided by the standard deviation of the prompt's rewards; GAE: advantages of a
+            step are shifted and scaled to mean 0 and variance 1.
+        clip_low: Probability ratios below 1 - clip_low gain nothing.
+        clip_high: Nor those above 1 + clip_high.
+        kl_coef: Weight of the k3 divergence from the reference policy in the loss; 0 needs no reference.
+        loss_mean: ``token``: over all response tokens of a batch; ``sequence``: over the tokens of each response,
+            then over the responses.
+        importance_cap: Off-policy correction: each token counts exp(training - generation log-probability), at most
+            this; None for none.
+        has_dynamic_sampling: Prompts whose responses all have the same reward are replaced by others.
+        max_rounds: Of generation in one step for that; what is still missing then is filled with such prompts.
+        overlong_share: Share of the response limit, at its end, over which a linear penalty grows to the whole of
+            overlong_penalty; 0 for none. It says nothing about responses of pinned lengths.
+        overlong_penalty: Subtracted from the reward of a response that fills its limit.
+        gae_lambda: Of GAE.
+        discount: Of GAE, per token.
+        value_clip: The value model's prediction moves at most so far from the old one before its loss is clipped.
+        value_coef: Weight of the value model's loss.
+
+    Raises:
+        RecipeError: If a value breaks a rule.
+
+    References:
+        GRPO: Shao et al. 2024, https://arxiv.org/abs/2402.03300; leave-one-out: Ahmadian et al. 2024,
+        https://arxiv.org/abs/2402.14740; DAPO: Yu et al. 2025, https://arxiv.org/abs/2503.14476; PPO: Schulman et al.
+        2017, https://arxiv.org/abs/1707.06347; GAE: Schulman et al. 2015, https://arxiv.org/abs/1506.02438; k3:
+        Schulman 2020, http://joschu.net/blog/kl-approx.html.
+    """
+
+    name: str
+    advantage: Literal["group", "gae"] = "group"
+    is_leave_one_out: bool = False
+    is_std_normalized: bool = True
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    kl_coef: float = 0.0
+    loss_mean: Literal["token", "sequence"] = "token"
+    importance_cap: float | None = None
+    has_dynamic_sampling: bool = False
+    max_rounds: int = 10
+    overlong_share: float = 0.0
+    overlong_penalty: float = 1.0
+    gae_lambda: float = 0.95
+    discount: float = 1.0
+    value_clip: float = 0.2
+    value_coef: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, words in (("advantage", ("group", "gae")), ("loss_mean", ("token", "sequence"))):
+            if getattr(self, name) not in words:
+                raise RecipeError(f"algorithm {self.name}: unknown {name} {getattr(self, name)!r}; use one of {words}")
+        for name in ("clip_low", "clip_high", "kl_coef", "overlong_penalty", "value_clip", "value_coef"):
+            _check_number(getattr(self, name), subject=f"algorithm {self.name}: {name}", most=math.inf)
+        for name in ("overlong_share", "gae_lambda", "discount"):
+            _check_number(getattr(self, name), subject=f"algorithm {self.name}: {name}", most=1)
+        if self.importance_cap is not None:
+            _check_number(self.importance_cap, subject=f"algorithm {self.name}: importance_cap", most=math.inf)
+        if type(self.max_rounds) is not int or self.max_rounds < 1:
+            raise RecipeError(f"algorithm {self.name}: max_rounds={self.max_rounds!r} must be a whole number >= 1")
+
+    @property
+    def has_value_model(self) -> bool:
+        """Whether a second model predicts rewards."""
+        return self.advantage == "gae"
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the policy is compared with the one it started from."""
+        return self.kl_coef > 0
+
+
+ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
+    {
+        algorithm.name: algorithm
+        for algorithm in (
+            Algorithm(name="grpo", kl_coef=0.04, loss_mean="sequence"),
+            Algorithm(name="dapo", clip_high=0.28, has_dynamic_sampling=True, overlong_share=0.2),
+            Algorithm(name="ppo", advantage="gae", kl_coef=0.01),
+        )
+    }
+)
+"""Known algorithms by name, with the settings of their papers where those name one."""
+
+
+def find_algorithm(name: str) -> Algorithm:
+    """Return a known algorithm.
+
+    Raises:
+        RecipeError: If there is none of that name.
+    """
+    if name not in ALGORITHMS:
+        raise RecipeError(f"unknown algorithm {name!r}; {did_you_mean(name, ALGORITHMS)}")
+    return ALGORITHMS[name]

@@ -1,0 +1,110 @@
+"""What is asked of whoever generates, what comes back, and what training makes of it."""
+
+# N samples of a step, S tokens of the longest, prompt and response; a value at place t of a sample belongs to its
+# token t: the log-probability of that token, the value of the state it was chosen in
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One response to be generated.
+
+    Attributes:
+        sample: Its number in the step; with the seed it decides what is drawn, wherever and whenever that happens.
+        prompt: Tokens.
+        max_len: Most tokens of the response.
+        is_pinned: It gets exactly so many: stop tokens are tokens like any other.
+    """
+
+    sample: int
+    prompt: tuple[int, ...]
+    max_len: int
+    is_pinned: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """One response.
+
+    Attributes:
+        sample: Of the request.
+        tokens: What was generated, the stop token included where there is one.
+        logprobs: Of each of them under the softmax of all logits over the temperature, before top-k and top-p.
+        is_truncated: It ended at its limit, not with a stop token; never where its length was pinned.
+    """
+
+    sample: int
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    is_truncated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generated:
+    """What one replica generated.
+
+    Attributes:
+        responses: One a request, in the order of the requests.
+        batch_fill_pct: Mean share of the decoding batch that held a sample, over the decoding steps, percent.
+    """
+
+    responses: tuple[Response, ...]
+    batch_fill_pct: float
+
+
+class Generator(Protocol):
+    """One rank of a generation replica; all ranks of the replica make the same calls."""
+
+    def allocate(self) -> Mapping[str, Tensor]:
+        """Make room for this rank's weights and return it, by the native engine's names; a refit fills it."""
+
+    def refitted(self) -> None:
+        """Take note that the weights are complete and new: what was computed with others is void."""
+
+    def generate(self, requests: Sequence[Request], *, seed: int) -> Generated:
+        """Generate a response to each request; the same seed and requests give the same tokens.
+
+        Every rank of the replica gets the same requests and returns the same responses.
+
+        Raises:
+            GenerationError: If logits are not finite, or a prompt and its limit don't fit the cache.
+        """
+
+    def release(self) -> None:
+        """Free weights and cache; ``allocate`` comes before the next use."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """All samples of one step, the same on every rank that trains, on its device.
+
+    Attributes:
+        tokens_NS: Prompt, then response, then zeros.
+        prompt_lens_N: Tokens of each prompt.
+        lens_N: Tokens of prompt and response.
+        is_truncated_N: The response ended at its limit.
+        logprobs_NS: Of the response's tokens when they were generated; zeros elsewhere.
+        rewards_N: As the task gave them, in float32.
+        group_size: Samples of one prompt; they follow each other.
+    """
+
+    tokens_NS: Tensor
+    prompt_lens_N: Tensor
+    lens_N: Tensor
+    is_truncated_N: Tensor
+    logprobs_NS: Tensor
+    rewards_N: Tensor
+    group_size: int
+
+    def response_mask_NS(self) -> Tensor:
+        """Return which places hold a token of the response."""
+        places_S = torch.arange(self.tokens_NS.shape[1], device=self.tokens_NS.device)
+        return (places_S >= self.prompt_lens_N[:, None]) & (places_S < self.lens_N[:, None])
