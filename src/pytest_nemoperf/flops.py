@@ -48,7 +48,10 @@ def num_flops(model: ModelConfig, *, seq_lens: Sequence[int], convention: FlopsC
     Raises:
         RecipeError: If a length is not positive.
     """
-    return sum(length * num_flops_per_token(model, seq_len=length, convention=convention, tp=tp) for length in seq_lens)
+    return sum(
+        count * length * num_flops_per_token(model, seq_len=length, convention=convention, tp=tp)
+        for length, count in Counter(seq_lens).items()
+    )
 
 
 def num_flops_per_token(model: ModelConfig, *, seq_len: int, convention: FlopsConvention, tp: int = 1) -> float:

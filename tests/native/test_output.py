@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nemoperf.native.output import ProgressWriter, step_records, write_atomic, write_error
+from pytest_nemoperf.native.output import ProgressWriter, RankRow, step_records, write_atomic, write_error
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.records import PROGRESS_FILE, Progress, RankError, from_json
 from tests.native.tiny import tiny_plan
 
-# step time, loss, grad norm, peak; then data, forward, backward, pipeline_wait, grad_comm, optimizer, other
-FAST = [1.0, 4.0, 2.0, 100.0, 0.1, 0.2, 0.3, 0.0, 0.1, 0.2, 0.1]
-SLOW = [2.0, 5.0, 2.0, 300.0, 0.2, 0.4, 0.6, 0.0, 0.2, 0.4, 0.2]
+# step time, loss, grad norm, peak, generation, fill; then data, forward, backward, pipeline_wait, grad_comm, optimizer,
+# other
+FAST = RankRow.of([1.0, 4.0, 2.0, 100.0, 0.0, 0.0, 0.1, 0.2, 0.3, 0.0, 0.1, 0.2, 0.1])
+SLOW = RankRow.of([2.0, 5.0, 2.0, 300.0, 0.0, 0.0, 0.2, 0.4, 0.6, 0.0, 0.2, 0.4, 0.2])
 
 
 def test_the_slowest_rank_gives_time_and_phases_of_a_step() -> None:
@@ -40,7 +41,7 @@ def test_loss_is_the_mean_and_memory_the_largest_over_the_ranks() -> None:
 
 def test_the_loss_of_a_pipeline_is_that_of_its_last_stage() -> None:
     plan = tiny_plan(layouts={"cpu": Layout(gpus=4, pp=2, dp_shard=2)})
-    others = [FAST[0], 0.0, *FAST[2:]]
+    others = FAST._replace(loss=0.0)
 
     (record,) = step_records(plan, gathered=[[others], [others], [FAST], [SLOW]])
 
@@ -65,7 +66,7 @@ def test_tokens_and_flops_are_those_of_all_ranks() -> None:
 
 
 def test_a_loss_that_is_not_a_number_is_recorded_as_such() -> None:
-    (record,) = step_records(tiny_plan(), gathered=[[[1.0, math.nan, *FAST[2:]]]])
+    (record,) = step_records(tiny_plan(), gathered=[[FAST._replace(loss=math.nan)]])
 
     assert record.loss is not None
     assert math.isnan(record.loss)

@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -69,25 +70,60 @@ class ProgressWriter:
             file.write(to_json_line(Progress(step=step, step_time_sec=step_time_sec)))
 
 
-def gather_steps(outcomes: Sequence[StepOutcome], *, peak_bytes: int, device: torch.device) -> list[list[list[float]]]:
-    """Return every rank's row of every step, ``[rank][step][column]``; all ranks must call it.
+class RankRow(NamedTuple):
+    """One step of one rank.
 
-    Columns are step time, loss, gradient norm, peak memory and the phases. One collective after the last
-    step; float64 holds a count of bytes exactly. The peak is the last step's, and 0 in the rows before: asking
-    the system for it costs more than all else that is recorded of a step, so it is asked once.
+    Attributes:
+        step_time_sec: Wall time.
+        loss: 0 on a rank that knows none.
+        grad_norm: Of the whole gradient.
+        peak_bytes: Of memory; 0 before the last step.
+        generation_sec: Time it generated responses.
+        batch_fill_pct: Mean share of its decoding batch that held a sample, percent.
+        phases: Seconds by phase, in the order of the workload's phases.
+    """
+
+    step_time_sec: float
+    loss: float
+    grad_norm: float
+    peak_bytes: float
+    generation_sec: float
+    batch_fill_pct: float
+    phases: tuple[float, ...]
+
+    @classmethod
+    def of(cls, columns: Sequence[float]) -> RankRow:
+        """Return the row that gather_steps sent as these numbers."""
+        num_scalars = len(cls._fields) - 1
+        return cls(*columns[:num_scalars], tuple(columns[num_scalars:]))
+
+
+def gather_steps(outcomes: Sequence[StepOutcome], *, peak_bytes: int, device: torch.device) -> list[list[RankRow]]:
+    """Return every rank's row of every step, ``[rank][step]``; all ranks must call it.
+
+    One collective after the last step; float64 holds a count of bytes exactly. The peak is the last step's, and 0 in
+    the rows before: asking the system for it costs more than all else that is recorded of a step, so it is asked once.
     """
     peaks = [0] * (len(outcomes) - 1) + [peak_bytes]
     rows = [
-        [outcome.timing.step_time_sec, outcome.loss, outcome.grad_norm, peak, *outcome.timing.phases.values()]
+        [
+            outcome.timing.step_time_sec,
+            outcome.loss,
+            outcome.grad_norm,
+            peak,
+            outcome.generation_sec,
+            outcome.batch_fill_pct,
+            *outcome.timing.phases.values(),
+        ]
         for outcome, peak in zip(outcomes, peaks, strict=True)
     ]
     local = torch.tensor(rows, dtype=torch.float64, device=device)
     gathered = [torch.empty_like(local) for _ in range(dist.get_world_size())]
     dist.all_gather(gathered, local)
-    return [rank_rows.tolist() for rank_rows in gathered]
+    return [[RankRow.of(columns) for columns in rank_rows.tolist()] for rank_rows in gathered]
 
 
-def step_records(plan: Plan, *, gathered: Sequence[Sequence[Sequence[float]]]) -> Iterable[StepRecord]:
+def step_records(plan: Plan, *, gathered: Sequence[Sequence[RankRow]]) -> Iterable[StepRecord]:
     """Yield one record a step from what gather_steps returned.
 
     The slowest rank gives the step's time and phases. The loss is the mean over the ranks that know one, those of
@@ -95,18 +131,28 @@ def step_records(plan: Plan, *, gathered: Sequence[Sequence[Sequence[float]]]) -
     """
     num_with_loss = plan.layout.gpus // plan.layout.pp
     for step, ranks in enumerate(zip(*gathered, strict=True)):
-        slowest = max(ranks, key=lambda row: row[0])
+        slowest = slowest_of(ranks)
         yield StepRecord(
             step=step,
-            step_time_sec=slowest[0],
+            step_time_sec=slowest.step_time_sec,
             tokens=plan.tokens_per_step,
-            phases=_phases(slowest[4:], is_pipeline=plan.layout.pp > 1),
+            phases=_phases(slowest.phases, is_pipeline=plan.layout.pp > 1),
             flops=plan.tokens_per_step * plan.flops_per_token,
-            loss=sum(row[1] for row in ranks[-num_with_loss:]) / num_with_loss,
-            grad_norm=ranks[0][2],
-            peak_memory_bytes=int(max(row[3] for row in ranks)) or None,
-            rank_times_sec=tuple(row[0] for row in ranks),
+            loss=sum(row.loss for row in ranks[-num_with_loss:]) / num_with_loss,
+            grad_norm=ranks[0].grad_norm,
+            peak_memory_bytes=largest_peak(ranks),
+            rank_times_sec=tuple(row.step_time_sec for row in ranks),
         )
+
+
+def slowest_of(ranks: Sequence[RankRow]) -> RankRow:
+    """Return the row of the rank that took longest."""
+    return max(ranks, key=lambda row: row.step_time_sec)
+
+
+def largest_peak(ranks: Sequence[RankRow]) -> int | None:
+    """Return the largest peak memory of these ranks, bytes; None where it is not known."""
+    return int(max(row.peak_bytes for row in ranks)) or None
 
 
 def _phases(seconds: Sequence[float], *, is_pipeline: bool) -> dict[str, float]:

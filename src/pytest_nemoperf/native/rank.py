@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,9 +35,20 @@ from pytest_nemoperf.native.output import (
 )
 from pytest_nemoperf.native.parallelize import parallelize
 from pytest_nemoperf.native.phases import phase_clock
+from pytest_nemoperf.native.rl import make_worker
+from pytest_nemoperf.native.rl_output import rl_step_records
 from pytest_nemoperf.native.train import StepOutcome, Trainer
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import PLAN_FILE, RESULT_FILE, STEPS_FILE, RunResult, from_json, to_json, to_json_line
+from pytest_nemoperf.records import (
+    PLAN_FILE,
+    RESULT_FILE,
+    STEPS_FILE,
+    RunResult,
+    StepRecord,
+    from_json,
+    to_json,
+    to_json_line,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,25 +139,22 @@ def check_plan(plan: Plan, *, world_size: int) -> None:
 
 
 def train(plan: Plan, *, place: Place, device: torch.device) -> None:
-    """Build this rank's model, run all steps, and let rank 0 write what they measured."""
-    layout = plan.layout
-    mesh = build_mesh(layout, device_type=device.type, has_experts=plan.model.moe is not None)
-    positions = local_positions(plan.seq_len, mesh=mesh)
-    trainer = Trainer(
-        plan,
-        chunks=parallelize(plan, mesh=mesh, device=device),
-        mesh=mesh,
-        data=SyntheticTokens(
-            plan, dp_rank=data_parallel_rank(place.rank, layout=layout), device=device, positions=positions
-        ),
-        clock=phase_clock(device),
-    )
+    """Build this rank's part, run all steps, and let rank 0 write what they measured."""
     progress = ProgressWriter(place.run_dir, last_step=plan.total_steps - 1) if place.rank == 0 else None
-    outcomes = run_steps(trainer, plan=plan, device=device, progress=progress)
+    records: Callable[..., Iterable[StepRecord]]
+    if plan.rl is None:
+        trainer = make_trainer(plan, rank=place.rank, device=device)
+        outcomes = run_steps(trainer.step, plan=plan, device=device, progress=progress, meet=dist.barrier)
+        records = step_records
+    else:
+        worker = make_worker(plan, device=device)
+        outcomes = run_steps(worker.step, plan=plan, device=device, progress=progress, meet=worker.meet)
+        worker.finish()
+        records = partial(rl_step_records, facts=worker.facts)
     gathered = gather_steps(outcomes, peak_bytes=peak_memory_bytes(device), device=device)
     dist.barrier()  # the result says that every rank got here
     if place.rank == 0:
-        lines = "".join(to_json_line(record) for record in step_records(plan, gathered=gathered))
+        lines = "".join(to_json_line(record) for record in records(plan, gathered=gathered))
         write_atomic(place.run_dir / STEPS_FILE, lines)
         result = RunResult(
             num_ranks=place.world_size,
@@ -155,13 +165,32 @@ def train(plan: Plan, *, place: Place, device: torch.device) -> None:
         write_atomic(place.run_dir / RESULT_FILE, to_json(result))
 
 
+def make_trainer(plan: Plan, *, rank: int, device: torch.device) -> Trainer:
+    """Return what runs this rank's pre-training steps."""
+    layout = plan.layout
+    mesh = build_mesh(layout, device_type=device.type, has_experts=plan.model.moe is not None)
+    positions = local_positions(plan.seq_len, mesh=mesh)
+    return Trainer(
+        plan,
+        chunks=parallelize(plan, mesh=mesh, device=device),
+        mesh=mesh,
+        data=SyntheticTokens(plan, dp_rank=data_parallel_rank(rank, layout=layout), device=device, positions=positions),
+        clock=phase_clock(device),
+    )
+
+
 def run_steps(
-    trainer: Trainer, *, plan: Plan, device: torch.device, progress: ProgressWriter | None
+    step: Callable[[int], StepOutcome],
+    *,
+    plan: Plan,
+    device: torch.device,
+    progress: ProgressWriter | None,
+    meet: Callable[[], None],
 ) -> list[StepOutcome]:
     """Run warm-up and measured steps and return the outcome of each; the memory's peak counts from the latter.
 
     Ranks enter each step together: what one does between the steps (rank 0 writes progress) must not be
-    another's waiting time.
+    another's waiting time. ``meet`` waits for those that enter together: all ranks, or all that train.
     """
     outcomes = []
     # What was built lives to the end: later collections need not look at it, and the pages that a forked rank
@@ -171,8 +200,8 @@ def run_steps(
     for number in range(plan.total_steps):
         if number == plan.warmup_steps:
             reset_peak_memory(device)
-        dist.barrier()
-        outcome = trainer.step(number)
+        meet()
+        outcome = step(number)
         outcomes.append(outcome)
         if progress is not None:
             progress.step_done(number, step_time_sec=outcome.timing.step_time_sec)

@@ -36,11 +36,15 @@ class StepOutcome:
         timing: Wall time and phases.
         loss: Mean over the tokens this rank trained on; 0 on ranks without the last pipeline stage.
         grad_norm: Of the whole gradient before clipping.
+        generation_sec: Time this rank generated responses.
+        batch_fill_pct: Mean share of its decoding batch that held a sample, percent.
     """
 
     timing: StepTiming
     loss: float
     grad_norm: float
+    generation_sec: float = 0.0
+    batch_fill_pct: float = 0.0
 
 
 class Trainer:

@@ -1,0 +1,35 @@
+"""Steps of reinforcement learning: GRPO on-policy and one step off, DAPO and PPO."""
+
+import pytest
+
+from pytest_nemoperf import RL, GenerationLayout, Layout, Recipe
+
+TOGETHER = Layout(gpus=2, dp_shard=2)
+APART = Layout(gpus=1, generation=GenerationLayout(gpus=1, is_colocated=False))
+
+
+def check_llama_tiny(perf, *, layout, **rl):
+    sizes = {"num_prompts_per_step": 8, "num_generations_per_prompt": 4, "prompt_len": 32, "max_response_len": 32}
+    perf.check(
+        Recipe(
+            model="llama-tiny",
+            layouts={"cpu": layout},
+            seq_len=64,
+            global_batch_size=16,
+            micro_batch_size=8,
+            precision="fp32",
+            steps=8,
+            rl=RL(**(sizes | rl)),
+        )
+    )
+
+
+@pytest.mark.perf
+@pytest.mark.parametrize("algorithm", ["grpo", "dapo", "ppo"])
+def test_llama_tiny_on_policy(perf, algorithm):
+    check_llama_tiny(perf, layout=TOGETHER, algorithm=algorithm)
+
+
+@pytest.mark.perf
+def test_llama_tiny_one_step_off(perf):
+    check_llama_tiny(perf, layout=APART, max_staleness=1)

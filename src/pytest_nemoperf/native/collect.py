@@ -1,0 +1,145 @@
+"""The samples of one step: prompts are answered by this rank's replica, answers are scored, and all are gathered."""
+
+# N samples of a step
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pytest_nemoperf.native.advantages import kept_prompts
+from pytest_nemoperf.native.handover import Handover, Parcel
+from pytest_nemoperf.native.mesh import GenerationMesh
+from pytest_nemoperf.native.phases import PhaseClock
+from pytest_nemoperf.native.rollouts import Generated, Generator, Request
+from pytest_nemoperf.native.tasks import Question, make_question, reward_of
+from pytest_nemoperf.recipe import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What a generating rank did in a step.
+
+    Attributes:
+        parcel: All samples of the step, complete.
+        generation_sec: Time this rank generated.
+        batch_fill_pct: Mean share of its decoding batch that held a sample.
+    """
+
+    parcel: Parcel
+    generation_sec: float
+    batch_fill_pct: float
+
+
+class Collector:
+    """Collects samples on one generating rank.
+
+    Args:
+        plan: What to generate.
+        generator: Of this rank.
+        mesh: Which replica it belongs to.
+        handover: Gathers.
+        device: Of this rank.
+        clock: Marks ``generation`` and ``reward``.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        generator: Generator,
+        mesh: GenerationMesh,
+        handover: Handover,
+        device: torch.device,
+        clock: PhaseClock,
+    ) -> None:
+        assert plan.rl is not None and plan.layout.generation is not None  # noqa: S101, PT018 (resolve filled both)
+        self.plan, self._rl = plan, plan.rl
+        self._num_replicas = plan.layout.generation.dp
+        self.generator, self.mesh, self.clock = generator, mesh, clock
+        self._handover, self._device = handover, device
+
+    def collect(self, step: int) -> Collected:
+        """Generate and score the samples of a step; every generating rank calls it.
+
+        With dynamic sampling, prompts whose responses all have the same reward are replaced by others of the same
+        length in a next round; after the last one they stay.
+
+        Raises:
+            GenerationError: As Generator.generate.
+        """
+        rl, algorithm = self._rl, self._rl.algorithm_config
+        parcel = Parcel.empty(rl, device=self._device)
+        missing = list(range(rl.num_prompts_per_step))
+        rounds = []
+        for number in range(algorithm.max_rounds if algorithm.has_dynamic_sampling else 1):
+            part = Parcel.empty(rl, device=self._device)
+            rounds.append(self._answer(missing[self.mesh.number :: self._num_replicas], step, number, part))
+            self._handover.gather(part)
+            rows = _rows_of(missing, rl.num_generations_per_prompt, device=self._device)
+            parcel.ints_NC[rows], parcel.floats_NC[rows] = part.ints_NC[rows], part.floats_NC[rows]
+            self.clock.mark("generation")  # a replica waits for the slowest one
+            if not algorithm.has_dynamic_sampling:
+                break
+            has_spread = kept_prompts(parcel.rewards_N, group_size=rl.num_generations_per_prompt).tolist()
+            missing = [prompt for prompt in missing if not has_spread[prompt]]
+            if not missing:
+                break
+        return Collected(
+            parcel=parcel,
+            generation_sec=sum(seconds for _, seconds in rounds),
+            batch_fill_pct=statistics.fmean(generated.batch_fill_pct for generated, _ in rounds),
+        )
+
+    def _answer(self, prompts: Sequence[int], step: int, round_number: int, parcel: Parcel) -> tuple[Generated, float]:
+        """Put this replica's answers into the parcel; return what was generated and how long that took."""
+        rl, seed = self._rl, self.plan.seed
+        questions = {
+            prompt: make_question(rl, seed=seed, step=step, round_number=round_number, prompt=prompt)
+            for prompt in prompts
+        }
+        requests = self._requests(questions)
+        start = time.perf_counter()
+        generated = self.generator.generate(requests, seed=_draw_seed(seed, step=step, round_number=round_number))
+        seconds = time.perf_counter() - start
+        self.clock.mark("generation")
+        if self.mesh.is_first:  # one rank of a replica fills its rows
+            rewards = {
+                response.sample: reward_of(
+                    response.tokens, question=questions[response.sample // rl.num_generations_per_prompt]
+                )
+                for response in generated.responses
+            }
+            parcel.put(generated.responses, rewards=rewards, round_number=round_number)
+        self.clock.mark("reward")
+        return generated, seconds
+
+    def _requests(self, questions: dict[int, Question]) -> list[Request]:
+        rl = self._rl
+        group = rl.num_generations_per_prompt
+        return [
+            Request(
+                sample=sample,
+                prompt=question.prompt,
+                max_len=rl.response_limit(sample),
+                is_pinned=rl.has_pinned_lengths,
+            )
+            for prompt, question in questions.items()
+            for sample in range(prompt * group, (prompt + 1) * group)
+        ]
+
+
+def _rows_of(prompts: Sequence[int], group_size: int, *, device: torch.device) -> torch.Tensor:
+    firsts = torch.tensor(prompts, device=device)[:, None] * group_size
+    return (firsts + torch.arange(group_size, device=device)).flatten()
+
+
+def _draw_seed(seed: int, *, step: int, round_number: int) -> int:
+    """Return a seed of its own for each round of each step."""
+    digest = hashlib.blake2b(f"{seed} samples of step {step} round {round_number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

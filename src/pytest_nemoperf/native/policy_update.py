@@ -1,0 +1,107 @@
+"""From the samples of a step to a better policy: log-probabilities, advantages, optimizer updates."""
+
+# N samples of a step, S tokens of the longest, K columns of what the objective needs of a token
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pytest_nemoperf.architecture import value_model
+from pytest_nemoperf.native.advantages import gae, group_advantages, shaped_rewards
+from pytest_nemoperf.native.learner import Learner
+from pytest_nemoperf.native.mesh import RankMesh
+from pytest_nemoperf.native.objective import policy_terms, value_terms
+from pytest_nemoperf.native.phases import PhaseClock
+from pytest_nemoperf.native.rollouts import Samples
+from pytest_nemoperf.recipe import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """What one step of training left.
+
+    Attributes:
+        loss: Of the last update.
+        grad_norm: Of the last update, before clipping.
+        logprobs_NS: Of the policy, before the first update.
+        reference_logprobs_NS: Of the reference; None without one.
+    """
+
+    loss: Tensor
+    grad_norm: Tensor
+    logprobs_NS: Tensor
+    reference_logprobs_NS: Tensor | None
+
+
+class PolicyUpdate:
+    """Trains the policy, and the value model where the algorithm has one, on one rank.
+
+    Args:
+        plan: Models, layout and algorithm.
+        mesh: Of the ranks that train.
+        device: Of this rank.
+        clock: Marks ``policy_logprobs``, ``reference_logprobs``, ``values``, ``advantage`` and ``training``.
+    """
+
+    def __init__(self, plan: Plan, *, mesh: RankMesh, device: torch.device, clock: PhaseClock) -> None:
+        assert plan.rl is not None  # noqa: S101 (the caller looked)
+        self._plan, self._rl, self._clock, self._device = plan, plan.rl, clock, device
+        algorithm = self._rl.algorithm_config
+        self.policy = Learner(plan, mesh=mesh, device=device)
+        self._reference = (
+            Learner(plan, mesh=mesh, device=device, is_trainable=False) if algorithm.has_reference else None
+        )
+        self._critic = None
+        if algorithm.has_value_model:
+            self._critic = Learner(replace(plan, model=value_model(plan.model)), mesh=mesh, device=device)
+
+    def learn(self, samples: Samples) -> Learned:
+        """Train on the samples of a step, T-GBS of them an update."""
+        algorithm, clock = self._rl.algorithm_config, self._clock
+        logprobs_NS = self.policy.logprobs(samples)
+        clock.mark("policy_logprobs")
+        reference_NS = None
+        if self._reference is not None:
+            reference_NS = self._reference.logprobs(samples)
+            clock.mark("reference_logprobs")
+        rewards_N = shaped_rewards(samples, rl=self._rl)
+        if self._critic is None:
+            values_NS = returns_NS = None
+            advantages = group_advantages(rewards_N, group_size=samples.group_size, algorithm=algorithm)
+        else:
+            values_NS = self._critic.logprobs(samples)
+            clock.mark("values")
+            advantages, returns_NS = gae(samples, rewards_N=rewards_N, values_NS=values_NS, algorithm=algorithm)
+        updates = []
+        for numbers in self._batches():
+            terms_NSK = policy_terms(
+                samples,
+                numbers=numbers,
+                advantages=advantages,
+                old_logprobs_NS=logprobs_NS,
+                reference_logprobs_NS=reference_NS,
+                algorithm=algorithm,
+            )
+            critic_terms_NSK = None
+            if values_NS is not None and returns_NS is not None:
+                critic_terms_NSK = value_terms(
+                    samples, numbers=numbers, old_values_NS=values_NS, returns_NS=returns_NS, algorithm=algorithm
+                )
+            updates.append((numbers, terms_NSK, critic_terms_NSK))
+        clock.mark("advantage")
+        for numbers, terms_NSK, critic_terms_NSK in updates:
+            loss, grad_norm = self.policy.update(samples, numbers=numbers, terms_NSK=terms_NSK)
+            if self._critic is not None and critic_terms_NSK is not None:
+                self._critic.update(samples, numbers=numbers, terms_NSK=critic_terms_NSK)
+        clock.mark("training")
+        return Learned(loss=loss, grad_norm=grad_norm, logprobs_NS=logprobs_NS, reference_logprobs_NS=reference_NS)
+
+    def _batches(self) -> Iterator[range]:
+        """Yield the numbers of the samples of each update: whole groups follow each other."""
+        size = self._plan.global_batch_size
+        for first in range(0, self._rl.num_samples, size):
+            yield range(first, first + size)

@@ -1,0 +1,290 @@
+"""The loop of reinforcement learning: which rank does what in a step, and when weights and samples pass.
+
+On the same ranks (colocated) a step is: weights to the generator, responses, the generator's memory freed, training.
+With ranks of their own the two sides run loops of their own, coupled by samples in one direction and weights in the
+other. Batch k is generated with the weights of step max(0, k - max_staleness), always exactly those: so the tokens of
+a run are reproducible, whichever side is faster. At max_staleness 0 the sides wait for each other in turn.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from pytest_nemoperf.native.collect import Collected, Collector
+from pytest_nemoperf.native.generation import NativeGenerator
+from pytest_nemoperf.native.handover import Handover, Parcel
+from pytest_nemoperf.native.mesh import GenerationMesh, RankMesh, build_generation_mesh, build_mesh
+from pytest_nemoperf.native.phases import PhaseClock, phase_clock
+from pytest_nemoperf.native.policy_update import Learned, PolicyUpdate
+from pytest_nemoperf.native.refit import Pending, Refit
+from pytest_nemoperf.native.rollout_facts import RolloutFacts, facts_of
+from pytest_nemoperf.native.rollouts import Generator, Samples
+from pytest_nemoperf.native.train import StepOutcome
+from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.records import RL_PHASES
+
+
+class Worker(Protocol):
+    """One rank's part of the loop."""
+
+    facts: list[RolloutFacts]
+
+    def meet(self) -> None:
+        """Wait for the ranks that begin a step together with this one."""
+
+    def step(self, number: int) -> StepOutcome:
+        """Do this rank's part of a step."""
+
+    def finish(self) -> None:
+        """Take or pass on what is still on its way."""
+
+
+def make_worker(plan: Plan, *, device: torch.device) -> Worker:
+    """Return this rank's worker; every rank of the run must call it, as groups are made by all of them."""
+    layout = plan.layout
+    generation = layout.generation
+    assert plan.rl is not None and generation is not None  # noqa: S101, PT018 (resolve filled both)
+    mesh = build_mesh(layout, device_type=device.type, has_experts=plan.model.moe is not None)
+    generation_mesh = build_generation_mesh(layout)
+    is_apart = not generation.is_colocated
+    clock = phase_clock(device, names=RL_PHASES)
+    refit = Refit(plan, group=_all_ranks(layout), device=device)
+    handover = Handover(
+        plan,
+        generating=None if generation_mesh is None else generation_mesh.everyone,
+        link=_all_ranks(layout) if is_apart else None,
+        device=device,
+    )
+    signal = Signal(_all_ranks(layout), device=device) if is_apart else None
+    if generation_mesh is None:
+        assert signal is not None  # noqa: S101 (a rank that does not generate is apart)
+        learning = Learning(plan, mesh=mesh, clock=clock, device=device)
+        return TrainingRank(learning, handover=handover, refit=refit, signal=signal)
+    generator = make_generator(plan, mesh=generation_mesh, device=device)
+    collector = Collector(
+        plan, generator=generator, mesh=generation_mesh, handover=handover, device=device, clock=clock
+    )
+    if signal is not None:
+        return GeneratingRank(collector, handover=handover, refit=refit, signal=signal)
+    learning = Learning(plan, mesh=mesh, clock=clock, device=device)
+    return ColocatedRank(learning, collector=collector, handover=handover, refit=refit)
+
+
+def make_generator(plan: Plan, *, mesh: GenerationMesh, device: torch.device) -> Generator:
+    """Return the generator a plan asks for."""
+    return NativeGenerator(plan, mesh=mesh, device=device)
+
+
+class Learning:
+    """What all ranks that train do with samples.
+
+    Args:
+        plan: What to train.
+        mesh: Of the ranks that train.
+        clock: Of this rank.
+        device: Of this rank.
+    """
+
+    def __init__(self, plan: Plan, *, mesh: RankMesh, clock: PhaseClock, device: torch.device) -> None:
+        self.plan, self.mesh, self.clock = plan, mesh, clock
+        self.update = PolicyUpdate(plan, mesh=mesh, device=device, clock=clock)
+        self.facts: list[RolloutFacts] = []
+
+    def end_step(
+        self,
+        parcel: Parcel,
+        *,
+        samples: Samples,
+        learned: Learned,
+        num_refit_bytes: int,
+        collected: Collected | None = None,
+    ) -> StepOutcome:
+        """End the step, then find out what is told about its samples."""
+        if self.plan.inject_pct > 0:
+            self.clock.delay(self.plan.inject_pct)
+        timing = self.clock.stop()
+        if dist.get_rank() == 0:
+            facts = facts_of(
+                self.plan, parcel=parcel, samples=samples, learned=learned, num_refit_bytes=num_refit_bytes
+            )
+            self.facts.append(facts)
+        return StepOutcome(
+            timing=timing,
+            loss=learned.loss.item(),
+            grad_norm=learned.grad_norm.item(),
+            generation_sec=0.0 if collected is None else collected.generation_sec,
+            batch_fill_pct=0.0 if collected is None else collected.batch_fill_pct,
+        )
+
+
+class ColocatedRank:
+    """Generates and trains in turns."""
+
+    def __init__(self, learning: Learning, *, collector: Collector, handover: Handover, refit: Refit) -> None:
+        self._learning, self._clock, self._generator = learning, learning.clock, collector.generator
+        self._collector, self._handover, self._refit = collector, handover, refit
+        self.facts = learning.facts
+
+    def meet(self) -> None:
+        """Wait for all ranks."""
+        _meet(self._learning.mesh.world)
+
+    def step(self, number: int) -> StepOutcome:
+        """Refit, generate, train."""
+        self._clock.start()
+        self._refit.run(self._learning.update.policy.named_weights(), self._generator.allocate())
+        self._generator.refitted()
+        self._clock.mark("refit")
+        collected = self._collector.collect(number)
+        self._generator.release()
+        samples = self._handover.open(collected.parcel, step=number)
+        self._clock.mark("other")
+        learned = self._learning.update.learn(samples)
+        return self._learning.end_step(
+            collected.parcel,
+            samples=samples,
+            learned=learned,
+            num_refit_bytes=self._refit.num_bytes,
+            collected=collected,
+        )
+
+    def finish(self) -> None:
+        """Nothing is on its way between steps."""
+
+
+class TrainingRank:
+    """Trains on what other ranks generate, and sends them its weights."""
+
+    def __init__(self, learning: Learning, *, handover: Handover, refit: Refit, signal: Signal) -> None:
+        assert learning.plan.rl is not None  # noqa: S101 (make_worker looked)
+        self._learning, self._clock = learning, learning.clock
+        self._staleness = learning.plan.rl.max_staleness
+        self._handover, self._refit, self._signal = handover, refit, signal
+        self._pending: deque[Pending] = deque()
+        self.facts = learning.facts
+        self._send_weights()
+
+    def meet(self) -> None:
+        """Wait for the others that train."""
+        _meet(self._learning.mesh.world)
+
+    def step(self, number: int) -> StepOutcome:
+        """Wait for samples, train, send the weights."""
+        self._clock.start()
+        parcel = self._handover.receive()
+        self._clock.mark("exposed_generation")
+        samples = self._handover.open(parcel, step=number)
+        self._clock.mark("other")
+        learned = self._learning.update.learn(samples)
+        self._send_weights()
+        self._clock.mark("refit")
+        return self._learning.end_step(parcel, samples=samples, learned=learned, num_refit_bytes=self._refit.num_bytes)
+
+    def finish(self) -> None:
+        """Wait until the last weights have arrived."""
+        self._wait_for_weights(most=0)
+        self._signal.finish()
+
+    def _send_weights(self) -> None:
+        """On-policy the other side is waiting for them; otherwise training goes on while they travel."""
+        self._wait_for_weights(most=max(self._staleness - 1, 0))
+        self._signal.send()
+        self._pending.append(self._refit.start(self._learning.update.policy.named_weights()))
+        if self._staleness == 0:
+            self._wait_for_weights(most=0)
+
+    def _wait_for_weights(self, *, most: int) -> None:
+        while len(self._pending) > most:
+            self._pending.popleft().wait()
+
+
+class GeneratingRank:
+    """Generates for other ranks, up to max_staleness batches ahead of them."""
+
+    def __init__(self, collector: Collector, *, handover: Handover, refit: Refit, signal: Signal) -> None:
+        assert collector.plan.rl is not None  # noqa: S101 (make_worker looked)
+        self._collector, self._clock, self._generator = collector, collector.clock, collector.generator
+        self._staleness = collector.plan.rl.max_staleness
+        self._handover, self._refit, self._signal = handover, refit, signal
+        self._targets = self._generator.allocate()
+        self._num_missing = collector.plan.total_steps + 1  # weights: those of the beginning, and of each step's end
+        self.facts: list[RolloutFacts] = []
+
+    def meet(self) -> None:
+        """Wait for the others that generate."""
+        _meet(self._collector.mesh.everyone)
+
+    def step(self, number: int) -> StepOutcome:
+        """Take new weights if it is time for them, generate, send the samples off."""
+        self._clock.start()
+        if number == 0 or number > self._staleness:
+            self._take_weights()
+        collected = self._collector.collect(number)
+        self._handover.send(collected.parcel)
+        return StepOutcome(
+            timing=self._clock.stop(),
+            loss=0.0,
+            grad_norm=0.0,
+            generation_sec=collected.generation_sec,
+            batch_fill_pct=collected.batch_fill_pct,
+        )
+
+    def finish(self) -> None:
+        """Take the weights that no batch needs any more, so that the last steps send theirs like all others."""
+        while self._num_missing:
+            self._take_weights()
+        self._handover.finish()
+
+    def _take_weights(self) -> None:
+        self._signal.receive()
+        self._clock.mark("idle")
+        self._refit.receive(self._targets)
+        self._generator.refitted()
+        self._clock.mark("refit")
+        self._num_missing -= 1
+
+
+class Signal:
+    """Tells the generating ranks that weights are about to be sent, so that waiting is told from receiving.
+
+    Args:
+        group: All ranks of the run, for nothing but this.
+        device: Of this rank.
+    """
+
+    def __init__(self, group: ProcessGroup | None, *, device: torch.device) -> None:
+        self._group, self._device = group, device
+        self._on_the_way: deque[tuple[dist.Work | None, Tensor]] = deque()
+
+    def send(self) -> None:
+        """Have it sent, and go on; on every rank that trains."""
+        word = torch.zeros(1, device=self._device)
+        self._on_the_way.append((dist.broadcast(word, 0, group=self._group, async_op=True), word))
+
+    def receive(self) -> None:
+        """Wait for it; on every rank that generates."""
+        dist.broadcast(torch.zeros(1, device=self._device), 0, group=self._group)
+
+    def finish(self) -> None:
+        """Wait until all have arrived."""
+        while self._on_the_way:
+            work, _ = self._on_the_way.popleft()
+            if work is not None:
+                work.wait()
+
+
+def _meet(group: ProcessGroup | None) -> None:
+    if group is not None:
+        dist.barrier(group=group)
+
+
+def _all_ranks(layout: Layout) -> ProcessGroup | None:
+    """Return a group of all ranks for one purpose alone: two sides call collectives in orders of their own."""
+    return None if layout.total_gpus == 1 else dist.new_group(list(range(layout.total_gpus)))

@@ -1,0 +1,81 @@
+"""The records of reinforcement learning: times of both groups of ranks, and what is known of the samples."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+from pytest_nemoperf.native.output import RankRow, largest_peak, slowest_of
+from pytest_nemoperf.native.rollout_facts import RolloutFacts
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.records import RL_PHASES, GroupStep, RolloutStats, StepRecord
+
+_REFIT = RL_PHASES.index("refit")
+
+
+def rl_step_records(
+    plan: Plan, *, gathered: Sequence[Sequence[RankRow]], facts: Sequence[RolloutFacts]
+) -> Iterable[StepRecord]:
+    """Yield one record a step.
+
+    The slowest training rank gives the step's time and phases; where other ranks generate, the slowest of them those of
+    its group.
+
+    Args:
+        plan: What ran.
+        gathered: From gather_steps.
+        facts: Of each step, from a training rank.
+    """
+    layout = plan.layout
+    generation = layout.generation
+    assert generation is not None  # noqa: S101 (resolve filled it)
+    for step, (ranks, fact) in enumerate(zip(zip(*gathered, strict=True), facts, strict=True)):
+        training, generating = ranks[: layout.gpus], ranks[-generation.gpus :]
+        slowest = slowest_of(training)
+        groups = {}
+        if not generation.is_colocated:
+            other = slowest_of(generating)
+            groups["generation"] = GroupStep(step_time_sec=other.step_time_sec, phases=_phases(other.phases))
+        yield StepRecord(
+            step=step,
+            step_time_sec=slowest.step_time_sec,
+            tokens=fact.num_prompt_tokens + fact.num_response_tokens,
+            phases=_phases(slowest.phases),
+            flops=fact.flops,
+            loss=training[0].loss,
+            grad_norm=training[0].grad_norm,
+            peak_memory_bytes=largest_peak(ranks),
+            rank_times_sec=tuple(row.step_time_sec for row in training),
+            groups=groups,
+            rollout=_rollout(plan, fact=fact, step=step, ranks=ranks, generating=generating),
+        )
+
+
+def _rollout(
+    plan: Plan, *, fact: RolloutFacts, step: int, ranks: Sequence[RankRow], generating: Sequence[RankRow]
+) -> RolloutStats:
+    assert plan.rl is not None  # noqa: S101 (the caller looked)
+    times = [row.generation_sec for row in generating]
+    return RolloutStats(
+        num_samples=plan.rl.num_samples,
+        num_prompt_tokens=fact.num_prompt_tokens,
+        num_response_tokens=fact.num_response_tokens,
+        num_truncated=fact.num_truncated,
+        generation_time_sec=max(times),
+        batch_fill_pct=statistics.fmean(row.batch_fill_pct for row in generating),
+        imbalance_pct=100 * (max(times) - statistics.fmean(times)) / max(times),
+        staleness_steps=min(step, plan.rl.max_staleness),
+        num_rounds=fact.num_rounds,
+        reward_mean=fact.reward_mean,
+        reward_std=fact.reward_std,
+        token_mult_prob_error=fact.token_mult_prob_error,
+        max_logprob_error=fact.max_logprob_error,
+        kl=fact.kl,
+        refit_bytes=fact.refit_bytes,
+        refit_time_sec=max(row.phases[_REFIT] for row in ranks),
+    )
+
+
+def _phases(seconds: Sequence[float]) -> dict[str, float]:
+    """Return seconds by phase, of those that took any time."""
+    return {phase: spent for phase, spent in zip(RL_PHASES, seconds, strict=True) if spent > 0}

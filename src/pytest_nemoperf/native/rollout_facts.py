@@ -1,0 +1,63 @@
+"""What is told about the samples of a step, found out after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pytest_nemoperf.architecture import value_model
+from pytest_nemoperf.conventions import find_convention
+from pytest_nemoperf.flops import num_flops
+from pytest_nemoperf.native.handover import Parcel
+from pytest_nemoperf.native.objective import max_logprob_error, mean_kl, token_mult_prob_error
+from pytest_nemoperf.native.policy_update import Learned
+from pytest_nemoperf.native.rollouts import Samples
+from pytest_nemoperf.recipe import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutFacts:
+    """What a training rank knows of a step's samples; together with the ranks' times they are RolloutStats.
+
+    Attributes are as there, and ``flops``: of training on the samples.
+    """
+
+    num_prompt_tokens: int
+    num_response_tokens: int
+    num_truncated: int
+    num_rounds: int
+    reward_mean: float
+    reward_std: float
+    token_mult_prob_error: float
+    max_logprob_error: float
+    kl: float | None
+    flops: float
+    refit_bytes: int
+
+
+def facts_of(plan: Plan, *, parcel: Parcel, samples: Samples, learned: Learned, num_refit_bytes: int) -> RolloutFacts:
+    """Return what is told about the samples of a step that was trained on."""
+    lens = samples.lens_N.tolist()
+    num_prompt_tokens = int(samples.prompt_lens_N.sum())
+    reference_NS = learned.reference_logprobs_NS
+    return RolloutFacts(
+        num_prompt_tokens=num_prompt_tokens,
+        num_response_tokens=sum(lens) - num_prompt_tokens,
+        num_truncated=int(samples.is_truncated_N.sum()),
+        num_rounds=1 + int(parcel.rounds_N.max()),
+        reward_mean=samples.rewards_N.mean().item(),
+        reward_std=samples.rewards_N.std(unbiased=False).item(),
+        token_mult_prob_error=token_mult_prob_error(learned.logprobs_NS, samples).item(),
+        max_logprob_error=max_logprob_error(learned.logprobs_NS, samples).item(),
+        kl=None if reference_NS is None else mean_kl(learned.logprobs_NS, reference_NS, samples).item(),
+        flops=_training_flops(plan, lens=lens),
+        refit_bytes=num_refit_bytes,
+    )
+
+
+def _training_flops(plan: Plan, *, lens: Sequence[int]) -> float:
+    """Return model FLOPs of training on sequences of these lengths, the value model's included."""
+    assert plan.rl is not None  # noqa: S101 (the caller looked)
+    models = [plan.model, value_model(plan.model)] if plan.rl.algorithm_config.has_value_model else [plan.model]
+    convention = find_convention(plan.flops_convention)
+    return sum(num_flops(model, seq_lens=lens, convention=convention, tp=plan.layout.tp) for model in models)

@@ -1,0 +1,101 @@
+"""Ranks of a reinforcement learning run that fail at a given place. Entrypoints of the warm server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import torch
+from pytest_nemoperf.native.generation import NativeGenerator
+from pytest_nemoperf.native.learner import Learner
+from pytest_nemoperf.native.refit import Refit
+
+from pytest_nemoperf.native import rank
+from pytest_nemoperf.native.collect import Collector
+from pytest_nemoperf.native.policy_update import PolicyUpdate
+
+LAST_STEP = 2
+
+
+def raises_while_generating() -> None:
+    _failing(NativeGenerator, "generate", on_rank=1, call=LAST_STEP, failure=_raise)
+
+
+def is_killed_while_generating() -> None:
+    _failing(NativeGenerator, "generate", on_rank=1, call=LAST_STEP, failure=_kill)
+
+
+def raises_while_scoring() -> None:
+    _failing(Collector, "_requests", on_rank=1, call=LAST_STEP, failure=_raise)
+
+
+def raises_in_logprobs() -> None:
+    _failing(Learner, "logprobs", on_rank=0, call=LAST_STEP, failure=_raise)
+
+
+def is_killed_while_training() -> None:
+    _failing(Learner, "update", on_rank=0, call=LAST_STEP, failure=_kill)
+
+
+def raises_while_sending_weights() -> None:
+    _failing(Refit, "start", on_rank=0, call=LAST_STEP, failure=_raise)
+
+
+def is_killed_while_taking_weights() -> None:
+    _failing(Refit, "receive", on_rank=1, call=LAST_STEP, failure=_kill)
+
+
+def is_killed_with_a_full_queue() -> None:
+    """The generating rank is as far ahead as it may be, and waits."""
+    _failing(PolicyUpdate, "learn", on_rank=0, call=LAST_STEP, failure=_sleep_then(_kill))
+
+
+def is_killed_with_an_empty_queue() -> None:
+    """The training rank has nothing left, and waits."""
+    _failing(Collector, "collect", on_rank=1, call=LAST_STEP, failure=_sleep_then(_kill))
+
+
+def has_logits_that_are_no_numbers() -> None:
+    original = NativeGenerator.refitted
+
+    def refitted(self: NativeGenerator) -> None:
+        for parameter in self.allocate().values():
+            parameter.fill_(torch.nan)
+        original(self)
+
+    with mock.patch.object(NativeGenerator, "refitted", refitted):
+        rank.main()
+
+
+def _failing(owner: type, name: str, *, on_rank: int, call: int, failure: Callable[[], None]) -> None:
+    """Run this rank; one of them fails in one call of a method."""
+    original = getattr(owner, name)
+    calls = iter(range(10**6))
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        if int(os.environ["RANK"]) == on_rank and next(calls) == call:
+            failure()
+        return original(*args, **kwargs)
+
+    with mock.patch.object(owner, name, failing):
+        rank.main()
+
+
+def _raise() -> None:
+    raise RuntimeError("this rank fails on purpose")
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _sleep_then(failure: Callable[[], None]) -> Callable[[], None]:
+    def sleep_first() -> None:
+        time.sleep(0.5)  # the other side gets as far as it can
+        failure()
+
+    return sleep_first

@@ -1,0 +1,129 @@
+"""Reinforcement learning as a whole, on real ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_nemoperf.algorithms import ALGORITHMS
+from pytest_nemoperf.parallelism import GenerationLayout, Layout
+from pytest_nemoperf.records import StepRecord
+from tests.native.engine import Engine
+from tests.native.rl_plans import APART, rl_plan
+
+
+def rollouts(records: list[StepRecord]) -> list[tuple[Any, ...]]:
+    """What was generated, as far as the records tell: equal for equal tokens."""
+    assert all(record.rollout is not None for record in records)
+    return [
+        (stats.num_response_tokens, stats.num_truncated, stats.reward_mean)
+        for record in records
+        if (stats := record.rollout)
+    ]
+
+
+@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+def test_every_algorithm_runs_and_its_phases_sum_to_the_step(engine: Engine, algorithm: str) -> None:
+    plan = rl_plan(rl={"algorithm": algorithm})
+
+    records = engine.run(plan)
+
+    expected = {"generation", "reward", "policy_logprobs", "advantage", "training", "refit", "other"}
+    if ALGORITHMS[algorithm].has_reference:
+        expected |= {"reference_logprobs"}
+    if ALGORITHMS[algorithm].has_value_model:
+        expected |= {"values"}
+    for record in records:
+        assert set(record.phases) == expected
+        assert record.rollout is not None
+        assert record.rollout.num_samples == 16
+        assert record.tokens == record.rollout.num_prompt_tokens + record.rollout.num_response_tokens
+        assert record.rollout.token_mult_prob_error == pytest.approx(1, abs=1e-4)
+        assert record.grad_norm is not None
+
+
+def test_the_same_seed_and_layout_give_the_same_tokens(engine: Engine) -> None:
+    plan = rl_plan()
+
+    assert rollouts(engine.run(plan)) == rollouts(engine.run(plan))
+
+
+def test_another_seed_gives_other_tokens(engine: Engine) -> None:
+    assert rollouts(engine.run(rl_plan())) != rollouts(engine.run(rl_plan(seed=4321)))
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param(Layout(gpus=2, dp_shard=2), id="fsdp2"),
+        pytest.param(Layout(gpus=2, tp=2, generation=GenerationLayout(gpus=2, tp=2)), id="tp2-gtp2"),
+        pytest.param(Layout(gpus=2, pp=2, generation=GenerationLayout(gpus=2, pp=2)), id="pp2-gpp2"),
+        pytest.param(Layout(gpus=2, cp=2, generation=GenerationLayout(gpus=2, tp=2)), id="cp2-gtp2"),
+        pytest.param(APART, id="apart"),
+        pytest.param(
+            Layout(gpus=2, dp_shard=2, generation=GenerationLayout(gpus=2, tp=2, is_colocated=False)), id="apart-gtp2"
+        ),
+    ],
+)
+def test_every_layout_generates_and_learns_the_same(engine: Engine, layout: Layout) -> None:
+    alone, spread = engine.run(rl_plan()), engine.run(rl_plan(layout))
+
+    assert rollouts(spread) == rollouts(alone)
+    for ours, theirs in zip(spread, alone, strict=True):
+        assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-4)
+
+
+def test_ranks_of_their_own_have_phases_of_their_own(engine: Engine) -> None:
+    records = engine.run(rl_plan(APART))
+
+    for record in records:
+        assert {"exposed_generation", "training", "refit"} <= set(record.phases)
+        assert "generation" not in record.phases
+        assert {"idle", "refit", "generation", "reward"} <= set(record.groups["generation"].phases)
+
+
+@pytest.mark.parametrize("staleness", [1, 2, 3])
+def test_batches_are_generated_with_weights_of_the_asked_age(engine: Engine, staleness: int) -> None:
+    off = engine.run(rl_plan(APART, steps=6, rl={"max_staleness": staleness}))
+    on = engine.run(rl_plan(APART, steps=6))
+
+    assert [record.rollout.staleness_steps for record in off if record.rollout] == [
+        min(step, staleness) for step in range(6)
+    ]
+    # The first batch is on-policy in both; with old weights the training log-probabilities have moved away.
+    assert rollouts(off)[0] == rollouts(on)[0]
+    errors = [record.rollout.max_logprob_error for record in off if record.rollout]
+    assert errors[0] < 1e-4
+    assert all(error > 1e-4 for error in errors[1:])
+
+
+def test_pinned_lengths_are_exact(engine: Engine) -> None:
+    plan = rl_plan(rl={"response_lengths": (1, 6, 3)})
+
+    for record in engine.run(plan):
+        assert record.tokens == plan.tokens_per_step
+        assert record.flops == pytest.approx(plan.tokens_per_step * plan.flops_per_token)
+        assert record.rollout is not None
+        assert record.rollout.num_truncated == 0
+
+
+def test_training_raises_the_reward(engine: Engine) -> None:
+    plan = rl_plan(
+        steps=40,
+        global_batch_size=64,
+        rl={
+            "num_prompts_per_step": 16,
+            "num_generations_per_prompt": 16,
+            "prompt_len": 8,
+            "min_prompt_len": None,
+            "max_response_len": 2,
+            "max_operand": 2,
+            "learning_rate": 3e-3,
+        },
+    )
+
+    rewards = [record.rollout.reward_mean for record in engine.run(plan) if record.rollout]
+
+    assert sum(rewards[:5]) / 5 < 0.15
+    assert sum(rewards[-5:]) / 5 > 0.3

@@ -1,0 +1,91 @@
+"""What goes wrong on one rank ends the run with that rank's error, whatever the others wait for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pytest_nemoperf.errors import LaunchError
+from pytest_nemoperf.frameworks.torch import TorchFramework
+from pytest_nemoperf.launchers.local import LocalLauncher
+from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.runner import run_once
+from tests.native.rl_plans import APART, rl_plan
+from tests.native.sabotaged import Sabotaged
+
+TOGETHER = Layout(gpus=2, dp_shard=2)
+
+
+def failure_of(plan: Plan, *, sabotage: str, run_dir: Path) -> str:
+    """Return the error of a run, after which no process of it is left."""
+    launcher = LocalLauncher()
+    before = set(psutil.Process().children(recursive=True))
+    try:
+        with pytest.raises(LaunchError, match="rank") as caught:
+            run_once(
+                plan,
+                framework=Sabotaged(TorchFramework(), f"tests.native.rl_sabotage:{sabotage}"),
+                launcher=launcher,
+                run_dir=run_dir,
+                on_progress=lambda _progress: None,
+            )
+    finally:
+        launcher.close()
+    left = set(psutil.Process().children(recursive=True)) - before
+    assert not left
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "rank"),
+    [
+        ("raises_while_generating", 1),
+        ("raises_while_scoring", 1),
+        ("raises_in_logprobs", 0),
+        ("raises_while_sending_weights", 0),
+    ],
+)
+def test_a_failing_rank_is_named_with_its_own_error(tmp_path: Path, sabotage: str, rank: int) -> None:
+    plan = rl_plan(APART, steps=6, rl={"max_staleness": 1})
+
+    error = failure_of(plan, sabotage=sabotage, run_dir=tmp_path / "run")
+
+    assert error.startswith(f"rank {rank} of {plan.case} failed: RuntimeError: this rank fails on purpose")
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "rank"),
+    [
+        ("is_killed_while_generating", 1),
+        ("is_killed_while_training", 0),
+        ("is_killed_while_taking_weights", 1),
+        ("is_killed_with_a_full_queue", 0),
+        ("is_killed_with_an_empty_queue", 1),
+    ],
+)
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_a_killed_rank_is_named_and_the_other_side_ends(
+    tmp_path: Path, sabotage: str, rank: int, staleness: int
+) -> None:
+    plan = rl_plan(APART, steps=6, rl={"max_staleness": staleness})
+
+    error = failure_of(plan, sabotage=sabotage, run_dir=tmp_path / "run")
+
+    assert error.startswith(f"rank {rank} of {plan.case} was killed by SIGKILL")
+
+
+@pytest.mark.parametrize("sabotage", ["raises_while_generating", "raises_in_logprobs"])
+def test_ranks_that_take_turns_fail_alike(tmp_path: Path, sabotage: str) -> None:
+    error = failure_of(rl_plan(TOGETHER), sabotage=sabotage, run_dir=tmp_path / "run")
+
+    assert "this rank fails on purpose" in error
+
+
+def test_logits_that_are_no_numbers_are_named_with_their_sample(tmp_path: Path) -> None:
+    error = failure_of(rl_plan(), sabotage="has_logits_that_are_no_numbers", run_dir=tmp_path / "run")
+
+    assert "GenerationError" in error
+    assert "sample 0" in error
