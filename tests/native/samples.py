@@ -1,0 +1,42 @@
+"""Samples of a step, made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from pytest_nemoperf.native.rollouts import Samples
+
+
+def make_samples(
+    response_lens: Sequence[int],
+    *,
+    prompt_lens: Sequence[int] = (2, 3, 1),
+    rewards: Sequence[float] | None = None,
+    group_size: int = 1,
+    seed: int = 0,
+) -> Samples:
+    """Return samples with such responses, whose tokens had random log-probabilities; prompts' lengths repeat."""
+    generator = torch.Generator().manual_seed(seed)
+    num_samples = len(response_lens)
+    prompts = [prompt_lens[sample % len(prompt_lens)] for sample in range(num_samples)]
+    lens = [prompt + response for prompt, response in zip(prompts, response_lens, strict=True)]
+    samples = Samples(
+        tokens_NS=torch.randint(0, 10, (num_samples, max(lens)), generator=generator),
+        prompt_lens_N=torch.tensor(prompts),
+        lens_N=torch.tensor(lens),
+        is_truncated_N=torch.zeros(num_samples, dtype=torch.bool),
+        logprobs_NS=-3 * torch.rand(num_samples, max(lens), generator=generator),
+        rewards_N=torch.tensor(rewards or [float(sample % 2) for sample in range(num_samples)]),
+        group_size=group_size,
+    )
+    samples.logprobs_NS.mul_(samples.response_mask_NS())
+    samples.tokens_NS.mul_(torch.arange(max(lens)) < samples.lens_N[:, None])
+    return samples
+
+
+def response_places(samples: Samples) -> list[list[int]]:
+    """Return the places of each sample's response, from the two lengths alone."""
+    prompts, lens = samples.prompt_lens_N.tolist(), samples.lens_N.tolist()
+    return [list(range(first, last)) for first, last in zip(prompts, lens, strict=True)]
