@@ -1,0 +1,462 @@
+"""Losses of policy and value model, against loops over tokens written from the papers, with their gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pytest_nemoperf.algorithms import ALGORITHMS, Algorithm
+from pytest_nemoperf.native.advantages import gae, group_advantages
+from pytest_nemoperf.native.objective import (
+    PolicyTerm,
+    ValueTerm,
+    k3,
+    max_logprob_error,
+    mean_kl,
+    policy_objective,
+    policy_terms,
+    token_mult_prob_error,
+    value_objective,
+    value_terms,
+)
+from pytest_nemoperf.native.rollouts import Samples
+from tests.native.samples import make_samples, response_places
+
+GRPO = ALGORITHMS["grpo"]
+POLICIES = [
+    GRPO,
+    replace(GRPO, name="grpo-loo", is_leave_one_out=True),
+    replace(GRPO, name="grpo-off-policy", importance_cap=1.1),
+    ALGORITHMS["dapo"],
+    ALGORITHMS["ppo"],
+]
+LENS = [4, 1, 0, 7, 5, 2]
+REL_TOL = 1e-5
+
+
+class Numbers:
+    """What a step's passes would have returned, random."""
+
+    def __init__(self, samples: Samples, *, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        shape = samples.tokens_NS.shape
+        self.old_NS = -3 * torch.rand(shape, generator=generator)
+        self.reference_NS = self.old_NS + 0.5 * torch.randn(shape, generator=generator)
+        self.new_NS = self.old_NS + 0.3 * torch.randn(shape, generator=generator)
+        self.values_NS = torch.randn(shape, generator=generator)
+        self.new_values_NS = self.values_NS + 0.3 * torch.randn(shape, generator=generator)
+
+
+def advantages_of(samples: Samples, numbers: Numbers, algorithm: Algorithm) -> Tensor:
+    if algorithm.has_value_model:
+        return gae(samples, rewards_N=samples.rewards_N, values_NS=numbers.values_NS, algorithm=algorithm)[0]
+    return group_advantages(samples.rewards_N, group_size=samples.group_size, algorithm=algorithm)
+
+
+def terms_of(samples: Samples, numbers: Numbers, algorithm: Algorithm, *, batch: list[int]) -> Tensor:
+    return policy_terms(
+        samples,
+        numbers=batch,
+        advantages=advantages_of(samples, numbers, algorithm),
+        old_logprobs_NS=numbers.old_NS,
+        reference_logprobs_NS=numbers.reference_NS if algorithm.has_reference else None,
+        algorithm=algorithm,
+    )
+
+
+def plain_mean(samples: Samples, per_token: Callable[[int, int], Tensor], *, batch: list[int], mean: str) -> Tensor:
+    """Return the mean over tokens, or over the tokens of each response and then over the responses that have any."""
+    sums = [[per_token(sample, place) for place in response_places(samples)[sample]] for sample in batch]
+    if mean == "token":
+        tokens = [token for response in sums for token in response]
+        return torch.stack(tokens).mean()
+    return torch.stack([torch.stack(response).mean() for response in sums if response]).mean()
+
+
+def plain_policy_loss(
+    samples: Samples, numbers: Numbers, algorithm: Algorithm, *, batch: list[int], new_NS: Tensor
+) -> Tensor:
+    advantages = advantages_of(samples, numbers, algorithm)
+
+    def per_token(sample: int, place: int) -> Tensor:
+        new, old = new_NS[sample, place], numbers.old_NS[sample, place].item()
+        advantage = (advantages[sample] if advantages.dim() == 1 else advantages[sample, place]).item()
+        ratio = torch.exp(new - old)
+        low, high = 1 - algorithm.clip_low, 1 + algorithm.clip_high
+        bounded = ratio if low <= ratio.item() <= high else torch.tensor(low if ratio.item() < low else high)
+        unclipped, clipped = ratio * advantage, bounded * advantage
+        loss = -(unclipped if unclipped.item() <= clipped.item() else clipped)
+        if algorithm.importance_cap is not None:
+            importance = math.exp(old - samples.logprobs_NS[sample, place].item())
+            loss = loss * min(importance, algorithm.importance_cap)
+        if algorithm.kl_coef:
+            reference = numbers.reference_NS[sample, place].item()
+            loss = loss + algorithm.kl_coef * (torch.exp(reference - new) - (reference - new) - 1)
+        return loss
+
+    return plain_mean(samples, per_token, batch=batch, mean=algorithm.loss_mean)
+
+
+def plain_value_loss(
+    samples: Samples, numbers: Numbers, algorithm: Algorithm, *, batch: list[int], new_NS: Tensor
+) -> Tensor:
+    _, returns_NS = gae(samples, rewards_N=samples.rewards_N, values_NS=numbers.values_NS, algorithm=algorithm)
+
+    def per_token(sample: int, place: int) -> Tensor:
+        new, old = new_NS[sample, place], numbers.values_NS[sample, place].item()
+        target, bound = returns_NS[sample, place].item(), algorithm.value_clip
+        moved = new.item() - old
+        bounded = new if abs(moved) <= bound else torch.tensor(old + math.copysign(bound, moved))
+        errors = [(each - target) ** 2 for each in (new, bounded)]
+        return algorithm.value_coef * 0.5 * max(errors, key=lambda error: error.item())
+
+    return plain_mean(samples, per_token, batch=batch, mean=algorithm.loss_mean)
+
+
+def step_samples() -> Samples:
+    return make_samples(LENS, rewards=[1.0, 0.0, 0.0, 0.0, 1.0, 0.5], group_size=3)
+
+
+def with_gradient(x_NS: Tensor) -> Tensor:
+    return x_NS.clone().requires_grad_()
+
+
+def gradient_of(loss: Tensor, x: Tensor) -> Tensor:
+    (grad,) = torch.autograd.grad(loss, x)
+    return grad
+
+
+@pytest.mark.parametrize("batch", [[0, 1, 2, 3, 4, 5], [3, 0, 2], [1]], ids=["whole-step", "part", "one-token"])
+@pytest.mark.parametrize("algorithm", POLICIES, ids=lambda algorithm: algorithm.name)
+def test_the_policy_loss_and_its_gradient_are_those_of_a_plain_loop(algorithm: Algorithm, batch: list[int]) -> None:
+    samples = step_samples()
+    numbers = Numbers(samples)
+    new_NS, plain_new_NS = with_gradient(numbers.new_NS), with_gradient(numbers.new_NS)
+
+    terms_NSK = terms_of(samples, numbers, algorithm, batch=batch)
+    loss = policy_objective(new_NS.flatten(), terms_NSK.flatten(0, 1), algorithm=algorithm)
+
+    expected = plain_policy_loss(samples, numbers, algorithm, batch=batch, new_NS=plain_new_NS)
+    torch.testing.assert_close(loss, expected, rtol=REL_TOL, atol=1e-6)
+    expected_grad = gradient_of(expected, plain_new_NS)
+    torch.testing.assert_close(gradient_of(loss, new_NS), expected_grad, rtol=REL_TOL, atol=1e-6)
+    assert bool(expected_grad.any())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"clip_low": 0.01},
+        {"clip_high": 0.01},
+        {"kl_coef": 0.05},
+        {"loss_mean": "token"},
+        {"importance_cap": 0.9},
+        {"is_leave_one_out": True},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_loss_with_another_setting_is_told_from_the_plain_one(other: dict[str, object]) -> None:
+    samples = step_samples()
+    numbers = Numbers(samples)
+    batch = list(range(len(LENS)))
+    algorithm = replace(GRPO, **other)  # type: ignore[arg-type]  # each parameter set knows its values
+
+    terms_NSK = terms_of(samples, numbers, algorithm, batch=batch)
+    loss = policy_objective(numbers.new_NS.flatten(), terms_NSK.flatten(0, 1), algorithm=algorithm)
+
+    plain = plain_policy_loss(samples, numbers, GRPO, batch=batch, new_NS=numbers.new_NS)
+    assert abs(loss - plain).item() > 1e-4
+
+
+@pytest.mark.parametrize("algorithm", POLICIES, ids=lambda algorithm: algorithm.name)
+def test_the_gradient_of_the_policy_loss_is_what_finite_differences_say(algorithm: Algorithm) -> None:
+    samples = step_samples()
+    numbers = Numbers(samples, seed=1)
+    terms_TK = terms_of(samples, numbers, algorithm, batch=[0, 3, 4]).flatten(0, 1)
+    new_T = with_gradient(numbers.new_NS.flatten())
+
+    grad_T = gradient_of(policy_objective(new_T, terms_TK, algorithm=algorithm), new_T)
+
+    step = 1e-3  # so that no token here crosses a bound of its clip range
+    for place in terms_TK[:, PolicyTerm.WEIGHT].nonzero().flatten().tolist():
+        moved = torch.zeros_like(new_T).index_fill_(0, torch.tensor([place]), step)
+        ahead, behind = (
+            policy_objective(each, terms_TK, algorithm=algorithm).item()
+            for each in (new_T.detach() + moved, new_T.detach() - moved)
+        )
+        assert grad_T[place].item() == pytest.approx((ahead - behind) / (2 * step), abs=1e-4)
+
+
+@pytest.mark.parametrize("mean", ["token", "sequence"])
+@pytest.mark.parametrize("batch", [[0, 1, 2, 3, 4, 5], [5, 2, 3]], ids=["whole-step", "part"])
+def test_the_value_loss_and_its_gradient_are_those_of_a_plain_loop(batch: list[int], mean: str) -> None:
+    samples = step_samples()
+    numbers = Numbers(samples)
+    algorithm = replace(ALGORITHMS["ppo"], loss_mean=mean, value_coef=0.7)  # type: ignore[arg-type]  # one of the two
+    _, returns_NS = gae(samples, rewards_N=samples.rewards_N, values_NS=numbers.values_NS, algorithm=algorithm)
+    new_NS, plain_new_NS = with_gradient(numbers.new_values_NS), with_gradient(numbers.new_values_NS)
+
+    terms_NSK = value_terms(
+        samples, numbers=batch, old_values_NS=numbers.values_NS, returns_NS=returns_NS, algorithm=algorithm
+    )
+    loss = value_objective(new_NS.flatten(), terms_NSK.flatten(0, 1), algorithm=algorithm)
+
+    expected = plain_value_loss(samples, numbers, algorithm, batch=batch, new_NS=plain_new_NS)
+    torch.testing.assert_close(loss, expected, rtol=REL_TOL, atol=1e-6)
+    expected_grad = gradient_of(expected, plain_new_NS)
+    torch.testing.assert_close(gradient_of(loss, new_NS), expected_grad, rtol=REL_TOL, atol=1e-6)
+
+
+def test_parts_of_a_batch_sum_to_the_whole() -> None:
+    samples = step_samples()
+    numbers = Numbers(samples)
+    terms_TK = terms_of(samples, numbers, GRPO, batch=list(range(len(LENS)))).flatten(0, 1)
+    new_T = numbers.new_NS.flatten()
+
+    whole = policy_objective(new_T, terms_TK, algorithm=GRPO)
+    parts = [
+        policy_objective(new, terms, algorithm=GRPO)
+        for new, terms in zip(torch.split(new_T, 5), torch.split(terms_TK, 5), strict=True)
+    ]
+
+    assert torch.stack(parts).sum().item() == pytest.approx(whole.item(), rel=REL_TOL)
+
+
+@pytest.mark.parametrize("mean", ["token", "sequence"])
+@given(lens=st.lists(st.integers(0, 6), min_size=1, max_size=6), data=st.data())
+def test_the_weights_of_a_batch_sum_to_one_if_it_has_a_token(mean: str, lens: list[int], data: st.DataObject) -> None:
+    samples = make_samples(lens)
+    batch = data.draw(st.lists(st.sampled_from(range(len(lens))), min_size=1, unique=True))
+    algorithm = replace(GRPO, loss_mean=mean)  # type: ignore[arg-type]  # one of the two
+
+    weights_NS = terms_of(samples, Numbers(samples), algorithm, batch=batch)[..., PolicyTerm.WEIGHT]
+
+    has_token = any(lens[sample] for sample in batch)
+    assert weights_NS.sum().item() == pytest.approx(float(has_token), abs=1e-6)
+    others = [sample for sample in range(len(lens)) if sample not in batch]
+    assert not weights_NS[others].any()
+    assert not weights_NS[~samples.response_mask_NS()].any()
+
+
+@pytest.mark.parametrize("algorithm", POLICIES, ids=lambda algorithm: algorithm.name)
+def test_a_batch_without_a_token_has_terms_of_zero_and_no_loss(algorithm: Algorithm) -> None:
+    samples = make_samples([0, 0, 3, 3], group_size=2)
+    numbers = Numbers(samples)
+    new_NS = with_gradient(numbers.new_NS)
+
+    terms_NSK = terms_of(samples, numbers, algorithm, batch=[0, 1])
+    loss = policy_objective(new_NS.flatten(), terms_NSK.flatten(0, 1), algorithm=algorithm)
+
+    assert not terms_NSK.any()
+    assert loss.item() == 0
+    assert not gradient_of(loss, new_NS).any()
+
+
+@pytest.mark.parametrize("garbage", [torch.nan, torch.inf, -torch.inf, 1e38])
+def test_what_lies_outside_the_responses_has_no_effect_on_the_policy(garbage: float) -> None:
+    samples = step_samples()
+    numbers = Numbers(samples)
+    algorithm = replace(GRPO, importance_cap=2.0)
+    batch = [0, 2, 3]
+    is_used_NS = terms_of(samples, numbers, algorithm, batch=batch)[..., PolicyTerm.WEIGHT] > 0
+    expected = policy_objective(
+        numbers.new_NS.flatten(),
+        terms_of(samples, numbers, algorithm, batch=batch).flatten(0, 1),
+        algorithm=algorithm,
+    )
+
+    for name in ("old_NS", "reference_NS", "new_NS"):
+        setattr(numbers, name, getattr(numbers, name).masked_fill(~is_used_NS, garbage))
+    new_NS = with_gradient(numbers.new_NS)
+    terms_NSK = terms_of(samples, numbers, algorithm, batch=batch)
+    loss = policy_objective(new_NS.flatten(), terms_NSK.flatten(0, 1), algorithm=algorithm)
+
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    grad_NS = gradient_of(loss, new_NS)
+    assert bool((grad_NS[~is_used_NS] == 0).all())
+    assert bool(grad_NS.isfinite().all())
+
+
+@pytest.mark.parametrize("garbage", [torch.nan, torch.inf])
+def test_what_lies_outside_the_responses_has_no_effect_on_the_value_model(garbage: float) -> None:
+    samples = step_samples()
+    numbers = Numbers(samples)
+    mask_NS = samples.response_mask_NS()
+    value_NS = with_gradient(numbers.new_values_NS.masked_fill(~mask_NS, garbage))
+    terms_NSK = value_terms(
+        samples,
+        numbers=range(len(LENS)),
+        old_values_NS=numbers.values_NS.masked_fill(~mask_NS, garbage),
+        returns_NS=numbers.values_NS.masked_fill(~mask_NS, garbage),
+        algorithm=ALGORITHMS["ppo"],
+    )
+
+    grad_NS = gradient_of(
+        value_objective(value_NS.flatten(), terms_NSK.flatten(0, 1), algorithm=ALGORITHMS["ppo"]), value_NS
+    )
+
+    assert bool(terms_NSK.isfinite().all())
+    assert bool((grad_NS[~mask_NS] == 0).all())
+    assert bool(grad_NS.isfinite().all())
+
+
+@pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
+@pytest.mark.parametrize("difference", [-1000.0, 1000.0])
+def test_a_policy_far_from_the_old_one_still_has_a_finite_loss(advantage: float, difference: float) -> None:
+    algorithm = replace(GRPO, kl_coef=0.1)
+    terms_TK = torch.tensor([[1.0, 1.0, advantage, -1001.0, -1001.0]])
+    new_T = with_gradient(torch.tensor([-1001.0 + difference]))
+
+    loss = policy_objective(new_T, terms_TK, algorithm=algorithm)
+
+    assert math.isfinite(loss.item())
+    assert bool(gradient_of(loss, new_T).isfinite().all())
+
+
+@given(
+    log_ratio=st.floats(-3, 3),
+    advantage=st.floats(-5, 5),
+    clip_low=st.floats(0, 0.9),
+    clip_high=st.floats(0, 0.9),
+)
+def test_clipping_never_makes_the_objective_better(
+    log_ratio: float, advantage: float, clip_low: float, clip_high: float
+) -> None:
+    algorithm = Algorithm(name="clipped", clip_low=clip_low, clip_high=clip_high)
+    terms_TK = torch.tensor([[1.0, 1.0, advantage, -2.0, -2.0]])
+
+    loss = policy_objective(torch.tensor([-2.0 + log_ratio]), terms_TK, algorithm=algorithm)
+
+    assert loss.item() >= -math.exp(log_ratio) * advantage - 1e-4
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected", "slope"),
+    [
+        pytest.param(1.5, 1.0, -1.28, 0.0, id="gained-enough"),
+        pytest.param(1.25, 1.0, -1.25, -1.25, id="within-the-upper-bound"),
+        pytest.param(0.5, 1.0, -0.5, -0.5, id="worse-is-never-clipped"),
+        pytest.param(0.5, -1.0, 0.8, 0.0, id="lost-enough"),
+        pytest.param(1.5, -1.0, 1.5, 1.5, id="wrong-way-is-never-clipped"),
+    ],
+)
+def test_the_two_bounds_of_dapo_hold_where_they_should(
+    ratio: float, advantage: float, expected: float, slope: float
+) -> None:
+    terms_TK = torch.tensor([[1.0, 1.0, advantage, -2.0, -2.0]])
+    new_T = with_gradient(torch.tensor([-2.0 + math.log(ratio)]))
+
+    loss = policy_objective(new_T, terms_TK, algorithm=ALGORITHMS["dapo"])
+
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert gradient_of(loss, new_T).item() == pytest.approx(slope, rel=1e-5)
+
+
+def test_importance_weights_scale_the_policy_term_alone_and_are_capped() -> None:
+    samples = make_samples([2], prompt_lens=[1], rewards=[0.0])
+    algorithm = Algorithm(name="off", importance_cap=2.0, kl_coef=0.5)
+    old_NS = samples.logprobs_NS + torch.tensor([0.0, math.log(1.5), math.log(8.0)])
+
+    terms_NSK = policy_terms(
+        samples,
+        numbers=[0],
+        advantages=torch.tensor([1.0]),
+        old_logprobs_NS=old_NS,
+        reference_logprobs_NS=old_NS + math.log(2),
+        algorithm=algorithm,
+    )
+    loss = policy_objective(old_NS.flatten(), terms_NSK.flatten(0, 1), algorithm=algorithm)
+
+    assert terms_NSK[0, 1:, PolicyTerm.IMPORTANCE].tolist() == pytest.approx([1.5, 2.0])
+    # k3 of a reference twice as probable is 2 - 1 - ln 2, whatever the importance
+    assert loss.item() == pytest.approx(-(1.5 + 2.0) / 2 + 0.5 * (1 - math.log(2)), rel=1e-5)
+
+
+@given(logprob=st.floats(-30, 0), reference=st.floats(-30, 0))
+def test_k3_is_never_negative_and_zero_only_for_equals(logprob: float, reference: float) -> None:
+    divergence = k3(torch.tensor(logprob), torch.tensor(reference)).item()
+
+    assert divergence >= 0
+    assert k3(torch.tensor(logprob), torch.tensor(logprob)).item() == 0
+    if abs(logprob - reference) > 1e-2:
+        assert divergence > 0
+
+
+def test_k3_averages_to_the_divergence_of_two_distributions() -> None:
+    policy = torch.tensor([0.5, 0.3, 0.2])
+    reference = torch.tensor([0.25, 0.25, 0.5])
+
+    expected = (policy * (policy / reference).log()).sum()
+
+    assert (policy * k3(policy.log(), reference.log())).sum().item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@given(value=st.floats(-3, 3), old=st.floats(-3, 3), target=st.floats(-3, 3))
+def test_clipping_never_makes_the_value_loss_smaller(value: float, old: float, target: float) -> None:
+    terms_TK = torch.tensor([[1.0, old, target]])
+
+    loss = value_objective(torch.tensor([value]), terms_TK, algorithm=ALGORITHMS["ppo"])
+
+    assert loss.item() >= 0.5 * (value - target) ** 2 - 1e-4
+
+
+def test_value_terms_hold_what_each_column_says() -> None:
+    samples = make_samples([2, 0, 1], prompt_lens=[1])
+    old_NS, returns_NS = torch.full((3, 3), 5.0), torch.full((3, 3), 7.0)
+
+    terms_NSK = value_terms(
+        samples, numbers=torch.tensor([0, 1]), old_values_NS=old_NS, returns_NS=returns_NS, algorithm=GRPO
+    )
+
+    assert terms_NSK[0, 1:].tolist() == [[0.5, 5.0, 7.0]] * 2
+    assert terms_NSK.shape[-1] == len(ValueTerm)
+    assert not terms_NSK[1:].any()
+    assert not terms_NSK[0, 0].any()
+
+
+def test_the_disagreement_of_training_and_generation_is_averaged_over_response_tokens() -> None:
+    samples = make_samples([2, 0, 1], prompt_lens=[2])
+    logprobs_NS = samples.logprobs_NS.clone()
+    logprobs_NS[:, :2] = 99.0  # prompts
+    logprobs_NS[1:, 3] = 99.0  # beyond the end
+    logprobs_NS[0, 2] += math.log(1.5)
+    logprobs_NS[0, 3] -= math.log(1.25)
+
+    error = token_mult_prob_error(logprobs_NS, samples)
+
+    logprobs_NS[1, 2] = torch.nan  # of a response without tokens
+    assert error.item() == pytest.approx((1.5 + 1.25 + 1.0) / 3, rel=1e-5)
+    assert token_mult_prob_error(logprobs_NS, samples).item() == pytest.approx(error.item())
+    assert max_logprob_error(logprobs_NS, samples).item() == pytest.approx(math.log(1.5), rel=1e-5)
+
+
+def test_the_mean_divergence_is_over_response_tokens() -> None:
+    samples = make_samples([2, 1], prompt_lens=[1])
+    numbers = Numbers(samples)
+
+    divergence = mean_kl(numbers.old_NS, numbers.reference_NS, samples)
+
+    plain = [
+        math.exp(numbers.reference_NS[sample, place].item() - numbers.old_NS[sample, place].item())
+        - 1
+        - (numbers.reference_NS[sample, place].item() - numbers.old_NS[sample, place].item())
+        for sample, places in enumerate(response_places(samples))
+        for place in places
+    ]
+    assert divergence.item() == pytest.approx(sum(plain) / 3, rel=1e-5)
+
+
+def test_without_a_response_token_nothing_disagrees() -> None:
+    samples = make_samples([0, 0])
+    garbage_NS = torch.full(samples.tokens_NS.shape, torch.nan)
+
+    assert token_mult_prob_error(garbage_NS, samples).item() == 1
+    assert max_logprob_error(garbage_NS, samples).item() == 0
+    assert mean_kl(garbage_NS, garbage_NS, samples).item() == 0
