@@ -97,7 +97,10 @@ class TokenCosts:
         return self.num_tokens * _INDEX
 
     def head(self) -> float:
-        """Return what the last norm, the head and the loss keep."""
+        """Return what the last norm, the head and the loss keep; a value head keeps its input in fp32."""
+        if self._model.has_value_head:
+            hidden = self._model.hidden_size
+            return self._norm(hidden, tokens=self.num_stream_tokens) + self.num_stream_tokens * hidden * _FP32
         capped = self._element if self._model.final_softcap is not None else 0
         logits = self._num_logits() * (_FP32 + capped)
         return self._sublayer_input(has_post_norm=False) + self.num_tokens * logits
@@ -114,7 +117,7 @@ class TokenCosts:
         return self.num_tokens * self._num_logits() * copies
 
     def _num_logits(self) -> float:
-        return -(-self._model.vocab_size // self._layout.tp)
+        return 1 if self._model.has_value_head else -(-self._model.vocab_size // self._layout.tp)
 
     def _norm(self, width: float, *, tokens: float, rows: float = 1) -> float:
         """Return what a norm keeps: its input as it is, or, where torch composes it on the CPU, scaled, in fp32.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import NoneType
 from typing import Any, Literal
 
@@ -69,6 +69,7 @@ class ModelConfig:
         hybrid_pattern: One letter a layer: M Mamba-2, ``*`` attention, ``-`` MLP, E mixture of experts.
         mtp_num_layers: Multi-token prediction depth: extra blocks with a loss of their own.
         is_mtp_shared: All depths use the weights of one block (Nemotron 3).
+        has_value_head: The head has one row: it predicts the reward to come after each token, not the next token.
 
     Raises:
         RecipeError: If a size is not positive or the parts don't fit together.
@@ -115,6 +116,7 @@ class ModelConfig:
     hybrid_pattern: str = ""
     mtp_num_layers: int = 0
     is_mtp_shared: bool = False
+    has_value_head: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "activation", Activation(self.activation))
@@ -134,6 +136,11 @@ class ModelConfig:
             yield from _moe_problems(self.moe, num_layers=self.num_layers)
         if self.hybrid_pattern:
             yield from _pattern_problems(self)
+        if self.has_value_head and (self.tied_embeddings or self.mtp_num_layers):
+            yield (
+                f"has_value_head leaves no vocabulary to predict, but tied_embeddings={self.tied_embeddings} and "
+                f"mtp_num_layers={self.mtp_num_layers}; use value_model(...), which turns both off"
+            )
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -182,6 +189,11 @@ class ModelConfig:
             and index >= moe.num_dense_layers
             and (index - moe.num_dense_layers + 1) % moe.layer_interval == 0
         )
+
+
+def value_model(policy: ModelConfig) -> ModelConfig:
+    """Return the architecture of the value model that goes with a policy: the same but for the head."""
+    return replace(policy, has_value_head=True, tied_embeddings=False, mtp_num_layers=0)
 
 
 def build_model(name: str, values: Mapping[str, Any]) -> ModelConfig:

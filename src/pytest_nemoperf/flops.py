@@ -125,7 +125,8 @@ def _macs(model: ModelConfig, *, seq_len: int, convention: FlopsConvention, tp: 
         for name, term in _layer_macs(model, layer, seq_len=seq_len, convention=convention):
             yield name, count * term
     multiple = convention.vocab_multiple * (tp if convention.vocab_multiple > 1 else 1)
-    head = model.hidden_size * (-(-model.vocab_size // multiple) * multiple)
+    head_rows = 1 if model.has_value_head else -(-model.vocab_size // multiple) * multiple
+    head = model.hidden_size * head_rows
     yield "head", head
     if convention.counts_mtp and model.mtp_num_layers:
         block = sum(term for _, term in _layer_macs(model, model.mtp_layer, seq_len=seq_len, convention=convention))

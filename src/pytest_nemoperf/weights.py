@@ -117,7 +117,10 @@ def block_weights(model: ModelConfig, index: int) -> Iterator[Weight]:
 def head_weights(model: ModelConfig) -> Iterator[Weight]:
     """Yield the last norm and the output head of the last pipeline stage; a tied head has no weight of its own."""
     yield from _norm(model, "norm")
-    if not model.tied_embeddings:
+    if model.has_value_head:
+        # Like a norm, it is applied to the tokens of the residual stream, whatever part of them a rank has.
+        yield Weight(name="head.weight", shape=(1, model.hidden_size), tensor_grad=TensorGrad.TOKENS)
+    elif not model.tied_embeddings:
         yield Weight(
             name="head.weight", shape=(model.vocab_size, model.hidden_size), split=Split(dim=0, is_padded=True)
         )

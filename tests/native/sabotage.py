@@ -8,12 +8,13 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.parallel import DistributedDataParallel
 
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.native import (
+    collectives,
     context_parallel,
     data,
     expert_parallel,
@@ -22,11 +23,14 @@ from pytest_nemoperf.native import (
     pipeline,
     rank,
     shares,
+    tensor_parallel,
     train,
 )
 from pytest_nemoperf.native.gradients import Gradients
+from pytest_nemoperf.native.parallelize import parallelize
 from pytest_nemoperf.native.pipeline import Pipeline
 from pytest_nemoperf.native.shares import Share
+from pytest_nemoperf.native.value_head import ValueHead
 from pytest_nemoperf.stages import stage_layers
 from pytest_nemoperf.weights import Weight
 
@@ -35,6 +39,45 @@ def without_norm_reduction() -> None:
     """Sequence parallelism whose norms never hear of the other ranks' tokens."""
     with mock.patch.object(Gradients, "complete", return_value=None):
         rank.main()
+
+
+def with_values_to_learn() -> None:
+    """Nothing is left out; a value model learns to predict each next token's number, over the vocabulary's size.
+
+    Its own output would do as a loss, but every token's gradient would be the same.
+    """
+
+    def learning(plan, **options):  # type: ignore[no-untyped-def]  # passes on what it is given
+        def squared_error(head: nn.Module, args: tuple[Any, ...], value_T: Tensor) -> Tensor:
+            del head
+            error_T: Tensor = value_T - args[1] / plan.model.vocab_size
+            return error_T.square()
+
+        chunks = parallelize(plan, **options)
+        for module in (each for chunk in chunks for each in chunk.modules()):
+            if isinstance(module, ValueHead):
+                module.register_forward_hook(squared_error)  # after that of tensor parallelism
+        return chunks
+
+    with mock.patch.object(rank, "parallelize", learning):
+        rank.main()
+
+
+def with_values_counted_by_each_rank() -> None:
+    """The same under tensor parallelism that takes the gradients of values for parts of a sum."""
+    with mock.patch.object(tensor_parallel, "all_gather_replicated", collectives.all_gather):
+        with_values_to_learn()
+
+
+def without_sum_of_value_gradients() -> None:
+    """The same under sequence parallelism whose value heads never hear of the other ranks' tokens."""
+    original = gradients._sums
+
+    def without_head(pairs: Sequence[tuple[Tensor, Weight]], **options: Any) -> Iterable[gradients._Sum]:
+        return original([pair for pair in pairs if pair[1].name != "head.weight"], **options)
+
+    with mock.patch.object(gradients, "_sums", without_head):
+        with_values_to_learn()
 
 
 def without_gradient_sync() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.architecture import ModelConfig, value_model
 from pytest_nemoperf.flops import find_convention, flops_terms, num_flops_per_token
 from pytest_nemoperf.models import find_model
 from pytest_nemoperf.native.model import Decoder
@@ -23,6 +23,7 @@ FULL = find_convention("full-attention")
 TWINS = ["llama3-8b", "llama4-maverick-128e", "qwen3-30b-a3b", "deepseek-v2", "deepseek-v3", "mixtral-8x7b"]
 TWINS += ["gpt-oss-20b", "gpt3-175b", "nemotron4-15b", "gemma2-2b", "gemma3-4b"]
 MODELS = {f"{name}-twin": find_model(f"{name}-twin") for name in TWINS} | PARTS
+MODELS["value"] = value_model(find_model("gemma2-2b-twin"))
 
 
 def grouped_flops(rows: Any, matrices: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pytest_nemoperf.activations import TokenCosts
-from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.architecture import ModelConfig, value_model
 from pytest_nemoperf.components import MLA, MoE
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.launchers.local import LocalLauncher
@@ -48,6 +48,8 @@ STATE_CASES = [
     pytest.param(ODD, Layout(gpus=4, dp_shard=2, tp=2), id="fsdp2tp2"),
     pytest.param(ODD, Layout(gpus=4, dp_shard=2, pp=2), id="fsdp2pp2"),
     pytest.param(TIED, Layout(gpus=4, tp=2, pp=2, vp=2), id="tied-tp2pp2vp2"),
+    pytest.param(value_model(ODD), Layout(gpus=3, dp_shard=3), id="value-fsdp3"),
+    pytest.param(value_model(TIED), Layout(gpus=4, tp=2, pp=2), id="value-tp2pp2"),
     pytest.param(ODD_MOE, Layout(gpus=4, dp_shard=4, ep=2), id="moe-fsdp4ep2"),
     pytest.param(ODD_MOE, Layout(gpus=4, dp_shard=2, tp=2, etp=2), id="moe-fsdp2tp2etp2"),
     pytest.param(FEW_EXPERTS, Layout(gpus=4, dp_shard=4), id="fewer-experts-than-shards"),
@@ -66,6 +68,7 @@ ACTIVATION_TOLERANCE = 0.05
 LATENT = MLA(q_lora_rank=48, kv_lora_rank=32, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16)
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
+    "value": {"has_value_head": True},
     "qwen3": {"qk_norm": "rms", "head_dim": 24},
     "gpt3": {"activation": "gelu", "norm": "layernorm", "max_positions": 64, "qkv_bias": True, "num_kv_heads": 4},
     "nemotron4": {"activation": "squared_relu", "norm": "layernorm", "rope_dim": 8},

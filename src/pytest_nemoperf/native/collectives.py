@@ -16,6 +16,11 @@ def all_gather(shard: Tensor, *, group: ProcessGroup) -> Tensor:
     return _AllGather.apply(shard, group)  # type: ignore[no-any-return, no-untyped-call]  # torch leaves it untyped
 
 
+def all_gather_replicated(shard: Tensor, *, group: ProcessGroup) -> Tensor:
+    """Concatenate every rank's shard where all ranks then compute the same; the gradient is this rank's part of it."""
+    return _AllGatherReplicated.apply(shard, group)  # type: ignore[no-any-return, no-untyped-call]  # as above
+
+
 def reduce_scatter(partial: Tensor, *, group: ProcessGroup) -> Tensor:
     """Sum over the ranks and keep this rank's shard; the gradient is all-gathered."""
     return _ReduceScatter.apply(partial, group)  # type: ignore[no-any-return, no-untyped-call]  # as above
@@ -63,6 +68,17 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return _scattered(grads[0], ctx.group), None
+
+
+class _AllGatherReplicated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, shard: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        return _gathered(shard, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0].chunk(ctx.group.size())[ctx.group.rank()], None
 
 
 class _ReduceScatter(torch.autograd.Function):

@@ -76,11 +76,16 @@ def _draw_whole(name: str, *, shape: tuple[int, ...], num_layers: int, seed: int
     if kind.endswith((".bias", "sinks")):
         return whole.zero_()
     generator = seeded_generator(device, seed=seed, purpose=f"weight {name}")
-    return whole.normal_(0, _std(kind, num_layers=num_layers), generator=generator)
+    return whole.normal_(0, _std(kind, shape=shape, num_layers=num_layers), generator=generator)
 
 
-def _std(name: str, *, num_layers: int) -> float:
-    """Return the spread of a weight; products that add to the residual stream start smaller, as in GPT-2."""
+def _std(name: str, *, shape: tuple[int, ...], num_layers: int) -> float:
+    """Return the spread of a weight; products that add to the residual stream start smaller, as in GPT-2.
+
+    So does a value head, the head of one row: first predictions near zero leave the rewards to say what is good.
+    """
+    if name == "head.weight" and shape[0] == 1:
+        return 1 / shape[1]
     is_residual = name.endswith(_RESIDUAL)
     return _STD / math.sqrt(2 * num_layers) if is_residual else _STD
 

@@ -24,6 +24,7 @@ from pytest_nemoperf.native.layers import Embedding, LearnedPositions, make_norm
 from pytest_nemoperf.native.mtp import LOSS_WEIGHT, MTPDepth
 from pytest_nemoperf.native.operators import cross_entropy
 from pytest_nemoperf.native.rope import Positions, Table, table_of, tabulate
+from pytest_nemoperf.native.value_head import ValueHead
 from pytest_nemoperf.trainable import unsupported_model
 
 
@@ -105,7 +106,9 @@ class Decoder(nn.Module):
         layers = range(config.num_layers) if layers is None else layers
         self.blocks = nn.ModuleDict({str(index): make_block(config.layers[index]) for index in layers})
         self.norm = make_norm(config) if is_last else None
-        self.head = LossHead(config) if is_last else None
+        self.head: LossHead | ValueHead | None = None
+        if is_last:
+            self.head = ValueHead(config.hidden_size) if config.has_value_head else LossHead(config)
         depths = range(config.num_mtp_blocks if is_last else 0)
         self.mtp = nn.ModuleDict({str(depth): MTPDepth(config, make_block(config.mtp_layer)) for depth in depths})
         # Plain tensors: DDP would broadcast buffers in every step.
@@ -142,7 +145,7 @@ class Decoder(nn.Module):
 
     def logits(self, tokens_BS: Tensor) -> Tensor:
         """Return the logits of every position (B, S, V); of a whole model, not of a stage."""
-        assert self.norm is not None and self.head is not None  # noqa: S101, PT018 (a whole model)
+        assert self.norm is not None and isinstance(self.head, LossHead)  # noqa: S101, PT018 (a whole policy)
         logits_TV = self.head.logits(self.norm(self._hidden(tokens_BS)), self._tied_weight_VD())
         return torch.unflatten(logits_TV, 0, tokens_BS.shape)
 

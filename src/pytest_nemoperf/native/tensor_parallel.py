@@ -29,10 +29,17 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from pytest_nemoperf.native.attention import Attention
-from pytest_nemoperf.native.collectives import all_gather, all_reduce, all_reduce_gradient, reduce_scatter
+from pytest_nemoperf.native.collectives import (
+    all_gather,
+    all_gather_replicated,
+    all_reduce,
+    all_reduce_gradient,
+    reduce_scatter,
+)
 from pytest_nemoperf.native.mla import LatentAttention
 from pytest_nemoperf.native.mlp import MLP
 from pytest_nemoperf.native.model import Decoder
+from pytest_nemoperf.native.value_head import ValueHead
 
 
 def apply_tensor_parallel(model: Decoder, *, group: ProcessGroup, sequence_parallel: bool) -> None:
@@ -55,7 +62,11 @@ def apply_tensor_parallel(model: Decoder, *, group: ProcessGroup, sequence_paral
         model.embedding.lookup = partial(_lookup, rows=vocabulary)
     if model.positions is not None and sequence_parallel:
         model.positions.own_tokens = partial(_own_tokens, group=group)
-    if model.head is not None:
+    if isinstance(model.head, ValueHead):
+        if sequence_parallel:
+            gather = partial(all_gather_replicated, group=group)
+            model.head.register_forward_hook(partial(_leave, gather))
+    elif model.head is not None:
         model.head.register_forward_pre_hook(partial(_enter, enter))
         model.head.cross_entropy = partial(_cross_entropy, rows=vocabulary, group=group)
 
