@@ -1,0 +1,149 @@
+"""What a refit moves: elements of weights, from the ranks that train to the ranks that generate.
+
+Every rank makes the same list from the plan, so that nothing about it is ever sent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.regions import Interval, Region, generation_holders, training_holders
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """Elements of one weight that one rank has and another needs, or the same rank.
+
+    Attributes:
+        weight: Its name.
+        source: Rank that has them.
+        target: Rank that needs them.
+        source_slices: Where they are in the source's tensor.
+        target_slices: Where they go in the target's.
+        numel: Elements.
+    """
+
+    weight: str
+    source: int
+    target: int
+    source_slices: tuple[slice, ...]
+    target_slices: tuple[slice, ...]
+    numel: int
+
+
+def refit_moves(model: ModelConfig, *, layout: Layout) -> list[Move]:
+    """Return how each element gets to each rank that generates, once.
+
+    A rank that has it already copies it. Of others that have it the one sends that has sent least so far.
+
+    Args:
+        model: Of the plan.
+        layout: Says where it is trained and where it generates.
+
+    Raises:
+        PlanError: If one of the two layouts doesn't fit the model.
+    """
+    sources = training_holders(model, layout=layout)
+    overlaps = _Overlaps()
+    sent = [0] * layout.total_gpus
+    moves = []
+    for name, regions in generation_holders(model, layout=layout).items():
+        for target_region, targets in regions.items():
+            pairs = [(overlaps.find(region, target_region), ranks) for region, ranks in sources[name].items()]
+            for (blocks, holders), target in product([pair for pair in pairs if pair[0]], targets):
+                source = target if target in holders else min(holders, key=sent.__getitem__)
+                for own, other, numel in blocks:
+                    moves.append(
+                        Move(
+                            weight=name,
+                            source=source,
+                            target=target,
+                            source_slices=own,
+                            target_slices=other,
+                            numel=numel,
+                        )
+                    )
+                    sent[source] += numel if source != target else 0
+    return moves
+
+
+def in_buckets(moves: Sequence[Move], *, most: int) -> list[list[Move]]:
+    """Deal moves between ranks out to buckets, in which no rank sends and receives more than ``most`` elements.
+
+    Buckets are exchanged one after the other by all ranks together. Each move goes into the first one that is not
+    before, and not fuller than it may be, for either of its two ranks; so stages of a pipeline, whose weights
+    come one after the other, send at the same time.
+    """
+    buckets: list[list[Move]] = []
+    current: dict[int, tuple[int, int]] = {}  # of each rank: its latest bucket, and the elements in that
+    for move in moves:
+        for piece in _pieces(move, most=most):
+            ends = [current.get(rank, (0, 0)) for rank in (piece.source, piece.target)]
+            number = max(bucket for bucket, _ in ends)
+            filled = [fill if bucket == number else 0 for bucket, fill in ends]
+            if max(filled) + piece.numel > most:
+                number, filled = number + 1, [0, 0]
+            for rank, fill in zip((piece.source, piece.target), filled, strict=True):
+                current[rank] = (number, fill + piece.numel)
+            buckets.extend([] for _ in range(number + 1 - len(buckets)))
+            buckets[number].append(piece)
+    return buckets
+
+
+class _Overlaps:
+    """Finds what two regions have in common, each pair once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Region, Region], list[tuple[tuple[slice, ...], tuple[slice, ...], int]]] = {}
+
+    def find(self, source: Region, target: Region) -> list[tuple[tuple[slice, ...], tuple[slice, ...], int]]:
+        """Return the blocks both have: where in the one, where in the other, and how many elements."""
+        if (source, target) not in self._known:
+            by_dim = [_common(*along) for along in zip(source.intervals, target.intervals, strict=True)]
+            self._known[source, target] = [
+                (
+                    tuple(slice(own, own + length) for own, _, length in block),
+                    tuple(slice(other, other + length) for _, other, length in block),
+                    math.prod(length for _, _, length in block),
+                )
+                for block in product(*by_dim)
+            ]
+        return self._known[source, target]
+
+
+def _common(source: Sequence[Interval], target: Sequence[Interval]) -> list[tuple[int, int, int]]:
+    """Return start in the source's tensor, start in the target's, and length of what both have of a dimension."""
+    common = []
+    for own, other in product(source, target):
+        start = max(own.start, other.start)
+        length = min(own.start + own.length, other.start + other.length) - start
+        if length > 0:
+            common.append((own.local + start - own.start, other.local + start - other.start, length))
+    return common
+
+
+def _pieces(move: Move, *, most: int) -> Iterator[Move]:
+    """Yield a move, halved along its longest dimension until no piece has more elements than that."""
+    if move.numel <= most:
+        yield move
+        return
+    lengths = [along.stop - along.start for along in move.source_slices]
+    dim = lengths.index(max(lengths))
+    for first, end in ((0, lengths[dim] // 2), (lengths[dim] // 2, lengths[dim])):
+        piece = replace(
+            move,
+            source_slices=_narrowed(move.source_slices, dim, first, end),
+            target_slices=_narrowed(move.target_slices, dim, first, end),
+            numel=move.numel // lengths[dim] * (end - first),
+        )
+        yield from _pieces(piece, most=most)
+
+
+def _narrowed(slices: tuple[slice, ...], dim: int, first: int, end: int) -> tuple[slice, ...]:
+    start = slices[dim].start
+    return (*slices[:dim], slice(start + first, start + end), *slices[dim + 1 :])

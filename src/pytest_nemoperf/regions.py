@@ -1,0 +1,158 @@
+"""Which elements of each weight a rank holds, where it trains and where it generates.
+
+A replica that generates is laid out like a training layout of its ranks: tp cuts dense weights and, as etp, each
+expert; pp deals out the layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.errors import PlanError
+from pytest_nemoperf.parallelism import GenerationLayout, Layout
+from pytest_nemoperf.shards import num_dense_shards, num_expert_shards, stage_parts
+from pytest_nemoperf.weights import Split, Weight, sharded_dim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """Elements that follow each other along one dimension.
+
+    Attributes:
+        start: Of them in the whole weight.
+        local: Start in what the rank holds.
+        length: Elements.
+    """
+
+    start: int
+    local: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """What a rank holds of a weight: all elements whose place is, in each dimension, in one of its intervals.
+
+    Attributes:
+        shape: Of the rank's tensor; padding, which is in no interval, is at the end of a dimension.
+        intervals: Of each dimension, in the order of the rank's tensor.
+    """
+
+    shape: tuple[int, ...]
+    intervals: tuple[tuple[Interval, ...], ...]
+
+    @property
+    def numel(self) -> int:
+        """Elements of the whole weight that are here."""
+        return math.prod(sum(interval.length for interval in along) for along in self.intervals)
+
+    def split(self, split: Split, *, degree: int, place: int) -> Region:
+        """Return a rank's equal part of this over tensor or expert parallelism.
+
+        Raises:
+            PlanError: If the parts would not be equal and the dimension is not one that is filled up.
+        """
+        bounds, first = [], 0
+        for section in split.sections or (self.shape[split.dim],):
+            if section % degree and not split.is_padded:
+                raise PlanError(
+                    f"a weight of {self.shape} can't be cut into {degree} equal parts along {section} rows; "
+                    "choose a degree that divides it"
+                )
+            length = math.ceil(section / degree)
+            bounds.append((first + place * length, first + (place + 1) * length))
+            first += section
+        return self._within(split.dim, bounds)
+
+    def shard(self, dim: int, *, degree: int, place: int) -> Region:
+        """Return a rank's shard of this as FSDP cuts it, and torch.chunk: the last ones may have less or nothing."""
+        size = self.shape[dim]
+        length = math.ceil(size / degree)
+        return self._within(dim, [(min(place * length, size), min((place + 1) * length, size))])
+
+    def _within(self, dim: int, bounds: Sequence[tuple[int, int]]) -> Region:
+        """Return what lies between bounds of the rank's tensor, one piece after the other."""
+        along, local = [], 0
+        for first, end in bounds:
+            for interval in self.intervals[dim]:
+                begin = max(first, interval.local)
+                length = min(end, interval.local + interval.length) - begin
+                if length > 0:
+                    start = interval.start + begin - interval.local
+                    along.append(Interval(start=start, local=local + begin - first, length=length))
+            local += end - first
+        return Region(
+            shape=(*self.shape[:dim], local, *self.shape[dim + 1 :]),
+            intervals=(*self.intervals[:dim], tuple(along), *self.intervals[dim + 1 :]),
+        )
+
+
+def whole_region(shape: Sequence[int]) -> Region:
+    """Return what a rank holds that holds all of a weight."""
+    return Region(shape=tuple(shape), intervals=tuple((Interval(start=0, local=0, length=size),) for size in shape))
+
+
+Holders = Mapping[str, Mapping[Region, Sequence[int]]]
+"""By the name of each weight: what of it is held, and by which ranks. No two regions of a weight overlap."""
+
+
+def training_holders(model: ModelConfig, *, layout: Layout) -> Holders:
+    """Return who holds what of the weights while the model is trained.
+
+    Raises:
+        PlanError: If the layout doesn't fit the model.
+    """
+    found: dict[str, dict[Region, list[int]]] = {}
+    regions: dict[tuple[object, ...], dict[Region, list[int]]] = {}  # layers are alike: each kind of weight once
+    num_places = layout.gpus // layout.pp
+    for stage in range(layout.pp):
+        for part in stage_parts(model, layout=layout, pp_rank=stage):
+            weight = part.weight
+            key = (weight.shape, weight.split, weight.is_expert)
+            if key not in regions:
+                regions[key] = {}
+                for place in range(num_places):
+                    regions[key].setdefault(_region(weight, layout=layout, place=place), []).append(place)
+            of_weight = found.setdefault(weight.name, {})
+            for region, places in regions[key].items():
+                of_weight.setdefault(region, []).extend(stage * num_places + place for place in places)
+    return found
+
+
+def generation_holders(model: ModelConfig, *, layout: Layout) -> Holders:
+    """Return who holds what of the weights to generate with; ranks are those of the run.
+
+    Raises:
+        PlanError: If the layout doesn't fit the model.
+    """
+    generation = layout.generation or GenerationLayout(gpus=layout.gpus)
+    size = generation.tp * generation.pp
+    replica = Layout(gpus=size, tp=generation.tp, pp=generation.pp, etp=generation.tp)
+    model = replace(model, mtp_num_layers=0)  # what predicts further ahead is not generated with
+    first = 0 if generation.is_colocated else layout.gpus
+    starts = range(first, first + generation.gpus, size)
+    return {
+        name: {region: [start + rank for start in starts for rank in ranks] for region, ranks in regions.items()}
+        for name, regions in training_holders(model, layout=replica).items()
+    }
+
+
+def held_by(rank: int, *, holders: Holders) -> dict[str, Region]:
+    """Return what one rank holds of each weight it has."""
+    return {name: region for name, regions in holders.items() for region, ranks in regions.items() if rank in ranks}
+
+
+def _region(weight: Weight, *, layout: Layout, place: int) -> Region:
+    """Return what the rank at a place of a pipeline stage holds; native/mesh.py says how ranks are ordered."""
+    region = whole_region(weight.shape)
+    degree, inner, num_shards = layout.tp, layout.tp, num_dense_shards(layout)
+    if weight.is_expert:
+        degree, inner, num_shards = layout.etp, layout.etp * layout.ep, num_expert_shards(layout)
+        region = region.split(Split(dim=0), degree=layout.ep, place=place // layout.etp % layout.ep)
+    if weight.split is not None:
+        region = region.split(weight.split, degree=degree, place=place % degree)
+    dim = sharded_dim(region.shape, num_shards=num_shards, is_expert=weight.is_expert)
+    return region.shard(dim, degree=num_shards, place=place // inner % num_shards)
