@@ -96,7 +96,8 @@ class SoftmaxCore:
         k_BKTC, v_BKTC = k_BKTC[:, :, : first_query + num_queries], v_BKTC[:, :, : first_query + num_queries]
         is_causal_only = self.window is None or self.window >= first_query + num_queries
         if self.softcap is not None or sinks_H is not None:
-            return self._composed(q_BHSC, k_BKTC, v_BKTC, first_query=first_query, sinks_H=sinks_H)
+            visible_ST = self._mask(q_BHSC, first_query=first_query)
+            return self._composed(q_BHSC, k_BKTC, v_BKTC, visible=visible_ST, sinks_H=sinks_H)
         if is_causal_only and first_query == 0:
             return F.scaled_dot_product_attention(
                 q_BHSC,
@@ -119,6 +120,27 @@ class SoftmaxCore:
             enable_gqa=q_BHSC.shape[1] > k_BKTC.shape[1],
         )
 
+    def decode(
+        self, q_BHC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, *, visible_BT: Tensor, sinks_H: Tensor | None
+    ) -> Tensor:
+        """Return the values of one query of each sequence, as BHC.
+
+        Args:
+            q_BHC: Queries.
+            k_BKTC: Keys.
+            v_BKTC: Values.
+            visible_BT: What is added to the scores: 0 where the query sees the key, -inf elsewhere.
+            sinks_H: As of a call.
+        """
+        if self.softcap is not None or sinks_H is not None:
+            visible_B11T = (visible_BT == 0)[:, None, None]
+            return self._composed(q_BHC[:, :, None], k_BKTC, v_BKTC, visible=visible_B11T, sinks_H=sinks_H)[:, :, 0]
+        # A group's queries see the same keys, so they can stand for the queries of one head.
+        q_BKGC = torch.unflatten(q_BHC, 1, (k_BKTC.shape[1], -1))
+        mask_BKGT = visible_BT[:, None, None].expand(*q_BKGC.shape[:3], -1)
+        out_BKGC = F.scaled_dot_product_attention(q_BKGC, k_BKTC, v_BKTC, attn_mask=mask_BKGT, scale=self.scale)
+        return out_BKGC.flatten(1, 2)
+
     def _mask(self, q_BHSC: Tensor, *, first_query: int) -> Tensor:
         return self.masks.mask(
             window=self.window,
@@ -129,7 +151,7 @@ class SoftmaxCore:
         )
 
     def _composed(
-        self, q_BHSC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, *, first_query: int, sinks_H: Tensor | None
+        self, q_BHSC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, *, visible: Tensor, sinks_H: Tensor | None
     ) -> Tensor:
         """Compute what no fused kernel has, step by step; the softmax is in fp32."""
         num_kv_heads, num_queries = k_BKTC.shape[1], q_BHSC.shape[2]
@@ -140,7 +162,7 @@ class SoftmaxCore:
         scores_BHST = scores_BHST * self.scale
         if self.softcap is not None:
             scores_BHST = torch.tanh(scores_BHST / self.softcap) * self.softcap
-        scores_BHST = scores_BHST.masked_fill(~self._mask(q_BHSC, first_query=first_query), -torch.inf)
+        scores_BHST = scores_BHST.masked_fill(~visible, -torch.inf)
         if sinks_H is not None:
             sinks_BHS1 = sinks_H.float()[:, None, None].expand(*scores_BHST.shape[:-1], 1)
             scores_BHST = torch.cat([scores_BHST, sinks_BHS1], dim=-1)

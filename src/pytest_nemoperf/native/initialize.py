@@ -44,6 +44,11 @@ def initialize(
     model.to_empty(device=device)
     for name, parameter in model.named_parameters():
         _fill(parameter, _draw(weights[name], num_layers=model.config.num_layers, mesh=mesh, seed=seed, device=device))
+    fill_constants(model, device=device)
+
+
+def fill_constants(model: Decoder, *, device: torch.device) -> None:
+    """Make what a model holds beside its weights: tables of positions, and routers' corrections, which are zero."""
     model.tabulate_positions(device)
     for module in model.modules():
         if isinstance(module, Router) and module.correction_E is not None:

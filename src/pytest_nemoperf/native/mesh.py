@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
-from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.parallelism import GenerationLayout, Layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +76,44 @@ def build_mesh(layout: Layout, *, device_type: str, has_experts: bool) -> RankMe
         expert_replicas=groups.along(experts, 2) if has_experts and not is_sharded else None,
         expert_shards=groups.mesh(experts.flatten(3), device_type=device_type) if has_experts and is_sharded else None,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationMesh:
+    """The groups of one rank that generates; None where the rank would be alone.
+
+    Attributes:
+        number: Of the replica this rank belongs to; each has requests of its own.
+        tp: Parts of the same matrices.
+        pp: Stages of the same pipeline, in order.
+        replica: All ranks of the replica.
+        everyone: All ranks that generate.
+    """
+
+    number: int = 0
+    tp: ProcessGroup | None = None
+    pp: ProcessGroup | None = None
+    replica: ProcessGroup | None = None
+    everyone: ProcessGroup | None = None
+
+
+def build_generation_mesh(layout: Layout) -> GenerationMesh | None:
+    """Return this rank's groups for generation, or None for a rank that only trains.
+
+    Every rank of the run must call it, as each group is made by all of them. Ranks are in the order (replica, pp, tp):
+    the same ones that train, or those after them.
+    """
+    generation = layout.generation or GenerationLayout(gpus=layout.gpus)
+    first = 0 if generation.is_colocated else layout.gpus
+    ranks = torch.arange(first, first + generation.gpus).view(generation.dp, generation.pp, generation.tp)
+    groups = _Groups()
+    tp, pp = groups.along(ranks, 2), groups.along(ranks, 1)
+    replica, everyone = groups.along(ranks, 1, 2), groups.along(ranks, 0, 1, 2)
+    place = dist.get_rank() - first
+    if not 0 <= place < generation.gpus:
+        return None  # it took part in making the groups
+    number = place // (generation.pp * generation.tp)
+    return GenerationMesh(number=number, tp=tp, pp=pp, replica=replica, everyone=everyone)
 
 
 def data_parallel_rank(rank: int, *, layout: Layout) -> int:

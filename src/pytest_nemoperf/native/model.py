@@ -131,7 +131,7 @@ class Decoder(nn.Module):
             labels_BSN: The next N tokens of each position, one more than the model predicts further ahead; used by
                 the last stage.
         """
-        x = self._hidden(x)
+        x = self.hidden(x)
         if self.norm is None:
             return x
         x = self.norm(x)
@@ -145,11 +145,15 @@ class Decoder(nn.Module):
 
     def logits(self, tokens_BS: Tensor) -> Tensor:
         """Return the logits of every position (B, S, V); of a whole model, not of a stage."""
-        assert self.norm is not None and isinstance(self.head, LossHead)  # noqa: S101, PT018 (a whole policy)
-        logits_TV = self.head.logits(self.norm(self._hidden(tokens_BS)), self._tied_weight_VD())
-        return torch.unflatten(logits_TV, 0, tokens_BS.shape)
+        return torch.unflatten(self.head_logits(self.hidden(tokens_BS)), 0, tokens_BS.shape)
 
-    def _hidden(self, x: Tensor) -> Tensor:
+    def head_logits(self, x_TD: Tensor) -> Tensor:
+        """Return the logits of some tokens, given the residual stream after the last block; of the last stage."""
+        assert self.norm is not None and isinstance(self.head, LossHead)  # noqa: S101, PT018 (a policy's last stage)
+        return self.head.logits(self.norm(x_TD), self._tied_weight_VD())
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Return the residual stream after this stage's blocks, of what ``forward`` takes."""
         if self.is_first:
             x = self._embed(x)
         for index, block in self.blocks.items():

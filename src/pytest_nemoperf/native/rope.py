@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -57,6 +58,22 @@ def tabulate(
         angles = ((cos_SR * factor).to(device, dtype), (sin_SR * factor).to(device, dtype))
         tables[table] = Positions(index_S.to(device), angles)
     return tables
+
+
+def at_places(tables: Mapping[Table, Positions], index_T: Tensor) -> dict[Table, Positions]:
+    """Return the rows of the tables that belong to some positions, in any order and as often as they are asked for.
+
+    Args:
+        tables: Of the positions 0, 1, 2 ..., from tabulate.
+        index_T: Numbers of positions, on the device of the tables.
+    """
+    return {
+        name: Positions(
+            index_T,
+            None if table.angles is None else (table.angles[0][index_T], table.angles[1][index_T]),
+        )
+        for name, table in tables.items()
+    }
 
 
 def rotary_size(config: ModelConfig) -> int:

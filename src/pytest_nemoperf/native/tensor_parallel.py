@@ -39,6 +39,7 @@ from pytest_nemoperf.native.collectives import (
 from pytest_nemoperf.native.mla import LatentAttention
 from pytest_nemoperf.native.mlp import MLP
 from pytest_nemoperf.native.model import Decoder
+from pytest_nemoperf.native.moe import Experts
 from pytest_nemoperf.native.value_head import ValueHead
 
 
@@ -69,6 +70,19 @@ def apply_tensor_parallel(model: Decoder, *, group: ProcessGroup, sequence_paral
     elif model.head is not None:
         model.head.register_forward_pre_hook(partial(_enter, enter))
         model.head.cross_entropy = partial(_cross_entropy, rows=vocabulary, group=group)
+
+
+def sum_expert_parts(model: Decoder, *, group: ProcessGroup) -> None:
+    """Let each rank compute its part of every routed expert, of the same tokens, and sum the outputs.
+
+    Args:
+        model: It is changed.
+        group: Ranks that have the parts of the experts, and all tokens.
+    """
+    for module in model.modules():
+        if isinstance(module, Experts):
+            module.register_forward_hook(partial(_leave, partial(all_reduce, group=group)))
+            module.bias_share = 1 / group.size()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

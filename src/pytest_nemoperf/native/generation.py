@@ -1,0 +1,213 @@
+"""The native generation engine: prompts in, sampled responses out, with a cache and continuous batching."""
+
+# R requests, M most tokens of a response, N active slots, T tokens of a pass (one of each slot, then those of
+# prompts), D hidden, V vocabulary
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pytest_nemoperf.errors import GenerationError
+from pytest_nemoperf.native.collectives import all_gather
+from pytest_nemoperf.native.initialize import fill_constants
+from pytest_nemoperf.native.kv_cache import KVCache, Pass, Piece
+from pytest_nemoperf.native.mesh import GenerationMesh, RankMesh
+from pytest_nemoperf.native.model import Decoder
+from pytest_nemoperf.native.parallelize import compute_dtype
+from pytest_nemoperf.native.responses import Responses, check_requests
+from pytest_nemoperf.native.rollouts import Generated, Request
+from pytest_nemoperf.native.rope import Positions, Table, at_places
+from pytest_nemoperf.native.sampling import Sampling
+from pytest_nemoperf.native.shares import cut
+from pytest_nemoperf.native.slots import Ints, Prompt, Slots
+from pytest_nemoperf.native.tensor_parallel import apply_tensor_parallel, sum_expert_parts
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.rl import STOP_TOKEN
+from pytest_nemoperf.stages import stage_layers
+from pytest_nemoperf.weights import model_weights
+
+
+class NativeGenerator:
+    """One rank of a replica; see the protocol in rollouts.py.
+
+    Weights have the compute type. Of a mixture every rank of the tp axis has a part of each expert, so that no token
+    has to travel.
+
+    Args:
+        plan: Model, precision, and how to sample.
+        mesh: Where this rank stands in its replica.
+        device: Of this rank.
+
+    Raises:
+        PlanError: If the replica can't be cut so.
+    """
+
+    def __init__(self, plan: Plan, *, mesh: GenerationMesh, device: torch.device) -> None:
+        rl = plan.rl
+        assert rl is not None  # noqa: S101 (plans without have nothing to generate)
+        self._seq_len = plan.seq_len
+        self._max_batch_size = rl.max_batch_size
+        self._sampling = Sampling(temperature=rl.temperature, top_k=rl.top_k, top_p=rl.top_p)
+        self._mesh = mesh
+        self._device = device
+        self._model = _build(plan, mesh=mesh)
+        self._cache = KVCache(self._model)
+        self._tables: Mapping[Table, Positions] = {}
+
+    def allocate(self) -> Mapping[str, Tensor]:
+        """Make room for this rank's weights and return it, by the native engine's names; a refit fills it."""
+        self._model.to_empty(device=self._device)
+        fill_constants(self._model, device=self._device)
+        self._tables = self._model.tables
+        return {name: weight.detach() for name, weight in self._model.named_parameters()}
+
+    def refitted(self) -> None:
+        """Take note that the weights are new: nothing computed with others outlives a call of ``generate``."""
+
+    def release(self) -> None:
+        """Free weights and cache."""
+        self._cache.release()
+        self._model.to_empty(device=torch.device("meta"))
+        self._model.tables = {}
+        self._tables = {}
+
+    @torch.inference_mode()
+    def generate(self, requests: Sequence[Request], *, seed: int) -> Generated:
+        """Generate a response to each request, as the protocol says.
+
+        Raises:
+            GenerationError: If logits are not finite, or a prompt and its limit don't fit the cache.
+        """
+        if not requests:
+            return Generated(responses=(), batch_fill_pct=0.0)
+        check_requests(requests, seq_len=self._seq_len)
+        num_slots = self._max_batch_size or len(requests)
+        slots = Slots(requests, num_slots=num_slots)
+        num_places = max(len(request.prompt) + request.max_len for request in requests)
+        self._cache.reserve(min(num_slots, len(requests)), num_places=num_places)
+        drawn = Responses(requests, seed=seed, device=self._device)
+        num_passes = self._run(slots, drawn=drawn)
+        try:
+            responses = drawn.values(group=self._mesh.pp)
+        except GenerationError:
+            self._cache.release()  # what is not finite must not be found there later
+            raise
+        num_tokens = sum(len(response.tokens) for response in responses)
+        return Generated(responses=responses, batch_fill_pct=100 * num_tokens / (num_passes * num_slots))
+
+    def _run(self, slots: Slots, *, drawn: Responses) -> int:
+        """Generate everything and return how many passes of the model it took."""
+        num_passes = 0
+        state_3N = self._state(slots, drawn=drawn)
+        while not slots.is_done:
+            prompts = slots.admit()
+            num_decoding = state_3N.shape[1]
+            longest = int(slots.places_N[:num_decoding].max(initial=0)) + 1
+            next_3N = self._state(slots, drawn=drawn) if prompts else state_3N
+            tokens_N = self._step(state_3N, outputs_N=next_3N[2], longest=longest, prompts=prompts, drawn=drawn)
+            num_passes += 1
+            state_3N = next_3N.add_(1)
+            is_stop_N = (tokens_N == STOP_TOKEN).cpu().numpy() if slots.may_stop else None
+            has_ended_N = slots.advance(is_stop_N)
+            if has_ended_N is not None:
+                drawn.keep_lengths(slots, has_ended_N=has_ended_N)
+                longest = int(slots.places_N.max())
+                self._cache.move(*(self._on_device(x) for x in slots.leave(has_ended_N)), longest=longest)
+                state_3N = self._state(slots, drawn=drawn)
+        return num_passes
+
+    def _state(self, slots: Slots, *, drawn: Responses) -> Tensor:
+        """Return for each slot the position of its next token, its row of the cache, and its place in the drawn."""
+        places_N = slots.places_N
+        rows_N = np.arange(len(places_N)) * self._cache.num_places + places_N
+        outputs_N = slots.request_N * drawn.longest + slots.generated_N
+        return self._on_device(np.stack([places_N, rows_N, outputs_N]))
+
+    def _step(
+        self, state_3N: Tensor, *, outputs_N: Tensor, longest: int, prompts: Sequence[Prompt], drawn: Responses
+    ) -> Tensor:
+        """Take the slots' last tokens, and prompts, through the model, and return a new token of each."""
+        places_N, rows_N, last_N = state_3N.unbind()
+        tokens_T, places_T = drawn.tokens_of(last_N - 1), places_N
+        pieces = []
+        if prompts:
+            new = [token for prompt in prompts for token in prompt.tokens]
+            tokens_T = torch.cat([tokens_T, self._on_device(np.array(new))])
+            places = np.concatenate([np.arange(len(prompt.tokens)) for prompt in prompts])
+            places_T = torch.cat([places_N, self._on_device(places)])
+            pieces = [
+                Piece(num_tokens=len(prompt.tokens), slots=self._on_device(np.array(prompt.slots)))
+                for prompt in prompts
+            ]
+        self._cache.now = Pass(places_N=places_N, rows_N=rows_N, longest=longest, pieces=pieces)
+        self._model.tables = at_places(self._tables, places_T)
+        x_TD = self._through_stages(tokens_T)
+        if self._model.is_last:
+            if prompts:
+                x_TD = x_TD[self._on_device(_last_rows(prompts, num_decoding=len(places_N)))]
+            tokens_N, logprobs_N = self._sampling.draw(self._logits(x_TD), drawn.uniforms_of(outputs_N))
+        else:
+            tokens_N, logprobs_N = torch.empty_like(outputs_N), torch.zeros_like(outputs_N, dtype=torch.float32)
+        if self._mesh.pp is not None:
+            dist.broadcast(tokens_N, group_src=self._mesh.pp.size() - 1, group=self._mesh.pp)
+        drawn.write(outputs_N, tokens_N=tokens_N, logprobs_N=logprobs_N)
+        return tokens_N
+
+    def _through_stages(self, tokens_T: Tensor) -> Tensor:
+        """Return the residual stream after this rank's blocks."""
+        model, group = self._model, self._mesh.pp
+        if group is None:
+            return model.hidden(tokens_T[None])
+        stage = group.rank()
+        x = tokens_T[None]
+        if not model.is_first:
+            x = torch.empty(len(tokens_T), model.config.hidden_size, dtype=model.dtype, device=self._device)
+            dist.recv(x, group_src=stage - 1, group=group)
+        x = model.hidden(x)
+        if not model.is_last:
+            dist.send(x.contiguous(), group_dst=stage + 1, group=group)
+        return x
+
+    def _logits(self, x_ND: Tensor) -> Tensor:
+        """Return the logits of the whole vocabulary."""
+        logits_NV = self._model.head_logits(x_ND)
+        if self._mesh.tp is None:
+            return logits_NV
+        parts = all_gather(logits_NV, group=self._mesh.tp).chunk(self._mesh.tp.size())
+        return torch.cat(parts, dim=1)[:, : self._model.config.vocab_size]
+
+    def _on_device(self, values: Ints) -> Tensor:
+        return torch.from_numpy(values).to(self._device, non_blocking=True)
+
+
+def _build(plan: Plan, *, mesh: GenerationMesh) -> Decoder:
+    """Return this rank's part of the model, without memory."""
+    pp, stage = (1, 0) if mesh.pp is None else (mesh.pp.size(), mesh.pp.rank())
+    dtype = compute_dtype(plan.precision)
+    with torch.device("meta"):
+        model = Decoder(
+            plan.model,
+            seq_len=plan.seq_len,
+            dtype=dtype,
+            layers=stage_layers(plan.model, pp=pp, vp=1)[stage][0],
+            is_first=stage == 0,
+            is_last=stage == pp - 1,
+            is_router_balanced=plan.is_router_balanced,
+        )
+    if mesh.tp is not None:
+        apply_tensor_parallel(model, group=mesh.tp, sequence_parallel=False)
+        sum_expert_parts(model, group=mesh.tp)
+    cut(model.to(dtype), weights={w.name: w for w in model_weights(plan.model)}, mesh=RankMesh(tp=mesh.tp, etp=mesh.tp))
+    return model.requires_grad_(requires_grad=False)
+
+
+def _last_rows(prompts: Sequence[Prompt], *, num_decoding: int) -> Ints:
+    """Return which row of a pass each slot's next token follows."""
+    ends = num_decoding + np.cumsum([len(prompt.tokens) for prompt in prompts])
+    row_of = {slot: end - 1 for prompt, end in zip(prompts, ends, strict=True) for slot in prompt.slots}
+    return np.concatenate([np.arange(num_decoding), [row_of[slot] for slot in sorted(row_of)]])
