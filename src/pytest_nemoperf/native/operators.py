@@ -1,6 +1,7 @@
 """Operators with a backward of their own, where plain autograd takes many more passes over memory.
 
-A block that torch.compile compiles has plain operations in their place: it fuses those, and would stop at these.
+A block that torch.compile compiles has plain operations in their place: it fuses those, and would stop at these. Where
+no gradient is asked for, the same forward runs without autograd's wrapping, which costs small batches several operations.
 """
 
 # B sequences, S tokens of a sequence, T = B*S tokens, D hidden, N heads of a fused tensor, H query heads,
@@ -29,6 +30,8 @@ def split_heads(qkv_BSNC: Tensor, *, num_kv_heads: int, angles: tuple[Tensor, Te
             qkv_BSNC, [qkv_BSNC.shape[2] - 2 * num_kv_heads, num_kv_heads, num_kv_heads], dim=2
         )
         return _plain_rotate(q_BSHC, *angles), _plain_rotate(k_BSKC, *angles), v_BSKC
+    if not torch.is_grad_enabled():
+        return _split_heads(qkv_BSNC, num_kv_heads, *angles)
     heads: tuple[Tensor, Tensor, Tensor] = _SplitHeads.apply(  # type: ignore[no-untyped-call]  # torch leaves it so
         qkv_BSNC, num_kv_heads, *angles
     )
@@ -39,6 +42,8 @@ def rotate(x_BSNC: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     """Return the heads rotated by their positions; of the angles, see split_heads."""
     if torch.compiler.is_compiling():
         return _plain_rotate(x_BSNC, *angles)
+    if not torch.is_grad_enabled():
+        return _rotated(x_BSNC, *angles)
     rotated: Tensor = _Rotate.apply(x_BSNC, *angles)  # type: ignore[no-untyped-call]  # as above
     return rotated
 
@@ -49,6 +54,8 @@ def rms_norm(x: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
         return F.rms_norm(x, weight_D.shape, weight_D, eps)
     # On the CPU torch composes it, forward and backward, of two and a half times as many passes.
     x_TD = x.reshape(-1, weight_D.shape[0])
+    if not torch.is_grad_enabled():
+        return _unit_rows(x_TD, eps=eps)[0].mul_(weight_D).view(x.shape)
     normed_TD: Tensor = _HostRMSNorm.apply(x_TD, weight_D, eps)  # type: ignore[no-untyped-call]  # as above
     return normed_TD.view(x.shape)
 
@@ -58,6 +65,9 @@ def swiglu(gate_up_TF: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         gate_TF, up_TF = gate_up_TF.chunk(2, dim=-1)
         return F.silu(gate_TF) * up_TF
+    if not torch.is_grad_enabled():
+        gate_TF, up_TF = gate_up_TF.chunk(2, dim=-1)
+        return F.silu(gate_TF).mul_(up_TF)
     product: Tensor = _SwiGLU.apply(gate_up_TF)  # type: ignore[no-untyped-call]  # as above
     return product
 
@@ -95,10 +105,7 @@ class _SplitHeads(torch.autograd.Function):
         ctx: Any, qkv_BSNC: Tensor, num_kv_heads: int, cos_SR: Tensor, sin_SR: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(cos_SR, sin_SR)
-        qk_BSNC, v_BSKC = qkv_BSNC[:, :, :-num_kv_heads], qkv_BSNC[:, :, -num_kv_heads:]
-        rotated_BSNC = torch.empty(qk_BSNC.shape, dtype=qk_BSNC.dtype, device=qk_BSNC.device)
-        _rotate(qk_BSNC, cos_SR, sin_SR, out=rotated_BSNC)
-        return rotated_BSNC[:, :, :-num_kv_heads], rotated_BSNC[:, :, -num_kv_heads:], v_BSKC
+        return _split_heads(qkv_BSNC, num_kv_heads, cos_SR, sin_SR)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
@@ -117,9 +124,7 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BSNC: Tensor, cos_SR: Tensor, sin_SR: Tensor) -> Tensor:
         ctx.save_for_backward(cos_SR, sin_SR)
-        rotated_BSNC = torch.empty(x_BSNC.shape, dtype=x_BSNC.dtype, device=x_BSNC.device)
-        _rotate(x_BSNC, cos_SR, sin_SR, out=rotated_BSNC)
-        return rotated_BSNC
+        return _rotated(x_BSNC, cos_SR, sin_SR)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
@@ -127,6 +132,20 @@ class _Rotate(torch.autograd.Function):
         grad_BSNC = torch.empty(grads[0].shape, dtype=grads[0].dtype, device=grads[0].device)
         _rotate(grads[0], cos_SR, -sin_SR, out=grad_BSNC)
         return grad_BSNC, None, None
+
+
+def _split_heads(
+    qkv_BSNC: Tensor, num_kv_heads: int, cos_SR: Tensor, sin_SR: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    qk_BSNC, v_BSKC = qkv_BSNC[:, :, :-num_kv_heads], qkv_BSNC[:, :, -num_kv_heads:]
+    rotated_BSNC = _rotated(qk_BSNC, cos_SR, sin_SR)
+    return rotated_BSNC[:, :, :-num_kv_heads], rotated_BSNC[:, :, -num_kv_heads:], v_BSKC
+
+
+def _rotated(x_BSNC: Tensor, cos_SR: Tensor, sin_SR: Tensor) -> Tensor:
+    rotated_BSNC = torch.empty(x_BSNC.shape, dtype=x_BSNC.dtype, device=x_BSNC.device)
+    _rotate(x_BSNC, cos_SR, sin_SR, out=rotated_BSNC)
+    return rotated_BSNC
 
 
 def _plain_rotate(x_BSNC: Tensor, cos_SR: Tensor, sin_SR: Tensor) -> Tensor:
@@ -144,15 +163,21 @@ def _rotate(x_BSNC: Tensor, cos_SR: Tensor, sin_SR: Tensor, *, out: Tensor) -> N
     out_first, out_second, out_rest = torch.split(out, sizes, dim=-1)
     torch.mul(first, cos_S1R, out=out_first).addcmul_(second, sin_S1R, value=-1)
     torch.mul(second, cos_S1R, out=out_second).addcmul_(first, sin_S1R)
-    out_rest.copy_(rest)
+    if sizes[-1]:
+        out_rest.copy_(rest)
+
+
+def _unit_rows(x_TD: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
+    """Return the rows scaled to unit root mean square, and their scales."""
+    norm_T1 = torch.linalg.vector_norm(x_TD, dim=-1, keepdim=True)
+    scale_T1 = norm_T1.square_().div_(x_TD.shape[-1]).add_(eps).rsqrt_()
+    return x_TD * scale_T1, scale_T1
 
 
 class _HostRMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-        norm_T1 = torch.linalg.vector_norm(x_TD, dim=-1, keepdim=True)
-        scale_T1 = norm_T1.square_().div_(x_TD.shape[-1]).add_(eps).rsqrt_()
-        unit_TD = x_TD * scale_T1
+        unit_TD, scale_T1 = _unit_rows(x_TD, eps=eps)
         ctx.save_for_backward(unit_TD, scale_T1, weight_D)
         out_TD: Tensor = unit_TD * weight_D
         return out_TD
