@@ -12,7 +12,8 @@ from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.recipe import Plan, Recipe
-from pytest_nemoperf.records import StepRecord
+from pytest_nemoperf.records import RolloutStats, StepRecord
+from pytest_nemoperf.rl import RL
 from pytest_nemoperf.systems import find_system
 
 MACHINE: Mapping[str, str | int] = {"cpu": "Test CPU", "cores": 2}
@@ -44,6 +45,75 @@ def make_recipe(**changes: Any) -> Recipe:
 
 def make_plan(**changes: Any) -> Plan:
     return resolve(make_recipe(**changes), system=find_system("cpu"))
+
+
+def make_rl(**changes: Any) -> RL:
+    """Return 8 samples of 16 + 24 tokens."""
+    values: dict[str, Any] = {
+        "num_prompts_per_step": 4,
+        "num_generations_per_prompt": 2,
+        "prompt_len": 16,
+        "max_response_len": 24,
+    }
+    return RL(**{**values, **changes})
+
+
+def make_rl_plan(*, rl: RL | None = None, **changes: Any) -> Plan:
+    return make_plan(rl=rl or make_rl(), **changes)
+
+
+RL_PHASE_SHARES: Mapping[str, float] = {
+    "generation": 0.5,
+    "reward": 0.01,
+    "policy_logprobs": 0.1,
+    "reference_logprobs": 0.1,
+    "advantage": 0.01,
+    "training": 0.2,
+    "refit": 0.07,
+    "other": 0.01,
+}
+
+
+def make_rollout(plan: Plan, **changes: Any) -> RolloutStats:
+    """Return what a step generates whose responses all reach their limit."""
+    assert plan.rl is not None
+    rl = plan.rl
+    num_prompt_tokens = rl.num_generations_per_prompt * sum(map(rl.prompt_length, range(rl.num_prompts_per_step)))
+    values: dict[str, Any] = {
+        "num_samples": rl.num_samples,
+        "num_prompt_tokens": num_prompt_tokens,
+        "num_response_tokens": plan.tokens_per_step - num_prompt_tokens,
+        "num_truncated": 0,
+        "generation_time_sec": 0.05,
+        "batch_fill_pct": 100.0,
+        "imbalance_pct": 4.0,
+        "staleness_steps": 0,
+        "num_rounds": 1,
+        "reward_mean": 0.25,
+        "reward_std": 0.4,
+        "token_mult_prob_error": 1.0001,
+        "max_logprob_error": 0.001,
+        "kl": 0.002,
+        "refit_bytes": 2**20,
+        "refit_time_sec": 0.007,
+    }
+    return RolloutStats(**{**values, **changes})
+
+
+def make_rl_records(
+    plan: Plan, *, step_time_sec: float = 0.1, rollout: Mapping[str, Any] | None = None, **changes: Any
+) -> list[StepRecord]:
+    """Return the records of a run of reinforcement learning; rollout changes what was generated."""
+    stats = make_rollout(plan, **(rollout or {}))
+    tokens = stats.num_prompt_tokens + stats.num_response_tokens
+    values: dict[str, Any] = {
+        "tokens": tokens,
+        "flops": plan.flops_per_token * tokens,
+        "phases": {name: step_time_sec * share for name, share in RL_PHASE_SHARES.items()},
+        "loss": 0.001,
+        "rollout": stats,
+    }
+    return make_records(plan, step_time_sec=step_time_sec, **{**values, **changes})
 
 
 def make_records(

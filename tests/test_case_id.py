@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_nemoperf.algorithms import ALGORITHMS
+from pytest_nemoperf.cases import case_id
 from pytest_nemoperf.errors import PlanError
-from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.plan import case_id
+from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.recipe import Precision
+from tests.builders import make_rl
 from tests.test_plan import CPU, H100, MODEL, recipe_of
 
 
@@ -64,6 +66,62 @@ def test_one_field_is_enough_to_tell_ids_apart(one: dict[str, Any], other: dict[
         assert None in ids or (ids[0] == ids[1]) == (one == changed)
 
 
+optional = st.fixed_dictionaries(
+    {
+        "variant": st.sampled_from(["", "x", "packed", "packed-x", "sampled", "replay", "vllm", "off1", "compiled"]),
+        "algorithm": st.sampled_from(["grpo", "ppo", "dapo"]),
+        "num_prompts_per_step": st.integers(1, 3),
+        "max_staleness": st.integers(0, 2),
+        "response_lengths": st.sampled_from(["fixed", "sampled", (3,)]),
+        "is_packed": st.booleans(),
+        "is_compiled": st.booleans(),
+        "generator": st.sampled_from(["native", "vllm"]),
+        "is_colocated": st.booleans(),
+        "generation_tp": st.integers(1, 2),
+    }
+)
+
+
+def _rl_id_of(fields: dict[str, Any]) -> str | None:
+    generation = GenerationLayout(gpus=2, tp=fields["generation_tp"], is_colocated=fields["is_colocated"])
+    apart = ("variant", "is_compiled", "is_colocated", "generation_tp")
+    rl = make_rl(**{key: value for key, value in fields.items() if key not in apart})
+    layout = Layout(gpus=2, dp_shard=2, generation=generation)
+    try:
+        return case_id(
+            recipe_of(layout, rl=rl, variant=fields["variant"], is_compiled=fields["is_compiled"]), system=CPU
+        )
+    except PlanError:
+        return None
+
+
+@given(optional, optional)
+def test_recipes_of_reinforcement_learning_that_differ_in_what_is_shown_have_different_ids(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    for changed in (other, *(one | {field: other[field]} for field in one)):
+        ids = [_rl_id_of(one), _rl_id_of(changed)]
+        assert None in ids or (ids[0] == ids[1]) == (one == changed)
+
+
+def test_every_setting_that_is_not_the_default_is_in_the_id() -> None:
+    rl = make_rl(max_staleness=2, response_lengths=(3, 5), is_packed=True, generator="vllm", algorithm="ppo")
+
+    case = case_id(recipe_of(rl=rl, variant="x"), system=H100)
+
+    assert case == (
+        "ppo-llama3-8b-1n8g-torch-bf16-fsdp4tp2-gdp8-seq8192-gbs128-mbs1-p4g2-in16out24-off2-replay-packed-vllm-x"
+    )
+
+
+def test_a_generation_layout_that_says_the_default_changes_no_id() -> None:
+    spelt = Layout(gpus=2, dp_shard=2, generation=GenerationLayout(gpus=2))
+
+    ids = {case_id(recipe_of(layout, rl=make_rl()), system=CPU) for layout in (spelt, Layout(gpus=2, dp_shard=2))}
+
+    assert len(ids) == 1
+
+
 @given(shown)
 def test_ids_are_safe_as_file_names(fields: dict[str, Any]) -> None:
     case = _id_of(fields)
@@ -78,6 +136,20 @@ def test_ids_are_safe_as_file_names(fields: dict[str, Any]) -> None:
             {"model": replace(MODEL, name="my-2n4g")}, r"model name 'my-2n4g' has the part '2n4g'", id="nodes"
         ),
         pytest.param({"framework": "x-bf16"}, r"framework name 'x-bf16' has the part 'bf16'", id="precision"),
+        pytest.param(
+            {"variant": "packed-rows"}, r"variant 'packed-rows' begins with 'packed', .* means a setting", id="setting"
+        ),
+        pytest.param({"variant": "off2"}, r"variant 'off2' begins with 'off2'", id="staleness"),
+        pytest.param(
+            {"rl": make_rl(algorithm=replace(ALGORITHMS["grpo"], name="grpo-a"))},
+            r"algorithm name 'grpo-a' is the first part of a case id, so it has no '-'",
+            id="algorithm of two parts",
+        ),
+        pytest.param(
+            {"rl": make_rl(algorithm=replace(ALGORITHMS["grpo"], name="loop"))},
+            r"algorithm name 'loop' .* none of pretrain, bench, loop",
+            id="algorithm that is another kind",
+        ),
         pytest.param({"variant": "v" * 200}, r"has 26\d characters, a file name takes 200", id="too long"),
     ],
 )

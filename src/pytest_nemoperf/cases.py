@@ -1,0 +1,139 @@
+"""Case ids: the name of a recipe on a system, and of its baseline file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+from pytest_nemoperf.errors import NoLayoutError, PlanError
+from pytest_nemoperf.parallelism import GenerationLayout, Layout
+from pytest_nemoperf.recipe import PRETRAIN, Precision, Recipe, Recompute
+from pytest_nemoperf.rl import RL
+from pytest_nemoperf.systems import System
+
+MAX_CASE_ID_LENGTH: Final = 200
+"""File systems take names of 255 bytes; ``.json`` and the name of a temporary file need some of them."""
+
+_NODES_AND_GPUS = re.compile(r"\d+n\d+g")
+_OPTIONAL_WORD = re.compile(r"recompute_(selective|full)|compiled|balanced|off\d+|replay|sampled|packed|vllm")
+_OTHER_KINDS = (PRETRAIN, "bench", "loop")
+
+
+def case_id(recipe: Recipe, *, system: System) -> str:
+    """Return the name of a recipe on a system: stable, readable, and safe as a file name.
+
+    For example ``pretrain-llama3-8b-1n8g-torch-bf16-fsdp4tp2-seq8192-gbs128-mbs1``, and for reinforcement learning
+    ``grpo-llama3-8b-1n8g-torch-bf16-fsdp8-gtp2gdp4-seq4096-gbs512-mbs1-p64g32-in128out2048``. Recipes that differ in
+    anything the id shows have different ids: nodes, precision and sizes have fixed forms, and the names
+    between them may not look like those.
+
+    Raises:
+        NoLayoutError: If the recipe has no layout for the system.
+        PlanError: If the GPUs don't fill nodes, or a name makes the id ambiguous or too long for a file.
+    """
+    layout = find_layout(recipe, system=system)
+    nodes = num_nodes(layout, system=system)
+    for problem in _name_problems(recipe):
+        raise PlanError(problem)
+    parts = (
+        recipe.workload,
+        recipe.model_config.name,
+        f"{nodes}n{layout.total_gpus // nodes}g",
+        recipe.framework,
+        recipe.precision,
+        layout.label,
+        f"seq{recipe.seq_len}",
+        f"gbs{recipe.global_batch_size}",
+        f"mbs{recipe.micro_batch_size}",
+        *(_rollout_parts(recipe.rl) if recipe.rl is not None else ()),
+        f"recompute_{recipe.recompute}" if recipe.recompute is not Recompute.NONE else "",
+        "compiled" if recipe.is_compiled else "",
+        "balanced" if recipe.is_router_balanced else "",
+        recipe.variant,
+    )
+    case = "-".join(part for part in parts if part)
+    if len(case) > MAX_CASE_ID_LENGTH:
+        raise PlanError(
+            f"case id {case!r} has {len(case)} characters, a file name takes {MAX_CASE_ID_LENGTH}; "
+            "shorten the model's name or the variant"
+        )
+    return case
+
+
+def find_layout(recipe: Recipe, *, system: System) -> Layout:
+    """Return the recipe's layout for a system; in reinforcement learning its generation layout is spelt out.
+
+    Raises:
+        NoLayoutError: If the recipe has no layout for the system.
+    """
+    if system.name not in recipe.layouts:
+        raise NoLayoutError(
+            f"{recipe.model_config.name} has no layout for system {system.name}; "
+            f"it has layouts for {', '.join(sorted(recipe.layouts))}"
+        )
+    layout = recipe.layouts[system.name]
+    if recipe.rl is None or layout.generation is not None:
+        return layout
+    return replace(layout, generation=GenerationLayout(gpus=layout.gpus))
+
+
+def num_nodes(layout: Layout, *, system: System) -> int:
+    """Return the nodes a layout fills.
+
+    Raises:
+        PlanError: If it does not fill them.
+    """
+    per_node, gpus = system.gpus_per_node, layout.total_gpus
+    if per_node is None or gpus <= per_node:
+        return 1
+    if gpus % per_node:
+        whole = gpus // per_node * per_node
+        raise PlanError(
+            f"gpus={gpus} fill {gpus}/{per_node} = {gpus / per_node:g} nodes, for "
+            f"{system.title} has {per_node} GPUs a node; use {whole} or {whole + per_node} GPUs"
+        )
+    return gpus // per_node
+
+
+def _rollout_parts(rl: RL) -> Iterator[str]:
+    yield f"p{rl.num_prompts_per_step}g{rl.num_generations_per_prompt}"
+    yield f"in{rl.prompt_len}out{rl.max_response_len}"
+    if rl.max_staleness:
+        yield f"off{rl.max_staleness}"
+    if not isinstance(rl.response_lengths, str):
+        yield "replay"
+    elif rl.response_lengths != "fixed":
+        yield rl.response_lengths
+    if rl.is_packed:
+        yield "packed"
+    if rl.generator != "native":
+        yield rl.generator
+
+
+def _name_problems(recipe: Recipe) -> Iterator[str]:
+    """Yield which names look like something else the id shows."""
+    model, framework = recipe.model_config.name, recipe.framework
+    for part in model.split("-"):
+        if _NODES_AND_GPUS.fullmatch(part):
+            yield (
+                f"model name {model!r} has the part {part!r}, which in a case id means nodes and GPUs; rename the model"
+            )
+    for part in framework.split("-"):
+        if part in set(Precision):
+            yield (
+                f"framework name {framework!r} has the part {part!r}, which in a case id means precision; "
+                "rename the framework"
+            )
+    if recipe.rl is not None and ("-" in recipe.workload or recipe.workload in _OTHER_KINDS):
+        yield (
+            f"algorithm name {recipe.workload!r} is the first part of a case id, so it has no '-' and is none of "
+            f"{', '.join(_OTHER_KINDS)}; rename the algorithm"
+        )
+    first, _, _ = recipe.variant.partition("-")
+    if _OPTIONAL_WORD.fullmatch(first):
+        yield (
+            f"variant {recipe.variant!r} begins with {first!r}, which in a case id means a setting; "
+            "begin it with another word"
+        )

@@ -1,0 +1,125 @@
+"""What a recipe of reinforcement learning must obey beside the rules of training, with the arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.parallelism import GenerationLayout, Layout
+from pytest_nemoperf.recipe import Recipe
+from pytest_nemoperf.rl import NUM_TASK_TOKENS, RL
+from pytest_nemoperf.rules import NATIVE, indivisible, split_sizes
+
+
+def rl_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterator[str]:
+    """Yield every broken rule, with its arithmetic; those of the task and the generator bind the native engine alone.
+
+    Args:
+        recipe: What to run.
+        layout: Of the system, its generation layout spelt out where the recipe is one of reinforcement learning.
+        model: Architecture.
+    """
+    rl, generation = recipe.rl, layout.generation
+    if rl is None:
+        if generation is not None:
+            yield (
+                f"layout.generation ({generation.label}) says who generates responses, and a recipe without rl has "
+                "none; give the recipe rl=RL(...), or leave generation out"
+            )
+        return
+    assert generation is not None  # noqa: S101 (find_layout spells it out)
+    yield from _batch_problems(recipe, rl=rl)
+    yield from _length_problems(recipe, rl=rl)
+    yield from _staleness_problems(rl, generation=generation)
+    if recipe.framework == NATIVE:
+        yield from _task_problems(model)
+        yield from _replica_problems(rl, generation=generation)
+        yield from _generator_problems(rl, generation=generation)
+        yield from _share_problems(generation, model=model)
+
+
+def _batch_problems(recipe: Recipe, *, rl: RL) -> Iterator[str]:
+    samples, gbs = rl.num_samples, recipe.global_batch_size
+    product = f"{rl.num_prompts_per_step}*{rl.num_generations_per_prompt}={samples}"
+    if samples % gbs:
+        near = f"{samples // gbs * gbs} or " if samples > gbs else ""
+        yield (
+            f"num_prompts_per_step*num_generations_per_prompt ({product} samples a step, G-GBS) is not a multiple of "
+            f"global_batch_size={gbs} (T-GBS), so a step would have {samples}/{gbs} = {samples / gbs:g} updates; "
+            f"choose {near}{(samples // gbs + 1) * gbs} samples, or a global_batch_size that divides {samples}"
+        )
+    if rl.max_batch_size is not None and rl.max_batch_size > samples:
+        yield (
+            f"max_batch_size={rl.max_batch_size} is more than the samples of a step ({product}); "
+            f"use {samples} or less, or None for all that a replica has"
+        )
+    if rl.is_packed and recipe.micro_batch_size > 1:
+        yield (
+            f"micro_batch_size={recipe.micro_batch_size} with is_packed=True: a packed row of seq_len tokens holds "
+            "several samples and is one forward pass; use micro_batch_size=1"
+        )
+
+
+def _length_problems(recipe: Recipe, *, rl: RL) -> Iterator[str]:
+    longest = rl.prompt_len + rl.max_response_len
+    if longest > recipe.seq_len:
+        yield (
+            f"prompt_len+max_response_len ({rl.prompt_len}+{rl.max_response_len}={longest}) is more than "
+            f"seq_len={recipe.seq_len}; raise seq_len to {longest}, or shorten one of the two"
+        )
+
+
+def _staleness_problems(rl: RL, *, generation: GenerationLayout) -> Iterator[str]:
+    if rl.max_staleness and generation.is_colocated:
+        yield (
+            f"max_staleness={rl.max_staleness} lets generation run ahead of training, and ranks that take turns "
+            "can't do both at once; give the layout's generation is_colocated=False and gpus of its own, or use "
+            "max_staleness=0"
+        )
+    algorithm = rl.algorithm_config
+    if rl.max_staleness and algorithm.has_dynamic_sampling:
+        yield (
+            f"max_staleness={rl.max_staleness} with {algorithm.name}, whose has_dynamic_sampling asks for more "
+            "responses once rewards are known, when the generating ranks are at work on a later step; "
+            "use max_staleness=0, or an algorithm without dynamic sampling"
+        )
+
+
+def _task_problems(model: ModelConfig) -> Iterator[str]:
+    if model.vocab_size < NUM_TASK_TOKENS:
+        yield (
+            f"vocab_size={model.vocab_size} is less than the {NUM_TASK_TOKENS} tokens of the arithmetic task; "
+            f"use a model with {NUM_TASK_TOKENS} tokens or more"
+        )
+
+
+def _replica_problems(rl: RL, *, generation: GenerationLayout) -> Iterator[str]:
+    if rl.num_prompts_per_step < generation.dp:
+        yield (
+            f"num_prompts_per_step={rl.num_prompts_per_step} are fewer than the replicas that generate "
+            f"(gpus/(tp*pp) = {generation.gpus}/({generation.tp}*{generation.pp}) = {generation.dp}), so some would "
+            "idle; raise num_prompts_per_step, or lower the generation layout's gpus"
+        )
+
+
+def _generator_problems(rl: RL, *, generation: GenerationLayout) -> Iterator[str]:
+    if rl.generator == "vllm" and generation.tp * generation.pp > 1:
+        yield (
+            f"generator='vllm' runs one engine a rank, and the generation layout has tp={generation.tp}, "
+            f"pp={generation.pp}; use tp=1 and pp=1, or generator='native'"
+        )
+
+
+def _share_problems(generation: GenerationLayout, *, model: ModelConfig) -> Iterator[str]:
+    """Yield what a replica's ranks can't share; each of its tp ranks has a part of every expert."""
+    sizes = split_sizes(model, is_native=True)
+    if model.moe is not None:
+        sizes["moe.ffn_hidden_size"] = model.moe.ffn_hidden_size
+    for name, size in sizes.items():
+        if size % generation.tp:
+            yield indivisible("generation tp", generation.tp, name=name, size=size)
+    if generation.pp > model.num_layers:
+        yield (
+            f"generation pp={generation.pp} stages are more than num_layers={model.num_layers}; "
+            "lower pp of the generation layout"
+        )
