@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.expected import Expected
 from pytest_nemoperf.loop import MeasuredLoop
-from pytest_nemoperf.measure import Expected, measure_runs
+from pytest_nemoperf.measure import measure_runs
 
 EXPECTED = Expected(num_gpus=1, warmup_steps=2, steps=4, tokens_per_step=100)
 

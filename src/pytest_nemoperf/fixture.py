@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from pytest_nemoperf.errors import NemoPerfError, NoLayoutError, RecipeError, UnsupportedError, did_you_mean
+from pytest_nemoperf.expected import Expected
 from pytest_nemoperf.loop import MeasuredLoop
-from pytest_nemoperf.measure import Expected, Measurement, measure_runs
+from pytest_nemoperf.measure import Measurement, measure_runs
 from pytest_nemoperf.recipe import check_tolerances, is_safe_name
 from pytest_nemoperf.records import StepRecord
 from pytest_nemoperf.report.failure import render_failure

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from pytest_nemoperf.errors import RecipeError
-from pytest_nemoperf.measure import Expected
+from pytest_nemoperf.expected import Expected
 from pytest_nemoperf.recipe import MIN_STEPS, MIN_WARMUP_STEPS
 from pytest_nemoperf.records import StepRecord
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
+from pytest_nemoperf.expected import Expected, expected_of
 from pytest_nemoperf.metrics import (
     METRICS,
     MFU_PCT,
@@ -18,7 +19,8 @@ from pytest_nemoperf.metrics import (
 )
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import StepRecord, to_data
-from pytest_nemoperf.steadiness import mad_pct, settling_problems
+from pytest_nemoperf.rl_measure import rollout_metrics, rollout_problems
+from pytest_nemoperf.steadiness import mad_pct, settling_problems, settling_times
 
 BYTES_PER_GIB = 2**30
 FLOPS_PER_TFLOP = 1e12
@@ -32,6 +34,7 @@ class Run:
     Attributes:
         metrics: Medians over the measured steps by metric name.
         phases: Median seconds per step by phase on the slowest rank.
+        groups: The same of each group of ranks that works beside the training ranks, by its name.
         num_steps: Measured steps.
         last_step: Index of the last step; losses compare only at the same one.
         step_time_mad_pct: Median absolute deviation of the step times, percent of their median.
@@ -42,6 +45,7 @@ class Run:
 
     metrics: Mapping[str, float]
     phases: Mapping[str, float] = field(default_factory=dict)
+    groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     num_steps: int
     last_step: int | None = None
     step_time_mad_pct: float
@@ -83,10 +87,9 @@ def median_over_runs(runs: Sequence[Run], *, metric: str) -> float | None:
     return statistics.median(values) if values else None
 
 
-def median_phases(runs: Sequence[Run]) -> dict[str, float]:
-    """Return median seconds per step by phase over the runs."""
-    names = dict.fromkeys(name for run in runs for name in run.phases)
-    return {name: statistics.median(run.phases.get(name, 0.0) for run in runs) for name in names}
+def median_phases(runs: Sequence[Run], *, group: str | None = None) -> dict[str, float]:
+    """Return median seconds per step by phase over the runs: of the training ranks, or of a group beside them."""
+    return _medians([run.phases if group is None else run.groups.get(group, {}) for run in runs])
 
 
 def workload_of(plan: Plan) -> dict[str, Any]:
@@ -107,49 +110,14 @@ def workload_of(plan: Plan) -> dict[str, Any]:
         "command",
     )
     data = to_data(plan)
-    return {key: data[key] for key in keys} | {"model": _without_defaults(plan.model)}
+    rl = {} if plan.rl is None else {"rl": _without_defaults(plan.rl)}
+    return {key: data[key] for key in keys} | {"model": _without_defaults(plan.model)} | rl
 
 
 def _without_defaults(part: Any) -> dict[str, Any]:
     """Return the fields that say something: stored baselines outlive fields that architectures gain later."""
     values = {item.name: getattr(part, item.name) for item in fields(part) if getattr(part, item.name) != item.default}
     return {name: _without_defaults(value) if is_dataclass(value) else to_data(value) for name, value in values.items()}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
-    """What the records of one run must hold, whoever wrote them.
-
-    Attributes:
-        num_gpus: Ranks the tokens are divided by.
-        warmup_steps: Steps dropped first.
-        steps: Measured steps after them.
-        tokens_per_step: Tokens all ranks process in one step.
-        flops_per_token: Model FLOPs per token; None if not known, then there is no TFLOP/s.
-        flops_convention: How they are counted.
-        peak_tflops: Dense peak of one GPU, TFLOP/s; None if unknown, then there is no MFU.
-    """
-
-    num_gpus: int
-    warmup_steps: int
-    steps: int
-    tokens_per_step: int
-    flops_per_token: float | None = None
-    flops_convention: str | None = None
-    peak_tflops: float | None = None
-
-
-def expected_of(plan: Plan) -> Expected:
-    """Return what the records of a plan's runs must hold."""
-    return Expected(
-        num_gpus=plan.layout.total_gpus,
-        warmup_steps=plan.warmup_steps,
-        steps=plan.steps,
-        tokens_per_step=plan.tokens_per_step,
-        flops_per_token=plan.flops_per_token,
-        flops_convention=plan.flops_convention,
-        peak_tflops=plan.peak_tflops,
-    )
 
 
 def measure(plan: Plan, *, outputs: Sequence[Sequence[StepRecord]], environment: Mapping[str, str]) -> Measurement:
@@ -160,14 +128,15 @@ def measure(plan: Plan, *, outputs: Sequence[Sequence[StepRecord]], environment:
         outputs: Step records of each run, warm-up included.
         environment: Versions and settings seen inside the ranks.
     """
-    runs, problems = measure_runs(expected_of(plan), outputs=outputs)
+    expected = expected_of(plan)
+    runs, problems = measure_runs(expected, outputs=outputs)
     return Measurement(
         case=plan.case,
         system=plan.system,
         workload=workload_of(plan),
         runs=runs,
         environment=environment,
-        flops_per_token=plan.flops_per_token,
+        flops_per_token=expected.flops_per_token,
         flops_convention=plan.flops_convention,
         problems=problems,
         inject_pct=plan.inject_pct,
@@ -200,10 +169,12 @@ def _measure_run(expected: Expected, *, measured: Sequence[StepRecord]) -> Run:
     peaks = [record.peak_memory_bytes for record in measured if record.peak_memory_bytes is not None]
     if peaks:
         metrics[PEAK_MEMORY_GIB.name] = max(peaks) / BYTES_PER_GIB
+    metrics |= rollout_metrics(expected, measured=measured)
     last = measured[-1]
     return Run(
-        metrics={name: round_significant(value) for name, value in metrics.items()},
-        phases={name: round_significant(value) for name, value in _phase_medians(measured).items()},
+        metrics=_rounded(metrics),
+        phases=_rounded(_medians([record.phases for record in measured])),
+        groups=_group_medians(measured),
         num_steps=len(measured),
         last_step=last.step,
         step_time_mad_pct=round_significant(mad_pct(times), digits=3),
@@ -227,14 +198,10 @@ def _run_problems(expected: Expected, *, records: Sequence[StepRecord]) -> list[
         if bad:
             problems.append(f"{name} is not finite at step {bad[0]} ({len(bad)} of {len(records)} steps)")
     measured = [record for record in records if record.step >= expected.warmup_steps]
-    wrong = [record for record in measured if record.tokens != expected.tokens_per_step]
-    if wrong:
-        problems.append(
-            f"step {wrong[0].step} has {wrong[0].tokens} tokens, {expected.tokens_per_step} were asked for "
-            "(global_batch_size*seq_len)"
-        )
+    problems += _token_problems(expected, measured=measured)
     problems += _flops_problems(expected, measured=measured)
-    problems += settling_problems([record.step_time_sec for record in measured])
+    problems += rollout_problems(expected, records=measured)
+    problems += settling_problems(settling_times(measured, has_exact_tokens=expected.has_exact_tokens))
     return problems
 
 
@@ -263,6 +230,14 @@ def known_metrics(runs: Sequence[Run]) -> list[str]:
     return [name for name in METRICS if any(name in run.metrics for run in runs)]
 
 
+def _token_problems(expected: Expected, *, measured: Sequence[StepRecord]) -> list[str]:
+    wrong = [record for record in measured if record.tokens != expected.tokens_per_step]
+    if not wrong or not expected.has_exact_tokens:
+        return []
+    what = "global_batch_size*seq_len" if expected.rollout is None else "prompts and responses of pinned lengths"
+    return [f"step {wrong[0].step} has {wrong[0].tokens} tokens, {expected.tokens_per_step} were asked for ({what})"]
+
+
 def _flops_problems(expected: Expected, *, measured: Sequence[StepRecord]) -> list[str]:
     if expected.flops_per_token is None:
         return []
@@ -276,9 +251,22 @@ def _flops_problems(expected: Expected, *, measured: Sequence[StepRecord]) -> li
     return []
 
 
-def _phase_medians(measured: Sequence[StepRecord]) -> dict[str, float]:
-    names = dict.fromkeys(name for record in measured for name in record.phases)
-    return {name: statistics.median(record.phases.get(name, 0.0) for record in measured) for name in names}
+def _group_medians(measured: Sequence[StepRecord]) -> dict[str, dict[str, float]]:
+    names = dict.fromkeys(name for record in measured for name in record.groups)
+    return {
+        name: _rounded(_medians([record.groups[name].phases for record in measured if name in record.groups]))
+        for name in names
+    }
+
+
+def _medians(phases: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the median of each phase; where it is missing it took no time."""
+    names = dict.fromkeys(name for each in phases for name in each)
+    return {name: statistics.median(each.get(name, 0.0) for each in phases) for name in names}
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: round_significant(value) for name, value in values.items()}
 
 
 def _rank_spread_pct(measured: Sequence[StepRecord]) -> float | None:

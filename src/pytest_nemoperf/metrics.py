@@ -10,10 +10,11 @@ _TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
 
 
 class Direction(StrEnum):
-    """Which way is better."""
+    """Which way is better; of what describes a workload, neither."""
 
     HIGHER = "higher"
     LOWER = "lower"
+    NEITHER = "neither"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,37 +23,45 @@ class Metric:
 
     Attributes:
         name: Key in records, baselines and options; its suffix is the unit.
-        unit: For people.
+        unit: For people; empty for a ratio.
         direction: Which way is better.
         label: What it is called beside its value; the unit where that says it all.
-        heading: Column head on performance pages.
+        heading: Column head on performance pages; empty for what they don't print.
+        digits: Significant digits that are shown of a number below 100.
     """
 
     name: str
     unit: str
     direction: Direction
     label: str
-    heading: str
+    heading: str = ""
+    digits: int = 3
 
     def format(self, value: float) -> str:
         """Return the value with its unit, unless the label is the unit: ``2,412``, ``0.31 GiB``, ``1.23 ms``."""
         if self.unit == "s":
             return format_time(value)
-        return format_number(value) if self.label == self.unit else f"{format_number(value)} {self.unit}"
+        number = format_number(value, digits=self.digits)
+        return number if self.unit in ("", self.label) else f"{number} {self.unit}"
 
     def delta_pct(self, now: float, *, baseline: float) -> float:
         """Return the signed change in percent of the baseline; its sign says nothing about better or worse."""
         return 100.0 * (now - baseline) / baseline
 
     def worsening_pct(self, now: float, *, baseline: float) -> float:
-        """Return by how many percent now is worse than the baseline; negative when it is better."""
+        """Return by how many percent now is worse than the baseline; negative when it is better.
+
+        What describes a workload is never worse.
+        """
+        if self.direction is Direction.NEITHER:
+            return 0.0
         delta = self.delta_pct(now, baseline=baseline)
         return -delta if self.direction is Direction.HIGHER else delta
 
 
-def format_number(value: float) -> str:
-    """Return a number as tables print it: whole with thousands separators from 100 on, else three digits."""
-    return f"{value:,.0f}" if abs(value) >= _WHOLE_FROM else f"{value:.3g}"
+def format_number(value: float, *, digits: int = 3) -> str:
+    """Return a number as tables print it: whole with thousands separators from 100 on, else with so many digits."""
+    return f"{value:,.0f}" if abs(value) >= _WHOLE_FROM else f"{value:.{digits}g}"
 
 
 def format_time(seconds: float) -> str:
@@ -88,6 +97,86 @@ TIME_PER_CALL_SEC = Metric(
     name="time_per_call_sec", unit="s", direction=Direction.LOWER, label="time per call", heading="Time / call (s)"
 )
 
+GENERATION_TOKENS_PER_SEC_PER_GPU = Metric(
+    name="generation_tokens_per_sec_per_gpu",
+    unit="tokens/sec/GPU",
+    direction=Direction.HIGHER,
+    label="generation",
+)
+LOGPROB_TOKENS_PER_SEC_PER_GPU = Metric(
+    name="logprob_tokens_per_sec_per_gpu",
+    unit="tokens/sec/GPU",
+    direction=Direction.HIGHER,
+    label="log-probabilities",
+)
+TRAINING_TOKENS_PER_SEC_PER_GPU = Metric(
+    name="training_tokens_per_sec_per_gpu",
+    unit="tokens/sec/GPU",
+    direction=Direction.HIGHER,
+    label="training",
+)
+TRAINING_TFLOPS_PER_SEC_PER_GPU = Metric(
+    name="training_tflops_per_sec_per_gpu",
+    unit="TFLOP/s/GPU",
+    direction=Direction.HIGHER,
+    label="training speed",
+)
+TRAINING_MFU_PCT = Metric(name="training_mfu_pct", unit="%", direction=Direction.HIGHER, label="training MFU")
+REFIT_GIB = Metric(name="refit_gib", unit="GiB", direction=Direction.NEITHER, label="refit size")
+REFIT_GIB_PER_SEC = Metric(name="refit_gib_per_sec", unit="GiB/s", direction=Direction.HIGHER, label="refit speed")
+MEAN_PROMPT_LEN = Metric(
+    name="mean_prompt_len", unit="tokens", direction=Direction.NEITHER, label="mean prompt length", digits=4
+)
+MEAN_RESPONSE_LEN = Metric(
+    name="mean_response_len",
+    unit="tokens",
+    direction=Direction.NEITHER,
+    label="mean response length",
+    heading="G-Average Seq len",
+    digits=4,
+)
+TRUNCATED_PCT = Metric(name="truncated_pct", unit="%", direction=Direction.NEITHER, label="truncated share")
+STALENESS_STEPS = Metric(name="staleness_steps", unit="steps", direction=Direction.NEITHER, label="staleness")
+BATCH_FILL_PCT = Metric(name="batch_fill_pct", unit="%", direction=Direction.HIGHER, label="generation batch fill")
+GENERATION_IMBALANCE_PCT = Metric(
+    name="generation_imbalance_pct", unit="%", direction=Direction.LOWER, label="generation imbalance"
+)
+NUM_ROUNDS = Metric(name="num_rounds", unit="", direction=Direction.NEITHER, label="number of generation rounds")
+REWARD_MEAN = Metric(name="reward_mean", unit="", direction=Direction.NEITHER, label="mean reward")
+TOKEN_MULT_PROB_ERROR = Metric(
+    name="token_mult_prob_error",
+    unit="",
+    direction=Direction.LOWER,
+    label="token probability error",
+    digits=5,
+)
+MAX_LOGPROB_ERROR = Metric(
+    name="max_logprob_error", unit="", direction=Direction.LOWER, label="largest log-probability error"
+)
+KL = Metric(name="kl", unit="", direction=Direction.NEITHER, label="KL from the reference")
+
+RL_METRICS = (
+    GENERATION_TOKENS_PER_SEC_PER_GPU,
+    LOGPROB_TOKENS_PER_SEC_PER_GPU,
+    TRAINING_TOKENS_PER_SEC_PER_GPU,
+    TRAINING_TFLOPS_PER_SEC_PER_GPU,
+    TRAINING_MFU_PCT,
+    REFIT_GIB,
+    REFIT_GIB_PER_SEC,
+    MEAN_PROMPT_LEN,
+    MEAN_RESPONSE_LEN,
+    TRUNCATED_PCT,
+    STALENESS_STEPS,
+    BATCH_FILL_PCT,
+    GENERATION_IMBALANCE_PCT,
+    NUM_ROUNDS,
+    REWARD_MEAN,
+    TOKEN_MULT_PROB_ERROR,
+    MAX_LOGPROB_ERROR,
+    KL,
+)
+"""Of reinforcement learning alone, in the order they are shown."""
+
 METRICS = {
     metric.name: metric
     for metric in (
@@ -97,9 +186,10 @@ METRICS = {
         PEAK_MEMORY_GIB,
         MFU_PCT,
         TIME_PER_CALL_SEC,
+        *RL_METRICS,
     )
 }
 """Every known metric by name."""
 
 JUDGED = (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU, PEAK_MEMORY_GIB, TIME_PER_CALL_SEC)
-"""Metrics a verdict rests on, in the order they are shown; the others follow from them."""
+"""Metrics a verdict rests on, in the order they are shown; the others follow from them, or say what was done."""

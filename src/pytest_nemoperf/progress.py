@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_nemoperf.measure import expected_of, measure_runs
+from pytest_nemoperf.expected import expected_of
+from pytest_nemoperf.measure import measure_runs
 from pytest_nemoperf.report.terminal import render_case_line, render_progress, render_run_line
 from pytest_nemoperf.verdict import VerdictKind
 

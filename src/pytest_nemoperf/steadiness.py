@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from pytest_nemoperf.expected import expected_of
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import StepRecord
 
@@ -13,7 +14,20 @@ MAX_DRIFT_PCT = 25.0
 
 def unsettled(plan: Plan, *, records: Sequence[StepRecord]) -> list[str]:
     """Return a problem if the measured steps of a run have not settled; see settling_problems."""
-    return settling_problems([record.step_time_sec for record in records if record.step >= plan.warmup_steps])
+    measured = [record for record in records if record.step >= plan.warmup_steps]
+    return settling_problems(settling_times(measured, has_exact_tokens=expected_of(plan).has_exact_tokens))
+
+
+def settling_times(measured: Sequence[StepRecord], *, has_exact_tokens: bool) -> list[float]:
+    """Return the times of which settling is asked: of steps, scaled to equal tokens where these may differ.
+
+    Responses get shorter or longer while a policy learns; that is no drift of the machine's speed.
+    """
+    times = [record.step_time_sec for record in measured]
+    if has_exact_tokens or not measured:
+        return times
+    middle = statistics.median(record.tokens for record in measured)
+    return [time * middle / record.tokens for time, record in zip(times, measured, strict=True)]
 
 
 def settling_problems(times: Sequence[float]) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from pytest_nemoperf.bands import band_problems, has_pinned_lengths
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.measure import Measurement, Run, identity_problem, median_over_runs
 from pytest_nemoperf.metrics import JUDGED, METRICS, TFLOPS_PER_SEC_PER_GPU, Metric
@@ -92,14 +93,9 @@ def judge(
         return _verdict(VerdictKind.INVALID, measurement, reasons=problems or ["no run was measured"])
     if baseline is None:
         return _verdict(VerdictKind.NO_BASELINE, measurement, reasons=["nothing is stored for this case"])
-    differences = [
-        *_differences("machine", then=baseline.machine, now=machine),
-        *_differences("workload", then=baseline.workload, now=measurement.workload),
-    ]
-    if differences:
+    if differences := _incomparable(measurement, baseline=baseline, machine=machine):
         return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=differences)
-    loss = _loss_problem(measurement.runs, baseline=baseline.runs)
-    if loss:
+    if loss := _loss_problem(measurement, baseline=baseline):
         return _verdict(VerdictKind.INVALID, measurement, reasons=[loss])
     comparisons = tuple(
         comparison
@@ -192,6 +188,22 @@ def _overall(comparisons: Sequence[Comparison]) -> VerdictKind:
     return VerdictKind.PASSED
 
 
+def _incomparable(measurement: Measurement, *, baseline: Baseline, machine: Mapping[str, str | int]) -> list[str]:
+    """Return what the two were not alike in: machine, workload, and of what is generated how much it was."""
+    differences = [
+        *_differences("machine", then=baseline.machine, now=machine),
+        *_differences("workload", then=baseline.workload, now=measurement.workload),
+    ]
+    if differences or not _is_rl(measurement):
+        return differences
+    is_pinned = has_pinned_lengths(measurement.workload)
+    return band_problems(measurement.runs, baseline=baseline.runs, is_pinned=is_pinned)
+
+
+def _is_rl(measurement: Measurement) -> bool:
+    return "rl" in measurement.workload
+
+
 def _differences(subject: str, *, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     found = []
     for key in sorted({*then, *now}):
@@ -208,11 +220,15 @@ def _identity_problems(measurement: Measurement) -> list[str]:
     return [problem for problem in problems if problem]
 
 
-def _loss_problem(now: Sequence[Run], *, baseline: Sequence[Run]) -> str | None:
-    """A fast wrong run must not pass: same seed and steps, so the loss must be the baseline's."""
-    before = [run.loss for run in baseline if run.loss is not None and run.last_step == now[0].last_step]
+def _loss_problem(measurement: Measurement, *, baseline: Baseline) -> str | None:
+    """A fast wrong run must not pass: same seed and steps, so the loss must be the baseline's.
+
+    Not in reinforcement learning: its loss is near zero by construction, and follows from which tokens were drawn.
+    """
+    now = measurement.runs
+    before = [run.loss for run in baseline.runs if run.loss is not None and run.last_step == now[0].last_step]
     after = [run.loss for run in now if run.loss is not None]
-    if not before or not after:
+    if _is_rl(measurement) or not before or not after:
         return None
     expected, worst = (
         statistics.median(before),

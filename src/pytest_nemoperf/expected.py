@@ -1,0 +1,91 @@
+"""What the records of a run must hold, whoever wrote them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.rl import RL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedRollout:
+    """What the records of reinforcement learning must hold beside that.
+
+    Attributes:
+        num_training_gpus: Ranks that compute log-probabilities and train.
+        num_generation_gpus: Ranks that generate; the same or others.
+        num_samples: Responses of a step.
+        max_staleness: Steps by which weights that generate may be older than those that train.
+        has_exact_tokens: Every step has tokens_per_step tokens; otherwise it has what was generated.
+    """
+
+    num_training_gpus: int
+    num_generation_gpus: int
+    num_samples: int
+    max_staleness: int
+    has_exact_tokens: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What the records of one run must hold.
+
+    Attributes:
+        num_gpus: Ranks the tokens are divided by.
+        warmup_steps: Steps dropped first.
+        steps: Measured steps after them.
+        tokens_per_step: Tokens all ranks process in one step.
+        flops_per_token: Model FLOPs per token; None if not known, then there is no TFLOP/s.
+        flops_convention: How they are counted.
+        peak_tflops: Dense peak of one GPU, TFLOP/s; None if unknown, then there is no MFU.
+        rollout: Reinforcement learning; None for other workloads.
+    """
+
+    num_gpus: int
+    warmup_steps: int
+    steps: int
+    tokens_per_step: int
+    flops_per_token: float | None = None
+    flops_convention: str | None = None
+    peak_tflops: float | None = None
+    rollout: ExpectedRollout | None = None
+
+    @property
+    def has_exact_tokens(self) -> bool:
+        """Whether every step has tokens_per_step tokens."""
+        return self.rollout is None or self.rollout.has_exact_tokens
+
+
+def expected_of(plan: Plan) -> Expected:
+    """Return what the records of a plan's runs must hold.
+
+    FLOPs of reinforcement learning are not known before: they follow from the lengths of the responses, and training
+    is a part of the step.
+    """
+    return Expected(
+        num_gpus=plan.layout.total_gpus,
+        warmup_steps=plan.warmup_steps,
+        steps=plan.steps,
+        tokens_per_step=plan.tokens_per_step,
+        flops_per_token=plan.flops_per_token if plan.rl is None else None,
+        flops_convention=plan.flops_convention,
+        peak_tflops=plan.peak_tflops,
+        rollout=None if plan.rl is None else _expected_rollout(plan, rl=plan.rl),
+    )
+
+
+def _expected_rollout(plan: Plan, *, rl: RL) -> ExpectedRollout:
+    generation = plan.layout.generation
+    return ExpectedRollout(
+        num_training_gpus=plan.layout.gpus,
+        num_generation_gpus=plan.layout.gpus if generation is None else generation.gpus,
+        num_samples=rl.num_samples,
+        max_staleness=rl.max_staleness,
+        has_exact_tokens=rl.has_pinned_lengths and not _may_change_lengths(rl),
+    )
+
+
+def _may_change_lengths(rl: RL) -> bool:
+    """Tell whether dynamic sampling may put samples of another length in the place of those it drops."""
+    return rl.algorithm_config.has_dynamic_sampling and len(set(rl.most_lengths())) > 1
