@@ -20,14 +20,16 @@ from pytest_nemoperf.native import (
     expert_parallel,
     gradients,
     mesh,
+    passes,
     pipeline,
     rank,
     shares,
     tensor_parallel,
-    train,
+    update,
 )
 from pytest_nemoperf.native.gradients import Gradients
 from pytest_nemoperf.native.parallelize import parallelize
+from pytest_nemoperf.native.passes import MicroBatch
 from pytest_nemoperf.native.pipeline import Pipeline
 from pytest_nemoperf.native.shares import Share
 from pytest_nemoperf.native.value_head import ValueHead
@@ -87,7 +89,7 @@ def without_gradient_sync() -> None:
         del is_on
         return model.no_sync()
 
-    with mock.patch.object(train, "gradient_sync", never):
+    with mock.patch.object(passes, "gradient_sync", never):
         rank.main()
 
 
@@ -105,7 +107,7 @@ def with_everyones_first_share() -> None:
 
 def without_sum_of_tied_gradients() -> None:
     """A pipeline whose first and last stage each train an embedding table of their own."""
-    with mock.patch.object(train, "shared_embedding", return_value=None):
+    with mock.patch.object(update, "shared_embedding", return_value=None):
         rank.main()
 
 
@@ -113,7 +115,7 @@ def without_last_micro_batch() -> None:
     """A pipeline that runs its first micro-batch twice, and never the last."""
     original = Pipeline.forward_backward
 
-    def repeated(self: Pipeline, micro_batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def repeated(self: Pipeline, micro_batches: Sequence[MicroBatch]) -> Tensor:
         return original(self, [*micro_batches[:-1], micro_batches[0]])
 
     with mock.patch.object(Pipeline, "forward_backward", repeated):
@@ -139,7 +141,7 @@ def looking_at_message_buffers() -> None:
         made.append(original(*args, **kwargs))
         return made[-1]
 
-    def checked(self: Pipeline, micro_batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def checked(self: Pipeline, micro_batches: Sequence[MicroBatch]) -> Tensor:
         loss = run(self, micro_batches)
         infos = [
             info for stage in made for table in (stage.args_recv_info, stage.grad_recv_info) for info in table.values()

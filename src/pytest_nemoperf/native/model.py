@@ -4,7 +4,8 @@ Tokens of a micro-batch are one dimension, because all but attention works token
 """
 
 # B sequences of a micro-batch, S tokens of a sequence, T = B*S tokens (this rank's part between blocks under
-# sequence parallelism), D hidden, V vocabulary (this rank's part under tensor parallelism)
+# sequence parallelism), N next tokens of each, K columns of what an objective needs to know of a token, D hidden,
+# V vocabulary (this rank's part under tensor parallelism)
 
 from __future__ import annotations
 
@@ -23,13 +24,32 @@ from pytest_nemoperf.native.block import Block
 from pytest_nemoperf.native.layers import Embedding, LearnedPositions, make_norm
 from pytest_nemoperf.native.mtp import LOSS_WEIGHT, MTPDepth
 from pytest_nemoperf.native.operators import cross_entropy
-from pytest_nemoperf.native.rope import Positions, Table, table_of, tabulate
+from pytest_nemoperf.native.rope import Positions, Tables, table_of, tabulate
 from pytest_nemoperf.native.value_head import ValueHead
 from pytest_nemoperf.trainable import unsupported_model
 
 
+Objective = Callable[[Tensor, Tensor | None], Tensor]
+"""What a model is trained for: from the head's output of each token (T) and its terms (T, K) to a scalar, a sum."""
+
+
+def next_token_loss(logprob_T: Tensor, terms_TK: Tensor | None) -> Tensor:
+    """Return the loss of pre-training, summed over the tokens."""
+    del terms_TK  # every token counts the same
+    return -logprob_T.sum()
+
+
+def each_token(output_T: Tensor, terms_TK: Tensor | None) -> Tensor:
+    """Return the head's output as it is, for a pass that trains nothing."""
+    del terms_TK  # as it says
+    return output_T
+
+
 class LossHead(nn.Module):
-    """Logits and their loss; tensor parallelism swaps ``cross_entropy`` for one over vocabulary shards."""
+    """Logits and the log-probability of a token; tensor parallelism swaps ``cross_entropy`` for one over shards.
+
+    ``temperature`` divides the logits, as it does when responses are sampled.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -37,11 +57,15 @@ class LossHead(nn.Module):
             None if config.tied_embeddings else nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
         )
         self.scale, self.softcap = config.logit_scale, config.final_softcap
+        self.temperature = 1.0
         self.cross_entropy: Callable[[Tensor, Tensor], Tensor] = cross_entropy
 
     def forward(self, x_TD: Tensor, labels_T: Tensor, tied_weight_VD: Tensor | None) -> Tensor:
-        """Return each token's loss; the embedding table is used where the head has no weight of its own."""
-        return self.cross_entropy(self.logits(x_TD, tied_weight_VD), labels_T)
+        """Return each label's log-probability; the embedding table is used where the head has no weight of its own."""
+        logits_TV = self.logits(x_TD, tied_weight_VD)
+        if self.temperature != 1:
+            logits_TV = logits_TV / self.temperature
+        return -self.cross_entropy(logits_TV, labels_T)
 
     def logits(self, x_TD: Tensor, tied_weight_VD: Tensor | None) -> Tensor:
         """Return the logits of each token."""
@@ -57,7 +81,8 @@ class Decoder(nn.Module):
     """Embedding, blocks, norm, head and loss, or the part of them that one pipeline stage has.
 
     ``positions_S`` are the places of this rank's tokens in their sequences; context parallelism gives a rank its
-    own before ``tabulate_positions`` is called.
+    own before ``tabulate_positions`` is called. Whoever has rows of other lengths, or of several samples, puts their
+    positions into ``tables`` before a pass. ``objective`` is what the last stage returns.
 
     Args:
         config: Architecture.
@@ -113,7 +138,8 @@ class Decoder(nn.Module):
         self.mtp = nn.ModuleDict({str(depth): MTPDepth(config, make_block(config.mtp_layer)) for depth in depths})
         # Plain tensors: DDP would broadcast buffers in every step.
         self.positions_S = torch.arange(seq_len, device="cpu")
-        self.tables: dict[Table, Positions] = {}
+        self.tables: Tables = {}
+        self.objective: Objective = next_token_loss
 
     def tabulate_positions(self, device: torch.device) -> None:
         """Make what the layers look up about positions_S, on the device."""
@@ -123,24 +149,27 @@ class Decoder(nn.Module):
         """Return what a layer looks up about this rank's positions."""
         return self.tables[table_of(self.config, layer)]
 
-    def forward(self, x: Tensor, labels_BSN: Tensor) -> Tensor:
-        """Return the residual stream after this stage, or the loss summed over the micro-batch, a scalar in fp32.
+    def forward(self, x: Tensor, labels_BSN: Tensor, terms_BSK: Tensor | None = None) -> Tensor:
+        """Return the residual stream after this stage, or the objective summed over the micro-batch, a scalar in fp32.
 
         Args:
             x: Tokens (B, S) on the first stage, the residual stream (T, D) of the stage before on others.
             labels_BSN: The next N tokens of each position, one more than the model predicts further ahead; used by
                 the last stage.
+            terms_BSK: What the objective needs to know of each position beside the head's output.
         """
         x = self.hidden(x)
         if self.norm is None:
             return x
         x = self.norm(x)
         labels_BS, *labels_ahead = labels_BSN.unbind(-1)
-        loss = self._loss_T(x, labels_BS).sum()
+        terms_TK = None if terms_BSK is None else terms_BSK.flatten(0, 1)
+        loss = self.objective(self._output_T(x, labels_BS), terms_TK)
         depths = cycle(self.mtp.values())  # one block may serve all depths
         for module, tokens_BS, labels_BS in zip(depths, labels_BSN.unbind(-1), labels_ahead, strict=False):
             x = module(self._embed(tokens_BS), x, self.positions_of(self.config.mtp_layer))
-            loss = loss + LOSS_WEIGHT / self.config.mtp_num_layers * self._loss_T(x, labels_BS).sum()
+            ahead = next_token_loss(self._output_T(x, labels_BS), None)
+            loss = loss + LOSS_WEIGHT / self.config.mtp_num_layers * ahead
         return loss
 
     def logits(self, tokens_BS: Tensor) -> Tensor:
@@ -169,10 +198,10 @@ class Decoder(nn.Module):
             x_TD = self.positions(x_TD, self.positions_of(self.config.layers[0]).index_S.repeat(tokens_BS.shape[0]))
         return x_TD
 
-    def _loss_T(self, x_TD: Tensor, labels_BS: Tensor) -> Tensor:
+    def _output_T(self, x_TD: Tensor, labels_BS: Tensor) -> Tensor:
         assert self.head is not None  # noqa: S101 (the caller looked)
-        loss_T: Tensor = self.head(x_TD, labels_BS.flatten(), self._tied_weight_VD())
-        return loss_T
+        output_T: Tensor = self.head(x_TD, labels_BS.flatten(), self._tied_weight_VD())
+        return output_T
 
     def _tied_weight_VD(self) -> Tensor | None:
         return self.embedding.weight if self.embedding is not None and self.config.tied_embeddings else None

@@ -30,22 +30,32 @@ def compute_dtype(precision: Precision) -> torch.dtype:
             return torch.bfloat16
 
 
-def parallelize(plan: Plan, *, mesh: RankMesh, device: torch.device) -> tuple[nn.Module, ...]:
+def parallelize(
+    plan: Plan, *, mesh: RankMesh, device: torch.device, is_trained: bool = True
+) -> tuple[nn.Module, ...]:
     """Return this rank's parts of the plan's model, ready to train: one, or its chunks of a pipeline.
 
     Args:
         plan: Model, precision, layout and seed.
         mesh: From build_mesh.
         device: Of this rank.
+        is_trained: Otherwise its weights stay as they are, and nothing is kept or communicated for gradients.
 
     Raises:
         PlanError: If the layout doesn't fit the model.
     """
     chunks = build_chunks(plan, group=mesh.pp, dtype=compute_dtype(plan.precision))
-    return tuple(_parallelize_chunk(chunk, plan=plan, mesh=mesh, device=device) for chunk in chunks)
+    for chunk in chunks:
+        _parallelize_chunk(chunk, plan=plan, mesh=mesh, device=device)
+        chunk.requires_grad_(is_trained)
+    if is_trained and mesh.replicas is not None and mesh.pp is None:
+        # A pipeline's gradients are averaged after its last pass.
+        ignored = [weight.name for weight in model_weights(plan.model) if weight.is_expert]
+        return tuple(apply_ddp(chunk, group=mesh.replicas, ignored=ignored) for chunk in chunks)
+    return chunks
 
 
-def _parallelize_chunk(model: Decoder, *, plan: Plan, mesh: RankMesh, device: torch.device) -> nn.Module:
+def _parallelize_chunk(model: Decoder, *, plan: Plan, mesh: RankMesh, device: torch.device) -> None:
     layout = plan.layout
     weights = {weight.name: weight for weight in model_weights(plan.model)}
     if mesh.cp is not None:
@@ -64,7 +74,3 @@ def _parallelize_chunk(model: Decoder, *, plan: Plan, mesh: RankMesh, device: to
         apply_fsdp(model, mesh=mesh.shards, expert_mesh=mesh.expert_shards, is_pipelined=layout.pp > 1)
     # DDP wants real weights, FSDP is content with shapes: allocating in between never holds a whole model.
     initialize(model, weights=weights, mesh=mesh, seed=plan.seed, device=device)
-    if mesh.replicas is not None and mesh.pp is None:  # a pipeline's gradients are averaged after its last pass
-        ignored = [name for name, weight in weights.items() if weight.is_expert]
-        return apply_ddp(model, group=mesh.replicas, ignored=ignored)
-    return model

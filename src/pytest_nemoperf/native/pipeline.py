@@ -9,8 +9,8 @@ References:
     Narayanan et al. 2021, https://arxiv.org/abs/2104.04473; Qi et al. 2023, https://arxiv.org/abs/2401.10241
 """
 
-# L sequences of a step, S tokens of a sequence, N next tokens of each, T tokens of a micro-batch between blocks on
-# this rank, D hidden
+# B rows of a micro-batch, L rows of all of them, S tokens of a row on this rank, N next tokens of each, K columns of
+# terms, T tokens of a micro-batch (between blocks this rank's under sequence parallelism), D hidden
 
 from __future__ import annotations
 
@@ -27,10 +27,13 @@ from torch.distributed.pipelining import (
     Schedule1F1B,
     ScheduleInterleaved1F1B,
     ScheduleInterleavedZeroBubble,
+    ScheduleLoopedBFS,
 )
 
 from pytest_nemoperf.native.model import Decoder
+from pytest_nemoperf.native.passes import MicroBatch, without_training
 from pytest_nemoperf.native.phases import PhaseClock
+from pytest_nemoperf.native.rope import Tables
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.stages import stage_layers
 
@@ -77,75 +80,128 @@ def shared_embedding(chunks: Sequence[Decoder]) -> nn.Parameter | None:
 class Pipeline:
     """Takes micro-batches forward and backward through the stages of a pipeline.
 
+    All micro-batches of a pass have the same shape; a pass may have another number of them, or another shape, than the
+    one before.
+
     Args:
-        plan: Layout, batch and precision.
+        plan: Layout and model.
         chunks: This rank's parts of the model, ready to train.
         group: Ranks of the pp axis.
-        num_local_tokens: Tokens of a step this rank trains on; the loss is their mean.
+        divisor: Of what the objective adds up to.
         clock: Marks ``forward``, ``backward``, ``grad_comm``, and ``pipeline_wait``: whatever lies between them, which
             is the wait for other stages.
     """
 
     def __init__(
-        self,
-        plan: Plan,
-        *,
-        chunks: Sequence[Decoder],
-        group: ProcessGroup,
-        num_local_tokens: int,
-        clock: PhaseClock,
+        self, plan: Plan, *, chunks: Sequence[Decoder], group: ProcessGroup, divisor: float, clock: PhaseClock
     ) -> None:
+        self._plan, self._chunks, self._group = plan, chunks, group
+        self._divisor = divisor
         self._clock = clock
         self._is_first, self._is_last = group.rank() == 0, group.rank() == group.size() - 1
-        stages = [
-            _stage(plan, chunk=chunk, index=number * group.size() + group.rank(), group=group, clock=clock)
-            for number, chunk in enumerate(chunks)
-        ]
-        options: dict[str, Any] = {
-            "n_microbatches": plan.grad_accum_steps,
-            "loss_fn": lambda loss_sum, _labels: loss_sum / num_local_tokens,
-            "scale_grads": False,  # the sum over micro-batches of shares of one mean
-        }
-        self._schedule: Any  # torch leaves their methods untyped
-        if plan.layout.pp_schedule == "zero_bubble":
-            self._schedule = ScheduleInterleavedZeroBubble(list(stages), **options)
-        elif len(stages) > 1:
-            self._schedule = ScheduleInterleaved1F1B(list(stages), **options)
-        else:
-            self._schedule = Schedule1F1B(stages[0], **options)
+        self._known: dict[tuple[object, ...], tuple[Any, Sequence[_Stage]]] = {}
 
-    def forward_backward(self, micro_batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """Accumulate the gradient of the step's mean loss.
+    def forward_backward(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
+        """Accumulate the gradient of the objective over the divisor.
 
         Returns:
-            The loss, still on the device; zero on ranks that don't have the last stage.
+            The objective over the divisor, still on the device; zero on ranks that don't have the last stage.
         """
-        tokens_LS, labels_LSN = (torch.cat(parts) for parts in zip(*micro_batches, strict=True))
-        inputs = (tokens_LS,) if self._is_first else ()
         losses: list[Tensor] | None = [] if self._is_last else None
-        self._schedule.step(*inputs, labels_BSN=labels_LSN, target=labels_LSN, losses=losses, return_outputs=False)
+        self._run(micro_batches, is_training=True, losses=losses, return_outputs=False)
+        device = micro_batches[0].tokens_BS.device
+        return torch.stack(losses).detach().sum() if losses else torch.zeros((), device=device)
+
+    def forward(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
+        """Return the head's output for each token (T) of each micro-batch; nothing without the last stage."""
+        with without_training(self._chunks):
+            outputs = self._run(micro_batches, is_training=False, losses=None, return_outputs=True)
+        return list(outputs.chunk(len(micro_batches))) if self._is_last else []
+
+    def _run(
+        self, micro_batches: Sequence[MicroBatch], *, is_training: bool, losses: list[Tensor] | None, return_outputs: bool
+    ) -> Any:
+        schedule, stages = self._schedule(micro_batches, is_training=is_training)
+        for stage in stages:
+            stage.tables = [micro_batch.tables for micro_batch in micro_batches]
+        tokens_LS = torch.cat([micro_batch.tokens_BS for micro_batch in micro_batches])
+        labels_LSN = torch.cat([micro_batch.labels_BSN for micro_batch in micro_batches])
+        keywords = {"labels_BSN": labels_LSN}
+        terms = [micro_batch.terms_BSK for micro_batch in micro_batches if micro_batch.terms_BSK is not None]
+        if terms:
+            keywords["terms_BSK"] = torch.cat(terms)
+        inputs = (tokens_LS,) if self._is_first else ()
+        outputs = schedule.step(
+            *inputs, **keywords, target=labels_LSN, losses=losses, return_outputs=return_outputs
+        )
         self._clock.mark("pipeline_wait")
-        return torch.stack(losses).detach().sum() if losses else torch.zeros((), device=labels_LSN.device)
+        if not is_training:
+            for stage in stages:
+                stage.clear_runtime_states()
+        return outputs
+
+    def _schedule(self, micro_batches: Sequence[MicroBatch], *, is_training: bool) -> tuple[Any, Sequence[_Stage]]:
+        """Return the order of passes for so many micro-batches, and the stages it runs; torch leaves it untyped."""
+        shape_BS = micro_batches[0].tokens_BS.shape
+        key = (len(micro_batches), shape_BS, is_training)
+        if key not in self._known:
+            stages = [
+                _stage(
+                    self._plan,
+                    chunk=chunk,
+                    index=number * self._group.size() + self._group.rank(),
+                    group=self._group,
+                    shape_BS=shape_BS,
+                    is_training=is_training,
+                    clock=self._clock,
+                )
+                for number, chunk in enumerate(self._chunks)
+            ]
+            self._known[key] = self._make_schedule(stages, len(micro_batches), is_training=is_training), stages
+        return self._known[key]
+
+    def _make_schedule(self, stages: list[_Stage], num_micro_batches: int, *, is_training: bool) -> Any:
+        options: dict[str, Any] = {
+            "n_microbatches": num_micro_batches,
+            "loss_fn": (lambda loss_sum, _labels: loss_sum / self._divisor) if is_training else None,
+            "scale_grads": False,  # the sum over micro-batches of shares of one mean
+        }
+        if not is_training:
+            return ScheduleLoopedBFS(list(stages), **options)
+        if self._plan.layout.pp_schedule == "zero_bubble":
+            return ScheduleInterleavedZeroBubble(list(stages), **options)
+        if len(stages) > 1:
+            return ScheduleInterleaved1F1B(list(stages), **options)
+        return Schedule1F1B(stages[0], **options)
 
 
-def _stage(plan: Plan, *, chunk: Decoder, index: int, group: ProcessGroup, clock: PhaseClock) -> PipelineStage:
+def _stage(
+    plan: Plan,
+    *,
+    chunk: Decoder,
+    index: int,
+    group: ProcessGroup,
+    shape_BS: torch.Size,
+    is_training: bool,
+    clock: PhaseClock,
+) -> _Stage:
     """Return the stage of one chunk, told the shapes of its messages, so that no pass is spent on finding them out."""
     layout = plan.layout
     num_stages = layout.pp * layout.vp
-    num_tokens = plan.micro_batch_size * plan.seq_len // layout.cp
-    if layout.sequence_parallel:
-        num_tokens //= layout.tp
-    dtype = chunk.dtype
-    message_TD = torch.empty(num_tokens, plan.model.hidden_size, dtype=dtype, device=_META, requires_grad=True)
-    tokens_BS = torch.empty(plan.micro_batch_size, plan.seq_len // layout.cp, dtype=torch.int64, device=_META)
-    loss = torch.empty((), device=_META, requires_grad=True)
+    num_tokens = shape_BS.numel()
+    tokens_BS = torch.empty(shape_BS, dtype=torch.int64, device=_META)
+    output = torch.empty(() if is_training else num_tokens, device=_META, requires_grad=is_training)
+    num_between = num_tokens // layout.tp if layout.sequence_parallel else num_tokens
+    message_TD = torch.empty(
+        num_between, plan.model.hidden_size, dtype=chunk.dtype, device=_META, requires_grad=is_training
+    )
     return _Stage(
         chunk,
         index,
         num_stages,
         next(chunk.parameters()).device,
         input_args=tokens_BS if index == 0 else message_TD,
-        output_args=loss if index == num_stages - 1 else message_TD,
+        output_args=output if index == num_stages - 1 else message_TD,
         group=group,
         # torch's halves of a backward pass go wrong where one weight is used several times, as multi-token prediction
         # does with embedding and head: such a chunk takes whole passes, with nothing left for the second half.
@@ -163,19 +219,28 @@ class _Stage(PipelineStage):
 
     torch allocates a buffer for each message of a step and keeps all of them: with many micro-batches more memory than
     the activations, which no schedule needs.
+
+    Attributes:
+        tables: What the layers look up in each micro-batch of the pass; None for what they have anyway.
     """
 
     def __init__(self, *args: Any, clock: PhaseClock, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._clock = clock
+        self.tables: Sequence[Tables | None] = ()
 
     def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
+        tables = self.tables[fwd_chunk_id]
+        if tables is not None:
+            self.submod.tables = tables  # type: ignore[assignment]  # torch takes every attribute for a module
         with self._marking("forward"):
             output = super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
         _release(self.args_recv_info[fwd_chunk_id])  # the pass holds its input as long as it is needed
         return output
 
     def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> None:
+        if not self.has_backward:
+            return
         with self._marking("backward"):
             super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)
         _release(self.grad_recv_info[bwd_chunk_id])
@@ -186,6 +251,8 @@ class _Stage(PipelineStage):
             self._accumulate()
 
     def perform_reduce_grad(self, *args: Any, **kwargs: Any) -> None:
+        if not self.has_backward:
+            return
         with self._marking("grad_comm" if isinstance(self.submod, FSDPModule) else "pipeline_wait"):
             super().perform_reduce_grad(*args, **kwargs)
 
@@ -194,7 +261,8 @@ class _Stage(PipelineStage):
         return super().get_fwd_recv_ops(fwd_chunk_id)
 
     def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[Any]:
-        _allocate(self.grad_recv_info[bwd_chunk_id], device=self.device)
+        if self.has_backward:
+            _allocate(self.grad_recv_info[bwd_chunk_id], device=self.device)
         return super().get_bwd_recv_ops(bwd_chunk_id)
 
     def _setup_forward_recv_info(self, *args: Any, **kwargs: Any) -> None:

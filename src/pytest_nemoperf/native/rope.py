@@ -23,10 +23,16 @@ class Positions(NamedTuple):
     Attributes:
         index_S: Numbers of the positions.
         angles: Cosines and sines of each position's angles, (S, R); None in a layer without rotary positions.
+        lens: Of a row that holds several samples: how many of these positions each has; empty for one.
     """
 
     index_S: Tensor
     angles: tuple[Tensor, Tensor] | None = None
+    lens: tuple[int, ...] = ()
+
+
+Tables = Mapping[Table, Positions]
+"""What all layers of a model look up, by table."""
 
 
 def table_of(config: ModelConfig, layer: Layer) -> Table:
@@ -60,19 +66,17 @@ def tabulate(
     return tables
 
 
-def at_places(tables: Mapping[Table, Positions], index_T: Tensor) -> dict[Table, Positions]:
-    """Return the rows of the tables that belong to some positions, in any order and as often as they are asked for.
+def select(tables: Tables, *, index_S: Tensor, lens: tuple[int, ...] = ()) -> Tables:
+    """Return what layers look up about some positions.
 
     Args:
-        tables: Of the positions 0, 1, 2 ..., from tabulate.
-        index_T: Numbers of positions, on the device of the tables.
+        tables: About all positions, from 0 on.
+        index_S: Numbers of those asked for, on the tables' device.
+        lens: How many of them each sample of a packed row has.
     """
     return {
-        name: Positions(
-            index_T,
-            None if table.angles is None else (table.angles[0][index_T], table.angles[1][index_T]),
-        )
-        for name, table in tables.items()
+        name: Positions(index_S, _angles_of(every, index_S), lens)
+        for name, every in tables.items()
     }
 
 
@@ -148,3 +152,10 @@ def _yarn_share(size: int, *, theta: float, scaling: RopeScaling) -> Tensor:
     if first == last:
         last += 0.001
     return 1 - ((torch.arange(size // 2, dtype=torch.float64) - first) / (last - first)).clamp(0, 1)
+
+
+def _angles_of(every: Positions, index_S: Tensor) -> tuple[Tensor, Tensor] | None:
+    if every.angles is None:
+        return None
+    cos_PR, sin_PR = every.angles
+    return cos_PR[index_S], sin_PR[index_S]

@@ -1,0 +1,117 @@
+"""What updates weights from micro-batches, in pre-training and in reinforcement learning alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from pytest_nemoperf.native.gradients import Gradients
+from pytest_nemoperf.native.mesh import RankMesh
+from pytest_nemoperf.native.passes import Accumulation, MicroBatch, Passes, whole_model
+from pytest_nemoperf.native.phases import PhaseClock
+from pytest_nemoperf.native.pipeline import Pipeline, shared_embedding
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.weights import model_weights
+
+_BETAS = (0.9, 0.95)
+_WEIGHT_DECAY = 0.1
+_MAX_NORM = 1.0
+
+
+class Updater:
+    """Updates this rank's weights: gradients over all micro-batches, clipping, AdamW.
+
+    Args:
+        plan: Layout and batch.
+        chunks: This rank's parts of the model, as parallelize returned them.
+        mesh: Of the run.
+        divisor: Of what the objective adds up to on this rank; the results are averaged over the ranks that train on
+            different tokens.
+        learning_rate: Of AdamW.
+        clock: Marks ``forward``, ``backward``, ``grad_comm``, ``pipeline_wait`` and ``optimizer``.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        chunks: Sequence[nn.Module],
+        mesh: RankMesh,
+        divisor: float,
+        learning_rate: float,
+        clock: PhaseClock,
+    ) -> None:
+        self._clock = clock
+        parameters = named_parameters(chunks)
+        self._gradients = Gradients(
+            parameters,
+            weights={weight.name: weight for weight in model_weights(plan.model)},
+            layout=plan.layout,
+            mesh=mesh,
+            are_averaged=mesh.pp is None,
+            tied=None if mesh.pp is None else shared_embedding([whole_model(chunk) for chunk in chunks]),
+            tied_group=mesh.ends,
+        )
+        self._optimizer = torch.optim.AdamW(
+            _groups(parameters.values()), lr=learning_rate, betas=_BETAS, weight_decay=_WEIGHT_DECAY, fused=True
+        )
+        self._has_grad_comm = plan.layout.dp * plan.layout.cp > 1 or self._gradients.are_partial
+        self._passes = make_passes(
+            plan, chunks=chunks, mesh=mesh, divisor=divisor, has_grad_comm=self._has_grad_comm, clock=clock
+        )
+
+    @property
+    def passes(self) -> Passes:
+        """How this rank takes micro-batches through its parts of the model."""
+        return self._passes
+
+    def update(self, micro_batches: Sequence[MicroBatch]) -> tuple[Tensor, Tensor]:
+        """Take one step of the optimizer.
+
+        Returns:
+            What the objective added up to on this rank, over the divisor, and 0 without the head; and the norm of the
+            whole gradient before clipping. Both stay on the device.
+        """
+        loss = self._passes.forward_backward(micro_batches)
+        if self._has_grad_comm:
+            self._gradients.complete()
+            self._clock.mark("grad_comm")
+        grad_norm = self._gradients.clip(_MAX_NORM)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._clock.mark("optimizer")
+        return loss, grad_norm
+
+
+def make_passes(
+    plan: Plan,
+    *,
+    chunks: Sequence[nn.Module],
+    mesh: RankMesh,
+    clock: PhaseClock,
+    divisor: float = 1.0,
+    has_grad_comm: bool = False,
+) -> Passes:
+    """Return how a rank takes micro-batches through its parts of the model; the arguments are those of the classes."""
+    if mesh.pp is None:
+        (model,) = chunks
+        return Accumulation(model, divisor=divisor, has_grad_comm=has_grad_comm, clock=clock)
+    stages = [whole_model(chunk) for chunk in chunks]
+    return Pipeline(plan, chunks=stages, group=mesh.pp, divisor=divisor, clock=clock)
+
+
+def named_parameters(chunks: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
+    """Return every parameter of this rank by the name its weight has in the whole model."""
+    return {name: parameter for chunk in chunks for name, parameter in whole_model(chunk).named_parameters()}
+
+
+def _groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
+    """Return what the fused optimizer takes in one call each: sharded weights, and (of experts) whole ones."""
+    by_kind: dict[bool, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        by_kind.setdefault(isinstance(parameter, DTensor), []).append(parameter)
+    return [{"params": group} for group in by_kind.values()]
