@@ -44,17 +44,21 @@ class Engine:
         self._references: dict[str, list[StepRecord]] = {}
 
     def run(self, plan: Plan, *, sabotage: str = "") -> list[StepRecord]:
+        run_dir = self.launch(plan, entrypoint=f"tests.native.sabotage:{sabotage}" if sabotage else "")
+        return list(TorchFramework().read_output(plan, run_dir=run_dir).records)
+
+    def launch(self, plan: Plan, *, entrypoint: str = "") -> Path:
+        """Run a plan's ranks, or other functions in their place, and return the directory they wrote to."""
         run_dir = self._root / f"run-{len(list(self._root.iterdir()))}"
         run_dir.mkdir()
         (run_dir / PLAN_FILE).write_text(to_json(plan))
-        framework = TorchFramework()
-        command = framework.command(plan, run_dir=run_dir)
-        if sabotage:
-            command = replace(command, entrypoint=f"tests.native.sabotage:{sabotage}")
+        command = TorchFramework().command(plan, run_dir=run_dir)
+        if entrypoint:
+            command = replace(command, entrypoint=entrypoint)
         result = self._launcher.launch(command, run_dir=run_dir, timeout_sec=plan.timeout_sec, on_poll=lambda: None)
         errors = sorted(run_dir.glob("error-rank*.json"))
         assert result.status is LaunchStatus.OK, "\n".join(path.read_text() for path in (*errors, result.logs[0]))
-        return list(framework.read_output(plan, run_dir=run_dir).records)
+        return run_dir
 
     def reference(self, plan: Plan) -> list[StepRecord]:
         """Return what one process computes for the plan's model and batch, in one pass and without tricks."""

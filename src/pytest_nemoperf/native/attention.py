@@ -36,6 +36,33 @@ def make_core(config: ModelConfig, layer: Layer, *, query_size: int, masks: Mask
     )
 
 
+def attend(
+    core: Core,
+    q_BSHC: Tensor,
+    k_BSKC: Tensor,
+    v_BSKC: Tensor,
+    *,
+    lens: tuple[int, ...] = (),
+    sinks_H: Tensor | None = None,
+) -> Tensor:
+    """Return one value per query and head, as BSHC; samples of a packed row see themselves alone.
+
+    Args:
+        core: Attention of one row of tokens to itself.
+        q_BSHC: Queries.
+        k_BSKC: Keys.
+        v_BSKC: Values.
+        lens: Tokens of each sample that the row holds; empty for one.
+        sinks_H: As Core says.
+    """
+    parts = [torch.split(x, list(lens), dim=1) if lens else (x,) for x in (q_BSHC, k_BSKC, v_BSKC)]
+    outs = [
+        core(q_BSHC.transpose(1, 2), k_BSKC.transpose(1, 2), v_BSKC.transpose(1, 2), sinks_H=sinks_H)
+        for q_BSHC, k_BSKC, v_BSKC in zip(*parts, strict=True)
+    ]
+    return (outs[0] if len(outs) == 1 else torch.cat(outs, dim=2)).transpose(1, 2)
+
+
 class Attention(nn.Module):
     """Causal self-attention; each key-value head serves a group of query heads.
 
@@ -65,8 +92,7 @@ class Attention(nn.Module):
         """Return what attention adds to the residual stream, less the output's bias; T is whole sequences."""
         qkv_BSNC = self.qkv(x_TD).unflatten(-1, (-1, self.head_dim)).unflatten(0, (-1, positions.index_S.shape[0]))
         q_BSHC, gate_BSHC, k_BSKC, v_BSKC = self._split(qkv_BSNC, positions)
-        out_BHSC = self.core(q_BSHC.transpose(1, 2), k_BSKC.transpose(1, 2), v_BSKC.transpose(1, 2), sinks_H=self.sinks)
-        out_BSHC = out_BHSC.transpose(1, 2)
+        out_BSHC = attend(self.core, q_BSHC, k_BSKC, v_BSKC, lens=positions.lens, sinks_H=self.sinks)
         if gate_BSHC is not None:
             out_BSHC = out_BSHC * torch.sigmoid(gate_BSHC)
         out_TD: Tensor = self.out(out_BSHC.flatten(2).flatten(0, 1))

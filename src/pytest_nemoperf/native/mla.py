@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.components import Layer
-from pytest_nemoperf.native.attention import make_core
+from pytest_nemoperf.native.attention import attend, make_core
 from pytest_nemoperf.native.attention_core import Masks
 from pytest_nemoperf.native.layers import Linear, OutputLinear, RMSNorm
 from pytest_nemoperf.native.operators import rotate
@@ -64,8 +64,8 @@ class LatentAttention(nn.Module):
         if positions.angles is not None:
             k_rope_BS1C = rotate(k_rope_BS1C, positions.angles)
         k_BSHC = torch.cat([k_BSHC, k_rope_BS1C.expand(-1, -1, k_BSHC.shape[2], -1)], dim=-1)
-        out_BHSC = self.core(q_BSHC.transpose(1, 2), k_BSHC.transpose(1, 2), v_BSHC.transpose(1, 2))
-        out_TD: Tensor = self.out(out_BHSC.transpose(1, 2).flatten(2).flatten(0, 1))
+        out_BSHC = attend(self.core, q_BSHC, k_BSHC, v_BSHC, lens=positions.lens)
+        out_TD: Tensor = self.out(out_BSHC.flatten(2).flatten(0, 1))
         return out_TD
 
     def _with_positions(self, q_BSHC: Tensor, positions: Positions) -> Tensor:

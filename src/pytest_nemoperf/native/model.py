@@ -28,9 +28,8 @@ from pytest_nemoperf.native.rope import Positions, Tables, table_of, tabulate
 from pytest_nemoperf.native.value_head import ValueHead
 from pytest_nemoperf.trainable import unsupported_model
 
-
-Objective = Callable[[Tensor, Tensor | None], Tensor]
-"""What a model is trained for: from the head's output of each token (T) and its terms (T, K) to a scalar, a sum."""
+Objective = Callable[..., Tensor]
+"""What a model is trained for: from the head's output of each token (T) and its terms, (T, K) or None, to a scalar sum."""
 
 
 def next_token_loss(logprob_T: Tensor, terms_TK: Tensor | None) -> Tensor:

@@ -30,9 +30,7 @@ def compute_dtype(precision: Precision) -> torch.dtype:
             return torch.bfloat16
 
 
-def parallelize(
-    plan: Plan, *, mesh: RankMesh, device: torch.device, is_trained: bool = True
-) -> tuple[nn.Module, ...]:
+def parallelize(plan: Plan, *, mesh: RankMesh, device: torch.device, is_trained: bool = True) -> tuple[nn.Module, ...]:
     """Return this rank's parts of the plan's model, ready to train: one, or its chunks of a pipeline.
 
     Args:

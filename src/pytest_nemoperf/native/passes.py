@@ -70,11 +70,11 @@ class Accumulation:
             with gradient_sync(self._model, is_on=number == len(micro_batches)):
                 # Sums over an exact count: the mean over all tokens, however they are cut into micro-batches.
                 # DDP and FSDP average over ranks, and every rank divides by the same.
-                micro_loss = self._run(self._model, micro_batch) / self._divisor
+                micro_loss: Tensor = self._run(self._model, micro_batch) / self._divisor
                 self._clock.mark("forward")
                 if self._has_grad_comm:
-                    micro_loss.register_hook(self._mark_when_gradients_are_local)
-                micro_loss.backward()
+                    micro_loss.register_hook(self._mark_when_gradients_are_local)  # type: ignore[no-untyped-call]  # torch leaves it
+                micro_loss.backward()  # type: ignore[no-untyped-call]  # as above
             self._clock.mark("grad_comm" if self._has_grad_comm else "backward")
             loss += micro_loss.detach()
         return loss

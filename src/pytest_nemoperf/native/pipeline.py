@@ -119,7 +119,12 @@ class Pipeline:
         return list(outputs.chunk(len(micro_batches))) if self._is_last else []
 
     def _run(
-        self, micro_batches: Sequence[MicroBatch], *, is_training: bool, losses: list[Tensor] | None, return_outputs: bool
+        self,
+        micro_batches: Sequence[MicroBatch],
+        *,
+        is_training: bool,
+        losses: list[Tensor] | None,
+        return_outputs: bool,
     ) -> Any:
         schedule, stages = self._schedule(micro_batches, is_training=is_training)
         for stage in stages:
@@ -131,9 +136,7 @@ class Pipeline:
         if terms:
             keywords["terms_BSK"] = torch.cat(terms)
         inputs = (tokens_LS,) if self._is_first else ()
-        outputs = schedule.step(
-            *inputs, **keywords, target=labels_LSN, losses=losses, return_outputs=return_outputs
-        )
+        outputs = schedule.step(*inputs, **keywords, target=labels_LSN, losses=losses, return_outputs=return_outputs)
         self._clock.mark("pipeline_wait")
         if not is_training:
             for stage in stages:

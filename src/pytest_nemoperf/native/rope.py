@@ -74,10 +74,7 @@ def select(tables: Tables, *, index_S: Tensor, lens: tuple[int, ...] = ()) -> Ta
         index_S: Numbers of those asked for, on the tables' device.
         lens: How many of them each sample of a packed row has.
     """
-    return {
-        name: Positions(index_S, _angles_of(every, index_S), lens)
-        for name, every in tables.items()
-    }
+    return {name: Positions(index_S, _angles_of(every, index_S), lens) for name, every in tables.items()}
 
 
 def rotary_size(config: ModelConfig) -> int:

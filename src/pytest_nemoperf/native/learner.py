@@ -1,0 +1,144 @@
+"""One model of reinforcement learning on the ranks that train: what it says of samples, and its updates."""
+
+# N samples of a step, S tokens of the longest, T tokens of a micro-batch, K columns of what an objective needs to know
+# of a token
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pytest_nemoperf.native.batches import Batches
+from pytest_nemoperf.native.mesh import RankMesh, data_parallel_rank
+from pytest_nemoperf.native.model import Objective
+from pytest_nemoperf.native.objective import policy_objective
+from pytest_nemoperf.native.parallelize import parallelize
+from pytest_nemoperf.native.passes import whole_model
+from pytest_nemoperf.native.phases import phase_clock
+from pytest_nemoperf.native.rollouts import Samples
+from pytest_nemoperf.native.rope import tabulate
+from pytest_nemoperf.native.update import Updater, make_passes, named_parameters
+from pytest_nemoperf.recipe import Plan
+
+
+class Learner:
+    """A policy, a reference, or a value model in the training layout, on one rank.
+
+    Every rank that trains makes the same calls with the same samples. Weights, gradients' buckets (of DDP) and the
+    optimizer's state stay on the device between calls; gradients do not.
+
+    Args:
+        plan: Model, layout, batch and algorithm.
+        mesh: Of the ranks that train.
+        device: Of this rank.
+        is_trainable: Otherwise the weights stay what they are in the beginning: a reference.
+        objective: From the model's output of each token (T) and its terms (T, K) to a scalar: a sum whose terms hold
+            weights that make it a mean over the whole update. None for the algorithm's.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        mesh: RankMesh,
+        device: torch.device,
+        is_trainable: bool = True,
+        objective: Objective | None = None,
+    ) -> None:
+        assert plan.rl is not None  # noqa: S101 (the caller looked)
+        objective = objective or partial(policy_objective, algorithm=plan.rl.algorithm_config)
+        self._mesh = mesh
+        chunks = parallelize(plan, mesh=mesh, device=device, is_trained=is_trainable)
+        for chunk in map(whole_model, chunks):
+            chunk.objective = objective
+            if chunk.head is not None:
+                chunk.head.temperature = plan.rl.temperature
+        self._weights = named_parameters(chunks)
+        self._num_averaged = plan.layout.dp * plan.layout.cp
+        places_S = torch.arange(plan.seq_len, device="cpu")
+        dtype = whole_model(chunks[0]).dtype
+        self._batches = Batches(
+            plan,
+            mesh=mesh,
+            dp_rank=0 if mesh.world is None else data_parallel_rank(mesh.world.rank(), layout=plan.layout),
+            tables=tabulate(plan.model, index_S=places_S, dtype=dtype, device=device),
+            device=device,
+        )
+        clock = phase_clock(device, is_recording=False)
+        self._updater: Updater | None = None
+        if is_trainable:
+            self._updater = Updater(
+                plan,
+                chunks=chunks,
+                mesh=mesh,
+                divisor=1 / self._num_averaged,
+                learning_rate=plan.rl.learning_rate,
+                clock=clock,
+            )
+            self._passes = self._updater.passes
+        else:
+            self._passes = make_passes(plan, chunks=chunks, mesh=mesh, clock=clock)
+
+    def named_weights(self) -> dict[str, Tensor]:
+        """Return this rank's weights by the names they have in the whole model; FSDP's are DTensors."""
+        return dict(self._weights)
+
+    def logprobs(self, samples: Samples) -> Tensor:
+        """Return the log-probability of each token of the responses, the same on every rank.
+
+        Under the softmax of the logits over the temperature; zeros elsewhere.
+
+        Returns:
+            logprobs_NS, float32.
+        """
+        cuts = self._batches.cut(samples, numbers=range(len(samples.lens_N)), is_training=False)
+        outputs = self._passes.forward([cut.micro_batch(samples) for cut in cuts])
+        places = samples.tokens_NS.numel()
+        found = torch.zeros(places + 1, device=samples.tokens_NS.device)
+        if self._counts:
+            for cut, output_T in zip(cuts, outputs, strict=bool(outputs)):
+                found[cut.target_BL.flatten()] = output_T.float()
+        found_NS = found[:places].view_as(samples.tokens_NS)
+        if self._mesh.world is not None:
+            dist.all_reduce(found_NS, group=self._mesh.world)  # each value is on one rank, and zero on the others
+        return torch.where(samples.response_mask_NS(), found_NS, 0)
+
+    def values(self, samples: Samples) -> Tensor:
+        """Return what a value model expects before each token of the responses, the same on every rank.
+
+        Returns:
+            values_NS, float32; zeros elsewhere.
+        """
+        return self.logprobs(samples)
+
+    def update(
+        self, samples: Samples, *, numbers_N: Tensor | Sequence[int], terms_NSK: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Take one step of the optimizer.
+
+        Args:
+            samples: Of the step.
+            numbers_N: Of those the update trains on, in any order.
+            terms_NSK: What the objective needs to know of each token.
+
+        Returns:
+            The objective over all ranks and the norm of the whole gradient before clipping, on the device; the same on
+            every rank.
+        """
+        assert self._updater is not None  # noqa: S101 (a reference is not updated)
+        numbers = numbers_N.tolist() if isinstance(numbers_N, Tensor) else numbers_N
+        cuts = self._batches.cut(samples, numbers=numbers, is_training=True)
+        loss, grad_norm = self._updater.update([cut.micro_batch(samples, terms_NSK=terms_NSK) for cut in cuts])
+        loss = loss / self._num_averaged if self._counts else torch.zeros_like(loss)
+        if self._mesh.world is not None:
+            dist.all_reduce(loss, group=self._mesh.world)
+        return loss, grad_norm
+
+    @property
+    def _counts(self) -> bool:
+        """Whether this rank's outputs are counted: ranks of a tensor parallel group all have the same."""
+        return self._mesh.tp is None or self._mesh.tp.rank() == 0

@@ -1,0 +1,125 @@
+"""A learner on real ranks: what each of them computes from the same samples, written for tests to compare."""
+
+# N samples, S tokens of the longest, T tokens of a micro-batch, K columns of terms
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pytest_nemoperf.native import batches, rank
+from pytest_nemoperf.native.learner import Learner
+from pytest_nemoperf.native.mesh import RankMesh, build_mesh
+from pytest_nemoperf.native.rollouts import Samples
+from pytest_nemoperf.recipe import Plan
+
+PROMPT_LENS = (8, 11, 12, 9, 8, 10, 12, 8)
+RESPONSE_LENS = (20, 1, 7, 0, 13, 4, 2, 16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What one rank found: of the policy before and after two updates, and of a reference."""
+
+    before: list[list[float]]
+    updates: list[tuple[float, float]]
+    after: list[list[float]]
+    reference: list[list[float]]
+
+
+def make_samples(*, vocab_size: int) -> Samples:
+    """Return eight samples of eight lengths; what is behind a sample are no zeros, so that a look at it shows."""
+    prompt_lens, lens = torch.tensor(PROMPT_LENS), torch.tensor(PROMPT_LENS) + torch.tensor(RESPONSE_LENS)
+    generator = torch.Generator().manual_seed(7)
+    shape = (len(PROMPT_LENS), int(lens.max()))
+    return Samples(
+        tokens_NS=torch.randint(vocab_size, shape, generator=generator),
+        prompt_lens_N=prompt_lens,
+        lens_N=lens,
+        is_truncated_N=torch.zeros(len(PROMPT_LENS), dtype=torch.bool),
+        logprobs_NS=torch.zeros(shape),
+        rewards_N=torch.zeros(len(PROMPT_LENS)),
+        group_size=2,
+    )
+
+
+def make_terms(samples: Samples, *, logprobs: Tensor, numbers: range) -> Tensor:
+    """Return weights, advantages and old log-probabilities of the samples of one update."""
+    mask = samples.response_mask_NS()
+    mask = mask & torch.isin(torch.arange(len(mask)), torch.tensor(numbers))[:, None]
+    advantage = torch.linspace(-1, 2, len(mask))[:, None].expand_as(mask)
+    return torch.stack([mask / mask.sum().clamp(min=1), advantage, logprobs], dim=-1)
+
+
+def objective(logprob: Tensor, terms: Tensor | None) -> Tensor:
+    """Return the plain policy gradient's loss."""
+    assert terms is not None
+    weight, advantage, old = terms.unbind(-1)
+    return -(weight * advantage * torch.exp(torch.where(weight > 0, logprob - old, 0))).sum()
+
+
+def findings(plan: Plan, *, mesh: RankMesh) -> Findings:
+    """Return what this rank finds."""
+    device = torch.device("cpu")
+    samples = make_samples(vocab_size=plan.model.vocab_size)
+    learner = Learner(plan, mesh=mesh, device=device, objective=objective)
+    reference = Learner(plan, mesh=mesh, device=device, objective=objective, is_trainable=False)
+    before = learner.logprobs(samples)
+    updates = []
+    for first in (0, 4):
+        numbers = range(first, first + 4)
+        terms = make_terms(samples, logprobs=before, numbers=numbers)
+        loss, grad_norm = learner.update(samples, numbers_N=numbers, terms_NSK=terms)
+        updates.append((loss.item(), grad_norm.item()))
+    assert all(weight.grad is None for weight in learner.named_weights().values())
+    return Findings(
+        before=before.tolist(),
+        updates=updates,
+        after=learner.logprobs(samples).tolist(),
+        reference=reference.logprobs(samples).tolist(),
+    )
+
+
+def main() -> None:
+    """Stand for a rank's entrypoint: write what it finds."""
+    with mock.patch.object(rank, "train", _train):
+        rank.main()
+
+
+def with_padding_first() -> None:
+    """Samples whose padding comes first, where attention sees it."""
+    original = batches.Batches._cut
+
+    def shifted(self: batches.Batches, rows: Any, *, samples: Samples) -> batches.Cut:
+        cut = original(self, rows, samples=samples)
+        return batches.Cut(source_BL=cut.source_BL.roll(1, -1), target_BL=cut.target_BL.roll(1, -1), tables=cut.tables)
+
+    with mock.patch.object(batches.Batches, "_cut", shifted):
+        main()
+
+
+def with_everyones_first_share() -> None:
+    """Data parallelism whose ranks all train on the same samples."""
+    with mock.patch("pytest_nemoperf.native.learner.data_parallel_rank", return_value=0):
+        main()
+
+
+def _train(plan: Plan, *, place: rank.Place, device: torch.device) -> None:
+    mesh = build_mesh(plan.layout, device_type=device.type, has_experts=plan.model.moe is not None)
+    found = findings(plan, mesh=mesh)
+    facts = {name: getattr(found, name) for name in Findings.__slots__}
+    (place.run_dir / f"findings-{place.rank}.json").write_text(json.dumps(facts))
+    dist.barrier()
+
+
+def read_findings(run_dir: Path, *, num_ranks: int) -> list[Findings]:
+    """Return what the ranks wrote."""
+    texts = [(run_dir / f"findings-{number}.json").read_text() for number in range(num_ranks)]
+    return [Findings(**json.loads(text)) for text in texts]
