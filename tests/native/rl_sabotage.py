@@ -10,13 +10,13 @@ from typing import Any
 from unittest import mock
 
 import torch
-from pytest_nemoperf.native.generation import NativeGenerator
-from pytest_nemoperf.native.learner import Learner
-from pytest_nemoperf.native.refit import Refit
 
 from pytest_nemoperf.native import rank
 from pytest_nemoperf.native.collect import Collector
+from pytest_nemoperf.native.generation import NativeGenerator
+from pytest_nemoperf.native.learner import Learner
 from pytest_nemoperf.native.policy_update import PolicyUpdate
+from pytest_nemoperf.native.refit import Refit
 
 LAST_STEP = 2
 

@@ -112,6 +112,7 @@ def test_training_raises_the_reward(engine: Engine) -> None:
     plan = rl_plan(
         steps=40,
         global_batch_size=64,
+        micro_batch_size=64,
         rl={
             "num_prompts_per_step": 16,
             "num_generations_per_prompt": 16,

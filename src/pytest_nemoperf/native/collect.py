@@ -108,7 +108,7 @@ class Collector:
         generated = self.generator.generate(requests, seed=_draw_seed(seed, step=step, round_number=round_number))
         seconds = time.perf_counter() - start
         self.clock.mark("generation")
-        if self.mesh.is_first:  # one rank of a replica fills its rows
+        if self.mesh.replica is None or self.mesh.replica.rank() == 0:  # one rank of a replica fills its rows
             rewards = {
                 response.sample: reward_of(
                     response.tokens, question=questions[response.sample // rl.num_generations_per_prompt]

@@ -57,7 +57,7 @@ class NativeGenerator:
         self._device = device
         self._model = _build(plan, mesh=mesh)
         self._cache = KVCache(self._model)
-        self._tables: Mapping[Table, Positions] = {}
+        self._tables: Tables = {}
 
     def allocate(self) -> Mapping[str, Tensor]:
         """Make room for this rank's weights and return it, by the native engine's names; a refit fills it."""

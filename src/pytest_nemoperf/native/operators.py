@@ -1,7 +1,8 @@
 """Operators with a backward of their own, where plain autograd takes many more passes over memory.
 
 A block that torch.compile compiles has plain operations in their place: it fuses those, and would stop at these. Where
-no gradient is asked for, the same forward runs without autograd's wrapping, which costs small batches several operations.
+no gradient is asked for, the same forward runs without autograd's wrapping, which costs small batches as much as
+several operations.
 """
 
 # B sequences, S tokens of a sequence, T = B*S tokens, D hidden, N heads of a fused tensor, H query heads,
@@ -134,9 +135,7 @@ class _Rotate(torch.autograd.Function):
         return grad_BSNC, None, None
 
 
-def _split_heads(
-    qkv_BSNC: Tensor, num_kv_heads: int, cos_SR: Tensor, sin_SR: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _split_heads(qkv_BSNC: Tensor, num_kv_heads: int, cos_SR: Tensor, sin_SR: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     qk_BSNC, v_BSKC = qkv_BSNC[:, :, :-num_kv_heads], qkv_BSNC[:, :, -num_kv_heads:]
     rotated_BSNC = _rotated(qk_BSNC, cos_SR, sin_SR)
     return rotated_BSNC[:, :, :-num_kv_heads], rotated_BSNC[:, :, -num_kv_heads:], v_BSKC

@@ -94,8 +94,8 @@ class RankRow(NamedTuple):
     @classmethod
     def of(cls, columns: Sequence[float]) -> RankRow:
         """Return the row that gather_steps sent as these numbers."""
-        num_scalars = len(cls._fields) - 1
-        return cls(*columns[:num_scalars], tuple(columns[num_scalars:]))
+        time, loss, grad_norm, peak, generation, fill, *phases = columns
+        return cls(time, loss, grad_norm, peak, generation, fill, tuple(phases))
 
 
 def gather_steps(outcomes: Sequence[StepOutcome], *, peak_bytes: int, device: torch.device) -> list[list[RankRow]]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from pytest_nemoperf.architecture import value_model
 from pytest_nemoperf.native.advantages import gae, group_advantages, shaped_rewards
 from pytest_nemoperf.native.learner import Learner
 from pytest_nemoperf.native.mesh import RankMesh
-from pytest_nemoperf.native.objective import policy_terms, value_terms
+from pytest_nemoperf.native.objective import policy_terms, value_objective, value_terms
 from pytest_nemoperf.native.phases import PhaseClock
 from pytest_nemoperf.native.rollouts import Samples
 from pytest_nemoperf.recipe import Plan
@@ -57,7 +58,12 @@ class PolicyUpdate:
         )
         self._critic = None
         if algorithm.has_value_model:
-            self._critic = Learner(replace(plan, model=value_model(plan.model)), mesh=mesh, device=device)
+            self._critic = Learner(
+                replace(plan, model=value_model(plan.model)),
+                mesh=mesh,
+                device=device,
+                objective=partial(value_objective, algorithm=algorithm),
+            )
 
     def learn(self, samples: Samples) -> Learned:
         """Train on the samples of a step, T-GBS of them an update."""
@@ -73,7 +79,7 @@ class PolicyUpdate:
             values_NS = returns_NS = None
             advantages = group_advantages(rewards_N, group_size=samples.group_size, algorithm=algorithm)
         else:
-            values_NS = self._critic.logprobs(samples)
+            values_NS = self._critic.values(samples)
             clock.mark("values")
             advantages, returns_NS = gae(samples, rewards_N=rewards_N, values_NS=values_NS, algorithm=algorithm)
         updates = []
@@ -94,9 +100,9 @@ class PolicyUpdate:
             updates.append((numbers, terms_NSK, critic_terms_NSK))
         clock.mark("advantage")
         for numbers, terms_NSK, critic_terms_NSK in updates:
-            loss, grad_norm = self.policy.update(samples, numbers=numbers, terms_NSK=terms_NSK)
+            loss, grad_norm = self.policy.update(samples, numbers_N=numbers, terms_NSK=terms_NSK)
             if self._critic is not None and critic_terms_NSK is not None:
-                self._critic.update(samples, numbers=numbers, terms_NSK=critic_terms_NSK)
+                self._critic.update(samples, numbers_N=numbers, terms_NSK=critic_terms_NSK)
         clock.mark("training")
         return Learned(loss=loss, grad_norm=grad_norm, logprobs_NS=logprobs_NS, reference_logprobs_NS=reference_NS)
 
