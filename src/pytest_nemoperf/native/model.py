@@ -128,7 +128,9 @@ class Decoder(nn.Module):
         if is_first and config.max_positions is not None:
             self.positions = LearnedPositions(config.max_positions, config.hidden_size)
         layers = range(config.num_layers) if layers is None else layers
-        self.blocks = nn.ModuleDict({str(index): make_block(config.layers[index]) for index in layers})
+        kinds = config.layers
+        self.blocks = nn.ModuleDict({str(index): make_block(kinds[index]) for index in layers})
+        self._block_tables = [table_of(config, kinds[index]) for index in layers]
         self.norm = make_norm(config) if is_last else None
         self.head: LossHead | ValueHead | None = None
         if is_last:
@@ -184,8 +186,8 @@ class Decoder(nn.Module):
         """Return the residual stream after this stage's blocks, of what ``forward`` takes."""
         if self.is_first:
             x = self._embed(x)
-        for index, block in self.blocks.items():
-            x = block(x, self.positions_of(self.config.layers[int(index)]))
+        for table, block in zip(self._block_tables, self.blocks.values(), strict=True):
+            x = block(x, self.tables[table])
         return x
 
     def _embed(self, tokens_BS: Tensor) -> Tensor:
