@@ -76,7 +76,7 @@ def findings(plan: Plan, *, mesh: RankMesh) -> Findings:
     for first in (0, 4):
         numbers = range(first, first + 4)
         terms = make_terms(samples, logprobs=before, numbers=numbers)
-        loss, grad_norm = learner.update(samples, numbers_N=numbers, terms_NSK=terms)
+        loss, grad_norm = learner.update(samples, numbers=numbers, terms_NSK=terms)
         updates.append((loss.item(), grad_norm.item()))
     assert all(weight.grad is None for weight in learner.named_weights().values())
     return Findings(

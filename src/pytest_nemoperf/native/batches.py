@@ -24,7 +24,7 @@ from pytest_nemoperf.native.context_parallel import local_positions
 from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.passes import MicroBatch
 from pytest_nemoperf.native.rollouts import Samples
-from pytest_nemoperf.native.rope import Tables, select
+from pytest_nemoperf.native.rope import Tables, at_places
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.stages import schedule_problems
 
@@ -142,11 +142,11 @@ class Batches:
             (row,) = rows
             places = [local_positions(segment.num_places, mesh=self._mesh) for segment in row]
             lens = tuple(len(places_L) for places_L in places)
-            return select(self._tables, index_S=torch.cat(places).to(self._device), lens=lens)
+            return at_places(self._tables, torch.cat(places).to(self._device), lens=lens)
         row_len = rows[0][0].num_places
         if row_len not in self._padded:
             places_L = local_positions(row_len, mesh=self._mesh).to(self._device)
-            self._padded[row_len] = select(self._tables, index_S=places_L)
+            self._padded[row_len] = at_places(self._tables, places_L)
         return self._padded[row_len]
 
 

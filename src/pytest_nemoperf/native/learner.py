@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pytest_nemoperf.native.batches import Batches
 from pytest_nemoperf.native.mesh import RankMesh, data_parallel_rank
-from pytest_nemoperf.native.model import Objective
-from pytest_nemoperf.native.objective import policy_objective
+from pytest_nemoperf.native.model import LossHead, Objective
+from pytest_nemoperf.native.objective import policy_objective, value_objective
 from pytest_nemoperf.native.parallelize import parallelize
 from pytest_nemoperf.native.passes import whole_model
 from pytest_nemoperf.native.phases import phase_clock
@@ -50,12 +50,14 @@ class Learner:
         objective: Objective | None = None,
     ) -> None:
         assert plan.rl is not None  # noqa: S101 (the caller looked)
-        objective = objective or partial(policy_objective, algorithm=plan.rl.algorithm_config)
+        if objective is None:
+            which = value_objective if plan.model.has_value_head else policy_objective
+            objective = partial(which, algorithm=plan.rl.algorithm_config)
         self._mesh = mesh
         chunks = parallelize(plan, mesh=mesh, device=device, is_trained=is_trainable)
         for chunk in map(whole_model, chunks):
             chunk.objective = objective
-            if chunk.head is not None:
+            if isinstance(chunk.head, LossHead):
                 chunk.head.temperature = plan.rl.temperature
         self._weights = named_parameters(chunks)
         self._num_averaged = plan.layout.dp * plan.layout.cp
@@ -115,14 +117,12 @@ class Learner:
         """
         return self.logprobs(samples)
 
-    def update(
-        self, samples: Samples, *, numbers_N: Tensor | Sequence[int], terms_NSK: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, samples: Samples, *, numbers: Sequence[int], terms_NSK: Tensor) -> tuple[Tensor, Tensor]:
         """Take one step of the optimizer.
 
         Args:
             samples: Of the step.
-            numbers_N: Of those the update trains on, in any order.
+            numbers: Of those the update trains on, in any order.
             terms_NSK: What the objective needs to know of each token.
 
         Returns:
@@ -130,7 +130,6 @@ class Learner:
             every rank.
         """
         assert self._updater is not None  # noqa: S101 (a reference is not updated)
-        numbers = numbers_N.tolist() if isinstance(numbers_N, Tensor) else numbers_N
         cuts = self._batches.cut(samples, numbers=numbers, is_training=True)
         loss, grad_norm = self._updater.update([cut.micro_batch(samples, terms_NSK=terms_NSK) for cut in cuts])
         loss = loss / self._num_averaged if self._counts else torch.zeros_like(loss)

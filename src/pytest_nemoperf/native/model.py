@@ -29,7 +29,7 @@ from pytest_nemoperf.native.value_head import ValueHead
 from pytest_nemoperf.trainable import unsupported_model
 
 Objective = Callable[..., Tensor]
-"""What a model is trained for: from the head's output of each token (T) and its terms (T, K), or None, to a sum."""
+"""What a model is trained for: from the head's output of each token (T) and its terms, (T, K) or None, to a scalar."""
 
 
 def next_token_loss(logprob_T: Tensor, terms_TK: Tensor | None) -> Tensor:
