@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,14 +14,32 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pytest_nemoperf.native import batches, rank
+from pytest_nemoperf.native import attention, batches, context_parallel, rank
 from pytest_nemoperf.native.learner import Learner
 from pytest_nemoperf.native.mesh import RankMesh, build_mesh
 from pytest_nemoperf.native.rollouts import Samples
+from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.rl import RL
+from tests.native.engine import MODEL, plan_of
 
 PROMPT_LENS = (8, 11, 12, 9, 8, 10, 12, 8)
 RESPONSE_LENS = (20, 1, 7, 0, 13, 4, 2, 16)
+DENSE = replace(MODEL, num_layers=4)
+
+
+def rl_plan(layout: Layout, *, is_packed: bool = False, temperature: float = 1.0, **changes: Any) -> Plan:
+    """Eight samples a step, four an update, in micro-batches of one."""
+    rl = RL(
+        num_prompts_per_step=4,
+        num_generations_per_prompt=2,
+        prompt_len=12,
+        max_response_len=20,
+        learning_rate=3e-4,
+        is_packed=is_packed,
+        temperature=temperature,
+    )
+    return plan_of(layout, **{"rl": rl, "global_batch_size": 4, "model": DENSE, **changes})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +126,41 @@ def with_padding_first() -> None:
 def with_everyones_first_share() -> None:
     """Data parallelism whose ranks all train on the same samples."""
     with mock.patch("pytest_nemoperf.native.learner.data_parallel_rank", return_value=0):
+        main()
+
+
+def with_one_sample_a_row() -> None:
+    """Packed rows whose samples see those before them."""
+    original = attention.attend
+
+    def whole_row(*args: Any, lens: tuple[int, ...], **options: Any) -> Tensor:
+        del lens
+        return original(*args, **options)
+
+    with mock.patch.object(attention, "attend", whole_row):
+        main()
+
+
+def with_everyones_first_piece() -> None:
+    """Context parallelism whose ranks all have the same pieces of each row."""
+    original = context_parallel.local_positions
+
+    def first(seq_len: int, *, mesh: RankMesh) -> Tensor:
+        return original(seq_len, mesh=mesh) if mesh.cp is None else torch.arange(seq_len // mesh.cp.size())
+
+    with mock.patch.object(batches, "local_positions", first):
+        main()
+
+
+def with_positions_of_the_last() -> None:
+    """Packed rows of a pipeline that all take the last one's positions."""
+    original = batches.Batches.cut
+
+    def alike(self: batches.Batches, samples: Samples, **options: Any) -> list[batches.Cut]:
+        cuts = original(self, samples, **options)
+        return [replace(cut, tables=cuts[-1].tables) for cut in cuts]
+
+    with mock.patch.object(batches.Batches, "cut", alike):
         main()
 
 
