@@ -96,6 +96,16 @@ def test_one_right_answer_of_four_is_worth_what_two_worked_examples_say() -> Non
     assert left_out_N.tolist() == pytest.approx([1, -1 / 3, -1 / 3, -1 / 3], rel=1e-6)
 
 
+def test_the_mean_of_the_others_is_that_of_nemo_rls_worked_example() -> None:
+    # Rewards and baselines of test_calculate_baseline_and_std_per_prompt_basic in NeMo RL's tests/unit/algorithms.
+    rewards_N = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    baselines_N = torch.tensor([2.5, 2.0, 1.5, 5.5, 5.0, 4.5])
+
+    advantages_N = group_advantages(rewards_N, group_size=3, algorithm=LEAVE_ONE_OUT)
+
+    assert advantages_N.tolist() == pytest.approx((rewards_N - baselines_N).tolist(), abs=1e-6)
+
+
 @pytest.mark.parametrize("algorithm", GROUP, ids=lambda algorithm: algorithm.name)
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 0.35, -1e6, 1e-30])
 def test_equal_rewards_have_no_advantages_at_all(algorithm: Algorithm, reward: float) -> None:

@@ -359,6 +359,20 @@ def test_the_two_bounds_of_dapo_hold_where_they_should(
     assert gradient_of(loss, new_T).item() == pytest.approx(slope, rel=1e-5)
 
 
+def test_the_clipped_loss_is_that_of_nemo_rls_worked_example() -> None:
+    # Ratios, advantages and clip range of test_clipped_pg_loss_ppo_clipping in NeMo RL's tests/unit/algorithms.
+    ratio_T, advantage_T = torch.tensor([0.5, 1.0, 1.5]), torch.tensor([1.0, -1.0, 2.0])
+    old_T, third_T, ones_T = torch.full((3,), -1.0), torch.full((3,), 1 / 3), torch.ones(3)
+
+    loss = policy_objective(
+        old_T + ratio_T.log(),
+        torch.stack([third_T, ones_T, advantage_T, old_T, old_T], -1),
+        algorithm=Algorithm(name="plain"),
+    )
+
+    assert loss.item() == pytest.approx((-0.5 + 1.0 - 2.4) / 3, rel=1e-5)
+
+
 def test_importance_weights_scale_the_policy_term_alone_and_are_capped() -> None:
     samples = make_samples([2], prompt_lens=[1], rewards=[0.0])
     algorithm = Algorithm(name="off", importance_cap=2.0, kl_coef=0.5)

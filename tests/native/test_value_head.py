@@ -30,6 +30,7 @@ LAYOUTS = [
     pytest.param(Layout(gpus=2, tp=2, sequence_parallel=False), id="tp2nosp"),
     pytest.param(Layout(gpus=2, cp=2), id="cp2"),
     pytest.param(Layout(gpus=2, pp=2), id="pp2"),
+    pytest.param(Layout(gpus=2, pp=2, pp_schedule="zero_bubble"), id="pp2-zero-bubble"),
     pytest.param(Layout(gpus=4, dp_shard=2, tp=2), id="fsdp2tp2"),
     pytest.param(Layout(gpus=4, pp=2, tp=2), id="tp2pp2"),
     pytest.param(Layout(gpus=4, cp=2, tp=2), id="tp2cp2"),
