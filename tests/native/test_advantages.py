@@ -15,6 +15,7 @@ from pytest_nemoperf.algorithms import ALGORITHMS, Algorithm
 from pytest_nemoperf.native.advantages import gae, group_advantages, kept_prompts, shaped_rewards
 from pytest_nemoperf.native.rollouts import Samples
 from pytest_nemoperf.rl import RL
+from tests.native import plain_rl
 from tests.native.samples import make_samples, response_places
 
 MEAN = Algorithm(name="mean", is_std_normalized=False)
@@ -41,35 +42,6 @@ def rl_of(**changes: object) -> RL:
     return RL(**{**values, **changes})  # type: ignore[arg-type]  # each test knows its values
 
 
-def plain_group_advantages(rewards: list[float], *, group_size: int, algorithm: Algorithm) -> list[float]:
-    advantages = []
-    for sample, reward in enumerate(rewards):
-        first = sample // group_size * group_size
-        group = rewards[first : first + group_size]
-        others = rewards[first:sample] + rewards[sample + 1 : first + group_size]
-        advantage = reward - statistics.mean(others if algorithm.is_leave_one_out else group)
-        if algorithm.is_std_normalized and advantage:
-            advantage /= statistics.stdev(group) + 1e-6
-        advantages.append(advantage)
-    return advantages
-
-
-def plain_gae(samples: Samples, *, values: list[list[float]], algorithm: Algorithm) -> list[list[float]]:
-    """Return the sums of the definition, one temporal difference after the other, without recursion."""
-    table = [[0.0] * samples.tokens_NS.shape[1] for _ in values]
-    for sample, places in enumerate(response_places(samples)):
-        reward = samples.rewards_N[sample].item()
-        deltas = []
-        for place in places:
-            is_last = place == places[-1]
-            after = 0.0 if is_last else values[sample][place + 1]
-            deltas.append((reward if is_last else 0.0) + algorithm.discount * after - values[sample][place])
-        factor = algorithm.discount * algorithm.gae_lambda
-        for number, place in enumerate(places):
-            table[sample][place] = sum(factor**ahead * delta for ahead, delta in enumerate(deltas[number:]))
-    return table
-
-
 def random_values(samples: Samples, *, seed: int = 1) -> torch.Tensor:
     return torch.randn(samples.tokens_NS.shape, generator=torch.Generator().manual_seed(seed))
 
@@ -80,7 +52,7 @@ def test_group_advantages_are_those_of_a_plain_loop(algorithm: Algorithm) -> Non
 
     advantages_N = group_advantages(torch.tensor(rewards), group_size=4, algorithm=algorithm)
 
-    expected = plain_group_advantages(rewards, group_size=4, algorithm=algorithm)
+    expected = plain_rl.group_advantages(rewards, group_size=4, algorithm=algorithm)
     assert advantages_N.tolist() == pytest.approx(expected, abs=1e-6)
     assert advantages_N.dtype is torch.float32
 
@@ -201,7 +173,7 @@ def test_gae_is_the_sum_of_its_definition(response_lens: list[int]) -> None:
 
     advantages_NS, returns_NS = gae(samples, rewards_N=samples.rewards_N, values_NS=values_NS, algorithm=PPO)
 
-    expected_NS = torch.tensor(plain_gae(samples, values=values_NS.tolist(), algorithm=PPO))
+    expected_NS = torch.tensor(plain_rl.gae(samples, values=values_NS.tolist(), algorithm=PPO))
     torch.testing.assert_close(advantages_NS, expected_NS, rtol=1e-5, atol=1e-5)
     mask_NS = samples.response_mask_NS()
     torch.testing.assert_close(returns_NS, (expected_NS + values_NS) * mask_NS, rtol=1e-5, atol=1e-5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -27,6 +26,7 @@ from pytest_nemoperf.native.objective import (
     value_terms,
 )
 from pytest_nemoperf.native.rollouts import Samples
+from tests.native import plain_rl
 from tests.native.samples import make_samples, response_places
 
 GRPO = ALGORITHMS["grpo"]
@@ -71,53 +71,17 @@ def terms_of(samples: Samples, numbers: Numbers, algorithm: Algorithm, *, batch:
     )
 
 
-def plain_mean(samples: Samples, per_token: Callable[[int, int], Tensor], *, batch: list[int], mean: str) -> Tensor:
-    """Return the mean over tokens, or over the tokens of each response and then over the responses that have any."""
-    sums = [[per_token(sample, place) for place in response_places(samples)[sample]] for sample in batch]
-    if mean == "token":
-        tokens = [token for response in sums for token in response]
-        return torch.stack(tokens).mean()
-    return torch.stack([torch.stack(response).mean() for response in sums if response]).mean()
-
-
-def plain_policy_loss(
-    samples: Samples, numbers: Numbers, algorithm: Algorithm, *, batch: list[int], new_NS: Tensor
-) -> Tensor:
-    advantages = advantages_of(samples, numbers, algorithm)
-
-    def per_token(sample: int, place: int) -> Tensor:
-        new, old = new_NS[sample, place], numbers.old_NS[sample, place].item()
-        advantage = (advantages[sample] if advantages.dim() == 1 else advantages[sample, place]).item()
-        ratio = torch.exp(new - old)
-        low, high = 1 - algorithm.clip_low, 1 + algorithm.clip_high
-        bounded = ratio if low <= ratio.item() <= high else torch.tensor(low if ratio.item() < low else high)
-        unclipped, clipped = ratio * advantage, bounded * advantage
-        loss = -(unclipped if unclipped.item() <= clipped.item() else clipped)
-        if algorithm.importance_cap is not None:
-            importance = math.exp(old - samples.logprobs_NS[sample, place].item())
-            loss = loss * min(importance, algorithm.importance_cap)
-        if algorithm.kl_coef:
-            reference = numbers.reference_NS[sample, place].item()
-            loss = loss + algorithm.kl_coef * (torch.exp(reference - new) - (reference - new) - 1)
-        return loss
-
-    return plain_mean(samples, per_token, batch=batch, mean=algorithm.loss_mean)
-
-
-def plain_value_loss(
-    samples: Samples, numbers: Numbers, algorithm: Algorithm, *, batch: list[int], new_NS: Tensor
-) -> Tensor:
-    _, returns_NS = gae(samples, rewards_N=samples.rewards_N, values_NS=numbers.values_NS, algorithm=algorithm)
-
-    def per_token(sample: int, place: int) -> Tensor:
-        new, old = new_NS[sample, place], numbers.values_NS[sample, place].item()
-        target, bound = returns_NS[sample, place].item(), algorithm.value_clip
-        moved = new.item() - old
-        bounded = new if abs(moved) <= bound else torch.tensor(old + math.copysign(bound, moved))
-        errors = [(each - target) ** 2 for each in (new, bounded)]
-        return algorithm.value_coef * 0.5 * max(errors, key=lambda error: error.item())
-
-    return plain_mean(samples, per_token, batch=batch, mean=algorithm.loss_mean)
+def plain_policy_loss(numbers: Numbers, algorithm: Algorithm, *, batch: list[int], new_NS: Tensor) -> Tensor:
+    samples = step_samples()
+    return plain_rl.policy_loss(
+        samples,
+        batch=batch,
+        advantages=plain_rl.token_advantages(samples, values=numbers.values_NS.tolist(), algorithm=algorithm),
+        old=numbers.old_NS.tolist(),
+        reference=numbers.reference_NS.tolist(),
+        new_NS=new_NS,
+        algorithm=algorithm,
+    )
 
 
 def step_samples() -> Samples:
@@ -143,7 +107,7 @@ def test_the_policy_loss_and_its_gradient_are_those_of_a_plain_loop(algorithm: A
     terms_NSK = terms_of(samples, numbers, algorithm, batch=batch)
     loss = policy_objective(new_NS.flatten(), terms_NSK.flatten(0, 1), algorithm=algorithm)
 
-    expected = plain_policy_loss(samples, numbers, algorithm, batch=batch, new_NS=plain_new_NS)
+    expected = plain_policy_loss(numbers, algorithm, batch=batch, new_NS=plain_new_NS)
     torch.testing.assert_close(loss, expected, rtol=REL_TOL, atol=1e-6)
     expected_grad = gradient_of(expected, plain_new_NS)
     torch.testing.assert_close(gradient_of(loss, new_NS), expected_grad, rtol=REL_TOL, atol=1e-6)
@@ -171,7 +135,7 @@ def test_a_loss_with_another_setting_is_told_from_the_plain_one(other: dict[str,
     terms_NSK = terms_of(samples, numbers, algorithm, batch=batch)
     loss = policy_objective(numbers.new_NS.flatten(), terms_NSK.flatten(0, 1), algorithm=algorithm)
 
-    plain = plain_policy_loss(samples, numbers, GRPO, batch=batch, new_NS=numbers.new_NS)
+    plain = plain_policy_loss(numbers, GRPO, batch=batch, new_NS=numbers.new_NS)
     assert abs(loss - plain).item() > 1e-4
 
 
@@ -208,7 +172,11 @@ def test_the_value_loss_and_its_gradient_are_those_of_a_plain_loop(batch: list[i
     )
     loss = value_objective(new_NS.flatten(), terms_NSK.flatten(0, 1), algorithm=algorithm)
 
-    expected = plain_value_loss(samples, numbers, algorithm, batch=batch, new_NS=plain_new_NS)
+    old = numbers.values_NS.tolist()
+    targets = plain_rl.returns(samples, values=old, algorithm=algorithm)
+    expected = plain_rl.value_loss(
+        samples, batch=batch, targets=targets, old=old, new_NS=plain_new_NS, algorithm=algorithm
+    )
     torch.testing.assert_close(loss, expected, rtol=REL_TOL, atol=1e-6)
     expected_grad = gradient_of(expected, plain_new_NS)
     torch.testing.assert_close(gradient_of(loss, new_NS), expected_grad, rtol=REL_TOL, atol=1e-6)

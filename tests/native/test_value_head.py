@@ -56,7 +56,7 @@ def tiny_values(**changes: Any) -> Decoder:
 def hidden_and_head(model: Decoder, tokens_BS: torch.Tensor) -> tuple[torch.Tensor, ValueHead]:
     assert model.norm is not None
     assert isinstance(model.head, ValueHead)
-    return model.norm(model._hidden(tokens_BS)), model.head
+    return model.norm(model.hidden(tokens_BS)), model.head
 
 
 @pytest.mark.parametrize("name", ["llama3-8b", "gemma2-2b", "deepseek-v3", "gpt3-175b", "qwen3-30b-a3b"])
