@@ -95,6 +95,9 @@ def complete_layout(degrees: Mapping[str, Any], *, base: Layout | None = None) -
     """
     start = {name: getattr(base, name) for name in (*TRAINING_KEYS, "generation")} if base is not None else {}
     values = {**start, **degrees}
+    generation = values.get("generation")
+    if generation is not None and generation.is_colocated:
+        values["generation"] = replace(generation, gpus=values["gpus"])
     if "gpus" not in values:
         raise RecipeError("a layout lacks 'gpus'; give the number of ranks")
     free = _free_axis(degrees, base=base)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pytest_nemoperf.activations import TokenCosts, compute_bytes
 from pytest_nemoperf.components import Layer
+from pytest_nemoperf.generation_memory import generation_memory
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Plan, Recompute
 from pytest_nemoperf.schedule import num_in_flight
@@ -33,6 +34,11 @@ class StateBytes:
     gradients: int
     optimizer: int
 
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.weights + self.gradients + self.optimizer
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageMemory:
@@ -48,7 +54,11 @@ class StageMemory:
         activations: Kept for backward, of all micro-batches in flight; an estimate.
         transient: For a moment: weights FSDP has gathered, gradients it has not reduced yet, casts of weights, the
             loss, a block under recomputation; an estimate from above.
-        total: All of them.
+        reference: Weights of the policy that training started from, fp32, where the algorithm compares with it.
+        value_model: All that a second model of the policy's sizes keeps between steps, where there is one.
+        total: All of them: the moment of training.
+        generating: The moment of generation, where the same ranks generate: no gradients and activations, but the
+            weights in the compute type and the cache of the fullest replica rank. 0 where they don't.
     """
 
     pp_rank: int
@@ -60,6 +70,14 @@ class StageMemory:
     activations: int
     transient: int
     total: int
+    reference: int = 0
+    value_model: int = 0
+    generating: int = 0
+
+    @property
+    def peak(self) -> int:
+        """Memory at the worse of the two moments."""
+        return max(self.total, self.generating)
 
 
 def state_bytes(parts: Iterable[Part], *, dense_shard: int = 0, expert_shard: int = 0) -> StateBytes:
@@ -88,6 +106,11 @@ def stage_memory(plan: Plan, *, pp_rank: int) -> StageMemory:
     state = state_bytes(parts)
     activations = round(_activation_bytes(plan, pp_rank=pp_rank))
     transient = round(_transient_bytes(plan, parts=parts, pp_rank=pp_rank))
+    algorithm = None if plan.rl is None else plan.rl.algorithm_config
+    reference = state.weights if algorithm is not None and algorithm.has_reference else 0
+    value_model = state.total if algorithm is not None and algorithm.has_value_model else 0
+    generation = generation_memory(plan)
+    kept = state.weights + state.optimizer + reference + (value_model - state.gradients if value_model else 0)
     return StageMemory(
         pp_rank=pp_rank,
         num_layers=len(_stage_layers(plan, pp_rank=pp_rank)),
@@ -97,15 +120,21 @@ def stage_memory(plan: Plan, *, pp_rank: int) -> StageMemory:
         optimizer=state.optimizer,
         activations=activations,
         transient=transient,
-        total=state.weights + state.gradients + state.optimizer + activations + transient,
+        reference=reference,
+        value_model=value_model,
+        total=state.total + reference + value_model + activations + transient,
+        generating=kept + generation.total if generation is not None and generation.is_colocated else 0,
     )
 
 
 def host_bytes(plan: Plan) -> int:
     """Return the memory of all ranks of a plan together, for hosts on which they share it."""
     layout = plan.layout
-    stages = (stage_memory(plan, pp_rank=pp_rank).total for pp_rank in range(layout.pp))
-    return sum(stages) * (layout.gpus // layout.pp)
+    stages = (stage_memory(plan, pp_rank=pp_rank).peak for pp_rank in range(layout.pp))
+    training = sum(stages) * (layout.gpus // layout.pp)
+    generation = generation_memory(plan)
+    apart = 0 if generation is None or generation.is_colocated else generation.total * (layout.total_gpus - layout.gpus)
+    return training + apart
 
 
 def shown_stages(layout: Layout) -> tuple[int, ...]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.generation_memory import GenerationMemory, generation_memory
 from pytest_nemoperf.measure import median_over_runs, workload_of
 from pytest_nemoperf.memory import StageMemory, shown_stages, stage_memory
 from pytest_nemoperf.metrics import STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU
@@ -54,12 +55,13 @@ class Price:
         plan: How the case runs.
         num_parameters: Of the whole model.
         num_active_parameters: Of it, those one token uses.
-        flops_per_step: Model FLOPs of all ranks.
-        bubble_fraction: Part of a step a pipeline rank idles; 0 without a pipeline.
+        flops_per_step: Model FLOPs of all ranks; of reinforcement learning those of training, of the longest responses.
+        bubble_fraction: Part of an update a pipeline rank idles; 0 without a pipeline.
         stages: Memory of the first, a middle, the last and the fullest pipeline stage, each once.
         fullest_stage: Pipeline rank with the most memory.
         capacity_bytes: Memory of one GPU as its data sheet says, in bytes; None if unknown.
-        is_fitting: The fullest stage fits it; None if it is unknown.
+        is_fitting: The fullest rank fits it, whether it trains or generates; None if it is unknown.
+        generation: Memory of the fullest rank that generates; None for a workload without.
         traffic: What each axis moves.
         expected: From a baseline; None where there is none that compares.
         no_expectation: Why there is none; empty if there is one.
@@ -76,10 +78,17 @@ class Price:
     capacity_bytes: int | None
     is_fitting: bool | None
     traffic: tuple[AxisTraffic, ...]
+    generation: GenerationMemory | None = None
     expected: Expectation | None = None
     no_expectation: str = ""
     unsupported: str | None = None
     schema_version: Literal[1] = PRICE_SCHEMA_VERSION
+
+    @property
+    def peak_bytes(self) -> int:
+        """Memory of the fullest rank, at its worst moment."""
+        generation = self.generation
+        return max(self.fullest.peak, 0 if generation is None or generation.is_colocated else generation.total)
 
     @property
     def fullest(self) -> StageMemory:
@@ -105,11 +114,12 @@ def price_plan(
         unsupported: What the plan's framework says it can't do.
     """
     memory = {rank: stage_memory(plan, pp_rank=rank) for rank in range(plan.layout.pp)}
-    fullest = max(memory.values(), key=lambda stage: stage.total)
+    fullest = max(memory.values(), key=lambda stage: stage.peak)
     shown = sorted({*shown_stages(plan.layout), fullest.pp_rank})
     capacity = None if system.memory_gb is None else round(system.memory_gb * _BYTES_PER_GB)
+    generation = generation_memory(plan)
     expected, why_not = expect(plan, baseline=baseline, run_tokens=run_tokens)
-    return Price(
+    price = Price(
         plan=plan,
         num_parameters=num_parameters(plan.model),
         num_active_parameters=num_active_parameters(plan.model),
@@ -118,12 +128,14 @@ def price_plan(
         stages=tuple(memory[rank] for rank in shown),
         fullest_stage=fullest.pp_rank,
         capacity_bytes=capacity,
-        is_fitting=None if capacity is None else fullest.total <= capacity,
+        is_fitting=None,
+        generation=generation,
         traffic=axis_traffic(plan, stages=shown),
         expected=expected,
         no_expectation=why_not,
         unsupported=unsupported,
     )
+    return price if capacity is None else replace(price, is_fitting=price.peak_bytes <= capacity)
 
 
 def expect(plan: Plan, *, baseline: Baseline | None, run_tokens: int | None) -> tuple[Expectation | None, str]:

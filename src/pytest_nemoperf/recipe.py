@@ -248,6 +248,11 @@ class Plan:
         """Warm-up and measured steps together."""
         return self.warmup_steps + self.steps
 
+    @property
+    def num_updates(self) -> int:
+        """Optimizer updates of a step."""
+        return 1 if self.rl is None else self.rl.num_samples // self.global_batch_size
+
 
 def is_safe_name(name: str) -> bool:
     """Tell whether a name may be part of a case id, and so of a file name."""

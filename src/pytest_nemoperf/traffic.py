@@ -29,7 +29,8 @@ class AxisTraffic:
         axis: ``tp``, ``cp``, ``ep`` (with etp: one exchange serves both), ``pp``, ``dp`` (weights and gradients) or
             ``expert_dp`` (experts').
         degree: Ranks of a group.
-        bytes_per_step: Sent by one rank of the busiest of the stages looked at, in one step.
+        bytes_per_step: Sent by one rank of the busiest of the stages looked at, in one step; of reinforcement
+            learning, by its updates.
         formula: What was counted.
         source: Where the formula comes from.
     """
@@ -88,7 +89,7 @@ def axis_traffic(plan: Plan, *, stages: Iterable[int]) -> tuple[AxisTraffic, ...
         AxisTraffic(
             axis=axis,
             degree=degree,
-            bytes_per_step=round(max(count.of(axis) for count in counts)),
+            bytes_per_step=plan.num_updates * round(max(count.of(axis) for count in counts)),
             formula=_FORMULAS[axis],
             source=_SOURCES[axis],
         )

@@ -11,7 +11,8 @@ from pytest_nemoperf.models import find_model
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.pricing import Price, price_plan
-from pytest_nemoperf.report.plans import bytes_text, flops_text, render_dry_run, render_price
+from pytest_nemoperf.report.cells import bytes_text, flops_text
+from pytest_nemoperf.report.plans import render_dry_run, render_price
 from pytest_nemoperf.results import NotRun
 from pytest_nemoperf.systems import find_system
 from tests.builders import make_recipe

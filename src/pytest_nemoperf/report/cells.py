@@ -9,12 +9,15 @@ from pytest_nemoperf.metrics import (
     JUDGED,
     METRICS,
     Direction,
+    format_number,
 )
 from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.verdict import Comparison
 
 _SEC_PER_MIN = 60
 _ELLIPSIS = "..."
+_BYTE_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+_FLOP_UNITS = ((10**15, "PFLOP"), (10**12, "TFLOP"), (10**9, "GFLOP"), (10**6, "MFLOP"))
 
 
 def elapsed_text(seconds: float) -> str:
@@ -23,6 +26,23 @@ def elapsed_text(seconds: float) -> str:
     if whole < _SEC_PER_MIN:
         return f"{whole} s"
     return f"{whole // _SEC_PER_MIN} min {whole % _SEC_PER_MIN:02d} s"
+
+
+def bytes_text(count: float) -> str:
+    """Return bytes in the largest decimal unit that leaves a whole digit: ``35.1 GB``."""
+    return _with_unit(count, units=_BYTE_UNITS, smallest="B")
+
+
+def flops_text(count: float) -> str:
+    """Return floating-point operations in the largest unit that leaves a whole digit: ``1.5 TFLOP``."""
+    return _with_unit(count, units=_FLOP_UNITS, smallest="FLOP")
+
+
+def _with_unit(count: float, *, units: Sequence[tuple[int, str]], smallest: str) -> str:
+    for size, unit in units:
+        if count >= size:
+            return f"{format_number(count / size)} {unit}"
+    return f"{format_number(count)} {smallest}"
 
 
 def pct_text(percent: float) -> str:

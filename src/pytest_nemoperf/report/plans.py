@@ -9,14 +9,25 @@ from pytest_nemoperf.dryrun import DryRun, PricedCase
 from pytest_nemoperf.metrics import format_number, format_time
 from pytest_nemoperf.parallelism import TRAINING_KEYS
 from pytest_nemoperf.pricing import Price
-from pytest_nemoperf.report.cells import count_text
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.report.cells import bytes_text, count_text, flops_text
 from pytest_nemoperf.report.console import align
+from pytest_nemoperf.report.rollouts import generation_lines, not_modelled_text, rollout_facts
 
 _WIDTH = 80  # nobody knows how wide the terminal of a redirected output will be
-_BYTE_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
-_FLOP_UNITS = ((10**15, "PFLOP"), (10**12, "TFLOP"), (10**9, "GFLOP"), (10**6, "MFLOP"))
 _NEUTRAL = {"pp_schedule": "1f1b", "cp_comm": "all_gather", "sequence_parallel": True}
-_MEMORY_KINDS = ("weights", "gradients", "optimizer", "activations", "transient", "total")
+_MEMORY_KINDS = (
+    "weights",
+    "gradients",
+    "optimizer",
+    "reference",
+    "value_model",
+    "activations",
+    "transient",
+    "total",
+    "generating",
+)
+_ONLY_RL = ("reference", "value_model", "generating")
 _DRY_RUN_HEADS = ("fits", "memory", "model FLOPs", "bubble", "expected step")
 
 
@@ -28,6 +39,7 @@ def render_price(price: Price, *, system_title: str) -> str:
         _memory_text(price),
         _traffic_text(price),
         _facts_text(_time_facts(price)),
+        not_modelled_text(price.plan),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -49,46 +61,35 @@ def render_dry_run(dry_run: DryRun, *, written: Sequence[str]) -> str:
     return "\n".join(lines).rstrip()
 
 
-def bytes_text(count: float) -> str:
-    """Return bytes in the largest decimal unit that leaves a whole digit: ``35.1 GB``."""
-    return _with_unit(count, units=_BYTE_UNITS, smallest="B")
-
-
-def flops_text(count: float) -> str:
-    """Return floating-point operations in the largest unit that leaves a whole digit: ``1.5 TFLOP``."""
-    return _with_unit(count, units=_FLOP_UNITS, smallest="FLOP")
-
-
-def _with_unit(count: float, *, units: Sequence[tuple[int, str]], smallest: str) -> str:
-    for size, unit in units:
-        if count >= size:
-            return f"{format_number(count / size)} {unit}"
-    return f"{format_number(count)} {smallest}"
-
-
 def _facts(price: Price, *, system_title: str) -> Iterator[tuple[str, str]]:
     plan = price.plan
     layout = {key: getattr(plan.layout, key) for key in TRAINING_KEYS}
     shown = {key: value for key, value in layout.items() if key == "gpus" or value != _NEUTRAL.get(key, 1)}
     peak = "unknown" if plan.peak_tflops is None else f"{plan.peak_tflops:g} TFLOP/s ({plan.precision}, dense)"
     active = price.num_active_parameters
+    unit = "step" if plan.rl is None else "update"
     if price.unsupported is not None:
         yield "not runnable here", price.unsupported
     yield "system", f"{plan.system} ({system_title})"
     yield "nodes", str(plan.num_nodes)
     yield "layout", ", ".join(f"{key}={str(value).lower()}" for key, value in shown.items())
-    yield "sequences per step", f"{plan.global_batch_size} (micro batches of {plan.micro_batch_size})"
+    if plan.rl is not None:
+        yield from rollout_facts(plan, rl=plan.rl)
+    yield f"sequences per {unit}", f"{plan.global_batch_size} (micro batches of {plan.micro_batch_size})"
     yield "grad accumulation", str(plan.grad_accum_steps)
     yield "recomputation", str(plan.recompute)
-    yield "tokens per step", f"{plan.tokens_per_step:,}"
+    yield "tokens per step", f"{plan.tokens_per_step:,}{_most(plan)}"
     yield (
         "parameters",
         f"{price.num_parameters:,}" + ("" if active == price.num_parameters else f" ({active:,} active)"),
     )
     yield "FLOPs per token", f"{plan.flops_per_token:.6g} ({plan.flops_convention})"
-    yield "FLOPs per step", f"{price.flops_per_step:.6g}"
+    yield "FLOPs per step", f"{price.flops_per_step:.6g}{'' if plan.rl is None else ' of training'}{_most(plan)}"
     yield "peak of one GPU", peak
-    yield "pipeline bubble", f"{100 * price.bubble_fraction:.1f}% of the step" if plan.layout.pp > 1 else "no pipeline"
+    yield (
+        "pipeline bubble",
+        f"{100 * price.bubble_fraction:.1f}% of the {unit}" if plan.layout.pp > 1 else "no pipeline",
+    )
     yield "steps", f"{plan.warmup_steps} warm-up + {plan.steps} measured"
     yield "time-out", f"{plan.timeout_sec:g} s"
 
@@ -102,15 +103,29 @@ def _memory_text(price: Price) -> str:
         ("pipeline stage", *names),
         ("layers", *(str(stage.num_layers) for stage in price.stages)),
         ("parameters", *(f"{stage.num_parameters:,}" for stage in price.stages)),
-        *((kind, *(bytes_text(getattr(stage, kind)) for stage in price.stages)) for kind in _MEMORY_KINDS),
+        *((_spoken(kind), *(bytes_text(getattr(stage, kind)) for stage in price.stages)) for kind in _kinds(price)),
     ]
     lines = ["memory of the fullest rank of a stage, as the native engine's:"]
     lines += [f"  {line}" for line in align(rows, num_left=1)]
+    lines += [f"  {line}" for line in generation_lines(price)]
     return "\n".join([*lines, f"  {_fit_text(price)}", "  activations and transient are estimates", ""])
 
 
+def _kinds(price: Price) -> list[str]:
+    """Return the kinds of memory there are: those of reinforcement learning only where they are not zero."""
+    return [kind for kind in _MEMORY_KINDS if kind not in _ONLY_RL or getattr(price.fullest, kind)]
+
+
+def _spoken(kind: str) -> str:
+    return "total, generating" if kind == "generating" else kind.replace("_", " ")
+
+
+def _most(plan: Plan) -> str:
+    return " at most" if plan.rl is not None and not plan.rl.has_pinned_lengths else ""
+
+
 def _fit_text(price: Price) -> str:
-    total, capacity = price.fullest.total, price.capacity_bytes
+    total, capacity = price.peak_bytes, price.capacity_bytes
     if capacity is None:
         return f"{bytes_text(total)} are needed; the memory of {price.plan.system} is not known"
     relation = "fits into" if price.is_fitting else "does not fit into"
@@ -155,7 +170,7 @@ def _dry_run_row(price: Price) -> tuple[str, ...]:
     fits = {True: "yes", False: "NO", None: "?"}[price.is_fitting]
     bubble = f"{100 * price.bubble_fraction:.1f}%" if price.plan.layout.pp > 1 else "-"
     step_time = "-" if price.expected is None else format_time(price.expected.step_time_sec)
-    return fits, bytes_text(price.fullest.total), flops_text(price.flops_per_step), bubble, step_time
+    return fits, bytes_text(price.peak_bytes), flops_text(price.flops_per_step), bubble, step_time
 
 
 def _facts_text(facts: Iterator[tuple[str, str]]) -> str:
