@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pytest_nemoperf.changes import change_recipe, changes_text, complete_layout, parse_changes
 from pytest_nemoperf.errors import RecipeError
-from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.recipe import Precision, Recompute
 from pytest_nemoperf.systems import find_system
 from tests.builders import make_recipe
@@ -34,6 +34,18 @@ HSDP2X4 = Layout(gpus=8, dp_replicate=2, dp_shard=4)
         pytest.param(Layout(gpus=4, tp=4), {"tp": 2}, Layout(gpus=4, tp=2, dp_shard=2), id="what becomes free shards"),
         pytest.param(DDP8, {"sequence_parallel": False}, Layout(gpus=8, dp_replicate=8, sequence_parallel=False)),
         pytest.param(HSDP2X4, {}, HSDP2X4, id="nothing"),
+        pytest.param(
+            Layout(gpus=4, dp_shard=4, generation=GenerationLayout(gpus=4, tp=2)),
+            {"gpus": 2, "tp": 2},
+            Layout(gpus=2, tp=2, generation=GenerationLayout(gpus=2, tp=2)),
+            id="ranks that take turns follow",
+        ),
+        pytest.param(
+            Layout(gpus=4, dp_shard=4, generation=GenerationLayout(gpus=4, tp=2, is_colocated=False)),
+            {"gpus": 2},
+            Layout(gpus=2, dp_shard=2, generation=GenerationLayout(gpus=4, tp=2, is_colocated=False)),
+            id="ranks of their own stay",
+        ),
     ],
 )
 def test_one_data_parallel_axis_takes_the_ranks_that_are_left(

@@ -13,8 +13,6 @@ from pytest_nemoperf.systems import find_system
 from pytest_nemoperf.weights import num_parameters
 from tests.builders import ROUND_MODEL, make_plan, make_rl, make_rl_plan
 
-TRAIN2 = Layout(gpus=2, dp_shard=2)
-
 
 def _plan(generation: GenerationLayout | None = None, *, rl: dict[str, Any] | None = None, **changes: Any) -> Plan:
     layout = Layout(gpus=2, dp_shard=2, generation=generation)
@@ -103,8 +101,8 @@ def test_ranks_of_their_own_count_in_the_hosts_memory_and_not_in_the_training_ra
 def test_a_plan_fits_only_if_the_ranks_that_generate_do() -> None:
     system = find_system("h100")
     rl = make_rl(max_response_len=2**17 - 16, num_prompts_per_step=256, num_generations_per_prompt=64)
-    layouts = {"h100": Layout(gpus=1, generation=GenerationLayout(gpus=gpus, is_colocated=False)) for gpus in (1,)}
-    plan = make_rl_plan(rl=rl, model=ROUND_MODEL, layouts={"cpu": layouts["h100"]}, seq_len=2**17, global_batch_size=2)
+    layout = Layout(gpus=1, generation=GenerationLayout(gpus=1, is_colocated=False))
+    plan = make_rl_plan(rl=rl, model=ROUND_MODEL, layouts={"cpu": layout}, seq_len=2**17, global_batch_size=2)
 
     price = price_plan(plan, system=system, baseline=None)
 

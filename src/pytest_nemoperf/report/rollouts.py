@@ -11,8 +11,8 @@ from pytest_nemoperf.rl import RL
 
 _NOT_MODELLED = """\
 not in these figures: log-probability and generation passes (their FLOPs and
-traffic), buffers of a refit, logits of a decoding step; training is counted as if
-each row had all tokens of a sequence
+traffic), buffers of a refit, logits of a decoding step; in the memory and
+traffic of training each row has all tokens of a sequence
 """
 
 
