@@ -136,7 +136,9 @@ class Progress:
             return
         current.drawn = time.monotonic()
         plan, last = current.plan, current.last
-        rate = plan.tokens_per_step / (last.step_time_sec * plan.layout.total_gpus) if last else None
+        expected = expected_of(plan)
+        is_known = last and expected.has_exact_tokens
+        rate = plan.tokens_per_step / (last.step_time_sec * expected.num_gpus) if last and is_known else None
         line = render_progress(
             case=plan.case,
             run=current.number,
@@ -146,6 +148,7 @@ class Progress:
             tokens_per_sec_per_gpu=rate,
             elapsed_sec=time.monotonic() - current.started,
             width=self.width - 1,
+            step_time_sec=last.step_time_sec if last else None,
             inject_pct=plan.inject_pct,
         )
         with self._terminal() as reporter:

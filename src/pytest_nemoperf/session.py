@@ -197,7 +197,8 @@ class PerfSession:
     def _keep(self, measurement: Measurement, *, verdict: Verdict, found: Found, nodeid: str) -> CaseReport:
         settings = self.settings
         is_accepted = settings.is_update and verdict.kind in _STORED_WHEN_ACCEPTED and bool(settings.accept_reason)
-        is_mended = settings.is_update and verdict.kind in _LOCALLY_RECORDED  # what was missing is being stored
+        is_mendable = verdict.kind in _LOCALLY_RECORDED
+        is_mended = settings.is_update and is_mendable  # what was missing is being stored
         is_failure = verdict.kind in settings.fail_on and not is_accepted and not is_mended
         stored, replaced, is_local = "", None, False
         is_storable = is_accepted or verdict.kind not in (*_STORED_WHEN_ACCEPTED, VerdictKind.INVALID)
@@ -205,7 +206,7 @@ class PerfSession:
             reason = settings.accept_reason if is_accepted else "--update-baselines"
             path, replaced = self.store.update(self._baseline(measurement, reason=reason))
             stored = self.shown(path)
-        elif verdict.kind in _LOCALLY_RECORDED and not measurement.inject_pct:
+        elif is_mendable and not measurement.inject_pct and not self._has_baseline(found, measurement):
             path = self.store.record_locally(self._baseline(measurement, reason=f"first run here: {verdict.kind}"))
             stored, is_local = self.shown(path), True
         case = measurement.case
@@ -228,6 +229,10 @@ class PerfSession:
             accept_command=self._accept_command(nodeid),
             environment={**self.provenance.environment(), **measurement.environment},
         )
+
+    def _has_baseline(self, found: Found, measurement: Measurement) -> bool:
+        """Tell whether this machine has one of the workload, which only an update replaces."""
+        return found.baseline is not None and self.store.compares(found.baseline, workload=measurement.workload)
 
     def _baseline(self, measurement: Measurement, *, reason: str) -> Baseline:
         return from_measurement(measurement, machine=self.machine, provenance=self.provenance, reason=reason)

@@ -44,11 +44,15 @@ class BaselineStore:
             BaselineError: If a file that is there can't be trusted.
         """
         committed = find_baseline(self.committed_dir, system=self.system, case=case)
-        if committed is None or not self._compares(committed, workload=workload):
+        if committed is None or not self.compares(committed, workload=workload):
             local = find_baseline(self._local_root, system=self.system, case=case)
-            if local is not None and self._compares(local, workload=workload):
+            if local is not None and self.compares(local, workload=workload):
                 return Found(baseline=local, path=str(self._path(self._local_root, case)))
         return Found(baseline=committed, path=str(self._path(self.committed_dir, case)) if committed else "")
+
+    def compares(self, baseline: Baseline, *, workload: Mapping[str, Any]) -> bool:
+        """Tell whether a baseline is of this machine and that workload."""
+        return baseline.machine == self.machine and baseline.workload == workload
 
     def record_locally(self, baseline: Baseline) -> Path:
         """Remember what this machine did, so that its next session has something to compare with."""
@@ -67,9 +71,6 @@ class BaselineStore:
     def num_local(self) -> int:
         """Count the baselines this machine keeps for itself."""
         return len(list_baselines(self._local_root, system=self.system))
-
-    def _compares(self, baseline: Baseline, *, workload: Mapping[str, Any]) -> bool:
-        return baseline.machine == self.machine and baseline.workload == workload
 
     @property
     def _local_root(self) -> Path:

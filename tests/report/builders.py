@@ -6,10 +6,20 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_nemoperf.baseline import Baseline
-from pytest_nemoperf.measure import Measurement, Run
+from pytest_nemoperf.measure import Measurement, Run, measure
 from pytest_nemoperf.results import CaseReport, CaseResult, NotRun, SessionResults
 from pytest_nemoperf.verdict import FAILING_BY_DEFAULT, judge
-from tests.builders import MACHINE, make_baseline, make_measurement, make_plan, make_provenance, make_run
+from tests.builders import (
+    MACHINE,
+    make_baseline,
+    make_measurement,
+    make_plan,
+    make_provenance,
+    make_rl,
+    make_rl_plan,
+    make_rl_records,
+    make_run,
+)
 
 LONG_CASE = "pretrain-a-model-with-a-really-long-name-16n128g-megatron-bf16-hsdp4x8tp4pp2vp5-variant"
 NODEID = "perf_tests/test_pretrain.py::test_llama_tiny[fsdp2tp2]"
@@ -73,6 +83,26 @@ def make_regressed(case: str = "pretrain-test", *, inject_pct: float = 0.0) -> C
     fast = tuple(make_phased_run() for _ in range(3))
     measurement = make_measurement(case=case, runs=slow, inject_pct=inject_pct)
     return make_report(measurement, baseline=make_baseline(case=case, runs=fast))
+
+
+def make_rl_report(
+    *, baseline_changes: dict[str, Any] | None = None, rl: dict[str, Any] | None = None, **changes: Any
+) -> CaseReport:
+    """Return the report of a case of reinforcement learning.
+
+    Args:
+        baseline_changes: Of the baseline's records, see make_rl_records; None for no baseline.
+        rl: What is not make_rl's default.
+        changes: Of this session's records.
+    """
+    plan = make_rl_plan(rl=make_rl(**(rl or {})))
+    measurement = measure(plan, outputs=[make_rl_records(plan, **changes)] * 3, environment={})
+    baseline = None
+    if baseline_changes is not None:
+        then = measure(plan, outputs=[make_rl_records(plan, **baseline_changes)] * 3, environment={})
+        baseline = make_baseline(case=plan.case, workload=then.workload, runs=then.runs)
+    report = make_report(measurement, baseline=baseline)
+    return replace(report, result=replace(report.result, plan=plan))
 
 
 def make_invalid(case: str = "pretrain-invalid") -> CaseReport:

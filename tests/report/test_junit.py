@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pytest_nemoperf.report.junit import properties
-from tests.report.builders import make_call, make_invalid, make_regressed, make_report
+from tests.report.builders import make_call, make_invalid, make_regressed, make_report, make_rl_report
 
 
 def test_properties_carry_verdict_and_every_judged_metric() -> None:
@@ -43,3 +43,22 @@ def test_names_are_unique_and_values_are_not_empty() -> None:
 
     assert len({name for name, _ in pairs}) == len(pairs)
     assert all(value for _, value in pairs)
+
+
+def test_figures_of_reinforcement_learning_are_properties_without_a_verdict() -> None:
+    pairs = dict(properties(make_rl_report(baseline_changes={"rollout": {"reward_mean": 0.1}})))
+
+    assert pairs["nemoperf_mean_response_len_now"] == "24"
+    assert (pairs["nemoperf_reward_mean_now"], pairs["nemoperf_reward_mean_baseline"]) == ("0.25", "0.1")
+    assert "nemoperf_reward_mean_verdict" not in pairs
+
+
+def test_figures_that_do_not_compare_have_no_baseline() -> None:
+    report = make_rl_report(
+        rl={"response_lengths": "sampled"}, baseline_changes={"rollout": {"num_response_tokens": 80}}
+    )
+
+    pairs = dict(properties(report))
+
+    assert pairs["nemoperf_mean_response_len_now"] == "24"
+    assert "nemoperf_mean_response_len_baseline" not in pairs

@@ -18,6 +18,7 @@ from tests.report.builders import (
     make_regressed,
     make_report,
     make_results,
+    make_rl_report,
 )
 
 CASE = "pretrain-llama-tiny-1n4g-torch-fp32-fsdp2tp2"
@@ -63,6 +64,40 @@ def test_calls_have_a_table_of_their_own() -> None:
         ["verdict", "case", "time", "per", "call", "delta"],
         ["PASSED", "bench-matmul", "123", "us", "+2.5%"],
     ]
+
+
+def test_reinforcement_learning_has_a_table_with_its_phases_against_the_baseline() -> None:
+    report = make_rl_report(baseline_changes={}, step_time_sec=0.15)
+
+    lines = lines_of(make_passed(CASE), report, width=200)
+
+    assert lines[2].split()[:3] == ["verdict", "case", "tokens/sec/GPU"]
+    assert lines[5].split() == ["verdict", "case", "tokens/sec/GPU", "delta", "step", "peak", "GiB", "delta"]
+    assert " ".join(lines[6].split()[2:]) == "1,067 -33.3% 150 ms 1 0.0%"
+    assert lines[8].split() == ["verdict", "case", "generation", "logprobs", "training", "refit"]
+    assert " ".join(lines[9].split()[2:]) == "75 ms +50.0% 30 ms +50.0% 30 ms +50.0% 10.5 ms +50.0%"
+
+
+def test_tables_of_reinforcement_learning_fit_a_narrow_terminal() -> None:
+    lines = lines_of(make_rl_report(baseline_changes={}, step_time_sec=0.15), width=80)
+
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[4].split() == ["REGRESSED", "1,067", "-33.3%", "150", "ms", "1", "0.0%"]
+
+
+def test_phases_without_a_baseline_stand_alone_and_exposed_generation_counts() -> None:
+    phases = {"exposed_generation": 0.06, "training": 0.04}
+
+    lines = lines_of(make_rl_report(phases=phases), width=200)
+
+    assert " ".join(lines[3].split()[3:]) == "1,600 - 100 ms 1 -"
+    assert " ".join(lines[6].split()[3:]) == "60 ms - 40 ms -"
+
+
+def test_phases_of_an_invalid_case_are_not_shown() -> None:
+    lines = lines_of(make_rl_report(baseline_changes={}, loss=float("nan")), width=200)
+
+    assert lines[6].split()[2:] == ["-"] * 4
 
 
 def test_figures_of_an_invalid_case_are_not_shown() -> None:

@@ -154,3 +154,10 @@ def test_plain_start_up_does_not_pay_for_tables() -> None:
     )
 
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_where_tokens_are_not_known_progress_shows_the_step() -> None:
+    line = progress(tokens_per_sec_per_gpu=None, step_time_sec=1.234)
+
+    assert "1.23 s a step" in line
+    assert "a step" not in progress(step_time_sec=1.234)

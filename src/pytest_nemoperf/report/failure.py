@@ -28,7 +28,8 @@ from pytest_nemoperf.report.console import (
     verdict_text,
     whole,
 )
-from pytest_nemoperf.report.phases import PhaseRow, compare_phases
+from pytest_nemoperf.report.phases import PhaseRow, PhaseTable, compare_phases
+from pytest_nemoperf.report.rollouts import compare_rollouts
 from pytest_nemoperf.report.spread import compare_spread
 from pytest_nemoperf.results import CaseReport
 from pytest_nemoperf.verdict import Comparison, VerdictKind, environment_changes
@@ -63,6 +64,7 @@ def _parts(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
         yield from _time_by_phase(report, baseline=report.baseline)
         yield from _spread(report, baseline=report.baseline)
     if report.baseline is not None:
+        yield from _rollouts(report, baseline=report.baseline)
         yield from _environment(report, baseline=report.baseline)
         yield from _baseline(report, baseline=report.baseline)
     yield from _what_to_do(report, width=width)
@@ -100,11 +102,22 @@ def _comparison_table(comparisons: tuple[Comparison, ...]) -> RenderableType:
 
 
 def _time_by_phase(report: CaseReport, *, baseline: Baseline) -> Iterator[RenderableType]:
-    compared = compare_phases(report.result.measurement.runs, baseline=baseline.runs)
+    runs = report.result.measurement.runs
+    yield from _phase_table(
+        compare_phases(runs, baseline=baseline.runs), title="where the step's time went (median ms, slowest rank)"
+    )
+    for group in dict.fromkeys(name for run in runs for name in run.groups):
+        yield from _phase_table(
+            compare_phases(runs, baseline=baseline.runs, group=group),
+            title=f"where the time of the {group} ranks went (median ms, slowest of them)",
+        )
+
+
+def _phase_table(compared: PhaseTable | None, *, title: str) -> Iterator[RenderableType]:
     if compared is None:
         return
     yield ""
-    yield heading("where the step's time went (median ms, slowest rank)")
+    yield heading(title)
     is_shared = compared.step.share_pct is not None
     headings = ["phase", "baseline", "now", "difference"]
     word = "loss" if compared.step.difference_ms > 0 else "gain"
@@ -112,6 +125,18 @@ def _time_by_phase(report: CaseReport, *, baseline: Baseline) -> Iterator[Render
     for row in compared.rows:
         table.add_row(*_phase_cells(row, decimals=compared.decimals), style=QUIET if row.phase.startswith("(") else "")
     table.add_row(*_phase_cells(compared.step, decimals=compared.decimals), style="bold")
+    yield indented(table)
+
+
+def _rollouts(report: CaseReport, *, baseline: Baseline) -> Iterator[RenderableType]:
+    rows = compare_rollouts(report.result.measurement.runs, baseline=baseline.runs)
+    if not rows:
+        return
+    yield ""
+    yield heading("generation and training (medians; shown, not judged)")
+    table = figures_table(("figure", "baseline", "now", "delta"))
+    for row in rows:
+        table.add_row(*row)
     yield indented(table)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_nemoperf.measure import median_over_runs
-from pytest_nemoperf.metrics import JUDGED
+from pytest_nemoperf.metrics import JUDGED, RL_METRICS
 from pytest_nemoperf.results import CaseReport
 from pytest_nemoperf.verdict import VerdictKind
 
@@ -12,8 +12,9 @@ def properties(report: CaseReport) -> list[tuple[str, str]]:
     """Return (name, value) of all properties of a case.
 
     Names are ``nemoperf_<what>`` and ``nemoperf_<metric>_<now|baseline|delta_pct|allowed_pct|verdict>``; units are
-    in the metrics' names. In a self-test the verdict says so and the figures' names begin with
-    ``nemoperf_injected_``, so that a tool that collects them by name never meets one. An invalid case has none.
+    in the metrics' names. What is not judged has now and baseline alone. In a self-test the verdict says so and the
+    figures' names begin with ``nemoperf_injected_``, so that a tool that collects them by name never meets one. An
+    invalid case has none.
     """
     result = report.result
     verdict, measurement = result.verdict, result.measurement
@@ -31,8 +32,21 @@ def properties(report: CaseReport) -> list[tuple[str, str]]:
     ]
     if verdict.kind is not VerdictKind.INVALID:
         prefix = "injected_" if is_injected else ""
-        pairs += [(prefix + name, value) for name, value in _figures(report)]
+        pairs += [(prefix + name, value) for name, value in (*_figures(report), *_shown_figures(report))]
     return [(f"nemoperf_{name}", value) for name, value in pairs if value]
+
+
+def _shown_figures(report: CaseReport) -> list[tuple[str, str]]:
+    """Figures of reinforcement learning, which no verdict rests on."""
+    sides = [("now", report.result.measurement.runs)]
+    if report.result.verdict.comparisons and report.baseline is not None:
+        sides.append(("baseline", report.baseline.runs))
+    medians = [
+        (f"{metric.name}_{side}", median_over_runs(runs, metric=metric.name))
+        for metric in RL_METRICS
+        for side, runs in sides
+    ]
+    return [(name, f"{value:.6g}") for name, value in medians if value is not None]
 
 
 def _figures(report: CaseReport) -> list[tuple[str, str]]:

@@ -51,16 +51,17 @@ class PhaseTable:
     decimals: int
 
 
-def compare_phases(now: Sequence[Run], *, baseline: Sequence[Run]) -> PhaseTable | None:
+def compare_phases(now: Sequence[Run], *, baseline: Sequence[Run], group: str | None = None) -> PhaseTable | None:
     """Return the phases of a step beside the baseline's, or None if one of the two recorded none.
 
+    Of a group of ranks that works beside the training ranks, the step is the sum of its phases.
     A median of sums is not the sum of medians: what is missing to the median step is a row of its own,
     and the figures are rounded before it is computed, so that a reader's own sum comes out right.
     """
-    then_phases, now_phases = median_phases(baseline), median_phases(now)
+    then_phases, now_phases = median_phases(baseline, group=group), median_phases(now, group=group)
     if not then_phases or not now_phases:
         return None
-    then_step, now_step = _step_sec(baseline), _step_sec(now)
+    then_step, now_step = _step_sec(baseline, group=group), _step_sec(now, group=group)
     decimals = _decimals(max(then_step, now_step) * _MS_PER_SEC)
 
     def rounded_ms(seconds: float) -> float:
@@ -91,9 +92,9 @@ def _row(name: str, *, then: float, now: float, total: tuple[float, float]) -> P
     )
 
 
-def _step_sec(runs: Sequence[Run]) -> float:
-    measured = median_over_runs(runs, metric=STEP_TIME_SEC.name)
-    return sum(median_phases(runs).values()) if measured is None else measured
+def _step_sec(runs: Sequence[Run], *, group: str | None) -> float:
+    measured = None if group is not None else median_over_runs(runs, metric=STEP_TIME_SEC.name)
+    return sum(median_phases(runs, group=group).values()) if measured is None else measured
 
 
 def _decimals(step_ms: float) -> int:

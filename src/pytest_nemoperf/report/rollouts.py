@@ -1,13 +1,27 @@
-"""Reinforcement learning in words: what a plan generates, and what it keeps in memory for that."""
+"""Reinforcement learning in words: what a plan generates and keeps in memory, and its figures beside a baseline's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
+from pytest_nemoperf.measure import Run, median_over_runs, median_phases
+from pytest_nemoperf.metrics import RL_METRICS, Metric, format_time
 from pytest_nemoperf.pricing import Price
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.report.cells import bytes_text, count_text
+from pytest_nemoperf.report.cells import bytes_text, count_text, pct_text
 from pytest_nemoperf.rl import RL
+
+_PHASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "generation": ("generation", "exposed_generation"),
+        "logprobs": ("policy_logprobs", "reference_logprobs"),
+        "training": ("training",),
+        "refit": ("refit",),
+    }
+)
+PHASE_HEADINGS = tuple(_PHASES)
+"""Parts of a step of the training ranks; generation on other ranks counts for what training waits for."""
 
 _NOT_MODELLED = """\
 not in these figures: log-probability and generation passes (their FLOPs and
@@ -49,6 +63,40 @@ def generation_lines(price: Price) -> Iterator[str]:
 def not_modelled_text(plan: Plan) -> str:
     """Return what a price of reinforcement learning leaves out; empty for other workloads."""
     return _NOT_MODELLED if plan.rl is not None else ""
+
+
+def compare_rollouts(now: Sequence[Run], *, baseline: Sequence[Run]) -> list[tuple[str, str, str, str]]:
+    """Return (figure, baseline, now, delta) of the figures of reinforcement learning that either side has."""
+    rows = []
+    for metric in RL_METRICS:
+        then_value = median_over_runs(baseline, metric=metric.name)
+        now_value = median_over_runs(now, metric=metric.name)
+        if then_value is not None or now_value is not None:
+            then, now_text = ("-" if value is None else metric.format(value) for value in (then_value, now_value))
+            rows.append((metric.label, then, now_text, _delta_text(metric, then=then_value, now=now_value)))
+    return rows
+
+
+def phase_cells(now: Sequence[Run], *, baseline: Sequence[Run]) -> list[str]:
+    """Return the time of each of PHASE_HEADINGS in a step, and how it differs from a baseline's where there is one."""
+    after, before = median_phases(now), median_phases(baseline)
+    cells = []
+    for names in _PHASES.values():
+        seconds, then = (sum(phases.get(name, 0.0) for name in names) for phases in (after, before))
+        change = f" {pct_text(100.0 * (seconds - then) / then)}" if then else ""
+        cells.append(f"{format_time(seconds)}{change}" if seconds else "-")
+    return cells
+
+
+def _delta_text(metric: Metric, *, then: float | None, now: float | None) -> str:
+    """Return a change in percent; of a percentage in points, and of what was nothing none."""
+    if then is None or now is None:
+        return "-"
+    if metric.unit == "%":
+        return f"{now - then:+.1f} points" if now != then else "0.0 points"
+    if then == now:
+        return "0.0%"
+    return pct_text(metric.delta_pct(now, baseline=then)) if then else "-"
 
 
 def _prompts_text(rl: RL) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.measure import median_over_runs
 from pytest_nemoperf.metrics import (
     JUDGED,
+    METRICS,
     PEAK_MEMORY_GIB,
+    STEP_TIME_SEC,
     TFLOPS_PER_SEC_PER_GPU,
     TIME_PER_CALL_SEC,
     TOKENS_PER_SEC_PER_GPU,
@@ -34,6 +36,7 @@ from pytest_nemoperf.report.console import (
     to_text,
     whole,
 )
+from pytest_nemoperf.report.rollouts import PHASE_HEADINGS, phase_cells
 from pytest_nemoperf.results import CaseReport, CaseResult, SessionResults
 from pytest_nemoperf.verdict import VerdictKind
 
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _STEP_HEADINGS = ("tokens/sec/GPU", "delta", "TFLOP/s/GPU", "peak GiB", "delta")
+_RL_HEADINGS = ("tokens/sec/GPU", "delta", "step", "peak GiB", "delta")
 _CALL_HEADINGS = ("time per call", "delta")
 _HINTS: Mapping[VerdictKind, str] = {
     VerdictKind.NO_BASELINE: "--update-baselines stores this session's runs",
@@ -76,12 +80,17 @@ def _parts(
     if results.inject_pct:
         yield injection_banner(results.inject_pct, width=width)
     yield _origin(results)
-    calls = [case for case in results.cases if _is_call(case)]
-    steps = [case for case in results.cases if not _is_call(case)]
-    for cases, headings, cells_of in ((steps, _STEP_HEADINGS, _step_cells), (calls, _CALL_HEADINGS, _call_cells)):
-        if cases:
+    for headings, cells_of in (
+        (_STEP_HEADINGS, _step_cells),
+        (_RL_HEADINGS, _rl_cells),
+        (PHASE_HEADINGS, _phase_cells),
+        (_CALL_HEADINGS, _call_cells),
+    ):
+        own = [report for report in reports if cells_of in _tables_of(report.result)]
+        if own:
             yield ""
-            yield from _table(cases, rows=[headings, *map(cells_of, cases)], width=width)
+            rows = [headings, *map(cells_of, own)]
+            yield from _table([report.result for report in own], rows=rows, width=width)
     yield ""
     yield from _counts(results)
     yield from _reasons(results.cases)
@@ -106,17 +115,41 @@ def _is_call(case: CaseResult) -> bool:
     return any(TIME_PER_CALL_SEC.name in run.metrics for run in case.measurement.runs)
 
 
-def _step_cells(case: CaseResult) -> list[str]:
+def _tables_of(case: CaseResult) -> tuple[Callable[[CaseReport], list[str]], ...]:
+    """Return what makes a case's rows in the tables it belongs to."""
+    if _is_call(case):
+        return (_call_cells,)
+    return (_rl_cells, _phase_cells) if "rl" in case.measurement.workload else (_step_cells,)
+
+
+def _step_cells(report: CaseReport) -> list[str]:
+    return _rate_cells(report.result, third=TFLOPS_PER_SEC_PER_GPU.name)
+
+
+def _rl_cells(report: CaseReport) -> list[str]:
+    return _rate_cells(report.result, third=STEP_TIME_SEC.name)
+
+
+def _rate_cells(case: CaseResult, *, third: str) -> list[str]:
     return [
         _value(case, metric=TOKENS_PER_SEC_PER_GPU.name),
         _delta(case, metric=TOKENS_PER_SEC_PER_GPU.name),
-        _value(case, metric=TFLOPS_PER_SEC_PER_GPU.name),
+        _value(case, metric=third),
         _value(case, metric=PEAK_MEMORY_GIB.name),
         _delta(case, metric=PEAK_MEMORY_GIB.name),
     ]
 
 
-def _call_cells(case: CaseResult) -> list[str]:
+def _phase_cells(report: CaseReport) -> list[str]:
+    """Times of an invalid case are not shown, and those of a baseline that does not compare neither."""
+    case = report.result
+    runs = () if case.verdict.kind is VerdictKind.INVALID else case.measurement.runs
+    then = report.baseline.runs if report.baseline is not None and case.verdict.comparisons else ()
+    return phase_cells(runs, baseline=then)
+
+
+def _call_cells(report: CaseReport) -> list[str]:
+    case = report.result
     return [_value(case, metric=TIME_PER_CALL_SEC.name), _delta(case, metric=TIME_PER_CALL_SEC.name)]
 
 
@@ -124,7 +157,7 @@ def _value(case: CaseResult, *, metric: str) -> str:
     value = median_over_runs(case.measurement.runs, metric=metric)
     if value is None or case.verdict.kind is VerdictKind.INVALID:
         return "-"
-    return format_time(value) if metric == TIME_PER_CALL_SEC.name else format_number(value)
+    return format_time(value) if METRICS[metric].unit == "s" else format_number(value)
 
 
 def _delta(case: CaseResult, *, metric: str) -> str:

@@ -80,6 +80,7 @@ def render_progress(
     tokens_per_sec_per_gpu: float | None,
     elapsed_sec: float,
     width: int,
+    step_time_sec: float | None = None,
     inject_pct: float = 0.0,
 ) -> str:
     """Return the line that is written over and over while a run goes on, at most width characters long.
@@ -90,15 +91,18 @@ def render_progress(
         num_runs: Runs of the case.
         step: Finished steps, warm-up included; 0 while the ranks start.
         num_steps: Steps of the run, warm-up included.
-        tokens_per_sec_per_gpu: Rate of the last step; None before the first one.
+        tokens_per_sec_per_gpu: Rate of the last step; None before the first one, or where its tokens are not known.
         elapsed_sec: Since the run was launched.
         width: Columns.
+        step_time_sec: Of the last step, shown where there is no rate.
         inject_pct: Self-test delay in percent; 0 for a real run.
     """
     state = f"step {step}/{num_steps}" if step else "starting"
     facts = [f"run {run}/{num_runs}", state]
     if tokens_per_sec_per_gpu is not None:
         facts.append(f"{format_number(tokens_per_sec_per_gpu)} {TOKENS_PER_SEC_PER_GPU.unit}")
+    elif step_time_sec is not None:
+        facts.append(f"{format_time(step_time_sec)} a step")
     facts.append(elapsed_text(elapsed_sec))
     tail = ": " + ", ".join(facts)
     head = _mark(inject_pct)

@@ -1,0 +1,123 @@
+"""Tables of reinforcement learning, with the columns and headings of NeMo RL's performance page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from types import MappingProxyType
+
+from pytest_nemoperf.measure import median_phases
+from pytest_nemoperf.metrics import MEAN_RESPONSE_LEN, STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU
+from pytest_nemoperf.recipe import Plan, Precision
+from pytest_nemoperf.records import RL_PHASES
+from pytest_nemoperf.report.tables import (
+    NOT_APPLICABLE,
+    Planned,
+    figure_cells,
+    marked,
+    model_cells,
+    page_number,
+    table_lines,
+)
+from pytest_nemoperf.results import SessionResults
+
+_BACKENDS: Mapping[str, str] = MappingProxyType({"torch": "PyTorch", "megatron": "Megatron"})
+_LENGTH_HEADING = "G-Average Seq len"
+_BEFORE_LENGTH: Mapping[str, Callable[[Plan], object]] = MappingProxyType(
+    {
+        "Training Backend": lambda plan: _BACKENDS.get(plan.framework, plan.framework),
+        "T-Max Sequence Length": lambda plan: plan.seq_len,
+    }
+)
+_AFTER_LENGTH: Mapping[str, Callable[[Plan], object]] = MappingProxyType(
+    {
+        "#-GPUs": lambda plan: plan.layout.total_gpus,
+        "G-GBS": lambda plan: plan.rl.num_samples if plan.rl is not None else NOT_APPLICABLE,
+        "T-GBS": lambda plan: plan.global_batch_size,
+        "G-TP": lambda plan: _generation(plan, "tp"),
+        "G-PP": lambda plan: _generation(plan, "pp"),
+        "G-DP": lambda plan: _generation(plan, "dp"),
+        "T-TP": lambda plan: plan.layout.tp,
+        "T-CP": lambda plan: plan.layout.cp,
+        "T-EP": lambda plan: plan.layout.ep,
+        "T-PP": lambda plan: plan.layout.pp,
+        "T-VPP": lambda plan: plan.layout.vp if plan.layout.vp > 1 else NOT_APPLICABLE,
+        "T-DP": lambda plan: plan.layout.dp,
+    }
+)
+_FIGURES: Mapping[str, str] = MappingProxyType(
+    {"Tokens / sec / GPU": TOKENS_PER_SEC_PER_GPU.name, "Total Step time(s)": STEP_TIME_SEC.name}
+)
+_HEADINGS = ("Model", *_BEFORE_LENGTH, _LENGTH_HEADING, *_AFTER_LENGTH, *_FIGURES)
+_PINNED = "Lengths of responses are pinned (the same in every step, whatever is generated)"
+
+
+def rl_sections(rows: Sequence[Planned], *, results: SessionResults) -> list[str]:
+    """Return a section for each algorithm and policy, with a table for each precision and kind of lengths."""
+    lines: list[str] = []
+    ordered = sorted(rows, key=lambda row: (*_section_key(row), *_table_key(row)))
+    for (algorithm, staleness, dataset), section in groupby(ordered, key=_section_key):
+        policy = f"{staleness}-step off" if staleness else "on-policy"
+        lines += [f"### {algorithm.upper()} Performance {policy}. Dataset: {dataset}", ""]
+        for _, table in groupby(section, key=_table_key):
+            lines += _table(list(table), results=results)
+    return lines
+
+
+def _section_key(row: Planned) -> tuple[str, int, str]:
+    plan, _ = row
+    is_own_task = plan.framework == "torch"
+    dataset = "sums of two numbers, made from a seed" if is_own_task else f"as framework {plan.framework} has it"
+    return plan.workload, plan.rl.max_staleness if plan.rl is not None else 0, dataset
+
+
+def _table_key(row: Planned) -> tuple[str, bool]:
+    plan, _ = row
+    return plan.precision, plan.rl is not None and plan.rl.has_pinned_lengths
+
+
+def _table(rows: Sequence[Planned], *, results: SessionResults) -> list[str]:
+    precision, is_pinned = _table_key(rows[0])
+    settings = [[str(value(plan)) for value in (*_BEFORE_LENGTH.values(), *_AFTER_LENGTH.values())] for plan, _ in rows]
+    cells = []
+    names = model_cells(rows, settings=settings, results=results)
+    for name, setting, (_, case) in zip(names, settings, rows, strict=True):
+        length = figure_cells(case, metrics=[MEAN_RESPONSE_LEN.name])
+        place = len(_BEFORE_LENGTH)
+        figures = figure_cells(case, metrics=list(_FIGURES.values()))
+        cells.append([name, *setting[:place], *length, *setting[place:], *figures])
+    generated = precision if precision == Precision.FP32 else Precision.BF16
+    title = f"System: {results.system_title}. Precision: Training {precision.upper()}, Generation {generated.upper()}."
+    note = f"{_PINNED}. " if is_pinned else ""
+    return [
+        f"#### {marked(title, results=results)}",
+        "",
+        *table_lines(_HEADINGS, rows=cells),
+        "",
+        f"{note}Tokens are those of prompts and responses, over the whole step and all GPUs.",
+        "",
+        *_phase_table(rows, names=names),
+    ]
+
+
+def _phase_table(rows: Sequence[Planned], *, names: Sequence[str]) -> list[str]:
+    """A second table: the first has the columns of the page and no other."""
+    medians = [median_phases(case.measurement.runs) for _, case in rows]
+    phases = [name for name in RL_PHASES if any(name in each for each in medians)]
+    if not phases:
+        return []
+    cells = [
+        [name, *(page_number(each[phase]) if phase in each else NOT_APPLICABLE for phase in phases)]
+        for name, each in zip(names, medians, strict=True)
+    ]
+    return [
+        "Seconds of a step by phase, on the slowest rank that trains:",
+        "",
+        *table_lines(["Model", *phases], rows=cells),
+        "",
+    ]
+
+
+def _generation(plan: Plan, axis: str) -> object:
+    generation = plan.layout.generation
+    return NOT_APPLICABLE if generation is None else getattr(generation, axis)
