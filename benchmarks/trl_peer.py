@@ -33,10 +33,14 @@ class NoMoreStepsError(Exception):
     """Stdin ended."""
 
 
-class TimedTrainer(GRPOTrainer):
-    """GRPOTrainer that keeps the seconds of generation and of the reference's log-probabilities."""
+class TimedTrainer(GRPOTrainer):  # type: ignore[misc]  # trl is not followed by mypy
+    """GRPOTrainer that keeps the seconds of what comes before training, and of two parts of that."""
 
     seconds: dict[str, float]
+
+    def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> Any:
+        with self._timed("rollout"):
+            return super()._generate_and_score_completions(*args, **kwargs)
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         with self._timed("generation"):

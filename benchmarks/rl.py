@@ -1,0 +1,270 @@
+"""Compare a step of GRPO with TRL's GRPOTrainer: steps/s, and what generation, log-probabilities and training take.
+
+Same architecture, number format, prompts, numbers of generated tokens and optimizer, and as many threads. Blocks of
+steps alternate: ours are whole runs by framework and launcher, as a perf test starts them; theirs are steps of one
+process that waits in between (``trl_peer.py``). Both report the tokens they processed, and these must be equal.
+
+Needs TRL: ``pip install 'pytest-nemoperf[bench]'``, then ``python benchmarks/rl.py [--rounds N] [--steps N]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tables import machine_line, markdown_table, spread
+
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.frameworks.torch import TorchFramework
+from pytest_nemoperf.launchers.local import LocalLauncher
+from pytest_nemoperf.native.tasks import make_question
+from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.plan import resolve
+from pytest_nemoperf.processor import available_cores
+from pytest_nemoperf.recipe import Plan, Precision, Recipe
+from pytest_nemoperf.records import StepRecord
+from pytest_nemoperf.rl import RL
+from pytest_nemoperf.runner import run_once
+from pytest_nemoperf.systems import find_system
+
+GOAL = 5.0
+"""Ours over theirs, steps per second."""
+WARMUP_STEPS = 3
+PARTS = ("generation", "log-probabilities", "training", "rest")
+# Ours measure the policy's log-probabilities apart, before training; theirs only in training, where on-policy needs
+# no more. Weights for generation need no copy there.
+PART_OF_PHASE = {
+    "generation": "generation",
+    "refit": "generation",
+    "policy_logprobs": "log-probabilities",
+    "reference_logprobs": "log-probabilities",
+    "training": "training",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Steps of one side, one after the other.
+
+    Attributes:
+        step_sec: Median time of a step.
+        part_sec: Median time of each part of a step.
+        tokens: Prompt and response tokens of each step.
+    """
+
+    step_sec: float
+    part_sec: Mapping[str, float]
+    tokens: tuple[int, ...]
+
+
+def make_plan(*, steps: int, ranks: int) -> Plan:
+    """Return the workload: 8 prompts of 32 tokens, 4 responses of 64 each, one update on all of them."""
+    model = ModelConfig(
+        name="llama-128",
+        hidden_size=128,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=32,
+        ffn_hidden_size=384,
+        vocab_size=1024,
+        rope_theta=10_000.0,
+        norm_eps=1e-6,
+    )
+    rl = RL(num_prompts_per_step=8, num_generations_per_prompt=4, prompt_len=32, max_response_len=64)
+    recipe = Recipe(
+        model=model,
+        layouts={"cpu": Layout(gpus=ranks, dp_replicate=ranks)},
+        seq_len=rl.prompt_len + rl.max_response_len,
+        global_batch_size=rl.num_samples,
+        micro_batch_size=rl.num_samples // ranks,
+        precision=Precision.FP32,
+        rl=rl,
+        steps=steps,
+        warmup_steps=WARMUP_STEPS,
+    )
+    return resolve(recipe, system=find_system("cpu"))
+
+
+def peer_workload(plan: Plan) -> dict[str, Any]:
+    """Return the same workload in the words of the peers' scripts."""
+    rl, model = plan.rl, plan.model
+    assert rl is not None
+    questions = [
+        make_question(rl, seed=plan.seed, step=step, round_number=0, prompt=prompt)
+        for step in range(plan.total_steps)
+        for prompt in range(rl.num_prompts_per_step)
+    ]
+    sizes = ("vocab_size", "hidden_size", "ffn_hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim")
+    return {
+        **{name: getattr(model, name) for name in sizes},
+        "seq_len": plan.seq_len,
+        "num_prompts_per_step": rl.num_prompts_per_step,
+        "num_generations_per_prompt": rl.num_generations_per_prompt,
+        "response_len": rl.max_response_len,
+        "kl_coef": rl.algorithm_config.kl_coef,
+        "learning_rate": rl.learning_rate,
+        "prompts": [question.prompt for question in questions],
+        "seed": plan.seed,
+        "num_threads": available_cores(),
+    }
+
+
+class Peer:
+    """TRL's process: makes steps when asked."""
+
+    def __init__(self, workload: Mapping[str, Any], *, log: Path) -> None:
+        self._log = log
+        self._num_tokens = 0.0
+        script = Path(__file__).with_name("trl_peer.py")
+        with log.open("w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, str(script), json.dumps(workload)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": str(workload["num_threads"]), "HF_HUB_OFFLINE": "1"},
+            )
+
+    def run(self, *, steps: int, num_dropped: int) -> Block:
+        """Return a block: what is left of so many steps after the first ones.
+
+        Raises:
+            RuntimeError: If the process ended.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None  # noqa: PT018 (both are pipes)
+        print(steps, file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"trl_peer.py ended; its output ends: {self._log.read_text()[-2000:]}")
+        measured = json.loads(answer)
+        parts, tokens = [], []
+        for step in measured:
+            rest = step["rollout"] - step["generation"] - step["logprobs"]
+            training = step["step"] - step["rollout"]
+            parts.append(dict(zip(PARTS, (step["generation"], step["logprobs"], training, rest), strict=True)))
+            tokens.append(int(step["num_tokens"] - self._num_tokens))
+            self._num_tokens = step["num_tokens"]
+        times = [step["step"] for step in measured]
+        return make_block(times[num_dropped:], parts=parts[num_dropped:], tokens=tokens[num_dropped:])
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate(timeout=60)
+
+
+@contextmanager
+def started_peer(workload: Mapping[str, Any], *, folder: Path) -> Iterator[Peer]:
+    """Start TRL's process, and end it afterwards."""
+    peer = Peer(workload, log=folder / "trl.log")
+    try:
+        yield peer
+    finally:
+        peer.close()
+
+
+def run_ours(plan: Plan, *, launcher: LocalLauncher, folder: Path) -> Block:
+    """Return a block: the measured steps of one run."""
+    output = run_once(
+        plan, framework=TorchFramework(), launcher=launcher, run_dir=folder, on_progress=lambda _progress: None
+    )
+    records = output.records[plan.warmup_steps :]
+    return make_block(
+        [record.step_time_sec for record in records],
+        parts=[own_parts(record) for record in records],
+        tokens=[record.tokens for record in records],
+    )
+
+
+def own_parts(record: StepRecord) -> dict[str, float]:
+    """Return the seconds of a step by part."""
+    parts = dict.fromkeys(PARTS, 0.0)
+    for phase, seconds in record.phases.items():
+        parts[PART_OF_PHASE.get(phase, "rest")] += seconds
+    return parts
+
+
+def make_block(steps: Sequence[float], *, parts: Sequence[Mapping[str, float]], tokens: Sequence[int]) -> Block:
+    """Return the medians over steps."""
+    medians = {name: statistics.median(part[name] for part in parts) for name in PARTS}
+    return Block(step_sec=statistics.median(steps), part_sec=medians, tokens=tuple(tokens))
+
+
+def compare(plan: Plan, *, rounds: int, folder: Path) -> tuple[list[Block], list[Block]]:
+    """Return so many blocks of each side, taken in turns.
+
+    Raises:
+        RuntimeError: If the two processed different numbers of tokens.
+    """
+    launcher = LocalLauncher()
+    ours, theirs = [], []
+    try:
+        with started_peer(peer_workload(plan), folder=folder) as peer:
+            for _ in range(rounds):
+                ours.append(run_ours(plan, launcher=launcher, folder=folder / "run"))
+                theirs.append(peer.run(steps=plan.total_steps, num_dropped=plan.warmup_steps))
+    finally:
+        launcher.close()
+    counts = {count for block in [*ours, *theirs] for count in block.tokens}
+    if counts != {plan.tokens_per_step}:
+        raise RuntimeError(f"steps had {sorted(counts)} tokens, the plan has {plan.tokens_per_step}: not comparable")
+    return ours, theirs
+
+
+def show(plan: Plan, *, ours: Sequence[Block], theirs: Sequence[Block]) -> None:
+    """Print the table and the ratios."""
+    rl = plan.rl
+    assert rl is not None
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("trl", "transformers"))
+    print(
+        f"{plan.case}: {rl.num_samples} responses of {rl.max_response_len} tokens, {plan.tokens_per_step} tokens a "
+        f"step on both sides; {versions}; {len(ours)} rounds of {plan.steps} steps, in turns\n"
+    )
+    rows = [row("step", [block.step_sec for block in ours], [block.step_sec for block in theirs])]
+    rows += [
+        row(part, [block.part_sec[part] for block in ours], [block.part_sec[part] for block in theirs])
+        for part in PARTS
+    ]
+    print(markdown_table(["", "ours, ms: median (min to max)", "TRL, ms", "TRL / ours, same round"], rows=rows))
+    rates = [spread([1 / block.step_sec for block in side]) for side in (ours, theirs)]
+    ratios = [b.step_sec / a.step_sec for a, b in zip(ours, theirs, strict=True)]
+    print(f"\nsteps/s: ours {rates[0]}, TRL {rates[1]}; ours / TRL {spread(ratios)}, goal {GOAL:g}\n")
+
+
+def row(name: str, ours: Sequence[float], theirs: Sequence[float]) -> list[str]:
+    """Return one line of the table from seconds by round."""
+    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    return [name, *(spread([1e3 * t for t in side], digits=1) for side in (ours, theirs)), spread(ratios)]
+
+
+def main() -> None:
+    """Run the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=10, help="measured steps of a block")
+    parser.add_argument("--ranks", type=int, default=1, help="of ours; they share the cores")
+    arguments = parser.parse_args()
+    if importlib.util.find_spec("trl") is None:
+        sys.exit("trl is not installed, so there is nothing to compare with: pip install 'pytest-nemoperf[bench]'")
+    plan = make_plan(steps=arguments.steps, ranks=arguments.ranks)
+    with tempfile.TemporaryDirectory() as folder:
+        ours, theirs = compare(plan, rounds=arguments.rounds, folder=Path(folder))
+    show(plan, ours=ours, theirs=theirs)
+    print(machine_line())
+
+
+if __name__ == "__main__":
+    main()
