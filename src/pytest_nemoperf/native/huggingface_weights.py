@@ -1,0 +1,59 @@
+"""The native engine's weights under Hugging Face names, for engines that load no others."""
+
+# H query heads, K key-value heads, C width of a head, D hidden, F width of the MLP, V vocabulary
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from pytest_nemoperf.architecture import ModelConfig
+
+_OF_LAYER = {
+    "attention_norm.weight": "input_layernorm.weight",
+    "mlp_norm.weight": "post_attention_layernorm.weight",
+    "attention.q_norm.weight": "self_attn.q_norm.weight",
+    "attention.k_norm.weight": "self_attn.k_norm.weight",
+    "attention.out.weight": "self_attn.o_proj.weight",
+    "attention.out.bias": "self_attn.o_proj.bias",
+    "mlp.down.weight": "mlp.down_proj.weight",
+}
+_OF_ENDS = {
+    "embedding.weight": "model.embed_tokens.weight",
+    "norm.weight": "model.norm.weight",
+    "head.weight": "lm_head.weight",
+}
+_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+_GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
+
+
+def huggingface_weights(model: ModelConfig, *, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield each weight under its name there, fused ones in parts; all are views of ours.
+
+    Args:
+        model: One that ``huggingface_export`` has a config for.
+        weights: All of its weights, by the native engine's names.
+    """
+    for name, weight in weights.items():
+        if name in _OF_ENDS:
+            yield _OF_ENDS[name], weight
+            continue
+        _, layer, place = name.split(".", maxsplit=2)  # blocks.<number>.<place>
+        for its_place, part in _of_layer(model, place=place, weight=weight):
+            yield f"model.layers.{layer}.{its_place}", part
+
+
+def _of_layer(model: ModelConfig, *, place: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+    if place in _OF_LAYER:
+        yield _OF_LAYER[place], weight
+        return
+    module, _, kind = place.rpartition(".")
+    if module == "attention.qkv":  # rows H*C, K*C, K*C of D columns
+        rows = [heads * model.head_dim for heads in (model.num_heads, model.num_kv_heads, model.num_kv_heads)]
+        parts = zip(_QKV, torch.split(weight, rows), strict=True)
+    else:
+        assert module == "mlp.gate_up"  # noqa: S101 (nothing else is left); rows F, F of D columns
+        parts = zip(_GATE_UP, weight.chunk(2), strict=True)
+    yield from ((f"{its_module}.{kind}", part) for its_module, part in parts)

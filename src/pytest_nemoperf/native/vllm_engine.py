@@ -1,0 +1,218 @@
+"""vLLM's engine in a process of its own, and the orders it takes from the rank that started it.
+
+Why not in the rank: vLLM takes RANK, WORLD_SIZE and an existing process group for its own, and replaces
+``torch.set_num_threads``. Here it finds none of these and is alone in its world.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import signal
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pytest_nemoperf.errors import GenerationError
+from pytest_nemoperf.huggingface_export import huggingface_config
+from pytest_nemoperf.native.huggingface_weights import huggingface_weights
+from pytest_nemoperf.native.orphans import die_with_parent
+from pytest_nemoperf.native.parallelize import compute_dtype
+from pytest_nemoperf.native.rollouts import Generated, Request, Response
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.rl import STOP_TOKEN
+from pytest_nemoperf.weights import model_weights
+
+_BLOCK_TOKENS = 128  # of vLLM's cache on CPU; on GPUs blocks are smaller
+_SPARE_BLOCKS = 8  # it keeps one for itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What the rank asks.
+
+    Attributes:
+        method: Of Engine.
+        arguments: By name.
+    """
+
+    method: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What comes back.
+
+    Attributes:
+        value: What the method returned.
+        error: The traceback of what it raised.
+    """
+
+    value: Any = None
+    error: str = ""
+
+
+def serve(connection: Connection, plan: Plan, parent_pid: int) -> None:
+    """Carry out orders until the rank is gone: the main function of the process."""
+    die_with_parent(signal.SIGKILL, parent_pid=parent_pid)
+    engine = Engine(plan)
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            connection.send(_carry_out(engine, connection.recv()))
+
+
+def views(flat: Tensor, *, plan: Plan) -> dict[str, Tensor]:
+    """Return every weight of the model as its part of one tensor, by the native engine's names."""
+    weights = list(model_weights(plan.model))
+    parts = torch.split(flat, [weight.numel for weight in weights])
+    return {weight.name: part.view(weight.shape) for weight, part in zip(weights, parts, strict=True)}
+
+
+class Engine:
+    """vLLM with one model, whose weights come from outside.
+
+    Args:
+        plan: Model, precision, and how to sample.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        assert plan.rl is not None and plan.layout.generation is not None  # noqa: S101, PT018 (the rank looked)
+        self._plan, self._rl = plan, plan.rl
+        samples = math.ceil(plan.rl.num_samples / plan.layout.generation.dp)
+        self._num_slots = plan.rl.max_batch_size or samples
+        self._llm: Any = None
+        self._is_asleep = False
+
+    def start(self) -> None:
+        """Build the engine, with weights that mean nothing yet."""
+        from vllm import LLM, envs  # noqa: PLC0415 (an import of seconds, in this process alone)
+
+        plan = self._plan
+        self._llm = LLM(
+            model=_model_folder(plan, cache=Path(envs.VLLM_CACHE_ROOT)),
+            skip_tokenizer_init=True,  # prompts and responses are token numbers
+            generation_config="vllm",  # and nothing else says how to sample
+            load_format="dummy",
+            dtype=str(compute_dtype(plan.precision)).removeprefix("torch."),
+            max_model_len=plan.seq_len,
+            max_num_seqs=self._num_slots,
+            kv_cache_memory_bytes=self._num_cache_bytes(),
+            gpu_memory_utilization=0.01,  # only a check that so much is free: the line above says what is taken
+            enable_sleep_mode=plan.device == "cuda",
+            logprobs_mode=self._logprobs_mode(),
+            seed=plan.seed,
+        )
+
+    def load(self, rebuild: Callable[..., Tensor], arguments: tuple[Any, ...]) -> None:
+        """Take weights from memory shared with the rank; what was computed with others is forgotten."""
+        weights = views(rebuild(*arguments), plan=self._plan)
+        if self._is_asleep:
+            self._llm.wake_up()
+            self._is_asleep = False
+        pairs = huggingface_weights(self._plan.model, weights=weights)
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": pairs})
+        self._llm.reset_prefix_cache()
+
+    def sleep(self) -> None:
+        """Free weights and cache as far as vLLM can: on GPUs. On CPU it has no such mode and keeps both."""
+        if self._plan.device == "cuda" and not self._is_asleep:
+            self._llm.sleep(level=2)
+            self._is_asleep = True
+
+    def generate(self, requests: Sequence[Request], *, seed: int) -> Generated:
+        """Generate a response to each request.
+
+        Raises:
+            GenerationError: If a log-probability is not finite.
+        """
+        self._llm.enqueue(
+            [{"prompt_token_ids": list(request.prompt)} for request in requests],
+            [self._sampling(request, seed=seed) for request in requests],
+            use_tqdm=False,
+        )
+        ended, num_passes = [], 0
+        while self._llm.llm_engine.has_unfinished_requests():
+            num_passes += 1
+            ended += [output for output in self._llm.llm_engine.step() if output.finished]
+        ended.sort(key=lambda output: int(output.request_id))  # vLLM counts them
+        responses = tuple(
+            _response(request, output=output.outputs[0]) for request, output in zip(requests, ended, strict=True)
+        )
+        num_tokens = sum(len(response.tokens) for response in responses)
+        num_slots = self._rl.max_batch_size or len(requests)
+        return Generated(responses=responses, batch_fill_pct=100 * num_tokens / (num_passes * num_slots))
+
+    def _sampling(self, request: Request, *, seed: int) -> Any:
+        from vllm import SamplingParams  # noqa: PLC0415 (imported since start)
+
+        digest = hashlib.blake2b(f"{seed} sample {request.sample}".encode(), digest_size=8).digest()
+        return SamplingParams(
+            temperature=self._rl.temperature,
+            top_p=self._rl.top_p,
+            top_k=self._rl.top_k or 0,
+            max_tokens=request.max_len,
+            ignore_eos=True,
+            stop_token_ids=None if request.is_pinned else [STOP_TOKEN],
+            seed=int.from_bytes(digest, "big") >> 1,  # torch takes 63 bits
+            logprobs=0,  # of the sampled token alone
+            flat_logprobs=True,
+            detokenize=False,
+        )
+
+    def _logprobs_mode(self) -> str:
+        """Return which of vLLM's log-probabilities are ours: of all logits over the temperature, before any cut.
+
+        Its raw ones are those of the logits as the model gives them: ours at temperature 1, whatever is cut. Its
+        processed ones come after temperature and cut: ours where nothing is cut. ``vllm_limits`` refuses the rest.
+        """
+        return "raw_logprobs" if self._rl.temperature == 1 else "processed_logprobs"
+
+    def _num_cache_bytes(self) -> int:
+        """Return what keys and values of all sequences take that are generated at once."""
+        model = self._plan.model
+        blocks = self._num_slots * math.ceil(self._plan.seq_len / _BLOCK_TOKENS) + _SPARE_BLOCKS
+        numbers = 2 * model.num_layers * model.num_kv_heads * model.head_dim * _BLOCK_TOKENS * blocks
+        return numbers * torch.empty(0, dtype=compute_dtype(self._plan.precision)).element_size()
+
+
+def _model_folder(plan: Plan, *, cache: Path) -> str:
+    """Return a folder with the model's config, of the same name for the same config: compiled code is kept by it."""
+    text = json.dumps(huggingface_config(plan.model, max_positions=plan.seq_len), sort_keys=True)
+    folder = cache / "nemoperf" / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    ours = folder / f"config-{os.getpid()}.json"  # other ranks may be writing the same
+    ours.write_text(text, encoding="utf-8")
+    ours.replace(folder / "config.json")
+    return str(folder)
+
+
+def _carry_out(engine: Engine, order: Order) -> Answer:
+    try:
+        return Answer(value=getattr(engine, order.method)(**order.arguments))
+    except Exception:  # whatever it is, the rank raises it
+        return Answer(error=traceback.format_exc())
+
+
+def _response(request: Request, *, output: Any) -> Response:
+    logprobs = tuple(output.logprobs.logprobs)
+    if not all(map(math.isfinite, logprobs)):
+        raise GenerationError(
+            f"sample {request.sample}: vLLM's log-probabilities are not finite; look at the loss and gradient norm of "
+            "the steps before, and lower the learning rate"
+        )
+    return Response(
+        sample=request.sample,
+        tokens=tuple(output.token_ids),
+        logprobs=logprobs,
+        is_truncated=not request.is_pinned and output.finish_reason == "length",
+    )

@@ -1,0 +1,39 @@
+"""What vLLM can't generate for us; asked before anything is started, and again where it would be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.huggingface_export import unexportable_model
+from pytest_nemoperf.parallelism import GenerationLayout
+from pytest_nemoperf.rl import RL
+
+MIN_TEMPERATURE = 0.01
+"""vLLM takes lower ones for this one, and those near 0 for greedy sampling."""
+
+
+def vllm_problems(model: ModelConfig, *, rl: RL, generation: GenerationLayout) -> Iterator[str]:
+    """Yield why generator='vllm' can't be used, and what to do.
+
+    Args:
+        model: Architecture.
+        rl: How responses are sampled.
+        generation: How ranks share the work.
+    """
+    if generation.tp * generation.pp > 1:
+        yield (
+            f"generator='vllm' runs one engine a rank, and the generation layout has tp={generation.tp}, "
+            f"pp={generation.pp}; use tp=1 and pp=1, or generator='native'"
+        )
+    if rl.temperature < MIN_TEMPERATURE:
+        yield f"generator='vllm' samples at temperatures from {MIN_TEMPERATURE:g} on, not {rl.temperature:g}; raise it"
+    if rl.temperature != 1 and (rl.top_p < 1 or rl.top_k is not None):
+        yield (
+            f"generator='vllm' tells log-probabilities before the temperature ({rl.temperature:g}) or after the cut "
+            f"(top_p={rl.top_p:g}, top_k={rl.top_k}), and training needs those between; use temperature=1, or no cut, "
+            "or generator='native'"
+        )
+    problem = unexportable_model(model)
+    if problem is not None:
+        yield f"generator='vllm' can't load the model: {problem}; use generator='native'"
