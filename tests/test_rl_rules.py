@@ -90,6 +90,24 @@ def test_a_plan_of_reinforcement_learning_spells_out_who_generates() -> None:
             id="ranks of a vllm engine",
         ),
         pytest.param(
+            {"generator": "vllm", "temperature": 0.001},
+            {},
+            r"generator='vllm' samples at temperatures from 0\.01 on, not 0\.001",
+            id="temperature of vllm",
+        ),
+        pytest.param(
+            {"generator": "vllm", "temperature": 0.7, "top_k": 5},
+            {},
+            r"before the temperature \(0\.7\) or after the cut \(top_p=1, top_k=5\)",
+            id="log-probabilities of vllm",
+        ),
+        pytest.param(
+            {"generator": "vllm"},
+            {"model": replace(MODEL, logit_scale=2.0)},
+            r"generator='vllm' can't load the model: its logit_scale=2\.0 is not what",
+            id="models of vllm",
+        ),
+        pytest.param(
             {},
             {"model": MODEL, "layouts": _generating(gpus=3, tp=3)},
             r"generation tp=3 does not divide num_heads=8 \(8/3 = 2\.66667\)",

@@ -9,6 +9,7 @@ from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.recipe import Recipe
 from pytest_nemoperf.rl import NUM_TASK_TOKENS, RL
 from pytest_nemoperf.rules import NATIVE, indivisible, split_sizes
+from pytest_nemoperf.vllm_limits import vllm_problems
 
 
 def rl_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterator[str]:
@@ -34,7 +35,8 @@ def rl_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterat
     if recipe.framework == NATIVE:
         yield from _task_problems(model)
         yield from _replica_problems(rl, generation=generation)
-        yield from _generator_problems(rl, generation=generation)
+        if rl.generator == "vllm":
+            yield from vllm_problems(model, rl=rl, generation=generation)
         yield from _share_problems(generation, model=model)
 
 
@@ -99,14 +101,6 @@ def _replica_problems(rl: RL, *, generation: GenerationLayout) -> Iterator[str]:
             f"num_prompts_per_step={rl.num_prompts_per_step} are fewer than the replicas that generate "
             f"(gpus/(tp*pp) = {generation.gpus}/({generation.tp}*{generation.pp}) = {generation.dp}), so some would "
             "idle; raise num_prompts_per_step, or lower the generation layout's gpus"
-        )
-
-
-def _generator_problems(rl: RL, *, generation: GenerationLayout) -> Iterator[str]:
-    if rl.generator == "vllm" and generation.tp * generation.pp > 1:
-        yield (
-            f"generator='vllm' runs one engine a rank, and the generation layout has tp={generation.tp}, "
-            f"pp={generation.pp}; use tp=1 and pp=1, or generator='native'"
         )
 
 
