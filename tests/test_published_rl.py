@@ -36,7 +36,7 @@ def _prompt_tokens(row: dict[str, Any]) -> float:
     """Return the prompt tokens that the other rows of the model imply; the data set is the same in all of them."""
     model = find_published_model(row["model"]).name
     others = [other for other in ROWS if find_published_model(other["model"]).name == model and other is not row]
-    return statistics.median(_tokens_per_sample(other) - other["g_avg_seq"] for other in others)
+    return float(statistics.median(_tokens_per_sample(other) - other["g_avg_seq"] for other in others))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.native.parallelize import compute_dtype
 from pytest_nemoperf.native.responses import Responses, check_requests
 from pytest_nemoperf.native.rollouts import Generated, Request
-from pytest_nemoperf.native.rope import Tables, select
+from pytest_nemoperf.native.rope import Tables, at_places
 from pytest_nemoperf.native.sampling import Sampling
 from pytest_nemoperf.native.shares import cut
 from pytest_nemoperf.native.slots import Ints, Prompt, Slots
@@ -145,7 +145,7 @@ class NativeGenerator:
                 for prompt in prompts
             ]
         self._cache.now = Pass(places_N=places_N, rows_N=rows_N, longest=longest, pieces=pieces)
-        self._model.tables = select(self._tables, index_S=places_T)
+        self._model.tables = at_places(self._tables, places_T)
         x_TD = self._through_stages(tokens_T)
         if self._model.is_last:
             if prompts:

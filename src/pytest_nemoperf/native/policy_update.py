@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from pytest_nemoperf.architecture import value_model
 from pytest_nemoperf.native.advantages import gae, group_advantages, shaped_rewards
 from pytest_nemoperf.native.learner import Learner
 from pytest_nemoperf.native.mesh import RankMesh
-from pytest_nemoperf.native.objective import policy_terms, value_objective, value_terms
+from pytest_nemoperf.native.objective import policy_terms, value_terms
 from pytest_nemoperf.native.phases import PhaseClock
 from pytest_nemoperf.native.rollouts import Samples
 from pytest_nemoperf.recipe import Plan
@@ -62,7 +61,6 @@ class PolicyUpdate:
                 replace(plan, model=value_model(plan.model)),
                 mesh=mesh,
                 device=device,
-                objective=partial(value_objective, algorithm=algorithm),
             )
 
     def learn(self, samples: Samples) -> Learned:
@@ -100,9 +98,9 @@ class PolicyUpdate:
             updates.append((numbers, terms_NSK, critic_terms_NSK))
         clock.mark("advantage")
         for numbers, terms_NSK, critic_terms_NSK in updates:
-            loss, grad_norm = self.policy.update(samples, numbers_N=numbers, terms_NSK=terms_NSK)
+            loss, grad_norm = self.policy.update(samples, numbers=numbers, terms_NSK=terms_NSK)
             if self._critic is not None and critic_terms_NSK is not None:
-                self._critic.update(samples, numbers_N=numbers, terms_NSK=critic_terms_NSK)
+                self._critic.update(samples, numbers=numbers, terms_NSK=critic_terms_NSK)
         clock.mark("training")
         return Learned(loss=loss, grad_norm=grad_norm, logprobs_NS=logprobs_NS, reference_logprobs_NS=reference_NS)
 

@@ -26,6 +26,7 @@ from pytest_nemoperf.native.refit import Pending, Refit
 from pytest_nemoperf.native.rollout_facts import RolloutFacts, facts_of
 from pytest_nemoperf.native.rollouts import Generator, Samples
 from pytest_nemoperf.native.train import StepOutcome
+from pytest_nemoperf.native.vllm_generator import VllmGenerator
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import RL_PHASES
@@ -79,6 +80,8 @@ def make_worker(plan: Plan, *, device: torch.device) -> Worker:
 
 def make_generator(plan: Plan, *, mesh: GenerationMesh, device: torch.device) -> Generator:
     """Return the generator a plan asks for."""
+    if plan.rl is not None and plan.rl.generator == "vllm":
+        return VllmGenerator(plan, device=device)
     return NativeGenerator(plan, mesh=mesh, device=device)
 
 

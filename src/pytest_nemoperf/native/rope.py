@@ -66,15 +66,22 @@ def tabulate(
     return tables
 
 
-def select(tables: Tables, *, index_S: Tensor, lens: tuple[int, ...] = ()) -> Tables:
-    """Return what layers look up about some positions.
+def at_places(tables: Tables, index_T: Tensor, *, lens: tuple[int, ...] = ()) -> Tables:
+    """Return the rows of the tables that belong to some positions, in any order and as often as they are asked for.
 
     Args:
-        tables: About all positions, from 0 on.
-        index_S: Numbers of those asked for, on the tables' device.
-        lens: How many of them each sample of a packed row has.
+        tables: Of the positions 0, 1, 2 ..., from tabulate.
+        index_T: Numbers of positions, on the device of the tables.
+        lens: How many of them each sample of a packed row has; empty where a row is one sample.
     """
-    return {name: Positions(index_S, _angles_of(every, index_S), lens) for name, every in tables.items()}
+    return {
+        name: Positions(
+            index_T,
+            None if table.angles is None else (table.angles[0][index_T], table.angles[1][index_T]),
+            lens,
+        )
+        for name, table in tables.items()
+    }
 
 
 def rotary_size(config: ModelConfig) -> int:
@@ -149,10 +156,3 @@ def _yarn_share(size: int, *, theta: float, scaling: RopeScaling) -> Tensor:
     if first == last:
         last += 0.001
     return 1 - ((torch.arange(size // 2, dtype=torch.float64) - first) / (last - first)).clamp(0, 1)
-
-
-def _angles_of(every: Positions, index_S: Tensor) -> tuple[Tensor, Tensor] | None:
-    if every.angles is None:
-        return None
-    cos_PR, sin_PR = every.angles
-    return cos_PR[index_S], sin_PR[index_S]
