@@ -89,6 +89,21 @@ def test_equal_rewards_have_no_advantages_at_all(algorithm: Algorithm, reward: f
     assert bool((advantages_PG[1] != 0).all())
 
 
+@pytest.mark.parametrize("algorithm", GROUP, ids=lambda algorithm: algorithm.name)
+def test_rewards_that_differ_by_rounding_have_no_advantages(algorithm: Algorithm) -> None:
+    rewards_N = torch.tensor([0.7, 1.0 - 0.3, 0.1 * 7]) + torch.tensor([0.0, 6e-8, -6e-8])
+
+    assert len(set(rewards_N.tolist())) > 1
+    assert not group_advantages(rewards_N, group_size=3, algorithm=algorithm).any()
+
+
+def test_a_penalty_of_the_whole_reward_leaves_nothing_of_it() -> None:
+    samples = make_samples([6, 3], rewards=[1.0, 0.0])
+    dapo = replace(ALGORITHMS["dapo"], overlong_share=0.2, overlong_penalty=1.0)
+
+    assert shaped_rewards(samples, rl=rl_of(max_response_len=6, algorithm=dapo)).tolist() == [0.0, 0.0]
+
+
 def test_one_reward_apart_from_equal_ones_stays_bounded_with_its_own_left_out() -> None:
     rewards_N = torch.tensor([0.35] * 7 + [0.0])
 

@@ -18,6 +18,8 @@ from pytest_nemoperf.rl import RL
 
 _STD_EPS = 1e-6
 _VAR_EPS = 1e-8
+_EQUAL = 1e-6
+"""Rewards of a group no further apart than this, relative to the largest, are equal; float32 keeps 1.2e-7."""
 
 
 def shaped_rewards(samples: Samples, *, rl: RL) -> Tensor:
@@ -41,12 +43,12 @@ def shaped_rewards(samples: Samples, *, rl: RL) -> Tensor:
     if rl.has_pinned_lengths or zone == 0:
         return samples.rewards_N
     response_lens_N = samples.lens_N - samples.prompt_lens_N
-    share_N = ((response_lens_N - (rl.max_response_len - zone)) / zone).clamp(0, 1)
+    share_N = (1 + (response_lens_N - rl.max_response_len) / zone).clamp(0, 1)  # exactly 1 at the limit
     return samples.rewards_N - algorithm.overlong_penalty * share_N
 
 
 def kept_prompts(rewards_N: Tensor, *, group_size: int) -> Tensor:
-    """Return which prompts teach something: a group of equal rewards has no advantages.
+    """Return which prompts teach something: a group of rewards equal but for rounding has no advantages.
 
     Dynamic sampling asks about the rewards of the task, before shaping: a group that is right throughout does not
     become useful because some of its answers are long (DAPO, equation 11, counts right answers).
@@ -59,7 +61,7 @@ def kept_prompts(rewards_N: Tensor, *, group_size: int) -> Tensor:
         Booleans (P,).
     """
     rewards_PG = rewards_N.view(-1, group_size)
-    return rewards_PG.amax(1) != rewards_PG.amin(1)
+    return rewards_PG.amax(1) - rewards_PG.amin(1) > _EQUAL * rewards_PG.abs().amax(1)
 
 
 def group_advantages(rewards_N: Tensor, *, group_size: int, algorithm: Algorithm) -> Tensor:
@@ -76,7 +78,8 @@ def group_advantages(rewards_N: Tensor, *, group_size: int, algorithm: Algorithm
         algorithm: Says which mean, and whether the deviation divides.
 
     Returns:
-        advantages_N, float32; they sum to zero over a prompt, and are exactly zero where its rewards are equal.
+        advantages_N, float32; they sum to zero over a prompt, and are exactly zero where its rewards are equal but
+        for rounding.
 
     References:
         Shao et al. 2024, section 4.1.2, https://arxiv.org/abs/2402.03300; Ahmadian et al. 2024,
@@ -90,7 +93,7 @@ def group_advantages(rewards_N: Tensor, *, group_size: int, algorithm: Algorithm
         advantages_PG = advantages_PG * (group_size / num_others)
     if algorithm.is_std_normalized:
         advantages_PG = advantages_PG / (std_P1 + _STD_EPS)
-    # The mean of equal numbers can differ from them in the last bit, which the deviation would blow up.
+    # Shaping can leave equal rewards a few bits apart, and so can their mean; dividing would make much of that.
     has_spread_P1 = kept_prompts(rewards_N, group_size=group_size)[:, None]
     return advantages_PG.masked_fill(~has_spread_P1, 0).flatten()
 
