@@ -18,6 +18,18 @@ from tests.native.samples import response_places
 Table = list[list[float]]
 
 
+def shaped_rewards(samples: Samples, *, limit: int, algorithm: Algorithm) -> list[float]:
+    zone = algorithm.overlong_share * limit
+    rewards = samples.rewards_N.tolist()
+    if not zone:
+        return rewards
+    beyond = [len(places) - (limit - zone) for places in response_places(samples)]
+    return [
+        reward - algorithm.overlong_penalty * max(0.0, excess / zone)
+        for reward, excess in zip(rewards, beyond, strict=True)
+    ]
+
+
 def group_advantages(rewards: Sequence[float], *, group_size: int, algorithm: Algorithm) -> list[float]:
     advantages = []
     for sample, reward in enumerate(rewards):
