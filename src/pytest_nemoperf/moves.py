@@ -6,6 +6,7 @@ Every rank makes the same list from the plan, so that nothing about it is ever s
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -72,26 +73,35 @@ def refit_moves(model: ModelConfig, *, layout: Layout) -> list[Move]:
     return moves
 
 
-def in_buckets(moves: Sequence[Move], *, most: int) -> list[list[Move]]:
-    """Deal moves between ranks out to buckets, in which no rank sends and receives more than ``most`` elements.
+def in_buckets(moves: Sequence[Move], *, rank: int, most: int) -> list[list[Move]]:
+    """Deal the moves of one rank out to buckets, which all ranks exchange one after the other.
 
-    Buckets are exchanged one after the other by all ranks together. Each move goes into the first one that is not
-    before, and not fuller than it may be, for either of its two ranks; so stages of a pipeline, whose weights
-    come one after the other, send at the same time.
+    All pairs of ranks get on equally fast: what one sends to another is cut into as many equal shares as there are
+    buckets. In the order of the weights one stage of a pipeline would send all it has before the next one began.
+
+    Args:
+        moves: Of all ranks, between different ones.
+        rank: Whose moves are returned; the number of buckets is the same for all.
+        most: Elements a rank sends and receives in one bucket. Where that leaves less than an element a bucket for
+            another rank, it can be an element more for each such rank.
     """
-    buckets: list[list[Move]] = []
-    current: dict[int, tuple[int, int]] = {}  # of each rank: its latest bucket, and the elements in that
+    loads: Counter[int] = Counter()
+    totals: Counter[tuple[int, int]] = Counter()
     for move in moves:
-        for piece in _pieces(move, most=most):
-            ends = [current.get(rank, (0, 0)) for rank in (piece.source, piece.target)]
-            number = max(bucket for bucket, _ in ends)
-            filled = [fill if bucket == number else 0 for bucket, fill in ends]
-            if max(filled) + piece.numel > most:
-                number, filled = number + 1, [0, 0]
-            for rank, fill in zip((piece.source, piece.target), filled, strict=True):
-                current[rank] = (number, fill + piece.numel)
-            buckets.extend([] for _ in range(number + 1 - len(buckets)))
-            buckets[number].append(piece)
+        for end in (move.source, move.target):
+            loads[end] += move.numel
+        totals[move.source, move.target] += move.numel
+    heaviest = max(loads.values(), default=0)
+    # A piece may begin in one share and end in the next, so a bucket has room for two shares.
+    num_buckets = 1 if heaviest <= most else math.ceil(2 * heaviest / most)
+    buckets: list[list[Move]] = [[] for _ in range(num_buckets if moves else 0)]
+    done: Counter[tuple[int, int]] = Counter()
+    for move in moves:
+        pair = (move.source, move.target)
+        if rank in pair:
+            for piece in _pieces(move, most=max(1, totals[pair] // num_buckets)):
+                buckets[done[pair] * num_buckets // totals[pair]].append(piece)
+                done[pair] += piece.numel
     return buckets
 
 

@@ -7,7 +7,7 @@ bucket at a time. No rank sees more of a weight than it holds or needs.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -107,7 +107,7 @@ class Refit:
         self._copies = [move for move in moves if move.source == move.target == rank]
         self._buckets = [
             _bucket_of(bucket, rank=rank, num_ranks=layout.total_gpus)
-            for bucket in in_buckets(messages, most=max(1, bucket_bytes // self._dtype.itemsize))
+            for bucket in in_buckets(messages, rank=rank, most=max(1, bucket_bytes // self._dtype.itemsize))
         ]
         self.num_bytes: int = sum(move.numel for move in moves) * self._dtype.itemsize
         """Bytes all ranks that generate get in one refit, from others or themselves."""
@@ -211,9 +211,8 @@ class Refit:
                     targets[name].narrow(dim, covered, region.shape[dim] - covered).zero_()
 
 
-def _bucket_of(moves: Iterable[Move], *, rank: int, num_ranks: int) -> _Bucket:
+def _bucket_of(moves: Sequence[Move], *, rank: int, num_ranks: int) -> _Bucket:
     """Return what a rank does in an exchange; sorting keeps the moves of two ranks in the order both know."""
-    moves = list(moves)
     sends = sorted((move for move in moves if move.source == rank), key=lambda move: move.target)
     receives = sorted((move for move in moves if move.target == rank), key=lambda move: move.source)
     send_sizes, receive_sizes = [0] * num_ranks, [0] * num_ranks
