@@ -171,9 +171,7 @@ def test_pinned_responses_run_through_stop_tokens() -> None:
 
 def test_pinned_and_sampled_lengths_share_a_batch() -> None:
     plan, weights = stopping_plan_and_weights()
-    mixed = [
-        replace(request, is_pinned=request.sample % 2 == 0) for request in requests(is_pinned=False, max_len=10)
-    ]
+    mixed = [replace(request, is_pinned=request.sample % 2 == 0) for request in requests(is_pinned=False, max_len=10)]
     generator = generator_of(plan, weights=weights)
     pinned, sampled = (
         tokens_of(generator.generate(requests(is_pinned=is_pinned, max_len=10), seed=1)) for is_pinned in (True, False)
