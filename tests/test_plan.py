@@ -15,11 +15,12 @@ from pytest_nemoperf.errors import NoLayoutError, PlanError
 from pytest_nemoperf.flops import num_flops_per_token
 from pytest_nemoperf.models import find_model
 from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.plan import STARTUP_ALLOWANCE_SEC, STEP_ALLOWANCE_SEC, resolve
+from pytest_nemoperf.plan import RL_STEP_ALLOWANCE_SEC, STARTUP_ALLOWANCE_SEC, STEP_ALLOWANCE_SEC, resolve
 from pytest_nemoperf.recipe import Plan, Precision, Recipe
 from pytest_nemoperf.records import from_json, to_json
 from pytest_nemoperf.schema import validate
-from pytest_nemoperf.systems import find_system
+from pytest_nemoperf.systems import System, find_system
+from tests.builders import make_rl
 
 H100 = find_system("h100")
 CPU = find_system("cpu")
@@ -184,3 +185,10 @@ def test_a_plan_survives_being_written_for_the_ranks(
     validate(json.loads(text), name="plan", subject="plan", error=PlanError)
     assert from_json(Plan, text, subject="plan") == plan
     assert plan.grad_accum_steps == accum
+
+
+@pytest.mark.parametrize(("system", "allowance"), [(H100, RL_STEP_ALLOWANCE_SEC), (CPU, STEP_ALLOWANCE_SEC)])
+def test_steps_of_reinforcement_learning_may_take_longer_on_gpus(system: System, allowance: float) -> None:
+    plan = resolve(recipe_of(rl=make_rl(num_prompts_per_step=64), steps=7, warmup_steps=2), system=system)
+
+    assert plan.timeout_sec == STARTUP_ALLOWANCE_SEC + 9 * allowance

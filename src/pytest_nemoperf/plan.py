@@ -18,6 +18,8 @@ STARTUP_ALLOWANCE_SEC = 60.0
 """Of a derived time-out, for imports, process groups and the model; torchrun took 33 s for 8 CPU ranks."""
 STEP_ALLOWANCE_SEC = 20.0
 """Of a derived time-out, for each step: a time-out ends runs that hang, it does not judge slow ones."""
+RL_STEP_ALLOWANCE_SEC = 1000.0
+"""The same of reinforcement learning on GPUs, where published steps take 53 to 974 s (tests/data/published_rl.json)."""
 
 
 def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_sec: float | None = None) -> Plan:
@@ -78,7 +80,9 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         flops_per_token=flops_per_token,
         flops_convention=convention.name,
         peak_tflops=system.peak_tflops.get(recipe.precision.number_format),
-        timeout_sec=timeout_sec or recipe.timeout_sec or _derived_timeout_sec(recipe, inject_pct=inject_pct),
+        timeout_sec=timeout_sec
+        or recipe.timeout_sec
+        or _derived_timeout_sec(recipe, system=system, inject_pct=inject_pct),
         inject_pct=inject_pct,
         command=recipe.command,
         env=recipe.env,
@@ -86,6 +90,8 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
     )
 
 
-def _derived_timeout_sec(recipe: Recipe, *, inject_pct: float) -> float:
+def _derived_timeout_sec(recipe: Recipe, *, system: System, inject_pct: float) -> float:
     steps = recipe.warmup_steps + recipe.steps
-    return STARTUP_ALLOWANCE_SEC + STEP_ALLOWANCE_SEC * steps * (1 + inject_pct / 100)
+    is_long = recipe.rl is not None and system.device == "cuda"
+    allowance = RL_STEP_ALLOWANCE_SEC if is_long else STEP_ALLOWANCE_SEC
+    return STARTUP_ALLOWANCE_SEC + allowance * steps * (1 + inject_pct / 100)
