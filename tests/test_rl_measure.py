@@ -9,7 +9,7 @@ from pytest_nemoperf.expected import expected_of
 from pytest_nemoperf.measure import measure, measure_runs
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import GroupStep
+from pytest_nemoperf.records import GroupStep, to_json
 from pytest_nemoperf.steadiness import unsettled
 from tests.builders import make_rl, make_rl_plan, make_rl_records
 
@@ -125,13 +125,25 @@ def test_a_sound_run_has_no_problem(plan: Plan) -> None:
             id="probabilities",
         ),
         pytest.param(
-            {"rollout": {"token_mult_prob_error": float("nan")}}, "token_mult_prob_error is nan", id="no number"
+            {"rollout": {"token_mult_prob_error": float("nan")}},
+            "token_mult_prob_error is not finite at step 2",
+            id="no number",
         ),
         pytest.param({"loss": float("nan")}, "loss is not finite at step 0", id="loss"),
     ],
 )
 def test_an_impossible_run_says_why(plan: Plan, changes: dict[str, Any], problem: str) -> None:
     assert problem in "; ".join(_problems(plan, **changes))
+
+
+def test_what_is_not_finite_is_left_out_so_that_results_can_be_written(plan: Plan) -> None:
+    records = make_rl_records(plan, rollout={"reward_mean": float("nan"), "kl": float("inf")})
+
+    measurement = measure(plan, outputs=[records], environment={})
+
+    assert not {"reward_mean", "kl"} & set(measurement.runs[0].metrics)
+    assert "reward_mean is not finite at step 2" in "; ".join(measurement.problems)
+    assert to_json(measurement)
 
 
 def test_a_run_that_says_nothing_of_its_responses_is_invalid(plan: Plan) -> None:

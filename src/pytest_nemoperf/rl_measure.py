@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -49,7 +50,7 @@ def rollout_metrics(expected: Expected, *, measured: Sequence[StepRecord]) -> di
     values: dict[Metric, list[float]] = {}
     for record in measured:
         for metric, value in (*_rates(record, rollout=rollout), *_described(record)):
-            if value is not None:
+            if value is not None and math.isfinite(value):
                 values.setdefault(metric, []).append(value)
     figures = {
         metric.name: max(each) if metric in _LARGEST else statistics.median(each) for metric, each in values.items()
@@ -72,7 +73,7 @@ def rollout_problems(expected: Expected, *, records: Sequence[StepRecord]) -> It
     without = [record.step for record in records if record.rollout is None]
     if without:
         yield f"step {without[0]} says nothing of what was generated ({len(without)} of {len(records)} steps)"
-    for check in (_miscounted, _too_stale, _inconsistent):
+    for check in (_not_finite, _miscounted, _too_stale, _inconsistent):
         yield from list(check(rollout, records=records))[:1]
 
 
@@ -94,6 +95,13 @@ def _described(record: StepRecord) -> Iterator[tuple[Metric, float | None]]:
     stats = record.rollout
     if stats is not None:
         yield from ((metric, value(stats)) for metric, value in _STATS.items())
+
+
+def _not_finite(_rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> Iterator[str]:
+    for record in records:
+        for metric, value in _described(record):
+            if value is not None and not math.isfinite(value):
+                yield f"{metric.name} is not finite at step {record.step}"
 
 
 def _miscounted(rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> Iterator[str]:
@@ -123,12 +131,9 @@ def _too_stale(rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> It
 def _inconsistent(_rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> Iterator[str]:
     for record in records:
         stats = record.rollout
-        # not <=: an error that is not a number is one too
-        if (
-            stats is not None
-            and not stats.staleness_steps
-            and not (stats.token_mult_prob_error <= TOKEN_MULT_PROB_ERROR_LIMIT)
-        ):
+        if stats is None or stats.staleness_steps:
+            continue
+        if stats.token_mult_prob_error > TOKEN_MULT_PROB_ERROR_LIMIT:
             yield (
                 f"step {record.step}: {metrics.TOKEN_MULT_PROB_ERROR.name} is {stats.token_mult_prob_error:.5g} "
                 f"(allowed {TOKEN_MULT_PROB_ERROR_LIMIT:g}): generation and training give the same tokens other "
