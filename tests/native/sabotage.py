@@ -24,6 +24,7 @@ from pytest_nemoperf.native import (
     pipeline,
     rank,
     shares,
+    stage,
     tensor_parallel,
     update,
 )
@@ -32,6 +33,7 @@ from pytest_nemoperf.native.parallelize import parallelize
 from pytest_nemoperf.native.passes import MicroBatch
 from pytest_nemoperf.native.pipeline import Pipeline
 from pytest_nemoperf.native.shares import Share
+from pytest_nemoperf.native.stage import Stage
 from pytest_nemoperf.native.value_head import ValueHead
 from pytest_nemoperf.stages import stage_layers
 from pytest_nemoperf.weights import Weight
@@ -158,7 +160,7 @@ def looking_at_message_buffers() -> None:
 
 def keeping_message_buffers() -> None:
     """The same, in a pipeline that gives none of them back."""
-    with mock.patch.object(pipeline, "_release"):
+    with mock.patch.object(stage, "_release"):
         looking_at_message_buffers()
 
 
@@ -188,13 +190,13 @@ def without_replicas() -> None:
 
 def without_weight_passes() -> None:
     """A zero-bubble pipeline that never computes the weights' gradients of its first micro-batch."""
-    original = pipeline._Stage.backward_weight_one_chunk
+    original = Stage.backward_weight_one_chunk
 
-    def all_but_first(stage: pipeline._Stage, chunk_id: int, **options: bool) -> None:
+    def all_but_first(chunk: Stage, chunk_id: int, **options: bool) -> None:
         if chunk_id:
-            original(stage, chunk_id, **options)
+            original(chunk, chunk_id, **options)
 
-    with mock.patch.object(pipeline._Stage, "backward_weight_one_chunk", all_but_first):
+    with mock.patch.object(Stage, "backward_weight_one_chunk", all_but_first):
         rank.main()
 
 

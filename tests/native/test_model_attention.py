@@ -86,3 +86,16 @@ def test_layers_share_their_masks() -> None:
     SoftmaxCore(scale=1.0, masks=masks)(q, k, v)
 
     assert len(masks.made) == 1
+
+
+@pytest.mark.parametrize("order", [(5, 9), (9, 5)], ids=["the longer last", "the longer first"])
+@pytest.mark.parametrize("is_chunked", ["", "chunked"])
+def test_rows_of_several_lengths_share_a_mask(order: tuple[int, int], is_chunked: str) -> None:
+    masks = Masks()
+    options: dict[str, Any] = {"window": 4, "is_chunked": bool(is_chunked), "device": torch.device("cpu")}
+
+    for length in order:
+        mask = masks.mask(first_query=3, num_queries=length, **options)
+
+        assert torch.equal(mask, Masks().mask(first_query=3, num_queries=length, **options))
+    assert len(masks.made) == 1

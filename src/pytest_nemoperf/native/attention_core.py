@@ -41,7 +41,7 @@ class Masks:
     """Which keys the queries see, made once for all layers of a model.
 
     Attributes:
-        made: By window, its kind, and place and number of the queries; filled on first use.
+        made: By window, its kind, and place of the first query, for the most queries so far: of fewer it is a corner.
     """
 
     made: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
@@ -50,8 +50,8 @@ class Masks:
         self, *, window: int | None, is_chunked: bool, first_query: int, num_queries: int, device: torch.device
     ) -> Tensor:
         """Return (S, T) booleans, true where the query sees the key; T ends with the last query."""
-        key = (window, is_chunked, first_query, num_queries, device)
-        if key not in self.made:
+        key = (window, is_chunked, first_query, device)
+        if key not in self.made or self.made[key].shape[0] < num_queries:
             keys_T = torch.arange(first_query + num_queries, device=device)
             queries_S1 = keys_T[first_query:, None]
             visible_ST = keys_T <= queries_S1
@@ -60,7 +60,7 @@ class Masks:
             elif window is not None:
                 visible_ST &= keys_T > queries_S1 - window
             self.made[key] = visible_ST
-        return self.made[key]
+        return self.made[key][:num_queries, : first_query + num_queries]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

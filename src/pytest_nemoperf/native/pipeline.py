@@ -14,16 +14,13 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.pipelining import (
-    PipelineStage,
     Schedule1F1B,
     ScheduleInterleaved1F1B,
     ScheduleInterleavedZeroBubble,
@@ -33,7 +30,7 @@ from torch.distributed.pipelining import (
 from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.native.passes import MicroBatch, without_training
 from pytest_nemoperf.native.phases import PhaseClock
-from pytest_nemoperf.native.rope import Tables
+from pytest_nemoperf.native.stage import Stage
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.stages import stage_layers
 
@@ -99,7 +96,7 @@ class Pipeline:
         self._divisor = divisor
         self._clock = clock
         self._is_first, self._is_last = group.rank() == 0, group.rank() == group.size() - 1
-        self._known: dict[tuple[object, ...], tuple[Any, Sequence[_Stage]]] = {}
+        self._known: dict[tuple[object, ...], tuple[Any, Sequence[Stage]]] = {}
 
     def forward_backward(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
         """Accumulate the gradient of the objective over the divisor.
@@ -143,7 +140,7 @@ class Pipeline:
                 stage.clear_runtime_states()
         return outputs
 
-    def _schedule(self, micro_batches: Sequence[MicroBatch], *, is_training: bool) -> tuple[Any, Sequence[_Stage]]:
+    def _schedule(self, micro_batches: Sequence[MicroBatch], *, is_training: bool) -> tuple[Any, Sequence[Stage]]:
         """Return the order of passes for so many micro-batches, and the stages it runs; torch leaves it untyped."""
         shape_BS = micro_batches[0].tokens_BS.shape
         key = (len(micro_batches), shape_BS, is_training)
@@ -163,7 +160,7 @@ class Pipeline:
             self._known[key] = self._make_schedule(stages, len(micro_batches), is_training=is_training), stages
         return self._known[key]
 
-    def _make_schedule(self, stages: list[_Stage], num_micro_batches: int, *, is_training: bool) -> Any:
+    def _make_schedule(self, stages: list[Stage], num_micro_batches: int, *, is_training: bool) -> Any:
         options: dict[str, Any] = {
             "n_microbatches": num_micro_batches,
             "loss_fn": (lambda loss_sum, _labels: loss_sum / self._divisor) if is_training else None,
@@ -187,7 +184,7 @@ def _stage(
     shape_BS: torch.Size,
     is_training: bool,
     clock: PhaseClock,
-) -> _Stage:
+) -> Stage:
     """Return the stage of one chunk, told the shapes of its messages, so that no pass is spent on finding them out."""
     layout = plan.layout
     num_stages = layout.pp * layout.vp
@@ -198,7 +195,7 @@ def _stage(
     message_TD = torch.empty(
         num_between, plan.model.hidden_size, dtype=chunk.dtype, device=_META, requires_grad=is_training
     )
-    return _Stage(
+    return Stage(
         chunk,
         index,
         num_stages,
@@ -215,103 +212,3 @@ def _stage(
 
 def _nothing_left() -> Callable[[], None]:
     return lambda: None
-
-
-class _Stage(PipelineStage):
-    """Marks its passes, and has buffers only for messages that are on their way.
-
-    torch allocates a buffer for each message of a step and keeps all of them: with many micro-batches more memory than
-    the activations, which no schedule needs.
-
-    Attributes:
-        tables: What the layers look up in each micro-batch of the pass; None for what they have anyway.
-    """
-
-    def __init__(self, *args: Any, clock: PhaseClock, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._clock = clock
-        self.tables: Sequence[Tables | None] = ()
-
-    def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
-        tables = self.tables[fwd_chunk_id]
-        if tables is not None:
-            self.submod.tables = tables  # type: ignore[assignment]  # torch takes every attribute for a module
-        with self._marking("forward"):
-            output = super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
-        _release(self.args_recv_info[fwd_chunk_id])  # the pass holds its input as long as it is needed
-        return output
-
-    def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> None:
-        if not self.has_backward:
-            return
-        with self._marking("backward"):
-            super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)
-        _release(self.grad_recv_info[bwd_chunk_id])
-
-    def backward_weight_one_chunk(self, *args: Any, **kwargs: Any) -> None:
-        with self._marking("backward"):
-            super().backward_weight_one_chunk(*args, **kwargs)
-            self._accumulate()
-
-    def perform_reduce_grad(self, *args: Any, **kwargs: Any) -> None:
-        if not self.has_backward:
-            return
-        with self._marking("grad_comm" if isinstance(self.submod, FSDPModule) else "pipeline_wait"):
-            super().perform_reduce_grad(*args, **kwargs)
-
-    def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[Any]:
-        _allocate(self.args_recv_info[fwd_chunk_id], device=self.device)
-        return super().get_fwd_recv_ops(fwd_chunk_id)
-
-    def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[Any]:
-        if self.has_backward:
-            _allocate(self.grad_recv_info[bwd_chunk_id], device=self.device)
-        return super().get_bwd_recv_ops(bwd_chunk_id)
-
-    def _setup_forward_recv_info(self, *args: Any, **kwargs: Any) -> None:
-        with self._without_memory():
-            super()._setup_forward_recv_info(*args, **kwargs)
-
-    def _setup_backward_recv_info(self, *args: Any, **kwargs: Any) -> None:
-        with self._without_memory():
-            super()._setup_backward_recv_info(*args, **kwargs)
-
-    def _accumulate(self) -> None:
-        """Have FSDP add the gradients of a micro-batch in the type it reduces them in.
-
-        Its hooks do so in a whole backward pass, but the half that makes weights' gradients does not call them, and the
-        next such half would add in the type of the matrix products.
-        """
-        if isinstance(self.submod, FSDPModule):
-            # As torch's own perform_reduce_grad reaches them; there is no public way.
-            root: Any = fully_shard.state(self.submod)  # type: ignore[attr-defined]  # torch leaves it untyped
-            for state in root._state_ctx.all_states:  # noqa: SLF001 (as said above)
-                for group in state._fsdp_param_groups:  # noqa: SLF001 (as said above)
-                    group.post_backward()
-
-    @contextmanager
-    def _without_memory(self) -> Iterator[None]:
-        device, self.device = self.device, _META
-        try:
-            yield
-        finally:
-            self.device = device
-
-    @contextmanager
-    def _marking(self, phase: str) -> Iterator[None]:
-        self._clock.mark("pipeline_wait")
-        yield
-        self._clock.mark(phase)
-
-
-def _allocate(messages: Iterable[Any], *, device: torch.device) -> None:
-    """Give each message that comes from another rank a buffer."""
-    for message in messages:
-        if message.buffer is not None and message.buffer.is_meta:
-            message.buffer = torch.empty_like(message.buffer, device=device, requires_grad=False)
-
-
-def _release(messages: Iterable[Any]) -> None:
-    for message in messages:
-        if message.buffer is not None and not message.buffer.is_meta:
-            message.buffer = torch.empty_like(message.buffer, device=_META, requires_grad=False)
