@@ -25,8 +25,8 @@ class Learned:
     """What one step of training left.
 
     Attributes:
-        loss: Of the last update.
-        grad_norm: Of the last update, before clipping.
+        loss: Of the last update, the value model's added.
+        grad_norm: Of the last update before clipping, over both models.
         logprobs_NS: Of the policy, before the first update.
         reference_logprobs_NS: Of the reference; None without one.
     """
@@ -80,8 +80,9 @@ class PolicyUpdate:
             values_NS = self._critic.values(samples)
             clock.mark("values")
             advantages, returns_NS = gae(samples, rewards_N=rewards_N, values_NS=values_NS, algorithm=algorithm)
-        updates = []
+        clock.mark("advantage")
         for numbers in self._batches():
+            # Terms of one update at a time: of all samples they would be several times as large as the samples.
             terms_NSK = policy_terms(
                 samples,
                 numbers=numbers,
@@ -90,18 +91,15 @@ class PolicyUpdate:
                 reference_logprobs_NS=reference_NS,
                 algorithm=algorithm,
             )
-            critic_terms_NSK = None
-            if values_NS is not None and returns_NS is not None:
-                critic_terms_NSK = value_terms(
+            clock.mark("advantage")
+            loss, grad_norm = self.policy.update(samples, numbers=numbers, terms_NSK=terms_NSK)
+            if self._critic is not None and values_NS is not None and returns_NS is not None:
+                terms_NSK = value_terms(
                     samples, numbers=numbers, old_values_NS=values_NS, returns_NS=returns_NS, algorithm=algorithm
                 )
-            updates.append((numbers, terms_NSK, critic_terms_NSK))
-        clock.mark("advantage")
-        for numbers, terms_NSK, critic_terms_NSK in updates:
-            loss, grad_norm = self.policy.update(samples, numbers=numbers, terms_NSK=terms_NSK)
-            if self._critic is not None and critic_terms_NSK is not None:
-                self._critic.update(samples, numbers=numbers, terms_NSK=critic_terms_NSK)
-        clock.mark("training")
+                critic_loss, critic_norm = self._critic.update(samples, numbers=numbers, terms_NSK=terms_NSK)
+                loss, grad_norm = loss + critic_loss, torch.hypot(grad_norm, critic_norm)
+            clock.mark("training")
         return Learned(loss=loss, grad_norm=grad_norm, logprobs_NS=logprobs_NS, reference_logprobs_NS=reference_NS)
 
     def _batches(self) -> Iterator[range]:
