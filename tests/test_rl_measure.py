@@ -28,14 +28,15 @@ def _problems(plan: Plan, **changes: Any) -> tuple[str, ...]:
 def test_each_phase_has_a_rate_over_its_own_time_and_ranks() -> None:
     plan = make_rl_plan(layouts=APART)
     tokens = 8 * (16 + 24)
+    teraflops = plan.flops_per_token * tokens / 1e12
 
-    run = measure(plan, outputs=[make_rl_records(plan, flops=3e12)], environment={}).runs[0]
+    run = measure(plan, outputs=[make_rl_records(plan)], environment={}).runs[0]
 
     assert run.metrics["tokens_per_sec_per_gpu"] == pytest.approx(tokens / (0.1 * 6), rel=1e-5)
     assert run.metrics["generation_tokens_per_sec_per_gpu"] == pytest.approx(tokens / (0.05 * 4), rel=1e-5)
     assert run.metrics["logprob_tokens_per_sec_per_gpu"] == pytest.approx(tokens / (0.02 * 2), rel=1e-5)
     assert run.metrics["training_tokens_per_sec_per_gpu"] == pytest.approx(tokens / (0.02 * 2), rel=1e-5)
-    assert run.metrics["training_tflops_per_sec_per_gpu"] == pytest.approx(3 / (0.02 * 2), rel=1e-5)
+    assert run.metrics["training_tflops_per_sec_per_gpu"] == pytest.approx(teraflops / (0.02 * 2), rel=1e-5)
 
 
 def test_what_was_generated_is_in_the_figures() -> None:
@@ -129,6 +130,7 @@ def test_a_sound_run_has_no_problem(plan: Plan) -> None:
             "token_mult_prob_error is not finite at step 2",
             id="no number",
         ),
+        pytest.param({"flops": 5e8}, "step 2 claims 5e+08 FLOPs of training, samples of these lengths", id="FLOPs"),
         pytest.param({"loss": float("nan")}, "loss is not finite at step 0", id="loss"),
     ],
 )
@@ -168,6 +170,16 @@ def test_dynamic_sampling_may_change_the_tokens_of_lengths_that_differ() -> None
 
     assert problems[0] == ()
     assert "208 tokens, 236 were asked for" in problems[1][0]
+
+
+@pytest.mark.parametrize("rl", [{"algorithm": "ppo"}, {"response_lengths": "sampled"}])
+def test_flops_of_a_value_model_or_of_free_lengths_are_taken_from_the_records(rl: dict[str, Any]) -> None:
+    plan = make_rl_plan(rl=make_rl(**rl))
+
+    run = measure(plan, outputs=[make_rl_records(plan, flops=5e8)], environment={})
+
+    assert run.problems == ()
+    assert run.runs[0].metrics["training_tflops_per_sec_per_gpu"] == pytest.approx(5e-4 / (0.02 * 2), rel=1e-5)
 
 
 def test_older_weights_may_give_other_probabilities() -> None:

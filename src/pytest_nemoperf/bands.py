@@ -36,9 +36,9 @@ BANDS: Final = (
     Band(metric=metrics.BATCH_FILL_PCT, allowed=5.0),
     Band(metric=metrics.NUM_ROUNDS, allowed=0.5, is_always_kept=True),
 )
-"""Where lengths are pinned the tokens of a step are exact; batch fill and staleness then follow from how fast the code
-is and how well it fills its batches, which is what the verdict is to judge. Only how often dynamic sampling asks for
-more still depends on what the policy says."""
+"""Where lengths are pinned the tokens of a step are exact; batch fill and staleness then follow from how well the code
+fills its batches and which side is faster, which is what the verdict is to judge. Only how often dynamic sampling asks
+for more still depends on what the policy says."""
 
 
 def has_pinned_lengths(workload: Mapping[str, Any]) -> bool:

@@ -18,6 +18,8 @@ class ExpectedRollout:
         num_samples: Responses of a step.
         max_staleness: Steps by which weights that generate may be older than those that train.
         has_exact_tokens: Every step has tokens_per_step tokens; otherwise it has what was generated.
+        flops_per_step: Model FLOPs of training in one step; None where they follow from what is generated, or a value
+            model adds its own.
     """
 
     num_training_gpus: int
@@ -25,6 +27,7 @@ class ExpectedRollout:
     num_samples: int
     max_staleness: int
     has_exact_tokens: bool
+    flops_per_step: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +80,15 @@ def expected_of(plan: Plan) -> Expected:
 
 def _expected_rollout(plan: Plan, *, rl: RL) -> ExpectedRollout:
     generation = plan.layout.generation
+    is_exact = rl.has_pinned_lengths and not _may_change_lengths(rl)
+    is_policy_alone = not rl.algorithm_config.has_value_model
     return ExpectedRollout(
         num_training_gpus=plan.layout.gpus,
         num_generation_gpus=plan.layout.gpus if generation is None else generation.gpus,
         num_samples=rl.num_samples,
         max_staleness=rl.max_staleness,
-        has_exact_tokens=rl.has_pinned_lengths and not _may_change_lengths(rl),
+        has_exact_tokens=is_exact,
+        flops_per_step=plan.flops_per_token * plan.tokens_per_step if is_exact and is_policy_alone else None,
     )
 
 

@@ -17,6 +17,7 @@ TOKEN_MULT_PROB_ERROR_LIMIT: Final = 1.05
 """Beyond, generation does not sample from the policy that is trained. NeMo RL's test suites demand less than 1.05
 (tests/test_suites/llm), and its guide sees a fault in the weights behind a lasting 1 to 2% (docs/guides/grpo.md)."""
 
+_FLOPS_REL_TOL: Final = 1e-4
 _BYTES_PER_GIB: Final = 2**30
 _FLOPS_PER_TFLOP: Final = 1e12
 _STATS: Mapping[Metric, Callable[[RolloutStats], float | None]] = MappingProxyType(
@@ -73,7 +74,7 @@ def rollout_problems(expected: Expected, *, records: Sequence[StepRecord]) -> It
     without = [record.step for record in records if record.rollout is None]
     if without:
         yield f"step {without[0]} says nothing of what was generated ({len(without)} of {len(records)} steps)"
-    for check in (_not_finite, _miscounted, _too_stale, _inconsistent):
+    for check in (_not_finite, _miscounted, _other_flops, _too_stale, _inconsistent):
         yield from list(check(rollout, records=records))[:1]
 
 
@@ -117,6 +118,13 @@ def _miscounted(rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> I
                 f"step {record.step} has {record.tokens} tokens, but {stats.num_prompt_tokens} of prompts and "
                 f"{stats.num_response_tokens} of responses are {tokens}"
             )
+
+
+def _other_flops(rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> Iterator[str]:
+    for record in records:
+        asked, claimed = rollout.flops_per_step, record.flops
+        if asked is not None and claimed is not None and not math.isclose(claimed, asked, rel_tol=_FLOPS_REL_TOL):
+            yield f"step {record.step} claims {claimed:g} FLOPs of training, samples of these lengths have {asked:g}"
 
 
 def _too_stale(rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> Iterator[str]:
