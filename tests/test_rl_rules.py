@@ -66,12 +66,6 @@ def test_a_plan_of_reinforcement_learning_spells_out_who_generates() -> None:
             id="staleness of ranks that take turns",
         ),
         pytest.param(
-            {"max_staleness": 2, "algorithm": "dapo"},
-            {"layouts": _generating(gpus=2)},
-            r"max_staleness=2 with dapo, whose has_dynamic_sampling",
-            id="staleness of dynamic sampling",
-        ),
-        pytest.param(
             {},
             {"model": replace(MODEL, vocab_size=13)},
             r"vocab_size=13 is less than the 14 tokens of the arithmetic task",

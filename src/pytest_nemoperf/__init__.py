@@ -10,14 +10,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_nemoperf.algorithms import Algorithm
+    from pytest_nemoperf.algorithms import Algorithm, find_algorithm
     from pytest_nemoperf.architecture import ModelConfig
     from pytest_nemoperf.fixture import Perf
     from pytest_nemoperf.parallelism import GenerationLayout, Layout
     from pytest_nemoperf.recipe import Precision, Recipe
     from pytest_nemoperf.rl import RL
 
-__all__ = ["RL", "Algorithm", "GenerationLayout", "Layout", "ModelConfig", "Perf", "Precision", "Recipe"]
+__all__ = [
+    "RL",
+    "Algorithm",
+    "GenerationLayout",
+    "Layout",
+    "ModelConfig",
+    "Perf",
+    "Precision",
+    "Recipe",
+    "find_algorithm",
+]
 
 _HOME = {
     "Algorithm": "algorithms",
@@ -28,6 +38,7 @@ _HOME = {
     "Precision": "recipe",
     "Recipe": "recipe",
     "RL": "rl",
+    "find_algorithm": "algorithms",
 }
 
 

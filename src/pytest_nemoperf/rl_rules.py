@@ -78,13 +78,6 @@ def _staleness_problems(rl: RL, *, generation: GenerationLayout) -> Iterator[str
             "can't do both at once; give the layout's generation is_colocated=False and gpus of its own, or use "
             "max_staleness=0"
         )
-    algorithm = rl.algorithm_config
-    if rl.max_staleness and algorithm.has_dynamic_sampling:
-        yield (
-            f"max_staleness={rl.max_staleness} with {algorithm.name}, whose has_dynamic_sampling asks for more "
-            "responses once rewards are known, when the generating ranks are at work on a later step; "
-            "use max_staleness=0, or an algorithm without dynamic sampling"
-        )
 
 
 def _task_problems(model: ModelConfig) -> Iterator[str]:

@@ -40,7 +40,7 @@ class Engine:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._launcher = LocalLauncher()
+        self.launcher = LocalLauncher()
         self._references: dict[str, list[StepRecord]] = {}
 
     def run(self, plan: Plan, *, sabotage: str = "") -> list[StepRecord]:
@@ -55,7 +55,7 @@ class Engine:
         command = TorchFramework().command(plan, run_dir=run_dir)
         if entrypoint:
             command = replace(command, entrypoint=entrypoint)
-        result = self._launcher.launch(command, run_dir=run_dir, timeout_sec=plan.timeout_sec, on_poll=lambda: None)
+        result = self.launcher.launch(command, run_dir=run_dir, timeout_sec=plan.timeout_sec, on_poll=lambda: None)
         errors = sorted(run_dir.glob("error-rank*.json"))
         assert result.status is LaunchStatus.OK, "\n".join(path.read_text() for path in (*errors, result.logs[0]))
         return run_dir
@@ -81,7 +81,7 @@ class Engine:
         return largest_difference(self.run(plan, sabotage=sabotage), reference=self.reference(plan))
 
     def close(self) -> None:
-        self._launcher.close()
+        self.launcher.close()
 
 
 def largest_difference(records: list[StepRecord], *, reference: list[StepRecord]) -> float:

@@ -9,33 +9,27 @@ import pytest
 
 from pytest_nemoperf.errors import LaunchError
 from pytest_nemoperf.frameworks.torch import TorchFramework
-from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.runner import run_once
+from tests.native.engine import Engine
 from tests.native.rl_plans import APART, rl_plan
 from tests.native.sabotaged import Sabotaged
 
 TOGETHER = Layout(gpus=2, dp_shard=2)
 
 
-def failure_of(plan: Plan, *, sabotage: str, run_dir: Path) -> str:
-    """Return the error of a run, after which no process of it is left."""
-    launcher = LocalLauncher()
-    before = set(psutil.Process().children(recursive=True))
-    try:
-        with pytest.raises(LaunchError, match="rank") as caught:
-            run_once(
-                plan,
-                framework=Sabotaged(TorchFramework(), f"tests.native.rl_sabotage:{sabotage}"),
-                launcher=launcher,
-                run_dir=run_dir,
-                on_progress=lambda _progress: None,
-            )
-    finally:
-        launcher.close()
-    left = set(psutil.Process().children(recursive=True)) - before
-    assert not left
+def failure_of(plan: Plan, *, sabotage: str, engine: Engine, run_dir: Path) -> str:
+    """Return the error of a run, after which no rank of it is left."""
+    with pytest.raises(LaunchError, match="rank") as caught:
+        run_once(
+            plan,
+            framework=Sabotaged(TorchFramework(), f"tests.native.rl_sabotage:{sabotage}"),
+            launcher=engine.launcher,
+            run_dir=run_dir,
+            on_progress=lambda _progress: None,
+        )
+    assert not [rank for server in psutil.Process().children() for rank in server.children()]
     return str(caught.value)
 
 
@@ -48,10 +42,10 @@ def failure_of(plan: Plan, *, sabotage: str, run_dir: Path) -> str:
         ("raises_while_sending_weights", 0),
     ],
 )
-def test_a_failing_rank_is_named_with_its_own_error(tmp_path: Path, sabotage: str, rank: int) -> None:
+def test_a_failing_rank_is_named_with_its_own_error(engine: Engine, tmp_path: Path, sabotage: str, rank: int) -> None:
     plan = rl_plan(APART, steps=6, rl={"max_staleness": 1})
 
-    error = failure_of(plan, sabotage=sabotage, run_dir=tmp_path / "run")
+    error = failure_of(plan, sabotage=sabotage, engine=engine, run_dir=tmp_path / "run")
 
     assert error.startswith(f"rank {rank} of {plan.case} failed: RuntimeError: this rank fails on purpose")
 
@@ -68,24 +62,24 @@ def test_a_failing_rank_is_named_with_its_own_error(tmp_path: Path, sabotage: st
 )
 @pytest.mark.parametrize("staleness", [0, 2])
 def test_a_killed_rank_is_named_and_the_other_side_ends(
-    tmp_path: Path, sabotage: str, rank: int, staleness: int
+    engine: Engine, tmp_path: Path, sabotage: str, rank: int, staleness: int
 ) -> None:
     plan = rl_plan(APART, steps=6, rl={"max_staleness": staleness})
 
-    error = failure_of(plan, sabotage=sabotage, run_dir=tmp_path / "run")
+    error = failure_of(plan, sabotage=sabotage, engine=engine, run_dir=tmp_path / "run")
 
     assert error.startswith(f"rank {rank} of {plan.case} was killed by SIGKILL")
 
 
 @pytest.mark.parametrize("sabotage", ["raises_while_generating", "raises_in_logprobs"])
-def test_ranks_that_take_turns_fail_alike(tmp_path: Path, sabotage: str) -> None:
-    error = failure_of(rl_plan(TOGETHER), sabotage=sabotage, run_dir=tmp_path / "run")
+def test_ranks_that_take_turns_fail_alike(engine: Engine, tmp_path: Path, sabotage: str) -> None:
+    error = failure_of(rl_plan(TOGETHER), sabotage=sabotage, engine=engine, run_dir=tmp_path / "run")
 
     assert "this rank fails on purpose" in error
 
 
-def test_logits_that_are_no_numbers_are_named_with_their_sample(tmp_path: Path) -> None:
-    error = failure_of(rl_plan(), sabotage="has_logits_that_are_no_numbers", run_dir=tmp_path / "run")
+def test_logits_that_are_no_numbers_are_named_with_their_sample(engine: Engine, tmp_path: Path) -> None:
+    error = failure_of(rl_plan(), sabotage="has_logits_that_are_no_numbers", engine=engine, run_dir=tmp_path / "run")
 
     assert "GenerationError" in error
     assert "sample 0" in error
