@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.native import generation, responses, shares
+from pytest_nemoperf.native import generation, responses, sampling, shares
 from pytest_nemoperf.native.generation import NativeGenerator
 from pytest_nemoperf.native.mesh import GenerationMesh, RankMesh, build_generation_mesh
 from pytest_nemoperf.native.model import Decoder
@@ -154,7 +154,7 @@ def with_stages_in_the_wrong_order() -> None:
 
 def with_numbers_by_place() -> None:
     """Replicas that draw by the place of a request among their own, not by the sample's number."""
-    original = responses.draw_uniforms
+    original = sampling.draw_uniforms
 
     def by_place(asked: Sequence[Request], *, seed: int) -> Tensor:
         return original([replace(request, sample=place) for place, request in enumerate(asked)], seed=seed)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.errors import GenerationError
 from pytest_nemoperf.models import model_catalog
 from pytest_nemoperf.native.kv_cache import Pass
+from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.native.rollouts import Generated, Generator, Request
+from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.rl import STOP_TOKEN
 from pytest_nemoperf.trainable import unsupported_model
 from pytest_nemoperf.twins import twin_of
@@ -33,7 +38,7 @@ TOLERANCE = 1e-5  # of log-probabilities; sums of some hundred products in anoth
 TWINS = [model for model in map(twin_of, model_catalog().values()) if unsupported_model(model) is None]
 
 
-def worst_difference(generated: Generated, asked: list[Request], *, model: torch.nn.Module) -> float:
+def worst_difference(generated: Generated, asked: list[Request], *, model: Decoder) -> float:
     return max(
         float((true_logprobs(model, request, response) - torch.tensor(response.logprobs)).abs().max())
         for request, response in zip(asked, generated.responses, strict=True)
@@ -52,7 +57,7 @@ def test_logprobs_are_those_of_the_whole_sequence_at_once(name: str) -> None:
 
 
 @pytest.mark.parametrize("config", TWINS, ids=lambda config: config.name)
-def test_every_architecture_that_trains_generates(config) -> None:  # type: ignore[no-untyped-def]  # of the catalog
+def test_every_architecture_that_trains_generates(config: ModelConfig) -> None:
     plan = rl_plan(replace(config, mtp_num_layers=0))
     asked = requests()[::3]
     model = scrambled(plan)
@@ -78,10 +83,10 @@ def test_a_cache_whose_places_are_mixed_up_is_noticed(monkeypatch: pytest.Monkey
     asked = requests()
     original = Pass.__init__
 
-    def one_further(self, *, rows_N, **values):  # type: ignore[no-untyped-def]  # passes on what it is given
-        original(self, rows_N=rows_N.roll(1), **values)
+    def swapped(self, **values):  # type: ignore[no-untyped-def]  # passes on what it is given
+        original(self, **{**values, "rows_N": values["rows_N"].roll(1)})
 
-    monkeypatch.setattr(Pass, "__init__", one_further)
+    monkeypatch.setattr(Pass, "__init__", swapped)
     generated = generator_of(plan).generate(asked, seed=1)
 
     assert worst_difference(generated, asked, model=scrambled(plan)) > 0.01
@@ -101,7 +106,7 @@ def test_bf16_is_near_the_whole_sequence_at_once() -> None:
 
 @pytest.mark.parametrize("num_slots", [1, 3, 5])
 @pytest.mark.parametrize("is_pinned", [True, False], ids=["pinned", "sampled"])
-def test_fewer_slots_than_samples_generate_the_same_tokens(num_slots: int, is_pinned: bool) -> None:
+def test_fewer_slots_than_samples_generate_the_same_tokens(num_slots: int, *, is_pinned: bool) -> None:
     asked = requests(is_pinned=is_pinned)
     enough = generator_of(rl_plan()).generate(asked, seed=1)
 
@@ -135,10 +140,10 @@ def test_samples_of_one_prompt_differ() -> None:
     assert len(set(tokens_of(generated))) == NUM_SAMPLES
 
 
-def stopping_plan_and_weights():  # type: ignore[no-untyped-def]  # a plan and named tensors
+def stopping_plan_and_weights() -> tuple[Plan, dict[str, Tensor]]:
     """A model that favours the stop token, whatever came before."""
     plan = rl_plan(tiny_config(norm="layernorm"))
-    weights = dict(scrambled(plan).named_parameters())
+    weights = {name: weight.detach() for name, weight in scrambled(plan).named_parameters()}
     weights["norm.weight"].zero_()
     weights["norm.bias"].fill_(1.0)
     weights["head.weight"].zero_()
@@ -290,7 +295,7 @@ def test_logits_that_are_not_finite_name_sample_and_token() -> None:
     ],
     ids=["too-long", "no-response", "no-prompt"],
 )
-def test_what_does_not_fit_is_refused(changes, message: str) -> None:  # type: ignore[no-untyped-def]  # of a request
+def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
     generator = generator_of(rl_plan())
 
     with pytest.raises(GenerationError, match=message):
