@@ -40,7 +40,8 @@ class Move:
 def refit_moves(model: ModelConfig, *, layout: Layout) -> list[Move]:
     """Return how each element gets to each rank that generates, once.
 
-    A rank that has it already copies it. Of others that have it the one sends that has sent least so far.
+    A rank that has it already copies it. Of others that have it the one sends that has sent least so far; what few have
+    is dealt out first.
 
     Args:
         model: Of the plan.
@@ -51,25 +52,22 @@ def refit_moves(model: ModelConfig, *, layout: Layout) -> list[Move]:
     """
     sources = training_holders(model, layout=layout)
     overlaps = _Overlaps()
+    needs = [
+        (name, blocks, target, holders)
+        for name, regions in generation_holders(model, layout=layout).items()
+        for target_region, targets in regions.items()
+        for source_region, holders in sources[name].items()
+        if (blocks := overlaps.find(source_region, target_region))
+        for target in targets
+    ]
     sent = [0] * layout.total_gpus
     moves = []
-    for name, regions in generation_holders(model, layout=layout).items():
-        for target_region, targets in regions.items():
-            pairs = [(overlaps.find(region, target_region), ranks) for region, ranks in sources[name].items()]
-            for (blocks, holders), target in product([pair for pair in pairs if pair[0]], targets):
-                source = target if target in holders else min(holders, key=sent.__getitem__)
-                for own, other, numel in blocks:
-                    moves.append(
-                        Move(
-                            weight=name,
-                            source=source,
-                            target=target,
-                            source_slices=own,
-                            target_slices=other,
-                            numel=numel,
-                        )
-                    )
-                    sent[source] += numel if source != target else 0
+    for name, blocks, target, holders in sorted(needs, key=lambda need: len(need[-1])):
+        source = target if target in holders else min(holders, key=sent.__getitem__)
+        for own, other, numel in blocks:
+            move = Move(weight=name, source=source, target=target, source_slices=own, target_slices=other, numel=numel)
+            moves.append(move)
+            sent[source] += numel if source != target else 0
     return moves
 
 
