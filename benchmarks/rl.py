@@ -11,28 +11,22 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
+from peers import Peer, started_peer, workload_of
 from tables import machine_line, markdown_table, spread
 
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.launchers.local import LocalLauncher
-from pytest_nemoperf.native.tasks import make_question
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import resolve
-from pytest_nemoperf.processor import available_cores
 from pytest_nemoperf.recipe import Plan, Precision, Recipe
 from pytest_nemoperf.records import StepRecord
 from pytest_nemoperf.rl import RL
@@ -98,82 +92,19 @@ def make_plan(*, steps: int, ranks: int) -> Plan:
     return resolve(recipe, system=find_system("cpu"))
 
 
-def peer_workload(plan: Plan) -> dict[str, Any]:
-    """Return the same workload in the words of the peers' scripts."""
-    rl, model = plan.rl, plan.model
-    assert rl is not None
-    questions = [
-        make_question(rl, seed=plan.seed, step=step, round_number=0, prompt=prompt)
-        for step in range(plan.total_steps)
-        for prompt in range(rl.num_prompts_per_step)
+def run_theirs(plan: Plan, *, peer: Peer) -> Block:
+    """Return a block: as many steps as one of our runs has, the first ones dropped too."""
+    steps = peer.run(plan.total_steps)[plan.warmup_steps :]
+    parts = [
+        {
+            "generation": step["generation"],
+            "log-probabilities": step["logprobs"],
+            "training": step["step"] - step["rollout"],
+            "rest": step["rollout"] - step["generation"] - step["logprobs"],
+        }
+        for step in steps
     ]
-    sizes = ("vocab_size", "hidden_size", "ffn_hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim")
-    return {
-        **{name: getattr(model, name) for name in sizes},
-        "seq_len": plan.seq_len,
-        "num_prompts_per_step": rl.num_prompts_per_step,
-        "num_generations_per_prompt": rl.num_generations_per_prompt,
-        "response_len": rl.max_response_len,
-        "kl_coef": rl.algorithm_config.kl_coef,
-        "learning_rate": rl.learning_rate,
-        "prompts": [question.prompt for question in questions],
-        "seed": plan.seed,
-        "num_threads": available_cores(),
-    }
-
-
-class Peer:
-    """TRL's process: makes steps when asked."""
-
-    def __init__(self, workload: Mapping[str, Any], *, log: Path) -> None:
-        self._log = log
-        self._num_tokens = 0.0
-        script = Path(__file__).with_name("trl_peer.py")
-        with log.open("w") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, str(script), json.dumps(workload)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env={**os.environ, "OMP_NUM_THREADS": str(workload["num_threads"]), "HF_HUB_OFFLINE": "1"},
-            )
-
-    def run(self, *, steps: int, num_dropped: int) -> Block:
-        """Return a block: what is left of so many steps after the first ones.
-
-        Raises:
-            RuntimeError: If the process ended.
-        """
-        assert self._process.stdin is not None and self._process.stdout is not None  # noqa: PT018 (both are pipes)
-        print(steps, file=self._process.stdin, flush=True)
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"trl_peer.py ended; its output ends: {self._log.read_text()[-2000:]}")
-        measured = json.loads(answer)
-        parts, tokens = [], []
-        for step in measured:
-            rest = step["rollout"] - step["generation"] - step["logprobs"]
-            training = step["step"] - step["rollout"]
-            parts.append(dict(zip(PARTS, (step["generation"], step["logprobs"], training, rest), strict=True)))
-            tokens.append(int(step["num_tokens"] - self._num_tokens))
-            self._num_tokens = step["num_tokens"]
-        times = [step["step"] for step in measured]
-        return make_block(times[num_dropped:], parts=parts[num_dropped:], tokens=tokens[num_dropped:])
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate(timeout=60)
-
-
-@contextmanager
-def started_peer(workload: Mapping[str, Any], *, folder: Path) -> Iterator[Peer]:
-    """Start TRL's process, and end it afterwards."""
-    peer = Peer(workload, log=folder / "trl.log")
-    try:
-        yield peer
-    finally:
-        peer.close()
+    return make_block([step["step"] for step in steps], parts=parts, tokens=[step["num_tokens"] for step in steps])
 
 
 def run_ours(plan: Plan, *, launcher: LocalLauncher, folder: Path) -> Block:
@@ -212,10 +143,10 @@ def compare(plan: Plan, *, rounds: int, folder: Path) -> tuple[list[Block], list
     launcher = LocalLauncher()
     ours, theirs = [], []
     try:
-        with started_peer(peer_workload(plan), folder=folder) as peer:
+        with started_peer("trl_peer.py", workload=workload_of(plan), folder=folder) as peer:
             for _ in range(rounds):
                 ours.append(run_ours(plan, launcher=launcher, folder=folder / "run"))
-                theirs.append(peer.run(steps=plan.total_steps, num_dropped=plan.warmup_steps))
+                theirs.append(run_theirs(plan, peer=peer))
     finally:
         launcher.close()
     counts = {count for block in [*ours, *theirs] for count in block.tokens}

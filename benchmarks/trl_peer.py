@@ -1,9 +1,7 @@
-"""Steps of TRL's GRPOTrainer, as many at a time as it is told to: the other side of ``rl.py``, which starts it.
+"""Steps of TRL's GRPOTrainer, as many at a time as it is told to: see ``peers.py``, which starts it.
 
-The trainer runs unmodified; a subclass takes the time of two of its methods. Model, tokenizer and prompts are made
-here and loaded from a directory, as a user's are. Every line on stdin is a number of steps; every line on stdout is
-JSON with the seconds of each step and its token counts. One process for the whole benchmark, so that imports and the
-first, slower steps are paid once.
+The trainer runs unmodified; a subclass takes the time of three of its methods. Model, tokenizer and prompts are made
+here and loaded from a directory, as a user's are.
 """
 
 from __future__ import annotations
@@ -68,6 +66,7 @@ class StepsOnDemand(TrainerCallback):  # type: ignore[misc]  # transformers is n
         self._num_ordered = 0
         self._steps: list[dict[str, float]] = []
         self._start = 0.0
+        self._num_tokens = 0.0
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         """Wait for an order, then start the clock: what lies between the steps is not counted."""
@@ -94,10 +93,11 @@ class StepsOnDemand(TrainerCallback):  # type: ignore[misc]  # transformers is n
         del args, state, control, kwargs
         if self._steps:
             self._steps[-1] |= {
-                "num_tokens": logs["num_tokens"],
+                "num_tokens": int(logs["num_tokens"] - self._num_tokens),  # it counts on from step to step
                 "min_response": logs["completions/min_length"],
                 "max_response": logs["completions/max_length"],
             }
+            self._num_tokens = logs["num_tokens"]
 
 
 def save_model(folder: Path, *, workload: dict[str, Any]) -> None:
@@ -110,6 +110,8 @@ def save_model(folder: Path, *, workload: dict[str, Any]) -> None:
         num_attention_heads=workload["num_heads"],
         num_key_value_heads=workload["num_kv_heads"],
         head_dim=workload["head_dim"],
+        rms_norm_eps=workload["norm_eps"],
+        rope_parameters={"rope_type": "default", "rope_theta": workload["rope_theta"]},
         max_position_embeddings=workload["seq_len"] + 1,  # at the very limit generation warns
         tie_word_embeddings=False,
         bos_token_id=None,
