@@ -120,7 +120,9 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
 
 
 def plan_of(model: ModelConfig, layout: Layout, **changes: Any) -> Plan:
-    return tiny_plan(model=model, layouts={"cpu": layout}, global_batch_size=8, **changes)
+    """Return a plan that says where to generate, and has nothing to generate: weights alone are moved."""
+    plan = tiny_plan(model=model, layouts={"cpu": replace(layout, generation=None)}, global_batch_size=8, **changes)
+    return replace(plan, layout=layout)
 
 
 @pytest.mark.parametrize(("model", "layout"), PAIRS)
