@@ -187,8 +187,15 @@ def _row(pair: Pair, *, ours: list[float], plain: list[float]) -> list[str]:
 
 
 def _plan(model: ModelConfig, layout: Layout, *, options: Options) -> Plan:
-    recipe = Recipe(model=model, layouts={"cpu": layout}, seq_len=64, global_batch_size=8, precision=options.precision)
-    return resolve(recipe, system=find_system("cpu"))
+    recipe = Recipe(
+        model=model,
+        layouts={"cpu": replace(layout, generation=None)},
+        seq_len=64,
+        global_batch_size=8,
+        precision=options.precision,
+    )
+    # Nothing is generated, so the recipe needs no reinforcement learning.
+    return replace(resolve(recipe, system=find_system("cpu")), layout=layout)
 
 
 def main() -> None:
