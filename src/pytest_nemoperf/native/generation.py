@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from pytest_nemoperf.errors import GenerationError
 from pytest_nemoperf.native.collectives import all_gather
 from pytest_nemoperf.native.initialize import fill_constants
 from pytest_nemoperf.native.kv_cache import KVCache, Pass, Piece
+from pytest_nemoperf.native.layers import Linear
 from pytest_nemoperf.native.mesh import GenerationMesh, RankMesh
-from pytest_nemoperf.native.model import Decoder
+from pytest_nemoperf.native.model import Decoder, LossHead
 from pytest_nemoperf.native.parallelize import compute_dtype
 from pytest_nemoperf.native.responses import Responses, check_requests
 from pytest_nemoperf.native.rollouts import Generated, Request
@@ -62,6 +63,8 @@ class NativeGenerator:
     def allocate(self) -> Mapping[str, Tensor]:
         """Make room for this rank's weights and return it, by the native engine's names; a refit fills it."""
         self._model.to_empty(device=self._device)
+        if self._device.type == "cpu" and self._model.dtype is torch.float32:
+            _lay_out_for_few_rows(self._model)
         fill_constants(self._model, device=self._device)
         self._tables = self._model.tables
         return {name: weight.detach() for name, weight in self._model.named_parameters()}
@@ -204,6 +207,17 @@ def _build(plan: Plan, *, mesh: GenerationMesh) -> Decoder:
         sum_expert_parts(model, group=mesh.tp)
     cut(model.to(dtype), weights={w.name: w for w in model_weights(plan.model)}, mesh=RankMesh(tp=mesh.tp, etp=mesh.tp))
     return model.requires_grad_(requires_grad=False)
+
+
+def _lay_out_for_few_rows(model: Decoder) -> None:
+    """Have the rows of matrices lie across memory: in a product of few tokens MKL copies them into that order first.
+
+    With 32 tokens that took a sixth to a half of the product's time.
+    """
+    for module in model.modules():
+        if isinstance(module, (Linear, LossHead)) and module.weight is not None:
+            transposed = torch.empty(module.weight.shape[::-1], device=module.weight.device)
+            module.weight = nn.Parameter(transposed.t(), requires_grad=False)
 
 
 def _last_rows(prompts: Sequence[Prompt], *, num_decoding: int) -> Ints:
