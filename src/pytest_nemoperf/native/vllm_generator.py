@@ -131,7 +131,7 @@ def _engine_variables(device: torch.device) -> dict[str, str]:
         "OMP_NUM_THREADS": threads,
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",  # there is nothing to be fetched
-        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),  # its warnings look like failures
     }
     if device.type == "cuda":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
