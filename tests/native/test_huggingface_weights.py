@@ -45,5 +45,5 @@ def test_transformers_computes_the_same_with_what_is_exported(changes: dict[str,
 
     torch.testing.assert_close(logits_of(peer), expected, rtol=1e-4, atol=1e-5)
     with torch.no_grad():  # control: one weight is another
-        peer.model.layers[0].self_attn.k_proj.weight.mul_(1.1)
+        peer.model.layers[0].self_attn.v_proj.weight.mul_(1.1)
     assert not torch.allclose(logits_of(peer), expected, rtol=1e-4, atol=1e-5)
