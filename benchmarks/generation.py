@@ -5,23 +5,25 @@ process, round by round, with a round of the model's own matrix products and of 
 the same machine. Before anything is timed, our log-probabilities must be those of transformers' forward pass.
 
 Needs transformers: ``pip install 'pytest-nemoperf[bench]'``, then ``python benchmarks/generation.py``.
-``--vllm-python PATH`` runs ``benchmarks/vllm_peer.py`` with an interpreter that has vllm, after the other rounds.
+With ``--vllm-python PATH``, an interpreter that has vllm (``make .venv-vllm/.ready`` makes one), vLLM takes part in the
+rounds too, in a process of its own (``vllm_peer.py``).
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import json
-import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from native_step import reference_weights
+from peers import Peer, started_peer, workload_of
 from tables import machine_line, markdown_table, spread
 
 from pytest_nemoperf.architecture import ModelConfig
@@ -195,8 +197,21 @@ def timed(run: Callable[[], object], *, repeats: int = 1) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def compare(*, rounds: int, max_len: int) -> None:
-    """Print tokens/s of both, their ratio round by round, and the limits."""
+@contextmanager
+def vllm_of(plan: Plan, *, requests: Sequence[Request], python: str | None) -> Iterator[Peer | None]:
+    """Start vLLM on the same prompts, where there is an interpreter that has it."""
+    if python is None:
+        yield None
+        return
+    prompts = [request.prompt for request in requests[::GROUP]]
+    with tempfile.TemporaryDirectory() as folder:
+        workload = {**workload_of(plan), "prompts": prompts, "num_threads": torch.get_num_threads()}
+        with started_peer("vllm_peer.py", workload=workload, folder=Path(folder), python=python) as peer:
+            yield peer
+
+
+def measure(*, rounds: int, max_len: int, vllm_python: str | None) -> tuple[dict[str, list[float]], float]:
+    """Return the seconds of each round, and how far log-probabilities are apart."""
     plan = make_plan(max_len)
     (weights,) = parallelize(plan, mesh=RankMesh(), device=CPU)
     assert isinstance(weights, Decoder)
@@ -204,18 +219,29 @@ def compare(*, rounds: int, max_len: int) -> None:
     requests = make_requests(max_len)
     worst = check_equal(reference, requests, responses=generator.generate(requests, seed=0).responses)
     products = product_round()
-    seconds: dict[str, list[float]] = {"native": [], "transformers": [], "products": [], "memory": []}
-    for number in range(-WARM_ROUNDS, rounds):
-        row = {
-            "native": timed(lambda: generator.generate(requests, seed=number)),  # noqa: B023 (called at once)
-            "transformers": timed(lambda: reference_generate(reference, requests)),
-            "products": max_len * timed(products, repeats=max_len),
-            "memory": max_len * bytes_per_step(max_len) / copy_rate(),
-        }
-        if number >= 0:
-            for name, value in row.items():
-                seconds[name].append(value)
-    num_tokens = len(requests) * max_len
+    seconds: dict[str, list[float]] = {}
+    with vllm_of(plan, requests=requests, python=vllm_python) as vllm:
+        for number in range(-WARM_ROUNDS, rounds):
+            row = {
+                "native": timed(lambda: generator.generate(requests, seed=number)),  # noqa: B023 (called at once)
+                "transformers": timed(lambda: reference_generate(reference, requests)),
+                "products": max_len * timed(products, repeats=max_len),
+                "memory": max_len * bytes_per_step(max_len) / copy_rate(),
+            }
+            if vllm is not None:
+                (round_of_vllm,) = vllm.run(1)
+                assert round_of_vllm["num_response_tokens"] == len(requests) * max_len
+                row["vllm"] = round_of_vllm["generation"]
+            if number >= 0:
+                for name, value in row.items():
+                    seconds.setdefault(name, []).append(value)
+    return seconds, worst
+
+
+def compare(*, rounds: int, max_len: int, vllm_python: str | None) -> None:
+    """Print tokens/s of all, ratios round by round, and the limits."""
+    seconds, worst = measure(rounds=rounds, max_len=max_len, vllm_python=vllm_python)
+    num_tokens = PROMPTS * GROUP * max_len
     print(
         f"{MODEL.name}: {PROMPTS} prompts of {PROMPT_LEN} tokens, {GROUP} responses of {max_len} tokens each, fp32; "
         f"log-probabilities agree to {worst:.0e}\n"
@@ -226,7 +252,9 @@ def compare(*, rounds: int, max_len: int) -> None:
     ]
     rows[2][0], rows[3][0] = "limit: matrix products", "limit: weights and cache through memory"
     print(markdown_table(["", "ms", "tokens/s"], rows=rows))
-    print(f"\nnative / transformers, tokens/s of the same round: {spread(_ratios(seconds, 'transformers'))}")
+    print()
+    for peer in [name for name in ("transformers", "vllm") if name in seconds]:
+        print(f"native / {peer}, tokens/s of the same round: {spread(_ratios(seconds, peer))}")
     for limit in ("products", "memory"):
         print(f"time of the {limit} / native: {spread([100 * r for r in _ratios(seconds, limit)], digits=0)} %")
 
@@ -253,16 +281,6 @@ def growth(*, rounds: int) -> None:
     print(markdown_table(["generated tokens", "us a token"], rows=rows))
 
 
-def vllm_rounds(python: str, *, rounds: int, max_len: int) -> None:
-    """Print the times of vLLM, as ``vllm_peer.py`` reports them: one line of JSON with ``seconds``, one a round."""
-    script = Path(__file__).with_name("vllm_peer.py")
-    command = [python, str(script), "--rounds", str(rounds), "--max-len", str(max_len)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    seconds = json.loads(done.stdout.strip().splitlines()[-1])["seconds"]
-    rates = [PROMPTS * GROUP * max_len / value for value in seconds]
-    print(f"\nvllm: {spread([1e3 * value for value in seconds], digits=1)} ms, {spread(rates, digits=0)} tokens/s")
-
-
 def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -282,11 +300,9 @@ def main() -> None:
     # As in a rank: collections need not look at what lives to the end. Here that is transformers too.
     gc.collect()
     gc.freeze()
-    compare(rounds=arguments.rounds, max_len=arguments.max_len)
+    compare(rounds=arguments.rounds, max_len=arguments.max_len, vllm_python=arguments.vllm_python)
     if arguments.growth_rounds:
         growth(rounds=arguments.growth_rounds)
-    if arguments.vllm_python:
-        vllm_rounds(arguments.vllm_python, rounds=arguments.rounds, max_len=arguments.max_len)
     print(f"\n{torch.get_num_threads()} threads, transformers {transformers.__version__}; {machine_line()}")
 
 
