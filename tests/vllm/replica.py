@@ -23,7 +23,13 @@ PROMPT_LEN, RESPONSE_LEN, NUM_SAMPLES = 12, 20, 8
 MODEL = {"hidden_size": 128, "num_heads": 4, "num_kv_heads": 2, "head_dim": 32, "ffn_hidden_size": 96}
 
 
-def vllm_plan(*, model: dict[str, Any] | None = None, precision: str = "fp32", **sampling: Any) -> Plan:
+def vllm_plan(
+    *,
+    model: dict[str, Any] | None = None,
+    precision: str = "fp32",
+    layouts: dict[str, Layout] | None = None,
+    **sampling: Any,
+) -> Plan:
     rl = RL(
         num_prompts_per_step=NUM_SAMPLES // 2,
         num_generations_per_prompt=2,
@@ -34,7 +40,7 @@ def vllm_plan(*, model: dict[str, Any] | None = None, precision: str = "fp32", *
     )
     return tiny_plan(
         model=replace(tiny_plan().model, **{**MODEL, **(model or {})}),
-        layouts={"cpu": Layout(gpus=1)},
+        layouts=layouts or {"cpu": Layout(gpus=1)},
         seq_len=PROMPT_LEN + RESPONSE_LEN,
         global_batch_size=NUM_SAMPLES,
         precision=precision,
