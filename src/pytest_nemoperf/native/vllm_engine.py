@@ -121,6 +121,8 @@ class Engine:
             self._is_asleep = False
         pairs = huggingface_weights(self._plan.model, weights=weights)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": pairs})
+        if self._plan.device == "cuda":
+            torch.cuda.synchronize()  # the rank may overwrite or free that memory once it has the answer
         self._llm.reset_prefix_cache()
 
     def sleep(self) -> None:
