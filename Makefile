@@ -50,6 +50,7 @@ bench: $(VENV)/.bench  ## what the plugin itself costs: recording, launching, co
 	$(BIN)/python benchmarks/native_step.py
 	$(BIN)/python benchmarks/moe.py
 	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/refit.py
 	$(BIN)/python benchmarks/rl.py
 
 clean:  ## forget the virtual environment and local results

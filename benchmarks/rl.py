@@ -14,11 +14,13 @@ import importlib.util
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+import torch
 from peers import Peer, started_peer, workload_of
 from tables import machine_line, markdown_table, spread
 
@@ -32,6 +34,7 @@ from pytest_nemoperf.records import StepRecord
 from pytest_nemoperf.rl import RL
 from pytest_nemoperf.runner import run_once
 from pytest_nemoperf.systems import find_system
+from pytest_nemoperf.weights import model_weights
 
 GOAL = 5.0
 """Ours over theirs, steps per second."""
@@ -134,28 +137,56 @@ def make_block(steps: Sequence[float], *, parts: Sequence[Mapping[str, float]], 
     return Block(step_sec=statistics.median(steps), part_sec=medians, tokens=tuple(tokens))
 
 
-def compare(plan: Plan, *, rounds: int, folder: Path) -> tuple[list[Block], list[Block]]:
-    """Return so many blocks of each side, taken in turns.
+def products_sec(plan: Plan) -> float:
+    """Return the time that a step's matrix products take by themselves, attention's apart: neither side can beat it.
+
+    Generation has a product for the tokens of each decoding step and one for the prompts; then come three forward
+    passes over all tokens (policy, reference, training) and a backward pass of two products each.
+    """
+    rl = plan.rl
+    assert rl is not None
+    weights = [
+        torch.randn(weight.shape).t()
+        for weight in model_weights(plan.model)
+        if len(weight.shape) == 2 and not weight.name.startswith("embedding")
+    ]
+    passes = [(rl.num_samples, rl.max_response_len), (rl.num_prompts_per_step * rl.prompt_len, 1)]
+    passes.append((plan.tokens_per_step, 5))
+    seconds = 0.0
+    for num_tokens, count in passes:
+        inputs = {weight.shape[0]: torch.randn(num_tokens, weight.shape[0]) for weight in weights}
+        start = time.perf_counter()
+        for _ in range(count):
+            for weight in weights:
+                inputs[weight.shape[0]] @ weight
+        seconds += time.perf_counter() - start
+    return seconds
+
+
+def compare(plan: Plan, *, rounds: int, folder: Path) -> tuple[list[Block], list[Block], list[float]]:
+    """Return so many blocks of each side, taken in turns, and the time of a step's products in each round.
 
     Raises:
         RuntimeError: If the two processed different numbers of tokens.
     """
     launcher = LocalLauncher()
-    ours, theirs = [], []
+    ours, theirs, products = [], [], []
+    products_sec(plan)  # the first one makes threads and memory
     try:
         with started_peer("trl_peer.py", workload=workload_of(plan), folder=folder) as peer:
             for _ in range(rounds):
                 ours.append(run_ours(plan, launcher=launcher, folder=folder / "run"))
                 theirs.append(run_theirs(plan, peer=peer))
+                products.append(products_sec(plan))
     finally:
         launcher.close()
     counts = {count for block in [*ours, *theirs] for count in block.tokens}
     if counts != {plan.tokens_per_step}:
         raise RuntimeError(f"steps had {sorted(counts)} tokens, the plan has {plan.tokens_per_step}: not comparable")
-    return ours, theirs
+    return ours, theirs, products
 
 
-def show(plan: Plan, *, ours: Sequence[Block], theirs: Sequence[Block]) -> None:
+def show(plan: Plan, *, ours: Sequence[Block], theirs: Sequence[Block], products: Sequence[float]) -> None:
     """Print the table and the ratios."""
     rl = plan.rl
     assert rl is not None
@@ -172,7 +203,12 @@ def show(plan: Plan, *, ours: Sequence[Block], theirs: Sequence[Block]) -> None:
     print(markdown_table(["", "ours, ms: median (min to max)", "TRL, ms", "TRL / ours, same round"], rows=rows))
     rates = [spread([1 / block.step_sec for block in side]) for side in (ours, theirs)]
     ratios = [b.step_sec / a.step_sec for a, b in zip(ours, theirs, strict=True)]
-    print(f"\nsteps/s: ours {rates[0]}, TRL {rates[1]}; ours / TRL {spread(ratios)}, goal {GOAL:g}\n")
+    print(f"\nsteps/s: ours {rates[0]}, TRL {rates[1]}; ours / TRL {spread(ratios)}, goal {GOAL:g}")
+    bounds = [b.step_sec / limit for b, limit in zip(theirs, products, strict=True)]
+    print(
+        f"the step's matrix products alone: {spread([1e3 * limit for limit in products], digits=1)} ms; "
+        f"a step of nothing else would be {spread(bounds)} times TRL's rate\n"
+    )
 
 
 def row(name: str, ours: Sequence[float], theirs: Sequence[float]) -> list[str]:
@@ -192,8 +228,8 @@ def main() -> None:
         sys.exit("trl is not installed, so there is nothing to compare with: pip install 'pytest-nemoperf[bench]'")
     plan = make_plan(steps=arguments.steps, ranks=arguments.ranks)
     with tempfile.TemporaryDirectory() as folder:
-        ours, theirs = compare(plan, rounds=arguments.rounds, folder=Path(folder))
-    show(plan, ours=ours, theirs=theirs)
+        ours, theirs, products = compare(plan, rounds=arguments.rounds, folder=Path(folder))
+    show(plan, ours=ours, theirs=theirs, products=products)
     print(machine_line())
 
 

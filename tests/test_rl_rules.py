@@ -67,6 +67,12 @@ def test_a_plan_of_reinforcement_learning_spells_out_who_generates() -> None:
         ),
         pytest.param(
             {},
+            {"model": "qwen3-30b-a3b-twin", "is_router_balanced": True},
+            r"is_router_balanced=True sends a token to experts by its place .*use is_router_balanced=False",
+            id="balanced router",
+        ),
+        pytest.param(
+            {},
             {"model": replace(MODEL, vocab_size=13)},
             r"vocab_size=13 is less than the 14 tokens of the arithmetic task",
             id="vocabulary",

@@ -32,6 +32,11 @@ def rl_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterat
     yield from _batch_problems(recipe, rl=rl)
     yield from _length_problems(recipe, rl=rl)
     yield from _staleness_problems(rl, generation=generation)
+    if recipe.is_router_balanced:
+        yield (
+            "is_router_balanced=True sends a token to experts by its place in the batch, which differs between "
+            "generation and training: they would disagree about its probability; use is_router_balanced=False"
+        )
     if recipe.framework == NATIVE:
         yield from _task_problems(model)
         yield from _replica_problems(rl, generation=generation)

@@ -172,7 +172,7 @@ class Cut:
 
 
 def deal(lens: Mapping[int, int], *, num_ranks: int) -> list[list[int]]:
-    """Deal samples to ranks, the longest first, to and fro: equally many to each (or one more), of about equal length.
+    """Deal samples to ranks, the longest first, back and forth: as many to each (or one more) and as long.
 
     Args:
         lens: Tokens of each sample, by its number.
