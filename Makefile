@@ -43,7 +43,7 @@ unit: $(VENV)/.dev
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-bench: $(VENV)/.bench  ## what the plugin itself costs: recording, launching, collecting, the native step
+bench: $(VENV)/.bench  ## what the plugin itself costs: recording, launching, collecting, the native step, generation and RL
 	$(BIN)/python benchmarks/recording.py
 	$(BIN)/python benchmarks/launch.py
 	$(BIN)/python benchmarks/collection.py

@@ -8,6 +8,7 @@ from pytest_nemoperf import RL, GenerationLayout, Layout, Recipe, find_algorithm
 
 # A policy that knows nothing yet answers nearly all prompts wrong: two rounds show what dynamic sampling costs.
 DAPO = replace(find_algorithm("dapo"), max_rounds=2)
+OFF_POLICY = replace(find_algorithm("grpo"), importance_cap=2.0)
 
 TOGETHER = Layout(gpus=2, dp_shard=2)
 APART = Layout(gpus=1, generation=GenerationLayout(gpus=1, is_colocated=False))
@@ -37,4 +38,4 @@ def test_llama_tiny_on_policy(perf, algorithm):
 
 @pytest.mark.perf
 def test_llama_tiny_one_step_off(perf):
-    check_llama_tiny(perf, layout=APART, max_staleness=1)
+    check_llama_tiny(perf, layout=APART, algorithm=OFF_POLICY, max_staleness=1)

@@ -25,8 +25,6 @@ def layout_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> It
     yield from _expert_problems(model, layout=layout, is_native=recipe.framework == NATIVE)
     if recipe.is_router_balanced and model.moe is None:
         yield "is_router_balanced=True is for mixtures of experts, this model is dense; use is_router_balanced=False"
-    if model.has_value_head:
-        yield "has_value_head=True is for the value model that PPO makes of its policy; name the policy itself"
 
 
 def _batch_problems(recipe: Recipe, *, layout: Layout) -> Iterator[str]:
