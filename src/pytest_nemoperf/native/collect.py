@@ -104,6 +104,7 @@ class Collector:
             for prompt in prompts
         }
         requests = self._requests(questions)
+        self.clock.synchronize()  # weights still on their way are no part of the time of generation
         start = time.perf_counter()
         generated = self.generator.generate(requests, seed=_draw_seed(seed, step=step, round_number=round_number))
         seconds = time.perf_counter() - start

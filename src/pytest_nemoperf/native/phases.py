@@ -47,7 +47,7 @@ class PhaseClock:
         """Begin a step."""
         self._phases.clear()
         self._times.clear()
-        self._synchronize()
+        self.synchronize()
         self._start = time.perf_counter()
         if self._is_recording:
             self._mark()
@@ -60,12 +60,12 @@ class PhaseClock:
 
     def delay(self, percent: float) -> None:
         """Sleep so many percent of the time the step has taken so far; the time counts as ``other``."""
-        self._synchronize()
+        self.synchronize()
         time.sleep((time.perf_counter() - self._start) * percent / 100)
 
     def stop(self) -> StepTiming:
         """End the step; what no mark claimed is ``other``."""
-        self._synchronize()
+        self.synchronize()
         step_time_sec = time.perf_counter() - self._start
         if not self._is_recording:
             return StepTiming(step_time_sec=step_time_sec, phases={})
@@ -76,7 +76,7 @@ class PhaseClock:
         phases["other"] += max(0.0, step_time_sec - sum(phases.values()))
         return StepTiming(step_time_sec=step_time_sec, phases=phases)
 
-    def _synchronize(self) -> None:
+    def synchronize(self) -> None:
         """Wait for the device; nothing to wait for here."""
 
     def _mark(self) -> None:
@@ -102,7 +102,7 @@ class CudaPhaseClock(PhaseClock):
         self._device = device
         self._events: list[torch.cuda.Event] = []  # used again each step: making one costs more than a mark
 
-    def _synchronize(self) -> None:
+    def synchronize(self) -> None:
         # All a step waits for is ordered on this stream; weights that travel meanwhile on another are not waited for.
         torch.cuda.current_stream(self._device).synchronize()
 
