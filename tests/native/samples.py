@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from pytest_nemoperf.native.rollouts import Samples
 
@@ -40,3 +41,25 @@ def response_places(samples: Samples) -> list[list[int]]:
     """Return the places of each sample's response, from the two lengths alone."""
     prompts, lens = samples.prompt_lens_N.tolist(), samples.lens_N.tolist()
     return [list(range(first, last)) for first, last in zip(prompts, lens, strict=True)]
+
+
+def with_gradient(x_NS: Tensor) -> Tensor:
+    return x_NS.clone().requires_grad_()
+
+
+def gradient_of(loss: Tensor, x: Tensor) -> Tensor:
+    (grad,) = torch.autograd.grad(loss, x)
+    return grad
+
+
+class Numbers:
+    """What a step's passes would have returned, random."""
+
+    def __init__(self, samples: Samples, *, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        shape = samples.tokens_NS.shape
+        self.old_NS = -3 * torch.rand(shape, generator=generator)
+        self.reference_NS = self.old_NS + 0.5 * torch.randn(shape, generator=generator)
+        self.new_NS = self.old_NS + 0.3 * torch.randn(shape, generator=generator)
+        self.values_NS = torch.randn(shape, generator=generator)
+        self.new_values_NS = self.values_NS + 0.3 * torch.randn(shape, generator=generator)
