@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from pytest_nemoperf.errors import RecipeError, did_you_mean
+from pytest_nemoperf.errors import RecipeError, check_flag, did_you_mean
+
+_NAME = re.compile(r"[a-z][a-z0-9._]*")
+_TAKEN = frozenset({"pretrain", "bench", "loop"})  # first words of other cases' ids
 
 
 def _check_number(value: float, *, subject: str, most: float) -> None:
@@ -74,6 +78,13 @@ class Algorithm:
     value_coef: float = 1.0
 
     def __post_init__(self) -> None:
+        if type(self.name) is not str or not _NAME.fullmatch(self.name) or self.name in _TAKEN:
+            raise RecipeError(
+                f"algorithm name {self.name!r} begins case ids; use lower-case letters, digits, '_' and '.', beginning "
+                f"with a letter, and none of {', '.join(sorted(_TAKEN))}"
+            )
+        for name in ("is_leave_one_out", "is_std_normalized", "has_dynamic_sampling"):
+            check_flag(getattr(self, name), subject=f"algorithm {self.name}: {name}")
         for name, words in (("advantage", ("group", "gae")), ("loss_mean", ("token", "sequence"))):
             if getattr(self, name) not in words:
                 raise RecipeError(f"algorithm {self.name}: unknown {name} {getattr(self, name)!r}; use one of {words}")
@@ -83,6 +94,11 @@ class Algorithm:
             _check_number(getattr(self, name), subject=f"algorithm {self.name}: {name}", most=1)
         if self.importance_cap is not None:
             _check_number(self.importance_cap, subject=f"algorithm {self.name}: importance_cap", most=math.inf)
+            if not self.importance_cap:
+                raise RecipeError(
+                    f"algorithm {self.name}: importance_cap={self.importance_cap} would give every token the weight 0; "
+                    "use a number above 0, or None for no correction"
+                )
         if type(self.max_rounds) is not int or self.max_rounds < 1:
             raise RecipeError(f"algorithm {self.name}: max_rounds={self.max_rounds!r} must be a whole number >= 1")
 
@@ -117,5 +133,5 @@ def find_algorithm(name: str) -> Algorithm:
         RecipeError: If there is none of that name.
     """
     if name not in ALGORITHMS:
-        raise RecipeError(f"unknown algorithm {name!r}; {did_you_mean(name, ALGORITHMS)}")
+        raise RecipeError(f"unknown algorithm {name!r}; {did_you_mean(str(name), ALGORITHMS)}")
     return ALGORITHMS[name]

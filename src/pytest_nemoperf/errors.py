@@ -46,6 +46,16 @@ class MachineError(NemoPerfError, RuntimeError):
     """The system asked for is not this machine, or this machine is not in the catalog."""
 
 
+def check_flag(value: object, *, subject: str) -> None:
+    """Check that a value is True or False: words such as "no" would count as true.
+
+    Raises:
+        RecipeError: If it is anything else.
+    """
+    if not isinstance(value, bool):
+        raise RecipeError(f"{subject}={value!r} must be True or False")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return what to say after an unknown word: the nearest known ones, or all of them."""
     options = sorted(known)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Literal
 
-from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.errors import RecipeError, check_flag
 
 LAYOUT_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"pp_schedule": ("1f1b", "zero_bubble"), "cp_comm": ("all_gather", "a2a")}
@@ -39,6 +39,7 @@ class GenerationLayout:
             degree = getattr(self, name)
             if type(degree) is not int or degree < 1:
                 raise RecipeError(f"{name}={degree!r} of a generation layout must be a whole number >= 1")
+        check_flag(self.is_colocated, subject="is_colocated of a generation layout")
         if self.gpus % (self.tp * self.pp):
             raise RecipeError(
                 f"generation gpus={self.gpus} are not a multiple of tp*pp ({self.tp}*{self.pp}={self.tp * self.pp}), "
@@ -144,6 +145,8 @@ class Layout:
 
     def _check_generation(self) -> None:
         generation = self.generation
+        if generation is not None and not isinstance(generation, GenerationLayout):
+            raise RecipeError(f"generation={generation!r} of a layout must be a GenerationLayout, or None")
         if generation is not None and generation.is_colocated and generation.gpus != self.gpus:
             raise RecipeError(
                 f"generation gpus={generation.gpus} take turns with training on gpus={self.gpus}, so the two must be "

@@ -123,6 +123,8 @@ class Recipe:
         object.__setattr__(self, "recompute", _member(Recompute, self.recompute, subject="recompute"))
         object.__setattr__(self, "layouts", {name: _layout(name, value) for name, value in self.layouts.items()})
         object.__setattr__(self, "command", tuple(self.command))
+        if self.rl is not None and not isinstance(self.rl, RL):
+            raise RecipeError(f"rl={self.rl!r} must be an RL, or None for pre-training")
         if not self.layouts:
             raise RecipeError("layouts={} names no system; give at least one, e.g. {'cpu': Layout(gpus=1)}")
         for system in self.layouts:

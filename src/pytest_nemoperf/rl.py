@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from pytest_nemoperf.algorithms import Algorithm, find_algorithm
-from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.errors import RecipeError, check_flag
 
 NUM_TASK_TOKENS: Final = 14
 """Tokens of the arithmetic task: ten digits, plus, equals, the separator of examples, and the stop token."""
@@ -68,6 +68,13 @@ class RL:
     max_operand: int = 99
 
     def __post_init__(self) -> None:
+        check_flag(self.is_packed, subject="is_packed")
+        if not isinstance(self.algorithm, (str, Algorithm)):
+            raise RecipeError(f"algorithm={self.algorithm!r} must be the name of one, or an Algorithm")
+        if not isinstance(self.response_lengths, (str, list, tuple)):
+            raise RecipeError(
+                f"response_lengths={self.response_lengths!r} must be 'fixed', 'sampled' or a list of lengths"
+            )
         if not isinstance(self.response_lengths, str):
             object.__setattr__(self, "response_lengths", tuple(self.response_lengths))
         self._check_counts()
@@ -128,7 +135,7 @@ class RL:
     def _check_counts(self) -> None:
         for name in ("num_prompts_per_step", "num_generations_per_prompt", "max_response_len", "max_operand"):
             _check_count(name, getattr(self, name), least=1)
-        _check_count("prompt_len", self.prompt_len, least=MIN_PROMPT_LEN)
+        _check_count("prompt_len", self.prompt_len, least=MIN_PROMPT_LEN)  # the longest question must fit
         _check_count("max_staleness", self.max_staleness, least=0)
         for name in ("top_k", "max_batch_size"):
             if getattr(self, name) is not None:

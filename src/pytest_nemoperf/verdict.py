@@ -11,7 +11,7 @@ from typing import Any
 from pytest_nemoperf.bands import band_problems, has_pinned_lengths
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.measure import Measurement, Run, identity_problem, median_over_runs
-from pytest_nemoperf.metrics import JUDGED, METRICS, TFLOPS_PER_SEC_PER_GPU, Metric
+from pytest_nemoperf.metrics import JUDGED, METRICS, TFLOPS_PER_SEC_PER_GPU, TOKENS_PER_SEC_PER_GPU, Metric
 
 LOSS_REL_TOL = 0.02
 _MIN_RUNS_TO_SEE_NOISE = 2
@@ -197,7 +197,16 @@ def _incomparable(measurement: Measurement, *, baseline: Baseline, machine: Mapp
     if differences or not _is_rl(measurement):
         return differences
     is_pinned = has_pinned_lengths(measurement.workload)
-    return band_problems(measurement.runs, baseline=baseline.runs, is_pinned=is_pinned)
+    problems = band_problems(measurement.runs, baseline=baseline.runs, is_pinned=is_pinned)
+    now, then = (
+        median_over_runs(runs, metric=TOKENS_PER_SEC_PER_GPU.name) for runs in (measurement.runs, baseline.runs)
+    )
+    if problems and now is not None and then is not None:
+        figures = [TOKENS_PER_SEC_PER_GPU.format(value) for value in (now, then)]
+        problems.append(
+            f"so {TOKENS_PER_SEC_PER_GPU.label} don't compare: {figures[0]} now, {figures[1]} in the baseline"
+        )
+    return problems
 
 
 def _is_rl(measurement: Measurement) -> bool:
@@ -211,7 +220,9 @@ def _differences(subject: str, *, then: Mapping[str, Any], now: Mapping[str, Any
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             found += _differences(f"{subject}: {key}", then=before, now=after)
         elif before != after:
-            found.append(f"other {subject}: {key} is {after!r}, {before!r} in the baseline")
+            stored = repr(before) if key in then else "the default"  # stored workloads leave defaults out
+            shown = repr(after) if key in now else "the default"
+            found.append(f"other {subject}: {key} is {shown}, {stored} in the baseline")
     return found
 
 

@@ -103,7 +103,7 @@ class CudaPhaseClock(PhaseClock):
         self._events: list[torch.cuda.Event] = []  # used again each step: making one costs more than a mark
 
     def synchronize(self) -> None:
-        # All a step waits for is ordered on this stream; weights that travel meanwhile on another are not waited for.
+        """Wait for the current stream, which all of a step is ordered on; weights may travel on another meanwhile."""
         torch.cuda.current_stream(self._device).synchronize()
 
     def _mark(self) -> None:

@@ -102,18 +102,24 @@ def _table(rows: Sequence[Planned], *, results: SessionResults) -> list[str]:
 
 def _phase_table(rows: Sequence[Planned], *, names: Sequence[str]) -> list[str]:
     """A second table: the first has the columns of the page and no other."""
-    medians = [median_phases(case.measurement.runs) for _, case in rows]
-    phases = [name for name in RL_PHASES if any(name in each for each in medians)]
+    medians = []
+    for name, (plan, case) in zip(names, rows, strict=True):
+        runs = case.measurement.runs
+        groups = {group: None for run in runs for group in run.groups}
+        medians.append(([name, plan.layout.label, "training"], median_phases(runs)))
+        medians += [([name, plan.layout.label, group], median_phases(runs, group=group)) for group in groups]
+    phases = [name for name in RL_PHASES if any(name in each for _, each in medians)]
     if not phases:
         return []
     cells = [
-        [name, *(page_number(each[phase]) if phase in each else NOT_APPLICABLE for phase in phases)]
-        for name, each in zip(names, medians, strict=True)
+        [*what, *(page_number(each[phase]) if phase in each else NOT_APPLICABLE for phase in phases)]
+        for what, each in medians
     ]
     return [
-        "Seconds of a step by phase, on the slowest rank that trains:",
+        "Seconds of a step by phase, on the slowest rank of those that train, and of those that only generate",
+        "(medians, which need not add up to the median step):",
         "",
-        *table_lines(["Model", *phases], rows=cells),
+        *table_lines(["Model", "Layout", "Ranks", *phases], rows=cells),
         "",
     ]
 

@@ -14,14 +14,15 @@ from pytest_nemoperf.rl import RL
 
 _PHASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "generation": ("generation", "exposed_generation"),
+        "generation": ("generation",),
+        "exposed": ("exposed_generation",),
         "logprobs": ("policy_logprobs", "reference_logprobs"),
         "training": ("training",),
         "refit": ("refit",),
     }
 )
 PHASE_HEADINGS = tuple(_PHASES)
-"""Parts of a step of the training ranks; generation on other ranks counts for what training waits for."""
+"""Parts of a step. Generation is timed where it happens; ``exposed`` is what ranks that only train wait for it."""
 
 _NOT_MODELLED = """\
 not in these figures: log-probability and generation passes (their FLOPs and
@@ -79,7 +80,8 @@ def compare_rollouts(now: Sequence[Run], *, baseline: Sequence[Run]) -> list[tup
 
 def phase_cells(now: Sequence[Run], *, baseline: Sequence[Run]) -> list[str]:
     """Return the time of each of PHASE_HEADINGS in a step, and how it differs from a baseline's where there is one."""
-    after, before = median_phases(now), median_phases(baseline)
+    # Of what a training rank does not do itself, the generating ranks know the time.
+    after, before = ({**median_phases(runs, group="generation"), **median_phases(runs)} for runs in (now, baseline))
     cells = []
     for names in _PHASES.values():
         seconds, then = (sum(phases.get(name, 0.0) for name in names) for phases in (after, before))
