@@ -2,7 +2,8 @@
 
 Same architecture, number format, prompts, numbers of generated tokens and optimizer, and as many threads. Blocks of
 steps alternate: ours are whole runs by framework and launcher, as a perf test starts them; theirs are steps of one
-process that waits in between (``trl_peer.py``). Both report the tokens they processed, and these must be equal.
+process that waits in between (``trl_peer.py``). Both report the tokens they processed, and these must be equal. In the
+same rounds our step's matrix products are done alone: no step of that arithmetic can be faster.
 
 Needs TRL: ``pip install 'pytest-nemoperf[bench]'``, then ``python benchmarks/rl.py [--rounds N] [--steps N]``.
 """
@@ -15,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +28,7 @@ from tables import machine_line, markdown_table, spread
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.launchers.local import LocalLauncher
+from pytest_nemoperf.native.device import available_cores, tune_host_memory
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.recipe import Plan, Precision, Recipe
@@ -64,6 +66,10 @@ class Block:
     step_sec: float
     part_sec: Mapping[str, float]
     tokens: tuple[int, ...]
+
+    def seconds(self, part: str) -> float:
+        """Return the time of a part, or of the whole step."""
+        return self.step_sec if part == "step" else self.part_sec[part]
 
 
 def make_plan(*, steps: int, ranks: int) -> Plan:
@@ -137,47 +143,52 @@ def make_block(steps: Sequence[float], *, parts: Sequence[Mapping[str, float]], 
     return Block(step_sec=statistics.median(steps), part_sec=medians, tokens=tuple(tokens))
 
 
-def products_sec(plan: Plan) -> float:
-    """Return the time that a step's matrix products take by themselves, attention's apart: neither side can beat it.
-
-    Generation has a product for the tokens of each decoding step and one for the prompts; then come three forward
-    passes over all tokens (policy, reference, training) and a backward pass of two products each.
-    """
+def product_block(plan: Plan) -> Block:
+    """Return the time of our step's matrix products, attention's apart: a block of one step."""
     rl = plan.rl
     assert rl is not None
-    weights = [
-        torch.randn(weight.shape).t()
-        for weight in model_weights(plan.model)
-        if len(weight.shape) == 2 and not weight.name.startswith("embedding")
-    ]
-    passes = [(rl.num_samples, rl.max_response_len), (rl.num_prompts_per_step * rl.prompt_len, 1)]
-    passes.append((plan.tokens_per_step, 5))
-    seconds = 0.0
-    for num_tokens, count in passes:
-        inputs = {weight.shape[0]: torch.randn(num_tokens, weight.shape[0]) for weight in weights}
-        start = time.perf_counter()
-        for _ in range(count):
-            for weight in weights:
-                inputs[weight.shape[0]] @ weight
-        seconds += time.perf_counter() - start
-    return seconds
+    shapes = [weight.shape for weight in model_weights(plan.model) if len(weight.shape) == 2]
+    shapes.remove((plan.model.vocab_size, plan.model.hidden_size))  # the embedding is looked up
+
+    def operands(tokens: int) -> list[tuple[torch.Tensor, ...]]:
+        return [(torch.randn(tokens, n), torch.randn(m, n), torch.randn(tokens, m)) for m, n in shapes]
+
+    def forward(products: list[tuple[torch.Tensor, ...]]) -> float:
+        return timed(lambda: [torch.mm(x, weight.t()) for x, weight, _ in products])
+
+    step, token = operands(plan.tokens_per_step), operands(rl.num_samples)
+    prompts = operands(sum(rl.prompt_length(prompt) for prompt in range(rl.num_prompts_per_step)))
+    parts = {
+        "generation": forward(prompts) + sum(forward(token) for _ in range(rl.max_response_len)),
+        "log-probabilities": forward(step) + forward(step),
+        "training": forward(step) + timed(lambda: [(y @ weight, y.t() @ x) for x, weight, y in step]),
+        "rest": 0.0,
+    }
+    return make_block([sum(parts.values())], parts=[parts], tokens=[plan.tokens_per_step])
 
 
-def compare(plan: Plan, *, rounds: int, folder: Path) -> tuple[list[Block], list[Block], list[float]]:
-    """Return so many blocks of each side, taken in turns, and the time of a step's products in each round.
+def timed(work: Callable[[], object]) -> float:
+    """Return the seconds it takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def compare(plan: Plan, *, rounds: int, folder: Path) -> tuple[list[Block], list[Block], list[Block]]:
+    """Return so many blocks of each side, and of the matrix products alone, taken in turns.
 
     Raises:
         RuntimeError: If the two processed different numbers of tokens.
     """
     launcher = LocalLauncher()
     ours, theirs, products = [], [], []
-    products_sec(plan)  # the first one makes threads and memory
+    product_block(plan)
     try:
         with started_peer("trl_peer.py", workload=workload_of(plan), folder=folder) as peer:
             for _ in range(rounds):
                 ours.append(run_ours(plan, launcher=launcher, folder=folder / "run"))
                 theirs.append(run_theirs(plan, peer=peer))
-                products.append(products_sec(plan))
+                products.append(product_block(plan))
     finally:
         launcher.close()
     counts = {count for block in [*ours, *theirs] for count in block.tokens}
@@ -186,7 +197,7 @@ def compare(plan: Plan, *, rounds: int, folder: Path) -> tuple[list[Block], list
     return ours, theirs, products
 
 
-def show(plan: Plan, *, ours: Sequence[Block], theirs: Sequence[Block], products: Sequence[float]) -> None:
+def show(plan: Plan, *, ours: Sequence[Block], theirs: Sequence[Block], products: Sequence[Block]) -> None:
     """Print the table and the ratios."""
     rl = plan.rl
     assert rl is not None
@@ -195,26 +206,22 @@ def show(plan: Plan, *, ours: Sequence[Block], theirs: Sequence[Block], products
         f"{plan.case}: {rl.num_samples} responses of {rl.max_response_len} tokens, {plan.tokens_per_step} tokens a "
         f"step on both sides; {versions}; {len(ours)} rounds of {plan.steps} steps, in turns\n"
     )
-    rows = [row("step", [block.step_sec for block in ours], [block.step_sec for block in theirs])]
-    rows += [
-        row(part, [block.part_sec[part] for block in ours], [block.part_sec[part] for block in theirs])
-        for part in PARTS
-    ]
-    print(markdown_table(["", "ours, ms: median (min to max)", "TRL, ms", "TRL / ours, same round"], rows=rows))
+    rows = [row(part, blocks=(ours, theirs, products)) for part in ("step", *PARTS)]
+    head = ["ms: median (min to max)", "ours", "TRL", "TRL / ours, same round", "matrix products alone"]
+    print(markdown_table(head, rows=rows))
     rates = [spread([1 / block.step_sec for block in side]) for side in (ours, theirs)]
     ratios = [b.step_sec / a.step_sec for a, b in zip(ours, theirs, strict=True)]
     print(f"\nsteps/s: ours {rates[0]}, TRL {rates[1]}; ours / TRL {spread(ratios)}, goal {GOAL:g}")
-    bounds = [b.step_sec / limit for b, limit in zip(theirs, products, strict=True)]
-    print(
-        f"the step's matrix products alone: {spread([1e3 * limit for limit in products], digits=1)} ms; "
-        f"a step of nothing else would be {spread(bounds)} times TRL's rate\n"
-    )
+    bounds = [b.step_sec / limit.step_sec for b, limit in zip(theirs, products, strict=True)]
+    print(f"a step of nothing but our matrix products would be {spread(bounds)} times TRL's rate\n")
 
 
-def row(name: str, ours: Sequence[float], theirs: Sequence[float]) -> list[str]:
-    """Return one line of the table from seconds by round."""
+def row(part: str, *, blocks: Sequence[Sequence[Block]]) -> list[str]:
+    """Return one line of the table."""
+    ours, theirs, products = ([block.seconds(part) for block in side] for side in blocks)
     ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-    return [name, *(spread([1e3 * t for t in side], digits=1) for side in (ours, theirs)), spread(ratios)]
+    times = [spread([1e3 * t for t in side], digits=1) for side in (ours, theirs, products)]
+    return [part, *times[:2], spread(ratios), times[2]]
 
 
 def main() -> None:
@@ -226,6 +233,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if importlib.util.find_spec("trl") is None:
         sys.exit("trl is not installed, so there is nothing to compare with: pip install 'pytest-nemoperf[bench]'")
+    torch.set_num_threads(available_cores())
+    tune_host_memory()
     plan = make_plan(steps=arguments.steps, ranks=arguments.ranks)
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs, products = compare(plan, rounds=arguments.rounds, folder=Path(folder))
