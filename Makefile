@@ -62,7 +62,7 @@ $(VLLM)/.ready: pyproject.toml tests/vllm/requirements.py
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --disable-pip-version-check -q --no-deps $(VLLM_PACKAGE)
 	$(VLLM)/bin/python tests/vllm/requirements.py > $(VLLM)/requirements.txt
-	$(VLLM)/bin/python -m pip install --disable-pip-version-check -q -r $(VLLM)/requirements.txt -e .
+	$(VLLM)/bin/python -m pip install --disable-pip-version-check -q -r $(VLLM)/requirements.txt -e . hypothesis
 	touch $@
 
 $(VENV)/bin/python:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from tests.vllm.replica import Replica
 
@@ -12,6 +13,7 @@ from tests.vllm.replica import Replica
 @pytest.fixture(scope="session", autouse=True)
 def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A rank's environment, which the engine must not take for its own, and a cache that goes with the tests."""
+    torch.set_num_threads(1)  # the engine takes as many; on a busy machine two wait for each other
     pytest.importorskip("vllm", reason="vllm is not installed here; run `make test-vllm`")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}.items():
