@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.algorithms import ALGORITHMS
 from pytest_nemoperf.cases import case_id
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
@@ -140,16 +139,6 @@ def test_ids_are_safe_as_file_names(fields: dict[str, Any]) -> None:
             {"variant": "packed-rows"}, r"variant 'packed-rows' begins with 'packed', .* means a setting", id="setting"
         ),
         pytest.param({"variant": "off2"}, r"variant 'off2' begins with 'off2'", id="staleness"),
-        pytest.param(
-            {"rl": make_rl(algorithm=replace(ALGORITHMS["grpo"], name="grpo-a"))},
-            r"algorithm name 'grpo-a' is the first part of a case id, so it has no '-'",
-            id="algorithm of two parts",
-        ),
-        pytest.param(
-            {"rl": make_rl(algorithm=replace(ALGORITHMS["grpo"], name="loop"))},
-            r"algorithm name 'loop' .* none of pretrain, bench, loop",
-            id="algorithm that is another kind",
-        ),
         pytest.param({"variant": "v" * 200}, r"has 26\d characters, a file name takes 200", id="too long"),
     ],
 )

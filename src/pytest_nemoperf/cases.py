@@ -9,7 +9,7 @@ from typing import Final
 
 from pytest_nemoperf.errors import NoLayoutError, PlanError
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
-from pytest_nemoperf.recipe import PRETRAIN, Precision, Recipe, Recompute
+from pytest_nemoperf.recipe import Precision, Recipe, Recompute
 from pytest_nemoperf.rl import RL
 from pytest_nemoperf.systems import System
 
@@ -18,7 +18,6 @@ MAX_CASE_ID_LENGTH: Final = 200
 
 _NODES_AND_GPUS = re.compile(r"\d+n\d+g")
 _OPTIONAL_WORD = re.compile(r"recompute_(selective|full)|compiled|balanced|off\d+|replay|sampled|packed|vllm")
-_OTHER_KINDS = (PRETRAIN, "bench", "loop")
 
 
 def case_id(recipe: Recipe, *, system: System) -> str:
@@ -126,11 +125,6 @@ def _name_problems(recipe: Recipe) -> Iterator[str]:
                 f"framework name {framework!r} has the part {part!r}, which in a case id means precision; "
                 "rename the framework"
             )
-    if recipe.rl is not None and ("-" in recipe.workload or recipe.workload in _OTHER_KINDS):
-        yield (
-            f"algorithm name {recipe.workload!r} is the first part of a case id, so it has no '-' and is none of "
-            f"{', '.join(_OTHER_KINDS)}; rename the algorithm"
-        )
     first, _, _ = recipe.variant.partition("-")
     if _OPTIONAL_WORD.fullmatch(first):
         yield (

@@ -135,14 +135,14 @@ class RL:
     def _check_counts(self) -> None:
         for name in ("num_prompts_per_step", "num_generations_per_prompt", "max_response_len", "max_operand"):
             _check_count(name, getattr(self, name), least=1)
-        _check_count("prompt_len", self.prompt_len, least=MIN_PROMPT_LEN)  # the longest question must fit
+        _check_count("prompt_len", self.prompt_len, least=MIN_PROMPT_LEN, why=", the tokens of the longest question")
         _check_count("max_staleness", self.max_staleness, least=0)
         for name in ("top_k", "max_batch_size"):
             if getattr(self, name) is not None:
                 _check_count(name, getattr(self, name), least=1)
         shortest = self.min_prompt_len
         if shortest is not None:
-            _check_count("min_prompt_len", shortest, least=MIN_PROMPT_LEN)
+            _check_count("min_prompt_len", shortest, least=MIN_PROMPT_LEN, why=", the tokens of the longest question")
             if shortest > self.prompt_len:
                 raise RecipeError(f"min_prompt_len={shortest} is more than prompt_len={self.prompt_len}; lower it")
         if self.max_operand > MAX_OPERAND:
@@ -158,6 +158,6 @@ class RL:
             raise RecipeError(f"unknown generator {self.generator!r}; use 'native' or 'vllm'")
 
 
-def _check_count(name: str, count: object, *, least: int) -> None:
+def _check_count(name: str, count: object, *, least: int, why: str = "") -> None:
     if type(count) is not int or count < least:
-        raise RecipeError(f"{name}={count!r} must be a whole number >= {least}")
+        raise RecipeError(f"{name}={count!r} must be a whole number >= {least}{why}")

@@ -202,10 +202,8 @@ def _incomparable(measurement: Measurement, *, baseline: Baseline, machine: Mapp
         median_over_runs(runs, metric=TOKENS_PER_SEC_PER_GPU.name) for runs in (measurement.runs, baseline.runs)
     )
     if problems and now is not None and then is not None:
-        figures = [TOKENS_PER_SEC_PER_GPU.format(value) for value in (now, then)]
-        problems.append(
-            f"so {TOKENS_PER_SEC_PER_GPU.label} don't compare: {figures[0]} now, {figures[1]} in the baseline"
-        )
+        after, before = (TOKENS_PER_SEC_PER_GPU.format(value) for value in (now, then))
+        problems.append(f"so {TOKENS_PER_SEC_PER_GPU.label} don't compare: {after} now, {before} in the baseline")
     return problems
 
 

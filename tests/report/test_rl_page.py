@@ -139,9 +139,21 @@ def test_phases_of_a_step_are_in_a_second_table() -> None:
     table = _tables(_page(make_rl_report()))[1]
 
     assert " ".join(table[0]) == (
-        "Model generation reward policy_logprobs reference_logprobs advantage training refit other"
+        "Model Layout Ranks generation reward policy_logprobs reference_logprobs advantage training refit other"
     )
-    assert table[1] == ["llama-tiny", "0.05", "0.001", "0.01", "0.01", "0.001", "0.02", "0.007", "0.001"]
+    assert table[1] == [
+        "llama-tiny",
+        "fsdp2-gdp2",
+        "training",
+        "0.05",
+        "0.001",
+        "0.01",
+        "0.01",
+        "0.001",
+        "0.02",
+        "0.007",
+        "0.001",
+    ]
 
 
 def test_rows_that_differ_in_no_column_are_told_apart_by_their_case() -> None:

@@ -74,8 +74,8 @@ def test_reinforcement_learning_has_a_table_with_its_phases_against_the_baseline
     assert lines[2].split()[:3] == ["verdict", "case", "tokens/sec/GPU"]
     assert lines[5].split() == ["verdict", "case", "tokens/sec/GPU", "delta", "step", "peak", "GiB", "delta"]
     assert " ".join(lines[6].split()[2:]) == "1,067 -33.3% 150 ms 1 0.0%"
-    assert lines[8].split() == ["verdict", "case", "generation", "logprobs", "training", "refit"]
-    assert " ".join(lines[9].split()[2:]) == "75 ms +50.0% 30 ms +50.0% 30 ms +50.0% 10.5 ms +50.0%"
+    assert lines[8].split() == ["verdict", "case", "generation", "exposed", "logprobs", "training", "refit"]
+    assert " ".join(lines[9].split()[2:]) == "75 ms +50.0% - 30 ms +50.0% 30 ms +50.0% 10.5 ms +50.0%"
 
 
 def test_tables_of_reinforcement_learning_fit_a_narrow_terminal() -> None:
@@ -85,19 +85,19 @@ def test_tables_of_reinforcement_learning_fit_a_narrow_terminal() -> None:
     assert lines[4].split() == ["REGRESSED", "1,067", "-33.3%", "150", "ms", "1", "0.0%"]
 
 
-def test_phases_without_a_baseline_stand_alone_and_exposed_generation_counts() -> None:
+def test_phases_without_a_baseline_stand_alone_and_exposed_generation_has_a_column() -> None:
     phases = {"exposed_generation": 0.06, "training": 0.04}
 
     lines = lines_of(make_rl_report(phases=phases), width=200)
 
     assert " ".join(lines[3].split()[3:]) == "1,600 - 100 ms 1 -"
-    assert " ".join(lines[6].split()[3:]) == "60 ms - 40 ms -"
+    assert " ".join(lines[6].split()[3:]) == "- 60 ms - 40 ms -"
 
 
 def test_phases_of_an_invalid_case_are_not_shown() -> None:
     lines = lines_of(make_rl_report(baseline_changes={}, loss=float("nan")), width=200)
 
-    assert lines[6].split()[2:] == ["-"] * 4
+    assert lines[6].split()[2:] == ["-"] * 5
 
 
 def test_figures_of_an_invalid_case_are_not_shown() -> None:
