@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pytest_nemoperf.native.handover import Handover, Parcel
 from pytest_nemoperf.native.mesh import GenerationMesh
 from pytest_nemoperf.native.phases import PhaseClock
 from pytest_nemoperf.native.rollouts import Generated, Generator, Request
+from pytest_nemoperf.native.seeds import derived_seed
 from pytest_nemoperf.native.tasks import Question, make_question, reward_of
 from pytest_nemoperf.recipe import Plan
 
@@ -106,7 +106,8 @@ class Collector:
         requests = self._requests(questions)
         self.clock.synchronize()  # weights still on their way are no part of the time of generation
         start = time.perf_counter()
-        generated = self.generator.generate(requests, seed=_draw_seed(seed, step=step, round_number=round_number))
+        draw_seed = derived_seed(seed, purpose=f"samples of step {step} round {round_number}")
+        generated = self.generator.generate(requests, seed=draw_seed)
         seconds = time.perf_counter() - start
         self.clock.mark("generation")
         if self.mesh.replica is None or self.mesh.replica.rank() == 0:  # one rank of a replica fills its rows
@@ -138,9 +139,3 @@ class Collector:
 def _rows_of(prompts: Sequence[int], group_size: int, *, device: torch.device) -> torch.Tensor:
     firsts = torch.tensor(prompts, device=device)[:, None] * group_size
     return (firsts + torch.arange(group_size, device=device)).flatten()
-
-
-def _draw_seed(seed: int, *, step: int, round_number: int) -> int:
-    """Return a seed of its own for each round of each step."""
-    digest = hashlib.blake2b(f"{seed} samples of step {step} round {round_number}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1

@@ -15,5 +15,10 @@ def seeded_generator(device: torch.device, *, seed: int, purpose: str) -> torch.
         seed: Of the run.
         purpose: What the numbers are for, e.g. the name of a weight or the number of a step.
     """
+    return torch.Generator(device).manual_seed(derived_seed(seed, purpose=purpose))
+
+
+def derived_seed(seed: int, *, purpose: str) -> int:
+    """Return a seed of its own, of 63 bits, for each purpose; torch takes no more bits."""
     digest = hashlib.blake2b(f"{seed} {purpose}".encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)  # torch takes 63 bits
+    return int.from_bytes(digest, "big") >> 1

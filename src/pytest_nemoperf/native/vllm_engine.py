@@ -28,6 +28,7 @@ from pytest_nemoperf.native.huggingface_weights import huggingface_weights
 from pytest_nemoperf.native.orphans import die_with_parent
 from pytest_nemoperf.native.parallelize import compute_dtype
 from pytest_nemoperf.native.rollouts import Generated, Request, Response
+from pytest_nemoperf.native.seeds import derived_seed
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.rl import STOP_TOKEN
 from pytest_nemoperf.weights import model_weights
@@ -157,7 +158,6 @@ class Engine:
     def _sampling(self, request: Request, *, seed: int) -> Any:
         from vllm import SamplingParams  # noqa: PLC0415 (imported since start)
 
-        digest = hashlib.blake2b(f"{seed} sample {request.sample}".encode(), digest_size=8).digest()
         return SamplingParams(
             temperature=self._rl.temperature,
             top_p=self._rl.top_p,
@@ -165,7 +165,7 @@ class Engine:
             max_tokens=request.max_len,
             ignore_eos=True,
             stop_token_ids=None if request.is_pinned else [STOP_TOKEN],
-            seed=int.from_bytes(digest, "big") >> 1,  # torch takes 63 bits
+            seed=derived_seed(seed, purpose=f"sample {request.sample}"),
             logprobs=0,  # of the sampled token alone
             flat_logprobs=True,
             detokenize=False,
