@@ -58,6 +58,14 @@ def test_slots_bound_the_cache_and_bf16_halves_it() -> None:
     assert bounded.weights == whole.weights // 2
 
 
+def test_a_replica_has_slots_for_the_whole_prompts_it_is_dealt() -> None:
+    rl = {"num_prompts_per_step": 3, "num_generations_per_prompt": 4}
+
+    assert _memory(rl=rl).num_slots == 2 * 4  # not half of the 12 samples
+    assert _memory(rl={**rl, "max_batch_size": 7}).num_slots == 7
+    assert _memory(rl={**rl, "max_batch_size": 9}).num_slots == 8
+
+
 def test_pre_training_generates_nothing() -> None:
     assert generation_memory(make_plan()) is None
 

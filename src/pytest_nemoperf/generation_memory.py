@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from pytest_nemoperf.activations import compute_bytes
@@ -49,17 +48,12 @@ def generation_memory(plan: Plan) -> GenerationMemory | None:
     cache = [_cache_bytes(plan, rl=rl, generation=generation, pp_rank=pp_rank) for pp_rank in stages]
     fullest = max(stages, key=lambda pp_rank: weights[pp_rank] + cache[pp_rank])
     return GenerationMemory(
-        num_slots=_num_slots(rl, generation=generation),
+        num_slots=rl.num_slots(dp=generation.dp),
         weights=weights[fullest],
         cache=cache[fullest],
         is_colocated=generation.is_colocated,
         refit_bytes=sum(weights) * generation.tp * generation.dp,
     )
-
-
-def _num_slots(rl: RL, *, generation: GenerationLayout) -> int:
-    most = math.ceil(rl.num_prompts_per_step / generation.dp) * rl.num_generations_per_prompt
-    return most if rl.max_batch_size is None else min(rl.max_batch_size, most)
 
 
 def _weight_bytes(plan: Plan, *, generation: GenerationLayout, pp_rank: int) -> int:
@@ -75,7 +69,7 @@ def _cache_bytes(plan: Plan, *, rl: RL, generation: GenerationLayout, pp_rank: i
     chunks = stage_layers(plan.model, pp=generation.pp, vp=1)[pp_rank]
     num_layers = sum(layers[index].mixer is Mixer.ATTENTION for chunk in chunks for index in chunk)
     width = _cached_width(plan.model) // generation.tp
-    slots = _num_slots(rl, generation=generation)
+    slots = rl.num_slots(dp=generation.dp)
     return slots * max(rl.most_lengths()) * num_layers * width * compute_bytes(plan.precision)
 
 

@@ -122,6 +122,11 @@ class RL:
             return self.max_response_len
         return self.response_lengths[sample % len(self.response_lengths)]
 
+    def num_slots(self, *, dp: int) -> int:
+        """Return the most samples that one of so many replicas decodes at once; they are dealt whole prompts."""
+        most = math.ceil(self.num_prompts_per_step / dp) * self.num_generations_per_prompt
+        return most if self.max_batch_size is None else min(self.max_batch_size, most)
+
     def most_lengths(self) -> list[int]:
         """Return the most tokens of each sample, prompt and response: exactly what it has where lengths are pinned."""
         prompts = range(self.num_prompts_per_step)

@@ -84,13 +84,15 @@ class Engine:
 
     Args:
         plan: Model, precision, and how to sample.
+
+    Attributes:
+        num_slots: Samples it decodes at once.
     """
 
     def __init__(self, plan: Plan) -> None:
         assert plan.rl is not None and plan.layout.generation is not None  # noqa: S101, PT018 (the rank looked)
         self._plan, self._rl = plan, plan.rl
-        samples = math.ceil(plan.rl.num_samples / plan.layout.generation.dp)
-        self._num_slots = plan.rl.max_batch_size or samples
+        self.num_slots = plan.rl.num_slots(dp=plan.layout.generation.dp)
         self._llm: Any = None
         self._is_asleep = False
 
@@ -106,7 +108,7 @@ class Engine:
             load_format="dummy",
             dtype=str(compute_dtype(plan.precision)).removeprefix("torch."),
             max_model_len=plan.seq_len,
-            max_num_seqs=self._num_slots,
+            max_num_seqs=self.num_slots,
             kv_cache_memory_bytes=self._num_cache_bytes(),
             gpu_memory_utilization=0.01,  # only a check that so much is free: the line above says what is taken
             enable_sleep_mode=plan.device == "cuda",
@@ -182,7 +184,7 @@ class Engine:
     def _num_cache_bytes(self) -> int:
         """Return what keys and values of all sequences take that are generated at once."""
         model = self._plan.model
-        blocks = self._num_slots * math.ceil(self._plan.seq_len / _BLOCK_TOKENS) + _SPARE_BLOCKS
+        blocks = self.num_slots * math.ceil(self._plan.seq_len / _BLOCK_TOKENS) + _SPARE_BLOCKS
         numbers = 2 * model.num_layers * model.num_kv_heads * model.head_dim * _BLOCK_TOKENS * blocks
         return numbers * torch.empty(0, dtype=compute_dtype(self._plan.precision)).element_size()
 

@@ -1,0 +1,19 @@
+"""What our side asks of vLLM; it need not be installed for that."""
+
+from __future__ import annotations
+
+from pytest_nemoperf.generation_memory import generation_memory
+from pytest_nemoperf.native.vllm_engine import Engine
+from pytest_nemoperf.parallelism import Layout
+from tests.native.rl_plans import rl_plan
+
+
+def test_the_engine_has_as_many_slots_as_the_replica_with_most_prompts_has_samples() -> None:
+    layout = Layout(gpus=2, dp_shard=2)
+    plan = rl_plan(layout, global_batch_size=12, rl={"generator": "vllm", "num_prompts_per_step": 3})
+
+    engine = Engine(plan)
+
+    memory = generation_memory(plan)
+    assert memory is not None
+    assert engine.num_slots == memory.num_slots == 2 * 4
