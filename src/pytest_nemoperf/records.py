@@ -65,7 +65,8 @@ class RolloutStats:
         num_response_tokens: Tokens generated.
         num_truncated: Responses that reached their limit without a stop token; none where lengths are pinned.
         generation_time_sec: Time of the slowest generating rank.
-        batch_fill_pct: Mean share of the decoding batch that held a sample, percent.
+        batch_fill_pct: Share of the decoding batches' slots that held a sample, over all passes of all rounds and
+            replicas, percent: tokens over slots x passes.
         imbalance_pct: (slowest - mean) / slowest time of the generating replicas, percent.
         staleness_steps: Steps by which the weights that generated are older than those that train on it.
         num_rounds: Times that responses were generated; above 1 where dynamic sampling asked for more.

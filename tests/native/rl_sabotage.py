@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -17,6 +18,7 @@ from pytest_nemoperf.native.generation import NativeGenerator
 from pytest_nemoperf.native.learner import Learner
 from pytest_nemoperf.native.policy_update import PolicyUpdate
 from pytest_nemoperf.native.refit import Refit
+from pytest_nemoperf.native.rollouts import Generated, Request
 
 LAST_STEP = 2
 
@@ -68,6 +70,20 @@ def has_logits_that_are_no_numbers() -> None:
         original(self)
 
     with mock.patch.object(NativeGenerator, "refitted", refitted):
+        rank.main()
+
+
+def notes_how_much_it_is_asked() -> None:
+    """Nothing fails; each rank leaves the number of requests in every round."""
+    original = NativeGenerator.generate
+    notes = Path(os.environ["NEMOPERF_RUN_DIR"]) / f"requests-rank{os.environ['RANK']}.txt"
+
+    def generate(self: NativeGenerator, requests: Sequence[Request], *, seed: int) -> Generated:
+        with notes.open("a") as file:
+            file.write(f"{len(requests)}\n")
+        return original(self, requests, seed=seed)
+
+    with mock.patch.object(NativeGenerator, "generate", generate):
         rank.main()
 
 

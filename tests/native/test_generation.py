@@ -188,13 +188,14 @@ def test_pinned_and_sampled_lengths_share_a_batch() -> None:
     assert tokens[1::2] == sampled[1::2]
 
 
-def test_batch_fill_is_the_share_of_slots_that_hold_a_sample() -> None:
+def test_every_pass_counts_all_slots_whether_they_hold_a_sample() -> None:
     limits = [2, 4, 4, 4]
     asked = [replace(request, max_len=limit) for request, limit in zip(requests(), limits, strict=False)]
 
     generated = generator_of(rl_plan()).generate(asked, seed=1)
 
-    assert generated.batch_fill_pct == pytest.approx(100 * (2 * 4 + 2 * 3) / (4 * 4))
+    assert generated.num_slot_passes == 4 * 4
+    assert generated.num_tokens == 2 + 3 * 4
 
 
 def test_slots_are_filled_again_as_responses_end() -> None:
@@ -202,13 +203,13 @@ def test_slots_are_filled_again_as_responses_end() -> None:
 
     generated = generator_of(rl_plan(max_batch_size=2)).generate(asked, seed=1)
 
-    assert generated.batch_fill_pct == 100  # six passes: 2 + 2 + 2 tokens beside one response of 6
+    assert generated.num_slot_passes == generated.num_tokens == 12  # six passes: 2 + 2 + 2 tokens beside 6
 
 
 def test_no_requests_are_an_empty_result() -> None:
     generated = generator_of(rl_plan()).generate([], seed=1)
 
-    assert generated == Generated(responses=(), batch_fill_pct=0.0)
+    assert generated == Generated(responses=(), num_slot_passes=0)
 
 
 def test_a_refit_changes_what_is_generated() -> None:

@@ -15,8 +15,8 @@ from tests.native.tiny import tiny_plan
 
 # step time, loss, grad norm, peak, generation, fill; then data, forward, backward, pipeline_wait, grad_comm, optimizer,
 # other
-FAST = RankRow.of([1.0, 4.0, 2.0, 100.0, 0.0, 0.0, 0.1, 0.2, 0.3, 0.0, 0.1, 0.2, 0.1])
-SLOW = RankRow.of([2.0, 5.0, 2.0, 300.0, 0.0, 0.0, 0.2, 0.4, 0.6, 0.0, 0.2, 0.4, 0.2])
+FAST = RankRow.of([1.0, 4.0, 2.0, 100.0, 0.0, 0.0, 0.0, 0.1, 0.2, 0.3, 0.0, 0.1, 0.2, 0.1])
+SLOW = RankRow.of([2.0, 5.0, 2.0, 300.0, 0.0, 0.0, 0.0, 0.2, 0.4, 0.6, 0.0, 0.2, 0.4, 0.2])
 
 
 def test_the_slowest_rank_gives_time_and_phases_of_a_step() -> None:

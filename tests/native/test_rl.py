@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.algorithms import ALGORITHMS
+from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.records import StepRecord
 from tests.native.engine import Engine
 from tests.native.rl_plans import APART, rl_plan
+
+ROUNDS = {"algorithm": "dapo", "num_generations_per_prompt": 16, "max_response_len": 2}
+"""Some prompts get a right answer and others in the first round, and some do not."""
 
 
 def rollouts(records: list[StepRecord]) -> list[tuple[Any, ...]]:
@@ -97,6 +101,20 @@ def test_batches_are_generated_with_weights_of_the_asked_age(engine: Engine, sta
     errors = [record.rollout.max_logprob_error for record in off if record.rollout]
     assert errors[0] < 1e-4
     assert all(error > 1e-4 for error in errors[1:])
+
+
+def test_rounds_of_dynamic_sampling_fill_the_batch_though_a_replica_has_no_prompt_in_some(engine: Engine) -> None:
+    layout = Layout(gpus=2, dp_shard=2)
+    plan = rl_plan(layout, global_batch_size=64, rl={**ROUNDS, "response_lengths": "fixed"})
+
+    run_dir = engine.launch(plan, entrypoint="tests.native.rl_sabotage:notes_how_much_it_is_asked")
+
+    asked = [[int(line) for line in (run_dir / f"requests-rank{r}.txt").read_text().split()] for r in range(2)]
+    assert (16, 0) in zip(*asked, strict=True)
+    for record in TorchFramework().read_output(plan, run_dir=run_dir).records:
+        assert record.rollout is not None
+        assert record.rollout.num_rounds > 1
+        assert record.rollout.batch_fill_pct == pytest.approx(100)
 
 
 def test_pinned_lengths_are_exact(engine: Engine) -> None:

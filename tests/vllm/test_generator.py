@@ -36,7 +36,8 @@ def test_pinned_responses_have_the_lengths_asked_for(replica: Replica) -> None:
     assert [len(response.tokens) for response in generated.responses] == [request.max_len for request in asked]
     assert [response.sample for response in generated.responses] == [request.sample for request in asked]
     assert not any(response.is_truncated for response in generated.responses)
-    assert generated.batch_fill_pct == pytest.approx(100 * sum(r.max_len for r in asked) / (RESPONSE_LEN * len(asked)))
+    assert generated.num_tokens == sum(request.max_len for request in asked)
+    assert generated.num_slot_passes == RESPONSE_LEN * len(asked)
 
 
 def test_a_refit_generates_with_the_new_weights(replica: Replica) -> None:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,12 +27,14 @@ class Collected:
     Attributes:
         parcel: All samples of the step, complete.
         generation_sec: Time this rank generated.
-        batch_fill_pct: Mean share of its decoding batch that held a sample.
+        num_generated_tokens: Tokens its replica generated, in all rounds.
+        num_slot_passes: Of its replica in all rounds, as Generated has them.
     """
 
     parcel: Parcel
     generation_sec: float
-    batch_fill_pct: float
+    num_generated_tokens: int
+    num_slot_passes: int
 
 
 class Collector:
@@ -93,7 +94,8 @@ class Collector:
         return Collected(
             parcel=parcel,
             generation_sec=sum(seconds for _, seconds in rounds),
-            batch_fill_pct=statistics.fmean(generated.batch_fill_pct for generated, _ in rounds),
+            num_generated_tokens=sum(generated.num_tokens for generated, _ in rounds),
+            num_slot_passes=sum(generated.num_slot_passes for generated, _ in rounds),
         )
 
     def _answer(self, prompts: Sequence[int], step: int, round_number: int, parcel: Parcel) -> tuple[Generated, float]:

@@ -87,7 +87,7 @@ class NativeGenerator:
             GenerationError: If logits are not finite, or a prompt and its limit don't fit the cache.
         """
         if not requests:
-            return Generated(responses=(), batch_fill_pct=0.0)
+            return Generated(responses=(), num_slot_passes=0)
         check_requests(requests, seq_len=self._seq_len)
         num_slots = self._max_batch_size or len(requests)
         slots = Slots(requests, num_slots=num_slots)
@@ -100,8 +100,7 @@ class NativeGenerator:
         except GenerationError:
             self._cache.release()  # what is not finite must not be found there later
             raise
-        num_tokens = sum(len(response.tokens) for response in responses)
-        return Generated(responses=responses, batch_fill_pct=100 * num_tokens / (num_passes * num_slots))
+        return Generated(responses=responses, num_slot_passes=num_passes * num_slots)
 
     def _run(self, slots: Slots, *, drawn: Responses) -> int:
         """Generate everything and return how many passes of the model it took."""

@@ -79,7 +79,8 @@ class RankRow(NamedTuple):
         grad_norm: Of the whole gradient.
         peak_bytes: Of memory; 0 before the last step.
         generation_sec: Time it generated responses.
-        batch_fill_pct: Mean share of its decoding batch that held a sample, percent.
+        num_generated_tokens: Tokens its replica generated, in all rounds.
+        num_slot_passes: Its replica's passes of the model, each counted once for every slot of the decoding batch.
         phases: Seconds by phase, in the order of the workload's phases.
     """
 
@@ -88,14 +89,15 @@ class RankRow(NamedTuple):
     grad_norm: float
     peak_bytes: float
     generation_sec: float
-    batch_fill_pct: float
+    num_generated_tokens: float
+    num_slot_passes: float
     phases: tuple[float, ...]
 
     @classmethod
     def of(cls, columns: Sequence[float]) -> RankRow:
         """Return the row that gather_steps sent as these numbers."""
-        time, loss, grad_norm, peak, generation, fill, *phases = columns
-        return cls(time, loss, grad_norm, peak, generation, fill, tuple(phases))
+        time, loss, grad_norm, peak, generation, tokens, slot_passes, *phases = columns
+        return cls(time, loss, grad_norm, peak, generation, tokens, slot_passes, tuple(phases))
 
 
 def gather_steps(outcomes: Sequence[StepOutcome], *, peak_bytes: int, device: torch.device) -> list[list[RankRow]]:
@@ -112,7 +114,8 @@ def gather_steps(outcomes: Sequence[StepOutcome], *, peak_bytes: int, device: to
             outcome.grad_norm,
             peak,
             outcome.generation_sec,
-            outcome.batch_fill_pct,
+            outcome.num_generated_tokens,
+            outcome.num_slot_passes,
             *outcome.timing.phases.values(),
         ]
         for outcome, peak in zip(outcomes, peaks, strict=True)

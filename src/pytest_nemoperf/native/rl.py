@@ -123,7 +123,8 @@ class Learning:
             loss=learned.loss.item(),
             grad_norm=learned.grad_norm.item(),
             generation_sec=0.0 if collected is None else collected.generation_sec,
-            batch_fill_pct=0.0 if collected is None else collected.batch_fill_pct,
+            num_generated_tokens=0 if collected is None else collected.num_generated_tokens,
+            num_slot_passes=0 if collected is None else collected.num_slot_passes,
         )
 
 
@@ -236,7 +237,8 @@ class GeneratingRank:
             loss=0.0,
             grad_norm=0.0,
             generation_sec=collected.generation_sec,
-            batch_fill_pct=collected.batch_fill_pct,
+            num_generated_tokens=collected.num_generated_tokens,
+            num_slot_passes=collected.num_slot_passes,
         )
 
     def finish(self) -> None:

@@ -56,13 +56,15 @@ def _rollout(
 ) -> RolloutStats:
     assert plan.rl is not None  # noqa: S101 (the caller looked)
     times = [row.generation_sec for row in generating]
+    num_tokens = sum(row.num_generated_tokens for row in generating)  # every rank of a replica has its replica's
+    num_slot_passes = sum(row.num_slot_passes for row in generating)
     return RolloutStats(
         num_samples=plan.rl.num_samples,
         num_prompt_tokens=fact.num_prompt_tokens,
         num_response_tokens=fact.num_response_tokens,
         num_truncated=fact.num_truncated,
         generation_time_sec=max(times),
-        batch_fill_pct=statistics.fmean(row.batch_fill_pct for row in generating),
+        batch_fill_pct=100 * num_tokens / num_slot_passes,
         imbalance_pct=100 * (max(times) - statistics.fmean(times)) / max(times),
         staleness_steps=min(step, plan.rl.max_staleness),
         num_rounds=fact.num_rounds,

@@ -53,11 +53,16 @@ class Generated:
 
     Attributes:
         responses: One a request, in the order of the requests.
-        batch_fill_pct: Mean share of the decoding batch that held a sample, over the decoding steps, percent.
+        num_slot_passes: Passes of the model, each counted once for every slot of the decoding batch, free or not.
     """
 
     responses: tuple[Response, ...]
-    batch_fill_pct: float
+    num_slot_passes: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all responses: so many slots held a sample, over all passes."""
+        return sum(len(response.tokens) for response in self.responses)
 
 
 class Generator(Protocol):

@@ -26,14 +26,16 @@ class StepOutcome:
         loss: Mean over the tokens this rank trained on; 0 on ranks without the last pipeline stage.
         grad_norm: Of the whole gradient before clipping.
         generation_sec: Time this rank generated responses.
-        batch_fill_pct: Mean share of its decoding batch that held a sample, percent.
+        num_generated_tokens: Tokens its replica generated, in all rounds.
+        num_slot_passes: Its replica's passes of the model, each counted once for every slot of the decoding batch.
     """
 
     timing: StepTiming
     loss: float
     grad_norm: float
     generation_sec: float = 0.0
-    batch_fill_pct: float = 0.0
+    num_generated_tokens: int = 0
+    num_slot_passes: int = 0
 
 
 class Trainer:

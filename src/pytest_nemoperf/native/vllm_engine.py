@@ -153,9 +153,8 @@ class Engine:
         responses = tuple(
             _response(request, output=output.outputs[0]) for request, output in zip(requests, ended, strict=True)
         )
-        num_tokens = sum(len(response.tokens) for response in responses)
         num_slots = self._rl.max_batch_size or len(requests)
-        return Generated(responses=responses, batch_fill_pct=100 * num_tokens / (num_passes * num_slots))
+        return Generated(responses=responses, num_slot_passes=num_passes * num_slots)
 
     def _sampling(self, request: Request, *, seed: int) -> Any:
         from vllm import SamplingParams  # noqa: PLC0415 (imported since start)

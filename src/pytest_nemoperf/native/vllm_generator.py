@@ -80,7 +80,7 @@ class VllmGenerator:
             GenerationError: If logits are not finite, a prompt and its limit don't fit, or the engine has died.
         """
         if not requests:
-            return Generated(responses=(), batch_fill_pct=0.0)
+            return Generated(responses=(), num_slot_passes=0)
         check_requests(requests, seq_len=self._plan.seq_len)
         generated: Generated = self._ask("generate", requests=tuple(requests), seed=seed)
         return generated
