@@ -68,7 +68,7 @@ class RolloutStats:
         batch_fill_pct: Share of the decoding batches' slots that held a sample, over all passes of all rounds and
             replicas, percent: tokens over slots x passes.
         imbalance_pct: (slowest - mean) / slowest time of the generating replicas, percent.
-        staleness_steps: Steps by which the weights that generated are older than those that train on it.
+        staleness_steps: Steps by which the weights that generated are older than those that train on it; of the oldest.
         num_rounds: Times that responses were generated; above 1 where dynamic sampling asked for more.
         reward_mean: Mean reward.
         reward_std: Standard deviation of the rewards.

@@ -18,6 +18,7 @@ from pytest_nemoperf.native.generation import NativeGenerator
 from pytest_nemoperf.native.learner import Learner
 from pytest_nemoperf.native.policy_update import PolicyUpdate
 from pytest_nemoperf.native.refit import Refit
+from pytest_nemoperf.native.rl import GeneratingRank
 from pytest_nemoperf.native.rollouts import Generated, Request
 
 LAST_STEP = 2
@@ -70,6 +71,17 @@ def has_logits_that_are_no_numbers() -> None:
         original(self)
 
     with mock.patch.object(NativeGenerator, "refitted", refitted):
+        rank.main()
+
+
+def takes_weights_one_step_late() -> None:
+    original = GeneratingRank.__init__
+
+    def init(self: GeneratingRank, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        self._staleness += 1
+
+    with mock.patch.object(GeneratingRank, "__init__", init):
         rank.main()
 
 

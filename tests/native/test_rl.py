@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.algorithms import ALGORITHMS
+from pytest_nemoperf.expected import expected_of
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.records import StepRecord
+from pytest_nemoperf.rl_measure import rollout_problems
 from tests.native.engine import Engine
 from tests.native.rl_plans import APART, rl_plan
 
@@ -43,6 +45,7 @@ def test_every_algorithm_runs_and_its_phases_sum_to_the_step(engine: Engine, alg
         assert set(record.phases) == expected
         assert record.rollout is not None
         assert record.rollout.num_samples == 16
+        assert record.rollout.staleness_steps == 0
         assert record.tokens == record.rollout.num_prompt_tokens + record.rollout.num_response_tokens
         assert record.rollout.token_mult_prob_error == pytest.approx(1, abs=1e-4)
         assert record.grad_norm is not None
@@ -101,6 +104,24 @@ def test_batches_are_generated_with_weights_of_the_asked_age(engine: Engine, sta
     errors = [record.rollout.max_logprob_error for record in off if record.rollout]
     assert errors[0] < 1e-4
     assert all(error > 1e-4 for error in errors[1:])
+
+
+@pytest.mark.parametrize("staleness", [1, 2])
+def test_weights_that_come_late_are_recorded_with_their_age_and_make_the_run_invalid(
+    engine: Engine, staleness: int
+) -> None:
+    plan = rl_plan(APART, steps=6, rl={"max_staleness": staleness})
+
+    run_dir = engine.launch(plan, entrypoint="tests.native.rl_sabotage:takes_weights_one_step_late")
+
+    records = TorchFramework().read_output(plan, run_dir=run_dir).records
+    assert [record.rollout.staleness_steps for record in records if record.rollout] == [
+        min(step, staleness + 1) for step in range(6)
+    ]
+    first = staleness + 1
+    assert list(rollout_problems(expected_of(plan), records=records)) == [
+        f"step {first} trains on responses of weights {first} steps old, max_staleness={staleness}"
+    ]
 
 
 def test_rounds_of_dynamic_sampling_fill_the_batch_though_a_replica_has_no_prompt_in_some(engine: Engine) -> None:

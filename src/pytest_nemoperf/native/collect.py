@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from pytest_nemoperf.native.advantages import kept_prompts
 from pytest_nemoperf.native.handover import Handover, Parcel
@@ -63,26 +64,31 @@ class Collector:
         self.plan, self._rl = plan, plan.rl
         self._num_replicas = plan.layout.generation.dp
         self.generator, self.mesh, self.clock = generator, mesh, clock
-        self._handover, self._device = handover, device
+        self._handover, self.device = handover, device
 
-    def collect(self, step: int) -> Collected:
+    def collect(self, step: int, *, version: Tensor) -> Collected:
         """Generate and score the samples of a step; every generating rank calls it.
 
         With dynamic sampling, prompts whose responses all have the same reward are replaced by others of the same
         length in a next round; after the last one they stay.
 
+        Args:
+            step: Number.
+            version: Of the weights that generate, as Parcel.put takes it.
+
         Raises:
             GenerationError: As Generator.generate.
         """
         rl, algorithm = self._rl, self._rl.algorithm_config
-        parcel = Parcel.empty(rl, device=self._device)
+        parcel = Parcel.empty(rl, device=self.device)
         missing = list(range(rl.num_prompts_per_step))
         rounds = []
         for number in range(algorithm.max_rounds if algorithm.has_dynamic_sampling else 1):
-            part = Parcel.empty(rl, device=self._device)
-            rounds.append(self._answer(missing[self.mesh.number :: self._num_replicas], step, number, part))
+            part = Parcel.empty(rl, device=self.device)
+            mine = missing[self.mesh.number :: self._num_replicas]
+            rounds.append(self._answer(mine, step=step, round_number=number, version=version, parcel=part))
             self._handover.gather(part)
-            rows = _rows_of(missing, rl.num_generations_per_prompt, device=self._device)
+            rows = _rows_of(missing, rl.num_generations_per_prompt, device=self.device)
             parcel.ints_NC[rows], parcel.floats_NC[rows] = part.ints_NC[rows], part.floats_NC[rows]
             self.clock.mark("generation")  # a replica waits for the slowest one
             if not algorithm.has_dynamic_sampling:
@@ -98,7 +104,9 @@ class Collector:
             num_slot_passes=sum(generated.num_slot_passes for generated, _ in rounds),
         )
 
-    def _answer(self, prompts: Sequence[int], step: int, round_number: int, parcel: Parcel) -> tuple[Generated, float]:
+    def _answer(
+        self, prompts: Sequence[int], *, step: int, round_number: int, version: Tensor, parcel: Parcel
+    ) -> tuple[Generated, float]:
         """Put this replica's answers into the parcel; return what was generated and how long that took."""
         rl, seed = self._rl, self.plan.seed
         questions = {
@@ -119,7 +127,7 @@ class Collector:
                 )
                 for response in generated.responses
             }
-            parcel.put(generated.responses, rewards=rewards, round_number=round_number)
+            parcel.put(generated.responses, rewards=rewards, round_number=round_number, version=version)
         self.clock.mark("reward")
         return generated, seconds
 
@@ -138,6 +146,6 @@ class Collector:
         ]
 
 
-def _rows_of(prompts: Sequence[int], group_size: int, *, device: torch.device) -> torch.Tensor:
+def _rows_of(prompts: Sequence[int], group_size: int, *, device: torch.device) -> Tensor:
     firsts = torch.tensor(prompts, device=device)[:, None] * group_size
     return (firsts + torch.arange(group_size, device=device)).flatten()

@@ -23,7 +23,7 @@ from pytest_nemoperf.native.tasks import make_question
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.rl import RL
 
-_INT_COLUMNS = 3  # behind the tokens: length, is_truncated, round
+_INT_COLUMNS = 4  # behind the tokens: length, is_truncated, round, version
 _FLOAT_COLUMNS = 1  # behind the log-probabilities: reward
 
 
@@ -32,7 +32,8 @@ class Parcel:
     """Responses to all prompts of a step; rows of samples that are not here yet are zeros.
 
     Attributes:
-        ints_NC: Tokens (R), then length, whether it was truncated, and the round it comes from.
+        ints_NC: Tokens (R), then length, whether it was truncated, the round it comes from, and the version of the
+            weights it was generated with: the number of steps they had been trained for.
         floats_NC: Log-probabilities (R), then the reward.
     """
 
@@ -56,26 +57,35 @@ class Parcel:
     @property
     def rounds_N(self) -> Tensor:
         """Round each sample was generated in, counted from 0."""
+        return self.ints_NC[:, -2]
+
+    @property
+    def versions_N(self) -> Tensor:
+        """Version of the weights each sample was generated with."""
         return self.ints_NC[:, -1]
 
-    def put(self, responses: Sequence[Response], *, rewards: Mapping[int, float], round_number: int) -> None:
+    def put(
+        self, responses: Sequence[Response], *, rewards: Mapping[int, float], round_number: int, version: Tensor
+    ) -> None:
         """Fill the rows of these responses.
 
         Args:
             responses: Of this rank.
             rewards: By sample.
             round_number: They come from.
+            version: Of the weights, one number in int32; it may be on the device.
         """
         width = self.ints_NC.shape[1] - _INT_COLUMNS
         ints, floats = [], []
         for response in responses:
             padding = [0] * (width - len(response.tokens))
-            facts = [len(response.tokens), int(response.is_truncated), round_number]
+            facts = [len(response.tokens), int(response.is_truncated), round_number, 0]
             ints.append([*response.tokens, *padding, *facts])
             floats.append([*response.logprobs, *padding, rewards[response.sample]])
         if responses:
             rows = torch.tensor([response.sample for response in responses], device=self.ints_NC.device)
             self.ints_NC[rows] = torch.tensor(ints, dtype=torch.int32, device=rows.device)
+            self.ints_NC[rows, -1] = version
             self.floats_NC[rows] = torch.tensor(floats, device=rows.device)
 
 

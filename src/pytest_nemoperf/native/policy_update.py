@@ -45,12 +45,17 @@ class PolicyUpdate:
         mesh: Of the ranks that train.
         device: Of this rank.
         clock: Marks ``policy_logprobs``, ``reference_logprobs``, ``values``, ``advantage`` and ``training``.
+
+    Attributes:
+        policy: What is trained.
+        version: Of its weights: the number of steps they have been trained for.
     """
 
     def __init__(self, plan: Plan, *, mesh: RankMesh, device: torch.device, clock: PhaseClock) -> None:
         assert plan.rl is not None  # noqa: S101 (the caller looked)
         self._plan, self._rl, self._clock, self._device = plan, plan.rl, clock, device
         algorithm = self._rl.algorithm_config
+        self.version = 0
         self.policy = Learner(plan, mesh=mesh, device=device)
         self._reference = (
             Learner(plan, mesh=mesh, device=device, is_trainable=False) if algorithm.has_reference else None
@@ -100,6 +105,7 @@ class PolicyUpdate:
                 critic_loss, critic_norm = self._critic.update(samples, numbers=numbers, terms_NSK=terms_NSK)
                 loss, grad_norm = loss + critic_loss, torch.hypot(grad_norm, critic_norm)
             clock.mark("training")
+        self.version += 1
         return Learned(loss=loss, grad_norm=grad_norm, logprobs_NS=logprobs_NS, reference_logprobs_NS=reference_NS)
 
     def _batches(self) -> Iterator[range]:

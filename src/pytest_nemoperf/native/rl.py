@@ -13,7 +13,6 @@ from typing import Protocol
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from pytest_nemoperf.native.collect import Collected, Collector
@@ -25,6 +24,7 @@ from pytest_nemoperf.native.policy_update import Learned, PolicyUpdate
 from pytest_nemoperf.native.refit import Pending, Refit
 from pytest_nemoperf.native.rollout_facts import RolloutFacts, facts_of
 from pytest_nemoperf.native.rollouts import Generator, Samples
+from pytest_nemoperf.native.signal import Signal, version_word
 from pytest_nemoperf.native.train import StepOutcome
 from pytest_nemoperf.native.vllm_generator import VllmGenerator
 from pytest_nemoperf.parallelism import Layout
@@ -115,7 +115,12 @@ class Learning:
         timing = self.clock.stop()
         if dist.get_rank() == 0:
             facts = facts_of(
-                self.plan, parcel=parcel, samples=samples, learned=learned, num_refit_bytes=num_refit_bytes
+                self.plan,
+                step=len(self.facts),
+                parcel=parcel,
+                samples=samples,
+                learned=learned,
+                num_refit_bytes=num_refit_bytes,
             )
             self.facts.append(facts)
         return StepOutcome(
@@ -146,7 +151,8 @@ class ColocatedRank:
         self._refit.run(self._learning.update.policy.named_weights(), self._generator.allocate())
         self._generator.refitted()
         self._clock.mark("refit")
-        collected = self._collector.collect(number)
+        version = version_word(self._learning.update.version, device=self._collector.device)
+        collected = self._collector.collect(number, version=version)
         self._generator.release()
         samples = self._handover.open(collected.parcel, step=number)
         self._clock.mark("other")
@@ -199,7 +205,7 @@ class TrainingRank:
     def _send_weights(self) -> None:
         """On-policy the other side is waiting for them; otherwise training goes on while they travel."""
         self._wait_for_weights(most=max(self._staleness - 1, 0))
-        self._signal.send()
+        self._signal.send(self._learning.update.version)
         self._pending.append(self._refit.start(self._learning.update.policy.named_weights()))
         if self._staleness == 0:
             self._wait_for_weights(most=0)
@@ -218,6 +224,7 @@ class GeneratingRank:
         self._staleness = collector.plan.rl.max_staleness
         self._handover, self._refit, self._signal = handover, refit, signal
         self._targets = self._generator.allocate()
+        self._version = version_word(0, device=collector.device)
         self._num_missing = collector.plan.total_steps + 1  # weights: those of the beginning, and of each step's end
         self.facts: list[RolloutFacts] = []
 
@@ -230,7 +237,7 @@ class GeneratingRank:
         self._clock.start()
         if number == 0 or number > self._staleness:
             self._take_weights()
-        collected = self._collector.collect(number)
+        collected = self._collector.collect(number, version=self._version)
         self._handover.send(collected.parcel)
         return StepOutcome(
             timing=self._clock.stop(),
@@ -248,41 +255,12 @@ class GeneratingRank:
         self._handover.finish()
 
     def _take_weights(self) -> None:
-        self._signal.receive()
+        self._version = self._signal.receive()
         self._clock.mark("idle")
         self._refit.receive(self._targets)
         self._generator.refitted()
         self._clock.mark("refit")
         self._num_missing -= 1
-
-
-class Signal:
-    """Tells the generating ranks that weights are about to be sent, so that waiting is told from receiving.
-
-    Args:
-        group: All ranks of the run, for nothing but this.
-        device: Of this rank.
-    """
-
-    def __init__(self, group: ProcessGroup | None, *, device: torch.device) -> None:
-        self._group, self._device = group, device
-        self._on_the_way: deque[tuple[dist.Work | None, Tensor]] = deque()
-
-    def send(self) -> None:
-        """Have it sent, and go on; on every rank that trains."""
-        word = torch.zeros(1, device=self._device)
-        self._on_the_way.append((dist.broadcast(word, 0, group=self._group, async_op=True), word))
-
-    def receive(self) -> None:
-        """Wait for it; on every rank that generates."""
-        dist.broadcast(torch.zeros(1, device=self._device), 0, group=self._group)
-
-    def finish(self) -> None:
-        """Wait until all have arrived."""
-        while self._on_the_way:
-            work, _ = self._on_the_way.popleft()
-            if work is not None:
-                work.wait()
 
 
 def _meet(group: ProcessGroup | None) -> None:

@@ -47,12 +47,12 @@ def rl_step_records(
             peak_memory_bytes=largest_peak(ranks),
             rank_times_sec=tuple(row.step_time_sec for row in training),
             groups=groups,
-            rollout=_rollout(plan, fact=fact, step=step, ranks=ranks, generating=generating),
+            rollout=_rollout(plan, fact=fact, ranks=ranks, generating=generating),
         )
 
 
 def _rollout(
-    plan: Plan, *, fact: RolloutFacts, step: int, ranks: Sequence[RankRow], generating: Sequence[RankRow]
+    plan: Plan, *, fact: RolloutFacts, ranks: Sequence[RankRow], generating: Sequence[RankRow]
 ) -> RolloutStats:
     assert plan.rl is not None  # noqa: S101 (the caller looked)
     times = [row.generation_sec for row in generating]
@@ -66,7 +66,7 @@ def _rollout(
         generation_time_sec=max(times),
         batch_fill_pct=100 * num_tokens / num_slot_passes,
         imbalance_pct=100 * (max(times) - statistics.fmean(times)) / max(times),
-        staleness_steps=min(step, plan.rl.max_staleness),
+        staleness_steps=fact.staleness_steps,
         num_rounds=fact.num_rounds,
         reward_mean=fact.reward_mean,
         reward_std=fact.reward_std,

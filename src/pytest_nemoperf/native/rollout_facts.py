@@ -25,6 +25,7 @@ class RolloutFacts:
     num_prompt_tokens: int
     num_response_tokens: int
     num_truncated: int
+    staleness_steps: int
     num_rounds: int
     reward_mean: float
     reward_std: float
@@ -35,8 +36,10 @@ class RolloutFacts:
     refit_bytes: int
 
 
-def facts_of(plan: Plan, *, parcel: Parcel, samples: Samples, learned: Learned, num_refit_bytes: int) -> RolloutFacts:
-    """Return what is told about the samples of a step that was trained on."""
+def facts_of(
+    plan: Plan, *, step: int, parcel: Parcel, samples: Samples, learned: Learned, num_refit_bytes: int
+) -> RolloutFacts:
+    """Return what is told about the samples of a step that was trained on: by weights of as many steps before it."""
     lens = samples.lens_N.tolist()
     num_prompt_tokens = int(samples.prompt_lens_N.sum())
     reference_NS = learned.reference_logprobs_NS
@@ -44,6 +47,7 @@ def facts_of(plan: Plan, *, parcel: Parcel, samples: Samples, learned: Learned, 
         num_prompt_tokens=num_prompt_tokens,
         num_response_tokens=sum(lens) - num_prompt_tokens,
         num_truncated=int(samples.is_truncated_N.sum()),
+        staleness_steps=step - int(parcel.versions_N.min()),
         num_rounds=1 + int(parcel.rounds_N.max()),
         reward_mean=samples.rewards_N.mean().item(),
         reward_std=samples.rewards_N.std(unbiased=False).item(),

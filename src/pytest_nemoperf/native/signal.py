@@ -1,0 +1,46 @@
+"""Word from the ranks that train to those that generate: weights are coming, and which."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+
+class Signal:
+    """Tells the generating ranks that weights are about to be sent, so that waiting is told from receiving.
+
+    Args:
+        group: All ranks of the run, for nothing but this.
+        device: Of this rank.
+    """
+
+    def __init__(self, group: ProcessGroup | None, *, device: torch.device) -> None:
+        self._group, self._device = group, device
+        self._on_the_way: deque[tuple[dist.Work | None, Tensor]] = deque()
+
+    def send(self, version: int) -> None:
+        """Have it sent, with the version of the weights, and go on; on every rank that trains."""
+        word = version_word(version, device=self._device)
+        self._on_the_way.append((dist.broadcast(word, 0, group=self._group, async_op=True), word))
+
+    def receive(self) -> Tensor:
+        """Wait for it and return the version of the weights; on every rank that generates."""
+        word = version_word(0, device=self._device)
+        dist.broadcast(word, 0, group=self._group)
+        return word
+
+    def finish(self) -> None:
+        """Wait until all have arrived."""
+        while self._on_the_way:
+            work, _ = self._on_the_way.popleft()
+            if work is not None:
+                work.wait()
+
+
+def version_word(version: int, *, device: torch.device) -> Tensor:
+    """Return a version as it travels; it stays on the device, so that no host waits for it."""
+    return torch.full((1,), version, dtype=torch.int32, device=device)
