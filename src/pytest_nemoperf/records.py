@@ -77,6 +77,7 @@ class RolloutStats:
         kl: Mean k3 estimate of the divergence from the reference policy; None without one.
         refit_bytes: Bytes of weights that the generating ranks received, over all of them.
         refit_time_sec: Time of the slowest rank.
+        tokens_digest: Hash of all response tokens, in hexadecimal: equal for equal tokens. Empty if not known.
     """
 
     num_samples: int
@@ -95,6 +96,7 @@ class RolloutStats:
     kl: float | None = None
     refit_bytes: int = 0
     refit_time_sec: float = 0.0
+    tokens_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,10 +21,10 @@ ROUNDS = {"algorithm": "dapo", "num_generations_per_prompt": 16, "max_response_l
 
 
 def rollouts(records: list[StepRecord]) -> list[tuple[Any, ...]]:
-    """What was generated, as far as the records tell: equal for equal tokens."""
+    """What was generated: equal for equal tokens and rewards."""
     assert all(record.rollout is not None for record in records)
     return [
-        (stats.num_response_tokens, stats.num_truncated, stats.reward_mean)
+        (stats.tokens_digest, stats.num_response_tokens, stats.num_truncated, stats.num_rounds, stats.reward_mean)
         for record in records
         if (stats := record.rollout)
     ]
@@ -57,8 +57,14 @@ def test_the_same_seed_and_layout_give_the_same_tokens(engine: Engine) -> None:
     assert rollouts(engine.run(plan)) == rollouts(engine.run(plan))
 
 
-def test_another_seed_gives_other_tokens(engine: Engine) -> None:
-    assert rollouts(engine.run(rl_plan())) != rollouts(engine.run(rl_plan(seed=4321)))
+def test_another_seed_gives_other_tokens_and_so_does_every_step(engine: Engine) -> None:
+    ours, others = (
+        [record.rollout.tokens_digest for record in engine.run(plan) if record.rollout]
+        for plan in (rl_plan(), rl_plan(seed=4321))
+    )
+
+    assert all(ours)
+    assert len({*ours, *others}) == 6
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ and goes on: it may be batches ahead.
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,6 +64,12 @@ class Parcel:
     def versions_N(self) -> Tensor:
         """Version of the weights each sample was generated with."""
         return self.ints_NC[:, -1]
+
+    def tokens_digest(self) -> str:
+        """Return a hash of all tokens and lengths; waits for the device, so it belongs behind the step."""
+        width = self.ints_NC.shape[1] - _INT_COLUMNS
+        tokens_NC = self.ints_NC[:, : width + 1].contiguous().cpu()
+        return hashlib.blake2b(tokens_NC.numpy().tobytes(), digest_size=8).hexdigest()
 
     def put(
         self, responses: Sequence[Response], *, rewards: Mapping[int, float], round_number: int, version: Tensor

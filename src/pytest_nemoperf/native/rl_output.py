@@ -74,6 +74,7 @@ def _rollout(
         max_logprob_error=fact.max_logprob_error,
         kl=fact.kl,
         refit_bytes=fact.refit_bytes,
+        tokens_digest=fact.tokens_digest,
         refit_time_sec=max(row.phases[_REFIT] for row in ranks),
     )
 

@@ -34,6 +34,7 @@ class RolloutFacts:
     kl: float | None
     flops: float
     refit_bytes: int
+    tokens_digest: str
 
 
 def facts_of(
@@ -56,6 +57,7 @@ def facts_of(
         kl=None if reference_NS is None else mean_kl(learned.logprobs_NS, reference_NS, samples).item(),
         flops=_training_flops(plan, lens=lens),
         refit_bytes=num_refit_bytes,
+        tokens_digest=parcel.tokens_digest(),
     )
 
 
