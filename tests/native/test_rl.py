@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,9 @@ from tests.native.rl_plans import APART, rl_plan
 ROUNDS = {"algorithm": "dapo", "num_generations_per_prompt": 16, "max_response_len": 2}
 """Some prompts get a right answer and others in the first round, and some do not."""
 
+NOTING = "tests.native.rl_sabotage:notes_how_much_it_is_asked"
+TOGETHER = Layout(gpus=2, dp_shard=2)
+
 
 def rollouts(records: list[StepRecord]) -> list[tuple[Any, ...]]:
     """What was generated: equal for equal tokens and rewards."""
@@ -28,6 +32,12 @@ def rollouts(records: list[StepRecord]) -> list[tuple[Any, ...]]:
         for record in records
         if (stats := record.rollout)
     ]
+
+
+def has_a_round_without_a_prompt(run_dir: Path) -> bool:
+    """Whether the second of two replicas had nothing to do in a round in which the first generated."""
+    first, second = ((run_dir / f"requests-rank{rank}.txt").read_text().split() for rank in range(2))
+    return any(ours != "0" and theirs == "0" for ours, theirs in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
@@ -70,7 +80,7 @@ def test_another_seed_gives_other_tokens_and_so_does_every_step(engine: Engine) 
 @pytest.mark.parametrize(
     "layout",
     [
-        pytest.param(Layout(gpus=2, dp_shard=2), id="fsdp2"),
+        pytest.param(TOGETHER, id="fsdp2"),
         pytest.param(Layout(gpus=2, tp=2, generation=GenerationLayout(gpus=2, tp=2)), id="tp2-gtp2"),
         pytest.param(Layout(gpus=2, pp=2, generation=GenerationLayout(gpus=2, pp=2)), id="pp2-gpp2"),
         pytest.param(Layout(gpus=2, cp=2, generation=GenerationLayout(gpus=2, tp=2)), id="cp2-gtp2"),
@@ -130,17 +140,26 @@ def test_weights_that_come_late_are_recorded_with_their_age_and_make_the_run_inv
     ]
 
 
-def test_rounds_of_dynamic_sampling_fill_the_batch_though_a_replica_has_no_prompt_in_some(engine: Engine) -> None:
-    layout = Layout(gpus=2, dp_shard=2)
-    plan = rl_plan(layout, global_batch_size=64, rl={**ROUNDS, "response_lengths": "fixed"})
+def test_two_replicas_go_through_the_same_rounds_as_one_though_one_has_no_prompt_in_some(engine: Engine) -> None:
+    spread = rl_plan(TOGETHER, global_batch_size=64, rl=ROUNDS)
+    alone = engine.run(rl_plan(global_batch_size=64, rl=ROUNDS))
 
-    run_dir = engine.launch(plan, entrypoint="tests.native.rl_sabotage:notes_how_much_it_is_asked")
+    run_dir = engine.launch(spread, entrypoint=NOTING)
 
-    asked = [[int(line) for line in (run_dir / f"requests-rank{r}.txt").read_text().split()] for r in range(2)]
-    assert (16, 0) in zip(*asked, strict=True)
+    records = list(TorchFramework().read_output(spread, run_dir=run_dir).records)
+    assert has_a_round_without_a_prompt(run_dir)
+    assert [record.rollout.num_rounds > 1 for record in alone if record.rollout] == [True] * 3
+    assert rollouts(records) == rollouts(alone)
+
+
+def test_a_replica_without_a_prompt_in_a_round_leaves_no_slot_empty(engine: Engine) -> None:
+    plan = rl_plan(TOGETHER, global_batch_size=64, rl={**ROUNDS, "response_lengths": "fixed"})
+
+    run_dir = engine.launch(plan, entrypoint=NOTING)
+
+    assert has_a_round_without_a_prompt(run_dir)
     for record in TorchFramework().read_output(plan, run_dir=run_dir).records:
         assert record.rollout is not None
-        assert record.rollout.num_rounds > 1
         assert record.rollout.batch_fill_pct == pytest.approx(100)
 
 
