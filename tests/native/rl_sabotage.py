@@ -7,12 +7,13 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
 import torch
 
-from pytest_nemoperf.native import rank
+from pytest_nemoperf.native import collect, rank
 from pytest_nemoperf.native.collect import Collector
 from pytest_nemoperf.native.generation import NativeGenerator
 from pytest_nemoperf.native.learner import Learner
@@ -22,6 +23,7 @@ from pytest_nemoperf.native.rl import GeneratingRank
 from pytest_nemoperf.native.rollouts import Generated, Request
 
 LAST_STEP = 2
+NUM_SAMPLES = 16  # of a step of rl_plan
 
 
 def raises_while_generating() -> None:
@@ -33,11 +35,27 @@ def is_killed_while_generating() -> None:
 
 
 def raises_while_scoring() -> None:
-    _failing(Collector, "_requests", on_rank=1, call=LAST_STEP, failure=_raise)
+    _failing(collect, "reward_of", on_rank=1, call=LAST_STEP * NUM_SAMPLES, failure=_raise)
 
 
 def raises_in_logprobs() -> None:
     _failing(Learner, "logprobs", on_rank=0, call=LAST_STEP, failure=_raise)
+
+
+def raises_in_reference_logprobs() -> None:
+    _failing(Learner, "logprobs", on_rank=0, call=LAST_STEP, failure=_raise, where=_is_reference)
+
+
+def raises_in_values() -> None:
+    _failing(Learner, "values", on_rank=0, call=LAST_STEP, failure=_raise)
+
+
+def is_killed_as_second_that_trains() -> None:
+    _failing(Learner, "update", on_rank=1, call=LAST_STEP, failure=_kill)
+
+
+def is_killed_as_second_that_generates() -> None:
+    _failing(NativeGenerator, "generate", on_rank=3, call=LAST_STEP, failure=_kill)
 
 
 def is_killed_while_training() -> None:
@@ -99,13 +117,25 @@ def notes_how_much_it_is_asked() -> None:
         rank.main()
 
 
-def _failing(owner: type, name: str, *, on_rank: int, call: int, failure: Callable[[], None]) -> None:
-    """Run this rank; one of them fails in one call of a method."""
+def _is_reference(learner: Learner) -> bool:
+    return learner._updater is None
+
+
+def _failing(
+    owner: type | ModuleType,
+    name: str,
+    *,
+    on_rank: int,
+    call: int,
+    failure: Callable[[], None],
+    where: Callable[..., bool] = lambda _self: True,
+) -> None:
+    """Run this rank; one of them fails in one call of a method of those objects, or of a function."""
     original = getattr(owner, name)
     calls = iter(range(10**6))
 
     def failing(*args: Any, **kwargs: Any) -> Any:
-        if int(os.environ["RANK"]) == on_rank and next(calls) == call:
+        if int(os.environ["RANK"]) == on_rank and where(args[0]) and next(calls) == call:
             failure()
         return original(*args, **kwargs)
 

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_nemoperf.errors import LaunchError
 from pytest_nemoperf.frameworks.torch import TorchFramework
-from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.runner import run_once
 from tests.native.engine import Engine
@@ -17,6 +17,7 @@ from tests.native.rl_plans import APART, rl_plan
 from tests.native.sabotaged import Sabotaged
 
 TOGETHER = Layout(gpus=2, dp_shard=2)
+PAIRS = Layout(gpus=2, dp_shard=2, generation=GenerationLayout(gpus=2, is_colocated=False))
 
 
 def failure_of(plan: Plan, *, sabotage: str, engine: Engine, run_dir: Path) -> str:
@@ -34,16 +35,20 @@ def failure_of(plan: Plan, *, sabotage: str, engine: Engine, run_dir: Path) -> s
 
 
 @pytest.mark.parametrize(
-    ("sabotage", "rank"),
+    ("sabotage", "rank", "algorithm"),
     [
-        ("raises_while_generating", 1),
-        ("raises_while_scoring", 1),
-        ("raises_in_logprobs", 0),
-        ("raises_while_sending_weights", 0),
+        ("raises_while_generating", 1, "grpo"),
+        ("raises_while_scoring", 1, "grpo"),
+        ("raises_in_logprobs", 0, "grpo"),
+        ("raises_in_reference_logprobs", 0, "grpo"),
+        ("raises_in_values", 0, "ppo"),
+        ("raises_while_sending_weights", 0, "grpo"),
     ],
 )
-def test_a_failing_rank_is_named_with_its_own_error(engine: Engine, tmp_path: Path, sabotage: str, rank: int) -> None:
-    plan = rl_plan(APART, steps=6, rl={"max_staleness": 1})
+def test_a_failing_rank_is_named_with_its_own_error(
+    engine: Engine, tmp_path: Path, sabotage: str, rank: int, algorithm: str
+) -> None:
+    plan = rl_plan(APART, steps=6, rl={"max_staleness": 1, "algorithm": algorithm})
 
     error = failure_of(plan, sabotage=sabotage, engine=engine, run_dir=tmp_path / "run")
 
@@ -65,6 +70,19 @@ def test_a_killed_rank_is_named_and_the_other_side_ends(
     engine: Engine, tmp_path: Path, sabotage: str, rank: int, staleness: int
 ) -> None:
     plan = rl_plan(APART, steps=6, rl={"max_staleness": staleness})
+
+    error = failure_of(plan, sabotage=sabotage, engine=engine, run_dir=tmp_path / "run")
+
+    assert error.startswith(f"rank {rank} of {plan.case} was killed by SIGKILL")
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "rank"), [("is_killed_as_second_that_trains", 1), ("is_killed_as_second_that_generates", 3)]
+)
+def test_the_second_rank_of_a_group_is_named_and_all_others_end(
+    engine: Engine, tmp_path: Path, sabotage: str, rank: int
+) -> None:
+    plan = rl_plan(PAIRS, steps=6, rl={"max_staleness": 1})
 
     error = failure_of(plan, sabotage=sabotage, engine=engine, run_dir=tmp_path / "run")
 
