@@ -141,14 +141,16 @@ class _Groups:
 
     def mesh(self, ranks: Tensor, *, device_type: str) -> DeviceMesh | None:
         """Return FSDP's axes: dimension 2 of (pp, replicas, shards, others), or 1 and 2 if there are replicas."""
+        num_replicas, num_shards = ranks.shape[1:3]
         shards = self.along(ranks, 2)
         replicas = self.along(ranks, 1)
-        if replicas is None:
+        if num_replicas == 1:
             return None if shards is None else DeviceMesh.from_group(shards, device_type, mesh_dim_names=("shard",))
-        if shards is None:
-            # Only replicas are left to average over: HSDP with one shard.
+        if num_shards == 1:
+            # Only replicas are left to average over: HSDP with one shard. Ranks that train nothing belong to no group,
+            # and make this one all the same: which groups there are is a matter of the layout alone.
             shards, _ = dist.new_subgroups(1)  # type: ignore[no-untyped-call]  # as above
-        if dist.get_rank() >= ranks.numel():
+        if replicas is None or shards is None:
             return None  # it took part in making the groups, and trains nothing
         planes = ranks.permute(0, 3, 1, 2).flatten(0, 1)
         plane = next(plane for plane in planes if (plane == dist.get_rank()).any())

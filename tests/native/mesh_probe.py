@@ -1,0 +1,35 @@
+"""Ranks that make their groups and write which these are; entrypoints of the warm server, as in sabotage.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+
+from pytest_nemoperf.native import rank
+from pytest_nemoperf.native.mesh import build_generation_mesh, build_mesh
+from pytest_nemoperf.recipe import Plan
+
+
+def main() -> None:
+    """Stand for a rank's entrypoint: write the shapes of FSDP's axes, and whether this rank generates."""
+    with mock.patch.object(rank, "train", _train):
+        rank.main()
+
+
+def read_facts(run_dir: Path, *, num_ranks: int) -> list[Any]:
+    """Return what the ranks wrote."""
+    return [json.loads((run_dir / f"mesh-{number}.json").read_text()) for number in range(num_ranks)]
+
+
+def _train(plan: Plan, *, place: rank.Place, device: torch.device) -> None:
+    mesh = build_mesh(plan.layout, device_type=device.type, has_experts=plan.model.moe is not None)
+    generation_mesh = build_generation_mesh(plan.layout)
+    shapes = [None if axes is None else list(axes.shape) for axes in (mesh.shards, mesh.expert_shards)]
+    facts = {"shapes": shapes, "generates": generation_mesh is not None}
+    (place.run_dir / f"mesh-{place.rank}.json").write_text(json.dumps(facts))
+    dist.barrier(group=dist.new_group())  # groups are told apart by how many a rank made before
