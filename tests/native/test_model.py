@@ -11,6 +11,7 @@ import torch
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.models import find_model
 from pytest_nemoperf.native.data import SyntheticTokens
+from pytest_nemoperf.native.model import LossHead
 from pytest_nemoperf.weights import model_weights
 from tests.native.families import PARTS
 from tests.native.tiny import CPU, build, tiny_config, tiny_plan
@@ -36,6 +37,29 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     assert loss.dtype is torch.float32
     assert loss.shape == ()
     assert not [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+
+
+def test_logits_of_half_precision_are_divided_by_the_temperature_in_single() -> None:
+    config = tiny_config()
+    head = LossHead(config)
+    head.temperature = 0.7
+    for weight in head.parameters():
+        torch.nn.init.normal_(weight)
+    x, labels = torch.randn(50, config.hidden_size, dtype=torch.bfloat16), torch.arange(50)
+    original = head.cross_entropy
+    seen: list[torch.Tensor] = []
+
+    def observed(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        seen.append(logits)  # what tensor parallelism's own function gets, too
+        return original(logits, labels)
+
+    head.cross_entropy = observed
+
+    logprobs = head(x, labels, None)
+
+    expected = head.logits(x, None).float() / 0.7
+    assert torch.equal(seen[0], expected)
+    torch.testing.assert_close(logprobs, expected.log_softmax(-1)[labels, labels], rtol=0, atol=1e-5)
 
 
 def test_a_token_never_sees_the_next_ones() -> None:

@@ -63,7 +63,7 @@ class LossHead(nn.Module):
         """Return each label's log-probability; the embedding table is used where the head has no weight of its own."""
         logits_TV = self.logits(x_TD, tied_weight_VD)
         if self.temperature != 1:
-            logits_TV = logits_TV / self.temperature
+            logits_TV = logits_TV.float() / self.temperature  # as generation divides them
         return -self.cross_entropy(logits_TV, labels_T)
 
     def logits(self, x_TD: Tensor, tied_weight_VD: Tensor | None) -> Tensor:
