@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from pytest_nemoperf.native import attention, batches, context_parallel, rank
 from pytest_nemoperf.native.learner import Learner
 from pytest_nemoperf.native.mesh import RankMesh, build_mesh
 from pytest_nemoperf.native.rollouts import Samples
+from pytest_nemoperf.native.stage import Stage
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.rl import RL
@@ -111,6 +113,12 @@ def main() -> None:
         rank.main()
 
 
+def with_many_lengths() -> None:
+    """Say of samples of many lengths in turn, those of the first ones again, and how many stages are left of it."""
+    with mock.patch.object(rank, "train", _train_lengths):
+        rank.main()
+
+
 def with_padding_first() -> None:
     """Samples whose padding comes first, where attention sees it."""
     original = batches.Batches._cut
@@ -170,6 +178,26 @@ def _train(plan: Plan, *, place: rank.Place, device: torch.device) -> None:
     facts = {name: getattr(found, name) for name in Findings.__slots__}
     (place.run_dir / f"findings-{place.rank}.json").write_text(json.dumps(facts))
     dist.barrier()
+
+
+def _train_lengths(plan: Plan, *, place: rank.Place, device: torch.device) -> None:
+    mesh = build_mesh(plan.layout, device_type=device.type, has_experts=False)
+    learner = Learner(plan, mesh=mesh, device=device)
+    samples = make_samples(vocab_size=plan.model.vocab_size)
+    said = [
+        learner.logprobs(replace(samples, lens_N=samples.lens_N.clamp(max=longest))).tolist()
+        for longest in (*range(18, 30), 18)
+    ]
+    gc.collect()
+    num_stages = sum(type(thing) is Stage for thing in gc.get_objects())
+    facts = {"num_stages": num_stages, "first": said[0], "again": said[-1]}
+    (place.run_dir / f"lengths-{place.rank}.json").write_text(json.dumps(facts))
+    dist.barrier()
+
+
+def read_lengths(run_dir: Path, *, num_ranks: int) -> list[dict[str, Any]]:
+    """Return what the ranks wrote of many lengths."""
+    return [json.loads((run_dir / f"lengths-{number}.json").read_text()) for number in range(num_ranks)]
 
 
 def read_findings(run_dir: Path, *, num_ranks: int) -> list[Findings]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.distributed import ProcessGroup
 
 from pytest_nemoperf.native.batches import Batches, Cut, Segment, deal, pack
 from pytest_nemoperf.native.mesh import RankMesh
@@ -102,6 +105,33 @@ def test_padded_rows_are_as_long_as_the_longest_of_their_micro_batch() -> None:
 
     by_length = sorted(LENS, reverse=True)
     assert [tuple(cut.source_BL.shape) for cut in cuts] == [(4, by_length[0]), (4, by_length[4])]
+
+
+def test_tables_of_padded_rows_are_views() -> None:
+    (cuts,) = cuts_of(Layout(gpus=1), micro_batch_size=4, global_batch_size=8)
+
+    tables = [cut.tables["global"].index_S for cut in cuts]
+
+    assert len({len(index) for index in tables}) == 2
+    assert len({index.untyped_storage().data_ptr() for index in tables}) == 1
+
+
+def test_tables_of_pieces_are_kept_for_the_latest_lengths_alone() -> None:
+    plan = rl_plan(Layout(gpus=1))
+    tables = tabulate(plan.model, index_S=torch.arange(plan.seq_len), dtype=torch.float32, device=CPU)
+    group = mock.Mock(spec=ProcessGroup)
+    group.size.return_value, group.rank.return_value = 2, 1
+    pieces = Batches(plan, mesh=RankMesh(cp=group), dp_rank=0, tables=tables, device=CPU)
+    samples = make_samples(vocab_size=plan.model.vocab_size)
+    left = []
+
+    for length in (4, 8, 12, 16, 20, 24, 28, 10, 14, 18, 22, 26):
+        shortened = replace(samples, lens_N=torch.full_like(samples.lens_N, length))
+        (cut,) = pieces.cut(shortened, numbers=[0], is_training=False)
+        left.append(weakref.ref(cut.tables["global"].index_S))
+        del cut
+
+    assert sum(index() is not None for index in left) == 8
 
 
 def test_packed_rows_are_full_or_the_last() -> None:

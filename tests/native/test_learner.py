@@ -25,6 +25,7 @@ from tests.native.learning import (
     make_terms,
     objective,
     read_findings,
+    read_lengths,
     rl_plan,
 )
 from tests.native.tiny import CPU, build
@@ -100,6 +101,14 @@ def test_packed_rows_teach_what_padded_ones_teach_one_process(
     ranks = found_by(engine, plan)
 
     assert max(largest_difference(found, expected) for found in ranks) <= TOLERANCE
+
+
+def test_a_pipeline_keeps_schedules_for_the_latest_lengths_alone(engine: Engine) -> None:
+    run_dir = engine.launch(rl_plan(Layout(gpus=2, pp=2)), entrypoint="tests.native.learning:with_many_lengths")
+
+    for rank in read_lengths(run_dir, num_ranks=2):
+        assert rank["num_stages"] == 8
+        assert rank["again"] == rank["first"]
 
 
 def test_every_rank_gets_the_same_numbers(engine: Engine) -> None:

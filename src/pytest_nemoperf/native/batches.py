@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count
 
 import torch
@@ -24,11 +25,12 @@ from pytest_nemoperf.native.context_parallel import local_positions
 from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.passes import MicroBatch
 from pytest_nemoperf.native.rollouts import Samples
-from pytest_nemoperf.native.rope import Tables, at_places
+from pytest_nemoperf.native.rope import Tables, at_places, first_places
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.stages import schedule_problems
 
 _ENGINE_TOKENS = 32  # transformer-engine's 8-bit and 4-bit products take a multiple of so many rows
+_KEPT_TABLES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +69,8 @@ class Batches:
         self._is_packed = plan.rl.is_packed
         self._num_rows = 1 if self._is_packed else plan.micro_batch_size  # of a micro-batch
         self._row_multiple, self._sample_multiple = _multiples(plan)
-        self._padded: dict[int, Tables] = {}
+        # Steps have rows of ever new lengths: only the latest pieces' tables, which are copies, are worth their memory.
+        self._pieces = lru_cache(maxsize=_KEPT_TABLES)(self._tables_of_pieces)
 
     def cut(self, samples: Samples, *, numbers: Sequence[int], is_training: bool) -> list[Cut]:
         """Return this rank's micro-batches of some of the samples; all ranks get equally many.
@@ -144,10 +147,11 @@ class Batches:
             lens = tuple(len(places_L) for places_L in places)
             return at_places(self._tables, torch.cat(places).to(self._device), lens=lens)
         row_len = rows[0][0].num_places
-        if row_len not in self._padded:
-            places_L = local_positions(row_len, mesh=self._mesh).to(self._device)
-            self._padded[row_len] = at_places(self._tables, places_L)
-        return self._padded[row_len]
+        return first_places(self._tables, row_len) if self._mesh.cp is None else self._pieces(row_len)
+
+    def _tables_of_pieces(self, row_len: int) -> Tables:
+        """Return what the layers look up about this rank's pieces of a padded row, under context parallelism."""
+        return at_places(self._tables, local_positions(row_len, mesh=self._mesh).to(self._device))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.stages import stage_layers
 
 _META = torch.device("meta")
+_KEPT_SCHEDULES = 8
 
 
 def build_chunks(plan: Plan, *, group: ProcessGroup | None, dtype: torch.dtype) -> tuple[Decoder, ...]:
@@ -96,7 +98,8 @@ class Pipeline:
         self._divisor = divisor
         self._clock = clock
         self._is_first, self._is_last = group.rank() == 0, group.rank() == group.size() - 1
-        self._known: dict[tuple[object, ...], tuple[Any, Sequence[Stage]]] = {}
+        # Only the latest: steps may have rows of ever new lengths.
+        self._schedule = lru_cache(maxsize=_KEPT_SCHEDULES)(self._new_schedule)
 
     def forward_backward(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
         """Accumulate the gradient of the objective over the divisor.
@@ -123,7 +126,8 @@ class Pipeline:
         losses: list[Tensor] | None,
         return_outputs: bool,
     ) -> Any:
-        schedule, stages = self._schedule(micro_batches, is_training=is_training)
+        shape_BS = micro_batches[0].tokens_BS.shape
+        schedule, stages = self._schedule(len(micro_batches), shape_BS=shape_BS, is_training=is_training)
         for stage in stages:
             stage.tables = [micro_batch.tables for micro_batch in micro_batches]
         tokens_LS = torch.cat([micro_batch.tokens_BS for micro_batch in micro_batches])
@@ -140,25 +144,23 @@ class Pipeline:
                 stage.clear_runtime_states()
         return outputs
 
-    def _schedule(self, micro_batches: Sequence[MicroBatch], *, is_training: bool) -> tuple[Any, Sequence[Stage]]:
+    def _new_schedule(
+        self, num_micro_batches: int, *, shape_BS: torch.Size, is_training: bool
+    ) -> tuple[Any, Sequence[Stage]]:
         """Return the order of passes for so many micro-batches, and the stages it runs; torch leaves it untyped."""
-        shape_BS = micro_batches[0].tokens_BS.shape
-        key = (len(micro_batches), shape_BS, is_training)
-        if key not in self._known:
-            stages = [
-                _stage(
-                    self._plan,
-                    chunk=chunk,
-                    index=number * self._group.size() + self._group.rank(),
-                    group=self._group,
-                    shape_BS=shape_BS,
-                    is_training=is_training,
-                    clock=self._clock,
-                )
-                for number, chunk in enumerate(self._chunks)
-            ]
-            self._known[key] = self._make_schedule(stages, len(micro_batches), is_training=is_training), stages
-        return self._known[key]
+        stages = [
+            _stage(
+                self._plan,
+                chunk=chunk,
+                index=number * self._group.size() + self._group.rank(),
+                group=self._group,
+                shape_BS=shape_BS,
+                is_training=is_training,
+                clock=self._clock,
+            )
+            for number, chunk in enumerate(self._chunks)
+        ]
+        return self._make_schedule(stages, num_micro_batches, is_training=is_training), stages
 
     def _make_schedule(self, stages: list[Stage], num_micro_batches: int, *, is_training: bool) -> Any:
         options: dict[str, Any] = {

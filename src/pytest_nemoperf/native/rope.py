@@ -84,6 +84,17 @@ def at_places(tables: Tables, index_T: Tensor, *, lens: tuple[int, ...] = ()) ->
     }
 
 
+def first_places(tables: Tables, num_places: int) -> Tables:
+    """Return the first rows of the tables, without a copy."""
+    return {
+        name: Positions(
+            table.index_S[:num_places],
+            None if table.angles is None else (table.angles[0][:num_places], table.angles[1][:num_places]),
+        )
+        for name, table in tables.items()
+    }
+
+
 def rotary_size(config: ModelConfig) -> int:
     """Return how many columns of a query or key head are rotated."""
     if config.mla is not None:
