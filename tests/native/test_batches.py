@@ -12,8 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributed import ProcessGroup
+from torch.nn import functional
 
-from pytest_nemoperf.native.batches import Batches, Cut, Segment, deal, pack
+from pytest_nemoperf.native.batches import Batches, Cut, Segment, deal, micro_batches, pack
 from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.rope import tabulate
 from pytest_nemoperf.parallelism import Layout
@@ -132,6 +133,22 @@ def test_tables_of_pieces_are_kept_for_the_latest_lengths_alone() -> None:
         del cut
 
     assert sum(index() is not None for index in left) == 8
+
+
+def test_the_samples_are_padded_once_for_all_micro_batches() -> None:
+    (cuts,) = cuts_of(Layout(gpus=1))
+    samples = make_samples(vocab_size=64)
+    terms = torch.randn(*samples.tokens_NS.shape, 3)
+
+    with mock.patch.object(functional, "pad", wraps=functional.pad) as pad:
+        made = micro_batches(cuts, samples=samples, terms_NSK=terms)
+
+    assert len(made) == len(LENS)
+    assert pad.call_count == 2  # tokens, terms
+    longest, *_ = made
+    assert torch.equal(longest.tokens_BS[0], samples.tokens_NS[0, : LENS[0]])
+    assert longest.terms_BSK is not None
+    assert torch.equal(longest.terms_BSK[0], torch.cat([terms[0, 1 : LENS[0]], torch.zeros(1, 3)]))
 
 
 def test_packed_rows_are_full_or_the_last() -> None:

@@ -168,11 +168,21 @@ class Cut:
     target_BL: Tensor
     tables: Tables
 
-    def micro_batch(self, samples: Samples, *, terms_NSK: Tensor | None = None) -> MicroBatch:
-        """Return what goes through the model; terms are of the tokens that the outputs are about."""
-        tokens = F.pad(samples.tokens_NS.flatten(), (0, 1))
-        terms_BSK = None if terms_NSK is None else F.pad(terms_NSK.flatten(0, 1), (0, 0, 0, 1))[self.target_BL]
-        return MicroBatch(tokens[self.source_BL], tokens[self.target_BL][..., None], terms_BSK, self.tables)
+
+def micro_batches(cuts: Sequence[Cut], *, samples: Samples, terms_NSK: Tensor | None = None) -> list[MicroBatch]:
+    """Return what goes through the model; terms are of the tokens that the outputs are about."""
+    # The place past the last, which padding looks up, holds zeros.
+    tokens = F.pad(samples.tokens_NS.flatten(), (0, 1))
+    terms = None if terms_NSK is None else F.pad(terms_NSK.flatten(0, 1), (0, 0, 0, 1))
+    return [
+        MicroBatch(
+            tokens[cut.source_BL],
+            tokens[cut.target_BL][..., None],
+            None if terms is None else terms[cut.target_BL],
+            cut.tables,
+        )
+        for cut in cuts
+    ]
 
 
 def deal(lens: Mapping[int, int], *, num_ranks: int) -> list[list[int]]:

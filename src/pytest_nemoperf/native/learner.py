@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pytest_nemoperf.native.batches import Batches
+from pytest_nemoperf.native.batches import Batches, micro_batches
 from pytest_nemoperf.native.mesh import RankMesh, data_parallel_rank
 from pytest_nemoperf.native.model import LossHead, Objective
 from pytest_nemoperf.native.objective import policy_objective, value_objective
@@ -98,7 +98,7 @@ class Learner:
             logprobs_NS, float32.
         """
         cuts = self._batches.cut(samples, numbers=range(len(samples.lens_N)), is_training=False)
-        outputs = self._passes.forward([cut.micro_batch(samples) for cut in cuts])
+        outputs = self._passes.forward(micro_batches(cuts, samples=samples))
         places = samples.tokens_NS.numel()
         found = torch.zeros(places + 1, device=samples.tokens_NS.device)
         if self._counts:
@@ -131,7 +131,7 @@ class Learner:
         """
         assert self._updater is not None  # noqa: S101 (a reference is not updated)
         cuts = self._batches.cut(samples, numbers=numbers, is_training=True)
-        loss, grad_norm = self._updater.update([cut.micro_batch(samples, terms_NSK=terms_NSK) for cut in cuts])
+        loss, grad_norm = self._updater.update(micro_batches(cuts, samples=samples, terms_NSK=terms_NSK))
         loss = loss / self._num_averaged if self._counts else torch.zeros_like(loss)
         if self._mesh.world is not None:
             dist.all_reduce(loss, group=self._mesh.world)
