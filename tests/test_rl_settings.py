@@ -30,7 +30,7 @@ SIZES: dict[str, Any] = {
         ({"response_lengths": 5}, r"response_lengths=5 must be 'fixed', 'sampled' or a list of lengths"),
         ({"response_lengths": (0,)}, r"response_lengths=\[0\] must be whole numbers >= 1"),
         ({"response_lengths": (9,)}, r"response_lengths have 9, more than max_response_len=8"),
-        ({"algorithm": "grop"}, r"unknown algorithm 'grop'; did you mean grpo"),
+        ({"algorithm": "grpoo"}, r"unknown algorithm 'grpoo'; did you mean grpo"),
         ({"algorithm": None}, r"algorithm=None must be the name of one, or an Algorithm"),
         ({"max_staleness": -1}, r"max_staleness=-1 must be a whole number >= 0"),
         ({"generator": "sglang"}, r"unknown generator 'sglang'; use 'native' or 'vllm'"),

@@ -21,7 +21,7 @@ from tests.native.samples import make_samples, response_places
 MEAN = Algorithm(name="mean", is_std_normalized=False)
 NORMALIZED = Algorithm(name="normalized")
 LEAVE_ONE_OUT = Algorithm(name="loo", is_leave_one_out=True, is_std_normalized=False)
-LEAVE_ONE_OUT_NORMALIZED = Algorithm(name="loo-std", is_leave_one_out=True)
+LEAVE_ONE_OUT_NORMALIZED = Algorithm(name="loo_std", is_leave_one_out=True)
 GROUP = [MEAN, NORMALIZED, LEAVE_ONE_OUT, LEAVE_ONE_OUT_NORMALIZED]
 PPO = Algorithm(name="gae", advantage="gae", is_std_normalized=False, gae_lambda=0.9, discount=0.8)
 

@@ -26,8 +26,8 @@ from tests.native.samples import Numbers, gradient_of, make_samples, with_gradie
 GRPO = ALGORITHMS["grpo"]
 POLICIES = [
     GRPO,
-    replace(GRPO, name="grpo-loo", is_leave_one_out=True),
-    replace(GRPO, name="grpo-off-policy", importance_cap=1.1),
+    replace(GRPO, name="grpo_loo", is_leave_one_out=True),
+    replace(GRPO, name="grpo_off_policy", importance_cap=1.1),
     ALGORITHMS["dapo"],
     ALGORITHMS["ppo"],
 ]
