@@ -36,8 +36,13 @@ def rollouts(records: list[StepRecord]) -> list[tuple[Any, ...]]:
 
 def has_a_round_without_a_prompt(run_dir: Path) -> bool:
     """Whether the second of two replicas had nothing to do in a round in which the first generated."""
-    first, second = ((run_dir / f"requests-rank{rank}.txt").read_text().split() for rank in range(2))
-    return any(ours != "0" and theirs == "0" for ours, theirs in zip(first, second, strict=True))
+    pairs = zip(requests_of(run_dir, rank=0), requests_of(run_dir, rank=1), strict=True)
+    return any(first and not second for first, second in pairs)
+
+
+def requests_of(run_dir: Path, *, rank: int) -> list[int]:
+    """How many requests a rank had in each round."""
+    return [int(line) for line in (run_dir / f"requests-rank{rank}.txt").read_text().split()]
 
 
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
@@ -152,15 +157,18 @@ def test_two_replicas_go_through_the_same_rounds_as_one_though_one_has_no_prompt
     assert rollouts(records) == rollouts(alone)
 
 
-def test_a_replica_without_a_prompt_in_a_round_leaves_no_slot_empty(engine: Engine) -> None:
-    plan = rl_plan(TOGETHER, global_batch_size=64, rl={**ROUNDS, "response_lengths": "fixed"})
+def test_batch_fill_counts_every_slot_of_every_round_once(engine: Engine) -> None:
+    rl = {**ROUNDS, "response_lengths": "fixed", "max_batch_size": 32}
+    plan = rl_plan(TOGETHER, steps=1, global_batch_size=64, rl=rl)
 
     run_dir = engine.launch(plan, entrypoint=NOTING)
 
     assert has_a_round_without_a_prompt(run_dir)
-    for record in TorchFramework().read_output(plan, run_dir=run_dir).records:
-        assert record.rollout is not None
-        assert record.rollout.batch_fill_pct == pytest.approx(100)
+    asked = [requests for requests in requests_of(run_dir, rank=0) + requests_of(run_dir, rank=1) if requests]
+    assert set(asked) == {16, 32}  # half of the slots, or all
+    (record,) = TorchFramework().read_output(plan, run_dir=run_dir).records
+    assert record.rollout is not None
+    assert record.rollout.batch_fill_pct == pytest.approx(100 * sum(asked) / (32 * len(asked)))
 
 
 def test_pinned_lengths_are_exact(engine: Engine) -> None:
