@@ -9,15 +9,32 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from pytest_nemoperf.native import rank
 from pytest_nemoperf.native.mesh import build_generation_mesh, build_mesh
+from pytest_nemoperf.native.output import gather_steps
 from pytest_nemoperf.recipe import Plan
 
 
 def main() -> None:
     """Stand for a rank's entrypoint: write the shapes of FSDP's axes, and whether this rank generates."""
     with mock.patch.object(rank, "train", _train):
+        rank.main()
+
+
+def with_timeouts() -> None:
+    """Run the plan, and write how long this rank's groups wait, in seconds."""
+    original = gather_steps
+
+    def observed(outcomes: Any, *, device: torch.device, **options: Any) -> Any:
+        groups = [group._get_backend(device) for group in distributed_c10d._world.pg_map]
+        place = rank.read_place()
+        facts = [group.options._timeout.total_seconds() for group in groups]
+        (place.run_dir / f"mesh-{place.rank}.json").write_text(json.dumps(facts))
+        return original(outcomes, device=device, **options)
+
+    with mock.patch.object(rank, "gather_steps", observed):
         rank.main()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -11,6 +12,7 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
+from pytest_nemoperf.recipe import Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,15 +51,29 @@ class RankMesh:
     expert_shards: DeviceMesh | None = None
 
 
-def build_mesh(layout: Layout, *, device_type: str, has_experts: bool) -> RankMesh:
+def group_timeout(plan: Plan) -> timedelta:
+    """Return how long a rank waits for another: as long as the run may take.
+
+    The 10 minutes of NCCL's groups are less than some generations. Whoever launched the ranks ends a run that hangs.
+    """
+    return timedelta(seconds=plan.timeout_sec)
+
+
+def build_mesh(layout: Layout, *, device_type: str, has_experts: bool, timeout: timedelta | None = None) -> RankMesh:
     """Return this rank's groups; every rank of the run must call it, as each group is made by all of them.
 
     The first ``layout.gpus`` ranks train; one that does not belongs to no group.
 
     Ranks are in the order (pp, dp_replicate, dp_shard, cp, tp): the axis that talks most is on neighbours.
     Experts see the ranks of one pipeline stage (and one FSDP replica) as (copies or shards, ep, etp) instead.
+
+    Args:
+        layout: Of the run.
+        device_type: Where the ranks compute.
+        has_experts: The model is a mixture.
+        timeout: Of the groups, which don't inherit it from the default group; None for torch's own.
     """
-    groups = _Groups()
+    groups = _Groups(timeout=timeout)
     ranks = torch.arange(layout.gpus).view(layout.pp, layout.dp_replicate, layout.dp_shard, layout.cp, layout.tp)
     experts = ranks.view(layout.pp, -1, layout.expert_dp, layout.ep, layout.etp)
     is_sharded = layout.dp_shard > 1
@@ -97,16 +113,16 @@ class GenerationMesh:
     everyone: ProcessGroup | None = None
 
 
-def build_generation_mesh(layout: Layout) -> GenerationMesh | None:
+def build_generation_mesh(layout: Layout, *, timeout: timedelta | None = None) -> GenerationMesh | None:
     """Return this rank's groups for generation, or None for a rank that only trains.
 
     Every rank of the run must call it, as each group is made by all of them. Ranks are in the order (replica, pp, tp):
-    the same ones that train, or those after them.
+    the same ones that train, or those after them. The timeout is as in ``build_mesh``.
     """
     generation = layout.generation or GenerationLayout(gpus=layout.gpus)
     first = 0 if generation.is_colocated else layout.gpus
     ranks = torch.arange(first, first + generation.gpus).view(generation.dp, generation.pp, generation.tp)
-    groups = _Groups()
+    groups = _Groups(timeout=timeout)
     tp, pp = groups.along(ranks, 2), groups.along(ranks, 1)
     replica, everyone = groups.along(ranks, 1, 2), groups.along(ranks, 0, 1, 2)
     place = dist.get_rank() - first
@@ -124,7 +140,8 @@ def data_parallel_rank(rank: int, *, layout: Layout) -> int:
 class _Groups:
     """Makes process groups, each set of ranks once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, timeout: timedelta | None) -> None:
+        self._timeout = timeout
         self._known: dict[tuple[tuple[int, ...], ...], ProcessGroup] = {}
 
     def along(self, ranks: Tensor, *dims: int) -> ProcessGroup | None:
@@ -136,7 +153,9 @@ class _Groups:
         rows = tuple(sorted(tuple(row) for row in ranks.movedim(dims, last).reshape(-1, size).tolist()))
         if rows not in self._known:
             enumeration = [list(row) for row in rows]
-            self._known[rows], _ = dist.new_subgroups_by_enumeration(enumeration)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            self._known[rows], _ = dist.new_subgroups_by_enumeration(  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                enumeration, timeout=self._timeout
+            )
         return self._known[rows]
 
     def mesh(self, ranks: Tensor, *, device_type: str) -> DeviceMesh | None:
@@ -149,7 +168,7 @@ class _Groups:
         if num_shards == 1:
             # Only replicas are left to average over: HSDP with one shard. Ranks that train nothing belong to no group,
             # and make this one all the same: which groups there are is a matter of the layout alone.
-            shards, _ = dist.new_subgroups(1)  # type: ignore[no-untyped-call]  # as above
+            shards, _ = dist.new_subgroups(1, timeout=self._timeout)  # type: ignore[no-untyped-call]  # as above
         if replicas is None or shards is None:
             return None  # it took part in making the groups, and trains nothing
         planes = ranks.permute(0, 3, 1, 2).flatten(0, 1)

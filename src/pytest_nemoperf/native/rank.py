@@ -25,7 +25,7 @@ from pytest_nemoperf.native.device import (
     reset_peak_memory,
     tune_host_memory,
 )
-from pytest_nemoperf.native.mesh import build_mesh, data_parallel_rank
+from pytest_nemoperf.native.mesh import build_mesh, data_parallel_rank, group_timeout
 from pytest_nemoperf.native.output import (
     ProgressWriter,
     gather_steps,
@@ -112,13 +112,14 @@ def run(place: Place) -> None:
     plan = from_json(Plan, path.read_bytes(), subject=str(path))
     check_plan(plan, world_size=place.world_size)
     device = torch.device("cuda", place.local_rank) if plan.device == "cuda" else torch.device("cpu")
+    timeout = group_timeout(plan)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device)
+        dist.init_process_group("nccl", device_id=device, timeout=timeout)
     else:
         torch.set_num_threads(max(1, available_cores() // place.local_world_size))
         tune_host_memory()
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=timeout)
     if plan.is_compiled:
         use_own_cache(place.run_dir)
     train(plan, place=place, device=device)
@@ -168,7 +169,8 @@ def train(plan: Plan, *, place: Place, device: torch.device) -> None:
 def make_trainer(plan: Plan, *, rank: int, device: torch.device) -> Trainer:
     """Return what runs this rank's pre-training steps."""
     layout = plan.layout
-    mesh = build_mesh(layout, device_type=device.type, has_experts=plan.model.moe is not None)
+    has_experts = plan.model.moe is not None
+    mesh = build_mesh(layout, device_type=device.type, has_experts=has_experts, timeout=group_timeout(plan))
     positions = local_positions(plan.seq_len, mesh=mesh)
     return Trainer(
         plan,

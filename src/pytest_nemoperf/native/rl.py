@@ -18,7 +18,7 @@ from torch.distributed import ProcessGroup
 from pytest_nemoperf.native.collect import Collected, Collector
 from pytest_nemoperf.native.generation import NativeGenerator
 from pytest_nemoperf.native.handover import Handover, Parcel
-from pytest_nemoperf.native.mesh import GenerationMesh, RankMesh, build_generation_mesh, build_mesh
+from pytest_nemoperf.native.mesh import GenerationMesh, RankMesh, build_generation_mesh, build_mesh, group_timeout
 from pytest_nemoperf.native.phases import PhaseClock, phase_clock
 from pytest_nemoperf.native.policy_update import Learned, PolicyUpdate
 from pytest_nemoperf.native.refit import Pending, Refit
@@ -27,7 +27,6 @@ from pytest_nemoperf.native.rollouts import Generator, Samples
 from pytest_nemoperf.native.signal import Signal, version_word
 from pytest_nemoperf.native.train import StepOutcome
 from pytest_nemoperf.native.vllm_generator import VllmGenerator
-from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import RL_PHASES
 
@@ -52,18 +51,19 @@ def make_worker(plan: Plan, *, device: torch.device) -> Worker:
     layout = plan.layout
     generation = layout.generation
     assert plan.rl is not None and generation is not None  # noqa: S101, PT018 (resolve filled both)
-    mesh = build_mesh(layout, device_type=device.type, has_experts=plan.model.moe is not None)
-    generation_mesh = build_generation_mesh(layout)
+    timeout = group_timeout(plan)
+    mesh = build_mesh(layout, device_type=device.type, has_experts=plan.model.moe is not None, timeout=timeout)
+    generation_mesh = build_generation_mesh(layout, timeout=timeout)
     is_apart = not generation.is_colocated
     clock = phase_clock(device, names=RL_PHASES)
-    refit = Refit(plan, group=_all_ranks(layout), device=device)
+    refit = Refit(plan, group=_all_ranks(plan), device=device)
     handover = Handover(
         plan,
         generating=None if generation_mesh is None else generation_mesh.everyone,
-        link=_all_ranks(layout) if is_apart else None,
+        link=_all_ranks(plan) if is_apart else None,
         device=device,
     )
-    signal = Signal(_all_ranks(layout), device=device) if is_apart else None
+    signal = Signal(_all_ranks(plan), device=device) if is_apart else None
     if generation_mesh is None:
         assert signal is not None  # noqa: S101 (a rank that does not generate is apart)
         learning = Learning(plan, mesh=mesh, clock=clock, device=device)
@@ -268,6 +268,7 @@ def _meet(group: ProcessGroup | None) -> None:
         dist.barrier(group=group)
 
 
-def _all_ranks(layout: Layout) -> ProcessGroup | None:
+def _all_ranks(plan: Plan) -> ProcessGroup | None:
     """Return a group of all ranks for one purpose alone: two sides call collectives in orders of their own."""
-    return None if layout.total_gpus == 1 else dist.new_group(list(range(layout.total_gpus)))
+    num_ranks = plan.layout.total_gpus
+    return None if num_ranks == 1 else dist.new_group(list(range(num_ranks)), timeout=group_timeout(plan))
