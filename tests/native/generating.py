@@ -163,6 +163,22 @@ def with_numbers_by_place() -> None:
         generate()
 
 
+def with_draws_that_differ() -> None:
+    """Ranks of a tp group of which all but the first draw other tokens, on a device that may do so."""
+    original = sampling.Sampling.draw
+    build = NativeGenerator.__init__
+
+    def drawn(self: sampling.Sampling, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        return original(self, logits, uniforms if dist.get_rank() % 2 == 0 else (uniforms + 0.5) % 1)
+
+    def built(self: NativeGenerator, *args: Any, **options: Any) -> None:
+        build(self, *args, **options)
+        self._draws_are_repeatable = False
+
+    with mock.patch.object(sampling.Sampling, "draw", drawn), mock.patch.object(NativeGenerator, "__init__", built):
+        generate()
+
+
 def read_generated(run_dir: Path, *, num_ranks: int) -> list[list[Any] | None]:
     """Return what each rank wrote."""
     return [json.loads((run_dir / f"generated-rank{rank}.json").read_text()) for rank in range(num_ranks)]

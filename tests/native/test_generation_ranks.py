@@ -94,6 +94,16 @@ def test_ranks_generate_the_tokens_of_one(replicas: Replicas, layout: Generation
         assert all(rank == replica[0] for rank in replica)
 
 
+@pytest.mark.parametrize("pp", [1, 2])
+def test_the_first_rank_of_a_tp_group_draws_for_all_where_draws_may_differ(replicas: Replicas, pp: int) -> None:
+    layout = GenerationLayout(gpus=2 * pp, tp=2, pp=pp)
+
+    ranks = replicas.generate(layout, model=tiny_config(), sabotage="with_draws_that_differ")
+
+    assert tokens_by_sample(ranks[:1]) == expected_tokens(tiny_config())
+    assert all(rank == ranks[0] for rank in ranks)  # log-probabilities as well
+
+
 def test_ranks_that_only_train_belong_to_no_replica(replicas: Replicas) -> None:
     ranks = replicas.generate(GenerationLayout(gpus=1, is_colocated=False), model=tiny_config())
 

@@ -56,6 +56,9 @@ class NativeGenerator:
         self._sampling = Sampling(temperature=rl.temperature, top_k=rl.top_k, top_p=rl.top_p)
         self._mesh = mesh
         self._device = device
+        # The ranks of a tp group have the same logits and each draw from them, but CUDA's cumulative sums differ in
+        # their last bits from call to call, and with them now and then a token: there the first rank's count.
+        self._draws_are_repeatable = device.type != "cuda"
         self._model = _build(plan, mesh=mesh)
         self._cache = KVCache(self._model)
         self._tables: Tables = {}
@@ -96,7 +99,7 @@ class NativeGenerator:
         drawn = Responses(requests, seed=seed, device=self._device)
         num_passes = self._run(slots, drawn=drawn)
         try:
-            responses = drawn.values(group=self._mesh.pp)
+            responses = drawn.values(pp=self._mesh.pp, tp=None if self._draws_are_repeatable else self._mesh.tp)
         except GenerationError:
             self._cache.release()  # what is not finite must not be found there later
             raise
@@ -153,6 +156,8 @@ class NativeGenerator:
             if prompts:
                 x_TD = x_TD[self._on_device(_last_rows(prompts, num_decoding=len(places_N)))]
             tokens_N, logprobs_N = self._sampling.draw(self._logits(x_TD), drawn.uniforms_of(outputs_N))
+            if self._mesh.tp is not None and not self._draws_are_repeatable:
+                dist.broadcast(tokens_N, group_src=0, group=self._mesh.tp)
         else:
             tokens_N, logprobs_N = torch.empty_like(outputs_N), torch.zeros_like(outputs_N, dtype=torch.float32)
         if self._mesh.pp is not None:

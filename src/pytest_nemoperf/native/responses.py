@@ -55,17 +55,20 @@ class Responses:
         for slot in has_ended_N.nonzero()[0]:
             self._lens[slots.request_N[slot]] = int(slots.generated_N[slot])
 
-    def values(self, *, group: dist.ProcessGroup | None) -> tuple[Response, ...]:
+    def values(self, *, pp: dist.ProcessGroup | None, tp: dist.ProcessGroup | None) -> tuple[Response, ...]:
         """Return all responses.
 
         Args:
-            group: Of the pp axis, whose last rank alone knows log-probabilities.
+            pp: Group of the axis whose last rank alone knows log-probabilities.
+            tp: Group whose first rank's log-probabilities are all ranks'; None where they are the same anyway.
 
         Raises:
             GenerationError: If a log-probability is not finite.
         """
-        if group is not None:
-            dist.broadcast(self._logprobs, group_src=group.size() - 1, group=group)
+        if pp is not None:
+            dist.broadcast(self._logprobs, group_src=pp.size() - 1, group=pp)
+        if tp is not None:
+            dist.broadcast(self._logprobs, group_src=0, group=tp)
         rows = zip(
             self._requests,
             self._lens,
