@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nemoperf.errors import RecipeError
-from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.parallelism import GenerationLayout, Layout
 
 DEGREES = ("tp", "pp", "cp", "dp_replicate", "dp_shard")
 degrees = st.fixed_dictionaries({name: st.integers(1, 8) for name in DEGREES})
@@ -101,3 +101,9 @@ def test_layouts_with_different_degrees_have_different_labels(one: dict[str, Any
     layouts = [Layout(gpus=math.prod(chosen.values()), **chosen) for chosen in (one, other)]
 
     assert (layouts[0].label == layouts[1].label) == (one == other)
+
+
+def test_a_replica_is_laid_out_like_training_with_a_part_of_every_expert_on_each_rank() -> None:
+    generation = GenerationLayout(gpus=12, tp=2, pp=3, is_colocated=False)
+
+    assert generation.replica == Layout(gpus=6, tp=2, pp=3, etp=2)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pytest_nemoperf.activations import compute_bytes
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.components import Mixer
-from pytest_nemoperf.parallelism import GenerationLayout, Layout
+from pytest_nemoperf.parallelism import GenerationLayout
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.rl import RL
 from pytest_nemoperf.shards import stage_parts
@@ -57,10 +57,7 @@ def generation_memory(plan: Plan) -> GenerationMemory | None:
 
 
 def _weight_bytes(plan: Plan, *, generation: GenerationLayout, pp_rank: int) -> int:
-    """Each rank of a replica has its part of every expert, as if etp were tp."""
-    ranks = generation.tp * generation.pp
-    layout = Layout(gpus=ranks, tp=generation.tp, pp=generation.pp, etp=generation.tp if plan.model.moe else 1)
-    numel = sum(part.numel for part in stage_parts(plan.model, layout=layout, pp_rank=pp_rank))
+    numel = sum(part.numel for part in stage_parts(plan.model, layout=generation.replica, pp_rank=pp_rank))
     return numel * compute_bytes(plan.precision)
 
 

@@ -52,6 +52,11 @@ class GenerationLayout:
         return self.gpus // (self.tp * self.pp)
 
     @property
+    def replica(self) -> Layout:
+        """One replica as a training layout of its ranks: tp cuts dense weights and, as etp, each expert."""
+        return Layout(gpus=self.tp * self.pp, tp=self.tp, pp=self.pp, etp=self.tp)
+
+    @property
     def label(self) -> str:
         """Short name for case ids, e.g. ``gtp2gdp4``, ``gdp2apart`` for ranks of its own."""
         axes = [("gtp", self.tp), ("gpp", self.pp), ("gdp", self.dp)]

@@ -129,11 +129,10 @@ def generation_holders(model: ModelConfig, *, layout: Layout) -> Holders:
         PlanError: If the layout doesn't fit the model.
     """
     generation = layout.generation or GenerationLayout(gpus=layout.gpus)
-    size = generation.tp * generation.pp
-    replica = Layout(gpus=size, tp=generation.tp, pp=generation.pp, etp=generation.tp)
+    replica = generation.replica
     model = replace(model, mtp_num_layers=0)  # what predicts further ahead is not generated with
     first = 0 if generation.is_colocated else layout.gpus
-    starts = range(first, first + generation.gpus, size)
+    starts = range(first, first + generation.gpus, replica.gpus)
     return {
         name: {region: [start + rank for start in starts for rank in ranks] for region, ranks in regions.items()}
         for name, regions in training_holders(model, layout=replica).items()
