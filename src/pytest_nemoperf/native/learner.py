@@ -97,6 +97,18 @@ class Learner:
         Returns:
             logprobs_NS, float32.
         """
+        return self._outputs(samples)
+
+    def values(self, samples: Samples) -> Tensor:
+        """Return what a value model expects before each token of the responses, the same on every rank.
+
+        Returns:
+            values_NS, float32; zeros elsewhere.
+        """
+        return self._outputs(samples)
+
+    def _outputs(self, samples: Samples) -> Tensor:
+        """Return what the head says of each token of the responses (N, S), on every rank; zeros elsewhere."""
         cuts = self._batches.cut(samples, numbers=range(len(samples.lens_N)), is_training=False)
         outputs = self._passes.forward(micro_batches(cuts, samples=samples))
         places = samples.tokens_NS.numel()
@@ -108,14 +120,6 @@ class Learner:
         if self._mesh.world is not None:
             dist.all_reduce(found_NS, group=self._mesh.world)  # each value is on one rank, and zero on the others
         return torch.where(samples.response_mask_NS(), found_NS, 0)
-
-    def values(self, samples: Samples) -> Tensor:
-        """Return what a value model expects before each token of the responses, the same on every rank.
-
-        Returns:
-            values_NS, float32; zeros elsewhere.
-        """
-        return self.logprobs(samples)
 
     def update(self, samples: Samples, *, numbers: Sequence[int], terms_NSK: Tensor) -> tuple[Tensor, Tensor]:
         """Take one step of the optimizer.
