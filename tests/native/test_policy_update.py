@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -121,7 +122,7 @@ def plainly_trained(plan: Plan) -> Trained:
                 algorithm=algorithm,
             )
             last = policy.update(loss)
-            critic.update(
+            value_loss, value_norm = critic.update(
                 plain_rl.value_loss(
                     samples,
                     batch=batch,
@@ -131,6 +132,8 @@ def plainly_trained(plan: Plan) -> Trained:
                     algorithm=algorithm,
                 )
             )
+            if algorithm.has_value_model:
+                last = (last[0] + value_loss, math.hypot(last[1], value_norm))
         updates.append(last)
     values = critic.read(samples).tolist() if algorithm.has_value_model else []
     return Trained(updates=updates, logprobs=policy.read(samples).tolist(), values=values)

@@ -144,7 +144,7 @@ def test_weights_are_cast_once(ranks: Ranks, model: ModelConfig, layout: Layout)
     assert 2 * outcomes[0].num_bytes == in_fp32[0].num_bytes
 
 
-@pytest.mark.parametrize("bucket_bytes", [4, 1000])
+@pytest.mark.parametrize("bucket_bytes", [4, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("model", "layout"), [PAIRS[2], PAIRS[6], PAIRS[15]])
 def test_weights_larger_than_a_bucket_go_in_pieces(
     ranks: Ranks, model: ModelConfig, layout: Layout, bucket_bytes: int
