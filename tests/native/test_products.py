@@ -36,7 +36,11 @@ def plan_with(layout: Layout, **changes: Any) -> Plan:
 
 
 def ids(layouts: list[Layout]) -> list[Any]:
-    return [pytest.param(layout, id=layout.label) for layout in layouts]
+    """Return the layouts by name; those of many ranks take long."""
+    return [
+        pytest.param(layout, id=layout.label, marks=[pytest.mark.slow] if layout.gpus >= 8 else [])
+        for layout in layouts
+    ]
 
 
 DENSE_LAYOUTS = [
