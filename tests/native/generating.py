@@ -27,7 +27,7 @@ from pytest_nemoperf.native.shares import Share, shares_of
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import PLAN_FILE, from_json
-from pytest_nemoperf.rl import RL
+from pytest_nemoperf.rl import RL, STOP_TOKEN
 from pytest_nemoperf.stages import stage_layers
 from pytest_nemoperf.weights import model_weights
 from tests.native.tiny import CPU, build, tiny_config, tiny_plan
@@ -186,3 +186,14 @@ def read_generated(run_dir: Path, *, num_ranks: int) -> list[list[Any] | None]:
 
 def tokens_of(generated: Generated) -> list[tuple[int, ...]]:
     return [response.tokens for response in generated.responses]
+
+
+def stopping_plan_and_weights() -> tuple[Plan, dict[str, Tensor]]:
+    """A model that favours the stop token, whatever came before."""
+    plan = rl_plan(tiny_config(norm="layernorm"))
+    weights = {name: weight.detach() for name, weight in scrambled(plan).named_parameters()}
+    weights["norm.weight"].zero_()
+    weights["norm.bias"].fill_(1.0)
+    weights["head.weight"].zero_()
+    weights["head.weight"][STOP_TOKEN] = 3.0 / plan.model.hidden_size
+    return plan, weights

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.errors import GenerationError
@@ -15,7 +14,6 @@ from pytest_nemoperf.models import model_catalog
 from pytest_nemoperf.native.kv_cache import Pass
 from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.native.rollouts import Generated, Generator, Request
-from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.rl import STOP_TOKEN
 from pytest_nemoperf.trainable import unsupported_model
 from pytest_nemoperf.twins import twin_of
@@ -29,10 +27,10 @@ from tests.native.generating import (
     requests,
     rl_plan,
     scrambled,
+    stopping_plan_and_weights,
     tokens_of,
     true_logprobs,
 )
-from tests.native.tiny import tiny_config
 
 TOLERANCE = 1e-5  # of log-probabilities; sums of some hundred products in another order differ by up to 6e-6
 TWINS = [model for model in map(twin_of, model_catalog().values()) if unsupported_model(model) is None]
@@ -138,17 +136,6 @@ def test_samples_of_one_prompt_differ() -> None:
     generated = generator_of(rl_plan()).generate(requests(max_len=MAX_LEN), seed=1)
 
     assert len(set(tokens_of(generated))) == NUM_SAMPLES
-
-
-def stopping_plan_and_weights() -> tuple[Plan, dict[str, Tensor]]:
-    """A model that favours the stop token, whatever came before."""
-    plan = rl_plan(tiny_config(norm="layernorm"))
-    weights = {name: weight.detach() for name, weight in scrambled(plan).named_parameters()}
-    weights["norm.weight"].zero_()
-    weights["norm.bias"].fill_(1.0)
-    weights["head.weight"].zero_()
-    weights["head.weight"][STOP_TOKEN] = 3.0 / plan.model.hidden_size
-    return plan, weights
 
 
 def test_a_response_ends_with_its_stop_token() -> None:
