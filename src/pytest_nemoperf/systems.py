@@ -27,6 +27,9 @@ class System:
         peak_tflops: Dense peak in TFLOP/s by number format; one that is absent has no peak, hence no MFU.
         device_names: Names the driver reports for this GPU, exactly.
         tolerance_pct: Default tolerance of the judged metrics, in percent.
+        run_noise_pct: Scatter of rates and times between launches to expect (standard deviation, percent), where a
+            baseline's own runs are too few to tell.
+        memory_noise_pct: The same of peak memory.
     """
 
     name: str
@@ -38,6 +41,8 @@ class System:
     peak_tflops: Mapping[str, float]
     device_names: tuple[str, ...]
     tolerance_pct: float
+    run_noise_pct: float
+    memory_noise_pct: float
 
 
 @cache
@@ -56,6 +61,8 @@ def system_catalog() -> Mapping[str, System]:
             peak_tflops=MappingProxyType({key: peak["value"] for key, peak in entry["peak_dense_tflops"].items()}),
             device_names=tuple(device["name"] for device in entry["device_names"]),
             tolerance_pct=entry["tolerance_pct"],
+            run_noise_pct=entry["run_noise_pct"],
+            memory_noise_pct=entry["memory_noise_pct"],
         )
     return MappingProxyType(systems)
 
