@@ -7,7 +7,9 @@ from typing import Any
 
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.comparison import Terms
 from pytest_nemoperf.measure import Measurement, Run
+from pytest_nemoperf.metrics import JUDGED
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.provenance import Provenance
@@ -162,6 +164,19 @@ def make_measurement(rates: Sequence[float] = (1000.0, 1000.0, 1000.0), **change
         "flops_convention": "megatron-bridge",
     }
     return Measurement(**{**values, **changes})
+
+
+def make_terms(*, tolerance_pct: float = 5.0, **changes: Any) -> Terms:
+    """Return terms that hold their tolerance with the runs that tests make."""
+    values: dict[str, Any] = {
+        "tolerances": {metric.name: tolerance_pct for metric in JUDGED},
+        "run_noise_pct": 0.5,
+        "memory_noise_pct": 0.2,
+        "alpha": 0.002,
+        "beta": 0.01,
+        "max_runs": 5,
+    }
+    return Terms(**{**values, **changes})
 
 
 def make_provenance(**changes: Any) -> Provenance:

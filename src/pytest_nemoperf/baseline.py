@@ -25,6 +25,21 @@ _LOCK_TIMEOUT_SEC = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Anchor:
+    """An older baseline of the same workload that is kept beside the newest, so that slow decay shows.
+
+    Attributes:
+        name: The release it stands for, or when it was recorded.
+        runs: One entry a launch.
+        provenance: When, from which commit, on which device, by which command.
+    """
+
+    name: str
+    runs: tuple[Run, ...]
+    provenance: Provenance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
     """What one case did on one system when it was last accepted.
 
@@ -39,6 +54,7 @@ class Baseline:
         environment: Versions and settings seen where the steps ran.
         flops_per_token: Model FLOPs per token; None if FLOPs are not known.
         flops_convention: How they are counted.
+        anchor: What slow decay is measured from; None while this baseline itself is that.
     """
 
     case: str
@@ -51,6 +67,7 @@ class Baseline:
     environment: Mapping[str, str] = field(default_factory=dict)
     flops_per_token: float | None = None
     flops_convention: str | None = None
+    anchor: Anchor | None = None
     schema_version: Literal[1] = BASELINE_SCHEMA_VERSION
 
 

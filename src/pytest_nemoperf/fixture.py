@@ -45,7 +45,7 @@ class Perf:
         return self.compare(self.run(recipe))
 
     def run(self, recipe: Recipe) -> Measurement:
-        """Launch a recipe ``--perf-runs`` times and return what was measured, judged by nothing yet.
+        """Launch a recipe until it can be judged, or a baseline is complete, and return what was measured.
 
         A dry run prices the recipe instead, and the test ends here, skipped.
         """
@@ -58,7 +58,13 @@ class Perf:
             plan, framework = self._session.planner.plan(recipe, nodeid=self._item.nodeid)
             self._recipe_tolerances[plan.case] = recipe.tolerances
             runs = settings.runs if settings.changes else _marker_runs(self._item) or settings.runs
-            return self._session.run(plan, framework=framework, runs=runs, progress=self._progress)
+            return self._session.run(
+                plan,
+                framework=framework,
+                runs=runs,
+                tolerances=self._tolerances(plan.case),
+                progress=self._progress,
+            )
 
     def compare(self, measurement: Measurement) -> Verdict:
         """Judge a measurement against the stored baseline; fail the test if the verdict does.
@@ -67,13 +73,17 @@ class Perf:
             The verdict, where it does not fail.
         """
         with self._told():
-            layers = [_marker_tolerances(self._item), self._recipe_tolerances.get(measurement.case, {})]
-            report = self._session.compare(measurement, nodeid=self._item.nodeid, tolerances=layers)
+            report = self._session.compare(
+                measurement, nodeid=self._item.nodeid, tolerances=self._tolerances(measurement.case)
+            )
         self._item.user_properties.extend(properties(report))
         self._progress.case(report)
         if report.result.is_failure:
             pytest.fail(render_failure(report, width=self._progress.width, color=False), pytrace=False)
         return report.result.verdict
+
+    def _tolerances(self, case: str) -> list[Mapping[str, float]]:
+        return [_marker_tolerances(self._item), self._recipe_tolerances.get(case, {})]
 
     @contextmanager
     def measure(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from pytest_nemoperf.expected import Expected, expected_of
@@ -18,7 +18,7 @@ from pytest_nemoperf.metrics import (
     TOKENS_PER_SEC_PER_GPU,
 )
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import StepRecord, to_data
+from pytest_nemoperf.records import RunOutput, StepRecord, to_data
 from pytest_nemoperf.rl_measure import rollout_metrics, rollout_problems
 from pytest_nemoperf.steadiness import mad_pct, settling_problems, settling_times
 
@@ -141,6 +141,17 @@ def measure(plan: Plan, *, outputs: Sequence[Sequence[StepRecord]], environment:
         problems=problems,
         inject_pct=plan.inject_pct,
     )
+
+
+def measure_outputs(plan: Plan, *, outputs: Sequence[RunOutput]) -> Measurement:
+    """Return the measurement of a case from what its runs left."""
+    environment = {name: value for output in outputs for name, value in output.environment.items()}
+    return measure(plan, outputs=[output.records for output in outputs], environment=environment)
+
+
+def unreadable(plan: Plan, *, reason: str) -> Measurement:
+    """Return the measurement of a case whose records can't be read: none, and why."""
+    return replace(measure(plan, outputs=(), environment={}), problems=(reason,))
 
 
 def measure_runs(

@@ -6,7 +6,11 @@ import re
 
 import pytest
 
-DEFAULT_RUNS = 3
+DEFAULT_RUNS = 5
+DEFAULT_MAX_RUNS = 5
+DEFAULT_ALPHA = 0.002
+DEFAULT_BETA = 0.01
+DEFAULT_AB_LIMIT_SEC = 180.0
 STATE_DIR = ".nemoperf"
 
 
@@ -20,22 +24,18 @@ def add_options(parser: pytest.Parser) -> None:
         help="system whose baselines count: h100, h200, b200, ..., cpu; 'auto' (default) detects it",
     )
     group.addoption(
-        "--update-baselines",
-        action="store_true",
-        help="store this session's complete, valid runs as baselines and show old -> new; "
-        "a regressed or inconclusive case keeps its baseline unless --perf-accept says why not",
-    )
-    group.addoption(
-        "--perf-accept",
-        metavar="REASON",
-        default="",
-        help="with --update-baselines: store regressed and inconclusive cases too, and keep this reason in the file",
-    )
-    group.addoption(
         "--perf-runs",
         metavar="N",
         default=None,
-        help=f"launches per case; the verdict rests on their median (ini perf_runs, default {DEFAULT_RUNS})",
+        help=f"independent launches that make a baseline (ini perf_runs, default {DEFAULT_RUNS}); more are made where "
+        "an update's tolerance asks for them",
+    )
+    group.addoption(
+        "--perf-max-runs",
+        metavar="N",
+        default=None,
+        help="launches a case is judged by at most: it is launched again only while it is undecided "
+        f"(ini perf_max_runs, default {DEFAULT_MAX_RUNS}; error rates: ini perf_alpha, perf_beta)",
     )
     group.addoption(
         "--perf-tolerance",
@@ -70,6 +70,8 @@ def add_options(parser: pytest.Parser) -> None:
         default=None,
         help=f"where results.json and results.md are written (default {STATE_DIR}/latest in the root directory)",
     )
+    _add_update_options(group)
+    _add_reason_options(group)
     group.addoption(
         "--perf-inject",
         metavar="PCT",
@@ -91,11 +93,95 @@ def add_options(parser: pytest.Parser) -> None:
         help="collect, resolve, check and price the selected cases (memory, FLOPs, expected time), launch nothing; "
         "--system may be any",
     )
-    parser.addini("perf_runs", "independent launches per perf case", default="")
+    _add_ini_keys(parser)
+
+
+def _add_update_options(group: pytest.OptionGroup) -> None:
+    group.addoption(
+        "--update-baselines",
+        action="store_true",
+        help="store this session's complete, valid runs as baselines where something moved more than its own noise, "
+        "and show old -> new; regressed and inconclusive cases keep theirs without --perf-accept-regression",
+    )
+    group.addoption(
+        "--perf-accept-regression",
+        action="store_true",
+        help="with --update-baselines and --perf-reason: store regressed and inconclusive cases too",
+    )
+    group.addoption(
+        "--perf-reason",
+        metavar="TEXT",
+        default="",
+        help="with --update-baselines: why, kept in each file that is written",
+    )
+    group.addoption(
+        "--perf-update-new-only",
+        action="store_true",
+        help="with --update-baselines: store cases that have no baseline yet, leave every other file as it is",
+    )
+    group.addoption(
+        "--perf-prune",
+        action="store_true",
+        help="with --update-baselines: delete the system's stored cases that no collected perf test asks for",
+    )
+    group.addoption(
+        "--perf-anchor",
+        metavar="RELEASE",
+        default="",
+        help="with --update-baselines: also keep these runs as the anchor of a release, which slow decay in steps that "
+        "each pass is judged against",
+    )
+
+
+def _add_reason_options(group: pytest.OptionGroup) -> None:
+    group.addoption(
+        "--perf-ab",
+        metavar="REV",
+        default="",
+        help="compare with another git revision instead of baselines: both versions run alternately on this machine "
+        "and their ratio is judged; what is swapped: ini perf_ab_paths, perf_ab_setup",
+    )
+    group.addoption(
+        "--perf-ab-limit",
+        metavar="SECONDS",
+        default=None,
+        help=f"with --perf-ab: time a case may take before it ends INCONCLUSIVE (default {DEFAULT_AB_LIMIT_SEC:.0f})",
+    )
+    group.addoption(
+        "--perf-profile",
+        action="store_true",
+        help="run a failing case once more under torch.profiler and compare its operators with the stored profile; "
+        "with --update-baselines: store that profile",
+    )
+    group.addoption(
+        "--perf-replay",
+        metavar="DIR",
+        default="",
+        help="launch nothing: judge the runs stored in this directory again, e.g. .nemoperf/runs/20261123-101500",
+    )
+
+
+def _add_ini_keys(parser: pytest.Parser) -> None:
+    parser.addini("perf_runs", "independent launches that make a baseline", default="")
+    parser.addini("perf_max_runs", "launches a perf case is judged by at most", default="")
+    parser.addini("perf_alpha", f"probability to call a harmless case REGRESSED (default {DEFAULT_ALPHA})", default="")
+    parser.addini(
+        "perf_beta", f"probability to pass a loss as large as the tolerance (default {DEFAULT_BETA})", default=""
+    )
     parser.addini("perf_tolerance", "allowed worsening: [METRIC=]PCT, one a line", type="linelist", default=[])
     parser.addini("perf_fail_on", "comma-separated verdicts that fail a perf test", default="")
     parser.addini("perf_baselines", "directory of stored baselines", default="")
     parser.addini("perf_machine", "name of a pool of identical machines that share CPU baselines", default="")
+    parser.addini("perf_release", "release under test, which perf_waive(until=RELEASE) is compared with", default="")
+    parser.addini(
+        "perf_ab_paths",
+        "--perf-ab: PYTHONPATH entries of each side, relative to its checkout",
+        type="linelist",
+        default=[],
+    )
+    parser.addini(
+        "perf_ab_setup", "--perf-ab: command run once in each side's checkout before it is measured", default=""
+    )
 
 
 def is_perf_selected(config: pytest.Config) -> bool:
@@ -106,6 +192,24 @@ def is_perf_selected(config: pytest.Config) -> bool:
 def is_perf_configured(config: pytest.Config) -> bool:
     """Tell whether an option was given that only a perf session can honour."""
     option = config.option
-    given = (option.system != "auto", option.update_baselines, option.perf_accept, option.perf_inject)
-    also = (option.perf_runs, option.perf_tolerance, option.perf_fail_on, option.perf_timeout)
-    return any((*given, *also, option.perf_set, option.perf_dry_run))
+    names = (
+        "update_baselines",
+        "perf_accept_regression",
+        "perf_reason",
+        "perf_update_new_only",
+        "perf_prune",
+        "perf_anchor",
+        "perf_ab",
+        "perf_ab_limit",
+        "perf_profile",
+        "perf_replay",
+        "perf_inject",
+        "perf_runs",
+        "perf_max_runs",
+        "perf_tolerance",
+        "perf_fail_on",
+        "perf_timeout",
+        "perf_set",
+        "perf_dry_run",
+    )
+    return option.system != "auto" or any(getattr(option, name) for name in names)

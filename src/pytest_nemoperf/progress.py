@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.expected import expected_of
 from pytest_nemoperf.measure import measure_runs
 from pytest_nemoperf.report.terminal import render_case_line, render_progress, render_run_line
-from pytest_nemoperf.verdict import VerdictKind
 
 if TYPE_CHECKING:
     from pytest_nemoperf.recipe import Plan
@@ -92,7 +92,6 @@ class Progress:
         line = render_run_line(
             case=current.plan.case,
             run=current.number,
-            num_runs=current.num_runs,
             measured=runs[0],
             elapsed_sec=time.monotonic() - current.started,
             inject_pct=current.plan.inject_pct,

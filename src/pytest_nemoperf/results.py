@@ -27,6 +27,7 @@ class CaseResult:
         baseline_path: File it was judged against; empty if there was none.
         stored_path: Baseline file written; empty if none was.
         is_stored_locally: That file is in this machine's own store, not among the committed ones.
+        storing_note: Why the case was stored or not; empty where that needs no words.
         accepted_reason: Why a regression was accepted; empty if none was.
         is_failure: The test fails for this verdict.
         run_dir: Where the ranks' records and logs are; empty for what ran in-process.
@@ -39,6 +40,7 @@ class CaseResult:
     baseline_path: str = ""
     stored_path: str = ""
     is_stored_locally: bool = False
+    storing_note: str = ""
     accepted_reason: str = ""
     is_failure: bool = False
     run_dir: str = ""

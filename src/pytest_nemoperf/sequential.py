@@ -1,17 +1,17 @@
-"""Decide from independent runs whether something got slower: a sequential t test with a shrunk variance.
+"""Decide from independent runs whether something got slower: bounds on the loss, looked at after every launch.
 
 Pure, and free of units: everything is computed from natural logarithms, so a ratio is a difference. docs/verdicts.md
 is the page about it: assumptions, error rates, and why this method.
 
 The question is put between two losses. One is the tolerance, the smallest loss that matters; the other is the largest
 that is called harmless: half of it, or less (down to none) where the noise allows no finer question. After each launch
-the likelihoods of both are compared. The mean of the baseline and the variance are not known: the mean is integrated
-out, and the variance too, with a prior from the class of machines that weighs as much as PRIOR_DOF runs. At the last
-launch that is allowed, a test of fixed size closes.
+there is an estimate of the loss and its standard error. A case is the same once a loss as large as the tolerance is
+ruled out, and worse once a harmless one is. The standard error comes from the scatter of the baseline's runs, shrunk
+towards what the class of machines usually shows, and never from today's runs: so a slower launch today can only make
+a verdict worse, never blur it.
 
 References:
-    Wald 1945, Sequential tests of statistical hypotheses, https://doi.org/10.1214/aoms/1177731118
-    Rushton 1950, On a sequential t-test, https://doi.org/10.1093/biomet/37.3-4.326
+    Pocock 1977, Group sequential methods (the same bound at every look), https://doi.org/10.1093/biomet/64.2.191
     Smyth 2004, Linear models and empirical Bayes methods (the shrunk variance), https://doi.org/10.2202/1544-6115.1027
 """
 
@@ -22,15 +22,20 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Final
 
 from pytest_nemoperf.metrics import Direction, Metric
 
-PRIOR_DOF: Final = 10.0
-"""How many runs' worth of scatter the prior of a system class counts for."""
+PRIOR_DOF: Final = 8.0
+"""How many degrees of freedom the prior of a system class counts for: as much as nine baseline runs."""
+HARMLESS_SHARE: Final = 0.5
+"""The part of the tolerance that is called harmless where the noise is small enough to ask that finely."""
 MAX_BASELINE_RUNS: Final = 100
 _INTERVAL = 0.95
 _MIN_RUNS_TO_CONDEMN = 2
+_STALL_SHARE = 0.5
+_LOOKS_EXPONENT = 0.6
 
 
 class Decision(StrEnum):
@@ -50,11 +55,11 @@ class Rule:
         noise_pct: Expected scatter between runs (standard deviation, percent): the prior of the system class.
         alpha: Probability to call a harmless case worse.
         beta: Probability to pass a loss as large as the tolerance.
-        max_runs: Launches after which the test closes.
+        max_runs: Launches after which no more are made.
     """
 
     noise_pct: float
-    alpha: float = 0.002
+    alpha: float = 0.005
     beta: float = 0.01
     max_runs: int = 5
 
@@ -69,7 +74,7 @@ class Evidence:
         low: Lower end of its 95% interval.
         high: Upper end.
         noise_pct: Scatter between runs that was reckoned with, percent: seen and prior together.
-        seen_noise_pct: Scatter that the runs themselves show, percent; None where no side has two.
+        seen_noise_pct: Scatter that the runs themselves show, percent; None where they are too few.
         resolution_pct: The smallest loss that is found and, where there is none, ruled out at the rule's error rates
             within its launches, percent.
         is_refused: The tolerance is below the noise floor: even at the last launch a loss as large as the tolerance
@@ -84,6 +89,15 @@ class Evidence:
     seen_noise_pct: float | None
     resolution_pct: float
     is_refused: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Noise:
+    """Scatter of a run: what was seen and what was expected, weighed by degrees of freedom."""
+
+    seen: float | None
+    shrunk: float
+    dof: float
 
 
 def cost(value: float, *, metric: Metric) -> float:
@@ -105,29 +119,36 @@ def loss_of_cost(difference: float, *, metric: Metric) -> float:
     return 100.0 * math.expm1(min(difference, 700.0))  # beyond, a float has no room
 
 
-def resolution(then: Sequence[float], *, rule: Rule, num_runs: int | None = None) -> float:
+def usual_cost(values: Sequence[float], *, tolerance: float) -> float:
+    """Return the cost that runs stand for: their mean, a single stalled launch brought near the next one."""
+    return statistics.fmean(_without_stall(values, tolerance=tolerance))
+
+
+def resolution(then: Sequence[float], *, rule: Rule, num_runs: int | None = None, tolerance: float = math.inf) -> float:
     """Return the smallest difference of costs that a case resolves at the rule's error rates and launches.
 
     Args:
         then: Costs of the baseline's runs; empty for the prior alone.
         rule: The rule.
         num_runs: Baseline runs to reckon with, with the noise as it is now; None for those there are.
+        tolerance: As for decide(): how far a single stalled launch counts.
     """
     runs = max(len(then), 1) if num_runs is None else num_runs
-    dof = max(len(then), 1) - 1
-    noise, _ = _noise(_squares(then), dof=dof, rule=rule)
-    all_dof = PRIOR_DOF + max(dof, runs - 1)
-    return _reach(all_dof, rule=rule)[1] * noise * math.sqrt(1.0 / runs + 1.0 / rule.max_runs)
+    noise = _noise_of(_without_stall(then, tolerance=tolerance), rule=rule)
+    found, ruled_out = _bounds(max(noise.dof, PRIOR_DOF + runs - 1), rule=rule)
+    return (found + ruled_out) * noise.shrunk * math.sqrt(1.0 / runs + 1.0 / rule.max_runs)
 
 
 def runs_to_resolve(then: Sequence[float], *, tolerance: float, rule: Rule) -> int | None:
     """Return how many baseline runs would make a tolerance (a cost) hold; None if none would."""
     counts = range(max(len(then), 1), MAX_BASELINE_RUNS + 1)
-    return next((n for n in counts if resolution(then, rule=rule, num_runs=n) <= tolerance), None)
+    return next((n for n in counts if resolution(then, rule=rule, num_runs=n, tolerance=tolerance) <= tolerance), None)
 
 
 def decide(then: Sequence[float], now: Sequence[float], *, tolerance: float, rule: Rule) -> Evidence:
     """Return what this session's runs say beside the baseline's.
+
+    Slowing any of today's runs never turns the decision towards better: see docs/verdicts.md.
 
     Args:
         then: Costs of the baseline's runs, at least one.
@@ -135,103 +156,99 @@ def decide(then: Sequence[float], now: Sequence[float], *, tolerance: float, rul
         tolerance: The smallest loss that matters, as a cost.
         rule: The rule.
     """
+    usual = _without_stall(then, tolerance=tolerance)
+    middle = statistics.fmean(usual)
     return _decide(
-        statistics.fmean(now) - statistics.fmean(then),
-        share=1.0 / len(then) + 1.0 / len(now),
-        squares=_squares(then) + _squares(now),
-        dof=len(then) + len(now) - 2,
-        num_now=len(now),
+        [value - middle for value in now],
+        noise=_noise_of(usual, rule=rule),
+        share_of_baseline=1.0 / len(then),
         tolerance=tolerance,
-        resolved=resolution(then, rule=rule),
         rule=rule,
     )
 
 
 def decide_ratio(ratios: Sequence[float], *, tolerance: float, rule: Rule) -> Evidence:
-    """Return what ratios say that each compare both sides already: independent, as logarithms, positive for worse."""
-    noise, dof = _noise(_squares(ratios), dof=len(ratios) - 1, rule=rule)
-    return _decide(
-        statistics.fmean(ratios),
-        share=1.0 / len(ratios),
-        squares=_squares(ratios),
-        dof=len(ratios) - 1,
-        num_now=len(ratios),
-        tolerance=tolerance,
-        resolved=_reach(dof, rule=rule)[1] * noise / math.sqrt(rule.max_runs),
-        rule=rule,
-    )
+    """Return what ratios say that each compare both sides already: independent, as logarithms, positive for worse.
+
+    There is no baseline whose scatter could be used, so the scatter is that of the ratios themselves.
+    """
+    return _decide(ratios, noise=_noise_of(ratios, rule=rule), share_of_baseline=0.0, tolerance=tolerance, rule=rule)
 
 
 def _decide(
-    worsening: float,
-    *,
-    share: float,
-    squares: float,
-    dof: int,
-    num_now: int,
-    tolerance: float,
-    resolved: float,
-    rule: Rule,
+    losses: Sequence[float], *, noise: _Noise, share_of_baseline: float, tolerance: float, rule: Rule
 ) -> Evidence:
-    """Share is the variance of the worsening in units of the variance of a run."""
-    noise, all_dof = _noise(squares, dof=dof, rule=rule)
-    error = noise * math.sqrt(share)
-    harmless = max(0.0, min(tolerance / 2.0, tolerance - resolved))
-    scatter = all_dof * noise**2
-
-    def surprise(loss: float) -> float:
-        return math.log(scatter + (worsening - loss) ** 2 / share)
-
-    exponent = (all_dof + 1.0) / 2.0
-    for_worse = exponent * (surprise(harmless) - surprise(tolerance))
-    for_better = exponent * (surprise(-harmless) - surprise(-tolerance))
-    is_last = num_now >= rule.max_runs
-    sure, clear = math.log((1.0 - rule.beta) / rule.alpha), math.log(rule.beta / (1.0 - rule.alpha))
-    beyond, below = (_quantile(1.0 - wrong, dof=all_dof) * error for wrong in (rule.alpha, rule.beta))
-    floor_share, resolved_share = _reach(all_dof, rule=rule)
-    is_refused = resolved * floor_share / resolved_share > tolerance
-    may_condemn = num_now >= min(_MIN_RUNS_TO_CONDEMN, rule.max_runs)
-    if may_condemn and (for_better >= sure or (is_last and -worsening - harmless > beyond)):
-        decision = Decision.BETTER
-    elif not is_refused and (for_worse <= clear or (is_last and tolerance - worsening > below)):
+    """Losses are today's launches beside the baseline's mean, whose variance in runs is share_of_baseline."""
+    usual = _without_stall(losses, tolerance=tolerance)
+    worsening = statistics.fmean(usual)
+    error = noise.shrunk * math.sqrt(share_of_baseline + 1.0 / len(losses))
+    last_error = noise.shrunk * math.sqrt(share_of_baseline + 1.0 / max(rule.max_runs, len(losses)))
+    found, ruled_out = _bounds(noise.dof, rule=rule)
+    resolved = (found + ruled_out) * last_error
+    harmless = max(0.0, min(HARMLESS_SHARE * tolerance, tolerance - resolved))
+    is_refused = found * last_error > tolerance
+    is_last = len(losses) >= rule.max_runs
+    is_beyond = abs(worsening) - harmless > found * error
+    is_small = abs(worsening) <= HARMLESS_SHARE * tolerance
+    is_ruled_out = tolerance - worsening > ruled_out * error
+    if is_beyond and _is_confirmed(losses, sign=math.copysign(1.0, worsening), tolerance=tolerance, rule=rule):
+        decision = Decision.WORSE if worsening > 0 else Decision.BETTER
+    elif is_ruled_out and not is_refused and (is_small or is_last):
         decision = Decision.SAME
-    elif may_condemn and (for_worse >= sure or (is_last and worsening - harmless > beyond)):
-        decision = Decision.WORSE
     else:
         decision = Decision.UNDECIDED
-    reach = _quantile((1.0 + _INTERVAL) / 2.0, dof=all_dof) * error
+    reach = _quantile((1.0 + _INTERVAL) / 2.0, dof=noise.dof) * error
     return Evidence(
         decision=decision,
         worsening=worsening,
         low=worsening - reach,
         high=worsening + reach,
-        noise_pct=100.0 * noise,
-        seen_noise_pct=100.0 * math.sqrt(squares / dof) if dof > 0 else None,
+        noise_pct=100.0 * noise.shrunk,
+        seen_noise_pct=None if noise.seen is None else 100.0 * noise.seen,
         resolution_pct=100.0 * resolved,
         is_refused=is_refused,
     )
 
 
-def _noise(squares: float, *, dof: int, rule: Rule) -> tuple[float, float]:
-    """Return the shrunk standard deviation and its degrees of freedom."""
+def _is_confirmed(losses: Sequence[float], *, sign: float, tolerance: float, rule: Rule) -> bool:
+    """Tell whether a second launch says the same: one alone may have been unlucky in more than its noise."""
+    needed = min(_MIN_RUNS_TO_CONDEMN, rule.max_runs)
+    return sum(sign * loss > HARMLESS_SHARE * tolerance for loss in losses) >= needed
+
+
+def _without_stall(values: Sequence[float], *, tolerance: float) -> list[float]:
+    """Return the costs with the slowest one brought near the second slowest: one launch that stalled is no noise."""
+    ordered = sorted(values)
+    if len(ordered) < 2:  # noqa: PLR2004 (nothing to compare the slowest with)
+        return ordered
+    return [*ordered[:-1], min(ordered[-1], ordered[-2] + _STALL_SHARE * tolerance)]
+
+
+def _noise_of(values: Sequence[float], *, rule: Rule) -> _Noise:
+    """Return the scatter of the values, shrunk towards the rule's."""
+    dof = max(len(values), 1) - 1
+    middle = statistics.fmean(values) if values else 0.0
+    squares = math.fsum((value - middle) ** 2 for value in values)
     prior = PRIOR_DOF * (rule.noise_pct / 100.0) ** 2
-    return math.sqrt((prior + squares) / (PRIOR_DOF + dof)), PRIOR_DOF + dof
+    return _Noise(
+        seen=math.sqrt(squares / dof) if dof else None,
+        shrunk=math.sqrt((prior + squares) / (PRIOR_DOF + dof)),
+        dof=PRIOR_DOF + dof,
+    )
 
 
-def _squares(values: Sequence[float]) -> float:
-    """Return the sum of squared deviations from the mean."""
-    if len(values) < 2:  # noqa: PLR2004 (one value does not scatter)
-        return 0.0
-    middle = statistics.fmean(values)
-    return math.fsum((value - middle) ** 2 for value in values)
+def _bounds(dof: float, *, rule: Rule) -> tuple[float, float]:
+    """Return how many standard errors away a loss is found, and how many away it is ruled out, at each launch.
+
+    Looking after every launch gives chance as many tries; the level of each look is the rule's divided by
+    max_runs**0.6, near Pocock's constants (1.7, 2.5, 3.3, 5.4 and 7.3 for 2, 3, 5, 10 and 20 looks) less what the
+    looks have in common here, the baseline. benchmarks/verdicts measures what the rates come to.
+    """
+    looks = rule.max_runs**_LOOKS_EXPONENT
+    return _quantile(1.0 - rule.alpha / looks, dof=dof), _quantile(1.0 - rule.beta / looks, dof=dof)
 
 
-def _reach(dof: float, *, rule: Rule) -> tuple[float, float]:
-    """Return in standard errors what is found half of the time, and what is found and ruled out as often as asked."""
-    found = _quantile(1.0 - rule.alpha, dof=dof)
-    return found, found + _quantile(1.0 - rule.beta, dof=dof)
-
-
+@cache
 def _quantile(probability: float, *, dof: float) -> float:
     from scipy.special import stdtrit  # noqa: PLC0415 (a tenth of a second that only a verdict needs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,32 +13,30 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_nemoperf import machine
-from pytest_nemoperf.baseline import Baseline, from_measurement, write_atomically
+from pytest_nemoperf.baseline import from_measurement, write_atomically
 from pytest_nemoperf.changes import changes_text
+from pytest_nemoperf.comparison import Terms, VerdictKind, wants_more_runs
 from pytest_nemoperf.dryrun import DRY_RUN_FILE, DryRun
-from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.hostlock import HostLock
-from pytest_nemoperf.launchers.local import LocalLauncher
-from pytest_nemoperf.measure import Measurement, measure, workload_of
+from pytest_nemoperf.keeping import LOCALLY_RECORDED, Keeper, Kept
+from pytest_nemoperf.launches import Launches
+from pytest_nemoperf.measure import Measurement, workload_of
+from pytest_nemoperf.option_values import merge_tolerances
 from pytest_nemoperf.planner import Planner
 from pytest_nemoperf.records import to_json
 from pytest_nemoperf.report.markdown import render_markdown
 from pytest_nemoperf.results import CaseReport, CaseResult, NotRun, SessionResults
-from pytest_nemoperf.runner import run_once
-from pytest_nemoperf.settings import Settings, merge_tolerances
-from pytest_nemoperf.steadiness import unsettled
+from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.store import BaselineStore, Found, forget_old_runs
-from pytest_nemoperf.verdict import Verdict, VerdictKind, judge
+from pytest_nemoperf.verdict import Verdict, judge
 
 if TYPE_CHECKING:
     from pytest_nemoperf.frameworks.protocol import Framework
     from pytest_nemoperf.progress import Progress
     from pytest_nemoperf.provenance import Provenance
     from pytest_nemoperf.recipe import Plan
-    from pytest_nemoperf.records import RunOutput
 
-_STORED_WHEN_ACCEPTED = frozenset({VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE})
-_LOCALLY_RECORDED = frozenset({VerdictKind.NO_BASELINE, VerdictKind.NOT_COMPARABLE})
+_MAX_RECORDED_RUNS = 15  # an update that can't hold its tolerance by then says so
 _KEPT_SESSIONS = 10
 
 
@@ -56,10 +55,10 @@ class PerfSession:
             machine=self.machine,
         )
         self._root = config.rootpath
-        self._launcher = LocalLauncher()
         self._turn = HostLock()
         self._started = time.monotonic()
-        self._runs_dir = settings.state_dir / "runs" / time.strftime("%Y%m%d-%H%M%S")
+        self._launches = Launches(settings.state_dir / "runs" / time.strftime("%Y%m%d-%H%M%S"))
+        self._keeper = Keeper(self.store, settings=settings)
         self.planner = Planner(config, settings=settings, store=self.store)
 
     @cached_property
@@ -67,40 +66,48 @@ class PerfSession:
         """When, from which commit, with which versions, on which device, by which command."""
         return machine.provenance(self.settings.system, devices=self.settings.devices, root=self._root)
 
-    def run(self, plan: Plan, *, framework: Framework, runs: int, progress: Progress) -> Measurement:
-        """Launch a plan so many times and return what was measured; unreadable records make it INVALID.
+    def run(
+        self,
+        plan: Plan,
+        *,
+        framework: Framework,
+        runs: int,
+        tolerances: Sequence[Mapping[str, float]],
+        progress: Progress,
+    ) -> Measurement:
+        """Launch a plan until a verdict is reached or a baseline is complete, and return what was measured.
 
-        A run whose steps have not settled is launched once more and the first try is dropped: what passes, like
-        other load on the host, is gone then; what stays, like throttling, makes the case INVALID.
+        Args:
+            plan: What to launch.
+            framework: Who trains it.
+            runs: Launches that make a baseline.
+            tolerances: Layers on top of the session's, later ones win.
+            progress: Shows what goes on.
 
         Raises:
+            BaselineError: If a stored baseline can't be trusted; nothing is launched then.
             LaunchError: If ranks failed, hung or were killed.
         """
-        self.take_turn(progress)
-        outputs: list[RunOutput] = []
-        for number in range(1, runs + 1):
-            try:
-                with progress.run(plan, number=number, num_runs=runs):
-                    output = self._launch(plan, framework=framework, folder=f"run-{number}", progress=progress)
-                    if problems := unsettled(plan, records=output.records):
-                        progress.say(f"run {number} is dropped and launched again: {problems[0]}")
-                        output = self._launch(plan, framework=framework, folder=f"run-{number}b", progress=progress)
-            except RecordError as exc:
-                return self._unreadable(plan, reason=f"run {number}: {exc}")
-            outputs.append(output)
-        environment = {name: value for output in outputs for name, value in output.environment.items()}
-        return measure(plan, outputs=[output.records for output in outputs], environment=environment)
+        baseline = self.store.find(plan.case, workload=workload_of(plan)).baseline
+        terms = self._terms(tolerances)
+        limit = max(runs, terms.max_runs)
+        if self.settings.updating is not None:
+            limit = max(limit, _MAX_RECORDED_RUNS)
 
-    def _launch(self, plan: Plan, *, framework: Framework, folder: str, progress: Progress) -> RunOutput:
-        output = run_once(
-            plan,
-            framework=framework,
-            launcher=self._launcher,
-            run_dir=self._case_dir(plan.case) / folder,
-            on_progress=progress.step,
-        )
-        progress.finish(output.records)
-        return output
+        def is_enough(measurement: Measurement) -> bool:
+            verdict = judge(measurement, baseline=baseline, machine=self.machine, terms=terms)
+            num_runs = len(measurement.runs)
+            if verdict.kind is VerdictKind.INCONCLUSIVE and num_runs < terms.max_runs:
+                return False
+            if self.settings.updating is None and verdict.kind not in LOCALLY_RECORDED:
+                return True
+            if num_runs < runs:
+                return False
+            is_complete = self.settings.updating is None or not wants_more_runs(measurement.runs, terms=terms)
+            return is_complete or num_runs >= limit
+
+        self.take_turn(progress)
+        return self._launches.until(is_enough, plan=plan, framework=framework, limit=limit, progress=progress)
 
     def compare(
         self, measurement: Measurement, *, nodeid: str, tolerances: Sequence[Mapping[str, float]]
@@ -117,13 +124,11 @@ class PerfSession:
         """
         self.planner.claim(measurement.case, nodeid=nodeid)
         found = self.store.find(measurement.case, workload=measurement.workload)
-        verdict = judge(
-            measurement,
-            baseline=found.baseline,
-            machine=self.machine,
-            tolerances=merge_tolerances([self.settings.tolerances, *tolerances]),
-        )
-        report = self._keep(measurement, verdict=verdict, found=found, nodeid=nodeid)
+        terms = self._terms(tolerances)
+        if measurement.case not in self.planner.plans:
+            terms = replace(terms, max_runs=len(measurement.runs) or 1)  # what this process measures, it measures once
+        verdict = judge(measurement, baseline=found.baseline, machine=self.machine, terms=terms)
+        report = self._report(measurement, verdict=verdict, found=found, terms=terms, nodeid=nodeid)
         self.reports = [other for other in self.reports if other.result.verdict.case != verdict.case] + [report]
         return report
 
@@ -157,9 +162,9 @@ class PerfSession:
 
     def close(self) -> None:
         """Stop every process, give up the turn, keep the newest runs only."""
-        self._launcher.close()
+        self._launches.close()
         self._turn.release()
-        forget_old_runs(self._runs_dir.parent, keep=_KEPT_SESSIONS)
+        forget_old_runs(self._launches.runs_dir.parent, keep=_KEPT_SESSIONS)
 
     def write_output(self) -> list[Path]:
         """Write the results file and the markdown table, or a dry run's file; return their paths.
@@ -181,35 +186,20 @@ class PerfSession:
         candidate = Path(path)
         return str(candidate.relative_to(self._root)) if candidate.is_relative_to(self._root) else str(path)
 
-    def _case_dir(self, case: str) -> Path:
-        return self._runs_dir / case
+    def _terms(self, tolerances: Sequence[Mapping[str, float]]) -> Terms:
+        terms = self.settings.terms
+        return replace(terms, tolerances=merge_tolerances([terms.tolerances, *tolerances]))
 
-    def _unreadable(self, plan: Plan, *, reason: str) -> Measurement:
-        return Measurement(
-            case=plan.case,
-            system=plan.system,
-            workload=workload_of(plan),
-            runs=(),
-            problems=(reason,),
-            inject_pct=plan.inject_pct,
-        )
-
-    def _keep(self, measurement: Measurement, *, verdict: Verdict, found: Found, nodeid: str) -> CaseReport:
-        settings = self.settings
-        is_accepted = settings.is_update and verdict.kind in _STORED_WHEN_ACCEPTED and bool(settings.accept_reason)
-        is_mendable = verdict.kind in _LOCALLY_RECORDED
-        is_mended = settings.is_update and is_mendable  # what was missing is being stored
-        is_failure = verdict.kind in settings.fail_on and not is_accepted and not is_mended
-        stored, replaced, is_local = "", None, False
-        is_storable = is_accepted or verdict.kind not in (*_STORED_WHEN_ACCEPTED, VerdictKind.INVALID)
-        if settings.is_update and is_storable and not is_failure:
-            reason = settings.accept_reason if is_accepted else "--update-baselines"
-            path, replaced = self.store.update(self._baseline(measurement, reason=reason))
-            stored = self.shown(path)
-        elif is_mendable and not measurement.inject_pct and not self._has_baseline(found, measurement):
-            path = self.store.record_locally(self._baseline(measurement, reason=f"first run here: {verdict.kind}"))
-            stored, is_local = self.shown(path), True
-        case = measurement.case
+    def _report(
+        self, measurement: Measurement, *, verdict: Verdict, found: Found, terms: Terms, nodeid: str
+    ) -> CaseReport:
+        settings, case = self.settings, measurement.case
+        has_plan = case in self.planner.plans
+        kept = Kept()
+        if verdict.kind is not VerdictKind.INVALID and not measurement.inject_pct:
+            new = from_measurement(measurement, machine=self.machine, provenance=self.provenance, reason="")
+            kept = self._keeper.keep(new, verdict=verdict, found=found, terms=terms, is_in_process=not has_plan)
+        is_mended = settings.updating is not None and verdict.kind in LOCALLY_RECORDED
         return CaseReport(
             result=CaseResult(
                 nodeid=nodeid,
@@ -217,25 +207,19 @@ class PerfSession:
                 verdict=verdict,
                 plan=self.planner.plans.get(case),
                 baseline_path=self.shown(found.path) if found.path else "",
-                stored_path=stored,
-                is_stored_locally=is_local,
-                accepted_reason=settings.accept_reason if is_accepted else "",
-                is_failure=is_failure,
-                run_dir=self.shown(self._case_dir(case)) if case in self.planner.plans else "",
+                stored_path=self.shown(kept.path) if kept.path else "",
+                is_stored_locally=kept.is_local,
+                storing_note=kept.note,
+                accepted_reason=kept.accepted_reason,
+                is_failure=verdict.kind in settings.fail_on and not kept.accepted_reason and not is_mended,
+                run_dir=self.shown(self._launches.case_dir(case)) if has_plan else "",
             ),
             baseline=found.baseline,
-            replaced=replaced,
+            replaced=kept.replaced,
             rerun_command=self._command(nodeid),
             accept_command=self._accept_command(nodeid),
             environment={**self.provenance.environment(), **measurement.environment},
         )
-
-    def _has_baseline(self, found: Found, measurement: Measurement) -> bool:
-        """Tell whether this machine has one of the workload, which only an update replaces."""
-        return found.baseline is not None and self.store.compares(found.baseline, workload=measurement.workload)
-
-    def _baseline(self, measurement: Measurement, *, reason: str) -> Baseline:
-        return from_measurement(measurement, machine=self.machine, provenance=self.provenance, reason=reason)
 
     def _command(self, nodeid: str, *extra: str) -> str:
         changes = changes_text(self.settings.changes)
@@ -247,7 +231,9 @@ class PerfSession:
         """Return how to store a case in spite of its verdict; a trial is never stored."""
         if self.settings.changes:
             return ""
-        return self._command(nodeid, "--update-baselines", "--perf-accept=why it is acceptable")
+        return self._command(
+            nodeid, "--update-baselines", "--perf-accept-regression", "--perf-reason=why it is acceptable"
+        )
 
 
 def _machine_key(settings: Settings) -> dict[str, str | int]:

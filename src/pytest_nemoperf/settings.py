@@ -2,23 +2,65 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_nemoperf import machine
+from pytest_nemoperf import machine, options
 from pytest_nemoperf.changes import parse_changes
-from pytest_nemoperf.errors import NemoPerfError, did_you_mean
+from pytest_nemoperf.comparison import Terms, VerdictKind
+from pytest_nemoperf.errors import NemoPerfError
 from pytest_nemoperf.machine import Devices
-from pytest_nemoperf.metrics import JUDGED
-from pytest_nemoperf.options import DEFAULT_RUNS, STATE_DIR, is_perf_selected
-from pytest_nemoperf.recipe import check_tolerances
+from pytest_nemoperf.option_checks import check_combination
+from pytest_nemoperf.option_values import (
+    merge_tolerances,
+    parse_count,
+    parse_fail_on,
+    parse_percent,
+    parse_probability,
+    parse_seconds,
+    parse_tolerances,
+)
 from pytest_nemoperf.systems import System, find_system
-from pytest_nemoperf.verdict import FAILING_BY_DEFAULT, VerdictKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Updating:
+    """How --update-baselines goes about it.
+
+    Attributes:
+        is_accepted: Regressed and inconclusive cases are stored too.
+        reason: Why files change; empty if nobody said.
+        is_new_only: Only cases without a baseline are stored.
+        is_pruning: Stored cases that no test asks for are deleted.
+        anchor: Release whose anchor these runs become; empty for none.
+    """
+
+    is_accepted: bool = False
+    reason: str = ""
+    is_new_only: bool = False
+    is_pruning: bool = False
+    anchor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Against:
+    """What --perf-ab compares with.
+
+    Attributes:
+        revision: Git revision of the other side.
+        paths: PYTHONPATH entries of each side, relative to its checkout; empty for the usual ones.
+        setup: Command run once in each checkout; empty for none.
+        limit_sec: Time a case may take.
+    """
+
+    revision: str
+    paths: tuple[str, ...]
+    setup: str
+    limit_sec: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,15 +74,18 @@ class Settings:
         baselines_dir: Stored baselines, committed with the project.
         state_dir: Local store, runs, locks and output; not committed.
         output_dir: Where the markdown table and the results file go.
-        runs: Independent launches per case.
-        tolerances: Allowed worsening in percent by judged metric, recipes and markers not yet applied.
+        runs: Independent launches that make a baseline.
+        terms: By what is judged; the tolerances of recipes and markers are not yet applied.
         fail_on: Names of the verdicts that fail a test.
         inject_pct: Self-test delay of each step in percent.
         timeout_sec: Wall-clock limit of one run; None for each recipe's own.
         changes: What --perf-set changes in every recipe, by key; empty for nothing.
         is_dry_run: Cases are priced, nothing is launched.
-        is_update: Store new baselines.
-        accept_reason: Why a regression is stored in spite of itself; empty if it is not.
+        updating: How new baselines are stored; None if none are.
+        against: The other revision of an interleaved comparison; None to judge against baselines.
+        is_profiled: A failing case runs once more under the profiler.
+        replay_dir: Stored runs to judge instead of launching; None to launch.
+        release: Release under test, for waivers; empty if not told.
         machine_name: Name of a pool of identical machines; empty for this host alone.
     """
 
@@ -51,14 +96,17 @@ class Settings:
     state_dir: Path
     output_dir: Path
     runs: int
-    tolerances: Mapping[str, float]
-    fail_on: frozenset[str]
+    terms: Terms
+    fail_on: frozenset[VerdictKind]
     inject_pct: float
     timeout_sec: float | None
     changes: Mapping[str, Any]
     is_dry_run: bool
-    is_update: bool
-    accept_reason: str
+    updating: Updating | None
+    against: Against | None
+    is_profiled: bool
+    replay_dir: Path | None
+    release: str
     machine_name: str
 
 
@@ -69,16 +117,17 @@ def read_settings(config: pytest.Config) -> Settings:
         pytest.UsageError: If an option or ini key can't be honoured, or the system is not this machine.
     """
     option = config.option
-    inject_pct = _percent(option.perf_inject, subject="--perf-inject") if option.perf_inject is not None else 0.0
-    _check_combination(config, inject_pct=inject_pct)
+    inject_pct = parse_percent(option.perf_inject, subject="--perf-inject") if option.perf_inject is not None else 0.0
+    check_combination(config, inject_pct=inject_pct)
     try:
         devices = machine.detect_devices()
         system = _system(config, devices=devices)
         changes = parse_changes(option.perf_set, subject="--perf-set")
-        tolerances = _tolerances(config, default_pct=system.tolerance_pct)
+        terms = _terms(config, system=system)
     except NemoPerfError as exc:
         raise pytest.UsageError(str(exc)) from None
-    state_dir = config.rootpath / STATE_DIR
+    state_dir = config.rootpath / options.STATE_DIR
+    timeout = option.perf_timeout
     return Settings(
         system=system,
         devices=devices,
@@ -87,62 +136,55 @@ def read_settings(config: pytest.Config) -> Settings:
         state_dir=state_dir,
         output_dir=_directory(config, option.perf_output) if option.perf_output else state_dir / "latest",
         runs=_runs(config),
-        tolerances=tolerances,
-        fail_on=_fail_on(config),
+        terms=terms,
+        fail_on=parse_fail_on(option.perf_fail_on or config.getini("perf_fail_on")),
         inject_pct=inject_pct,
-        timeout_sec=_seconds(option.perf_timeout) if option.perf_timeout is not None else None,
+        timeout_sec=parse_seconds(timeout, subject="--perf-timeout") if timeout is not None else None,
         changes=changes,
         is_dry_run=option.perf_dry_run,
-        is_update=option.update_baselines,
-        accept_reason=option.perf_accept.strip(),
+        updating=_updating(config),
+        against=_against(config),
+        is_profiled=option.perf_profile,
+        replay_dir=_replay_dir(config),
+        release=str(config.getini("perf_release")),
         machine_name=str(config.getini("perf_machine")),
     )
 
 
-def merge_tolerances(layers: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return one tolerance per judged metric; later layers win, and ``all`` in a layer stands for every metric."""
-    merged: dict[str, float] = {}
-    for layer in layers:
-        if "all" in layer:
-            merged |= {metric.name: layer["all"] for metric in JUDGED}
-        merged |= {name: percent for name, percent in layer.items() if name != "all"}
-    return merged
-
-
-def _check_combination(config: pytest.Config, *, inject_pct: float) -> None:
+def _updating(config: pytest.Config) -> Updating | None:
     option = config.option
-    if option.update_baselines and not is_perf_selected(config):
-        raise pytest.UsageError("--update-baselines needs perf tests to run: add -m perf")
-    if option.update_baselines and inject_pct:
-        raise pytest.UsageError(
-            f"--perf-inject={inject_pct:g}% with --update-baselines: an injected run is never stored; drop one of them"
-        )
-    if option.perf_accept and not option.update_baselines:
-        raise pytest.UsageError("--perf-accept only counts with --update-baselines; add it, or drop the reason")
-    if option.perf_accept and not option.perf_accept.strip():
-        raise pytest.UsageError("--perf-accept='' gives no reason; say why the regression is acceptable")
-    _check_trials(config, inject_pct=inject_pct)
-    parallel = getattr(option, "numprocesses", None) or getattr(option, "tx", None)
-    if is_perf_selected(config) and parallel:
-        raise pytest.UsageError(
-            "-n runs tests side by side, and perf tests need the machine to themselves: drop -n, or run -m perf apart"
-        )
+    if not option.update_baselines:
+        return None
+    return Updating(
+        is_accepted=option.perf_accept_regression,
+        reason=option.perf_reason.strip(),
+        is_new_only=option.perf_update_new_only,
+        is_pruning=option.perf_prune,
+        anchor=option.perf_anchor.strip(),
+    )
 
 
-def _check_trials(config: pytest.Config, *, inject_pct: float) -> None:
-    """Check what goes with --perf-set and --perf-dry-run."""
+def _against(config: pytest.Config) -> Against | None:
     option = config.option
-    for name, is_given in (("--perf-set", option.perf_set), ("--perf-dry-run", option.perf_dry_run)):
-        if is_given and not is_perf_selected(config):
-            raise pytest.UsageError(f"{name} needs perf tests to apply to: add -m perf")
-    if option.perf_set and option.update_baselines:
-        raise pytest.UsageError(
-            "--perf-set with --update-baselines: a trial is never stored among the project's baselines, for no recipe "
-            "says how to repeat it; write the layout into a recipe, or drop one of them"
-        )
-    if option.perf_dry_run and (option.update_baselines or inject_pct):
-        other = "--update-baselines" if option.update_baselines else "--perf-inject"
-        raise pytest.UsageError(f"--perf-dry-run with {other}: a dry run measures nothing; drop one of them")
+    if not option.perf_ab:
+        return None
+    limit = option.perf_ab_limit
+    return Against(
+        revision=option.perf_ab,
+        paths=tuple(config.getini("perf_ab_paths")),
+        setup=str(config.getini("perf_ab_setup")),
+        limit_sec=options.DEFAULT_AB_LIMIT_SEC if limit is None else parse_seconds(limit, subject="--perf-ab-limit"),
+    )
+
+
+def _replay_dir(config: pytest.Config) -> Path | None:
+    text: str = config.option.perf_replay
+    if not text:
+        return None
+    path: Path = config.invocation_params.dir / text
+    if not path.is_dir():
+        raise pytest.UsageError(f"--perf-replay={text}: no such directory; give one that holds <case>/run-<N>")
+    return path
 
 
 def _system(config: pytest.Config, *, devices: Devices) -> System:
@@ -153,76 +195,35 @@ def _system(config: pytest.Config, *, devices: Devices) -> System:
     return machine.choose_system(name, devices=devices)
 
 
-def _tolerances(config: pytest.Config, *, default_pct: float) -> dict[str, float]:
-    layers: list[dict[str, float]] = [{"all": default_pct}]
+def _terms(config: pytest.Config, *, system: System) -> Terms:
+    layers: list[Mapping[str, float]] = [{"all": system.tolerance_pct}]
     for subject, texts in (
         ("ini perf_tolerance", config.getini("perf_tolerance")),
         ("--perf-tolerance", config.option.perf_tolerance),
     ):
         layers.append(parse_tolerances(texts, subject=subject))
-    return merge_tolerances(layers)
-
-
-def parse_tolerances(texts: Sequence[str], *, subject: str) -> dict[str, float]:
-    """Return tolerances in percent by metric name, ``all`` where no metric is named.
-
-    Raises:
-        RecipeError: If a metric is unknown or a percentage is not within (0, 100).
-        pytest.UsageError: If a text is not ``[METRIC=]PCT``.
-    """
-    parsed = {}
-    for text in texts:
-        name, _, percent = text.rpartition("=")
-        parsed[name.strip() or "all"] = _percent(percent, subject=subject)
-    check_tolerances(parsed, subject=subject)
-    return parsed
-
-
-def _fail_on(config: pytest.Config) -> frozenset[str]:
-
-    text = config.option.perf_fail_on or config.getini("perf_fail_on")
-    if not text:
-        return frozenset(FAILING_BY_DEFAULT)
-    if text.strip().lower() == "none":
-        return frozenset()
-    words = {kind.value.lower().replace(" ", "_"): kind for kind in VerdictKind}
-    chosen = set()
-    for word in filter(None, (part.strip().lower() for part in text.split(","))):
-        if word not in words:
-            raise pytest.UsageError(f"--perf-fail-on: unknown verdict {word!r}; {did_you_mean(word, {*words, 'none'})}")
-        chosen.add(words[word])
-    return frozenset(chosen)
+    alpha, beta = config.getini("perf_alpha"), config.getini("perf_beta")
+    max_runs = _option_or_ini(config, "perf_max_runs")
+    return Terms(
+        tolerances=merge_tolerances(layers),
+        run_noise_pct=system.run_noise_pct,
+        memory_noise_pct=system.memory_noise_pct,
+        alpha=parse_probability(alpha, subject="ini perf_alpha") if alpha else options.DEFAULT_ALPHA,
+        beta=parse_probability(beta, subject="ini perf_beta") if beta else options.DEFAULT_BETA,
+        max_runs=parse_count(max_runs, subject="--perf-max-runs") if max_runs else options.DEFAULT_MAX_RUNS,
+    )
 
 
 def _runs(config: pytest.Config) -> int:
     if config.option.perf_set and config.option.perf_runs is None:
         return 1  # a trial
-    text = config.option.perf_runs if config.option.perf_runs is not None else config.getini("perf_runs")
-    if text == "":
-        return DEFAULT_RUNS
-    if not re.fullmatch(r"\d+", text.strip()) or int(text) < 1:
-        raise pytest.UsageError(f"--perf-runs={text} must be a whole number >= 1: a verdict needs at least one launch")
-    return int(text)
+    text = _option_or_ini(config, "perf_runs")
+    return parse_count(text, subject="--perf-runs") if text else options.DEFAULT_RUNS
 
 
-def _percent(text: str, *, subject: str) -> float:
-    try:
-        percent = float(text.strip().removesuffix("%"))
-    except ValueError:
-        raise pytest.UsageError(f"{subject}={text!r} is not a percentage; write e.g. 5%") from None
-    if not 0 < percent < float("inf"):
-        raise pytest.UsageError(f"{subject}={text} must be a percentage above 0")
-    return percent
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = float("nan")
-    if not 0 < seconds < float("inf"):
-        raise pytest.UsageError(f"--perf-timeout={text} must be positive seconds, e.g. 600")
-    return seconds
+def _option_or_ini(config: pytest.Config, name: str) -> str:
+    given = getattr(config.option, name)
+    return str(config.getini(name) if given is None else given)
 
 
 def _directory(config: pytest.Config, text: str) -> Path:

@@ -15,10 +15,17 @@ from pytest_nemoperf.baseline import Baseline, baseline_path, find_baseline, lis
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A baseline and the file it is in; (None, "") where nothing is stored."""
+    """A baseline and the file it is in; (None, "") where nothing is stored.
+
+    Attributes:
+        baseline: What is stored.
+        path: Where.
+        is_local: It is of this machine's own store, not among the committed ones.
+    """
 
     baseline: Baseline | None
     path: str
+    is_local: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +50,20 @@ class BaselineStore:
         Raises:
             BaselineError: If a file that is there can't be trusted.
         """
-        committed = find_baseline(self.committed_dir, system=self.system, case=case)
+        committed = self.find_committed(case)
         if committed is None or not self.compares(committed, workload=workload):
             local = find_baseline(self._local_root, system=self.system, case=case)
             if local is not None and self.compares(local, workload=workload):
-                return Found(baseline=local, path=str(self._path(self._local_root, case)))
+                return Found(baseline=local, path=str(self._path(self._local_root, case)), is_local=True)
         return Found(baseline=committed, path=str(self._path(self.committed_dir, case)) if committed else "")
+
+    def find_committed(self, case: str) -> Baseline | None:
+        """Return the committed baseline of a case, whether it compares or not.
+
+        Raises:
+            BaselineError: If the file can't be trusted.
+        """
+        return find_baseline(self.committed_dir, system=self.system, case=case)
 
     def compares(self, baseline: Baseline, *, workload: Mapping[str, Any]) -> bool:
         """Tell whether a baseline is of this machine and that workload."""

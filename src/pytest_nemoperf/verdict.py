@@ -2,58 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from pytest_nemoperf.bands import band_problems, has_pinned_lengths
 from pytest_nemoperf.baseline import Baseline
-from pytest_nemoperf.measure import Measurement, Run, identity_problem, median_over_runs
-from pytest_nemoperf.metrics import JUDGED, METRICS, TFLOPS_PER_SEC_PER_GPU, TOKENS_PER_SEC_PER_GPU, Metric
+from pytest_nemoperf.comparison import Comparison, Terms, VerdictKind, compare_runs, describe
+from pytest_nemoperf.measure import Measurement, identity_problem, median_over_runs
+from pytest_nemoperf.metrics import JUDGED, TOKENS_PER_SEC_PER_GPU
 
 LOSS_REL_TOL = 0.02
-_MIN_RUNS_TO_SEE_NOISE = 2
-_MIN_RUNS_TO_TRIM = 5
-
-
-class VerdictKind(StrEnum):
-    """The seven ends of a case."""
-
-    PASSED = "PASSED"
-    REGRESSED = "REGRESSED"
-    IMPROVED = "IMPROVED"
-    INCONCLUSIVE = "INCONCLUSIVE"
-    INVALID = "INVALID"
-    NOT_COMPARABLE = "NOT COMPARABLE"
-    NO_BASELINE = "NO BASELINE"
-
-
 FAILING_BY_DEFAULT = frozenset({VerdictKind.REGRESSED, VerdictKind.INVALID})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """One metric beside its baseline.
-
-    Attributes:
-        metric: Metric name.
-        baseline: Median over the baseline's runs.
-        now: Median over this session's runs.
-        delta_pct: Signed change in percent of the baseline.
-        allowed_pct: Worsening in percent that still passes.
-        kind: PASSED, REGRESSED, IMPROVED, INCONCLUSIVE or NOT COMPARABLE for this metric alone.
-        note: Why, where the numbers don't say it.
-    """
-
-    metric: str
-    baseline: float
-    now: float
-    delta_pct: float
-    allowed_pct: float
-    kind: VerdictKind
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,17 +40,20 @@ def judge(
     *,
     baseline: Baseline | None,
     machine: Mapping[str, str | int],
-    tolerances: Mapping[str, float],
+    terms: Terms,
 ) -> Verdict:
-    """Return the verdict on a measurement.
+    """Return the verdict on a measurement; while it is INCONCLUSIVE, a further launch may decide.
+
+    Every judged metric is compared with the newest baseline and, where there is one, with the anchor, so that slow
+    decay in steps that each pass is caught.
 
     Args:
         measurement: This session's runs.
         baseline: What is stored for the case, or None.
         machine: Key of this machine.
-        tolerances: Allowed worsening in percent for every judged metric, by name.
+        terms: What is allowed, and how often a verdict may be wrong.
     """
-    problems = [*measurement.problems, *_identity_problems(measurement)]
+    problems = [*measurement.problems, *_identity_problems(measurement), *_impossible_values(measurement)]
     if problems or not measurement.runs:
         return _verdict(VerdictKind.INVALID, measurement, reasons=problems or ["no run was measured"])
     if baseline is None:
@@ -97,10 +62,11 @@ def judge(
         return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=differences)
     if loss := _loss_problem(measurement, baseline=baseline):
         return _verdict(VerdictKind.INVALID, measurement, reasons=[loss])
-    comparisons = tuple(
-        comparison
-        for metric in JUDGED
-        if (comparison := _compare(metric, measurement=measurement, baseline=baseline, tolerances=tolerances))
+    comparisons = compare_runs(
+        measurement.runs,
+        baseline=baseline,
+        flops_convention=measurement.flops_convention,
+        terms=terms,
     )
     if not comparisons:
         return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=["the baseline has none of these metrics"])
@@ -115,77 +81,20 @@ def judge(
     )
 
 
-def describe(comparison: Comparison) -> str:
-    """Return the sentence that says what one metric did, e.g. how far it is below the baseline."""
-    metric = METRICS[comparison.metric]
-    side = "below" if comparison.delta_pct < 0 else "above"
-    numbers = f"{metric.format(comparison.now)} against {metric.format(comparison.baseline)}"
-    sentence = (
-        f"{metric.label} is {abs(comparison.delta_pct):.1f}% {side} "
-        f"the baseline ({numbers}; allowed {comparison.allowed_pct:.1f}%)"
-    )
-    return f"{sentence}; {comparison.note}" if comparison.note else sentence
-
-
 def environment_changes(then: Mapping[str, str], *, now: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """Return (name, then, now) for what differs between two environments, by name; absent is ``-``."""
     names = sorted({*then, *now})
     return [(name, then.get(name, "-"), now.get(name, "-")) for name in names if then.get(name) != now.get(name)]
 
 
-def _compare(
-    metric: Metric, *, measurement: Measurement, baseline: Baseline, tolerances: Mapping[str, float]
-) -> Comparison | None:
-    then = median_over_runs(baseline.runs, metric=metric.name)
-    now = median_over_runs(measurement.runs, metric=metric.name)
-    if then is None or now is None:
-        return None
-    allowed = tolerances[metric.name]
-    kind, note = _kind_of(metric, then=baseline.runs, now=measurement.runs, allowed_pct=allowed)
-    if metric is TFLOPS_PER_SEC_PER_GPU and measurement.flops_convention != baseline.flops_convention:
-        kind = VerdictKind.NOT_COMPARABLE
-        note = f"FLOPs are counted as {measurement.flops_convention}, the baseline's as {baseline.flops_convention}"
-    return Comparison(
-        metric=metric.name,
-        baseline=then,
-        now=now,
-        delta_pct=metric.delta_pct(now, baseline=then),
-        allowed_pct=allowed,
-        kind=kind,
-        note=note,
-    )
-
-
-def _kind_of(metric: Metric, *, then: Sequence[Run], now: Sequence[Run], allowed_pct: float) -> tuple[VerdictKind, str]:
-    """A change beyond the tolerance counts only if the runs of the two sides do not overlap."""
-    before, after = _usual_values(then, metric=metric), _usual_values(now, metric=metric)
-    worsening = metric.worsening_pct(statistics.median(after), baseline=statistics.median(before))
-    if abs(worsening) <= allowed_pct:
-        return VerdictKind.PASSED, ""
-    overlap = min(before) <= max(after) and min(after) <= max(before)
-    sees_noise = min(len(before), len(after)) >= _MIN_RUNS_TO_SEE_NOISE
-    if worsening < 0:
-        return (VerdictKind.PASSED if overlap and sees_noise else VerdictKind.IMPROVED), ""
-    if overlap and sees_noise:
-        return VerdictKind.INCONCLUSIVE, (
-            f"but runs overlap: {metric.format(min(after))} to {metric.format(max(after))} now, "
-            f"{metric.format(min(before))} to {metric.format(max(before))} in the baseline; raise --perf-runs"
-        )
-    return VerdictKind.REGRESSED, ""
-
-
-def _usual_values(runs: Sequence[Run], *, metric: Metric) -> list[float]:
-    """From five runs on without the lowest and the highest: one launch that stalled must not hide a change."""
-    values = sorted(run.metrics[metric.name] for run in runs if metric.name in run.metrics)
-    return values[1:-1] if len(values) >= _MIN_RUNS_TO_TRIM else values
-
-
 def _overall(comparisons: Sequence[Comparison]) -> VerdictKind:
-    kinds = {comparison.kind for comparison in comparisons}
-    for kind in (VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE, VerdictKind.IMPROVED):
-        if kind in kinds:
+    """Faster than an anchor is no news; slower than it is."""
+    kinds = {comparison.kind for comparison in comparisons if not comparison.anchor}
+    with_anchor = {comparison.kind for comparison in comparisons}
+    for kind in (VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE):
+        if kind in with_anchor:
             return kind
-    return VerdictKind.PASSED
+    return VerdictKind.IMPROVED if VerdictKind.IMPROVED in kinds else VerdictKind.PASSED
 
 
 def _incomparable(measurement: Measurement, *, baseline: Baseline, machine: Mapping[str, str | int]) -> list[str]:
@@ -227,6 +136,20 @@ def _differences(subject: str, *, then: Mapping[str, Any], now: Mapping[str, Any
 def _identity_problems(measurement: Measurement) -> list[str]:
     problems = (identity_problem(run, flops_per_token=measurement.flops_per_token) for run in measurement.runs)
     return [problem for problem in problems if problem]
+
+
+def _impossible_values(measurement: Measurement) -> list[str]:
+    values = (
+        (number, metric, run.metrics[metric.name])
+        for number, run in enumerate(measurement.runs, start=1)
+        for metric in JUDGED
+        if metric.name in run.metrics
+    )
+    return [
+        f"run {number}: {metric.label} is {value:g}; only positive, finite figures can be judged"
+        for number, metric, value in values
+        if not (math.isfinite(value) and value > 0)
+    ]
 
 
 def _loss_problem(measurement: Measurement, *, baseline: Baseline) -> str | None:

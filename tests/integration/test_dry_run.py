@@ -154,7 +154,7 @@ def test_options_of_real_runs_are_refused(project: Project, other: str) -> None:
     result = project.run("--perf-dry-run", other)
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"*--perf-dry-run with {other.partition('=')[0]}: a dry run measures nothing*"])
+    result.stderr.fnmatch_lines([f"*--perf-dry-run with {other.partition('=')[0]}: nothing is launched and measured*"])
 
 
 def test_without_perf_tests_there_is_nothing_to_price(project: Project) -> None:

@@ -6,13 +6,13 @@ from tests.integration.conftest import Project
 def test_an_injected_delay_regresses_and_is_loud_everywhere(project: Project) -> None:
     project.run()
 
-    result = project.run("--perf-inject=20%")
+    result = project.run("--perf-inject=60%")
 
     assert result.ret == 1
     result.assert_outcomes(failed=1)
     assert result.stdout.str().count("INJECTED") >= 3
     latest = project.root / ".nemoperf" / "latest"
-    assert '"inject_pct": 20.0' in (latest / "results.json").read_text()
+    assert '"inject_pct": 60.0' in (latest / "results.json").read_text()
     assert "INJECTED" in (latest / "results.md").read_text()
 
 

@@ -82,7 +82,7 @@ def test_output_and_baselines_can_go_elsewhere(project: Project) -> None:
 @pytest.mark.parametrize(
     ("ini", "option", "marker", "recipe", "allowed"),
     [
-        pytest.param("", "", "", "", "10.0%", id="default"),
+        pytest.param("", "", "", "", "20.0%", id="default"),
         pytest.param("11%", "", "", "", "11.0%", id="ini"),
         pytest.param("11%", "12%", "", "", "12.0%", id="option"),
         pytest.param("11%", "12%", "(tolerance=13)", "", "13.0%", id="marker"),

@@ -9,19 +9,40 @@ from tests.integration.conftest import Project
 
 OPTIONS = [
     "--system",
-    "--update-baselines",
-    "--perf-accept",
     "--perf-runs",
+    "--perf-max-runs",
     "--perf-tolerance",
     "--perf-fail-on",
     "--perf-timeout",
     "--perf-baselines",
     "--perf-output",
+    "--update-baselines",
+    "--perf-accept-regression",
+    "--perf-reason",
+    "--perf-update-new-only",
+    "--perf-prune",
+    "--perf-anchor",
+    "--perf-ab",
+    "--perf-ab-limit",
+    "--perf-profile",
+    "--perf-replay",
     "--perf-inject",
     "--perf-set",
     "--perf-dry-run",
 ]
-INI_KEYS = ["perf_runs", "perf_tolerance", "perf_fail_on", "perf_baselines", "perf_machine"]
+INI_KEYS = [
+    "perf_runs",
+    "perf_max_runs",
+    "perf_alpha",
+    "perf_beta",
+    "perf_tolerance",
+    "perf_fail_on",
+    "perf_baselines",
+    "perf_machine",
+    "perf_release",
+    "perf_ab_paths",
+    "perf_ab_setup",
+]
 
 
 class RecordingParser:

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.integration.conftest import CASE, Project
 
 
 def test_a_baseline_is_written_with_where_it_comes_from(project: Project) -> None:
-    result = project.run("--update-baselines", "--perf-runs=2")
+    result = project.run("--update-baselines", "--perf-runs=4")
 
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines([f"*baselines/cpu/{CASE}.json*"])
     stored = json.loads(project.baseline.read_text())
-    assert len(stored["runs"]) == 2
+    assert len(stored["runs"]) == 4
     assert stored["provenance"]["date"]
     assert stored["provenance"]["versions"]["pytest"]
     assert stored["reason"] == "--update-baselines"
@@ -53,7 +55,7 @@ def test_a_regression_is_stored_when_accepted_with_a_reason(project: Project) ->
     project.run("--update-baselines")
     project.set_step_time(0.2)
 
-    result = project.run("--update-baselines", "--perf-accept=traded for memory")
+    result = project.run("--update-baselines", "--perf-accept-regression", "--perf-reason=traded for memory")
 
     result.assert_outcomes(passed=1)
     assert json.loads(project.baseline.read_text())["reason"] == "traded for memory"
@@ -64,7 +66,7 @@ def test_an_invalid_case_is_not_stored_even_when_accepted(project: Project) -> N
     script = project.root / "steps.py"
     script.write_text(script.read_text().replace('"loss": 6.5', '"loss": float("nan")'))
 
-    result = project.run("--update-baselines", "--perf-accept=I insist")
+    result = project.run("--update-baselines", "--perf-accept-regression", "--perf-reason=I insist")
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*INVALID*loss is not finite*"])
@@ -87,31 +89,67 @@ def test_update_without_perf_tests_is_refused(project: Project) -> None:
     result.stderr.fnmatch_lines(["*--update-baselines needs perf tests to run: add -m perf*"])
 
 
-def test_accept_without_update_is_refused(project: Project) -> None:
-    result = project.run("--perf-accept=why")
-
-    assert result.ret == 4
-    result.stderr.fnmatch_lines(["*--perf-accept only counts with --update-baselines*"])
-
-
 def test_an_inconclusive_case_keeps_its_baseline_unless_accepted(project: Project) -> None:
-    """One of three runs as fast as before: the medians differ, but the runs overlap."""
-    script = project.root / "steps.py"
     project.run("--update-baselines", "--perf-runs=3")
     before = project.baseline.read_text()
-    script.write_text(
-        script.read_text().replace(
-            "with open", "seconds *= 1 if 'run-1' in os.environ['NEMOPERF_STEPS'] else 2\nwith open"
-        )
-    )
+    too_fine = ("--update-baselines", "--perf-runs=3", "--perf-tolerance=5")
 
-    kept = project.run("--update-baselines", "--perf-runs=3")
+    kept = project.run(*too_fine)
     assert project.baseline.read_text() == before
-    accepted = project.run("--update-baselines", "--perf-runs=3", "--perf-accept=seen often enough")
+    accepted = project.run(*too_fine, "--perf-accept-regression", "--perf-reason=seen often enough")
 
-    kept.stdout.fnmatch_lines(["*INCONCLUSIVE*", "*its baseline stays as it is*"])
+    kept.stdout.fnmatch_lines(["*INCONCLUSIVE*", "*below the noise floor*"])
     accepted.assert_outcomes(passed=1)
     assert json.loads(project.baseline.read_text())["reason"] == "seen often enough"
+
+
+def test_what_moved_no_more_than_its_noise_is_not_rewritten(project: Project) -> None:
+    project.run("--update-baselines")
+    before = project.baseline.read_text()
+    project.set_step_time(0.1002)
+
+    result = project.run("--update-baselines")
+
+    assert project.baseline.read_text() == before
+    result.stdout.fnmatch_lines(["*nothing moved more than its own noise*"])
+
+
+def test_a_passed_move_keeps_the_old_runs_as_anchor(project: Project) -> None:
+    project.run("--update-baselines")
+    project.set_step_time(0.11)
+
+    project.run("--update-baselines")
+
+    stored = json.loads(project.baseline.read_text())
+    assert stored["runs"][0]["metrics"]["step_time_sec"] == 0.11
+    assert stored["anchor"]["runs"][0]["metrics"]["step_time_sec"] == 0.1
+
+
+def test_only_new_cases_are_stored_on_request(project: Project) -> None:
+    project.run("--update-baselines", "--perf-update-new-only")
+    before = project.baseline.read_text()
+    project.set_step_time(0.05)
+
+    result = project.run("--update-baselines", "--perf-update-new-only")
+
+    assert project.baseline.read_text() == before
+    result.stdout.fnmatch_lines(["*it is there already*"])
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        (["--perf-accept-regression"], "--perf-accept-regression only counts with --update-baselines"),
+        (["--perf-prune"], "--perf-prune only counts with --update-baselines"),
+        (["--update-baselines", "--perf-accept-regression"], "--perf-accept-regression needs --perf-reason=TEXT"),
+        (["--update-baselines", "--perf-ab=HEAD"], "--perf-ab with --update-baselines"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(project: Project, options: list[str], rule: str) -> None:
+    result = project.run(*options)
+
+    assert result.ret == 4
+    result.stderr.fnmatch_lines([f"*{rule}*"])
 
 
 def test_an_update_stores_what_would_fail_for_having_no_baseline(project: Project) -> None:

@@ -19,16 +19,12 @@ from tests.builders import (
     make_rl_plan,
     make_rl_records,
     make_run,
+    make_terms,
 )
 
 LONG_CASE = "pretrain-a-model-with-a-really-long-name-16n128g-megatron-bf16-hsdp4x8tp4pp2vp5-variant"
 NODEID = "perf_tests/test_pretrain.py::test_llama_tiny[fsdp2tp2]"
-TOLERANCES = {
-    "tokens_per_sec_per_gpu": 10.0,
-    "tflops_per_sec_per_gpu": 10.0,
-    "peak_memory_gib": 10.0,
-    "time_per_call_sec": 10.0,
-}
+TERMS = make_terms(tolerance_pct=10.0)
 PHASES = {"data": 0.001, "forward": 0.03, "backward": 0.05, "optimizer": 0.014, "other": 0.005}
 
 
@@ -53,7 +49,9 @@ def make_report(
 ) -> CaseReport:
     """Return the report of a measurement, judged by the real rule; changes are of its result."""
     measurement = measurement or make_measurement()
-    verdict = judge(measurement, baseline=baseline, machine=MACHINE, tolerances=TOLERANCES)
+    verdict = judge(
+        measurement, baseline=baseline, machine=MACHINE, terms=replace(TERMS, max_runs=max(1, len(measurement.runs)))
+    )
     values: dict[str, Any] = {
         "nodeid": NODEID,
         "measurement": measurement,
@@ -67,7 +65,8 @@ def make_report(
         result=CaseResult(**{**values, **changes}),
         baseline=baseline,
         rerun_command=f"pytest -m perf --system=cpu '{NODEID}'",
-        accept_command=f"pytest -m perf --system=cpu --update-baselines '--perf-accept=why it is fine' '{NODEID}'",
+        accept_command=f"pytest -m perf --system=cpu --update-baselines --perf-accept-regression "
+        f"'--perf-reason=why it is fine' '{NODEID}'",
         environment=make_provenance().environment(),
     )
 

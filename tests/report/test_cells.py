@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_nemoperf.comparison import Comparison, VerdictKind
 from pytest_nemoperf.metrics import METRICS, format_time
 from pytest_nemoperf.report.cells import (
     allowed_text,
@@ -15,9 +16,8 @@ from pytest_nemoperf.report.cells import (
     shorten_middle,
     tolerances_text,
 )
-from pytest_nemoperf.verdict import Comparison, VerdictKind
 from tests.builders import make_provenance, make_run
-from tests.report.builders import TOLERANCES, make_call_run
+from tests.report.builders import TERMS, make_call_run
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,8 @@ def test_figures_leave_out_what_was_not_measured() -> None:
 @pytest.mark.parametrize(
     ("tolerances", "text"),
     [
-        (TOLERANCES, "10%"),
-        ({**TOLERANCES, "peak_memory_gib": 2.5}, "10%, peak memory 2.5%"),
+        (TERMS.tolerances, "10%"),
+        ({**TERMS.tolerances, "peak_memory_gib": 2.5}, "10%, peak memory 2.5%"),
         ({}, "none"),
     ],
     ids=["alike", "one apart", "empty"],

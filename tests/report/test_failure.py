@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.text import Text
 
+from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.records import GroupStep
 from pytest_nemoperf.report.failure import render_failure
 from pytest_nemoperf.results import CaseReport
-from pytest_nemoperf.verdict import VerdictKind
 from tests.builders import make_baseline, make_measurement, make_provenance
 from tests.report.builders import LONG_CASE, make_invalid, make_regressed, make_report, make_rl_report
 

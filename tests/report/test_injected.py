@@ -23,7 +23,7 @@ def outputs() -> dict[str, str]:
         "summary": render_summary(RESULTS, reports=[REPORT], width=80, color=False),
         "markdown": render_markdown(RESULTS),
         "case line": render_case_line(REPORT),
-        "run line": render_run_line(measured=make_run(), **run),  # type: ignore[arg-type] # the values above have the types
+        "run line": render_run_line(measured=make_run(), **{k: v for k, v in run.items() if k != "num_runs"}),  # type: ignore[arg-type] # the values above have the types
         "progress": render_progress(step=1, num_steps=9, tokens_per_sec_per_gpu=1.0, width=80, **run),  # type: ignore[arg-type] # as above
         "junit": "\n".join(" ".join(pair) for pair in properties(REPORT)),
     }

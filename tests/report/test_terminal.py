@@ -12,7 +12,7 @@ from pytest_nemoperf.systems import find_system
 from tests.builders import make_baseline, make_measurement, make_run
 from tests.report.builders import (
     LONG_CASE,
-    TOLERANCES,
+    TERMS,
     make_call,
     make_call_run,
     make_invalid,
@@ -30,7 +30,7 @@ def header(*, inject_pct: float = 0.0, is_dry_run: bool = False, num_local: int 
         baselines_dir="baselines/cpu",
         num_baselines=6,
         num_local=num_local,
-        tolerances=TOLERANCES,
+        tolerances=TERMS.tolerances,
         runs=3,
         inject_pct=inject_pct,
         is_dry_run=is_dry_run,
@@ -53,7 +53,7 @@ def progress(**changes: object) -> str:
 
 def test_the_header_says_what_is_measured_against_what() -> None:
     assert header() == [
-        "perf: system cpu (detected: no NVIDIA GPU), 3 runs a case",
+        "perf: system cpu (detected: no NVIDIA GPU), at most 3 launches to judge a case",
         "perf: 6 baselines in baselines/cpu, tolerance 10%",
     ]
 
@@ -81,12 +81,12 @@ def test_progress_keeps_both_ends_of_the_case() -> None:
     line = progress()
 
     assert line.startswith("pretrain-a")
-    assert line.endswith("-variant: run 1/3, step 4/13, 2,412 tokens/sec/GPU, 12 s")
+    assert line.endswith("-variant: run 1, at most 3, step 4/13, 2,412 tokens/sec/GPU, 12 s")
     assert len(line) == 80
 
 
 def test_progress_before_the_first_step_says_that_the_ranks_start() -> None:
-    assert progress(case="short", step=0, tokens_per_sec_per_gpu=None) == "short: run 1/3, starting, 12 s"
+    assert progress(case="short", step=0, tokens_per_sec_per_gpu=None) == "short: run 1, at most 3, starting, 12 s"
 
 
 @given(
@@ -97,17 +97,17 @@ def test_progress_never_exceeds_the_width(case: str, width: int, is_injected: bo
 
 
 def test_a_finished_run_has_case_and_figures_in_one_line_of_a_log() -> None:
-    line = render_run_line(case=LONG_CASE, run=2, num_runs=3, measured=make_run(1000.0), elapsed_sec=12.3)
+    line = render_run_line(case=LONG_CASE, run=2, measured=make_run(1000.0), elapsed_sec=12.3)
 
     assert line == (
-        f"{LONG_CASE}: run 2/3: 1,000 tokens/sec/GPU, 1 TFLOP/s/GPU, peak memory 1 GiB, step 100 ms, took 12 s"
+        f"{LONG_CASE}: run 2: 1,000 tokens/sec/GPU, 1 TFLOP/s/GPU, peak memory 1 GiB, step 100 ms, took 12 s"
     )
 
 
 def test_a_run_without_steps_has_no_step_time() -> None:
-    line = render_run_line(case="bench", run=1, num_runs=1, measured=make_call_run(0.01), elapsed_sec=1.0)
+    line = render_run_line(case="bench", run=1, measured=make_call_run(0.01), elapsed_sec=1.0)
 
-    assert line == "bench: run 1/1: time per call 10 ms, took 1 s"
+    assert line == "bench: run 1: time per call 10 ms, took 1 s"
 
 
 @pytest.mark.parametrize(

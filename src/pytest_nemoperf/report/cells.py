@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pytest_nemoperf.comparison import Comparison
 from pytest_nemoperf.measure import Run, median_over_runs
 from pytest_nemoperf.metrics import (
     JUDGED,
@@ -12,7 +13,6 @@ from pytest_nemoperf.metrics import (
     format_number,
 )
 from pytest_nemoperf.provenance import Provenance
-from pytest_nemoperf.verdict import Comparison
 
 _SEC_PER_MIN = 60
 _ELLIPSIS = "..."
@@ -80,8 +80,9 @@ def figures_text(runs: Sequence[Run]) -> str:
 
 
 def count_text(number: int, noun: str) -> str:
-    """Return a count with its noun: ``1 case``, ``2 cases``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """Return a count with its noun: ``1 case``, ``2 cases``, ``3 launches``."""
+    plural = "es" if noun.endswith("ch") else "s"
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 
 def commit_text(provenance: Provenance) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.comparison import Comparison, VerdictKind
 from pytest_nemoperf.metrics import METRICS
 from pytest_nemoperf.report.cells import (
     allowed_text,
@@ -32,7 +33,7 @@ from pytest_nemoperf.report.phases import PhaseRow, PhaseTable, compare_phases
 from pytest_nemoperf.report.rollouts import compare_rollouts
 from pytest_nemoperf.report.spread import compare_spread
 from pytest_nemoperf.results import CaseReport
-from pytest_nemoperf.verdict import Comparison, VerdictKind, environment_changes
+from pytest_nemoperf.verdict import environment_changes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

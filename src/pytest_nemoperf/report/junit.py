@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.measure import median_over_runs
 from pytest_nemoperf.metrics import JUDGED, RL_METRICS
 from pytest_nemoperf.results import CaseReport
-from pytest_nemoperf.verdict import VerdictKind
 
 
 def properties(report: CaseReport) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from types import MappingProxyType
 
+from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.metrics import (
     METRICS,
     STEP_TIME_SEC,
@@ -27,7 +28,6 @@ from pytest_nemoperf.report.tables import (
     table_lines,
 )
 from pytest_nemoperf.results import CaseResult, SessionResults
-from pytest_nemoperf.verdict import VerdictKind
 
 _PLAN_COLUMNS: Mapping[str, Callable[[Plan], object]] = MappingProxyType(
     {

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.measure import median_over_runs
 from pytest_nemoperf.metrics import (
     JUDGED,
@@ -38,7 +39,6 @@ from pytest_nemoperf.report.console import (
 )
 from pytest_nemoperf.report.rollouts import PHASE_HEADINGS, phase_cells
 from pytest_nemoperf.results import CaseReport, CaseResult, SessionResults
-from pytest_nemoperf.verdict import VerdictKind
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -49,8 +49,8 @@ _CALL_HEADINGS = ("time per call", "delta")
 _HINTS: Mapping[VerdictKind, str] = {
     VerdictKind.NO_BASELINE: "--update-baselines stores this session's runs",
     VerdictKind.NOT_COMPARABLE: "--update-baselines replaces what is stored",
-    VerdictKind.INCONCLUSIVE: "its baseline stays as it is; --update-baselines --perf-accept=REASON replaces it",
-    VerdictKind.IMPROVED: "--update-baselines keeps the gain",
+    VerdictKind.INCONCLUSIVE: "its baseline stays as it is; --perf-accept-regression replaces it",
+    VerdictKind.IMPROVED: "the baseline is loose now; --update-baselines keeps the gain",
 }
 
 
@@ -154,7 +154,8 @@ def _call_cells(report: CaseReport) -> list[str]:
 
 
 def _value(case: CaseResult, *, metric: str) -> str:
-    value = median_over_runs(case.measurement.runs, metric=metric)
+    judged = (each.now for each in case.verdict.comparisons if each.metric == metric and not each.anchor)
+    value = next(judged, median_over_runs(case.measurement.runs, metric=metric))
     if value is None or case.verdict.kind is VerdictKind.INVALID:
         return "-"
     return format_time(value) if METRICS[metric].unit == "s" else format_number(value)
@@ -240,11 +241,23 @@ def _stored(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
     for report in committed:
         yield whole(report.result.stored_path)
         yield from (indented(line, columns=4) for line in _old_to_new(report))
+        if report.result.storing_note:
+            yield indented(report.result.storing_note, columns=4)
+    yield from _not_stored(reports)
     if local:
         yield ""
         yield heading("recorded for this machine's next session, not to be committed")
         for folder, number in Counter(path.rpartition("/")[0] for path in local).items():
             yield whole(f"{count_text(number, 'case')} in {folder}")
+
+
+def _not_stored(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
+    """Why an update left cases as they are; the same words once for all cases they are true of."""
+    notes = Counter(r.result.storing_note for r in reports if r.result.storing_note and not r.result.stored_path)
+    if notes:
+        yield ""
+        yield heading("baselines left as they are")
+        yield from (indented(f"{count_text(number, 'case')}: {note}") for note, number in notes.items())
 
 
 def _old_to_new(report: CaseReport) -> list[str]:

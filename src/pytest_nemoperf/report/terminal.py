@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import METRICS, STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU, format_number, format_time
 from pytest_nemoperf.report.cells import (
@@ -18,7 +19,7 @@ from pytest_nemoperf.report.cells import (
 )
 from pytest_nemoperf.results import CaseReport
 from pytest_nemoperf.systems import System
-from pytest_nemoperf.verdict import Verdict, VerdictKind
+from pytest_nemoperf.verdict import Verdict
 
 _MIN_CASE_WIDTH = 12
 
@@ -47,13 +48,13 @@ def render_header(
         num_baselines: How many there are.
         num_local: How many this machine keeps for itself.
         tolerances: Allowed worsening in percent by judged metric.
-        runs: Launches of each case.
+        runs: Launches a case is judged by at most.
         inject_pct: Self-test delay in percent; 0 for a real session.
         changes: What --perf-set said; empty if nothing.
         is_dry_run: Nothing is launched.
     """
     local = f" and {num_local:,} of this machine's own" if num_local else ""
-    launches = "" if is_dry_run else f", {count_text(runs, 'run')} a case"
+    launches = "" if is_dry_run else f", at most {count_text(runs, 'launch')} to judge a case"
     lines = [
         f"perf: system {system.name} ({how}: {devices}){launches}",
         f"perf: {count_text(num_baselines, 'baseline')} in {baselines_dir}{local}, "
@@ -88,7 +89,7 @@ def render_progress(
     Args:
         case: Case id; shortened in the middle if it does not fit.
         run: This run, counted from 1.
-        num_runs: Runs of the case.
+        num_runs: Runs of the case at most.
         step: Finished steps, warm-up included; 0 while the ranks start.
         num_steps: Steps of the run, warm-up included.
         tokens_per_sec_per_gpu: Rate of the last step; None before the first one, or where its tokens are not known.
@@ -98,7 +99,7 @@ def render_progress(
         inject_pct: Self-test delay in percent; 0 for a real run.
     """
     state = f"step {step}/{num_steps}" if step else "starting"
-    facts = [f"run {run}/{num_runs}", state]
+    facts = [f"run {run}, at most {num_runs}", state]
     if tokens_per_sec_per_gpu is not None:
         facts.append(f"{format_number(tokens_per_sec_per_gpu)} {TOKENS_PER_SEC_PER_GPU.unit}")
     elif step_time_sec is not None:
@@ -114,7 +115,6 @@ def render_run_line(
     *,
     case: str,
     run: int,
-    num_runs: int,
     measured: Run,
     elapsed_sec: float,
     inject_pct: float = 0.0,
@@ -125,7 +125,6 @@ def render_run_line(
     Args:
         case: Case id.
         run: This run, counted from 1.
-        num_runs: Runs of the case.
         measured: Its numbers.
         elapsed_sec: From launch to end.
         inject_pct: Self-test delay in percent; 0 for a real run.
@@ -138,7 +137,7 @@ def render_run_line(
         f"step {format_time(step_time)}" if step_time is not None else "",
         f"took {elapsed_text(elapsed_sec)}",
     ]
-    head = f"{_mark(inject_pct)}{case}: run {run}/{num_runs}:"
+    head = f"{_mark(inject_pct)}{case}: run {run}:"
     return _joined(head, ", ".join(filter(None, facts)), width=width)
 
 

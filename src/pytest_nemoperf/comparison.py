@@ -1,0 +1,235 @@
+"""One metric beside its baseline: what changed, how sure that is, and what the case can resolve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.measure import Run
+from pytest_nemoperf.metrics import JUDGED, METRICS, PEAK_MEMORY_GIB, TFLOPS_PER_SEC_PER_GPU, Direction, Metric
+from pytest_nemoperf.sequential import (
+    Decision,
+    Evidence,
+    Rule,
+    cost,
+    cost_of_loss,
+    decide,
+    loss_of_cost,
+    resolution,
+    runs_to_resolve,
+    usual_cost,
+)
+
+
+class VerdictKind(StrEnum):
+    """The seven ends of a case."""
+
+    PASSED = "PASSED"
+    REGRESSED = "REGRESSED"
+    IMPROVED = "IMPROVED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    INVALID = "INVALID"
+    NOT_COMPARABLE = "NOT COMPARABLE"
+    NO_BASELINE = "NO BASELINE"
+
+
+_ROUNDED = 1.0 - 1e-9
+_KINDS: Mapping[Decision, VerdictKind] = {
+    Decision.SAME: VerdictKind.PASSED,
+    Decision.WORSE: VerdictKind.REGRESSED,
+    Decision.BETTER: VerdictKind.IMPROVED,
+    Decision.UNDECIDED: VerdictKind.INCONCLUSIVE,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a verdict allows, and how often it may be wrong.
+
+    Attributes:
+        tolerances: The smallest worsening that matters in percent for every judged metric, by name.
+        run_noise_pct: Expected scatter of rates and times between launches, percent; of the system class.
+        memory_noise_pct: The same of peak memory.
+        alpha: Probability to call a harmless case REGRESSED.
+        beta: Probability to pass a loss as large as the tolerance.
+        max_runs: Launches after which a case is INCONCLUSIVE.
+    """
+
+    tolerances: Mapping[str, float]
+    run_noise_pct: float
+    memory_noise_pct: float
+    alpha: float
+    beta: float
+    max_runs: int
+
+    def rule(self, metric: Metric) -> Rule:
+        """Return by what the runs of a metric are judged."""
+        noise_pct = self.memory_noise_pct if metric is PEAK_MEMORY_GIB else self.run_noise_pct
+        return Rule(noise_pct=noise_pct, alpha=self.alpha, beta=self.beta, max_runs=self.max_runs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One metric beside its baseline.
+
+    Attributes:
+        metric: Metric name.
+        baseline: What the baseline's runs stand for: their geometric mean, a single stalled launch left aside.
+        now: The same of this session's runs.
+        delta_pct: Signed change in percent of the baseline.
+        allowed_pct: The tolerance: the smallest worsening that matters, percent.
+        kind: PASSED, REGRESSED, IMPROVED, INCONCLUSIVE or NOT COMPARABLE for this metric alone.
+        note: Why, where the numbers don't say it.
+        low_pct: Lower end of the 95% interval of delta_pct.
+        high_pct: Upper end.
+        resolution_pct: The smallest worsening that this baseline resolves, percent.
+        noise_pct: Scatter between runs that was reckoned with, percent: that of the runs, shrunk towards expected_pct.
+        seen_noise_pct: Scatter between the runs themselves; None where there are too few.
+        expected_noise_pct: What the system class is expected to scatter.
+        num_baseline_runs: Launches of the baseline.
+        num_runs: Launches of this session.
+        anchor: Name of the older baseline this is judged against; empty for the newest.
+    """
+
+    metric: str
+    baseline: float
+    now: float
+    delta_pct: float
+    allowed_pct: float
+    kind: VerdictKind
+    note: str = ""
+    low_pct: float | None = None
+    high_pct: float | None = None
+    resolution_pct: float | None = None
+    noise_pct: float | None = None
+    seen_noise_pct: float | None = None
+    expected_noise_pct: float | None = None
+    num_baseline_runs: int = 0
+    num_runs: int = 0
+    anchor: str = ""
+
+
+def compare_runs(
+    now: Sequence[Run], *, baseline: Baseline, flops_convention: str | None, terms: Terms
+) -> tuple[Comparison, ...]:
+    """Return every judged metric beside the newest baseline, then beside the anchor where there is one.
+
+    Args:
+        now: Runs of this session.
+        baseline: What is stored.
+        flops_convention: How this session counts FLOPs.
+        terms: What is allowed.
+    """
+    sides = [("", baseline.runs)]
+    if baseline.anchor is not None:
+        sides.append((baseline.anchor.name, baseline.anchor.runs))
+    same_flops = flops_convention == baseline.flops_convention
+    return tuple(
+        comparison if same_flops or metric is not TFLOPS_PER_SEC_PER_GPU else _other_flops(comparison)
+        for name, then in sides
+        for metric in JUDGED
+        if (comparison := _compare(metric, then=then, now=now, terms=terms, anchor=name))
+    )
+
+
+def costs(runs: Sequence[Run], *, metric: Metric) -> list[float]:
+    """Return the logarithm of what each run costs in a metric; runs without it are left out."""
+    return [cost(run.metrics[metric.name], metric=metric) for run in runs if metric.name in run.metrics]
+
+
+def wants_more_runs(runs: Sequence[Run], *, terms: Terms) -> bool:
+    """Tell whether a baseline of these runs could not hold the tolerances, which further runs would allow."""
+    for metric in JUDGED:
+        values, rule = costs(runs, metric=metric), terms.rule(metric)
+        tolerance = cost_of_loss(terms.tolerances[metric.name], metric=metric)
+        if values and resolution(values, rule=rule) > tolerance:
+            needed = runs_to_resolve(values, tolerance=tolerance, rule=rule)
+            if needed is not None:
+                return True
+    return False
+
+
+def describe(comparison: Comparison) -> str:
+    """Return the sentence that says what one metric did, e.g. how far it is below the baseline."""
+    metric = METRICS[comparison.metric]
+    side = "below" if comparison.delta_pct < 0 else "above"
+    other = f"the anchor {comparison.anchor}" if comparison.anchor else "the baseline"
+    numbers = f"{metric.format(comparison.now)} against {metric.format(comparison.baseline)}"
+    sentence = (
+        f"{metric.label} is {abs(comparison.delta_pct):.1f}% {side} {other} "
+        f"({numbers}; allowed {comparison.allowed_pct:.1f}%)"
+    )
+    return f"{sentence}; {comparison.note}" if comparison.note else sentence
+
+
+def _compare(
+    metric: Metric, *, then: Sequence[Run], now: Sequence[Run], terms: Terms, anchor: str
+) -> Comparison | None:
+    before, after = costs(then, metric=metric), costs(now, metric=metric)
+    if not before or not after:
+        return None
+    allowed, rule = terms.tolerances[metric.name], terms.rule(metric)
+    tolerance = cost_of_loss(allowed, metric=metric)
+    evidence = decide(before, after, tolerance=tolerance, rule=rule)
+    usual = usual_cost(before, tolerance=tolerance)
+    low, high = sorted(_delta_pct(end, metric=metric) for end in (evidence.low, evidence.high))
+    comparison = Comparison(
+        metric=metric.name,
+        baseline=_value(usual, metric=metric),
+        now=_value(usual + evidence.worsening, metric=metric),
+        delta_pct=_delta_pct(evidence.worsening, metric=metric),
+        allowed_pct=allowed,
+        kind=_KINDS[evidence.decision],
+        low_pct=low,
+        high_pct=high,
+        resolution_pct=loss_of_cost(evidence.resolution_pct / 100.0, metric=metric),
+        noise_pct=evidence.noise_pct,
+        seen_noise_pct=evidence.seen_noise_pct,
+        expected_noise_pct=rule.noise_pct,
+        num_baseline_runs=len(before),
+        num_runs=len(after),
+        anchor=anchor,
+    )
+    note = "; ".join(_notes(comparison, evidence=evidence, before=before, metric=metric, rule=rule))
+    return replace(comparison, note=note)
+
+
+def _notes(
+    comparison: Comparison, *, evidence: Evidence, before: Sequence[float], metric: Metric, rule: Rule
+) -> Iterator[str]:
+    """Yield what an engineer can do about a comparison that is not clear."""
+    tolerance = cost_of_loss(comparison.allowed_pct, metric=metric)
+    if evidence.decision is Decision.WORSE and evidence.worsening < _ROUNDED * tolerance:
+        yield "so large a loss is not ruled out, and more than the harmless half of it is certain"
+    if evidence.decision is not Decision.UNDECIDED:
+        return
+    if not evidence.is_refused:
+        launches = f"{comparison.num_runs} of {rule.max_runs} launches"
+        yield f"undecided after {launches}: 95% interval {comparison.low_pct:+.1f}% to {comparison.high_pct:+.1f}%"
+        return
+    needed = runs_to_resolve(before, tolerance=tolerance, rule=rule)
+    yield (
+        f"the tolerance {comparison.allowed_pct:g}% is below the noise floor: {comparison.num_baseline_runs} baseline "
+        f"run(s) that scatter by {comparison.noise_pct:.2g}% resolve {comparison.resolution_pct:.2g}%"
+    )
+    if needed is None:
+        yield "no number of baseline runs would allow it; raise it or --perf-max-runs, or compare with --perf-ab"
+    else:
+        yield f"{needed} baseline runs would allow it"
+
+
+def _other_flops(comparison: Comparison) -> Comparison:
+    return replace(comparison, kind=VerdictKind.NOT_COMPARABLE, note="FLOPs are counted otherwise in the baseline")
+
+
+def _value(cost_of_value: float, *, metric: Metric) -> float:
+    """Return the metric's value that costs so much."""
+    return math.exp(-cost_of_value if metric.direction is Direction.HIGHER else cost_of_value)
+
+
+def _delta_pct(worsening: float, *, metric: Metric) -> float:
+    loss = loss_of_cost(worsening, metric=metric)
+    return -loss if metric.direction is Direction.HIGHER else loss

@@ -1,0 +1,96 @@
+"""Launches of a plan, one after another, until they say enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.launchers.local import LocalLauncher
+from pytest_nemoperf.measure import Measurement, measure_outputs, unreadable
+from pytest_nemoperf.runner import run_once
+from pytest_nemoperf.steadiness import unsettled
+
+if TYPE_CHECKING:
+    from pytest_nemoperf.frameworks.protocol import Framework
+    from pytest_nemoperf.progress import Progress
+    from pytest_nemoperf.recipe import Plan
+    from pytest_nemoperf.records import RunOutput
+
+
+class Launches:
+    """Launches plans on this machine.
+
+    Args:
+        runs_dir: Where each case gets a folder, with one for each run in it.
+    """
+
+    def __init__(self, runs_dir: Path) -> None:
+        self.runs_dir = runs_dir
+        self.launcher = LocalLauncher()
+
+    def until(
+        self,
+        is_enough: Callable[[Measurement], bool],
+        *,
+        plan: Plan,
+        framework: Framework,
+        limit: int,
+        progress: Progress,
+    ) -> Measurement:
+        """Launch a plan again and again and return what was measured; unreadable records make it INVALID.
+
+        A run whose steps have not settled is launched once more and the first try is dropped: what passes, like
+        other load on the host, is gone then; what stays, like throttling, makes the case INVALID.
+
+        Args:
+            is_enough: Asked after each launch.
+            plan: What to launch.
+            framework: Who trains it.
+            limit: Launches at most, for the progress that is shown; is_enough keeps to it.
+            progress: Shows what goes on.
+
+        Raises:
+            LaunchError: If ranks failed, hung or were killed.
+        """
+        outputs: list[RunOutput] = []
+        while True:
+            number = len(outputs) + 1
+            try:
+                with progress.run(plan, number=number, num_runs=limit):
+                    output = self.once(plan, framework=framework, folder=f"run-{number}", progress=progress)
+                    if problems := unsettled(plan, records=output.records):
+                        progress.say(f"run {number} is dropped and launched again: {problems[0]}")
+                        output = self.once(plan, framework=framework, folder=f"run-{number}b", progress=progress)
+            except RecordError as exc:
+                return unreadable(plan, reason=f"run {number}: {exc}")
+            outputs.append(output)
+            measurement = measure_outputs(plan, outputs=outputs)
+            if measurement.problems or is_enough(measurement):
+                return measurement
+
+    def once(self, plan: Plan, *, framework: Framework, folder: str, progress: Progress) -> RunOutput:
+        """Launch a plan once, in a folder of its case.
+
+        Raises:
+            LaunchError: If ranks failed, hung or were killed.
+            RecordError: If they ended well but left an incomplete or impossible record.
+        """
+        output = run_once(
+            plan,
+            framework=framework,
+            launcher=self.launcher,
+            run_dir=self.case_dir(plan.case) / folder,
+            on_progress=progress.step,
+        )
+        progress.finish(output.records)
+        return output
+
+    def case_dir(self, case: str) -> Path:
+        """Return the folder of a case."""
+        return self.runs_dir / case
+
+    def close(self) -> None:
+        """Stop every process; may be called twice."""
+        self.launcher.close()
