@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import scipy.special  # noqa: F401 (as below; numpy can't even be loaded twice)
 
 # pytester forgets modules that are imported first inside it; half-forgotten packages have two of each class
 import pytest_nemoperf.perfplugin  # noqa: F401
