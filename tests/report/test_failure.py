@@ -40,9 +40,17 @@ def test_the_block_begins_with_verdict_case_and_how_much() -> None:
 def test_every_metric_is_beside_its_baseline() -> None:
     rows = [line.split() for line in lines_of(make_regressed())]
 
-    assert ["metric", "baseline", "now", "delta", "allowed", "verdict"] in rows
-    assert ["tokens/sec/GPU", "1,000", "833", "-16.7%", "-10.0%", "REGRESSED"] in rows
-    assert ["peak", "memory", "1", "GiB", "1", "GiB", "0.0%", "+10.0%", "PASSED"] in rows
+    assert ["metric", "baseline", "now", "delta", "95%", "interval", "allowed", "verdict"] in rows
+    speed = next(row for row in rows if row[:2] == ["tokens/sec/GPU", "1,000"])
+    memory = next(row for row in rows if row[:4] == ["peak", "memory", "1", "GiB"])
+    assert [*speed[:4], *speed[-2:]] == ["tokens/sec/GPU", "1,000", "833", "-16.7%", "-10.0%", "REGRESSED"]
+    assert [*memory[4:7], *memory[-2:]] == ["1", "GiB", "0.0%", "+10.0%", "PASSED"]
+
+
+def test_the_block_says_what_the_case_can_resolve() -> None:
+    rows = [line.split() for line in section(lines_of(make_regressed()), heading="noise between runs")]
+
+    assert rows[1] == ["tokens/sec/GPU", "0%", "0.5%", "0.45%", "2.6%", "10%"]
 
 
 def test_the_phase_that_carries_the_delay_is_named_first_and_the_rows_end_with_the_step() -> None:

@@ -21,6 +21,8 @@ from tests.report.builders import (
     make_report,
 )
 
+RESOLVES = "; tolerance 10%, this case resolves 2.6% with 3 baseline runs"
+
 
 def header(*, inject_pct: float = 0.0, is_dry_run: bool = False, num_local: int = 0) -> list[str]:
     return render_header(
@@ -113,9 +115,13 @@ def test_a_run_without_steps_has_no_step_time() -> None:
 @pytest.mark.parametrize(
     ("report", "line"),
     [
-        (make_passed(), "PASSED pretrain-test: 1,000 tokens/sec/GPU, 0.0% against 1,000"),
-        (make_regressed(), "REGRESSED pretrain-test: 833 tokens/sec/GPU, -16.7% against 1,000"),
-        (make_call(seconds=150e-6), "REGRESSED bench-matmul: time per call 150 us, +25.0% against 120 us"),
+        (make_passed(), "PASSED pretrain-test: 1,000 tokens/sec/GPU, 0.0% against 1,000" + RESOLVES),
+        (make_regressed(), "REGRESSED pretrain-test: 833 tokens/sec/GPU, -16.7% against 1,000" + RESOLVES),
+        (
+            make_call(seconds=150e-6),
+            "REGRESSED bench-matmul: time per call 150 us, +25.0% against 120 us; "
+            "tolerance 10%, this case resolves 5% with 1 baseline run",
+        ),
         (make_invalid(), "INVALID pretrain-invalid: run 1: loss is not finite at step 4 (9 of 13 steps)"),
         (
             make_report(),
@@ -134,7 +140,7 @@ def test_the_line_of_a_case_shows_the_metric_that_brought_the_verdict_about() ->
 
     line = render_case_line(report)
 
-    assert line == "REGRESSED pretrain-test: peak memory 1.5 GiB, +50.0% against 1 GiB"
+    assert line.startswith("REGRESSED pretrain-test: peak memory 1.5 GiB, +50.0% against 1 GiB; tolerance 10%, ")
 
 
 def test_a_line_too_long_for_the_terminal_becomes_two() -> None:
@@ -143,6 +149,7 @@ def test_a_line_too_long_for_the_terminal_becomes_two() -> None:
     assert line.splitlines() == [
         "PASSED pretrain-llama-tiny-1n4g-torch-fp32-fsdp2tp2:",
         "    1,000 tokens/sec/GPU, 0.0% against 1,000",
+        f"    {RESOLVES.removeprefix('; ')}",
     ]
 
 

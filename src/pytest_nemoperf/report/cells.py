@@ -51,6 +51,11 @@ def pct_text(percent: float) -> str:
     return "0.0%" if text in ("+0.0%", "-0.0%") else text
 
 
+def percent_text(percent: float) -> str:
+    """Return a percentage without a sign, two significant digits: ``0.31%``, ``1.1%``, ``12%``."""
+    return f"{percent:.0f}%" if percent >= 10 else f"{percent:.2g}%"  # noqa: PLR2004 (two digits)
+
+
 def allowed_text(comparison: Comparison) -> str:
     """Return the allowed worsening with the sign in which this metric worsens."""
     worse = -1 if METRICS[comparison.metric].direction is Direction.HIGHER else 1

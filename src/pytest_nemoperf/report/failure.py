@@ -30,6 +30,7 @@ from pytest_nemoperf.report.console import (
     whole,
 )
 from pytest_nemoperf.report.phases import PhaseRow, PhaseTable, compare_phases
+from pytest_nemoperf.report.resolving import NOISE_HEADINGS, interval_text, noise_cells
 from pytest_nemoperf.report.rollouts import compare_rollouts
 from pytest_nemoperf.report.spread import compare_spread
 from pytest_nemoperf.results import CaseReport
@@ -61,6 +62,7 @@ def _parts(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
     if report.result.verdict.comparisons:
         yield ""
         yield _comparison_table(report.result.verdict.comparisons)
+        yield from _resolutions(report.result.verdict.comparisons)
     if report.baseline is not None and report.result.verdict.kind is not VerdictKind.NOT_COMPARABLE:
         yield from _time_by_phase(report, baseline=report.baseline)
         yield from _spread(report, baseline=report.baseline)
@@ -88,18 +90,32 @@ def _reasons(report: CaseReport) -> Iterator[RenderableType]:
 
 
 def _comparison_table(comparisons: tuple[Comparison, ...]) -> RenderableType:
-    table = figures_table(("metric", "baseline", "now", "delta", "allowed"))
+    table = figures_table(("metric", "baseline", "now", "delta", "95% interval", "allowed"))
     table.add_column("verdict", overflow="fold")
     for comparison in comparisons:
         table.add_row(
-            METRICS[comparison.metric].label,
+            METRICS[comparison.metric].label + (f" ({comparison.anchor})" if comparison.anchor else ""),
             METRICS[comparison.metric].format(comparison.baseline),
             METRICS[comparison.metric].format(comparison.now),
             pct_text(comparison.delta_pct),
+            interval_text(comparison),
             allowed_text(comparison),
             verdict_text(comparison.kind),
         )
     return indented(table)
+
+
+def _resolutions(comparisons: tuple[Comparison, ...]) -> Iterator[RenderableType]:
+    judged = [comparison for comparison in comparisons if comparison.resolution_pct is not None]
+    if not judged:
+        return
+    yield ""
+    runs = count_text(judged[0].num_baseline_runs, "baseline run")
+    yield heading(f"noise between runs, and what it lets this case resolve ({runs})")
+    table = figures_table(NOISE_HEADINGS)
+    for comparison in judged:
+        table.add_row(*noise_cells(comparison))
+    yield indented(table)
 
 
 def _time_by_phase(report: CaseReport, *, baseline: Baseline) -> Iterator[RenderableType]:

@@ -37,6 +37,7 @@ from pytest_nemoperf.report.console import (
     to_text,
     whole,
 )
+from pytest_nemoperf.report.resolving import loose_text
 from pytest_nemoperf.report.rollouts import PHASE_HEADINGS, phase_cells
 from pytest_nemoperf.results import CaseReport, CaseResult, SessionResults
 
@@ -94,6 +95,7 @@ def _parts(
     yield ""
     yield from _counts(results)
     yield from _reasons(results.cases)
+    yield from _loose(results.cases)
     yield from _not_run(results)
     yield from _stored(reports)
     if written:
@@ -219,6 +221,15 @@ def _reasons_of(case: CaseResult) -> tuple[str, ...]:
     if hint and not case.stored_path and not case.measurement.inject_pct:
         reasons.append(hint)
     return tuple(reasons)
+
+
+def _loose(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
+    found = Counter(loose_text(case.verdict.comparisons) for case in cases)
+    lines = [f"{count_text(number, 'case')}: {text}" for text, number in found.items() if text]
+    if lines:
+        yield ""
+        yield heading("tolerances that could be tighter")
+        yield from map(indented, lines)
 
 
 def _not_run(results: SessionResults) -> Iterator[RenderableType]:

@@ -17,6 +17,7 @@ from pytest_nemoperf.report.cells import (
     shorten_middle,
     tolerances_text,
 )
+from pytest_nemoperf.report.resolving import resolution_text
 from pytest_nemoperf.results import CaseReport
 from pytest_nemoperf.systems import System
 from pytest_nemoperf.verdict import Verdict
@@ -152,29 +153,31 @@ def render_case_line(report: CaseReport, *, width: int | None = None) -> str:
     measurement = report.result.measurement
     head = f"{_mark(measurement.inject_pct)}{verdict.kind} {verdict.case}:"
     if verdict.kind is VerdictKind.INVALID:
-        facts = "; ".join(verdict.reasons)
+        facts = ["; ".join(verdict.reasons)]
     elif verdict.comparisons:
-        facts = _comparison_text(verdict)
+        facts = _comparison_facts(verdict)
     else:
-        facts = figures_text(measurement.runs)
-    return _joined(head, facts, width=width)
+        facts = [figures_text(measurement.runs)]
+    return _joined(head, *facts, width=width)
 
 
 def _mark(inject_pct: float) -> str:
     return "INJECTED " if inject_pct else ""
 
 
-def _joined(head: str, facts: str, *, width: int | None) -> str:
-    is_short = width is None or len(head) + 1 + len(facts) <= width
-    return f"{head} {facts}" if is_short else f"{head}\n    {facts}"
+def _joined(head: str, *facts: str, width: int | None) -> str:
+    line = f"{head} {'; '.join(facts)}"
+    return line if width is None or len(line) <= width else "\n    ".join([head, *facts])
 
 
-def _comparison_text(verdict: Verdict) -> str:
-    """The line has room for one metric: the first that brought the verdict about."""
+def _comparison_facts(verdict: Verdict) -> list[str]:
+    """One metric is enough for a line: the first that brought the verdict about."""
     decisive = (comparison for comparison in verdict.comparisons if comparison.kind is verdict.kind)
     comparison = next(decisive, verdict.comparisons[0])
     name = comparison.metric
-    return (
+    facts = [
         f"{figure_text(comparison.now, metric=name)}, "
-        f"{pct_text(comparison.delta_pct)} against {METRICS[name].format(comparison.baseline)}"
-    )
+        f"{pct_text(comparison.delta_pct)} against {METRICS[name].format(comparison.baseline)}",
+        resolution_text(comparison),
+    ]
+    return [fact for fact in facts if fact]

@@ -1,0 +1,57 @@
+"""What a case can resolve, in words: noise, tolerance, and whether the two go together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytest_nemoperf.comparison import Comparison
+from pytest_nemoperf.metrics import METRICS
+from pytest_nemoperf.report.cells import count_text, percent_text
+
+LOOSE_FROM = 4.0
+"""A tolerance so many times what the case resolves is pointed out."""
+
+
+def interval_text(comparison: Comparison) -> str:
+    """Return the 95% interval of the change: ``-6.9% to -5.5%``; a dash where there is none."""
+    if comparison.low_pct is None or comparison.high_pct is None:
+        return "-"
+    return f"{comparison.low_pct:+.1f}% to {comparison.high_pct:+.1f}%"
+
+
+def resolution_text(comparison: Comparison) -> str:
+    """Return what the case resolves: ``tolerance 3%, this case resolves 1.1% with 5 baseline runs``."""
+    if comparison.resolution_pct is None:
+        return ""
+    runs = count_text(comparison.num_baseline_runs, "baseline run")
+    resolved = percent_text(comparison.resolution_pct)
+    return f"tolerance {comparison.allowed_pct:g}%, this case resolves {resolved} with {runs}"
+
+
+def noise_cells(comparison: Comparison) -> list[str]:
+    """Return metric, noise between the baseline's runs as seen, expected and reckoned with, and what is resolved."""
+    metric = METRICS[comparison.metric].label + (f" ({comparison.anchor})" if comparison.anchor else "")
+    percents = (
+        comparison.seen_noise_pct,
+        comparison.expected_noise_pct,
+        comparison.noise_pct,
+        comparison.resolution_pct,
+        comparison.allowed_pct,
+    )
+    return [metric, *("-" if percent is None else percent_text(percent) for percent in percents)]
+
+
+NOISE_HEADINGS = ("metric", "seen", "expected", "reckoned", "resolves", "tolerance")
+
+
+def loose_text(comparisons: Sequence[Comparison]) -> str:
+    """Return which tolerances are far above what the case resolves, and what would do; empty if none is."""
+    loose = [
+        f"{METRICS[comparison.metric].label} {comparison.allowed_pct:g}% (resolves "
+        f"{percent_text(comparison.resolution_pct)})"
+        for comparison in comparisons
+        if not comparison.anchor
+        and comparison.resolution_pct is not None
+        and comparison.allowed_pct > LOOSE_FROM * comparison.resolution_pct
+    ]
+    return f"tolerance far above what the case resolves: {', '.join(loose)}" if loose else ""
