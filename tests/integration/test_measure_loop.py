@@ -45,3 +45,14 @@ def test_an_error_in_the_loop_is_the_tests_own(project: Project) -> None:
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*ZeroDivisionError*"])
+
+
+def test_what_is_measured_once_a_session_gathers_its_baseline_from_session_to_session(project: Project) -> None:
+    project.pytester.makeini("[pytest]\nperf_runs = 3\n")
+    project.pytester.makepyfile(test_speed=LOOP.format(loss="1.0"))
+
+    for _ in range(4):
+        project.run()
+
+    (path,) = (project.root / ".nemoperf" / "baselines").rglob("loop-sleeper.json")
+    assert len(json.loads(path.read_text())["runs"]) == 3
