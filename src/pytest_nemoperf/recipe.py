@@ -210,6 +210,7 @@ class Plan:
         peak_tflops: Dense peak of one GPU in this precision, TFLOP/s; None if unknown, then there is no MFU.
         timeout_sec: Wall-clock limit of one run.
         inject_pct: Self-test: each step is delayed by so many percent; 0 for a real run.
+        is_profiled: The measured steps run under the profiler; such a run is never part of a measurement.
         command: Framework ``command``: the argv.
         env: Extra environment of the ranks.
         rl: Reinforcement learning, its algorithm spelt out; None for pre-training.
@@ -240,6 +241,7 @@ class Plan:
     is_compiled: bool = False
     is_router_balanced: bool = False
     inject_pct: float = 0.0
+    is_profiled: bool = False
     command: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     rl: RL | None = None

@@ -33,6 +33,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "dry_run": "pytest_nemoperf.dryrun:DryRun",
         "plan": "pytest_nemoperf.recipe:Plan",
         "price": "pytest_nemoperf.pricing:Price",
+        "profile": "pytest_nemoperf.profiles:Profile",
         "recipe": "pytest_nemoperf.recipe:Recipe",
         "results": "pytest_nemoperf.results:SessionResults",
         "step": "pytest_nemoperf.records:StepRecord",

@@ -35,6 +35,7 @@ from pytest_nemoperf.native.output import (
 )
 from pytest_nemoperf.native.parallelize import parallelize
 from pytest_nemoperf.native.phases import phase_clock
+from pytest_nemoperf.native.profiling import StepProfiler
 from pytest_nemoperf.native.rl import make_worker
 from pytest_nemoperf.native.rl_output import rl_step_records
 from pytest_nemoperf.native.train import StepOutcome, Trainer
@@ -142,17 +143,21 @@ def check_plan(plan: Plan, *, world_size: int) -> None:
 def train(plan: Plan, *, place: Place, device: torch.device) -> None:
     """Build this rank's part, run all steps, and let rank 0 write what they measured."""
     progress = ProgressWriter(place.run_dir, last_step=plan.total_steps - 1) if place.rank == 0 else None
+    profiler = StepProfiler(plan, device=device) if plan.is_profiled else None
     records: Callable[..., Iterable[StepRecord]]
+    run_all = partial(run_steps, plan=plan, device=device, progress=progress, profiler=profiler)
     if plan.rl is None:
         trainer = make_trainer(plan, rank=place.rank, device=device)
-        outcomes = run_steps(trainer.step, plan=plan, device=device, progress=progress, meet=dist.barrier)
+        outcomes = run_all(trainer.step, meet=dist.barrier)
         records = step_records
     else:
         worker = make_worker(plan, device=device)
-        outcomes = run_steps(worker.step, plan=plan, device=device, progress=progress, meet=worker.meet)
+        outcomes = run_all(worker.step, meet=worker.meet)
         worker.finish()
         records = partial(rl_step_records, facts=worker.facts)
     gathered = gather_steps(outcomes, peak_bytes=peak_memory_bytes(device), device=device)
+    if profiler is not None:
+        profiler.write(place.run_dir, rank=place.rank)
     dist.barrier()  # the result says that every rank got here
     if place.rank == 0:
         lines = "".join(to_json_line(record) for record in records(plan, gathered=gathered))
@@ -188,6 +193,7 @@ def run_steps(
     device: torch.device,
     progress: ProgressWriter | None,
     meet: Callable[[], None],
+    profiler: StepProfiler | None = None,
 ) -> list[StepOutcome]:
     """Run warm-up and measured steps and return the outcome of each; the memory's peak counts from the latter.
 
@@ -203,7 +209,7 @@ def run_steps(
         if number == plan.warmup_steps:
             reset_peak_memory(device)
         meet()
-        outcome = step(number)
+        outcome = step(number) if profiler is None else profiler.run(step, number=number)
         outcomes.append(outcome)
         if progress is not None:
             progress.step_done(number, step_time_sec=outcome.timing.step_time_sec)

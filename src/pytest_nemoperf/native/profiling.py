@@ -1,0 +1,160 @@
+"""Runs the measured steps of a plan under torch.profiler: what each operator takes, and a trace that Perfetto opens.
+
+See https://docs.pytorch.org/docs/stable/profiler.html; the trace is for https://ui.perfetto.dev.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.autograd import DeviceType  # type: ignore[attr-defined]  # torch leaves it out of __all__
+from torch.autograd.profiler_util import FunctionEvent
+from torch.profiler import ProfilerActivity, profile, record_function, schedule
+
+from pytest_nemoperf.native.output import write_atomic
+from pytest_nemoperf.native.train import StepOutcome
+from pytest_nemoperf.profiles import OUTSIDE, PROFILE_FILE, Operator, Profile, RankProfile, merge_ranks
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.records import to_json
+
+STEP_RANGE = "nemoperf::step"
+UNNAMED_KERNELS = "(kernels of no operator)"
+_MAX_TRACES = 8  # a node's ranks: one of each kind, as a rule, and no flood of files from a thousand
+_USEC_PER_SEC = 1e6
+_FSDP = "FSDP::"  # followed by what it does and, after a space, to which module
+
+
+class StepProfiler:
+    """Profiles the measured steps of this rank; the last of the warm-up starts the profiler, which takes time.
+
+    Args:
+        plan: What is run; has at least one warm-up step.
+        device: Of this rank.
+    """
+
+    def __init__(self, plan: Plan, *, device: torch.device) -> None:
+        activities = [ProfilerActivity.CPU]
+        if device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        self._plan = plan
+        self._profiler = profile(
+            activities=activities,
+            schedule=schedule(wait=plan.warmup_steps - 1, warmup=1, active=plan.steps, repeat=1),
+        )
+
+    def run(self, step: Callable[[int], StepOutcome], *, number: int) -> StepOutcome:
+        """Run a step; the profiler changes its state after it, before the ranks meet for the next."""
+        if number == 0:
+            self._profiler.start()
+        with record_function(STEP_RANGE):
+            outcome = step(number)
+        self._profiler.step()
+        return outcome
+
+    def write(self, run_dir: Path, *, rank: int) -> None:
+        """Write this rank's trace, and on rank 0 the profile of all ranks; all ranks must call it."""
+        if rank < _MAX_TRACES:
+            self._profiler.export_chrome_trace(str(run_dir / f"trace-rank{rank}.json.gz"))
+        mine = summarize(self._events(), device_type=self._plan.device)
+        ranks: list[RankProfile | None] | None = [None] * dist.get_world_size() if rank == 0 else None
+        dist.gather_object(mine, ranks)
+        if ranks is not None:
+            merged = merge_ranks([each for each in ranks if each is not None])
+            found = Profile(
+                case=self._plan.case,
+                system=self._plan.system,
+                device=self._plan.device,
+                num_steps=self._plan.steps,
+                num_ranks=len(ranks),
+                step_time_sec=merged.step_time_sec,
+                operators=merged.operators,
+            )
+            write_atomic(run_dir / PROFILE_FILE, to_json(found))
+
+    def _events(self) -> Sequence[FunctionEvent]:
+        return self._profiler.events()  # type: ignore[no-untyped-call,no-any-return]  # torch leaves it untyped
+
+
+def summarize(events: Sequence[FunctionEvent], *, device_type: str) -> RankProfile:
+    """Return what the operators took of the steps: what ran between steps does not count.
+
+    Operators have the time of their own kernels on CUDA (as torch attributes kernels to what launched them), else
+    their own CPU time. What is left of the steps, when nothing of the kind ran, has a row of its own.
+    """
+    steps = [event for event in events if event.name == STEP_RANGE and _is_on_cpu(event)]
+    inside = [event for event in events if _is_inside(event, steps=steps)]
+    named = [event for event in inside if _is_on_cpu(event) and not _is_frame(event)]
+    calls = Counter(_name(event) for event in named)
+    usec: defaultdict[str, float] = defaultdict(float)
+    is_cuda = device_type == "cuda"
+    for event in named:
+        usec[_name(event)] += event.self_device_time_total if is_cuda else _self_cpu_usec(event)
+    # A kernel's own event, not the shadow that a range of the CPU casts on the device's time line.
+    kernels = [event for event in inside if not _is_on_cpu(event) and not event.is_user_annotation]
+    if is_cuda:
+        usec[UNNAMED_KERNELS] = max(0.0, sum(map(_usec, kernels)) - sum(usec.values()))
+    steps_usec = sum(map(_usec, steps))
+    usec[OUTSIDE[device_type]] = max(0.0, steps_usec - covered_usec(map(_span, kernels if is_cuda else named)))
+    return RankProfile(
+        step_time_sec=_sec_per_step(steps_usec, num_steps=len(steps)),
+        operators={
+            name: Operator(
+                calls_per_step=rounded(calls[name] / len(steps)),
+                self_sec_per_step=_sec_per_step(taken, num_steps=len(steps)),
+            )
+            for name, taken in sorted(usec.items())
+            if taken > 0
+        },
+    )
+
+
+def covered_usec(spans: Iterable[tuple[float, float]]) -> float:
+    """Return the time that at least one of these spans covers."""
+    covered, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        covered += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return covered
+
+
+def _sec_per_step(usec: float, *, num_steps: int) -> float:
+    return rounded(usec / _USEC_PER_SEC / num_steps)
+
+
+def rounded(value: float) -> float:
+    """Return a number in four significant digits: stored profiles are read as diffs."""
+    return float(f"{value:.4g}")
+
+
+def _name(event: FunctionEvent) -> str:
+    name = str(event.name)
+    return name.partition(" ")[0] if name.startswith(_FSDP) else name
+
+
+def _is_on_cpu(event: FunctionEvent) -> bool:
+    return bool(event.device_type == DeviceType.CPU)
+
+
+def _is_frame(event: FunctionEvent) -> bool:
+    return event.name == STEP_RANGE or event.name.startswith("ProfilerStep")
+
+
+def _is_inside(event: FunctionEvent, *, steps: Sequence[FunctionEvent]) -> bool:
+    return any(step.time_range.start <= event.time_range.start < step.time_range.end for step in steps)
+
+
+def _self_cpu_usec(event: FunctionEvent) -> float:
+    """Own time; of what begins on one thread and ends on another, such as a collective, all of it."""
+    return _usec(event) if event.is_async else float(event.self_cpu_time_total)
+
+
+def _usec(event: FunctionEvent) -> float:
+    return float(event.time_range.end - event.time_range.start)
+
+
+def _span(event: FunctionEvent) -> tuple[float, float]:
+    return float(event.time_range.start), float(event.time_range.end)
