@@ -12,6 +12,7 @@ from pytest_nemoperf.measure import Measurement, Run
 from pytest_nemoperf.metrics import JUDGED
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import resolve
+from pytest_nemoperf.profiles import Operator, Profile
 from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.recipe import Plan, Recipe
 from pytest_nemoperf.records import RolloutStats, StepRecord
@@ -205,3 +206,28 @@ def make_baseline(rates: Sequence[float] = (1000.0, 1000.0, 1000.0), **changes: 
         "flops_convention": measurement.flops_convention,
     }
     return Baseline(**{**values, **changes})
+
+
+def make_operators(**figures: tuple[float, float]) -> dict[str, Operator]:
+    """Return operators by name from (calls, seconds) a step: ``mm=(4, 0.1)`` is ``aten::mm``."""
+    return {
+        f"aten::{name}": Operator(calls_per_step=calls, self_sec_per_step=seconds)
+        for name, (calls, seconds) in figures.items()
+    }
+
+
+def make_profile(**changes: Any) -> Profile:
+    measurement = make_measurement()
+    values: dict[str, Any] = {
+        "case": measurement.case,
+        "system": measurement.system,
+        "device": "cpu",
+        "num_steps": 5,
+        "num_ranks": 2,
+        "step_time_sec": 0.1,
+        "operators": make_operators(mm=(40, 0.05), add=(30, 0.02)),
+        "machine": MACHINE,
+        "workload": measurement.workload,
+        "provenance": make_provenance(),
+    }
+    return Profile(**{**values, **changes})

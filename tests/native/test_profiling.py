@@ -17,7 +17,7 @@ from pytest_nemoperf.profiles import OUTSIDE, PROFILE_FILE, Profile
 from pytest_nemoperf.records import from_json
 from tests.native.engine import MODEL, Engine, plan_of
 
-PLAN = replace(plan_of(Layout(gpus=1)), warmup_steps=1, steps=2, is_profiled=True, inject_pct=100.0)
+PLAN = replace(plan_of(Layout(gpus=1), global_batch_size=2), warmup_steps=1, steps=2, is_profiled=True, inject_pct=100.0)
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def compare_phases(now: Sequence[Run], *, baseline: Sequence[Run], group: str | 
     if not then_phases or not now_phases:
         return None
     then_step, now_step = _step_sec(baseline, group=group), _step_sec(now, group=group)
-    decimals = _decimals(max(then_step, now_step) * _MS_PER_SEC)
+    decimals = decimals_of(max(then_step, now_step) * _MS_PER_SEC)
 
     def rounded_ms(seconds: float) -> float:
         return round(seconds * _MS_PER_SEC, decimals)
@@ -97,6 +97,6 @@ def _step_sec(runs: Sequence[Run], *, group: str | None) -> float:
     return sum(median_phases(runs, group=group).values()) if measured is None else measured
 
 
-def _decimals(step_ms: float) -> int:
+def decimals_of(step_ms: float) -> int:
     """Four significant digits or so of the step; the last one is already noise."""
     return next((decimals for below, decimals in _DECIMALS_BELOW_MS if step_ms < below), 0)

@@ -1,0 +1,188 @@
+"""Which operators take more of a step than when the baseline was stored, as the profiler saw it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_nemoperf.metrics import format_time
+from pytest_nemoperf.profiles import OUTSIDE, CaseProfile, Operator, OperatorChange, Profile, compare_operators
+from pytest_nemoperf.provenance import Provenance
+from pytest_nemoperf.report.cells import commit_text, count_text
+from pytest_nemoperf.report.commands import command_lines
+from pytest_nemoperf.report.console import QUIET, figures_table, heading, indented, whole
+from pytest_nemoperf.report.phases import decimals_of
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+MAX_ROWS = 10
+_MS_PER_SEC = 1e3
+_NONE = "-"
+_WHOSE_TIME = {"cpu": "own time on the CPU", "cuda": "time of its own kernels"}
+_OUTSIDE_MEANING = {
+    "cpu": "outside operators, in Python or waiting",
+    "cuda": "while the device has nothing to do",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorRow:
+    """A line of the table: an operator, or the sum of several.
+
+    Attributes:
+        name: What it shows.
+        calls_then: A step; empty where calls mean nothing.
+        calls_now: As calls_then.
+        then_ms: A step, rounded as shown.
+        now_ms: As then_ms.
+    """
+
+    name: str
+    calls_then: str = ""
+    calls_now: str = ""
+    then_ms: float
+    now_ms: float
+
+
+def profile_parts(found: CaseProfile, *, baseline: Provenance | None, width: int) -> Iterator[RenderableType]:
+    """Yield the block of --perf-profile in a failing case.
+
+    Args:
+        found: What the profiler saw, now and at the baseline's time.
+        baseline: Of the baseline the case was judged against, to tell an older profile; None without one.
+        width: Columns of a command.
+    """
+    yield ""
+    if found.now is None:
+        yield heading("operators (--perf-profile)")
+        yield indented(f"not profiled: {found.problem}")
+        return
+    steps, ranks = count_text(found.now.num_steps, "step"), count_text(found.now.num_ranks, "rank")
+    yield heading(f"operators ({steps} of {ranks} under torch.profiler)")
+    if found.then is None:
+        yield indented(_taken_table(found.now))
+        yield indented(_meaning(found.now))
+        yield indented(f"not compared: {found.problem}")
+        if found.store_command:
+            yield indented("on code that is still fast, this stores a profile with the baseline:")
+            yield from command_lines(found.store_command, width=width)
+    else:
+        yield from _compared(found.now, then=found.then)
+        if found.then.provenance is not None and found.then.provenance != baseline:
+            origin = found.then.provenance
+            age = f"{origin.date}, {commit_text(origin)}"
+            yield indented(f"the stored profile is not of the baseline's session but of {age}")
+    if found.traces:
+        yield indented("traces by rank, to be opened in https://ui.perfetto.dev")
+        for path in found.traces:
+            yield whole(path)
+
+
+def summary_sentence(changes: Sequence[OperatorChange], *, device: str) -> str:
+    """Return in one sentence what adds most to a step.
+
+    Args:
+        changes: As compare_operators returned them.
+        device: ``cuda`` or ``cpu``.
+    """
+    most = changes[0] if changes else None
+    if most is None or most.added_sec <= 0:
+        return "no operator takes more of a step than in the stored profile"
+    added = format_time(most.added_sec)
+    if most.name == OUTSIDE[device]:
+        return f"most is added {_OUTSIDE_MEANING[device]}: {added} a step"
+    if most.then is None or most.now is None:
+        return f"{most.name} adds most: {added} a step; it is new"
+    then, now = (format_time(side.self_sec_per_step) for side in (most.then, most.now))
+    calls = [_calls(side) for side in (most.then, most.now)]
+    in_calls = f"the same {calls[0]}" if calls[0] == calls[1] else " -> ".join(calls)
+    return f"{most.name} adds most: {added} a step, {then} -> {now} in {in_calls} calls"
+
+
+def operator_rows(changes: Sequence[OperatorChange], *, decimals: int) -> list[OperatorRow]:
+    """Return the largest changes, what adds most first, the sum of the others, and the sum of all.
+
+    The figures are rounded before they are added up, so that a reader's own sum comes out right.
+
+    Args:
+        changes: As compare_operators returned them.
+        decimals: Of a millisecond.
+    """
+    largest = sorted(changes, key=lambda change: -abs(change.added_sec))[:MAX_ROWS]
+    rows = [_row(change, decimals=decimals) for change in changes if change in largest]
+    others = [change for change in changes if change not in largest]
+    if others:
+        rows.append(_others_row(others, decimals=decimals))
+    then_ms, now_ms = (round(sum(getattr(row, side) for row in rows), decimals) for side in ("then_ms", "now_ms"))
+    return [*rows, OperatorRow(name="sum", then_ms=then_ms, now_ms=now_ms)]
+
+
+def _compared(now: Profile, *, then: Profile) -> Iterator[RenderableType]:
+    changes = compare_operators(now.operators, then=then.operators)
+    decimals = decimals_of(now.step_time_sec * _MS_PER_SEC)
+    yield indented(summary_sentence(changes, device=now.device))
+    table = figures_table(("operator", "calls then", "now", "ms then", "now", "difference"))
+    *rows, total = operator_rows(changes, decimals=decimals)
+    for row in rows:
+        table.add_row(*_cells(row, decimals=decimals), style="" if row.calls_now else QUIET)
+    table.add_row(*_cells(total, decimals=decimals), style="bold")
+    yield indented(table)
+    yield indented(_meaning(now))
+
+
+def _taken_table(now: Profile) -> RenderableType:
+    """Without a profile to compare with: what takes most."""
+    largest = sorted(now.operators.items(), key=lambda item: -item[1].self_sec_per_step)
+    decimals = decimals_of(now.step_time_sec * _MS_PER_SEC)
+    table = figures_table(("operator", "calls a step", "ms a step"))
+    for name, operator in largest[:MAX_ROWS]:
+        table.add_row(name, _calls(operator), f"{_ms(operator):,.{decimals}f}")
+    others = sum(_ms(operator) for _, operator in largest[MAX_ROWS:])
+    if others:
+        table.add_row(f"({count_text(len(largest) - MAX_ROWS, 'other')})", "", f"{others:,.{decimals}f}", style=QUIET)
+    return table
+
+
+def _meaning(now: Profile) -> str:
+    each = "" if now.num_ranks == 1 else ", on the rank where it takes most"
+    return (
+        f"ms a step: an operator's {_WHOSE_TIME[now.device]}{each}. The profiler slows steps down "
+        f"(here to {format_time(now.step_time_sec)}), so only differences count."
+    )
+
+
+def _row(change: OperatorChange, *, decimals: int) -> OperatorRow:
+    then, now = change.then, change.now
+    return OperatorRow(
+        name=change.name if then and now else f"{change.name} ({'new' if now else 'gone'})",
+        calls_then=_calls(then),
+        calls_now=_calls(now),
+        then_ms=round(_ms(then), decimals),
+        now_ms=round(_ms(now), decimals),
+    )
+
+
+def _others_row(others: Sequence[OperatorChange], *, decimals: int) -> OperatorRow:
+    num_new = sum(change.then is None for change in others)
+    num_gone = sum(change.now is None for change in others)
+    new, gone = (f", {num:,} {word}" if num else "" for num, word in ((num_new, "new"), (num_gone, "gone")))
+    return OperatorRow(
+        name=f"({count_text(len(others), 'other')}{new}{gone})",
+        then_ms=round(sum(_ms(change.then) for change in others), decimals),
+        now_ms=round(sum(_ms(change.now) for change in others), decimals),
+    )
+
+
+def _cells(row: OperatorRow, *, decimals: int) -> list[str]:
+    times = (f"{row.then_ms:,.{decimals}f}", f"{row.now_ms:,.{decimals}f}")
+    return [row.name, row.calls_then, row.calls_now, *times, f"{row.now_ms - row.then_ms:+,.{decimals}f}"]
+
+
+def _ms(operator: Operator | None) -> float:
+    return 0.0 if operator is None else operator.self_sec_per_step * _MS_PER_SEC
+
+
+def _calls(operator: Operator | None) -> str:
+    return f"{operator.calls_per_step:,g}" if operator is not None and operator.calls_per_step else _NONE
