@@ -1,17 +1,20 @@
-"""A case's run under the profiler, after its measured runs."""
+"""A case's run under the profiler, after its measured runs: launched, compared, stored with the baseline."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.errors import NemoPerfError, RecordError
 from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.launchers.protocol import Launcher
-from pytest_nemoperf.profiles import PROFILE_FILE, Profile
+from pytest_nemoperf.measure import workload_of
+from pytest_nemoperf.profiles import PROFILE_FILE, TRACE_GLOB, CaseProfile, Profile, incomparable
+from pytest_nemoperf.profilestore import find_profile, profile_path, write_profile
+from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import Progress, from_json
 from pytest_nemoperf.runner import run_once
@@ -20,12 +23,14 @@ _PRETRAIN_STEPS: Final = 5
 _RL_STEPS: Final = 2  # a pass of the model for each token of a response: many times the operators
 
 
-def unprofilable(plan: Plan) -> str:
+def unprofilable(plan: Plan | None) -> str:
     """Return why a case can't be profiled; empty if it can."""
     native = TorchFramework().name
-    if plan.framework == native:
-        return ""
-    return f"framework {plan.framework!r} can't be profiled here: only ranks of framework {native!r} run torch.profiler"
+    if plan is None:
+        return f"it is measured in the test's own process; only ranks of framework {native!r} run torch.profiler"
+    if plan.framework != native:
+        return f"it runs under framework {plan.framework!r}; only ranks of framework {native!r} run torch.profiler"
+    return ""
 
 
 def profiled(plan: Plan) -> Plan:
@@ -34,29 +39,79 @@ def profiled(plan: Plan) -> Plan:
     return replace(plan, is_profiled=True, steps=steps)
 
 
-def run_profile(
+def profile_case(
     plan: Plan,
     *,
     framework: Framework,
     launcher: Launcher,
     run_dir: Path,
+    machine: Mapping[str, str | int],
+    provenance: Provenance,
     on_progress: Callable[[Progress | None], None],
-) -> Profile:
-    """Run a case once more under the profiler; its records are checked for completeness and otherwise not used.
+) -> CaseProfile:
+    """Run a case once more under the profiler.
+
+    Whatever goes wrong is said in the result: the verdict is there already, and must not be lost.
 
     Args:
         plan: Of the case, as it was measured.
         framework: Who trains it.
         launcher: Who starts the ranks.
         run_dir: Made for this run; the traces stay in it.
+        machine: Key of this machine.
+        provenance: Of this session.
         on_progress: As for run_once.
-
-    Raises:
-        LaunchError: If the ranks failed, with or without the profiler to blame.
-        RecordError: If they left no sound profile.
     """
-    run_once(profiled(plan), framework=framework, launcher=launcher, run_dir=run_dir, on_progress=on_progress)
-    path = run_dir / PROFILE_FILE
+    if problem := unprofilable(plan):
+        return CaseProfile(problem=problem)
+    try:
+        run_once(profiled(plan), framework=framework, launcher=launcher, run_dir=run_dir, on_progress=on_progress)
+        now = _read(run_dir / PROFILE_FILE)
+    except (NemoPerfError, OSError) as exc:
+        return CaseProfile(problem=f"{str(exc).splitlines()[0]}; see {run_dir}")
+    return CaseProfile(
+        now=replace(now, machine=machine, workload=workload_of(plan), provenance=provenance),
+        traces=tuple(str(path) for path in sorted(run_dir.glob(TRACE_GLOB))),
+    )
+
+
+def compared(found: CaseProfile, *, baseline_path: Path | None, store_command: str) -> CaseProfile:
+    """Return a case's profile with the one that is stored beside its baseline, or with the reason why there is none.
+
+    Args:
+        found: As profile_case returned it.
+        baseline_path: File the case was judged against; None if there was none.
+        store_command: Shell command that stores a profile; empty where it would not help.
+    """
+    if found.now is None:
+        return found
+    try:
+        then = None if baseline_path is None else find_profile(baseline_path)
+    except RecordError as exc:
+        return replace(found, problem=str(exc), store_command=store_command)
+    if baseline_path is None:
+        problem = "there is no baseline that a profile could lie beside"
+        return replace(found, problem=problem, store_command=store_command)
+    if then is None:
+        return replace(found, problem="no profile is stored with the baseline", store_command=store_command)
+    if why := incomparable(then, machine=found.now.machine, workload=found.now.workload):
+        problem = f"{profile_path(baseline_path)}: {why}"
+        return replace(found, problem=problem, store_command=store_command)
+    return replace(found, then=then)
+
+
+def store_profile(found: CaseProfile, *, baseline_path: Path) -> str:
+    """Store a case's profile beside its baseline; return a sentence that says where, or why not."""
+    if found.now is None:
+        return f"no profile is stored: {found.problem}"
+    try:
+        path = write_profile(baseline_path, profile=found.now)
+    except RecordError as exc:
+        return f"no profile is stored: {exc}"
+    return f"the profile of {found.now.case} is stored as {path}"
+
+
+def _read(path: Path) -> Profile:
     try:
         text = path.read_bytes()
     except OSError as exc:
