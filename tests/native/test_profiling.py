@@ -5,19 +5,25 @@ from __future__ import annotations
 import gzip
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from torch.autograd import DeviceType  # type: ignore[attr-defined]  # torch leaves it out of __all__
 
 from pytest_nemoperf.frameworks.torch import TorchFramework
-from pytest_nemoperf.native.profiling import covered_usec
+from pytest_nemoperf.native.profiling import STEP_RANGE, UNNAMED_KERNELS, covered_usec, summarize
 from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.profiles import OUTSIDE, PROFILE_FILE, Profile
+from pytest_nemoperf.profiles import OUTSIDE, PROFILE_FILE, Operator, Profile
 from pytest_nemoperf.records import from_json
 from tests.native.engine import MODEL, Engine, plan_of
 
-PLAN = replace(plan_of(Layout(gpus=1), global_batch_size=2), warmup_steps=1, steps=2, is_profiled=True, inject_pct=100.0)
+PLAN = replace(
+    plan_of(Layout(gpus=1), global_batch_size=2), warmup_steps=1, steps=2, is_profiled=True, inject_pct=100.0
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +70,61 @@ def test_operators_and_the_time_outside_them_are_the_step(profile: Profile) -> N
 )
 def test_time_covered_twice_counts_once(spans: list[tuple[float, float]], covered: float) -> None:
     assert covered_usec(spans) == covered
+
+
+def event(name: str, start: float, end: float, *, kernels: Sequence[tuple[str, float]] = (), **facts: Any) -> Any:
+    """Return an event as torch.profiler lists them, with what is read of it; times in microseconds."""
+    values = {
+        "device_type": DeviceType.CPU,
+        "is_user_annotation": False,
+        "is_async": False,
+        "self_cpu_time_total": end - start,
+    }
+    launched = [SimpleNamespace(name=kernel, duration=duration) for kernel, duration in kernels]
+    return SimpleNamespace(
+        name=name, time_range=SimpleNamespace(start=start, end=end), kernels=launched, **{**values, **facts}
+    )
+
+
+def test_on_cuda_operators_have_the_time_of_their_kernels_and_the_rest_of_the_step_is_idle() -> None:
+    on_device: Any = {"device_type": DeviceType.CUDA}
+    events = [
+        event(STEP_RANGE, 0, 100, kernels=[(STEP_RANGE, 90)], is_user_annotation=True),
+        event(STEP_RANGE, 5, 95, is_user_annotation=True, **on_device),
+        event("FSDP::pre_forward (layers.3)", 1, 4, kernels=[("FSDP::pre_forward (layers.3)", 30)]),
+        event("aten::mm", 2, 3, kernels=[("gemm", 40)]),
+        event("gemm", 10, 50, **on_device),
+        event("cudaLaunchKernel", 2, 3),
+        event("by_hand", 40, 60, **on_device),
+        event("c10d::barrier", 101, 102, kernels=[("barrier", 5)]),
+        event("barrier", 103, 108, **on_device),
+    ]
+
+    seen = summarize(events, device_type="cuda")
+
+    assert seen.step_time_sec == 100e-6
+    assert seen.operators == {
+        "aten::mm": Operator(calls_per_step=1, self_sec_per_step=40e-6),
+        UNNAMED_KERNELS: Operator(calls_per_step=0, self_sec_per_step=20e-6),
+        OUTSIDE["cuda"]: Operator(calls_per_step=0, self_sec_per_step=50e-6),
+    }
+
+
+def test_on_cpu_a_collective_on_another_thread_counts_and_modules_are_taken_together() -> None:
+    events = [
+        event("ProfilerStep*", 0, 220),
+        event(STEP_RANGE, 0, 100),
+        event("FSDP::pre_forward (layers.0)", 0, 10),
+        event("FSDP::pre_forward (layers.1)", 20, 30),
+        event("gloo:all_reduce", 50, 90, is_async=True, self_cpu_time_total=0),
+        event(STEP_RANGE, 120, 220),
+    ]
+
+    seen = summarize(events, device_type="cpu")
+
+    assert seen.step_time_sec == 100e-6
+    assert seen.operators == {
+        "FSDP::pre_forward": Operator(calls_per_step=1, self_sec_per_step=10e-6),
+        "gloo:all_reduce": Operator(calls_per_step=0.5, self_sec_per_step=20e-6),
+        OUTSIDE["cpu"]: Operator(calls_per_step=0, self_sec_per_step=70e-6),
+    }

@@ -92,9 +92,8 @@ def summarize(events: Sequence[FunctionEvent], *, device_type: str) -> RankProfi
     usec: defaultdict[str, float] = defaultdict(float)
     is_cuda = device_type == "cuda"
     for event in named:
-        usec[_name(event)] += event.self_device_time_total if is_cuda else _self_cpu_usec(event)
-    # A kernel's own event, not the shadow that a range of the CPU casts on the device's time line.
-    kernels = [event for event in inside if not _is_on_cpu(event) and not event.is_user_annotation]
+        usec[_name(event)] += _kernels_usec(event) if is_cuda else _self_cpu_usec(event)
+    kernels = [event for event in inside if not _is_on_cpu(event) and not event.is_user_annotation]  # no shadows
     if is_cuda:
         usec[UNNAMED_KERNELS] = max(0.0, sum(map(_usec, kernels)) - sum(usec.values()))
     steps_usec = sum(map(_usec, steps))
@@ -150,6 +149,14 @@ def _is_inside(event: FunctionEvent, *, steps: Sequence[FunctionEvent]) -> bool:
 def _self_cpu_usec(event: FunctionEvent) -> float:
     """Own time; of what begins on one thread and ends on another, such as a collective, all of it."""
     return _usec(event) if event.is_async else float(event.self_cpu_time_total)
+
+
+def _kernels_usec(event: FunctionEvent) -> float:
+    """Time of the kernels that this event itself launched.
+
+    A range of the CPU casts a shadow of its name on the device's time line, which torch lists as one of its kernels.
+    """
+    return float(sum(kernel.duration for kernel in event.kernels if kernel.name != event.name))
 
 
 def _usec(event: FunctionEvent) -> float:
