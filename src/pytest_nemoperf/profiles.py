@@ -20,8 +20,8 @@ class Operator:
     """What one operator takes of a step.
 
     Attributes:
-        calls_per_step: Mean over the profiled steps; 0 for what is no call, such as the device's idle time.
-        self_sec_per_step: Mean time without the operators it calls: on the device (CUDA), else on the CPU.
+        calls_per_step: Median over the profiled steps; 0 for what is no call, such as the device's idle time.
+        self_sec_per_step: Median time without the operators it calls: on the device (CUDA), else on the CPU.
     """
 
     calls_per_step: float
@@ -33,7 +33,7 @@ class RankProfile:
     """What one rank saw of its profiled steps.
 
     Attributes:
-        step_time_sec: Mean wall time of a step, under the profiler.
+        step_time_sec: Median wall time of a step, under the profiler.
         operators: By name.
     """
 
@@ -51,7 +51,7 @@ class Profile:
         device: ``cuda``: times are of kernels; ``cpu``: times are of the CPU.
         num_steps: Profiled steps, after the warm-up.
         num_ranks: Ranks that were profiled: all of the run.
-        step_time_sec: Mean wall time of a step under the profiler, on the slowest rank.
+        step_time_sec: Median wall time of a step under the profiler, on the slowest rank.
         operators: By name, each on the rank where it took most.
         machine: Key of the machine; empty until it is stored.
         workload: What was run, as plain data; empty until it is stored.
@@ -105,6 +105,11 @@ class OperatorChange:
     now: Operator | None
 
     @property
+    def has_other_calls(self) -> bool:
+        """Whether it is called more or less often: a fact without noise."""
+        return _calls(self.now) != _calls(self.then)
+
+    @property
     def added_sec(self) -> float:
         """Seconds a step that it takes more now; negative if it takes less."""
         return _self_sec(self.now) - _self_sec(self.then)
@@ -141,6 +146,10 @@ def _most(operators: Sequence[Operator]) -> Operator:
         calls_per_step=max(operator.calls_per_step for operator in operators),
         self_sec_per_step=max(operator.self_sec_per_step for operator in operators),
     )
+
+
+def _calls(operator: Operator | None) -> float:
+    return 0.0 if operator is None else operator.calls_per_step
 
 
 def _self_sec(operator: Operator | None) -> float:

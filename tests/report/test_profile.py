@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pytest_nemoperf.profiles import CaseProfile, Operator, compare_operators
 from pytest_nemoperf.report.console import to_text
-from pytest_nemoperf.report.profile import MAX_ROWS, operator_rows, profile_parts, summary_sentence
+from pytest_nemoperf.report.profile import MAX_ROWS, calls_sentence, operator_rows, profile_parts, summary_sentence
 from tests.builders import make_operators, make_profile, make_provenance
 
 WIDTH = 100
@@ -54,6 +54,27 @@ def test_the_first_line_names_what_adds_most(
     now: dict[str, Operator], then: dict[str, Operator], sentence: str
 ) -> None:
     assert summary_sentence(compare_operators(now, then=then), device="cpu") == sentence
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "sentence"),
+    [
+        ({"mm": (2, 0.1)}, {"mm": (2, 0.3)}, "every operator is called as often as then"),
+        ({"mm": (2, 0.1), "add": (1, 0.2)}, {"mm": (4, 0.2), "add": (1, 0.9)}, "often: aten::mm 2 -> 4"),
+        (
+            {"a": (1, 0.1), "b": (1, 0.1), "c": (1, 0.1), "gone": (3, 0.1)},
+            {"a": (2, 0.5), "b": (2, 0.4), "c": (2, 0.3), "new": (7, 0.05)},
+            "often: aten::a 1 -> 2, aten::b 1 -> 2, aten::c 1 -> 2 and 2 others",
+        ),
+    ],
+    ids=["none", "one", "many"],
+)
+def test_other_counts_of_calls_are_named(
+    then: dict[str, tuple[float, float]], now: dict[str, tuple[float, float]], sentence: str
+) -> None:
+    changes = compare_operators(make_operators(**now), then=make_operators(**then))
+
+    assert sentence in calls_sentence(changes)
 
 
 @given(now=MANY, then=MANY)

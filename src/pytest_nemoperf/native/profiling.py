@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from statistics import median
 
 import torch
 import torch.distributed as dist
@@ -80,34 +81,45 @@ class StepProfiler:
 
 
 def summarize(events: Sequence[FunctionEvent], *, device_type: str) -> RankProfile:
-    """Return what the operators took of the steps: what ran between steps does not count.
+    """Return what the operators took of a step, medians over the steps; what ran between steps does not count.
 
     Operators have the time of their own kernels on CUDA (as torch attributes kernels to what launched them), else
-    their own CPU time. What is left of the steps, when nothing of the kind ran, has a row of its own.
+    their own CPU time. What is left of a step, when nothing of the kind ran, has a row of its own.
     """
     steps = [event for event in events if event.name == STEP_RANGE and _is_on_cpu(event)]
-    inside = [event for event in events if _is_inside(event, steps=steps)]
+    seen = [_summarize_step(step, events=events, device_type=device_type) for step in steps]
+    names = sorted({name for step in seen for name in step})
+    nothing = Operator(calls_per_step=0.0, self_sec_per_step=0.0)
+    operators = {name: _median([step.get(name, nothing) for step in seen]) for name in names}
+    return RankProfile(
+        step_time_sec=rounded(median(map(_usec, steps)) / _USEC_PER_SEC),
+        operators={name: operator for name, operator in operators.items() if operator.self_sec_per_step > 0},
+    )
+
+
+def _summarize_step(step: FunctionEvent, *, events: Sequence[FunctionEvent], device_type: str) -> dict[str, Operator]:
+    start, end = _span(step)
+    inside = [event for event in events if start <= event.time_range.start < end]
     named = [event for event in inside if _is_on_cpu(event) and not _is_frame(event)]
-    calls = Counter(_name(event) for event in named)
-    usec: defaultdict[str, float] = defaultdict(float)
+    kernels = [event for event in inside if not _is_on_cpu(event) and not event.is_user_annotation]  # no shadows
     is_cuda = device_type == "cuda"
+    calls = Counter(map(_name, named))
+    usec: defaultdict[str, float] = defaultdict(float)
     for event in named:
         usec[_name(event)] += _kernels_usec(event) if is_cuda else _self_cpu_usec(event)
-    kernels = [event for event in inside if not _is_on_cpu(event) and not event.is_user_annotation]  # no shadows
     if is_cuda:
         usec[UNNAMED_KERNELS] = max(0.0, sum(map(_usec, kernels)) - sum(usec.values()))
-    steps_usec = sum(map(_usec, steps))
-    usec[OUTSIDE[device_type]] = max(0.0, steps_usec - covered_usec(map(_span, kernels if is_cuda else named)))
-    return RankProfile(
-        step_time_sec=_sec_per_step(steps_usec, num_steps=len(steps)),
-        operators={
-            name: Operator(
-                calls_per_step=rounded(calls[name] / len(steps)),
-                self_sec_per_step=_sec_per_step(taken, num_steps=len(steps)),
-            )
-            for name, taken in sorted(usec.items())
-            if taken > 0
-        },
+    usec[OUTSIDE[device_type]] = max(0.0, end - start - covered_usec(map(_span, kernels if is_cuda else named)))
+    return {
+        name: Operator(calls_per_step=calls[name], self_sec_per_step=taken / _USEC_PER_SEC)
+        for name, taken in usec.items()
+    }
+
+
+def _median(steps: Sequence[Operator]) -> Operator:
+    return Operator(
+        calls_per_step=median(step.calls_per_step for step in steps),
+        self_sec_per_step=rounded(median(step.self_sec_per_step for step in steps)),
     )
 
 
@@ -118,10 +130,6 @@ def covered_usec(spans: Iterable[tuple[float, float]]) -> float:
         covered += max(0.0, end - max(start, reached))
         reached = max(reached, end)
     return covered
-
-
-def _sec_per_step(usec: float, *, num_steps: int) -> float:
-    return rounded(usec / _USEC_PER_SEC / num_steps)
 
 
 def rounded(value: float) -> float:
@@ -140,10 +148,6 @@ def _is_on_cpu(event: FunctionEvent) -> bool:
 
 def _is_frame(event: FunctionEvent) -> bool:
     return event.name == STEP_RANGE or event.name.startswith("ProfilerStep")
-
-
-def _is_inside(event: FunctionEvent, *, steps: Sequence[FunctionEvent]) -> bool:
-    return any(step.time_range.start <= event.time_range.start < step.time_range.end for step in steps)
 
 
 def _self_cpu_usec(event: FunctionEvent) -> float:

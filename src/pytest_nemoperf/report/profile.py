@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 MAX_ROWS = 10
+_MAX_NAMED = 3
 _MS_PER_SEC = 1e3
 _NONE = "-"
 _WHOSE_TIME = {"cpu": "own time on the CPU", "cuda": "time of its own kernels"}
@@ -101,6 +102,20 @@ def summary_sentence(changes: Sequence[OperatorChange], *, device: str) -> str:
     return f"{most.name} adds most: {added} a step, {then} -> {now} in {in_calls} calls"
 
 
+def calls_sentence(changes: Sequence[OperatorChange]) -> str:
+    """Return in one sentence whether operators are called more or less often, which has no noise.
+
+    Args:
+        changes: As compare_operators returned them.
+    """
+    others = sorted((change for change in changes if change.has_other_calls), key=lambda change: -abs(change.added_sec))
+    if not others:
+        return "every operator is called as often as then: the same work takes another time"
+    named = ", ".join(f"{each.name} {_calls(each.then)} -> {_calls(each.now)}" for each in others[:_MAX_NAMED])
+    rest = f" and {count_text(len(others) - _MAX_NAMED, 'other')}" if len(others) > _MAX_NAMED else ""
+    return f"called more or less often: {named}{rest}"
+
+
 def operator_rows(changes: Sequence[OperatorChange], *, decimals: int) -> list[OperatorRow]:
     """Return the largest changes, what adds most first, the sum of the others, and the sum of all.
 
@@ -123,6 +138,7 @@ def _compared(now: Profile, *, then: Profile) -> Iterator[RenderableType]:
     changes = compare_operators(now.operators, then=then.operators)
     decimals = decimals_of(now.step_time_sec * _MS_PER_SEC)
     yield indented(summary_sentence(changes, device=now.device))
+    yield indented(calls_sentence(changes))
     table = figures_table(("operator", "calls then", "now", "ms then", "now", "difference"))
     *rows, total = operator_rows(changes, decimals=decimals)
     for row in rows:
