@@ -78,6 +78,7 @@ class Perf:
             )
         self._item.user_properties.extend(properties(report))
         self._progress.case(report)
+        report = self._session.profile(report, progress=self._progress)
         if report.result.is_failure:
             pytest.fail(render_failure(report, width=self._progress.width, color=False), pytrace=False)
         return report.result.verdict

@@ -115,6 +115,10 @@ class PerfPlugin:
                 color=terminalreporter.hasmarkup,
             )
             terminalreporter.write_line(text.rstrip("\n"))
+            if self.session.settings.is_profiled and not self.session.num_profiled:
+                terminalreporter.write_line(
+                    "perf: no judged case failed, so none ran under the profiler (--perf-profile)"
+                )
         if self._write_error:
             terminalreporter.write_line(f"perf: {self._write_error}", red=True)
 

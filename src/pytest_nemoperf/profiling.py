@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 from pytest_nemoperf.errors import NemoPerfError, RecordError
-from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.launchers.protocol import Launcher
 from pytest_nemoperf.measure import workload_of
@@ -40,9 +39,8 @@ def profiled(plan: Plan) -> Plan:
 
 
 def profile_case(
-    plan: Plan,
+    plan: Plan | None,
     *,
-    framework: Framework,
     launcher: Launcher,
     run_dir: Path,
     machine: Mapping[str, str | int],
@@ -54,18 +52,19 @@ def profile_case(
     Whatever goes wrong is said in the result: the verdict is there already, and must not be lost.
 
     Args:
-        plan: Of the case, as it was measured.
-        framework: Who trains it.
+        plan: Of the case, as it was measured; None for what ran in the test's own process.
         launcher: Who starts the ranks.
         run_dir: Made for this run; the traces stay in it.
         machine: Key of this machine.
         provenance: Of this session.
         on_progress: As for run_once.
     """
-    if problem := unprofilable(plan):
-        return CaseProfile(problem=problem)
+    if plan is None or unprofilable(plan):
+        return CaseProfile(problem=unprofilable(plan))
     try:
-        run_once(profiled(plan), framework=framework, launcher=launcher, run_dir=run_dir, on_progress=on_progress)
+        run_once(
+            profiled(plan), framework=TorchFramework(), launcher=launcher, run_dir=run_dir, on_progress=on_progress
+        )
         now = _read(run_dir / PROFILE_FILE)
     except (NemoPerfError, OSError) as exc:
         return CaseProfile(problem=f"{str(exc).splitlines()[0]}; see {run_dir}")
@@ -101,14 +100,14 @@ def compared(found: CaseProfile, *, baseline_path: Path | None, store_command: s
 
 
 def store_profile(found: CaseProfile, *, baseline_path: Path) -> str:
-    """Store a case's profile beside its baseline; return a sentence that says where, or why not."""
+    """Store a case's profile beside its baseline; return why that can't be, empty if it is done."""
     if found.now is None:
-        return f"no profile is stored: {found.problem}"
+        return found.problem
     try:
-        path = write_profile(baseline_path, profile=found.now)
+        write_profile(baseline_path, profile=found.now)
     except RecordError as exc:
-        return f"no profile is stored: {exc}"
-    return f"the profile of {found.now.case} is stored as {path}"
+        return str(exc)
+    return ""
 
 
 def _read(path: Path) -> Profile:

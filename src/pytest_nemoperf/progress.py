@@ -75,6 +75,10 @@ class Progress:
             with self._terminal():  # wipes the live line
                 self._current = None
 
+    def profile(self, case: str) -> None:
+        """Say that a case runs once more, of which nothing else is shown: it is no run of its measurement."""
+        self._line(f"perf: {case} runs once more under torch.profiler")
+
     def step(self, last: LastStep | None) -> None:
         """Redraw with the last finished step, or with the time that goes by without one."""
         current = self._current

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.measure import Measurement
+from pytest_nemoperf.profiles import CaseProfile
 from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.verdict import Verdict
@@ -91,6 +92,7 @@ class CaseReport:
         rerun_command: Shell command that runs just this case again.
         accept_command: Shell command that stores it in spite of its verdict.
         environment: Environment now, to tell what changed since the baseline.
+        profile: What --perf-profile found out; None where it was not asked for or not due.
     """
 
     result: CaseResult
@@ -99,3 +101,4 @@ class CaseReport:
     rerun_command: str = ""
     accept_command: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    profile: CaseProfile | None = None

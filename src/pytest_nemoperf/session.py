@@ -14,6 +14,7 @@ import pytest
 
 from pytest_nemoperf import machine
 from pytest_nemoperf.baseline import from_measurement, write_atomically
+from pytest_nemoperf.case_profiles import is_profile_due, profile_report
 from pytest_nemoperf.changes import changes_text
 from pytest_nemoperf.comparison import Terms, VerdictKind, wants_more_runs
 from pytest_nemoperf.dryrun import DRY_RUN_FILE, DryRun
@@ -47,6 +48,7 @@ class PerfSession:
         self.settings = settings
         self.reports: list[CaseReport] = []
         self.not_run: list[NotRun] = []
+        self.num_profiled = 0
         self.machine = _machine_key(settings)
         self.store = BaselineStore(
             committed_dir=settings.baselines_dir,
@@ -130,6 +132,30 @@ class PerfSession:
         verdict = judge(measurement, baseline=found.baseline, machine=self.machine, terms=terms)
         report = self._report(measurement, verdict=verdict, found=found, terms=terms, nodeid=nodeid)
         self.reports = [other for other in self.reports if other.result.verdict.case != verdict.case] + [report]
+        return report
+
+    def profile(self, report: CaseReport, *, progress: Progress) -> CaseReport:
+        """Run a case once more under the profiler where --perf-profile asks for it; return its report with the result.
+
+        The verdict stands: whatever goes wrong here is told, not raised.
+        """
+        if not self.settings.is_profiled or not is_profile_due(report.result, updating=self.settings.updating):
+            return report
+        case = report.result.verdict.case
+        command = self._command(report.result.nodeid, "--update-baselines", "--perf-profile")
+        report = profile_report(
+            report,
+            launcher=self._launches.launcher,
+            run_dir=self._launches.case_dir(case) / "profile",
+            root=self._root,
+            machine=self.machine,
+            provenance=self.provenance,
+            updating=self.settings.updating,
+            store_command="" if self.settings.changes else command,
+            progress=progress,
+        )
+        self.num_profiled += 1
+        self.reports = [report if other.result is report.result else other for other in self.reports]
         return report
 
     def take_turn(self, progress: Progress) -> None:

@@ -30,6 +30,7 @@ from pytest_nemoperf.report.console import (
     whole,
 )
 from pytest_nemoperf.report.phases import PhaseRow, PhaseTable, compare_phases
+from pytest_nemoperf.report.profile import profile_parts
 from pytest_nemoperf.report.resolving import NOISE_HEADINGS, interval_text, noise_cells
 from pytest_nemoperf.report.rollouts import compare_rollouts
 from pytest_nemoperf.report.spread import compare_spread
@@ -66,6 +67,9 @@ def _parts(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
     if report.baseline is not None and report.result.verdict.kind is not VerdictKind.NOT_COMPARABLE:
         yield from _time_by_phase(report, baseline=report.baseline)
         yield from _spread(report, baseline=report.baseline)
+    if report.profile is not None:
+        origin = None if report.baseline is None else report.baseline.provenance
+        yield from profile_parts(report.profile, baseline=origin, width=width)
     if report.baseline is not None:
         yield from _rollouts(report, baseline=report.baseline)
         yield from _environment(report, baseline=report.baseline)
