@@ -133,7 +133,9 @@ def _lint(arguments: argparse.Namespace) -> int:
     folder: Path = arguments.folder
     if not folder.is_dir():
         raise BaselineError(f"{folder}: no such folder; give the one that holds <system>/<case>.json")
-    paths = sorted(folder.rglob("*.json"))
+    from pytest_nemoperf.profilestore import PROFILES_DIR  # noqa: PLC0415 (the other commands don't need it)
+
+    paths = sorted(path for path in folder.rglob("*.json") if path.parent.name != PROFILES_DIR)
     problems = [problem for path in paths if (problem := _baseline_problem(path, folder=folder))]
     for problem in problems:
         print(problem)

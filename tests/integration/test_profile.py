@@ -1,0 +1,127 @@
+"""--perf-profile: a failing case once more, under the profiler."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pytest_nemoperf import case_profiles
+from pytest_nemoperf.cli import main
+from pytest_nemoperf.measure import workload_of
+from pytest_nemoperf.profiles import CaseProfile
+from pytest_nemoperf.recipe import Plan
+from tests.builders import make_operators, make_profile
+from tests.integration.conftest import CASE, Project
+from tests.integration.test_native import NATIVE
+
+BY_COMMAND = "it runs under framework 'command'; only ranks of framework 'torch' run torch.profiler"
+
+
+@pytest.fixture
+def profiler(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[float, float]]:
+    """Put a profiler in place that sees what is written into the returned calls and seconds by operator."""
+    seen = {"mm": (40.0, 0.05)}
+
+    def profile_case(plan: Plan, *, machine: Any, provenance: Any, **_: Any) -> CaseProfile:
+        now = make_profile(case=plan.case, operators=make_operators(**seen))
+        return CaseProfile(now=replace(now, machine=machine, provenance=provenance, workload=workload_of(plan)))
+
+    monkeypatch.setattr(case_profiles, "profile_case", profile_case)
+    return seen
+
+
+def test_a_failure_says_why_its_case_was_not_profiled_and_stays_a_failure(project: Project) -> None:
+    project.run("--update-baselines")
+    project.set_step_time(0.2)
+
+    result = project.run("--perf-profile")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [f"REGRESSED {CASE}", "operators (--perf-profile)", "*not profiled: it runs under framework 'command'*"]
+    )
+    result.stdout.no_fnmatch_line("*runs once more*")
+
+
+def test_when_nothing_fails_it_says_that_nothing_was_profiled(project: Project) -> None:
+    project.run("--update-baselines")
+
+    result = project.run("--perf-profile")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["perf: no judged case failed, so none ran under the profiler (--perf-profile)"])
+
+
+def test_an_update_that_can_store_no_profile_says_so_and_stores_the_baseline(project: Project) -> None:
+    result = project.run("--update-baselines", "--perf-profile")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"perf: the profile of {CASE} is not stored: {BY_COMMAND}"])
+    assert project.baseline.exists()
+
+
+def test_a_failure_is_compared_with_the_profile_of_the_update(
+    project: Project, profiler: dict[str, tuple[float, float]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = project.run("--update-baselines", "--perf-profile")
+    project.set_step_time(0.2)
+    profiler["mm"] = (80.0, 0.15)
+
+    failed = project.run("--perf-profile")
+
+    path = f"baselines/cpu/profiles/{CASE}.json"
+    stored.stdout.fnmatch_lines([f"perf: the profile of {CASE} is stored as {path}"])
+    assert json.loads((project.root / path).read_text())["case"] == CASE
+    failed.assert_outcomes(failed=1)
+    failed.stdout.fnmatch_lines(["*aten::mm adds most: 100 ms a step, 50 ms -> 150 ms in 40 -> 80 calls"])
+    failed.stdout.no_fnmatch_line("*not of the baseline's session*")
+    capsys.readouterr()
+    assert main(["lint", str(project.root / "baselines")]) == 0, capsys.readouterr().out
+
+
+def test_an_update_that_keeps_a_baseline_still_stores_the_profile_it_was_asked_for(
+    project: Project, profiler: dict[str, tuple[float, float]]
+) -> None:
+    project.run("--update-baselines")
+    before = project.baseline.read_text()
+
+    result = project.run("--update-baselines", "--perf-profile")
+
+    result.stdout.fnmatch_lines([f"perf: the profile of {CASE} is stored as baselines/cpu/profiles/{CASE}.json"])
+    assert project.baseline.read_text() == before
+
+
+def test_without_a_stored_profile_the_command_that_stores_one_is_shown(
+    project: Project, profiler: dict[str, tuple[float, float]]
+) -> None:
+    project.run("--update-baselines")
+    project.set_step_time(0.2)
+
+    result = project.run("--perf-profile")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*not compared: no profile is stored with the baseline", "*--update-baselines --perf-profile*"]
+    )
+
+
+@pytest.mark.slow
+def test_real_ranks_are_profiled_whether_or_not_the_machine_is_quiet(project: Project) -> None:
+    project.pytester.makepyfile(test_speed=NATIVE.format(axis="dp_shard", env="{}"))
+    case = "pretrain-speck-1n2g-torch-fp32-fsdp2-seq16-gbs2-mbs1"
+
+    result = project.run("-k", "two", "--perf-profile", "--perf-fail-on=no_baseline,invalid")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            f"perf: {case} runs once more under torch.profiler",
+            "operators (4 steps of 2 ranks under torch.profiler)",
+            "*not compared: there is no baseline that a profile could lie beside",
+            f"  .nemoperf/runs/*/{case}/profile/trace-rank0.json.gz",
+            f"  .nemoperf/runs/*/{case}/profile/trace-rank1.json.gz",
+        ]
+    )
