@@ -267,7 +267,7 @@ def test_a_cpu_machine_is_known_by_its_host_without_naming_it(monkeypatch: pytes
     monkeypatch.setattr("platform.node", lambda: "other-host")
     other = machine_key(find_system("cpu"), devices=NO_GPU)
 
-    assert set(key) == {"host", "cpu", "cores", "memory_gib", "arch"}
+    assert set(key) == {"host", "cpu", "cores", "memory_gib", "arch", "topology"}
     assert "secret" not in str(key)
     assert len(str(key["host"])) == 12
     assert key["host"] != other["host"]

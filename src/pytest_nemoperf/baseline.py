@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -89,7 +89,8 @@ def from_measurement(
         system=measurement.system,
         machine=machine,
         workload=measurement.workload,
-        runs=measurement.runs,
+        # Names of hosts say nothing later, and a committed file is no place for them.
+        runs=tuple(replace(run, hosts=()) for run in measurement.runs),
         provenance=provenance,
         reason=reason,
         environment=measurement.environment,

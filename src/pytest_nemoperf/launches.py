@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.health import health_problems
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.measure import Measurement, measure_outputs, unreadable
 from pytest_nemoperf.runner import run_once
@@ -41,8 +42,8 @@ class Launches:
     ) -> Measurement:
         """Launch a plan again and again and return what was measured; unreadable records make it INVALID.
 
-        A run whose steps have not settled is launched once more and the first try is dropped: what passes, like
-        other load on the host, is gone then; what stays, like throttling, makes the case INVALID.
+        A run whose steps have not settled, or whose machine was not healthy, is launched once more and the first try
+        is dropped: what passes, like other load on the host, is gone then; what stays makes the case INVALID.
 
         Args:
             is_enough: Asked after each launch.
@@ -60,7 +61,7 @@ class Launches:
             try:
                 with progress.run(plan, number=number, num_runs=limit):
                     output = self.once(plan, framework=framework, folder=f"run-{number}", progress=progress)
-                    if problems := unsettled(plan, records=output.records):
+                    if problems := [*unsettled(plan, records=output.records), *health_problems(output.health)]:
                         progress.say(f"run {number} is dropped and launched again: {problems[0]}")
                         output = self.once(plan, framework=framework, folder=f"run-{number}b", progress=progress)
             except RecordError as exc:

@@ -10,17 +10,18 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import psutil
 
 from pytest_nemoperf.errors import MachineError, PlanError
-from pytest_nemoperf.processor import available_cores, cpu_model
+from pytest_nemoperf.gpus import installed_gpus, settings_of, topology_of, visible_gpus
+from pytest_nemoperf.processor import available_cores, cpu_model, cpu_topology, host_settings
 from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.systems import System, find_system, match_device
@@ -30,7 +31,20 @@ MAX_CPU_RANKS = 64
 
 _BYTES_PER_GIB = 2**30
 _GPU_MEMORY_CLASS_GIB = 20  # drivers reserve one or two GiB more or less; no known GPU is near a border
-_DISTRIBUTIONS = ("pytest-nemoperf", "pytest", "torch", "numpy", "transformer-engine")
+_DISTRIBUTIONS = (
+    "pytest-nemoperf",
+    "pytest",
+    "torch",
+    "triton",
+    "numpy",
+    "transformer-engine",
+    "flash-attn",
+    "transformers",
+    "vllm",
+    "megatron-core",
+    "nemo-automodel",
+    "nemo-rl",
+)
 _GIT_TIMEOUT_SEC = 10
 
 
@@ -45,6 +59,8 @@ class Devices:
         driver: NVIDIA driver version; empty without one.
         num_hidden: GPUs that CUDA_VISIBLE_DEVICES hides.
         driver_error: Why the driver could not be asked, if there is one; empty if it could or there is none.
+        topology: How the visible GPUs are linked, e.g. ``NV18``; empty for one.
+        settings: Clocks and power caps of the visible GPUs, by name.
     """
 
     kind: Literal["cuda", "cpu"]
@@ -53,13 +69,8 @@ class Devices:
     driver: str = ""
     num_hidden: int = 0
     driver_error: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Gpu:
-    name: str
-    memory_bytes: int
-    uuid: str
+    topology: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def detect_devices() -> Devices:
@@ -73,18 +84,21 @@ def detect_devices() -> Devices:
         return Devices(kind="cpu", driver_error=str(exc))
     try:
         driver = nvml.nvmlSystemGetDriverVersion()
-        installed = [_ask_gpu(nvml, index=index) for index in range(nvml.nvmlDeviceGetCount())]
+        installed = installed_gpus(nvml)
+        visible = list(visible_gpus(installed, selection=os.environ.get("CUDA_VISIBLE_DEVICES")))
+        topology, settings = topology_of(nvml, gpus=visible), settings_of(nvml, gpus=visible)
     except nvml.NVMLError as exc:
         return Devices(kind="cpu", driver_error=str(exc))
     finally:
         nvml.nvmlShutdown()
-    visible = list(_visible(installed, selection=os.environ.get("CUDA_VISIBLE_DEVICES")))
     return Devices(
         kind="cuda" if visible else "cpu",
         names=tuple(gpu.name for gpu in visible),
         memory_bytes=tuple(gpu.memory_bytes for gpu in visible),
         driver=driver,
         num_hidden=max(0, len(installed) - len(visible)),
+        topology=topology,
+        settings=settings,
     )
 
 
@@ -135,8 +149,8 @@ def host_memory_bytes() -> int:
 def machine_key(system: System, *, devices: Devices, machine_name: str = "") -> dict[str, str | int]:
     """Return what two measurements must share to be comparable.
 
-    A GPU system is a class of machines, so GPU name, memory and count are enough. CPU machines differ in more than
-    can be listed: their key also holds a digest of the host name, unless a name says which machines are alike.
+    A GPU system is a class of machines, so GPU name, memory, count and links are enough. CPU machines differ in more
+    than can be listed: their key also holds a digest of the host name, unless a name says which machines are alike.
 
     Args:
         system: System chosen.
@@ -146,10 +160,12 @@ def machine_key(system: System, *, devices: Devices, machine_name: str = "") -> 
     key: dict[str, str | int] = {"machine": machine_name} if machine_name else {}
     if system.device == "cuda":
         memory_gib = devices.memory_bytes[0] / _BYTES_PER_GIB
+        links = {"topology": devices.topology} if devices.topology else {}
         return key | {
             "device": devices.names[0],
             "memory_gib": round(memory_gib / _GPU_MEMORY_CLASS_GIB) * _GPU_MEMORY_CLASS_GIB,
             "gpus": len(devices.names) + devices.num_hidden,
+            **links,
         }
     if not machine_name:
         key["host"] = hashlib.sha256(platform.node().encode()).hexdigest()[:12]
@@ -159,6 +175,7 @@ def machine_key(system: System, *, devices: Devices, machine_name: str = "") -> 
         "cores": available_cores(),
         "memory_gib": round(memory_bytes / _BYTES_PER_GIB),
         "arch": platform.machine(),
+        "topology": cpu_topology(),
     }
 
 
@@ -184,46 +201,9 @@ def provenance(system: System, *, devices: Devices, root: Path, argv: Sequence[s
         | dict(_installed_versions(_DISTRIBUTIONS)),
         device=_count(devices.names) if system.device == "cuda" else cpu_model(),
         driver=devices.driver if system.device == "cuda" else "",
+        settings={**host_settings(), **(devices.settings if system.device == "cuda" else {})},
         command=shlex.join([command, *arguments]),
     )
-
-
-def _ask_gpu(nvml: Any, *, index: int) -> _Gpu:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    name = nvml.nvmlDeviceGetName(handle)
-    try:
-        mode, _ = nvml.nvmlDeviceGetMigMode(handle)
-    except nvml.NVMLError:  # GPUs that can't be cut say so by an error
-        mode = nvml.NVML_DEVICE_MIG_DISABLE
-    if mode == nvml.NVML_DEVICE_MIG_ENABLE:
-        name += " (MIG)"  # a slice is not the GPU of the catalog
-    try:
-        memory_bytes = nvml.nvmlDeviceGetMemoryInfo(handle).total
-    except nvml.NVMLError_NotSupported:  # GPUs that share the processor's memory
-        memory_bytes = 0
-    return _Gpu(name=name, memory_bytes=memory_bytes, uuid=nvml.nvmlDeviceGetUUID(handle))
-
-
-def _visible(installed: Sequence[_Gpu], *, selection: str | None) -> Iterator[_Gpu]:
-    """Yield what CUDA shows: the first entry that names no GPU hides itself and all that follow.
-
-    Indices count as the driver does; with GPUs of several kinds CUDA does so too only under
-    CUDA_DEVICE_ORDER=PCI_BUS_ID.
-    """
-    if selection is None:
-        yield from installed
-        return
-    for entry in (part.strip() for part in selection.split(",")):
-        if entry.startswith("MIG-"):
-            yield _Gpu(name=entry, memory_bytes=0, uuid=entry)
-            continue
-        if entry.isdecimal():
-            chosen = installed[int(entry) : int(entry) + 1]
-        else:
-            chosen = [gpu for gpu in installed if entry.startswith("GPU-") and gpu.uuid.startswith(entry)]
-        if len(chosen) != 1:
-            return
-        yield chosen[0]
 
 
 def describe_devices(devices: Devices) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from pytest_nemoperf.expected import Expected, expected_of
+from pytest_nemoperf.health import health_problems
 from pytest_nemoperf.metrics import (
     METRICS,
     MFU_PCT,
@@ -17,6 +18,7 @@ from pytest_nemoperf.metrics import (
     TFLOPS_PER_SEC_PER_GPU,
     TOKENS_PER_SEC_PER_GPU,
 )
+from pytest_nemoperf.rank_times import rank_busy_sec, rank_spread_pct
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import RunOutput, StepRecord, to_data
 from pytest_nemoperf.rl_measure import rollout_metrics, rollout_problems
@@ -39,6 +41,8 @@ class Run:
         last_step: Index of the last step; losses compare only at the same one.
         step_time_mad_pct: Median absolute deviation of the step times, percent of their median.
         rank_spread_pct: Median over steps of (slowest - fastest rank) / slowest, percent; None for one rank.
+        rank_busy_sec: Median over steps of the time each rank worked and did not wait for others, by rank.
+        hosts: Name of each rank's host, by rank; not stored.
         loss: Of the last step; None if not recorded.
         grad_norm: Of the last step; None if not recorded.
     """
@@ -50,6 +54,8 @@ class Run:
     last_step: int | None = None
     step_time_mad_pct: float
     rank_spread_pct: float | None = None
+    rank_busy_sec: tuple[float, ...] = ()
+    hosts: tuple[str, ...] = ()
     loss: float | None = None
     grad_norm: float | None = None
 
@@ -144,9 +150,17 @@ def measure(plan: Plan, *, outputs: Sequence[Sequence[StepRecord]], environment:
 
 
 def measure_outputs(plan: Plan, *, outputs: Sequence[RunOutput]) -> Measurement:
-    """Return the measurement of a case from what its runs left."""
+    """Return the measurement of a case from what its runs left; an unhealthy machine is a problem of its run."""
     environment = {name: value for output in outputs for name, value in output.environment.items()}
-    return measure(plan, outputs=[output.records for output in outputs], environment=environment)
+    measurement = measure(plan, outputs=[output.records for output in outputs], environment=environment)
+    measured = [output for output in outputs if any(each.step >= plan.warmup_steps for each in output.records)]
+    runs = tuple(replace(run, hosts=each.hosts) for run, each in zip(measurement.runs, measured, strict=True))
+    unhealthy = [
+        f"run {number}: {problem}"
+        for number, output in enumerate(outputs, start=1)
+        for problem in health_problems(output.health)
+    ]
+    return replace(measurement, runs=runs, problems=(*measurement.problems, *unhealthy))
 
 
 def unreadable(plan: Plan, *, reason: str) -> Measurement:
@@ -181,7 +195,7 @@ def _measure_run(expected: Expected, *, measured: Sequence[StepRecord]) -> Run:
     if peaks:
         metrics[PEAK_MEMORY_GIB.name] = max(peaks) / BYTES_PER_GIB
     metrics |= rollout_metrics(expected, measured=measured)
-    last = measured[-1]
+    last, spread = measured[-1], rank_spread_pct(measured)
     return Run(
         metrics=_rounded(metrics),
         phases=_rounded(_medians([record.phases for record in measured])),
@@ -189,7 +203,8 @@ def _measure_run(expected: Expected, *, measured: Sequence[StepRecord]) -> Run:
         num_steps=len(measured),
         last_step=last.step,
         step_time_mad_pct=round_significant(mad_pct(times), digits=3),
-        rank_spread_pct=_rank_spread_pct(measured),
+        rank_spread_pct=None if spread is None else round_significant(spread, digits=3),
+        rank_busy_sec=tuple(round_significant(seconds) for seconds in rank_busy_sec(measured)),
         loss=_finite_or_none(last.loss),
         grad_norm=_finite_or_none(last.grad_norm),
     )
@@ -278,15 +293,6 @@ def _medians(phases: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:
     return {name: round_significant(value) for name, value in values.items()}
-
-
-def _rank_spread_pct(measured: Sequence[StepRecord]) -> float | None:
-    spreads = [
-        100.0 * (max(record.rank_times_sec) - min(record.rank_times_sec)) / max(record.rank_times_sec)
-        for record in measured
-        if len(record.rank_times_sec) > 1 and max(record.rank_times_sec) > 0
-    ]
-    return round_significant(statistics.median(spreads), digits=3) if spreads else None
 
 
 def _is_finite_or_none(value: float | None) -> bool:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 _ROOT = Path("/")
+_CPUS = "sys/devices/system/cpu"
+_PACKAGE = "topology/physical_package_id"
+_IMAGE_VARIABLES = ("NVIDIA_PYTORCH_VERSION", "NVIDIA_BUILD_ID", "APPTAINER_CONTAINER", "SINGULARITY_CONTAINER")
+_THROTTLED_UNITS_SEC: Mapping[str, float] = MappingProxyType({"throttled_usec": 1e-6, "throttled_time": 1e-9})
+"""Counts of ``cpu.stat``: of control groups version 2, and of version 1 (kernel, Documentation/scheduler/sched-bwc)."""
 
 
 def cpu_model(*, root: Path = _ROOT) -> str:
@@ -28,21 +34,77 @@ def available_cores(*, root: Path = _ROOT) -> int:
     return max(1, min([affinity, *(math.ceil(quota) for quota in _cpu_quotas(root))]))
 
 
-def _cpu_quotas(root: Path) -> Iterator[float]:
-    """Yield quotas in cores: of the version 2 group and its ancestors, and of a container's version 1 group."""
+def cpu_topology(*, root: Path = _ROOT) -> str:
+    """Return how many sockets and NUMA nodes there are, e.g. ``2 sockets, 4 NUMA nodes``; those not told count as 1."""
+    packages = {line for path in (root / _CPUS).glob("cpu[0-9]*") for line in _lines(path / _PACKAGE)[:1]}
+    nodes = list((root / "sys/devices/system/node").glob("node[0-9]*"))
+    return f"{_counted(len(packages), 'socket')}, {_counted(len(nodes), 'NUMA node')}"
+
+
+def host_settings(*, root: Path = _ROOT, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return what may make the same processor faster or slower: its governor, its threads, the container.
+
+    Args:
+        root: Where ``/sys`` and the marks of containers are found.
+        environ: Variables of this process.
+    """
+    facts = {
+        "cpu.governor": _first_line(root / _CPUS / "cpu0/cpufreq/scaling_governor"),
+        "cpu.smt": _first_line(root / _CPUS / "smt/active"),
+        "container": ", ".join(_container(root, environ=environ)),
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def throttled_sec(*, root: Path = _ROOT) -> float | None:
+    """Return how long quotas have stopped this process's control groups, over all cores; None where none has one."""
+    found = []
+    for folder in _groups(root):
+        for line in _lines(folder / "cpu.stat"):
+            name, _, value = line.partition(" ")
+            if name in _THROTTLED_UNITS_SEC:
+                found.append(int(value) * _THROTTLED_UNITS_SEC[name])
+    return max(found, default=None)
+
+
+def _container(root: Path, *, environ: Mapping[str, str]) -> Iterator[str]:
+    for mark, name in ((".dockerenv", "docker"), ("run/.containerenv", "podman")):
+        if (root / mark).exists():
+            yield name
+    if "KUBERNETES_SERVICE_HOST" in environ:
+        yield "kubernetes"
+    for name in _IMAGE_VARIABLES:
+        if name in environ:
+            yield f"{name}={environ[name]}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{max(1, number)} {noun}{'s' if number > 1 else ''}"
+
+
+def _first_line(path: Path) -> str:
+    return next(iter(_lines(path)), "").strip()
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """Yield this process's control group: of version 2 with its ancestors, then a container's of version 1."""
     groups = root / "sys/fs/cgroup"
     own = next((line[3:] for line in _lines(root / "proc/self/cgroup") if line.startswith("0::")), "/")
     folder = groups / own.lstrip("/")
-    for ancestor in (folder, *folder.parents):
-        if not ancestor.is_relative_to(groups):
-            break
-        for line in _lines(ancestor / "cpu.max"):
+    yield from (each for each in (folder, *folder.parents) if each.is_relative_to(groups))
+    yield groups / "cpu"
+
+
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    """Yield quotas in cores: of the version 2 group and its ancestors, and of a container's version 1 group."""
+    for folder in _groups(root):
+        for line in _lines(folder / "cpu.max"):
             quota, _, period = line.partition(" ")
             if quota != "max":
                 yield int(quota) / int(period)
-    quotas, periods = (_lines(groups / "cpu" / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
-    if quotas and periods and int(quotas[0]) > 0:
-        yield int(quotas[0]) / int(periods[0])
+        quotas, periods = (_lines(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+        if quotas and periods and int(quotas[0]) > 0:
+            yield int(quotas[0]) / int(periods[0])
 
 
 def _lines(path: Path) -> list[str]:

@@ -18,6 +18,7 @@ class Provenance:
         device: Count and name of the GPUs, or the processor's name.
         driver: NVIDIA driver version; empty without one.
         command: The command line that started the session.
+        settings: What an administrator chose for this host, by name: clocks, power caps, governor, container.
     """
 
     date: str
@@ -27,9 +28,10 @@ class Provenance:
     device: str = ""
     driver: str = ""
     command: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
-        """Return what may explain another speed, by name: versions, driver, commit, device."""
+        """Return what may explain another speed, by name: versions, settings, driver, commit, device."""
         commit = f"{self.git_commit[:12]}{'+changes' if self.git_dirty else ''}" if self.git_commit else ""
         named = {"device": self.device, "driver": self.driver, "commit": commit}
-        return {**self.versions, **{name: value for name, value in named.items() if value}}
+        return {**self.versions, **self.settings, **{name: value for name, value in named.items() if value}}

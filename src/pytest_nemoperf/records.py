@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 
 from pytest_nemoperf.errors import NemoPerfError, RecordError
+from pytest_nemoperf.health import HealthReport
 
 RECORD_SCHEMA_VERSION: Final = 1
 PLAN_FILE = "plan.json"
@@ -113,6 +114,7 @@ class StepRecord:
         grad_norm: Norm of the whole gradient before clipping; None if not known.
         peak_memory_bytes: Largest peak of any rank so far; None if not known.
         rank_times_sec: Wall time of each rank that trains, by rank; empty if not known.
+        rank_busy_sec: Part of it in which the rank itself worked and did not wait for others; empty if not known.
         groups: Ranks that only generate, by group name (``generation``): their own step of the same number.
         rollout: Reinforcement learning: what was generated; None for other workloads.
 
@@ -129,6 +131,7 @@ class StepRecord:
     grad_norm: float | None = None
     peak_memory_bytes: int | None = None
     rank_times_sec: tuple[float, ...] = ()
+    rank_busy_sec: tuple[float, ...] = ()
     groups: Mapping[str, GroupStep] = field(default_factory=dict)
     rollout: RolloutStats | None = None
 
@@ -145,6 +148,7 @@ class StepRecord:
         for name, seconds in [
             *self.phases.items(),
             *((f"rank {r}", t) for r, t in enumerate(self.rank_times_sec)),
+            *((f"busy rank {r}", t) for r, t in enumerate(self.rank_busy_sec)),
         ]:
             if not (math.isfinite(seconds) and seconds >= 0):
                 raise RecordError(f"{subject}: {name}={seconds} s must be finite and not negative")
@@ -171,12 +175,14 @@ class RunResult:
         num_steps: Steps run, warm-up included.
         device_name: As the driver calls it.
         environment: Versions and settings seen inside the ranks, e.g. torch, cuda, nccl.
+        hosts: Name of each rank's host, by rank; empty if not known.
     """
 
     num_ranks: int
     num_steps: int
     device_name: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    hosts: tuple[str, ...] = ()
     schema_version: Literal[1] = RECORD_SCHEMA_VERSION
 
 
@@ -187,10 +193,14 @@ class RunOutput:
     Attributes:
         records: Every step in order, warm-up included.
         environment: Versions and settings seen inside the ranks.
+        hosts: Name of each rank's host, by rank; empty if not known.
+        health: State of the machine meanwhile; None if it was not watched.
     """
 
     records: tuple[StepRecord, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+    hosts: tuple[str, ...] = ()
+    health: HealthReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

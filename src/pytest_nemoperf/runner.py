@@ -5,12 +5,16 @@ from __future__ import annotations
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from pytest_nemoperf.errors import LaunchError, RecordError
 from pytest_nemoperf.frameworks.protocol import Framework
+from pytest_nemoperf.health import HEALTH_FILE, HealthReport, health_problems
 from pytest_nemoperf.launchers.logs import first_traceback, tail_of
 from pytest_nemoperf.launchers.protocol import Launcher, LaunchResult, LaunchStatus, RankExit
+from pytest_nemoperf.monitor import Monitor
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import (
     PLAN_FILE,
@@ -32,6 +36,7 @@ def run_once(
     launcher: Launcher,
     run_dir: Path,
     on_progress: Callable[[Progress | None], None],
+    is_watched: bool = True,
 ) -> RunOutput:
     """Run a plan once.
 
@@ -42,9 +47,10 @@ def run_once(
         run_dir: Made for this run, an earlier run in it is removed; holds the plan, the records and the logs.
         on_progress: Called a few times a second while the ranks run: with each finished step they tell of, and
             with None where there is none, so that waiting can be shown too.
+        is_watched: Sample the machine's health meanwhile.
 
     Returns:
-        Every step's record.
+        Every step's record, and the machine's health.
 
     Raises:
         LaunchError: If the ranks didn't start, failed or timed out; the text is the first failing rank's own error.
@@ -56,16 +62,32 @@ def run_once(
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / PLAN_FILE).write_text(to_json(plan), encoding="utf-8")
     follower = _ProgressFollower(run_dir, on_progress=on_progress)
-    result = launcher.launch(
-        framework.command(plan, run_dir=run_dir),
-        run_dir=run_dir,
-        timeout_sec=plan.timeout_sec,
-        on_poll=follower.poll,
-    )
-    follower.poll()
+    with Monitor(plan) if is_watched else nullcontext() as monitor:
+
+        def on_poll() -> None:
+            follower.poll()
+            if monitor is not None:
+                monitor.poll(num_finished=follower.num_finished)
+
+        result = launcher.launch(
+            framework.command(plan, run_dir=run_dir),
+            run_dir=run_dir,
+            timeout_sec=plan.timeout_sec,
+            on_poll=on_poll,
+        )
+        follower.poll()
+        health = None if monitor is None else monitor.report(num_finished=follower.num_finished)
+    if health is not None:
+        (run_dir / HEALTH_FILE).write_text(to_json(health), encoding="utf-8")
     if result.status is not LaunchStatus.OK:
-        raise LaunchError(_describe(plan, result=result, run_dir=run_dir, num_finished=follower.num_finished))
-    return framework.read_output(plan, run_dir=run_dir)
+        text = _describe(plan, result=result, run_dir=run_dir, num_finished=follower.num_finished)
+        raise LaunchError("\n".join([text, *_health_lines(health)]))
+    return replace(framework.read_output(plan, run_dir=run_dir), health=health)
+
+
+def _health_lines(health: HealthReport | None) -> list[str]:
+    """Return what was wrong with the machine meanwhile: it may be why the ranks failed."""
+    return [f"meanwhile on this machine: {problem}" for problem in health_problems(health)]
 
 
 class _ProgressFollower:

@@ -31,6 +31,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
     {
         "baseline": "pytest_nemoperf.baseline:Baseline",
         "dry_run": "pytest_nemoperf.dryrun:DryRun",
+        "health": "pytest_nemoperf.health:HealthReport",
         "plan": "pytest_nemoperf.recipe:Plan",
         "price": "pytest_nemoperf.pricing:Price",
         "profile": "pytest_nemoperf.profiles:Profile",

@@ -74,7 +74,7 @@ class TorchFramework:
         _check_count("num_ranks", result.num_ranks, planned=plan.layout.total_gpus, subject=result_path)
         _check_count("num_steps", result.num_steps, planned=plan.total_steps, subject=result_path)
         _check_count("step records", len(records), planned=plan.total_steps, subject=steps_path)
-        return RunOutput(records=records, environment=result.environment)
+        return RunOutput(records=records, environment=result.environment, hosts=result.hosts)
 
 
 def _check_count(name: str, count: int, *, planned: int, subject: Path) -> None:

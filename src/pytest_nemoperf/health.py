@@ -1,0 +1,201 @@
+"""The state of the machine while a run's steps were measured, and what of it spoils the run. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, Literal
+
+HEALTH_FILE = "health.json"
+MAX_SLOWED_SHARE = 0.10
+"""Samples in which a GPU may be slowed by heat or a power brake: a median over steps ignores so few."""
+MAX_FOREIGN_SHARE = 0.10
+"""Part of the usable cores that others may take; an idle desktop or agent stays below a tenth of it."""
+MIN_IDLE_CORES = 1.0
+"""While a whole core is idle, others take nothing away."""
+MAX_STEAL_SHARE = 0.05
+"""Part of the usable cores that the hypervisor may give to other guests: what full cores lose directly."""
+MAX_THROTTLED_SHARE = 0.05
+"""Part of the usable cores' time that a control group's quota may take away, for the same reason."""
+MIN_JUDGED_SEC = 0.4
+"""The kernel counts in hundredths of a second: in less time a tenth of a core can't be told from nothing."""
+
+SLOWDOWNS: Mapping[str, str] = MappingProxyType(
+    {
+        "hw_slowdown": "its hardware (heat, power or an outside signal)",
+        "hw_thermal_slowdown": "heat",
+        "hw_power_brake": "the power brake of its supply",
+        "sw_thermal_slowdown": "heat, through its driver",
+    }
+)
+"""Reasons for low clocks that spoil a run; a software power cap is normal at full load, idling harmless."""
+_NUM_NAMED = 3
+HEALTH_SCHEMA_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """What a figure was over the samples: its lowest, its median, its highest."""
+
+    low: float
+    median: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuHealth:
+    """One GPU while steps were measured.
+
+    Attributes:
+        gpu: Number among the visible ones, which is the local rank's.
+        sm_clock_mhz: Of its processors; this and the others are None where the driver does not tell.
+        memory_clock_mhz: Of its memory.
+        temperature_c: Degrees Celsius.
+        power_w: Drawn.
+        power_cap_w: Most it may draw.
+        reasons: Share of samples by reason for clocks below the highest.
+        num_memory_errors: Uncorrected ones that came up during the run, start included.
+        xids: Driver errors during the run, start included, by their numbers.
+        foreign_processes: Others that computed on it from before the ranks started to the end.
+    """
+
+    gpu: int
+    sm_clock_mhz: Span | None = None
+    memory_clock_mhz: Span | None = None
+    temperature_c: Span | None = None
+    power_w: Span | None = None
+    power_cap_w: float | None = None
+    reasons: Mapping[str, float] = field(default_factory=dict)
+    num_memory_errors: int = 0
+    xids: tuple[int, ...] = ()
+    foreign_processes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuHealth:
+    """The cores this session may use while steps were measured; shares are of those cores' time.
+
+    Attributes:
+        num_cores: How many.
+        own_share: Used by this session's processes, the ranks included.
+        foreign_share: Used by all others.
+        idle_share: Not used.
+        steal_share: Given to other guests by the hypervisor.
+        throttled_share: Taken away by a control group's quota; None where there is none.
+        frequency_mhz: Of some of them; None where the kernel does not tell.
+        foreign_processes: Share of each other process that was seen to work, by name, the largest first.
+    """
+
+    num_cores: int
+    own_share: float
+    foreign_share: float
+    idle_share: float
+    steal_share: float
+    throttled_share: float | None = None
+    frequency_mhz: Span | None = None
+    foreign_processes: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthReport:
+    """What was seen of the machine during one run, from outside its ranks; ``health.json`` of a run directory.
+
+    Attributes:
+        seconds: Time between the first and the last sample that count.
+        num_samples: How many count: those after warm-up, or the last ones where steps are not told in time.
+        is_measured_steps: They lie within the measured steps.
+        cpu: Of the host; None where the kernel does not tell.
+        gpus: Those the ranks use.
+    """
+
+    seconds: float
+    num_samples: int
+    is_measured_steps: bool
+    cpu: CpuHealth | None = None
+    gpus: tuple[GpuHealth, ...] = ()
+    schema_version: Literal[1] = HEALTH_SCHEMA_VERSION
+
+
+def health_problems(report: HealthReport | None) -> list[str]:
+    """Return why a run must not be judged: its device or host was slowed, broken or shared.
+
+    Each sentence has the evidence, the limit and what to do. A GPU at its software power cap is healthy.
+    """
+    if report is None:
+        return []
+    cpu = [] if report.cpu is None or report.seconds < MIN_JUDGED_SEC else _cpu_problems(report.cpu)
+    return [*(problem for gpu in report.gpus for problem in _gpu_problems(gpu, report=report)), *cpu]
+
+
+def _gpu_problems(gpu: GpuHealth, *, report: HealthReport) -> Iterator[str]:
+    for reason, cause in SLOWDOWNS.items():
+        share = gpu.reasons.get(reason, 0.0)
+        if share > MAX_SLOWED_SHARE:
+            yield (
+                f"GPU {gpu.gpu} was slowed by {cause} in {share:.0%} of {report.num_samples} samples "
+                f"({_clock_text(gpu)}; allowed {MAX_SLOWED_SHARE:.0%}); look after its cooling and power, run again"
+            )
+    if gpu.num_memory_errors:
+        yield (
+            f"GPU {gpu.gpu} counted {gpu.num_memory_errors} uncorrected memory errors during the run (allowed 0); "
+            "reset or replace it"
+        )
+    if gpu.xids:
+        numbers = ", ".join(map(str, gpu.xids))
+        yield (
+            f"GPU {gpu.gpu} reported Xid {numbers} during the run (allowed: none); "
+            "look it up in NVIDIA's list of Xid errors and in the kernel's log"
+        )
+    if gpu.foreign_processes:
+        yield (
+            f"GPU {gpu.gpu} was shared with {_joined(gpu.foreign_processes)}, there before the ranks and still there "
+            "after them (allowed: none); end it, or choose another GPU with CUDA_VISIBLE_DEVICES"
+        )
+
+
+def _cpu_problems(cpu: CpuHealth) -> Iterator[str]:
+    idle_cores = cpu.idle_share * cpu.num_cores
+    if cpu.foreign_share >= MAX_FOREIGN_SHARE and idle_cores < MIN_IDLE_CORES:
+        yield (
+            f"other processes took {cpu.foreign_share:.0%} of the {_cores_text(cpu)} and left {idle_cores:.2f} cores "
+            f"idle ({_load_text(cpu)}; allowed {MAX_FOREIGN_SHARE:.0%} where less than {MIN_IDLE_CORES:g} core is "
+            "idle); end them, or run when the machine is quiet"
+        )
+    if cpu.steal_share >= MAX_STEAL_SHARE:
+        yield (
+            f"the hypervisor gave {cpu.steal_share:.1%} of the {_cores_text(cpu)} to other guests "
+            f"(allowed {MAX_STEAL_SHARE:.0%}); run on a machine with cores of its own, or again later"
+        )
+    if cpu.throttled_share is not None and cpu.throttled_share >= MAX_THROTTLED_SHARE:
+        yield (
+            f"the control group's quota stopped this session for {cpu.throttled_share:.1%} of the time of the "
+            f"{_cores_text(cpu)} (allowed {MAX_THROTTLED_SHARE:.0%}); raise the container's CPU limit, or use fewer "
+            "ranks or threads"
+        )
+
+
+def _clock_text(gpu: GpuHealth) -> str:
+    parts = []
+    if gpu.sm_clock_mhz is not None:
+        parts.append(f"SM clock {gpu.sm_clock_mhz.low:.0f} to {gpu.sm_clock_mhz.high:.0f} MHz")
+    if gpu.temperature_c is not None:
+        parts.append(f"up to {gpu.temperature_c.high:.0f} C")
+    if gpu.power_w is not None:
+        cap = "" if gpu.power_cap_w is None else f" of {gpu.power_cap_w:.0f}"
+        parts.append(f"up to {gpu.power_w.high:.0f}{cap} W")
+    return ", ".join(parts) or "clocks not told"
+
+
+def _load_text(cpu: CpuHealth) -> str:
+    largest = sorted(cpu.foreign_processes.items(), key=lambda item: -item[1])[:_NUM_NAMED]
+    return ", ".join(f"{name} {share:.0%}" for name, share in largest) or "none that can be seen from here"
+
+
+def _cores_text(cpu: CpuHealth) -> str:
+    return "1 core" if cpu.num_cores == 1 else f"{cpu.num_cores} cores"
+
+
+def _joined(names: Sequence[str]) -> str:
+    more = len(names) - _NUM_NAMED
+    return ", ".join([*names[:_NUM_NAMED], *([f"{more} more"] if more > 0 else [])])

@@ -1,0 +1,184 @@
+"""Who uses this host's cores, sampled from the kernel's own counts: this session, others, other guests, nobody."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_nemoperf.health import CpuHealth, Span
+from pytest_nemoperf.processor import throttled_sec
+
+_ROOT = Path("/")
+_KHZ_PER_MHZ = 1000
+_MOST_FREQUENCIES = 8
+"""Cores whose frequency is read: each reading may interrupt that core."""
+_SEEN_SHARE = 0.01
+# Places in /proc/<pid>/stat behind the name in brackets, and of a cpu line in /proc/stat; see proc(5).
+_PARENT, _TIMES = 1, slice(11, 15)
+_USER, _NICE, _SYSTEM, _IDLE, _IOWAIT, _STEAL = 0, 1, 2, 3, 4, 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSample:
+    """Seconds since some beginning, summed over the cores this session may use; only differences mean something.
+
+    Attributes:
+        used_sec: In which processes ran; interrupts are nobody's and left out.
+        idle_sec: In which nothing ran.
+        steal_sec: Given to other guests.
+        own_sec: Run by this session's processes, ended ones included.
+        foreign: Name, and seconds run, of every other process by its id, ended children included.
+        throttled_sec: In which a quota stopped this session; None without one.
+        frequency_mhz: Median over some cores; None if not told.
+    """
+
+    used_sec: float
+    idle_sec: float
+    steal_sec: float
+    own_sec: float
+    foreign: Mapping[int, tuple[str, float]]
+    throttled_sec: float | None
+    frequency_mhz: float | None
+
+
+class HostSampler:
+    """Takes samples.
+
+    Args:
+        root: Where ``/proc`` and ``/sys`` are found.
+        own_pid: The process whose descendants, it included, are this session.
+        cores: Numbers of the cores it may use.
+    """
+
+    def __init__(self, *, root: Path = _ROOT, own_pid: int | None = None, cores: Collection[int] | None = None) -> None:
+        self._root = root
+        self._own_pid = os.getpid() if own_pid is None else own_pid
+        self._cores = frozenset(os.sched_getaffinity(0) if cores is None else cores)
+        self._ticks_per_sec = os.sysconf("SC_CLK_TCK")
+
+    @property
+    def num_cores(self) -> int:
+        """How many cores this session may use."""
+        return len(self._cores)
+
+    def sample(self) -> HostSample | None:
+        """Return what the kernel has counted so far; None where it does not tell, as outside Linux."""
+        counts = self._core_counts()
+        if not counts:
+            return None
+        used, idle, steal = (sum(column) / self._ticks_per_sec for column in zip(*counts, strict=True))
+        processes = {pid: (parent, name, seconds) for pid, parent, name, seconds in self._processes()}
+        own = _descendants(self._own_pid, parents={pid: parent for pid, (parent, _, _) in processes.items()})
+        return HostSample(
+            used_sec=used,
+            idle_sec=idle,
+            steal_sec=steal,
+            own_sec=sum(seconds for pid, (_, _, seconds) in processes.items() if pid in own),
+            foreign={pid: (name, seconds) for pid, (_, name, seconds) in processes.items() if pid not in own},
+            throttled_sec=throttled_sec(root=self._root),
+            frequency_mhz=self._frequency_mhz(),
+        )
+
+    def _core_counts(self) -> list[tuple[int, int, int]]:
+        """Return ticks (used, idle, stolen) of each core; waiting for a disk is idling."""
+        counts = []
+        for line in _read(self._root / "proc/stat").splitlines():
+            name, *fields = line.split()
+            if name[:3] != "cpu" or not name[3:].isdecimal() or int(name[3:]) not in self._cores:
+                continue
+            ticks = [int(field) for field in fields]
+            used = ticks[_USER] + ticks[_NICE] + ticks[_SYSTEM]
+            counts.append((used, ticks[_IDLE] + ticks[_IOWAIT], ticks[_STEAL]))
+        return counts
+
+    def _processes(self) -> Iterator[tuple[int, int, str, float]]:
+        """Yield id, parent, name and seconds of every process there is; those that end meanwhile are left out."""
+        for entry in os.scandir(self._root / "proc"):
+            if not entry.name.isdecimal():
+                continue
+            head, _, tail = _read(Path(entry.path) / "stat").rpartition(")")
+            fields = tail.split()
+            if fields:
+                seconds = sum(map(int, fields[_TIMES])) / self._ticks_per_sec
+                yield int(entry.name), int(fields[_PARENT]), head.partition("(")[2], seconds
+
+    def _frequency_mhz(self) -> float | None:
+        folder = self._root / "sys/devices/system/cpu"
+        texts = (
+            _read(folder / f"cpu{core}/cpufreq/scaling_cur_freq") for core in sorted(self._cores)[:_MOST_FREQUENCIES]
+        )
+        found = [int(text) / _KHZ_PER_MHZ for text in texts if text.strip().isdecimal()]
+        return statistics.median(found) if found else None
+
+
+def cpu_health(intervals: Sequence[tuple[HostSample, HostSample]], *, num_cores: int) -> CpuHealth | None:
+    """Return how the cores' time was shared out over some intervals; None if no time passed in them.
+
+    What others used is what was used less what this session used: so processes count that can't be seen from a
+    container, or that ended between two samples. Their names are of those that can be seen.
+    """
+    used, idle, steal, own = (
+        sum(getattr(end, name) - getattr(start, name) for start, end in intervals)
+        for name in ("used_sec", "idle_sec", "steal_sec", "own_sec")
+    )
+    whole = used + idle + steal
+    if whole <= 0:
+        return None
+    frequencies = [end.frequency_mhz for _, end in intervals if end.frequency_mhz is not None]
+    quotas = [
+        end.throttled_sec - start.throttled_sec
+        for start, end in intervals
+        if start.throttled_sec is not None and end.throttled_sec is not None
+    ]
+    return CpuHealth(
+        num_cores=num_cores,
+        own_share=_share(own, whole=whole),
+        foreign_share=_share(used - own, whole=whole),
+        idle_share=_share(idle, whole=whole),
+        steal_share=_share(steal, whole=whole),
+        throttled_share=_share(sum(quotas), whole=whole) if quotas else None,
+        frequency_mhz=span_of(frequencies),
+        foreign_processes=_foreign_processes(intervals, whole=whole),
+    )
+
+
+def span_of(values: Sequence[float]) -> Span | None:
+    """Return the lowest, the median and the highest of some values; None of none."""
+    return Span(low=min(values), median=statistics.median(values), high=max(values)) if values else None
+
+
+def _foreign_processes(intervals: Sequence[tuple[HostSample, HostSample]], *, whole: float) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+    for start, end in intervals:
+        for pid, (name, now) in end.foreign.items():
+            then = start.foreign[pid][1] if pid in start.foreign else 0.0
+            seconds[name] = seconds.get(name, 0.0) + max(0.0, now - then)
+    largest = sorted(seconds.items(), key=lambda item: -item[1])
+    return {name: _share(spent, whole=whole) for name, spent in largest if spent >= _SEEN_SHARE * whole}
+
+
+def _share(part: float, *, whole: float) -> float:
+    """Return a share with four digits; counts of different clocks may leave it a little outside 0 to 1."""
+    return round(min(1.0, max(0.0, part / whole)), 4)
+
+
+def _descendants(pid: int, *, parents: Mapping[int, int]) -> set[int]:
+    children: dict[int, list[int]] = {}
+    for child, parent in parents.items():
+        children.setdefault(parent, []).append(child)
+    found, waiting = {pid}, [pid]
+    while waiting:
+        fresh = [child for child in children.get(waiting.pop(), []) if child not in found]
+        found.update(fresh)
+        waiting += fresh
+    return found
+
+
+def _read(path: Path) -> str:
+    with suppress(OSError):  # not Linux, or the process is gone
+        return path.read_text(encoding="utf-8", errors="replace")
+    return ""
