@@ -37,6 +37,8 @@ RL_PHASES = (
 """Phases of a step of reinforcement learning in order; ``values`` is the value model's forward pass (PPO),
 ``exposed_generation`` what training ranks wait for responses that others generate, ``idle`` what generating ranks wait
 for weights."""
+WAITING_PHASES = frozenset({"grad_comm", "pipeline_wait", "exposed_generation", "idle"})
+"""Phases in which a rank waits for others; what it waits inside other phases is not told apart."""
 _PHASE_SUM_REL_TOL = 1e-3
 _LINE_LENGTH = 160  # the metrics of a run fit
 

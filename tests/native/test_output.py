@@ -15,8 +15,8 @@ from tests.native.tiny import tiny_plan
 
 # step time, loss, grad norm, peak, generation, fill; then data, forward, backward, pipeline_wait, grad_comm, optimizer,
 # other
-FAST = RankRow.of([1.0, 4.0, 2.0, 100.0, 0.0, 0.0, 0.0, 0.1, 0.2, 0.3, 0.0, 0.1, 0.2, 0.1])
-SLOW = RankRow.of([2.0, 5.0, 2.0, 300.0, 0.0, 0.0, 0.0, 0.2, 0.4, 0.6, 0.0, 0.2, 0.4, 0.2])
+FAST = RankRow.of([1.0, 4.0, 2.0, 100.0, 0.0, 0.0, 0.0, 0.8, 0.1, 0.2, 0.3, 0.0, 0.1, 0.2, 0.1])
+SLOW = RankRow.of([2.0, 5.0, 2.0, 300.0, 0.0, 0.0, 0.0, 1.2, 0.2, 0.4, 0.6, 0.0, 0.2, 0.4, 0.2])
 
 
 def test_the_slowest_rank_gives_time_and_phases_of_a_step() -> None:
@@ -27,6 +27,7 @@ def test_the_slowest_rank_gives_time_and_phases_of_a_step() -> None:
     assert record.step_time_sec == 2.0
     assert record.phases["backward"] == 0.6
     assert record.rank_times_sec == (1.0, 2.0)
+    assert record.rank_busy_sec == (0.8, 1.2)
 
 
 def test_loss_is_the_mean_and_memory_the_largest_over_the_ranks() -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from pytest_nemoperf.fingerprint import watched_variables
+
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _NEVER_TRIM, _NO_BLOCKS = -1, 0  # mallopt(3)
 
@@ -80,7 +82,7 @@ def device_name(device: torch.device) -> str:
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """Return versions and settings that decide how fast this rank is."""
+    """Return versions, settings and environment variables that decide how fast this rank is."""
     facts = {
         "torch": str(torch.__version__),
         "distributed_backend": dist.get_backend(),
@@ -92,6 +94,7 @@ def environment(device: torch.device) -> dict[str, str]:
         facts["cuda"] = str(torch.version.cuda)
         facts["nccl"] = ".".join(str(part) for part in torch.cuda.nccl.version())  # type: ignore[no-untyped-call]  # torch leaves it
         facts["cuda_capability"] = f"{major}.{minor}"
+        facts["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]  # torch leaves it
     else:
         facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
-    return facts
+    return facts | watched_variables(os.environ)

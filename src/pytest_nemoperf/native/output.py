@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 import traceback
 from collections.abc import Iterable, Sequence
@@ -81,6 +82,7 @@ class RankRow(NamedTuple):
         generation_sec: Time it generated responses.
         num_generated_tokens: Tokens its replica generated, in all rounds.
         num_slot_passes: Its replica's passes of the model, each counted once for every slot of the decoding batch.
+        busy_sec: What of the wall time it worked, and did not wait for others.
         phases: Seconds by phase, in the order of the workload's phases.
     """
 
@@ -91,13 +93,14 @@ class RankRow(NamedTuple):
     generation_sec: float
     num_generated_tokens: float
     num_slot_passes: float
+    busy_sec: float
     phases: tuple[float, ...]
 
     @classmethod
     def of(cls, columns: Sequence[float]) -> RankRow:
         """Return the row that gather_steps sent as these numbers."""
-        time, loss, grad_norm, peak, generation, tokens, slot_passes, *phases = columns
-        return cls(time, loss, grad_norm, peak, generation, tokens, slot_passes, tuple(phases))
+        time, loss, grad_norm, peak, generation, tokens, slot_passes, busy, *phases = columns
+        return cls(time, loss, grad_norm, peak, generation, tokens, slot_passes, busy, tuple(phases))
 
 
 def gather_steps(outcomes: Sequence[StepOutcome], *, peak_bytes: int, device: torch.device) -> list[list[RankRow]]:
@@ -116,6 +119,7 @@ def gather_steps(outcomes: Sequence[StepOutcome], *, peak_bytes: int, device: to
             outcome.generation_sec,
             outcome.num_generated_tokens,
             outcome.num_slot_passes,
+            outcome.timing.busy_sec,
             *outcome.timing.phases.values(),
         ]
         for outcome, peak in zip(outcomes, peaks, strict=True)
@@ -124,6 +128,13 @@ def gather_steps(outcomes: Sequence[StepOutcome], *, peak_bytes: int, device: to
     gathered = [torch.empty_like(local) for _ in range(dist.get_world_size())]
     dist.all_gather(gathered, local)
     return [[RankRow.of(columns) for columns in rank_rows.tolist()] for rank_rows in gathered]
+
+
+def gather_hosts() -> tuple[str, ...]:
+    """Return the name of every rank's host, by rank; all ranks must call it."""
+    names: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(names, platform.node())
+    return tuple(str(name) for name in names)
 
 
 def step_records(plan: Plan, *, gathered: Sequence[Sequence[RankRow]]) -> Iterable[StepRecord]:
@@ -145,6 +156,7 @@ def step_records(plan: Plan, *, gathered: Sequence[Sequence[RankRow]]) -> Iterab
             grad_norm=ranks[0].grad_norm,
             peak_memory_bytes=largest_peak(ranks),
             rank_times_sec=tuple(row.step_time_sec for row in ranks),
+            rank_busy_sec=tuple(row.busy_sec for row in ranks),
         )
 
 

@@ -6,10 +6,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 
-from pytest_nemoperf.records import PRETRAIN_PHASES
+from pytest_nemoperf.records import PRETRAIN_PHASES, WAITING_PHASES
+
+_SCHEDSTAT = Path("/proc/thread-self/schedstat")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,10 +22,12 @@ class StepTiming:
     Attributes:
         step_time_sec: Wall time, device synchronised at both ends.
         phases: Seconds by phase; they sum to step_time_sec. Empty if phases are not recorded.
+        busy_sec: What of the step this rank worked or could have, and did not wait for others; see busy_sec_of.
     """
 
     step_time_sec: float
     phases: Mapping[str, float]
+    busy_sec: float = 0.0
 
 
 class PhaseClock:
@@ -42,12 +47,14 @@ class PhaseClock:
         self._phases: list[str] = []
         self._times: list[float] = []
         self._start = 0.0
+        self._runnable_start: float | None = None
 
     def start(self) -> None:
         """Begin a step."""
         self._phases.clear()
         self._times.clear()
         self.synchronize()
+        self._runnable_start = self._runnable_sec()
         self._start = time.perf_counter()
         if self._is_recording:
             self._mark()
@@ -67,17 +74,28 @@ class PhaseClock:
         """End the step; what no mark claimed is ``other``."""
         self.synchronize()
         step_time_sec = time.perf_counter() - self._start
+        runnable_end = self._runnable_sec()
         if not self._is_recording:
-            return StepTiming(step_time_sec=step_time_sec, phases={})
+            return StepTiming(step_time_sec=step_time_sec, phases={}, busy_sec=step_time_sec)
         phases = dict.fromkeys(self._names, 0.0)
         for phase, seconds in zip(self._phases, self._seconds_between_marks(), strict=True):
             phases[phase] += seconds
         # Event clocks have their own rounding: never less than nothing.
         phases["other"] += max(0.0, step_time_sec - sum(phases.values()))
-        return StepTiming(step_time_sec=step_time_sec, phases=phases)
+        return StepTiming(
+            step_time_sec=step_time_sec,
+            phases=phases,
+            busy_sec=busy_sec_of(
+                phases, step_time_sec=step_time_sec, runnable_sec=_difference(self._runnable_start, runnable_end)
+            ),
+        )
 
     def synchronize(self) -> None:
         """Wait for the device; nothing to wait for here."""
+
+    def _runnable_sec(self) -> float | None:
+        """Return for how long this thread has run or waited for a core so far; None where that is not told."""
+        return runnable_sec()
 
     def _mark(self) -> None:
         self._times.append(time.perf_counter())
@@ -106,6 +124,10 @@ class CudaPhaseClock(PhaseClock):
         """Wait for the current stream, which all of a step is ordered on; weights may travel on another meanwhile."""
         torch.cuda.current_stream(self._device).synchronize()
 
+    def _runnable_sec(self) -> float | None:
+        """Nothing: what this thread does is not what the device does."""
+        return None
+
     def _mark(self) -> None:
         number = len(self._phases)  # 0 is the start
         if number == len(self._events):
@@ -115,6 +137,37 @@ class CudaPhaseClock(PhaseClock):
     def _seconds_between_marks(self) -> list[float]:
         used = self._events[: len(self._phases) + 1]
         return [start.elapsed_time(end) / 1e3 for start, end in pairwise(used)]  # from ms
+
+
+def runnable_sec(*, path: Path = _SCHEDSTAT) -> float | None:
+    """Return for how long the calling thread has run, or was ready to and waited for a core; None where not told.
+
+    Blocked time is neither: a thread that waits for a collective of gloo sleeps.
+
+    References:
+        Linux, Documentation/scheduler/sched-stats.rst, ``/proc/<pid>/schedstat``: nanoseconds run, nanoseconds waited.
+    """
+    try:
+        run_ns, waited_ns, _ = path.read_text(encoding="ascii").split()
+    except (OSError, ValueError):  # not Linux, or a kernel without these counts
+        return None
+    return (int(run_ns) + int(waited_ns)) * 1e-9
+
+
+def busy_sec_of(phases: Mapping[str, float], *, step_time_sec: float, runnable_sec: float | None) -> float:
+    """Return what of a step was a rank's own work.
+
+    Where the kernel counts it: what the rank's main thread ran or was ready to run, so waiting inside forward and
+    backward (as under FSDP) is told from computing. Elsewhere, as on GPUs: the step without the phases of waiting;
+    what is waited for inside other phases can't be told.
+    """
+    if runnable_sec is not None:
+        return min(runnable_sec, step_time_sec)
+    return max(0.0, step_time_sec - sum(phases.get(name, 0.0) for name in WAITING_PHASES))
+
+
+def _difference(start: float | None, end: float | None) -> float | None:
+    return None if start is None or end is None else end - start
 
 
 def phase_clock(

@@ -28,6 +28,7 @@ from pytest_nemoperf.native.device import (
 from pytest_nemoperf.native.mesh import build_mesh, data_parallel_rank, group_timeout
 from pytest_nemoperf.native.output import (
     ProgressWriter,
+    gather_hosts,
     gather_steps,
     step_records,
     write_atomic,
@@ -158,6 +159,7 @@ def train(plan: Plan, *, place: Place, device: torch.device) -> None:
     gathered = gather_steps(outcomes, peak_bytes=peak_memory_bytes(device), device=device)
     if profiler is not None:
         profiler.write(place.run_dir, rank=place.rank)
+    hosts = gather_hosts()
     dist.barrier()  # the result says that every rank got here
     if place.rank == 0:
         lines = "".join(to_json_line(record) for record in records(plan, gathered=gathered))
@@ -167,6 +169,7 @@ def train(plan: Plan, *, place: Place, device: torch.device) -> None:
             num_steps=plan.total_steps,
             device_name=device_name(device),
             environment=environment(device),
+            hosts=hosts,
         )
         write_atomic(place.run_dir / RESULT_FILE, to_json(result))
 

@@ -46,6 +46,7 @@ def rl_step_records(
             grad_norm=training[0].grad_norm,
             peak_memory_bytes=largest_peak(ranks),
             rank_times_sec=tuple(row.step_time_sec for row in training),
+            rank_busy_sec=tuple(row.busy_sec for row in training),
             groups=groups,
             rollout=_rollout(plan, fact=fact, ranks=ranks, generating=generating),
         )
