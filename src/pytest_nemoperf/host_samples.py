@@ -18,7 +18,7 @@ _MOST_FREQUENCIES = 8
 """Cores whose frequency is read: each reading may interrupt that core."""
 _SEEN_SHARE = 0.01
 # Places in /proc/<pid>/stat behind the name in brackets, and of a cpu line in /proc/stat; see proc(5).
-_PARENT, _TIMES = 1, slice(11, 15)
+_PARENT, _OWN_TIMES, _CHILDREN_TIMES = 1, slice(11, 13), slice(13, 15)
 _USER, _NICE, _SYSTEM, _IDLE, _IOWAIT, _STEAL = 0, 1, 2, 3, 4, 7
 
 
@@ -31,7 +31,7 @@ class HostSample:
         idle_sec: In which nothing ran.
         steal_sec: Given to other guests.
         own_sec: Run by this session's processes, ended ones included.
-        foreign: Name, and seconds run, of every other process by its id, ended children included.
+        foreign: Name, and seconds run, of every other process by its id.
         throttled_sec: In which a quota stopped this session; None without one.
         frequency_mhz: Median over some cores; None if not told.
     """
@@ -43,6 +43,15 @@ class HostSample:
     foreign: Mapping[int, tuple[str, float]]
     throttled_sec: float | None
     frequency_mhz: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Process:
+    pid: int
+    parent: int
+    name: str
+    seconds: float
+    children_sec: float  # of those that have ended and were waited for
 
 
 class HostSampler:
@@ -71,14 +80,14 @@ class HostSampler:
         if not counts:
             return None
         used, idle, steal = (sum(column) / self._ticks_per_sec for column in zip(*counts, strict=True))
-        processes = {pid: (parent, name, seconds) for pid, parent, name, seconds in self._processes()}
-        own = _descendants(self._own_pid, parents={pid: parent for pid, (parent, _, _) in processes.items()})
+        processes = {process.pid: process for process in self._processes()}
+        own = _descendants(self._own_pid, parents={pid: process.parent for pid, process in processes.items()})
         return HostSample(
             used_sec=used,
             idle_sec=idle,
             steal_sec=steal,
-            own_sec=sum(seconds for pid, (_, _, seconds) in processes.items() if pid in own),
-            foreign={pid: (name, seconds) for pid, (_, name, seconds) in processes.items() if pid not in own},
+            own_sec=sum(process.seconds + process.children_sec for pid, process in processes.items() if pid in own),
+            foreign={pid: (each.name, each.seconds) for pid, each in processes.items() if pid not in own},
             throttled_sec=throttled_sec(root=self._root),
             frequency_mhz=self._frequency_mhz(),
         )
@@ -95,16 +104,24 @@ class HostSampler:
             counts.append((used, ticks[_IDLE] + ticks[_IOWAIT], ticks[_STEAL]))
         return counts
 
-    def _processes(self) -> Iterator[tuple[int, int, str, float]]:
-        """Yield id, parent, name and seconds of every process there is; those that end meanwhile are left out."""
+    def _processes(self) -> Iterator[_Process]:
+        """Yield every process there is; those that end meanwhile are left out."""
         for entry in os.scandir(self._root / "proc"):
             if not entry.name.isdecimal():
                 continue
             head, _, tail = _read(Path(entry.path) / "stat").rpartition(")")
             fields = tail.split()
             if fields:
-                seconds = sum(map(int, fields[_TIMES])) / self._ticks_per_sec
-                yield int(entry.name), int(fields[_PARENT]), head.partition("(")[2], seconds
+                own, children = (
+                    sum(map(int, fields[each])) / self._ticks_per_sec for each in (_OWN_TIMES, _CHILDREN_TIMES)
+                )
+                yield _Process(
+                    pid=int(entry.name),
+                    parent=int(fields[_PARENT]),
+                    name=head.partition("(")[2],
+                    seconds=own,
+                    children_sec=children,
+                )
 
     def _frequency_mhz(self) -> float | None:
         folder = self._root / "sys/devices/system/cpu"

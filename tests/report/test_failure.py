@@ -79,25 +79,67 @@ def test_spread_of_both_sides_is_shown() -> None:
     assert " ".join(lines[-1].split()) == "between ranks, (slowest - fastest) / slowest 2.5% 2.5%"
 
 
-def test_what_changed_since_the_baseline_is_listed() -> None:
-    now = make_provenance(git_commit="fedcba9876543210", versions={"python": "3.11.7", "torch": "2.14.0"})
+SUSPECTS = "suspects: what may change speed"
+
+
+def test_suspects_come_first_and_what_else_changed_in_one_quiet_line() -> None:
+    now = make_provenance(git_commit="fedcba9876543210", versions={"python": "3.11.8", "torch": "2.14.0"})
     report = replace(make_regressed(), environment=now.environment())
 
-    changes = section(lines_of(report), heading="changed since the baseline")
+    assert section(lines_of(report), heading=SUSPECTS) == [
+        "  torch: 2.13.0 -> 2.14.0",
+        "  also changed: commit: 0123456789ab -> fedcba987654; python: 3.11.7 -> 3.11.8",
+    ]
 
-    assert changes == ["  commit: 0123456789ab -> fedcba987654", "  torch: 2.13.0 -> 2.14.0"]
 
-
-def test_a_setting_of_the_ranks_that_changed_is_listed() -> None:
+def test_a_variable_that_the_baseline_did_not_have_is_a_suspect() -> None:
     report = make_regressed()
-    baseline = make_baseline(environment={"threads": "2"})
-    report = replace(report, baseline=baseline, environment={**report.environment, "threads": "1"})
+    report = replace(report, environment={**report.environment, "env.NCCL_ALGO": "Ring"})
 
-    assert section(lines_of(report), heading="changed since the baseline") == ["  threads: 2 -> 1"]
+    assert section(lines_of(report), heading=SUSPECTS) == ["  env.NCCL_ALGO: - -> Ring"]
 
 
 def test_an_unchanged_environment_is_said_to_be_so() -> None:
-    assert section(lines_of(make_regressed()), heading="changed since") == ["  nothing recorded differs"]
+    assert section(lines_of(make_regressed()), heading=SUSPECTS) == ["  none of what is watched differs"]
+
+
+def test_the_loss_is_attributed_in_one_sentence_below_the_reasons() -> None:
+    lines = lines_of(make_regressed())
+
+    assert "the step is 20.00 ms slower: other +20.00 ms (100%)" in lines[:6]
+
+
+def with_busy_ranks(report: CaseReport, *, then: tuple[float, ...], now: tuple[float, ...]) -> CaseReport:
+    """Return the report with so many seconds of each rank's own work."""
+    assert report.baseline is not None
+    measurement = report.result.measurement
+    slow = tuple(replace(run, rank_busy_sec=now, hosts=("node-a", "node-b")) for run in measurement.runs)
+    usual = tuple(replace(run, rank_busy_sec=then) for run in report.baseline.runs)
+    result = replace(report.result, measurement=replace(measurement, runs=slow))
+    return replace(report, result=result, baseline=replace(report.baseline, runs=usual))
+
+
+@pytest.mark.parametrize(
+    ("now", "text"),
+    [
+        (
+            (0.08, 0.1),
+            "rank 1 on host node-b worked 25% longer than the others, which wait for it (in 3 of 3 runs): "
+            "the node, not the code",
+        ),
+        (
+            (0.12, 0.128),
+            "rank 1 on host node-b worked 7% longer than the others, which wait for it (in 3 of 3 runs); "
+            "that is not all of the loss",
+        ),
+        ((0.1, 0.1), "no rank stands out by 5%, all slowed alike: the code, or all of the machine"),
+    ],
+    ids=["node", "node and code", "code"],
+)
+def test_the_block_says_whether_it_was_one_rank_or_all(now: tuple[float, float], text: str) -> None:
+    report = with_busy_ranks(make_regressed(), then=(0.08, 0.08), now=now)
+
+    assert text in lines_of(report, width=200)
 
 
 def test_the_baseline_says_where_it_comes_from() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.comparison import Comparison, VerdictKind
+from pytest_nemoperf.fingerprint import Difference, Tier
 from pytest_nemoperf.metrics import METRICS
 from pytest_nemoperf.report.cells import (
     allowed_text,
@@ -34,8 +35,8 @@ from pytest_nemoperf.report.profile import profile_parts
 from pytest_nemoperf.report.resolving import NOISE_HEADINGS, interval_text, noise_cells
 from pytest_nemoperf.report.rollouts import compare_rollouts
 from pytest_nemoperf.report.spread import compare_spread
+from pytest_nemoperf.report.suspects import changed_since, explanations
 from pytest_nemoperf.results import CaseReport
-from pytest_nemoperf.verdict import environment_changes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -61,6 +62,8 @@ def _parts(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
         yield injection_banner(inject_pct, width=width)
     yield from _reasons(report)
     if report.result.verdict.comparisons:
+        if report.baseline is not None:
+            yield from explanations(report, baseline=report.baseline)
         yield ""
         yield _comparison_table(report.result.verdict.comparisons)
         yield from _resolutions(report.result.verdict.comparisons)
@@ -72,7 +75,7 @@ def _parts(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
         yield from profile_parts(report.profile, baseline=origin, width=width)
     if report.baseline is not None:
         yield from _rollouts(report, baseline=report.baseline)
-        yield from _environment(report, baseline=report.baseline)
+        yield from _suspects(report, baseline=report.baseline)
         yield from _baseline(report, baseline=report.baseline)
     yield from _what_to_do(report, width=width)
     if inject_pct:
@@ -183,15 +186,22 @@ def _spread(report: CaseReport, *, baseline: Baseline) -> Iterator[RenderableTyp
     yield indented(table)
 
 
-def _environment(report: CaseReport, *, baseline: Baseline) -> Iterator[RenderableType]:
-    then = {**baseline.provenance.environment(), **baseline.environment}
-    changes = environment_changes(then, now=report.environment)
+def _suspects(report: CaseReport, *, baseline: Baseline) -> Iterator[RenderableType]:
+    """Yield what may be to blame: first what is known to change speed, then quietly the rest."""
+    differences = changed_since(report, baseline=baseline)
+    suspects = [each for each in differences if each.tier is not Tier.REST]
+    rest = [each for each in differences if each.tier is Tier.REST]
     yield ""
-    yield heading("changed since the baseline")
-    if not changes:
-        yield indented("nothing recorded differs")
-    for name, before, after in changes:
-        yield indented(f"{name}: {before} -> {after}")
+    yield heading("suspects: what may change speed and changed since the baseline")
+    yield from (indented(_difference_text(each)) for each in suspects)
+    if not suspects:
+        yield indented("none of what is watched differs")
+    if rest:
+        yield indented(styled(("also changed: " + "; ".join(map(_difference_text, rest)), QUIET)))
+
+
+def _difference_text(difference: Difference) -> str:
+    return f"{difference.name}: {difference.then} -> {difference.now}"
 
 
 def _baseline(report: CaseReport, *, baseline: Baseline) -> Iterator[RenderableType]:

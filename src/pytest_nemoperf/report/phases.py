@@ -11,6 +11,7 @@ from pytest_nemoperf.metrics import STEP_TIME_SEC
 _MS_PER_SEC = 1e3
 _DECIMALS_BELOW_MS = ((1.0, 4), (10.0, 3), (1000.0, 2), (10_000.0, 1))
 _SHARED_FROM_PCT = 1.0
+_NAMED_FROM_PCT = 5.0
 GAP = "(gap between medians)"
 
 
@@ -79,6 +80,27 @@ def compare_phases(now: Sequence[Run], *, baseline: Sequence[Run], group: str | 
     rows = [_row(name, then=then, now=now_, total=total) for name, (then, now_) in columns.items()]
     rows.sort(key=lambda row: (row.phase == GAP, -row.difference_ms if loss >= 0 else row.difference_ms))
     return PhaseTable(rows=tuple(rows), step=_row("step", then=total[0], now=total[1], total=total), decimals=decimals)
+
+
+def loss_sentence(table: PhaseTable, *, step: str = "the step") -> str:
+    """Return in one sentence where a step's loss, or gain, went, the largest part first; empty if there is hardly one.
+
+    Parts below a twentieth of it are left out, and those that went the other way.
+
+    Args:
+        table: From compare_phases.
+        step: What the table is of.
+    """
+    loss = table.step.difference_ms
+    if table.step.share_pct is None:
+        return ""
+    parts = [
+        f"{row.phase} {row.difference_ms:+,.{table.decimals}f} ms ({row.share_pct:.0f}%)"
+        for row in table.rows
+        if row.share_pct is not None and row.share_pct >= _NAMED_FROM_PCT
+    ]
+    word = "slower" if loss > 0 else "faster"
+    return f"{step} is {abs(loss):,.{table.decimals}f} ms {word}: {', '.join(parts)}"
 
 
 def _row(name: str, *, then: float, now: float, total: tuple[float, float]) -> PhaseRow:
