@@ -1,10 +1,6 @@
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
-from typing import Any
+from dataclasses import replace
 
 import pynvml
 import pytest
@@ -22,70 +18,10 @@ from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.recipe import Plan, Recipe
 from pytest_nemoperf.systems import find_system
+from tests.fake_nvml import GIB, H100_NAME, FakeNvml, install
 
-GIB = 2**30
-H100_NAME = "NVIDIA H100 80GB HBM3"
 B200S = Devices(kind="cuda", names=("NVIDIA B200",) * 8, memory_bytes=(179 * GIB,) * 8, driver="580.1")
 NO_GPU = Devices(kind="cpu")
-
-
-@dataclass(kw_only=True)
-class FakeNvml:
-    """Answers like a driver with some GPUs; what fails raises NVML's own errors."""
-
-    names: Sequence[str] = (H100_NAME,) * 2
-    memory_bytes: int = 80 * GIB
-    errors: Mapping[str, type[Exception]] = field(default_factory=dict)
-    mig: bool = False
-    num_open: int = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(pynvml, name)  # constants and error classes
-
-    def _fail(self, name: str) -> None:
-        if name in self.errors:
-            raise self.errors[name]
-
-    def nvmlInit(self) -> None:  # noqa: N802 (NVML's names)
-        self._fail("nvmlInit")
-        self.num_open += 1
-
-    def nvmlShutdown(self) -> None:  # noqa: N802
-        self.num_open -= 1
-
-    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
-        self._fail("nvmlSystemGetDriverVersion")
-        return "570.86.15"
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return len(self.names)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
-        return index
-
-    def nvmlDeviceGetName(self, handle: int) -> str:  # noqa: N802
-        return self.names[handle]
-
-    def nvmlDeviceGetUUID(self, handle: int) -> str:  # noqa: N802
-        return f"GPU-{handle}aaaa-bbbb"
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:  # noqa: N802
-        assert handle < len(self.names)
-        self._fail("nvmlDeviceGetMemoryInfo")
-        return SimpleNamespace(total=self.memory_bytes)
-
-    def nvmlDeviceGetMigMode(self, handle: int) -> tuple[int, int]:  # noqa: N802
-        assert handle < len(self.names)
-        self._fail("nvmlDeviceGetMigMode")
-        return (pynvml.NVML_DEVICE_MIG_ENABLE, 0) if self.mig else (pynvml.NVML_DEVICE_MIG_DISABLE, 0)
-
-
-def _install(monkeypatch: pytest.MonkeyPatch, fake: FakeNvml, *, visible: str | None = None) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", fake)
-    if visible is None:
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    else:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
 
 def _plan(layout: Layout, *, system: str) -> Plan:
@@ -95,24 +31,52 @@ def _plan(layout: Layout, *, system: str) -> Plan:
 
 def test_every_gpu_is_found_and_the_driver_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeNvml()
-    _install(monkeypatch, fake)
+    install(monkeypatch, fake)
 
     devices = detect_devices()
 
-    assert devices == Devices(kind="cuda", names=(H100_NAME,) * 2, memory_bytes=(80 * GIB,) * 2, driver="570.86.15")
+    assert devices == Devices(
+        kind="cuda",
+        names=(H100_NAME,) * 2,
+        memory_bytes=(80 * GIB,) * 2,
+        driver="570.86.15",
+        topology="SYS",
+        settings={"gpu.max_sm_clock_mhz": "1980", "gpu.max_memory_clock_mhz": "2619", "gpu.power_cap_w": "700"},
+    )
     assert fake.num_open == 0
+
+
+@pytest.mark.parametrize(
+    ("fake", "topology"),
+    [
+        pytest.param(FakeNvml(num_links=18), "NV18", id="nvlink"),
+        pytest.param(FakeNvml(level=pynvml.NVML_TOPOLOGY_SINGLE), "PIX", id="one bridge"),
+        pytest.param(FakeNvml(level=pynvml.NVML_TOPOLOGY_NODE), "NODE", id="one NUMA node"),
+        pytest.param(FakeNvml(names=[H100_NAME], num_links=18), "", id="one GPU has no peers"),
+    ],
+)
+@pytest.mark.parametrize("visible", [None, "0"], ids=["all", "one visible"])
+def test_links_between_the_gpus_are_part_of_the_machine_even_if_some_are_hidden(
+    monkeypatch: pytest.MonkeyPatch, fake: FakeNvml, topology: str, visible: str | None
+) -> None:
+    install(monkeypatch, fake, visible=visible)
+
+    devices = detect_devices()
+
+    assert devices.topology == topology
+    assert machine_key(find_system("h100"), devices=devices).get("topology", "") == topology
 
 
 @pytest.mark.parametrize("error", [pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded])
 def test_no_driver_means_a_cpu(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
-    _install(monkeypatch, FakeNvml(errors={"nvmlInit": error}))
+    install(monkeypatch, FakeNvml(errors={"nvmlInit": error}))
 
     assert detect_devices() == Devices(kind="cpu")
 
 
 @pytest.mark.parametrize("call", ["nvmlInit", "nvmlSystemGetDriverVersion"])
 def test_a_broken_driver_is_not_taken_for_a_cpu(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    _install(monkeypatch, FakeNvml(errors={call: pynvml.NVMLError_LibRmVersionMismatch}))
+    install(monkeypatch, FakeNvml(errors={call: pynvml.NVMLError_LibRmVersionMismatch}))
 
     devices = detect_devices()
 
@@ -138,7 +102,7 @@ def test_a_broken_driver_is_not_taken_for_a_cpu(monkeypatch: pytest.MonkeyPatch,
 )
 def test_cuda_visible_devices_chooses(monkeypatch: pytest.MonkeyPatch, visible: str, indices: list[int]) -> None:
     names = [f"GPU number {index}" for index in range(4)]
-    _install(monkeypatch, FakeNvml(names=names), visible=visible)
+    install(monkeypatch, FakeNvml(names=names), visible=visible)
 
     devices = detect_devices()
 
@@ -149,7 +113,7 @@ def test_cuda_visible_devices_chooses(monkeypatch: pytest.MonkeyPatch, visible: 
 
 def test_a_slice_of_a_gpu_is_not_the_gpu_of_the_catalog(monkeypatch: pytest.MonkeyPatch) -> None:
     for fake, visible in ((FakeNvml(mig=True), None), (FakeNvml(), "MIG-1234")):
-        _install(monkeypatch, fake, visible=visible)
+        install(monkeypatch, fake, visible=visible)
         with pytest.raises(MachineError, match=r"has .*MIG.*; no system of the catalog has this GPU"):
             choose_system("auto", devices=detect_devices())
 
@@ -165,7 +129,7 @@ def test_a_slice_of_a_gpu_is_not_the_gpu_of_the_catalog(monkeypatch: pytest.Monk
 def test_what_a_gpu_does_not_support_is_not_a_broken_driver(
     monkeypatch: pytest.MonkeyPatch, errors: dict[str, type[Exception]]
 ) -> None:
-    _install(monkeypatch, FakeNvml(errors=errors))
+    install(monkeypatch, FakeNvml(errors=errors))
 
     assert detect_devices().names == (H100_NAME,) * 2
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nemoperf.processor import available_cores, cpu_model
+from pytest_nemoperf.processor import available_cores, cpu_model, cpu_topology, host_settings, throttled_sec
 
 
 def _write(root: Path, files: dict[str, str]) -> None:
@@ -70,3 +70,41 @@ def test_cores_are_counted_by_affinity_and_quota(
     _write(tmp_path, files)
 
     assert available_cores(root=tmp_path) == cores
+
+
+def test_sockets_and_numa_nodes_are_counted(tmp_path: Path) -> None:
+    for core, socket in enumerate("0011"):
+        _write(tmp_path, {f"sys/devices/system/cpu/cpu{core}/topology/physical_package_id": f"{socket}\n"})
+    for node in range(4):
+        _write(tmp_path, {f"sys/devices/system/node/node{node}/cpulist": ""})
+
+    assert cpu_topology(root=tmp_path) == "2 sockets, 4 NUMA nodes"
+    assert cpu_topology(root=tmp_path / "nothing told") == "1 socket, 1 NUMA node"
+
+
+def test_what_an_administrator_chose_is_told_and_what_is_not_known_is_left_out(tmp_path: Path) -> None:
+    _write(tmp_path, {"sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave\n", ".dockerenv": ""})
+    environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "NVIDIA_PYTORCH_VERSION": "25.09", "PATH": "/bin"}
+
+    assert host_settings(root=tmp_path, environ=environ) == {
+        "cpu.governor": "powersave",
+        "container": "docker, kubernetes, NVIDIA_PYTORCH_VERSION=25.09",
+    }
+    assert host_settings(root=tmp_path / "bare", environ={}) == {}
+
+
+@pytest.mark.parametrize(
+    ("files", "seconds"),
+    [
+        pytest.param({}, None, id="no groups"),
+        pytest.param({"sys/fs/cgroup/cpu.stat": "usage_usec 9000000\nthrottled_usec 2500000\n"}, 2.5, id="version 2"),
+        pytest.param(
+            {"sys/fs/cgroup/cpu/cpu.stat": "nr_throttled 3\nthrottled_time 1500000000\n"}, 1.5, id="version 1"
+        ),
+        pytest.param({"sys/fs/cgroup/cpu.stat": "usage_usec 9000000\n"}, None, id="no quota"),
+    ],
+)
+def test_time_lost_to_a_quota_is_read(tmp_path: Path, files: dict[str, str], seconds: float | None) -> None:
+    _write(tmp_path, files)
+
+    assert throttled_sec(root=tmp_path) == seconds

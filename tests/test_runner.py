@@ -11,7 +11,9 @@ from pytest_nemoperf.errors import LaunchError, RecordError
 from pytest_nemoperf.frameworks.command import CommandFramework
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.frameworks.torch import TorchFramework
+from pytest_nemoperf.health import GpuHealth, HealthReport
 from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus, RankExit
+from pytest_nemoperf.monitor import Monitor
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import (
     Progress,
@@ -231,3 +233,23 @@ def test_a_traceback_that_the_end_of_the_log_hides_is_shown_as_well(tmp_path: Pa
 
     with pytest.raises(LaunchError, match=r"(?s)has as its first traceback:.*ValueError: the cause\nand ends with:"):
         run(COMMAND_PLAN, launcher=launcher, run_dir=tmp_path)
+
+
+def test_the_machines_health_is_left_beside_the_records(tmp_path: Path) -> None:
+    output = run(PLAN, launcher=ScriptedLauncher(polls=[complete]), run_dir=tmp_path / "run")
+
+    assert output.health is not None
+    assert from_json(HealthReport, (tmp_path / "run" / "health.json").read_bytes(), subject="health") == output.health
+
+
+def test_a_run_that_fails_says_what_was_wrong_with_the_machine_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = HealthReport(seconds=1.0, num_samples=1, is_measured_steps=False, gpus=(GpuHealth(gpu=1, xids=(79,)),))
+    monkeypatch.setattr(Monitor, "report", lambda *_, **__: broken)
+    launcher = ScriptedLauncher(
+        status=LaunchStatus.FAILED, failures=(RankExit(rank=1, exit_code=1),), polls=[leave_error(1)]
+    )
+
+    with pytest.raises(LaunchError, match="\nmeanwhile on this machine: GPU 1 reported Xid 79"):
+        run(PLAN, launcher=launcher, run_dir=tmp_path)

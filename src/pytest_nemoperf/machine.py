@@ -59,7 +59,7 @@ class Devices:
         driver: NVIDIA driver version; empty without one.
         num_hidden: GPUs that CUDA_VISIBLE_DEVICES hides.
         driver_error: Why the driver could not be asked, if there is one; empty if it could or there is none.
-        topology: How the visible GPUs are linked, e.g. ``NV18``; empty for one.
+        topology: How the machine's GPUs, hidden ones included, are linked, e.g. ``NV18``; empty for one.
         settings: Clocks and power caps of the visible GPUs, by name.
     """
 
@@ -86,7 +86,7 @@ def detect_devices() -> Devices:
         driver = nvml.nvmlSystemGetDriverVersion()
         installed = installed_gpus(nvml)
         visible = list(visible_gpus(installed, selection=os.environ.get("CUDA_VISIBLE_DEVICES")))
-        topology, settings = topology_of(nvml, gpus=visible), settings_of(nvml, gpus=visible)
+        topology, settings = topology_of(nvml, gpus=installed), settings_of(nvml, gpus=visible)
     except nvml.NVMLError as exc:
         return Devices(kind="cpu", driver_error=str(exc))
     finally:

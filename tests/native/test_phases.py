@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
-from pytest_nemoperf.native.phases import PhaseClock
+from pytest_nemoperf.native.phases import PhaseClock, busy_sec_of, runnable_sec
 from pytest_nemoperf.records import PRETRAIN_PHASES
 
 
@@ -106,3 +107,37 @@ def test_a_clock_that_does_not_record_still_times_the_step(fake_time: Time) -> N
 
     assert timing.step_time_sec == pytest.approx(3.0)
     assert timing.phases == {}
+
+
+def test_a_threads_own_time_is_what_it_ran_and_what_it_waited_for_a_core(tmp_path: Path) -> None:
+    path = tmp_path / "schedstat"
+    path.write_text("2000000000 500000000 42\n")
+
+    assert runnable_sec(path=path) == pytest.approx(2.5)
+    assert runnable_sec(path=tmp_path / "missing") is None
+
+
+def test_sleeping_is_not_working() -> None:
+    before = runnable_sec()
+    time.sleep(0.05)
+    slept = runnable_sec()
+    sum(number * number for number in range(300_000))
+    worked = runnable_sec()
+
+    assert before is not None
+    assert slept is not None
+    assert worked is not None
+    assert slept - before < worked - slept
+
+
+@pytest.mark.parametrize(
+    ("runnable", "busy"),
+    [(0.4, 0.4), (1.2, 1.0), (None, 0.7)],
+    ids=["counted", "never more than the step", "not counted: without phases of waiting"],
+)
+def test_a_ranks_own_work_is_what_the_kernel_counts_else_the_step_without_waiting(
+    runnable: float | None, busy: float
+) -> None:
+    phases = {"forward": 0.3, "backward": 0.4, "grad_comm": 0.2, "pipeline_wait": 0.1}
+
+    assert busy_sec_of(phases, step_time_sec=1.0, runnable_sec=runnable) == pytest.approx(busy)

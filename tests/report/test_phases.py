@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nemoperf.measure import Run
-from pytest_nemoperf.report.phases import GAP, compare_phases
+from pytest_nemoperf.report.phases import GAP, compare_phases, loss_sentence
 from pytest_nemoperf.report.spread import compare_spread
 from tests.builders import make_run
 from tests.report.builders import make_call_run, make_phased_run
@@ -116,3 +116,40 @@ def test_spread_of_calls_has_no_ranks() -> None:
 
 def _phases(other_sec: float) -> dict[str, float]:
     return dict(make_phased_run(other_sec=other_sec).phases)
+
+
+def test_the_loss_is_attributed_in_one_sentence_the_largest_part_first() -> None:
+    slow = replace(
+        make_phased_run(other_sec=0.0052, step_time_sec=0.1212),
+        phases={**_phases(0.0052), "backward": 0.06, "forward": 0.041},
+    )
+
+    table = compare_phases([slow], baseline=[make_phased_run()])
+
+    assert table is not None
+    assert loss_sentence(table) == "the step is 21.20 ms slower: forward +11.00 ms (52%), backward +10.00 ms (47%)"
+
+
+def test_a_gain_is_attributed_as_well_and_a_step_of_other_ranks_is_called_so() -> None:
+    table = compare_phases(
+        [make_phased_run(step_time_sec=0.1)], baseline=[make_phased_run(other_sec=0.025, step_time_sec=0.12)]
+    )
+
+    assert table is not None
+    text = "a step of the generation ranks is 20.00 ms faster: other -20.00 ms (100%)"
+    assert loss_sentence(table, step="a step of the generation ranks") == text
+
+
+def test_a_step_that_is_no_slower_has_no_sentence() -> None:
+    table = compare_phases([make_phased_run()], baseline=[make_phased_run()])
+
+    assert table is not None
+    assert not loss_sentence(table)
+
+
+@given(several, several)
+def test_a_sentence_names_a_phase_whenever_the_step_changed(now: list[Run], baseline: list[Run]) -> None:
+    table = compare_phases(now, baseline=baseline)
+
+    assert table is not None
+    assert (" ms (" in loss_sentence(table)) is (table.step.share_pct is not None)
