@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.health import CpuHealth, HealthReport
-from pytest_nemoperf.measure import measure
+from pytest_nemoperf.measure import measure, measure_outputs
 from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.records import RunOutput
 from tests.builders import make_plan, make_records
 
 
@@ -86,9 +87,9 @@ def test_a_run_without_measured_steps_has_no_numbers(plan: Plan) -> None:
 def test_an_unhealthy_machine_is_a_problem_of_its_run(plan: Plan) -> None:
     busy = CpuHealth(num_cores=2, own_share=0.5, foreign_share=0.5, idle_share=0.0, steal_share=0.0)
     health = HealthReport(seconds=1.0, num_samples=2, is_measured_steps=True, cpu=busy)
-    sound, unsound = make_outputs(make_records(plan), make_records(plan))
+    sound = RunOutput(records=tuple(make_records(plan)))
 
-    measurement = measure(plan, outputs=[sound, replace(unsound, health=health)])
+    measurement = measure_outputs(plan, outputs=[sound, replace(sound, health=health)])
 
     assert len(measurement.runs) == 2
     assert [problem[:55] for problem in measurement.problems] == [
@@ -101,7 +102,7 @@ def test_each_ranks_own_work_is_a_median_over_steps_and_its_host_is_kept(plan: P
         replace(record, rank_busy_sec=(0.05, 0.06 + 0.01 * number)) for number, record in enumerate(make_records(plan))
     ]
 
-    run = measure(plan, outputs=make_outputs(records, hosts=("a", "b"))).runs[0]
+    run = measure_outputs(plan, outputs=[RunOutput(records=tuple(records), hosts=("a", "b"))]).runs[0]
 
     assert run.rank_busy_sec == pytest.approx((0.05, 0.105))
     assert run.hosts == ("a", "b")
@@ -110,4 +111,4 @@ def test_each_ranks_own_work_is_a_median_over_steps_and_its_host_is_kept(plan: P
 def test_steps_that_tell_of_different_ranks_are_not_mixed(plan: Plan) -> None:
     records = [replace(record, rank_busy_sec=(0.05,) * (1 + record.step % 2)) for record in make_records(plan)]
 
-    assert measure(plan, outputs=make_outputs(records)).runs[0].rank_busy_sec == ()
+    assert measure(plan, outputs=[records], environment={}).runs[0].rank_busy_sec == ()

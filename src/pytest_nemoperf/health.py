@@ -128,6 +128,15 @@ def health_problems(report: HealthReport | None) -> list[str]:
     return [*(problem for gpu in report.gpus for problem in _gpu_problems(gpu, report=report)), *cpu]
 
 
+def problems_by_run(reports: Sequence[HealthReport | None]) -> list[str]:
+    """Return what health_problems says of several runs, each sentence with the number of its run."""
+    return [
+        f"run {number}: {problem}"
+        for number, report in enumerate(reports, start=1)
+        for problem in health_problems(report)
+    ]
+
+
 def _gpu_problems(gpu: GpuHealth, *, report: HealthReport) -> Iterator[str]:
     for reason, cause in SLOWDOWNS.items():
         share = gpu.reasons.get(reason, 0.0)

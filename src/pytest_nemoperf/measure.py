@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from pytest_nemoperf.expected import Expected, expected_of
-from pytest_nemoperf.health import health_problems
+from pytest_nemoperf.health import problems_by_run
 from pytest_nemoperf.metrics import (
     METRICS,
     MFU_PCT,
@@ -155,11 +155,7 @@ def measure_outputs(plan: Plan, *, outputs: Sequence[RunOutput]) -> Measurement:
     measurement = measure(plan, outputs=[output.records for output in outputs], environment=environment)
     measured = [output for output in outputs if any(each.step >= plan.warmup_steps for each in output.records)]
     runs = tuple(replace(run, hosts=each.hosts) for run, each in zip(measurement.runs, measured, strict=True))
-    unhealthy = [
-        f"run {number}: {problem}"
-        for number, output in enumerate(outputs, start=1)
-        for problem in health_problems(output.health)
-    ]
+    unhealthy = problems_by_run([output.health for output in outputs])
     return replace(measurement, runs=runs, problems=(*measurement.problems, *unhealthy))
 
 

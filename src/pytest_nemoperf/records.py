@@ -35,10 +35,7 @@ RL_PHASES = (
     "other",
 )
 """Phases of a step of reinforcement learning in order; ``values`` is the value model's forward pass (PPO),
-``exposed_generation`` what training ranks wait for responses that others generate, ``idle`` what generating ranks wait
-for weights."""
-WAITING_PHASES = frozenset({"grad_comm", "pipeline_wait", "exposed_generation", "idle"})
-"""Phases in which a rank waits for others; what it waits inside other phases is not told apart."""
+``exposed_generation`` what training ranks wait for responses, ``idle`` what generating ranks wait for weights."""
 _PHASE_SUM_REL_TOL = 1e-3
 _LINE_LENGTH = 160  # the metrics of a run fit
 
@@ -147,11 +144,8 @@ class StepRecord:
             raise RecordError(f"{subject}: tokens={self.tokens} must be >= 1")
         if self.flops is not None and not (math.isfinite(self.flops) and self.flops > 0):
             raise RecordError(f"{subject}: flops={self.flops} must be positive and finite")
-        for name, seconds in [
-            *self.phases.items(),
-            *((f"rank {r}", t) for r, t in enumerate(self.rank_times_sec)),
-            *((f"busy rank {r}", t) for r, t in enumerate(self.rank_busy_sec)),
-        ]:
+        by_rank = [*enumerate(self.rank_times_sec), *enumerate(self.rank_busy_sec)]
+        for name, seconds in [*self.phases.items(), *((f"rank {rank}", time) for rank, time in by_rank)]:
             if not (math.isfinite(seconds) and seconds >= 0):
                 raise RecordError(f"{subject}: {name}={seconds} s must be finite and not negative")
         if self.phases:
@@ -242,10 +236,7 @@ def error_file(rank: int) -> str:
 
 
 def to_json(value: object) -> str:
-    """Return a contract dataclass as JSON for people and diffs.
-
-    Keys are sorted; an object or list that fits on a line has one, the others have a line for each entry.
-    """
+    """Return a contract dataclass as JSON for people and diffs: keys sorted, on a line what fits on one."""
     return _pretty(msgspec.to_builtins(value), indent=0) + "\n"
 
 

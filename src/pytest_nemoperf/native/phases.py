@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 
-from pytest_nemoperf.records import PRETRAIN_PHASES, WAITING_PHASES
+from pytest_nemoperf.records import PRETRAIN_PHASES
 
+WAITING_PHASES = frozenset({"grad_comm", "pipeline_wait", "exposed_generation", "idle"})
+"""Phases in which a rank waits for others; what it waits inside other phases is not told apart."""
 _SCHEDSTAT = Path("/proc/thread-self/schedstat")
 
 
