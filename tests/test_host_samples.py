@@ -61,7 +61,16 @@ def test_time_is_shared_out_between_this_session_others_other_guests_and_nobody(
     assert now.foreign_share == pytest.approx(0.20)
     assert now.idle_share == pytest.approx(0.30)
     assert now.steal_share == pytest.approx(0.05)
-    assert now.foreign_processes == {"yes": 0.19}
+    assert now.foreign_processes == {"yes (process 200)": 0.19}
+
+
+def test_processes_of_one_name_are_added_up(root: Path) -> None:
+    then = sampler(root).sample()
+    write_cores(root, (100, 0, 0), (0, 100, 0))
+    for pid in range(200, 203):
+        write_process(root, pid, parent=1, name="cc1", ticks=20)
+
+    assert health(then, sampler(root).sample()).foreign_processes == {"cc1 (3 processes)": 0.3}
 
 
 def test_a_rank_that_ended_stays_this_sessions(root: Path) -> None:

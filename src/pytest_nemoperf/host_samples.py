@@ -169,13 +169,21 @@ def span_of(values: Sequence[float]) -> Span | None:
 
 
 def _foreign_processes(intervals: Sequence[tuple[HostSample, HostSample]], *, whole: float) -> dict[str, float]:
-    seconds: dict[str, float] = {}
+    """Return the shares of the processes that worked notably, added up over those of the same name."""
+    seconds: dict[str, dict[int, float]] = {}
     for start, end in intervals:
         for pid, (name, now) in end.foreign.items():
             then = start.foreign[pid][1] if pid in start.foreign else 0.0
-            seconds[name] = seconds.get(name, 0.0) + max(0.0, now - then)
-    largest = sorted(seconds.items(), key=lambda item: -item[1])
-    return {name: _share(spent, whole=whole) for name, spent in largest if spent >= _SEEN_SHARE * whole}
+            if now > then:
+                by_pid = seconds.setdefault(name, {})
+                by_pid[pid] = by_pid.get(pid, 0.0) + now - then
+    sums = {_who(name, pids=list(by_pid)): sum(by_pid.values()) for name, by_pid in seconds.items()}
+    largest = sorted(sums.items(), key=lambda item: -item[1])
+    return {who: _share(spent, whole=whole) for who, spent in largest if spent >= _SEEN_SHARE * whole}
+
+
+def _who(name: str, *, pids: Sequence[int]) -> str:
+    return f"{name} (process {pids[0]})" if len(pids) == 1 else f"{name} ({len(pids)} processes)"
 
 
 def _share(part: float, *, whole: float) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nemoperf.native.phases import PhaseClock, busy_sec_of, runnable_sec
+from pytest_nemoperf.native.phases import PhaseClock, ThreadTime, busy_sec_of
 from pytest_nemoperf.records import PRETRAIN_PHASES
 
 
@@ -113,16 +113,17 @@ def test_a_threads_own_time_is_what_it_ran_and_what_it_waited_for_a_core(tmp_pat
     path = tmp_path / "schedstat"
     path.write_text("2000000000 500000000 42\n")
 
-    assert runnable_sec(path=path) == pytest.approx(2.5)
-    assert runnable_sec(path=tmp_path / "missing") is None
+    assert ThreadTime(path=path).runnable_sec() == pytest.approx(2.5)
+    assert ThreadTime(path=tmp_path / "missing").runnable_sec() is None
 
 
 def test_sleeping_is_not_working() -> None:
-    before = runnable_sec()
+    thread = ThreadTime()
+    before = thread.runnable_sec()
     time.sleep(0.05)
-    slept = runnable_sec()
+    slept = thread.runnable_sec()
     sum(number * number for number in range(300_000))
-    worked = runnable_sec()
+    worked = thread.runnable_sec()
 
     assert before is not None
     assert slept is not None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
+import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +18,7 @@ from pytest_nemoperf.records import PRETRAIN_PHASES
 WAITING_PHASES = frozenset({"grad_comm", "pipeline_wait", "exposed_generation", "idle"})
 """Phases in which a rank waits for others; what it waits inside other phases is not told apart."""
 _SCHEDSTAT = Path("/proc/thread-self/schedstat")
+_LONGEST_LINE = 96
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,33 @@ class StepTiming:
     step_time_sec: float
     phases: Mapping[str, float]
     busy_sec: float = 0.0
+
+
+class ThreadTime:
+    """Tells for how long the thread that made it has run, or was ready to and waited for a core.
+
+    Blocked time is neither: a thread that waits for a collective of gloo sleeps. The file stays open, as opening it
+    would cost ten times what reading it does.
+
+    Args:
+        path: Nanoseconds run, nanoseconds waited, and a count.
+
+    References:
+        Linux, Documentation/scheduler/sched-stats.rst, ``/proc/<pid>/schedstat``.
+    """
+
+    def __init__(self, *, path: Path = _SCHEDSTAT) -> None:
+        self._descriptor: int | None = None
+        with suppress(OSError):  # not Linux, or a kernel without these counts
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, self._descriptor)
+
+    def runnable_sec(self) -> float | None:
+        """Return seconds since the thread began; None where not told."""
+        if self._descriptor is None:
+            return None
+        run_ns, waited_ns, _ = os.pread(self._descriptor, _LONGEST_LINE, 0).split()
+        return (int(run_ns) + int(waited_ns)) * 1e-9
 
 
 class PhaseClock:
@@ -49,6 +80,7 @@ class PhaseClock:
         self._phases: list[str] = []
         self._times: list[float] = []
         self._start = 0.0
+        self._thread = ThreadTime()
         self._runnable_start: float | None = None
 
     def start(self) -> None:
@@ -97,7 +129,7 @@ class PhaseClock:
 
     def _runnable_sec(self) -> float | None:
         """Return for how long this thread has run or waited for a core so far; None where that is not told."""
-        return runnable_sec()
+        return self._thread.runnable_sec()
 
     def _mark(self) -> None:
         self._times.append(time.perf_counter())
@@ -139,21 +171,6 @@ class CudaPhaseClock(PhaseClock):
     def _seconds_between_marks(self) -> list[float]:
         used = self._events[: len(self._phases) + 1]
         return [start.elapsed_time(end) / 1e3 for start, end in pairwise(used)]  # from ms
-
-
-def runnable_sec(*, path: Path = _SCHEDSTAT) -> float | None:
-    """Return for how long the calling thread has run, or was ready to and waited for a core; None where not told.
-
-    Blocked time is neither: a thread that waits for a collective of gloo sleeps.
-
-    References:
-        Linux, Documentation/scheduler/sched-stats.rst, ``/proc/<pid>/schedstat``: nanoseconds run, nanoseconds waited.
-    """
-    try:
-        run_ns, waited_ns, _ = path.read_text(encoding="ascii").split()
-    except (OSError, ValueError):  # not Linux, or a kernel without these counts
-        return None
-    return (int(run_ns) + int(waited_ns)) * 1e-9
 
 
 def busy_sec_of(phases: Mapping[str, float], *, step_time_sec: float, runnable_sec: float | None) -> float:
