@@ -46,6 +46,7 @@ unit: $(VENV)/.dev
 bench: $(VENV)/.bench  ## what the plugin itself costs: recording, launching, collecting, the native step, generation and RL
 	$(BIN)/python benchmarks/recording.py
 	$(BIN)/python benchmarks/launch.py
+	$(BIN)/python benchmarks/health.py
 	$(BIN)/python benchmarks/collection.py
 	$(BIN)/python benchmarks/native_step.py
 	$(BIN)/python benchmarks/moe.py
