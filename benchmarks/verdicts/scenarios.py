@@ -52,6 +52,7 @@ class Scenario:
         title: What happens there.
         tolerance_pct: The smallest loss that matters.
         prior_pct: Noise between launches that the rule is told to expect.
+        is_variant: The traces are those of another one, told something else; or there to show what breaks the rule.
         draw: Makes the step times of so many trials.
     """
 
@@ -59,6 +60,7 @@ class Scenario:
     title: str
     tolerance_pct: float
     prior_pct: float
+    is_variant: bool
     draw: Callable[[np.random.Generator, int], Times]
 
 
@@ -108,6 +110,16 @@ def _stalling(rng: np.random.Generator, trials: int, *, noise_pct: float, share:
     return _with_steps(rng, levels, steps=steps)
 
 
+def _another_day(
+    rng: np.random.Generator, trials: int, *, noise_pct: float, day_pct: float, scatter: float, steps: Steps
+) -> Times:
+    """Today has a level of its own, or scatters more than the baseline did."""
+    levels = _launches(rng, trials, noise_pct=noise_pct)
+    levels[:, MAX_BASELINE_RUNS:] *= scatter
+    levels[:, MAX_BASELINE_RUNS:] += rng.standard_normal((trials, 1)) * day_pct / 100.0
+    return _with_steps(rng, levels, steps=steps)
+
+
 _QUIET_STEPS = Steps(noise_pct=0.5, stall_share=0.01, stall_pct=20.0)
 _HEAVY_STEPS = Steps(noise_pct=1.0, dof=3.0, stall_share=0.03, stall_pct=50.0)
 _SHARED_STEPS = Steps(noise_pct=5.0, dof=3.0, stall_share=0.05, stall_pct=100.0)
@@ -119,19 +131,31 @@ _shared = partial(_plain, noise_pct=4.5, steps=_SHARED_STEPS, correlation=0.5)
 _two_clocks = partial(_bimodal, noise_pct=0.3, apart_pct=3.0, steps=_QUIET_STEPS)
 _stalls = partial(_stalling, noise_pct=0.5, share=0.02, steps=_STALL_STEPS)
 
+_day_effect = partial(_another_day, noise_pct=0.5, day_pct=1.0, scatter=1.0, steps=_QUIET_STEPS)
+_noisy_day = partial(_another_day, noise_pct=0.5, day_pct=0.0, scatter=3.0, steps=_QUIET_STEPS)
+
 SCENARIOS = tuple(
-    Scenario(name=name, title=title, tolerance_pct=tolerance, prior_pct=prior, draw=draw)
-    for name, title, tolerance, prior, draw in (
-        ("quiet", "quiet GPU, 0.3% between launches", 3.0, 0.3, _quiet),
-        ("quiet, prior x2", "the same, told 0.6%", 3.0, 0.6, _quiet),
-        ("quiet, prior /2", "the same, told 0.15%", 3.0, 0.15, _quiet),
-        ("quiet, catalog", "the same, told the catalog's 1.0% for GPUs", 5.0, 1.0, _quiet),
-        ("cluster", "noisy cluster, 1.2% between launches, heavy-tailed steps", 5.0, 1.2, _cluster),
-        ("cluster, prior x2", "the same, told 2.4%", 5.0, 2.4, _cluster),
-        ("cluster, prior /2", "the same, told 0.6%", 5.0, 0.6, _cluster),
-        ("cluster, catalog", "the same, told the catalog's 1.0% for GPUs", 5.0, 1.0, _cluster),
-        ("shared CPU", "4.5% between launches, each correlated 0.5 with the one before", 20.0, 4.0, _shared),
-        ("two clocks", "launches at one of two clocks 3% apart, by chance", 5.0, 1.0, _two_clocks),
-        ("stalls", "0.5% between launches; 2% of steps and 2% of whole launches stall", 5.0, 1.0, _stalls),
+    Scenario(name=name, title=title, tolerance_pct=tolerance, prior_pct=prior, is_variant=is_variant, draw=draw)
+    for name, title, tolerance, prior, is_variant, draw in (
+        ("quiet", "quiet GPU, 0.3% between launches", 3.0, 0.3, False, _quiet),
+        ("cluster", "noisy cluster, 1.2% between launches, heavy-tailed steps", 5.0, 1.2, False, _cluster),
+        ("shared CPU", "4.5% between launches, each correlated 0.5 with the one before", 20.0, 4.0, False, _shared),
+        ("two clocks", "launches at one of two clocks 3% apart, by chance", 5.0, 1.0, False, _two_clocks),
+        ("stalls", "0.5% between launches; 2% of steps and 2% of whole launches stall", 5.0, 1.0, False, _stalls),
+        ("quiet, told 0.6%", "twice its noise", 3.0, 0.6, True, _quiet),
+        ("quiet, told 0.15%", "half its noise", 3.0, 0.15, True, _quiet),
+        ("quiet, told 1.0%", "what the catalog says of GPUs", 5.0, 1.0, True, _quiet),
+        ("cluster, told 2.4%", "twice its noise", 5.0, 2.4, True, _cluster),
+        ("cluster, told 0.6%", "half its noise", 5.0, 0.6, True, _cluster),
+        ("cluster, told 1.0%", "what the catalog says of GPUs", 5.0, 1.0, True, _cluster),
+        (
+            "another day",
+            "0.5% between launches, 1% between days: launches are not independent",
+            5.0,
+            1.0,
+            True,
+            _day_effect,
+        ),
+        ("noisy day", "0.5% between launches of the baseline, 1.5% today", 5.0, 1.0, True, _noisy_day),
     )
 )
