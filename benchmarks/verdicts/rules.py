@@ -136,8 +136,8 @@ def likelihood_ratio(look: Look) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     scatter = look.dof * look.noise**2
 
     def surprise(loss: float) -> Times:
-        deviation: Times = (look.loss - loss) ** 2 / look.share
-        return np.log(scatter + deviation)
+        logarithm: Times = np.log(scatter + (look.loss - loss) ** 2 / look.share)
+        return logarithm
 
     ratio = (look.dof + 1.0) / 2.0 * (surprise(0.0) - surprise(look.question.tolerance))
     return ratio >= math.log((1.0 - beta) / alpha), ratio <= math.log(beta / (1.0 - alpha))
@@ -170,8 +170,8 @@ def _boundary_constant(level: float, shape: str) -> float:
 
 
 def _squares(values: Times) -> Times:
-    deviations: Times = (values - values.mean(axis=1, keepdims=True)) ** 2
-    return deviations.sum(axis=1)
+    squares: Times = ((values - values.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+    return squares
 
 
 # Incumbents: one launch each side (the last of the baseline, the first of today) unless said otherwise. Where the

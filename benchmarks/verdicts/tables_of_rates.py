@@ -67,12 +67,12 @@ Made by `make bench-verdicts`; don't edit. The rule is explained in [docs/verdic
 ![false alarms, detection and launches of every rule](results.svg)
 
 Every rule judges the same {trials:,} trials of a scenario ([scenarios.py](scenarios.py), seed {REPORT_SEED}; the
-rule was tuned on other seeds). A trial is up to 10 launches of the baseline and 5 of today, 25 steps each, of which the
-first two are slow and the first five are warm-up. A *false alarm* is a case called REGRESSED (a two-sided rule: failed)
-though nothing changed. A *miss* is a loss equal to the tolerance that is not called REGRESSED; *undecided* is the part of
-the misses that says INCONCLUSIVE (or refuses) instead of passing. Shares are percent, with exact 95% intervals. Rules
-that compare with a flat tolerance get the scenario's, so they miss half of the losses that equal it by construction. What
-each rule does is in [rules.py](rules.py)."""
+rule was tuned on other seeds). A trial is up to 10 launches of the baseline and 5 of today, 25 steps each, of
+which the first two are slow and the first five are warm-up. A *false alarm* is a case called REGRESSED (a two-
+sided rule: failed) though nothing changed. A *miss* is a loss equal to the tolerance that is not called REGRESSED;
+*undecided* is the part of the misses that says INCONCLUSIVE (or refuses) instead of passing. Shares are percent,
+with exact 95% intervals. Rules that compare with a flat tolerance get the scenario's, so they miss half of the
+losses that equal it by construction. What each rule does is in [rules.py](rules.py)."""
 
 
 def _capital(text: str) -> str:
@@ -217,7 +217,7 @@ def _recorded_section(traces: Sequence[Trace], *, recorded: Sequence[Cell]) -> s
     windows = recorded[0].trials if recorded else 0
     return (
         "## Recorded on a shared 2-core machine\n\nTiny models on this project's own CPU engine, launched one after "
-        f"the other ([traces](traces)).\n\n{markdown_table(head_about, rows=about)}\n\nSecond halves only, tolerance and "
-        f"noise as the catalog has them for `cpu`: percent called REGRESSED / undecided by loss. About {windows} "
+        f"the other ([traces](traces)).\n\n{markdown_table(head_about, rows=about)}\n\nSecond halves only, tolerance "
+        f"and noise as the catalog has them for `cpu`: percent called REGRESSED / undecided by loss. About {windows} "
         f"overlapping windows each: as much as some three independent ones.\n\n{markdown_table(head, rows=rows)}"
     )

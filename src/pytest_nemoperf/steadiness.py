@@ -1,21 +1,39 @@
-"""Whether a run's steps have settled, and how far they scatter."""
+"""Whether a run's steps have settled, from which step on, and how far they scatter.
+
+Three things are told apart. Steps that are still warming up when measuring begins are dropped. Single slow steps (a
+checkpoint, a garbage collection) are kept and counted; medians don't see them. A trend that goes on through the run
+(throttling, a leak) makes the run INVALID: no number stands for it.
+"""
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
+from itertools import combinations
 
 from pytest_nemoperf.expected import expected_of
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import StepRecord
 
-MAX_DRIFT_PCT = 25.0
+MAX_TREND_PCT = 10.0
+"""What a run may gain or lose from its first step to its last; its median is off by half of that."""
+MAX_JUMP_PCT = 25.0
+"""The same between the halves of a run too short for a trend, whose halves are fully apart."""
+_MAX_TREND_Z = 3.3  # one run in a thousand whose steps are independent
+_OUTLIER_SIGMA = 5.0
+_WARM_SIGMA = 3.0
+_LEAST_EXCESS = 0.1
+_SIGMA_OF_MAD = 1.4826  # of a normal distribution
+_MAX_POINTS = 100  # pairs of points are many, and neighbours tell little that is new
 
 
 def unsettled(plan: Plan, *, records: Sequence[StepRecord]) -> list[str]:
     """Return a problem if the measured steps of a run have not settled; see settling_problems."""
     measured = [record for record in records if record.step >= plan.warmup_steps]
-    return settling_problems(settling_times(measured, has_exact_tokens=expected_of(plan).has_exact_tokens))
+    times = settling_times(measured, has_exact_tokens=expected_of(plan).has_exact_tokens)
+    return settling_problems(times[num_still_warming(times) :])
 
 
 def settling_times(measured: Sequence[StepRecord], *, has_exact_tokens: bool) -> list[float]:
@@ -30,25 +48,51 @@ def settling_times(measured: Sequence[StepRecord], *, has_exact_tokens: bool) ->
     return [time * middle / record.tokens for time, record in zip(times, measured, strict=True)]
 
 
-def settling_problems(times: Sequence[float]) -> list[str]:
-    """Return a problem if the second half of the steps is apart from the first: warm-up too short, or throttling.
+def num_still_warming(times: Sequence[float]) -> int:
+    """Return how many of the first steps are still warming up, at most half of them.
 
-    Apart means that no step of one half is as fast as any step of the other, and their medians differ by more
-    than 25%; a single slow step or even noise does not do that.
+    Those are the steps before the first that is no slower than the second half's median by more than three times
+    its scatter (or 10%, if that is more). The scatter is the median absolute deviation, so that a stall moves no limit.
+    """
+    half = len(times) // 2
+    if half < 2:  # noqa: PLR2004 (nothing to compare with)
+        return 0
+    limit = _limit_above(times[-half:], sigmas=_WARM_SIGMA)
+    return next((number for number, time in enumerate(times[:half]) if time <= limit), half)
+
+
+def num_outliers(times: Sequence[float]) -> int:
+    """Return how many steps are slower than the median by more than five times their scatter (or 10%)."""
+    limit = _limit_above(times, sigmas=_OUTLIER_SIGMA)
+    return sum(time > limit for time in times)
+
+
+def settling_problems(times: Sequence[float]) -> list[str]:
+    """Return a problem if the steps' speed goes one way from first to last: warm-up too short, or throttling.
+
+    There is a trend if the median slope between steps (Sen 1968, https://doi.org/10.1080/01621459.1968.10480934)
+    makes more than 10% from first to last, and Mann's test for trend (Mann 1945, https://doi.org/10.2307/1907187)
+    finds such an order of the steps by chance only once in a thousand. In few steps nothing is as rare as that; there,
+    and where it jumped, no step of one half is as fast as any of the other, and their medians are 25% apart.
     """
     half = len(times) // 2
     if half < 2:  # noqa: PLR2004 (one step a half shows no trend)
         return []
     first, second = times[:half], times[-half:]
     before, after = statistics.median(first), statistics.median(second)
-    drift = 100.0 * (after - before) / before
-    apart = min(first) > max(second) or min(second) > max(first)
-    if not apart or abs(drift) <= MAX_DRIFT_PCT:
+    jump_pct = 100.0 * (after - before) / before
+    is_apart = min(first) > max(second) or min(second) > max(first)
+    trend_pct = _significant_trend_pct(_thinned(times))
+    if abs(trend_pct) > MAX_TREND_PCT:
+        what = f"{trend_pct:+.0f}% from the first to the last, allowed {MAX_TREND_PCT:.0f}%"
+    elif is_apart and abs(jump_pct) > MAX_JUMP_PCT:
+        what = f"{jump_pct:+.0f}% between the halves, allowed {MAX_JUMP_PCT:.0f}%"
+    else:
         return []
-    hint = "raise warmup_steps" if drift < 0 else "look for throttling, a leak or other load"
+    hint = "raise warmup_steps" if jump_pct < 0 else "look for throttling, a leak or other load"
     return [
         f"the steps have not settled: median {before:.4g} s in the first half, {after:.4g} s in the second "
-        f"({drift:+.0f}%, allowed {MAX_DRIFT_PCT:.0f}%); {hint}"
+        f"({what}); {hint}"
     ]
 
 
@@ -56,3 +100,28 @@ def mad_pct(values: Sequence[float]) -> float:
     """Return the median absolute deviation in percent of the median."""
     middle = statistics.median(values)
     return 100.0 * statistics.median(abs(value - middle) for value in values) / middle
+
+
+def _limit_above(times: Sequence[float], *, sigmas: float) -> float:
+    middle = statistics.median(times)
+    return middle * (1.0 + max(sigmas * _SIGMA_OF_MAD * mad_pct(times) / 100.0, _LEAST_EXCESS))
+
+
+def _thinned(times: Sequence[float]) -> list[float]:
+    """Return medians of as few steps each as leave at most 100 points, without what is left over at the front."""
+    size = -(-len(times) // _MAX_POINTS)
+    rest = len(times) % size
+    return [statistics.median(times[start : start + size]) for start in range(rest, len(times), size)]
+
+
+def _significant_trend_pct(times: Sequence[float]) -> float:
+    """Return what the median slope makes from first to last, percent of the median; 0 if it may well be chance."""
+    count = len(times)
+    pairs = list(combinations(range(count), 2))
+    score = sum((times[later] > times[sooner]) - (times[later] < times[sooner]) for sooner, later in pairs)
+    ties = sum(same * (same - 1) * (2 * same + 5) for same in Counter(times).values())
+    variance = (count * (count - 1) * (2 * count + 5) - ties) / 18.0
+    if abs(score) - 1.0 <= _MAX_TREND_Z * math.sqrt(variance):
+        return 0.0
+    slope = statistics.median((times[later] - times[sooner]) / (later - sooner) for sooner, later in pairs)
+    return 100.0 * slope * (count - 1) / statistics.median(times)
