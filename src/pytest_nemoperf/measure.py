@@ -21,12 +21,12 @@ from pytest_nemoperf.metrics import (
 from pytest_nemoperf.rank_times import rank_busy_sec, rank_spread_pct
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import RunOutput, StepRecord, to_data
-from pytest_nemoperf.rl_measure import rollout_metrics, rollout_problems
-from pytest_nemoperf.steadiness import mad_pct, settling_problems, settling_times
+from pytest_nemoperf.rl_measure import rollout_metrics
+from pytest_nemoperf.soundness import FLOPS_REL_TOL, run_problems
+from pytest_nemoperf.steadiness import mad_pct, num_outliers, num_still_warming, settling_times
 
 BYTES_PER_GIB = 2**30
 FLOPS_PER_TFLOP = 1e12
-_IDENTITY_REL_TOL = 1e-4  # stored numbers keep six significant digits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,9 @@ class Run:
         metrics: Medians over the measured steps by metric name.
         phases: Median seconds per step by phase on the slowest rank.
         groups: The same of each group of ranks that works beside the training ranks, by its name.
-        num_steps: Measured steps.
+        num_steps: Measured steps that count.
+        num_warmup_dropped: Steps after the plan's warm-up that were still warming up, and don't count.
+        num_outliers: Slow steps among those that count; medians don't see them.
         last_step: Index of the last step; losses compare only at the same one.
         step_time_mad_pct: Median absolute deviation of the step times, percent of their median.
         rank_spread_pct: Median over steps of (slowest - fastest rank) / slowest, percent; None for one rank.
@@ -51,6 +53,8 @@ class Run:
     phases: Mapping[str, float] = field(default_factory=dict)
     groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     num_steps: int
+    num_warmup_dropped: int = 0
+    num_outliers: int = 0
     last_step: int | None = None
     step_time_mad_pct: float
     rank_spread_pct: float | None = None
@@ -171,7 +175,7 @@ def measure_runs(
     runs: list[Run] = []
     problems: list[str] = []
     for number, records in enumerate(outputs, start=1):
-        problems += [f"run {number}: {problem}" for problem in _run_problems(expected, records=records)]
+        problems += [f"run {number}: {problem}" for problem in run_problems(expected, records=records)]
         measured = [record for record in records if record.step >= expected.warmup_steps]
         if measured:
             runs.append(_measure_run(expected, measured=measured))
@@ -179,6 +183,9 @@ def measure_runs(
 
 
 def _measure_run(expected: Expected, *, measured: Sequence[StepRecord]) -> Run:
+    peaks = [record.peak_memory_bytes for record in measured if record.peak_memory_bytes is not None]
+    dropped = num_still_warming(settling_times(measured, has_exact_tokens=expected.has_exact_tokens))
+    measured = measured[dropped:]
     times = [record.step_time_sec for record in measured]
     tokens_rate = statistics.median(record.tokens / (record.step_time_sec * expected.num_gpus) for record in measured)
     metrics = {STEP_TIME_SEC.name: statistics.median(times), TOKENS_PER_SEC_PER_GPU.name: tokens_rate}
@@ -187,8 +194,7 @@ def _measure_run(expected: Expected, *, measured: Sequence[StepRecord]) -> Run:
         metrics[TFLOPS_PER_SEC_PER_GPU.name] = tflops
         if expected.peak_tflops is not None:
             metrics[MFU_PCT.name] = 100.0 * tflops / expected.peak_tflops
-    peaks = [record.peak_memory_bytes for record in measured if record.peak_memory_bytes is not None]
-    if peaks:
+    if peaks:  # of the steps that were dropped as well: memory needs no warm-up, and only the largest counts
         metrics[PEAK_MEMORY_GIB.name] = max(peaks) / BYTES_PER_GIB
     metrics |= rollout_metrics(expected, measured=measured)
     last, spread = measured[-1], rank_spread_pct(measured)
@@ -197,6 +203,8 @@ def _measure_run(expected: Expected, *, measured: Sequence[StepRecord]) -> Run:
         phases=_rounded(_medians([record.phases for record in measured])),
         groups=_group_medians(measured),
         num_steps=len(measured),
+        num_warmup_dropped=dropped,
+        num_outliers=num_outliers(times),
         last_step=last.step,
         step_time_mad_pct=round_significant(mad_pct(times), digits=3),
         rank_spread_pct=None if spread is None else round_significant(spread, digits=3),
@@ -206,27 +214,6 @@ def _measure_run(expected: Expected, *, measured: Sequence[StepRecord]) -> Run:
     )
 
 
-def _run_problems(expected: Expected, *, records: Sequence[StepRecord]) -> list[str]:
-    """Return why a run must not be judged: steps missing, not finite, wrong tokens or FLOPs, not settled."""
-    problems = []
-    total = expected.warmup_steps + expected.steps
-    if [record.step for record in records] != list(range(total)):
-        problems.append(
-            f"{len(records)} of {total} steps were recorded "
-            f"({expected.warmup_steps} warm-up and {expected.steps} measured were asked for)"
-        )
-    for name in ("loss", "grad_norm"):
-        bad = [record.step for record in records if not _is_finite_or_none(getattr(record, name))]
-        if bad:
-            problems.append(f"{name} is not finite at step {bad[0]} ({len(bad)} of {len(records)} steps)")
-    measured = [record for record in records if record.step >= expected.warmup_steps]
-    problems += _token_problems(expected, measured=measured)
-    problems += _flops_problems(expected, measured=measured)
-    problems += rollout_problems(expected, records=measured)
-    problems += settling_problems(settling_times(measured, has_exact_tokens=expected.has_exact_tokens))
-    return problems
-
-
 def identity_problem(run: Run, *, flops_per_token: float | None) -> str | None:
     """Return what is wrong if TFLOP/s is not FLOPs per token x tokens/s, the identity every stored run obeys."""
     tflops = run.metrics.get(TFLOPS_PER_SEC_PER_GPU.name)
@@ -234,7 +221,7 @@ def identity_problem(run: Run, *, flops_per_token: float | None) -> str | None:
     if tflops is None or tokens_rate is None or flops_per_token is None:
         return None
     expected = flops_per_token * tokens_rate / FLOPS_PER_TFLOP
-    if math.isclose(tflops, expected, rel_tol=_IDENTITY_REL_TOL):
+    if math.isclose(tflops, expected, rel_tol=FLOPS_REL_TOL):
         return None
     return (
         f"tflops_per_sec_per_gpu={tflops:g} is not FLOPs per token x tokens/sec/GPU = "
@@ -250,27 +237,6 @@ def round_significant(value: float, *, digits: int = 6) -> float:
 def known_metrics(runs: Sequence[Run]) -> list[str]:
     """Return the names of the metrics any run has, in the order they are shown."""
     return [name for name in METRICS if any(name in run.metrics for run in runs)]
-
-
-def _token_problems(expected: Expected, *, measured: Sequence[StepRecord]) -> list[str]:
-    wrong = [record for record in measured if record.tokens != expected.tokens_per_step]
-    if not wrong or not expected.has_exact_tokens:
-        return []
-    what = "global_batch_size*seq_len" if expected.rollout is None else "prompts and responses of pinned lengths"
-    return [f"step {wrong[0].step} has {wrong[0].tokens} tokens, {expected.tokens_per_step} were asked for ({what})"]
-
-
-def _flops_problems(expected: Expected, *, measured: Sequence[StepRecord]) -> list[str]:
-    if expected.flops_per_token is None:
-        return []
-    for record in measured:
-        flops = expected.flops_per_token * record.tokens
-        if record.flops is not None and not math.isclose(record.flops, flops, rel_tol=_IDENTITY_REL_TOL):
-            return [
-                f"step {record.step} claims {record.flops:g} FLOPs, FLOPs per token x tokens is {flops:g} "
-                f"under {expected.flops_convention}"
-            ]
-    return []
 
 
 def _group_medians(measured: Sequence[StepRecord]) -> dict[str, dict[str, float]]:
@@ -289,10 +255,6 @@ def _medians(phases: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:
     return {name: round_significant(value) for name, value in values.items()}
-
-
-def _is_finite_or_none(value: float | None) -> bool:
-    return value is None or math.isfinite(value)
 
 
 def _finite_or_none(value: float | None) -> float | None:

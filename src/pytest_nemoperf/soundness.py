@@ -1,0 +1,60 @@
+"""Why a run must not be judged, from its step records: they are incomplete, impossible, or have not settled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pytest_nemoperf.expected import Expected
+from pytest_nemoperf.records import StepRecord
+from pytest_nemoperf.rl_measure import rollout_problems
+from pytest_nemoperf.steadiness import num_still_warming, settling_problems, settling_times
+
+FLOPS_REL_TOL = 1e-4  # stored numbers keep six significant digits
+
+
+def run_problems(expected: Expected, *, records: Sequence[StepRecord]) -> list[str]:
+    """Return why a run must not be judged: steps missing, not finite, wrong tokens or FLOPs, not settled."""
+    problems = []
+    total = expected.warmup_steps + expected.steps
+    if [record.step for record in records] != list(range(total)):
+        problems.append(
+            f"{len(records)} of {total} steps were recorded "
+            f"({expected.warmup_steps} warm-up and {expected.steps} measured were asked for)"
+        )
+    for name in ("loss", "grad_norm"):
+        bad = [record.step for record in records if not _is_finite_or_none(getattr(record, name))]
+        if bad:
+            problems.append(f"{name} is not finite at step {bad[0]} ({len(bad)} of {len(records)} steps)")
+    measured = [record for record in records if record.step >= expected.warmup_steps]
+    problems += _token_problems(expected, measured=measured)
+    problems += _flops_problems(expected, measured=measured)
+    problems += rollout_problems(expected, records=measured)
+    times = settling_times(measured, has_exact_tokens=expected.has_exact_tokens)
+    problems += settling_problems(times[num_still_warming(times) :])
+    return problems
+
+
+def _token_problems(expected: Expected, *, measured: Sequence[StepRecord]) -> list[str]:
+    wrong = [record for record in measured if record.tokens != expected.tokens_per_step]
+    if not wrong or not expected.has_exact_tokens:
+        return []
+    what = "global_batch_size*seq_len" if expected.rollout is None else "prompts and responses of pinned lengths"
+    return [f"step {wrong[0].step} has {wrong[0].tokens} tokens, {expected.tokens_per_step} were asked for ({what})"]
+
+
+def _flops_problems(expected: Expected, *, measured: Sequence[StepRecord]) -> list[str]:
+    if expected.flops_per_token is None:
+        return []
+    for record in measured:
+        flops = expected.flops_per_token * record.tokens
+        if record.flops is not None and not math.isclose(record.flops, flops, rel_tol=FLOPS_REL_TOL):
+            return [
+                f"step {record.step} claims {record.flops:g} FLOPs, FLOPs per token x tokens is {flops:g} "
+                f"under {expected.flops_convention}"
+            ]
+    return []
+
+
+def _is_finite_or_none(value: float | None) -> bool:
+    return value is None or math.isfinite(value)
