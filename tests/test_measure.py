@@ -27,6 +27,15 @@ def test_warmup_steps_are_dropped_and_the_median_step_counts(plan: Plan) -> None
     assert run.metrics["tokens_per_sec_per_gpu"] == pytest.approx(plan.tokens_per_step / (0.1 * 2))
 
 
+def test_steps_that_still_warm_up_are_dropped_and_stalls_are_counted(plan: Plan) -> None:
+    records = make_records(plan, times=[9.0, 9.0, 0.4, 0.1, 0.1, 0.3, 0.1, 0.1])
+
+    run = measure(plan, outputs=[records], environment={}).runs[0]
+
+    assert (run.num_warmup_dropped, run.num_steps, run.num_outliers) == (1, 5, 1)
+    assert run.metrics["step_time_sec"] == 0.1
+
+
 def test_tflops_are_flops_per_token_times_tokens_rate(plan: Plan) -> None:
     run = measure(plan, outputs=[make_records(plan)], environment={}).runs[0]
 

@@ -16,6 +16,7 @@ from drift import drift_rows
 from rates import REPORT_SEED, cells_of
 from recorded import load_traces, recorded_cells
 from scenarios import SCENARIOS
+from settling import settling_rows
 from tables_of_rates import render_results
 
 _FOLDER = Path(__file__).parent
@@ -40,7 +41,8 @@ def main() -> None:
     cells = [cell for some in found for cell in some]
     traces = load_traces()
     recorded = [cell for trace in traces for cell in recorded_cells(trace, shifts=_RECORDED_SHIFTS)]
-    text = render_results(cells, drift=rows, traces=traces, recorded=recorded, trials=trials)
+    settling = settling_rows(traces, runs=max(trials // 4, 100), seed=REPORT_SEED)
+    text = render_results(cells, drift=rows, traces=traces, recorded=recorded, settling=settling, trials=trials)
     if arguments.quick:
         print(text)
     else:

@@ -19,7 +19,7 @@ from rates import MAIN_BASELINE, Cell, cell_of
 from rules import RULES, Question
 from scenarios import MAX_BASELINE_RUNS, MAX_RUNS, NUM_WARMUP, Times, run_costs, shifted
 
-from pytest_nemoperf.steadiness import settling_problems
+from pytest_nemoperf.steadiness import num_still_warming, settling_problems
 from pytest_nemoperf.systems import find_system
 
 FOLDER = Path(__file__).parent / "traces"
@@ -27,16 +27,27 @@ FOLDER = Path(__file__).parent / "traces"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """Launches of one case, one after the other: step times in seconds, (launches, steps), unsettled ones left out."""
+    """Launches of one case, one after the other: step times in seconds, (launches, steps).
+
+    Attributes:
+        name: Of the file.
+        recorded: Every launch.
+        times: Those whose steps settled: a session drops the others.
+    """
 
     name: str
+    recorded: Times
     times: Times
-    num_unsettled: int
 
     def half(self, *, is_second: bool) -> Times:
-        """Return the launches for tuning, or those for reporting."""
+        """Return the settled launches for tuning, or those for reporting."""
         middle = len(self.times) // 2
         return self.times[middle:] if is_second else self.times[:middle]
+
+
+def is_unsettled(times: list[float]) -> bool:
+    """Tell whether a session would launch again, from the measured steps of a launch."""
+    return bool(settling_problems(times[num_still_warming(times) :]))
 
 
 def load_traces() -> list[Trace]:
@@ -44,8 +55,8 @@ def load_traces() -> list[Trace]:
     traces = []
     for path in sorted(FOLDER.glob("cpu-*.json")):
         launches = json.loads(path.read_text(encoding="utf-8"))["launches"]
-        settled = [launch for launch in launches if not settling_problems(launch[NUM_WARMUP:])]
-        traces.append(Trace(name=path.stem, times=np.array(settled), num_unsettled=len(launches) - len(settled)))
+        settled = [launch for launch in launches if not is_unsettled(launch[NUM_WARMUP:])]
+        traces.append(Trace(name=path.stem, recorded=np.array(launches), times=np.array(settled)))
     return traces
 
 

@@ -12,6 +12,7 @@ from rates import BASELINES, MAIN_BASELINE, NOT_FOUND, REPORT_SEED, Cell, pick
 from recorded import Trace, autocorrelation, noise_pct
 from rules import OURS, RULES, Call
 from scenarios import SCENARIOS, SHIFTS_PCT, Scenario
+from settling import RAMPS_PCT, SettlingRow
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -40,6 +41,7 @@ def render_results(
     drift: Sequence[DriftRow],
     traces: Sequence[Trace],
     recorded: Sequence[Cell],
+    settling: Sequence[SettlingRow],
     trials: int,
 ) -> str:
     """Return the whole file."""
@@ -55,6 +57,7 @@ def render_results(
         + _by_shift(cells),
         _drift_section(drift),
         _recorded_section(traces, recorded=recorded),
+        _settling_section(settling),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -193,8 +196,8 @@ def _recorded_section(traces: Sequence[Trace], *, recorded: Sequence[Cell]) -> s
     about = [
         (
             trace.name,
-            str(len(trace.times)),
-            str(trace.num_unsettled),
+            str(len(trace.recorded)),
+            str(len(trace.recorded) - len(trace.times)),
             *(f"{noise_pct(trace.half(is_second=second)):.1f}%" for second in (False, True)),
             f"{autocorrelation(trace.times):+.2f}",
         )
@@ -220,4 +223,17 @@ def _recorded_section(traces: Sequence[Trace], *, recorded: Sequence[Cell]) -> s
         f"the other ([traces](traces)).\n\n{markdown_table(head_about, rows=about)}\n\nSecond halves only, tolerance "
         f"and noise as the catalog has them for `cpu`: percent called REGRESSED / undecided by loss. About {windows} "
         f"overlapping windows each: as much as some three independent ones.\n\n{markdown_table(head, rows=rows)}"
+    )
+
+
+def _settling_section(rows: Sequence[SettlingRow]) -> str:
+    cells = [
+        (row.name, str(row.runs), *(f"{share:.1f}" for share in row.unsettled_pct), f"{row.dropping_pct:.1f}")
+        for row in rows
+    ]
+    head = ("run of 20 steps", "runs", *(f"ramp of {ramp:g}%" for ramp in RAMPS_PCT), "drops steps, no ramp")
+    return (
+        "## Steady state\n\nPercent of runs that are called unsettled when their steps get slower by so much from "
+        "first to last, and percent that drop first steps as warm-up though there is no ramp. An unsettled run is "
+        f"launched once more; INVALID it is if that one is unsettled too.\n\n{markdown_table(head, rows=cells)}"
     )
