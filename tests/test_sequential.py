@@ -122,6 +122,16 @@ def test_ratios_decide_by_their_own_scatter(ratios: tuple[float, ...], decision:
     assert decide_ratio(ratios, tolerance=TOLERANCE, rule=Rule(noise_pct=1.0, max_runs=20)).decision is decision
 
 
+@pytest.mark.parametrize("stall", [0.5, -0.5])
+def test_a_stall_of_either_side_does_not_decide_between_them(stall: float) -> None:
+    ratios = (0.001, -0.002, stall, 0.002, 0.0, -0.001, 0.001, 0.0)
+
+    evidence = decide_ratio(ratios, tolerance=TOLERANCE, rule=Rule(noise_pct=1.0, max_runs=20))
+
+    assert evidence.decision is Decision.SAME
+    assert abs(evidence.worsening) < 0.005
+
+
 @pytest.mark.parametrize("metric", [TOKENS_PER_SEC_PER_GPU, PEAK_MEMORY_GIB])
 @pytest.mark.parametrize("percent", [0.0, 1.0, 5.0, 50.0])
 def test_a_loss_in_percent_survives_being_a_cost(metric: Metric, percent: float) -> None:

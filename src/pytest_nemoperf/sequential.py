@@ -35,6 +35,7 @@ MAX_BASELINE_RUNS: Final = 100
 _INTERVAL = 0.95
 _MIN_RUNS_TO_CONDEMN = 2
 _STALL_SHARE = 0.5
+_MIN_RATIOS_TO_SEE_STALLS = 5
 _LOOKS_EXPONENT = 0.6
 
 
@@ -158,8 +159,10 @@ def decide(then: Sequence[float], now: Sequence[float], *, tolerance: float, rul
     """
     usual = _without_stall(then, tolerance=tolerance)
     middle = statistics.fmean(usual)
+    losses = [value - middle for value in now]
     return _decide(
-        [value - middle for value in now],
+        losses,
+        usual=_without_stall(losses, tolerance=tolerance),
         noise=_noise_of(usual, rule=rule),
         share_of_baseline=1.0 / len(then),
         tolerance=tolerance,
@@ -170,16 +173,33 @@ def decide(then: Sequence[float], now: Sequence[float], *, tolerance: float, rul
 def decide_ratio(ratios: Sequence[float], *, tolerance: float, rule: Rule) -> Evidence:
     """Return what ratios say that each compare both sides already: independent, as logarithms, positive for worse.
 
-    There is no baseline whose scatter could be used, so the scatter is that of the ratios themselves.
+    There is no baseline whose scatter could be used, so the scatter is that of the ratios themselves. A stall of one
+    side makes a ratio too large and one of the other makes it too small, so the furthest at either end is brought near.
     """
-    return _decide(ratios, noise=_noise_of(ratios, rule=rule), share_of_baseline=0.0, tolerance=tolerance, rule=rule)
+    usual = list(ratios)
+    if len(ratios) >= _MIN_RATIOS_TO_SEE_STALLS:
+        usual = [-ratio for ratio in _without_stall(usual, tolerance=tolerance)]
+        usual = [-ratio for ratio in _without_stall(usual, tolerance=tolerance)]
+    return _decide(
+        ratios,
+        usual=usual,
+        noise=_noise_of(usual, rule=rule),
+        share_of_baseline=0.0,
+        tolerance=tolerance,
+        rule=rule,
+    )
 
 
 def _decide(
-    losses: Sequence[float], *, noise: _Noise, share_of_baseline: float, tolerance: float, rule: Rule
+    losses: Sequence[float],
+    *,
+    usual: Sequence[float],
+    noise: _Noise,
+    share_of_baseline: float,
+    tolerance: float,
+    rule: Rule,
 ) -> Evidence:
-    """Losses are today's launches beside the baseline's mean, whose variance in runs is share_of_baseline."""
-    usual = _without_stall(losses, tolerance=tolerance)
+    """Return what losses say that are beside a mean with share_of_baseline of a run's variance; usual has no stalls."""
     worsening = statistics.fmean(usual)
     error = noise.shrunk * math.sqrt(share_of_baseline + 1.0 / len(losses))
     last_error = noise.shrunk * math.sqrt(share_of_baseline + 1.0 / max(rule.max_runs, len(losses)))
