@@ -61,8 +61,8 @@ def system_catalog() -> Mapping[str, System]:
             peak_tflops=MappingProxyType({key: peak["value"] for key, peak in entry["peak_dense_tflops"].items()}),
             device_names=tuple(device["name"] for device in entry["device_names"]),
             tolerance_pct=entry["tolerance_pct"],
-            run_noise_pct=entry["run_noise_pct"],
-            memory_noise_pct=entry["memory_noise_pct"],
+            run_noise_pct=entry["run_noise_pct"]["value"],
+            memory_noise_pct=entry["memory_noise_pct"]["value"],
         )
     return MappingProxyType(systems)
 
