@@ -12,7 +12,7 @@ import pytest
 
 from pytest_nemoperf.measure import Measurement, Run, round_significant
 from pytest_nemoperf.metrics import TIME_PER_CALL_SEC
-from pytest_nemoperf.steadiness import mad_pct, settling_problems
+from pytest_nemoperf.steadiness import mad_pct, num_outliers, num_still_warming, settling_problems
 
 if TYPE_CHECKING:
     from pytest_nemoperf.settings import Settings
@@ -70,8 +70,9 @@ def measure_benchmark(item: pytest.Item, *, benchmark: Any, settings: Settings) 
         problems.append("the benchmark fixture was never called, so there is nothing to judge")
     elif len(times) < _MIN_ROUNDS:
         problems.append(f"{len(times)} rounds were measured, {_MIN_ROUNDS} are needed for a median")
-    problems += settling_problems(times)
-    runs = (_run(times),) if times else ()
+    dropped = num_still_warming(times)
+    problems += settling_problems(times[dropped:])
+    runs = (_run(times[dropped:], num_warmup_dropped=dropped),) if times else ()
     return Measurement(
         case=case_name(item.nodeid),
         system=settings.system.name,
@@ -82,9 +83,11 @@ def measure_benchmark(item: pytest.Item, *, benchmark: Any, settings: Settings) 
     )
 
 
-def _run(times: list[float]) -> Run:
+def _run(times: list[float], *, num_warmup_dropped: int) -> Run:
     return Run(
         metrics={TIME_PER_CALL_SEC.name: round_significant(statistics.median(times))},
         num_steps=len(times),
+        num_warmup_dropped=num_warmup_dropped,
+        num_outliers=num_outliers(times),
         step_time_mad_pct=round_significant(mad_pct(times), digits=3),
     )
