@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.health import CpuHealth, HealthReport
+from pytest_nemoperf.health import CpuHealth, GpuHealth, HealthReport, Span
 from pytest_nemoperf.measure import measure, measure_outputs
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import RunOutput
@@ -115,6 +115,17 @@ def test_each_ranks_own_work_is_a_median_over_steps_and_its_host_is_kept(plan: P
 
     assert run.rank_busy_sec == pytest.approx((0.05, 0.105))
     assert run.hosts == ("a", "b")
+
+
+def test_the_clock_of_each_ranks_gpu_is_kept(plan: Plan) -> None:
+    gpus = tuple(
+        GpuHealth(gpu=number, sm_clock_mhz=Span(low=1.0, median=clock, high=2000.0))
+        for number, clock in enumerate((1980.0, 1200.0))
+    )
+    health = HealthReport(seconds=1.0, num_samples=2, is_measured_steps=True, gpus=gpus)
+    output = RunOutput(records=tuple(make_records(plan)), health=health)
+
+    assert measure_outputs(plan, outputs=[output]).runs[0].sm_clock_mhz == (1980.0, 1200.0)
 
 
 def test_steps_that_tell_of_different_ranks_are_not_mixed(plan: Plan) -> None:

@@ -137,6 +137,13 @@ def problems_by_run(reports: Sequence[HealthReport | None]) -> list[str]:
     ]
 
 
+def sm_clocks_mhz(report: HealthReport | None) -> tuple[float, ...]:
+    """Return the median clock of each GPU; nothing unless every one tells its own."""
+    spans = [gpu.sm_clock_mhz for gpu in report.gpus] if report is not None else []
+    known = tuple(span.median for span in spans if span is not None)
+    return known if len(known) == len(spans) else ()
+
+
 def _gpu_problems(gpu: GpuHealth, *, report: HealthReport) -> Iterator[str]:
     for reason, cause in SLOWDOWNS.items():
         share = gpu.reasons.get(reason, 0.0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from pytest_nemoperf.expected import Expected, expected_of
-from pytest_nemoperf.health import problems_by_run
+from pytest_nemoperf.health import problems_by_run, sm_clocks_mhz
 from pytest_nemoperf.metrics import (
     METRICS,
     MFU_PCT,
@@ -44,6 +44,7 @@ class Run:
         step_time_mad_pct: Median absolute deviation of the step times, percent of their median.
         rank_spread_pct: Median over steps of (slowest - fastest rank) / slowest, percent; None for one rank.
         rank_busy_sec: Median over steps of the time each rank worked and did not wait for others, by rank.
+        sm_clock_mhz: Median clock of each rank's GPU meanwhile, by rank.
         hosts: Name of each rank's host, by rank; not stored.
         loss: Of the last step; None if not recorded.
         grad_norm: Of the last step; None if not recorded.
@@ -59,6 +60,7 @@ class Run:
     step_time_mad_pct: float
     rank_spread_pct: float | None = None
     rank_busy_sec: tuple[float, ...] = ()
+    sm_clock_mhz: tuple[float, ...] = ()
     hosts: tuple[str, ...] = ()
     loss: float | None = None
     grad_norm: float | None = None
@@ -158,7 +160,10 @@ def measure_outputs(plan: Plan, *, outputs: Sequence[RunOutput]) -> Measurement:
     environment = {name: value for output in outputs for name, value in output.environment.items()}
     measurement = measure(plan, outputs=[output.records for output in outputs], environment=environment)
     measured = [output for output in outputs if any(each.step >= plan.warmup_steps for each in output.records)]
-    runs = tuple(replace(run, hosts=each.hosts) for run, each in zip(measurement.runs, measured, strict=True))
+    runs = tuple(
+        replace(run, hosts=each.hosts, sm_clock_mhz=sm_clocks_mhz(each.health))
+        for run, each in zip(measurement.runs, measured, strict=True)
+    )
     unhealthy = problems_by_run([output.health for output in outputs])
     return replace(measurement, runs=runs, problems=(*measurement.problems, *unhealthy))
 

@@ -11,6 +11,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from pytest_nemoperf.measure import Run
@@ -22,6 +23,15 @@ SEEN_SHARE: Final = 0.8
 _LEAST_RUNS_WITHOUT_BASELINE: Final = 2
 
 
+class Evidence(StrEnum):
+    """What a rank stands out by."""
+
+    WORK = "work"
+    """It worked longer in a step than the others did."""
+    CLOCK = "clock"
+    """Its GPU ran at a lower clock."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Straggler:
     """A rank, or all ranks of a host, that the others waited for.
@@ -30,14 +40,16 @@ class Straggler:
         ranks: Which.
         host: Its name; empty if not known.
         is_whole_host: They are all ranks of that host, and there are other hosts.
-        excess_pct: How much longer they worked than their peers, median over the runs, beyond what was so in the
+        evidence: What they stand out by.
+        excess_pct: How much slower than their peers they were, median over the runs, beyond what was so in the
             baseline, percent.
-        num_runs: Runs in which they did.
+        num_runs: Runs in which they were.
     """
 
     ranks: tuple[int, ...]
     host: str
     is_whole_host: bool
+    evidence: Evidence
     excess_pct: float
     num_runs: int
 
@@ -45,25 +57,57 @@ class Straggler:
 def find_straggler(runs: Sequence[Run], *, baseline: Sequence[Run] = (), num_stages: int = 1) -> Straggler | None:
     """Return the host or the rank that stands out in all or nearly all runs, the worst one; None if none does.
 
-    Where the baseline's runs say how long ranks worked, a rank must also exceed its peers by more than it did in any
-    of those runs. Where they don't, only ranks of the same pipeline stage are compared, and one run proves nothing.
+    Where the baseline's runs say what was usual, a rank must also exceed its peers by more than it did in any of those
+    runs. Where they don't, only ranks of the same pipeline stage are compared, and one run proves nothing. Clocks of
+    GPUs tell where work does not: ranks that wait for each other inside a phase look equally busy.
 
     Args:
         runs: This session's.
         baseline: Runs to compare with.
         num_stages: Stages of the pipeline; each has equally many consecutive ranks.
     """
-    known = [run for run in runs if len(run.rank_busy_sec) > 1]
-    if not known or len({len(run.rank_busy_sec) for run in known}) != 1:
+    hosts = runs[0].hosts if runs else ()
+    work = [_slowness(each, evidence=Evidence.WORK) for each in (runs, baseline)]
+    clocks = [_slowness(each, evidence=Evidence.CLOCK) for each in (runs, baseline)]
+    return _find(*work, hosts=hosts, num_stages=num_stages, evidence=Evidence.WORK) or _find(
+        *clocks, hosts=hosts, num_stages=1, evidence=Evidence.CLOCK
+    )
+
+
+def _slowness(runs: Sequence[Run], *, evidence: Evidence) -> list[tuple[float, ...]]:
+    """Return for each run a figure a rank that is larger for a slower one."""
+    if evidence is Evidence.WORK:
+        return [run.rank_busy_sec for run in runs]
+    return [tuple(1 / clock for clock in run.sm_clock_mhz if clock > 0) for run in runs]
+
+
+def _find(
+    now: Sequence[tuple[float, ...]],
+    then: Sequence[tuple[float, ...]],
+    *,
+    hosts: Sequence[str],
+    num_stages: int,
+    evidence: Evidence,
+) -> Straggler | None:
+    known = [figures for figures in now if len(figures) > 1]
+    if not known or len({len(figures) for figures in known}) != 1:
         return None
-    then = [run for run in baseline if len(run.rank_busy_sec) == len(known[0].rank_busy_sec)]
-    if not then and len(known) < _LEAST_RUNS_WITHOUT_BASELINE:
+    before = [figures for figures in then if len(figures) == len(known[0])]
+    if not before and len(known) < _LEAST_RUNS_WITHOUT_BASELINE:
         return None
-    found = [
-        straggler
-        for ranks in _candidates(known[0].hosts, num_ranks=len(known[0].rank_busy_sec))
-        if (straggler := _judge(ranks, runs=known, baseline=then, num_stages=num_stages))
-    ]
+    found = []
+    for ranks in _candidates(hosts, num_ranks=len(known[0])):
+        excesses = _standing_out(ranks, now=known, then=before, num_stages=num_stages)
+        if excesses:
+            straggler = Straggler(
+                ranks=ranks,
+                host=hosts[ranks[0]] if ranks[0] < len(hosts) else "",
+                is_whole_host=len(ranks) > 1,
+                evidence=evidence,
+                excess_pct=100 * statistics.median(excesses),
+                num_runs=len(excesses),
+            )
+            found.append(straggler)
     return max(found, key=lambda each: (each.is_whole_host, each.excess_pct), default=None)
 
 
@@ -77,48 +121,40 @@ def _candidates(hosts: Sequence[str], *, num_ranks: int) -> list[tuple[int, ...]
     return [*(ranks for ranks in whole if len(ranks) > 1), *single]
 
 
-def _judge(
-    ranks: tuple[int, ...], *, runs: Sequence[Run], baseline: Sequence[Run], num_stages: int
-) -> Straggler | None:
-    usual = _usual_times(baseline)
-    excesses = [_excess(ranks, run=run, usual=usual, num_stages=num_stages) for run in runs]
-    before = [_excess(ranks, run=run, usual=usual, num_stages=num_stages) for run in baseline]
+def _standing_out(
+    ranks: tuple[int, ...],
+    *,
+    now: Sequence[tuple[float, ...]],
+    then: Sequence[tuple[float, ...]],
+    num_stages: int,
+) -> list[float]:
+    """Return by how much some ranks exceed their peers in the runs in which they do, if those are nearly all."""
+    usual = [statistics.median(figures) for figures in zip(*then, strict=True)]
+    before = [_excess(ranks, figures=figures, usual=usual, num_stages=num_stages) for figures in then]
     limit = MARGIN_PCT / 100 + max([0.0, *(each for each in before if each is not None)])
-    num_seen = sum(each is not None and each > limit for each in excesses)
-    if num_seen == 0 or num_seen < math.ceil(SEEN_SHARE * len(runs)):
-        return None
-    hosts = runs[0].hosts
-    host = hosts[ranks[0]] if ranks[0] < len(hosts) else ""
-    return Straggler(
-        ranks=ranks,
-        host=host,
-        is_whole_host=len(ranks) > 1,
-        excess_pct=100 * statistics.median(each for each in excesses if each is not None),
-        num_runs=num_seen,
-    )
+    excesses = [_excess(ranks, figures=figures, usual=usual, num_stages=num_stages) for figures in now]
+    above = [each for each in excesses if each is not None and each > limit]
+    return above if len(above) >= math.ceil(SEEN_SHARE * len(now)) else []
 
 
-def _usual_times(baseline: Sequence[Run]) -> tuple[float, ...]:
-    """Return how long each rank usually works; nothing without a baseline that says so."""
-    return tuple(statistics.median(times) for times in zip(*(run.rank_busy_sec for run in baseline), strict=True))
-
-
-def _excess(ranks: tuple[int, ...], *, run: Run, usual: Sequence[float], num_stages: int) -> float | None:
-    """Return by how much some ranks worked longer than their peers; None if they have none.
+def _excess(
+    ranks: tuple[int, ...], *, figures: Sequence[float], usual: Sequence[float], num_stages: int
+) -> float | None:
+    """Return by how much some ranks exceed their peers; None if they have none.
 
     The least of some ranks counts: all of a host must be slow for the host to be. Their peers' median counts.
     """
-    num_ranks = len(run.rank_busy_sec)
-    times = [seconds / (usual[rank] or 1.0) if usual else seconds for rank, seconds in enumerate(run.rank_busy_sec)]
+    num_ranks = len(figures)
+    scaled = [figure / (usual[rank] or 1.0) if usual else figure for rank, figure in enumerate(figures)]
     per_stage = max(1, num_ranks // num_stages)
     ratios = []
     for rank in ranks:
         peers = [
-            times[other]
+            scaled[other]
             for other in range(num_ranks)
             if other not in ranks and (usual or other // per_stage == rank // per_stage)
         ]
         middle = statistics.median(peers) if peers else 0.0
         if middle > 0:
-            ratios.append(times[rank] / middle - 1)
+            ratios.append(scaled[rank] / middle - 1)
     return min(ratios, default=None)

@@ -142,6 +142,16 @@ def test_the_block_says_whether_it_was_one_rank_or_all(now: tuple[float, float],
     assert text in lines_of(report, width=200)
 
 
+def test_all_alike_is_not_claimed_where_waiting_can_not_be_told_from_work() -> None:
+    report = with_busy_ranks(make_regressed(), then=(0.08, 0.08), now=(0.1, 0.1))
+    assert report.result.plan is not None
+    on_gpus = replace(report.result.plan, device="cuda")
+
+    lines = lines_of(replace(report, result=replace(report.result, plan=on_gpus)), width=200)
+
+    assert not any("no rank stands out" in line for line in lines)
+
+
 def test_the_baseline_says_where_it_comes_from() -> None:
     assert section(lines_of(make_regressed()), heading="baseline") == [
         "  baselines/cpu/pretrain-test.json",

@@ -9,9 +9,10 @@ from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.fingerprint import Difference, compare_fingerprints
 from pytest_nemoperf.measure import Run, median_over_runs
 from pytest_nemoperf.metrics import STEP_TIME_SEC
+from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.report.phases import compare_phases, loss_sentence
 from pytest_nemoperf.results import CaseReport
-from pytest_nemoperf.stragglers import MARGIN_PCT, Straggler, find_straggler
+from pytest_nemoperf.stragglers import MARGIN_PCT, Evidence, Straggler, find_straggler
 
 _BLAMED = frozenset({VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE})
 _MOST_OF_IT = 0.5
@@ -37,7 +38,8 @@ def explanations(report: CaseReport, *, baseline: Baseline) -> Iterator[str]:
 def blame_sentence(report: CaseReport, *, baseline: Baseline) -> str:
     """Return whether one node or all ranks alike are slower; empty where nobody can be blamed or it can't be told.
 
-    One rank has no peers; and a baseline that does not say how long ranks worked can't tell "all alike".
+    One rank has no peers; and "all alike" needs a baseline that says how long ranks worked, and ranks whose waiting
+    is told from their work.
     """
     if report.result.verdict.kind not in _BLAMED:
         return ""
@@ -47,9 +49,17 @@ def blame_sentence(report: CaseReport, *, baseline: Baseline) -> str:
     )
     if straggler is not None:
         return _straggler_text(straggler, num_runs=len(runs), explains=_explains(straggler, runs=runs, then=baseline))
-    if all(len(run.rank_busy_sec) > 1 for run in (*runs, *baseline.runs)):
+    if all(len(run.rank_busy_sec) > 1 for run in (*runs, *baseline.runs)) and not _hides_waiting(plan):
         return f"no rank stands out by {MARGIN_PCT:g}%, all slowed alike: the code, or all of the machine"
     return ""
+
+
+def _hides_waiting(plan: Plan | None) -> bool:
+    """Return whether ranks wait for each other inside a phase and no count of the kernel tells: GPUs, most layouts."""
+    if plan is None or plan.device == "cpu":
+        return False
+    layout = plan.layout
+    return max(layout.dp_shard, layout.tp, layout.cp, layout.ep) > 1 or plan.rl is not None
 
 
 def _straggler_text(straggler: Straggler, *, num_runs: int, explains: bool) -> str:
@@ -57,7 +67,11 @@ def _straggler_text(straggler: Straggler, *, num_runs: int, explains: bool) -> s
     where = f" on host {straggler.host}" if straggler.host else ""
     who = f"host {straggler.host} (ranks {numbers})" if straggler.is_whole_host else f"rank {numbers}{where}"
     seen = f"in {straggler.num_runs} of {num_runs} runs"
-    text = f"{who} worked {straggler.excess_pct:.0f}% longer than the others, which wait for it ({seen})"
+    did = {
+        Evidence.WORK: f"worked {straggler.excess_pct:.0f}% longer than the others",
+        Evidence.CLOCK: f"had {straggler.excess_pct:.0f}% less of a GPU clock than the others",
+    }
+    text = f"{who} {did[straggler.evidence]}, which wait for it ({seen})"
     return f"{text}: the node, not the code" if explains else f"{text}; that is not all of the loss"
 
 
