@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nemoperf.measure import Run
-from pytest_nemoperf.stragglers import MARGIN_PCT, Evidence, Straggler, find_straggler
+from pytest_nemoperf.stragglers import MARGIN_PCT, Evidence, Straggler, find_straggler, slowed_alike
 from tests.builders import make_run
 
 EVEN = (1.0, 1.0, 1.0, 1.0)
@@ -74,6 +74,25 @@ def test_one_of_many_runs_may_be_an_exception() -> None:
 
 def test_all_ranks_that_slow_alike_leave_nobody_to_name() -> None:
     assert find_straggler(runs((1.2,) * 4, (1.2,) * 4), baseline=runs(EVEN)) is None
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "alike"),
+    [
+        pytest.param([(1.2,) * 4] * 2, [EVEN], True, id="all slower"),
+        pytest.param([SLOW, SLOW, EVEN], [EVEN], False, id="one rank in most runs, too few to name it"),
+        pytest.param([SLOW, EVEN, EVEN], [EVEN], True, id="one rank in one run"),
+        pytest.param([EVEN], [], False, id="no baseline"),
+        pytest.param([(1.0,)], [(1.0,)], False, id="one rank"),
+        pytest.param([EVEN], [()], False, id="a baseline that does not say"),
+    ],
+)
+def test_ranks_are_called_alike_only_if_that_was_seen(
+    now: list[tuple[float, ...]],
+    then: list[tuple[float, ...]],
+    alike: bool,  # noqa: FBT001 (a parameter of the test)
+) -> None:
+    assert slowed_alike(runs(*now), baseline=runs(*then)) is alike
 
 
 def test_a_host_is_named_if_all_its_ranks_are_slow() -> None:

@@ -12,7 +12,7 @@ from pytest_nemoperf.metrics import STEP_TIME_SEC
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.report.phases import compare_phases, loss_sentence
 from pytest_nemoperf.results import CaseReport
-from pytest_nemoperf.stragglers import MARGIN_PCT, Evidence, Straggler, find_straggler
+from pytest_nemoperf.stragglers import MARGIN_PCT, Evidence, Straggler, find_straggler, slowed_alike
 
 _BLAMED = frozenset({VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE})
 _MOST_OF_IT = 0.5
@@ -49,8 +49,8 @@ def blame_sentence(report: CaseReport, *, baseline: Baseline) -> str:
     )
     if straggler is not None:
         return _straggler_text(straggler, num_runs=len(runs), explains=_explains(straggler, runs=runs, then=baseline))
-    if all(len(run.rank_busy_sec) > 1 for run in (*runs, *baseline.runs)) and not _hides_waiting(plan):
-        return f"no rank stands out by {MARGIN_PCT:g}%, all slowed alike: the code, or all of the machine"
+    if slowed_alike(runs, baseline=baseline.runs) and not _hides_waiting(plan):
+        return f"no rank worked {MARGIN_PCT:g}% longer than the others: the code, or all of the machine"
     return ""
 
 
