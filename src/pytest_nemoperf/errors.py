@@ -30,8 +30,16 @@ class LaunchError(NemoPerfError, RuntimeError):
     """Ranks that didn't start, failed, hung or were killed; carries the first failing rank's own error."""
 
 
+class TurnError(LaunchError):
+    """The other side of a comparison in turns is gone: a consequence, never the cause."""
+
+
 class GenerationError(NemoPerfError, RuntimeError):
     """Responses that can't be generated: logits that are not finite, or a sequence that does not fit."""
+
+
+class RevisionError(NemoPerfError, RuntimeError):
+    """The other version of a comparison can't be found, checked out or set up."""
 
 
 class RecordError(NemoPerfError, ValueError):

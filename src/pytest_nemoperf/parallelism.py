@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
-from pytest_nemoperf.errors import RecipeError, check_flag
+from pytest_nemoperf.errors import RecipeError, check_flag, did_you_mean
 
 LAYOUT_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"pp_schedule": ("1f1b", "zero_bubble"), "cp_comm": ("all_gather", "a2a")}
@@ -200,3 +200,23 @@ class Layout:
 
 TRAINING_KEYS = tuple(item.name for item in fields(Layout) if item.name != "generation")
 """Attributes of a Layout that say how training is shared out."""
+
+
+def layout_of(value: Layout | Mapping[str, Any], *, system: str) -> Layout:
+    """Return the layout that a recipe gives for a system, as such or by its keys.
+
+    Raises:
+        RecipeError: If a key is unknown, or the number of ranks is missing.
+    """
+    if isinstance(value, Layout):
+        return value
+    known = [item.name for item in fields(Layout)]
+    for key in value:
+        if key not in known:
+            raise RecipeError(f"unknown layout key {key!r} for system {system}; {did_you_mean(key, known)}")
+    if "gpus" not in value:
+        raise RecipeError(f"the layout for system {system} lacks 'gpus'; give the number of ranks")
+    generation = value.get("generation")
+    if isinstance(generation, Mapping):
+        value = {**value, "generation": GenerationLayout(**generation)}
+    return Layout(**value)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.errors import RecipeError, did_you_mean
 from pytest_nemoperf.flops import DEFAULT_CONVENTION, find_convention
 from pytest_nemoperf.metrics import JUDGED
 from pytest_nemoperf.models import find_model
-from pytest_nemoperf.parallelism import GenerationLayout, Layout
+from pytest_nemoperf.parallelism import Layout, layout_of
 from pytest_nemoperf.rl import RL
 from pytest_nemoperf.systems import find_system
+from pytest_nemoperf.turn import Turn
 
 RECIPE_SCHEMA_VERSION: Final = 1
 PLAN_SCHEMA_VERSION: Final = 1
@@ -121,7 +122,9 @@ class Recipe:
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", _member(Precision, self.precision, subject="precision"))
         object.__setattr__(self, "recompute", _member(Recompute, self.recompute, subject="recompute"))
-        object.__setattr__(self, "layouts", {name: _layout(name, value) for name, value in self.layouts.items()})
+        object.__setattr__(
+            self, "layouts", {name: layout_of(value, system=name) for name, value in self.layouts.items()}
+        )
         object.__setattr__(self, "command", tuple(self.command))
         if self.rl is not None and not isinstance(self.rl, RL):
             raise RecipeError(f"rl={self.rl!r} must be an RL, or None for pre-training")
@@ -214,6 +217,7 @@ class Plan:
         command: Framework ``command``: the argv.
         env: Extra environment of the ranks.
         rl: Reinforcement learning, its algorithm spelt out; None for pre-training.
+        turn: Its part in a comparison in turns with another version of the code; None for a run by itself.
     """
 
     case: str
@@ -245,6 +249,7 @@ class Plan:
     command: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     rl: RL | None = None
+    turn: Turn | None = None
     schema_version: Literal[1] = PLAN_SCHEMA_VERSION
 
     @property
@@ -282,18 +287,3 @@ def _member(kind: type[_E], value: str, *, subject: str) -> _E:
         return kind(value)
     except ValueError:
         raise RecipeError(f"unknown {subject} {value!r}; {did_you_mean(str(value), list(kind))}") from None
-
-
-def _layout(system: str, value: Layout | Mapping[str, Any]) -> Layout:
-    if isinstance(value, Layout):
-        return value
-    known = [item.name for item in fields(Layout)]
-    for key in value:
-        if key not in known:
-            raise RecipeError(f"unknown layout key {key!r} for system {system}; {did_you_mean(key, known)}")
-    if "gpus" not in value:
-        raise RecipeError(f"the layout for system {system} lacks 'gpus'; give the number of ranks")
-    generation = value.get("generation")
-    if isinstance(generation, Mapping):
-        value = {**value, "generation": GenerationLayout(**generation)}
-    return Layout(**value)

@@ -40,6 +40,7 @@ from pytest_nemoperf.native.profiling import StepProfiler
 from pytest_nemoperf.native.rl import make_worker
 from pytest_nemoperf.native.rl_output import rl_step_records
 from pytest_nemoperf.native.train import StepOutcome, Trainer
+from pytest_nemoperf.native.turns import steps_in_turn
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import (
     PLAN_FILE,
@@ -208,7 +209,8 @@ def run_steps(
     # shares with its server are not touched.
     gc.freeze()
     gc.disable()
-    for number in range(plan.total_steps):
+    settle = partial(_settle, meet, device=device)
+    for number in steps_in_turn(plan.turn, rank=dist.get_rank(), num_steps=plan.total_steps, settle=settle):
         if number == plan.warmup_steps:
             reset_peak_memory(device)
         meet()
@@ -218,6 +220,15 @@ def run_steps(
             progress.step_done(number, step_time_sec=outcome.timing.step_time_sec)
         gc.collect()
     return outcomes
+
+
+def _settle(meet: Callable[[], None], *, device: torch.device) -> None:
+    """Return when all ranks have done their work: one that waits for others on a GPU keeps it busy."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    meet()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _variable(name: str) -> str:

@@ -1,0 +1,114 @@
+"""Two runs on the same devices by turns: whose turn it is not waits, and takes nothing from the other meanwhile.
+
+Rank r of one side and rank r of the other hand a byte to each other through two named pipes. To open one waits for the
+other end, so that the sides meet once both are built; to read from one sleeps in the kernel; and one whose other end
+has died is at its end at once. So there is no third process, no polling, and nothing left that could hang alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import NoReturn
+
+from pytest_nemoperf.errors import TurnError
+from pytest_nemoperf.turn import TURN_FILE, Turn
+
+
+class Gate:
+    """One rank's end of the two pipes.
+
+    Args:
+        turn: Of this side.
+        rank: Of the run; meets the same rank of the other side.
+    """
+
+    def __init__(self, turn: Turn, *, rank: int) -> None:
+        self._turn, self._rank = turn, rank
+        self._directory = Path(turn.directory)
+        self._pipes = ExitStack()
+        to_first, to_second = (self._directory / f"rank{rank}-to-{side}" for side in ("first", "second"))
+        for path in (to_first, to_second):
+            with suppress(FileExistsError):  # whoever comes first makes them
+                os.mkfifo(path)
+        # Both open the same pipe first, or they would wait for each other at different ones.
+        if turn.is_first:
+            self._out = self._open(to_second, os.O_WRONLY)
+            self._in = self._open(to_first, os.O_RDONLY)
+        else:
+            self._in = self._open(to_second, os.O_RDONLY)
+            self._out = self._open(to_first, os.O_WRONLY)
+
+    def __enter__(self) -> Gate:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._pipes.close()
+
+    def wait(self) -> None:
+        """Wait until the other side hands the turn over.
+
+        Raises:
+            TurnError: If it never will.
+        """
+        if not os.read(self._in, 1):
+            self._fail()
+
+    def take(self) -> None:
+        """Note that this side has the turn, for whoever asks which of the two hangs."""
+        if self._rank == 0:
+            (self._directory / TURN_FILE).write_text(self._turn.side, encoding="utf-8")
+
+    def hand_over(self) -> None:
+        """Give the turn to the other side.
+
+        Raises:
+            TurnError: If it is gone.
+        """
+        try:
+            os.write(self._out, b"\n")
+        except BrokenPipeError:
+            self._fail()
+
+    def _open(self, path: Path, flags: int) -> int:
+        pipe = os.open(path, flags)
+        self._pipes.callback(os.close, pipe)
+        return pipe
+
+    def _fail(self) -> NoReturn:
+        raise TurnError(
+            f"{self._turn.side} waited for its turn, but {self._turn.other} has ended; see the error it left"
+        ) from None
+
+
+def steps_in_turn(
+    turn: Turn | None, *, rank: int, num_steps: int, settle: Callable[[], None]
+) -> Generator[int, None, None]:
+    """Yield the numbers of a run's steps, each when it is this side's turn; all at once for a run by itself.
+
+    Args:
+        turn: This side's part; None for a run by itself.
+        rank: Of the run.
+        num_steps: Of the run, warm-up included; the other side has as many.
+        settle: Returns when all ranks of this side have done their work, the devices included.
+
+    Raises:
+        TurnError: If the other side ends before its last turn.
+    """
+    if turn is None:
+        yield from range(num_steps)
+        return
+    with Gate(turn, rank=rank) as gate:
+        for number in range(num_steps):
+            if turn.begins_at(number):
+                if number > 0 or not turn.is_first:
+                    gate.wait()
+                gate.take()
+            yield number
+            if turn.begins_at(number + 1) or number + 1 == num_steps:
+                settle()
+                gate.hand_over()
+        if not turn.is_last(num_steps=num_steps):
+            gate.wait()  # what follows the last step must not disturb the other side's
