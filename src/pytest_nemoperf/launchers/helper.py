@@ -35,7 +35,7 @@ class Helper:
     The thread that makes it must outlive it: the kernel takes that thread's end for the parent's death.
     """
 
-    def __init__(self, module: str, *, env: Mapping[str, str], log: Path) -> None:
+    def __init__(self, module: str, *, env: Mapping[str, str], log: Path, cwd: Path | None = None) -> None:
         self._cookie = secrets.token_hex(16)
         self._module = module
         self._env = lasting(env)
@@ -50,6 +50,7 @@ class Helper:
                 stderr=stderr,
                 bufsize=0,
                 env={**env, _COOKIE: self._cookie},
+                cwd=cwd,
                 start_new_session=True,
             )
 

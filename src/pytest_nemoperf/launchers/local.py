@@ -32,9 +32,15 @@ class LocalLauncher:
     it has died or the environment has changed.
     """
 
-    def __init__(self, *, grace_sec: float = 5.0) -> None:
-        """Take the seconds between SIGTERM and SIGKILL when processes are stopped."""
+    def __init__(self, *, grace_sec: float = 5.0, cwd: Path | None = None) -> None:
+        """Take how processes are stopped, and where they start.
+
+        Args:
+            grace_sec: Between SIGTERM and SIGKILL when processes are stopped.
+            cwd: Working directory of helpers and ranks; None for this process's own.
+        """
         self._grace_sec = grace_sec
+        self._cwd = cwd
         self._helpers: dict[str, Helper] = {}
 
     def launch(
@@ -100,7 +106,7 @@ class LocalLauncher:
             argv=command.argv,
             entrypoint=command.entrypoint or "",
             env=env,
-            cwd=str(Path.cwd()),
+            cwd=str(self._cwd or Path.cwd()),
             logs=tuple(str(run_dir / "logs" / f"rank{rank}.log") for rank in range(command.num_processes)),
             run_dir=str(run_dir),
             grace_sec=self._grace_sec,
@@ -114,7 +120,7 @@ class LocalLauncher:
             return helper
         self._close_helper(module)
         log = run_dir / "logs" / f"{module.rpartition('.')[2]}.log"
-        helper = Helper(module, env=env, log=log)
+        helper = Helper(module, env=env, log=log, cwd=self._cwd)
         self._helpers[module] = helper
         deadline = time.monotonic() + _READY_LIMIT_SEC
         while helper.receive(timeout_sec=_POLL_SEC) is None:

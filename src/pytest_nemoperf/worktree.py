@@ -1,0 +1,185 @@
+"""Two versions of the code under test: the working tree as it stands, and a revision checked out beside it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pytest_nemoperf.errors import RevisionError
+from pytest_nemoperf.frameworks.protocol import RankCommand
+
+_GIT_TIMEOUT_SEC = 300.0  # a checkout from a cold network file system takes minutes
+_SETUP_TIMEOUT_SEC = 1800.0  # as does building extensions
+_SHORT = 7
+_OUTPUT_LINES = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One version of the code under test.
+
+    Attributes:
+        name: ``old`` or ``new``.
+        origin: Where it comes from: ``main, 36db4f5`` or ``working tree``.
+        root: Its copy of the root directory.
+        paths: PYTHONPATH entries, relative to the root.
+    """
+
+    name: str
+    origin: str
+    root: Path
+    paths: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """The name people read: ``old (main, 36db4f5)``."""
+        return f"{self.name} ({self.origin})"
+
+    def command(self, command: RankCommand, *, project: Path) -> RankCommand:
+        """Return a command that uses this side's code.
+
+        Its PYTHONPATH begins with this side's entries. Arguments that are files of the project become the same files of
+        this side; what this side lacks, such as a virtual environment, is common to both.
+
+        Args:
+            command: As the framework made it.
+            project: The root directory that its paths lie in.
+        """
+        inherited = command.env.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+        entries = [*(str(self.root / path) for path in self.paths), *filter(None, [inherited])]
+        argv = tuple(self._own(word, project=project) for word in command.argv)
+        return replace(command, argv=argv, env={**command.env, "PYTHONPATH": os.pathsep.join(entries)})
+
+    def cwd(self, *, project: Path) -> Path:
+        """Return this side's copy of the working directory: Python looks for modules there, too."""
+        here = Path.cwd()
+        return Path(self._own(str(here), project=project)) if here.is_relative_to(project) else here
+
+    def _own(self, word: str, *, project: Path) -> str:
+        path = Path(word)
+        if not (path.is_absolute() and path.is_relative_to(project)):
+            return word
+        own = self.root / path.relative_to(project)
+        return str(own) if own.exists() else word
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """A commit that was asked for by name.
+
+    Attributes:
+        name: As it was asked for.
+        commit: Its full hash.
+        repository: Top folder of the working tree.
+    """
+
+    name: str
+    commit: str
+    repository: Path
+
+    @property
+    def label(self) -> str:
+        """The name people read: ``main, 36db4f5``; a hash has no other name."""
+        short = self.commit[:_SHORT]
+        return short if self.commit.startswith(self.name) else f"{self.name}, {short}"
+
+
+def find_revision(name: str, *, root: Path) -> Revision:
+    """Return the commit of that name.
+
+    Args:
+        name: Anything git takes for a commit: branch, tag, hash, ``HEAD~1``.
+        root: A folder of the repository.
+
+    Raises:
+        RevisionError: If there is no repository or no such commit.
+    """
+    top = _git("rev-parse", "--show-toplevel", root=root, doing=f"--perf-ab={name} needs a git repository in {root}")
+    # --end-of-options: a name that begins with a dash is no option
+    commit = _git(
+        "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}", root=root,
+        doing=f"--perf-ab={name} is no commit of {top}; name a branch, tag or hash that git rev-parse knows",
+    )  # fmt: skip
+    return Revision(name=name, commit=commit, repository=Path(top))
+
+
+class Worktree:
+    """A checkout of a revision beside the working tree, for as long as a session lasts.
+
+    Args:
+        revision: What to check out.
+        folder: Where; its own name says which commit.
+    """
+
+    def __init__(self, revision: Revision, *, folder: Path) -> None:
+        self.revision = revision
+        self.folder = folder
+
+    def add(self) -> None:
+        """Check it out, in place of what a killed session has left there.
+
+        Raises:
+            RevisionError: If git can't.
+        """
+        self.remove()
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        _git(
+            "worktree", "add", "--detach", "--force", str(self.folder), self.revision.commit,
+            root=self.revision.repository, doing=f"git can't check out {self.revision.name} in {self.folder}",
+        )  # fmt: skip
+
+    def remove(self) -> None:
+        """Remove the checkout and git's note of it; nothing happens if there is none."""
+        repository = self.revision.repository
+        if self.folder.exists():
+            with suppress(RevisionError):
+                _git("worktree", "remove", "--force", "--force", str(self.folder), root=repository, doing="")
+            shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(RevisionError):
+            _git("worktree", "prune", root=repository, doing="")
+
+
+def set_up(side: Side, *, command: str, project: Path) -> None:
+    """Run the set-up command of the project in a side's root directory.
+
+    Args:
+        side: Whose.
+        command: For the shell; finds the side's name in NEMOPERF_AB_SIDE.
+        project: The root directory of the working tree.
+
+    Raises:
+        RevisionError: If it fails.
+    """
+    environment = {**os.environ, "NEMOPERF_AB_SIDE": side.name, "NEMOPERF_AB_PROJECT": str(project)}
+    _run(
+        ["/bin/sh", "-c", command],
+        cwd=side.root,
+        env=environment,
+        timeout_sec=_SETUP_TIMEOUT_SEC,
+        doing=f"perf_ab_setup failed for {side.label}: {command!r} in {side.root}; mend the command or the revision",
+    )
+
+
+def _git(*arguments: str, root: Path, doing: str) -> str:
+    # A hook of the project must not run here, and git variables of a surrounding hook must not redirect it.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    argv = ["git", "-c", "core.hooksPath=/dev/null", "-C", str(root), *arguments]
+    return _run(argv, cwd=root, env=environment, timeout_sec=_GIT_TIMEOUT_SEC, doing=doing)
+
+
+def _run(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_sec: float, doing: str) -> str:
+    try:
+        done = subprocess.run(  # noqa: S603 (git, or the project's own command)
+            argv, cwd=cwd, env=env, capture_output=True, check=True, text=True, errors="replace", timeout=timeout_sec
+        )
+    except subprocess.CalledProcessError as error:
+        said = "\n".join(f"{error.stdout}{error.stderr}".splitlines()[-_OUTPUT_LINES:])
+        raise RevisionError(f"{doing} (exit code {error.returncode}){': ' if said else ''}{said}") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RevisionError(f"{doing} ({error})") from None
+    return done.stdout.strip()

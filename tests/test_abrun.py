@@ -1,0 +1,175 @@
+"""Rounds of two sides that are small programs: real processes that take turns, fail, hang and are stopped."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pytest_nemoperf.abrun import Contest, NoTurnsError, Round
+from pytest_nemoperf.errors import LaunchError, RecordError
+from pytest_nemoperf.frameworks.command import CommandFramework
+from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.worktree import Side
+from tests.builders import make_plan
+
+PROGRAM = """
+import json, os, pathlib, sys, time
+from pytest_nemoperf.native.turns import steps_in_turn
+from pytest_nemoperf.turn import Turn
+
+plan = json.loads(pathlib.Path(os.environ["NEMOPERF_PLAN"]).read_text())
+num_steps = plan["warmup_steps"] + plan["steps"]
+turn = Turn(**plan["turn"]) if plan["turn"] and {knows_turns} else None
+here = pathlib.Path(__file__).parent
+(here / "pid").write_text(str(os.getpid()))
+with open(os.environ["NEMOPERF_STEPS"], "w") as file:
+    for step in steps_in_turn(turn, rank=0, num_steps=num_steps, settle=lambda: None):
+        if step == 3:
+            {at_step_3}
+        with open(here.parent / "order", "a") as order:
+            order.write(f"{{here.name}} {{step}} ")
+        record = {{"step": step, "step_time_sec": 0.01, "tokens": plan["tokens_per_step"], "loss": 6.5}}
+        print(json.dumps(record), file=file, flush=True)
+"""
+
+
+class TwoSides:
+    """A folder with a program for each side."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.contest = Contest(self._side("old"), self._side("new"), project=folder / "new")
+
+    def program(self, side: str, *, at_step_3: str = "pass", knows_turns: bool = True) -> None:
+        text = PROGRAM.format(at_step_3=at_step_3, knows_turns=knows_turns)
+        (self.folder / side / "program.py").write_text(text)
+
+    def run(self, *, first: str = "old", timeout_sec: float = 60) -> Round:
+        plan = self._plan(timeout_sec)
+        return self.contest.by_turns(
+            {"old": plan, "new": plan},
+            framework=CommandFramework(),
+            run_dir=self.folder / "run",
+            first=first,
+            block_steps=2,
+            on_progress=self.on_progress,
+        )
+
+    def run_launches(self, *, first: str) -> Round:
+        plan = self._plan(60)
+        return self.contest.one_after_the_other(
+            {"old": plan, "new": replace(plan, seed=7)},
+            framework=CommandFramework(),
+            run_dir=self.folder / "run",
+            first=first,
+            on_progress=self.on_progress,
+        )
+
+    def on_progress(self, _last: object) -> None:
+        pass
+
+    @property
+    def order(self) -> str:
+        return (self.folder / "order").read_text().strip()
+
+    def lives(self, side: str) -> bool:
+        return psutil.pid_exists(int((self.folder / side / "pid").read_text()))
+
+    def _side(self, name: str) -> Side:
+        root = self.folder / name
+        root.mkdir()
+        origin = {"old": "main, 36db4f5", "new": "working tree"}[name]
+        return Side(name=name, origin=origin, root=root, paths=("src",))
+
+    def _plan(self, timeout_sec: float) -> Plan:
+        plan = make_plan(
+            framework="command",
+            command=(sys.executable, str(self.folder / "new" / "program.py")),
+            layouts={"cpu": Layout(gpus=1)},
+            steps=4,
+        )
+        return replace(plan, timeout_sec=timeout_sec)
+
+
+@pytest.fixture
+def sides(tmp_path: Path) -> Iterator[TwoSides]:
+    sides = TwoSides(tmp_path)
+    sides.program("old")
+    sides.program("new")
+    yield sides
+    sides.contest.close()
+
+
+def test_both_sides_run_their_own_file_of_the_project_by_turns(sides: TwoSides) -> None:
+    found = sides.run(first="new")
+
+    assert sides.order == (
+        "new 0 new 1 old 0 old 1 old 2 old 3 new 2 new 3 new 4 new 5 old 4 old 5"  # A BB AA B
+    )
+    assert [len(output.records) for output in (found.old, found.new)] == [6, 6]
+    assert found.first == "new"
+
+
+def test_a_side_that_fails_is_named_with_its_own_error_and_the_other_ends(sides: TwoSides) -> None:
+    sides.program("old", at_step_3="raise ValueError('no such layer')")
+
+    with pytest.raises(LaunchError, match=r"(?s)^old \(main, 36db4f5\): .*ValueError: no such layer"):
+        sides.run()
+
+    assert not sides.lives("new")
+
+
+def test_of_two_sides_that_run_out_of_time_the_one_with_the_turn_is_named(sides: TwoSides) -> None:
+    sides.program("new", at_step_3="time.sleep(1000)")
+
+    with pytest.raises(LaunchError, match=r"^new \(working tree\): .* timed out after 1 s"):
+        sides.run(timeout_sec=1)
+
+    assert not sides.lives("new")
+    assert not sides.lives("old")
+
+
+@pytest.mark.parametrize("first", ["old", "new"])
+def test_code_that_is_older_than_turns_is_noticed_and_not_waited_for(sides: TwoSides, first: str) -> None:
+    sides.program("old", knows_turns=False)
+
+    with pytest.raises(NoTurnsError, match=r"old \(main, 36db4f5\) does not know turns: .* while new \(working tree\)"):
+        sides.run(first=first)
+
+    assert not sides.lives("new")
+
+
+def test_an_interrupt_stops_both_sides(sides: TwoSides, monkeypatch: pytest.MonkeyPatch) -> None:
+    sides.program("old", at_step_3="time.sleep(1000)")
+
+    def interrupt(_last: object) -> None:
+        if all((sides.folder / name / "pid").exists() for name in ("old", "new")):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sides, "on_progress", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        sides.run()
+
+    assert not sides.lives("old")
+    assert not sides.lives("new")
+
+
+def test_whole_launches_follow_each_other_in_the_order_drawn(sides: TwoSides) -> None:
+    sides.run_launches(first="new")
+    sides.run_launches(first="old")
+
+    names = sides.order.split()[::2]
+    assert names == ["new"] * 6 + ["old"] * 12 + ["new"] * 6
+
+
+def test_a_side_without_records_is_named(sides: TwoSides) -> None:
+    sides.program("old", at_step_3="print('{', file=file); sys.exit(0)")
+
+    with pytest.raises(RecordError, match=r"^old \(main, 36db4f5\): .*steps\.jsonl:4: not JSON"):
+        sides.run_launches(first="old")

@@ -1,0 +1,127 @@
+"""The two versions of a comparison, in a real repository."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pytest_nemoperf.errors import RevisionError
+from pytest_nemoperf.frameworks.protocol import RankCommand
+from pytest_nemoperf.worktree import Side, Worktree, find_revision, set_up
+
+
+def git(*arguments: str, root: Path) -> str:
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", "-C", str(root), *identity, *arguments], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with two commits of speed.txt, the second on top of branch ``main``, and a change in progress."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    root = tmp_path / "project"
+    root.mkdir()
+    git("init", "--quiet", "--initial-branch=main", root=root)
+    for text in ("slow", "fast"):
+        (root / "speed.txt").write_text(text)
+        git("add", ".", root=root)
+        git("commit", "--quiet", "--message", text, root=root)
+    (root / "speed.txt").write_text("dirty")
+    return root
+
+
+def side_of(root: Path, *paths: str) -> Side:
+    return Side(name="old", origin="main, 36db4f5", root=root, paths=paths)
+
+
+def test_a_revision_is_checked_out_and_removed_and_the_working_tree_stays_as_it_is(project: Path) -> None:
+    revision = find_revision("main~1", root=project)
+    worktree = Worktree(revision, folder=project / ".nemoperf" / "ab" / revision.commit)
+
+    worktree.add()
+
+    assert revision.commit == git("rev-parse", "main~1", root=project)
+    assert (worktree.folder / "speed.txt").read_text() == "slow"
+    assert (project / "speed.txt").read_text() == "dirty"
+    worktree.remove()
+    worktree.remove()
+    assert not worktree.folder.exists()
+    assert len(git("worktree", "list", root=project).splitlines()) == 1
+
+
+@pytest.mark.parametrize("is_known_to_git", [True, False])
+def test_what_a_killed_session_left_is_replaced(*, is_known_to_git: bool, project: Path) -> None:
+    worktree = Worktree(find_revision("main", root=project), folder=project / ".nemoperf" / "ab" / "x")
+    if is_known_to_git:
+        worktree.add()
+    worktree.folder.mkdir(parents=True, exist_ok=True)
+    (worktree.folder / "speed.txt").write_text("left over")
+
+    worktree.add()
+
+    assert (worktree.folder / "speed.txt").read_text() == "fast"
+
+
+@pytest.mark.parametrize("name", ["no-such-branch", "--help", "main:speed.txt"])
+def test_what_is_no_commit_is_refused(name: str, project: Path) -> None:
+    with pytest.raises(RevisionError, match=rf"--perf-ab={name} is no commit of .*project; name a branch, tag or hash"):
+        find_revision(name, root=project)
+
+
+def test_without_a_repository_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
+
+    with pytest.raises(RevisionError, match="--perf-ab=main needs a git repository"):
+        find_revision("main", root=tmp_path)
+
+
+def test_the_side_of_a_command_decides_over_files_of_the_project_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/usual")
+    project, old = tmp_path / "project", tmp_path / "old"
+    for path in (project / "train.py", project / ".venv" / "python", old / "train.py"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    argv = (str(project / ".venv" / "python"), str(project / "train.py"), "--config", "train.py", "/etc/hosts")
+    command = RankCommand(argv=argv, num_processes=1, env={"A": "b"})
+
+    swapped = side_of(old, "src", "tools").command(command, project=project)
+
+    assert swapped.argv == (argv[0], str(old / "train.py"), "--config", "train.py", "/etc/hosts")
+    assert swapped.env == {"A": "b", "PYTHONPATH": f"{old}/src:{old}/tools:/usual"}
+
+
+def test_a_recipes_own_python_path_comes_after_the_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    command = RankCommand(argv=("train",), num_processes=1, env={"PYTHONPATH": "/recipe"})
+
+    assert side_of(tmp_path, ".").command(command, project=tmp_path).env["PYTHONPATH"] == f"{tmp_path}:/recipe"
+
+
+def test_each_side_has_its_own_copy_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, old = tmp_path / "project", tmp_path / "old"
+    (project / "train").mkdir(parents=True)
+    (old / "train").mkdir(parents=True)
+    monkeypatch.chdir(project / "train")
+
+    assert side_of(old).cwd(project=project) == old / "train"
+    monkeypatch.chdir("/")
+    assert side_of(old).cwd(project=project) == Path("/")
+
+
+def test_a_set_up_command_runs_in_the_side_and_knows_which_it_is(tmp_path: Path) -> None:
+    set_up(side_of(tmp_path), command='echo "$NEMOPERF_AB_SIDE $PWD" > built', project=tmp_path)
+
+    assert (tmp_path / "built").read_text() == f"old {tmp_path}\n"
+
+
+def test_a_set_up_command_that_fails_is_shown_with_its_last_words(tmp_path: Path) -> None:
+    command = "echo no compiler >&2; exit 3"
+
+    with pytest.raises(RevisionError, match=r"(?s)failed for old \(main, 36db4f5\): .*exit code 3\): no compiler"):
+        set_up(side_of(tmp_path), command=command, project=tmp_path)
