@@ -119,6 +119,8 @@ class Perf:
         session = self._session
         if session.settings.is_dry_run:
             self.end_dry("a loop of the test process has no recipe to price")
+        if session.settings.against:
+            self.leave_out("a loop of the test process can't have its code swapped for another revision's (--perf-ab)")
         if session.settings.changes:
             self._progress.say(f"loop-{name} runs as ever: --perf-set changes recipes, and a loop has none")
         with self._told():
@@ -146,6 +148,11 @@ class Perf:
         """Skip a test a dry run can't price, and say why at the end."""
         self._session.not_run.append(NotRun(nodeid=self._item.nodeid, reason=reason))
         pytest.skip(f"dry run: {reason}")
+
+    def leave_out(self, reason: str) -> NoReturn:
+        """Skip a test that this session has no use for, and say why at the end."""
+        self._session.not_run.append(NotRun(nodeid=self._item.nodeid, reason=reason))
+        pytest.skip(reason)
 
     def _loop_measurement(
         self, case: str, expected: Expected, records: Sequence[StepRecord], workload: Mapping[str, Any]

@@ -84,5 +84,10 @@ def _check_trials(config: pytest.Config, *, inject_pct: float) -> None:
             raise pytest.UsageError(f"{name} with {given[0]}: nothing is launched and measured; drop one of them")
     if option.perf_dry_run and option.perf_replay:
         raise pytest.UsageError("--perf-dry-run with --perf-replay: one prices, one judges; drop one of them")
+    if option.perf_ab and option.perf_profile:
+        raise pytest.UsageError(
+            "--perf-ab with --perf-profile: a profile is compared with a stored one; drop --perf-ab, or profile each "
+            "revision in a session of its own"
+        )
     if option.perf_ab_limit is not None and not option.perf_ab:
         raise pytest.UsageError("--perf-ab-limit only counts with --perf-ab=REV; add it, or drop the limit")

@@ -13,6 +13,7 @@ from pytest_nemoperf.errors import NemoPerfError
 from pytest_nemoperf.fixture import Perf
 from pytest_nemoperf.machine import describe_devices
 from pytest_nemoperf.progress import Progress
+from pytest_nemoperf.report.ab import ab_header
 from pytest_nemoperf.report.plans import render_dry_run
 from pytest_nemoperf.report.summary import render_summary
 from pytest_nemoperf.report.terminal import render_header
@@ -44,6 +45,10 @@ class PerfPlugin:
             settings = self.session.settings
             if settings.is_dry_run:
                 self.perf_of(item).end_dry("a benchmark test has no recipe to price")
+            if settings.against:
+                self.perf_of(item).leave_out(
+                    "a benchmark test runs in the test process, where code can't be swapped (--perf-ab)"
+                )
             if settings.changes:
                 self.progress.say(f"{item.nodeid} runs as ever: --perf-set changes recipes, and it has none")
             if self.session.settings.inject_pct:
@@ -71,7 +76,7 @@ class PerfPlugin:
     def pytest_report_header(self) -> list[str]:
         """Say what is measured against what."""
         session, settings = self.session, self.session.settings
-        return render_header(
+        lines = render_header(
             system=settings.system,
             how="detected" if settings.was_detected else "asked for",
             devices=describe_devices(settings.devices),
@@ -84,6 +89,9 @@ class PerfPlugin:
             changes=changes_text(settings.changes),
             is_dry_run=settings.is_dry_run,
         )
+        if session.ab is not None and settings.against is not None:
+            lines.append(ab_header(session.ab.revision_text, limit_sec=settings.against.limit_sec))
+        return lines
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Leave out the dot of a judged case: it has a line of its own."""

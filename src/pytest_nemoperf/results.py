@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from pytest_nemoperf.abtest import ABResult
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.measure import Measurement
 from pytest_nemoperf.profiles import CaseProfile
@@ -32,6 +33,7 @@ class CaseResult:
         accepted_reason: Why a regression was accepted; empty if none was.
         is_failure: The test fails for this verdict.
         run_dir: Where the ranks' records and logs are; empty for what ran in-process.
+        ab: How it was compared with another revision; None if it was judged against a baseline.
     """
 
     nodeid: str
@@ -45,6 +47,7 @@ class CaseResult:
     accepted_reason: str = ""
     is_failure: bool = False
     run_dir: str = ""
+    ab: ABResult | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_nemoperf import machine
+from pytest_nemoperf.absession import open_ab_session
 from pytest_nemoperf.baseline import from_measurement, write_atomically
 from pytest_nemoperf.case_profiles import is_profile_due, profile_report
 from pytest_nemoperf.changes import changes_text
@@ -62,6 +63,7 @@ class PerfSession:
         self._launches = Launches(settings.state_dir / "runs" / time.strftime("%Y%m%d-%H%M%S"))
         self._keeper = Keeper(self.store, settings=settings)
         self.planner = Planner(config, settings=settings, store=self.store)
+        self.ab = open_ab_session(settings, root=config.rootpath)
 
     @cached_property
     def provenance(self) -> Provenance:
@@ -90,8 +92,12 @@ class PerfSession:
             BaselineError: If a stored baseline can't be trusted; nothing is launched then.
             LaunchError: If ranks failed, hung or were killed.
         """
-        baseline = self.store.find(plan.case, workload=workload_of(plan)).baseline
         terms = self._terms(tolerances)
+        if self.ab is not None:
+            self.take_turn(progress)
+            folder = self._launches.case_dir(plan.case)
+            return self.ab.run(plan, framework=framework, terms=terms, folder=folder, progress=progress)
+        baseline = self.store.find(plan.case, workload=workload_of(plan)).baseline
         limit = max(runs, terms.max_runs)
         if self.settings.updating is not None:
             limit = max(limit, _MAX_RECORDED_RUNS)
@@ -125,13 +131,18 @@ class PerfSession:
             BaselineError: If a stored baseline can't be trusted, or a new one can't be written.
         """
         self.planner.claim(measurement.case, nodeid=nodeid)
-        found = self.store.find(measurement.case, workload=measurement.workload)
-        terms = self._terms(tolerances)
-        if measurement.case not in self.planner.plans:
-            terms = replace(terms, max_runs=len(measurement.runs) or 1)  # what this process measures, it measures once
-        verdict = judge(measurement, baseline=found.baseline, machine=self.machine, terms=terms)
-        report = self._report(measurement, verdict=verdict, found=found, terms=terms, nodeid=nodeid)
-        self.reports = [other for other in self.reports if other.result.verdict.case != verdict.case] + [report]
+        if self.ab is not None:
+            report = self.ab.report(
+                measurement,
+                nodeid=nodeid,
+                run_dir=self.shown(self._launches.case_dir(measurement.case)),
+                rerun_command=self._command(nodeid, f"--perf-ab={self.ab.revision.name}"),
+                environment=self.provenance.environment(),
+            )
+        else:
+            report = self._judged(measurement, terms=self._terms(tolerances), nodeid=nodeid)
+        case = report.result.verdict.case
+        self.reports = [other for other in self.reports if other.result.verdict.case != case] + [report]
         return report
 
     def profile(self, report: CaseReport, *, progress: Progress) -> CaseReport:
@@ -189,6 +200,8 @@ class PerfSession:
     def close(self) -> None:
         """Stop every process, give up the turn, keep the newest runs only."""
         self._launches.close()
+        if self.ab is not None:
+            self.ab.close()
         self._turn.release()
         forget_old_runs(self._launches.runs_dir.parent, keep=_KEPT_SESSIONS)
 
@@ -215,6 +228,13 @@ class PerfSession:
     def _terms(self, tolerances: Sequence[Mapping[str, float]]) -> Terms:
         terms = self.settings.terms
         return replace(terms, tolerances=merge_tolerances([terms.tolerances, *tolerances]))
+
+    def _judged(self, measurement: Measurement, *, terms: Terms, nodeid: str) -> CaseReport:
+        found = self.store.find(measurement.case, workload=measurement.workload)
+        if measurement.case not in self.planner.plans:
+            terms = replace(terms, max_runs=len(measurement.runs) or 1)  # what this process measures, it measures once
+        verdict = judge(measurement, baseline=found.baseline, machine=self.machine, terms=terms)
+        return self._report(measurement, verdict=verdict, found=found, terms=terms, nodeid=nodeid)
 
     def _report(
         self, measurement: Measurement, *, verdict: Verdict, found: Found, terms: Terms, nodeid: str

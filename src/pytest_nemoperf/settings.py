@@ -196,7 +196,10 @@ def _system(config: pytest.Config, *, devices: Devices) -> System:
 
 
 def _terms(config: pytest.Config, *, system: System) -> Terms:
-    layers: list[Mapping[str, float]] = [{"all": system.tolerance_pct}]
+    default_pct = system.tolerance_pct
+    if config.option.perf_ab:  # what differs between days and launches cancels, so a finer question can be asked
+        default_pct = min(default_pct, options.DEFAULT_AB_TOLERANCE_PCT)
+    layers: list[Mapping[str, float]] = [{"all": default_pct}]
     for subject, texts in (
         ("ini perf_tolerance", config.getini("perf_tolerance")),
         ("--perf-tolerance", config.option.perf_tolerance),

@@ -15,6 +15,13 @@ FLOPS_REL_TOL = 1e-4  # stored numbers keep six significant digits
 
 def run_problems(expected: Expected, *, records: Sequence[StepRecord]) -> list[str]:
     """Return why a run must not be judged: steps missing, not finite, wrong tokens or FLOPs, not settled."""
+    measured = [record for record in records if record.step >= expected.warmup_steps]
+    times = settling_times(measured, has_exact_tokens=expected.has_exact_tokens)
+    return [*record_problems(expected, records=records), *settling_problems(times[num_still_warming(times) :])]
+
+
+def record_problems(expected: Expected, *, records: Sequence[StepRecord]) -> list[str]:
+    """Return the same whatever the steps' times are: steps missing, not finite, wrong tokens or FLOPs."""
     problems = []
     total = expected.warmup_steps + expected.steps
     if [record.step for record in records] != list(range(total)):
@@ -30,8 +37,6 @@ def run_problems(expected: Expected, *, records: Sequence[StepRecord]) -> list[s
     problems += _token_problems(expected, measured=measured)
     problems += _flops_problems(expected, measured=measured)
     problems += rollout_problems(expected, records=measured)
-    times = settling_times(measured, has_exact_tokens=expected.has_exact_tokens)
-    problems += settling_problems(times[num_still_warming(times) :])
     return problems
 
 

@@ -9,6 +9,7 @@ from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.comparison import Comparison, VerdictKind
 from pytest_nemoperf.fingerprint import Difference, Tier
 from pytest_nemoperf.metrics import METRICS
+from pytest_nemoperf.report.ab import render_ab
 from pytest_nemoperf.report.cells import (
     allowed_text,
     commit_text,
@@ -52,6 +53,8 @@ def render_failure(report: CaseReport, *, width: int, color: bool) -> str:
         width: Columns; only a path may be longer.
         color: Whether to use terminal colours.
     """
+    if report.result.ab is not None:
+        return render_ab(report, ab=report.result.ab, width=width, color=color)
     return to_text(_parts(report, width=width), width=width, color=color)
 
 

@@ -23,7 +23,12 @@ def resolution_text(comparison: Comparison) -> str:
     """Return what the case resolves: ``tolerance 3%, this case resolves 1.1% with 5 baseline runs``."""
     if comparison.resolution_pct is None:
         return ""
-    runs = count_text(comparison.num_baseline_runs, "baseline run")
+    is_against_baseline = comparison.num_baseline_runs > 0  # and not beside another revision, round by round
+    runs = (
+        count_text(comparison.num_baseline_runs, "baseline run")
+        if is_against_baseline
+        else count_text(comparison.num_runs, "round")
+    )
     resolved = percent_text(comparison.resolution_pct)
     return f"tolerance {comparison.allowed_pct:g}%, this case resolves {resolved} with {runs}"
 

@@ -19,6 +19,7 @@ from pytest_nemoperf.metrics import (
     format_number,
     format_time,
 )
+from pytest_nemoperf.report.ab import compared_with
 from pytest_nemoperf.report.cells import (
     commit_text,
     count_text,
@@ -95,7 +96,8 @@ def _parts(
     yield ""
     yield from _counts(results)
     yield from _reasons(results.cases)
-    yield from _loose(results.cases)
+    yield from _loose([case for case in results.cases if case.ab is None])
+    yield from compared_with(results.cases)
     yield from _not_run(results)
     yield from _stored(reports)
     if written:
@@ -218,7 +220,7 @@ def _reasons_of(case: CaseResult) -> tuple[str, ...]:
     if case.accepted_reason:
         reasons.append(f"accepted: {case.accepted_reason}")
     hint = _HINTS.get(case.verdict.kind)
-    if hint and not case.stored_path and not case.measurement.inject_pct:
+    if hint and not case.stored_path and not case.measurement.inject_pct and case.ab is None:
         reasons.append(hint)
     return tuple(reasons)
 

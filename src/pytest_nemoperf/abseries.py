@@ -1,0 +1,136 @@
+"""The rounds of one case on two sides: what they left, who begins the next, and how many there is time for."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+from pytest_nemoperf.abplan import DEFAULT_BLOCK_STEPS, plan_for_turns
+from pytest_nemoperf.abrun import Round
+from pytest_nemoperf.abtest import (
+    MAX_ROUNDS,
+    ABResult,
+    ABRound,
+    launches_ratio,
+    memory_ratio,
+    turns_ratio,
+    unsettled_turns,
+)
+from pytest_nemoperf.expected import expected_of
+from pytest_nemoperf.measure import Measurement, measure_outputs
+from pytest_nemoperf.metrics import PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.records import RunOutput, StepRecord
+from pytest_nemoperf.soundness import record_problems
+from pytest_nemoperf.steadiness import unsettled
+
+SIDES: Final = ("old", "new")
+
+
+class Series:
+    """The rounds of one case, and who begins the next.
+
+    Args:
+        plan: Of a run by itself.
+        seed: Of the order of the sides.
+        why_launches: Why whole launches alternate and not turns; None for turns.
+    """
+
+    def __init__(self, plan: Plan, *, seed: int, why_launches: str | None) -> None:
+        self._plan, self._seed = plan, seed
+        self._order = _order(random.Random(seed))  # noqa: S311 (no secret: who begins)
+        self._durations: list[float] = []
+        self.why_launches = why_launches
+        self.rounds: list[ABRound] = []
+        self.outputs: dict[str, list[RunOutput]] = {name: [] for name in SIDES}
+
+    @property
+    def plan(self) -> Plan:
+        """How each side runs in a round."""
+        return self._plan if self.why_launches else plan_for_turns(self._plan, block_steps=DEFAULT_BLOCK_STEPS)
+
+    @property
+    def num_counted(self) -> int:
+        """Rounds that count."""
+        return len(self.outputs["new"])
+
+    def next_first(self) -> str:
+        """Return which side begins the next round: drawn for one, the other way round for the one after it."""
+        return next(self._order)
+
+    def max_rounds(self, *, limit_sec: float) -> int:
+        """Return how many rounds can count by the end of the time, as long as rounds have taken; at least one."""
+        if not self._durations:
+            return 1
+        # The first also starts the helpers.
+        usual = statistics.median(self._durations[1:] or self._durations)
+        left = max(0, int((limit_sec - sum(self._durations)) // usual))
+        return min(self.num_counted + left, MAX_ROUNDS)
+
+    def add(self, found: Round, *, took_sec: float) -> None:
+        """Keep what a round left; one in which a side did not settle does not count."""
+        self._durations.append(took_sec)
+        sides = {"old": found.old, "new": found.new}
+        if problem := self._unsettled(sides):
+            self.rounds.append(ABRound(first=found.first, ratios={}, left_out=problem))
+            return
+        for name in SIDES:
+            self.outputs[name].append(sides[name])
+        self.rounds.append(ABRound(first=found.first, ratios=self._ratios(sides)))
+
+    def measured(self, name: str) -> Measurement:
+        """Return what was measured of a side in the rounds that count."""
+        expected, outputs = expected_of(self.plan), self.outputs[name]
+        problems = [
+            f"round {number}: {problem}"
+            for number, output in enumerate(outputs, start=1)
+            for problem in record_problems(expected, records=output.records)
+        ]
+        # Whether steps have settled was asked of both sides together.
+        return replace(measure_outputs(self.plan, outputs=outputs), problems=tuple(problems))
+
+    def result(self, revision: str, *, labels: tuple[str, str], old: Measurement) -> ABResult:
+        """Return what is kept of the series."""
+        return ABResult(
+            revision=revision,
+            old=labels[0],
+            new=labels[1],
+            method="launches" if self.why_launches else "turns",
+            why_launches=self.why_launches or "",
+            block_steps=0 if self.why_launches else DEFAULT_BLOCK_STEPS,
+            seed=self._seed,
+            rounds=tuple(self.rounds),
+            old_measurement=old,
+            duration_sec=round(sum(self._durations), 3),
+        )
+
+    def _unsettled(self, sides: Mapping[str, RunOutput]) -> str:
+        if not self.why_launches:
+            return unsettled_turns(*self._measured(sides))
+        problems = (
+            f"{name}: {problem}" for name in SIDES for problem in unsettled(self._plan, records=sides[name].records)
+        )
+        return next(problems, "")
+
+    def _ratios(self, sides: Mapping[str, RunOutput]) -> dict[str, float]:
+        old, new = self._measured(sides)
+        time_ratio = launches_ratio if self.why_launches else turns_ratio
+        ratios = {TOKENS_PER_SEC_PER_GPU.name: time_ratio(old, new)}
+        memory = memory_ratio(old, new)
+        return ratios if memory is None else {**ratios, PEAK_MEMORY_GIB.name: memory}
+
+    def _measured(self, sides: Mapping[str, RunOutput]) -> tuple[list[StepRecord], list[StepRecord]]:
+        """Return the steps of old and new after warm-up."""
+        warmup_steps = self.plan.warmup_steps
+        old, new = ([record for record in sides[name].records if record.step >= warmup_steps] for name in SIDES)
+        return old, new
+
+
+def _order(chance: random.Random) -> Iterator[str]:
+    while True:
+        first = chance.choice(SIDES)
+        yield first
+        yield next(name for name in SIDES if name != first)

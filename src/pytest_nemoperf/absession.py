@@ -1,0 +1,229 @@
+"""Comparisons with another revision in one perf session: checkout, rounds until a verdict, and what is left of them."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_nemoperf import machine
+from pytest_nemoperf.abplan import DEFAULT_BLOCK_STEPS, unsuited_to_turns
+from pytest_nemoperf.abrun import Contest, NoTurnsError
+from pytest_nemoperf.abseries import SIDES, Series
+from pytest_nemoperf.abtest import MIN_ROUNDS, ABResult, judge_rounds
+from pytest_nemoperf.comparison import Terms, VerdictKind
+from pytest_nemoperf.errors import RevisionError, UnsupportedError
+from pytest_nemoperf.measure import Measurement
+from pytest_nemoperf.results import CaseReport, CaseResult
+from pytest_nemoperf.settings import Settings
+from pytest_nemoperf.worktree import Side, Worktree, find_revision, set_up
+
+if TYPE_CHECKING:
+    from pytest_nemoperf.frameworks.protocol import Framework
+    from pytest_nemoperf.progress import Progress
+    from pytest_nemoperf.recipe import Plan
+    from pytest_nemoperf.settings import Against
+    from pytest_nemoperf.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One case on two sides.
+
+    Attributes:
+        plan: How the case runs by itself.
+        new: What was measured of the working tree.
+        verdict: On the ratio.
+        result: How it came about, the old side's measurement included.
+    """
+
+    plan: Plan
+    new: Measurement
+    verdict: Verdict
+    result: ABResult
+
+
+class ABSession:
+    """Checks out the other revision when it is first needed, and compares cases.
+
+    Args:
+        against: What --perf-ab and its ini keys say.
+        settings: Of the session.
+        root: Root directory of the working tree.
+    """
+
+    def __init__(self, against: Against, *, settings: Settings, root: Path) -> None:
+        self.revision = find_revision(against.revision, root=root)
+        self._against, self._settings, self._root = against, settings, root
+        self._worktree = Worktree(self.revision, folder=settings.state_dir / "ab" / self.revision.commit)
+        self._contest: Contest | None = None
+        self._compared: dict[str, Compared] = {}
+
+    def run(self, plan: Plan, *, framework: Framework, terms: Terms, folder: Path, progress: Progress) -> Measurement:
+        """Run rounds of a plan until there is a verdict or no time for another round.
+
+        Args:
+            plan: Of a run by itself.
+            framework: Who trains it.
+            terms: By what the ratio is judged.
+            folder: Takes a folder for each round.
+            progress: Shows what goes on.
+
+        Returns:
+            What was measured of the working tree; report has the rest.
+
+        Raises:
+            RevisionError: If the revision can't be checked out or set up.
+            LaunchError: If a side failed; the text names it.
+            RecordError: If a side left an impossible record.
+        """
+        contest = self._contest or self._prepare(progress)
+        series = Series(
+            plan,
+            seed=random.SystemRandom().randrange(2**32),
+            why_launches=unsuited_to_turns(
+                plan,
+                host_memory_bytes=machine.host_memory_bytes(),
+                gpu_memory_bytes=min(self._settings.devices.memory_bytes) if plan.device == "cuda" else None,
+            ),
+        )
+        if series.why_launches:
+            progress.say(f"{plan.case}: whole launches alternate: {series.why_launches}")
+        labels = (contest.sides["old"].label, contest.sides["new"].label)
+        while True:
+            max_rounds = series.max_rounds(limit_sec=self._against.limit_sec)
+            with progress.run(plan, number=len(series.rounds) + 1, num_runs=max(max_rounds, len(series.rounds) + 1)):
+                try:
+                    self._add_round(series, contest=contest, framework=framework, folder=folder, progress=progress)
+                except NoTurnsError as exc:
+                    progress.say(f"{plan.case}: whole launches alternate: {exc}")
+                    series.why_launches = str(exc)
+                    continue
+            max_rounds = series.max_rounds(limit_sec=self._against.limit_sec)
+            old, new = (series.measured(name) for name in SIDES)
+            verdict = judge_rounds(
+                old, new, rounds=series.rounds, terms=terms, max_rounds=max(max_rounds, MIN_ROUNDS), labels=labels
+            )
+            if verdict.kind is not VerdictKind.INCONCLUSIVE or series.num_counted >= max_rounds:
+                result = series.result(self._against.revision, labels=labels, old=old)
+                self._compared[plan.case] = Compared(plan=plan, new=new, verdict=verdict, result=result)
+                return new
+
+    def report(
+        self,
+        measurement: Measurement,
+        *,
+        nodeid: str,
+        run_dir: str,
+        rerun_command: str,
+        environment: Mapping[str, str],
+    ) -> CaseReport:
+        """Return the report of a case on two sides; nothing of it is ever stored.
+
+        Args:
+            measurement: As run returned it.
+            nodeid: The test that asks.
+            run_dir: Where the rounds are.
+            rerun_command: Shell command that runs just this case again.
+            environment: Of this process.
+
+        Raises:
+            UnsupportedError: If it was not measured on two sides.
+        """
+        compared = self._compared.get(measurement.case)
+        if compared is None:
+            raise UnsupportedError(
+                f"{measurement.case} was measured in this process, where code can't be swapped; "
+                "leave it out of a session with --perf-ab"
+            )
+        result = CaseResult(
+            nodeid=nodeid,
+            measurement=compared.new,
+            verdict=compared.verdict,
+            plan=compared.plan,
+            is_failure=compared.verdict.kind in self._settings.fail_on,
+            run_dir=run_dir,
+            ab=compared.result,
+        )
+        return CaseReport(
+            result=result,
+            rerun_command=rerun_command,
+            environment={**environment, **compared.new.environment},
+        )
+
+    @property
+    def revision_text(self) -> str:
+        """The other version as it was asked for, and its commit."""
+        return self.revision.label
+
+    def close(self) -> None:
+        """Stop every process and remove the checkout; may be called twice."""
+        contest, self._contest = self._contest, None
+        if contest is not None:
+            contest.close()
+        self._worktree.remove()
+
+    def _prepare(self, progress: Progress) -> Contest:
+        paths = self._against.paths
+        progress.say(f"checking out {self.revision.label}, for --perf-ab")
+        self._worktree.add()
+        inside = self._root.resolve().relative_to(self.revision.repository.resolve())
+        old_root = self._worktree.folder / inside
+        old = Side(name="old", origin=self.revision.label, root=old_root, paths=paths or _usual_paths(old_root))
+        new = Side(name="new", origin="working tree", root=self._root, paths=paths or _usual_paths(self._root))
+        if self._against.setup:
+            for side in (old, new):
+                progress.say(f"setting up {side.label}: {self._against.setup}")
+                set_up(side, command=self._against.setup, project=self._root)
+        self._contest = Contest(old, new, project=self._root)
+        return self._contest
+
+    def _add_round(
+        self, series: Series, *, contest: Contest, framework: Framework, folder: Path, progress: Progress
+    ) -> None:
+        plans = {"old": replace(series.plan, inject_pct=0.0), "new": series.plan}
+        started, first = time.monotonic(), series.next_first()
+        run_dir = folder / f"round-{len(series.rounds) + 1}"
+        if series.why_launches is None:
+            found = contest.by_turns(
+                plans,
+                framework=framework,
+                run_dir=run_dir,
+                first=first,
+                block_steps=DEFAULT_BLOCK_STEPS,
+                on_progress=progress.step,
+            )
+        else:
+            found = contest.one_after_the_other(
+                plans, framework=framework, run_dir=run_dir, first=first, on_progress=progress.step
+            )
+        series.add(found, took_sec=time.monotonic() - started)
+        progress.finish(found.new.records)
+
+
+def open_ab_session(settings: Settings, *, root: Path) -> ABSession | None:
+    """Return what compares with another revision, if that is asked for.
+
+    Args:
+        settings: Of the session.
+        root: Root directory of the working tree.
+
+    Raises:
+        pytest.UsageError: If there is no such revision.
+    """
+    if settings.against is None:
+        return None
+    try:
+        return ABSession(settings.against, settings=settings, root=root)
+    except RevisionError as exc:
+        raise pytest.UsageError(str(exc)) from None
+
+
+def _usual_paths(root: Path) -> tuple[str, ...]:
+    """Return where a project's packages lie when nobody says: in ``src``, or in its root directory."""
+    return ("src",) if (root / "src").is_dir() else (".",)

@@ -1,0 +1,283 @@
+"""Judge two versions of the code by rounds in which both ran: step times to ratios, ratios to a verdict. Pure.
+
+A round gives one number for each metric: the logarithm of new over old. Rounds are launches of their own, so their
+scatter holds whatever differs from launch to launch, and the sequential test of sequential.py may take them for
+independent; steps within a round may not.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from typing import Final, Literal
+
+from pytest_nemoperf.bands import band_problems, has_pinned_lengths
+from pytest_nemoperf.comparison import Comparison, Terms, VerdictKind
+from pytest_nemoperf.measure import Measurement
+from pytest_nemoperf.metrics import METRICS, PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU, Direction, Metric
+from pytest_nemoperf.records import StepRecord
+from pytest_nemoperf.sequential import Decision, Evidence, Rule, cost_of_loss, decide_ratio, loss_of_cost
+from pytest_nemoperf.steadiness import settling_problems
+from pytest_nemoperf.verdict import LOSS_REL_TOL, Verdict
+
+MIN_ROUNDS: Final = 2
+"""One shows no scatter, and decides nothing."""
+MAX_ROUNDS: Final = 100
+"""To look more often would cost more sureness at each look than further short rounds bring."""
+JUDGED_IN_ROUNDS: Final = (TOKENS_PER_SEC_PER_GPU, PEAK_MEMORY_GIB)
+"""Both sides run one plan, so TFLOP/s/GPU would say what tokens/s say."""
+_KINDS: Mapping[Decision, VerdictKind] = {
+    Decision.SAME: VerdictKind.PASSED,
+    Decision.WORSE: VerdictKind.REGRESSED,
+    Decision.BETTER: VerdictKind.IMPROVED,
+    Decision.UNDECIDED: VerdictKind.INCONCLUSIVE,
+}
+_WORST_FIRST = (VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE, VerdictKind.IMPROVED, VerdictKind.PASSED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ABRound:
+    """What one round said.
+
+    Attributes:
+        first: The side that began.
+        ratios: Logarithm of what new costs over what old costs by metric name: positive is worse.
+        left_out: Why it does not count; empty if it does.
+    """
+
+    first: str
+    ratios: Mapping[str, float]
+    left_out: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ABResult:
+    """How two versions of the code were compared, as the results file keeps it.
+
+    Attributes:
+        revision: The other version as it was asked for.
+        old: Label of that side.
+        new: Label of the working tree's side.
+        method: ``turns`` of a few steps, or whole ``launches``.
+        why_launches: Why not turns; empty for turns.
+        block_steps: Steps of a block of a turn; 0 for launches.
+        seed: Of the order of the sides.
+        rounds: In the order they ran.
+        old_measurement: What was measured of the old side; the case's own measurement is the new side's.
+        duration_sec: What all rounds took.
+    """
+
+    revision: str
+    old: str
+    new: str
+    method: Literal["turns", "launches"]
+    why_launches: str
+    block_steps: int
+    seed: int
+    rounds: tuple[ABRound, ...]
+    old_measurement: Measurement
+    duration_sec: float
+
+
+def turns_ratio(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> float:
+    """Return the logarithm of new over old in seconds a token, from steps that were measured by turns.
+
+    Steps of the same number did the same work within a moment of each other. In the order A BB A as many of A's come
+    before their counterparts as after, so that a straight drift cancels. The differences' pseudo-median (Hodges and
+    Lehmann 1963, https://doi.org/10.1214/aoms/1177704172) weighs them nearly as well as a mean, and stalls, in up to
+    29% of them, move it no further than the others lie.
+
+    Args:
+        old: Measured steps; whole pairs of blocks.
+        new: As many.
+    """
+    return pseudo_median([_log_cost(after) - _log_cost(before) for before, after in zip(old, new, strict=True)])
+
+
+def unsettled_turns(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> str:
+    """Return why steps that were measured by turns don't count: the sides drifted apart; empty if they did not.
+
+    What slows both down at the same moment, such as other load on the host, is what turns are for.
+    """
+    ratios = [math.exp(_log_cost(after) - _log_cost(before)) for before, after in zip(old, new, strict=True)]
+    if not settling_problems(ratios):
+        return ""
+    half = len(ratios) // 2
+    before, after = statistics.median(ratios[:half]), statistics.median(ratios[-half:])
+    return (
+        f"a step of new took {before:.2f} times as long as one of old in the first half and {after:.2f} times in the "
+        "second: one of them had not settled; raise warmup_steps"
+    )
+
+
+def launches_ratio(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> float:
+    """Return the logarithm of new over old in seconds a token, from steps of two launches: that of their medians."""
+    return statistics.median(map(_log_cost, new)) - statistics.median(map(_log_cost, old))
+
+
+def pseudo_median(values: Sequence[float]) -> float:
+    """Return the median of the means of all pairs of values, each paired with itself as well."""
+    return statistics.median((one + other) / 2.0 for one, other in combinations_with_replacement(values, 2))
+
+
+def memory_ratio(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> float | None:
+    """Return the logarithm of new over old in peak memory; None where it is not recorded."""
+    before, after = (max((record.peak_memory_bytes or 0 for record in records), default=0) for records in (old, new))
+    return math.log(after / before) if before and after else None
+
+
+def work_problems(old: Measurement, new: Measurement, *, labels: tuple[str, str]) -> tuple[VerdictKind, list[str]]:
+    """Return why the two sides' speeds say nothing of each other, and which verdict that is.
+
+    Args:
+        old: All rounds of the old side.
+        new: All rounds of the new side.
+        labels: Of old and new.
+    """
+    problems = [
+        f"{label}: {problem}" for label, side in zip(labels, (old, new), strict=True) for problem in side.problems
+    ]
+    if problems:
+        return VerdictKind.INVALID, problems
+    if "rl" in new.workload:
+        is_pinned = has_pinned_lengths(new.workload)
+        return VerdictKind.NOT_COMPARABLE, band_problems(new.runs, baseline=old.runs, is_pinned=is_pinned)
+    for before, after in zip(old.runs, new.runs, strict=True):
+        if before.loss is None or after.loss is None or _is_close(before.loss, after.loss):
+            continue
+        return VerdictKind.INVALID, [
+            f"loss {after.loss:g} of {labels[1]} is not {labels[0]}'s {before.loss:g} at step {after.last_step} "
+            f"(allowed {LOSS_REL_TOL:.0%}): the two compute different things, their speeds say nothing of each other"
+        ]
+    return VerdictKind.PASSED, []
+
+
+def judge_rounds(
+    old: Measurement,
+    new: Measurement,
+    *,
+    rounds: Sequence[ABRound],
+    terms: Terms,
+    max_rounds: int,
+    labels: tuple[str, str],
+) -> Verdict:
+    """Return the verdict of the rounds so far; while it is INCONCLUSIVE, a further round may decide.
+
+    Args:
+        old: All rounds of the old side that count.
+        new: All rounds of the new side that count.
+        rounds: All rounds.
+        terms: What is allowed, and how often a verdict may be wrong.
+        max_rounds: Rounds that there is time for; at the last one a test of fixed size closes.
+        labels: Of old and new.
+    """
+    kind, problems = work_problems(old, new, labels=labels)
+    if problems:
+        return Verdict(kind=kind, case=new.case, reasons=tuple(problems))
+    counted = [round_ for round_ in rounds if not round_.left_out]
+    if not counted:
+        reasons = tuple(dict.fromkeys(round_.left_out for round_ in rounds)) or ("no round was run",)
+        return Verdict(kind=VerdictKind.INCONCLUSIVE, case=new.case, reasons=reasons)
+    comparisons = tuple(
+        _compare(metric, old=old, new=new, ratios=ratios, terms=terms, max_rounds=max_rounds)
+        for metric in JUDGED_IN_ROUNDS
+        if (ratios := [round_.ratios[metric.name] for round_ in counted if metric.name in round_.ratios])
+    )
+    kind = min((comparison.kind for comparison in comparisons), key=_WORST_FIRST.index)
+    reasons = tuple(describe(comparison, other=labels[0]) for comparison in comparisons if comparison.kind is kind)
+    return Verdict(
+        kind=kind,
+        case=new.case,
+        comparisons=comparisons,
+        reasons=reasons if kind is not VerdictKind.PASSED else (),
+    )
+
+
+def describe(comparison: Comparison, *, other: str) -> str:
+    """Return the sentence that says what one metric did, e.g. how far it is below the other version's."""
+    metric = METRICS[comparison.metric]
+    side = "below" if comparison.delta_pct < 0 else "above"
+    sentence = (
+        f"{metric.label} is {abs(comparison.delta_pct):.1f}% {side} {other} "
+        f"({metric.format(comparison.now)} against {metric.format(comparison.baseline)}; "
+        f"allowed {comparison.allowed_pct:.1f}%; 95% interval {comparison.low_pct:+.1f}% to "
+        f"{comparison.high_pct:+.1f}% from {_rounds_text(comparison.num_runs)})"
+    )
+    return f"{sentence}; {comparison.note}" if comparison.note else sentence
+
+
+def rule_of(noise_pct: float, *, alpha: float, beta: float, max_rounds: int) -> Rule:
+    """Return the rule for ratios of two runs that are each expected to scatter by so many percent."""
+    return Rule(noise_pct=math.sqrt(2.0) * noise_pct, alpha=alpha, beta=beta, max_runs=max_rounds)
+
+
+def rounds_to_decide(evidence: Evidence, *, tolerance: float, rule: Rule) -> int:
+    """Return about how many rounds would tell a loss as large as the tolerance from none, at the noise seen so far."""
+    resolved = evidence.resolution_pct / 100.0
+    return max(rule.max_runs + 1, math.ceil(rule.max_runs * (resolved / tolerance) ** 2))
+
+
+def _compare(
+    metric: Metric,
+    *,
+    old: Measurement,
+    new: Measurement,
+    ratios: Sequence[float],
+    terms: Terms,
+    max_rounds: int,
+) -> Comparison:
+    allowed = terms.tolerances[metric.name]
+    tolerance = cost_of_loss(allowed, metric=metric)
+    expected = terms.rule(metric)
+    rule = rule_of(expected.noise_pct, alpha=terms.alpha, beta=terms.beta, max_rounds=max_rounds)
+    evidence = decide_ratio(ratios, tolerance=tolerance, rule=rule)
+    note = ""
+    if evidence.decision is Decision.UNDECIDED:
+        needed = rounds_to_decide(evidence, tolerance=tolerance, rule=rule)
+        note = (
+            f"undecided after {_rounds_text(len(ratios))} that scatter by {evidence.noise_pct:.1f}%; about {needed} "
+            "would decide: raise --perf-ab-limit or the tolerance, or run it on a quieter machine"
+        )
+    # Apart by the ratio, around what both did together: where the machine changes between rounds, the two sides' own
+    # means are further apart than neighbouring steps.
+    half = (-0.5 if metric.direction is Direction.HIGHER else 0.5) * evidence.worsening
+    middle = statistics.geometric_mean(
+        run.metrics[metric.name] for run in (*old.runs, *new.runs) if metric.name in run.metrics
+    )
+    low, high = sorted(_delta_pct(end, metric=metric) for end in (evidence.low, evidence.high))
+    return Comparison(
+        metric=metric.name,
+        baseline=middle / math.exp(half),
+        now=middle * math.exp(half),
+        delta_pct=_delta_pct(evidence.worsening, metric=metric),
+        allowed_pct=allowed,
+        kind=_KINDS[evidence.decision],
+        note=note,
+        low_pct=low,
+        high_pct=high,
+        resolution_pct=loss_of_cost(evidence.resolution_pct / 100.0, metric=metric),
+        noise_pct=evidence.noise_pct,
+        seen_noise_pct=evidence.seen_noise_pct,
+        expected_noise_pct=rule.noise_pct,
+        num_runs=len(ratios),
+    )
+
+
+def _rounds_text(number: int) -> str:
+    return f"{number} round{'' if number == 1 else 's'}"
+
+
+def _log_cost(record: StepRecord) -> float:
+    return math.log(record.step_time_sec / record.tokens)
+
+
+def _is_close(one: float, other: float) -> bool:
+    return abs(one - other) <= LOSS_REL_TOL * abs(other)
+
+
+def _delta_pct(worsening: float, *, metric: Metric) -> float:
+    loss = loss_of_cost(worsening, metric=metric)
+    return -loss if metric.direction is Direction.HIGHER else loss

@@ -1,0 +1,164 @@
+"""What --perf-ab prints: the two versions beside each other, and how they were compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from pytest_nemoperf.abtest import ABResult, ABRound
+from pytest_nemoperf.comparison import Comparison, VerdictKind
+from pytest_nemoperf.metrics import METRICS, TOKENS_PER_SEC_PER_GPU
+from pytest_nemoperf.report.cells import allowed_text, count_text, elapsed_text, pct_text
+from pytest_nemoperf.report.commands import command_lines
+from pytest_nemoperf.report.console import (
+    ALARM,
+    QUIET,
+    figures_table,
+    heading,
+    indented,
+    injection_banner,
+    style_of,
+    styled,
+    to_text,
+    verdict_text,
+    whole,
+)
+from pytest_nemoperf.report.phases import PhaseRow, compare_phases, loss_sentence
+from pytest_nemoperf.report.resolving import interval_text
+from pytest_nemoperf.results import CaseReport, CaseResult
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_PCT = 100.0
+_MOVED = frozenset({VerdictKind.REGRESSED, VerdictKind.IMPROVED})
+
+
+def render_ab(report: CaseReport, *, ab: ABResult, width: int, color: bool) -> str:
+    """Return the block of a case that was compared with another revision.
+
+    Args:
+        report: The case.
+        ab: How it was compared.
+        width: Columns; only a path may be longer.
+        color: Whether to use terminal colours.
+    """
+    return to_text(_parts(report, ab=ab, width=width), width=width, color=color)
+
+
+def ab_header(revision: str, *, limit_sec: float) -> str:
+    """Return the line pytest prints above a session that compares two versions."""
+    return (
+        f"perf: cases are compared with {revision}, by --perf-ab, for at most {elapsed_text(limit_sec)} each; "
+        "baselines are neither read nor written"
+    )
+
+
+def compared_with(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
+    """Yield the part of a session's summary that says how its cases were compared with another revision."""
+    compared = [(case.verdict.case, case.ab) for case in cases if case.ab is not None]
+    for other, own in groupby(compared, key=lambda each: each[1].old):
+        yield ""
+        yield heading(f"compared with {other}")
+        yield from (indented(f"{case}: {how_text(ab)}") for case, ab in own)
+
+
+def how_text(ab: ABResult) -> str:
+    """Return in one sentence how two versions were compared."""
+    counted = sum(not each.left_out for each in ab.rounds)
+    by = f"turns of {ab.block_steps} steps" if ab.method == "turns" else "whole launches"
+    first = sum(each.first == "new" for each in ab.rounds)
+    sentence = (
+        f"{count_text(counted, 'round')} in {elapsed_text(ab.duration_sec)} by {by}; {first} of {len(ab.rounds)} began "
+        f"with new (drawn from seed {ab.seed})"
+    )
+    return f"{sentence}; {ab.why_launches}" if ab.why_launches else sentence
+
+
+def _parts(report: CaseReport, *, ab: ABResult, width: int) -> Iterator[RenderableType]:
+    result = report.result
+    inject_pct = result.measurement.inject_pct
+    mark = ("INJECTED ", ALARM) if inject_pct else ""
+    verdict = result.verdict
+    yield styled(mark, (verdict.kind.value, style_of(verdict.kind)), " ", (verdict.case, "bold"))
+    if inject_pct:
+        yield injection_banner(inject_pct, width=width)
+    yield from verdict.reasons
+    if verdict.comparisons:
+        yield ""
+        yield _comparison_table(verdict.comparisons)
+        yield indented("the sides are as far apart as neighbouring steps are, around what both did over all rounds")
+        yield from _time_by_phase(report, ab=ab)
+    yield from _how(ab)
+    if result.run_dir:
+        yield ""
+        yield heading("records and logs of both sides' ranks")
+        yield whole(result.run_dir)
+    if report.rerun_command:
+        yield ""
+        yield heading("to run it again")
+        yield from command_lines(report.rerun_command, width=width)
+
+
+def _comparison_table(comparisons: Sequence[Comparison]) -> RenderableType:
+    table = figures_table(("metric", "old", "new", "delta", "95% interval", "allowed"))
+    table.add_column("verdict", overflow="fold")
+    for comparison in comparisons:
+        metric = METRICS[comparison.metric]
+        table.add_row(
+            metric.label,
+            metric.format(comparison.baseline),
+            metric.format(comparison.now),
+            pct_text(comparison.delta_pct),
+            interval_text(comparison),
+            allowed_text(comparison),
+            verdict_text(comparison.kind),
+        )
+    return indented(table)
+
+
+def _time_by_phase(report: CaseReport, *, ab: ABResult) -> Iterator[RenderableType]:
+    old, new = ab.old_measurement.runs, report.result.measurement.runs
+    titles: dict[str | None, str] = {None: "where the step's time goes (median ms, slowest rank)"}
+    titles |= {name: f"where the time of the {name} ranks goes (median ms)" for run in new for name in run.groups}
+    for group, title in titles.items():
+        compared = compare_phases(new, baseline=old, group=group)
+        if compared is None:
+            continue
+        yield ""
+        yield heading(title)
+        table = figures_table(["phase", "old", "new", "difference"])
+        for row in compared.rows:
+            style = QUIET if row.phase.startswith("(") else ""
+            table.add_row(*_phase_cells(row, decimals=compared.decimals), style=style)
+        table.add_row(*_phase_cells(compared.step, decimals=compared.decimals), style="bold")
+        yield indented(table)
+        if report.result.verdict.kind in _MOVED and (sentence := loss_sentence(compared)):
+            yield indented(sentence)
+
+
+def _phase_cells(row: PhaseRow, *, decimals: int) -> list[str]:
+    return [
+        row.phase,
+        f"{row.baseline_ms:,.{decimals}f}",
+        f"{row.now_ms:,.{decimals}f}",
+        f"{row.difference_ms:+,.{decimals}f}",
+    ]
+
+
+def _how(ab: ABResult) -> Iterator[RenderableType]:
+    yield ""
+    yield heading(f"how {ab.new} was compared with {ab.old}")
+    yield indented(how_text(ab))
+    changes = " ".join(_change_text(each) for each in ab.rounds)
+    yield indented(f"time a step of new beside old, round by round: {changes}")
+    for reason in dict.fromkeys(each.left_out for each in ab.rounds if each.left_out):
+        yield indented(f"(left out) {reason}")
+
+
+def _change_text(round_: ABRound) -> str:
+    if round_.left_out:
+        return "(left out)"
+    return pct_text(_PCT * math.expm1(round_.ratios[TOKENS_PER_SEC_PER_GPU.name]))

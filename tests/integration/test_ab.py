@@ -1,0 +1,178 @@
+"""--perf-ab: the working tree beside another revision of the same repository."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import CASE, Project
+
+LOOP_AND_BENCHMARK = """
+import pytest
+
+@pytest.mark.perf
+def test_loop(perf):
+    with perf.measure("mine", tokens_per_step=8) as steps:
+        raise AssertionError("ran")
+
+@pytest.mark.perf
+def test_benchmark(benchmark):
+    raise AssertionError("ran")
+"""
+NATIVE = """
+import pytest
+from pytest_nemoperf import Layout, ModelConfig, Recipe
+
+MODEL = ModelConfig(name="speck", hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=16,
+                    ffn_hidden_size=64, vocab_size=64)
+
+@pytest.mark.perf
+def test_speck(perf):
+    perf.check(Recipe(model=MODEL, layouts={"cpu": Layout(gpus=1)}, seq_len=16, global_batch_size=2, precision="fp32",
+                      steps=12, warmup_steps=2))
+"""
+
+
+@pytest.fixture
+def repository(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The project, committed with a step time of 0.1 s."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(project.root)
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
+    for words in (["init", "--quiet", "--initial-branch=main"], ["add", "."], ["commit", "--quiet", "-m", "first"]):
+        subprocess.run(["git", *identity, *words], check=True, cwd=project.root)
+    return project
+
+
+def result_of(project: Project) -> dict[str, Any]:
+    data = json.loads((project.root / ".nemoperf" / "latest" / "results.json").read_text())
+    (case,) = data["cases"]
+    assert isinstance(case, dict)
+    return case
+
+
+def test_a_slower_working_tree_fails_beside_the_revision_and_nothing_is_stored(repository: Project) -> None:
+    repository.set_step_time(0.12)
+
+    result = repository.run("--perf-ab", "main")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "perf: cases are compared with main, ???????, by --perf-ab, for at most 3 min 00 s each; *",
+            f"perf: {CASE}: whole launches alternate: framework command starts its ranks by itself*",
+            f"REGRESSED {CASE}",
+            "tokens/sec/GPU is 16.7% below old (main, ???????)*",
+            "*metric*old*new*delta*95% interval*allowed*verdict",
+            "*phase*old*new*difference",
+            "*backward*75.00*90.00*+15.00*",
+            "how new (working tree) was compared with old (main, ???????)",
+            "*round by round: +20.0% +20.0%*",
+            "*pytest -m perf --system=cpu --perf-ab=main test_speed.py::test_speed*",
+        ]
+    )
+    assert not repository.baseline.exists()
+    assert not (repository.root / ".nemoperf" / "baselines").exists()
+    assert list((repository.root / ".nemoperf" / "ab").iterdir()) == []
+
+
+def test_equal_sides_pass_and_the_order_of_launches_is_turned_round(repository: Project) -> None:
+    result = repository.run("--perf-ab=main")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["compared with old (main, ???????)", f"*{CASE}: * rounds in *"])
+    ab = result_of(repository)["ab"]
+    firsts = [each["first"] for each in ab["rounds"]]
+    assert ab["method"] == "launches"
+    assert all({one, other} == {"old", "new"} for one, other in zip(firsts[::2], firsts[1::2], strict=False))
+    assert {each["ratios"]["tokens_per_sec_per_gpu"] for each in ab["rounds"]} == {0.0}
+
+
+def test_a_self_test_slows_the_working_tree_alone(repository: Project) -> None:
+    result = repository.run("--perf-ab=main", "--perf-inject=20%")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"INJECTED REGRESSED {CASE}", "tokens/sec/GPU is 16.7% below old (main, ???????)*"])
+
+
+def test_each_side_is_set_up_once_and_sees_its_own_paths(repository: Project) -> None:
+    repository.pytester.makeini(
+        "[pytest]\nperf_ab_setup = echo $NEMOPERF_AB_SIDE >> $NEMOPERF_AB_PROJECT/sides\nperf_ab_paths =\n  lib\n  .\n"
+    )
+    script = repository.root / "steps.py"
+    script.write_text(script.read_text() + "open(os.environ['NEMOPERF_RUN_DIR'] + '/path', 'w').write(sys.path[1])\n")
+    script.write_text("import sys\n" + script.read_text())
+
+    repository.run("--perf-ab=main", "--perf-fail-on=none")
+
+    assert (repository.root / "sides").read_text() == "old\nnew\n"
+    paths = {path.read_text() for path in repository.root.glob(".nemoperf/runs/*/*/round-*/new/path")}
+    assert paths == {str(repository.root / "lib")}
+
+
+def test_a_set_up_that_fails_is_the_tests_error(repository: Project) -> None:
+    repository.pytester.makeini("[pytest]\nperf_ab_setup = echo no compiler; exit 3\n")
+
+    result = repository.run("--perf-ab=main")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["RevisionError: perf_ab_setup failed for old (main, ???????)*", "*no compiler*"])
+
+
+def test_a_side_that_fails_is_named(repository: Project) -> None:
+    (repository.root / "steps.py").write_text("raise SystemExit('no such layer')")
+
+    result = repository.run("--perf-ab=main")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["LaunchError: new (working tree): the command *", "no such layer"])
+
+
+def test_what_runs_in_this_process_is_left_out_in_words(repository: Project) -> None:
+    repository.pytester.makepyfile(test_speed=LOOP_AND_BENCHMARK)
+
+    result = repository.run("--perf-ab=main")
+
+    result.assert_outcomes(skipped=2)
+    result.stdout.fnmatch_lines_random(
+        [
+            "*1 test: a loop of the test process can't have its code swapped*",
+            "*1 test: a benchmark test runs in the test process, where code can't be*",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--perf-ab=no-such-branch"], "*--perf-ab=no-such-branch is no commit of *; name a branch, tag or hash*"),
+        (["--perf-ab=main", "--update-baselines"], "*--perf-ab with --update-baselines: a comparison of two*"),
+        (["--perf-ab=main", "--perf-profile"], "*--perf-ab with --perf-profile: a profile is compared with a stored*"),
+        (["--perf-ab=main", "--perf-ab-limit=0"], "*--perf-ab-limit=0 must be positive seconds*"),
+    ],
+)
+def test_what_can_not_be_honoured_is_a_usage_error(repository: Project, args: list[str], message: str) -> None:
+    result = repository.run(*args)
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([message])
+
+
+def test_ranks_of_both_sides_take_turns_and_compute_the_same(repository: Project) -> None:
+    repository.pytester.makepyfile(test_speed=NATIVE)
+
+    repository.run("--perf-ab=main", "--perf-ab-limit=0.1", "--perf-fail-on=none")
+
+    case = result_of(repository)
+    ab, plan = case["ab"], case["plan"]
+    (old,), (new,) = ab["old_measurement"]["runs"], case["measurement"]["runs"]
+    assert (ab["method"], ab["block_steps"], len(ab["rounds"])) == ("turns", 3, 1)
+    assert old["loss"] == new["loss"]
+    assert (old["num_steps"], plan["turn"]) == (12, None)
+    assert case["verdict"]["kind"] == "INCONCLUSIVE"  # there was time for one round
+    assert "--perf-ab-limit" in case["verdict"]["reasons"][0]

@@ -1,0 +1,118 @@
+"""What is printed of a comparison with another revision."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pytest_nemoperf.abtest import ABResult, ABRound, judge_rounds
+from pytest_nemoperf.report.ab import ab_header, how_text, render_ab
+from pytest_nemoperf.results import CaseReport, CaseResult
+from tests.builders import make_measurement
+from tests.test_abtest import LABELS, TERMS, rounds_of
+
+BLOCK = """\
+REGRESSED pretrain-test
+tokens/sec/GPU is 17.4% below old (main, 36db4f5) (826 against 1,000; allowed 5.0%; 95% interval
+-19.5% to -15.2% from 10 rounds)
+
+  metric            old    new   delta      95% interval  allowed  verdict
+  tokens/sec/GPU  1,000    826  -17.4%  -19.5% to -15.2%    -5.0%  REGRESSED
+  peak memory     1 GiB  1 GiB    0.0%    -0.6% to +0.6%    +5.0%  PASSED
+  the sides are as far apart as neighbouring steps are, around what both did over all rounds
+
+where the step's time goes (median ms, slowest rank)
+  phase        old     new  difference
+  backward   75.00   90.76      +15.76
+  forward    25.00   30.25       +5.25
+  step      100.00  121.01      +21.01
+  the step is 21.01 ms slower: backward +15.76 ms (75%), forward +5.25 ms (25%)
+
+how new (working tree) was compared with old (main, 36db4f5)
+  10 rounds in 42 s by turns of 3 steps; 0 of 10 began with new (drawn from seed 7)
+  time a step of new beside old, round by round: +20.0% +22.0% +20.0% +22.0% +20.0% +22.0% +20.0%
+  +22.0% +20.0% +22.0%
+
+records and logs of both sides' ranks
+  runs/x
+
+to run it again
+  pytest --perf-ab=main t.py::t"""
+SLOWER = rounds_of([math.log(1.2), math.log(1.22)] * 5)
+
+
+def ab_of(**changes: Any) -> ABResult:
+    values: dict[str, Any] = {
+        "revision": "main",
+        "old": LABELS[0],
+        "new": LABELS[1],
+        "method": "turns",
+        "why_launches": "",
+        "block_steps": 3,
+        "seed": 7,
+        "rounds": tuple(SLOWER),
+        "old_measurement": make_measurement([1000.0] * 10),
+        "duration_sec": 42.0,
+    }
+    return ABResult(**{**values, **changes})
+
+
+def report_of(ab: ABResult, **changes: Any) -> CaseReport:
+    new = replace(make_measurement([826.4] * 10), **changes)
+    verdict = judge_rounds(
+        ab.old_measurement, new, rounds=ab.rounds, terms=TERMS, max_rounds=20, labels=(ab.old, ab.new)
+    )
+    result = CaseResult(nodeid="t.py::t", measurement=new, verdict=verdict, is_failure=True, run_dir="runs/x", ab=ab)
+    return CaseReport(result=result, rerun_command="pytest --perf-ab=main t.py::t")
+
+
+def test_the_block_of_a_slower_side() -> None:
+    text = render_ab(report_of(ab_of()), ab=ab_of(), width=100, color=False)
+
+    assert text == BLOCK
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_line_is_wider_than_the_terminal(width: int) -> None:
+    text = render_ab(report_of(ab_of(), inject_pct=20.0), ab=ab_of(), width=width, color=False)
+
+    assert max(map(len, text.splitlines())) <= width
+    assert "INJECTED REGRESSED" in text
+
+
+def test_a_side_that_is_invalid_has_no_figures() -> None:
+    report = report_of(ab_of(), problems=("run 1: loss is not finite at step 3",))
+
+    text = render_ab(report, ab=ab_of(), width=100, color=False)
+
+    assert text.startswith("INVALID pretrain-test\nnew (working tree): run 1: loss is not finite at step 3\n")
+    assert "tokens/sec/GPU" not in text
+
+
+def test_whole_launches_say_why() -> None:
+    ab = ab_of(method="launches", block_steps=0, why_launches="framework command starts its ranks by itself")
+
+    assert how_text(ab) == (
+        "10 rounds in 42 s by whole launches; 0 of 10 began with new (drawn from seed 7); "
+        "framework command starts its ranks by itself"
+    )
+
+
+def test_rounds_that_are_left_out_are_shown_with_their_reason() -> None:
+    ab = ab_of(rounds=(*SLOWER, ABRound(first="new", ratios={}, left_out="one of them had not settled")))
+
+    text = render_ab(report_of(ab), ab=ab, width=100, color=False)
+
+    assert "+20.0% +22.0% (left out)" in text
+    assert "(left out) one of them had not settled" in text
+    assert how_text(ab).startswith("10 rounds in 42 s by turns of 3 steps; 1 of 11 began with new")
+
+
+def test_the_header_says_that_baselines_play_no_part() -> None:
+    assert ab_header("main, 36db4f5", limit_sec=180.0) == (
+        "perf: cases are compared with main, 36db4f5, by --perf-ab, for at most 3 min 00 s each; "
+        "baselines are neither read nor written"
+    )

@@ -1,0 +1,202 @@
+"""From the steps of two sides to a verdict: pure arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_nemoperf.abtest import (
+    ABRound,
+    judge_rounds,
+    launches_ratio,
+    memory_ratio,
+    pseudo_median,
+    turns_ratio,
+    unsettled_turns,
+)
+from pytest_nemoperf.comparison import Terms, VerdictKind
+from pytest_nemoperf.records import StepRecord
+from pytest_nemoperf.verdict import Verdict
+from tests.builders import make_measurement, make_run
+from tests.turning import turns_of
+
+LABELS = ("old (main, 36db4f5)", "new (working tree)")
+TERMS = Terms(
+    tolerances=dict.fromkeys(("tokens_per_sec_per_gpu", "tflops_per_sec_per_gpu", "peak_memory_gib"), 5.0),
+    run_noise_pct=4.0,
+    memory_noise_pct=1.0,
+    alpha=0.002,
+    beta=0.01,
+    max_runs=5,
+)
+times = st.lists(st.floats(0.01, 10.0), min_size=12, max_size=12)
+
+
+def records_of(times: Sequence[float], *, tokens: int = 100, memory: int | None = None) -> list[StepRecord]:
+    return [
+        StepRecord(step=step, step_time_sec=time, tokens=tokens, peak_memory_bytes=memory)
+        for step, time in enumerate(times)
+    ]
+
+
+def ratio_of(old: Sequence[float], new: Sequence[float]) -> float:
+    return turns_ratio(records_of(old), records_of(new))
+
+
+def rounds_of(ratios: Sequence[float], *, memory: float = 0.0) -> list[ABRound]:
+    values = {"tokens_per_sec_per_gpu": 0.0, "peak_memory_gib": memory}
+    return [ABRound(first="old", ratios={**values, "tokens_per_sec_per_gpu": ratio}) for ratio in ratios]
+
+
+def verdict_of(rounds: Sequence[ABRound], *, max_rounds: int = 20, **new: Any) -> Verdict:
+    num = len([each for each in rounds if not each.left_out])
+    rates = [1000.0] * num
+    return judge_rounds(
+        make_measurement(rates),
+        replace(make_measurement(rates), **new),
+        rounds=rounds,
+        terms=TERMS,
+        max_rounds=max_rounds,
+        labels=LABELS,
+    )
+
+
+@given(old=times, factor=st.floats(0.1, 10.0))
+def test_a_side_that_is_slower_by_a_factor_has_the_factor_as_its_ratio(old: list[float], factor: float) -> None:
+    assert ratio_of(old, [time * factor for time in old]) == pytest.approx(math.log(factor), abs=1e-9)
+
+
+@given(old=times, new=times, unit=st.floats(1e-3, 1e3))
+def test_sides_and_units_are_alike(old: list[float], new: list[float], unit: float) -> None:
+    ratio = ratio_of(old, new)
+
+    assert ratio_of(new, old) == pytest.approx(-ratio, abs=1e-9)
+    assert ratio_of([time * unit for time in old], [time * unit for time in new]) == pytest.approx(ratio, abs=1e-9)
+
+
+@pytest.mark.parametrize(("old", "new"), ["AB", "BA"])
+def test_a_steady_drift_of_the_machine_is_no_ratio(old: str, new: str) -> None:
+    order = [side for side, steps in turns_of(num_steps=24, block_steps=3) for _ in steps]
+
+    slowing = {name: [math.exp(place / 100) for place, side in enumerate(order) if side == name] for name in "AB"}
+
+    assert ratio_of(slowing[old], slowing[new]) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_stalls_move_the_ratio_no_further_than_the_other_steps_lie() -> None:
+    old = [1.0] * 24
+    new = [1.01, 1.02, 1.03] * 6 + [100.0] * 6
+
+    assert math.log(1.01) < ratio_of(old, new) <= math.log(1.03) + 1e-12
+
+
+def test_a_machine_that_slows_both_down_has_not_unsettled_them() -> None:
+    slowing = records_of([1.0] * 6 + [2.0] * 6)
+
+    assert unsettled_turns(slowing, slowing) == ""
+
+
+def test_one_side_that_is_still_warming_up_is_noticed() -> None:
+    reason = unsettled_turns(records_of([1.0] * 12), records_of([2.0] * 6 + [1.0] * 6))
+
+    assert reason.startswith("a step of new took 2.00 times as long as one of old in the first half and 1.00 times")
+
+
+def test_tokens_count_where_the_sides_processed_different_numbers() -> None:
+    old, new = records_of([1.0] * 6, tokens=100), records_of([1.0] * 6, tokens=50)
+
+    assert turns_ratio(old, new) == pytest.approx(math.log(2))
+    assert launches_ratio(old, new) == pytest.approx(math.log(2))
+
+
+def test_the_pseudo_median_lies_in_the_middle_of_all_pairs() -> None:
+    assert pseudo_median([1.0]) == 1.0
+    assert pseudo_median([1.0, 2.0, 9.0]) == 2.0 + (5.0 - 2.0) / 2  # 1, 1.5, 2, 5, 5.5, 9
+
+
+def test_memory_is_compared_where_both_sides_know_it() -> None:
+    old, new = records_of([1.0], memory=2**30), records_of([1.0], memory=2**31)
+
+    assert memory_ratio(old, new) == pytest.approx(math.log(2))
+    assert memory_ratio(old, records_of([1.0])) is None
+
+
+@pytest.mark.parametrize(
+    ("ratios", "kind"),
+    [
+        ([0.001, -0.001] * 5, VerdictKind.PASSED),
+        ([math.log(1.2), math.log(1.21)] * 5, VerdictKind.REGRESSED),
+        ([-math.log(1.2), -math.log(1.21)] * 5, VerdictKind.IMPROVED),
+        ([0.0], VerdictKind.INCONCLUSIVE),
+        ([0.3, -0.3, 0.2, -0.2], VerdictKind.INCONCLUSIVE),
+    ],
+    ids=["same", "slower", "faster", "one round", "noise"],
+)
+def test_rounds_decide_or_say_that_they_do_not(ratios: list[float], kind: VerdictKind) -> None:
+    assert verdict_of(rounds_of(ratios)).kind is kind
+
+
+def test_a_slowdown_is_described_with_both_sides_and_its_interval() -> None:
+    verdict = verdict_of(rounds_of([math.log(1.2), math.log(1.21)] * 5))
+
+    assert verdict.reasons[0].startswith(
+        "tokens/sec/GPU is 17.0% below old (main, 36db4f5) (911 against 1,098; allowed 5.0%; 95% interval -1"
+    )
+    assert verdict.reasons[0].endswith("from 10 rounds)")
+
+
+def test_more_memory_is_a_loss_too() -> None:
+    verdict = verdict_of(rounds_of([0.0] * 10, memory=math.log(1.3)))
+
+    assert verdict.kind is VerdictKind.REGRESSED
+    assert verdict.reasons[0].startswith("peak memory is 30.0% above old (main, 36db4f5)")
+
+
+def test_what_is_undecided_says_what_it_would_take() -> None:
+    verdict = verdict_of(rounds_of([0.15, -0.15] * 5), max_rounds=10)
+
+    assert verdict.kind is VerdictKind.INCONCLUSIVE
+    assert "undecided after 10 rounds that scatter by 1" in verdict.reasons[0]
+    assert "raise --perf-ab-limit" in verdict.reasons[0]
+
+
+def test_rounds_that_are_left_out_do_not_count() -> None:
+    unsettled = ABRound(first="old", ratios={}, left_out="new: the steps have not settled")
+
+    assert verdict_of([unsettled]).reasons == ("new: the steps have not settled",)
+    assert verdict_of([unsettled]).kind is VerdictKind.INCONCLUSIVE
+    assert verdict_of([unsettled, *rounds_of([0.0] * 12)]).kind is VerdictKind.PASSED
+
+
+def test_sides_that_compute_different_things_are_not_judged() -> None:
+    verdict = verdict_of(rounds_of([0.0]), runs=(make_run(loss=7.5),))
+
+    assert verdict.kind is VerdictKind.INVALID
+    assert verdict.reasons[0].startswith("loss 7.5 of new (working tree) is not old (main, 36db4f5)'s 6.5 at step 12")
+
+
+def test_a_side_that_is_invalid_is_named() -> None:
+    verdict = verdict_of(rounds_of([0.0]), problems=("run 1: loss is not finite at step 3",))
+
+    assert verdict.kind is VerdictKind.INVALID
+    assert verdict.reasons == ("new (working tree): run 1: loss is not finite at step 3",)
+
+
+@given(
+    ratios=st.lists(st.floats(-0.3, 0.3), min_size=2, max_size=8),
+    slowdown=st.floats(0.0, 0.5),
+)
+def test_a_slower_side_is_never_judged_better(ratios: list[float], slowdown: float) -> None:
+    goodness = [VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE, VerdictKind.PASSED, VerdictKind.IMPROVED]
+    faster = verdict_of(rounds_of(ratios), max_rounds=len(ratios))
+    slower = verdict_of(rounds_of([ratio + slowdown for ratio in ratios]), max_rounds=len(ratios))
+
+    assert slower.comparisons[0].delta_pct <= faster.comparisons[0].delta_pct
+    if slower.kind is VerdictKind.IMPROVED:
+        assert goodness.index(faster.kind) == goodness.index(VerdictKind.IMPROVED)
