@@ -1,0 +1,106 @@
+"""How often `--perf-ab` errs on a recorded machine: rounds of record_ab.py drawn again, with a known slowdown.
+
+Each trial draws recorded rounds with replacement, makes every step of the new side slower by the shift, and judges
+after each round as a session does, until there is a verdict or the time is up, counting the seconds that rounds took.
+``python benchmarks/verdicts/ab_errors.py FILE ... [--trials 1000]`` prints a markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import statistics
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pytest_nemoperf.abtest import MAX_ROUNDS, MIN_ROUNDS, rule_of, turns_ratio
+from pytest_nemoperf.metrics import TOKENS_PER_SEC_PER_GPU
+from pytest_nemoperf.options import DEFAULT_AB_LIMIT_SEC, DEFAULT_ALPHA, DEFAULT_BETA
+from pytest_nemoperf.records import StepRecord
+from pytest_nemoperf.sequential import Decision, cost_of_loss, decide_ratio
+from pytest_nemoperf.systems import find_system
+
+_SHIFTS_PCT = (0.0, 1.0, 2.5, 5.0, 8.0)
+_START_SEC = 3.0  # of the first round, which also starts the helpers
+
+
+def main() -> None:
+    """Draw and print."""
+    parser = argparse.ArgumentParser(description="error rates of --perf-ab on recorded rounds")
+    parser.add_argument("files", type=Path, nargs="+", help="written by record_ab.py")
+    parser.add_argument("--trials", type=int, default=1000, help="for each shift (default 1000)")
+    parser.add_argument("--tolerance", type=float, default=5.0, help="percent (default 5)")
+    parser.add_argument("--limit", type=float, default=DEFAULT_AB_LIMIT_SEC, help="seconds a case may take")
+    parser.add_argument("--alpha", type=float, default=DEFAULT_ALPHA)
+    parser.add_argument("--beta", type=float, default=DEFAULT_BETA)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    rounds = [pair for path in arguments.files for pair in _rounds(json.loads(path.read_text(encoding="utf-8")))]
+    ratios = [ratio for ratio, _ in rounds]
+    print(
+        f"{len(rounds)} rounds of {statistics.median(took for _, took in rounds):.1f} s; ratio of equal sides: mean "
+        f"{100 * statistics.fmean(ratios):+.2f}%, scatter {100 * statistics.stdev(ratios):.2f}%; "
+        f"tolerance {arguments.tolerance:g}%, limit {arguments.limit:g} s, {arguments.trials} trials a row\n"
+    )
+    print("| slower by | REGRESSED | PASSED | IMPROVED | INCONCLUSIVE | rounds | seconds |")
+    print("| --------- | --------- | ------ | -------- | ------------ | ------ | ------- |")
+    chance = random.Random(arguments.seed)  # noqa: S311 (no secret)
+    for shift_pct in _SHIFTS_PCT:
+        print(_row(rounds, shift_pct=shift_pct, arguments=arguments, chance=chance), flush=True)
+
+
+def _rounds(data: dict[str, Any]) -> list[tuple[float, float]]:
+    """Return ratio and duration of each recorded round."""
+    return [
+        (
+            turns_ratio(*(_records(each[side][data["warmup_blocks"] :]) for side in ("old", "new"))),
+            each["took_sec"],
+        )
+        for each in data["rounds"]
+    ]
+
+
+def _records(blocks: list[list[float]]) -> list[StepRecord]:
+    times = [time for block in blocks for time in block]
+    return [StepRecord(step=step, step_time_sec=time, tokens=1) for step, time in enumerate(times)]
+
+
+def _row(
+    rounds: list[tuple[float, float]], *, shift_pct: float, arguments: argparse.Namespace, chance: random.Random
+) -> str:
+    trials = [_trial(rounds, shift_pct=shift_pct, arguments=arguments, chance=chance) for _ in range(arguments.trials)]
+    counts = Counter(decision for decision, _, _ in trials)
+    shares = [
+        f"{100 * counts[decision] / len(trials):.1f}%"
+        for decision in (Decision.WORSE, Decision.SAME, Decision.BETTER, Decision.UNDECIDED)
+    ]
+    num_rounds = statistics.fmean(number for _, number, _ in trials)
+    seconds = statistics.fmean(took for _, _, took in trials)
+    return "| " + " | ".join([f"{shift_pct:g}%", *shares, f"{num_rounds:.1f}", f"{seconds:.0f}"]) + " |"
+
+
+def _trial(
+    rounds: list[tuple[float, float]], *, shift_pct: float, arguments: argparse.Namespace, chance: random.Random
+) -> tuple[Decision, int, float]:
+    tolerance = cost_of_loss(arguments.tolerance, metric=TOKENS_PER_SEC_PER_GPU)
+    noise_pct = find_system("cpu").run_noise_pct
+    ratios: list[float] = []
+    durations: list[float] = []
+    while True:
+        ratio, took = chance.choice(rounds)
+        ratios.append(ratio + math.log1p(shift_pct / 100))
+        durations.append(took + (0.0 if durations else _START_SEC))
+        usual = statistics.median(durations[1:] or durations)
+        left = max(0, int((arguments.limit - sum(durations)) // usual))
+        max_rounds = min(len(ratios) + left, MAX_ROUNDS)
+        rule = rule_of(noise_pct, alpha=arguments.alpha, beta=arguments.beta, max_rounds=max(max_rounds, MIN_ROUNDS))
+        decision = decide_ratio(ratios, tolerance=tolerance, rule=rule).decision
+        if decision is not Decision.UNDECIDED or len(ratios) >= max_rounds:
+            return decision, len(ratios), sum(durations)
+
+
+if __name__ == "__main__":
+    main()
