@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from pytest_nemoperf.abrun import Contest, NoTurnsError, Round
-from pytest_nemoperf.errors import LaunchError, RecordError
+from pytest_nemoperf.errors import LaunchError
 from pytest_nemoperf.frameworks.command import CommandFramework
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Plan
@@ -128,19 +128,18 @@ def test_a_side_that_fails_is_named_with_its_own_error_and_the_other_ends(sides:
 def test_of_two_sides_that_run_out_of_time_the_one_with_the_turn_is_named(sides: TwoSides) -> None:
     sides.program("new", at_step_3="time.sleep(1000)")
 
-    with pytest.raises(LaunchError, match=r"^new \(working tree\): .* timed out after 1 s"):
-        sides.run(timeout_sec=1)
+    with pytest.raises(LaunchError, match=r"^new \(working tree\): .* timed out after 2 s"):
+        sides.run(timeout_sec=2)
 
     assert not sides.lives("new")
     assert not sides.lives("old")
 
 
-@pytest.mark.parametrize("first", ["old", "new"])
-def test_code_that_is_older_than_turns_is_noticed_and_not_waited_for(sides: TwoSides, first: str) -> None:
+def test_code_that_is_older_than_turns_is_noticed_and_not_waited_for(sides: TwoSides) -> None:
     sides.program("old", knows_turns=False)
 
     with pytest.raises(NoTurnsError, match=r"old \(main, 36db4f5\) does not know turns: .* while new \(working tree\)"):
-        sides.run(first=first)
+        sides.run()
 
     assert not sides.lives("new")
 
@@ -166,10 +165,3 @@ def test_whole_launches_follow_each_other_in_the_order_drawn(sides: TwoSides) ->
 
     names = sides.order.split()[::2]
     assert names == ["new"] * 6 + ["old"] * 12 + ["new"] * 6
-
-
-def test_a_side_without_records_is_named(sides: TwoSides) -> None:
-    sides.program("old", at_step_3="print('{', file=file); sys.exit(0)")
-
-    with pytest.raises(RecordError, match=r"^old \(main, 36db4f5\): .*steps\.jsonl:4: not JSON"):
-        sides.run_launches(first="old")
