@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_nemoperf.baseline import (
+    Anchor,
     Baseline,
     baseline_path,
     find_baseline,
@@ -21,10 +24,14 @@ from pytest_nemoperf.baseline import (
 from pytest_nemoperf.errors import BaselineError
 from tests.builders import MACHINE, make_baseline, make_measurement, make_provenance
 
+BASELINE = make_baseline(
+    anchor=Anchor(name="r1", runs=make_baseline((1000.0, 1001.0)).runs, provenance=make_provenance())
+)
+
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
-    write_baseline(tmp_path, baseline=make_baseline())
+    write_baseline(tmp_path, baseline=BASELINE)
     return baseline_path(tmp_path, system="cpu", case="pretrain-test")
 
 
@@ -47,11 +54,12 @@ def test_a_missing_file_is_no_baseline(tmp_path: Path) -> None:
 
 def test_writing_again_returns_the_old_one_and_changes_few_lines(tmp_path: Path, stored: Path) -> None:
     before = stored.read_text().splitlines()
+    runs = make_baseline((1000.0, 1000.0, 1100.0)).runs
 
-    old = write_baseline(tmp_path, baseline=make_baseline((1000.0, 1000.0, 1100.0)))
+    old = write_baseline(tmp_path, baseline=replace(BASELINE, runs=runs))
 
     after = stored.read_text().splitlines()
-    assert old == make_baseline()
+    assert old == BASELINE
     assert len(before) == len(after)
     assert sum(a != b for a, b in zip(before, after, strict=True)) <= 6
 
@@ -73,6 +81,32 @@ def test_writing_again_returns_the_old_one_and_changes_few_lines(tmp_path: Path,
             r"\$\.runs\[1\]\.metrics: tflops_per_sec_per_gpu=7 is not FLOPs per token x tokens/sec/GPU",
             id="identity",
         ),
+        pytest.param(
+            lambda d: d["anchor"]["runs"][0]["metrics"].update(tflops_per_sec_per_gpu=7.0),
+            r"\$\.anchor\.runs\[0\]\.metrics: tflops_per_sec_per_gpu=7 is not FLOPs per token",
+            id="identity-of-the-anchor",
+        ),
+        pytest.param(
+            lambda d: d["runs"][2]["metrics"].update(tokens_per_sec_per_gpu=0.0, tflops_per_sec_per_gpu=0.0),
+            r"\$\.runs\[2\]\.metrics\.tokens_per_sec_per_gpu is 0; only positive figures",
+            id="zero",
+        ),
+        pytest.param(
+            lambda d: d["anchor"]["runs"][1]["metrics"].update(peak_memory_gib=-1.0),
+            r"\$\.anchor\.runs\[1\]\.metrics\.peak_memory_gib is -1; only positive figures",
+            id="negative",
+        ),
+        pytest.param(
+            lambda d: d["runs"][0]["phases"].update(forward=math.nan),
+            r"\$\.runs\[0\]\.phases\.forward is nan; only finite figures",
+            id="not-a-number",
+        ),
+        pytest.param(
+            lambda d: d.update(flops_per_token=math.inf),
+            r"\$\.flops_per_token is inf; only finite figures",
+            id="endless",
+        ),
+        pytest.param(lambda d: d.update(runs=[]), r"\$\.runs is empty; .* at least one run", id="no-runs"),
         pytest.param(lambda d: d.update(case="other"), "folder and file name must say the same", id="moved"),
     ],
 )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import platform
+import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,12 +19,14 @@ from filelock import FileLock, Timeout
 
 from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.measure import Measurement, Run, identity_problem
+from pytest_nemoperf.metrics import JUDGED, STEP_TIME_SEC
 from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.records import from_data, to_json
 from pytest_nemoperf.schema import validate
 
 BASELINE_SCHEMA_VERSION: Final = 1
 _LOCK_TIMEOUT_SEC = 30.0
+_POSITIVE = (*(metric.name for metric in JUDGED), STEP_TIME_SEC.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +113,9 @@ def read_baseline(path: Path) -> Baseline:
     """Read and check one stored baseline.
 
     Raises:
-        BaselineError: If it can't be read, is not JSON, has another schema version, breaks the schema, or breaks
-            the identity TFLOP/s = FLOPs per token x tokens/s. The message has the path and the JSON path.
+        BaselineError: If it can't be read, is not JSON, has another schema version, breaks the schema, holds a figure
+            that can't have been measured, or breaks the identity TFLOP/s = FLOPs per token x tokens/s. The message
+            has the path and the JSON path.
     """
     try:
         data = json.loads(path.read_bytes())
@@ -122,9 +128,8 @@ def read_baseline(path: Path) -> Baseline:
     _check_version(data, path=path)
     validate(data, name="baseline", subject=str(path), error=BaselineError)
     baseline = from_data(Baseline, data, subject=str(path), error=BaselineError)
-    for number, run in enumerate(baseline.runs):
-        if problem := identity_problem(run, flops_per_token=baseline.flops_per_token):
-            raise BaselineError(f"{path}: $.runs[{number}].metrics: {problem}")
+    if problem := next(_impossible_figures(data, baseline=baseline), None):
+        raise BaselineError(f"{path}: {problem}; restore it (git checkout) or record it again")
     if (baseline.case, baseline.system) != (path.stem, path.parent.name):
         raise BaselineError(
             f"{path}: holds case {baseline.case!r} of system {baseline.system!r}; "
@@ -136,7 +141,7 @@ def read_baseline(path: Path) -> Baseline:
 def find_baseline(root: Path, *, system: str, case: str) -> Baseline | None:
     """Return the stored baseline of a case, or None if there is no file; an unreadable one raises."""
     path = baseline_path(root, system=system, case=case)
-    return read_baseline(path) if path.exists() else None
+    return read_baseline(path) if _is_there(path) else None
 
 
 def write_baseline(root: Path, *, baseline: Baseline) -> Baseline | None:
@@ -152,7 +157,8 @@ def write_baseline(root: Path, *, baseline: Baseline) -> Baseline | None:
     try:
         with FileLock(_lock_path(root), timeout=_LOCK_TIMEOUT_SEC):
             old = read_baseline(path) if path.exists() else None
-            write_atomically(path, text=to_json(baseline))
+            # Of this host only the lock's holder writes here: what lies aside already was left by one that was killed.
+            write_atomically(path, text=to_json(baseline), aside=path.with_name(_aside_name()))
     except Timeout:
         raise BaselineError(
             f"{path}: another session has been writing baselines for {_LOCK_TIMEOUT_SEC:.0f} s; "
@@ -165,30 +171,57 @@ def write_baseline(root: Path, *, baseline: Baseline) -> Baseline | None:
     return old
 
 
-def write_atomically(path: Path, *, text: str) -> None:
+def write_atomically(path: Path, *, text: str, aside: Path | None = None) -> None:
     """Write a file aside, then rename it into place; on any error the old file stays.
+
+    Args:
+        path: The file.
+        text: What it holds from now on.
+        aside: File of the same folder that nobody else writes: whatever is in it is given up. None for one whose name
+            is drawn; such a file stays behind if the process is killed.
 
     Raises:
         OSError: If the folder or the disk does not take it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=".tmp")
+    aside = aside or path.with_name(f".{path.stem[:40]}-{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        aside.unlink(missing_ok=True)
+        with aside.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+        aside.replace(path)
     except BaseException:
         with suppress(OSError):
-            Path(name).unlink()
+            aside.unlink()
         raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a renaming to the disk, so that a power cut does not take it back.
+
+    Some file systems can't; the new file is in place all the same.
+    """
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def list_baselines(root: Path, *, system: str) -> list[Path]:
     """Return the baseline files of a system, by name."""
     return sorted((root / system).glob("*.json"))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as exc:  # a folder on the way that can't be entered
+        raise BaselineError(f"{path}: cannot be read: {exc.strerror}") from exc
 
 
 def _check_version(data: object, *, path: Path) -> None:
@@ -203,6 +236,40 @@ def _check_version(data: object, *, path: Path) -> None:
             f"{path}: $.schema_version is {version}, {age} than the {BASELINE_SCHEMA_VERSION} "
             f"this version reads; {remedy}"
         )
+
+
+def _impossible_figures(data: Mapping[str, Any], *, baseline: Baseline) -> Iterator[str]:
+    """Yield place and fault of figures that can't have been measured: Python's JSON knows NaN and Infinity."""
+    for place, value in _endless(data, place="$"):
+        yield f"{place} is {value}; only finite figures can be compared"
+    sides = [("$.runs", baseline.runs)] + ([("$.anchor.runs", baseline.anchor.runs)] if baseline.anchor else [])
+    for place, runs in sides:
+        if not runs:
+            yield f"{place} is empty; a baseline needs at least one run"
+        for number, run in enumerate(runs):
+            metrics = f"{place}[{number}].metrics"
+            for name in _POSITIVE:
+                if run.metrics.get(name, 1.0) <= 0:
+                    yield f"{metrics}.{name} is {run.metrics[name]:g}; only positive figures can be compared"
+            if problem := identity_problem(run, flops_per_token=baseline.flops_per_token):
+                yield f"{metrics}: {problem}"
+
+
+def _endless(node: object, *, place: str) -> Iterator[tuple[str, float]]:
+    """Yield the place of each number that is not finite, and the number."""
+    if isinstance(node, float) and not math.isfinite(node):
+        yield place, node
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield from _endless(value, place=f"{place}.{key}")
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from _endless(value, place=f"{place}[{number}]")
+
+
+def _aside_name() -> str:
+    """Return the name under which this host writes aside: the lock keeps hosts that share a folder not apart."""
+    return f".nemoperf-{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}.tmp"
 
 
 def _lock_path(root: Path) -> Path:

@@ -1,0 +1,104 @@
+"""What is stored survives whatever ends an update: real processes, see write_driver.py."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_nemoperf.baseline import baseline_path, find_baseline, read_baseline, write_atomically, write_baseline
+from pytest_nemoperf.errors import BaselineError
+from tests.builders import make_baseline
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    """Start the driver on baselines of its own, with locks of its own."""
+    (tmp_path / "locks").mkdir()
+    env = os.environ | {"TMPDIR": str(tmp_path / "locks")}
+
+    def start(what: str, *rates: float) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-m", "tests.write_driver", what, str(tmp_path / "baselines"), *map(str, rates)]
+        root = Path(__file__).parents[1]
+        return subprocess.Popen(argv, cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return start
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    root = tmp_path / "baselines"
+    write_baseline(root, baseline=make_baseline())
+    return baseline_path(root, system="cpu", case="pretrain-test")
+
+
+def output_of(process: subprocess.Popen[str]) -> str:
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    return output
+
+
+@pytest.mark.parametrize("how", ["kill", "interrupt"])
+def test_an_update_may_end_at_any_call_that_changes_files(start: Start, how: str) -> None:
+    calls = output_of(start(how)).split()
+
+    assert set(calls) >= {"open", "flock", "write", "flush", "fsync", "replace", "close"}
+    assert calls.index("fsync") < calls.index("replace"), "renamed before it was on the disk"
+    assert "fsync" in calls[calls.index("replace") :], "the renaming itself was not brought to the disk"
+
+
+def test_a_disk_that_fills_up_at_any_byte_leaves_the_old_file(start: Start, stored: Path) -> None:
+    before = stored.read_bytes()
+
+    lines = output_of(start("full")).splitlines()
+
+    assert set(lines) == {f"{stored}: cannot be written: File too large; what was stored before is untouched"}
+    assert stored.read_bytes() == before
+
+
+def test_a_folder_that_takes_no_files_is_named(start: Start, stored: Path, tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)  # whoever the driver becomes must come this far
+
+    output = output_of(start("denied"))
+
+    assert output == f"{stored}: cannot be written: Permission denied; what was stored before is untouched\n"
+    assert read_baseline(stored) == make_baseline()
+
+
+def test_two_sessions_that_update_at_once_take_turns(start: Start, stored: Path) -> None:
+    rates = [[float(rate + number) for rate in range(1000, 1025)] for number in (0, 100)]
+    writers = [start("update", *each) for each in rates]
+
+    num_read = 0
+    while any(writer.poll() is None for writer in writers):
+        read_baseline(stored)  # never half a file
+        num_read += 1
+    outputs = [output_of(writer) for writer in writers]
+
+    assert outputs == ["", ""]
+    assert num_read > 0
+    assert read_baseline(stored).runs[0].metrics["tokens_per_sec_per_gpu"] in {each[-1] for each in rates}
+    assert [path.name for path in stored.parent.iterdir()] == [stored.name]
+
+
+def test_what_a_killed_update_left_aside_is_replaced_by_the_next(tmp_path: Path, stored: Path) -> None:
+    aside = tmp_path / "aside.tmp"
+    aside.write_text("half of a ba")
+    aside.chmod(0o400)
+
+    write_atomically(tmp_path / "file.json", text="whole", aside=aside)
+
+    assert (tmp_path / "file.json").read_text() == "whole"
+    assert not aside.exists()
+
+
+def test_a_folder_that_can_not_be_looked_into_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BaselineError, match=r"case\.json: cannot be read: File name too long"):
+        find_baseline(tmp_path / ("x" * 300), system="cpu", case="case")
