@@ -1,8 +1,8 @@
 """Updates a stored baseline in processes that end badly; tests start it.
 
 ``python -m tests.write_driver WHAT ROOT``: ``kill`` and ``interrupt`` let a fork die before each call that changes
-files, and print these calls; ``full`` and ``denied`` meet what their names say; ``update`` stores a baseline of each rate that
-follows.
+files, and print these calls; ``full`` and ``denied`` meet what their names say; ``update`` stores a baseline of each
+rate that follows.
 """
 
 from __future__ import annotations

@@ -109,8 +109,12 @@ def baseline_path(root: Path, *, system: str, case: str) -> Path:
     return root / system / f"{case}.json"
 
 
-def read_baseline(path: Path) -> Baseline:
+def read_baseline(path: Path, *, is_in_place: bool = True) -> Baseline:
     """Read and check one stored baseline.
+
+    Args:
+        path: The file.
+        is_in_place: Folder and file must be named by system and case; False for a copy.
 
     Raises:
         BaselineError: If it can't be read, is not JSON, has another schema version, breaks the schema, holds a figure
@@ -130,7 +134,7 @@ def read_baseline(path: Path) -> Baseline:
     baseline = from_data(Baseline, data, subject=str(path), error=BaselineError)
     if problem := next(_impossible_figures(data, baseline=baseline), None):
         raise BaselineError(f"{path}: {problem}; restore it (git checkout) or record it again")
-    if (baseline.case, baseline.system) != (path.stem, path.parent.name):
+    if is_in_place and (baseline.case, baseline.system) != (path.stem, path.parent.name):
         raise BaselineError(
             f"{path}: holds case {baseline.case!r} of system {baseline.system!r}; "
             "folder and file name must say the same: move it back"

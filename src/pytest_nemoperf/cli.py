@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pytest_nemoperf.cli_judge import add_judge_command, judge_runs
 from pytest_nemoperf.cli_plan import add_plan_command, plan_text
 from pytest_nemoperf.conventions import DEFAULT_CONVENTION, find_convention, flops_conventions
 from pytest_nemoperf.errors import BaselineError, NemoPerfError, RecipeError
@@ -25,6 +26,7 @@ examples:
   nemoperf plan --model llama3.1-405b --system gb200 --gpus 1024 --tp 8 --pp 8 \\
       --vp 2 --cp 2 --seq-len 8192 --gbs 512 --recompute selective
   nemoperf plan --recipe recipe.json --system h100 --json
+  nemoperf judge --baseline baselines/h100/CASE.json .nemoperf/runs/SESSION/CASE
   nemoperf lint baselines/
 """
 
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None takes this process's.
 
     Returns:
-        Exit code: 0, 1 if ``lint`` found problems, 2 for a usage error.
+        Exit code: 0, 1 if ``lint`` found problems or the verdict of ``judge`` fails, 2 for a usage error.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -74,6 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="resolve and price a recipe for a system, without running it")
     add_plan_command(plan)
     plan.set_defaults(run=_plan)
+
+    judging = commands.add_parser("judge", help="judge stored runs again, beside a baseline")
+    add_judge_command(judging)
+    judging.set_defaults(run=judge_runs)
 
     lint = commands.add_parser("lint", help="check stored baselines")
     lint.add_argument("folder", type=Path, nargs="?", default=Path("baselines"), help="default: baselines")

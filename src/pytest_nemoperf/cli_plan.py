@@ -12,9 +12,7 @@ from pytest_nemoperf.baseline import find_baseline
 from pytest_nemoperf.changes import complete_layout
 from pytest_nemoperf.conventions import DEFAULT_CONVENTION
 from pytest_nemoperf.errors import RecipeError
-from pytest_nemoperf.frameworks.command import CommandFramework
-from pytest_nemoperf.frameworks.protocol import Framework
-from pytest_nemoperf.frameworks.torch import TorchFramework
+from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.parallelism import TRAINING_KEYS
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.pricing import price_plan
@@ -124,7 +122,7 @@ def _parse_tokens(text: str) -> int:
 
 def _unsupported(plan: Plan) -> str | None:
     """Return why the plan's framework can't run it here, or None; plugins' frameworks are known to pytest alone."""
-    frameworks: dict[str, Framework] = {each.name: each for each in (TorchFramework(), CommandFramework())}
+    frameworks = builtin_frameworks()
     if plan.framework in frameworks:
         return frameworks[plan.framework].unsupported(plan)
     return (

@@ -71,6 +71,16 @@ class Terms:
         return Rule(noise_pct=noise_pct, alpha=self.alpha, beta=self.beta, max_runs=self.max_runs)
 
 
+def merge_tolerances(layers: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return one tolerance per judged metric; later layers win, and ``all`` in a layer stands for every metric."""
+    merged: dict[str, float] = {}
+    for layer in layers:
+        if "all" in layer:
+            merged |= {metric.name: layer["all"] for metric in JUDGED}
+        merged |= {name: percent for name, percent in layer.items() if name != "all"}
+    return merged
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """One metric beside its baseline.

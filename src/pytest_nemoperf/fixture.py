@@ -121,6 +121,8 @@ class Perf:
             self.end_dry("a loop of the test process has no recipe to price")
         if session.settings.against:
             self.leave_out("a loop of the test process can't have its code swapped for another revision's (--perf-ab)")
+        if session.settings.replay_dir is not None:
+            self.leave_out("replay: a loop of the test process leaves no runs that could be judged again")
         if session.settings.changes:
             self._progress.say(f"loop-{name} runs as ever: --perf-set changes recipes, and a loop has none")
         with self._told():

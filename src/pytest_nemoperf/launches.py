@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,21 @@ if TYPE_CHECKING:
     from pytest_nemoperf.progress import Progress
     from pytest_nemoperf.recipe import Plan
     from pytest_nemoperf.records import RunOutput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launched:
+    """What the launches of a case came to.
+
+    Attributes:
+        measurement: What was measured.
+        folders: Of the launches that count, in order, inside the case's own.
+        unreadable: Why the last one's records could not be read; empty if all could.
+    """
+
+    measurement: Measurement
+    folders: tuple[str, ...]
+    unreadable: str = ""
 
 
 class Launches:
@@ -39,7 +55,7 @@ class Launches:
         framework: Framework,
         limit: int,
         progress: Progress,
-    ) -> Measurement:
+    ) -> Launched:
         """Launch a plan again and again and return what was measured; unreadable records make it INVALID.
 
         A run whose steps have not settled, or whose machine was not healthy, is launched once more and the first try
@@ -56,20 +72,25 @@ class Launches:
             LaunchError: If ranks failed, hung or were killed.
         """
         outputs: list[RunOutput] = []
+        folders: list[str] = []
         while True:
             number = len(outputs) + 1
+            folders.append(f"run-{number}")
             try:
                 with progress.run(plan, number=number, num_runs=limit):
-                    output = self.once(plan, framework=framework, folder=f"run-{number}", progress=progress)
+                    output = self.once(plan, framework=framework, folder=folders[-1], progress=progress)
                     if problems := [*unsettled(plan, records=output.records), *health_problems(output.health)]:
                         progress.say(f"run {number} is dropped and launched again: {problems[0]}")
-                        output = self.once(plan, framework=framework, folder=f"run-{number}b", progress=progress)
+                        folders[-1] = f"run-{number}b"
+                        output = self.once(plan, framework=framework, folder=folders[-1], progress=progress)
             except RecordError as exc:
-                return unreadable(plan, reason=f"run {number}: {exc}")
+                reason = f"run {number}: {exc}"
+                measurement = unreadable(plan, reason=reason)
+                return Launched(measurement=measurement, folders=tuple(folders), unreadable=reason)
             outputs.append(output)
             measurement = measure_outputs(plan, outputs=outputs)
             if measurement.problems or is_enough(measurement):
-                return measurement
+                return Launched(measurement=measurement, folders=tuple(folders))
 
     def once(self, plan: Plan, *, framework: Framework, folder: str, progress: Progress) -> RunOutput:
         """Launch a plan once, in a folder of its case.

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pytest
 
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.errors import did_you_mean
-from pytest_nemoperf.metrics import JUDGED
 from pytest_nemoperf.recipe import check_tolerances
 from pytest_nemoperf.verdict import FAILING_BY_DEFAULT
-
-
-def merge_tolerances(layers: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return one tolerance per judged metric; later layers win, and ``all`` in a layer stands for every metric."""
-    merged: dict[str, float] = {}
-    for layer in layers:
-        if "all" in layer:
-            merged |= {metric.name: layer["all"] for metric in JUDGED}
-        merged |= {name: percent for name, percent in layer.items() if name != "all"}
-    return merged
 
 
 def parse_tolerances(texts: Sequence[str], *, subject: str) -> dict[str, float]:

@@ -49,6 +49,8 @@ class PerfPlugin:
                 self.perf_of(item).leave_out(
                     "a benchmark test runs in the test process, where code can't be swapped (--perf-ab)"
                 )
+            if settings.replay_dir is not None:
+                self.perf_of(item).leave_out("replay: a benchmark test leaves no runs that could be judged again")
             if settings.changes:
                 self.progress.say(f"{item.nodeid} runs as ever: --perf-set changes recipes, and it has none")
             if self.session.settings.inject_pct:
@@ -88,6 +90,7 @@ class PerfPlugin:
             inject_pct=settings.inject_pct,
             changes=changes_text(settings.changes),
             is_dry_run=settings.is_dry_run,
+            replay_of=session.shown(settings.replay_dir) if settings.replay_dir else "",
         )
         if session.ab is not None and settings.against is not None:
             lines.append(ab_header(session.ab.revision_text, limit_sec=settings.against.limit_sec))

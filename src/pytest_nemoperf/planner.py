@@ -56,7 +56,7 @@ class Planner:
         return known
 
     def plan(self, recipe: Recipe, *, nodeid: str) -> tuple[Plan, Framework]:
-        """Return how a recipe runs here.
+        """Return how a recipe runs here; stored runs are judged wherever they ran.
 
         Raises:
             NoLayoutError: If the recipe has no layout for the system.
@@ -64,12 +64,12 @@ class Planner:
             PlanError: If it can't be resolved, or wants more than this machine has.
         """
         plan = self._resolve(recipe)
-        machine.check_capacity(plan, devices=self._settings.devices)
         framework = self._framework(plan)
-        reason = framework.unsupported(plan)
-        if reason:
-            raise UnsupportedError(f"{plan.case}: {reason}")
-        _check_host_memory(plan)
+        if self._settings.replay_dir is None:
+            machine.check_capacity(plan, devices=self._settings.devices)
+            if reason := framework.unsupported(plan):
+                raise UnsupportedError(f"{plan.case}: {reason}")
+            _check_host_memory(plan)
         self.claim(plan.case, nodeid=nodeid)
         self.plans[plan.case] = plan
         return plan, framework

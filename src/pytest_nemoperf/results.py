@@ -71,6 +71,8 @@ class SessionResults:
         not_run: Perf tests that measured nothing.
         inject_pct: Self-test delay of the whole session; 0 for a real one.
         duration_sec: Wall time of the session.
+        replay_of: Folder of the stored runs that were judged again, from which machine and provenance are; empty where
+            runs were launched.
     """
 
     system: str
@@ -81,6 +83,7 @@ class SessionResults:
     not_run: tuple[NotRun, ...] = ()
     inject_pct: float = 0.0
     duration_sec: float = 0.0
+    replay_of: str = ""
     schema_version: Literal[1] = RESULTS_SCHEMA_VERSION
 
 

@@ -82,7 +82,20 @@ def run_once(
     if result.status is not LaunchStatus.OK:
         text = _describe(plan, result=result, run_dir=run_dir, num_finished=follower.num_finished)
         raise LaunchError("\n".join([text, *_health_lines(health)]))
-    return replace(framework.read_output(plan, run_dir=run_dir), health=health)
+    return read_run(plan, framework=framework, run_dir=run_dir)
+
+
+def read_run(plan: Plan, *, framework: Framework, run_dir: Path) -> RunOutput:
+    """Return what a run that ended well has left in its directory, at once or later.
+
+    Raises:
+        RecordError: If a record is missing, torn or impossible.
+    """
+    output = framework.read_output(plan, run_dir=run_dir)
+    path = run_dir / HEALTH_FILE
+    if not path.exists():
+        return output
+    return replace(output, health=from_json(HealthReport, path.read_bytes(), subject=str(path)))
 
 
 def _health_lines(health: HealthReport | None) -> list[str]:

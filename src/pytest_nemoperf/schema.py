@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 KINDS: Mapping[str, str] = MappingProxyType(
     {
         "baseline": "pytest_nemoperf.baseline:Baseline",
+        "case": "pytest_nemoperf.replay:CaseRecord",
         "dry_run": "pytest_nemoperf.dryrun:DryRun",
         "health": "pytest_nemoperf.health:HealthReport",
         "plan": "pytest_nemoperf.recipe:Plan",

@@ -17,15 +17,15 @@ from pytest_nemoperf.absession import open_ab_session
 from pytest_nemoperf.baseline import from_measurement, write_atomically
 from pytest_nemoperf.case_profiles import is_profile_due, profile_report
 from pytest_nemoperf.changes import changes_text
-from pytest_nemoperf.comparison import Terms, VerdictKind, wants_more_runs
+from pytest_nemoperf.comparison import Terms, VerdictKind, merge_tolerances, wants_more_runs
 from pytest_nemoperf.dryrun import DRY_RUN_FILE, DryRun
 from pytest_nemoperf.hostlock import HostLock
 from pytest_nemoperf.keeping import LOCALLY_RECORDED, Keeper, Kept
 from pytest_nemoperf.launches import Launches
 from pytest_nemoperf.measure import Measurement, workload_of
-from pytest_nemoperf.option_values import merge_tolerances
 from pytest_nemoperf.planner import Planner
 from pytest_nemoperf.records import to_json
+from pytest_nemoperf.replay import CaseRecord, Replay, write_case
 from pytest_nemoperf.report.markdown import render_markdown
 from pytest_nemoperf.results import CaseReport, CaseResult, NotRun, SessionResults
 from pytest_nemoperf.settings import Settings
@@ -60,6 +60,7 @@ class PerfSession:
         self._root = config.rootpath
         self._turn = HostLock()
         self._started = time.monotonic()
+        self._replay = Replay(settings.replay_dir) if settings.replay_dir else None
         self._launches = Launches(settings.state_dir / "runs" / time.strftime("%Y%m%d-%H%M%S"))
         self._keeper = Keeper(self.store, settings=settings)
         self.planner = Planner(config, settings=settings, store=self.store)
@@ -81,6 +82,8 @@ class PerfSession:
     ) -> Measurement:
         """Launch a plan until a verdict is reached or a baseline is complete, and return what was measured.
 
+        A replay launches nothing and returns what stored runs measured.
+
         Args:
             plan: What to launch.
             framework: Who trains it.
@@ -91,7 +94,11 @@ class PerfSession:
         Raises:
             BaselineError: If a stored baseline can't be trusted; nothing is launched then.
             LaunchError: If ranks failed, hung or were killed.
+            RecordError: If stored runs can't be trusted, or this session's can't be stored.
+            UnsupportedError: If no runs of the case are stored that could be judged again.
         """
+        if self._replay is not None:
+            return self._replay.measure(plan, framework=framework)
         terms = self._terms(tolerances)
         if self.ab is not None:
             self.take_turn(progress)
@@ -115,7 +122,19 @@ class PerfSession:
             return is_complete or num_runs >= limit
 
         self.take_turn(progress)
-        return self._launches.until(is_enough, plan=plan, framework=framework, limit=limit, progress=progress)
+        launched = self._launches.until(is_enough, plan=plan, framework=framework, limit=limit, progress=progress)
+        record = CaseRecord(
+            case=plan.case,
+            system=plan.system,
+            machine=self.machine,
+            provenance=self.provenance,
+            terms=terms,
+            fail_on=tuple(sorted(self.settings.fail_on)),
+            runs=launched.folders,
+            unreadable=launched.unreadable,
+        )
+        write_case(self._launches.case_dir(plan.case), record=record)
+        return launched.measurement
 
     def compare(
         self, measurement: Measurement, *, nodeid: str, tolerances: Sequence[Mapping[str, float]]
@@ -176,15 +195,17 @@ class PerfSession:
     def results(self) -> SessionResults:
         """Return what the results file holds."""
         settings = self.settings
+        machine_key, provenance = self._origin(next(iter(self._replay.records), "") if self._replay else "")
         return SessionResults(
             system=settings.system.name,
             system_title=settings.system.title,
-            machine=self.machine,
-            provenance=self.provenance,
+            machine=machine_key,
+            provenance=provenance,
             cases=tuple(report.result for report in self.reports),
             not_run=tuple(self.not_run),
             inject_pct=settings.inject_pct,
             duration_sec=round(time.monotonic() - self._started, 3),
+            replay_of=self.shown(self._replay.root) if self._replay else "",
         )
 
     def dry_run(self) -> DryRun:
@@ -225,15 +246,21 @@ class PerfSession:
         candidate = Path(path)
         return str(candidate.relative_to(self._root)) if candidate.is_relative_to(self._root) else str(path)
 
+    def _origin(self, case: str) -> tuple[Mapping[str, str | int], Provenance]:
+        """Return machine and provenance of a case's runs: this session's, or those that are stored with them."""
+        record = self._replay.records.get(case) if self._replay else None
+        return (record.machine, record.provenance) if record else (self.machine, self.provenance)
+
     def _terms(self, tolerances: Sequence[Mapping[str, float]]) -> Terms:
         terms = self.settings.terms
         return replace(terms, tolerances=merge_tolerances([terms.tolerances, *tolerances]))
 
     def _judged(self, measurement: Measurement, *, terms: Terms, nodeid: str) -> CaseReport:
-        found = self.store.find(measurement.case, workload=measurement.workload)
+        machine_key, _ = self._origin(measurement.case)
+        found = replace(self.store, machine=machine_key).find(measurement.case, workload=measurement.workload)
         if measurement.case not in self.planner.plans:
             terms = replace(terms, max_runs=len(measurement.runs) or 1)  # what this process measures, it measures once
-        verdict = judge(measurement, baseline=found.baseline, machine=self.machine, terms=terms)
+        verdict = judge(measurement, baseline=found.baseline, machine=machine_key, terms=terms)
         return self._report(measurement, verdict=verdict, found=found, terms=terms, nodeid=nodeid)
 
     def _report(
@@ -242,7 +269,7 @@ class PerfSession:
         settings, case = self.settings, measurement.case
         has_plan = case in self.planner.plans
         kept = Kept()
-        if verdict.kind is not VerdictKind.INVALID and not measurement.inject_pct:
+        if verdict.kind is not VerdictKind.INVALID and not measurement.inject_pct and self._replay is None:
             new = from_measurement(measurement, machine=self.machine, provenance=self.provenance, reason="")
             kept = self._keeper.keep(new, verdict=verdict, found=found, terms=terms, is_in_process=not has_plan)
         is_mended = settings.updating is not None and verdict.kind in LOCALLY_RECORDED
@@ -258,24 +285,28 @@ class PerfSession:
                 storing_note=kept.note,
                 accepted_reason=kept.accepted_reason,
                 is_failure=verdict.kind in settings.fail_on and not kept.accepted_reason and not is_mended,
-                run_dir=self.shown(self._launches.case_dir(case)) if has_plan else "",
+                run_dir=self.shown(self._case_dir(case)) if has_plan else "",
             ),
             baseline=found.baseline,
             replaced=kept.replaced,
             rerun_command=self._command(nodeid),
             accept_command=self._accept_command(nodeid),
-            environment={**self.provenance.environment(), **measurement.environment},
+            environment={**self._origin(case)[1].environment(), **measurement.environment},
         )
+
+    def _case_dir(self, case: str) -> Path:
+        return self._replay.root / case if self._replay else self._launches.case_dir(case)
 
     def _command(self, nodeid: str, *extra: str) -> str:
         changes = changes_text(self.settings.changes)
         set_option = [f"--perf-set={changes}"] if changes else []
-        words = ["pytest", "-m", "perf", f"--system={self.settings.system.name}", *set_option, *extra, nodeid]
+        replay = [f"--perf-replay={self.shown(self._replay.root)}"] if self._replay else []
+        words = ["pytest", "-m", "perf", f"--system={self.settings.system.name}", *set_option, *replay, *extra, nodeid]
         return shlex.join(words)
 
     def _accept_command(self, nodeid: str) -> str:
-        """Return how to store a case in spite of its verdict; a trial is never stored."""
-        if self.settings.changes:
+        """Return how to store a case in spite of its verdict; a trial and a replay are never stored."""
+        if self.settings.changes or self._replay:
             return ""
         return self._command(
             nodeid, "--update-baselines", "--perf-accept-regression", "--perf-reason=why it is acceptable"

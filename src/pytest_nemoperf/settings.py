@@ -11,12 +11,11 @@ import pytest
 
 from pytest_nemoperf import machine, options
 from pytest_nemoperf.changes import parse_changes
-from pytest_nemoperf.comparison import Terms, VerdictKind
+from pytest_nemoperf.comparison import Terms, VerdictKind, merge_tolerances
 from pytest_nemoperf.errors import NemoPerfError
 from pytest_nemoperf.machine import Devices
 from pytest_nemoperf.option_checks import check_combination
 from pytest_nemoperf.option_values import (
-    merge_tolerances,
     parse_count,
     parse_fail_on,
     parse_percent,
@@ -24,6 +23,7 @@ from pytest_nemoperf.option_values import (
     parse_seconds,
     parse_tolerances,
 )
+from pytest_nemoperf.replay import CASE_FILE, find_cases
 from pytest_nemoperf.systems import System, find_system
 
 
@@ -119,9 +119,10 @@ def read_settings(config: pytest.Config) -> Settings:
     option = config.option
     inject_pct = parse_percent(option.perf_inject, subject="--perf-inject") if option.perf_inject is not None else 0.0
     check_combination(config, inject_pct=inject_pct)
+    replay_dir = _replay_dir(config)
     try:
         devices = machine.detect_devices()
-        system = _system(config, devices=devices)
+        system = _system(config, devices=devices, replay_dir=replay_dir)
         changes = parse_changes(option.perf_set, subject="--perf-set")
         terms = _terms(config, system=system)
     except NemoPerfError as exc:
@@ -145,7 +146,7 @@ def read_settings(config: pytest.Config) -> Settings:
         updating=_updating(config),
         against=_against(config),
         is_profiled=option.perf_profile,
-        replay_dir=_replay_dir(config),
+        replay_dir=replay_dir,
         release=str(config.getini("perf_release")),
         machine_name=str(config.getini("perf_machine")),
     )
@@ -182,15 +183,22 @@ def _replay_dir(config: pytest.Config) -> Path | None:
     if not text:
         return None
     path: Path = config.invocation_params.dir / text
-    if not path.is_dir():
-        raise pytest.UsageError(f"--perf-replay={text}: no such directory; give one that holds <case>/run-<N>")
+    if not any(path.glob(f"*/{CASE_FILE}")):
+        raise pytest.UsageError(
+            f"--perf-replay={text}: holds no <case>/{CASE_FILE}; give a session's folder, as .nemoperf/runs/<session>"
+        )
     return path
 
 
-def _system(config: pytest.Config, *, devices: Devices) -> System:
-    """Return the system to run as; a dry run takes any, whatever this machine is."""
+def _system(config: pytest.Config, *, devices: Devices, replay_dir: Path | None) -> System:
+    """Return the system to run as; whatever this machine is, a dry run takes any, and a replay that of its runs."""
     name = config.option.system
-    if config.option.perf_dry_run and name != "auto":
+    if replay_dir is not None and name == "auto":
+        stored = sorted({record.system for record in find_cases(replay_dir)})
+        if len(stored) > 1:
+            raise pytest.UsageError(f"{replay_dir}: holds runs of {' and '.join(stored)}; choose one with --system")
+        return find_system(stored[0])
+    if (replay_dir is not None or config.option.perf_dry_run) and name != "auto":
         return find_system(name)
     return machine.choose_system(name, devices=devices)
 

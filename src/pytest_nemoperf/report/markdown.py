@@ -147,5 +147,6 @@ def _origin(results: SessionResults) -> list[str]:
         f"Device: {origin.device}{driver}" if origin.device else "",
         f"Versions: {versions}" if versions else "",
         f"Command: {code(origin.command)}" if origin.command else "",
+        f"Judged again from: {code(results.replay_of)}" if results.replay_of else "",
     ]
     return ["Origin:", "", *(f"- {one_line(fact)}" for fact in facts if fact)]

@@ -81,6 +81,8 @@ def _parts(
 ) -> Iterator[RenderableType]:
     if results.inject_pct:
         yield injection_banner(results.inject_pct, width=width)
+    if results.replay_of:
+        yield f"replay: runs stored in {results.replay_of}, judged again"
     yield _origin(results)
     for headings, cells_of in (
         (_STEP_HEADINGS, _step_cells),

@@ -38,6 +38,7 @@ def render_header(
     inject_pct: float,
     changes: str = "",
     is_dry_run: bool = False,
+    replay_of: str = "",
 ) -> list[str]:
     """Return the lines pytest prints above a session.
 
@@ -53,9 +54,10 @@ def render_header(
         inject_pct: Self-test delay in percent; 0 for a real session.
         changes: What --perf-set said; empty if nothing.
         is_dry_run: Nothing is launched.
+        replay_of: Folder of the stored runs that are judged again; empty where runs are launched.
     """
     local = f" and {num_local:,} of this machine's own" if num_local else ""
-    launches = "" if is_dry_run else f", at most {count_text(runs, 'launch')} to judge a case"
+    launches = "" if is_dry_run or replay_of else f", at most {count_text(runs, 'launch')} to judge a case"
     lines = [
         f"perf: system {system.name} ({how}: {devices}){launches}",
         f"perf: {count_text(num_baselines, 'baseline')} in {baselines_dir}{local}, "
@@ -67,6 +69,8 @@ def render_header(
         )
     if is_dry_run:
         lines.append("perf: dry run: cases are priced, nothing is launched")
+    if replay_of:
+        lines.append(f"perf: replay of {replay_of}: stored runs are judged again, nothing is launched or stored")
     if inject_pct:
         lines.append(f"perf: {injection_text(inject_pct)}")
     return lines

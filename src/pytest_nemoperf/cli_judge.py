@@ -1,0 +1,135 @@
+"""``nemoperf judge``: stored runs beside a baseline, judged again without ranks and without pytest."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from pytest_nemoperf.baseline import read_baseline
+from pytest_nemoperf.comparison import Terms, merge_tolerances
+from pytest_nemoperf.errors import PlanError
+from pytest_nemoperf.frameworks.builtin import builtin_frameworks
+from pytest_nemoperf.frameworks.protocol import Framework
+from pytest_nemoperf.recipe import Plan, check_tolerances
+from pytest_nemoperf.records import to_json
+from pytest_nemoperf.replay import StoredCase, load_runs, measure_stored
+from pytest_nemoperf.report.failure import render_failure
+from pytest_nemoperf.results import CaseReport, CaseResult
+from pytest_nemoperf.verdict import judge
+
+_EPILOG = """\
+examples:
+  nemoperf judge --baseline baselines/h100/CASE.json .nemoperf/runs/20261123-101500/CASE
+  nemoperf judge --baseline CASE.json --tolerance 3 --tolerance peak_memory_gib=10 \\
+      CASE/run-1 CASE/run-2
+
+A baseline of another commit: git show COMMIT:baselines/h100/CASE.json > CASE.json
+
+exit code:
+  0 unless the verdict is one that failed the session's test
+  1 if it is
+  2 if an option is wrong, or a file can't be trusted
+"""
+_FAILED = 1
+
+
+def add_judge_command(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options, its examples and exit codes."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="run folders of one case, <case>/run-<N>; or the case's folder, for all runs that its session judged",
+    )
+    parser.add_argument("--baseline", type=Path, required=True, metavar="FILE", help="stored baseline to judge against")
+    parser.add_argument(
+        "--tolerance",
+        action="append",
+        default=[],
+        type=_tolerance,
+        metavar="[METRIC=]PCT",
+        help="allowed worsening instead of the session's, for every judged metric or one of them; may be repeated",
+    )
+    parser.add_argument(
+        "--max-runs",
+        type=_count,
+        metavar="N",
+        help="launches that a case is judged by at most, instead of the session's",
+    )
+    parser.add_argument("--json", action="store_true", help="print the case as results.json has it")
+
+
+def judge_runs(arguments: argparse.Namespace) -> int:
+    """Print the verdict on stored runs; return the exit code.
+
+    Raises:
+        NemoPerfError: If a file can't be trusted, or runs do not belong together.
+    """
+    stored = load_runs(arguments.runs)
+    report = _report(stored, arguments=arguments)
+    if arguments.json:
+        text = to_json(report.result)
+    else:
+        width = shutil.get_terminal_size().columns
+        text = render_failure(report, width=width, color=sys.stdout.isatty() and "NO_COLOR" not in os.environ) + "\n"
+    sys.stdout.write(text)
+    return _FAILED if report.result.is_failure else 0
+
+
+def _report(stored: StoredCase, *, arguments: argparse.Namespace) -> CaseReport:
+    record = stored.record
+    baseline = read_baseline(arguments.baseline, is_in_place=False)
+    measurement = measure_stored(stored, framework=_framework(stored.plan))
+    terms = _terms(record.terms, tolerances=dict(arguments.tolerance), max_runs=arguments.max_runs)
+    verdict = judge(measurement, baseline=baseline, machine=record.machine, terms=terms)
+    return CaseReport(
+        result=CaseResult(
+            nodeid="",
+            measurement=measurement,
+            verdict=verdict,
+            plan=stored.plan,
+            baseline_path=str(arguments.baseline),
+            is_failure=verdict.kind in record.fail_on,
+            run_dir=os.path.commonpath(stored.run_dirs),
+        ),
+        baseline=baseline,
+        environment={**record.provenance.environment(), **measurement.environment},
+    )
+
+
+def _terms(terms: Terms, *, tolerances: Mapping[str, float], max_runs: int | None) -> Terms:
+    check_tolerances(tolerances, subject="--tolerance")
+    merged = merge_tolerances([terms.tolerances, tolerances])
+    return replace(terms, tolerances=merged, max_runs=max_runs or terms.max_runs)
+
+
+def _framework(plan: Plan) -> Framework:
+    frameworks = builtin_frameworks()
+    if plan.framework not in frameworks:
+        raise PlanError(
+            f"framework {plan.framework!r} is registered by a pytest plugin, which alone can read its records; "
+            "use pytest -m perf --perf-replay=DIR"
+        )
+    return frameworks[plan.framework]
+
+
+def _tolerance(text: str) -> tuple[str, float]:
+    name, _, percent = text.rpartition("=")
+    try:
+        return name.strip() or "all", float(percent.strip().removesuffix("%"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not [METRIC=]PCT; write e.g. 3 or peak_memory_gib=10") from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number >= 1: a verdict needs at least one launch")
+    return int(text)

@@ -1,0 +1,222 @@
+"""Stored runs judged again: what a session leaves beside a case's runs, and the way back to a measurement."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pytest_nemoperf.baseline import write_atomically
+from pytest_nemoperf.comparison import Terms, VerdictKind
+from pytest_nemoperf.errors import RecordError, UnsupportedError
+from pytest_nemoperf.frameworks.protocol import Framework
+from pytest_nemoperf.measure import Measurement, measure_outputs, unreadable
+from pytest_nemoperf.provenance import Provenance
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.records import PLAN_FILE, RunOutput, from_data, to_json
+from pytest_nemoperf.runner import read_run
+from pytest_nemoperf.schema import validate
+
+CASE_FILE: Final = "case.json"
+CASE_SCHEMA_VERSION: Final = 1
+_SECOND_TRY = "b"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseRecord:
+    """What a verdict needs and the runs of a case don't say: where they ran, and by what they were judged.
+
+    Attributes:
+        case: Case id.
+        system: System name.
+        machine: Key of the machine they ran on.
+        provenance: When, from which commit, with which versions, on which device, by which command.
+        terms: By what the session judged.
+        fail_on: Verdicts that failed a test of the session.
+        runs: Folders of the launches that count, in order: a second try stands in place of the first.
+        unreadable: Why the last one's records could not be read; empty if all could.
+    """
+
+    case: str
+    system: str
+    machine: Mapping[str, str | int]
+    provenance: Provenance
+    terms: Terms
+    fail_on: tuple[VerdictKind, ...]
+    runs: tuple[str, ...]
+    unreadable: str = ""
+    schema_version: Literal[1] = CASE_SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredCase:
+    """Runs of one case, as files.
+
+    Attributes:
+        record: What the session knew; of several sessions, the newest.
+        plan: What ran.
+        run_dirs: The runs.
+    """
+
+    record: CaseRecord
+    plan: Plan
+    run_dirs: tuple[Path, ...]
+
+
+def write_case(case_dir: Path, *, record: CaseRecord) -> None:
+    """Leave the record of a case beside its runs.
+
+    Raises:
+        RecordError: If the folder or the disk does not take it.
+    """
+    path = case_dir / CASE_FILE
+    try:
+        write_atomically(path, text=to_json(record))
+    except OSError as exc:
+        raise RecordError(f"{path}: cannot be written: {exc.strerror or exc}; make room, or mend the folder") from exc
+
+
+def read_case(case_dir: Path) -> CaseRecord:
+    """Read and check the record of a case.
+
+    Raises:
+        RecordError: If it is missing, torn, or of another version; the message has its path.
+    """
+    path = case_dir / CASE_FILE
+    if not path.exists():
+        raise RecordError(
+            f"{case_dir}: has no {CASE_FILE}, which is written when a case's launches are over: they failed, were "
+            "interrupted, or were not copied as a whole; launch the case again"
+        )
+    data = _read_json(path)
+    validate(data, name="case", subject=str(path), error=RecordError)
+    return from_data(CaseRecord, data, subject=str(path))
+
+
+def find_cases(root: Path) -> list[CaseRecord]:
+    """Return the records of all cases of a session's folder.
+
+    Raises:
+        RecordError: If one can't be read.
+    """
+    return [read_case(path.parent) for path in sorted(root.glob(f"*/{CASE_FILE}"))]
+
+
+def load_case(case_dir: Path) -> StoredCase:
+    """Return the runs of a case's folder that the session judged.
+
+    Raises:
+        RecordError: If a file is missing, torn, or does not belong there.
+    """
+    record = read_case(case_dir)
+    return _load([(case_dir / name, record) for name in record.runs])
+
+
+def load_runs(run_dirs: Sequence[Path]) -> StoredCase:
+    """Return runs of one case, of one session or several; where a second try is given, the first does not count.
+
+    Args:
+        run_dirs: ``<case>/run-<N>`` folders, or one ``<case>`` folder for all that its session judged.
+
+    Raises:
+        RecordError: If a file is missing or torn, or two runs do not belong together.
+    """
+    if len(run_dirs) == 1 and not (run_dirs[0] / PLAN_FILE).exists():
+        return load_case(run_dirs[0])
+    given = dict.fromkeys(run_dir.absolute() for run_dir in run_dirs)
+    counted = [run_dir for run_dir in given if run_dir.with_name(run_dir.name + _SECOND_TRY) not in given]
+    records = {folder: read_case(folder) for folder in dict.fromkeys(run_dir.parent for run_dir in counted)}
+    return _load([(run_dir, records[run_dir.parent]) for run_dir in counted])
+
+
+def measure_stored(stored: StoredCase, *, framework: Framework) -> Measurement:
+    """Return what stored runs measure: what their session measured.
+
+    Args:
+        stored: The runs.
+        framework: Who trained them, and reads their records.
+
+    Raises:
+        RecordError: If records are missing or torn that could be read when they were written.
+    """
+    outputs: list[RunOutput] = []
+    for run_dir in stored.run_dirs:
+        try:
+            outputs.append(read_run(stored.plan, framework=framework, run_dir=run_dir))
+        except RecordError:
+            if stored.record.unreadable:
+                return unreadable(stored.plan, reason=stored.record.unreadable)
+            raise
+    return measure_outputs(stored.plan, outputs=outputs)
+
+
+class Replay:
+    """Stored runs of a session in place of launches.
+
+    Args:
+        root: The session's folder, with one for each case.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.records: dict[str, CaseRecord] = {}
+
+    def measure(self, plan: Plan, *, framework: Framework) -> Measurement:
+        """Return what a case's stored runs measure.
+
+        Args:
+            plan: Of the case as its test resolves it now; the runs are measured by the one that is stored with them.
+            framework: Who trained them.
+
+        Raises:
+            UnsupportedError: If the case is not stored, so that there is nothing to judge.
+            RecordError: If its files can't be trusted.
+        """
+        case_dir = self.root / plan.case
+        if not case_dir.is_dir():
+            raise UnsupportedError(f"{plan.case} is not among the runs stored in {self.root}")
+        stored = load_case(case_dir)
+        if stored.plan.system != plan.system:
+            raise UnsupportedError(f"{case_dir} holds runs of system {stored.plan.system}, not {plan.system}")
+        self.records[plan.case] = stored.record
+        return measure_stored(stored, framework=framework)
+
+
+def _load(runs: Sequence[tuple[Path, CaseRecord]]) -> StoredCase:
+    if not runs:
+        raise RecordError("no run is named; give <case>/run-<N> folders")
+    (first_dir, first), *_ = runs
+    plan = _read_plan(first_dir)
+    for run_dir, record in runs:
+        if problem := next(_foreign(run_dir, record=record, plan=plan, first=first), None):
+            raise RecordError(f"{run_dir}: {problem} of {first_dir}; judge runs of one case and machine together")
+    newest = max((record for _, record in runs), key=lambda record: record.provenance.date)
+    return StoredCase(record=newest, plan=plan, run_dirs=tuple(run_dir for run_dir, _ in runs))
+
+
+def _foreign(run_dir: Path, *, record: CaseRecord, plan: Plan, first: CaseRecord) -> Iterator[str]:
+    """Yield how a run differs from the first; how long it might have taken does not matter."""
+    own = replace(_read_plan(run_dir), timeout_sec=plan.timeout_sec)
+    for item in fields(Plan):
+        if getattr(own, item.name) != getattr(plan, item.name):
+            yield f"{item.name} is {getattr(own, item.name)!r}, not the {getattr(plan, item.name)!r}"
+    if record.machine != first.machine:
+        yield "its machine is not that"
+    if (record.case, record.system) != (plan.case, plan.system):
+        yield f"its {CASE_FILE} is of {record.case} on {record.system}, not of the plan"
+
+
+def _read_plan(run_dir: Path) -> Plan:
+    path = run_dir / PLAN_FILE
+    return from_data(Plan, _read_json(path), subject=str(path))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as exc:
+        raise RecordError(f"{path}: cannot be read: {exc.strerror}; give folders as a session left them") from exc
+    except ValueError as exc:
+        raise RecordError(f"{path}: not JSON, truncated or corrupt: {exc}; copy it again, or launch again") from None
