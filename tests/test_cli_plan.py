@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pytest_nemoperf.recipe import Plan, Precision, Recipe, Recompute
 from pytest_nemoperf.records import from_data, from_json, to_json
 from pytest_nemoperf.schema import validate
 from pytest_nemoperf.systems import find_system
-from tests.builders import make_baseline
+from tests.builders import make_baseline, make_run
 
 RECIPE = Recipe(
     model="llama3-8b", layouts={"h100": Layout(gpus=8, tp=2, dp_shard=4)}, seq_len=8192, global_batch_size=128
@@ -233,7 +234,7 @@ def test_help_says_what_a_model_and_an_exit_code_may_be_within_80_columns(
     ("changes", "why_not"),
     [
         ({"workload": {"seq_len": 1}}, "the stored baseline is of another workload"),
-        ({"runs": ()}, "the stored baseline has no step time"),
+        ({"runs": (replace(make_run(), metrics={}),)}, "the stored baseline has no step time"),
     ],
 )
 def test_a_baseline_that_says_nothing_is_told(

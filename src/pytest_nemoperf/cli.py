@@ -26,7 +26,8 @@ examples:
   nemoperf plan --model llama3.1-405b --system gb200 --gpus 1024 --tp 8 --pp 8 \\
       --vp 2 --cp 2 --seq-len 8192 --gbs 512 --recompute selective
   nemoperf plan --recipe recipe.json --system h100 --json
-  nemoperf judge --baseline baselines/h100/CASE.json .nemoperf/runs/SESSION/CASE
+  nemoperf judge --baseline baselines/h100/CASE.json \\
+      .nemoperf/runs/SESSION/CASE
   nemoperf lint baselines/
 """
 

@@ -24,11 +24,10 @@ from pytest_nemoperf.verdict import judge
 
 _EPILOG = """\
 examples:
-  nemoperf judge --baseline baselines/h100/CASE.json .nemoperf/runs/20261123-101500/CASE
-  nemoperf judge --baseline CASE.json --tolerance 3 --tolerance peak_memory_gib=10 \\
-      CASE/run-1 CASE/run-2
-
-A baseline of another commit: git show COMMIT:baselines/h100/CASE.json > CASE.json
+  nemoperf judge --baseline baselines/h100/CASE.json \\
+      .nemoperf/runs/20261123-101500/CASE
+  git show v1.2:baselines/h100/CASE.json > CASE.json
+  nemoperf judge --baseline CASE.json --tolerance 3 CASE/run-1 CASE/run-2
 
 exit code:
   0 unless the verdict is one that failed the session's test

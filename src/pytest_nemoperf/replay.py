@@ -123,6 +123,11 @@ def load_runs(run_dirs: Sequence[Path]) -> StoredCase:
     Raises:
         RecordError: If a file is missing or torn, or two runs do not belong together.
     """
+    for run_dir in run_dirs:
+        if not run_dir.is_dir():
+            raise RecordError(f"{run_dir}: no such folder; give <case>/run-<N> folders, or one <case>")
+        if any(run_dir.glob(f"*/{CASE_FILE}")):
+            raise RecordError(f"{run_dir}: is a session's folder; give one of the cases in it")
     if len(run_dirs) == 1 and not (run_dirs[0] / PLAN_FILE).exists():
         return load_case(run_dirs[0])
     given = dict.fromkeys(run_dir.absolute() for run_dir in run_dirs)
@@ -176,7 +181,7 @@ class Replay:
         """
         case_dir = self.root / plan.case
         if not case_dir.is_dir():
-            raise UnsupportedError(f"{plan.case} is not among the runs stored in {self.root}")
+            raise UnsupportedError(f"no runs of {plan.case} are stored in {self.root.name}")
         stored = load_case(case_dir)
         if stored.plan.system != plan.system:
             raise UnsupportedError(f"{case_dir} holds runs of system {stored.plan.system}, not {plan.system}")

@@ -1,0 +1,251 @@
+"""--perf-replay and ``nemoperf judge``: stored runs get the verdict that their session gave."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_nemoperf.cli import main
+from pytest_nemoperf.frameworks.protocol import RankCommand
+from pytest_nemoperf.launchers.local import LocalLauncher
+from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus
+from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.plan import resolve
+from pytest_nemoperf.recipe import Plan, Recipe
+from pytest_nemoperf.records import from_json, to_json_line
+from pytest_nemoperf.systems import find_system
+from tests.builders import make_records
+from tests.integration.conftest import CASE, Project
+from tests.stored_runs import store_case
+
+SECONDS = {"slower": 0.2, "faster": 0.05}
+TESTS = """
+import pytest
+from pytest_nemoperf import Layout, Recipe
+
+@pytest.mark.perf
+@pytest.mark.parametrize("name", ["same", "slower", "faster", "wrong", "late", "torn", "other", "finer"])
+def test_speed(perf, name):
+    perf.check(Recipe(
+        model="llama-tiny", layouts={"cpu": Layout(gpus=1)}, seq_len=64, global_batch_size=4, precision="fp32",
+        framework="command", command=("train", name),
+        variant=name, tolerances={"all": 5.0} if name == "finer" else {},
+    ))
+
+@pytest.mark.perf
+def test_loop(perf):
+    with perf.measure("mine", tokens_per_step=8) as steps:
+        for step in steps:
+            pass
+"""
+ON_GPUS = """
+import pytest
+from pytest_nemoperf import Layout, Recipe
+
+@pytest.mark.perf
+def test_gpus(perf):
+    layouts = {"h100": Layout(gpus=8, dp_shard=8)}
+    perf.check(Recipe(model="llama3-8b-twin", layouts=layouts, seq_len=64, global_batch_size=8))
+"""
+KINDS = {
+    "same": "PASSED",
+    "slower": "REGRESSED",
+    "faster": "IMPROVED",
+    "wrong": "INVALID",
+    "late": "PASSED",
+    "torn": "INVALID",
+    "other": "NOT COMPARABLE",
+    "finer": "INCONCLUSIVE",
+}
+
+
+def case_of(name: str) -> str:
+    return f"{CASE}-{name}"
+
+
+def verdicts_of(project: Project) -> dict[str, Any]:
+    """Return the verdicts of the last session by the case's variant, and what the results file says of itself."""
+    results = json.loads((project.root / ".nemoperf" / "latest" / "results.json").read_text())
+    cases = {case["verdict"]["case"].rpartition("-")[2]: case["verdict"] for case in results.pop("cases")}
+    return {**results, "cases": cases}
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def train(steps_file: Path, *, plan: Plan, mode: str) -> None:
+    """Write what a command would: slow, wrong, torn, or settled only when it is tried again."""
+    seconds = SECONDS.get(mode, 0.1)
+    is_drifting = mode == "late" and not steps_file.parent.name.endswith("b")
+    times = [seconds * (1 + 0.1 * step * is_drifting) for step in range(plan.total_steps)]
+    records = make_records(plan, times=times, loss=math.nan if mode == "wrong" else 6.5, rank_times_sec=())
+    torn = '{"step": 13' if mode == "torn" else ""
+    steps_file.write_text("".join(map(to_json_line, records)) + torn)
+
+
+@pytest.fixture
+def launch_as(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let launches write their records at once: alike for a baseline, by their variant after that."""
+
+    def launch_as(*, is_by_variant: bool) -> None:
+        def launch(_self: object, command: RankCommand, *, run_dir: Path, **_rest: object) -> LaunchResult:
+            plan = from_json(Plan, (run_dir / "plan.json").read_bytes(), subject="plan")
+            mode = command.argv[-1] if is_by_variant else ""
+            train(Path(command.env["NEMOPERF_STEPS"]), plan=plan, mode=mode)
+            return LaunchResult(status=LaunchStatus.OK, failures=(), logs=())
+
+        monkeypatch.setattr(LocalLauncher, "launch", launch)
+
+    return launch_as
+
+
+@pytest.fixture
+def session(project: Project, launch_as: Callable[..., None]) -> Path:
+    """Return the folder of a session with every kind of verdict."""
+    project.pytester.makepyfile(test_speed=TESTS)
+    launch_as(is_by_variant=False)
+    project.run("--update-baselines", "-k", "not loop")
+    edit(project.root / "baselines" / "cpu" / f"{case_of('other')}.json", {"machine": {"cpu": "another"}})
+    shutil.rmtree(project.root / ".nemoperf")
+    launch_as(is_by_variant=True)
+    project.run("-k", "not loop")
+    (folder,) = (project.root / ".nemoperf" / "runs").iterdir()
+    return folder
+
+
+def edit(path: Path, changes: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_stored_runs_get_their_sessions_verdict(
+    project: Project, session: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = verdicts_of(project)
+    baselines = files_below(project.root / "baselines")
+    judged = {}
+    for name, kind in KINDS.items():
+        capsys.readouterr()
+        baseline = project.root / "baselines" / "cpu" / f"{case_of(name)}.json"
+        code = main(["judge", "--json", f"--baseline={baseline}", str(session / case_of(name))])
+        assert code == (kind in {"REGRESSED", "INVALID"}), name
+        judged[name] = json.loads(capsys.readouterr().out)["verdict"]
+    monkeypatch.setattr(LocalLauncher, "launch", None)
+    shutil.rmtree(project.root / ".nemoperf" / "baselines")
+
+    result = project.run(f"--perf-replay={session}")
+
+    assert {name: verdict["kind"] for name, verdict in before["cases"].items()} == KINDS
+    assert judged == before["cases"]
+    replayed = verdicts_of(project)
+    assert replayed["cases"] == before["cases"]
+    assert replayed["replay_of"] == str(session.relative_to(project.root))
+    assert replayed["provenance"] == before["provenance"]
+    result.assert_outcomes(passed=5, failed=3, skipped=1)
+    result.stdout.fnmatch_lines(
+        [
+            "perf: replay of .nemoperf/runs/*: stored runs are judged again, nothing is launched or stored",
+            "replay: runs stored in .nemoperf/runs/*, judged again",
+            "*1 test: a loop of the test process leaves no runs that could be judged again",
+        ]
+    )
+    assert files_below(project.root / "baselines") == baselines
+    assert not (project.root / ".nemoperf" / "baselines").exists()
+    assert [path.name for path in (project.root / ".nemoperf" / "runs").iterdir()] == [session.name]
+
+
+@pytest.fixture
+def stored(project: Project, launch_as: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of a session of one case, which was stored as its baseline; from now on nothing is launched."""
+    launch_as(is_by_variant=False)
+    project.run("--update-baselines")
+    monkeypatch.setattr(LocalLauncher, "launch", None)
+    (folder,) = (project.root / ".nemoperf" / "runs").iterdir()
+    return folder
+
+
+def test_a_case_that_is_not_stored_is_skipped_in_words(project: Project, stored: Path) -> None:
+    other = stored / "other"
+    (stored / CASE).rename(other)
+
+    result = project.run(f"--perf-replay={stored}")
+
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["  1 test: no runs of", f"  {CASE} are stored in", f"  {stored.name}"])
+
+
+def test_this_sessions_options_count_and_not_the_stored_ones(project: Project, stored: Path) -> None:
+    result = project.run(f"--perf-replay={stored}", "--perf-tolerance=5", "--perf-fail-on=inconclusive")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*the tolerance 5% is below the noise floor*", "*--perf-replay=.nemoperf/runs/*"])
+    result.stdout.no_fnmatch_line("*--perf-accept-regression*")
+
+
+def test_runs_are_judged_as_of_the_machine_they_ran_on(project: Project, stored: Path) -> None:
+    elsewhere = {"machine": {"cpu": "another", "cores": 64}}
+    edit(stored / CASE / "case.json", elsewhere)
+    edit(project.baseline, elsewhere)
+
+    result = project.run(f"--perf-replay={stored}")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"PASSED {CASE}:*"])
+    assert verdicts_of(project)["machine"] == elsewhere["machine"]
+
+
+def test_a_torn_file_fails_the_test_by_its_name(project: Project, stored: Path) -> None:
+    path = stored / CASE / "run-1" / "steps.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+
+    result = project.run(f"--perf-replay={stored}")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"RecordError: {path}*: half a line*"])
+
+
+def test_launches_that_did_not_end_are_nothing_to_pass_by(project: Project, stored: Path) -> None:
+    (stored / "other").mkdir()
+    (stored / CASE / "case.json").rename(stored / "other" / "case.json")
+
+    result = project.run(f"--perf-replay={stored}")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"RecordError: {stored / CASE}: has no case.json*"])
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "."])
+def test_a_folder_that_holds_no_session_is_refused(project: Project, folder: str) -> None:
+    result = project.run(f"--perf-replay={folder}")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*--perf-replay={folder}: holds no <case>/case.json; give a session's folder*"])
+
+
+@pytest.mark.parametrize("other", ["--update-baselines", "--perf-inject=20%", "--perf-dry-run"])
+def test_what_needs_launches_is_refused(project: Project, other: str) -> None:
+    result = project.run("--perf-replay=.", other)
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--perf-replay*"])
+
+
+def test_a_laptop_judges_what_a_gpu_machine_stored(project: Project) -> None:
+    project.pytester.makepyfile(test_speed=ON_GPUS)
+    layouts = {"h100": Layout(gpus=8, dp_shard=8)}
+    recipe = Recipe(model="llama3-8b-twin", layouts=layouts, seq_len=64, global_batch_size=8)
+    plan = resolve(recipe, system=find_system("h100"))
+    stored = project.root / "from-ci"
+    store_case(stored / plan.case, plan=plan, machine={"device": "NVIDIA H100 80GB HBM3", "gpus": 8})
+
+    result = project.pytester.runpytest_inprocess("-m", "perf", f"--perf-replay={stored}")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["perf: system h100 *", "perf: replay of from-ci:*", f"NO BASELINE {plan.case}:*"])
+    assert verdicts_of(project)["machine"]["device"] == "NVIDIA H100 80GB HBM3"
