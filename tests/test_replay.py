@@ -10,10 +10,11 @@ import pytest
 
 from pytest_nemoperf.errors import RecordError, UnsupportedError
 from pytest_nemoperf.frameworks.torch import TorchFramework
+from pytest_nemoperf.health import GpuHealth, HealthReport
 from pytest_nemoperf.measure import Measurement, measure_outputs
-from pytest_nemoperf.records import RunOutput
+from pytest_nemoperf.records import RunOutput, to_json, to_json_line
 from pytest_nemoperf.replay import Replay, find_cases, load_case, load_runs, measure_stored, read_case, write_case
-from tests.builders import MACHINE, make_plan, make_provenance, make_records
+from tests.builders import MACHINE, make_plan, make_provenance, make_records, make_rl_plan, make_rl_records
 from tests.stored_runs import make_record, store_case, store_run
 
 PLAN = make_plan(timeout_sec=60.0)
@@ -51,6 +52,23 @@ def test_stored_runs_measure_what_they_measured(case_dir: Path) -> None:
     outputs = [RunOutput(records=tuple(make_records(PLAN, step_time_sec=time))) for time in (0.1, 0.2, 0.3)]
 
     assert measured(case_dir) == measure_outputs(PLAN, outputs=outputs)
+
+
+def test_stored_runs_of_reinforcement_learning_measure_what_they_measured(tmp_path: Path) -> None:
+    plan = make_rl_plan()
+    records = make_rl_records(plan)
+    store_case(tmp_path, plan=plan)
+    (tmp_path / "run-1" / "steps.jsonl").write_text("".join(map(to_json_line, records)))
+
+    assert measured(tmp_path) == measure_outputs(plan, outputs=[RunOutput(records=tuple(records))])
+
+
+def test_an_unhealthy_machine_makes_stored_runs_invalid_again(case_dir: Path) -> None:
+    health = HealthReport(seconds=2.0, num_samples=3, is_measured_steps=True, gpus=(GpuHealth(gpu=0, xids=(79,)),))
+    (case_dir / "run-2" / "health.json").write_text(to_json(health))
+
+    (problem,) = measured(case_dir).problems
+    assert problem.startswith("run 2: GPU 0")
 
 
 def test_the_runs_that_the_session_judged_count(case_dir: Path) -> None:

@@ -125,7 +125,7 @@ def read_baseline(path: Path, *, is_in_place: bool = True) -> Baseline:
         data = json.loads(path.read_bytes())
     except OSError as exc:
         raise BaselineError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise BaselineError(
             f"{path}: not JSON, truncated or corrupt: {exc}; restore it (git checkout) or delete it"
         ) from None

@@ -80,7 +80,7 @@ class PerfPlugin:
         session, settings = self.session, self.session.settings
         lines = render_header(
             system=settings.system,
-            how="detected" if settings.was_detected else "asked for",
+            how=_how(settings),
             devices=describe_devices(settings.devices),
             baselines_dir=session.shown(settings.baselines_dir / settings.system.name),
             num_baselines=session.store.num_committed(),
@@ -141,6 +141,13 @@ class PerfPlugin:
             pytest.skip(reason)
         measurement = bench.measure_benchmark(item, benchmark=benchmark, settings=self.session.settings)
         self.perf_of(item).compare(measurement)
+
+
+def _how(settings: Settings) -> str:
+    """Return how the system was chosen."""
+    if not settings.was_detected:
+        return "asked for"
+    return "detected" if settings.replay_dir is None else "of the stored runs"
 
 
 def _uses_benchmark(item: pytest.Item) -> bool:

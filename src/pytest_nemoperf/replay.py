@@ -223,5 +223,5 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except OSError as exc:
         raise RecordError(f"{path}: cannot be read: {exc.strerror}; give folders as a session left them") from exc
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise RecordError(f"{path}: not JSON, truncated or corrupt: {exc}; copy it again, or launch again") from None

@@ -224,7 +224,8 @@ class PerfSession:
         if self.ab is not None:
             self.ab.close()
         self._turn.release()
-        forget_old_runs(self._launches.runs_dir.parent, keep=_KEPT_SESSIONS)
+        if self._replay is None:  # the oldest runs may be those that were judged again
+            forget_old_runs(self._launches.runs_dir.parent, keep=_KEPT_SESSIONS)
 
     def write_output(self) -> list[Path]:
         """Write the results file and the markdown table, or a dry run's file; return their paths.

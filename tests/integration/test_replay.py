@@ -247,5 +247,7 @@ def test_a_laptop_judges_what_a_gpu_machine_stored(project: Project) -> None:
     result = project.pytester.runpytest_inprocess("-m", "perf", f"--perf-replay={stored}")
 
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["perf: system h100 *", "perf: replay of from-ci:*", f"NO BASELINE {plan.case}:*"])
+    result.stdout.fnmatch_lines(
+        ["perf: system h100 (of the stored runs: *", "perf: replay of from-ci:*", f"NO BASELINE {plan.case}:*"]
+    )
     assert verdicts_of(project)["machine"]["device"] == "NVIDIA H100 80GB HBM3"

@@ -44,7 +44,7 @@ def render_header(
 
     Args:
         system: What the machine is taken for.
-        how: ``detected`` or ``asked for``.
+        how: ``detected``, ``asked for`` or ``of the stored runs``.
         devices: What was seen here, e.g. ``8x NVIDIA H100 80GB HBM3`` or ``no NVIDIA GPU``.
         baselines_dir: Where the system's baselines are.
         num_baselines: How many there are.
