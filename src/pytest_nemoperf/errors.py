@@ -50,6 +50,10 @@ class BaselineError(NemoPerfError, ValueError):
     """A stored baseline that can't be read, trusted or written."""
 
 
+class WaiverError(NemoPerfError, ValueError):
+    """A waiver that says too little, or something that can't be."""
+
+
 class MachineError(NemoPerfError, RuntimeError):
     """The system asked for is not this machine, or this machine is not in the catalog."""
 

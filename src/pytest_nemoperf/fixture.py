@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from pytest_nemoperf.errors import NemoPerfError, NoLayoutError, RecipeError, UnsupportedError, did_you_mean
+from pytest_nemoperf.errors import (
+    NemoPerfError,
+    NoLayoutError,
+    RecipeError,
+    UnsupportedError,
+    WaiverError,
+    did_you_mean,
+)
 from pytest_nemoperf.expected import Expected
 from pytest_nemoperf.loop import MeasuredLoop
 from pytest_nemoperf.measure import Measurement, measure_runs
@@ -17,6 +24,7 @@ from pytest_nemoperf.records import StepRecord
 from pytest_nemoperf.report.failure import render_failure
 from pytest_nemoperf.report.junit import properties
 from pytest_nemoperf.results import NotRun
+from pytest_nemoperf.waivers import Waiver, parse_waiver
 
 if TYPE_CHECKING:
     from pytest_nemoperf.progress import Progress
@@ -74,7 +82,10 @@ class Perf:
         """
         with self._told():
             report = self._session.compare(
-                measurement, nodeid=self._item.nodeid, tolerances=self._tolerances(measurement.case)
+                measurement,
+                nodeid=self._item.nodeid,
+                tolerances=self._tolerances(measurement.case),
+                waiver=waiver_of(self._item),
             )
         self._item.user_properties.extend(properties(report))
         self._progress.case(report)
@@ -183,6 +194,20 @@ class Perf:
             if isinstance(exc, (NoLayoutError, UnsupportedError)):
                 raise pytest.skip.Exception(str(exc)) from None
             raise pytest.fail.Exception(f"{type(exc).__name__}: {exc}", pytrace=False) from None
+
+
+def waiver_of(item: pytest.Item) -> Waiver | None:
+    """Return what the nearest ``@pytest.mark.perf_waive`` of a test says, or None.
+
+    Raises:
+        WaiverError: If it says something that can't be, or stands on no perf test.
+    """
+    marker = item.get_closest_marker("perf_waive")
+    if marker is None:
+        return None
+    if item.get_closest_marker("perf") is None:
+        raise WaiverError(f"{item.nodeid} is marked perf_waive, but is no perf test; add @pytest.mark.perf, or drop it")
+    return parse_waiver(marker.kwargs, positional=marker.args, subject=f"marker perf_waive of {item.nodeid}")
 
 
 def _marker_tolerances(item: pytest.Item) -> dict[str, float]:

@@ -9,8 +9,8 @@ import pytest
 
 from pytest_nemoperf import bench
 from pytest_nemoperf.changes import changes_text
-from pytest_nemoperf.errors import NemoPerfError
-from pytest_nemoperf.fixture import Perf
+from pytest_nemoperf.errors import NemoPerfError, WaiverError
+from pytest_nemoperf.fixture import Perf, waiver_of
 from pytest_nemoperf.machine import describe_devices
 from pytest_nemoperf.progress import Progress
 from pytest_nemoperf.report.ab import ab_header
@@ -20,6 +20,7 @@ from pytest_nemoperf.report.terminal import render_header
 from pytest_nemoperf.results import NotRun
 from pytest_nemoperf.session import PerfSession
 from pytest_nemoperf.settings import Settings
+from pytest_nemoperf.waivers import check_release
 
 _VERDICT_PROPERTY = "nemoperf_verdict"
 
@@ -37,6 +38,17 @@ class PerfPlugin:
     def perf_of(self, item: pytest.Item) -> Perf:
         """Return the fixture of one test."""
         return Perf(self.session, item=item, progress=self.progress)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Check every waiver before anything is launched, also of tests that -m then leaves out."""
+        for item in items:
+            try:
+                waiver = waiver_of(item)
+                if waiver is not None:
+                    check_release(waiver, release=self.session.settings.release, subject=item.nodeid)
+            except WaiverError as exc:
+                raise pytest.UsageError(str(exc)) from None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:

@@ -37,6 +37,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "perf(tolerance=PCT, tolerances={METRIC: PCT}, runs=N): performance-regression test; runs only with -m perf",
     )
+    config.addinivalue_line(
+        "markers",
+        "perf_waive(reason=TEXT, until=DAY_OR_RELEASE, floor=PCT): a perf test's known loss passes until then, down to "
+        "so many percent of the baseline; afterwards the test fails",
+    )
     if hasattr(config, "workerinput"):  # a worker of pytest-xdist: the controller has refused perf tests already
         return
     if options.is_perf_selected(config) or options.is_perf_configured(config):

@@ -61,7 +61,9 @@ class Progress:
 
     def case(self, report: CaseReport) -> None:
         """Write the line of a judged case."""
-        color = _COLORS.get(report.result.verdict.kind, "yellow")
+        result = report.result
+        color = "yellow" if result.waived else _COLORS.get(result.verdict.kind, "yellow")
+        color = "red" if result.has_expired_waiver else color
         self._line(render_case_line(report, width=self.width if self._is_live else None), color=color)
 
     @contextmanager

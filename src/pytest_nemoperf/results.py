@@ -31,7 +31,10 @@ class CaseResult:
         is_stored_locally: That file is in this machine's own store, not among the committed ones.
         storing_note: Why the case was stored or not; empty where that needs no words.
         accepted_reason: Why a regression was accepted; empty if none was.
-        is_failure: The test fails for this verdict.
+        is_failure: The test fails, for this verdict or for a waiver that expired.
+        waived: Until when and why a loss passes: ``waived until 2026-12-31: reason``; empty where none does.
+        waiver_note: What is to be done about the test's waiver; empty for nothing.
+        has_expired_waiver: The test fails for that, whatever the verdict.
         run_dir: Where the ranks' records and logs are; empty for what ran in-process.
         ab: How it was compared with another revision; None if it was judged against a baseline.
     """
@@ -46,6 +49,9 @@ class CaseResult:
     storing_note: str = ""
     accepted_reason: str = ""
     is_failure: bool = False
+    waived: str = ""
+    waiver_note: str = ""
+    has_expired_waiver: bool = False
     run_dir: str = ""
     ab: ABResult | None = None
 

@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ from pytest_nemoperf.results import CaseReport, CaseResult, NotRun, SessionResul
 from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.store import BaselineStore, Found, forget_old_runs
 from pytest_nemoperf.verdict import Verdict, judge
+from pytest_nemoperf.waivers import Ruling, Waiver, rule_on
 
 if TYPE_CHECKING:
     from pytest_nemoperf.frameworks.protocol import Framework
@@ -137,7 +139,12 @@ class PerfSession:
         return launched.measurement
 
     def compare(
-        self, measurement: Measurement, *, nodeid: str, tolerances: Sequence[Mapping[str, float]]
+        self,
+        measurement: Measurement,
+        *,
+        nodeid: str,
+        tolerances: Sequence[Mapping[str, float]],
+        waiver: Waiver | None = None,
     ) -> CaseReport:
         """Judge a measurement, store it where that is due, and keep the report.
 
@@ -145,6 +152,7 @@ class PerfSession:
             measurement: What was measured.
             nodeid: The test that asks.
             tolerances: Layers on top of the session's, later ones win.
+            waiver: What the test says of a known loss; None for nothing.
 
         Raises:
             BaselineError: If a stored baseline can't be trusted, or a new one can't be written.
@@ -159,7 +167,7 @@ class PerfSession:
                 environment=self.provenance.environment(),
             )
         else:
-            report = self._judged(measurement, terms=self._terms(tolerances), nodeid=nodeid)
+            report = self._judged(measurement, terms=self._terms(tolerances), nodeid=nodeid, waiver=waiver)
         case = report.result.verdict.case
         self.reports = [other for other in self.reports if other.result.verdict.case != case] + [report]
         return report
@@ -256,16 +264,23 @@ class PerfSession:
         terms = self.settings.terms
         return replace(terms, tolerances=merge_tolerances([terms.tolerances, *tolerances]))
 
-    def _judged(self, measurement: Measurement, *, terms: Terms, nodeid: str) -> CaseReport:
+    def _judged(self, measurement: Measurement, *, terms: Terms, nodeid: str, waiver: Waiver | None) -> CaseReport:
         machine_key, _ = self._origin(measurement.case)
         found = replace(self.store, machine=machine_key).find(measurement.case, workload=measurement.workload)
         if measurement.case not in self.planner.plans:
             terms = replace(terms, max_runs=len(measurement.runs) or 1)  # what this process measures, it measures once
         verdict = judge(measurement, baseline=found.baseline, machine=machine_key, terms=terms)
-        return self._report(measurement, verdict=verdict, found=found, terms=terms, nodeid=nodeid)
+        return self._report(measurement, verdict=verdict, found=found, terms=terms, nodeid=nodeid, waiver=waiver)
 
     def _report(
-        self, measurement: Measurement, *, verdict: Verdict, found: Found, terms: Terms, nodeid: str
+        self,
+        measurement: Measurement,
+        *,
+        verdict: Verdict,
+        found: Found,
+        terms: Terms,
+        nodeid: str,
+        waiver: Waiver | None,
     ) -> CaseReport:
         settings, case = self.settings, measurement.case
         has_plan = case in self.planner.plans
@@ -274,6 +289,8 @@ class PerfSession:
             new = from_measurement(measurement, machine=self.machine, provenance=self.provenance, reason="")
             kept = self._keeper.keep(new, verdict=verdict, found=found, terms=terms, is_in_process=not has_plan)
         is_mended = settings.updating is not None and verdict.kind in LOCALLY_RECORDED
+        ruling = self._ruling(verdict, waiver=waiver)
+        passes = kept.accepted_reason or is_mended or ruling.waived
         return CaseReport(
             result=CaseResult(
                 nodeid=nodeid,
@@ -285,7 +302,10 @@ class PerfSession:
                 is_stored_locally=kept.is_local,
                 storing_note=kept.note,
                 accepted_reason=kept.accepted_reason,
-                is_failure=verdict.kind in settings.fail_on and not kept.accepted_reason and not is_mended,
+                is_failure=ruling.is_expired or (verdict.kind in settings.fail_on and not passes),
+                waived=ruling.waived,
+                waiver_note=ruling.note,
+                has_expired_waiver=ruling.is_expired,
                 run_dir=self.shown(self._case_dir(case)) if has_plan else "",
             ),
             baseline=found.baseline,
@@ -297,6 +317,11 @@ class PerfSession:
 
     def _case_dir(self, case: str) -> Path:
         return self._replay.root / case if self._replay else self._launches.case_dir(case)
+
+    def _ruling(self, verdict: Verdict, *, waiver: Waiver | None) -> Ruling:
+        if waiver is None:
+            return Ruling()
+        return rule_on(verdict, waiver=waiver, today=datetime.now(UTC).date(), release=self.settings.release)
 
     def _command(self, nodeid: str, *extra: str) -> str:
         changes = changes_text(self.settings.changes)

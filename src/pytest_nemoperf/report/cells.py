@@ -13,6 +13,7 @@ from pytest_nemoperf.metrics import (
     format_number,
 )
 from pytest_nemoperf.provenance import Provenance
+from pytest_nemoperf.results import CaseResult
 
 _SEC_PER_MIN = 60
 _ELLIPSIS = "..."
@@ -86,8 +87,15 @@ def figures_text(runs: Sequence[Run]) -> str:
 
 def count_text(number: int, noun: str) -> str:
     """Return a count with its noun: ``1 case``, ``2 cases``, ``3 launches``."""
-    plural = "es" if noun.endswith("ch") else "s"
+    plural = "es" if noun.endswith(("ch", "ss")) else "s"
     return f"{number:,} {noun}{'' if number == 1 else plural}"
+
+
+def verdict_word(case: CaseResult) -> str:
+    """Return a case's verdict as tables show it: a loss that passes says so, ``REGRESSED, waived``."""
+    if case.has_expired_waiver:
+        return f"{case.verdict.kind}, waiver expired"
+    return f"{case.verdict.kind}, waived" if case.waived else case.verdict.kind.value
 
 
 def commit_text(provenance: Provenance) -> str:

@@ -42,7 +42,7 @@ from pytest_nemoperf.results import CaseReport
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_STORABLE = frozenset(VerdictKind) - {VerdictKind.INVALID}
+_STORABLE = frozenset(VerdictKind) - {VerdictKind.INVALID, VerdictKind.PASSED}
 
 
 def render_failure(report: CaseReport, *, width: int, color: bool) -> str:
@@ -89,11 +89,16 @@ def _headline(report: CaseReport) -> RenderableType:
     """The first line alone is what pytest's short summary shows."""
     verdict = report.result.verdict
     mark = ("INJECTED ", ALARM) if report.result.measurement.inject_pct else ""
-    return styled(mark, (verdict.kind.value, style_of(verdict.kind)), " ", (verdict.case, "bold"))
+    kind = (verdict.kind.value, style_of(verdict.kind))
+    if report.result.has_expired_waiver:
+        kind = (f"WAIVER EXPIRED ({verdict.kind})", ALARM)
+    return styled(mark, kind, " ", (verdict.case, "bold"))
 
 
 def _reasons(report: CaseReport) -> Iterator[RenderableType]:
     verdict = report.result.verdict
+    if report.result.waiver_note:
+        yield report.result.waiver_note
     yield from verdict.reasons
     if verdict.kind is VerdictKind.NO_BASELINE:
         yield f"measured: {figures_text(report.result.measurement.runs)}"

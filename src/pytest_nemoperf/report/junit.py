@@ -27,6 +27,8 @@ def properties(report: CaseReport) -> list[tuple[str, str]]:
         ("baseline", result.baseline_path),
         ("stored", result.stored_path),
         ("accepted_reason", result.accepted_reason),
+        ("waived", result.waived),
+        ("waiver_note", result.waiver_note),
         ("inject_pct", f"{measurement.inject_pct:g}" if is_injected else ""),
         ("flops_convention", measurement.flops_convention or ""),
     ]

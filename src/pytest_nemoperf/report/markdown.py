@@ -132,9 +132,12 @@ def _notes(results: SessionResults) -> list[str]:
                 notes.append(f"- INVALID, not shown: {code(case.verdict.case)}: {reasons}")
             case VerdictKind.REGRESSED:
                 accepted = f"; accepted: {case.accepted_reason}" if case.accepted_reason else ""
-                notes.append(f"- REGRESSED: {code(case.verdict.case)}: {reasons}{accepted}")
+                waived = f", {case.waived}" if case.waived else ""
+                notes.append(f"- REGRESSED{waived}: {code(case.verdict.case)}: {reasons}{accepted}")
             case _:
                 pass
+        if case.waiver_note:
+            notes.append(f"- WAIVER: {code(case.verdict.case)}: {case.waiver_note}")
     return ["Notes:", "", *map(one_line, notes), ""] if notes else []
 
 

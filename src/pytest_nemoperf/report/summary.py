@@ -26,8 +26,10 @@ from pytest_nemoperf.report.cells import (
     elapsed_text,
     figures_text,
     pct_text,
+    verdict_word,
 )
 from pytest_nemoperf.report.console import (
+    ALARM,
     QUIET,
     align,
     heading,
@@ -176,24 +178,25 @@ def _delta(case: CaseResult, *, metric: str) -> str:
 
 def _table(cases: Sequence[CaseResult], *, rows: Sequence[Sequence[str]], width: int) -> Iterator[RenderableType]:
     """One line a case where the ids fit, else the id above its figures: an id is never cut off."""
-    verdicts = ["verdict", *(case.verdict.kind.value for case in cases)]
+    verdicts = ["verdict", *map(verdict_word, cases)]
     ids = ["case", *(case.verdict.case for case in cases)]
     head, *lines = align(
         [[verdict, name, *row] for verdict, name, row in zip(verdicts, ids, rows, strict=True)], num_left=2
     )
     if len(head) <= width:
         yield styled((head, QUIET))
-        yield from (_verdict_line(line, kind=case.verdict.kind) for line, case in zip(lines, cases, strict=True))
+        yield from (_verdict_line(line, case=case) for line, case in zip(lines, cases, strict=True))
         return
     head, *lines = align([[verdict, *row] for verdict, row in zip(verdicts, rows, strict=True)], num_left=1)
     yield indented(styled((head, QUIET)))
     for line, case in zip(lines, cases, strict=True):
         yield case.verdict.case
-        yield indented(_verdict_line(line, kind=case.verdict.kind))
+        yield indented(_verdict_line(line, case=case))
 
 
-def _verdict_line(line: str, *, kind: VerdictKind) -> RenderableType:
-    return styled((line[: len(kind.value)], style_of(kind)), line[len(kind.value) :])
+def _verdict_line(line: str, *, case: CaseResult) -> RenderableType:
+    length = len(verdict_word(case))
+    return styled((line[:length], style_of(case.verdict.kind)), line[length:])
 
 
 def _counts(results: SessionResults) -> Iterator[RenderableType]:
@@ -203,13 +206,17 @@ def _counts(results: SessionResults) -> Iterator[RenderableType]:
     counts = Counter(case.verdict.kind for case in results.cases)
     words = [styled((f"{counts[kind]} {kind}", style_of(kind))) for kind in VerdictKind if counts[kind]]
     yield styled(", ").join(words)
+    num_waived = sum(bool(case.waived) for case in results.cases)
+    if num_waived:
+        yield styled((f"{count_text(num_waived, 'loss')} passed, waived by the test", ALARM))
 
 
 def _reasons(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
     """Cases with the same reasons share them; a failing case has a block of its own elsewhere."""
     groups: dict[tuple[VerdictKind, tuple[str, ...]], list[str]] = {}
     for case in cases:
-        if case.verdict.kind is not VerdictKind.PASSED and not case.is_failure:
+        has_news = case.verdict.kind is not VerdictKind.PASSED or case.waiver_note
+        if has_news and not case.is_failure:
             groups.setdefault((case.verdict.kind, _reasons_of(case)), []).append(case.verdict.case)
     for (kind, reasons), ids in groups.items():
         yield ""
@@ -218,7 +225,8 @@ def _reasons(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
 
 
 def _reasons_of(case: CaseResult) -> tuple[str, ...]:
-    reasons = list(case.verdict.reasons)
+    reasons = [text for text in (case.waived, case.waiver_note) if text]
+    reasons += case.verdict.reasons
     if case.accepted_reason:
         reasons.append(f"accepted: {case.accepted_reason}")
     hint = _HINTS.get(case.verdict.kind)

@@ -162,7 +162,8 @@ def render_case_line(report: CaseReport, *, width: int | None = None) -> str:
         facts = _comparison_facts(verdict)
     else:
         facts = [figures_text(measurement.runs)]
-    return _joined(head, *facts, width=width)
+    waiver = [text for text in (report.result.waived, report.result.waiver_note) if text]
+    return _joined(head, *waiver, *facts, width=width)
 
 
 def _mark(inject_pct: float) -> str:

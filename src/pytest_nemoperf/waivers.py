@@ -1,0 +1,190 @@
+"""Waivers: a known loss passes until a day or a release, and not below a floor. Pure; the caller brings the day."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Final
+
+from packaging.version import InvalidVersion, Version
+
+from pytest_nemoperf.comparison import Comparison, VerdictKind
+from pytest_nemoperf.errors import WaiverError, did_you_mean
+from pytest_nemoperf.metrics import METRICS, Direction
+from pytest_nemoperf.verdict import Verdict
+
+WAIVER_ARGUMENTS: Final = ("reason", "until", "floor")
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+_NEARLY_DAY = re.compile(r"\d{4}[-/]\d{1,2}\b.*|\d{8}")
+_NOT_NEEDED = frozenset({VerdictKind.PASSED, VerdictKind.IMPROVED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiver:
+    """What ``@pytest.mark.perf_waive`` says.
+
+    Attributes:
+        reason: Why the loss is accepted.
+        until: Last day on which it is, or the first release without it.
+        floor_pct: Percent of the baseline that must be reached all the same; None for no such limit.
+    """
+
+    reason: str
+    until: date | Version
+    floor_pct: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The waiver in a phrase: ``waived until 2026-12-31: reason``."""
+        return f"waived until {_until_text(self.until)}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruling:
+    """What a waiver makes of a verdict.
+
+    Attributes:
+        waived: The waiver's phrase where it lets a loss pass; else empty.
+        note: What is to be done about the waiver itself; empty for nothing.
+        is_expired: The waiver's time is over: the test fails, whatever the verdict.
+    """
+
+    waived: str = ""
+    note: str = ""
+    is_expired: bool = False
+
+
+def parse_waiver(arguments: Mapping[str, object], *, positional: Sequence[object] = (), subject: str) -> Waiver:
+    """Return the waiver that a marker's arguments make.
+
+    Args:
+        arguments: By name.
+        positional: The others; there may be none.
+        subject: Whose marker it is, for messages.
+
+    Raises:
+        WaiverError: If an argument is unknown, missing, or not of its kind.
+    """
+    if positional:
+        raise WaiverError(
+            f"{subject}: {positional[0]!r} has no name; write perf_waive(reason=..., until=..., floor=...)"
+        )
+    for name in arguments:
+        if name not in WAIVER_ARGUMENTS:
+            raise WaiverError(f"{subject}: unknown argument {name!r}; {did_you_mean(name, WAIVER_ARGUMENTS)}")
+    reason, until, floor = (arguments.get(name) for name in WAIVER_ARGUMENTS)
+    if not isinstance(reason, str) or not reason.strip():
+        raise WaiverError(f"{subject}: reason={reason!r} does not say why the loss is accepted; give a sentence")
+    return Waiver(
+        reason=" ".join(reason.split()),
+        until=_parse_until(until, subject=subject),
+        floor_pct=_parse_floor(floor, subject=subject),
+    )
+
+
+def check_release(waiver: Waiver, *, release: str, subject: str) -> None:
+    """Check that the release under test is known where a waiver ends with one.
+
+    Raises:
+        WaiverError: If it is not told, or is no version.
+    """
+    if isinstance(waiver.until, Version):
+        _release_under_test(waiver, release=release, subject=subject)
+
+
+def rule_on(verdict: Verdict, *, waiver: Waiver, today: date, release: str) -> Ruling:
+    """Return what a waiver makes of a verdict.
+
+    Args:
+        verdict: Of the case.
+        waiver: On its test.
+        today: The day, UTC.
+        release: Release under test; empty if not told.
+
+    Raises:
+        WaiverError: If the waiver ends with a release and the one under test is not known.
+    """
+    if since := _expired_since(waiver, today=today, release=release, subject=verdict.case):
+        return Ruling(note=f"the waiver expired {since}: {waiver.reason}; {_after_expiry(verdict)}", is_expired=True)
+    if verdict.kind in _NOT_NEEDED:
+        until = _until_text(waiver.until)
+        return Ruling(note=f"the waiver until {until} is not needed, for nothing is lost now: remove perf_waive")
+    if verdict.kind is not VerdictKind.REGRESSED:
+        return Ruling()
+    lost = [each for each in verdict.comparisons if each.kind is VerdictKind.REGRESSED]
+    if below := [problem for each in lost if (problem := _floor_problem(each, floor_pct=waiver.floor_pct))]:
+        return Ruling(note=f"the waiver until {_until_text(waiver.until)} does not cover it: {'; '.join(below)}")
+    return Ruling(waived=waiver.text)
+
+
+def _parse_until(value: object, *, subject: str) -> date | Version:
+    if isinstance(value, str) and _DAY.fullmatch(value):
+        try:
+            return date.fromisoformat(value)
+        except ValueError as exc:
+            raise WaiverError(f"{subject}: until={value!r} is no day ({exc}); write e.g. 2026-12-31") from None
+    if not isinstance(value, str) or _NEARLY_DAY.fullmatch(value):
+        raise WaiverError(f"{subject}: until={value!r} must be a day such as '2026-12-31' or a release such as '1.4'")
+    try:
+        return Version(value)
+    except InvalidVersion:
+        raise WaiverError(
+            f"{subject}: until={value!r} is neither a day such as '2026-12-31' nor a release such as '1.4'"
+        ) from None
+
+
+def _parse_floor(value: object, *, subject: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 100:  # noqa: PLR2004 (percent)
+        raise WaiverError(
+            f"{subject}: floor={value!r} must be a percentage of the baseline above 0 and below 100; "
+            "90 lets a loss of up to 10% pass"
+        )
+    return float(value)
+
+
+def _expired_since(waiver: Waiver, *, today: date, release: str, subject: str) -> str:
+    """Return when the waiver ended, or nothing while it holds."""
+    if isinstance(waiver.until, Version):
+        now = _release_under_test(waiver, release=release, subject=subject)
+        return f"with release {waiver.until} (perf_release is {now})" if now >= waiver.until else ""
+    days = (today - waiver.until).days
+    return f"on {waiver.until} ({days} day{'' if days == 1 else 's'} ago)" if days > 0 else ""
+
+
+def _release_under_test(waiver: Waiver, *, release: str, subject: str) -> Version:
+    if not release:
+        raise WaiverError(
+            f"{subject}: perf_waive(until='{waiver.until}') ends with a release, and ini perf_release, the release "
+            "under test, is not set; set it, or give a day such as 2026-12-31"
+        )
+    try:
+        return Version(release)
+    except InvalidVersion:
+        raise WaiverError(f"ini perf_release = {release} is no version; write e.g. 1.4 or 1.4.0rc1") from None
+
+
+def _after_expiry(verdict: Verdict) -> str:
+    if verdict.kind in _NOT_NEEDED:
+        return "nothing is lost now: remove perf_waive"
+    return "mend the loss and remove perf_waive, accept the loss with --perf-accept-regression, or give a new until"
+
+
+def _floor_problem(comparison: Comparison, *, floor_pct: float | None) -> str:
+    """Return how far a metric is below the floor; where lower is better, it may grow to 100 / floor."""
+    metric = METRICS[comparison.metric]
+    reached = 100.0 * comparison.now / comparison.baseline
+    if metric.direction is Direction.LOWER:
+        reached = 100.0 * comparison.baseline / comparison.now
+    if floor_pct is None or reached >= floor_pct or math.isclose(reached, floor_pct):
+        return ""
+    of = f"the anchor {comparison.anchor}" if comparison.anchor else "the baseline"
+    return f"{metric.label} reaches {reached:.1f}% of {of}, the floor is {floor_pct:g}%"
+
+
+def _until_text(until: date | Version) -> str:
+    return f"release {until}" if isinstance(until, Version) else until.isoformat()

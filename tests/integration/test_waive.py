@@ -1,0 +1,129 @@
+"""@pytest.mark.perf_waive: a known loss passes for a while, and everybody is told."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.integration.conftest import CASE, PERF_TEST, Project
+
+WAIVED = 'reason="slow kernel upstream", until="2999-12-31"'
+EXPIRED = 'reason="slow kernel upstream", until="2020-12-31"'
+PHRASE = "waived until 2999-12-31: slow kernel upstream"
+
+
+def waive(project: Project, arguments: str) -> None:
+    text = PERF_TEST.replace("@pytest.mark.perf\n", f"@pytest.mark.perf\n@pytest.mark.perf_waive({arguments})\n")
+    project.pytester.makepyfile(test_speed=text)
+
+
+def slow_down(project: Project) -> None:
+    project.run("--update-baselines").assert_outcomes(passed=1)
+    project.set_step_time(0.125)
+
+
+def result_of(project: Project) -> dict[str, Any]:
+    (case,) = json.loads((project.root / ".nemoperf" / "latest" / "results.json").read_text())["cases"]
+    return dict(case)
+
+
+def test_a_waived_loss_passes_and_every_report_says_so(project: Project) -> None:
+    slow_down(project)
+    waive(project, f"{WAIVED}, floor=70")
+
+    result = project.run("--perf-tolerance=12", "--junitxml=junit.xml")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            f"REGRESSED {CASE}: {PHRASE}; *",
+            "*REGRESSED, waived*",
+            "1 loss passed, waived by the test",
+            f"REGRESSED {CASE}",
+            f"  {PHRASE}",
+        ]
+    )
+    case = result_of(project)
+    assert (case["verdict"]["kind"], case["waived"], case["is_failure"]) == ("REGRESSED", PHRASE, False)
+    markdown = (project.root / ".nemoperf" / "latest" / "results.md").read_text()
+    assert f"- REGRESSED, {PHRASE}: `{CASE}`: " in markdown
+    properties = {
+        each.get("name"): each.get("value")
+        for each in ElementTree.parse(project.root / "junit.xml").iter("property")  # noqa: S314 (our own file)
+    }
+    assert properties["nemoperf_waived"] == PHRASE
+
+
+def test_a_loss_below_the_floor_fails(project: Project) -> None:
+    slow_down(project)
+    waive(project, f"{WAIVED}, floor=90")
+
+    result = project.run("--perf-tolerance=12")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*does not cover it: tokens/sec/GPU reaches 80.0% of the baseline, the floor is 90%*"])
+
+
+def test_an_expired_waiver_fails_a_test_that_passes(project: Project) -> None:
+    project.run("--update-baselines").assert_outcomes(passed=1)
+    waive(project, EXPIRED)
+
+    result = project.run()
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["WAIVER EXPIRED (PASSED)*", "the waiver expired on 2020-12-31 (* days ago)*"])
+    assert result_of(project)["has_expired_waiver"] is True
+
+
+def test_a_waiver_that_is_not_needed_is_pointed_out(project: Project) -> None:
+    project.run("--update-baselines").assert_outcomes(passed=1)
+    waive(project, WAIVED)
+
+    result = project.run()
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"PASSED {CASE}", "  the waiver until 2999-12-31 is not needed*"])
+
+
+def test_a_waived_loss_is_not_stored_until_it_is_accepted(project: Project) -> None:
+    slow_down(project)
+    waive(project, WAIVED)
+    before = project.baseline.read_text()
+
+    kept = project.run("--update-baselines", "--perf-tolerance=12")
+    assert project.baseline.read_text() == before
+    project.run("--update-baselines", "--perf-tolerance=12", "--perf-accept-regression", "--perf-reason=it stays")
+
+    kept.assert_outcomes(passed=1)
+    kept.stdout.fnmatch_lines(["*REGRESSED is stored only with --perf-accept-regression*"])
+    assert json.loads(project.baseline.read_text())["reason"] == "it stays"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ('until="2026-12-31"', "*marker perf_waive of test_speed.py::test_speed: reason=None does not say why*"),
+        ('reason="x", until="1.4"', "*test_speed.py::test_speed: *ini perf_release*is not set*"),
+    ],
+)
+def test_a_waiver_that_says_too_little_stops_the_session(project: Project, arguments: str, message: str) -> None:
+    waive(project, arguments)
+
+    result = project.run()
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([message])
+
+
+def test_a_waiver_on_a_test_that_is_no_perf_test_is_refused(project: Project) -> None:
+    project.pytester.makepyfile(
+        test_other=f"import pytest\n\n@pytest.mark.perf_waive({WAIVED})\ndef test_other():\n    pass\n"
+    )
+
+    result = project.run()
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*test_other.py::test_other is marked perf_waive, but is no perf test*"])
