@@ -11,6 +11,7 @@ from pytest_nemoperf import bench
 from pytest_nemoperf.changes import changes_text
 from pytest_nemoperf.errors import NemoPerfError, WaiverError
 from pytest_nemoperf.fixture import Perf, waiver_of
+from pytest_nemoperf.github import GitHubPlugin, is_github
 from pytest_nemoperf.machine import describe_devices
 from pytest_nemoperf.progress import Progress
 from pytest_nemoperf.report.ab import ab_header
@@ -34,6 +35,12 @@ class PerfPlugin:
         self._write_error = ""
         self.session = PerfSession(config, settings=settings)
         self.progress = Progress(config)
+
+    def register_companions(self) -> None:
+        """Register the plugins that only some sessions need."""
+        if is_github():
+            github = GitHubPlugin(self._config, session=self.session)
+            self._config.pluginmanager.register(github, "nemoperf-github")
 
     def perf_of(self, item: pytest.Item) -> Perf:
         """Return the fixture of one test."""

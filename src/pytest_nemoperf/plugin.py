@@ -54,6 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
             plugin = PerfPlugin(config, settings=settings)
             config.stash[PERF_PLUGIN] = plugin
             config.pluginmanager.register(plugin, "nemoperf-session")
+            plugin.register_companions()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from pytest_nemoperf.baseline import Anchor
 from pytest_nemoperf.report.junit import properties
+from tests.builders import make_baseline, make_measurement, make_provenance, make_run
 from tests.report.builders import make_call, make_invalid, make_regressed, make_report, make_rl_report
 
 
@@ -18,6 +20,11 @@ def test_properties_carry_verdict_and_every_judged_metric() -> None:
     assert found["nemoperf_tokens_per_sec_per_gpu_allowed_pct"] == "10"
     assert found["nemoperf_tokens_per_sec_per_gpu_verdict"] == "REGRESSED"
     assert found["nemoperf_peak_memory_gib_verdict"] == "PASSED"
+    assert (found["nemoperf_num_runs"], found["nemoperf_num_baseline_runs"]) == ("3", "3")
+    low, high = (float(found[f"nemoperf_tokens_per_sec_per_gpu_{end}_pct"]) for end in ("low", "high"))
+    assert low < -16.67 < high < 0
+    assert 0 < float(found["nemoperf_tokens_per_sec_per_gpu_noise_pct"]) < 1
+    assert 0 < float(found["nemoperf_tokens_per_sec_per_gpu_resolution_pct"]) < 10
 
 
 def test_without_a_baseline_there_is_only_now() -> None:
@@ -62,3 +69,13 @@ def test_figures_that_do_not_compare_have_no_baseline() -> None:
 
     assert pairs["nemoperf_mean_response_len_now"] == "24"
     assert "nemoperf_mean_response_len_baseline" not in pairs
+
+
+def test_an_anchor_has_figures_of_its_own() -> None:
+    anchor = Anchor(name="1.0", runs=(make_run(1050.0),) * 3, provenance=make_provenance())
+
+    found = dict(properties(make_report(make_measurement(), baseline=make_baseline(anchor=anchor))))
+
+    assert found["nemoperf_anchor"] == "1.0"
+    assert found["nemoperf_tokens_per_sec_per_gpu_delta_pct"] == "0.00"
+    assert found["nemoperf_tokens_per_sec_per_gpu_anchor_delta_pct"] == "-4.76"

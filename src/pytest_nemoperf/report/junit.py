@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pytest_nemoperf.comparison import VerdictKind
+from collections.abc import Iterator
+
+from pytest_nemoperf.comparison import Comparison, VerdictKind
 from pytest_nemoperf.measure import median_over_runs
 from pytest_nemoperf.metrics import JUDGED, RL_METRICS
 from pytest_nemoperf.results import CaseReport
@@ -11,10 +13,11 @@ from pytest_nemoperf.results import CaseReport
 def properties(report: CaseReport) -> list[tuple[str, str]]:
     """Return (name, value) of all properties of a case.
 
-    Names are ``nemoperf_<what>`` and ``nemoperf_<metric>_<now|baseline|delta_pct|allowed_pct|verdict>``; units are
-    in the metrics' names. What is not judged has now and baseline alone. In a self-test the verdict says so and the
-    figures' names begin with ``nemoperf_injected_``, so that a tool that collects them by name never meets one. An
-    invalid case has none.
+    Names are ``nemoperf_<what>`` and ``nemoperf_<metric>_<now|baseline|delta_pct|low_pct|high_pct|resolution_pct|
+    noise_pct|allowed_pct|verdict>``, against an anchor ``nemoperf_<metric>_anchor_<...>``; units are in the metrics'
+    names, and low and high end the 95% interval of delta. What is not judged has now and baseline alone. In a self-test
+    the verdict says so and the figures' names begin with ``nemoperf_injected_``, so that a tool that collects them by
+    name never meets one. An invalid case has none.
     """
     result = report.result
     verdict, measurement = result.verdict, result.measurement
@@ -31,6 +34,9 @@ def properties(report: CaseReport) -> list[tuple[str, str]]:
         ("waiver_note", result.waiver_note),
         ("inject_pct", f"{measurement.inject_pct:g}" if is_injected else ""),
         ("flops_convention", measurement.flops_convention or ""),
+        ("num_runs", str(len(measurement.runs) or "")),
+        ("num_baseline_runs", str(len(report.baseline.runs)) if report.baseline is not None else ""),
+        ("anchor", report.baseline.anchor.name if report.baseline is not None and report.baseline.anchor else ""),
     ]
     if verdict.kind is not VerdictKind.INVALID:
         prefix = "injected_" if is_injected else ""
@@ -52,19 +58,27 @@ def _shown_figures(report: CaseReport) -> list[tuple[str, str]]:
 
 
 def _figures(report: CaseReport) -> list[tuple[str, str]]:
-    comparisons = {comparison.metric: comparison for comparison in report.result.verdict.comparisons}
+    judged = report.result.verdict.comparisons
+    newest = {comparison.metric: comparison for comparison in judged if not comparison.anchor}
+    anchored = {comparison.metric: comparison for comparison in judged if comparison.anchor}
     pairs = []
     for metric in JUDGED:
         now = median_over_runs(report.result.measurement.runs, metric=metric.name)
         if now is None:
             continue
-        pairs.append((f"{metric.name}_now", f"{now:.6g}"))
-        comparison = comparisons.get(metric.name)
-        if comparison is not None:
-            pairs += [
-                (f"{metric.name}_baseline", f"{comparison.baseline:.6g}"),
-                (f"{metric.name}_delta_pct", f"{comparison.delta_pct:.2f}"),
-                (f"{metric.name}_allowed_pct", f"{comparison.allowed_pct:g}"),
-                (f"{metric.name}_verdict", comparison.kind.value),
-            ]
+        pairs.append((f"{metric.name}_now", f"{newest[metric.name].now if metric.name in newest else now:.6g}"))
+        for prefix, comparisons in ((metric.name, newest), (f"{metric.name}_anchor", anchored)):
+            if metric.name in comparisons:
+                pairs += [(f"{prefix}_{name}", value) for name, value in _comparison_pairs(comparisons[metric.name])]
     return pairs
+
+
+def _comparison_pairs(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    yield "baseline", f"{comparison.baseline:.6g}"
+    yield "delta_pct", f"{comparison.delta_pct:z.2f}"
+    for name in ("low_pct", "high_pct", "resolution_pct", "noise_pct"):
+        percent = getattr(comparison, name)
+        if percent is not None:
+            yield name, f"{percent:z.2f}"
+    yield "allowed_pct", f"{comparison.allowed_pct:g}"
+    yield "verdict", comparison.kind.value

@@ -1,0 +1,61 @@
+"""What a perf session tells GitHub Actions, and what JUnit files carry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.integration.conftest import CASE, PERF_TEST, Project
+
+OTHERS = """
+@pytest.mark.perf
+def test_broken(perf):
+    raise RuntimeError("100% wrong")
+"""
+
+
+@pytest.fixture
+def summary(project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = project.root / "summary.md"
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(path))
+    return path
+
+
+def test_failures_are_annotated_at_their_tests_in_the_repository(project: Project, summary: Path) -> None:
+    project.pytester.mkdir(".git")
+    summary.write_text("of an earlier command\n")
+    project.run("--update-baselines").assert_outcomes(passed=1)
+    project.set_step_time(0.5)
+    project.pytester.makepyfile(test_speed=PERF_TEST + OTHERS)
+
+    result = project.run("--junitxml=junit.xml")
+
+    result.assert_outcomes(failed=2)
+    lines = [line for line in result.outlines if line.startswith("::")]
+    assert lines[0].startswith(
+        f"::error file=test_speed.py,line=10,title=REGRESSED::{CASE}: tokens/sec/GPU is 80.0%25 "
+    )
+    assert lines[1].startswith("::error file=test_speed.py,line=14,title=FAILED test_speed.py%3A%3Atest_broken::")
+    assert lines[1].endswith("100%25 wrong")
+    assert summary.read_text().startswith("of an earlier command\n## Performance on CPU: 1 NO BASELINE\n")
+    assert "## Performance on CPU: 1 REGRESSED\n" in summary.read_text()
+    failure = ElementTree.parse(project.root / "junit.xml").find(".//failure")  # noqa: S314 (our own file)
+    assert failure is not None
+    assert "baseline" in str(failure.text)
+    assert "-80.0%" in str(failure.text)
+
+
+def test_a_summary_that_can_not_be_written_is_said_and_harms_nothing(project: Project, summary: Path) -> None:
+    summary.mkdir()
+
+    result = project.run()
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["::notice *title=NO BASELINE::*", "perf: *summary.md: the summary of the step can*"])
+
+
+def test_elsewhere_nothing_is_annotated(project: Project) -> None:
+    assert "::notice" not in project.run().stdout.str()
