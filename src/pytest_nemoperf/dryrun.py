@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from pytest_nemoperf.comparison import Terms
 from pytest_nemoperf.pricing import Price
 from pytest_nemoperf.results import NotRun
 
@@ -26,6 +28,21 @@ class PricedCase:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AskedCase:
+    """One case that a test asks for, with a plan or without.
+
+    Attributes:
+        case: Case id.
+        nodeid: The test.
+        tolerances: Allowed worsening in percent by judged metric, as it would be judged.
+    """
+
+    case: str
+    nodeid: str
+    tolerances: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DryRun:
     """Everything a dry run has to say.
 
@@ -35,6 +52,10 @@ class DryRun:
         cases: Priced cases in the order of their tests.
         not_priced: Perf tests without a price, and why.
         changes: What --perf-set said; empty if nothing.
+        asked: Every case the tests ask for: priced ones, loops and benchmark tests.
+        gaps: Why they may ask for more; nothing if the whole suite was seen.
+        systems: Names of the systems that a recipe has a layout for.
+        terms: By what the session would judge, before recipes' and markers' tolerances.
     """
 
     system: str
@@ -42,4 +63,8 @@ class DryRun:
     cases: tuple[PricedCase, ...]
     not_priced: tuple[NotRun, ...] = ()
     changes: str = ""
+    asked: tuple[AskedCase, ...] = ()
+    gaps: tuple[str, ...] = ()
+    systems: tuple[str, ...] = ()
+    terms: Terms | None = None
     schema_version: Literal[1] = DRY_RUN_SCHEMA_VERSION

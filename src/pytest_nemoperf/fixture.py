@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pytest
 
+from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.errors import (
     NemoPerfError,
     NoLayoutError,
@@ -24,15 +25,15 @@ from pytest_nemoperf.records import StepRecord
 from pytest_nemoperf.report.failure import render_failure
 from pytest_nemoperf.report.junit import properties
 from pytest_nemoperf.results import NotRun
+from pytest_nemoperf.verdict import Verdict
 from pytest_nemoperf.waivers import Waiver, parse_waiver
 
 if TYPE_CHECKING:
     from pytest_nemoperf.progress import Progress
     from pytest_nemoperf.recipe import Recipe
     from pytest_nemoperf.session import PerfSession
-    from pytest_nemoperf.verdict import Verdict
 
-
+PRICED: Final = "dry run: priced, not launched"
 _MARKER_ARGUMENTS = ("tolerance", "tolerances", "runs")
 
 
@@ -48,8 +49,11 @@ class Perf:
     def check(self, recipe: Recipe) -> Verdict:
         """Run a recipe on this system and judge it: ``compare(run(recipe))``.
 
-        The test skips if the recipe has no layout for the system, and fails if the verdict does.
+        The test skips if the recipe has no layout for the system, and fails if the verdict does. In a dry run the
+        recipe is priced and the test goes on, for it may ask for more.
         """
+        if self._session.settings.is_dry_run:
+            return Verdict(kind=VerdictKind.NO_BASELINE, case=self._price(recipe), reasons=("a dry run",))
         return self.compare(self.run(recipe))
 
     def run(self, recipe: Recipe) -> Measurement:
@@ -59,11 +63,12 @@ class Perf:
         """
         settings = self._session.settings
         if settings.is_dry_run:
-            with self._told():
-                self._session.planner.price(recipe, nodeid=self._item.nodeid)
-            pytest.skip("dry run: priced, not launched")
+            self._price(recipe)
+            pytest.skip(PRICED)
         with self._told():
-            plan, framework = self._session.planner.plan(recipe, nodeid=self._item.nodeid)
+            plan, framework = self._session.planner.plan(
+                recipe, nodeid=self._item.nodeid, tolerances=[_marker_tolerances(self._item)]
+            )
             self._recipe_tolerances[plan.case] = recipe.tolerances
             runs = settings.runs if settings.changes else _marker_runs(self._item) or settings.runs
             return self._session.run(
@@ -93,6 +98,20 @@ class Perf:
         if report.result.is_failure:
             pytest.fail(render_failure(report, width=self._progress.width, color=False), pytrace=False)
         return report.result.verdict
+
+    def ask(self, case: str) -> None:
+        """Note that the test asks for a case without a recipe."""
+        with self._told():
+            tolerances = [_marker_tolerances(self._item)]
+            self._session.planner.ask(case, nodeid=self._item.nodeid, tolerances=tolerances)
+
+    def _price(self, recipe: Recipe) -> str:
+        """Price a recipe and return its case."""
+        with self._told():
+            priced = self._session.planner.price(
+                recipe, nodeid=self._item.nodeid, tolerances=[_marker_tolerances(self._item)]
+            )
+        return priced.price.plan.case
 
     def _tolerances(self, case: str) -> list[Mapping[str, float]]:
         return [_marker_tolerances(self._item), self._recipe_tolerances.get(case, {})]
@@ -128,6 +147,7 @@ class Perf:
             workload: What else must be equal for two measurements to compare, as plain data.
         """
         session = self._session
+        self.ask(f"loop-{name}")
         if session.settings.is_dry_run:
             self.end_dry("a loop of the test process has no recipe to price")
         if session.settings.against:

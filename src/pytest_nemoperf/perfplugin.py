@@ -10,7 +10,7 @@ import pytest
 from pytest_nemoperf import bench
 from pytest_nemoperf.changes import changes_text
 from pytest_nemoperf.errors import NemoPerfError, WaiverError
-from pytest_nemoperf.fixture import Perf, waiver_of
+from pytest_nemoperf.fixture import PRICED, Perf, waiver_of
 from pytest_nemoperf.github import GitHubPlugin, is_github
 from pytest_nemoperf.machine import describe_devices
 from pytest_nemoperf.progress import Progress
@@ -21,6 +21,7 @@ from pytest_nemoperf.report.terminal import render_header
 from pytest_nemoperf.results import NotRun
 from pytest_nemoperf.session import PerfSession
 from pytest_nemoperf.settings import Settings
+from pytest_nemoperf.suite import Suite
 from pytest_nemoperf.waivers import check_release
 
 _VERDICT_PROPERTY = "nemoperf_verdict"
@@ -34,10 +35,12 @@ class PerfPlugin:
         self._written: list[str] = []
         self._write_error = ""
         self.session = PerfSession(config, settings=settings)
+        self.suite = Suite(config, planner=self.session.planner)
         self.progress = Progress(config)
 
     def register_companions(self) -> None:
-        """Register the plugins that only some sessions need."""
+        """Register the plugins that do one thing each."""
+        self._config.pluginmanager.register(self.suite, "nemoperf-suite")
         if is_github():
             github = GitHubPlugin(self._config, session=self.session)
             self._config.pluginmanager.register(github, "nemoperf-github")
@@ -62,6 +65,7 @@ class PerfPlugin:
         """Delay what pytest-benchmark measures in a self-test session; take turns before anything is timed."""
         if _uses_benchmark(item):
             settings = self.session.settings
+            self.perf_of(item).ask(bench.case_name(item.nodeid))
             if settings.is_dry_run:
                 self.perf_of(item).end_dry("a benchmark test has no recipe to price")
             if settings.against:
@@ -84,6 +88,13 @@ class PerfPlugin:
         except NemoPerfError as exc:
             _end_at_the_test(exc)
             raise
+        except Exception:
+            if self._is_priced(pyfuncitem):  # what a test does with a verdict, a dry run does not judge
+                raise pytest.skip.Exception(PRICED) from None
+            raise
+        if self._is_priced(pyfuncitem):
+            self.suite.finish(pyfuncitem)
+            pytest.skip(PRICED)
         if pyfuncitem.get_closest_marker("perf") is None:
             return result
         if _uses_benchmark(pyfuncitem):
@@ -124,9 +135,12 @@ class PerfPlugin:
     def pytest_sessionfinish(self) -> None:
         """Stop everything and write the files, after Ctrl-C as well."""
         self.session.close()
+        updating = self.session.settings.updating
+        if updating is not None and updating.is_pruning:
+            self.session.pruned = self.suite.prune(self.session.store, shown=self.session.shown)
         if self.session.reports or self.session.not_run or self.session.planner.priced:
             try:
-                self._written = [self.session.shown(path) for path in self.session.write_output()]
+                self._written = [self.session.shown(path) for path in self.session.write_output(self.suite.gaps())]
             except OSError as exc:
                 self._write_error = f"{self.session.settings.output_dir}: cannot be written: {exc}"
 
@@ -134,7 +148,7 @@ class PerfPlugin:
         """Show all cases, the counts by verdict, and where the files are."""
         if self.session.settings.is_dry_run:
             terminalreporter.section("performance")
-            terminalreporter.write_line(render_dry_run(self.session.dry_run(), written=self._written))
+            terminalreporter.write_line(render_dry_run(self.session.dry_run(self.suite.gaps()), written=self._written))
         elif self.session.reports or self.session.not_run:
             terminalreporter.section("performance")
             text = render_summary(
@@ -151,6 +165,10 @@ class PerfPlugin:
                 )
         if self._write_error:
             terminalreporter.write_line(f"perf: {self._write_error}", red=True)
+
+    def _is_priced(self, item: pytest.Item) -> bool:
+        priced = self.session.planner.priced
+        return self.session.settings.is_dry_run and any(case.nodeid == item.nodeid for case in priced)
 
     def _judge_benchmark(self, item: pytest.Function) -> None:
         benchmark: Any = item.funcargs["benchmark"]

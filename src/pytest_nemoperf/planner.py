@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,8 +11,9 @@ import pytest
 
 from pytest_nemoperf import machine
 from pytest_nemoperf.changes import CHANGED_SUFFIX, change_recipe
-from pytest_nemoperf.dryrun import PricedCase
-from pytest_nemoperf.errors import PlanError, RecipeError, UnsupportedError, did_you_mean
+from pytest_nemoperf.comparison import merge_tolerances
+from pytest_nemoperf.dryrun import AskedCase, PricedCase
+from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, UnsupportedError, did_you_mean
 from pytest_nemoperf.frameworks.command import CommandFramework
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.measure import workload_of
@@ -39,6 +40,9 @@ class Planner:
     def __init__(self, config: pytest.Config, *, settings: Settings, store: BaselineStore) -> None:
         self.plans: dict[str, Plan] = {}
         self.priced: list[PricedCase] = []
+        self.asked: dict[str, AskedCase] = {}
+        self.without_case: set[str] = set()
+        self.systems: set[str] = set()
         self._config = config
         self._settings = settings
         self._store = store
@@ -55,15 +59,20 @@ class Planner:
             known[framework.name] = framework
         return known
 
-    def plan(self, recipe: Recipe, *, nodeid: str) -> tuple[Plan, Framework]:
+    def plan(self, recipe: Recipe, *, nodeid: str, tolerances: Sequence[Mapping[str, float]]) -> tuple[Plan, Framework]:
         """Return how a recipe runs here; stored runs are judged wherever they ran.
+
+        Args:
+            recipe: What the test asks for.
+            nodeid: The test.
+            tolerances: Layers on top of the session's.
 
         Raises:
             NoLayoutError: If the recipe has no layout for the system.
             UnsupportedError: If the framework can't run it here.
             PlanError: If it can't be resolved, or wants more than this machine has.
         """
-        plan = self._resolve(recipe)
+        plan = self._resolve(recipe, nodeid=nodeid, tolerances=tolerances)
         framework = self._framework(plan)
         if self._settings.replay_dir is None:
             machine.check_capacity(plan, devices=self._settings.devices)
@@ -74,7 +83,7 @@ class Planner:
         self.plans[plan.case] = plan
         return plan, framework
 
-    def price(self, recipe: Recipe, *, nodeid: str) -> None:
+    def price(self, recipe: Recipe, *, nodeid: str, tolerances: Sequence[Mapping[str, float]]) -> PricedCase:
         """Resolve and price a recipe, and keep the result for the end of a dry run.
 
         Raises:
@@ -82,12 +91,18 @@ class Planner:
             PlanError: If it can't be resolved.
             BaselineError: If a stored baseline can't be trusted.
         """
-        plan = self._resolve(recipe)
+        plan = self._resolve(recipe, nodeid=nodeid, tolerances=tolerances)
         self.claim(plan.case, nodeid=nodeid)
         unsupported = self._framework(plan).unsupported(plan)
         baseline = self._store.find(plan.case, workload=workload_of(plan)).baseline
         price = price_plan(plan, system=self._settings.system, baseline=baseline, unsupported=unsupported)
         self.priced.append(PricedCase(nodeid=nodeid, price=price))
+        return self.priced[-1]
+
+    def ask(self, case: str, *, nodeid: str, tolerances: Sequence[Mapping[str, float]]) -> None:
+        """Note that a test asks for a case, whatever becomes of it."""
+        merged = merge_tolerances([self._settings.terms.tolerances, *tolerances])
+        self.asked.setdefault(case, AskedCase(case=case, nodeid=nodeid, tolerances=merged))
 
     def claim(self, case: str, *, nodeid: str) -> None:
         """Give a case to a test.
@@ -105,14 +120,22 @@ class Planner:
                 "give one recipe a variant"
             )
 
-    def _resolve(self, recipe: Recipe) -> Plan:
+    def _resolve(self, recipe: Recipe, *, nodeid: str, tolerances: Sequence[Mapping[str, float]]) -> Plan:
         settings = self._settings
-        system, timeout_sec = settings.system, settings.timeout_sec
-        if not settings.changes:
-            return resolve(recipe, system=system, inject_pct=settings.inject_pct, timeout_sec=timeout_sec)
-        recipe = change_recipe(recipe, system=system, changes=settings.changes)
-        plan = resolve(recipe, system=system, inject_pct=settings.inject_pct, timeout_sec=timeout_sec)
-        return replace(plan, case=plan.case + CHANGED_SUFFIX)
+        self.systems |= recipe.layouts.keys()
+        if settings.changes:
+            recipe = change_recipe(recipe, system=settings.system, changes=settings.changes)
+        try:
+            plan = resolve(
+                recipe, system=settings.system, inject_pct=settings.inject_pct, timeout_sec=settings.timeout_sec
+            )
+        except NoLayoutError:
+            self.without_case.add(nodeid)
+            raise
+        if settings.changes:
+            plan = replace(plan, case=plan.case + CHANGED_SUFFIX)
+        self.ask(plan.case, nodeid=nodeid, tolerances=[*tolerances, recipe.tolerances])
+        return plan
 
     def _framework(self, plan: Plan) -> Framework:
         if plan.framework not in self.frameworks:

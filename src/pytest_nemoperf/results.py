@@ -65,6 +65,19 @@ class NotRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """What --perf-prune did.
+
+    Attributes:
+        deleted: Baseline files, and profiles, that no test asks for.
+        why_not: Why nothing was deleted; empty if it is known which cases the tests ask for.
+    """
+
+    deleted: tuple[str, ...] = ()
+    why_not: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionResults:
     """The results file: everything a later session needs to judge again or to print a page.
 
@@ -75,6 +88,7 @@ class SessionResults:
         provenance: When, from which commit, with which versions, on which device, by which command.
         cases: Judged cases in the order they ran.
         not_run: Perf tests that measured nothing.
+        pruned: What --perf-prune did; None without it.
         inject_pct: Self-test delay of the whole session; 0 for a real one.
         duration_sec: Wall time of the session.
         replay_of: Folder of the stored runs that were judged again, from which machine and provenance are; empty where
@@ -87,6 +101,7 @@ class SessionResults:
     provenance: Provenance
     cases: tuple[CaseResult, ...]
     not_run: tuple[NotRun, ...] = ()
+    pruned: Pruned | None = None
     inject_pct: float = 0.0
     duration_sec: float = 0.0
     replay_of: str = ""

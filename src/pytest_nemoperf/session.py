@@ -28,11 +28,11 @@ from pytest_nemoperf.planner import Planner
 from pytest_nemoperf.records import to_json
 from pytest_nemoperf.replay import CaseRecord, Replay, write_case
 from pytest_nemoperf.report.markdown import render_markdown
-from pytest_nemoperf.results import CaseReport, CaseResult, NotRun, SessionResults
+from pytest_nemoperf.results import CaseReport, CaseResult, NotRun, Pruned, SessionResults
 from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.store import BaselineStore, Found, forget_old_runs
 from pytest_nemoperf.verdict import Verdict, judge
-from pytest_nemoperf.waivers import Ruling, Waiver, rule_on
+from pytest_nemoperf.waivers import Waiver, rule_on
 
 if TYPE_CHECKING:
     from pytest_nemoperf.frameworks.protocol import Framework
@@ -52,6 +52,7 @@ class PerfSession:
         self.reports: list[CaseReport] = []
         self.not_run: list[NotRun] = []
         self.num_profiled = 0
+        self.pruned: Pruned | None = None
         self.machine = _machine_key(settings)
         self.store = BaselineStore(
             committed_dir=settings.baselines_dir,
@@ -211,19 +212,25 @@ class PerfSession:
             provenance=provenance,
             cases=tuple(report.result for report in self.reports),
             not_run=tuple(self.not_run),
+            pruned=self.pruned,
             inject_pct=settings.inject_pct,
             duration_sec=round(time.monotonic() - self._started, 3),
             replay_of=self.shown(self._replay.root) if self._replay else "",
         )
 
-    def dry_run(self) -> DryRun:
-        """Return what the file of a dry run holds."""
+    def dry_run(self, gaps: Sequence[str]) -> DryRun:
+        """Return what the file of a dry run holds; gaps say why tests may ask for more cases than they did."""
+        planner = self.planner
         return DryRun(
             system=self.settings.system.name,
             system_title=self.settings.system.title,
-            cases=tuple(self.planner.priced),
+            cases=tuple(planner.priced),
             not_priced=tuple(self.not_run),
             changes=changes_text(self.settings.changes),
+            asked=tuple(planner.asked.values()),
+            gaps=tuple(gaps),
+            systems=tuple(sorted(planner.systems)),
+            terms=self.settings.terms,
         )
 
     def close(self) -> None:
@@ -235,14 +242,14 @@ class PerfSession:
         if self._replay is None:  # the oldest runs may be those that were judged again
             forget_old_runs(self._launches.runs_dir.parent, keep=_KEPT_SESSIONS)
 
-    def write_output(self) -> list[Path]:
+    def write_output(self, gaps: Sequence[str]) -> list[Path]:
         """Write the results file and the markdown table, or a dry run's file; return their paths.
 
         Raises:
             OSError: If the folder or the disk does not take them.
         """
         if self.settings.is_dry_run:
-            files = {DRY_RUN_FILE: to_json(self.dry_run())}
+            files = {DRY_RUN_FILE: to_json(self.dry_run(gaps))}
         else:
             results = self.results()
             files = {"results.json": to_json(results), "results.md": render_markdown(results)}
@@ -289,7 +296,7 @@ class PerfSession:
             new = from_measurement(measurement, machine=self.machine, provenance=self.provenance, reason="")
             kept = self._keeper.keep(new, verdict=verdict, found=found, terms=terms, is_in_process=not has_plan)
         is_mended = settings.updating is not None and verdict.kind in LOCALLY_RECORDED
-        ruling = self._ruling(verdict, waiver=waiver)
+        ruling = rule_on(verdict, waiver=waiver, today=datetime.now(UTC).date(), release=settings.release)
         passes = kept.accepted_reason or is_mended or ruling.waived
         return CaseReport(
             result=CaseResult(
@@ -317,11 +324,6 @@ class PerfSession:
 
     def _case_dir(self, case: str) -> Path:
         return self._replay.root / case if self._replay else self._launches.case_dir(case)
-
-    def _ruling(self, verdict: Verdict, *, waiver: Waiver | None) -> Ruling:
-        if waiver is None:
-            return Ruling()
-        return rule_on(verdict, waiver=waiver, today=datetime.now(UTC).date(), release=self.settings.release)
 
     def _command(self, nodeid: str, *extra: str) -> str:
         changes = changes_text(self.settings.changes)

@@ -5,12 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_nemoperf.baseline import Baseline, baseline_path, find_baseline, list_baselines, write_baseline
+from pytest_nemoperf.baseline import (
+    Baseline,
+    baseline_path,
+    find_baseline,
+    list_baselines,
+    read_baseline,
+    write_baseline,
+)
+from pytest_nemoperf.errors import BaselineError
+from pytest_nemoperf.profilestore import forget_profile, profile_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +88,28 @@ class BaselineStore:
         old = write_baseline(self.committed_dir, baseline=baseline)
         return self._path(self.committed_dir, baseline.case), old
 
+    def prune(self, asked: Container[str]) -> Iterator[Path]:
+        """Delete the system's committed baselines of cases that are not asked for, with their profiles.
+
+        What can't be read as a baseline is left: it may be something else.
+
+        Yields:
+            Path of each deleted file.
+
+        Raises:
+            BaselineError: If the folder does not let one go.
+        """
+        for path in list_baselines(self.committed_dir, system=self.system):
+            if path.stem in asked or not _is_baseline(path):
+                continue
+            own = [each for each in (path, profile_path(path)) if each.exists()]
+            try:
+                forget_profile(path)
+                path.unlink()
+            except OSError as exc:
+                raise BaselineError(f"{path}: cannot be deleted: {exc.strerror or exc}") from exc
+            yield from own
+
     def num_committed(self) -> int:
         """Count the committed baselines of the system."""
         return len(list_baselines(self.committed_dir, system=self.system))
@@ -94,6 +125,14 @@ class BaselineStore:
 
     def _path(self, root: Path, case: str) -> Path:
         return baseline_path(root, system=self.system, case=case)
+
+
+def _is_baseline(path: Path) -> bool:
+    try:
+        read_baseline(path)
+    except BaselineError:
+        return False
+    return True
 
 
 def forget_old_runs(runs_dir: Path, *, keep: int) -> None:

@@ -95,18 +95,20 @@ def check_release(waiver: Waiver, *, release: str, subject: str) -> None:
         _release_under_test(waiver, release=release, subject=subject)
 
 
-def rule_on(verdict: Verdict, *, waiver: Waiver, today: date, release: str) -> Ruling:
+def rule_on(verdict: Verdict, *, waiver: Waiver | None, today: date, release: str) -> Ruling:
     """Return what a waiver makes of a verdict.
 
     Args:
         verdict: Of the case.
-        waiver: On its test.
+        waiver: On its test; None for none.
         today: The day, UTC.
         release: Release under test; empty if not told.
 
     Raises:
         WaiverError: If the waiver ends with a release and the one under test is not known.
     """
+    if waiver is None:
+        return Ruling()
     if since := _expired_since(waiver, today=today, release=release, subject=verdict.case):
         return Ruling(note=f"the waiver expired {since}: {waiver.reason}; {_after_expiry(verdict)}", is_expired=True)
     if verdict.kind in _NOT_NEEDED:

@@ -162,3 +162,36 @@ def test_without_perf_tests_there_is_nothing_to_price(project: Project) -> None:
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--perf-dry-run needs perf tests to apply to: add -m perf*"])
+
+
+def test_every_case_of_the_suite_is_asked_for_with_its_tolerances(project: Project) -> None:
+    more = """
+@pytest.mark.perf(tolerance=3)
+def test_two(perf):
+    perf.check(recipe(variant="a", tolerances={"peak_memory_gib": 7}))
+    perf.check(recipe(variant="b"))
+
+@pytest.mark.perf
+def test_three(perf):
+    assert perf.check(recipe(variant="c")).kind == "PASSED"
+"""
+    project.pytester.makepyfile(test_speed=GPU_TESTS + more)
+    project.pytester.makeconftest(BENCHMARK_STUB)
+
+    result = project.pytester.runpytest_inprocess("-m", "perf", "--system=h100", "--perf-dry-run")
+
+    result.assert_outcomes(skipped=6)
+    dry_run = dry_run_of(project)
+    memory = {asked["case"]: asked["tolerances"]["peak_memory_gib"] for asked in dry_run["asked"]}
+    assert {
+        case.removeprefix("pretrain-llama3-8b-128n8g-torch-bf16-fsdp128tp8-"): pct for case, pct in memory.items()
+    } == {
+        "seq8192-gbs1024-mbs1": 5,
+        "loop-mine": 5,
+        "bench-test_speed.test_benchmark": 5,
+        "seq8192-gbs1024-mbs1-a": 7,
+        "seq8192-gbs1024-mbs1-b": 3,
+        "seq8192-gbs1024-mbs1-c": 5,
+    }
+    assert dry_run["systems"] == ["cpu", "h100"]
+    assert dry_run["gaps"] == []

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.measure import median_over_runs
 from pytest_nemoperf.metrics import (
-    JUDGED,
     METRICS,
     PEAK_MEMORY_GIB,
     STEP_TIME_SEC,
@@ -24,7 +23,6 @@ from pytest_nemoperf.report.cells import (
     commit_text,
     count_text,
     elapsed_text,
-    figures_text,
     pct_text,
     verdict_word,
 )
@@ -42,6 +40,7 @@ from pytest_nemoperf.report.console import (
 )
 from pytest_nemoperf.report.resolving import loose_text
 from pytest_nemoperf.report.rollouts import PHASE_HEADINGS, phase_cells
+from pytest_nemoperf.report.stored import pruned_parts, stored_parts
 from pytest_nemoperf.results import CaseReport, CaseResult, SessionResults
 
 if TYPE_CHECKING:
@@ -103,7 +102,8 @@ def _parts(
     yield from _loose([case for case in results.cases if case.ab is None])
     yield from compared_with(results.cases)
     yield from _not_run(results)
-    yield from _stored(reports)
+    yield from stored_parts(reports)
+    yield from pruned_parts(results.pruned)
     if written:
         yield ""
         yield heading("files written")
@@ -252,47 +252,3 @@ def _not_run(results: SessionResults) -> Iterator[RenderableType]:
     yield heading("not run")
     for reason, number in counts.items():
         yield indented(f"{count_text(number, 'test')}: {reason}")
-
-
-def _stored(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
-    stored = [report for report in reports if report.result.stored_path]
-    committed = [report for report in stored if not report.result.is_stored_locally]
-    local = [report.result.stored_path for report in stored if report.result.is_stored_locally]
-    if committed:
-        yield ""
-        yield heading("baselines written")
-    for report in committed:
-        yield whole(report.result.stored_path)
-        yield from (indented(line, columns=4) for line in _old_to_new(report))
-        if report.result.storing_note:
-            yield indented(report.result.storing_note, columns=4)
-    yield from _not_stored(reports)
-    if local:
-        yield ""
-        yield heading("recorded for this machine's next session, not to be committed")
-        for folder, number in Counter(path.rpartition("/")[0] for path in local).items():
-            yield whole(f"{count_text(number, 'case')} in {folder}")
-
-
-def _not_stored(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
-    """Why an update left cases as they are; the same words once for all cases they are true of."""
-    notes = Counter(r.result.storing_note for r in reports if r.result.storing_note and not r.result.stored_path)
-    if notes:
-        yield ""
-        yield heading("baselines left as they are")
-        yield from (indented(f"{count_text(number, 'case')}: {note}") for note, number in notes.items())
-
-
-def _old_to_new(report: CaseReport) -> list[str]:
-    runs = report.result.measurement.runs
-    if report.replaced is None:
-        return [f"new: {figures_text(runs)}"]
-    lines = []
-    for metric in JUDGED:
-        old = median_over_runs(report.replaced.runs, metric=metric.name)
-        new = median_over_runs(runs, metric=metric.name)
-        if old is not None and new is not None:
-            figures = [metric.format(value) for value in (old, new)]
-            delta = pct_text(metric.delta_pct(new, baseline=old))
-            lines.append(f"{metric.label}: {figures[0]} -> {figures[1]} ({delta})")
-    return lines

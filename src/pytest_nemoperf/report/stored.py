@@ -1,0 +1,76 @@
+"""The end of a session: which baselines were written, left as they are, or deleted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from pytest_nemoperf.measure import median_over_runs
+from pytest_nemoperf.metrics import JUDGED
+from pytest_nemoperf.report.cells import count_text, figures_text, pct_text
+from pytest_nemoperf.report.console import heading, indented, whole
+from pytest_nemoperf.results import CaseReport, Pruned
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def stored_parts(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
+    """Return what was written, for the project and for this machine alone, and why the rest was not."""
+    stored = [report for report in reports if report.result.stored_path]
+    committed = [report for report in stored if not report.result.is_stored_locally]
+    local = [report.result.stored_path for report in stored if report.result.is_stored_locally]
+    if committed:
+        yield ""
+        yield heading("baselines written")
+    for report in committed:
+        yield whole(report.result.stored_path)
+        yield from (indented(line, columns=4) for line in _old_to_new(report))
+        if report.result.storing_note:
+            yield indented(report.result.storing_note, columns=4)
+    yield from _not_stored(reports)
+    if local:
+        yield ""
+        yield heading("recorded for this machine's next session, not to be committed")
+        for folder, number in Counter(path.rpartition("/")[0] for path in local).items():
+            yield whole(f"{count_text(number, 'case')} in {folder}")
+
+
+def pruned_parts(pruned: Pruned | None) -> Iterator[RenderableType]:
+    """Return what --perf-prune deleted, or why it deleted nothing."""
+    if pruned is None:
+        return
+    yield ""
+    if pruned.deleted:
+        yield heading("baselines deleted, for no perf test asks for them")
+        yield from map(whole, pruned.deleted)
+    elif not pruned.why_not:
+        yield "nothing to delete: a perf test asks for every stored baseline (--perf-prune)"
+    if pruned.why_not:
+        yield heading("baselines not deleted (--perf-prune), for more may ask for them than was seen")
+        yield from map(indented, pruned.why_not)
+
+
+def _not_stored(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
+    """Why an update left cases as they are; the same words once for all cases they are true of."""
+    notes = Counter(r.result.storing_note for r in reports if r.result.storing_note and not r.result.stored_path)
+    if notes:
+        yield ""
+        yield heading("baselines left as they are")
+        yield from (indented(f"{count_text(number, 'case')}: {note}") for note, number in notes.items())
+
+
+def _old_to_new(report: CaseReport) -> list[str]:
+    runs = report.result.measurement.runs
+    if report.replaced is None:
+        return [f"new: {figures_text(runs)}"]
+    lines = []
+    for metric in JUDGED:
+        old = median_over_runs(report.replaced.runs, metric=metric.name)
+        new = median_over_runs(runs, metric=metric.name)
+        if old is not None and new is not None:
+            figures = [metric.format(value) for value in (old, new)]
+            delta = pct_text(metric.delta_pct(new, baseline=old))
+            lines.append(f"{metric.label}: {figures[0]} -> {figures[1]} ({delta})")
+    return lines

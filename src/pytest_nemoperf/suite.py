@@ -1,0 +1,144 @@
+"""Which cases the collected perf tests ask for, and what keeps that from being known for certain."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_nemoperf.errors import BaselineError
+from pytest_nemoperf.results import Pruned
+
+if TYPE_CHECKING:
+    from pytest_nemoperf.planner import Planner
+    from pytest_nemoperf.store import BaselineStore
+
+_ASKING = frozenset({"check", "run", "measure"})
+_SHOWN = 3
+
+
+class Suite:
+    """Listens to a session; a stored case is an orphan only if the whole suite ran and none of it asks for the case.
+
+    Args:
+        config: Of the pytest session.
+        planner: Knows the cases tests have asked for.
+    """
+
+    def __init__(self, config: pytest.Config, *, planner: Planner) -> None:
+        self._config = config
+        self._planner = planner
+        self._items: list[pytest.Item] = []
+        self._left_out: list[str] = []
+        self._uncollected: list[str] = []
+        self._outcomes: dict[str, str] = {}
+        self._finished: set[str] = set()
+
+    def pytest_deselected(self, items: list[pytest.Item]) -> None:
+        """Note the perf tests that are left out, by -k, -m or another plugin."""
+        self._left_out += [item.nodeid for item in items if item.get_closest_marker("perf")]
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Note what could not be collected: there may be perf tests in it."""
+        if report.outcome != "passed":
+            self._uncollected.append(f"{report.nodeid} was {_collected_how(report)}")
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note which tests are to run."""
+        self._items = [item for item in session.items if item.get_closest_marker("perf")]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note how each test ended; what fails after the test itself hides no case."""
+        if report.when != "teardown" and (report.when == "call" or report.outcome != "passed"):
+            self._outcomes[report.nodeid] = report.outcome
+
+    def finish(self, item: pytest.Item) -> None:
+        """Note that a test got to its end, though it counts as skipped in a dry run."""
+        self._finished.add(item.nodeid)
+
+    def gaps(self) -> list[str]:
+        """Return why there may be more cases than were asked for; nothing if the whole suite was seen."""
+        groups = (
+            list(self._selections()),
+            [f"{nodeid} was left out" for nodeid in self._left_out],
+            self._uncollected,
+            [f"{item.nodeid} {problem}" for item in self._items if (problem := self._problem(item))],
+        )
+        return [gap for group in groups for gap in _shortened(group)]
+
+    def prune(self, store: BaselineStore, *, shown: Callable[[Path], str]) -> Pruned:
+        """Delete the committed baselines that no test asks for, unless a test that was not seen may.
+
+        Args:
+            store: Of the session.
+            shown: Returns a path as people read it.
+        """
+        asked, why_not = self._planner.asked, self.gaps()
+        if not asked:
+            why_not.insert(0, f"no collected perf test has a case on {store.system}")
+        deleted: list[str] = []
+        try:
+            deleted += map(shown, () if why_not else store.prune(asked))
+        except BaselineError as exc:
+            why_not.append(str(exc))
+        return Pruned(deleted=tuple(deleted), why_not=tuple(why_not))
+
+    def _selections(self) -> Iterator[str]:
+        config = self._config
+        if config.args_source is pytest.Config.ArgsSource.ARGS:
+            for argument in config.args:
+                if not (config.invocation_params.dir / argument).is_dir():
+                    yield f"{argument} is a part of the suite; give its folder"
+        for argument in config.invocation_params.args:
+            if str(argument).startswith("--ignore"):
+                yield f"{argument} leaves files out"
+        if getattr(config.option, "lf", False):
+            yield "--last-failed leaves files out"
+
+    def _problem(self, item: pytest.Item) -> str:
+        """Return why a test may ask for more cases than it did, or nothing."""
+        outcome = self._outcomes.get(item.nodeid)
+        if outcome == "passed" or item.nodeid in self._finished:
+            return ""
+        if outcome is None:
+            return "did not run"
+        is_known = item.nodeid in self._planner.without_case or item.nodeid in {
+            asked.nodeid for asked in self._planner.asked.values()
+        }
+        if not is_known:
+            return f"{outcome} before its case was known"
+        return "" if _asks_once(item) else f"{outcome}, and may ask for more cases after the first"
+
+
+def _asks_once(item: pytest.Item) -> bool:
+    """Tell whether the source of a test asks for one case at most: one call, and no loop round it.
+
+    A benchmark test asks for the one that is named after it.
+    """
+    if "benchmark" in getattr(item, "fixturenames", ()):
+        return True
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(item.function)))  # type: ignore[attr-defined]  # of pytest.Function; others have none
+    except (AttributeError, OSError, SyntaxError, TypeError):
+        return False
+    nodes = list(ast.walk(tree))
+    names = [node for node in nodes if isinstance(node, ast.Name) and node.id == "perf"]
+    calls = [node for node in nodes if isinstance(node, ast.Attribute) and node.value in names]
+    has_loop = any(isinstance(node, (ast.For, ast.While, ast.comprehension)) for node in nodes)
+    is_plain = len(names) == len(calls)  # else a helper gets the fixture
+    return is_plain and sum(call.attr in _ASKING for call in calls) == 1 and not has_loop
+
+
+def _collected_how(report: pytest.CollectReport) -> str:
+    return "skipped as a whole" if report.skipped else "not collected"
+
+
+def _shortened(problems: list[str]) -> list[str]:
+    if len(problems) <= _SHOWN:
+        return problems
+    return [*problems[: _SHOWN - 1], f"{problems[_SHOWN - 1]}; and {len(problems) - _SHOWN} more like it"]
