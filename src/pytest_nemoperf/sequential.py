@@ -37,6 +37,7 @@ _MIN_RUNS_TO_CONDEMN = 2
 _STALL_SHARE = 0.5
 _MIN_RATIOS_TO_SEE_STALLS = 5
 _LOOKS_EXPONENT = 0.6
+_LAST_LOOK_DIVISOR = 2.0
 
 
 class Decision(StrEnum):
@@ -136,7 +137,7 @@ def resolution(then: Sequence[float], *, rule: Rule, num_runs: int | None = None
     """
     runs = max(len(then), 1) if num_runs is None else num_runs
     noise = _noise_of(_without_stall(then, tolerance=tolerance), rule=rule)
-    found, ruled_out = _bounds(max(noise.dof, PRIOR_DOF + runs - 1), rule=rule)
+    found, ruled_out = _bounds(max(noise.dof, PRIOR_DOF + runs - 1), rule=rule, is_last=True)
     return (found + ruled_out) * noise.shrunk * math.sqrt(1.0 / runs + 1.0 / rule.max_runs)
 
 
@@ -203,11 +204,12 @@ def _decide(
     worsening = statistics.fmean(usual)
     error = noise.shrunk * math.sqrt(share_of_baseline + 1.0 / len(losses))
     last_error = noise.shrunk * math.sqrt(share_of_baseline + 1.0 / max(rule.max_runs, len(losses)))
-    found, ruled_out = _bounds(noise.dof, rule=rule)
-    resolved = (found + ruled_out) * last_error
+    last_found, last_ruled_out = _bounds(noise.dof, rule=rule, is_last=True)
+    resolved = (last_found + last_ruled_out) * last_error
     harmless = max(0.0, min(HARMLESS_SHARE * tolerance, tolerance - resolved))
-    is_refused = found * last_error > tolerance
+    is_refused = last_found * last_error > tolerance
     is_last = len(losses) >= rule.max_runs
+    found, ruled_out = _bounds(noise.dof, rule=rule, is_last=is_last)
     is_beyond = abs(worsening) - harmless > found * error
     is_small = abs(worsening) <= HARMLESS_SHARE * tolerance
     is_ruled_out = tolerance - worsening > ruled_out * error
@@ -257,15 +259,17 @@ def _noise_of(values: Sequence[float], *, rule: Rule) -> _Noise:
     )
 
 
-def _bounds(dof: float, *, rule: Rule) -> tuple[float, float]:
-    """Return how many standard errors away a loss is found, and how many away it is ruled out, at each launch.
+def _bounds(dof: float, *, rule: Rule, is_last: bool) -> tuple[float, float]:
+    """Return how many standard errors away a loss is found, and how many away it is ruled out, at a look.
 
-    Looking after every launch gives chance as many tries; the level of each look is the rule's divided by
+    Looking after every launch gives chance as many tries. The level of each look is the rule's divided by
     max_runs**0.6, near Pocock's constants (1.7, 2.5, 3.3, 5.4 and 7.3 for 2, 3, 5, 10 and 20 looks) less what the
-    looks have in common here, the baseline. benchmarks/verdicts measures what the rates come to.
+    looks have in common here, the baseline; after the last there is no further try, and half of the level is spent on
+    it. benchmarks/verdicts measures what the rates come to.
     """
     looks = rule.max_runs**_LOOKS_EXPONENT
-    return _quantile(1.0 - rule.alpha / looks, dof=dof), _quantile(1.0 - rule.beta / looks, dof=dof)
+    divisor = min(looks, _LAST_LOOK_DIVISOR) if is_last else looks
+    return _quantile(1.0 - rule.alpha / divisor, dof=dof), _quantile(1.0 - rule.beta / divisor, dof=dof)
 
 
 @cache
