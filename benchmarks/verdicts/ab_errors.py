@@ -91,6 +91,7 @@ def _trial(
     durations: list[float] = []
     while True:
         ratio, took = chance.choice(rounds)
+        ratio *= chance.choice((-1.0, 1.0))  # the sides are the same code: which of them was called new is chance
         ratios.append(ratio + math.log1p(shift_pct / 100))
         durations.append(took + (0.0 if durations else _START_SEC))
         usual = statistics.median(durations[1:] or durations)

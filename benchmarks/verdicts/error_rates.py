@@ -7,6 +7,8 @@ cores. The numbers follow from the seeds: the same versions of numpy and scipy g
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -42,7 +44,11 @@ def main() -> None:
     traces = load_traces()
     recorded = [cell for trace in traces for cell in recorded_cells(trace, shifts=_RECORDED_SHIFTS)]
     settling = settling_rows(traces, runs=max(trials // 4, 100), seed=REPORT_SEED)
-    text = render_results(cells, drift=rows, traces=traces, recorded=recorded, settling=settling, trials=trials)
+    interleaved = _interleaved(trials=max(trials // 10, 100))
+    text = (
+        render_results(cells, drift=rows, traces=traces, recorded=recorded, settling=settling, trials=trials)
+        + interleaved
+    )
     if arguments.quick:
         print(text)
     else:
@@ -51,6 +57,20 @@ def main() -> None:
 
         draw(cells, path=_FOLDER / "results.svg")
     print(f"{trials} trials of {len(SCENARIOS)} scenarios in {time.monotonic() - started:.0f} s")
+
+
+def _interleaved(*, trials: int) -> str:
+    """Return the section about --perf-ab; empty where no rounds were recorded (record_ab.py)."""
+    files = sorted((_FOLDER / "traces").glob("ab-*.json"))
+    sections = []
+    for path in files:
+        command = [sys.executable, str(_FOLDER / "ab_errors.py"), str(path), "--trials", str(trials)]
+        found = subprocess.run(command, check=True, capture_output=True, text=True)
+        sections.append(f"{path.stem}: {found.stdout}")
+    if not sections:
+        return ""
+    head = "Rounds of `--perf-ab` with the same code on both sides, drawn again with a known slowdown of the new side."
+    return "\n## Side by side\n\n" + "\n".join([head + "\n", *sections])
 
 
 if __name__ == "__main__":
