@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pytest_nemoperf.health import CpuHealth, Span
-from pytest_nemoperf.host_samples import HostSample, HostSampler, cpu_health
+from pytest_nemoperf.host_samples import HostSample, HostSampler, cpu_health, use_between
 
 OWN = 100
 
@@ -42,7 +42,7 @@ def sampler(root: Path) -> HostSampler:
 def health(then: HostSample | None, now: HostSample | None) -> CpuHealth:
     assert then is not None
     assert now is not None
-    found = cpu_health([(then, now)], num_cores=2)
+    found = cpu_health([use_between(then, now)], num_cores=2)
     assert found is not None
     return found
 
@@ -124,11 +124,22 @@ def test_a_system_without_these_counts_tells_nothing(tmp_path: Path) -> None:
     assert sampler(tmp_path).sample() is None
 
 
+def test_what_is_kept_of_an_interval_does_not_grow_with_the_number_of_processes(root: Path) -> None:
+    then = sampler(root).sample()
+    for pid in range(1000, 1100):
+        write_process(root, pid, parent=1, name=f"p{pid}", ticks=pid - 1000)
+    now = sampler(root).sample()
+
+    assert then is not None
+    assert now is not None
+    assert set(use_between(then, now).foreign) == set(range(1080, 1100))
+
+
 def test_no_time_has_no_shares(root: Path) -> None:
     sample = sampler(root).sample()
 
     assert sample is not None
-    assert cpu_health([(sample, sample)], num_cores=2) is None
+    assert cpu_health([use_between(sample, sample)], num_cores=2) is None
     assert cpu_health([], num_cores=2) is None
 
 

@@ -17,6 +17,7 @@ _KHZ_PER_MHZ = 1000
 _MOST_FREQUENCIES = 8
 """Cores whose frequency is read: each reading may interrupt that core."""
 _SEEN_SHARE = 0.01
+_MOST_PROCESSES = 20
 # Places in /proc/<pid>/stat behind the name in brackets, and of a cpu line in /proc/stat; see proc(5).
 _PARENT, _OWN_TIMES, _CHILDREN_TIMES = 1, slice(11, 13), slice(13, 15)
 _USER, _NICE, _SYSTEM, _IDLE, _IOWAIT, _STEAL = 0, 1, 2, 3, 4, 7
@@ -24,7 +25,7 @@ _USER, _NICE, _SYSTEM, _IDLE, _IOWAIT, _STEAL = 0, 1, 2, 3, 4, 7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostSample:
-    """Seconds since some beginning, summed over the cores this session may use; only differences mean something.
+    """Seconds since some beginning, or between two samples, summed over the cores this session may use.
 
     Attributes:
         used_sec: In which processes ran; interrupts are nobody's and left out.
@@ -132,25 +133,45 @@ class HostSampler:
         return statistics.median(found) if found else None
 
 
-def cpu_health(intervals: Sequence[tuple[HostSample, HostSample]], *, num_cores: int) -> CpuHealth | None:
+def use_between(start: HostSample, end: HostSample) -> HostSample:
+    """Return what passed from one sample to another; of other processes only those that worked most.
+
+    What is kept of a long run must not grow with the number of processes on the host.
+    """
+    foreign = {
+        pid: (name, now - (start.foreign[pid][1] if pid in start.foreign else 0.0))
+        for pid, (name, now) in end.foreign.items()
+    }
+    largest = sorted(foreign.items(), key=lambda item: -item[1][1])[:_MOST_PROCESSES]
+    has_quota = start.throttled_sec is not None and end.throttled_sec is not None
+    return HostSample(
+        used_sec=end.used_sec - start.used_sec,
+        idle_sec=end.idle_sec - start.idle_sec,
+        steal_sec=end.steal_sec - start.steal_sec,
+        own_sec=end.own_sec - start.own_sec,
+        foreign={pid: (name, seconds) for pid, (name, seconds) in largest if seconds > 0},
+        throttled_sec=(end.throttled_sec or 0.0) - (start.throttled_sec or 0.0) if has_quota else None,
+        frequency_mhz=end.frequency_mhz,
+    )
+
+
+def cpu_health(uses: Sequence[HostSample], *, num_cores: int) -> CpuHealth | None:
     """Return how the cores' time was shared out over some intervals; None if no time passed in them.
 
     What others used is what was used less what this session used: so processes count that can't be seen from a
     container, or that ended between two samples. Their names are of those that can be seen.
+
+    Args:
+        uses: Of each interval, from use_between.
+        num_cores: How many cores this session may use.
     """
     used, idle, steal, own = (
-        sum(getattr(end, name) - getattr(start, name) for start, end in intervals)
-        for name in ("used_sec", "idle_sec", "steal_sec", "own_sec")
+        sum(getattr(use, name) for use in uses) for name in ("used_sec", "idle_sec", "steal_sec", "own_sec")
     )
     whole = used + idle + steal
     if whole <= 0:
         return None
-    frequencies = [end.frequency_mhz for _, end in intervals if end.frequency_mhz is not None]
-    quotas = [
-        end.throttled_sec - start.throttled_sec
-        for start, end in intervals
-        if start.throttled_sec is not None and end.throttled_sec is not None
-    ]
+    quotas = [use.throttled_sec for use in uses if use.throttled_sec is not None]
     return CpuHealth(
         num_cores=num_cores,
         own_share=_share(own, whole=whole),
@@ -158,8 +179,8 @@ def cpu_health(intervals: Sequence[tuple[HostSample, HostSample]], *, num_cores:
         idle_share=_share(idle, whole=whole),
         steal_share=_share(steal, whole=whole),
         throttled_share=_share(sum(quotas), whole=whole) if quotas else None,
-        frequency_mhz=span_of(frequencies),
-        foreign_processes=_foreign_processes(intervals, whole=whole),
+        frequency_mhz=span_of([use.frequency_mhz for use in uses if use.frequency_mhz is not None]),
+        foreign_processes=_foreign_processes(uses, whole=whole),
     )
 
 
@@ -168,15 +189,13 @@ def span_of(values: Sequence[float]) -> Span | None:
     return Span(low=min(values), median=statistics.median(values), high=max(values)) if values else None
 
 
-def _foreign_processes(intervals: Sequence[tuple[HostSample, HostSample]], *, whole: float) -> dict[str, float]:
+def _foreign_processes(uses: Sequence[HostSample], *, whole: float) -> dict[str, float]:
     """Return the shares of the processes that worked notably, added up over those of the same name."""
     seconds: dict[str, dict[int, float]] = {}
-    for start, end in intervals:
-        for pid, (name, now) in end.foreign.items():
-            then = start.foreign[pid][1] if pid in start.foreign else 0.0
-            if now > then:
-                by_pid = seconds.setdefault(name, {})
-                by_pid[pid] = by_pid.get(pid, 0.0) + now - then
+    for use in uses:
+        for pid, (name, spent) in use.foreign.items():
+            by_pid = seconds.setdefault(name, {})
+            by_pid[pid] = by_pid.get(pid, 0.0) + spent
     sums = {_who(name, pids=list(by_pid)): sum(by_pid.values()) for name, by_pid in seconds.items()}
     largest = sorted(sums.items(), key=lambda item: -item[1])
     return {who: _share(spent, whole=whole) for who, spent in largest if spent >= _SEEN_SHARE * whole}

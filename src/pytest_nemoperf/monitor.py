@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import pairwise
 from types import TracebackType
 
 import psutil
 
 from pytest_nemoperf.gpu_samples import GpuSample, GpuSampler
 from pytest_nemoperf.health import MIN_JUDGED_SEC, HealthReport
-from pytest_nemoperf.host_samples import HostSample, HostSampler, cpu_health
+from pytest_nemoperf.host_samples import HostSample, HostSampler, cpu_health, use_between
 from pytest_nemoperf.recipe import Plan
 
 _INTERVAL_SEC = 0.5
@@ -26,7 +25,14 @@ class _Sample:
     time_sec: float
     num_finished: int
     host: HostSample | None
-    gpus: tuple[GpuSample, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Interval:
+    seconds: float
+    num_finished: int  # at its start
+    use: HostSample | None
+    gpus: tuple[GpuSample, ...]  # at its end
 
 
 class Monitor:
@@ -49,7 +55,8 @@ class Monitor:
         self._now = now
         self._gpus: GpuSampler | None = None
         self._stack = ExitStack()
-        self._samples: list[_Sample] = []
+        self._last: _Sample | None = None
+        self._intervals: list[_Interval] = []
         self._next_time = 0.0
 
     def __enter__(self) -> Monitor:
@@ -65,7 +72,7 @@ class Monitor:
 
     def poll(self, *, num_finished: int) -> None:
         """Take a sample if it is time for one."""
-        before = self._samples[-1].num_finished
+        before = 0 if self._last is None else self._last.num_finished
         is_border = any(before < border <= num_finished for border in (self._plan.warmup_steps, self._plan.total_steps))
         if is_border or self._now() >= self._next_time:
             self._take(num_finished=num_finished)
@@ -73,42 +80,45 @@ class Monitor:
     def report(self, *, num_finished: int) -> HealthReport:
         """Take the last sample and return what all of them say."""
         self._take(num_finished=num_finished)
-        intervals, is_measured = self._intervals()
-        hosts = [(start.host, end.host) for start, end in intervals if start.host is not None and end.host is not None]
-        gpus = () if self._gpus is None else self._gpus.health([end.gpus for _, end in intervals], own_pids=_own_pids())
+        intervals, is_measured = self._counted()
+        gpus = () if self._gpus is None else self._gpus.health([each.gpus for each in intervals], own_pids=_own_pids())
         return HealthReport(
-            seconds=round(sum(end.time_sec - start.time_sec for start, end in intervals), 3),
+            seconds=round(sum(each.seconds for each in intervals), 3),
             num_samples=len(intervals),
             is_measured_steps=is_measured,
-            cpu=cpu_health(hosts, num_cores=self._host.num_cores),
+            cpu=cpu_health([each.use for each in intervals if each.use is not None], num_cores=self._host.num_cores),
             gpus=gpus,
         )
 
     def _take(self, *, num_finished: int) -> None:
-        started = self._now()
-        self._samples.append(
-            _Sample(
-                time_sec=started,
-                num_finished=num_finished,
-                host=self._host.sample(),
-                gpus=() if self._gpus is None else self._gpus.sample(),
+        """Take a sample; what is kept is the difference to the one before, which is small."""
+        started, before = self._now(), self._last
+        gpus = () if self._gpus is None else self._gpus.sample()
+        sample = _Sample(time_sec=started, num_finished=num_finished, host=self._host.sample())
+        if before is not None:
+            interval = _Interval(
+                seconds=sample.time_sec - before.time_sec,
+                num_finished=before.num_finished,
+                use=use_between(before.host, sample.host) if before.host and sample.host else None,
+                gpus=gpus,
             )
-        )
+            self._intervals.append(interval)
+        self._last = sample
         ended = self._now()
         self._next_time = ended + max(_INTERVAL_SEC, _LEAST_REST * (ended - started))
 
-    def _intervals(self) -> tuple[Sequence[tuple[_Sample, _Sample]], bool]:
-        """Return the intervals between samples that lie within the measured steps, else the last ones, and which."""
-        every = list(pairwise(self._samples))
-        first, last = self._plan.warmup_steps, self._plan.total_steps
-        measured = [(start, end) for start, end in every if start.num_finished >= max(first, 1)]
-        measured = [(start, end) for start, end in measured if start.num_finished < last]
+    def _counted(self) -> tuple[Sequence[_Interval], bool]:
+        """Return the intervals that lie within the measured steps, else the last ones, and which of the two."""
+        first, last = max(self._plan.warmup_steps, 1), self._plan.total_steps
+        measured = [each for each in self._intervals if first <= each.num_finished < last]
         if measured:
             return measured, True
-        for number in range(len(every) - 1, 0, -1):
-            if every[-1][1].time_sec - every[number][0].time_sec >= MIN_JUDGED_SEC:
-                return every[number:], False
-        return every, False
+        seconds = 0.0
+        for number, interval in enumerate(reversed(self._intervals), start=1):
+            seconds += interval.seconds
+            if seconds >= MIN_JUDGED_SEC:
+                return self._intervals[-number:], False
+        return self._intervals, False
 
 
 def _own_pids() -> set[int]:
