@@ -18,6 +18,7 @@ _MOST_FREQUENCIES = 8
 """Cores whose frequency is read: each reading may interrupt that core."""
 _SEEN_SHARE = 0.01
 _MOST_PROCESSES = 20
+_LONGEST_LINE = 1024
 # Places in /proc/<pid>/stat behind the name in brackets, and of a cpu line in /proc/stat; see proc(5).
 _PARENT, _OWN_TIMES, _CHILDREN_TIMES = 1, slice(11, 13), slice(13, 15)
 _USER, _NICE, _SYSTEM, _IDLE, _IOWAIT, _STEAL = 0, 1, 2, 3, 4, 7
@@ -110,7 +111,7 @@ class HostSampler:
         for entry in os.scandir(self._root / "proc"):
             if not entry.name.isdecimal():
                 continue
-            head, _, tail = _read(Path(entry.path) / "stat").rpartition(")")
+            head, _, tail = _read_line(f"{entry.path}/stat").rpartition(")")
             fields = tail.split()
             if fields:
                 own, children = (
@@ -220,6 +221,20 @@ def _descendants(pid: int, *, parents: Mapping[int, int]) -> set[int]:
         found.update(fresh)
         waiting += fresh
     return found
+
+
+def _read_line(path: str) -> str:
+    """Return a line of the kernel's, in half the time that a file object takes: there are thousands of them."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # the process is gone
+        return ""
+    try:
+        return os.read(descriptor, _LONGEST_LINE).decode(errors="replace")
+    except ProcessLookupError:  # gone just now
+        return ""
+    finally:
+        os.close(descriptor)
 
 
 def _read(path: Path) -> str:
