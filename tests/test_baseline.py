@@ -26,6 +26,8 @@ BASELINE = make_baseline(
     anchor=Anchor(name="r1", runs=make_baseline((1000.0, 1001.0)).runs, provenance=make_provenance())
 )
 
+RUN = BASELINE.runs[0]
+
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
@@ -140,6 +142,23 @@ def test_only_sound_runs_become_a_baseline(changes: dict[str, Any], message: str
 
     with pytest.raises(BaselineError, match=message):
         from_measurement(measurement, machine=MACHINE, provenance=make_provenance(), reason="test")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": {**RUN.metrics, "kl": math.inf}}, r"\$\.runs\[0\]\.metrics\.kl is inf; .*it is not stored"),
+        ({"metrics": {**RUN.metrics, "tokens_per_sec_per_gpu": 1.0}}, "is not FLOPs per token"),
+    ],
+)
+def test_what_would_not_be_read_is_not_written(
+    tmp_path: Path, stored: Path, changes: dict[str, Any], message: str
+) -> None:
+    before = stored.read_bytes()
+
+    with pytest.raises(BaselineError, match=message):
+        write_baseline(tmp_path, baseline=replace(BASELINE, runs=(replace(RUN, **changes),)))
+    assert stored.read_bytes() == before
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pytest_nemoperf.errors import BaselineError, RecordError
 from pytest_nemoperf.records import (
     PRETRAIN_PHASES,
+    GroupStep,
     RankError,
     RunResult,
     StepRecord,
@@ -77,6 +78,12 @@ def test_a_loss_that_is_not_a_number_can_be_recorded() -> None:
             {"phases": {"data": -0.5, "forward": 1.5}}, r"data=-0.5 s must be finite and not negative", id="phase"
         ),
         pytest.param({"rank_times_sec": (1.0, math.nan)}, r"rank 1=nan s must be finite", id="rank time"),
+        pytest.param({"step_time_sec": 1e-320}, r"step_time_sec=1e-320 .* at least 1e-09", id="no clock"),
+        pytest.param(
+            {"groups": {"generation": GroupStep(step_time_sec=math.inf, phases={"generation": math.inf})}},
+            r"group generation: step_time_sec=inf must be finite",
+            id="endless group",
+        ),
         pytest.param(
             {"phases": {"data": 0.5}},
             r"phases sum to 0.500000 s, the step took 1.000000 s; they must agree",

@@ -21,7 +21,7 @@ from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.measure import Measurement, Run, identity_problem
 from pytest_nemoperf.metrics import JUDGED, STEP_TIME_SEC
 from pytest_nemoperf.provenance import Provenance
-from pytest_nemoperf.records import from_data, to_json
+from pytest_nemoperf.records import from_data, to_data, to_json
 from pytest_nemoperf.schema import validate
 
 BASELINE_SCHEMA_VERSION: Final = 1
@@ -155,8 +155,10 @@ def write_baseline(root: Path, *, baseline: Baseline) -> Baseline | None:
     a lock keeps two sessions from replacing the same file at once.
 
     Raises:
-        BaselineError: If the old file is unreadable (it is kept), or the new one can't be written.
+        BaselineError: If the old file is unreadable (it is kept), or the new one can't be written or read back.
     """
+    if problem := next(_impossible_figures(to_data(baseline), baseline=baseline), None):
+        raise BaselineError(f"{baseline.case}: {problem}; it is not stored")
     path = baseline_path(root, system=baseline.system, case=baseline.case)
     try:
         with FileLock(_lock_path(root), timeout=_LOCK_TIMEOUT_SEC):

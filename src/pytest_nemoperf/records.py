@@ -36,6 +36,7 @@ RL_PHASES = (
 )
 """Phases of a step of reinforcement learning in order; ``values`` is the value model's forward pass (PPO),
 ``exposed_generation`` what training ranks wait for responses, ``idle`` what generating ranks wait for weights."""
+_CLOCK_SEC = 1e-9  # what clocks count in; a rate of less leaves a float's range
 _PHASE_SUM_REL_TOL = 1e-3
 _LINE_LENGTH = 160  # the metrics of a run fit
 
@@ -138,8 +139,10 @@ class StepRecord:
         subject = f"step {self.step}"
         if self.step < 0:
             raise RecordError(f"{subject}: steps count from 0")
-        if not (math.isfinite(self.step_time_sec) and self.step_time_sec > 0):
-            raise RecordError(f"{subject}: step_time_sec={self.step_time_sec} must be positive and finite")
+        if not (math.isfinite(self.step_time_sec) and self.step_time_sec >= _CLOCK_SEC):
+            raise RecordError(
+                f"{subject}: step_time_sec={self.step_time_sec} must be positive and finite, at least {_CLOCK_SEC:g}"
+            )
         if self.tokens < 1:
             raise RecordError(f"{subject}: tokens={self.tokens} must be >= 1")
         if self.flops is not None and not (math.isfinite(self.flops) and self.flops > 0):
@@ -156,6 +159,8 @@ class StepRecord:
 
 def _check_sum(phases: Mapping[str, float], *, step_time_sec: float, subject: str) -> None:
     total = math.fsum(phases.values())
+    if not (math.isfinite(step_time_sec) and step_time_sec >= 0):
+        raise RecordError(f"{subject}: step_time_sec={step_time_sec} must be finite and not negative")
     if not math.isclose(total, step_time_sec, rel_tol=_PHASE_SUM_REL_TOL):
         raise RecordError(
             f"{subject}: phases sum to {total:.6f} s, the step took {step_time_sec:.6f} s; they must agree"

@@ -87,8 +87,12 @@ def grown(old: Baseline, *, new: Baseline, runs: int) -> Baseline | None:
 
 
 def compares(new: Baseline, *, old: Baseline) -> bool:
-    """Tell whether two baselines are of the same machine and workload, and count FLOPs alike."""
-    return (new.machine, new.workload, new.flops_convention) == (old.machine, old.workload, old.flops_convention)
+    """Tell whether two baselines are of the same machine and workload, and count FLOPs alike.
+
+    Not only by name: a formula may be mended, and runs that were counted by the old one break the new one's identity.
+    """
+    keys = ("machine", "workload", "flops_convention", "flops_per_token")
+    return all(getattr(new, key) == getattr(old, key) for key in keys)
 
 
 def _step_of_same(verdict: Verdict, *, old: Baseline, new: Baseline, terms: Terms) -> Step:

@@ -100,6 +100,12 @@ BAD_LINES = {
     "negative time": (line(1, step_time_sec=-0.5), "step_time_sec=-0.5 must be positive and finite"),
     "infinite phase": (line(1, phases={"forward": float("inf")}), "forward=inf s must be finite"),
     "no tokens": (line(1, tokens=0), "tokens=0 must be >= 1"),
+    "no time at all": (
+        line(1, step_time_sec=1e-320),
+        "step_time_sec=1e-320 must be positive and finite, at least 1e-09",
+    ),
+    "more tokens than numbers": (line(1, tokens=10**400), "tokens is beyond 1e+100; no step takes, counts"),
+    "more time than numbers": (line(1, groups={"g": {"phases": {"a": 1e300}}}), "groups.g.phases.a is beyond 1e+100"),
     "step again": (line(0), "step 0 after step 0; write each step once, in order"),
     "step beyond the plan": (line(8), "step 8, but the plan has 8 steps, counted from 0"),
 }

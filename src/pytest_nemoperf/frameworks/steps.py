@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
 from pytest_nemoperf.errors import RecordError, did_you_mean
 from pytest_nemoperf.records import StepRecord, from_data
 
+_LARGEST = 1e100
+"""Far above what any step yields, and so small that no sum, ratio or rate of such numbers leaves a float's range."""
 _KEYS = frozenset(item.name for item in fields(StepRecord))
 
 
@@ -56,4 +60,18 @@ def _read_line(line: str, *, subject: str, is_whole: bool) -> StepRecord:
     for key in data:
         if key not in _KEYS:
             raise RecordError(f"{subject}: unknown key {key!r}; {did_you_mean(key, _KEYS)}")
+    for name in _oversized(data):
+        raise RecordError(f"{subject}: {name} is beyond {_LARGEST:g}; no step takes, counts or computes so much")
     return from_data(StepRecord, data, subject=subject)
+
+
+def _oversized(node: object, *, name: str = "") -> Iterator[str]:
+    """Yield the keys of numbers that no arithmetic could bear; what is not finite is judged where it is used."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _oversized(value, name=f"{name}.{key}".lstrip("."))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _oversized(value, name=name)
+    elif isinstance(node, int | float) and _LARGEST < abs(node) < math.inf:
+        yield name
