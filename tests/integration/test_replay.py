@@ -152,7 +152,7 @@ def test_stored_runs_get_their_sessions_verdict(
         [
             "perf: replay of .nemoperf/runs/*: stored runs are judged again, nothing is launched or stored",
             "replay: runs stored in .nemoperf/runs/*, judged again",
-            "*1 test: a loop of the test process leaves no runs that could be judged again",
+            "*1 test: replay: a loop of the test process leaves no runs that could be judged*",
         ]
     )
     assert files_below(project.root / "baselines") == baselines
