@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
@@ -101,7 +102,9 @@ class SideRunner:
         )
 
     def close(self) -> None:
-        """Stop whatever runs; may be called twice, but not while a run goes on."""
+        """End the helper processes, once a run that was told to stop has; may be called twice."""
+        with suppress(RuntimeError):  # the thread has ended already
+            self._thread.submit(lambda: None).result()
         self._launcher.close()
         self._thread.shutdown()
 

@@ -44,6 +44,7 @@ class Series:
         self._order = _order(random.Random(seed))  # noqa: S311 (no secret: who begins)
         self._durations: list[float] = []
         self.why_launches = why_launches
+        self.lost_sec = 0.0  # spent on what became no round
         self.rounds: list[ABRound] = []
         self.outputs: dict[str, list[RunOutput]] = {name: [] for name in SIDES}
 
@@ -67,7 +68,7 @@ class Series:
             return 1
         # The first also starts the helpers.
         usual = statistics.median(self._durations[1:] or self._durations)
-        left = max(0, int((limit_sec - sum(self._durations)) // usual))
+        left = max(0, int((limit_sec - self.lost_sec - sum(self._durations)) // usual))
         return min(self.num_counted + left, MAX_ROUNDS)
 
     def add(self, found: Round, *, took_sec: float) -> None:

@@ -83,26 +83,17 @@ class ABSession:
             RecordError: If a side left an impossible record.
         """
         contest = self._contest or self._prepare(progress)
-        series = Series(
-            plan,
-            seed=random.SystemRandom().randrange(2**32),
-            why_launches=unsuited_to_turns(
-                plan,
-                host_memory_bytes=machine.host_memory_bytes(),
-                gpu_memory_bytes=min(self._settings.devices.memory_bytes) if plan.device == "cuda" else None,
-            ),
-        )
-        if series.why_launches:
-            progress.say(f"{plan.case}: whole launches alternate: {series.why_launches}")
+        series = self._series(plan, progress=progress)
         labels = (contest.sides["old"].label, contest.sides["new"].label)
         while True:
             max_rounds = series.max_rounds(limit_sec=self._against.limit_sec)
-            with progress.run(plan, number=len(series.rounds) + 1, num_runs=max(max_rounds, len(series.rounds) + 1)):
+            number, started = len(series.rounds) + 1, time.monotonic()
+            with progress.run(plan, number=number, num_runs=max(max_rounds, number)):
                 try:
                     self._add_round(series, contest=contest, framework=framework, folder=folder, progress=progress)
                 except NoTurnsError as exc:
                     progress.say(f"{plan.case}: whole launches alternate: {exc}")
-                    series.why_launches = str(exc)
+                    series.why_launches, series.lost_sec = str(exc), time.monotonic() - started
                     continue
             max_rounds = series.max_rounds(limit_sec=self._against.limit_sec)
             old, new = (series.measured(name) for name in SIDES)
@@ -182,6 +173,16 @@ class ABSession:
                 set_up(side, command=self._against.setup, project=self._root)
         self._contest = Contest(old, new, project=self._root)
         return self._contest
+
+    def _series(self, plan: Plan, *, progress: Progress) -> Series:
+        why_launches = unsuited_to_turns(
+            plan,
+            host_memory_bytes=machine.host_memory_bytes(),
+            gpu_memory_bytes=min(self._settings.devices.memory_bytes) if plan.device == "cuda" else None,
+        )
+        if why_launches:
+            progress.say(f"{plan.case}: whole launches alternate: {why_launches}")
+        return Series(plan, seed=random.SystemRandom().randrange(2**32), why_launches=why_launches)
 
     def _add_round(
         self, series: Series, *, contest: Contest, framework: Framework, folder: Path, progress: Progress
