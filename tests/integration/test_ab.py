@@ -169,10 +169,14 @@ def test_ranks_of_both_sides_take_turns_and_compute_the_same(repository: Project
     repository.run("--perf-ab=main", "--perf-ab-limit=0.1", "--perf-fail-on=none")
 
     case = result_of(repository)
-    ab, plan = case["ab"], case["plan"]
-    (old,), (new,) = ab["old_measurement"]["runs"], case["measurement"]["runs"]
-    assert (ab["method"], ab["block_steps"], len(ab["rounds"])) == ("turns", 3, 1)
-    assert old["loss"] == new["loss"]
-    assert (old["num_steps"], plan["turn"]) == (12, None)
+    (folder,) = repository.root.glob(".nemoperf/runs/*/*/round-1")
+    turns = [json.loads((folder / side / "plan.json").read_text())["turn"] for side in ("old", "new")]
+    losses = [
+        [json.loads(line)["loss"] for line in (folder / side / "steps.jsonl").read_text().splitlines()]
+        for side in ("old", "new")
+    ]
+    assert sorted(turn["is_first"] for turn in turns) == [False, True]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 6 + 12  # warm-up and measured steps, in whole pairs of blocks
+    assert (case["ab"]["method"], len(case["ab"]["rounds"])) == ("turns", 1)
     assert case["verdict"]["kind"] == "INCONCLUSIVE"  # there was time for one round
-    assert "--perf-ab-limit" in case["verdict"]["reasons"][0]
