@@ -2,6 +2,9 @@
 
 Each trial draws recorded rounds with replacement, makes every step of the new side slower by the shift, and judges
 after each round as a session does, until there is a verdict or the time is up, counting the seconds that rounds took.
+In the recordings both sides are the same code, so which one is called new is drawn as well: the truth is the shift and
+nothing else. What a session's helper processes may add to all of its rounds shows in the first table: the mean of each
+recording beside its standard error.
 ``python benchmarks/verdicts/ab_errors.py FILE ... [--trials 1000]`` prints a markdown table.
 """
 
@@ -38,13 +41,19 @@ def main() -> None:
     parser.add_argument("--beta", type=float, default=DEFAULT_BETA)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    rounds = [pair for path in arguments.files for pair in _rounds(json.loads(path.read_text(encoding="utf-8")))]
-    ratios = [ratio for ratio, _ in rounds]
-    print(
-        f"{len(rounds)} rounds of {statistics.median(took for _, took in rounds):.1f} s; ratio of equal sides: mean "
-        f"{100 * statistics.fmean(ratios):+.2f}%, scatter {100 * statistics.stdev(ratios):.2f}%; "
-        f"tolerance {arguments.tolerance:g}%, limit {arguments.limit:g} s, {arguments.trials} trials a row\n"
-    )
+    rounds = []
+    print("| recording | rounds | seconds a round | mean ratio | its standard error | scatter of rounds |")
+    print("| --------- | ------ | --------------- | ---------- | ------------------ | ----------------- |")
+    for path in arguments.files:
+        recorded = _rounds(json.loads(path.read_text(encoding="utf-8")))
+        rounds += recorded
+        ratios = [100 * ratio for ratio, _ in recorded]
+        scatter = statistics.stdev(ratios)
+        print(
+            f"| {path.stem} | {len(ratios)} | {statistics.median(took for _, took in recorded):.1f} "
+            f"| {statistics.fmean(ratios):+.2f}% | {scatter / math.sqrt(len(ratios)):.2f}% | {scatter:.2f}% |"
+        )
+    print(f"\nTolerance {arguments.tolerance:g}%, limit {arguments.limit:g} s, {arguments.trials} trials a row.\n")
     print("| slower by | REGRESSED | PASSED | IMPROVED | INCONCLUSIVE | rounds | seconds |")
     print("| --------- | --------- | ------ | -------- | ------------ | ------ | ------- |")
     chance = random.Random(arguments.seed)  # noqa: S311 (no secret)
@@ -91,8 +100,7 @@ def _trial(
     durations: list[float] = []
     while True:
         ratio, took = chance.choice(rounds)
-        ratio *= chance.choice((-1.0, 1.0))  # the sides are the same code: which of them was called new is chance
-        ratios.append(ratio + math.log1p(shift_pct / 100))
+        ratios.append(chance.choice((ratio, -ratio)) + math.log1p(shift_pct / 100))
         durations.append(took + (0.0 if durations else _START_SEC))
         usual = statistics.median(durations[1:] or durations)
         left = max(0, int((arguments.limit - sum(durations)) // usual))
