@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pytest_nemoperf.baseline import Anchor, Baseline
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.measure import Measurement
-from pytest_nemoperf.verdict import Verdict, environment_changes, judge
+from pytest_nemoperf.verdict import Verdict, judge
 from tests.builders import MACHINE, make_baseline, make_measurement, make_provenance, make_run, make_terms
 
 TERMS = make_terms()
@@ -158,9 +158,3 @@ def test_slower_is_never_improved_and_faster_never_regressed(before: list[float]
     faster = min(after) > max(before)
     assert not (slower and verdict.kind is VerdictKind.IMPROVED)
     assert not (faster and verdict.kind is VerdictKind.REGRESSED)
-
-
-def test_environment_changes_are_named() -> None:
-    changes = environment_changes({"torch": "2.12", "gone": "1"}, now={"torch": "2.13", "python": "3.11"})
-
-    assert changes == [("gone", "1", "-"), ("python", "-", "3.11"), ("torch", "2.12", "2.13")]

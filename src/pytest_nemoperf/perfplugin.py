@@ -112,15 +112,15 @@ class PerfPlugin:
             system=settings.system,
             how=_how(settings),
             devices=describe_devices(settings.devices),
-            baselines_dir=session.shown(settings.baselines_dir / settings.system.name),
-            num_baselines=session.store.num_committed(),
-            num_local=session.store.num_local(),
+            baselines_dir=session.context.shown(settings.baselines_dir / settings.system.name),
+            num_baselines=session.context.store.num_committed(),
+            num_local=session.context.store.num_local(),
             tolerances=settings.terms.tolerances,
             runs=settings.terms.max_runs,
             inject_pct=settings.inject_pct,
             changes=changes_text(settings.changes),
             is_dry_run=settings.is_dry_run,
-            replay_of=session.shown(settings.replay_dir) if settings.replay_dir else "",
+            replay_of=session.context.shown(settings.replay_dir) if settings.replay_dir else "",
         )
         if session.ab is not None and settings.against is not None:
             lines.append(ab_header(session.ab.revision_text, limit_sec=settings.against.limit_sec))
@@ -137,10 +137,12 @@ class PerfPlugin:
         self.session.close()
         updating = self.session.settings.updating
         if updating is not None and updating.is_pruning:
-            self.session.pruned = self.suite.prune(self.session.store, shown=self.session.shown)
+            self.session.pruned = self.suite.prune(self.session.context.store, shown=self.session.context.shown)
         if self.session.reports or self.session.not_run or self.session.planner.priced:
             try:
-                self._written = [self.session.shown(path) for path in self.session.write_output(self.suite.gaps())]
+                self._written = [
+                    self.session.context.shown(path) for path in self.session.write_output(self.suite.gaps())
+                ]
             except OSError as exc:
                 self._write_error = f"{self.session.settings.output_dir}: cannot be written: {exc}"
 

@@ -81,12 +81,6 @@ def judge(
     )
 
 
-def environment_changes(then: Mapping[str, str], *, now: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """Return (name, then, now) for what differs between two environments, by name; absent is ``-``."""
-    names = sorted({*then, *now})
-    return [(name, then.get(name, "-"), now.get(name, "-")) for name in names if then.get(name) != now.get(name)]
-
-
 def _overall(comparisons: Sequence[Comparison]) -> VerdictKind:
     """Faster than an anchor is no news; slower than it is."""
     kinds = {comparison.kind for comparison in comparisons if not comparison.anchor}

@@ -1,0 +1,83 @@
+"""What holds for every case of a session: settings, machine, stored baselines, and how commands and paths are shown."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_nemoperf import machine
+from pytest_nemoperf.changes import changes_text
+from pytest_nemoperf.comparison import Terms, merge_tolerances
+from pytest_nemoperf.replay import Replay
+from pytest_nemoperf.settings import Settings
+from pytest_nemoperf.store import BaselineStore
+
+if TYPE_CHECKING:
+    from pytest_nemoperf.provenance import Provenance
+
+
+class Context:
+    """Settings and what follows from them.
+
+    Args:
+        settings: Of the session.
+        root: Root directory of the project.
+    """
+
+    def __init__(self, settings: Settings, *, root: Path) -> None:
+        self.settings = settings
+        self.root = root
+        self.machine = _machine_key(settings)
+        self.replay = Replay(settings.replay_dir) if settings.replay_dir else None
+        self.store = BaselineStore(
+            committed_dir=settings.baselines_dir,
+            local_dir=settings.state_dir / "baselines",
+            system=settings.system.name,
+            machine=self.machine,
+        )
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """When, from which commit, with which versions, on which device, by which command."""
+        return machine.provenance(self.settings.system, devices=self.settings.devices, root=self.root)
+
+    def origin(self, case: str) -> tuple[Mapping[str, str | int], Provenance]:
+        """Return machine and provenance of a case's runs: this session's, or those that are stored with them."""
+        record = self.replay.records.get(case) if self.replay else None
+        return (record.machine, record.provenance) if record else (self.machine, self.provenance)
+
+    def terms(self, tolerances: Sequence[Mapping[str, float]]) -> Terms:
+        """Return by what a case is judged; tolerances are layers on top of the session's, later ones win."""
+        terms = self.settings.terms
+        return replace(terms, tolerances=merge_tolerances([terms.tolerances, *tolerances]))
+
+    def shown(self, path: Path | str) -> str:
+        """Return a path as people read it: relative to the root directory if it lies there."""
+        candidate = Path(path)
+        return str(candidate.relative_to(self.root)) if candidate.is_relative_to(self.root) else str(path)
+
+    def command(self, nodeid: str, *extra: str) -> str:
+        """Return the shell command that runs a test as this session does."""
+        changes = changes_text(self.settings.changes)
+        set_option = [f"--perf-set={changes}"] if changes else []
+        replay = [f"--perf-replay={self.shown(self.replay.root)}"] if self.replay else []
+        words = ["pytest", "-m", "perf", f"--system={self.settings.system.name}", *set_option, *replay, *extra, nodeid]
+        return shlex.join(words)
+
+    def accept_command(self, nodeid: str) -> str:
+        """Return how to store a case in spite of its verdict; a trial and a replay are never stored."""
+        if self.settings.changes or self.replay:
+            return ""
+        reason = "--perf-reason=why it is acceptable"
+        return self.command(nodeid, "--update-baselines", "--perf-accept-regression", reason)
+
+
+def _machine_key(settings: Settings) -> dict[str, str | int]:
+    """Return this machine's key; empty where a dry run speaks of GPUs that are not here."""
+    if settings.system.device == "cuda" and not settings.devices.names:
+        return {}
+    return machine.machine_key(settings.system, devices=settings.devices, machine_name=settings.machine_name)

@@ -1,0 +1,159 @@
+"""Cases against stored baselines: launched until the verdict is clear, judged, and kept where that is due."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_nemoperf.baseline import from_measurement
+from pytest_nemoperf.comparison import Terms, VerdictKind, wants_more_runs
+from pytest_nemoperf.context import Context
+from pytest_nemoperf.keeping import LOCALLY_RECORDED, Keeper, Kept
+from pytest_nemoperf.launches import Launches
+from pytest_nemoperf.measure import Measurement, workload_of
+from pytest_nemoperf.replay import CaseRecord, write_case
+from pytest_nemoperf.results import CaseReport, CaseResult
+from pytest_nemoperf.verdict import judge
+from pytest_nemoperf.waivers import Waiver, rule_on
+
+if TYPE_CHECKING:
+    from pytest_nemoperf.frameworks.protocol import Framework
+    from pytest_nemoperf.progress import Progress
+    from pytest_nemoperf.recipe import Plan
+    from pytest_nemoperf.verdict import Verdict
+
+_MAX_RECORDED_RUNS = 15  # an update that can't hold its tolerance by then says so
+
+
+def launch_case(
+    plan: Plan,
+    *,
+    context: Context,
+    launches: Launches,
+    framework: Framework,
+    runs: int,
+    terms: Terms,
+    progress: Progress,
+) -> Measurement:
+    """Launch a plan until a verdict is reached or a baseline is complete, and return what was measured.
+
+    Args:
+        plan: What to launch.
+        context: Of the session.
+        launches: Launches it.
+        framework: Who trains it.
+        runs: Launches that make a baseline.
+        terms: By what it is judged.
+        progress: Shows what goes on.
+
+    Raises:
+        BaselineError: If a stored baseline can't be trusted; nothing is launched then.
+        LaunchError: If ranks failed, hung or were killed.
+        RecordError: If the runs can't be stored.
+    """
+    settings = context.settings
+    baseline = context.store.find(plan.case, workload=workload_of(plan)).baseline
+    limit = max(runs, terms.max_runs)
+    if settings.updating is not None:
+        limit = max(limit, _MAX_RECORDED_RUNS)
+
+    def is_enough(measurement: Measurement) -> bool:
+        kind = judge(measurement, baseline=baseline, machine=context.machine, terms=terms).kind
+        num_runs = len(measurement.runs)
+        if kind is VerdictKind.INCONCLUSIVE and num_runs < terms.max_runs:
+            return False
+        if settings.updating is None and kind not in LOCALLY_RECORDED:
+            return True
+        if num_runs < runs:
+            return False
+        is_complete = settings.updating is None or not wants_more_runs(measurement.runs, terms=terms)
+        return is_complete or num_runs >= limit
+
+    launched = launches.until(is_enough, plan=plan, framework=framework, limit=limit, progress=progress)
+    record = CaseRecord(
+        case=plan.case,
+        system=plan.system,
+        machine=context.machine,
+        provenance=context.provenance,
+        terms=terms,
+        fail_on=tuple(sorted(settings.fail_on)),
+        runs=launched.folders,
+        unreadable=launched.unreadable,
+    )
+    write_case(launches.case_dir(plan.case), record=record)
+    return launched.measurement
+
+
+def judge_case(
+    measurement: Measurement,
+    *,
+    context: Context,
+    plan: Plan | None,
+    run_dir: Path | None,
+    terms: Terms,
+    nodeid: str,
+    waiver: Waiver | None,
+) -> CaseReport:
+    """Judge a measurement, store it where that is due, and return the report.
+
+    Args:
+        measurement: What was measured.
+        context: Of the session.
+        plan: How it ran; None for what this process measured itself.
+        run_dir: Where its runs are; None if nowhere.
+        terms: By what it is judged.
+        nodeid: The test that asks.
+        waiver: Of the test.
+
+    Raises:
+        BaselineError: If a stored baseline can't be trusted, or a new one can't be written.
+    """
+    settings = context.settings
+    machine, provenance = context.origin(measurement.case)
+    found = replace(context.store, machine=machine).find(measurement.case, workload=measurement.workload)
+    if plan is None:
+        terms = replace(terms, max_runs=len(measurement.runs) or 1)  # what this process measures, it measures once
+    verdict = judge(measurement, baseline=found.baseline, machine=machine, terms=terms)
+    kept = Kept()
+    if verdict.kind is not VerdictKind.INVALID and not measurement.inject_pct and context.replay is None:
+        new = from_measurement(measurement, machine=machine, provenance=provenance, reason="")
+        keeper = Keeper(context.store, settings=settings)
+        kept = keeper.keep(new, verdict=verdict, found=found, terms=terms, is_in_process=plan is None)
+    shown = context.shown
+    result = CaseResult(
+        nodeid=nodeid,
+        measurement=measurement,
+        verdict=verdict,
+        plan=plan,
+        baseline_path=shown(found.path) if found.path else "",
+        stored_path=shown(kept.path) if kept.path else "",
+        is_stored_locally=kept.is_local,
+        storing_note=kept.note,
+        accepted_reason=kept.accepted_reason,
+        run_dir=shown(run_dir) if run_dir else "",
+    )
+    return CaseReport(
+        result=_ruled(result, verdict=verdict, waiver=waiver, context=context),
+        baseline=found.baseline,
+        replaced=kept.replaced,
+        rerun_command=context.command(nodeid),
+        accept_command=context.accept_command(nodeid),
+        environment={**provenance.environment(), **measurement.environment},
+    )
+
+
+def _ruled(result: CaseResult, *, verdict: Verdict, waiver: Waiver | None, context: Context) -> CaseResult:
+    """Return the result with whether its test fails: for its verdict, unless that is accepted, mended or waived."""
+    settings = context.settings
+    ruling = rule_on(verdict, waiver=waiver, today=datetime.now(UTC).date(), release=settings.release)
+    is_mended = settings.updating is not None and verdict.kind in LOCALLY_RECORDED  # what was missing is being stored
+    passes = result.accepted_reason or is_mended or ruling.waived
+    return replace(
+        result,
+        is_failure=ruling.is_expired or (verdict.kind in settings.fail_on and not passes),
+        waived=ruling.waived,
+        waiver_note=ruling.note,
+        has_expired_waiver=ruling.is_expired,
+    )
