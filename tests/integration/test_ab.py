@@ -68,7 +68,7 @@ def test_a_slower_working_tree_fails_beside_the_revision_and_nothing_is_stored(r
             f"perf: {CASE}: whole launches alternate: framework command starts its ranks by itself*",
             f"REGRESSED {CASE}",
             "tokens/sec/GPU is 16.7% below old (main, ???????)*",
-            "*metric*old*new*delta*95% interval*allowed*verdict",
+            "*metric*old*new*delta*95% interval*verdict",
             "*phase*old*new*difference",
             "*backward*75.00*90.00*+15.00*",
             "how new (working tree) was compared with old (main, ???????)",

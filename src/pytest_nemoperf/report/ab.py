@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pytest_nemoperf.abtest import ABResult, ABRound
 from pytest_nemoperf.comparison import Comparison, VerdictKind
 from pytest_nemoperf.metrics import METRICS, TOKENS_PER_SEC_PER_GPU
-from pytest_nemoperf.report.cells import allowed_text, count_text, elapsed_text, pct_text
+from pytest_nemoperf.report.cells import count_text, elapsed_text, pct_text
 from pytest_nemoperf.report.commands import command_lines
 from pytest_nemoperf.report.console import (
     ALARM,
@@ -103,7 +103,7 @@ def _parts(report: CaseReport, *, ab: ABResult, width: int) -> Iterator[Renderab
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> RenderableType:
-    table = figures_table(("metric", "old", "new", "delta", "95% interval", "allowed"))
+    table = figures_table(("metric", "old", "new", "delta", "95% interval"))
     table.add_column("verdict", overflow="fold")
     for comparison in comparisons:
         metric = METRICS[comparison.metric]
@@ -113,7 +113,6 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> RenderableType:
             metric.format(comparison.now),
             pct_text(comparison.delta_pct),
             interval_text(comparison),
-            allowed_text(comparison),
             verdict_text(comparison.kind),
         )
     return indented(table)
