@@ -11,15 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.abtest import (
-    ABRound,
-    judge_rounds,
+from pytest_nemoperf.abratios import (
+    launches_error,
     launches_ratio,
     memory_ratio,
     pseudo_median,
+    turns_error,
     turns_ratio,
     unsettled_turns,
 )
+from pytest_nemoperf.abtest import ABRound, judge_rounds
 from pytest_nemoperf.comparison import Terms, VerdictKind
 from pytest_nemoperf.records import StepRecord
 from pytest_nemoperf.verdict import Verdict
@@ -87,6 +88,32 @@ def test_a_steady_drift_of_the_machine_is_no_ratio(old: str, new: str) -> None:
     slowing = {name: [math.exp(place / 100) for place, side in enumerate(order) if side == name] for name in "AB"}
 
     assert ratio_of(slowing[old], slowing[new]) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_noisy_round_says_so_by_itself() -> None:
+    old = records_of([1.0] * 12)
+
+    assert turns_error(old, records_of([1.1] * 12), block_steps=3) == pytest.approx(0.0, abs=1e-12)
+    noisy = records_of([1.0] * 6 + [math.exp(0.4)] * 6)
+    assert turns_error(old, noisy, block_steps=3) == pytest.approx(0.4 / math.sqrt(2) / math.sqrt(2))
+    assert turns_error(old[:6], noisy[:6], block_steps=3) == 0.0  # one pair shows no scatter
+
+
+def test_a_launch_whose_quarters_differ_says_so_by_itself() -> None:
+    calm = records_of([1.0] * 9)
+    noisy = records_of([1.0, 1.0, math.exp(0.2), math.exp(0.2)] * 2 + [1.0])
+
+    assert launches_error(calm, calm) == 0.0
+    assert launches_error(calm, noisy) == pytest.approx(0.2 / math.sqrt(3) / 2)  # of two at 0 and two at 0.2
+    assert launches_error(noisy, noisy) == pytest.approx(0.2 / math.sqrt(3) / 2 * math.sqrt(2))
+
+
+def test_two_noisy_rounds_that_agree_convince_nobody() -> None:
+    calm = rounds_of([math.log(1.3)] * 2)
+    noisy = [replace(each, error=0.15) for each in calm]
+
+    assert verdict_of(calm).kind is VerdictKind.REGRESSED
+    assert verdict_of(noisy).kind is VerdictKind.INCONCLUSIVE
 
 
 def test_stalls_move_the_ratio_no_further_than_the_other_steps_lie() -> None:

@@ -16,10 +16,12 @@ import math
 import random
 import statistics
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_nemoperf.abtest import MAX_ROUNDS, MIN_ROUNDS, rule_of, turns_ratio
+from pytest_nemoperf.abratios import turns_error, turns_ratio
+from pytest_nemoperf.abtest import MAX_ROUNDS, MIN_ROUNDS, rule_of
 from pytest_nemoperf.metrics import TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.options import DEFAULT_AB_LIMIT_SEC, DEFAULT_ALPHA, DEFAULT_BETA
 from pytest_nemoperf.records import StepRecord
@@ -41,16 +43,16 @@ def main() -> None:
     parser.add_argument("--beta", type=float, default=DEFAULT_BETA)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    rounds = []
+    rounds: list[_Recorded] = []
     print("| recording | rounds | seconds a round | mean ratio | its standard error | scatter of rounds |")
     print("| --------- | ------ | --------------- | ---------- | ------------------ | ----------------- |")
     for path in arguments.files:
         recorded = _rounds(json.loads(path.read_text(encoding="utf-8")))
         rounds += recorded
-        ratios = [100 * ratio for ratio, _ in recorded]
+        ratios = [100 * each.ratio for each in recorded]
         scatter = statistics.stdev(ratios)
         print(
-            f"| {path.stem} | {len(ratios)} | {statistics.median(took for _, took in recorded):.1f} "
+            f"| {path.stem} | {len(ratios)} | {statistics.median(each.took_sec for each in recorded):.1f} "
             f"| {statistics.fmean(ratios):+.2f}% | {scatter / math.sqrt(len(ratios)):.2f}% | {scatter:.2f}% |"
         )
     print(f"\nTolerance {arguments.tolerance:g}%, limit {arguments.limit:g} s, {arguments.trials} trials a row.\n")
@@ -61,15 +63,27 @@ def main() -> None:
         print(_row(rounds, shift_pct=shift_pct, arguments=arguments, chance=chance), flush=True)
 
 
-def _rounds(data: dict[str, Any]) -> list[tuple[float, float]]:
-    """Return ratio and duration of each recorded round."""
-    return [
-        (
-            turns_ratio(*(_records(each[side][data["warmup_blocks"] :]) for side in ("old", "new"))),
-            each["took_sec"],
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recorded:
+    """A recorded round: its ratio, what its own steps say of the ratio's error, and the seconds it took."""
+
+    ratio: float
+    error: float
+    took_sec: float
+
+
+def _rounds(data: dict[str, Any]) -> list[_Recorded]:
+    found = []
+    for each in data["rounds"]:
+        old, new = (_records(each[side][data["warmup_blocks"] :]) for side in ("old", "new"))
+        found.append(
+            _Recorded(
+                ratio=turns_ratio(old, new),
+                error=turns_error(old, new, block_steps=data["block_steps"]),
+                took_sec=each["took_sec"],
+            )
         )
-        for each in data["rounds"]
-    ]
+    return found
 
 
 def _records(blocks: list[list[float]]) -> list[StepRecord]:
@@ -77,9 +91,7 @@ def _records(blocks: list[list[float]]) -> list[StepRecord]:
     return [StepRecord(step=step, step_time_sec=time, tokens=1) for step, time in enumerate(times)]
 
 
-def _row(
-    rounds: list[tuple[float, float]], *, shift_pct: float, arguments: argparse.Namespace, chance: random.Random
-) -> str:
+def _row(rounds: list[_Recorded], *, shift_pct: float, arguments: argparse.Namespace, chance: random.Random) -> str:
     trials = [_trial(rounds, shift_pct=shift_pct, arguments=arguments, chance=chance) for _ in range(arguments.trials)]
     counts = Counter(decision for decision, _, _ in trials)
     shares = [
@@ -92,20 +104,28 @@ def _row(
 
 
 def _trial(
-    rounds: list[tuple[float, float]], *, shift_pct: float, arguments: argparse.Namespace, chance: random.Random
+    rounds: list[_Recorded], *, shift_pct: float, arguments: argparse.Namespace, chance: random.Random
 ) -> tuple[Decision, int, float]:
     tolerance = cost_of_loss(arguments.tolerance, metric=TOKENS_PER_SEC_PER_GPU)
     noise_pct = find_system("cpu").run_noise_pct
     ratios: list[float] = []
+    errors: list[float] = []
     durations: list[float] = []
     while True:
-        ratio, took = chance.choice(rounds)
-        ratios.append(chance.choice((ratio, -ratio)) + math.log1p(shift_pct / 100))
-        durations.append(took + (0.0 if durations else _START_SEC))
+        drawn = chance.choice(rounds)
+        ratios.append(chance.choice((drawn.ratio, -drawn.ratio)) + math.log1p(shift_pct / 100))
+        errors.append(drawn.error)
+        durations.append(drawn.took_sec + (0.0 if durations else _START_SEC))
         usual = statistics.median(durations[1:] or durations)
         left = max(0, int((arguments.limit - sum(durations)) // usual))
         max_rounds = min(len(ratios) + left, MAX_ROUNDS)
-        rule = rule_of(noise_pct, alpha=arguments.alpha, beta=arguments.beta, max_rounds=max(max_rounds, MIN_ROUNDS))
+        rule = rule_of(
+            noise_pct,
+            alpha=arguments.alpha,
+            beta=arguments.beta,
+            max_rounds=max(max_rounds, MIN_ROUNDS),
+            errors=errors,
+        )
         decision = decide_ratio(ratios, tolerance=tolerance, rule=rule).decision
         if decision is not Decision.UNDECIDED or len(ratios) >= max_rounds:
             return decision, len(ratios), sum(durations)

@@ -9,16 +9,16 @@ from dataclasses import replace
 from typing import Final
 
 from pytest_nemoperf.abplan import DEFAULT_BLOCK_STEPS, plan_for_turns
-from pytest_nemoperf.abrun import Round
-from pytest_nemoperf.abtest import (
-    MAX_ROUNDS,
-    ABResult,
-    ABRound,
+from pytest_nemoperf.abratios import (
+    launches_error,
     launches_ratio,
     memory_ratio,
+    turns_error,
     turns_ratio,
     unsettled_turns,
 )
+from pytest_nemoperf.abrun import Round
+from pytest_nemoperf.abtest import MAX_ROUNDS, ABResult, ABRound
 from pytest_nemoperf.expected import expected_of
 from pytest_nemoperf.measure import Measurement, measure_outputs
 from pytest_nemoperf.metrics import PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU
@@ -80,7 +80,8 @@ class Series:
             return
         for name in SIDES:
             self.outputs[name].append(sides[name])
-        self.rounds.append(ABRound(first=found.first, ratios=self._ratios(sides)))
+        ratios, error = self._ratios(sides)
+        self.rounds.append(ABRound(first=found.first, ratios=ratios, error=error))
 
     def measured(self, name: str) -> Measurement:
         """Return what was measured of a side in the rounds that count."""
@@ -116,12 +117,15 @@ class Series:
         )
         return next(problems, "")
 
-    def _ratios(self, sides: Mapping[str, RunOutput]) -> dict[str, float]:
+    def _ratios(self, sides: Mapping[str, RunOutput]) -> tuple[dict[str, float], float]:
+        """Return the ratio of each metric, and what the round's own steps say of the error of the first."""
         old, new = self._measured(sides)
-        time_ratio = launches_ratio if self.why_launches else turns_ratio
-        ratios = {TOKENS_PER_SEC_PER_GPU.name: time_ratio(old, new)}
         memory = memory_ratio(old, new)
-        return ratios if memory is None else {**ratios, PEAK_MEMORY_GIB.name: memory}
+        ratios = {} if memory is None else {PEAK_MEMORY_GIB.name: memory}
+        if self.why_launches:
+            return {TOKENS_PER_SEC_PER_GPU.name: launches_ratio(old, new), **ratios}, launches_error(old, new)
+        error = turns_error(old, new, block_steps=DEFAULT_BLOCK_STEPS)
+        return {TOKENS_PER_SEC_PER_GPU.name: turns_ratio(old, new), **ratios}, error
 
     def _measured(self, sides: Mapping[str, RunOutput]) -> tuple[list[StepRecord], list[StepRecord]]:
         """Return the steps of old and new after warm-up."""

@@ -11,16 +11,13 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
 from typing import Final, Literal
 
 from pytest_nemoperf.bands import band_problems, has_pinned_lengths
 from pytest_nemoperf.comparison import Comparison, Terms, VerdictKind
 from pytest_nemoperf.measure import Measurement
 from pytest_nemoperf.metrics import METRICS, PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU, Direction, Metric
-from pytest_nemoperf.records import StepRecord
 from pytest_nemoperf.sequential import Decision, Evidence, Rule, cost_of_loss, decide_ratio, loss_of_cost
-from pytest_nemoperf.steadiness import settling_problems
 from pytest_nemoperf.verdict import LOSS_REL_TOL, Verdict
 
 MIN_ROUNDS: Final = 2
@@ -45,11 +42,13 @@ class ABRound:
     Attributes:
         first: The side that began.
         ratios: Logarithm of what new costs over what old costs by metric name: positive is worse.
+        error: Standard error of the ratio of tokens/sec/GPU as far as the round's own steps tell; None if not known.
         left_out: Why it does not count; empty if it does.
     """
 
     first: str
     ratios: Mapping[str, float]
+    error: float | None = None
     left_out: str = ""
 
 
@@ -80,53 +79,6 @@ class ABResult:
     rounds: tuple[ABRound, ...]
     old_measurement: Measurement
     duration_sec: float
-
-
-def turns_ratio(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> float:
-    """Return the logarithm of new over old in seconds a token, from steps that were measured by turns.
-
-    Steps of the same number did the same work within a moment of each other. In the order A BB A as many of A's come
-    before their counterparts as after, so that a straight drift cancels. The differences' pseudo-median (Hodges and
-    Lehmann 1963, https://doi.org/10.1214/aoms/1177704172) weighs them nearly as well as a mean, and stalls, in up to
-    29% of them, move it no further than the others lie.
-
-    Args:
-        old: Measured steps; whole pairs of blocks.
-        new: As many.
-    """
-    return pseudo_median([_log_cost(after) - _log_cost(before) for before, after in zip(old, new, strict=True)])
-
-
-def unsettled_turns(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> str:
-    """Return why steps that were measured by turns don't count: the sides drifted apart; empty if they did not.
-
-    What slows both down at the same moment, such as other load on the host, is what turns are for.
-    """
-    ratios = [math.exp(_log_cost(after) - _log_cost(before)) for before, after in zip(old, new, strict=True)]
-    if not settling_problems(ratios):
-        return ""
-    half = len(ratios) // 2
-    before, after = statistics.median(ratios[:half]), statistics.median(ratios[-half:])
-    return (
-        f"a step of new took {before:.2f} times as long as one of old in the first half and {after:.2f} times in the "
-        "second: one of them had not settled; raise warmup_steps"
-    )
-
-
-def launches_ratio(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> float:
-    """Return the logarithm of new over old in seconds a token, from steps of two launches: that of their medians."""
-    return statistics.median(map(_log_cost, new)) - statistics.median(map(_log_cost, old))
-
-
-def pseudo_median(values: Sequence[float]) -> float:
-    """Return the median of the means of all pairs of values, each paired with itself as well."""
-    return statistics.median((one + other) / 2.0 for one, other in combinations_with_replacement(values, 2))
-
-
-def memory_ratio(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> float | None:
-    """Return the logarithm of new over old in peak memory; None where it is not recorded."""
-    before, after = (max((record.peak_memory_bytes or 0 for record in records), default=0) for records in (old, new))
-    return math.log(after / before) if before and after else None
 
 
 def work_problems(old: Measurement, new: Measurement, *, labels: tuple[str, str]) -> tuple[VerdictKind, list[str]]:
@@ -182,9 +134,9 @@ def judge_rounds(
         reasons = tuple(dict.fromkeys(round_.left_out for round_ in rounds)) or ("no round was run",)
         return Verdict(kind=VerdictKind.INCONCLUSIVE, case=new.case, reasons=reasons)
     comparisons = tuple(
-        _compare(metric, old=old, new=new, ratios=ratios, terms=terms, max_rounds=max_rounds)
+        _compare(metric, old=old, new=new, rounds=own, terms=terms, max_rounds=max_rounds)
         for metric in JUDGED_IN_ROUNDS
-        if (ratios := [round_.ratios[metric.name] for round_ in counted if metric.name in round_.ratios])
+        if (own := [round_ for round_ in counted if metric.name in round_.ratios])
     )
     kind = min((comparison.kind for comparison in comparisons), key=_WORST_FIRST.index)
     reasons = tuple(describe(comparison, other=labels[0]) for comparison in comparisons if comparison.kind is kind)
@@ -209,9 +161,22 @@ def describe(comparison: Comparison, *, other: str) -> str:
     return f"{sentence}; {comparison.note}" if comparison.note else sentence
 
 
-def rule_of(noise_pct: float, *, alpha: float, beta: float, max_rounds: int) -> Rule:
-    """Return the rule for ratios of two runs that are each expected to scatter by so many percent."""
-    return Rule(noise_pct=math.sqrt(2.0) * noise_pct, alpha=alpha, beta=beta, max_runs=max_rounds)
+def rule_of(noise_pct: float, *, alpha: float, beta: float, max_rounds: int, errors: Sequence[float] = ()) -> Rule:
+    """Return the rule for the ratios of rounds.
+
+    Rounds scatter at least as much as their own steps say. On a machine that is noisier than its class this is known
+    after the first round, and two rounds that happen to agree convince nobody.
+
+    Args:
+        noise_pct: Scatter between launches to expect of each side, percent.
+        alpha: Probability to call a harmless case worse.
+        beta: Probability to pass a loss as large as the tolerance.
+        max_rounds: Rounds that there is time for.
+        errors: Standard error of each round's ratio as its own steps tell it.
+    """
+    expected = math.sqrt(2.0) * noise_pct
+    seen = 100.0 * math.sqrt(statistics.fmean(error**2 for error in errors)) if errors else 0.0
+    return Rule(noise_pct=max(expected, seen), alpha=alpha, beta=beta, max_runs=max_rounds)
 
 
 def rounds_to_decide(evidence: Evidence, *, tolerance: float, rule: Rule) -> int:
@@ -225,14 +190,17 @@ def _compare(
     *,
     old: Measurement,
     new: Measurement,
-    ratios: Sequence[float],
+    rounds: Sequence[ABRound],
     terms: Terms,
     max_rounds: int,
 ) -> Comparison:
+    ratios = [round_.ratios[metric.name] for round_ in rounds]
+    is_timed = metric is TOKENS_PER_SEC_PER_GPU
+    errors = [round_.error for round_ in rounds if round_.error is not None and is_timed]
     allowed = terms.tolerances[metric.name]
     tolerance = cost_of_loss(allowed, metric=metric)
     expected = terms.rule(metric)
-    rule = rule_of(expected.noise_pct, alpha=terms.alpha, beta=terms.beta, max_rounds=max_rounds)
+    rule = rule_of(expected.noise_pct, alpha=terms.alpha, beta=terms.beta, max_rounds=max_rounds, errors=errors)
     evidence = decide_ratio(ratios, tolerance=tolerance, rule=rule)
     note = ""
     if evidence.decision is Decision.UNDECIDED:
@@ -268,10 +236,6 @@ def _compare(
 
 def _rounds_text(number: int) -> str:
     return f"{number} round{'' if number == 1 else 's'}"
-
-
-def _log_cost(record: StepRecord) -> float:
-    return math.log(record.step_time_sec / record.tokens)
 
 
 def _is_close(one: float, other: float) -> bool:
