@@ -6,11 +6,8 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.baseline import baseline_path
 from pytest_nemoperf.flops import find_convention, num_flops_per_token
 from pytest_nemoperf.models import find_model
-from pytest_nemoperf.records import to_json
-from tests.builders import make_baseline
 
 
 @pytest.mark.parametrize("convention", ["megatron-bridge", "full-attention"])
@@ -70,7 +67,6 @@ def test_flops_of_a_hugging_face_config_are_counted(nemoperf: Any) -> None:
         pytest.param(
             ["flops", "llama3-8b", "--seq-len", "8", "--convention", "x"], "unknown FLOPs convention 'x'", id="word"
         ),
-        pytest.param(["lint", "no/such/folder"], "no/such/folder: no such folder; give the one", id="no folder"),
     ],
 )
 def test_a_usage_error_is_one_line_and_exits_2(nemoperf: Any, argv: list[str], message: str) -> None:
@@ -103,58 +99,3 @@ def test_help_shows_examples_that_work(nemoperf: Any) -> None:
 
     assert codes == [0] * len(codes)
     assert len(codes) >= 3
-
-
-@pytest.fixture
-def baselines(tmp_path: Path) -> Path:
-    for case in ("pretrain-a", "pretrain-b"):
-        path = baseline_path(tmp_path, system="cpu", case=case)
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(to_json(make_baseline(case=case)), encoding="utf-8")
-    return tmp_path
-
-
-def test_lint_counts_sound_baselines(nemoperf: Any, baselines: Path) -> None:
-    assert nemoperf("lint", str(baselines)) == (0, "2 baselines ok\n", "")
-
-
-def test_lint_looks_into_the_folder_named_baselines(
-    nemoperf: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "baselines").mkdir()
-
-    assert nemoperf("lint") == (0, "baselines: no baselines in it\n", "")
-
-
-@pytest.mark.parametrize(
-    ("name", "changes", "message"),
-    [
-        pytest.param("cpu/pretrain-a.json", {"text": "{"}, ": not JSON, truncated or corrupt: ", id="half a file"),
-        pytest.param("cpu/pretrain-a.json", {"device": 1}, ": $.provenance.device: 1 is not of type", id="schema"),
-        pytest.param("cpu/other.json", {}, ": holds case 'pretrain-a' of system 'cpu'; ", id="file name"),
-        pytest.param("h100/pretrain-a.json", {}, ": holds case 'pretrain-a' of system 'cpu'; ", id="folder name"),
-        pytest.param(
-            "h101/pretrain-a.json", {"system": "h101"}, ": $.system: unknown system 'h101'; did you", id="system"
-        ),
-        pytest.param("pretrain-a.json", {}, ": is not <system>/<case>.json under ", id="no folder"),
-        pytest.param("cpu/old/pretrain-a.json", {}, ": is not <system>/<case>.json under ", id="one folder too many"),
-    ],
-)
-def test_lint_names_each_problem_in_a_line(
-    nemoperf: Any, baselines: Path, name: str, changes: dict[str, Any], message: str
-) -> None:
-    source = baseline_path(baselines, system="cpu", case="pretrain-a")
-    data = json.loads(source.read_text(encoding="utf-8"))
-    source.unlink()
-    data["system"] = changes.get("system", data["system"])
-    data["provenance"]["device"] = changes.get("device", "Test CPU")
-    path = baselines / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(changes.get("text", json.dumps(data)), encoding="utf-8")
-
-    code, out, err = nemoperf("lint", str(baselines))
-
-    assert (code, err) == (1, "")
-    assert out.splitlines()[0].startswith(f"{path}{message}")
-    assert out.splitlines()[1:] == ["1 of 2 baselines have problems"]

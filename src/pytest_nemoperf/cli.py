@@ -6,16 +6,15 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from pytest_nemoperf.cli_judge import add_judge_command, judge_runs
+from pytest_nemoperf.cli_lint import add_lint_command, run_lint
 from pytest_nemoperf.cli_plan import add_plan_command, plan_text
 from pytest_nemoperf.conventions import DEFAULT_CONVENTION, find_convention, flops_conventions
-from pytest_nemoperf.errors import BaselineError, NemoPerfError, RecipeError
+from pytest_nemoperf.errors import NemoPerfError, RecipeError
 from pytest_nemoperf.flops import flops_terms
 from pytest_nemoperf.models import find_model
-from pytest_nemoperf.systems import find_system
 
 _USAGE_EXIT = 2
 _EXAMPLES = """\
@@ -28,7 +27,7 @@ examples:
   nemoperf plan --recipe recipe.json --system h100 --json
   nemoperf judge --baseline baselines/h100/CASE.json \\
       .nemoperf/runs/SESSION/CASE
-  nemoperf lint baselines/
+  nemoperf lint --tests perf_tests baselines/
 """
 
 
@@ -82,9 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     add_judge_command(judging)
     judging.set_defaults(run=judge_runs)
 
-    lint = commands.add_parser("lint", help="check stored baselines")
-    lint.add_argument("folder", type=Path, nargs="?", default=Path("baselines"), help="default: baselines")
-    lint.set_defaults(run=_lint)
+    lint = commands.add_parser("lint", help="check stored baselines, without measuring anything")
+    add_lint_command(lint)
+    lint.set_defaults(run=run_lint)
     return parser
 
 
@@ -134,36 +133,3 @@ def _flops_text(answer: Mapping[str, Any]) -> str:
 def _plan(arguments: argparse.Namespace) -> int:
     print(plan_text(arguments), end="")
     return 0
-
-
-def _lint(arguments: argparse.Namespace) -> int:
-    folder: Path = arguments.folder
-    if not folder.is_dir():
-        raise BaselineError(f"{folder}: no such folder; give the one that holds <system>/<case>.json")
-    from pytest_nemoperf.profilestore import PROFILES_DIR  # noqa: PLC0415 (the other commands don't need it)
-
-    paths = sorted(path for path in folder.rglob("*.json") if path.parent.name != PROFILES_DIR)
-    problems = [problem for path in paths if (problem := _baseline_problem(path, folder=folder))]
-    for problem in problems:
-        print(problem)
-    if problems:
-        print(f"{len(problems)} of {len(paths)} baselines have problems")
-        return 1
-    print(f"{len(paths)} baselines ok" if paths else f"{folder}: no baselines in it")
-    return 0
-
-
-def _baseline_problem(path: Path, *, folder: Path) -> str | None:
-    from pytest_nemoperf.baseline import read_baseline  # noqa: PLC0415 (the other commands don't need it)
-
-    if len(path.relative_to(folder).parts) != 2:  # noqa: PLR2004 (system and case)
-        return f"{path}: is not <system>/<case>.json under {folder}; move or delete it"
-    try:
-        baseline = read_baseline(path)
-    except BaselineError as exc:
-        return str(exc)
-    try:
-        find_system(baseline.system)
-    except RecipeError as exc:
-        return f"{path}: $.system: {exc}"
-    return None

@@ -54,6 +54,10 @@ class WaiverError(NemoPerfError, ValueError):
     """A waiver that says too little, or something that can't be."""
 
 
+class LintError(NemoPerfError, ValueError):
+    """Checks of stored baselines that can't be made as asked."""
+
+
 class MachineError(NemoPerfError, RuntimeError):
     """The system asked for is not this machine, or this machine is not in the catalog."""
 

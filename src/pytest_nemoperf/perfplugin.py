@@ -11,7 +11,8 @@ from pytest_nemoperf import bench
 from pytest_nemoperf.changes import changes_text
 from pytest_nemoperf.errors import NemoPerfError, WaiverError
 from pytest_nemoperf.fixture import PRICED, Perf, waiver_of
-from pytest_nemoperf.github import GitHubPlugin, is_github
+from pytest_nemoperf.github import is_github
+from pytest_nemoperf.githubplugin import GitHubPlugin
 from pytest_nemoperf.machine import describe_devices
 from pytest_nemoperf.progress import Progress
 from pytest_nemoperf.report.ab import ab_header

@@ -7,7 +7,7 @@ and https://github.com/actions/toolkit/blob/main/docs/problem-matchers.md (10 of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -65,7 +65,7 @@ def render_annotation(annotation: Annotation) -> str:
     return f"::{annotation.level} {given}::{_data(annotation.message)}"
 
 
-def shown_annotations(annotations: Iterable[Annotation]) -> list[Annotation]:
+def shown_annotations(annotations: Sequence[Annotation]) -> list[Annotation]:
     """Return what GitHub can show, worst first: of more than ten of a level, nine and how many more there are."""
     by_level = {level: [each for each in annotations if each.level is level] for level in Level}
     shown = []

@@ -1,0 +1,282 @@
+"""``nemoperf lint``: what is wrong with stored baselines, for the CI of a pull request; nothing is measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from pytest_nemoperf.baseline import Baseline, read_baseline
+from pytest_nemoperf.comparison import Terms
+from pytest_nemoperf.dryrun import DRY_RUN_FILE, DryRun
+from pytest_nemoperf.errors import BaselineError, LintError, NemoPerfError, RecipeError
+from pytest_nemoperf.github import is_github, repository_path
+from pytest_nemoperf.lint import Finding, Loose, lint_baseline, lint_loose, lint_profile, lint_suite
+from pytest_nemoperf.metrics import JUDGED
+from pytest_nemoperf.profilestore import PROFILES_DIR, find_profile
+from pytest_nemoperf.recipe import check_tolerances
+from pytest_nemoperf.records import from_json, to_json
+from pytest_nemoperf.report.cells import count_text
+from pytest_nemoperf.report.github import Annotation, Level, render_annotation, shown_annotations
+from pytest_nemoperf.sequential import Rule
+from pytest_nemoperf.systems import System, find_system
+
+_MAX_AGE_DAYS = 180
+_TAIL_LINES = 15
+_EPILOG = """\
+examples:
+  nemoperf lint
+  nemoperf lint --tests perf_tests --strict baselines/
+  nemoperf lint --tolerance 3 --tolerance peak_memory_gib=10 --max-age 90
+
+exit code:
+  0 if nothing is wrong; warnings are not, unless --strict
+  1 if something is
+  2 if an option is wrong, there is no such folder, or the tests can't be collected
+"""
+
+
+def add_lint_command(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options, its examples and exit codes."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("baselines"), help="default: baselines")
+    parser.add_argument(
+        "--tests",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PATH",
+        help="collect the perf tests there, and say which files none asks for and which cases have none",
+    )
+    parser.add_argument(
+        "--tolerance",
+        action="append",
+        default=[],
+        metavar="[METRIC=]PCT",
+        help="hold noise against this where --tests does not tell (default: the system's)",
+    )
+    parser.add_argument(
+        "--max-age", type=int, default=_MAX_AGE_DAYS, metavar="DAYS", help=f"older is stale (default: {_MAX_AGE_DAYS})"
+    )
+    parser.add_argument("--strict", action="store_true", help="warnings fail too")
+    parser.add_argument("--github", action="store_true", help="print GitHub's annotations (default where it runs)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run_lint(arguments: argparse.Namespace) -> int:
+    """Print what is wrong with the baselines of a folder; return the exit code.
+
+    Raises:
+        NemoPerfError: If there is no such folder, or the tests can't be collected.
+    """
+    folder: Path = arguments.folder
+    if not folder.is_dir():
+        raise BaselineError(f"{folder}: no such folder; give the one that holds <system>/<case>.json")
+    tolerances = _parse_tolerances(arguments.tolerance)
+    dry_runs = _dry_runs(arguments.tests, systems=_systems_of(folder))
+    linter = _Linter(
+        folder, tolerances=tolerances, dry_runs=dry_runs, max_age_days=arguments.max_age, today=datetime.now(UTC).date()
+    )
+    findings = linter.findings()
+    if arguments.json:
+        sys.stdout.write(_json_text(findings, num_files=len(linter.files)))
+    else:
+        sys.stdout.write(_text(findings, num_files=len(linter.files), folder=folder))
+    if arguments.github or is_github():
+        for annotation in shown_annotations([_annotation(finding) for finding in findings]):
+            sys.stdout.write(render_annotation(annotation) + "\n")
+    is_wrong = any(finding.level == "error" or arguments.strict for finding in findings)
+    return 1 if is_wrong else 0
+
+
+class _Linter:
+    """Reads a folder of baselines and collects what is wrong with it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tolerances: Mapping[str, float],
+        dry_runs: Mapping[str, DryRun],
+        max_age_days: int,
+        today: date,
+    ) -> None:
+        self.files = sorted(folder.rglob("*.json"))
+        self._folder = folder
+        self._tolerances = tolerances
+        self._dry_runs = dry_runs
+        self._max_age_days = max_age_days
+        self._today = today
+        self._baselines: dict[Path, Baseline] = {}
+        self._loose: dict[str, list[Loose]] = {}
+
+    def findings(self) -> list[Finding]:
+        """Return everything that is wrong, in the order of the files."""
+        found: list[Finding] = []
+        in_place = [path for path in self.files if path.parent.parent == self._folder]
+        for path in in_place:
+            found += self._of_baseline(path)
+        for path in sorted({*self.files} - {*in_place}):
+            found += self._of_other(path)
+        for system, loose in self._loose.items():
+            found += lint_loose(loose, folder=str(self._folder / system))
+        for system in self._dry_runs:
+            found += self._of_suite(system)
+        return found
+
+    def _of_baseline(self, path: Path) -> list[Finding]:
+        try:
+            baseline = read_baseline(path)
+        except BaselineError as exc:
+            return [_error(path, "file", str(exc).removeprefix(f"{path}: "))]
+        self._baselines[path] = baseline
+        try:
+            system = find_system(baseline.system)
+        except RecipeError as exc:
+            return [_error(path, "system", f"$.system: {exc}")]
+        findings, loose = lint_baseline(
+            baseline,
+            path=str(path),
+            terms=self._terms(system, case=baseline.case),
+            today=self._today,
+            max_age_days=self._max_age_days,
+        )
+        self._loose.setdefault(system.name, []).extend(loose)
+        return findings
+
+    def _of_other(self, path: Path) -> list[Finding]:
+        parts = path.relative_to(self._folder).parts
+        if len(parts) != 3 or parts[1] != PROFILES_DIR:  # noqa: PLR2004 (system, folder and case)
+            return [_error(path, "place", f"is not <system>/<case>.json under {self._folder}; move or delete it")]
+        baseline_path = path.parent.parent / path.name
+        if not baseline_path.exists():
+            return [_error(path, "profile", f"has no baseline {baseline_path}; delete it")]
+        try:
+            profile = find_profile(baseline_path)
+        except NemoPerfError as exc:
+            return [_error(path, "profile", str(exc).removeprefix(f"{path}: "))]
+        baseline = self._baselines.get(baseline_path)
+        return [] if profile is None or baseline is None else lint_profile(profile, baseline=baseline, path=str(path))
+
+    def _of_suite(self, system: str) -> list[Finding]:
+        dry_run, folder = self._dry_runs[system], self._folder / system
+        if not folder.is_dir():  # collected only to learn which systems the recipes speak of
+            return self._missing_systems(dry_run)
+        paths = {path.stem: str(path) for path in self.files if path.parent == folder}
+        first = next(iter(self._dry_runs))
+        return lint_suite(dry_run, paths=paths, folder=str(folder)) + (
+            self._missing_systems(dry_run) if system == first else []
+        )
+
+    def _missing_systems(self, dry_run: DryRun) -> list[Finding]:
+        message = "recipes have layouts for it, and nothing is stored; record it, or drop the layouts"
+        return [
+            Finding(path=str(self._folder / name), level="warning", rule="no baselines", message=message)
+            for name in dry_run.systems
+            if not (self._folder / name).is_dir()
+        ]
+
+    def _terms(self, system: System, *, case: str) -> Terms:
+        dry_run = self._dry_runs.get(system.name)
+        asked = {each.case: each.tolerances for each in dry_run.asked} if dry_run else {}
+        if dry_run is not None and dry_run.terms is not None:
+            return replace(dry_run.terms, tolerances=asked.get(case, dry_run.terms.tolerances))
+        rule = Rule(noise_pct=system.run_noise_pct)
+        usual = self._tolerances.get("all", system.tolerance_pct)
+        return Terms(
+            tolerances={metric.name: self._tolerances.get(metric.name, usual) for metric in JUDGED},
+            run_noise_pct=system.run_noise_pct,
+            memory_noise_pct=system.memory_noise_pct,
+            alpha=rule.alpha,
+            beta=rule.beta,
+            max_runs=rule.max_runs,
+        )
+
+
+def _systems_of(folder: Path) -> list[str]:
+    return sorted({path.parent.name for path in folder.glob("*/*.json")})
+
+
+def _dry_runs(tests: Sequence[str], *, systems: Sequence[str]) -> dict[str, DryRun]:
+    """Return what the tests ask for on each system; where nothing is stored, on the CPU, for the systems they name."""
+    known = []
+    for name in systems:
+        try:
+            known.append(find_system(name).name)
+        except RecipeError:
+            continue  # a finding of each of its files
+    return {name: _dry_run(tests, system=name) for name in known or ["cpu"]} if tests else {}
+
+
+def _dry_run(tests: Sequence[str], *, system: str) -> DryRun:
+    """Let pytest say which cases the tests ask for.
+
+    Raises:
+        LintError: If they can't be collected, or one of them has a plan that can't be.
+    """
+    with tempfile.TemporaryDirectory(prefix="nemoperf-lint-") as folder:
+        command = [sys.executable, "-m", "pytest", "-m", "perf", f"--system={system}", "--perf-dry-run", "-q"]
+        command += ["-p", "no:cacheprovider", f"--perf-output={folder}", f"--perf-baselines={folder}", *tests]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (our own interpreter)
+        path = Path(folder) / DRY_RUN_FILE
+        if done.returncode == 0 and path.exists():
+            return from_json(DryRun, path.read_bytes(), subject=DRY_RUN_FILE, error=LintError)
+    tail = "\n".join([*done.stdout.splitlines(), *done.stderr.splitlines()][-_TAIL_LINES:])
+    what = "found no perf test" if done.returncode in {0, 5} else f"ended with {done.returncode}"
+    raise LintError(f"--tests {' '.join(tests)}: a dry run on {system} {what}; mend that first:\n{tail}")
+
+
+def _parse_tolerances(texts: Iterable[str]) -> dict[str, float]:
+    tolerances = {}
+    for text in texts:
+        name, _, percent = text.rpartition("=")
+        try:
+            tolerances[name.strip() or "all"] = float(percent.strip().removesuffix("%"))
+        except ValueError:
+            raise LintError(f"--tolerance {text}: {percent!r} is not a percentage; write e.g. 5%") from None
+    check_tolerances(tolerances, subject="--tolerance")
+    return tolerances
+
+
+def _text(findings: Sequence[Finding], *, num_files: int, folder: Path) -> str:
+    """Return one line a finding below the file it is of, and the counts."""
+    lines: list[str] = []
+    for path in dict.fromkeys(finding.path for finding in findings):
+        lines.append(path)
+        lines += [f"  {each.level}: {each.message}" for each in findings if each.path == path]
+    if not findings:
+        return f"{count_text(num_files, 'file')} ok\n" if num_files else f"{folder}: no baselines in it\n"
+    counts = Counter(finding.level for finding in findings)
+    words = [count_text(counts[level], level) for level in ("error", "warning") if counts[level]]
+    return "\n".join([*lines, "", f"{' and '.join(words)} in {count_text(num_files, 'file')}"]) + "\n"
+
+
+def _json_text(findings: Sequence[Finding], *, num_files: int) -> str:
+    counts = Counter(finding.level for finding in findings)
+    report: dict[str, Any] = {
+        "num_files": num_files,
+        "num_errors": counts["error"],
+        "num_warnings": counts["warning"],
+        "findings": [json.loads(to_json(finding)) for finding in findings],
+    }
+    return json.dumps(report, indent=2) + "\n"
+
+
+def _annotation(finding: Finding) -> Annotation:
+    path = repository_path(Path(finding.path))
+    return Annotation(
+        level=Level(finding.level), title=f"nemoperf lint: {finding.rule}", message=finding.message, file=path
+    )
+
+
+def _error(path: Path, rule: str, message: str) -> Finding:
+    return Finding(path=str(path), level="error", rule=rule, message=message)

@@ -1,0 +1,279 @@
+"""What is wrong with stored baselines, found without running anything: pure checks, one finding a fault."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from typing import Final, Literal
+
+from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.comparison import Terms, costs
+from pytest_nemoperf.dryrun import DryRun
+from pytest_nemoperf.errors import NemoPerfError
+from pytest_nemoperf.measure import Run
+from pytest_nemoperf.metrics import (
+    JUDGED,
+    METRICS,
+    STEP_TIME_SEC,
+    TFLOPS_PER_SEC_PER_GPU,
+    TOKENS_PER_SEC_PER_GPU,
+    Metric,
+)
+from pytest_nemoperf.profiles import Profile
+from pytest_nemoperf.report.cells import count_text, percent_text
+from pytest_nemoperf.report.resolving import LOOSE_FROM
+from pytest_nemoperf.sequential import cost_of_loss, decide, loss_of_cost, runs_to_resolve
+from pytest_nemoperf.verdict import LOSS_REL_TOL
+from pytest_nemoperf.workloads import WorkloadFacts, facts_of
+
+MIN_RUNS: Final = 3
+"""Fewer say next to nothing of the noise between them."""
+
+# Medians over steps of parts and of their whole, or of a rate and a time, agree exactly only where steps are alike.
+_RATE_PCT, _RATE_PER_MAD = 2.0, 0.25
+_PHASES_PCT, _PHASES_PER_MAD = 10.0, 2.0
+_FLOPS_REL_TOL = 1e-4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One fault.
+
+    Attributes:
+        path: File or folder, as it was given.
+        level: An error is wrong; a warning may be meant so.
+        rule: Name of the check.
+        message: What is wrong, and what to do.
+    """
+
+    path: str
+    level: Literal["error", "warning"]
+    rule: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loose:
+    """A tolerance far above what a case resolves."""
+
+    metric: str
+    tolerance_pct: float
+    resolved_pct: float
+
+
+def lint_baseline(
+    baseline: Baseline, *, path: str, terms: Terms, today: date, max_age_days: int
+) -> tuple[list[Finding], list[Loose]]:
+    """Return what is wrong with one baseline that can be read, and which of its tolerances are loose.
+
+    Args:
+        baseline: As stored.
+        path: Its file, for the findings.
+        terms: By what its case is judged.
+        today: The day, UTC.
+        max_age_days: Older ones are stale.
+    """
+    findings = [
+        *(_error(path, "arithmetic", message) for message in _arithmetic(baseline)),
+        *(_error(path, "anchor", message) for message in _anchor_problems(baseline)),
+        *_origin_findings(baseline, path=path, today=today, max_age_days=max_age_days),
+    ]
+    loose = []
+    for metric in _distinct_metrics(baseline, terms=terms):
+        finding, slack = _tolerance_finding(baseline, metric=metric, path=path, terms=terms)
+        findings += [finding] if finding is not None else []
+        loose += [slack] if slack is not None else []
+    return findings, loose
+
+
+def lint_loose(loose: Sequence[Loose], *, folder: str) -> list[Finding]:
+    """Return one warning for each tolerance of a system's cases that is loose in some of them."""
+    groups: dict[tuple[str, float], list[float]] = {}
+    for each in loose:
+        groups.setdefault((each.metric, each.tolerance_pct), []).append(each.resolved_pct)
+    return [
+        _warning(
+            folder,
+            "loose",
+            f"tolerance {tolerance:g}% of {METRICS[metric].label} is more than {LOOSE_FROM:g} times what "
+            f"{count_text(len(resolved), 'case')} can resolve ({percent_text(max(resolved))} or less); lower it",
+        )
+        for (metric, tolerance), resolved in groups.items()
+    ]
+
+
+def lint_profile(profile: Profile, *, baseline: Baseline, path: str) -> list[Finding]:
+    """Return what is wrong with the profile stored beside a baseline."""
+    if (profile.case, profile.system) != (baseline.case, baseline.system):
+        message = f"holds case {profile.case!r} of system {profile.system!r}; its name must say the same: move it back"
+        return [_error(path, "profile", message)]
+    if (profile.machine, profile.workload) != (baseline.machine, baseline.workload):
+        return [_warning(path, "profile", "is of another machine or workload than its baseline; store it again")]
+    return []
+
+
+def lint_suite(dry_run: DryRun, *, paths: Mapping[str, str], folder: str) -> list[Finding]:
+    """Return what does not fit between a system's files and the perf tests.
+
+    Args:
+        dry_run: Of the tests on that system.
+        paths: File by case.
+        folder: The system's.
+    """
+    asked = {each.case: each for each in dry_run.asked}
+    is_certain = not dry_run.gaps
+    orphans = [path for case, path in paths.items() if case not in asked]
+    findings = [_warning(folder, "unseen", f"a test may ask for more: {gap}") for gap in dry_run.gaps]
+    message = "no perf test asks for it; delete it, or let --update-baselines --perf-prune do so"
+    unsure = "no perf test that was seen asks for it, but not all were"
+    findings += [
+        _error(path, "orphan", message) if is_certain else _warning(path, "orphan", unsure) for path in orphans
+    ]
+    unsupported = {each.price.plan.case for each in dry_run.cases if each.price.unsupported}
+    return findings + [
+        _warning(folder, "missing", f"no baseline of {case}, which {each.nodeid} asks for; record it")
+        for case, each in asked.items()
+        if case not in paths and case not in unsupported
+    ]
+
+
+def _arithmetic(baseline: Baseline) -> Iterator[str]:
+    try:
+        facts = facts_of(baseline.workload, convention=baseline.flops_convention)
+    except NemoPerfError as exc:
+        yield f"$.workload: {exc}"
+        return
+    flops, stored = facts.flops_per_token, baseline.flops_per_token
+    if flops is not None and stored is not None and not math.isclose(flops, stored, rel_tol=_FLOPS_REL_TOL):
+        yield (
+            f"$.flops_per_token is {stored:g}, and {baseline.flops_convention} counts {flops:g} for its workload; "
+            "record it again"
+        )
+    for number, run in enumerate(baseline.runs):
+        for problem in (_rate_problem(run, facts=facts), _phases_problem(run)):
+            if problem:
+                yield f"$.runs[{number}]: {problem}"
+
+
+def _rate_problem(run: Run, *, facts: WorkloadFacts) -> str:
+    """Return how tokens/s, step time and the tokens of a step contradict each other, or nothing."""
+    tokens, gpus = facts.tokens_per_step, facts.num_gpus
+    rate, step_time = (run.metrics.get(metric.name) for metric in (TOKENS_PER_SEC_PER_GPU, STEP_TIME_SEC))
+    if tokens is None or gpus is None or rate is None or step_time is None:
+        return ""
+    expected = tokens / (step_time * gpus)
+    allowed = _RATE_PCT + _RATE_PER_MAD * run.step_time_mad_pct
+    if abs(rate - expected) <= expected * allowed / 100.0:
+        return ""
+    return (
+        f"tokens_per_sec_per_gpu={rate:g} is not tokens / (step time x GPUs) = "
+        f"{tokens:,} / ({step_time:g} x {gpus}) = {expected:g}"
+    )
+
+
+def _phases_problem(run: Run) -> str:
+    step_time = run.metrics.get(STEP_TIME_SEC.name)
+    if not run.phases or step_time is None:
+        return ""
+    total = math.fsum(run.phases.values())
+    allowed = _PHASES_PCT + _PHASES_PER_MAD * run.step_time_mad_pct
+    if abs(total - step_time) <= step_time * allowed / 100.0:
+        return ""
+    return f"the phases sum to {total:g} s, the step takes {step_time:g} s (allowed {allowed:.0f}% apart)"
+
+
+def _anchor_problems(baseline: Baseline) -> Iterator[str]:
+    """An anchor has no workload of its own: other work shows in its tokens or in its loss."""
+    anchor = baseline.anchor
+    if anchor is None:
+        return
+    subject = f"the anchor {anchor.name!r}"
+    try:
+        facts = facts_of(baseline.workload, convention=baseline.flops_convention)
+    except NemoPerfError:
+        return
+    if problems := [problem for run in anchor.runs if (problem := _rate_problem(run, facts=facts))]:
+        yield f"{subject} is of another workload: {problems[0]}; delete it, or record the case again"
+    then, now = _losses(anchor.runs), _losses(baseline.runs)
+    for step in then.keys() & now.keys():
+        if "rl" not in baseline.workload and abs(then[step] - now[step]) > LOSS_REL_TOL * abs(now[step]):
+            yield (
+                f"{subject} is of another workload: loss {then[step]:g} at step {step}, {now[step]:g} in the newest "
+                "runs; delete it, or record the case again"
+            )
+    if anchor.provenance.date > baseline.provenance.date:
+        yield f"{subject} of {anchor.provenance.date} is newer than the runs of {baseline.provenance.date}"
+
+
+def _losses(runs: Sequence[Run]) -> dict[int, float]:
+    """Return the median loss by the step it is of."""
+    values: dict[int, list[float]] = {}
+    for run in runs:
+        if run.loss is not None and run.last_step is not None:
+            values.setdefault(run.last_step, []).append(run.loss)
+    return {step: statistics.median(losses) for step, losses in values.items()}
+
+
+def _origin_findings(baseline: Baseline, *, path: str, today: date, max_age_days: int) -> Iterator[Finding]:
+    origin = baseline.provenance
+    try:
+        age = (today - datetime.fromisoformat(origin.date).astimezone(UTC).date()).days
+    except ValueError:
+        yield _error(path, "date", f"$.provenance.date: {origin.date!r} is no date; write e.g. 2026-12-31T12:00:00Z")
+    else:
+        if age > max_age_days:
+            message = f"is {age} days old (--max-age {max_age_days}): record it again, with what the code runs on now"
+            yield _warning(path, "stale", message)
+        if age < -1:
+            yield _error(path, "date", f"$.provenance.date: {origin.date} lies in the future")
+    if len(baseline.runs) < MIN_RUNS:
+        runs = count_text(len(baseline.runs), "run")
+        yield _warning(path, "runs", f"{runs} say little of the noise between launches; record {MIN_RUNS} or more")
+    if origin.git_dirty:
+        yield _warning(path, "dirty", f"recorded from changes on top of {origin.git_commit}: nobody can run it again")
+    elif origin.git_commit is None:
+        yield _warning(path, "dirty", "recorded without a commit, so nobody can run it again")
+    if not baseline.reason.strip():
+        yield _warning(path, "reason", "$.reason is empty: say why it was recorded (--perf-reason)")
+
+
+def _distinct_metrics(baseline: Baseline, *, terms: Terms) -> list[Metric]:
+    """Return the judged metrics there are; TFLOP/s follow from tokens/s, and say nothing new at the same tolerance."""
+    found = [metric for metric in JUDGED if costs(baseline.runs, metric=metric)]
+    tokens, tflops = TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU
+    is_same = terms.tolerances[tokens.name] == terms.tolerances[tflops.name]
+    return [metric for metric in found if metric is not tflops or not is_same]
+
+
+def _tolerance_finding(
+    baseline: Baseline, *, metric: Metric, path: str, terms: Terms
+) -> tuple[Finding | None, Loose | None]:
+    """Hold a tolerance against the noise: the baseline's runs are judged by themselves."""
+    values, allowed, rule = costs(baseline.runs, metric=metric), terms.tolerances[metric.name], terms.rule(metric)
+    tolerance = cost_of_loss(allowed, metric=metric)
+    evidence = decide(values, values[: rule.max_runs], tolerance=tolerance, rule=rule)
+    resolved = loss_of_cost(evidence.resolution_pct / 100.0, metric=metric)
+    if allowed > LOOSE_FROM * resolved:
+        return None, Loose(metric=metric.name, tolerance_pct=allowed, resolved_pct=resolved)
+    if resolved <= allowed:
+        return None, None
+    needed = runs_to_resolve(values, tolerance=tolerance, rule=rule)
+    remedy = f"{needed} runs would" if needed else "no number of runs would; raise it, or compare with --perf-ab"
+    message = (
+        f"tolerance {allowed:g}% of {metric.label} is finer than the {percent_text(resolved)} that "
+        f"{count_text(len(values), 'run')} with {percent_text(evidence.noise_pct)} noise can resolve; {remedy}"
+    )
+    if evidence.is_refused:
+        return _error(path, "tight", f"{message}. It is below the noise floor: no verdict but INCONCLUSIVE"), None
+    return _warning(path, "tight", message), None
+
+
+def _error(path: str, rule: str, message: str) -> Finding:
+    return Finding(path=path, level="error", rule=rule, message=message)
+
+
+def _warning(path: str, rule: str, message: str) -> Finding:
+    return replace(_error(path, rule, message), level="warning")

@@ -1,0 +1,80 @@
+"""What a stored workload, plain data that outlives the code that wrote it, says of tokens, GPUs and FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.conventions import find_convention
+from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.flops import num_flops_per_token
+from pytest_nemoperf.parallelism import Layout
+from pytest_nemoperf.recipe import PRETRAIN
+from pytest_nemoperf.records import from_data
+from pytest_nemoperf.rl import RL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadFacts:
+    """What follows from a workload alone.
+
+    Attributes:
+        num_gpus: Ranks that tokens are divided by; None where it has none, as a benchmark test.
+        tokens_per_step: Of every step; None where they follow from what is generated, or there are none.
+        flops_per_token: Of pre-training, as they are counted now; None of anything else.
+    """
+
+    num_gpus: int | None = None
+    tokens_per_step: int | None = None
+    flops_per_token: float | None = None
+
+
+def facts_of(workload: Mapping[str, Any], *, convention: str | None) -> WorkloadFacts:
+    """Return what follows from a stored workload.
+
+    Args:
+        workload: As stored.
+        convention: How FLOPs are counted; None if they are not.
+
+    Raises:
+        RecipeError: If a part of it is missing or can't be.
+    """
+    kind = workload.get("workload")
+    try:
+        if kind == "loop":
+            return WorkloadFacts(num_gpus=workload["num_gpus"], tokens_per_step=workload["tokens_per_step"])
+        if "rl" in workload:
+            return WorkloadFacts(num_gpus=_layout_of(workload).total_gpus, tokens_per_step=_rl_tokens(workload["rl"]))
+        if kind != PRETRAIN:
+            return WorkloadFacts()
+        return WorkloadFacts(
+            num_gpus=_layout_of(workload).total_gpus,
+            tokens_per_step=workload["global_batch_size"] * workload["seq_len"],
+            flops_per_token=_flops_per_token(workload, convention=convention),
+        )
+    except KeyError as exc:
+        raise RecipeError(f"lacks {exc}; record the case again") from None
+
+
+def _layout_of(workload: Mapping[str, Any]) -> Layout:
+    return from_data(Layout, workload["layout"], subject="layout", error=RecipeError)
+
+
+def _rl_tokens(stored: Mapping[str, Any]) -> int | None:
+    algorithm = stored.get("algorithm", {})
+    others = {key: value for key, value in stored.items() if key != "algorithm"}
+    rl = from_data(RL, others, subject="rl", error=RecipeError)
+    lengths = rl.most_lengths()
+    may_change = bool(algorithm.get("has_dynamic_sampling")) and len(set(lengths)) > 1
+    return sum(lengths) if rl.has_pinned_lengths and not may_change else None
+
+
+def _flops_per_token(workload: Mapping[str, Any], *, convention: str | None) -> float | None:
+    if convention is None:
+        return None
+    model = from_data(ModelConfig, workload["model"], subject="model", error=RecipeError)
+    return num_flops_per_token(
+        model, seq_len=workload["seq_len"], convention=find_convention(convention), tp=_layout_of(workload).tp
+    )
