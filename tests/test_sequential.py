@@ -42,6 +42,16 @@ def test_launches_decide(now: tuple[float, ...], decision: Decision) -> None:
     assert decide(FIVE_RUNS, now, tolerance=TOLERANCE, rule=QUIET).decision is decision
 
 
+@pytest.mark.parametrize(("loss", "decision"), [(0.028, Decision.SAME), (0.033, Decision.WORSE)])
+def test_the_last_launch_decides_what_could_have_waited(loss: float, decision: Decision) -> None:
+    last, waiting = (
+        decide((0.0,) * 5, (loss,) * 5, tolerance=TOLERANCE, rule=Rule(noise_pct=1.2, max_runs=launches))
+        for launches in (5, 6)
+    )
+
+    assert (last.decision, waiting.decision) == (decision, Decision.UNDECIDED)
+
+
 def test_where_one_launch_is_all_it_may_condemn() -> None:
     rule = Rule(noise_pct=0.5, max_runs=1)
 
