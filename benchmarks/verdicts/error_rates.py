@@ -66,7 +66,7 @@ def _interleaved(*, trials: int) -> str:
     for path in files:
         command = [sys.executable, str(_FOLDER / "ab_errors.py"), str(path), "--trials", str(trials)]
         found = subprocess.run(command, check=True, capture_output=True, text=True)
-        sections.append(f"{path.stem}: {found.stdout}")
+        sections.append(f"{path.stem}:\n\n{found.stdout}")
     if not sections:
         return ""
     head = "Rounds of `--perf-ab` with the same code on both sides, drawn again with a known slowdown of the new side."
