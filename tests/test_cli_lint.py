@@ -160,7 +160,7 @@ def test_the_tests_say_what_is_orphaned_missing_and_too_tight(nemoperf: Any, bas
     assert out.count("error: no perf test asks for it") == 2
     assert f"{asked}.json\n  error: tolerance 0.1% of tokens/sec/GPU is finer than" in out
     assert "no baseline of pretrain-llama3-8b-1n1g-torch-bf16-single-seq64-gbs8-mbs1, which perf_tests/test_rec" in out
-    assert "baselines/h100\n  warning: recipes have layouts for it, and nothing is stored" in out
+    assert "baselines\n  warning: recipes have layouts for h100, and nothing is stored there" in out
 
 
 def test_tests_that_can_not_be_collected_are_shown(

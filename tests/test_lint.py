@@ -122,7 +122,7 @@ def test_a_workload_that_can_not_be_is_an_error() -> None:
         ({"date": "2027-05-01T00:00:00Z"}, "date", "error", "lies in the future"),
         ({"date": "yesterday"}, "date", "error", "'yesterday' is no date"),
         ({"git_dirty": True}, "dirty", "warning", "recorded from changes on top of 0123456789abcdef"),
-        ({"git_commit": None}, "dirty", "warning", "recorded without a commit"),
+        ({"git_commit": None}, "dirty", "warning", "recorded outside of a git repository"),
     ],
 )
 def test_a_doubtful_origin_is_pointed_out(changes: dict[str, Any], rule: str, level: str, message: str) -> None:
@@ -142,7 +142,7 @@ def test_too_few_runs_are_pointed_out() -> None:
     findings = findings_of(stored(make_plan(), num_runs=2))
 
     assert [finding.message for finding in findings] == [
-        "2 runs say little of the noise between launches; record 3 or more"
+        "2 runs: too few to show the noise between launches; record 3 or more"
     ]
 
 

@@ -51,11 +51,10 @@ def add_lint_command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=Path("baselines"), help="default: baselines")
     parser.add_argument(
         "--tests",
-        nargs="+",
-        action="extend",
+        action="append",
         default=[],
         metavar="PATH",
-        help="collect the perf tests there, and say which files none asks for and which cases have none",
+        help="collect the perf tests there: say which files none asks for and which cases have none; may be repeated",
     )
     parser.add_argument(
         "--tolerance",
@@ -178,12 +177,10 @@ class _Linter:
         )
 
     def _missing_systems(self, dry_run: DryRun) -> list[Finding]:
-        message = "recipes have layouts for it, and nothing is stored; record it, or drop the layouts"
-        return [
-            Finding(path=str(self._folder / name), level="warning", rule="no baselines", message=message)
-            for name in dry_run.systems
-            if not (self._folder / name).is_dir()
-        ]
+        missing = [name for name in dry_run.systems if not (self._folder / name).is_dir()]
+        message = f"recipes have layouts for {', '.join(missing)}, and nothing is stored there"
+        finding = Finding(path=str(self._folder), level="warning", rule="no baselines", message=message)
+        return [finding] if missing else []
 
     def _terms(self, system: System, *, case: str) -> Terms:
         dry_run = self._dry_runs.get(system.name)

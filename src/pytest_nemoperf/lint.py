@@ -231,11 +231,11 @@ def _origin_findings(baseline: Baseline, *, path: str, today: date, max_age_days
             yield _error(path, "date", f"$.provenance.date: {origin.date} lies in the future")
     if len(baseline.runs) < MIN_RUNS:
         runs = count_text(len(baseline.runs), "run")
-        yield _warning(path, "runs", f"{runs} say little of the noise between launches; record {MIN_RUNS} or more")
+        yield _warning(path, "runs", f"{runs}: too few to show the noise between launches; record {MIN_RUNS} or more")
     if origin.git_dirty:
-        yield _warning(path, "dirty", f"recorded from changes on top of {origin.git_commit}: nobody can run it again")
+        yield _warning(path, "dirty", f"recorded from changes on top of {origin.git_commit}, which are in no commit")
     elif origin.git_commit is None:
-        yield _warning(path, "dirty", "recorded without a commit, so nobody can run it again")
+        yield _warning(path, "dirty", "recorded outside of a git repository, so nobody knows from which code")
     if not baseline.reason.strip():
         yield _warning(path, "reason", "$.reason is empty: say why it was recorded (--perf-reason)")
 

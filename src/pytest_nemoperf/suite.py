@@ -94,6 +94,11 @@ class Suite:
             for argument in config.args:
                 if not (config.invocation_params.dir / argument).is_dir():
                     yield f"{argument} is a part of the suite; give its folder"
+        elif (
+            config.args_source is pytest.Config.ArgsSource.INVOCATION_DIR
+            and config.invocation_params.dir != config.rootpath
+        ):
+            yield f"{config.invocation_params.dir.name}/ is a part of the suite; start in the root directory"
         for argument in config.invocation_params.args:
             if str(argument).startswith("--ignore"):
                 yield f"{argument} leaves files out"

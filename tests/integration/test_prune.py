@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_nemoperf.records import to_json
+from tests.builders import make_baseline
 from tests.integration.conftest import CASE, PERF_TEST, Project
 
 OTHER = """
@@ -21,12 +23,10 @@ TWICE = """for variant in ("a", "b"):
 @pytest.fixture
 def orphan(project: Project) -> Path:
     """Return the file of a case that a test asked for once; its profile lies beside it."""
-    project.run("--update-baselines").assert_outcomes(passed=1)
-    data = json.loads(project.baseline.read_text())
     path = project.baseline.with_name("pretrain-gone.json")
-    path.write_text(json.dumps({**data, "case": "pretrain-gone"}))
     profile = path.parent / "profiles" / path.name
-    profile.parent.mkdir()
+    profile.parent.mkdir(parents=True)
+    path.write_text(to_json(make_baseline(case="pretrain-gone")))
     profile.write_text("{}")
     return path
 
@@ -102,3 +102,18 @@ def test_a_test_whose_case_is_known_hides_none(project: Project, orphan: Path, b
     assert "pretrain-gone.json" in text
     assert not orphan.exists()
     assert mine.exists() == ("failed" in text)
+
+
+def test_nothing_is_deleted_from_a_session_started_in_a_subfolder(
+    project: Project, orphan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("test_speed.py", "steps.py", "speed.txt"):
+        folder = project.root / "gpu"
+        folder.mkdir(exist_ok=True)
+        (project.root / name).rename(folder / name)
+    monkeypatch.chdir(project.root / "gpu")
+
+    text = prune(project)
+
+    assert orphan.exists()
+    assert "gpu/ is a part of the suite; start in the root directory" in text

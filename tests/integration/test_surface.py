@@ -76,7 +76,9 @@ def test_hooks_keep_their_names() -> None:
 
 
 def test_marker_and_fixture_are_listed(project: Project) -> None:
-    project.pytester.runpytest_inprocess("--markers").stdout.fnmatch_lines(["@pytest.mark.perf(tolerance=PCT*"])
+    project.pytester.runpytest_inprocess("--markers").stdout.fnmatch_lines(
+        ["@pytest.mark.perf(tolerance=PCT*", "@pytest.mark.perf_waive(reason=TEXT, until=DAY_OR_RELEASE, floor=PCT)*"]
+    )
     project.pytester.runpytest_inprocess("--fixtures").stdout.fnmatch_lines(["perf*plugin.py*"])
 
 

@@ -67,25 +67,19 @@ def test_a_loss_below_the_floor_fails(project: Project) -> None:
     result.stdout.fnmatch_lines(["*does not cover it: tokens/sec/GPU reaches 80.0% of the baseline, the floor is 90%*"])
 
 
-def test_an_expired_waiver_fails_a_test_that_passes(project: Project) -> None:
-    project.run("--update-baselines").assert_outcomes(passed=1)
-    waive(project, EXPIRED)
-
-    result = project.run()
-
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["WAIVER EXPIRED (PASSED)*", "the waiver expired on 2020-12-31 (* days ago)*"])
-    assert result_of(project)["has_expired_waiver"] is True
-
-
-def test_a_waiver_that_is_not_needed_is_pointed_out(project: Project) -> None:
+def test_on_a_test_that_passes_a_waiver_is_not_needed_and_fails_it_once_expired(project: Project) -> None:
     project.run("--update-baselines").assert_outcomes(passed=1)
     waive(project, WAIVED)
 
-    result = project.run()
+    needless = project.run()
+    waive(project, EXPIRED)
+    expired = project.run()
 
-    result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines([f"PASSED {CASE}", "  the waiver until 2999-12-31 is not needed*"])
+    needless.assert_outcomes(passed=1)
+    needless.stdout.fnmatch_lines([f"PASSED {CASE}", "  the waiver until 2999-12-31 is not needed*"])
+    expired.assert_outcomes(failed=1)
+    expired.stdout.fnmatch_lines(["WAIVER EXPIRED (PASSED)*", "the waiver expired on 2020-12-31 (* days ago)*"])
+    assert result_of(project)["has_expired_waiver"] is True
 
 
 def test_a_waived_loss_is_not_stored_until_it_is_accepted(project: Project) -> None:
