@@ -12,7 +12,7 @@ from pytest_nemoperf.records import GroupStep
 from pytest_nemoperf.report.failure import render_failure
 from pytest_nemoperf.results import CaseReport
 from tests.builders import make_baseline, make_measurement, make_provenance
-from tests.report.builders import LONG_CASE, make_invalid, make_regressed, make_report, make_rl_report
+from tests.report.builders import LONG_CASE, make_invalid, make_phased_run, make_regressed, make_report, make_rl_report
 
 WIDTHS = [80, 100, 160]
 
@@ -320,3 +320,13 @@ def test_a_workload_that_left_its_band_shows_its_figures_and_no_phases() -> None
 
 def test_pre_training_has_no_figures_of_reinforcement_learning() -> None:
     assert not any(line.startswith("generation and training") for line in lines_of(make_regressed()))
+
+
+def test_steps_that_were_dropped_or_stalled_are_counted() -> None:
+    fast, slow = make_phased_run(), make_phased_run(other_sec=0.025, step_time_sec=0.12)
+    now = tuple(replace(slow, num_warmup_dropped=2, num_outliers=1) for _ in range(2))
+
+    lines = lines_of(make_report(make_measurement(runs=now), baseline=make_baseline(runs=(fast,) * 3)))
+
+    assert "  steps dropped, still warming up: 4 now, 0 in the baseline" in lines
+    assert "  steps far slower than the rest, kept: 2 now, 0 in the baseline" in lines

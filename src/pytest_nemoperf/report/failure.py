@@ -35,7 +35,7 @@ from pytest_nemoperf.report.phases import PhaseRow, PhaseTable, compare_phases
 from pytest_nemoperf.report.profile import profile_parts
 from pytest_nemoperf.report.resolving import NOISE_HEADINGS, interval_text, noise_cells
 from pytest_nemoperf.report.rollouts import compare_rollouts
-from pytest_nemoperf.report.spread import compare_spread
+from pytest_nemoperf.report.spread import compare_spread, unusual_steps
 from pytest_nemoperf.report.suspects import changed_since, explanations
 from pytest_nemoperf.results import CaseReport
 
@@ -192,6 +192,8 @@ def _spread(report: CaseReport, *, baseline: Baseline) -> Iterator[RenderableTyp
     for what, then, now in compare_spread(runs, baseline=baseline.runs):
         table.add_row(what, *("-" if percent is None else f"{percent:.1f}%" for percent in (then, now)))
     yield indented(table)
+    for what, then_steps, now_steps in unusual_steps(runs, baseline=baseline.runs):
+        yield indented(f"steps {what}: {now_steps} now, {then_steps} in the baseline")
 
 
 def _suspects(report: CaseReport, *, baseline: Baseline) -> Iterator[RenderableType]:

@@ -21,6 +21,19 @@ def compare_spread(now: Sequence[Run], *, baseline: Sequence[Run]) -> list[tuple
     return [row for row in rows if row[1] is not None or row[2] is not None]
 
 
+def unusual_steps(now: Sequence[Run], *, baseline: Sequence[Run]) -> list[tuple[str, int, int]]:
+    """Return (what, baseline, now) in steps, summed over the runs, for what was seen on either side."""
+    warming, outliers = (
+        [sum(getattr(run, name) for run in runs) for runs in (baseline, now)]
+        for name in ("num_warmup_dropped", "num_outliers")
+    )
+    rows = [
+        ("dropped, still warming up", warming[0], warming[1]),
+        ("far slower than the rest, kept", outliers[0], outliers[1]),
+    ]
+    return [row for row in rows if row[1] or row[2]]
+
+
 def _between_runs_pct(runs: Sequence[Run]) -> float | None:
     for metric in (STEP_TIME_SEC, TIME_PER_CALL_SEC):
         values = [run.metrics[metric.name] for run in runs if metric.name in run.metrics]

@@ -140,6 +140,7 @@ def render_run_line(
     facts = [
         figures_text([measured]),
         f"step {format_time(step_time)}" if step_time is not None else "",
+        f"{measured.num_warmup_dropped} more warm-up steps dropped" if measured.num_warmup_dropped else "",
         f"took {elapsed_text(elapsed_sec)}",
     ]
     head = f"{_mark(inject_pct)}{case}: run {run}:"
