@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_nemoperf.asking import asks_once
 from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.results import Pruned
 
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
     from pytest_nemoperf.planner import Planner
     from pytest_nemoperf.store import BaselineStore
 
-_ASKING = frozenset({"check", "run", "measure"})
 _SHOWN = 3
 
 
@@ -121,22 +118,11 @@ class Suite:
 
 
 def _asks_once(item: pytest.Item) -> bool:
-    """Tell whether the source of a test asks for one case at most: one call, and no loop round it.
-
-    A benchmark test asks for the one that is named after it.
-    """
+    """A benchmark test asks for the one case that is named after it."""
     if "benchmark" in getattr(item, "fixturenames", ()):
         return True
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(item.function)))  # type: ignore[attr-defined]  # of pytest.Function; others have none
-    except (AttributeError, OSError, SyntaxError, TypeError):
-        return False
-    nodes = list(ast.walk(tree))
-    names = [node for node in nodes if isinstance(node, ast.Name) and node.id == "perf"]
-    calls = [node for node in nodes if isinstance(node, ast.Attribute) and node.value in names]
-    has_loop = any(isinstance(node, (ast.For, ast.While, ast.comprehension)) for node in nodes)
-    is_plain = len(names) == len(calls)  # else a helper gets the fixture
-    return is_plain and sum(call.attr in _ASKING for call in calls) == 1 and not has_loop
+    function = getattr(item, "function", None)
+    return function is not None and asks_once(function)
 
 
 def _collected_how(report: pytest.CollectReport) -> str:
