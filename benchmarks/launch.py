@@ -19,12 +19,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pytest_nemoperf.frameworks.torch import TorchFramework
+from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.launchers.protocol import LaunchStatus
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.recipe import Plan, Precision, Recipe
-from pytest_nemoperf.records import PLAN_FILE, PROGRESS_FILE, to_json
+from pytest_nemoperf.records import PLAN_FILE, PROGRESS_FILE
 from pytest_nemoperf.systems import find_system
 
 _POLL_SEC = 0.005

@@ -27,6 +27,7 @@ from tables import machine_line, markdown_table, median_interval, spread
 from torch.autograd import Variable
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not in __all__
 
+from pytest_nemoperf.jsontext import to_json_line
 from pytest_nemoperf.native.data import SyntheticTokens
 from pytest_nemoperf.native.device import peak_memory_bytes, tune_host_memory
 from pytest_nemoperf.native.mesh import RankMesh
@@ -42,7 +43,7 @@ from pytest_nemoperf.native.train import StepOutcome, Trainer
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.recipe import Plan, Precision, Recipe
-from pytest_nemoperf.records import PRETRAIN_PHASES, STEPS_FILE, to_json_line
+from pytest_nemoperf.records import PRETRAIN_PHASES, STEPS_FILE
 from pytest_nemoperf.systems import find_system
 
 CPU = torch.device("cpu")

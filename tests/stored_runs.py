@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_nemoperf.comparison import VerdictKind
+from pytest_nemoperf.jsontext import to_json, to_json_line
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import RunResult, to_json, to_json_line
+from pytest_nemoperf.records import RunResult
 from pytest_nemoperf.replay import CaseRecord, write_case
 from tests.builders import MACHINE, make_provenance, make_records, make_terms
 

@@ -10,7 +10,7 @@ import pytest
 from pytest_nemoperf.baseline import from_measurement
 from pytest_nemoperf.cli import main
 from pytest_nemoperf.frameworks.torch import TorchFramework
-from pytest_nemoperf.records import to_json
+from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.replay import load_case, measure_stored
 from pytest_nemoperf.schema import schema_of
 from tests.builders import MACHINE, make_plan, make_provenance

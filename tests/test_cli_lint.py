@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.baseline import baseline_path
-from pytest_nemoperf.records import to_json
+from pytest_nemoperf.jsontext import to_json
 from tests.builders import make_baseline, make_provenance
 
 PERF_TESTS = """

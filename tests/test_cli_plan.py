@@ -10,12 +10,12 @@ import pytest
 
 from pytest_nemoperf.baseline import baseline_path
 from pytest_nemoperf.errors import PlanError
+from pytest_nemoperf.jsontext import from_data, from_json, to_json
 from pytest_nemoperf.measure import workload_of
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.pricing import Price
 from pytest_nemoperf.recipe import Plan, Precision, Recipe, Recompute
-from pytest_nemoperf.records import from_data, from_json, to_json
 from pytest_nemoperf.schema import validate
 from pytest_nemoperf.systems import find_system
 from tests.builders import make_baseline, make_run

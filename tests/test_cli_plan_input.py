@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import resolve
-from pytest_nemoperf.records import to_json
 from pytest_nemoperf.systems import find_system
 from tests.test_cli_plan import RECIPE, argv, plan_in
 

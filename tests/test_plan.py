@@ -13,11 +13,11 @@ from pytest_nemoperf.components import MoE
 from pytest_nemoperf.conventions import flops_conventions
 from pytest_nemoperf.errors import NoLayoutError, PlanError
 from pytest_nemoperf.flops import num_flops_per_token
+from pytest_nemoperf.jsontext import from_json, to_json
 from pytest_nemoperf.models import find_model
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import RL_STEP_ALLOWANCE_SEC, STARTUP_ALLOWANCE_SEC, STEP_ALLOWANCE_SEC, resolve
 from pytest_nemoperf.recipe import Plan, Precision, Recipe
-from pytest_nemoperf.records import from_json, to_json
 from pytest_nemoperf.schema import validate
 from pytest_nemoperf.systems import System, find_system
 from tests.builders import make_rl

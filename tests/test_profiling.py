@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from pytest_nemoperf.jsontext import to_json, to_json_line
 from pytest_nemoperf.launchers.protocol import LaunchStatus, RankExit
 from pytest_nemoperf.measure import workload_of
 from pytest_nemoperf.profiles import PROFILE_FILE, CaseProfile, Profile
 from pytest_nemoperf.profilestore import find_profile, profile_path, write_profile
 from pytest_nemoperf.profiling import compared, profile_case, profiled, store_profile, unprofilable
-from pytest_nemoperf.records import RunResult, to_json, to_json_line
+from pytest_nemoperf.records import RunResult
 from tests.builders import MACHINE, make_operators, make_plan, make_profile, make_provenance, make_records, make_rl_plan
 from tests.test_runner import ScriptedLauncher, append, leave_error
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.jsontext import from_json, to_json
 from pytest_nemoperf.models import find_model
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Precision, Recipe, check_tolerances
-from pytest_nemoperf.records import from_json, to_json
 from pytest_nemoperf.schema import validate
 
 ONE_RANK = {"cpu": Layout(gpus=1)}

@@ -9,19 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nemoperf.errors import BaselineError, RecordError
-from pytest_nemoperf.records import (
-    PRETRAIN_PHASES,
-    GroupStep,
-    RankError,
-    RunResult,
-    StepRecord,
-    error_file,
-    from_data,
-    from_json,
-    to_data,
-    to_json,
-    to_json_line,
-)
+from pytest_nemoperf.jsontext import from_data, from_json, to_data, to_json, to_json_line
+from pytest_nemoperf.records import PRETRAIN_PHASES, GroupStep, RankError, RunResult, StepRecord, error_file
 from pytest_nemoperf.schema import validate
 
 seconds = st.floats(1e-6, 1e4)

@@ -11,8 +11,9 @@ import pytest
 from pytest_nemoperf.errors import RecordError, UnsupportedError
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.health import GpuHealth, HealthReport
+from pytest_nemoperf.jsontext import to_json, to_json_line
 from pytest_nemoperf.measure import Measurement, measure_outputs
-from pytest_nemoperf.records import RunOutput, to_json, to_json_line
+from pytest_nemoperf.records import RunOutput
 from pytest_nemoperf.replay import Replay, find_cases, load_case, load_runs, measure_stored, read_case, write_case
 from tests.builders import MACHINE, make_plan, make_provenance, make_records, make_rl_plan, make_rl_records
 from tests.stored_runs import make_record, store_case, store_run

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.expected import expected_of
+from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.measure import measure, measure_runs
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import GroupStep, to_json
+from pytest_nemoperf.records import GroupStep
 from pytest_nemoperf.steadiness import unsettled
 from tests.builders import make_rl, make_rl_plan, make_rl_records
 

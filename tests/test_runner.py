@@ -12,19 +12,11 @@ from pytest_nemoperf.frameworks.command import CommandFramework
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.health import GpuHealth, HealthReport
+from pytest_nemoperf.jsontext import from_json, to_json, to_json_line
 from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus, RankExit
 from pytest_nemoperf.monitor import Monitor
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import (
-    Progress,
-    RankError,
-    RunOutput,
-    RunResult,
-    error_file,
-    from_json,
-    to_json,
-    to_json_line,
-)
+from pytest_nemoperf.records import Progress, RankError, RunOutput, RunResult, error_file
 from pytest_nemoperf.runner import run_once
 from tests.builders import make_plan, make_records
 

@@ -10,10 +10,10 @@ from jsonschema import Draft202012Validator
 
 from pytest_nemoperf import schema
 from pytest_nemoperf.errors import BaselineError, PlanError, RecipeError
+from pytest_nemoperf.jsontext import to_data
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.recipe import Recipe
-from pytest_nemoperf.records import to_data
 from pytest_nemoperf.schema import KINDS, schema_of, validate
 from pytest_nemoperf.systems import find_system
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from pytest_nemoperf.baseline import read_baseline, write_baseline
 from pytest_nemoperf.errors import BaselineError
-from pytest_nemoperf.records import to_json
+from pytest_nemoperf.jsontext import to_json
 from tests.builders import make_baseline
 
 _CHANGING = frozenset(

@@ -61,16 +61,13 @@ def main() -> None:
 
 def _interleaved(*, trials: int) -> str:
     """Return the section about --perf-ab; empty where no rounds were recorded (record_ab.py)."""
-    files = sorted((_FOLDER / "traces").glob("ab-*.json"))
-    sections = []
-    for path in files:
-        command = [sys.executable, str(_FOLDER / "ab_errors.py"), str(path), "--trials", str(trials)]
-        found = subprocess.run(command, check=True, capture_output=True, text=True)
-        sections.append(f"{path.stem}:\n\n{found.stdout}")
-    if not sections:
+    files = sorted(map(str, (_FOLDER / "traces").glob("ab-*.json")))
+    if not files:
         return ""
+    command = [sys.executable, str(_FOLDER / "ab_errors.py"), *files, "--trials", str(trials)]
+    found = subprocess.run(command, check=True, capture_output=True, text=True)
     head = "Rounds of `--perf-ab` with the same code on both sides, drawn again with a known slowdown of the new side."
-    return "\n## Side by side\n\n" + "\n".join([head + "\n", *sections])
+    return f"\n## Side by side\n\n{head}\n\n{found.stdout}"
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from typing import Any, Final, Literal
 from filelock import FileLock, Timeout
 
 from pytest_nemoperf.errors import BaselineError
+from pytest_nemoperf.jsontext import from_data, to_data, to_json
 from pytest_nemoperf.measure import Measurement, Run, identity_problem
 from pytest_nemoperf.metrics import JUDGED, STEP_TIME_SEC
 from pytest_nemoperf.provenance import Provenance
-from pytest_nemoperf.records import from_data, to_data, to_json
 from pytest_nemoperf.schema import validate
 
 BASELINE_SCHEMA_VERSION: Final = 1

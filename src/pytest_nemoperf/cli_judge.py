@@ -15,8 +15,8 @@ from pytest_nemoperf.comparison import Terms, merge_tolerances
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.protocol import Framework
+from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.recipe import Plan, check_tolerances
-from pytest_nemoperf.records import to_json
 from pytest_nemoperf.replay import StoredCase, load_runs, measure_stored
 from pytest_nemoperf.report.failure import render_failure
 from pytest_nemoperf.results import CaseReport, CaseResult

@@ -19,11 +19,11 @@ from pytest_nemoperf.comparison import Terms
 from pytest_nemoperf.dryrun import DRY_RUN_FILE, DryRun
 from pytest_nemoperf.errors import BaselineError, LintError, NemoPerfError, RecipeError
 from pytest_nemoperf.github import is_github, repository_path
+from pytest_nemoperf.jsontext import from_json, to_json
 from pytest_nemoperf.lint import Finding, Loose, lint_baseline, lint_loose, lint_profile, lint_suite
 from pytest_nemoperf.metrics import JUDGED
 from pytest_nemoperf.profilestore import PROFILES_DIR, find_profile
 from pytest_nemoperf.recipe import check_tolerances
-from pytest_nemoperf.records import from_json, to_json
 from pytest_nemoperf.report.cells import count_text
 from pytest_nemoperf.report.github import Annotation, Level, render_annotation, shown_annotations
 from pytest_nemoperf.sequential import Rule

@@ -13,11 +13,11 @@ from pytest_nemoperf.changes import complete_layout
 from pytest_nemoperf.conventions import DEFAULT_CONVENTION
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
+from pytest_nemoperf.jsontext import from_data, to_json
 from pytest_nemoperf.parallelism import TRAINING_KEYS
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.pricing import price_plan
 from pytest_nemoperf.recipe import Plan, Precision, Recipe, Recompute
-from pytest_nemoperf.records import from_data, to_json
 from pytest_nemoperf.report.plans import render_price
 from pytest_nemoperf.systems import find_system
 

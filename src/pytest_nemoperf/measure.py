@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_nemoperf.expected import Expected, expected_of
 from pytest_nemoperf.health import problems_by_run, sm_clocks_mhz
+from pytest_nemoperf.jsontext import to_data
 from pytest_nemoperf.metrics import (
     METRICS,
     MFU_PCT,
@@ -20,7 +21,7 @@ from pytest_nemoperf.metrics import (
 )
 from pytest_nemoperf.rank_times import rank_busy_sec, rank_spread_pct
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import RunOutput, StepRecord, to_data
+from pytest_nemoperf.records import RunOutput, StepRecord
 from pytest_nemoperf.rl_measure import rollout_metrics
 from pytest_nemoperf.soundness import FLOPS_REL_TOL, run_problems
 from pytest_nemoperf.steadiness import mad_pct, num_outliers, num_still_warming, settling_times

@@ -8,8 +8,8 @@ from typing import Final
 
 from pytest_nemoperf.baseline import write_atomically
 from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.jsontext import from_data, to_json
 from pytest_nemoperf.profiles import Profile
-from pytest_nemoperf.records import from_data, to_json
 from pytest_nemoperf.schema import validate
 
 PROFILES_DIR: Final = "profiles"

@@ -9,13 +9,14 @@ from typing import Final
 
 from pytest_nemoperf.errors import NemoPerfError, RecordError
 from pytest_nemoperf.frameworks.torch import TorchFramework
+from pytest_nemoperf.jsontext import from_json
 from pytest_nemoperf.launchers.protocol import Launcher
 from pytest_nemoperf.measure import workload_of
 from pytest_nemoperf.profiles import PROFILE_FILE, TRACE_GLOB, CaseProfile, Profile, incomparable
 from pytest_nemoperf.profilestore import find_profile, profile_path, write_profile
 from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import Progress, from_json
+from pytest_nemoperf.records import Progress
 from pytest_nemoperf.runner import run_once
 
 _PRETRAIN_STEPS: Final = 5

@@ -12,10 +12,11 @@ from pytest_nemoperf.baseline import write_atomically
 from pytest_nemoperf.comparison import Terms, VerdictKind
 from pytest_nemoperf.errors import RecordError, UnsupportedError
 from pytest_nemoperf.frameworks.protocol import Framework
+from pytest_nemoperf.jsontext import from_data, to_json
 from pytest_nemoperf.measure import Measurement, measure_outputs, unreadable
 from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import PLAN_FILE, RunOutput, from_data, to_json
+from pytest_nemoperf.records import PLAN_FILE, RunOutput
 from pytest_nemoperf.runner import read_run
 from pytest_nemoperf.schema import validate
 

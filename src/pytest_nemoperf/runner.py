@@ -12,21 +12,12 @@ from pathlib import Path
 from pytest_nemoperf.errors import LaunchError, RecordError
 from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.health import HEALTH_FILE, HealthReport, health_problems
+from pytest_nemoperf.jsontext import from_json, to_json
 from pytest_nemoperf.launchers.logs import first_traceback, tail_of
 from pytest_nemoperf.launchers.protocol import Launcher, LaunchResult, LaunchStatus, RankExit
 from pytest_nemoperf.monitor import Monitor
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import (
-    PLAN_FILE,
-    PROGRESS_FILE,
-    STEPS_FILE,
-    Progress,
-    RankError,
-    RunOutput,
-    error_file,
-    from_json,
-    to_json,
-)
+from pytest_nemoperf.records import PLAN_FILE, PROGRESS_FILE, STEPS_FILE, Progress, RankError, RunOutput, error_file
 
 
 def run_once(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pytest_nemoperf.errors import NemoPerfError, did_you_mean
-from pytest_nemoperf.records import to_data
+from pytest_nemoperf.jsontext import to_data
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator

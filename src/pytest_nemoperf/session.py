@@ -16,11 +16,11 @@ from pytest_nemoperf.changes import changes_text
 from pytest_nemoperf.context import Context
 from pytest_nemoperf.dryrun import DRY_RUN_FILE, DryRun
 from pytest_nemoperf.hostlock import HostLock
+from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.judging import judge_case, launch_case
 from pytest_nemoperf.launches import Launches
 from pytest_nemoperf.measure import Measurement
 from pytest_nemoperf.planner import Planner
-from pytest_nemoperf.records import to_json
 from pytest_nemoperf.report.markdown import render_markdown
 from pytest_nemoperf.results import CaseReport, NotRun, Pruned, SessionResults
 from pytest_nemoperf.settings import Settings

@@ -10,9 +10,9 @@ from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.conventions import find_convention
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.flops import num_flops_per_token
+from pytest_nemoperf.jsontext import from_data
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import PRETRAIN
-from pytest_nemoperf.records import from_data
 from pytest_nemoperf.rl import RL
 
 

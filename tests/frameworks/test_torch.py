@@ -12,8 +12,9 @@ import pytest
 
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.frameworks.torch import TorchFramework
+from pytest_nemoperf.jsontext import to_json, to_json_line
 from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.records import RunOutput, RunResult, StepRecord, to_json, to_json_line
+from pytest_nemoperf.records import RunOutput, RunResult, StepRecord
 from pytest_nemoperf.systems import find_system
 from tests.builders import make_plan, make_records, make_rl, make_rl_plan
 

@@ -13,12 +13,12 @@ import pytest
 
 from pytest_nemoperf.cli import main
 from pytest_nemoperf.frameworks.protocol import RankCommand
+from pytest_nemoperf.jsontext import from_json, to_json_line
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.recipe import Plan, Recipe
-from pytest_nemoperf.records import from_json, to_json_line
 from pytest_nemoperf.systems import find_system
 from tests.builders import make_records
 from tests.integration.conftest import CASE, Project

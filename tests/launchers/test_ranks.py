@@ -14,9 +14,10 @@ import pytest
 
 from pytest_nemoperf.errors import LaunchError
 from pytest_nemoperf.frameworks.protocol import RankCommand
+from pytest_nemoperf.jsontext import from_json
 from pytest_nemoperf.launchers.local import LocalLauncher, reserved_port
 from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus, RankExit
-from pytest_nemoperf.records import RankError, error_file, from_json
+from pytest_nemoperf.records import RankError, error_file
 from tests.launchers.watching import noted, noted_pids, parent_of, pid_lives, wait_until_dead
 
 

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.jsontext import from_json
 from pytest_nemoperf.native import generation, responses, sampling, shares
 from pytest_nemoperf.native.generation import NativeGenerator
 from pytest_nemoperf.native.mesh import GenerationMesh, RankMesh, build_generation_mesh
@@ -26,7 +27,7 @@ from pytest_nemoperf.native.rollouts import Generated, Request, Response
 from pytest_nemoperf.native.shares import Share, shares_of
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import PLAN_FILE, from_json
+from pytest_nemoperf.records import PLAN_FILE
 from pytest_nemoperf.rl import RL, STOP_TOKEN
 from pytest_nemoperf.stages import stage_layers
 from pytest_nemoperf.weights import model_weights

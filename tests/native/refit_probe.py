@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pytest_nemoperf import moves
+from pytest_nemoperf.jsontext import from_json
 from pytest_nemoperf.native import initialize, refit
 from pytest_nemoperf.native.mesh import RankMesh, build_mesh
 from pytest_nemoperf.native.model import Decoder
@@ -23,7 +24,7 @@ from pytest_nemoperf.native.seeds import seeded_generator
 from pytest_nemoperf.native.shares import Share
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import PLAN_FILE, from_json
+from pytest_nemoperf.records import PLAN_FILE
 from pytest_nemoperf.stages import stage_layers
 from pytest_nemoperf.weights import model_weights
 

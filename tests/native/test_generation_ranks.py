@@ -11,11 +11,12 @@ import pytest
 
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.frameworks.torch import TorchFramework
+from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.launchers.protocol import LaunchStatus
 from pytest_nemoperf.native.rollouts import Generated
 from pytest_nemoperf.parallelism import GenerationLayout
-from pytest_nemoperf.records import PLAN_FILE, to_json
+from pytest_nemoperf.records import PLAN_FILE
 from tests.native.families import PARTS
 from tests.native.generating import NUM_SAMPLES, generator_of, read_generated, requests, rl_plan
 from tests.native.tiny import tiny_config

@@ -15,13 +15,14 @@ from pytest_nemoperf.activations import TokenCosts
 from pytest_nemoperf.architecture import ModelConfig, value_model
 from pytest_nemoperf.components import MLA, MoE
 from pytest_nemoperf.frameworks.torch import TorchFramework
+from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.launchers.protocol import LaunchStatus
 from pytest_nemoperf.memory import StateBytes, stage_memory, state_bytes
 from pytest_nemoperf.native.data import SyntheticTokens
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import PLAN_FILE, to_json
+from pytest_nemoperf.records import PLAN_FILE
 from pytest_nemoperf.shards import stage_parts
 from tests.builders import make_plan
 from tests.native.memory_probe import KeptActivations

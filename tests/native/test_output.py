@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pytest_nemoperf.jsontext import from_json
 from pytest_nemoperf.native.output import ProgressWriter, RankRow, step_records, write_atomic, write_error
 from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.records import PROGRESS_FILE, Progress, RankError, from_json
+from pytest_nemoperf.records import PROGRESS_FILE, Progress, RankError
 from tests.native.tiny import tiny_plan
 
 # step time, loss, grad norm, peak, generation, fill; then data, forward, backward, pipeline_wait, grad_comm, optimizer,

@@ -15,10 +15,10 @@ import pytest
 from torch.autograd import DeviceType  # type: ignore[attr-defined]  # torch leaves it out of __all__
 
 from pytest_nemoperf.frameworks.torch import TorchFramework
+from pytest_nemoperf.jsontext import from_json
 from pytest_nemoperf.native.profiling import STEP_RANGE, UNNAMED_KERNELS, covered_usec, summarize
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.profiles import OUTSIDE, PROFILE_FILE, Operator, Profile
-from pytest_nemoperf.records import from_json
 from tests.native.engine import MODEL, Engine, plan_of
 
 PLAN = replace(

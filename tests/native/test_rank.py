@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from pytest_nemoperf.errors import LaunchError, PlanError, RecordError
+from pytest_nemoperf.jsontext import from_json, to_json
 from pytest_nemoperf.native.device import available_cores, peak_memory_bytes, reset_peak_memory
 from pytest_nemoperf.native.rank import check_plan, main, read_place
 from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.records import PLAN_FILE, RESULT_FILE, RankError, error_file, from_json, to_json
+from pytest_nemoperf.records import PLAN_FILE, RESULT_FILE, RankError, error_file
 from tests.native.tiny import CPU, tiny_plan
 
 

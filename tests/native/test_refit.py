@@ -16,12 +16,13 @@ from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.components import MLA, MoE
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.frameworks.torch import TorchFramework
+from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.launchers.protocol import LaunchStatus
 from pytest_nemoperf.native.refit import Refit
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.recipe import Plan, Precision
-from pytest_nemoperf.records import PLAN_FILE, to_json
+from pytest_nemoperf.records import PLAN_FILE
 from tests.native.refit_probe import BUCKET_VARIABLE
 from tests.native.tiny import CPU, build, tiny_config, tiny_plan
 

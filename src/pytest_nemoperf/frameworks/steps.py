@@ -9,7 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from pytest_nemoperf.errors import RecordError, did_you_mean
-from pytest_nemoperf.records import StepRecord, from_data
+from pytest_nemoperf.jsontext import from_data
+from pytest_nemoperf.records import StepRecord
 
 _LARGEST = 1e100
 """Far above what any step yields, and so small that no sum, ratio or rate of such numbers leaves a float's range."""

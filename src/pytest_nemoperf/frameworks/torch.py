@@ -12,8 +12,9 @@ from pathlib import Path
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.frameworks.steps import read_step_records
+from pytest_nemoperf.jsontext import from_json
 from pytest_nemoperf.recipe import Plan, Precision, Recompute
-from pytest_nemoperf.records import RESULT_FILE, STEPS_FILE, RunOutput, RunResult, from_json
+from pytest_nemoperf.records import RESULT_FILE, STEPS_FILE, RunOutput, RunResult
 from pytest_nemoperf.systems import find_system
 from pytest_nemoperf.trainable import unsupported_model
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from pytest_nemoperf.errors import LaunchError, RecordError
 from pytest_nemoperf.frameworks.protocol import RankCommand
+from pytest_nemoperf.jsontext import from_json
 from pytest_nemoperf.launchers.helper import Helper
 from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus, RankExit
 from pytest_nemoperf.native.supervise import SETTLE_SEC, Report, Request
-from pytest_nemoperf.records import RankError, error_file, from_json
+from pytest_nemoperf.records import RankError, error_file
 
 _SERVER = "pytest_nemoperf.native.server"
 _GUARD = "pytest_nemoperf.launchers.guard"

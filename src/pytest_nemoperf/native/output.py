@@ -12,18 +12,10 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
+from pytest_nemoperf.jsontext import to_json, to_json_line
 from pytest_nemoperf.native.train import StepOutcome
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import (
-    PRETRAIN_PHASES,
-    PROGRESS_FILE,
-    Progress,
-    RankError,
-    StepRecord,
-    error_file,
-    to_json,
-    to_json_line,
-)
+from pytest_nemoperf.records import PRETRAIN_PHASES, PROGRESS_FILE, Progress, RankError, StepRecord, error_file
 
 _PROGRESS_INTERVAL_SEC = 0.25
 

@@ -16,11 +16,11 @@ from torch.autograd import DeviceType  # type: ignore[attr-defined]  # torch lea
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
+from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.native.output import write_atomic
 from pytest_nemoperf.native.train import StepOutcome
 from pytest_nemoperf.profiles import OUTSIDE, PROFILE_FILE, Operator, Profile, RankProfile, merge_ranks
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import to_json
 
 STEP_RANGE = "nemoperf::step"
 UNNAMED_KERNELS = "(kernels of no operator)"

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from pytest_nemoperf.errors import LaunchError, PlanError
+from pytest_nemoperf.jsontext import from_json, to_json, to_json_line
 from pytest_nemoperf.native.compiling import use_own_cache
 from pytest_nemoperf.native.context_parallel import local_positions
 from pytest_nemoperf.native.data import SyntheticTokens
@@ -42,16 +43,7 @@ from pytest_nemoperf.native.rl_output import rl_step_records
 from pytest_nemoperf.native.train import StepOutcome, Trainer
 from pytest_nemoperf.native.turns import steps_in_turn
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import (
-    PLAN_FILE,
-    RESULT_FILE,
-    STEPS_FILE,
-    RunResult,
-    StepRecord,
-    from_json,
-    to_json,
-    to_json_line,
-)
+from pytest_nemoperf.records import PLAN_FILE, RESULT_FILE, STEPS_FILE, RunResult, StepRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

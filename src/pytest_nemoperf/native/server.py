@@ -21,9 +21,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO, cast
 
+from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.native.orphans import die_with_parent
 from pytest_nemoperf.native.supervise import Channel, Request, become_helper, serve
-from pytest_nemoperf.records import RankError, error_file, to_json
+from pytest_nemoperf.records import RankError, error_file
 
 PRELOAD = "pytest_nemoperf.native.preload"
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from pytest_nemoperf.jsontext import from_json, to_json_line
 from pytest_nemoperf.native.orphans import adopt_orphans, die_with_parent, end_descendants, reap_adopted
-from pytest_nemoperf.records import from_json, to_json_line
 
 POLL_SEC = 0.05
 SETTLE_SEC = 0.5
