@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from pytest_nemoperf.baseline import Baseline, read_baseline
-from pytest_nemoperf.comparison import Terms
+from pytest_nemoperf.comparison import Terms, default_tolerances, merge_tolerances
 from pytest_nemoperf.dryrun import DRY_RUN_FILE, DryRun
 from pytest_nemoperf.errors import BaselineError, LintError, NemoPerfError, RecipeError
 from pytest_nemoperf.github import is_github, repository_path
 from pytest_nemoperf.jsontext import from_json, to_json
 from pytest_nemoperf.lint import Finding, Loose, lint_baseline, lint_loose, lint_profile, lint_suite
-from pytest_nemoperf.metrics import JUDGED
 from pytest_nemoperf.profilestore import PROFILES_DIR, find_profile
 from pytest_nemoperf.recipe import check_tolerances
 from pytest_nemoperf.report.cells import count_text
@@ -188,9 +187,8 @@ class _Linter:
         if dry_run is not None and dry_run.terms is not None:
             return replace(dry_run.terms, tolerances=asked.get(case, dry_run.terms.tolerances))
         rule = Rule(noise_pct=system.run_noise_pct)
-        usual = self._tolerances.get("all", system.tolerance_pct)
         return Terms(
-            tolerances={metric.name: self._tolerances.get(metric.name, usual) for metric in JUDGED},
+            tolerances=merge_tolerances([default_tolerances(system), self._tolerances]),
             run_noise_pct=system.run_noise_pct,
             memory_noise_pct=system.memory_noise_pct,
             alpha=rule.alpha,

@@ -22,6 +22,7 @@ from pytest_nemoperf.sequential import (
     runs_to_resolve,
     usual_cost,
 )
+from pytest_nemoperf.systems import System
 
 
 class VerdictKind(StrEnum):
@@ -69,6 +70,14 @@ class Terms:
         """Return by what the runs of a metric are judged."""
         noise_pct = self.memory_noise_pct if metric is PEAK_MEMORY_GIB else self.run_noise_pct
         return Rule(noise_pct=noise_pct, alpha=self.alpha, beta=self.beta, max_runs=self.max_runs)
+
+
+def default_tolerances(system: System) -> dict[str, float]:
+    """Return the tolerances of a system's judged metrics where nobody says otherwise."""
+    return {
+        metric.name: system.memory_tolerance_pct if metric is PEAK_MEMORY_GIB else system.tolerance_pct
+        for metric in JUDGED
+    }
 
 
 def merge_tolerances(layers: Sequence[Mapping[str, float]]) -> dict[str, float]:

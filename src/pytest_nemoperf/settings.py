@@ -11,7 +11,7 @@ import pytest
 
 from pytest_nemoperf import machine, options
 from pytest_nemoperf.changes import parse_changes
-from pytest_nemoperf.comparison import Terms, VerdictKind, merge_tolerances
+from pytest_nemoperf.comparison import Terms, VerdictKind, default_tolerances, merge_tolerances
 from pytest_nemoperf.errors import NemoPerfError
 from pytest_nemoperf.machine import Devices
 from pytest_nemoperf.option_checks import check_combination
@@ -204,10 +204,10 @@ def _system(config: pytest.Config, *, devices: Devices, replay_dir: Path | None)
 
 
 def _terms(config: pytest.Config, *, system: System) -> Terms:
-    default_pct = system.tolerance_pct
+    defaults = default_tolerances(system)
     if config.option.perf_ab:  # what differs between days and launches cancels, so a finer question can be asked
-        default_pct = min(default_pct, options.DEFAULT_AB_TOLERANCE_PCT)
-    layers: list[Mapping[str, float]] = [{"all": default_pct}]
+        defaults = {name: min(percent, options.DEFAULT_AB_TOLERANCE_PCT) for name, percent in defaults.items()}
+    layers: list[Mapping[str, float]] = [defaults]
     for subject, texts in (
         ("ini perf_tolerance", config.getini("perf_tolerance")),
         ("--perf-tolerance", config.option.perf_tolerance),

@@ -26,7 +26,8 @@ class System:
         compute_capability: Major and minor version of the GPU's instruction set; None for a CPU.
         peak_tflops: Dense peak in TFLOP/s by number format; one that is absent has no peak, hence no MFU.
         device_names: Names the driver reports for this GPU, exactly.
-        tolerance_pct: Default tolerance of the judged metrics, in percent.
+        tolerance_pct: Default tolerance of the judged metrics but peak memory, in percent.
+        memory_tolerance_pct: Default tolerance of peak memory, in percent.
         run_noise_pct: Scatter of rates and times between launches to expect (standard deviation, percent), where a
             baseline's own runs are too few to tell.
         memory_noise_pct: The same of peak memory.
@@ -41,6 +42,7 @@ class System:
     peak_tflops: Mapping[str, float]
     device_names: tuple[str, ...]
     tolerance_pct: float
+    memory_tolerance_pct: float
     run_noise_pct: float
     memory_noise_pct: float
 
@@ -61,6 +63,7 @@ def system_catalog() -> Mapping[str, System]:
             peak_tflops=MappingProxyType({key: peak["value"] for key, peak in entry["peak_dense_tflops"].items()}),
             device_names=tuple(device["name"] for device in entry["device_names"]),
             tolerance_pct=entry["tolerance_pct"],
+            memory_tolerance_pct=entry["memory_tolerance_pct"],
             run_noise_pct=entry["run_noise_pct"]["value"],
             memory_noise_pct=entry["memory_noise_pct"]["value"],
         )

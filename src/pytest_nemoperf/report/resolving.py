@@ -49,14 +49,13 @@ def noise_cells(comparison: Comparison) -> list[str]:
 NOISE_HEADINGS = ("metric", "seen", "expected", "reckoned", "resolves", "tolerance")
 
 
-def loose_text(comparisons: Sequence[Comparison]) -> str:
-    """Return which tolerances are far above what the case resolves, and what would do; empty if none is."""
-    loose = [
-        f"{METRICS[comparison.metric].label} {comparison.allowed_pct:g}% (resolves "
-        f"{percent_text(comparison.resolution_pct)})"
-        for comparison in comparisons
-        if not comparison.anchor
-        and comparison.resolution_pct is not None
-        and comparison.allowed_pct > LOOSE_FROM * comparison.resolution_pct
+def loose_texts(cases: Sequence[Sequence[Comparison]]) -> list[str]:
+    """Return which tolerances are far above what the cases resolve, one line for each metric and tolerance."""
+    found: dict[tuple[str, float], list[float]] = {}
+    for each in (comparison for comparisons in cases for comparison in comparisons if not comparison.anchor):
+        if each.resolution_pct is not None and each.allowed_pct > LOOSE_FROM * each.resolution_pct:
+            found.setdefault((METRICS[each.metric].label, each.allowed_pct), []).append(each.resolution_pct)
+    return [
+        f"{label} {allowed:g}%: {count_text(len(resolved), 'case')} could hold {percent_text(max(resolved))}"
+        for (label, allowed), resolved in found.items()
     ]
-    return f"tolerance far above what the case resolves: {', '.join(loose)}" if loose else ""

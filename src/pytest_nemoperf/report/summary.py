@@ -38,7 +38,7 @@ from pytest_nemoperf.report.console import (
     to_text,
     whole,
 )
-from pytest_nemoperf.report.resolving import loose_text
+from pytest_nemoperf.report.resolving import loose_texts
 from pytest_nemoperf.report.rollouts import PHASE_HEADINGS, phase_cells
 from pytest_nemoperf.report.stored import pruned_parts, stored_parts
 from pytest_nemoperf.results import CaseReport, CaseResult, SessionResults
@@ -236,8 +236,7 @@ def _reasons_of(case: CaseResult) -> tuple[str, ...]:
 
 
 def _loose(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
-    found = Counter(loose_text(case.verdict.comparisons) for case in cases)
-    lines = [f"{count_text(number, 'case')}: {text}" for text, number in found.items() if text]
+    lines = loose_texts([case.verdict.comparisons for case in cases])
     if lines:
         yield ""
         yield heading("tolerances that could be tighter")
