@@ -85,6 +85,9 @@ def test_all_ranks_that_slow_alike_leave_nobody_to_name() -> None:
         pytest.param([EVEN], [], False, id="no baseline"),
         pytest.param([(1.0,)], [(1.0,)], False, id="one rank"),
         pytest.param([EVEN], [()], False, id="a baseline that does not say"),
+        pytest.param([(0.0,) * 4] * 2, [EVEN], False, id="no time now"),
+        pytest.param([EVEN], [(0.0,) * 4], False, id="no time then"),
+        pytest.param([(1.0, 0.0), (1.0, 0.0)], [(1.0, 1.0)], False, id="only one rank's time"),
     ],
 )
 def test_ranks_are_called_alike_only_if_that_was_seen(

@@ -77,16 +77,18 @@ def find_straggler(runs: Sequence[Run], *, baseline: Sequence[Run] = (), num_sta
 def slowed_alike(runs: Sequence[Run], *, baseline: Sequence[Run]) -> bool:
     """Return whether no rank worked notably longer than its peers in the median run, compared with the baseline.
 
-    False where it can't be told: with one rank, where one side does not say, or where luck alone parts the ranks.
+    False where it can't be told: with one rank, where one side does not say (no time at all says nothing), or where
+    luck alone parts the ranks.
     """
     now, then = ([run.rank_busy_sec for run in each] for each in (runs, baseline))
     sizes = {len(figures) for figures in (*now, *then)}
-    if not now or not then or len(sizes) != 1 or sizes <= {0, 1}:
+    if not now or not then or len(sizes) != 1 or sizes <= {0, 1} or not all(map(any, (*now, *then))):
         return False
     usual = [statistics.median(figures) for figures in zip(*then, strict=True)]
     for rank in range(len(usual)):
         excesses = (_excess((rank,), figures=figures, usual=usual, num_stages=1) for figures in now)
-        if statistics.median(each for each in excesses if each is not None) > MARGIN_PCT / 100:
+        known = [each for each in excesses if each is not None]
+        if not known or statistics.median(known) > MARGIN_PCT / 100:
             return False
     return True
 

@@ -117,6 +117,13 @@ def test_a_threads_own_time_is_what_it_ran_and_what_it_waited_for_a_core(tmp_pat
     assert ThreadTime(path=tmp_path / "missing").runnable_sec() is None
 
 
+def test_a_kernel_that_does_not_count_tells_no_time(tmp_path: Path) -> None:
+    path = tmp_path / "schedstat"
+    path.write_text("0 0 0\n")
+
+    assert ThreadTime(path=path).runnable_sec() is None
+
+
 def test_sleeping_is_not_working() -> None:
     thread = ThreadTime()
     before = thread.runnable_sec()

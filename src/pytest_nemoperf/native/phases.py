@@ -56,11 +56,14 @@ class ThreadTime:
             weakref.finalize(self, os.close, self._descriptor)
 
     def runnable_sec(self) -> float | None:
-        """Return seconds since the thread began; None where not told."""
+        """Return seconds since the thread began; None where not told.
+
+        A thread that can ask has run: a kernel that says it has not does not count.
+        """
         if self._descriptor is None:
             return None
         run_ns, waited_ns, _ = os.pread(self._descriptor, _LONGEST_LINE, 0).split()
-        return (int(run_ns) + int(waited_ns)) * 1e-9
+        return (int(run_ns) + int(waited_ns)) * 1e-9 or None
 
 
 class PhaseClock:
