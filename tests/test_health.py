@@ -84,7 +84,7 @@ def test_other_load_is_told_with_the_largest_processes() -> None:
         ({"steal_share": 0.05}, "the hypervisor gave 5.0% of the 2 cores to other guests (allowed 5%)"),
         (
             {"throttled_share": 0.2},
-            "the control group's quota stopped this session for 20.0% of the time of the 2 cores",
+            "the control group's quota stopped this session for 20.0% of the time of the cores it allows",
         ),
     ],
     ids=["steal", "quota"],

@@ -118,6 +118,38 @@ def test_what_the_kernel_tells_besides_is_taken_along(
     assert (now.frequency_mhz, now.throttled_share) == (span, throttled)
 
 
+def test_the_group_that_was_stopped_the_longest_meanwhile_counts(root: Path) -> None:
+    write(root / "proc/self/cgroup", "0::/pods/mine\n")
+
+    def stop(pods_sec: float, mine_sec: float) -> None:
+        for name, seconds in (("pods", pods_sec), ("pods/mine", mine_sec)):
+            write(root / f"sys/fs/cgroup/{name}/cpu.stat", f"throttled_usec {seconds * 1e6:.0f}\n")
+
+    stop(pods_sec=900.0, mine_sec=10.0)  # others' history
+    then = sampler(root).sample()
+    write_cores(root, (100, 0, 0), (0, 100, 0))
+    stop(pods_sec=900.1, mine_sec=10.5)
+
+    assert health(then, sampler(root).sample()).throttled_share == pytest.approx(0.25)
+
+
+def test_a_quota_counts_in_the_cores_it_allows_not_in_those_of_the_machine(root: Path) -> None:
+    host = HostSampler(root=root, own_pid=OWN, cores=range(64))
+    write(root / "sys/fs/cgroup/cpu.max", "200000 100000")
+    write(root / "sys/fs/cgroup/cpu.stat", "throttled_usec 0\n")
+    write_cores(root, *[(0, 0, 0)] * 64)
+    then = host.sample()
+    write_cores(root, *[(50, 50, 0)] * 2, *[(0, 100, 0)] * 62)
+    write(root / "sys/fs/cgroup/cpu.stat", "throttled_usec 1000000\n")  # two threads, stopped for half of a second
+    now = host.sample()
+
+    assert then is not None
+    assert now is not None
+    found = cpu_health([use_between(then, now)], num_cores=host.num_cores, num_allowed_cores=host.num_allowed_cores)
+    assert found is not None
+    assert found.throttled_share == pytest.approx(0.5)
+
+
 def test_a_system_without_these_counts_tells_nothing(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
 

@@ -42,7 +42,7 @@ class FakeHost(HostSampler):
             steal_sec=0.0,
             own_sec=0.0,
             foreign={1: ("yes", self._used)},
-            throttled_sec=None,
+            throttled_sec={},
             frequency_mhz=None,
         )
 

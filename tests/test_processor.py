@@ -96,15 +96,31 @@ def test_what_an_administrator_chose_is_told_and_what_is_not_known_is_left_out(t
 @pytest.mark.parametrize(
     ("files", "seconds"),
     [
-        pytest.param({}, None, id="no groups"),
-        pytest.param({"sys/fs/cgroup/cpu.stat": "usage_usec 9000000\nthrottled_usec 2500000\n"}, 2.5, id="version 2"),
+        pytest.param({}, {}, id="no groups"),
         pytest.param(
-            {"sys/fs/cgroup/cpu/cpu.stat": "nr_throttled 3\nthrottled_time 1500000000\n"}, 1.5, id="version 1"
+            {"sys/fs/cgroup/cpu.stat": "usage_usec 9000000\nthrottled_usec 2500000\n"}, {"": 2.5}, id="version 2"
         ),
-        pytest.param({"sys/fs/cgroup/cpu.stat": "usage_usec 9000000\n"}, None, id="no quota"),
+        pytest.param(
+            {"sys/fs/cgroup/cpu/cpu.stat": "nr_throttled 3\nthrottled_time 1500000000\n"},
+            {"cpu": 1.5},
+            id="version 1",
+        ),
+        pytest.param(
+            {
+                "proc/self/cgroup": "0::/pods/mine\n",
+                "sys/fs/cgroup/pods/cpu.stat": "throttled_usec 4000000\n",
+                "sys/fs/cgroup/pods/mine/cpu.stat": "throttled_usec 1000000\n",
+            },
+            {"pods": 4.0, "pods/mine": 1.0},
+            id="a group and its ancestor",
+        ),
+        pytest.param({"sys/fs/cgroup/cpu.stat": "usage_usec 9000000\n"}, {}, id="no quota"),
     ],
 )
-def test_time_lost_to_a_quota_is_read(tmp_path: Path, files: dict[str, str], seconds: float | None) -> None:
+def test_time_lost_to_a_quota_is_read_group_by_group(
+    tmp_path: Path, files: dict[str, str], seconds: dict[str, float]
+) -> None:
     _write(tmp_path, files)
 
-    assert throttled_sec(root=tmp_path) == seconds
+    groups = tmp_path / "sys/fs/cgroup"
+    assert throttled_sec(root=tmp_path) == {str(groups / name): each for name, each in seconds.items()}

@@ -17,7 +17,7 @@ MIN_IDLE_CORES = 1.0
 MAX_STEAL_SHARE = 0.05
 """Part of the usable cores that the hypervisor may give to other guests: what full cores lose directly."""
 MAX_THROTTLED_SHARE = 0.05
-"""Part of the usable cores' time that a control group's quota may take away, for the same reason."""
+"""Part of the time of the cores it allows that a control group's quota may take away, for the same reason."""
 MIN_JUDGED_SEC = 0.4
 """The kernel counts in hundredths of a second: in less time a tenth of a core can't be told from nothing."""
 
@@ -82,7 +82,8 @@ class CpuHealth:
         foreign_share: Used by all others.
         idle_share: Not used.
         steal_share: Given to other guests by the hypervisor.
-        throttled_share: Taken away by a control group's quota; None where there is none.
+        throttled_share: Taken away by a control group's quota, of the time of the cores that the quota allows; None
+            where there is none.
         frequency_mhz: Of some of them; None where the kernel does not tell.
         foreign_processes: Share of each other process that was seen to work, by name, the largest first.
     """
@@ -185,9 +186,9 @@ def _cpu_problems(cpu: CpuHealth) -> Iterator[str]:
         )
     if cpu.throttled_share is not None and cpu.throttled_share >= MAX_THROTTLED_SHARE:
         yield (
-            f"the control group's quota stopped this session for {cpu.throttled_share:.1%} of the time of the "
-            f"{_cores_text(cpu)} (allowed {MAX_THROTTLED_SHARE:.0%}); raise the container's CPU limit, or use fewer "
-            "ranks or threads"
+            f"the control group's quota stopped this session for {cpu.throttled_share:.1%} of the time of the cores "
+            f"it allows (limit {MAX_THROTTLED_SHARE:.0%}); raise the container's CPU limit, or use fewer ranks or "
+            "threads"
         )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_nemoperf.health import CpuHealth, Span
-from pytest_nemoperf.processor import throttled_sec
+from pytest_nemoperf.processor import available_cores, throttled_sec
 
 _ROOT = Path("/")
 _KHZ_PER_MHZ = 1000
@@ -34,7 +34,7 @@ class HostSample:
         steal_sec: Given to other guests.
         own_sec: Run by this session's processes, ended ones included.
         foreign: Name, and seconds run, of every other process by its id.
-        throttled_sec: In which a quota stopped this session; None without one.
+        throttled_sec: In which a quota stopped a control group that this session is in, by group; none without one.
         frequency_mhz: Median over some cores; None if not told.
     """
 
@@ -43,7 +43,7 @@ class HostSample:
     steal_sec: float
     own_sec: float
     foreign: Mapping[int, tuple[str, float]]
-    throttled_sec: float | None
+    throttled_sec: Mapping[str, float]
     frequency_mhz: float | None
 
 
@@ -75,6 +75,11 @@ class HostSampler:
     def num_cores(self) -> int:
         """How many cores this session may use."""
         return len(self._cores)
+
+    @property
+    def num_allowed_cores(self) -> int:
+        """How many of them quotas let this session keep busy."""
+        return available_cores(root=self._root, affinity=len(self._cores))
 
     def sample(self) -> HostSample | None:
         """Return what the kernel has counted so far; None where it does not tell, as outside Linux."""
@@ -144,19 +149,22 @@ def use_between(start: HostSample, end: HostSample) -> HostSample:
         for pid, (name, now) in end.foreign.items()
     }
     largest = sorted(foreign.items(), key=lambda item: -item[1][1])[:_MOST_PROCESSES]
-    has_quota = start.throttled_sec is not None and end.throttled_sec is not None
     return HostSample(
         used_sec=end.used_sec - start.used_sec,
         idle_sec=end.idle_sec - start.idle_sec,
         steal_sec=end.steal_sec - start.steal_sec,
         own_sec=end.own_sec - start.own_sec,
         foreign={pid: (name, seconds) for pid, (name, seconds) in largest if seconds > 0},
-        throttled_sec=(end.throttled_sec or 0.0) - (start.throttled_sec or 0.0) if has_quota else None,
+        throttled_sec={
+            group: seconds - start.throttled_sec[group]
+            for group, seconds in end.throttled_sec.items()
+            if group in start.throttled_sec
+        },
         frequency_mhz=end.frequency_mhz,
     )
 
 
-def cpu_health(uses: Sequence[HostSample], *, num_cores: int) -> CpuHealth | None:
+def cpu_health(uses: Sequence[HostSample], *, num_cores: int, num_allowed_cores: int | None = None) -> CpuHealth | None:
     """Return how the cores' time was shared out over some intervals; None if no time passed in them.
 
     What others used is what was used less what this session used: so processes count that can't be seen from a
@@ -165,6 +173,7 @@ def cpu_health(uses: Sequence[HostSample], *, num_cores: int) -> CpuHealth | Non
     Args:
         uses: Of each interval, from use_between.
         num_cores: How many cores this session may use.
+        num_allowed_cores: How many of them quotas let it keep busy; None for all.
     """
     used, idle, steal, own = (
         sum(getattr(use, name) for use in uses) for name in ("used_sec", "idle_sec", "steal_sec", "own_sec")
@@ -172,14 +181,15 @@ def cpu_health(uses: Sequence[HostSample], *, num_cores: int) -> CpuHealth | Non
     whole = used + idle + steal
     if whole <= 0:
         return None
-    quotas = [use.throttled_sec for use in uses if use.throttled_sec is not None]
+    throttled = _most_throttled_sec(uses)
+    allowed = whole * (num_allowed_cores or num_cores) / num_cores
     return CpuHealth(
         num_cores=num_cores,
         own_share=_share(own, whole=whole),
         foreign_share=_share(used - own, whole=whole),
         idle_share=_share(idle, whole=whole),
         steal_share=_share(steal, whole=whole),
-        throttled_share=_share(sum(quotas), whole=whole) if quotas else None,
+        throttled_share=None if throttled is None else _share(throttled, whole=allowed),
         frequency_mhz=span_of([use.frequency_mhz for use in uses if use.frequency_mhz is not None]),
         foreign_processes=_foreign_processes(uses, whole=whole),
     )
@@ -188,6 +198,15 @@ def cpu_health(uses: Sequence[HostSample], *, num_cores: int) -> CpuHealth | Non
 def span_of(values: Sequence[float]) -> Span | None:
     """Return the lowest, the median and the highest of some values; None of none."""
     return Span(low=min(values), median=statistics.median(values), high=max(values)) if values else None
+
+
+def _most_throttled_sec(uses: Sequence[HostSample]) -> float | None:
+    """Return for how long the group that was stopped the longest was; None without a quota.
+
+    A group that is stopped stops those in it, so sums over groups would count the same time twice.
+    """
+    groups = {group for use in uses for group in use.throttled_sec}
+    return max((sum(use.throttled_sec.get(group, 0.0) for use in uses) for group in groups), default=None)
 
 
 def _foreign_processes(uses: Sequence[HostSample], *, whole: float) -> dict[str, float]:

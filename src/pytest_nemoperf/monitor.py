@@ -86,7 +86,11 @@ class Monitor:
             seconds=round(sum(each.seconds for each in intervals), 3),
             num_samples=len(intervals),
             is_measured_steps=is_measured,
-            cpu=cpu_health([each.use for each in intervals if each.use is not None], num_cores=self._host.num_cores),
+            cpu=cpu_health(
+                [each.use for each in intervals if each.use is not None],
+                num_cores=self._host.num_cores,
+                num_allowed_cores=self._host.num_allowed_cores,
+            ),
             gpus=gpus,
         )
 

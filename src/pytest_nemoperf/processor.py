@@ -24,13 +24,14 @@ def cpu_model(*, root: Path = _ROOT) -> str:
     return next(names, "") or platform.machine()
 
 
-def available_cores(*, root: Path = _ROOT) -> int:
+def available_cores(*, root: Path = _ROOT, affinity: int | None = None) -> int:
     """Return how many cores this process may keep busy, by affinity and by the quotas of its control groups.
 
     Args:
         root: Where ``/proc`` and ``/sys`` are found.
+        affinity: How many it may run on; None asks the system.
     """
-    affinity = len(os.sched_getaffinity(0))
+    affinity = len(os.sched_getaffinity(0)) if affinity is None else affinity
     return max(1, min([affinity, *(math.ceil(quota) for quota in _cpu_quotas(root))]))
 
 
@@ -56,15 +57,18 @@ def host_settings(*, root: Path = _ROOT, environ: Mapping[str, str] = os.environ
     return {name: value for name, value in facts.items() if value}
 
 
-def throttled_sec(*, root: Path = _ROOT) -> float | None:
-    """Return how long quotas have stopped this process's control groups, over all cores; None where none has one."""
-    found = []
+def throttled_sec(*, root: Path = _ROOT) -> dict[str, float]:
+    """Return for how long a quota has stopped each of this process's control groups, over all cores, by folder.
+
+    Groups without a quota are left out. The counts are since each group began, so only differences compare.
+    """
+    found = {}
     for folder in _groups(root):
         for line in _lines(folder / "cpu.stat"):
             name, _, value = line.partition(" ")
             if name in _THROTTLED_UNITS_SEC:
-                found.append(int(value) * _THROTTLED_UNITS_SEC[name])
-    return max(found, default=None)
+                found[str(folder)] = int(value) * _THROTTLED_UNITS_SEC[name]
+    return found
 
 
 def _container(root: Path, *, environ: Mapping[str, str]) -> Iterator[str]:
