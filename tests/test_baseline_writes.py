@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +87,43 @@ def test_two_sessions_that_update_at_once_take_turns(start: Start, stored: Path)
     assert num_read > 0
     assert read_baseline(stored).runs[0].metrics["tokens_per_sec_per_gpu"] in {each[-1] for each in rates}
     assert [path.name for path in stored.parent.iterdir()] == [stored.name]
+
+
+@pytest.mark.parametrize("how", ["another TMPDIR", "a container with the same path"])
+def test_a_session_with_another_lock_is_not_in_the_way(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    root, places = stored.parent.parent, (tmp_path / "one", tmp_path / "other")
+    for place in places:
+        place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(places[0]))
+    sync = os.fsync
+
+    def let_the_other_write(descriptor: int) -> None:
+        monkeypatch.setattr(os, "fsync", sync)
+        if how == "another TMPDIR":
+            monkeypatch.setattr(tempfile, "tempdir", str(places[1]))
+        else:
+            places[0].rename(tmp_path / "of the first")
+            places[1].rename(places[0])
+        write_baseline(root, baseline=make_baseline((2000.0,)))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", let_the_other_write)
+    write_baseline(root, baseline=make_baseline((3000.0,)))
+
+    assert read_baseline(stored) == make_baseline((3000.0,))
+    assert list(stored.parent.iterdir()) == [stored]
+
+
+def test_other_users_of_the_host_may_take_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "locks").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "locks"))
+
+    write_baseline(tmp_path / "baselines", baseline=make_baseline())
+
+    (lock,) = (tmp_path / "locks").iterdir()
+    assert lock.stat().st_mode & 0o777 == 0o666
 
 
 def test_what_a_killed_update_left_aside_is_replaced_by_the_next(tmp_path: Path, stored: Path) -> None:

@@ -161,10 +161,11 @@ def write_baseline(root: Path, *, baseline: Baseline) -> Baseline | None:
         raise BaselineError(f"{baseline.case}: {problem}; it is not stored")
     path = baseline_path(root, system=baseline.system, case=baseline.case)
     try:
-        with FileLock(_lock_path(root), timeout=_LOCK_TIMEOUT_SEC):
+        lock_path = _lock_path(root)
+        with FileLock(lock_path, timeout=_LOCK_TIMEOUT_SEC, mode=0o666):
             old = read_baseline(path) if path.exists() else None
-            # Of this host only the lock's holder writes here: what lies aside already was left by one that was killed.
-            write_atomically(path, text=to_json(baseline), aside=path.with_name(_aside_name()))
+            # Only the lock's holder writes under this name: what lies there already was left by one that was killed.
+            write_atomically(path, text=to_json(baseline), aside=path.with_name(_aside_name(lock_path)))
     except Timeout:
         raise BaselineError(
             f"{path}: another session has been writing baselines for {_LOCK_TIMEOUT_SEC:.0f} s; "
@@ -273,9 +274,15 @@ def _endless(node: object, *, place: str) -> Iterator[tuple[str, float]]:
             yield from _endless(value, place=f"{place}[{number}]")
 
 
-def _aside_name() -> str:
-    """Return the name under which this host writes aside: the lock keeps hosts that share a folder not apart."""
-    return f".nemoperf-{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}.tmp"
+def _aside_name(lock_path: Path) -> str:
+    """Return the name under which those who share a lock write aside.
+
+    Hosts that share a folder don't, nor do sessions with other temporary directories. Containers may have the same
+    host name and path, so the directory itself counts.
+    """
+    place = lock_path.parent.stat()
+    lock = f"{platform.node()} {lock_path} {place.st_dev} {place.st_ino}"
+    return f".nemoperf-{hashlib.sha256(lock.encode()).hexdigest()[:8]}.tmp"
 
 
 def _lock_path(root: Path) -> Path:
