@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.text import Text
 
+from pytest_nemoperf.baseline import Anchor
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.records import GroupStep
 from pytest_nemoperf.report.failure import render_failure
@@ -157,6 +158,53 @@ def test_the_baseline_says_where_it_comes_from() -> None:
         "  baselines/cpu/pretrain-test.json",
         "  3 runs of 2026-11-22T12:00:00Z, commit 0123456789ab: test",
     ]
+
+
+def make_decayed() -> CaseReport:
+    """Return the report of a case that is what its baseline is, and lost 20 ms and its second rank since the anchor."""
+    fast, slow = make_phased_run(), make_phased_run(other_sec=0.025, step_time_sec=0.12)
+    anchor = Anchor(
+        name="1.4",
+        runs=(replace(fast, rank_busy_sec=(0.08, 0.08)),) * 5,
+        provenance=make_provenance(date="2026-01-02T12:00:00Z", versions={"python": "3.11.7", "torch": "2.12.0"}),
+    )
+    now = (replace(slow, rank_busy_sec=(0.08, 0.1)),) * 3
+    return make_report(make_measurement(runs=now), baseline=make_baseline(runs=now, anchor=anchor))
+
+
+def test_a_loss_against_the_anchor_alone_is_explained_by_the_anchor() -> None:
+    report = make_decayed()
+    report = replace(report, environment={**report.environment, "env.NCCL_ALGO": "Ring"})
+
+    lines = lines_of(report, width=200)
+
+    assert lines[1] == "tokens/sec/GPU is 16.7% below the anchor 1.4 (833 against 1,000; allowed 10.0%)"
+    assert "since the anchor 1.4, the step is 20.00 ms slower: other +20.00 ms (100%)" in lines
+    assert any(line.startswith("rank 1 worked 25% longer than the others") for line in lines)
+    rows = [line.split() for line in section(lines, heading="where the step's time went")]
+    assert rows[0][:3] == ["phase", "anchor", "now"]
+    assert rows[1] == ["other", "5.00", "25.00", "+20.00", "100%"]
+    assert any(line == "spread (3 runs now, 5 in the anchor)" for line in lines)
+    assert section(lines, heading=f"{SUSPECTS} and changed since the anchor 1.4") == [
+        "  torch: 2.12.0 -> 2.13.0",
+        "  what was set where the steps of the anchor 1.4 ran was not kept",
+    ]
+    assert section(lines, heading="anchor 1.4") == [
+        "  baselines/cpu/pretrain-test.json",
+        "  5 runs of 2026-01-02T12:00:00Z, commit 0123456789ab: kept in that file beside the newest baseline",
+    ]
+
+
+def test_a_loss_against_both_is_explained_by_the_newest_baseline() -> None:
+    anchor = Anchor(name="1.4", runs=(make_phased_run(),) * 5, provenance=make_provenance())
+    regressed = make_regressed()
+    assert regressed.baseline is not None
+
+    report = make_report(regressed.result.measurement, baseline=replace(regressed.baseline, anchor=anchor))
+
+    lines = lines_of(report)
+    assert "the step is 20.00 ms slower: other +20.00 ms (100%)" in lines
+    assert "spread (3 runs now, 3 in the baseline)" in lines
 
 
 def test_the_block_ends_with_where_to_look_and_what_to_do() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.comparison import Comparison, VerdictKind
 from pytest_nemoperf.fingerprint import Difference, Tier
 from pytest_nemoperf.metrics import METRICS
@@ -36,7 +35,7 @@ from pytest_nemoperf.report.profile import profile_parts
 from pytest_nemoperf.report.resolving import NOISE_HEADINGS, interval_text, noise_cells
 from pytest_nemoperf.report.rollouts import compare_rollouts
 from pytest_nemoperf.report.spread import compare_spread, unusual_steps
-from pytest_nemoperf.report.suspects import changed_since, explanations
+from pytest_nemoperf.report.suspects import Decisive, changed_since, decisive_of, explanations
 from pytest_nemoperf.results import CaseReport
 
 if TYPE_CHECKING:
@@ -64,22 +63,23 @@ def _parts(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
     if inject_pct:
         yield injection_banner(inject_pct, width=width)
     yield from _reasons(report)
+    then = decisive_of(report)
     if report.result.verdict.comparisons:
-        if report.baseline is not None:
-            yield from explanations(report, baseline=report.baseline)
+        if then is not None:
+            yield from explanations(report, then=then)
         yield ""
         yield _comparison_table(report.result.verdict.comparisons)
         yield from _resolutions(report.result.verdict.comparisons)
-    if report.baseline is not None and report.result.verdict.kind is not VerdictKind.NOT_COMPARABLE:
-        yield from _time_by_phase(report, baseline=report.baseline)
-        yield from _spread(report, baseline=report.baseline)
+    if then is not None and report.result.verdict.kind is not VerdictKind.NOT_COMPARABLE:
+        yield from _time_by_phase(report, then=then)
+        yield from _spread(report, then=then)
     if report.profile is not None:
         origin = None if report.baseline is None else report.baseline.provenance
         yield from profile_parts(report.profile, baseline=origin, width=width)
-    if report.baseline is not None:
-        yield from _rollouts(report, baseline=report.baseline)
-        yield from _suspects(report, baseline=report.baseline)
-        yield from _baseline(report, baseline=report.baseline)
+    if then is not None:
+        yield from _rollouts(report, then=then)
+        yield from _suspects(report, then=then)
+        yield from _origin(report, then=then)
     yield from _what_to_do(report, width=width)
     if inject_pct:
         yield injection_banner(inject_pct, width=width)
@@ -133,40 +133,43 @@ def _resolutions(comparisons: tuple[Comparison, ...]) -> Iterator[RenderableType
     yield indented(table)
 
 
-def _time_by_phase(report: CaseReport, *, baseline: Baseline) -> Iterator[RenderableType]:
+def _time_by_phase(report: CaseReport, *, then: Decisive) -> Iterator[RenderableType]:
     runs = report.result.measurement.runs
     yield from _phase_table(
-        compare_phases(runs, baseline=baseline.runs), title="where the step's time went (median ms, slowest rank)"
+        compare_phases(runs, baseline=then.runs),
+        title="where the step's time went (median ms, slowest rank)",
+        word=then.word,
     )
     for group in dict.fromkeys(name for run in runs for name in run.groups):
         yield from _phase_table(
-            compare_phases(runs, baseline=baseline.runs, group=group),
+            compare_phases(runs, baseline=then.runs, group=group),
             title=f"where the time of the {group} ranks went (median ms, slowest of them)",
+            word=then.word,
         )
 
 
-def _phase_table(compared: PhaseTable | None, *, title: str) -> Iterator[RenderableType]:
+def _phase_table(compared: PhaseTable | None, *, title: str, word: str) -> Iterator[RenderableType]:
     if compared is None:
         return
     yield ""
     yield heading(title)
     is_shared = compared.step.share_pct is not None
-    headings = ["phase", "baseline", "now", "difference"]
-    word = "loss" if compared.step.difference_ms > 0 else "gain"
-    table = figures_table([*headings, f"share of the {word}"] if is_shared else headings)
+    headings = ["phase", word, "now", "difference"]
+    change = "loss" if compared.step.difference_ms > 0 else "gain"
+    table = figures_table([*headings, f"share of the {change}"] if is_shared else headings)
     for row in compared.rows:
         table.add_row(*_phase_cells(row, decimals=compared.decimals), style=QUIET if row.phase.startswith("(") else "")
     table.add_row(*_phase_cells(compared.step, decimals=compared.decimals), style="bold")
     yield indented(table)
 
 
-def _rollouts(report: CaseReport, *, baseline: Baseline) -> Iterator[RenderableType]:
-    rows = compare_rollouts(report.result.measurement.runs, baseline=baseline.runs)
+def _rollouts(report: CaseReport, *, then: Decisive) -> Iterator[RenderableType]:
+    rows = compare_rollouts(report.result.measurement.runs, baseline=then.runs)
     if not rows:
         return
     yield ""
     yield heading("generation and training (medians; shown, not judged)")
-    table = figures_table(("figure", "baseline", "now", "delta"))
+    table = figures_table(("figure", then.word, "now", "delta"))
     for row in rows:
         table.add_row(*row)
     yield indented(table)
@@ -182,30 +185,32 @@ def _phase_cells(row: PhaseRow, *, decimals: int) -> list[str]:
     return cells if row.share_pct is None else [*cells, f"{round(row.share_pct)}%"]
 
 
-def _spread(report: CaseReport, *, baseline: Baseline) -> Iterator[RenderableType]:
+def _spread(report: CaseReport, *, then: Decisive) -> Iterator[RenderableType]:
     runs = report.result.measurement.runs
     if not runs:
         return
     yield ""
-    yield heading(f"spread ({count_text(len(runs), 'run')} now, {len(baseline.runs):,} in the baseline)")
-    table = figures_table(("times apart", "baseline", "now"))
-    for what, then, now in compare_spread(runs, baseline=baseline.runs):
-        table.add_row(what, *("-" if percent is None else f"{percent:.1f}%" for percent in (then, now)))
+    yield heading(f"spread ({count_text(len(runs), 'run')} now, {len(then.runs):,} in the {then.word})")
+    table = figures_table(("times apart", then.word, "now"))
+    for what, *percents in compare_spread(runs, baseline=then.runs):
+        table.add_row(what, *("-" if percent is None else f"{percent:.1f}%" for percent in percents))
     yield indented(table)
-    for what, then_steps, now_steps in unusual_steps(runs, baseline=baseline.runs):
-        yield indented(f"steps {what}: {now_steps} now, {then_steps} in the baseline")
+    for what, then_steps, now_steps in unusual_steps(runs, baseline=then.runs):
+        yield indented(f"steps {what}: {now_steps} now, {then_steps} in the {then.word}")
 
 
-def _suspects(report: CaseReport, *, baseline: Baseline) -> Iterator[RenderableType]:
+def _suspects(report: CaseReport, *, then: Decisive) -> Iterator[RenderableType]:
     """Yield what may be to blame: first what is known to change speed, then quietly the rest."""
-    differences = changed_since(report, baseline=baseline)
+    differences = changed_since(report, then=then)
     suspects = [each for each in differences if each.tier is not Tier.REST]
     rest = [each for each in differences if each.tier is Tier.REST]
     yield ""
-    yield heading("suspects: what may change speed and changed since the baseline")
+    yield heading(f"suspects: what may change speed and changed since {then.name}")
     yield from (indented(_difference_text(each)) for each in suspects)
     if not suspects:
         yield indented("none of what is watched differs")
+    if then.environment is None:
+        yield indented(styled((f"what was set where the steps of {then.name} ran was not kept", QUIET)))
     if rest:
         yield indented(styled(("also changed: " + "; ".join(map(_difference_text, rest)), QUIET)))
 
@@ -214,14 +219,12 @@ def _difference_text(difference: Difference) -> str:
     return f"{difference.name}: {difference.then} -> {difference.now}"
 
 
-def _baseline(report: CaseReport, *, baseline: Baseline) -> Iterator[RenderableType]:
-    origin = baseline.provenance
+def _origin(report: CaseReport, *, then: Decisive) -> Iterator[RenderableType]:
+    origin = then.provenance
     yield ""
-    yield heading("baseline")
+    yield heading(then.name.removeprefix("the "))
     yield whole(report.result.baseline_path)
-    yield indented(
-        f"{count_text(len(baseline.runs), 'run')} of {origin.date}, {commit_text(origin)}: {baseline.reason}"
-    )
+    yield indented(f"{count_text(len(then.runs), 'run')} of {origin.date}, {commit_text(origin)}: {then.reason}")
 
 
 def _what_to_do(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
