@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,11 +104,20 @@ def test_a_cpu_run_asks_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def watch_gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., HealthReport]:
+def watch_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., HealthReport]:
     """Watch a run on two GPUs, in the middle of which something happens to them."""
 
-    def call(fake: FakeNvml, *, visible: str | None = None, then: Callable[[], object] = lambda: None) -> HealthReport:
+    def call(
+        fake: FakeNvml,
+        *,
+        visible: str | None = None,
+        then: Callable[[], object] = lambda: None,
+        process_ids: str | None = "pid:[4026531836]",
+    ) -> HealthReport:
         install(monkeypatch, fake, visible=visible)
+        if process_ids is not None:
+            (tmp_path / "pid").symlink_to(process_ids)
+        monkeypatch.setattr("pytest_nemoperf.gpu_samples._PROCESS_IDS", tmp_path / "pid")
         recipe = make_recipe(layouts={"h100": Layout(gpus=2, dp_shard=2)})
         host = FakeHost()
         with Monitor(resolve(recipe, system=find_system("h100")), host=host, now=lambda: host.now) as monitor:
@@ -163,6 +173,21 @@ def test_only_processes_from_before_to_after_the_run_are_foreign(watch_gpus: Cal
     report = watch_gpus(fake, then=lambda: fake.processes.update({900_002: None, 900_003: 0}))
 
     assert [gpu.foreign_processes for gpu in report.gpus] == [("process 900001",), ()]
+
+
+@pytest.mark.parametrize("process_ids", ["pid:[4026532198]", None], ids=["container", "not told"])
+def test_where_own_processes_can_not_be_recognised_none_is_foreign(
+    watch_gpus: Callable[..., HealthReport], process_ids: str | None
+) -> None:
+    report = watch_gpus(FakeNvml(processes={900_001: 0}), process_ids=process_ids)  # it may be this very process
+
+    assert [gpu.foreign_processes for gpu in report.gpus] == [(), ()]
+
+
+def test_this_session_is_not_foreign_to_itself(watch_gpus: Callable[..., HealthReport]) -> None:
+    report = watch_gpus(FakeNvml(processes={os.getpid(): 0}))
+
+    assert report.gpus[0].foreign_processes == ()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import importlib
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +17,9 @@ from pytest_nemoperf.health import GpuHealth
 from pytest_nemoperf.host_samples import span_of
 
 _MW_PER_W = 1000
+_PROCESS_IDS = Path("/proc/self/ns/pid")
+_OF_THE_HOST = "pid:[4026531836]"
+"""Linux numbers the first namespace of process ids so (PROC_PID_INIT_INO, include/linux/proc_ns.h)."""
 _MOST_EVENTS = 64
 """A broken GPU may report without end."""
 
@@ -132,7 +136,13 @@ class GpuSampler:
         return int(self._ask(nvml.nvmlDeviceGetTotalEccErrors, gpu, kind, since) or 0)
 
     def _processes(self, gpu: Gpu) -> Mapping[int, str]:
-        """Return the processes that compute on a GPU, by id as the driver counts: a container may not know them."""
+        """Return the processes that compute on a GPU, by id; none where this session can't recognise its own.
+
+        In a container with process ids of its own the driver may count by the host's: the context that this very
+        process may hold since an earlier test would look like a stranger.
+        """
+        if not _has_ids_of_the_host():
+            return {}
         found = self._ask(self._nvml.nvmlDeviceGetComputeRunningProcesses, gpu) or []
         return {each.pid: _process_name(each.pid) for each in found}
 
@@ -175,6 +185,14 @@ def _reasons(bits: int, *, nvml: Any) -> frozenset[str]:
         "display_clock": nvml.nvmlClocksThrottleReasonDisplayClockSetting,
     }
     return frozenset(name for name, bit in known.items() if bits & bit)
+
+
+def _has_ids_of_the_host() -> bool:
+    """Tell whether this process's id is the host's; where the system does not say, it may be another."""
+    try:
+        return str(_PROCESS_IDS.readlink()) == _OF_THE_HOST
+    except OSError:
+        return False
 
 
 def _process_name(pid: int) -> str:

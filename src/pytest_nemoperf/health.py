@@ -57,7 +57,8 @@ class GpuHealth:
         reasons: Share of samples by reason for clocks below the highest.
         num_memory_errors: Uncorrected ones that came up during the run, start included.
         xids: Driver errors during the run, start included, by their numbers.
-        foreign_processes: Others that computed on it from before the ranks started to the end.
+        foreign_processes: Others that computed on it from before the ranks started to the end; none in a container with
+            process ids of its own, where that can't be told.
     """
 
     gpu: int
