@@ -140,10 +140,9 @@ class PerfPlugin:
         if updating is not None and updating.is_pruning:
             self.session.pruned = self.suite.prune(self.session.context.store, shown=self.session.context.shown)
         if self.session.reports or self.session.not_run or self.session.planner.priced:
+            gaps = self.suite.gaps() if self.session.settings.is_dry_run else ()
             try:
-                self._written = [
-                    self.session.context.shown(path) for path in self.session.write_output(self.suite.gaps())
-                ]
+                self._written = [self.session.context.shown(path) for path in self.session.write_output(gaps)]
             except OSError as exc:
                 self._write_error = f"{self.session.settings.output_dir}: cannot be written: {exc}"
 

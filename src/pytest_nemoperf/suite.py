@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_nemoperf.asking import asks_once
+from pytest_nemoperf.asking import asks_once, perf_files
 from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.results import Pruned
 
@@ -32,6 +32,7 @@ class Suite:
         self._planner = planner
         self._items: list[pytest.Item] = []
         self._left_out: list[str] = []
+        self._collected: set[Path] = set()
         self._uncollected: list[str] = []
         self._outcomes: dict[str, str] = {}
         self._finished: set[str] = set()
@@ -41,7 +42,8 @@ class Suite:
         self._left_out += [item.nodeid for item in items if item.get_closest_marker("perf")]
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Note what could not be collected: there may be perf tests in it."""
+        """Note what was collected, and what could not be: there may be perf tests in it."""
+        self._collected.add((self._config.rootpath / report.nodeid).resolve())
         if report.outcome != "passed":
             self._uncollected.append(f"{report.nodeid} was {_collected_how(report)}")
 
@@ -63,6 +65,7 @@ class Suite:
         groups = (
             list(self._selections()),
             [f"{nodeid} was left out" for nodeid in self._left_out],
+            [f"{path} may hold perf tests and was not collected; collect it as well" for path in self._unseen()],
             self._uncollected,
             [f"{item.nodeid} {problem}" for item in self._items if (problem := self._problem(item))],
         )
@@ -76,6 +79,9 @@ class Suite:
             shown: Returns a path as people read it.
         """
         asked, why_not = self._planner.asked, self.gaps()
+        root = self._config.rootpath
+        if not store.committed_dir.resolve().is_relative_to(root.resolve()):
+            why_not.append(f"{store.committed_dir} lies outside the root directory {root}: others may use it too")
         if not asked:
             why_not.insert(0, f"no collected perf test has a case on {store.system}")
         deleted: list[str] = []
@@ -96,11 +102,15 @@ class Suite:
             and config.invocation_params.dir != config.rootpath
         ):
             yield f"{config.invocation_params.dir.name}/ is a part of the suite; start in the root directory"
-        for argument in config.invocation_params.args:
-            if str(argument).startswith("--ignore"):
-                yield f"{argument} leaves files out"
         if getattr(config.option, "lf", False):
             yield "--last-failed leaves files out"
+
+    def _unseen(self) -> Iterator[Path]:
+        """Yield the files of the project that this session did not look into, for whatever reason."""
+        root, ini = self._config.rootpath, self._config.getini
+        for path in perf_files(root, names=ini("python_files"), left_out=ini("norecursedirs")):
+            if path.resolve() not in self._collected:
+                yield path.relative_to(root)
 
     def _problem(self, item: pytest.Item) -> str:
         """Return why a test may ask for more cases than it did, or nothing."""

@@ -61,7 +61,6 @@ def test_what_no_test_asks_for_is_deleted_with_its_profile_and_listed(project: P
     [
         pytest.param("pass", ["-k", "not other"], "test_speed.py::test_other was left out", id="deselected"),
         pytest.param("pass", ["test_speed.py"], "test_speed.py is a part of the suite; give its folder", id="file"),
-        pytest.param("pass", ["--ignore=gpu"], "--ignore=gpu leaves files out", id="ignored"),
         pytest.param(
             "pytest.skip('no GPU')", [], "test_other skipped before its case was known", id="skipped for another reason"
         ),
@@ -83,6 +82,70 @@ def test_nothing_is_deleted_where_a_case_may_be_hidden(
 
     assert orphan.exists()
     assert why in text
+
+
+UNSEEN = "may hold perf tests and was not collected; collect it as well"
+
+
+@pytest.fixture
+def halves(project: Project, orphan: Path) -> Path:
+    """Move the perf test into the folder ``a``; ``b`` has one that a session can leave out."""
+    (project.root / "a").mkdir()
+    (project.root / "b").mkdir()
+    for name in ("test_speed.py", "steps.py", "speed.txt"):
+        (project.root / name).rename(project.root / "a" / name)
+    (project.root / "b" / "test_gone.py").write_text("import pytest\n\n@pytest.mark.perf\ndef test_gone(perf): 1 / 0\n")
+    return orphan
+
+
+@pytest.mark.parametrize(
+    ("args", "addopts", "ini", "conftest"),
+    [
+        pytest.param(["a"], "", "", "", id="another folder as argument"),
+        pytest.param([], "--ignore=b", "", "", id="ignored by the environment"),
+        pytest.param([], "", "addopts = --ignore-glob=*gone*", "", id="ignored by the ini file"),
+        pytest.param([], "", "testpaths = a", "", id="outside testpaths"),
+        pytest.param([], "", "", "collect_ignore = ['b']", id="ignored by a conftest"),
+    ],
+)
+def test_nothing_is_deleted_while_the_project_has_perf_tests_that_were_not_collected(
+    project: Project,
+    halves: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    args: list[str],
+    addopts: str,
+    ini: str,
+    conftest: str,
+) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", addopts)
+    project.pytester.makeini(f"[pytest]\nperf_runs = 1\n{ini}\n")
+    project.pytester.makeconftest(conftest)
+
+    text = prune(project, *args)
+
+    assert halves.exists()
+    assert f"b/test_gone.py {UNSEEN}" in text
+
+
+def test_a_folder_that_holds_all_perf_tests_is_the_whole_suite(project: Project, halves: Path) -> None:
+    (project.root / "b" / "test_gone.py").write_text("def test_plain(): '@pytest.mark.perf'\n")
+
+    text = prune(project, "a")
+
+    assert "baselines/cpu/pretrain-gone.json" in text
+    assert not halves.exists()
+
+
+def test_nothing_is_deleted_outside_the_root_directory(
+    project: Project, orphan: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shared = tmp_path_factory.mktemp("shared")
+    (project.root / "baselines" / "cpu").rename(shared / "cpu")
+
+    text = prune(project, f"--perf-baselines={shared}")
+
+    assert (shared / "cpu" / orphan.name).exists()
+    assert "lies outside the root directory" in text
 
 
 @pytest.mark.parametrize(
