@@ -32,7 +32,14 @@ class Goal:
 GOALS = (
     Goal(scenario="quiet", false_alarms_pct=0.1, misses_pct=0.1, launches=1.0),
     Goal(scenario="cluster", false_alarms_pct=0.2, misses_pct=1.0, launches=1.4),
+    Goal(scenario="cluster, told 1.0%", false_alarms_pct=0.2, misses_pct=1.0, launches=1.4),
 )
+
+_ABOUT_GOALS = """\
+Five baseline runs. *Told* is the noise between launches that the rule is told to expect. The goals say nothing of it:
+the first row of a machine tells its true noise, which nobody knows beforehand; the row that tells the catalog's figure
+is what a project gets that says nothing (`run_noise_pct` of
+[systems.json](../../src/pytest_nemoperf/catalog/systems.json), all GPU systems alike)."""
 
 
 def render_results(
@@ -47,7 +54,7 @@ def render_results(
     """Return the whole file."""
     parts = [
         _introduction(trials),
-        "## Goals\n\nFive baseline runs.\n\n" + _goals(cells),
+        f"## Goals\n\n{_ABOUT_GOALS}\n\n{_goals(cells)}",
         *(_scenario_section(scenario, cells=cells) for scenario in SCENARIOS if not scenario.is_variant),
         "## Told another noise, or other days\n\nOurs beside the candidates where an assumption does not hold.\n\n"
         + _variants(cells),
@@ -96,14 +103,15 @@ def _goals(cells: Sequence[Cell]) -> str:
         )
         rows.append(
             (
-                f"{goal.scenario}, tolerance {scenario.tolerance_pct:g}%",
+                f"{scenario.name.partition(',')[0]}, tolerance {scenario.tolerance_pct:g}%",
+                f"{scenario.prior_pct:g}%, {scenario.title if scenario.is_variant else 'its true noise'}",
                 f"{same.with_interval(Call.REGRESSED)} of {goal.false_alarms_pct:g}",
                 f"{lost.with_interval(*NOT_FOUND)} of {goal.misses_pct:g}",
                 f"{same.launches_each:.2f} of {goal.launches:g}",
                 "yes" if is_met else "NO",
             )
         )
-    return markdown_table(("scenario", "false alarms", "misses", "launches, nothing changed", "met"), rows=rows)
+    return markdown_table(("scenario", "told", "false alarms", "misses", "launches, nothing changed", "met"), rows=rows)
 
 
 def _scenario_section(scenario: Scenario, *, cells: Sequence[Cell]) -> str:
