@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from pytest_nemoperf.bands import band_problems, has_pinned_lengths
-from pytest_nemoperf.comparison import Comparison, Terms, VerdictKind
+from pytest_nemoperf.comparison import KIND_OF, Comparison, Terms, VerdictKind, delta_pct, describe
 from pytest_nemoperf.measure import Measurement
-from pytest_nemoperf.metrics import METRICS, PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU, Direction, Metric
+from pytest_nemoperf.metrics import PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU, Direction, Metric
 from pytest_nemoperf.sequential import Decision, Evidence, Rule, cost_of_loss, decide_ratio, loss_of_cost
 from pytest_nemoperf.verdict import LOSS_REL_TOL, Verdict
 
@@ -26,12 +26,6 @@ MAX_ROUNDS: Final = 100
 """To look more often would cost more sureness at each look than further short rounds bring."""
 JUDGED_IN_ROUNDS: Final = (TOKENS_PER_SEC_PER_GPU, PEAK_MEMORY_GIB)
 """Both sides run one plan, so TFLOP/s/GPU would say what tokens/s say."""
-_KINDS: Mapping[Decision, VerdictKind] = {
-    Decision.SAME: VerdictKind.PASSED,
-    Decision.WORSE: VerdictKind.REGRESSED,
-    Decision.BETTER: VerdictKind.IMPROVED,
-    Decision.UNDECIDED: VerdictKind.INCONCLUSIVE,
-}
 _WORST_FIRST = (VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE, VerdictKind.IMPROVED, VerdictKind.PASSED)
 
 
@@ -139,26 +133,17 @@ def judge_rounds(
         if (own := [round_ for round_ in counted if metric.name in round_.ratios])
     )
     kind = min((comparison.kind for comparison in comparisons), key=_WORST_FIRST.index)
-    reasons = tuple(describe(comparison, other=labels[0]) for comparison in comparisons if comparison.kind is kind)
+    reasons = tuple(
+        describe(comparison, other=labels[0], evidence=_interval_text(comparison))
+        for comparison in comparisons
+        if comparison.kind is kind
+    )
     return Verdict(
         kind=kind,
         case=new.case,
         comparisons=comparisons,
         reasons=reasons if kind is not VerdictKind.PASSED else (),
     )
-
-
-def describe(comparison: Comparison, *, other: str) -> str:
-    """Return the sentence that says what one metric did, e.g. how far it is below the other version's."""
-    metric = METRICS[comparison.metric]
-    side = "below" if comparison.delta_pct < 0 else "above"
-    sentence = (
-        f"{metric.label} is {abs(comparison.delta_pct):.1f}% {side} {other} "
-        f"({metric.format(comparison.now)} against {metric.format(comparison.baseline)}; "
-        f"allowed {comparison.allowed_pct:.1f}%; 95% interval {comparison.low_pct:+.1f}% to "
-        f"{comparison.high_pct:+.1f}% from {_rounds_text(comparison.num_runs)})"
-    )
-    return f"{sentence}; {comparison.note}" if comparison.note else sentence
 
 
 def rule_of(noise_pct: float, *, alpha: float, beta: float, max_rounds: int, errors: Sequence[float] = ()) -> Rule:
@@ -215,14 +200,14 @@ def _compare(
     middle = statistics.geometric_mean(
         run.metrics[metric.name] for run in (*old.runs, *new.runs) if metric.name in run.metrics
     )
-    low, high = sorted(_delta_pct(end, metric=metric) for end in (evidence.low, evidence.high))
+    low, high = sorted(delta_pct(end, metric=metric) for end in (evidence.low, evidence.high))
     return Comparison(
         metric=metric.name,
         baseline=middle / math.exp(half),
         now=middle * math.exp(half),
-        delta_pct=_delta_pct(evidence.worsening, metric=metric),
+        delta_pct=delta_pct(evidence.worsening, metric=metric),
         allowed_pct=allowed,
-        kind=_KINDS[evidence.decision],
+        kind=KIND_OF[evidence.decision],
         note=note,
         low_pct=low,
         high_pct=high,
@@ -234,14 +219,14 @@ def _compare(
     )
 
 
+def _interval_text(comparison: Comparison) -> str:
+    interval = f"{comparison.low_pct:+.1f}% to {comparison.high_pct:+.1f}%"
+    return f"95% interval {interval} from {_rounds_text(comparison.num_runs)}"
+
+
 def _rounds_text(number: int) -> str:
     return f"{number} round{'' if number == 1 else 's'}"
 
 
 def _is_close(one: float, other: float) -> bool:
     return abs(one - other) <= LOSS_REL_TOL * abs(other)
-
-
-def _delta_pct(worsening: float, *, metric: Metric) -> float:
-    loss = loss_of_cost(worsening, metric=metric)
-    return -loss if metric.direction is Direction.HIGHER else loss

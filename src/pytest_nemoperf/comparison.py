@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Final
 
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.measure import Run
@@ -38,7 +39,7 @@ class VerdictKind(StrEnum):
 
 
 _ROUNDED = 1.0 - 1e-9
-_KINDS: Mapping[Decision, VerdictKind] = {
+KIND_OF: Final[Mapping[Decision, VerdictKind]] = {
     Decision.SAME: VerdictKind.PASSED,
     Decision.WORSE: VerdictKind.REGRESSED,
     Decision.BETTER: VerdictKind.IMPROVED,
@@ -159,6 +160,12 @@ def costs(runs: Sequence[Run], *, metric: Metric) -> list[float]:
     return [cost(run.metrics[metric.name], metric=metric) for run in runs if metric.name in run.metrics]
 
 
+def delta_pct(worsening: float, *, metric: Metric) -> float:
+    """Return the signed change in percent that a difference of logarithms of costs makes in a metric's value."""
+    loss = loss_of_cost(worsening, metric=metric)
+    return -loss if metric.direction is Direction.HIGHER else loss
+
+
 def wants_more_runs(runs: Sequence[Run], *, terms: Terms) -> bool:
     """Tell whether a baseline of these runs could not hold the tolerances, which further runs would allow."""
     for metric in JUDGED:
@@ -171,16 +178,20 @@ def wants_more_runs(runs: Sequence[Run], *, terms: Terms) -> bool:
     return False
 
 
-def describe(comparison: Comparison) -> str:
-    """Return the sentence that says what one metric did, e.g. how far it is below the baseline."""
+def describe(comparison: Comparison, *, other: str = "", evidence: str = "") -> str:
+    """Return the sentence that says what one metric did, e.g. how far it is below the baseline.
+
+    Args:
+        comparison: Of the metric.
+        other: What it is compared with; empty for the baseline or its anchor.
+        evidence: What else is said of the numbers; empty for nothing.
+    """
     metric = METRICS[comparison.metric]
     side = "below" if comparison.delta_pct < 0 else "above"
-    other = f"the anchor {comparison.anchor}" if comparison.anchor else "the baseline"
+    other = other or (f"the anchor {comparison.anchor}" if comparison.anchor else "the baseline")
+    allowed = "; ".join(filter(None, [f"allowed {comparison.allowed_pct:.1f}%", evidence]))
     numbers = f"{metric.format(comparison.now)} against {metric.format(comparison.baseline)}"
-    sentence = (
-        f"{metric.label} is {abs(comparison.delta_pct):.1f}% {side} {other} "
-        f"({numbers}; allowed {comparison.allowed_pct:.1f}%)"
-    )
+    sentence = f"{metric.label} is {abs(comparison.delta_pct):.1f}% {side} {other} ({numbers}; {allowed})"
     return f"{sentence}; {comparison.note}" if comparison.note else sentence
 
 
@@ -194,14 +205,14 @@ def _compare(
     tolerance = cost_of_loss(allowed, metric=metric)
     evidence = decide(before, after, tolerance=tolerance, rule=rule)
     usual = usual_cost(before, tolerance=tolerance)
-    low, high = sorted(_delta_pct(end, metric=metric) for end in (evidence.low, evidence.high))
+    low, high = sorted(delta_pct(end, metric=metric) for end in (evidence.low, evidence.high))
     comparison = Comparison(
         metric=metric.name,
         baseline=_value(usual, metric=metric),
         now=_value(usual + evidence.worsening, metric=metric),
-        delta_pct=_delta_pct(evidence.worsening, metric=metric),
+        delta_pct=delta_pct(evidence.worsening, metric=metric),
         allowed_pct=allowed,
-        kind=_KINDS[evidence.decision],
+        kind=KIND_OF[evidence.decision],
         low_pct=low,
         high_pct=high,
         resolution_pct=loss_of_cost(evidence.resolution_pct / 100.0, metric=metric),
@@ -247,8 +258,3 @@ def _other_flops(comparison: Comparison) -> Comparison:
 def _value(cost_of_value: float, *, metric: Metric) -> float:
     """Return the metric's value that costs so much."""
     return math.exp(-cost_of_value if metric.direction is Direction.HIGHER else cost_of_value)
-
-
-def _delta_pct(worsening: float, *, metric: Metric) -> float:
-    loss = loss_of_cost(worsening, metric=metric)
-    return -loss if metric.direction is Direction.HIGHER else loss
