@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 from pytest_nemoperf.abplan import DEFAULT_BLOCK_STEPS, plan_for_turns
 from pytest_nemoperf.abratios import (
@@ -19,13 +19,18 @@ from pytest_nemoperf.abratios import (
 )
 from pytest_nemoperf.abrun import Round
 from pytest_nemoperf.abtest import MAX_ROUNDS, ABResult, ABRound
-from pytest_nemoperf.expected import expected_of
+from pytest_nemoperf.expected import Expected, expected_of
 from pytest_nemoperf.measure import Measurement, measure_outputs
 from pytest_nemoperf.metrics import PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import RunOutput, StepRecord
 from pytest_nemoperf.soundness import record_problems
 from pytest_nemoperf.steadiness import unsettled
+
+
+class _Problems(Protocol):
+    def __call__(self, expected: Expected, *, records: Sequence[StepRecord]) -> list[str]: ...
+
 
 SIDES: Final = ("old", "new")
 
@@ -72,14 +77,20 @@ class Series:
         return min(self.num_counted + left, MAX_ROUNDS)
 
     def add(self, found: Round, *, took_sec: float) -> None:
-        """Keep what a round left; one in which a side did not settle does not count."""
+        """Keep what a round left; one in which a side did not settle does not count.
+
+        Records that can't be judged are kept, so that the comparison is INVALID and says why, but have no ratio.
+        """
         self._durations.append(took_sec)
         sides = {"old": found.old, "new": found.new}
+        if problem := self._unsound(sides):
+            self._keep(sides)
+            self.rounds.append(ABRound(first=found.first, ratios={}, left_out=problem))
+            return
         if problem := self._unsettled(sides):
             self.rounds.append(ABRound(first=found.first, ratios={}, left_out=problem))
             return
-        for name in SIDES:
-            self.outputs[name].append(sides[name])
+        self._keep(sides)
         ratios, error = self._ratios(sides)
         self.rounds.append(ABRound(first=found.first, ratios=ratios, error=error))
 
@@ -109,13 +120,22 @@ class Series:
             duration_sec=round(sum(self._durations), 3),
         )
 
+    def _keep(self, sides: Mapping[str, RunOutput]) -> None:
+        for name in SIDES:
+            self.outputs[name].append(sides[name])
+
+    def _unsound(self, sides: Mapping[str, RunOutput]) -> str:
+        return self._first_problem(sides, problems=record_problems)
+
     def _unsettled(self, sides: Mapping[str, RunOutput]) -> str:
         if not self.why_launches:
             return unsettled_turns(*self._measured(sides))
-        problems = (
-            f"{name}: {problem}" for name in SIDES for problem in unsettled(self._plan, records=sides[name].records)
-        )
-        return next(problems, "")
+        return self._first_problem(sides, problems=unsettled)
+
+    def _first_problem(self, sides: Mapping[str, RunOutput], *, problems: _Problems) -> str:
+        expected = expected_of(self.plan)
+        found = (f"{name}: {each}" for name in SIDES for each in problems(expected, records=sides[name].records))
+        return next(found, "")
 
     def _ratios(self, sides: Mapping[str, RunOutput]) -> tuple[dict[str, float], float]:
         """Return the ratio of each metric, and what the round's own steps say of the error of the first."""

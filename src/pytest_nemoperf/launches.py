@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.expected import expected_of
 from pytest_nemoperf.health import health_problems
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.measure import Measurement, measure_outputs, unreadable
@@ -79,7 +80,8 @@ class Launches:
             try:
                 with progress.run(plan, number=number, num_runs=limit):
                     output = self.once(plan, framework=framework, folder=folders[-1], progress=progress)
-                    if problems := [*unsettled(plan, records=output.records), *health_problems(output.health)]:
+                    drifts = unsettled(expected_of(plan), records=output.records)
+                    if problems := [*drifts, *health_problems(output.health)]:
                         progress.say(f"run {number} is dropped and launched again: {problems[0]}")
                         folders[-1] = f"run-{number}b"
                         output = self.once(plan, framework=framework, folder=folders[-1], progress=progress)

@@ -8,16 +8,14 @@ from collections.abc import Sequence
 from pytest_nemoperf.expected import Expected
 from pytest_nemoperf.records import StepRecord
 from pytest_nemoperf.rl_measure import rollout_problems
-from pytest_nemoperf.steadiness import num_still_warming, settling_problems, settling_times
+from pytest_nemoperf.steadiness import unsettled
 
 FLOPS_REL_TOL = 1e-4  # stored numbers keep six significant digits
 
 
 def run_problems(expected: Expected, *, records: Sequence[StepRecord]) -> list[str]:
     """Return why a run must not be judged: steps missing, not finite, wrong tokens or FLOPs, not settled."""
-    measured = [record for record in records if record.step >= expected.warmup_steps]
-    times = settling_times(measured, has_exact_tokens=expected.has_exact_tokens)
-    return [*record_problems(expected, records=records), *settling_problems(times[num_still_warming(times) :])]
+    return [*record_problems(expected, records=records), *unsettled(expected, records=records)]
 
 
 def record_problems(expected: Expected, *, records: Sequence[StepRecord]) -> list[str]:

@@ -13,8 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 
-from pytest_nemoperf.expected import expected_of
-from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.expected import Expected
 from pytest_nemoperf.records import StepRecord
 
 MAX_TREND_PCT = 10.0
@@ -29,10 +28,10 @@ _SIGMA_OF_MAD = 1.4826  # of a normal distribution
 _MAX_POINTS = 100  # pairs of points are many, and neighbours tell little that is new
 
 
-def unsettled(plan: Plan, *, records: Sequence[StepRecord]) -> list[str]:
+def unsettled(expected: Expected, *, records: Sequence[StepRecord]) -> list[str]:
     """Return a problem if the measured steps of a run have not settled; see settling_problems."""
-    measured = [record for record in records if record.step >= plan.warmup_steps]
-    times = settling_times(measured, has_exact_tokens=expected_of(plan).has_exact_tokens)
+    measured = [record for record in records if record.step >= expected.warmup_steps]
+    times = settling_times(measured, has_exact_tokens=expected.has_exact_tokens)
     return settling_problems(times[num_still_warming(times) :])
 
 
