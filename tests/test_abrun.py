@@ -19,10 +19,18 @@ from pytest_nemoperf.worktree import Side
 from tests.builders import make_plan
 
 PROGRAM = """
-import json, os, pathlib, sys, time
+import json, os, pathlib, signal, sys, time
+from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.native.turns import steps_in_turn
+from pytest_nemoperf.records import RankError, error_file
 from pytest_nemoperf.turn import Turn
 
+def leave_error(kind, error, _traceback):
+    record = RankError(rank=0, time_sec=0.0, message=f"{{kind.__name__}}: {{error}}", traceback="",
+                       error_type=kind.__name__)
+    pathlib.Path(os.environ["NEMOPERF_RUN_DIR"], error_file(0)).write_text(to_json(record))
+
+sys.excepthook = leave_error
 plan = json.loads(pathlib.Path(os.environ["NEMOPERF_PLAN"]).read_text())
 num_steps = plan["warmup_steps"] + plan["steps"]
 turn = Turn(**plan["turn"]) if plan["turn"] and {knows_turns} else None
@@ -120,6 +128,16 @@ def test_a_side_that_fails_is_named_with_its_own_error_and_the_other_ends(sides:
     sides.program("old", at_step_3="raise ValueError('no such layer')")
 
     with pytest.raises(LaunchError, match=r"(?s)^old \(main, 36db4f5\): .*ValueError: no such layer"):
+        sides.run()
+
+    assert not sides.lives("new")
+
+
+def test_a_side_that_is_killed_while_the_other_has_the_turn_is_the_one_named(sides: TwoSides) -> None:
+    kill = "os.kill(int((here.parent / 'old' / 'pid').read_text()), signal.SIGKILL)"
+    sides.program("new", at_step_3=kill)
+
+    with pytest.raises(LaunchError, match=r"^old \(main, 36db4f5\): .* was killed by SIGKILL"):
         sides.run()
 
     assert not sides.lives("new")

@@ -118,15 +118,17 @@ def test_another_schema_version_is_refused() -> None:
 def test_stored_json_is_sorted_and_ends_with_a_newline() -> None:
     text = to_json(RankError(rank=1, time_sec=2.5, message="ValueError: no", traceback="..."))
 
-    expected = '{"message": "ValueError: no", "rank": 1, "schema_version": 1, "time_sec": 2.5, "traceback": "..."}'
-    assert text == expected + "\n"
+    assert text == (
+        '{"error_type": "", "message": "ValueError: no", "rank": 1, "schema_version": 1, "time_sec": 2.5, '
+        '"traceback": "..."}\n'
+    )
 
 
 def test_what_does_not_fit_on_a_line_has_a_line_for_each_entry() -> None:
     text = to_json(RankError(rank=1, time_sec=2.5, message="m" * 100, traceback="t" * 100))
 
     keys = [line.split('"')[1] for line in text.splitlines()[1:-1]]
-    assert keys == ["message", "rank", "schema_version", "time_sec", "traceback"]
+    assert keys == ["error_type", "message", "rank", "schema_version", "time_sec", "traceback"]
     assert json.loads(text)["rank"] == 1
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nemoperf.errors import LaunchError, RecordError
+from pytest_nemoperf.errors import LaunchError, RecordError, TurnError
 from pytest_nemoperf.frameworks.command import CommandFramework
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.frameworks.torch import TorchFramework
@@ -70,8 +70,14 @@ def append(name: str, text: str) -> Callable[[Path], object]:
     return do
 
 
-def leave_error(rank: int) -> Callable[[Path], object]:
-    error = RankError(rank=rank, time_sec=1.0, message="ValueError: no such token", traceback="Traceback: here\n")
+def leave_error(rank: int, *, error_type: str = "ValueError") -> Callable[[Path], object]:
+    error = RankError(
+        rank=rank,
+        time_sec=1.0,
+        message=f"{error_type}: no such token",
+        traceback="Traceback: here\n",
+        error_type=error_type,
+    )
     return append(error_file(rank), to_json(error))
 
 
@@ -245,3 +251,25 @@ def test_a_run_that_fails_says_what_was_wrong_with_the_machine_meanwhile(
 
     with pytest.raises(LaunchError, match="\nmeanwhile on this machine: GPU 1 reported Xid 79"):
         run(PLAN, launcher=launcher, run_dir=tmp_path)
+
+
+def test_that_the_other_side_of_a_comparison_is_gone_is_told_by_the_type_of_the_error(tmp_path: Path) -> None:
+    launcher = ScriptedLauncher(
+        status=LaunchStatus.FAILED,
+        failures=(RankExit(rank=1, exit_code=1),),
+        polls=[leave_error(1, error_type="TurnError")],
+    )
+
+    with pytest.raises(TurnError, match=r"rank 1 of .* failed: TurnError: "):
+        run(PLAN, launcher=launcher, run_dir=tmp_path)
+
+
+def test_text_that_only_speaks_of_the_other_side_makes_no_such_error(tmp_path: Path) -> None:
+    failures = (RankExit(rank=0, exit_code=1),)
+    polls = [append("logs/rank0.log", "TurnError\n")]
+    launcher = ScriptedLauncher(status=LaunchStatus.FAILED, failures=failures, polls=polls)
+
+    with pytest.raises(LaunchError) as caught:
+        run(COMMAND_PLAN, launcher=launcher, run_dir=tmp_path)
+
+    assert type(caught.value) is LaunchError

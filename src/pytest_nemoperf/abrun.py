@@ -251,7 +251,7 @@ class Contest:
     def _blame(self, name: str, error: BaseException, *, token: Path | None) -> _Blame:
         if isinstance(error, _StoppedError):
             return _Blame.STOPPED
-        if TurnError.__name__ in str(error):
+        if isinstance(error, TurnError):
             return _Blame.LEFT_ALONE
         has_turn = token.read_text(encoding="utf-8") if token is not None and token.exists() else ""
         return _Blame.CAUSE if has_turn in ("", self.sides[name].label) else _Blame.WAITED

@@ -220,12 +220,14 @@ class RankError:
         time_sec: When, seconds since the epoch; the earliest file is the cause, the others its consequences.
         message: Type and text of the exception.
         traceback: Formatted.
+        error_type: Name of the exception's class; empty where it was not noted.
     """
 
     rank: int
     time_sec: float
     message: str
     traceback: str
+    error_type: str = ""
     schema_version: Literal[1] = RECORD_SCHEMA_VERSION
 
 

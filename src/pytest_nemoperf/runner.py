@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_nemoperf.errors import LaunchError, RecordError
+from pytest_nemoperf.errors import LaunchError, RecordError, TurnError
 from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.health import HEALTH_FILE, HealthReport, health_problems
 from pytest_nemoperf.jsontext import from_json, to_json
@@ -45,6 +45,7 @@ def run_once(
 
     Raises:
         LaunchError: If the ranks didn't start, failed or timed out; the text is the first failing rank's own error.
+        TurnError: If that error is that the run of the other side has ended.
         RecordError: If they ended well but left an incomplete or impossible record.
     """
     run_dir = run_dir.absolute()
@@ -72,7 +73,8 @@ def run_once(
         (run_dir / HEALTH_FILE).write_text(to_json(health), encoding="utf-8")
     if result.status is not LaunchStatus.OK:
         text = _describe(plan, result=result, run_dir=run_dir, num_finished=follower.num_finished)
-        raise LaunchError("\n".join([text, *_health_lines(health)]))
+        error = TurnError if _was_left_alone(result, run_dir=run_dir) else LaunchError
+        raise error("\n".join([text, *_health_lines(health)]))
     return read_run(plan, framework=framework, run_dir=run_dir)
 
 
@@ -127,6 +129,11 @@ class _ProgressFollower:
         whole = whole[: whole.rfind(b"\n") + 1]
         self._offset += len(whole)
         return whole
+
+
+def _was_left_alone(result: LaunchResult, *, run_dir: Path) -> bool:
+    error = _rank_error(run_dir, rank=result.failures[0].rank) if result.failures else None
+    return error is not None and error.error_type == TurnError.__name__
 
 
 def _describe(plan: Plan, *, result: LaunchResult, run_dir: Path, num_finished: int) -> str:

@@ -35,6 +35,7 @@ def write_error(run_dir: Path, *, rank: int, error: Exception) -> None:
             time_sec=time.time(),
             message=f"{type(error).__name__}: {error}",
             traceback="".join(traceback.format_exception(error)),
+            error_type=type(error).__name__,
         )
     )
     write_atomic(run_dir / error_file(rank), text)

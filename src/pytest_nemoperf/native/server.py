@@ -110,7 +110,13 @@ def _leave_error(error: BaseException, *, path: Path, rank: int) -> None:
     if path.exists():
         return
     message = "".join(traceback.format_exception_only(error)).strip()
-    record = RankError(rank=rank, time_sec=time.time(), message=message, traceback=traceback.format_exc())
+    record = RankError(
+        rank=rank,
+        time_sec=time.time(),
+        message=message,
+        traceback=traceback.format_exc(),
+        error_type=type(error).__name__,
+    )
     path.write_text(to_json(record), encoding="utf-8")
 
 
