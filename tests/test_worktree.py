@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,32 +41,85 @@ def side_of(root: Path, *paths: str) -> Side:
     return Side(name="old", origin="main, 36db4f5", root=root, paths=paths)
 
 
+def worktree_of(project: Path) -> Worktree:
+    return Worktree(find_revision("main~1", root=project), parent=project / ".nemoperf" / "ab")
+
+
+def known_to_git(project: Path) -> list[Path]:
+    lines = git("worktree", "list", "--porcelain", root=project).splitlines()
+    return [Path(line.split()[1]) for line in lines if line.startswith("worktree ")]
+
+
 def test_a_revision_is_checked_out_and_removed_and_the_working_tree_stays_as_it_is(project: Path) -> None:
-    revision = find_revision("main~1", root=project)
-    worktree = Worktree(revision, folder=project / ".nemoperf" / "ab" / revision.commit)
+    worktree = worktree_of(project)
 
-    worktree.add()
+    folder = worktree.add()
 
-    assert revision.commit == git("rev-parse", "main~1", root=project)
-    assert (worktree.folder / "speed.txt").read_text() == "slow"
+    assert worktree.revision.commit == git("rev-parse", "main~1", root=project)
+    assert (folder / "speed.txt").read_text() == "slow"
     assert (project / "speed.txt").read_text() == "dirty"
     worktree.remove()
     worktree.remove()
-    assert not worktree.folder.exists()
-    assert len(git("worktree", "list", root=project).splitlines()) == 1
+    assert list((project / ".nemoperf" / "ab").iterdir()) == []
+    assert known_to_git(project) == [project]
 
 
-@pytest.mark.parametrize("is_known_to_git", [True, False])
-def test_what_a_killed_session_left_is_replaced(*, is_known_to_git: bool, project: Path) -> None:
-    worktree = Worktree(find_revision("main", root=project), folder=project / ".nemoperf" / "ab" / "x")
-    if is_known_to_git:
-        worktree.add()
-    worktree.folder.mkdir(parents=True, exist_ok=True)
-    (worktree.folder / "speed.txt").write_text("left over")
+def test_a_session_that_ends_leaves_the_checkouts_of_others_alone(project: Path) -> None:
+    running, idle, other = (worktree_of(project) for _ in range(3))
+    folder = running.add()
 
+    idle.remove()
+    other.add()
+    other.remove()
+
+    assert (folder / "speed.txt").read_text() == "slow"
+    assert known_to_git(project) == [project, folder]
+
+
+@pytest.mark.parametrize(
+    "lost", [(), ("folder",), ("note",), ("folder", "lock")], ids=lambda lost: "+".join(lost) or "-"
+)
+def test_what_killed_sessions_left_is_removed_by_the_next(lost: tuple[str, ...], project: Path) -> None:
+    script = f"""
+import os, pathlib
+from pytest_nemoperf.worktree import Worktree, find_revision
+root = pathlib.Path({str(project)!r})
+print(Worktree(find_revision("main", root=root), parent=root / ".nemoperf" / "ab").add(), flush=True)
+os.kill(os.getpid(), 9)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    left = Path(killed.stdout.strip())
+    assert (left / "speed.txt").read_text() == "fast"
+    if "folder" in lost:
+        shutil.rmtree(left)
+    if "note" in lost:
+        shutil.rmtree(project / ".git" / "worktrees")
+    if "lock" in lost:
+        left.with_name(f"{left.name}.lock").unlink()
+
+    folder = worktree_of(project).add()
+
+    assert not left.exists()
+    assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name, f"{folder.name}.lock"]
+    assert known_to_git(project) == [project, folder]
+
+
+def test_a_worktree_of_the_user_is_left_alone_even_where_its_folder_is_away(project: Path, tmp_path: Path) -> None:
+    git("worktree", "add", "--detach", str(tmp_path / "mine"), root=project)
+    (tmp_path / "mine").rename(tmp_path / "not mounted")
+
+    worktree = worktree_of(project)
     worktree.add()
+    worktree.remove()
 
-    assert (worktree.folder / "speed.txt").read_text() == "fast"
+    assert known_to_git(project) == [project, tmp_path / "mine"]
+
+
+def test_a_folder_that_can_not_be_made_is_an_error_in_words(project: Path) -> None:
+    (project / ".nemoperf").write_text("no folder")
+
+    with pytest.raises(RevisionError, match=r"no checkout of main~1 can be made in .*ab \("):
+        worktree_of(project).add()
 
 
 @pytest.mark.parametrize("name", ["no-such-branch", "--help", "main:speed.txt"])

@@ -60,7 +60,7 @@ class ABSession:
     def __init__(self, against: Against, *, settings: Settings, root: Path) -> None:
         self.revision = find_revision(against.revision, root=root)
         self._against, self._settings, self._root = against, settings, root
-        self._worktree = Worktree(self.revision, folder=settings.state_dir / "ab" / self.revision.commit)
+        self._worktree = Worktree(self.revision, parent=settings.state_dir / "ab")
         self._contest: Contest | None = None
         self._compared: dict[str, Compared] = {}
 
@@ -162,9 +162,8 @@ class ABSession:
     def _prepare(self, progress: Progress) -> Contest:
         paths = self._against.paths
         progress.say(f"checking out {self.revision.label}, for --perf-ab")
-        self._worktree.add()
-        inside = self._root.resolve().relative_to(self.revision.repository.resolve())
-        old_root = self._worktree.folder / inside
+        checkout = self._worktree.add()
+        old_root = checkout / self._root.resolve().relative_to(self.revision.repository.resolve())
         old = Side(name="old", origin=self.revision.label, root=old_root, paths=paths or _usual_paths(old_root))
         new = Side(name="new", origin="working tree", root=self._root, paths=paths or _usual_paths(self._root))
         if self._against.setup:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.frameworks.protocol import RankCommand
@@ -16,6 +19,7 @@ from pytest_nemoperf.frameworks.protocol import RankCommand
 _GIT_TIMEOUT_SEC = 300.0  # a checkout from a cold network file system takes minutes
 _SETUP_TIMEOUT_SEC = 1800.0  # as does building extensions
 _SHORT = 7
+_LOCK_SUFFIX = ".lock"
 _OUTPUT_LINES = 15
 
 
@@ -111,37 +115,92 @@ def find_revision(name: str, *, root: Path) -> Revision:
 class Worktree:
     """A checkout of a revision beside the working tree, for as long as a session lasts.
 
+    Each session has a folder of its own and holds a lock on it. The operating system gives the lock up when the session
+    dies, however that happens: so the next one can tell what was left behind from what is in use.
+
     Args:
         revision: What to check out.
-        folder: Where; its own name says which commit.
+        parent: Where all sessions of a project have their checkouts; nothing else may lie there.
     """
 
-    def __init__(self, revision: Revision, *, folder: Path) -> None:
+    def __init__(self, revision: Revision, *, parent: Path) -> None:
         self.revision = revision
-        self.folder = folder
+        self._parent = parent
+        self._claim: _Claim | None = None
 
-    def add(self) -> None:
-        """Check it out, in place of what a killed session has left there.
+    def add(self) -> Path:
+        """Check it out, and remove what killed sessions have left; return the folder.
 
         Raises:
-            RevisionError: If git can't.
+            RevisionError: If git can't, or the folder can't be made.
         """
-        self.remove()
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._parent.mkdir(parents=True, exist_ok=True)
+            # Or another session would take a folder for left behind that is made, but not locked yet.
+            with FileLock(self._parent.with_suffix(".lock"), timeout=_GIT_TIMEOUT_SEC):
+                self._sweep()
+                prefix = f"{self.revision.commit[:_SHORT]}-"
+                self._claim = _Claim.on(Path(tempfile.mkdtemp(prefix=prefix, dir=self._parent)))
+        except OSError as error:
+            raise RevisionError(
+                f"no checkout of {self.revision.name} can be made in {self._parent} ({error})"
+            ) from None
+        folder = self._claim.folder
         _git(
-            "worktree", "add", "--detach", "--force", str(self.folder), self.revision.commit,
-            root=self.revision.repository, doing=f"git can't check out {self.revision.name} in {self.folder}",
+            "worktree", "add", "--detach", "--force", str(folder), self.revision.commit,
+            root=self.revision.repository, doing=f"git can't check out {self.revision.name} in {folder}",
         )  # fmt: skip
+        return folder
 
     def remove(self) -> None:
-        """Remove the checkout and git's note of it; nothing happens if there is none."""
-        repository = self.revision.repository
-        if self.folder.exists():
-            with suppress(RevisionError):
-                _git("worktree", "remove", "--force", "--force", str(self.folder), root=repository, doing="")
-            shutil.rmtree(self.folder, ignore_errors=True)
-        with suppress(RevisionError):
-            _git("worktree", "prune", root=repository, doing="")
+        """Remove what add made and git's note of it, nothing else; may be called twice."""
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            self._discard(claim)
+
+    def _sweep(self) -> None:
+        """Remove the checkouts of sessions that have died."""
+        known = _git("worktree", "list", "--porcelain", root=self.revision.repository, doing="git knows no worktrees")
+        worktrees = (
+            Path(line.removeprefix("worktree ")) for line in known.splitlines() if line.startswith("worktree ")
+        )
+        names = {path.name for path in worktrees if path.parent == self._parent.resolve()}
+        names |= {path.name.removesuffix(_LOCK_SUFFIX) for path in self._parent.iterdir()}
+        for name in sorted(names):
+            with suppress(Timeout):  # its session lives
+                self._discard(_Claim.on(self._parent / name))
+
+    def _discard(self, claim: _Claim) -> None:
+        shutil.rmtree(claim.folder, ignore_errors=True)
+        with suppress(RevisionError):  # git has no note of it
+            _git(
+                "worktree", "remove", "--force", "--force", str(claim.folder),
+                root=self.revision.repository, doing="",
+            )  # fmt: skip
+        claim.give_up()
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """A folder in nobody else's use."""
+
+    folder: Path
+    lock: FileLock
+
+    @classmethod
+    def on(cls, folder: Path) -> _Claim:
+        """Claim a folder.
+
+        Raises:
+            filelock.Timeout: If it is in use.
+        """
+        lock = FileLock(folder.with_name(f"{folder.name}{_LOCK_SUFFIX}"), timeout=0)
+        lock.acquire()
+        return cls(folder, lock)
+
+    def give_up(self) -> None:
+        Path(self.lock.lock_file).unlink(missing_ok=True)
+        self.lock.release()
 
 
 def set_up(side: Side, *, command: str, project: Path) -> None:
