@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_nemoperf import machine
+from pytest_nemoperf.abpaths import check_installed, check_modules, usual_paths
 from pytest_nemoperf.abplan import DEFAULT_BLOCK_STEPS, unsuited_to_turns
 from pytest_nemoperf.abrun import Contest, NoTurnsError
 from pytest_nemoperf.abseries import SIDES, Series
@@ -164,12 +165,15 @@ class ABSession:
         progress.say(f"checking out {self.revision.label}, for --perf-ab")
         checkout = self._worktree.add()
         old_root = checkout / self._root.resolve().relative_to(self.revision.repository.resolve())
-        old = Side(name="old", origin=self.revision.label, root=old_root, paths=paths or _usual_paths(old_root))
-        new = Side(name="new", origin="working tree", root=self._root, paths=paths or _usual_paths(self._root))
+        old = Side(name="old", origin=self.revision.label, root=old_root, paths=paths or usual_paths(old_root))
+        new = Side(name="new", origin="working tree", root=self._root, paths=paths or usual_paths(self._root))
         if self._against.setup:
             for side in (old, new):
                 progress.say(f"setting up {side.label}: {self._against.setup}")
                 set_up(side, command=self._against.setup, project=self._root)
+        for side in (old, new):
+            check_modules(side, is_guess=not paths)
+        check_installed(new.paths, project=self._root)
         self._contest = Contest(old, new, project=self._root)
         return self._contest
 
@@ -222,8 +226,3 @@ def open_ab_session(settings: Settings, *, root: Path) -> ABSession | None:
         return ABSession(settings.against, settings=settings, root=root)
     except RevisionError as exc:
         raise pytest.UsageError(str(exc)) from None
-
-
-def _usual_paths(root: Path) -> tuple[str, ...]:
-    """Return where a project's packages lie when nobody says: in ``src``, or in its root directory."""
-    return ("src",) if (root / "src").is_dir() else (".",)

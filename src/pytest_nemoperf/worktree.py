@@ -134,6 +134,7 @@ class Worktree:
         Raises:
             RevisionError: If git can't, or the folder can't be made.
         """
+        self.remove()  # what an add that failed has left
         try:
             self._parent.mkdir(parents=True, exist_ok=True)
             # Or another session would take a folder for left behind that is made, but not locked yet.

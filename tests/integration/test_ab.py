@@ -43,10 +43,15 @@ def repository(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(project.root)
-    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
-    for words in (["init", "--quiet", "--initial-branch=main"], ["add", "."], ["commit", "--quiet", "-m", "first"]):
-        subprocess.run(["git", *identity, *words], check=True, cwd=project.root)
+    subprocess.run(["git", "init", "--quiet", "--initial-branch=main"], check=True, cwd=project.root)
+    commit(project)
     return project
+
+
+def commit(project: Project) -> None:
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
+    for words in (["add", "."], ["commit", "--quiet", "-m", "all"]):
+        subprocess.run(["git", *identity, *words], check=True, cwd=project.root)
 
 
 def result_of(project: Project) -> dict[str, Any]:
@@ -104,6 +109,9 @@ def test_each_side_is_set_up_once_and_sees_its_own_paths(repository: Project) ->
     repository.pytester.makeini(
         "[pytest]\nperf_ab_setup = echo $NEMOPERF_AB_SIDE >> $NEMOPERF_AB_PROJECT/sides\nperf_ab_paths =\n  lib\n  .\n"
     )
+    (repository.root / "lib").mkdir()
+    (repository.root / "lib" / "model.py").touch()
+    commit(repository)
     script = repository.root / "steps.py"
     script.write_text(script.read_text() + "open(os.environ['NEMOPERF_RUN_DIR'] + '/path', 'w').write(sys.path[1])\n")
     script.write_text("import sys\n" + script.read_text())
@@ -113,6 +121,21 @@ def test_each_side_is_set_up_once_and_sees_its_own_paths(repository: Project) ->
     assert (repository.root / "sides").read_text() == "old\nnew\n"
     paths = {path.read_text() for path in repository.root.glob(".nemoperf/runs/*/*/round-*/new/path")}
     assert paths == {str(repository.root / "lib")}
+
+
+def test_a_side_without_code_of_its_own_is_refused_before_anything_runs(repository: Project) -> None:
+    repository.pytester.makeini("[pytest]\nperf_ab_paths = lib\n")
+    (repository.root / "lib").mkdir()
+    (repository.root / "lib" / "model.py").touch()  # and not in the revision
+
+    result = repository.run("--perf-ab=main")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["RevisionError: old (main, ???????) has no Python module in */lib, a PYTHONPATH entry*"]
+    )
+    assert not list(repository.root.glob(".nemoperf/runs/*/*/round-*"))
+    assert list((repository.root / ".nemoperf" / "ab").iterdir()) == []
 
 
 def test_a_set_up_that_fails_is_the_tests_error(repository: Project) -> None:

@@ -1,0 +1,114 @@
+"""Where each version of a comparison imports the code under test from, and whether that can tell the two apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib.machinery import all_suffixes
+from importlib.metadata import Distribution, distributions
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from pytest_nemoperf.errors import RevisionError
+from pytest_nemoperf.worktree import Side
+
+_ROOT: Final = "."
+_BESIDE_THE_CODE: Final = frozenset(
+    {"setup", "conftest", "noxfile", "fabfile", "tests", "test", "perf_tests", "docs", "doc", "examples", "benchmarks"}
+)
+"""What a project's root directory has that is no code under test."""
+_CONSEQUENCE: Final = "both sides would import the same copy from elsewhere, and be found equal"
+
+
+def usual_paths(root: Path) -> tuple[str, ...]:
+    """Return where a project's packages lie when nobody says: in ``src``, or in its root directory."""
+    return ("src",) if (root / "src").is_dir() else (_ROOT,)
+
+
+def check_modules(side: Side, *, is_guess: bool) -> None:
+    """Check that Python can import something from each of a side's PYTHONPATH entries.
+
+    Args:
+        side: Set up and ready to run.
+        is_guess: The entries are the usual ones. Then tests, ``setup.py`` and folders that are no regular packages
+            don't count: a root directory nearly always has some.
+
+    Raises:
+        RevisionError: If an entry is empty: a submodule that is not checked out, or code that lies elsewhere.
+    """
+    for path in side.paths:
+        names = _modules(side.root / path, has_namespaces=not (is_guess and path == _ROOT))
+        if is_guess and path == _ROOT:
+            names = (name for name in names if name not in _BESIDE_THE_CODE and not name.startswith("test_"))
+        if not any(names):
+            raise RevisionError(
+                f"{side.label} has no Python module in {side.root / path}, a PYTHONPATH entry of both sides: "
+                f"{_CONSEQUENCE}; name the folders that hold the code under test in the ini key perf_ab_paths, "
+                "or put there what git leaves out (submodules, generated code) by perf_ab_setup"
+            )
+
+
+def check_installed(paths: Sequence[str], *, project: Path) -> None:
+    """Check that packages which are installed from the working tree itself are among what is swapped.
+
+    Args:
+        paths: PYTHONPATH entries of both sides, relative to their root directories.
+        project: Root directory of the working tree.
+
+    Raises:
+        RevisionError: If an editable install lies in a folder of the working tree that is no such entry.
+    """
+    project = project.resolve()
+    swapped = {(project / path).resolve() for path in paths}
+    for name, folder in _editable_packages(project):
+        if folder.is_relative_to(project) and folder not in swapped:
+            inside = folder.relative_to(project)
+            raise RevisionError(
+                f"{name} is installed from {inside} of the working tree, which is not among the swapped PYTHONPATH "
+                f"entries ({', '.join(paths)}): {_CONSEQUENCE}; add {inside} to the ini key perf_ab_paths"
+            )
+
+
+def _modules(folder: Path, *, has_namespaces: bool) -> Iterator[str]:
+    """Yield the names that can be imported from a folder."""
+    suffixes = tuple(all_suffixes())
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        name = path.name.partition(".")[0]
+        if not name.isidentifier():
+            continue
+        if path.is_file() and path.name.endswith(suffixes):
+            yield name
+        elif path.is_dir():
+            files = [each.name for each in path.iterdir() if each.name.endswith(suffixes)]
+            if any(has_namespaces or file.startswith("__init__.") for file in files):
+                yield name
+
+
+def _editable_packages(project: Path) -> Iterator[tuple[str, Path]]:
+    """Yield top-level names of editable installs from a project, and the folders they are imported from."""
+    for distribution in distributions():
+        if not _is_editable(distribution, project=project):
+            continue
+        usual_name = distribution.metadata["Name"].replace("-", "_")
+        for name in (distribution.read_text("top_level.txt") or usual_name).split():
+            with suppress(ImportError, ValueError):  # a name that is no module
+                spec = find_spec(name)
+                places = [] if spec is None else list(spec.submodule_search_locations or [])
+                if spec is not None and not places and spec.origin is not None:
+                    places = [spec.origin]  # a module by itself
+                yield from ((name, Path(place).resolve().parent) for place in places)
+
+
+def _is_editable(distribution: Distribution, *, project: Path) -> bool:
+    """Tell whether a distribution is an editable install from a project (PEP 610, https://peps.python.org/pep-0610/)."""
+    try:
+        source = json.loads(distribution.read_text("direct_url.json") or "{}")
+    except ValueError:
+        return False
+    if not source.get("dir_info", {}).get("editable"):
+        return False
+    return Path(url2pathname(urlparse(source["url"]).path)).resolve().is_relative_to(project)
