@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,8 @@ from pytest_nemoperf.abseries import SIDES, Series
 from pytest_nemoperf.abtest import MIN_ROUNDS, ABResult, judge_rounds
 from pytest_nemoperf.comparison import Terms, VerdictKind
 from pytest_nemoperf.errors import RevisionError, UnsupportedError
-from pytest_nemoperf.measure import Measurement
+from pytest_nemoperf.measure import Measurement, Run
+from pytest_nemoperf.report.ab import render_round_line
 from pytest_nemoperf.results import CaseReport, CaseResult
 from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.worktree import Side, Worktree, find_revision, set_up
@@ -98,6 +99,7 @@ class ABSession:
                     continue
             max_rounds = series.max_rounds(limit_sec=self._against.limit_sec)
             old, new = (series.measured(name) for name in SIDES)
+            progress.finished(_line(series, runs=(*old.runs[-1:], *new.runs[-1:]), took_sec=time.monotonic() - started))
             verdict = judge_rounds(
                 old, new, rounds=series.rounds, terms=terms, max_rounds=max(max_rounds, MIN_ROUNDS), labels=labels
             )
@@ -207,7 +209,6 @@ class ABSession:
                 plans, framework=framework, run_dir=run_dir, first=first, on_progress=progress.step
             )
         series.add(found, took_sec=time.monotonic() - started)
-        progress.finish(found.new.records)
 
 
 def open_ab_session(settings: Settings, *, root: Path) -> ABSession | None:
@@ -226,3 +227,14 @@ def open_ab_session(settings: Settings, *, root: Path) -> ABSession | None:
         return ABSession(settings.against, settings=settings, root=root)
     except RevisionError as exc:
         raise pytest.UsageError(str(exc)) from None
+
+
+def _line(series: Series, *, runs: Sequence[Run], took_sec: float) -> str:
+    return render_round_line(
+        case=series.plan.case,
+        number=len(series.rounds),
+        round_=series.rounds[-1],
+        runs=runs,
+        elapsed_sec=took_sec,
+        inject_pct=series.plan.inject_pct,
+    )

@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from pytest_nemoperf.bands import band_problems, has_pinned_lengths
 from pytest_nemoperf.comparison import KIND_OF, Comparison, Terms, VerdictKind, delta_pct, describe
-from pytest_nemoperf.measure import Measurement
+from pytest_nemoperf.measure import Measurement, Run
 from pytest_nemoperf.metrics import PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU, Direction, Metric
 from pytest_nemoperf.sequential import Decision, Evidence, Rule, cost_of_loss, decide_ratio, loss_of_cost
 from pytest_nemoperf.verdict import LOSS_REL_TOL, Verdict
@@ -146,6 +146,21 @@ def judge_rounds(
     )
 
 
+def apart(runs: Sequence[Run], *, worsening: float, metric: Metric) -> tuple[float, float]:
+    """Return a metric of old and of new: apart by the ratio, around what both did together.
+
+    Where the machine's speed changes, the two sides' own means are further apart than neighbouring steps.
+
+    Args:
+        runs: Of both sides.
+        worsening: Logarithm of what new costs over what old costs.
+        metric: Which.
+    """
+    half = (-0.5 if metric.direction is Direction.HIGHER else 0.5) * worsening
+    middle = statistics.geometric_mean(run.metrics[metric.name] for run in runs if metric.name in run.metrics)
+    return middle / math.exp(half), middle * math.exp(half)
+
+
 def rule_of(noise_pct: float, *, alpha: float, beta: float, max_rounds: int, errors: Sequence[float] = ()) -> Rule:
     """Return the rule for the ratios of rounds.
 
@@ -194,17 +209,12 @@ def _compare(
             f"undecided after {_rounds_text(len(ratios))} that scatter by {evidence.noise_pct:.1f}%; about {needed} "
             "would decide: raise --perf-ab-limit or the tolerance, or run it on a quieter machine"
         )
-    # Apart by the ratio, around what both did together: where the machine changes between rounds, the two sides' own
-    # means are further apart than neighbouring steps.
-    half = (-0.5 if metric.direction is Direction.HIGHER else 0.5) * evidence.worsening
-    middle = statistics.geometric_mean(
-        run.metrics[metric.name] for run in (*old.runs, *new.runs) if metric.name in run.metrics
-    )
+    before, after = apart((*old.runs, *new.runs), worsening=evidence.worsening, metric=metric)
     low, high = sorted(delta_pct(end, metric=metric) for end in (evidence.low, evidence.high))
     return Comparison(
         metric=metric.name,
-        baseline=middle / math.exp(half),
-        now=middle * math.exp(half),
+        baseline=before,
+        now=after,
         delta_pct=delta_pct(evidence.worsening, metric=metric),
         allowed_pct=allowed,
         kind=KIND_OF[evidence.decision],

@@ -68,6 +68,11 @@ class Context:
         words = ["pytest", "-m", "perf", f"--system={self.settings.system.name}", *set_option, *replay, *extra, nodeid]
         return shlex.join(words)
 
+    def rerun_command(self, nodeid: str, *extra: str) -> str:
+        """Return the shell command that runs a test once more; a self-test runs as one again."""
+        inject_pct = self.settings.inject_pct
+        return self.command(nodeid, *extra, *([f"--perf-inject={inject_pct:g}%"] if inject_pct else []))
+
     def accept_command(self, nodeid: str) -> str:
         """Return how to store a case in spite of its verdict; a trial and a replay are never stored."""
         if self.settings.changes or self.replay:

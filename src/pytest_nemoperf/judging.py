@@ -138,7 +138,7 @@ def judge_case(
         result=_ruled(result, verdict=verdict, waiver=waiver, context=context),
         baseline=found.baseline,
         replaced=kept.replaced,
-        rerun_command=context.command(nodeid),
+        rerun_command=context.rerun_command(nodeid),
         accept_command=context.accept_command(nodeid),
         environment={**provenance.environment(), **measurement.environment},
     )

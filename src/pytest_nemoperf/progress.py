@@ -93,7 +93,7 @@ class Progress:
         """Write the line of a finished run where no live line shows it."""
         current = self._current
         runs, _ = measure_runs(expected_of(current.plan), outputs=[records]) if current else ((), ())
-        if current is None or self._is_live or not runs:
+        if current is None or not runs:
             return
         line = render_run_line(
             case=current.plan.case,
@@ -102,7 +102,12 @@ class Progress:
             elapsed_sec=time.monotonic() - current.started,
             inject_pct=current.plan.inject_pct,
         )
-        self._line(line)
+        self.finished(line)
+
+    def finished(self, line: str) -> None:
+        """Write the line of a run or round that has finished, where no live line shows it."""
+        if not self._is_live:
+            self._line(line)
 
     @property
     def _reporter(self) -> pytest.TerminalReporter | None:

@@ -10,6 +10,7 @@ def test_an_injected_delay_regresses_and_is_loud_everywhere(project: Project) ->
 
     assert result.ret == 1
     result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["to run it again", "*pytest -m perf --system=cpu --perf-inject=60% test_speed.py*"])
     assert result.stdout.str().count("INJECTED") >= 3
     latest = project.root / ".nemoperf" / "latest"
     assert '"inject_pct": 60.0' in (latest / "results.json").read_text()

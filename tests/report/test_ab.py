@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.abtest import ABResult, ABRound, judge_rounds
-from pytest_nemoperf.report.ab import ab_header, how_text, render_ab
+from pytest_nemoperf.report.ab import ab_header, how_text, render_ab, render_round_line
 from pytest_nemoperf.results import CaseReport, CaseResult
-from tests.builders import make_measurement
+from tests.builders import make_measurement, make_run
 from tests.test_abtest import LABELS, TERMS, rounds_of
 
 BLOCK = """\
@@ -109,6 +109,31 @@ def test_rounds_that_are_left_out_are_shown_with_their_reason() -> None:
     assert "+20.0% +22.0% (left out)" in text
     assert "(left out) one of them had not settled" in text
     assert how_text(ab).startswith("10 rounds in 42 s by turns of 3 steps; 1 of 11 began with new")
+
+
+def line_of(round_: ABRound, *rates: float) -> str:
+    runs = [make_run(rate) for rate in rates]
+    return render_round_line(case="pretrain-test", number=3, round_=round_, runs=runs, elapsed_sec=2.0)
+
+
+def test_the_line_of_a_round_has_both_sides_and_their_ratio() -> None:
+    (round_,) = rounds_of([math.log(1.25)])
+
+    assert line_of(round_, 1000.0, 800.0) == (
+        "pretrain-test: round 3: old 1,000, new 800 tokens/sec/GPU, ratio -20.0%, took 2 s"
+    )
+
+
+def test_the_line_of_a_round_is_as_far_apart_as_its_ratio_says_whatever_the_medians_were() -> None:
+    (round_,) = rounds_of([0.0])
+
+    assert "old 894, new 894 tokens/sec/GPU, ratio 0.0%" in line_of(round_, 1000.0, 800.0)
+
+
+def test_the_line_of_a_round_that_is_left_out_says_why() -> None:
+    round_ = ABRound(first="old", ratios={}, left_out="one of them had not settled")
+
+    assert line_of(round_) == "pretrain-test: round 3: left out after 2 s: one of them had not settled"
 
 
 def test_the_header_says_that_baselines_play_no_part() -> None:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from pytest_nemoperf.abtest import ABResult, ABRound
-from pytest_nemoperf.comparison import Comparison, VerdictKind
+from pytest_nemoperf.abtest import ABResult, ABRound, apart
+from pytest_nemoperf.comparison import Comparison, VerdictKind, delta_pct
+from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import METRICS, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.report.cells import count_text, elapsed_text, pct_text
 from pytest_nemoperf.report.commands import command_lines
@@ -54,6 +55,30 @@ def ab_header(revision: str, *, limit_sec: float) -> str:
         f"perf: cases are compared with {revision}, by --perf-ab, for at most {elapsed_text(limit_sec)} each; "
         "baselines are neither read nor written"
     )
+
+
+def render_round_line(
+    *, case: str, number: int, round_: ABRound, runs: Sequence[Run], elapsed_sec: float, inject_pct: float = 0.0
+) -> str:
+    """Return the line a log gets for a finished round.
+
+    Args:
+        case: Case id.
+        number: Of the round, counted from 1.
+        round_: What it said.
+        runs: Of both sides in it; not needed of one that does not count.
+        elapsed_sec: What it took.
+        inject_pct: Self-test delay of new in percent; 0 for a real round.
+    """
+    head = f"{'INJECTED ' if inject_pct else ''}{case}: round {number}:"
+    took = elapsed_text(elapsed_sec)
+    if round_.left_out:
+        return f"{head} left out after {took}: {round_.left_out}"
+    metric = TOKENS_PER_SEC_PER_GPU
+    worsening = round_.ratios[metric.name]
+    old, new = apart(runs, worsening=worsening, metric=metric)
+    ratio = pct_text(delta_pct(worsening, metric=metric))
+    return f"{head} old {metric.format(old)}, new {metric.format(new)} {metric.label}, ratio {ratio}, took {took}"
 
 
 def compared_with(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
