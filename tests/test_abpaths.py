@@ -80,6 +80,20 @@ def test_an_entry_that_would_leave_both_sides_with_one_copy_is_refused(
         check_modules(side, is_guess=is_guess)
 
 
+def test_a_folder_that_an_editable_install_puts_on_the_path_is_found_whatever_its_packages_are_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, site = tmp_path / "project", tmp_path / "site"
+    install(site, project=project, package="python/other_name", top_level=None)
+    (site / "_my_model.pth").write_text(f"{project / 'python'}\nimport os\n")
+    (site / "my_model-1.0.dist-info" / "RECORD").write_text("_my_model.pth,,\n")
+    monkeypatch.syspath_prepend(site)
+
+    check_installed(("python",), project=project)
+    with pytest.raises(RevisionError, match="my-model is installed from python of the working tree"):
+        check_installed((".",), project=project)
+
+
 @pytest.mark.parametrize("top_level", [None, "my_model\n"], ids=["by name", "by top_level.txt"])
 def test_an_editable_install_outside_what_is_swapped_is_refused(
     top_level: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.machinery import all_suffixes
@@ -89,18 +90,31 @@ def _modules(folder: Path, *, has_namespaces: bool) -> Iterator[str]:
 
 
 def _editable_packages(project: Path) -> Iterator[tuple[str, Path]]:
-    """Yield top-level names of editable installs from a project, and the folders they are imported from."""
+    """Yield names of editable installs from a project, and the folders they are imported from."""
     for distribution in distributions():
         if not _is_editable(distribution, project=project):
             continue
-        usual_name = distribution.metadata["Name"].replace("-", "_")
-        for name in (distribution.read_text("top_level.txt") or usual_name).split():
-            with suppress(ImportError, ValueError):  # a name that is no module
-                spec = find_spec(name)
-                places = [] if spec is None else list(spec.submodule_search_locations or [])
-                if spec is not None and not places and spec.origin is not None:
-                    places = [spec.origin]  # a module by itself
-                yield from ((name, Path(place).resolve().parent) for place in places)
+        title = distribution.metadata["Name"]
+        yield from ((title, folder) for folder in _added_to_path(distribution))
+        names = distribution.read_text("top_level.txt") or re.sub("[-.]+", "_", title)
+        for name in names.split():
+            yield from ((name, place.resolve().parent) for place in _places(name))
+
+
+def _added_to_path(distribution: Distribution) -> Iterator[Path]:
+    """Yield the folders that an installation puts on the path of every process."""
+    for file in distribution.files or ():
+        if file.suffix == ".pth":
+            lines = Path(str(distribution.locate_file(file))).read_text(encoding="utf-8").splitlines()
+            yield from (Path(line).resolve() for line in lines if Path(line).is_dir())
+
+
+def _places(name: str) -> list[Path]:
+    """Return the folders of a package, or the file of a module; none if there is no such module."""
+    with suppress(ImportError, ValueError):
+        if (spec := find_spec(name)) is not None:
+            return [Path(place) for place in spec.submodule_search_locations or filter(None, [spec.origin])]
+    return []
 
 
 def _is_editable(distribution: Distribution, *, project: Path) -> bool:

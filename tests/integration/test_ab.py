@@ -163,6 +163,22 @@ def test_a_side_that_fails_is_named(repository: Project) -> None:
     result.stdout.fnmatch_lines(["LaunchError: new (working tree): the command *", "no such layer"])
 
 
+def test_a_side_that_records_fewer_steps_makes_the_case_invalid(repository: Project) -> None:
+    script = repository.root / "steps.py"
+    script.write_text(script.read_text().replace('plan["steps"])', 'plan["steps"] - 3)'))
+
+    result = repository.run("--perf-ab=main")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            f"{CASE}: round 1: left out after *: new: 10 of 13 steps were recorded*",
+            f"INVALID {CASE}",
+            "new (working tree): round 1: 10 of 13 steps were recorded*",
+        ]
+    )
+
+
 def test_what_runs_in_this_process_is_left_out_in_words(repository: Project) -> None:
     repository.pytester.makepyfile(test_speed=LOOP_AND_BENCHMARK)
 
