@@ -59,6 +59,47 @@ def test_faster_than_the_anchor_is_no_improvement() -> None:
     assert verdict.kind is VerdictKind.PASSED
 
 
+@pytest.mark.parametrize("launches", [1, 2, 3, 4, 5])
+def test_a_little_faster_than_the_anchor_needs_no_further_launch(launches: int) -> None:
+    anchor = Anchor(name="25.09", runs=make_baseline((1000.0,) * 5).runs, provenance=make_provenance())
+    faster = make_baseline((1035.0,) * 5, anchor=anchor)
+
+    verdict = judged(make_measurement((1035.0,) * launches), baseline=faster, terms=make_terms(run_noise_pct=1.0))
+
+    assert verdict.kind is VerdictKind.PASSED
+
+
+def test_an_anchor_too_coarse_to_decide_is_left_aside_with_words() -> None:
+    anchor = Anchor(name="25.09", runs=make_baseline((1000.0,)).runs, provenance=make_provenance())
+    settled = make_baseline((1000.0, 1001.0, 999.0, 1000.0, 1000.0) * 2, anchor=anchor)
+
+    verdict = judged(make_measurement((1000.0,) * 5), baseline=settled, terms=make_terms(run_noise_pct=1.8))
+
+    assert verdict.kind is VerdictKind.PASSED
+    assert "the tolerance 5% is below the noise floor: 1 anchor run(s)" in verdict.reasons[0]
+    assert "so the anchor decides nothing" in verdict.reasons[0]
+
+
+def test_a_loss_far_beyond_the_tolerance_is_found_against_a_coarse_anchor_too() -> None:
+    anchor = Anchor(name="25.09", runs=make_baseline((2000.0,)).runs, provenance=make_provenance())
+    settled = make_baseline((1000.0, 1001.0, 999.0, 1000.0, 1000.0) * 2, anchor=anchor)
+
+    verdict = judged(make_measurement((1000.0,) * 5), baseline=settled, terms=make_terms(run_noise_pct=1.8))
+
+    assert verdict.kind is VerdictKind.REGRESSED
+
+
+def test_a_loss_within_the_tolerance_that_regressed_says_what_is_certain() -> None:
+    runs = tuple(make_run(memory_gib=1.03) for _ in range(2))
+
+    verdict = judged(make_measurement(runs=runs), terms=make_terms(memory_noise_pct=0.1))
+
+    assert verdict.reasons == (
+        "peak memory is 3.0% above the baseline (1.03 GiB against 1 GiB; allowed 5.0%); "
+        "more than the harmless 2.5% is certain",
+    )
+
+
 def test_a_tolerance_below_the_noise_is_refused_with_the_runs_that_would_allow_it() -> None:
     noisy = make_baseline((960.0, 1000.0, 1040.0))
 
@@ -145,6 +186,16 @@ def test_under_another_flops_convention_tokens_are_still_judged() -> None:
     assert kinds["tokens_per_sec_per_gpu"] is VerdictKind.REGRESSED
     assert kinds["tflops_per_sec_per_gpu"] is VerdictKind.NOT_COMPARABLE
     assert verdict.kind is VerdictKind.REGRESSED
+
+
+def test_under_a_mended_formula_of_the_same_name_tflops_do_not_compare() -> None:
+    mended = replace(make_baseline(), flops_per_token=1.1e9)
+
+    verdict = judged(make_measurement(), baseline=mended)
+
+    kinds = {comparison.metric: comparison.kind for comparison in verdict.comparisons}
+    assert kinds["tflops_per_sec_per_gpu"] is VerdictKind.NOT_COMPARABLE
+    assert verdict.kind is VerdictKind.PASSED
 
 
 rate = st.floats(min_value=1.0, max_value=1e6)

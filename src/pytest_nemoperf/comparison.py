@@ -9,8 +9,10 @@ from enum import StrEnum
 from typing import Final
 
 from pytest_nemoperf.baseline import Baseline
-from pytest_nemoperf.measure import Run
+from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.measure import Measurement, Run
 from pytest_nemoperf.metrics import JUDGED, METRICS, PEAK_MEMORY_GIB, TFLOPS_PER_SEC_PER_GPU, Direction, Metric
+from pytest_nemoperf.recipe import check_tolerances
 from pytest_nemoperf.sequential import (
     Decision,
     Evidence,
@@ -19,7 +21,6 @@ from pytest_nemoperf.sequential import (
     cost_of_loss,
     decide,
     loss_of_cost,
-    resolution,
     runs_to_resolve,
     usual_cost,
 )
@@ -71,6 +72,25 @@ class Terms:
         """Return by what the runs of a metric are judged."""
         noise_pct = self.memory_noise_pct if metric is PEAK_MEMORY_GIB else self.run_noise_pct
         return Rule(noise_pct=noise_pct, alpha=self.alpha, beta=self.beta, max_runs=self.max_runs)
+
+
+def parse_tolerances(texts: Sequence[str], *, subject: str) -> dict[str, float]:
+    """Return tolerances in percent by metric name from ``[METRIC=]PCT``; ``all`` where no metric is named.
+
+    Raises:
+        RecipeError: If a text is none, a metric is not judged, or a percentage is not within (0, 100).
+    """
+    parsed = {}
+    for text in texts:
+        name, _, percent = text.rpartition("=")
+        try:
+            parsed[name.strip() or "all"] = float(percent.strip().removesuffix("%"))
+        except ValueError:
+            raise RecipeError(
+                f"{subject}={text}: {percent!r} is not a percentage; write e.g. 5% or peak_memory_gib=10"
+            ) from None
+    check_tolerances(parsed, subject=subject)
+    return parsed
 
 
 def default_tolerances(system: System) -> dict[str, float]:
@@ -132,26 +152,25 @@ class Comparison:
     anchor: str = ""
 
 
-def compare_runs(
-    now: Sequence[Run], *, baseline: Baseline, flops_convention: str | None, terms: Terms
-) -> tuple[Comparison, ...]:
+def compare_runs(measurement: Measurement, *, baseline: Baseline, terms: Terms) -> tuple[Comparison, ...]:
     """Return every judged metric beside the newest baseline, then beside the anchor where there is one.
 
+    TFLOP/s compare only where FLOPs are counted alike, and not only by name: a formula may be mended.
+
     Args:
-        now: Runs of this session.
+        measurement: This session's runs.
         baseline: What is stored.
-        flops_convention: How this session counts FLOPs.
         terms: What is allowed.
     """
     sides = [("", baseline.runs)]
     if baseline.anchor is not None:
         sides.append((baseline.anchor.name, baseline.anchor.runs))
-    same_flops = flops_convention == baseline.flops_convention
+    now, then = ((each.flops_convention, each.flops_per_token) for each in (measurement, baseline))
     return tuple(
-        comparison if same_flops or metric is not TFLOPS_PER_SEC_PER_GPU else _other_flops(comparison)
-        for name, then in sides
+        comparison if now == then or metric is not TFLOPS_PER_SEC_PER_GPU else _other_flops(comparison)
+        for name, runs in sides
         for metric in JUDGED
-        if (comparison := _compare(metric, then=then, now=now, terms=terms, anchor=name))
+        if (comparison := _compare(metric, then=runs, now=measurement.runs, terms=terms, anchor=name))
     )
 
 
@@ -212,7 +231,7 @@ def _compare(
         now=_value(usual + evidence.worsening, metric=metric),
         delta_pct=delta_pct(evidence.worsening, metric=metric),
         allowed_pct=allowed,
-        kind=KIND_OF[evidence.decision],
+        kind=_kind_of(evidence, is_anchor=bool(anchor)),
         low_pct=low,
         high_pct=high,
         resolution_pct=loss_of_cost(evidence.resolution_pct / 100.0, metric=metric),
@@ -227,24 +246,39 @@ def _compare(
     return replace(comparison, note=note)
 
 
+def _kind_of(evidence: Evidence, *, is_anchor: bool) -> VerdictKind:
+    """An anchor is there to catch decay: faster than it is no news, and one that can't tell is left aside."""
+    if is_anchor and evidence.decision is Decision.UNDECIDED:
+        if evidence.is_refused:
+            return VerdictKind.NOT_COMPARABLE
+        if evidence.worsening < 0 and evidence.is_ruled_out:
+            return VerdictKind.PASSED
+    return KIND_OF[evidence.decision]
+
+
 def _notes(
     comparison: Comparison, *, evidence: Evidence, before: Sequence[float], metric: Metric, rule: Rule
 ) -> Iterator[str]:
     """Yield what an engineer can do about a comparison that is not clear."""
     tolerance = cost_of_loss(comparison.allowed_pct, metric=metric)
-    if evidence.decision is Decision.WORSE and evidence.worsening < _ROUNDED * tolerance:
-        yield "so large a loss is not ruled out, and more than the harmless half of it is certain"
-    if evidence.decision is not Decision.UNDECIDED:
+    if comparison.kind is VerdictKind.REGRESSED and evidence.worsening < _ROUNDED * tolerance:
+        harmless = loss_of_cost(evidence.harmless, metric=metric)
+        yield f"more than the harmless {harmless:.2g}% is certain" if harmless > 0 else "some loss is certain"
+    floor = (
+        f"the tolerance {comparison.allowed_pct:g}% is below the noise floor: {comparison.num_baseline_runs} "
+        f"{'anchor' if comparison.anchor else 'baseline'} run(s) that scatter by {comparison.noise_pct:.2g}% resolve "
+        f"{comparison.resolution_pct:.2g}%"
+    )
+    if comparison.kind is VerdictKind.NOT_COMPARABLE:
+        yield f"{floor}, so the anchor decides nothing; --update-baselines --perf-anchor=RELEASE makes another"
+    if comparison.kind is not VerdictKind.INCONCLUSIVE:
         return
     if not evidence.is_refused:
         launches = f"{comparison.num_runs} of {rule.max_runs} launches"
         yield f"undecided after {launches}: 95% interval {comparison.low_pct:+.1f}% to {comparison.high_pct:+.1f}%"
         return
+    yield floor
     needed = runs_to_resolve(before, tolerance=tolerance, rule=rule)
-    yield (
-        f"the tolerance {comparison.allowed_pct:g}% is below the noise floor: {comparison.num_baseline_runs} baseline "
-        f"run(s) that scatter by {comparison.noise_pct:.2g}% resolve {comparison.resolution_pct:.2g}%"
-    )
     if needed is None:
         yield "no number of baseline runs would allow it; raise it or --perf-max-runs, or compare with --perf-ab"
     else:

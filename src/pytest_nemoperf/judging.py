@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.baseline import from_measurement
-from pytest_nemoperf.comparison import Terms, VerdictKind, wants_more_runs
+from pytest_nemoperf.comparison import Terms, VerdictKind
 from pytest_nemoperf.context import Context
+from pytest_nemoperf.holding import wants_more_runs
 from pytest_nemoperf.keeping import LOCALLY_RECORDED, Keeper, Kept
 from pytest_nemoperf.launches import Launches
 from pytest_nemoperf.measure import Measurement, workload_of

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from typing import Final
@@ -77,10 +77,12 @@ class Evidence:
         high: Upper end.
         noise_pct: Scatter between runs that was reckoned with, percent: seen and prior together.
         seen_noise_pct: Scatter that the runs themselves show, percent; None where they are too few.
+        harmless: The largest loss that is called harmless, as such a difference.
         resolution_pct: The smallest loss that is found and, where there is none, ruled out at the rule's error rates
             within its launches, percent.
         is_refused: The tolerance is below the noise floor: even at the last launch a loss as large as the tolerance
             would be found less than half of the time, so nothing is passed.
+        is_ruled_out: A loss as large as the tolerance is ruled out, at this look.
     """
 
     decision: Decision
@@ -89,8 +91,10 @@ class Evidence:
     high: float
     noise_pct: float
     seen_noise_pct: float | None
+    harmless: float
     resolution_pct: float
     is_refused: bool
+    is_ruled_out: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +141,15 @@ def resolution(then: Sequence[float], *, rule: Rule, num_runs: int | None = None
     """
     runs = max(len(then), 1) if num_runs is None else num_runs
     noise = _noise_of(_without_stall(then, tolerance=tolerance), rule=rule)
-    found, ruled_out = _bounds(max(noise.dof, PRIOR_DOF + runs - 1), rule=rule, is_last=True)
-    return (found + ruled_out) * noise.shrunk * math.sqrt(1.0 / runs + 1.0 / rule.max_runs)
+    noise = replace(noise, dof=max(noise.dof, PRIOR_DOF + runs - 1))
+    return sum(_last_look(noise, share_of_baseline=1.0 / runs, num_runs=rule.max_runs, rule=rule))
+
+
+def is_below_floor(then: Sequence[float], *, tolerance: float, rule: Rule) -> bool:
+    """Tell whether a baseline of these costs passes nothing at a tolerance (a cost): Evidence.is_refused for it."""
+    noise = _noise_of(_without_stall(then, tolerance=tolerance), rule=rule)
+    found, _ = _last_look(noise, share_of_baseline=1.0 / len(then), num_runs=rule.max_runs, rule=rule)
+    return found > tolerance
 
 
 def runs_to_resolve(then: Sequence[float], *, tolerance: float, rule: Rule) -> int | None:
@@ -203,11 +214,10 @@ def _decide(
     """Return what losses say that are beside a mean with share_of_baseline of a run's variance; usual has no stalls."""
     worsening = statistics.fmean(usual)
     error = noise.shrunk * math.sqrt(share_of_baseline + 1.0 / len(losses))
-    last_error = noise.shrunk * math.sqrt(share_of_baseline + 1.0 / max(rule.max_runs, len(losses)))
-    last_found, last_ruled_out = _bounds(noise.dof, rule=rule, is_last=True)
-    resolved = (last_found + last_ruled_out) * last_error
-    harmless = max(0.0, min(HARMLESS_SHARE * tolerance, tolerance - resolved))
-    is_refused = last_found * last_error > tolerance
+    num_runs = max(rule.max_runs, len(losses))
+    last = _last_look(noise, share_of_baseline=share_of_baseline, num_runs=num_runs, rule=rule)
+    harmless = max(0.0, min(HARMLESS_SHARE * tolerance, tolerance - sum(last)))
+    is_refused = last[0] > tolerance
     is_last = len(losses) >= rule.max_runs
     found, ruled_out = _bounds(noise.dof, rule=rule, is_last=is_last)
     is_beyond = abs(worsening) - harmless > found * error
@@ -227,8 +237,10 @@ def _decide(
         high=worsening + reach,
         noise_pct=100.0 * noise.shrunk,
         seen_noise_pct=None if noise.seen is None else 100.0 * noise.seen,
-        resolution_pct=100.0 * resolved,
+        harmless=harmless,
+        resolution_pct=100.0 * sum(last),
         is_refused=is_refused,
+        is_ruled_out=is_ruled_out,
     )
 
 
@@ -257,6 +269,13 @@ def _noise_of(values: Sequence[float], *, rule: Rule) -> _Noise:
         shrunk=math.sqrt((prior + squares) / (PRIOR_DOF + dof)),
         dof=PRIOR_DOF + dof,
     )
+
+
+def _last_look(noise: _Noise, *, share_of_baseline: float, num_runs: int, rule: Rule) -> tuple[float, float]:
+    """Return the loss that is found half of the time at the last launch, and how far from one it is ruled out."""
+    error = noise.shrunk * math.sqrt(share_of_baseline + 1.0 / num_runs)
+    found, ruled_out = _bounds(noise.dof, rule=rule, is_last=True)
+    return found * error, ruled_out * error
 
 
 def _bounds(dof: float, *, rule: Rule, is_last: bool) -> tuple[float, float]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pytest_nemoperf.baseline import Anchor, Baseline
-from pytest_nemoperf.comparison import Comparison, Terms, VerdictKind, wants_more_runs
+from pytest_nemoperf.comparison import Comparison, Terms, VerdictKind
+from pytest_nemoperf.holding import wants_more_runs
 from pytest_nemoperf.verdict import Verdict
 
 NEEDS_ACCEPTANCE = frozenset({VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE})

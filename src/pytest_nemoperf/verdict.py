@@ -62,12 +62,7 @@ def judge(
         return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=differences)
     if loss := _loss_problem(measurement, baseline=baseline):
         return _verdict(VerdictKind.INVALID, measurement, reasons=[loss])
-    comparisons = compare_runs(
-        measurement.runs,
-        baseline=baseline,
-        flops_convention=measurement.flops_convention,
-        terms=terms,
-    )
+    comparisons = compare_runs(measurement, baseline=baseline, terms=terms)
     if not comparisons:
         return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=["the baseline has none of these metrics"])
     kind = _overall(comparisons)
@@ -75,10 +70,17 @@ def judge(
         kind=kind,
         case=measurement.case,
         comparisons=comparisons,
-        reasons=tuple(describe(comparison) for comparison in comparisons if comparison.kind is kind)
-        if kind is not VerdictKind.PASSED
-        else (),
+        reasons=tuple(map(describe, [*_decisive(comparisons, kind=kind), *_left_aside(comparisons)])),
     )
+
+
+def _decisive(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> list[Comparison]:
+    """Return those that brought the verdict about; a pass needs no words."""
+    return [each for each in comparisons if each.kind is kind is not VerdictKind.PASSED]
+
+
+def _left_aside(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    return [each for each in comparisons if each.anchor and each.kind is VerdictKind.NOT_COMPARABLE]
 
 
 def _overall(comparisons: Sequence[Comparison]) -> VerdictKind:

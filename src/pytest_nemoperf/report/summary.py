@@ -215,7 +215,7 @@ def _reasons(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
     """Cases with the same reasons share them; a failing case has a block of its own elsewhere."""
     groups: dict[tuple[VerdictKind, tuple[str, ...]], list[str]] = {}
     for case in cases:
-        has_news = case.verdict.kind is not VerdictKind.PASSED or case.waiver_note
+        has_news = case.verdict.kind is not VerdictKind.PASSED or case.verdict.reasons or case.waiver_note
         if has_news and not case.is_failure:
             groups.setdefault((case.verdict.kind, _reasons_of(case)), []).append(case.verdict.case)
     for (kind, reasons), ids in groups.items():

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from pytest_nemoperf.holding import judging_metrics, unheld_text, wants_more_runs
+from pytest_nemoperf.metrics import TOKENS_PER_SEC_PER_GPU
+from tests.builders import make_measurement, make_terms
+
+STALLED = make_measurement((400.0, 995.0, 1000.0, 1005.0, 1002.0)).runs
+
+
+def test_one_stalled_launch_asks_for_no_more_runs() -> None:
+    assert not wants_more_runs(STALLED, terms=make_terms())
+
+
+def test_two_stalled_launches_ask_for_more_runs() -> None:
+    runs = make_measurement((900.0, 900.0, 1000.0, 1005.0, 1002.0)).runs
+
+    assert wants_more_runs(runs, terms=make_terms(tolerance_pct=12.0))
+
+
+def test_one_run_of_a_noisy_case_wants_more() -> None:
+    assert wants_more_runs(make_measurement((1000.0,)).runs, terms=make_terms(run_noise_pct=1.5))
+
+
+@pytest.mark.parametrize(
+    ("noise_pct", "words"),
+    [
+        pytest.param(1.5, "run(s) can resolve; 13 runs would", id="more-runs"),
+        pytest.param(4.0, "run(s) can resolve; no number of runs would", id="never"),
+        pytest.param(0.5, "", id="held"),
+    ],
+)
+def test_a_tolerance_that_is_not_held_says_what_would_hold_it(noise_pct: float, words: str) -> None:
+    runs = make_measurement((1000.0,)).runs
+
+    text = unheld_text(runs, metric=TOKENS_PER_SEC_PER_GPU, terms=make_terms(run_noise_pct=noise_pct))
+
+    assert words in text
+    assert bool(text) is bool(words)
+
+
+def test_below_the_noise_floor_a_metric_judges_nothing() -> None:
+    runs = make_measurement((1000.0,)).runs
+
+    assert judging_metrics(runs, terms=make_terms(run_noise_pct=4.0)) == {"peak_memory_gib"}
