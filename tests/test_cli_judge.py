@@ -88,7 +88,7 @@ def test_json_is_a_case_of_the_results_file(tmp_path: Path, baseline: Path, caps
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["--tolerance=much"], "'much' is not [METRIC=]PCT; write e.g. 3 or peak_memory_gib=10"),
+        (["--tolerance=much"], "--tolerance='much' is not [METRIC=]PCT; write e.g. 5% or peak_memory_gib=10"),
         (["--tolerance=speed=3"], "--tolerance: 'speed' is not a judged metric; known: all"),
         (["--tolerance=0"], "--tolerance"),
         ([".."], "..: is a session's folder; give one of the cases in it"),

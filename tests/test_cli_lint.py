@@ -138,7 +138,7 @@ def test_github_gets_annotations_of_files_in_the_repository(nemoperf: Any, basel
     [
         (["no/such/folder"], "no/such/folder: no such folder; give the one"),
         (["--tolerance=speed=5"], "--tolerance: 'speed' is not a judged metric; known: all,"),
-        (["--tolerance=few"], "--tolerance few: 'few' is not a percentage"),
+        (["--tolerance=few"], "--tolerance='few' is not [METRIC=]PCT; write e.g. 5%"),
     ],
 )
 def test_what_can_not_be_done_exits_2(nemoperf: Any, baselines: Path, words: list[str], message: str) -> None:

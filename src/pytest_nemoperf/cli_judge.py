@@ -6,17 +6,17 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pytest_nemoperf.baseline import read_baseline
-from pytest_nemoperf.comparison import Terms, merge_tolerances
+from pytest_nemoperf.comparison import Terms, merge_tolerances, parse_tolerances
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.jsontext import to_json
-from pytest_nemoperf.recipe import Plan, check_tolerances
+from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.replay import StoredCase, load_runs, measure_stored
 from pytest_nemoperf.report.failure import render_failure
 from pytest_nemoperf.results import CaseReport, CaseResult
@@ -53,7 +53,6 @@ def add_judge_command(parser: argparse.ArgumentParser) -> None:
         "--tolerance",
         action="append",
         default=[],
-        type=_tolerance,
         metavar="[METRIC=]PCT",
         help="allowed worsening instead of the session's, for every judged metric or one of them; may be repeated",
     )
@@ -87,7 +86,7 @@ def _report(stored: StoredCase, *, arguments: argparse.Namespace) -> CaseReport:
     record = stored.record
     baseline = read_baseline(arguments.baseline, is_in_place=False)
     measurement = measure_stored(stored, framework=_framework(stored.plan))
-    terms = _terms(record.terms, tolerances=dict(arguments.tolerance), max_runs=arguments.max_runs)
+    terms = _terms(record.terms, texts=arguments.tolerance, max_runs=arguments.max_runs)
     verdict = judge(measurement, baseline=baseline, machine=record.machine, terms=terms)
     return CaseReport(
         result=CaseResult(
@@ -104,9 +103,8 @@ def _report(stored: StoredCase, *, arguments: argparse.Namespace) -> CaseReport:
     )
 
 
-def _terms(terms: Terms, *, tolerances: Mapping[str, float], max_runs: int | None) -> Terms:
-    check_tolerances(tolerances, subject="--tolerance")
-    merged = merge_tolerances([terms.tolerances, tolerances])
+def _terms(terms: Terms, *, texts: Sequence[str], max_runs: int | None) -> Terms:
+    merged = merge_tolerances([terms.tolerances, parse_tolerances(texts, subject="--tolerance")])
     return replace(terms, tolerances=merged, max_runs=max_runs or terms.max_runs)
 
 
@@ -118,14 +116,6 @@ def _framework(plan: Plan) -> Framework:
             "use pytest -m perf --perf-replay=DIR"
         )
     return frameworks[plan.framework]
-
-
-def _tolerance(text: str) -> tuple[str, float]:
-    name, _, percent = text.rpartition("=")
-    try:
-        return name.strip() or "all", float(percent.strip().removesuffix("%"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not [METRIC=]PCT; write e.g. 3 or peak_memory_gib=10") from None
 
 
 def _count(text: str) -> int:

@@ -8,21 +8,20 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 from pytest_nemoperf.baseline import Baseline, read_baseline
-from pytest_nemoperf.comparison import Terms, default_tolerances, merge_tolerances
+from pytest_nemoperf.comparison import Terms, default_tolerances, merge_tolerances, parse_tolerances
 from pytest_nemoperf.dryrun import DRY_RUN_FILE, DryRun
 from pytest_nemoperf.errors import BaselineError, LintError, NemoPerfError, RecipeError
 from pytest_nemoperf.github import is_github, repository_path
 from pytest_nemoperf.jsontext import from_json, to_json
 from pytest_nemoperf.lint import Finding, Loose, lint_baseline, lint_loose, lint_profile, lint_suite
 from pytest_nemoperf.profilestore import PROFILES_DIR, find_profile
-from pytest_nemoperf.recipe import check_tolerances
 from pytest_nemoperf.report.cells import count_text
 from pytest_nemoperf.report.github import Annotation, Level, render_annotation, shown_annotations
 from pytest_nemoperf.sequential import Rule
@@ -79,7 +78,7 @@ def run_lint(arguments: argparse.Namespace) -> int:
     folder: Path = arguments.folder
     if not folder.is_dir():
         raise BaselineError(f"{folder}: no such folder; give the one that holds <system>/<case>.json")
-    tolerances = _parse_tolerances(arguments.tolerance)
+    tolerances = parse_tolerances(arguments.tolerance, subject="--tolerance")
     dry_runs = _dry_runs(arguments.tests, systems=_systems_of(folder))
     linter = _Linter(
         folder, tolerances=tolerances, dry_runs=dry_runs, max_age_days=arguments.max_age, today=datetime.now(UTC).date()
@@ -228,18 +227,6 @@ def _dry_run(tests: Sequence[str], *, system: str) -> DryRun:
     tail = "\n".join([*done.stdout.splitlines(), *done.stderr.splitlines()][-_TAIL_LINES:])
     what = "found no perf test" if done.returncode in {0, 5} else f"ended with {done.returncode}"
     raise LintError(f"--tests {' '.join(tests)}: a dry run on {system} {what}; mend that first:\n{tail}")
-
-
-def _parse_tolerances(texts: Iterable[str]) -> dict[str, float]:
-    tolerances = {}
-    for text in texts:
-        name, _, percent = text.rpartition("=")
-        try:
-            tolerances[name.strip() or "all"] = float(percent.strip().removesuffix("%"))
-        except ValueError:
-            raise LintError(f"--tolerance {text}: {percent!r} is not a percentage; write e.g. 5%") from None
-    check_tolerances(tolerances, subject="--tolerance")
-    return tolerances
 
 
 def _text(findings: Sequence[Finding], *, num_files: int, folder: Path) -> str:

@@ -86,9 +86,7 @@ def parse_tolerances(texts: Sequence[str], *, subject: str) -> dict[str, float]:
         try:
             parsed[name.strip() or "all"] = float(percent.strip().removesuffix("%"))
         except ValueError:
-            raise RecipeError(
-                f"{subject}={text}: {percent!r} is not a percentage; write e.g. 5% or peak_memory_gib=10"
-            ) from None
+            raise RecipeError(f"{subject}={text!r} is not [METRIC=]PCT; write e.g. 5% or peak_memory_gib=10") from None
     check_tolerances(parsed, subject=subject)
     return parsed
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Final
 
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.components import MLA, Activation, FeedForward, Layer, Mixer, MoE
@@ -18,6 +19,7 @@ from pytest_nemoperf.weights import model_weights, num_parameters
 
 __all__ = [
     "DEFAULT_CONVENTION",
+    "FLOPS_REL_TOL",
     "FlopsConvention",
     "find_convention",
     "flops_conventions",
@@ -26,6 +28,8 @@ __all__ = [
     "num_flops_per_token",
 ]
 
+FLOPS_REL_TOL: Final = 1e-4
+"""How far counts of the same FLOPs may be apart: stored numbers keep six significant digits."""
 _FORWARD_AND_BACKWARD = 3  # forward, gradient of the input, gradient of the weight
 _FLOPS_PER_MAC = 2
 _FROZEN = 2  # products of frozen weights: they have no gradient of their own

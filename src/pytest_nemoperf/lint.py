@@ -13,6 +13,7 @@ from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.comparison import Terms, costs
 from pytest_nemoperf.dryrun import DryRun
 from pytest_nemoperf.errors import NemoPerfError
+from pytest_nemoperf.flops import FLOPS_REL_TOL
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import (
     JUDGED,
@@ -35,7 +36,6 @@ MIN_RUNS: Final = 3
 # Medians over steps of parts and of their whole, or of a rate and a time, agree exactly only where steps are alike.
 _RATE_PCT, _RATE_PER_MAD = 2.0, 0.25
 _PHASES_PCT, _PHASES_PER_MAD = 10.0, 2.0
-_FLOPS_REL_TOL = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +147,7 @@ def _arithmetic(baseline: Baseline) -> Iterator[str]:
         yield f"$.workload: {exc}"
         return
     flops, stored = facts.flops_per_token, baseline.flops_per_token
-    if flops is not None and stored is not None and not math.isclose(flops, stored, rel_tol=_FLOPS_REL_TOL):
+    if flops is not None and stored is not None and not math.isclose(flops, stored, rel_tol=FLOPS_REL_TOL):
         yield (
             f"$.flops_per_token is {stored:g}, and {baseline.flops_convention} counts {flops:g} for its workload; "
             "record it again"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from pytest_nemoperf.expected import Expected, expected_of
+from pytest_nemoperf.flops import FLOPS_REL_TOL
 from pytest_nemoperf.health import problems_by_run, sm_clocks_mhz
 from pytest_nemoperf.jsontext import to_data
 from pytest_nemoperf.metrics import (
@@ -23,7 +24,7 @@ from pytest_nemoperf.rank_times import rank_busy_sec, rank_spread_pct
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import RunOutput, StepRecord
 from pytest_nemoperf.rl_measure import rollout_metrics
-from pytest_nemoperf.soundness import FLOPS_REL_TOL, run_problems
+from pytest_nemoperf.soundness import run_problems
 from pytest_nemoperf.steadiness import mad_pct, num_outliers, num_still_warming, settling_times
 
 BYTES_PER_GIB = 2**30

@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 import pytest
 
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.errors import did_you_mean
-from pytest_nemoperf.recipe import check_tolerances
 from pytest_nemoperf.verdict import FAILING_BY_DEFAULT
-
-
-def parse_tolerances(texts: Sequence[str], *, subject: str) -> dict[str, float]:
-    """Return tolerances in percent by metric name, ``all`` where no metric is named.
-
-    Raises:
-        RecipeError: If a metric is unknown or a percentage is not within (0, 100).
-        pytest.UsageError: If a text is not ``[METRIC=]PCT``.
-    """
-    parsed = {}
-    for text in texts:
-        name, _, percent = text.rpartition("=")
-        parsed[name.strip() or "all"] = parse_percent(percent, subject=subject)
-    check_tolerances(parsed, subject=subject)
-    return parsed
 
 
 def parse_fail_on(text: str) -> frozenset[VerdictKind]:

@@ -10,6 +10,7 @@ from typing import Final
 
 from pytest_nemoperf import metrics
 from pytest_nemoperf.expected import Expected, ExpectedRollout
+from pytest_nemoperf.flops import FLOPS_REL_TOL
 from pytest_nemoperf.metrics import Metric
 from pytest_nemoperf.records import RolloutStats, StepRecord
 
@@ -17,7 +18,6 @@ TOKEN_MULT_PROB_ERROR_LIMIT: Final = 1.05
 """Beyond, generation does not sample from the policy that is trained. NeMo RL's test suites demand less than 1.05
 (tests/test_suites/llm), and its guide sees a fault in the weights behind a lasting 1 to 2% (docs/guides/grpo.md)."""
 
-_FLOPS_REL_TOL: Final = 1e-4
 _BYTES_PER_GIB: Final = 2**30
 _FLOPS_PER_TFLOP: Final = 1e12
 _STATS: Mapping[Metric, Callable[[RolloutStats], float | None]] = MappingProxyType(
@@ -123,7 +123,7 @@ def _miscounted(rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> I
 def _other_flops(rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> Iterator[str]:
     for record in records:
         asked, claimed = rollout.flops_per_step, record.flops
-        if asked is not None and claimed is not None and not math.isclose(claimed, asked, rel_tol=_FLOPS_REL_TOL):
+        if asked is not None and claimed is not None and not math.isclose(claimed, asked, rel_tol=FLOPS_REL_TOL):
             yield f"step {record.step} claims {claimed:g} FLOPs of training, samples of these lengths have {asked:g}"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_nemoperf import machine, options
 from pytest_nemoperf.changes import parse_changes
-from pytest_nemoperf.comparison import Terms, VerdictKind, default_tolerances, merge_tolerances
+from pytest_nemoperf.comparison import Terms, VerdictKind, default_tolerances, merge_tolerances, parse_tolerances
 from pytest_nemoperf.errors import NemoPerfError
 from pytest_nemoperf.machine import Devices
 from pytest_nemoperf.option_checks import check_combination
@@ -21,7 +21,6 @@ from pytest_nemoperf.option_values import (
     parse_percent,
     parse_probability,
     parse_seconds,
-    parse_tolerances,
 )
 from pytest_nemoperf.replay import CASE_FILE, find_cases
 from pytest_nemoperf.systems import System, find_system

@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 
 from pytest_nemoperf.expected import Expected
+from pytest_nemoperf.flops import FLOPS_REL_TOL
 from pytest_nemoperf.records import StepRecord
 from pytest_nemoperf.rl_measure import rollout_problems
 from pytest_nemoperf.steadiness import unsettled
-
-FLOPS_REL_TOL = 1e-4  # stored numbers keep six significant digits
 
 
 def run_problems(expected: Expected, *, records: Sequence[StepRecord]) -> list[str]:

@@ -10,9 +10,9 @@ from tests.integration.conftest import CASE, Project
     [
         pytest.param("--perf-runs=0", "--perf-runs=0 must be a whole number >= 1", id="no-runs"),
         pytest.param("--perf-runs=some", "--perf-runs=some must be a whole number >= 1", id="runs-word"),
-        pytest.param("--perf-tolerance=-3%", "--perf-tolerance=-3% must be a percentage above 0", id="negative"),
-        pytest.param("--perf-tolerance=0", "--perf-tolerance=0 must be a percentage above 0", id="zero"),
-        pytest.param("--perf-tolerance=much", "--perf-tolerance='much' is not a percentage", id="tolerance-word"),
+        pytest.param("--perf-tolerance=-3%", "all=-3.0 must be a percentage above 0", id="negative"),
+        pytest.param("--perf-tolerance=0", "all=0.0 must be a percentage above 0", id="zero"),
+        pytest.param("--perf-tolerance=much", "--perf-tolerance='much' is not [METRIC=]PCT", id="tolerance-word"),
         pytest.param("--perf-tolerance=speed=3%", "'speed' is not a judged metric", id="unknown-metric"),
         pytest.param("--perf-tolerance=120%", "all=120.0 must be a percentage above 0 and below 100", id="too-much"),
         pytest.param("--perf-inject=0", "--perf-inject=0 must be a percentage above 0", id="inject-zero"),
