@@ -26,8 +26,8 @@ def test_one_run_of_a_noisy_case_wants_more() -> None:
 @pytest.mark.parametrize(
     ("noise_pct", "words"),
     [
-        pytest.param(1.5, "run(s) can resolve; 13 runs would", id="more-runs"),
-        pytest.param(4.0, "run(s) can resolve; no number of runs would", id="never"),
+        pytest.param(1.5, "1 run with 1.5% noise can resolve; 13 runs would", id="more-runs"),
+        pytest.param(4.0, "1 run with 4% noise can resolve; no number of runs would", id="never"),
         pytest.param(0.5, "", id="held"),
     ],
 )

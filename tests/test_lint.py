@@ -69,6 +69,14 @@ def test_what_a_session_stores_has_no_fault(plan: Plan) -> None:
     assert findings_of(stored(plan)) == []
 
 
+def test_what_is_measured_once_a_session_is_held_to_one_launch() -> None:
+    call = make_baseline(workload={"workload": "benchmark", "test": "x"}, flops_per_token=None)
+
+    (tight,) = [each for each in findings_of(call, terms=make_terms(run_noise_pct=1.0)) if each.rule == "tight"]
+
+    assert "finer than the 6.5% that 3 runs" in tight.message
+
+
 def test_loops_and_calls_have_no_fault() -> None:
     loop = {"workload": "loop", "name": "x", "num_gpus": 2, "tokens_per_step": 128, "layout": "mine"}
     baseline = stored(make_plan(global_batch_size=2), workload=loop, flops_per_token=None, flops_convention=None)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pytest_nemoperf.comparison import Terms, costs
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import JUDGED, Metric
-from pytest_nemoperf.sequential import cost_of_loss, is_below_floor, loss_of_cost, resolution, runs_to_resolve
+from pytest_nemoperf.sequential import Evidence, cost_of_loss, decide, loss_of_cost, runs_to_resolve
 
 
 def wants_more_runs(runs: Sequence[Run], *, terms: Terms) -> bool:
@@ -25,19 +25,17 @@ def wants_more_runs(runs: Sequence[Run], *, terms: Terms) -> bool:
 
 def unheld_text(runs: Sequence[Run], *, metric: Metric, terms: Terms) -> str:
     """Return why a baseline of these runs can't hold a metric's tolerance, and what would; empty if it can."""
-    values, rule = costs(runs, metric=metric), terms.rule(metric)
-    if not values:
-        return ""
-    allowed = terms.tolerances[metric.name]
+    allowed, rule = terms.tolerances[metric.name], terms.rule(metric)
     tolerance = cost_of_loss(allowed, metric=metric)
-    resolved = resolution(values, rule=rule, tolerance=tolerance)
-    if resolved <= tolerance:
+    evidence = by_itself(runs, metric=metric, terms=terms)
+    if evidence is None or evidence.resolution_pct <= 100.0 * tolerance:
         return ""
-    needed = runs_to_resolve(values, tolerance=tolerance, rule=rule)
+    needed = runs_to_resolve(costs(runs, metric=metric), tolerance=tolerance, rule=rule)
     remedy = f"{needed} runs would" if needed else "no number of runs would; raise it, or compare with --perf-ab"
     return (
-        f"tolerance {allowed:g}% of {metric.label} is finer than the {loss_of_cost(resolved, metric=metric):.2g}% that "
-        f"{len(values)} run(s) can resolve; {remedy}"
+        f"tolerance {allowed:g}% of {metric.label} is finer than the "
+        f"{loss_of_cost(evidence.resolution_pct / 100.0, metric=metric):.1f}% that {len(runs)} "
+        f"run{'' if len(runs) == 1 else 's'} with {evidence.noise_pct:.2g}% noise can resolve; {remedy}"
     )
 
 
@@ -46,10 +44,12 @@ def judging_metrics(runs: Sequence[Run], *, terms: Terms) -> frozenset[str]:
     return frozenset(
         metric.name
         for metric in JUDGED
-        if (values := costs(runs, metric=metric))
-        and not is_below_floor(
-            values,
-            tolerance=cost_of_loss(terms.tolerances[metric.name], metric=metric),
-            rule=terms.rule(metric),
-        )
+        if (evidence := by_itself(runs, metric=metric, terms=terms)) is not None and not evidence.is_refused
     )
+
+
+def by_itself(runs: Sequence[Run], *, metric: Metric, terms: Terms) -> Evidence | None:
+    """Return what runs say of a metric beside themselves, for its noise and resolution; None if they don't have it."""
+    values, rule = costs(runs, metric=metric), terms.rule(metric)
+    tolerance = cost_of_loss(terms.tolerances[metric.name], metric=metric)
+    return decide(values, values[: rule.max_runs], tolerance=tolerance, rule=rule) if values else None

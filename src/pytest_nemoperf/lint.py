@@ -14,6 +14,7 @@ from pytest_nemoperf.comparison import Terms, costs
 from pytest_nemoperf.dryrun import DryRun
 from pytest_nemoperf.errors import NemoPerfError
 from pytest_nemoperf.flops import FLOPS_REL_TOL
+from pytest_nemoperf.holding import by_itself, unheld_text
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import (
     JUDGED,
@@ -26,9 +27,9 @@ from pytest_nemoperf.metrics import (
 from pytest_nemoperf.profiles import Profile
 from pytest_nemoperf.report.cells import count_text, percent_text
 from pytest_nemoperf.report.resolving import LOOSE_FROM
-from pytest_nemoperf.sequential import cost_of_loss, decide, loss_of_cost, runs_to_resolve
+from pytest_nemoperf.sequential import loss_of_cost
 from pytest_nemoperf.verdict import LOSS_REL_TOL
-from pytest_nemoperf.workloads import WorkloadFacts, facts_of
+from pytest_nemoperf.workloads import WorkloadFacts, facts_of, is_in_process
 
 MIN_RUNS: Final = 3
 """Fewer say next to nothing of the noise between them."""
@@ -82,6 +83,8 @@ def lint_baseline(
         *_origin_findings(baseline, path=path, today=today, max_age_days=max_age_days),
     ]
     loose = []
+    if is_in_process(baseline.workload):
+        terms = replace(terms, max_runs=1)
     for metric in _distinct_metrics(baseline, terms=terms):
         finding, slack = _tolerance_finding(baseline, metric=metric, path=path, terms=terms)
         findings += [finding] if finding is not None else []
@@ -252,23 +255,17 @@ def _tolerance_finding(
     baseline: Baseline, *, metric: Metric, path: str, terms: Terms
 ) -> tuple[Finding | None, Loose | None]:
     """Hold a tolerance against the noise: the baseline's runs are judged by themselves."""
-    values, allowed, rule = costs(baseline.runs, metric=metric), terms.tolerances[metric.name], terms.rule(metric)
-    tolerance = cost_of_loss(allowed, metric=metric)
-    evidence = decide(values, values[: rule.max_runs], tolerance=tolerance, rule=rule)
+    allowed = terms.tolerances[metric.name]
+    evidence = by_itself(baseline.runs, metric=metric, terms=terms)
+    if evidence is None:
+        return None, None
     resolved = loss_of_cost(evidence.resolution_pct / 100.0, metric=metric)
     if allowed > LOOSE_FROM * resolved:
         return None, Loose(metric=metric.name, tolerance_pct=allowed, resolved_pct=resolved)
-    if resolved <= allowed:
-        return None, None
-    needed = runs_to_resolve(values, tolerance=tolerance, rule=rule)
-    remedy = f"{needed} runs would" if needed else "no number of runs would; raise it, or compare with --perf-ab"
-    message = (
-        f"tolerance {allowed:g}% of {metric.label} is finer than the {percent_text(resolved)} that "
-        f"{count_text(len(values), 'run')} with {percent_text(evidence.noise_pct)} noise can resolve; {remedy}"
-    )
+    message = unheld_text(baseline.runs, metric=metric, terms=terms)
     if evidence.is_refused:
         return _error(path, "tight", f"{message}. It is below the noise floor: no verdict but INCONCLUSIVE"), None
-    return _warning(path, "tight", message), None
+    return (_warning(path, "tight", message) if message else None), None
 
 
 def _error(path: str, rule: str, message: str) -> Finding:

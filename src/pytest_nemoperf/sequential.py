@@ -145,13 +145,6 @@ def resolution(then: Sequence[float], *, rule: Rule, num_runs: int | None = None
     return sum(_last_look(noise, share_of_baseline=1.0 / runs, num_runs=rule.max_runs, rule=rule))
 
 
-def is_below_floor(then: Sequence[float], *, tolerance: float, rule: Rule) -> bool:
-    """Tell whether a baseline of these costs passes nothing at a tolerance (a cost): Evidence.is_refused for it."""
-    noise = _noise_of(_without_stall(then, tolerance=tolerance), rule=rule)
-    found, _ = _last_look(noise, share_of_baseline=1.0 / len(then), num_runs=rule.max_runs, rule=rule)
-    return found > tolerance
-
-
 def runs_to_resolve(then: Sequence[float], *, tolerance: float, rule: Rule) -> int | None:
     """Return how many baseline runs would make a tolerance (a cost) hold; None if none would."""
     counts = range(max(len(then), 1), MAX_BASELINE_RUNS + 1)

@@ -15,6 +15,8 @@ from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import PRETRAIN
 from pytest_nemoperf.rl import RL
 
+_IN_PROCESS = ("loop", "benchmark")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadFacts:
@@ -29,6 +31,11 @@ class WorkloadFacts:
     num_gpus: int | None = None
     tokens_per_step: int | None = None
     flops_per_token: float | None = None
+
+
+def is_in_process(workload: Mapping[str, Any]) -> bool:
+    """Tell whether a stored workload is measured by the test process itself, and so once a session."""
+    return workload.get("workload") in _IN_PROCESS
 
 
 def facts_of(workload: Mapping[str, Any], *, convention: str | None) -> WorkloadFacts:
