@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pytest_nemoperf.comparison import Terms, costs
 from pytest_nemoperf.measure import Run
-from pytest_nemoperf.metrics import JUDGED, Metric
+from pytest_nemoperf.metrics import JUDGED, TFLOPS_PER_SEC_PER_GPU, TOKENS_PER_SEC_PER_GPU, Metric
 from pytest_nemoperf.sequential import Evidence, cost_of_loss, decide, loss_of_cost, runs_to_resolve
 
 
@@ -37,6 +37,20 @@ def unheld_text(runs: Sequence[Run], *, metric: Metric, terms: Terms) -> str:
         f"{loss_of_cost(evidence.resolution_pct / 100.0, metric=metric):.1f}% that {len(runs)} "
         f"run{'' if len(runs) == 1 else 's'} with {evidence.noise_pct:.2g}% noise can resolve; {remedy}"
     )
+
+
+def unheld_texts(runs: Sequence[Run], *, terms: Terms) -> list[str]:
+    """Return unheld_text of each metric that says something of its own."""
+    texts = (unheld_text(runs, metric=metric, terms=terms) for metric in distinct_metrics(runs, terms=terms))
+    return [text for text in texts if text]
+
+
+def distinct_metrics(runs: Sequence[Run], *, terms: Terms) -> list[Metric]:
+    """Return the judged metrics there are; TFLOP/s follow from tokens/s, and say nothing new at the same tolerance."""
+    found = [metric for metric in JUDGED if costs(runs, metric=metric)]
+    tokens, tflops = TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU
+    is_same = terms.tolerances[tokens.name] == terms.tolerances[tflops.name]
+    return [metric for metric in found if metric is not tflops or not is_same]
 
 
 def judging_metrics(runs: Sequence[Run], *, terms: Terms) -> frozenset[str]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_nemoperf.recipe import Plan
     from pytest_nemoperf.verdict import Verdict
 
-_MAX_RECORDED_RUNS = 15  # an update that can't hold its tolerance by then says so
+_MAX_RECORDED_RUNS = 15  # an update that can't hold its tolerance by then says so beside the file
 
 
 def launch_case(
@@ -59,10 +59,13 @@ def launch_case(
     limit = max(runs, terms.max_runs)
     if settings.updating is not None:
         limit = max(limit, _MAX_RECORDED_RUNS)
+    is_accepted = settings.updating is not None and settings.updating.is_accepted
 
     def is_enough(measurement: Measurement) -> bool:
         kind = judge(measurement, baseline=baseline, machine=context.machine, terms=terms).kind
         num_runs = len(measurement.runs)
+        if kind is VerdictKind.INVALID or (kind is VerdictKind.REGRESSED and not is_accepted):
+            return True  # more launches would be refused as well
         if kind is VerdictKind.INCONCLUSIVE and num_runs < terms.max_runs:
             return False
         if settings.updating is None and kind not in LOCALLY_RECORDED:
@@ -120,7 +123,7 @@ def judge_case(
     kept = Kept()
     if verdict.kind is not VerdictKind.INVALID and not measurement.inject_pct and context.replay is None:
         new = from_measurement(measurement, machine=machine, provenance=provenance, reason="")
-        keeper = Keeper(context.store, settings=settings)
+        keeper = Keeper(context.store, runs=settings.runs, updating=settings.updating)
         kept = keeper.keep(new, verdict=verdict, found=found, terms=terms, is_in_process=plan is None)
     shown = context.shown
     result = CaseResult(
@@ -138,6 +141,7 @@ def judge_case(
     return CaseReport(
         result=_ruled(result, verdict=verdict, waiver=waiver, context=context),
         baseline=found.baseline,
+        stored=kept.stored,
         replaced=kept.replaced,
         rerun_command=context.rerun_command(nodeid),
         accept_command=context.accept_command(nodeid),

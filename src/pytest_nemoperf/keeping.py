@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.comparison import Terms, VerdictKind
-from pytest_nemoperf.settings import Settings, Updating
+from pytest_nemoperf.holding import unheld_texts
+from pytest_nemoperf.settings import Updating
 from pytest_nemoperf.store import BaselineStore, Found
-from pytest_nemoperf.updates import NEEDS_ACCEPTANCE, Action, grown, next_anchor, plan_update
+from pytest_nemoperf.updates import NEEDS_ACCEPTANCE, Action, Step, joined, may_join, next_anchor, plan_update
 
 if TYPE_CHECKING:
     from pytest_nemoperf.verdict import Verdict
 
 LOCALLY_RECORDED = frozenset({VerdictKind.NO_BASELINE, VerdictKind.NOT_COMPARABLE})
-_GROWING = frozenset({VerdictKind.PASSED, VerdictKind.IMPROVED, VerdictKind.INCONCLUSIVE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,7 @@ class Kept:
 
     Attributes:
         path: File written; empty if none was.
+        stored: What is in it now; None if nothing was.
         replaced: What was in it.
         is_local: It is in this machine's own store.
         note: Why it was or was not written; empty where that needs no words.
@@ -31,6 +32,7 @@ class Kept:
     """
 
     path: str = ""
+    stored: Baseline | None = None
     replaced: Baseline | None = None
     is_local: bool = False
     note: str = ""
@@ -42,12 +44,14 @@ class Keeper:
 
     Args:
         store: Where.
-        settings: Of the session.
+        runs: Launches that make a baseline.
+        updating: How committed baselines are written; None if they are not.
     """
 
-    def __init__(self, store: BaselineStore, *, settings: Settings) -> None:
+    def __init__(self, store: BaselineStore, *, runs: int, updating: Updating | None) -> None:
         self._store = store
-        self._settings = settings
+        self._runs = runs
+        self._updating = updating
 
     def keep(self, new: Baseline, *, verdict: Verdict, found: Found, terms: Terms, is_in_process: bool) -> Kept:
         """Store a sound case's runs where that is due.
@@ -62,20 +66,19 @@ class Keeper:
         Raises:
             BaselineError: If a stored file can't be trusted or written.
         """
-        updating = self._settings.updating
-        if updating is not None:
-            return self._update(
-                new, verdict=verdict, found=found, terms=terms, is_in_process=is_in_process, updating=updating
-            )
+        if self._updating is not None:
+            return self._update(new, verdict=verdict, terms=terms, is_in_process=is_in_process, updating=self._updating)
         has_own = found.baseline is not None and self._store.compares(found.baseline, workload=new.workload)
         if verdict.kind in LOCALLY_RECORDED and not has_own:
-            path = self._store.record_locally(replace(new, reason=f"first run here: {verdict.kind}"))
-            return Kept(path=str(path), is_local=True)
-        if is_in_process and found.is_local and found.baseline is not None and verdict.kind in _GROWING:
-            more = grown(found.baseline, new=new, runs=self._settings.runs)
-            if more is not None:
+            new = replace(new, reason=f"first run here: {verdict.kind}")
+            return Kept(path=str(self._store.record_locally(new)), stored=new, is_local=True)
+        if is_in_process and found.is_local and found.baseline is not None:
+            more = joined(found.baseline, new=new, runs=self._runs)
+            is_longer = len(more.runs) > len(found.baseline.runs)
+            if is_longer and may_join(verdict, old=found.baseline, new=new, terms=terms):
+                more = replace(more, reason=_growth(more, runs=self._runs), anchor=found.baseline.anchor)
                 path = self._store.record_locally(more)
-                return Kept(path=str(path), is_local=True, note=_growth(more, runs=self._settings.runs))
+                return Kept(path=str(path), stored=more, is_local=True, note=more.reason)
         return Kept()
 
     def _update(
@@ -83,17 +86,15 @@ class Keeper:
         new: Baseline,
         *,
         verdict: Verdict,
-        found: Found,
         terms: Terms,
         is_in_process: bool,
         updating: Updating,
     ) -> Kept:
         old = self._store.find_committed(new.case)
-        if is_in_process and old is not None and verdict.kind in _GROWING and not found.is_local:
-            more = None if updating.is_new_only else grown(old, new=new, runs=self._settings.runs)
-            if more is not None:
-                path, replaced = self._store.update(more)
-                return Kept(path=str(path), replaced=replaced, note=_growth(more, runs=self._settings.runs))
+        is_growing = False
+        if is_in_process and old is not None and may_join(verdict, old=old, new=new, terms=terms):
+            new = joined(old, new=new, runs=self._runs)
+            is_growing = len(new.runs) > len(old.runs) and not updating.is_new_only
         step = plan_update(
             verdict,
             old=old,
@@ -101,20 +102,24 @@ class Keeper:
             terms=terms,
             is_accepted=updating.is_accepted,
             is_new_only=updating.is_new_only,
+            release=updating.anchor,
         )
-        if step.action is not Action.WRITE and not (updating.anchor and step.action is Action.KEEP):
+        if is_growing:
+            step = Step(action=Action.WRITE, why=_growth(new, runs=self._runs))
+        if step.action is not Action.WRITE:
             return Kept(note=step.why)
-        is_accepted = verdict.kind in NEEDS_ACCEPTANCE
         new = replace(
             new,
             reason=updating.reason or "--update-baselines",
-            anchor=next_anchor(verdict, old=old, new=new, release=updating.anchor),
+            anchor=next_anchor(verdict, old=old, new=new, terms=terms, release=updating.anchor),
         )
         path, replaced = self._store.update(new)
+        is_accepted = updating.is_accepted and verdict.kind in NEEDS_ACCEPTANCE
         return Kept(
             path=str(path),
+            stored=new,
             replaced=replaced,
-            note=step.why,
+            note="; ".join(filter(None, [step.why, *unheld_texts(new.runs, terms=terms)])),
             accepted_reason=updating.reason if is_accepted else "",
         )
 

@@ -10,17 +10,15 @@ from datetime import UTC, date, datetime
 from typing import Final, Literal
 
 from pytest_nemoperf.baseline import Baseline
-from pytest_nemoperf.comparison import Terms, costs
+from pytest_nemoperf.comparison import Terms
 from pytest_nemoperf.dryrun import DryRun
 from pytest_nemoperf.errors import NemoPerfError
 from pytest_nemoperf.flops import FLOPS_REL_TOL
-from pytest_nemoperf.holding import by_itself, unheld_text
+from pytest_nemoperf.holding import by_itself, distinct_metrics, unheld_text
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import (
-    JUDGED,
     METRICS,
     STEP_TIME_SEC,
-    TFLOPS_PER_SEC_PER_GPU,
     TOKENS_PER_SEC_PER_GPU,
     Metric,
 )
@@ -85,7 +83,7 @@ def lint_baseline(
     loose = []
     if is_in_process(baseline.workload):
         terms = replace(terms, max_runs=1)
-    for metric in _distinct_metrics(baseline, terms=terms):
+    for metric in distinct_metrics(baseline.runs, terms=terms):
         finding, slack = _tolerance_finding(baseline, metric=metric, path=path, terms=terms)
         findings += [finding] if finding is not None else []
         loose += [slack] if slack is not None else []
@@ -241,14 +239,6 @@ def _origin_findings(baseline: Baseline, *, path: str, today: date, max_age_days
         yield _warning(path, "dirty", "recorded outside of a git repository, so nobody knows from which code")
     if not baseline.reason.strip():
         yield _warning(path, "reason", "$.reason is empty: say why it was recorded (--perf-reason)")
-
-
-def _distinct_metrics(baseline: Baseline, *, terms: Terms) -> list[Metric]:
-    """Return the judged metrics there are; TFLOP/s follow from tokens/s, and say nothing new at the same tolerance."""
-    found = [metric for metric in JUDGED if costs(baseline.runs, metric=metric)]
-    tokens, tflops = TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU
-    is_same = terms.tolerances[tokens.name] == terms.tolerances[tflops.name]
-    return [metric for metric in found if metric is not tflops or not is_same]
 
 
 def _tolerance_finding(

@@ -57,6 +57,11 @@ def _check_update(config: pytest.Config, *, inject_pct: float) -> None:
         raise pytest.UsageError("--perf-reason=' ' gives no reason; say why the files change")
     if option.perf_accept_regression and not option.perf_reason:
         raise pytest.UsageError("--perf-accept-regression needs --perf-reason=TEXT: say why the loss is acceptable")
+    if option.perf_anchor and option.perf_update_new_only:
+        raise pytest.UsageError(
+            "--perf-anchor with --perf-update-new-only: an anchor is written into every case's file, new or not; drop "
+            "one of them"
+        )
     if option.perf_accept_regression and option.perf_update_new_only:
         raise pytest.UsageError(
             "--perf-accept-regression with --perf-update-new-only: new cases have nothing to lose; drop one of them"

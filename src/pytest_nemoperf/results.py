@@ -115,6 +115,7 @@ class CaseReport:
     Attributes:
         result: The judged case.
         baseline: What it was judged against, or None.
+        stored: The baseline that was written, or None.
         replaced: The baseline an update replaced, or None.
         rerun_command: Shell command that runs just this case again.
         accept_command: Shell command that stores it in spite of its verdict.
@@ -124,6 +125,7 @@ class CaseReport:
 
     result: CaseResult
     baseline: Baseline | None = None
+    stored: Baseline | None = None
     replaced: Baseline | None = None
     rerun_command: str = ""
     accept_command: str = ""

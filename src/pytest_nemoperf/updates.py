@@ -8,7 +8,9 @@ from enum import StrEnum
 
 from pytest_nemoperf.baseline import Anchor, Baseline
 from pytest_nemoperf.comparison import Comparison, Terms, VerdictKind
-from pytest_nemoperf.holding import wants_more_runs
+from pytest_nemoperf.holding import judging_metrics, wants_more_runs
+from pytest_nemoperf.metrics import METRICS
+from pytest_nemoperf.sequential import HARMLESS_SHARE
 from pytest_nemoperf.verdict import Verdict
 
 NEEDS_ACCEPTANCE = frozenset({VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE})
@@ -36,17 +38,25 @@ class Step:
 
 
 def plan_update(
-    verdict: Verdict, *, old: Baseline | None, new: Baseline, terms: Terms, is_accepted: bool, is_new_only: bool
+    verdict: Verdict,
+    *,
+    old: Baseline | None,
+    new: Baseline,
+    terms: Terms,
+    is_accepted: bool,
+    is_new_only: bool,
+    release: str = "",
 ) -> Step:
     """Return what an update does to a case.
 
     Args:
         verdict: On this session's runs, judged against old where that compares.
         old: The committed baseline, None if there is none.
-        new: What these runs would be stored as.
+        new: What would be stored.
         terms: What must be resolved.
         is_accepted: A loss is accepted, with a reason.
         is_new_only: What is stored already stays.
+        release: Whose anchor new's runs become; empty for none.
     """
     kind = verdict.kind
     if kind is VerdictKind.INVALID:
@@ -59,32 +69,56 @@ def plan_update(
             why=f"{kind} is stored only with --perf-accept-regression --perf-reason=TEXT",
         )
     if kind is VerdictKind.PASSED and old is not None and compares(new, old=old):
-        return _step_of_same(verdict, old=old, new=new, terms=terms)
+        return _step_of_same(verdict, old=old, new=new, terms=terms, release=release)
     return Step(action=Action.WRITE, why="")
 
 
-def next_anchor(verdict: Verdict, *, old: Baseline | None, new: Baseline, release: str) -> Anchor | None:
+def next_anchor(
+    verdict: Verdict, *, old: Baseline | None, new: Baseline, terms: Terms, release: str = ""
+) -> Anchor | None:
     """Return what slow decay is measured from once new is stored; None where new itself is that.
 
-    A gain, an accepted loss, other hardware and workloads begin afresh; a release is an anchor by its name.
+    A gain, an accepted loss, other hardware and workloads begin afresh; a release is an anchor by its name. Of what
+    was kept so far and what is replaced now, the older one is taken, unless it can judge less.
     """
     if release:
         return Anchor(name=release, runs=new.runs, provenance=new.provenance)
-    if old is None or verdict.kind is not VerdictKind.PASSED or not compares(new, old=old):
+    if old is None or not compares(new, old=old):
         return None
-    return old.anchor or Anchor(
-        name=f"of {old.provenance.date.partition('T')[0]}", runs=old.runs, provenance=old.provenance
+    if new.runs[: len(old.runs)] == old.runs:
+        return old.anchor  # nothing is replaced
+    if verdict.kind is not VerdictKind.PASSED:
+        return None
+    replaced = Anchor(name=f"of {old.provenance.date.partition('T')[0]}", runs=old.runs, provenance=old.provenance)
+    anchors = [replaced] if old.anchor is None else [old.anchor, replaced]
+    best = max(anchors, key=lambda anchor: len(judging_metrics(anchor.runs, terms=terms)))
+    return best if judging_metrics(best.runs, terms=terms) else None
+
+
+def may_join(verdict: Verdict, *, old: Baseline, new: Baseline, terms: Terms) -> bool:
+    """Tell whether new's runs may stand beside old's: they are the same, as far as can be told.
+
+    PASSED says so. So few runs that the tolerance is refused pass nothing, and would stay so few for ever: there no
+    more than half of the tolerance may be lost.
+    """
+    if not compares(new, old=old):
+        return False
+    if verdict.kind is not VerdictKind.INCONCLUSIVE:
+        return verdict.kind is VerdictKind.PASSED
+    judging = judging_metrics(old.runs, terms=terms)
+    undecided = [each for each in verdict.comparisons if each.kind is VerdictKind.INCONCLUSIVE]
+    return all(
+        not each.anchor and each.metric not in judging and _loss_pct(each) <= HARMLESS_SHARE * each.allowed_pct
+        for each in undecided
     )
 
 
-def grown(old: Baseline, *, new: Baseline, runs: int) -> Baseline | None:
-    """Return old with new's runs beside its own, or None if it has as many as it needs.
+def joined(old: Baseline, *, new: Baseline, runs: int) -> Baseline:
+    """Return new with the newest of old's runs before its own: as many as a baseline needs, or as old has.
 
     What is measured once a session learns its noise between sessions only so.
     """
-    if len(old.runs) >= runs or not compares(new, old=old):
-        return None
-    return replace(old, runs=(*old.runs, *new.runs))
+    return replace(new, runs=(*old.runs, *new.runs)[-max(runs, len(old.runs)) :])
 
 
 def compares(new: Baseline, *, old: Baseline) -> bool:
@@ -96,12 +130,22 @@ def compares(new: Baseline, *, old: Baseline) -> bool:
     return all(getattr(new, key) == getattr(old, key) for key in keys)
 
 
-def _step_of_same(verdict: Verdict, *, old: Baseline, new: Baseline, terms: Terms) -> Step:
-    if wants_more_runs(old.runs, terms=terms) and len(new.runs) > len(old.runs):
-        return Step(action=Action.WRITE, why=f"{len(new.runs)} runs instead of {len(old.runs)} resolve more")
+def _step_of_same(verdict: Verdict, *, old: Baseline, new: Baseline, terms: Terms, release: str) -> Step:
+    num_new, num_old = len(new.runs), len(old.runs)
+    if num_new < num_old:
+        why = f"{num_old} runs that show no loss are not replaced by fewer; launch as many with --perf-runs={num_old}"
+        return Step(action=Action.KEEP, why=why)
+    if wants_more_runs(old.runs, terms=terms) and num_new > num_old:
+        return Step(action=Action.WRITE, why=f"{num_new} runs instead of {num_old} resolve more")
     if _has_moved(verdict.comparisons):
         return Step(action=Action.WRITE, why="it moved more than its noise")
+    if release:
+        return Step(action=Action.WRITE, why=f"it is the anchor {release}")
     return Step(action=Action.KEEP, why="nothing moved more than its own noise")
+
+
+def _loss_pct(comparison: Comparison) -> float:
+    return METRICS[comparison.metric].worsening_pct(comparison.now, baseline=comparison.baseline)
 
 
 def _has_moved(comparisons: Sequence[Comparison]) -> bool:

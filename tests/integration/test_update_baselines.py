@@ -142,6 +142,7 @@ def test_only_new_cases_are_stored_on_request(project: Project) -> None:
         (["--perf-accept-regression"], "--perf-accept-regression only counts with --update-baselines"),
         (["--perf-prune"], "--perf-prune only counts with --update-baselines"),
         (["--update-baselines", "--perf-accept-regression"], "--perf-accept-regression needs --perf-reason=TEXT"),
+        (["--update-baselines", "--perf-anchor=1.4", "--perf-update-new-only"], "--perf-anchor with --perf-update-new"),
         (["--update-baselines", "--perf-ab=HEAD"], "--perf-ab with --update-baselines"),
     ],
 )
@@ -157,3 +158,32 @@ def test_an_update_stores_what_would_fail_for_having_no_baseline(project: Projec
 
     result.assert_outcomes(passed=1)
     assert project.baseline.exists()
+
+
+def test_an_update_launches_a_regressed_case_no_oftener_than_its_verdict_needs(project: Project) -> None:
+    project.run("--update-baselines")
+    project.set_step_time(0.2)
+
+    result = project.run("--update-baselines", "--perf-runs=4")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*: run 2:*"])
+    result.stdout.no_fnmatch_line("*: run 3:*")
+
+
+def test_an_update_launches_a_case_of_another_loss_once(project: Project) -> None:
+    project.run("--update-baselines")
+    script = project.root / "steps.py"
+    script.write_text(script.read_text().replace('"loss": 6.5', '"loss": 7.5'))
+
+    result = project.run("--update-baselines", "--perf-runs=4")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*: run 1:*"])
+    result.stdout.no_fnmatch_line("*: run 2:*")
+
+
+def test_an_update_says_which_tolerance_it_could_not_hold(project: Project) -> None:
+    result = project.run("--update-baselines", "--perf-tolerance=1")
+
+    result.stdout.fnmatch_lines(["*tolerance 1% of tokens/sec/GPU is finer than*", "*no number of runs would*"])

@@ -62,7 +62,7 @@ def _not_stored(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
 
 
 def _old_to_new(report: CaseReport) -> list[str]:
-    runs = report.result.measurement.runs
+    runs = report.result.measurement.runs if report.stored is None else report.stored.runs
     if report.replaced is None:
         return [f"new: {figures_text(runs)}"]
     lines = []
