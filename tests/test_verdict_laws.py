@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_nemoperf.baseline import Anchor
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.metrics import PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.sequential import Decision, Evidence, Rule, cost, decide
 from pytest_nemoperf.verdict import judge
-from tests.builders import MACHINE, make_baseline, make_measurement, make_terms
+from tests.builders import MACHINE, make_baseline, make_measurement, make_provenance, make_terms
 
 TOLERANCE = 0.05
 RANKS = {Decision.BETTER: 0, Decision.SAME: 1, Decision.UNDECIDED: 2, Decision.WORSE: 3}
@@ -57,9 +58,13 @@ def test_at_the_last_launch_decisions_are_in_order(then: list[float], now: list[
     assert ranks == sorted(ranks)
 
 
-@given(before=rates, after=five_rates, factor=st.floats(min_value=0.5, max_value=1.0))
-def test_slower_is_never_judged_better_than_faster(before: list[float], after: list[float], factor: float) -> None:
-    baseline, terms = make_baseline(before), make_terms()
+@given(before=rates, anchored=st.none() | rates, after=five_rates, factor=st.floats(min_value=0.5, max_value=1.0))
+def test_slower_is_never_judged_better_than_faster(
+    before: list[float], anchored: list[float] | None, after: list[float], factor: float
+) -> None:
+    runs = make_baseline(anchored or before).runs
+    anchor = Anchor(name="25.09", runs=runs, provenance=make_provenance()) if anchored else None
+    baseline, terms = make_baseline(before, anchor=anchor), make_terms()
     order = [VerdictKind.IMPROVED, VerdictKind.PASSED, VerdictKind.INCONCLUSIVE, VerdictKind.REGRESSED]
 
     faster, slower = (
