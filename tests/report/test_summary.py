@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.text import Text
 
+from pytest_nemoperf.baseline import Anchor
 from pytest_nemoperf.report.summary import render_summary
 from pytest_nemoperf.results import CaseReport, NotRun
-from tests.builders import make_baseline, make_measurement
+from pytest_nemoperf.verdict import judge
+from tests.builders import MACHINE, make_baseline, make_measurement, make_provenance, make_terms
 from tests.report.builders import (
     LONG_CASE,
     make_call,
@@ -156,6 +158,35 @@ def test_tests_that_did_not_run_are_counted_by_reason() -> None:
 
     start = lines.index("not run")
     assert lines[start + 1 : start + 3] == ["  3 tests: no layout for system cpu", "  1 test: judged nothing"]
+
+
+def test_where_old_runs_stay_beside_the_new_one_what_is_stored_is_shown() -> None:
+    report = make_passed(CASE)
+    report = replace(
+        report,
+        replaced=make_baseline((1000.0, 1010.0), case=CASE),
+        stored=make_baseline((1000.0, 1010.0, 1020.0), case=CASE),
+        result=replace(report.result, stored_path=f"baselines/cpu/{CASE}.json"),
+    )
+
+    assert "    tokens/sec/GPU: 1,005 -> 1,010 (+0.5%)" in lines_of(report)
+
+
+def test_what_an_anchor_could_not_decide_is_told_of_a_case_that_passed() -> None:
+    anchor = Anchor(name="25.09", runs=make_baseline((1000.0,)).runs, provenance=make_provenance())
+    settled = make_baseline((1000.0,) * 10, anchor=anchor, case=CASE)
+    verdict = judge(
+        make_measurement((1000.0,) * 5, case=CASE),
+        baseline=settled,
+        machine=MACHINE,
+        terms=make_terms(run_noise_pct=1.8),
+    )
+    report = make_passed(CASE)
+
+    lines = lines_of(replace(report, result=replace(report.result, verdict=verdict)))
+
+    assert f"PASSED {CASE}" in lines
+    assert "so the anchor decides nothing" in " ".join(line.strip() for line in lines)
 
 
 def test_a_replaced_baseline_shows_old_and_new_of_every_metric() -> None:
