@@ -183,18 +183,6 @@ def delta_pct(worsening: float, *, metric: Metric) -> float:
     return -loss if metric.direction is Direction.HIGHER else loss
 
 
-def wants_more_runs(runs: Sequence[Run], *, terms: Terms) -> bool:
-    """Tell whether a baseline of these runs could not hold the tolerances, which further runs would allow."""
-    for metric in JUDGED:
-        values, rule = costs(runs, metric=metric), terms.rule(metric)
-        tolerance = cost_of_loss(terms.tolerances[metric.name], metric=metric)
-        if values and resolution(values, rule=rule) > tolerance:
-            needed = runs_to_resolve(values, tolerance=tolerance, rule=rule)
-            if needed is not None:
-                return True
-    return False
-
-
 def describe(comparison: Comparison, *, other: str = "", evidence: str = "") -> str:
     """Return the sentence that says what one metric did, e.g. how far it is below the baseline.
 
