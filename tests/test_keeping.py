@@ -158,13 +158,15 @@ def test_what_is_there_already_stays_as_it_is_where_only_new_cases_are_stored(se
     assert rates_of(sessions.stored) == [1000.0, 1001.0]
 
 
-def test_a_tolerance_that_is_not_held_is_said_where_it_is_recorded(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("num_runs", "is_said"), [pytest.param(3, 0, id="growing"), pytest.param(4, 1, id="full")])
+def test_a_full_baseline_that_holds_no_such_tolerance_says_so(tmp_path: Path, num_runs: int, is_said: int) -> None:
     sessions = Sessions(tmp_path, noise_pct=2.0)
+    sessions.record((1000.0,) * num_runs)
 
     kept = sessions.session(1000.0)
 
-    assert sessions.kind is VerdictKind.NO_BASELINE
-    assert "tolerance 5% of tokens/sec/GPU is finer than the" in kept.note
+    assert f"{num_runs + 1} of 5" in kept.note
+    assert kept.note.count("tolerance 5% of tokens/sec/GPU is finer than the") == is_said
 
 
 def test_a_machines_own_baseline_gathers_sound_runs_only(sessions: Sessions) -> None:

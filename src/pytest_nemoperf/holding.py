@@ -31,7 +31,9 @@ def unheld_text(runs: Sequence[Run], *, metric: Metric, terms: Terms) -> str:
     if evidence is None or evidence.resolution_pct <= 100.0 * tolerance:
         return ""
     needed = runs_to_resolve(costs(runs, metric=metric), tolerance=tolerance, rule=rule)
-    remedy = f"{needed} runs would" if needed else "no number of runs would; raise it, or compare with --perf-ab"
+    # What is measured once a session can't be compared side by side either.
+    never = "no number of runs would; raise it" + (", or compare with --perf-ab" if rule.max_runs > 1 else "")
+    remedy = f"{needed} runs would" if needed else never
     return (
         f"tolerance {allowed:g}% of {metric.label} is finer than the "
         f"{loss_of_cost(evidence.resolution_pct / 100.0, metric=metric):.1f}% that {len(runs)} "

@@ -114,12 +114,14 @@ class Keeper:
             anchor=next_anchor(verdict, old=old, new=new, terms=terms, release=updating.anchor),
         )
         path, replaced = self._store.update(new)
+        is_complete = not is_in_process or len(new.runs) >= self._runs
+        unheld = unheld_texts(new.runs, terms=terms) if is_complete else []
         is_accepted = updating.is_accepted and verdict.kind in NEEDS_ACCEPTANCE
         return Kept(
             path=str(path),
             stored=new,
             replaced=replaced,
-            note="; ".join(filter(None, [step.why, *unheld_texts(new.runs, terms=terms)])),
+            note="; ".join(filter(None, [step.why, *unheld])),
             accepted_reason=updating.reason if is_accepted else "",
         )
 
