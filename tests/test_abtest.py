@@ -20,11 +20,12 @@ from pytest_nemoperf.abratios import (
     turns_ratio,
     unsettled_turns,
 )
-from pytest_nemoperf.abtest import ABRound, judge_rounds
+from pytest_nemoperf.abtest import ABRound, apart, judge_rounds
 from pytest_nemoperf.comparison import Terms, VerdictKind
+from pytest_nemoperf.metrics import TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.records import StepRecord
 from pytest_nemoperf.verdict import Verdict
-from tests.builders import make_measurement, make_run
+from tests.builders import FLOPS_PER_TOKEN, make_measurement, make_run
 from tests.turning import turns_of
 
 LABELS = ("old (main, 36db4f5)", "new (working tree)")
@@ -183,6 +184,33 @@ def test_more_memory_is_a_loss_too() -> None:
 
     assert verdict.kind is VerdictKind.REGRESSED
     assert verdict.reasons[0].startswith("peak memory is 30.0% above old (main, 36db4f5)")
+
+
+def test_tflops_follow_from_the_figures_of_tokens_and_are_no_reason_of_their_own() -> None:
+    verdict = verdict_of(rounds_of([math.log(1.2), math.log(1.21)] * 5))
+
+    tokens, memory, tflops = verdict.comparisons
+    assert (tokens.metric, memory.metric) == ("tokens_per_sec_per_gpu", "peak_memory_gib")
+    assert tflops.metric == "tflops_per_sec_per_gpu"
+    assert tflops.now / tokens.now == pytest.approx(FLOPS_PER_TOKEN / 1e12)
+    assert tflops.baseline / tokens.baseline == pytest.approx(FLOPS_PER_TOKEN / 1e12)
+    assert (tflops.delta_pct, tflops.kind) == (tokens.delta_pct, VerdictKind.REGRESSED)
+    assert len(verdict.reasons) == 1
+
+
+def test_what_has_no_flops_has_no_tflops() -> None:
+    verdict = verdict_of(rounds_of([0.0] * 10), flops_per_token=None)
+
+    assert [each.metric for each in verdict.comparisons] == ["tokens_per_sec_per_gpu", "peak_memory_gib"]
+
+
+def test_rounds_in_which_a_launch_stalled_move_neither_sides_figure() -> None:
+    old = [make_run(rate) for rate in (1000.0, 1000.0, 1000.0, 1000.0, 300.0)]
+    new = [make_run(rate) for rate in (250.0, 1000.0, 1000.0, 1000.0, 1000.0)]
+
+    figures = apart(old, new, worsening=math.log(1.21), metric=TOKENS_PER_SEC_PER_GPU)
+
+    assert figures == pytest.approx((1100.0, 1000.0 / 1.1))
 
 
 def test_what_is_undecided_says_what_it_would_take() -> None:

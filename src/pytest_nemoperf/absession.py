@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from pytest_nemoperf.abseries import SIDES, Series
 from pytest_nemoperf.abtest import MIN_ROUNDS, ABResult, judge_rounds
 from pytest_nemoperf.comparison import Terms, VerdictKind
 from pytest_nemoperf.errors import RevisionError, UnsupportedError
-from pytest_nemoperf.measure import Measurement, Run
+from pytest_nemoperf.measure import Measurement
 from pytest_nemoperf.report.ab import render_round_line
 from pytest_nemoperf.results import CaseReport, CaseResult
 from pytest_nemoperf.settings import Settings
@@ -99,7 +99,7 @@ class ABSession:
                     continue
             max_rounds = series.max_rounds(limit_sec=self._against.limit_sec)
             old, new = (series.measured(name) for name in SIDES)
-            progress.finished(_line(series, runs=(*old.runs[-1:], *new.runs[-1:]), took_sec=time.monotonic() - started))
+            progress.finished(_line(series, old=old, new=new, took_sec=time.monotonic() - started))
             verdict = judge_rounds(
                 old, new, rounds=series.rounds, terms=terms, max_rounds=max(max_rounds, MIN_ROUNDS), labels=labels
             )
@@ -229,12 +229,13 @@ def open_ab_session(settings: Settings, *, root: Path) -> ABSession | None:
         raise pytest.UsageError(str(exc)) from None
 
 
-def _line(series: Series, *, runs: Sequence[Run], took_sec: float) -> str:
+def _line(series: Series, *, old: Measurement, new: Measurement, took_sec: float) -> str:
     return render_round_line(
         case=series.plan.case,
         number=len(series.rounds),
         round_=series.rounds[-1],
-        runs=runs,
+        old=old.runs[-1:],
+        new=new.runs[-1:],
         elapsed_sec=took_sec,
         inject_pct=series.plan.inject_pct,
     )

@@ -10,13 +10,19 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from pytest_nemoperf.bands import band_problems, has_pinned_lengths
 from pytest_nemoperf.comparison import KIND_OF, Comparison, Terms, VerdictKind, delta_pct, describe
-from pytest_nemoperf.measure import Measurement, Run
-from pytest_nemoperf.metrics import PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU, Direction, Metric
+from pytest_nemoperf.measure import FLOPS_PER_TFLOP, Measurement, Run
+from pytest_nemoperf.metrics import (
+    PEAK_MEMORY_GIB,
+    TFLOPS_PER_SEC_PER_GPU,
+    TOKENS_PER_SEC_PER_GPU,
+    Direction,
+    Metric,
+)
 from pytest_nemoperf.sequential import Decision, Evidence, Rule, cost_of_loss, decide_ratio, loss_of_cost
 from pytest_nemoperf.verdict import LOSS_REL_TOL, Verdict
 
@@ -25,7 +31,7 @@ MIN_ROUNDS: Final = 2
 MAX_ROUNDS: Final = 100
 """To look more often would cost more sureness at each look than further short rounds bring."""
 JUDGED_IN_ROUNDS: Final = (TOKENS_PER_SEC_PER_GPU, PEAK_MEMORY_GIB)
-"""Both sides run one plan, so TFLOP/s/GPU would say what tokens/s say."""
+"""Both sides run one plan, so TFLOP/s/GPU follow from tokens/s, and would only say the same again."""
 _WORST_FIRST = (VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE, VerdictKind.IMPROVED, VerdictKind.PASSED)
 
 
@@ -127,11 +133,11 @@ def judge_rounds(
     if not counted:
         reasons = tuple(dict.fromkeys(round_.left_out for round_ in rounds)) or ("no round was run",)
         return Verdict(kind=VerdictKind.INCONCLUSIVE, case=new.case, reasons=reasons)
-    comparisons = tuple(
+    comparisons = [
         _compare(metric, old=old, new=new, rounds=own, terms=terms, max_rounds=max_rounds)
         for metric in JUDGED_IN_ROUNDS
         if (own := [round_ for round_ in counted if metric.name in round_.ratios])
-    )
+    ]
     kind = min((comparison.kind for comparison in comparisons), key=_WORST_FIRST.index)
     reasons = tuple(
         describe(comparison, other=labels[0], evidence=_interval_text(comparison))
@@ -141,23 +147,30 @@ def judge_rounds(
     return Verdict(
         kind=kind,
         case=new.case,
-        comparisons=comparisons,
+        comparisons=(*comparisons, *_tflops(comparisons, new=new)),
         reasons=reasons if kind is not VerdictKind.PASSED else (),
     )
 
 
-def apart(runs: Sequence[Run], *, worsening: float, metric: Metric) -> tuple[float, float]:
-    """Return a metric of old and of new: apart by the ratio, around what both did together.
+def apart(old: Sequence[Run], new: Sequence[Run], *, worsening: float, metric: Metric) -> tuple[float, float]:
+    """Return a metric of old and of new: apart by the ratio, around the median round of both together.
 
-    Where the machine's speed changes, the two sides' own means are further apart than neighbouring steps.
+    Where the machine's speed changes, the two sides' own means are further apart than neighbouring steps. Rounds that
+    stalled don't move a median.
 
     Args:
-        runs: Of both sides.
+        old: Of the old side, one a round.
+        new: Of the new side, in the same rounds.
         worsening: Logarithm of what new costs over what old costs.
         metric: Which.
     """
     half = (-0.5 if metric.direction is Direction.HIGHER else 0.5) * worsening
-    middle = statistics.geometric_mean(run.metrics[metric.name] for run in runs if metric.name in run.metrics)
+    both = [(before.metrics, after.metrics) for before, after in zip(old, new, strict=True)]
+    middle = statistics.median(
+        math.sqrt(before[metric.name] * after[metric.name])
+        for before, after in both
+        if metric.name in before and metric.name in after
+    )
     return middle / math.exp(half), middle * math.exp(half)
 
 
@@ -209,7 +222,7 @@ def _compare(
             f"undecided after {_rounds_text(len(ratios))} that scatter by {evidence.noise_pct:.1f}%; about {needed} "
             "would decide: raise --perf-ab-limit or the tolerance, or run it on a quieter machine"
         )
-    before, after = apart((*old.runs, *new.runs), worsening=evidence.worsening, metric=metric)
+    before, after = apart(old.runs, new.runs, worsening=evidence.worsening, metric=metric)
     low, high = sorted(delta_pct(end, metric=metric) for end in (evidence.low, evidence.high))
     return Comparison(
         metric=metric.name,
@@ -227,6 +240,18 @@ def _compare(
         expected_noise_pct=rule.noise_pct,
         num_runs=len(ratios),
     )
+
+
+def _tflops(comparisons: Sequence[Comparison], *, new: Measurement) -> list[Comparison]:
+    """Return TFLOP/s/GPU as tokens/s make it: no report shows the two of different steps; none without FLOPs."""
+    if new.flops_per_token is None:
+        return []
+    factor = new.flops_per_token / FLOPS_PER_TFLOP
+    return [
+        replace(each, metric=TFLOPS_PER_SEC_PER_GPU.name, baseline=factor * each.baseline, now=factor * each.now)
+        for each in comparisons
+        if each.metric == TOKENS_PER_SEC_PER_GPU.name
+    ]
 
 
 def _interval_text(comparison: Comparison) -> str:

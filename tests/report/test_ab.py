@@ -10,8 +10,10 @@ import pytest
 
 from pytest_nemoperf.abtest import ABResult, ABRound, judge_rounds
 from pytest_nemoperf.report.ab import ab_header, how_text, render_ab, render_round_line
+from pytest_nemoperf.report.junit import properties
+from pytest_nemoperf.report.terminal import render_case_line
 from pytest_nemoperf.results import CaseReport, CaseResult
-from tests.builders import make_measurement, make_run
+from tests.builders import FLOPS_PER_TOKEN, make_measurement, make_run
 from tests.test_abtest import LABELS, TERMS, rounds_of
 
 BLOCK = """\
@@ -111,9 +113,21 @@ def test_rounds_that_are_left_out_are_shown_with_their_reason() -> None:
     assert how_text(ab).startswith("10 rounds in 42 s by turns of 3 steps; 1 of 11 began with new")
 
 
+def test_tables_and_properties_show_the_figures_of_the_block() -> None:
+    report = report_of(ab_of())
+
+    shown = dict(properties(report))
+    line = render_case_line(report)
+
+    assert line.startswith("REGRESSED pretrain-test: 826 tokens/sec/GPU, -17.4% against 1,000")
+    assert float(shown["nemoperf_tokens_per_sec_per_gpu_now"]) == pytest.approx(826.4, abs=0.5)
+    ratio = float(shown["nemoperf_tflops_per_sec_per_gpu_now"]) / float(shown["nemoperf_tokens_per_sec_per_gpu_now"])
+    assert ratio == pytest.approx(FLOPS_PER_TOKEN / 1e12, rel=1e-4)
+
+
 def line_of(round_: ABRound, *rates: float) -> str:
-    runs = [make_run(rate) for rate in rates]
-    return render_round_line(case="pretrain-test", number=3, round_=round_, runs=runs, elapsed_sec=2.0)
+    old, new = ([make_run(rate) for rate in side] for side in (rates[:1], rates[1:]))
+    return render_round_line(case="pretrain-test", number=3, round_=round_, old=old, new=new, elapsed_sec=2.0)
 
 
 def test_the_line_of_a_round_has_both_sides_and_their_ratio() -> None:

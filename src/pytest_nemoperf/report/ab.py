@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from pytest_nemoperf.abtest import ABResult, ABRound, apart
+from pytest_nemoperf.abtest import JUDGED_IN_ROUNDS, ABResult, ABRound, apart
 from pytest_nemoperf.comparison import Comparison, VerdictKind, delta_pct
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import METRICS, TOKENS_PER_SEC_PER_GPU
@@ -58,7 +58,14 @@ def ab_header(revision: str, *, limit_sec: float) -> str:
 
 
 def render_round_line(
-    *, case: str, number: int, round_: ABRound, runs: Sequence[Run], elapsed_sec: float, inject_pct: float = 0.0
+    *,
+    case: str,
+    number: int,
+    round_: ABRound,
+    old: Sequence[Run],
+    new: Sequence[Run],
+    elapsed_sec: float,
+    inject_pct: float = 0.0,
 ) -> str:
     """Return the line a log gets for a finished round.
 
@@ -66,7 +73,8 @@ def render_round_line(
         case: Case id.
         number: Of the round, counted from 1.
         round_: What it said.
-        runs: Of both sides in it; not needed of one that does not count.
+        old: Of the old side in it; not needed of a round that does not count.
+        new: Of the new side in it; as well.
         elapsed_sec: What it took.
         inject_pct: Self-test delay of new in percent; 0 for a real round.
     """
@@ -76,9 +84,9 @@ def render_round_line(
         return f"{head} left out after {took}: {round_.left_out}"
     metric = TOKENS_PER_SEC_PER_GPU
     worsening = round_.ratios[metric.name]
-    old, new = apart(runs, worsening=worsening, metric=metric)
-    ratio = pct_text(delta_pct(worsening, metric=metric))
-    return f"{head} old {metric.format(old)}, new {metric.format(new)} {metric.label}, ratio {ratio}, took {took}"
+    before, after = apart(old, new, worsening=worsening, metric=metric)
+    figures = f"old {metric.format(before)}, new {metric.format(after)} {metric.label}"
+    return f"{head} {figures}, ratio {pct_text(delta_pct(worsening, metric=metric))}, took {took}"
 
 
 def compared_with(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
@@ -132,6 +140,8 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> RenderableType:
     table.add_column("verdict", overflow="fold")
     for comparison in comparisons:
         metric = METRICS[comparison.metric]
+        if metric not in JUDGED_IN_ROUNDS:
+            continue
         table.add_row(
             metric.label,
             metric.format(comparison.baseline),
