@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -56,14 +57,14 @@ def rounds_of(ratios: Sequence[float], *, memory: float = 0.0) -> list[ABRound]:
     return [ABRound(first="old", ratios={**values, "tokens_per_sec_per_gpu": ratio}) for ratio in ratios]
 
 
-def verdict_of(rounds: Sequence[ABRound], *, max_rounds: int = 20, **new: Any) -> Verdict:
+def verdict_of(rounds: Sequence[ABRound], *, max_rounds: int = 20, terms: Terms = TERMS, **new: Any) -> Verdict:
     num = len([each for each in rounds if not each.left_out])
     rates = [1000.0] * num
     return judge_rounds(
         make_measurement(rates),
         replace(make_measurement(rates), **new),
         rounds=rounds,
-        terms=TERMS,
+        terms=terms,
         max_rounds=max_rounds,
         labels=LABELS,
     )
@@ -213,12 +214,25 @@ def test_rounds_in_which_a_launch_stalled_move_neither_sides_figure() -> None:
     assert figures == pytest.approx((1100.0, 1000.0 / 1.1))
 
 
-def test_what_is_undecided_says_what_it_would_take() -> None:
-    verdict = verdict_of(rounds_of([0.15, -0.15] * 5), max_rounds=10)
+def test_what_is_undecided_says_how_many_rounds_would_decide() -> None:
+    verdict = verdict_of(rounds_of([0.05, -0.05] * 5), max_rounds=10)
 
     assert verdict.kind is VerdictKind.INCONCLUSIVE
-    assert "undecided after 10 rounds that scatter by 1" in verdict.reasons[0]
-    assert "raise --perf-ab-limit" in verdict.reasons[0]
+    assert "undecided after 10 rounds that scatter by 5" in verdict.reasons[0]
+    assert "would decide: raise --perf-ab-limit or the tolerance" in verdict.reasons[0]
+
+
+def test_where_no_number_of_rounds_would_decide_the_tolerance_that_they_decide_is_named() -> None:
+    noisy = rounds_of([0.15, -0.15] * 5)
+
+    verdict = verdict_of(noisy, max_rounds=10)
+
+    assert verdict.kind is VerdictKind.INCONCLUSIVE
+    assert "--perf-ab-limit" not in verdict.reasons[0]
+    least = re.search(r", 100 decide a tolerance of about ([\d.]+)% or more, and no more", verdict.reasons[0])
+    assert least is not None
+    terms = replace(TERMS, tolerances=dict.fromkeys(TERMS.tolerances, float(least[1])))
+    assert verdict_of(noisy * 10, max_rounds=100, terms=terms).kind is VerdictKind.PASSED
 
 
 def test_rounds_that_are_left_out_do_not_count() -> None:

@@ -198,6 +198,12 @@ def rounds_to_decide(evidence: Evidence, *, tolerance: float, rule: Rule) -> int
     return max(rule.max_runs + 1, math.ceil(rule.max_runs * (resolved / tolerance) ** 2))
 
 
+def least_decidable_pct(evidence: Evidence, *, num_rounds: int, metric: Metric, rule: Rule) -> float:
+    """Return about the smallest tolerance in percent, rounded up, that so many rounds would decide."""
+    resolved = evidence.resolution_pct / 100.0 * math.sqrt(rule.max_runs / num_rounds)
+    return math.ceil(10.0 * loss_of_cost(resolved, metric=metric)) / 10.0
+
+
 def _compare(
     metric: Metric,
     *,
@@ -217,11 +223,8 @@ def _compare(
     evidence = decide_ratio(ratios, tolerance=tolerance, rule=rule)
     note = ""
     if evidence.decision is Decision.UNDECIDED:
-        needed = rounds_to_decide(evidence, tolerance=tolerance, rule=rule)
-        note = (
-            f"undecided after {_rounds_text(len(ratios))} that scatter by {evidence.noise_pct:.1f}%; about {needed} "
-            "would decide: raise --perf-ab-limit or the tolerance, or run it on a quieter machine"
-        )
+        advice = _advice(evidence, metric=metric, tolerance=tolerance, rule=rule)
+        note = f"undecided after {_rounds_text(len(ratios))} that scatter by {evidence.noise_pct:.1f}%; {advice}"
     before, after = apart(old.runs, new.runs, worsening=evidence.worsening, metric=metric)
     low, high = sorted(delta_pct(end, metric=metric) for end in (evidence.low, evidence.high))
     return Comparison(
@@ -240,6 +243,19 @@ def _compare(
         expected_noise_pct=rule.noise_pct,
         num_runs=len(ratios),
     )
+
+
+def _advice(evidence: Evidence, *, metric: Metric, tolerance: float, rule: Rule) -> str:
+    """Return what would decide a case: more rounds, where there may be so many, or a larger tolerance."""
+    needed = rounds_to_decide(evidence, tolerance=tolerance, rule=rule)
+    if needed <= MAX_ROUNDS:
+        return f"about {needed} would decide: raise --perf-ab-limit or the tolerance, or run it on a quieter machine"
+    decidable = [
+        f"{number} decide a tolerance of about "
+        f"{least_decidable_pct(evidence, num_rounds=number, metric=metric, rule=rule):g}% or more"
+        for number in sorted({rule.max_runs, MAX_ROUNDS})
+    ]
+    return f"{', '.join(decidable)}, and no more are made: raise the tolerance, or run it on a quieter machine"
 
 
 def _tflops(comparisons: Sequence[Comparison], *, new: Measurement) -> list[Comparison]:
