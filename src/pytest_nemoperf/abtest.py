@@ -251,11 +251,14 @@ def _advice(evidence: Evidence, *, metric: Metric, tolerance: float, rule: Rule)
     if needed <= MAX_ROUNDS:
         return f"about {needed} would decide: raise --perf-ab-limit or the tolerance, or run it on a quieter machine"
     decidable = [
-        f"{number} decide a tolerance of about "
-        f"{least_decidable_pct(evidence, num_rounds=number, metric=metric, rule=rule):g}% or more"
+        f"in {number} rounds from about "
+        f"{least_decidable_pct(evidence, num_rounds=number, metric=metric, rule=rule):g}% on"
         for number in sorted({rule.max_runs, MAX_ROUNDS})
     ]
-    return f"{', '.join(decidable)}, and no more are made: raise the tolerance, or run it on a quieter machine"
+    return (
+        f"a tolerance is decided {', '.join(decidable)}, and no more are made: raise the tolerance, or run it on a "
+        "quieter machine"
+    )
 
 
 def _tflops(comparisons: Sequence[Comparison], *, new: Measurement) -> list[Comparison]:

@@ -109,7 +109,14 @@ class PerfPlugin:
     def pytest_report_header(self) -> list[str]:
         """Say what is measured against what."""
         session, settings = self.session, self.session.settings
-        lines = render_header(
+        comparing = ""
+        if session.ab is not None and settings.against is not None:
+            comparing = ab_header(
+                session.ab.revision_text,
+                limit_sec=settings.against.limit_sec,
+                tolerances=settings.terms.tolerances,
+            )
+        return render_header(
             system=settings.system,
             how=_how(settings),
             devices=describe_devices(settings.devices),
@@ -122,10 +129,8 @@ class PerfPlugin:
             changes=changes_text(settings.changes),
             is_dry_run=settings.is_dry_run,
             replay_of=session.context.shown(settings.replay_dir) if settings.replay_dir else "",
+            comparing=comparing,
         )
-        if session.ab is not None and settings.against is not None:
-            lines.append(ab_header(session.ab.revision_text, limit_sec=settings.against.limit_sec))
-        return lines
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Leave out the dot of a judged case: it has a line of its own."""

@@ -11,8 +11,9 @@ import pytest
 from pytest_nemoperf.abtest import ABResult, ABRound, judge_rounds
 from pytest_nemoperf.report.ab import ab_header, how_text, render_ab, render_round_line
 from pytest_nemoperf.report.junit import properties
-from pytest_nemoperf.report.terminal import render_case_line
+from pytest_nemoperf.report.terminal import render_case_line, render_header
 from pytest_nemoperf.results import CaseReport, CaseResult
+from pytest_nemoperf.systems import find_system
 from tests.builders import FLOPS_PER_TOKEN, make_measurement, make_run
 from tests.test_abtest import LABELS, TERMS, rounds_of
 
@@ -151,7 +152,23 @@ def test_the_line_of_a_round_that_is_left_out_says_why() -> None:
 
 
 def test_the_header_says_that_baselines_play_no_part() -> None:
-    assert ab_header("main, 36db4f5", limit_sec=180.0) == (
-        "perf: cases are compared with main, 36db4f5, by --perf-ab, for at most 3 min 00 s each; "
-        "baselines are neither read nor written"
+    comparing = ab_header("main, 36db4f5", limit_sec=180.0, tolerances=TERMS.tolerances)
+
+    lines = render_header(
+        system=find_system("cpu"),
+        how="detected",
+        devices="no NVIDIA GPU",
+        baselines_dir="baselines/cpu",
+        num_baselines=6,
+        num_local=0,
+        tolerances=TERMS.tolerances,
+        runs=5,
+        inject_pct=0.0,
+        comparing=comparing,
     )
+
+    assert lines == [
+        "perf: system cpu (detected: no NVIDIA GPU)",
+        "perf: cases are compared with main, 36db4f5, by --perf-ab, for at most 3 min 00 s each; tolerance 5%; "
+        "baselines are neither read nor written",
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from pytest_nemoperf.abtest import JUDGED_IN_ROUNDS, ABResult, ABRound, apart
 from pytest_nemoperf.comparison import Comparison, VerdictKind, delta_pct
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import METRICS, TOKENS_PER_SEC_PER_GPU
-from pytest_nemoperf.report.cells import count_text, elapsed_text, pct_text
+from pytest_nemoperf.report.cells import count_text, elapsed_text, pct_text, tolerances_text
 from pytest_nemoperf.report.commands import command_lines
 from pytest_nemoperf.report.console import (
     ALARM,
@@ -49,11 +49,11 @@ def render_ab(report: CaseReport, *, ab: ABResult, width: int, color: bool) -> s
     return to_text(_parts(report, ab=ab, width=width), width=width, color=color)
 
 
-def ab_header(revision: str, *, limit_sec: float) -> str:
-    """Return the line pytest prints above a session that compares two versions."""
+def ab_header(revision: str, *, limit_sec: float, tolerances: Mapping[str, float]) -> str:
+    """Return the line pytest prints above a session that compares two versions, in place of that on baselines."""
     return (
         f"perf: cases are compared with {revision}, by --perf-ab, for at most {elapsed_text(limit_sec)} each; "
-        "baselines are neither read nor written"
+        f"tolerance {tolerances_text(tolerances)}; baselines are neither read nor written"
     )
 
 

@@ -39,6 +39,7 @@ def render_header(
     changes: str = "",
     is_dry_run: bool = False,
     replay_of: str = "",
+    comparing: str = "",
 ) -> list[str]:
     """Return the lines pytest prints above a session.
 
@@ -55,12 +56,14 @@ def render_header(
         changes: What --perf-set said; empty if nothing.
         is_dry_run: Nothing is launched.
         replay_of: Folder of the stored runs that are judged again; empty where runs are launched.
+        comparing: What is said of a comparison with another revision, in which baselines play no part; else empty.
     """
     local = f" and {num_local:,} of this machine's own" if num_local else ""
-    launches = "" if is_dry_run or replay_of else f", at most {count_text(runs, 'launch')} to judge a case"
+    launches = "" if is_dry_run or replay_of or comparing else f", at most {count_text(runs, 'launch')} to judge a case"
     lines = [
         f"perf: system {system.name} ({how}: {devices}){launches}",
-        f"perf: {count_text(num_baselines, 'baseline')} in {baselines_dir}{local}, "
+        comparing
+        or f"perf: {count_text(num_baselines, 'baseline')} in {baselines_dir}{local}, "
         f"tolerance {tolerances_text(tolerances)}",
     ]
     if changes:
