@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.frameworks.protocol import RankCommand
+from pytest_nemoperf.native.orphans import is_alive
 from pytest_nemoperf.worktree import Side, Worktree, find_revision, set_up
+
+STARTS_ANOTHER = "sleep 60 & echo $! > pid; wait"
 
 
 def git(*arguments: str, root: Path) -> str:
@@ -39,6 +45,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def side_of(root: Path, *paths: str) -> Side:
     return Side(name="old", origin="main, 36db4f5", root=root, paths=paths)
+
+
+def is_written(path: Path) -> bool:
+    return path.exists() and path.read_text().endswith("\n")
+
+
+def lives(path: Path) -> bool:
+    pid = int(path.read_text())
+    return psutil.pid_exists(pid) and is_alive(psutil.Process(pid))
 
 
 def worktree_of(project: Path) -> Worktree:
@@ -180,3 +195,46 @@ def test_a_set_up_command_that_fails_is_shown_with_its_last_words(tmp_path: Path
 
     with pytest.raises(RevisionError, match=r"(?s)failed for old \(main, 36db4f5\): .*exit code 3\): no compiler"):
         set_up(side_of(tmp_path), command=command, project=tmp_path)
+
+
+def test_the_last_words_of_a_set_up_command_stand_in_the_first_line_and_at_the_end_of_its_output(
+    tmp_path: Path,
+) -> None:
+    command = "echo building; echo bad compiler >&2; echo >&2; exit 3"
+
+    with pytest.raises(RevisionError, match="perf_ab_setup failed") as caught:
+        set_up(side_of(tmp_path), command=command, project=tmp_path)
+
+    first, *others = str(caught.value).splitlines()
+    assert first.endswith("(exit code 3): bad compiler")
+    assert others == ["its output ends with:", "building", "bad compiler"]
+
+
+def test_a_set_up_command_that_takes_too_long_ends_with_all_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_nemoperf.worktree._SETUP_TIMEOUT_SEC", 0.3)
+
+    with pytest.raises(RevisionError, match=r"perf_ab_setup failed .*timed out after 0.3"):
+        set_up(side_of(tmp_path), command=STARTS_ANOTHER, project=tmp_path)
+
+    assert not lives(tmp_path / "pid")
+
+
+def test_an_interrupt_of_the_session_alone_ends_the_set_up_command(tmp_path: Path) -> None:
+    script = f"""
+import pathlib
+from pytest_nemoperf.native.orphans import is_alive
+from pytest_nemoperf.worktree import Side, set_up
+root = pathlib.Path({str(tmp_path)!r})
+set_up(Side(name="old", origin="main", root=root, paths=()), command={STARTS_ANOTHER!r}, project=root)
+"""
+    session = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    while session.poll() is None and not is_written(tmp_path / "pid"):
+        time.sleep(0.02)
+
+    session.send_signal(signal.SIGINT)
+
+    _, said = session.communicate(timeout=30)
+    assert said.splitlines()[-1] == "KeyboardInterrupt"
+    assert not lives(tmp_path / "pid")

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.frameworks.protocol import RankCommand
+from pytest_nemoperf.native.orphans import is_alive
 
 _GIT_TIMEOUT_SEC = 300.0  # a checkout from a cold network file system takes minutes
 _SETUP_TIMEOUT_SEC = 1800.0  # as does building extensions
 _SHORT = 7
 _LOCK_SUFFIX = ".lock"
 _OUTPUT_LINES = 15
+_GRACE_SEC = 5.0
+_POLL_SEC = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +219,7 @@ def set_up(side: Side, *, command: str, project: Path) -> None:
         project: The root directory of the working tree.
 
     Raises:
-        RevisionError: If it fails.
+        RevisionError: If it fails, or takes longer than half an hour.
     """
     environment = {**os.environ, "NEMOPERF_AB_SIDE": side.name, "NEMOPERF_AB_PROJECT": str(project)}
     _run(
@@ -233,13 +239,49 @@ def _git(*arguments: str, root: Path, doing: str) -> str:
 
 
 def _run(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_sec: float, doing: str) -> str:
+    """Run a command in a group of its own, which ends with the command, with the time, or with this session."""
     try:
-        done = subprocess.run(  # noqa: S603 (git, or the project's own command)
-            argv, cwd=cwd, env=env, capture_output=True, check=True, text=True, errors="replace", timeout=timeout_sec
-        )
-    except subprocess.CalledProcessError as error:
-        said = "\n".join(f"{error.stdout}{error.stderr}".splitlines()[-_OUTPUT_LINES:])
-        raise RevisionError(f"{doing} (exit code {error.returncode}){': ' if said else ''}{said}") from None
+        process = subprocess.Popen(  # noqa: S603 (git, or the project's own command)
+            argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, errors="replace", start_new_session=True,
+        )  # fmt: skip
+        with process:
+            try:
+                stdout, stderr = process.communicate(timeout=timeout_sec)
+            except BaseException:  # a Ctrl-C too, which a session of its own does not get from the terminal
+                _end_group(process)
+                raise
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RevisionError(f"{doing} ({error})") from None
-    return done.stdout.strip()
+    if process.returncode:
+        raise RevisionError(f"{doing} (exit code {process.returncode}){_last_words(stdout + stderr)}")
+    return stdout.strip()
+
+
+def _last_words(output: str) -> str:
+    """Return the last line, which lists and summaries show alone, and the lines up to it if there are more."""
+    lines = [line for line in output.splitlines() if line.strip()][-_OUTPUT_LINES:]
+    if not lines:
+        return ""
+    before = ["", "its output ends with:", *lines] if len(lines) > 1 else []
+    return f": {lines[-1].strip()}" + "\n".join(before)
+
+
+def _end_group(leader: subprocess.Popen[str]) -> None:
+    """End a process and what it started: SIGTERM, the grace, SIGKILL."""
+    with suppress(ProcessLookupError):  # none is left, and the leader has been waited for
+        try:
+            os.killpg(leader.pid, signal.SIGTERM)
+            deadline = time.monotonic() + _GRACE_SEC
+            while _is_group_alive(leader.pid) and time.monotonic() < deadline:
+                time.sleep(_POLL_SEC)
+        finally:  # after a second Ctrl-C, too
+            os.killpg(leader.pid, signal.SIGKILL)
+
+
+def _is_group_alive(group: int) -> bool:
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == group and is_alive(process):
+                return True
+    return False

@@ -152,7 +152,9 @@ def test_a_set_up_that_fails_is_the_tests_error(repository: Project) -> None:
     result = repository.run("--perf-ab=main")
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["RevisionError: perf_ab_setup failed for old (main, ???????)*", "*no compiler*"])
+    result.stdout.fnmatch_lines(
+        ["RevisionError: perf_ab_setup failed for old (main, ???????)*(exit code 3): no compiler"]
+    )
 
 
 def test_a_side_that_fails_is_named(repository: Project) -> None:
