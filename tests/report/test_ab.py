@@ -11,10 +11,11 @@ import pytest
 from pytest_nemoperf.abtest import ABResult, ABRound, judge_rounds
 from pytest_nemoperf.report.ab import ab_header, how_text, render_ab, render_round_line
 from pytest_nemoperf.report.junit import properties
+from pytest_nemoperf.report.tables import figure_cells
 from pytest_nemoperf.report.terminal import render_case_line, render_header
 from pytest_nemoperf.results import CaseReport, CaseResult
 from pytest_nemoperf.systems import find_system
-from tests.builders import FLOPS_PER_TOKEN, make_measurement, make_run
+from tests.builders import make_measurement, make_run
 from tests.test_abtest import LABELS, TERMS, rounds_of
 
 BLOCK = """\
@@ -114,16 +115,17 @@ def test_rounds_that_are_left_out_are_shown_with_their_reason() -> None:
     assert how_text(ab).startswith("10 rounds in 42 s by turns of 3 steps; 1 of 11 began with new")
 
 
-def test_tables_and_properties_show_the_figures_of_the_block() -> None:
-    report = report_of(ab_of())
+def test_every_report_shows_the_figures_of_the_verdict_and_not_the_new_sides_own_median() -> None:
+    report = report_of(ab_of(), runs=make_measurement([600.0] * 10).runs)
 
     shown = dict(properties(report))
     line = render_case_line(report)
+    page = figure_cells(report.result, metrics=["tokens_per_sec_per_gpu", "tflops_per_sec_per_gpu"])
 
-    assert line.startswith("REGRESSED pretrain-test: 826 tokens/sec/GPU, -17.4% against 1,000")
-    assert float(shown["nemoperf_tokens_per_sec_per_gpu_now"]) == pytest.approx(826.4, abs=0.5)
-    ratio = float(shown["nemoperf_tflops_per_sec_per_gpu_now"]) / float(shown["nemoperf_tokens_per_sec_per_gpu_now"])
-    assert ratio == pytest.approx(FLOPS_PER_TOKEN / 1e12, rel=1e-4)
+    assert line.startswith("REGRESSED pretrain-test: 704 tokens/sec/GPU, -17.4% against 852")
+    assert page == ["704", "0.704"]
+    rates = [float(shown[f"nemoperf_{name}_per_sec_per_gpu_now"]) for name in ("tokens", "tflops")]
+    assert rates == pytest.approx([704.1, 0.7041], rel=1e-3)
 
 
 def line_of(round_: ABRound, *rates: float) -> str:

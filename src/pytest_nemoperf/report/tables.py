@@ -35,8 +35,9 @@ def model_cells(rows: Sequence[Planned], *, settings: Sequence[Sequence[str]], r
 
 
 def figure_cells(case: CaseResult, *, metrics: Sequence[str]) -> list[str]:
-    """Return medians over a case's runs by metric name, ``n/a`` for what they don't have."""
-    values = [median_over_runs(case.measurement.runs, metric=name) for name in metrics]
+    """Return a case's figures by metric name: as judged, or medians over its runs; ``n/a`` for what they don't have."""
+    judged = {each.metric: each.now for each in case.verdict.comparisons if not each.anchor}
+    values = [judged.get(name, median_over_runs(case.measurement.runs, metric=name)) for name in metrics]
     return [NOT_APPLICABLE if value is None else page_number(value) for value in values]
 
 
