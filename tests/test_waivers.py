@@ -96,6 +96,8 @@ def test_down_to_its_floor_a_waiver_counts(rate: float, memory_gib: float) -> No
         ({"reason": " ", "until": "2026-12-31"}, "reason=' ' does not say why"),
         ({"reason": "x"}, "until=None must be a day such as '2026-12-31' or a release"),
         ({"reason": "x", "until": "2026-02-30"}, "until='2026-02-30' is no day"),
+        ({"reason": "x", "until": "31.12.2026"}, "until='31.12.2026' must be a day such as '2026-12-31'"),
+        ({"reason": "x", "until": "2026.12.31"}, "until='2026.12.31' must be a day such as '2026-12-31'"),
         ({"reason": "x", "until": "31.12.2026 or so"}, "until='31.12.2026 or so' is neither a day"),
         ({"reason": "x", "until": "2026-12"}, "until='2026-12' must be a day"),
         ({"reason": "x", "until": "20261231"}, "until='20261231' must be a day"),

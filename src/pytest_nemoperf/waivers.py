@@ -18,7 +18,8 @@ from pytest_nemoperf.verdict import Verdict
 
 WAIVER_ARGUMENTS: Final = ("reason", "until", "floor")
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
-_NEARLY_DAY = re.compile(r"\d{4}[-/]\d{1,2}\b.*|\d{8}")
+_NEARLY_DAY = re.compile(r"\d{4}[-/]\d{1,2}\b.*|\d{8}|\d{1,2}\.\d{1,2}\.\d{4}|\d{4}\.\d{2}\.\d{2}")
+"""Days in other words; ``31.12.2026`` would else be a release that never comes."""
 _NOT_NEEDED = frozenset({VerdictKind.PASSED, VerdictKind.IMPROVED})
 
 
