@@ -175,3 +175,10 @@ def test_tests_that_can_not_be_collected_are_shown(
 
     assert code == 2
     assert err.endswith("--tests perf_tests: a dry run on cpu ended with 2; mend that first:\nNo module named x\n")
+
+
+def test_an_age_below_zero_is_refused(nemoperf: Any, baselines: Path) -> None:
+    code, _, err = nemoperf("lint", "--max-age=-1")
+
+    assert code == 2
+    assert "--max-age: -1 must be a whole number of days >= 0" in err

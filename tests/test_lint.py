@@ -209,6 +209,16 @@ def test_an_anchor_of_another_workload_is_an_error(changes: dict[str, Any], mess
     assert finding.message.startswith(message)
 
 
+def test_an_anchor_without_a_name_is_an_error() -> None:
+    baseline = stored(make_plan())
+    anchor = Anchor(name=" ", runs=baseline.runs, provenance=baseline.provenance)
+
+    (finding,) = findings_of(replace(baseline, anchor=anchor))
+
+    assert (finding.rule, finding.level) == ("anchor", "error")
+    assert finding.message == "$.anchor.name is empty: name the release, or delete the anchor"
+
+
 def test_an_anchor_that_is_newer_than_what_it_anchors_is_an_error() -> None:
     baseline = stored(make_plan())
     anchor = Anchor(name="1.0", runs=baseline.runs, provenance=make_provenance(date="2026-11-23T12:00:00Z"))

@@ -62,7 +62,11 @@ def add_lint_command(parser: argparse.ArgumentParser) -> None:
         help="hold noise against this where --tests does not tell (default: the system's)",
     )
     parser.add_argument(
-        "--max-age", type=int, default=_MAX_AGE_DAYS, metavar="DAYS", help=f"older is stale (default: {_MAX_AGE_DAYS})"
+        "--max-age",
+        type=_days,
+        default=_MAX_AGE_DAYS,
+        metavar="DAYS",
+        help=f"older is stale (default: {_MAX_AGE_DAYS})",
     )
     parser.add_argument("--strict", action="store_true", help="warnings fail too")
     parser.add_argument("--github", action="store_true", help="print GitHub's annotations (default where it runs)")
@@ -227,6 +231,12 @@ def _dry_run(tests: Sequence[str], *, system: str) -> DryRun:
     tail = "\n".join([*done.stdout.splitlines(), *done.stderr.splitlines()][-_TAIL_LINES:])
     what = "found no perf test" if done.returncode in {0, 5} else f"ended with {done.returncode}"
     raise LintError(f"--tests {' '.join(tests)}: a dry run on {system} {what}; mend that first:\n{tail}")
+
+
+def _days(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number of days >= 0")
+    return int(text)
 
 
 def _text(findings: Sequence[Finding], *, num_files: int, folder: Path) -> str:

@@ -191,7 +191,9 @@ def _anchor_problems(baseline: Baseline) -> Iterator[str]:
     anchor = baseline.anchor
     if anchor is None:
         return
-    subject = f"the anchor {anchor.name!r}"
+    if not anchor.name.strip():
+        yield "$.anchor.name is empty: name the release, or delete the anchor"
+    subject = f"the anchor {anchor.name!r}" if anchor.name.strip() else "the anchor"
     try:
         facts = facts_of(baseline.workload, convention=baseline.flops_convention)
     except NemoPerfError:
