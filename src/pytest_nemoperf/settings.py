@@ -213,27 +213,30 @@ def _terms(config: pytest.Config, *, system: System) -> Terms:
     ):
         layers.append(parse_tolerances(texts, subject=subject))
     alpha, beta = config.getini("perf_alpha"), config.getini("perf_beta")
-    max_runs = _option_or_ini(config, "perf_max_runs")
+    max_runs, max_runs_subject = _option_or_ini(config, "perf_max_runs")
     return Terms(
         tolerances=merge_tolerances(layers),
         run_noise_pct=system.run_noise_pct,
         memory_noise_pct=system.memory_noise_pct,
         alpha=parse_probability(alpha, subject="ini perf_alpha") if alpha else options.DEFAULT_ALPHA,
         beta=parse_probability(beta, subject="ini perf_beta") if beta else options.DEFAULT_BETA,
-        max_runs=parse_count(max_runs, subject="--perf-max-runs") if max_runs else options.DEFAULT_MAX_RUNS,
+        max_runs=parse_count(max_runs, subject=max_runs_subject) if max_runs else options.DEFAULT_MAX_RUNS,
     )
 
 
 def _runs(config: pytest.Config) -> int:
     if config.option.perf_set and config.option.perf_runs is None:
         return 1  # a trial
-    text = _option_or_ini(config, "perf_runs")
-    return parse_count(text, subject="--perf-runs") if text else options.DEFAULT_RUNS
+    text, subject = _option_or_ini(config, "perf_runs")
+    return parse_count(text, subject=subject) if text else options.DEFAULT_RUNS
 
 
-def _option_or_ini(config: pytest.Config, name: str) -> str:
+def _option_or_ini(config: pytest.Config, name: str) -> tuple[str, str]:
+    """Return what an option or its ini key says, and which of the two says it."""
     given = getattr(config.option, name)
-    return str(config.getini(name) if given is None else given)
+    if given is None:
+        return str(config.getini(name)), f"ini {name}"
+    return str(given), f"--{name.replace('_', '-')}"
 
 
 def _directory(config: pytest.Config, text: str) -> Path:

@@ -30,6 +30,15 @@ def test_an_option_that_cannot_be_honoured_is_one_clear_error(project: Project, 
     assert not (project.root / ".nemoperf").exists()
 
 
+def test_a_wrong_ini_key_is_named(project: Project) -> None:
+    project.pytester.makeini("[pytest]\nperf_max_runs = 0\n")
+
+    result = project.run()
+
+    assert result.ret == 4
+    assert "ini perf_max_runs=0 must be a whole number >= 1" in result.stderr.str()
+
+
 def test_another_system_is_refused_without_perf_tests_as_well(project: Project) -> None:
     result = project.pytester.runpytest_inprocess("--system=b300")
 
