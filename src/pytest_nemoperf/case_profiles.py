@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 
 def is_profile_due(result: CaseResult, *, updating: Updating | None) -> bool:
-    """Tell whether a judged case is profiled: it fails, or its profile belongs to a baseline."""
-    return result.is_failure or bool(_path_to_store(result, updating=updating))
+    """Tell whether a judged case is profiled: it fails on sound runs, or its profile belongs to a baseline."""
+    is_slow = result.is_failure and result.verdict.kind is not VerdictKind.INVALID
+    return is_slow or bool(_path_to_store(result, updating=updating))
 
 
 def profile_report(

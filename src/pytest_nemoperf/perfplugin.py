@@ -167,9 +167,9 @@ class PerfPlugin:
             )
             terminalreporter.write_line(text.rstrip("\n"))
             if self.session.settings.is_profiled and not self.session.num_profiled:
-                terminalreporter.write_line(
-                    "perf: no judged case failed, so none ran under the profiler (--perf-profile)"
-                )
+                has_failed = any(report.result.is_failure for report in self.session.reports)
+                none = "no judged case failed but INVALID ones" if has_failed else "no judged case failed"
+                terminalreporter.write_line(f"perf: {none}, so none ran under the profiler (--perf-profile)")
         if self._write_error:
             terminalreporter.write_line(f"perf: {self._write_error}", red=True)
 
