@@ -42,6 +42,18 @@ def test_the_command_is_started_once_and_told_its_files(tmp_path: Path) -> None:
     }
 
 
+def test_what_was_set_at_the_launch_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(framework="command", command=("train",), env={"NCCL_ALGO": "Ring"})
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    CommandFramework().command(plan, run_dir=tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+
+    environment = read(line(0), run_dir=tmp_path).environment
+
+    assert environment["env.NCCL_ALGO"] == "Ring"
+    assert environment["env.OMP_NUM_THREADS"] == "7"
+
+
 def test_a_plan_with_a_command_is_supported() -> None:
     assert CommandFramework().unsupported(command_plan()) is None
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Final
 
 from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.fingerprint import watched_variables
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.frameworks.steps import read_step_records
+from pytest_nemoperf.jsontext import from_json, to_json
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import PLAN_FILE, STEPS_FILE, RunOutput
+
+ENVIRONMENT_FILE: Final = "environment.json"
 
 
 class CommandFramework:
@@ -28,7 +34,9 @@ class CommandFramework:
         return None if plan.command else "the plan has no command; give the recipe an argv in command"
 
     def command(self, plan: Plan, *, run_dir: Path) -> RankCommand:
-        """Return the recipe's command and the files it is told."""
+        """Return the recipe's command and the files it is told; keep what is set that may change speed."""
+        watched = watched_variables({**os.environ, **plan.env})
+        (run_dir / ENVIRONMENT_FILE).write_text(to_json(watched), encoding="utf-8")
         env = {
             **plan.env,
             "NEMOPERF_RUN_DIR": str(run_dir),
@@ -38,7 +46,7 @@ class CommandFramework:
         return RankCommand(argv=plan.command, num_processes=1, env=env)
 
     def read_output(self, plan: Plan, *, run_dir: Path) -> RunOutput:
-        """Return the records the command wrote.
+        """Return the records the command wrote, and what was set when it was launched.
 
         Raises:
             RecordError: If there are none, or one is torn, impossible or out of order.
@@ -50,4 +58,8 @@ class CommandFramework:
                 f"the command exited with 0 but wrote no step records to {path}; "
                 "it must append one JSON object a step to the file named by NEMOPERF_STEPS"
             )
-        return RunOutput(records=records)
+        return RunOutput(records=records, environment=_read_environment(run_dir / ENVIRONMENT_FILE))
+
+
+def _read_environment(path: Path) -> dict[str, str]:
+    return from_json(dict[str, str], path.read_bytes(), subject=str(path)) if path.exists() else {}
