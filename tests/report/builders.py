@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.baseline import Anchor, Baseline
 from pytest_nemoperf.measure import Measurement, Run, measure
 from pytest_nemoperf.results import CaseReport, CaseResult, NotRun, SessionResults
 from pytest_nemoperf.verdict import FAILING_BY_DEFAULT, judge
@@ -82,6 +82,14 @@ def make_regressed(case: str = "pretrain-test", *, inject_pct: float = 0.0) -> C
     fast = tuple(make_phased_run() for _ in range(3))
     measurement = make_measurement(case=case, runs=slow, inject_pct=inject_pct)
     return make_report(measurement, baseline=make_baseline(case=case, runs=fast))
+
+
+def make_decayed(case: str = "pretrain-test") -> CaseReport:
+    """Return the report of a case that lost 5% against the newest baseline and 24% against the anchor."""
+    old, newest, now = (tuple(make_run(rate) for _ in range(5)) for rate in (1000.0, 800.0, 760.0))
+    anchor = Anchor(name="1.4", runs=old, provenance=make_provenance())
+    baseline = make_baseline(case=case, runs=newest, anchor=anchor)
+    return make_report(make_measurement(case=case, runs=now), baseline=baseline)
 
 
 def make_rl_report(

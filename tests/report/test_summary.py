@@ -15,6 +15,7 @@ from tests.builders import MACHINE, make_baseline, make_measurement, make_proven
 from tests.report.builders import (
     LONG_CASE,
     make_call,
+    make_decayed,
     make_invalid,
     make_passed,
     make_regressed,
@@ -51,6 +52,20 @@ def test_a_narrow_terminal_has_the_id_above_its_figures() -> None:
         ["pretrain-slow"],
         ["REGRESSED", "833", "-16.7%", "0.833", "1", "0.0%"],
     ]
+
+
+def test_a_loss_against_the_anchor_alone_shows_that_one() -> None:
+    lines = lines_of(make_decayed("pretrain-slow"))
+
+    assert lines[3].split()[:5] == ["REGRESSED", "pretrain-slow", "760", "-24.0%", "anchor"]
+
+
+def test_an_expired_waiver_counts_as_that() -> None:
+    expired = make_passed("pretrain-b", has_expired_waiver=True, is_failure=True)
+
+    lines = lines_of(make_passed("pretrain-a"), expired)
+
+    assert "1 PASSED, 1 WAIVER EXPIRED" in lines
 
 
 def test_columns_line_up() -> None:

@@ -15,6 +15,7 @@ from tests.report.builders import (
     TERMS,
     make_call,
     make_call_run,
+    make_decayed,
     make_invalid,
     make_passed,
     make_regressed,
@@ -141,6 +142,12 @@ def test_the_line_of_a_case_shows_the_metric_that_brought_the_verdict_about() ->
     line = render_case_line(report)
 
     assert line.startswith("REGRESSED pretrain-test: peak memory 1.5 GiB, +50.0% against 1 GiB; tolerance 10%, ")
+
+
+def test_the_line_of_a_case_names_the_anchor_it_lost_against() -> None:
+    line = render_case_line(make_decayed())
+
+    assert line.startswith("REGRESSED pretrain-test: 760 tokens/sec/GPU, -24.0% against 1,000 of anchor 1.4; ")
 
 
 def test_a_line_too_long_for_the_terminal_becomes_two() -> None:

@@ -170,10 +170,12 @@ def _value(case: CaseResult, *, metric: str) -> str:
 
 
 def _delta(case: CaseResult, *, metric: str) -> str:
-    for comparison in case.verdict.comparisons:
-        if comparison.metric == metric:
-            return pct_text(comparison.delta_pct)
-    return "-"
+    """Return the change that the verdict rests on: against the anchor, where that alone is why."""
+    own = [comparison for comparison in case.verdict.comparisons if comparison.metric == metric]
+    if not own:
+        return "-"
+    shown = next((comparison for comparison in own if comparison.kind is case.verdict.kind), own[0])
+    return f"{pct_text(shown.delta_pct)} anchor" if shown.anchor else pct_text(shown.delta_pct)
 
 
 def _table(cases: Sequence[CaseResult], *, rows: Sequence[Sequence[str]], width: int) -> Iterator[RenderableType]:
@@ -203,8 +205,11 @@ def _counts(results: SessionResults) -> Iterator[RenderableType]:
     if not results.cases:
         yield "no case was measured"
         return
-    counts = Counter(case.verdict.kind for case in results.cases)
+    counts = Counter(case.verdict.kind for case in results.cases if not case.has_expired_waiver)
     words = [styled((f"{counts[kind]} {kind}", style_of(kind))) for kind in VerdictKind if counts[kind]]
+    num_expired = sum(case.has_expired_waiver for case in results.cases)
+    if num_expired:
+        words.append(styled((f"{num_expired} WAIVER EXPIRED", ALARM)))
     yield styled(", ").join(words)
     num_waived = sum(bool(case.waived) for case in results.cases)
     if num_waived:

@@ -184,9 +184,9 @@ def _comparison_facts(verdict: Verdict) -> list[str]:
     decisive = (comparison for comparison in verdict.comparisons if comparison.kind is verdict.kind)
     comparison = next(decisive, verdict.comparisons[0])
     name = comparison.metric
+    then = METRICS[name].format(comparison.baseline) + (f" of anchor {comparison.anchor}" if comparison.anchor else "")
     facts = [
-        f"{figure_text(comparison.now, metric=name)}, "
-        f"{pct_text(comparison.delta_pct)} against {METRICS[name].format(comparison.baseline)}",
+        f"{figure_text(comparison.now, metric=name)}, {pct_text(comparison.delta_pct)} against {then}",
         resolution_text(comparison),
     ]
     return [fact for fact in facts if fact]
