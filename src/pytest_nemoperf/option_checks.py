@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_nemoperf.options import is_perf_selected
+from pytest_nemoperf.options import NEVER_EMPTY, is_perf_selected
 
 _NEED_UPDATE = {
     "--perf-accept-regression": "perf_accept_regression",
@@ -32,6 +32,10 @@ def check_combination(config: pytest.Config, *, inject_pct: float) -> None:
     Raises:
         pytest.UsageError: If two contradict each other, or one lacks what it needs.
     """
+    for name, attribute in NEVER_EMPTY.items():
+        value = getattr(config.option, attribute)
+        if value is not None and not value.strip():
+            raise pytest.UsageError(f"{name} has an empty value; give it one, or drop {name}")
     _check_update(config, inject_pct=inject_pct)
     _check_trials(config, inject_pct=inject_pct)
     option = config.option
@@ -53,8 +57,6 @@ def _check_update(config: pytest.Config, *, inject_pct: float) -> None:
     for name, attribute in _NEED_UPDATE.items():
         if getattr(option, attribute) and not option.update_baselines:
             raise pytest.UsageError(f"{name} only counts with --update-baselines; add it, or drop {name}")
-    if option.perf_reason and not option.perf_reason.strip():
-        raise pytest.UsageError("--perf-reason=' ' gives no reason; say why the files change")
     if option.perf_accept_regression and not option.perf_reason:
         raise pytest.UsageError("--perf-accept-regression needs --perf-reason=TEXT: say why the loss is acceptable")
     if option.perf_anchor and option.perf_update_new_only:

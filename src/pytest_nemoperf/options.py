@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 import pytest
 
@@ -13,6 +14,21 @@ DEFAULT_BETA = 0.01
 DEFAULT_AB_LIMIT_SEC = 180.0
 DEFAULT_AB_TOLERANCE_PCT = 5.0
 STATE_DIR = ".nemoperf"
+NEVER_EMPTY: Final = {
+    f"--{name.replace('_', '-')}": name
+    for name in (
+        "perf_runs",
+        "perf_max_runs",
+        "perf_fail_on",
+        "perf_baselines",
+        "perf_output",
+        "perf_reason",
+        "perf_anchor",
+        "perf_ab",
+        "perf_replay",
+    )
+}
+"""Options whose empty value, as of a variable that is not set, is not the same as leaving them out."""
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -112,7 +128,7 @@ def _add_update_options(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--perf-reason",
         metavar="TEXT",
-        default="",
+        default=None,
         help="with --update-baselines: why, kept in each file that is written",
     )
     group.addoption(
@@ -128,7 +144,7 @@ def _add_update_options(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--perf-anchor",
         metavar="RELEASE",
-        default="",
+        default=None,
         help="with --update-baselines: also keep these runs as the anchor of a release, which slow decay in steps that "
         "each pass is judged against",
     )
@@ -138,7 +154,7 @@ def _add_reason_options(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--perf-ab",
         metavar="REV",
-        default="",
+        default=None,
         help="compare with another git revision instead of baselines: both versions run alternately on this machine "
         "and their ratio is judged; what is swapped: ini perf_ab_paths, perf_ab_setup",
     )
@@ -157,7 +173,7 @@ def _add_reason_options(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--perf-replay",
         metavar="DIR",
-        default="",
+        default=None,
         help="launch nothing: judge the runs stored in this directory again, e.g. .nemoperf/runs/20261123-101500",
     )
 
@@ -193,6 +209,8 @@ def is_perf_selected(config: pytest.Config) -> bool:
 def is_perf_configured(config: pytest.Config) -> bool:
     """Tell whether an option was given that only a perf session can honour."""
     option = config.option
+    if any(getattr(option, name) == "" for name in NEVER_EMPTY.values()):
+        return True  # an error
     names = (
         "update_baselines",
         "perf_accept_regression",

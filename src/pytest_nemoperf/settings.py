@@ -157,16 +157,16 @@ def _updating(config: pytest.Config) -> Updating | None:
         return None
     return Updating(
         is_accepted=option.perf_accept_regression,
-        reason=option.perf_reason.strip(),
+        reason=(option.perf_reason or "").strip(),
         is_new_only=option.perf_update_new_only,
         is_pruning=option.perf_prune,
-        anchor=option.perf_anchor.strip(),
+        anchor=(option.perf_anchor or "").strip(),
     )
 
 
 def _against(config: pytest.Config) -> Against | None:
     option = config.option
-    if not option.perf_ab:
+    if option.perf_ab is None:
         return None
     limit = option.perf_ab_limit
     return Against(
@@ -178,8 +178,8 @@ def _against(config: pytest.Config) -> Against | None:
 
 
 def _replay_dir(config: pytest.Config) -> Path | None:
-    text: str = config.option.perf_replay
-    if not text:
+    text: str | None = config.option.perf_replay
+    if text is None:
         return None
     path: Path = config.invocation_params.dir / text
     if not any(path.glob(f"*/{CASE_FILE}")):

@@ -9,6 +9,11 @@ from tests.integration.conftest import CASE, Project
     ("option", "message"),
     [
         pytest.param("--perf-runs=0", "--perf-runs=0 must be a whole number >= 1", id="no-runs"),
+        pytest.param("--perf-runs=", "--perf-runs has an empty value; give it one, or drop --perf-runs", id="no-count"),
+        pytest.param("--perf-ab=", "--perf-ab has an empty value", id="no-revision"),
+        pytest.param("--perf-replay= ", "--perf-replay has an empty value", id="no-folder"),
+        pytest.param("--perf-anchor=", "--perf-anchor has an empty value", id="no-release"),
+        pytest.param("--perf-reason=", "--perf-reason has an empty value", id="no-reason"),
         pytest.param("--perf-runs=some", "--perf-runs=some must be a whole number >= 1", id="runs-word"),
         pytest.param("--perf-tolerance=-3%", "all=-3.0 must be a percentage above 0", id="negative"),
         pytest.param("--perf-tolerance=0", "all=0.0 must be a percentage above 0", id="zero"),
@@ -28,6 +33,13 @@ def test_an_option_that_cannot_be_honoured_is_one_clear_error(project: Project, 
     assert result.ret == 4
     assert message in result.stderr.str()
     assert not (project.root / ".nemoperf").exists()
+
+
+def test_an_empty_option_is_refused_without_perf_tests_as_well(project: Project) -> None:
+    result = project.pytester.runpytest_inprocess("--perf-ab=")
+
+    assert result.ret == 4
+    assert "--perf-ab has an empty value" in result.stderr.str()
 
 
 def test_a_wrong_ini_key_is_named(project: Project) -> None:
