@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +43,12 @@ class Launches:
     """Launches plans on this machine.
 
     Args:
-        runs_dir: Where each case gets a folder, with one for each run in it.
+        root: Where this session gets a folder when it first asks for one, with one for each case in it.
     """
 
-    def __init__(self, runs_dir: Path) -> None:
-        self.runs_dir = runs_dir
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._runs_dir: Path | None = None
         self.launcher = LocalLauncher()
 
     def until(
@@ -113,8 +116,24 @@ class Launches:
 
     def case_dir(self, case: str) -> Path:
         """Return the folder of a case."""
-        return self.runs_dir / case
+        if self._runs_dir is None:
+            self._runs_dir = _new_folder(self.root)
+        return self._runs_dir / case
 
     def close(self) -> None:
         """Stop every process; may be called twice."""
         self.launcher.close()
+
+
+def _new_folder(root: Path) -> Path:
+    """Make a folder that no other session has, named by the time: two may start within the same second."""
+    root.mkdir(parents=True, exist_ok=True)
+    name = time.strftime("%Y%m%d-%H%M%S")
+    folder = root / name
+    for number in itertools.count(2):
+        try:
+            folder.mkdir()
+            break
+        except FileExistsError:
+            folder = root / f"{name}-{number}"
+    return folder

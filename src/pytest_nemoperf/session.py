@@ -49,7 +49,7 @@ class PerfSession:
         self.ab = open_ab_session(settings, root=config.rootpath)
         self._turn = HostLock()
         self._started = time.monotonic()
-        self._launches = Launches(settings.state_dir / "runs" / time.strftime("%Y%m%d-%H%M%S"))
+        self._launches = Launches(settings.state_dir / "runs")
 
     def run(
         self,
@@ -126,12 +126,14 @@ class PerfSession:
             )
         else:
             plan = self.planner.plans.get(case)
-            runs_dir = context.replay.root if context.replay else self._launches.runs_dir
+            run_dir = None
+            if plan is not None:
+                run_dir = context.replay.root / case if context.replay else self._launches.case_dir(case)
             report = judge_case(
                 measurement,
                 context=context,
                 plan=plan,
-                run_dir=None if plan is None else runs_dir / case,
+                run_dir=run_dir,
                 terms=context.terms(tolerances),
                 nodeid=nodeid,
                 waiver=waiver,
@@ -206,7 +208,7 @@ class PerfSession:
             self.ab.close()
         self._turn.release()
         if self.context.replay is None:  # the oldest runs may be those that were judged again
-            forget_old_runs(self._launches.runs_dir.parent, keep=_KEPT_SESSIONS)
+            forget_old_runs(self._launches.root, keep=_KEPT_SESSIONS)
 
     def write_output(self, gaps: Sequence[str]) -> list[Path]:
         """Write the results file and the markdown table, or a dry run's file; return their paths.
