@@ -138,9 +138,13 @@ class PerfPlugin:
             return report.outcome, "", report.outcome.upper()
         return None
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Stop everything and write the files, after Ctrl-C as well."""
         self.session.close()
+        if _was_cut_off(session, exitstatus=exitstatus):
+            known = {each.nodeid for each in self.session.not_run}
+            known |= {report.result.nodeid for report in self.session.reports}
+            self.session.not_run += [each for each in self.suite.cut_off() if each.nodeid not in known]
         updating = self.session.settings.updating
         if updating is not None and updating.is_pruning:
             self.session.pruned = self.suite.prune(self.session.context.store, shown=self.session.context.shown)
@@ -185,6 +189,14 @@ class PerfPlugin:
             pytest.skip(reason)
         measurement = bench.measure_benchmark(item, benchmark=benchmark, settings=self.session.settings)
         self.perf_of(item).compare(measurement)
+
+
+def _was_cut_off(session: pytest.Session, *, exitstatus: int) -> bool:
+    """Tell whether tests that were to run may not have: after Ctrl-C, an error of collection, or at --maxfail."""
+    if session.config.option.collectonly:
+        return False
+    is_stopped = bool(session.shouldfail or session.shouldstop)
+    return is_stopped or exitstatus in {pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR}
 
 
 def _how(settings: Settings) -> str:

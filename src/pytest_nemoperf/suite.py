@@ -10,7 +10,7 @@ import pytest
 
 from pytest_nemoperf.asking import asks_once, perf_files
 from pytest_nemoperf.errors import BaselineError
-from pytest_nemoperf.results import Pruned
+from pytest_nemoperf.results import NotRun, Pruned
 
 if TYPE_CHECKING:
     from pytest_nemoperf.planner import Planner
@@ -34,6 +34,7 @@ class Suite:
         self._left_out: list[str] = []
         self._collected: set[Path] = set()
         self._uncollected: list[str] = []
+        self._started: set[str] = set()
         self._outcomes: dict[str, str] = {}
         self._finished: set[str] = set()
 
@@ -51,6 +52,10 @@ class Suite:
         """Note which tests are to run."""
         self._items = [item for item in session.items if item.get_closest_marker("perf")]
 
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Note that a test was reached."""
+        self._started.add(nodeid)
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note how each test ended; what fails after the test itself hides no case."""
         if report.when != "teardown" and (report.when == "call" or report.outcome != "passed"):
@@ -59,6 +64,14 @@ class Suite:
     def finish(self, item: pytest.Item) -> None:
         """Note that a test got to its end, though it counts as skipped in a dry run."""
         self._finished.add(item.nodeid)
+
+    def cut_off(self) -> Iterator[NotRun]:
+        """Yield the tests that have no outcome, because the session ended before."""
+        for item in self._items:
+            if item.nodeid not in self._outcomes:
+                was_reached = item.nodeid in self._started
+                reason = "interrupted before it was judged" if was_reached else "not reached: the session ended before"
+                yield NotRun(nodeid=item.nodeid, reason=reason)
 
     def gaps(self) -> list[str]:
         """Return why there may be more cases than were asked for; nothing if the whole suite was seen."""

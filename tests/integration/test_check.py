@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+
+import pytest
 
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.schema import validate
@@ -184,3 +187,45 @@ def test_what_this_hosts_memory_can_not_hold_is_not_launched(project: Project) -
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*its 2 ranks need about *,* GB, and this host has * GB; use a smaller model*"])
+
+
+TWO_MORE = """
+@pytest.mark.perf
+def test_stopped(perf):
+    raise {error}
+
+@pytest.mark.perf
+def test_later(perf):
+    perf.check(RECIPE)
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "options", "reasons"),
+    [
+        pytest.param(
+            "KeyboardInterrupt",
+            (),
+            {
+                "test_speed.py::test_stopped": "interrupted before it was judged",
+                "test_speed.py::test_later": "not reached: the session ended before",
+            },
+            id="interrupted",
+        ),
+        pytest.param(
+            "ValueError", ("-x",), {"test_speed.py::test_later": "not reached: the session ended before"}, id="-x"
+        ),
+    ],
+)
+def test_a_session_that_is_cut_off_names_what_it_did_not_run(
+    project: Project, error: str, options: tuple[str, ...], reasons: dict[str, str]
+) -> None:
+    source = project.root / "test_speed.py"
+    source.write_text(source.read_text() + TWO_MORE.format(error=error))
+
+    with suppress(KeyboardInterrupt):  # pytester passes it on
+        project.run(*options)
+
+    results = json.loads((project.root / ".nemoperf" / "latest" / "results.json").read_text())
+    assert [case["nodeid"] for case in results["cases"]] == ["test_speed.py::test_speed"]
+    assert {each["nodeid"]: each["reason"] for each in results["not_run"]} == reasons
