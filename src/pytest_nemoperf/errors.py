@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Final
+
+MEANWHILE: Final = "meanwhile on this machine: "
+"""Begins what the machine was like while a launch failed: not the cause, but maybe why."""
 
 
 class NemoPerfError(Exception):
@@ -60,6 +64,18 @@ class LintError(NemoPerfError, ValueError):
 
 class MachineError(NemoPerfError, RuntimeError):
     """The system asked for is not this machine, or this machine is not in the catalog."""
+
+
+def in_one_line(error: NemoPerfError) -> str:
+    """Return an error for a list: its first line, and what follows a colon or was said by a set-up command.
+
+    Of several lines the last one is the cause: where a log or an output ends.
+    """
+    first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    causes = [line for line in others if not line.startswith(MEANWHILE)]
+    if causes and (first.endswith(":") or isinstance(error, RevisionError)):
+        return f"{first} {'... ' if len(causes) > 1 or not first.endswith(':') else ''}{causes[-1]}"
+    return first
 
 
 def check_flag(value: object, *, subject: str) -> None:

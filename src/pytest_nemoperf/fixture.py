@@ -16,6 +16,7 @@ from pytest_nemoperf.errors import (
     UnsupportedError,
     WaiverError,
     did_you_mean,
+    in_one_line,
 )
 from pytest_nemoperf.expected import Expected
 from pytest_nemoperf.loop import MeasuredLoop
@@ -209,7 +210,7 @@ class Perf:
         try:
             yield
         except NemoPerfError as exc:
-            self._session.not_run.append(NotRun(nodeid=self._item.nodeid, reason=str(exc).splitlines()[0]))
+            self._session.not_run.append(NotRun(nodeid=self._item.nodeid, reason=in_one_line(exc)))
             # From None, or pytest would show the error twice: as the outcome's cause and as its text.
             if isinstance(exc, (NoLayoutError, UnsupportedError)):
                 raise pytest.skip.Exception(str(exc)) from None

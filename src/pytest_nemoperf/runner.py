@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_nemoperf.errors import LaunchError, RecordError, TurnError
+from pytest_nemoperf.errors import MEANWHILE, LaunchError, RecordError, TurnError
 from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.health import HEALTH_FILE, HealthReport, health_problems
 from pytest_nemoperf.jsontext import from_json, to_json
@@ -93,7 +93,7 @@ def read_run(plan: Plan, *, framework: Framework, run_dir: Path) -> RunOutput:
 
 def _health_lines(health: HealthReport | None) -> list[str]:
     """Return what was wrong with the machine meanwhile: it may be why the ranks failed."""
-    return [f"meanwhile on this machine: {problem}" for problem in health_problems(health)]
+    return [f"{MEANWHILE}{problem}" for problem in health_problems(health)]
 
 
 class _ProgressFollower:

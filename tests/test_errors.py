@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+
+from pytest_nemoperf.errors import LaunchError, NemoPerfError, RevisionError, in_one_line
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        pytest.param(LaunchError("it timed out"), "it timed out", id="one line"),
+        pytest.param(
+            LaunchError("the command exited with 1; its log rank0.log ends with:\nloading\nout of memory\n"),
+            "the command exited with 1; its log rank0.log ends with: ... out of memory",
+            id="log",
+        ),
+        pytest.param(
+            LaunchError("its log rank0.log ends with:\nno such file\nmeanwhile on this machine: it was throttled"),
+            "its log rank0.log ends with: no such file",
+            id="health",
+        ),
+        pytest.param(
+            LaunchError("rank 0 of a failed: no memory\nTraceback\nits log: rank0.log"),
+            "rank 0 of a failed: no memory",
+            id="traceback",
+        ),
+        pytest.param(
+            RevisionError("perf_ab_setup failed (exit code 1): building old\nbad compiler"),
+            "perf_ab_setup failed (exit code 1): building old ... bad compiler",
+            id="set-up",
+        ),
+        pytest.param(NemoPerfError(), "NemoPerfError", id="no words"),
+    ],
+)
+def test_an_error_in_one_line_has_its_cause(error: NemoPerfError, line: str) -> None:
+    assert in_one_line(error) == line
