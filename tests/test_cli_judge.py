@@ -13,6 +13,7 @@ from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.replay import load_case, measure_stored
 from pytest_nemoperf.schema import schema_of
+from pytest_nemoperf.waivers import parse_waiver
 from tests.builders import MACHINE, make_plan, make_provenance
 from tests.stored_runs import store_case
 
@@ -51,6 +52,27 @@ def test_a_passed_case_is_shown_with_all_that_its_verdict_rests_on(
     assert output.startswith(f"PASSED {PLAN.case}\n")
     for part in ("95% interval", "this case resolve", "where the step's time went", str(baseline), str(case_dir)):
         assert part in output
+
+
+@pytest.mark.parametrize(
+    ("until", "code", "words"),
+    [
+        ("2999-12-31", 0, "waived until 2999-12-31: slow kernel: its test passes"),
+        ("2020-12-31", 1, "WAIVER EXPIRED (REGRESSED)"),
+        ("1.4", 0, "waived until release 1.4: slow kernel: its test passes"),
+        ("1.3", 1, "the waiver expired with release 1.3 (perf_release is 1.3)"),
+    ],
+)
+def test_the_waiver_of_the_test_counts_as_in_its_session(
+    tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str], until: str, code: int, words: str
+) -> None:
+    waiver = parse_waiver({"reason": "slow kernel", "until": until, "floor": 50}, subject="test")
+    store_case(tmp_path / "now", plan=PLAN, times=(0.12, 0.12), waiver=waiver.arguments, release="1.3")
+
+    found = judge("--baseline", baseline, tmp_path / "now")
+
+    assert found == code
+    assert words in capsys.readouterr().out
 
 
 def test_a_loss_that_failed_the_session_fails_the_command(

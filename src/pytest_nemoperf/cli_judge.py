@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pytest_nemoperf.baseline import read_baseline
@@ -17,10 +18,11 @@ from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.replay import StoredCase, load_runs, measure_stored
+from pytest_nemoperf.replay import CaseRecord, StoredCase, load_runs, measure_stored
 from pytest_nemoperf.report.failure import render_failure
 from pytest_nemoperf.results import CaseReport, CaseResult
-from pytest_nemoperf.verdict import judge
+from pytest_nemoperf.verdict import Verdict, judge
+from pytest_nemoperf.waivers import Ruling, parse_waiver, rule_on
 
 _EPILOG = """\
 examples:
@@ -30,7 +32,7 @@ examples:
   nemoperf judge --baseline CASE.json --tolerance 3 CASE/run-1 CASE/run-2
 
 exit code:
-  0 unless the verdict is one that failed the session's test
+  0 unless the verdict is one that failed the session's test; perf_waive counts
   1 if it is
   2 if an option is wrong, or a file can't be trusted
 """
@@ -78,6 +80,8 @@ def judge_runs(arguments: argparse.Namespace) -> int:
     else:
         width = shutil.get_terminal_size().columns
         text = render_failure(report, width=width, color=sys.stdout.isatty() and "NO_COLOR" not in os.environ) + "\n"
+        if report.result.waived:
+            text += f"{report.result.waived}: its test passes\n"
     sys.stdout.write(text)
     return _FAILED if report.result.is_failure else 0
 
@@ -88,6 +92,7 @@ def _report(stored: StoredCase, *, arguments: argparse.Namespace) -> CaseReport:
     measurement = measure_stored(stored, framework=_framework(stored.plan))
     terms = _terms(record.terms, texts=arguments.tolerance, max_runs=arguments.max_runs)
     verdict = judge(measurement, baseline=baseline, machine=record.machine, terms=terms)
+    ruling = _ruling(verdict, record=record)
     return CaseReport(
         result=CaseResult(
             nodeid="",
@@ -95,12 +100,22 @@ def _report(stored: StoredCase, *, arguments: argparse.Namespace) -> CaseReport:
             verdict=verdict,
             plan=stored.plan,
             baseline_path=str(arguments.baseline),
-            is_failure=verdict.kind in record.fail_on,
+            is_failure=ruling.is_expired or (verdict.kind in record.fail_on and not ruling.waived),
+            waived=ruling.waived,
+            waiver_note=ruling.note,
+            has_expired_waiver=ruling.is_expired,
             run_dir=os.path.commonpath(stored.run_dirs),
         ),
         baseline=baseline,
         environment={**record.provenance.environment(), **measurement.environment},
     )
+
+
+def _ruling(verdict: Verdict, *, record: CaseRecord) -> Ruling:
+    """Return what the test's waiver makes of the verdict, as on the day of the session."""
+    waiver = parse_waiver(record.waiver, subject=f"waiver of {record.case}") if record.waiver else None
+    day = datetime.fromisoformat(record.provenance.date).astimezone(UTC).date()
+    return rule_on(verdict, waiver=waiver, today=day, release=record.release)
 
 
 def _terms(terms: Terms, *, texts: Sequence[str], max_runs: int | None) -> Terms:

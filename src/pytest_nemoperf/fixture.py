@@ -78,6 +78,7 @@ class Perf:
                 runs=runs,
                 tolerances=self._tolerances(plan.case),
                 progress=self._progress,
+                waiver=waiver_of(self._item),
             )
 
     def compare(self, measurement: Measurement) -> Verdict:

@@ -36,6 +36,7 @@ def launch_case(
     framework: Framework,
     runs: int,
     terms: Terms,
+    waiver: Waiver | None,
     progress: Progress,
 ) -> Measurement:
     """Launch a plan until a verdict is reached or a baseline is complete, and return what was measured.
@@ -47,6 +48,7 @@ def launch_case(
         framework: Who trains it.
         runs: Launches that make a baseline.
         terms: By what it is judged.
+        waiver: Of the test, to be kept with the runs.
         progress: Shows what goes on.
 
     Raises:
@@ -85,6 +87,8 @@ def launch_case(
         fail_on=tuple(sorted(settings.fail_on)),
         runs=launched.folders,
         unreadable=launched.unreadable,
+        waiver=waiver.arguments if waiver else {},
+        release=settings.release,
     )
     write_case(launches.case_dir(plan.case), record=record)
     return launched.measurement

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -16,7 +16,7 @@ from pytest_nemoperf.jsontext import from_data, to_json
 from pytest_nemoperf.measure import Measurement, measure_outputs, unreadable
 from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import PLAN_FILE, RunOutput
+from pytest_nemoperf.records import PLAN_FILE, STEPS_FILE, RunOutput
 from pytest_nemoperf.runner import read_run
 from pytest_nemoperf.schema import validate
 
@@ -38,6 +38,8 @@ class CaseRecord:
         fail_on: Verdicts that failed a test of the session.
         runs: Folders of the launches that count, in order: a second try stands in place of the first.
         unreadable: Why the last one's records could not be read; empty if all could.
+        waiver: Arguments of the test's perf_waive; empty for none.
+        release: Release under test; empty if not told.
     """
 
     case: str
@@ -48,6 +50,8 @@ class CaseRecord:
     fail_on: tuple[VerdictKind, ...]
     runs: tuple[str, ...]
     unreadable: str = ""
+    waiver: Mapping[str, str | float] = field(default_factory=dict)
+    release: str = ""
     schema_version: Literal[1] = CASE_SCHEMA_VERSION
 
 
@@ -151,10 +155,10 @@ def measure_stored(stored: StoredCase, *, framework: Framework) -> Measurement:
     for run_dir in stored.run_dirs:
         try:
             outputs.append(read_run(stored.plan, framework=framework, run_dir=run_dir))
-        except RecordError:
+        except RecordError as exc:
             if stored.record.unreadable:
                 return unreadable(stored.plan, reason=stored.record.unreadable)
-            raise
+            raise RecordError(_lost(run_dir, error=exc)) from exc
     return measure_outputs(stored.plan, outputs=outputs)
 
 
@@ -188,6 +192,14 @@ class Replay:
             raise UnsupportedError(f"{case_dir} holds runs of system {stored.plan.system}, not {plan.system}")
         self.records[plan.case] = stored.record
         return measure_stored(stored, framework=framework)
+
+
+def _lost(run_dir: Path, *, error: RecordError) -> str:
+    """Return what happened to records since their session read them; what a launch should mend is no help here."""
+    problem = str(error).rpartition("; ")[0] or str(error)
+    if not (run_dir / STEPS_FILE).exists():
+        problem = f"{run_dir}: has no {STEPS_FILE}"
+    return f"{problem}; its session could read it: copy the folder again as a whole, or launch the case again"
 
 
 def _load(runs: Sequence[tuple[Path, CaseRecord]]) -> StoredCase:

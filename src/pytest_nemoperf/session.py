@@ -59,6 +59,7 @@ class PerfSession:
         runs: int,
         tolerances: Sequence[Mapping[str, float]],
         progress: Progress,
+        waiver: Waiver | None = None,
     ) -> Measurement:
         """Launch a plan until a verdict is reached or a baseline is complete, and return what was measured.
 
@@ -70,6 +71,7 @@ class PerfSession:
             runs: Launches that make a baseline.
             tolerances: Layers on top of the session's, later ones win.
             progress: Shows what goes on.
+            waiver: What the test says of a known loss; None for nothing.
 
         Raises:
             BaselineError: If a stored baseline can't be trusted; nothing is launched then.
@@ -92,6 +94,7 @@ class PerfSession:
             framework=framework,
             runs=runs,
             terms=terms,
+            waiver=waiver,
             progress=progress,
         )
 

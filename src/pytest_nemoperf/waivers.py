@@ -38,6 +38,12 @@ class Waiver:
     floor_pct: float | None = None
 
     @property
+    def arguments(self) -> dict[str, str | float]:
+        """The marker's arguments, as plain data."""
+        floor = {} if self.floor_pct is None else {"floor": self.floor_pct}
+        return {"reason": self.reason, "until": str(self.until), **floor}
+
+    @property
     def text(self) -> str:
         """The waiver in a phrase: ``waived until 2026-12-31: reason``."""
         return f"waived until {_until_text(self.until)}: {self.reason}"

@@ -250,4 +250,6 @@ def test_a_laptop_judges_what_a_gpu_machine_stored(project: Project) -> None:
     result.stdout.fnmatch_lines(
         ["perf: system h100 (of the stored runs: *", "perf: replay of from-ci:*", f"NO BASELINE {plan.case}:*"]
     )
+    result.stdout.fnmatch_lines(["  a replay stores nothing; --perf-baselines=DIR judges by *"])
+    result.stdout.no_fnmatch_line("*--update-baselines*")
     assert verdicts_of(project)["machine"]["device"] == "NVIDIA H100 80GB HBM3"

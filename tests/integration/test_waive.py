@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from pytest_nemoperf.cli import main
 from tests.integration.conftest import CASE, PERF_TEST, Project
 
 WAIVED = 'reason="slow kernel upstream", until="2999-12-31"'
@@ -121,3 +122,12 @@ def test_a_waiver_on_a_test_that_is_no_perf_test_is_refused(project: Project) ->
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*test_other.py::test_other is marked perf_waive, but is no perf test*"])
+
+
+def test_a_waived_case_passes_when_its_runs_are_judged_again(project: Project) -> None:
+    slow_down(project)
+    waive(project, WAIVED)
+    project.run("--perf-tolerance=12").assert_outcomes(passed=1)
+    case_dir = max((project.root / ".nemoperf" / "runs").iterdir()) / CASE
+
+    assert main(["judge", "--baseline", str(project.baseline), str(case_dir)]) == 0

@@ -56,6 +56,10 @@ _HINTS: Mapping[VerdictKind, str] = {
     VerdictKind.IMPROVED: "the baseline is loose now; --update-baselines keeps the gain",
 }
 
+_REPLAY_HINTS: Mapping[VerdictKind, str] = {
+    VerdictKind.NO_BASELINE: "a replay stores nothing; --perf-baselines=DIR judges by the baselines of another folder",
+}
+
 
 def render_summary(
     results: SessionResults,
@@ -98,7 +102,7 @@ def _parts(
             yield from _table([report.result for report in own], rows=rows, width=width)
     yield ""
     yield from _counts(results)
-    yield from _reasons(results.cases)
+    yield from _reasons(results.cases, hints=_REPLAY_HINTS if results.replay_of else _HINTS)
     yield from _loose([case for case in results.cases if case.ab is None])
     yield from compared_with(results.cases)
     yield from _not_run(results)
@@ -216,25 +220,25 @@ def _counts(results: SessionResults) -> Iterator[RenderableType]:
         yield styled((f"{count_text(num_waived, 'loss')} passed, waived by the test", ALARM))
 
 
-def _reasons(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
+def _reasons(cases: Sequence[CaseResult], *, hints: Mapping[VerdictKind, str]) -> Iterator[RenderableType]:
     """Cases with the same reasons share them; a failing case has a block of its own elsewhere."""
     groups: dict[tuple[VerdictKind, tuple[str, ...]], list[str]] = {}
     for case in cases:
         has_news = case.verdict.kind is not VerdictKind.PASSED or case.verdict.reasons or case.waiver_note
         if has_news and not case.is_failure:
-            groups.setdefault((case.verdict.kind, _reasons_of(case)), []).append(case.verdict.case)
+            groups.setdefault((case.verdict.kind, _reasons_of(case, hints=hints)), []).append(case.verdict.case)
     for (kind, reasons), ids in groups.items():
         yield ""
         yield from (styled((kind.value, style_of(kind)), f" {name}") for name in ids)
         yield from (indented(reason) for reason in reasons)
 
 
-def _reasons_of(case: CaseResult) -> tuple[str, ...]:
+def _reasons_of(case: CaseResult, *, hints: Mapping[VerdictKind, str]) -> tuple[str, ...]:
     reasons = [text for text in (case.waived, case.waiver_note) if text]
     reasons += case.verdict.reasons
     if case.accepted_reason:
         reasons.append(f"accepted: {case.accepted_reason}")
-    hint = _HINTS.get(case.verdict.kind)
+    hint = hints.get(case.verdict.kind)
     if hint and not case.stored_path and not case.measurement.inject_pct and case.ab is None:
         reasons.append(hint)
     return tuple(reasons)
