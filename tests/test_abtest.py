@@ -229,7 +229,7 @@ def test_where_no_number_of_rounds_would_decide_the_tolerance_that_they_decide_i
 
     assert verdict.kind is VerdictKind.INCONCLUSIVE
     assert "--perf-ab-limit" not in verdict.reasons[0]
-    least = re.search(r"is decided in 10 .*, in 100 rounds from about ([\d.]+)% on", verdict.reasons[0])
+    least = re.search(r"on in 10 rounds and from ([\d.]+)% on in 100 rounds, and no more", verdict.reasons[0])
     assert least is not None
     terms = replace(TERMS, tolerances=dict.fromkeys(TERMS.tolerances, float(least[1])))
     assert verdict_of(noisy * 10, max_rounds=100, terms=terms).kind is VerdictKind.PASSED

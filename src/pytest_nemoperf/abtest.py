@@ -251,13 +251,12 @@ def _advice(evidence: Evidence, *, metric: Metric, tolerance: float, rule: Rule)
     if needed <= MAX_ROUNDS:
         return f"about {needed} would decide: raise --perf-ab-limit or the tolerance, or run it on a quieter machine"
     decidable = [
-        f"in {number} rounds from about "
-        f"{least_decidable_pct(evidence, num_rounds=number, metric=metric, rule=rule):g}% on"
+        f"{least_decidable_pct(evidence, num_rounds=number, metric=metric, rule=rule):g}% on in {number} rounds"
         for number in sorted({rule.max_runs, MAX_ROUNDS})
     ]
     return (
-        f"a tolerance is decided {', '.join(decidable)}, and no more are made: raise the tolerance, or run it on a "
-        "quieter machine"
+        f"tolerances would be decided from about {' and from '.join(decidable)}, and no more are made: raise the "
+        "tolerance, or run it on a quieter machine"
     )
 
 
