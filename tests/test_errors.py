@@ -25,8 +25,8 @@ from pytest_nemoperf.errors import LaunchError, NemoPerfError, RevisionError, in
             id="traceback",
         ),
         pytest.param(
-            RevisionError("perf_ab_setup failed (exit code 1): building old\nbad compiler"),
-            "perf_ab_setup failed (exit code 1): building old ... bad compiler",
+            RevisionError("perf_ab_setup failed (exit code 1): bad compiler\nits output ends with:\nbad compiler"),
+            "perf_ab_setup failed (exit code 1): bad compiler",
             id="set-up",
         ),
         pytest.param(NemoPerfError(), "NemoPerfError", id="no words"),

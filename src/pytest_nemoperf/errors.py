@@ -67,14 +67,14 @@ class MachineError(NemoPerfError, RuntimeError):
 
 
 def in_one_line(error: NemoPerfError) -> str:
-    """Return an error for a list: its first line, and what follows a colon or was said by a set-up command.
+    """Return an error for a list: its first line, and what follows it where that ends with a colon.
 
-    Of several lines the last one is the cause: where a log or an output ends.
+    Of several lines the last one is the cause: where a log ends.
     """
     first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     causes = [line for line in others if not line.startswith(MEANWHILE)]
-    if causes and (first.endswith(":") or isinstance(error, RevisionError)):
-        return f"{first} {'... ' if len(causes) > 1 or not first.endswith(':') else ''}{causes[-1]}"
+    if causes and first.endswith(":"):
+        return f"{first} {'... ' if len(causes) > 1 else ''}{causes[-1]}"
     return first
 
 
