@@ -223,10 +223,10 @@ def test_a_set_up_command_that_takes_too_long_ends_with_all_it_started(
 
 def test_an_interrupt_of_the_session_alone_ends_the_set_up_command(tmp_path: Path) -> None:
     script = f"""
-import pathlib
-from pytest_nemoperf.native.orphans import is_alive
+import pathlib, signal
 from pytest_nemoperf.worktree import Side, set_up
 root = pathlib.Path({str(tmp_path)!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit that it is ignored
 set_up(Side(name="old", origin="main", root=root, paths=()), command={STARTS_ANOTHER!r}, project=root)
 """
     session = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
