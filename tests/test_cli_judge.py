@@ -75,6 +75,19 @@ def test_the_waiver_of_the_test_counts_as_in_its_session(
     assert words in capsys.readouterr().out
 
 
+def test_a_waiver_needs_the_day_of_its_session(
+    tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiver = {"reason": "slow kernel", "until": "2999-12-31"}
+    provenance = make_provenance(date="yesterday")
+    store_case(tmp_path / "now", plan=PLAN, times=(0.12, 0.12), waiver=waiver, provenance=provenance)
+
+    code = judge("--baseline", baseline, tmp_path / "now")
+
+    assert code == 2
+    assert "provenance.date: Invalid isoformat string: 'yesterday'; copy the file again" in capsys.readouterr().err
+
+
 def test_a_loss_that_failed_the_session_fails_the_command(
     tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

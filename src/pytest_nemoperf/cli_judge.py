@@ -13,12 +13,12 @@ from pathlib import Path
 
 from pytest_nemoperf.baseline import read_baseline
 from pytest_nemoperf.comparison import Terms, merge_tolerances, parse_tolerances
-from pytest_nemoperf.errors import PlanError
+from pytest_nemoperf.errors import PlanError, RecordError
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.replay import CaseRecord, StoredCase, load_runs, measure_stored
+from pytest_nemoperf.replay import CASE_FILE, CaseRecord, StoredCase, load_runs, measure_stored
 from pytest_nemoperf.report.failure import render_failure
 from pytest_nemoperf.results import CaseReport, CaseResult
 from pytest_nemoperf.verdict import Verdict, judge
@@ -113,8 +113,13 @@ def _report(stored: StoredCase, *, arguments: argparse.Namespace) -> CaseReport:
 
 def _ruling(verdict: Verdict, *, record: CaseRecord) -> Ruling:
     """Return what the test's waiver makes of the verdict, as on the day of the session."""
-    waiver = parse_waiver(record.waiver, subject=f"waiver of {record.case}") if record.waiver else None
-    day = datetime.fromisoformat(record.provenance.date).astimezone(UTC).date()
+    if not record.waiver:
+        return Ruling()
+    waiver = parse_waiver(record.waiver, subject=f"{CASE_FILE} of {record.case}: waiver")
+    try:
+        day = datetime.fromisoformat(record.provenance.date).astimezone(UTC).date()
+    except ValueError as exc:
+        raise RecordError(f"{CASE_FILE} of {record.case}: provenance.date: {exc}; copy the file again") from None
     return rule_on(verdict, waiver=waiver, today=day, release=record.release)
 
 

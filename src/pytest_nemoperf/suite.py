@@ -70,7 +70,9 @@ class Suite:
         for item in self._items:
             if item.nodeid not in self._outcomes:
                 was_reached = item.nodeid in self._started
-                reason = "interrupted before it was judged" if was_reached else "not reached: the session ended before"
+                # lists count tests by reason, and which one was interrupted is worth reading there
+                interrupted = f"{item.nodeid} was interrupted before it was judged"
+                reason = interrupted if was_reached else "not reached: the session ended before"
                 yield NotRun(nodeid=item.nodeid, reason=reason)
 
     def gaps(self) -> list[str]:

@@ -207,7 +207,7 @@ def test_later(perf):
             "KeyboardInterrupt",
             (),
             {
-                "test_speed.py::test_stopped": "interrupted before it was judged",
+                "test_speed.py::test_stopped": "test_speed.py::test_stopped was interrupted before it was judged",
                 "test_speed.py::test_later": "not reached: the session ended before",
             },
             id="interrupted",
