@@ -15,7 +15,7 @@ from pytest_nemoperf.sequential import (
     decide_ratio,
     loss_of_cost,
     resolution,
-    runs_to_resolve,
+    runs_needed,
     usual_cost,
 )
 
@@ -102,14 +102,28 @@ def test_what_can_be_resolved_falls_with_runs_and_rises_with_noise() -> None:
 
 def test_a_tolerance_equal_to_the_resolution_can_just_be_asked() -> None:
     noisy = Rule(noise_pct=2.0)
-    needed = runs_to_resolve((0.0,), tolerance=0.09, rule=noisy)
+    _, needed = runs_needed((0.0,), tolerance=0.09, rule=noisy)
 
     assert needed is not None
     assert resolution((0.0,), rule=noisy, num_runs=needed) <= 0.09 < resolution((0.0,), rule=noisy, num_runs=needed - 1)
 
 
-def test_no_number_of_baseline_runs_makes_up_for_the_noise_of_today() -> None:
-    assert runs_to_resolve((0.0,), tolerance=0.01, rule=Rule(noise_pct=4.0)) is None
+def test_no_hundred_baseline_runs_make_up_for_the_noise_of_today() -> None:
+    assert runs_needed((0.0,), tolerance=0.01, rule=Rule(noise_pct=4.0)) == (None, None)
+
+
+def test_further_runs_move_the_noise_from_the_prior_to_what_is_seen() -> None:
+    quiet, rule = (-0.0068, 0.0068, 0.0068, -0.0068, 0.0), Rule(noise_pct=4.0)
+
+    enough, resolving = runs_needed(quiet, tolerance=TOLERANCE, rule=rule)
+
+    assert enough is not None
+    assert resolving is not None
+    as_predicted = decide(quiet * (resolving // 5 + 1), quiet, tolerance=TOLERANCE, rule=rule)
+    assert decide(quiet, quiet, tolerance=TOLERANCE, rule=rule).is_refused
+    assert not decide(quiet * (enough // 5 + 1), quiet, tolerance=TOLERANCE, rule=rule).is_refused
+    assert as_predicted.resolution_pct <= 100.0 * TOLERANCE
+    assert enough < resolving
 
 
 def test_a_tolerance_below_the_noise_floor_passes_nothing() -> None:

@@ -107,6 +107,16 @@ def test_a_tolerance_below_the_noise_is_refused_with_the_runs_that_would_allow_i
 
     assert verdict.kind is VerdictKind.INCONCLUSIVE
     assert "the tolerance 5% is below the noise floor: 3 baseline run(s)" in verdict.reasons[0]
+    assert "would allow some verdicts: --update-baselines --perf-runs=51" in verdict.reasons[0]
+
+
+def test_a_quiet_case_of_a_noisy_class_is_told_how_many_runs_and_which_command() -> None:
+    quiet = make_baseline((993.0, 1007.0, 1007.0, 993.0, 1000.0))
+
+    verdict = judged(make_measurement((1000.0,) * 5), baseline=quiet, terms=make_terms(run_noise_pct=4.0))
+
+    assert "would allow some verdicts: --update-baselines --perf-runs=" in verdict.reasons[0]
+    assert "would resolve the tolerance" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])

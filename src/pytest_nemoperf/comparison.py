@@ -14,6 +14,7 @@ from pytest_nemoperf.measure import Measurement, Run
 from pytest_nemoperf.metrics import JUDGED, METRICS, PEAK_MEMORY_GIB, TFLOPS_PER_SEC_PER_GPU, Direction, Metric
 from pytest_nemoperf.recipe import check_tolerances
 from pytest_nemoperf.sequential import (
+    MAX_BASELINE_RUNS,
     Decision,
     Evidence,
     Rule,
@@ -21,7 +22,7 @@ from pytest_nemoperf.sequential import (
     cost_of_loss,
     decide,
     loss_of_cost,
-    runs_to_resolve,
+    runs_needed,
     usual_cost,
 )
 from pytest_nemoperf.systems import System
@@ -263,12 +264,19 @@ def _notes(
         launches = f"{comparison.num_runs} of {rule.max_runs} launches"
         yield f"undecided after {launches}: 95% interval {comparison.low_pct:+.1f}% to {comparison.high_pct:+.1f}%"
         return
-    yield floor
-    needed = runs_to_resolve(before, tolerance=tolerance, rule=rule)
-    if needed is None:
-        yield "no number of baseline runs would allow it; raise it or --perf-max-runs, or compare with --perf-ab"
-    else:
-        yield f"{needed} baseline runs would allow it"
+    yield f"{floor}; {_remedy(before, tolerance=tolerance, rule=rule)}"
+
+
+def _remedy(before: Sequence[float], *, tolerance: float, rule: Rule) -> str:
+    """Return how many baseline runs would do, for what the tolerance is refused."""
+    enough, resolving = runs_needed(before, tolerance=tolerance, rule=rule)
+    if enough is None:
+        return f"none up to {MAX_BASELINE_RUNS} would allow it: raise it or --perf-max-runs, or compare with --perf-ab"
+    command = "--update-baselines --perf-runs="
+    if resolving == enough:
+        return f"{enough} would resolve the tolerance: {command}{enough}"
+    few = f"{enough} would allow some verdicts: {command}{enough}"
+    return few if resolving is None else f"{few}; {resolving} would resolve the tolerance"
 
 
 def _other_flops(comparison: Comparison) -> Comparison:

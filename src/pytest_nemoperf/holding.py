@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pytest_nemoperf.comparison import Terms, costs
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import JUDGED, TFLOPS_PER_SEC_PER_GPU, TOKENS_PER_SEC_PER_GPU, Metric
-from pytest_nemoperf.sequential import Evidence, cost_of_loss, decide, loss_of_cost, runs_to_resolve
+from pytest_nemoperf.sequential import MAX_BASELINE_RUNS, Evidence, cost_of_loss, decide, loss_of_cost, runs_needed
 
 
 def wants_more_runs(runs: Sequence[Run], *, terms: Terms) -> bool:
     """Tell whether a baseline of these runs could not hold the tolerances, which further runs would allow."""
     return any(
-        runs_to_resolve(
+        runs_needed(
             costs(runs, metric=metric),
             tolerance=cost_of_loss(terms.tolerances[metric.name], metric=metric),
             rule=terms.rule(metric),
-        )
+        )[1]
         for metric in JUDGED
         if unheld_text(runs, metric=metric, terms=terms)
     )
@@ -30,10 +30,12 @@ def unheld_text(runs: Sequence[Run], *, metric: Metric, terms: Terms) -> str:
     evidence = by_itself(runs, metric=metric, terms=terms)
     if evidence is None or evidence.resolution_pct <= 100.0 * tolerance:
         return ""
-    needed = runs_to_resolve(costs(runs, metric=metric), tolerance=tolerance, rule=rule)
+    _, needed = runs_needed(costs(runs, metric=metric), tolerance=tolerance, rule=rule)
     # What is measured once a session can't be compared side by side either.
-    never = "no number of runs would; raise it" + (", or compare with --perf-ab" if rule.max_runs > 1 else "")
-    remedy = f"{needed} runs would" if needed else never
+    none = f"none up to {MAX_BASELINE_RUNS} would; raise it" + (
+        ", or compare with --perf-ab" if rule.max_runs > 1 else ""
+    )
+    remedy = f"{needed} runs would" if needed else none
     return (
         f"tolerance {allowed:g}% of {metric.label} is finer than the "
         f"{loss_of_cost(evidence.resolution_pct / 100.0, metric=metric):.1f}% that {len(runs)} "

@@ -133,22 +133,21 @@ def usual_cost(values: Sequence[float], *, tolerance: float) -> float:
 def resolution(then: Sequence[float], *, rule: Rule, num_runs: int | None = None, tolerance: float = math.inf) -> float:
     """Return the smallest difference of costs that a case resolves at the rule's error rates and launches.
 
-    Args:
-        then: Costs of the baseline's runs; empty for the prior alone.
-        rule: The rule.
-        num_runs: Baseline runs to reckon with, with the noise as it is now; None for those there are.
-        tolerance: As for decide(): how far a single stalled launch counts.
+    Beside num_runs baseline runs, or those there are; tolerance says how far a single stalled launch counts.
     """
     runs = max(len(then), 1) if num_runs is None else num_runs
-    noise = _noise_of(_without_stall(then, tolerance=tolerance), rule=rule)
-    noise = replace(noise, dof=max(noise.dof, PRIOR_DOF + runs - 1))
-    return sum(_last_look(noise, share_of_baseline=1.0 / runs, num_runs=rule.max_runs, rule=rule))
+    return sum(_last_look_with(runs, then=then, tolerance=tolerance, rule=rule))
 
 
-def runs_to_resolve(then: Sequence[float], *, tolerance: float, rule: Rule) -> int | None:
-    """Return how many baseline runs would make a tolerance (a cost) hold; None if none would."""
+def runs_needed(then: Sequence[float], *, tolerance: float, rule: Rule) -> tuple[int | None, int | None]:
+    """Return how many baseline runs let a tolerance be judged at all, and how many resolve it; None if too many would.
+
+    Too many are more than MAX_BASELINE_RUNS.
+    """
     counts = range(max(len(then), 1), MAX_BASELINE_RUNS + 1)
-    return next((n for n in counts if resolution(then, rule=rule, num_runs=n, tolerance=tolerance) <= tolerance), None)
+    looks = [(n, *_last_look_with(n, then=then, tolerance=tolerance, rule=rule)) for n in counts]
+    enough = next((n for n, found, _ in looks if found <= tolerance), None)
+    return enough, next((n for n, found, ruled_out in looks if found + ruled_out <= tolerance), None)
 
 
 def decide(then: Sequence[float], now: Sequence[float], *, tolerance: float, rule: Rule) -> Evidence:
@@ -262,6 +261,16 @@ def _noise_of(values: Sequence[float], *, rule: Rule) -> _Noise:
         shrunk=math.sqrt((prior + squares) / (PRIOR_DOF + dof)),
         dof=PRIOR_DOF + dof,
     )
+
+
+def _last_look_with(num_runs: int, *, then: Sequence[float], tolerance: float, rule: Rule) -> tuple[float, float]:
+    """Return _last_look beside so many baseline runs, further ones scattering as those seen (else as the prior)."""
+    noise = _noise_of(_without_stall(then, tolerance=tolerance), rule=rule)
+    prior, dof = rule.noise_pct / 100.0, num_runs - 1
+    seen = prior if noise.seen is None else noise.seen
+    shrunk = math.sqrt((PRIOR_DOF * prior**2 + dof * seen**2) / (PRIOR_DOF + dof))
+    grown = replace(noise, shrunk=shrunk, dof=PRIOR_DOF + dof)
+    return _last_look(grown, share_of_baseline=1.0 / num_runs, num_runs=rule.max_runs, rule=rule)
 
 
 def _last_look(noise: _Noise, *, share_of_baseline: float, num_runs: int, rule: Rule) -> tuple[float, float]:
