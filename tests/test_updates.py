@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pytest_nemoperf.baseline import Anchor
+import pytest
+
+from pytest_nemoperf.baseline import Anchor, Baseline
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.updates import Action, next_anchor, plan_update
 from pytest_nemoperf.verdict import Verdict, judge
 from tests.builders import MACHINE, make_baseline, make_measurement, make_provenance, make_terms
 
+NOISY = make_terms(run_noise_pct=3.0)
 PASSED = Verdict(kind=VerdictKind.PASSED, case="pretrain-test")
 
 
@@ -47,7 +50,7 @@ def test_fewer_runs_do_not_replace_more_that_are_the_same() -> None:
     old, new = make_baseline((1000.0,) * 5), make_baseline((980.0,))
     verdict = judge(make_measurement((980.0,)), baseline=old, machine=MACHINE, terms=make_terms())
 
-    step = plan_update(verdict, old=old, new=new, terms=make_terms(), is_accepted=False, is_new_only=False)
+    step = plan_update(verdict, old=old, new=new, terms=make_terms(), runs=1, is_accepted=False, is_new_only=False)
 
     assert verdict.kind is VerdictKind.PASSED
     assert step.action is Action.KEEP
@@ -59,7 +62,61 @@ def test_a_release_is_written_where_nothing_moved() -> None:
     verdict = judge(make_measurement(), baseline=old, machine=MACHINE, terms=make_terms())
 
     step = plan_update(
-        verdict, old=old, new=old, terms=make_terms(), is_accepted=False, is_new_only=False, release="1.4"
+        verdict, old=old, new=old, terms=make_terms(), runs=1, is_accepted=False, is_new_only=False, release="1.4"
     )
 
     assert step.action is Action.WRITE
+
+
+def refused(rates: tuple[float, ...]) -> tuple[Verdict, Baseline]:
+    """Return the verdict on runs beside one that is too noisy for the tolerance, and that one."""
+    old = make_baseline((1000.0,))
+    return judge(make_measurement(rates), baseline=old, machine=MACHINE, terms=NOISY), old
+
+
+@pytest.mark.parametrize(
+    ("rates", "action"),
+    [
+        pytest.param((995.0,) * 8, Action.WRITE, id="more-runs-without-a-certain-loss"),
+        pytest.param((995.0,), Action.REFUSE, id="as-few-as-before"),
+        pytest.param((880.0,) * 8, Action.REFUSE, id="a-certain-loss"),
+    ],
+)
+def test_runs_too_few_for_the_tolerance_give_way_to_more(rates: tuple[float, ...], action: Action) -> None:
+    verdict, old = refused(rates)
+
+    step = plan_update(
+        verdict, old=old, new=make_baseline(rates), terms=NOISY, runs=5, is_accepted=False, is_new_only=False
+    )
+
+    assert (step.action, "too few" in step.why) == (action, action is Action.WRITE)
+
+
+def test_a_case_that_is_refused_for_want_of_runs_names_the_command_that_stores_them() -> None:
+    verdict, old = refused((995.0,))
+
+    step = plan_update(verdict, old=old, new=old, terms=NOISY, runs=5, is_accepted=False, is_new_only=False)
+
+    assert verdict.kind is VerdictKind.INCONCLUSIVE
+    assert "or with more runs that show no certain loss: --update-baselines --perf-runs=" in step.why
+
+
+def test_more_runs_in_place_of_too_few_keep_what_decay_is_measured_from() -> None:
+    old = make_baseline((1000.0,), anchor=Anchor(name="25.09", runs=make_baseline().runs, provenance=make_provenance()))
+    rates = (995.0,) * 8
+    verdict = judge(make_measurement(rates), baseline=replace(old, anchor=None), machine=MACHINE, terms=NOISY)
+
+    anchor = next_anchor(verdict, old=old, new=make_baseline(rates), terms=NOISY)
+
+    assert anchor == old.anchor
+
+
+@pytest.mark.parametrize(("runs", "action"), [(5, Action.WRITE), (2, Action.KEEP)])
+def test_fewer_runs_than_a_baseline_is_to_have_are_replaced_where_nothing_moved(runs: int, action: Action) -> None:
+    old, new = make_baseline((1000.0,) * 2), make_baseline((1000.0,) * 5)
+    verdict = judge(make_measurement((1000.0,) * 5), baseline=old, machine=MACHINE, terms=make_terms())
+
+    step = plan_update(verdict, old=old, new=new, terms=make_terms(), runs=runs, is_accepted=False, is_new_only=False)
+
+    assert verdict.kind is VerdictKind.PASSED
+    assert step.action is action

@@ -13,28 +13,30 @@ from pytest_nemoperf.sequential import MAX_BASELINE_RUNS, Evidence, cost_of_loss
 def wants_more_runs(runs: Sequence[Run], *, terms: Terms) -> bool:
     """Tell whether a baseline of these runs could not hold the tolerances, which further runs would allow."""
     return any(
-        runs_needed(
-            costs(runs, metric=metric),
-            tolerance=cost_of_loss(terms.tolerances[metric.name], metric=metric),
-            rule=terms.rule(metric),
-        )[1]
+        _needed(runs, metric=metric, terms=terms)[1]
         for metric in JUDGED
         if unheld_text(runs, metric=metric, terms=terms)
     )
 
 
+def runs_to_judge(runs: Sequence[Run], *, terms: Terms) -> int | None:
+    """Return how many runs let every metric's tolerance be judged, as far as these tell; None if too many would."""
+    counts = [_needed(runs, metric=metric, terms=terms)[0] for metric in JUDGED if costs(runs, metric=metric)]
+    known = [count for count in counts if count is not None]
+    return max(known) if known and len(known) == len(counts) else None
+
+
 def unheld_text(runs: Sequence[Run], *, metric: Metric, terms: Terms) -> str:
     """Return why a baseline of these runs can't hold a metric's tolerance, and what would; empty if it can."""
-    allowed, rule = terms.tolerances[metric.name], terms.rule(metric)
+    allowed = terms.tolerances[metric.name]
     tolerance = cost_of_loss(allowed, metric=metric)
     evidence = by_itself(runs, metric=metric, terms=terms)
     if evidence is None or evidence.resolution_pct <= 100.0 * tolerance:
         return ""
-    _, needed = runs_needed(costs(runs, metric=metric), tolerance=tolerance, rule=rule)
+    _, needed = _needed(runs, metric=metric, terms=terms)
     # What is measured once a session can't be compared side by side either.
-    none = f"none up to {MAX_BASELINE_RUNS} would; raise it" + (
-        ", or compare with --perf-ab" if rule.max_runs > 1 else ""
-    )
+    side_by_side = ", or compare with --perf-ab" if terms.max_runs > 1 else ""
+    none = f"none up to {MAX_BASELINE_RUNS} would; raise it{side_by_side}"
     remedy = f"{needed} runs would" if needed else none
     return (
         f"tolerance {allowed:g}% of {metric.label} is finer than the "
@@ -71,3 +73,8 @@ def by_itself(runs: Sequence[Run], *, metric: Metric, terms: Terms) -> Evidence 
     values, rule = costs(runs, metric=metric), terms.rule(metric)
     tolerance = cost_of_loss(terms.tolerances[metric.name], metric=metric)
     return decide(values, values[: rule.max_runs], tolerance=tolerance, rule=rule) if values else None
+
+
+def _needed(runs: Sequence[Run], *, metric: Metric, terms: Terms) -> tuple[int | None, int | None]:
+    tolerance = cost_of_loss(terms.tolerances[metric.name], metric=metric)
+    return runs_needed(costs(runs, metric=metric), tolerance=tolerance, rule=terms.rule(metric))

@@ -100,6 +100,7 @@ class Keeper:
             old=old,
             new=new,
             terms=terms,
+            runs=self._runs,
             is_accepted=updating.is_accepted,
             is_new_only=updating.is_new_only,
             release=updating.anchor,

@@ -8,8 +8,8 @@ from enum import StrEnum
 
 from pytest_nemoperf.baseline import Anchor, Baseline
 from pytest_nemoperf.comparison import Comparison, Terms, VerdictKind
-from pytest_nemoperf.holding import judging_metrics, wants_more_runs
-from pytest_nemoperf.metrics import METRICS
+from pytest_nemoperf.holding import judging_metrics, runs_to_judge, wants_more_runs
+from pytest_nemoperf.metrics import METRICS, Direction
 from pytest_nemoperf.sequential import HARMLESS_SHARE
 from pytest_nemoperf.verdict import Verdict
 
@@ -43,6 +43,7 @@ def plan_update(
     old: Baseline | None,
     new: Baseline,
     terms: Terms,
+    runs: int,
     is_accepted: bool,
     is_new_only: bool,
     release: str = "",
@@ -54,6 +55,7 @@ def plan_update(
         old: The committed baseline, None if there is none.
         new: What would be stored.
         terms: What must be resolved.
+        runs: Launches that make a baseline.
         is_accepted: A loss is accepted, with a reason.
         is_new_only: What is stored already stays.
         release: Whose anchor new's runs become; empty for none.
@@ -64,12 +66,11 @@ def plan_update(
     if is_new_only and old is not None:
         return Step(action=Action.KEEP, why="it is there already (--perf-update-new-only)")
     if kind in NEEDS_ACCEPTANCE and not is_accepted:
-        return Step(
-            action=Action.REFUSE,
-            why=f"{kind} is stored only with --perf-accept-regression --perf-reason=TEXT",
-        )
+        if old is not None and were_too_few(verdict, old=old, new=new, terms=terms):
+            return Step(action=Action.WRITE, why=f"{len(new.runs)} runs instead of {len(old.runs)}, which were too few")
+        return Step(action=Action.REFUSE, why=_refusal(verdict, old=old, terms=terms))
     if kind is VerdictKind.PASSED and old is not None and compares(new, old=old):
-        return _step_of_same(verdict, old=old, new=new, terms=terms, release=release)
+        return _step_of_same(verdict, old=old, new=new, terms=terms, runs=runs, release=release)
     return Step(action=Action.WRITE, why="")
 
 
@@ -87,12 +88,23 @@ def next_anchor(
         return None
     if new.runs[: len(old.runs)] == old.runs:
         return old.anchor  # nothing is replaced
-    if verdict.kind is not VerdictKind.PASSED:
+    if verdict.kind is not VerdictKind.PASSED and not were_too_few(verdict, old=old, new=new, terms=terms):
         return None
     replaced = Anchor(name=f"of {old.provenance.date.partition('T')[0]}", runs=old.runs, provenance=old.provenance)
     anchors = [replaced] if old.anchor is None else [old.anchor, replaced]
     best = max(anchors, key=lambda anchor: len(judging_metrics(anchor.runs, terms=terms)))
     return best if judging_metrics(best.runs, terms=terms) else None
+
+
+def were_too_few(verdict: Verdict, *, old: Baseline, new: Baseline, terms: Terms) -> bool:
+    """Tell whether a case is undecided only because old has too few runs for the tolerance, and new mends that.
+
+    No change for the worse may be certain: the interval of each that is undecided holds none.
+    """
+    if verdict.kind is not VerdictKind.INCONCLUSIVE or not compares(new, old=old) or len(new.runs) <= len(old.runs):
+        return False
+    undecided = [each for each in verdict.comparisons if each.kind is VerdictKind.INCONCLUSIVE]
+    return _are_refused(undecided, old=old, terms=terms) and not any(map(_is_certain_loss, undecided))
 
 
 def may_join(verdict: Verdict, *, old: Baseline, new: Baseline, terms: Terms) -> bool:
@@ -105,12 +117,9 @@ def may_join(verdict: Verdict, *, old: Baseline, new: Baseline, terms: Terms) ->
         return False
     if verdict.kind is not VerdictKind.INCONCLUSIVE:
         return verdict.kind is VerdictKind.PASSED
-    judging = judging_metrics(old.runs, terms=terms)
     undecided = [each for each in verdict.comparisons if each.kind is VerdictKind.INCONCLUSIVE]
-    return all(
-        not each.anchor and each.metric not in judging and _loss_pct(each) <= HARMLESS_SHARE * each.allowed_pct
-        for each in undecided
-    )
+    is_small = all(_loss_pct(each) <= HARMLESS_SHARE * each.allowed_pct for each in undecided)
+    return is_small and _are_refused(undecided, old=old, terms=terms)
 
 
 def joined(old: Baseline, *, new: Baseline, runs: int) -> Baseline:
@@ -130,18 +139,42 @@ def compares(new: Baseline, *, old: Baseline) -> bool:
     return all(getattr(new, key) == getattr(old, key) for key in keys)
 
 
-def _step_of_same(verdict: Verdict, *, old: Baseline, new: Baseline, terms: Terms, release: str) -> Step:
+def _step_of_same(verdict: Verdict, *, old: Baseline, new: Baseline, terms: Terms, runs: int, release: str) -> Step:
     num_new, num_old = len(new.runs), len(old.runs)
     if num_new < num_old:
         why = f"{num_old} runs that show no loss are not replaced by fewer; launch as many with --perf-runs={num_old}"
         return Step(action=Action.KEEP, why=why)
-    if wants_more_runs(old.runs, terms=terms) and num_new > num_old:
+    if num_new > num_old and (num_old < runs or wants_more_runs(old.runs, terms=terms)):
         return Step(action=Action.WRITE, why=f"{num_new} runs instead of {num_old} resolve more")
     if _has_moved(verdict.comparisons):
         return Step(action=Action.WRITE, why="it moved more than its noise")
     if release:
         return Step(action=Action.WRITE, why=f"it is the anchor {release}")
     return Step(action=Action.KEEP, why="nothing moved more than its own noise")
+
+
+def _refusal(verdict: Verdict, *, old: Baseline | None, terms: Terms) -> str:
+    """Return how a case that may hide a loss is stored, and what would spare saying that it has none."""
+    why = f"{verdict.kind} is stored only with --perf-accept-regression --perf-reason=TEXT"
+    undecided = [each for each in verdict.comparisons if each.kind is VerdictKind.INCONCLUSIVE]
+    if verdict.kind is not VerdictKind.INCONCLUSIVE or old is None or not _are_refused(undecided, old=old, terms=terms):
+        return why
+    needed = runs_to_judge(old.runs, terms=terms)
+    more = len(old.runs) + 1 if needed is None else needed
+    return f"{why}, or with more runs that show no certain loss: --update-baselines --perf-runs={more}"
+
+
+def _are_refused(undecided: Sequence[Comparison], *, old: Baseline, terms: Terms) -> bool:
+    judging = judging_metrics(old.runs, terms=terms)
+    return all(not each.anchor and each.metric not in judging for each in undecided)
+
+
+def _is_certain_loss(comparison: Comparison) -> bool:
+    """Tell whether the interval of a change holds nothing but losses; without one there is nothing to go by."""
+    low, high = comparison.low_pct, comparison.high_pct
+    if low is None or high is None:
+        return True
+    return high < 0 if METRICS[comparison.metric].direction is Direction.HIGHER else low > 0
 
 
 def _loss_pct(comparison: Comparison) -> float:

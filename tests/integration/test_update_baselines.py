@@ -92,6 +92,7 @@ def test_update_without_perf_tests_is_refused(project: Project) -> None:
 def test_an_inconclusive_case_keeps_its_baseline_unless_accepted(project: Project) -> None:
     project.run("--update-baselines", "--perf-runs=3")
     before = project.baseline.read_text()
+    project.set_step_time(0.1064)  # a certain loss, but none that is certainly more than harmless
     too_fine = ("--update-baselines", "--perf-runs=3", "--perf-tolerance=5")
 
     kept = project.run(*too_fine)
@@ -187,3 +188,12 @@ def test_an_update_says_which_tolerance_it_could_not_hold(project: Project) -> N
     result = project.run("--update-baselines", "--perf-tolerance=1")
 
     result.stdout.fnmatch_lines(["*tolerance 1% of tokens/sec/GPU is finer than*", "*none up to 100 would*"])
+
+
+def test_more_runs_are_stored_where_too_few_left_the_tolerance_below_the_noise_floor(project: Project) -> None:
+    project.run("--update-baselines", "--perf-runs=2")
+
+    result = project.run("--update-baselines", "--perf-tolerance=9", "--perf-runs=8")
+
+    result.stdout.fnmatch_lines(["*INCONCLUSIVE*", "*runs instead of 2, which were too few*"])
+    assert len(json.loads(project.baseline.read_text())["runs"]) >= 8
