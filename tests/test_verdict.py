@@ -95,9 +95,24 @@ def test_a_loss_within_the_tolerance_that_regressed_says_what_is_certain() -> No
     verdict = judged(make_measurement(runs=runs), terms=make_terms(memory_noise_pct=0.1))
 
     assert verdict.reasons == (
-        "peak memory is 3.0% above the baseline (1.03 GiB against 1 GiB; allowed 5.0%); "
-        "more than the harmless 2.5% is certain",
+        "peak memory is 3.0% above the baseline (1.03 GiB against 1 GiB; tolerance 5.0%); "
+        "a loss above 2.5% (half of the tolerance) is certain",
     )
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [
+        pytest.param(833.0, "(833 against 1,000; tolerance 20.0%); a loss above 11%", id="a-loss-below-the-tolerance"),
+        pytest.param(700.0, "(700 against 1,000; allowed 20.0%)", id="a-loss-beyond-it"),
+        pytest.param(1500.0, "(1,500 against 1,000)", id="a-gain"),
+    ],
+)
+def test_a_tolerance_is_what_is_allowed_only_where_more_was_lost(rate: float, words: str) -> None:
+    verdict = judged(make_measurement((rate,) * 5), terms=make_terms(tolerance_pct=20.0))
+
+    assert words in verdict.reasons[0]
+    assert ("allowed" in verdict.reasons[0]) is ("allowed" in words)
 
 
 def test_a_tolerance_below_the_noise_is_refused_with_the_runs_that_would_allow_it() -> None:

@@ -14,6 +14,7 @@ from pytest_nemoperf.measure import Measurement, Run
 from pytest_nemoperf.metrics import JUDGED, METRICS, PEAK_MEMORY_GIB, TFLOPS_PER_SEC_PER_GPU, Direction, Metric
 from pytest_nemoperf.recipe import check_tolerances
 from pytest_nemoperf.sequential import (
+    HARMLESS_SHARE,
     MAX_BASELINE_RUNS,
     Decision,
     Evidence,
@@ -195,10 +196,18 @@ def describe(comparison: Comparison, *, other: str = "", evidence: str = "") -> 
     metric = METRICS[comparison.metric]
     side = "below" if comparison.delta_pct < 0 else "above"
     other = other or (f"the anchor {comparison.anchor}" if comparison.anchor else "the baseline")
-    allowed = "; ".join(filter(None, [f"allowed {comparison.allowed_pct:.1f}%", evidence]))
     numbers = f"{metric.format(comparison.now)} against {metric.format(comparison.baseline)}"
-    sentence = f"{metric.label} is {abs(comparison.delta_pct):.1f}% {side} {other} ({numbers}; {allowed})"
+    facts = "; ".join(filter(None, [numbers, _limit_text(comparison), evidence]))
+    sentence = f"{metric.label} is {abs(comparison.delta_pct):.1f}% {side} {other} ({facts})"
     return f"{sentence}; {comparison.note}" if comparison.note else sentence
+
+
+def _limit_text(comparison: Comparison) -> str:
+    """Return the tolerance, as what is allowed only where more was lost: less may be REGRESSED. A gain has none."""
+    loss = METRICS[comparison.metric].worsening_pct(comparison.now, baseline=comparison.baseline)
+    if loss <= 0:
+        return ""
+    return f"{'allowed' if loss >= _ROUNDED * comparison.allowed_pct else 'tolerance'} {comparison.allowed_pct:.1f}%"
 
 
 def _compare(
@@ -249,8 +258,7 @@ def _notes(
     """Yield what an engineer can do about a comparison that is not clear."""
     tolerance = cost_of_loss(comparison.allowed_pct, metric=metric)
     if comparison.kind is VerdictKind.REGRESSED and evidence.worsening < _ROUNDED * tolerance:
-        harmless = loss_of_cost(evidence.harmless, metric=metric)
-        yield f"more than the harmless {harmless:.2g}% is certain" if harmless > 0 else "some loss is certain"
+        yield _certainty(evidence, allowed_pct=comparison.allowed_pct, metric=metric)
     floor = (
         f"the tolerance {comparison.allowed_pct:g}% is below the noise floor: {comparison.num_baseline_runs} "
         f"{'anchor' if comparison.anchor else 'baseline'} run(s) that scatter by {comparison.noise_pct:.2g}% resolve "
@@ -265,6 +273,15 @@ def _notes(
         yield f"undecided after {launches}: 95% interval {comparison.low_pct:+.1f}% to {comparison.high_pct:+.1f}%"
         return
     yield f"{floor}; {_remedy(before, tolerance=tolerance, rule=rule)}"
+
+
+def _certainty(evidence: Evidence, *, allowed_pct: float, metric: Metric) -> str:
+    """Return what is known of a loss below the tolerance that is more than harmless."""
+    harmless = loss_of_cost(evidence.harmless, metric=metric)
+    is_half = math.isclose(evidence.harmless, HARMLESS_SHARE * cost_of_loss(allowed_pct, metric=metric))
+    half = " (half of the tolerance)" if is_half else ""
+    certain = f"a loss above {harmless:.2g}%{half} is certain" if harmless > 0 else "some loss is certain"
+    return certain if evidence.is_ruled_out else f"{certain}, {allowed_pct:g}% is possible"
 
 
 def _remedy(before: Sequence[float], *, tolerance: float, rule: Rule) -> str:

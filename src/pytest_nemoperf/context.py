@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from pytest_nemoperf import machine
 from pytest_nemoperf.changes import changes_text
-from pytest_nemoperf.comparison import Terms, merge_tolerances
+from pytest_nemoperf.comparison import Terms, VerdictKind, merge_tolerances
 from pytest_nemoperf.replay import Replay
 from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.store import BaselineStore
+from pytest_nemoperf.updates import NEEDS_ACCEPTANCE
 
 if TYPE_CHECKING:
     from pytest_nemoperf.provenance import Provenance
@@ -73,10 +74,12 @@ class Context:
         inject_pct = self.settings.inject_pct
         return self.command(nodeid, *extra, *([f"--perf-inject={inject_pct:g}%"] if inject_pct else []))
 
-    def accept_command(self, nodeid: str) -> str:
+    def accept_command(self, nodeid: str, *, kind: VerdictKind) -> str:
         """Return how to store a case in spite of its verdict; a trial and a replay are never stored."""
         if self.settings.changes or self.replay:
             return ""
+        if kind not in NEEDS_ACCEPTANCE:
+            return self.command(nodeid, "--update-baselines")
         reason = "--perf-reason=why it is acceptable"
         return self.command(nodeid, "--update-baselines", "--perf-accept-regression", reason)
 

@@ -148,7 +148,7 @@ def judge_case(
         stored=kept.stored,
         replaced=kept.replaced,
         rerun_command=context.rerun_command(nodeid),
-        accept_command=context.accept_command(nodeid),
+        accept_command=context.accept_command(nodeid, kind=verdict.kind),
         environment={**provenance.environment(), **measurement.environment},
     )
 
@@ -158,7 +158,8 @@ def _ruled(result: CaseResult, *, verdict: Verdict, waiver: Waiver | None, conte
     settings = context.settings
     ruling = rule_on(verdict, waiver=waiver, today=datetime.now(UTC).date(), release=settings.release)
     is_mended = settings.updating is not None and verdict.kind in LOCALLY_RECORDED  # what was missing is being stored
-    passes = result.accepted_reason or is_mended or ruling.waived
+    is_kept = verdict.kind is VerdictKind.IMPROVED and result.stored_path and not result.is_stored_locally
+    passes = result.accepted_reason or is_mended or is_kept or ruling.waived
     return replace(
         result,
         is_failure=ruling.is_expired or (verdict.kind in settings.fail_on and not passes),

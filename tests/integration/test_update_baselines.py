@@ -197,3 +197,15 @@ def test_more_runs_are_stored_where_too_few_left_the_tolerance_below_the_noise_f
 
     result.stdout.fnmatch_lines(["*INCONCLUSIVE*", "*runs instead of 2, which were too few*"])
     assert len(json.loads(project.baseline.read_text())["runs"]) >= 8
+
+
+def test_a_gain_that_fails_is_stored_by_the_command_its_block_gives(project: Project) -> None:
+    project.run("--update-baselines")
+    project.set_step_time(0.05)
+
+    failed = project.run("--perf-fail-on=improved")
+    kept = project.run("--perf-fail-on=improved", "--update-baselines")
+
+    failed.stdout.fnmatch_lines(["*to keep the gain as the new baseline*", "*--update-baselines*"])
+    failed.stdout.no_fnmatch_line("*--perf-accept-regression*")
+    kept.assert_outcomes(passed=1)

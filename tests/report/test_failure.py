@@ -378,3 +378,13 @@ def test_steps_that_were_dropped_or_stalled_are_counted() -> None:
 
     assert "  steps dropped, still warming up: 4 now, 0 in the baseline" in lines
     assert "  steps far slower than the rest, kept: 2 now, 0 in the baseline" in lines
+
+
+def test_a_gain_that_fails_its_test_says_that_the_baseline_is_loose_and_how_to_keep_it() -> None:
+    report = make_report(make_measurement((2000.0,) * 3), baseline=make_baseline(), is_failure=True)
+
+    lines = lines_of(report)
+
+    assert report.result.verdict.kind is VerdictKind.IMPROVED
+    assert any(line.startswith("the baseline is loose now") for line in lines)
+    assert "to keep the gain as the new baseline" in lines

@@ -100,6 +100,8 @@ def _reasons(report: CaseReport) -> Iterator[RenderableType]:
     if report.result.waiver_note:
         yield report.result.waiver_note
     yield from verdict.reasons
+    if verdict.kind is VerdictKind.IMPROVED:
+        yield "the baseline is loose now: a loss of what was gained would pass"
     if verdict.kind is VerdictKind.NO_BASELINE:
         yield f"measured: {figures_text(report.result.measurement.runs)}"
 
@@ -240,5 +242,6 @@ def _what_to_do(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
     if report.accept_command and result.verdict.kind in _STORABLE:
         is_real = not result.measurement.inject_pct
         yield ""
-        yield heading("to accept it as the new baseline" if is_real else "to accept such a change when it is real")
+        what = "to keep the gain as" if result.verdict.kind is VerdictKind.IMPROVED else "to accept it as"
+        yield heading(f"{what} the new baseline" if is_real else "to accept such a change when it is real")
         yield from command_lines(report.accept_command, width=width)
