@@ -76,7 +76,7 @@ def test_an_anchor_too_coarse_to_decide_is_left_aside_with_words() -> None:
     verdict = judged(make_measurement((1000.0,) * 5), baseline=settled, terms=make_terms(run_noise_pct=1.8))
 
     assert verdict.kind is VerdictKind.PASSED
-    assert "the tolerance 5% is below the noise floor: 1 anchor run(s)" in verdict.reasons[0]
+    assert "the tolerance 5% is below the noise floor: 1 anchor run with" in verdict.reasons[0]
     assert "so the anchor decides nothing" in verdict.reasons[0]
 
 
@@ -100,6 +100,19 @@ def test_a_loss_within_the_tolerance_that_regressed_says_what_is_certain() -> No
     )
 
 
+def test_what_is_measured_once_a_session_is_told_how_many_sessions_it_takes() -> None:
+    workload = {"workload": "loop", "name": "mine"}
+    once = make_baseline((1000.0, 1001.0), workload=workload)
+
+    verdict = judged(
+        make_measurement((1000.0,), workload=workload), baseline=once, terms=make_terms(run_noise_pct=1.8, max_runs=1)
+    )
+
+    assert verdict.kind is VerdictKind.INCONCLUSIVE
+    assert "2 sessions recorded, it decides from about" in verdict.reasons[0]
+    assert "--perf-ab" not in verdict.reasons[0]
+
+
 @pytest.mark.parametrize(
     ("rate", "words"),
     [
@@ -121,7 +134,7 @@ def test_a_tolerance_below_the_noise_is_refused_with_the_runs_that_would_allow_i
     verdict = judged(make_measurement((1000.0,) * 5), baseline=noisy, terms=make_terms(run_noise_pct=4.0))
 
     assert verdict.kind is VerdictKind.INCONCLUSIVE
-    assert "the tolerance 5% is below the noise floor: 3 baseline run(s)" in verdict.reasons[0]
+    assert "the tolerance 5% is below the noise floor: 3 baseline runs with" in verdict.reasons[0]
     assert "would allow some verdicts: --update-baselines --perf-runs=51" in verdict.reasons[0]
 
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from pytest_nemoperf import remarks
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.measure import Measurement, Run
 from pytest_nemoperf.metrics import JUDGED, METRICS, PEAK_MEMORY_GIB, TFLOPS_PER_SEC_PER_GPU, Direction, Metric
 from pytest_nemoperf.recipe import check_tolerances
 from pytest_nemoperf.sequential import (
-    HARMLESS_SHARE,
-    MAX_BASELINE_RUNS,
     Decision,
     Evidence,
     Rule,
@@ -23,10 +22,10 @@ from pytest_nemoperf.sequential import (
     cost_of_loss,
     decide,
     loss_of_cost,
-    runs_needed,
     usual_cost,
 )
 from pytest_nemoperf.systems import System
+from pytest_nemoperf.workloads import is_in_process
 
 
 class VerdictKind(StrEnum):
@@ -162,6 +161,7 @@ def compare_runs(measurement: Measurement, *, baseline: Baseline, terms: Terms) 
         baseline: What is stored.
         terms: What is allowed.
     """
+    is_once = is_in_process(measurement.workload)
     sides = [("", baseline.runs)]
     if baseline.anchor is not None:
         sides.append((baseline.anchor.name, baseline.anchor.runs))
@@ -170,7 +170,7 @@ def compare_runs(measurement: Measurement, *, baseline: Baseline, terms: Terms) 
         comparison if now == then or metric is not TFLOPS_PER_SEC_PER_GPU else _other_flops(comparison)
         for name, runs in sides
         for metric in JUDGED
-        if (comparison := _compare(metric, then=runs, now=measurement.runs, terms=terms, anchor=name))
+        if (comparison := _compare(metric, then=runs, now=measurement.runs, terms=terms, anchor=name, is_once=is_once))
     )
 
 
@@ -211,7 +211,7 @@ def _limit_text(comparison: Comparison) -> str:
 
 
 def _compare(
-    metric: Metric, *, then: Sequence[Run], now: Sequence[Run], terms: Terms, anchor: str
+    metric: Metric, *, then: Sequence[Run], now: Sequence[Run], terms: Terms, anchor: str, is_once: bool
 ) -> Comparison | None:
     before, after = costs(then, metric=metric), costs(now, metric=metric)
     if not before or not after:
@@ -238,8 +238,8 @@ def _compare(
         num_runs=len(after),
         anchor=anchor,
     )
-    note = "; ".join(_notes(comparison, evidence=evidence, before=before, metric=metric, rule=rule))
-    return replace(comparison, note=note)
+    notes = _notes(comparison, evidence=evidence, before=before, metric=metric, rule=rule, is_once=is_once)
+    return replace(comparison, note="; ".join(notes))
 
 
 def _kind_of(evidence: Evidence, *, is_anchor: bool) -> VerdictKind:
@@ -253,47 +253,25 @@ def _kind_of(evidence: Evidence, *, is_anchor: bool) -> VerdictKind:
 
 
 def _notes(
-    comparison: Comparison, *, evidence: Evidence, before: Sequence[float], metric: Metric, rule: Rule
+    comparison: Comparison, *, evidence: Evidence, before: Sequence[float], metric: Metric, rule: Rule, is_once: bool
 ) -> Iterator[str]:
     """Yield what an engineer can do about a comparison that is not clear."""
-    tolerance = cost_of_loss(comparison.allowed_pct, metric=metric)
-    if comparison.kind is VerdictKind.REGRESSED and evidence.worsening < _ROUNDED * tolerance:
-        yield _certainty(evidence, allowed_pct=comparison.allowed_pct, metric=metric)
-    floor = (
-        f"the tolerance {comparison.allowed_pct:g}% is below the noise floor: {comparison.num_baseline_runs} "
-        f"{'anchor' if comparison.anchor else 'baseline'} run(s) that scatter by {comparison.noise_pct:.2g}% resolve "
-        f"{comparison.resolution_pct:.2g}%"
-    )
+    allowed = comparison.allowed_pct
+    is_within = evidence.worsening < _ROUNDED * cost_of_loss(allowed, metric=metric)
+    if comparison.kind is VerdictKind.REGRESSED and is_within:
+        yield remarks.certainty(evidence, allowed_pct=allowed, metric=metric)
+    word = "anchor" if comparison.anchor else "baseline"
+    runs = f"{len(before)} {word} run{'' if len(before) == 1 else 's'}"
+    floor = remarks.floor(evidence, allowed_pct=allowed, metric=metric, runs=runs)
     if comparison.kind is VerdictKind.NOT_COMPARABLE:
         yield f"{floor}, so the anchor decides nothing; --update-baselines --perf-anchor=RELEASE makes another"
     if comparison.kind is not VerdictKind.INCONCLUSIVE:
         return
     if not evidence.is_refused:
-        launches = f"{comparison.num_runs} of {rule.max_runs} launches"
+        launches = "the one run of a session" if is_once else f"{comparison.num_runs} of {rule.max_runs} launches"
         yield f"undecided after {launches}: 95% interval {comparison.low_pct:+.1f}% to {comparison.high_pct:+.1f}%"
         return
-    yield f"{floor}; {_remedy(before, tolerance=tolerance, rule=rule)}"
-
-
-def _certainty(evidence: Evidence, *, allowed_pct: float, metric: Metric) -> str:
-    """Return what is known of a loss below the tolerance that is more than harmless."""
-    harmless = loss_of_cost(evidence.harmless, metric=metric)
-    is_half = math.isclose(evidence.harmless, HARMLESS_SHARE * cost_of_loss(allowed_pct, metric=metric))
-    half = " (half of the tolerance)" if is_half else ""
-    certain = f"a loss above {harmless:.2g}%{half} is certain" if harmless > 0 else "some loss is certain"
-    return certain if evidence.is_ruled_out else f"{certain}, {allowed_pct:g}% is possible"
-
-
-def _remedy(before: Sequence[float], *, tolerance: float, rule: Rule) -> str:
-    """Return how many baseline runs would do, for what the tolerance is refused."""
-    enough, resolving = runs_needed(before, tolerance=tolerance, rule=rule)
-    if enough is None:
-        return f"none up to {MAX_BASELINE_RUNS} would allow it: raise it or --perf-max-runs, or compare with --perf-ab"
-    command = "--update-baselines --perf-runs="
-    if resolving == enough:
-        return f"{enough} would resolve the tolerance: {command}{enough}"
-    few = f"{enough} would allow some verdicts: {command}{enough}"
-    return few if resolving is None else f"{few}; {resolving} would resolve the tolerance"
+    yield f"{floor}; {remarks.remedy(before, allowed_pct=allowed, metric=metric, rule=rule, is_once=is_once)}"
 
 
 def _other_flops(comparison: Comparison) -> Comparison:

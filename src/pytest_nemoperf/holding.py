@@ -34,9 +34,8 @@ def unheld_text(runs: Sequence[Run], *, metric: Metric, terms: Terms) -> str:
     if evidence is None or evidence.resolution_pct <= 100.0 * tolerance:
         return ""
     _, needed = _needed(runs, metric=metric, terms=terms)
-    # What is measured once a session can't be compared side by side either.
-    side_by_side = ", or compare with --perf-ab" if terms.max_runs > 1 else ""
-    none = f"none up to {MAX_BASELINE_RUNS} would; raise it{side_by_side}"
+    ab = "" if terms.max_runs == 1 else ", or compare with --perf-ab"  # what is measured once has no rounds
+    none = f"none up to {MAX_BASELINE_RUNS} would; raise it{ab}"
     remedy = f"{needed} runs would" if needed else none
     return (
         f"tolerance {allowed:g}% of {metric.label} is finer than the "

@@ -1,0 +1,60 @@
+"""What an engineer is told about evidence that is not clear: what is certain, and what would make it clearer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pytest_nemoperf.metrics import Metric
+from pytest_nemoperf.sequential import (
+    HARMLESS_SHARE,
+    MAX_BASELINE_RUNS,
+    Evidence,
+    Rule,
+    cost_of_loss,
+    loss_of_cost,
+    runs_needed,
+)
+
+
+def certainty(evidence: Evidence, *, allowed_pct: float, metric: Metric) -> str:
+    """Return what is known of a loss below the tolerance that is more than harmless."""
+    harmless = loss_of_cost(evidence.harmless, metric=metric)
+    is_half = math.isclose(evidence.harmless, HARMLESS_SHARE * cost_of_loss(allowed_pct, metric=metric))
+    half = " (half of the tolerance)" if is_half else ""
+    certain = f"a loss above {harmless:.2g}%{half} is certain" if harmless > 0 else "some loss is certain"
+    return certain if evidence.is_ruled_out else f"{certain}, {allowed_pct:g}% is possible"
+
+
+def floor(evidence: Evidence, *, allowed_pct: float, metric: Metric, runs: str) -> str:
+    """Return why a tolerance is refused: the noise floor, and from how many runs it follows (``5 baseline runs``)."""
+    resolved = loss_of_cost(evidence.resolution_pct / 100.0, metric=metric)
+    return (
+        f"the tolerance {allowed_pct:g}% is below the noise floor: {runs} with {evidence.noise_pct:.2g}% noise "
+        f"can resolve {resolved:.2g}%"
+    )
+
+
+def remedy(before: Sequence[float], *, allowed_pct: float, metric: Metric, rule: Rule, is_once: bool) -> str:
+    """Return how many baseline runs would do for a tolerance that is refused.
+
+    Args:
+        before: Costs of the baseline's runs.
+        allowed_pct: The tolerance.
+        metric: The metric.
+        rule: By what it is judged.
+        is_once: The case is measured once a session, so its baseline gathers a run a session.
+    """
+    enough, resolving = runs_needed(before, tolerance=cost_of_loss(allowed_pct, metric=metric), rule=rule)
+    command = f"--update-baselines --perf-runs={enough}"
+    if is_once and enough is None:
+        return f"not even {MAX_BASELINE_RUNS} sessions would allow it: raise it"
+    if is_once:
+        recorded = f"{len(before)} session{'' if len(before) == 1 else 's'} recorded"
+        return f"{recorded}, it decides from about {enough} on; {command} adds one a session"
+    if enough is None:
+        return f"none up to {MAX_BASELINE_RUNS} would allow it: raise it or --perf-max-runs, or compare with --perf-ab"
+    if resolving == enough:
+        return f"{enough} would resolve the tolerance: {command}"
+    few = f"{enough} would allow some verdicts: {command}"
+    return few if resolving is None else f"{few}; {resolving} would resolve the tolerance"
