@@ -12,7 +12,14 @@ from pytest_nemoperf import remarks
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.measure import Measurement, Run
-from pytest_nemoperf.metrics import JUDGED, METRICS, PEAK_MEMORY_GIB, TFLOPS_PER_SEC_PER_GPU, Direction, Metric
+from pytest_nemoperf.metrics import (
+    JUDGED,
+    METRICS,
+    PEAK_MEMORY_GIB,
+    TFLOPS_PER_SEC_PER_GPU,
+    Direction,
+    Metric,
+)
 from pytest_nemoperf.recipe import check_tolerances
 from pytest_nemoperf.sequential import (
     Decision,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_nemoperf.comparison import Terms, costs
+from pytest_nemoperf.distinct import distinct_metrics
 from pytest_nemoperf.measure import Run
-from pytest_nemoperf.metrics import JUDGED, TFLOPS_PER_SEC_PER_GPU, TOKENS_PER_SEC_PER_GPU, Metric
+from pytest_nemoperf.metrics import JUDGED, Metric
 from pytest_nemoperf.sequential import MAX_BASELINE_RUNS, Evidence, cost_of_loss, decide, loss_of_cost, runs_needed
 
 
@@ -48,14 +49,6 @@ def unheld_texts(runs: Sequence[Run], *, terms: Terms) -> list[str]:
     """Return unheld_text of each metric that says something of its own."""
     texts = (unheld_text(runs, metric=metric, terms=terms) for metric in distinct_metrics(runs, terms=terms))
     return [text for text in texts if text]
-
-
-def distinct_metrics(runs: Sequence[Run], *, terms: Terms) -> list[Metric]:
-    """Return the judged metrics there are; TFLOP/s follow from tokens/s, and say nothing new at the same tolerance."""
-    found = [metric for metric in JUDGED if costs(runs, metric=metric)]
-    tokens, tflops = TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU
-    is_same = terms.tolerances[tokens.name] == terms.tolerances[tflops.name]
-    return [metric for metric in found if metric is not tflops or not is_same]
 
 
 def judging_metrics(runs: Sequence[Run], *, terms: Terms) -> frozenset[str]:

@@ -11,10 +11,11 @@ from typing import Final, Literal
 
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.comparison import Terms
+from pytest_nemoperf.distinct import distinct_metrics
 from pytest_nemoperf.dryrun import DryRun
 from pytest_nemoperf.errors import NemoPerfError
 from pytest_nemoperf.flops import FLOPS_REL_TOL
-from pytest_nemoperf.holding import by_itself, distinct_metrics, unheld_text
+from pytest_nemoperf.holding import by_itself, unheld_text
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import (
     METRICS,

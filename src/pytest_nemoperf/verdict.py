@@ -11,6 +11,7 @@ from typing import Any
 from pytest_nemoperf.bands import band_problems, has_pinned_lengths
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.comparison import Comparison, Terms, VerdictKind, compare_runs, describe
+from pytest_nemoperf.distinct import distinct_comparisons
 from pytest_nemoperf.measure import Measurement, identity_problem, median_over_runs
 from pytest_nemoperf.metrics import JUDGED, TOKENS_PER_SEC_PER_GPU
 
@@ -76,11 +77,13 @@ def judge(
 
 def _decisive(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> list[Comparison]:
     """Return those that brought the verdict about; a pass needs no words."""
-    return [each for each in comparisons if each.kind is kind is not VerdictKind.PASSED]
+    return [each for each in distinct_comparisons(comparisons) if each.kind is kind is not VerdictKind.PASSED]
 
 
 def _left_aside(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    return [each for each in comparisons if each.anchor and each.kind is VerdictKind.NOT_COMPARABLE]
+    return [
+        each for each in distinct_comparisons(comparisons) if each.anchor and each.kind is VerdictKind.NOT_COMPARABLE
+    ]
 
 
 def _overall(comparisons: Sequence[Comparison]) -> VerdictKind:

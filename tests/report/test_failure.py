@@ -41,7 +41,7 @@ def test_the_block_begins_with_verdict_case_and_how_much() -> None:
 def test_every_metric_is_beside_its_baseline() -> None:
     rows = [line.split() for line in lines_of(make_regressed())]
 
-    assert ["metric", "baseline", "now", "delta", "95%", "interval", "allowed", "verdict"] in rows
+    assert ["metric", "baseline", "now", "delta", "95%", "interval", "tolerance", "verdict"] in rows
     speed = next(row for row in rows if row[:2] == ["tokens/sec/GPU", "1,000"])
     memory = next(row for row in rows if row[:4] == ["peak", "memory", "1", "GiB"])
     assert [*speed[:4], *speed[-2:]] == ["tokens/sec/GPU", "1,000", "833", "-16.7%", "-10.0%", "REGRESSED"]
@@ -388,3 +388,32 @@ def test_a_gain_that_fails_its_test_says_that_the_baseline_is_loose_and_how_to_k
     assert report.result.verdict.kind is VerdictKind.IMPROVED
     assert any(line.startswith("the baseline is loose now") for line in lines)
     assert "to keep the gain as the new baseline" in lines
+
+
+@pytest.mark.parametrize("width", [60, 72, 80])
+def test_no_word_of_a_table_is_broken_where_there_is_little_room(width: int) -> None:
+    anchor = Anchor(name="25.09", runs=make_baseline((1_234_567.0,) * 5).runs, provenance=make_provenance())
+    baseline = make_baseline((1_234_567.0,) * 5, anchor=anchor)
+    report = make_report(make_measurement((900_123.0,) * 5), baseline=baseline)
+
+    words = {word for line in lines_of(report, width=width) for word in line.replace(":", "").split()}
+
+    assert words >= {"tokens/sec/GPU", "1,234,567", "900,123", "REGRESSED", "reckoned", "-27.5..-26.7%", "25.09)"}
+
+
+def test_tflops_that_follow_from_tokens_are_no_row_and_no_sentence() -> None:
+    report = make_regressed()
+
+    assert any(each.metric == "tflops_per_sec_per_gpu" for each in report.result.verdict.comparisons)
+    assert not any("TFLOP" in line for line in lines_of(report))
+
+
+def test_tflops_that_are_judged_more_strictly_are_a_row_of_their_own() -> None:
+    report = make_regressed()
+    verdict = report.result.verdict
+    stricter = tuple(
+        replace(each, allowed_pct=3.0) if each.metric.startswith("tflops") else each for each in verdict.comparisons
+    )
+    result = replace(report.result, verdict=replace(verdict, comparisons=stricter))
+
+    assert any("TFLOP/s/GPU" in line for line in lines_of(replace(report, result=result)))

@@ -63,6 +63,12 @@ def allowed_text(comparison: Comparison) -> str:
     return pct_text(worse * comparison.allowed_pct)
 
 
+def metric_text(comparison: Comparison) -> str:
+    """Return what is compared with what: ``tokens/sec/GPU``, or ``tokens/sec/GPU (anchor 25.09)``."""
+    label = METRICS[comparison.metric].label
+    return f"{label} (anchor {comparison.anchor})" if comparison.anchor else label
+
+
 def tolerances_text(tolerances: Mapping[str, float]) -> str:
     """Return allowed worsenings in few words: ``10%``, or ``5%, peak memory 10%`` where metrics differ."""
     if not tolerances:

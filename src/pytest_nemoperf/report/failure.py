@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pytest_nemoperf.comparison import Comparison, VerdictKind
+from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.fingerprint import Difference, Tier
-from pytest_nemoperf.metrics import METRICS
 from pytest_nemoperf.report.ab import render_ab
 from pytest_nemoperf.report.cells import (
-    allowed_text,
     commit_text,
     count_text,
     figures_text,
-    pct_text,
 )
 from pytest_nemoperf.report.commands import command_lines
+from pytest_nemoperf.report.comparisons import comparison_parts, resolution_parts
 from pytest_nemoperf.report.console import (
     ALARM,
     QUIET,
@@ -27,12 +25,10 @@ from pytest_nemoperf.report.console import (
     style_of,
     styled,
     to_text,
-    verdict_text,
     whole,
 )
 from pytest_nemoperf.report.phases import PhaseRow, PhaseTable, compare_phases
 from pytest_nemoperf.report.profile import profile_parts
-from pytest_nemoperf.report.resolving import NOISE_HEADINGS, interval_text, noise_cells
 from pytest_nemoperf.report.rollouts import compare_rollouts
 from pytest_nemoperf.report.spread import compare_spread, unusual_steps
 from pytest_nemoperf.report.suspects import Decisive, changed_since, decisive_of, explanations
@@ -68,8 +64,8 @@ def _parts(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
         if then is not None:
             yield from explanations(report, then=then)
         yield ""
-        yield _comparison_table(report.result.verdict.comparisons)
-        yield from _resolutions(report.result.verdict.comparisons)
+        yield from comparison_parts(report.result.verdict.comparisons, width=width)
+        yield from resolution_parts(report.result.verdict.comparisons, width=width)
     if then is not None and report.result.verdict.kind is not VerdictKind.NOT_COMPARABLE:
         yield from _time_by_phase(report, then=then)
         yield from _spread(report, then=then)
@@ -104,35 +100,6 @@ def _reasons(report: CaseReport) -> Iterator[RenderableType]:
         yield "the baseline is loose now: a loss of what was gained would pass"
     if verdict.kind is VerdictKind.NO_BASELINE:
         yield f"measured: {figures_text(report.result.measurement.runs)}"
-
-
-def _comparison_table(comparisons: tuple[Comparison, ...]) -> RenderableType:
-    table = figures_table(("metric", "baseline", "now", "delta", "95% interval", "allowed"))
-    table.add_column("verdict", overflow="fold")
-    for comparison in comparisons:
-        table.add_row(
-            METRICS[comparison.metric].label + (f" ({comparison.anchor})" if comparison.anchor else ""),
-            METRICS[comparison.metric].format(comparison.baseline),
-            METRICS[comparison.metric].format(comparison.now),
-            pct_text(comparison.delta_pct),
-            interval_text(comparison),
-            allowed_text(comparison),
-            verdict_text(comparison.kind),
-        )
-    return indented(table)
-
-
-def _resolutions(comparisons: tuple[Comparison, ...]) -> Iterator[RenderableType]:
-    judged = [comparison for comparison in comparisons if comparison.resolution_pct is not None]
-    if not judged:
-        return
-    yield ""
-    runs = count_text(judged[0].num_baseline_runs, "baseline run")
-    yield heading(f"noise between runs, and what it lets this case resolve ({runs})")
-    table = figures_table(NOISE_HEADINGS)
-    for comparison in judged:
-        table.add_row(*noise_cells(comparison))
-    yield indented(table)
 
 
 def _time_by_phase(report: CaseReport, *, then: Decisive) -> Iterator[RenderableType]:

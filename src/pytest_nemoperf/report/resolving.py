@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pytest_nemoperf.comparison import Comparison
 from pytest_nemoperf.metrics import METRICS
-from pytest_nemoperf.report.cells import count_text, percent_text
+from pytest_nemoperf.report.cells import count_text, metric_text, percent_text
 
 LOOSE_FROM = 4.0
 """A tolerance so many times what the case resolves is pointed out."""
@@ -17,6 +17,13 @@ def interval_text(comparison: Comparison) -> str:
     if comparison.low_pct is None or comparison.high_pct is None:
         return "-"
     return f"{comparison.low_pct:+.1f}% to {comparison.high_pct:+.1f}%"
+
+
+def short_interval_text(comparison: Comparison) -> str:
+    """Return interval_text for a narrow column: ``-6.9..-5.5%``."""
+    if comparison.low_pct is None or comparison.high_pct is None:
+        return "-"
+    return f"{comparison.low_pct:+.1f}..{comparison.high_pct:+.1f}%"
 
 
 def resolution_text(comparison: Comparison) -> str:
@@ -35,7 +42,6 @@ def resolution_text(comparison: Comparison) -> str:
 
 def noise_cells(comparison: Comparison) -> list[str]:
     """Return metric, noise between the baseline's runs as seen, expected and reckoned with, and what is resolved."""
-    metric = METRICS[comparison.metric].label + (f" ({comparison.anchor})" if comparison.anchor else "")
     percents = (
         comparison.seen_noise_pct,
         comparison.expected_noise_pct,
@@ -43,7 +49,7 @@ def noise_cells(comparison: Comparison) -> list[str]:
         comparison.resolution_pct,
         comparison.allowed_pct,
     )
-    return [metric, *("-" if percent is None else percent_text(percent) for percent in percents)]
+    return [metric_text(comparison), *("-" if percent is None else percent_text(percent) for percent in percents)]
 
 
 NOISE_HEADINGS = ("metric", "seen", "expected", "reckoned", "resolves", "tolerance")

@@ -1,0 +1,81 @@
+"""Judged metrics beside their baselines, in as many columns as there is room for; no word is ever broken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from pytest_nemoperf.comparison import Comparison
+from pytest_nemoperf.distinct import distinct_comparisons
+from pytest_nemoperf.metrics import METRICS
+from pytest_nemoperf.report.cells import allowed_text, count_text, metric_text, pct_text
+from pytest_nemoperf.report.console import QUIET, align, figures_table, heading, indented, styled, verdict_text
+from pytest_nemoperf.report.resolving import NOISE_HEADINGS, noise_cells, short_interval_text
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_HEADINGS = ("baseline", "now", "delta", "95% interval", "tolerance")
+_INDENT, _GAP = 2, 2
+
+
+def comparison_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterator[RenderableType]:
+    """Return a row for each metric that says something of its own.
+
+    Where that is too wide the tolerance is left out, which the table of what is resolved holds too; where that does
+    not help, a metric stands above its figures.
+    """
+    shown = distinct_comparisons(comparisons)
+    for headings in (_HEADINGS, _HEADINGS[:-1]):
+        rows = [["metric", *headings, "verdict"]]
+        rows += [[metric_text(each), *_figures(each)[: len(headings)], each.kind.value] for each in shown]
+        if _fits(rows, width=width):
+            table = figures_table(rows[0][:-1])
+            table.add_column("verdict")
+            for row, each in zip(rows[1:], shown, strict=True):
+                table.add_row(*row[:-1], verdict_text(each.kind))
+            yield indented(table)
+            return
+    head, *lines = align([_HEADINGS, *map(_figures, shown)], num_left=0)
+    yield indented(styled((head, QUIET)), columns=2 * _INDENT)
+    for line, each in zip(lines, shown, strict=True):
+        yield indented(styled(f"{metric_text(each)}: ", verdict_text(each.kind)))
+        yield indented(line, columns=2 * _INDENT)
+
+
+def resolution_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterator[RenderableType]:
+    """Return the noise between runs and what it lets a case resolve, where there is any."""
+    judged = [each for each in distinct_comparisons(comparisons) if each.resolution_pct is not None]
+    if not judged:
+        return
+    yield ""
+    runs = count_text(judged[0].num_baseline_runs, "baseline run")
+    yield heading(f"noise between runs, and what it lets this case resolve ({runs})")
+    rows = [list(NOISE_HEADINGS), *map(noise_cells, judged)]
+    if _fits(rows, width=width):
+        table = figures_table(rows[0])
+        for row in rows[1:]:
+            table.add_row(*row)
+        yield indented(table)
+        return
+    head, *lines = align([row[1:] for row in rows], num_left=0)
+    yield indented(styled((head, QUIET)), columns=2 * _INDENT)
+    for row, line in zip(rows[1:], lines, strict=True):
+        yield indented(row[0])
+        yield indented(line, columns=2 * _INDENT)
+
+
+def _figures(comparison: Comparison) -> list[str]:
+    metric = METRICS[comparison.metric]
+    return [
+        metric.format(comparison.baseline),
+        metric.format(comparison.now),
+        pct_text(comparison.delta_pct),
+        short_interval_text(comparison),
+        allowed_text(comparison),
+    ]
+
+
+def _fits(rows: Sequence[Sequence[str]], *, width: int) -> bool:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return _INDENT + sum(widths) + _GAP * len(widths) <= width
