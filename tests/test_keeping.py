@@ -143,11 +143,12 @@ def test_too_few_runs_for_the_tolerance_gather_more_unless_much_is_lost(
 def test_a_release_names_a_growing_baseline_its_anchor(sessions: Sessions) -> None:
     sessions.record((1000.0, 1001.0))
 
-    sessions.session(999.0, updating=replace(UPDATING, anchor="1.4"))
+    kept = sessions.session(999.0, updating=replace(UPDATING, anchor="1.4"))
 
     assert sessions.stored.anchor is not None
     assert sessions.stored.anchor.name == "1.4"
     assert sessions.stored.anchor.runs == sessions.stored.runs
+    assert "the anchor is 1.4 now, with 3 runs" in kept.note
 
 
 def test_what_is_there_already_stays_as_it_is_where_only_new_cases_are_stored(sessions: Sessions) -> None:

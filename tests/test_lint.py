@@ -264,3 +264,15 @@ def test_where_not_every_test_was_seen_an_orphan_is_not_certain() -> None:
     findings = lint_suite(make_dry_run("a", gaps=("test_y was skipped",)), paths={"a": "a", "old": "old"}, folder="cpu")
 
     assert [(finding.level, finding.rule) for finding in findings] == [("warning", "unseen"), ("warning", "orphan")]
+
+
+def test_an_anchor_below_the_noise_floor_is_pointed_out() -> None:
+    baseline = stored(make_plan())
+    anchored = replace(baseline, anchor=Anchor(name="1.4", runs=baseline.runs[:1], provenance=baseline.provenance))
+
+    messages = [each.message for each in findings_of(anchored, terms=make_terms(run_noise_pct=1.8))]
+
+    found = [message for message in messages if message.startswith("the anchor '1.4' decides nothing of tokens/sec")]
+    assert len(found) == 1
+    assert "1 anchor run with 1.8% noise" in found[0]
+    assert "--perf-anchor=RELEASE" in found[0]

@@ -69,7 +69,9 @@ def profile_report(
         report = replace(report, profile=seen)
     if path := _path_to_store(result, updating=updating):
         problem = store_profile(found, baseline_path=root / path)
-        where = f"is not stored: {problem}" if problem else f"is stored as {profile_path(Path(path))}"
+        stored = "" if problem else str(profile_path(Path(path)))
+        report = replace(report, stored_profile=stored)
+        where = f"is not stored: {problem}" if problem else f"is stored as {stored}"
         progress.say(f"the profile of {case} {where}")
     return report
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.comparison import Terms, VerdictKind
 from pytest_nemoperf.holding import unheld_texts
+from pytest_nemoperf.report.cells import count_text
 from pytest_nemoperf.settings import Updating
 from pytest_nemoperf.store import BaselineStore, Found
 from pytest_nemoperf.updates import NEEDS_ACCEPTANCE, Action, Step, joined, may_join, next_anchor, plan_update
@@ -108,7 +109,8 @@ class Keeper:
         if is_growing:
             step = Step(action=Action.WRITE, why=_growth(new, runs=self._runs))
         if step.action is not Action.WRITE:
-            return Kept(note=step.why)
+            unheld = unheld_texts(old.runs, terms=terms) if old is not None and step.action is Action.KEEP else []
+            return Kept(note="; ".join([step.why, *unheld]))
         new = replace(
             new,
             reason=updating.reason or "--update-baselines",
@@ -122,9 +124,19 @@ class Keeper:
             path=str(path),
             stored=new,
             replaced=replaced,
-            note="; ".join(filter(None, [step.why, *unheld])),
+            note="; ".join(filter(None, [step.why, _anchoring(new, old=old), *unheld])),
             accepted_reason=updating.reason if is_accepted else "",
         )
+
+
+def _anchoring(new: Baseline, *, old: Baseline | None) -> str:
+    """Return which anchor was set or dropped; empty where it stays as it was."""
+    before = None if old is None else old.anchor
+    if new.anchor == before:
+        return ""
+    if new.anchor is None:
+        return "its anchor is dropped: decay is measured from these runs"
+    return f"the anchor is {new.anchor.name} now, with {count_text(len(new.anchor.runs), 'run')}"
 
 
 def _growth(baseline: Baseline, *, runs: int) -> str:

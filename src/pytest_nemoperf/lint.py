@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Final, Literal
 
+from pytest_nemoperf import remarks
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.comparison import Terms
 from pytest_nemoperf.distinct import distinct_metrics
@@ -84,6 +85,7 @@ def lint_baseline(
     loose = []
     if is_in_process(baseline.workload):
         terms = replace(terms, max_runs=1)
+    findings += [_warning(path, "tight", message) for message in _unable_anchor(baseline, terms=terms)]
     for metric in distinct_metrics(baseline.runs, terms=terms):
         finding, slack = _tolerance_finding(baseline, metric=metric, path=path, terms=terms)
         findings += [finding] if finding is not None else []
@@ -210,6 +212,22 @@ def _anchor_problems(baseline: Baseline) -> Iterator[str]:
             )
     if anchor.provenance.date > baseline.provenance.date:
         yield f"{subject} of {anchor.provenance.date} is newer than the runs of {baseline.provenance.date}"
+
+
+def _unable_anchor(baseline: Baseline, *, terms: Terms) -> Iterator[str]:
+    """Yield for which metrics an anchor decides nothing, being below the noise floor."""
+    anchor = baseline.anchor
+    if anchor is None:
+        return
+    for metric in distinct_metrics(anchor.runs, terms=terms):
+        evidence = by_itself(anchor.runs, metric=metric, terms=terms)
+        if evidence is not None and evidence.is_refused:
+            runs = count_text(len(anchor.runs), "anchor run")
+            floor = remarks.floor(evidence, allowed_pct=terms.tolerances[metric.name], metric=metric, runs=runs)
+            yield (
+                f"the anchor {anchor.name!r} decides nothing of {metric.label}: {floor}; "
+                "--update-baselines --perf-anchor=RELEASE makes another"
+            )
 
 
 def _losses(runs: Sequence[Run]) -> dict[int, float]:

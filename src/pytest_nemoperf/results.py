@@ -117,6 +117,7 @@ class CaseReport:
         baseline: What it was judged against, or None.
         stored: The baseline that was written, or None.
         replaced: The baseline an update replaced, or None.
+        stored_profile: File of the profile that was stored with the baseline; empty if none was.
         rerun_command: Shell command that runs just this case again.
         accept_command: Shell command that stores it in spite of its verdict.
         environment: Environment now, to tell what changed since the baseline.
@@ -127,6 +128,7 @@ class CaseReport:
     baseline: Baseline | None = None
     stored: Baseline | None = None
     replaced: Baseline | None = None
+    stored_profile: str = ""
     rerun_command: str = ""
     accept_command: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)

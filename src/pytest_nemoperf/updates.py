@@ -149,7 +149,7 @@ def _step_of_same(verdict: Verdict, *, old: Baseline, new: Baseline, terms: Term
     if _has_moved(verdict.comparisons):
         return Step(action=Action.WRITE, why="it moved more than its noise")
     if release:
-        return Step(action=Action.WRITE, why=f"it is the anchor {release}")
+        return Step(action=Action.WRITE, why="nothing moved more than its own noise")
     return Step(action=Action.KEEP, why="nothing moved more than its own noise")
 
 

@@ -273,3 +273,17 @@ def test_an_improvement_says_how_to_keep_it() -> None:
     start = lines.index("IMPROVED pretrain-test")
     assert lines[start + 1].startswith("  tokens/sec/GPU is 50.0% above the baseline")
     assert "  the baseline is loose now; --update-baselines keeps the gain" in lines[start:]
+
+
+def test_what_does_not_compare_is_not_shown_as_old_and_new() -> None:
+    report = make_passed()
+    stored = replace(make_baseline(), workload={"seq_len": 128})
+    result = replace(report.result, stored_path="baselines/cpu/pretrain-test.json")
+
+    report = replace(report, result=result, stored=stored, replaced=make_baseline(), stored_profile="a.json.gz")
+
+    lines = lines_of(report)
+
+    assert not any("->" in line for line in lines)
+    assert any("in place of runs that do not compare" in line for line in lines)
+    assert lines[lines.index("profiles written") + 1] == "  a.json.gz"

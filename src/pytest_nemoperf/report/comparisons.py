@@ -9,7 +9,16 @@ from pytest_nemoperf.comparison import Comparison
 from pytest_nemoperf.distinct import distinct_comparisons
 from pytest_nemoperf.metrics import METRICS
 from pytest_nemoperf.report.cells import allowed_text, count_text, metric_text, pct_text
-from pytest_nemoperf.report.console import QUIET, align, figures_table, heading, indented, styled, verdict_text
+from pytest_nemoperf.report.console import (
+    QUIET,
+    align,
+    figures_table,
+    heading,
+    indented,
+    style_of,
+    styled,
+    verdict_text,
+)
 from pytest_nemoperf.report.resolving import NOISE_HEADINGS, noise_cells, short_interval_text
 
 if TYPE_CHECKING:
@@ -39,7 +48,7 @@ def comparison_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterat
     head, *lines = align([_HEADINGS, *map(_figures, shown)], num_left=0)
     yield indented(styled((head, QUIET)), columns=2 * _INDENT)
     for line, each in zip(lines, shown, strict=True):
-        yield indented(styled(f"{metric_text(each)}: ", verdict_text(each.kind)))
+        yield indented(styled(f"{metric_text(each)}: ", (each.kind.value, style_of(each.kind))))
         yield indented(line, columns=2 * _INDENT)
 
 

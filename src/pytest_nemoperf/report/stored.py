@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.measure import median_over_runs
 from pytest_nemoperf.metrics import JUDGED
 from pytest_nemoperf.report.cells import count_text, figures_text, pct_text
@@ -29,6 +30,10 @@ def stored_parts(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
         yield from (indented(line, columns=4) for line in _old_to_new(report))
         if report.result.storing_note:
             yield indented(report.result.storing_note, columns=4)
+    if profiles := [report.stored_profile for report in reports if report.stored_profile]:
+        yield ""
+        yield heading("profiles written")
+        yield from map(whole, profiles)
     yield from _not_stored(reports)
     if local:
         yield ""
@@ -61,10 +66,16 @@ def _not_stored(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
         yield from (indented(f"{count_text(number, 'case')}: {note}") for note, number in notes.items())
 
 
+def _compares(one: Baseline, *, other: Baseline) -> bool:
+    return (one.machine, one.workload) == (other.machine, other.workload)
+
+
 def _old_to_new(report: CaseReport) -> list[str]:
     runs = report.result.measurement.runs if report.stored is None else report.stored.runs
     if report.replaced is None:
         return [f"new: {figures_text(runs)}"]
+    if report.stored is not None and not _compares(report.stored, other=report.replaced):
+        return [f"new: {figures_text(runs)}", "in place of runs that do not compare: of another machine or workload"]
     lines = []
     for metric in JUDGED:
         old = median_over_runs(report.replaced.runs, metric=metric.name)
