@@ -100,6 +100,15 @@ def test_a_loss_within_the_tolerance_that_regressed_says_what_is_certain() -> No
     )
 
 
+def test_a_pass_at_a_tolerance_finer_than_the_case_resolves_says_so() -> None:
+    verdict = judged(make_measurement((1000.0,) * 5), terms=make_terms(run_noise_pct=1.5))
+
+    assert verdict.kind is VerdictKind.PASSED
+    assert verdict.reasons[0].startswith("tolerance 5% of tokens/sec/GPU is finer than the ")
+    assert "runs would" in verdict.reasons[0]
+    assert len(verdict.reasons) == 1
+
+
 def test_what_is_measured_once_a_session_is_told_how_many_sessions_it_takes() -> None:
     workload = {"workload": "loop", "name": "mine"}
     once = make_baseline((1000.0, 1001.0), workload=workload)

@@ -246,7 +246,7 @@ def _compare(
         anchor=anchor,
     )
     notes = _notes(comparison, evidence=evidence, before=before, metric=metric, rule=rule, is_once=is_once)
-    return replace(comparison, note="; ".join(notes))
+    return replace(comparison, note="; ".join(filter(None, notes)))
 
 
 def _kind_of(evidence: Evidence, *, is_anchor: bool) -> VerdictKind:
@@ -267,6 +267,8 @@ def _notes(
     is_within = evidence.worsening < _ROUNDED * cost_of_loss(allowed, metric=metric)
     if comparison.kind is VerdictKind.REGRESSED and is_within:
         yield remarks.certainty(evidence, allowed_pct=allowed, metric=metric)
+    if comparison.kind is VerdictKind.PASSED and not comparison.anchor:
+        yield remarks.finer(before, evidence=evidence, allowed_pct=allowed, metric=metric, rule=rule)
     word = "anchor" if comparison.anchor else "baseline"
     runs = f"{len(before)} {word} run{'' if len(before) == 1 else 's'}"
     floor = remarks.floor(evidence, allowed_pct=allowed, metric=metric, runs=runs)

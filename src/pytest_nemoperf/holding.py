@@ -8,7 +8,8 @@ from pytest_nemoperf.comparison import Terms, costs
 from pytest_nemoperf.distinct import distinct_metrics
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import JUDGED, Metric
-from pytest_nemoperf.sequential import MAX_BASELINE_RUNS, Evidence, cost_of_loss, decide, loss_of_cost, runs_needed
+from pytest_nemoperf.remarks import finer
+from pytest_nemoperf.sequential import Evidence, cost_of_loss, decide, runs_needed
 
 
 def wants_more_runs(runs: Sequence[Run], *, terms: Terms) -> bool:
@@ -29,20 +30,11 @@ def runs_to_judge(runs: Sequence[Run], *, terms: Terms) -> int | None:
 
 def unheld_text(runs: Sequence[Run], *, metric: Metric, terms: Terms) -> str:
     """Return why a baseline of these runs can't hold a metric's tolerance, and what would; empty if it can."""
-    allowed = terms.tolerances[metric.name]
-    tolerance = cost_of_loss(allowed, metric=metric)
+    allowed, rule = terms.tolerances[metric.name], terms.rule(metric)
     evidence = by_itself(runs, metric=metric, terms=terms)
-    if evidence is None or evidence.resolution_pct <= 100.0 * tolerance:
+    if evidence is None:
         return ""
-    _, needed = _needed(runs, metric=metric, terms=terms)
-    ab = "" if terms.max_runs == 1 else ", or compare with --perf-ab"  # what is measured once has no rounds
-    none = f"none up to {MAX_BASELINE_RUNS} would; raise it{ab}"
-    remedy = f"{needed} runs would" if needed else none
-    return (
-        f"tolerance {allowed:g}% of {metric.label} is finer than the "
-        f"{loss_of_cost(evidence.resolution_pct / 100.0, metric=metric):.1f}% that {len(runs)} "
-        f"run{'' if len(runs) == 1 else 's'} with {evidence.noise_pct:.2g}% noise can resolve; {remedy}"
-    )
+    return finer(costs(runs, metric=metric), evidence=evidence, allowed_pct=allowed, metric=metric, rule=rule)
 
 
 def unheld_texts(runs: Sequence[Run], *, terms: Terms) -> list[str]:

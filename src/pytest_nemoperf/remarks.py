@@ -26,6 +26,29 @@ def certainty(evidence: Evidence, *, allowed_pct: float, metric: Metric) -> str:
     return certain if evidence.is_ruled_out else f"{certain}, {allowed_pct:g}% is possible"
 
 
+def finer(values: Sequence[float], *, evidence: Evidence, allowed_pct: float, metric: Metric, rule: Rule) -> str:
+    """Return why runs of such costs can't resolve a tolerance, and how many would; empty if they can.
+
+    Args:
+        values: Costs of the baseline's runs.
+        evidence: What they resolve.
+        allowed_pct: The tolerance.
+        metric: The metric.
+        rule: By what it is judged; a single launch is what the test process measures, which has no --perf-ab.
+    """
+    tolerance = cost_of_loss(allowed_pct, metric=metric)
+    if evidence.resolution_pct <= 100.0 * tolerance:
+        return ""
+    _, needed = runs_needed(values, tolerance=tolerance, rule=rule)
+    ab = "" if rule.max_runs == 1 else ", or compare with --perf-ab"
+    remedy = f"{needed} runs would" if needed else f"none up to {MAX_BASELINE_RUNS} would; raise it{ab}"
+    return (
+        f"tolerance {allowed_pct:g}% of {metric.label} is finer than the "
+        f"{loss_of_cost(evidence.resolution_pct / 100.0, metric=metric):.1f}% that {len(values)} "
+        f"run{'' if len(values) == 1 else 's'} with {evidence.noise_pct:.2g}% noise can resolve; {remedy}"
+    )
+
+
 def floor(evidence: Evidence, *, allowed_pct: float, metric: Metric, runs: str) -> str:
     """Return why a tolerance is refused: the noise floor, and from how many runs it follows (``5 baseline runs``)."""
     resolved = loss_of_cost(evidence.resolution_pct / 100.0, metric=metric)

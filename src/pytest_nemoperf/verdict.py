@@ -71,13 +71,22 @@ def judge(
         kind=kind,
         case=measurement.case,
         comparisons=comparisons,
-        reasons=tuple(map(describe, [*_decisive(comparisons, kind=kind), *_left_aside(comparisons)])),
+        reasons=(
+            *map(describe, [*_decisive(comparisons, kind=kind), *_left_aside(comparisons)]),
+            *_passed_notes(comparisons, kind=kind),
+        ),
     )
 
 
 def _decisive(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> list[Comparison]:
     """Return those that brought the verdict about; a pass needs no words."""
     return [each for each in distinct_comparisons(comparisons) if each.kind is kind is not VerdictKind.PASSED]
+
+
+def _passed_notes(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> list[str]:
+    """Return what a pass does need words for: a tolerance finer than what the case resolves."""
+    passed = distinct_comparisons(comparisons) if kind is VerdictKind.PASSED else []
+    return [each.note for each in passed if each.kind is kind and each.note]
 
 
 def _left_aside(comparisons: Sequence[Comparison]) -> list[Comparison]:
