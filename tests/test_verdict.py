@@ -109,6 +109,13 @@ def test_a_pass_at_a_tolerance_finer_than_the_case_resolves_says_so() -> None:
     assert len(verdict.reasons) == 1
 
 
+def test_a_launch_that_counts_for_less_than_it_showed_is_named() -> None:
+    verdict = judged(make_measurement((1000.0, 670.0, 1000.0, 1001.0, 999.0)), terms=make_terms(tolerance_pct=20.0))
+
+    assert verdict.kind is VerdictKind.PASSED
+    assert verdict.reasons == ("run 2 was 33% slower than the next and counts as 11%",)
+
+
 def test_what_is_measured_once_a_session_is_told_how_many_sessions_it_takes() -> None:
     workload = {"workload": "loop", "name": "mine"}
     once = make_baseline((1000.0, 1001.0), workload=workload)

@@ -246,7 +246,8 @@ def _compare(
         anchor=anchor,
     )
     notes = _notes(comparison, evidence=evidence, before=before, metric=metric, rule=rule, is_once=is_once)
-    return replace(comparison, note="; ".join(filter(None, notes)))
+    stalled = "" if anchor else remarks.stalled(after, allowed_pct=allowed, metric=metric)
+    return replace(comparison, note="; ".join(filter(None, [*notes, stalled])))
 
 
 def _kind_of(evidence: Evidence, *, is_anchor: bool) -> VerdictKind:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pytest_nemoperf.metrics import Metric
+from pytest_nemoperf.metrics import PEAK_MEMORY_GIB, Metric
 from pytest_nemoperf.sequential import (
     HARMLESS_SHARE,
     MAX_BASELINE_RUNS,
+    STALL_SHARE,
     Evidence,
     Rule,
     cost_of_loss,
@@ -24,6 +25,19 @@ def certainty(evidence: Evidence, *, allowed_pct: float, metric: Metric) -> str:
     half = " (half of the tolerance)" if is_half else ""
     certain = f"a loss above {harmless:.2g}%{half} is certain" if harmless > 0 else "some loss is certain"
     return certain if evidence.is_ruled_out else f"{certain}, {allowed_pct:g}% is possible"
+
+
+def stalled(values: Sequence[float], *, allowed_pct: float, metric: Metric) -> str:
+    """Return which of today's launches counts for less than it showed, being alone so slow; empty for none."""
+    if len(values) < 2:  # noqa: PLR2004 (nothing to compare the slowest with)
+        return ""
+    *_, second, worst = sorted(values)
+    most = STALL_SHARE * cost_of_loss(allowed_pct, metric=metric)
+    if worst - second <= most:
+        return ""
+    seen, counted = (loss_of_cost(each, metric=metric) for each in (worst - second, most))
+    word = "larger" if metric is PEAK_MEMORY_GIB else "slower"
+    return f"run {values.index(worst) + 1} was {seen:.0f}% {word} than the next and counts as {counted:.2g}%"
 
 
 def finer(values: Sequence[float], *, evidence: Evidence, allowed_pct: float, metric: Metric, rule: Rule) -> str:

@@ -34,7 +34,7 @@ HARMLESS_SHARE: Final = 0.5
 MAX_BASELINE_RUNS: Final = 100
 _INTERVAL = 0.95
 _MIN_RUNS_TO_CONDEMN = 2
-_STALL_SHARE = 0.5
+STALL_SHARE: Final = 0.5  # of the tolerance: by so much the slowest launch counts as worse than the next at most
 _MIN_RATIOS_TO_SEE_STALLS = 5
 _LOOKS_EXPONENT = 0.6
 _LAST_LOOK_DIVISOR = 2.0
@@ -247,7 +247,7 @@ def _without_stall(values: Sequence[float], *, tolerance: float) -> list[float]:
     ordered = sorted(values)
     if len(ordered) < 2:  # noqa: PLR2004 (nothing to compare the slowest with)
         return ordered
-    return [*ordered[:-1], min(ordered[-1], ordered[-2] + _STALL_SHARE * tolerance)]
+    return [*ordered[:-1], min(ordered[-1], ordered[-2] + STALL_SHARE * tolerance)]
 
 
 def _noise_of(values: Sequence[float], *, rule: Rule) -> _Noise:

@@ -208,3 +208,13 @@ def test_no_case_id_breaks_the_table(case: str) -> None:
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 3
     assert all(line.replace(r"\|", "").count("|") == 3 for line in table)
+
+
+def test_a_page_shows_what_was_judged() -> None:
+    report = make_report(make_measurement((1000.0, 1000.0, 1030.0)), baseline=make_baseline())
+    judged = report.result.verdict.comparisons[0].now
+
+    page = render_markdown(make_results(report))
+
+    assert round(judged) == 1010
+    assert "| 1010 |" in page

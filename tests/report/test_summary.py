@@ -287,3 +287,14 @@ def test_what_does_not_compare_is_not_shown_as_old_and_new() -> None:
     assert not any("->" in line for line in lines)
     assert any("in place of runs that do not compare" in line for line in lines)
     assert lines[lines.index("profiles written") + 1] == "  a.json.gz"
+
+
+def test_old_and_new_are_as_they_were_judged() -> None:
+    old = make_baseline((1000.0, 1000.0, 1030.0))
+    report = make_report(make_measurement((1500.0, 1500.0, 1545.0)), baseline=old)
+    result = replace(report.result, stored_path="baselines/cpu/pretrain-test.json")
+    stored = replace(old, runs=result.measurement.runs)
+
+    lines = lines_of(replace(report, result=result, stored=stored, replaced=old))
+
+    assert "    tokens/sec/GPU: 1,010 -> 1,515 (+50.0%)" in lines

@@ -85,6 +85,12 @@ def figure_text(value: float, *, metric: str) -> str:
     return f"{figure} {label}" if label == METRICS[metric].unit else f"{label} {figure}"
 
 
+def centre_of(case: CaseResult, *, metric: str) -> float | None:
+    """Return what a case's runs stand for in a metric: what was judged, and the median where nothing was."""
+    judged = (each.now for each in case.verdict.comparisons if each.metric == metric and not each.anchor)
+    return next(judged, median_over_runs(case.measurement.runs, metric=metric))
+
+
 def figures_text(runs: Sequence[Run]) -> str:
     """Return the judged figures of some runs, medians, in one phrase."""
     medians = [(metric.name, median_over_runs(runs, metric=metric.name)) for metric in JUDGED]

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.baseline import Baseline
-from pytest_nemoperf.measure import median_over_runs
-from pytest_nemoperf.metrics import JUDGED
+from pytest_nemoperf.measure import Run, median_over_runs
+from pytest_nemoperf.metrics import JUDGED, Metric
 from pytest_nemoperf.report.cells import count_text, figures_text, pct_text
 from pytest_nemoperf.report.console import heading, indented, whole
 from pytest_nemoperf.results import CaseReport, Pruned
@@ -78,10 +78,20 @@ def _old_to_new(report: CaseReport) -> list[str]:
         return [f"new: {figures_text(runs)}", "in place of runs that do not compare: of another machine or workload"]
     lines = []
     for metric in JUDGED:
-        old = median_over_runs(report.replaced.runs, metric=metric.name)
-        new = median_over_runs(runs, metric=metric.name)
+        old, new = _sides(report, metric=metric, runs=runs)
         if old is not None and new is not None:
             figures = [metric.format(value) for value in (old, new)]
             delta = pct_text(metric.delta_pct(new, baseline=old))
             lines.append(f"{metric.label}: {figures[0]} -> {figures[1]} ({delta})")
     return lines
+
+
+def _sides(report: CaseReport, *, metric: Metric, runs: Sequence[Run]) -> tuple[float | None, float | None]:
+    """Return old and new as they were judged, where just these runs were; else their medians."""
+    result, replaced = report.result, report.replaced
+    if replaced is not None and report.baseline == replaced and result.measurement.runs == tuple(runs):
+        for each in result.verdict.comparisons:
+            if each.metric == metric.name and not each.anchor:
+                return each.baseline, each.now
+    old = () if replaced is None else replaced.runs
+    return median_over_runs(old, metric=metric.name), median_over_runs(runs, metric=metric.name)

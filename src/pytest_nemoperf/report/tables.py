@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from pytest_nemoperf.measure import median_over_runs
 from pytest_nemoperf.metrics import format_number
 from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.report.cells import centre_of
 from pytest_nemoperf.results import CaseResult, SessionResults
 
 NOT_APPLICABLE: Final = "n/a"
@@ -35,9 +35,8 @@ def model_cells(rows: Sequence[Planned], *, settings: Sequence[Sequence[str]], r
 
 
 def figure_cells(case: CaseResult, *, metrics: Sequence[str]) -> list[str]:
-    """Return a case's figures by metric name: as judged, or medians over its runs; ``n/a`` for what they don't have."""
-    judged = {each.metric: each.now for each in case.verdict.comparisons if not each.anchor}
-    values = [judged.get(name, median_over_runs(case.measurement.runs, metric=name)) for name in metrics]
+    """Return what a case's runs stand for by metric name, ``n/a`` for what they don't have."""
+    values = [centre_of(case, metric=name) for name in metrics]
     return [NOT_APPLICABLE if value is None else page_number(value) for value in values]
 
 
