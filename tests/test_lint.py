@@ -14,7 +14,6 @@ from pytest_nemoperf.measure import Run, measure
 from pytest_nemoperf.profiles import Profile
 from pytest_nemoperf.recipe import Plan
 from tests.builders import (
-    MACHINE,
     make_baseline,
     make_plan,
     make_provenance,
@@ -34,16 +33,12 @@ def stored(plan: Plan, *, num_runs: int = 3, **changes: Any) -> Baseline:
     measurement = measure(plan, outputs=[records(plan)] * num_runs, environment={})
     values: dict[str, Any] = {
         "case": plan.case,
-        "system": plan.system,
-        "machine": MACHINE,
         "workload": measurement.workload,
         "runs": measurement.runs,
-        "provenance": make_provenance(),
-        "reason": "test",
         "flops_per_token": measurement.flops_per_token,
         "flops_convention": measurement.flops_convention,
     }
-    return Baseline(**{**values, **changes})
+    return make_baseline(**{**values, **changes})
 
 
 def findings_of(baseline: Baseline, *, terms: Terms | None = None, **changes: Any) -> list[Finding]:

@@ -9,24 +9,12 @@ from rich.text import Text
 
 from pytest_nemoperf.baseline import Anchor
 from pytest_nemoperf.comparison import VerdictKind
-from pytest_nemoperf.records import GroupStep
 from pytest_nemoperf.report.failure import render_failure
-from pytest_nemoperf.results import CaseReport
 from tests.builders import make_baseline, make_measurement, make_provenance
-from tests.report.builders import LONG_CASE, make_invalid, make_phased_run, make_regressed, make_report, make_rl_report
+from tests.report.blocks import lines_of, section
+from tests.report.builders import LONG_CASE, make_invalid, make_phased_run, make_regressed, make_report
 
 WIDTHS = [80, 100, 160]
-
-
-def lines_of(report: CaseReport, *, width: int = 100) -> list[str]:
-    return render_failure(report, width=width, color=False).splitlines()
-
-
-def section(lines: list[str], *, heading: str) -> list[str]:
-    """Return the lines under a heading up to the next blank one."""
-    start = next(number for number, line in enumerate(lines) if line.startswith(heading)) + 1
-    rest = [*lines[start:], ""]
-    return rest[: rest.index("")]
 
 
 def test_the_block_begins_with_verdict_case_and_how_much() -> None:
@@ -78,133 +66,6 @@ def test_spread_of_both_sides_is_shown() -> None:
     lines = section(lines_of(make_regressed()), heading="spread (3 runs now, 3 in the baseline)")
 
     assert " ".join(lines[-1].split()) == "between ranks, (slowest - fastest) / slowest 2.5% 2.5%"
-
-
-SUSPECTS = "suspects: what may change speed"
-
-
-def test_suspects_come_first_and_what_else_changed_in_one_quiet_line() -> None:
-    now = make_provenance(git_commit="fedcba9876543210", versions={"python": "3.11.8", "torch": "2.14.0"})
-    report = replace(make_regressed(), environment=now.environment())
-
-    assert section(lines_of(report), heading=SUSPECTS) == [
-        "  torch: 2.13.0 -> 2.14.0",
-        "  also changed: commit: 0123456789ab -> fedcba987654; python: 3.11.7 -> 3.11.8",
-    ]
-
-
-def test_a_variable_that_the_baseline_did_not_have_is_a_suspect() -> None:
-    report = make_regressed()
-    report = replace(report, environment={**report.environment, "env.NCCL_ALGO": "Ring"})
-
-    assert section(lines_of(report), heading=SUSPECTS) == ["  env.NCCL_ALGO: - -> Ring"]
-
-
-def test_an_unchanged_environment_is_said_to_be_so() -> None:
-    assert section(lines_of(make_regressed()), heading=SUSPECTS) == ["  none of what is watched differs"]
-
-
-def test_the_loss_is_attributed_in_one_sentence_below_the_reasons() -> None:
-    lines = lines_of(make_regressed())
-
-    assert "the step is 20.00 ms slower: other +20.00 ms (100%)" in lines[:6]
-
-
-def with_busy_ranks(report: CaseReport, *, then: tuple[float, ...], now: tuple[float, ...]) -> CaseReport:
-    """Return the report with so many seconds of each rank's own work."""
-    assert report.baseline is not None
-    measurement = report.result.measurement
-    slow = tuple(replace(run, rank_busy_sec=now, hosts=("node-a", "node-b")) for run in measurement.runs)
-    usual = tuple(replace(run, rank_busy_sec=then) for run in report.baseline.runs)
-    result = replace(report.result, measurement=replace(measurement, runs=slow))
-    return replace(report, result=result, baseline=replace(report.baseline, runs=usual))
-
-
-@pytest.mark.parametrize(
-    ("now", "text"),
-    [
-        (
-            (0.08, 0.1),
-            "rank 1 on host node-b worked 25% longer than the others, which wait for it (in 3 of 3 runs): "
-            "the node, not the code",
-        ),
-        (
-            (0.12, 0.128),
-            "rank 1 on host node-b worked 7% longer than the others, which wait for it (in 3 of 3 runs); "
-            "that is not all of the loss",
-        ),
-        ((0.1, 0.1), "no rank worked 5% longer than the others: the code, or all of the machine"),
-    ],
-    ids=["node", "node and code", "code"],
-)
-def test_the_block_says_whether_it_was_one_rank_or_all(now: tuple[float, float], text: str) -> None:
-    report = with_busy_ranks(make_regressed(), then=(0.08, 0.08), now=now)
-
-    assert text in lines_of(report, width=200)
-
-
-def test_all_alike_is_not_claimed_where_waiting_can_not_be_told_from_work() -> None:
-    report = with_busy_ranks(make_regressed(), then=(0.08, 0.08), now=(0.1, 0.1))
-    assert report.result.plan is not None
-    on_gpus = replace(report.result.plan, device="cuda")
-
-    lines = lines_of(replace(report, result=replace(report.result, plan=on_gpus)), width=200)
-
-    assert not any("no rank worked" in line for line in lines)
-
-
-def test_the_baseline_says_where_it_comes_from() -> None:
-    assert section(lines_of(make_regressed()), heading="baseline") == [
-        "  baselines/cpu/pretrain-test.json",
-        "  3 runs of 2026-11-22T12:00:00Z, commit 0123456789ab: test",
-    ]
-
-
-def make_decayed() -> CaseReport:
-    """Return the report of a case that is what its baseline is, and lost 20 ms and its second rank since the anchor."""
-    fast, slow = make_phased_run(), make_phased_run(other_sec=0.025, step_time_sec=0.12)
-    anchor = Anchor(
-        name="1.4",
-        runs=(replace(fast, rank_busy_sec=(0.08, 0.08)),) * 5,
-        provenance=make_provenance(date="2026-01-02T12:00:00Z", versions={"python": "3.11.7", "torch": "2.12.0"}),
-    )
-    now = (replace(slow, rank_busy_sec=(0.08, 0.1)),) * 3
-    return make_report(make_measurement(runs=now), baseline=make_baseline(runs=now, anchor=anchor))
-
-
-def test_a_loss_against_the_anchor_alone_is_explained_by_the_anchor() -> None:
-    report = make_decayed()
-    report = replace(report, environment={**report.environment, "env.NCCL_ALGO": "Ring"})
-
-    lines = lines_of(report, width=200)
-
-    assert lines[1] == "tokens/sec/GPU is 16.7% below the anchor 1.4 (833 against 1,000; allowed 10.0%)"
-    assert "since the anchor 1.4, the step is 20.00 ms slower: other +20.00 ms (100%)" in lines
-    assert any(line.startswith("rank 1 worked 25% longer than the others") for line in lines)
-    rows = [line.split() for line in section(lines, heading="where the step's time went")]
-    assert rows[0][:3] == ["phase", "anchor", "now"]
-    assert rows[1] == ["other", "5.00", "25.00", "+20.00", "100%"]
-    assert any(line == "spread (3 runs now, 5 in the anchor)" for line in lines)
-    assert section(lines, heading=f"{SUSPECTS} and changed since the anchor 1.4") == [
-        "  torch: 2.12.0 -> 2.13.0",
-        "  what was set where the steps of the anchor 1.4 ran was not kept",
-    ]
-    assert section(lines, heading="anchor 1.4") == [
-        "  baselines/cpu/pretrain-test.json",
-        "  5 runs of 2026-01-02T12:00:00Z, commit 0123456789ab: kept in that file beside the newest baseline",
-    ]
-
-
-def test_a_loss_against_both_is_explained_by_the_newest_baseline() -> None:
-    anchor = Anchor(name="1.4", runs=(make_phased_run(),) * 5, provenance=make_provenance())
-    regressed = make_regressed()
-    assert regressed.baseline is not None
-
-    report = make_report(regressed.result.measurement, baseline=replace(regressed.baseline, anchor=anchor))
-
-    lines = lines_of(report)
-    assert "the step is 20.00 ms slower: other +20.00 ms (100%)" in lines
-    assert "spread (3 runs now, 3 in the baseline)" in lines
 
 
 def test_the_block_ends_with_where_to_look_and_what_to_do() -> None:
@@ -306,68 +167,6 @@ def test_the_surroundings_do_not_decide_about_color_or_width(monkeypatch: pytest
         monkeypatch.setenv(name, value)
 
     assert render_failure(make_regressed(LONG_CASE), width=100, color=True) == expected
-
-
-def test_phases_of_reinforcement_learning_are_beside_the_baselines() -> None:
-    lines = lines_of(make_rl_report(baseline_changes={}, step_time_sec=0.2))
-
-    rows = [line.split() for line in section(lines, heading="where the step's time went")]
-    assert lines[0].startswith("REGRESSED grpo-llama-tiny-")
-    assert rows[1] == ["generation", "50.00", "100.00", "+50.00", "50%"]
-    assert rows[-1] == ["step", "100.00", "200.00", "+100.00", "100%"]
-
-
-def test_ranks_that_only_generate_have_phases_of_their_own() -> None:
-    then, now = (
-        {"generation": GroupStep(step_time_sec=0.1, phases={"generation": 0.1 - idle, "idle": idle})}
-        for idle in (0.01, 0.06)
-    )
-    report = make_rl_report(baseline_changes={"groups": then}, groups=now, step_time_sec=0.2)
-
-    rows = [line.split() for line in section(lines_of(report), heading="where the time of the generation ranks went")]
-
-    assert rows[1:] == [
-        ["idle", "10.00", "60.00", "+50.00"],
-        ["generation", "90.00", "40.00", "-50.00"],
-        ["step", "100.00", "100.00", "+0.00"],
-    ]
-
-
-def test_figures_of_reinforcement_learning_are_shown_beside_the_baselines() -> None:
-    report = make_rl_report(
-        baseline_changes={"rollout": {"imbalance_pct": 1.5, "kl": None}},
-        step_time_sec=0.2,
-        rollout={"generation_time_sec": 0.1, "reward_mean": 0.5},
-    )
-
-    rows = [" ".join(line.split()) for line in section(lines_of(report), heading="generation and training")]
-
-    assert rows[0] == "figure baseline now delta"
-    assert "generation 3,200 tokens/sec/GPU 1,600 tokens/sec/GPU -50.0%" in rows
-    assert "mean response length 24 tokens 24 tokens 0.0%" in rows
-    assert "generation imbalance 1.5 % 4 % +2.5 points" in rows
-    assert "truncated share 0 % 0 % 0.0 points" in rows
-    assert "staleness 0 steps 0 steps 0.0%" in rows
-    assert "mean reward 0.25 0.5 +100.0%" in rows
-    assert "KL from the reference - 0.002 -" in rows
-
-
-def test_a_workload_that_left_its_band_shows_its_figures_and_no_phases() -> None:
-    report = make_rl_report(
-        rl={"response_lengths": "sampled"}, baseline_changes={"rollout": {"num_response_tokens": 80}}
-    )
-
-    lines = lines_of(report)
-
-    assert lines[0].startswith("NOT COMPARABLE grpo-")
-    assert lines[1] == "mean response length is 24 tokens, 10 tokens in the baseline (+140.0%, allowed 5.0%)"
-    assert not any(line.startswith("where the step's time went") for line in lines)
-    rows = [" ".join(line.split()) for line in section(lines, heading="generation and training")]
-    assert "mean response length 10 tokens 24 tokens +140.0%" in rows
-
-
-def test_pre_training_has_no_figures_of_reinforcement_learning() -> None:
-    assert not any(line.startswith("generation and training") for line in lines_of(make_regressed()))
 
 
 def test_steps_that_were_dropped_or_stalled_are_counted() -> None:
