@@ -54,7 +54,9 @@ STATE_CASES = [
     pytest.param(ODD_MOE, Layout(gpus=4, dp_shard=4, ep=2), id="moe-fsdp4ep2"),
     pytest.param(ODD_MOE, Layout(gpus=4, dp_shard=2, tp=2, etp=2), id="moe-fsdp2tp2etp2", marks=pytest.mark.slow),
     pytest.param(FEW_EXPERTS, Layout(gpus=4, dp_shard=4), id="fewer-experts-than-shards"),
-    pytest.param(ODD_MOE, Layout(gpus=8, pp=2, dp_shard=2, cp=2, ep=2), id="moe-fsdp2pp2cp2ep2", marks=pytest.mark.slow),
+    pytest.param(
+        ODD_MOE, Layout(gpus=8, pp=2, dp_shard=2, cp=2, ep=2), id="moe-fsdp2pp2cp2ep2", marks=pytest.mark.slow
+    ),
 ]
 DENSE = tiny_config(hidden_size=64, head_dim=16, ffn_hidden_size=96, vocab_size=128, num_layers=4)
 MIXED = replace(DENSE, name="mixed", moe=replace(MIXTURE, ffn_hidden_size=48, shared_ffn_hidden_size=48))
