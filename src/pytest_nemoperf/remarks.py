@@ -17,6 +17,8 @@ from pytest_nemoperf.sequential import (
     runs_needed,
 )
 
+_WORTH_TELLING = 1.1  # what counts as nearly what it was needs no words
+
 
 def certainty(evidence: Evidence, *, allowed_pct: float, metric: Metric) -> str:
     """Return what is known of a loss below the tolerance that is more than harmless."""
@@ -33,7 +35,7 @@ def stalled(values: Sequence[float], *, allowed_pct: float, metric: Metric) -> s
         return ""
     *_, second, worst = sorted(values)
     most = STALL_SHARE * cost_of_loss(allowed_pct, metric=metric)
-    if worst - second <= most:
+    if worst - second <= _WORTH_TELLING * most:
         return ""
     seen, counted = (loss_of_cost(each, metric=metric) for each in (worst - second, most))
     word = "larger" if metric is PEAK_MEMORY_GIB else "slower"
