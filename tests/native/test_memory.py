@@ -47,13 +47,13 @@ STATE_CASES = [
     pytest.param(ODD, Layout(gpus=3, dp_shard=3), id="fsdp3"),
     pytest.param(ODD, Layout(gpus=2, tp=2), id="tp2"),
     pytest.param(ODD, Layout(gpus=4, dp_shard=2, tp=2), id="fsdp2tp2"),
-    pytest.param(ODD, Layout(gpus=4, dp_shard=2, pp=2), id="fsdp2pp2"),
+    pytest.param(ODD, Layout(gpus=4, dp_shard=2, pp=2), id="fsdp2pp2", marks=pytest.mark.slow),
     pytest.param(TIED, Layout(gpus=4, tp=2, pp=2, vp=2), id="tied-tp2pp2vp2"),
-    pytest.param(value_model(ODD), Layout(gpus=3, dp_shard=3), id="value-fsdp3"),
+    pytest.param(value_model(ODD), Layout(gpus=3, dp_shard=3), id="value-fsdp3", marks=pytest.mark.slow),
     pytest.param(value_model(TIED), Layout(gpus=4, tp=2, pp=2), id="value-tp2pp2"),
     pytest.param(ODD_MOE, Layout(gpus=4, dp_shard=4, ep=2), id="moe-fsdp4ep2"),
     pytest.param(ODD_MOE, Layout(gpus=4, dp_shard=2, tp=2, etp=2), id="moe-fsdp2tp2etp2", marks=pytest.mark.slow),
-    pytest.param(FEW_EXPERTS, Layout(gpus=4, dp_shard=4), id="fewer-experts-than-shards"),
+    pytest.param(FEW_EXPERTS, Layout(gpus=4, dp_shard=4), id="fewer-experts-than-shards", marks=pytest.mark.slow),
     pytest.param(
         ODD_MOE, Layout(gpus=8, pp=2, dp_shard=2, cp=2, ep=2), id="moe-fsdp2pp2cp2ep2", marks=pytest.mark.slow
     ),
