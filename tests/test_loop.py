@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from pytest_nemoperf.errors import RecipeError
@@ -36,15 +39,29 @@ def test_a_loop_left_early_is_missing_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("expected", "message"),
+    ("changes", "message"),
     [
-        pytest.param(Expected(num_gpus=1, warmup_steps=0, steps=4, tokens_per_step=1), "warmup_steps=0", id="warmup"),
-        pytest.param(Expected(num_gpus=1, warmup_steps=2, steps=1, tokens_per_step=1), "steps=1", id="steps"),
+        pytest.param({"warmup_steps": 1}, "warmup_steps=1: a measured loop needs", id="warm-up"),
+        pytest.param({"steps": 1}, "steps=1, .* a measured loop needs", id="steps"),
+        pytest.param({"warmup_steps": -2}, "warmup_steps=-2 .* must be a whole number >= 1", id="negative warm-up"),
+        pytest.param({"steps": 10.0}, "steps=10.0 .* must be a whole number >= 1", id="steps that are not whole"),
+        pytest.param({"tokens_per_step": 0}, "tokens_per_step=0 .* must be a whole number >= 1", id="no tokens"),
+        pytest.param({"tokens_per_step": 99.5}, "tokens_per_step=99.5 .* whole number", id="half a token"),
+        pytest.param({"tokens_per_step": float("nan")}, "tokens_per_step=nan .* whole number", id="nan tokens"),
+        pytest.param({"tokens_per_step": True}, "tokens_per_step=True .* whole number", id="true tokens"),
+        pytest.param({"num_gpus": 0.5}, "num_gpus=0.5 .* must be a whole number >= 1", id="half a GPU"),
+        pytest.param({"num_gpus": "2"}, "num_gpus='2' .* must be a whole number >= 1", id="text"),
+        pytest.param({"flops_per_token": float("inf")}, "flops_per_token=inf .* finite number above 0", id="endless"),
+        pytest.param({"flops_per_token": -1.0}, "flops_per_token=-1.0 .* finite number above 0", id="negative"),
+        pytest.param({"flops_per_token": "6"}, "flops_per_token='6' .* finite number above 0", id="FLOPs as text"),
         pytest.param(
-            Expected(num_gpus=1, warmup_steps=2, steps=4, tokens_per_step=0), "tokens_per_step=0", id="tokens"
+            {"flops_convention": "mine"}, "flops_convention='mine' without flops_per_token", id="counted but not given"
+        ),
+        pytest.param(
+            {"flops_per_token": 6.0, "flops_convention": 3}, "flops_convention=3 .* must be a name", id="convention"
         ),
     ],
 )
-def test_a_loop_too_short_to_judge_is_refused(expected: Expected, message: str) -> None:
+def test_a_loop_that_says_what_can_not_be_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        MeasuredLoop(expected, synchronize=None, inject_pct=0.0)
+        MeasuredLoop(replace(EXPECTED, **changes), synchronize=None, inject_pct=0.0)

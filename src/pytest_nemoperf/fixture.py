@@ -28,6 +28,7 @@ from pytest_nemoperf.report.junit import properties
 from pytest_nemoperf.results import NotRun
 from pytest_nemoperf.verdict import Verdict
 from pytest_nemoperf.waivers import Waiver, parse_waiver
+from pytest_nemoperf.workloads import loop_workload
 
 if TYPE_CHECKING:
     from pytest_nemoperf.progress import Progress
@@ -146,7 +147,8 @@ class Perf:
             flops_per_token: Model FLOPs per token, forward plus backward; without it there is no TFLOP/s.
             flops_convention: How these FLOPs are counted.
             synchronize: Waits until the device is idle, e.g. ``torch.cuda.synchronize``.
-            workload: What else must be equal for two measurements to compare, as plain data.
+            workload: What else must be equal for two measurements to compare, as plain data: texts, numbers, and lists
+                and dicts of these. The arguments above belong to it already.
         """
         session = self._session
         self.ask(f"loop-{name}")
@@ -169,15 +171,13 @@ class Perf:
                 steps=steps,
                 tokens_per_step=tokens_per_step,
                 flops_per_token=flops_per_token,
-                flops_convention=flops_convention if flops_per_token is not None else None,
+                flops_convention=flops_convention,
             )
+            whole_workload = loop_workload(name, expected=expected, added=workload)
             loop = MeasuredLoop(expected, synchronize=synchronize, inject_pct=session.settings.inject_pct)
             session.take_turn(self._progress)
         yield loop
-        description = {"workload": "loop", "name": name, "num_gpus": num_gpus, "tokens_per_step": tokens_per_step}
-        self.compare(
-            self._loop_measurement(f"loop-{name}", expected, loop.records, {**(workload or {}), **description})
-        )
+        self.compare(self._loop_measurement(f"loop-{name}", expected, loop.records, whole_workload))
 
     def end_dry(self, reason: str) -> NoReturn:
         """Skip a test a dry run can't price, and say why at the end."""

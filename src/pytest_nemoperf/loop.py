@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -40,15 +41,7 @@ class MeasuredLoop:
     """
 
     def __init__(self, expected: Expected, *, synchronize: Callable[[], object] | None, inject_pct: float) -> None:
-        if expected.steps < MIN_STEPS or expected.warmup_steps < MIN_WARMUP_STEPS:
-            raise RecipeError(
-                f"steps={expected.steps}, warmup_steps={expected.warmup_steps}: a measured loop needs at least "
-                f"{MIN_STEPS} measured and {MIN_WARMUP_STEPS} warm-up steps"
-            )
-        if expected.tokens_per_step < 1 or expected.num_gpus < 1:
-            raise RecipeError(
-                f"tokens_per_step={expected.tokens_per_step}, num_gpus={expected.num_gpus}: both must be >= 1"
-            )
+        _check(expected)
         self._expected = expected
         self._synchronize = synchronize or (lambda: None)
         self._inject_pct = inject_pct
@@ -73,3 +66,29 @@ class MeasuredLoop:
                     grad_norm=step.grad_norm,
                 )
             )
+
+
+def _check(expected: Expected) -> None:
+    """Check what a test says of its loop.
+
+    Raises:
+        RecipeError: If a value can't be; the message names it.
+    """
+    for name in ("tokens_per_step", "num_gpus", "steps", "warmup_steps"):
+        count = getattr(expected, name)
+        if type(count) is not int or count < 1:
+            raise RecipeError(f"{name}={count!r} of a measured loop must be a whole number >= 1")
+    if expected.steps < MIN_STEPS or expected.warmup_steps < MIN_WARMUP_STEPS:
+        raise RecipeError(
+            f"steps={expected.steps}, warmup_steps={expected.warmup_steps}: a measured loop needs at least "
+            f"{MIN_STEPS} measured and {MIN_WARMUP_STEPS} warm-up steps"
+        )
+    flops, convention = expected.flops_per_token, expected.flops_convention
+    if flops is not None and (type(flops) not in (int, float) or not 0 < flops < math.inf):
+        raise RecipeError(f"flops_per_token={flops!r} of a measured loop must be a finite number above 0")
+    if convention is not None and type(convention) is not str:
+        raise RecipeError(f"flops_convention={convention!r} of a measured loop must be a name")
+    if convention is not None and flops is None:
+        raise RecipeError(
+            f"flops_convention={convention!r} without flops_per_token: there are no FLOPs to count; give both, or none"
+        )

@@ -11,7 +11,7 @@ from typing import Any
 from pytest_nemoperf.expected import Expected, expected_of
 from pytest_nemoperf.flops import FLOPS_REL_TOL
 from pytest_nemoperf.health import problems_by_run, sm_clocks_mhz
-from pytest_nemoperf.jsontext import to_data
+from pytest_nemoperf.jsontext import plain_mapping, to_data
 from pytest_nemoperf.metrics import (
     METRICS,
     MFU_PCT,
@@ -75,13 +75,17 @@ class Measurement:
     Attributes:
         case: Case id.
         system: System name.
-        workload: What was run, as plain data: two measurements compare only if it is equal.
+        workload: What was run, as plain data: two measurements compare only if it is equal. Tuples become lists, as
+            in the file it is compared with.
         runs: One entry a launch.
         environment: Versions and settings seen where the steps ran.
         flops_per_token: Model FLOPs per token, None if FLOPs are not known.
         flops_convention: How they are counted.
         problems: Why the measurement is INVALID; empty for a sound one.
         inject_pct: Self-test delay; a measurement with one is never stored.
+
+    Raises:
+        RecipeError: If the workload holds something that JSON has no form for.
     """
 
     case: str
@@ -93,6 +97,9 @@ class Measurement:
     flops_convention: str | None = None
     problems: tuple[str, ...] = ()
     inject_pct: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "workload", plain_mapping(self.workload, subject="workload"))
 
 
 def median_over_runs(runs: Sequence[Run], *, metric: str) -> float | None:
@@ -107,7 +114,11 @@ def median_phases(runs: Sequence[Run], *, group: str | None = None) -> dict[str,
 
 
 def workload_of(plan: Plan) -> dict[str, Any]:
-    """Return what makes two measurements of a plan comparable; how many steps they ran does not."""
+    """Return what makes two measurements of a plan comparable; how many steps they ran does not.
+
+    Raises:
+        RecipeError: If the plan holds something that JSON has no form for.
+    """
     keys = (
         "workload",
         "framework",
@@ -125,7 +136,8 @@ def workload_of(plan: Plan) -> dict[str, Any]:
     )
     data = to_data(plan)
     rl = {} if plan.rl is None else {"rl": _without_defaults(plan.rl)}
-    return {key: data[key] for key in keys} | {"model": _without_defaults(plan.model)} | rl
+    workload = {key: data[key] for key in keys} | {"model": _without_defaults(plan.model)} | rl
+    return plain_mapping(workload, subject=f"workload of {plan.case}")
 
 
 def _without_defaults(part: Any) -> dict[str, Any]:

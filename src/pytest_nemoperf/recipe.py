@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Literal, TypeVar
 
 from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.errors import RecipeError, did_you_mean
+from pytest_nemoperf.errors import RecipeError, check_flag, did_you_mean
 from pytest_nemoperf.flops import DEFAULT_CONVENTION, find_convention
 from pytest_nemoperf.metrics import JUDGED
 from pytest_nemoperf.models import find_model
@@ -125,7 +125,7 @@ class Recipe:
         object.__setattr__(
             self, "layouts", {name: layout_of(value, system=name) for name, value in self.layouts.items()}
         )
-        object.__setattr__(self, "command", tuple(self.command))
+        object.__setattr__(self, "command", _texts(self.command, subject="command"))
         if self.rl is not None and not isinstance(self.rl, RL):
             raise RecipeError(f"rl={self.rl!r} must be an RL, or None for pre-training")
         if not self.layouts:
@@ -134,10 +134,16 @@ class Recipe:
             find_system(system)
         self._check_names()
         self._check_counts()
+        for name in ("is_compiled", "is_router_balanced"):
+            check_flag(getattr(self, name), subject=name)
+        if type(self.seed) is not int:
+            raise RecipeError(f"seed={self.seed!r} must be a whole number")
+        _check_env(self.env)
         check_tolerances(self.tolerances, subject="tolerances")
         find_convention(self.flops_convention)
-        if self.timeout_sec is not None and not (math.isfinite(self.timeout_sec) and self.timeout_sec > 0):
-            raise RecipeError(f"timeout_sec={self.timeout_sec} must be positive, finite seconds")
+        limit = self.timeout_sec
+        if limit is not None and (type(limit) not in (int, float) or not 0 < limit < math.inf):
+            raise RecipeError(f"timeout_sec={limit!r} must be positive, finite seconds")
         if (self.framework == "command") != bool(self.command):
             raise RecipeError(
                 f"framework={self.framework!r} with command={list(self.command)}; "
@@ -263,9 +269,9 @@ class Plan:
         return 1 if self.rl is None else self.rl.num_samples // self.global_batch_size
 
 
-def is_safe_name(name: str) -> bool:
+def is_safe_name(name: object) -> bool:
     """Tell whether a name may be part of a case id, and so of a file name."""
-    return _NAME.fullmatch(name) is not None
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
 def check_tolerances(tolerances: Mapping[str, float], *, subject: str) -> None:
@@ -280,6 +286,23 @@ def check_tolerances(tolerances: Mapping[str, float], *, subject: str) -> None:
             raise RecipeError(f"{subject}: {name!r} is not a judged metric; {did_you_mean(name, names)}")
         if type(percent) not in (int, float) or not 0 < percent < 100:  # noqa: PLR2004 (percent)
             raise RecipeError(f"{subject}: {name}={percent!r} must be a percentage above 0 and below 100")
+
+
+def _texts(values: Sequence[str], *, subject: str) -> tuple[str, ...]:
+    if isinstance(values, str):
+        raise RecipeError(f"{subject}={values!r} must be a list of words; write e.g. ('python', 'train.py')")
+    for at, value in enumerate(values):
+        if type(value) is not str:
+            raise RecipeError(f"{subject}[{at}]={value!r} must be a text; write str(...)")
+    return tuple(values)
+
+
+def _check_env(env: Mapping[str, str]) -> None:
+    if not isinstance(env, Mapping):
+        raise RecipeError(f"env={env!r} must be a mapping of texts to texts")
+    for name, value in env.items():
+        if type(name) is not str or type(value) is not str:
+            raise RecipeError(f"env: {name!r}={value!r} must be texts, as every environment variable; write str(...)")
 
 
 def _member(kind: type[_E], value: str, *, subject: str) -> _E:

@@ -9,13 +9,16 @@ from typing import Any
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.conventions import find_convention
 from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.expected import Expected
 from pytest_nemoperf.flops import num_flops_per_token
-from pytest_nemoperf.jsontext import from_data
+from pytest_nemoperf.jsontext import from_data, plain_mapping
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import PRETRAIN
 from pytest_nemoperf.rl import RL
 
 _IN_PROCESS = ("loop", "benchmark")
+_RECIPES_ALONE = ("rl",)
+"""Keys by which the workload of a recipe is told from others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +34,32 @@ class WorkloadFacts:
     num_gpus: int | None = None
     tokens_per_step: int | None = None
     flops_per_token: float | None = None
+
+
+def loop_workload(name: str, *, expected: Expected, added: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the workload of a measured loop: what is known of every loop, and what its test adds.
+
+    Args:
+        name: Of the loop.
+        expected: What its steps must hold.
+        added: From the test; None for nothing.
+
+    Raises:
+        RecipeError: If the test adds something that is no plain data, or has a key that is not its to set.
+    """
+    own = {
+        "workload": "loop",
+        "name": name,
+        "num_gpus": expected.num_gpus,
+        "tokens_per_step": expected.tokens_per_step,
+    }
+    more = {} if added is None else plain_mapping(added, subject="workload")
+    for key in (*own, *_RECIPES_ALONE):
+        if key in more:
+            raise RecipeError(
+                f"workload[{key!r}]={more[key]!r}: the plugin itself sets or reads this key; use another name"
+            )
+    return {**more, **own}
 
 
 def is_in_process(workload: Mapping[str, Any]) -> bool:
