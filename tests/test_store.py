@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pytest_nemoperf.baseline import write_baseline
-from pytest_nemoperf.store import BaselineStore, forget_old_runs
+from pytest_nemoperf.store import BaselineStore, forget_old_runs, other_folders
 from tests.builders import MACHINE, make_baseline
 
 ELSEWHERE = {**MACHINE, "cores": 64}
@@ -64,3 +64,25 @@ def test_only_the_newest_sessions_keep_their_runs(tmp_path: Path) -> None:
     forget_old_runs(tmp_path, keep=2)
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["20260102-000000", "20260103-000000"]
+
+
+def test_other_folders_are_those_nearby_that_hold_baselines_of_the_system(tmp_path: Path) -> None:
+    project, sub = tmp_path, tmp_path / "sub"
+    for place in (project, sub):
+        write_baseline(place / "baselines", baseline=make_baseline())
+    (tmp_path / "empty" / "baselines" / "cpu").mkdir(parents=True)
+    near = [tmp_path / "empty", sub, project, sub / "none"]
+
+    others = {system: other_folders(sub / "baselines", system=system, near=near) for system in ("cpu", "h100")}
+
+    assert others == {"cpu": [project / "baselines"], "h100": []}
+
+
+def test_a_folder_reached_by_two_ways_is_one(tmp_path: Path) -> None:
+    write_baseline(tmp_path / "baselines", baseline=make_baseline())
+    (tmp_path / "link").symlink_to(tmp_path)
+
+    assert not other_folders(tmp_path / "baselines", system="cpu", near=[tmp_path / "link"])
+    assert other_folders(tmp_path / "none", system="cpu", near=[tmp_path, tmp_path / "link"]) == [
+        tmp_path / "baselines"
+    ]

@@ -42,6 +42,7 @@ def judge(
     baseline: Baseline | None,
     machine: Mapping[str, str | int],
     terms: Terms,
+    looked_in: str = "",
 ) -> Verdict:
     """Return the verdict on a measurement; while it is INCONCLUSIVE, a further launch may decide.
 
@@ -53,12 +54,14 @@ def judge(
         baseline: What is stored for the case, or None.
         machine: Key of this machine.
         terms: What is allowed, and how often a verdict may be wrong.
+        looked_in: Folder in which a baseline was looked for, for the reason that there is none.
     """
     problems = [*measurement.problems, *_identity_problems(measurement), *_impossible_values(measurement)]
     if problems or not measurement.runs:
         return _verdict(VerdictKind.INVALID, measurement, reasons=problems or ["no run was measured"])
     if baseline is None:
-        return _verdict(VerdictKind.NO_BASELINE, measurement, reasons=["nothing is stored for this case"])
+        where = f" in {looked_in}" if looked_in else ""
+        return _verdict(VerdictKind.NO_BASELINE, measurement, reasons=[f"nothing is stored for this case{where}"])
     if differences := _incomparable(measurement, baseline=baseline, machine=machine):
         return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=differences)
     if loss := _loss_problem(measurement, baseline=baseline):
