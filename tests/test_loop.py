@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.errors import RecipeError, RecordError
 from pytest_nemoperf.expected import Expected
-from pytest_nemoperf.loop import MeasuredLoop
+from pytest_nemoperf.loop import LoopStep, MeasuredLoop
 from pytest_nemoperf.measure import measure_runs
 
 EXPECTED = Expected(num_gpus=1, warmup_steps=2, steps=4, tokens_per_step=100)
@@ -38,6 +38,44 @@ def test_a_loop_left_early_is_missing_steps() -> None:
     )
 
 
+VARYING = replace(EXPECTED, has_exact_tokens=False)
+
+
+def test_a_step_may_record_one_thing_after_the_other() -> None:
+    step = LoopStep(0)
+
+    step.record(loss=1.5)
+    step.record(tokens=7)
+
+    assert (step.loss, step.grad_norm, step.tokens) == (1.5, None, 7)
+
+
+def test_a_step_of_a_loop_whose_lengths_vary_has_the_tokens_it_records() -> None:
+    loop = MeasuredLoop(VARYING, synchronize=None, inject_pct=0.0)
+
+    for step in loop:
+        step.record(tokens=10 + step.index)
+
+    assert [record.tokens for record in loop.records] == [10, 11, 12, 13, 14, 15]
+
+
+def test_a_step_that_says_nothing_of_its_tokens_ends_a_loop_whose_lengths_vary() -> None:
+    loop = MeasuredLoop(VARYING, synchronize=None, inject_pct=0.0)
+
+    steps = iter(loop)
+    next(steps).record(tokens=5)
+    next(steps)
+
+    with pytest.raises(RecordError, match=r"step 1 says nothing of its tokens; .* call step\.record\(tokens=\.\.\.\)"):
+        next(steps)
+
+
+@pytest.mark.parametrize("tokens", [0, -1, 1.5, float("nan"), True, "5"], ids=repr)
+def test_tokens_of_a_step_are_a_whole_number_above_0(tokens: Any) -> None:
+    with pytest.raises(RecordError, match=r"step 3: tokens=.* must be a whole number >= 1"):
+        LoopStep(3).record(tokens=tokens)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -56,6 +94,11 @@ def test_a_loop_left_early_is_missing_steps() -> None:
         pytest.param({"flops_per_token": "6"}, "flops_per_token='6' .* finite number above 0", id="FLOPs as text"),
         pytest.param(
             {"flops_convention": "mine"}, "flops_convention='mine' without flops_per_token", id="counted but not given"
+        ),
+        pytest.param(
+            {"flops_per_token": 6.0, "has_exact_tokens": False},
+            "flops_per_token=6.0 .* with has_varying_lengths=True: FLOPs per token grow",
+            id="FLOPs of lengths that vary",
         ),
         pytest.param(
             {"flops_per_token": 6.0, "flops_convention": 3}, "flops_convention=3 .* must be a name", id="convention"

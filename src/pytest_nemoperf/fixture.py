@@ -15,6 +15,7 @@ from pytest_nemoperf.errors import (
     RecipeError,
     UnsupportedError,
     WaiverError,
+    check_flag,
     did_you_mean,
     in_one_line,
 )
@@ -132,15 +133,16 @@ class Perf:
         flops_convention: str | None = None,
         synchronize: Callable[[], object] | None = None,
         workload: Mapping[str, Any] | None = None,
+        has_varying_lengths: bool = False,
     ) -> Iterator[MeasuredLoop]:
         """Time a training loop of this process and judge it when the block ends.
 
         ``with perf.measure("my-loop", tokens_per_step=4096) as steps: for step in steps: ...``; the body may call
-        ``step.record(loss=..., grad_norm=...)``.
+        ``step.record(loss=..., grad_norm=...)``, and where lengths vary must call ``step.record(tokens=...)``.
 
         Args:
             name: Names the case, e.g. ``loop-<name>``; lower-case letters, digits, '.', '_' and '-'.
-            tokens_per_step: Tokens all GPUs process in one step.
+            tokens_per_step: Tokens all GPUs process in one step; the most there can be where lengths vary.
             steps: Measured steps.
             warmup_steps: Steps before them, run but not counted.
             num_gpus: GPUs the tokens are divided by.
@@ -149,6 +151,8 @@ class Perf:
             synchronize: Waits until the device is idle, e.g. ``torch.cuda.synchronize``.
             workload: What else must be equal for two measurements to compare, as plain data: texts, numbers, and lists
                 and dicts of these. The arguments above belong to it already.
+            has_varying_lengths: Steps differ in their tokens, and each records its own; tokens/s are over all steps
+                then.
         """
         session = self._session
         self.ask(f"loop-{name}")
@@ -165,11 +169,13 @@ class Perf:
                 raise RecipeError(
                     f"name {name!r} of a loop names a file: use lower-case letters, digits, '.', '_', '-'"
                 )
+            check_flag(has_varying_lengths, subject="has_varying_lengths")
             expected = Expected(
                 num_gpus=num_gpus,
                 warmup_steps=warmup_steps,
                 steps=steps,
                 tokens_per_step=tokens_per_step,
+                has_exact_tokens=not has_varying_lengths,
                 flops_per_token=flops_per_token,
                 flops_convention=flops_convention,
             )

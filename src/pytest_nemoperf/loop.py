@@ -6,14 +6,14 @@ import math
 import time
 from collections.abc import Callable, Iterator
 
-from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.errors import RecipeError, RecordError
 from pytest_nemoperf.expected import Expected
 from pytest_nemoperf.recipe import MIN_STEPS, MIN_WARMUP_STEPS
 from pytest_nemoperf.records import StepRecord
 
 
 class LoopStep:
-    """One step of a measured loop; the body may leave its loss and gradient norm here.
+    """One step of a measured loop; the body may leave its loss, gradient norm and tokens here.
 
     Attributes:
         index: Counted from 0, warm-up included.
@@ -23,11 +23,22 @@ class LoopStep:
         self.index = index
         self.loss: float | None = None
         self.grad_norm: float | None = None
+        self.tokens: int | None = None
 
-    def record(self, *, loss: float | None = None, grad_norm: float | None = None) -> None:
-        """Leave what the step computed; a value that is not finite makes the case INVALID."""
-        self.loss = loss if loss is None else float(loss)
-        self.grad_norm = grad_norm if grad_norm is None else float(grad_norm)
+    def record(self, *, loss: float | None = None, grad_norm: float | None = None, tokens: int | None = None) -> None:
+        """Leave what the step computed, at once or one after the other.
+
+        A loss or norm that is not finite makes the case INVALID, and so do tokens other than tokens_per_step, unless
+        lengths vary.
+
+        Raises:
+            RecordError: If tokens is no whole number above 0.
+        """
+        if tokens is not None and (type(tokens) is not int or tokens < 1):
+            raise RecordError(f"step {self.index}: tokens={tokens!r} must be a whole number >= 1")
+        self.loss = self.loss if loss is None else float(loss)
+        self.grad_norm = self.grad_norm if grad_norm is None else float(grad_norm)
+        self.tokens = self.tokens if tokens is None else tokens
 
 
 class MeasuredLoop:
@@ -61,11 +72,19 @@ class MeasuredLoop:
                 StepRecord(
                     step=index,
                     step_time_sec=time.perf_counter() - started,
-                    tokens=self._expected.tokens_per_step,
+                    tokens=self._tokens_of(step),
                     loss=step.loss,
                     grad_norm=step.grad_norm,
                 )
             )
+
+    def _tokens_of(self, step: LoopStep) -> int:
+        if step.tokens is None and not self._expected.has_exact_tokens:
+            raise RecordError(
+                f"step {step.index} says nothing of its tokens; with has_varying_lengths=True each step, those of the "
+                "warm-up too, must call step.record(tokens=...)"
+            )
+        return self._expected.tokens_per_step if step.tokens is None else step.tokens
 
 
 def _check(expected: Expected) -> None:
@@ -84,6 +103,11 @@ def _check(expected: Expected) -> None:
             f"{MIN_STEPS} measured and {MIN_WARMUP_STEPS} warm-up steps"
         )
     flops, convention = expected.flops_per_token, expected.flops_convention
+    if flops is not None and not expected.has_exact_tokens:
+        raise RecipeError(
+            f"flops_per_token={flops!r} of a measured loop with has_varying_lengths=True: FLOPs per token grow with "
+            "the length of a sequence; leave them out"
+        )
     if flops is not None and (type(flops) not in (int, float) or not 0 < flops < math.inf):
         raise RecipeError(f"flops_per_token={flops!r} of a measured loop must be a finite number above 0")
     if convention is not None and type(convention) is not str:

@@ -13,12 +13,14 @@ from pytest_nemoperf.flops import FLOPS_REL_TOL
 from pytest_nemoperf.health import problems_by_run, sm_clocks_mhz
 from pytest_nemoperf.jsontext import plain_mapping, to_data
 from pytest_nemoperf.metrics import (
+    MEAN_TOKENS_PER_STEP,
     METRICS,
     MFU_PCT,
     PEAK_MEMORY_GIB,
     STEP_TIME_SEC,
     TFLOPS_PER_SEC_PER_GPU,
     TOKENS_PER_SEC_PER_GPU,
+    TOKENS_SPREAD_PCT,
 )
 from pytest_nemoperf.rank_times import rank_busy_sec, rank_spread_pct
 from pytest_nemoperf.recipe import Plan
@@ -36,7 +38,7 @@ class Run:
     """The numbers of one launch.
 
     Attributes:
-        metrics: Medians over the measured steps by metric name.
+        metrics: Medians over the measured steps by metric name; rates of steps that differ in length are over all.
         phases: Median seconds per step by phase on the slowest rank.
         groups: The same of each group of ranks that works beside the training ranks, by its name.
         num_steps: Measured steps that count.
@@ -135,8 +137,11 @@ def workload_of(plan: Plan) -> dict[str, Any]:
         "command",
     )
     data = to_data(plan)
-    rl = {} if plan.rl is None else {"rl": _without_defaults(plan.rl)}
-    workload = {key: data[key] for key in keys} | {"model": _without_defaults(plan.model)} | rl
+    workload = {key: data[key] for key in keys} | {"model": _without_defaults(plan.model)}
+    if plan.rl is not None:
+        workload["rl"] = _without_defaults(plan.rl)
+    if plan.has_varying_lengths:
+        workload["has_varying_lengths"] = True
     return plain_mapping(workload, subject=f"workload of {plan.case}")
 
 
@@ -162,7 +167,7 @@ def measure(plan: Plan, *, outputs: Sequence[Sequence[StepRecord]], environment:
         workload=workload_of(plan),
         runs=runs,
         environment=environment,
-        flops_per_token=expected.flops_per_token,
+        flops_per_token=expected.flops_per_token if expected.has_exact_tokens else None,
         flops_convention=plan.flops_convention,
         problems=problems,
         inject_pct=plan.inject_pct,
@@ -203,16 +208,11 @@ def measure_runs(
 
 def _measure_run(expected: Expected, *, measured: Sequence[StepRecord]) -> Run:
     peaks = [record.peak_memory_bytes for record in measured if record.peak_memory_bytes is not None]
+    lengths = _lengths(expected, measured=measured)
     dropped = num_still_warming(settling_times(measured, has_exact_tokens=expected.has_exact_tokens))
     measured = measured[dropped:]
     times = [record.step_time_sec for record in measured]
-    tokens_rate = statistics.median(record.tokens / (record.step_time_sec * expected.num_gpus) for record in measured)
-    metrics = {STEP_TIME_SEC.name: statistics.median(times), TOKENS_PER_SEC_PER_GPU.name: tokens_rate}
-    if expected.flops_per_token is not None:
-        tflops = expected.flops_per_token * tokens_rate / FLOPS_PER_TFLOP
-        metrics[TFLOPS_PER_SEC_PER_GPU.name] = tflops
-        if expected.peak_tflops is not None:
-            metrics[MFU_PCT.name] = 100.0 * tflops / expected.peak_tflops
+    metrics = {STEP_TIME_SEC.name: statistics.median(times), **_rates(expected, measured=measured), **lengths}
     if peaks:  # of the steps that were dropped as well: memory needs no warm-up, and only the largest counts
         metrics[PEAK_MEMORY_GIB.name] = max(peaks) / BYTES_PER_GIB
     metrics |= rollout_metrics(expected, measured=measured)
@@ -223,7 +223,7 @@ def _measure_run(expected: Expected, *, measured: Sequence[StepRecord]) -> Run:
         groups=_group_medians(measured),
         num_steps=len(measured),
         num_warmup_dropped=dropped,
-        num_outliers=num_outliers(times),
+        num_outliers=num_outliers(settling_times(measured, has_exact_tokens=expected.has_exact_tokens)),
         last_step=last.step,
         step_time_mad_pct=round_significant(mad_pct(times), digits=3),
         rank_spread_pct=None if spread is None else round_significant(spread, digits=3),
@@ -231,6 +231,37 @@ def _measure_run(expected: Expected, *, measured: Sequence[StepRecord]) -> Run:
         loss=_finite_or_none(last.loss),
         grad_norm=_finite_or_none(last.grad_norm),
     )
+
+
+def _rates(expected: Expected, *, measured: Sequence[StepRecord]) -> dict[str, float]:
+    """Return tokens and FLOPs over time: of the median step, or of all together where they differ in length."""
+    if expected.has_exact_tokens or expected.rollout is not None:
+        rate = statistics.median(record.tokens / (record.step_time_sec * expected.num_gpus) for record in measured)
+        rates = {TOKENS_PER_SEC_PER_GPU.name: rate}
+        tflops = None if expected.flops_per_token is None else expected.flops_per_token * rate / FLOPS_PER_TFLOP
+    else:  # the median step is one of some length, and says nothing of the others
+        gpu_time = math.fsum(record.step_time_sec for record in measured) * expected.num_gpus
+        rates = {TOKENS_PER_SEC_PER_GPU.name: sum(record.tokens for record in measured) / gpu_time}
+        flops = [record.flops for record in measured if record.flops is not None]
+        tflops = math.fsum(flops) / gpu_time / FLOPS_PER_TFLOP if len(flops) == len(measured) else None
+    if tflops is not None:
+        rates[TFLOPS_PER_SEC_PER_GPU.name] = tflops
+        if expected.peak_tflops is not None:
+            rates[MFU_PCT.name] = 100.0 * tflops / expected.peak_tflops
+    return rates
+
+
+def _lengths(expected: Expected, *, measured: Sequence[StepRecord]) -> dict[str, float]:
+    """Return how many tokens steps of differing length have.
+
+    Of all measured steps, those still warming up too: how fast a run was must not make another workload of it.
+    """
+    if expected.has_exact_tokens or expected.rollout is not None:
+        return {}
+    tokens = [record.tokens for record in measured]
+    mean = statistics.fmean(tokens)
+    spread_pct = 100.0 * statistics.pstdev(tokens, mu=mean) / mean
+    return {MEAN_TOKENS_PER_STEP.name: mean, TOKENS_SPREAD_PCT.name: spread_pct}
 
 
 def identity_problem(run: Run, *, flops_per_token: float | None) -> str | None:

@@ -83,6 +83,8 @@ class Recipe:
         is_router_balanced: Tokens go round the experts instead of where the router sends them, as published
             pages of mixtures of experts do. Which expert a token goes to depends on its place in its rank's
             micro-batch, so layouts that cut the batch into pieces of no whole number of rounds train differently.
+        has_varying_lengths: The tokens of a step differ, because its sequences have any length up to seq_len. Not for
+            the native engine, nor with ``rl``, which has its own response_lengths.
         variant: Suffix of the case id, to tell recipes apart that differ in nothing else the id shows.
         steps: Measured steps per run.
         warmup_steps: Steps dropped first.
@@ -108,6 +110,7 @@ class Recipe:
     recompute: Recompute = Recompute.NONE
     is_compiled: bool = False
     is_router_balanced: bool = False
+    has_varying_lengths: bool = False
     variant: str = ""
     steps: int = 10
     warmup_steps: int = 3
@@ -134,7 +137,7 @@ class Recipe:
             find_system(system)
         self._check_names()
         self._check_counts()
-        for name in ("is_compiled", "is_router_balanced"):
+        for name in ("is_compiled", "is_router_balanced", "has_varying_lengths"):
             check_flag(getattr(self, name), subject=name)
         if type(self.seed) is not int:
             raise RecipeError(f"seed={self.seed!r} must be a whole number")
@@ -208,12 +211,13 @@ class Plan:
         recompute: Which activations are computed again in backward.
         is_compiled: Blocks go through torch.compile.
         is_router_balanced: Tokens go round the experts.
+        has_varying_lengths: Sequences have any length up to seq_len, so that the tokens of a step differ.
         num_nodes: Nodes the layout fills.
         steps: Measured steps.
         warmup_steps: Steps before them.
         seed: Of weights and synthetic tokens.
-        tokens_per_step: Tokens all ranks process in one step; the most there can be where the lengths of responses
-            are not pinned.
+        tokens_per_step: Tokens all ranks process in one step; the most there can be where lengths vary, or those of
+            responses are not pinned.
         flops_per_token: Model FLOPs per token, of those tokens.
         flops_convention: How they are counted.
         peak_tflops: Dense peak of one GPU in this precision, TFLOP/s; None if unknown, then there is no MFU.
@@ -250,6 +254,7 @@ class Plan:
     recompute: Recompute = Recompute.NONE
     is_compiled: bool = False
     is_router_balanced: bool = False
+    has_varying_lengths: bool = False
     inject_pct: float = 0.0
     is_profiled: bool = False
     command: tuple[str, ...] = ()

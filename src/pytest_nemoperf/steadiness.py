@@ -11,7 +11,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from pytest_nemoperf.expected import Expected
 from pytest_nemoperf.records import StepRecord
@@ -38,13 +38,37 @@ def unsettled(expected: Expected, *, records: Sequence[StepRecord]) -> list[str]
 def settling_times(measured: Sequence[StepRecord], *, has_exact_tokens: bool) -> list[float]:
     """Return the times of which settling is asked: of steps, scaled to equal tokens where these may differ.
 
-    Responses get shorter or longer while a policy learns; that is no drift of the machine's speed.
+    Responses get shorter or longer while a policy learns; that is no drift of the machine's speed. Nor is a short step
+    slow because a part of its time is the same for every step.
     """
     times = [record.step_time_sec for record in measured]
     if has_exact_tokens or not measured:
         return times
-    middle = statistics.median(record.tokens for record in measured)
-    return [time * middle / record.tokens for time, record in zip(times, measured, strict=True)]
+    tokens = [record.tokens for record in measured]
+    per_token = _sec_per_token(times, tokens=tokens)
+    per_step = max(statistics.median(time - per_token * count for time, count in zip(times, tokens, strict=True)), 0.0)
+    usual = [per_step + per_token * count for count in tokens]
+    middle = statistics.median(usual)
+    return [time * middle / of_its_tokens for time, of_its_tokens in zip(times, usual, strict=True)]
+
+
+def _sec_per_token(times: Sequence[float], *, tokens: Sequence[int]) -> float:
+    """Return what a token more makes a step longer, at most the time of a token: the rest is the same for every step.
+
+    From neighbouring steps, which a drift hardly moves apart: the slope of least absolute deviations, the median of
+    their slopes weighted by how much they differ in tokens. Where no two differ it is the time of a token.
+    """
+    most = statistics.median(time / count for time, count in zip(times, tokens, strict=True))
+    slopes = []
+    for (before, after), (fewer, more) in zip(pairwise(times), pairwise(tokens), strict=True):
+        if fewer != more:
+            slopes.append(((after - before) / (more - fewer), abs(more - fewer)))
+    left = sum(weight for _, weight in slopes) / 2.0
+    for slope, weight in sorted(slopes):
+        left -= weight
+        if left <= 0:
+            return min(max(slope, 0.0), most)
+    return most
 
 
 def num_still_warming(times: Sequence[float]) -> int:

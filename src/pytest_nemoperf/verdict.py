@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_nemoperf.bands import band_problems, has_pinned_lengths
+from pytest_nemoperf.bands import band_problems, has_pinned_lengths, is_rl
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.comparison import Comparison, Terms, VerdictKind, compare_runs, describe
 from pytest_nemoperf.distinct import distinct_comparisons
@@ -109,12 +109,12 @@ def _overall(comparisons: Sequence[Comparison]) -> VerdictKind:
 
 
 def _incomparable(measurement: Measurement, *, baseline: Baseline, machine: Mapping[str, str | int]) -> list[str]:
-    """Return what the two were not alike in: machine, workload, and of what is generated how much it was."""
+    """Return what the two were not alike in: machine, workload, and where lengths vary how long sequences were."""
     differences = [
         *_differences("machine", then=baseline.machine, now=machine),
         *_differences("workload", then=baseline.workload, now=measurement.workload),
     ]
-    if differences or not _is_rl(measurement):
+    if differences:
         return differences
     is_pinned = has_pinned_lengths(measurement.workload)
     problems = band_problems(measurement.runs, baseline=baseline.runs, is_pinned=is_pinned)
@@ -125,10 +125,6 @@ def _incomparable(measurement: Measurement, *, baseline: Baseline, machine: Mapp
         after, before = (TOKENS_PER_SEC_PER_GPU.format(value) for value in (now, then))
         problems.append(f"so {TOKENS_PER_SEC_PER_GPU.label} don't compare: {after} now, {before} in the baseline")
     return problems
-
-
-def _is_rl(measurement: Measurement) -> bool:
-    return "rl" in measurement.workload
 
 
 def _differences(subject: str, *, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -171,7 +167,7 @@ def _loss_problem(measurement: Measurement, *, baseline: Baseline) -> str | None
     now = measurement.runs
     before = [run.loss for run in baseline.runs if run.loss is not None and run.last_step == now[0].last_step]
     after = [run.loss for run in now if run.loss is not None]
-    if _is_rl(measurement) or not before or not after:
+    if is_rl(measurement.workload) or not before or not after:
         return None
     expected, worst = (
         statistics.median(before),

@@ -17,8 +17,8 @@ from pytest_nemoperf.recipe import PRETRAIN
 from pytest_nemoperf.rl import RL
 
 _IN_PROCESS = ("loop", "benchmark")
-_RECIPES_ALONE = ("rl",)
-"""Keys by which the workload of a recipe is told from others."""
+_READ_ELSEWHERE = ("rl", "has_varying_lengths")
+"""Further keys by which one workload is told from another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +27,8 @@ class WorkloadFacts:
 
     Attributes:
         num_gpus: Ranks that tokens are divided by; None where it has none, as a benchmark test.
-        tokens_per_step: Of every step; None where they follow from what is generated, or there are none.
-        flops_per_token: Of pre-training, as they are counted now; None of anything else.
+        tokens_per_step: Of every step; None where lengths vary, or there are none.
+        flops_per_token: Of pre-training, as they are counted now; None of anything else, and where lengths vary.
     """
 
     num_gpus: int | None = None
@@ -47,14 +47,16 @@ def loop_workload(name: str, *, expected: Expected, added: Mapping[str, Any] | N
     Raises:
         RecipeError: If the test adds something that is no plain data, or has a key that is not its to set.
     """
-    own = {
+    own: dict[str, Any] = {
         "workload": "loop",
         "name": name,
         "num_gpus": expected.num_gpus,
         "tokens_per_step": expected.tokens_per_step,
     }
+    if not expected.has_exact_tokens:
+        own["has_varying_lengths"] = True
     more = {} if added is None else plain_mapping(added, subject="workload")
-    for key in (*own, *_RECIPES_ALONE):
+    for key in (*own, *_READ_ELSEWHERE):
         if key in more:
             raise RecipeError(
                 f"workload[{key!r}]={more[key]!r}: the plugin itself sets or reads this key; use another name"
@@ -78,13 +80,17 @@ def facts_of(workload: Mapping[str, Any], *, convention: str | None) -> Workload
         RecipeError: If a part of it is missing or can't be.
     """
     kind = workload.get("workload")
+    has_varying_lengths = bool(workload.get("has_varying_lengths"))
     try:
         if kind == "loop":
-            return WorkloadFacts(num_gpus=workload["num_gpus"], tokens_per_step=workload["tokens_per_step"])
+            tokens = None if has_varying_lengths else workload["tokens_per_step"]
+            return WorkloadFacts(num_gpus=workload["num_gpus"], tokens_per_step=tokens)
         if "rl" in workload:
             return WorkloadFacts(num_gpus=_layout_of(workload).total_gpus, tokens_per_step=_rl_tokens(workload["rl"]))
         if kind != PRETRAIN:
             return WorkloadFacts()
+        if has_varying_lengths:
+            return WorkloadFacts(num_gpus=_layout_of(workload).total_gpus)
         return WorkloadFacts(
             num_gpus=_layout_of(workload).total_gpus,
             tokens_per_step=workload["global_batch_size"] * workload["seq_len"],
