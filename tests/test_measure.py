@@ -132,3 +132,11 @@ def test_steps_that_tell_of_different_ranks_are_not_mixed(plan: Plan) -> None:
     records = [replace(record, rank_busy_sec=(0.05,) * (1 + record.step % 2)) for record in make_records(plan)]
 
     assert measure(plan, outputs=[records], environment={}).runs[0].rank_busy_sec == ()
+
+
+def test_a_rank_that_was_traced_makes_the_case_invalid(plan: Plan) -> None:
+    output = RunOutput(records=tuple(make_records(plan)), environment={"tracers": "pydevd (sys.settrace)"})
+
+    (problem,) = measure_outputs(plan, outputs=[output]).problems
+
+    assert problem.startswith("pydevd (sys.settrace) was active")

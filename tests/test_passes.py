@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from pytest_nemoperf.health import CpuHealth, HealthReport
-from pytest_nemoperf.passes import MAX_PASSES, Passes, tracer_problems
+from pytest_nemoperf.passes import MAX_PASSES, Passes
+from pytest_nemoperf.tracers import tracer_problems
 
 STEADY = [1.0, 1.01, 0.99, 1.0, 1.02, 0.98, 1.0, 1.01, 0.99, 1.0] * 2
 SLOWER = [1.0 + 0.02 * step for step in range(20)]

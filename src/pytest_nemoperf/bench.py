@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import re
 import statistics
@@ -56,14 +57,15 @@ def inject_delay(item: pytest.Item, *, inject_pct: float) -> None:
     item.add_marker(pytest.mark.benchmark(**kwargs), append=False)
 
 
-def watch(fixture: Any, *, passes: Passes) -> None:
-    """Let pytest-benchmark's fixture repeat its timing until a pass is sound; another fixture of its name is left."""
+def watched(fixture: Any, *, passes: Passes) -> WatchedBenchmark | None:
+    """Let pytest-benchmark's fixture repeat its timing until a pass is sound; return None of another fixture."""
+    if importlib.util.find_spec("pytest_benchmark") is None:
+        return None
     from pytest_benchmark.fixture import BenchmarkFixture  # noqa: PLC0415 (an extra)
 
     from pytest_nemoperf.watched_benchmark import watch_benchmark  # noqa: PLC0415 (it imports that extra)
 
-    if isinstance(fixture, BenchmarkFixture):
-        watch_benchmark(fixture, passes=passes)
+    return watch_benchmark(fixture, passes=passes) if isinstance(fixture, BenchmarkFixture) else None
 
 
 def case_name(nodeid: str) -> str:

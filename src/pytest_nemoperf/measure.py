@@ -34,6 +34,7 @@ from pytest_nemoperf.steadiness import (
     run_drift,
     settling_times,
 )
+from pytest_nemoperf.tracers import TRACERS, tracer_problems
 
 BYTES_PER_GIB = 2**30
 FLOPS_PER_TFLOP = 1e12
@@ -190,7 +191,8 @@ def measure_outputs(plan: Plan, *, outputs: Sequence[RunOutput]) -> Measurement:
         for run, each in zip(measurement.runs, measured, strict=True)
     )
     unhealthy = problems_by_run([output.health for output in outputs])
-    return replace(measurement, runs=runs, problems=(*measurement.problems, *unhealthy))
+    traced = tracer_problems(list(filter(None, [environment.get(TRACERS)])))
+    return replace(measurement, runs=runs, problems=(*measurement.problems, *traced, *unhealthy))
 
 
 def unreadable(plan: Plan, *, reason: str) -> Measurement:

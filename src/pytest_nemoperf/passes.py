@@ -16,7 +16,7 @@ from pytest_nemoperf.health import HealthReport, health_problems
 from pytest_nemoperf.measure import drift_problems
 from pytest_nemoperf.monitor import Monitor
 from pytest_nemoperf.steadiness import Drift, find_drift, num_still_warming
-from pytest_nemoperf.tracers import active_tracers
+from pytest_nemoperf.tracers import active_tracers, tracer_problems
 
 MIN_PASS_SEC: Final = 0.5
 """Time a pass takes at least: the kernel's counts tell nothing of a busy machine in less than 0.4 s."""
@@ -48,20 +48,6 @@ class Pass:
     def problems(self) -> list[str]:
         """Reasons to measure again."""
         return [*self.disturbances, *([self.drift.text] if self.drift else [])]
-
-
-def tracer_problems(tracers: Sequence[str]) -> list[str]:
-    """Return a problem if a tracer was active: then its own time is what was measured."""
-    if not tracers:
-        return []
-    remedy = "run without it"
-    if any("coverage" in name for name in tracers):
-        remedy = "run without it (--no-cov, or without coverage run)"
-    verb = "was" if len(tracers) == 1 else "were"
-    return [
-        f"{' and '.join(tracers)} {verb} active in the process that was timed (allowed: none), which makes Python code "
-        f"several times slower; {remedy}"
-    ]
 
 
 class Passes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,6 +25,9 @@ from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.suite import Suite
 from pytest_nemoperf.waivers import check_release
 
+if TYPE_CHECKING:
+    from pytest_nemoperf.watched_benchmark import WatchedBenchmark
+
 _BENCHMARK = "benchmark"  # the fixture of pytest-benchmark
 _VERDICT_PROPERTY = "nemoperf_verdict"
 
@@ -39,6 +42,7 @@ class PerfPlugin:
         self.session = PerfSession(config, settings=settings)
         self.suite = Suite(config, planner=self.session.planner)
         self.progress = Progress(config)
+        self._benchmarks: dict[str, WatchedBenchmark] = {}
 
     def register_companions(self) -> None:
         """Register the plugins that do one thing each."""
@@ -64,34 +68,42 @@ class PerfPlugin:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Delay what pytest-benchmark measures in a self-test session; take turns before anything is timed."""
+        """Leave out benchmark tests that this session has no use for before their fixtures are made."""
         if _uses_benchmark(item):
-            settings = self.session.settings
-            self.perf_of(item).ask(bench.case_name(item.nodeid))
-            if settings.is_dry_run:
-                self.perf_of(item).end_dry("a benchmark test has no recipe to price")
-            if settings.against:
-                self.perf_of(item).leave_out(
-                    "a benchmark test runs in the test process, where code can't be swapped (--perf-ab)"
-                )
-            if settings.replay_dir is not None:
-                self.perf_of(item).leave_out("replay: a benchmark test leaves no runs that could be judged again")
-            if settings.changes:
-                self.progress.say(f"{item.nodeid} runs as ever: --perf-set changes recipes, and it has none")
-            if self.session.settings.inject_pct:
-                bench.inject_delay(item, inject_pct=self.session.settings.inject_pct)
-            self.session.take_turn(self.progress)
+            self._prepare_benchmark(item)
+
+    def _prepare_benchmark(self, item: pytest.Item) -> None:
+        """Delay what pytest-benchmark measures in a self-test session; take turns before anything is timed."""
+        settings = self.session.settings
+        perf = self.perf_of(item)
+        perf.ask(bench.case_name(item.nodeid))
+        if settings.is_dry_run:
+            perf.end_dry("a benchmark test has no recipe to price")
+        if settings.against:
+            perf.leave_out("a benchmark test runs in the test process, where code can't be swapped (--perf-ab)")
+        if settings.replay_dir is not None:
+            perf.leave_out("replay: a benchmark test leaves no runs that could be judged again")
+        if settings.changes:
+            self.progress.say(f"{item.nodeid} runs as ever: --perf-set changes recipes, and it has none")
+        if settings.inject_pct:
+            bench.inject_delay(item, inject_pct=settings.inject_pct)
+        self.session.take_turn(self.progress)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
     ) -> Generator[None, Any, Any]:
         """Let a perf test's benchmark fixture repeat its timing until that is sound."""
+        item = request.node
+        if fixturedef.argname != _BENCHMARK or not isinstance(item, pytest.Item) or not _is_perf(item):
+            return (yield)
+        if not _uses_benchmark(item):  # it is asked for by name, while the test runs
+            self._prepare_benchmark(item)
         fixture = yield
-        if fixturedef.argname == _BENCHMARK and isinstance(request.node, pytest.Item) and _uses_benchmark(request.node):
-            num_gpus = 1 if self.session.settings.system.device == "cuda" else 0
-            passes = self.perf_of(request.node).passes(bench.case_name(request.node.nodeid), num_gpus=num_gpus)
-            bench.watch(fixture, passes=passes)
+        passes = self.perf_of(item).passes(bench.case_name(item.nodeid), num_gpus=1)
+        watched = bench.watched(fixture, passes=passes)
+        if watched is not None:
+            self._benchmarks[item.nodeid] = watched
         return fixture
 
     @pytest.hookimpl(wrapper=True)
@@ -109,10 +121,11 @@ class PerfPlugin:
         if self._is_priced(item):
             self.suite.finish(item)
             pytest.skip(PRICED)
-        if item.get_closest_marker("perf") is None or getattr(item, "_excinfo", None):
+        if not _is_perf(item) or getattr(item, "_excinfo", None):
             return result  # a unittest.TestCase keeps what it raised to itself
-        if _uses_benchmark(item):
-            self._judge_benchmark(item)
+        benchmark = self._benchmarks.pop(item.nodeid, None)
+        if benchmark is not None:
+            self._judge_benchmark(item, benchmark=benchmark)
         self._check_judged(item)
         return result
 
@@ -209,9 +222,7 @@ class PerfPlugin:
         priced = self.session.planner.priced
         return self.session.settings.is_dry_run and any(case.nodeid == item.nodeid for case in priced)
 
-    def _judge_benchmark(self, item: pytest.Item) -> None:
-        funcargs: dict[str, Any] = getattr(item, "funcargs", {})
-        benchmark = funcargs[_BENCHMARK]
+    def _judge_benchmark(self, item: pytest.Item, *, benchmark: WatchedBenchmark) -> None:
         if benchmark.disabled:
             reason = "pytest-benchmark is disabled (--benchmark-disable), so nothing was measured"
             self.session.not_run.append(NotRun(nodeid=item.nodeid, reason=reason))
@@ -235,8 +246,12 @@ def _how(settings: Settings) -> str:
     return "detected" if settings.replay_dir is None else "of the stored runs"
 
 
+def _is_perf(item: pytest.Item) -> bool:
+    return item.get_closest_marker("perf") is not None
+
+
 def _uses_benchmark(item: pytest.Item) -> bool:
-    return _BENCHMARK in getattr(item, "fixturenames", ()) and item.get_closest_marker("perf") is not None
+    return _BENCHMARK in getattr(item, "fixturenames", ()) and _is_perf(item)
 
 
 def _end_at_the_test(error: NemoPerfError) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
@@ -65,8 +65,10 @@ class WatchedBenchmark(BenchmarkFixture):  # type: ignore[misc]  # the library h
         return float(options["max_time"]) if has_budget else 0.0
 
 
-def watch_benchmark(benchmark: BenchmarkFixture, *, passes: Passes) -> None:
-    """Let a benchmark fixture that is not used yet repeat its timing until a pass is sound."""
+def watch_benchmark(benchmark: BenchmarkFixture, *, passes: Passes) -> WatchedBenchmark:
+    """Let a benchmark fixture that is not used yet repeat its timing until a pass is sound, and return it."""
     benchmark.__class__ = WatchedBenchmark
-    benchmark.passes = passes
-    benchmark.pass_times = []
+    watched = cast("WatchedBenchmark", benchmark)
+    watched.passes = passes
+    watched.pass_times = []
+    return watched
