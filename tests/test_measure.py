@@ -214,3 +214,11 @@ def test_a_plan_that_holds_what_has_no_form_in_json_is_refused_by_its_key(plan: 
 
     with pytest.raises(RecipeError, match=r"workload of .*\['model'\]\['rope_theta'\]=inf must be finite"):
         workload_of(endless)
+
+
+def test_a_rank_that_was_traced_makes_the_case_invalid(plan: Plan) -> None:
+    output = RunOutput(records=tuple(make_records(plan)), environment={"tracers": "pydevd (sys.settrace)"})
+
+    (problem,) = measure_outputs(plan, outputs=[output]).problems
+
+    assert problem.startswith("pydevd (sys.settrace) was active")

@@ -220,7 +220,7 @@ def _compare(
     errors = [round_.error for round_ in rounds if round_.error is not None and is_timed]
     allowed = terms.tolerances[metric.name]
     tolerance = cost_of_loss(allowed, metric=metric)
-    expected = terms.rule(metric)
+    expected = terms.rule(metric, runs=())
     rule = rule_of(expected.noise_pct, alpha=terms.alpha, beta=terms.beta, max_rounds=max_rounds, errors=errors)
     evidence = decide_ratio(ratios, tolerance=tolerance, rule=rule)
     note = ""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -20,10 +21,11 @@ from pytest_nemoperf.errors import (
     in_one_line,
 )
 from pytest_nemoperf.expected import Expected
+from pytest_nemoperf.fingerprint import watched_variables
 from pytest_nemoperf.loop import MeasuredLoop
-from pytest_nemoperf.measure import Measurement, measure_runs
+from pytest_nemoperf.measure import Measurement
+from pytest_nemoperf.passes import MIN_PASS_SEC, Passes
 from pytest_nemoperf.recipe import check_tolerances, is_safe_name
-from pytest_nemoperf.records import StepRecord
 from pytest_nemoperf.report.failure import render_failure
 from pytest_nemoperf.report.junit import properties
 from pytest_nemoperf.results import NotRun
@@ -140,6 +142,9 @@ class Perf:
         ``with perf.measure("my-loop", tokens_per_step=4096) as steps: for step in steps: ...``; the body may call
         ``step.record(loss=..., grad_norm=...)``, and where lengths vary must call ``step.record(tokens=...)``.
 
+        All steps are gone through again, from index 0, until half a second was measured and a pass of them is sound:
+        settled, on a machine that was not busy otherwise. A loop whose data ends before counts as far as it went.
+
         Args:
             name: Names the case, e.g. ``loop-<name>``; lower-case letters, digits, '.', '_' and '-'.
             tokens_per_step: Tokens all GPUs process in one step; the most there can be where lengths vary.
@@ -180,10 +185,21 @@ class Perf:
                 flops_convention=flops_convention,
             )
             whole_workload = loop_workload(name, expected=expected, added=workload)
-            loop = MeasuredLoop(expected, synchronize=synchronize, inject_pct=session.settings.inject_pct)
+            passes = self.passes(f"loop-{name}", num_gpus=num_gpus)
+            loop = MeasuredLoop(
+                expected, passes=passes, synchronize=synchronize, inject_pct=session.settings.inject_pct
+            )
             session.take_turn(self._progress)
-        yield loop
-        self.compare(self._loop_measurement(f"loop-{name}", expected, loop.records, whole_workload))
+        try:
+            yield loop
+        finally:
+            passes.close()
+        self.compare(self._loop_measurement(f"loop-{name}", expected, loop, whole_workload))
+
+    def passes(self, case: str, *, num_gpus: int) -> Passes:
+        """Return what decides how often this process measures a case."""
+        is_watched = self._session.settings.system.device == "cuda"
+        return Passes(case, num_gpus=num_gpus if is_watched else 0, say=self._progress.say, min_sec=MIN_PASS_SEC)
 
     def end_dry(self, reason: str) -> NoReturn:
         """Skip a test a dry run can't price, and say why at the end."""
@@ -196,15 +212,16 @@ class Perf:
         pytest.skip(reason)
 
     def _loop_measurement(
-        self, case: str, expected: Expected, records: Sequence[StepRecord], workload: Mapping[str, Any]
+        self, case: str, expected: Expected, loop: MeasuredLoop, workload: Mapping[str, Any]
     ) -> Measurement:
-        runs, problems = measure_runs(expected, outputs=[records])
+        runs, problems = loop.result()
         settings = self._session.settings
         return Measurement(
             case=case,
             system=settings.system.name,
             workload=workload,
             runs=runs,
+            environment=watched_variables(os.environ),
             flops_per_token=expected.flops_per_token,
             flops_convention=expected.flops_convention,
             problems=problems,

@@ -1,15 +1,20 @@
-"""Time a training loop that runs in this process: ``for step in steps: ...``."""
+"""Timing of a training loop that runs in this process: ``for step in steps: ...``."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from pytest_nemoperf.errors import RecipeError, RecordError
 from pytest_nemoperf.expected import Expected
+from pytest_nemoperf.measure import Run, measure_runs
+from pytest_nemoperf.passes import Passes
 from pytest_nemoperf.recipe import MIN_STEPS, MIN_WARMUP_STEPS
 from pytest_nemoperf.records import StepRecord
+from pytest_nemoperf.soundness import record_problems
+from pytest_nemoperf.steadiness import settling_times
 
 
 class LoopStep:
@@ -44,23 +49,49 @@ class LoopStep:
 class MeasuredLoop:
     """Iterates over warm-up and measured steps, and times the loop's body between them.
 
+    The steps are gone through again, from index 0, while a pass of them was too short to tell whether the machine was
+    busy, or was not sound; see Passes.
+
     Args:
         expected: How many steps, and what each is worth.
+        passes: Decides when there are enough.
         synchronize: Waits until the device is idle, e.g. ``torch.cuda.synchronize``; called at both ends of a
             step. None where the body's work is done when it returns.
         inject_pct: Self-test delay of each step in percent of its own time.
     """
 
-    def __init__(self, expected: Expected, *, synchronize: Callable[[], object] | None, inject_pct: float) -> None:
+    def __init__(
+        self, expected: Expected, *, passes: Passes, synchronize: Callable[[], object] | None, inject_pct: float
+    ) -> None:
         _check(expected)
         self._expected = expected
+        self._passes = passes
         self._synchronize = synchronize or (lambda: None)
         self._inject_pct = inject_pct
-        self.records: list[StepRecord] = []
+        self._units: list[list[list[StepRecord]]] = []  # by pass; a unit is all steps, warm-up included
+        self._unit: list[StepRecord] = []
+        self._has_begun = False
 
     def __iter__(self) -> Iterator[LoopStep]:
-        """Yield each step in turn; its time runs from here to the next request."""
+        """Yield each step in turn; its time runs from here to the next request.
+
+        Raises:
+            RecipeError: If the steps were gone through before.
+        """
+        if self._has_begun:
+            raise RecipeError("the steps of a measured loop are gone through once; use a perf.measure for each loop")
+        self._has_begun = True
+        is_enough = False
+        while not is_enough:
+            self._unit = []
+            yield from self._steps(self._unit)
+            is_enough = self._finish_unit()
+
+    def _steps(self, unit: list[StepRecord]) -> Iterator[LoopStep]:
+        """Yield warm-up and measured steps once, and add their records."""
         for index in range(self._expected.warmup_steps + self._expected.steps):
+            if index >= self._expected.warmup_steps:
+                self._passes.look()
             step = LoopStep(index)
             self._synchronize()
             started = time.perf_counter()
@@ -68,7 +99,7 @@ class MeasuredLoop:
             self._synchronize()
             if self._inject_pct:
                 time.sleep((time.perf_counter() - started) * self._inject_pct / 100.0)
-            self.records.append(
+            unit.append(
                 StepRecord(
                     step=index,
                     step_time_sec=time.perf_counter() - started,
@@ -85,6 +116,47 @@ class MeasuredLoop:
                 "warm-up too, must call step.record(tokens=...)"
             )
         return self._expected.tokens_per_step if step.tokens is None else step.tokens
+
+    def _finish_unit(self) -> bool:
+        """Keep a unit that is complete, and return whether there are enough."""
+        unit = self._unit
+        if record_problems(self._expected, records=unit):
+            self._units.clear()  # it alone says why the case is INVALID
+            return True
+        if len(self._units) == len(self._passes.finished):
+            self._units.append([])
+        self._units[-1].append(unit)
+        measured = unit[self._expected.warmup_steps :]
+        is_over = self._passes.end(settling_times(measured, has_exact_tokens=self._expected.has_exact_tokens))
+        return is_over and self._passes.is_enough()
+
+    def result(self) -> tuple[tuple[Run, ...], tuple[str, ...]]:
+        """Return the run that counts, if any step was measured, and every reason why it must not be judged.
+
+        A loop that was left early counts as far as its steps had been gone through once.
+        """
+        self._passes.close()
+        if not self._units:
+            return measure_runs(self._expected, outputs=[self._unit])
+        units = self._units[self._passes.counted]
+        records = _joined(units, warmup_steps=self._expected.warmup_steps)
+        expected = replace(self._expected, steps=len(records) - self._expected.warmup_steps)
+        runs, problems = measure_runs(expected, outputs=[records], earlier_drifts_pct=[self._passes.earlier_drifts_pct])
+        # Losses compare at the same step of training: that of the first time.
+        last = self._units[0][0][-1]
+        first_time = measure_runs(self._expected, outputs=[self._units[0][0]])[0][0]
+        run = replace(runs[0], last_step=last.step, loss=first_time.loss, grad_norm=first_time.grad_norm)
+        disturbances = self._passes.finished[self._passes.counted].disturbances
+        return (run,), (*disturbances, *problems)
+
+
+def _joined(units: Sequence[Sequence[StepRecord]], *, warmup_steps: int) -> list[StepRecord]:
+    """Return the steps of several units as one run: the first warm-up, then all that was measured, in order."""
+    records = list(units[0][:warmup_steps])
+    for unit in units:
+        for record in unit[warmup_steps:]:
+            records.append(replace(record, step=len(records)))
+    return records
 
 
 def _check(expected: Expected) -> None:

@@ -26,8 +26,17 @@ from pytest_nemoperf.rank_times import rank_busy_sec, rank_spread_pct
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import RunOutput, StepRecord
 from pytest_nemoperf.rl_measure import rollout_metrics
-from pytest_nemoperf.soundness import run_problems
-from pytest_nemoperf.steadiness import mad_pct, num_outliers, num_still_warming, settling_times
+from pytest_nemoperf.soundness import record_problems
+from pytest_nemoperf.steadiness import (
+    Drift,
+    is_same_drift,
+    mad_pct,
+    num_outliers,
+    num_still_warming,
+    run_drift,
+    settling_times,
+)
+from pytest_nemoperf.tracers import TRACERS, tracer_problems
 
 BYTES_PER_GIB = 2**30
 FLOPS_PER_TFLOP = 1e12
@@ -46,6 +55,8 @@ class Run:
         num_outliers: Slow steps among those that count; medians don't see them.
         last_step: Index of the last step; losses compare only at the same one.
         step_time_mad_pct: Median absolute deviation of the step times, percent of their median.
+        drift_pct: Change of the step time from first to last of a run on a restless machine, percent; None for a run
+            that has settled.
         rank_spread_pct: Median over steps of (slowest - fastest rank) / slowest, percent; None for one rank.
         rank_busy_sec: Median over steps of the time each rank worked and did not wait for others, by rank.
         sm_clock_mhz: Median clock of each rank's GPU meanwhile, by rank.
@@ -62,6 +73,7 @@ class Run:
     num_outliers: int = 0
     last_step: int | None = None
     step_time_mad_pct: float
+    drift_pct: float | None = None
     rank_spread_pct: float | None = None
     rank_busy_sec: tuple[float, ...] = ()
     sm_clock_mhz: tuple[float, ...] = ()
@@ -151,16 +163,23 @@ def _without_defaults(part: Any) -> dict[str, Any]:
     return {name: _without_defaults(value) if is_dataclass(value) else to_data(value) for name, value in values.items()}
 
 
-def measure(plan: Plan, *, outputs: Sequence[Sequence[StepRecord]], environment: Mapping[str, str]) -> Measurement:
+def measure(
+    plan: Plan,
+    *,
+    outputs: Sequence[Sequence[StepRecord]],
+    environment: Mapping[str, str],
+    earlier_drifts_pct: Sequence[Sequence[float | None]] = (),
+) -> Measurement:
     """Return the measurement of a case from the step records of its runs.
 
     Args:
         plan: What ran.
         outputs: Step records of each run, warm-up included.
         environment: Versions and settings seen inside the ranks.
+        earlier_drifts_pct: Drifts of the tries that were dropped for each run; nothing if none was.
     """
     expected = expected_of(plan)
-    runs, problems = measure_runs(expected, outputs=outputs)
+    runs, problems = measure_runs(expected, outputs=outputs, earlier_drifts_pct=earlier_drifts_pct)
     return Measurement(
         case=plan.case,
         system=plan.system,
@@ -177,14 +196,20 @@ def measure(plan: Plan, *, outputs: Sequence[Sequence[StepRecord]], environment:
 def measure_outputs(plan: Plan, *, outputs: Sequence[RunOutput]) -> Measurement:
     """Return the measurement of a case from what its runs left; an unhealthy machine is a problem of its run."""
     environment = {name: value for output in outputs for name, value in output.environment.items()}
-    measurement = measure(plan, outputs=[output.records for output in outputs], environment=environment)
+    measurement = measure(
+        plan,
+        outputs=[output.records for output in outputs],
+        environment=environment,
+        earlier_drifts_pct=[output.earlier_drifts_pct for output in outputs],
+    )
     measured = [output for output in outputs if any(each.step >= plan.warmup_steps for each in output.records)]
     runs = tuple(
         replace(run, hosts=each.hosts, sm_clock_mhz=sm_clocks_mhz(each.health))
         for run, each in zip(measurement.runs, measured, strict=True)
     )
     unhealthy = problems_by_run([output.health for output in outputs])
-    return replace(measurement, runs=runs, problems=(*measurement.problems, *unhealthy))
+    traced = tracer_problems(list(filter(None, [environment.get(TRACERS)])))
+    return replace(measurement, runs=runs, problems=(*measurement.problems, *traced, *unhealthy))
 
 
 def unreadable(plan: Plan, *, reason: str) -> Measurement:
@@ -193,20 +218,38 @@ def unreadable(plan: Plan, *, reason: str) -> Measurement:
 
 
 def measure_runs(
-    expected: Expected, *, outputs: Sequence[Sequence[StepRecord]]
+    expected: Expected,
+    *,
+    outputs: Sequence[Sequence[StepRecord]],
+    earlier_drifts_pct: Sequence[Sequence[float | None]] = (),
 ) -> tuple[tuple[Run, ...], tuple[str, ...]]:
     """Return the numbers of each run that has measured steps, and every reason why they must not be judged."""
     runs: list[Run] = []
     problems: list[str] = []
-    for number, records in enumerate(outputs, start=1):
-        problems += [f"run {number}: {problem}" for problem in run_problems(expected, records=records)]
+    for index, records in enumerate(outputs):
+        drift = run_drift(expected, records=records)
+        earlier = earlier_drifts_pct[index] if earlier_drifts_pct else ()
+        found = [*record_problems(expected, records=records), *drift_problems(drift, earlier_pct=earlier)]
+        problems += [f"run {index + 1}: {problem}" for problem in found]
         measured = [record for record in records if record.step >= expected.warmup_steps]
         if measured:
-            runs.append(_measure_run(expected, measured=measured))
+            runs.append(_measure_run(expected, measured=measured, drift=drift))
     return tuple(runs), tuple(problems)
 
 
-def _measure_run(expected: Expected, *, measured: Sequence[StepRecord]) -> Run:
+def drift_problems(drift: Drift | None, *, earlier_pct: Sequence[float | None]) -> list[str]:
+    """Return a problem if a run and every try before it drift the same way, so that the workload itself does.
+
+    Args:
+        drift: Of the run; None if it has settled.
+        earlier_pct: Of each try that was dropped for it, percent.
+    """
+    if drift is None or not is_same_drift([*earlier_pct, drift.pct]):
+        return []
+    return [f"{drift.text}; so in {len(earlier_pct) + 1} of as many tries" if earlier_pct else drift.text]
+
+
+def _measure_run(expected: Expected, *, measured: Sequence[StepRecord], drift: Drift | None) -> Run:
     peaks = [record.peak_memory_bytes for record in measured if record.peak_memory_bytes is not None]
     lengths = _lengths(expected, measured=measured)
     dropped = num_still_warming(settling_times(measured, has_exact_tokens=expected.has_exact_tokens))
@@ -226,6 +269,7 @@ def _measure_run(expected: Expected, *, measured: Sequence[StepRecord]) -> Run:
         num_outliers=num_outliers(settling_times(measured, has_exact_tokens=expected.has_exact_tokens)),
         last_step=last.step,
         step_time_mad_pct=round_significant(mad_pct(times), digits=3),
+        drift_pct=None if drift is None else round_significant(drift.pct, digits=3),
         rank_spread_pct=None if spread is None else round_significant(spread, digits=3),
         rank_busy_sec=tuple(round_significant(seconds) for seconds in rank_busy_sec(measured)),
         loss=_finite_or_none(last.loss),

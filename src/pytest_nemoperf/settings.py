@@ -78,6 +78,7 @@ class Settings:
         runs: Independent launches that make a baseline.
         terms: By what is judged; the tolerances of recipes and markers are not yet applied.
         fail_on: Names of the verdicts that fail a test.
+        needs_verdict: A perf test that judged nothing fails.
         inject_pct: Self-test delay of each step in percent.
         timeout_sec: Wall-clock limit of one run; None for each recipe's own.
         changes: What --perf-set changes in every recipe, by key; empty for nothing.
@@ -99,6 +100,7 @@ class Settings:
     runs: int
     terms: Terms
     fail_on: frozenset[VerdictKind]
+    needs_verdict: bool
     inject_pct: float
     timeout_sec: float | None
     changes: Mapping[str, Any]
@@ -140,6 +142,7 @@ def read_settings(config: pytest.Config) -> Settings:
         runs=_runs(config),
         terms=terms,
         fail_on=parse_fail_on(option.perf_fail_on or config.getini("perf_fail_on")),
+        needs_verdict=config.getini("perf_require_verdict"),
         inject_pct=inject_pct,
         timeout_sec=parse_seconds(timeout, subject="--perf-timeout") if timeout is not None else None,
         changes=changes,

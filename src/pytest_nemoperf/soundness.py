@@ -1,4 +1,4 @@
-"""Why a run must not be judged, from its step records: they are incomplete, impossible, or have not settled."""
+"""Reasons why a run must not be judged that its step records tell: they are incomplete or impossible."""
 
 from __future__ import annotations
 
@@ -9,16 +9,10 @@ from pytest_nemoperf.expected import Expected
 from pytest_nemoperf.flops import FLOPS_REL_TOL
 from pytest_nemoperf.records import StepRecord
 from pytest_nemoperf.rl_measure import rollout_problems
-from pytest_nemoperf.steadiness import unsettled
-
-
-def run_problems(expected: Expected, *, records: Sequence[StepRecord]) -> list[str]:
-    """Return why a run must not be judged: steps missing, not finite, wrong tokens or FLOPs, not settled."""
-    return [*record_problems(expected, records=records), *unsettled(expected, records=records)]
 
 
 def record_problems(expected: Expected, *, records: Sequence[StepRecord]) -> list[str]:
-    """Return the same whatever the steps' times are: steps missing, not finite, wrong tokens or FLOPs."""
+    """Return reasons not to judge a run, whatever its steps' times are: steps missing, not finite, wrong tokens."""
     problems = []
     total = expected.warmup_steps + expected.steps
     if [record.step for record in records] != list(range(total)):

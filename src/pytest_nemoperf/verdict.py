@@ -14,6 +14,7 @@ from pytest_nemoperf.comparison import Comparison, Terms, VerdictKind, compare_r
 from pytest_nemoperf.distinct import distinct_comparisons
 from pytest_nemoperf.measure import Measurement, identity_problem, median_over_runs
 from pytest_nemoperf.metrics import JUDGED, TOKENS_PER_SEC_PER_GPU
+from pytest_nemoperf.steadiness import drift_noise_pct
 
 LOSS_REL_TOL = 0.02
 FAILING_BY_DEFAULT = frozenset({VerdictKind.REGRESSED, VerdictKind.INVALID})
@@ -61,7 +62,8 @@ def judge(
         return _verdict(VerdictKind.INVALID, measurement, reasons=problems or ["no run was measured"])
     if baseline is None:
         where = f" in {looked_in}" if looked_in else ""
-        return _verdict(VerdictKind.NO_BASELINE, measurement, reasons=[f"nothing is stored for this case{where}"])
+        reasons = [f"nothing is stored for this case{where}", *_restless_notes(measurement)]
+        return _verdict(VerdictKind.NO_BASELINE, measurement, reasons=reasons)
     if differences := _incomparable(measurement, baseline=baseline, machine=machine):
         return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=differences)
     if loss := _loss_problem(measurement, baseline=baseline):
@@ -77,8 +79,22 @@ def judge(
         reasons=(
             *map(describe, [*_decisive(comparisons, kind=kind), *_left_aside(comparisons)]),
             *_passed_notes(comparisons, kind=kind),
+            *_restless_notes(measurement),
         ),
     )
+
+
+def _restless_notes(measurement: Measurement) -> list[str]:
+    """Return how restless the machine was under this session's runs; nothing if every run has settled."""
+    drifts_pct = {number: run.drift_pct for number, run in enumerate(measurement.runs, start=1) if run.drift_pct}
+    if not drifts_pct:
+        return []
+    seen = ", ".join(f"run {number} by {pct:+.0f}%" for number, pct in drifts_pct.items())
+    noise_pct = drift_noise_pct(run.drift_pct for run in measurement.runs)
+    return [
+        f"the machine was restless: its speed changed within {seen}, one way or the other from try to try, so "
+        f"{noise_pct:.2g}% noise is reckoned with"
+    ]
 
 
 def _decisive(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> list[Comparison]:

@@ -60,6 +60,44 @@ def test_what_is_measured_once_a_session_gathers_its_baseline_from_session_to_se
     assert len(json.loads(path.read_text())["runs"]) == 3
 
 
+TRACED = """
+import sys, threading
+import pytest
+
+@pytest.mark.perf
+def test_loop(perf):
+    sys.settrace(lambda *_: None)
+    try:
+        with perf.measure("traced", tokens_per_step=100) as steps:
+            for step in steps:
+                sum(range(1000))
+    finally:
+        sys.settrace(None)
+"""
+
+
+@pytest.mark.parametrize("option", [(), ("--update-baselines",)], ids=["judging", "recording"])
+def test_a_loop_under_a_tracer_is_invalid_and_never_stored(project: Project, option: tuple[str, ...]) -> None:
+    project.pytester.makepyfile(test_speed=TRACED)
+
+    result = project.run_apart(*option)
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["INVALID*test_speed (sys.settrace) was active in the process*run without it*"])
+    assert not list(project.root.rglob("loop-traced.json"))
+
+
+def test_a_busy_neighbour_makes_a_loop_invalid_and_names_it(project: Project, busy_neighbour: int) -> None:
+    project.pytester.makepyfile(test_speed=LOOP.format(loss="1.0").replace("time.sleep(0.01)", "sum(range(200_000))"))
+
+    result = project.run_apart("--update-baselines")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*pass 1 of loop-sleeper is dropped and measured again: other processes took *"])
+    assert f"yes (process {busy_neighbour})" in " ".join(result.stdout.str().split())
+    assert not list(project.root.rglob("loop-sleeper.json"))
+
+
 LOOP_OF = """
 import pathlib
 import time
