@@ -28,7 +28,7 @@ class KVCopies:
         gradients: The same.
         optimizer: The same.
         sent_bytes_per_step: What a rank sends in one step to sum the gradients of the copies.
-        flops_per_step: Of all ranks, forward and backward.
+        flops_per_step: Of all ranks, forward and backward; recomputation is not counted, as in model FLOPs.
     """
 
     num_copies: int

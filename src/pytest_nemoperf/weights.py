@@ -19,7 +19,7 @@ from pytest_nemoperf.errors import PlanError
 class TensorGrad(StrEnum):
     """What a rank of the tp axis has of a weight's gradient after backward."""
 
-    OWN = "own"  # the weight is split: all of the gradient of its part
+    OWN = "own"  # the weight is split: all of the gradient of its part; where parts are copied, copies must sum
     HEADS = "heads"  # the weight is whole, but this rank used it for its heads alone: ranks must sum
     TOKENS = "tokens"  # whole; under sequence parallelism this rank saw its tokens alone: ranks must sum
 

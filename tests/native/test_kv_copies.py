@@ -36,6 +36,8 @@ LAYOUTS = [
     pytest.param(ONE_HEAD, Layout(gpus=4, tp=2, cp=2, cp_comm="a2a"), id="tp2cp2a2a"),
 ]
 MORE_LAYOUTS = [
+    pytest.param(replace(MODEL, num_heads=8), Layout(gpus=8, tp=8), id="tp8"),
+    pytest.param(GATED, TP4, id="tp4-one-head"),
     pytest.param(MODEL, Layout(gpus=4, tp=4, sequence_parallel=False), id="tp4nosp"),
     pytest.param(MODEL, Layout(gpus=4, cp=4, cp_comm="a2a"), id="cp4a2a"),
     pytest.param(GATED, Layout(gpus=6, dp_shard=3, tp=2), id="fsdp3tp2"),
@@ -87,6 +89,7 @@ def test_copies_gone_wrong_are_noticed(engine: Engine, sabotage: str) -> None:
     assert engine.difference(plan_with(MODEL, TP4), sabotage=sabotage) > REL_TOL
 
 
+@pytest.mark.slow
 def test_traded_heads_gone_wrong_are_noticed(engine: Engine) -> None:
     plan = plan_with(MODEL, Layout(gpus=4, cp=4, cp_comm="a2a"))
 

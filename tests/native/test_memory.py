@@ -51,7 +51,7 @@ STATE_CASES = [
     pytest.param(ODD, Layout(gpus=2, tp=2), id="tp2"),
     pytest.param(ODD, Layout(gpus=4, dp_shard=2, tp=2), id="fsdp2tp2"),
     pytest.param(ODD, Layout(gpus=4, dp_shard=2, pp=2), id="fsdp2pp2", marks=pytest.mark.slow),
-    pytest.param(FEW_HEADS, Layout(gpus=4, tp=4), id="copies-tp4"),
+    pytest.param(FEW_HEADS, Layout(gpus=4, tp=4), id="copies-tp4", marks=pytest.mark.slow),
     pytest.param(ONE_HEAD, Layout(gpus=6, dp_shard=3, tp=2), id="copies-fsdp3tp2"),
     pytest.param(TIED, Layout(gpus=4, tp=2, pp=2, vp=2), id="tied-tp2pp2vp2"),
     pytest.param(value_model(ODD), Layout(gpus=3, dp_shard=3), id="value-fsdp3", marks=pytest.mark.slow),

@@ -123,7 +123,7 @@ class Gradients:
 def num_copies(weight: Weight, *, layout: Layout) -> int:
     """Return how many ranks hold the same element of a weight (or of its shard), within its pipeline stage.
 
-    Rows of a split weight that the tp axis copies are on so many times as many, see _pieces.
+    Copies of a split weight's rows over the tp axis come on top: they are counted for each piece.
     """
     is_sharded = layout.dp_shard > 1
     if weight.is_expert:
@@ -197,17 +197,18 @@ def _local_grads(pieces: Iterable[_Piece]) -> list[Tensor]:
         grad = piece.parameter.grad
         if grad is None:
             continue
-        local, first = _local_rows(grad)
+        local = grad.to_local() if isinstance(grad, DTensor) else grad
         if piece.rows is not None:
+            first = _first_row(grad)
             local = local[max(0, piece.rows.start - first) : max(0, piece.rows.stop - first)]
         if piece.rows is None or local.numel():
             grads.append(local)
     return grads
 
 
-def _local_rows(grad: Tensor) -> tuple[Tensor, int]:
-    """Return this rank's shard of a gradient, and which row is its first; FSDP cuts rows as torch.chunk does."""
+def _first_row(grad: Tensor) -> int:
+    """Return which row the shard on this rank begins with; FSDP cuts rows as torch.chunk does."""
     if not isinstance(grad, DTensor):
-        return grad, 0
+        return 0
     mesh = grad.device_mesh
-    return grad.to_local(), mesh.get_local_rank("shard") * math.ceil(grad.shape[0] / mesh.size(-1))
+    return mesh.get_local_rank("shard") * math.ceil(grad.shape[0] / mesh.size(-1))
