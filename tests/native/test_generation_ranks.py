@@ -81,7 +81,9 @@ def expected_tokens(model: ModelConfig) -> dict[int, list[int]]:
         pytest.param(GenerationLayout(gpus=2, tp=2), PARTS["latent-moe"], id="tp2-latent-experts"),
         pytest.param(GenerationLayout(gpus=2, tp=2), PARTS["mla-moe-mtp"], id="tp2-mla"),
         pytest.param(GenerationLayout(gpus=4, tp=4), tiny_config(), id="tp4-copies"),
-        pytest.param(GenerationLayout(gpus=2, tp=2), ONE_HEAD, id="tp2-copies-gates-norms-windows"),
+        pytest.param(
+            GenerationLayout(gpus=2, tp=2), ONE_HEAD, id="tp2-copies-gates-norms-windows", marks=pytest.mark.slow
+        ),
         pytest.param(GenerationLayout(gpus=2, pp=2), tiny_config(), id="pp2"),
         pytest.param(GenerationLayout(gpus=2, pp=2), PARTS["gelu-layernorm-learned-positions"], id="pp2-tied"),
         pytest.param(GenerationLayout(gpus=2), tiny_config(), id="dp2"),

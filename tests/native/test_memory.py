@@ -69,7 +69,7 @@ SHARED_HEAD = replace(DENSE, name="shared-head", num_kv_heads=1, qk_norm="rms")
 ACTIVATION_CASES = [
     pytest.param(DENSE, Layout(gpus=2, tp=2), "none", id="tp2"),
     pytest.param(DENSE, Layout(gpus=2, cp=2), "none", id="cp2"),
-    pytest.param(SHARED_HEAD, Layout(gpus=2, tp=2), "none", id="copies-tp2"),
+    pytest.param(SHARED_HEAD, Layout(gpus=2, tp=2), "none", id="copies-tp2", marks=pytest.mark.slow),
     pytest.param(SHARED_HEAD, Layout(gpus=2, tp=2), "selective", id="copies-tp2-selective", marks=pytest.mark.slow),
     pytest.param(SHARED_HEAD, Layout(gpus=2, cp=2, cp_comm="a2a"), "none", id="copies-cp2a2a", marks=pytest.mark.slow),
     pytest.param(DENSE, Layout(gpus=4, pp=4), "none", id="pp4"),

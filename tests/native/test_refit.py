@@ -72,7 +72,9 @@ PAIRS = [
     pytest.param(MIXTURE, Layout(gpus=4, dp_shard=4, ep=2, generation=together(4, tp=2)), id="moe-fsdp4ep2-gtp2gdp2"),
     pytest.param(MIXTURE, Layout(gpus=4, pp=2, dp_shard=2, ep=2, generation=together(4, pp=2)), id="moe-fsdp2pp2ep2"),
     pytest.param(FEW_EXPERTS, Layout(gpus=4, dp_shard=4, generation=together(4, tp=2)), id="few-experts-fsdp4-gtp2"),
-    pytest.param(COPIED, Layout(gpus=4, tp=4, generation=together(4, tp=2)), id="copies-tp4-gtp2gdp2"),
+    pytest.param(
+        COPIED, Layout(gpus=4, tp=4, generation=together(4, tp=2)), id="copies-tp4-gtp2gdp2", marks=pytest.mark.slow
+    ),
     pytest.param(COPIED, Layout(gpus=4, dp_shard=2, tp=2, generation=together(4, tp=4)), id="copies-fsdp2tp2-gtp4"),
     pytest.param(
         replace(COPIED, num_kv_heads=1),
