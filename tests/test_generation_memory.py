@@ -50,6 +50,20 @@ def test_ranks_of_a_replica_share_the_cache_of_all_samples(generation: Generatio
     assert shared.weights < 0.7 * whole.weights
 
 
+def test_ranks_that_outnumber_the_key_value_heads_cache_copies() -> None:
+    layout = Layout(gpus=4, dp_shard=4, generation=GenerationLayout(gpus=4, tp=4))
+    plan = make_rl_plan(rl=make_rl(), model=ROUND_MODEL, layouts={"cpu": layout}, global_batch_size=4)
+    memory = generation_memory(plan)
+    assert memory is not None
+
+    # 8 samples of 40 tokens, 4 layers, a key and a value head of 16, fp32; two ranks have the same
+    assert memory.num_kv_copies == 2
+    assert memory.cache == 8 * 40 * 4 * (2 * 16) * 4
+    assert memory.copied_cache == memory.cache // 2
+    assert memory.copied_weights == 4 * (2 * 16) * 64 * 4 // 2
+    assert memory.refit_bytes == 4 * memory.weights
+
+
 def test_slots_bound_the_cache_and_bf16_halves_it() -> None:
     whole, bounded = _memory(), _memory(rl={"max_batch_size": 1}, precision="bf16")
 

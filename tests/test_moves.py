@@ -30,6 +30,13 @@ def whole_places(region: Region, slices: tuple[slice, ...]) -> Block:
     return tuple(block)
 
 
+def holds(region: Region, slices: tuple[slice, ...]) -> bool:
+    return all(
+        any(interval.local <= at.start and at.stop <= interval.local + interval.length for interval in along)
+        for along, at in zip(region.intervals, slices, strict=True)
+    )
+
+
 def have_common_elements(one: Block, other: Block) -> bool:
     return all(max(a.start, b.start) < min(a.stop, b.stop) for a, b in zip(one, other, strict=True))
 
@@ -77,7 +84,11 @@ def test_ranks_that_hold_the_same_share_the_sending(model: ModelConfig, layout: 
     for move in messages:
         sent[move.source] += move.numel
         of_pair[move.weight, move.source, move.target] += move.numel
-        (holders,) = [ranks for ranks in trained[move.weight].values() if move.source in ranks]
+        (holders,) = [
+            ranks
+            for region, ranks in trained[move.weight].items()
+            if move.source in ranks and holds(region, move.source_slices)
+        ]
         assert move.target not in holders
         for rank in holders:
             fair[rank] += move.numel / len(holders)

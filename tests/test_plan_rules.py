@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
+from pytest_nemoperf.components import MLA
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import resolve
 from tests.test_plan import CPU, FSDP4_TP2, H100, MIXTURE, MODEL, MOE, recipe_of
+
+# 24 query heads in groups of six
+SIX_GROUPS = replace(MODEL, num_heads=24, num_kv_heads=4)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +46,17 @@ from tests.test_plan import CPU, FSDP4_TP2, H100, MIXTURE, MODEL, MOE, recipe_of
             id="heads",
         ),
         pytest.param(
-            Layout(gpus=4, tp=4), {"model": MODEL}, r"tp=4 does not divide num_kv_heads=2", id="key-value heads"
+            Layout(gpus=6, tp=6),
+            {"model": SIX_GROUPS, "seq_len": 8196},
+            r"tp=6 neither divides num_kv_heads=4 \(4/6 = 0\.666667\) nor is a multiple of it \(6/4 = 1\.5\), .*"
+            r"choose tp among 1, 2, 4, 8, 12, 24$",
+            id="key-value heads",
+        ),
+        pytest.param(
+            Layout(gpus=6, tp=2, cp=3, cp_comm="a2a"),
+            {"model": SIX_GROUPS, "seq_len": 8196},
+            r"tp\*cp=2\*3=6 neither divides num_kv_heads=4 nor is a multiple of it, and with cp_comm=a2a",
+            id="key-value heads that are traded",
         ),
         pytest.param(
             Layout(gpus=2, tp=2),
@@ -123,12 +137,6 @@ from tests.test_plan import CPU, FSDP4_TP2, H100, MIXTURE, MODEL, MOE, recipe_of
             id="width of shared experts",
         ),
         pytest.param(
-            Layout(gpus=2, tp=2),
-            {"model": replace(MODEL, num_kv_heads=1)},
-            r"tp=2 does not divide num_kv_heads=1 \(1/2 = 0\.5\); use tp=1$",
-            id="one key-value head",
-        ),
-        pytest.param(
             Layout(gpus=1),
             {"is_router_balanced": True},
             r"is_router_balanced=True is for mixtures of experts, this model is dense; use is_router_balanced=False",
@@ -159,7 +167,7 @@ def test_a_published_layout_deals_its_layers_unevenly() -> None:
 @pytest.mark.parametrize(
     ("layout", "changes"),
     [
-        pytest.param(Layout(gpus=4, tp=4), {"model": MODEL}, id="tp over copied key-value heads"),
+        pytest.param(Layout(gpus=6, tp=6), {"model": SIX_GROUPS, "seq_len": 8196}, id="tp beside key-value heads"),
         pytest.param(
             Layout(gpus=2, pp=2, vp=2), {"model": MODEL, "global_batch_size": 5}, id="rounds of micro-batches"
         ),
@@ -184,3 +192,33 @@ def test_without_sequence_parallelism_tp_need_not_divide_the_sequence() -> None:
     layout = Layout(gpus=2, tp=2, sequence_parallel=False)
 
     assert resolve(recipe_of(layout, seq_len=8191), system=H100).seq_len == 8191
+
+
+@pytest.mark.parametrize(
+    ("layout", "num_kv_heads"),
+    [
+        pytest.param(Layout(gpus=4, tp=4), 2, id="two ranks a head"),
+        pytest.param(Layout(gpus=8, tp=8), 1, id="one head"),
+        pytest.param(Layout(gpus=8, tp=4, cp=2, cp_comm="a2a"), 2, id="copies that are traded"),
+        pytest.param(Layout(gpus=8, tp=2, cp=4, cp_comm="a2a"), 4, id="heads traded to two ranks each"),
+    ],
+)
+def test_key_value_heads_are_copied_where_ranks_are_a_multiple(layout: Layout, num_kv_heads: int) -> None:
+    model = replace(MODEL, num_kv_heads=num_kv_heads)
+
+    assert resolve(recipe_of(layout, model=model), system=CPU).layout == layout
+
+
+def test_frameworks_on_transformer_engine_trade_key_value_heads_of_their_own() -> None:
+    layout = Layout(gpus=8, tp=4, cp=2, cp_comm="a2a")
+
+    with pytest.raises(PlanError, match=r"tp\*cp=4\*2=8 does not divide num_kv_heads=2, and with cp_comm=a2a"):
+        resolve(recipe_of(layout, model=MODEL, framework="megatron"), system=CPU)
+
+
+@pytest.mark.parametrize("layout", [Layout(gpus=2, tp=2), Layout(gpus=2, cp=2, cp_comm="a2a")], ids=["tp", "a2a"])
+def test_latent_attention_has_no_key_value_heads_to_share_out(layout: Layout) -> None:
+    latent = MLA(q_lora_rank=None, kv_lora_rank=12, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8)
+    model = replace(MODEL, num_heads=6, num_kv_heads=3, mla=latent)
+
+    assert resolve(recipe_of(layout, model=model), system=CPU).layout == layout

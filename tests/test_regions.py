@@ -15,7 +15,7 @@ from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.regions import Interval, Region, generation_holders, held_by, training_holders, whole_region
 from pytest_nemoperf.shards import stage_parts
-from pytest_nemoperf.weights import Split, model_weights
+from pytest_nemoperf.weights import Split, model_weights, num_kv_copies
 
 DENSE = ModelConfig(
     name="dense",
@@ -33,6 +33,7 @@ DENSE = ModelConfig(
 MODELS = {
     "dense": DENSE,
     "tied": replace(DENSE, tied_embeddings=True, num_layers=5),
+    "copied heads": replace(DENSE, num_kv_heads=2, attention_sinks=True),
     "mixture": replace(DENSE, moe=MoE(num_experts=4, topk=2, ffn_hidden_size=8, shared_ffn_hidden_size=12)),
     "latent attention, few experts": replace(
         DENSE,
@@ -88,7 +89,11 @@ def test_the_ranks_that_train_hold_each_element_equally_often(model: ModelConfig
         regions = [region for region in holders[weight.name] if region.numel]
         assert sum(region.numel for region in regions) == weight.numel
         assert not any(have_common_elements(*pair) for pair in combinations(regions, 2))
-        assert len({len(holders[weight.name][region]) for region in regions}) == 1
+        num_copies = num_kv_copies(model, tp=layout.tp)
+        counts = {len(holders[weight.name][region]) for region in regions}
+        is_copied = ".qkv." in weight.name and num_copies > 1
+        assert len(counts) == (2 if is_copied else 1)
+        assert not is_copied or max(counts) == num_copies * min(counts)
 
 
 @given(model=st.sampled_from(list(MODELS.values())), layout=layouts())
@@ -118,7 +123,7 @@ def test_each_replica_that_generates_holds_each_element(model: ModelConfig, layo
     assert set(holders) == set(weights)
     for name, regions in holders.items():
         assert sum(region.numel for region in regions) == weights[name].numel
-        for ranks in regions.values():
+        for ranks in (ranks for region, ranks in regions.items() if region.numel):
             size = generation.tp * generation.pp
             per_replica = Counter((rank - first) // size for rank in ranks)
             assert set(per_replica) == set(range(generation.dp))
@@ -140,6 +145,12 @@ def rows(region: Region, *, dim: int = 0) -> list[int]:
             [2, 3, 5, 7],
             4,
             id="a part of each fused matrix",
+        ),
+        pytest.param(
+            whole_region((8,)).split(Split(dim=0, sections=(4, 2, 2), max_parts=(None, 2, 2)), degree=4, place=1),
+            [1, 4, 6],
+            3,
+            id="a copy of a part of each but the first",
         ),
         pytest.param(
             whole_region((5,)).split(Split(dim=0, is_padded=True), degree=2, place=1), [3, 4], 3, id="filled up"

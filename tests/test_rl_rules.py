@@ -13,6 +13,8 @@ from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from tests.builders import make_plan, make_rl, make_rl_plan
 from tests.test_plan import MODEL, MOE
 
+# 24 query heads in groups of six
+SIX_GROUPS = replace(MODEL, num_heads=24, num_kv_heads=4)
 APART = GenerationLayout(gpus=2, is_colocated=False)
 TRAIN2 = Layout(gpus=2, dp_shard=2)
 
@@ -121,8 +123,8 @@ def test_a_plan_of_reinforcement_learning_spells_out_who_generates() -> None:
         ),
         pytest.param(
             {},
-            {"model": MODEL, "layouts": _generating(gpus=4, tp=4)},
-            r"generation tp=4 does not divide num_kv_heads=2",
+            {"model": SIX_GROUPS, "layouts": _generating(gpus=6, tp=6)},
+            r"generation tp=6 neither divides num_kv_heads=4 .* choose generation tp among 1, 2, 4, 8, 12, 24$",
             id="key-value heads of a replica",
         ),
         pytest.param(
@@ -162,14 +164,14 @@ def test_a_generation_layout_needs_reinforcement_learning() -> None:
     ("rl", "recipe"),
     [
         pytest.param({}, {"model": replace(MODEL, vocab_size=13)}, id="the task"),
-        pytest.param({}, {"model": MODEL, "layouts": _generating(gpus=4, tp=4)}, id="copied key-value heads"),
+        pytest.param({}, {"model": SIX_GROUPS, "layouts": _generating(gpus=6, tp=6)}, id="key-value heads"),
         pytest.param({"generator": "vllm"}, {"layouts": _generating(gpus=2, tp=2)}, id="engines of several ranks"),
     ],
 )
 def test_rules_of_the_native_generator_do_not_bind_other_frameworks(rl: dict[str, Any], recipe: dict[str, Any]) -> None:
     foreign = make_rl_plan(rl=make_rl(**rl), framework="nemo-rl", **recipe)
 
-    with pytest.raises(PlanError, match=r"vocab_size=13|generation tp=4|engine a rank"):
+    with pytest.raises(PlanError, match=r"vocab_size=13|generation tp=6|engine a rank"):
         make_rl_plan(rl=make_rl(**rl), **recipe)
     assert foreign.framework == "nemo-rl"
 

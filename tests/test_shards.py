@@ -59,6 +59,27 @@ def test_all_ranks_together_hold_every_parameter_once(
 
 
 @pytest.mark.parametrize(
+    ("tp", "num_kv_heads", "extra_heads"),
+    [
+        pytest.param(8, 4, 4, id="two ranks a head"),
+        pytest.param(8, 1, 7, id="one head"),
+        pytest.param(4, 4, 0, id="a head each"),
+        pytest.param(2, 4, 0, id="two heads each"),
+    ],
+)
+def test_ranks_that_outnumber_the_key_value_heads_hold_copies(tp: int, num_kv_heads: int, extra_heads: int) -> None:
+    model = replace(MODEL, num_kv_heads=num_kv_heads, qkv_bias=True, moe=None)
+    layout = Layout(gpus=2 * tp, dp_shard=2, tp=tp)
+
+    parts = stage_parts(model, layout=layout, pp_rank=0)
+
+    held = sum(part.own_numel(shard) * holders(part, layout=layout) for part in parts for shard in range(2))
+    key_and_value = 2 * model.head_dim * (model.hidden_size + 1) * model.num_layers  # with their biases
+    assert held - num_parameters(model) == extra_heads * key_and_value
+    assert sum(part.copied_numel for part in parts) == (key_and_value if extra_heads else 0)
+
+
+@pytest.mark.parametrize(
     ("layout", "dense", "experts"),
     [
         pytest.param(Layout(gpus=4, dp_replicate=4, ep=2), 1, 1, id="without FSDP nothing is sharded"),

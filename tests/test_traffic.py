@@ -35,6 +35,21 @@ def test_tensor_parallel_ranks_pass_the_residual_stream_eight_times_a_layer(sequ
     assert moved == {"tp": MICRO_BATCHES * (8 * 4 + 2 + 2) * TOKENS * WIDTH * ELEMENT // 2}
 
 
+@pytest.mark.parametrize(
+    ("layout", "num_summed"),
+    [
+        pytest.param(Layout(gpus=4, tp=4), 4 * 32, id="keys and values of a head in four layers"),
+        # Of a part's 16 + 2*16 rows the second shard has the last 24: half a key head, and the values.
+        pytest.param(Layout(gpus=8, dp_shard=2, tp=4), 4 * 24, id="the shard with most of them"),
+    ],
+)
+def test_copies_of_key_value_heads_sum_their_gradients_once_a_step(layout: Layout, num_summed: int) -> None:
+    moved = traffic_of(layout)["tp"]
+
+    stream = MICRO_BATCHES * (8 * 4 + 2 + 2) * TOKENS * WIDTH * ELEMENT * 3 // 4
+    assert moved - stream == num_summed * WIDTH * 4  # twice (2-1)/2 of them, in fp32
+
+
 def test_full_recomputation_repeats_the_forward_pass() -> None:
     moved = traffic_of(Layout(gpus=2, tp=2), recompute="full")
 
@@ -50,6 +65,22 @@ def test_full_recomputation_repeats_the_forward_pass() -> None:
 )
 def test_context_parallel_ranks_exchange_per_attention(cp_comm: str, width: float) -> None:
     moved = traffic_of(Layout(gpus=2, cp=2, cp_comm=cp_comm))  # type: ignore[arg-type]  # the table's words are known
+
+    assert moved["cp"] == MICRO_BATCHES * 4 * 2 * (TOKENS / 2) * width * ELEMENT
+
+
+@pytest.mark.parametrize(
+    ("layout", "num_kv_heads", "width"),
+    [
+        pytest.param(Layout(gpus=8, cp=2, tp=4), 2, 2 * 16, id="a copy of a head each"),
+        pytest.param(Layout(gpus=2, cp=2, cp_comm="a2a"), 1, (64 + 64 + 2 * 2 * 16) / 2, id="a head to both ranks"),
+        pytest.param(Layout(gpus=4, cp=2, tp=2, cp_comm="a2a"), 2, (32 + 32 + 2 * 2 * 16) / 2, id="tp's heads as well"),
+    ],
+)
+def test_context_parallel_ranks_exchange_copies_of_key_value_heads(
+    layout: Layout, num_kv_heads: int, width: float
+) -> None:
+    moved = traffic_of(layout, model=replace(MODEL, num_kv_heads=num_kv_heads))
 
     assert moved["cp"] == MICRO_BATCHES * 4 * 2 * (TOKENS / 2) * width * ELEMENT
 

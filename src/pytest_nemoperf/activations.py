@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from pytest_nemoperf.components import Activation, FeedForward, Layer, Mixer
 from pytest_nemoperf.recipe import Plan, Precision, Recompute
+from pytest_nemoperf.shards import num_traded_copies
+from pytest_nemoperf.weights import num_local_kv_heads
 
 _FP32 = 4
 _INDEX = 8
@@ -164,13 +166,14 @@ class TokenCosts:
         """Return what attention keeps: what goes into its core, what the core keeps, what comes out."""
         model, tokens = self._model, self.num_tokens / self._layout.tp
         if model.mla is not None:
-            queries = keys = model.num_heads * (model.mla.qk_nope_head_dim + model.mla.qk_rope_head_dim)
-            values = out = model.num_heads * model.mla.v_head_dim
-            query_source, others = queries, keys + model.num_heads * model.mla.qk_nope_head_dim + values
+            queries = model.num_heads * (model.mla.qk_nope_head_dim + model.mla.qk_rope_head_dim)
+            out = model.num_heads * model.mla.v_head_dim
+            keys, values = float(queries), float(out)
+            query_source, others = float(queries), keys + model.num_heads * model.mla.qk_nope_head_dim + values
             around = self._latents()
         else:
             queries = out = model.num_heads * model.head_dim
-            keys = values = model.num_kv_heads * model.head_dim
+            keys = values = num_local_kv_heads(model, tp=self._layout.tp) * self._layout.tp * model.head_dim
             is_rotated = layer.has_rope and model.max_positions is None
             projected = queries + keys + values  # which the values are a view of, and what is not rotated
             query_source, others = (queries + keys, projected) if is_rotated else (projected, 0)
@@ -181,6 +184,8 @@ class TokenCosts:
         if self._layout.cp > 1 and self._layout.cp_comm == "all_gather":
             seen = tokens * (query_source + (keys + values) * self._layout.cp + out) * self._element
         elif self._layout.cp > 1:
+            num_copies = num_traded_copies(model, layout=self._layout)
+            keys, values = keys * num_copies, values * num_copies
             seen = tokens * (queries + keys + values + out) * self._element
         core = self._core(layer, queries=queries, keys=keys, values=values, inputs=seen)
         return around + core, around + inputs
@@ -209,7 +214,8 @@ class TokenCosts:
 
     def _head_norms(self, layer: Layer) -> float:
         """Return what norms of query and key heads keep."""
-        model, heads = self._model, (self._model.num_heads + self._model.num_kv_heads) / self._layout.tp
+        model, tp = self._model, self._layout.tp
+        heads = model.num_heads / tp + num_local_kv_heads(model, tp=tp)
         if model.qk_norm is None or (model.qk_norm == "l2" and not layer.has_rope):
             return 0.0
         if self._is_cuda:  # views of the projection, which is kept anyway

@@ -10,8 +10,9 @@ from pytest_nemoperf.components import Mixer
 from pytest_nemoperf.parallelism import GenerationLayout
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.rl import RL
-from pytest_nemoperf.shards import stage_parts
+from pytest_nemoperf.shards import Part, stage_parts
 from pytest_nemoperf.stages import stage_layers
+from pytest_nemoperf.weights import num_kv_copies, num_local_kv_heads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,9 @@ class GenerationMemory:
         cache: Keys and values of as many of the longest samples as there are slots; an estimate from above.
         is_colocated: The ranks that train generate as well; their own memory comes on top.
         refit_bytes: Weights of all ranks that generate: what a refit fills.
+        num_kv_copies: Ranks of a replica that hold the same key-value heads.
+        copied_weights: Of the weights, what is there only because of these copies.
+        copied_cache: Of the cache, the same.
     """
 
     num_slots: int
@@ -31,6 +35,9 @@ class GenerationMemory:
     cache: int
     is_colocated: bool
     refit_bytes: int
+    num_kv_copies: int = 1
+    copied_weights: int = 0
+    copied_cache: int = 0
 
     @property
     def total(self) -> int:
@@ -47,32 +54,41 @@ def generation_memory(plan: Plan) -> GenerationMemory | None:
     weights = [_weight_bytes(plan, generation=generation, pp_rank=pp_rank) for pp_rank in stages]
     cache = [_cache_bytes(plan, rl=rl, generation=generation, pp_rank=pp_rank) for pp_rank in stages]
     fullest = max(stages, key=lambda pp_rank: weights[pp_rank] + cache[pp_rank])
+    num_copies = num_kv_copies(plan.model, tp=generation.tp)
+    copied = sum(part.copied_numel for part in _parts(plan, generation=generation, pp_rank=fullest))
     return GenerationMemory(
         num_slots=rl.num_slots(dp=generation.dp),
         weights=weights[fullest],
         cache=cache[fullest],
         is_colocated=generation.is_colocated,
         refit_bytes=sum(weights) * generation.tp * generation.dp,
+        num_kv_copies=num_copies,
+        copied_weights=copied * compute_bytes(plan.precision) * (num_copies - 1) // num_copies,
+        copied_cache=cache[fullest] * (num_copies - 1) // num_copies,
     )
 
 
 def _weight_bytes(plan: Plan, *, generation: GenerationLayout, pp_rank: int) -> int:
-    numel = sum(part.numel for part in stage_parts(plan.model, layout=generation.replica, pp_rank=pp_rank))
+    numel = sum(part.numel for part in _parts(plan, generation=generation, pp_rank=pp_rank))
     return numel * compute_bytes(plan.precision)
+
+
+def _parts(plan: Plan, *, generation: GenerationLayout, pp_rank: int) -> tuple[Part, ...]:
+    return stage_parts(plan.model, layout=generation.replica, pp_rank=pp_rank)
 
 
 def _cache_bytes(plan: Plan, *, rl: RL, generation: GenerationLayout, pp_rank: int) -> int:
     layers = plan.model.layers
     chunks = stage_layers(plan.model, pp=generation.pp, vp=1)[pp_rank]
     num_layers = sum(layers[index].mixer is Mixer.ATTENTION for chunk in chunks for index in chunk)
-    width = _cached_width(plan.model) // generation.tp
+    width = _cached_width(plan.model, tp=generation.tp)
     slots = rl.num_slots(dp=generation.dp)
     return slots * max(rl.most_lengths()) * num_layers * width * compute_bytes(plan.precision)
 
 
-def _cached_width(model: ModelConfig) -> int:
-    """Return the elements of one token's keys and values in one layer; multi-head latent ones are kept expanded."""
-    if model.mla is None:
-        return 2 * model.num_kv_heads * model.head_dim
-    mla = model.mla
-    return model.num_heads * (mla.qk_nope_head_dim + mla.qk_rope_head_dim + mla.v_head_dim)
+def _cached_width(model: ModelConfig, *, tp: int) -> int:
+    """Return a rank's elements of a token's keys and values in one layer; multi-head latent ones are kept expanded."""
+    per_head = 2 * model.head_dim
+    if model.mla is not None:
+        per_head = model.mla.qk_nope_head_dim + model.mla.qk_rope_head_dim + model.mla.v_head_dim
+    return int(num_local_kv_heads(model, tp=tp) * per_head)

@@ -100,6 +100,17 @@ def state_bytes(parts: Iterable[Part], *, dense_shard: int = 0, expert_shard: in
     )
 
 
+def copied_state_bytes(parts: Iterable[Part], *, num_copies: int) -> StateBytes:
+    """Return what of it is there only because ranks hold copies of key-value heads; FSDP's shards have equal shares.
+
+    Args:
+        parts: From stage_parts.
+        num_copies: Ranks that hold the same heads.
+    """
+    extra = round(sum(part.copied_numel / part.num_shards for part in parts) * (num_copies - 1) / num_copies)
+    return StateBytes(weights=_FP32 * extra, gradients=_FP32 * extra, optimizer=_FP32 * _OPTIMIZER_COPIES * extra)
+
+
 def stage_memory(plan: Plan, *, pp_rank: int) -> StageMemory:
     """Return the memory of the fullest rank of a pipeline stage."""
     parts = stage_parts(plan.model, layout=plan.layout, pp_rank=pp_rank)

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.generation_memory import GenerationMemory, generation_memory
+from pytest_nemoperf.kv_copies import KVCopies, kv_copies
 from pytest_nemoperf.measure import median_over_runs, workload_of
 from pytest_nemoperf.memory import StageMemory, shown_stages, stage_memory
 from pytest_nemoperf.metrics import STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU
@@ -63,6 +64,7 @@ class Price:
         is_fitting: The fullest rank fits it, whether it trains or generates; None if it is unknown.
         generation: Memory of the fullest rank that generates; None for a workload without.
         traffic: What each axis moves.
+        kv_copies: What key-value heads cost that ranks hold copies of; None without such.
         expected: From a baseline; None where there is none that compares.
         no_expectation: Why there is none; empty if there is one.
         unsupported: Why the plan's framework can't run it here; None if it can.
@@ -79,6 +81,7 @@ class Price:
     is_fitting: bool | None
     traffic: tuple[AxisTraffic, ...]
     generation: GenerationMemory | None = None
+    kv_copies: KVCopies | None = None
     expected: Expectation | None = None
     no_expectation: str = ""
     unsupported: str | None = None
@@ -130,6 +133,7 @@ def price_plan(
         capacity_bytes=capacity,
         is_fitting=None,
         generation=generation,
+        kv_copies=kv_copies(plan),
         traffic=axis_traffic(plan, stages=shown),
         expected=expected,
         no_expectation=why_not,

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.shards import num_dense_shards, num_expert_shards, stage_parts
-from pytest_nemoperf.weights import Split, Weight, sharded_dim
+from pytest_nemoperf.weights import SectionCut, Split, Weight, sharded_dim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,23 +54,31 @@ class Region:
         Raises:
             PlanError: If the parts would not be equal and the dimension is not one that is filled up.
         """
-        bounds, first = [], 0
-        for section in split.sections or (self.shape[split.dim],):
-            if section % degree and not split.is_padded:
-                raise PlanError(
-                    f"a weight of {self.shape} can't be cut into {degree} equal parts along {section} rows; "
-                    "choose a degree that divides it"
-                )
-            length = math.ceil(section / degree)
-            bounds.append((first + place * length, first + (place + 1) * length))
-            first += section
-        return self._within(split.dim, bounds)
+        cuts = split.equal_cuts(self.shape, degree=degree)
+        return self._within(split.dim, [cut.bounds(place) for cut in cuts])
 
     def shard(self, dim: int, *, degree: int, place: int) -> Region:
         """Return a rank's shard of this as FSDP cuts it, and torch.chunk: the last ones may have less or nothing."""
         size = self.shape[dim]
         length = math.ceil(size / degree)
         return self._within(dim, [(min(place * length, size), min((place + 1) * length, size))])
+
+    def by_copies(self, cuts: Sequence[SectionCut], *, dim: int) -> list[Region]:
+        """Return what each number of ranks holds of this apart; all of it if it is nothing."""
+        apart: dict[int, list[Interval]] = {}
+        for interval in self.intervals[dim]:
+            num_copies = next(cut.num_copies for cut in reversed(cuts) if cut.start <= interval.start)
+            apart.setdefault(num_copies, []).append(interval)
+        return [self._with_intervals(dim, along) for along in apart.values()] or [self]
+
+    def joined(self, other: Region) -> Region:
+        """Return this and another region of the same tensor, which differs in the intervals of one dimension."""
+        (dim,) = [dim for dim, along in enumerate(self.intervals) if along != other.intervals[dim]]
+        along = sorted((*self.intervals[dim], *other.intervals[dim]), key=lambda interval: interval.local)
+        return self._with_intervals(dim, along)
+
+    def _with_intervals(self, dim: int, along: Sequence[Interval]) -> Region:
+        return replace(self, intervals=(*self.intervals[:dim], tuple(along), *self.intervals[dim + 1 :]))
 
     def _within(self, dim: int, bounds: Sequence[tuple[int, int]]) -> Region:
         """Return what lies between bounds of the rank's tensor, one piece after the other."""
@@ -102,6 +109,8 @@ Holders = Mapping[str, Mapping[Region, Sequence[int]]]
 def training_holders(model: ModelConfig, *, layout: Layout) -> Holders:
     """Return who holds what of the weights while the model is trained.
 
+    Regions of a weight have no element in common: what the tp axis copies of it is a region of its own.
+
     Raises:
         PlanError: If the layout doesn't fit the model.
     """
@@ -115,7 +124,8 @@ def training_holders(model: ModelConfig, *, layout: Layout) -> Holders:
             if key not in regions:
                 regions[key] = {}
                 for place in range(num_places):
-                    regions[key].setdefault(_region(weight, layout=layout, place=place), []).append(place)
+                    for region in _regions(weight, layout=layout, place=place):
+                        regions[key].setdefault(region, []).append(place)
             of_weight = found.setdefault(weight.name, {})
             for region, places in regions[key].items():
                 of_weight.setdefault(region, []).extend(stage * num_places + place for place in places)
@@ -141,10 +151,15 @@ def generation_holders(model: ModelConfig, *, layout: Layout) -> Holders:
 
 def held_by(rank: int, *, holders: Holders) -> dict[str, Region]:
     """Return what one rank holds of each weight it has."""
-    return {name: region for name, regions in holders.items() for region, ranks in regions.items() if rank in ranks}
+    held: dict[str, Region] = {}
+    for name, regions in holders.items():
+        for region, ranks in regions.items():
+            if rank in ranks:
+                held[name] = held[name].joined(region) if name in held else region
+    return held
 
 
-def _region(weight: Weight, *, layout: Layout, place: int) -> Region:
+def _regions(weight: Weight, *, layout: Layout, place: int) -> list[Region]:
     """Return what the rank at a place of a pipeline stage holds; native/mesh.py says how ranks are ordered."""
     region = whole_region(weight.shape)
     degree, inner, num_shards = layout.tp, layout.tp, num_dense_shards(layout)
@@ -154,4 +169,8 @@ def _region(weight: Weight, *, layout: Layout, place: int) -> Region:
     if weight.split is not None:
         region = region.split(weight.split, degree=degree, place=place % degree)
     dim = sharded_dim(region.shape, num_shards=num_shards, is_expert=weight.is_expert)
-    return region.shard(dim, degree=num_shards, place=place // inner % num_shards)
+    region = region.shard(dim, degree=num_shards, place=place // inner % num_shards)
+    cuts = () if weight.split is None else weight.split.cuts(weight.shape, degree=degree)
+    if weight.split is None or all(cut.num_copies == 1 for cut in cuts):
+        return [region]
+    return region.by_copies(cuts, dim=weight.split.dim)

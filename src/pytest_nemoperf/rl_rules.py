@@ -8,7 +8,7 @@ from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.recipe import Recipe
 from pytest_nemoperf.rl import NUM_TASK_TOKENS, RL
-from pytest_nemoperf.rules import NATIVE, indivisible, split_sizes
+from pytest_nemoperf.rules import NATIVE, indivisible, tensor_problems
 from pytest_nemoperf.vllm_limits import vllm_problems
 
 
@@ -106,12 +106,10 @@ def _replica_problems(rl: RL, *, generation: GenerationLayout) -> Iterator[str]:
 
 def _share_problems(generation: GenerationLayout, *, model: ModelConfig) -> Iterator[str]:
     """Yield what a replica's ranks can't share; each of its tp ranks has a part of every expert."""
-    sizes = split_sizes(model, is_native=True)
-    if model.moe is not None:
-        sizes["moe.ffn_hidden_size"] = model.moe.ffn_hidden_size
-    for name, size in sizes.items():
-        if size % generation.tp:
-            yield indivisible("generation tp", generation.tp, name=name, size=size)
+    axis, tp = "generation tp", generation.tp
+    yield from tensor_problems(model, axis=axis, tp=tp, is_native=True)
+    if model.moe is not None and model.moe.ffn_hidden_size % tp:
+        yield indivisible(axis, tp, name="moe.ffn_hidden_size", size=model.moe.ffn_hidden_size)
     if generation.pp > model.num_layers:
         yield (
             f"generation pp={generation.pp} stages are more than num_layers={model.num_layers}; "

@@ -19,8 +19,8 @@ def layout_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> It
     """Yield every broken rule of training, with its arithmetic; the batch first: it is what people change most."""
     yield from _batch_problems(recipe, layout=layout)
     yield from _sequence_problems(recipe.seq_len, layout=layout, model=model)
-    yield from _tensor_problems(model, layout=layout, is_native=recipe.framework == NATIVE)
-    yield from _trade_problems(model, layout=layout)
+    yield from tensor_problems(model, axis="tp", tp=layout.tp, is_native=recipe.framework == NATIVE)
+    yield from _trade_problems(model, layout=layout, is_native=recipe.framework == NATIVE)
     yield from _pipeline_problems(recipe, layout=layout, model=model)
     yield from _expert_problems(model, layout=layout, is_native=recipe.framework == NATIVE)
     if recipe.has_varying_lengths and recipe.framework == NATIVE:
@@ -64,41 +64,70 @@ def _sequence_problems(seq_len: int, *, layout: Layout, model: ModelConfig) -> I
         )
 
 
-def _tensor_problems(model: ModelConfig, *, layout: Layout, is_native: bool) -> Iterator[str]:
-    for name, size in split_sizes(model, is_native=is_native).items():
-        if size % layout.tp:
-            yield indivisible("tp", layout.tp, name=name, size=size)
+def tensor_problems(model: ModelConfig, *, axis: str, tp: int, is_native: bool) -> Iterator[str]:
+    """Yield what tensor parallelism can't cut outside the routed experts.
 
-
-def split_sizes(model: ModelConfig, *, is_native: bool) -> dict[str, int]:
-    """Return what tensor parallelism cuts outside the routed experts; other frameworks may copy key-value heads."""
+    Args:
+        model: Architecture.
+        axis: Name of the degree in the messages.
+        tp: The degree.
+        is_native: The native engine's rule for key-value heads binds, too; other frameworks may have another.
+    """
     sizes = {"num_heads": model.num_heads}
     if any(layer.feed_forward is FeedForward.DENSE for layer in model.layers):
         sizes["ffn_hidden_size"] = model.ffn_hidden_size
     if model.moe is not None:
         sizes["moe.shared_ffn_hidden_size"] = model.moe.shared_ffn_hidden_size
-    if is_native:
-        sizes["num_kv_heads"] = model.num_kv_heads
-    return sizes
+    for name, size in sizes.items():
+        if size % tp:
+            yield indivisible(axis, tp, name=name, size=size)
+    if is_native and model.mla is None and not _can_share_kv_heads(model, num_ranks=tp):
+        degrees = [
+            degree
+            for degree in range(1, model.num_heads + 1)
+            if model.num_heads % degree == 0 and _can_share_kv_heads(model, num_ranks=degree)
+        ]
+        yield (
+            f"{axis}={tp} neither divides num_kv_heads={model.num_kv_heads} ({_quotient(model.num_kv_heads, tp)}) nor "
+            f"is a multiple of it ({_quotient(tp, model.num_kv_heads)}), and each rank has whole key-value heads: "
+            f"its own, or a copy of one; choose {axis} among {', '.join(map(str, degrees))}"
+        )
+
+
+def _can_share_kv_heads(model: ModelConfig, *, num_ranks: int) -> bool:
+    """Tell whether each rank gets as many key-value heads as the others, or each head goes to as many ranks."""
+    return model.num_kv_heads % num_ranks == 0 or num_ranks % model.num_kv_heads == 0
 
 
 def indivisible(axis: str, degree: int, *, name: str, size: int) -> str:
     """Return the sentence about a degree that does not divide a size."""
     advice = f"choose {axis} among the divisors of {size}" if size > 1 else f"use {axis}=1"
-    return f"{axis}={degree} does not divide {name}={size} ({size}/{degree} = {size / degree:g}); {advice}"
+    return f"{axis}={degree} does not divide {name}={size} ({_quotient(size, degree)}); {advice}"
 
 
-def _trade_problems(model: ModelConfig, *, layout: Layout) -> Iterator[str]:
-    """Yield what keeps context parallel ranks from trading heads for tokens (cp_comm a2a)."""
+def _quotient(size: int, degree: int) -> str:
+    return f"{size}/{degree} = {size / degree:g}"
+
+
+def _trade_problems(model: ModelConfig, *, layout: Layout, is_native: bool) -> Iterator[str]:
+    """Yield what keeps context parallel ranks from trading heads for tokens (cp_comm a2a).
+
+    The native engine copies key-value heads to as many ranks as have query heads of them; transformer-engine, which
+    other frameworks do it with, wants each rank to have some of its own.
+    """
+    num_ranks = layout.tp * layout.cp
     if layout.cp == 1 or layout.cp_comm != "a2a":
         return
-    for name in ("num_heads", "num_kv_heads"):
-        size = getattr(model, name)
-        if size % (layout.tp * layout.cp):
-            yield (
-                f"tp*cp={layout.tp}*{layout.cp}={layout.tp * layout.cp} does not divide {name}={size}, and with "
-                "cp_comm=a2a each rank has some heads of the whole sequence; lower cp or use cp_comm=all_gather"
-            )
+    subject = f"tp*cp={layout.tp}*{layout.cp}={num_ranks}"
+    rule = "and with cp_comm=a2a each rank has some heads of the whole sequence; lower cp or use cp_comm=all_gather"
+    if model.num_heads % num_ranks:
+        yield f"{subject} does not divide num_heads={model.num_heads}, {rule}"
+    if model.mla is not None:
+        return
+    if not is_native and model.num_kv_heads % num_ranks:
+        yield f"{subject} does not divide num_kv_heads={model.num_kv_heads}, {rule}"
+    if is_native and not _can_share_kv_heads(model, num_ranks=num_ranks):
+        yield f"{subject} neither divides num_kv_heads={model.num_kv_heads} nor is a multiple of it, {rule}"
 
 
 def _expert_problems(model: ModelConfig, *, layout: Layout, is_native: bool) -> Iterator[str]:

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.stages import stage_layers
-from pytest_nemoperf.weights import Weight, block_weights, embedding_weights, head_weights, mtp_weights, sharded_dim
+from pytest_nemoperf.weights import (
+    Weight,
+    block_weights,
+    embedding_weights,
+    head_weights,
+    mtp_weights,
+    num_local_kv_heads,
+    sharded_dim,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +33,8 @@ class Part:
         shape: After pipeline, tensor and expert parallelism took their parts; what FSDP cuts further.
         num_shards: Ranks that share this part among them (FSDP); 1 for a part each rank holds whole.
         num_replicas: Ranks that hold the same shard and reduce its gradient.
+        copied_numel: Elements of the part that other tensor parallel ranks have as well, and sum their gradients:
+            key-value heads where tp is larger than their number.
     """
 
     weight: Weight
@@ -32,6 +42,7 @@ class Part:
     shape: tuple[int, ...]
     num_shards: int
     num_replicas: int
+    copied_numel: int = 0
 
     @property
     def numel(self) -> int:
@@ -90,6 +101,11 @@ def num_expert_shards(layout: Layout) -> int:
     return layout.expert_dp if layout.dp_shard > 1 else 1
 
 
+def num_traded_copies(model: ModelConfig, *, layout: Layout) -> float:
+    """Return to how many context parallel ranks each key-value head of a rank goes when heads are traded (a2a)."""
+    return max(1.0, layout.cp / num_local_kv_heads(model, tp=layout.tp))
+
+
 def _parts(weights: Iterator[Weight], *, unit: str, layout: Layout) -> Iterator[Part]:
     for weight in weights:
         is_expert = weight.is_expert
@@ -97,22 +113,20 @@ def _parts(weights: Iterator[Weight], *, unit: str, layout: Layout) -> Iterator[
         num_ranks = (
             layout.dp * layout.cp * layout.tp // (layout.ep * layout.etp) if is_expert else layout.dp * layout.cp
         )
+        shape = list(weight.shape)
+        if is_expert:
+            shape[0] = math.ceil(shape[0] / layout.ep)
+        num_copied = 0
+        if weight.split is not None:
+            cuts = weight.split.cuts(shape, degree=layout.etp if is_expert else layout.tp)
+            shape[weight.split.dim] = sum(cut.length for cut in cuts)
+            num_copied = sum(cut.length for cut in cuts if cut.num_copies > 1)
+            num_copied *= math.prod(shape) // shape[weight.split.dim]
         yield Part(
             weight=weight,
             unit=f"{unit}.experts" if is_expert and unit != "root" else unit,
-            shape=_local_shape(weight, layout=layout),
+            shape=tuple(shape),
             num_shards=num_shards,
             num_replicas=num_ranks // num_shards,
+            copied_numel=num_copied,
         )
-
-
-def _local_shape(weight: Weight, *, layout: Layout) -> tuple[int, ...]:
-    shape = list(weight.shape)
-    if weight.is_expert:
-        shape[0] = math.ceil(shape[0] / layout.ep)
-    degree = layout.etp if weight.is_expert else layout.tp
-    split = weight.split
-    if split is not None and degree > 1:
-        sections = split.sections or (shape[split.dim],)
-        shape[split.dim] = sum(math.ceil(section / degree) for section in sections)
-    return tuple(shape)

@@ -14,8 +14,9 @@ from pytest_nemoperf.activations import TokenCosts, compute_bytes
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.components import FeedForward, Layer, Mixer
 from pytest_nemoperf.recipe import Plan, Recompute
-from pytest_nemoperf.shards import Part, stage_parts
+from pytest_nemoperf.shards import Part, num_traded_copies, stage_parts
 from pytest_nemoperf.stages import stage_layers
+from pytest_nemoperf.weights import num_kv_copies, num_local_kv_heads
 
 _FP32 = 4
 _FORWARD_AND_BACKWARD = 2
@@ -53,9 +54,10 @@ _SOURCES = {
 _FORMULAS = {
     "tp": "(tp-1)/tp x T x D elements, 4 times forward and 4 times backward a layer (2 and 2 in a mixture without "
     "shared experts), twice more at the embedding and at the head; full recomputation adds a forward pass (two under "
-    "zero-bubble)",
+    "zero-bubble); twice (r-1)/r of the gradients of key-value heads in fp32 once a step where r ranks hold copies",
     "cp": "all_gather: (cp-1) x T/cp x keys and values, forward, and their gradients backward; a2a: (cp-1)/cp of "
-    "queries, keys, values and output, forward and backward; recomputation repeats the forward exchange (selective "
+    "queries, keys and values (a copy for each rank with query heads of theirs) and output, forward and backward; "
+    "recomputation repeats the forward exchange (selective "
     "under a2a: without the output's; each twice under zero-bubble)",
     "ep": "(n-1)/n x tokens of the rank x topk x etp x D elements, n = ep x etp: dispatch and combine, forward and "
     "backward, tokens spread evenly; full recomputation as for tp",
@@ -98,6 +100,17 @@ def axis_traffic(plan: Plan, *, stages: Iterable[int]) -> tuple[AxisTraffic, ...
     )
 
 
+def copied_gradient_bytes(plan: Plan, *, pp_rank: int) -> float:
+    """Return what a rank of a stage sends to sum the gradients of copied key-value heads, once an update.
+
+    FSDP cuts rows, and those of the heads are the last of their matrix: the rank with most of them counts.
+    """
+    num_copies = num_kv_copies(plan.model, tp=plan.layout.tp)
+    parts = stage_parts(plan.model, layout=plan.layout, pp_rank=pp_rank)
+    summed = sum(min(part.copied_numel, part.padded_numel) for part in parts)
+    return 2 * (num_copies - 1) / num_copies * summed * _FP32
+
+
 class _StageTraffic:
     """Counts for one rank of one pipeline stage."""
 
@@ -125,14 +138,14 @@ class _StageTraffic:
                 return self._gradients_and_weights(is_expert=True)
             case "pp":
                 return self._plan.grad_accum_steps * self._stage_borders()
+            case "tp":
+                copied = copied_gradient_bytes(self._plan, pp_rank=self._pp_rank)
+                return self._plan.grad_accum_steps * self._tensor_parallel() + copied
         return self._plan.grad_accum_steps * self._per_micro_batch(axis)
 
     def _per_micro_batch(self, axis: str) -> float:
-        match axis:
-            case "tp":
-                return self._tensor_parallel()
-            case "cp":
-                return sum(self._context_parallel(layer) for layer in self._layers)
+        if axis == "cp":
+            return sum(self._context_parallel(layer) for layer in self._layers)
         mixtures = sum(layer.feed_forward is FeedForward.MOE for layer in self._layers)
         return mixtures * self._expert_tokens()
 
@@ -150,7 +163,9 @@ class _StageTraffic:
         model, layout = self._plan.model, self._plan.layout
         if layer.mixer is not Mixer.ATTENTION:
             return 0.0
-        queries, keys_values, out = _attention_widths(model)
+        queries, keys_values, out = _attention_widths(model, tp=layout.tp)
+        if layout.cp_comm == "a2a":
+            keys_values *= num_traded_copies(model, layout=layout)
         inputs = queries + keys_values if layout.cp_comm == "a2a" else keys_values
         exchanged = inputs + out if layout.cp_comm == "a2a" else inputs
         # Selective recomputation ends with the core: nothing behind it needs its output again.
@@ -199,11 +214,11 @@ def _is_split_feed_forward(model: ModelConfig, layer: Layer) -> bool:
     return layer.feed_forward is FeedForward.DENSE
 
 
-def _attention_widths(model: ModelConfig) -> tuple[int, int, int]:
-    """Return the widths of queries, of keys with values, and of the output."""
+def _attention_widths(model: ModelConfig, *, tp: int) -> tuple[float, float, float]:
+    """Return the widths of queries, of keys with values, and of the output: of all tensor parallel ranks together."""
     if model.mla is not None:
         qk_head = model.mla.qk_nope_head_dim + model.mla.qk_rope_head_dim
         keys_values = model.num_heads * (qk_head + model.mla.v_head_dim)
         return model.num_heads * qk_head, keys_values, model.num_heads * model.mla.v_head_dim
     queries = model.num_heads * model.head_dim
-    return queries, 2 * model.num_kv_heads * model.head_dim, queries
+    return queries, 2 * num_local_kv_heads(model, tp=tp) * tp * model.head_dim, queries

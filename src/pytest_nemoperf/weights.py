@@ -13,14 +13,35 @@ from enum import StrEnum
 
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.components import FeedForward, Layer, Mixer
+from pytest_nemoperf.errors import PlanError
 
 
 class TensorGrad(StrEnum):
     """What a rank of the tp axis has of a weight's gradient after backward."""
 
-    OWN = "own"  # the weight is split: all of the gradient of its part
+    OWN = "own"  # the weight is split: all of the gradient of its part; where parts are copied, copies must sum
     HEADS = "heads"  # the weight is whole, but this rank used it for its heads alone: ranks must sum
     TOKENS = "tokens"  # whole; under sequence parallelism this rank saw its tokens alone: ranks must sum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SectionCut:
+    """Equal parts of one section of a weight, each on one rank or copied to several.
+
+    Attributes:
+        start: Of the section along the dimension that is cut.
+        length: Of a part.
+        num_copies: Consecutive ranks that hold the same part.
+    """
+
+    start: int
+    length: int
+    num_copies: int
+
+    def bounds(self, place: int) -> tuple[int, int]:
+        """Return start and end of the part that the rank at a place of the axis holds."""
+        first = self.start + place // self.num_copies * self.length
+        return first, first + self.length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +52,44 @@ class Split:
         dim: Dimension that is cut.
         sections: Lengths along it that are cut one by one, so that a rank gets its part of each of the
             matrices fused into one; empty for a weight that is one matrix.
+        max_parts: Most parts of each section (key and value heads); a multiple of so many ranks shares them out, and
+            consecutive ranks hold copies. None for a section without such a limit, empty if no section has one.
         is_padded: The dimension is filled up to the next multiple (a vocabulary).
     """
 
     dim: int
     sections: tuple[int, ...] = ()
+    max_parts: tuple[int | None, ...] = ()
     is_padded: bool = False
+
+    def cuts(self, shape: Sequence[int], *, degree: int) -> tuple[SectionCut, ...]:
+        """Return how each section of a weight is cut over so many ranks; uneven parts are rounded up."""
+        sections = self.sections or (shape[self.dim],)
+        max_parts = self.max_parts or (None,) * len(sections)
+        cuts = []
+        start = 0
+        for section, most in zip(sections, max_parts, strict=True):
+            num_copies = 1 if most is None else _num_copies(degree, num_parts=most)
+            length = math.ceil(section / (degree // num_copies))
+            cuts.append(SectionCut(start=start, length=length, num_copies=num_copies))
+            start += section
+        return tuple(cuts)
+
+    def equal_cuts(self, shape: Sequence[int], *, degree: int) -> tuple[SectionCut, ...]:
+        """Return the same where no part is rounded up, unless the dimension is one that is filled up.
+
+        Raises:
+            PlanError: If the parts would not be equal.
+        """
+        cuts = self.cuts(shape, degree=degree)
+        for cut, section in zip(cuts, self.sections or (shape[self.dim],), strict=True):
+            num_parts = degree // cut.num_copies
+            if section % num_parts and not self.is_padded:
+                raise PlanError(
+                    f"a weight of {tuple(shape)} can't be cut into {num_parts} equal parts along {section} rows; "
+                    "choose a degree that divides it"
+                )
+        return cuts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +128,26 @@ def sharded_dim(shape: Sequence[int], *, num_shards: int, is_expert: bool) -> in
     with nothing but padding.
     """
     return 1 if is_expert and shape[0] % num_shards and shape[1] % num_shards == 0 else 0
+
+
+def num_kv_copies(model: ModelConfig, *, tp: int) -> int:
+    """Return how many ranks of a tensor parallel group hold the same key-value heads; latent attention copies none.
+
+    References:
+        vLLM's QKVParallelLinear (num_kv_head_replicas) copies the projections' rows in the same order. Megatron-Core
+        cuts the fused projection evenly instead and gathers queries, keys and values in each pass (num_query_groups
+        below tensor_model_parallel_size).
+    """
+    return 1 if model.mla is not None else _num_copies(tp, num_parts=model.num_kv_heads)
+
+
+def num_local_kv_heads(model: ModelConfig, *, tp: int) -> float:
+    """Return the key-value heads of one tensor parallel rank; not whole only where tp can't cut them.
+
+    Latent attention has as many as query heads.
+    """
+    heads = model.num_heads if model.mla is not None else model.num_kv_heads
+    return max(1.0, heads / tp)
 
 
 def num_parameters(model: ModelConfig) -> int:
@@ -173,9 +246,10 @@ def _attention(model: ModelConfig) -> Iterator[Weight]:
     hidden, head = model.hidden_size, model.head_dim
     queries, keys = model.num_heads * head, model.num_kv_heads * head
     sections = (queries * (2 if model.attention_gate else 1), keys, keys)
-    yield Weight(name="qkv.weight", shape=(sum(sections), hidden), split=Split(dim=0, sections=sections))
+    split = Split(dim=0, sections=sections, max_parts=(None, model.num_kv_heads, model.num_kv_heads))
+    yield Weight(name="qkv.weight", shape=(sum(sections), hidden), split=split)
     if model.qkv_bias:
-        yield Weight(name="qkv.bias", shape=(sum(sections),), split=Split(dim=0, sections=sections))
+        yield Weight(name="qkv.bias", shape=(sum(sections),), split=split)
     if model.qk_norm == "rms":
         yield Weight(name="q_norm.weight", shape=(head,), tensor_grad=TensorGrad.HEADS)
         yield Weight(name="k_norm.weight", shape=(head,), tensor_grad=TensorGrad.HEADS)
@@ -281,6 +355,11 @@ def _norm(model: ModelConfig, name: str) -> Iterator[Weight]:
     yield Weight(name=f"{name}.weight", shape=(model.hidden_size,), tensor_grad=TensorGrad.TOKENS)
     if model.norm == "layernorm":
         yield Weight(name=f"{name}.bias", shape=(model.hidden_size,), tensor_grad=TensorGrad.TOKENS)
+
+
+def _num_copies(degree: int, *, num_parts: int) -> int:
+    """Return how many ranks hold each part where the ranks are a multiple of the parts, else 1."""
+    return degree // num_parts if degree % num_parts == 0 else 1
 
 
 def _prefixed(prefix: str, weights: Iterator[Weight] | list[Weight]) -> Iterator[Weight]:

@@ -173,7 +173,7 @@ def with_positions_of_the_last() -> None:
 
 
 def _train(plan: Plan, *, place: rank.Place, device: torch.device) -> None:
-    mesh = build_mesh(plan.layout, device_type=device.type, has_experts=plan.model.moe is not None)
+    mesh = build_mesh(plan.layout, model=plan.model, device_type=device.type)
     found = findings(plan, mesh=mesh)
     facts = {name: getattr(found, name) for name in Findings.__slots__}
     (place.run_dir / f"findings-{place.rank}.json").write_text(json.dumps(facts))
@@ -181,7 +181,7 @@ def _train(plan: Plan, *, place: rank.Place, device: torch.device) -> None:
 
 
 def _train_lengths(plan: Plan, *, place: rank.Place, device: torch.device) -> None:
-    mesh = build_mesh(plan.layout, device_type=device.type, has_experts=False)
+    mesh = build_mesh(plan.layout, model=plan.model, device_type=device.type)
     learner = Learner(plan, mesh=mesh, device=device)
     samples = make_samples(vocab_size=plan.model.vocab_size)
     said = [

@@ -44,7 +44,7 @@ def read_facts(run_dir: Path, *, num_ranks: int) -> list[Any]:
 
 
 def _train(plan: Plan, *, place: rank.Place, device: torch.device) -> None:
-    mesh = build_mesh(plan.layout, device_type=device.type, has_experts=plan.model.moe is not None)
+    mesh = build_mesh(plan.layout, model=plan.model, device_type=device.type)
     generation_mesh = build_generation_mesh(plan.layout)
     shapes = [None if axes is None else list(axes.shape) for axes in (mesh.shards, mesh.expert_shards)]
     facts = {"shapes": shapes, "generates": generation_mesh is not None}

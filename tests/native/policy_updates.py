@@ -86,7 +86,7 @@ def read_trained(run_dir: Path, *, num_ranks: int) -> list[Trained]:
 
 
 def _train(plan: Plan, *, place: rank.Place, device: torch.device) -> None:
-    mesh = build_mesh(plan.layout, device_type=device.type, has_experts=plan.model.moe is not None)
+    mesh = build_mesh(plan.layout, model=plan.model, device_type=device.type)
     found = trained(plan, mesh=mesh)
     facts = {name: getattr(found, name) for name in Trained.__slots__}
     (place.run_dir / f"trained-{place.rank}.json").write_text(json.dumps(facts))

@@ -118,7 +118,7 @@ class Probe:
     def __init__(self, plan: Plan, *, rank: int) -> None:
         layout = plan.layout
         generation = layout.generation or GenerationLayout(gpus=layout.gpus)
-        mesh = build_mesh(layout, device_type="cpu", has_experts=plan.model.moe is not None)
+        mesh = build_mesh(layout, model=plan.model, device_type="cpu")
         self.trainers = mesh.world
         self.is_training = rank < layout.gpus
         group = dist.new_group()  # its own: what is on its way must not hold other collectives up

@@ -36,7 +36,7 @@ from pytest_nemoperf.native.shares import Share
 from pytest_nemoperf.native.stage import Stage
 from pytest_nemoperf.native.value_head import ValueHead
 from pytest_nemoperf.stages import stage_layers
-from pytest_nemoperf.weights import Weight
+from pytest_nemoperf.weights import SectionCut, Weight
 
 
 def without_norm_reduction() -> None:
@@ -82,6 +82,50 @@ def without_sum_of_value_gradients() -> None:
 
     with mock.patch.object(gradients, "_sums", without_head):
         with_values_to_learn()
+
+
+def without_sum_of_copied_gradients() -> None:
+    """Copies of key-value heads that never hear of each other's query heads."""
+    original = gradients._sums
+
+    def without_copies(*args: Any, **options: Any) -> Iterable[gradients._Sum]:
+        return [each for each in original(*args, **options) if all(piece.num_copies == 1 for piece in each.pieces)]
+
+    with mock.patch.object(gradients, "_sums", without_copies):
+        rank.main()
+
+
+def with_copies_counted_each() -> None:
+    """A gradient norm that counts each of a head's two copies as a weight of its own."""
+    original = Gradients.__init__
+
+    def counted(self: Gradients, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        self._by_copies[1] += self._by_copies.pop(2)
+
+    with mock.patch.object(Gradients, "__init__", counted):
+        rank.main()
+
+
+def with_heads_of_others() -> None:
+    """Copies of key-value heads dealt out in turn, so that most ranks have other heads' queries."""
+
+    def in_turn(cut: SectionCut, place: int) -> tuple[int, int]:
+        place = place if cut.num_copies == 1 else place % cut.num_copies
+        return cut.start + place * cut.length, cut.start + (place + 1) * cut.length
+
+    with mock.patch.object(SectionCut, "bounds", in_turn):
+        rank.main()
+
+
+def with_copies_in_turn() -> None:
+    """Context parallelism that trades the copies of all key-value heads in turn, not each head's together."""
+
+    def in_turn(x_BKSC: Tensor, *, cp: int) -> Tensor:
+        return x_BKSC.repeat(1, cp // x_BKSC.shape[1], 1, 1)
+
+    with mock.patch.object(context_parallel, "_copy_heads", in_turn):
+        rank.main()
 
 
 def without_gradient_sync() -> None:

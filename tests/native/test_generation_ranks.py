@@ -22,6 +22,10 @@ from tests.native.generating import NUM_SAMPLES, generator_of, read_generated, r
 from tests.native.tiny import tiny_config
 
 ODD_VOCABULARY = tiny_config(vocab_size=65)  # tp fills it up
+# Each rank of tp has a copy of it.
+ONE_HEAD = tiny_config(
+    num_kv_heads=1, attention_gate=True, qk_norm="rms", qkv_bias=True, sliding_window=5, full_attention_interval=2
+)
 SHARED = "moe-scaled-inputs-chunks"
 
 
@@ -76,6 +80,10 @@ def expected_tokens(model: ModelConfig) -> dict[int, list[int]]:
         pytest.param(GenerationLayout(gpus=2, tp=2), PARTS["moe-sinks-biases"], id="tp2-expert-biases"),
         pytest.param(GenerationLayout(gpus=2, tp=2), PARTS["latent-moe"], id="tp2-latent-experts"),
         pytest.param(GenerationLayout(gpus=2, tp=2), PARTS["mla-moe-mtp"], id="tp2-mla"),
+        pytest.param(GenerationLayout(gpus=4, tp=4), tiny_config(), id="tp4-copies"),
+        pytest.param(
+            GenerationLayout(gpus=2, tp=2), ONE_HEAD, id="tp2-copies-gates-norms-windows", marks=pytest.mark.slow
+        ),
         pytest.param(GenerationLayout(gpus=2, pp=2), tiny_config(), id="pp2"),
         pytest.param(GenerationLayout(gpus=2, pp=2), PARTS["gelu-layernorm-learned-positions"], id="pp2-tied"),
         pytest.param(GenerationLayout(gpus=2), tiny_config(), id="dp2"),

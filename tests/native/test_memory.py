@@ -43,11 +43,16 @@ MIXTURE = MoE(num_experts=4, topk=2, ffn_hidden_size=10, shared_ffn_hidden_size=
 ODD_MOE = replace(ODD, name="odd-moe", moe=MIXTURE, mtp_num_layers=1)
 FEW_EXPERTS = replace(ODD_MOE, name="few-experts", moe=replace(MIXTURE, num_experts=2))
 TIED = replace(ODD, name="tied", tied_embeddings=True)
+# Ranks of tp hold copies of key-value heads, with the last of FSDP's shards in the middle of them.
+FEW_HEADS = replace(ODD, name="few-heads", num_kv_heads=2, ffn_hidden_size=16, qkv_bias=True)
+ONE_HEAD = replace(FEW_HEADS, name="one-head", num_kv_heads=1)
 STATE_CASES = [
     pytest.param(ODD, Layout(gpus=3, dp_shard=3), id="fsdp3"),
     pytest.param(ODD, Layout(gpus=2, tp=2), id="tp2"),
     pytest.param(ODD, Layout(gpus=4, dp_shard=2, tp=2), id="fsdp2tp2"),
     pytest.param(ODD, Layout(gpus=4, dp_shard=2, pp=2), id="fsdp2pp2", marks=pytest.mark.slow),
+    pytest.param(FEW_HEADS, Layout(gpus=4, tp=4), id="copies-tp4", marks=pytest.mark.slow),
+    pytest.param(ONE_HEAD, Layout(gpus=6, dp_shard=3, tp=2), id="copies-fsdp3tp2"),
     pytest.param(TIED, Layout(gpus=4, tp=2, pp=2, vp=2), id="tied-tp2pp2vp2"),
     pytest.param(value_model(ODD), Layout(gpus=3, dp_shard=3), id="value-fsdp3", marks=pytest.mark.slow),
     pytest.param(value_model(TIED), Layout(gpus=4, tp=2, pp=2), id="value-tp2pp2"),
@@ -60,9 +65,13 @@ STATE_CASES = [
 ]
 DENSE = tiny_config(hidden_size=64, head_dim=16, ffn_hidden_size=96, vocab_size=128, num_layers=4)
 MIXED = replace(DENSE, name="mixed", moe=replace(MIXTURE, ffn_hidden_size=48, shared_ffn_hidden_size=48))
+SHARED_HEAD = replace(DENSE, name="shared-head", num_kv_heads=1, qk_norm="rms")
 ACTIVATION_CASES = [
     pytest.param(DENSE, Layout(gpus=2, tp=2), "none", id="tp2"),
     pytest.param(DENSE, Layout(gpus=2, cp=2), "none", id="cp2"),
+    pytest.param(SHARED_HEAD, Layout(gpus=2, tp=2), "none", id="copies-tp2", marks=pytest.mark.slow),
+    pytest.param(SHARED_HEAD, Layout(gpus=2, tp=2), "selective", id="copies-tp2-selective", marks=pytest.mark.slow),
+    pytest.param(SHARED_HEAD, Layout(gpus=2, cp=2, cp_comm="a2a"), "none", id="copies-cp2a2a", marks=pytest.mark.slow),
     pytest.param(DENSE, Layout(gpus=4, pp=4), "none", id="pp4"),
     pytest.param(DENSE, Layout(gpus=2, pp=2), "full", id="pp2-full"),
     pytest.param(MIXED, Layout(gpus=2, tp=2, ep=2), "none", id="moe-tp2ep2"),

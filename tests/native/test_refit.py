@@ -41,6 +41,10 @@ FEW_EXPERTS = tiny_config(name="few", moe=MoE(num_experts=2, topk=1, ffn_hidden_
 FEW_EXPERTS = replace(FEW_EXPERTS, mlp_bias=True, qkv_bias=True, attention_sinks=True)
 
 
+# Ranks of tp hold copies of its key-value heads; it has no padding.
+COPIED = replace(ODD, name="copied", num_kv_heads=2, vocab_size=36)
+
+
 def together(gpus: int, *, tp: int = 1, pp: int = 1) -> GenerationLayout:
     return GenerationLayout(gpus=gpus, tp=tp, pp=pp)
 
@@ -68,6 +72,16 @@ PAIRS = [
     pytest.param(MIXTURE, Layout(gpus=4, dp_shard=4, ep=2, generation=together(4, tp=2)), id="moe-fsdp4ep2-gtp2gdp2"),
     pytest.param(MIXTURE, Layout(gpus=4, pp=2, dp_shard=2, ep=2, generation=together(4, pp=2)), id="moe-fsdp2pp2ep2"),
     pytest.param(FEW_EXPERTS, Layout(gpus=4, dp_shard=4, generation=together(4, tp=2)), id="few-experts-fsdp4-gtp2"),
+    pytest.param(
+        COPIED, Layout(gpus=4, tp=4, generation=together(4, tp=2)), id="copies-tp4-gtp2gdp2", marks=pytest.mark.slow
+    ),
+    pytest.param(COPIED, Layout(gpus=4, dp_shard=2, tp=2, generation=together(4, tp=4)), id="copies-fsdp2tp2-gtp4"),
+    pytest.param(
+        replace(COPIED, num_kv_heads=1),
+        Layout(gpus=4, dp_shard=2, tp=2, generation=apart(4, tp=4)),
+        id="copies-fsdp2tp2-gtp4-apart",
+        marks=pytest.mark.slow,
+    ),
 ]
 SABOTAGE = [
     pytest.param("with_a_shifted_interval", id="interval-shifted"),
@@ -179,10 +193,17 @@ def test_training_goes_on_before_anyone_receives(ranks: Ranks, model: ModelConfi
     assert sum(outcome.weights > 0 for outcome in outcomes) == layout.total_gpus - layout.gpus
 
 
-def test_bytes_are_those_of_all_weights_that_generate(ranks: Ranks) -> None:
-    layout = Layout(gpus=2, dp_shard=2, generation=together(2))
-
-    outcomes = ranks.run(plan_of(MIXTURE, layout))  # it has no padding
+@pytest.mark.parametrize(
+    ("model", "layout"),
+    [
+        pytest.param(MIXTURE, Layout(gpus=2, dp_shard=2, generation=together(2)), id="mixture"),
+        pytest.param(
+            replace(COPIED, num_kv_heads=1), Layout(gpus=2, dp_shard=2, generation=together(2, tp=2)), id="copies"
+        ),
+    ],
+)
+def test_bytes_are_those_of_all_weights_that_generate(ranks: Ranks, model: ModelConfig, layout: Layout) -> None:
+    outcomes = ranks.run(plan_of(model, layout))  # it has no padding
 
     got = sum(outcome.got_bytes for outcome in outcomes)
     assert [outcome.num_bytes for outcome in outcomes] == [got, got]

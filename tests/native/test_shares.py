@@ -37,6 +37,15 @@ def test_each_of_the_matrices_fused_into_one_is_cut_by_itself() -> None:
     assert torch.equal(part, rows(12, 13, 21, 31))
 
 
+def test_a_matrix_of_fewer_parts_than_ranks_is_copied() -> None:
+    queries_keys_values = rows(10, 11, 12, 13, 20, 21, 30, 31)
+    split = Split(dim=0, sections=(4, 2, 2), max_parts=(None, 2, 2))
+
+    parts = [Share(split=split, degree=4, place=place).take(queries_keys_values)[:, 0].tolist() for place in range(4)]
+
+    assert parts == [[10, 20, 30], [11, 20, 30], [12, 21, 31], [13, 21, 31]]
+
+
 def test_a_vocabulary_is_filled_up_so_that_all_parts_are_equal() -> None:
     whole = rows(0, 1, 2)
 

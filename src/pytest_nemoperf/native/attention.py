@@ -101,11 +101,12 @@ class Attention(nn.Module):
     def _split(self, qkv_BSNC: Tensor, positions: Positions) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """Return queries, their gates, keys and values, with norms and positions applied."""
         query_parts = self.group_size * (2 if self.is_gated else 1)
-        num_kv = qkv_BSNC.shape[2] // (query_parts + 2)  # heads of this rank, whatever tp is
+        # Heads of this rank, whatever tp is: a rank with a copy of a head has only some of its query heads.
+        num_kv = max(1, qkv_BSNC.shape[2] // (query_parts + 2))
         if not self.is_gated and self.q_norm is None and positions.angles is not None:
             q_BSHC, k_BSKC, v_BSKC = split_heads(qkv_BSNC, num_kv_heads=num_kv, angles=positions.angles)
             return self._l2_norm(q_BSHC), None, self._l2_norm(k_BSKC), v_BSKC
-        q_BSHC, k_BSKC, v_BSKC = torch.split(qkv_BSNC, [query_parts * num_kv, num_kv, num_kv], dim=2)
+        q_BSHC, k_BSKC, v_BSKC = torch.split(qkv_BSNC, [qkv_BSNC.shape[2] - 2 * num_kv, num_kv, num_kv], dim=2)
         gate_BSHC = None
         if self.is_gated:
             q_BSHC, gate_BSHC = torch.unflatten(q_BSHC, 2, (-1, 2)).unbind(3)

@@ -3,7 +3,8 @@
 The sequence is cut into twice as many pieces as there are ranks, and rank r takes piece r from the front and
 piece r from the back: under a causal mask the two cost together what any other rank's two cost. Attention gets
 the whole sequence in one of two ways. ``all_gather`` gathers keys and values and attends with the local
-queries, piece by piece. ``a2a`` (Ulysses) trades the pieces of all heads for the whole sequence of some heads.
+queries, piece by piece. ``a2a`` (Ulysses) trades the pieces of all heads for the whole sequence of some heads; a
+key-value head goes to each rank that gets query heads of it.
 
 References:
     Megatron-Core's context parallelism (balanced pieces); Jacobs et al. 2023, https://arxiv.org/abs/2309.14509
@@ -88,6 +89,7 @@ class _TradedHeads(_WholeSequence):
 
     def _attend(self, q_BHSC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, *, sinks_H: Tensor | None) -> Tensor:
         cp = self._group.size()
+        k_BKSC, v_BKSC = _copy_heads(k_BKSC, cp=cp), _copy_heads(v_BKSC, cp=cp)
         q_BGTC, k_BGTC, v_BGTC = (
             _in_order(_trade_heads(x, self._group), cp=cp, dim=2) for x in (q_BHSC, k_BKSC, v_BKSC)
         )
@@ -100,6 +102,12 @@ def _gather_pieces(x_BKSC: Tensor, group: ProcessGroup) -> Tensor:
     """Return every rank's two pieces, one rank after the other, along the sequence."""
     gathered_PKBC = all_gather(x_BKSC.transpose(0, 2), group=group)
     return gathered_PKBC.transpose(0, 2)
+
+
+def _copy_heads(x_BKSC: Tensor, *, cp: int) -> Tensor:
+    """Return each key or value head once for each rank that has query heads of it, where ranks outnumber the heads."""
+    num_copies = cp // x_BKSC.shape[1]
+    return x_BKSC if num_copies <= 1 else x_BKSC.repeat_interleave(num_copies, dim=1)
 
 
 def _trade_heads(x_BHSC: Tensor, group: ProcessGroup) -> Tensor:

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
+from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.weights import num_kv_copies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,7 @@ class RankMesh:
         ends: The first and the last of them; None between.
         cp: Pieces of the same sequences.
         tp: Parts of the same matrices.
+        kv_copies: Of these, copies of the same key and value heads.
         replicas: Ranks with the same dense weights that read other tokens and average gradients; only
             without FSDP.
         shards: The ranks FSDP shards dense weights over, or two axes (replicas, shards) for HSDP.
@@ -42,6 +45,7 @@ class RankMesh:
     ends: ProcessGroup | None = None
     cp: ProcessGroup | None = None
     tp: ProcessGroup | None = None
+    kv_copies: ProcessGroup | None = None
     replicas: ProcessGroup | None = None
     shards: DeviceMesh | None = None
     ep: ProcessGroup | None = None
@@ -59,7 +63,7 @@ def group_timeout(plan: Plan) -> timedelta:
     return timedelta(seconds=plan.timeout_sec)
 
 
-def build_mesh(layout: Layout, *, device_type: str, has_experts: bool, timeout: timedelta | None = None) -> RankMesh:
+def build_mesh(layout: Layout, *, model: ModelConfig, device_type: str, timeout: timedelta | None = None) -> RankMesh:
     """Return this rank's groups; every rank of the run must call it, as each group is made by all of them.
 
     The first ``layout.gpus`` ranks train; one that does not belongs to no group.
@@ -69,14 +73,16 @@ def build_mesh(layout: Layout, *, device_type: str, has_experts: bool, timeout: 
 
     Args:
         layout: Of the run.
+        model: What the ranks train: a mixture has groups of its own, and so have copies of key-value heads.
         device_type: Where the ranks compute.
-        has_experts: The model is a mixture.
         timeout: Of the groups, which don't inherit it from the default group; None for torch's own.
     """
     groups = _Groups(timeout=timeout)
     ranks = torch.arange(layout.gpus).view(layout.pp, layout.dp_replicate, layout.dp_shard, layout.cp, layout.tp)
     experts = ranks.view(layout.pp, -1, layout.expert_dp, layout.ep, layout.etp)
+    kv_heads = ranks.view(*ranks.shape[:4], -1, num_kv_copies(model, tp=layout.tp))
     is_sharded = layout.dp_shard > 1
+    has_experts = model.moe is not None
     return RankMesh(
         world=groups.along(ranks, 0, 1, 2, 3, 4),
         pp=groups.along(ranks, 0),
@@ -84,6 +90,7 @@ def build_mesh(layout: Layout, *, device_type: str, has_experts: bool, timeout: 
         ends=groups.along(ranks[[0, -1]], 0) if layout.pp > 1 else None,
         cp=groups.along(ranks, 3),
         tp=groups.along(ranks, 4),
+        kv_copies=groups.along(kv_heads, 5),
         replicas=None if is_sharded else groups.along(ranks, 1, 3),
         shards=groups.mesh(ranks.flatten(2, 3), device_type=device_type) if is_sharded else None,
         ep=groups.along(experts, 3) if has_experts else None,

@@ -170,8 +170,7 @@ def train(plan: Plan, *, place: Place, device: torch.device) -> None:
 def make_trainer(plan: Plan, *, rank: int, device: torch.device) -> Trainer:
     """Return what runs this rank's pre-training steps."""
     layout = plan.layout
-    has_experts = plan.model.moe is not None
-    mesh = build_mesh(layout, device_type=device.type, has_experts=has_experts, timeout=group_timeout(plan))
+    mesh = build_mesh(layout, model=plan.model, device_type=device.type, timeout=group_timeout(plan))
     positions = local_positions(plan.seq_len, mesh=mesh)
     return Trainer(
         plan,

@@ -52,7 +52,7 @@ def make_worker(plan: Plan, *, device: torch.device) -> Worker:
     generation = layout.generation
     assert plan.rl is not None and generation is not None  # noqa: S101, PT018 (resolve filled both)
     timeout = group_timeout(plan)
-    mesh = build_mesh(layout, device_type=device.type, has_experts=plan.model.moe is not None, timeout=timeout)
+    mesh = build_mesh(layout, model=plan.model, device_type=device.type, timeout=timeout)
     generation_mesh = build_generation_mesh(layout, timeout=timeout)
     is_apart = not generation.is_colocated
     clock = phase_clock(device, names=RL_PHASES)

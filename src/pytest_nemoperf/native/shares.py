@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.weights import Split, Weight
@@ -39,14 +38,8 @@ class Share:
         if self.split.is_padded and whole.shape[dim] % degree:
             missing = -whole.shape[dim] % degree
             whole = F.pad(whole, [0, 0] * (whole.dim() - dim - 1) + [0, missing])
-        sections = torch.split(whole, list(self.split.sections), dim) if self.split.sections else (whole,)
-        for section in sections:
-            if section.shape[dim] % degree:
-                raise PlanError(
-                    f"a weight of {tuple(whole.shape)} can't be cut into {degree} equal parts along "
-                    f"{section.shape[dim]} rows; choose a degree that divides it"
-                )
-        return torch.cat([section.chunk(degree, dim)[self.place] for section in sections], dim)
+        bounds = [cut.bounds(self.place) for cut in self.split.equal_cuts(whole.shape, degree=degree)]
+        return torch.cat([whole.narrow(dim, first, end - first) for first, end in bounds], dim)
 
 
 def shares_of(weight: Weight, *, mesh: RankMesh) -> tuple[Share, ...]:

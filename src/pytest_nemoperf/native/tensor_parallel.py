@@ -1,10 +1,10 @@
 """Tensor parallelism: every rank of the axis holds a part of each matrix, and hooks do the communication.
 
-The first matrix of a sub-layer is split by rows (each rank has whole heads, or part of the MLP's width), the
-second by columns, so that a sub-layer needs one collective on the way in and one on the way out. With
-sequence parallelism the residual stream between the sub-layers is split over the tokens, and the pair is an
-all-gather and a reduce-scatter; without, every rank holds all tokens, and it is an identity and an
-all-reduce. Embedding, head and loss are split over the vocabulary.
+The first matrix of a sub-layer is split by rows (each rank has whole heads, or part of the MLP's width; ranks that
+outnumber the key-value heads hold copies of these, see ``Split.max_parts``), the second by columns, so that a
+sub-layer needs one collective on the way in and one on the way out. With sequence parallelism the residual stream
+between the sub-layers is split over the tokens, and the pair is an all-gather and a reduce-scatter; without, every
+rank holds all tokens, and it is an identity and an all-reduce. Embedding, head and loss are split over the vocabulary.
 
 Plain tensors and own collectives instead of DTensor: half the Python per product, no sharding propagation in
 the first step, and DDP, which can't reduce DTensors, composes with it as FSDP does.

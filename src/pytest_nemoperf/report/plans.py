@@ -108,7 +108,26 @@ def _memory_text(price: Price) -> str:
     lines = ["memory of the fullest rank of a stage, as the native engine's:"]
     lines += [f"  {line}" for line in align(rows, num_left=1)]
     lines += [f"  {line}" for line in generation_lines(price)]
+    lines += [f"  {line}" for line in _copies_lines(price)]
     return "\n".join([*lines, f"  {_fit_text(price)}", "  activations and transient are estimates", ""])
+
+
+def _copies_lines(price: Price) -> Iterator[str]:
+    """Yield what copied key-value heads cost; nothing where each is on one rank."""
+    copies, plan = price.kv_copies, price.plan
+    if copies is None:
+        return
+    share = 100 * copies.flops_per_step / price.flops_per_step
+    yield (
+        f"tp={plan.layout.tp} is more than num_kv_heads={plan.model.num_kv_heads}: "
+        f"each key-value head is on {copies.num_copies} ranks;"
+    )
+    yield (
+        f"the copies are {bytes_text(copies.weights)} of weights, {bytes_text(copies.gradients)} of gradients, "
+        f"{bytes_text(copies.optimizer)} of optimizer,"
+    )
+    yield f"send {bytes_text(copies.sent_bytes_per_step)} a step over tp to sum their gradients,"
+    yield f"and compute {copies.flops_per_step:.6g} FLOPs a step beside the model's ({share:.2g}% of these)"
 
 
 def _kinds(price: Price) -> list[str]:

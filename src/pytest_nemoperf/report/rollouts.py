@@ -58,6 +58,12 @@ def generation_lines(price: Price) -> Iterator[str]:
         f"generation: {bytes_text(generation.weights)} weights, {bytes_text(generation.cache)} cache "
         f"({count_text(generation.num_slots, 'slot')}), {where}"
     )
+    if generation.num_kv_copies > 1:
+        yield (
+            f"each key-value head is on {generation.num_kv_copies} ranks of a replica: copies are "
+            f"{bytes_text(generation.copied_weights)} of these weights,"
+        )
+        yield f"{bytes_text(generation.copied_cache)} of this cache"
     yield f"a refit fills {bytes_text(generation.refit_bytes)} on all ranks together"
 
 

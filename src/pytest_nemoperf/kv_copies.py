@@ -1,0 +1,71 @@
+"""Cost of copied key-value heads, where tensor parallel ranks outnumber them: memory, FLOPs, traffic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pytest_nemoperf.components import Mixer
+from pytest_nemoperf.memory import StateBytes, copied_state_bytes
+from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.shards import stage_parts
+from pytest_nemoperf.traffic import copied_gradient_bytes
+from pytest_nemoperf.weights import num_kv_copies
+
+_FLOPS_PER_MAC = 2
+_PASSES = 3  # forward, gradient of the input, gradient of the weight
+_KEYS_AND_VALUES = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KVCopies:
+    """What copies of key-value heads cost beyond heads that are shared out; all of it is part of the other figures.
+
+    But for the FLOPs: model FLOPs are the model's, and the products of copies are not among them.
+
+    Attributes:
+        num_copies: Ranks of a tensor parallel group that hold the same heads.
+        weights: Bytes of a rank of the stage with the most copies.
+        gradients: The same.
+        optimizer: The same.
+        sent_bytes_per_step: What a rank sends in one step to sum the gradients of the copies.
+        flops_per_step: Of all ranks, forward and backward; recomputation is not counted, as in model FLOPs.
+    """
+
+    num_copies: int
+    weights: int
+    gradients: int
+    optimizer: int
+    sent_bytes_per_step: int
+    flops_per_step: float
+
+
+def kv_copies(plan: Plan) -> KVCopies | None:
+    """Return what copied key-value heads cost where the model is trained; None where no rank holds a copy."""
+    num_copies = num_kv_copies(plan.model, tp=plan.layout.tp)
+    if num_copies == 1:
+        return None
+    stages = range(plan.layout.pp)
+    states = [_copied_state(plan, pp_rank=pp_rank, num_copies=num_copies) for pp_rank in stages]
+    state = max(states, key=lambda each: each.total)
+    sent = max(copied_gradient_bytes(plan, pp_rank=pp_rank) for pp_rank in stages)
+    return KVCopies(
+        num_copies=num_copies,
+        weights=state.weights,
+        gradients=state.gradients,
+        optimizer=state.optimizer,
+        sent_bytes_per_step=plan.num_updates * round(sent),
+        flops_per_step=(num_copies - 1) * _projection_flops_per_token(plan) * plan.tokens_per_step,
+    )
+
+
+def _copied_state(plan: Plan, *, pp_rank: int, num_copies: int) -> StateBytes:
+    parts = stage_parts(plan.model, layout=plan.layout, pp_rank=pp_rank)
+    return copied_state_bytes(parts, num_copies=num_copies)
+
+
+def _projection_flops_per_token(plan: Plan) -> int:
+    """Return the FLOPs of the products that make keys and values, of all layers and heads."""
+    model = plan.model
+    num_layers = sum(layer.mixer is Mixer.ATTENTION for layer in model.layers) + model.mtp_num_layers
+    num_macs = model.hidden_size * _KEYS_AND_VALUES * model.num_kv_heads * model.head_dim
+    return _PASSES * _FLOPS_PER_MAC * num_layers * num_macs
