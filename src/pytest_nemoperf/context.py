@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pytest_nemoperf import machine
 from pytest_nemoperf.changes import changes_text
 from pytest_nemoperf.comparison import Terms, VerdictKind, merge_tolerances
+from pytest_nemoperf.git import CodeVersion, code_version
 from pytest_nemoperf.replay import Replay
 from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.store import BaselineStore
@@ -42,9 +43,14 @@ class Context:
         )
 
     @cached_property
+    def code(self) -> CodeVersion:
+        """Which code the root directory holds."""
+        return code_version(self.root)
+
+    @cached_property
     def provenance(self) -> Provenance:
         """When, from which commit, with which versions, on which device, by which command."""
-        return machine.provenance(self.settings.system, devices=self.settings.devices, root=self.root)
+        return machine.provenance(self.settings.system, devices=self.settings.devices, code=self.code)
 
     def origin(self, case: str) -> tuple[Mapping[str, str | int], Provenance]:
         """Return machine and provenance of a case's runs: this session's, or those that are stored with them."""

@@ -86,6 +86,7 @@ class SessionResults:
         system_title: As pages print it.
         machine: Key of this machine.
         provenance: When, from which commit, with which versions, on which device, by which command.
+        git_problem: git's reason for not telling the commit or its changes; empty if it could.
         cases: Judged cases in the order they ran.
         not_run: Perf tests that measured nothing.
         pruned: What --perf-prune did; None without it.
@@ -105,6 +106,7 @@ class SessionResults:
     inject_pct: float = 0.0
     duration_sec: float = 0.0
     replay_of: str = ""
+    git_problem: str = ""
     schema_version: Literal[1] = RESULTS_SCHEMA_VERSION
 
 

@@ -187,6 +187,7 @@ class PerfSession:
             inject_pct=settings.inject_pct,
             duration_sec=round(time.monotonic() - self._started, 3),
             replay_of=self.context.shown(replay.root) if replay else "",
+            git_problem="" if replay else self.context.code.problem,
         )
 
     def dry_run(self, gaps: Sequence[str]) -> DryRun:

@@ -147,6 +147,7 @@ def _origin(results: SessionResults) -> list[str]:
     driver = f", driver {origin.driver}" if origin.driver else ""
     facts = [
         f"Date: {origin.date}, {commit_text(origin)}",
+        f"git can't tell what was measured: {results.git_problem}" if results.git_problem else "",
         f"Device: {origin.device}{driver}" if origin.device else "",
         f"Versions: {versions}" if versions else "",
         f"Command: {code(origin.command)}" if origin.command else "",

@@ -89,6 +89,8 @@ def _parts(
     if results.replay_of:
         yield f"replay: runs stored in {results.replay_of}, judged again"
     yield _origin(results)
+    if results.git_problem:
+        yield indented(f"git can't tell what was measured: {results.git_problem}")
     for headings, cells_of in (
         (_STEP_HEADINGS, _step_cells),
         (_RL_HEADINGS, _rl_cells),
