@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pytest_nemoperf.baseline import write_baseline
-from pytest_nemoperf.store import BaselineStore, forget_old_runs
+from pytest_nemoperf.store import BaselineStore
 from tests.builders import MACHINE, make_baseline
 
 ELSEWHERE = {**MACHINE, "cores": 64}
@@ -55,12 +55,3 @@ def test_machines_that_share_a_store_do_not_overwrite_each_other(store: Baseline
     theirs = other.record_locally(make_baseline(machine=ELSEWHERE))
 
     assert mine != theirs
-
-
-def test_only_the_newest_sessions_keep_their_runs(tmp_path: Path) -> None:
-    for name in ("20260101-000000", "20260102-000000", "20260103-000000"):
-        (tmp_path / name / "case").mkdir(parents=True)
-
-    forget_old_runs(tmp_path, keep=2)
-
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["20260102-000000", "20260103-000000"]

@@ -24,7 +24,6 @@ from pytest_nemoperf.planner import Planner
 from pytest_nemoperf.report.markdown import render_markdown
 from pytest_nemoperf.results import CaseReport, NotRun, Pruned, SessionResults
 from pytest_nemoperf.settings import Settings
-from pytest_nemoperf.store import forget_old_runs
 from pytest_nemoperf.waivers import Waiver
 
 if TYPE_CHECKING:
@@ -212,7 +211,7 @@ class PerfSession:
             self.ab.close()
         self._turn.release()
         if self.context.replay is None:  # the oldest runs may be those that were judged again
-            forget_old_runs(self._launches.root, keep=_KEPT_SESSIONS)
+            self._launches.session_folder.forget_others(keep=_KEPT_SESSIONS)
 
     def write_output(self, gaps: Sequence[str]) -> list[Path]:
         """Write the results file and the markdown table, or a dry run's file; return their paths.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,10 +132,3 @@ def _is_baseline(path: Path) -> bool:
     except BaselineError:
         return False
     return True
-
-
-def forget_old_runs(runs_dir: Path, *, keep: int) -> None:
-    """Delete the working folders of all but the newest sessions; folder names sort by date."""
-    folders = sorted(path for path in runs_dir.glob("*") if path.is_dir())
-    for folder in folders[:-keep]:
-        shutil.rmtree(folder, ignore_errors=True)
