@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pytest_nemoperf.baseline import write_baseline
+from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.store import BaselineStore
 from tests.builders import MACHINE, make_baseline
 
@@ -46,6 +47,30 @@ def test_another_machines_baseline_is_found_where_there_is_nothing_better(store:
 
     assert found.baseline is not None
     assert found.baseline.machine == ELSEWHERE
+
+
+def test_a_link_to_a_baseline_that_is_not_there_is_no_missing_baseline(store: BaselineStore) -> None:
+    link = store.committed_dir / "cpu" / "pretrain-test.json"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("../../shared/pretrain-test.json")
+
+    with pytest.raises(BaselineError, match=r"is a link to \.\./\.\./shared/pretrain-test.json, which is not there"):
+        store.find("pretrain-test", workload=make_baseline().workload)
+
+
+def test_an_update_makes_the_file_that_a_link_leads_to(store: BaselineStore, tmp_path: Path) -> None:
+    link = store.committed_dir / "cpu" / "pretrain-test.json"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("../../shared/pretrain-test.json")
+    updating = replace(store, is_updating=True)
+
+    found = updating.find_committed("pretrain-test")
+    updating.update(make_baseline())
+
+    assert found is None
+    assert link.is_symlink()
+    assert (tmp_path / "shared" / "pretrain-test.json").is_file()
+    assert updating.find_committed("pretrain-test") == make_baseline()
 
 
 def test_machines_that_share_a_store_do_not_overwrite_each_other(store: BaselineStore) -> None:

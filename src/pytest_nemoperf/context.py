@@ -40,6 +40,7 @@ class Context:
             local_dir=settings.state_dir / "baselines",
             system=settings.system.name,
             machine=self.machine,
+            is_updating=settings.updating is not None,
         )
 
     @cached_property

@@ -45,12 +45,14 @@ class BaselineStore:
         local_dir: Store that is not committed; one folder a machine.
         system: System name.
         machine: Key of this machine.
+        is_updating: Committed baselines are written; a link to a file that is not there yet makes it.
     """
 
     committed_dir: Path
     local_dir: Path
     system: str
     machine: Mapping[str, str | int]
+    is_updating: bool = False
 
     def find(self, case: str, *, workload: Mapping[str, Any]) -> Found:
         """Return the committed baseline if it compares, else the local one if that does, else the committed one.
@@ -69,8 +71,14 @@ class BaselineStore:
         """Return the committed baseline of a case, whether it compares or not.
 
         Raises:
-            BaselineError: If the file can't be trusted.
+            BaselineError: If the file can't be trusted, or is a link to one that is not there.
         """
+        path = self._path(self.committed_dir, case)
+        if path.is_symlink() and not path.exists() and not self.is_updating:
+            raise BaselineError(
+                f"{path}: is a link to {path.readlink()}, which is not there; get that file, delete the link, or "
+                "record the case through it with --update-baselines"
+            )
         return find_baseline(self.committed_dir, system=self.system, case=case)
 
     def compares(self, baseline: Baseline, *, workload: Mapping[str, Any]) -> bool:
