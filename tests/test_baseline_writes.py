@@ -170,7 +170,12 @@ def test_a_file_of_another_file_system_is_written_aside_there(tmp_path: Path, mo
     (tmp_path / "file.json").symlink_to("elsewhere/file.json")
     renamed: list[tuple[Path, Path]] = []
     replace_file = Path.replace
-    monkeypatch.setattr(Path, "replace", lambda self, to: (renamed.append((self, to)), replace_file(self, to)))
+
+    def note(path: Path, target: Path) -> Path:
+        renamed.append((path, target))
+        return replace_file(path, target)
+
+    monkeypatch.setattr(Path, "replace", note)
 
     write_atomically(tmp_path / "file.json", text="whole")
 

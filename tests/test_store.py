@@ -73,6 +73,20 @@ def test_an_update_makes_the_file_that_a_link_leads_to(store: BaselineStore, tmp
     assert updating.find_committed("pretrain-test") == make_baseline()
 
 
+def test_no_update_overwrites_the_baseline_of_another_test(store: BaselineStore) -> None:
+    mine, theirs = (
+        make_baseline(workload={"workload": "benchmark", "test": f"test_a.py::test_b[{name}]"}) for name in ("C", "C++")
+    )
+    store.update(theirs)
+
+    with pytest.raises(
+        BaselineError, match=r"is the baseline of test_a\.py::test_b\[C\+\+\], and test_a\.py::test_b\[C\] has"
+    ):
+        store.update(mine)
+
+    assert store.find_committed("pretrain-test") == theirs
+
+
 def test_machines_that_share_a_store_do_not_overwrite_each_other(store: BaselineStore) -> None:
     other = replace(store, machine=ELSEWHERE)
 

@@ -135,6 +135,11 @@ def read_baseline(path: Path, *, is_in_place: bool = True) -> Baseline:
     baseline = from_data(Baseline, data, subject=str(path), error=BaselineError)
     if problem := next(_impossible_figures(data, baseline=baseline), None):
         raise BaselineError(f"{path}: {problem}; restore it (git checkout) or record it again")
+    if is_in_place and baseline.case != path.stem and baseline.case.lower() == path.stem.lower():
+        raise BaselineError(
+            f"{path}: holds case {baseline.case!r}, which a file system that does not tell capitals apart keeps in the "
+            f"same file as {path.stem!r}; give one of the two tests another id"
+        )
     if is_in_place and (baseline.case, baseline.system) != (path.stem, path.parent.name):
         raise BaselineError(
             f"{path}: holds case {baseline.case!r} of system {baseline.system!r}; "

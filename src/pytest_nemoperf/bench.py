@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import statistics
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_nemoperf.cases import benchmark_case_id
 from pytest_nemoperf.measure import Measurement, Run, round_significant
 from pytest_nemoperf.metrics import TIME_PER_CALL_SEC
 from pytest_nemoperf.steadiness import mad_pct, num_outliers, num_still_warming, settling_problems
@@ -17,7 +16,6 @@ from pytest_nemoperf.steadiness import mad_pct, num_outliers, num_still_warming,
 if TYPE_CHECKING:
     from pytest_nemoperf.settings import Settings
 
-_MAX_NAME_LENGTH = 160
 _MIN_ROUNDS = 3
 _SPIN_BELOW_SEC = 1e-3  # the operating system's sleep is too coarse for less
 
@@ -52,16 +50,6 @@ def inject_delay(item: pytest.Item, *, inject_pct: float) -> None:
     item.add_marker(pytest.mark.benchmark(**kwargs), append=False)
 
 
-def case_name(nodeid: str) -> str:
-    """Return the case id of a benchmark test: its node id, safe as a file name."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", nodeid.replace(".py::", ".").replace("/", ".").replace("::", ".")).strip(
-        "-"
-    )
-    if len(name) > _MAX_NAME_LENGTH:
-        name = f"{name[:_MAX_NAME_LENGTH]}-{hashlib.sha256(nodeid.encode()).hexdigest()[:8]}"
-    return f"bench-{name}"
-
-
 def measure_benchmark(item: pytest.Item, *, benchmark: Any, settings: Settings) -> Measurement:
     """Return the measurement of a test that used the benchmark fixture; not called or too short is INVALID."""
     times = list(benchmark.stats.stats.data) if benchmark.stats is not None else []
@@ -74,7 +62,7 @@ def measure_benchmark(item: pytest.Item, *, benchmark: Any, settings: Settings) 
     problems += settling_problems(times[dropped:])
     runs = (_run(times[dropped:], num_warmup_dropped=dropped),) if times else ()
     return Measurement(
-        case=case_name(item.nodeid),
+        case=benchmark_case_id(item.nodeid),
         system=settings.system.name,
         workload={"workload": "benchmark", "test": item.nodeid},
         runs=runs,

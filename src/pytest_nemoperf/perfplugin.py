@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf import bench
+from pytest_nemoperf.cases import benchmark_case_id
 from pytest_nemoperf.changes import changes_text
 from pytest_nemoperf.errors import NemoPerfError, WaiverError
 from pytest_nemoperf.fixture import PRICED, Perf, waiver_of
@@ -66,7 +67,7 @@ class PerfPlugin:
         """Delay what pytest-benchmark measures in a self-test session; take turns before anything is timed."""
         if _uses_benchmark(item):
             settings = self.session.settings
-            self.perf_of(item).ask(bench.case_name(item.nodeid))
+            self.perf_of(item).ask(benchmark_case_id(item.nodeid))
             if settings.is_dry_run:
                 self.perf_of(item).end_dry("a benchmark test has no recipe to price")
             if settings.against:

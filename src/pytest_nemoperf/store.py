@@ -91,9 +91,19 @@ class BaselineStore:
         return self._path(self._local_root, baseline.case)
 
     def update(self, baseline: Baseline) -> tuple[Path, Baseline | None]:
-        """Store a committed baseline; return its path and the one it replaced."""
-        old = write_baseline(self.committed_dir, baseline=baseline)
-        return self._path(self.committed_dir, baseline.case), old
+        """Store a committed baseline; return its path and the one it replaced.
+
+        Raises:
+            BaselineError: If another test's is there, what is there can't be trusted, or the folder does not take it.
+        """
+        path = self._path(self.committed_dir, baseline.case)
+        old = self.find_committed(baseline.case)
+        if old is not None and _test_of(old) != _test_of(baseline):
+            raise BaselineError(
+                f"{path}: is the baseline of {_test_of(old)}, and {_test_of(baseline)} has the same case; delete the file "
+                "if that test has another case now, or give one of the two another id"
+            )
+        return path, write_baseline(self.committed_dir, baseline=baseline)
 
     def prune(self, asked: Container[str]) -> Iterator[Path]:
         """Delete the system's committed baselines of cases that are not asked for, with their profiles.
@@ -132,6 +142,11 @@ class BaselineStore:
 
     def _path(self, root: Path, case: str) -> Path:
         return baseline_path(root, system=self.system, case=case)
+
+
+def _test_of(baseline: Baseline) -> str:
+    """Return the node id of the benchmark test a baseline is of; other cases are not named after a test."""
+    return str(baseline.workload.get("test", ""))
 
 
 def _is_baseline(path: Path) -> bool:
