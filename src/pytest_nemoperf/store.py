@@ -100,8 +100,8 @@ class BaselineStore:
         old = self.find_committed(baseline.case)
         if old is not None and _test_of(old) != _test_of(baseline):
             raise BaselineError(
-                f"{path}: is the baseline of {_test_of(old)}, and {_test_of(baseline)} has the same case; delete the file "
-                "if that test has another case now, or give one of the two another id"
+                f"{path}: is the baseline of {_test_of(old)}, and {_test_of(baseline)} has the same case; delete the "
+                "file if that test has another case now, or give one of the two another id"
             )
         return path, write_baseline(self.committed_dir, baseline=baseline)
 
