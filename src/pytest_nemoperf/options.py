@@ -187,6 +187,12 @@ def _add_ini_keys(parser: pytest.Parser) -> None:
     )
     parser.addini("perf_tolerance", "allowed worsening: [METRIC=]PCT, one a line", type="linelist", default=[])
     parser.addini("perf_fail_on", "comma-separated verdicts that fail a perf test", default="")
+    parser.addini(
+        "perf_fail_on_unasked",
+        "fail a session in which cases have no baseline, while stored ones are asked for by no test (default false)",
+        type="bool",
+        default=False,
+    )
     parser.addini("perf_baselines", "directory of stored baselines", default="")
     parser.addini("perf_machine", "name of a pool of identical machines that share CPU baselines", default="")
     parser.addini("perf_release", "release under test, which perf_waive(until=RELEASE) is compared with", default="")

@@ -149,6 +149,7 @@ class PerfPlugin:
         updating = self.session.settings.updating
         if updating is not None and updating.is_pruning:
             self.session.pruned = self.suite.prune(self.session.context.store, shown=self.session.context.shown)
+        self._note_unasked(session)
         if self.session.reports or self.session.not_run or self.session.planner.priced:
             gaps = self.suite.gaps() if self.session.settings.is_dry_run else ()
             try:
@@ -177,6 +178,21 @@ class PerfPlugin:
                 terminalreporter.write_line(f"perf: {none}, so none ran under the profiler (--perf-profile)")
         if self._write_error:
             terminalreporter.write_line(f"perf: {self._write_error}", red=True)
+
+    def _note_unasked(self, session: pytest.Session) -> None:
+        """Note stored baselines that cases without one may have lost; the session fails where an ini key says so."""
+        settings = self.session.settings
+        if settings.is_dry_run or settings.changes or settings.against:  # no case of these has a baseline of its own
+            return
+        self.session.unasked = self.suite.unasked(
+            self.session.context.store,
+            missing=self.session.without_baseline(),
+            shown=self.session.context.shown,
+            is_failing=settings.fails_on_unasked and settings.updating is None,
+        )
+        is_failure = self.session.unasked is not None and self.session.unasked.is_failure
+        if is_failure and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _is_priced(self, item: pytest.Item) -> bool:
         priced = self.session.planner.priced

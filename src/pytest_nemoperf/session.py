@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +13,7 @@ from pytest_nemoperf.absession import open_ab_session
 from pytest_nemoperf.baseline import write_atomically
 from pytest_nemoperf.case_profiles import is_profile_due, profile_report
 from pytest_nemoperf.changes import changes_text
+from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.context import Context
 from pytest_nemoperf.dryrun import DRY_RUN_FILE, DryRun
 from pytest_nemoperf.hostlock import HostLock
@@ -22,7 +23,7 @@ from pytest_nemoperf.launches import Launches
 from pytest_nemoperf.measure import Measurement
 from pytest_nemoperf.planner import Planner
 from pytest_nemoperf.report.markdown import render_markdown
-from pytest_nemoperf.results import CaseReport, NotRun, Pruned, SessionResults
+from pytest_nemoperf.results import CaseReport, NotRun, Pruned, SessionResults, Unasked
 from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.waivers import Waiver
 
@@ -43,6 +44,7 @@ class PerfSession:
         self.not_run: list[NotRun] = []
         self.num_profiled = 0
         self.pruned: Pruned | None = None
+        self.unasked: Unasked | None = None
         self.context = Context(settings, root=config.rootpath)
         self.planner = Planner(config, settings=settings, store=self.context.store)
         self.ab = open_ab_session(settings, root=config.rootpath)
@@ -171,6 +173,15 @@ class PerfSession:
         """Wait until no other perf session measures on this host."""
         self._turn.acquire(say=progress.say)
 
+    def without_baseline(self) -> dict[str, Mapping[str, Any]]:
+        """Return the workload of each case that no committed baseline was there for, by case."""
+        missing = {}
+        for report in self.reports:
+            verdict = report.result.verdict
+            if verdict.kind is VerdictKind.NO_BASELINE or not self.context.store.is_committed(verdict.case):
+                missing[verdict.case] = report.result.measurement.workload
+        return missing
+
     def results(self) -> SessionResults:
         """Return what the results file holds."""
         settings, replay = self.settings, self.context.replay
@@ -183,6 +194,7 @@ class PerfSession:
             cases=tuple(report.result for report in self.reports),
             not_run=tuple(self.not_run),
             pruned=self.pruned,
+            unasked=self.unasked,
             inject_pct=settings.inject_pct,
             duration_sec=round(time.monotonic() - self._started, 3),
             replay_of=self.context.shown(replay.root) if replay else "",

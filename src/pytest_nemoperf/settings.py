@@ -76,6 +76,7 @@ class Settings:
         runs: Independent launches that make a baseline.
         terms: By what is judged; the tolerances of recipes and markers are not yet applied.
         fail_on: Names of the verdicts that fail a test.
+        fails_on_unasked: The session fails where cases have no baseline, and stored ones are asked for by no test.
         inject_pct: Self-test delay of each step in percent.
         timeout_sec: Wall-clock limit of one run; None for each recipe's own.
         changes: What --perf-set changes in every recipe, by key; empty for nothing.
@@ -97,6 +98,7 @@ class Settings:
     runs: int
     terms: Terms
     fail_on: frozenset[VerdictKind]
+    fails_on_unasked: bool
     inject_pct: float
     timeout_sec: float | None
     changes: Mapping[str, Any]
@@ -138,6 +140,7 @@ def read_settings(config: pytest.Config) -> Settings:
         runs=_runs(config),
         terms=terms,
         fail_on=parse_fail_on(option.perf_fail_on or config.getini("perf_fail_on")),
+        fails_on_unasked=config.getini("perf_fail_on_unasked"),
         inject_pct=inject_pct,
         timeout_sec=parse_seconds(timeout, subject="--perf-timeout") if timeout is not None else None,
         changes=changes,

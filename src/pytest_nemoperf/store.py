@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Container, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,9 +117,7 @@ class BaselineStore:
         Raises:
             BaselineError: If the folder does not let one go.
         """
-        for path in list_baselines(self.committed_dir, system=self.system):
-            if path.stem in asked or not _is_baseline(path):
-                continue
+        for path in self.unasked(asked):
             own = [each for each in (path, profile_path(path)) if each.exists()]
             try:
                 forget_profile(path)
@@ -126,6 +125,19 @@ class BaselineStore:
             except OSError as exc:
                 raise BaselineError(f"{path}: cannot be deleted: {exc.strerror or exc}") from exc
             yield from own
+
+    def unasked(self, asked: Container[str]) -> dict[Path, Baseline]:
+        """Return the system's committed baselines of cases that are not asked for; broken ones are left out."""
+        found = {}
+        for path in list_baselines(self.committed_dir, system=self.system):
+            if path.stem not in asked:
+                with suppress(BaselineError):
+                    found[path] = read_baseline(path)
+        return found
+
+    def is_committed(self, case: str) -> bool:
+        """Tell whether a case has a committed baseline, of whatever machine and workload."""
+        return self._path(self.committed_dir, case).exists()
 
     def num_committed(self) -> int:
         """Count the committed baselines of the system."""
@@ -147,11 +159,3 @@ class BaselineStore:
 def _test_of(baseline: Baseline) -> str:
     """Return the node id of the benchmark test a baseline is of; other cases are not named after a test."""
     return str(baseline.workload.get("test", ""))
-
-
-def _is_baseline(path: Path) -> bool:
-    try:
-        read_baseline(path)
-    except BaselineError:
-        return False
-    return True

@@ -40,7 +40,7 @@ from pytest_nemoperf.report.console import (
 )
 from pytest_nemoperf.report.resolving import loose_texts
 from pytest_nemoperf.report.rollouts import PHASE_HEADINGS, phase_cells
-from pytest_nemoperf.report.stored import pruned_parts, stored_parts
+from pytest_nemoperf.report.stored import pruned_parts, stored_parts, unasked_parts
 from pytest_nemoperf.results import CaseReport, CaseResult, SessionResults
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def _parts(
     yield from _not_run(results)
     yield from stored_parts(reports)
     yield from pruned_parts(results.pruned)
+    yield from unasked_parts(results.unasked)
     if written:
         yield ""
         yield heading("files written")
