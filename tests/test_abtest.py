@@ -21,7 +21,7 @@ from pytest_nemoperf.abratios import (
     turns_ratio,
     unsettled_turns,
 )
-from pytest_nemoperf.abtest import ABRound, apart, judge_rounds
+from pytest_nemoperf.abtest import ABRound, apart, judge_rounds, work_problems
 from pytest_nemoperf.comparison import Terms, VerdictKind
 from pytest_nemoperf.metrics import TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.records import StepRecord
@@ -248,6 +248,18 @@ def test_sides_that_compute_different_things_are_not_judged() -> None:
 
     assert verdict.kind is VerdictKind.INVALID
     assert verdict.reasons[0].startswith("loss 7.5 of new (working tree) is not old (main, 36db4f5)'s 6.5 at step 12")
+
+
+def test_sides_whose_sequences_differ_in_length_do_not_compare() -> None:
+    longer = make_run()
+    longer = replace(longer, metrics={**longer.metrics, "mean_tokens_per_step": 120.0})
+    shorter = replace(longer, metrics={**longer.metrics, "mean_tokens_per_step": 100.0})
+    old, new = (make_measurement(workload={"has_varying_lengths": True}, runs=(run,)) for run in (shorter, longer))
+
+    kind, problems = work_problems(old, new, labels=("old", "new"))
+
+    assert kind is VerdictKind.NOT_COMPARABLE
+    assert problems[0].startswith("mean number of tokens per step is 120 tokens, 100 tokens in the baseline")
 
 
 def test_a_side_that_is_invalid_is_named() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.report.builders import TERMS
 SAMPLED: dict[str, dict[str, str]] = {"rl": {"response_lengths": "sampled"}}
 PINNED: dict[str, dict[str, str]] = {"rl": {}}
 PRETRAIN: dict[str, dict[str, str]] = {}
+VARYING: dict[str, Any] = {"has_varying_lengths": True}
 
 
 def _run(**figures: float) -> Run:
@@ -23,7 +25,7 @@ def _run(**figures: float) -> Run:
     return replace(run, metrics={**run.metrics, **figures}, loss=0.001)
 
 
-def _judge(now: Run, *, then: Run, workload: dict[str, dict[str, str]]) -> Verdict:
+def _judge(now: Run, *, then: Run, workload: dict[str, Any]) -> Verdict:
     measurement = Measurement(case="grpo-test", system="cpu", workload=workload, runs=(now,) * 3)
     baseline = make_baseline(case="grpo-test", workload=workload, runs=(then,) * 3)
     return judge(measurement, baseline=baseline, machine=MACHINE, terms=replace(TERMS, max_runs=3))
@@ -85,6 +87,24 @@ def test_another_workload_of_free_lengths_does_not_compare(
     assert verdict.reasons[0] == sentence
     assert verdict.reasons[1:] == ("so tokens/sec/GPU don't compare: 1,000 now, 1,000 in the baseline",)
     assert not verdict.comparisons
+
+
+@pytest.mark.parametrize(
+    ("figure", "now"), [("mean_tokens_per_step", 44.0), ("tokens_spread_pct", 46.0)], ids=["mean", "spread"]
+)
+def test_sequences_of_other_lengths_do_not_compare_where_lengths_vary(figure: str, now: float) -> None:
+    verdict = _judge(_run(**{figure: now}), then=_run(**{figure: 40.0}), workload=VARYING)
+
+    assert verdict.kind is VerdictKind.NOT_COMPARABLE
+    assert "40" in verdict.reasons[0]
+    assert "in the baseline" in verdict.reasons[0]
+
+
+def test_a_loss_of_speed_at_the_same_lengths_is_a_regression() -> None:
+    lengths = {"mean_tokens_per_step": 4000.0, "tokens_spread_pct": 20.0}
+    slow = _run(**lengths, tokens_per_sec_per_gpu=500.0)
+
+    assert _judge(slow, then=_run(**lengths), workload=VARYING).kind is VerdictKind.REGRESSED
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,12 @@ def test_a_variant_tells_recipes_apart() -> None:
     assert case_id(recipe_of(variant="no-overlap"), system=H100).endswith("-gbs128-mbs1-no-overlap")
 
 
+def test_lengths_that_vary_are_in_the_id() -> None:
+    recipe = recipe_of(has_varying_lengths=True, framework="megatron", variant="x")
+
+    assert case_id(recipe, system=H100).endswith("-gbs128-mbs1-varlen-x")
+
+
 names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,12}", fullmatch=True)
 shown = st.fixed_dictionaries(
     {
@@ -28,7 +34,8 @@ shown = st.fixed_dictionaries(
             st.sampled_from(["torch", "megatron", "torch-1n1g", "x-fp32", "ddp2-seq8"]), names
         ).filter(lambda name: name != "command"),
         "precision": st.sampled_from(Precision),
-        "variant": st.one_of(st.just(""), names, st.sampled_from(["bf16", "mbs1", "seq8-gbs8-mbs8"])),
+        "variant": st.one_of(st.just(""), names, st.sampled_from(["bf16", "mbs1", "seq8-gbs8-mbs8", "varlen"])),
+        "has_varying_lengths": st.booleans(),
         "replicas": st.integers(1, 3),
         "shards": st.integers(1, 3),
         "seq_len": st.integers(1, 20),
@@ -138,6 +145,7 @@ def test_ids_are_safe_as_file_names(fields: dict[str, Any]) -> None:
         pytest.param(
             {"variant": "packed-rows"}, r"variant 'packed-rows' begins with 'packed', .* means a setting", id="setting"
         ),
+        pytest.param({"variant": "varlen"}, r"variant 'varlen' begins with 'varlen'", id="lengths"),
         pytest.param({"variant": "off2"}, r"variant 'off2' begins with 'off2'", id="staleness"),
         pytest.param({"variant": "v" * 200}, r"has 26\d characters, a file name takes 200", id="too long"),
     ],

@@ -53,11 +53,16 @@ def test_sound_baselines_are_counted(nemoperf: Any, baselines: Path) -> None:
     assert nemoperf(*lint_args()) == (0, "2 files ok\n", "")
 
 
-def test_an_empty_folder_is_no_fault(nemoperf: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("words", "expected"), [((), 0), (("--strict",), 1)], ids=["lenient", "strict"])
+def test_an_empty_folder_is_warned_of(nemoperf: Any, tmp_path: Path, words: tuple[str, ...], expected: int) -> None:
     nemoperf("--help")
     (tmp_path / "baselines").mkdir()
 
-    assert nemoperf("lint") == (0, "baselines: no baselines in it\n", "")
+    code, out, _ = nemoperf("lint", *words)
+
+    assert code == expected
+    assert "warning: no baseline is in it, so nothing was checked" in out
+    assert "1 warning in 0 files" in out
 
 
 @pytest.mark.parametrize(

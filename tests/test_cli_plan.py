@@ -245,3 +245,10 @@ def test_a_baseline_that_says_nothing_is_told(
     _, out, _ = nemoperf(*argv("--baselines", "stored"))
 
     assert f"expected step time  unknown: {why_not}\n" in out
+
+
+def test_a_folder_of_baselines_that_is_named_must_be_there(nemoperf: Any) -> None:
+    code, _, err = nemoperf(*argv("--baselines", "baselnies"))
+
+    assert code == 2
+    assert "--baselines=baselnies: no such folder; give the one that holds <system>/<case>.json" in err

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.health import CpuHealth, GpuHealth, HealthReport, Span
-from pytest_nemoperf.measure import measure, measure_outputs
+from pytest_nemoperf.measure import measure, measure_outputs, workload_of
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import RunOutput
+from pytest_nemoperf.records import RunOutput, StepRecord
 from tests.builders import make_plan, make_records
 
 
@@ -132,3 +134,91 @@ def test_steps_that_tell_of_different_ranks_are_not_mixed(plan: Plan) -> None:
     records = [replace(record, rank_busy_sec=(0.05,) * (1 + record.step % 2)) for record in make_records(plan)]
 
     assert measure(plan, outputs=[records], environment={}).runs[0].rank_busy_sec == ()
+
+
+TIMES = [9.0, 9.0, 0.1, 0.2, 0.3, 0.1, 0.2, 0.3]
+TOKENS = [1, 1, 100, 200, 256, 100, 200, 250]
+
+
+def _varying(**changes: Any) -> list[StepRecord]:
+    """Return the records of steps of differing length; a value that is a list has one item a step."""
+    plan = make_plan(has_varying_lengths=True, framework="mine")
+    records = []
+    for step, record in enumerate(make_records(plan, times=TIMES)):
+        values = {"tokens": TOKENS, **changes}
+        own = {name: value[step] if isinstance(value, list) else value for name, value in values.items()}
+        records.append(replace(record, **own))
+    return records
+
+
+def test_tokens_of_steps_that_differ_in_length_are_counted_over_all_of_them() -> None:
+    measurement = measure(make_plan(has_varying_lengths=True, framework="mine"), outputs=[_varying()], environment={})
+
+    metrics = measurement.runs[0].metrics
+    assert measurement.problems == ()
+    assert metrics["tokens_per_sec_per_gpu"] == pytest.approx(1106 / (1.2 * 2), rel=1e-5)
+    assert metrics["mean_tokens_per_step"] == pytest.approx(1106 / 6, rel=1e-5)
+    assert metrics["tokens_spread_pct"] == pytest.approx(100 * 63.46 / (1106 / 6), rel=1e-3)
+    assert "tflops_per_sec_per_gpu" not in metrics
+    assert measurement.flops_per_token is None
+
+
+def test_flops_of_steps_that_differ_in_length_are_those_of_the_records() -> None:
+    records = _varying(flops=[1e6 * tokens for tokens in TOKENS])
+
+    measurement = measure(make_plan(has_varying_lengths=True, framework="mine"), outputs=[records], environment={})
+
+    assert measurement.problems == ()
+    assert measurement.runs[0].metrics["tflops_per_sec_per_gpu"] == pytest.approx(1106e-6 / (1.2 * 2), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        pytest.param({"tokens": 257}, "run 1: step 2 has 257 tokens, 256 are the most there can be", id="tokens"),
+        pytest.param({"flops": 1e12}, r"run 1: step 2 claims 1e\+12 FLOPs, .*of the greatest length, is", id="flops"),
+    ],
+)
+def test_no_step_is_longer_than_its_sequences_may_be(changes: dict[str, Any], problem: str) -> None:
+    plan = make_plan(has_varying_lengths=True, framework="mine")
+
+    measurement = measure(plan, outputs=[_varying(**changes)], environment={})
+
+    assert re.match(problem, measurement.problems[0])
+
+
+def test_lengths_that_vary_and_are_not_declared_are_invalid_and_told_how_to_be() -> None:
+    measurement = measure(make_plan(framework="mine"), outputs=[_varying()], environment={})
+
+    assert "step 2 has 100 tokens, 256 were asked for" in measurement.problems[0]
+    assert "has_varying_lengths=True where lengths vary" in measurement.problems[0]
+
+
+def test_steps_that_are_dropped_make_no_other_workload() -> None:
+    plan = make_plan(has_varying_lengths=True, framework="mine")
+    times = [[*TIMES[:2], factor * TIMES[2], *TIMES[3:]] for factor in (1, 5)]
+
+    runs = measure(plan, outputs=[_varying(step_time_sec=each, phases={}) for each in times], environment={}).runs
+
+    assert [run.num_warmup_dropped for run in runs] == [0, 1]
+    assert runs[0].metrics["mean_tokens_per_step"] == runs[1].metrics["mean_tokens_per_step"]
+
+
+def test_that_lengths_vary_is_in_the_workload_only_where_they_do() -> None:
+    assert workload_of(make_plan(has_varying_lengths=True, framework="mine"))["has_varying_lengths"] is True
+    assert "has_varying_lengths" not in workload_of(make_plan(framework="mine"))
+
+
+def test_a_plan_that_holds_what_has_no_form_in_json_is_refused_by_its_key(plan: Plan) -> None:
+    endless = replace(plan, model=replace(plan.model, rope_theta=float("inf")))
+
+    with pytest.raises(RecipeError, match=r"workload of .*\['model'\]\['rope_theta'\]=inf must be finite"):
+        workload_of(endless)
+
+
+def test_a_rank_that_was_traced_makes_the_case_invalid(plan: Plan) -> None:
+    output = RunOutput(records=tuple(make_records(plan)), environment={"tracers": "pydevd (sys.settrace)"})
+
+    (problem,) = measure_outputs(plan, outputs=[output]).problems
+
+    assert problem.startswith("pydevd (sys.settrace) was active")

@@ -48,9 +48,20 @@ class FakeHost(HostSampler):
         )
 
 
+def monitor_of(plan: Plan, *, host: FakeHost) -> Monitor:
+    num_gpus = plan.layout.total_gpus if plan.device == "cuda" else 0
+    return Monitor(
+        first_step=plan.warmup_steps,
+        last_step=plan.total_steps,
+        num_gpus=num_gpus,
+        host=host,
+        now=lambda: host.now,
+    )
+
+
 def watch(host: FakeHost, *, course: list[tuple[float, int]], plan: Plan = PLAN) -> HealthReport:
     """Return the report of a run with polls at some times, by then so many steps were finished."""
-    with Monitor(plan, host=host, now=lambda: host.now) as monitor:
+    with monitor_of(plan, host=host) as monitor:
         for time_sec, num_finished in course:
             host.pass_time(time_sec - host.now)
             host.foreign = 0.5 if num_finished >= plan.warmup_steps else 0.0
@@ -120,7 +131,7 @@ def watch_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...,
         monkeypatch.setattr("pytest_nemoperf.gpu_samples._PROCESS_IDS", tmp_path / "pid")
         recipe = make_recipe(layouts={"h100": Layout(gpus=2, dp_shard=2)})
         host = FakeHost()
-        with Monitor(resolve(recipe, system=find_system("h100")), host=host, now=lambda: host.now) as monitor:
+        with monitor_of(resolve(recipe, system=find_system("h100")), host=host) as monitor:
             for num_finished in range(9):
                 host.pass_time(0.5)
                 if num_finished == 5:
@@ -214,7 +225,7 @@ def test_a_driver_that_does_not_answer_leaves_the_host(watch_gpus: Callable[...,
 
 
 def test_the_real_host_can_be_watched(tmp_path: Path) -> None:
-    with Monitor(PLAN) as monitor:
+    with Monitor(first_step=2, last_step=8, num_gpus=0) as monitor:
         monitor.poll(num_finished=3)
         report = monitor.report(num_finished=8)
 

@@ -134,6 +134,12 @@ from tests.test_plan import CPU, FSDP4_TP2, H100, MIXTURE, MODEL, MOE, recipe_of
             r"is_router_balanced=True is for mixtures of experts, this model is dense; use is_router_balanced=False",
             id="balanced without a router",
         ),
+        pytest.param(
+            Layout(gpus=1),
+            {"has_varying_lengths": True},
+            r"has_varying_lengths=True with framework='torch', whose sequences all have seq_len=8192 tokens; drop it",
+            id="varying lengths of the native engine",
+        ),
     ],
 )
 def test_a_broken_rule_shows_the_arithmetic(layout: Layout, changes: dict[str, Any], message: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,6 +121,9 @@ def test_a_recipe_may_name_its_model_otherwise(model: str | ModelConfig) -> None
         pytest.param({"warmup_steps": 1}, r"warmup_steps=1 must be >= 2", id="warm-up"),
         pytest.param({"steps": 3}, r"steps=3 must be >= 4", id="steps"),
         pytest.param({"timeout_sec": 0}, r"timeout_sec=0 must be positive", id="time-out"),
+        pytest.param(
+            {"timeout_sec": "60"}, r"timeout_sec='60' must be positive, finite seconds", id="time-out as text"
+        ),
         pytest.param({"timeout_sec": float("inf")}, r"timeout_sec=inf must be .* finite", id="endless time-out"),
         pytest.param({"variant": "A/B"}, r"variant 'A/B' is part of the case id", id="variant"),
         pytest.param({"framework": "My Own"}, r"framework 'My Own' is part of the case id", id="framework name"),
@@ -127,6 +131,23 @@ def test_a_recipe_may_name_its_model_otherwise(model: str | ModelConfig) -> None
         pytest.param({"framework": "command"}, r"framework='command' and an argv .* belong together", id="no argv"),
         pytest.param({"command": ("true",)}, r"framework='torch' with command=\['true'\]", id="argv"),
         pytest.param({"flops_convention": "megatron"}, r"unknown FLOPs convention 'megatron'", id="convention"),
+        pytest.param({"seed": 1.5}, r"seed=1.5 must be a whole number", id="seed"),
+        pytest.param({"is_compiled": "no"}, r"is_compiled='no' must be True or False", id="compiled"),
+        pytest.param({"is_router_balanced": 1}, r"is_router_balanced=1 must be True or False", id="balanced"),
+        pytest.param(
+            {"layouts": {"cpu": {"gpus": 1, "sequence_parallel": "no"}}}, r"sequence_parallel .*='no' must be", id="sp"
+        ),
+        pytest.param({"env": {"N": 1}}, r"env: 'N'=1 must be texts", id="number in env"),
+        pytest.param({"env": ["N=1"]}, r"env=\['N=1'\] must be a mapping", id="list as env"),
+        pytest.param(
+            {"framework": "command", "command": ("python", Path("x.py"))},
+            r"command\[1\]=PosixPath\('x.py'\) must be a text",
+            id="path in argv",
+        ),
+        pytest.param(
+            {"framework": "command", "command": "python x.py"}, r"command='python x.py' must be a list", id="one text"
+        ),
+        pytest.param({"framework": None}, r"framework None is part of the case id", id="none as framework"),
         pytest.param({"tolerances": {"speed": 5.0}}, r"tolerances: 'speed' is not a judged metric", id="metric"),
     ],
 )

@@ -11,7 +11,7 @@ from pytest_nemoperf.measure import measure, measure_runs
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import GroupStep
-from pytest_nemoperf.steadiness import unsettled
+from pytest_nemoperf.steadiness import run_drift
 from tests.builders import make_rl, make_rl_plan, make_rl_records
 
 APART = {"cpu": Layout(gpus=2, dp_shard=2, generation=GenerationLayout(gpus=4, tp=2, is_colocated=False))}
@@ -195,4 +195,4 @@ def test_responses_that_get_longer_are_no_drift_of_speed(lengths: str, is_settle
     long, short = (make_rl_records(plan, step_time_sec=tokens / 1000, tokens=tokens) for tokens in (300, 150))
     records = [*short[:5], *long[5:]]
 
-    assert (unsettled(expected_of(plan), records=records) == []) is is_settled
+    assert (run_drift(expected_of(plan), records=records) is None) is is_settled

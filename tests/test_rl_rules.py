@@ -73,6 +73,12 @@ def test_a_plan_of_reinforcement_learning_spells_out_who_generates() -> None:
         ),
         pytest.param(
             {},
+            {"has_varying_lengths": True, "framework": "mine"},
+            r"has_varying_lengths=True with rl, whose response_lengths says how long responses are",
+            id="varying lengths",
+        ),
+        pytest.param(
+            {},
             {"model": replace(MODEL, vocab_size=13)},
             r"vocab_size=13 is less than the 14 tokens of the arithmetic task",
             id="vocabulary",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.steadiness import num_outliers, num_still_warming, settling_problems
+from pytest_nemoperf.steadiness import drift_noise_pct, find_drift, is_same_drift, num_outliers, num_still_warming
 
 STEADY = (1.0, 1.01, 0.99, 1.0, 1.02, 0.98, 1.0, 1.01, 0.99, 1.0)
 
@@ -22,7 +22,11 @@ STEADY = (1.0, 1.01, 0.99, 1.0, 1.02, 0.98, 1.0, 1.01, 0.99, 1.0)
     ],
 )
 def test_steps_that_have_not_settled_are_a_problem(times: list[float], hint: str) -> None:
-    assert hint in settling_problems(times)[0]
+    drift = find_drift(times)
+
+    assert drift is not None
+    assert hint in drift.text
+    assert (drift.pct < 0) is (hint == "raise warmup_steps")
 
 
 @pytest.mark.parametrize(
@@ -39,14 +43,15 @@ def test_steps_that_have_not_settled_are_a_problem(times: list[float], hint: str
     ],
 )
 def test_outliers_and_noise_have_settled(times: list[float]) -> None:
-    assert settling_problems(times) == []
+    assert find_drift(times) is None
 
 
 def test_a_problem_says_how_far_and_what_is_allowed() -> None:
-    (problem,) = settling_problems([1.0 + 0.01 * step for step in range(20)])
+    drift = find_drift([1.0 + 0.01 * step for step in range(20)])
 
-    assert "median 1.045 s in the first half, 1.145 s in the second (+17% from the first to the last" in problem
-    assert "allowed 10%" in problem
+    assert drift is not None
+    assert "median 1.045 s in the first half, 1.145 s in the second (+17% from the first to the last" in drift.text
+    assert "allowed 10%" in drift.text
 
 
 @pytest.mark.parametrize(
@@ -69,7 +74,10 @@ def test_steps_that_still_warm_up_are_counted(times: tuple[float, ...], dropped:
 def test_warm_up_that_goes_on_into_the_second_half_is_a_problem() -> None:
     times = (*(2.0 for _ in STEADY), *STEADY[:4])
 
-    assert "raise warmup_steps" in settling_problems(times[num_still_warming(times) :])[0]
+    drift = find_drift(times[num_still_warming(times) :])
+
+    assert drift is not None
+    assert "raise warmup_steps" in drift.text
 
 
 @given(st.lists(st.floats(min_value=1e-3, max_value=1e3), max_size=30), st.sampled_from((1e-6, 2.0, 1e9)))
@@ -77,7 +85,7 @@ def test_settling_knows_no_units(times: list[float], unit: float) -> None:
     scaled = [time * unit for time in times]
 
     assert num_still_warming(times) <= len(times) // 2
-    assert bool(settling_problems(scaled)) == bool(settling_problems(times))
+    assert (find_drift(scaled) is None) is (find_drift(times) is None)
 
 
 @pytest.mark.parametrize(
@@ -91,3 +99,25 @@ def test_settling_knows_no_units(times: list[float], unit: float) -> None:
 )
 def test_slow_steps_are_counted(times: tuple[float, ...], count: int) -> None:
     assert num_outliers(times) == count
+
+
+@pytest.mark.parametrize(
+    ("drifts_pct", "is_same"),
+    [
+        pytest.param([12.0, 15.0, 30.0], True, id="slower-each-time"),
+        pytest.param([-12.0, -15.0], True, id="faster-each-time"),
+        pytest.param([12.0, -15.0, 30.0], False, id="one-way-and-the-other"),
+        pytest.param([12.0, None, 30.0], False, id="settled-once"),
+        pytest.param([12.0], True, id="one-try"),
+        pytest.param([], False, id="none"),
+    ],
+)
+def test_a_workload_drifts_where_every_try_goes_the_same_way(drifts_pct: list[float | None], is_same: object) -> None:
+    assert is_same_drift(drifts_pct) is is_same
+
+
+def test_the_noise_of_drifts_is_half_of_them_and_settled_runs_lower_it() -> None:
+    assert drift_noise_pct([]) == 0.0
+    assert drift_noise_pct([None, None]) == 0.0
+    assert drift_noise_pct([20.0]) == drift_noise_pct([-20.0]) == 10.0
+    assert 0.0 < drift_noise_pct([20.0, None, None, None]) < 10.0

@@ -7,7 +7,7 @@ import pytest
 
 from pytest_nemoperf.baseline import write_baseline
 from pytest_nemoperf.errors import BaselineError
-from pytest_nemoperf.store import BaselineStore
+from pytest_nemoperf.store import BaselineStore, other_folders
 from tests.builders import MACHINE, make_baseline
 
 ELSEWHERE = {**MACHINE, "cores": 64}
@@ -94,3 +94,25 @@ def test_machines_that_share_a_store_do_not_overwrite_each_other(store: Baseline
     theirs = other.record_locally(make_baseline(machine=ELSEWHERE))
 
     assert mine != theirs
+
+
+def test_other_folders_are_those_nearby_that_hold_baselines_of_the_system(tmp_path: Path) -> None:
+    project, sub = tmp_path, tmp_path / "sub"
+    for place in (project, sub):
+        write_baseline(place / "baselines", baseline=make_baseline())
+    (tmp_path / "empty" / "baselines" / "cpu").mkdir(parents=True)
+    near = [tmp_path / "empty", sub, project, sub / "none"]
+
+    others = {system: other_folders(sub / "baselines", system=system, near=near) for system in ("cpu", "h100")}
+
+    assert others == {"cpu": [project / "baselines"], "h100": []}
+
+
+def test_a_folder_reached_by_two_ways_is_one(tmp_path: Path) -> None:
+    write_baseline(tmp_path / "baselines", baseline=make_baseline())
+    (tmp_path / "link").symlink_to(tmp_path)
+
+    assert not other_folders(tmp_path / "baselines", system="cpu", near=[tmp_path / "link"])
+    assert other_folders(tmp_path / "none", system="cpu", near=[tmp_path, tmp_path / "link"]) == [
+        tmp_path / "baselines"
+    ]

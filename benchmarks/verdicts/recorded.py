@@ -19,7 +19,7 @@ from rates import MAIN_BASELINE, Cell, cell_of
 from rules import RULES, Question
 from scenarios import MAX_BASELINE_RUNS, MAX_RUNS, NUM_WARMUP, Times, run_costs, shifted
 
-from pytest_nemoperf.steadiness import num_still_warming, settling_problems
+from pytest_nemoperf.steadiness import find_drift, num_still_warming
 from pytest_nemoperf.systems import find_system
 
 FOLDER = Path(__file__).parent / "traces"
@@ -47,7 +47,7 @@ class Trace:
 
 def is_unsettled(times: list[float]) -> bool:
     """Tell whether a session would launch again, from the measured steps of a launch."""
-    return bool(settling_problems(times[num_still_warming(times) :]))
+    return find_drift(times[num_still_warming(times) :]) is not None
 
 
 def load_traces() -> list[Trace]:

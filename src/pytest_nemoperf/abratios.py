@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import combinations_with_replacement
 
 from pytest_nemoperf.records import StepRecord
-from pytest_nemoperf.steadiness import settling_problems
+from pytest_nemoperf.steadiness import find_drift
 
 _QUARTERS = 4  # the least number of measured steps
 
@@ -51,7 +51,7 @@ def unsettled_turns(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> str
     What slows both down at the same moment, such as other load on the host, is what turns are for.
     """
     ratios = [math.exp(_log_cost(after) - _log_cost(before)) for before, after in zip(old, new, strict=True)]
-    if not settling_problems(ratios):
+    if find_drift(ratios) is None:
         return ""
     half = len(ratios) // 2
     before, after = statistics.median(ratios[:half]), statistics.median(ratios[-half:])

@@ -25,7 +25,7 @@ from pytest_nemoperf.metrics import PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import RunOutput, StepRecord
 from pytest_nemoperf.soundness import record_problems
-from pytest_nemoperf.steadiness import unsettled
+from pytest_nemoperf.steadiness import run_drift
 
 
 class _Problems(Protocol):
@@ -33,6 +33,11 @@ class _Problems(Protocol):
 
 
 SIDES: Final = ("old", "new")
+
+
+def _drift_texts(expected: Expected, *, records: Sequence[StepRecord]) -> list[str]:
+    drift = run_drift(expected, records=records)
+    return [] if drift is None else [drift.text]
 
 
 class Series:
@@ -130,7 +135,7 @@ class Series:
     def _unsettled(self, sides: Mapping[str, RunOutput]) -> str:
         if not self.why_launches:
             return unsettled_turns(*self._measured(sides))
-        return self._first_problem(sides, problems=unsettled)
+        return self._first_problem(sides, problems=_drift_texts)
 
     def _first_problem(self, sides: Mapping[str, RunOutput], *, problems: _Problems) -> str:
         expected = expected_of(self.plan)

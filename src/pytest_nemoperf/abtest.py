@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from pytest_nemoperf.bands import band_problems, has_pinned_lengths
+from pytest_nemoperf.bands import band_problems, has_pinned_lengths, is_rl
 from pytest_nemoperf.comparison import KIND_OF, Comparison, Terms, VerdictKind, delta_pct, describe
 from pytest_nemoperf.measure import FLOPS_PER_TFLOP, Measurement, Run
 from pytest_nemoperf.metrics import (
@@ -94,9 +94,11 @@ def work_problems(old: Measurement, new: Measurement, *, labels: tuple[str, str]
     ]
     if problems:
         return VerdictKind.INVALID, problems
-    if "rl" in new.workload:
-        is_pinned = has_pinned_lengths(new.workload)
-        return VerdictKind.NOT_COMPARABLE, band_problems(new.runs, baseline=old.runs, is_pinned=is_pinned)
+    is_pinned = has_pinned_lengths(new.workload)
+    if problems := band_problems(new.runs, baseline=old.runs, is_pinned=is_pinned):
+        return VerdictKind.NOT_COMPARABLE, problems
+    if is_rl(new.workload):  # its loss says nothing, see verdict
+        return VerdictKind.PASSED, []
     for before, after in zip(old.runs, new.runs, strict=True):
         if before.loss is None or after.loss is None or _is_close(before.loss, after.loss):
             continue
@@ -218,7 +220,7 @@ def _compare(
     errors = [round_.error for round_ in rounds if round_.error is not None and is_timed]
     allowed = terms.tolerances[metric.name]
     tolerance = cost_of_loss(allowed, metric=metric)
-    expected = terms.rule(metric)
+    expected = terms.rule(metric, runs=())
     rule = rule_of(expected.noise_pct, alpha=terms.alpha, beta=terms.beta, max_rounds=max_rounds, errors=errors)
     evidence = decide_ratio(ratios, tolerance=tolerance, rule=rule)
     note = ""

@@ -230,7 +230,7 @@ def _size_problems(part: Any, *, subject: str = "") -> Iterator[str]:
         value = getattr(part, field.name)
         if hasattr(value, "__dataclass_fields__"):
             yield from _size_problems(value, subject=f"{field.name}.")
-        elif str(field.type).startswith(("int", "float")) and not isinstance(value, (int, float, NoneType)):
+        elif str(field.type).startswith(("int", "float")) and type(value) not in (int, float, NoneType):
             yield f"{subject}{field.name}={value!r} must be a number"
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             may_be_zero = field.default == 0

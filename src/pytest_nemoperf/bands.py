@@ -1,4 +1,4 @@
-"""Whether what was generated is still like the baseline's: tokens per second compare only like with like."""
+"""Bands around the lengths of a baseline's sequences: tokens per second compare only like with like."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ class Band:
 
 
 BANDS: Final = (
+    Band(metric=metrics.MEAN_TOKENS_PER_STEP, allowed=5.0, is_relative=True),
+    Band(metric=metrics.TOKENS_SPREAD_PCT, allowed=5.0),
     Band(metric=metrics.MEAN_PROMPT_LEN, allowed=5.0, is_relative=True),
     Band(metric=metrics.MEAN_RESPONSE_LEN, allowed=5.0, is_relative=True),
     Band(metric=metrics.TRUNCATED_PCT, allowed=5.0),
@@ -41,9 +43,16 @@ fills its batches and which side is faster, which is what the verdict is to judg
 for more still depends on what the policy says."""
 
 
+def is_rl(workload: Mapping[str, Any]) -> bool:
+    """Tell whether a workload is one of reinforcement learning."""
+    return isinstance(workload.get("rl"), Mapping)
+
+
 def has_pinned_lengths(workload: Mapping[str, Any]) -> bool:
-    """Tell whether a workload of reinforcement learning knows the length of every response before it is generated."""
-    return bool(workload["rl"].get("response_lengths") != "sampled")
+    """Tell whether a workload knows the length of every sequence, or response, before it runs."""
+    if is_rl(workload):
+        return bool(workload["rl"].get("response_lengths") != "sampled")
+    return not workload.get("has_varying_lengths")
 
 
 def band_problems(now: Sequence[Run], *, baseline: Sequence[Run], is_pinned: bool) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import statistics
 import time
 from typing import TYPE_CHECKING, Any
@@ -9,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_nemoperf.cases import benchmark_case_id
+from pytest_nemoperf.fingerprint import watched_variables
 from pytest_nemoperf.measure import Measurement, Run, round_significant
 from pytest_nemoperf.metrics import TIME_PER_CALL_SEC
-from pytest_nemoperf.steadiness import mad_pct, num_outliers, num_still_warming, settling_problems
+from pytest_nemoperf.steadiness import Drift, mad_pct, num_outliers, num_still_warming
 
 if TYPE_CHECKING:
+    from pytest_nemoperf.passes import Passes
     from pytest_nemoperf.settings import Settings
+    from pytest_nemoperf.watched_benchmark import WatchedBenchmark
 
 _MIN_ROUNDS = 3
 _SPIN_BELOW_SEC = 1e-3  # the operating system's sleep is too coarse for less
@@ -50,32 +55,47 @@ def inject_delay(item: pytest.Item, *, inject_pct: float) -> None:
     item.add_marker(pytest.mark.benchmark(**kwargs), append=False)
 
 
-def measure_benchmark(item: pytest.Item, *, benchmark: Any, settings: Settings) -> Measurement:
+def watched(fixture: Any, *, passes: Passes) -> WatchedBenchmark | None:
+    """Let pytest-benchmark's fixture repeat its timing until a pass is sound; return None of another fixture."""
+    if importlib.util.find_spec("pytest_benchmark") is None:
+        return None
+    from pytest_benchmark.fixture import BenchmarkFixture  # noqa: PLC0415 (an extra)
+
+    from pytest_nemoperf.watched_benchmark import watch_benchmark  # noqa: PLC0415 (it imports that extra)
+
+    return watch_benchmark(fixture, passes=passes) if isinstance(fixture, BenchmarkFixture) else None
+
+
+def measure_benchmark(item: pytest.Item, *, benchmark: WatchedBenchmark, settings: Settings) -> Measurement:
     """Return the measurement of a test that used the benchmark fixture; not called or too short is INVALID."""
-    times = list(benchmark.stats.stats.data) if benchmark.stats is not None else []
-    problems: list[str] = []
-    if benchmark.stats is None:
-        problems.append("the benchmark fixture was never called, so there is nothing to judge")
-    elif len(times) < _MIN_ROUNDS:
-        problems.append(f"{len(times)} rounds were measured, {_MIN_ROUNDS} are needed for a median")
-    dropped = num_still_warming(times)
-    problems += settling_problems(times[dropped:])
-    runs = (_run(times[dropped:], num_warmup_dropped=dropped),) if times else ()
+    passes, runs = benchmark.passes, []
+    if not passes.finished:
+        problems = ["the benchmark fixture was never called, so there is nothing to judge"]
+    else:
+        problems = passes.problems
+        times = benchmark.pass_times[passes.counted]
+        runs.append(_run(times, drift=passes.finished[passes.counted].drift))
+        if len(times) < _MIN_ROUNDS:
+            problems.append(f"{len(times)} rounds were measured, {_MIN_ROUNDS} are needed for a median")
     return Measurement(
         case=benchmark_case_id(item.nodeid),
         system=settings.system.name,
         workload={"workload": "benchmark", "test": item.nodeid},
-        runs=runs,
+        runs=tuple(runs),
+        environment=watched_variables(os.environ),
         problems=tuple(problems),
         inject_pct=settings.inject_pct,
     )
 
 
-def _run(times: list[float], *, num_warmup_dropped: int) -> Run:
+def _run(times: list[float], *, drift: Drift | None) -> Run:
+    num_warmup_dropped = num_still_warming(times)
+    times = times[num_warmup_dropped:]
     return Run(
         metrics={TIME_PER_CALL_SEC.name: round_significant(statistics.median(times))},
         num_steps=len(times),
         num_warmup_dropped=num_warmup_dropped,
         num_outliers=num_outliers(times),
         step_time_mad_pct=round_significant(mad_pct(times), digits=3),
+        drift_pct=None if drift is None else round_significant(drift.pct, digits=3),
     )

@@ -32,7 +32,7 @@ follows is before the function, whose name has no dash; what begins with a capit
 """
 
 _NODES_AND_GPUS = re.compile(r"\d+n\d+g")
-_OPTIONAL_WORD = re.compile(r"recompute_(selective|full)|compiled|balanced|off\d+|replay|sampled|packed|vllm")
+_OPTIONAL_WORD = re.compile(r"recompute_(selective|full)|compiled|balanced|varlen|off\d+|replay|sampled|packed|vllm")
 
 
 def case_id(recipe: Recipe, *, system: System) -> str:
@@ -65,6 +65,7 @@ def case_id(recipe: Recipe, *, system: System) -> str:
         f"recompute_{recipe.recompute}" if recipe.recompute is not Recompute.NONE else "",
         "compiled" if recipe.is_compiled else "",
         "balanced" if recipe.is_router_balanced else "",
+        "varlen" if recipe.has_varying_lengths else "",
         recipe.variant,
     )
     case = "-".join(part for part in parts if part)

@@ -91,7 +91,7 @@ def run_lint(arguments: argparse.Namespace) -> int:
     if arguments.json:
         sys.stdout.write(_json_text(findings, num_files=len(linter.files)))
     else:
-        sys.stdout.write(_text(findings, num_files=len(linter.files), folder=folder))
+        sys.stdout.write(_text(findings, num_files=len(linter.files)))
     if arguments.github or is_github():
         for annotation in shown_annotations([_annotation(finding) for finding in findings]):
             sys.stdout.write(render_annotation(annotation) + "\n")
@@ -132,7 +132,12 @@ class _Linter:
             found += lint_loose(loose, folder=str(self._folder / system))
         for system in self._dry_runs:
             found += self._of_suite(system)
-        return found
+        return found or self._nothing_stored()
+
+    def _nothing_stored(self) -> list[Finding]:
+        message = "no baseline is in it, so nothing was checked; give the folder that holds <system>/<case>.json"
+        finding = Finding(path=str(self._folder), level="warning", rule="no baselines", message=message)
+        return [] if self.files else [finding]
 
     def _of_baseline(self, path: Path) -> list[Finding]:
         try:
@@ -239,14 +244,14 @@ def _days(text: str) -> int:
     return int(text)
 
 
-def _text(findings: Sequence[Finding], *, num_files: int, folder: Path) -> str:
+def _text(findings: Sequence[Finding], *, num_files: int) -> str:
     """Return one line a finding below the file it is of, and the counts."""
     lines: list[str] = []
     for path in dict.fromkeys(finding.path for finding in findings):
         lines.append(path)
         lines += [f"  {each.level}: {each.message}" for each in findings if each.path == path]
     if not findings:
-        return f"{count_text(num_files, 'file')} ok\n" if num_files else f"{folder}: no baselines in it\n"
+        return f"{count_text(num_files, 'file')} ok\n"
     counts = Counter(finding.level for finding in findings)
     words = [count_text(counts[level], level) for level in ("error", "warning") if counts[level]]
     return "\n".join([*lines, "", f"{' and '.join(words)} in {count_text(num_files, 'file')}"]) + "\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 from pytest_nemoperf.baseline import find_baseline
 from pytest_nemoperf.changes import complete_layout
 from pytest_nemoperf.conventions import DEFAULT_CONVENTION
-from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.errors import BaselineError, RecipeError
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.jsontext import from_data, to_json
 from pytest_nemoperf.parallelism import TRAINING_KEYS
@@ -21,6 +21,7 @@ from pytest_nemoperf.recipe import Plan, Precision, Recipe, Recompute
 from pytest_nemoperf.report.plans import render_price
 from pytest_nemoperf.systems import find_system
 
+_BASELINES = "baselines"
 _REQUIRED = ("model", "gpus", "seq_len", "gbs")
 _DEGREES = {
     "gpus": "ranks of the run",
@@ -93,7 +94,7 @@ def add_plan_command(parser: argparse.ArgumentParser) -> None:
         "--tokens", metavar="N", help="tokens of a whole run, e.g. 1e12 or 15T, for its hours and GPU-hours"
     )
     parser.add_argument(
-        "--baselines", type=Path, default=Path("baselines"), metavar="DIR", help="stored baselines (default: baselines)"
+        "--baselines", type=Path, metavar="DIR", help=f"stored baselines (default: {_BASELINES}, if it is there)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -108,9 +109,20 @@ def plan_text(arguments: argparse.Namespace) -> str:
     run_tokens = None if arguments.tokens is None else _parse_tokens(arguments.tokens)
     recipe = _read_recipe(arguments) if arguments.recipe else _build_recipe(arguments)
     plan = resolve(recipe, system=system)
-    baseline = find_baseline(arguments.baselines, system=system.name, case=plan.case)
+    baseline = find_baseline(_baselines_dir(arguments.baselines), system=system.name, case=plan.case)
     price = price_plan(plan, system=system, baseline=baseline, run_tokens=run_tokens, unsupported=_unsupported(plan))
     return to_json(price) if arguments.json else render_price(price, system_title=system.title)
+
+
+def _baselines_dir(named: Path | None) -> Path:
+    """Return the folder of baselines; one that is named must be there.
+
+    Raises:
+        BaselineError: If it is not.
+    """
+    if named is not None and not named.is_dir():
+        raise BaselineError(f"--baselines={named}: no such folder; give the one that holds <system>/<case>.json")
+    return named or Path(_BASELINES)
 
 
 def _parse_tokens(text: str) -> int:

@@ -31,6 +31,7 @@ from pytest_nemoperf.sequential import (
     loss_of_cost,
     usual_cost,
 )
+from pytest_nemoperf.steadiness import drift_noise_pct
 from pytest_nemoperf.systems import System
 from pytest_nemoperf.workloads import is_in_process
 
@@ -76,9 +77,12 @@ class Terms:
     beta: float
     max_runs: int
 
-    def rule(self, metric: Metric) -> Rule:
-        """Return by what the runs of a metric are judged."""
-        noise_pct = self.memory_noise_pct if metric is PEAK_MEMORY_GIB else self.run_noise_pct
+    def rule(self, metric: Metric, *, runs: Sequence[Run]) -> Rule:
+        """Return the rule by which runs are judged in a metric; a restless machine under them widens its noise."""
+        if metric is PEAK_MEMORY_GIB:
+            noise_pct = self.memory_noise_pct
+        else:
+            noise_pct = max(self.run_noise_pct, drift_noise_pct(run.drift_pct for run in runs))
         return Rule(noise_pct=noise_pct, alpha=self.alpha, beta=self.beta, max_runs=self.max_runs)
 
 
@@ -223,7 +227,8 @@ def _compare(
     before, after = costs(then, metric=metric), costs(now, metric=metric)
     if not before or not after:
         return None
-    allowed, rule = terms.tolerances[metric.name], terms.rule(metric)
+    allowed = terms.tolerances[metric.name]
+    rule = max((terms.rule(metric, runs=runs) for runs in (then, now)), key=lambda each: each.noise_pct)
     tolerance = cost_of_loss(allowed, metric=metric)
     evidence = decide(before, after, tolerance=tolerance, rule=rule)
     usual = usual_cost(before, tolerance=tolerance)

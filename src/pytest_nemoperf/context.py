@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf import machine
+from pytest_nemoperf.baseline import list_baselines
 from pytest_nemoperf.changes import changes_text
 from pytest_nemoperf.comparison import Terms, VerdictKind, merge_tolerances
 from pytest_nemoperf.git import CodeVersion, code_version
 from pytest_nemoperf.replay import Replay
+from pytest_nemoperf.report.cells import count_text
 from pytest_nemoperf.settings import Settings
-from pytest_nemoperf.store import BaselineStore
+from pytest_nemoperf.store import BaselineStore, Found, other_folders
 from pytest_nemoperf.updates import NEEDS_ACCEPTANCE
 
 if TYPE_CHECKING:
@@ -28,11 +30,13 @@ class Context:
     Args:
         settings: Of the session.
         root: Root directory of the project.
+        started_in: Directory in which pytest was started.
     """
 
-    def __init__(self, settings: Settings, *, root: Path) -> None:
+    def __init__(self, settings: Settings, *, root: Path, started_in: Path) -> None:
         self.settings = settings
         self.root = root
+        self._started_in = started_in
         self.machine = _machine_key(settings)
         self.replay = Replay(settings.replay_dir) if settings.replay_dir else None
         self.store = BaselineStore(
@@ -52,6 +56,35 @@ class Context:
     def provenance(self) -> Provenance:
         """When, from which commit, with which versions, on which device, by which command."""
         return machine.provenance(self.settings.system, devices=self.settings.devices, code=self.code)
+
+    @property
+    def baselines_shown(self) -> str:
+        """The folder of the system's committed baselines; its whole path where it could be taken for another one."""
+        folder = self.settings.baselines_dir / self.settings.system.name
+        return str(folder) if self.elsewhere else self.shown(folder)
+
+    @cached_property
+    def elsewhere(self) -> tuple[str, ...]:
+        """What to say of each further folder that holds baselines of the system, and is not looked into."""
+        system = self.settings.system.name
+        near = (self._started_in, self.root, *self.root.parents)
+        texts = []
+        for folder in other_folders(self.settings.baselines_dir, system=system, near=near):
+            stored = count_text(len(list_baselines(folder, system=system)), "baseline")
+            option = shlex.join([f"--perf-baselines={folder}"])
+            texts.append(f"{folder / system} holds {stored} and is not looked into; {option} does so")
+        return tuple(texts)
+
+    def where_looked(self, found: Found) -> tuple[str, ...]:
+        """Return what to say where no committed baseline was found, and others lie nearby."""
+        if not self.elsewhere or (found.baseline is not None and not found.is_local):
+            return ()
+        if found.baseline is None:
+            return self.elsewhere
+        if self.store.find_committed(found.baseline.case) is not None:
+            return ()
+        own = f"judged by what this machine did before, for {self.baselines_shown} holds nothing of this case"
+        return (own, *self.elsewhere)
 
     def origin(self, case: str) -> tuple[Mapping[str, str | int], Provenance]:
         """Return machine and provenance of a case's runs: this session's, or those that are stored with them."""

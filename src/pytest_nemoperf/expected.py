@@ -17,7 +17,6 @@ class ExpectedRollout:
         num_generation_gpus: Ranks that generate; the same or others.
         num_samples: Responses of a step.
         max_staleness: Steps by which weights that generate may be older than those that train.
-        has_exact_tokens: Every step has tokens_per_step tokens; otherwise it has what was generated.
         flops_per_step: Model FLOPs of training in one step; None where they follow from what is generated, or a value
             model adds its own.
     """
@@ -26,7 +25,6 @@ class ExpectedRollout:
     num_generation_gpus: int
     num_samples: int
     max_staleness: int
-    has_exact_tokens: bool
     flops_per_step: float | None
 
 
@@ -38,8 +36,11 @@ class Expected:
         num_gpus: Ranks the tokens are divided by.
         warmup_steps: Steps dropped first.
         steps: Measured steps after them.
-        tokens_per_step: Tokens all ranks process in one step.
-        flops_per_token: Model FLOPs per token; None if not known, then there is no TFLOP/s.
+        tokens_per_step: Tokens all ranks process in one step; the most there can be where they differ.
+        has_exact_tokens: Every step has tokens_per_step tokens; otherwise it has what was generated, or as many as its
+            sequences happen to have.
+        flops_per_token: Model FLOPs per token; None if not known, then there is no TFLOP/s. The most there can be where
+            lengths vary: then only FLOPs in the records make TFLOP/s.
         flops_convention: How they are counted.
         peak_tflops: Dense peak of one GPU, TFLOP/s; None if unknown, then there is no MFU.
         rollout: Reinforcement learning; None for other workloads.
@@ -49,15 +50,11 @@ class Expected:
     warmup_steps: int
     steps: int
     tokens_per_step: int
+    has_exact_tokens: bool = True
     flops_per_token: float | None = None
     flops_convention: str | None = None
     peak_tflops: float | None = None
     rollout: ExpectedRollout | None = None
-
-    @property
-    def has_exact_tokens(self) -> bool:
-        """Whether every step has tokens_per_step tokens."""
-        return self.rollout is None or self.rollout.has_exact_tokens
 
 
 def expected_of(plan: Plan) -> Expected:
@@ -71,6 +68,7 @@ def expected_of(plan: Plan) -> Expected:
         warmup_steps=plan.warmup_steps,
         steps=plan.steps,
         tokens_per_step=plan.tokens_per_step,
+        has_exact_tokens=_has_exact_tokens(plan),
         flops_per_token=plan.flops_per_token if plan.rl is None else None,
         flops_convention=plan.flops_convention,
         peak_tflops=plan.peak_tflops,
@@ -80,16 +78,21 @@ def expected_of(plan: Plan) -> Expected:
 
 def _expected_rollout(plan: Plan, *, rl: RL) -> ExpectedRollout:
     generation = plan.layout.generation
-    is_exact = rl.has_pinned_lengths and not _may_change_lengths(rl)
+    is_exact = _has_exact_tokens(plan)
     is_policy_alone = not rl.algorithm_config.has_value_model
     return ExpectedRollout(
         num_training_gpus=plan.layout.gpus,
         num_generation_gpus=plan.layout.gpus if generation is None else generation.gpus,
         num_samples=rl.num_samples,
         max_staleness=rl.max_staleness,
-        has_exact_tokens=is_exact,
         flops_per_step=plan.flops_per_token * plan.tokens_per_step if is_exact and is_policy_alone else None,
     )
+
+
+def _has_exact_tokens(plan: Plan) -> bool:
+    if plan.rl is None:
+        return not plan.has_varying_lengths
+    return plan.rl.has_pinned_lengths and not _may_change_lengths(plan.rl)
 
 
 def _may_change_lengths(rl: RL) -> bool:

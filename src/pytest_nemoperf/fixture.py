@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -15,19 +16,22 @@ from pytest_nemoperf.errors import (
     RecipeError,
     UnsupportedError,
     WaiverError,
+    check_flag,
     did_you_mean,
     in_one_line,
 )
 from pytest_nemoperf.expected import Expected
+from pytest_nemoperf.fingerprint import watched_variables
 from pytest_nemoperf.loop import MeasuredLoop
-from pytest_nemoperf.measure import Measurement, measure_runs
+from pytest_nemoperf.measure import Measurement
+from pytest_nemoperf.passes import MIN_PASS_SEC, Passes
 from pytest_nemoperf.recipe import check_tolerances, is_safe_name
-from pytest_nemoperf.records import StepRecord
 from pytest_nemoperf.report.failure import render_failure
 from pytest_nemoperf.report.junit import properties
 from pytest_nemoperf.results import NotRun
 from pytest_nemoperf.verdict import Verdict
 from pytest_nemoperf.waivers import Waiver, parse_waiver
+from pytest_nemoperf.workloads import loop_workload
 
 if TYPE_CHECKING:
     from pytest_nemoperf.progress import Progress
@@ -131,22 +135,29 @@ class Perf:
         flops_convention: str | None = None,
         synchronize: Callable[[], object] | None = None,
         workload: Mapping[str, Any] | None = None,
+        has_varying_lengths: bool = False,
     ) -> Iterator[MeasuredLoop]:
         """Time a training loop of this process and judge it when the block ends.
 
         ``with perf.measure("my-loop", tokens_per_step=4096) as steps: for step in steps: ...``; the body may call
-        ``step.record(loss=..., grad_norm=...)``.
+        ``step.record(loss=..., grad_norm=...)``, and where lengths vary must call ``step.record(tokens=...)``.
+
+        All steps are gone through again, from index 0, until half a second was measured and a pass of them is sound:
+        settled, on a machine that was not busy otherwise. A loop whose data ends before counts as far as it went.
 
         Args:
             name: Names the case, e.g. ``loop-<name>``; lower-case letters, digits, '.', '_' and '-'.
-            tokens_per_step: Tokens all GPUs process in one step.
+            tokens_per_step: Tokens all GPUs process in one step; the most there can be where lengths vary.
             steps: Measured steps.
             warmup_steps: Steps before them, run but not counted.
             num_gpus: GPUs the tokens are divided by.
             flops_per_token: Model FLOPs per token, forward plus backward; without it there is no TFLOP/s.
             flops_convention: How these FLOPs are counted.
             synchronize: Waits until the device is idle, e.g. ``torch.cuda.synchronize``.
-            workload: What else must be equal for two measurements to compare, as plain data.
+            workload: What else must be equal for two measurements to compare, as plain data: texts, numbers, and lists
+                and dicts of these. The arguments above belong to it already.
+            has_varying_lengths: Steps differ in their tokens, and each records its own; tokens/s are over all steps
+                then.
         """
         session = self._session
         self.ask(f"loop-{name}")
@@ -163,21 +174,32 @@ class Perf:
                 raise RecipeError(
                     f"name {name!r} of a loop names a file: use lower-case letters, digits, '.', '_', '-'"
                 )
+            check_flag(has_varying_lengths, subject="has_varying_lengths")
             expected = Expected(
                 num_gpus=num_gpus,
                 warmup_steps=warmup_steps,
                 steps=steps,
                 tokens_per_step=tokens_per_step,
+                has_exact_tokens=not has_varying_lengths,
                 flops_per_token=flops_per_token,
-                flops_convention=flops_convention if flops_per_token is not None else None,
+                flops_convention=flops_convention,
             )
-            loop = MeasuredLoop(expected, synchronize=synchronize, inject_pct=session.settings.inject_pct)
+            whole_workload = loop_workload(name, expected=expected, added=workload)
+            passes = self.passes(f"loop-{name}", num_gpus=num_gpus)
+            loop = MeasuredLoop(
+                expected, passes=passes, synchronize=synchronize, inject_pct=session.settings.inject_pct
+            )
             session.take_turn(self._progress)
-        yield loop
-        description = {"workload": "loop", "name": name, "num_gpus": num_gpus, "tokens_per_step": tokens_per_step}
-        self.compare(
-            self._loop_measurement(f"loop-{name}", expected, loop.records, {**(workload or {}), **description})
-        )
+        try:
+            yield loop
+        finally:
+            passes.close()
+        self.compare(self._loop_measurement(f"loop-{name}", expected, loop, whole_workload))
+
+    def passes(self, case: str, *, num_gpus: int) -> Passes:
+        """Return what decides how often this process measures a case."""
+        is_watched = self._session.settings.system.device == "cuda"
+        return Passes(case, num_gpus=num_gpus if is_watched else 0, say=self._progress.say, min_sec=MIN_PASS_SEC)
 
     def end_dry(self, reason: str) -> NoReturn:
         """Skip a test a dry run can't price, and say why at the end."""
@@ -190,15 +212,16 @@ class Perf:
         pytest.skip(reason)
 
     def _loop_measurement(
-        self, case: str, expected: Expected, records: Sequence[StepRecord], workload: Mapping[str, Any]
+        self, case: str, expected: Expected, loop: MeasuredLoop, workload: Mapping[str, Any]
     ) -> Measurement:
-        runs, problems = measure_runs(expected, outputs=[records])
+        runs, problems = loop.result()
         settings = self._session.settings
         return Measurement(
             case=case,
             system=settings.system.name,
             workload=workload,
             runs=runs,
+            environment=watched_variables(os.environ),
             flops_per_token=expected.flops_per_token,
             flops_convention=expected.flops_convention,
             problems=problems,

@@ -30,7 +30,7 @@ def runs_to_judge(runs: Sequence[Run], *, terms: Terms) -> int | None:
 
 def unheld_text(runs: Sequence[Run], *, metric: Metric, terms: Terms) -> str:
     """Return why a baseline of these runs can't hold a metric's tolerance, and what would; empty if it can."""
-    allowed, rule = terms.tolerances[metric.name], terms.rule(metric)
+    allowed, rule = terms.tolerances[metric.name], terms.rule(metric, runs=runs)
     evidence = by_itself(runs, metric=metric, terms=terms)
     if evidence is None:
         return ""
@@ -54,11 +54,11 @@ def judging_metrics(runs: Sequence[Run], *, terms: Terms) -> frozenset[str]:
 
 def by_itself(runs: Sequence[Run], *, metric: Metric, terms: Terms) -> Evidence | None:
     """Return what runs say of a metric beside themselves, for its noise and resolution; None if they don't have it."""
-    values, rule = costs(runs, metric=metric), terms.rule(metric)
+    values, rule = costs(runs, metric=metric), terms.rule(metric, runs=runs)
     tolerance = cost_of_loss(terms.tolerances[metric.name], metric=metric)
     return decide(values, values[: rule.max_runs], tolerance=tolerance, rule=rule) if values else None
 
 
 def _needed(runs: Sequence[Run], *, metric: Metric, terms: Terms) -> tuple[int | None, int | None]:
     tolerance = cost_of_loss(terms.tolerances[metric.name], metric=metric)
-    return runs_needed(costs(runs, metric=metric), tolerance=tolerance, rule=terms.rule(metric))
+    return runs_needed(costs(runs, metric=metric), tolerance=tolerance, rule=terms.rule(metric, runs=runs))

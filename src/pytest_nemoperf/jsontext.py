@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
+from enum import Enum
 from typing import Any, TypeVar
 
 import msgspec
 
-from pytest_nemoperf.errors import NemoPerfError, RecordError
+from pytest_nemoperf.errors import NemoPerfError, RecipeError, RecordError
 
 _LINE_LENGTH = 160  # the metrics of a run fit
+_MAX_DEPTH = 20
+_MIN_INT, _MAX_INT = -(2**63), 2**64 - 1  # other readers of JSON know no larger ones
+_MAX_SHOWN = 60
 
 T = TypeVar("T")
 
@@ -48,6 +54,76 @@ def _without_tuples(node: Any) -> Any:
     if isinstance(node, dict):
         return {key: _without_tuples(value) for key, value in node.items()}
     return [_without_tuples(value) for value in node] if isinstance(node, (list, tuple)) else node
+
+
+def plain_mapping(value: object, *, subject: str) -> dict[str, Any]:
+    """Return a mapping that a user gave as JSON gives it back: sequences are lists, members of an enum their values.
+
+    Numbers and texts must be Python's own, for subclasses such as numpy's scalars are written in several ways or not
+    at all.
+
+    Args:
+        value: Texts as keys; values are None, True, False, numbers, texts, and sequences and mappings of these.
+        subject: What the mapping is, for the message.
+
+    Raises:
+        RecipeError: If a part of it has no such form; the message names its key.
+    """
+    if not isinstance(value, Mapping):
+        raise RecipeError(f"{subject}={_shown(value)} must be a mapping of plain data")
+    return _plain_mapping(value, subject=subject, depth=1)
+
+
+def _plain_mapping(value: Mapping[Any, Any], *, subject: str, depth: int) -> dict[str, Any]:
+    plain = {}
+    for key, each in value.items():
+        if type(key) is not str:
+            raise RecipeError(f"{subject}: key {_shown(key)} must be a text, the only kind of key that JSON knows")
+        _check_text(key, subject=f"{subject}: key {key!r}")
+        plain[key] = _plain(each, subject=f"{subject}[{key!r}]", depth=depth)
+    return plain
+
+
+def _plain(value: object, *, subject: str, depth: int) -> Any:
+    if isinstance(value, Enum):
+        value = value.value
+    if depth > _MAX_DEPTH:
+        raise RecipeError(f"{subject} lies {depth} levels deep, at most {_MAX_DEPTH} are stored; make it flatter")
+    if isinstance(value, Mapping):
+        return _plain_mapping(value, subject=subject, depth=depth + 1)
+    if isinstance(value, (list, tuple)):
+        return [_plain(each, subject=f"{subject}[{at}]", depth=depth + 1) for at, each in enumerate(value)]
+    _check_scalar(value, subject=subject)
+    return value
+
+
+def _check_scalar(value: object, *, subject: str) -> None:
+    if type(value) is str:
+        _check_text(value, subject=subject)
+    elif type(value) is int:
+        if not _MIN_INT <= value <= _MAX_INT:
+            raise RecipeError(f"{subject} has more than 64 bits; give it as a text")
+    elif type(value) is float:
+        if not math.isfinite(value):
+            raise RecipeError(f"{subject}={value} must be finite: it would equal nothing, or have no form in JSON")
+    elif value is not None and type(value) is not bool:
+        kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+        raise RecipeError(
+            f"{subject}={_shown(value)} is of type {kind}, which JSON has no form for; give a text, a number of "
+            "Python's own, True, False, None, or lists and dicts of these"
+        )
+
+
+def _check_text(text: str, *, subject: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RecipeError(f"{subject}: {text!r} holds half a character, which no file can; leave it out") from None
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} ..."
 
 
 def from_data(kind: type[T], data: object, *, subject: str, error: type[NemoPerfError] = RecordError) -> T:

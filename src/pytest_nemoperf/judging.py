@@ -123,7 +123,11 @@ def judge_case(
     found = replace(context.store, machine=machine).find(measurement.case, workload=measurement.workload)
     if plan is None:
         terms = replace(terms, max_runs=len(measurement.runs) or 1)  # what this process measures, it measures once
-    verdict = judge(measurement, baseline=found.baseline, machine=machine, terms=terms)
+    verdict = judge(
+        measurement, baseline=found.baseline, machine=machine, terms=terms, looked_in=context.baselines_shown
+    )
+    if verdict.kind is not VerdictKind.INVALID:
+        verdict = replace(verdict, reasons=(*verdict.reasons, *context.where_looked(found)))
     kept = Kept()
     if verdict.kind is not VerdictKind.INVALID and not measurement.inject_pct and context.replay is None:
         new = from_measurement(measurement, machine=machine, provenance=provenance, reason="")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,15 +12,19 @@ from pytest_nemoperf.expected import expected_of
 from pytest_nemoperf.health import health_problems
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.measure import Measurement, measure_outputs, unreadable
+from pytest_nemoperf.replay import TRY_SUFFIXES
 from pytest_nemoperf.runfolders import SessionFolder
 from pytest_nemoperf.runner import run_once
-from pytest_nemoperf.steadiness import unsettled
+from pytest_nemoperf.steadiness import run_drift
 
 if TYPE_CHECKING:
     from pytest_nemoperf.frameworks.protocol import Framework
     from pytest_nemoperf.progress import Progress
     from pytest_nemoperf.recipe import Plan
     from pytest_nemoperf.records import RunOutput
+
+
+_MAX_UNHEALTHY_TRIES = 2  # what disturbs a machine twice in a row seldom goes away for a third launch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +64,8 @@ class Launches:
     ) -> Launched:
         """Launch a plan again and again and return what was measured; unreadable records make it INVALID.
 
-        A run whose steps have not settled, or whose machine was not healthy, is launched once more and the first try
-        is dropped: what passes, like other load on the host, is gone then; what stays makes the case INVALID.
+        A run whose steps have not settled, or whose machine was not healthy, is dropped and launched again, twice at
+        most: what passes, like other load on the host, is gone then; what stays makes the case INVALID.
 
         Args:
             is_enough: Asked after each launch.
@@ -77,15 +81,12 @@ class Launches:
         folders: list[str] = []
         while True:
             number = len(outputs) + 1
-            folders.append(f"run-{number}")
+            folders.append("")
             try:
                 with progress.run(plan, number=number, num_runs=limit):
-                    output = self.once(plan, framework=framework, folder=folders[-1], progress=progress)
-                    drifts = unsettled(expected_of(plan), records=output.records)
-                    if problems := [*drifts, *health_problems(output.health)]:
-                        progress.say(f"run {number} is dropped and launched again: {problems[0]}")
-                        folders[-1] = f"run-{number}b"
-                        output = self.once(plan, framework=framework, folder=folders[-1], progress=progress)
+                    output = self._sound_run(
+                        plan, framework=framework, number=number, folders=folders, progress=progress
+                    )
             except RecordError as exc:
                 reason = f"run {number}: {exc}"
                 measurement = unreadable(plan, reason=reason)
@@ -94,6 +95,24 @@ class Launches:
             measurement = measure_outputs(plan, outputs=outputs)
             if measurement.problems or is_enough(measurement):
                 return Launched(measurement=measurement, folders=tuple(folders))
+
+    def _sound_run(
+        self, plan: Plan, *, framework: Framework, number: int, folders: list[str], progress: Progress
+    ) -> RunOutput:
+        """Launch one run until a try of it is sound, and return the last try; its folder ends the list."""
+        drifts_pct: list[float | None] = []
+        for attempt, suffix in enumerate(TRY_SUFFIXES, start=1):
+            folders[-1] = f"run-{number}{suffix}"
+            output = self.once(plan, framework=framework, folder=folders[-1], progress=progress)
+            drift = run_drift(expected_of(plan), records=output.records)
+            unhealthy = health_problems(output.health)
+            is_last = attempt == len(TRY_SUFFIXES) or (unhealthy and attempt == _MAX_UNHEALTHY_TRIES)
+            if is_last or not (drift or unhealthy):
+                break
+            problem = drift.text if drift else unhealthy[0]
+            progress.say(f"run {number} is dropped and launched again: {problem}")
+            drifts_pct.append(drift.pct if drift else None)
+        return replace(output, earlier_drifts_pct=tuple(drifts_pct))
 
     def once(self, plan: Plan, *, framework: Framework, folder: str, progress: Progress) -> RunOutput:
         """Launch a plan once, in a folder of its case.

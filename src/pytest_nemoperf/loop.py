@@ -1,18 +1,24 @@
-"""Time a training loop that runs in this process: ``for step in steps: ...``."""
+"""Timing of a training loop that runs in this process: ``for step in steps: ...``."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
-from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.errors import RecipeError, RecordError
 from pytest_nemoperf.expected import Expected
+from pytest_nemoperf.measure import Run, measure_runs
+from pytest_nemoperf.passes import Passes
 from pytest_nemoperf.recipe import MIN_STEPS, MIN_WARMUP_STEPS
 from pytest_nemoperf.records import StepRecord
+from pytest_nemoperf.soundness import record_problems
+from pytest_nemoperf.steadiness import settling_times
 
 
 class LoopStep:
-    """One step of a measured loop; the body may leave its loss and gradient norm here.
+    """One step of a measured loop; the body may leave its loss, gradient norm and tokens here.
 
     Attributes:
         index: Counted from 0, warm-up included.
@@ -22,41 +28,70 @@ class LoopStep:
         self.index = index
         self.loss: float | None = None
         self.grad_norm: float | None = None
+        self.tokens: int | None = None
 
-    def record(self, *, loss: float | None = None, grad_norm: float | None = None) -> None:
-        """Leave what the step computed; a value that is not finite makes the case INVALID."""
-        self.loss = loss if loss is None else float(loss)
-        self.grad_norm = grad_norm if grad_norm is None else float(grad_norm)
+    def record(self, *, loss: float | None = None, grad_norm: float | None = None, tokens: int | None = None) -> None:
+        """Leave what the step computed, at once or one after the other.
+
+        A loss or norm that is not finite makes the case INVALID, and so do tokens other than tokens_per_step, unless
+        lengths vary.
+
+        Raises:
+            RecordError: If tokens is no whole number above 0.
+        """
+        if tokens is not None and (type(tokens) is not int or tokens < 1):
+            raise RecordError(f"step {self.index}: tokens={tokens!r} must be a whole number >= 1")
+        self.loss = self.loss if loss is None else float(loss)
+        self.grad_norm = self.grad_norm if grad_norm is None else float(grad_norm)
+        self.tokens = self.tokens if tokens is None else tokens
 
 
 class MeasuredLoop:
     """Iterates over warm-up and measured steps, and times the loop's body between them.
 
+    The steps are gone through again, from index 0, while a pass of them was too short to tell whether the machine was
+    busy, or was not sound; see Passes.
+
     Args:
         expected: How many steps, and what each is worth.
+        passes: Decides when there are enough.
         synchronize: Waits until the device is idle, e.g. ``torch.cuda.synchronize``; called at both ends of a
             step. None where the body's work is done when it returns.
         inject_pct: Self-test delay of each step in percent of its own time.
     """
 
-    def __init__(self, expected: Expected, *, synchronize: Callable[[], object] | None, inject_pct: float) -> None:
-        if expected.steps < MIN_STEPS or expected.warmup_steps < MIN_WARMUP_STEPS:
-            raise RecipeError(
-                f"steps={expected.steps}, warmup_steps={expected.warmup_steps}: a measured loop needs at least "
-                f"{MIN_STEPS} measured and {MIN_WARMUP_STEPS} warm-up steps"
-            )
-        if expected.tokens_per_step < 1 or expected.num_gpus < 1:
-            raise RecipeError(
-                f"tokens_per_step={expected.tokens_per_step}, num_gpus={expected.num_gpus}: both must be >= 1"
-            )
+    def __init__(
+        self, expected: Expected, *, passes: Passes, synchronize: Callable[[], object] | None, inject_pct: float
+    ) -> None:
+        _check(expected)
         self._expected = expected
+        self._passes = passes
         self._synchronize = synchronize or (lambda: None)
         self._inject_pct = inject_pct
-        self.records: list[StepRecord] = []
+        self._units: list[list[list[StepRecord]]] = []  # by pass; a unit is all steps, warm-up included
+        self._unit: list[StepRecord] = []
+        self._has_begun = False
 
     def __iter__(self) -> Iterator[LoopStep]:
-        """Yield each step in turn; its time runs from here to the next request."""
+        """Yield each step in turn; its time runs from here to the next request.
+
+        Raises:
+            RecipeError: If the steps were gone through before.
+        """
+        if self._has_begun:
+            raise RecipeError("the steps of a measured loop are gone through once; use a perf.measure for each loop")
+        self._has_begun = True
+        is_enough = False
+        while not is_enough:
+            self._unit = []
+            yield from self._steps(self._unit)
+            is_enough = self._finish_unit()
+
+    def _steps(self, unit: list[StepRecord]) -> Iterator[LoopStep]:
+        """Yield warm-up and measured steps once, and add their records."""
         for index in range(self._expected.warmup_steps + self._expected.steps):
+            if index >= self._expected.warmup_steps:
+                self._passes.look()
             step = LoopStep(index)
             self._synchronize()
             started = time.perf_counter()
@@ -64,12 +99,92 @@ class MeasuredLoop:
             self._synchronize()
             if self._inject_pct:
                 time.sleep((time.perf_counter() - started) * self._inject_pct / 100.0)
-            self.records.append(
+            unit.append(
                 StepRecord(
                     step=index,
                     step_time_sec=time.perf_counter() - started,
-                    tokens=self._expected.tokens_per_step,
+                    tokens=self._tokens_of(step),
                     loss=step.loss,
                     grad_norm=step.grad_norm,
                 )
             )
+
+    def _tokens_of(self, step: LoopStep) -> int:
+        if step.tokens is None and not self._expected.has_exact_tokens:
+            raise RecordError(
+                f"step {step.index} says nothing of its tokens; with has_varying_lengths=True each step, those of the "
+                "warm-up too, must call step.record(tokens=...)"
+            )
+        return self._expected.tokens_per_step if step.tokens is None else step.tokens
+
+    def _finish_unit(self) -> bool:
+        """Keep a unit that is complete, and return whether there are enough."""
+        unit = self._unit
+        if record_problems(self._expected, records=unit):
+            self._units.clear()  # it alone says why the case is INVALID
+            return True
+        if len(self._units) == len(self._passes.finished):
+            self._units.append([])
+        self._units[-1].append(unit)
+        measured = unit[self._expected.warmup_steps :]
+        is_over = self._passes.end(settling_times(measured, has_exact_tokens=self._expected.has_exact_tokens))
+        return is_over and self._passes.is_enough()
+
+    def result(self) -> tuple[tuple[Run, ...], tuple[str, ...]]:
+        """Return the run that counts, if any step was measured, and every reason why it must not be judged.
+
+        A loop that was left early counts as far as its steps had been gone through once.
+        """
+        self._passes.close()
+        if not self._units:
+            return measure_runs(self._expected, outputs=[self._unit])
+        units = self._units[self._passes.counted]
+        records = _joined(units, warmup_steps=self._expected.warmup_steps)
+        expected = replace(self._expected, steps=len(records) - self._expected.warmup_steps)
+        runs, problems = measure_runs(expected, outputs=[records], earlier_drifts_pct=[self._passes.earlier_drifts_pct])
+        # Losses compare at the same step of training: that of the first time.
+        last = self._units[0][0][-1]
+        first_time = measure_runs(self._expected, outputs=[self._units[0][0]])[0][0]
+        run = replace(runs[0], last_step=last.step, loss=first_time.loss, grad_norm=first_time.grad_norm)
+        disturbances = self._passes.finished[self._passes.counted].disturbances
+        return (run,), (*disturbances, *problems)
+
+
+def _joined(units: Sequence[Sequence[StepRecord]], *, warmup_steps: int) -> list[StepRecord]:
+    """Return the steps of several units as one run: the first warm-up, then all that was measured, in order."""
+    records = list(units[0][:warmup_steps])
+    for unit in units:
+        for record in unit[warmup_steps:]:
+            records.append(replace(record, step=len(records)))
+    return records
+
+
+def _check(expected: Expected) -> None:
+    """Check what a test says of its loop.
+
+    Raises:
+        RecipeError: If a value can't be; the message names it.
+    """
+    for name in ("tokens_per_step", "num_gpus", "steps", "warmup_steps"):
+        count = getattr(expected, name)
+        if type(count) is not int or count < 1:
+            raise RecipeError(f"{name}={count!r} of a measured loop must be a whole number >= 1")
+    if expected.steps < MIN_STEPS or expected.warmup_steps < MIN_WARMUP_STEPS:
+        raise RecipeError(
+            f"steps={expected.steps}, warmup_steps={expected.warmup_steps}: a measured loop needs at least "
+            f"{MIN_STEPS} measured and {MIN_WARMUP_STEPS} warm-up steps"
+        )
+    flops, convention = expected.flops_per_token, expected.flops_convention
+    if flops is not None and not expected.has_exact_tokens:
+        raise RecipeError(
+            f"flops_per_token={flops!r} of a measured loop with has_varying_lengths=True: FLOPs per token grow with "
+            "the length of a sequence; leave them out"
+        )
+    if flops is not None and (type(flops) not in (int, float) or not 0 < flops < math.inf):
+        raise RecipeError(f"flops_per_token={flops!r} of a measured loop must be a finite number above 0")
+    if convention is not None and type(convention) is not str:
+        raise RecipeError(f"flops_convention={convention!r} of a measured loop must be a name")
+    if convention is not None and flops is None:
+        raise RecipeError(
+            f"flops_convention={convention!r} without flops_per_token: there are no FLOPs to count; give both, or none"
+        )

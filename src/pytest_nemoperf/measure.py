@@ -11,21 +11,32 @@ from typing import Any
 from pytest_nemoperf.expected import Expected, expected_of
 from pytest_nemoperf.flops import FLOPS_REL_TOL
 from pytest_nemoperf.health import problems_by_run, sm_clocks_mhz
-from pytest_nemoperf.jsontext import to_data
+from pytest_nemoperf.jsontext import plain_mapping, to_data
 from pytest_nemoperf.metrics import (
+    MEAN_TOKENS_PER_STEP,
     METRICS,
     MFU_PCT,
     PEAK_MEMORY_GIB,
     STEP_TIME_SEC,
     TFLOPS_PER_SEC_PER_GPU,
     TOKENS_PER_SEC_PER_GPU,
+    TOKENS_SPREAD_PCT,
 )
 from pytest_nemoperf.rank_times import rank_busy_sec, rank_spread_pct
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import RunOutput, StepRecord
 from pytest_nemoperf.rl_measure import rollout_metrics
-from pytest_nemoperf.soundness import run_problems
-from pytest_nemoperf.steadiness import mad_pct, num_outliers, num_still_warming, settling_times
+from pytest_nemoperf.soundness import record_problems
+from pytest_nemoperf.steadiness import (
+    Drift,
+    is_same_drift,
+    mad_pct,
+    num_outliers,
+    num_still_warming,
+    run_drift,
+    settling_times,
+)
+from pytest_nemoperf.tracers import TRACERS, tracer_problems
 
 BYTES_PER_GIB = 2**30
 FLOPS_PER_TFLOP = 1e12
@@ -36,7 +47,7 @@ class Run:
     """The numbers of one launch.
 
     Attributes:
-        metrics: Medians over the measured steps by metric name.
+        metrics: Medians over the measured steps by metric name; rates of steps that differ in length are over all.
         phases: Median seconds per step by phase on the slowest rank.
         groups: The same of each group of ranks that works beside the training ranks, by its name.
         num_steps: Measured steps that count.
@@ -44,6 +55,8 @@ class Run:
         num_outliers: Slow steps among those that count; medians don't see them.
         last_step: Index of the last step; losses compare only at the same one.
         step_time_mad_pct: Median absolute deviation of the step times, percent of their median.
+        drift_pct: Change of the step time from first to last of a run on a restless machine, percent; None for a run
+            that has settled.
         rank_spread_pct: Median over steps of (slowest - fastest rank) / slowest, percent; None for one rank.
         rank_busy_sec: Median over steps of the time each rank worked and did not wait for others, by rank.
         sm_clock_mhz: Median clock of each rank's GPU meanwhile, by rank.
@@ -60,6 +73,7 @@ class Run:
     num_outliers: int = 0
     last_step: int | None = None
     step_time_mad_pct: float
+    drift_pct: float | None = None
     rank_spread_pct: float | None = None
     rank_busy_sec: tuple[float, ...] = ()
     sm_clock_mhz: tuple[float, ...] = ()
@@ -75,13 +89,17 @@ class Measurement:
     Attributes:
         case: Case id.
         system: System name.
-        workload: What was run, as plain data: two measurements compare only if it is equal.
+        workload: What was run, as plain data: two measurements compare only if it is equal. Tuples become lists, as
+            in the file it is compared with.
         runs: One entry a launch.
         environment: Versions and settings seen where the steps ran.
         flops_per_token: Model FLOPs per token, None if FLOPs are not known.
         flops_convention: How they are counted.
         problems: Why the measurement is INVALID; empty for a sound one.
         inject_pct: Self-test delay; a measurement with one is never stored.
+
+    Raises:
+        RecipeError: If the workload holds something that JSON has no form for.
     """
 
     case: str
@@ -93,6 +111,9 @@ class Measurement:
     flops_convention: str | None = None
     problems: tuple[str, ...] = ()
     inject_pct: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "workload", plain_mapping(self.workload, subject="workload"))
 
 
 def median_over_runs(runs: Sequence[Run], *, metric: str) -> float | None:
@@ -107,7 +128,11 @@ def median_phases(runs: Sequence[Run], *, group: str | None = None) -> dict[str,
 
 
 def workload_of(plan: Plan) -> dict[str, Any]:
-    """Return what makes two measurements of a plan comparable; how many steps they ran does not."""
+    """Return what makes two measurements of a plan comparable; how many steps they ran does not.
+
+    Raises:
+        RecipeError: If the plan holds something that JSON has no form for.
+    """
     keys = (
         "workload",
         "framework",
@@ -124,8 +149,12 @@ def workload_of(plan: Plan) -> dict[str, Any]:
         "command",
     )
     data = to_data(plan)
-    rl = {} if plan.rl is None else {"rl": _without_defaults(plan.rl)}
-    return {key: data[key] for key in keys} | {"model": _without_defaults(plan.model)} | rl
+    workload = {key: data[key] for key in keys} | {"model": _without_defaults(plan.model)}
+    if plan.rl is not None:
+        workload["rl"] = _without_defaults(plan.rl)
+    if plan.has_varying_lengths:
+        workload["has_varying_lengths"] = True
+    return plain_mapping(workload, subject=f"workload of {plan.case}")
 
 
 def _without_defaults(part: Any) -> dict[str, Any]:
@@ -134,23 +163,30 @@ def _without_defaults(part: Any) -> dict[str, Any]:
     return {name: _without_defaults(value) if is_dataclass(value) else to_data(value) for name, value in values.items()}
 
 
-def measure(plan: Plan, *, outputs: Sequence[Sequence[StepRecord]], environment: Mapping[str, str]) -> Measurement:
+def measure(
+    plan: Plan,
+    *,
+    outputs: Sequence[Sequence[StepRecord]],
+    environment: Mapping[str, str],
+    earlier_drifts_pct: Sequence[Sequence[float | None]] = (),
+) -> Measurement:
     """Return the measurement of a case from the step records of its runs.
 
     Args:
         plan: What ran.
         outputs: Step records of each run, warm-up included.
         environment: Versions and settings seen inside the ranks.
+        earlier_drifts_pct: Drifts of the tries that were dropped for each run; nothing if none was.
     """
     expected = expected_of(plan)
-    runs, problems = measure_runs(expected, outputs=outputs)
+    runs, problems = measure_runs(expected, outputs=outputs, earlier_drifts_pct=earlier_drifts_pct)
     return Measurement(
         case=plan.case,
         system=plan.system,
         workload=workload_of(plan),
         runs=runs,
         environment=environment,
-        flops_per_token=expected.flops_per_token,
+        flops_per_token=expected.flops_per_token if expected.has_exact_tokens else None,
         flops_convention=plan.flops_convention,
         problems=problems,
         inject_pct=plan.inject_pct,
@@ -160,14 +196,20 @@ def measure(plan: Plan, *, outputs: Sequence[Sequence[StepRecord]], environment:
 def measure_outputs(plan: Plan, *, outputs: Sequence[RunOutput]) -> Measurement:
     """Return the measurement of a case from what its runs left; an unhealthy machine is a problem of its run."""
     environment = {name: value for output in outputs for name, value in output.environment.items()}
-    measurement = measure(plan, outputs=[output.records for output in outputs], environment=environment)
+    measurement = measure(
+        plan,
+        outputs=[output.records for output in outputs],
+        environment=environment,
+        earlier_drifts_pct=[output.earlier_drifts_pct for output in outputs],
+    )
     measured = [output for output in outputs if any(each.step >= plan.warmup_steps for each in output.records)]
     runs = tuple(
         replace(run, hosts=each.hosts, sm_clock_mhz=sm_clocks_mhz(each.health))
         for run, each in zip(measurement.runs, measured, strict=True)
     )
     unhealthy = problems_by_run([output.health for output in outputs])
-    return replace(measurement, runs=runs, problems=(*measurement.problems, *unhealthy))
+    traced = tracer_problems(list(filter(None, [environment.get(TRACERS)])))
+    return replace(measurement, runs=runs, problems=(*measurement.problems, *traced, *unhealthy))
 
 
 def unreadable(plan: Plan, *, reason: str) -> Measurement:
@@ -176,31 +218,44 @@ def unreadable(plan: Plan, *, reason: str) -> Measurement:
 
 
 def measure_runs(
-    expected: Expected, *, outputs: Sequence[Sequence[StepRecord]]
+    expected: Expected,
+    *,
+    outputs: Sequence[Sequence[StepRecord]],
+    earlier_drifts_pct: Sequence[Sequence[float | None]] = (),
 ) -> tuple[tuple[Run, ...], tuple[str, ...]]:
     """Return the numbers of each run that has measured steps, and every reason why they must not be judged."""
     runs: list[Run] = []
     problems: list[str] = []
-    for number, records in enumerate(outputs, start=1):
-        problems += [f"run {number}: {problem}" for problem in run_problems(expected, records=records)]
+    for index, records in enumerate(outputs):
+        drift = run_drift(expected, records=records)
+        earlier = earlier_drifts_pct[index] if earlier_drifts_pct else ()
+        found = [*record_problems(expected, records=records), *drift_problems(drift, earlier_pct=earlier)]
+        problems += [f"run {index + 1}: {problem}" for problem in found]
         measured = [record for record in records if record.step >= expected.warmup_steps]
         if measured:
-            runs.append(_measure_run(expected, measured=measured))
+            runs.append(_measure_run(expected, measured=measured, drift=drift))
     return tuple(runs), tuple(problems)
 
 
-def _measure_run(expected: Expected, *, measured: Sequence[StepRecord]) -> Run:
+def drift_problems(drift: Drift | None, *, earlier_pct: Sequence[float | None]) -> list[str]:
+    """Return a problem if a run and every try before it drift the same way, so that the workload itself does.
+
+    Args:
+        drift: Of the run; None if it has settled.
+        earlier_pct: Of each try that was dropped for it, percent.
+    """
+    if drift is None or not is_same_drift([*earlier_pct, drift.pct]):
+        return []
+    return [f"{drift.text}; so in {len(earlier_pct) + 1} of as many tries" if earlier_pct else drift.text]
+
+
+def _measure_run(expected: Expected, *, measured: Sequence[StepRecord], drift: Drift | None) -> Run:
     peaks = [record.peak_memory_bytes for record in measured if record.peak_memory_bytes is not None]
+    lengths = _lengths(expected, measured=measured)
     dropped = num_still_warming(settling_times(measured, has_exact_tokens=expected.has_exact_tokens))
     measured = measured[dropped:]
     times = [record.step_time_sec for record in measured]
-    tokens_rate = statistics.median(record.tokens / (record.step_time_sec * expected.num_gpus) for record in measured)
-    metrics = {STEP_TIME_SEC.name: statistics.median(times), TOKENS_PER_SEC_PER_GPU.name: tokens_rate}
-    if expected.flops_per_token is not None:
-        tflops = expected.flops_per_token * tokens_rate / FLOPS_PER_TFLOP
-        metrics[TFLOPS_PER_SEC_PER_GPU.name] = tflops
-        if expected.peak_tflops is not None:
-            metrics[MFU_PCT.name] = 100.0 * tflops / expected.peak_tflops
+    metrics = {STEP_TIME_SEC.name: statistics.median(times), **_rates(expected, measured=measured), **lengths}
     if peaks:  # of the steps that were dropped as well: memory needs no warm-up, and only the largest counts
         metrics[PEAK_MEMORY_GIB.name] = max(peaks) / BYTES_PER_GIB
     metrics |= rollout_metrics(expected, measured=measured)
@@ -211,14 +266,46 @@ def _measure_run(expected: Expected, *, measured: Sequence[StepRecord]) -> Run:
         groups=_group_medians(measured),
         num_steps=len(measured),
         num_warmup_dropped=dropped,
-        num_outliers=num_outliers(times),
+        num_outliers=num_outliers(settling_times(measured, has_exact_tokens=expected.has_exact_tokens)),
         last_step=last.step,
         step_time_mad_pct=round_significant(mad_pct(times), digits=3),
+        drift_pct=None if drift is None else round_significant(drift.pct, digits=3),
         rank_spread_pct=None if spread is None else round_significant(spread, digits=3),
         rank_busy_sec=tuple(round_significant(seconds) for seconds in rank_busy_sec(measured)),
         loss=_finite_or_none(last.loss),
         grad_norm=_finite_or_none(last.grad_norm),
     )
+
+
+def _rates(expected: Expected, *, measured: Sequence[StepRecord]) -> dict[str, float]:
+    """Return tokens and FLOPs over time: of the median step, or of all together where they differ in length."""
+    if expected.has_exact_tokens or expected.rollout is not None:
+        rate = statistics.median(record.tokens / (record.step_time_sec * expected.num_gpus) for record in measured)
+        rates = {TOKENS_PER_SEC_PER_GPU.name: rate}
+        tflops = None if expected.flops_per_token is None else expected.flops_per_token * rate / FLOPS_PER_TFLOP
+    else:  # the median step is one of some length, and says nothing of the others
+        gpu_time = math.fsum(record.step_time_sec for record in measured) * expected.num_gpus
+        rates = {TOKENS_PER_SEC_PER_GPU.name: sum(record.tokens for record in measured) / gpu_time}
+        flops = [record.flops for record in measured if record.flops is not None]
+        tflops = math.fsum(flops) / gpu_time / FLOPS_PER_TFLOP if len(flops) == len(measured) else None
+    if tflops is not None:
+        rates[TFLOPS_PER_SEC_PER_GPU.name] = tflops
+        if expected.peak_tflops is not None:
+            rates[MFU_PCT.name] = 100.0 * tflops / expected.peak_tflops
+    return rates
+
+
+def _lengths(expected: Expected, *, measured: Sequence[StepRecord]) -> dict[str, float]:
+    """Return how many tokens steps of differing length have.
+
+    Of all measured steps, those still warming up too: how fast a run was must not make another workload of it.
+    """
+    if expected.has_exact_tokens or expected.rollout is not None:
+        return {}
+    tokens = [record.tokens for record in measured]
+    mean = statistics.fmean(tokens)
+    spread_pct = 100.0 * statistics.pstdev(tokens, mu=mean) / mean
+    return {MEAN_TOKENS_PER_STEP.name: mean, TOKENS_SPREAD_PCT.name: spread_pct}
 
 
 def identity_problem(run: Run, *, flops_per_token: float | None) -> str | None:

@@ -96,6 +96,16 @@ MFU_PCT = Metric(name="mfu_pct", unit="%", direction=Direction.HIGHER, label="MF
 TIME_PER_CALL_SEC = Metric(
     name="time_per_call_sec", unit="s", direction=Direction.LOWER, label="time per call", heading="Time / call (s)"
 )
+MEAN_TOKENS_PER_STEP = Metric(
+    name="mean_tokens_per_step",
+    unit="tokens",
+    direction=Direction.NEITHER,
+    label="mean number of tokens per step",
+    digits=4,
+)
+TOKENS_SPREAD_PCT = Metric(
+    name="tokens_spread_pct", unit="%", direction=Direction.NEITHER, label="spread of the tokens per step"
+)
 
 GENERATION_TOKENS_PER_SEC_PER_GPU = Metric(
     name="generation_tokens_per_sec_per_gpu",
@@ -186,6 +196,8 @@ METRICS = {
         PEAK_MEMORY_GIB,
         MFU_PCT,
         TIME_PER_CALL_SEC,
+        MEAN_TOKENS_PER_STEP,
+        TOKENS_SPREAD_PCT,
         *RL_METRICS,
     )
 }

@@ -1,4 +1,4 @@
-"""Watches the machine while a run goes on: one sample now and then, taken by the process that waits for the ranks."""
+"""Monitor of the machine while a run goes on: a sample now and then, by the process that waits for the ranks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import psutil
 from pytest_nemoperf.gpu_samples import GpuSample, GpuSampler
 from pytest_nemoperf.health import MIN_JUDGED_SEC, HealthReport
 from pytest_nemoperf.host_samples import HostSample, HostSampler, cpu_health, use_between
-from pytest_nemoperf.recipe import Plan
 
 _INTERVAL_SEC = 0.5
 _LEAST_REST = 100
@@ -42,15 +41,24 @@ class Monitor:
     regular ones a sample is taken when warm-up has ended and when the last step has.
 
     Args:
-        plan: What runs.
+        first_step: Finished steps from which on samples count: the warm-up steps.
+        last_step: Finished steps from which on they don't any more: all steps.
+        num_gpus: How many of the visible GPUs the ranks use.
         host: Takes samples of the host.
         now: The clock, seconds.
     """
 
     def __init__(
-        self, plan: Plan, *, host: HostSampler | None = None, now: Callable[[], float] = time.monotonic
+        self,
+        *,
+        first_step: int,
+        last_step: int,
+        num_gpus: int,
+        host: HostSampler | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._plan = plan
+        self._first_step, self._last_step = first_step, last_step
+        self._num_gpus = num_gpus
         self._host = host or HostSampler()
         self._now = now
         self._gpus: GpuSampler | None = None
@@ -60,8 +68,8 @@ class Monitor:
         self._next_time = 0.0
 
     def __enter__(self) -> Monitor:
-        if self._plan.device == "cuda":
-            self._gpus = self._stack.enter_context(GpuSampler(num_gpus=self._plan.layout.total_gpus))
+        if self._num_gpus:
+            self._gpus = self._stack.enter_context(GpuSampler(num_gpus=self._num_gpus))
         self._take(num_finished=0)
         return self
 
@@ -73,7 +81,7 @@ class Monitor:
     def poll(self, *, num_finished: int) -> None:
         """Take a sample if it is time for one."""
         before = 0 if self._last is None else self._last.num_finished
-        is_border = any(before < border <= num_finished for border in (self._plan.warmup_steps, self._plan.total_steps))
+        is_border = any(before < border <= num_finished for border in (self._first_step, self._last_step))
         if is_border or self._now() >= self._next_time:
             self._take(num_finished=num_finished)
 
@@ -113,8 +121,7 @@ class Monitor:
 
     def _counted(self) -> tuple[Sequence[_Interval], bool]:
         """Return the intervals that lie within the measured steps, else the last ones, and which of the two."""
-        first, last = max(self._plan.warmup_steps, 1), self._plan.total_steps
-        measured = [each for each in self._intervals if first <= each.num_finished < last]
+        measured = [each for each in self._intervals if self._first_step <= each.num_finished < self._last_step]
         if measured:
             return measured, True
         seconds = 0.0

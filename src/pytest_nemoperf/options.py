@@ -193,6 +193,12 @@ def _add_ini_keys(parser: pytest.Parser) -> None:
         type="bool",
         default=False,
     )
+    parser.addini(
+        "perf_require_verdict",
+        "fail a perf test that measured or judged nothing, and a session in which no case was judged (default false)",
+        type="bool",
+        default=False,
+    )
     parser.addini("perf_baselines", "directory of stored baselines", default="")
     parser.addini("perf_machine", "name of a pool of identical machines that share CPU baselines", default="")
     parser.addini("perf_release", "release under test, which perf_waive(until=RELEASE) is compared with", default="")

@@ -108,17 +108,7 @@ class Layout:
     generation: GenerationLayout | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            degree = getattr(self, field.name)
-            if field.name == "generation":
-                continue
-            if field.name in LAYOUT_WORDS:
-                if degree not in LAYOUT_WORDS[field.name]:
-                    raise RecipeError(
-                        f"unknown {field.name} {degree!r}; choose {' or '.join(LAYOUT_WORDS[field.name])}"
-                    )
-            elif field.name != "sequence_parallel" and (type(degree) is not int or degree < 1):
-                raise RecipeError(f"{field.name}={degree!r} of a layout must be a whole number >= 1")
+        self._check_degrees()
         product = self.dp * self.cp * self.tp * self.pp
         if product != self.gpus:
             raise RecipeError(
@@ -147,6 +137,21 @@ class Layout:
                 f"{subject} does not divide {data}*cp*tp ({getattr(self, data)}*{self.cp}*{self.tp}="
                 f"{self.expert_ranks}); {advice}, or raise {data}"
             )
+
+    def _check_degrees(self) -> None:
+        for field in fields(self):
+            degree = getattr(self, field.name)
+            if field.name == "generation":
+                continue
+            if field.name in LAYOUT_WORDS:
+                if degree not in LAYOUT_WORDS[field.name]:
+                    raise RecipeError(
+                        f"unknown {field.name} {degree!r}; choose {' or '.join(LAYOUT_WORDS[field.name])}"
+                    )
+            elif field.name == "sequence_parallel":
+                check_flag(degree, subject="sequence_parallel of a layout")
+            elif type(degree) is not int or degree < 1:
+                raise RecipeError(f"{field.name}={degree!r} of a layout must be a whole number >= 1")
 
     def _check_generation(self) -> None:
         generation = self.generation

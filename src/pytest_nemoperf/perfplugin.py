@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,6 +26,10 @@ from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.suite import Suite
 from pytest_nemoperf.waivers import check_release
 
+if TYPE_CHECKING:
+    from pytest_nemoperf.watched_benchmark import WatchedBenchmark
+
+_BENCHMARK = "benchmark"  # the fixture of pytest-benchmark
 _VERDICT_PROPERTY = "nemoperf_verdict"
 
 
@@ -39,6 +43,7 @@ class PerfPlugin:
         self.session = PerfSession(config, settings=settings)
         self.suite = Suite(config, planner=self.session.planner)
         self.progress = Progress(config)
+        self._benchmarks: dict[str, WatchedBenchmark] = {}
 
     def register_companions(self) -> None:
         """Register the plugins that do one thing each."""
@@ -64,26 +69,46 @@ class PerfPlugin:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Delay what pytest-benchmark measures in a self-test session; take turns before anything is timed."""
+        """Leave out benchmark tests that this session has no use for before their fixtures are made."""
         if _uses_benchmark(item):
-            settings = self.session.settings
-            self.perf_of(item).ask(benchmark_case_id(item.nodeid))
-            if settings.is_dry_run:
-                self.perf_of(item).end_dry("a benchmark test has no recipe to price")
-            if settings.against:
-                self.perf_of(item).leave_out(
-                    "a benchmark test runs in the test process, where code can't be swapped (--perf-ab)"
-                )
-            if settings.replay_dir is not None:
-                self.perf_of(item).leave_out("replay: a benchmark test leaves no runs that could be judged again")
-            if settings.changes:
-                self.progress.say(f"{item.nodeid} runs as ever: --perf-set changes recipes, and it has none")
-            if self.session.settings.inject_pct:
-                bench.inject_delay(item, inject_pct=self.session.settings.inject_pct)
-            self.session.take_turn(self.progress)
+            self._prepare_benchmark(item)
+
+    def _prepare_benchmark(self, item: pytest.Item) -> None:
+        """Delay what pytest-benchmark measures in a self-test session; take turns before anything is timed."""
+        settings = self.session.settings
+        perf = self.perf_of(item)
+        perf.ask(benchmark_case_id(item.nodeid))
+        if settings.is_dry_run:
+            perf.end_dry("a benchmark test has no recipe to price")
+        if settings.against:
+            perf.leave_out("a benchmark test runs in the test process, where code can't be swapped (--perf-ab)")
+        if settings.replay_dir is not None:
+            perf.leave_out("replay: a benchmark test leaves no runs that could be judged again")
+        if settings.changes:
+            self.progress.say(f"{item.nodeid} runs as ever: --perf-set changes recipes, and it has none")
+        if settings.inject_pct:
+            bench.inject_delay(item, inject_pct=settings.inject_pct)
+        self.session.take_turn(self.progress)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, Any, Any]:
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+    ) -> Generator[None, Any, Any]:
+        """Let a perf test's benchmark fixture repeat its timing until that is sound."""
+        item = request.node
+        if fixturedef.argname != _BENCHMARK or not isinstance(item, pytest.Item) or not _is_perf(item):
+            return (yield)
+        if not _uses_benchmark(item):  # it is asked for by name, while the test runs
+            self._prepare_benchmark(item)
+        fixture = yield
+        passes = self.perf_of(item).passes(benchmark_case_id(item.nodeid), num_gpus=1)
+        watched = bench.watched(fixture, passes=passes)
+        if watched is not None:
+            self._benchmarks[item.nodeid] = watched
+        return fixture
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Judge a benchmark test inside the test; note a perf test that measured nothing."""
         try:
             result = yield
@@ -91,21 +116,37 @@ class PerfPlugin:
             _end_at_the_test(exc)
             raise
         except Exception:
-            if self._is_priced(pyfuncitem):  # what a test does with a verdict, a dry run does not judge
+            if self._is_priced(item):  # what a test does with a verdict, a dry run does not judge
                 raise pytest.skip.Exception(PRICED) from None
             raise
-        if self._is_priced(pyfuncitem):
-            self.suite.finish(pyfuncitem)
+        if self._is_priced(item):
+            self.suite.finish(item)
             pytest.skip(PRICED)
-        if pyfuncitem.get_closest_marker("perf") is None:
-            return result
-        if _uses_benchmark(pyfuncitem):
-            self._judge_benchmark(pyfuncitem)
-        nodeid = pyfuncitem.nodeid
-        if not any(report.result.nodeid == nodeid for report in self.session.reports):
-            reason = "the test judged nothing: call perf.check, perf.compare or perf.measure, or use benchmark"
-            self.session.not_run.append(NotRun(nodeid=nodeid, reason=reason))
+        if not _is_perf(item) or getattr(item, "_excinfo", None):
+            return result  # a unittest.TestCase keeps what it raised to itself
+        benchmark = self._benchmarks.pop(item.nodeid, None)
+        if benchmark is not None:
+            self._judge_benchmark(item, benchmark=benchmark)
+        self._check_judged(item)
         return result
+
+    def _check_judged(self, item: pytest.Item) -> None:
+        """Check that a perf test that would pass has been judged, and that no verdict of it was swallowed."""
+        own = [report for report in self.session.reports if report.result.nodeid == item.nodeid]
+        for report in own:
+            if report.result.is_failure:
+                verdict = report.result.verdict
+                pytest.fail(
+                    f"{verdict.kind} {verdict.case}: the test caught the failure and went on; a verdict fails its test",
+                    pytrace=False,
+                )
+        if own:
+            return
+        reason = "the test judged nothing: call perf.check, perf.compare or perf.measure, or use benchmark"
+        self.session.not_run.append(NotRun(nodeid=item.nodeid, reason=reason))
+        item.user_properties.append((_VERDICT_PROPERTY, "NOT JUDGED"))
+        if self.session.settings.needs_verdict:
+            pytest.fail(f"{reason} (ini perf_require_verdict)", pytrace=False)
 
     def pytest_report_header(self) -> list[str]:
         """Say what is measured against what."""
@@ -121,8 +162,9 @@ class PerfPlugin:
             system=settings.system,
             how=_how(settings),
             devices=describe_devices(settings.devices),
-            baselines_dir=session.context.shown(settings.baselines_dir / settings.system.name),
+            baselines_dir=session.context.baselines_shown,
             num_baselines=session.context.store.num_committed(),
+            elsewhere=session.context.elsewhere,
             num_local=session.context.store.num_local(),
             tolerances=settings.terms.tolerances,
             runs=settings.terms.max_runs,
@@ -198,8 +240,7 @@ class PerfPlugin:
         priced = self.session.planner.priced
         return self.session.settings.is_dry_run and any(case.nodeid == item.nodeid for case in priced)
 
-    def _judge_benchmark(self, item: pytest.Function) -> None:
-        benchmark: Any = item.funcargs["benchmark"]
+    def _judge_benchmark(self, item: pytest.Item, *, benchmark: WatchedBenchmark) -> None:
         if benchmark.disabled:
             reason = "pytest-benchmark is disabled (--benchmark-disable), so nothing was measured"
             self.session.not_run.append(NotRun(nodeid=item.nodeid, reason=reason))
@@ -223,8 +264,12 @@ def _how(settings: Settings) -> str:
     return "detected" if settings.replay_dir is None else "of the stored runs"
 
 
+def _is_perf(item: pytest.Item) -> bool:
+    return item.get_closest_marker("perf") is not None
+
+
 def _uses_benchmark(item: pytest.Item) -> bool:
-    return "benchmark" in getattr(item, "fixturenames", ()) and item.get_closest_marker("perf") is not None
+    return _BENCHMARK in getattr(item, "fixturenames", ()) and _is_perf(item)
 
 
 def _end_at_the_test(error: NemoPerfError) -> None:

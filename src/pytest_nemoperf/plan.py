@@ -72,6 +72,7 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         recompute=recipe.recompute,
         is_compiled=recipe.is_compiled,
         is_router_balanced=recipe.is_router_balanced,
+        has_varying_lengths=recipe.has_varying_lengths,
         num_nodes=num_nodes(layout, system=system),
         steps=recipe.steps,
         warmup_steps=recipe.warmup_steps,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, Literal, TypeVar
 
 from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.errors import RecipeError, did_you_mean
+from pytest_nemoperf.errors import RecipeError, check_flag, did_you_mean
 from pytest_nemoperf.flops import DEFAULT_CONVENTION, find_convention
 from pytest_nemoperf.metrics import JUDGED
 from pytest_nemoperf.models import find_model
@@ -83,6 +83,8 @@ class Recipe:
         is_router_balanced: Tokens go round the experts instead of where the router sends them, as published
             pages of mixtures of experts do. Which expert a token goes to depends on its place in its rank's
             micro-batch, so layouts that cut the batch into pieces of no whole number of rounds train differently.
+        has_varying_lengths: The tokens of a step differ, because its sequences have any length up to seq_len. Not for
+            the native engine, nor with ``rl``, which has its own response_lengths.
         model_name: Name of the model in case id and tables; empty for its own.
         variant: Suffix of the case id, to tell recipes apart that differ in nothing else the id shows.
         steps: Measured steps per run.
@@ -109,6 +111,7 @@ class Recipe:
     recompute: Recompute = Recompute.NONE
     is_compiled: bool = False
     is_router_balanced: bool = False
+    has_varying_lengths: bool = False
     model_name: str = ""
     variant: str = ""
     steps: int = 10
@@ -127,7 +130,7 @@ class Recipe:
         object.__setattr__(
             self, "layouts", {name: layout_of(value, system=name) for name, value in self.layouts.items()}
         )
-        object.__setattr__(self, "command", tuple(self.command))
+        object.__setattr__(self, "command", _texts(self.command, subject="command"))
         if self.rl is not None and not isinstance(self.rl, RL):
             raise RecipeError(f"rl={self.rl!r} must be an RL, or None for pre-training")
         if not self.layouts:
@@ -136,10 +139,16 @@ class Recipe:
             find_system(system)
         self._check_names()
         self._check_counts()
+        for name in ("is_compiled", "is_router_balanced", "has_varying_lengths"):
+            check_flag(getattr(self, name), subject=name)
+        if type(self.seed) is not int:
+            raise RecipeError(f"seed={self.seed!r} must be a whole number")
+        _check_env(self.env)
         check_tolerances(self.tolerances, subject="tolerances")
         find_convention(self.flops_convention)
-        if self.timeout_sec is not None and not (math.isfinite(self.timeout_sec) and self.timeout_sec > 0):
-            raise RecipeError(f"timeout_sec={self.timeout_sec} must be positive, finite seconds")
+        limit = self.timeout_sec
+        if limit is not None and (type(limit) not in (int, float) or not 0 < limit < math.inf):
+            raise RecipeError(f"timeout_sec={limit!r} must be positive, finite seconds")
         if (self.framework == "command") != bool(self.command):
             raise RecipeError(
                 f"framework={self.framework!r} with command={list(self.command)}; "
@@ -205,12 +214,13 @@ class Plan:
         recompute: Which activations are computed again in backward.
         is_compiled: Blocks go through torch.compile.
         is_router_balanced: Tokens go round the experts.
+        has_varying_lengths: Sequences have any length up to seq_len, so that the tokens of a step differ.
         num_nodes: Nodes the layout fills.
         steps: Measured steps.
         warmup_steps: Steps before them.
         seed: Of weights and synthetic tokens.
-        tokens_per_step: Tokens all ranks process in one step; the most there can be where the lengths of responses
-            are not pinned.
+        tokens_per_step: Tokens all ranks process in one step; the most there can be where lengths vary, or those of
+            responses are not pinned.
         flops_per_token: Model FLOPs per token, of those tokens.
         flops_convention: How they are counted.
         peak_tflops: Dense peak of one GPU in this precision, TFLOP/s; None if unknown, then there is no MFU.
@@ -247,6 +257,7 @@ class Plan:
     recompute: Recompute = Recompute.NONE
     is_compiled: bool = False
     is_router_balanced: bool = False
+    has_varying_lengths: bool = False
     inject_pct: float = 0.0
     is_profiled: bool = False
     command: tuple[str, ...] = ()
@@ -266,9 +277,9 @@ class Plan:
         return 1 if self.rl is None else self.rl.num_samples // self.global_batch_size
 
 
-def is_safe_name(name: str) -> bool:
+def is_safe_name(name: object) -> bool:
     """Tell whether a name may be part of a case id, and so of a file name."""
-    return _NAME.fullmatch(name) is not None
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
 def check_tolerances(tolerances: Mapping[str, float], *, subject: str) -> None:
@@ -283,6 +294,23 @@ def check_tolerances(tolerances: Mapping[str, float], *, subject: str) -> None:
             raise RecipeError(f"{subject}: {name!r} is not a judged metric; {did_you_mean(name, names)}")
         if type(percent) not in (int, float) or not 0 < percent < 100:  # noqa: PLR2004 (percent)
             raise RecipeError(f"{subject}: {name}={percent!r} must be a percentage above 0 and below 100")
+
+
+def _texts(values: Sequence[str], *, subject: str) -> tuple[str, ...]:
+    if isinstance(values, str):
+        raise RecipeError(f"{subject}={values!r} must be a list of words; write e.g. ('python', 'train.py')")
+    for at, value in enumerate(values):
+        if type(value) is not str:
+            raise RecipeError(f"{subject}[{at}]={value!r} must be a text; write str(...)")
+    return tuple(values)
+
+
+def _check_env(env: Mapping[str, str]) -> None:
+    if not isinstance(env, Mapping):
+        raise RecipeError(f"env={env!r} must be a mapping of texts to texts")
+    for name, value in env.items():
+        if type(name) is not str or type(value) is not str:
+            raise RecipeError(f"env: {name!r}={value!r} must be texts, as every environment variable; write str(...)")
 
 
 def _member(kind: type[_E], value: str, *, subject: str) -> _E:

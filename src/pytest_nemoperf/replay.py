@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -11,6 +12,7 @@ from typing import Any, Final, Literal
 from pytest_nemoperf.baseline import write_atomically
 from pytest_nemoperf.comparison import Terms, VerdictKind
 from pytest_nemoperf.errors import RecordError, UnsupportedError
+from pytest_nemoperf.expected import expected_of
 from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.jsontext import from_data, to_json
 from pytest_nemoperf.measure import Measurement, measure_outputs, unreadable
@@ -19,10 +21,12 @@ from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import PLAN_FILE, STEPS_FILE, RunOutput
 from pytest_nemoperf.runner import read_run
 from pytest_nemoperf.schema import validate
+from pytest_nemoperf.steadiness import run_drift
 
 CASE_FILE: Final = "case.json"
 CASE_SCHEMA_VERSION: Final = 1
-_SECOND_TRY = "b"
+TRY_SUFFIXES: Final = ("", "b", "c")
+"""Endings of the folders in which a run is launched, and launched again where the try before was dropped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +40,7 @@ class CaseRecord:
         provenance: When, from which commit, with which versions, on which device, by which command.
         terms: By what the session judged.
         fail_on: Verdicts that failed a test of the session.
-        runs: Folders of the launches that count, in order: a second try stands in place of the first.
+        runs: Folders of the launches that count, in order: a later try stands in place of those before.
         unreadable: Why the last one's records could not be read; empty if all could.
         waiver: Arguments of the test's perf_waive; empty for none.
         release: Release under test; empty if not told.
@@ -120,7 +124,7 @@ def load_case(case_dir: Path) -> StoredCase:
 
 
 def load_runs(run_dirs: Sequence[Path]) -> StoredCase:
-    """Return runs of one case, of one session or several; where a second try is given, the first does not count.
+    """Return runs of one case, of one session or several; where a later try is given, those before do not count.
 
     Args:
         run_dirs: ``<case>/run-<N>`` folders, or one ``<case>`` folder for all that its session judged.
@@ -136,7 +140,8 @@ def load_runs(run_dirs: Sequence[Path]) -> StoredCase:
     if len(run_dirs) == 1 and not (run_dirs[0] / PLAN_FILE).exists():
         return load_case(run_dirs[0])
     given = dict.fromkeys(run_dir.absolute() for run_dir in run_dirs)
-    counted = [run_dir for run_dir in given if run_dir.with_name(run_dir.name + _SECOND_TRY) not in given]
+    dropped = {earlier for run_dir in given for earlier in _earlier_tries(run_dir)}
+    counted = [run_dir for run_dir in given if run_dir not in dropped]
     records = {folder: read_case(folder) for folder in dict.fromkeys(run_dir.parent for run_dir in counted)}
     return _load([(run_dir, records[run_dir.parent]) for run_dir in counted])
 
@@ -154,12 +159,34 @@ def measure_stored(stored: StoredCase, *, framework: Framework) -> Measurement:
     outputs: list[RunOutput] = []
     for run_dir in stored.run_dirs:
         try:
-            outputs.append(read_run(stored.plan, framework=framework, run_dir=run_dir))
+            output = read_run(stored.plan, framework=framework, run_dir=run_dir)
+            drifts_pct = tuple(_drifts_pct(stored.plan, framework=framework, run_dirs=_earlier_tries(run_dir)))
+            outputs.append(replace(output, earlier_drifts_pct=drifts_pct))
         except RecordError as exc:
             if stored.record.unreadable:
                 return unreadable(stored.plan, reason=stored.record.unreadable)
             raise RecordError(_lost(run_dir, error=exc)) from exc
     return measure_outputs(stored.plan, outputs=outputs)
+
+
+def _earlier_tries(run_dir: Path) -> list[Path]:
+    """Return the folders of the tries that were dropped for a run."""
+    for place, suffix in enumerate(TRY_SUFFIXES[1:], start=1):
+        name = run_dir.name.removesuffix(suffix)
+        if name != run_dir.name:
+            return [run_dir.with_name(name + earlier) for earlier in TRY_SUFFIXES[:place]]
+    return []
+
+
+def _drifts_pct(plan: Plan, *, framework: Framework, run_dirs: Sequence[Path]) -> Iterator[float | None]:
+    """Yield the drift of each dropped try that is there and can be read, as its session saw it."""
+    for run_dir in run_dirs:
+        if not (run_dir / PLAN_FILE).exists():
+            continue
+        with suppress(RecordError):
+            output = read_run(plan, framework=framework, run_dir=run_dir)
+            drift = run_drift(expected_of(plan), records=output.records)
+            yield None if drift is None else drift.pct
 
 
 class Replay:

@@ -37,6 +37,8 @@ def rl_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterat
             "is_router_balanced=True sends a token to experts by its place in the batch, which differs between "
             "generation and training: they would disagree about its probability; use is_router_balanced=False"
         )
+    if recipe.has_varying_lengths:
+        yield "has_varying_lengths=True with rl, whose response_lengths says how long responses are; drop it"
     if recipe.framework == NATIVE:
         yield from _task_problems(model)
         yield from _replica_problems(rl, generation=generation)

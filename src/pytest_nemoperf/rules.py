@@ -23,6 +23,11 @@ def layout_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> It
     yield from _trade_problems(model, layout=layout)
     yield from _pipeline_problems(recipe, layout=layout, model=model)
     yield from _expert_problems(model, layout=layout, is_native=recipe.framework == NATIVE)
+    if recipe.has_varying_lengths and recipe.framework == NATIVE:
+        yield (
+            f"has_varying_lengths=True with framework={NATIVE!r}, whose sequences all have seq_len={recipe.seq_len} "
+            "tokens; drop it, or use framework='command'"
+        )
     if recipe.is_router_balanced and model.moe is None:
         yield "is_router_balanced=True is for mixtures of experts, this model is dense; use is_router_balanced=False"
 

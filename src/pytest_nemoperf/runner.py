@@ -54,7 +54,7 @@ def run_once(
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / PLAN_FILE).write_text(to_json(plan), encoding="utf-8")
     follower = _ProgressFollower(run_dir, on_progress=on_progress)
-    with Monitor(plan) if is_watched else nullcontext() as monitor:
+    with _monitor_of(plan) if is_watched else nullcontext() as monitor:
 
         def on_poll() -> None:
             follower.poll()
@@ -76,6 +76,11 @@ def run_once(
         error = TurnError if _was_left_alone(result, run_dir=run_dir) else LaunchError
         raise error("\n".join([text, *_health_lines(health)]))
     return read_run(plan, framework=framework, run_dir=run_dir)
+
+
+def _monitor_of(plan: Plan) -> Monitor:
+    num_gpus = plan.layout.total_gpus if plan.device == "cuda" else 0
+    return Monitor(first_step=plan.warmup_steps, last_step=plan.total_steps, num_gpus=num_gpus)
 
 
 def read_run(plan: Plan, *, framework: Framework, run_dir: Path) -> RunOutput:

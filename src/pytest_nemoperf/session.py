@@ -45,7 +45,7 @@ class PerfSession:
         self.num_profiled = 0
         self.pruned: Pruned | None = None
         self.unasked: Unasked | None = None
-        self.context = Context(settings, root=config.rootpath)
+        self.context = Context(settings, root=config.rootpath, started_in=config.invocation_params.dir)
         self.planner = Planner(config, settings=settings, store=self.context.store)
         self.ab = open_ab_session(settings, root=config.rootpath)
         self._turn = HostLock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from pytest_nemoperf.option_values import (
     parse_seconds,
 )
 from pytest_nemoperf.replay import CASE_FILE, find_cases
+from pytest_nemoperf.store import DEFAULT_FOLDER
 from pytest_nemoperf.systems import System, find_system
 
 
@@ -77,6 +79,7 @@ class Settings:
         terms: By what is judged; the tolerances of recipes and markers are not yet applied.
         fail_on: Names of the verdicts that fail a test.
         fails_on_unasked: The session fails where cases have no baseline, and stored ones are asked for by no test.
+        needs_verdict: A perf test that judged nothing fails.
         inject_pct: Self-test delay of each step in percent.
         timeout_sec: Wall-clock limit of one run; None for each recipe's own.
         changes: What --perf-set changes in every recipe, by key; empty for nothing.
@@ -99,6 +102,7 @@ class Settings:
     terms: Terms
     fail_on: frozenset[VerdictKind]
     fails_on_unasked: bool
+    needs_verdict: bool
     inject_pct: float
     timeout_sec: float | None
     changes: Mapping[str, Any]
@@ -134,13 +138,14 @@ def read_settings(config: pytest.Config) -> Settings:
         system=system,
         devices=devices,
         was_detected=option.system == "auto",
-        baselines_dir=_directory(config, option.perf_baselines or config.getini("perf_baselines") or "baselines"),
+        baselines_dir=_baselines_dir(config),
         state_dir=state_dir,
-        output_dir=_directory(config, option.perf_output) if option.perf_output else state_dir / "latest",
+        output_dir=_output_dir(config) if option.perf_output else state_dir / "latest",
         runs=_runs(config),
         terms=terms,
         fail_on=parse_fail_on(option.perf_fail_on or config.getini("perf_fail_on")),
         fails_on_unasked=config.getini("perf_fail_on_unasked"),
+        needs_verdict=config.getini("perf_require_verdict"),
         inject_pct=inject_pct,
         timeout_sec=parse_seconds(timeout, subject="--perf-timeout") if timeout is not None else None,
         changes=changes,
@@ -235,11 +240,47 @@ def _runs(config: pytest.Config) -> int:
 
 
 def _option_or_ini(config: pytest.Config, name: str) -> tuple[str, str]:
-    """Return what an option or its ini key says, and which of the two says it."""
+    """Return what an option or its ini key says, and which of the two says it; an empty text where neither does."""
     given = getattr(config.option, name)
     if given is None:
         return str(config.getini(name)), f"ini {name}"
     return str(given), f"--{name.replace('_', '-')}"
+
+
+def _baselines_dir(config: pytest.Config) -> Path:
+    """Return the folder of baselines.
+
+    Raises:
+        pytest.UsageError: If it is none, or can't be read, or is named but not there and nothing is to be stored in it:
+            every case would be without a baseline, and pass.
+    """
+    text, subject = _option_or_ini(config, "perf_baselines")
+    path = _directory(config, text or DEFAULT_FOLDER)
+    named = f"{subject}={text}" if text else f"the folder of baselines {DEFAULT_FOLDER}"
+    if path.exists() and not path.is_dir():
+        raise pytest.UsageError(f"{named}: {path} is a file; give the folder that holds <system>/<case>.json")
+    if path.exists() and not os.access(path, os.R_OK | os.X_OK):
+        raise pytest.UsageError(f"{named}: {path} can't be read; give it to this user, or name another folder")
+    if text and not path.exists() and not config.option.update_baselines:
+        hint = "; record baselines with --update-baselines, or name the folder that holds <system>/<case>.json"
+        for place in (config.invocation_params.dir, *config.rootpath.parents):
+            if (place / text).is_dir():
+                hint = f", the root directory of this session; did you mean {place / text}?"
+                break
+        raise pytest.UsageError(f"{named}: there is no folder {text} in {config.rootpath}{hint}")
+    return path
+
+
+def _output_dir(config: pytest.Config) -> Path:
+    """Return the folder of the reports.
+
+    Raises:
+        pytest.UsageError: If there is something else of that name.
+    """
+    path = _directory(config, config.option.perf_output)
+    if path.exists() and not path.is_dir():
+        raise pytest.UsageError(f"--perf-output={config.option.perf_output}: {path} is a file; give a folder")
+    return path
 
 
 def _directory(config: pytest.Config, text: str) -> Path:

@@ -1,4 +1,4 @@
-"""Why a run must not be judged, from its step records: they are incomplete, impossible, or have not settled."""
+"""Reasons why a run must not be judged that its step records tell: they are incomplete or impossible."""
 
 from __future__ import annotations
 
@@ -9,16 +9,10 @@ from pytest_nemoperf.expected import Expected
 from pytest_nemoperf.flops import FLOPS_REL_TOL
 from pytest_nemoperf.records import StepRecord
 from pytest_nemoperf.rl_measure import rollout_problems
-from pytest_nemoperf.steadiness import unsettled
-
-
-def run_problems(expected: Expected, *, records: Sequence[StepRecord]) -> list[str]:
-    """Return why a run must not be judged: steps missing, not finite, wrong tokens or FLOPs, not settled."""
-    return [*record_problems(expected, records=records), *unsettled(expected, records=records)]
 
 
 def record_problems(expected: Expected, *, records: Sequence[StepRecord]) -> list[str]:
-    """Return the same whatever the steps' times are: steps missing, not finite, wrong tokens or FLOPs."""
+    """Return reasons not to judge a run, whatever its steps' times are: steps missing, not finite, wrong tokens."""
     problems = []
     total = expected.warmup_steps + expected.steps
     if [record.step for record in records] != list(range(total)):
@@ -38,11 +32,20 @@ def record_problems(expected: Expected, *, records: Sequence[StepRecord]) -> lis
 
 
 def _token_problems(expected: Expected, *, measured: Sequence[StepRecord]) -> list[str]:
-    wrong = [record for record in measured if record.tokens != expected.tokens_per_step]
-    if not wrong or not expected.has_exact_tokens:
-        return []
-    what = "global_batch_size*seq_len" if expected.rollout is None else "prompts and responses of pinned lengths"
-    return [f"step {wrong[0].step} has {wrong[0].tokens} tokens, {expected.tokens_per_step} were asked for ({what})"]
+    most = expected.tokens_per_step
+    if expected.has_exact_tokens:
+        wrong = [record for record in measured if record.tokens != most]
+        problem = f"{most} were asked for ({_what_was_asked_for(expected)})"
+    else:
+        wrong = [record for record in measured if record.tokens > most and expected.rollout is None]
+        problem = f"{most} are the most there can be (global_batch_size*seq_len, or tokens_per_step of a loop)"
+    return [f"step {wrong[0].step} has {wrong[0].tokens} tokens, {problem}"] if wrong else []
+
+
+def _what_was_asked_for(expected: Expected) -> str:
+    if expected.rollout is not None:
+        return "prompts and responses of pinned lengths"
+    return "global_batch_size*seq_len, or tokens_per_step of a loop; has_varying_lengths=True where lengths vary"
 
 
 def _flops_problems(expected: Expected, *, measured: Sequence[StepRecord]) -> list[str]:
@@ -50,9 +53,12 @@ def _flops_problems(expected: Expected, *, measured: Sequence[StepRecord]) -> li
         return []
     for record in measured:
         flops = expected.flops_per_token * record.tokens
-        if record.flops is not None and not math.isclose(record.flops, flops, rel_tol=FLOPS_REL_TOL):
+        if record.flops is None or math.isclose(record.flops, flops, rel_tol=FLOPS_REL_TOL):
+            continue
+        if expected.has_exact_tokens or record.flops > flops:
+            most = "" if expected.has_exact_tokens else ", in sequences of the greatest length,"
             return [
-                f"step {record.step} claims {record.flops:g} FLOPs, FLOPs per token x tokens is {flops:g} "
+                f"step {record.step} claims {record.flops:g} FLOPs, FLOPs per token x tokens{most} is {flops:g} "
                 f"under {expected.flops_convention}"
             ]
     return []

@@ -1,8 +1,10 @@
 """Whether a run's steps have settled, from which step on, and how far they scatter.
 
 Three things are told apart. Steps that are still warming up when measuring begins are dropped. Single slow steps (a
-checkpoint, a garbage collection) are kept and counted; medians don't see them. A trend that goes on through the run
-(throttling, a leak) makes the run INVALID: no number stands for it.
+checkpoint, a garbage collection) are kept and counted; medians don't see them. A run that gets slower or faster from
+its first step to its last has not settled and is measured again. If every try drifts the same way, the workload itself
+does (throttling, a leak, too little warm-up) and the run is INVALID: no number stands for it. If not, the machine is
+restless: the figures stand, with the noise that was seen.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
-from itertools import combinations
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
 
 from pytest_nemoperf.expected import Expected
 from pytest_nemoperf.records import StepRecord
@@ -28,23 +31,77 @@ _SIGMA_OF_MAD = 1.4826  # of a normal distribution
 _MAX_POINTS = 100  # pairs of points are many, and neighbours tell little that is new
 
 
-def unsettled(expected: Expected, *, records: Sequence[StepRecord]) -> list[str]:
-    """Return a problem if the measured steps of a run have not settled; see settling_problems."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """Steps that have not settled.
+
+    Attributes:
+        pct: Change of the step time within the run, percent; positive for slower.
+        text: The evidence and what to do, for people.
+    """
+
+    pct: float
+    text: str
+
+
+def run_drift(expected: Expected, *, records: Sequence[StepRecord]) -> Drift | None:
+    """Return how the measured steps of a run drift, or None if they have settled; see find_drift."""
     measured = [record for record in records if record.step >= expected.warmup_steps]
     times = settling_times(measured, has_exact_tokens=expected.has_exact_tokens)
-    return settling_problems(times[num_still_warming(times) :])
+    return find_drift(times[num_still_warming(times) :])
+
+
+def is_same_drift(drifts_pct: Sequence[float | None]) -> bool:
+    """Tell whether every try drifts, and all of them the same way: then the workload does, not the machine."""
+    if not drifts_pct or any(pct is None for pct in drifts_pct):
+        return False
+    slower = [pct for pct in drifts_pct if pct is not None and pct > 0]
+    return len(slower) in {0, len(drifts_pct)}
+
+
+def drift_noise_pct(drifts_pct: Iterable[float | None]) -> float:
+    """Return the scatter between runs that their drifts make likely, percent; 0 where all have settled.
+
+    The median of a run that drifts by d may be off by d/2, whichever way.
+    """
+    halves = [(pct or 0.0) / 2.0 for pct in drifts_pct]
+    return math.sqrt(statistics.fmean(half**2 for half in halves)) if halves else 0.0
 
 
 def settling_times(measured: Sequence[StepRecord], *, has_exact_tokens: bool) -> list[float]:
     """Return the times of which settling is asked: of steps, scaled to equal tokens where these may differ.
 
-    Responses get shorter or longer while a policy learns; that is no drift of the machine's speed.
+    Responses get shorter or longer while a policy learns; that is no drift of the machine's speed. Nor is a short step
+    slow because a part of its time is the same for every step.
     """
     times = [record.step_time_sec for record in measured]
     if has_exact_tokens or not measured:
         return times
-    middle = statistics.median(record.tokens for record in measured)
-    return [time * middle / record.tokens for time, record in zip(times, measured, strict=True)]
+    tokens = [record.tokens for record in measured]
+    per_token = _sec_per_token(times, tokens=tokens)
+    per_step = max(statistics.median(time - per_token * count for time, count in zip(times, tokens, strict=True)), 0.0)
+    usual = [per_step + per_token * count for count in tokens]
+    middle = statistics.median(usual)
+    return [time * middle / of_its_tokens for time, of_its_tokens in zip(times, usual, strict=True)]
+
+
+def _sec_per_token(times: Sequence[float], *, tokens: Sequence[int]) -> float:
+    """Return what a token more makes a step longer, at most the time of a token: the rest is the same for every step.
+
+    From neighbouring steps, which a drift hardly moves apart: the slope of least absolute deviations, the median of
+    their slopes weighted by how much they differ in tokens. Where no two differ it is the time of a token.
+    """
+    most = statistics.median(time / count for time, count in zip(times, tokens, strict=True))
+    slopes = []
+    for (before, after), (fewer, more) in zip(pairwise(times), pairwise(tokens), strict=True):
+        if fewer != more:
+            slopes.append(((after - before) / (more - fewer), abs(more - fewer)))
+    left = sum(weight for _, weight in slopes) / 2.0
+    for slope, weight in sorted(slopes):
+        left -= weight
+        if left <= 0:
+            return min(max(slope, 0.0), most)
+    return most
 
 
 def num_still_warming(times: Sequence[float]) -> int:
@@ -66,8 +123,8 @@ def num_outliers(times: Sequence[float]) -> int:
     return sum(time > limit for time in times)
 
 
-def settling_problems(times: Sequence[float]) -> list[str]:
-    """Return a problem if the steps' speed goes one way from first to last: warm-up too short, or throttling.
+def find_drift(times: Sequence[float]) -> Drift | None:
+    """Return how the steps' speed goes one way from first to last, or None: warm-up too short, or throttling.
 
     There is a trend if the median slope between steps (Sen 1968, https://doi.org/10.1080/01621459.1968.10480934)
     makes more than 10% from first to last, and Mann's test for trend (Mann 1945, https://doi.org/10.2307/1907187)
@@ -76,23 +133,26 @@ def settling_problems(times: Sequence[float]) -> list[str]:
     """
     half = len(times) // 2
     if half < 2:  # noqa: PLR2004 (one step a half shows no trend)
-        return []
+        return None
     first, second = times[:half], times[-half:]
     before, after = statistics.median(first), statistics.median(second)
     jump_pct = 100.0 * (after - before) / before
     is_apart = min(first) > max(second) or min(second) > max(first)
     trend_pct = _significant_trend_pct(_thinned(times))
     if abs(trend_pct) > MAX_TREND_PCT:
+        pct = trend_pct
         what = f"{trend_pct:+.0f}% from the first to the last, allowed {MAX_TREND_PCT:.0f}%"
     elif is_apart and abs(jump_pct) > MAX_JUMP_PCT:
+        pct = jump_pct
         what = f"{jump_pct:+.0f}% between the halves, allowed {MAX_JUMP_PCT:.0f}%"
     else:
-        return []
+        return None
     hint = "raise warmup_steps" if jump_pct < 0 else "look for throttling, a leak or other load"
-    return [
+    text = (
         f"the steps have not settled: median {before:.4g} s in the first half, {after:.4g} s in the second "
         f"({what}); {hint}"
-    ]
+    )
+    return Drift(pct=pct, text=text)
 
 
 def mad_pct(values: Sequence[float]) -> float:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pytest_nemoperf.baseline import (
     Baseline,
@@ -20,6 +20,9 @@ from pytest_nemoperf.baseline import (
 )
 from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.profilestore import forget_profile, profile_path
+
+DEFAULT_FOLDER: Final = "baselines"
+"""Where committed baselines are, in the root directory of a project, unless another folder is named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +157,24 @@ class BaselineStore:
 
     def _path(self, root: Path, case: str) -> Path:
         return baseline_path(root, system=self.system, case=case)
+
+
+def other_folders(folder: Path, *, system: str, near: Iterable[Path]) -> list[Path]:
+    """Return folders besides the one that is looked into that hold baselines of a system.
+
+    That is where a folder lies that was named one level too high or too low, or that another root directory would have.
+
+    Args:
+        folder: The one that is looked into; a system's baselines are a level below.
+        system: System name.
+        near: Directories that may have a folder of the default name.
+    """
+    candidates = [folder / DEFAULT_FOLDER, *(place / DEFAULT_FOLDER for place in near)]
+    if folder.name == system:
+        candidates.insert(0, folder.parent)
+    others = {candidate.resolve(): candidate for candidate in reversed(candidates)}
+    others.pop(folder.resolve(), None)
+    return [candidate for candidate in reversed(others.values()) if list_baselines(candidate, system=system)]
 
 
 def _test_of(baseline: Baseline) -> str:

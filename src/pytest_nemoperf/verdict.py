@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_nemoperf.bands import band_problems, has_pinned_lengths
+from pytest_nemoperf.bands import band_problems, has_pinned_lengths, is_rl
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.comparison import Comparison, Terms, VerdictKind, compare_runs, describe
 from pytest_nemoperf.distinct import distinct_comparisons
 from pytest_nemoperf.measure import Measurement, identity_problem, median_over_runs
 from pytest_nemoperf.metrics import JUDGED, TOKENS_PER_SEC_PER_GPU
+from pytest_nemoperf.steadiness import drift_noise_pct
 
 LOSS_REL_TOL = 0.02
 FAILING_BY_DEFAULT = frozenset({VerdictKind.REGRESSED, VerdictKind.INVALID})
@@ -42,6 +43,7 @@ def judge(
     baseline: Baseline | None,
     machine: Mapping[str, str | int],
     terms: Terms,
+    looked_in: str = "",
 ) -> Verdict:
     """Return the verdict on a measurement; while it is INCONCLUSIVE, a further launch may decide.
 
@@ -53,12 +55,15 @@ def judge(
         baseline: What is stored for the case, or None.
         machine: Key of this machine.
         terms: What is allowed, and how often a verdict may be wrong.
+        looked_in: Folder in which a baseline was looked for, for the reason that there is none.
     """
     problems = [*measurement.problems, *_identity_problems(measurement), *_impossible_values(measurement)]
     if problems or not measurement.runs:
         return _verdict(VerdictKind.INVALID, measurement, reasons=problems or ["no run was measured"])
     if baseline is None:
-        return _verdict(VerdictKind.NO_BASELINE, measurement, reasons=["nothing is stored for this case"])
+        where = f" in {looked_in}" if looked_in else ""
+        reasons = [f"nothing is stored for this case{where}", *_restless_notes(measurement)]
+        return _verdict(VerdictKind.NO_BASELINE, measurement, reasons=reasons)
     if differences := _incomparable(measurement, baseline=baseline, machine=machine):
         return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=differences)
     if loss := _loss_problem(measurement, baseline=baseline):
@@ -74,8 +79,22 @@ def judge(
         reasons=(
             *map(describe, [*_decisive(comparisons, kind=kind), *_left_aside(comparisons)]),
             *_passed_notes(comparisons, kind=kind),
+            *_restless_notes(measurement),
         ),
     )
+
+
+def _restless_notes(measurement: Measurement) -> list[str]:
+    """Return how restless the machine was under this session's runs; nothing if every run has settled."""
+    drifts_pct = {number: run.drift_pct for number, run in enumerate(measurement.runs, start=1) if run.drift_pct}
+    if not drifts_pct:
+        return []
+    seen = ", ".join(f"run {number} by {pct:+.0f}%" for number, pct in drifts_pct.items())
+    noise_pct = drift_noise_pct(run.drift_pct for run in measurement.runs)
+    return [
+        f"the machine was restless: its speed changed within {seen}, one way or the other from try to try, so "
+        f"{noise_pct:.2g}% noise is reckoned with"
+    ]
 
 
 def _decisive(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> list[Comparison]:
@@ -106,12 +125,12 @@ def _overall(comparisons: Sequence[Comparison]) -> VerdictKind:
 
 
 def _incomparable(measurement: Measurement, *, baseline: Baseline, machine: Mapping[str, str | int]) -> list[str]:
-    """Return what the two were not alike in: machine, workload, and of what is generated how much it was."""
+    """Return what the two were not alike in: machine, workload, and where lengths vary how long sequences were."""
     differences = [
         *_differences("machine", then=baseline.machine, now=machine),
         *_differences("workload", then=baseline.workload, now=measurement.workload),
     ]
-    if differences or not _is_rl(measurement):
+    if differences:
         return differences
     is_pinned = has_pinned_lengths(measurement.workload)
     problems = band_problems(measurement.runs, baseline=baseline.runs, is_pinned=is_pinned)
@@ -122,10 +141,6 @@ def _incomparable(measurement: Measurement, *, baseline: Baseline, machine: Mapp
         after, before = (TOKENS_PER_SEC_PER_GPU.format(value) for value in (now, then))
         problems.append(f"so {TOKENS_PER_SEC_PER_GPU.label} don't compare: {after} now, {before} in the baseline")
     return problems
-
-
-def _is_rl(measurement: Measurement) -> bool:
-    return "rl" in measurement.workload
 
 
 def _differences(subject: str, *, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -168,7 +183,7 @@ def _loss_problem(measurement: Measurement, *, baseline: Baseline) -> str | None
     now = measurement.runs
     before = [run.loss for run in baseline.runs if run.loss is not None and run.last_step == now[0].last_step]
     after = [run.loss for run in now if run.loss is not None]
-    if _is_rl(measurement) or not before or not after:
+    if is_rl(measurement.workload) or not before or not after:
         return None
     expected, worst = (
         statistics.median(before),

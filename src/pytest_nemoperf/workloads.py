@@ -9,13 +9,16 @@ from typing import Any
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.conventions import find_convention
 from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.expected import Expected
 from pytest_nemoperf.flops import num_flops_per_token
-from pytest_nemoperf.jsontext import from_data
+from pytest_nemoperf.jsontext import from_data, plain_mapping
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import PRETRAIN
 from pytest_nemoperf.rl import RL
 
 _IN_PROCESS = ("loop", "benchmark")
+_READ_ELSEWHERE = ("rl", "has_varying_lengths")
+"""Further keys by which one workload is told from another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +27,41 @@ class WorkloadFacts:
 
     Attributes:
         num_gpus: Ranks that tokens are divided by; None where it has none, as a benchmark test.
-        tokens_per_step: Of every step; None where they follow from what is generated, or there are none.
-        flops_per_token: Of pre-training, as they are counted now; None of anything else.
+        tokens_per_step: Of every step; None where lengths vary, or there are none.
+        flops_per_token: Of pre-training, as they are counted now; None of anything else, and where lengths vary.
     """
 
     num_gpus: int | None = None
     tokens_per_step: int | None = None
     flops_per_token: float | None = None
+
+
+def loop_workload(name: str, *, expected: Expected, added: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the workload of a measured loop: what is known of every loop, and what its test adds.
+
+    Args:
+        name: Of the loop.
+        expected: What its steps must hold.
+        added: From the test; None for nothing.
+
+    Raises:
+        RecipeError: If the test adds something that is no plain data, or has a key that is not its to set.
+    """
+    own: dict[str, Any] = {
+        "workload": "loop",
+        "name": name,
+        "num_gpus": expected.num_gpus,
+        "tokens_per_step": expected.tokens_per_step,
+    }
+    if not expected.has_exact_tokens:
+        own["has_varying_lengths"] = True
+    more = {} if added is None else plain_mapping(added, subject="workload")
+    for key in (*own, *_READ_ELSEWHERE):
+        if key in more:
+            raise RecipeError(
+                f"workload[{key!r}]={more[key]!r}: the plugin itself sets or reads this key; use another name"
+            )
+    return {**more, **own}
 
 
 def is_in_process(workload: Mapping[str, Any]) -> bool:
@@ -49,13 +80,17 @@ def facts_of(workload: Mapping[str, Any], *, convention: str | None) -> Workload
         RecipeError: If a part of it is missing or can't be.
     """
     kind = workload.get("workload")
+    has_varying_lengths = bool(workload.get("has_varying_lengths"))
     try:
         if kind == "loop":
-            return WorkloadFacts(num_gpus=workload["num_gpus"], tokens_per_step=workload["tokens_per_step"])
+            tokens = None if has_varying_lengths else workload["tokens_per_step"]
+            return WorkloadFacts(num_gpus=workload["num_gpus"], tokens_per_step=tokens)
         if "rl" in workload:
             return WorkloadFacts(num_gpus=_layout_of(workload).total_gpus, tokens_per_step=_rl_tokens(workload["rl"]))
         if kind != PRETRAIN:
             return WorkloadFacts()
+        if has_varying_lengths:
+            return WorkloadFacts(num_gpus=_layout_of(workload).total_gpus)
         return WorkloadFacts(
             num_gpus=_layout_of(workload).total_gpus,
             tokens_per_step=workload["global_batch_size"] * workload["seq_len"],

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,6 +62,10 @@ class Project:
     def run(self, *args: str) -> pytest.RunResult:
         return self.pytester.runpytest_inprocess("-m", "perf", "--system=cpu", "-p", "no:cacheprovider", *args)
 
+    def run_apart(self, *args: str) -> pytest.RunResult:
+        """Run in a process of its own, where nothing of this one is changed."""
+        return self.pytester.runpytest_subprocess("-m", "perf", "--system=cpu", "-p", "no:cacheprovider", *args)
+
     @property
     def baseline(self) -> Path:
         return self.root / "baselines" / "cpu" / f"{CASE}.json"
@@ -65,11 +73,27 @@ class Project:
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Project:
-    monkeypatch.setattr(
-        tempfile, "tempdir", str(tmp_path)
-    )  # locks of its own, so that a real session is not in the way
+    # locks of its own, so that a real session is not in the way
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("pytest_nemoperf.passes.active_tracers", lambda: ())  # these tests may run under coverage
+    monkeypatch.setattr("pytest_nemoperf.fixture.MIN_PASS_SEC", 0.05)
     for limit in ("MAX_FOREIGN_SHARE", "MAX_STEAL_SHARE"):  # what else runs beside the tests is no failure
         monkeypatch.setattr(f"pytest_nemoperf.health.{limit}", 2.0)
     for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):  # of the job that runs these tests
         monkeypatch.delenv(name, raising=False)
     return Project(pytester)
+
+
+@pytest.fixture
+def busy_neighbour() -> Iterator[int]:
+    """Share one core with a process that is no child of this one; its id."""
+    usual = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(usual)})
+    started = subprocess.run(
+        ["sh", "-c", "setsid yes > /dev/null 2>&1 & echo $!"], stdout=subprocess.PIPE, text=True, check=True, timeout=10
+    )
+    pid = int(started.stdout)
+    yield pid
+    os.kill(pid, signal.SIGKILL)
+    os.sched_setaffinity(0, usual)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from tests.integration.conftest import Project
 
 BENCHMARK = """
@@ -59,3 +61,134 @@ def test_a_benchmark_fixture_never_called_is_invalid(project: Project) -> None:
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*the benchmark fixture was never called*"])
+
+
+UNITTEST = """
+import pathlib, time, unittest
+import pytest
+
+@pytest.mark.perf
+class TestSleep(unittest.TestCase):
+    @pytest.fixture(autouse=True)
+    def keep(self, benchmark):
+        self.benchmark = benchmark
+
+    def test_sleep(self):
+        seconds = float(pathlib.Path(__file__).with_name("speed.txt").read_text())
+        self.benchmark.pedantic(time.sleep, args=(seconds,), rounds=5)
+
+    def test_error(self):
+        self.benchmark.pedantic(time.sleep, args=(0.001,), rounds=5)
+        self.fail("for another reason")
+"""
+
+
+def test_a_benchmark_of_a_unittest_case_is_judged(project: Project) -> None:
+    project.pytester.makepyfile(test_speed=UNITTEST)
+    project.set_step_time(0.02)
+    project.run("-k", "test_sleep").assert_outcomes(passed=1)
+    project.set_step_time(0.04)
+
+    result = project.run()
+
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*REGRESSED*bench-test_speed.TestSleep.test_sleep*", "*for another reason*"])
+    assert not list(project.root.glob(".nemoperf/baselines/*/cpu/*test_error*"))
+
+
+CLOCKED = """
+import pytest
+
+durations = iter({durations})
+now, is_round_over = 0.0, True
+
+def clock():
+    global now, is_round_over
+    is_round_over = not is_round_over
+    now += next(durations) if is_round_over else 0.0
+    return now
+
+@pytest.mark.perf
+@pytest.mark.benchmark(timer=clock)
+def test_clocked(benchmark):
+    benchmark.pedantic(len, args=((),), rounds=20)
+"""
+
+
+def clocked(project: Project, *, passes: list[list[float]], monkeypatch: pytest.MonkeyPatch) -> pytest.RunResult:
+    """Run a benchmark whose rounds take so long by its own clock."""
+    monkeypatch.setattr("pytest_nemoperf.fixture.MIN_PASS_SEC", 0.0)
+    durations = [seconds for rounds in passes for seconds in rounds]
+    project.pytester.makepyfile(test_speed=CLOCKED.format(durations=durations))
+    return project.run()
+
+
+STEADY, SLOWER = [1.0, 1.01] * 10, [1.0] * 10 + [2.0] * 10
+
+
+def test_a_benchmark_that_slows_down_in_every_pass_is_invalid(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = clocked(project, passes=[SLOWER] * 5, monkeypatch=monkeypatch)
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*pass 1 of bench-* is dropped and measured again*", "*INVALID*so in 5 of as many*"])
+
+
+def test_a_benchmark_that_has_not_settled_is_measured_again_and_has_one_row_in_the_librarys_table(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = clocked(project, passes=[SLOWER, STEADY], monkeypatch=monkeypatch)
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*pass 1 of bench-* is dropped and measured again: the steps have not settled*"])
+    result.stdout.fnmatch_lines(["*NO BASELINE*1*s*", "*benchmark: 1 tests*"])
+
+
+def test_a_first_benchmark_on_a_restless_machine_is_recorded_with_its_noise(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faster = [1.2 - 0.01 * number for number in range(20)]
+    slower = faster[::-1]
+
+    result = clocked(project, passes=[slower, faster, slower, faster, slower], monkeypatch=monkeypatch)
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*NO BASELINE*", "*the machine was restless*", "*8.6% noise is reckoned with*"])
+
+
+def test_a_fixture_that_only_has_the_name_is_left_alone(project: Project) -> None:
+    project.pytester.makepyfile(
+        test_speed="""
+        import pytest
+
+        @pytest.fixture
+        def benchmark():
+            return "mine"
+
+        @pytest.mark.perf
+        def test_mine(benchmark):
+            assert benchmark == "mine"
+        """
+    )
+
+    result = project.run("-p", "no:benchmark")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*judged nothing*"])
+
+
+def test_a_benchmark_fixture_that_a_test_asks_for_by_name_is_judged(project: Project) -> None:
+    project.pytester.makepyfile(
+        test_speed=BENCHMARK.replace("def test_sleep(benchmark):", "def test_sleep(request):").replace(
+            "    benchmark(", '    request.getfixturevalue("benchmark")('
+        )
+    )
+    project.set_step_time(0.02)
+    project.run().assert_outcomes(passed=1)
+    project.set_step_time(0.04)
+
+    result = project.run()
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*REGRESSED*bench-test_speed.test_sleep*"])

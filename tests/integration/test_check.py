@@ -149,6 +149,54 @@ def test_a_run_that_never_settles_is_invalid(project: Project) -> None:
     result.stdout.fnmatch_lines(["*INVALID*the steps have not settled*look for throttling*"])
 
 
+def drift_by_turns(project: Project) -> None:
+    """Let every try of a run drift the other way than the one before."""
+    script = project.root / "steps.py"
+    count = "tries = pathlib.Path('tries')\nnumber = int(tries.read_text()) if tries.exists() else 0\n"
+    count += "tries.write_text(str(number + 1))\nbase = seconds\n"
+    drift = (
+        "seconds = base * ((1.5 if step >= 8 else 1) if number % 2 else (0.7 if step >= 10 else 1))\n        record = {"
+    )
+    script.write_text(script.read_text().replace("with open", f"{count}with open", 1).replace("record = {", drift))
+
+
+def test_a_first_run_on_a_restless_machine_is_recorded_with_the_noise_it_saw(project: Project) -> None:
+    drift_by_turns(project)
+
+    result = project.run()
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*NO BASELINE*", "*the machine was restless: its speed changed within run 1 by *"])
+    (path,) = (project.root / ".nemoperf" / "baselines").rglob(f"{CASE}.json")
+    assert abs(json.loads(path.read_text())["runs"][0]["drift_pct"]) > 10
+
+
+def test_a_restless_machine_leaves_a_case_undecided_and_a_large_loss_regressed(project: Project) -> None:
+    project.run("--update-baselines")
+    drift_by_turns(project)
+
+    undecided = project.run("--perf-tolerance=5%")
+    project.set_step_time(0.3)
+    slower = project.run("--perf-tolerance=5%")
+
+    undecided.assert_outcomes(passed=1)
+    undecided.stdout.fnmatch_lines(["*INCONCLUSIVE*"])
+    slower.assert_outcomes(failed=1)
+    slower.stdout.fnmatch_lines(["*REGRESSED*"])
+
+
+def test_a_restless_run_is_judged_again_as_its_session_judged_it(project: Project) -> None:
+    project.run("--update-baselines")
+    drift_by_turns(project)
+    project.run("--perf-tolerance=5%", "--perf-max-runs=1")
+    (folder,) = [path for path in (project.root / ".nemoperf" / "runs").iterdir() if list(path.glob("*/run-1c"))]
+
+    result = project.run("--perf-tolerance=5%", "--perf-max-runs=1", f"--perf-replay={folder}")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*INCONCLUSIVE*", "*the machine was restless*"])
+
+
 def test_a_recipe_that_can_not_be_shows_the_tests_line_and_no_frame_of_the_plugin(project: Project) -> None:
     project.pytester.makepyfile(
         test_speed="""

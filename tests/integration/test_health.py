@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-from collections.abc import Iterator
-
 import pytest
 
 from tests.integration.conftest import Project
@@ -24,20 +19,6 @@ with open(os.environ["NEMOPERF_STEPS"], "w") as file:
         file.write(json.dumps(record) + "\\n")
         file.flush()
 """
-
-
-@pytest.fixture
-def busy_neighbour() -> Iterator[int]:
-    """Share one core with a process that is no child of this one; its id."""
-    usual = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(usual)})
-    started = subprocess.run(
-        ["sh", "-c", "setsid yes > /dev/null 2>&1 & echo $!"], stdout=subprocess.PIPE, text=True, check=True, timeout=10
-    )
-    pid = int(started.stdout)
-    yield pid
-    os.kill(pid, signal.SIGKILL)
-    os.sched_setaffinity(0, usual)
 
 
 @pytest.mark.slow

@@ -38,6 +38,7 @@ INI_KEYS = [
     "perf_tolerance",
     "perf_fail_on",
     "perf_fail_on_unasked",
+    "perf_require_verdict",
     "perf_baselines",
     "perf_machine",
     "perf_release",

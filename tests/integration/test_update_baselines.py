@@ -74,7 +74,8 @@ def test_an_invalid_case_is_not_stored_even_when_accepted(project: Project) -> N
 
 
 def test_a_folder_that_takes_no_baselines_is_named(project: Project) -> None:
-    (project.root / "baselines").write_text("not a folder")
+    (project.root / "baselines").mkdir()
+    (project.root / "baselines" / "cpu").write_text("not a folder")
 
     result = project.run("--update-baselines")
 

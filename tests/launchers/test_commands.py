@@ -56,6 +56,18 @@ def test_a_command_runs_in_the_directory_pytest_is_in(
     assert result.logs[0].read_text() == f"{tmp_path}\n"
 
 
+def test_a_command_is_not_run_under_the_coverage_of_the_session(
+    launcher: LocalLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COVERAGE_PROCESS_START", "coverage.ini")
+    monkeypatch.setenv("COV_CORE_SOURCE", "src")
+    monkeypatch.setenv("MINE", "kept")
+
+    result = launch(launcher, "sh", "-c", "echo $MINE $COVERAGE_PROCESS_START $COV_CORE_SOURCE", run_dir=tmp_path)
+
+    assert result.logs[0].read_text() == "kept\n"
+
+
 @pytest.mark.parametrize(("script", "exit_code"), [("exit 3", 3), ("kill -SEGV $$", -11)])
 def test_a_failing_command_gives_its_exit_code(
     launcher: LocalLauncher, tmp_path: Path, script: str, exit_code: int

@@ -20,6 +20,7 @@ from pytest_nemoperf.native.supervise import SETTLE_SEC, Report, Request
 from pytest_nemoperf.records import RankError, error_file
 
 _SERVER = "pytest_nemoperf.native.server"
+_COVERAGE = ("COVERAGE_PROCESS_", "COV_CORE_")
 _GUARD = "pytest_nemoperf.launchers.guard"
 _POLL_SEC = 0.2
 _READY_LIMIT_SEC = 300.0  # imports from a cold network file system take minutes
@@ -94,7 +95,7 @@ class LocalLauncher:
     def _request(self, command: RankCommand, *, run_dir: Path, port: int) -> Request:
         size = str(command.num_processes)
         env = {
-            **os.environ,
+            **_inherited_environment(),
             "WORLD_SIZE": size,
             "LOCAL_WORLD_SIZE": size,
             "MASTER_ADDR": "127.0.0.1",
@@ -115,7 +116,7 @@ class LocalLauncher:
 
     def _helper(self, module: str, *, command: RankCommand, run_dir: Path, on_poll: Callable[[], None]) -> Helper:
         # Without what differs from launch to launch: a helper with another environment is started anew.
-        env = {**os.environ, **command.env}
+        env = {**_inherited_environment(), **command.env}
         helper = self._helpers.get(module)
         if helper and helper.serves(env):
             return helper
@@ -149,6 +150,11 @@ class LocalLauncher:
             if now >= give_up:
                 helper.close(grace_sec=0)
                 return Report(event="ended", stopped=True), True
+
+
+def _inherited_environment() -> dict[str, str]:
+    """Return this process's environment without what starts coverage in every Python process: it would be timed."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_COVERAGE)}
 
 
 def _result(report: Report, *, request: Request, timed_out: bool) -> LaunchResult:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from pytest_nemoperf.fingerprint import watched_variables
+from pytest_nemoperf.tracers import TRACERS, active_tracers
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _NEVER_TRIM, _NO_BLOCKS = -1, 0  # mallopt(3)
@@ -82,7 +83,7 @@ def device_name(device: torch.device) -> str:
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """Return versions, settings and environment variables that decide how fast this rank is."""
+    """Return versions, settings, environment variables and tracers that decide how fast this rank is."""
     facts = {
         "torch": str(torch.__version__),
         "distributed_backend": dist.get_backend(),
@@ -97,4 +98,6 @@ def environment(device: torch.device) -> dict[str, str]:
         facts["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]  # torch leaves it
     else:
         facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    if tracers := active_tracers():
+        facts[TRACERS] = " and ".join(tracers)
     return facts | watched_variables(os.environ)

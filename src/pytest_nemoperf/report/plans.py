@@ -121,7 +121,8 @@ def _spoken(kind: str) -> str:
 
 
 def _most(plan: Plan) -> str:
-    return " at most" if plan.rl is not None and not plan.rl.has_pinned_lengths else ""
+    has_free_lengths = plan.rl is not None and not plan.rl.has_pinned_lengths
+    return " at most" if has_free_lengths or plan.has_varying_lengths else ""
 
 
 def _fit_text(price: Price) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.measure import Run
@@ -40,6 +40,7 @@ def render_header(
     is_dry_run: bool = False,
     replay_of: str = "",
     comparing: str = "",
+    elsewhere: Sequence[str] = (),
 ) -> list[str]:
     """Return the lines pytest prints above a session.
 
@@ -57,6 +58,7 @@ def render_header(
         is_dry_run: Nothing is launched.
         replay_of: Folder of the stored runs that are judged again; empty where runs are launched.
         comparing: What is said of a comparison with another revision, in which baselines play no part; else empty.
+        elsewhere: What is said of folders that hold baselines too; only where there are none.
     """
     local = f" and {num_local:,} of this machine's own" if num_local else ""
     launches = "" if is_dry_run or replay_of or comparing else f", at most {count_text(runs, 'launch')} to judge a case"
@@ -66,6 +68,8 @@ def render_header(
         or f"perf: {count_text(num_baselines, 'baseline')} in {baselines_dir}{local}, "
         f"tolerance {tolerances_text(tolerances)}",
     ]
+    if not num_baselines and not comparing:
+        lines += [f"perf: {text}" for text in elsewhere]
     if changes:
         lines.append(
             f"perf: recipes are changed by --perf-set {changes}; such cases have ids of their own, ending in +set"

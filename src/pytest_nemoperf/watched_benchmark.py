@@ -1,0 +1,74 @@
+"""pytest-benchmark's fixture, whose call is repeated until a pass is sound; imported only where that plugin is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from pytest_nemoperf.passes import Passes
+
+_PAUSED = ("sys.settrace", "sys.setprofile")
+"""Tracers that pytest-benchmark switches off while it times."""
+
+
+class WatchedBenchmark(BenchmarkFixture):  # type: ignore[misc]  # the library has no types
+    """A benchmark fixture in a perf session; see watch_benchmark."""
+
+    passes: Passes
+    pass_times: list[list[float]]
+    _mode: str | None  # of the library, as the next
+    _add_stats: Callable[[Any], None]
+
+    def __call__(self, function_to_benchmark: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Time a function as the library does, until a pass is sound; return what it returned last."""
+        return self._until_sound(lambda: BenchmarkFixture.__call__(self, function_to_benchmark, *args, **kwargs))
+
+    def pedantic(self, *args: Any, **kwargs: Any) -> Any:
+        """Time a function as the library's pedantic mode does, until a pass is sound."""
+        return self._until_sound(lambda: BenchmarkFixture.pedantic(self, *args, **kwargs))
+
+    def _until_sound(self, time_once: Callable[[], Any]) -> Any:
+        if self.disabled or self._mode:  # used before: the library says that it can't be used twice
+            return time_once()
+        tables: list[Any] = []
+        add_stats = self._add_stats
+        self._add_stats = tables.append  # the library's own table has a row for what counts
+        self.pass_times.append([])
+        try:
+            while True:
+                self._mode = None
+                self.passes.look(ignored=_PAUSED)
+                result = time_once()
+                self.passes.look(ignored=_PAUSED)
+                times = list(self.stats.stats.data)
+                self.pass_times[-1] += times
+                if not self.passes.end(times, budget_sec=self._budget_sec()):
+                    continue
+                if self.passes.is_enough():
+                    break
+                self.pass_times.append([])
+        finally:
+            self.passes.close()
+            self._add_stats = add_stats
+        add_stats(tables[-1])
+        return result
+
+    def _budget_sec(self) -> float:
+        """Return the library's time budget; 0 where it was told otherwise when to stop.
+
+        The library makes rounds of it by the duration of a first one, which is often several times too long.
+        """
+        options = self.stats.options
+        has_budget = self._mode == "benchmark(...)" and options.get("precision") is None
+        return float(options["max_time"]) if has_budget else 0.0
+
+
+def watch_benchmark(benchmark: BenchmarkFixture, *, passes: Passes) -> WatchedBenchmark:
+    """Let a benchmark fixture that is not used yet repeat its timing until a pass is sound, and return it."""
+    benchmark.__class__ = WatchedBenchmark
+    watched = cast("WatchedBenchmark", benchmark)
+    watched.passes = passes
+    watched.pass_times = []
+    return watched
