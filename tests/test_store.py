@@ -87,6 +87,15 @@ def test_no_update_overwrites_the_baseline_of_another_test(store: BaselineStore)
     assert store.find_committed("pretrain-test") == theirs
 
 
+def test_what_a_loop_says_of_its_work_names_no_test(store: BaselineStore) -> None:
+    first = make_baseline(workload={"workload": "loop", "name": "a", "test": "short"})
+    store.update(first)
+
+    _, old = store.update(replace(first, workload={**first.workload, "test": "long"}))
+
+    assert old == first
+
+
 def test_machines_that_share_a_store_do_not_overwrite_each_other(store: BaselineStore) -> None:
     other = replace(store, machine=ELSEWHERE)
 

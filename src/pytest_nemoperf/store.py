@@ -179,4 +179,5 @@ def other_folders(folder: Path, *, system: str, near: Iterable[Path]) -> list[Pa
 
 def _test_of(baseline: Baseline) -> str:
     """Return the node id of the benchmark test a baseline is of; other cases are not named after a test."""
-    return str(baseline.workload.get("test", ""))
+    workload = baseline.workload
+    return str(workload.get("test", "")) if workload.get("workload") == "benchmark" else ""
