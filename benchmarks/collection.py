@@ -30,6 +30,7 @@ from tables import machine_line, markdown_table, median_interval, spread
 
 from pytest_nemoperf.baseline import Baseline, write_baseline
 from pytest_nemoperf.flops import DEFAULT_CONVENTION
+from pytest_nemoperf.git import code_version
 from pytest_nemoperf.machine import detect_devices, machine_key, provenance
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.systems import find_system
@@ -112,7 +113,7 @@ def write_project(folder: Path, *, cases: int) -> None:
     (folder / "test_cases.py").write_text(PERF_TESTS.format(cases=cases), encoding="utf-8")
     system, devices = find_system("cpu"), detect_devices()
     machine = machine_key(system, devices=devices)
-    source = provenance(system, devices=devices, root=folder)
+    source = provenance(system, devices=devices, code=code_version(folder))
     run = Run(
         metrics={"tokens_per_sec_per_gpu": 12800.0, "tflops_per_sec_per_gpu": 0.0128, "step_time_sec": 0.005},
         phases={"forward": 0.002, "backward": 0.003},

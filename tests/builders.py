@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pytest_nemoperf.architecture import ModelConfig
@@ -178,6 +180,13 @@ def make_terms(*, tolerance_pct: float = 5.0, **changes: Any) -> Terms:
         "max_runs": 5,
     }
     return Terms(**{**values, **changes})
+
+
+def git_in(root: Path, *arguments: str) -> str:
+    """Run git in a folder as a test's author, and return what it prints."""
+    identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
+    command = ["git", "-C", str(root), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def make_provenance(**changes: Any) -> Provenance:

@@ -108,6 +108,9 @@ def test_writing_again_returns_the_old_one_and_changes_few_lines(tmp_path: Path,
         ),
         pytest.param(lambda d: d.update(runs=[]), r"\$\.runs is empty; .* at least one run", id="no-runs"),
         pytest.param(lambda d: d.update(case="other"), "folder and file name must say the same", id="moved"),
+        pytest.param(
+            lambda d: d.update(case="Pretrain-test"), "'Pretrain-test', which a file system that .* id", id="capital"
+        ),
     ],
 )
 def test_a_file_that_cannot_be_trusted_is_named_with_its_fault(

@@ -131,7 +131,7 @@ def test_what_a_killed_update_left_aside_is_replaced_by_the_next(tmp_path: Path,
     aside.write_text("half of a ba")
     aside.chmod(0o400)
 
-    write_atomically(tmp_path / "file.json", text="whole", aside=aside)
+    write_atomically(tmp_path / "file.json", text="whole", aside_name=aside.name)
 
     assert (tmp_path / "file.json").read_text() == "whole"
     assert not aside.exists()
@@ -140,3 +140,54 @@ def test_what_a_killed_update_left_aside_is_replaced_by_the_next(tmp_path: Path,
 def test_a_folder_that_can_not_be_looked_into_is_named(tmp_path: Path) -> None:
     with pytest.raises(BaselineError, match=r"case\.json: cannot be read: File name too long"):
         find_baseline(tmp_path / ("x" * 300), system="cpu", case="case")
+
+
+@pytest.mark.parametrize("link", ["relative", "absolute", "of a link", "folder"])
+def test_a_link_is_written_through_and_stays(tmp_path: Path, stored: Path, link: str) -> None:
+    shared = tmp_path / "shared" / "cpu" / stored.name
+    (tmp_path / "shared").mkdir()
+    stored.parent.rename(shared.parent)
+    if link == "folder":
+        stored.parent.symlink_to(shared.parent)
+    else:
+        stored.parent.mkdir()
+        stored.symlink_to(shared if link == "absolute" else f"../../shared/cpu/{shared.name}")
+    if link == "of a link":
+        real = shared.rename(tmp_path / "real.json")
+        shared.symlink_to(real)
+    was_link = (stored.is_symlink(), shared.is_symlink(), stored.parent.is_symlink())
+
+    old = write_baseline(tmp_path / "baselines", baseline=make_baseline((2000.0,)))
+
+    assert old == make_baseline()
+    assert (stored.is_symlink(), shared.is_symlink(), stored.parent.is_symlink()) == was_link
+    assert read_baseline(stored) == read_baseline(shared) == make_baseline((2000.0,))
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_file_of_another_file_system_is_written_aside_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "file.json").symlink_to("elsewhere/file.json")
+    renamed: list[tuple[Path, Path]] = []
+    replace_file = Path.replace
+
+    def note(path: Path, target: Path) -> Path:
+        renamed.append((path, target))
+        return replace_file(path, target)
+
+    monkeypatch.setattr(Path, "replace", note)
+
+    write_atomically(tmp_path / "file.json", text="whole")
+
+    ((aside, target),) = renamed
+    assert aside.parent == target.parent == tmp_path / "elsewhere"
+
+
+def test_links_that_lead_in_a_circle_are_no_place_for_a_baseline(tmp_path: Path, stored: Path) -> None:
+    stored.unlink()
+    stored.symlink_to(stored.name)
+
+    with pytest.raises(BaselineError, match="cannot be written: Too many levels of symbolic links"):
+        write_baseline(tmp_path / "baselines", baseline=make_baseline())
+
+    assert stored.is_symlink()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.cases import case_id
+from pytest_nemoperf.cases import benchmark_case_id, case_id
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.recipe import Precision
@@ -153,3 +153,47 @@ def test_ids_are_safe_as_file_names(fields: dict[str, Any]) -> None:
 def test_names_that_spoil_the_id_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(PlanError, match=message):
         case_id(recipe_of(**changes), system=H100)
+
+
+@pytest.mark.parametrize(
+    ("nodeid", "case"),
+    [
+        ("perf_tests/test_kernels.py::test_matmul", "bench-perf_tests.test_kernels.test_matmul"),
+        ("perf-tests/test_a.py::TestB::test_c[bf16-NT]", "bench-perf-tests.test_a.TestB.test_c-bf16-NT"),
+        ("test_a.py::test_b[0.5--1e-3]", "bench-test_a.test_b-0.5--1e-3"),
+    ],
+)
+def test_a_benchmark_is_named_by_its_node_id_where_nothing_else_has_that_name(nodeid: str, case: str) -> None:
+    assert benchmark_case_id(nodeid) == case
+
+
+@pytest.mark.parametrize(
+    "nodeids",
+    [
+        pytest.param(["t.py::t[C]", "t.py::t[C++]", "t.py::t[C#]"], id="signs"),
+        pytest.param(
+            ["t.py::t[a b]", "t.py::t[a:b]", "t.py::t[a-b]", "t.py::t[a/b]", "t.py::t[a::b]"], id="separators"
+        ),
+        pytest.param(["t.py::t", "t.py::t[]", "t.py::t[-]", "t.py::t[.]"], id="next to nothing"),
+        pytest.param(["t.py::t[1]", "t.py::t[1-]", "t.py::t[1+]"], id="at the end"),
+        pytest.param(["a/b.py::c", "a.b.py::c", "a.py::b::c", "a.b::c", "a/b::c"], id="file or class"),
+        pytest.param(["a/B.py::c", "a.py::B::c", "a.B.py::c"], id="file with a capital or class"),
+        pytest.param(["a/p-t/x.py::y", "a.py::p[t.x.y]", "a/p.py::t[x.y]", "a/p-t.py::x::y"], id="dash of a folder"),
+        pytest.param(["a/b.py::c", "-a/b.py::c"], id="at the start"),
+        pytest.param([f"t.py::t[{'x' * 200}{end}]" for end in "ab"], id="long"),
+    ],
+)
+def test_benchmarks_with_different_node_ids_have_different_cases(nodeids: list[str]) -> None:
+    cases = [benchmark_case_id(nodeid) for nodeid in nodeids]
+
+    assert len(set(cases)) == len(nodeids)
+    assert all(re.fullmatch(r"bench-[A-Za-z0-9._-]{1,180}", case) for case in cases)
+
+
+like_node_ids = st.from_regex(r"([aB]/)*[aB1-]\.py::(B::)?a(\[[aB1.-]+\])?", fullmatch=True)
+odd = st.text(alphabet="aB1./:[-]+", max_size=12)
+
+
+@given(st.sets(like_node_ids | odd, min_size=2))
+def test_no_two_benchmarks_share_a_case(nodeids: set[str]) -> None:
+    assert len({benchmark_case_id(nodeid) for nodeid in nodeids}) == len(nodeids)

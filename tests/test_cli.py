@@ -52,7 +52,7 @@ def test_flops_of_several_lengths_are_a_list(nemoperf: Any) -> None:
 def test_flops_of_a_hugging_face_config_are_counted(nemoperf: Any) -> None:
     path = Path(__file__).parent / "data" / "hf" / "qwen3" / "config.json"
 
-    assert nemoperf("flops", str(path), "--seq-len", "64")[1].startswith("qwen3 at seq_len 64: ")
+    assert nemoperf("flops", str(path), "--seq-len", "64")[1].startswith("qwen3-")
 
 
 @pytest.mark.parametrize(

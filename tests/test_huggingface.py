@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +60,6 @@ def test_models_have_the_parameters_transformers_counts(family: str, parameters:
     model = read_config(CONFIGS / family)
 
     assert num_parameters(replace(model, mtp_num_layers=0)) == parameters
-    assert model.name == family
 
 
 def test_every_stored_config_is_checked() -> None:
@@ -196,18 +196,55 @@ def test_a_path_is_accepted_where_a_catalog_name_is(tmp_path: Path, monkeypatch:
 
     models = [find_model(name) for name in (str(tmp_path / "mine"), "mine/config.json", "mine")]
 
-    assert [model.name for model in models] == ["mine", "mine", "mine"]
+    assert models[0] == models[1] == models[2]
     assert models[0].num_kv_heads == 4
 
 
-@pytest.mark.parametrize(
-    ("directory", "name"), [("Meta-Llama-3.1-8B", "meta-llama-3.1-8b"), ("My model (2)", "my-model-2")]
-)
-def test_names_of_directories_become_names_of_models(tmp_path: Path, directory: str, name: str) -> None:
-    path = write_config(tmp_path, LLAMA)
-    renamed = path.parent.rename(tmp_path / directory)
+@pytest.mark.parametrize("folder", ["clone-a", "Another clone (2)"])
+def test_the_folder_a_config_lies_in_names_nothing(tmp_path: Path, folder: str) -> None:
+    first = read_config(write_config(tmp_path, LLAMA))
 
-    assert read_config(renamed).name == name
+    second = read_config(write_config(tmp_path, LLAMA).parent.rename(tmp_path / folder))
+
+    assert second == first
+    assert re.fullmatch(r"llama-[0-9a-f]{8}", first.name)
+
+
+@pytest.mark.parametrize(
+    ("file", "origin", "name"),
+    [
+        ("Llama-2B.v2.json", "meta-llama/Llama-3.1-8B", "llama-2b.v2"),
+        ("My model (2).json", None, "my-model-2"),
+        ("config.json", "meta-llama/Llama-3.1-8B", "llama-3.1-8b"),
+        ("config.json", "/data/checkpoints/step 1000/", "step-1000"),
+        ("config.json", "C:\\models\\mine", "mine"),
+    ],
+)
+def test_a_file_or_where_it_comes_from_names_the_model(
+    tmp_path: Path, file: str, origin: str | None, name: str
+) -> None:
+    path = write_config(tmp_path, LLAMA | {"_name_or_path": origin})
+
+    assert read_config(path.rename(path.with_name(file))).name == name
+
+
+@pytest.mark.parametrize("origin", ["", ".", "./", "../..", 5, None])
+def test_an_origin_that_is_no_name_is_none(tmp_path: Path, origin: object) -> None:
+    assert read_config(write_config(tmp_path, LLAMA | {"_name_or_path": origin})).name.startswith("llama-")
+
+
+def test_only_what_makes_another_architecture_makes_another_name(tmp_path: Path) -> None:
+    said: list[dict[str, object]] = [
+        {},
+        {"torch_dtype": "bfloat16", "use_cache": False, "attention_bias": None},
+        {"num_hidden_layers": 4},
+        {"rope_scaling": {"type": "linear", "factor": 2.0}},
+    ]
+
+    names = [read_config(write_config(tmp_path, LLAMA | keys)).name for keys in said]
+
+    assert names[0] == names[1]
+    assert len(set(names)) == 3
 
 
 @pytest.mark.parametrize("path", ["mine", "mine/config.json"])
@@ -243,5 +280,5 @@ def test_the_keys_of_older_files_say_the_same(tmp_path: Path) -> None:
 
     first, second = (read_config(write_config(tmp_path, LLAMA | keys)) for keys in (old, new))
 
-    assert first == second
+    assert replace(first, name=second.name) == second
     assert first.rope_scaling == RopeScaling(kind="yarn", factor=32.0, original_context=4096, high_freq=1.0)

@@ -126,6 +126,9 @@ def test_a_workload_that_can_not_be_is_an_error() -> None:
         ({"date": "yesterday"}, "date", "error", "'yesterday' is no date"),
         ({"git_dirty": True}, "dirty", "warning", "recorded from changes on top of 0123456789abcdef"),
         ({"git_commit": None}, "dirty", "warning", "recorded outside of a git repository"),
+        ({"git_commit": None, "git_dirty": True}, "dirty", "warning", "before its first commit"),
+        ({"git_commit": None, "git_dirty": None}, "dirty", "warning", "git could not tell the commit"),
+        ({"git_dirty": None}, "dirty", "warning", "git could not tell whether files had changed"),
     ],
 )
 def test_a_doubtful_origin_is_pointed_out(changes: dict[str, Any], rule: str, level: str, message: str) -> None:

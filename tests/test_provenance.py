@@ -2,53 +2,31 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from pytest_nemoperf.git import CodeVersion
 from pytest_nemoperf.machine import provenance
 from pytest_nemoperf.systems import find_system
 from tests.test_machine import B200S, NO_GPU
 
-
-def _git(*arguments: str, root: Path) -> None:
-    identity = ("-c", "user.name=A", "-c", "user.email=a@example.org")
-    subprocess.run(["git", *identity, *arguments], cwd=root, check=True, capture_output=True)
+CODE = CodeVersion(commit="0123456789abcdef0123456789abcdef01234567", is_dirty=True)
 
 
-def test_provenance_names_the_commit_and_whether_it_was_changed(tmp_path: Path) -> None:
-    _git("init", "-q", root=tmp_path)
-    (tmp_path / "tracked").write_text("one", encoding="utf-8")
-    _git("add", "tracked", root=tmp_path)
-    _git("commit", "-q", "-m", "one", root=tmp_path)
-    (tmp_path / "untracked").touch()
+@pytest.mark.parametrize("code", [CODE, replace(CODE, is_dirty=None), CodeVersion(commit=None, is_dirty=None)])
+def test_provenance_holds_which_code_it_is_and_what_is_unknown(code: CodeVersion) -> None:
+    found = provenance(find_system("cpu"), devices=NO_GPU, code=code)
 
-    clean = provenance(find_system("cpu"), devices=NO_GPU, root=tmp_path)
-    (tmp_path / "tracked").write_text("two", encoding="utf-8")
-    changed = provenance(find_system("cpu"), devices=NO_GPU, root=tmp_path)
-
-    assert clean.git_commit is not None
-    assert len(clean.git_commit) == 40
-    assert (clean.git_dirty, changed.git_dirty) == (False, True)
-    assert changed.git_commit == clean.git_commit
+    assert (found.git_commit, found.git_dirty) == (code.commit, code.is_dirty)
 
 
-@pytest.mark.parametrize("path", ["", None], ids=["no git", "no repository"])
-def test_provenance_does_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | None) -> None:
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    if path is not None:
-        monkeypatch.setenv("PATH", path)
-
-    found = provenance(find_system("cpu"), devices=NO_GPU, root=tmp_path)
-
-    assert (found.git_commit, found.git_dirty) == (None, False)
-
-
-def test_provenance_tells_when_with_what_and_by_which_command(tmp_path: Path) -> None:
+def test_provenance_tells_when_with_what_and_by_which_command() -> None:
     argv = ["/usr/lib/python3/site-packages/pytest/__main__.py", "-m", "perf", "-k", "a b"]
 
-    found = provenance(find_system("b200"), devices=B200S, root=tmp_path, argv=argv)
+    found = provenance(find_system("b200"), devices=B200S, code=CODE, argv=argv)
 
     assert datetime.fromisoformat(found.date).tzinfo == UTC
     assert found.versions["python"] == ".".join(map(str, sys.version_info[:3]))
@@ -57,8 +35,8 @@ def test_provenance_tells_when_with_what_and_by_which_command(tmp_path: Path) ->
     assert found.command == "pytest -m perf -k 'a b'"
 
 
-def test_provenance_of_a_cpu_run_does_not_name_idle_gpus(tmp_path: Path) -> None:
-    found = provenance(find_system("cpu"), devices=B200S, root=tmp_path)
+def test_provenance_of_a_cpu_run_does_not_name_idle_gpus() -> None:
+    found = provenance(find_system("cpu"), devices=B200S, code=CODE)
 
     assert "NVIDIA" not in found.device
     assert found.driver == ""
@@ -66,8 +44,9 @@ def test_provenance_of_a_cpu_run_does_not_name_idle_gpus(tmp_path: Path) -> None
 
 def test_asking_about_the_machine_does_not_import_torch(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from pytest_nemoperf import machine as m; d = m.detect_devices();"
-        "s = m.find_system('cpu'); m.machine_key(s, devices=d); m.provenance(s, devices=d, root=Path('.'));"
+        "import sys; from pathlib import Path; from pytest_nemoperf import git, machine as m; d = m.detect_devices();"
+        "s = m.find_system('cpu'); m.machine_key(s, devices=d); code = git.code_version(Path('.'));"
+        "m.provenance(s, devices=d, code=code);"
         "sys.exit('torch' in sys.modules)"
     )
 

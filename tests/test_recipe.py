@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +94,18 @@ def test_a_recipe_finds_its_catalog_model() -> None:
     assert _make(model="llama3-8b").model_config == find_model("llama3-8b")
 
 
+@pytest.mark.parametrize("model", ["llama3-8b", find_model("llama3-8b"), "llama3-8b-twin"])
+def test_a_recipe_may_name_its_model_otherwise(model: str | ModelConfig) -> None:
+    recipe = _make(model=model, model_name="mine")
+
+    assert recipe.model_config == replace(_make(model=model).model_config, name="mine")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         pytest.param({"model": "llama3-9b"}, r"unknown model 'llama3-9b'; did you mean", id="model"),
+        pytest.param({"model_name": "Mine"}, "model name 'Mine' is part of the case id", id="model name"),
         pytest.param({"precision": "bf61"}, r"unknown precision 'bf61'; did you mean bf16", id="precision"),
         pytest.param({"layouts": {}}, r"names no system; give at least one", id="no layout"),
         pytest.param({"layouts": {"h10": Layout(gpus=1)}}, r"unknown system 'h10'", id="system"),

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pytest_nemoperf.baseline import write_baseline
-from pytest_nemoperf.store import BaselineStore, forget_old_runs, other_folders
+from pytest_nemoperf.errors import BaselineError
+from pytest_nemoperf.store import BaselineStore, other_folders
 from tests.builders import MACHINE, make_baseline
 
 ELSEWHERE = {**MACHINE, "cores": 64}
@@ -48,6 +49,53 @@ def test_another_machines_baseline_is_found_where_there_is_nothing_better(store:
     assert found.baseline.machine == ELSEWHERE
 
 
+def test_a_link_to_a_baseline_that_is_not_there_is_no_missing_baseline(store: BaselineStore) -> None:
+    link = store.committed_dir / "cpu" / "pretrain-test.json"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("../../shared/pretrain-test.json")
+
+    with pytest.raises(BaselineError, match=r"is a link to \.\./\.\./shared/pretrain-test.json, which is not there"):
+        store.find("pretrain-test", workload=make_baseline().workload)
+
+
+def test_an_update_makes_the_file_that_a_link_leads_to(store: BaselineStore, tmp_path: Path) -> None:
+    link = store.committed_dir / "cpu" / "pretrain-test.json"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("../../shared/pretrain-test.json")
+    updating = replace(store, is_updating=True)
+
+    found = updating.find_committed("pretrain-test")
+    updating.update(make_baseline())
+
+    assert found is None
+    assert link.is_symlink()
+    assert (tmp_path / "shared" / "pretrain-test.json").is_file()
+    assert updating.find_committed("pretrain-test") == make_baseline()
+
+
+def test_no_update_overwrites_the_baseline_of_another_test(store: BaselineStore) -> None:
+    mine, theirs = (
+        make_baseline(workload={"workload": "benchmark", "test": f"test_a.py::test_b[{name}]"}) for name in ("C", "C++")
+    )
+    store.update(theirs)
+
+    with pytest.raises(
+        BaselineError, match=r"is the baseline of test_a\.py::test_b\[C\+\+\], and test_a\.py::test_b\[C\] has"
+    ):
+        store.update(mine)
+
+    assert store.find_committed("pretrain-test") == theirs
+
+
+def test_what_a_loop_says_of_its_work_names_no_test(store: BaselineStore) -> None:
+    first = make_baseline(workload={"workload": "loop", "name": "a", "test": "short"})
+    store.update(first)
+
+    _, old = store.update(replace(first, workload={**first.workload, "test": "long"}))
+
+    assert old == first
+
+
 def test_machines_that_share_a_store_do_not_overwrite_each_other(store: BaselineStore) -> None:
     other = replace(store, machine=ELSEWHERE)
 
@@ -55,15 +103,6 @@ def test_machines_that_share_a_store_do_not_overwrite_each_other(store: Baseline
     theirs = other.record_locally(make_baseline(machine=ELSEWHERE))
 
     assert mine != theirs
-
-
-def test_only_the_newest_sessions_keep_their_runs(tmp_path: Path) -> None:
-    for name in ("20260101-000000", "20260102-000000", "20260103-000000"):
-        (tmp_path / name / "case").mkdir(parents=True)
-
-    forget_old_runs(tmp_path, keep=2)
-
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["20260102-000000", "20260103-000000"]
 
 
 def test_other_folders_are_those_nearby_that_hold_baselines_of_the_system(tmp_path: Path) -> None:

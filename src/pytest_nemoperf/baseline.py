@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -134,6 +135,11 @@ def read_baseline(path: Path, *, is_in_place: bool = True) -> Baseline:
     baseline = from_data(Baseline, data, subject=str(path), error=BaselineError)
     if problem := next(_impossible_figures(data, baseline=baseline), None):
         raise BaselineError(f"{path}: {problem}; restore it (git checkout) or record it again")
+    if is_in_place and baseline.case != path.stem and baseline.case.lower() == path.stem.lower():
+        raise BaselineError(
+            f"{path}: holds case {baseline.case!r}, which a file system that does not tell capitals apart keeps in the "
+            f"same file as {path.stem!r}; give one of the two tests another id"
+        )
     if is_in_place and (baseline.case, baseline.system) != (path.stem, path.parent.name):
         raise BaselineError(
             f"{path}: holds case {baseline.case!r} of system {baseline.system!r}; "
@@ -165,7 +171,7 @@ def write_baseline(root: Path, *, baseline: Baseline) -> Baseline | None:
         with FileLock(lock_path, timeout=_LOCK_TIMEOUT_SEC, mode=0o666):
             old = read_baseline(path) if path.exists() else None
             # Only the lock's holder writes under this name: what lies there already was left by one that was killed.
-            write_atomically(path, text=to_json(baseline), aside=path.with_name(_aside_name(lock_path)))
+            write_atomically(path, text=to_json(baseline), aside_name=_aside_name(lock_path))
     except Timeout:
         raise BaselineError(
             f"{path}: another session has been writing baselines for {_LOCK_TIMEOUT_SEC:.0f} s; "
@@ -178,20 +184,25 @@ def write_baseline(root: Path, *, baseline: Baseline) -> Baseline | None:
     return old
 
 
-def write_atomically(path: Path, *, text: str, aside: Path | None = None) -> None:
+def write_atomically(path: Path, *, text: str, aside_name: str = "") -> None:
     """Write a file aside, then rename it into place; on any error the old file stays.
+
+    Where a symbolic link lies, the file that it leads to is written, there or not, and the link stays.
 
     Args:
         path: The file.
         text: What it holds from now on.
-        aside: File of the same folder that nobody else writes: whatever is in it is given up. None for one whose name
-            is drawn; such a file stays behind if the process is killed.
+        aside_name: Of a file in its folder that nobody else writes: whatever is in it is given up. Empty for a name
+            that is drawn; such a file stays behind if the process is killed.
 
     Raises:
-        OSError: If the folder or the disk does not take it.
+        OSError: If the folder or the disk does not take it, or links lead in a circle.
     """
+    path = Path(os.path.realpath(path))  # not resolve, which raises no OSError for a circle
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = aside or path.with_name(f".{path.stem[:40]}-{secrets.token_hex(4)}.tmp")
+    aside = path.with_name(aside_name or f".{path.stem[:40]}-{secrets.token_hex(4)}.tmp")
     try:
         aside.unlink(missing_ok=True)
         with aside.open("x", encoding="utf-8") as file:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
-import re
 import statistics
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_nemoperf.cases import benchmark_case_id
 from pytest_nemoperf.fingerprint import watched_variables
 from pytest_nemoperf.measure import Measurement, Run, round_significant
 from pytest_nemoperf.metrics import TIME_PER_CALL_SEC
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from pytest_nemoperf.settings import Settings
     from pytest_nemoperf.watched_benchmark import WatchedBenchmark
 
-_MAX_NAME_LENGTH = 160
 _MIN_ROUNDS = 3
 _SPIN_BELOW_SEC = 1e-3  # the operating system's sleep is too coarse for less
 
@@ -68,16 +66,6 @@ def watched(fixture: Any, *, passes: Passes) -> WatchedBenchmark | None:
     return watch_benchmark(fixture, passes=passes) if isinstance(fixture, BenchmarkFixture) else None
 
 
-def case_name(nodeid: str) -> str:
-    """Return the case id of a benchmark test: its node id, safe as a file name."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", nodeid.replace(".py::", ".").replace("/", ".").replace("::", ".")).strip(
-        "-"
-    )
-    if len(name) > _MAX_NAME_LENGTH:
-        name = f"{name[:_MAX_NAME_LENGTH]}-{hashlib.sha256(nodeid.encode()).hexdigest()[:8]}"
-    return f"bench-{name}"
-
-
 def measure_benchmark(item: pytest.Item, *, benchmark: WatchedBenchmark, settings: Settings) -> Measurement:
     """Return the measurement of a test that used the benchmark fixture; not called or too short is INVALID."""
     passes, runs = benchmark.passes, []
@@ -90,7 +78,7 @@ def measure_benchmark(item: pytest.Item, *, benchmark: WatchedBenchmark, setting
         if len(times) < _MIN_ROUNDS:
             problems.append(f"{len(times)} rounds were measured, {_MIN_ROUNDS} are needed for a median")
     return Measurement(
-        case=case_name(item.nodeid),
+        case=benchmark_case_id(item.nodeid),
         system=settings.system.name,
         workload={"workload": "benchmark", "test": item.nodeid},
         runs=tuple(runs),

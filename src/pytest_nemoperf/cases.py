@@ -1,7 +1,8 @@
-"""Case ids: the name of a recipe on a system, and of its baseline file."""
+"""Case ids: the name of a recipe on a system, or of a benchmark test, and of its baseline file."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,20 @@ from pytest_nemoperf.systems import System
 
 MAX_CASE_ID_LENGTH: Final = 200
 """File systems take names of 255 bytes; ``.json`` and the name of a temporary file need some of them."""
+
+_MAX_NODEID_LENGTH = 160
+_PLAIN_NODEID = re.compile(
+    r"(?!-)([A-Za-z0-9_-]+/)*"  # folders
+    r"[a-z0-9_][A-Za-z0-9_-]*\.py::"  # file
+    r"([A-Z][A-Za-z0-9_]*::)*"  # classes
+    r"[A-Za-z_][A-Za-z0-9_]*"  # function
+    r"(\[([A-Za-z0-9_-]|\.(?=[0-9]))*[A-Za-z0-9_]\])?"  # parameters
+)
+"""Node ids that their case id tells again: no other one has the same.
+
+Folders, file, classes and function stand between dots there, and parameters after a dash. The last dot that no digit
+follows is before the function, whose name has no dash; what begins with a capital right before it are classes.
+"""
 
 _NODES_AND_GPUS = re.compile(r"\d+n\d+g")
 _OPTIONAL_WORD = re.compile(r"recompute_(selective|full)|compiled|balanced|varlen|off\d+|replay|sampled|packed|vllm")
@@ -60,6 +75,20 @@ def case_id(recipe: Recipe, *, system: System) -> str:
             "shorten the model's name or the variant"
         )
     return case
+
+
+def benchmark_case_id(nodeid: str) -> str:
+    """Return the case id of a benchmark test: its node id, safe as a file name.
+
+    For example ``bench-perf_tests.test_kernels.test_gemm-bf16`` for ``perf_tests/test_kernels.py::test_gemm[bf16]``.
+    Where that does not tell the node id again, as for ``[C++]`` and ``[C#]``, or is too long, a digest of the node id
+    follows.
+    """
+    name = nodeid.replace(".py::", ".").replace("/", ".").replace("::", ".")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-")
+    if len(name) > _MAX_NODEID_LENGTH or not _PLAIN_NODEID.fullmatch(nodeid):
+        name = f"{name[:_MAX_NODEID_LENGTH]}-{hashlib.sha256(nodeid.encode()).hexdigest()[:8]}"
+    return f"bench-{name}"
 
 
 def find_layout(recipe: Recipe, *, system: System) -> Layout:

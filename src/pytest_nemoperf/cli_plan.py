@@ -69,6 +69,7 @@ def add_plan_command(parser: argparse.ArgumentParser) -> None:
         "--model",
         help="catalog name, e.g. llama3-8b, or path of a config.json; with -twin at its end, a scaled-down twin",
     )
+    parser.add_argument("--model-name", metavar="NAME", help="name of the model in the case (default: its own)")
     parser.add_argument("--seq-len", type=int, metavar="N", help="tokens per sequence")
     parser.add_argument("--gbs", type=int, metavar="N", help="global batch size, sequences per step")
     parser.add_argument("--mbs", type=int, metavar="N", help="micro batch size (default: 1)")
@@ -148,6 +149,7 @@ def _read_recipe(arguments: argparse.Namespace) -> Recipe:
 
     for name in (
         "model",
+        "model_name",
         "seq_len",
         "gbs",
         "mbs",
@@ -179,6 +181,7 @@ def _build_recipe(arguments: argparse.Namespace) -> Recipe:
     given = {name: value for name, value in degrees.items() if value is not None}
     return Recipe(
         model=arguments.model,
+        model_name=arguments.model_name or "",
         layouts={arguments.system: complete_layout(given)},
         seq_len=arguments.seq_len,
         global_batch_size=arguments.gbs,

@@ -13,6 +13,7 @@ from pytest_nemoperf import machine
 from pytest_nemoperf.baseline import list_baselines
 from pytest_nemoperf.changes import changes_text
 from pytest_nemoperf.comparison import Terms, VerdictKind, merge_tolerances
+from pytest_nemoperf.git import CodeVersion, code_version
 from pytest_nemoperf.replay import Replay
 from pytest_nemoperf.report.cells import count_text
 from pytest_nemoperf.settings import Settings
@@ -43,12 +44,18 @@ class Context:
             local_dir=settings.state_dir / "baselines",
             system=settings.system.name,
             machine=self.machine,
+            is_updating=settings.updating is not None,
         )
+
+    @cached_property
+    def code(self) -> CodeVersion:
+        """Which code the root directory holds."""
+        return code_version(self.root)
 
     @cached_property
     def provenance(self) -> Provenance:
         """When, from which commit, with which versions, on which device, by which command."""
-        return machine.provenance(self.settings.system, devices=self.settings.devices, root=self.root)
+        return machine.provenance(self.settings.system, devices=self.settings.devices, code=self.code)
 
     @property
     def baselines_shown(self) -> str:

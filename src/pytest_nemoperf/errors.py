@@ -46,6 +46,10 @@ class RevisionError(NemoPerfError, RuntimeError):
     """The other version of a comparison can't be found, checked out or set up."""
 
 
+class GitError(NemoPerfError, RuntimeError):
+    """git can't tell what it was asked; the message is git's own reason."""
+
+
 class RecordError(NemoPerfError, ValueError):
     """What the ranks wrote is missing, torn or impossible."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pytest_nemoperf.git import find_repository
+
 
 def is_github() -> bool:
     """Tell whether this process runs in a step of GitHub Actions."""
@@ -14,5 +16,5 @@ def is_github() -> bool:
 def repository_path(path: Path) -> str:
     """Return a path as GitHub shows files: relative to the root of the repository that holds it."""
     path = path.absolute()
-    root = next((folder for folder in path.parents if (folder / ".git").exists()), None)
+    root = find_repository(path.parent)
     return str(path) if root is None else path.relative_to(root).as_posix()

@@ -19,6 +19,7 @@ from pytest_nemoperf.report.github import (
     render_annotation,
     render_step_summary,
     shown_annotations,
+    unasked_annotation,
 )
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ class GitHubPlugin:
             if nodeid not in judged:
                 file, line = self._places[nodeid]
                 yield Annotation(level=Level.ERROR, title=f"FAILED {nodeid}", message=message, file=file, line=line)
+
+        if self._session.unasked is not None:
+            yield unasked_annotation(self._session.unasked)
 
     def _append_summary(self) -> str:
         """Return what went wrong, or nothing."""

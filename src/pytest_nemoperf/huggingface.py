@@ -27,7 +27,9 @@ def is_config_path(name: str) -> bool:
 def read_config(path: str | Path) -> ModelConfig:
     """Return the architecture of a ``config.json``, or of the directory that holds one.
 
-    The model is named after the directory, in lower case. Of a multimodal model it is the language part.
+    The model is named, in lower case, by what travels with the file: its own name if that is not ``config.json``, else
+    the last part of its ``_name_or_path``, else family and a digest of the architecture. The folder does not: another
+    checkout may call it otherwise. Of a multimodal model it is the language part.
 
     Raises:
         RecipeError: If the file can't be read, its family is not known, or it has a key or a value that changes the
@@ -43,12 +45,20 @@ def read_config(path: str | Path) -> ModelConfig:
         raise RecipeError(f"{file}: not JSON: {exc}") from None
     if not isinstance(data, dict):
         raise RecipeError(f"{file}: holds a {type(data).__name__} instead of an object")
-    return _model(data, name=_name(file.resolve().parent.name), subject=str(file))
+    return _model(data, name=_name(file, data=data), subject=str(file))
 
 
-def _name(directory: str) -> str:
-    """Return a directory's name as names of models are spelt, since they become parts of file names."""
-    return re.sub(r"[^a-z0-9._-]+", "-", directory.lower()).strip("-._") or "model"
+def _name(file: Path, *, data: Mapping[str, Any]) -> str:
+    """Return the name that a file or its content gives the model; empty if neither does."""
+    if file.stem.lower() != "config":
+        return _spelt(file.stem)
+    origin = data.get("_name_or_path")
+    return _spelt(re.split(r"[/\\]", origin.rstrip("/\\"))[-1]) if isinstance(origin, str) else ""
+
+
+def _spelt(name: str) -> str:
+    """Return a name as names of models are spelt, since they become parts of file names."""
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")
 
 
 def _model(data: Mapping[str, Any], *, name: str, subject: str) -> ModelConfig:
@@ -71,7 +81,7 @@ def _model(data: Mapping[str, Any], *, name: str, subject: str) -> ModelConfig:
     config = ConfigReader(data, subject=subject)
     values = _values(families[model_type], config)
     try:
-        model = build_model(name, values)
+        model = build_model(name or _spelt(f"{model_type}-{config.digest()}"), values)
     except RecipeError as exc:
         raise RecipeError(f"{subject}: {exc}") from None
     except TypeError as exc:

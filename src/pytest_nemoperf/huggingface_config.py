@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -155,6 +156,11 @@ class ConfigReader:
     def refuse(self, key: str, value: Any, reason: str) -> None:
         """Raise the error of a value that is not understood."""
         raise RecipeError(f"{self.subject}: {key}={json.dumps(value)} is not understood; {reason}")
+
+    def digest(self) -> str:
+        """Return eight characters that tell apart configs which say something else in what has been asked for."""
+        said = {key: self._data[key] for key in sorted(self._understood) if self._data.get(key) is not None}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
 
     def finish(self) -> None:
         """Refuse keys that nothing has asked for and that are not known to be harmless.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from pytest_nemoperf.health import health_problems
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.measure import Measurement, measure_outputs, unreadable
 from pytest_nemoperf.replay import TRY_SUFFIXES
+from pytest_nemoperf.runfolders import SessionFolder
 from pytest_nemoperf.runner import run_once
 from pytest_nemoperf.steadiness import run_drift
 
@@ -51,8 +50,7 @@ class Launches:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self._runs_dir: Path | None = None
+        self.session_folder = SessionFolder(root)
         self.launcher = LocalLauncher()
 
     def until(
@@ -135,24 +133,9 @@ class Launches:
 
     def case_dir(self, case: str) -> Path:
         """Return the folder of a case."""
-        if self._runs_dir is None:
-            self._runs_dir = _new_folder(self.root)
-        return self._runs_dir / case
+        return self.session_folder.path / case
 
     def close(self) -> None:
         """Stop every process; may be called twice."""
         self.launcher.close()
-
-
-def _new_folder(root: Path) -> Path:
-    """Make a folder that no other session has, named by the time: two may start within the same second."""
-    root.mkdir(parents=True, exist_ok=True)
-    name = time.strftime("%Y%m%d-%H%M%S")
-    folder = root / name
-    for number in itertools.count(2):
-        try:
-            folder.mkdir()
-            break
-        except FileExistsError:
-            folder = root / f"{name}-{number}"
-    return folder
+        self.session_folder.release()

@@ -25,6 +25,7 @@ from pytest_nemoperf.metrics import (
     Metric,
 )
 from pytest_nemoperf.profiles import Profile
+from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.report.cells import count_text, percent_text
 from pytest_nemoperf.report.resolving import LOOSE_FROM
 from pytest_nemoperf.sequential import loss_of_cost
@@ -254,12 +255,25 @@ def _origin_findings(baseline: Baseline, *, path: str, today: date, max_age_days
     if len(baseline.runs) < MIN_RUNS:
         runs = count_text(len(baseline.runs), "run")
         yield _warning(path, "runs", f"{runs}: too few to show the noise between launches; record {MIN_RUNS} or more")
-    if origin.git_dirty:
-        yield _warning(path, "dirty", f"recorded from changes on top of {origin.git_commit}, which are in no commit")
-    elif origin.git_commit is None:
-        yield _warning(path, "dirty", "recorded outside of a git repository, so nobody knows from which code")
+    if message := _code_problem(origin):
+        yield _warning(path, "dirty", message)
     if not baseline.reason.strip():
         yield _warning(path, "reason", "$.reason is empty: say why it was recorded (--perf-reason)")
+
+
+def _code_problem(origin: Provenance) -> str:
+    """Return why nobody can check out the code that was recorded, or nothing."""
+    commit = origin.git_commit
+    if commit is None and origin.git_dirty is None:
+        return "git could not tell the commit it was recorded from, so nobody knows from which code"
+    if commit is None:  # older versions stored the same where git could not tell
+        return (
+            "recorded outside of a git repository, before its first commit, or where git could not read it, so nobody "
+            "knows from which code"
+        )
+    if origin.git_dirty is None:
+        return f"recorded from {commit}, and git could not tell whether files had changed since"
+    return f"recorded from changes on top of {commit}, which are in no commit" if origin.git_dirty else ""
 
 
 def _tolerance_finding(

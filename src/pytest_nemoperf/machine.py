@@ -7,7 +7,6 @@ import importlib
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Literal
 import psutil
 
 from pytest_nemoperf.errors import MachineError, PlanError
+from pytest_nemoperf.git import CodeVersion
 from pytest_nemoperf.gpus import installed_gpus, settings_of, topology_of, visible_gpus
 from pytest_nemoperf.processor import available_cores, cpu_model, cpu_topology, host_settings
 from pytest_nemoperf.provenance import Provenance
@@ -45,7 +45,6 @@ _DISTRIBUTIONS = (
     "nemo-automodel",
     "nemo-rl",
 )
-_GIT_TIMEOUT_SEC = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,24 +178,22 @@ def machine_key(system: System, *, devices: Devices, machine_name: str = "") -> 
     }
 
 
-def provenance(system: System, *, devices: Devices, root: Path, argv: Sequence[str] | None = None) -> Provenance:
+def provenance(system: System, *, devices: Devices, code: CodeVersion, argv: Sequence[str] | None = None) -> Provenance:
     """Return where this session's numbers come from.
 
     Args:
         system: System chosen.
         devices: What this machine has.
-        root: A folder of the measured code's git repository.
+        code: Which code is measured.
         argv: The command that started the session; None takes this process's.
     """
-    commit = _git("rev-parse", "HEAD", root=root)
-    changes = _git("status", "--porcelain", "--untracked-files=no", root=root)
     program, *arguments = sys.argv if argv is None else argv
     path = Path(program)
     command = path.parent.name if path.name == "__main__.py" else path.name  # python -m pytest
     return Provenance(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        git_commit=commit,
-        git_dirty=bool(changes),
+        git_commit=code.commit,
+        git_dirty=code.is_dirty,
         versions={"python": platform.python_version(), "platform": platform.platform()}
         | dict(_installed_versions(_DISTRIBUTIONS)),
         device=_count(devices.names) if system.device == "cuda" else cpu_model(),
@@ -241,19 +238,3 @@ def _installed_versions(distributions: Iterable[str]) -> Iterator[tuple[str, str
             yield name, metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-
-
-def _git(*arguments: str, root: Path) -> str | None:
-    """Return the output of a git command, or None without git or outside a repository."""
-    try:
-        done = subprocess.run(  # noqa: S603 (fixed program and arguments)
-            ["git", "-C", str(root), *arguments],  # noqa: S607 (the user's own git)
-            capture_output=True,
-            check=True,
-            env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},
-            text=True,
-            timeout=_GIT_TIMEOUT_SEC,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

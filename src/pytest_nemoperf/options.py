@@ -188,6 +188,12 @@ def _add_ini_keys(parser: pytest.Parser) -> None:
     parser.addini("perf_tolerance", "allowed worsening: [METRIC=]PCT, one a line", type="linelist", default=[])
     parser.addini("perf_fail_on", "comma-separated verdicts that fail a perf test", default="")
     parser.addini(
+        "perf_fail_on_unasked",
+        "fail a session in which cases have no baseline, while stored ones are asked for by no test (default false)",
+        type="bool",
+        default=False,
+    )
+    parser.addini(
         "perf_require_verdict",
         "fail a perf test that measured or judged nothing, and a session in which no case was judged (default false)",
         type="bool",

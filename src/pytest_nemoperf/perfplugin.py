@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_nemoperf import bench
+from pytest_nemoperf.cases import benchmark_case_id
 from pytest_nemoperf.changes import changes_text
 from pytest_nemoperf.errors import NemoPerfError, WaiverError
 from pytest_nemoperf.fixture import PRICED, Perf, waiver_of
@@ -76,7 +77,7 @@ class PerfPlugin:
         """Delay what pytest-benchmark measures in a self-test session; take turns before anything is timed."""
         settings = self.session.settings
         perf = self.perf_of(item)
-        perf.ask(bench.case_name(item.nodeid))
+        perf.ask(benchmark_case_id(item.nodeid))
         if settings.is_dry_run:
             perf.end_dry("a benchmark test has no recipe to price")
         if settings.against:
@@ -100,7 +101,7 @@ class PerfPlugin:
         if not _uses_benchmark(item):  # it is asked for by name, while the test runs
             self._prepare_benchmark(item)
         fixture = yield
-        passes = self.perf_of(item).passes(bench.case_name(item.nodeid), num_gpus=1)
+        passes = self.perf_of(item).passes(benchmark_case_id(item.nodeid), num_gpus=1)
         watched = bench.watched(fixture, passes=passes)
         if watched is not None:
             self._benchmarks[item.nodeid] = watched
@@ -190,6 +191,7 @@ class PerfPlugin:
         updating = self.session.settings.updating
         if updating is not None and updating.is_pruning:
             self.session.pruned = self.suite.prune(self.session.context.store, shown=self.session.context.shown)
+        self._note_unasked(session)
         if self.session.reports or self.session.not_run or self.session.planner.priced:
             gaps = self.suite.gaps() if self.session.settings.is_dry_run else ()
             try:
@@ -218,6 +220,21 @@ class PerfPlugin:
                 terminalreporter.write_line(f"perf: {none}, so none ran under the profiler (--perf-profile)")
         if self._write_error:
             terminalreporter.write_line(f"perf: {self._write_error}", red=True)
+
+    def _note_unasked(self, session: pytest.Session) -> None:
+        """Note stored baselines that cases without one may have lost; the session fails where an ini key says so."""
+        settings = self.session.settings
+        if settings.is_dry_run or settings.changes or settings.against:  # no case of these has a baseline of its own
+            return
+        self.session.unasked = self.suite.unasked(
+            self.session.context.store,
+            missing=self.session.without_baseline(),
+            shown=self.session.context.shown,
+            is_failing=settings.fails_on_unasked and settings.updating is None,
+        )
+        is_failure = self.session.unasked is not None and self.session.unasked.is_failure
+        if is_failure and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _is_priced(self, item: pytest.Item) -> bool:
         priced = self.session.planner.priced

@@ -12,8 +12,8 @@ class Provenance:
 
     Attributes:
         date: UTC, ISO 8601, to the second.
-        git_commit: Commit of the measured code; None outside a repository or without git.
-        git_dirty: Tracked files differed from that commit.
+        git_commit: Commit of the measured code; None outside a repository, before its first commit, or if unknown.
+        git_dirty: Tracked files differed from that commit; None if git could not tell.
         versions: Version by distribution, of those that are installed; also ``python`` and ``platform``.
         device: Count and name of the GPUs, or the processor's name.
         driver: NVIDIA driver version; empty without one.
@@ -23,7 +23,7 @@ class Provenance:
 
     date: str
     git_commit: str | None
-    git_dirty: bool
+    git_dirty: bool | None
     versions: Mapping[str, str] = field(default_factory=dict)
     device: str = ""
     driver: str = ""
@@ -32,6 +32,11 @@ class Provenance:
 
     def environment(self) -> dict[str, str]:
         """Return what may explain another speed, by name: versions, settings, driver, commit, device."""
-        commit = f"{self.git_commit[:12]}{'+changes' if self.git_dirty else ''}" if self.git_commit else ""
-        named = {"device": self.device, "driver": self.driver, "commit": commit}
+        named = {"device": self.device, "driver": self.driver, "commit": self._commit()}
         return {**self.versions, **self.settings, **{name: value for name, value in named.items() if value}}
+
+    def _commit(self) -> str:
+        if not self.git_commit:
+            return ""
+        changes = {True: "+changes", False: "", None: "+unknown"}[self.git_dirty]
+        return f"{self.git_commit[:12]}{changes}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, Literal, TypeVar
 
@@ -69,7 +69,7 @@ class Recipe:
     """What to run, and the layout of each system it can run on.
 
     Attributes:
-        model: Catalog name or a ModelConfig.
+        model: Catalog name, path of a Hugging Face ``config.json``, or a ModelConfig.
         layouts: Layout by system name; systems without one skip the recipe.
         seq_len: Tokens per sequence; with ``rl``, the most of prompt and response (T-Max Sequence Length).
         global_batch_size: Sequences per optimizer update, over all ranks; without ``rl`` that is a step.
@@ -85,6 +85,7 @@ class Recipe:
             micro-batch, so layouts that cut the batch into pieces of no whole number of rounds train differently.
         has_varying_lengths: The tokens of a step differ, because its sequences have any length up to seq_len. Not for
             the native engine, nor with ``rl``, which has its own response_lengths.
+        model_name: Name of the model in case id and tables; empty for its own.
         variant: Suffix of the case id, to tell recipes apart that differ in nothing else the id shows.
         steps: Measured steps per run.
         warmup_steps: Steps dropped first.
@@ -111,6 +112,7 @@ class Recipe:
     is_compiled: bool = False
     is_router_balanced: bool = False
     has_varying_lengths: bool = False
+    model_name: str = ""
     variant: str = ""
     steps: int = 10
     warmup_steps: int = 3
@@ -187,8 +189,9 @@ class Recipe:
 
     @property
     def model_config(self) -> ModelConfig:
-        """The architecture, looked up if the recipe names one."""
-        return self.model if isinstance(self.model, ModelConfig) else find_model(self.model)
+        """The architecture, looked up if the recipe names one, by the name that the recipe gives it."""
+        model = self.model if isinstance(self.model, ModelConfig) else find_model(self.model)
+        return replace(model, name=self.model_name) if self.model_name else model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,6 +78,25 @@ class Pruned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unasked:
+    """Stored baselines that may be those of cases without one: a case that is renamed loses its baseline in silence.
+
+    Attributes:
+        missing: Cases without a committed baseline.
+        stored: Baseline files that no test asks for; where not the whole suite was seen, only those in ``renamed``.
+        renamed: Stored case by missing case, where the two have the same workload but for the model's name.
+        gaps: Why a test that was not seen may ask for the files; empty if the whole suite was seen.
+        is_failure: The session fails for this (ini ``perf_fail_on_unasked``).
+    """
+
+    missing: tuple[str, ...]
+    stored: tuple[str, ...]
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    gaps: tuple[str, ...] = ()
+    is_failure: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionResults:
     """The results file: everything a later session needs to judge again or to print a page.
 
@@ -86,9 +105,11 @@ class SessionResults:
         system_title: As pages print it.
         machine: Key of this machine.
         provenance: When, from which commit, with which versions, on which device, by which command.
+        git_problem: git's reason for not telling the commit or its changes; empty if it could.
         cases: Judged cases in the order they ran.
         not_run: Perf tests that measured nothing.
         pruned: What --perf-prune did; None without it.
+        unasked: Stored baselines that may be those of cases without one; None if there are none.
         inject_pct: Self-test delay of the whole session; 0 for a real one.
         duration_sec: Wall time of the session.
         replay_of: Folder of the stored runs that were judged again, from which machine and provenance are; empty where
@@ -102,9 +123,11 @@ class SessionResults:
     cases: tuple[CaseResult, ...]
     not_run: tuple[NotRun, ...] = ()
     pruned: Pruned | None = None
+    unasked: Unasked | None = None
     inject_pct: float = 0.0
     duration_sec: float = 0.0
     replay_of: str = ""
+    git_problem: str = ""
     schema_version: Literal[1] = RESULTS_SCHEMA_VERSION
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +13,7 @@ from pytest_nemoperf.absession import open_ab_session
 from pytest_nemoperf.baseline import write_atomically
 from pytest_nemoperf.case_profiles import is_profile_due, profile_report
 from pytest_nemoperf.changes import changes_text
+from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.context import Context
 from pytest_nemoperf.dryrun import DRY_RUN_FILE, DryRun
 from pytest_nemoperf.hostlock import HostLock
@@ -22,9 +23,8 @@ from pytest_nemoperf.launches import Launches
 from pytest_nemoperf.measure import Measurement
 from pytest_nemoperf.planner import Planner
 from pytest_nemoperf.report.markdown import render_markdown
-from pytest_nemoperf.results import CaseReport, NotRun, Pruned, SessionResults
+from pytest_nemoperf.results import CaseReport, NotRun, Pruned, SessionResults, Unasked
 from pytest_nemoperf.settings import Settings
-from pytest_nemoperf.store import forget_old_runs
 from pytest_nemoperf.waivers import Waiver
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class PerfSession:
         self.not_run: list[NotRun] = []
         self.num_profiled = 0
         self.pruned: Pruned | None = None
+        self.unasked: Unasked | None = None
         self.context = Context(settings, root=config.rootpath, started_in=config.invocation_params.dir)
         self.planner = Planner(config, settings=settings, store=self.context.store)
         self.ab = open_ab_session(settings, root=config.rootpath)
@@ -172,6 +173,15 @@ class PerfSession:
         """Wait until no other perf session measures on this host."""
         self._turn.acquire(say=progress.say)
 
+    def without_baseline(self) -> dict[str, Mapping[str, Any]]:
+        """Return the workload of each case that no committed baseline was there for, by case."""
+        missing = {}
+        for report in self.reports:
+            verdict = report.result.verdict
+            if verdict.kind is VerdictKind.NO_BASELINE or not self.context.store.is_committed(verdict.case):
+                missing[verdict.case] = report.result.measurement.workload
+        return missing
+
     def results(self) -> SessionResults:
         """Return what the results file holds."""
         settings, replay = self.settings, self.context.replay
@@ -184,9 +194,11 @@ class PerfSession:
             cases=tuple(report.result for report in self.reports),
             not_run=tuple(self.not_run),
             pruned=self.pruned,
+            unasked=self.unasked,
             inject_pct=settings.inject_pct,
             duration_sec=round(time.monotonic() - self._started, 3),
             replay_of=self.context.shown(replay.root) if replay else "",
+            git_problem="" if replay else self.context.code.problem,
         )
 
     def dry_run(self, gaps: Sequence[str]) -> DryRun:
@@ -211,7 +223,7 @@ class PerfSession:
             self.ab.close()
         self._turn.release()
         if self.context.replay is None:  # the oldest runs may be those that were judged again
-            forget_old_runs(self._launches.root, keep=_KEPT_SESSIONS)
+            self._launches.session_folder.forget_others(keep=_KEPT_SESSIONS)
 
     def write_output(self, gaps: Sequence[str]) -> list[Path]:
         """Write the results file and the markdown table, or a dry run's file; return their paths.

@@ -78,6 +78,7 @@ class Settings:
         runs: Independent launches that make a baseline.
         terms: By what is judged; the tolerances of recipes and markers are not yet applied.
         fail_on: Names of the verdicts that fail a test.
+        fails_on_unasked: The session fails where cases have no baseline, and stored ones are asked for by no test.
         needs_verdict: A perf test that judged nothing fails.
         inject_pct: Self-test delay of each step in percent.
         timeout_sec: Wall-clock limit of one run; None for each recipe's own.
@@ -100,6 +101,7 @@ class Settings:
     runs: int
     terms: Terms
     fail_on: frozenset[VerdictKind]
+    fails_on_unasked: bool
     needs_verdict: bool
     inject_pct: float
     timeout_sec: float | None
@@ -142,6 +144,7 @@ def read_settings(config: pytest.Config) -> Settings:
         runs=_runs(config),
         terms=terms,
         fail_on=parse_fail_on(option.perf_fail_on or config.getini("perf_fail_on")),
+        fails_on_unasked=config.getini("perf_fail_on_unasked"),
         needs_verdict=config.getini("perf_require_verdict"),
         inject_pct=inject_pct,
         timeout_sec=parse_seconds(timeout, subject="--perf-timeout") if timeout is not None else None,

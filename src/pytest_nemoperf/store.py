@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -49,12 +49,14 @@ class BaselineStore:
         local_dir: Store that is not committed; one folder a machine.
         system: System name.
         machine: Key of this machine.
+        is_updating: Committed baselines are written; a link to a file that is not there yet makes it.
     """
 
     committed_dir: Path
     local_dir: Path
     system: str
     machine: Mapping[str, str | int]
+    is_updating: bool = False
 
     def find(self, case: str, *, workload: Mapping[str, Any]) -> Found:
         """Return the committed baseline if it compares, else the local one if that does, else the committed one.
@@ -73,8 +75,14 @@ class BaselineStore:
         """Return the committed baseline of a case, whether it compares or not.
 
         Raises:
-            BaselineError: If the file can't be trusted.
+            BaselineError: If the file can't be trusted, or is a link to one that is not there.
         """
+        path = self._path(self.committed_dir, case)
+        if path.is_symlink() and not path.exists() and not self.is_updating:
+            raise BaselineError(
+                f"{path}: is a link to {path.readlink()}, which is not there; get that file, delete the link, or "
+                "record the case through it with --update-baselines"
+            )
         return find_baseline(self.committed_dir, system=self.system, case=case)
 
     def compares(self, baseline: Baseline, *, workload: Mapping[str, Any]) -> bool:
@@ -87,9 +95,19 @@ class BaselineStore:
         return self._path(self._local_root, baseline.case)
 
     def update(self, baseline: Baseline) -> tuple[Path, Baseline | None]:
-        """Store a committed baseline; return its path and the one it replaced."""
-        old = write_baseline(self.committed_dir, baseline=baseline)
-        return self._path(self.committed_dir, baseline.case), old
+        """Store a committed baseline; return its path and the one it replaced.
+
+        Raises:
+            BaselineError: If another test's is there, what is there can't be trusted, or the folder does not take it.
+        """
+        path = self._path(self.committed_dir, baseline.case)
+        old = self.find_committed(baseline.case)
+        if old is not None and _test_of(old) != _test_of(baseline):
+            raise BaselineError(
+                f"{path}: is the baseline of {_test_of(old)}, and {_test_of(baseline)} has the same case; delete the "
+                "file if that test has another case now, or give one of the two another id"
+            )
+        return path, write_baseline(self.committed_dir, baseline=baseline)
 
     def prune(self, asked: Container[str]) -> Iterator[Path]:
         """Delete the system's committed baselines of cases that are not asked for, with their profiles.
@@ -102,9 +120,7 @@ class BaselineStore:
         Raises:
             BaselineError: If the folder does not let one go.
         """
-        for path in list_baselines(self.committed_dir, system=self.system):
-            if path.stem in asked or not _is_baseline(path):
-                continue
+        for path in self.unasked(asked):
             own = [each for each in (path, profile_path(path)) if each.exists()]
             try:
                 forget_profile(path)
@@ -112,6 +128,19 @@ class BaselineStore:
             except OSError as exc:
                 raise BaselineError(f"{path}: cannot be deleted: {exc.strerror or exc}") from exc
             yield from own
+
+    def unasked(self, asked: Container[str]) -> dict[Path, Baseline]:
+        """Return the system's committed baselines of cases that are not asked for; broken ones are left out."""
+        found = {}
+        for path in list_baselines(self.committed_dir, system=self.system):
+            if path.stem not in asked:
+                with suppress(BaselineError):
+                    found[path] = read_baseline(path)
+        return found
+
+    def is_committed(self, case: str) -> bool:
+        """Tell whether a case has a committed baseline, of whatever machine and workload."""
+        return self._path(self.committed_dir, case).exists()
 
     def num_committed(self) -> int:
         """Count the committed baselines of the system."""
@@ -148,16 +177,7 @@ def other_folders(folder: Path, *, system: str, near: Iterable[Path]) -> list[Pa
     return [candidate for candidate in reversed(others.values()) if list_baselines(candidate, system=system)]
 
 
-def _is_baseline(path: Path) -> bool:
-    try:
-        read_baseline(path)
-    except BaselineError:
-        return False
-    return True
-
-
-def forget_old_runs(runs_dir: Path, *, keep: int) -> None:
-    """Delete the working folders of all but the newest sessions; folder names sort by date."""
-    folders = sorted(path for path in runs_dir.glob("*") if path.is_dir())
-    for folder in folders[:-keep]:
-        shutil.rmtree(folder, ignore_errors=True)
+def _test_of(baseline: Baseline) -> str:
+    """Return the node id of the benchmark test a baseline is of; other cases are not named after a test."""
+    workload = baseline.workload
+    return str(workload.get("test", "")) if workload.get("workload") == "benchmark" else ""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_nemoperf.asking import asks_once, perf_files
 from pytest_nemoperf.errors import BaselineError
-from pytest_nemoperf.results import NotRun, Pruned
+from pytest_nemoperf.results import NotRun, Pruned, Unasked
 
 if TYPE_CHECKING:
     from pytest_nemoperf.planner import Planner
@@ -93,10 +93,7 @@ class Suite:
             store: Of the session.
             shown: Returns a path as people read it.
         """
-        asked, why_not = self._planner.asked, self.gaps()
-        root = self._config.rootpath
-        if not store.committed_dir.resolve().is_relative_to(root.resolve()):
-            why_not.append(f"{store.committed_dir} lies outside the root directory {root}: others may use it too")
+        asked, why_not = self._planner.asked, [*self.gaps(), *self._sharing(store)]
         if not asked:
             why_not.insert(0, f"no collected perf test has a case on {store.system}")
         deleted: list[str] = []
@@ -105,6 +102,51 @@ class Suite:
         except BaselineError as exc:
             why_not.append(str(exc))
         return Pruned(deleted=tuple(deleted), why_not=tuple(why_not))
+
+    def unasked(
+        self,
+        store: BaselineStore,
+        *,
+        missing: Mapping[str, Mapping[str, Any]],
+        shown: Callable[[Path], str],
+        is_failing: bool,
+    ) -> Unasked | None:
+        """Return the stored baselines that may be those of cases without one; None if there are none.
+
+        Where a test that was not seen may ask for them, only those are known whose workload is a case's under another
+        name of the model.
+
+        Args:
+            store: Of the session.
+            missing: Workload by case without a committed baseline.
+            shown: Returns a path as people read it.
+            is_failing: The session is to fail where there are any.
+        """
+        stored = store.unasked(self._planner.asked) if missing else {}
+        if not stored:
+            return None
+        gaps = [*self.gaps(), *self._sharing(store)]
+        renamed = {}
+        for case, workload in missing.items():
+            for baseline in stored.values():
+                if _is_renamed(workload, stored=baseline.workload):
+                    renamed[case] = baseline.case
+        if gaps:
+            stored = {path: baseline for path, baseline in stored.items() if baseline.case in renamed.values()}
+        if gaps and not stored and not is_failing:
+            return None
+        return Unasked(
+            missing=tuple(missing),
+            stored=tuple(shown(path) for path in stored),
+            renamed=renamed,
+            gaps=tuple(gaps),
+            is_failure=is_failing and not gaps,
+        )
+
+    def _sharing(self, store: BaselineStore) -> Iterator[str]:
+        root = self._config.rootpath
+        if not store.committed_dir.resolve().is_relative_to(root.resolve()):
+            yield f"{store.committed_dir} lies outside the root directory {root}: others may use it too"
 
     def _selections(self) -> Iterator[str]:
         config = self._config
@@ -140,6 +182,14 @@ class Suite:
         if not is_known:
             return f"{outcome} before its case was known"
         return "" if _asks_once(item) else f"{outcome}, and may ask for more cases after the first"
+
+
+def _is_renamed(workload: Mapping[str, Any], *, stored: Mapping[str, Any]) -> bool:
+    """Tell whether two workloads train the same architecture in the same way under another name."""
+    model, other = workload.get("model"), stored.get("model")
+    if not isinstance(model, Mapping) or not isinstance(other, Mapping) or model.get("name") == other.get("name"):
+        return False
+    return {**workload, "model": {**model, "name": ""}} == {**stored, "model": {**other, "name": ""}}
 
 
 def _asks_once(item: pytest.Item) -> bool:

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.frameworks.protocol import RankCommand
+from pytest_nemoperf.git import git_command, git_environment
 from pytest_nemoperf.native.orphans import is_alive
 
 _GIT_TIMEOUT_SEC = 300.0  # a checkout from a cold network file system takes minutes
@@ -221,7 +222,7 @@ def set_up(side: Side, *, command: str, project: Path) -> None:
     Raises:
         RevisionError: If it fails, or takes longer than half an hour.
     """
-    environment = {**os.environ, "NEMOPERF_AB_SIDE": side.name, "NEMOPERF_AB_PROJECT": str(project)}
+    environment = {**git_environment(), "NEMOPERF_AB_SIDE": side.name, "NEMOPERF_AB_PROJECT": str(project)}
     _run(
         ["/bin/sh", "-c", command],
         cwd=side.root,
@@ -232,10 +233,8 @@ def set_up(side: Side, *, command: str, project: Path) -> None:
 
 
 def _git(*arguments: str, root: Path, doing: str) -> str:
-    # A hook of the project must not run here, and git variables of a surrounding hook must not redirect it.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    argv = ["git", "-c", "core.hooksPath=/dev/null", "-C", str(root), *arguments]
-    return _run(argv, cwd=root, env=environment, timeout_sec=_GIT_TIMEOUT_SEC, doing=doing)
+    argv = git_command(*arguments, root=root)
+    return _run(argv, cwd=root, env=git_environment(), timeout_sec=_GIT_TIMEOUT_SEC, doing=doing)
 
 
 def _run(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_sec: float, doing: str) -> str:

@@ -37,6 +37,8 @@ INI_KEYS = [
     "perf_beta",
     "perf_tolerance",
     "perf_fail_on",
+    "perf_fail_on_unasked",
+    "perf_require_verdict",
     "perf_baselines",
     "perf_machine",
     "perf_release",

@@ -84,7 +84,9 @@ def test_counts_agree_with_their_noun() -> None:
 def test_a_commit_with_changes_on_top_is_told_apart() -> None:
     assert commit_text(make_provenance()) == "commit 0123456789ab"
     assert commit_text(make_provenance(git_dirty=True)) == "commit 0123456789ab+changes"
+    assert commit_text(make_provenance(git_dirty=None)) == "commit 0123456789ab+unknown"
     assert commit_text(make_provenance(git_commit=None)) == "no commit"
+    assert commit_text(make_provenance(git_commit=None, git_dirty=None)) == "commit unknown"
 
 
 @given(st.text(max_size=200), st.integers(0, 120))

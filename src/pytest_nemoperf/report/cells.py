@@ -113,7 +113,9 @@ def verdict_word(case: CaseResult) -> str:
 def commit_text(provenance: Provenance) -> str:
     """Return the commit as the environment has it: short, and with a mark if the code was not just that."""
     commit = provenance.environment().get("commit")
-    return f"commit {commit}" if commit else "no commit"
+    if commit:
+        return f"commit {commit}"
+    return "commit unknown" if provenance.git_dirty is None else "no commit"
 
 
 def shorten_middle(text: str, *, width: int) -> str:

@@ -18,8 +18,9 @@ from pytest_nemoperf.report.cells import allowed_text, count_text, pct_text, per
 from pytest_nemoperf.report.failure import render_failure
 from pytest_nemoperf.report.markdown import render_markdown
 from pytest_nemoperf.report.resolving import interval_text
+from pytest_nemoperf.report.stored import unasked_lines, unasked_title
 from pytest_nemoperf.report.tables import code, one_line, table_lines
-from pytest_nemoperf.results import CaseReport, CaseResult, SessionResults
+from pytest_nemoperf.results import CaseReport, CaseResult, SessionResults, Unasked
 
 MAX_OF_A_LEVEL: Final = 10
 """Annotations of one level GitHub shows of a step."""
@@ -95,6 +96,12 @@ def case_annotation(case: CaseResult, *, file: str = "", line: int | None = None
     return Annotation(
         level=level, title=f"{mark}{word}", message=f"{verdict.case}: " + "\n".join(facts), file=file, line=line
     )
+
+
+def unasked_annotation(unasked: Unasked) -> Annotation:
+    """Return what is to be said of stored baselines that may be those of cases without one."""
+    level = Level.ERROR if unasked.is_failure else Level.WARNING
+    return Annotation(level=level, title=unasked_title(unasked), message="\n".join(unasked_lines(unasked)))
 
 
 def render_step_summary(results: SessionResults, *, reports: Sequence[CaseReport]) -> str:

@@ -17,6 +17,7 @@ from pytest_nemoperf.metrics import (
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.report.cells import INJECTION_MEANING, commit_text, injection_text
 from pytest_nemoperf.report.rl_page import rl_sections
+from pytest_nemoperf.report.stored import unasked_lines, unasked_title
 from pytest_nemoperf.report.tables import (
     NOT_APPLICABLE,
     Planned,
@@ -138,6 +139,8 @@ def _notes(results: SessionResults) -> list[str]:
                 pass
         if case.waiver_note:
             notes.append(f"- WAIVER: {code(case.verdict.case)}: {case.waiver_note}")
+    if results.unasked is not None:
+        notes.append(f"- {unasked_title(results.unasked)}: {'; '.join(unasked_lines(results.unasked))}")
     return ["Notes:", "", *map(one_line, notes), ""] if notes else []
 
 
@@ -147,6 +150,7 @@ def _origin(results: SessionResults) -> list[str]:
     driver = f", driver {origin.driver}" if origin.driver else ""
     facts = [
         f"Date: {origin.date}, {commit_text(origin)}",
+        f"git can't tell what was measured: {results.git_problem}" if results.git_problem else "",
         f"Device: {origin.device}{driver}" if origin.device else "",
         f"Versions: {versions}" if versions else "",
         f"Command: {code(origin.command)}" if origin.command else "",

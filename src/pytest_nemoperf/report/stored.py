@@ -10,11 +10,13 @@ from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.measure import Run, median_over_runs
 from pytest_nemoperf.metrics import JUDGED, Metric
 from pytest_nemoperf.report.cells import count_text, figures_text, pct_text
-from pytest_nemoperf.report.console import heading, indented, whole
-from pytest_nemoperf.results import CaseReport, Pruned
+from pytest_nemoperf.report.console import ALARM, heading, indented, styled, whole
+from pytest_nemoperf.results import CaseReport, Pruned, Unasked
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+_MAX_LISTED = 10
 
 
 def stored_parts(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
@@ -55,6 +57,59 @@ def pruned_parts(pruned: Pruned | None) -> Iterator[RenderableType]:
     if pruned.why_not:
         yield heading("baselines not deleted (--perf-prune), for more may ask for them than was seen")
         yield from map(indented, pruned.why_not)
+
+
+def unasked_parts(unasked: Unasked | None) -> Iterator[RenderableType]:
+    """Return which stored baselines may be those of cases without one."""
+    if unasked is None:
+        return
+    yield ""
+    yield styled((unasked_title(unasked), ALARM))
+    yield from map(whole, _unasked_names(unasked))
+    yield from map(indented, _unasked_advice(unasked))
+
+
+def unasked_title(unasked: Unasked) -> str:
+    """Return in a line what cases without a baseline stand beside."""
+    missing = f"{count_text(len(unasked.missing), 'case')} without a baseline"
+    if not unasked.stored:
+        return f"{missing}, and stored ones that no test which was seen asks for"
+    seen = " which was seen" if unasked.gaps else ""
+    stored = count_text(len(unasked.stored), "stored baseline")
+    return f"{missing}, and {stored} that no test{seen} asks for: they may be the same, renamed"
+
+
+def unasked_lines(unasked: Unasked) -> list[str]:
+    """Return both sides, which of them are the same but for a name, and what to do."""
+    return [*_unasked_names(unasked), *_unasked_advice(unasked)]
+
+
+def _unasked_names(unasked: Unasked) -> list[str]:
+    names = [f"{case} is {stored} but for the model's name" for case, stored in unasked.renamed.items()]
+    if not unasked.gaps:
+        names += _first([f"no baseline: {case}" for case in unasked.missing if case not in unasked.renamed])
+        names += _first([f"asked for by no test: {path}" for path in unasked.stored])
+    return names
+
+
+def _unasked_advice(unasked: Unasked) -> Iterator[str]:
+    for gap in unasked.gaps:
+        yield f"a test that was not seen may ask for them: {gap}"
+    if not unasked.stored:
+        yield "so nothing is known of them, and perf_fail_on_unasked fails nothing"
+    else:
+        yield (
+            "name the cases as before (model_name or variant of the recipe, the id of the test), or record them anew: "
+            "--update-baselines --perf-prune"
+        )
+    if unasked.is_failure:
+        yield "the session fails for this (perf_fail_on_unasked)"
+
+
+def _first(lines: list[str]) -> list[str]:
+    if len(lines) <= _MAX_LISTED:
+        return lines
+    return [*lines[:_MAX_LISTED], f"and {len(lines) - _MAX_LISTED} more like it"]
 
 
 def _not_stored(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:

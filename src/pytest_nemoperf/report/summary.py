@@ -40,7 +40,7 @@ from pytest_nemoperf.report.console import (
 )
 from pytest_nemoperf.report.resolving import loose_texts
 from pytest_nemoperf.report.rollouts import PHASE_HEADINGS, phase_cells
-from pytest_nemoperf.report.stored import pruned_parts, stored_parts
+from pytest_nemoperf.report.stored import pruned_parts, stored_parts, unasked_parts
 from pytest_nemoperf.results import CaseReport, CaseResult, SessionResults
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ def _parts(
     if results.replay_of:
         yield f"replay: runs stored in {results.replay_of}, judged again"
     yield _origin(results)
+    if results.git_problem:
+        yield indented(f"git can't tell what was measured: {results.git_problem}")
     for headings, cells_of in (
         (_STEP_HEADINGS, _step_cells),
         (_RL_HEADINGS, _rl_cells),
@@ -108,6 +110,7 @@ def _parts(
     yield from _not_run(results)
     yield from stored_parts(reports)
     yield from pruned_parts(results.pruned)
+    yield from unasked_parts(results.unasked)
     if written:
         yield ""
         yield heading("files written")

@@ -1,0 +1,127 @@
+"""Calls of git about the repository that a folder lies in, whatever repository surrounds this process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pytest_nemoperf.errors import GitError
+
+_TIMEOUT_SEC = 10.0
+
+REPOSITORY_VARIABLES: Final = frozenset(
+    {
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+        "GIT_COMMON_DIR",
+        "GIT_DIR",
+        "GIT_GRAFT_FILE",
+        "GIT_IMPLICIT_WORK_TREE",
+        "GIT_INDEX_FILE",
+        "GIT_INTERNAL_SUPER_PREFIX",
+        "GIT_NAMESPACE",
+        "GIT_NO_REPLACE_OBJECTS",
+        "GIT_OBJECT_DIRECTORY",
+        "GIT_PREFIX",
+        "GIT_QUARANTINE_PATH",
+        "GIT_REPLACE_REF_BASE",
+        "GIT_SHALLOW_FILE",
+        "GIT_WORK_TREE",
+    }
+)
+"""Variables by which a surrounding git, as of a hook, says which repository it is at.
+
+They are those of ``git rev-parse --local-env-vars`` but for ``GIT_CONFIG*``, and two that a server's hooks get.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeVersion:
+    """Which code a folder holds, as far as git can tell.
+
+    Attributes:
+        commit: What is checked out; None outside a repository, before its first commit, or if unknown.
+        is_dirty: Tracked files differ from that commit; None if unknown.
+        problem: git's reason for what is unknown; empty if nothing is.
+    """
+
+    commit: str | None
+    is_dirty: bool | None
+    problem: str = ""
+
+
+def code_version(root: Path) -> CodeVersion:
+    """Return which code a folder holds; what git can't tell stays unknown."""
+    if find_repository(root) is None:
+        return CodeVersion(commit=None, is_dirty=False)
+    is_dirty: bool | None = None
+    problem = ""
+    try:
+        is_dirty = bool(ask_git("status", "--porcelain", "--untracked-files=no", root=root))
+    except GitError as exc:
+        problem = str(exc)
+    try:
+        commit = ask_git("rev-parse", "--verify", "--quiet", "HEAD", root=root)
+    except GitError:  # before the first commit, or for the same reason
+        commit = None
+    return CodeVersion(commit=commit, is_dirty=is_dirty, problem=problem)
+
+
+def find_repository(path: Path) -> Path | None:
+    """Return the top folder of the repository that a file or folder lies in, or None; git need not be there."""
+    path = path.absolute()
+    return next((folder for folder in (path, *path.parents) if (folder / ".git").exists()), None)
+
+
+def git_environment() -> dict[str, str]:
+    """Return this process's environment without the repository it names, for git and for what may call git.
+
+    How git works stays as it was set: ``GIT_SSH_COMMAND``, or ``GIT_CONFIG_COUNT`` and its kin, by which a container
+    trusts a checkout that another user owns (``safe.directory``).
+    """
+    return {name: value for name, value in os.environ.items() if name not in REPOSITORY_VARIABLES}
+
+
+def git_command(*arguments: str, root: Path) -> list[str]:
+    """Return the argv of a git command in the repository of a folder; no hook of that repository runs."""
+    return ["git", "-c", "core.hooksPath=/dev/null", "-C", str(root), *arguments]
+
+
+def ask_git(*arguments: str, root: Path) -> str:
+    """Return what a git command prints that changes nothing.
+
+    Args:
+        arguments: Of git, from the name of the command on.
+        root: A folder of the repository.
+
+    Raises:
+        GitError: If there is no git, it fails, or takes longer than ten seconds; with git's own reason.
+    """
+    try:
+        done = subprocess.run(  # noqa: S603 (the user's own git)
+            git_command(*arguments, root=root),
+            capture_output=True,
+            check=False,
+            env=git_environment() | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
+            errors="replace",
+            text=True,
+            timeout=_TIMEOUT_SEC,
+        )
+    except subprocess.TimeoutExpired:
+        raise GitError(f"git {arguments[0]} took longer than {_TIMEOUT_SEC:g} s") from None
+    except OSError as exc:
+        raise GitError(f"git can't be started: {exc.strerror or exc}") from None
+    if done.returncode:
+        raise GitError(_reason(done.stderr) or f"git {arguments[0]} ended with {done.returncode}")
+    return done.stdout.strip()
+
+
+def _reason(stderr: str) -> str:
+    """Return why git failed in one line, with the command that it says would help."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    fatal = [line for line in lines if line.startswith("fatal: ")]
+    reason = (fatal or lines or [""])[0].removeprefix("fatal: ")
+    remedies = [line for line in lines if line.startswith("git config ")]
+    return "; ".join([reason, *remedies[:1]])

@@ -1,0 +1,123 @@
+"""Working folders of sessions: made when first needed, locked while their session lives, the oldest deleted."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_LOCK = ".lock"
+_NUMBER = ".number"
+_TIMEOUT_SEC = 10.0
+_NAME = re.compile(r"(\d{8}-\d{6})(?:-(\d+))?")
+
+
+class SessionFolder:
+    """The working folder of one session, named by the time.
+
+    The session holds a lock in it. The operating system gives that up when the session dies, however that happens: so
+    others can tell a folder that is in use from one that was left. Which folder is older is told by a number in it, for
+    clocks are set back.
+
+    Args:
+        root: Where all sessions have their folders.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._path: Path | None = None
+        self._lock: FileLock | None = None
+
+    @property
+    def path(self) -> Path:
+        """The folder; it is made when it is first asked for."""
+        if self._path is None:
+            self._root.mkdir(parents=True, exist_ok=True)
+            # Or another session would delete a folder that is made, but not locked yet.
+            with _others_locked_out(self._root):
+                number = 1 + max(map(_number, _session_folders(self._root)), default=0)
+                self._path = _make_folder(self._root)
+                (self._path / _NUMBER).write_text(f"{number}\n", encoding="ascii")
+                self._lock = FileLock(self._path / _LOCK)
+                with suppress(NotImplementedError):  # a file system without locks
+                    self._lock.acquire(timeout=0)
+        return self._path
+
+    def forget_others(self, *, keep: int) -> None:
+        """Delete the folders of all but the newest sessions.
+
+        This session's folder stays, and so do those of sessions that live and what is not named as sessions are.
+        """
+        if not self._root.is_dir():
+            return
+        with _others_locked_out(self._root):
+            old = sorted(_session_folders(self._root), key=_age)[:-keep]
+            left = [folder for folder in old if folder != self._path and not _is_in_use(folder)]
+        for folder in left:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def release(self) -> None:
+        """Let others delete the folder once it is old; may be called twice."""
+        if self._lock is not None:
+            self._lock.release()
+
+
+@contextmanager
+def _others_locked_out(root: Path) -> Iterator[None]:
+    """Keep other sessions from making and deleting folders for a moment, if the file system can lock."""
+    lock = FileLock(root.with_suffix(_LOCK))
+    with suppress(Timeout, NotImplementedError):
+        lock.acquire(timeout=_TIMEOUT_SEC)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make_folder(root: Path) -> Path:
+    """Make a folder that no other session has: two may start within the same second."""
+    name = time.strftime("%Y%m%d-%H%M%S")
+    folder = root / name
+    for number in itertools.count(2):
+        try:
+            folder.mkdir()
+            break
+        except FileExistsError:
+            folder = root / f"{name}-{number}"
+    return folder
+
+
+def _session_folders(root: Path) -> list[Path]:
+    return [path for path in root.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+
+
+def _age(folder: Path) -> tuple[int, str, int]:
+    """Sort by number; folders of versions that gave none are older, and sort by name."""
+    match = _NAME.fullmatch(folder.name)
+    day, again = match.groups() if match else (folder.name, None)
+    return _number(folder), day, int(again or 1)
+
+
+def _number(folder: Path) -> int:
+    try:
+        return int((folder / _NUMBER).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
+
+
+def _is_in_use(folder: Path) -> bool:
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):  # another user's, who may live
+        return True
+    except NotImplementedError:  # a file system without locks
+        return False
+    lock.release()
+    return False
