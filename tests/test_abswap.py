@@ -130,25 +130,25 @@ def test_a_variable_of_the_recipe_may_name_a_missing_folder_to_search_but_no_mis
 
     assert found["CONF"] == f"{trees.old}/conf"
     assert found["LIB_PATH"] == f"{trees.old}/bench:{trees.old}/src"
-    with pytest.raises(RevisionError, match=r"the recipe's CONF names .*new.yaml, but the revision has no new.yaml"):
-        swapped(trees, CONF="{top}/project/new.yaml")
+    for name in ("CONF", "CONF_PATH"):
+        with pytest.raises(RevisionError, match=f"the recipe's {name} names .*, but the revision has no new.yaml"):
+            swapped(trees, **{name: "{top}/project/new.yaml"})
 
 
 def test_variables_of_this_process_are_swapped_too_and_never_refused(
     trees: Trees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PATH", f"{trees.new}/bin:{trees.new}/.venv/bin:/usr/bin")
+    monkeypatch.setenv("PATH", f"{trees.new}/bin:{trees.new}/bench:{trees.new}/.venv/bin:/usr/bin")
     monkeypatch.setenv("PWD", f"{trees.new.parent}/link")
-    monkeypatch.setenv("LAST_EDITED", f"{trees.new}/new.yaml")
+    monkeypatch.setenv("LD_PRELOAD", f"{trees.new}/new.yaml")  # to do without it would be another comparison
     monkeypatch.setenv("HOME", str(trees.new))
     monkeypatch.setenv("PYTHONPATH", f"{trees.new}/src")
 
     env = swapped(trees, "run").env
 
     assert env == {
-        "PATH": f"{trees.old}/bin:{trees.new}/.venv/bin:/usr/bin",
+        "PATH": f"{trees.old}/bin:{trees.old}/bench:{trees.new}/.venv/bin:/usr/bin",
         "PWD": str(trees.old),
-        "LAST_EDITED": f"{trees.old}/new.yaml",
         "PYTHONPATH": f"{trees.old}/src:{trees.old}/src",
     }
 

@@ -100,47 +100,51 @@ class _Swap:
         self._trees = trees
 
     def argument(self, word: str) -> str:
-        return self._swapped(word, subject="the command's arguments name", needs_copy=True)
+        return self._swapped(word, subject="the command's arguments name")
 
     def variable(self, name: str, value: str) -> str:
         # A search path may name folders that one side lacks: it finds nothing there.
-        return self._swapped(value, subject=f"the recipe's {name} names", needs_copy=not name.endswith("PATH"))
+        return self._swapped(value, subject=f"the recipe's {name} names", may_lack_folders=name.endswith("PATH"))
 
     def inherited(self, environment: Mapping[str, str]) -> dict[str, str]:
         """Return those variables that change.
 
-        Nobody set them for this command, so it is no error if one names what the old side lacks.
+        Nobody set them for this command, so it is no error if one names what the old side lacks. A file, such as that
+        of LD_PRELOAD, stays the working tree's: whoever uses it is found out, while to run without it would be
+        another comparison.
         """
-        swapped = {name: self._swapped(value, subject=name, needs_copy=False) for name, value in environment.items()}
+        swapped = {
+            name: self._swapped(value, subject=name, may_lack_folders=True, may_lack_files=True)
+            for name, value in environment.items()
+        }
         return {name: value for name, value in swapped.items() if value != environment[name]}
 
-    def _swapped(self, text: str, *, subject: str, needs_copy: bool) -> str:
+    def _swapped(self, text: str, *, subject: str, may_lack_folders: bool = False, may_lack_files: bool = False) -> str:
         parts: list[str] = []
         done = 0
         for found in _START.finditer(text):
             start = found.start("path")
             mention = self._mention(text, start=start) if start >= done else None
-            if mention is not None:
-                parts += [text[done:start], self._own(mention, subject=subject, needs_copy=needs_copy)]
-                done = mention.end
+            if mention is None:
+                continue
+            own = self._own(mention)
+            if own is None:
+                is_folder = (self._trees.new / mention.place).is_dir()
+                if not (may_lack_folders if is_folder else may_lack_files):
+                    raise RevisionError(_lacks(mention, subject=subject))
+                own = mention.own if is_folder else mention.text
+            parts += [text[done:start], own]
+            done = mention.end
         return "".join([*parts, text[done:]])
 
-    def _own(self, mention: _Mention, *, subject: str, needs_copy: bool) -> str:
-        """Return what the old side gets in place of a mention: its own copy, or the same where that is common."""
+    def _own(self, mention: _Mention) -> str | None:
+        """Return what the old side gets in place of a mention: its own copy, the same where it is common, or None."""
         trees, place = self._trees, mention.place
         while not (trees.has_old(place) or os.path.lexists(trees.new / place)):
             place = place.parent  # a file that is yet to be written, or a pattern of names: the folder decides
         if trees.has_old(place):
             return mention.own
-        if trees.is_common(place):
-            return mention.text
-        if needs_copy:
-            raise RevisionError(
-                f"{subject} {mention.text}, but the revision has no {place}, and both sides would use the working "
-                "tree's; compare with a revision that has it, or put it there by the ini key perf_ab_setup, which "
-                "finds the root directory of the working tree in NEMOPERF_AB_PROJECT"
-            )
-        return mention.own
+        return mention.text if trees.is_common(place) else None
 
     def _mention(self, text: str, *, start: int) -> _Mention | None:
         """Return the mention that begins there, if that path leads into the working tree."""
@@ -183,6 +187,14 @@ class _Swap:
             if os.path.lexists(self._trees.new / path) or os.path.lexists(self._trees.old / path):
                 return end
         return ends[0]
+
+
+def _lacks(mention: _Mention, *, subject: str) -> str:
+    return (
+        f"{subject} {mention.text}, but the revision has no {mention.place}, and both sides would use the working "
+        "tree's; compare with a revision that has it, or put it there by the ini key perf_ab_setup, which finds the "
+        "root directory of the working tree in NEMOPERF_AB_PROJECT"
+    )
 
 
 def _step(folder: Path, name: str) -> Path:

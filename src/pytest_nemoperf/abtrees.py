@@ -64,8 +64,8 @@ class Trees:
     def is_common(self, place: PurePosixPath) -> bool:
         """Tell whether both sides may use the working tree's copy: git has no other one, and it is not code.
 
-        Packages that are installed inside the tree, what lies in hidden folders (caches of tools), data and submodules
-        that are the same on both sides are common.
+        Packages that are installed inside the tree, clones of other repositories, what lies in hidden folders (caches
+        of tools), data, and submodules that are the same on both sides are common.
         """
         path = self.new / place
         if place.parts[:1] == (".git",) or any(path.is_relative_to(each) for each in self.lent):
@@ -75,14 +75,14 @@ class Trees:
             return submodule in self.same_submodules
         if str(place) in self.tracked:
             return False
-        return path.is_dir() or self._is_installed(place) or not _is_code(path)
+        return path.is_dir() or self._is_foreign(place) or not _is_code(path)
 
-    def _is_installed(self, place: PurePosixPath) -> bool:
+    def _is_foreign(self, place: PurePosixPath) -> bool:
         if _PACKAGE_FOLDERS.intersection(place.parts) or any(part.startswith(".") for part in place.parts[:-1]):
             return True
         if self.new / place == Path(sys.executable):
             return True
-        return any(_holds_packages(self.new / folder) for folder in place.parents if folder.parts)
+        return any(_is_foreign_folder(self.new / folder) for folder in place.parents if folder.parts)
 
 
 def read_trees(revision: Revision, *, checkout: Path, state_dir: Path) -> Trees:
@@ -156,9 +156,9 @@ def _lent(new: Path, *, old: Path) -> Iterator[Path]:
             yield target
 
 
-def _holds_packages(folder: Path) -> bool:
-    """Tell whether a folder is a virtual environment, an installation of Python, or was filled by pip."""
-    marks = ("pyvenv.cfg", "conda-meta", "lib/python3*", "*.dist-info")
+def _is_foreign_folder(folder: Path) -> bool:
+    """Tell whether a folder is a clone, a virtual environment, an installation of Python, or was filled by pip."""
+    marks = (".git", "pyvenv.cfg", "conda-meta", "lib/python3*", "*.dist-info")
     return any(any(folder.glob(mark)) for mark in marks)
 
 
