@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nemoperf.abpaths import check_installed, check_modules, usual_paths
+from pytest_nemoperf.abpaths import check_entries, check_installed, check_modules, usual_paths
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.worktree import Side
 
@@ -89,9 +89,9 @@ def test_a_folder_that_an_editable_install_puts_on_the_path_is_found_whatever_it
     (site / "my_model-1.0.dist-info" / "RECORD").write_text("_my_model.pth,,\n")
     monkeypatch.syspath_prepend(site)
 
-    check_installed(("python",), project=project)
+    check_installed(("python",), project=project, repository=project)
     with pytest.raises(RevisionError, match="my-model is installed from python of the working tree"):
-        check_installed((".",), project=project)
+        check_installed((".",), project=project, repository=project)
 
 
 @pytest.mark.parametrize("top_level", [None, "my_model\n"], ids=["by name", "by top_level.txt"])
@@ -103,8 +103,31 @@ def test_an_editable_install_outside_what_is_swapped_is_refused(
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.syspath_prepend(project / "python")
 
-    check_installed(("python",), project=project)
-    check_installed(("src",), project=tmp_path / "another")
+    check_installed(("python",), project=project, repository=project)
+    check_installed(("src",), project=tmp_path / "another", repository=tmp_path / "another")
     message = "my_model is installed from python of the working tree, which is not among the swapped PYTHONPATH entries"
     with pytest.raises(RevisionError, match=re.escape(f"{message} (src, lib)") + ".*; add python to"):
-        check_installed(("src", "lib"), project=project)
+        check_installed(("src", "lib"), project=project, repository=project)
+
+
+def test_an_editable_install_outside_the_root_directory_but_in_its_repository_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path / "site", project=tmp_path / "repository", package="src/my_model", top_level=None)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.syspath_prepend(tmp_path / "repository" / "src")
+    repository = tmp_path / "repository"
+
+    check_installed(("../src",), project=repository / "perf", repository=repository)
+    with pytest.raises(RevisionError, match=r"my_model is installed from ../src of .*; add ../src to"):
+        check_installed((".",), project=repository / "perf", repository=repository)
+
+
+@pytest.mark.parametrize("path", ["{project}/src", "../../elsewhere", "/usr/lib"])
+def test_an_entry_that_both_sides_would_share_is_refused(path: str, tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    path = path.replace("{project}", str(repository / "perf"))
+
+    check_entries(("src", "../src", "."), project=repository / "perf", repository=repository)
+    with pytest.raises(RevisionError, match=rf"perf_ab_paths has {path}, which is the same folder for both sides: .*"):
+        check_entries(("src", path), project=repository / "perf", repository=repository)

@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from pytest_nemoperf.abrun import Contest, NoTurnsError, Round
-from pytest_nemoperf.errors import LaunchError
+from pytest_nemoperf.abtrees import Trees
+from pytest_nemoperf.errors import LaunchError, RevisionError
 from pytest_nemoperf.frameworks.command import CommandFramework
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Plan
@@ -35,7 +36,7 @@ plan = json.loads(pathlib.Path(os.environ["NEMOPERF_PLAN"]).read_text())
 num_steps = plan["warmup_steps"] + plan["steps"]
 turn = Turn(**plan["turn"]) if plan["turn"] and {knows_turns} else None
 here = pathlib.Path(__file__).parent
-(here / "pid").write_text(str(os.getpid()))
+(here.parent / f"pid-{{here.name}}").write_text(str(os.getpid()))
 with open(os.environ["NEMOPERF_STEPS"], "w") as file:
     for step in steps_in_turn(turn, rank=0, num_steps=num_steps, settle=lambda: None):
         if step == 3:
@@ -52,7 +53,7 @@ class TwoSides:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.contest = Contest(self._side("old"), self._side("new"), project=folder / "new")
+        self.contest = Contest(self._side("old"), self._side("new"), trees=self._trees())
 
     def program(self, side: str, *, at_step_3: str = "pass", knows_turns: bool = True) -> None:
         text = PROGRAM.format(at_step_3=at_step_3, knows_turns=knows_turns)
@@ -87,13 +88,22 @@ class TwoSides:
         return (self.folder / "order").read_text().strip()
 
     def lives(self, side: str) -> bool:
-        return psutil.pid_exists(int((self.folder / side / "pid").read_text()))
+        return psutil.pid_exists(int((self.folder / f"pid-{side}").read_text()))
 
     def _side(self, name: str) -> Side:
         root = self.folder / name
         root.mkdir()
         origin = {"old": "main, 36db4f5", "new": "working tree"}[name]
         return Side(name=name, origin=origin, root=root, paths=("src",))
+
+    def _trees(self) -> Trees:
+        folder = self.folder.resolve()
+        return Trees(
+            new=folder / "new",
+            old=folder / "old",
+            state_dir=folder / "run",
+            tracked=frozenset({"program.py"}),
+        )
 
     def _plan(self, timeout_sec: float) -> Plan:
         plan = make_plan(
@@ -134,7 +144,7 @@ def test_a_side_that_fails_is_named_with_its_own_error_and_the_other_ends(sides:
 
 
 def test_a_side_that_is_killed_while_the_other_has_the_turn_is_the_one_named(sides: TwoSides) -> None:
-    kill = "os.kill(int((here.parent / 'old' / 'pid').read_text()), signal.SIGKILL)"
+    kill = "os.kill(int((here.parent / 'pid-old').read_text()), signal.SIGKILL)"
     sides.program("new", at_step_3=kill)
 
     with pytest.raises(LaunchError, match=r"^old \(main, 36db4f5\): .* was killed by SIGKILL"):
@@ -153,6 +163,16 @@ def test_of_two_sides_that_run_out_of_time_the_one_with_the_turn_is_named(sides:
     assert not sides.lives("old")
 
 
+def test_a_side_that_uses_the_other_sides_file_is_refused_at_once_and_both_end(sides: TwoSides) -> None:
+    sides.program("old", at_step_3="os.chdir(here.parent / 'new'); time.sleep(1000)")
+
+    with pytest.raises(RevisionError, match=r"^old \(main, 36db4f5\): its processes use the working tree: .*/new \(as"):
+        sides.run()
+
+    assert not sides.lives("old")
+    assert not sides.lives("new")
+
+
 def test_code_that_is_older_than_turns_is_noticed_and_not_waited_for(sides: TwoSides) -> None:
     sides.program("old", knows_turns=False)
 
@@ -166,7 +186,7 @@ def test_an_interrupt_stops_both_sides(sides: TwoSides, monkeypatch: pytest.Monk
     sides.program("old", at_step_3="time.sleep(1000)")
 
     def interrupt(_last: object) -> None:
-        if all((sides.folder / name / "pid").exists() for name in ("old", "new")):
+        if all((sides.folder / f"pid-{name}").exists() for name in ("old", "new")):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(sides, "on_progress", interrupt)

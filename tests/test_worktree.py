@@ -14,7 +14,6 @@ import psutil
 import pytest
 
 from pytest_nemoperf.errors import RevisionError
-from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.native.orphans import is_alive
 from pytest_nemoperf.worktree import Side, Worktree, find_revision, set_up
 
@@ -147,41 +146,6 @@ def test_without_a_repository_there_is_nothing_to_compare_with(tmp_path: Path) -
 
     with pytest.raises(RevisionError, match="--perf-ab=main needs a git repository"):
         find_revision("main", root=tmp_path)
-
-
-def test_the_side_of_a_command_decides_over_files_of_the_project_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", "/usual")
-    project, old = tmp_path / "project", tmp_path / "old"
-    for path in (project / "train.py", project / ".venv" / "python", old / "train.py"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    argv = (str(project / ".venv" / "python"), str(project / "train.py"), "--config", "train.py", "/etc/hosts")
-    command = RankCommand(argv=argv, num_processes=1, env={"A": "b"})
-
-    swapped = side_of(old, "src", "tools").command(command, project=project)
-
-    assert swapped.argv == (argv[0], str(old / "train.py"), "--config", "train.py", "/etc/hosts")
-    assert swapped.env == {"A": "b", "PYTHONPATH": f"{old}/src:{old}/tools:/usual"}
-
-
-def test_a_recipes_own_python_path_comes_after_the_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PYTHONPATH", raising=False)
-    command = RankCommand(argv=("train",), num_processes=1, env={"PYTHONPATH": "/recipe"})
-
-    assert side_of(tmp_path, ".").command(command, project=tmp_path).env["PYTHONPATH"] == f"{tmp_path}:/recipe"
-
-
-def test_each_side_has_its_own_copy_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    project, old = tmp_path / "project", tmp_path / "old"
-    (project / "train").mkdir(parents=True)
-    (old / "train").mkdir(parents=True)
-    monkeypatch.chdir(project / "train")
-
-    assert side_of(old).cwd(project=project) == old / "train"
-    monkeypatch.chdir("/")
-    assert side_of(old).cwd(project=project) == Path("/")
 
 
 def test_a_set_up_command_runs_in_the_side_and_knows_which_it_is(tmp_path: Path) -> None:

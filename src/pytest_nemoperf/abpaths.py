@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -30,6 +31,26 @@ def usual_paths(root: Path) -> tuple[str, ...]:
     return ("src",) if (root / "src").is_dir() else (_ROOT,)
 
 
+def check_entries(paths: Sequence[str], *, project: Path, repository: Path) -> None:
+    """Check that each side has its own copy of every PYTHONPATH entry.
+
+    Args:
+        paths: Of both sides, relative to their root directories.
+        project: Root directory of the working tree.
+        repository: Top folder of the working tree.
+
+    Raises:
+        RevisionError: If an entry is absolute, or leads out of the repository.
+    """
+    for path in paths:
+        is_inside = (project / path).resolve().is_relative_to(repository.resolve())
+        if Path(path).is_absolute() or not is_inside:
+            raise RevisionError(
+                f"the ini key perf_ab_paths has {path}, which is the same folder for both sides: {_CONSEQUENCE}; "
+                f"name a folder of the repository, relative to pytest's root directory {project}"
+            )
+
+
 def check_modules(side: Side, *, is_guess: bool) -> None:
     """Check that Python can import something from each of a side's PYTHONPATH entries.
 
@@ -53,21 +74,22 @@ def check_modules(side: Side, *, is_guess: bool) -> None:
             )
 
 
-def check_installed(paths: Sequence[str], *, project: Path) -> None:
+def check_installed(paths: Sequence[str], *, project: Path, repository: Path) -> None:
     """Check that packages which are installed from the working tree itself are among what is swapped.
 
     Args:
         paths: PYTHONPATH entries of both sides, relative to their root directories.
         project: Root directory of the working tree.
+        repository: Its top folder.
 
     Raises:
         RevisionError: If an editable install lies in a folder of the working tree that is no such entry.
     """
-    project = project.resolve()
+    project, repository = project.resolve(), repository.resolve()
     swapped = {(project / path).resolve() for path in paths}
-    for name, folder in _editable_packages(project):
-        if folder.is_relative_to(project) and folder not in swapped:
-            inside = folder.relative_to(project)
+    for name, folder in _editable_packages(repository):
+        if folder.is_relative_to(repository) and folder not in swapped:
+            inside = os.path.relpath(folder, project)
             raise RevisionError(
                 f"{name} is installed from {inside} of the working tree, which is not among the swapped PYTHONPATH "
                 f"entries ({', '.join(paths)}): {_CONSEQUENCE}; add {inside} to the ini key perf_ab_paths"

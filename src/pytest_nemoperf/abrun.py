@@ -14,7 +14,10 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
-from pytest_nemoperf.errors import NemoPerfError, TurnError
+from pytest_nemoperf.ablook import Lookout
+from pytest_nemoperf.abswap import command_of, working_directory
+from pytest_nemoperf.abtrees import Trees
+from pytest_nemoperf.errors import NemoPerfError, RevisionError, TurnError
 from pytest_nemoperf.frameworks.protocol import Framework, RankCommand
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.launchers.protocol import LaunchResult
@@ -66,13 +69,17 @@ class SideRunner:
 
     Args:
         side: Whose code.
-        project: Root directory of the working tree.
+        trees: The working tree and the checkout.
+
+    Raises:
+        RevisionError: If the side has no copy of the working directory.
     """
 
-    def __init__(self, side: Side, *, project: Path) -> None:
+    def __init__(self, side: Side, *, trees: Trees) -> None:
         self.side = side
-        self._project = project
-        self._launcher = LocalLauncher(cwd=side.cwd(project=project))
+        self._trees = trees
+        self._lookout = Lookout(side, trees=trees)
+        self._launcher = LocalLauncher(cwd=working_directory(side, trees=trees))
         # The kernel takes the end of the thread that started a helper for its parent's death.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"perf-{side.name}")
 
@@ -93,13 +100,21 @@ class SideRunner:
     def launch(
         self, command: RankCommand, *, run_dir: Path, timeout_sec: float, on_poll: Callable[[], None]
     ) -> LaunchResult:
-        """Launch a command with this side's code."""
-        return self._launcher.launch(
-            self.side.command(command, project=self._project),
-            run_dir=run_dir,
-            timeout_sec=timeout_sec,
-            on_poll=on_poll,
-        )
+        """Launch a command with this side's code.
+
+        Raises:
+            LaunchError: If nothing could be started.
+            RevisionError: If the command, or a process it starts, uses files that this side must have of its own.
+        """
+        own = self._lookout.watched(command_of(self.side, command, trees=self._trees), run_dir=run_dir)
+
+        def poll() -> None:
+            on_poll()
+            self._lookout.look(self._launcher.processes)
+
+        result = self._launcher.launch(own, run_dir=run_dir, timeout_sec=timeout_sec, on_poll=poll)
+        self._lookout.read(run_dir)
+        return result
 
     def close(self) -> None:
         """End the helper processes, once a run that was told to stop has; may be called twice."""
@@ -115,12 +130,15 @@ class Contest:
     Args:
         old: The revision.
         new: The working tree.
-        project: Root directory of the working tree.
+        trees: The working tree and the checkout, once they are set up.
+
+    Raises:
+        RevisionError: If the old side has no copy of the working directory.
     """
 
-    def __init__(self, old: Side, new: Side, *, project: Path) -> None:
+    def __init__(self, old: Side, new: Side, *, trees: Trees) -> None:
         self.sides: Mapping[str, Side] = {"old": old, "new": new}
-        self._runners = {side.name: SideRunner(side, project=project) for side in (old, new)}
+        self._runners = {side.name: SideRunner(side, trees=trees) for side in (old, new)}
         self._stop = threading.Event()
 
     def by_turns(
@@ -147,6 +165,7 @@ class Contest:
             NoTurnsError: If one side's code is older than turns.
             LaunchError: If a side failed; the text names it.
             RecordError: If a side left an impossible record.
+            RevisionError: If a side uses the other side's files.
         """
         self._stop.clear()
         seen: list[Progress] = []
@@ -253,6 +272,8 @@ class Contest:
             return _Blame.STOPPED
         if isinstance(error, TurnError):
             return _Blame.LEFT_ALONE
+        if isinstance(error, RevisionError):
+            return _Blame.CAUSE
         has_turn = token.read_text(encoding="utf-8") if token is not None and token.exists() else ""
         return _Blame.CAUSE if has_turn in ("", self.sides[name].label) else _Blame.WAITED
 

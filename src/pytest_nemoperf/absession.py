@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_nemoperf import machine
-from pytest_nemoperf.abpaths import check_installed, check_modules, usual_paths
+from pytest_nemoperf.abpaths import check_entries, check_installed, check_modules, usual_paths
 from pytest_nemoperf.abplan import DEFAULT_BLOCK_STEPS, unsuited_to_turns
 from pytest_nemoperf.abrun import Contest, NoTurnsError
 from pytest_nemoperf.abseries import SIDES, Series
 from pytest_nemoperf.abtest import MIN_ROUNDS, ABResult, judge_rounds
+from pytest_nemoperf.abtrees import read_trees
 from pytest_nemoperf.comparison import Terms, VerdictKind
 from pytest_nemoperf.errors import RevisionError, UnsupportedError
 from pytest_nemoperf.measure import Measurement
@@ -80,7 +81,7 @@ class ABSession:
             What was measured of the working tree; report has the rest.
 
         Raises:
-            RevisionError: If the revision can't be checked out or set up.
+            RevisionError: If the revision can't be checked out, set up or kept apart from the working tree.
             LaunchError: If a side failed; the text names it.
             RecordError: If a side left an impossible record.
         """
@@ -163,10 +164,11 @@ class ABSession:
         self._worktree.remove()
 
     def _prepare(self, progress: Progress) -> Contest:
-        paths = self._against.paths
+        paths, repository = self._against.paths, self.revision.repository
+        check_entries(paths, project=self._root, repository=repository)
         progress.say(f"checking out {self.revision.label}, for --perf-ab")
         checkout = self._worktree.add()
-        old_root = checkout / self._root.resolve().relative_to(self.revision.repository.resolve())
+        old_root = checkout / self._root.resolve().relative_to(repository.resolve())
         old = Side(name="old", origin=self.revision.label, root=old_root, paths=paths or usual_paths(old_root))
         new = Side(name="new", origin="working tree", root=self._root, paths=paths or usual_paths(self._root))
         if self._against.setup:
@@ -175,8 +177,9 @@ class ABSession:
                 set_up(side, command=self._against.setup, project=self._root)
         for side in (old, new):
             check_modules(side, is_guess=not paths)
-        check_installed(new.paths, project=self._root)
-        self._contest = Contest(old, new, project=self._root)
+        check_installed(new.paths, project=self._root, repository=repository)
+        trees = read_trees(self.revision, checkout=checkout, state_dir=self._settings.state_dir)
+        self._contest = Contest(old, new, trees=trees)
         return self._contest
 
     def _series(self, plan: Plan, *, progress: Progress) -> Series:

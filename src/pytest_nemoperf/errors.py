@@ -43,7 +43,7 @@ class GenerationError(NemoPerfError, RuntimeError):
 
 
 class RevisionError(NemoPerfError, RuntimeError):
-    """The other version of a comparison can't be found, checked out or set up."""
+    """The other version of a comparison can't be found, checked out, set up or kept apart from the working tree."""
 
 
 class GitError(NemoPerfError, RuntimeError):

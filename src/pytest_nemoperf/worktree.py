@@ -10,14 +10,13 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 from filelock import FileLock, Timeout
 
 from pytest_nemoperf.errors import RevisionError
-from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.git import git_command, git_environment
 from pytest_nemoperf.native.orphans import is_alive
 
@@ -51,33 +50,6 @@ class Side:
         """The name people read: ``old (main, 36db4f5)``."""
         return f"{self.name} ({self.origin})"
 
-    def command(self, command: RankCommand, *, project: Path) -> RankCommand:
-        """Return a command that uses this side's code.
-
-        Its PYTHONPATH begins with this side's entries. Arguments that are files of the project become the same files of
-        this side; what this side lacks, such as a virtual environment, is common to both.
-
-        Args:
-            command: As the framework made it.
-            project: The root directory that its paths lie in.
-        """
-        inherited = command.env.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
-        entries = [*(str(self.root / path) for path in self.paths), *filter(None, [inherited])]
-        argv = tuple(self._own(word, project=project) for word in command.argv)
-        return replace(command, argv=argv, env={**command.env, "PYTHONPATH": os.pathsep.join(entries)})
-
-    def cwd(self, *, project: Path) -> Path:
-        """Return this side's copy of the working directory: Python looks for modules there, too."""
-        here = Path.cwd()
-        return Path(self._own(str(here), project=project)) if here.is_relative_to(project) else here
-
-    def _own(self, word: str, *, project: Path) -> str:
-        path = Path(word)
-        if not (path.is_absolute() and path.is_relative_to(project)):
-            return word
-        own = self.root / path.relative_to(project)
-        return str(own) if own.exists() else word
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revision:
@@ -110,9 +82,9 @@ def find_revision(name: str, *, root: Path) -> Revision:
     Raises:
         RevisionError: If there is no repository or no such commit.
     """
-    top = _git("rev-parse", "--show-toplevel", root=root, doing=f"--perf-ab={name} needs a git repository in {root}")
+    top = git("rev-parse", "--show-toplevel", root=root, doing=f"--perf-ab={name} needs a git repository in {root}")
     # --end-of-options: a name that begins with a dash is no option
-    commit = _git(
+    commit = git(
         "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}", root=root,
         doing=f"--perf-ab={name} is no commit of {top}; name a branch, tag or hash that git rev-parse knows",
     )  # fmt: skip
@@ -154,7 +126,7 @@ class Worktree:
                 f"no checkout of {self.revision.name} can be made in {self._parent} ({error})"
             ) from None
         folder = self._claim.folder
-        _git(
+        git(
             "worktree", "add", "--detach", "--force", str(folder), self.revision.commit,
             root=self.revision.repository, doing=f"git can't check out {self.revision.name} in {folder}",
         )  # fmt: skip
@@ -168,7 +140,7 @@ class Worktree:
 
     def _sweep(self) -> None:
         """Remove the checkouts of sessions that have died."""
-        known = _git("worktree", "list", "--porcelain", root=self.revision.repository, doing="git knows no worktrees")
+        known = git("worktree", "list", "--porcelain", root=self.revision.repository, doing="git knows no worktrees")
         worktrees = (
             Path(line.removeprefix("worktree ")) for line in known.splitlines() if line.startswith("worktree ")
         )
@@ -181,7 +153,7 @@ class Worktree:
     def _discard(self, claim: _Claim) -> None:
         shutil.rmtree(claim.folder, ignore_errors=True)
         with suppress(RevisionError):  # git has no note of it
-            _git(
+            git(
                 "worktree", "remove", "--force", "--force", str(claim.folder),
                 root=self.revision.repository, doing="",
             )  # fmt: skip
@@ -232,7 +204,17 @@ def set_up(side: Side, *, command: str, project: Path) -> None:
     )
 
 
-def _git(*arguments: str, root: Path, doing: str) -> str:
+def git(*arguments: str, root: Path, doing: str) -> str:
+    """Return what a git command prints.
+
+    Args:
+        arguments: Of git.
+        root: A folder of the repository.
+        doing: Begins the error if it fails.
+
+    Raises:
+        RevisionError: If it fails, or takes too long.
+    """
     argv = git_command(*arguments, root=root)
     return _run(argv, cwd=root, env=git_environment(), timeout_sec=_GIT_TIMEOUT_SEC, doing=doing)
 
@@ -254,7 +236,7 @@ def _run(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_sec:
         raise RevisionError(f"{doing} ({error})") from None
     if process.returncode:
         raise RevisionError(f"{doing} (exit code {process.returncode}){_last_words(stdout + stderr)}")
-    return stdout.strip()
+    return stdout.strip("\n")
 
 
 def _last_words(output: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import CASE, Project
+from tests.integration.conftest import CASE, PERF_TEST, Project
 
 LOOP_AND_BENCHMARK = """
 import pytest
@@ -35,6 +35,19 @@ def test_speck(perf):
     perf.check(Recipe(model=MODEL, layouts={"cpu": Layout(gpus=1)}, seq_len=16, global_batch_size=2, precision="fp32",
                       steps=12, warmup_steps=2))
 """
+
+
+NAMED_PATHS = """
+import json, os, pathlib, sys, time
+plan = json.loads(pathlib.Path(os.environ["NEMOPERF_PLAN"]).read_text())
+named = [word.partition("=")[2] for word in sys.argv if word.startswith("--speed=")]
+seconds = float(pathlib.Path(os.environ.get("SPEED", *named or ["speed.txt"])).read_text())
+with open(os.environ["NEMOPERF_STEPS"], "w") as file:
+    for step in range(plan["warmup_steps"] + plan["steps"]):
+        record = {"step": step, "step_time_sec": seconds, "tokens": plan["tokens_per_step"], "loss": 6.5}
+        file.write(json.dumps(record) + "\\n")
+"""
+"""A command that finds its speed where an argument, a variable or its working directory says."""
 
 
 @pytest.fixture
@@ -180,6 +193,106 @@ def test_a_side_that_records_fewer_steps_makes_the_case_invalid(repository: Proj
             "new (working tree): round 1: 10 of 13 steps were recorded*",
         ]
     )
+
+
+def use_command(project: Project, *, command: str, env: str = "{}") -> None:
+    """Let the test run another command; ``HERE`` is the root directory, as a string."""
+    text = PERF_TEST.replace("@pytest.mark.perf", "HERE = str(pathlib.Path(__file__).parent)\n\n@pytest.mark.perf")
+    recipe = f"import dataclasses\n    perf.check(dataclasses.replace(RECIPE, command={command}, env={env}))"
+    project.pytester.makepyfile(test_speed=text.replace("perf.check(RECIPE)", recipe))
+
+
+@pytest.mark.parametrize(
+    ("command", "env"),
+    [
+        ("(sys.executable, 'steps.py', f'--speed={HERE}/speed.txt')", "{}"),
+        ("(sys.executable, f'{HERE}/steps.py')", "{'SPEED': f'{HERE}/speed.txt'}"),
+        ("('bash', '-c', f'cd {HERE} && {sys.executable} steps.py')", "{}"),
+    ],
+    ids=["argument", "variable", "script"],
+)
+def test_each_side_has_its_own_file_wherever_the_command_names_it(repository: Project, command: str, env: str) -> None:
+    (repository.root / "steps.py").write_text(NAMED_PATHS)
+    use_command(repository, command=command, env=env)
+    commit(repository)
+    repository.set_step_time(0.2)
+
+    result = repository.run("--perf-ab=main")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"REGRESSED {CASE}", "tokens/sec/GPU is 50.0% below old (main, ???????)*"])
+
+
+def test_a_root_directory_below_the_top_of_its_repository_leaves_no_file_to_both_sides(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    top, root = project.root, project.root / "perf"
+    subprocess.run(["git", "init", "--quiet", "--initial-branch=main"], check=True, cwd=top)
+    root.mkdir()
+    (top / "tox.ini").unlink()
+    (root / "pytest.ini").write_text("[pytest]\nperf_ab_paths = ..\n")
+    test = (top / "test_speed.py").rename(root / "test_speed.py")
+    test.write_text(test.read_text().replace("(__file__)", "(__file__).parent"))
+    commit(project)
+    project.set_step_time(0.2)
+    monkeypatch.chdir(root)
+
+    result = project.run("--perf-ab=main", "--rootdir", str(root))
+
+    result.stdout.fnmatch_lines([f"REGRESSED {CASE}", "tokens/sec/GPU is 50.0% below old (main, ???????)*"])
+
+
+def test_a_trainer_that_the_revision_lacks_is_refused(repository: Project) -> None:
+    (repository.root / "steps.py").rename(repository.root / "new_steps.py")
+    use_command(repository, command="(sys.executable, f'{HERE}/new_steps.py')")
+
+    result = repository.run("--perf-ab=main", "--perf-fail-on=none")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["RevisionError: old (main, ???????): the command's arguments name */new_steps.py, but the revision has no *"]
+    )
+
+
+def test_a_trainer_that_a_set_up_puts_there_is_run_from_there(repository: Project) -> None:
+    (repository.root / "steps.py").rename(repository.root / "new_steps.py")
+    use_command(repository, command="(sys.executable, f'{HERE}/new_steps.py')")
+    repository.pytester.makeini(
+        "[pytest]\nperf_ab_setup = test -e new_steps.py || cp $NEMOPERF_AB_PROJECT/new_steps.py .\n"
+    )
+    repository.set_step_time(0.2)
+
+    result = repository.run("--perf-ab=main")
+
+    result.stdout.fnmatch_lines(["tokens/sec/GPU is 50.0% below old (main, ???????)*"])
+
+
+def test_a_path_that_the_code_makes_up_is_found_out_in_the_process_and_no_verdict_is_given(
+    repository: Project,
+) -> None:
+    script = repository.root / "steps.py"
+    made_up = f"pathlib.Path('/').joinpath(*{list(repository.root.parts)!r}[1:], 'speed.txt')"
+    script.write_text(script.read_text().replace('pathlib.Path(__file__).with_name("speed.txt")', made_up))
+    commit(repository)
+
+    result = repository.run("--perf-ab=main", "--perf-fail-on=none")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["RevisionError: old (main, ???????): its processes use the working tree: */speed.txt (opened); both sides*"]
+    )
+    result.stdout.fnmatch_lines(["no case was measured"])
+
+
+def test_a_shared_folder_among_the_paths_is_refused(repository: Project) -> None:
+    repository.pytester.makeini(f"[pytest]\nperf_ab_paths = {repository.root}\n")
+
+    result = repository.run("--perf-ab=main")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["RevisionError: the ini key perf_ab_paths has /*, which is the same folder for both*"])
 
 
 def test_what_runs_in_this_process_is_left_out_in_words(repository: Project) -> None:

@@ -83,6 +83,13 @@ class Helper:
         line, _, self._buffer = self._buffer.partition(b"\n")
         return from_json(Report, line, subject=self._module)
 
+    def processes(self) -> list[psutil.Process]:
+        """Return it and everything it started that still runs."""
+        with suppress(psutil.NoSuchProcess):
+            own = psutil.Process(self._process.pid)
+            return [own, *own.children(recursive=True)]
+        return []
+
     def close(self, *, grace_sec: float) -> None:
         """End it and everything it started; may be called twice."""
         for pipe in (self._process.stdin, self._process.stdout):

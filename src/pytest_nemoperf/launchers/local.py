@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from pytest_nemoperf.errors import LaunchError, RecordError
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.jsontext import from_json
@@ -82,6 +84,10 @@ class LocalLauncher:
                 "install the program, or give its path in the recipe's command"
             )
         return _result(report, request=request, timed_out=timed_out)
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the helpers and everything they started that still runs."""
+        return [process for helper in self._helpers.values() for process in helper.processes()]
 
     def close(self) -> None:
         """Stop whatever runs, the helpers included; may be called twice."""

@@ -1,0 +1,173 @@
+"""The working tree and the checkout of the old revision: which files each side must have of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.machinery import all_suffixes
+from importlib.util import source_from_cache
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from pytest_nemoperf.errors import RevisionError
+from pytest_nemoperf.worktree import Revision, git
+
+_SUBMODULE_MODE: Final = "160000"
+_PACKAGE_FOLDERS: Final = frozenset({"site-packages", "dist-packages"})
+_CODE_SUFFIXES: Final = frozenset({*all_suffixes(), ".sh", ".bash"})
+_SCRIPT, _BINARY = b"#!", b"\x7fELF"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trees:
+    """The two copies of a repository that a comparison runs.
+
+    Paths inside them are relative to their top folders, as git has them. The checkout lies in the session's own folder
+    and therefore usually inside the working tree; nothing in that folder counts as a part of the working tree.
+
+    Attributes:
+        new: Top folder of the working tree, without symbolic links.
+        old: Top folder of the checkout, without symbolic links.
+        state_dir: The session's own folder, without symbolic links.
+        tracked: Files that git has in the working tree, and their folders.
+        submodules: Submodules of the working tree.
+        same_submodules: Those that the old revision wants just as they are in the working tree.
+        lent: Files and folders of the working tree that a set-up command has linked into the checkout.
+    """
+
+    new: Path
+    old: Path
+    state_dir: Path
+    tracked: frozenset[str] = frozenset()
+    submodules: frozenset[str] = frozenset()
+    same_submodules: frozenset[str] = frozenset()
+    lent: tuple[Path, ...] = ()
+
+    def inside_new(self, path: Path) -> PurePosixPath | None:
+        """Return where a path lies in the working tree, or None if it lies elsewhere.
+
+        Args:
+            path: Absolute, with no symbolic link above the tree's top folder.
+        """
+        if path.is_relative_to(self.state_dir) or not path.is_relative_to(self.new):
+            return None
+        return PurePosixPath(path.relative_to(self.new))
+
+    def has_old(self, place: PurePosixPath) -> bool:
+        """Tell whether the old side has its own copy; git leaves the folder of a submodule empty."""
+        own = self.old / place
+        is_left_empty = str(place) in self.submodules and own.is_dir() and not any(own.iterdir())
+        return os.path.lexists(own) and not is_left_empty
+
+    def is_common(self, place: PurePosixPath) -> bool:
+        """Tell whether both sides may use the working tree's copy: git has no other one, and it is not code.
+
+        Packages that are installed inside the tree, clones of other repositories, what lies in hidden folders (caches
+        of tools), data, and submodules that are the same on both sides are common.
+        """
+        path = self.new / place
+        if place.parts[:1] == (".git",) or any(path.is_relative_to(each) for each in self.lent):
+            return True
+        folders = [str(place), *map(str, place.parents)]
+        for submodule in self.submodules.intersection(folders):
+            return submodule in self.same_submodules
+        if str(place) in self.tracked:
+            return False
+        return path.is_dir() or self._is_foreign(place) or not _is_code(path)
+
+    def _is_foreign(self, place: PurePosixPath) -> bool:
+        if _PACKAGE_FOLDERS.intersection(place.parts) or any(part.startswith(".") for part in place.parts[:-1]):
+            return True
+        if self.new / place == Path(sys.executable):
+            return True
+        return any(_is_foreign_folder(self.new / folder) for folder in place.parents if folder.parts)
+
+
+def read_trees(revision: Revision, *, checkout: Path, state_dir: Path) -> Trees:
+    """Ask git what the two trees have, once they are set up.
+
+    Args:
+        revision: Checked out.
+        checkout: Where.
+        state_dir: The session's own folder.
+
+    Raises:
+        RevisionError: If git can't tell, or the working tree is the whole file system.
+    """
+    new, old = revision.repository.resolve(), checkout.resolve()
+    if new == Path(new.anchor):
+        raise RevisionError(
+            f"--perf-ab={revision.name}: the top folder of the repository is {new}, so that every path of this machine "
+            "would be one of the working tree; move the repository into a folder of its own"
+        )
+    listed = dict(_index(new))
+    submodules = {path for path, (mode, _) in listed.items() if mode == _SUBMODULE_MODE}
+    wanted = {path: commit for path, (mode, commit) in _index(old) if mode == _SUBMODULE_MODE}
+    folders = {str(folder) for path in listed for folder in PurePosixPath(path).parents if folder.parts}
+    return Trees(
+        new=new,
+        old=old,
+        state_dir=state_dir.resolve(),
+        tracked=frozenset({*listed, *folders}),
+        submodules=frozenset(submodules),
+        same_submodules=frozenset(path for path in submodules if _is_at(new / path, commit=wanted.get(path))),
+        lent=tuple(_lent(new, old=old)),
+    )
+
+
+def source_of(path: Path) -> Path:
+    """Return the source that a compiled file of ``__pycache__`` was made from; any other path as it is."""
+    if path.suffix == ".pyc" and path.parent.name == "__pycache__":
+        return Path(source_from_cache(str(path)))
+    return path
+
+
+def _index(root: Path) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield path, mode and hash of each entry of a tree's index."""
+    listing = git("ls-files", "--stage", "-z", root=root, doing=f"git can't list the files of {root}")
+    for entry in listing.split("\0"):
+        if entry:
+            facts, _, path = entry.partition("\t")
+            mode, commit, _ = facts.split()
+            yield path, (mode, commit)
+
+
+def _is_at(submodule: Path, *, commit: str | None) -> bool:
+    """Tell whether a submodule of the working tree is just what a commit of the repository wants of it."""
+    if commit is None or not (submodule / ".git").exists():
+        return False
+    doing = f"git can't tell the state of the submodule {submodule}"
+    if git("rev-parse", "HEAD", root=submodule, doing=doing) != commit:
+        return False
+    return not git("status", "--porcelain", "--untracked-files=no", root=submodule, doing=doing)
+
+
+def _lent(new: Path, *, old: Path) -> Iterator[Path]:
+    """Yield what a set-up command has linked into the checkout: links that git did not make, and where they lead."""
+    changes = git(
+        "status", "--porcelain", "-z", "--no-renames", "--ignored", "--untracked-files=all", root=old,
+        doing=f"git can't tell what was set up in {old}",
+    )  # fmt: skip
+    for entry in changes.split("\0"):
+        link = old / entry[3:].rstrip("/")
+        if link.is_symlink() and (target := link.resolve()).is_relative_to(new):
+            yield target
+
+
+def _is_foreign_folder(folder: Path) -> bool:
+    """Tell whether a folder is a clone, a virtual environment, an installation of Python, or was filled by pip."""
+    marks = (".git", "pyvenv.cfg", "conda-meta", "lib/python3*", "*.dist-info")
+    return any(any(folder.glob(mark)) for mark in marks)
+
+
+def _is_code(path: Path) -> bool:
+    """Tell whether a file is run or imported, by its name or by how it begins."""
+    if path.suffix in _CODE_SUFFIXES or ".so." in path.name:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(4).startswith((_SCRIPT, _BINARY))
+    except OSError:  # gone, or not ours to read
+        return False

@@ -1,0 +1,91 @@
+"""Notes which files of the other version a Python process opens, while two versions are compared.
+
+Python imports a module of this name at its start. The folder of this one comes first in the PYTHONPATH of both sides,
+and it imports the next module of the name, which may be the user's own. It runs in whatever Python a command starts: so
+it imports nothing but os and sys, keeps to old syntax, and none of its errors gets out. ``ablook`` reads its notes.
+"""
+
+import os
+import sys
+
+_VARIABLE = "NEMOPERF_AB_WATCH"  # three lines: the file that takes the notes, the folder watched, one in it that is not
+_PATH_AT = {"open": 0, "import": 1, "os.chdir": 0, "ctypes.dlopen": 0, "cpython.run_file": 0}
+_INSTALLED = ("/site-packages/", "/dist-packages/")
+_MAX_FOLDERS = 10000
+
+
+class _Watch:
+    """Audit hook (https://peps.python.org/pep-0578/) that notes each watched path once."""
+
+    def __init__(self) -> None:
+        self._setting = self._file = self._watched = self._unwatched = ""
+        self._folders: dict[str, str] = {}
+        self._noted: dict[str, str] = {}
+
+    def __call__(self, event: str, args: "tuple[object, ...]") -> None:
+        place = _PATH_AT.get(event)
+        if place is not None:
+            try:  # noqa: SIM105 (contextlib is slow to import)
+                self._look(event, args[place])
+            except Exception:  # noqa: S110 (it would be raised by what the program does)
+                pass
+
+    def _look(self, event: str, path: object) -> None:
+        setting = os.environ.get(_VARIABLE, "")
+        if setting != self._setting:
+            self._setting = setting
+            self._file, self._watched, self._unwatched = setting.split("\n")
+            for noted, how in list(self._noted.items()):  # a fork for another launch: it has what its parent loaded
+                self._write(how, noted)
+        if not setting or not isinstance(path, (str, bytes, os.PathLike)):
+            return
+        name = os.fsdecode(path)
+        if not os.path.isabs(name):
+            name = os.path.join(os.getcwd(), name)
+        folder, base = os.path.split(name)
+        name = os.path.join(self._without_links(folder), base)
+        if name not in self._noted and self._is_watched(name):
+            self._noted[name] = event
+            self._write(event, name)
+
+    def _without_links(self, folder: str) -> str:
+        if folder not in self._folders:
+            if len(self._folders) >= _MAX_FOLDERS:
+                self._folders.clear()
+            self._folders[folder] = os.path.realpath(folder)
+        return self._folders[folder]
+
+    def _is_watched(self, name: str) -> bool:
+        if not (name + "/").startswith(self._watched + "/") or any(part in name for part in _INSTALLED):
+            return False
+        return not (self._unwatched and name.startswith(self._unwatched + "/"))
+
+    def _write(self, event: str, name: str) -> None:
+        file = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        os.write(file, os.fsencode(event + "\0" + name + "\0"))
+        os.close(file)
+
+
+def _start_watching() -> None:
+    if os.environ.get(_VARIABLE) and hasattr(sys, "addaudithook"):
+        watch = _Watch()
+        for module in list(sys.modules.values()):
+            watch("open", (getattr(module, "__file__", None),))
+        sys.addaudithook(watch)
+
+
+def _import_the_next() -> None:
+    here = os.path.dirname(__file__)
+    sys.path[:] = [entry for entry in sys.path if entry != here]
+    own = sys.modules.pop(__name__)
+    try:
+        __import__(__name__)
+    except ImportError as error:
+        if error.name != __name__:
+            raise
+    finally:
+        sys.modules.setdefault(__name__, own)
+
+
+_start_watching()
+_import_the_next()
