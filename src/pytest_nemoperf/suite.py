@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_nemoperf.asking import asks_once, perf_files
+from pytest_nemoperf.asking import asks_once, names_perf, perf_files
 from pytest_nemoperf.errors import BaselineError
+from pytest_nemoperf.report.cells import count_text
 from pytest_nemoperf.results import NotRun, Pruned
+from pytest_nemoperf.selection import PERF_TESTPATHS
 
 if TYPE_CHECKING:
     from pytest_nemoperf.planner import Planner
@@ -36,6 +39,7 @@ class Suite:
         self._uncollected: list[str] = []
         self._started: set[str] = set()
         self._outcomes: dict[str, str] = {}
+        self._reasons: dict[str, str] = {}
         self._finished: set[str] = set()
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
@@ -60,6 +64,7 @@ class Suite:
         """Note how each test ended; what fails after the test itself hides no case."""
         if report.when != "teardown" and (report.when == "call" or report.outcome != "passed"):
             self._outcomes[report.nodeid] = report.outcome
+            self._reasons[report.nodeid] = _why_unjudged(report)
 
     def finish(self, item: pytest.Item) -> None:
         """Note that a test got to its end, though it counts as skipped in a dry run."""
@@ -74,6 +79,45 @@ class Suite:
                 interrupted = f"{item.nodeid} was interrupted before it was judged"
                 reason = interrupted if was_reached else "not reached: the session ended before"
                 yield NotRun(nodeid=item.nodeid, reason=reason)
+
+    def unjudged(self) -> Iterator[NotRun]:
+        """Yield the tests that have an outcome, with why it says nothing of speed if they judged no case."""
+        for item in self._items:
+            if item.nodeid in self._outcomes:
+                yield NotRun(nodeid=item.nodeid, reason=self._reasons[item.nodeid])
+
+    def why_none(self) -> str:
+        """Return why the session has judged no case."""
+        if self._items:
+            return f"no case was judged: {count_text(len(self._items), 'perf test')} selected, each of them is below"
+        if self._left_out:
+            option = self._config.option
+            keyword = f" and -k {option.keyword!r}" if option.keyword else ""
+            collected = f"{count_text(len(self._left_out), 'perf test')} collected"
+            return f"no perf test ran: {collected}, all left out by -m {option.markexpr!r}{keyword}"
+        where = " and ".join(os.path.relpath(argument, self._config.rootpath) for argument in self._config.args)
+        unseen = _shortened([f"{path} may hold perf tests" for path in self._unseen()])
+        hint = f"give its folder, or name it in ini {PERF_TESTPATHS}"
+        return "; ".join([f"no perf test ran: none was collected in {where}", *unseen, *([hint] if unseen else [])])
+
+    def outside(self) -> str:
+        """Return which files hold perf tests that ``-m perf`` does not run, for ini perf_testpaths leaves them out."""
+        config, root = self._config, self._config.rootpath
+        folders: list[str] = config.getini(PERF_TESTPATHS)
+        if not folders or config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+            return ""
+        collected = [Path(argument).resolve() for argument in config.args]
+        outside: list[str] = []
+        for path in self._unseen():
+            is_inside = any((root / path).resolve().is_relative_to(folder) for folder in collected)
+            if not is_inside and names_perf(root / path):
+                outside.append(str(path))
+        if not outside:
+            return ""
+        return (
+            f"perf tests outside of ini {PERF_TESTPATHS} ({', '.join(folders)}) did not run: "
+            f"{'; '.join(_shortened(outside))}; name their folders there, or move them"
+        )
 
     def gaps(self) -> list[str]:
         """Return why there may be more cases than were asked for; nothing if the whole suite was seen."""
@@ -148,6 +192,18 @@ def _asks_once(item: pytest.Item) -> bool:
         return True
     function = getattr(item, "function", None)
     return function is not None and asks_once(function)
+
+
+def _why_unjudged(report: pytest.TestReport) -> str:
+    """Return why a test that ended like this has judged no case, if it has judged none."""
+    if hasattr(report, "wasxfail"):
+        return f"xfail, and no case was judged: {report.wasxfail or 'no reason given'}"
+    if report.failed:
+        return "failed before a case was judged"
+    if report.skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+        return reason.removeprefix("Skipped: ")
+    return "the test judged nothing: call perf.check, perf.compare or perf.measure, or use benchmark"
 
 
 def _collected_how(report: pytest.CollectReport) -> str:
