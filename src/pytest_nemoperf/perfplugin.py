@@ -9,8 +9,8 @@ import pytest
 
 from pytest_nemoperf import bench
 from pytest_nemoperf.changes import changes_text
-from pytest_nemoperf.errors import NemoPerfError, WaiverError
-from pytest_nemoperf.fixture import PRICED, Perf, waiver_of
+from pytest_nemoperf.errors import BaselineError, NemoPerfError, WaiverError
+from pytest_nemoperf.fixture import PRICED, Perf, waiver_of, write_properties
 from pytest_nemoperf.github import is_github
 from pytest_nemoperf.githubplugin import GitHubPlugin
 from pytest_nemoperf.machine import describe_devices
@@ -35,6 +35,7 @@ class PerfPlugin:
         self._config = config
         self._written: list[str] = []
         self._write_error = ""
+        self._problem = ""
         self.session = PerfSession(config, settings=settings)
         self.suite = Suite(config, planner=self.session.planner)
         self.progress = Progress(config)
@@ -50,20 +51,30 @@ class PerfPlugin:
         """Return the fixture of one test."""
         return Perf(self.session, item=item, progress=self.progress)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Check every waiver before anything is launched, also of tests that -m then leaves out."""
-        for item in items:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, None, None]:
+        """Check every waiver before anything is launched, also of tests that -m leaves out.
+
+        Last of all, since every other hook may add a marker.
+        """
+        collected = list(items)
+        result = yield
+        for item in collected:
             try:
                 waiver = waiver_of(item)
                 if waiver is not None:
                     check_release(waiver, release=self.session.settings.release, subject=item.nodeid)
             except WaiverError as exc:
                 raise pytest.UsageError(str(exc)) from None
+        return result
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Delay what pytest-benchmark measures in a self-test session; take turns before anything is timed."""
+        """Begin an attempt of a perf test; delay what pytest-benchmark measures in a self-test session; take turns."""
+        if _is_perf(item):
+            self.session.begin(item.nodeid)
+            self._problem = ""
+            write_properties(item, reports=())
         if _uses_benchmark(item):
             settings = self.session.settings
             self.perf_of(item).ask(bench.case_name(item.nodeid))
@@ -81,9 +92,38 @@ class PerfPlugin:
                 bench.inject_delay(item, inject_pct=self.session.settings.inject_pct)
             self.session.take_turn(self.progress)
 
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self) -> Generator[None, Any, Any]:
+        """Note a failure of the test; plugins that run it again may report none of its own."""
+        try:
+            return (yield)
+        except BaseException as exc:
+            self._note_failure(exc)
+            raise
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
+        """Note a failure of a subtest, which does not reach the test."""
+        if call.excinfo is not None:
+            self._note_failure(call.excinfo.value)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Store what the test has measured, once nothing more can go wrong with it."""
+        try:
+            result = yield
+        except BaseException:
+            self._problem = "its test failed for another reason than its speed, in its teardown"
+            raise
+        finally:
+            self._end_attempt(problem=self._problem)
+            if _is_perf(item):
+                write_properties(item, reports=self.session.judged(item.nodeid))
+        return result
+
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, Any, Any]:
-        """Judge a benchmark test inside the test; note a perf test that measured nothing."""
+        """Judge a benchmark test inside the test."""
         try:
             result = yield
         except NemoPerfError as exc:
@@ -96,14 +136,8 @@ class PerfPlugin:
         if self._is_priced(pyfuncitem):
             self.suite.finish(pyfuncitem)
             pytest.skip(PRICED)
-        if pyfuncitem.get_closest_marker("perf") is None:
-            return result
         if _uses_benchmark(pyfuncitem):
             self._judge_benchmark(pyfuncitem)
-        nodeid = pyfuncitem.nodeid
-        if not any(report.result.nodeid == nodeid for report in self.session.reports):
-            reason = "the test judged nothing: call perf.check, perf.compare or perf.measure, or use benchmark"
-            self.session.not_run.append(NotRun(nodeid=nodeid, reason=reason))
         return result
 
     def pytest_report_header(self) -> list[str]:
@@ -140,15 +174,14 @@ class PerfPlugin:
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Stop everything and write the files, after Ctrl-C as well."""
+        self._end_attempt(problem="the session ended before its test did")
         self.session.close()
-        if _was_cut_off(session, exitstatus=exitstatus):
-            known = {each.nodeid for each in self.session.not_run}
-            known |= {report.result.nodeid for report in self.session.reports}
-            self.session.not_run += [each for each in self.suite.cut_off() if each.nodeid not in known]
+        if not session.config.option.collectonly:
+            self._note_unjudged(is_cut_off=_was_cut_off(session, exitstatus=exitstatus))
         updating = self.session.settings.updating
         if updating is not None and updating.is_pruning:
             self.session.pruned = self.suite.prune(self.session.context.store, shown=self.session.context.shown)
-        if self.session.reports or self.session.not_run or self.session.planner.priced:
+        if not session.config.option.collectonly:
             gaps = self.suite.gaps() if self.session.settings.is_dry_run else ()
             try:
                 self._written = [self.session.context.shown(path) for path in self.session.write_output(gaps)]
@@ -160,7 +193,7 @@ class PerfPlugin:
         if self.session.settings.is_dry_run:
             terminalreporter.section("performance")
             terminalreporter.write_line(render_dry_run(self.session.dry_run(self.suite.gaps()), written=self._written))
-        elif self.session.reports or self.session.not_run:
+        elif not self._config.option.collectonly:
             terminalreporter.section("performance")
             text = render_summary(
                 self.session.results(),
@@ -174,8 +207,31 @@ class PerfPlugin:
                 has_failed = any(report.result.is_failure for report in self.session.reports)
                 none = "no judged case failed but INVALID ones" if has_failed else "no judged case failed"
                 terminalreporter.write_line(f"perf: {none}, so none ran under the profiler (--perf-profile)")
+            if outside := self.suite.outside():
+                terminalreporter.write_line(f"perf: {outside}", yellow=True)
         if self._write_error:
             terminalreporter.write_line(f"perf: {self._write_error}", red=True)
+
+    def _note_failure(self, error: BaseException) -> None:
+        """Note that an attempt of a test stores nothing, unless it failed for a verdict, or was skipped after one."""
+        if error is not self.session.verdict_failure and not isinstance(error, pytest.skip.Exception):
+            self._problem = "its test failed for another reason than its speed"
+
+    def _end_attempt(self, *, problem: str) -> None:
+        try:
+            self.session.end(problem=problem, progress=self.progress)
+        except BaselineError as exc:
+            raise pytest.fail.Exception(f"{type(exc).__name__}: {exc}", pytrace=False) from None
+
+    def _note_unjudged(self, *, is_cut_off: bool) -> None:
+        """Note which tests judged nothing, and why there is no case at all where there is none."""
+        known = {each.nodeid for each in self.session.not_run}
+        known |= {report.result.nodeid for report in self.session.reports if self.session.judged(report.result.nodeid)}
+        known |= {case.nodeid for case in self.session.planner.priced}
+        unjudged = [*(self.suite.cut_off() if is_cut_off else ()), *self.suite.unjudged()]
+        self.session.not_run += [each for each in unjudged if each.nodeid not in known]
+        if not self.session.reports and not self.session.settings.is_dry_run:
+            self.session.why_none = self.suite.why_none()
 
     def _is_priced(self, item: pytest.Item) -> bool:
         priced = self.session.planner.priced
@@ -193,8 +249,6 @@ class PerfPlugin:
 
 def _was_cut_off(session: pytest.Session, *, exitstatus: int) -> bool:
     """Tell whether tests that were to run may not have: after Ctrl-C, an error of collection, or at --maxfail."""
-    if session.config.option.collectonly:
-        return False
     is_stopped = bool(session.shouldfail or session.shouldstop)
     return is_stopped or exitstatus in {pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR}
 
@@ -206,8 +260,12 @@ def _how(settings: Settings) -> str:
     return "detected" if settings.replay_dir is None else "of the stored runs"
 
 
+def _is_perf(item: pytest.Item) -> bool:
+    return item.get_closest_marker("perf") is not None
+
+
 def _uses_benchmark(item: pytest.Item) -> bool:
-    return "benchmark" in getattr(item, "fixturenames", ()) and item.get_closest_marker("perf") is not None
+    return "benchmark" in getattr(item, "fixturenames", ()) and _is_perf(item)
 
 
 def _end_at_the_test(error: NemoPerfError) -> None:
