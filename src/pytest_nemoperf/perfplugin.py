@@ -16,6 +16,7 @@ from pytest_nemoperf.githubplugin import GitHubPlugin
 from pytest_nemoperf.machine import describe_devices
 from pytest_nemoperf.progress import Progress
 from pytest_nemoperf.report.ab import ab_header
+from pytest_nemoperf.report.junit import PREFIX
 from pytest_nemoperf.report.plans import render_dry_run
 from pytest_nemoperf.report.summary import render_summary
 from pytest_nemoperf.report.terminal import render_header
@@ -25,7 +26,8 @@ from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.suite import Suite
 from pytest_nemoperf.waivers import check_release
 
-_VERDICT_PROPERTY = "nemoperf_verdict"
+_VERDICT_PROPERTY = f"{PREFIX}verdict"
+_OUTCOMES = frozenset({"passed", "failed", "skipped"})
 
 
 class PerfPlugin:
@@ -36,6 +38,7 @@ class PerfPlugin:
         self._written: list[str] = []
         self._write_error = ""
         self._problem = ""
+        self._has_outcome = False
         self.session = PerfSession(config, settings=settings)
         self.suite = Suite(config, planner=self.session.planner)
         self.progress = Progress(config)
@@ -165,6 +168,19 @@ class PerfPlugin:
             replay_of=session.context.shown(settings.replay_dir) if settings.replay_dir else "",
             comparing=comparing,
         )
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take a case's properties out of the last report of an attempt that does not count, for JUnit reads that one.
+
+        Plugins that run a test again report the attempts before under an outcome of their own, or not at all.
+        """
+        if report.when == "setup":
+            self._has_outcome = False
+        elif report.when == "call":
+            self._has_outcome = report.outcome in _OUTCOMES
+        elif not self._has_outcome:
+            report.user_properties = [pair for pair in report.user_properties if not pair[0].startswith(PREFIX)]
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Leave out the dot of a judged case: it has a line of its own."""
