@@ -26,9 +26,7 @@ class Sessions:
         self.committed = folder / "baselines"
         self.terms = make_terms(max_runs=1, run_noise_pct=noise_pct)
         self.kind: VerdictKind | None = None
-        self._store = BaselineStore(
-            committed_dir=self.committed, local_dir=folder / "local", system="cpu", machine=MACHINE
-        )
+        self._folder = folder
 
     def record(self, rates: Sequence[float], **changes: Any) -> Baseline:
         baseline = make_baseline(rates, **changes)
@@ -37,12 +35,22 @@ class Sessions:
 
     def session(self, rate: float, *, updating: Updating | None = UPDATING) -> Kept:
         measurement = make_measurement((rate,))
-        found = self._store.find(measurement.case, workload=measurement.workload)
+        store = self._store()
+        found = store.find(measurement.case, workload=measurement.workload)
         verdict = judge(measurement, baseline=found.baseline, machine=MACHINE, terms=self.terms)
         self.kind = verdict.kind
         new = make_baseline((rate,), provenance=TODAY, environment={"torch": "new"})
-        keeper = Keeper(self._store, runs=5, updating=updating)
-        return keeper.keep(new, verdict=verdict, found=found, terms=self.terms, is_in_process=True)
+        keeper = Keeper(store, runs=5, updating=updating)
+        kept = keeper.keep(new, verdict=verdict, found=found, terms=self.terms, is_in_process=True)
+        if kept.stored is not None:
+            write = store.record_locally if kept.is_local else store.update
+            write(kept.stored)
+        return kept
+
+    def _store(self) -> BaselineStore:
+        return BaselineStore(
+            committed_dir=self.committed, local_dir=self._folder / "local", system="cpu", machine=MACHINE
+        )
 
     @property
     def stored(self) -> Baseline:
@@ -51,7 +59,7 @@ class Sessions:
         return baseline
 
     def local(self) -> Baseline:
-        found = self._store.find("pretrain-test", workload=make_measurement().workload)
+        found = self._store().find("pretrain-test", workload=make_measurement().workload)
         assert found.baseline is not None
         assert found.is_local
         return found.baseline

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nemoperf.baseline import write_baseline
+from pytest_nemoperf.baseline import read_baseline, write_baseline
 from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.store import BaselineStore, other_folders
 from tests.builders import MACHINE, make_baseline
@@ -70,7 +70,7 @@ def test_an_update_makes_the_file_that_a_link_leads_to(store: BaselineStore, tmp
     assert found is None
     assert link.is_symlink()
     assert (tmp_path / "shared" / "pretrain-test.json").is_file()
-    assert updating.find_committed("pretrain-test") == make_baseline()
+    assert read_baseline(updating.committed_path("pretrain-test")) == make_baseline()
 
 
 def test_no_update_overwrites_the_baseline_of_another_test(store: BaselineStore) -> None:
@@ -91,9 +91,11 @@ def test_what_a_loop_says_of_its_work_names_no_test(store: BaselineStore) -> Non
     first = make_baseline(workload={"workload": "loop", "name": "a", "test": "short"})
     store.update(first)
 
-    _, old = store.update(replace(first, workload={**first.workload, "test": "long"}))
+    second = replace(first, workload={**first.workload, "test": "long"})
 
-    assert old == first
+    store.update(second)
+
+    assert read_baseline(store.committed_path(second.case)) == second
 
 
 def test_machines_that_share_a_store_do_not_overwrite_each_other(store: BaselineStore) -> None:

@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import FunctionType
@@ -105,29 +105,41 @@ def _are_marked_from_outside(folder: Path, *, root: Path) -> bool:
     return any(text is None or _ADDS_MARKERS in text for text in texts)
 
 
+def names_perf(path: Path) -> bool:
+    """Tell whether a file names the marker, or has a test that takes the fixture of that name."""
+    nodes = _nodes(path)
+    return nodes is not None and any(_is_marker(node) or _takes(node, fixtures={_MARKER}) for node in nodes)
+
+
 def _may_hold_perf_tests(path: Path) -> bool:
     """Tell whether a file names the marker, or has a test that takes a fixture of perf tests; unreadable ones may."""
+    nodes = _nodes(path)
+    return nodes is None or any(_is_marker(node) or _takes(node, fixtures=_FIXTURES) for node in nodes)
+
+
+def _nodes(path: Path) -> list[ast.AST] | None:
+    """Return the syntax tree of a file that has the words perf tests have; None if it can't be read."""
     text = _text(path)
     if text is None:
-        return True
+        return None
     if not _NAMES.search(text):
-        return False
+        return []
     try:
-        nodes = list(ast.walk(ast.parse(text)))
+        return list(ast.walk(ast.parse(text)))
     except (SyntaxError, ValueError):
-        return True
-    return any(_is_marker(node) or _is_perf_test(node) for node in nodes)
+        return None
 
 
 def _is_marker(node: ast.AST) -> bool:
     return isinstance(node, ast.Attribute) and node.attr == _MARKER and ast.unparse(node.value).endswith("mark")
 
 
-def _is_perf_test(node: ast.AST) -> bool:
+def _takes(node: ast.AST, *, fixtures: Set[str]) -> bool:
+    """Tell whether a node is a test that takes one of these fixtures."""
     if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or not node.name.startswith("test"):
         return False
     arguments = node.args
-    return not _FIXTURES.isdisjoint(each.arg for each in (*arguments.args, *arguments.kwonlyargs))
+    return not fixtures.isdisjoint(each.arg for each in (*arguments.args, *arguments.kwonlyargs))
 
 
 def _text(path: Path) -> str | None:

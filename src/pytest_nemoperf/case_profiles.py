@@ -37,7 +37,7 @@ def profile_report(
     store_command: str,
     progress: Progress,
 ) -> CaseReport:
-    """Profile a case; compare with the profile beside its baseline if it fails, store one there if that is due.
+    """Profile a case; compare with the profile beside its baseline if it fails, keep one to store if that is due.
 
     Args:
         report: Of the judged case.
@@ -67,13 +67,26 @@ def profile_report(
         baseline = root / result.baseline_path if result.baseline_path else None
         seen = compared(found, baseline_path=baseline, store_command=store_command)
         report = replace(report, profile=seen)
-    if path := _path_to_store(result, updating=updating):
-        problem = store_profile(found, baseline_path=root / path)
-        stored = "" if problem else str(profile_path(Path(path)))
-        report = replace(report, stored_profile=stored)
-        where = f"is not stored: {problem}" if problem else f"is stored as {stored}"
-        progress.say(f"the profile of {case} {where}")
-    return report
+    return replace(report, new_profile=found) if _path_to_store(result, updating=updating) else report
+
+
+def store_new_profile(report: CaseReport, *, root: Path, updating: Updating | None, progress: Progress) -> CaseReport:
+    """Store the profile that a case has for its baseline, if it has one; return its report with where it is.
+
+    Args:
+        report: Of a case whose baseline is written.
+        root: What the report's paths are relative to.
+        updating: How baselines are stored.
+        progress: Is told what becomes of it.
+    """
+    if report.new_profile is None:
+        return report
+    path = _path_to_store(report.result, updating=updating)
+    problem = store_profile(report.new_profile, baseline_path=root / path)
+    stored = "" if problem else str(profile_path(Path(path)))
+    where = f"is not stored: {problem}" if problem else f"is stored as {stored}"
+    progress.say(f"the profile of {report.result.verdict.case} {where}")
+    return replace(report, stored_profile=stored)
 
 
 def _path_to_store(result: CaseResult, *, updating: Updating | None) -> str:

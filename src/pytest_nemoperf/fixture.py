@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -27,8 +27,8 @@ from pytest_nemoperf.measure import Measurement
 from pytest_nemoperf.passes import MIN_PASS_SEC, Passes
 from pytest_nemoperf.recipe import check_tolerances, is_safe_name
 from pytest_nemoperf.report.failure import render_failure
-from pytest_nemoperf.report.junit import properties
-from pytest_nemoperf.results import NotRun
+from pytest_nemoperf.report.junit import PREFIX, properties
+from pytest_nemoperf.results import CaseReport, NotRun
 from pytest_nemoperf.verdict import Verdict
 from pytest_nemoperf.waivers import Waiver, parse_waiver
 from pytest_nemoperf.workloads import loop_workload
@@ -79,6 +79,7 @@ class Perf:
             return self._session.run(
                 plan,
                 framework=framework,
+                nodeid=self._item.nodeid,
                 runs=runs,
                 tolerances=self._tolerances(plan.case),
                 progress=self._progress,
@@ -98,11 +99,13 @@ class Perf:
                 tolerances=self._tolerances(measurement.case),
                 waiver=waiver_of(self._item),
             )
-        self._item.user_properties.extend(properties(report))
+        write_properties(self._item, reports=self._session.judged(self._item.nodeid))
         self._progress.case(report)
         report = self._session.profile(report, progress=self._progress)
         if report.result.is_failure:
-            pytest.fail(render_failure(report, width=self._progress.width, color=False), pytrace=False)
+            text = render_failure(report, width=self._progress.width, color=False)
+            self._session.verdict_failure = pytest.fail.Exception(text, pytrace=False)
+            raise self._session.verdict_failure
         return report.result.verdict
 
     def ask(self, case: str) -> None:
@@ -239,6 +242,12 @@ class Perf:
             if isinstance(exc, (NoLayoutError, UnsupportedError)):
                 raise pytest.skip.Exception(str(exc)) from None
             raise pytest.fail.Exception(f"{type(exc).__name__}: {exc}", pytrace=False) from None
+
+
+def write_properties(item: pytest.Item, *, reports: Sequence[CaseReport]) -> None:
+    """Let a test's JUnit properties say what these reports do, and nothing of what an earlier attempt judged."""
+    others = [(name, value) for name, value in item.user_properties if not name.startswith(PREFIX)]
+    item.user_properties[:] = [*others, *(pair for report in reports for pair in properties(report))]
 
 
 def waiver_of(item: pytest.Item) -> Waiver | None:

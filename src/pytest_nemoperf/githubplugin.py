@@ -65,6 +65,8 @@ class GitHubPlugin:
 
     def _annotations(self) -> Iterator[Annotation]:
         judged = set()
+        if self._session.why_none:
+            yield Annotation(level=Level.WARNING, title="nothing was judged", message=self._session.why_none)
         for report in self._session.reports:
             case = report.result
             file, line = self._places.get(case.nodeid, ("", None))
@@ -84,7 +86,7 @@ class GitHubPlugin:
     def _append_summary(self) -> str:
         """Return what went wrong, or nothing."""
         name, session = os.environ.get("GITHUB_STEP_SUMMARY", ""), self._session
-        if not name or not (session.reports or session.not_run):
+        if not name or not (session.reports or session.not_run or session.why_none):
             return ""
         path = Path(name)
         try:

@@ -104,7 +104,7 @@ def judge_case(
     nodeid: str,
     waiver: Waiver | None,
 ) -> CaseReport:
-    """Judge a measurement, store it where that is due, and return the report.
+    """Judge a measurement and return the report; what is to be stored is in it, and not yet written.
 
     Args:
         measurement: What was measured.
@@ -116,7 +116,7 @@ def judge_case(
         waiver: Of the test.
 
     Raises:
-        BaselineError: If a stored baseline can't be trusted, or a new one can't be written.
+        BaselineError: If a stored baseline can't be trusted.
     """
     settings = context.settings
     machine, provenance = context.origin(measurement.case)

@@ -1,4 +1,4 @@
-"""What becomes of a judged case: stored, left as it is, or recorded for this machine alone."""
+"""Decide what is stored of a judged case: in the committed baselines, for this machine alone, or nothing."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ LOCALLY_RECORDED = frozenset({VerdictKind.NO_BASELINE, VerdictKind.NOT_COMPARABL
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What became of a case.
+    """What is to be stored of a case.
 
     Attributes:
-        path: File written; empty if none was.
-        stored: What is in it now; None if nothing was.
-        replaced: What was in it.
+        path: File to write; empty if none is.
+        stored: What is to be in it; None for nothing.
+        replaced: What was in it when this was decided.
         is_local: It is in this machine's own store.
-        note: Why it was or was not written; empty where that needs no words.
+        note: Why it is or is not written; empty where that needs no words.
         accepted_reason: Why a loss was accepted; empty if none was.
     """
 
@@ -41,7 +41,7 @@ class Kept:
 
 
 class Keeper:
-    """Stores what is to be stored.
+    """Decides what is to be stored; who asks writes it, once the test has come to its end.
 
     Args:
         store: Where.
@@ -55,7 +55,7 @@ class Keeper:
         self._updating = updating
 
     def keep(self, new: Baseline, *, verdict: Verdict, found: Found, terms: Terms, is_in_process: bool) -> Kept:
-        """Store a sound case's runs where that is due.
+        """Return what is to be stored of a sound case's runs.
 
         Args:
             new: What they would be stored as.
@@ -65,21 +65,21 @@ class Keeper:
             is_in_process: They are measured once a session, so a baseline grows from session to session.
 
         Raises:
-            BaselineError: If a stored file can't be trusted or written.
+            BaselineError: If a stored file can't be trusted.
         """
         if self._updating is not None:
             return self._update(new, verdict=verdict, terms=terms, is_in_process=is_in_process, updating=self._updating)
         has_own = found.baseline is not None and self._store.compares(found.baseline, workload=new.workload)
         if verdict.kind in LOCALLY_RECORDED and not has_own:
             new = replace(new, reason=f"first run here: {verdict.kind}")
-            return Kept(path=str(self._store.record_locally(new)), stored=new, is_local=True)
+            return Kept(path=str(self._store.local_path(new.case)), stored=new, is_local=True)
         if is_in_process and found.is_local and found.baseline is not None:
             more = joined(found.baseline, new=new, runs=self._runs)
             is_longer = len(more.runs) > len(found.baseline.runs)
             if is_longer and may_join(verdict, old=found.baseline, new=new, terms=terms):
                 more = replace(more, reason=_growth(more, runs=self._runs), anchor=found.baseline.anchor)
-                path = self._store.record_locally(more)
-                return Kept(path=str(path), stored=more, is_local=True, note=more.reason)
+                path = str(self._store.local_path(more.case))
+                return Kept(path=path, stored=more, is_local=True, note=more.reason)
         return Kept()
 
     def _update(
@@ -116,14 +116,13 @@ class Keeper:
             reason=updating.reason or "--update-baselines",
             anchor=next_anchor(verdict, old=old, new=new, terms=terms, release=updating.anchor),
         )
-        path, replaced = self._store.update(new)
         is_complete = not is_in_process or len(new.runs) >= self._runs
         unheld = unheld_texts(new.runs, terms=terms) if is_complete else []
         is_accepted = updating.is_accepted and verdict.kind in NEEDS_ACCEPTANCE
         return Kept(
-            path=str(path),
+            path=str(self._store.committed_path(new.case)),
             stored=new,
-            replaced=replaced,
+            replaced=old,
             note="; ".join(filter(None, [step.why, _anchoring(new, old=old), *unheld])),
             accepted_reason=updating.reason if is_accepted else "",
         )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 import pytest
+
+from pytest_nemoperf.selection import PERF_TESTPATHS, asks_for_perf
 
 DEFAULT_RUNS = 5
 DEFAULT_MAX_RUNS = 5
@@ -179,6 +180,12 @@ def _add_reason_options(group: pytest.OptionGroup) -> None:
 
 
 def _add_ini_keys(parser: pytest.Parser) -> None:
+    parser.addini(
+        PERF_TESTPATHS,
+        "folders that -m perf collects in place of testpaths, if no path is given",
+        type="args",
+        default=[],
+    )
     parser.addini("perf_runs", "independent launches that make a baseline", default="")
     parser.addini("perf_max_runs", "launches a perf case is judged by at most", default="")
     parser.addini("perf_alpha", f"probability to call a harmless case REGRESSED (default {DEFAULT_ALPHA})", default="")
@@ -214,8 +221,8 @@ def _add_ini_keys(parser: pytest.Parser) -> None:
 
 
 def is_perf_selected(config: pytest.Config) -> bool:
-    """Tell whether ``-m`` speaks of perf; if not, perf tests are deselected."""
-    return re.search(r"\bperf\b", config.option.markexpr or "") is not None
+    """Tell whether ``-m`` asks for perf tests; if not, they are deselected."""
+    return asks_for_perf(config.option.markexpr)
 
 
 def is_perf_configured(config: pytest.Config) -> bool:

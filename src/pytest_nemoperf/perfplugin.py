@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,27 +10,29 @@ import pytest
 from pytest_nemoperf import bench
 from pytest_nemoperf.cases import benchmark_case_id
 from pytest_nemoperf.changes import changes_text
-from pytest_nemoperf.errors import NemoPerfError, WaiverError
-from pytest_nemoperf.fixture import PRICED, Perf, waiver_of
+from pytest_nemoperf.errors import BaselineError, NemoPerfError, WaiverError
+from pytest_nemoperf.fixture import PRICED, Perf, waiver_of, write_properties
 from pytest_nemoperf.github import is_github
 from pytest_nemoperf.githubplugin import GitHubPlugin
 from pytest_nemoperf.machine import describe_devices
 from pytest_nemoperf.progress import Progress
 from pytest_nemoperf.report.ab import ab_header
+from pytest_nemoperf.report.junit import PREFIX
 from pytest_nemoperf.report.plans import render_dry_run
 from pytest_nemoperf.report.summary import render_summary
 from pytest_nemoperf.report.terminal import render_header
 from pytest_nemoperf.results import NotRun
 from pytest_nemoperf.session import PerfSession
 from pytest_nemoperf.settings import Settings
-from pytest_nemoperf.suite import Suite
+from pytest_nemoperf.suite import NOTHING_JUDGED, Suite
 from pytest_nemoperf.waivers import check_release
 
 if TYPE_CHECKING:
     from pytest_nemoperf.watched_benchmark import WatchedBenchmark
 
 _BENCHMARK = "benchmark"  # the fixture of pytest-benchmark
-_VERDICT_PROPERTY = "nemoperf_verdict"
+_VERDICT_PROPERTY = f"{PREFIX}verdict"
+_OUTCOMES = frozenset({"passed", "failed", "skipped"})
 
 
 class PerfPlugin:
@@ -40,6 +42,8 @@ class PerfPlugin:
         self._config = config
         self._written: list[str] = []
         self._write_error = ""
+        self._problem = ""
+        self._has_outcome = False
         self.session = PerfSession(config, settings=settings)
         self.suite = Suite(config, planner=self.session.planner)
         self.progress = Progress(config)
@@ -56,20 +60,30 @@ class PerfPlugin:
         """Return the fixture of one test."""
         return Perf(self.session, item=item, progress=self.progress)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Check every waiver before anything is launched, also of tests that -m then leaves out."""
-        for item in items:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, None, None]:
+        """Check every waiver before anything is launched, also of tests that -m leaves out.
+
+        Last of all, since every other hook may add a marker.
+        """
+        collected = list(items)
+        result = yield
+        for item in collected:
             try:
                 waiver = waiver_of(item)
                 if waiver is not None:
                     check_release(waiver, release=self.session.settings.release, subject=item.nodeid)
             except WaiverError as exc:
                 raise pytest.UsageError(str(exc)) from None
+        return result
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Leave out benchmark tests that this session has no use for before their fixtures are made."""
+        """Begin an attempt of a perf test; leave out benchmark tests that this session has no use for."""
+        if _is_perf(item):
+            self.session.begin(item.nodeid)
+            self._problem = ""
+            write_properties(item, reports=())
         if _uses_benchmark(item):
             self._prepare_benchmark(item)
 
@@ -90,6 +104,35 @@ class PerfPlugin:
             bench.inject_delay(item, inject_pct=settings.inject_pct)
         self.session.take_turn(self.progress)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
+        """Note a failure of a subtest, which does not reach the test."""
+        if call.excinfo is not None:
+            self._note_failure(call.excinfo.value)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Store what the test has measured, once nothing more can go wrong with it."""
+        try:
+            result = yield
+        except BaseException:
+            self._problem = "its test failed for another reason than its speed, in its teardown"
+            raise
+        finally:
+            self._end_attempt(problem=self._problem)
+            if _is_perf(item):
+                self._write_last_properties(item)
+        return result
+
+    def _write_last_properties(self, item: pytest.Item) -> None:
+        """Let a test's JUnit properties say what it came to, also where it judged nothing."""
+        reports = self.session.judged(item.nodeid)
+        write_properties(item, reports=reports)
+        if not reports:
+            reasons = [each.reason for each in self.session.not_run if each.nodeid == item.nodeid]
+            reason = reasons[-1] if reasons else self.suite.reason_of(item.nodeid)
+            item.user_properties += [(_VERDICT_PROPERTY, "NOT JUDGED"), (f"{PREFIX}reason", reason)]
+
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
@@ -107,46 +150,54 @@ class PerfPlugin:
             self._benchmarks[item.nodeid] = watched
         return fixture
 
-    @pytest.hookimpl(wrapper=True)
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        """Judge a benchmark test inside the test; note a perf test that measured nothing."""
+        """Judge a benchmark test inside the test; note a failure, since plugins that run it again may report none."""
         try:
             result = yield
-        except NemoPerfError as exc:
-            _end_at_the_test(exc)
-            raise
-        except Exception:
-            if self._is_priced(item):  # what a test does with a verdict, a dry run does not judge
+            self._finish_call(item)
+        except BaseException as exc:
+            self._note_failure(exc)
+            if isinstance(exc, NemoPerfError):
+                _end_at_the_test(exc)
+            elif isinstance(exc, Exception) and self._is_priced(item):
+                # What a test does with a verdict, a dry run does not judge.
                 raise pytest.skip.Exception(PRICED) from None
             raise
+        return result
+
+    def _finish_call(self, item: pytest.Item) -> None:
+        """Judge what a test's benchmark fixture has timed, and check that nothing of the test went unjudged."""
         if self._is_priced(item):
             self.suite.finish(item)
             pytest.skip(PRICED)
-        if not _is_perf(item) or getattr(item, "_excinfo", None):
-            return result  # a unittest.TestCase keeps what it raised to itself
         benchmark = self._benchmarks.pop(item.nodeid, None)
+        caught: Sequence[pytest.ExceptionInfo[BaseException]] = getattr(item, "_excinfo", None) or ()
+        for each in caught:  # a unittest.TestCase keeps what it raised to itself
+            self._note_failure(each.value)
+        if caught or not _is_perf(item):
+            return
         if benchmark is not None:
             self._judge_benchmark(item, benchmark=benchmark)
-        self._check_judged(item)
-        return result
+        problem = self._unjudged_problem(item)
+        if problem:
+            self.session.verdict_failure = pytest.fail.Exception(problem, pytrace=False)
+            raise self.session.verdict_failure
 
-    def _check_judged(self, item: pytest.Item) -> None:
-        """Check that a perf test that would pass has been judged, and that no verdict of it was swallowed."""
-        own = [report for report in self.session.reports if report.result.nodeid == item.nodeid]
-        for report in own:
+    def _unjudged_problem(self, item: pytest.Item) -> str:
+        """Return why a perf test that would pass must not; empty if it may."""
+        for report in self.session.judged(item.nodeid):
             if report.result.is_failure:
                 verdict = report.result.verdict
-                pytest.fail(
-                    f"{verdict.kind} {verdict.case}: the test caught the failure and went on; a verdict fails its test",
-                    pytrace=False,
-                )
-        if own:
-            return
-        reason = "the test judged nothing: call perf.check, perf.compare or perf.measure, or use benchmark"
-        self.session.not_run.append(NotRun(nodeid=item.nodeid, reason=reason))
-        item.user_properties.append((_VERDICT_PROPERTY, "NOT JUDGED"))
-        if self.session.settings.needs_verdict:
-            pytest.fail(f"{reason} (ini perf_require_verdict)", pytrace=False)
+                return f"{verdict.kind} {verdict.case}: the test caught this and went on; a verdict fails its test"
+        problem = ""
+        left = self.session.not_compared(item.nodeid)
+        if left:
+            problem = f"{' and '.join(left)} ran and was not judged: give what perf.run returns to perf.compare"
+            self.session.not_run.append(NotRun(nodeid=item.nodeid, reason=problem))
+        elif not self.session.judged(item.nodeid):
+            problem = NOTHING_JUDGED
+        return f"{problem} (ini perf_require_verdict)" if problem and self.session.settings.needs_verdict else ""
 
     def pytest_report_header(self) -> list[str]:
         """Say what is measured against what."""
@@ -175,6 +226,19 @@ class PerfPlugin:
             comparing=comparing,
         )
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take a case's properties out of the last report of an attempt that does not count, for JUnit reads that one.
+
+        Plugins that run a test again report the attempts before under an outcome of their own, or not at all.
+        """
+        if report.when == "setup":
+            self._has_outcome = False
+        elif report.when == "call":
+            self._has_outcome = report.outcome in _OUTCOMES
+        elif not self._has_outcome:
+            report.user_properties = [pair for pair in report.user_properties if not pair[0].startswith(PREFIX)]
+
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Leave out the dot of a judged case: it has a line of its own."""
         if report.when == "call" and any(name == _VERDICT_PROPERTY for name, _ in report.user_properties):
@@ -183,16 +247,15 @@ class PerfPlugin:
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Stop everything and write the files, after Ctrl-C as well."""
+        self._end_attempt(problem="the session ended before its test did")
         self.session.close()
-        if _was_cut_off(session, exitstatus=exitstatus):
-            known = {each.nodeid for each in self.session.not_run}
-            known |= {report.result.nodeid for report in self.session.reports}
-            self.session.not_run += [each for each in self.suite.cut_off() if each.nodeid not in known]
+        if not session.config.option.collectonly:
+            self._note_unjudged(session, is_cut_off=_was_cut_off(session, exitstatus=exitstatus))
         updating = self.session.settings.updating
         if updating is not None and updating.is_pruning:
             self.session.pruned = self.suite.prune(self.session.context.store, shown=self.session.context.shown)
         self._note_unasked(session)
-        if self.session.reports or self.session.not_run or self.session.planner.priced:
+        if not session.config.option.collectonly:
             gaps = self.suite.gaps() if self.session.settings.is_dry_run else ()
             try:
                 self._written = [self.session.context.shown(path) for path in self.session.write_output(gaps)]
@@ -204,7 +267,7 @@ class PerfPlugin:
         if self.session.settings.is_dry_run:
             terminalreporter.section("performance")
             terminalreporter.write_line(render_dry_run(self.session.dry_run(self.suite.gaps()), written=self._written))
-        elif self.session.reports or self.session.not_run:
+        elif not self._config.option.collectonly:
             terminalreporter.section("performance")
             text = render_summary(
                 self.session.results(),
@@ -218,6 +281,8 @@ class PerfPlugin:
                 has_failed = any(report.result.is_failure for report in self.session.reports)
                 none = "no judged case failed but INVALID ones" if has_failed else "no judged case failed"
                 terminalreporter.write_line(f"perf: {none}, so none ran under the profiler (--perf-profile)")
+            if outside := self.suite.outside():
+                terminalreporter.write_line(f"perf: {outside}", yellow=True)
         if self._write_error:
             terminalreporter.write_line(f"perf: {self._write_error}", red=True)
 
@@ -236,6 +301,35 @@ class PerfPlugin:
         if is_failure and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
+    def _note_failure(self, error: BaseException) -> None:
+        """Note that an attempt of a test stores nothing, unless it failed for a verdict, or was skipped after one."""
+        if error is not self.session.verdict_failure and not isinstance(error, pytest.skip.Exception):
+            self._problem = "its test failed for another reason than its speed"
+
+    def _end_attempt(self, *, problem: str) -> None:
+        try:
+            self.session.end(problem=problem, progress=self.progress)
+        except BaselineError as exc:
+            raise pytest.fail.Exception(f"{type(exc).__name__}: {exc}", pytrace=False) from None
+
+    def _note_unjudged(self, session: pytest.Session, *, is_cut_off: bool) -> None:
+        """Note which tests judged nothing, and why there is no case at all where there is none.
+
+        The session fails for that where an ini key says so.
+        """
+        known = {each.nodeid for each in self.session.not_run}
+        known |= {report.result.nodeid for report in self.session.reports if self.session.judged(report.result.nodeid)}
+        known |= {case.nodeid for case in self.session.planner.priced}
+        unjudged = [*self.suite.not_called(is_cut_off=is_cut_off), *self.suite.unjudged(), *self.suite.skipped_files()]
+        self.session.not_run += [each for each in unjudged if each.nodeid not in known]
+        failing = [report.result for report in self.session.reports if report.result.is_failure]
+        self.session.not_run += self.suite.expected_to_fail({case.nodeid: case.verdict for case in failing})
+        if not self.session.reports and not self.session.settings.is_dry_run:
+            self.session.why_none = self.suite.why_none()
+            if self.session.settings.needs_verdict and session.exitstatus == pytest.ExitCode.OK:
+                self.session.why_none += " (a failure, by ini perf_require_verdict)"
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
     def _is_priced(self, item: pytest.Item) -> bool:
         priced = self.session.planner.priced
         return self.session.settings.is_dry_run and any(case.nodeid == item.nodeid for case in priced)
@@ -251,8 +345,6 @@ class PerfPlugin:
 
 def _was_cut_off(session: pytest.Session, *, exitstatus: int) -> bool:
     """Tell whether tests that were to run may not have: after Ctrl-C, an error of collection, or at --maxfail."""
-    if session.config.option.collectonly:
-        return False
     is_stopped = bool(session.shouldfail or session.shouldstop)
     return is_stopped or exitstatus in {pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR}
 

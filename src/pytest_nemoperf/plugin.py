@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_nemoperf import hookspecs, options
+from pytest_nemoperf import hookspecs, options, selection
 
 if TYPE_CHECKING:
     from pytest_nemoperf.fixture import Perf
@@ -29,6 +29,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     """Register the hooks others may implement."""
     pluginmanager.add_hookspecs(hookspecs)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Choose what is collected, before the conftest files of those folders are imported."""
+    selection.collect_perf_testpaths(early_config)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -64,9 +70,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         plugin.session.close()
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
-    """Deselect perf tests unless ``-m`` speaks of perf."""
+    """Deselect perf tests unless ``-m`` asks for them; last of all, since every other hook may add the marker."""
+    result = yield
     if not options.is_perf_selected(config):
         perf = [item for item in items if item.get_closest_marker("perf")]
         if perf:
@@ -74,7 +81,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             kept = set(map(id, perf))
             items[:] = [item for item in items if id(item) not in kept]
             config.stash[DESELECTED] = len(perf)
-    return (yield)
+    return result
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> str | None:

@@ -116,7 +116,7 @@ class Progress:
     @property
     def _is_live(self) -> bool:
         reporter = self._reporter
-        return reporter is not None and reporter.isatty() and reporter.verbosity >= 0
+        return reporter is not None and _is_terminal(reporter) and reporter.verbosity >= 0
 
     @contextmanager
     def _terminal(self) -> Iterator[pytest.TerminalReporter | None]:
@@ -165,3 +165,9 @@ class Progress:
             if reporter is not None:
                 reporter.rewrite(line, erase=True)
                 self._is_drawn = True
+
+
+def _is_terminal(reporter: pytest.TerminalReporter) -> bool:
+    """Tell whether pytest writes to a terminal; until pytest 8.4.0 ``isatty`` was an attribute, not a method."""
+    isatty: object = reporter.isatty
+    return bool(isatty()) if callable(isatty) else bool(isatty)

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from pytest_nemoperf.abtest import ABResult
 from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.measure import Measurement
 from pytest_nemoperf.profiles import CaseProfile
 from pytest_nemoperf.provenance import Provenance
@@ -37,6 +38,7 @@ class CaseResult:
         has_expired_waiver: The test fails for that, whatever the verdict.
         run_dir: Where the ranks' records and logs are; empty for what ran in-process.
         ab: How it was compared with another revision; None if it was judged against a baseline.
+        earlier_verdicts: Of earlier attempts of the test in this session, as pytest-rerunfailures makes them.
     """
 
     nodeid: str
@@ -54,6 +56,12 @@ class CaseResult:
     has_expired_waiver: bool = False
     run_dir: str = ""
     ab: ABResult | None = None
+    earlier_verdicts: tuple[VerdictKind, ...] = ()
+
+    @property
+    def is_unsteady(self) -> bool:
+        """An earlier attempt of the test came to another verdict."""
+        return any(kind is not self.verdict.kind for kind in self.earlier_verdicts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +116,7 @@ class SessionResults:
         git_problem: git's reason for not telling the commit or its changes; empty if it could.
         cases: Judged cases in the order they ran.
         not_run: Perf tests that measured nothing.
+        why_none: Why no case was judged; empty if one was.
         pruned: What --perf-prune did; None without it.
         unasked: Stored baselines that may be those of cases without one; None if there are none.
         inject_pct: Self-test delay of the whole session; 0 for a real one.
@@ -122,6 +131,7 @@ class SessionResults:
     provenance: Provenance
     cases: tuple[CaseResult, ...]
     not_run: tuple[NotRun, ...] = ()
+    why_none: str = ""
     pruned: Pruned | None = None
     unasked: Unasked | None = None
     inject_pct: float = 0.0
@@ -138,13 +148,14 @@ class CaseReport:
     Attributes:
         result: The judged case.
         baseline: What it was judged against, or None.
-        stored: The baseline that was written, or None.
+        stored: The baseline that is written when the test has come to its end, or None.
         replaced: The baseline an update replaced, or None.
         stored_profile: File of the profile that was stored with the baseline; empty if none was.
         rerun_command: Shell command that runs just this case again.
         accept_command: Shell command that stores it in spite of its verdict.
         environment: Environment now, to tell what changed since the baseline.
         profile: What --perf-profile found out; None where it was not asked for or not due.
+        new_profile: What is stored with the baseline when the test has come to its end, or None.
     """
 
     result: CaseResult
@@ -156,3 +167,4 @@ class CaseReport:
     accept_command: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     profile: CaseProfile | None = None
+    new_profile: CaseProfile | None = None

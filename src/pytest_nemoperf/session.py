@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,12 @@ import pytest
 
 from pytest_nemoperf.absession import open_ab_session
 from pytest_nemoperf.baseline import write_atomically
-from pytest_nemoperf.case_profiles import is_profile_due, profile_report
+from pytest_nemoperf.case_profiles import is_profile_due, profile_report, store_new_profile
 from pytest_nemoperf.changes import changes_text
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.context import Context
 from pytest_nemoperf.dryrun import DRY_RUN_FILE, DryRun
+from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.hostlock import HostLock
 from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.judging import judge_case, launch_case
@@ -42,6 +44,8 @@ class PerfSession:
         self.settings = settings
         self.reports: list[CaseReport] = []
         self.not_run: list[NotRun] = []
+        self.why_none = ""
+        self.verdict_failure: BaseException | None = None
         self.num_profiled = 0
         self.pruned: Pruned | None = None
         self.unasked: Unasked | None = None
@@ -51,12 +55,57 @@ class PerfSession:
         self._turn = HostLock()
         self._started = time.monotonic()
         self._launches = Launches(settings.state_dir / "runs")
+        self._running = ""
+        self._judged: dict[str, list[str]] = {}  # cases of each test's last attempt
+        self._not_compared: dict[str, str] = {}  # test by case that was measured
+
+    def begin(self, nodeid: str) -> None:
+        """Begin an attempt of a test: it may be the first, or one more of a plugin that runs failed tests again."""
+        self._running = nodeid
+        self._judged[nodeid] = []
+        self._not_compared.clear()
+        self.not_run = [each for each in self.not_run if each.nodeid != nodeid]
+
+    def judged(self, nodeid: str) -> list[CaseReport]:
+        """Return the reports of the cases that the last attempt of a test has judged."""
+        return [report for report in self.reports if report.result.verdict.case in self._judged.get(nodeid, ())]
+
+    def not_compared(self, nodeid: str) -> list[str]:
+        """Return the cases that a test has run and not compared."""
+        return [case for case, owner in self._not_compared.items() if owner == nodeid]
+
+    def end(self, *, problem: str, progress: Progress) -> None:
+        """End the attempt of the running test, if there is one: write what its cases are to store.
+
+        Args:
+            problem: What went wrong with it, other than its verdicts; nothing is stored then. Empty for nothing.
+            progress: Is told what becomes of profiles.
+
+        Raises:
+            BaselineError: If a baseline can't be written.
+        """
+        nodeid, self._running = self._running, ""
+        error: BaselineError | None = None
+        for report in self.judged(nodeid):
+            if report.stored is None and report.new_profile is None:
+                continue
+            why = problem
+            if not why:
+                try:
+                    self._replace(report, by=self._written(report, progress=progress))
+                except BaselineError as exc:
+                    error, why = exc, str(exc)
+            if why:
+                self._replace(report, by=_withdrawn(report, problem=why))
+        if error is not None:
+            raise error
 
     def run(
         self,
         plan: Plan,
         *,
         framework: Framework,
+        nodeid: str,
         runs: int,
         tolerances: Sequence[Mapping[str, float]],
         progress: Progress,
@@ -69,6 +118,7 @@ class PerfSession:
         Args:
             plan: What to launch.
             framework: Who trains it.
+            nodeid: The test that asks.
             runs: Launches that make a baseline.
             tolerances: Layers on top of the session's, later ones win.
             progress: Shows what goes on.
@@ -81,6 +131,7 @@ class PerfSession:
             UnsupportedError: If no runs of the case are stored that could be judged again.
         """
         context = self.context
+        self._not_compared[plan.case] = nodeid
         if context.replay is not None:
             return context.replay.measure(plan, framework=framework)
         terms = context.terms(tolerances)
@@ -107,7 +158,7 @@ class PerfSession:
         tolerances: Sequence[Mapping[str, float]],
         waiver: Waiver | None = None,
     ) -> CaseReport:
-        """Judge a measurement, store it where that is due, and keep the report.
+        """Judge a measurement and keep the report; what is to be stored is written when the test has ended.
 
         Args:
             measurement: What was measured.
@@ -116,10 +167,11 @@ class PerfSession:
             waiver: What the test says of a known loss; None for nothing.
 
         Raises:
-            BaselineError: If a stored baseline can't be trusted, or a new one can't be written.
+            BaselineError: If a stored baseline can't be trusted.
         """
         context, case = self.context, measurement.case
         self.planner.claim(case, nodeid=nodeid)
+        self._not_compared.pop(case, None)
         if self.ab is not None:
             report = self.ab.report(
                 measurement,
@@ -142,7 +194,11 @@ class PerfSession:
                 nodeid=nodeid,
                 waiver=waiver,
             )
+        for earlier in [other.result for other in self.reports if other.result.verdict.case == case]:
+            kinds = (*earlier.earlier_verdicts, earlier.verdict.kind)
+            report = replace(report, result=replace(report.result, earlier_verdicts=kinds))
         self.reports = [other for other in self.reports if other.result.verdict.case != case] + [report]
+        self._judged.setdefault(nodeid, []).append(case)
         return report
 
     def profile(self, report: CaseReport, *, progress: Progress) -> CaseReport:
@@ -154,7 +210,7 @@ class PerfSession:
             return report
         case = report.result.verdict.case
         command = self.context.command(report.result.nodeid, "--update-baselines", "--perf-profile")
-        report = profile_report(
+        profiled = profile_report(
             report,
             launcher=self._launches.launcher,
             run_dir=self._launches.case_dir(case) / "profile",
@@ -166,8 +222,8 @@ class PerfSession:
             progress=progress,
         )
         self.num_profiled += 1
-        self.reports = [report if other.result is report.result else other for other in self.reports]
-        return report
+        self._replace(report, by=profiled)
+        return profiled
 
     def take_turn(self, progress: Progress) -> None:
         """Wait until no other perf session measures on this host."""
@@ -193,6 +249,7 @@ class PerfSession:
             provenance=provenance,
             cases=tuple(report.result for report in self.reports),
             not_run=tuple(self.not_run),
+            why_none=self.why_none,
             pruned=self.pruned,
             unasked=self.unasked,
             inject_pct=settings.inject_pct,
@@ -239,3 +296,23 @@ class PerfSession:
         for name, text in files.items():
             write_atomically(self.settings.output_dir / name, text=text)
         return [self.settings.output_dir / name for name in files]
+
+    def _replace(self, report: CaseReport, *, by: CaseReport) -> None:
+        self.reports = [by if other is report else other for other in self.reports]
+
+    def _written(self, report: CaseReport, *, progress: Progress) -> CaseReport:
+        """Write a case's baseline and profile; return its report with where the profile is.
+
+        Raises:
+            BaselineError: If the baseline can't be written.
+        """
+        if report.stored is not None:
+            write = self.context.store.record_locally if report.result.is_stored_locally else self.context.store.update
+            write(report.stored)
+        return store_new_profile(report, root=self.context.root, updating=self.settings.updating, progress=progress)
+
+
+def _withdrawn(report: CaseReport, *, problem: str) -> CaseReport:
+    """Return the report of a case that stores nothing after all, because of a problem."""
+    result = replace(report.result, stored_path="", is_stored_locally=False, storing_note=f"not stored: {problem}")
+    return replace(report, result=result, stored=None, replaced=None, new_profile=None)

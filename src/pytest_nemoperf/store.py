@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,6 +44,9 @@ class Found:
 class BaselineStore:
     """The committed baselines, and a local store for machines and workloads they don't cover.
 
+    A file is read once: a session judges by what was stored before it, also where a test runs again after it has
+    written its own runs.
+
     Attributes:
         committed_dir: ``baselines/`` of the project.
         local_dir: Store that is not committed; one folder a machine.
@@ -57,6 +60,7 @@ class BaselineStore:
     system: str
     machine: Mapping[str, str | int]
     is_updating: bool = False
+    _read: dict[Path, Baseline | None] = field(default_factory=dict, repr=False, compare=False)
 
     def find(self, case: str, *, workload: Mapping[str, Any]) -> Found:
         """Return the committed baseline if it compares, else the local one if that does, else the committed one.
@@ -66,10 +70,10 @@ class BaselineStore:
         """
         committed = self.find_committed(case)
         if committed is None or not self.compares(committed, workload=workload):
-            local = find_baseline(self._local_root, system=self.system, case=case)
+            local = self._find(self._local_root, case)
             if local is not None and self.compares(local, workload=workload):
-                return Found(baseline=local, path=str(self._path(self._local_root, case)), is_local=True)
-        return Found(baseline=committed, path=str(self._path(self.committed_dir, case)) if committed else "")
+                return Found(baseline=local, path=str(self.local_path(case)), is_local=True)
+        return Found(baseline=committed, path=str(self.committed_path(case)) if committed else "")
 
     def find_committed(self, case: str) -> Baseline | None:
         """Return the committed baseline of a case, whether it compares or not.
@@ -83,31 +87,43 @@ class BaselineStore:
                 f"{path}: is a link to {path.readlink()}, which is not there; get that file, delete the link, or "
                 "record the case through it with --update-baselines"
             )
-        return find_baseline(self.committed_dir, system=self.system, case=case)
+        return self._find(self.committed_dir, case)
 
     def compares(self, baseline: Baseline, *, workload: Mapping[str, Any]) -> bool:
         """Tell whether a baseline is of this machine and that workload."""
         return baseline.machine == self.machine and baseline.workload == workload
 
     def record_locally(self, baseline: Baseline) -> Path:
-        """Remember what this machine did, so that its next session has something to compare with."""
-        write_baseline(self._local_root, baseline=baseline)
-        return self._path(self._local_root, baseline.case)
+        """Remember what this machine did, so that its next session has something to compare with.
 
-    def update(self, baseline: Baseline) -> tuple[Path, Baseline | None]:
-        """Store a committed baseline; return its path and the one it replaced.
+        Raises:
+            BaselineError: If it can't be written.
+        """
+        write_baseline(self._local_root, baseline=baseline)
+        return self.local_path(baseline.case)
+
+    def update(self, baseline: Baseline) -> None:
+        """Store a committed baseline.
 
         Raises:
             BaselineError: If another test's is there, what is there can't be trusted, or the folder does not take it.
         """
-        path = self._path(self.committed_dir, baseline.case)
-        old = self.find_committed(baseline.case)
+        old = find_baseline(self.committed_dir, system=self.system, case=baseline.case)
         if old is not None and _test_of(old) != _test_of(baseline):
             raise BaselineError(
-                f"{path}: is the baseline of {_test_of(old)}, and {_test_of(baseline)} has the same case; delete the "
-                "file if that test has another case now, or give one of the two another id"
+                f"{self.committed_path(baseline.case)}: is the baseline of {_test_of(old)}, and {_test_of(baseline)} "
+                "has the same case; delete the file if that test has another case now, or give one of the two another "
+                "id"
             )
-        return path, write_baseline(self.committed_dir, baseline=baseline)
+        write_baseline(self.committed_dir, baseline=baseline)
+
+    def committed_path(self, case: str) -> Path:
+        """Return the file of a case's committed baseline."""
+        return self._path(self.committed_dir, case)
+
+    def local_path(self, case: str) -> Path:
+        """Return the file of a case's baseline in this machine's own store."""
+        return self._path(self._local_root, case)
 
     def prune(self, asked: Container[str]) -> Iterator[Path]:
         """Delete the system's committed baselines of cases that are not asked for, with their profiles.
@@ -154,6 +170,12 @@ class BaselineStore:
     def _local_root(self) -> Path:
         digest = hashlib.sha256(json.dumps(dict(self.machine), sort_keys=True).encode()).hexdigest()[:12]
         return self.local_dir / digest
+
+    def _find(self, root: Path, case: str) -> Baseline | None:
+        path = self._path(root, case)
+        if path not in self._read:
+            self._read[path] = find_baseline(root, system=self.system, case=case)
+        return self._read[path]
 
     def _path(self, root: Path, case: str) -> Path:
         return baseline_path(root, system=self.system, case=case)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from pytest_nemoperf.asking import asks_once, perf_files
+from pytest_nemoperf.asking import asks_once, names_perf, perf_files
 from pytest_nemoperf.errors import BaselineError
+from pytest_nemoperf.report.cells import count_text
 from pytest_nemoperf.results import NotRun, Pruned, Unasked
+from pytest_nemoperf.selection import PERF_TESTPATHS
 
 if TYPE_CHECKING:
     from pytest_nemoperf.planner import Planner
     from pytest_nemoperf.store import BaselineStore
+    from pytest_nemoperf.verdict import Verdict
 
+NOTHING_JUDGED: Final = "the test judged nothing: call perf.check, perf.compare or perf.measure, or use benchmark"
 _SHOWN = 3
 
 
@@ -36,6 +41,9 @@ class Suite:
         self._uncollected: list[str] = []
         self._started: set[str] = set()
         self._outcomes: dict[str, str] = {}
+        self._reasons: dict[str, str] = {}
+        self._xfailed: set[str] = set()
+        self._skipped: dict[str, str] = {}
         self._finished: set[str] = set()
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
@@ -45,6 +53,8 @@ class Suite:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Note what was collected, and what could not be: there may be perf tests in it."""
         self._collected.add((self._config.rootpath / report.nodeid).resolve())
+        if report.skipped:
+            self._skipped[report.nodeid] = _skip_reason(report)
         if report.outcome != "passed":
             self._uncollected.append(f"{report.nodeid} was {_collected_how(report)}")
 
@@ -60,20 +70,92 @@ class Suite:
         """Note how each test ended; what fails after the test itself hides no case."""
         if report.when != "teardown" and (report.when == "call" or report.outcome != "passed"):
             self._outcomes[report.nodeid] = report.outcome
+            self._reasons[report.nodeid] = _why_unjudged(report)
+            if hasattr(report, "wasxfail"):
+                self._xfailed.add(report.nodeid)
 
     def finish(self, item: pytest.Item) -> None:
         """Note that a test got to its end, though it counts as skipped in a dry run."""
         self._finished.add(item.nodeid)
 
-    def cut_off(self) -> Iterator[NotRun]:
-        """Yield the tests that have no outcome, because the session ended before."""
+    def not_called(self, *, is_cut_off: bool) -> Iterator[NotRun]:
+        """Yield the tests that have no outcome: the session was cut off before, or only set them up."""
         for item in self._items:
-            if item.nodeid not in self._outcomes:
-                was_reached = item.nodeid in self._started
+            if item.nodeid in self._outcomes:
+                continue
+            if not is_cut_off:
+                reason = "set up and not called (--setup-only, --setup-plan)"
+            elif item.nodeid in self._started:
                 # lists count tests by reason, and which one was interrupted is worth reading there
-                interrupted = f"{item.nodeid} was interrupted before it was judged"
-                reason = interrupted if was_reached else "not reached: the session ended before"
-                yield NotRun(nodeid=item.nodeid, reason=reason)
+                reason = f"{item.nodeid} was interrupted before it was judged"
+            else:
+                reason = "not reached: the session ended before"
+            yield NotRun(nodeid=item.nodeid, reason=reason)
+
+    def skipped_files(self) -> Iterator[NotRun]:
+        """Yield the files that may hold perf tests and were skipped as a whole, as by pytest.importorskip."""
+        paths = self._perf_files() if self._skipped else ()
+        for path in paths:
+            nodeid = path.relative_to(self._config.rootpath).as_posix()
+            if nodeid in self._skipped:
+                yield NotRun(nodeid=nodeid, reason=f"skipped as a whole: {self._skipped[nodeid]}")
+
+    def expected_to_fail(self, failing: Mapping[str, Verdict]) -> Iterator[NotRun]:
+        """Yield the tests whose verdict fails nothing, because they are marked xfail.
+
+        Args:
+            failing: Verdict by test.
+        """
+        for nodeid, verdict in failing.items():
+            if nodeid in self._xfailed:
+                reason = (
+                    f"{verdict.kind}, which fails nothing, for the test is marked xfail; perf_waive lets a known loss "
+                    "pass until a day or release"
+                )
+                yield NotRun(nodeid=nodeid, reason=reason)
+
+    def reason_of(self, nodeid: str) -> str:
+        """Return why a test that has ended judged no case, if it judged none."""
+        return self._reasons.get(nodeid, "")
+
+    def unjudged(self) -> Iterator[NotRun]:
+        """Yield the tests that have an outcome, with why it says nothing of speed if they judged no case."""
+        for item in self._items:
+            if item.nodeid in self._outcomes:
+                yield NotRun(nodeid=item.nodeid, reason=self._reasons[item.nodeid])
+
+    def why_none(self) -> str:
+        """Return why the session has judged no case."""
+        if self._items:
+            return f"no case was judged: {count_text(len(self._items), 'perf test')} selected, each of them is below"
+        if self._left_out:
+            option = self._config.option
+            keyword = f" and -k {option.keyword!r}" if option.keyword else ""
+            collected = f"{count_text(len(self._left_out), 'perf test')} collected"
+            return f"no perf test ran: {collected}, all left out by -m {option.markexpr!r}{keyword}"
+        where = " and ".join(os.path.relpath(argument, self._config.rootpath) for argument in self._config.args)
+        unseen = _shortened([f"{path} may hold perf tests" for path in self._unseen()])
+        hint = f"give its folder, or name it in ini {PERF_TESTPATHS}"
+        return "; ".join([f"no perf test ran: none was collected in {where}", *unseen, *([hint] if unseen else [])])
+
+    def outside(self) -> str:
+        """Return which files hold perf tests that ``-m perf`` does not run, for ini perf_testpaths leaves them out."""
+        config, root = self._config, self._config.rootpath
+        folders: list[str] = config.getini(PERF_TESTPATHS)
+        if not folders or config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+            return ""
+        collected = [Path(argument).resolve() for argument in config.args]
+        outside: list[str] = []
+        for path in self._unseen():
+            is_inside = any((root / path).resolve().is_relative_to(folder) for folder in collected)
+            if not is_inside and names_perf(root / path):
+                outside.append(str(path))
+        if not outside:
+            return ""
+        return (
+            f"perf tests outside of ini {PERF_TESTPATHS} ({', '.join(folders)}) did not run: "
+            f"{'; '.join(_shortened(outside))}; name their folders there, or move them"
+        )
 
     def gaps(self) -> list[str]:
         """Return why there may be more cases than were asked for; nothing if the whole suite was seen."""
@@ -164,10 +246,13 @@ class Suite:
 
     def _unseen(self) -> Iterator[Path]:
         """Yield the files of the project that this session did not look into, for whatever reason."""
-        root, ini = self._config.rootpath, self._config.getini
-        for path in perf_files(root, names=ini("python_files"), left_out=ini("norecursedirs")):
+        for path in self._perf_files():
             if path.resolve() not in self._collected:
-                yield path.relative_to(root)
+                yield path.relative_to(self._config.rootpath)
+
+    def _perf_files(self) -> Iterator[Path]:
+        ini = self._config.getini
+        return perf_files(self._config.rootpath, names=ini("python_files"), left_out=ini("norecursedirs"))
 
     def _problem(self, item: pytest.Item) -> str:
         """Return why a test may ask for more cases than it did, or nothing."""
@@ -198,6 +283,22 @@ def _asks_once(item: pytest.Item) -> bool:
         return True
     function = getattr(item, "function", None)
     return function is not None and asks_once(function)
+
+
+def _why_unjudged(report: pytest.TestReport) -> str:
+    """Return why a test that ended like this has judged no case, if it has judged none."""
+    if hasattr(report, "wasxfail"):
+        return f"xfail, and no case was judged: {report.wasxfail or 'no reason given'}"
+    if report.failed:
+        return "failed before a case was judged"
+    if report.skipped:
+        return _skip_reason(report)
+    return NOTHING_JUDGED
+
+
+def _skip_reason(report: pytest.CollectReport | pytest.TestReport) -> str:
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+    return reason.removeprefix("Skipped: ")
 
 
 def _collected_how(report: pytest.CollectReport) -> str:

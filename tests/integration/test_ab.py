@@ -283,7 +283,7 @@ def test_a_path_that_the_code_makes_up_is_found_out_in_the_process_and_no_verdic
     result.stdout.fnmatch_lines(
         ["RevisionError: old (main, ???????): its processes use the working tree: */speed.txt (opened); both sides*"]
     )
-    result.stdout.fnmatch_lines(["no case was measured"])
+    result.stdout.fnmatch_lines(["no case was judged: 1 perf test selected*"])
 
 
 def test_a_shared_folder_among_the_paths_is_refused(repository: Project) -> None:

@@ -261,7 +261,13 @@ def test_later(perf):
             id="interrupted",
         ),
         pytest.param(
-            "ValueError", ("-x",), {"test_speed.py::test_later": "not reached: the session ended before"}, id="-x"
+            "ValueError",
+            ("-x",),
+            {
+                "test_speed.py::test_stopped": "failed before a case was judged",
+                "test_speed.py::test_later": "not reached: the session ended before",
+            },
+            id="-x",
         ),
     ],
 )

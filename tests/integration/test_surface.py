@@ -31,6 +31,7 @@ OPTIONS = [
     "--perf-dry-run",
 ]
 INI_KEYS = [
+    "perf_testpaths",
     "perf_runs",
     "perf_max_runs",
     "perf_alpha",

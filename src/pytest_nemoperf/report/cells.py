@@ -110,6 +110,13 @@ def verdict_word(case: CaseResult) -> str:
     return f"{case.verdict.kind}, waived" if case.waived else case.verdict.kind.value
 
 
+def earlier_text(case: CaseResult) -> str:
+    """Return what earlier attempts of the test came to, where the last one came to something else."""
+    if not case.is_unsteady:
+        return ""
+    return f"only the last attempt of this test was {case.verdict.kind}, before it {', '.join(case.earlier_verdicts)}"
+
+
 def commit_text(provenance: Provenance) -> str:
     """Return the commit as the environment has it: short, and with a mark if the code was not just that."""
     commit = provenance.environment().get("commit")

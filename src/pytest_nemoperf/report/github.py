@@ -14,7 +14,7 @@ from typing import Final
 
 from pytest_nemoperf.comparison import Comparison, VerdictKind
 from pytest_nemoperf.metrics import METRICS
-from pytest_nemoperf.report.cells import allowed_text, count_text, pct_text, percent_text, verdict_word
+from pytest_nemoperf.report.cells import allowed_text, count_text, earlier_text, pct_text, percent_text, verdict_word
 from pytest_nemoperf.report.failure import render_failure
 from pytest_nemoperf.report.markdown import render_markdown
 from pytest_nemoperf.report.resolving import interval_text
@@ -85,14 +85,14 @@ def case_annotation(case: CaseResult, *, file: str = "", line: int | None = None
     verdict = case.verdict
     if case.is_failure:
         level = Level.ERROR
-    elif verdict.kind is VerdictKind.PASSED and not case.waiver_note:
+    elif verdict.kind is VerdictKind.PASSED and not case.waiver_note and not case.is_unsteady:
         return None
     else:
         is_good = verdict.kind in {VerdictKind.IMPROVED, VerdictKind.NO_BASELINE}
         level = Level.NOTICE if is_good or (case.stored_path and not case.is_stored_locally) else Level.WARNING
     mark = "INJECTED " if case.measurement.inject_pct else ""
     word = f"{verdict.kind}, {case.waived}" if case.waived else verdict_word(case)
-    facts = [text for text in (case.waiver_note, *verdict.reasons) if text]
+    facts = [text for text in (case.waiver_note, earlier_text(case), *verdict.reasons) if text]
     return Annotation(
         level=level, title=f"{mark}{word}", message=f"{verdict.case}: " + "\n".join(facts), file=file, line=line
     )
@@ -139,7 +139,9 @@ def cut_summary(text: str, *, room: int) -> str:
 
 def _counts(results: SessionResults) -> str:
     counts = Counter(verdict_word(case) for case in results.cases)
-    return ", ".join(f"{number} {word}" for word, number in counts.items()) or "no case was measured"
+    return (
+        ", ".join(f"{number} {word}" for word, number in counts.items()) or results.why_none or "no case was measured"
+    )
 
 
 def _row(case: CaseResult) -> list[str]:
@@ -173,8 +175,8 @@ def _block(report: CaseReport) -> Iterator[str]:
         text = render_failure(report, width=_BLOCK_WIDTH, color=False)
         title = f"{verdict_word(case)} {case.verdict.case}"
         yield from (f"<details><summary>{title}</summary>", "", "````text", text, "````", "", "</details>", "")
-    elif case.waived or case.waiver_note:
-        yield from (f"- {verdict_word(case)} {code(case.verdict.case)}: {case.waived or case.waiver_note}", "")
+    elif note := case.waived or case.waiver_note or earlier_text(case):
+        yield from (f"- {verdict_word(case)} {code(case.verdict.case)}: {note}", "")
 
 
 def _data(text: str) -> str:

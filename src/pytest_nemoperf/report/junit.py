@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from pytest_nemoperf.comparison import Comparison, VerdictKind
 from pytest_nemoperf.measure import median_over_runs
 from pytest_nemoperf.metrics import JUDGED, RL_METRICS
 from pytest_nemoperf.results import CaseReport
+
+PREFIX: Final = "nemoperf_"
 
 
 def properties(report: CaseReport) -> list[tuple[str, str]]:
@@ -30,6 +33,7 @@ def properties(report: CaseReport) -> list[tuple[str, str]]:
         ("baseline", result.baseline_path),
         ("stored", result.stored_path),
         ("accepted_reason", result.accepted_reason),
+        ("earlier_verdicts", ", ".join(result.earlier_verdicts)),
         ("waived", result.waived),
         ("waiver_note", result.waiver_note),
         ("inject_pct", f"{measurement.inject_pct:g}" if is_injected else ""),
@@ -41,7 +45,7 @@ def properties(report: CaseReport) -> list[tuple[str, str]]:
     if verdict.kind is not VerdictKind.INVALID:
         prefix = "injected_" if is_injected else ""
         pairs += [(prefix + name, value) for name, value in (*_figures(report), *_shown_figures(report))]
-    return [(f"nemoperf_{name}", value) for name, value in pairs if value]
+    return [(f"{PREFIX}{name}", value) for name, value in pairs if value]
 
 
 def _shown_figures(report: CaseReport) -> list[tuple[str, str]]:

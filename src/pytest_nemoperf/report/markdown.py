@@ -15,7 +15,7 @@ from pytest_nemoperf.metrics import (
     TOKENS_PER_SEC_PER_GPU,
 )
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.report.cells import INJECTION_MEANING, commit_text, injection_text
+from pytest_nemoperf.report.cells import INJECTION_MEANING, commit_text, earlier_text, injection_text
 from pytest_nemoperf.report.rl_page import rl_sections
 from pytest_nemoperf.report.stored import unasked_lines, unasked_title
 from pytest_nemoperf.report.tables import (
@@ -139,6 +139,8 @@ def _notes(results: SessionResults) -> list[str]:
                 pass
         if case.waiver_note:
             notes.append(f"- WAIVER: {code(case.verdict.case)}: {case.waiver_note}")
+        if case.is_unsteady:
+            notes.append(f"- RERUN: {code(case.verdict.case)}: {earlier_text(case)}")
     if results.unasked is not None:
         notes.append(f"- {unasked_title(results.unasked)}: {'; '.join(unasked_lines(results.unasked))}")
     return ["Notes:", "", *map(one_line, notes), ""] if notes else []

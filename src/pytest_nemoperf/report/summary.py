@@ -22,6 +22,7 @@ from pytest_nemoperf.report.ab import compared_with
 from pytest_nemoperf.report.cells import (
     commit_text,
     count_text,
+    earlier_text,
     elapsed_text,
     pct_text,
     verdict_word,
@@ -210,7 +211,7 @@ def _verdict_line(line: str, *, case: CaseResult) -> RenderableType:
 
 def _counts(results: SessionResults) -> Iterator[RenderableType]:
     if not results.cases:
-        yield "no case was measured"
+        yield styled((results.why_none or "no case was measured", ALARM))
         return
     counts = Counter(case.verdict.kind for case in results.cases if not case.has_expired_waiver)
     words = [styled((f"{counts[kind]} {kind}", style_of(kind))) for kind in VerdictKind if counts[kind]]
@@ -227,7 +228,8 @@ def _reasons(cases: Sequence[CaseResult], *, hints: Mapping[VerdictKind, str]) -
     """Cases with the same reasons share them; a failing case has a block of its own elsewhere."""
     groups: dict[tuple[VerdictKind, tuple[str, ...]], list[str]] = {}
     for case in cases:
-        has_news = case.verdict.kind is not VerdictKind.PASSED or case.verdict.reasons or case.waiver_note
+        is_plain = case.verdict.kind is VerdictKind.PASSED and not case.is_unsteady
+        has_news = not is_plain or case.verdict.reasons or case.waiver_note
         if has_news and not case.is_failure:
             groups.setdefault((case.verdict.kind, _reasons_of(case, hints=hints)), []).append(case.verdict.case)
     for (kind, reasons), ids in groups.items():
@@ -237,7 +239,7 @@ def _reasons(cases: Sequence[CaseResult], *, hints: Mapping[VerdictKind, str]) -
 
 
 def _reasons_of(case: CaseResult, *, hints: Mapping[VerdictKind, str]) -> tuple[str, ...]:
-    reasons = [text for text in (case.waived, case.waiver_note) if text]
+    reasons = [text for text in (case.waived, case.waiver_note, earlier_text(case)) if text]
     reasons += case.verdict.reasons
     if case.accepted_reason:
         reasons.append(f"accepted: {case.accepted_reason}")

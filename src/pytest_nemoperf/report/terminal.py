@@ -9,6 +9,7 @@ from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import METRICS, STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU, format_number, format_time
 from pytest_nemoperf.report.cells import (
     count_text,
+    earlier_text,
     elapsed_text,
     figure_text,
     figures_text,
@@ -170,8 +171,9 @@ def render_case_line(report: CaseReport, *, width: int | None = None) -> str:
         facts = _comparison_facts(verdict)
     else:
         facts = [figures_text(measurement.runs)]
-    waiver = [text for text in (report.result.waived, report.result.waiver_note) if text]
-    return _joined(head, *waiver, *facts, width=width)
+    result = report.result
+    notes = [text for text in (result.waived, result.waiver_note, earlier_text(result)) if text]
+    return _joined(head, *notes, *facts, width=width)
 
 
 def _mark(inject_pct: float) -> str:

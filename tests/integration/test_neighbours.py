@@ -1,0 +1,98 @@
+"""Plugins that many projects have: they and a perf session leave each other alone.
+
+`make test-pytest` installs every one of them and counts a skip as a failure; `make test` runs those that are there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+from tests.integration.conftest import PERF_TEST, Project
+
+PLAIN_TEST = "def test_plain():\n    pass\n"
+
+
+def needs(module: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed; make test-pytest has it")
+
+
+def run(project: Project, *args: str) -> pytest.RunResult:
+    """Run a perf session in a process of its own, as plugins that patch the interpreter ask for."""
+    return project.pytester.runpytest_subprocess("-m", "perf", "--system=cpu", "-p", "no:cacheprovider", *args)
+
+
+def slow_down(project: Project) -> None:
+    """Store a baseline, then double the time of a step."""
+    project.run("--update-baselines").assert_outcomes(passed=1)
+    project.set_step_time(0.2)
+
+
+def test_xdist_runs_other_tests_and_is_refused_with_perf_tests(project: Project) -> None:
+    needs("xdist")
+    project.pytester.makepyfile(test_other=PLAIN_TEST)
+
+    plain = project.pytester.runpytest_subprocess("-n", "1", "-m", "not perf")
+    perf = run(project, "-n", "1")
+
+    plain.assert_outcomes(passed=1)
+    assert perf.ret == pytest.ExitCode.USAGE_ERROR
+    perf.stderr.fnmatch_lines(["*-n runs tests side by side*"])
+
+
+def test_rerunfailures_runs_a_loss_again_and_both_attempts_are_told(project: Project) -> None:
+    needs("pytest_rerunfailures")
+    slow_down(project)
+
+    result = run(project, "--reruns=1")
+
+    result.assert_outcomes(failed=1)
+    assert result.parseoutcomes()["rerun"] == 1
+    assert result.stdout.str().count("REGRESSED pretrain-") >= 2
+
+
+@pytest.mark.parametrize("method", ["signal", "thread"])
+def test_timeout_ends_a_test_that_hangs_and_leaves_a_judged_one_alone(project: Project, method: str) -> None:
+    needs("pytest_timeout")
+    hanging = PERF_TEST.replace("test_speed", "test_hang").replace("perf.check(RECIPE)", "__import__('time').sleep(60)")
+    project.pytester.makepyfile(test_speed=PERF_TEST, test_then=hanging)
+
+    result = run(project, "--timeout=8", f"--timeout-method={method}", "-o", "timeout_func_only=true")
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*NO BASELINE pretrain-*"])
+    assert "Timeout" in result.stdout.str() + result.stderr.str()
+
+
+def test_randomly_shuffles_tests_and_changes_no_case(project: Project) -> None:
+    needs("pytest_randomly")
+    slow_down(project)
+
+    result = run(project, "-p", "randomly", "--randomly-seed=3")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["Using --randomly-seed=3", "*REGRESSED pretrain-*"])
+
+
+def test_cov_measures_coverage_beside_a_case(project: Project) -> None:
+    needs("pytest_cov")
+    slow_down(project)
+
+    result = run(project, "--cov=.", "--cov-report=term")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*REGRESSED pretrain-*", "TOTAL *"])
+
+
+def test_asyncio_runs_its_tests_and_a_coroutine_may_judge_a_case(project: Project) -> None:
+    needs("pytest_asyncio")
+    coroutine = PERF_TEST.replace("def test", "@pytest.mark.asyncio\nasync def test")
+    project.pytester.makepyfile(test_speed=coroutine)
+    slow_down(project)
+
+    result = run(project)
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*REGRESSED pretrain-*"])
