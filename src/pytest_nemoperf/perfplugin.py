@@ -241,9 +241,12 @@ class PerfPlugin:
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Leave out the dot of a judged case: it has a line of its own."""
-        if report.when == "call" and any(name == _VERDICT_PROPERTY for name, _ in report.user_properties):
-            return report.outcome, "", report.outcome.upper()
-        return None
+        if report.when != "call" or not any(name == _VERDICT_PROPERTY for name, _ in report.user_properties):
+            return None
+        outcome = str(report.outcome)
+        if hasattr(report, "wasxfail"):
+            outcome = "xfailed" if report.skipped else "xpassed"
+        return outcome, "", outcome.upper()
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Stop everything and write the files, after Ctrl-C as well."""

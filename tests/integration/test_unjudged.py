@@ -1,0 +1,105 @@
+"""Perf tests that end green without a verdict: each is named, and fails where perf_require_verdict is set."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.conftest import Project
+
+HEAD = """
+import contextlib, unittest
+import pytest
+from test_speed import RECIPE
+"""
+TESTS = {
+    "nothing": "@pytest.mark.perf\ndef test_it(perf):\n    pass\n",
+    "not-compared": "@pytest.mark.perf\ndef test_it(perf):\n    perf.run(RECIPE)\n",
+    "one-of-two": (
+        "import dataclasses\n@pytest.mark.perf\ndef test_it(perf):\n    perf.check(RECIPE)\n"
+        "    perf.run(dataclasses.replace(RECIPE, variant='second'))\n"
+    ),
+    "unittest": ("@pytest.mark.perf\nclass TestIt(unittest.TestCase):\n    def test_it(self):\n        pass\n"),
+}
+"""Tests that pass and leave something unjudged."""
+
+
+def project_of(project: Project, test: str, *, ini: str = "") -> Project:
+    project.pytester.makepyfile(test_other=HEAD + test)
+    project.pytester.makeini(f"[pytest]\nperf_runs = 1\npython_files = test_other.py\n{ini}")
+    return project
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_a_test_that_leaves_something_unjudged_is_named(project: Project, name: str) -> None:
+    result = project_of(project, TESTS[name]).run()
+
+    result.assert_outcomes(passed=1)
+    _, _, not_run = result.stdout.str().partition("\nnot run\n")
+    assert "judged" in not_run
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_it_fails_where_a_verdict_is_required(project: Project, name: str) -> None:
+    result = project_of(project, TESTS[name], ini="perf_require_verdict = true").run()
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*judged*(ini perf_require_verdict)*"])
+
+
+def test_junit_says_which_tests_were_not_judged(project: Project) -> None:
+    project_of(project, TESTS["nothing"]).run("--junitxml=junit.xml")
+
+    report = (project.root / "junit.xml").read_text()
+    assert '<property name="nemoperf_verdict" value="NOT JUDGED"' in report
+    assert '<property name="nemoperf_reason" value="the test judged nothing' in report
+
+
+def test_a_verdict_that_the_test_catches_fails_it_all_the_same(project: Project) -> None:
+    caught = (
+        "@pytest.mark.perf\ndef test_it(perf):\n    with contextlib.suppress(BaseException):\n"
+        "        perf.check(RECIPE)\n"
+    )
+    project_of(project, caught).run().assert_outcomes(passed=1)
+    project.set_step_time(0.3)
+
+    result = project.run()
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["REGRESSED *: the test caught this and went on; a verdict fails its test"])
+
+
+def test_a_failing_verdict_under_xfail_is_named(project: Project) -> None:
+    xfail = "@pytest.mark.xfail\n@pytest.mark.perf\ndef test_it(perf):\n    perf.check(RECIPE)\n"
+    project_of(project, xfail).run()
+    project.set_step_time(0.3)
+
+    result = project.run()
+
+    result.assert_outcomes(xfailed=1)
+    result.stdout.fnmatch_lines(["*REGRESSED, which fails nothing, for the test is marked xfail;*"])
+
+
+def test_a_file_that_is_skipped_as_a_whole_is_named(project: Project) -> None:
+    skipping = "pytest.importorskip('no_such_module')\n" + TESTS["nothing"]
+    project_of(project, skipping)
+    project.pytester.makeini("[pytest]\nperf_runs = 1\n")
+
+    result = project.run()
+
+    result.stdout.fnmatch_lines(["not run", "  1 test: skipped as a whole: could not import 'no_such_module'*"])
+
+
+def test_tests_that_are_only_set_up_are_named(project: Project) -> None:
+    result = project.run("--setup-only")
+
+    result.stdout.fnmatch_lines(["*no case was judged*", "  1 test: set up and not called*"])
+
+
+@pytest.mark.parametrize(("option", "code"), [("false", 0), ("true", 1)])
+def test_a_session_without_any_verdict_fails_where_one_is_required(project: Project, option: str, code: int) -> None:
+    skipped = "@pytest.mark.perf\ndef test_it(perf):\n    pytest.skip('not today')\n"
+
+    result = project_of(project, skipped, ini=f"perf_require_verdict = {option}").run()
+
+    assert result.ret == code
+    result.stdout.fnmatch_lines(["no case was judged: 1 perf test selected*"])
