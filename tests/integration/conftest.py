@@ -70,6 +70,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path
     )  # locks of its own, so that a real session is not in the way
     for limit in ("MAX_FOREIGN_SHARE", "MAX_STEAL_SHARE"):  # what else runs beside the tests is no failure
         monkeypatch.setattr(f"pytest_nemoperf.health.{limit}", 2.0)
-    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):  # of the job that runs these tests
+    # of the job that runs these tests, and of their own worker
+    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
         monkeypatch.delenv(name, raising=False)
     return Project(pytester)
