@@ -53,7 +53,7 @@ def test_timeout_ends_a_test_that_hangs_and_leaves_a_judged_one_alone(project: P
     hanging = hanging.replace("perf.check(RECIPE)", "__import__('time').sleep(60)")
     project.pytester.makepyfile(test_speed=PERF_TEST, test_then=hanging)
 
-    result = run(project, "--timeout=60")
+    result = run(project, "--timeout=60", "-p", "no:randomly")
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*NO BASELINE pretrain-*"])
