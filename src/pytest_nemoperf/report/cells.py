@@ -112,7 +112,7 @@ def verdict_word(case: CaseResult) -> str:
 
 def earlier_text(case: CaseResult) -> str:
     """Return what earlier attempts of the test came to, where the last one came to something else."""
-    if not case.is_unsteady:
+    if not case.had_other_verdicts:
         return ""
     return f"only the last attempt of this test was {case.verdict.kind}, before it {', '.join(case.earlier_verdicts)}"
 

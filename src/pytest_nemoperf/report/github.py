@@ -85,7 +85,7 @@ def case_annotation(case: CaseResult, *, file: str = "", line: int | None = None
     verdict = case.verdict
     if case.is_failure:
         level = Level.ERROR
-    elif verdict.kind is VerdictKind.PASSED and not case.waiver_note and not case.is_unsteady:
+    elif verdict.kind is VerdictKind.PASSED and not case.waiver_note and not case.had_other_verdicts:
         return None
     else:
         is_good = verdict.kind in {VerdictKind.IMPROVED, VerdictKind.NO_BASELINE}

@@ -139,7 +139,7 @@ def _notes(results: SessionResults) -> list[str]:
                 pass
         if case.waiver_note:
             notes.append(f"- WAIVER: {code(case.verdict.case)}: {case.waiver_note}")
-        if case.is_unsteady:
+        if case.had_other_verdicts:
             notes.append(f"- RERUN: {code(case.verdict.case)}: {earlier_text(case)}")
     if results.unasked is not None:
         notes.append(f"- {unasked_title(results.unasked)}: {'; '.join(unasked_lines(results.unasked))}")

@@ -228,7 +228,7 @@ def _reasons(cases: Sequence[CaseResult], *, hints: Mapping[VerdictKind, str]) -
     """Cases with the same reasons share them; a failing case has a block of its own elsewhere."""
     groups: dict[tuple[VerdictKind, tuple[str, ...]], list[str]] = {}
     for case in cases:
-        is_plain = case.verdict.kind is VerdictKind.PASSED and not case.is_unsteady
+        is_plain = case.verdict.kind is VerdictKind.PASSED and not case.had_other_verdicts
         has_news = not is_plain or case.verdict.reasons or case.waiver_note
         if has_news and not case.is_failure:
             groups.setdefault((case.verdict.kind, _reasons_of(case, hints=hints)), []).append(case.verdict.case)
