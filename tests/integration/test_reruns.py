@@ -29,7 +29,6 @@ SLOW_AT_FIRST = "    pathlib.Path(__file__).with_name('speed.txt').write_text('0
 
 
 def rerun(project: Project, *args: str) -> pytest.RunResult:
-    pytest.importorskip("pytest_rerunfailures")
     return project.run("--reruns=1", "--junitxml=junit.xml", "-W", "ignore", *args)
 
 
