@@ -6,7 +6,7 @@ import sys
 import pytest
 
 STARTS = {
-    "settrace": ("import sys; sys.settrace(lambda *_: None)", "__main__ (sys.settrace)"),
+    "settrace": ("import sys; sys.settrace(lambda *_: None)", "function of __main__ (sys.settrace)"),
     "setprofile": ("import cProfile; cProfile.Profile().enable()", "cProfile (sys."),
     "coverage": ("import coverage; coverage.Coverage(data_file=None).start()", "coverage (sys."),
     "tracemalloc": ("import tracemalloc; tracemalloc.start()", "tracemalloc"),

@@ -197,7 +197,11 @@ class PerfPlugin:
             self.session.not_run.append(NotRun(nodeid=item.nodeid, reason=problem))
         elif not self.session.judged(item.nodeid):
             problem = NOTHING_JUDGED
-        return f"{problem} (ini perf_require_verdict)" if problem and self.session.settings.needs_verdict else ""
+        if not problem or not self.session.settings.needs_verdict:
+            return ""
+        if not left:
+            self.session.not_run.append(NotRun(nodeid=item.nodeid, reason=problem))
+        return f"{problem} (ini perf_require_verdict)"
 
     def pytest_report_header(self) -> list[str]:
         """Say what is measured against what."""

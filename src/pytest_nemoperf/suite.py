@@ -136,6 +136,8 @@ class Suite:
         where = " and ".join(os.path.relpath(argument, self._config.rootpath) for argument in self._config.args)
         unseen = _shortened([f"{path} may hold perf tests" for path in self._unseen()])
         hint = f"give its folder, or name it in ini {PERF_TESTPATHS}"
+        if self._config.args_source is pytest.Config.ArgsSource.INVOCATION_DIR and self._config.getini(PERF_TESTPATHS):
+            hint = f"ini {PERF_TESTPATHS} holds where pytest is started in {self._config.rootpath}: start it there"
         return "; ".join([f"no perf test ran: none was collected in {where}", *unseen, *([hint] if unseen else [])])
 
     def outside(self) -> str:

@@ -47,6 +47,7 @@ def _names() -> Iterator[str]:
 
 
 def _package_of(tool: Any) -> str:
-    """Return the package a tracer comes from; tracers written in C tell it by their type."""
-    module = getattr(tool, "__module__", None) or type(tool).__module__
-    return str(module).partition(".")[0]
+    """Return the package a tracer comes from, or its type's name where that is a script's own."""
+    module = getattr(tool, "__module__", None) or type(tool).__module__  # tracers written in C tell it by their type
+    package = str(module).partition(".")[0]
+    return package if package != "__main__" else f"{type(tool).__name__} of __main__"

@@ -67,11 +67,11 @@ def test_a_renamed_case_and_its_old_baseline_are_named_side_by_side(renamed: Pro
     text = result.stdout.str()
     new = CASE.replace("llama-tiny", "mine")
     assert result.ret == 0
-    assert "1 case without a baseline, and 1 stored baseline that no test asks for: they may" in text
+    assert "1 case without a committed baseline, and 1 baseline that no test asks for: renamed?" in text
     assert f"{new} is {CASE} but for the model's name" in text
     assert f"asked for by no test: baselines/cpu/{CASE}.json" in text
     assert results_of(renamed)["renamed"] == {new: CASE}
-    assert "without a baseline, and 1 stored" in (renamed.root / ".nemoperf/latest/results.md").read_text()
+    assert "without a committed baseline, and 1 baseline" in (renamed.root / ".nemoperf/latest/results.md").read_text()
 
 
 def test_it_is_said_again_while_only_this_machine_has_a_baseline_of_the_case(renamed: Project) -> None:
@@ -79,7 +79,9 @@ def test_it_is_said_again_while_only_this_machine_has_a_baseline_of_the_case(ren
 
     result = renamed.run()
 
-    result.stdout.fnmatch_lines(["*1 PASSED*", "1 case without a baseline, and 1 stored baseline that no test asks*"])
+    result.stdout.fnmatch_lines(
+        ["*1 PASSED*", "1 case without a committed baseline, and 1 baseline that no test asks*"]
+    )
 
 
 def test_an_ini_key_makes_the_session_fail_for_it(renamed: Project) -> None:
@@ -116,7 +118,7 @@ def test_a_session_in_which_every_case_has_its_baseline_says_nothing(project: Pr
     result = project.run()
 
     assert result.ret == 0
-    assert "without a baseline" not in result.stdout.str()
+    assert "without a committed baseline" not in result.stdout.str()
 
 
 def test_an_update_says_it_and_does_not_fail_for_it(renamed: Project) -> None:
@@ -125,7 +127,7 @@ def test_an_update_says_it_and_does_not_fail_for_it(renamed: Project) -> None:
     result = renamed.run("--update-baselines")
 
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["1 case without a baseline, and 1 stored baseline that no test asks for*"])
+    result.stdout.fnmatch_lines(["1 case without a committed baseline, and 1 baseline that no test asks for*"])
     assert "--perf-prune" in result.stdout.str()
 
 
@@ -136,7 +138,7 @@ def test_a_part_of_the_suite_says_of_a_new_case_only_what_it_knows(project: Proj
 
     result = project.run("-k", "other")
 
-    assert "without a baseline" not in result.stdout.str()
+    assert "without a committed baseline" not in result.stdout.str()
 
 
 def test_a_part_of_the_suite_names_the_old_baseline_of_a_renamed_model(renamed: Project) -> None:
@@ -165,7 +167,7 @@ def test_a_part_of_the_suite_can_not_fail_for_it_and_says_so(project: Project) -
 
 def test_trials_and_dry_runs_have_no_baselines_to_lose(renamed: Project) -> None:
     for option in ("--perf-set=mbs=2", "--perf-dry-run"):
-        assert "without a baseline" not in renamed.run(option).stdout.str()
+        assert "without a committed baseline" not in renamed.run(option).stdout.str()
 
 
 def test_a_pull_request_shows_it(renamed: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,4 +176,4 @@ def test_a_pull_request_shows_it(renamed: Project, monkeypatch: pytest.MonkeyPat
 
     result = renamed.run()
 
-    result.stdout.fnmatch_lines(["::error title=1 case without a baseline*"])
+    result.stdout.fnmatch_lines(["::error title=1 case without a committed baseline*"])

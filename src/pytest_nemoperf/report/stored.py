@@ -71,12 +71,12 @@ def unasked_parts(unasked: Unasked | None) -> Iterator[RenderableType]:
 
 def unasked_title(unasked: Unasked) -> str:
     """Return in a line what cases without a baseline stand beside."""
-    missing = f"{count_text(len(unasked.missing), 'case')} without a baseline"
+    missing = f"{count_text(len(unasked.missing), 'case')} without a committed baseline"
     if not unasked.stored:
         return f"{missing}, and stored ones that no test which was seen asks for"
     seen = " which was seen" if unasked.gaps else ""
-    stored = count_text(len(unasked.stored), "stored baseline")
-    return f"{missing}, and {stored} that no test{seen} asks for: they may be the same, renamed"
+    stored = count_text(len(unasked.stored), "baseline")
+    return f"{missing}, and {stored} that no test{seen} asks for: renamed?"
 
 
 def unasked_lines(unasked: Unasked) -> list[str]:
