@@ -125,6 +125,16 @@ def test_data_that_ends_in_a_further_pass_leaves_the_passes_before() -> None:
     assert "the steps have not settled" in problem
 
 
+def test_a_loop_has_settled_where_its_passes_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_nemoperf.passes.find_drift", lambda _: None)
+    loop = make_loop()
+
+    run(loop, seconds=SLOWING_DOWN)
+    (measured,), problems = loop.result()
+
+    assert (measured.drift_pct, problems) == (None, ())
+
+
 def test_a_loop_left_early_is_missing_steps() -> None:
     loop = make_loop()
 

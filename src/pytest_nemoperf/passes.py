@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pytest_nemoperf.health import HealthReport, health_problems
-from pytest_nemoperf.measure import drift_problems
+from pytest_nemoperf.measure import drift_problems, round_significant
 from pytest_nemoperf.monitor import Monitor
 from pytest_nemoperf.steadiness import Drift, find_drift, num_still_warming
 from pytest_nemoperf.tracers import active_tracers, tracer_problems
@@ -133,14 +133,15 @@ class Passes:
         return undisturbed[-1] if undisturbed else len(self.finished) - 1
 
     @property
-    def earlier_drifts_pct(self) -> tuple[float | None, ...]:
-        """Drift of each other pass that nothing disturbed, percent; None for one that has settled."""
-        counted = self.finished[self.counted]
-        others = [each for each in self.finished if each is not counted and not each.disturbances]
-        return tuple(None if each.drift is None else each.drift.pct for each in others)
+    def drift_pct(self) -> float | None:
+        """Drift of the pass that counts, percent; None if it has settled."""
+        drift = self.finished[self.counted].drift
+        return None if drift is None else round_significant(drift.pct, digits=3)
 
     @property
     def problems(self) -> list[str]:
         """Reasons why no figure of these passes can be judged; empty if the counted one can."""
         counted = self.finished[self.counted]
-        return [*counted.disturbances, *drift_problems(counted.drift, earlier_pct=self.earlier_drifts_pct)]
+        others = [each for each in self.finished if each is not counted and not each.disturbances]
+        drifts_pct = [None if each.drift is None else each.drift.pct for each in others]
+        return [*counted.disturbances, *drift_problems(counted.drift, earlier_pct=drifts_pct)]
