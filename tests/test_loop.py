@@ -18,9 +18,28 @@ FAST, SLOW = 0.002, 0.006
 SLOWING_DOWN = (FAST,) * 4 + (SLOW,) * 2
 
 
+class Clock:
+    """Stands in for the module ``time``: only sleeping takes time, and reading the clock a microsecond."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def perf_counter(self) -> float:
+        self.now += 1e-6
+        return self.now
+
+    monotonic = perf_counter
+
+
 @pytest.fixture(autouse=True)
 def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look at nothing that runs beside the tests, their coverage included."""
+    """Look at nothing that runs beside the tests, their coverage included, and let it take no time from them."""
+    clock = Clock()
+    for module in (__name__, "pytest_nemoperf.loop", "pytest_nemoperf.passes"):
+        monkeypatch.setattr(f"{module}.time", clock)
     monkeypatch.setattr("pytest_nemoperf.passes.active_tracers", lambda: ())
     for limit in ("MAX_FOREIGN_SHARE", "MAX_STEAL_SHARE"):
         monkeypatch.setattr(f"pytest_nemoperf.health.{limit}", 2.0)
@@ -123,6 +142,16 @@ def test_data_that_ends_in_a_further_pass_leaves_the_passes_before() -> None:
 
     assert measured.num_steps == 4
     assert "the steps have not settled" in problem
+
+
+def test_a_loop_has_settled_where_its_passes_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_nemoperf.passes.find_drift", lambda _: None)
+    loop = make_loop()
+
+    run(loop, seconds=SLOWING_DOWN)
+    (measured,), problems = loop.result()
+
+    assert (measured.drift_pct, problems) == (None, ())
 
 
 def test_a_loop_left_early_is_missing_steps() -> None:
@@ -235,3 +264,13 @@ def test_tokens_of_a_step_are_a_whole_number_above_0(tokens: Any) -> None:
 def test_a_loop_that_says_what_can_not_be_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         make_loop(expected=replace(EXPECTED, **changes))
+
+
+def test_a_loop_whose_data_ends_before_a_busy_machine_could_be_told_is_invalid() -> None:
+    loop = make_loop(min_sec=0.5)
+
+    run(loop, seconds=(FAST,) * 20)
+    _, (problem,) = loop.result()
+
+    assert "the loop ended after" in problem
+    assert "give it data for longer, or raise steps" in problem

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import time
@@ -48,6 +50,21 @@ def test_only_the_newest_sessions_keep_their_folders(root: Path, monkeypatch: py
         end_session(root)
 
     assert names_in(root) == ["20260102-000000", "20260103-000000"]
+
+
+def test_a_full_disk_leaves_no_session_in_a_folder_without_a_lock(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = SessionFolder(root)
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_text", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            _ = session.path
+
+    assert (session.path / ".number").exists()
+    assert (session.path / ".lock").exists()
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_clock_that_is_set_back_makes_no_session_older(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

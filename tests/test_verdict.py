@@ -163,6 +163,19 @@ def test_a_quiet_case_of_a_noisy_class_is_told_how_many_runs_and_which_command()
     assert "would resolve the tolerance" in verdict.reasons[0]
 
 
+def test_a_baseline_of_a_restless_machine_says_that_it_hides_a_loss() -> None:
+    baseline = make_baseline((1000.0,))
+    baseline = replace(baseline, runs=(replace(baseline.runs[0], drift_pct=40.0),))
+
+    verdict = judged(make_measurement((500.0,)), baseline=baseline)
+
+    assert verdict.kind is VerdictKind.INCONCLUSIVE
+    assert verdict.reasons[-1] == (
+        "the baseline is from a restless machine: its speed changed within run 1 by +40%, so 20% noise is reckoned "
+        "with until it is recorded anew on a quiet one"
+    )
+
+
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_an_impossible_figure_is_invalid(value: float) -> None:
     run = make_run()

@@ -14,7 +14,7 @@ from pytest_nemoperf.cases import benchmark_case_id
 from pytest_nemoperf.fingerprint import watched_variables
 from pytest_nemoperf.measure import Measurement, Run, round_significant
 from pytest_nemoperf.metrics import TIME_PER_CALL_SEC
-from pytest_nemoperf.steadiness import Drift, mad_pct, num_outliers, num_still_warming
+from pytest_nemoperf.steadiness import mad_pct, num_outliers, num_still_warming
 
 if TYPE_CHECKING:
     from pytest_nemoperf.passes import Passes
@@ -74,7 +74,7 @@ def measure_benchmark(item: pytest.Item, *, benchmark: WatchedBenchmark, setting
     else:
         problems = passes.problems
         times = benchmark.pass_times[passes.counted]
-        runs.append(_run(times, drift=passes.finished[passes.counted].drift))
+        runs.append(_run(times, drift_pct=passes.drift_pct))
         if len(times) < _MIN_ROUNDS:
             problems.append(f"{len(times)} rounds were measured, {_MIN_ROUNDS} are needed for a median")
     return Measurement(
@@ -88,7 +88,7 @@ def measure_benchmark(item: pytest.Item, *, benchmark: WatchedBenchmark, setting
     )
 
 
-def _run(times: list[float], *, drift: Drift | None) -> Run:
+def _run(times: list[float], *, drift_pct: float | None) -> Run:
     num_warmup_dropped = num_still_warming(times)
     times = times[num_warmup_dropped:]
     return Run(
@@ -97,5 +97,5 @@ def _run(times: list[float], *, drift: Drift | None) -> Run:
         num_warmup_dropped=num_warmup_dropped,
         num_outliers=num_outliers(times),
         step_time_mad_pct=round_significant(mad_pct(times), digits=3),
-        drift_pct=None if drift is None else round_significant(drift.pct, digits=3),
+        drift_pct=drift_pct,
     )

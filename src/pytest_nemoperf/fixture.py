@@ -146,7 +146,7 @@ class Perf:
         ``step.record(loss=..., grad_norm=...)``, and where lengths vary must call ``step.record(tokens=...)``.
 
         All steps are gone through again, from index 0, until half a second was measured and a pass of them is sound:
-        settled, on a machine that was not busy otherwise. A loop whose data ends before counts as far as it went.
+        settled, on a machine that was not busy otherwise. A loop whose data ends before half a second is INVALID.
 
         Args:
             name: Names the case, e.g. ``loop-<name>``; lower-case letters, digits, '.', '_' and '-'.

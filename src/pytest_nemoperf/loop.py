@@ -141,13 +141,18 @@ class MeasuredLoop:
         units = self._units[self._passes.counted]
         records = _joined(units, warmup_steps=self._expected.warmup_steps)
         expected = replace(self._expected, steps=len(records) - self._expected.warmup_steps)
-        runs, problems = measure_runs(expected, outputs=[records], earlier_drifts_pct=[self._passes.earlier_drifts_pct])
+        # Whether they have settled the passes have said already, of each unit by itself where lengths vary.
+        run = measure_runs(expected, outputs=[records])[0][0]
         # Losses compare at the same step of training: that of the first time.
-        last = self._units[0][0][-1]
         first_time = measure_runs(self._expected, outputs=[self._units[0][0]])[0][0]
-        run = replace(runs[0], last_step=last.step, loss=first_time.loss, grad_norm=first_time.grad_norm)
-        disturbances = self._passes.finished[self._passes.counted].disturbances
-        return (run,), (*disturbances, *problems)
+        run = replace(
+            run,
+            last_step=first_time.last_step,
+            loss=first_time.loss,
+            grad_norm=first_time.grad_norm,
+            drift_pct=self._passes.drift_pct,
+        )
+        return (run,), tuple(self._passes.problems)
 
 
 def _joined(units: Sequence[Sequence[StepRecord]], *, warmup_steps: int) -> list[StepRecord]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pytest_nemoperf.health import HealthReport, health_problems
-from pytest_nemoperf.measure import drift_problems
+from pytest_nemoperf.measure import drift_problems, round_significant
 from pytest_nemoperf.monitor import Monitor
 from pytest_nemoperf.steadiness import Drift, find_drift, num_still_warming
 from pytest_nemoperf.tracers import active_tracers, tracer_problems
@@ -33,16 +33,19 @@ class Pass:
         drift: Drift of its steps; None if they have settled.
         health: State of the machine meanwhile.
         tracers: Tracers that were active in this process.
+        too_short: Reason why it was too short to tell whether the machine was busy; empty if it was not.
     """
 
     drift: Drift | None
     health: HealthReport
     tracers: tuple[str, ...]
+    too_short: str = ""
 
     @property
     def disturbances(self) -> list[str]:
-        """Reasons why its figures are not those of the work: a tracer, or a machine that was not healthy."""
-        return [*tracer_problems(self.tracers), *health_problems(self.health)]
+        """Reasons why its figures may not be those of the work: a tracer, or a machine that may not be healthy."""
+        short = [self.too_short] if self.too_short else []
+        return [*tracer_problems(self.tracers), *health_problems(self.health), *short]
 
     @property
     def problems(self) -> list[str]:
@@ -108,12 +111,19 @@ class Passes:
         monitor, self._monitor = self._monitor, None
         if monitor is None:
             return
+        seconds = time.monotonic() - self._started
         with self._stack:
             health = monitor.report(num_finished=0)
         if not self._times:  # it was left before a unit was complete
             return
+        too_short = ""
+        if seconds < self._min_sec:
+            too_short = (
+                f"the loop ended after {seconds:.2g} s, and it takes {self._min_sec:g} s to tell whether the machine was "
+                "busy with something else; give it data for longer, or raise steps"
+            )
         drift = find_drift(self._times[num_still_warming(self._times) :])
-        self.finished.append(Pass(drift=drift, health=health, tracers=tuple(self._tracers)))
+        self.finished.append(Pass(drift=drift, health=health, tracers=tuple(self._tracers), too_short=too_short))
 
     def is_enough(self) -> bool:
         """Tell whether the last pass is sound, or further ones are not worth their time."""
@@ -133,14 +143,15 @@ class Passes:
         return undisturbed[-1] if undisturbed else len(self.finished) - 1
 
     @property
-    def earlier_drifts_pct(self) -> tuple[float | None, ...]:
-        """Drift of each other pass that nothing disturbed, percent; None for one that has settled."""
-        counted = self.finished[self.counted]
-        others = [each for each in self.finished if each is not counted and not each.disturbances]
-        return tuple(None if each.drift is None else each.drift.pct for each in others)
+    def drift_pct(self) -> float | None:
+        """Drift of the pass that counts, percent; None if it has settled."""
+        drift = self.finished[self.counted].drift
+        return None if drift is None else round_significant(drift.pct, digits=3)
 
     @property
     def problems(self) -> list[str]:
         """Reasons why no figure of these passes can be judged; empty if the counted one can."""
         counted = self.finished[self.counted]
-        return [*counted.disturbances, *drift_problems(counted.drift, earlier_pct=self.earlier_drifts_pct)]
+        others = [each for each in self.finished if each is not counted and not each.disturbances]
+        drifts_pct = [None if each.drift is None else each.drift.pct for each in others]
+        return [*counted.disturbances, *drift_problems(counted.drift, earlier_pct=drifts_pct)]

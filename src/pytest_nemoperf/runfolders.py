@@ -42,11 +42,12 @@ class SessionFolder:
             # Or another session would delete a folder that is made, but not locked yet.
             with _others_locked_out(self._root):
                 number = 1 + max(map(_number, _session_folders(self._root)), default=0)
-                self._path = _make_folder(self._root)
-                (self._path / _NUMBER).write_text(f"{number}\n", encoding="ascii")
-                self._lock = FileLock(self._path / _LOCK)
+                path = _make_folder(self._root)
+                (path / _NUMBER).write_text(f"{number}\n", encoding="ascii")
+                lock = FileLock(path / _LOCK)
                 with suppress(NotImplementedError):  # a file system without locks
-                    self._lock.acquire(timeout=0)
+                    lock.acquire(timeout=0)
+            self._path, self._lock = path, lock  # never one without number and lock, as after a disk was full
         return self._path
 
     def forget_others(self, *, keep: int) -> None:

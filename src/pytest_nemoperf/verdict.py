@@ -12,7 +12,7 @@ from pytest_nemoperf.bands import band_problems, has_pinned_lengths, is_rl
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.comparison import Comparison, Terms, VerdictKind, compare_runs, describe
 from pytest_nemoperf.distinct import distinct_comparisons
-from pytest_nemoperf.measure import Measurement, identity_problem, median_over_runs
+from pytest_nemoperf.measure import Measurement, Run, identity_problem, median_over_runs
 from pytest_nemoperf.metrics import JUDGED, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.steadiness import drift_noise_pct
 
@@ -80,21 +80,39 @@ def judge(
             *map(describe, [*_decisive(comparisons, kind=kind), *_left_aside(comparisons)]),
             *_passed_notes(comparisons, kind=kind),
             *_restless_notes(measurement),
+            *_restless_baseline_notes(baseline),
         ),
     )
 
 
 def _restless_notes(measurement: Measurement) -> list[str]:
     """Return how restless the machine was under this session's runs; nothing if every run has settled."""
-    drifts_pct = {number: run.drift_pct for number, run in enumerate(measurement.runs, start=1) if run.drift_pct}
-    if not drifts_pct:
+    seen = _drifts_text(measurement.runs)
+    if not seen:
         return []
-    seen = ", ".join(f"run {number} by {pct:+.0f}%" for number, pct in drifts_pct.items())
     noise_pct = drift_noise_pct(run.drift_pct for run in measurement.runs)
     return [
         f"the machine was restless: its speed changed within {seen}, one way or the other from try to try, so "
         f"{noise_pct:.2g}% noise is reckoned with"
     ]
+
+
+def _restless_baseline_notes(baseline: Baseline) -> list[str]:
+    """Return how restless the machine was when the baseline was recorded, since every session reckons with that."""
+    seen = _drifts_text(baseline.runs)
+    if not seen:
+        return []
+    noise_pct = drift_noise_pct(run.drift_pct for run in baseline.runs)
+    return [
+        f"the baseline is from a restless machine: its speed changed within {seen}, so {noise_pct:.2g}% noise is "
+        "reckoned with until it is recorded anew on a quiet one"
+    ]
+
+
+def _drifts_text(runs: Sequence[Run]) -> str:
+    """Return by how much the speed changed within each run that has not settled; empty if every run has."""
+    drifts_pct = {number: run.drift_pct for number, run in enumerate(runs, start=1) if run.drift_pct}
+    return ", ".join(f"run {number} by {pct:+.0f}%" for number, pct in drifts_pct.items())
 
 
 def _decisive(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> list[Comparison]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+from pytest_benchmark import fixture as library
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from pytest_nemoperf.passes import Passes
 
-_PAUSED = ("sys.settrace", "sys.setprofile")
-"""Tracers that pytest-benchmark switches off while it times."""
+_PAUSES_PROFILERS = hasattr(library, "PauseInstrumentation")
+_PAUSED = ("sys.settrace", "sys.setprofile") if _PAUSES_PROFILERS else ("sys.settrace",)
+"""Tracers that the installed pytest-benchmark switches off while it times."""
 
 
 class WatchedBenchmark(BenchmarkFixture):  # type: ignore[misc]  # the library has no types
@@ -32,9 +34,9 @@ class WatchedBenchmark(BenchmarkFixture):  # type: ignore[misc]  # the library h
     def _until_sound(self, time_once: Callable[[], Any]) -> Any:
         if self.disabled or self._mode:  # used before: the library says that it can't be used twice
             return time_once()
-        tables: list[Any] = []
+        tables: list[Any] = []  # the library's, one a pass
         add_stats = self._add_stats
-        self._add_stats = tables.append  # the library's own table has a row for what counts
+        self._add_stats = tables.append
         self.pass_times.append([])
         try:
             while True:
@@ -45,6 +47,7 @@ class WatchedBenchmark(BenchmarkFixture):  # type: ignore[misc]  # the library h
                 times = list(self.stats.stats.data)
                 self.pass_times[-1] += times
                 if not self.passes.end(times, budget_sec=self._budget_sec()):
+                    tables.pop()
                     continue
                 if self.passes.is_enough():
                     break
@@ -52,7 +55,7 @@ class WatchedBenchmark(BenchmarkFixture):  # type: ignore[misc]  # the library h
         finally:
             self.passes.close()
             self._add_stats = add_stats
-        add_stats(tables[-1])
+        add_stats(tables[self.passes.counted])
         return result
 
     def _budget_sec(self) -> float:

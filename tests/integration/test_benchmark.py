@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_nemoperf.health import CpuHealth, HealthReport
+from pytest_nemoperf.tracers import active_tracers
 from tests.integration.conftest import Project
 
 BENCHMARK = """
@@ -124,6 +126,8 @@ def clocked(project: Project, *, passes: list[list[float]], monkeypatch: pytest.
 
 
 STEADY, SLOWER = [1.0, 1.01] * 10, [1.0] * 10 + [2.0] * 10
+QUICKENING = [1.2 - 0.01 * number for number in range(20)]
+SLOWING = QUICKENING[::-1]
 
 
 def test_a_benchmark_that_slows_down_in_every_pass_is_invalid(
@@ -148,13 +152,56 @@ def test_a_benchmark_that_has_not_settled_is_measured_again_and_has_one_row_in_t
 def test_a_first_benchmark_on_a_restless_machine_is_recorded_with_its_noise(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faster = [1.2 - 0.01 * number for number in range(20)]
-    slower = faster[::-1]
-
-    result = clocked(project, passes=[slower, faster, slower, faster, slower], monkeypatch=monkeypatch)
+    result = clocked(project, passes=[SLOWING, QUICKENING, SLOWING, QUICKENING, SLOWING], monkeypatch=monkeypatch)
 
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*NO BASELINE*", "*the machine was restless*", "*8.6% noise is reckoned with*"])
+
+
+def test_the_librarys_table_shows_the_pass_that_counts(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports = iter([health_of(throttled_share=0.0)] * 2 + [health_of(throttled_share=0.5)] * 3)
+    monkeypatch.setattr("pytest_nemoperf.monitor.Monitor.report", lambda *_, **__: next(reports))
+
+    result = clocked(project, passes=[SLOWING, QUICKENING, *[[3.0] * 20] * 3], monkeypatch=monkeypatch)
+
+    result.stdout.fnmatch_lines(["test_clocked *1.0100 *1.2000 *"])
+
+
+def health_of(*, throttled_share: float) -> HealthReport:
+    cpu = CpuHealth(
+        num_cores=2, own_share=0.5, foreign_share=0.0, idle_share=0.0, steal_share=0.0, throttled_share=throttled_share
+    )
+    return HealthReport(seconds=1.0, num_samples=2, is_measured_steps=True, cpu=cpu)
+
+
+PROFILED = """
+import sys
+import pytest
+
+@pytest.mark.perf
+def test_profiled(benchmark):
+    during = []
+    sys.setprofile(lambda *_: None)
+    try:
+        benchmark.pedantic(lambda: during.append(sys.getprofile()), rounds=20)
+    finally:
+        sys.setprofile(None)
+    print("paused" if set(during) == {None} else "profiled")
+"""
+
+
+def test_a_profiler_makes_a_benchmark_invalid_unless_the_library_pauses_it(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_nemoperf.passes.active_tracers", active_tracers)
+    project.pytester.makepyfile(test_speed=PROFILED)
+
+    result = project.run("-rA")
+
+    if "paused" in result.outlines:
+        result.stdout.no_fnmatch_line("*(sys.setprofile)*")
+    else:
+        result.stdout.fnmatch_lines(["INVALID*(sys.setprofile) was active*"])
 
 
 def test_a_fixture_that_only_has_the_name_is_left_alone(project: Project) -> None:
