@@ -45,6 +45,7 @@ class Context:
             system=settings.system.name,
             machine=self.machine,
             is_updating=settings.updating is not None,
+            strict=settings.fail_on,
         )
 
     @cached_property

@@ -188,6 +188,7 @@ class Perf:
                 flops_convention=flops_convention,
             )
             whole_workload = loop_workload(name, expected=expected, added=workload)
+            session.check_once(f"loop-{name}", nodeid=self._item.nodeid)
             passes = self.passes(f"loop-{name}", num_gpus=num_gpus)
             loop = MeasuredLoop(
                 expected, passes=passes, synchronize=synchronize, inject_pct=session.settings.inject_pct

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from pytest_nemoperf.frameworks.protocol import Framework
     from pytest_nemoperf.progress import Progress
     from pytest_nemoperf.recipe import Plan
+    from pytest_nemoperf.store import Found
     from pytest_nemoperf.verdict import Verdict
 
+_MAX_DIFFERENCES = 3
 _MAX_RECORDED_RUNS = 15  # an update that can't hold its tolerance by then says so beside the file
 
 
@@ -127,9 +129,13 @@ def judge_case(
         measurement, baseline=found.baseline, machine=machine, terms=terms, looked_in=context.baselines_shown
     )
     if verdict.kind is not VerdictKind.INVALID:
-        verdict = replace(verdict, reasons=(*verdict.reasons, *context.where_looked(found)))
+        stand_in = _stand_in_notes(measurement, found=found, context=context, terms=terms)
+        verdict = replace(verdict, reasons=(*verdict.reasons, *stand_in, *context.where_looked(found)))
     kept = Kept()
-    if verdict.kind is not VerdictKind.INVALID and not measurement.inject_pct and context.replay is None:
+    is_sound = verdict.kind is not VerdictKind.INVALID and not measurement.inject_pct
+    # A record of this machine would only wait to stand in for the committed baseline that is demanded.
+    is_recorded = settings.updating is not None or verdict.kind not in LOCALLY_RECORDED & settings.fail_on
+    if is_sound and is_recorded and context.replay is None:
         new = from_measurement(measurement, machine=machine, provenance=provenance, reason="")
         keeper = Keeper(context.store, runs=settings.runs, updating=settings.updating)
         kept = keeper.keep(new, verdict=verdict, found=found, terms=terms, is_in_process=plan is None)
@@ -140,6 +146,7 @@ def judge_case(
         verdict=verdict,
         plan=plan,
         baseline_path=shown(found.path) if found.path else "",
+        is_judged_locally=found.is_local,
         stored_path=shown(kept.path) if kept.path else "",
         is_stored_locally=kept.is_local,
         storing_note=kept.note,
@@ -155,6 +162,22 @@ def judge_case(
         accept_command=context.accept_command(nodeid, kind=verdict.kind),
         environment={**provenance.environment(), **measurement.environment},
     )
+
+
+def _stand_in_notes(measurement: Measurement, *, found: Found, context: Context, terms: Terms) -> list[str]:
+    """Return why the committed baseline does not count where this machine's own record stands in for it."""
+    committed = context.store.find_committed(measurement.case) if found.is_local else None
+    if committed is None or found.baseline is None:
+        return []
+    refused = judge(measurement, baseline=committed, machine=context.machine, terms=terms)
+    differences = list(refused.reasons[:_MAX_DIFFERENCES])
+    if len(refused.reasons) > _MAX_DIFFERENCES:
+        differences.append(f"{len(refused.reasons) - _MAX_DIFFERENCES} more differences")
+    recorded = found.baseline.provenance.date.partition("T")[0]
+    return [
+        f"judged by what this machine recorded itself on {recorded}, for the committed baseline does not compare: "
+        f"{'; '.join(differences)}"
+    ]
 
 
 def _ruled(result: CaseResult, *, verdict: Verdict, waiver: Waiver | None, context: Context) -> CaseResult:

@@ -196,7 +196,7 @@ def _add_ini_keys(parser: pytest.Parser) -> None:
     parser.addini("perf_fail_on", "comma-separated verdicts that fail a perf test", default="")
     parser.addini(
         "perf_fail_on_unasked",
-        "fail a session in which cases have no baseline, while stored ones are asked for by no test (default false)",
+        "fail a session of the whole suite if stored baselines are asked for by no test (default false)",
         type="bool",
         default=False,
     )

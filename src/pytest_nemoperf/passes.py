@@ -119,8 +119,8 @@ class Passes:
         too_short = ""
         if seconds < self._min_sec:
             too_short = (
-                f"the loop ended after {seconds:.2g} s, and it takes {self._min_sec:g} s to tell whether the machine was "
-                "busy with something else; give it data for longer, or raise steps"
+                f"the loop ended after {seconds:.2g} s, and it takes {self._min_sec:g} s to tell whether the machine "
+                "was busy with something else; give it data for longer, or raise steps"
             )
         drift = find_drift(self._times[num_still_warming(self._times) :])
         self.finished.append(Pass(drift=drift, health=health, tracers=tuple(self._tracers), too_short=too_short))

@@ -17,6 +17,7 @@ from pytest_nemoperf.githubplugin import GitHubPlugin
 from pytest_nemoperf.machine import describe_devices
 from pytest_nemoperf.progress import Progress
 from pytest_nemoperf.report.ab import ab_header
+from pytest_nemoperf.report.cells import count_text
 from pytest_nemoperf.report.junit import PREFIX
 from pytest_nemoperf.report.plans import render_dry_run
 from pytest_nemoperf.report.summary import render_summary
@@ -25,6 +26,7 @@ from pytest_nemoperf.results import NotRun
 from pytest_nemoperf.session import PerfSession
 from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.suite import NOTHING_JUDGED, Suite
+from pytest_nemoperf.verdict import FAILING_BY_DEFAULT
 from pytest_nemoperf.waivers import check_release
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ class PerfPlugin:
         """
         collected = list(items)
         result = yield
+        self.suite.note_dropped(collected, kept=items)
         for item in collected:
             try:
                 waiver = waiver_of(item)
@@ -158,6 +161,8 @@ class PerfPlugin:
             self._finish_call(item)
         except BaseException as exc:
             self._note_failure(exc)
+            if isinstance(exc, pytest.skip.Exception) and (problem := self._swallowed(item)):
+                raise pytest.fail.Exception(problem, pytrace=False) from None
             if isinstance(exc, NemoPerfError):
                 _end_at_the_test(exc)
             elif isinstance(exc, Exception) and self._is_priced(item):
@@ -184,12 +189,18 @@ class PerfPlugin:
             self.session.verdict_failure = pytest.fail.Exception(problem, pytrace=False)
             raise self.session.verdict_failure
 
-    def _unjudged_problem(self, item: pytest.Item) -> str:
-        """Return why a perf test that would pass must not; empty if it may."""
+    def _swallowed(self, item: pytest.Item) -> str:
+        """Return which failing verdict a test that does not fail has caught; empty if none."""
         for report in self.session.judged(item.nodeid):
             if report.result.is_failure:
                 verdict = report.result.verdict
                 return f"{verdict.kind} {verdict.case}: the test caught this and went on; a verdict fails its test"
+        return ""
+
+    def _unjudged_problem(self, item: pytest.Item) -> str:
+        """Return why a perf test that would pass must not; empty if it may."""
+        if swallowed := self._swallowed(item):
+            return swallowed
         problem = ""
         left = self.session.not_compared(item.nodeid)
         if left:
@@ -237,7 +248,7 @@ class PerfPlugin:
         Plugins that run a test again report the attempts before under an outcome of their own, or not at all.
         """
         if report.when == "setup":
-            self._has_outcome = False
+            self._has_outcome = report.outcome in {"failed", "skipped"}
         elif report.when == "call":
             self._has_outcome = report.outcome in _OUTCOMES
         elif not self._has_outcome:
@@ -288,6 +299,12 @@ class PerfPlugin:
                 has_failed = any(report.result.is_failure for report in self.session.reports)
                 none = "no judged case failed but INVALID ones" if has_failed else "no judged case failed"
                 terminalreporter.write_line(f"perf: {none}, so none ran under the profiler (--perf-profile)")
+            left_out = FAILING_BY_DEFAULT - self.session.settings.fail_on
+            num_let = sum(report.result.verdict.kind in left_out for report in self.session.reports)
+            if num_let:
+                words = " and ".join(sorted(left_out))
+                note = f"perf: {count_text(num_let, 'case')} would fail, and does not: perf_fail_on leaves out {words}"
+                terminalreporter.write_line(note, yellow=True)
             if outside := self.suite.outside():
                 terminalreporter.write_line(f"perf: {outside}", yellow=True)
         if self._write_error:
@@ -327,10 +344,21 @@ class PerfPlugin:
         known = {each.nodeid for each in self.session.not_run}
         known |= {report.result.nodeid for report in self.session.reports if self.session.judged(report.result.nodeid)}
         known |= {case.nodeid for case in self.session.planner.priced}
-        unjudged = [*self.suite.not_called(is_cut_off=is_cut_off), *self.suite.unjudged(), *self.suite.skipped_files()]
+        unjudged = [
+            *self.suite.not_called(is_cut_off=is_cut_off),
+            *self.suite.unjudged(),
+            *self.suite.skipped_files(),
+            *self.suite.lost(),
+        ]
         self.session.not_run += [each for each in unjudged if each.nodeid not in known]
         failing = [report.result for report in self.session.reports if report.result.is_failure]
         self.session.not_run += self.suite.expected_to_fail({case.nodeid: case.verdict for case in failing})
+        hidden = [case for case in failing if self.suite.has_passed(case.nodeid)]
+        for case in hidden:
+            reason = f"{case.verdict.kind}, caught outside of the test's body, as in the teardown of a fixture"
+            self.session.not_run.append(NotRun(nodeid=case.nodeid, reason=reason))
+        if hidden and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if not self.session.reports and not self.session.settings.is_dry_run:
             self.session.why_none = self.suite.why_none()
             if self.session.settings.needs_verdict and session.exitstatus == pytest.ExitCode.OK:

@@ -28,6 +28,7 @@ class CaseResult:
         verdict: The outcome.
         plan: How it ran; None for a pytest-benchmark test or a loop measured in-process.
         baseline_path: File it was judged against; empty if there was none.
+        is_judged_locally: That file is in this machine's own store: nothing committed could be compared.
         stored_path: Baseline file written; empty if none was.
         is_stored_locally: That file is in this machine's own store, not among the committed ones.
         storing_note: Why the case was stored or not; empty where that needs no words.
@@ -46,6 +47,7 @@ class CaseResult:
     verdict: Verdict
     plan: Plan | None = None
     baseline_path: str = ""
+    is_judged_locally: bool = False
     stored_path: str = ""
     is_stored_locally: bool = False
     storing_note: str = ""
@@ -87,7 +89,7 @@ class Pruned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unasked:
-    """Stored baselines that may be those of cases without one: a case that is renamed loses its baseline in silence.
+    """Stored baselines that no test asks for: a case that is renamed, or a test that is lost, leaves its own behind.
 
     Attributes:
         missing: Cases without a committed baseline.

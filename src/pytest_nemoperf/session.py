@@ -17,7 +17,7 @@ from pytest_nemoperf.changes import changes_text
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.context import Context
 from pytest_nemoperf.dryrun import DRY_RUN_FILE, DryRun
-from pytest_nemoperf.errors import BaselineError
+from pytest_nemoperf.errors import BaselineError, RecipeError
 from pytest_nemoperf.hostlock import HostLock
 from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.judging import judge_case, launch_case
@@ -69,6 +69,15 @@ class PerfSession:
     def judged(self, nodeid: str) -> list[CaseReport]:
         """Return the reports of the cases that the last attempt of a test has judged."""
         return [report for report in self.reports if report.result.verdict.case in self._judged.get(nodeid, ())]
+
+    def check_once(self, case: str, *, nodeid: str) -> None:
+        """Check that a test has not measured a case before: of two measurements only one would stand.
+
+        Raises:
+            RecipeError: If it has.
+        """
+        if case in self._not_compared or case in self._judged.get(nodeid, ()):
+            raise RecipeError(f"{case} was measured in {nodeid} before; measure it once, or give one recipe a variant")
 
     def not_compared(self, nodeid: str) -> list[str]:
         """Return the cases that a test has run and not compared."""
@@ -127,10 +136,12 @@ class PerfSession:
         Raises:
             BaselineError: If a stored baseline can't be trusted; nothing is launched then.
             LaunchError: If ranks failed, hung or were killed.
+            RecipeError: If the test has measured the case before.
             RecordError: If stored runs can't be trusted, or this session's can't be stored.
             UnsupportedError: If no runs of the case are stored that could be judged again.
         """
         context = self.context
+        self.check_once(plan.case, nodeid=nodeid)
         self._not_compared[plan.case] = nodeid
         if context.replay is not None:
             return context.replay.measure(plan, framework=framework)
@@ -168,10 +179,12 @@ class PerfSession:
 
         Raises:
             BaselineError: If a stored baseline can't be trusted.
+            RecipeError: If the test has judged the case before.
         """
         context, case = self.context, measurement.case
         self.planner.claim(case, nodeid=nodeid)
         self._not_compared.pop(case, None)
+        self.check_once(case, nodeid=nodeid)
         if self.ab is not None:
             report = self.ab.report(
                 measurement,

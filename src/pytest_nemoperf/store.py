@@ -18,6 +18,7 @@ from pytest_nemoperf.baseline import (
     read_baseline,
     write_baseline,
 )
+from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.profilestore import forget_profile, profile_path
 
@@ -53,6 +54,8 @@ class BaselineStore:
         system: System name.
         machine: Key of this machine.
         is_updating: Committed baselines are written; a link to a file that is not there yet makes it.
+        strict: Verdicts that fail a test. With NO BASELINE or NOT COMPARABLE among them, no local baseline stands in
+            for a committed one that is missing, or does not compare.
     """
 
     committed_dir: Path
@@ -60,6 +63,7 @@ class BaselineStore:
     system: str
     machine: Mapping[str, str | int]
     is_updating: bool = False
+    strict: frozenset[VerdictKind] = frozenset()
     _read: dict[Path, Baseline | None] = field(default_factory=dict, repr=False, compare=False)
 
     def find(self, case: str, *, workload: Mapping[str, Any]) -> Found:
@@ -69,7 +73,9 @@ class BaselineStore:
             BaselineError: If a file that is there can't be trusted.
         """
         committed = self.find_committed(case)
-        if committed is None or not self.compares(committed, workload=workload):
+        missing = VerdictKind.NO_BASELINE if committed is None else VerdictKind.NOT_COMPARABLE
+        is_good = committed is not None and self.compares(committed, workload=workload)
+        if not is_good and missing not in self.strict:
             local = self._find(self._local_root, case)
             if local is not None and self.compares(local, workload=workload):
                 return Found(baseline=local, path=str(self.local_path(case)), is_local=True)

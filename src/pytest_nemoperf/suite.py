@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pytest_nemoperf.verdict import Verdict
 
 NOTHING_JUDGED: Final = "the test judged nothing: call perf.check, perf.compare or perf.measure, or use benchmark"
+_FIXTURE = "perf"
+_GIVEN = pytest.Config.ArgsSource.ARGS
 _SHOWN = 3
 
 
@@ -37,6 +39,8 @@ class Suite:
         self._planner = planner
         self._items: list[pytest.Item] = []
         self._left_out: list[str] = []
+        self._unmarked: list[pytest.Item] = []
+        self._dropped: list[str] = []
         self._collected: set[Path] = set()
         self._uncollected: list[str] = []
         self._started: set[str] = set()
@@ -49,6 +53,14 @@ class Suite:
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
         """Note the perf tests that are left out, by -k, -m or another plugin."""
         self._left_out += [item.nodeid for item in items if item.get_closest_marker("perf")]
+        self._unmarked += [item for item in items if item.get_closest_marker("perf") is None]
+
+    def note_dropped(self, collected: Sequence[pytest.Item], *, kept: Sequence[pytest.Item]) -> None:
+        """Note the perf tests that a hook took out of the collected ones without deselecting them."""
+        known = {item.nodeid for item in kept} | set(self._left_out)
+        for item in collected:
+            if item.get_closest_marker("perf") is not None and item.nodeid not in known:
+                self._dropped.append(item.nodeid)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Note what was collected, and what could not be: there may be perf tests in it."""
@@ -100,6 +112,19 @@ class Suite:
             if nodeid in self._skipped:
                 yield NotRun(nodeid=nodeid, reason=f"skipped as a whole: {self._skipped[nodeid]}")
 
+    def lost(self) -> Iterator[NotRun]:
+        """Yield the tests that would have been perf tests: dropped by a hook, or not marked."""
+        for nodeid in self._dropped:
+            yield NotRun(nodeid=nodeid, reason="taken out of the collected tests by a hook of a conftest.py or plugin")
+        for item in self._unmarked:
+            if _FIXTURE in getattr(item, "fixturenames", ()):
+                reason = f"takes the fixture {_FIXTURE} and is not marked perf, so -m left it out"
+                yield NotRun(nodeid=item.nodeid, reason=reason)
+
+    def has_passed(self, nodeid: str) -> bool:
+        """Tell whether a test has passed, an expected failure apart."""
+        return self._outcomes.get(nodeid) == "passed" and nodeid not in self._xfailed
+
     def expected_to_fail(self, failing: Mapping[str, Verdict]) -> Iterator[NotRun]:
         """Yield the tests whose verdict fails nothing, because they are marked xfail.
 
@@ -141,12 +166,13 @@ class Suite:
         return "; ".join([f"no perf test ran: none was collected in {where}", *unseen, *([hint] if unseen else [])])
 
     def outside(self) -> str:
-        """Return which files hold perf tests that ``-m perf`` does not run, for ini perf_testpaths leaves them out."""
+        """Return which files hold perf tests and were not collected, though the session was given no path."""
         config, root = self._config, self._config.rootpath
         folders: list[str] = config.getini(PERF_TESTPATHS)
-        if not folders or config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+        if not is_whole and (folders or config.invocation_params.dir != root or config.args_source is _GIVEN):
             return ""
-        collected = [Path(argument).resolve() for argument in config.args]
+        collected = [Path(argument).resolve() for argument in config.args] if folders else []
         outside: list[str] = []
         for path in self._unseen():
             is_inside = any((root / path).resolve().is_relative_to(folder) for folder in collected)
@@ -154,9 +180,12 @@ class Suite:
                 outside.append(str(path))
         if not outside:
             return ""
+        files = "; ".join(_shortened(outside))
+        if not folders:
+            return f"files that hold perf tests were not collected: {files}"
         return (
-            f"perf tests outside of ini {PERF_TESTPATHS} ({', '.join(folders)}) did not run: "
-            f"{'; '.join(_shortened(outside))}; name their folders there, or move them"
+            f"perf tests outside of ini {PERF_TESTPATHS} ({', '.join(folders)}) did not run: {files}; name their "
+            "folders there, or move them"
         )
 
     def gaps(self) -> list[str]:
@@ -195,7 +224,7 @@ class Suite:
         shown: Callable[[Path], str],
         is_failing: bool,
     ) -> Unasked | None:
-        """Return the stored baselines that may be those of cases without one; None if there are none.
+        """Return the stored baselines that no test asks for: of renamed cases, or of tests that are lost; None if none.
 
         Where a test that was not seen may ask for them, only those are known whose workload is a case's under another
         name of the model.
@@ -206,7 +235,7 @@ class Suite:
             shown: Returns a path as people read it.
             is_failing: The session is to fail where there are any.
         """
-        stored = store.unasked(self._planner.asked) if missing else {}
+        stored = store.unasked(self._planner.asked)
         if not stored:
             return None
         gaps = [*self.gaps(), *self._sharing(store)]
@@ -217,7 +246,7 @@ class Suite:
                     renamed[case] = baseline.case
         if gaps:
             stored = {path: baseline for path, baseline in stored.items() if baseline.case in renamed.values()}
-        if gaps and not stored and not is_failing:
+        if gaps and not stored and not (is_failing and missing):
             return None
         return Unasked(
             missing=tuple(missing),

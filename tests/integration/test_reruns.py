@@ -118,9 +118,14 @@ def test_a_subtest_that_fails_is_another_reason(project: Project) -> None:
 
 
 def test_a_case_that_fails_by_its_verdict_alone_is_stored(project: Project) -> None:
-    project.run("--perf-fail-on=no_baseline").assert_outcomes(failed=1)
+    source = PERF_TEST + OF_THIS_PROCESS.replace("    assert attempt() > 1\n", "")
+    (project.root / "test_speed.py").write_text(source)
+    (project.root / "tox.ini").write_text("[pytest]\nperf_runs = 5\nperf_tolerance = 60\n")
+    project.run("-k", "nap").assert_outcomes(passed=1)
 
-    assert stored_runs(project) == [1]
+    project.run("-k", "nap", "--perf-fail-on=passed").assert_outcomes(failed=1)
+
+    assert stored_runs(project) == [2]
 
 
 def test_every_attempt_is_judged_by_what_was_stored_before_the_session(project: Project) -> None:

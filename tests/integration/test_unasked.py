@@ -110,14 +110,15 @@ def test_what_is_no_twin_of_the_new_case_may_be_the_same_too(renamed: Project) -
     assert unasked["stored"] == [f"baselines/cpu/{name}.json" for name in ("pretrain-gone", CASE)]
 
 
-def test_a_session_in_which_every_case_has_its_baseline_says_nothing(project: Project) -> None:
+def test_a_baseline_that_no_test_asks_for_fails_a_session_in_which_every_case_has_its_own(project: Project) -> None:
     project.run("--update-baselines")
     project.baseline.with_name("pretrain-gone.json").write_text(to_json(make_baseline(case="pretrain-gone")))
     project.pytester.makeini(FAILING_INI)
 
     result = project.run()
 
-    assert result.ret == 0
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["1 baseline that no test asks for: are their tests still collected?"])
     assert "without a committed baseline" not in result.stdout.str()
 
 

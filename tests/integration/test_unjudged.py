@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.integration.conftest import Project
 
 HEAD = """
 import contextlib, unittest
+import json
+
 import pytest
 from test_speed import RECIPE
 """
@@ -103,3 +107,119 @@ def test_a_session_without_any_verdict_fails_where_one_is_required(project: Proj
 
     assert result.ret == code
     result.stdout.fnmatch_lines(["no case was judged: 1 perf test selected*"])
+
+
+def test_a_verdict_that_the_test_turns_into_a_skip_fails_it(project: Project) -> None:
+    skipping = (
+        "@pytest.mark.perf\ndef test_it(perf):\n    try:\n        perf.check(RECIPE)\n"
+        "    except BaseException:\n        pytest.skip('slow machine')\n"
+    )
+    project_of(project, skipping).run().assert_outcomes(passed=1)
+    project.set_step_time(0.3)
+
+    project.run().assert_outcomes(failed=1)
+
+
+def test_a_verdict_that_a_fixture_catches_in_its_teardown_fails_the_session(project: Project) -> None:
+    late = (
+        "@pytest.fixture\ndef late(perf):\n    yield\n    with contextlib.suppress(BaseException):\n"
+        "        perf.check(RECIPE)\n@pytest.mark.perf\ndef test_it(late):\n    pass\n"
+    )
+    project_of(project, late).run()
+    project.set_step_time(0.3)
+
+    result = project.run()
+
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*REGRESSED, caught outside of the test's body*"])
+
+
+def test_a_case_that_is_measured_twice_in_a_test_is_refused(project: Project) -> None:
+    twice = "@pytest.mark.perf\ndef test_it(perf):\n    perf.run(RECIPE)\n    perf.compare(perf.run(RECIPE))\n"
+
+    result = project_of(project, twice).run()
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["RecipeError: * was measured in test_other.py::test_it before; measure it once*"])
+
+
+@pytest.mark.parametrize(
+    ("test", "conftest", "reason"),
+    [
+        pytest.param("def test_lost(perf):\n    perf.check(RECIPE)\n", "", "is not marked perf", id="not-marked"),
+        pytest.param(
+            "@pytest.mark.perf\ndef test_lost(perf):\n    perf.check(RECIPE)\n",
+            "def pytest_collection_modifyitems(items):\n    items[:] = [i for i in items if i.name != 'test_lost']\n",
+            "taken out of the collected tests",
+            id="dropped-by-a-hook",
+        ),
+    ],
+)
+def test_a_test_that_never_reaches_the_session_is_named(
+    project: Project, test: str, conftest: str, reason: str
+) -> None:
+    project.pytester.makeconftest(conftest)
+    project.pytester.makepyfile(test_other=HEAD + test)
+
+    result = project.run()
+
+    assert reason in " ".join(result.stdout.str().split())
+
+
+def test_a_baseline_whose_test_is_gone_is_named(project: Project) -> None:
+    project_of(project, TESTS["nothing"])
+    project.pytester.makeini("[pytest]\nperf_runs = 1\n")
+    project.run("--update-baselines")
+    (project.root / "test_speed.py").rename(project.root / "speed_check.py")
+    project.pytester.makepyfile(test_other="import pytest\n@pytest.mark.perf\ndef test_it(perf):\n    pass\n")
+
+    result = project.run()
+
+    result.stdout.fnmatch_lines(["1 baseline that no test asks for: are their tests still collected?"])
+
+
+@pytest.mark.parametrize("verdict", ["no_baseline", "not_comparable"])
+def test_no_record_of_this_machine_stands_in_for_a_committed_baseline_that_is_demanded(
+    project: Project, verdict: str
+) -> None:
+    if verdict == "not_comparable":
+        project.run("--update-baselines")
+        edit_machine(project)
+    project.run()  # this machine's own record
+
+    results = [project.run(f"--perf-fail-on=regressed,invalid,{verdict}") for _ in range(2)]
+
+    for result in results:
+        result.assert_outcomes(failed=1)
+
+
+def test_a_case_judged_by_this_machines_own_record_says_so_and_why(project: Project) -> None:
+    project.run("--update-baselines")
+    edit_machine(project)
+    project.run()
+
+    result = project.run()
+
+    result.assert_outcomes(passed=1)
+    text = " ".join(result.stdout.str().split())
+    assert "1 of 1 judged by this machine's own records, not by committed baselines" in text
+    assert "for the committed baseline does not compare: other machine: cpu is" in text
+
+
+def test_verdicts_that_fail_nothing_are_counted(project: Project) -> None:
+    project.run()
+    project.set_step_time(0.3)
+
+    result = project.run("--perf-fail-on=none")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        ["perf: 1 case would fail, and does not: perf_fail_on leaves out INVALID and REGRESSED"]
+    )
+
+
+def edit_machine(project: Project) -> None:
+    """Make the committed baseline one of another machine."""
+    data = json.loads(project.baseline.read_text())
+    data["machine"]["cpu"] = "another"
+    project.baseline.write_text(json.dumps(data))

@@ -70,7 +70,9 @@ def unasked_parts(unasked: Unasked | None) -> Iterator[RenderableType]:
 
 
 def unasked_title(unasked: Unasked) -> str:
-    """Return in a line what cases without a baseline stand beside."""
+    """Return in a line how many baselines no test asks for, beside how many cases without one."""
+    if not unasked.missing:
+        return f"{count_text(len(unasked.stored), 'baseline')} that no test asks for: are their tests still collected?"
     missing = f"{count_text(len(unasked.missing), 'case')} without a committed baseline"
     if not unasked.stored:
         return f"{missing}, and stored ones that no test which was seen asks for"
@@ -97,6 +99,8 @@ def _unasked_advice(unasked: Unasked) -> Iterator[str]:
         yield f"a test that was not seen may ask for them: {gap}"
     if not unasked.stored:
         yield "so nothing is known of them, and perf_fail_on_unasked fails nothing"
+    elif not unasked.missing:
+        yield "bring the tests back, or delete the files: --update-baselines --perf-prune"
     else:
         yield (
             "name the cases as before (model_name or variant of the recipe, the id of the test), or record them anew: "

@@ -222,6 +222,9 @@ def _counts(results: SessionResults) -> Iterator[RenderableType]:
     num_waived = sum(bool(case.waived) for case in results.cases)
     if num_waived:
         yield styled((f"{count_text(num_waived, 'loss')} passed, waived by the test", ALARM))
+    num_local = sum(case.is_judged_locally for case in results.cases)
+    if num_local:
+        yield f"{num_local} of {len(results.cases)} judged by this machine's own records, not by committed baselines"
 
 
 def _reasons(cases: Sequence[CaseResult], *, hints: Mapping[VerdictKind, str]) -> Iterator[RenderableType]:
