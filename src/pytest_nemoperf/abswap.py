@@ -16,7 +16,7 @@ from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.worktree import Side
 
 _NOT_CODE: Final = frozenset({"HOME"})
-"""What tools keep there, such as models, is common, even if it is the working tree."""
+"""Variables of folders in which tools keep models and the like: common, even inside the working tree."""
 _MAX_ENDS: Final = 200
 """A long script is not searched to its end for a file name with blanks in it."""
 _PATTERN: Final = r"$*?\[{"  # after a name they make it another one: /path/project* and /path/project$X
@@ -198,7 +198,7 @@ def _lacks(mention: _Mention, *, subject: str) -> str:
 
 
 def _step(folder: Path, name: str) -> Path:
-    """Return where a name in a folder leads."""
+    """Return the place that a name in a folder leads to."""
     if name in {".", ".."}:
         return folder.parent if name == ".." else folder
     path = folder / name

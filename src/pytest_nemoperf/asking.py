@@ -66,16 +66,19 @@ def _helper_asks_once(call: ast.Call, *, use: ast.Name, function: Callable[..., 
     )
 
 
-def perf_files(root: Path, *, names: Sequence[str], left_out: Sequence[str]) -> Iterator[Path]:
+def perf_files(
+    root: Path, *, names: Sequence[str], left_out: Sequence[str], follows_links: bool = True
+) -> Iterator[Path]:
     """Yield the test files below a folder that may hold perf tests, whether or not a session collects them.
 
     Args:
         root: The folder.
         names: Patterns of test files, as in pytest's ``python_files``.
         left_out: Patterns of folders that pytest does not enter, as in its ``norecursedirs``.
+        follows_links: Enter folders behind links too, as pytest does; they may lead to large and slow places.
     """
     entered = {root.resolve()}
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, followlinks=follows_links):
         inside = {name: Path(folder, name) for name in folders}
         folders[:] = [name for name, path in inside.items() if _is_entered(path, left_out=left_out, entered=entered)]
         paths = [Path(folder, name) for name in sorted(files)]

@@ -50,7 +50,7 @@ class Context:
 
     @cached_property
     def code(self) -> CodeVersion:
-        """Which code the root directory holds."""
+        """Commit of the code in the root directory."""
         return code_version(self.root)
 
     @cached_property
@@ -66,7 +66,7 @@ class Context:
 
     @cached_property
     def elsewhere(self) -> tuple[str, ...]:
-        """What to say of each further folder that holds baselines of the system, and is not looked into."""
+        """A sentence on each further folder that holds baselines of the system, and is not looked into."""
         system = self.settings.system.name
         near = (self._started_in, self.root, *self.root.parents)
         texts = []
@@ -77,7 +77,7 @@ class Context:
         return tuple(texts)
 
     def where_looked(self, found: Found) -> tuple[str, ...]:
-        """Return what to say where no committed baseline was found, and others lie nearby."""
+        """Return sentences for a case without a committed baseline where others lie nearby."""
         if not self.elsewhere or (found.baseline is not None and not found.is_local):
             return ()
         if found.baseline is None:

@@ -201,7 +201,7 @@ class Perf:
         self.compare(self._loop_measurement(f"loop-{name}", expected, loop, whole_workload))
 
     def passes(self, case: str, *, num_gpus: int) -> Passes:
-        """Return what decides how often this process measures a case."""
+        """Return the passes of a case that this process measures itself."""
         is_watched = self._session.settings.system.device == "cuda"
         return Passes(case, num_gpus=num_gpus if is_watched else 0, say=self._progress.say, min_sec=MIN_PASS_SEC)
 

@@ -39,7 +39,7 @@ They are those of ``git rev-parse --local-env-vars`` but for ``GIT_CONFIG*``, an
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodeVersion:
-    """Which code a folder holds, as far as git can tell.
+    """Commit and changes of the code in a folder, as far as git can tell.
 
     Attributes:
         commit: What is checked out; None outside a repository, before its first commit, or if unknown.
@@ -90,7 +90,7 @@ def git_command(*arguments: str, root: Path) -> list[str]:
 
 
 def ask_git(*arguments: str, root: Path) -> str:
-    """Return what a git command prints that changes nothing.
+    """Run a git command that changes nothing, and return its output.
 
     Args:
         arguments: Of git, from the name of the command on.

@@ -21,7 +21,7 @@ LOCALLY_RECORDED = frozenset({VerdictKind.NO_BASELINE, VerdictKind.NOT_COMPARABL
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What is to be stored of a case.
+    """Decision on what is to be stored of a case.
 
     Attributes:
         path: File to write; empty if none is.
@@ -55,7 +55,7 @@ class Keeper:
         self._updating = updating
 
     def keep(self, new: Baseline, *, verdict: Verdict, found: Found, terms: Terms, is_in_process: bool) -> Kept:
-        """Return what is to be stored of a sound case's runs.
+        """Decide what is to be stored of a sound case's runs.
 
         Args:
             new: What they would be stored as.

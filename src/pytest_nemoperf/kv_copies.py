@@ -18,7 +18,7 @@ _KEYS_AND_VALUES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KVCopies:
-    """What copies of key-value heads cost beyond heads that are shared out; all of it is part of the other figures.
+    """Cost of copied key-value heads beyond heads that are shared out; all of it is part of the other figures.
 
     But for the FLOPs: model FLOPs are the model's, and the products of copies are not among them.
 
@@ -40,7 +40,7 @@ class KVCopies:
 
 
 def kv_copies(plan: Plan) -> KVCopies | None:
-    """Return what copied key-value heads cost where the model is trained; None where no rank holds a copy."""
+    """Return the cost of copied key-value heads in training; None where no rank holds a copy."""
     num_copies = num_kv_copies(plan.model, tp=plan.layout.tp)
     if num_copies == 1:
         return None

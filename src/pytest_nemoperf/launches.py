@@ -111,7 +111,8 @@ class Launches:
                 break
             problem = drift.text if drift else unhealthy[0]
             progress.say(f"run {number} is dropped and launched again: {problem}")
-            drifts_pct.append(drift.pct if drift else None)
+            if not unhealthy:  # other load is no drift of the workload, nor of a machine at rest
+                drifts_pct.append(drift.pct if drift else None)
         return replace(output, earlier_drifts_pct=tuple(drifts_pct))
 
     def once(self, plan: Plan, *, framework: Framework, folder: str, progress: Progress) -> RunOutput:

@@ -101,7 +101,7 @@ def state_bytes(parts: Iterable[Part], *, dense_shard: int = 0, expert_shard: in
 
 
 def copied_state_bytes(parts: Iterable[Part], *, num_copies: int) -> StateBytes:
-    """Return what of it is there only because ranks hold copies of key-value heads; FSDP's shards have equal shares.
+    """Return the part of it that copies of key-value heads take; FSDP's shards have equal shares.
 
     Args:
         parts: From stage_parts.

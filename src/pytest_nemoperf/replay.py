@@ -14,6 +14,7 @@ from pytest_nemoperf.comparison import Terms, VerdictKind
 from pytest_nemoperf.errors import RecordError, UnsupportedError
 from pytest_nemoperf.expected import expected_of
 from pytest_nemoperf.frameworks.protocol import Framework
+from pytest_nemoperf.health import health_problems
 from pytest_nemoperf.jsontext import from_data, to_json
 from pytest_nemoperf.measure import Measurement, measure_outputs, unreadable
 from pytest_nemoperf.provenance import Provenance
@@ -179,14 +180,15 @@ def _earlier_tries(run_dir: Path) -> list[Path]:
 
 
 def _drifts_pct(plan: Plan, *, framework: Framework, run_dirs: Sequence[Path]) -> Iterator[float | None]:
-    """Yield the drift of each dropped try that is there and can be read, as its session saw it."""
+    """Yield the drift of each dropped try that is there, can be read and ran on a healthy machine."""
     for run_dir in run_dirs:
         if not (run_dir / PLAN_FILE).exists():
             continue
         with suppress(RecordError):
             output = read_run(plan, framework=framework, run_dir=run_dir)
             drift = run_drift(expected_of(plan), records=output.records)
-            yield None if drift is None else drift.pct
+            if not health_problems(output.health):
+                yield None if drift is None else drift.pct
 
 
 class Replay:

@@ -23,7 +23,7 @@ from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.profilestore import forget_profile, profile_path
 
 DEFAULT_FOLDER: Final = "baselines"
-"""Where committed baselines are, in the root directory of a project, unless another folder is named."""
+"""Folder of the committed baselines in a project's root directory, unless another one is named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

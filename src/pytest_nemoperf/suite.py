@@ -174,7 +174,7 @@ class Suite:
             return ""
         collected = [Path(argument).resolve() for argument in config.args] if folders else []
         outside: list[str] = []
-        for path in self._unseen():
+        for path in self._unseen(follows_links=False):
             is_inside = any((root / path).resolve().is_relative_to(folder) for folder in collected)
             if not is_inside and names_perf(root / path):
                 outside.append(str(path))
@@ -275,15 +275,20 @@ class Suite:
         if getattr(config.option, "lf", False):
             yield "--last-failed leaves files out"
 
-    def _unseen(self) -> Iterator[Path]:
+    def _unseen(self, *, follows_links: bool = True) -> Iterator[Path]:
         """Yield the files of the project that this session did not look into, for whatever reason."""
-        for path in self._perf_files():
+        for path in self._perf_files(follows_links=follows_links):
             if path.resolve() not in self._collected:
                 yield path.relative_to(self._config.rootpath)
 
-    def _perf_files(self) -> Iterator[Path]:
+    def _perf_files(self, *, follows_links: bool = True) -> Iterator[Path]:
         ini = self._config.getini
-        return perf_files(self._config.rootpath, names=ini("python_files"), left_out=ini("norecursedirs"))
+        return perf_files(
+            self._config.rootpath,
+            names=ini("python_files"),
+            left_out=ini("norecursedirs"),
+            follows_links=follows_links,
+        )
 
     def _problem(self, item: pytest.Item) -> str:
         """Return why a test may ask for more cases than it did, or nothing."""
