@@ -90,6 +90,7 @@ def test_the_checkout_replaces_the_working_tree_wherever_an_argument_names_it(
     "word",
     [
         "train.py",
+        "new.yaml",
         "/etc/hosts",
         "{top}/project2/train.py",
         "{top}/project-x",
@@ -123,6 +124,30 @@ def test_an_argument_that_names_what_the_revision_lacks_is_refused(word: str, pl
     message = f"the command's arguments name .*/{place}, but the revision has no {place}, and .* perf_ab_setup"
     with pytest.raises(RevisionError, match=message):
         swapped(trees, word)
+
+
+@pytest.mark.parametrize(
+    ("word", "place"), [("new.py", "bench/new.py"), ("../draft.py", "draft.py"), ("--config=../new.yaml", "new.yaml")]
+)
+def test_a_file_that_the_revision_lacks_is_refused_by_its_relative_name_too(
+    word: str, place: str, trees: Trees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trees.new / "bench")
+    name = word.rpartition("=")[2]
+
+    with pytest.raises(
+        RevisionError, match=f"arguments name {name}, but the revision has no {place}, and .* perf_ab_se"
+    ):
+        swapped(trees, "python", word)
+
+
+def test_words_that_name_no_file_of_the_working_tree_alone_are_left_to_the_program(
+    trees: Trees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trees.new)
+    words = ("train.py", "bench", "data/tokens.bin", "--out=log.txt", "-c", "print(1)" * 1000, "../elsewhere.py")
+
+    assert swapped(trees, *words).argv == words
 
 
 def test_a_variable_of_the_recipe_may_name_a_missing_folder_to_search_but_no_missing_file(trees: Trees) -> None:

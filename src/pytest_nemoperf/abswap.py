@@ -17,6 +17,7 @@ from pytest_nemoperf.worktree import Side
 
 _NOT_CODE: Final = frozenset({"HOME"})
 """What tools keep there, such as models, is common, even if it is the working tree."""
+_ARGUMENTS: Final = "the command's arguments name"
 _MAX_ENDS: Final = 200
 """A long script is not searched to its end for a file name with blanks in it."""
 _PATTERN: Final = r"$*?\[{"  # after a name they make it another one: /path/project* and /path/project$X
@@ -43,11 +44,14 @@ def command_of(side: Side, command: RankCommand, *, trees: Trees) -> RankCommand
         trees: The working tree and the checkout.
 
     Raises:
-        RevisionError: If the command names a file of the working tree that the old side lacks and must not share.
+        RevisionError: If the command names a file of the working tree that the old side lacks and must not share, with
+            its whole path or from the working directory.
     """
     argv, env = command.argv, dict(command.env)
     if side.name == "old":
         swap = _Swap(trees)
+        for word in argv:
+            _check_relative(word, trees=trees)
         argv = tuple(swap.argument(word) for word in argv)
         env = {name: swap.variable(name, value) for name, value in env.items()}
         env |= swap.inherited({name: value for name, value in os.environ.items() if name not in {*env, *_NOT_CODE}})
@@ -100,7 +104,7 @@ class _Swap:
         self._trees = trees
 
     def argument(self, word: str) -> str:
-        return self._swapped(word, subject="the command's arguments name")
+        return self._swapped(word, subject=_ARGUMENTS)
 
     def variable(self, name: str, value: str) -> str:
         # A search path may name folders that one side lacks: it finds nothing there.
@@ -131,7 +135,7 @@ class _Swap:
             if own is None:
                 is_folder = (self._trees.new / mention.place).is_dir()
                 if not (may_lack_folders if is_folder else may_lack_files):
-                    raise RevisionError(_lacks(mention, subject=subject))
+                    raise RevisionError(_lacks(mention.text, place=mention.place, subject=subject))
                 own = mention.own if is_folder else mention.text
             parts += [text[done:start], own]
             done = mention.end
@@ -189,11 +193,29 @@ class _Swap:
         return ends[0]
 
 
-def _lacks(mention: _Mention, *, subject: str) -> str:
+def _check_relative(word: str, *, trees: Trees) -> None:
+    """Check that the old side has a file that an argument names from the working directory.
+
+    Raises:
+        RevisionError: If it is the working tree's own, and the revision has none.
+    """
+    name = word.partition("=")[2] if word.startswith("-") else word
+    here = trees.inside_new(Path.cwd().resolve())
+    if here is None or not name or Path(name).is_absolute():
+        return
+    place = trees.inside_new(Path(os.path.normpath(trees.new / here / name)))
+    if place is None or not os.path.isfile(trees.new / place):  # noqa: PTH113 (Path fails for a long word)
+        return
+    if trees.has_old(place) or trees.is_common(place):
+        return
+    raise RevisionError(_lacks(name, place=place, subject=_ARGUMENTS))
+
+
+def _lacks(text: str, *, place: PurePosixPath, subject: str) -> str:
     return (
-        f"{subject} {mention.text}, but the revision has no {mention.place}, and both sides would use the working "
-        "tree's; compare with a revision that has it, or put it there by the ini key perf_ab_setup, which finds the "
-        "root directory of the working tree in NEMOPERF_AB_PROJECT"
+        f"{subject} {text}, but the revision has no {place}, and the old side must not use the working tree's; compare "
+        "with a revision that has it, or put it there by the ini key perf_ab_setup, which finds the root directory of "
+        "the working tree in NEMOPERF_AB_PROJECT"
     )
 
 

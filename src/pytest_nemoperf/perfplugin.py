@@ -212,6 +212,7 @@ class PerfPlugin:
                 session.ab.revision_text,
                 limit_sec=settings.against.limit_sec,
                 tolerances=settings.terms.tolerances,
+                caution=session.ab.caution,
             )
         return render_header(
             system=settings.system,
@@ -288,6 +289,8 @@ class PerfPlugin:
                 has_failed = any(report.result.is_failure for report in self.session.reports)
                 none = "no judged case failed but INVALID ones" if has_failed else "no judged case failed"
                 terminalreporter.write_line(f"perf: {none}, so none ran under the profiler (--perf-profile)")
+            if self.session.ab is not None and self.session.ab.caution:
+                terminalreporter.write_line(f"perf: CAUTION: {self.session.ab.caution}", yellow=True)
             if outside := self.suite.outside():
                 terminalreporter.write_line(f"perf: {outside}", yellow=True)
         if self._write_error:
