@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nemoperf.abswap import command_of, working_directory
+from pytest_nemoperf.abswap import command_of, shared_data, working_directory
 from pytest_nemoperf.abtrees import Trees
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.frameworks.protocol import RankCommand
@@ -216,3 +216,11 @@ def test_a_working_directory_that_the_revision_lacks_is_refused(trees: Trees, mo
 def test_a_folder_that_may_not_be_read_is_passed_over(trees: Trees) -> None:
     word = f"{'x' * 300}/y"
     assert swapped(trees, f"/{word}", os.devnull).argv == (f"/{word}", os.devnull)
+
+
+def test_data_that_only_the_working_tree_has_is_told_and_nothing_else(trees: Trees) -> None:
+    (trees.new / ".venv" / "pyvenv.cfg").touch()
+    names = (".venv/bin/python", "train.py", ".venv", "data/tokens.bin", "data", "data/tokens.bin", "none.txt", "")
+    command = RankCommand(argv=tuple(f"--x={trees.new}/{name}" for name in names), num_processes=1)
+
+    assert shared_data(command, trees=trees) == [f"{trees.new}/data/tokens.bin", f"{trees.new}/data"]

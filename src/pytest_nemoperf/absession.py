@@ -103,6 +103,7 @@ class ABSession:
                     self._say_launches(plan.case, why=str(exc), progress=progress)
                     series.why_launches, series.lost_sec = str(exc), time.monotonic() - started
                     continue
+            self._say_shared(contest, progress=progress)
             max_rounds = series.max_rounds(limit_sec=self._against.limit_sec)
             old, new = (series.measured(name) for name in SIDES)
             progress.finished(_line(series, old=old, new=new, took_sec=time.monotonic() - started))
@@ -208,6 +209,13 @@ class ABSession:
         if why not in self._said:
             self._said.add(why)
             progress.say(f"{case}: whole launches alternate: {why} (said once a session)")
+
+    def _say_shared(self, contest: Contest, *, progress: Progress) -> None:
+        """Say once of each file or folder that it is no part of either version."""
+        shared = [path for path in contest.shared() if path not in self._said]
+        if shared:
+            self._said.update(shared)
+            progress.say(f"both sides use what git does not have: {', '.join(shared)}")
 
     def _add_round(
         self, series: Series, *, contest: Contest, framework: Framework, folder: Path, progress: Progress

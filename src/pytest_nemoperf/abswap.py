@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -58,6 +58,19 @@ def command_of(side: Side, command: RankCommand, *, trees: Trees) -> RankCommand
     inherited = env.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     entries = [*(str(side.root / path) for path in side.paths), *filter(None, [inherited])]
     return replace(command, argv=argv, env={**env, "PYTHONPATH": os.pathsep.join(entries)})
+
+
+def shared_data(command: RankCommand, *, trees: Trees) -> list[str]:
+    """Return data of the working tree that git does not have and that a command names to both sides, as it names it.
+
+    Args:
+        command: As the framework made it; command_of takes it.
+        trees: The working tree and the checkout.
+    """
+    swap = _Swap(trees)
+    mentions = [mention for text in (*command.argv, *command.env.values()) for mention in swap.mentions(text)]
+    shared = [each.text for each in mentions if not trees.has_old(each.place) and trees.is_shared_data(each.place)]
+    return list(dict.fromkeys(shared))
 
 
 def working_directory(side: Side, *, trees: Trees) -> Path:
@@ -126,20 +139,26 @@ class _Swap:
     def _swapped(self, text: str, *, subject: str, may_lack_folders: bool = False, may_lack_files: bool = False) -> str:
         parts: list[str] = []
         done = 0
-        for found in _START.finditer(text):
-            start = found.start("path")
-            mention = self._mention(text, start=start) if start >= done else None
-            if mention is None:
-                continue
+        for mention in self.mentions(text):
             own = self._own(mention)
             if own is None:
                 is_folder = (self._trees.new / mention.place).is_dir()
                 if not (may_lack_folders if is_folder else may_lack_files):
                     raise RevisionError(_lacks(mention.text, place=mention.place, subject=subject))
                 own = mention.own if is_folder else mention.text
-            parts += [text[done:start], own]
+            parts += [text[done : mention.start], own]
             done = mention.end
         return "".join([*parts, text[done:]])
+
+    def mentions(self, text: str) -> Iterator[_Mention]:
+        """Yield the paths of the working tree in a text, from left to right."""
+        done = 0
+        for found in _START.finditer(text):
+            start = found.start("path")
+            mention = self._mention(text, start=start) if start >= done else None
+            if mention is not None:
+                done = mention.end
+                yield mention
 
     def _own(self, mention: _Mention) -> str | None:
         """Return what the old side gets in place of a mention: its own copy, the same where it is common, or None."""
