@@ -38,7 +38,7 @@ class Sides:
         self.processes: list[psutil.Popen] = []
 
     def lookout(self, name: str = "old") -> Lookout:
-        return Lookout(Side(name=name, origin="main", root=self.old, paths=()), trees=self.trees)
+        return Lookout(Side(name=name, origin="main", root=self.old, paths=(".",)), trees=self.trees)
 
     def python(self, code: str, *, name: str = "old", path: str = "") -> str:
         """Run Python as a process of a side, and return what it prints."""
@@ -139,6 +139,42 @@ os.wait()
 
     with pytest.raises(RevisionError, match=r"new/model.py \(opened\)"):
         sides.lookout().read(later)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import copied",
+        "import copied, os; os._exit(0)",
+        "import spread.part",
+        "import importlib; importlib.import_module('copied')",
+    ],
+)
+def test_a_module_that_comes_from_neither_tree_is_found_out(code: str, sides: Sides, tmp_path: Path) -> None:
+    foreign = tmp_path / "lib" / "site-packages"
+    for folder in (sides.old, foreign):
+        for name in ("copied/__init__.py", "spread/part.py"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+
+    sides.python(f"import sys; sys.path[:] = [{str(foreign)!r}, *sys.path[2:]]; {code}")
+
+    with pytest.raises(
+        RevisionError, match=r"import (copied|spread.part) from \S*/site-packages/\S+.py, though .*/old"
+    ):
+        sides.lookout().read(sides.run_dir)
+
+
+def test_modules_of_the_side_of_python_and_of_no_entry_are_its_own(sides: Sides, tmp_path: Path) -> None:
+    foreign = tmp_path / "lib" / "site-packages"
+    foreign.mkdir(parents=True)
+    for path in (foreign / "torchlike.py", sides.old / "json.py", sides.old / "own.py", sides.old / "torchlike.txt"):
+        path.touch()
+
+    sides.python(f"import sys; sys.path[:] = [*sys.path[2:], {str(foreign)!r}]; import json, torchlike")
+    sides.python("import own")
+
+    sides.lookout().read(sides.run_dir)
 
 
 def test_the_users_own_sitecustomize_still_runs_and_the_path_is_as_it_would_be(sides: Sides) -> None:

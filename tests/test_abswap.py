@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nemoperf.abswap import command_of, working_directory
+from pytest_nemoperf.abswap import command_of, shared_data, working_directory
 from pytest_nemoperf.abtrees import Trees
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.frameworks.protocol import RankCommand
@@ -90,6 +90,7 @@ def test_the_checkout_replaces_the_working_tree_wherever_an_argument_names_it(
     "word",
     [
         "train.py",
+        "new.yaml",
         "/etc/hosts",
         "{top}/project2/train.py",
         "{top}/project-x",
@@ -123,6 +124,30 @@ def test_an_argument_that_names_what_the_revision_lacks_is_refused(word: str, pl
     message = f"the command's arguments name .*/{place}, but the revision has no {place}, and .* perf_ab_setup"
     with pytest.raises(RevisionError, match=message):
         swapped(trees, word)
+
+
+@pytest.mark.parametrize(
+    ("word", "place"), [("new.py", "bench/new.py"), ("../draft.py", "draft.py"), ("--config=../new.yaml", "new.yaml")]
+)
+def test_a_file_that_the_revision_lacks_is_refused_by_its_relative_name_too(
+    word: str, place: str, trees: Trees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trees.new / "bench")
+    name = word.rpartition("=")[2]
+
+    with pytest.raises(
+        RevisionError, match=f"arguments name {name}, but the revision has no {place}, and .* perf_ab_se"
+    ):
+        swapped(trees, "python", word)
+
+
+def test_words_that_name_no_file_of_the_working_tree_alone_are_left_to_the_program(
+    trees: Trees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trees.new)
+    words = ("train.py", "bench", "data/tokens.bin", "--out=log.txt", "-c", "print(1)" * 1000, "../elsewhere.py")
+
+    assert swapped(trees, *words).argv == words
 
 
 def test_a_variable_of_the_recipe_may_name_a_missing_folder_to_search_but_no_missing_file(trees: Trees) -> None:
@@ -191,3 +216,11 @@ def test_a_working_directory_that_the_revision_lacks_is_refused(trees: Trees, mo
 def test_a_folder_that_may_not_be_read_is_passed_over(trees: Trees) -> None:
     word = f"{'x' * 300}/y"
     assert swapped(trees, f"/{word}", os.devnull).argv == (f"/{word}", os.devnull)
+
+
+def test_data_that_only_the_working_tree_has_is_told_and_nothing_else(trees: Trees) -> None:
+    (trees.new / ".venv" / "pyvenv.cfg").touch()
+    names = (".venv/bin/python", "train.py", ".venv", "data/tokens.bin", "data", "data/tokens.bin", "none.txt", "")
+    command = RankCommand(argv=tuple(f"--x={trees.new}/{name}" for name in names), num_processes=1)
+
+    assert shared_data(command, trees=trees) == [f"{trees.new}/data/tokens.bin", f"{trees.new}/data"]

@@ -20,6 +20,8 @@ from pytest_nemoperf.worktree import Side
 
 OPENED_FILE: Final = "opened"
 """In a run directory: what ``abwatch`` noted in the side's Python processes."""
+_MODULE: Final = "module "
+"""Begins a note of a module that the side has of its own and a process has from elsewhere; its name follows."""
 _HOOK: Final = Path(__file__).parent / "abwatch"
 _VARIABLE: Final = "NEMOPERF_AB_WATCH"
 _LEAST_REST: Final = 100
@@ -38,6 +40,7 @@ class Lookout:
 
     def __init__(self, side: Side, *, trees: Trees) -> None:
         self._is_old = side.name == "old"
+        self._entries = [side.root / path for path in side.paths]
         self._other = "the working tree" if self._is_old else "the old side's checkout"
         self._trees = trees
         self._next_time = 0.0
@@ -45,8 +48,8 @@ class Lookout:
     def watched(self, command: RankCommand, *, run_dir: Path) -> RankCommand:
         """Return a command whose Python processes note in the run directory what they open of the other side."""
         trees = self._trees
-        folders = (trees.new, trees.state_dir) if self._is_old else (trees.old, "")
-        setting = "\n".join(map(str, (run_dir / OPENED_FILE, *folders)))
+        folders = (trees.new, trees.state_dir, trees.old) if self._is_old else (trees.old, "", trees.new)
+        setting = "\n".join(map(str, (run_dir / OPENED_FILE, *folders, *self._entries)))
         path = os.pathsep.join(filter(None, [str(_HOOK), command.env.get("PYTHONPATH", "")]))
         return replace(command, env={**command.env, "PYTHONPATH": path, _VARIABLE: setting})
 
@@ -74,17 +77,21 @@ class Lookout:
         """Read what the Python processes of a launch have noted.
 
         Raises:
-            RevisionError: If one opened a file that the side must have of its own.
+            RevisionError: If one opened a file that the side must have of its own, or imported a foreign copy of one.
         """
         path = run_dir / OPENED_FILE
         if not path.exists():
             return
         words = os.fsdecode(path.read_bytes()).split("\0")
         found: dict[Path, str] = {}
+        copies: dict[str, Path] = {}
         for event, name in zip(words[:-1:2], words[1::2], strict=True):
-            if self._is_wrong(opened := source_of(Path(name)), is_folder=event == "os.chdir"):
+            if event.startswith(_MODULE):
+                copies.setdefault(event.removeprefix(_MODULE), Path(name))
+            elif self._is_wrong(opened := source_of(Path(name)), is_folder=event == "os.chdir"):
                 found.setdefault(opened, _HOW.get(event, "opened"))
         self._refuse(found)
+        self._refuse_copies(copies)
 
     def _look_at(self, process: psutil.Process, found: dict[Path, str]) -> None:
         folder = Path(f"/proc/{process.pid}")
@@ -108,6 +115,18 @@ class Lookout:
             f"its processes use {self._other}: {', '.join(shown)}{others}; both sides would run the same files and be "
             "found equal: name files from the working directory, from __file__ or by PYTHONPATH, which are each side's "
             "own, or put what git does not have into each side by the ini key perf_ab_setup"
+        )
+
+    def _refuse_copies(self, copies: Mapping[str, Path]) -> None:
+        if not copies:
+            return
+        shown = [f"{name} from {path}" for name, path in islice(copies.items(), _MAX_SHOWN)]
+        others = f" and {len(copies) - _MAX_SHOWN} more" if len(copies) > _MAX_SHOWN else ""
+        raise RevisionError(
+            f"its processes import {', '.join(shown)}{others}, though {' and '.join(map(str, self._entries))}, which "
+            "PYTHONPATH begins with, has it: both sides would run that one copy and be found equal; don't put its "
+            "folder before PYTHONPATH (in sys.path or by the script's own folder), uninstall the copy, or leave the "
+            "entry out of the ini key perf_ab_paths if it is not the code under test"
         )
 
     def _is_wrong(self, path: Path, *, is_folder: bool = False) -> bool:

@@ -15,8 +15,9 @@ from typing import Final
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+from pytest_nemoperf.abtrees import Trees
 from pytest_nemoperf.errors import RevisionError
-from pytest_nemoperf.worktree import Side
+from pytest_nemoperf.worktree import Revision, Side, git
 
 _ROOT: Final = "."
 _BESIDE_THE_CODE: Final = frozenset(
@@ -49,6 +50,42 @@ def check_entries(paths: Sequence[str], *, project: Path, repository: Path) -> N
                 f"the ini key perf_ab_paths has {path}, which is the same folder for both sides: {_CONSEQUENCE}; "
                 f"name a folder of the repository, relative to pytest's root directory {project}"
             )
+
+
+def is_unchanged(revision: Revision, *, paths: Sequence[str], project: Path, state_dir: Path) -> bool:
+    """Tell whether git has the very files of the working tree in a revision: both sides would run one version.
+
+    Of what git does not have, code counts that could be imported from a PYTHONPATH entry; tests there don't, and what
+    .gitignore names (generated code, builds) doesn't: it follows from the other files.
+
+    Args:
+        revision: Of the old side.
+        paths: PYTHONPATH entries of the working tree, relative to its root directory.
+        project: Root directory of the working tree.
+        state_dir: The session's own folder.
+
+    Raises:
+        RevisionError: If git can't tell.
+    """
+    top = revision.repository.resolve()
+    doing = f"git can't compare the working tree {top} with {revision.label}"
+    if git("diff", "--name-only", "--no-ext-diff", revision.commit, "--", root=top, doing=doing):
+        return False
+    trees = Trees(new=top, old=state_dir, state_dir=state_dir.resolve())  # nothing is checked out yet
+    for path in paths:
+        entry = (project / path).resolve()
+        if not entry.is_relative_to(top):  # an error of its own
+            continue
+        listed = git(
+            "ls-files", "--others", "--exclude-standard", "--full-name", "-z", "--", str(entry), root=top, doing=doing
+        )
+        for name in filter(None, listed.split("\0")):
+            first = (top / name).relative_to(entry).parts[0].partition(".")[0]
+            place = trees.inside_new(top / name)
+            is_beside = first in _BESIDE_THE_CODE or first.startswith("test_")
+            if place is not None and not is_beside and not trees.is_common(place):
+                return False
+    return True
 
 
 def check_modules(side: Side, *, is_guess: bool) -> None:

@@ -15,7 +15,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from pytest_nemoperf.ablook import Lookout
-from pytest_nemoperf.abswap import command_of, working_directory
+from pytest_nemoperf.abswap import command_of, shared_data, working_directory
 from pytest_nemoperf.abtrees import Trees
 from pytest_nemoperf.errors import NemoPerfError, RevisionError, TurnError
 from pytest_nemoperf.frameworks.protocol import Framework, RankCommand
@@ -78,6 +78,7 @@ class SideRunner:
     def __init__(self, side: Side, *, trees: Trees) -> None:
         self.side = side
         self._trees = trees
+        self.shared: list[str] = []
         self._lookout = Lookout(side, trees=trees)
         self._launcher = LocalLauncher(cwd=working_directory(side, trees=trees))
         # The kernel takes the end of the thread that started a helper for its parent's death.
@@ -106,6 +107,7 @@ class SideRunner:
             LaunchError: If nothing could be started.
             RevisionError: If the command, or a process it starts, uses files that this side must have of its own.
         """
+        self.shared = shared_data(command, trees=self._trees)
         own = self._lookout.watched(command_of(self.side, command, trees=self._trees), run_dir=run_dir)
 
         def poll() -> None:
@@ -207,6 +209,10 @@ class Contest:
             self._await({name: future}, seen=seen, on_progress=on_progress)
             outputs |= self._outputs({name: future})
         return Round(old=outputs["old"], new=outputs["new"], first=first)
+
+    def shared(self) -> list[str]:
+        """Return data that git does not have and the last command of the old side named: both sides use it."""
+        return list(self._runners["old"].shared)
 
     def close(self) -> None:
         """Stop whatever runs; may be called twice."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_nemoperf import machine
-from pytest_nemoperf.abpaths import check_entries, check_installed, check_modules, usual_paths
+from pytest_nemoperf.abpaths import check_entries, check_installed, check_modules, is_unchanged, usual_paths
 from pytest_nemoperf.abplan import DEFAULT_BLOCK_STEPS, unsuited_to_turns
 from pytest_nemoperf.abrun import Contest, NoTurnsError
 from pytest_nemoperf.abseries import SIDES, Series
@@ -24,7 +24,7 @@ from pytest_nemoperf.measure import Measurement
 from pytest_nemoperf.report.ab import render_round_line
 from pytest_nemoperf.results import CaseReport, CaseResult
 from pytest_nemoperf.settings import Settings
-from pytest_nemoperf.worktree import Side, Worktree, find_revision, set_up
+from pytest_nemoperf.worktree import SIDE_VARIABLE, Revision, Side, Worktree, find_revision, set_up
 
 if TYPE_CHECKING:
     from pytest_nemoperf.frameworks.protocol import Framework
@@ -58,14 +58,19 @@ class ABSession:
         against: What --perf-ab and its ini keys say.
         settings: Of the session.
         root: Root directory of the working tree.
+
+    Raises:
+        RevisionError: If there is no such revision, or it has the very files of the working tree.
     """
 
     def __init__(self, against: Against, *, settings: Settings, root: Path) -> None:
         self.revision = find_revision(against.revision, root=root)
+        self.caution = _equal_sides(self.revision, against=against, settings=settings, root=root)
         self._against, self._settings, self._root = against, settings, root
         self._worktree = Worktree(self.revision, parent=settings.state_dir / "ab")
         self._contest: Contest | None = None
         self._compared: dict[str, Compared] = {}
+        self._said: set[str] = set()
 
     def run(self, plan: Plan, *, framework: Framework, terms: Terms, folder: Path, progress: Progress) -> Measurement:
         """Run rounds of a plan until there is a verdict or no time for another round.
@@ -95,9 +100,10 @@ class ABSession:
                 try:
                     self._add_round(series, contest=contest, framework=framework, folder=folder, progress=progress)
                 except NoTurnsError as exc:
-                    progress.say(f"{plan.case}: whole launches alternate: {exc}")
+                    self._say_launches(plan.case, why=str(exc), progress=progress)
                     series.why_launches, series.lost_sec = str(exc), time.monotonic() - started
                     continue
+            self._say_shared(contest, progress=progress)
             max_rounds = series.max_rounds(limit_sec=self._against.limit_sec)
             old, new = (series.measured(name) for name in SIDES)
             progress.finished(_line(series, old=old, new=new, took_sec=time.monotonic() - started))
@@ -156,6 +162,12 @@ class ABSession:
         """The other version as it was asked for, and its commit."""
         return self.revision.label
 
+    @property
+    def options(self) -> list[str]:
+        """The options that ask for this comparison, but for a delay."""
+        is_equal = self._against.is_self_test and not self._settings.inject_pct
+        return [f"--perf-ab={self.revision.name}", *(["--perf-inject=0"] if is_equal else [])]
+
     def close(self) -> None:
         """Stop every process and remove the checkout; may be called twice."""
         contest, self._contest = self._contest, None
@@ -189,8 +201,21 @@ class ABSession:
             gpu_memory_bytes=min(self._settings.devices.memory_bytes) if plan.device == "cuda" else None,
         )
         if why_launches:
-            progress.say(f"{plan.case}: whole launches alternate: {why_launches}")
+            self._say_launches(plan.case, why=why_launches, progress=progress)
         return Series(plan, seed=random.SystemRandom().randrange(2**32), why_launches=why_launches)
+
+    def _say_launches(self, case: str, *, why: str, progress: Progress) -> None:
+        """Say why ranks take no turns, once for all cases with that reason."""
+        if why not in self._said:
+            self._said.add(why)
+            progress.say(f"{case}: whole launches alternate: {why} (said once a session)")
+
+    def _say_shared(self, contest: Contest, *, progress: Progress) -> None:
+        """Say once of each file or folder that it is no part of either version."""
+        shared = [path for path in contest.shared() if path not in self._said]
+        if shared:
+            self._said.update(shared)
+            progress.say(f"both sides use what git does not have: {', '.join(shared)}")
 
     def _add_round(
         self, series: Series, *, contest: Contest, framework: Framework, folder: Path, progress: Progress
@@ -214,6 +239,27 @@ class ABSession:
         series.add(found, took_sec=time.monotonic() - started)
 
 
+def _equal_sides(revision: Revision, *, against: Against, settings: Settings, root: Path) -> str:
+    """Return what is to be known of two sides that have the same files in git; empty if they differ.
+
+    Raises:
+        RevisionError: If nothing else can make them differ, and no self-test wants them equal.
+    """
+    paths = against.paths or usual_paths(root)
+    if not is_unchanged(revision, paths=paths, project=root, state_dir=settings.state_dir):
+        return ""
+    same = f"old and new are the same files: {revision.label} is what the working tree holds"
+    if against.is_self_test:
+        return f"{same}, as --perf-inject may have it; no verdict of this session speaks of a change"
+    if SIDE_VARIABLE in against.setup:
+        return f"{same}; they differ only by what perf_ab_setup makes of {SIDE_VARIABLE}"
+    raise RevisionError(
+        f"--perf-ab={revision.name}: {same}, and nothing is changed, so that every case would pass as equal to itself; "
+        f"name an older revision, such as {revision.name}~1, or test this machine's noise on equal sides by "
+        "--perf-inject=0"
+    )
+
+
 def open_ab_session(settings: Settings, *, root: Path) -> ABSession | None:
     """Return what compares with another revision, if that is asked for.
 
@@ -222,7 +268,7 @@ def open_ab_session(settings: Settings, *, root: Path) -> ABSession | None:
         root: Root directory of the working tree.
 
     Raises:
-        pytest.UsageError: If there is no such revision.
+        pytest.UsageError: If there is no such revision, or it has the very files of the working tree.
     """
     if settings.against is None:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -17,6 +17,7 @@ from pytest_nemoperf.worktree import Side
 
 _NOT_CODE: Final = frozenset({"HOME"})
 """Variables of folders in which tools keep models and the like: common, even inside the working tree."""
+_ARGUMENTS: Final = "the command's arguments name"
 _MAX_ENDS: Final = 200
 """A long script is not searched to its end for a file name with blanks in it."""
 _PATTERN: Final = r"$*?\[{"  # after a name they make it another one: /path/project* and /path/project$X
@@ -43,17 +44,33 @@ def command_of(side: Side, command: RankCommand, *, trees: Trees) -> RankCommand
         trees: The working tree and the checkout.
 
     Raises:
-        RevisionError: If the command names a file of the working tree that the old side lacks and must not share.
+        RevisionError: If the command names a file of the working tree that the old side lacks and must not share, with
+            its whole path or from the working directory.
     """
     argv, env = command.argv, dict(command.env)
     if side.name == "old":
         swap = _Swap(trees)
+        for word in argv:
+            _check_relative(word, trees=trees)
         argv = tuple(swap.argument(word) for word in argv)
         env = {name: swap.variable(name, value) for name, value in env.items()}
         env |= swap.inherited({name: value for name, value in os.environ.items() if name not in {*env, *_NOT_CODE}})
     inherited = env.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     entries = [*(str(side.root / path) for path in side.paths), *filter(None, [inherited])]
     return replace(command, argv=argv, env={**env, "PYTHONPATH": os.pathsep.join(entries)})
+
+
+def shared_data(command: RankCommand, *, trees: Trees) -> list[str]:
+    """Return data of the working tree that git does not have and that a command names to both sides, as it names it.
+
+    Args:
+        command: As the framework made it; command_of takes it.
+        trees: The working tree and the checkout.
+    """
+    swap = _Swap(trees)
+    mentions = [mention for text in (*command.argv, *command.env.values()) for mention in swap.mentions(text)]
+    shared = [each.text for each in mentions if not trees.has_old(each.place) and trees.is_shared_data(each.place)]
+    return list(dict.fromkeys(shared))
 
 
 def working_directory(side: Side, *, trees: Trees) -> Path:
@@ -100,7 +117,7 @@ class _Swap:
         self._trees = trees
 
     def argument(self, word: str) -> str:
-        return self._swapped(word, subject="the command's arguments name")
+        return self._swapped(word, subject=_ARGUMENTS)
 
     def variable(self, name: str, value: str) -> str:
         # A search path may name folders that one side lacks: it finds nothing there.
@@ -122,20 +139,26 @@ class _Swap:
     def _swapped(self, text: str, *, subject: str, may_lack_folders: bool = False, may_lack_files: bool = False) -> str:
         parts: list[str] = []
         done = 0
-        for found in _START.finditer(text):
-            start = found.start("path")
-            mention = self._mention(text, start=start) if start >= done else None
-            if mention is None:
-                continue
+        for mention in self.mentions(text):
             own = self._own(mention)
             if own is None:
                 is_folder = (self._trees.new / mention.place).is_dir()
                 if not (may_lack_folders if is_folder else may_lack_files):
-                    raise RevisionError(_lacks(mention, subject=subject))
+                    raise RevisionError(_lacks(mention.text, place=mention.place, subject=subject))
                 own = mention.own if is_folder else mention.text
-            parts += [text[done:start], own]
+            parts += [text[done : mention.start], own]
             done = mention.end
         return "".join([*parts, text[done:]])
+
+    def mentions(self, text: str) -> Iterator[_Mention]:
+        """Yield the paths of the working tree in a text, from left to right."""
+        done = 0
+        for found in _START.finditer(text):
+            start = found.start("path")
+            mention = self._mention(text, start=start) if start >= done else None
+            if mention is not None:
+                done = mention.end
+                yield mention
 
     def _own(self, mention: _Mention) -> str | None:
         """Return what the old side gets in place of a mention: its own copy, the same where it is common, or None."""
@@ -189,11 +212,29 @@ class _Swap:
         return ends[0]
 
 
-def _lacks(mention: _Mention, *, subject: str) -> str:
+def _check_relative(word: str, *, trees: Trees) -> None:
+    """Check that the old side has a file that an argument names from the working directory.
+
+    Raises:
+        RevisionError: If it is the working tree's own, and the revision has none.
+    """
+    name = word.partition("=")[2] if word.startswith("-") else word
+    here = trees.inside_new(Path.cwd().resolve())
+    if here is None or not name or Path(name).is_absolute():
+        return
+    place = trees.inside_new(Path(os.path.normpath(trees.new / here / name)))
+    if place is None or not os.path.isfile(trees.new / place):  # noqa: PTH113 (Path fails for a long word)
+        return
+    if trees.has_old(place) or trees.is_common(place):
+        return
+    raise RevisionError(_lacks(name, place=place, subject=_ARGUMENTS))
+
+
+def _lacks(text: str, *, place: PurePosixPath, subject: str) -> str:
     return (
-        f"{subject} {mention.text}, but the revision has no {mention.place}, and both sides would use the working "
-        "tree's; compare with a revision that has it, or put it there by the ini key perf_ab_setup, which finds the "
-        "root directory of the working tree in NEMOPERF_AB_PROJECT"
+        f"{subject} {text}, but the revision has no {place}, and the old side must not use the working tree's; compare "
+        "with a revision that has it, or put it there by the ini key perf_ab_setup, which finds the root directory of "
+        "the working tree in NEMOPERF_AB_PROJECT"
     )
 
 

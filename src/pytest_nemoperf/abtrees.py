@@ -77,6 +77,12 @@ class Trees:
             return False
         return path.is_dir() or self._is_foreign(place) or not _is_code(path)
 
+    def is_shared_data(self, place: PurePosixPath) -> bool:
+        """Tell whether both sides use data of the working tree that git does not have and nobody installed there."""
+        if place.parts[:1] in ((), (".git",)) or str(place) in self.tracked or not os.path.lexists(self.new / place):
+            return False
+        return self.is_common(place) and not self._is_foreign(place / "_")
+
     def _is_foreign(self, place: PurePosixPath) -> bool:
         if _PACKAGE_FOLDERS.intersection(place.parts) or any(part.startswith(".") for part in place.parts[:-1]):
             return True

@@ -223,6 +223,7 @@ class PerfPlugin:
                 session.ab.revision_text,
                 limit_sec=settings.against.limit_sec,
                 tolerances=settings.terms.tolerances,
+                caution=session.ab.caution,
             )
         return render_header(
             system=settings.system,
@@ -305,6 +306,8 @@ class PerfPlugin:
                 words = " and ".join(sorted(left_out))
                 note = f"perf: {count_text(num_let, 'case')} would fail, and does not: perf_fail_on leaves out {words}"
                 terminalreporter.write_line(note, yellow=True)
+            if self.session.ab is not None and self.session.ab.caution:
+                terminalreporter.write_line(f"perf: CAUTION: {self.session.ab.caution}", yellow=True)
             if outside := self.suite.outside():
                 terminalreporter.write_line(f"perf: {outside}", yellow=True)
         if self._write_error:

@@ -190,7 +190,7 @@ class PerfSession:
                 measurement,
                 nodeid=nodeid,
                 run_dir=context.shown(self._launches.case_dir(case)),
-                rerun_command=context.rerun_command(nodeid, f"--perf-ab={self.ab.revision.name}"),
+                rerun_command=context.rerun_command(nodeid, *self.ab.options),
                 environment=context.provenance.environment(),
             )
         else:

@@ -56,12 +56,14 @@ class Against:
         paths: PYTHONPATH entries of each side, relative to its checkout; empty for the usual ones.
         setup: Command run once in each checkout; empty for none.
         limit_sec: Time a case may take.
+        is_self_test: Two sides of the same files are wanted: ``--perf-inject`` is given.
     """
 
     revision: str
     paths: tuple[str, ...]
     setup: str
     limit_sec: float
+    is_self_test: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +124,7 @@ def read_settings(config: pytest.Config) -> Settings:
         pytest.UsageError: If an option or ini key can't be honoured, or the system is not this machine.
     """
     option = config.option
-    inject_pct = parse_percent(option.perf_inject, subject="--perf-inject") if option.perf_inject is not None else 0.0
+    inject_pct = _inject_pct(config)
     check_combination(config, inject_pct=inject_pct)
     replay_dir = _replay_dir(config)
     try:
@@ -182,7 +184,15 @@ def _against(config: pytest.Config) -> Against | None:
         paths=tuple(config.getini("perf_ab_paths")),
         setup=str(config.getini("perf_ab_setup")),
         limit_sec=options.DEFAULT_AB_LIMIT_SEC if limit is None else parse_seconds(limit, subject="--perf-ab-limit"),
+        is_self_test=option.perf_inject is not None,
     )
+
+
+def _inject_pct(config: pytest.Config) -> float:
+    """Return the delay of a self-test; 0% is one too where two versions are compared, that of equal sides."""
+    text: str | None = config.option.perf_inject
+    is_zero = text is not None and config.option.perf_ab is not None and text.strip().removesuffix("%") == "0"
+    return 0.0 if text is None or is_zero else parse_percent(text, subject="--perf-inject")
 
 
 def _replay_dir(config: pytest.Config) -> Path | None:

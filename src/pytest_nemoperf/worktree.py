@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import psutil
 from filelock import FileLock, Timeout
@@ -22,6 +23,8 @@ from pytest_nemoperf.native.orphans import is_alive
 
 _GIT_TIMEOUT_SEC = 300.0  # a checkout from a cold network file system takes minutes
 _SETUP_TIMEOUT_SEC = 1800.0  # as does building extensions
+SIDE_VARIABLE: Final = "NEMOPERF_AB_SIDE"
+"""In a set-up command: ``old`` or ``new``."""
 _SHORT = 7
 _LOCK_SUFFIX = ".lock"
 _OUTPUT_LINES = 15
@@ -194,7 +197,7 @@ def set_up(side: Side, *, command: str, project: Path) -> None:
     Raises:
         RevisionError: If it fails, or takes longer than half an hour.
     """
-    environment = {**git_environment(), "NEMOPERF_AB_SIDE": side.name, "NEMOPERF_AB_PROJECT": str(project)}
+    environment = {**git_environment(), SIDE_VARIABLE: side.name, "NEMOPERF_AB_PROJECT": str(project)}
     _run(
         ["/bin/sh", "-c", command],
         cwd=side.root,

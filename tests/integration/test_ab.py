@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,7 +102,7 @@ def test_a_slower_working_tree_fails_beside_the_revision_and_nothing_is_stored(r
 
 
 def test_equal_sides_pass_and_the_order_of_launches_is_turned_round(repository: Project) -> None:
-    result = repository.run("--perf-ab=main", "--perf-tolerance=20")
+    result = repository.run("--perf-ab=main", "--perf-inject=0", "--perf-tolerance=20")
 
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["compared with old (main, ???????)", f"*{CASE}: * rounds in *"])
@@ -110,6 +111,45 @@ def test_equal_sides_pass_and_the_order_of_launches_is_turned_round(repository: 
     assert ab["method"] == "launches"
     assert all({one, other} == {"old", "new"} for one, other in zip(firsts[::2], firsts[1::2], strict=False))
     assert {each["ratios"]["tokens_per_sec_per_gpu"] for each in ab["rounds"]} == {0.0}
+
+
+def test_equal_files_are_refused_before_anything_runs_unless_they_are_asked_for(repository: Project) -> None:
+    (repository.root / "test_more.py").touch()  # no code of a side
+    refused = repository.run("--perf-ab=main")
+    asked_for = repository.run("--perf-ab=main", "--perf-inject=0", "--perf-ab-limit=0.1", "--perf-fail-on=none")
+
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines(
+        ["*--perf-ab=main: old and new are the same files: main, ??????? is what the working tree*main~1*inject=0"]
+    )
+    caution = "perf: CAUTION: old and new are the same files: main, ??????? is what the working tree holds, as *"
+    asked_for.stdout.fnmatch_lines([caution, "* performance *", caution])
+
+
+def test_code_that_git_does_not_have_yet_makes_the_sides_differ(repository: Project) -> None:
+    (repository.root / "kernels.py").touch()
+
+    result = repository.run("--perf-ab=HEAD", "--perf-ab-limit=0.1", "--perf-fail-on=none")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*CAUTION*")
+
+
+def test_a_copy_outside_both_trees_is_found_out_and_no_verdict_is_given(repository: Project, tmp_path: Path) -> None:
+    foreign = tmp_path / "site" / "model"
+    own = repository.root / "model"
+    for folder in (foreign, own):
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+    script = repository.root / "steps.py"
+    script.write_text(f"import sys; sys.path.insert(0, {str(foreign.parent)!r}); import model\n{script.read_text()}")
+    commit(repository)
+    (own / "__init__.py").write_text("import time; time.sleep(1)")
+
+    result = repository.run("--perf-ab=main", "--perf-fail-on=none")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"RevisionError: * its processes import model from {foreign}/__init__.py, though *"])
 
 
 def test_a_self_test_slows_the_working_tree_alone(repository: Project) -> None:
@@ -276,6 +316,7 @@ def test_a_path_that_the_code_makes_up_is_found_out_in_the_process_and_no_verdic
     made_up = f"pathlib.Path('/').joinpath(*{list(repository.root.parts)!r}[1:], 'speed.txt')"
     script.write_text(script.read_text().replace('pathlib.Path(__file__).with_name("speed.txt")', made_up))
     commit(repository)
+    repository.set_step_time(0.2)
 
     result = repository.run("--perf-ab=main", "--perf-fail-on=none")
 

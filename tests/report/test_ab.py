@@ -99,10 +99,10 @@ def test_a_side_that_is_invalid_has_no_figures() -> None:
 def test_whole_launches_say_why() -> None:
     ab = ab_of(method="launches", block_steps=0, why_launches="framework command starts its ranks by itself")
 
-    assert how_text(ab) == (
-        "10 rounds in 42 s by whole launches; 0 of 10 began with new (drawn from seed 7); "
-        "framework command starts its ranks by itself"
-    )
+    text = render_ab(report_of(ab), ab=ab, width=100, color=False)
+
+    assert how_text(ab) == "10 rounds in 42 s by whole launches; 0 of 10 began with new (drawn from seed 7)"
+    assert "not by turns: framework command starts its ranks by itself" in text
 
 
 def test_rounds_that_are_left_out_are_shown_with_their_reason() -> None:

@@ -1,4 +1,4 @@
-"""Notes which files of the other version a Python process opens, while two versions are compared.
+"""Notes, while two versions are compared, files of the other version and foreign copies that a Python process uses.
 
 Python imports a module of this name at its start. The folder of this one comes first in the PYTHONPATH of both sides,
 and it imports the next module of the name, which may be the user's own. It runs in whatever Python a command starts: so
@@ -8,9 +8,14 @@ it imports nothing but os and sys, keeps to old syntax, and none of its errors g
 import os
 import sys
 
-_VARIABLE = "NEMOPERF_AB_WATCH"  # three lines: the file that takes the notes, the folder watched, one in it that is not
+_VARIABLE = "NEMOPERF_AB_WATCH"
+"""Lines: the file that takes the notes, the folder watched, one in it that is not, the side's own tree, and its
+PYTHONPATH entries, one a line."""
 _PATH_AT = {"open": 0, "import": 1, "os.chdir": 0, "ctypes.dlopen": 0, "cpython.run_file": 0}
 _INSTALLED = ("/site-packages/", "/dist-packages/")
+_CODE = (".py", ".pyc", ".so")
+_NOT_UNDER_TEST = ("__main__", "conftest", "setup", "sitecustomize", "test", "tests", "usercustomize")
+_STANDARD_LIBRARY = os.path.dirname(os.path.realpath(os.__file__)) + "/"
 _MAX_FOLDERS = 10000
 
 
@@ -18,7 +23,8 @@ class _Watch:
     """Audit hook (https://peps.python.org/pep-0578/) that notes each watched path once."""
 
     def __init__(self) -> None:
-        self._setting = self._file = self._watched = self._unwatched = ""
+        self._setting = self._file = self._watched = self._unwatched = self._own = ""
+        self._own_modules: dict[str, str] = {}  # those that no process has shown yet where it has them from
         self._folders: dict[str, str] = {}
         self._noted: dict[str, str] = {}
 
@@ -34,12 +40,17 @@ class _Watch:
         setting = os.environ.get(_VARIABLE, "")
         if setting != self._setting:
             self._setting = setting
-            self._file, self._watched, self._unwatched = setting.split("\n")
+            lines = setting.split("\n")
+            if not self._own:
+                self._own_modules = _modules_in(lines[4:])
+            self._file, self._watched, self._unwatched, self._own = lines[:4]
             for noted, how in list(self._noted.items()):  # a fork for another launch: it has what its parent loaded
                 self._write(how, noted)
         if not setting or not isinstance(path, (str, bytes, os.PathLike)):
             return
         name = os.fsdecode(path)
+        if event == "import" or name.endswith(_CODE):
+            self._look_at_modules()
         if not os.path.isabs(name):
             name = os.path.join(os.getcwd(), name)
         folder, base = os.path.split(name)
@@ -47,6 +58,29 @@ class _Watch:
         if name not in self._noted and self._is_watched(name):
             self._noted[name] = event
             self._write(event, name)
+
+    def _look_at_modules(self) -> None:
+        """Note modules of the side's entries that this process has from elsewhere.
+
+        When a module's file is opened, the module is known already, with its place. So nothing waits for the end of the
+        process, which may be killed.
+        """
+        for name, own in list(self._own_modules.items()):
+            file = getattr(sys.modules.get(name), "__dict__", {}).get("__file__")
+            if not isinstance(file, str):
+                continue
+            self._own_modules.pop(name)
+            file = os.path.realpath(file)
+            if file != os.path.realpath(own) and not self._is_own(file):
+                self._noted[file] = "module " + name
+                self._write("module " + name, file)
+
+    def _is_own(self, file: str) -> bool:
+        """Tell whether a module belongs to the side's tree, or to Python itself."""
+        for tree in (self._own + "/", _STANDARD_LIBRARY):
+            if file.startswith(tree) and not any(part in file[len(tree) - 1 :] for part in _INSTALLED):
+                return True
+        return False
 
     def _without_links(self, folder: str) -> str:
         if folder not in self._folders:
@@ -64,6 +98,39 @@ class _Watch:
         file = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         os.write(file, os.fsencode(event + "\0" + name + "\0"))
         os.close(file)
+
+
+def _modules_in(entries: "list[str]") -> "dict[str, str]":
+    """Return modules of PYTHONPATH entries, and those inside their folders without __init__.py, with their files."""
+    found: dict[str, str] = {}
+    for entry in entries:
+        for name, path in _files_in(entry):
+            if os.path.isdir(path):
+                for inner, file in _files_in(path):
+                    if not os.path.isdir(file):
+                        found.setdefault(name + "." + inner, file)
+            elif name not in _NOT_UNDER_TEST:
+                found.setdefault(name, path)
+    return found
+
+
+def _files_in(folder: str) -> "list[tuple[str, str]]":
+    """Return names in a folder that can be imported, and their files, or folders where they have no __init__.py."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:  # an entry that is not there, or a folder that is not ours to read
+        return []
+    found = []
+    for base in names:
+        name, path = base.partition(".")[0], os.path.join(folder, base)
+        if not name.isidentifier():
+            continue
+        if os.path.isdir(path):
+            package = os.path.join(path, "__init__.py")
+            found.append((name, package if os.path.exists(package) else path))
+        elif base.endswith((".py", ".so")):
+            found.append((name, path))
+    return found
 
 
 def _start_watching() -> None:

@@ -49,12 +49,20 @@ def render_ab(report: CaseReport, *, ab: ABResult, width: int, color: bool) -> s
     return to_text(_parts(report, ab=ab, width=width), width=width, color=color)
 
 
-def ab_header(revision: str, *, limit_sec: float, tolerances: Mapping[str, float]) -> str:
-    """Return the line pytest prints above a session that compares two versions, in place of that on baselines."""
-    return (
+def ab_header(revision: str, *, limit_sec: float, tolerances: Mapping[str, float], caution: str = "") -> str:
+    """Return what pytest prints above a session that compares two versions, in place of the line on baselines.
+
+    Args:
+        revision: The other version.
+        limit_sec: Time a case may take.
+        tolerances: By metric.
+        caution: What is to be known of the two sides; empty for nothing.
+    """
+    line = (
         f"perf: cases are compared with {revision}, by --perf-ab, for at most {elapsed_text(limit_sec)} each; "
         f"tolerance {tolerances_text(tolerances)}; baselines are neither read nor written"
     )
+    return f"{line}\nperf: CAUTION: {caution}" if caution else line
 
 
 def render_round_line(
@@ -103,11 +111,10 @@ def how_text(ab: ABResult) -> str:
     counted = sum(not each.left_out for each in ab.rounds)
     by = f"turns of {ab.block_steps} steps" if ab.method == "turns" else "whole launches"
     first = sum(each.first == "new" for each in ab.rounds)
-    sentence = (
+    return (
         f"{count_text(counted, 'round')} in {elapsed_text(ab.duration_sec)} by {by}; {first} of {len(ab.rounds)} began "
         f"with new (drawn from seed {ab.seed})"
     )
-    return f"{sentence}; {ab.why_launches}" if ab.why_launches else sentence
 
 
 def _parts(report: CaseReport, *, ab: ABResult, width: int) -> Iterator[RenderableType]:
@@ -186,6 +193,8 @@ def _how(ab: ABResult) -> Iterator[RenderableType]:
     yield ""
     yield heading(f"how {ab.new} was compared with {ab.old}")
     yield indented(how_text(ab))
+    if ab.why_launches:
+        yield indented(f"not by turns: {ab.why_launches}")
     changes = " ".join(_change_text(each) for each in ab.rounds)
     yield indented(f"time a step of new beside old, round by round: {changes}")
     for reason in dict.fromkeys(each.left_out for each in ab.rounds if each.left_out):
