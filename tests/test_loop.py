@@ -53,6 +53,7 @@ def test_every_step_is_timed_between_two_synchronisations() -> None:
 
     for step in loop:
         calls.append("work")
+        time.sleep(FAST)
         step.record(loss=1.5)
     (measured,), problems = loop.result()
 
@@ -195,6 +196,49 @@ def test_lengths_that_vary_are_no_drift_of_the_loop() -> None:
 
     assert loop.result()[1] == ()
     assert said == []
+
+
+def test_work_that_is_not_done_in_the_steps_is_a_problem() -> None:
+    loop = make_loop()
+
+    for _ in list(loop):
+        time.sleep(FAST)
+
+    assert loop.result()[1][0].startswith("a step takes ")
+    assert "the time of an empty loop body (under 5 us): do the work inside of the loop" in loop.result()[1][0]
+
+
+def test_a_block_that_goes_on_for_longer_than_its_steps_took_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_nemoperf.loop._MAX_OUTSIDE_SEC", 0.0)
+    loop = make_loop()
+    run(loop, seconds=itertools.repeat(FAST))
+    time.sleep(20 * FAST)
+
+    loop.end()
+
+    (problem,) = loop.result()[1]
+    assert problem.startswith("after the loop its block went on for ")
+    assert "longer than all steps together (" in problem
+
+
+def test_what_follows_a_loop_for_a_shorter_time_than_its_steps_took_is_no_problem() -> None:
+    loop = make_loop()
+    time.sleep(20 * FAST)
+    run(loop, seconds=itertools.repeat(FAST))
+
+    loop.end()
+
+    assert loop.result()[1] == ()
+
+
+def test_a_clock_that_the_test_replaces_is_not_that_of_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = make_loop()
+    for name in ("perf_counter", "monotonic", "clock_gettime"):
+        monkeypatch.setattr(time, name, lambda *_: 1.0)
+
+    run(loop, seconds=itertools.repeat(FAST))
+
+    assert loop.result()[0][0].metrics["step_time_sec"] >= FAST
 
 
 @pytest.mark.parametrize("tokens", [0, -1, 1.5, float("nan"), True, "5"], ids=repr)

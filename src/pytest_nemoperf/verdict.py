@@ -79,6 +79,7 @@ def judge(
         reasons=(
             *map(describe, [*_decisive(comparisons, kind=kind), *_left_aside(comparisons)]),
             *_passed_notes(comparisons, kind=kind),
+            *_missing_metrics(measurement, baseline=baseline),
             *_restless_notes(measurement),
         ),
     )
@@ -106,6 +107,16 @@ def _passed_notes(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> li
     """Return what a pass does need words for: a tolerance finer than what the case resolves."""
     passed = distinct_comparisons(comparisons) if kind is VerdictKind.PASSED else []
     return [each.note for each in passed if each.kind is kind and each.note]
+
+
+def _missing_metrics(measurement: Measurement, *, baseline: Baseline) -> list[str]:
+    """Return a sentence for each judged metric that the baseline has and this session's runs lack."""
+    notes = []
+    for metric in JUDGED:
+        is_lost = median_over_runs(measurement.runs, metric=metric.name) is None
+        if is_lost and median_over_runs(baseline.runs, metric=metric.name) is not None:
+            notes.append(f"{metric.label}: the baseline has it, this session's runs do not, so it is not judged")
+    return notes
 
 
 def _left_aside(comparisons: Sequence[Comparison]) -> list[Comparison]:
