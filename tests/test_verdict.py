@@ -273,4 +273,4 @@ def test_a_metric_that_the_runs_lack_and_the_baseline_has_is_named() -> None:
     verdict = judged(measurement)
 
     assert verdict.kind is VerdictKind.PASSED
-    assert verdict.reasons == ("peak memory: the baseline has it, this session's runs do not, so it is not judged",)
+    assert verdict.reasons == ("peak memory is not judged: the baseline has it, this session lacks it",)

@@ -12,7 +12,7 @@ from pytest_nemoperf.bands import band_problems, has_pinned_lengths, is_rl
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.comparison import Comparison, Terms, VerdictKind, compare_runs, describe
 from pytest_nemoperf.distinct import distinct_comparisons
-from pytest_nemoperf.measure import Measurement, identity_problem, median_over_runs
+from pytest_nemoperf.measure import Measurement, Run, identity_problem, median_over_runs
 from pytest_nemoperf.metrics import JUDGED, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.steadiness import drift_noise_pct
 
@@ -79,10 +79,26 @@ def judge(
         reasons=(
             *map(describe, [*_decisive(comparisons, kind=kind), *_left_aside(comparisons)]),
             *_passed_notes(comparisons, kind=kind),
-            *_missing_metrics(measurement, baseline=baseline),
+            *missing_metrics(measurement.runs, other=baseline.runs, labels=("the baseline", "this session")),
             *_restless_notes(measurement),
         ),
     )
+
+
+def missing_metrics(runs: Sequence[Run], *, other: Sequence[Run], labels: tuple[str, str]) -> list[str]:
+    """Return a sentence for each judged metric that the other runs have and these lack.
+
+    Args:
+        runs: That are judged.
+        other: What they are compared with.
+        labels: Of the other runs and of these.
+    """
+    notes = []
+    for metric in JUDGED:
+        is_missing = median_over_runs(runs, metric=metric.name) is None
+        if is_missing and median_over_runs(other, metric=metric.name) is not None:
+            notes.append(f"{metric.label} is not judged: {labels[0]} has it, {labels[1]} lacks it")
+    return notes
 
 
 def _restless_notes(measurement: Measurement) -> list[str]:
@@ -107,16 +123,6 @@ def _passed_notes(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> li
     """Return what a pass does need words for: a tolerance finer than what the case resolves."""
     passed = distinct_comparisons(comparisons) if kind is VerdictKind.PASSED else []
     return [each.note for each in passed if each.kind is kind and each.note]
-
-
-def _missing_metrics(measurement: Measurement, *, baseline: Baseline) -> list[str]:
-    """Return a sentence for each judged metric that the baseline has and this session's runs lack."""
-    notes = []
-    for metric in JUDGED:
-        is_lost = median_over_runs(measurement.runs, metric=metric.name) is None
-        if is_lost and median_over_runs(baseline.runs, metric=metric.name) is not None:
-            notes.append(f"{metric.label}: the baseline has it, this session's runs do not, so it is not judged")
-    return notes
 
 
 def _left_aside(comparisons: Sequence[Comparison]) -> list[Comparison]:
