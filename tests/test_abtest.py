@@ -281,3 +281,14 @@ def test_a_slower_side_is_never_judged_better(ratios: list[float], slowdown: flo
     assert slower.comparisons[0].delta_pct <= faster.comparisons[0].delta_pct
     if slower.kind is VerdictKind.IMPROVED:
         assert goodness.index(faster.kind) == goodness.index(VerdictKind.IMPROVED)
+
+
+def test_a_metric_that_only_the_old_side_has_is_named() -> None:
+    run = make_run(1000.0)
+    metrics = {name: value for name, value in run.metrics.items() if name != "peak_memory_gib"}
+    rounds = [ABRound(first="old", ratios={"tokens_per_sec_per_gpu": 0.0})] * 20
+
+    verdict = verdict_of(rounds, runs=(replace(run, metrics=metrics),) * 20)
+
+    assert verdict.kind is VerdictKind.PASSED
+    assert verdict.reasons == (f"peak memory is not judged: {LABELS[0]} has it, {LABELS[1]} lacks it",)

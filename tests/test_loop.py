@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pytest_nemoperf import clock
 from pytest_nemoperf.errors import RecipeError, RecordError
 from pytest_nemoperf.expected import Expected
 from pytest_nemoperf.loop import LoopStep, MeasuredLoop
@@ -19,27 +20,25 @@ SLOWING_DOWN = (FAST,) * 4 + (SLOW,) * 2
 
 
 class Clock:
-    """Stands in for the module ``time``: only sleeping takes time, and reading the clock a microsecond."""
+    """Stands in for the module ``clock``: only waiting takes time, and reading the clock a microsecond."""
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self.seconds = 0.0
 
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
+    def wait(self, seconds: float) -> None:
+        self.seconds += seconds
 
-    def perf_counter(self) -> float:
-        self.now += 1e-6
-        return self.now
-
-    monotonic = perf_counter
+    def now(self) -> float:
+        self.seconds += 1e-6
+        return self.seconds
 
 
 @pytest.fixture(autouse=True)
 def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at nothing that runs beside the tests, their coverage included, and let it take no time from them."""
-    clock = Clock()
-    for module in (__name__, "pytest_nemoperf.loop", "pytest_nemoperf.passes"):
-        monkeypatch.setattr(f"{module}.time", clock)
+    own = Clock()
+    for name in ("now", "wait"):
+        monkeypatch.setattr(f"pytest_nemoperf.clock.{name}", getattr(own, name))
     monkeypatch.setattr("pytest_nemoperf.passes.active_tracers", lambda: ())
     for limit in ("MAX_FOREIGN_SHARE", "MAX_STEAL_SHARE"):
         monkeypatch.setattr(f"pytest_nemoperf.health.{limit}", 2.0)
@@ -60,7 +59,7 @@ def run(loop: MeasuredLoop, *, seconds: Iterable[float], losses: Iterable[float]
     """Sleep so long in each step, and return the indices of the steps."""
     indices = []
     for step, duration, loss in zip(loop, seconds, losses, strict=False):
-        time.sleep(duration)
+        clock.wait(duration)
         step.record(loss=loss)
         indices.append(step.index)
     return indices
@@ -72,6 +71,7 @@ def test_every_step_is_timed_between_two_synchronisations() -> None:
 
     for step in loop:
         calls.append("work")
+        clock.wait(FAST)
         step.record(loss=1.5)
     (measured,), problems = loop.result()
 
@@ -196,7 +196,7 @@ def test_a_loop_whose_lengths_vary_counts_the_tokens_its_steps_record() -> None:
     loop = make_loop(expected=VARYING)
 
     for step in loop:
-        time.sleep(FAST)
+        clock.wait(FAST)
         step.record(tokens=10 + 10 * step.index)
     (measured,), problems = loop.result()
 
@@ -219,11 +219,54 @@ def test_lengths_that_vary_are_no_drift_of_the_loop() -> None:
 
     for step in loop:
         tokens = 10 if step.index < 4 else 100
-        time.sleep(tokens * FAST / 10)
+        clock.wait(tokens * FAST / 10)
         step.record(tokens=tokens)
 
     assert loop.result()[1] == ()
     assert said == []
+
+
+def test_work_that_is_not_done_in_the_steps_is_a_problem() -> None:
+    loop = make_loop()
+
+    for _ in list(loop):
+        clock.wait(FAST)
+
+    assert loop.result()[1][0].startswith("a step takes ")
+    assert "the time of an empty loop body (under 5 us): do the work inside of the loop" in loop.result()[1][0]
+
+
+def test_a_block_that_goes_on_for_longer_than_its_steps_took_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_nemoperf.loop._MAX_OUTSIDE_SEC", 0.0)
+    loop = make_loop()
+    run(loop, seconds=itertools.repeat(FAST))
+    clock.wait(20 * FAST)
+
+    loop.end()
+
+    (problem,) = loop.result()[1]
+    assert problem.startswith("after the loop its block went on for ")
+    assert "longer than all steps together (" in problem
+
+
+def test_what_follows_a_loop_for_a_shorter_time_than_its_steps_took_is_no_problem() -> None:
+    loop = make_loop()
+    clock.wait(20 * FAST)
+    run(loop, seconds=itertools.repeat(FAST))
+
+    loop.end()
+
+    assert loop.result()[1] == ()
+
+
+def test_a_clock_that_the_test_replaces_is_not_that_of_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = make_loop()
+    for name in ("perf_counter", "monotonic", "clock_gettime"):
+        monkeypatch.setattr(time, name, lambda *_: 1.0)
+
+    run(loop, seconds=itertools.repeat(FAST))
+
+    assert loop.result()[0][0].metrics["step_time_sec"] >= FAST
 
 
 @pytest.mark.parametrize("tokens", [0, -1, 1.5, float("nan"), True, "5"], ids=repr)

@@ -34,7 +34,7 @@ COMMAND = "pytest --update-baselines --perf-profile"
 
 def run_steps(run_dir: Path) -> None:
     plan = profiled(PLAN)
-    append("steps.jsonl", "".join(map(to_json_line, make_records(plan))))(run_dir)
+    append("steps.jsonl", "".join(map(to_json_line, make_records(plan, step_time_sec=1e-6))))(run_dir)
     append("result.json", to_json(RunResult(num_ranks=2, num_steps=plan.total_steps, device_name="cpu")))(run_dir)
 
 

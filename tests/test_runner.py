@@ -24,6 +24,12 @@ PLAN = make_plan(timeout_sec=60.0)
 COMMAND_PLAN = make_plan(framework="command", command=("train",), timeout_sec=60.0)
 
 
+@pytest.fixture(autouse=True)
+def invented_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let records hold times that nobody took."""
+    monkeypatch.setattr("pytest_nemoperf.runner.MAX_RECORDED_SHARE", float("inf"))
+
+
 @dataclass
 class ScriptedLauncher:
     """Does in each poll what the test says, then ends as it says."""
@@ -98,6 +104,17 @@ def test_a_complete_run_gives_the_frameworks_output_and_leaves_its_plan(tmp_path
     assert output.records == tuple(make_records(PLAN))
     assert from_json(Plan, (tmp_path / "run" / "plan.json").read_text(), subject="plan") == PLAN
     assert launcher.launched == [(TorchFramework().command(PLAN, run_dir=tmp_path / "run"), 60.0)]
+
+
+def test_steps_that_took_longer_than_the_run_were_not_measured_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_nemoperf.runner.MAX_RECORDED_SHARE", 1.5)
+
+    with pytest.raises(
+        RecordError, match=r"the recorded steps took 0\.8 s, but the run only .* not measured in this run"
+    ):
+        run(PLAN, launcher=ScriptedLauncher(polls=[complete]), run_dir=tmp_path / "run")
 
 
 def test_an_earlier_run_in_the_same_directory_can_not_be_taken_for_this_one(tmp_path: Path) -> None:

@@ -276,3 +276,14 @@ def test_slower_is_never_improved_and_faster_never_regressed(before: list[float]
     faster = min(after) > max(before)
     assert not (slower and verdict.kind is VerdictKind.IMPROVED)
     assert not (faster and verdict.kind is VerdictKind.REGRESSED)
+
+
+def test_a_metric_that_the_runs_lack_and_the_baseline_has_is_named() -> None:
+    run = make_run()
+    metrics = {name: value for name, value in run.metrics.items() if name != "peak_memory_gib"}
+    measurement = replace(make_measurement((1000.0,)), runs=(replace(run, metrics=metrics),))
+
+    verdict = judged(measurement)
+
+    assert verdict.kind is VerdictKind.PASSED
+    assert verdict.reasons == ("peak memory is not judged: the baseline has it, this session lacks it",)

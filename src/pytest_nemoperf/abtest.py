@@ -24,7 +24,7 @@ from pytest_nemoperf.metrics import (
     Metric,
 )
 from pytest_nemoperf.sequential import Decision, Evidence, Rule, cost_of_loss, decide_ratio, loss_of_cost
-from pytest_nemoperf.verdict import LOSS_REL_TOL, Verdict
+from pytest_nemoperf.verdict import LOSS_REL_TOL, Verdict, missing_metrics
 
 MIN_ROUNDS: Final = 2
 """One shows no scatter, and decides nothing."""
@@ -150,7 +150,10 @@ def judge_rounds(
         kind=kind,
         case=new.case,
         comparisons=(*comparisons, *_tflops(comparisons, new=new)),
-        reasons=reasons if kind is not VerdictKind.PASSED else (),
+        reasons=(
+            *(reasons if kind is not VerdictKind.PASSED else ()),
+            *missing_metrics(new.runs, other=old.runs, labels=labels),
+        ),
     )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import statistics
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_nemoperf import clock
 from pytest_nemoperf.cases import benchmark_case_id
 from pytest_nemoperf.fingerprint import watched_variables
 from pytest_nemoperf.measure import Measurement, Run, round_significant
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_nemoperf.watched_benchmark import WatchedBenchmark
 
 _MIN_ROUNDS = 3
+_DEFAULT_TIMER = "time.perf_counter"
 _SPIN_BELOW_SEC = 1e-3  # the operating system's sleep is too coarse for less
 
 
@@ -33,18 +34,18 @@ class InjectingTimer:
 
     def __init__(self, inject_pct: float) -> None:
         self._share = inject_pct / 100.0
-        self._last = time.perf_counter()
+        self._last = clock.now()
         self.__name__ = "perf_counter_with_injected_delay"
 
     def __call__(self) -> float:
         """Wait, then return seconds of the monotonic clock."""
-        now = time.perf_counter()
+        now = clock.now()
         until = now + (now - self._last) * self._share
         if until - now > _SPIN_BELOW_SEC:
-            time.sleep(until - now)
-        while time.perf_counter() < until:
+            clock.wait(until - now)
+        while clock.now() < until:
             pass
-        self._last = time.perf_counter()
+        self._last = clock.now()
         return self._last
 
 
@@ -80,12 +81,32 @@ def measure_benchmark(item: pytest.Item, *, benchmark: WatchedBenchmark, setting
     return Measurement(
         case=benchmark_case_id(item.nodeid),
         system=settings.system.name,
-        workload={"workload": "benchmark", "test": item.nodeid},
+        workload={"workload": "benchmark", "test": item.nodeid, **_timing_options(benchmark)},
         runs=tuple(runs),
         environment=watched_variables(os.environ),
         problems=tuple(problems),
         inject_pct=settings.inject_pct,
     )
+
+
+def _timing_options(benchmark: WatchedBenchmark) -> dict[str, Any]:
+    """Return the library's options that change which time is measured, where they are not its defaults."""
+    if not benchmark.passes.finished:
+        return {}
+    options = benchmark.stats.options
+    changed: dict[str, Any] = {}
+    timer = options["timer"]
+    name = _DEFAULT_TIMER if isinstance(timer, InjectingTimer) else _name_of(timer)
+    if name != _DEFAULT_TIMER:
+        changed["timer"] = name
+    if options["disable_gc"]:
+        changed["disable_gc"] = True
+    return changed
+
+
+def _name_of(timer: Any) -> str:
+    named = timer if hasattr(timer, "__qualname__") else type(timer)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _run(times: list[float], *, drift_pct: float | None) -> Run:

@@ -197,7 +197,7 @@ class Perf:
         try:
             yield loop
         finally:
-            passes.close()
+            loop.end()
         self.compare(self._loop_measurement(f"loop-{name}", expected, loop, whole_workload))
 
     def passes(self, case: str, *, num_gpus: int) -> Passes:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
-import time
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Final
 
+from pytest_nemoperf import clock
 from pytest_nemoperf.errors import RecipeError, RecordError
 from pytest_nemoperf.expected import Expected
 from pytest_nemoperf.measure import Run, measure_runs
+from pytest_nemoperf.metrics import format_time
 from pytest_nemoperf.passes import Passes
 from pytest_nemoperf.recipe import MIN_STEPS, MIN_WARMUP_STEPS
 from pytest_nemoperf.records import StepRecord
 from pytest_nemoperf.soundness import record_problems
 from pytest_nemoperf.steadiness import settling_times
+
+_MIN_STEP_SEC: Final = 5e-6
+"""An empty loop body takes 0.1 to 1 us, and a step.record of its loss as much again."""
+_MAX_OUTSIDE_SEC: Final = 0.05
+"""What may follow a loop in its block, however short the loop is."""
 
 
 class LoopStep:
@@ -71,6 +79,7 @@ class MeasuredLoop:
         self._units: list[list[list[StepRecord]]] = []  # by pass; a unit is all steps, warm-up included
         self._unit: list[StepRecord] = []
         self._has_begun = False
+        self._inside_sec = self._outside_sec = self._left = 0.0
 
     def __iter__(self) -> Iterator[LoopStep]:
         """Yield each step in turn; its time runs from here to the next request.
@@ -86,6 +95,7 @@ class MeasuredLoop:
             self._unit = []
             yield from self._steps(self._unit)
             is_enough = self._finish_unit()
+        self._left = clock.now()
 
     def _steps(self, unit: list[StepRecord]) -> Iterator[LoopStep]:
         """Yield warm-up and measured steps once, and add their records."""
@@ -94,15 +104,17 @@ class MeasuredLoop:
                 self._passes.look()
             step = LoopStep(index)
             self._synchronize()
-            started = time.perf_counter()
+            self._left = started = clock.now()
             yield step
             self._synchronize()
             if self._inject_pct:
-                time.sleep((time.perf_counter() - started) * self._inject_pct / 100.0)
+                clock.wait((clock.now() - started) * self._inject_pct / 100.0)
+            duration = clock.now() - started
+            self._inside_sec += duration
             unit.append(
                 StepRecord(
                     step=index,
-                    step_time_sec=time.perf_counter() - started,
+                    step_time_sec=duration,
                     tokens=self._tokens_of(step),
                     loss=step.loss,
                     grad_norm=step.grad_norm,
@@ -130,6 +142,12 @@ class MeasuredLoop:
         is_over = self._passes.end(settling_times(measured, has_exact_tokens=self._expected.has_exact_tokens))
         return is_over and self._passes.is_enough()
 
+    def end(self) -> None:
+        """Note when the block around the loop ends: time since the loop was left lies outside of its steps."""
+        if self._has_begun:
+            self._outside_sec = clock.now() - self._left
+        self._passes.close()
+
     def result(self) -> tuple[tuple[Run, ...], tuple[str, ...]]:
         """Return the run that counts, if any step was measured, and every reason why it must not be judged.
 
@@ -152,7 +170,25 @@ class MeasuredLoop:
             grad_norm=first_time.grad_norm,
             drift_pct=self._passes.drift_pct,
         )
-        return (run,), tuple(self._passes.problems)
+        return (run,), (*self._passes.problems, *self._misplaced_work(records))
+
+    def _misplaced_work(self, records: Sequence[StepRecord]) -> list[str]:
+        """Return reasons to think that the work is not done in the steps."""
+        problems = []
+        middle = statistics.median(record.step_time_sec for record in records[self._expected.warmup_steps :])
+        if middle < _MIN_STEP_SEC:
+            problems.append(
+                f"a step takes {format_time(middle)}, the time of an empty loop body (under "
+                f"{format_time(_MIN_STEP_SEC)}): do the work inside of the loop, which must not be a list of the "
+                "steps; let one step do the work of many where it is as short as this"
+            )
+        if self._outside_sec > max(self._inside_sec, _MAX_OUTSIDE_SEC):
+            problems.append(
+                f"after the loop its block went on for {format_time(self._outside_sec)}, longer than all steps "
+                f"together ({format_time(self._inside_sec)}): do the work inside of the loop, pass synchronize= "
+                "where it ends later, and evaluate what it computed after the block"
+            )
+        return problems
 
 
 def _joined(units: Sequence[Sequence[StepRecord]], *, warmup_steps: int) -> list[StepRecord]:

@@ -6,12 +6,12 @@ is dropped and measured again. If none is sound, docs/verdicts.md says what beco
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
+from pytest_nemoperf import clock
 from pytest_nemoperf.health import HealthReport, health_problems
 from pytest_nemoperf.measure import drift_problems, round_significant
 from pytest_nemoperf.monitor import Monitor
@@ -85,7 +85,7 @@ class Passes:
         """
         if self._monitor is None:
             self._monitor = self._stack.enter_context(Monitor(first_step=0, last_step=1, num_gpus=self._num_gpus))
-            self._started = time.monotonic()
+            self._started = clock.now()
             self._first_started = self._first_started or self._started
             self._times, self._tracers = [], {}
         self._monitor.poll(num_finished=0)
@@ -101,7 +101,7 @@ class Passes:
             budget_sec: Time the pass is given, if that is more than it takes at least.
         """
         self._times += times
-        if time.monotonic() - self._started < max(self._min_sec, budget_sec):
+        if clock.now() - self._started < max(self._min_sec, budget_sec):
             return False
         self.close()
         return True
@@ -111,7 +111,7 @@ class Passes:
         monitor, self._monitor = self._monitor, None
         if monitor is None:
             return
-        seconds = time.monotonic() - self._started
+        seconds = clock.now() - self._started
         with self._stack:
             health = monitor.report(num_finished=0)
         if not self._times:  # it was left before a unit was complete
@@ -131,7 +131,7 @@ class Passes:
         problems = last.problems
         if not problems or last.tracers or len(self.finished) == MAX_PASSES:
             return True
-        if len(self.finished) > 1 and time.monotonic() - self._first_started > _MAX_SEC:
+        if len(self.finished) > 1 and clock.now() - self._first_started > _MAX_SEC:
             return True
         self._say(f"pass {len(self.finished)} of {self._subject} is dropped and measured again: {problems[0]}")
         return False

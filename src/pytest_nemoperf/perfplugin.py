@@ -382,9 +382,13 @@ class PerfPlugin:
 
 
 def _was_cut_off(session: pytest.Session, *, exitstatus: int) -> bool:
-    """Tell whether tests that were to run may not have: after Ctrl-C, an error of collection, or at --maxfail."""
+    """Tell whether a test without an outcome was cut off: by Ctrl-C, --maxfail or pytest.exit with any exit status.
+
+    Otherwise it was only set up.
+    """
     is_stopped = bool(session.shouldfail or session.shouldstop)
-    return is_stopped or exitstatus in {pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR}
+    is_interrupted = exitstatus in {pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR}
+    return is_stopped or is_interrupted or not session.config.option.setuponly
 
 
 def _how(settings: Settings) -> str:

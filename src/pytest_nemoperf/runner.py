@@ -8,7 +8,9 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
+from pytest_nemoperf import clock
 from pytest_nemoperf.errors import MEANWHILE, LaunchError, RecordError, TurnError
 from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.health import HEALTH_FILE, HealthReport, health_problems
@@ -18,6 +20,9 @@ from pytest_nemoperf.launchers.protocol import Launcher, LaunchResult, LaunchSta
 from pytest_nemoperf.monitor import Monitor
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import PLAN_FILE, PROGRESS_FILE, STEPS_FILE, Progress, RankError, RunOutput, error_file
+
+MAX_RECORDED_SHARE: Final = 1.5
+"""Sum of the step times over the time that the run took; above 1 only where ranks take turns in being the slowest."""
 
 
 def run_once(
@@ -61,12 +66,14 @@ def run_once(
             if monitor is not None:
                 monitor.poll(num_finished=follower.num_finished)
 
+        started = clock.now()
         result = launcher.launch(
             framework.command(plan, run_dir=run_dir),
             run_dir=run_dir,
             timeout_sec=plan.timeout_sec,
             on_poll=on_poll,
         )
+        lived_sec = clock.now() - started
         follower.poll()
         health = None if monitor is None else monitor.report(num_finished=follower.num_finished)
     if health is not None:
@@ -75,7 +82,23 @@ def run_once(
         text = _describe(plan, result=result, run_dir=run_dir, num_finished=follower.num_finished)
         error = TurnError if _was_left_alone(result, run_dir=run_dir) else LaunchError
         raise error("\n".join([text, *_health_lines(health)]))
-    return read_run(plan, framework=framework, run_dir=run_dir)
+    output = read_run(plan, framework=framework, run_dir=run_dir)
+    _check_times(output, lived_sec=lived_sec)
+    return output
+
+
+def _check_times(output: RunOutput, *, lived_sec: float) -> None:
+    """Check that the recorded steps fit into the run.
+
+    Raises:
+        RecordError: If they took longer than the run itself.
+    """
+    recorded_sec = sum(record.step_time_sec for record in output.records)
+    if recorded_sec > MAX_RECORDED_SHARE * lived_sec:
+        raise RecordError(
+            f"the recorded steps took {recorded_sec:.3g} s, but the run only {lived_sec:.3g} s from its start to its "
+            "end: they were not measured in this run; write the times of its own steps, in seconds"
+        )
 
 
 def _monitor_of(plan: Plan) -> Monitor:

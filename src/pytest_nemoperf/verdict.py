@@ -79,10 +79,27 @@ def judge(
         reasons=(
             *map(describe, [*_decisive(comparisons, kind=kind), *_left_aside(comparisons)]),
             *_passed_notes(comparisons, kind=kind),
+            *missing_metrics(measurement.runs, other=baseline.runs, labels=("the baseline", "this session")),
             *_restless_notes(measurement),
             *_restless_baseline_notes(baseline),
         ),
     )
+
+
+def missing_metrics(runs: Sequence[Run], *, other: Sequence[Run], labels: tuple[str, str]) -> list[str]:
+    """Return a sentence for each judged metric that the other runs have and these lack.
+
+    Args:
+        runs: That are judged.
+        other: What they are compared with.
+        labels: Of the other runs and of these.
+    """
+    notes = []
+    for metric in JUDGED:
+        is_missing = median_over_runs(runs, metric=metric.name) is None
+        if is_missing and median_over_runs(other, metric=metric.name) is not None:
+            notes.append(f"{metric.label} is not judged: {labels[0]} has it, {labels[1]} lacks it")
+    return notes
 
 
 def _restless_notes(measurement: Measurement) -> list[str]:

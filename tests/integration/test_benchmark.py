@@ -65,6 +65,27 @@ def test_a_benchmark_fixture_never_called_is_invalid(project: Project) -> None:
     result.stdout.fnmatch_lines(["*the benchmark fixture was never called*"])
 
 
+@pytest.mark.parametrize(
+    ("option", "difference"),
+    [
+        ("timer=time.process_time", "timer is 'time.process_time', the default in the baseline"),
+        ("disable_gc=True", "disable_gc is True, the default in the baseline"),
+    ],
+)
+def test_another_way_to_time_does_not_compare(project: Project, option: str, difference: str) -> None:
+    rounds = "    benchmark.pedantic(sum, args=(range(100_000),), rounds=20)\n"
+    marked = (
+        "import time\nimport pytest\n@pytest.mark.perf\n@pytest.mark.benchmark({})\ndef test_sum(benchmark):\n" + rounds
+    )
+    project.pytester.makepyfile(test_speed=marked.format(""))
+    project.run("--update-baselines").assert_outcomes(passed=1)
+    project.pytester.makepyfile(test_speed=marked.format(option))
+
+    result = project.run()
+
+    result.stdout.fnmatch_lines(["*NOT COMPARABLE*", f"*other workload: {difference}*"])
+
+
 UNITTEST = """
 import pathlib, time, unittest
 import pytest

@@ -15,6 +15,12 @@ PLAIN_TEST = "def test_plain():\n    pass\n"
 pytestmark = pytest.mark.neighbours
 
 
+@pytest.fixture(autouse=True)
+def short_steps(project: Project) -> None:
+    """Invent step times that fit into the trainer's life: a process of its own checks that."""
+    project.set_step_time(0.0004)
+
+
 def run(project: Project, *args: str) -> pytest.RunResult:
     """Run a perf session in a process of its own, as plugins that patch the interpreter ask for."""
     return project.pytester.runpytest_subprocess("-m", "perf", "--system=cpu", "-p", "no:cacheprovider", *args)
@@ -23,7 +29,7 @@ def run(project: Project, *args: str) -> pytest.RunResult:
 def slow_down(project: Project) -> None:
     """Store a baseline, then double the time of a step."""
     project.run("--update-baselines").assert_outcomes(passed=1)
-    project.set_step_time(0.2)
+    project.set_step_time(0.0008)
 
 
 def test_xdist_runs_other_tests_and_is_refused_with_perf_tests(project: Project) -> None:

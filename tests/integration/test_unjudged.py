@@ -99,6 +99,18 @@ def test_tests_that_are_only_set_up_are_named(project: Project) -> None:
     result.stdout.fnmatch_lines(["*no case was judged*", "  1 test: set up and not called*"])
 
 
+def test_tests_that_a_session_ends_before_are_named_whatever_its_exit_code(project: Project) -> None:
+    ended = "@pytest.mark.perf\ndef test_end(perf):\n    pytest.exit('done', returncode=0)\n"
+    project.pytester.makepyfile(
+        test_speed=f"import pytest\n{ended}\n@pytest.mark.perf\ndef test_next(perf):\n    pass\n"
+    )
+
+    result = project.run()
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*test_end was interrupted before it was judged", "  1 test: not reached: *"])
+
+
 @pytest.mark.parametrize(("option", "code"), [("false", 0), ("true", 1)])
 def test_a_session_without_any_verdict_fails_where_one_is_required(project: Project, option: str, code: int) -> None:
     skipped = "@pytest.mark.perf\ndef test_it(perf):\n    pytest.skip('not today')\n"
