@@ -32,6 +32,7 @@ from pytest_nemoperf.sequential import cost, cost_of_loss, loss_of_cost
 
 _USUAL_SHARE: Final = 0.02  # of steps that stall on an ordinary machine, see benchmarks/verdicts
 _CONCENTRATION: Final = 100.0  # of the beta distribution: how alike the shares of different runs are
+_ALPHA_SHARE: Final = 0.5  # of the false alarms that are allowed; the medians make the others
 _MIN_ODD_RUNS: Final = 2  # where there may be several: one launch may have been unlucky
 _MIN_FACTOR: Final = 1.1  # what counts as a slow step, see steadiness
 _MARKED: Final = frozenset({VerdictKind.PASSED, VerdictKind.IMPROVED, VerdictKind.INCONCLUSIVE})
@@ -53,13 +54,16 @@ class SlowSteps:
     text: str
 
 
-def find_slow_steps(measurement: Measurement, *, baseline: Sequence[Run], terms: Terms) -> SlowSteps | None:
+def find_slow_steps(
+    measurement: Measurement, *, baseline: Sequence[Run], terms: Terms, other: str = "the baseline"
+) -> SlowSteps | None:
     """Return the slow steps that the medians of a measurement don't show; None if there are no more than there were.
 
     Args:
         measurement: This session's runs.
         baseline: The baseline's runs.
         terms: What is allowed, and how often a verdict may be wrong.
+        other: Name of the baseline's side.
     """
     runs = measurement.runs
     metric = TIME_PER_CALL_SEC if TIME_PER_CALL_SEC.name in runs[0].metrics else TOKENS_PER_SEC_PER_GPU
@@ -68,7 +72,7 @@ def find_slow_steps(measurement: Measurement, *, baseline: Sequence[Run], terms:
     least = cost_of_loss(allowed_pct, metric=metric)
     odd = [run for run, loss in zip(runs, losses, strict=True) if loss is not None and loss > least]
     share = max(_USUAL_SHARE, _num_slow(baseline) / max(_num_steps(baseline), 1))
-    limit = terms.alpha / terms.max_runs  # every look is another chance to err
+    limit = _ALPHA_SHARE * terms.alpha / terms.max_runs  # every look is another chance to err
     kind = VerdictKind.PASSED
     if len(odd) >= min(_MIN_ODD_RUNS, terms.max_runs) and _chance(odd, of=len(runs), share=share) < limit:
         kind = VerdictKind.REGRESSED
@@ -78,8 +82,8 @@ def find_slow_steps(measurement: Measurement, *, baseline: Sequence[Run], terms:
         return None
     known = [loss for loss in losses if loss is not None]
     facts = [
-        _steps_text(measurement, baseline=baseline),
-        _mean_text(runs, baseline=baseline, metric=metric, allowed_pct=allowed_pct),
+        _steps_text(measurement, baseline=baseline, other=other),
+        _mean_text(runs, baseline=baseline, metric=metric, allowed_pct=allowed_pct, other=other),
         "" if kind is VerdictKind.REGRESSED else _open_text(kind, num_odd=len(odd), num_runs=len(runs)),
     ]
     return SlowSteps(
@@ -167,11 +171,11 @@ def _num_steps(runs: Sequence[Run]) -> int:
     return sum(run.num_steps + run.num_warmup_dropped for run in runs)
 
 
-def _steps_text(measurement: Measurement, *, baseline: Sequence[Run]) -> str:
+def _steps_text(measurement: Measurement, *, baseline: Sequence[Run], other: str) -> str:
     """Return how many steps are slow, and how slow these are where the medians are what is judged."""
     runs = measurement.runs
     slow, steps = _num_slow(runs), _num_steps(runs)
-    then = f"{_num_slow(baseline)} of {_num_steps(baseline)} in the baseline"
+    then = f"{_num_slow(baseline)} of {_num_steps(baseline)} in {other}"
     extra_steps = math.fsum((run.slow_steps_pct or 0.0) / 100.0 * _num_steps([run]) for run in runs)
     factor = 1.0 + extra_steps / slow if slow else 1.0
     is_median = is_rl(measurement.workload) or has_pinned_lengths(measurement.workload)
@@ -179,7 +183,7 @@ def _steps_text(measurement: Measurement, *, baseline: Sequence[Run]) -> str:
     return f"{slow} of {steps} steps are {how} the rest ({then})"
 
 
-def _mean_text(runs: Sequence[Run], *, baseline: Sequence[Run], metric: Metric, allowed_pct: float) -> str:
+def _mean_text(runs: Sequence[Run], *, baseline: Sequence[Run], metric: Metric, allowed_pct: float, other: str) -> str:
     """Return the mean step beside the baseline's, which is that of its slowest run."""
     timed = TIME_PER_CALL_SEC if metric is TIME_PER_CALL_SEC else STEP_TIME_SEC
     now, then = _mean_times(runs, metric=timed), _mean_times(baseline, metric=timed)
@@ -188,7 +192,7 @@ def _mean_text(runs: Sequence[Run], *, baseline: Sequence[Run], metric: Metric, 
     mean = f"the mean step takes {format_time(statistics.fmean(now))}"
     if not then:
         return f"{mean}, which this baseline does not know, so it decides nothing: record it again to have it judged"
-    return f"{mean}, {format_time(max(then))} in the baseline; allowed {allowed_pct:g}%"
+    return f"{mean}, {format_time(max(then))} in {other}; allowed {allowed_pct:g}%"
 
 
 def _mean_times(runs: Sequence[Run], *, metric: Metric) -> list[float]:
