@@ -64,7 +64,8 @@ def judged(
     ],
 )
 def test_slow_steps_in_every_launch_are_a_regression(times: Sequence[float], num_launches: int) -> None:
-    assert judged((times,) * (num_launches - 1)).kind is VerdictKind.INCONCLUSIVE
+    few = (times,) * (num_launches - 1)
+    assert judged(few).kind is VerdictKind.INCONCLUSIVE
     assert judged((times,) * num_launches).kind is VerdictKind.REGRESSED
 
 
@@ -104,6 +105,12 @@ def test_as_many_slow_steps_as_in_the_baseline_need_no_words(times: Sequence[flo
     verdict = judged([times] * 3, baseline=[times] * 3)
 
     assert (verdict.kind, verdict.reasons) == (VerdictKind.PASSED, ())
+
+
+def test_slightly_slow_steps_of_a_noisy_baseline_do_not_excuse_far_slower_ones() -> None:
+    noisy = (0.1, 0.1, 0.115, 0.1, 0.1, 0.1, 0.115, 0.1, 0.1, 0.115)
+
+    assert judged([LAST_4], baseline=[noisy] * 3, max_runs=1).kind is VerdictKind.REGRESSED
 
 
 def test_slow_steps_that_cost_less_than_the_tolerance_decide_nothing() -> None:

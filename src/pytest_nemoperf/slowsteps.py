@@ -5,8 +5,8 @@ is *odd* if its speed with every measured step counted is worse than the worst b
 tolerance. Odd runs are REGRESSED if they also have so many slow steps that chance is ruled out.
 
 Ordinary stalls come by chance, at another rate in each run: the number of slow steps in a run is taken for
-beta-binomial, with the baseline's share of slow steps (at least 2%) as its mean. Runs are independent, so several runs
-with one or two slow steps each may be as sure as one with many.
+beta-binomial. Its mean is the share of steps in the baseline that may have been as slow, or 2% if that is more. Runs
+are independent, so several runs with one or two slow steps each may be as sure as one with many.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def find_slow_steps(
     losses = _losses(runs, baseline=baseline, metric=metric)
     least = cost_of_loss(allowed_pct, metric=metric)
     odd = [run for run, loss in zip(runs, losses, strict=True) if loss is not None and loss > least]
-    share = max(_USUAL_SHARE, _num_slow(baseline) / max(_num_steps(baseline), 1))
+    share = max(_USUAL_SHARE, _share_as_slow(baseline, factor=_slow_factor(runs)))
     limit = _ALPHA_SHARE * terms.alpha / terms.max_runs  # every look is another chance to err
     kind = VerdictKind.PASSED
     if len(odd) >= min(_MIN_ODD_RUNS, terms.max_runs) and _chance(odd, of=len(runs), share=share) < limit:
@@ -163,6 +163,25 @@ def _log_beta(a: float, b: float) -> float:
     return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
+def _share_as_slow(runs: Sequence[Run], *, factor: float) -> float:
+    """Return the largest share of steps that may have been so many times as slow as the others.
+
+    No more than were slow at all, and than lose the time that the worst run lost.
+    """
+    share = _num_slow(runs) / max(_num_steps(runs), 1)
+    lost = [run.slow_steps_pct / 100.0 for run in runs if run.slow_steps_pct is not None]
+    if len(lost) < len(runs) or factor <= _MIN_FACTOR:
+        return share
+    return min(share, max(lost) / (factor - 1.0))
+
+
+def _slow_factor(runs: Sequence[Run]) -> float:
+    """Return how many times as long as the others slow steps take on average; 1 without any."""
+    slow = _num_slow(runs)
+    extra_steps = math.fsum((run.slow_steps_pct or 0.0) / 100.0 * _num_steps([run]) for run in runs)
+    return 1.0 + extra_steps / slow if slow else 1.0
+
+
 def _num_slow(runs: Sequence[Run]) -> int:
     return sum(run.num_outliers + run.num_warmup_dropped for run in runs)
 
@@ -176,8 +195,7 @@ def _steps_text(measurement: Measurement, *, baseline: Sequence[Run], other: str
     runs = measurement.runs
     slow, steps = _num_slow(runs), _num_steps(runs)
     then = f"{_num_slow(baseline)} of {_num_steps(baseline)} in {other}"
-    extra_steps = math.fsum((run.slow_steps_pct or 0.0) / 100.0 * _num_steps([run]) for run in runs)
-    factor = 1.0 + extra_steps / slow if slow else 1.0
+    factor = _slow_factor(runs)
     is_median = is_rl(measurement.workload) or has_pinned_lengths(measurement.workload)
     how = f"{factor:.2g} times as slow as" if is_median and factor > _MIN_FACTOR else "far slower than"
     return f"{slow} of {steps} steps are {how} the rest ({then})"
