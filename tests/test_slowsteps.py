@@ -100,6 +100,13 @@ def test_a_single_stall_of_what_is_measured_once_is_a_note() -> None:
     assert "1 of 10 steps are 20 times as slow" in verdict.reasons[0]
 
 
+def test_three_of_ten_that_cost_little_are_only_told_where_no_second_run_confirms_them() -> None:
+    a_little = [min(time, 0.15) for time in EVERY_3RD]
+
+    assert judged([a_little], max_runs=1).kind is VerdictKind.PASSED
+    assert judged([a_little] * 2).kind is VerdictKind.REGRESSED
+
+
 @pytest.mark.parametrize("times", [EVERY_3RD, EVERY_5TH, EVERY_10TH, LAST_4, FIRST_5])
 def test_as_many_slow_steps_as_in_the_baseline_need_no_words(times: Sequence[float]) -> None:
     verdict = judged([times] * 3, baseline=[times] * 3)

@@ -33,6 +33,8 @@ from pytest_nemoperf.sequential import cost, cost_of_loss, loss_of_cost
 _USUAL_SHARE: Final = 0.02  # of steps that stall on an ordinary machine, see benchmarks/verdicts
 _CONCENTRATION: Final = 100.0  # of the beta distribution: how alike the shares of different runs are
 _ALPHA_SHARE: Final = 0.5  # of the false alarms that are allowed; the medians make the others
+_OBVIOUS: Final = math.log(2.0)  # the mean step takes twice as long
+_UNCONFIRMED_SHARE: Final = 0.1  # where no second run can confirm a smaller loss
 _MIN_ODD_RUNS: Final = 2  # where there may be several: one launch may have been unlucky
 _MIN_FACTOR: Final = 1.1  # what counts as a slow step, see steadiness
 _MARKED: Final = frozenset({VerdictKind.PASSED, VerdictKind.IMPROVED, VerdictKind.INCONCLUSIVE})
@@ -72,7 +74,10 @@ def find_slow_steps(
     least = cost_of_loss(allowed_pct, metric=metric)
     odd = [run for run, loss in zip(runs, losses, strict=True) if loss is not None and loss > least]
     share = max(_USUAL_SHARE, _share_as_slow(baseline, factor=_slow_factor(runs)))
+    known = [loss for loss in losses if loss is not None]
     limit = _ALPHA_SHARE * terms.alpha / terms.max_runs  # every look is another chance to err
+    if terms.max_runs < _MIN_ODD_RUNS and max(known, default=0.0) < _OBVIOUS:
+        limit *= _UNCONFIRMED_SHARE
     kind = VerdictKind.PASSED
     if len(odd) >= min(_MIN_ODD_RUNS, terms.max_runs) and _chance(odd, of=len(runs), share=share) < limit:
         kind = VerdictKind.REGRESSED
@@ -80,7 +85,6 @@ def find_slow_steps(
         kind = VerdictKind.INCONCLUSIVE
     elif not odd and _chance(runs, of=len(runs), share=share) >= limit:
         return None
-    known = [loss for loss in losses if loss is not None]
     facts = [
         _steps_text(measurement, baseline=baseline, other=other),
         _mean_text(runs, baseline=baseline, metric=metric, allowed_pct=allowed_pct, other=other),
