@@ -70,6 +70,26 @@ def verdict_of(rounds: Sequence[ABRound], *, max_rounds: int = 20, terms: Terms 
     )
 
 
+def test_slow_steps_that_only_the_new_side_has_are_a_regression_of_equal_ratios() -> None:
+    even = replace(make_run(1000.0), slow_steps_pct=0.0)
+    rounds = [ABRound(first="old", ratios={TOKENS_PER_SEC_PER_GPU.name: 0.0}) for _ in range(5)]
+
+    verdict = judge_rounds(
+        make_measurement(runs=(even,) * 5),
+        make_measurement(runs=(replace(even, num_outliers=3, slow_steps_pct=270.0),) * 5),
+        rounds=rounds,
+        terms=TERMS,
+        max_rounds=20,
+        labels=LABELS,
+    )
+
+    assert verdict.kind is VerdictKind.REGRESSED
+    assert verdict.reasons[0] == (
+        "15 of 50 steps are 10 times as slow as the rest (0 of 50 in old (main, 36db4f5)); the mean step takes 370 ms, "
+        "100 ms in old (main, 36db4f5); allowed 5%"
+    )
+
+
 @given(old=times, factor=st.floats(0.1, 10.0))
 def test_a_side_that_is_slower_by_a_factor_has_the_factor_as_its_ratio(old: list[float], factor: float) -> None:
     assert ratio_of(old, [time * factor for time in old]) == pytest.approx(math.log(factor), abs=1e-9)

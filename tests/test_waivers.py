@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -127,3 +128,12 @@ def test_a_waiver_until_a_release_needs_the_one_under_test(release: str, message
 
     with pytest.raises(WaiverError, match=message):
         check_release(waiver, release=release, subject="test_x")
+
+
+def test_a_floor_holds_with_slow_steps_counted_that_medians_do_not_see() -> None:
+    slow = replace(make_run(1000.0), num_outliers=3, slow_steps_pct=100.0)
+    baseline = make_baseline(runs=(replace(make_run(1000.0), slow_steps_pct=0.0),) * 3)
+    verdict = judge(make_measurement(runs=(slow,) * 2), baseline=baseline, machine=MACHINE, terms=make_terms())
+
+    assert ruling(verdict, floor=49).waived
+    assert "reaches 50.0% of the baseline, the floor is 51%" in ruling(verdict, floor=51).note

@@ -24,6 +24,7 @@ from pytest_nemoperf.metrics import (
     Metric,
 )
 from pytest_nemoperf.sequential import Decision, Evidence, Rule, cost_of_loss, decide_ratio, loss_of_cost
+from pytest_nemoperf.slowsteps import find_slow_steps, mark_rates
 from pytest_nemoperf.verdict import LOSS_REL_TOL, Verdict, missing_metrics
 
 MIN_ROUNDS: Final = 2
@@ -135,11 +136,14 @@ def judge_rounds(
     if not counted:
         reasons = tuple(dict.fromkeys(round_.left_out for round_ in rounds)) or ("no round was run",)
         return Verdict(kind=VerdictKind.INCONCLUSIVE, case=new.case, reasons=reasons)
-    comparisons = [
+    comparisons: Sequence[Comparison] = [
         _compare(metric, old=old, new=new, rounds=own, terms=terms, max_rounds=max_rounds)
         for metric in JUDGED_IN_ROUNDS
         if (own := [round_ for round_ in counted if metric.name in round_.ratios])
     ]
+    slow_terms = replace(terms, max_runs=max_rounds)
+    slow = find_slow_steps(new, baseline=old.runs, terms=slow_terms, other=labels[0])
+    comparisons = mark_rates(comparisons, slow=slow)
     kind = min((comparison.kind for comparison in comparisons), key=_WORST_FIRST.index)
     reasons = tuple(
         describe(comparison, other=labels[0], evidence=_interval_text(comparison))
@@ -151,6 +155,7 @@ def judge_rounds(
         case=new.case,
         comparisons=(*comparisons, *_tflops(comparisons, new=new)),
         reasons=(
+            *([slow.text] if slow is not None else []),
             *(reasons if kind is not VerdictKind.PASSED else ()),
             *missing_metrics(new.runs, other=old.runs, labels=labels),
         ),

@@ -14,7 +14,7 @@ from pytest_nemoperf.cases import benchmark_case_id
 from pytest_nemoperf.fingerprint import watched_variables
 from pytest_nemoperf.measure import Measurement, Run, round_significant
 from pytest_nemoperf.metrics import TIME_PER_CALL_SEC
-from pytest_nemoperf.steadiness import mad_pct, num_outliers, num_still_warming
+from pytest_nemoperf.steadiness import mad_pct, num_outliers, num_still_warming, slow_steps_pct
 
 if TYPE_CHECKING:
     from pytest_nemoperf.passes import Passes
@@ -111,12 +111,14 @@ def _name_of(timer: Any) -> str:
 
 def _run(times: list[float], *, drift_pct: float | None) -> Run:
     num_warmup_dropped = num_still_warming(times)
+    slow_pct = slow_steps_pct(times, num_dropped=num_warmup_dropped)
     times = times[num_warmup_dropped:]
     return Run(
         metrics={TIME_PER_CALL_SEC.name: round_significant(statistics.median(times))},
         num_steps=len(times),
         num_warmup_dropped=num_warmup_dropped,
         num_outliers=num_outliers(times),
+        slow_steps_pct=round_significant(slow_pct, digits=3),
         step_time_mad_pct=round_significant(mad_pct(times), digits=3),
         drift_pct=drift_pct,
     )

@@ -142,6 +142,7 @@ class Comparison:
         num_baseline_runs: Launches of the baseline.
         num_runs: Launches of this session.
         anchor: Name of the older baseline this is judged against; empty for the newest.
+        slow_steps_loss_pct: Loss with slow steps counted, where they decided the kind, percent.
     """
 
     metric: str
@@ -160,6 +161,7 @@ class Comparison:
     num_baseline_runs: int = 0
     num_runs: int = 0
     anchor: str = ""
+    slow_steps_loss_pct: float | None = None
 
 
 def compare_runs(measurement: Measurement, *, baseline: Baseline, terms: Terms) -> tuple[Comparison, ...]:

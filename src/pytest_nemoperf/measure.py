@@ -35,6 +35,7 @@ from pytest_nemoperf.steadiness import (
     num_still_warming,
     run_drift,
     settling_times,
+    slow_steps_pct,
 )
 from pytest_nemoperf.tracers import TRACERS, tracer_problems
 
@@ -53,6 +54,8 @@ class Run:
         num_steps: Measured steps that count.
         num_warmup_dropped: Steps after the plan's warm-up that were still warming up, and don't count.
         num_outliers: Slow steps among those that count; medians don't see them.
+        slow_steps_pct: How much longer the mean of all measured steps takes, dropped ones too, than the median of those
+            that count (their mean, where lengths differ), percent; None where it was not yet recorded.
         last_step: Index of the last step; losses compare only at the same one.
         step_time_mad_pct: Median absolute deviation of the step times, percent of their median.
         drift_pct: Change of the step time from first to last of a run on a restless machine, percent; None for a run
@@ -71,6 +74,7 @@ class Run:
     num_steps: int
     num_warmup_dropped: int = 0
     num_outliers: int = 0
+    slow_steps_pct: float | None = None
     last_step: int | None = None
     step_time_mad_pct: float
     drift_pct: float | None = None
@@ -252,7 +256,10 @@ def drift_problems(drift: Drift | None, *, earlier_pct: Sequence[float | None]) 
 def _measure_run(expected: Expected, *, measured: Sequence[StepRecord], drift: Drift | None) -> Run:
     peaks = [record.peak_memory_bytes for record in measured if record.peak_memory_bytes is not None]
     lengths = _lengths(expected, measured=measured)
-    dropped = num_still_warming(settling_times(measured, has_exact_tokens=expected.has_exact_tokens))
+    settling = settling_times(measured, has_exact_tokens=expected.has_exact_tokens)
+    dropped = num_still_warming(settling)
+    is_summed = not expected.has_exact_tokens and expected.rollout is None
+    slow_pct = slow_steps_pct(settling, num_dropped=dropped, is_summed=is_summed)
     measured = measured[dropped:]
     times = [record.step_time_sec for record in measured]
     metrics = {STEP_TIME_SEC.name: statistics.median(times), **_rates(expected, measured=measured), **lengths}
@@ -267,6 +274,7 @@ def _measure_run(expected: Expected, *, measured: Sequence[StepRecord], drift: D
         num_steps=len(measured),
         num_warmup_dropped=dropped,
         num_outliers=num_outliers(settling_times(measured, has_exact_tokens=expected.has_exact_tokens)),
+        slow_steps_pct=round_significant(slow_pct, digits=3),
         last_step=last.step,
         step_time_mad_pct=round_significant(mad_pct(times), digits=3),
         drift_pct=None if drift is None else round_significant(drift.pct, digits=3),

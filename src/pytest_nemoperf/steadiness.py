@@ -123,6 +123,19 @@ def num_outliers(times: Sequence[float]) -> int:
     return sum(time > limit for time in times)
 
 
+def slow_steps_pct(times: Sequence[float], *, num_dropped: int, is_summed: bool = False) -> float:
+    """Return how much longer the mean of all steps takes than what is judged, percent.
+
+    Args:
+        times: Of all measured steps, at least one.
+        num_dropped: Steps at the front that are dropped, still warming up.
+        is_summed: The mean of the other steps is judged, and not their median.
+    """
+    counted = times[num_dropped:]
+    judged = statistics.fmean(counted) if is_summed else statistics.median(counted)
+    return 100.0 * (statistics.fmean(times) / judged - 1.0)
+
+
 def find_drift(times: Sequence[float]) -> Drift | None:
     """Return how the steps' speed goes one way from first to last, or None: warm-up too short, or throttling.
 

@@ -14,6 +14,7 @@ from pytest_nemoperf.comparison import Comparison, Terms, VerdictKind, compare_r
 from pytest_nemoperf.distinct import distinct_comparisons
 from pytest_nemoperf.measure import Measurement, Run, identity_problem, median_over_runs
 from pytest_nemoperf.metrics import JUDGED, TOKENS_PER_SEC_PER_GPU
+from pytest_nemoperf.slowsteps import find_slow_steps, mark_rates
 from pytest_nemoperf.steadiness import drift_noise_pct
 
 LOSS_REL_TOL = 0.02
@@ -71,12 +72,15 @@ def judge(
     comparisons = compare_runs(measurement, baseline=baseline, terms=terms)
     if not comparisons:
         return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=["the baseline has none of these metrics"])
+    slow = find_slow_steps(measurement, baseline=baseline.runs, terms=terms)
+    comparisons = mark_rates(comparisons, slow=slow)
     kind = _overall(comparisons)
     return Verdict(
         kind=kind,
         case=measurement.case,
         comparisons=comparisons,
         reasons=(
+            *([slow.text] if slow is not None else []),
             *map(describe, [*_decisive(comparisons, kind=kind), *_left_aside(comparisons)]),
             *_passed_notes(comparisons, kind=kind),
             *missing_metrics(measurement.runs, other=baseline.runs, labels=("the baseline", "this session")),

@@ -13,7 +13,7 @@ from packaging.version import InvalidVersion, Version
 
 from pytest_nemoperf.comparison import Comparison, VerdictKind
 from pytest_nemoperf.errors import WaiverError, did_you_mean
-from pytest_nemoperf.metrics import METRICS, Direction
+from pytest_nemoperf.metrics import METRICS, Direction, Metric
 from pytest_nemoperf.verdict import Verdict
 
 WAIVER_ARGUMENTS: Final = ("reason", "until", "floor")
@@ -189,10 +189,17 @@ def _floor_problem(comparison: Comparison, *, floor_pct: float | None) -> str:
     reached = 100.0 * comparison.now / comparison.baseline
     if metric.direction is Direction.LOWER:
         reached = 100.0 * comparison.baseline / comparison.now
+    if comparison.slow_steps_loss_pct is not None:  # the medians did not lose it
+        reached = min(reached, _reached_pct(comparison.slow_steps_loss_pct, metric=metric))
     if floor_pct is None or reached >= floor_pct or math.isclose(reached, floor_pct):
         return ""
     of = f"the anchor {comparison.anchor}" if comparison.anchor else "the baseline"
     return f"{metric.label} reaches {reached:.1f}% of {of}, the floor is {floor_pct:g}%"
+
+
+def _reached_pct(loss_pct: float, *, metric: Metric) -> float:
+    """Return what is left of the baseline after such a loss, percent."""
+    return 1e4 / (100.0 + loss_pct) if metric.direction is Direction.LOWER else 100.0 - loss_pct
 
 
 def _until_text(until: date | Version) -> str:

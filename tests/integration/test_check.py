@@ -284,3 +284,26 @@ def test_a_session_that_is_cut_off_names_what_it_did_not_run(
     results = json.loads((project.root / ".nemoperf" / "latest" / "results.json").read_text())
     assert [case["nodeid"] for case in results["cases"]] == ["test_speed.py::test_speed"]
     assert {each["nodeid"]: each["reason"] for each in results["not_run"]} == reasons
+
+
+def test_every_third_step_being_slow_is_a_regression_though_the_median_stays(project: Project) -> None:
+    project.run()
+    script = project.root / "steps.py"
+    script.write_text(
+        script.read_text()
+        .replace("with open", "usual = seconds\nwith open")
+        .replace("        record =", "        seconds = usual * (10 if step % 3 == 0 else 1)\n        record =")
+    )
+
+    result = project.run()
+
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        [
+            f"REGRESSED {CASE}: 2,560 tokens/sec/GPU, 0.0% against 2,560; 78.3% lost with slow steps counted; *",
+            "8 of 20 steps are 10 times as slow as the rest (0 of 10 in the baseline); the",
+            "mean step takes 460 ms, 100 ms in the baseline; allowed 20%",
+            "tokens/sec/GPU is 0.0% * the baseline (*",
+            "*steps far slower than the rest, kept: 6 now, 0 in the baseline",
+        ],
+    )

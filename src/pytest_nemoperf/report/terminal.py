@@ -195,4 +195,6 @@ def _comparison_facts(verdict: Verdict) -> list[str]:
         f"{figure_text(comparison.now, metric=name)}, {pct_text(comparison.delta_pct)} against {then}",
         resolution_text(comparison),
     ]
+    if comparison.slow_steps_loss_pct is not None:
+        facts.insert(1, f"{comparison.slow_steps_loss_pct:.1f}% lost with slow steps counted")
     return [fact for fact in facts if fact]

@@ -1,0 +1,103 @@
+"""How often the rule for slow steps changes the verdict on equal code.
+
+Run: ``python benchmarks/verdicts/slow_steps.py [--trials N]``, from the root of the repository. Prints a line for each
+kind of machine, and for each recording of real launches; about five minutes of one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rates import MAIN_BASELINE, REPORT_SEED
+from recorded import load_traces, windows
+from scenarios import MAX_BASELINE_RUNS, MAX_RUNS, NUM_WARMUP, SCENARIOS, Times
+
+from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.comparison import Terms, VerdictKind
+from pytest_nemoperf.measure import Run
+from pytest_nemoperf.metrics import JUDGED, STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU
+from pytest_nemoperf.steadiness import mad_pct, num_outliers, num_still_warming, slow_steps_pct
+from pytest_nemoperf.systems import find_system
+from pytest_nemoperf.verdict import judge
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.builders import MACHINE, make_baseline, make_measurement, make_terms
+
+_MACHINES = ("quiet", "cluster", "shared CPU", "stalls")
+_NUM_STEPS = (10, 20)
+
+
+def main() -> None:
+    """Judge every trial with and without the mean step, and print how many verdicts differ."""
+    parser = argparse.ArgumentParser(description="false alarms of the rule for slow steps")
+    parser.add_argument("--trials", type=int, default=2_000, help="of each machine (default 2000)")
+    arguments = parser.parse_args()
+    for scenario in SCENARIOS:
+        if scenario.name not in _MACHINES:
+            continue
+        trials = scenario.draw(np.random.default_rng(REPORT_SEED), arguments.trials)
+        for steps in _NUM_STEPS:
+            cut = trials[..., NUM_WARMUP : NUM_WARMUP + steps]
+            _report(f"{scenario.name}, {steps} steps", cut, scenario.tolerance_pct, scenario.prior_pct)
+    cpu = find_system("cpu")
+    for trace in load_traces():
+        trials = windows(trace.times)
+        chosen = np.random.default_rng(REPORT_SEED).permutation(len(trials))[: arguments.trials]
+        _report(trace.name, trials[chosen][..., NUM_WARMUP:], cpu.tolerance_pct, cpu.run_noise_pct)
+
+
+def _report(name: str, trials: Times, tolerance_pct: float, noise_pct: float) -> None:
+    for max_runs in (MAX_RUNS, 1):
+        tolerances = {metric.name: tolerance_pct for metric in JUDGED}
+        terms = make_terms(tolerances=tolerances, run_noise_pct=noise_pct, alpha=0.005, max_runs=max_runs)
+        changed: Counter[str] = Counter()
+        launches = [0, 0]
+        for trial in trials:
+            runs = [_run_of(times.tolist()) for times in trial[MAX_BASELINE_RUNS - MAIN_BASELINE :]]
+            baseline = make_baseline((), runs=tuple(runs[:MAIN_BASELINE]))
+            now = runs[MAIN_BASELINE:]
+            blind = [replace(run, slow_steps_pct=None) for run in now]
+            (before, few), (after, more) = (_session(side, baseline=baseline, terms=terms) for side in (blind, now))
+            launches = [launches[0] + few, launches[1] + more]
+            if before is not after:
+                changed[f"{before} -> {after}"] += 1
+        means = " -> ".join(f"{count / len(trials):.3f}" for count in launches)
+        print(
+            f"{name}, at most {max_runs} launches: changed {dict(changed)} of {len(trials)}; launches {means}",
+            flush=True,
+        )
+
+
+def _session(runs: Sequence[Run], *, baseline: Baseline, terms: Terms) -> tuple[VerdictKind, int]:
+    """Return the verdict of a session that launches while it is open, and how many launches that took."""
+    for number in range(1, terms.max_runs + 1):
+        measurement = make_measurement((), runs=tuple(runs[:number]))
+        kind = judge(measurement, baseline=baseline, machine=MACHINE, terms=terms).kind
+        if kind is not VerdictKind.INCONCLUSIVE:
+            break
+    return kind, number
+
+
+def _run_of(times: list[float]) -> Run:
+    dropped = num_still_warming(times)
+    counted = times[dropped:]
+    middle = statistics.median(counted)
+    return Run(
+        metrics={TOKENS_PER_SEC_PER_GPU.name: 100.0 / middle, STEP_TIME_SEC.name: middle},
+        num_steps=len(counted),
+        num_warmup_dropped=dropped,
+        num_outliers=num_outliers(counted),
+        slow_steps_pct=slow_steps_pct(times, num_dropped=dropped),
+        step_time_mad_pct=mad_pct(counted),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Slow steps that are not the majority: medians don't see them, so they are judged beside the baseline's. Pure.
+
+Garbage collection, checkpoints, logging and waits for data make some steps slow and leave the median as it was. A run
+is *odd* if its speed with every measured step counted is worse than the worst baseline run's by more than the
+tolerance. Odd runs are REGRESSED if they also have so many slow steps that chance is ruled out.
+
+Ordinary stalls come by chance, at another rate in each run: the number of slow steps in a run is taken for
+beta-binomial. Its mean is the share of steps in the baseline that may have been as slow, or 2% if that is more. Runs
+are independent, so several runs with one or two slow steps each may be as sure as one with many.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pytest_nemoperf.bands import has_pinned_lengths, is_rl
+from pytest_nemoperf.comparison import Comparison, Terms, VerdictKind
+from pytest_nemoperf.measure import Measurement, Run
+from pytest_nemoperf.metrics import (
+    STEP_TIME_SEC,
+    TFLOPS_PER_SEC_PER_GPU,
+    TIME_PER_CALL_SEC,
+    TOKENS_PER_SEC_PER_GPU,
+    Metric,
+    format_time,
+)
+from pytest_nemoperf.sequential import cost, cost_of_loss, loss_of_cost
+
+_USUAL_SHARE: Final = 0.02  # of steps that stall on an ordinary machine, see benchmarks/verdicts
+_CONCENTRATION: Final = 100.0  # of the beta distribution: how alike the shares of different runs are
+_ALPHA_SHARE: Final = 0.5  # of the false alarms that are allowed; the medians make the others
+_OBVIOUS: Final = math.log(2.0)  # the mean step takes twice as long
+_UNCONFIRMED_SHARE: Final = 0.1  # where no second run can confirm a smaller loss
+_MIN_ODD_RUNS: Final = 2  # where there may be several: one launch may have been unlucky
+_MIN_FACTOR: Final = 1.1  # what counts as a slow step, see steadiness
+_MARKED: Final = frozenset({VerdictKind.PASSED, VerdictKind.IMPROVED, VerdictKind.INCONCLUSIVE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowSteps:
+    """Slow steps that are more, or cost more, than those of the baseline.
+
+    Attributes:
+        kind: REGRESSED, INCONCLUSIVE while a further launch may decide, or PASSED: to be told, and no more.
+        loss_pct: What the speed of all measured steps loses against the worst run of the baseline, percent; None if
+            the baseline does not know it.
+        text: What was seen, for people.
+    """
+
+    kind: VerdictKind
+    loss_pct: float | None
+    text: str
+
+
+def find_slow_steps(
+    measurement: Measurement, *, baseline: Sequence[Run], terms: Terms, other: str = "the baseline"
+) -> SlowSteps | None:
+    """Return the slow steps that the medians of a measurement don't show; None if there are no more than there were.
+
+    Args:
+        measurement: This session's runs.
+        baseline: The baseline's runs.
+        terms: What is allowed, and how often a verdict may be wrong.
+        other: Name of the baseline's side.
+    """
+    runs = measurement.runs
+    metric = TIME_PER_CALL_SEC if TIME_PER_CALL_SEC.name in runs[0].metrics else TOKENS_PER_SEC_PER_GPU
+    allowed_pct = terms.tolerances[metric.name]
+    losses = _losses(runs, baseline=baseline, metric=metric)
+    least = cost_of_loss(allowed_pct, metric=metric)
+    odd = [run for run, loss in zip(runs, losses, strict=True) if loss is not None and loss > least]
+    share = max(_USUAL_SHARE, _share_as_slow(baseline, factor=_slow_factor(runs)))
+    known = [loss for loss in losses if loss is not None]
+    limit = _ALPHA_SHARE * terms.alpha / terms.max_runs  # every look is another chance to err
+    if terms.max_runs < _MIN_ODD_RUNS and max(known, default=0.0) < _OBVIOUS:
+        limit *= _UNCONFIRMED_SHARE
+    kind = VerdictKind.PASSED
+    if len(odd) >= min(_MIN_ODD_RUNS, terms.max_runs) and _chance(odd, of=len(runs), share=share) < limit:
+        kind = VerdictKind.REGRESSED
+    elif 2 * len(odd) > len(runs) and len(runs) < terms.max_runs:
+        kind = VerdictKind.INCONCLUSIVE
+    elif not odd and _chance(runs, of=len(runs), share=share) >= limit:
+        return None
+    facts = [
+        _steps_text(measurement, baseline=baseline, other=other),
+        _mean_text(runs, baseline=baseline, metric=metric, allowed_pct=allowed_pct, other=other),
+        "" if kind is VerdictKind.REGRESSED else _open_text(kind, num_odd=len(odd), num_runs=len(runs)),
+    ]
+    return SlowSteps(
+        kind=kind,
+        loss_pct=loss_of_cost(statistics.fmean(known), metric=metric) if known else None,
+        text="; ".join(filter(None, facts)),
+    )
+
+
+def mark_rates(comparisons: Sequence[Comparison], *, slow: SlowSteps | None) -> tuple[Comparison, ...]:
+    """Return the comparisons, those of rates and times with the newest baseline as slow steps decide them."""
+    if slow is None or slow.kind is VerdictKind.PASSED:
+        return tuple(comparisons)
+    rates = {TOKENS_PER_SEC_PER_GPU.name, TFLOPS_PER_SEC_PER_GPU.name, TIME_PER_CALL_SEC.name}
+    return tuple(
+        replace(each, kind=slow.kind, slow_steps_loss_pct=slow.loss_pct)
+        if each.metric in rates and not each.anchor and each.kind in _MARKED
+        else each
+        for each in comparisons
+    )
+
+
+def _losses(runs: Sequence[Run], *, baseline: Sequence[Run], metric: Metric) -> list[float | None]:
+    """Return what each run costs more than the worst of the baseline, all steps counted; None where not known."""
+    before = [value for run in baseline if (value := _full_cost(run, metric=metric)) is not None]
+    after = [_full_cost(run, metric=metric) for run in runs]
+    return [None if value is None or not before else value - max(before) for value in after]
+
+
+def _full_cost(run: Run, *, metric: Metric) -> float | None:
+    """Return the logarithm of what a run costs with every measured step counted; None if it does not know."""
+    if run.slow_steps_pct is None or metric.name not in run.metrics:
+        return None
+    return cost(run.metrics[metric.name], metric=metric) + math.log1p(run.slow_steps_pct / 100.0)
+
+
+def _chance(runs: Sequence[Run], *, of: int, share: float) -> float:
+    """Return how likely so many slow steps are in so many of all runs, at this share: the least over all counts.
+
+    For each number of slow steps: that as many runs as these have at least that many.
+
+    Args:
+        runs: Those that have them.
+        of: All runs.
+        share: Mean share of slow steps.
+    """
+    counts = sorted(((_num_slow([run]), _num_steps([run])) for run in runs), reverse=True)
+    least = 1.0
+    for number, (count, _) in enumerate(counts, start=1):
+        if number >= min(_MIN_ODD_RUNS, of) and count:
+            steps = max(steps for _, steps in counts)
+            least = min(least, _binomial_tail(number, of=of, share=_slow_tail(count, of=steps, share=share)))
+    return least
+
+
+def _slow_tail(count: int, *, of: int, share: float) -> float:
+    """Return how likely at least so many of a run's steps are slow: the tail of a beta-binomial distribution."""
+    a, b = _CONCENTRATION * share, _CONCENTRATION * (1.0 - share)
+    below = math.fsum(
+        math.exp(_log_choose(of, number) + _log_beta(a + number, b + of - number) - _log_beta(a, b))
+        for number in range(count)
+    )
+    return min(max(1.0 - below, 0.0), 1.0)
+
+
+def _binomial_tail(count: int, *, of: int, share: float) -> float:
+    return math.fsum(
+        math.comb(of, number) * share**number * (1.0 - share) ** (of - number) for number in range(count, of + 1)
+    )
+
+
+def _log_choose(total: int, number: int) -> float:
+    return math.lgamma(total + 1) - math.lgamma(number + 1) - math.lgamma(total - number + 1)
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+
+def _share_as_slow(runs: Sequence[Run], *, factor: float) -> float:
+    """Return the largest share of steps that may have been so many times as slow as the others.
+
+    No more than were slow at all, and than lose the time that the worst run lost.
+    """
+    share = _num_slow(runs) / max(_num_steps(runs), 1)
+    lost = [run.slow_steps_pct / 100.0 for run in runs if run.slow_steps_pct is not None]
+    if len(lost) < len(runs) or factor <= _MIN_FACTOR:
+        return share
+    return min(share, max(lost) / (factor - 1.0))
+
+
+def _slow_factor(runs: Sequence[Run]) -> float:
+    """Return how many times as long as the others slow steps take on average; 1 without any."""
+    slow = _num_slow(runs)
+    extra_steps = math.fsum((run.slow_steps_pct or 0.0) / 100.0 * _num_steps([run]) for run in runs)
+    return 1.0 + extra_steps / slow if slow else 1.0
+
+
+def _num_slow(runs: Sequence[Run]) -> int:
+    return sum(run.num_outliers + run.num_warmup_dropped for run in runs)
+
+
+def _num_steps(runs: Sequence[Run]) -> int:
+    return sum(run.num_steps + run.num_warmup_dropped for run in runs)
+
+
+def _steps_text(measurement: Measurement, *, baseline: Sequence[Run], other: str) -> str:
+    """Return how many steps are slow, and how slow these are where the medians are what is judged."""
+    runs = measurement.runs
+    slow, steps = _num_slow(runs), _num_steps(runs)
+    then = f"{_num_slow(baseline)} of {_num_steps(baseline)} in {other}"
+    factor = _slow_factor(runs)
+    is_median = is_rl(measurement.workload) or has_pinned_lengths(measurement.workload)
+    how = f"{factor:.2g} times as slow as" if is_median and factor > _MIN_FACTOR else "far slower than"
+    return f"{slow} of {steps} steps are {how} the rest ({then})"
+
+
+def _mean_text(runs: Sequence[Run], *, baseline: Sequence[Run], metric: Metric, allowed_pct: float, other: str) -> str:
+    """Return the mean step beside the baseline's, which is that of its slowest run."""
+    timed = TIME_PER_CALL_SEC if metric is TIME_PER_CALL_SEC else STEP_TIME_SEC
+    now, then = _mean_times(runs, metric=timed), _mean_times(baseline, metric=timed)
+    if not now:
+        return ""
+    mean = f"the mean step takes {format_time(statistics.fmean(now))}"
+    if not then:
+        return f"{mean}, which this baseline does not know, so it decides nothing: record it again to have it judged"
+    return f"{mean}, {format_time(max(then))} in {other}; allowed {allowed_pct:g}%"
+
+
+def _mean_times(runs: Sequence[Run], *, metric: Metric) -> list[float]:
+    """Return the mean step time of each run that knows it."""
+    return [
+        run.metrics[metric.name] * (1.0 + run.slow_steps_pct / 100.0)
+        for run in runs
+        if run.slow_steps_pct is not None and metric.name in run.metrics
+    ]
+
+
+def _open_text(kind: VerdictKind, *, num_odd: int, num_runs: int) -> str:
+    if kind is VerdictKind.INCONCLUSIVE:
+        return f"so in {num_odd} of {num_runs} runs, and another launch is to tell whether by chance"
+    if num_odd and num_runs > 1:
+        return f"so in {num_odd} of {num_runs} runs, which may be chance: nothing is decided by it"
+    return "it may be chance: nothing is decided by it" if num_odd else ""
