@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -14,6 +15,8 @@ import scipy.special  # noqa: F401 (as below; numpy can't even be loaded twice)
 
 # pytester forgets modules that are imported first inside it; half-forgotten packages have two of each class
 import pytest_nemoperf.perfplugin  # noqa: F401
+
+gc.freeze()  # pytest 8.4.0 collects garbage five times after each session inside, and walks all that was imported
 
 STEPS_SCRIPT = """
 import json, os, pathlib
