@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.launchers.local import LocalLauncher
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit that it is ignored
     kind, run_dir = sys.argv[1], Path(sys.argv[2])
     if kind == "ranks":
         command = RankCommand(argv=("-",), num_processes=2, entrypoint="tests.launchers.programs:hang_deaf_with_child")
