@@ -141,8 +141,10 @@ def judge_rounds(
         for metric in JUDGED_IN_ROUNDS
         if (own := [round_ for round_ in counted if metric.name in round_.ratios])
     ]
-    slow_terms = replace(terms, max_runs=max_rounds)
-    slow = find_slow_steps(new, baseline=old.runs, terms=slow_terms, other=labels[0])
+    slow = None
+    if all(comparison.kind is not VerdictKind.REGRESSED for comparison in comparisons):
+        slow_terms = replace(terms, max_runs=max_rounds)
+        slow = find_slow_steps(new, baseline=old.runs, terms=slow_terms, other=labels[0])
     comparisons = mark_rates(comparisons, slow=slow)
     kind = min((comparison.kind for comparison in comparisons), key=_WORST_FIRST.index)
     reasons = tuple(

@@ -72,7 +72,10 @@ def find_slow_steps(
     allowed_pct = terms.tolerances[metric.name]
     losses = _losses(runs, baseline=baseline, metric=metric)
     least = cost_of_loss(allowed_pct, metric=metric)
-    odd = [run for run, loss in zip(runs, losses, strict=True) if loss is not None and loss > least]
+    odd = []
+    for run, loss in zip(runs, losses, strict=True):
+        if loss is not None and loss > least and _num_slow([run]):
+            odd.append(run)
     share = max(_USUAL_SHARE, _share_as_slow(baseline, factor=_slow_factor(runs)))
     known = [loss for loss in losses if loss is not None]
     limit = _ALPHA_SHARE * terms.alpha / terms.max_runs  # every look is another chance to err

@@ -72,7 +72,9 @@ def judge(
     comparisons = compare_runs(measurement, baseline=baseline, terms=terms)
     if not comparisons:
         return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=["the baseline has none of these metrics"])
-    slow = find_slow_steps(measurement, baseline=baseline.runs, terms=terms)
+    slow = None
+    if _overall(comparisons) is not VerdictKind.REGRESSED:  # where medians say so, nothing is hidden behind them
+        slow = find_slow_steps(measurement, baseline=baseline.runs, terms=terms)
     comparisons = mark_rates(comparisons, slow=slow)
     kind = _overall(comparisons)
     return Verdict(
