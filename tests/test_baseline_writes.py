@@ -144,14 +144,14 @@ def test_a_folder_that_can_not_be_looked_into_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("link", ["relative", "absolute", "of a link", "folder"])
 def test_a_link_is_written_through_and_stays(tmp_path: Path, stored: Path, link: str) -> None:
-    shared = tmp_path / "shared" / "cpu" / stored.name
-    (tmp_path / "shared").mkdir()
+    shared = tmp_path / "elsewhere" / "cpu" / stored.name
+    (tmp_path / "elsewhere").mkdir()
     stored.parent.rename(shared.parent)
     if link == "folder":
         stored.parent.symlink_to(shared.parent)
     else:
         stored.parent.mkdir()
-        stored.symlink_to(shared if link == "absolute" else f"../../shared/cpu/{shared.name}")
+        stored.symlink_to(shared if link == "absolute" else f"../../elsewhere/cpu/{shared.name}")
     if link == "of a link":
         real = shared.rename(tmp_path / "real.json")
         shared.symlink_to(real)

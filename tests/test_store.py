@@ -52,16 +52,16 @@ def test_another_machines_baseline_is_found_where_there_is_nothing_better(store:
 def test_a_link_to_a_baseline_that_is_not_there_is_no_missing_baseline(store: BaselineStore) -> None:
     link = store.committed_dir / "cpu" / "pretrain-test.json"
     link.parent.mkdir(parents=True)
-    link.symlink_to("../../shared/pretrain-test.json")
+    link.symlink_to("../../elsewhere/pretrain-test.json")
 
-    with pytest.raises(BaselineError, match=r"is a link to \.\./\.\./shared/pretrain-test.json, which is not there"):
+    with pytest.raises(BaselineError, match=r"is a link to \.\./\.\./elsewhere/pretrain-test.json, which is not there"):
         store.find("pretrain-test", workload=make_baseline().workload)
 
 
 def test_an_update_makes_the_file_that_a_link_leads_to(store: BaselineStore, tmp_path: Path) -> None:
     link = store.committed_dir / "cpu" / "pretrain-test.json"
     link.parent.mkdir(parents=True)
-    link.symlink_to("../../shared/pretrain-test.json")
+    link.symlink_to("../../elsewhere/pretrain-test.json")
     updating = replace(store, is_updating=True)
 
     found = updating.find_committed("pretrain-test")
@@ -69,7 +69,7 @@ def test_an_update_makes_the_file_that_a_link_leads_to(store: BaselineStore, tmp
 
     assert found is None
     assert link.is_symlink()
-    assert (tmp_path / "shared" / "pretrain-test.json").is_file()
+    assert (tmp_path / "elsewhere" / "pretrain-test.json").is_file()
     assert read_baseline(updating.committed_path("pretrain-test")) == make_baseline()
 
 

@@ -240,7 +240,7 @@ class ABSession:
 
 
 def _equal_sides(revision: Revision, *, against: Against, settings: Settings, root: Path) -> str:
-    """Return what is to be known of two sides that have the same files in git; empty if they differ.
+    """Return a caution about two sides that have the same files in git; empty if they differ.
 
     Raises:
         RevisionError: If nothing else can make them differ, and no self-test wants them equal.

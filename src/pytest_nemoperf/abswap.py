@@ -161,7 +161,7 @@ class _Swap:
                 yield mention
 
     def _own(self, mention: _Mention) -> str | None:
-        """Return what the old side gets in place of a mention: its own copy, the same where it is common, or None."""
+        """Return the old side's replacement of a mention: its own copy, the same where it is common, or None."""
         trees, place = self._trees, mention.place
         while not (trees.has_old(place) or os.path.lexists(trees.new / place)):
             place = place.parent  # a file that is yet to be written, or a pattern of names: the folder decides
@@ -201,7 +201,7 @@ class _Swap:
         return PurePosixPath(folder.relative_to(new)), end
 
     def _end(self, text: str, *, entry: PurePosixPath, entry_end: int) -> int:
-        """Return where a path ends that has entered the working tree: the longest that exists, or the first end."""
+        """Return the end of a path that has entered the working tree: the longest that exists, or the first."""
         if not text.startswith("/", entry_end):
             return entry_end
         ends = [found.start() for found in islice(_END.finditer(text, entry_end), _MAX_ENDS)]

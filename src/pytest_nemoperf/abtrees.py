@@ -46,7 +46,7 @@ class Trees:
     lent: tuple[Path, ...] = ()
 
     def inside_new(self, path: Path) -> PurePosixPath | None:
-        """Return where a path lies in the working tree, or None if it lies elsewhere.
+        """Return the place of a path in the working tree, or None if it lies elsewhere.
 
         Args:
             path: Absolute, with no symbolic link above the tree's top folder.
