@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -109,10 +108,9 @@ class Lookout:
     def _refuse(self, found: Mapping[Path, str]) -> None:
         if not found:
             return
-        shown = [f"{path} ({how})" for path, how in islice(found.items(), _MAX_SHOWN)]
-        others = f" and {len(found) - _MAX_SHOWN} more" if len(found) > _MAX_SHOWN else ""
+        files = _first([f"{path} ({how})" for path, how in found.items()])
         raise RevisionError(
-            f"its processes use {self._other}: {', '.join(shown)}{others}; both sides would run the same files and be "
+            f"its processes use {self._other}: {files}; both sides would run the same files and be "
             "found equal: name files from the working directory, from __file__ or by PYTHONPATH, which are each side's "
             "own, or put what git does not have into each side by the ini key perf_ab_setup"
         )
@@ -120,10 +118,9 @@ class Lookout:
     def _refuse_copies(self, copies: Mapping[str, Path]) -> None:
         if not copies:
             return
-        shown = [f"{name} from {path}" for name, path in islice(copies.items(), _MAX_SHOWN)]
-        others = f" and {len(copies) - _MAX_SHOWN} more" if len(copies) > _MAX_SHOWN else ""
+        modules = _first([f"{name} from {path}" for name, path in copies.items()])
         raise RevisionError(
-            f"its processes import {', '.join(shown)}{others}, though {' and '.join(map(str, self._entries))}, which "
+            f"its processes import {modules}, though {' and '.join(map(str, self._entries))}, which "
             "PYTHONPATH begins with, has it: both sides would run that one copy and be found equal; don't put its "
             "folder before PYTHONPATH (in sys.path or by the script's own folder), uninstall the copy, or leave the "
             "entry out of the ini key perf_ab_paths if it is not the code under test"
@@ -140,6 +137,12 @@ class Lookout:
         if is_folder:
             return not trees.is_common(place) or str(place) == "."
         return path.is_file() and not trees.is_common(place)
+
+
+def _first(texts: Sequence[str]) -> str:
+    """Return the first few of some texts in one, and how many more there are."""
+    more = f" and {len(texts) - _MAX_SHOWN} more" if len(texts) > _MAX_SHOWN else ""
+    return ", ".join(texts[:_MAX_SHOWN]) + more
 
 
 def _open_files(folder: Path) -> Iterator[Path]:
