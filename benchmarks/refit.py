@@ -32,7 +32,7 @@ from pytest_nemoperf.native.seeds import seeded_generator
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.recipe import Plan, Precision, Recipe
-from pytest_nemoperf.regions import Region, generation_holders, held_by, training_holders
+from pytest_nemoperf.regions import ShardRegion, generation_holders, held_by, training_holders
 from pytest_nemoperf.systems import find_system
 from pytest_nemoperf.weights import model_weights, num_parameters
 
@@ -117,7 +117,7 @@ class Pair:
         )
 
 
-def _cut(plan: Plan, held: dict[str, Region]) -> dict[str, Tensor]:
+def _cut(plan: Plan, held: dict[str, ShardRegion]) -> dict[str, Tensor]:
     parts = {}
     for weight in model_weights(plan.model):
         if weight.name in held:

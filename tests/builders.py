@@ -9,7 +9,7 @@ from typing import Any
 
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.baseline import Baseline
-from pytest_nemoperf.comparison import Terms
+from pytest_nemoperf.comparison import VerdictPolicy
 from pytest_nemoperf.measure import Measurement, Run
 from pytest_nemoperf.metrics import JUDGED
 from pytest_nemoperf.parallelism import Layout
@@ -169,8 +169,8 @@ def make_measurement(rates: Sequence[float] = (1000.0, 1000.0, 1000.0), **change
     return Measurement(**{**values, **changes})
 
 
-def make_terms(*, tolerance_pct: float = 5.0, **changes: Any) -> Terms:
-    """Return terms that hold their tolerance with the runs that tests make."""
+def make_policy(*, tolerance_pct: float = 5.0, **changes: Any) -> VerdictPolicy:
+    """Return a verdict policy that holds their tolerance with the runs of a test."""
     values: dict[str, Any] = {
         "tolerances": {metric.name: tolerance_pct for metric in JUDGED},
         "run_noise_pct": 0.5,
@@ -179,7 +179,7 @@ def make_terms(*, tolerance_pct: float = 5.0, **changes: Any) -> Terms:
         "beta": 0.01,
         "max_runs": 5,
     }
-    return Terms(**{**values, **changes})
+    return VerdictPolicy(**{**values, **changes})
 
 
 def git_in(root: Path, *arguments: str) -> str:

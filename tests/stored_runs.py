@@ -11,7 +11,7 @@ from pytest_nemoperf.jsontext import to_json, to_json_line
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import RunResult
 from pytest_nemoperf.replay import CaseRecord, write_case
-from tests.builders import MACHINE, make_provenance, make_records, make_terms
+from tests.builders import MACHINE, make_policy, make_provenance, make_records
 
 
 def store_run(run_dir: Path, *, plan: Plan, step_time_sec: float = 0.1, **changes: Any) -> None:
@@ -30,7 +30,7 @@ def make_record(plan: Plan, **changes: Any) -> CaseRecord:
         "system": plan.system,
         "machine": MACHINE,
         "provenance": make_provenance(),
-        "terms": make_terms(),
+        "terms": make_policy(),
         "fail_on": (VerdictKind.INVALID, VerdictKind.REGRESSED),
         "runs": ("run-1",),
     }

@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pytest_nemoperf.ablook import Lookout
+from pytest_nemoperf.ablook import ABWatcher
 from pytest_nemoperf.abtrees import Trees
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.frameworks.protocol import RankCommand
-from pytest_nemoperf.worktree import Side
+from pytest_nemoperf.worktree import ABSide
 
 LIBC = Path(next(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libc" in line))
 
@@ -37,8 +37,8 @@ class Sides:
         )
         self.processes: list[psutil.Popen] = []
 
-    def lookout(self, name: str = "old") -> Lookout:
-        return Lookout(Side(name=name, origin="main", root=self.old, paths=(".",)), trees=self.trees)
+    def lookout(self, name: str = "old") -> ABWatcher:
+        return ABWatcher(ABSide(name=name, origin="main", root=self.old, paths=(".",)), trees=self.trees)
 
     def python(self, code: str, *, name: str = "old", path: str = "") -> str:
         """Run Python as a process of a side, and return what it prints."""

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_nemoperf.abpaths import check_entries, check_installed, check_modules, usual_paths
 from pytest_nemoperf.errors import RevisionError
-from pytest_nemoperf.worktree import Side
+from pytest_nemoperf.worktree import ABSide
 
 
 def files(root: Path, *names: str) -> Path:
@@ -20,8 +20,8 @@ def files(root: Path, *names: str) -> Path:
     return root
 
 
-def side_of(root: Path, *paths: str) -> Side:
-    return Side(name="old", origin="main, 36db4f5", root=root, paths=paths)
+def side_of(root: Path, *paths: str) -> ABSide:
+    return ABSide(name="old", origin="main, 36db4f5", root=root, paths=paths)
 
 
 def install(site: Path, *, project: Path, package: str, top_level: str | None) -> None:

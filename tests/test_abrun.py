@@ -10,13 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pytest_nemoperf.abrun import Contest, NoTurnsError, Round
+from pytest_nemoperf.abrun import ABRunner, NoTurnsError, Round
 from pytest_nemoperf.abtrees import Trees
 from pytest_nemoperf.errors import LaunchError, RevisionError
 from pytest_nemoperf.frameworks.command import CommandFramework
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.worktree import Side
+from pytest_nemoperf.worktree import ABSide
 from tests.builders import make_plan
 
 PROGRAM = """
@@ -24,7 +24,7 @@ import json, os, pathlib, signal, sys, time
 from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.native.turns import steps_in_turn
 from pytest_nemoperf.records import RankError, error_file
-from pytest_nemoperf.turn import Turn
+from pytest_nemoperf.turn import ABTurn
 
 def leave_error(kind, error, _traceback):
     record = RankError(rank=0, time_sec=0.0, message=f"{{kind.__name__}}: {{error}}", traceback="",
@@ -34,7 +34,7 @@ def leave_error(kind, error, _traceback):
 sys.excepthook = leave_error
 plan = json.loads(pathlib.Path(os.environ["NEMOPERF_PLAN"]).read_text())
 num_steps = plan["warmup_steps"] + plan["steps"]
-turn = Turn(**plan["turn"]) if plan["turn"] and {knows_turns} else None
+turn = ABTurn(**plan["turn"]) if plan["turn"] and {knows_turns} else None
 here = pathlib.Path(__file__).parent
 (here.parent / f"pid-{{here.name}}").write_text(str(os.getpid()))
 with open(os.environ["NEMOPERF_STEPS"], "w") as file:
@@ -53,7 +53,7 @@ class TwoSides:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.contest = Contest(self._side("old"), self._side("new"), trees=self._trees())
+        self.contest = ABRunner(self._side("old"), self._side("new"), trees=self._trees())
 
     def program(self, side: str, *, at_step_3: str = "pass", knows_turns: bool = True) -> None:
         text = PROGRAM.format(at_step_3=at_step_3, knows_turns=knows_turns)
@@ -90,11 +90,11 @@ class TwoSides:
     def lives(self, side: str) -> bool:
         return psutil.pid_exists(int((self.folder / f"pid-{side}").read_text()))
 
-    def _side(self, name: str) -> Side:
+    def _side(self, name: str) -> ABSide:
         root = self.folder / name
         root.mkdir()
         origin = {"old": "main, 36db4f5", "new": "working tree"}[name]
-        return Side(name=name, origin=origin, root=root, paths=("src",))
+        return ABSide(name=name, origin=origin, root=root, paths=("src",))
 
     def _trees(self) -> Trees:
         folder = self.folder.resolve()

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.abrun import Round
-from pytest_nemoperf.abseries import Series
+from pytest_nemoperf.abseries import ABRounds
 from pytest_nemoperf.abtest import judge_rounds
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.records import RunOutput, StepRecord
 from tests.builders import make_plan, make_records
-from tests.test_abtest import LABELS, TERMS
+from tests.test_abtest import LABELS, POLICY
 
 PLAN = make_plan()
 WHY = "framework command starts its ranks by itself"
@@ -22,8 +22,8 @@ def output_of(records: list[StepRecord]) -> RunOutput:
     return RunOutput(records=tuple(records), environment={})
 
 
-def series_of(*, why_launches: str | None, new_steps: slice = slice(None), **new: Any) -> Series:
-    series = Series(PLAN, seed=7, why_launches=why_launches)
+def series_of(*, why_launches: str | None, new_steps: slice = slice(None), **new: Any) -> ABRounds:
+    series = ABRounds(PLAN, seed=7, why_launches=why_launches)
     plan = series.plan
     old, changed = make_records(plan), make_records(plan, **new)
     series.add(Round(old=output_of(old), new=output_of(changed[new_steps]), first="old"), took_sec=1.0)
@@ -38,7 +38,7 @@ def test_a_side_that_records_too_few_steps_makes_the_comparison_invalid(
     series = series_of(why_launches=why_launches, new_steps=slice(num_recorded))
 
     old, new = series.measured("old"), series.measured("new")
-    verdict = judge_rounds(old, new, rounds=series.rounds, terms=TERMS, max_rounds=20, labels=LABELS)
+    verdict = judge_rounds(old, new, rounds=series.rounds, policy=POLICY, max_rounds=20, labels=LABELS)
 
     assert verdict.kind is VerdictKind.INVALID
     assert f"new (working tree): round 1: {len(series.outputs['new'][0].records)} of " in verdict.reasons[0]

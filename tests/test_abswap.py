@@ -11,7 +11,7 @@ from pytest_nemoperf.abswap import command_of, shared_data, working_directory
 from pytest_nemoperf.abtrees import Trees
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.frameworks.protocol import RankCommand
-from pytest_nemoperf.worktree import Side
+from pytest_nemoperf.worktree import ABSide
 
 TRACKED = ("train.py", "conf/a.yaml", "my conf.yaml", "year=2024/day.txt", "bin/run", "src/model.py")
 NEW = ("bench/new.py", "new.yaml")
@@ -38,8 +38,8 @@ def trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trees:
     )
 
 
-def side_of(trees: Trees, *paths: str, name: str = "old") -> Side:
-    return Side(name=name, origin="main, 36db4f5", root=trees.old if name == "old" else trees.new, paths=paths)
+def side_of(trees: Trees, *paths: str, name: str = "old") -> ABSide:
+    return ABSide(name=name, origin="main, 36db4f5", root=trees.old if name == "old" else trees.new, paths=paths)
 
 
 def swapped(trees: Trees, *argv: str, name: str = "old", **env: str) -> RankCommand:

@@ -22,7 +22,7 @@ from pytest_nemoperf.abratios import (
     unsettled_turns,
 )
 from pytest_nemoperf.abtest import ABRound, apart, judge_rounds, work_problems
-from pytest_nemoperf.comparison import Terms, VerdictKind
+from pytest_nemoperf.comparison import VerdictKind, VerdictPolicy
 from pytest_nemoperf.metrics import TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.records import StepRecord
 from pytest_nemoperf.verdict import Verdict
@@ -30,7 +30,7 @@ from tests.builders import FLOPS_PER_TOKEN, make_measurement, make_run
 from tests.turning import turns_of
 
 LABELS = ("old (main, 36db4f5)", "new (working tree)")
-TERMS = Terms(
+POLICY = VerdictPolicy(
     tolerances=dict.fromkeys(("tokens_per_sec_per_gpu", "tflops_per_sec_per_gpu", "peak_memory_gib"), 5.0),
     run_noise_pct=4.0,
     memory_noise_pct=1.0,
@@ -57,14 +57,16 @@ def rounds_of(ratios: Sequence[float], *, memory: float = 0.0) -> list[ABRound]:
     return [ABRound(first="old", ratios={**values, "tokens_per_sec_per_gpu": ratio}) for ratio in ratios]
 
 
-def verdict_of(rounds: Sequence[ABRound], *, max_rounds: int = 20, terms: Terms = TERMS, **new: Any) -> Verdict:
+def verdict_of(
+    rounds: Sequence[ABRound], *, max_rounds: int = 20, policy: VerdictPolicy = POLICY, **new: Any
+) -> Verdict:
     num = len([each for each in rounds if not each.left_out])
     rates = [1000.0] * num
     return judge_rounds(
         make_measurement(rates),
         replace(make_measurement(rates), **new),
         rounds=rounds,
-        terms=terms,
+        policy=policy,
         max_rounds=max_rounds,
         labels=LABELS,
     )
@@ -78,7 +80,7 @@ def test_slow_steps_that_only_the_new_side_has_are_a_regression_of_equal_ratios(
         make_measurement(runs=(even,) * 5),
         make_measurement(runs=(replace(even, num_outliers=3, slow_steps_pct=270.0),) * 5),
         rounds=rounds,
-        terms=TERMS,
+        policy=POLICY,
         max_rounds=20,
         labels=LABELS,
     )
@@ -251,8 +253,8 @@ def test_where_no_number_of_rounds_would_decide_the_tolerance_that_they_decide_i
     assert "--perf-ab-limit" not in verdict.reasons[0]
     least = re.search(r"on in 10 rounds and from ([\d.]+)% on in 100 rounds, and no more", verdict.reasons[0])
     assert least is not None
-    terms = replace(TERMS, tolerances=dict.fromkeys(TERMS.tolerances, float(least[1])))
-    assert verdict_of(noisy * 10, max_rounds=100, terms=terms).kind is VerdictKind.PASSED
+    policy = replace(POLICY, tolerances=dict.fromkeys(POLICY.tolerances, float(least[1])))
+    assert verdict_of(noisy * 10, max_rounds=100, policy=policy).kind is VerdictKind.PASSED
 
 
 def test_rounds_that_are_left_out_do_not_count() -> None:

@@ -12,7 +12,7 @@ from pytest_nemoperf.measure import Measurement, Run, measure, workload_of
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.verdict import Verdict, judge
 from tests.builders import MACHINE, make_baseline, make_rl, make_rl_plan, make_rl_records, make_run
-from tests.report.builders import TERMS
+from tests.report.builders import POLICY
 
 SAMPLED: dict[str, dict[str, str]] = {"rl": {"response_lengths": "sampled"}}
 PINNED: dict[str, dict[str, str]] = {"rl": {}}
@@ -28,7 +28,7 @@ def _run(**figures: float) -> Run:
 def _judge(now: Run, *, then: Run, workload: dict[str, Any]) -> Verdict:
     measurement = Measurement(case="grpo-test", system="cpu", workload=workload, runs=(now,) * 3)
     baseline = make_baseline(case="grpo-test", workload=workload, runs=(then,) * 3)
-    return judge(measurement, baseline=baseline, machine=MACHINE, terms=replace(TERMS, max_runs=3))
+    return judge(measurement, baseline=baseline, machine=MACHINE, policy=replace(POLICY, max_runs=3))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_loss_of_reinforcement_learning_is_not_compared() -> None:
 def _judged(plans: Sequence[Plan]) -> VerdictKind:
     measured = [measure(plan, outputs=[make_rl_records(plan)] * 3, environment={}) for plan in plans]
     baseline = make_baseline(case=measured[0].case, workload=measured[0].workload, runs=measured[0].runs)
-    return judge(measured[1], baseline=baseline, machine=MACHINE, terms=TERMS).kind
+    return judge(measured[1], baseline=baseline, machine=MACHINE, policy=POLICY).kind
 
 
 def test_other_settings_of_reinforcement_learning_are_another_workload() -> None:

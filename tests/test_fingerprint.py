@@ -4,23 +4,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.fingerprint import Tier, compare_fingerprints, tier_of, watched_variables
+from pytest_nemoperf.fingerprint import Significance, compare_fingerprints, tier_of, watched_variables
 
 
 @pytest.mark.parametrize(
     ("tier", "names"),
     [
-        (Tier.KEY, ["device", "workload", "precision", "flops_convention"]),
+        (Significance.KEY, ["device", "workload", "precision", "flops_convention"]),
         (
-            Tier.WATCHED,
+            Significance.WATCHED,
             ["driver", "cuda", "nccl", "torch", "transformer-engine", "megatron-core", "container", "cpu.governor"],
         ),
-        (Tier.WATCHED, ["gpu.power_cap_w", "gpu.max_sm_clock_mhz", "env.NCCL_ALGO", "env.OMP_NUM_THREADS"]),
-        (Tier.REST, ["commit", "python", "platform", "pytest", "pytest-nemoperf", "what nobody knows"]),
+        (Significance.WATCHED, ["gpu.power_cap_w", "gpu.max_sm_clock_mhz", "env.NCCL_ALGO", "env.OMP_NUM_THREADS"]),
+        (Significance.REST, ["commit", "python", "platform", "pytest", "pytest-nemoperf", "what nobody knows"]),
     ],
     ids=["key", "versions", "settings", "rest"],
 )
-def test_an_entry_has_its_tier_by_its_name(tier: Tier, names: list[str]) -> None:
+def test_an_entry_has_its_tier_by_its_name(tier: Significance, names: list[str]) -> None:
     assert {name: tier_of(name) for name in names} == dict.fromkeys(names, tier)
 
 

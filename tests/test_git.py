@@ -12,7 +12,7 @@ import pytest
 from pytest_nemoperf import git
 from pytest_nemoperf.errors import GitError
 from pytest_nemoperf.git import REPOSITORY_VARIABLES, CodeVersion, ask_git, code_version, git_environment
-from pytest_nemoperf.worktree import Side, Worktree, find_revision, set_up
+from pytest_nemoperf.worktree import ABSide, Worktree, find_revision, set_up
 from tests.builders import git_in
 
 NO_CODE = CodeVersion(commit=None, is_dirty=False)
@@ -161,7 +161,7 @@ def test_in_a_hook_of_another_repository_every_call_is_about_the_project(
     worktree = Worktree(find_revision("HEAD", root=project), parent=project / ".nemoperf" / "ab")
 
     folder = worktree.add()
-    side = Side(name="old", origin="HEAD", root=folder, paths=())
+    side = ABSide(name="old", origin="HEAD", root=folder, paths=())
     set_up(side, command="git rev-parse --show-toplevel > top", project=project)
 
     assert code_version(project) == CodeVersion(commit=commit, is_dirty=False)

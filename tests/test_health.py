@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.health import SLOWDOWNS, CpuHealth, GpuHealth, HealthReport, Span, health_problems
+from pytest_nemoperf.health import SLOWDOWNS, CpuHealth, GpuHealth, HealthReport, MinMedianMax, health_problems
 
 QUIET = CpuHealth(num_cores=2, own_share=0.9, foreign_share=0.01, idle_share=0.09, steal_share=0.0)
 GPU = GpuHealth(
     gpu=3,
-    sm_clock_mhz=Span(low=1200, median=1410, high=1980),
-    temperature_c=Span(low=60, median=80, high=91),
-    power_w=Span(low=300, median=650, high=699.6),
+    sm_clock_mhz=MinMedianMax(low=1200, median=1410, high=1980),
+    temperature_c=MinMedianMax(low=60, median=80, high=91),
+    power_w=MinMedianMax(low=300, median=650, high=699.6),
     power_cap_w=700,
 )
 

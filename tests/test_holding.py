@@ -2,25 +2,25 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_nemoperf.holding import judging_metrics, unheld_text, wants_more_runs
+from pytest_nemoperf.holding import judging_metrics, unmet_tolerance_message, wants_more_runs
 from pytest_nemoperf.metrics import TOKENS_PER_SEC_PER_GPU
-from tests.builders import make_measurement, make_terms
+from tests.builders import make_measurement, make_policy
 
 STALLED = make_measurement((400.0, 995.0, 1000.0, 1005.0, 1002.0)).runs
 
 
 def test_one_stalled_launch_asks_for_no_more_runs() -> None:
-    assert not wants_more_runs(STALLED, terms=make_terms())
+    assert not wants_more_runs(STALLED, policy=make_policy())
 
 
 def test_two_stalled_launches_ask_for_more_runs() -> None:
     runs = make_measurement((900.0, 900.0, 1000.0, 1005.0, 1002.0)).runs
 
-    assert wants_more_runs(runs, terms=make_terms(tolerance_pct=14.0))
+    assert wants_more_runs(runs, policy=make_policy(tolerance_pct=14.0))
 
 
 def test_one_run_of_a_noisy_case_wants_more() -> None:
-    assert wants_more_runs(make_measurement((1000.0,)).runs, terms=make_terms(run_noise_pct=1.5))
+    assert wants_more_runs(make_measurement((1000.0,)).runs, policy=make_policy(run_noise_pct=1.5))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_one_run_of_a_noisy_case_wants_more() -> None:
 def test_a_tolerance_that_is_not_held_says_what_would_hold_it(noise_pct: float, words: str) -> None:
     runs = make_measurement((1000.0,)).runs
 
-    text = unheld_text(runs, metric=TOKENS_PER_SEC_PER_GPU, terms=make_terms(run_noise_pct=noise_pct))
+    text = unmet_tolerance_message(runs, metric=TOKENS_PER_SEC_PER_GPU, policy=make_policy(run_noise_pct=noise_pct))
 
     assert words in text
     assert bool(text) is bool(words)
@@ -43,4 +43,4 @@ def test_a_tolerance_that_is_not_held_says_what_would_hold_it(noise_pct: float, 
 def test_below_the_noise_floor_a_metric_judges_nothing() -> None:
     runs = make_measurement((1000.0,)).runs
 
-    assert judging_metrics(runs, terms=make_terms(run_noise_pct=4.0)) == {"peak_memory_gib"}
+    assert judging_metrics(runs, policy=make_policy(run_noise_pct=4.0)) == {"peak_memory_gib"}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nemoperf.health import CpuHealth, Span
+from pytest_nemoperf.health import CpuHealth, MinMedianMax
 from pytest_nemoperf.host_samples import HostSample, HostSampler, cpu_health, use_between
 
 OWN = 100
@@ -114,7 +114,7 @@ def test_what_the_kernel_tells_besides_is_taken_along(
 
     now = health(then, sampler(root).sample())
 
-    span = None if frequency is None else Span(low=frequency, median=frequency, high=frequency)
+    span = None if frequency is None else MinMedianMax(low=frequency, median=frequency, high=frequency)
     assert (now.frequency_mhz, now.throttled_share) == (span, throttled)
 
 

@@ -9,13 +9,13 @@ import pytest
 
 from pytest_nemoperf.baseline import Baseline, find_baseline, write_baseline
 from pytest_nemoperf.comparison import VerdictKind
-from pytest_nemoperf.keeping import Keeper, Kept
-from pytest_nemoperf.settings import Updating
+from pytest_nemoperf.keeping import BaselineWriter, StoreOutcome
+from pytest_nemoperf.settings import UpdateOptions
 from pytest_nemoperf.store import BaselineStore
 from pytest_nemoperf.verdict import judge
-from tests.builders import MACHINE, make_baseline, make_measurement, make_provenance, make_terms
+from tests.builders import MACHINE, make_baseline, make_measurement, make_policy, make_provenance
 
-UPDATING = Updating(reason="why")
+UPDATING = UpdateOptions(reason="why")
 TODAY = make_provenance(date="2026-11-30T12:00:00Z")
 
 
@@ -24,7 +24,7 @@ class Sessions:
 
     def __init__(self, folder: Path, *, noise_pct: float = 0.5) -> None:
         self.committed = folder / "baselines"
-        self.terms = make_terms(max_runs=1, run_noise_pct=noise_pct)
+        self.policy = make_policy(max_runs=1, run_noise_pct=noise_pct)
         self.kind: VerdictKind | None = None
         self._folder = folder
 
@@ -33,15 +33,15 @@ class Sessions:
         write_baseline(self.committed, baseline=baseline)
         return baseline
 
-    def session(self, rate: float, *, updating: Updating | None = UPDATING) -> Kept:
+    def session(self, rate: float, *, updating: UpdateOptions | None = UPDATING) -> StoreOutcome:
         measurement = make_measurement((rate,))
         store = self._store()
         found = store.find(measurement.case, workload=measurement.workload)
-        verdict = judge(measurement, baseline=found.baseline, machine=MACHINE, terms=self.terms)
+        verdict = judge(measurement, baseline=found.baseline, machine=MACHINE, policy=self.policy)
         self.kind = verdict.kind
         new = make_baseline((rate,), provenance=TODAY, environment={"torch": "new"})
-        keeper = Keeper(store, runs=5, updating=updating)
-        kept = keeper.keep(new, verdict=verdict, found=found, terms=self.terms, is_in_process=True)
+        keeper = BaselineWriter(store, runs=5, updating=updating)
+        kept = keeper.keep(new, verdict=verdict, found=found, policy=self.policy, is_in_process=True)
         if kept.stored is not None:
             write = store.record_locally if kept.is_local else store.update
             write(kept.stored)

@@ -7,20 +7,20 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.baseline import Anchor, Baseline
-from pytest_nemoperf.comparison import Terms
+from pytest_nemoperf.comparison import VerdictPolicy
 from pytest_nemoperf.dryrun import AskedCase, DryRun
-from pytest_nemoperf.lint import Finding, Loose, lint_baseline, lint_loose, lint_profile, lint_suite
+from pytest_nemoperf.lint import Finding, LooseTolerance, lint_baseline, lint_loose, lint_profile, lint_suite
 from pytest_nemoperf.measure import Run, measure
 from pytest_nemoperf.profiles import Profile
 from pytest_nemoperf.recipe import Plan
 from tests.builders import (
     make_baseline,
     make_plan,
+    make_policy,
     make_provenance,
     make_records,
     make_rl_plan,
     make_rl_records,
-    make_terms,
 )
 
 TODAY = date(2026, 11, 23)
@@ -41,8 +41,8 @@ def stored(plan: Plan, *, num_runs: int = 3, **changes: Any) -> Baseline:
     return make_baseline(**{**values, **changes})
 
 
-def findings_of(baseline: Baseline, *, terms: Terms | None = None, **changes: Any) -> list[Finding]:
-    arguments = {"path": PATH, "terms": terms or make_terms(), "today": TODAY, "max_age_days": 180, **changes}
+def findings_of(baseline: Baseline, *, policy: VerdictPolicy | None = None, **changes: Any) -> list[Finding]:
+    arguments = {"path": PATH, "policy": policy or make_policy(), "today": TODAY, "max_age_days": 180, **changes}
     return lint_baseline(baseline, **arguments)[0]
 
 
@@ -67,7 +67,7 @@ def test_what_a_session_stores_has_no_fault(plan: Plan) -> None:
 def test_what_is_measured_once_a_session_is_held_to_one_launch() -> None:
     call = make_baseline(workload={"workload": "benchmark", "test": "x"}, flops_per_token=None)
 
-    (tight,) = [each for each in findings_of(call, terms=make_terms(run_noise_pct=1.0)) if each.rule == "tight"]
+    (tight,) = [each for each in findings_of(call, policy=make_policy(run_noise_pct=1.0)) if each.rule == "tight"]
 
     assert "finer than the 6.5% that 3 runs" in tight.message
 
@@ -155,7 +155,7 @@ def test_too_few_runs_are_pointed_out() -> None:
 def test_a_tolerance_below_the_noise_floor_is_an_error_with_the_runs_that_would_do() -> None:
     baseline = stored(make_plan())
 
-    findings = findings_of(baseline, terms=make_terms(tolerance_pct=2.0, run_noise_pct=2.0))
+    findings = findings_of(baseline, policy=make_policy(tolerance_pct=2.0, run_noise_pct=2.0))
 
     assert [(finding.level, finding.rule) for finding in findings] == [("error", "tight")]
     assert findings[0].message.startswith("tolerance 2% of tokens/sec/GPU is finer than the ")
@@ -164,15 +164,15 @@ def test_a_tolerance_below_the_noise_floor_is_an_error_with_the_runs_that_would_
 
 
 def test_a_tolerance_that_is_a_little_too_fine_is_a_warning() -> None:
-    (finding,) = findings_of(stored(make_plan()), terms=make_terms(tolerance_pct=2.0, run_noise_pct=0.7))
+    (finding,) = findings_of(stored(make_plan()), policy=make_policy(tolerance_pct=2.0, run_noise_pct=0.7))
 
     assert (finding.level, finding.rule) == ("warning", "tight")
     assert finding.message.endswith(" runs would")
 
 
 def test_loose_tolerances_are_one_warning_a_system_and_metric() -> None:
-    terms = make_terms(tolerance_pct=20.0)
-    _, loose = lint_baseline(stored(make_plan()), path=PATH, terms=terms, today=TODAY, max_age_days=180)
+    policy = make_policy(tolerance_pct=20.0)
+    _, loose = lint_baseline(stored(make_plan()), path=PATH, policy=policy, today=TODAY, max_age_days=180)
 
     findings = lint_loose([*loose, *loose], folder="baselines/cpu")
 
@@ -182,7 +182,8 @@ def test_loose_tolerances_are_one_warning_a_system_and_metric() -> None:
         "tolerance 20% of tokens/sec/GPU is more than 4 times what 2 cases can resolve (2"
     )
     assert (
-        lint_loose([Loose(metric="peak_memory_gib", tolerance_pct=5, resolved_pct=1)], folder="x")[0].level == "warning"
+        lint_loose([LooseTolerance(metric="peak_memory_gib", tolerance_pct=5, resolved_pct=1)], folder="x")[0].level
+        == "warning"
     )
 
 
@@ -268,7 +269,7 @@ def test_an_anchor_below_the_noise_floor_is_pointed_out() -> None:
     baseline = stored(make_plan())
     anchored = replace(baseline, anchor=Anchor(name="1.4", runs=baseline.runs[:1], provenance=baseline.provenance))
 
-    messages = [each.message for each in findings_of(anchored, terms=make_terms(run_noise_pct=1.8))]
+    messages = [each.message for each in findings_of(anchored, policy=make_policy(run_noise_pct=1.8))]
 
     found = [message for message in messages if message.startswith("the anchor '1.4' decides nothing of tokens/sec")]
     assert len(found) == 1

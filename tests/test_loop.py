@@ -10,11 +10,11 @@ import pytest
 
 from pytest_nemoperf import clock
 from pytest_nemoperf.errors import RecipeError, RecordError
-from pytest_nemoperf.expected import Expected
+from pytest_nemoperf.expected import ExpectedRecords
 from pytest_nemoperf.loop import LoopStep, MeasuredLoop
 from pytest_nemoperf.passes import Passes
 
-EXPECTED = Expected(num_gpus=1, warmup_steps=2, steps=4, tokens_per_step=100)
+EXPECTED = ExpectedRecords(num_gpus=1, warmup_steps=2, steps=4, tokens_per_step=100)
 FAST, SLOW = 0.002, 0.006
 SLOWING_DOWN = (FAST,) * 4 + (SLOW,) * 2
 

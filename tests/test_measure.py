@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.errors import RecipeError
-from pytest_nemoperf.health import CpuHealth, GpuHealth, HealthReport, Span
+from pytest_nemoperf.health import CpuHealth, GpuHealth, HealthReport, MinMedianMax
 from pytest_nemoperf.measure import measure, measure_outputs, workload_of
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import RunOutput, StepRecord
@@ -121,7 +121,7 @@ def test_each_ranks_own_work_is_a_median_over_steps_and_its_host_is_kept(plan: P
 
 def test_the_clock_of_each_ranks_gpu_is_kept(plan: Plan) -> None:
     gpus = tuple(
-        GpuHealth(gpu=number, sm_clock_mhz=Span(low=1.0, median=clock, high=2000.0))
+        GpuHealth(gpu=number, sm_clock_mhz=MinMedianMax(low=1.0, median=clock, high=2000.0))
         for number, clock in enumerate((1980.0, 1200.0))
     )
     health = HealthReport(seconds=1.0, num_samples=2, is_measured_steps=True, gpus=gpus)

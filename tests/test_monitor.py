@@ -7,7 +7,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from pytest_nemoperf.health import HealthReport, Span, health_problems
+from pytest_nemoperf.health import HealthReport, MinMedianMax, health_problems
 from pytest_nemoperf.host_samples import HostSample, HostSampler
 from pytest_nemoperf.monitor import Monitor
 from pytest_nemoperf.parallelism import Layout
@@ -149,10 +149,10 @@ def test_gpus_are_told_by_their_visible_numbers(watch_gpus: Callable[..., Health
 
     assert [gpu.gpu for gpu in report.gpus] == [0, 1]
     assert [gpu.sm_clock_mhz for gpu in report.gpus] == [
-        Span(low=1200, median=1200, high=1200),
-        Span(low=1980, median=1980, high=1980),
+        MinMedianMax(low=1200, median=1200, high=1200),
+        MinMedianMax(low=1980, median=1980, high=1980),
     ]
-    assert report.gpus[0].power_w == Span(low=650.5, median=650.5, high=650.5)
+    assert report.gpus[0].power_w == MinMedianMax(low=650.5, median=650.5, high=650.5)
     assert report.gpus[0].power_cap_w == 700
     assert health_problems(report) == []
 

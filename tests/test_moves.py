@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.moves import Move, in_buckets, refit_moves
+from pytest_nemoperf.moves import RefitTransfer, in_buckets, refit_moves
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
-from pytest_nemoperf.regions import Region, generation_holders, held_by, training_holders
+from pytest_nemoperf.regions import ShardRegion, generation_holders, held_by, training_holders
 from tests.test_regions import DENSE, MODELS, layouts
 
 Block = tuple[range, ...]
 
 
-def whole_places(region: Region, slices: tuple[slice, ...]) -> Block:
+def whole_places(region: ShardRegion, slices: tuple[slice, ...]) -> Block:
     """Return where in the whole weight a block of a rank's tensor is; no block spans two intervals."""
     block = []
     for along, at in zip(region.intervals, slices, strict=True):
@@ -30,7 +30,7 @@ def whole_places(region: Region, slices: tuple[slice, ...]) -> Block:
     return tuple(block)
 
 
-def holds(region: Region, slices: tuple[slice, ...]) -> bool:
+def holds(region: ShardRegion, slices: tuple[slice, ...]) -> bool:
     return all(
         any(interval.local <= at.start and at.stop <= interval.local + interval.length for interval in along)
         for along, at in zip(region.intervals, slices, strict=True)
@@ -41,13 +41,13 @@ def have_common_elements(one: Block, other: Block) -> bool:
     return all(max(a.start, b.start) < min(a.stop, b.stop) for a, b in zip(one, other, strict=True))
 
 
-def messages_of(moves: list[Move]) -> list[Move]:
+def messages_of(moves: list[RefitTransfer]) -> list[RefitTransfer]:
     return [move for move in moves if move.source != move.target]
 
 
-def fused_move(*, numel: int = 24) -> Move:
+def fused_move(*, numel: int = 24) -> RefitTransfer:
     slices = (slice(2, 4), slice(0, numel // 2))
-    return Move(weight="w", source=0, target=1, source_slices=slices, target_slices=slices, numel=numel)
+    return RefitTransfer(weight="w", source=0, target=1, source_slices=slices, target_slices=slices, numel=numel)
 
 
 @settings(max_examples=15, deadline=None)
@@ -131,7 +131,7 @@ def test_buckets_hold_each_element_once_and_not_too_many(model: ModelConfig, lay
         assert elements([move for bucket in buckets for move in bucket]) == elements(mine)
 
 
-def elements(moves: list[Move]) -> Counter[tuple[str, int, int]]:
+def elements(moves: list[RefitTransfer]) -> Counter[tuple[str, int, int]]:
     """Count what is moved, by weight and ranks."""
     counts: Counter[tuple[str, int, int]] = Counter()
     for move in moves:

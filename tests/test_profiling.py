@@ -14,7 +14,7 @@ from pytest_nemoperf.launchers.protocol import LaunchStatus, RankExit
 from pytest_nemoperf.measure import workload_of
 from pytest_nemoperf.profiles import PROFILE_FILE, CaseProfile, Profile
 from pytest_nemoperf.profilestore import find_profile, profile_path, write_profile
-from pytest_nemoperf.profiling import compared, profile_case, profiled, store_profile, unprofilable
+from pytest_nemoperf.profiling import profile_case, profiled, store_profile, unprofilable, with_stored_profile
 from pytest_nemoperf.records import RunResult
 from tests.builders import MACHINE, make_operators, make_plan, make_profile, make_provenance, make_records, make_rl_plan
 from tests.test_runner import ScriptedLauncher, append, leave_error
@@ -109,7 +109,7 @@ def test_a_profile_is_compared_with_the_one_beside_the_baseline(tmp_path: Path) 
     baseline, then = tmp_path / "cpu" / "pretrain-test.json", make_profile(step_time_sec=0.05)
     write_profile(baseline, profile=then)
 
-    found = compared(CaseProfile(now=make_profile()), baseline_path=baseline, store_command=COMMAND)
+    found = with_stored_profile(CaseProfile(now=make_profile()), baseline_path=baseline, store_command=COMMAND)
 
     assert found == CaseProfile(now=make_profile(), then=then)
 
@@ -132,7 +132,7 @@ def test_without_one_that_compares_it_says_why_and_what_stores_one(
         profile_path(baseline).parent.mkdir()
         profile_path(baseline).write_text(stored)
 
-    found = compared(CaseProfile(now=make_profile()), baseline_path=baseline, store_command=COMMAND)
+    found = with_stored_profile(CaseProfile(now=make_profile()), baseline_path=baseline, store_command=COMMAND)
 
     assert found.then is None
     assert why in found.problem

@@ -13,9 +13,9 @@ from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.components import MLA, MoE
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
-from pytest_nemoperf.regions import Interval, Region, generation_holders, held_by, training_holders, whole_region
+from pytest_nemoperf.regions import IndexRange, ShardRegion, generation_holders, held_by, training_holders, whole_region
 from pytest_nemoperf.shards import stage_parts
-from pytest_nemoperf.weights import Split, model_weights, num_kv_copies
+from pytest_nemoperf.weights import ShardSpec, model_weights, num_kv_copies
 
 DENSE = ModelConfig(
     name="dense",
@@ -73,7 +73,7 @@ def layouts(draw: st.DrawFn) -> Layout:
     )
 
 
-def have_common_elements(one: Region, other: Region) -> bool:
+def have_common_elements(one: ShardRegion, other: ShardRegion) -> bool:
     return all(
         any(a.start < b.start + b.length and b.start < a.start + a.length for a in along_one for b in along_other)
         for along_one, along_other in zip(one.intervals, other.intervals, strict=True)
@@ -130,7 +130,7 @@ def test_each_replica_that_generates_holds_each_element(model: ModelConfig, layo
             assert len(set(per_replica.values())) == 1
 
 
-def rows(region: Region, *, dim: int = 0) -> list[int]:
+def rows(region: ShardRegion, *, dim: int = 0) -> list[int]:
     """Return the rows of the whole weight in the order of the rank's tensor."""
     along = sorted(region.intervals[dim], key=lambda interval: interval.local)
     return [interval.start + index for interval in along for index in range(interval.length)]
@@ -139,53 +139,56 @@ def rows(region: Region, *, dim: int = 0) -> list[int]:
 @pytest.mark.parametrize(
     ("region", "expected", "length"),
     [
-        pytest.param(whole_region((8,)).split(Split(dim=0), degree=4, place=1), [2, 3], 2, id="equal parts"),
+        pytest.param(whole_region((8,)).split(ShardSpec(dim=0), degree=4, place=1), [2, 3], 2, id="equal parts"),
         pytest.param(
-            whole_region((8,)).split(Split(dim=0, sections=(4, 2, 2)), degree=2, place=1),
+            whole_region((8,)).split(ShardSpec(dim=0, sections=(4, 2, 2)), degree=2, place=1),
             [2, 3, 5, 7],
             4,
             id="a part of each fused matrix",
         ),
         pytest.param(
-            whole_region((8,)).split(Split(dim=0, sections=(4, 2, 2), max_parts=(None, 2, 2)), degree=4, place=1),
+            whole_region((8,)).split(ShardSpec(dim=0, sections=(4, 2, 2), max_parts=(None, 2, 2)), degree=4, place=1),
             [1, 4, 6],
             3,
             id="a copy of a part of each but the first",
         ),
         pytest.param(
-            whole_region((5,)).split(Split(dim=0, is_padded=True), degree=2, place=1), [3, 4], 3, id="filled up"
+            whole_region((5,)).split(ShardSpec(dim=0, is_padded=True), degree=2, place=1), [3, 4], 3, id="filled up"
         ),
         pytest.param(
-            whole_region((5,)).split(Split(dim=0, is_padded=True), degree=4, place=3), [], 2, id="nothing but filling"
+            whole_region((5,)).split(ShardSpec(dim=0, is_padded=True), degree=4, place=3),
+            [],
+            2,
+            id="nothing but filling",
         ),
         pytest.param(whole_region((5,)).shard(0, degree=4, place=2), [4], 1, id="a last shard has less"),
         pytest.param(whole_region((5,)).shard(0, degree=4, place=3), [], 0, id="or nothing"),
         pytest.param(
-            whole_region((8,)).split(Split(dim=0, sections=(4, 4)), degree=2, place=1).shard(0, degree=4, place=2),
+            whole_region((8,)).split(ShardSpec(dim=0, sections=(4, 4)), degree=2, place=1).shard(0, degree=4, place=2),
             [6],
             1,
             id="a shard of a part",
         ),
     ],
 )
-def test_a_part_has_the_rows_that_torch_would_cut(region: Region, expected: list[int], length: int) -> None:
+def test_a_part_has_the_rows_that_torch_would_cut(region: ShardRegion, expected: list[int], length: int) -> None:
     assert rows(region) == expected
     assert region.shape == (length,)
 
 
 def test_filling_is_at_the_end_of_a_shard() -> None:
-    part = whole_region((5, 2)).split(Split(dim=0, is_padded=True), degree=2, place=1)
+    part = whole_region((5, 2)).split(ShardSpec(dim=0, is_padded=True), degree=2, place=1)
 
     shard = part.shard(0, degree=2, place=1)
 
     assert shard.shape == (1, 2)
-    assert shard.intervals == ((), (Interval(start=0, local=0, length=2),))
+    assert shard.intervals == ((), (IndexRange(start=0, local=0, length=2),))
     assert shard.numel == 0
 
 
 def test_parts_must_be_equal() -> None:
     with pytest.raises(PlanError, match=r"a weight of \(6, 4\) can't be cut into 2 equal parts along 3 rows"):
-        whole_region((6, 4)).split(Split(dim=0, sections=(3, 3)), degree=2, place=0)
+        whole_region((6, 4)).split(ShardSpec(dim=0, sections=(3, 3)), degree=2, place=0)
 
 
 def test_a_tied_embedding_is_on_both_ends_of_both_pipelines() -> None:

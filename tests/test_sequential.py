@@ -8,7 +8,7 @@ from pytest_nemoperf import options
 from pytest_nemoperf.metrics import PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU, Metric
 from pytest_nemoperf.sequential import (
     Decision,
-    Rule,
+    SequentialRule,
     cost,
     cost_of_loss,
     decide,
@@ -19,7 +19,7 @@ from pytest_nemoperf.sequential import (
     usual_cost,
 )
 
-QUIET = Rule(noise_pct=0.5)
+QUIET = SequentialRule(noise_pct=0.5)
 TOLERANCE = 0.05
 FIVE_RUNS = (-0.004, 0.003, 0.0, 0.005, -0.003)
 
@@ -45,7 +45,7 @@ def test_launches_decide(now: tuple[float, ...], decision: Decision) -> None:
 @pytest.mark.parametrize(("loss", "decision"), [(0.028, Decision.SAME), (0.033, Decision.WORSE)])
 def test_the_last_launch_decides_what_could_have_waited(loss: float, decision: Decision) -> None:
     last, waiting = (
-        decide((0.0,) * 5, (loss,) * 5, tolerance=TOLERANCE, rule=Rule(noise_pct=1.2, max_runs=launches))
+        decide((0.0,) * 5, (loss,) * 5, tolerance=TOLERANCE, rule=SequentialRule(noise_pct=1.2, max_runs=launches))
         for launches in (5, 6)
     )
 
@@ -53,7 +53,7 @@ def test_the_last_launch_decides_what_could_have_waited(loss: float, decision: D
 
 
 def test_where_one_launch_is_all_it_may_condemn() -> None:
-    rule = Rule(noise_pct=0.5, max_runs=1)
+    rule = SequentialRule(noise_pct=0.5, max_runs=1)
 
     assert decide(FIVE_RUNS, (0.06,), tolerance=TOLERANCE, rule=rule).decision is Decision.WORSE
 
@@ -74,7 +74,7 @@ def test_two_stalled_launches_of_the_baseline_are_noise() -> None:
 
 
 def test_noise_is_shrunk_towards_what_the_class_of_machines_shows() -> None:
-    evidence = decide((0.0, 0.02), (0.0,), tolerance=TOLERANCE, rule=Rule(noise_pct=0.5))
+    evidence = decide((0.0, 0.02), (0.0,), tolerance=TOLERANCE, rule=SequentialRule(noise_pct=0.5))
 
     assert evidence.seen_noise_pct == pytest.approx(100.0 * 0.02 / math.sqrt(2.0))
     assert evidence.noise_pct == pytest.approx(math.sqrt((8.0 * 0.5**2 + 1.0 * 2.0) / 9.0))
@@ -97,11 +97,11 @@ def test_what_can_be_resolved_falls_with_runs_and_rises_with_noise() -> None:
     by_runs = [resolution((), rule=QUIET, num_runs=count) for count in (1, 3, 5, 10)]
 
     assert by_runs == sorted(by_runs, reverse=True)
-    assert resolution((), rule=Rule(noise_pct=1.0)) == pytest.approx(2.0 * resolution((), rule=QUIET))
+    assert resolution((), rule=SequentialRule(noise_pct=1.0)) == pytest.approx(2.0 * resolution((), rule=QUIET))
 
 
 def test_a_tolerance_equal_to_the_resolution_can_just_be_asked() -> None:
-    noisy = Rule(noise_pct=2.0)
+    noisy = SequentialRule(noise_pct=2.0)
     _, needed = runs_needed((0.0,), tolerance=0.09, rule=noisy)
 
     assert needed is not None
@@ -109,11 +109,11 @@ def test_a_tolerance_equal_to_the_resolution_can_just_be_asked() -> None:
 
 
 def test_no_hundred_baseline_runs_make_up_for_the_noise_of_today() -> None:
-    assert runs_needed((0.0,), tolerance=0.01, rule=Rule(noise_pct=4.0)) == (None, None)
+    assert runs_needed((0.0,), tolerance=0.01, rule=SequentialRule(noise_pct=4.0)) == (None, None)
 
 
 def test_further_runs_move_the_noise_from_the_prior_to_what_is_seen() -> None:
-    quiet, rule = (-0.0068, 0.0068, 0.0068, -0.0068, 0.0), Rule(noise_pct=4.0)
+    quiet, rule = (-0.0068, 0.0068, 0.0068, -0.0068, 0.0), SequentialRule(noise_pct=4.0)
 
     enough, resolving = runs_needed(quiet, tolerance=TOLERANCE, rule=rule)
 
@@ -127,7 +127,7 @@ def test_further_runs_move_the_noise_from_the_prior_to_what_is_seen() -> None:
 
 
 def test_a_tolerance_below_the_noise_floor_passes_nothing() -> None:
-    evidence = decide(FIVE_RUNS, (0.0,) * 5, tolerance=0.01, rule=Rule(noise_pct=4.0))
+    evidence = decide(FIVE_RUNS, (0.0,) * 5, tolerance=0.01, rule=SequentialRule(noise_pct=4.0))
 
     assert evidence.is_refused
     assert evidence.decision is Decision.UNDECIDED
@@ -143,14 +143,16 @@ def test_a_tolerance_below_the_noise_floor_passes_nothing() -> None:
     ],
 )
 def test_ratios_decide_by_their_own_scatter(ratios: tuple[float, ...], decision: Decision) -> None:
-    assert decide_ratio(ratios, tolerance=TOLERANCE, rule=Rule(noise_pct=1.0, max_runs=20)).decision is decision
+    assert (
+        decide_ratio(ratios, tolerance=TOLERANCE, rule=SequentialRule(noise_pct=1.0, max_runs=20)).decision is decision
+    )
 
 
 @pytest.mark.parametrize("stall", [0.5, -0.5])
 def test_a_stall_of_either_side_does_not_decide_between_them(stall: float) -> None:
     ratios = (0.001, -0.002, stall, 0.002, 0.0, -0.001, 0.001, 0.0)
 
-    evidence = decide_ratio(ratios, tolerance=TOLERANCE, rule=Rule(noise_pct=1.0, max_runs=20))
+    evidence = decide_ratio(ratios, tolerance=TOLERANCE, rule=SequentialRule(noise_pct=1.0, max_runs=20))
 
     assert evidence.decision is Decision.SAME
     assert abs(evidence.worsening) < 0.005
@@ -173,7 +175,7 @@ def test_what_runs_stand_for_is_their_mean_without_a_stall() -> None:
 
 
 def test_the_options_have_the_rates_the_rule_was_measured_with() -> None:
-    rule = Rule(noise_pct=1.0)
+    rule = SequentialRule(noise_pct=1.0)
 
     assert (rule.alpha, rule.beta) == (options.DEFAULT_ALPHA, options.DEFAULT_BETA)
     assert rule.max_runs == options.DEFAULT_MAX_RUNS

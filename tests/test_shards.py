@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.components import MoE
 from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.shards import Part, num_dense_shards, num_expert_shards, stage_parts
+from pytest_nemoperf.shards import WeightShard, num_dense_shards, num_expert_shards, stage_parts
 from pytest_nemoperf.weights import num_parameters
 
 MODEL = ModelConfig(
@@ -25,7 +25,7 @@ MODEL = ModelConfig(
 )
 
 
-def holders(part: Part, *, layout: Layout) -> int:
+def holders(part: WeightShard, *, layout: Layout) -> int:
     """How many different parts of the weight there are beside its FSDP shards."""
     if part.weight.is_expert:
         return layout.ep * (layout.etp if part.weight.split is not None else 1)

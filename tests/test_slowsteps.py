@@ -12,7 +12,7 @@ from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.expected import expected_of
 from pytest_nemoperf.measure import Run, measure_runs
 from pytest_nemoperf.verdict import Verdict, judge
-from tests.builders import MACHINE, make_baseline, make_measurement, make_plan, make_records, make_terms
+from tests.builders import MACHINE, make_baseline, make_measurement, make_plan, make_policy, make_records
 
 EVEN = (0.1,) * 10
 EVERY_3RD = (1.0, 0.1, 0.1, 1.0, 0.1, 0.1, 1.0, 0.1, 0.1, 0.1)
@@ -48,7 +48,7 @@ def judged(
         make_measurement(workload=workload, flops_per_token=None, runs=tuple(map(run_of, now))),
         baseline=make_baseline(workload=workload, flops_per_token=None, runs=tuple(before)),
         machine=MACHINE,
-        terms=make_terms(max_runs=max_runs, alpha=0.005),
+        policy=make_policy(max_runs=max_runs, alpha=0.005),
     )
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nemoperf.measure import Run
-from pytest_nemoperf.stragglers import MARGIN_PCT, Evidence, Straggler, find_straggler, slowed_alike
+from pytest_nemoperf.stragglers import MARGIN_PCT, Straggler, StragglerEvidence, find_straggler, slowed_alike
 from tests.builders import make_run
 
 EVEN = (1.0, 1.0, 1.0, 1.0)
@@ -24,7 +24,7 @@ def test_a_rank_that_works_longer_in_every_run_is_named() -> None:
 
     assert found is not None
     assert replace(found, excess_pct=round(found.excess_pct, 6)) == Straggler(
-        ranks=(3,), host="x", is_whole_host=False, evidence=Evidence.WORK, excess_pct=14.0, num_runs=3
+        ranks=(3,), host="x", is_whole_host=False, evidence=StragglerEvidence.WORK, excess_pct=14.0, num_runs=3
     )
 
 
@@ -117,7 +117,7 @@ def test_a_gpu_at_a_lower_clock_is_named_where_all_ranks_look_equally_busy() -> 
     found = find_straggler(now, baseline=then)
 
     assert found is not None
-    assert (found.ranks, found.evidence) == ((2,), Evidence.CLOCK)
+    assert (found.ranks, found.evidence) == ((2,), StragglerEvidence.CLOCK)
     assert found.excess_pct == pytest.approx(20.0)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.turn import Turn
+from pytest_nemoperf.turn import ABTurn
 from tests.turning import turns_of
 
 
@@ -27,7 +27,7 @@ def test_both_sides_agree_about_the_order_and_about_who_is_last(num_steps: int, 
     turns = turns_of(num_steps=num_steps, block_steps=block_steps)
 
     for name in "AB":
-        turn = Turn(directory="", side=name, other="", is_first=name == "A", block_steps=block_steps)
+        turn = ABTurn(directory="", side=name, other="", is_first=name == "A", block_steps=block_steps)
         mine = [steps for side, steps in turns if side == name]
         assert [step for steps in mine for step in steps] == list(range(num_steps))
         assert [steps[0] for steps in mine] == [step for step in range(num_steps) if turn.begins_at(step)]

@@ -8,16 +8,16 @@ from pytest_nemoperf.baseline import Anchor, Baseline
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.updates import Action, next_anchor, plan_update
 from pytest_nemoperf.verdict import Verdict, judge
-from tests.builders import MACHINE, make_baseline, make_measurement, make_provenance, make_terms
+from tests.builders import MACHINE, make_baseline, make_measurement, make_policy, make_provenance
 
-NOISY = make_terms(run_noise_pct=3.0)
+NOISY = make_policy(run_noise_pct=3.0)
 PASSED = Verdict(kind=VerdictKind.PASSED, case="pretrain-test")
 
 
 def test_what_a_passed_case_replaces_becomes_its_anchor() -> None:
     old = make_baseline((1001.0,))
 
-    anchor = next_anchor(PASSED, old=old, new=make_baseline(), terms=make_terms())
+    anchor = next_anchor(PASSED, old=old, new=make_baseline(), policy=make_policy())
 
     assert anchor is not None
     assert anchor.runs == old.runs
@@ -26,31 +26,31 @@ def test_what_a_passed_case_replaces_becomes_its_anchor() -> None:
 def test_runs_whose_flops_were_counted_by_another_formula_are_no_anchor() -> None:
     old = replace(make_baseline((1001.0,)), flops_per_token=2e9)
 
-    assert next_anchor(PASSED, old=old, new=make_baseline(), terms=make_terms()) is None
+    assert next_anchor(PASSED, old=old, new=make_baseline(), policy=make_policy()) is None
 
 
 def test_an_anchor_that_can_judge_nothing_gives_way_to_runs_that_can() -> None:
     coarse = Anchor(name="25.09", runs=make_baseline((1000.0,)).runs, provenance=make_provenance())
     old = make_baseline((1001.0,) * 10, anchor=coarse)
-    terms = make_terms(run_noise_pct=1.8, memory_noise_pct=1.8)
+    policy = make_policy(run_noise_pct=1.8, memory_noise_pct=1.8)
 
-    anchor = next_anchor(PASSED, old=old, new=make_baseline(), terms=terms)
+    anchor = next_anchor(PASSED, old=old, new=make_baseline(), policy=policy)
 
     assert anchor is not None
     assert anchor.runs == old.runs
 
 
 def test_runs_that_can_judge_nothing_become_no_anchor() -> None:
-    terms = make_terms(run_noise_pct=5.0, memory_noise_pct=5.0)
+    policy = make_policy(run_noise_pct=5.0, memory_noise_pct=5.0)
 
-    assert next_anchor(PASSED, old=make_baseline((1001.0,)), new=make_baseline(), terms=terms) is None
+    assert next_anchor(PASSED, old=make_baseline((1001.0,)), new=make_baseline(), policy=policy) is None
 
 
 def test_fewer_runs_do_not_replace_more_that_are_the_same() -> None:
     old, new = make_baseline((1000.0,) * 5), make_baseline((980.0,))
-    verdict = judge(make_measurement((980.0,)), baseline=old, machine=MACHINE, terms=make_terms())
+    verdict = judge(make_measurement((980.0,)), baseline=old, machine=MACHINE, policy=make_policy())
 
-    step = plan_update(verdict, old=old, new=new, terms=make_terms(), runs=1, is_accepted=False, is_new_only=False)
+    step = plan_update(verdict, old=old, new=new, policy=make_policy(), runs=1, is_accepted=False, is_new_only=False)
 
     assert verdict.kind is VerdictKind.PASSED
     assert step.action is Action.KEEP
@@ -59,10 +59,10 @@ def test_fewer_runs_do_not_replace_more_that_are_the_same() -> None:
 
 def test_a_release_is_written_where_nothing_moved() -> None:
     old = make_baseline()
-    verdict = judge(make_measurement(), baseline=old, machine=MACHINE, terms=make_terms())
+    verdict = judge(make_measurement(), baseline=old, machine=MACHINE, policy=make_policy())
 
     step = plan_update(
-        verdict, old=old, new=old, terms=make_terms(), runs=1, is_accepted=False, is_new_only=False, release="1.4"
+        verdict, old=old, new=old, policy=make_policy(), runs=1, is_accepted=False, is_new_only=False, release="1.4"
     )
 
     assert step.action is Action.WRITE
@@ -71,7 +71,7 @@ def test_a_release_is_written_where_nothing_moved() -> None:
 def refused(rates: tuple[float, ...]) -> tuple[Verdict, Baseline]:
     """Return the verdict on runs beside one that is too noisy for the tolerance, and that one."""
     old = make_baseline((1000.0,))
-    return judge(make_measurement(rates), baseline=old, machine=MACHINE, terms=NOISY), old
+    return judge(make_measurement(rates), baseline=old, machine=MACHINE, policy=NOISY), old
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_runs_too_few_for_the_tolerance_give_way_to_more(rates: tuple[float, ...
     verdict, old = refused(rates)
 
     step = plan_update(
-        verdict, old=old, new=make_baseline(rates), terms=NOISY, runs=5, is_accepted=False, is_new_only=False
+        verdict, old=old, new=make_baseline(rates), policy=NOISY, runs=5, is_accepted=False, is_new_only=False
     )
 
     assert (step.action, "too few" in step.why) == (action, action is Action.WRITE)
@@ -95,7 +95,7 @@ def test_runs_too_few_for_the_tolerance_give_way_to_more(rates: tuple[float, ...
 def test_a_case_that_is_refused_for_want_of_runs_names_the_command_that_stores_them() -> None:
     verdict, old = refused((995.0,))
 
-    step = plan_update(verdict, old=old, new=old, terms=NOISY, runs=5, is_accepted=False, is_new_only=False)
+    step = plan_update(verdict, old=old, new=old, policy=NOISY, runs=5, is_accepted=False, is_new_only=False)
 
     assert verdict.kind is VerdictKind.INCONCLUSIVE
     assert "or with more runs that show no certain loss: --update-baselines --perf-runs=" in step.why
@@ -104,9 +104,9 @@ def test_a_case_that_is_refused_for_want_of_runs_names_the_command_that_stores_t
 def test_more_runs_in_place_of_too_few_keep_what_decay_is_measured_from() -> None:
     old = make_baseline((1000.0,), anchor=Anchor(name="25.09", runs=make_baseline().runs, provenance=make_provenance()))
     rates = (995.0,) * 8
-    verdict = judge(make_measurement(rates), baseline=replace(old, anchor=None), machine=MACHINE, terms=NOISY)
+    verdict = judge(make_measurement(rates), baseline=replace(old, anchor=None), machine=MACHINE, policy=NOISY)
 
-    anchor = next_anchor(verdict, old=old, new=make_baseline(rates), terms=NOISY)
+    anchor = next_anchor(verdict, old=old, new=make_baseline(rates), policy=NOISY)
 
     assert anchor == old.anchor
 
@@ -114,9 +114,9 @@ def test_more_runs_in_place_of_too_few_keep_what_decay_is_measured_from() -> Non
 @pytest.mark.parametrize(("runs", "action"), [(5, Action.WRITE), (2, Action.KEEP)])
 def test_fewer_runs_than_a_baseline_is_to_have_are_replaced_where_nothing_moved(runs: int, action: Action) -> None:
     old, new = make_baseline((1000.0,) * 2), make_baseline((1000.0,) * 5)
-    verdict = judge(make_measurement((1000.0,) * 5), baseline=old, machine=MACHINE, terms=make_terms())
+    verdict = judge(make_measurement((1000.0,) * 5), baseline=old, machine=MACHINE, policy=make_policy())
 
-    step = plan_update(verdict, old=old, new=new, terms=make_terms(), runs=runs, is_accepted=False, is_new_only=False)
+    step = plan_update(verdict, old=old, new=new, policy=make_policy(), runs=runs, is_accepted=False, is_new_only=False)
 
     assert verdict.kind is VerdictKind.PASSED
     assert step.action is action

@@ -11,13 +11,13 @@ from pytest_nemoperf.baseline import Anchor, Baseline
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.measure import Measurement
 from pytest_nemoperf.verdict import Verdict, judge
-from tests.builders import MACHINE, make_baseline, make_measurement, make_provenance, make_run, make_terms
+from tests.builders import MACHINE, make_baseline, make_measurement, make_policy, make_provenance, make_run
 
-TERMS = make_terms()
+POLICY = make_policy()
 
 
 def judged(measurement: Measurement, *, baseline: Baseline | None = None, **changes: Any) -> Verdict:
-    values: dict[str, Any] = {"baseline": baseline or make_baseline(), "machine": MACHINE, "terms": TERMS}
+    values: dict[str, Any] = {"baseline": baseline or make_baseline(), "machine": MACHINE, "policy": POLICY}
     return judge(measurement, **{**values, **changes})
 
 
@@ -64,7 +64,7 @@ def test_a_little_faster_than_the_anchor_needs_no_further_launch(launches: int) 
     anchor = Anchor(name="25.09", runs=make_baseline((1000.0,) * 5).runs, provenance=make_provenance())
     faster = make_baseline((1035.0,) * 5, anchor=anchor)
 
-    verdict = judged(make_measurement((1035.0,) * launches), baseline=faster, terms=make_terms(run_noise_pct=1.0))
+    verdict = judged(make_measurement((1035.0,) * launches), baseline=faster, policy=make_policy(run_noise_pct=1.0))
 
     assert verdict.kind is VerdictKind.PASSED
 
@@ -73,7 +73,7 @@ def test_an_anchor_too_coarse_to_decide_is_left_aside_with_words() -> None:
     anchor = Anchor(name="25.09", runs=make_baseline((1000.0,)).runs, provenance=make_provenance())
     settled = make_baseline((1000.0, 1001.0, 999.0, 1000.0, 1000.0) * 2, anchor=anchor)
 
-    verdict = judged(make_measurement((1000.0,) * 5), baseline=settled, terms=make_terms(run_noise_pct=1.8))
+    verdict = judged(make_measurement((1000.0,) * 5), baseline=settled, policy=make_policy(run_noise_pct=1.8))
 
     assert verdict.kind is VerdictKind.PASSED
     assert "the tolerance 5% is below the noise floor: 1 anchor run with" in verdict.reasons[0]
@@ -84,7 +84,7 @@ def test_a_loss_far_beyond_the_tolerance_is_found_against_a_coarse_anchor_too() 
     anchor = Anchor(name="25.09", runs=make_baseline((2000.0,)).runs, provenance=make_provenance())
     settled = make_baseline((1000.0, 1001.0, 999.0, 1000.0, 1000.0) * 2, anchor=anchor)
 
-    verdict = judged(make_measurement((1000.0,) * 5), baseline=settled, terms=make_terms(run_noise_pct=1.8))
+    verdict = judged(make_measurement((1000.0,) * 5), baseline=settled, policy=make_policy(run_noise_pct=1.8))
 
     assert verdict.kind is VerdictKind.REGRESSED
 
@@ -92,7 +92,7 @@ def test_a_loss_far_beyond_the_tolerance_is_found_against_a_coarse_anchor_too() 
 def test_a_loss_within_the_tolerance_that_regressed_says_what_is_certain() -> None:
     runs = tuple(make_run(memory_gib=1.03) for _ in range(2))
 
-    verdict = judged(make_measurement(runs=runs), terms=make_terms(memory_noise_pct=0.1))
+    verdict = judged(make_measurement(runs=runs), policy=make_policy(memory_noise_pct=0.1))
 
     assert verdict.reasons == (
         "peak memory is 3.0% above the baseline (1.03 GiB against 1 GiB; tolerance 5.0%); "
@@ -101,7 +101,7 @@ def test_a_loss_within_the_tolerance_that_regressed_says_what_is_certain() -> No
 
 
 def test_a_pass_at_a_tolerance_finer_than_the_case_resolves_says_so() -> None:
-    verdict = judged(make_measurement((1000.0,) * 5), terms=make_terms(run_noise_pct=1.5))
+    verdict = judged(make_measurement((1000.0,) * 5), policy=make_policy(run_noise_pct=1.5))
 
     assert verdict.kind is VerdictKind.PASSED
     assert verdict.reasons[0].startswith("tolerance 5% of tokens/sec/GPU is finer than the ")
@@ -110,7 +110,7 @@ def test_a_pass_at_a_tolerance_finer_than_the_case_resolves_says_so() -> None:
 
 
 def test_a_launch_that_counts_for_less_than_it_showed_is_named() -> None:
-    verdict = judged(make_measurement((1000.0, 670.0, 1000.0, 1001.0, 999.0)), terms=make_terms(tolerance_pct=20.0))
+    verdict = judged(make_measurement((1000.0, 670.0, 1000.0, 1001.0, 999.0)), policy=make_policy(tolerance_pct=20.0))
 
     assert verdict.kind is VerdictKind.PASSED
     assert verdict.reasons == ("run 2 was 33% slower than the next and counts as 11%",)
@@ -121,7 +121,7 @@ def test_what_is_measured_once_a_session_is_told_how_many_sessions_it_takes() ->
     once = make_baseline((1000.0, 1001.0), workload=workload)
 
     verdict = judged(
-        make_measurement((1000.0,), workload=workload), baseline=once, terms=make_terms(run_noise_pct=1.8, max_runs=1)
+        make_measurement((1000.0,), workload=workload), baseline=once, policy=make_policy(run_noise_pct=1.8, max_runs=1)
     )
 
     assert verdict.kind is VerdictKind.INCONCLUSIVE
@@ -138,7 +138,7 @@ def test_what_is_measured_once_a_session_is_told_how_many_sessions_it_takes() ->
     ],
 )
 def test_a_tolerance_is_what_is_allowed_only_where_more_was_lost(rate: float, words: str) -> None:
-    verdict = judged(make_measurement((rate,) * 5), terms=make_terms(tolerance_pct=20.0))
+    verdict = judged(make_measurement((rate,) * 5), policy=make_policy(tolerance_pct=20.0))
 
     assert words in verdict.reasons[0]
     assert ("allowed" in verdict.reasons[0]) is ("allowed" in words)
@@ -147,7 +147,7 @@ def test_a_tolerance_is_what_is_allowed_only_where_more_was_lost(rate: float, wo
 def test_a_tolerance_below_the_noise_is_refused_with_the_runs_that_would_allow_it() -> None:
     noisy = make_baseline((960.0, 1000.0, 1040.0))
 
-    verdict = judged(make_measurement((1000.0,) * 5), baseline=noisy, terms=make_terms(run_noise_pct=4.0))
+    verdict = judged(make_measurement((1000.0,) * 5), baseline=noisy, policy=make_policy(run_noise_pct=4.0))
 
     assert verdict.kind is VerdictKind.INCONCLUSIVE
     assert "the tolerance 5% is below the noise floor: 3 baseline runs with" in verdict.reasons[0]
@@ -157,7 +157,7 @@ def test_a_tolerance_below_the_noise_is_refused_with_the_runs_that_would_allow_i
 def test_a_quiet_case_of_a_noisy_class_is_told_how_many_runs_and_which_command() -> None:
     quiet = make_baseline((993.0, 1007.0, 1007.0, 993.0, 1000.0))
 
-    verdict = judged(make_measurement((1000.0,) * 5), baseline=quiet, terms=make_terms(run_noise_pct=4.0))
+    verdict = judged(make_measurement((1000.0,) * 5), baseline=quiet, policy=make_policy(run_noise_pct=4.0))
 
     assert "would allow some verdicts: --update-baselines --perf-runs=" in verdict.reasons[0]
     assert "would resolve the tolerance" in verdict.reasons[0]
@@ -203,7 +203,7 @@ def test_more_memory_is_worse() -> None:
 
 
 def test_nothing_stored_is_no_baseline() -> None:
-    verdict = judge(make_measurement(), baseline=None, machine=MACHINE, terms=TERMS)
+    verdict = judge(make_measurement(), baseline=None, machine=MACHINE, policy=POLICY)
 
     assert verdict.kind is VerdictKind.NO_BASELINE
 
@@ -239,7 +239,7 @@ def test_a_fast_wrong_run_is_invalid(changes: dict[str, Any], reason: str) -> No
 
 
 def test_invalid_outranks_a_missing_baseline() -> None:
-    verdict = judge(make_measurement(problems=("x",)), baseline=None, machine=MACHINE, terms=TERMS)
+    verdict = judge(make_measurement(problems=("x",)), baseline=None, machine=MACHINE, policy=POLICY)
 
     assert verdict.kind is VerdictKind.INVALID
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from pytest_nemoperf.baseline import Anchor
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.metrics import PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU
-from pytest_nemoperf.sequential import Decision, Evidence, Rule, cost, decide
+from pytest_nemoperf.sequential import Decision, SequentialResult, SequentialRule, cost, decide
 from pytest_nemoperf.verdict import judge
-from tests.builders import MACHINE, make_baseline, make_measurement, make_provenance, make_terms
+from tests.builders import MACHINE, make_baseline, make_measurement, make_policy, make_provenance
 
 TOLERANCE = 0.05
 RANKS = {Decision.BETTER: 0, Decision.SAME: 1, Decision.UNDECIDED: 2, Decision.WORSE: 3}
@@ -27,8 +27,8 @@ rates = st.lists(st.floats(min_value=800.0, max_value=1200.0), min_size=1, max_s
 five_rates = st.lists(st.floats(min_value=800.0, max_value=1200.0), min_size=5, max_size=5)
 
 
-def decided(then: Sequence[float], now: Sequence[float], *, noise_pct: float = 1.2) -> Evidence:
-    return decide(then, now, tolerance=TOLERANCE, rule=Rule(noise_pct=noise_pct))
+def decided(then: Sequence[float], now: Sequence[float], *, noise_pct: float = 1.2) -> SequentialResult:
+    return decide(then, now, tolerance=TOLERANCE, rule=SequentialRule(noise_pct=noise_pct))
 
 
 @given(then=costs, scattered=costs, level=levels, slowed=st.data(), noise=noises)
@@ -64,11 +64,11 @@ def test_slower_is_never_judged_better_than_faster(
 ) -> None:
     runs = make_baseline(anchored or before).runs
     anchor = Anchor(name="25.09", runs=runs, provenance=make_provenance()) if anchored else None
-    baseline, terms = make_baseline(before, anchor=anchor), make_terms()
+    baseline, policy = make_baseline(before, anchor=anchor), make_policy()
     order = [VerdictKind.IMPROVED, VerdictKind.PASSED, VerdictKind.INCONCLUSIVE, VerdictKind.REGRESSED]
 
     faster, slower = (
-        judge(make_measurement(values), baseline=baseline, machine=MACHINE, terms=terms).kind
+        judge(make_measurement(values), baseline=baseline, machine=MACHINE, policy=policy).kind
         for values in (after, [rate * factor for rate in after])
     )
 

@@ -10,8 +10,8 @@ import pytest
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.errors import WaiverError
 from pytest_nemoperf.verdict import Verdict, judge
-from pytest_nemoperf.waivers import Ruling, check_release, parse_waiver, rule_on
-from tests.builders import MACHINE, make_baseline, make_measurement, make_run, make_terms
+from pytest_nemoperf.waivers import WaiverEffect, check_release, parse_waiver, rule_on
+from tests.builders import MACHINE, make_baseline, make_measurement, make_policy, make_run
 
 TODAY = date(2026, 11, 23)
 UNTIL_DAY = {"reason": "slow kernel upstream", "until": "2026-12-31"}
@@ -21,25 +21,25 @@ UNTIL_RELEASE = {"reason": "slow kernel upstream", "until": "1.4"}
 def verdict_at(rate: float, *, memory_gib: float = 1.0) -> Verdict:
     """Return the verdict on so many tokens/sec/GPU where the baseline has 1,000, and 1 GiB."""
     runs = tuple(make_run(rate, memory_gib=memory_gib) for _ in range(3))
-    return judge(make_measurement(runs=runs), baseline=make_baseline(), machine=MACHINE, terms=make_terms())
+    return judge(make_measurement(runs=runs), baseline=make_baseline(), machine=MACHINE, policy=make_policy())
 
 
 def ruling(
     verdict: Verdict, *, today: date = TODAY, release: str = "", waiver: dict[str, Any] = UNTIL_DAY, **more: Any
-) -> Ruling:
+) -> WaiverEffect:
     parsed = parse_waiver({**waiver, **more}, subject="marker perf_waive of test_x")
     return rule_on(verdict, waiver=parsed, today=today, release=release)
 
 
 def test_a_loss_is_waived_until_the_day() -> None:
-    assert ruling(verdict_at(800)) == Ruling(waived="waived until 2026-12-31: slow kernel upstream")
+    assert ruling(verdict_at(800)) == WaiverEffect(waived="waived until 2026-12-31: slow kernel upstream")
     assert ruling(verdict_at(800), today=date(2026, 12, 31)).waived
 
 
 def test_a_loss_is_waived_until_the_release() -> None:
     found = ruling(verdict_at(800), waiver=UNTIL_RELEASE, release="1.4rc1")
 
-    assert found == Ruling(waived="waived until release 1.4: slow kernel upstream")
+    assert found == WaiverEffect(waived="waived until release 1.4: slow kernel upstream")
 
 
 @pytest.mark.parametrize("rate", [800, 1000, 1200])
@@ -64,11 +64,13 @@ def test_a_waiver_ends_with_its_release(release: str) -> None:
 def test_a_waiver_that_is_not_needed_is_pointed_out(rate: float) -> None:
     found = ruling(verdict_at(rate))
 
-    assert found == Ruling(note="the waiver until 2026-12-31 is not needed, for nothing is lost now: remove perf_waive")
+    assert found == WaiverEffect(
+        note="the waiver until 2026-12-31 is not needed, for nothing is lost now: remove perf_waive"
+    )
 
 
 def test_other_verdicts_are_left_alone() -> None:
-    assert ruling(Verdict(kind=VerdictKind.INCONCLUSIVE, case="x")) == Ruling()
+    assert ruling(Verdict(kind=VerdictKind.INCONCLUSIVE, case="x")) == WaiverEffect()
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ def test_a_waiver_until_a_release_needs_the_one_under_test(release: str, message
 def test_a_floor_holds_with_slow_steps_counted_that_medians_do_not_see() -> None:
     slow = replace(make_run(1000.0), num_outliers=3, slow_steps_pct=100.0)
     baseline = make_baseline(runs=(replace(make_run(1000.0), slow_steps_pct=0.0),) * 3)
-    verdict = judge(make_measurement(runs=(slow,) * 2), baseline=baseline, machine=MACHINE, terms=make_terms())
+    verdict = judge(make_measurement(runs=(slow,) * 2), baseline=baseline, machine=MACHINE, policy=make_policy())
 
     assert ruling(verdict, floor=49).waived
     assert "reaches 50.0% of the baseline, the floor is 51%" in ruling(verdict, floor=51).note

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 
 from pytest_nemoperf.errors import RecipeError
-from pytest_nemoperf.expected import Expected
+from pytest_nemoperf.expected import ExpectedRecords
 from pytest_nemoperf.measure import workload_of
 from pytest_nemoperf.workloads import WorkloadFacts, facts_of, loop_workload
 from tests.builders import make_plan
 
-EXPECTED = Expected(num_gpus=2, warmup_steps=2, steps=4, tokens_per_step=100)
+EXPECTED = ExpectedRecords(num_gpus=2, warmup_steps=2, steps=4, tokens_per_step=100)
 
 
 def test_the_workload_of_a_loop_is_what_is_known_and_what_its_test_adds() -> None:

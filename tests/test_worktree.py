@@ -15,7 +15,7 @@ import pytest
 
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.native.orphans import is_alive
-from pytest_nemoperf.worktree import Side, Worktree, find_revision, set_up
+from pytest_nemoperf.worktree import ABSide, Worktree, find_revision, set_up
 
 STARTS_ANOTHER = "sleep 60 & echo $! > pid; wait"
 
@@ -42,8 +42,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def side_of(root: Path, *paths: str) -> Side:
-    return Side(name="old", origin="main, 36db4f5", root=root, paths=paths)
+def side_of(root: Path, *paths: str) -> ABSide:
+    return ABSide(name="old", origin="main, 36db4f5", root=root, paths=paths)
 
 
 def is_written(path: Path) -> bool:
@@ -188,10 +188,10 @@ def test_a_set_up_command_that_takes_too_long_ends_with_all_it_started(
 def test_an_interrupt_of_the_session_alone_ends_the_set_up_command(tmp_path: Path) -> None:
     script = f"""
 import pathlib, signal
-from pytest_nemoperf.worktree import Side, set_up
+from pytest_nemoperf.worktree import ABSide, set_up
 root = pathlib.Path({str(tmp_path)!r})
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit that it is ignored
-set_up(Side(name="old", origin="main", root=root, paths=()), command={STARTS_ANOTHER!r}, project=root)
+set_up(ABSide(name="old", origin="main", root=root, paths=()), command={STARTS_ANOTHER!r}, project=root)
 """
     session = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
     while session.poll() is None and not is_written(tmp_path / "pid"):

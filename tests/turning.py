@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pytest_nemoperf.turn import Turn
+from pytest_nemoperf.turn import ABTurn
 
 
 def turns_of(*, num_steps: int, block_steps: int) -> list[tuple[str, list[int]]]:
     """Return side and steps of each turn, as two sides that pass a turn to each other come to them."""
     sides = {
-        name: Turn(directory="", side=name, other="", is_first=name == "A", block_steps=block_steps) for name in "AB"
+        name: ABTurn(directory="", side=name, other="", is_first=name == "A", block_steps=block_steps) for name in "AB"
     }
     done = dict.fromkeys("AB", 0)
     turns: list[tuple[str, list[int]]] = []

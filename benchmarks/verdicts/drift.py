@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rates import interval_pct
 
 from pytest_nemoperf.metrics import TOKENS_PER_SEC_PER_GPU
-from pytest_nemoperf.sequential import Decision, Rule, cost_of_loss, decide
+from pytest_nemoperf.sequential import Decision, SequentialRule, cost_of_loss, decide
 
 NUM_UPDATES = 12
 TOLERANCE_PCT = 3.0
@@ -60,7 +60,7 @@ def _row(*, decay_pct: float, has_anchor: bool, trials: int, seed: int) -> Drift
 
 def _history(rng: random.Random, *, decay_pct: float, has_anchor: bool) -> tuple[int | None, float]:
     """Return the update at which a regression was called, if any, and launches a session."""
-    rule = Rule(noise_pct=PRIOR_PCT)
+    rule = SequentialRule(noise_pct=PRIOR_PCT)
     tolerance = cost_of_loss(TOLERANCE_PCT, metric=TOKENS_PER_SEC_PER_GPU)
 
     def runs(update: int, count: int) -> list[float]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_nemoperf.abplan import DEFAULT_BLOCK_STEPS, plan_for_turns
-from pytest_nemoperf.abrun import Contest
+from pytest_nemoperf.abrun import ABRunner
 from pytest_nemoperf.abtrees import Trees
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.machine import detect_devices, machine_key
@@ -25,7 +25,7 @@ from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.recipe import Plan, Precision, Recipe
 from pytest_nemoperf.records import StepRecord
 from pytest_nemoperf.systems import find_system
-from pytest_nemoperf.worktree import Side
+from pytest_nemoperf.worktree import ABSide
 
 _ROOT = Path(__file__).parents[2]
 _DIGITS = 6
@@ -42,10 +42,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the order of the sides")
     arguments = parser.parse_args()
     plan = plan_for_turns(_plan(_LAYOUTS[arguments.layout]), block_steps=arguments.block_steps)
-    old, new = (Side(name=name, origin="the same code", root=_ROOT, paths=("src",)) for name in ("old", "new"))
+    old, new = (ABSide(name=name, origin="the same code", root=_ROOT, paths=("src",)) for name in ("old", "new"))
     # Both sides are the working tree, so nothing is swapped, and nothing is the other side's.
     trees = Trees(new=_ROOT, old=_ROOT / "no checkout", state_dir=_ROOT)
-    contest = Contest(old, new, trees=trees)
+    contest = ABRunner(old, new, trees=trees)
     chance = random.Random(arguments.seed)  # noqa: S311 (no secret: who begins)
     rounds: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +75,7 @@ def _plan(layout: Layout) -> Plan:
     return resolve(recipe, system=find_system("cpu"))
 
 
-def _round(contest: Contest, plan: Plan, *, first: str, folder: Path, block_steps: int) -> dict[str, Any]:
+def _round(contest: ABRunner, plan: Plan, *, first: str, folder: Path, block_steps: int) -> dict[str, Any]:
     started = time.monotonic()
     found = contest.by_turns(
         {"old": plan, "new": plan},

@@ -19,7 +19,7 @@ from scipy.special import stdtrit
 from scipy.stats import mannwhitneyu, norm
 
 from pytest_nemoperf.metrics import TOKENS_PER_SEC_PER_GPU
-from pytest_nemoperf.sequential import Decision, Rule, cost_of_loss, decide
+from pytest_nemoperf.sequential import Decision, SequentialRule, cost_of_loss, decide
 
 _CANDIDATE_DOF = 10.0
 
@@ -66,7 +66,7 @@ def ours(times: Times, question: Question) -> Calls:
         Decision.BETTER: Call.IMPROVED,
         Decision.UNDECIDED: Call.UNDECIDED,
     }
-    rule = Rule(noise_pct=question.prior_pct, max_runs=MAX_RUNS)
+    rule = SequentialRule(noise_pct=question.prior_pct, max_runs=MAX_RUNS)
     tolerance, costs = question.tolerance, run_costs(times)
     then = costs[:, MAX_BASELINE_RUNS - question.num_baseline : MAX_BASELINE_RUNS].tolist()
     calls, launches = [], []

@@ -20,7 +20,7 @@ from recorded import load_traces, windows
 from scenarios import MAX_BASELINE_RUNS, MAX_RUNS, NUM_WARMUP, SCENARIOS, Times
 
 from pytest_nemoperf.baseline import Baseline
-from pytest_nemoperf.comparison import Terms, VerdictKind
+from pytest_nemoperf.comparison import VerdictKind, VerdictPolicy
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import JUDGED, STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.steadiness import mad_pct, num_outliers, num_still_warming, slow_steps_pct
@@ -28,7 +28,7 @@ from pytest_nemoperf.systems import find_system
 from pytest_nemoperf.verdict import judge
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.builders import MACHINE, make_baseline, make_measurement, make_terms
+from tests.builders import MACHINE, make_baseline, make_measurement, make_policy
 
 _MACHINES = ("quiet", "cluster", "shared CPU", "stalls")
 _NUM_STEPS = (10, 20)
@@ -56,7 +56,7 @@ def main() -> None:
 def _report(name: str, trials: Times, tolerance_pct: float, noise_pct: float) -> None:
     for max_runs in (MAX_RUNS, 1):
         tolerances = {metric.name: tolerance_pct for metric in JUDGED}
-        terms = make_terms(tolerances=tolerances, run_noise_pct=noise_pct, alpha=0.005, max_runs=max_runs)
+        policy = make_policy(tolerances=tolerances, run_noise_pct=noise_pct, alpha=0.005, max_runs=max_runs)
         changed: Counter[str] = Counter()
         launches = [0, 0]
         for trial in trials:
@@ -64,7 +64,7 @@ def _report(name: str, trials: Times, tolerance_pct: float, noise_pct: float) ->
             baseline = make_baseline((), runs=tuple(runs[:MAIN_BASELINE]))
             now = runs[MAIN_BASELINE:]
             blind = [replace(run, slow_steps_pct=None) for run in now]
-            (before, few), (after, more) = (_session(side, baseline=baseline, terms=terms) for side in (blind, now))
+            (before, few), (after, more) = (_session(side, baseline=baseline, policy=policy) for side in (blind, now))
             launches = [launches[0] + few, launches[1] + more]
             if before is not after:
                 changed[f"{before} -> {after}"] += 1
@@ -75,11 +75,11 @@ def _report(name: str, trials: Times, tolerance_pct: float, noise_pct: float) ->
         )
 
 
-def _session(runs: Sequence[Run], *, baseline: Baseline, terms: Terms) -> tuple[VerdictKind, int]:
+def _session(runs: Sequence[Run], *, baseline: Baseline, policy: VerdictPolicy) -> tuple[VerdictKind, int]:
     """Return the verdict of a session that launches while it is open, and how many launches that took."""
-    for number in range(1, terms.max_runs + 1):
+    for number in range(1, policy.max_runs + 1):
         measurement = make_measurement((), runs=tuple(runs[:number]))
-        kind = judge(measurement, baseline=baseline, machine=MACHINE, terms=terms).kind
+        kind = judge(measurement, baseline=baseline, machine=MACHINE, policy=policy).kind
         if kind is not VerdictKind.INCONCLUSIVE:
             break
     return kind, number

@@ -15,7 +15,7 @@ import psutil
 from pytest_nemoperf.abtrees import Trees, source_of
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.frameworks.protocol import RankCommand
-from pytest_nemoperf.worktree import Side
+from pytest_nemoperf.worktree import ABSide
 
 OPENED_FILE: Final = "opened"
 """In a run directory: what ``abwatch`` noted in the side's Python processes."""
@@ -29,7 +29,7 @@ _MAX_SHOWN: Final = 3
 _HOW: Final = {"os.chdir": "as a working directory", "import": "loaded as a module", "ctypes.dlopen": "loaded"}
 
 
-class Lookout:
+class ABWatcher:
     """Looks at one side's processes from outside, and has their Pythons note what they open.
 
     Args:
@@ -37,7 +37,7 @@ class Lookout:
         trees: The working tree and the checkout.
     """
 
-    def __init__(self, side: Side, *, trees: Trees) -> None:
+    def __init__(self, side: ABSide, *, trees: Trees) -> None:
         self._is_old = side.name == "old"
         self._entries = [side.root / path for path in side.paths]
         self._other = "the working tree" if self._is_old else "the old side's checkout"

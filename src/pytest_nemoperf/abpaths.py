@@ -17,7 +17,7 @@ from urllib.request import url2pathname
 
 from pytest_nemoperf.abtrees import Trees
 from pytest_nemoperf.errors import RevisionError
-from pytest_nemoperf.worktree import Revision, Side, git
+from pytest_nemoperf.worktree import ABSide, Revision, git
 
 _ROOT: Final = "."
 _BESIDE_THE_CODE: Final = frozenset(
@@ -88,7 +88,7 @@ def is_unchanged(revision: Revision, *, paths: Sequence[str], project: Path, sta
     return True
 
 
-def check_modules(side: Side, *, is_guess: bool) -> None:
+def check_modules(side: ABSide, *, is_guess: bool) -> None:
     """Check that Python can import something from each of a side's PYTHONPATH entries.
 
     Args:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
-from pytest_nemoperf.ablook import Lookout
+from pytest_nemoperf.ablook import ABWatcher
 from pytest_nemoperf.abswap import command_of, shared_data, working_directory
 from pytest_nemoperf.abtrees import Trees
 from pytest_nemoperf.errors import NemoPerfError, RevisionError, TurnError
@@ -24,8 +24,8 @@ from pytest_nemoperf.launchers.protocol import LaunchResult
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import Progress, RunOutput
 from pytest_nemoperf.runner import run_once
-from pytest_nemoperf.turn import TURN_FILE, Turn
-from pytest_nemoperf.worktree import Side
+from pytest_nemoperf.turn import TURN_FILE, ABTurn
+from pytest_nemoperf.worktree import ABSide
 
 _POLL_SEC = 0.2
 _CAUSE_SHOWS_SEC = 10.0
@@ -64,7 +64,7 @@ class Round:
     first: str
 
 
-class SideRunner:
+class ABSideRunner:
     """Launches one side's runs, in a thread of its own that lives as long as the side's helper processes.
 
     Args:
@@ -75,11 +75,11 @@ class SideRunner:
         RevisionError: If the side has no copy of the working directory.
     """
 
-    def __init__(self, side: Side, *, trees: Trees) -> None:
+    def __init__(self, side: ABSide, *, trees: Trees) -> None:
         self.side = side
         self._trees = trees
         self.shared: list[str] = []
-        self._lookout = Lookout(side, trees=trees)
+        self._lookout = ABWatcher(side, trees=trees)
         self._launcher = LocalLauncher(cwd=working_directory(side, trees=trees))
         # The kernel takes the end of the thread that started a helper for its parent's death.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"perf-{side.name}")
@@ -126,7 +126,7 @@ class SideRunner:
         self._thread.shutdown()
 
 
-class Contest:
+class ABRunner:
     """Runs rounds of a plan on two sides.
 
     Args:
@@ -138,9 +138,9 @@ class Contest:
         RevisionError: If the old side has no copy of the working directory.
     """
 
-    def __init__(self, old: Side, new: Side, *, trees: Trees) -> None:
-        self.sides: Mapping[str, Side] = {"old": old, "new": new}
-        self._runners = {side.name: SideRunner(side, trees=trees) for side in (old, new)}
+    def __init__(self, old: ABSide, new: ABSide, *, trees: Trees) -> None:
+        self.sides: Mapping[str, ABSide] = {"old": old, "new": new}
+        self._runners = {side.name: ABSideRunner(side, trees=trees) for side in (old, new)}
         self._stop = threading.Event()
 
     def by_turns(
@@ -220,9 +220,9 @@ class Contest:
         for runner in self._runners.values():
             runner.close()
 
-    def _turn(self, name: str, directory: Path, *, first: str, block_steps: int) -> Turn:
+    def _turn(self, name: str, directory: Path, *, first: str, block_steps: int) -> ABTurn:
         (other,) = (side for side in self.sides.values() if side.name != name)
-        return Turn(
+        return ABTurn(
             directory=str(directory),
             side=self.sides[name].label,
             other=other.label,

@@ -19,7 +19,7 @@ from pytest_nemoperf.abratios import (
 )
 from pytest_nemoperf.abrun import Round
 from pytest_nemoperf.abtest import MAX_ROUNDS, ABResult, ABRound
-from pytest_nemoperf.expected import Expected, expected_of
+from pytest_nemoperf.expected import ExpectedRecords, expected_of
 from pytest_nemoperf.measure import Measurement, measure_outputs
 from pytest_nemoperf.metrics import PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.recipe import Plan
@@ -29,18 +29,18 @@ from pytest_nemoperf.steadiness import run_drift
 
 
 class _Problems(Protocol):
-    def __call__(self, expected: Expected, *, records: Sequence[StepRecord]) -> list[str]: ...
+    def __call__(self, expected: ExpectedRecords, *, records: Sequence[StepRecord]) -> list[str]: ...
 
 
 SIDES: Final = ("old", "new")
 
 
-def _drift_texts(expected: Expected, *, records: Sequence[StepRecord]) -> list[str]:
+def _drift_texts(expected: ExpectedRecords, *, records: Sequence[StepRecord]) -> list[str]:
     drift = run_drift(expected, records=records)
     return [] if drift is None else [drift.text]
 
 
-class Series:
+class ABRounds:
     """The rounds of one case, and who begins the next.
 
     Args:

@@ -14,28 +14,28 @@ import pytest
 from pytest_nemoperf import machine
 from pytest_nemoperf.abpaths import check_entries, check_installed, check_modules, is_unchanged, usual_paths
 from pytest_nemoperf.abplan import DEFAULT_BLOCK_STEPS, unsuited_to_turns
-from pytest_nemoperf.abrun import Contest, NoTurnsError
-from pytest_nemoperf.abseries import SIDES, Series
+from pytest_nemoperf.abrun import ABRunner, NoTurnsError
+from pytest_nemoperf.abseries import SIDES, ABRounds
 from pytest_nemoperf.abtest import MIN_ROUNDS, ABResult, judge_rounds
 from pytest_nemoperf.abtrees import read_trees
-from pytest_nemoperf.comparison import Terms, VerdictKind
+from pytest_nemoperf.comparison import VerdictKind, VerdictPolicy
 from pytest_nemoperf.errors import RevisionError, UnsupportedError
 from pytest_nemoperf.measure import Measurement
 from pytest_nemoperf.report.ab import render_round_line
 from pytest_nemoperf.results import CaseReport, CaseResult
 from pytest_nemoperf.settings import Settings
-from pytest_nemoperf.worktree import SIDE_VARIABLE, Revision, Side, Worktree, find_revision, set_up
+from pytest_nemoperf.worktree import SIDE_VARIABLE, ABSide, Revision, Worktree, find_revision, set_up
 
 if TYPE_CHECKING:
     from pytest_nemoperf.frameworks.protocol import Framework
     from pytest_nemoperf.progress import Progress
     from pytest_nemoperf.recipe import Plan
-    from pytest_nemoperf.settings import Against
+    from pytest_nemoperf.settings import ABOptions
     from pytest_nemoperf.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
+class ABCase:
     """One case on two sides.
 
     Attributes:
@@ -63,22 +63,24 @@ class ABSession:
         RevisionError: If there is no such revision, or it has the very files of the working tree.
     """
 
-    def __init__(self, against: Against, *, settings: Settings, root: Path) -> None:
+    def __init__(self, against: ABOptions, *, settings: Settings, root: Path) -> None:
         self.revision = find_revision(against.revision, root=root)
         self.caution = _equal_sides(self.revision, against=against, settings=settings, root=root)
         self._against, self._settings, self._root = against, settings, root
         self._worktree = Worktree(self.revision, parent=settings.state_dir / "ab")
-        self._contest: Contest | None = None
-        self._compared: dict[str, Compared] = {}
+        self._contest: ABRunner | None = None
+        self._compared: dict[str, ABCase] = {}
         self._said: set[str] = set()
 
-    def run(self, plan: Plan, *, framework: Framework, terms: Terms, folder: Path, progress: Progress) -> Measurement:
+    def run(
+        self, plan: Plan, *, framework: Framework, policy: VerdictPolicy, folder: Path, progress: Progress
+    ) -> Measurement:
         """Run rounds of a plan until there is a verdict or no time for another round.
 
         Args:
             plan: Of a run by itself.
             framework: Who trains it.
-            terms: By what the ratio is judged.
+            policy: Tolerances and error rates.
             folder: Takes a folder for each round.
             progress: Shows what goes on.
 
@@ -108,11 +110,11 @@ class ABSession:
             old, new = (series.measured(name) for name in SIDES)
             progress.finished(_line(series, old=old, new=new, took_sec=time.monotonic() - started))
             verdict = judge_rounds(
-                old, new, rounds=series.rounds, terms=terms, max_rounds=max(max_rounds, MIN_ROUNDS), labels=labels
+                old, new, rounds=series.rounds, policy=policy, max_rounds=max(max_rounds, MIN_ROUNDS), labels=labels
             )
             if verdict.kind is not VerdictKind.INCONCLUSIVE or series.num_counted >= max_rounds:
                 result = series.result(self._against.revision, labels=labels, old=old)
-                self._compared[plan.case] = Compared(plan=plan, new=new, verdict=verdict, result=result)
+                self._compared[plan.case] = ABCase(plan=plan, new=new, verdict=verdict, result=result)
                 return new
 
     def report(
@@ -175,14 +177,14 @@ class ABSession:
             contest.close()
         self._worktree.remove()
 
-    def _prepare(self, progress: Progress) -> Contest:
+    def _prepare(self, progress: Progress) -> ABRunner:
         paths, repository = self._against.paths, self.revision.repository
         check_entries(paths, project=self._root, repository=repository)
         progress.say(f"checking out {self.revision.label}, for --perf-ab")
         checkout = self._worktree.add()
         old_root = checkout / self._root.resolve().relative_to(repository.resolve())
-        old = Side(name="old", origin=self.revision.label, root=old_root, paths=paths or usual_paths(old_root))
-        new = Side(name="new", origin="working tree", root=self._root, paths=paths or usual_paths(self._root))
+        old = ABSide(name="old", origin=self.revision.label, root=old_root, paths=paths or usual_paths(old_root))
+        new = ABSide(name="new", origin="working tree", root=self._root, paths=paths or usual_paths(self._root))
         if self._against.setup:
             for side in (old, new):
                 progress.say(f"setting up {side.label}: {self._against.setup}")
@@ -191,10 +193,10 @@ class ABSession:
             check_modules(side, is_guess=not paths)
         check_installed(new.paths, project=self._root, repository=repository)
         trees = read_trees(self.revision, checkout=checkout, state_dir=self._settings.state_dir)
-        self._contest = Contest(old, new, trees=trees)
+        self._contest = ABRunner(old, new, trees=trees)
         return self._contest
 
-    def _series(self, plan: Plan, *, progress: Progress) -> Series:
+    def _series(self, plan: Plan, *, progress: Progress) -> ABRounds:
         why_launches = unsuited_to_turns(
             plan,
             host_memory_bytes=machine.host_memory_bytes(),
@@ -202,7 +204,7 @@ class ABSession:
         )
         if why_launches:
             self._say_launches(plan.case, why=why_launches, progress=progress)
-        return Series(plan, seed=random.SystemRandom().randrange(2**32), why_launches=why_launches)
+        return ABRounds(plan, seed=random.SystemRandom().randrange(2**32), why_launches=why_launches)
 
     def _say_launches(self, case: str, *, why: str, progress: Progress) -> None:
         """Say why ranks take no turns, once for all cases with that reason."""
@@ -210,7 +212,7 @@ class ABSession:
             self._said.add(why)
             progress.say(f"{case}: whole launches alternate: {why} (said once a session)")
 
-    def _say_shared(self, contest: Contest, *, progress: Progress) -> None:
+    def _say_shared(self, contest: ABRunner, *, progress: Progress) -> None:
         """Say once of each file or folder that it is no part of either version."""
         shared = [path for path in contest.shared() if path not in self._said]
         if shared:
@@ -218,7 +220,7 @@ class ABSession:
             progress.say(f"both sides use what git does not have: {', '.join(shared)}")
 
     def _add_round(
-        self, series: Series, *, contest: Contest, framework: Framework, folder: Path, progress: Progress
+        self, series: ABRounds, *, contest: ABRunner, framework: Framework, folder: Path, progress: Progress
     ) -> None:
         plans = {"old": replace(series.plan, inject_pct=0.0), "new": series.plan}
         started, first = time.monotonic(), series.next_first()
@@ -239,7 +241,7 @@ class ABSession:
         series.add(found, took_sec=time.monotonic() - started)
 
 
-def _equal_sides(revision: Revision, *, against: Against, settings: Settings, root: Path) -> str:
+def _equal_sides(revision: Revision, *, against: ABOptions, settings: Settings, root: Path) -> str:
     """Return a caution about two sides that have the same files in git; empty if they differ.
 
     Raises:
@@ -278,7 +280,7 @@ def open_ab_session(settings: Settings, *, root: Path) -> ABSession | None:
         raise pytest.UsageError(str(exc)) from None
 
 
-def _line(series: Series, *, old: Measurement, new: Measurement, took_sec: float) -> str:
+def _line(series: ABRounds, *, old: Measurement, new: Measurement, took_sec: float) -> str:
     return render_round_line(
         case=series.plan.case,
         number=len(series.rounds),

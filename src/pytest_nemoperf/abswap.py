@@ -13,7 +13,7 @@ from typing import Final
 from pytest_nemoperf.abtrees import Trees
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.frameworks.protocol import RankCommand
-from pytest_nemoperf.worktree import Side
+from pytest_nemoperf.worktree import ABSide
 
 _NOT_CODE: Final = frozenset({"HOME"})
 """Variables of folders in which tools keep models and the like: common, even inside the working tree."""
@@ -31,7 +31,7 @@ _END: Final = re.compile(rf"[{_DELIMITER}]|$")
 _GOES_BACK: Final = re.compile(rf"[^{_DELIMITER}]*/\.\.(?:/|[{_DELIMITER}]|$)")
 
 
-def command_of(side: Side, command: RankCommand, *, trees: Trees) -> RankCommand:
+def command_of(side: ABSide, command: RankCommand, *, trees: Trees) -> RankCommand:
     """Return a command that uses a side's code.
 
     Its PYTHONPATH begins with the side's entries. On the old side, the checkout replaces the working tree wherever an
@@ -73,7 +73,7 @@ def shared_data(command: RankCommand, *, trees: Trees) -> list[str]:
     return list(dict.fromkeys(shared))
 
 
-def working_directory(side: Side, *, trees: Trees) -> Path:
+def working_directory(side: ABSide, *, trees: Trees) -> Path:
     """Return a side's copy of the working directory: Python looks for modules there, too.
 
     Raises:

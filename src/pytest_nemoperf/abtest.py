@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from pytest_nemoperf.bands import band_problems, has_pinned_lengths, is_rl
-from pytest_nemoperf.comparison import KIND_OF, Comparison, Terms, VerdictKind, delta_pct, describe
+from pytest_nemoperf.comparison import KIND_OF, Comparison, VerdictKind, VerdictPolicy, delta_pct, describe
 from pytest_nemoperf.measure import FLOPS_PER_TFLOP, Measurement, Run
 from pytest_nemoperf.metrics import (
     PEAK_MEMORY_GIB,
@@ -23,7 +23,14 @@ from pytest_nemoperf.metrics import (
     Direction,
     Metric,
 )
-from pytest_nemoperf.sequential import Decision, Evidence, Rule, cost_of_loss, decide_ratio, loss_of_cost
+from pytest_nemoperf.sequential import (
+    Decision,
+    SequentialResult,
+    SequentialRule,
+    cost_of_loss,
+    decide_ratio,
+    loss_of_cost,
+)
 from pytest_nemoperf.slowsteps import find_slow_steps, mark_rates
 from pytest_nemoperf.verdict import LOSS_REL_TOL, Verdict, missing_metrics
 
@@ -115,7 +122,7 @@ def judge_rounds(
     new: Measurement,
     *,
     rounds: Sequence[ABRound],
-    terms: Terms,
+    policy: VerdictPolicy,
     max_rounds: int,
     labels: tuple[str, str],
 ) -> Verdict:
@@ -125,7 +132,7 @@ def judge_rounds(
         old: All rounds of the old side that count.
         new: All rounds of the new side that count.
         rounds: All rounds.
-        terms: What is allowed, and how often a verdict may be wrong.
+        policy: What is allowed, and how often a verdict may be wrong.
         max_rounds: Rounds that there is time for; at the last one a test of fixed size closes.
         labels: Of old and new.
     """
@@ -137,14 +144,14 @@ def judge_rounds(
         reasons = tuple(dict.fromkeys(round_.left_out for round_ in rounds)) or ("no round was run",)
         return Verdict(kind=VerdictKind.INCONCLUSIVE, case=new.case, reasons=reasons)
     comparisons: Sequence[Comparison] = [
-        _compare(metric, old=old, new=new, rounds=own, terms=terms, max_rounds=max_rounds)
+        _compare(metric, old=old, new=new, rounds=own, policy=policy, max_rounds=max_rounds)
         for metric in JUDGED_IN_ROUNDS
         if (own := [round_ for round_ in counted if metric.name in round_.ratios])
     ]
     slow = None
     if all(comparison.kind is not VerdictKind.REGRESSED for comparison in comparisons):
-        slow_terms = replace(terms, max_runs=max_rounds)
-        slow = find_slow_steps(new, baseline=old.runs, terms=slow_terms, other=labels[0])
+        slow_terms = replace(policy, max_runs=max_rounds)
+        slow = find_slow_steps(new, baseline=old.runs, policy=slow_terms, other=labels[0])
     comparisons = mark_rates(comparisons, slow=slow)
     kind = min((comparison.kind for comparison in comparisons), key=_WORST_FIRST.index)
     reasons = tuple(
@@ -186,7 +193,9 @@ def apart(old: Sequence[Run], new: Sequence[Run], *, worsening: float, metric: M
     return middle / math.exp(half), middle * math.exp(half)
 
 
-def rule_of(noise_pct: float, *, alpha: float, beta: float, max_rounds: int, errors: Sequence[float] = ()) -> Rule:
+def rule_of(
+    noise_pct: float, *, alpha: float, beta: float, max_rounds: int, errors: Sequence[float] = ()
+) -> SequentialRule:
     """Return the rule for the ratios of rounds.
 
     Rounds scatter at least as much as their own steps say. On a machine that is noisier than its class this is known
@@ -201,16 +210,16 @@ def rule_of(noise_pct: float, *, alpha: float, beta: float, max_rounds: int, err
     """
     expected = math.sqrt(2.0) * noise_pct
     seen = 100.0 * math.sqrt(statistics.fmean(error**2 for error in errors)) if errors else 0.0
-    return Rule(noise_pct=max(expected, seen), alpha=alpha, beta=beta, max_runs=max_rounds)
+    return SequentialRule(noise_pct=max(expected, seen), alpha=alpha, beta=beta, max_runs=max_rounds)
 
 
-def rounds_to_decide(evidence: Evidence, *, tolerance: float, rule: Rule) -> int:
+def rounds_to_decide(evidence: SequentialResult, *, tolerance: float, rule: SequentialRule) -> int:
     """Return about how many rounds would tell a loss as large as the tolerance from none, at the noise seen so far."""
     resolved = evidence.resolution_pct / 100.0
     return max(rule.max_runs + 1, math.ceil(rule.max_runs * (resolved / tolerance) ** 2))
 
 
-def least_decidable_pct(evidence: Evidence, *, num_rounds: int, metric: Metric, rule: Rule) -> float:
+def least_decidable_pct(evidence: SequentialResult, *, num_rounds: int, metric: Metric, rule: SequentialRule) -> float:
     """Return about the smallest tolerance in percent, rounded up, that so many rounds would decide."""
     resolved = evidence.resolution_pct / 100.0 * math.sqrt(rule.max_runs / num_rounds)
     return math.ceil(10.0 * loss_of_cost(resolved, metric=metric)) / 10.0
@@ -222,16 +231,16 @@ def _compare(
     old: Measurement,
     new: Measurement,
     rounds: Sequence[ABRound],
-    terms: Terms,
+    policy: VerdictPolicy,
     max_rounds: int,
 ) -> Comparison:
     ratios = [round_.ratios[metric.name] for round_ in rounds]
     is_timed = metric is TOKENS_PER_SEC_PER_GPU
     errors = [round_.error for round_ in rounds if round_.error is not None and is_timed]
-    allowed = terms.tolerances[metric.name]
+    allowed = policy.tolerances[metric.name]
     tolerance = cost_of_loss(allowed, metric=metric)
-    expected = terms.rule(metric, runs=())
-    rule = rule_of(expected.noise_pct, alpha=terms.alpha, beta=terms.beta, max_rounds=max_rounds, errors=errors)
+    expected = policy.rule(metric, runs=())
+    rule = rule_of(expected.noise_pct, alpha=policy.alpha, beta=policy.beta, max_rounds=max_rounds, errors=errors)
     evidence = decide_ratio(ratios, tolerance=tolerance, rule=rule)
     note = ""
     if evidence.decision is Decision.UNDECIDED:
@@ -257,7 +266,7 @@ def _compare(
     )
 
 
-def _advice(evidence: Evidence, *, metric: Metric, tolerance: float, rule: Rule) -> str:
+def _advice(evidence: SequentialResult, *, metric: Metric, tolerance: float, rule: SequentialRule) -> str:
     """Return what would decide a case: more rounds, where there may be so many, or a larger tolerance."""
     needed = rounds_to_decide(evidence, tolerance=tolerance, rule=rule)
     if needed <= MAX_ROUNDS:

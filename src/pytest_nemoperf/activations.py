@@ -28,7 +28,7 @@ _MLP_COPIES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class KeptActivations:
     """Bytes one layer keeps for one micro-batch.
 
     Attributes:
@@ -57,7 +57,7 @@ def compute_bytes(precision: Precision) -> int:
     return _FP32 if precision is Precision.FP32 else 2
 
 
-class TokenCosts:
+class ActivationBytes:
     """Bytes a rank keeps per micro-batch, under the plan's tensor, context and expert parallelism.
 
     Args:
@@ -77,13 +77,13 @@ class TokenCosts:
         self.num_stream_tokens = self.num_tokens / layout.tp if is_split else self.num_tokens
         """Tokens of it between the sub-layers."""
 
-    def layer(self, layer: Layer) -> Kept:
+    def layer(self, layer: Layer) -> KeptActivations:
         """Return what one layer keeps."""
         block_input = self.num_stream_tokens * self._model.hidden_size * self._element
         around = 0.0 if layer.mixer is None else self._sublayer_input()
         around += self._feed_forward(layer)
         whole, selective = self._mixer(layer)
-        return Kept(block_input=block_input, whole=around + whole, selective=around + selective)
+        return KeptActivations(block_input=block_input, whole=around + whole, selective=around + selective)
 
     def tables(self) -> float:
         """Return the rotary angles' cosines and sines, which all micro-batches and layers share."""

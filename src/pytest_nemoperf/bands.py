@@ -12,7 +12,7 @@ from pytest_nemoperf.metrics import Metric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Band:
+class RolloutBand:
     """How far a figure that describes the workload may be from the baseline's, either way.
 
     Attributes:
@@ -29,14 +29,14 @@ class Band:
 
 
 BANDS: Final = (
-    Band(metric=metrics.MEAN_TOKENS_PER_STEP, allowed=5.0, is_relative=True),
-    Band(metric=metrics.TOKENS_SPREAD_PCT, allowed=5.0),
-    Band(metric=metrics.MEAN_PROMPT_LEN, allowed=5.0, is_relative=True),
-    Band(metric=metrics.MEAN_RESPONSE_LEN, allowed=5.0, is_relative=True),
-    Band(metric=metrics.TRUNCATED_PCT, allowed=5.0),
-    Band(metric=metrics.STALENESS_STEPS, allowed=0.5),
-    Band(metric=metrics.BATCH_FILL_PCT, allowed=5.0),
-    Band(metric=metrics.NUM_ROUNDS, allowed=0.5, is_always_kept=True),
+    RolloutBand(metric=metrics.MEAN_TOKENS_PER_STEP, allowed=5.0, is_relative=True),
+    RolloutBand(metric=metrics.TOKENS_SPREAD_PCT, allowed=5.0),
+    RolloutBand(metric=metrics.MEAN_PROMPT_LEN, allowed=5.0, is_relative=True),
+    RolloutBand(metric=metrics.MEAN_RESPONSE_LEN, allowed=5.0, is_relative=True),
+    RolloutBand(metric=metrics.TRUNCATED_PCT, allowed=5.0),
+    RolloutBand(metric=metrics.STALENESS_STEPS, allowed=0.5),
+    RolloutBand(metric=metrics.BATCH_FILL_PCT, allowed=5.0),
+    RolloutBand(metric=metrics.NUM_ROUNDS, allowed=0.5, is_always_kept=True),
 )
 """Where lengths are pinned the tokens of a step are exact; batch fill and staleness then follow from how well the code
 fills its batches and which side is faster, which is what the verdict is to judge. Only how often dynamic sampling asks
@@ -69,7 +69,7 @@ def band_problems(now: Sequence[Run], *, baseline: Sequence[Run], is_pinned: boo
     return problems
 
 
-def _sentence(band: Band, *, now: float, then: float) -> str:
+def _sentence(band: RolloutBand, *, now: float, then: float) -> str:
     metric = band.metric
     if band.is_relative:
         # from zero there is no percentage

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.profilestore import profile_path
-from pytest_nemoperf.profiling import compared, profile_case, store_profile, unprofilable
+from pytest_nemoperf.profiling import profile_case, store_profile, unprofilable, with_stored_profile
 from pytest_nemoperf.results import CaseReport, CaseResult
-from pytest_nemoperf.settings import Updating
+from pytest_nemoperf.settings import UpdateOptions
 
 if TYPE_CHECKING:
     from pytest_nemoperf.launchers.protocol import Launcher
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_nemoperf.provenance import Provenance
 
 
-def is_profile_due(result: CaseResult, *, updating: Updating | None) -> bool:
+def is_profile_due(result: CaseResult, *, updating: UpdateOptions | None) -> bool:
     """Tell whether a judged case is profiled: it fails on sound runs, or its profile belongs to a baseline."""
     is_slow = result.is_failure and result.verdict.kind is not VerdictKind.INVALID
     return is_slow or bool(_path_to_store(result, updating=updating))
@@ -33,7 +33,7 @@ def profile_report(
     root: Path,
     machine: Mapping[str, str | int],
     provenance: Provenance,
-    updating: Updating | None,
+    updating: UpdateOptions | None,
     store_command: str,
     progress: Progress,
 ) -> CaseReport:
@@ -65,12 +65,14 @@ def profile_report(
     found = replace(found, traces=tuple(str(Path(trace).relative_to(root)) for trace in found.traces))
     if result.is_failure:
         baseline = root / result.baseline_path if result.baseline_path else None
-        seen = compared(found, baseline_path=baseline, store_command=store_command)
+        seen = with_stored_profile(found, baseline_path=baseline, store_command=store_command)
         report = replace(report, profile=seen)
     return replace(report, new_profile=found) if _path_to_store(result, updating=updating) else report
 
 
-def store_new_profile(report: CaseReport, *, root: Path, updating: Updating | None, progress: Progress) -> CaseReport:
+def store_new_profile(
+    report: CaseReport, *, root: Path, updating: UpdateOptions | None, progress: Progress
+) -> CaseReport:
     """Store the profile that a case has for its baseline, if it has one; return its report with where it is.
 
     Args:
@@ -89,7 +91,7 @@ def store_new_profile(report: CaseReport, *, root: Path, updating: Updating | No
     return replace(report, stored_profile=stored)
 
 
-def _path_to_store(result: CaseResult, *, updating: Updating | None) -> str:
+def _path_to_store(result: CaseResult, *, updating: UpdateOptions | None) -> str:
     """Return the baseline that a case's profile is stored with; empty if it is not.
 
     An update that has no reason to rewrite a baseline was still asked for the profile.

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pytest_nemoperf.baseline import read_baseline
-from pytest_nemoperf.comparison import Terms, merge_tolerances, parse_tolerances
+from pytest_nemoperf.comparison import VerdictPolicy, merge_tolerances, parse_tolerances
 from pytest_nemoperf.errors import PlanError, RecordError
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.protocol import Framework
@@ -22,7 +22,7 @@ from pytest_nemoperf.replay import CASE_FILE, CaseRecord, StoredCase, load_runs,
 from pytest_nemoperf.report.failure import render_failure
 from pytest_nemoperf.results import CaseReport, CaseResult
 from pytest_nemoperf.verdict import Verdict, judge
-from pytest_nemoperf.waivers import Ruling, parse_waiver, rule_on
+from pytest_nemoperf.waivers import WaiverEffect, parse_waiver, rule_on
 
 _EPILOG = """\
 examples:
@@ -90,8 +90,8 @@ def _report(stored: StoredCase, *, arguments: argparse.Namespace) -> CaseReport:
     record = stored.record
     baseline = read_baseline(arguments.baseline, is_in_place=False)
     measurement = measure_stored(stored, framework=_framework(stored.plan))
-    terms = _terms(record.terms, texts=arguments.tolerance, max_runs=arguments.max_runs)
-    verdict = judge(measurement, baseline=baseline, machine=record.machine, terms=terms)
+    policy = _policy(record.terms, texts=arguments.tolerance, max_runs=arguments.max_runs)
+    verdict = judge(measurement, baseline=baseline, machine=record.machine, policy=policy)
     ruling = _ruling(verdict, record=record)
     return CaseReport(
         result=CaseResult(
@@ -111,10 +111,10 @@ def _report(stored: StoredCase, *, arguments: argparse.Namespace) -> CaseReport:
     )
 
 
-def _ruling(verdict: Verdict, *, record: CaseRecord) -> Ruling:
+def _ruling(verdict: Verdict, *, record: CaseRecord) -> WaiverEffect:
     """Return what the test's waiver makes of the verdict, as on the day of the session."""
     if not record.waiver:
-        return Ruling()
+        return WaiverEffect()
     waiver = parse_waiver(record.waiver, subject=f"{CASE_FILE} of {record.case}: waiver")
     try:
         day = datetime.fromisoformat(record.provenance.date).astimezone(UTC).date()
@@ -123,9 +123,9 @@ def _ruling(verdict: Verdict, *, record: CaseRecord) -> Ruling:
     return rule_on(verdict, waiver=waiver, today=day, release=record.release)
 
 
-def _terms(terms: Terms, *, texts: Sequence[str], max_runs: int | None) -> Terms:
-    merged = merge_tolerances([terms.tolerances, parse_tolerances(texts, subject="--tolerance")])
-    return replace(terms, tolerances=merged, max_runs=max_runs or terms.max_runs)
+def _policy(policy: VerdictPolicy, *, texts: Sequence[str], max_runs: int | None) -> VerdictPolicy:
+    merged = merge_tolerances([policy.tolerances, parse_tolerances(texts, subject="--tolerance")])
+    return replace(policy, tolerances=merged, max_runs=max_runs or policy.max_runs)
 
 
 def _framework(plan: Plan) -> Framework:

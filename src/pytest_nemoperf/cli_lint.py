@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from pytest_nemoperf.baseline import Baseline, read_baseline
-from pytest_nemoperf.comparison import Terms, default_tolerances, merge_tolerances, parse_tolerances
+from pytest_nemoperf.comparison import VerdictPolicy, default_tolerances, merge_tolerances, parse_tolerances
 from pytest_nemoperf.dryrun import DRY_RUN_FILE, DryRun
 from pytest_nemoperf.errors import BaselineError, LintError, NemoPerfError, RecipeError
 from pytest_nemoperf.github import is_github, repository_path
 from pytest_nemoperf.jsontext import from_json, to_json
-from pytest_nemoperf.lint import Finding, Loose, lint_baseline, lint_loose, lint_profile, lint_suite
+from pytest_nemoperf.lint import Finding, LooseTolerance, lint_baseline, lint_loose, lint_profile, lint_suite
 from pytest_nemoperf.profilestore import PROFILES_DIR, find_profile
 from pytest_nemoperf.report.cells import count_text
-from pytest_nemoperf.report.github import Annotation, Level, render_annotation, shown_annotations
-from pytest_nemoperf.sequential import Rule
+from pytest_nemoperf.report.github import Annotation, AnnotationLevel, render_annotation, shown_annotations
+from pytest_nemoperf.sequential import SequentialRule
 from pytest_nemoperf.systems import System, find_system
 
 _MAX_AGE_DAYS = 180
@@ -118,7 +118,7 @@ class _Linter:
         self._max_age_days = max_age_days
         self._today = today
         self._baselines: dict[Path, Baseline] = {}
-        self._loose: dict[str, list[Loose]] = {}
+        self._loose: dict[str, list[LooseTolerance]] = {}
 
     def findings(self) -> list[Finding]:
         """Return everything that is wrong, in the order of the files."""
@@ -152,7 +152,7 @@ class _Linter:
         findings, loose = lint_baseline(
             baseline,
             path=str(path),
-            terms=self._terms(system, case=baseline.case),
+            policy=self._terms(system, case=baseline.case),
             today=self._today,
             max_age_days=self._max_age_days,
         )
@@ -189,13 +189,13 @@ class _Linter:
         finding = Finding(path=str(self._folder), level="warning", rule="no baselines", message=message)
         return [finding] if missing else []
 
-    def _terms(self, system: System, *, case: str) -> Terms:
+    def _terms(self, system: System, *, case: str) -> VerdictPolicy:
         dry_run = self._dry_runs.get(system.name)
         asked = {each.case: each.tolerances for each in dry_run.asked} if dry_run else {}
-        if dry_run is not None and dry_run.terms is not None:
-            return replace(dry_run.terms, tolerances=asked.get(case, dry_run.terms.tolerances))
-        rule = Rule(noise_pct=system.run_noise_pct)
-        return Terms(
+        if dry_run is not None and dry_run.policy is not None:
+            return replace(dry_run.policy, tolerances=asked.get(case, dry_run.policy.tolerances))
+        rule = SequentialRule(noise_pct=system.run_noise_pct)
+        return VerdictPolicy(
             tolerances=merge_tolerances([default_tolerances(system), self._tolerances]),
             run_noise_pct=system.run_noise_pct,
             memory_noise_pct=system.memory_noise_pct,
@@ -271,7 +271,7 @@ def _json_text(findings: Sequence[Finding], *, num_files: int) -> str:
 def _annotation(finding: Finding) -> Annotation:
     path = repository_path(Path(finding.path))
     return Annotation(
-        level=Level(finding.level), title=f"nemoperf lint: {finding.rule}", message=finding.message, file=path
+        level=AnnotationLevel(finding.level), title=f"nemoperf lint: {finding.rule}", message=finding.message, file=path
     )
 
 

@@ -23,8 +23,8 @@ from pytest_nemoperf.metrics import (
 from pytest_nemoperf.recipe import check_tolerances
 from pytest_nemoperf.sequential import (
     Decision,
-    Evidence,
-    Rule,
+    SequentialResult,
+    SequentialRule,
     cost,
     cost_of_loss,
     decide,
@@ -58,7 +58,7 @@ KIND_OF: Final[Mapping[Decision, VerdictKind]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class VerdictPolicy:
     """What a verdict allows, and how often it may be wrong.
 
     Attributes:
@@ -77,13 +77,13 @@ class Terms:
     beta: float
     max_runs: int
 
-    def rule(self, metric: Metric, *, runs: Sequence[Run]) -> Rule:
+    def rule(self, metric: Metric, *, runs: Sequence[Run]) -> SequentialRule:
         """Return the rule by which runs are judged in a metric; a restless machine under them widens its noise."""
         if metric is PEAK_MEMORY_GIB:
             noise_pct = self.memory_noise_pct
         else:
             noise_pct = max(self.run_noise_pct, drift_noise_pct(run.drift_pct for run in runs))
-        return Rule(noise_pct=noise_pct, alpha=self.alpha, beta=self.beta, max_runs=self.max_runs)
+        return SequentialRule(noise_pct=noise_pct, alpha=self.alpha, beta=self.beta, max_runs=self.max_runs)
 
 
 def parse_tolerances(texts: Sequence[str], *, subject: str) -> dict[str, float]:
@@ -164,7 +164,7 @@ class Comparison:
     slow_steps_loss_pct: float | None = None
 
 
-def compare_runs(measurement: Measurement, *, baseline: Baseline, terms: Terms) -> tuple[Comparison, ...]:
+def compare_runs(measurement: Measurement, *, baseline: Baseline, policy: VerdictPolicy) -> tuple[Comparison, ...]:
     """Return every judged metric beside the newest baseline, then beside the anchor where there is one.
 
     TFLOP/s compare only where FLOPs are counted alike, and not only by name: a formula may be mended.
@@ -172,7 +172,7 @@ def compare_runs(measurement: Measurement, *, baseline: Baseline, terms: Terms) 
     Args:
         measurement: This session's runs.
         baseline: What is stored.
-        terms: What is allowed.
+        policy: What is allowed.
     """
     is_once = is_in_process(measurement.workload)
     sides = [("", baseline.runs)]
@@ -183,11 +183,13 @@ def compare_runs(measurement: Measurement, *, baseline: Baseline, terms: Terms) 
         comparison if now == then or metric is not TFLOPS_PER_SEC_PER_GPU else _other_flops(comparison)
         for name, runs in sides
         for metric in JUDGED
-        if (comparison := _compare(metric, then=runs, now=measurement.runs, terms=terms, anchor=name, is_once=is_once))
+        if (
+            comparison := _compare(metric, then=runs, now=measurement.runs, policy=policy, anchor=name, is_once=is_once)
+        )
     )
 
 
-def costs(runs: Sequence[Run], *, metric: Metric) -> list[float]:
+def metric_costs(runs: Sequence[Run], *, metric: Metric) -> list[float]:
     """Return the logarithm of what each run costs in a metric; runs without it are left out."""
     return [cost(run.metrics[metric.name], metric=metric) for run in runs if metric.name in run.metrics]
 
@@ -224,13 +226,13 @@ def _limit_text(comparison: Comparison) -> str:
 
 
 def _compare(
-    metric: Metric, *, then: Sequence[Run], now: Sequence[Run], terms: Terms, anchor: str, is_once: bool
+    metric: Metric, *, then: Sequence[Run], now: Sequence[Run], policy: VerdictPolicy, anchor: str, is_once: bool
 ) -> Comparison | None:
-    before, after = costs(then, metric=metric), costs(now, metric=metric)
+    before, after = metric_costs(then, metric=metric), metric_costs(now, metric=metric)
     if not before or not after:
         return None
-    allowed = terms.tolerances[metric.name]
-    rule = max((terms.rule(metric, runs=runs) for runs in (then, now)), key=lambda each: each.noise_pct)
+    allowed = policy.tolerances[metric.name]
+    rule = max((policy.rule(metric, runs=runs) for runs in (then, now)), key=lambda each: each.noise_pct)
     tolerance = cost_of_loss(allowed, metric=metric)
     evidence = decide(before, after, tolerance=tolerance, rule=rule)
     usual = usual_cost(before, tolerance=tolerance)
@@ -257,7 +259,7 @@ def _compare(
     return replace(comparison, note="; ".join(filter(None, [*notes, stalled])))
 
 
-def _kind_of(evidence: Evidence, *, is_anchor: bool) -> VerdictKind:
+def _kind_of(evidence: SequentialResult, *, is_anchor: bool) -> VerdictKind:
     """An anchor is there to catch decay: faster than it is no news, and one that can't tell is left aside."""
     if is_anchor and evidence.decision is Decision.UNDECIDED:
         if evidence.is_refused:
@@ -268,7 +270,13 @@ def _kind_of(evidence: Evidence, *, is_anchor: bool) -> VerdictKind:
 
 
 def _notes(
-    comparison: Comparison, *, evidence: Evidence, before: Sequence[float], metric: Metric, rule: Rule, is_once: bool
+    comparison: Comparison,
+    *,
+    evidence: SequentialResult,
+    before: Sequence[float],
+    metric: Metric,
+    rule: SequentialRule,
+    is_once: bool,
 ) -> Iterator[str]:
     """Yield what an engineer can do about a comparison that is not clear."""
     allowed = comparison.allowed_pct
@@ -276,7 +284,7 @@ def _notes(
     if comparison.kind is VerdictKind.REGRESSED and is_within:
         yield remarks.certainty(evidence, allowed_pct=allowed, metric=metric)
     if comparison.kind is VerdictKind.PASSED and not comparison.anchor:
-        yield remarks.finer(before, evidence=evidence, allowed_pct=allowed, metric=metric, rule=rule)
+        yield remarks.finer_tolerance_hint(before, evidence=evidence, allowed_pct=allowed, metric=metric, rule=rule)
     word = "anchor" if comparison.anchor else "baseline"
     runs = f"{len(before)} {word} run{'' if len(before) == 1 else 's'}"
     floor = remarks.floor(evidence, allowed_pct=allowed, metric=metric, runs=runs)

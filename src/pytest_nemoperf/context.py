@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from pytest_nemoperf import machine
 from pytest_nemoperf.baseline import list_baselines
 from pytest_nemoperf.changes import changes_text
-from pytest_nemoperf.comparison import Terms, VerdictKind, merge_tolerances
+from pytest_nemoperf.comparison import VerdictKind, VerdictPolicy, merge_tolerances
 from pytest_nemoperf.git import CodeVersion, code_version
 from pytest_nemoperf.replay import Replay
 from pytest_nemoperf.report.cells import count_text
 from pytest_nemoperf.settings import Settings
-from pytest_nemoperf.store import BaselineStore, Found, other_folders
+from pytest_nemoperf.store import BaselineStore, StoredBaseline, other_folders
 from pytest_nemoperf.updates import NEEDS_ACCEPTANCE
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Context:
             texts.append(f"{folder / system} holds {stored} and is not looked into; {option} does so")
         return tuple(texts)
 
-    def where_looked(self, found: Found) -> tuple[str, ...]:
+    def where_looked(self, found: StoredBaseline) -> tuple[str, ...]:
         """Return sentences for a case without a committed baseline where others lie nearby."""
         if not self.elsewhere or (found.baseline is not None and not found.is_local):
             return ()
@@ -92,10 +92,10 @@ class Context:
         record = self.replay.records.get(case) if self.replay else None
         return (record.machine, record.provenance) if record else (self.machine, self.provenance)
 
-    def terms(self, tolerances: Sequence[Mapping[str, float]]) -> Terms:
+    def policy(self, tolerances: Sequence[Mapping[str, float]]) -> VerdictPolicy:
         """Return by what a case is judged; tolerances are layers on top of the session's, later ones win."""
-        terms = self.settings.terms
-        return replace(terms, tolerances=merge_tolerances([terms.tolerances, *tolerances]))
+        policy = self.settings.policy
+        return replace(policy, tolerances=merge_tolerances([policy.tolerances, *tolerances]))
 
     def shown(self, path: Path | str) -> str:
         """Return a path as people read it: relative to the root directory if it lies there."""

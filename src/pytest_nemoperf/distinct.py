@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pytest_nemoperf.comparison import Comparison, Terms, costs
+from pytest_nemoperf.comparison import Comparison, VerdictPolicy, metric_costs
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import JUDGED, TFLOPS_PER_SEC_PER_GPU, TOKENS_PER_SEC_PER_GPU, Metric
 
 _ALIKE_PCT = 0.05
 
 
-def distinct_metrics(runs: Sequence[Run], *, terms: Terms) -> list[Metric]:
+def distinct_metrics(runs: Sequence[Run], *, policy: VerdictPolicy) -> list[Metric]:
     """Return the judged metrics there are; TFLOP/s follow from tokens/s, and say nothing new at the same tolerance."""
-    found = [metric for metric in JUDGED if costs(runs, metric=metric)]
+    found = [metric for metric in JUDGED if metric_costs(runs, metric=metric)]
     tokens, tflops = TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU
-    is_same = terms.tolerances[tokens.name] == terms.tolerances[tflops.name]
+    is_same = policy.tolerances[tokens.name] == policy.tolerances[tflops.name]
     return [metric for metric in found if metric is not tflops or not is_same]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from pytest_nemoperf.comparison import Terms
+from pytest_nemoperf.comparison import VerdictPolicy
 from pytest_nemoperf.pricing import Price
 from pytest_nemoperf.results import NotRun
 
@@ -55,7 +55,7 @@ class DryRun:
         asked: Every case the tests ask for: priced ones, loops and benchmark tests.
         gaps: Why they may ask for more; nothing if the whole suite was seen.
         systems: Names of the systems that a recipe has a layout for.
-        terms: By what the session would judge, before recipes' and markers' tolerances.
+        policy: Tolerances and error rates, before recipes' and markers' tolerances.
     """
 
     system: str
@@ -66,5 +66,5 @@ class DryRun:
     asked: tuple[AskedCase, ...] = ()
     gaps: tuple[str, ...] = ()
     systems: tuple[str, ...] = ()
-    terms: Terms | None = None
+    policy: VerdictPolicy | None = None
     schema_version: Literal[1] = DRY_RUN_SCHEMA_VERSION

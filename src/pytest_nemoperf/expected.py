@@ -29,7 +29,7 @@ class ExpectedRollout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
+class ExpectedRecords:
     """What the records of one run must hold.
 
     Attributes:
@@ -57,13 +57,13 @@ class Expected:
     rollout: ExpectedRollout | None = None
 
 
-def expected_of(plan: Plan) -> Expected:
+def expected_of(plan: Plan) -> ExpectedRecords:
     """Return what the records of a plan's runs must hold.
 
     FLOPs of reinforcement learning are not known before: they follow from the lengths of the responses, and training
     is a part of the step.
     """
-    return Expected(
+    return ExpectedRecords(
         num_gpus=plan.layout.total_gpus,
         warmup_steps=plan.warmup_steps,
         steps=plan.steps,

@@ -68,7 +68,7 @@ _LONGEST_VALUE = 200
 ABSENT: Final = "-"
 
 
-class Tier(StrEnum):
+class Significance(StrEnum):
     """How much a difference between two measurements means."""
 
     KEY = "key"
@@ -93,21 +93,21 @@ class Difference:
     name: str
     then: str
     now: str
-    tier: Tier
+    tier: Significance
 
 
-def tier_of(name: str) -> Tier:
+def tier_of(name: str) -> Significance:
     """Return the tier of an entry by its name; what nobody knows is the rest."""
     if any(fnmatchcase(name, pattern) for pattern in _KEY):
-        return Tier.KEY
+        return Significance.KEY
     if any(fnmatchcase(name, pattern) for pattern in _WATCHED):
-        return Tier.WATCHED
-    return Tier.REST
+        return Significance.WATCHED
+    return Significance.REST
 
 
 def compare_fingerprints(then: Mapping[str, str], *, now: Mapping[str, str]) -> list[Difference]:
     """Return every entry that differs, by tier (the key first) and name."""
-    tiers = list(Tier)
+    tiers = list(Significance)
     differences = [
         Difference(name=name, then=then.get(name, ABSENT), now=now.get(name, ABSENT), tier=tier_of(name))
         for name in {*then, *now}

@@ -20,7 +20,7 @@ from pytest_nemoperf.errors import (
     did_you_mean,
     in_one_line,
 )
-from pytest_nemoperf.expected import Expected
+from pytest_nemoperf.expected import ExpectedRecords
 from pytest_nemoperf.fingerprint import watched_variables
 from pytest_nemoperf.loop import MeasuredLoop
 from pytest_nemoperf.measure import Measurement
@@ -178,7 +178,7 @@ class Perf:
                     f"name {name!r} of a loop names a file: use lower-case letters, digits, '.', '_', '-'"
                 )
             check_flag(has_varying_lengths, subject="has_varying_lengths")
-            expected = Expected(
+            expected = ExpectedRecords(
                 num_gpus=num_gpus,
                 warmup_steps=warmup_steps,
                 steps=steps,
@@ -216,7 +216,7 @@ class Perf:
         pytest.skip(reason)
 
     def _loop_measurement(
-        self, case: str, expected: Expected, loop: MeasuredLoop, workload: Mapping[str, Any]
+        self, case: str, expected: ExpectedRecords, loop: MeasuredLoop, workload: Mapping[str, Any]
     ) -> Measurement:
         runs, problems = loop.result()
         settings = self._session.settings

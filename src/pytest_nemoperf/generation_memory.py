@@ -10,7 +10,7 @@ from pytest_nemoperf.components import Mixer
 from pytest_nemoperf.parallelism import GenerationLayout
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.rl import RL
-from pytest_nemoperf.shards import Part, stage_parts
+from pytest_nemoperf.shards import WeightShard, stage_parts
 from pytest_nemoperf.stages import stage_layers
 from pytest_nemoperf.weights import num_kv_copies, num_local_kv_heads
 
@@ -73,7 +73,7 @@ def _weight_bytes(plan: Plan, *, generation: GenerationLayout, pp_rank: int) -> 
     return numel * compute_bytes(plan.precision)
 
 
-def _parts(plan: Plan, *, generation: GenerationLayout, pp_rank: int) -> tuple[Part, ...]:
+def _parts(plan: Plan, *, generation: GenerationLayout, pp_rank: int) -> tuple[WeightShard, ...]:
     return stage_parts(plan.model, layout=generation.replica, pp_rank=pp_rank)
 
 

@@ -13,7 +13,7 @@ from pytest_nemoperf.github import repository_path
 from pytest_nemoperf.report.github import (
     MAX_SUMMARY_BYTES,
     Annotation,
-    Level,
+    AnnotationLevel,
     case_annotation,
     cut_summary,
     render_annotation,
@@ -66,7 +66,7 @@ class GitHubPlugin:
     def _annotations(self) -> Iterator[Annotation]:
         judged = set()
         if self._session.why_none:
-            yield Annotation(level=Level.WARNING, title="nothing was judged", message=self._session.why_none)
+            yield Annotation(level=AnnotationLevel.WARNING, title="nothing was judged", message=self._session.why_none)
         for report in self._session.reports:
             case = report.result
             file, line = self._places.get(case.nodeid, ("", None))
@@ -78,7 +78,9 @@ class GitHubPlugin:
         for nodeid, message in self._failures.items():
             if nodeid not in judged:
                 file, line = self._places[nodeid]
-                yield Annotation(level=Level.ERROR, title=f"FAILED {nodeid}", message=message, file=file, line=line)
+                yield Annotation(
+                    level=AnnotationLevel.ERROR, title=f"FAILED {nodeid}", message=message, file=file, line=line
+                )
 
         if self._session.unasked is not None:
             yield unasked_annotation(self._session.unasked)

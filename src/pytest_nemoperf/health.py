@@ -35,7 +35,7 @@ HEALTH_SCHEMA_VERSION: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
+class MinMedianMax:
     """What a figure was over the samples: its lowest, its median, its highest."""
 
     low: float
@@ -62,10 +62,10 @@ class GpuHealth:
     """
 
     gpu: int
-    sm_clock_mhz: Span | None = None
-    memory_clock_mhz: Span | None = None
-    temperature_c: Span | None = None
-    power_w: Span | None = None
+    sm_clock_mhz: MinMedianMax | None = None
+    memory_clock_mhz: MinMedianMax | None = None
+    temperature_c: MinMedianMax | None = None
+    power_w: MinMedianMax | None = None
     power_cap_w: float | None = None
     reasons: Mapping[str, float] = field(default_factory=dict)
     num_memory_errors: int = 0
@@ -95,7 +95,7 @@ class CpuHealth:
     idle_share: float
     steal_share: float
     throttled_share: float | None = None
-    frequency_mhz: Span | None = None
+    frequency_mhz: MinMedianMax | None = None
     foreign_processes: Mapping[str, float] = field(default_factory=dict)
 
 

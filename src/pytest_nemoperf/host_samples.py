@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_nemoperf.health import CpuHealth, Span
+from pytest_nemoperf.health import CpuHealth, MinMedianMax
 from pytest_nemoperf.processor import available_cores, throttled_sec
 
 _ROOT = Path("/")
@@ -195,9 +195,9 @@ def cpu_health(uses: Sequence[HostSample], *, num_cores: int, num_allowed_cores:
     )
 
 
-def span_of(values: Sequence[float]) -> Span | None:
+def span_of(values: Sequence[float]) -> MinMedianMax | None:
     """Return the lowest, the median and the highest of some values; None of none."""
-    return Span(low=min(values), median=statistics.median(values), high=max(values)) if values else None
+    return MinMedianMax(low=min(values), median=statistics.median(values), high=max(values)) if values else None
 
 
 def _most_throttled_sec(uses: Sequence[HostSample]) -> float | None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.baseline import from_measurement
-from pytest_nemoperf.comparison import Terms, VerdictKind
+from pytest_nemoperf.comparison import VerdictKind, VerdictPolicy
 from pytest_nemoperf.context import Context
 from pytest_nemoperf.holding import wants_more_runs
-from pytest_nemoperf.keeping import LOCALLY_RECORDED, Keeper, Kept
+from pytest_nemoperf.keeping import LOCALLY_RECORDED, BaselineWriter, StoreOutcome
 from pytest_nemoperf.launches import Launches
 from pytest_nemoperf.measure import Measurement, workload_of
 from pytest_nemoperf.replay import CaseRecord, write_case
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytest_nemoperf.frameworks.protocol import Framework
     from pytest_nemoperf.progress import Progress
     from pytest_nemoperf.recipe import Plan
-    from pytest_nemoperf.store import Found
+    from pytest_nemoperf.store import StoredBaseline
     from pytest_nemoperf.verdict import Verdict
 
 _MAX_DIFFERENCES = 3
@@ -37,7 +37,7 @@ def launch_case(
     launches: Launches,
     framework: Framework,
     runs: int,
-    terms: Terms,
+    policy: VerdictPolicy,
     waiver: Waiver | None,
     progress: Progress,
 ) -> Measurement:
@@ -49,7 +49,7 @@ def launch_case(
         launches: Launches it.
         framework: Who trains it.
         runs: Launches that make a baseline.
-        terms: By what it is judged.
+        policy: Tolerances and error rates.
         waiver: Of the test, to be kept with the runs.
         progress: Shows what goes on.
 
@@ -60,23 +60,23 @@ def launch_case(
     """
     settings = context.settings
     baseline = context.store.find(plan.case, workload=workload_of(plan)).baseline
-    limit = max(runs, terms.max_runs)
+    limit = max(runs, policy.max_runs)
     if settings.updating is not None:
         limit = max(limit, _MAX_RECORDED_RUNS)
     is_accepted = settings.updating is not None and settings.updating.is_accepted
 
     def is_enough(measurement: Measurement) -> bool:
-        kind = judge(measurement, baseline=baseline, machine=context.machine, terms=terms).kind
+        kind = judge(measurement, baseline=baseline, machine=context.machine, policy=policy).kind
         num_runs = len(measurement.runs)
         if kind is VerdictKind.INVALID or (kind is VerdictKind.REGRESSED and not is_accepted):
             return True  # more launches would be refused as well
-        if kind is VerdictKind.INCONCLUSIVE and num_runs < terms.max_runs:
+        if kind is VerdictKind.INCONCLUSIVE and num_runs < policy.max_runs:
             return False
         if settings.updating is None and kind not in LOCALLY_RECORDED:
             return True
         if num_runs < runs:
             return False
-        is_complete = settings.updating is None or not wants_more_runs(measurement.runs, terms=terms)
+        is_complete = settings.updating is None or not wants_more_runs(measurement.runs, policy=policy)
         return is_complete or num_runs >= limit
 
     launched = launches.until(is_enough, plan=plan, framework=framework, limit=limit, progress=progress)
@@ -85,7 +85,7 @@ def launch_case(
         system=plan.system,
         machine=context.machine,
         provenance=context.provenance,
-        terms=terms,
+        terms=policy,
         fail_on=tuple(sorted(settings.fail_on)),
         runs=launched.folders,
         unreadable=launched.unreadable,
@@ -102,7 +102,7 @@ def judge_case(
     context: Context,
     plan: Plan | None,
     run_dir: Path | None,
-    terms: Terms,
+    policy: VerdictPolicy,
     nodeid: str,
     waiver: Waiver | None,
 ) -> CaseReport:
@@ -113,7 +113,7 @@ def judge_case(
         context: Of the session.
         plan: How it ran; None for what this process measured itself.
         run_dir: Where its runs are; None if nowhere.
-        terms: By what it is judged.
+        policy: Tolerances and error rates.
         nodeid: The test that asks.
         waiver: Of the test.
 
@@ -124,21 +124,21 @@ def judge_case(
     machine, provenance = context.origin(measurement.case)
     found = replace(context.store, machine=machine).find(measurement.case, workload=measurement.workload)
     if plan is None:
-        terms = replace(terms, max_runs=len(measurement.runs) or 1)  # what this process measures, it measures once
+        policy = replace(policy, max_runs=len(measurement.runs) or 1)  # what this process measures, it measures once
     verdict = judge(
-        measurement, baseline=found.baseline, machine=machine, terms=terms, looked_in=context.baselines_shown
+        measurement, baseline=found.baseline, machine=machine, policy=policy, looked_in=context.baselines_shown
     )
     if verdict.kind is not VerdictKind.INVALID:
-        stand_in = _stand_in_notes(measurement, found=found, context=context, terms=terms)
+        stand_in = _stand_in_notes(measurement, found=found, context=context, policy=policy)
         verdict = replace(verdict, reasons=(*verdict.reasons, *stand_in, *context.where_looked(found)))
-    kept = Kept()
+    kept = StoreOutcome()
     is_sound = verdict.kind is not VerdictKind.INVALID and not measurement.inject_pct
     # A record of this machine would only wait to stand in for the committed baseline that is demanded.
     is_recorded = settings.updating is not None or verdict.kind not in LOCALLY_RECORDED & settings.fail_on
     if is_sound and is_recorded and context.replay is None:
         new = from_measurement(measurement, machine=machine, provenance=provenance, reason="")
-        keeper = Keeper(context.store, runs=settings.runs, updating=settings.updating)
-        kept = keeper.keep(new, verdict=verdict, found=found, terms=terms, is_in_process=plan is None)
+        keeper = BaselineWriter(context.store, runs=settings.runs, updating=settings.updating)
+        kept = keeper.keep(new, verdict=verdict, found=found, policy=policy, is_in_process=plan is None)
     shown = context.shown
     result = CaseResult(
         nodeid=nodeid,
@@ -164,12 +164,14 @@ def judge_case(
     )
 
 
-def _stand_in_notes(measurement: Measurement, *, found: Found, context: Context, terms: Terms) -> list[str]:
+def _stand_in_notes(
+    measurement: Measurement, *, found: StoredBaseline, context: Context, policy: VerdictPolicy
+) -> list[str]:
     """Return why the committed baseline does not count where this machine's own record stands in for it."""
     committed = context.store.find_committed(measurement.case) if found.is_local else None
     if committed is None or found.baseline is None:
         return []
-    refused = judge(measurement, baseline=committed, machine=context.machine, terms=terms)
+    refused = judge(measurement, baseline=committed, machine=context.machine, policy=policy)
     differences = list(refused.reasons[:_MAX_DIFFERENCES])
     if len(refused.reasons) > _MAX_DIFFERENCES:
         differences.append(f"{len(refused.reasons) - _MAX_DIFFERENCES} more differences")

@@ -6,12 +6,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.baseline import Baseline
-from pytest_nemoperf.comparison import Terms, VerdictKind
+from pytest_nemoperf.comparison import VerdictKind, VerdictPolicy
 from pytest_nemoperf.holding import unheld_texts
 from pytest_nemoperf.report.cells import count_text
-from pytest_nemoperf.settings import Updating
-from pytest_nemoperf.store import BaselineStore, Found
-from pytest_nemoperf.updates import NEEDS_ACCEPTANCE, Action, Step, joined, may_join, next_anchor, plan_update
+from pytest_nemoperf.settings import UpdateOptions
+from pytest_nemoperf.store import BaselineStore, StoredBaseline
+from pytest_nemoperf.updates import (
+    NEEDS_ACCEPTANCE,
+    Action,
+    UpdateDecision,
+    can_append_runs,
+    joined,
+    next_anchor,
+    plan_update,
+)
 
 if TYPE_CHECKING:
     from pytest_nemoperf.verdict import Verdict
@@ -20,7 +28,7 @@ LOCALLY_RECORDED = frozenset({VerdictKind.NO_BASELINE, VerdictKind.NOT_COMPARABL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class StoreOutcome:
     """Decision on what is to be stored of a case.
 
     Attributes:
@@ -40,7 +48,7 @@ class Kept:
     accepted_reason: str = ""
 
 
-class Keeper:
+class BaselineWriter:
     """Decides what is to be stored; who asks writes it, once the test has come to its end.
 
     Args:
@@ -49,77 +57,81 @@ class Keeper:
         updating: How committed baselines are written; None if they are not.
     """
 
-    def __init__(self, store: BaselineStore, *, runs: int, updating: Updating | None) -> None:
+    def __init__(self, store: BaselineStore, *, runs: int, updating: UpdateOptions | None) -> None:
         self._store = store
         self._runs = runs
         self._updating = updating
 
-    def keep(self, new: Baseline, *, verdict: Verdict, found: Found, terms: Terms, is_in_process: bool) -> Kept:
+    def keep(
+        self, new: Baseline, *, verdict: Verdict, found: StoredBaseline, policy: VerdictPolicy, is_in_process: bool
+    ) -> StoreOutcome:
         """Decide what is to be stored of a sound case's runs.
 
         Args:
             new: What they would be stored as.
             verdict: On them.
             found: What they were judged against.
-            terms: By what.
+            policy: Tolerances and error rates.
             is_in_process: They are measured once a session, so a baseline grows from session to session.
 
         Raises:
             BaselineError: If a stored file can't be trusted.
         """
         if self._updating is not None:
-            return self._update(new, verdict=verdict, terms=terms, is_in_process=is_in_process, updating=self._updating)
+            return self._update(
+                new, verdict=verdict, policy=policy, is_in_process=is_in_process, updating=self._updating
+            )
         has_own = found.baseline is not None and self._store.compares(found.baseline, workload=new.workload)
         if verdict.kind in LOCALLY_RECORDED and not has_own:
             new = replace(new, reason=f"first run here: {verdict.kind}")
-            return Kept(path=str(self._store.local_path(new.case)), stored=new, is_local=True)
+            return StoreOutcome(path=str(self._store.local_path(new.case)), stored=new, is_local=True)
         if is_in_process and found.is_local and found.baseline is not None:
             more = joined(found.baseline, new=new, runs=self._runs)
             is_longer = len(more.runs) > len(found.baseline.runs)
-            if is_longer and may_join(verdict, old=found.baseline, new=new, terms=terms):
+            if is_longer and can_append_runs(verdict, old=found.baseline, new=new, policy=policy):
                 more = replace(more, reason=_growth(more, runs=self._runs), anchor=found.baseline.anchor)
                 path = str(self._store.local_path(more.case))
-                return Kept(path=path, stored=more, is_local=True, note=more.reason)
-        return Kept()
+                return StoreOutcome(path=path, stored=more, is_local=True, note=more.reason)
+        return StoreOutcome()
 
     def _update(
         self,
         new: Baseline,
         *,
         verdict: Verdict,
-        terms: Terms,
+        policy: VerdictPolicy,
         is_in_process: bool,
-        updating: Updating,
-    ) -> Kept:
+        updating: UpdateOptions,
+    ) -> StoreOutcome:
         old = self._store.find_committed(new.case)
         is_growing = False
-        if is_in_process and old is not None and may_join(verdict, old=old, new=new, terms=terms):
+        if is_in_process and old is not None and can_append_runs(verdict, old=old, new=new, policy=policy):
             new = joined(old, new=new, runs=self._runs)
             is_growing = len(new.runs) > len(old.runs) and not updating.is_new_only
         step = plan_update(
             verdict,
             old=old,
             new=new,
-            terms=terms,
+            policy=policy,
             runs=self._runs,
             is_accepted=updating.is_accepted,
             is_new_only=updating.is_new_only,
             release=updating.anchor,
         )
         if is_growing:
-            step = Step(action=Action.WRITE, why=_growth(new, runs=self._runs))
+            step = UpdateDecision(action=Action.WRITE, why=_growth(new, runs=self._runs))
         if step.action is not Action.WRITE:
-            unheld = unheld_texts(old.runs, terms=terms) if old is not None and step.action is Action.KEEP else []
-            return Kept(note="; ".join([step.why, *unheld]))
+            unheld = unheld_texts(old.runs, policy=policy) if old is not None and step.action is Action.KEEP else []
+            return StoreOutcome(note="; ".join([step.why, *unheld]))
         new = replace(
             new,
             reason=updating.reason or "--update-baselines",
-            anchor=next_anchor(verdict, old=old, new=new, terms=terms, release=updating.anchor),
+            anchor=next_anchor(verdict, old=old, new=new, policy=policy, release=updating.anchor),
         )
         is_complete = not is_in_process or len(new.runs) >= self._runs
-        unheld = unheld_texts(new.runs, terms=terms) if is_complete else []
+        unheld = unheld_texts(new.runs, policy=policy) if is_complete else []
         is_accepted = updating.is_accepted and verdict.kind in NEEDS_ACCEPTANCE
-        return Kept(
+        return StoreOutcome(
             path=str(self._store.committed_path(new.case)),
             stored=new,
             replaced=old,

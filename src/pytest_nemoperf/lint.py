@@ -11,12 +11,12 @@ from typing import Final, Literal
 
 from pytest_nemoperf import remarks
 from pytest_nemoperf.baseline import Baseline
-from pytest_nemoperf.comparison import Terms
+from pytest_nemoperf.comparison import VerdictPolicy
 from pytest_nemoperf.distinct import distinct_metrics
 from pytest_nemoperf.dryrun import DryRun
 from pytest_nemoperf.errors import NemoPerfError
 from pytest_nemoperf.flops import FLOPS_REL_TOL
-from pytest_nemoperf.holding import by_itself, unheld_text
+from pytest_nemoperf.holding import self_test, unmet_tolerance_message
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import (
     METRICS,
@@ -26,7 +26,7 @@ from pytest_nemoperf.metrics import (
 )
 from pytest_nemoperf.profiles import Profile
 from pytest_nemoperf.provenance import Provenance
-from pytest_nemoperf.report.cells import count_text, percent_text
+from pytest_nemoperf.report.cells import count_text, percent
 from pytest_nemoperf.report.resolving import LOOSE_FROM
 from pytest_nemoperf.sequential import loss_of_cost
 from pytest_nemoperf.verdict import LOSS_REL_TOL
@@ -58,7 +58,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loose:
+class LooseTolerance:
     """A tolerance far above what a case resolves."""
 
     metric: str
@@ -67,14 +67,14 @@ class Loose:
 
 
 def lint_baseline(
-    baseline: Baseline, *, path: str, terms: Terms, today: date, max_age_days: int
-) -> tuple[list[Finding], list[Loose]]:
+    baseline: Baseline, *, path: str, policy: VerdictPolicy, today: date, max_age_days: int
+) -> tuple[list[Finding], list[LooseTolerance]]:
     """Return what is wrong with one baseline that can be read, and which of its tolerances are loose.
 
     Args:
         baseline: As stored.
         path: Its file, for the findings.
-        terms: By what its case is judged.
+        policy: Tolerances and error rates.
         today: The day, UTC.
         max_age_days: Older ones are stale.
     """
@@ -85,16 +85,16 @@ def lint_baseline(
     ]
     loose = []
     if is_in_process(baseline.workload):
-        terms = replace(terms, max_runs=1)
-    findings += [_warning(path, "tight", message) for message in _unable_anchor(baseline, terms=terms)]
-    for metric in distinct_metrics(baseline.runs, terms=terms):
-        finding, slack = _tolerance_finding(baseline, metric=metric, path=path, terms=terms)
+        policy = replace(policy, max_runs=1)
+    findings += [_warning(path, "tight", message) for message in _unable_anchor(baseline, policy=policy)]
+    for metric in distinct_metrics(baseline.runs, policy=policy):
+        finding, slack = _tolerance_finding(baseline, metric=metric, path=path, policy=policy)
         findings += [finding] if finding is not None else []
         loose += [slack] if slack is not None else []
     return findings, loose
 
 
-def lint_loose(loose: Sequence[Loose], *, folder: str) -> list[Finding]:
+def lint_loose(loose: Sequence[LooseTolerance], *, folder: str) -> list[Finding]:
     """Return one warning for each tolerance of a system's cases that is loose in some of them."""
     groups: dict[tuple[str, float], list[float]] = {}
     for each in loose:
@@ -104,7 +104,7 @@ def lint_loose(loose: Sequence[Loose], *, folder: str) -> list[Finding]:
             folder,
             "loose",
             f"tolerance {tolerance:g}% of {METRICS[metric].label} is more than {LOOSE_FROM:g} times what "
-            f"{count_text(len(resolved), 'case')} can resolve ({percent_text(max(resolved))} or less); lower it",
+            f"{count_text(len(resolved), 'case')} can resolve ({percent(max(resolved))} or less); lower it",
         )
         for (metric, tolerance), resolved in groups.items()
     ]
@@ -215,16 +215,16 @@ def _anchor_problems(baseline: Baseline) -> Iterator[str]:
         yield f"{subject} of {anchor.provenance.date} is newer than the runs of {baseline.provenance.date}"
 
 
-def _unable_anchor(baseline: Baseline, *, terms: Terms) -> Iterator[str]:
+def _unable_anchor(baseline: Baseline, *, policy: VerdictPolicy) -> Iterator[str]:
     """Yield for which metrics an anchor decides nothing, being below the noise floor."""
     anchor = baseline.anchor
     if anchor is None:
         return
-    for metric in distinct_metrics(anchor.runs, terms=terms):
-        evidence = by_itself(anchor.runs, metric=metric, terms=terms)
+    for metric in distinct_metrics(anchor.runs, policy=policy):
+        evidence = self_test(anchor.runs, metric=metric, policy=policy)
         if evidence is not None and evidence.is_refused:
             runs = count_text(len(anchor.runs), "anchor run")
-            floor = remarks.floor(evidence, allowed_pct=terms.tolerances[metric.name], metric=metric, runs=runs)
+            floor = remarks.floor(evidence, allowed_pct=policy.tolerances[metric.name], metric=metric, runs=runs)
             yield (
                 f"the anchor {anchor.name!r} decides nothing of {metric.label}: {floor}; "
                 "--update-baselines --perf-anchor=RELEASE makes another"
@@ -277,17 +277,17 @@ def _code_problem(origin: Provenance) -> str:
 
 
 def _tolerance_finding(
-    baseline: Baseline, *, metric: Metric, path: str, terms: Terms
-) -> tuple[Finding | None, Loose | None]:
+    baseline: Baseline, *, metric: Metric, path: str, policy: VerdictPolicy
+) -> tuple[Finding | None, LooseTolerance | None]:
     """Hold a tolerance against the noise: the baseline's runs are judged by themselves."""
-    allowed = terms.tolerances[metric.name]
-    evidence = by_itself(baseline.runs, metric=metric, terms=terms)
+    allowed = policy.tolerances[metric.name]
+    evidence = self_test(baseline.runs, metric=metric, policy=policy)
     if evidence is None:
         return None, None
     resolved = loss_of_cost(evidence.resolution_pct / 100.0, metric=metric)
     if allowed > LOOSE_FROM * resolved:
-        return None, Loose(metric=metric.name, tolerance_pct=allowed, resolved_pct=resolved)
-    message = unheld_text(baseline.runs, metric=metric, terms=terms)
+        return None, LooseTolerance(metric=metric.name, tolerance_pct=allowed, resolved_pct=resolved)
+    message = unmet_tolerance_message(baseline.runs, metric=metric, policy=policy)
     if evidence.is_refused:
         return _error(path, "tight", f"{message}. It is below the noise floor: no verdict but INCONCLUSIVE"), None
     return (_warning(path, "tight", message) if message else None), None

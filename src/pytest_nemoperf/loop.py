@@ -10,7 +10,7 @@ from typing import Final
 
 from pytest_nemoperf import clock
 from pytest_nemoperf.errors import RecipeError, RecordError
-from pytest_nemoperf.expected import Expected
+from pytest_nemoperf.expected import ExpectedRecords
 from pytest_nemoperf.measure import Run, measure_runs
 from pytest_nemoperf.metrics import format_time
 from pytest_nemoperf.passes import Passes
@@ -69,7 +69,7 @@ class MeasuredLoop:
     """
 
     def __init__(
-        self, expected: Expected, *, passes: Passes, synchronize: Callable[[], object] | None, inject_pct: float
+        self, expected: ExpectedRecords, *, passes: Passes, synchronize: Callable[[], object] | None, inject_pct: float
     ) -> None:
         _check(expected)
         self._expected = expected
@@ -200,7 +200,7 @@ def _joined(units: Sequence[Sequence[StepRecord]], *, warmup_steps: int) -> list
     return records
 
 
-def _check(expected: Expected) -> None:
+def _check(expected: ExpectedRecords) -> None:
     """Check what a test says of its loop.
 
     Raises:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from pytest_nemoperf.expected import Expected, expected_of
+from pytest_nemoperf.expected import ExpectedRecords, expected_of
 from pytest_nemoperf.flops import FLOPS_REL_TOL
 from pytest_nemoperf.health import problems_by_run, sm_clocks_mhz
 from pytest_nemoperf.jsontext import plain_mapping, to_data
@@ -222,7 +222,7 @@ def unreadable(plan: Plan, *, reason: str) -> Measurement:
 
 
 def measure_runs(
-    expected: Expected,
+    expected: ExpectedRecords,
     *,
     outputs: Sequence[Sequence[StepRecord]],
     earlier_drifts_pct: Sequence[Sequence[float | None]] = (),
@@ -253,7 +253,7 @@ def drift_problems(drift: Drift | None, *, earlier_pct: Sequence[float | None]) 
     return [f"{drift.text}; so in {len(earlier_pct) + 1} of as many tries" if earlier_pct else drift.text]
 
 
-def _measure_run(expected: Expected, *, measured: Sequence[StepRecord], drift: Drift | None) -> Run:
+def _measure_run(expected: ExpectedRecords, *, measured: Sequence[StepRecord], drift: Drift | None) -> Run:
     peaks = [record.peak_memory_bytes for record in measured if record.peak_memory_bytes is not None]
     lengths = _lengths(expected, measured=measured)
     settling = settling_times(measured, has_exact_tokens=expected.has_exact_tokens)
@@ -285,7 +285,7 @@ def _measure_run(expected: Expected, *, measured: Sequence[StepRecord], drift: D
     )
 
 
-def _rates(expected: Expected, *, measured: Sequence[StepRecord]) -> dict[str, float]:
+def _rates(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> dict[str, float]:
     """Return tokens and FLOPs over time: of the median step, or of all together where they differ in length."""
     if expected.has_exact_tokens or expected.rollout is not None:
         rate = statistics.median(record.tokens / (record.step_time_sec * expected.num_gpus) for record in measured)
@@ -303,7 +303,7 @@ def _rates(expected: Expected, *, measured: Sequence[StepRecord]) -> dict[str, f
     return rates
 
 
-def _lengths(expected: Expected, *, measured: Sequence[StepRecord]) -> dict[str, float]:
+def _lengths(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> dict[str, float]:
     """Return how many tokens steps of differing length have.
 
     Of all measured steps, those still warming up too: how fast a run was must not make another workload of it.

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pytest_nemoperf.activations import TokenCosts, compute_bytes
+from pytest_nemoperf.activations import ActivationBytes, compute_bytes
 from pytest_nemoperf.components import Layer
 from pytest_nemoperf.generation_memory import generation_memory
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Plan, Recompute
 from pytest_nemoperf.schedule import num_in_flight
-from pytest_nemoperf.shards import Part, stage_parts
+from pytest_nemoperf.shards import WeightShard, stage_parts
 from pytest_nemoperf.stages import stage_layers
 
 _FP32 = 4
@@ -80,7 +80,7 @@ class StageMemory:
         return max(self.total, self.generating)
 
 
-def state_bytes(parts: Iterable[Part], *, dense_shard: int = 0, expert_shard: int = 0) -> StateBytes:
+def state_bytes(parts: Iterable[WeightShard], *, dense_shard: int = 0, expert_shard: int = 0) -> StateBytes:
     """Return what a rank with these parts keeps between steps.
 
     Args:
@@ -100,7 +100,7 @@ def state_bytes(parts: Iterable[Part], *, dense_shard: int = 0, expert_shard: in
     )
 
 
-def copied_state_bytes(parts: Iterable[Part], *, num_copies: int) -> StateBytes:
+def copied_state_bytes(parts: Iterable[WeightShard], *, num_copies: int) -> StateBytes:
     """Return the part of it that copies of key-value heads take; FSDP's shards have equal shares.
 
     Args:
@@ -160,7 +160,7 @@ def _stage_layers(plan: Plan, *, pp_rank: int) -> list[Layer]:
 
 def _activation_bytes(plan: Plan, *, pp_rank: int) -> float:
     """Return what all micro-batches in flight keep; the head's share is that of one, whose backward follows at once."""
-    costs, layout, model = TokenCosts(plan), plan.layout, plan.model
+    costs, layout, model = ActivationBytes(plan), plan.layout, plan.model
     layers = _stage_layers(plan, pp_rank=pp_rank)
     kept = sum(costs.layer(layer).under(plan.recompute) for layer in layers)
     in_flight = num_in_flight(layout, num_micro_batches=plan.grad_accum_steps, pp_rank=pp_rank)
@@ -173,8 +173,8 @@ def _activation_bytes(plan: Plan, *, pp_rank: int) -> float:
     return total
 
 
-def _transient_bytes(plan: Plan, *, parts: tuple[Part, ...], pp_rank: int) -> float:
-    costs, layout = TokenCosts(plan), plan.layout
+def _transient_bytes(plan: Plan, *, parts: tuple[WeightShard, ...], pp_rank: int) -> float:
+    costs, layout = ActivationBytes(plan), plan.layout
     total = _gathered_bytes(plan, parts=parts) if layout.dp_shard > 1 else _cast_bytes(plan, parts, pp_rank=pp_rank)
     if pp_rank == layout.pp - 1:
         total += costs.loss_workspace()
@@ -184,7 +184,7 @@ def _transient_bytes(plan: Plan, *, parts: tuple[Part, ...], pp_rank: int) -> fl
     return total
 
 
-def _gathered_bytes(plan: Plan, *, parts: tuple[Part, ...]) -> float:
+def _gathered_bytes(plan: Plan, *, parts: tuple[WeightShard, ...]) -> float:
     """Return FSDP's copies: gathered weights, and gradients that wait for their reduction.
 
     A pipeline keeps all its weights gathered, and whole gradients in fp32 until its last pass. Without one, the
@@ -204,7 +204,7 @@ def _gathered_bytes(plan: Plan, *, parts: tuple[Part, ...]) -> float:
     return (root + min(_GATHERED_BLOCKS * largest, sum(blocks.values()))) * element + reduced
 
 
-def _cast_bytes(plan: Plan, parts: tuple[Part, ...], *, pp_rank: int) -> float:
+def _cast_bytes(plan: Plan, parts: tuple[WeightShard, ...], *, pp_rank: int) -> float:
     """Return the casts of master weights that each micro-batch in flight keeps for its backward.
 
     Full recomputation casts the weights of blocks again; those of the head are cast once, for it is no block.

@@ -13,11 +13,11 @@ from itertools import product
 
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.regions import Interval, Region, generation_holders, training_holders
+from pytest_nemoperf.regions import IndexRange, ShardRegion, generation_holders, training_holders
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Move:
+class RefitTransfer:
     """Elements of one weight that one rank has and another needs, or the same rank.
 
     Attributes:
@@ -37,7 +37,7 @@ class Move:
     numel: int
 
 
-def refit_moves(model: ModelConfig, *, layout: Layout) -> list[Move]:
+def refit_moves(model: ModelConfig, *, layout: Layout) -> list[RefitTransfer]:
     """Return how each element gets to each rank that generates, once.
 
     A rank that has it already copies it. Of others that have it the one sends that has sent least so far; what few have
@@ -65,13 +65,15 @@ def refit_moves(model: ModelConfig, *, layout: Layout) -> list[Move]:
     for name, blocks, target, holders in sorted(needs, key=lambda need: len(need[-1])):
         source = target if target in holders else min(holders, key=sent.__getitem__)
         for own, other, numel in blocks:
-            move = Move(weight=name, source=source, target=target, source_slices=own, target_slices=other, numel=numel)
+            move = RefitTransfer(
+                weight=name, source=source, target=target, source_slices=own, target_slices=other, numel=numel
+            )
             moves.append(move)
             sent[source] += numel if source != target else 0
     return moves
 
 
-def in_buckets(moves: Sequence[Move], *, rank: int, most: int) -> list[list[Move]]:
+def in_buckets(moves: Sequence[RefitTransfer], *, rank: int, most: int) -> list[list[RefitTransfer]]:
     """Deal the moves of one rank out to buckets, which all ranks exchange one after the other.
 
     All pairs of ranks get on equally fast: what one sends to another is cut into as many equal shares as there are
@@ -92,7 +94,7 @@ def in_buckets(moves: Sequence[Move], *, rank: int, most: int) -> list[list[Move
     heaviest = max(loads.values(), default=0)
     # A piece may begin in one share and end in the next, so a bucket has room for two shares.
     num_buckets = 1 if heaviest <= most else math.ceil(2 * heaviest / most)
-    buckets: list[list[Move]] = [[] for _ in range(num_buckets if moves else 0)]
+    buckets: list[list[RefitTransfer]] = [[] for _ in range(num_buckets if moves else 0)]
     done: Counter[tuple[int, int]] = Counter()
     for move in moves:
         pair = (move.source, move.target)
@@ -107,9 +109,9 @@ class _Overlaps:
     """Finds what two regions have in common, each pair once."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Region, Region], list[tuple[tuple[slice, ...], tuple[slice, ...], int]]] = {}
+        self._known: dict[tuple[ShardRegion, ShardRegion], list[tuple[tuple[slice, ...], tuple[slice, ...], int]]] = {}
 
-    def find(self, source: Region, target: Region) -> list[tuple[tuple[slice, ...], tuple[slice, ...], int]]:
+    def find(self, source: ShardRegion, target: ShardRegion) -> list[tuple[tuple[slice, ...], tuple[slice, ...], int]]:
         """Return the blocks both have: where in the one, where in the other, and how many elements."""
         if (source, target) not in self._known:
             by_dim = [_common(*along) for along in zip(source.intervals, target.intervals, strict=True)]
@@ -124,7 +126,7 @@ class _Overlaps:
         return self._known[source, target]
 
 
-def _common(source: Sequence[Interval], target: Sequence[Interval]) -> list[tuple[int, int, int]]:
+def _common(source: Sequence[IndexRange], target: Sequence[IndexRange]) -> list[tuple[int, int, int]]:
     """Return start in the source's tensor, start in the target's, and length of what both have of a dimension."""
     common = []
     for own, other in product(source, target):
@@ -135,7 +137,7 @@ def _common(source: Sequence[Interval], target: Sequence[Interval]) -> list[tupl
     return common
 
 
-def _pieces(move: Move, *, most: int) -> Iterator[Move]:
+def _pieces(move: RefitTransfer, *, most: int) -> Iterator[RefitTransfer]:
     """Yield a move, halved along its longest dimension until no piece has more elements than that."""
     if move.numel <= most:
         yield move

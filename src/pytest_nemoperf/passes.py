@@ -26,7 +26,7 @@ _MAX_SEC = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pass:
+class LoopPass:
     """One pass.
 
     Attributes:
@@ -75,7 +75,7 @@ class Passes:
         self._started = self._first_started = 0.0
         self._times: list[float] = []
         self._tracers: dict[str, None] = {}
-        self.finished: list[Pass] = []
+        self.finished: list[LoopPass] = []
 
     def look(self, *, ignored: Sequence[str] = ()) -> None:
         """Look at the machine and for tracers, between steps, where nothing is timed; begin a pass where none goes on.
@@ -123,7 +123,7 @@ class Passes:
                 "was busy with something else; give it data for longer, or raise steps"
             )
         drift = find_drift(self._times[num_still_warming(self._times) :])
-        self.finished.append(Pass(drift=drift, health=health, tracers=tuple(self._tracers), too_short=too_short))
+        self.finished.append(LoopPass(drift=drift, health=health, tracers=tuple(self._tracers), too_short=too_short))
 
     def is_enough(self) -> bool:
         """Tell whether the last pass is sound, or further ones are not worth their time."""

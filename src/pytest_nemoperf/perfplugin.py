@@ -222,7 +222,7 @@ class PerfPlugin:
             comparing = ab_header(
                 session.ab.revision_text,
                 limit_sec=settings.against.limit_sec,
-                tolerances=settings.terms.tolerances,
+                tolerances=settings.policy.tolerances,
                 caution=session.ab.caution,
             )
         return render_header(
@@ -233,8 +233,8 @@ class PerfPlugin:
             num_baselines=session.context.store.num_committed(),
             elsewhere=session.context.elsewhere,
             num_local=session.context.store.num_local(),
-            tolerances=settings.terms.tolerances,
-            runs=settings.terms.max_runs,
+            tolerances=settings.policy.tolerances,
+            runs=settings.policy.max_runs,
             inject_pct=settings.inject_pct,
             changes=changes_text(settings.changes),
             is_dry_run=settings.is_dry_run,

@@ -101,7 +101,7 @@ class Planner:
 
     def ask(self, case: str, *, nodeid: str, tolerances: Sequence[Mapping[str, float]]) -> None:
         """Note that a test asks for a case, whatever becomes of it."""
-        merged = merge_tolerances([self._settings.terms.tolerances, *tolerances])
+        merged = merge_tolerances([self._settings.policy.tolerances, *tolerances])
         self.asked.setdefault(case, AskedCase(case=case, nodeid=nodeid, tolerances=merged))
 
     def claim(self, case: str, *, nodeid: str) -> None:

@@ -24,7 +24,7 @@ _SEC_PER_HOUR = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Expectation:
+class StepTimeEstimate:
     """What a stored baseline of the same case and workload says about time.
 
     Attributes:
@@ -82,7 +82,7 @@ class Price:
     traffic: tuple[AxisTraffic, ...]
     generation: GenerationMemory | None = None
     kv_copies: KVCopies | None = None
-    expected: Expectation | None = None
+    expected: StepTimeEstimate | None = None
     no_expectation: str = ""
     unsupported: str | None = None
     schema_version: Literal[1] = PRICE_SCHEMA_VERSION
@@ -142,7 +142,7 @@ def price_plan(
     return price if capacity is None else replace(price, is_fitting=price.peak_bytes <= capacity)
 
 
-def expect(plan: Plan, *, baseline: Baseline | None, run_tokens: int | None) -> tuple[Expectation | None, str]:
+def expect(plan: Plan, *, baseline: Baseline | None, run_tokens: int | None) -> tuple[StepTimeEstimate | None, str]:
     """Return what a baseline says about a plan's time, or None and why it says nothing."""
     if baseline is None:
         return None, "no baseline is stored for this case"
@@ -153,7 +153,7 @@ def expect(plan: Plan, *, baseline: Baseline | None, run_tokens: int | None) -> 
     if step_time is None or rate is None:
         return None, "the stored baseline has no step time"
     gpu_hours = None if run_tokens is None else run_tokens / rate / _SEC_PER_HOUR
-    expectation = Expectation(
+    expectation = StepTimeEstimate(
         recorded=baseline.provenance.date,
         machine=baseline.machine,
         num_runs=len(baseline.runs),

@@ -75,7 +75,7 @@ def profile_case(
     )
 
 
-def compared(found: CaseProfile, *, baseline_path: Path | None, store_command: str) -> CaseProfile:
+def with_stored_profile(found: CaseProfile, *, baseline_path: Path | None, store_command: str) -> CaseProfile:
     """Return a case's profile with the one that is stored beside its baseline, or with the reason why there is none.
 
     Args:

@@ -17,7 +17,7 @@ from pytest_nemoperf.models import find_model
 from pytest_nemoperf.parallelism import Layout, layout_of
 from pytest_nemoperf.rl import RL
 from pytest_nemoperf.systems import find_system
-from pytest_nemoperf.turn import Turn
+from pytest_nemoperf.turn import ABTurn
 
 RECIPE_SCHEMA_VERSION: Final = 1
 PLAN_SCHEMA_VERSION: Final = 1
@@ -263,7 +263,7 @@ class Plan:
     command: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     rl: RL | None = None
-    turn: Turn | None = None
+    turn: ABTurn | None = None
     schema_version: Literal[1] = PLAN_SCHEMA_VERSION
 
     @property

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.shards import num_dense_shards, num_expert_shards, stage_parts
-from pytest_nemoperf.weights import SectionCut, Split, Weight, sharded_dim
+from pytest_nemoperf.weights import SectionCut, ShardSpec, Weight, sharded_dim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
+class IndexRange:
     """Elements that follow each other along one dimension.
 
     Attributes:
@@ -32,7 +32,7 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Region:
+class ShardRegion:
     """What a rank holds of a weight: all elements whose place is, in each dimension, in one of its intervals.
 
     Attributes:
@@ -41,14 +41,14 @@ class Region:
     """
 
     shape: tuple[int, ...]
-    intervals: tuple[tuple[Interval, ...], ...]
+    intervals: tuple[tuple[IndexRange, ...], ...]
 
     @property
     def numel(self) -> int:
         """Elements of the whole weight that are here."""
         return math.prod(sum(interval.length for interval in along) for along in self.intervals)
 
-    def split(self, split: Split, *, degree: int, place: int) -> Region:
+    def split(self, split: ShardSpec, *, degree: int, place: int) -> ShardRegion:
         """Return a rank's equal part of this over tensor or expert parallelism.
 
         Raises:
@@ -57,30 +57,30 @@ class Region:
         cuts = split.equal_cuts(self.shape, degree=degree)
         return self._within(split.dim, [cut.bounds(place) for cut in cuts])
 
-    def shard(self, dim: int, *, degree: int, place: int) -> Region:
+    def shard(self, dim: int, *, degree: int, place: int) -> ShardRegion:
         """Return a rank's shard of this as FSDP cuts it, and torch.chunk: the last ones may have less or nothing."""
         size = self.shape[dim]
         length = math.ceil(size / degree)
         return self._within(dim, [(min(place * length, size), min((place + 1) * length, size))])
 
-    def by_copies(self, cuts: Sequence[SectionCut], *, dim: int) -> list[Region]:
+    def by_copies(self, cuts: Sequence[SectionCut], *, dim: int) -> list[ShardRegion]:
         """Return what each number of ranks holds of this apart; all of it if it is nothing."""
-        apart: dict[int, list[Interval]] = {}
+        apart: dict[int, list[IndexRange]] = {}
         for interval in self.intervals[dim]:
             num_copies = next(cut.num_copies for cut in reversed(cuts) if cut.start <= interval.start)
             apart.setdefault(num_copies, []).append(interval)
         return [self._with_intervals(dim, along) for along in apart.values()] or [self]
 
-    def joined(self, other: Region) -> Region:
+    def joined(self, other: ShardRegion) -> ShardRegion:
         """Return this and another region of the same tensor, which differs in the intervals of one dimension."""
         (dim,) = [dim for dim, along in enumerate(self.intervals) if along != other.intervals[dim]]
         along = sorted((*self.intervals[dim], *other.intervals[dim]), key=lambda interval: interval.local)
         return self._with_intervals(dim, along)
 
-    def _with_intervals(self, dim: int, along: Sequence[Interval]) -> Region:
+    def _with_intervals(self, dim: int, along: Sequence[IndexRange]) -> ShardRegion:
         return replace(self, intervals=(*self.intervals[:dim], tuple(along), *self.intervals[dim + 1 :]))
 
-    def _within(self, dim: int, bounds: Sequence[tuple[int, int]]) -> Region:
+    def _within(self, dim: int, bounds: Sequence[tuple[int, int]]) -> ShardRegion:
         """Return what lies between bounds of the rank's tensor, one piece after the other."""
         along, local = [], 0
         for first, end in bounds:
@@ -89,20 +89,22 @@ class Region:
                 length = min(end, interval.local + interval.length) - begin
                 if length > 0:
                     start = interval.start + begin - interval.local
-                    along.append(Interval(start=start, local=local + begin - first, length=length))
+                    along.append(IndexRange(start=start, local=local + begin - first, length=length))
             local += end - first
-        return Region(
+        return ShardRegion(
             shape=(*self.shape[:dim], local, *self.shape[dim + 1 :]),
             intervals=(*self.intervals[:dim], tuple(along), *self.intervals[dim + 1 :]),
         )
 
 
-def whole_region(shape: Sequence[int]) -> Region:
+def whole_region(shape: Sequence[int]) -> ShardRegion:
     """Return what a rank holds that holds all of a weight."""
-    return Region(shape=tuple(shape), intervals=tuple((Interval(start=0, local=0, length=size),) for size in shape))
+    return ShardRegion(
+        shape=tuple(shape), intervals=tuple((IndexRange(start=0, local=0, length=size),) for size in shape)
+    )
 
 
-Holders = Mapping[str, Mapping[Region, Sequence[int]]]
+Holders = Mapping[str, Mapping[ShardRegion, Sequence[int]]]
 """By the name of each weight: what of it is held, and by which ranks. No two regions of a weight overlap."""
 
 
@@ -114,8 +116,8 @@ def training_holders(model: ModelConfig, *, layout: Layout) -> Holders:
     Raises:
         PlanError: If the layout doesn't fit the model.
     """
-    found: dict[str, dict[Region, list[int]]] = {}
-    regions: dict[tuple[object, ...], dict[Region, list[int]]] = {}  # layers are alike: each kind of weight once
+    found: dict[str, dict[ShardRegion, list[int]]] = {}
+    regions: dict[tuple[object, ...], dict[ShardRegion, list[int]]] = {}  # layers are alike: each kind of weight once
     num_places = layout.gpus // layout.pp
     for stage in range(layout.pp):
         for part in stage_parts(model, layout=layout, pp_rank=stage):
@@ -149,9 +151,9 @@ def generation_holders(model: ModelConfig, *, layout: Layout) -> Holders:
     }
 
 
-def held_by(rank: int, *, holders: Holders) -> dict[str, Region]:
+def held_by(rank: int, *, holders: Holders) -> dict[str, ShardRegion]:
     """Return what one rank holds of each weight it has."""
-    held: dict[str, Region] = {}
+    held: dict[str, ShardRegion] = {}
     for name, regions in holders.items():
         for region, ranks in regions.items():
             if rank in ranks:
@@ -159,13 +161,13 @@ def held_by(rank: int, *, holders: Holders) -> dict[str, Region]:
     return held
 
 
-def _regions(weight: Weight, *, layout: Layout, place: int) -> list[Region]:
+def _regions(weight: Weight, *, layout: Layout, place: int) -> list[ShardRegion]:
     """Return what the rank at a place of a pipeline stage holds; native/mesh.py says how ranks are ordered."""
     region = whole_region(weight.shape)
     degree, inner, num_shards = layout.tp, layout.tp, num_dense_shards(layout)
     if weight.is_expert:
         degree, inner, num_shards = layout.etp, layout.etp * layout.ep, num_expert_shards(layout)
-        region = region.split(Split(dim=0), degree=layout.ep, place=place // layout.etp % layout.ep)
+        region = region.split(ShardSpec(dim=0), degree=layout.ep, place=place // layout.etp % layout.ep)
     if weight.split is not None:
         region = region.split(weight.split, degree=degree, place=place % degree)
     dim = sharded_dim(region.shape, num_shards=num_shards, is_expert=weight.is_expert)

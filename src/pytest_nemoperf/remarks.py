@@ -10,17 +10,17 @@ from pytest_nemoperf.sequential import (
     HARMLESS_SHARE,
     MAX_BASELINE_RUNS,
     STALL_SHARE,
-    Evidence,
-    Rule,
+    SequentialResult,
+    SequentialRule,
     cost_of_loss,
     loss_of_cost,
     runs_needed,
 )
 
-_WORTH_TELLING = 1.1  # what counts as nearly what it was needs no words
+_MIN_STALL_RATIO = 1.1  # what counts as nearly what it was needs no words
 
 
-def certainty(evidence: Evidence, *, allowed_pct: float, metric: Metric) -> str:
+def certainty(evidence: SequentialResult, *, allowed_pct: float, metric: Metric) -> str:
     """Return what is known of a loss below the tolerance that is more than harmless."""
     harmless = loss_of_cost(evidence.harmless, metric=metric)
     is_half = math.isclose(evidence.harmless, HARMLESS_SHARE * cost_of_loss(allowed_pct, metric=metric))
@@ -35,14 +35,16 @@ def stalled(values: Sequence[float], *, allowed_pct: float, metric: Metric) -> s
         return ""
     *_, second, worst = sorted(values)
     most = STALL_SHARE * cost_of_loss(allowed_pct, metric=metric)
-    if worst - second <= _WORTH_TELLING * most:
+    if worst - second <= _MIN_STALL_RATIO * most:
         return ""
     seen, counted = (loss_of_cost(each, metric=metric) for each in (worst - second, most))
     word = "larger" if metric is PEAK_MEMORY_GIB else "slower"
     return f"run {values.index(worst) + 1} was {seen:.0f}% {word} than the next and counts as {counted:.2g}%"
 
 
-def finer(values: Sequence[float], *, evidence: Evidence, allowed_pct: float, metric: Metric, rule: Rule) -> str:
+def finer_tolerance_hint(
+    values: Sequence[float], *, evidence: SequentialResult, allowed_pct: float, metric: Metric, rule: SequentialRule
+) -> str:
     """Return why runs of such costs can't resolve a tolerance, and how many would; empty if they can.
 
     Args:
@@ -50,7 +52,7 @@ def finer(values: Sequence[float], *, evidence: Evidence, allowed_pct: float, me
         evidence: What they resolve.
         allowed_pct: The tolerance.
         metric: The metric.
-        rule: By what it is judged; a single launch is what the test process measures, which has no --perf-ab.
+        rule: The sequential rule; a single launch is what the test process measures, which has no --perf-ab.
     """
     tolerance = cost_of_loss(allowed_pct, metric=metric)
     if evidence.resolution_pct <= 100.0 * tolerance:
@@ -65,7 +67,7 @@ def finer(values: Sequence[float], *, evidence: Evidence, allowed_pct: float, me
     )
 
 
-def floor(evidence: Evidence, *, allowed_pct: float, metric: Metric, runs: str) -> str:
+def floor(evidence: SequentialResult, *, allowed_pct: float, metric: Metric, runs: str) -> str:
     """Return why a tolerance is refused: the noise floor, and from how many runs it follows (``5 baseline runs``)."""
     resolved = loss_of_cost(evidence.resolution_pct / 100.0, metric=metric)
     return (
@@ -74,14 +76,14 @@ def floor(evidence: Evidence, *, allowed_pct: float, metric: Metric, runs: str) 
     )
 
 
-def remedy(before: Sequence[float], *, allowed_pct: float, metric: Metric, rule: Rule, is_once: bool) -> str:
+def remedy(before: Sequence[float], *, allowed_pct: float, metric: Metric, rule: SequentialRule, is_once: bool) -> str:
     """Return how many baseline runs would do for a tolerance that is refused.
 
     Args:
         before: Costs of the baseline's runs.
         allowed_pct: The tolerance.
         metric: The metric.
-        rule: By what it is judged.
+        rule: The sequential rule.
         is_once: The case is measured once a session, so its baseline gathers a run a session.
     """
     enough, resolving = runs_needed(before, tolerance=cost_of_loss(allowed_pct, metric=metric), rule=rule)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from pytest_nemoperf.baseline import write_atomically
-from pytest_nemoperf.comparison import Terms, VerdictKind
+from pytest_nemoperf.comparison import VerdictKind, VerdictPolicy
 from pytest_nemoperf.errors import RecordError, UnsupportedError
 from pytest_nemoperf.expected import expected_of
 from pytest_nemoperf.frameworks.protocol import Framework
@@ -39,7 +39,7 @@ class CaseRecord:
         system: System name.
         machine: Key of the machine they ran on.
         provenance: When, from which commit, with which versions, on which device, by which command.
-        terms: By what the session judged.
+        terms: The verdict policy of the session.
         fail_on: Verdicts that failed a test of the session.
         runs: Folders of the launches that count, in order: a later try stands in place of those before.
         unreadable: Why the last one's records could not be read; empty if all could.
@@ -51,7 +51,7 @@ class CaseRecord:
     system: str
     machine: Mapping[str, str | int]
     provenance: Provenance
-    terms: Terms
+    terms: VerdictPolicy
     fail_on: tuple[VerdictKind, ...]
     runs: tuple[str, ...]
     unreadable: str = ""

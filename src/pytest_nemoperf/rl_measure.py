@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 from pytest_nemoperf import metrics
-from pytest_nemoperf.expected import Expected, ExpectedRollout
+from pytest_nemoperf.expected import ExpectedRecords, ExpectedRollout
 from pytest_nemoperf.flops import FLOPS_REL_TOL
 from pytest_nemoperf.metrics import Metric
 from pytest_nemoperf.records import RolloutStats, StepRecord
@@ -40,7 +40,7 @@ _STATS: Mapping[Metric, Callable[[RolloutStats], float | None]] = MappingProxyTy
 _LARGEST = (metrics.TOKEN_MULT_PROB_ERROR, metrics.MAX_LOGPROB_ERROR)
 
 
-def rollout_metrics(expected: Expected, *, measured: Sequence[StepRecord]) -> dict[str, float]:
+def rollout_metrics(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> dict[str, float]:
     """Return the figures of reinforcement learning alone: medians over the steps, of errors the largest.
 
     What a record lacks (a phase, a device's peak, FLOPs) leaves its figure out.
@@ -62,7 +62,7 @@ def rollout_metrics(expected: Expected, *, measured: Sequence[StepRecord]) -> di
     return figures
 
 
-def rollout_problems(expected: Expected, *, records: Sequence[StepRecord]) -> Iterator[str]:
+def rollout_problems(expected: ExpectedRecords, *, records: Sequence[StepRecord]) -> Iterator[str]:
     """Yield why a run of reinforcement learning must not be judged; the first step of each kind stands for all.
 
     Generation and training are held to the same probabilities only where they have the same weights: a staleness

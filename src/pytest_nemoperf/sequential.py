@@ -50,7 +50,7 @@ class Decision(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class SequentialRule:
     """What a decision may cost and how often it may be wrong.
 
     Attributes:
@@ -67,7 +67,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class SequentialResult:
     """What was found, and how sure that is.
 
     Attributes:
@@ -130,7 +130,9 @@ def usual_cost(values: Sequence[float], *, tolerance: float) -> float:
     return statistics.fmean(_without_stall(values, tolerance=tolerance))
 
 
-def resolution(then: Sequence[float], *, rule: Rule, num_runs: int | None = None, tolerance: float = math.inf) -> float:
+def resolution(
+    then: Sequence[float], *, rule: SequentialRule, num_runs: int | None = None, tolerance: float = math.inf
+) -> float:
     """Return the smallest difference of costs that a case resolves at the rule's error rates and launches.
 
     Beside num_runs baseline runs, or those there are; tolerance says how far a single stalled launch counts.
@@ -139,7 +141,7 @@ def resolution(then: Sequence[float], *, rule: Rule, num_runs: int | None = None
     return sum(_last_look_with(runs, then=then, tolerance=tolerance, rule=rule))
 
 
-def runs_needed(then: Sequence[float], *, tolerance: float, rule: Rule) -> tuple[int | None, int | None]:
+def runs_needed(then: Sequence[float], *, tolerance: float, rule: SequentialRule) -> tuple[int | None, int | None]:
     """Return how many baseline runs let a tolerance be judged at all, and how many resolve it; None if too many would.
 
     Too many are more than MAX_BASELINE_RUNS.
@@ -150,7 +152,7 @@ def runs_needed(then: Sequence[float], *, tolerance: float, rule: Rule) -> tuple
     return enough, next((n for n, found, ruled_out in looks if found + ruled_out <= tolerance), None)
 
 
-def decide(then: Sequence[float], now: Sequence[float], *, tolerance: float, rule: Rule) -> Evidence:
+def decide(then: Sequence[float], now: Sequence[float], *, tolerance: float, rule: SequentialRule) -> SequentialResult:
     """Return what this session's runs say beside the baseline's.
 
     Slowing any of today's runs never turns the decision towards better: see docs/verdicts.md.
@@ -174,7 +176,7 @@ def decide(then: Sequence[float], now: Sequence[float], *, tolerance: float, rul
     )
 
 
-def decide_ratio(ratios: Sequence[float], *, tolerance: float, rule: Rule) -> Evidence:
+def decide_ratio(ratios: Sequence[float], *, tolerance: float, rule: SequentialRule) -> SequentialResult:
     """Return what ratios say that each compare both sides already: independent, as logarithms, positive for worse.
 
     There is no baseline whose scatter could be used, so the scatter is that of the ratios themselves. A stall of one
@@ -201,8 +203,8 @@ def _decide(
     noise: _Noise,
     share_of_baseline: float,
     tolerance: float,
-    rule: Rule,
-) -> Evidence:
+    rule: SequentialRule,
+) -> SequentialResult:
     """Return what losses say that are beside a mean with share_of_baseline of a run's variance; usual has no stalls."""
     worsening = statistics.fmean(usual)
     error = noise.shrunk * math.sqrt(share_of_baseline + 1.0 / len(losses))
@@ -222,7 +224,7 @@ def _decide(
     else:
         decision = Decision.UNDECIDED
     reach = _quantile((1.0 + _INTERVAL) / 2.0, dof=noise.dof) * error
-    return Evidence(
+    return SequentialResult(
         decision=decision,
         worsening=worsening,
         low=worsening - reach,
@@ -236,7 +238,7 @@ def _decide(
     )
 
 
-def _is_confirmed(losses: Sequence[float], *, sign: float, tolerance: float, rule: Rule) -> bool:
+def _is_confirmed(losses: Sequence[float], *, sign: float, tolerance: float, rule: SequentialRule) -> bool:
     """Tell whether a second launch says the same: one alone may have been unlucky in more than its noise."""
     needed = min(_MIN_RUNS_TO_CONDEMN, rule.max_runs)
     return sum(sign * loss > HARMLESS_SHARE * tolerance for loss in losses) >= needed
@@ -250,7 +252,7 @@ def _without_stall(values: Sequence[float], *, tolerance: float) -> list[float]:
     return [*ordered[:-1], min(ordered[-1], ordered[-2] + STALL_SHARE * tolerance)]
 
 
-def _noise_of(values: Sequence[float], *, rule: Rule) -> _Noise:
+def _noise_of(values: Sequence[float], *, rule: SequentialRule) -> _Noise:
     """Return the scatter of the values, shrunk towards the rule's."""
     dof = max(len(values), 1) - 1
     middle = statistics.fmean(values) if values else 0.0
@@ -263,7 +265,9 @@ def _noise_of(values: Sequence[float], *, rule: Rule) -> _Noise:
     )
 
 
-def _last_look_with(num_runs: int, *, then: Sequence[float], tolerance: float, rule: Rule) -> tuple[float, float]:
+def _last_look_with(
+    num_runs: int, *, then: Sequence[float], tolerance: float, rule: SequentialRule
+) -> tuple[float, float]:
     """Return _last_look beside so many baseline runs, further ones scattering as those seen (else as the prior)."""
     noise = _noise_of(_without_stall(then, tolerance=tolerance), rule=rule)
     prior, dof = rule.noise_pct / 100.0, num_runs - 1
@@ -273,14 +277,14 @@ def _last_look_with(num_runs: int, *, then: Sequence[float], tolerance: float, r
     return _last_look(grown, share_of_baseline=1.0 / num_runs, num_runs=rule.max_runs, rule=rule)
 
 
-def _last_look(noise: _Noise, *, share_of_baseline: float, num_runs: int, rule: Rule) -> tuple[float, float]:
+def _last_look(noise: _Noise, *, share_of_baseline: float, num_runs: int, rule: SequentialRule) -> tuple[float, float]:
     """Return the loss that is found half of the time at the last launch, and how far from one it is ruled out."""
     error = noise.shrunk * math.sqrt(share_of_baseline + 1.0 / num_runs)
     found, ruled_out = _bounds(noise.dof, rule=rule, is_last=True)
     return found * error, ruled_out * error
 
 
-def _bounds(dof: float, *, rule: Rule, is_last: bool) -> tuple[float, float]:
+def _bounds(dof: float, *, rule: SequentialRule, is_last: bool) -> tuple[float, float]:
     """Return how many standard errors away a loss is found, and how many away it is ruled out, at a look.
 
     Looking after every launch gives chance as many tries. The level of each look is the rule's divided by

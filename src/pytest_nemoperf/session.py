@@ -145,18 +145,18 @@ class PerfSession:
         self._not_compared[plan.case] = nodeid
         if context.replay is not None:
             return context.replay.measure(plan, framework=framework)
-        terms = context.terms(tolerances)
+        policy = context.policy(tolerances)
         self.take_turn(progress)
         if self.ab is not None:
             folder = self._launches.case_dir(plan.case)
-            return self.ab.run(plan, framework=framework, terms=terms, folder=folder, progress=progress)
+            return self.ab.run(plan, framework=framework, policy=policy, folder=folder, progress=progress)
         return launch_case(
             plan,
             context=context,
             launches=self._launches,
             framework=framework,
             runs=runs,
-            terms=terms,
+            policy=policy,
             waiver=waiver,
             progress=progress,
         )
@@ -203,7 +203,7 @@ class PerfSession:
                 context=context,
                 plan=plan,
                 run_dir=run_dir,
-                terms=context.terms(tolerances),
+                policy=context.policy(tolerances),
                 nodeid=nodeid,
                 waiver=waiver,
             )
@@ -283,7 +283,7 @@ class PerfSession:
             asked=tuple(planner.asked.values()),
             gaps=tuple(gaps),
             systems=tuple(sorted(planner.systems)),
-            terms=self.settings.terms,
+            policy=self.settings.policy,
         )
 
     def close(self) -> None:

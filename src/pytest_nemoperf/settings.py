@@ -12,7 +12,13 @@ import pytest
 
 from pytest_nemoperf import machine, options
 from pytest_nemoperf.changes import parse_changes
-from pytest_nemoperf.comparison import Terms, VerdictKind, default_tolerances, merge_tolerances, parse_tolerances
+from pytest_nemoperf.comparison import (
+    VerdictKind,
+    VerdictPolicy,
+    default_tolerances,
+    merge_tolerances,
+    parse_tolerances,
+)
 from pytest_nemoperf.errors import NemoPerfError
 from pytest_nemoperf.machine import Devices
 from pytest_nemoperf.option_checks import check_combination
@@ -29,7 +35,7 @@ from pytest_nemoperf.systems import System, find_system
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Updating:
+class UpdateOptions:
     """How --update-baselines goes about it.
 
     Attributes:
@@ -48,7 +54,7 @@ class Updating:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Against:
+class ABOptions:
     """What --perf-ab compares with.
 
     Attributes:
@@ -78,7 +84,7 @@ class Settings:
         state_dir: Local store, runs, locks and output; not committed.
         output_dir: Where the markdown table and the results file go.
         runs: Independent launches that make a baseline.
-        terms: By what is judged; the tolerances of recipes and markers are not yet applied.
+        policy: Tolerances and error rates; the tolerances of recipes and markers are not yet applied.
         fail_on: Names of the verdicts that fail a test.
         fails_on_unasked: The session fails where cases have no baseline, and stored ones are asked for by no test.
         needs_verdict: A perf test that judged nothing fails.
@@ -101,7 +107,7 @@ class Settings:
     state_dir: Path
     output_dir: Path
     runs: int
-    terms: Terms
+    policy: VerdictPolicy
     fail_on: frozenset[VerdictKind]
     fails_on_unasked: bool
     needs_verdict: bool
@@ -109,8 +115,8 @@ class Settings:
     timeout_sec: float | None
     changes: Mapping[str, Any]
     is_dry_run: bool
-    updating: Updating | None
-    against: Against | None
+    updating: UpdateOptions | None
+    against: ABOptions | None
     is_profiled: bool
     replay_dir: Path | None
     release: str
@@ -131,7 +137,7 @@ def read_settings(config: pytest.Config) -> Settings:
         devices = machine.detect_devices()
         system = _system(config, devices=devices, replay_dir=replay_dir)
         changes = parse_changes(option.perf_set, subject="--perf-set")
-        terms = _terms(config, system=system)
+        policy = _terms(config, system=system)
     except NemoPerfError as exc:
         raise pytest.UsageError(str(exc)) from None
     state_dir = config.rootpath / options.STATE_DIR
@@ -144,7 +150,7 @@ def read_settings(config: pytest.Config) -> Settings:
         state_dir=state_dir,
         output_dir=_output_dir(config) if option.perf_output else state_dir / "latest",
         runs=_runs(config),
-        terms=terms,
+        policy=policy,
         fail_on=parse_fail_on(option.perf_fail_on or config.getini("perf_fail_on")),
         fails_on_unasked=config.getini("perf_fail_on_unasked"),
         needs_verdict=config.getini("perf_require_verdict"),
@@ -161,11 +167,11 @@ def read_settings(config: pytest.Config) -> Settings:
     )
 
 
-def _updating(config: pytest.Config) -> Updating | None:
+def _updating(config: pytest.Config) -> UpdateOptions | None:
     option = config.option
     if not option.update_baselines:
         return None
-    return Updating(
+    return UpdateOptions(
         is_accepted=option.perf_accept_regression,
         reason=(option.perf_reason or "").strip(),
         is_new_only=option.perf_update_new_only,
@@ -174,12 +180,12 @@ def _updating(config: pytest.Config) -> Updating | None:
     )
 
 
-def _against(config: pytest.Config) -> Against | None:
+def _against(config: pytest.Config) -> ABOptions | None:
     option = config.option
     if option.perf_ab is None:
         return None
     limit = option.perf_ab_limit
-    return Against(
+    return ABOptions(
         revision=option.perf_ab,
         paths=tuple(config.getini("perf_ab_paths")),
         setup=str(config.getini("perf_ab_setup")),
@@ -220,7 +226,7 @@ def _system(config: pytest.Config, *, devices: Devices, replay_dir: Path | None)
     return machine.choose_system(name, devices=devices)
 
 
-def _terms(config: pytest.Config, *, system: System) -> Terms:
+def _terms(config: pytest.Config, *, system: System) -> VerdictPolicy:
     defaults = default_tolerances(system)
     if config.option.perf_ab:  # what differs between days and launches cancels, so a finer question can be asked
         defaults = {name: min(percent, options.DEFAULT_AB_TOLERANCE_PCT) for name, percent in defaults.items()}
@@ -232,7 +238,7 @@ def _terms(config: pytest.Config, *, system: System) -> Terms:
         layers.append(parse_tolerances(texts, subject=subject))
     alpha, beta = config.getini("perf_alpha"), config.getini("perf_beta")
     max_runs, max_runs_subject = _option_or_ini(config, "perf_max_runs")
-    return Terms(
+    return VerdictPolicy(
         tolerances=merge_tolerances(layers),
         run_noise_pct=system.run_noise_pct,
         memory_noise_pct=system.memory_noise_pct,

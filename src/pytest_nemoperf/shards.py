@@ -24,7 +24,7 @@ from pytest_nemoperf.weights import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class WeightShard:
     """What a rank holds of one weight.
 
     Attributes:
@@ -68,14 +68,14 @@ class Part:
         return self.shape[sharded_dim(self.shape, num_shards=self.num_shards, is_expert=self.weight.is_expert)]
 
 
-def stage_parts(model: ModelConfig, *, layout: Layout, pp_rank: int) -> tuple[Part, ...]:
+def stage_parts(model: ModelConfig, *, layout: Layout, pp_rank: int) -> tuple[WeightShard, ...]:
     """Return what a rank of a pipeline stage holds, in the order of the forward pass.
 
     The last stage has a copy of the embedding too where its head is tied to it, or where multi-token prediction
     embeds the tokens again.
     """
     is_first, is_last = pp_rank == 0, pp_rank == layout.pp - 1
-    parts: list[Part] = []
+    parts: list[WeightShard] = []
     if is_first:
         parts += _parts(embedding_weights(model), unit="root", layout=layout)
     elif is_last and (model.tied_embeddings or model.mtp_num_layers):
@@ -106,7 +106,7 @@ def num_traded_copies(model: ModelConfig, *, layout: Layout) -> float:
     return max(1.0, layout.cp / num_local_kv_heads(model, tp=layout.tp))
 
 
-def _parts(weights: Iterator[Weight], *, unit: str, layout: Layout) -> Iterator[Part]:
+def _parts(weights: Iterator[Weight], *, unit: str, layout: Layout) -> Iterator[WeightShard]:
     for weight in weights:
         is_expert = weight.is_expert
         num_shards = num_expert_shards(layout) if is_expert else num_dense_shards(layout)
@@ -122,7 +122,7 @@ def _parts(weights: Iterator[Weight], *, unit: str, layout: Layout) -> Iterator[
             shape[weight.split.dim] = sum(cut.length for cut in cuts)
             num_copied = sum(cut.length for cut in cuts if cut.num_copies > 1)
             num_copied *= math.prod(shape) // shape[weight.split.dim]
-        yield Part(
+        yield WeightShard(
             weight=weight,
             unit=f"{unit}.experts" if is_expert and unit != "root" else unit,
             shape=tuple(shape),

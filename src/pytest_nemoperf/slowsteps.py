@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pytest_nemoperf.bands import has_pinned_lengths, is_rl
-from pytest_nemoperf.comparison import Comparison, Terms, VerdictKind
+from pytest_nemoperf.comparison import Comparison, VerdictKind, VerdictPolicy
 from pytest_nemoperf.measure import Measurement, Run
 from pytest_nemoperf.metrics import (
     STEP_TIME_SEC,
@@ -57,19 +57,19 @@ class SlowSteps:
 
 
 def find_slow_steps(
-    measurement: Measurement, *, baseline: Sequence[Run], terms: Terms, other: str = "the baseline"
+    measurement: Measurement, *, baseline: Sequence[Run], policy: VerdictPolicy, other: str = "the baseline"
 ) -> SlowSteps | None:
     """Return the slow steps that the medians of a measurement don't show; None if there are no more than there were.
 
     Args:
         measurement: This session's runs.
         baseline: The baseline's runs.
-        terms: What is allowed, and how often a verdict may be wrong.
+        policy: What is allowed, and how often a verdict may be wrong.
         other: Name of the baseline's side.
     """
     runs = measurement.runs
     metric = TIME_PER_CALL_SEC if TIME_PER_CALL_SEC.name in runs[0].metrics else TOKENS_PER_SEC_PER_GPU
-    allowed_pct = terms.tolerances[metric.name]
+    allowed_pct = policy.tolerances[metric.name]
     losses = _losses(runs, baseline=baseline, metric=metric)
     least = cost_of_loss(allowed_pct, metric=metric)
     odd = []
@@ -78,13 +78,13 @@ def find_slow_steps(
             odd.append(run)
     share = max(_USUAL_SHARE, _share_as_slow(baseline, factor=_slow_factor(runs)))
     known = [loss for loss in losses if loss is not None]
-    limit = _ALPHA_SHARE * terms.alpha / terms.max_runs  # every look is another chance to err
-    if terms.max_runs < _MIN_ODD_RUNS and max(known, default=0.0) < _OBVIOUS:
+    limit = _ALPHA_SHARE * policy.alpha / policy.max_runs  # every look is another chance to err
+    if policy.max_runs < _MIN_ODD_RUNS and max(known, default=0.0) < _OBVIOUS:
         limit *= _UNCONFIRMED_SHARE
     kind = VerdictKind.PASSED
-    if len(odd) >= min(_MIN_ODD_RUNS, terms.max_runs) and _chance(odd, of=len(runs), share=share) < limit:
+    if len(odd) >= min(_MIN_ODD_RUNS, policy.max_runs) and _chance(odd, of=len(runs), share=share) < limit:
         kind = VerdictKind.REGRESSED
-    elif 2 * len(odd) > len(runs) and len(runs) < terms.max_runs:
+    elif 2 * len(odd) > len(runs) and len(runs) < policy.max_runs:
         kind = VerdictKind.INCONCLUSIVE
     elif not odd and _chance(runs, of=len(runs), share=share) >= limit:
         return None

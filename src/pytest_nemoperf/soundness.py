@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pytest_nemoperf.expected import Expected
+from pytest_nemoperf.expected import ExpectedRecords
 from pytest_nemoperf.flops import FLOPS_REL_TOL
 from pytest_nemoperf.records import StepRecord
 from pytest_nemoperf.rl_measure import rollout_problems
 
 
-def record_problems(expected: Expected, *, records: Sequence[StepRecord]) -> list[str]:
+def record_problems(expected: ExpectedRecords, *, records: Sequence[StepRecord]) -> list[str]:
     """Return reasons not to judge a run, whatever its steps' times are: steps missing, not finite, wrong tokens."""
     problems = []
     total = expected.warmup_steps + expected.steps
@@ -31,7 +31,7 @@ def record_problems(expected: Expected, *, records: Sequence[StepRecord]) -> lis
     return problems
 
 
-def _token_problems(expected: Expected, *, measured: Sequence[StepRecord]) -> list[str]:
+def _token_problems(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> list[str]:
     most = expected.tokens_per_step
     if expected.has_exact_tokens:
         wrong = [record for record in measured if record.tokens != most]
@@ -42,13 +42,13 @@ def _token_problems(expected: Expected, *, measured: Sequence[StepRecord]) -> li
     return [f"step {wrong[0].step} has {wrong[0].tokens} tokens, {problem}"] if wrong else []
 
 
-def _what_was_asked_for(expected: Expected) -> str:
+def _what_was_asked_for(expected: ExpectedRecords) -> str:
     if expected.rollout is not None:
         return "prompts and responses of pinned lengths"
     return "global_batch_size*seq_len, or tokens_per_step of a loop; has_varying_lengths=True where lengths vary"
 
 
-def _flops_problems(expected: Expected, *, measured: Sequence[StepRecord]) -> list[str]:
+def _flops_problems(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> list[str]:
     if expected.flops_per_token is None:
         return []
     for record in measured:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 
-from pytest_nemoperf.expected import Expected
+from pytest_nemoperf.expected import ExpectedRecords
 from pytest_nemoperf.records import StepRecord
 
 MAX_TREND_PCT = 10.0
@@ -44,7 +44,7 @@ class Drift:
     text: str
 
 
-def run_drift(expected: Expected, *, records: Sequence[StepRecord]) -> Drift | None:
+def run_drift(expected: ExpectedRecords, *, records: Sequence[StepRecord]) -> Drift | None:
     """Return how the measured steps of a run drift, or None if they have settled; see find_drift."""
     measured = [record for record in records if record.step >= expected.warmup_steps]
     times = settling_times(measured, has_exact_tokens=expected.has_exact_tokens)

@@ -27,7 +27,7 @@ DEFAULT_FOLDER: Final = "baselines"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class StoredBaseline:
     """A baseline and the file it is in; (None, "") where nothing is stored.
 
     Attributes:
@@ -66,7 +66,7 @@ class BaselineStore:
     strict: frozenset[VerdictKind] = frozenset()
     _read: dict[Path, Baseline | None] = field(default_factory=dict, repr=False, compare=False)
 
-    def find(self, case: str, *, workload: Mapping[str, Any]) -> Found:
+    def find(self, case: str, *, workload: Mapping[str, Any]) -> StoredBaseline:
         """Return the committed baseline if it compares, else the local one if that does, else the committed one.
 
         Raises:
@@ -78,8 +78,8 @@ class BaselineStore:
         if not is_good and missing not in self.strict:
             local = self._find(self._local_root, case)
             if local is not None and self.compares(local, workload=workload):
-                return Found(baseline=local, path=str(self.local_path(case)), is_local=True)
-        return Found(baseline=committed, path=str(self.committed_path(case)) if committed else "")
+                return StoredBaseline(baseline=local, path=str(self.local_path(case)), is_local=True)
+        return StoredBaseline(baseline=committed, path=str(self.committed_path(case)) if committed else "")
 
     def find_committed(self, case: str) -> Baseline | None:
         """Return the committed baseline of a case, whether it compares or not.

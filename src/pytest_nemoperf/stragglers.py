@@ -23,7 +23,7 @@ SEEN_SHARE: Final = 0.8
 _LEAST_RUNS_WITHOUT_BASELINE: Final = 2
 
 
-class Evidence(StrEnum):
+class StragglerEvidence(StrEnum):
     """What a rank stands out by."""
 
     WORK = "work"
@@ -49,7 +49,7 @@ class Straggler:
     ranks: tuple[int, ...]
     host: str
     is_whole_host: bool
-    evidence: Evidence
+    evidence: StragglerEvidence
     excess_pct: float
     num_runs: int
 
@@ -67,10 +67,10 @@ def find_straggler(runs: Sequence[Run], *, baseline: Sequence[Run] = (), num_sta
         num_stages: Stages of the pipeline; each has equally many consecutive ranks.
     """
     hosts = runs[0].hosts if runs else ()
-    work = [_slowness(each, evidence=Evidence.WORK) for each in (runs, baseline)]
-    clocks = [_slowness(each, evidence=Evidence.CLOCK) for each in (runs, baseline)]
-    return _find(*work, hosts=hosts, num_stages=num_stages, evidence=Evidence.WORK) or _find(
-        *clocks, hosts=hosts, num_stages=1, evidence=Evidence.CLOCK
+    work = [_slowness(each, evidence=StragglerEvidence.WORK) for each in (runs, baseline)]
+    clocks = [_slowness(each, evidence=StragglerEvidence.CLOCK) for each in (runs, baseline)]
+    return _find(*work, hosts=hosts, num_stages=num_stages, evidence=StragglerEvidence.WORK) or _find(
+        *clocks, hosts=hosts, num_stages=1, evidence=StragglerEvidence.CLOCK
     )
 
 
@@ -93,9 +93,9 @@ def slowed_alike(runs: Sequence[Run], *, baseline: Sequence[Run]) -> bool:
     return True
 
 
-def _slowness(runs: Sequence[Run], *, evidence: Evidence) -> list[tuple[float, ...]]:
+def _slowness(runs: Sequence[Run], *, evidence: StragglerEvidence) -> list[tuple[float, ...]]:
     """Return for each run a figure a rank that is larger for a slower one."""
-    if evidence is Evidence.WORK:
+    if evidence is StragglerEvidence.WORK:
         return [run.rank_busy_sec for run in runs]
     return [tuple(1 / clock for clock in run.sm_clock_mhz if clock > 0) for run in runs]
 
@@ -106,7 +106,7 @@ def _find(
     *,
     hosts: Sequence[str],
     num_stages: int,
-    evidence: Evidence,
+    evidence: StragglerEvidence,
 ) -> Straggler | None:
     known = [figures for figures in now if len(figures) > 1]
     if not known or len({len(figures) for figures in known}) != 1:

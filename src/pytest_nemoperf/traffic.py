@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pytest_nemoperf.activations import TokenCosts, compute_bytes
+from pytest_nemoperf.activations import ActivationBytes, compute_bytes
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.components import FeedForward, Layer, Mixer
 from pytest_nemoperf.recipe import Plan, Recompute
-from pytest_nemoperf.shards import Part, num_traded_copies, stage_parts
+from pytest_nemoperf.shards import WeightShard, num_traded_copies, stage_parts
 from pytest_nemoperf.stages import stage_layers
 from pytest_nemoperf.weights import num_kv_copies, num_local_kv_heads
 
@@ -117,7 +117,7 @@ class _StageTraffic:
     def __init__(self, plan: Plan, *, pp_rank: int) -> None:
         self._plan = plan
         self._pp_rank = pp_rank
-        self._costs = TokenCosts(plan)
+        self._costs = ActivationBytes(plan)
         self._element = compute_bytes(plan.precision)
         chunks = stage_layers(plan.model, pp=plan.layout.pp, vp=plan.layout.vp)[pp_rank]
         layers = plan.model.layers
@@ -193,7 +193,7 @@ class _StageTraffic:
         parts = stage_parts(plan.model, layout=plan.layout, pp_rank=self._pp_rank)
         return sum(self._reduced(part) for part in parts if part.weight.is_expert == is_expert)
 
-    def _reduced(self, part: Part) -> float:
+    def _reduced(self, part: WeightShard) -> float:
         plan, shards, copies = self._plan, part.num_shards, part.num_replicas
         whole = part.padded_numel * shards
         sent = 0.0

@@ -10,7 +10,7 @@ TURN_FILE: Final = "turn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
+class ABTurn:
     """One side's part in a run of two sides by turns, in blocks of steps and in the order A BB AA BB A.
 
     So each side has two blocks between two of the other's, and a drift of the machine's speed, as far as it is a

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pytest_nemoperf.baseline import Anchor, Baseline
-from pytest_nemoperf.comparison import Comparison, Terms, VerdictKind
+from pytest_nemoperf.comparison import Comparison, VerdictKind, VerdictPolicy
 from pytest_nemoperf.holding import judging_metrics, runs_to_judge, wants_more_runs
 from pytest_nemoperf.metrics import METRICS, Direction
 from pytest_nemoperf.sequential import HARMLESS_SHARE
@@ -25,7 +25,7 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class UpdateDecision:
     """What an update does to one case.
 
     Attributes:
@@ -42,19 +42,19 @@ def plan_update(
     *,
     old: Baseline | None,
     new: Baseline,
-    terms: Terms,
+    policy: VerdictPolicy,
     runs: int,
     is_accepted: bool,
     is_new_only: bool,
     release: str = "",
-) -> Step:
+) -> UpdateDecision:
     """Return what an update does to a case.
 
     Args:
         verdict: On this session's runs, judged against old where that compares.
         old: The committed baseline, None if there is none.
         new: What would be stored.
-        terms: What must be resolved.
+        policy: What must be resolved.
         runs: Launches that make a baseline.
         is_accepted: A loss is accepted, with a reason.
         is_new_only: What is stored already stays.
@@ -62,20 +62,22 @@ def plan_update(
     """
     kind = verdict.kind
     if kind is VerdictKind.INVALID:
-        return Step(action=Action.REFUSE, why="an INVALID case is never stored")
+        return UpdateDecision(action=Action.REFUSE, why="an INVALID case is never stored")
     if is_new_only and old is not None:
-        return Step(action=Action.KEEP, why="it is there already (--perf-update-new-only)")
+        return UpdateDecision(action=Action.KEEP, why="it is there already (--perf-update-new-only)")
     if kind in NEEDS_ACCEPTANCE and not is_accepted:
-        if old is not None and were_too_few(verdict, old=old, new=new, terms=terms):
-            return Step(action=Action.WRITE, why=f"{len(new.runs)} runs instead of {len(old.runs)}, which were too few")
-        return Step(action=Action.REFUSE, why=_refusal(verdict, old=old, terms=terms))
+        if old is not None and were_too_few(verdict, old=old, new=new, policy=policy):
+            return UpdateDecision(
+                action=Action.WRITE, why=f"{len(new.runs)} runs instead of {len(old.runs)}, which were too few"
+            )
+        return UpdateDecision(action=Action.REFUSE, why=_refusal(verdict, old=old, policy=policy))
     if kind is VerdictKind.PASSED and old is not None and compares(new, old=old):
-        return _step_of_same(verdict, old=old, new=new, terms=terms, runs=runs, release=release)
-    return Step(action=Action.WRITE, why="")
+        return _step_of_same(verdict, old=old, new=new, policy=policy, runs=runs, release=release)
+    return UpdateDecision(action=Action.WRITE, why="")
 
 
 def next_anchor(
-    verdict: Verdict, *, old: Baseline | None, new: Baseline, terms: Terms, release: str = ""
+    verdict: Verdict, *, old: Baseline | None, new: Baseline, policy: VerdictPolicy, release: str = ""
 ) -> Anchor | None:
     """Return what slow decay is measured from once new is stored; None where new itself is that.
 
@@ -88,15 +90,15 @@ def next_anchor(
         return None
     if new.runs[: len(old.runs)] == old.runs:
         return old.anchor  # nothing is replaced
-    if verdict.kind is not VerdictKind.PASSED and not were_too_few(verdict, old=old, new=new, terms=terms):
+    if verdict.kind is not VerdictKind.PASSED and not were_too_few(verdict, old=old, new=new, policy=policy):
         return None
     replaced = Anchor(name=f"of {old.provenance.date.partition('T')[0]}", runs=old.runs, provenance=old.provenance)
     anchors = [replaced] if old.anchor is None else [old.anchor, replaced]
-    best = max(anchors, key=lambda anchor: len(judging_metrics(anchor.runs, terms=terms)))
-    return best if judging_metrics(best.runs, terms=terms) else None
+    best = max(anchors, key=lambda anchor: len(judging_metrics(anchor.runs, policy=policy)))
+    return best if judging_metrics(best.runs, policy=policy) else None
 
 
-def were_too_few(verdict: Verdict, *, old: Baseline, new: Baseline, terms: Terms) -> bool:
+def were_too_few(verdict: Verdict, *, old: Baseline, new: Baseline, policy: VerdictPolicy) -> bool:
     """Tell whether a case is undecided only because old has too few runs for the tolerance, and new mends that.
 
     No change for the worse may be certain: the interval of each that is undecided holds none.
@@ -104,10 +106,10 @@ def were_too_few(verdict: Verdict, *, old: Baseline, new: Baseline, terms: Terms
     if verdict.kind is not VerdictKind.INCONCLUSIVE or not compares(new, old=old) or len(new.runs) <= len(old.runs):
         return False
     undecided = [each for each in verdict.comparisons if each.kind is VerdictKind.INCONCLUSIVE]
-    return _are_refused(undecided, old=old, terms=terms) and not any(map(_is_certain_loss, undecided))
+    return _are_refused(undecided, old=old, policy=policy) and not any(map(_is_certain_loss, undecided))
 
 
-def may_join(verdict: Verdict, *, old: Baseline, new: Baseline, terms: Terms) -> bool:
+def can_append_runs(verdict: Verdict, *, old: Baseline, new: Baseline, policy: VerdictPolicy) -> bool:
     """Tell whether new's runs may stand beside old's: they are the same, as far as can be told.
 
     PASSED says so. So few runs that the tolerance is refused pass nothing, and would stay so few for ever: there no
@@ -119,7 +121,7 @@ def may_join(verdict: Verdict, *, old: Baseline, new: Baseline, terms: Terms) ->
         return verdict.kind is VerdictKind.PASSED
     undecided = [each for each in verdict.comparisons if each.kind is VerdictKind.INCONCLUSIVE]
     is_small = all(_loss_pct(each) <= HARMLESS_SHARE * each.allowed_pct for each in undecided)
-    return is_small and _are_refused(undecided, old=old, terms=terms)
+    return is_small and _are_refused(undecided, old=old, policy=policy)
 
 
 def joined(old: Baseline, *, new: Baseline, runs: int) -> Baseline:
@@ -139,33 +141,39 @@ def compares(new: Baseline, *, old: Baseline) -> bool:
     return all(getattr(new, key) == getattr(old, key) for key in keys)
 
 
-def _step_of_same(verdict: Verdict, *, old: Baseline, new: Baseline, terms: Terms, runs: int, release: str) -> Step:
+def _step_of_same(
+    verdict: Verdict, *, old: Baseline, new: Baseline, policy: VerdictPolicy, runs: int, release: str
+) -> UpdateDecision:
     num_new, num_old = len(new.runs), len(old.runs)
     if num_new < num_old:
         why = f"{num_old} runs that show no loss are not replaced by fewer; launch as many with --perf-runs={num_old}"
-        return Step(action=Action.KEEP, why=why)
-    if num_new > num_old and (num_old < runs or wants_more_runs(old.runs, terms=terms)):
-        return Step(action=Action.WRITE, why=f"{num_new} runs instead of {num_old} resolve more")
+        return UpdateDecision(action=Action.KEEP, why=why)
+    if num_new > num_old and (num_old < runs or wants_more_runs(old.runs, policy=policy)):
+        return UpdateDecision(action=Action.WRITE, why=f"{num_new} runs instead of {num_old} resolve more")
     if _has_moved(verdict.comparisons):
-        return Step(action=Action.WRITE, why="it moved more than its noise")
+        return UpdateDecision(action=Action.WRITE, why="it moved more than its noise")
     if release:
-        return Step(action=Action.WRITE, why="nothing moved more than its own noise")
-    return Step(action=Action.KEEP, why="nothing moved more than its own noise")
+        return UpdateDecision(action=Action.WRITE, why="nothing moved more than its own noise")
+    return UpdateDecision(action=Action.KEEP, why="nothing moved more than its own noise")
 
 
-def _refusal(verdict: Verdict, *, old: Baseline | None, terms: Terms) -> str:
+def _refusal(verdict: Verdict, *, old: Baseline | None, policy: VerdictPolicy) -> str:
     """Return how a case that may hide a loss is stored, and what would spare saying that it has none."""
     why = f"{verdict.kind} is stored only with --perf-accept-regression --perf-reason=TEXT"
     undecided = [each for each in verdict.comparisons if each.kind is VerdictKind.INCONCLUSIVE]
-    if verdict.kind is not VerdictKind.INCONCLUSIVE or old is None or not _are_refused(undecided, old=old, terms=terms):
+    if (
+        verdict.kind is not VerdictKind.INCONCLUSIVE
+        or old is None
+        or not _are_refused(undecided, old=old, policy=policy)
+    ):
         return why
-    needed = runs_to_judge(old.runs, terms=terms)
+    needed = runs_to_judge(old.runs, policy=policy)
     more = len(old.runs) + 1 if needed is None else needed
     return f"{why}, or with more runs that show no certain loss: --update-baselines --perf-runs={more}"
 
 
-def _are_refused(undecided: Sequence[Comparison], *, old: Baseline, terms: Terms) -> bool:
-    judging = judging_metrics(old.runs, terms=terms)
+def _are_refused(undecided: Sequence[Comparison], *, old: Baseline, policy: VerdictPolicy) -> bool:
+    judging = judging_metrics(old.runs, policy=policy)
     return all(not each.anchor and each.metric not in judging for each in undecided)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pytest_nemoperf.bands import band_problems, has_pinned_lengths, is_rl
 from pytest_nemoperf.baseline import Baseline
-from pytest_nemoperf.comparison import Comparison, Terms, VerdictKind, compare_runs, describe
+from pytest_nemoperf.comparison import Comparison, VerdictKind, VerdictPolicy, compare_runs, describe
 from pytest_nemoperf.distinct import distinct_comparisons
 from pytest_nemoperf.measure import Measurement, Run, identity_problem, median_over_runs
 from pytest_nemoperf.metrics import JUDGED, TOKENS_PER_SEC_PER_GPU
@@ -43,7 +43,7 @@ def judge(
     *,
     baseline: Baseline | None,
     machine: Mapping[str, str | int],
-    terms: Terms,
+    policy: VerdictPolicy,
     looked_in: str = "",
 ) -> Verdict:
     """Return the verdict on a measurement; while it is INCONCLUSIVE, a further launch may decide.
@@ -55,7 +55,7 @@ def judge(
         measurement: This session's runs.
         baseline: What is stored for the case, or None.
         machine: Key of this machine.
-        terms: What is allowed, and how often a verdict may be wrong.
+        policy: What is allowed, and how often a verdict may be wrong.
         looked_in: Folder in which a baseline was looked for, for the reason that there is none.
     """
     problems = [*measurement.problems, *_identity_problems(measurement), *_impossible_values(measurement)]
@@ -69,12 +69,12 @@ def judge(
         return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=differences)
     if loss := _loss_problem(measurement, baseline=baseline):
         return _verdict(VerdictKind.INVALID, measurement, reasons=[loss])
-    comparisons = compare_runs(measurement, baseline=baseline, terms=terms)
+    comparisons = compare_runs(measurement, baseline=baseline, policy=policy)
     if not comparisons:
         return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=["the baseline has none of these metrics"])
     slow = None
     if _overall(comparisons) is not VerdictKind.REGRESSED:  # where medians say so, nothing is hidden behind them
-        slow = find_slow_steps(measurement, baseline=baseline.runs, terms=terms)
+        slow = find_slow_steps(measurement, baseline=baseline.runs, policy=policy)
     comparisons = mark_rates(comparisons, slow=slow)
     kind = _overall(comparisons)
     return Verdict(

@@ -50,7 +50,7 @@ class Waiver:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ruling:
+class WaiverEffect:
     """What a waiver makes of a verdict.
 
     Attributes:
@@ -102,7 +102,7 @@ def check_release(waiver: Waiver, *, release: str, subject: str) -> None:
         _release_under_test(waiver, release=release, subject=subject)
 
 
-def rule_on(verdict: Verdict, *, waiver: Waiver | None, today: date, release: str) -> Ruling:
+def rule_on(verdict: Verdict, *, waiver: Waiver | None, today: date, release: str) -> WaiverEffect:
     """Return what a waiver makes of a verdict.
 
     Args:
@@ -115,18 +115,20 @@ def rule_on(verdict: Verdict, *, waiver: Waiver | None, today: date, release: st
         WaiverError: If the waiver ends with a release and the one under test is not known.
     """
     if waiver is None:
-        return Ruling()
+        return WaiverEffect()
     if since := _expired_since(waiver, today=today, release=release, subject=verdict.case):
-        return Ruling(note=f"the waiver expired {since}: {waiver.reason}; {_after_expiry(verdict)}", is_expired=True)
+        return WaiverEffect(
+            note=f"the waiver expired {since}: {waiver.reason}; {_after_expiry(verdict)}", is_expired=True
+        )
     if verdict.kind in _NOT_NEEDED:
         until = _until_text(waiver.until)
-        return Ruling(note=f"the waiver until {until} is not needed, for nothing is lost now: remove perf_waive")
+        return WaiverEffect(note=f"the waiver until {until} is not needed, for nothing is lost now: remove perf_waive")
     if verdict.kind is not VerdictKind.REGRESSED:
-        return Ruling()
+        return WaiverEffect()
     lost = [each for each in verdict.comparisons if each.kind is VerdictKind.REGRESSED]
     if below := [problem for each in lost if (problem := _floor_problem(each, floor_pct=waiver.floor_pct))]:
-        return Ruling(note=f"the waiver until {_until_text(waiver.until)} does not cover it: {'; '.join(below)}")
-    return Ruling(waived=waiver.text)
+        return WaiverEffect(note=f"the waiver until {_until_text(waiver.until)} does not cover it: {'; '.join(below)}")
+    return WaiverEffect(waived=waiver.text)
 
 
 def _parse_until(value: object, *, subject: str) -> date | Version:

@@ -45,7 +45,7 @@ class SectionCut:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
+class ShardSpec:
     """How a weight is cut over the tp axis, or an expert's over etp.
 
     Attributes:
@@ -106,7 +106,7 @@ class Weight:
 
     name: str
     shape: tuple[int, ...]
-    split: Split | None = None
+    split: ShardSpec | None = None
     tensor_grad: TensorGrad = TensorGrad.OWN
     is_expert: bool = False
 
@@ -174,7 +174,7 @@ def model_weights(model: ModelConfig) -> Iterator[Weight]:
 def embedding_weights(model: ModelConfig) -> Iterator[Weight]:
     """Yield the tables of the first pipeline stage."""
     yield Weight(
-        name="embedding.weight", shape=(model.vocab_size, model.hidden_size), split=Split(dim=0, is_padded=True)
+        name="embedding.weight", shape=(model.vocab_size, model.hidden_size), split=ShardSpec(dim=0, is_padded=True)
     )
     if model.max_positions is not None:
         yield Weight(
@@ -195,7 +195,7 @@ def head_weights(model: ModelConfig) -> Iterator[Weight]:
         yield Weight(name="head.weight", shape=(1, model.hidden_size), tensor_grad=TensorGrad.TOKENS)
     elif not model.tied_embeddings:
         yield Weight(
-            name="head.weight", shape=(model.vocab_size, model.hidden_size), split=Split(dim=0, is_padded=True)
+            name="head.weight", shape=(model.vocab_size, model.hidden_size), split=ShardSpec(dim=0, is_padded=True)
         )
 
 
@@ -246,7 +246,7 @@ def _attention(model: ModelConfig) -> Iterator[Weight]:
     hidden, head = model.hidden_size, model.head_dim
     queries, keys = model.num_heads * head, model.num_kv_heads * head
     sections = (queries * (2 if model.attention_gate else 1), keys, keys)
-    split = Split(dim=0, sections=sections, max_parts=(None, model.num_kv_heads, model.num_kv_heads))
+    split = ShardSpec(dim=0, sections=sections, max_parts=(None, model.num_kv_heads, model.num_kv_heads))
     yield Weight(name="qkv.weight", shape=(sum(sections), hidden), split=split)
     if model.qkv_bias:
         yield Weight(name="qkv.bias", shape=(sum(sections),), split=split)
@@ -254,7 +254,7 @@ def _attention(model: ModelConfig) -> Iterator[Weight]:
         yield Weight(name="q_norm.weight", shape=(head,), tensor_grad=TensorGrad.HEADS)
         yield Weight(name="k_norm.weight", shape=(head,), tensor_grad=TensorGrad.HEADS)
     if model.attention_sinks:
-        yield Weight(name="sinks", shape=(model.num_heads,), split=Split(dim=0))
+        yield Weight(name="sinks", shape=(model.num_heads,), split=ShardSpec(dim=0))
     yield from _output("out", model, width=queries, has_bias=model.out_bias)
 
 
@@ -265,23 +265,25 @@ def _latent_attention(model: ModelConfig) -> Iterator[Weight]:
     queries = model.num_heads * (mla.qk_nope_head_dim + mla.qk_rope_head_dim)
     keys_values = model.num_heads * (mla.qk_nope_head_dim + mla.v_head_dim)
     if mla.q_lora_rank is None:
-        yield Weight(name="q.weight", shape=(queries, hidden), split=Split(dim=0))
+        yield Weight(name="q.weight", shape=(queries, hidden), split=ShardSpec(dim=0))
     else:
         yield Weight(name="q_down.weight", shape=(mla.q_lora_rank, hidden), tensor_grad=TensorGrad.HEADS)
         yield Weight(name="q_down_norm.weight", shape=(mla.q_lora_rank,), tensor_grad=TensorGrad.HEADS)
-        yield Weight(name="q_up.weight", shape=(queries, mla.q_lora_rank), split=Split(dim=0))
+        yield Weight(name="q_up.weight", shape=(queries, mla.q_lora_rank), split=ShardSpec(dim=0))
     latent = mla.kv_lora_rank + mla.qk_rope_head_dim
     yield Weight(name="kv_down.weight", shape=(latent, hidden), tensor_grad=TensorGrad.HEADS)
     yield Weight(name="kv_down_norm.weight", shape=(mla.kv_lora_rank,), tensor_grad=TensorGrad.HEADS)
-    yield Weight(name="kv_up.weight", shape=(keys_values, mla.kv_lora_rank), split=Split(dim=0))
+    yield Weight(name="kv_up.weight", shape=(keys_values, mla.kv_lora_rank), split=ShardSpec(dim=0))
     yield from _output("out", model, width=model.num_heads * mla.v_head_dim, has_bias=model.out_bias)
 
 
 def _mlp(model: ModelConfig, *, width: int) -> Iterator[Weight]:
     name, sections = _first_matrix(model, width=width)
-    yield Weight(name=f"{name}.weight", shape=(sum(sections), model.hidden_size), split=Split(dim=0, sections=sections))
+    yield Weight(
+        name=f"{name}.weight", shape=(sum(sections), model.hidden_size), split=ShardSpec(dim=0, sections=sections)
+    )
     if model.mlp_bias:
-        yield Weight(name=f"{name}.bias", shape=(sum(sections),), split=Split(dim=0, sections=sections))
+        yield Weight(name=f"{name}.bias", shape=(sum(sections),), split=ShardSpec(dim=0, sections=sections))
     yield from _output("down", model, width=width, has_bias=model.mlp_bias)
 
 
@@ -298,7 +300,7 @@ def _moe(model: ModelConfig) -> Iterator[Weight]:
         yield Weight(name="latent_up.weight", shape=(hidden, inner), tensor_grad=TensorGrad.TOKENS)
     name, sections = _first_matrix(model, width=moe.ffn_hidden_size)
     expert = Weight(name="", shape=(), is_expert=True)
-    first, second = Split(dim=1, sections=sections), Split(dim=2)
+    first, second = ShardSpec(dim=1, sections=sections), ShardSpec(dim=2)
     shape = (moe.num_experts, sum(sections), inner)
     yield replace(expert, name=f"experts.{name}.weight", shape=shape, split=first)
     if model.mlp_bias:
@@ -346,7 +348,7 @@ def _first_matrix(model: ModelConfig, *, width: int) -> tuple[str, tuple[int, ..
 
 def _output(name: str, model: ModelConfig, *, width: int, has_bias: bool) -> Iterator[Weight]:
     """Yield a sub-layer's second matrix; its bias joins after the ranks' parts are summed."""
-    yield Weight(name=f"{name}.weight", shape=(model.hidden_size, width), split=Split(dim=1))
+    yield Weight(name=f"{name}.weight", shape=(model.hidden_size, width), split=ShardSpec(dim=1))
     if has_bias:
         yield Weight(name=f"{name}.bias", shape=(model.hidden_size,), tensor_grad=TensorGrad.TOKENS)
 

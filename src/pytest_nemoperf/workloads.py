@@ -9,7 +9,7 @@ from typing import Any
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.conventions import find_convention
 from pytest_nemoperf.errors import RecipeError
-from pytest_nemoperf.expected import Expected
+from pytest_nemoperf.expected import ExpectedRecords
 from pytest_nemoperf.flops import num_flops_per_token
 from pytest_nemoperf.jsontext import from_data, plain_mapping
 from pytest_nemoperf.parallelism import Layout
@@ -36,7 +36,7 @@ class WorkloadFacts:
     flops_per_token: float | None = None
 
 
-def loop_workload(name: str, *, expected: Expected, added: Mapping[str, Any] | None) -> dict[str, Any]:
+def loop_workload(name: str, *, expected: ExpectedRecords, added: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the workload of a measured loop: what is known of every loop, and what its test adds.
 
     Args:

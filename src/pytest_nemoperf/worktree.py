@@ -33,7 +33,7 @@ _POLL_SEC = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
+class ABSide:
     """One version of the code under test.
 
     Attributes:
@@ -186,7 +186,7 @@ class _Claim:
         self.lock.release()
 
 
-def set_up(side: Side, *, command: str, project: Path) -> None:
+def set_up(side: ABSide, *, command: str, project: Path) -> None:
     """Run the set-up command of the project in a side's root directory.
 
     Args:

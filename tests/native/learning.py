@@ -16,9 +16,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pytest_nemoperf.native import attention, batches, context_parallel, rank
-from pytest_nemoperf.native.learner import Learner
+from pytest_nemoperf.native.learner import TrainModel
 from pytest_nemoperf.native.mesh import RankMesh, build_mesh
-from pytest_nemoperf.native.rollouts import Samples
+from pytest_nemoperf.native.rollouts import StepSamples
 from pytest_nemoperf.native.stage import Stage
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Plan
@@ -54,12 +54,12 @@ class Findings:
     reference: list[list[float]]
 
 
-def make_samples(*, vocab_size: int) -> Samples:
+def make_samples(*, vocab_size: int) -> StepSamples:
     """Return eight samples of eight lengths; what is behind a sample are no zeros, so that a look at it shows."""
     prompt_lens, lens = torch.tensor(PROMPT_LENS), torch.tensor(PROMPT_LENS) + torch.tensor(RESPONSE_LENS)
     generator = torch.Generator().manual_seed(7)
     shape = (len(PROMPT_LENS), int(lens.max()))
-    return Samples(
+    return StepSamples(
         tokens_NS=torch.randint(vocab_size, shape, generator=generator),
         prompt_lens_N=prompt_lens,
         lens_N=lens,
@@ -70,7 +70,7 @@ def make_samples(*, vocab_size: int) -> Samples:
     )
 
 
-def make_terms(samples: Samples, *, logprobs: Tensor, numbers: range) -> Tensor:
+def make_terms(samples: StepSamples, *, logprobs: Tensor, numbers: range) -> Tensor:
     """Return weights, advantages and old log-probabilities of the samples of one update."""
     mask = samples.response_mask_NS()
     mask = mask & torch.isin(torch.arange(len(mask)), torch.tensor(numbers))[:, None]
@@ -89,8 +89,8 @@ def findings(plan: Plan, *, mesh: RankMesh) -> Findings:
     """Return what this rank finds."""
     device = torch.device("cpu")
     samples = make_samples(vocab_size=plan.model.vocab_size)
-    learner = Learner(plan, mesh=mesh, device=device, objective=objective)
-    reference = Learner(plan, mesh=mesh, device=device, objective=objective, is_trainable=False)
+    learner = TrainModel(plan, mesh=mesh, device=device, objective=objective)
+    reference = TrainModel(plan, mesh=mesh, device=device, objective=objective, is_trainable=False)
     before = learner.logprobs(samples)
     updates = []
     for first in (0, 4):
@@ -123,9 +123,11 @@ def with_padding_first() -> None:
     """Samples whose padding comes first, where attention sees it."""
     original = batches.Batches._cut
 
-    def shifted(self: batches.Batches, rows: Any, *, samples: Samples) -> batches.Cut:
+    def shifted(self: batches.Batches, rows: Any, *, samples: StepSamples) -> batches.PackedIndex:
         cut = original(self, rows, samples=samples)
-        return batches.Cut(source_BL=cut.source_BL.roll(1, -1), target_BL=cut.target_BL.roll(1, -1), tables=cut.tables)
+        return batches.PackedIndex(
+            source_BL=cut.source_BL.roll(1, -1), target_BL=cut.target_BL.roll(1, -1), tables=cut.tables
+        )
 
     with mock.patch.object(batches.Batches, "_cut", shifted):
         main()
@@ -164,7 +166,7 @@ def with_positions_of_the_last() -> None:
     """Packed rows of a pipeline that all take the last one's positions."""
     original = batches.Batches.cut
 
-    def alike(self: batches.Batches, samples: Samples, **options: Any) -> list[batches.Cut]:
+    def alike(self: batches.Batches, samples: StepSamples, **options: Any) -> list[batches.PackedIndex]:
         cuts = original(self, samples, **options)
         return [replace(cut, tables=cuts[-1].tables) for cut in cuts]
 
@@ -172,7 +174,7 @@ def with_positions_of_the_last() -> None:
         main()
 
 
-def _train(plan: Plan, *, place: rank.Place, device: torch.device) -> None:
+def _train(plan: Plan, *, place: rank.RankEnvironment, device: torch.device) -> None:
     mesh = build_mesh(plan.layout, model=plan.model, device_type=device.type)
     found = findings(plan, mesh=mesh)
     facts = {name: getattr(found, name) for name in Findings.__slots__}
@@ -180,9 +182,9 @@ def _train(plan: Plan, *, place: rank.Place, device: torch.device) -> None:
     dist.barrier()
 
 
-def _train_lengths(plan: Plan, *, place: rank.Place, device: torch.device) -> None:
+def _train_lengths(plan: Plan, *, place: rank.RankEnvironment, device: torch.device) -> None:
     mesh = build_mesh(plan.layout, model=plan.model, device_type=device.type)
-    learner = Learner(plan, mesh=mesh, device=device)
+    learner = TrainModel(plan, mesh=mesh, device=device)
     samples = make_samples(vocab_size=plan.model.vocab_size)
     said = [
         learner.logprobs(replace(samples, lens_N=samples.lens_N.clamp(max=longest))).tolist()

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from pytest_nemoperf.algorithms import Algorithm
-from pytest_nemoperf.native.rollouts import Samples
+from pytest_nemoperf.native.rollouts import StepSamples
 from tests.native.samples import response_places
 
 Table = list[list[float]]
 
 
-def shaped_rewards(samples: Samples, *, limit: int, algorithm: Algorithm) -> list[float]:
+def shaped_rewards(samples: StepSamples, *, limit: int, algorithm: Algorithm) -> list[float]:
     zone = algorithm.overlong_share * limit
     rewards = samples.rewards_N.tolist()
     if not zone:
@@ -43,7 +43,7 @@ def group_advantages(rewards: Sequence[float], *, group_size: int, algorithm: Al
     return advantages
 
 
-def gae(samples: Samples, *, values: Table, algorithm: Algorithm) -> Table:
+def gae(samples: StepSamples, *, values: Table, algorithm: Algorithm) -> Table:
     """Return the sums of the definition, one temporal difference after the other, without recursion or scaling."""
     table = zeros_like(values)
     for sample, places in enumerate(response_places(samples)):
@@ -59,7 +59,7 @@ def gae(samples: Samples, *, values: Table, algorithm: Algorithm) -> Table:
     return table
 
 
-def returns(samples: Samples, *, values: Table, algorithm: Algorithm) -> Table:
+def returns(samples: StepSamples, *, values: Table, algorithm: Algorithm) -> Table:
     """Return advantages plus values at the tokens of responses."""
     table = gae(samples, values=values, algorithm=algorithm)
     for sample, places in enumerate(response_places(samples)):
@@ -68,7 +68,7 @@ def returns(samples: Samples, *, values: Table, algorithm: Algorithm) -> Table:
     return table
 
 
-def whitened(samples: Samples, table: Table) -> Table:
+def whitened(samples: StepSamples, table: Table) -> Table:
     """Return the numbers at the tokens of responses with mean 0 and variance 1."""
     all_places = response_places(samples)
     numbers = [table[sample][place] for sample, places in enumerate(all_places) for place in places]
@@ -80,7 +80,7 @@ def whitened(samples: Samples, table: Table) -> Table:
     return white
 
 
-def token_advantages(samples: Samples, *, values: Table, algorithm: Algorithm) -> Table:
+def token_advantages(samples: StepSamples, *, values: Table, algorithm: Algorithm) -> Table:
     """Return the advantage of each token under any algorithm."""
     if algorithm.has_value_model:
         table = gae(samples, values=values, algorithm=algorithm)
@@ -91,7 +91,7 @@ def token_advantages(samples: Samples, *, values: Table, algorithm: Algorithm) -
 
 
 def policy_loss(
-    samples: Samples,
+    samples: StepSamples,
     *,
     batch: Sequence[int],
     advantages: Table,
@@ -119,7 +119,7 @@ def policy_loss(
 
 
 def value_loss(
-    samples: Samples,
+    samples: StepSamples,
     *,
     batch: Sequence[int],
     targets: Table,
@@ -142,7 +142,7 @@ def zeros_like(table: Table) -> Table:
     return [[0.0] * len(row) for row in table]
 
 
-def _mean(samples: Samples, per_token: Callable[[int, int], Tensor], *, batch: Sequence[int], over: str) -> Tensor:
+def _mean(samples: StepSamples, per_token: Callable[[int, int], Tensor], *, batch: Sequence[int], over: str) -> Tensor:
     """Return the mean over tokens, or over the tokens of each response and then over the responses that have any."""
     tokens = [[per_token(sample, place) for place in response_places(samples)[sample]] for sample in batch]
     if over == "token":

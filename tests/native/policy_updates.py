@@ -17,7 +17,7 @@ from pytest_nemoperf.native.mesh import RankMesh, build_mesh
 from pytest_nemoperf.native.objective import policy_terms
 from pytest_nemoperf.native.phases import phase_clock
 from pytest_nemoperf.native.policy_update import PolicyUpdate
-from pytest_nemoperf.native.rollouts import Samples
+from pytest_nemoperf.native.rollouts import StepSamples
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import RL_PHASES
 from tests.native.samples import make_samples
@@ -44,7 +44,7 @@ class Trained:
     values: list[list[float]]
 
 
-def step_samples(plan: Plan) -> Samples:
+def step_samples(plan: Plan) -> StepSamples:
     """Return eight samples of four prompts: one without a response, one group of equal rewards."""
     samples = make_samples(RESPONSE_LENS, prompt_lens=PROMPT_LENS, rewards=REWARDS, group_size=2)
     return replace(samples, tokens_NS=samples.tokens_NS % plan.model.vocab_size)
@@ -85,7 +85,7 @@ def read_trained(run_dir: Path, *, num_ranks: int) -> list[Trained]:
     return [Trained(**json.loads(text)) for text in texts]
 
 
-def _train(plan: Plan, *, place: rank.Place, device: torch.device) -> None:
+def _train(plan: Plan, *, place: rank.RankEnvironment, device: torch.device) -> None:
     mesh = build_mesh(plan.layout, model=plan.model, device_type=device.type)
     found = trained(plan, mesh=mesh)
     facts = {name: getattr(found, name) for name in Trained.__slots__}

@@ -21,7 +21,7 @@ from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.native.parallelize import compute_dtype, parallelize
 from pytest_nemoperf.native.refit import Refit
 from pytest_nemoperf.native.seeds import seeded_generator
-from pytest_nemoperf.native.shares import Share
+from pytest_nemoperf.native.shares import AxisShard
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import PLAN_FILE
@@ -176,7 +176,7 @@ def _expected(plan: Plan, *, generation: GenerationLayout, place: int) -> dict[s
             if split.is_padded:
                 missing = -tensor.shape[0] % tp
                 tensor = torch.cat([tensor, tensor.new_full((missing, *tensor.shape[1:]), torch.nan)])
-            tensor = Share(split=split, degree=tp, place=place % tp).take(tensor)
+            tensor = AxisShard(split=split, degree=tp, place=place % tp).take(tensor)
         expected[name] = tensor
     return expected
 

@@ -16,7 +16,7 @@ import torch
 from pytest_nemoperf.native import collect, rank
 from pytest_nemoperf.native.collect import Collector
 from pytest_nemoperf.native.generation import NativeGenerator
-from pytest_nemoperf.native.learner import Learner
+from pytest_nemoperf.native.learner import TrainModel
 from pytest_nemoperf.native.policy_update import PolicyUpdate
 from pytest_nemoperf.native.refit import Refit
 from pytest_nemoperf.native.rl import GeneratingRank
@@ -39,19 +39,19 @@ def raises_while_scoring() -> None:
 
 
 def raises_in_logprobs() -> None:
-    _failing(Learner, "logprobs", on_rank=0, call=LAST_STEP, failure=_raise)
+    _failing(TrainModel, "logprobs", on_rank=0, call=LAST_STEP, failure=_raise)
 
 
 def raises_in_reference_logprobs() -> None:
-    _failing(Learner, "logprobs", on_rank=0, call=LAST_STEP, failure=_raise, where=_is_reference)
+    _failing(TrainModel, "logprobs", on_rank=0, call=LAST_STEP, failure=_raise, where=_is_reference)
 
 
 def raises_in_values() -> None:
-    _failing(Learner, "values", on_rank=0, call=LAST_STEP, failure=_raise)
+    _failing(TrainModel, "values", on_rank=0, call=LAST_STEP, failure=_raise)
 
 
 def is_killed_as_second_that_trains() -> None:
-    _failing(Learner, "update", on_rank=1, call=LAST_STEP, failure=_kill)
+    _failing(TrainModel, "update", on_rank=1, call=LAST_STEP, failure=_kill)
 
 
 def is_killed_as_second_that_generates() -> None:
@@ -59,7 +59,7 @@ def is_killed_as_second_that_generates() -> None:
 
 
 def is_killed_while_training() -> None:
-    _failing(Learner, "update", on_rank=0, call=LAST_STEP, failure=_kill)
+    _failing(TrainModel, "update", on_rank=0, call=LAST_STEP, failure=_kill)
 
 
 def raises_while_sending_weights() -> None:
@@ -117,7 +117,7 @@ def notes_how_much_it_is_asked() -> None:
         rank.main()
 
 
-def _is_reference(learner: Learner) -> bool:
+def _is_reference(learner: TrainModel) -> bool:
     return learner._updater is None
 
 

@@ -32,7 +32,7 @@ from pytest_nemoperf.native.gradients import Gradients
 from pytest_nemoperf.native.parallelize import parallelize
 from pytest_nemoperf.native.passes import MicroBatch
 from pytest_nemoperf.native.pipeline import Pipeline
-from pytest_nemoperf.native.shares import Share
+from pytest_nemoperf.native.shares import AxisShard
 from pytest_nemoperf.native.stage import Stage
 from pytest_nemoperf.native.value_head import ValueHead
 from pytest_nemoperf.stages import stage_layers
@@ -216,7 +216,7 @@ def with_sequences_out_of_order() -> None:
 
 def with_everyones_first_part() -> None:
     """Tensor parallelism whose ranks all hold the first part of each matrix."""
-    with mock.patch.object(shares, "_share", lambda split, group: Share(split=split, degree=group.size(), place=0)):
+    with mock.patch.object(shares, "_share", lambda split, group: AxisShard(split=split, degree=group.size(), place=0)):
         rank.main()
 
 

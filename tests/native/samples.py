@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pytest_nemoperf.native.rollouts import Samples
+from pytest_nemoperf.native.rollouts import StepSamples
 
 
 def make_samples(
@@ -17,13 +17,13 @@ def make_samples(
     rewards: Sequence[float] | None = None,
     group_size: int = 1,
     seed: int = 0,
-) -> Samples:
+) -> StepSamples:
     """Return samples with such responses, whose tokens had random log-probabilities; prompts' lengths repeat."""
     generator = torch.Generator().manual_seed(seed)
     num_samples = len(response_lens)
     prompts = [prompt_lens[sample % len(prompt_lens)] for sample in range(num_samples)]
     lens = [prompt + response for prompt, response in zip(prompts, response_lens, strict=True)]
-    samples = Samples(
+    samples = StepSamples(
         tokens_NS=torch.randint(0, 10, (num_samples, max(lens)), generator=generator),
         prompt_lens_N=torch.tensor(prompts),
         lens_N=torch.tensor(lens),
@@ -37,7 +37,7 @@ def make_samples(
     return samples
 
 
-def response_places(samples: Samples) -> list[list[int]]:
+def response_places(samples: StepSamples) -> list[list[int]]:
     """Return the places of each sample's response, from the two lengths alone."""
     prompts, lens = samples.prompt_lens_N.tolist(), samples.lens_N.tolist()
     return [list(range(first, last)) for first, last in zip(prompts, lens, strict=True)]
@@ -55,7 +55,7 @@ def gradient_of(loss: Tensor, x: Tensor) -> Tensor:
 class Numbers:
     """What a step's passes would have returned, random."""
 
-    def __init__(self, samples: Samples, *, seed: int = 0) -> None:
+    def __init__(self, samples: StepSamples, *, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
         shape = samples.tokens_NS.shape
         self.old_NS = -3 * torch.rand(shape, generator=generator)

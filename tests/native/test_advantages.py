@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pytest_nemoperf.algorithms import ALGORITHMS, Algorithm
 from pytest_nemoperf.native.advantages import gae, group_advantages, kept_prompts, shaped_rewards
-from pytest_nemoperf.native.rollouts import Samples
+from pytest_nemoperf.native.rollouts import StepSamples
 from pytest_nemoperf.rl import RL
 from tests.native import plain_rl
 from tests.native.samples import make_samples, response_places
@@ -42,7 +42,7 @@ def rl_of(**changes: object) -> RL:
     return RL(**{**values, **changes})  # type: ignore[arg-type]  # each test knows its values
 
 
-def random_values(samples: Samples, *, seed: int = 1) -> torch.Tensor:
+def random_values(samples: StepSamples, *, seed: int = 1) -> torch.Tensor:
     return torch.randn(samples.tokens_NS.shape, generator=torch.Generator().manual_seed(seed))
 
 

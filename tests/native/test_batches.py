@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.distributed import ProcessGroup
 from torch.nn import functional
 
-from pytest_nemoperf.native.batches import Batches, Cut, Segment, deal, micro_batches, pack
+from pytest_nemoperf.native.batches import Batches, PackedIndex, PackedSequence, deal, micro_batches, pack
 from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.rope import tabulate
 from pytest_nemoperf.parallelism import Layout
@@ -25,7 +25,9 @@ LENS = [prompt + response for prompt, response in zip(PROMPT_LENS, RESPONSE_LENS
 MANY_LENS = st.dictionaries(st.integers(0, 100), st.integers(1, 50), min_size=1, max_size=40)
 
 
-def cuts_of(layout: Layout, *, numbers: range = range(8), is_training: bool = True, **changes: Any) -> list[list[Cut]]:
+def cuts_of(
+    layout: Layout, *, numbers: range = range(8), is_training: bool = True, **changes: Any
+) -> list[list[PackedIndex]]:
     """Return the cuts of each data-parallel rank of a layout without other axes."""
     plan = replace(rl_plan(Layout(gpus=1), **changes), layout=layout)  # also of ranks that don't divide the batch
     tables = tabulate(plan.model, index_S=torch.arange(plan.seq_len), dtype=torch.float32, device=CPU)
@@ -61,7 +63,9 @@ def test_the_longest_are_dealt_first_to_and_fro() -> None:
 
 @given(lens=st.lists(st.integers(1, 32), max_size=40))
 def test_packing_keeps_every_segment_in_rows_that_hold_it(lens: list[int]) -> None:
-    segments = [Segment(sample=number, num_tokens=length, num_places=length) for number, length in enumerate(lens)]
+    segments = [
+        PackedSequence(sample=number, num_tokens=length, num_places=length) for number, length in enumerate(lens)
+    ]
 
     rows = pack(segments, row_len=32)
 
@@ -71,7 +75,9 @@ def test_packing_keeps_every_segment_in_rows_that_hold_it(lens: list[int]) -> No
 
 @given(lens=st.lists(st.integers(1, 32), min_size=2, max_size=40))
 def test_no_two_packed_rows_would_fit_into_one(lens: list[int]) -> None:
-    segments = [Segment(sample=number, num_tokens=length, num_places=length) for number, length in enumerate(lens)]
+    segments = [
+        PackedSequence(sample=number, num_tokens=length, num_places=length) for number, length in enumerate(lens)
+    ]
 
     first, *others = sorted(sum(each.num_places for each in row) for row in pack(segments, row_len=32))
 

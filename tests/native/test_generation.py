@@ -11,7 +11,7 @@ import torch
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.errors import GenerationError
 from pytest_nemoperf.models import model_catalog
-from pytest_nemoperf.native.kv_cache import Pass
+from pytest_nemoperf.native.kv_cache import ForwardBatch
 from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.native.rollouts import Generated, Generator, Request
 from pytest_nemoperf.rl import STOP_TOKEN
@@ -79,12 +79,12 @@ def test_another_prompt_is_noticed() -> None:
 def test_a_cache_whose_places_are_mixed_up_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = rl_plan()
     asked = requests()
-    original = Pass.__init__
+    original = ForwardBatch.__init__
 
     def swapped(self, **values):  # type: ignore[no-untyped-def]  # passes on what it is given
         original(self, **{**values, "rows_N": values["rows_N"].roll(1)})
 
-    monkeypatch.setattr(Pass, "__init__", swapped)
+    monkeypatch.setattr(ForwardBatch, "__init__", swapped)
     generated = generator_of(plan).generate(asked, seed=1)
 
     assert worst_difference(generated, asked, model=scrambled(plan)) > 0.01

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pytest_nemoperf.architecture import value_model
-from pytest_nemoperf.native.learner import Learner
+from pytest_nemoperf.native.learner import TrainModel
 from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.objective import policy_terms
 from pytest_nemoperf.parallelism import Layout
@@ -175,7 +175,7 @@ def test_log_probabilities_are_those_of_the_logits_over_the_temperature() -> Non
     samples = make_samples(vocab_size=plan.model.vocab_size)
     model = build(replace(plan, seq_len=samples.tokens_NS.shape[1]))
 
-    ours = Learner(plan, mesh=RankMesh(), device=CPU).logprobs(samples)
+    ours = TrainModel(plan, mesh=RankMesh(), device=CPU).logprobs(samples)
 
     with torch.no_grad():
         logprobs = (model.logits(samples.tokens_NS) / 0.7).log_softmax(-1)
@@ -201,7 +201,7 @@ def test_updates_are_those_of_a_plain_loop() -> None:
         optimizer.step()
         expected += [loss.item(), grad_norm.item()]
 
-    learner = Learner(plan, mesh=RankMesh(), device=CPU, objective=objective)
+    learner = TrainModel(plan, mesh=RankMesh(), device=CPU, objective=objective)
     pairs = [learner.update(samples, numbers=range(8), terms_NSK=terms) for _ in range(2)]
 
     assert [number.item() for pair in pairs for number in pair] == pytest.approx(expected, rel=1e-5)
@@ -210,7 +210,7 @@ def test_updates_are_those_of_a_plain_loop() -> None:
 def test_a_batch_without_any_response_token_teaches_nothing() -> None:
     plan = rl_plan(ALONE)
     samples = make_samples(vocab_size=plan.model.vocab_size)
-    learner = Learner(plan, mesh=RankMesh(), device=CPU, objective=objective)
+    learner = TrainModel(plan, mesh=RankMesh(), device=CPU, objective=objective)
     terms = torch.zeros(*samples.tokens_NS.shape, 3)
 
     loss, grad_norm = learner.update(samples, numbers=range(3, 4), terms_NSK=terms)
@@ -224,7 +224,7 @@ def test_an_algorithm_brings_its_objective() -> None:
     assert plan.rl is not None
     algorithm = plan.rl.algorithm_config
     samples = make_samples(vocab_size=plan.model.vocab_size)
-    learner = Learner(plan, mesh=RankMesh(), device=CPU)
+    learner = TrainModel(plan, mesh=RankMesh(), device=CPU)
     before = learner.logprobs(samples)
     terms = policy_terms(
         samples,
@@ -242,6 +242,6 @@ def test_an_algorithm_brings_its_objective() -> None:
 
 
 def test_a_reference_keeps_its_weights_and_no_gradients() -> None:
-    reference = Learner(rl_plan(ALONE), mesh=RankMesh(), device=CPU, is_trainable=False)
+    reference = TrainModel(rl_plan(ALONE), mesh=RankMesh(), device=CPU, is_trainable=False)
 
     assert not any(weight.requires_grad for weight in reference.named_weights().values())

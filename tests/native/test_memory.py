@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_nemoperf.activations import TokenCosts
+from pytest_nemoperf.activations import ActivationBytes
 from pytest_nemoperf.architecture import ModelConfig, value_model
 from pytest_nemoperf.components import MLA, MoE
 from pytest_nemoperf.frameworks.torch import TorchFramework
@@ -195,5 +195,5 @@ def test_activations_of_each_family_are_near_what_autograd_keeps(family: str, pr
         build(plan)(tokens, labels)
 
     stage = stage_memory(plan, pp_rank=0)
-    casts = stage.transient - TokenCosts(plan).loss_workspace()
+    casts = stage.transient - ActivationBytes(plan).loss_workspace()
     assert stage.activations + casts == pytest.approx(kept.peak_bytes, rel=FAMILY_TOLERANCE)

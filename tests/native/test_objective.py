@@ -19,7 +19,7 @@ from pytest_nemoperf.native.objective import (
     value_objective,
     value_terms,
 )
-from pytest_nemoperf.native.rollouts import Samples
+from pytest_nemoperf.native.rollouts import StepSamples
 from tests.native import plain_rl
 from tests.native.samples import Numbers, gradient_of, make_samples, with_gradient
 
@@ -35,13 +35,13 @@ LENS = [4, 1, 0, 7, 5, 2]
 REL_TOL = 1e-5
 
 
-def advantages_of(samples: Samples, numbers: Numbers, algorithm: Algorithm) -> Tensor:
+def advantages_of(samples: StepSamples, numbers: Numbers, algorithm: Algorithm) -> Tensor:
     if algorithm.has_value_model:
         return gae(samples, rewards_N=samples.rewards_N, values_NS=numbers.values_NS, algorithm=algorithm)[0]
     return group_advantages(samples.rewards_N, group_size=samples.group_size, algorithm=algorithm)
 
 
-def terms_of(samples: Samples, numbers: Numbers, algorithm: Algorithm, *, batch: list[int]) -> Tensor:
+def terms_of(samples: StepSamples, numbers: Numbers, algorithm: Algorithm, *, batch: list[int]) -> Tensor:
     return policy_terms(
         samples,
         numbers=batch,
@@ -65,7 +65,7 @@ def plain_policy_loss(numbers: Numbers, algorithm: Algorithm, *, batch: list[int
     )
 
 
-def step_samples() -> Samples:
+def step_samples() -> StepSamples:
     return make_samples(LENS, rewards=[1.0, 0.0, 0.0, 0.0, 1.0, 0.5], group_size=3)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nemoperf.native.phases import PhaseClock, ThreadTime, busy_sec_of
+from pytest_nemoperf.native.phases import PhaseClock, RunnableClock, busy_sec_of
 from pytest_nemoperf.records import PRETRAIN_PHASES
 
 
@@ -113,19 +113,19 @@ def test_a_threads_own_time_is_what_it_ran_and_what_it_waited_for_a_core(tmp_pat
     path = tmp_path / "schedstat"
     path.write_text("2000000000 500000000 42\n")
 
-    assert ThreadTime(path=path).runnable_sec() == pytest.approx(2.5)
-    assert ThreadTime(path=tmp_path / "missing").runnable_sec() is None
+    assert RunnableClock(path=path).runnable_sec() == pytest.approx(2.5)
+    assert RunnableClock(path=tmp_path / "missing").runnable_sec() is None
 
 
 def test_a_kernel_that_does_not_count_tells_no_time(tmp_path: Path) -> None:
     path = tmp_path / "schedstat"
     path.write_text("0 0 0\n")
 
-    assert ThreadTime(path=path).runnable_sec() is None
+    assert RunnableClock(path=path).runnable_sec() is None
 
 
 def test_sleeping_is_not_working() -> None:
-    thread = ThreadTime()
+    thread = RunnableClock()
     before = thread.runnable_sec()
     time.sleep(0.05)
     slept = thread.runnable_sec()

@@ -17,7 +17,7 @@ from pytest_nemoperf.algorithms import ALGORITHMS, Algorithm
 from pytest_nemoperf.architecture import value_model
 from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.model import Decoder
-from pytest_nemoperf.native.rollouts import Samples
+from pytest_nemoperf.native.rollouts import StepSamples
 from pytest_nemoperf.native.value_head import ValueHead
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Plan
@@ -72,7 +72,7 @@ class PlainModel:
         self._temperature = temperature
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1)
 
-    def read(self, samples: Samples) -> Tensor:
+    def read(self, samples: StepSamples) -> Tensor:
         """Return log-probabilities, or values, of the tokens of the responses; zeros elsewhere."""
         found_NS = torch.zeros(samples.tokens_NS.shape)
         for sample, places in enumerate(response_places(samples)):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.native.tasks import Question, make_question, reward_of
+from pytest_nemoperf.native.tasks import PromptTask, make_question, reward_of
 from pytest_nemoperf.rl import RL, STOP_TOKEN
 
 PLUS, EQUALS, SEPARATOR = 10, 11, 12
@@ -24,7 +24,7 @@ def make_rl(**changes: Any) -> RL:
     return RL(**{**sizes, **changes})
 
 
-def question_of(rl: RL, *, prompt: int = 0, step: int = 0, round_number: int = 0, seed: int = 7) -> Question:
+def question_of(rl: RL, *, prompt: int = 0, step: int = 0, round_number: int = 0, seed: int = 7) -> PromptTask:
     return make_question(rl, seed=seed, step=step, round_number=round_number, prompt=prompt)
 
 
@@ -88,7 +88,7 @@ def test_the_same_place_has_the_same_prompt() -> None:
     ],
 )
 def test_a_response_is_rewarded_for_the_answer_alone(response: list[int], reward: float) -> None:
-    assert reward_of(response, question=Question(prompt=(), answer=12)) == reward
+    assert reward_of(response, question=PromptTask(prompt=(), answer=12)) == reward
 
 
 def test_prompt_lengths_go_round_between_the_shortest_and_the_longest() -> None:

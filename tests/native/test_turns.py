@@ -11,14 +11,14 @@ import pytest
 
 from pytest_nemoperf.errors import TurnError
 from pytest_nemoperf.native.turns import Gate, steps_in_turn
-from pytest_nemoperf.turn import TURN_FILE, Turn
+from pytest_nemoperf.turn import TURN_FILE, ABTurn
 
 SIDES = ("old", "new")
 
 
-def turn_of(side: str, directory: Path, *, block_steps: int = 2) -> Turn:
+def turn_of(side: str, directory: Path, *, block_steps: int = 2) -> ABTurn:
     (other,) = (name for name in SIDES if name != side)
-    return Turn(directory=str(directory), side=side, other=other, is_first=side == "old", block_steps=block_steps)
+    return ABTurn(directory=str(directory), side=side, other=other, is_first=side == "old", block_steps=block_steps)
 
 
 def on_both_sides(run: Callable[[str], None]) -> None:

@@ -14,17 +14,17 @@ from tests.builders import (
     make_baseline,
     make_measurement,
     make_plan,
+    make_policy,
     make_provenance,
     make_rl,
     make_rl_plan,
     make_rl_records,
     make_run,
-    make_terms,
 )
 
 LONG_CASE = "pretrain-a-model-with-a-really-long-name-16n128g-megatron-bf16-hsdp4x8tp4pp2vp5-variant"
 NODEID = "perf_tests/test_pretrain.py::test_llama_tiny[fsdp2tp2]"
-TERMS = make_terms(tolerance_pct=10.0)
+POLICY = make_policy(tolerance_pct=10.0)
 PHASES = {"data": 0.001, "forward": 0.03, "backward": 0.05, "optimizer": 0.014, "other": 0.005}
 
 
@@ -50,7 +50,7 @@ def make_report(
     """Return the report of a measurement, judged by the real rule; changes are of its result."""
     measurement = measurement or make_measurement()
     verdict = judge(
-        measurement, baseline=baseline, machine=MACHINE, terms=replace(TERMS, max_runs=max(1, len(measurement.runs)))
+        measurement, baseline=baseline, machine=MACHINE, policy=replace(POLICY, max_runs=max(1, len(measurement.runs)))
     )
     values: dict[str, Any] = {
         "nodeid": NODEID,

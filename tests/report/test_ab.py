@@ -16,7 +16,7 @@ from pytest_nemoperf.report.terminal import render_case_line, render_header
 from pytest_nemoperf.results import CaseReport, CaseResult
 from pytest_nemoperf.systems import find_system
 from tests.builders import make_measurement, make_run
-from tests.test_abtest import LABELS, TERMS, rounds_of
+from tests.test_abtest import LABELS, POLICY, rounds_of
 
 BLOCK = """\
 REGRESSED pretrain-test
@@ -67,7 +67,7 @@ def ab_of(**changes: Any) -> ABResult:
 def report_of(ab: ABResult, **changes: Any) -> CaseReport:
     new = replace(make_measurement([826.4] * 10), **changes)
     verdict = judge_rounds(
-        ab.old_measurement, new, rounds=ab.rounds, terms=TERMS, max_rounds=20, labels=(ab.old, ab.new)
+        ab.old_measurement, new, rounds=ab.rounds, policy=POLICY, max_rounds=20, labels=(ab.old, ab.new)
     )
     result = CaseResult(nodeid="t.py::t", measurement=new, verdict=verdict, is_failure=True, run_dir="runs/x", ab=ab)
     return CaseReport(result=result, rerun_command="pytest --perf-ab=main t.py::t")
@@ -154,7 +154,7 @@ def test_the_line_of_a_round_that_is_left_out_says_why() -> None:
 
 
 def test_the_header_says_that_baselines_play_no_part() -> None:
-    comparing = ab_header("main, 36db4f5", limit_sec=180.0, tolerances=TERMS.tolerances)
+    comparing = ab_header("main, 36db4f5", limit_sec=180.0, tolerances=POLICY.tolerances)
 
     lines = render_header(
         system=find_system("cpu"),
@@ -163,7 +163,7 @@ def test_the_header_says_that_baselines_play_no_part() -> None:
         baselines_dir="baselines/cpu",
         num_baselines=6,
         num_local=0,
-        tolerances=TERMS.tolerances,
+        tolerances=POLICY.tolerances,
         runs=5,
         inject_pct=0.0,
         comparing=comparing,

@@ -12,12 +12,12 @@ from pytest_nemoperf.report.cells import (
     count_text,
     elapsed_text,
     figures_text,
-    pct_text,
     shorten_middle,
+    signed_percent,
     tolerances_text,
 )
 from tests.builders import make_provenance, make_run
-from tests.report.builders import TERMS, make_call_run
+from tests.report.builders import POLICY, make_call_run
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_time_to_wait_is_told_to_the_second(seconds: float, text: str) -> None
 
 @pytest.mark.parametrize(("percent", "text"), [(1.25, "+1.2%"), (-16.7, "-16.7%"), (0.04, "0.0%"), (-0.04, "0.0%")])
 def test_a_change_is_signed_unless_it_rounds_to_nothing(percent: float, text: str) -> None:
-    assert pct_text(percent) == text
+    assert signed_percent(percent) == text
 
 
 @pytest.mark.parametrize(("metric", "text"), [("tokens_per_sec_per_gpu", "-3.0%"), ("peak_memory_gib", "+3.0%")])
@@ -67,8 +67,8 @@ def test_figures_leave_out_what_was_not_measured() -> None:
 @pytest.mark.parametrize(
     ("tolerances", "text"),
     [
-        (TERMS.tolerances, "10%"),
-        ({**TERMS.tolerances, "peak_memory_gib": 2.5}, "10%, peak memory 2.5%"),
+        (POLICY.tolerances, "10%"),
+        ({**POLICY.tolerances, "peak_memory_gib": 2.5}, "10%, peak memory 2.5%"),
         ({}, "none"),
     ],
     ids=["alike", "one apart", "empty"],

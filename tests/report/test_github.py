@@ -6,7 +6,7 @@ import pytest
 
 from pytest_nemoperf.report.github import (
     Annotation,
-    Level,
+    AnnotationLevel,
     case_annotation,
     cut_summary,
     render_annotation,
@@ -20,7 +20,11 @@ from tests.report.builders import make_invalid, make_passed, make_regressed, mak
 
 def test_an_annotation_escapes_what_a_workflow_command_reads_as_its_own() -> None:
     annotation = Annotation(
-        level=Level.ERROR, title="100%: a, b", message="5% below:\nwhy, and\r\nhow", file="a,b/test.py", line=7
+        level=AnnotationLevel.ERROR,
+        title="100%: a, b",
+        message="5% below:\nwhy, and\r\nhow",
+        file="a,b/test.py",
+        line=7,
     )
 
     assert render_annotation(annotation) == (
@@ -29,19 +33,19 @@ def test_an_annotation_escapes_what_a_workflow_command_reads_as_its_own() -> Non
 
 
 def test_an_annotation_of_no_line_names_none() -> None:
-    assert render_annotation(Annotation(level=Level.NOTICE, title="t", message="m")) == "::notice title=t::m"
+    assert render_annotation(Annotation(level=AnnotationLevel.NOTICE, title="t", message="m")) == "::notice title=t::m"
 
 
 def test_of_too_many_annotations_the_last_says_how_many_more_there_are() -> None:
-    many = [Annotation(level=Level.WARNING, title=str(number), message="m") for number in range(12)]
-    error = Annotation(level=Level.ERROR, title="e", message="m")
+    many = [Annotation(level=AnnotationLevel.WARNING, title=str(number), message="m") for number in range(12)]
+    error = Annotation(level=AnnotationLevel.ERROR, title="e", message="m")
 
     shown = shown_annotations([*many, error])
 
     assert shown[:10] == [error, *many[:9]]
     assert shown[10:] == [
         Annotation(
-            level=Level.WARNING,
+            level=AnnotationLevel.WARNING,
             title="3 more",
             message="3 warnings more: GitHub shows 10 of a step, the log has them all",
         )
@@ -52,7 +56,7 @@ def test_a_failing_case_is_an_error_with_its_reasons() -> None:
     annotation = case_annotation(make_regressed().result, file="perf_tests/test_a.py", line=3)
 
     assert annotation is not None
-    assert (annotation.level, annotation.title) == (Level.ERROR, "REGRESSED")
+    assert (annotation.level, annotation.title) == (AnnotationLevel.ERROR, "REGRESSED")
     assert annotation.message.startswith("pretrain-test: tokens/sec/GPU is 16.7% below the baseline (833 against 1,000")
     assert (annotation.file, annotation.line) == ("perf_tests/test_a.py", 3)
 
@@ -60,18 +64,18 @@ def test_a_failing_case_is_an_error_with_its_reasons() -> None:
 @pytest.mark.parametrize(
     ("report", "level", "title"),
     [
-        (make_report(), Level.NOTICE, "NO BASELINE"),
-        (make_report(make_measurement((2000.0,) * 3), baseline=make_baseline()), Level.NOTICE, "IMPROVED"),
-        (make_report(baseline=make_baseline(machine={"cpu": "Other"})), Level.WARNING, "NOT COMPARABLE"),
+        (make_report(), AnnotationLevel.NOTICE, "NO BASELINE"),
+        (make_report(make_measurement((2000.0,) * 3), baseline=make_baseline()), AnnotationLevel.NOTICE, "IMPROVED"),
+        (make_report(baseline=make_baseline(machine={"cpu": "Other"})), AnnotationLevel.WARNING, "NOT COMPARABLE"),
         (
             make_report(make_measurement((970.0,)), baseline=make_baseline((800.0, 1000.0, 1200.0))),
-            Level.WARNING,
+            AnnotationLevel.WARNING,
             "INCONCLUSIVE",
         ),
     ],
     ids=lambda value: str(value) if isinstance(value, str) else "",
 )
-def test_what_does_not_fail_but_is_not_plain_is_told_more_quietly(report, level: Level, title: str) -> None:  # type: ignore[no-untyped-def]  # a CaseReport
+def test_what_does_not_fail_but_is_not_plain_is_told_more_quietly(report, level: AnnotationLevel, title: str) -> None:  # type: ignore[no-untyped-def]  # a CaseReport
     annotation = case_annotation(report.result)
 
     assert annotation is not None
@@ -88,7 +92,10 @@ def test_a_waived_loss_is_a_warning_that_says_until_when() -> None:
     annotation = case_annotation(case)
 
     assert annotation is not None
-    assert (annotation.level, annotation.title) == (Level.WARNING, "REGRESSED, waived until 2026-12-31: slow kernel")
+    assert (annotation.level, annotation.title) == (
+        AnnotationLevel.WARNING,
+        "REGRESSED, waived until 2026-12-31: slow kernel",
+    )
 
 
 def test_the_step_summary_has_verdicts_blocks_of_failures_and_the_page() -> None:

@@ -11,7 +11,7 @@ from pytest_nemoperf.baseline import Anchor
 from pytest_nemoperf.report.summary import render_summary
 from pytest_nemoperf.results import CaseReport, NotRun
 from pytest_nemoperf.verdict import judge
-from tests.builders import MACHINE, make_baseline, make_measurement, make_provenance, make_terms
+from tests.builders import MACHINE, make_baseline, make_measurement, make_policy, make_provenance
 from tests.report.builders import (
     LONG_CASE,
     make_call,
@@ -194,7 +194,7 @@ def test_what_an_anchor_could_not_decide_is_told_of_a_case_that_passed() -> None
         make_measurement((1000.0,) * 5, case=CASE),
         baseline=settled,
         machine=MACHINE,
-        terms=make_terms(run_noise_pct=1.8),
+        policy=make_policy(run_noise_pct=1.8),
     )
     report = make_passed(CASE)
 

@@ -12,7 +12,7 @@ from pytest_nemoperf.systems import find_system
 from tests.builders import make_baseline, make_measurement, make_run
 from tests.report.builders import (
     LONG_CASE,
-    TERMS,
+    POLICY,
     make_call,
     make_call_run,
     make_decayed,
@@ -33,7 +33,7 @@ def header(*, inject_pct: float = 0.0, is_dry_run: bool = False, num_local: int 
         baselines_dir="baselines/cpu",
         num_baselines=6,
         num_local=num_local,
-        tolerances=TERMS.tolerances,
+        tolerances=POLICY.tolerances,
         runs=3,
         inject_pct=inject_pct,
         is_dry_run=is_dry_run,

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pytest_nemoperf.algorithms import Algorithm
-from pytest_nemoperf.native.rollouts import Samples
+from pytest_nemoperf.native.rollouts import StepSamples
 from pytest_nemoperf.rl import RL
 
 _STD_EPS = 1e-6
@@ -22,7 +22,7 @@ _EQUAL = 1e-6
 """Rewards of a group no further apart than this, relative to the largest, are equal; float32 keeps 1.2e-7."""
 
 
-def shaped_rewards(samples: Samples, *, rl: RL) -> Tensor:
+def shaped_rewards(samples: StepSamples, *, rl: RL) -> Tensor:
     """Return the rewards less the penalty for responses that come near their limit.
 
     The penalty grows linearly from zero, where the last ``overlong_share`` of the limit begins, to the whole of it at
@@ -98,7 +98,7 @@ def group_advantages(rewards_N: Tensor, *, group_size: int, algorithm: Algorithm
     return advantages_PG.masked_fill(~has_spread_P1, 0).flatten()
 
 
-def gae(samples: Samples, *, rewards_N: Tensor, values_NS: Tensor, algorithm: Algorithm) -> tuple[Tensor, Tensor]:
+def gae(samples: StepSamples, *, rewards_N: Tensor, values_NS: Tensor, algorithm: Algorithm) -> tuple[Tensor, Tensor]:
     """Return generalised advantage estimates, and the returns the value model learns to predict.
 
     The reward comes with the last token of the response, and the value after it is zero, truncated or not: a limit is

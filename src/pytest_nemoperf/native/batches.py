@@ -24,7 +24,7 @@ from torch import Tensor
 from pytest_nemoperf.native.context_parallel import local_positions
 from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.passes import MicroBatch
-from pytest_nemoperf.native.rollouts import Samples
+from pytest_nemoperf.native.rollouts import StepSamples
 from pytest_nemoperf.native.rope import Tables, at_places, first_places
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.stages import schedule_problems
@@ -34,7 +34,7 @@ _KEPT_TABLES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
+class PackedSequence:
     """Places of a row that follow each other and belong together.
 
     Attributes:
@@ -48,7 +48,7 @@ class Segment:
     num_places: int
 
 
-Row = Sequence[Segment]
+Row = Sequence[PackedSequence]
 
 
 class Batches:
@@ -72,7 +72,7 @@ class Batches:
         # Steps have rows of ever new lengths: only the latest pieces' tables, which are copies, are worth their memory.
         self._pieces = lru_cache(maxsize=_KEPT_TABLES)(self._tables_of_pieces)
 
-    def cut(self, samples: Samples, *, numbers: Sequence[int], is_training: bool) -> list[Cut]:
+    def cut(self, samples: StepSamples, *, numbers: Sequence[int], is_training: bool) -> list[PackedIndex]:
         """Return this rank's micro-batches of some of the samples; all ranks get equally many.
 
         Args:
@@ -99,7 +99,9 @@ class Batches:
 
     def _rows(self, share: Sequence[int], lens: Mapping[int, int]) -> list[Row]:
         segments = [
-            Segment(sample=number, num_tokens=lens[number], num_places=_rounded(lens[number], self._sample_multiple))
+            PackedSequence(
+                sample=number, num_tokens=lens[number], num_places=_rounded(lens[number], self._sample_multiple)
+            )
             for number in share
         ]
         return pack(segments, row_len=self._plan.seq_len) if self._is_packed else [(each,) for each in segments]
@@ -121,11 +123,11 @@ class Batches:
         """Return the row with padding up to its end: behind the one sample, or as a segment of its own."""
         if not self._is_packed and row:
             (only,) = row
-            return (Segment(sample=only.sample, num_tokens=only.num_tokens, num_places=row_len),)
+            return (PackedSequence(sample=only.sample, num_tokens=only.num_tokens, num_places=row_len),)
         missing = row_len - sum(segment.num_places for segment in row)
-        return (*row, Segment(sample=None, num_tokens=0, num_places=missing)) if missing else row
+        return (*row, PackedSequence(sample=None, num_tokens=0, num_places=missing)) if missing else row
 
-    def _cut(self, rows: Sequence[Row], *, samples: Samples) -> Cut:
+    def _cut(self, rows: Sequence[Row], *, samples: StepSamples) -> PackedIndex:
         width = samples.tokens_NS.shape[1]
         nowhere = samples.tokens_NS.numel()
         sources, targets = [], []
@@ -138,7 +140,7 @@ class Batches:
         source_BL, target_BL = (
             torch.stack([torch.cat(sources), torch.cat(targets)]).view(2, len(rows), -1).to(self._device)
         )
-        return Cut(source_BL=source_BL, target_BL=target_BL, tables=self._tables_of(rows))
+        return PackedIndex(source_BL=source_BL, target_BL=target_BL, tables=self._tables_of(rows))
 
     def _tables_of(self, rows: Sequence[Row]) -> Tables:
         if self._is_packed:
@@ -155,7 +157,7 @@ class Batches:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
+class PackedIndex:
     """Where the places of one micro-batch's rows find their tokens, numbered as in the flattened samples.
 
     Attributes:
@@ -169,7 +171,9 @@ class Cut:
     tables: Tables
 
 
-def micro_batches(cuts: Sequence[Cut], *, samples: Samples, terms_NSK: Tensor | None = None) -> list[MicroBatch]:
+def micro_batches(
+    cuts: Sequence[PackedIndex], *, samples: StepSamples, terms_NSK: Tensor | None = None
+) -> list[MicroBatch]:
     """Return what goes through the model; terms are of the tokens that the outputs are about."""
     # The place past the last, which padding looks up, holds zeros.
     tokens = F.pad(samples.tokens_NS.flatten(), (0, 1))
@@ -202,9 +206,9 @@ def deal(lens: Mapping[int, int], *, num_ranks: int) -> list[list[int]]:
     return shares
 
 
-def pack(segments: Sequence[Segment], *, row_len: int) -> list[Row]:
+def pack(segments: Sequence[PackedSequence], *, row_len: int) -> list[Row]:
     """Put segments, the longest first, each into the first row that has places for it."""
-    rows: list[list[Segment]] = []
+    rows: list[list[PackedSequence]] = []
     room: list[int] = []
     for segment in segments:
         row = next((row for row, places in enumerate(room) if places >= segment.num_places), len(rows))

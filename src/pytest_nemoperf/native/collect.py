@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from pytest_nemoperf.native.advantages import kept_prompts
-from pytest_nemoperf.native.handover import Handover, Parcel
+from pytest_nemoperf.native.handover import RolloutBatch, RolloutTransfer
 from pytest_nemoperf.native.mesh import GenerationMesh
 from pytest_nemoperf.native.phases import PhaseClock
 from pytest_nemoperf.native.rollouts import Generated, Generator, Request
 from pytest_nemoperf.native.seeds import derived_seed
-from pytest_nemoperf.native.tasks import Question, make_question, reward_of
+from pytest_nemoperf.native.tasks import PromptTask, make_question, reward_of
 from pytest_nemoperf.recipe import Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Collected:
+class CollectedRollouts:
     """What a generating rank did in a step.
 
     Attributes:
@@ -32,7 +32,7 @@ class Collected:
         num_slot_passes: Of its replica in all rounds, as Generated has them.
     """
 
-    parcel: Parcel
+    parcel: RolloutBatch
     generation_sec: float
     num_generated_tokens: int
     num_slot_passes: int
@@ -56,7 +56,7 @@ class Collector:
         *,
         generator: Generator,
         mesh: GenerationMesh,
-        handover: Handover,
+        handover: RolloutTransfer,
         device: torch.device,
         clock: PhaseClock,
     ) -> None:
@@ -66,7 +66,7 @@ class Collector:
         self.generator, self.mesh, self.clock = generator, mesh, clock
         self._handover, self.device = handover, device
 
-    def collect(self, step: int, *, version: Tensor) -> Collected:
+    def collect(self, step: int, *, version: Tensor) -> CollectedRollouts:
         """Generate and score the samples of a step; every generating rank calls it.
 
         With dynamic sampling, prompts whose responses all have the same reward are replaced by others of the same
@@ -80,11 +80,11 @@ class Collector:
             GenerationError: As Generator.generate.
         """
         rl, algorithm = self._rl, self._rl.algorithm_config
-        parcel = Parcel.empty(rl, device=self.device)
+        parcel = RolloutBatch.empty(rl, device=self.device)
         missing = list(range(rl.num_prompts_per_step))
         rounds = []
         for number in range(algorithm.max_rounds if algorithm.has_dynamic_sampling else 1):
-            part = Parcel.empty(rl, device=self.device)
+            part = RolloutBatch.empty(rl, device=self.device)
             mine = missing[self.mesh.number :: self._num_replicas]
             rounds.append(self._answer(mine, step=step, round_number=number, version=version, parcel=part))
             self._handover.gather(part)
@@ -97,7 +97,7 @@ class Collector:
             missing = [prompt for prompt in missing if not has_spread[prompt]]
             if not missing:
                 break
-        return Collected(
+        return CollectedRollouts(
             parcel=parcel,
             generation_sec=sum(seconds for _, seconds in rounds),
             num_generated_tokens=sum(generated.num_tokens for generated, _ in rounds),
@@ -105,7 +105,7 @@ class Collector:
         )
 
     def _answer(
-        self, prompts: Sequence[int], *, step: int, round_number: int, version: Tensor, parcel: Parcel
+        self, prompts: Sequence[int], *, step: int, round_number: int, version: Tensor, parcel: RolloutBatch
     ) -> tuple[Generated, float]:
         """Put this replica's answers into the parcel; return what was generated and how long that took."""
         rl, seed = self._rl, self.plan.seed
@@ -131,7 +131,7 @@ class Collector:
         self.clock.mark("reward")
         return generated, seconds
 
-    def _requests(self, questions: dict[int, Question]) -> list[Request]:
+    def _requests(self, questions: dict[int, PromptTask]) -> list[Request]:
         rl = self._rl
         group = rl.num_generations_per_prompt
         return [

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pytest_nemoperf.errors import GenerationError
 from pytest_nemoperf.native.collectives import all_gather
 from pytest_nemoperf.native.initialize import fill_constants
-from pytest_nemoperf.native.kv_cache import KVCache, Pass, Piece
+from pytest_nemoperf.native.kv_cache import ForwardBatch, KVCache, PromptChunk
 from pytest_nemoperf.native.layers import Linear
 from pytest_nemoperf.native.mesh import GenerationMesh, RankMesh
 from pytest_nemoperf.native.model import Decoder, LossHead
@@ -25,7 +25,7 @@ from pytest_nemoperf.native.rollouts import Generated, Request
 from pytest_nemoperf.native.rope import Tables, at_places
 from pytest_nemoperf.native.sampling import Sampling
 from pytest_nemoperf.native.shares import cut
-from pytest_nemoperf.native.slots import Ints, Prompt, Slots
+from pytest_nemoperf.native.slots import DecodeSlots, Ints, Prompt
 from pytest_nemoperf.native.tensor_parallel import apply_tensor_parallel, sum_expert_parts
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.rl import STOP_TOKEN
@@ -93,7 +93,7 @@ class NativeGenerator:
             return Generated(responses=(), num_slot_passes=0)
         check_requests(requests, seq_len=self._seq_len)
         num_slots = self._max_batch_size or len(requests)
-        slots = Slots(requests, num_slots=num_slots)
+        slots = DecodeSlots(requests, num_slots=num_slots)
         num_places = max(len(request.prompt) + request.max_len for request in requests)
         self._cache.reserve(min(num_slots, len(requests)), num_places=num_places)
         drawn = Responses(requests, seed=seed, device=self._device)
@@ -105,7 +105,7 @@ class NativeGenerator:
             raise
         return Generated(responses=responses, num_slot_passes=num_passes * num_slots)
 
-    def _run(self, slots: Slots, *, drawn: Responses) -> int:
+    def _run(self, slots: DecodeSlots, *, drawn: Responses) -> int:
         """Generate everything and return how many passes of the model it took."""
         num_passes = 0
         state_3N = self._state(slots, drawn=drawn)
@@ -126,7 +126,7 @@ class NativeGenerator:
                 state_3N = self._state(slots, drawn=drawn)
         return num_passes
 
-    def _state(self, slots: Slots, *, drawn: Responses) -> Tensor:
+    def _state(self, slots: DecodeSlots, *, drawn: Responses) -> Tensor:
         """Return for each slot the position of its next token, its row of the cache, and its place in the drawn."""
         places_N = slots.places_N
         rows_N = np.arange(len(places_N)) * self._cache.num_places + places_N
@@ -146,10 +146,10 @@ class NativeGenerator:
             places = np.concatenate([np.arange(len(prompt.tokens)) for prompt in prompts])
             places_T = torch.cat([places_N, self._on_device(places)])
             pieces = [
-                Piece(num_tokens=len(prompt.tokens), slots=self._on_device(np.array(prompt.slots)))
+                PromptChunk(num_tokens=len(prompt.tokens), slots=self._on_device(np.array(prompt.slots)))
                 for prompt in prompts
             ]
-        self._cache.now = Pass(places_N=places_N, rows_N=rows_N, longest=longest, pieces=pieces)
+        self._cache.now = ForwardBatch(places_N=places_N, rows_N=rows_N, longest=longest, pieces=pieces)
         self._model.tables = at_places(self._tables, places_T)
         x_TD = self._through_stages(tokens_T)
         if self._model.is_last:

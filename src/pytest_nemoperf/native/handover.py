@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from pytest_nemoperf.native.rollouts import Response, Samples
+from pytest_nemoperf.native.rollouts import Response, StepSamples
 from pytest_nemoperf.native.tasks import make_question
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.rl import RL
@@ -29,7 +29,7 @@ _FLOAT_COLUMNS = 1  # behind the log-probabilities: reward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parcel:
+class RolloutBatch:
     """Responses to all prompts of a step; rows of samples that are not here yet are zeros.
 
     Attributes:
@@ -42,7 +42,7 @@ class Parcel:
     floats_NC: Tensor
 
     @classmethod
-    def empty(cls, rl: RL, *, device: torch.device) -> Parcel:
+    def empty(cls, rl: RL, *, device: torch.device) -> RolloutBatch:
         """Return one without any sample."""
         rows, width = rl.num_samples, rl.max_response_len
         return cls(
@@ -96,7 +96,7 @@ class Parcel:
             self.floats_NC[rows] = torch.tensor(floats, device=rows.device)
 
 
-class Handover:
+class RolloutTransfer:
     """Gathers and sends parcels.
 
     Args:
@@ -114,15 +114,15 @@ class Handover:
         self._generating, self._link = generating, link
         self._device = device
         self._sender = plan.layout.gpus  # the first rank that only generates
-        self._on_the_way: deque[tuple[Parcel, list[dist.Work]]] = deque()
+        self._on_the_way: deque[tuple[RolloutBatch, list[dist.Work]]] = deque()
 
-    def gather(self, parcel: Parcel) -> None:
+    def gather(self, parcel: RolloutBatch) -> None:
         """Complete a parcel on every generating rank; each row may be filled on one of them only."""
         if self._generating is not None:
             dist.all_reduce(parcel.ints_NC, group=self._generating)
             dist.all_reduce(parcel.floats_NC, group=self._generating)
 
-    def send(self, parcel: Parcel) -> None:
+    def send(self, parcel: RolloutBatch) -> None:
         """Have the training ranks get a complete parcel; returns at once unless very many are on their way."""
         if len(self._on_the_way) > self._rl.max_staleness:
             _wait(self._on_the_way.popleft()[1])
@@ -134,14 +134,14 @@ class Handover:
         while self._on_the_way:
             _wait(self._on_the_way.popleft()[1])
 
-    def receive(self) -> Parcel:
+    def receive(self) -> RolloutBatch:
         """Wait for the next parcel, on a rank that trains."""
-        parcel = Parcel.empty(self._rl, device=self._device)
+        parcel = RolloutBatch.empty(self._rl, device=self._device)
         for tensor in _tensors(parcel):
             dist.broadcast(tensor, self._sender, group=self._link)
         return parcel
 
-    def open(self, parcel: Parcel, *, step: int) -> Samples:
+    def open(self, parcel: RolloutBatch, *, step: int) -> StepSamples:
         """Return the samples of a step: its prompts, which every rank knows, and the responses."""
         rl, device = self._rl, self._device
         group = rl.num_generations_per_prompt
@@ -162,7 +162,7 @@ class Handover:
             tokens_NS[rows, : len(prompt)] = torch.tensor(prompt, device=device)
             tokens_NS[rows, len(prompt) : end] = parcel.ints_NC[rows, : end - len(prompt)].long()
             logprobs_NS[rows, len(prompt) : end] = parcel.floats_NC[rows, : end - len(prompt)]
-        return Samples(
+        return StepSamples(
             tokens_NS=tokens_NS,
             prompt_lens_N=prompt_lens_N,
             lens_N=prompt_lens_N + lens_N,
@@ -173,7 +173,7 @@ class Handover:
         )
 
 
-def _tensors(parcel: Parcel) -> tuple[Tensor, Tensor]:
+def _tensors(parcel: RolloutBatch) -> tuple[Tensor, Tensor]:
     return parcel.ints_NC, parcel.floats_NC
 
 

@@ -23,7 +23,7 @@ from pytest_nemoperf.native.model import Decoder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class PromptChunk:
     """A prompt in a pass.
 
     Attributes:
@@ -36,7 +36,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pass:
+class ForwardBatch:
     """What the tokens of one pass are.
 
     Attributes:
@@ -50,7 +50,7 @@ class Pass:
     places_N: Tensor
     rows_N: Tensor
     longest: int
-    pieces: Sequence[Piece] = ()
+    pieces: Sequence[PromptChunk] = ()
     masks: dict[tuple[int | None, bool], Tensor] = field(default_factory=dict)
 
     def mask_NE(self, core: SoftmaxCore, *, dtype: torch.dtype) -> Tensor:
@@ -71,7 +71,7 @@ class Pass:
         return self.masks[key]
 
 
-class CachedCore:
+class CachedAttention:
     """Stands for the core of attention of one layer.
 
     Args:
@@ -118,7 +118,9 @@ class CachedCore:
             if stored_NLKC is not None:
                 stored_NLKC[holes, :longest] = stored_NLKC[movers, :longest]
 
-    def _decode(self, q_NHC: Tensor, k_NKC: Tensor, v_NKC: Tensor, *, now: Pass, sinks_H: Tensor | None) -> Tensor:
+    def _decode(
+        self, q_NHC: Tensor, k_NKC: Tensor, v_NKC: Tensor, *, now: ForwardBatch, sinks_H: Tensor | None
+    ) -> Tensor:
         keys_NLKC, values_NLKC = self._stored(k_NKC, v_NKC)
         keys_NLKC.flatten(0, 1).index_copy_(0, now.rows_N, k_NKC)
         values_NLKC.flatten(0, 1).index_copy_(0, now.rows_N, v_NKC)
@@ -127,7 +129,7 @@ class CachedCore:
         mask_NE = now.mask_NE(self.inner, dtype=q_NHC.dtype)
         return self.inner.decode(q_NHC, k_NKEC, v_NKEC, visible_BT=mask_NE, sinks_H=sinks_H)
 
-    def _store(self, k_BKPC: Tensor, v_BKPC: Tensor, *, pieces: Sequence[Piece]) -> None:
+    def _store(self, k_BKPC: Tensor, v_BKPC: Tensor, *, pieces: Sequence[PromptChunk]) -> None:
         length = k_BKPC.shape[2]
         stored = self._stored(k_BKPC[:, :, 0], v_BKPC[:, :, 0])
         for stored_NLKC, x_BKPC in zip(stored, (k_BKPC, v_BKPC), strict=True):
@@ -152,12 +154,12 @@ class KVCache:
     def __init__(self, model: Decoder) -> None:
         self.num_slots = 0
         self.num_places = 0
-        self.now = Pass(places_N=torch.empty(0), rows_N=torch.empty(0), longest=0)
-        self._cores: list[CachedCore] = []
+        self.now = ForwardBatch(places_N=torch.empty(0), rows_N=torch.empty(0), longest=0)
+        self._cores: list[CachedAttention] = []
         for module in model.modules():
             if isinstance(module, (Attention, LatentAttention)):
                 assert isinstance(module.core, SoftmaxCore)  # noqa: S101 (nothing was put around it)
-                module.core = CachedCore(module.core, cache=self)
+                module.core = CachedAttention(module.core, cache=self)
                 self._cores.append(module.core)
 
     def reserve(self, num_slots: int, *, num_places: int) -> None:

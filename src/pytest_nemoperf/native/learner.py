@@ -19,13 +19,13 @@ from pytest_nemoperf.native.objective import policy_objective, value_objective
 from pytest_nemoperf.native.parallelize import parallelize
 from pytest_nemoperf.native.passes import whole_model
 from pytest_nemoperf.native.phases import phase_clock
-from pytest_nemoperf.native.rollouts import Samples
+from pytest_nemoperf.native.rollouts import StepSamples
 from pytest_nemoperf.native.rope import tabulate
 from pytest_nemoperf.native.update import Updater, make_passes, named_parameters
 from pytest_nemoperf.recipe import Plan
 
 
-class Learner:
+class TrainModel:
     """A policy, a reference, or a value model in the training layout, on one rank.
 
     Every rank that trains makes the same calls with the same samples. Weights, gradients' buckets (of DDP) and the
@@ -89,7 +89,7 @@ class Learner:
         """Return this rank's weights by the names they have in the whole model; FSDP's are DTensors."""
         return dict(self._weights)
 
-    def logprobs(self, samples: Samples) -> Tensor:
+    def logprobs(self, samples: StepSamples) -> Tensor:
         """Return the log-probability of each token of the responses, the same on every rank.
 
         Under the softmax of the logits over the temperature; zeros elsewhere.
@@ -99,7 +99,7 @@ class Learner:
         """
         return self._outputs(samples)
 
-    def values(self, samples: Samples) -> Tensor:
+    def values(self, samples: StepSamples) -> Tensor:
         """Return what a value model expects before each token of the responses, the same on every rank.
 
         Returns:
@@ -107,7 +107,7 @@ class Learner:
         """
         return self._outputs(samples)
 
-    def _outputs(self, samples: Samples) -> Tensor:
+    def _outputs(self, samples: StepSamples) -> Tensor:
         """Return what the head says of each token of the responses (N, S), on every rank; zeros elsewhere."""
         cuts = self._batches.cut(samples, numbers=range(len(samples.lens_N)), is_training=False)
         outputs = self._passes.forward(micro_batches(cuts, samples=samples))
@@ -121,7 +121,7 @@ class Learner:
             dist.all_reduce(found_NS, group=self._mesh.world)  # each value is on one rank, and zero on the others
         return torch.where(samples.response_mask_NS(), found_NS, 0)
 
-    def update(self, samples: Samples, *, numbers: Sequence[int], terms_NSK: Tensor) -> tuple[Tensor, Tensor]:
+    def update(self, samples: StepSamples, *, numbers: Sequence[int], terms_NSK: Tensor) -> tuple[Tensor, Tensor]:
         """Take one step of the optimizer.
 
         Args:

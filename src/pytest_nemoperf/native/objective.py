@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pytest_nemoperf.algorithms import Algorithm
-from pytest_nemoperf.native.rollouts import Samples
+from pytest_nemoperf.native.rollouts import StepSamples
 
 _MAX_LOG_RATIO = 20.0
 """Larger differences of log-probabilities count as this one: exp of them is near what float32 holds, and NaN follows.
@@ -41,7 +41,7 @@ class ValueTerm(IntEnum):
 
 
 def policy_terms(
-    samples: Samples,
+    samples: StepSamples,
     *,
     numbers: Sequence[int] | Tensor,
     advantages: Tensor,
@@ -77,7 +77,7 @@ def policy_terms(
 
 
 def value_terms(
-    samples: Samples,
+    samples: StepSamples,
     *,
     numbers: Sequence[int] | Tensor,
     old_values_NS: Tensor,
@@ -161,7 +161,7 @@ def k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     return log_ratio.expm1() - log_ratio
 
 
-def token_mult_prob_error(logprobs_NS: Tensor, samples: Samples) -> Tensor:
+def token_mult_prob_error(logprobs_NS: Tensor, samples: StepSamples) -> Tensor:
     """Return by which factor training and generation disagree about a token's probability, on average; 1 is best.
 
     The mean of exp(abs(training - generation log-probability)) over response tokens, as NeMo RL defines it; 1 where
@@ -172,19 +172,19 @@ def token_mult_prob_error(logprobs_NS: Tensor, samples: Samples) -> Tensor:
     return torch.where(mask_NS.any(), (factors_NS * mask_NS).sum() / mask_NS.sum().clamp(min=1), 1.0)
 
 
-def max_logprob_error(logprobs_NS: Tensor, samples: Samples) -> Tensor:
+def max_logprob_error(logprobs_NS: Tensor, samples: StepSamples) -> Tensor:
     """Return the largest difference of training and generation log-probability of a response token; 0 without any."""
     return _errors_NS(logprobs_NS, samples).amax()
 
 
-def mean_kl(logprobs_NS: Tensor, reference_logprobs_NS: Tensor, samples: Samples) -> Tensor:
+def mean_kl(logprobs_NS: Tensor, reference_logprobs_NS: Tensor, samples: StepSamples) -> Tensor:
     """Return the k3 divergence from the reference, averaged over response tokens; 0 without any."""
     mask_NS = samples.response_mask_NS()
     kl_NS = k3(logprobs_NS, reference_logprobs_NS).masked_fill(~mask_NS, 0)
     return kl_NS.sum() / mask_NS.sum().clamp(min=1)
 
 
-def _errors_NS(logprobs_NS: Tensor, samples: Samples) -> Tensor:
+def _errors_NS(logprobs_NS: Tensor, samples: StepSamples) -> Tensor:
     return (logprobs_NS - samples.logprobs_NS).abs().masked_fill(~samples.response_mask_NS(), 0)
 
 

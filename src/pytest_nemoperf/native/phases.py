@@ -36,7 +36,7 @@ class StepTiming:
     busy_sec: float = 0.0
 
 
-class ThreadTime:
+class RunnableClock:
     """Tells for how long the thread that made it has run, or was ready to and waited for a core.
 
     Blocked time is neither: a thread that waits for a collective of gloo sleeps. The file stays open, as opening it
@@ -83,7 +83,7 @@ class PhaseClock:
         self._phases: list[str] = []
         self._times: list[float] = []
         self._start = 0.0
-        self._thread = ThreadTime()
+        self._thread = RunnableClock()
         self._runnable_start: float | None = None
 
     def start(self) -> None:

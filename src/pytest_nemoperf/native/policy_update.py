@@ -12,16 +12,16 @@ from torch import Tensor
 
 from pytest_nemoperf.architecture import value_model
 from pytest_nemoperf.native.advantages import gae, group_advantages, shaped_rewards
-from pytest_nemoperf.native.learner import Learner
+from pytest_nemoperf.native.learner import TrainModel
 from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.objective import policy_terms, value_terms
 from pytest_nemoperf.native.phases import PhaseClock
-from pytest_nemoperf.native.rollouts import Samples
+from pytest_nemoperf.native.rollouts import StepSamples
 from pytest_nemoperf.recipe import Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Learned:
+class UpdateStats:
     """What one step of training left.
 
     Attributes:
@@ -56,19 +56,19 @@ class PolicyUpdate:
         self._plan, self._rl, self._clock, self._device = plan, plan.rl, clock, device
         algorithm = self._rl.algorithm_config
         self.version = 0
-        self.policy = Learner(plan, mesh=mesh, device=device)
+        self.policy = TrainModel(plan, mesh=mesh, device=device)
         self._reference = (
-            Learner(plan, mesh=mesh, device=device, is_trainable=False) if algorithm.has_reference else None
+            TrainModel(plan, mesh=mesh, device=device, is_trainable=False) if algorithm.has_reference else None
         )
         self._critic = None
         if algorithm.has_value_model:
-            self._critic = Learner(
+            self._critic = TrainModel(
                 replace(plan, model=value_model(plan.model)),
                 mesh=mesh,
                 device=device,
             )
 
-    def learn(self, samples: Samples) -> Learned:
+    def learn(self, samples: StepSamples) -> UpdateStats:
         """Train on the samples of a step, T-GBS of them an update."""
         algorithm, clock = self._rl.algorithm_config, self._clock
         logprobs_NS = self.policy.logprobs(samples)
@@ -106,7 +106,7 @@ class PolicyUpdate:
                 loss, grad_norm = loss + critic_loss, torch.hypot(grad_norm, critic_norm)
             clock.mark("training")
         self.version += 1
-        return Learned(loss=loss, grad_norm=grad_norm, logprobs_NS=logprobs_NS, reference_logprobs_NS=reference_NS)
+        return UpdateStats(loss=loss, grad_norm=grad_norm, logprobs_NS=logprobs_NS, reference_logprobs_NS=reference_NS)
 
     def _batches(self) -> Iterator[range]:
         """Yield the numbers of the samples of each update: whole groups follow each other."""

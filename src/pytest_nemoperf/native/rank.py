@@ -47,7 +47,7 @@ from pytest_nemoperf.records import PLAN_FILE, RESULT_FILE, STEPS_FILE, RunResul
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class RankEnvironment:
     """Where this process stands, as the launcher's environment says.
 
     Attributes:
@@ -80,14 +80,14 @@ def main() -> None:
         raise
 
 
-def read_place() -> Place:
+def read_place() -> RankEnvironment:
     """Return this rank's place.
 
     Raises:
         LaunchError: If a variable is missing.
     """
     world_size = _variable("WORLD_SIZE")
-    return Place(
+    return RankEnvironment(
         run_dir=Path(_variable("NEMOPERF_RUN_DIR")),
         rank=int(_variable("RANK")),
         world_size=int(world_size),
@@ -96,7 +96,7 @@ def read_place() -> Place:
     )
 
 
-def run(place: Place) -> None:
+def run(place: RankEnvironment) -> None:
     """Run the plan of the run directory on this rank.
 
     Raises:
@@ -134,7 +134,7 @@ def check_plan(plan: Plan, *, world_size: int) -> None:
         )
 
 
-def train(plan: Plan, *, place: Place, device: torch.device) -> None:
+def train(plan: Plan, *, place: RankEnvironment, device: torch.device) -> None:
     """Build this rank's part, run all steps, and let rank 0 write what they measured."""
     progress = ProgressWriter(place.run_dir, last_step=plan.total_steps - 1) if place.rank == 0 else None
     profiler = StepProfiler(plan, device=device) if plan.is_profiled else None

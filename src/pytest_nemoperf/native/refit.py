@@ -18,10 +18,10 @@ from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor
 
 from pytest_nemoperf.errors import PlanError
-from pytest_nemoperf.moves import Move, in_buckets, refit_moves
+from pytest_nemoperf.moves import RefitTransfer, in_buckets, refit_moves
 from pytest_nemoperf.native.parallelize import compute_dtype
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.regions import Region, generation_holders, held_by, training_holders
+from pytest_nemoperf.regions import ShardRegion, generation_holders, held_by, training_holders
 
 BUCKET_BYTES: Final = 2**27
 """Most bytes a rank sends and receives in one exchange; two are under way at a time."""
@@ -31,8 +31,8 @@ BUCKET_BYTES: Final = 2**27
 class _Bucket:
     """One exchange as this rank sees it: its moves in the order of the other rank, and elements by that rank."""
 
-    sends: Sequence[Move]
-    receives: Sequence[Move]
+    sends: Sequence[RefitTransfer]
+    receives: Sequence[RefitTransfer]
     send_sizes: Sequence[int]
     receive_sizes: Sequence[int]
 
@@ -55,7 +55,7 @@ class _Exchange:
             part.copy_(values.view(part.shape))
 
 
-class Pending:
+class WeightSnapshot:
     """Weights that were sent while their sender trains on: a snapshot."""
 
     def __init__(self, exchanges: Sequence[_Exchange]) -> None:
@@ -139,7 +139,7 @@ class Refit:
                 exchange.finish(targets)
             self._clear_padding(targets)
 
-    def start(self, sources: Mapping[str, Tensor]) -> Pending:
+    def start(self, sources: Mapping[str, Tensor]) -> WeightSnapshot:
         """Send the weights as they are now, on a rank that only trains, and return at once.
 
         The caller waits for what is pending at the latest before it starts again.
@@ -157,7 +157,7 @@ class Refit:
             )
         sources = self._checked_sources(sources)
         with torch.no_grad():
-            return Pending([self._post(bucket, sources) for bucket in self._buckets])
+            return WeightSnapshot([self._post(bucket, sources) for bucket in self._buckets])
 
     def receive(self, targets: Mapping[str, Tensor]) -> None:
         """Get the weights that the ranks that train have started to send, or wait for them.
@@ -211,7 +211,7 @@ class Refit:
                     targets[name].narrow(dim, covered, region.shape[dim] - covered).zero_()
 
 
-def _bucket_of(moves: Sequence[Move], *, rank: int, num_ranks: int) -> _Bucket:
+def _bucket_of(moves: Sequence[RefitTransfer], *, rank: int, num_ranks: int) -> _Bucket:
     """Return what a rank does in an exchange; sorting keeps the moves of two ranks in the order both know."""
     sends = sorted((move for move in moves if move.source == rank), key=lambda move: move.target)
     receives = sorted((move for move in moves if move.target == rank), key=lambda move: move.source)
@@ -223,7 +223,7 @@ def _bucket_of(moves: Sequence[Move], *, rank: int, num_ranks: int) -> _Bucket:
     return _Bucket(sends=sends, receives=receives, send_sizes=send_sizes, receive_sizes=receive_sizes)
 
 
-def _check(tensors: Mapping[str, Tensor], *, expected: Mapping[str, Region], subject: str) -> None:
+def _check(tensors: Mapping[str, Tensor], *, expected: Mapping[str, ShardRegion], subject: str) -> None:
     for name, region in expected.items():
         if name not in tensors:
             raise PlanError(f"{name} is not among the weights this rank {subject}; give all that its layout has")

@@ -15,7 +15,7 @@ from torch import Tensor
 from pytest_nemoperf.errors import GenerationError
 from pytest_nemoperf.native.rollouts import Request, Response
 from pytest_nemoperf.native.sampling import draw_uniforms
-from pytest_nemoperf.native.slots import Slots
+from pytest_nemoperf.native.slots import DecodeSlots
 from pytest_nemoperf.rl import STOP_TOKEN
 
 
@@ -50,7 +50,7 @@ class Responses:
         self._tokens.index_copy_(0, places_N, tokens_N)
         self._logprobs.index_copy_(0, places_N, logprobs_N)
 
-    def keep_lengths(self, slots: Slots, *, has_ended_N: npt.NDArray[np.bool_]) -> None:
+    def keep_lengths(self, slots: DecodeSlots, *, has_ended_N: npt.NDArray[np.bool_]) -> None:
         """Note how long responses are that end now."""
         for slot in has_ended_N.nonzero()[0]:
             self._lens[slots.request_N[slot]] = int(slots.generated_N[slot])

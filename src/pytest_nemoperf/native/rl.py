@@ -15,23 +15,23 @@ import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
-from pytest_nemoperf.native.collect import Collected, Collector
+from pytest_nemoperf.native.collect import CollectedRollouts, Collector
 from pytest_nemoperf.native.generation import NativeGenerator
-from pytest_nemoperf.native.handover import Handover, Parcel
+from pytest_nemoperf.native.handover import RolloutBatch, RolloutTransfer
 from pytest_nemoperf.native.mesh import GenerationMesh, RankMesh, build_generation_mesh, build_mesh, group_timeout
 from pytest_nemoperf.native.phases import PhaseClock, phase_clock
-from pytest_nemoperf.native.policy_update import Learned, PolicyUpdate
-from pytest_nemoperf.native.refit import Pending, Refit
+from pytest_nemoperf.native.policy_update import PolicyUpdate, UpdateStats
+from pytest_nemoperf.native.refit import Refit, WeightSnapshot
 from pytest_nemoperf.native.rollout_facts import RolloutFacts, facts_of
-from pytest_nemoperf.native.rollouts import Generator, Samples
-from pytest_nemoperf.native.signal import Signal, version_word
+from pytest_nemoperf.native.rollouts import Generator, StepSamples
+from pytest_nemoperf.native.signal import RefitNotice, version_word
 from pytest_nemoperf.native.train import StepOutcome
 from pytest_nemoperf.native.vllm_generator import VllmGenerator
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import RL_PHASES
 
 
-class Worker(Protocol):
+class RLRank(Protocol):
     """One rank's part of the loop."""
 
     facts: list[RolloutFacts]
@@ -46,7 +46,7 @@ class Worker(Protocol):
         """Take or pass on what is still on its way."""
 
 
-def make_worker(plan: Plan, *, device: torch.device) -> Worker:
+def make_worker(plan: Plan, *, device: torch.device) -> RLRank:
     """Return this rank's worker; every rank of the run must call it, as groups are made by all of them."""
     layout = plan.layout
     generation = layout.generation
@@ -57,16 +57,16 @@ def make_worker(plan: Plan, *, device: torch.device) -> Worker:
     is_apart = not generation.is_colocated
     clock = phase_clock(device, names=RL_PHASES)
     refit = Refit(plan, group=_all_ranks(plan), device=device)
-    handover = Handover(
+    handover = RolloutTransfer(
         plan,
         generating=None if generation_mesh is None else generation_mesh.everyone,
         link=_all_ranks(plan) if is_apart else None,
         device=device,
     )
-    signal = Signal(_all_ranks(plan), device=device) if is_apart else None
+    signal = RefitNotice(_all_ranks(plan), device=device) if is_apart else None
     if generation_mesh is None:
         assert signal is not None  # noqa: S101 (a rank that does not generate is apart)
-        learning = Learning(plan, mesh=mesh, clock=clock, device=device)
+        learning = TrainPhase(plan, mesh=mesh, clock=clock, device=device)
         return TrainingRank(learning, handover=handover, refit=refit, signal=signal)
     generator = make_generator(plan, mesh=generation_mesh, device=device)
     collector = Collector(
@@ -74,7 +74,7 @@ def make_worker(plan: Plan, *, device: torch.device) -> Worker:
     )
     if signal is not None:
         return GeneratingRank(collector, handover=handover, refit=refit, signal=signal)
-    learning = Learning(plan, mesh=mesh, clock=clock, device=device)
+    learning = TrainPhase(plan, mesh=mesh, clock=clock, device=device)
     return ColocatedRank(learning, collector=collector, handover=handover, refit=refit)
 
 
@@ -85,7 +85,7 @@ def make_generator(plan: Plan, *, mesh: GenerationMesh, device: torch.device) ->
     return NativeGenerator(plan, mesh=mesh, device=device)
 
 
-class Learning:
+class TrainPhase:
     """What all ranks that train do with samples.
 
     Args:
@@ -102,12 +102,12 @@ class Learning:
 
     def end_step(
         self,
-        parcel: Parcel,
+        parcel: RolloutBatch,
         *,
-        samples: Samples,
-        learned: Learned,
+        samples: StepSamples,
+        learned: UpdateStats,
         num_refit_bytes: int,
-        collected: Collected | None = None,
+        collected: CollectedRollouts | None = None,
     ) -> StepOutcome:
         """End the step, then find out what is told about its samples."""
         if self.plan.inject_pct > 0:
@@ -136,7 +136,7 @@ class Learning:
 class ColocatedRank:
     """Generates and trains in turns."""
 
-    def __init__(self, learning: Learning, *, collector: Collector, handover: Handover, refit: Refit) -> None:
+    def __init__(self, learning: TrainPhase, *, collector: Collector, handover: RolloutTransfer, refit: Refit) -> None:
         self._learning, self._clock, self._generator = learning, learning.clock, collector.generator
         self._collector, self._handover, self._refit = collector, handover, refit
         self.facts = learning.facts
@@ -172,12 +172,12 @@ class ColocatedRank:
 class TrainingRank:
     """Trains on what other ranks generate, and sends them its weights."""
 
-    def __init__(self, learning: Learning, *, handover: Handover, refit: Refit, signal: Signal) -> None:
+    def __init__(self, learning: TrainPhase, *, handover: RolloutTransfer, refit: Refit, signal: RefitNotice) -> None:
         assert learning.plan.rl is not None  # noqa: S101 (make_worker looked)
         self._learning, self._clock = learning, learning.clock
         self._staleness = learning.plan.rl.max_staleness
         self._handover, self._refit, self._signal = handover, refit, signal
-        self._pending: deque[Pending] = deque()
+        self._pending: deque[WeightSnapshot] = deque()
         self.facts = learning.facts
         self._send_weights()
 
@@ -218,7 +218,7 @@ class TrainingRank:
 class GeneratingRank:
     """Generates for other ranks, up to max_staleness batches ahead of them."""
 
-    def __init__(self, collector: Collector, *, handover: Handover, refit: Refit, signal: Signal) -> None:
+    def __init__(self, collector: Collector, *, handover: RolloutTransfer, refit: Refit, signal: RefitNotice) -> None:
         assert collector.plan.rl is not None  # noqa: S101 (make_worker looked)
         self._collector, self._clock, self._generator = collector, collector.clock, collector.generator
         self._staleness = collector.plan.rl.max_staleness

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pytest_nemoperf.architecture import value_model
 from pytest_nemoperf.conventions import find_convention
 from pytest_nemoperf.flops import num_flops
-from pytest_nemoperf.native.handover import Parcel
+from pytest_nemoperf.native.handover import RolloutBatch
 from pytest_nemoperf.native.objective import max_logprob_error, mean_kl, token_mult_prob_error
-from pytest_nemoperf.native.policy_update import Learned
-from pytest_nemoperf.native.rollouts import Samples
+from pytest_nemoperf.native.policy_update import UpdateStats
+from pytest_nemoperf.native.rollouts import StepSamples
 from pytest_nemoperf.recipe import Plan
 
 
@@ -38,7 +38,7 @@ class RolloutFacts:
 
 
 def facts_of(
-    plan: Plan, *, step: int, parcel: Parcel, samples: Samples, learned: Learned, num_refit_bytes: int
+    plan: Plan, *, step: int, parcel: RolloutBatch, samples: StepSamples, learned: UpdateStats, num_refit_bytes: int
 ) -> RolloutFacts:
     """Return what is told about the samples of a step that was trained on: by weights of as many steps before it."""
     lens = samples.lens_N.tolist()

@@ -88,7 +88,7 @@ class Generator(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Samples:
+class StepSamples:
     """All samples of one step, the same on every rank that trains, on its device.
 
     Attributes:

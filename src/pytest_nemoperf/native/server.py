@@ -23,7 +23,7 @@ from typing import TextIO, cast
 
 from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.native.orphans import die_with_parent
-from pytest_nemoperf.native.supervise import Channel, Request, become_helper, serve
+from pytest_nemoperf.native.supervise import ControlPipes, Request, become_helper, serve
 from pytest_nemoperf.records import RankError, error_file
 
 PRELOAD = "pytest_nemoperf.native.preload"
@@ -32,7 +32,7 @@ PRELOAD = "pytest_nemoperf.native.preload"
 class ForkedRanks:
     """Ranks started, waited for and ended by torch's multiprocessing engine."""
 
-    def __init__(self, request: Request, *, channel: Channel) -> None:
+    def __init__(self, request: Request, *, channel: ControlPipes) -> None:
         # Here and not above: the parent's death must be noticed while torch is imported.
         self._engine = importlib.import_module("torch.multiprocessing")
         self._context = self._engine.start_processes(
@@ -71,7 +71,7 @@ def main() -> None:
     serve(channel, lambda request: ForkedRanks(request, channel=channel))
 
 
-def _rank_main(rank: int, request: Request, channel: Channel, server_pid: int) -> None:
+def _rank_main(rank: int, request: Request, channel: ControlPipes, server_pid: int) -> None:
     """Turn a forked copy of the server into a rank, and run its entrypoint."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

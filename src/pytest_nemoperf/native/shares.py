@@ -11,11 +11,11 @@ from torch.distributed import ProcessGroup
 
 from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.model import Decoder
-from pytest_nemoperf.weights import Split, Weight
+from pytest_nemoperf.weights import ShardSpec, Weight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class AxisShard:
     """One rank's part of a weight over one axis.
 
     Attributes:
@@ -24,7 +24,7 @@ class Share:
         place: Of this rank in it.
     """
 
-    split: Split
+    split: ShardSpec
     degree: int
     place: int
 
@@ -42,13 +42,13 @@ class Share:
         return torch.cat([whole.narrow(dim, first, end - first) for first, end in bounds], dim)
 
 
-def shares_of(weight: Weight, *, mesh: RankMesh) -> tuple[Share, ...]:
+def shares_of(weight: Weight, *, mesh: RankMesh) -> tuple[AxisShard, ...]:
     """Return what is taken of a weight, one axis after the other; nothing for a weight that is whole here."""
-    experts = (_share(Split(dim=0), mesh.ep),) if weight.is_expert and mesh.ep is not None else ()
+    experts = (_share(ShardSpec(dim=0), mesh.ep),) if weight.is_expert and mesh.ep is not None else ()
     return (*experts, *tensor_shares_of(weight, mesh=mesh))
 
 
-def tensor_shares_of(weight: Weight, *, mesh: RankMesh) -> tuple[Share, ...]:
+def tensor_shares_of(weight: Weight, *, mesh: RankMesh) -> tuple[AxisShard, ...]:
     """Return the part over tp, or over etp for an expert's weight."""
     group = mesh.etp if weight.is_expert else mesh.tp
     return (_share(weight.split, group),) if weight.split is not None and group is not None else ()
@@ -70,5 +70,5 @@ def cut(model: Decoder, *, weights: dict[str, Weight], mesh: RankMesh) -> None:
         setattr(model.get_submodule(owner), attribute, nn.Parameter(part))
 
 
-def _share(split: Split, group: ProcessGroup) -> Share:
-    return Share(split=split, degree=group.size(), place=group.rank())
+def _share(split: ShardSpec, group: ProcessGroup) -> AxisShard:
+    return AxisShard(split=split, degree=group.size(), place=group.rank())

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 
-class Signal:
+class RefitNotice:
     """Tells the generating ranks that weights are about to be sent, so that waiting is told from receiving.
 
     Args:

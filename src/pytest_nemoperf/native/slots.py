@@ -32,7 +32,7 @@ class Prompt:
     slots: list[int] = field(default_factory=list)
 
 
-class Slots:
+class DecodeSlots:
     """Rows of the decoding batch; the active ones are always the first, so that a pass is as large as need be.
 
     Args:

@@ -84,7 +84,7 @@ class Report:
     message: str = ""
 
 
-class Group(Protocol):
+class LaunchedProcesses(Protocol):
     """The processes of one launch."""
 
     def exit_codes(self) -> list[int | None]:
@@ -96,7 +96,7 @@ class Group(Protocol):
         ...
 
 
-class Channel:
+class ControlPipes:
     """The helper's end of the two pipes, moved out of the way of whatever reads or prints on 0 and 1."""
 
     def __init__(self) -> None:
@@ -143,15 +143,15 @@ class Channel:
             os.close(fd)
 
 
-def become_helper() -> Channel:
+def become_helper() -> ControlPipes:
     """Make this process a helper of the one whose pid is the first argument, before anything slow is imported."""
     # Until it serves there is nothing to clean up, so SIGTERM keeps its default effect.
     die_with_parent(signal.SIGTERM, parent_pid=int(sys.argv[1]))
     adopt_orphans()
-    return Channel()
+    return ControlPipes()
 
 
-def serve(channel: Channel, start: Callable[[Request], Group]) -> None:
+def serve(channel: ControlPipes, start: Callable[[Request], LaunchedProcesses]) -> None:
     """Serve requests until the launcher is gone.
 
     Args:
@@ -172,8 +172,8 @@ def serve(channel: Channel, start: Callable[[Request], Group]) -> None:
         pass
 
 
-def _launch(request: Request, *, channel: Channel, start: Callable[[Request], Group]) -> Report:
-    group: Group | None = None
+def _launch(request: Request, *, channel: ControlPipes, start: Callable[[Request], LaunchedProcesses]) -> Report:
+    group: LaunchedProcesses | None = None
     try:
         group = start(request)
         failures = _watch(group, channel=channel)
@@ -191,7 +191,7 @@ def _launch(request: Request, *, channel: Channel, start: Callable[[Request], Gr
             reap_adopted()
 
 
-def _watch(group: Group, *, channel: Channel) -> tuple[Failure, ...]:
+def _watch(group: LaunchedProcesses, *, channel: ControlPipes) -> tuple[Failure, ...]:
     """Return when all have ended, one has failed and the others had time to, or a stop is asked for."""
     failures: dict[int, Failure] = {}
     settled_at: float | None = None

@@ -13,7 +13,7 @@ _NUM_DIGITS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class PromptTask:
     """A prompt and what is expected of a response.
 
     Attributes:
@@ -25,7 +25,7 @@ class Question:
     answer: int
 
 
-def make_question(rl: RL, *, seed: int, step: int, round_number: int, prompt: int) -> Question:
+def make_question(rl: RL, *, seed: int, step: int, round_number: int, prompt: int) -> PromptTask:
     """Return a question: solved examples (cut off at the front), then a sum to be completed.
 
     The same arguments give the same question everywhere.
@@ -48,10 +48,10 @@ def make_question(rl: RL, *, seed: int, step: int, round_number: int, prompt: in
         left, right = number(), number()
         text = f"{left}+{right}={left + right};{text}"
     text = text[len(text) - rl.prompt_length(prompt) :]
-    return Question(prompt=tuple(map(_SYMBOLS.index, text)), answer=first + second)
+    return PromptTask(prompt=tuple(map(_SYMBOLS.index, text)), answer=first + second)
 
 
-def reward_of(response: Sequence[int], *, question: Question) -> float:
+def reward_of(response: Sequence[int], *, question: PromptTask) -> float:
     """Return 1 if the digits the response begins with are the answer, as it is written without zeros in front."""
     digits = ""
     for token in response:

@@ -1,7 +1,7 @@
 """Tensor parallelism: every rank of the axis holds a part of each matrix, and hooks do the communication.
 
 The first matrix of a sub-layer is split by rows (each rank has whole heads, or part of the MLP's width; ranks that
-outnumber the key-value heads hold copies of these, see ``Split.max_parts``), the second by columns, so that a
+outnumber the key-value heads hold copies of these, see ``ShardSpec.max_parts``), the second by columns, so that a
 sub-layer needs one collective on the way in and one on the way out. With sequence parallelism the residual stream
 between the sub-layers is split over the tokens, and the pair is an all-gather and a reduce-scatter; without, every
 rank holds all tokens, and it is an identity and an all-reduce. Embedding, head and loss are split over the vocabulary.
@@ -57,7 +57,7 @@ def apply_tensor_parallel(model: Decoder, *, group: ProcessGroup, sequence_paral
         if isinstance(sublayer, (Attention, LatentAttention, MLP)):
             sublayer.register_forward_pre_hook(partial(_enter, enter))
             sublayer.register_forward_hook(partial(_leave, leave))
-    vocabulary = Rows.of(group, num_rows=model.config.vocab_size)
+    vocabulary = VocabShard.of(group, num_rows=model.config.vocab_size)
     if model.embedding is not None:
         model.embedding.register_forward_hook(partial(_leave, leave))
         model.embedding.lookup = partial(_lookup, rows=vocabulary)
@@ -86,7 +86,7 @@ def sum_expert_parts(model: Decoder, *, group: ProcessGroup) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
+class VocabShard:
     """The rows of the vocabulary one rank has: equally many on each, the last ones filled up.
 
     Attributes:
@@ -98,7 +98,7 @@ class Rows:
     num_used: int
 
     @classmethod
-    def of(cls, group: ProcessGroup, *, num_rows: int) -> Rows:
+    def of(cls, group: ProcessGroup, *, num_rows: int) -> VocabShard:
         """Return this rank's rows."""
         num_local = -(-num_rows // group.size())
         first = group.rank() * num_local
@@ -119,19 +119,19 @@ def _own_tokens(positions_T: Tensor, *, group: ProcessGroup) -> Tensor:
     return positions_T.chunk(group.size())[group.rank()]
 
 
-def _lookup(tokens_T: Tensor, weight_VD: Tensor, *, rows: Rows) -> Tensor:
+def _lookup(tokens_T: Tensor, weight_VD: Tensor, *, rows: VocabShard) -> Tensor:
     """Return rows of the table for the tokens whose row is here, and zeros for the others."""
     local_T, is_elsewhere_T = _local_ids(tokens_T, rows=rows)
     return F.embedding(local_T, weight_VD).masked_fill(is_elsewhere_T[:, None], 0)
 
 
-def _local_ids(ids_T: Tensor, *, rows: Rows) -> tuple[Tensor, Tensor]:
+def _local_ids(ids_T: Tensor, *, rows: VocabShard) -> tuple[Tensor, Tensor]:
     local_T = ids_T - rows.first
     is_elsewhere_T = (local_T < 0) | (local_T >= rows.num_used)
     return local_T.masked_fill(is_elsewhere_T, 0), is_elsewhere_T
 
 
-def _cross_entropy(logits_TV: Tensor, labels_T: Tensor, *, rows: Rows, group: ProcessGroup) -> Tensor:
+def _cross_entropy(logits_TV: Tensor, labels_T: Tensor, *, rows: VocabShard, group: ProcessGroup) -> Tensor:
     if rows.num_used < logits_TV.shape[-1]:
         is_padding_V = torch.arange(logits_TV.shape[-1], device=logits_TV.device) >= rows.num_used
         logits_TV = logits_TV.masked_fill(is_padding_V, -torch.inf)
@@ -145,7 +145,7 @@ class _VocabParallelCrossEntropy(torch.autograd.Function):
     """Each token's cross entropy over logits whose columns are split over the ranks; two small all-reduces."""
 
     @staticmethod
-    def forward(ctx: Any, logits_TV: Tensor, labels_T: Tensor, rows: Rows, group: ProcessGroup) -> Tensor:
+    def forward(ctx: Any, logits_TV: Tensor, labels_T: Tensor, rows: VocabShard, group: ProcessGroup) -> Tensor:
         largest_T = logits_TV.amax(-1)
         dist.all_reduce(largest_T, op=dist.ReduceOp.MAX, group=group)
         shifted_TV = logits_TV - largest_T[:, None]

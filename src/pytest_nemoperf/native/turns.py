@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pytest_nemoperf.errors import TurnError
-from pytest_nemoperf.turn import TURN_FILE, Turn
+from pytest_nemoperf.turn import TURN_FILE, ABTurn
 
 
 class Gate:
@@ -25,7 +25,7 @@ class Gate:
         rank: Of the run; meets the same rank of the other side.
     """
 
-    def __init__(self, turn: Turn, *, rank: int) -> None:
+    def __init__(self, turn: ABTurn, *, rank: int) -> None:
         self._turn, self._rank = turn, rank
         self._directory = Path(turn.directory)
         self._pipes = ExitStack()
@@ -84,7 +84,7 @@ class Gate:
 
 
 def steps_in_turn(
-    turn: Turn | None, *, rank: int, num_steps: int, settle: Callable[[], None]
+    turn: ABTurn | None, *, rank: int, num_steps: int, settle: Callable[[], None]
 ) -> Generator[int, None, None]:
     """Yield the numbers of a run's steps, each when it is this side's turn; all at once for a run by itself.
 

@@ -38,7 +38,7 @@ _SPARE_BLOCKS = 8  # it keeps one for itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class VllmRequest:
     """What the rank asks.
 
     Attributes:
@@ -51,7 +51,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class VllmReply:
     """What comes back.
 
     Attributes:
@@ -202,11 +202,11 @@ def _model_folder(plan: Plan, *, cache: Path) -> str:
     return str(folder)
 
 
-def _carry_out(engine: Engine, order: Order) -> Answer:
+def _carry_out(engine: Engine, order: VllmRequest) -> VllmReply:
     try:
-        return Answer(value=getattr(engine, order.method)(**order.arguments))
+        return VllmReply(value=getattr(engine, order.method)(**order.arguments))
     except Exception:  # whatever it is, the rank raises it
-        return Answer(error=traceback.format_exc())
+        return VllmReply(error=traceback.format_exc())
 
 
 def _response(request: Request, *, output: Any) -> Response:

@@ -15,7 +15,7 @@ from pytest_nemoperf.errors import GenerationError, PlanError
 from pytest_nemoperf.native.parallelize import compute_dtype
 from pytest_nemoperf.native.responses import check_requests
 from pytest_nemoperf.native.rollouts import Generated, Request
-from pytest_nemoperf.native.vllm_engine import Answer, Order, serve, views
+from pytest_nemoperf.native.vllm_engine import VllmReply, VllmRequest, serve, views
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.vllm_limits import vllm_problems
 from pytest_nemoperf.weights import num_parameters
@@ -102,12 +102,12 @@ class VllmGenerator:
             GenerationError: If it failed, or has not answered.
         """
         try:
-            self._connection.send(Order(method=method, arguments=arguments))
+            self._connection.send(VllmRequest(method=method, arguments=arguments))
             if limit_sec is not None and not self._connection.poll(limit_sec):
                 raise GenerationError(
                     f"vLLM did not {method} within {limit_sec:g} s; this rank's log tells how far it got"
                 )
-            answer: Answer = self._connection.recv()
+            answer: VllmReply = self._connection.recv()
         except (EOFError, OSError):
             self._process.join()
             raise GenerationError(

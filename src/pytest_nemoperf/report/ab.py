@@ -11,7 +11,7 @@ from pytest_nemoperf.abtest import JUDGED_IN_ROUNDS, ABResult, ABRound, apart
 from pytest_nemoperf.comparison import Comparison, VerdictKind, delta_pct
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import METRICS, TOKENS_PER_SEC_PER_GPU
-from pytest_nemoperf.report.cells import count_text, elapsed_text, pct_text, tolerances_text
+from pytest_nemoperf.report.cells import count_text, elapsed_text, signed_percent, tolerances_text
 from pytest_nemoperf.report.commands import command_lines
 from pytest_nemoperf.report.console import (
     ALARM,
@@ -94,7 +94,7 @@ def render_round_line(
     worsening = round_.ratios[metric.name]
     before, after = apart(old, new, worsening=worsening, metric=metric)
     figures = f"old {metric.format(before)}, new {metric.format(after)} {metric.label}"
-    return f"{head} {figures}, ratio {pct_text(delta_pct(worsening, metric=metric))}, took {took}"
+    return f"{head} {figures}, ratio {signed_percent(delta_pct(worsening, metric=metric))}, took {took}"
 
 
 def compared_with(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
@@ -153,7 +153,7 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> RenderableType:
             metric.label,
             metric.format(comparison.baseline),
             metric.format(comparison.now),
-            pct_text(comparison.delta_pct),
+            signed_percent(comparison.delta_pct),
             interval_text(comparison),
             verdict_text(comparison.kind),
         )
@@ -204,4 +204,4 @@ def _how(ab: ABResult) -> Iterator[RenderableType]:
 def _change_text(round_: ABRound) -> str:
     if round_.left_out:
         return "(left out)"
-    return pct_text(_PCT * math.expm1(round_.ratios[TOKENS_PER_SEC_PER_GPU.name]))
+    return signed_percent(_PCT * math.expm1(round_.ratios[TOKENS_PER_SEC_PER_GPU.name]))

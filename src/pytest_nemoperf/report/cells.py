@@ -46,13 +46,13 @@ def _with_unit(count: float, *, units: Sequence[tuple[int, str]], smallest: str)
     return f"{format_number(count)} {smallest}"
 
 
-def pct_text(percent: float) -> str:
+def signed_percent(percent: float) -> str:
     """Return a signed percentage with one decimal; what rounds to zero has no sign."""
     text = f"{percent:+.1f}%"
     return "0.0%" if text in ("+0.0%", "-0.0%") else text
 
 
-def percent_text(percent: float) -> str:
+def percent(percent: float) -> str:
     """Return a percentage without a sign, two significant digits: ``0.31%``, ``1.1%``, ``12%``."""
     return f"{percent:.0f}%" if percent >= 10 else f"{percent:.2g}%"  # noqa: PLR2004 (two digits)
 
@@ -60,7 +60,7 @@ def percent_text(percent: float) -> str:
 def allowed_text(comparison: Comparison) -> str:
     """Return the allowed worsening with the sign in which this metric worsens."""
     worse = -1 if METRICS[comparison.metric].direction is Direction.HIGHER else 1
-    return pct_text(worse * comparison.allowed_pct)
+    return signed_percent(worse * comparison.allowed_pct)
 
 
 def metric_text(comparison: Comparison) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_nemoperf.comparison import Comparison
 from pytest_nemoperf.distinct import distinct_comparisons
 from pytest_nemoperf.metrics import METRICS
-from pytest_nemoperf.report.cells import allowed_text, count_text, metric_text, pct_text
+from pytest_nemoperf.report.cells import allowed_text, count_text, metric_text, signed_percent
 from pytest_nemoperf.report.console import (
     QUIET,
     align,
@@ -79,7 +79,7 @@ def _figures(comparison: Comparison) -> list[str]:
     return [
         metric.format(comparison.baseline),
         metric.format(comparison.now),
-        pct_text(comparison.delta_pct),
+        signed_percent(comparison.delta_pct),
         short_interval_text(comparison),
         allowed_text(comparison),
     ]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.comparison import VerdictKind
-from pytest_nemoperf.fingerprint import Difference, Tier
+from pytest_nemoperf.fingerprint import Difference, Significance
 from pytest_nemoperf.report.ab import render_ab
 from pytest_nemoperf.report.cells import (
     commit_text,
@@ -31,7 +31,7 @@ from pytest_nemoperf.report.phases import PhaseRow, PhaseTable, compare_phases
 from pytest_nemoperf.report.profile import profile_parts
 from pytest_nemoperf.report.rollouts import compare_rollouts
 from pytest_nemoperf.report.spread import compare_spread, unusual_steps
-from pytest_nemoperf.report.suspects import Decisive, changed_since, decisive_of, explanations
+from pytest_nemoperf.report.suspects import DecidingBaseline, changed_since, decisive_of, explanations
 from pytest_nemoperf.results import CaseReport
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _reasons(report: CaseReport) -> Iterator[RenderableType]:
         yield f"measured: {figures_text(report.result.measurement.runs)}"
 
 
-def _time_by_phase(report: CaseReport, *, then: Decisive) -> Iterator[RenderableType]:
+def _time_by_phase(report: CaseReport, *, then: DecidingBaseline) -> Iterator[RenderableType]:
     runs = report.result.measurement.runs
     yield from _phase_table(
         compare_phases(runs, baseline=then.runs),
@@ -132,7 +132,7 @@ def _phase_table(compared: PhaseTable | None, *, title: str, word: str) -> Itera
     yield indented(table)
 
 
-def _rollouts(report: CaseReport, *, then: Decisive) -> Iterator[RenderableType]:
+def _rollouts(report: CaseReport, *, then: DecidingBaseline) -> Iterator[RenderableType]:
     rows = compare_rollouts(report.result.measurement.runs, baseline=then.runs)
     if not rows:
         return
@@ -154,7 +154,7 @@ def _phase_cells(row: PhaseRow, *, decimals: int) -> list[str]:
     return cells if row.share_pct is None else [*cells, f"{round(row.share_pct)}%"]
 
 
-def _spread(report: CaseReport, *, then: Decisive) -> Iterator[RenderableType]:
+def _spread(report: CaseReport, *, then: DecidingBaseline) -> Iterator[RenderableType]:
     runs = report.result.measurement.runs
     if not runs:
         return
@@ -168,11 +168,11 @@ def _spread(report: CaseReport, *, then: Decisive) -> Iterator[RenderableType]:
         yield indented(f"steps {what}: {now_steps} now, {then_steps} in the {then.word}")
 
 
-def _suspects(report: CaseReport, *, then: Decisive) -> Iterator[RenderableType]:
+def _suspects(report: CaseReport, *, then: DecidingBaseline) -> Iterator[RenderableType]:
     """Yield what may be to blame: first what is known to change speed, then quietly the rest."""
     differences = changed_since(report, then=then)
-    suspects = [each for each in differences if each.tier is not Tier.REST]
-    rest = [each for each in differences if each.tier is Tier.REST]
+    suspects = [each for each in differences if each.tier is not Significance.REST]
+    rest = [each for each in differences if each.tier is Significance.REST]
     yield ""
     yield heading(f"suspects: what may change speed and changed since {then.name}")
     yield from (indented(_difference_text(each)) for each in suspects)
@@ -188,7 +188,7 @@ def _difference_text(difference: Difference) -> str:
     return f"{difference.name}: {difference.then} -> {difference.now}"
 
 
-def _origin(report: CaseReport, *, then: Decisive) -> Iterator[RenderableType]:
+def _origin(report: CaseReport, *, then: DecidingBaseline) -> Iterator[RenderableType]:
     origin = then.provenance
     yield ""
     yield heading(then.name.removeprefix("the "))

@@ -14,7 +14,7 @@ from typing import Final
 
 from pytest_nemoperf.comparison import Comparison, VerdictKind
 from pytest_nemoperf.metrics import METRICS
-from pytest_nemoperf.report.cells import allowed_text, count_text, earlier_text, pct_text, percent_text, verdict_word
+from pytest_nemoperf.report.cells import allowed_text, count_text, earlier_text, percent, signed_percent, verdict_word
 from pytest_nemoperf.report.failure import render_failure
 from pytest_nemoperf.report.markdown import render_markdown
 from pytest_nemoperf.report.resolving import interval_text
@@ -32,7 +32,7 @@ _BLOCK_WIDTH = 100
 _HEADINGS = ("Verdict", "Case", "Metric", "Baseline", "Now", "Delta", "95% interval", "Allowed", "Resolves")
 
 
-class Level(StrEnum):
+class AnnotationLevel(StrEnum):
     """How GitHub marks an annotation."""
 
     ERROR = "error"
@@ -52,7 +52,7 @@ class Annotation:
         line: Counted from 1; None for the file as a whole.
     """
 
-    level: Level
+    level: AnnotationLevel
     title: str
     message: str
     file: str = ""
@@ -68,7 +68,7 @@ def render_annotation(annotation: Annotation) -> str:
 
 def shown_annotations(annotations: Sequence[Annotation]) -> list[Annotation]:
     """Return what GitHub can show, worst first: of more than ten of a level, nine and how many more there are."""
-    by_level = {level: [each for each in annotations if each.level is level] for level in Level}
+    by_level = {level: [each for each in annotations if each.level is level] for level in AnnotationLevel}
     shown = []
     for level, own in by_level.items():
         if len(own) <= MAX_OF_A_LEVEL:
@@ -84,12 +84,16 @@ def case_annotation(case: CaseResult, *, file: str = "", line: int | None = None
     """Return what is to be said of a case at its test, or None of one that just passed."""
     verdict = case.verdict
     if case.is_failure:
-        level = Level.ERROR
+        level = AnnotationLevel.ERROR
     elif verdict.kind is VerdictKind.PASSED and not case.waiver_note and not case.had_other_verdicts:
         return None
     else:
         is_good = verdict.kind in {VerdictKind.IMPROVED, VerdictKind.NO_BASELINE}
-        level = Level.NOTICE if is_good or (case.stored_path and not case.is_stored_locally) else Level.WARNING
+        level = (
+            AnnotationLevel.NOTICE
+            if is_good or (case.stored_path and not case.is_stored_locally)
+            else AnnotationLevel.WARNING
+        )
     mark = "INJECTED " if case.measurement.inject_pct else ""
     word = f"{verdict.kind}, {case.waived}" if case.waived else verdict_word(case)
     facts = [text for text in (case.waiver_note, earlier_text(case), *verdict.reasons) if text]
@@ -100,7 +104,7 @@ def case_annotation(case: CaseResult, *, file: str = "", line: int | None = None
 
 def unasked_annotation(unasked: Unasked) -> Annotation:
     """Return what is to be said of stored baselines that may be those of cases without one."""
-    level = Level.ERROR if unasked.is_failure else Level.WARNING
+    level = AnnotationLevel.ERROR if unasked.is_failure else AnnotationLevel.WARNING
     return Annotation(level=level, title=unasked_title(unasked), message="\n".join(unasked_lines(unasked)))
 
 
@@ -155,10 +159,10 @@ def _row(case: CaseResult) -> list[str]:
         metric.label + (f" ({decisive.anchor})" if decisive.anchor else ""),
         metric.format(decisive.baseline),
         metric.format(decisive.now),
-        pct_text(decisive.delta_pct),
+        signed_percent(decisive.delta_pct),
         interval_text(decisive),
         allowed_text(decisive),
-        "-" if decisive.resolution_pct is None else percent_text(decisive.resolution_pct),
+        "-" if decisive.resolution_pct is None else percent(decisive.resolution_pct),
     ]
 
 

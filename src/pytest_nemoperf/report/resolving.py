@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pytest_nemoperf.comparison import Comparison
 from pytest_nemoperf.metrics import METRICS
-from pytest_nemoperf.report.cells import count_text, metric_text, percent_text
+from pytest_nemoperf.report.cells import count_text, metric_text, percent
 
 LOOSE_FROM = 4.0
 """A tolerance so many times what the case resolves is pointed out."""
@@ -36,7 +36,7 @@ def resolution_text(comparison: Comparison) -> str:
         if is_against_baseline
         else count_text(comparison.num_runs, "round")
     )
-    resolved = percent_text(comparison.resolution_pct)
+    resolved = percent(comparison.resolution_pct)
     return f"tolerance {comparison.allowed_pct:g}%, this case resolves {resolved} with {runs}"
 
 
@@ -49,7 +49,7 @@ def noise_cells(comparison: Comparison) -> list[str]:
         comparison.resolution_pct,
         comparison.allowed_pct,
     )
-    return [metric_text(comparison), *("-" if percent is None else percent_text(percent) for percent in percents)]
+    return [metric_text(comparison), *("-" if value is None else percent(value) for value in percents)]
 
 
 NOISE_HEADINGS = ("metric", "seen", "expected", "reckoned", "resolves", "tolerance")
@@ -62,6 +62,6 @@ def loose_texts(cases: Sequence[Sequence[Comparison]]) -> list[str]:
         if each.resolution_pct is not None and each.allowed_pct > LOOSE_FROM * each.resolution_pct:
             found.setdefault((METRICS[each.metric].label, each.allowed_pct), []).append(each.resolution_pct)
     return [
-        f"{label} {allowed:g}%: {count_text(len(resolved), 'case')} could hold {percent_text(max(resolved))}"
+        f"{label} {allowed:g}%: {count_text(len(resolved), 'case')} could hold {percent(max(resolved))}"
         for (label, allowed), resolved in found.items()
     ]

@@ -9,7 +9,7 @@ from pytest_nemoperf.measure import Run, median_over_runs, median_phases
 from pytest_nemoperf.metrics import RL_METRICS, Metric, format_time
 from pytest_nemoperf.pricing import Price
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.report.cells import bytes_text, count_text, pct_text
+from pytest_nemoperf.report.cells import bytes_text, count_text, signed_percent
 from pytest_nemoperf.rl import RL
 
 _PHASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -91,7 +91,7 @@ def phase_cells(now: Sequence[Run], *, baseline: Sequence[Run]) -> list[str]:
     cells = []
     for names in _PHASES.values():
         seconds, then = (sum(phases.get(name, 0.0) for name in names) for phases in (after, before))
-        change = f" {pct_text(100.0 * (seconds - then) / then)}" if then else ""
+        change = f" {signed_percent(100.0 * (seconds - then) / then)}" if then else ""
         cells.append(f"{format_time(seconds)}{change}" if seconds else "-")
     return cells
 
@@ -104,7 +104,7 @@ def _delta_text(metric: Metric, *, then: float | None, now: float | None) -> str
         return f"{now - then:+.1f} points" if now != then else "0.0 points"
     if then == now:
         return "0.0%"
-    return pct_text(metric.delta_pct(now, baseline=then)) if then else "-"
+    return signed_percent(metric.delta_pct(now, baseline=then)) if then else "-"
 
 
 def _prompts_text(rl: RL) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.measure import Run, median_over_runs
 from pytest_nemoperf.metrics import JUDGED, Metric
-from pytest_nemoperf.report.cells import count_text, figures_text, pct_text
+from pytest_nemoperf.report.cells import count_text, figures_text, signed_percent
 from pytest_nemoperf.report.console import ALARM, heading, indented, styled, whole
 from pytest_nemoperf.results import CaseReport, Pruned, Unasked
 
@@ -140,7 +140,7 @@ def _old_to_new(report: CaseReport) -> list[str]:
         old, new = _sides(report, metric=metric, runs=runs)
         if old is not None and new is not None:
             figures = [metric.format(value) for value in (old, new)]
-            delta = pct_text(metric.delta_pct(new, baseline=old))
+            delta = signed_percent(metric.delta_pct(new, baseline=old))
             lines.append(f"{metric.label}: {figures[0]} -> {figures[1]} ({delta})")
     return lines
 

@@ -24,7 +24,7 @@ from pytest_nemoperf.report.cells import (
     count_text,
     earlier_text,
     elapsed_text,
-    pct_text,
+    signed_percent,
     verdict_word,
 )
 from pytest_nemoperf.report.console import (
@@ -183,7 +183,7 @@ def _delta(case: CaseResult, *, metric: str) -> str:
     if not own:
         return "-"
     shown = next((comparison for comparison in own if comparison.kind is case.verdict.kind), own[0])
-    return f"{pct_text(shown.delta_pct)} anchor" if shown.anchor else pct_text(shown.delta_pct)
+    return f"{signed_percent(shown.delta_pct)} anchor" if shown.anchor else signed_percent(shown.delta_pct)
 
 
 def _table(cases: Sequence[CaseResult], *, rows: Sequence[Sequence[str]], width: int) -> Iterator[RenderableType]:

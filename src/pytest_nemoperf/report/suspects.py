@@ -13,14 +13,14 @@ from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.report.phases import compare_phases, loss_sentence
 from pytest_nemoperf.results import CaseReport
-from pytest_nemoperf.stragglers import MARGIN_PCT, Evidence, Straggler, find_straggler, slowed_alike
+from pytest_nemoperf.stragglers import MARGIN_PCT, Straggler, StragglerEvidence, find_straggler, slowed_alike
 
 _BLAMED = frozenset({VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE})
 _MOST_OF_IT = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decisive:
+class DecidingBaseline:
     """What a verdict rests on, and is to be explained by: the newest baseline, or the anchor beside it.
 
     Attributes:
@@ -45,14 +45,14 @@ class Decisive:
         return f"the {self.word} {self.anchor}".rstrip()
 
 
-def decisive_of(report: CaseReport) -> Decisive | None:
+def decisive_of(report: CaseReport) -> DecidingBaseline | None:
     """Return what a case's verdict rests on: the anchor, if that alone is why; None without a baseline."""
     baseline, verdict = report.baseline, report.result.verdict
     if baseline is None:
         return None
     deciding = [comparison for comparison in verdict.comparisons if comparison.kind is verdict.kind]
     if baseline.anchor is not None and deciding and all(comparison.anchor for comparison in deciding):
-        return Decisive(
+        return DecidingBaseline(
             word="anchor",
             anchor=baseline.anchor.name,
             runs=baseline.anchor.runs,
@@ -60,7 +60,7 @@ def decisive_of(report: CaseReport) -> Decisive | None:
             reason="kept in that file beside the newest baseline",
             environment=None,
         )
-    return Decisive(
+    return DecidingBaseline(
         word="baseline",
         anchor="",
         runs=baseline.runs,
@@ -70,7 +70,7 @@ def decisive_of(report: CaseReport) -> Decisive | None:
     )
 
 
-def changed_since(report: CaseReport, *, then: Decisive) -> list[Difference]:
+def changed_since(report: CaseReport, *, then: DecidingBaseline) -> list[Difference]:
     """Return what surrounds the case and is not what it was, suspects first; what was not kept can't differ."""
     known, now = then.provenance.environment(), report.environment
     if then.environment is None:
@@ -78,7 +78,7 @@ def changed_since(report: CaseReport, *, then: Decisive) -> list[Difference]:
     return compare_fingerprints({**known, **then.environment}, now=now)
 
 
-def explanations(report: CaseReport, *, then: Decisive) -> Iterator[str]:
+def explanations(report: CaseReport, *, then: DecidingBaseline) -> Iterator[str]:
     """Yield why a judged case is as it is: where the time of each group's step went, and who is slow."""
     runs = report.result.measurement.runs
     since = f"since {then.name}, " if then.anchor else ""
@@ -91,7 +91,7 @@ def explanations(report: CaseReport, *, then: Decisive) -> Iterator[str]:
         yield sentence
 
 
-def blame_sentence(report: CaseReport, *, then: Decisive) -> str:
+def blame_sentence(report: CaseReport, *, then: DecidingBaseline) -> str:
     """Return whether one node or all ranks alike are slower; empty where nobody can be blamed or it can't be told.
 
     One rank has no peers; and "all alike" needs a baseline that says how long ranks worked, and ranks whose waiting
@@ -124,14 +124,14 @@ def _straggler_text(straggler: Straggler, *, num_runs: int, explains: bool) -> s
     who = f"host {straggler.host} (ranks {numbers})" if straggler.is_whole_host else f"rank {numbers}{where}"
     seen = f"in {straggler.num_runs} of {num_runs} runs"
     did = {
-        Evidence.WORK: f"worked {straggler.excess_pct:.0f}% longer than the others",
-        Evidence.CLOCK: f"had {straggler.excess_pct:.0f}% less of a GPU clock than the others",
+        StragglerEvidence.WORK: f"worked {straggler.excess_pct:.0f}% longer than the others",
+        StragglerEvidence.CLOCK: f"had {straggler.excess_pct:.0f}% less of a GPU clock than the others",
     }
     text = f"{who} {did[straggler.evidence]}, which wait for it ({seen})"
     return f"{text}: the node, not the code" if explains else f"{text}; that is not all of the loss"
 
 
-def _explains(straggler: Straggler, *, runs: tuple[Run, ...], then: Decisive) -> bool:
+def _explains(straggler: Straggler, *, runs: tuple[Run, ...], then: DecidingBaseline) -> bool:
     """Return whether what the straggler worked longer is most of what the step lost."""
     before, after = (median_over_runs(each, metric=STEP_TIME_SEC.name) for each in (then.runs, runs))
     if before is None or after is None or after <= before:

@@ -14,8 +14,8 @@ from pytest_nemoperf.report.cells import (
     figure_text,
     figures_text,
     injection_text,
-    pct_text,
     shorten_middle,
+    signed_percent,
     tolerances_text,
 )
 from pytest_nemoperf.report.resolving import resolution_text
@@ -192,7 +192,7 @@ def _comparison_facts(verdict: Verdict) -> list[str]:
     name = comparison.metric
     then = METRICS[name].format(comparison.baseline) + (f" of anchor {comparison.anchor}" if comparison.anchor else "")
     facts = [
-        f"{figure_text(comparison.now, metric=name)}, {pct_text(comparison.delta_pct)} against {then}",
+        f"{figure_text(comparison.now, metric=name)}, {signed_percent(comparison.delta_pct)} against {then}",
         resolution_text(comparison),
     ]
     if comparison.slow_steps_loss_pct is not None:
