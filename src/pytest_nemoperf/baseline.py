@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import math
 import os
 import platform
@@ -19,11 +18,11 @@ from typing import Any, Final, Literal
 from filelock import FileLock, Timeout
 
 from pytest_nemoperf.errors import BaselineError
-from pytest_nemoperf.jsontext import from_data, to_data, to_json
+from pytest_nemoperf.jsontext import is_there, read_json, to_data, to_json
 from pytest_nemoperf.measure import Measurement, Run, identity_problem
 from pytest_nemoperf.metrics import JUDGED, STEP_TIME_SEC
 from pytest_nemoperf.provenance import Provenance
-from pytest_nemoperf.schema import validate
+from pytest_nemoperf.schema import from_valid_data
 
 BASELINE_SCHEMA_VERSION: Final = 1
 _LOCK_TIMEOUT_SEC = 30.0
@@ -122,17 +121,9 @@ def read_baseline(path: Path, *, is_in_place: bool = True) -> Baseline:
             that can't have been measured, or breaks the identity TFLOP/s = FLOPs per token x tokens/s. The message
             has the path and the JSON path.
     """
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as exc:
-        raise BaselineError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except (ValueError, RecursionError) as exc:
-        raise BaselineError(
-            f"{path}: not JSON, truncated or corrupt: {exc}; restore it (git checkout) or delete it"
-        ) from None
+    data = read_json(path, error=BaselineError, corrupt_hint="restore it (git checkout) or delete it")
     _check_version(data, path=path)
-    validate(data, name="baseline", subject=str(path), error=BaselineError)
-    baseline = from_data(Baseline, data, subject=str(path), error=BaselineError)
+    baseline = from_valid_data(Baseline, data, name="baseline", subject=str(path), error=BaselineError)
     if problem := next(_impossible_figures(data, baseline=baseline), None):
         raise BaselineError(f"{path}: {problem}; restore it (git checkout) or record it again")
     if is_in_place and baseline.case != path.stem and baseline.case.lower() == path.stem.lower():
@@ -151,7 +142,7 @@ def read_baseline(path: Path, *, is_in_place: bool = True) -> Baseline:
 def find_baseline(root: Path, *, system: str, case: str) -> Baseline | None:
     """Return the stored baseline of a case, or None if there is no file; an unreadable one raises."""
     path = baseline_path(root, system=system, case=case)
-    return read_baseline(path) if _is_there(path) else None
+    return read_baseline(path) if is_there(path, error=BaselineError) else None
 
 
 def write_baseline(root: Path, *, baseline: Baseline) -> Baseline | None:
@@ -233,13 +224,6 @@ def _sync_folder(folder: Path) -> None:
 def list_baselines(root: Path, *, system: str) -> list[Path]:
     """Return the baseline files of a system, by name."""
     return sorted((root / system).glob("*.json"))
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError as exc:  # a folder on the way that can't be entered
-        raise BaselineError(f"{path}: cannot be read: {exc.strerror}") from exc
 
 
 def _check_version(data: object, *, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +12,7 @@ from pytest_nemoperf.changes import complete_layout
 from pytest_nemoperf.conventions import DEFAULT_CONVENTION
 from pytest_nemoperf.errors import BaselineError, RecipeError
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
-from pytest_nemoperf.jsontext import from_data, to_json
+from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.parallelism import TRAINING_KEYS
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.pricing import price_plan
@@ -145,7 +144,7 @@ def _unsupported(plan: Plan) -> str | None:
 
 
 def _read_recipe(arguments: argparse.Namespace) -> Recipe:
-    from pytest_nemoperf.schema import validate  # noqa: PLC0415 (jsonschema is slow to import)
+    from pytest_nemoperf.schema import read_contract  # noqa: PLC0415 (jsonschema is slow to import)
 
     for name in (
         "model",
@@ -162,15 +161,7 @@ def _read_recipe(arguments: argparse.Namespace) -> Recipe:
     ):
         if getattr(arguments, name) is not None:
             raise RecipeError(f"{_option(name)} with --recipe: the file says it already; use one or the other")
-    path: Path = arguments.recipe
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as exc:
-        raise RecipeError(f"{path}: cannot be read: {exc.strerror}") from None
-    except ValueError as exc:
-        raise RecipeError(f"{path}: not JSON: {exc}") from None
-    validate(data, name="recipe", subject=str(path), error=RecipeError)
-    return from_data(Recipe, data, subject=str(path), error=RecipeError)
+    return read_contract(Recipe, arguments.recipe, name="recipe", error=RecipeError)
 
 
 def _build_recipe(arguments: argparse.Namespace) -> Recipe:

@@ -6,7 +6,6 @@ file describes would be counted, planned and trained without anybody noticing.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.huggingface_config import ConfigReader
 from pytest_nemoperf.huggingface_dense import DENSE
 from pytest_nemoperf.huggingface_mixtures import MIXTURES
+from pytest_nemoperf.jsontext import read_json
 
 
 def is_config_path(name: str) -> bool:
@@ -37,12 +37,7 @@ def read_config(path: str | Path) -> ModelConfig:
     """
     path = Path(path)
     file = path / "config.json" if path.is_dir() else path
-    try:
-        data = json.loads(file.read_bytes())
-    except OSError as exc:
-        raise RecipeError(f"{file}: cannot be read: {exc.strerror}") from None
-    except ValueError as exc:
-        raise RecipeError(f"{file}: not JSON: {exc}") from None
+    data = read_json(file, error=RecipeError)
     if not isinstance(data, dict):
         raise RecipeError(f"{file}: holds a {type(data).__name__} instead of an object")
     return _model(data, name=_name(file, data=data), subject=str(file))

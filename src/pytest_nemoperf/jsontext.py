@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -124,6 +125,46 @@ def _check_text(text: str, *, subject: str) -> None:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} ..."
+
+
+def read_json(
+    path: Path, *, error: type[NemoPerfError] = RecordError, unreadable_hint: str = "", corrupt_hint: str = ""
+) -> Any:
+    """Return the decoded JSON of a file.
+
+    Args:
+        path: The file.
+        error: Raised type.
+        unreadable_hint: Remedy for a file that is missing or can't be read.
+        corrupt_hint: Remedy for a broken file that this package wrote; empty for files written by hand.
+
+    Raises:
+        NemoPerfError: Of the given type, with the path.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as exc:
+        message = f"{path}: cannot be read: {exc.strerror}"
+        if unreadable_hint:
+            message += f"; {unreadable_hint}"
+        raise error(message) from exc
+    except (ValueError, RecursionError) as exc:
+        message = f"{path}: not JSON: {exc}"
+        if corrupt_hint:
+            message = f"{path}: not JSON, truncated or corrupt: {exc}; {corrupt_hint}"
+        raise error(message) from None
+
+
+def is_there(path: Path, *, error: type[NemoPerfError]) -> bool:
+    """Whether a file exists.
+
+    Raises:
+        NemoPerfError: Of the given type, if a folder on the way can't be entered.
+    """
+    try:
+        return path.exists()
+    except OSError as exc:
+        raise error(f"{path}: cannot be read: {exc.strerror}") from exc
 
 
 def from_data(kind: type[T], data: object, *, subject: str, error: type[NemoPerfError] = RecordError) -> T:

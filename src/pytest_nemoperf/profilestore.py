@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Final
 
 from pytest_nemoperf.baseline import write_atomically
 from pytest_nemoperf.errors import RecordError
-from pytest_nemoperf.jsontext import from_data, to_json
+from pytest_nemoperf.jsontext import is_there, to_json
 from pytest_nemoperf.profiles import Profile
-from pytest_nemoperf.schema import validate
+from pytest_nemoperf.schema import read_contract
 
 PROFILES_DIR: Final = "profiles"
 
@@ -27,16 +26,10 @@ def find_profile(baseline_path: Path) -> Profile | None:
         RecordError: If it can't be read or breaks the schema; it names the file.
     """
     path = profile_path(baseline_path)
-    try:
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    if not is_there(path, error=RecordError):
         return None
-    except OSError as exc:
-        raise RecordError(f"{path}: cannot be read: {exc.strerror}") from None
-    except ValueError as exc:
-        raise RecordError(f"{path}: not JSON: {exc}; delete it and store a new one") from None
-    validate(data, name="profile", subject=str(path), error=RecordError)
-    return from_data(Profile, data, subject=str(path))
+    hint = "delete it and store a new one"
+    return read_contract(Profile, path, name="profile", error=RecordError, corrupt_hint=hint)
 
 
 def write_profile(baseline_path: Path, *, profile: Profile) -> Path:

@@ -9,7 +9,7 @@ from typing import Final
 
 from pytest_nemoperf.errors import NemoPerfError, RecordError
 from pytest_nemoperf.frameworks.torch import TorchFramework
-from pytest_nemoperf.jsontext import from_json
+from pytest_nemoperf.jsontext import from_data, read_json
 from pytest_nemoperf.launchers.protocol import Launcher
 from pytest_nemoperf.measure import workload_of
 from pytest_nemoperf.profiles import PROFILE_FILE, TRACE_GLOB, CaseProfile, Profile, incomparable
@@ -112,8 +112,6 @@ def store_profile(found: CaseProfile, *, baseline_path: Path) -> str:
 
 
 def _read(path: Path) -> Profile:
-    try:
-        text = path.read_bytes()
-    except OSError as exc:
-        raise RecordError(f"{path}: the ranks left no profile: {exc.strerror}") from None
-    return from_json(Profile, text, subject=str(path))
+    if not path.exists():
+        raise RecordError(f"{path}: the ranks left no profile")
+    return from_data(Profile, read_json(path), subject=str(path))

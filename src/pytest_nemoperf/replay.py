@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pytest_nemoperf.baseline import write_atomically
 from pytest_nemoperf.comparison import VerdictKind, VerdictPolicy
@@ -15,17 +14,19 @@ from pytest_nemoperf.errors import RecordError, UnsupportedError
 from pytest_nemoperf.expected import expected_of
 from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.health import health_problems
-from pytest_nemoperf.jsontext import from_data, to_json
+from pytest_nemoperf.jsontext import from_data, read_json, to_json
 from pytest_nemoperf.measure import Measurement, measure_outputs, unreadable
 from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import PLAN_FILE, STEPS_FILE, RunOutput
 from pytest_nemoperf.runner import read_run
-from pytest_nemoperf.schema import validate
+from pytest_nemoperf.schema import read_contract
 from pytest_nemoperf.steadiness import run_drift
 
 CASE_FILE: Final = "case.json"
 CASE_SCHEMA_VERSION: Final = 1
+_UNREADABLE_HINT = "give folders as a session left them"
+_CORRUPT_HINT = "copy it again, or launch again"
 TRY_SUFFIXES: Final = ("", "b", "c")
 """Endings of the folders in which a run is launched, and launched again where the try before was dropped."""
 
@@ -100,9 +101,14 @@ def read_case(case_dir: Path) -> CaseRecord:
             f"{case_dir}: has no {CASE_FILE}, which is written when a case's launches are over: they failed, were "
             "interrupted, or were not copied as a whole; launch the case again"
         )
-    data = _read_json(path)
-    validate(data, name="case", subject=str(path), error=RecordError)
-    return from_data(CaseRecord, data, subject=str(path))
+    return read_contract(
+        CaseRecord,
+        path,
+        name="case",
+        error=RecordError,
+        unreadable_hint=_UNREADABLE_HINT,
+        corrupt_hint=_CORRUPT_HINT,
+    )
 
 
 def find_cases(root: Path) -> list[CaseRecord]:
@@ -257,13 +263,5 @@ def _foreign(run_dir: Path, *, record: CaseRecord, plan: Plan, first: CaseRecord
 
 def _read_plan(run_dir: Path) -> Plan:
     path = run_dir / PLAN_FILE
-    return from_data(Plan, _read_json(path), subject=str(path))
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as exc:
-        raise RecordError(f"{path}: cannot be read: {exc.strerror}; give folders as a session left them") from exc
-    except (ValueError, RecursionError) as exc:
-        raise RecordError(f"{path}: not JSON, truncated or corrupt: {exc}; copy it again, or launch again") from None
+    data = read_json(path, unreadable_hint=_UNREADABLE_HINT, corrupt_hint=_CORRUPT_HINT)
+    return from_data(Plan, data, subject=str(path))

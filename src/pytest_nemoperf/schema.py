@@ -15,12 +15,12 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from pytest_nemoperf.errors import NemoPerfError, did_you_mean
-from pytest_nemoperf.jsontext import to_data
+from pytest_nemoperf.jsontext import from_data, read_json, to_data
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -46,6 +46,8 @@ KINDS: Mapping[str, str] = MappingProxyType(
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): ")
 _MAX_RULE_LENGTH = 300
+
+T = TypeVar("T")
 
 
 def schema_of(name: str) -> dict[str, Any]:
@@ -74,6 +76,38 @@ def _drop_empty_defaults(properties: Mapping[str, Any]) -> None:
     for item in properties.values():
         if item.get("default") == {}:
             del item["default"]
+
+
+def read_contract(
+    kind: type[T],
+    path: Path,
+    *,
+    name: str,
+    error: type[NemoPerfError],
+    unreadable_hint: str = "",
+    corrupt_hint: str = "",
+) -> T:
+    """Read a JSON file, check it against the shipped schema of its kind, and build its dataclass.
+
+    Args:
+        kind: The dataclass.
+        path: The file.
+        name: Kind of file, a key of KINDS.
+        error: Raised type.
+        unreadable_hint: Remedy for a file that is missing or can't be read.
+        corrupt_hint: Remedy for a broken file that this package wrote; empty for files written by hand.
+
+    Raises:
+        NemoPerfError: Of the given type, with the file's path and the JSON path at fault.
+    """
+    data = read_json(path, error=error, unreadable_hint=unreadable_hint, corrupt_hint=corrupt_hint)
+    return from_valid_data(kind, data, name=name, subject=str(path), error=error)
+
+
+def from_valid_data(kind: type[T], data: object, *, name: str, subject: str, error: type[NemoPerfError]) -> T:
+    """Check decoded JSON against the shipped schema of its kind, and build its dataclass; see validate."""
+    validate(data, name=name, subject=subject, error=error)
+    return from_data(kind, data, subject=subject, error=error)
 
 
 def validate(data: object, *, name: str, subject: str, error: type[NemoPerfError]) -> None:
