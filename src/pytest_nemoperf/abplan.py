@@ -8,10 +8,10 @@ from typing import Final
 from pytest_nemoperf.generation_memory import generation_memory
 from pytest_nemoperf.memory import host_bytes, stage_memory
 from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.rules import NATIVE
 
 DEFAULT_BLOCK_STEPS: Final = 3
 """Steps of a block: one that meets caches full of the other side's data, and two that don't."""
-_TURNS_FRAMEWORK = "torch"
 _BYTES_PER_GB = 1e9
 _SHARE_OF_GPU = 0.9  # two CUDA contexts, and what allocators keep and don't use, take the rest
 
@@ -24,7 +24,7 @@ def unsuited_to_turns(plan: Plan, *, host_memory_bytes: int, gpu_memory_bytes: i
         host_memory_bytes: Of this machine.
         gpu_memory_bytes: Of one GPU; None if the plan runs on the CPU.
     """
-    if plan.framework != _TURNS_FRAMEWORK:
+    if plan.framework != NATIVE:
         return f"framework {plan.framework} starts its ranks by itself, and they know no turns"
     if plan.device == "cuda" and plan.num_nodes > 1:
         return f"{plan.num_nodes} nodes can't hand a turn to each other"

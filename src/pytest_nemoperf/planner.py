@@ -14,12 +14,12 @@ from pytest_nemoperf.changes import CHANGED_SUFFIX, change_recipe
 from pytest_nemoperf.comparison import merge_tolerances
 from pytest_nemoperf.dryrun import AskedCase, PricedCase
 from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, UnsupportedError, did_you_mean
-from pytest_nemoperf.frameworks.command import CommandFramework
-from pytest_nemoperf.frameworks.torch import TorchFramework
+from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.measure import workload_of
 from pytest_nemoperf.memory import host_bytes
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.pricing import price_plan
+from pytest_nemoperf.rules import NATIVE
 from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.store import BaselineStore
 
@@ -51,12 +51,14 @@ class Planner:
     @cached_property
     def frameworks(self) -> Mapping[str, Framework]:
         """Built-in frameworks and those that hooks add, by name."""
-        added = [item for items in self._config.hook.pytest_nemoperf_frameworks(config=self._config) for item in items]
-        known: dict[str, Framework] = {}
-        for framework in (TorchFramework(), CommandFramework(), *added):
-            if framework.name in known:
-                raise RecipeError(f"framework {framework.name!r} is registered twice; give the added one another name")
-            known[framework.name] = framework
+        known = builtin_frameworks()
+        for added in self._config.hook.pytest_nemoperf_frameworks(config=self._config):
+            for framework in added:
+                if framework.name in known:
+                    raise RecipeError(
+                        f"framework {framework.name!r} is registered twice; give the added one another name"
+                    )
+                known[framework.name] = framework
         return known
 
     def plan(self, recipe: Recipe, *, nodeid: str, tolerances: Sequence[Mapping[str, float]]) -> tuple[Plan, Framework]:
@@ -149,7 +151,7 @@ def _check_host_memory(plan: Plan) -> None:
     Raises:
         PlanError: If they would.
     """
-    if plan.device != "cpu" or plan.framework != TorchFramework().name:
+    if plan.device != "cpu" or plan.framework != NATIVE:
         return
     needed, there = host_bytes(plan) / 1e9, machine.host_memory_bytes() / 1e9
     if needed > there:

@@ -15,6 +15,7 @@ from pytest_nemoperf.frameworks.steps import read_step_records
 from pytest_nemoperf.jsontext import from_json
 from pytest_nemoperf.recipe import Plan, Precision, Recompute
 from pytest_nemoperf.records import RESULT_FILE, STEPS_FILE, RunOutput, RunResult
+from pytest_nemoperf.rules import NATIVE
 from pytest_nemoperf.systems import find_system
 from pytest_nemoperf.trainable import unsupported_model
 
@@ -38,7 +39,7 @@ class TorchFramework:
     @property
     def name(self) -> str:
         """The word recipes use for it."""
-        return "torch"
+        return NATIVE
 
     def unsupported(self, plan: Plan) -> str | None:
         """Return why the native engine can't run the plan here, or None if it can."""
