@@ -11,7 +11,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from pytest_nemoperf.hostlock import HostLock
-HostLock(Path(sys.argv[1])).acquire(say=print)
+HostLock(Path(sys.argv[1])).acquire(report=print)
 print("held", flush=True)
 time.sleep(600)
 """
@@ -21,9 +21,9 @@ def test_the_second_session_waits_and_says_for_whom(tmp_path: Path) -> None:
     path = tmp_path / "host.lock"
     said: list[str] = []
     first, second = HostLock(path), HostLock(path)
-    first.acquire(say=said.append)
+    first.acquire(report=said.append)
 
-    waiting = threading.Thread(target=second.acquire, kwargs={"say": said.append})
+    waiting = threading.Thread(target=second.acquire, kwargs={"report": said.append})
     waiting.start()
     while not said:
         waiting.join(timeout=0.05)
@@ -47,7 +47,7 @@ def test_a_session_that_was_killed_holds_nobody_up(tmp_path: Path) -> None:
 
     said: list[str] = []
     lock = HostLock(path)
-    lock.acquire(say=said.append)
+    lock.acquire(report=said.append)
     lock.release()
     assert said == []
 
@@ -55,7 +55,7 @@ def test_a_session_that_was_killed_holds_nobody_up(tmp_path: Path) -> None:
 def test_acquiring_twice_and_releasing_twice_do_no_harm(tmp_path: Path) -> None:
     lock = HostLock(tmp_path / "host.lock")
 
-    lock.acquire(say=print)
-    lock.acquire(say=print)
+    lock.acquire(report=print)
+    lock.acquire(report=print)
     lock.release()
     lock.release()

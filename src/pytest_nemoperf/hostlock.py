@@ -1,4 +1,4 @@
-"""Perf sessions on one host take turns: two at once would measure each other."""
+"""Host lock: perf sessions on one host run one at a time, or they would slow down each other's measurements."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 _POLL_SEC = 0.5
-_SAY_AGAIN_SEC = 60.0
+_REPORT_INTERVAL_SEC = 60.0
 
 
 class HostLock:
-    """A lock of the whole host, held from a session's first measurement to its end.
+    """File lock of the whole host, held from a session's first measurement to its end.
 
-    The operating system gives it up when its holder dies, however that happens.
+    The operating system releases it when the holder dies, even by SIGKILL.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path or Path(tempfile.gettempdir()) / "nemoperf-host.lock"
         self._lock = FileLock(self._path, mode=0o666)
 
-    def acquire(self, *, say: Callable[[str], None]) -> None:
-        """Wait for this session's turn; returns at once if it has it already.
+    def acquire(self, *, report: Callable[[str], None]) -> None:
+        """Wait for the lock; return at once if this session holds it already.
 
         Args:
-            say: Called with a sentence when there is somebody to wait for, and once a minute while it lasts.
+            report: Called with a sentence when another session holds the lock, and once a minute while it does.
         """
         if self._lock.is_locked:
             return
         started = time.monotonic()
-        next_word = started
+        next_report = started
         while True:
             try:
                 self._lock.acquire(timeout=0)
                 break
             except Timeout:
-                if time.monotonic() >= next_word:
-                    say(
+                if time.monotonic() >= next_report:
+                    report(
                         f"waiting for another perf session on this host ({self._holder()}), "
                         f"{time.monotonic() - started:.0f} s so far"
                     )
-                    next_word = time.monotonic() + _SAY_AGAIN_SEC
+                    next_report = time.monotonic() + _REPORT_INTERVAL_SEC
                 time.sleep(_POLL_SEC)
         with suppress(OSError):
             self._note.write_text(f"pid {os.getpid()} in {Path.cwd()}", encoding="utf-8")
 
     def release(self) -> None:
-        """Let the next session begin; may be called without holding the lock."""
+        """Release the lock; may be called without holding it."""
         if self._lock.is_locked:
             with suppress(OSError):
                 self._note.unlink()

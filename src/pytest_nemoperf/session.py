@@ -240,7 +240,7 @@ class PerfSession:
 
     def take_turn(self, progress: Progress) -> None:
         """Wait until no other perf session measures on this host."""
-        self._turn.acquire(say=progress.say)
+        self._turn.acquire(report=progress.say)
 
     def without_baseline(self) -> dict[str, Mapping[str, Any]]:
         """Return the workload of each case that no committed baseline was there for, by case."""
