@@ -23,6 +23,7 @@ from pytest_nemoperf.metrics import (
     Direction,
     Metric,
 )
+from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.sequential import (
     Decision,
     SequentialResult,
@@ -245,7 +246,7 @@ def _compare(
     note = ""
     if evidence.decision is Decision.UNDECIDED:
         advice = _advice(evidence, metric=metric, tolerance=tolerance, rule=rule)
-        note = f"undecided after {_rounds_text(len(ratios))} that scatter by {evidence.noise_pct:.1f}%; {advice}"
+        note = f"undecided after {count_text(len(ratios), 'round')} that scatter by {evidence.noise_pct:.1f}%; {advice}"
     before, after = apart(old.runs, new.runs, worsening=evidence.worsening, metric=metric)
     low, high = sorted(delta_pct(end, metric=metric) for end in (evidence.low, evidence.high))
     return Comparison(
@@ -295,11 +296,7 @@ def _tflops(comparisons: Sequence[Comparison], *, new: Measurement) -> list[Comp
 
 def _interval_text(comparison: Comparison) -> str:
     interval = f"{comparison.low_pct:+.1f}% to {comparison.high_pct:+.1f}%"
-    return f"95% interval {interval} from {_rounds_text(comparison.num_runs)}"
-
-
-def _rounds_text(number: int) -> str:
-    return f"{number} round{'' if number == 1 else 's'}"
+    return f"95% interval {interval} from {count_text(comparison.num_runs, 'round')}"
 
 
 def _is_close(one: float, other: float) -> bool:

@@ -21,8 +21,8 @@ from pytest_nemoperf.errors import BaselineError, LintError, NemoPerfError, Reci
 from pytest_nemoperf.github import is_github, repository_path
 from pytest_nemoperf.jsontext import from_json, to_json
 from pytest_nemoperf.lint import Finding, LooseTolerance, lint_baseline, lint_loose, lint_profile, lint_suite
+from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.profilestore import PROFILES_DIR, find_profile
-from pytest_nemoperf.report.cells import count_text
 from pytest_nemoperf.report.github import Annotation, AnnotationLevel, render_annotation, shown_annotations
 from pytest_nemoperf.sequential import SequentialRule
 from pytest_nemoperf.systems import System, find_system

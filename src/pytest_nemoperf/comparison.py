@@ -20,6 +20,7 @@ from pytest_nemoperf.metrics import (
     Direction,
     Metric,
 )
+from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.recipe import check_tolerances
 from pytest_nemoperf.sequential import (
     Decision,
@@ -286,7 +287,7 @@ def _notes(
     if comparison.kind is VerdictKind.PASSED and not comparison.anchor:
         yield remarks.finer_tolerance_hint(before, evidence=evidence, allowed_pct=allowed, metric=metric, rule=rule)
     word = "anchor" if comparison.anchor else "baseline"
-    runs = f"{len(before)} {word} run{'' if len(before) == 1 else 's'}"
+    runs = count_text(len(before), f"{word} run")
     floor = remarks.floor(evidence, allowed_pct=allowed, metric=metric, runs=runs)
     if comparison.kind is VerdictKind.NOT_COMPARABLE:
         yield f"{floor}, so the anchor decides nothing; --update-baselines --perf-anchor=RELEASE makes another"

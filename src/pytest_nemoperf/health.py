@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal
 
+from pytest_nemoperf.plurals import plural
+
 HEALTH_FILE = "health.json"
 MAX_SLOWED_SHARE = 0.10
 """Samples in which a GPU may be slowed by heat or a power brake: a median over steps ignores so few."""
@@ -211,7 +213,7 @@ def _load_text(cpu: CpuHealth) -> str:
 
 
 def _cores_text(cpu: CpuHealth) -> str:
-    return "1 core" if cpu.num_cores == 1 else f"{cpu.num_cores} cores"
+    return f"{cpu.num_cores} {plural('core', number=cpu.num_cores)}"
 
 
 def _joined(names: Sequence[str]) -> str:

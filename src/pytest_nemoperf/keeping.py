@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.comparison import VerdictKind, VerdictPolicy
 from pytest_nemoperf.holding import unheld_texts
-from pytest_nemoperf.report.cells import count_text
+from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.settings import UpdateOptions
 from pytest_nemoperf.store import BaselineStore, StoredBaseline
 from pytest_nemoperf.updates import (

@@ -24,9 +24,10 @@ from pytest_nemoperf.metrics import (
     TOKENS_PER_SEC_PER_GPU,
     Metric,
 )
+from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.profiles import Profile
 from pytest_nemoperf.provenance import Provenance
-from pytest_nemoperf.report.cells import count_text, percent
+from pytest_nemoperf.report.cells import percent
 from pytest_nemoperf.report.resolving import LOOSE_FROM
 from pytest_nemoperf.sequential import loss_of_cost
 from pytest_nemoperf.verdict import LOSS_REL_TOL

@@ -15,9 +15,9 @@ from pytest_nemoperf.fixture import PRICED, Perf, waiver_of, write_properties
 from pytest_nemoperf.github import is_github
 from pytest_nemoperf.githubplugin import GitHubPlugin
 from pytest_nemoperf.machine import describe_devices
+from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.progress import Progress
 from pytest_nemoperf.report.ab import ab_header
-from pytest_nemoperf.report.cells import count_text
 from pytest_nemoperf.report.junit import PREFIX
 from pytest_nemoperf.report.plans import render_dry_run
 from pytest_nemoperf.report.summary import render_summary

@@ -87,7 +87,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_report_collectionfinish(config: pytest.Config) -> str | None:
     """Say how many perf tests were left out, and how to run them."""
     count = config.stash.get(DESELECTED, 0)
-    return f"perf: {count} perf test{'s' if count > 1 else ''} deselected; run with -m perf" if count else None
+    if not count:
+        return None
+    from pytest_nemoperf.plurals import plural
+
+    return f"perf: {count} {plural('perf test', number=count)} deselected; run with -m perf"
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from pytest_nemoperf.plurals import plural
+
 _ROOT = Path("/")
 _CPUS = "sys/devices/system/cpu"
 _PACKAGE = "topology/physical_package_id"
@@ -83,7 +85,8 @@ def _container(root: Path, *, environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _counted(number: int, noun: str) -> str:
-    return f"{max(1, number)} {noun}{'s' if number > 1 else ''}"
+    number = max(1, number)
+    return f"{number} {plural(noun, number=number)}"
 
 
 def _first_line(path: Path) -> str:

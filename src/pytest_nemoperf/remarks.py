@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from pytest_nemoperf.metrics import PEAK_MEMORY_GIB, Metric
+from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.sequential import (
     HARMLESS_SHARE,
     MAX_BASELINE_RUNS,
@@ -62,8 +63,8 @@ def finer_tolerance_hint(
     remedy = f"{needed} runs would" if needed else f"none up to {MAX_BASELINE_RUNS} would; raise it{ab}"
     return (
         f"tolerance {allowed_pct:g}% of {metric.label} is finer than the "
-        f"{loss_of_cost(evidence.resolution_pct / 100.0, metric=metric):.1f}% that {len(values)} "
-        f"run{'' if len(values) == 1 else 's'} with {evidence.noise_pct:.2g}% noise can resolve; {remedy}"
+        f"{loss_of_cost(evidence.resolution_pct / 100.0, metric=metric):.1f}% that "
+        f"{count_text(len(values), 'run')} with {evidence.noise_pct:.2g}% noise can resolve; {remedy}"
     )
 
 
@@ -91,8 +92,8 @@ def remedy(before: Sequence[float], *, allowed_pct: float, metric: Metric, rule:
     if is_once and enough is None:
         return f"not even {MAX_BASELINE_RUNS} sessions would allow it: raise it"
     if is_once:
-        recorded = f"{len(before)} session{'' if len(before) == 1 else 's'} recorded"
-        return f"{recorded}, it decides from about {enough} on; {command} adds one a session"
+        sessions = count_text(len(before), "session")
+        return f"{sessions} recorded, it decides from about {enough} on; {command} adds one a session"
     if enough is None:
         return f"none up to {MAX_BASELINE_RUNS} would allow it: raise it or --perf-max-runs, or compare with --perf-ab"
     if resolving == enough:

@@ -14,6 +14,7 @@ from packaging.version import InvalidVersion, Version
 from pytest_nemoperf.comparison import Comparison, VerdictKind
 from pytest_nemoperf.errors import WaiverError, did_you_mean
 from pytest_nemoperf.metrics import METRICS, Direction, Metric
+from pytest_nemoperf.plurals import plural
 from pytest_nemoperf.verdict import Verdict
 
 WAIVER_ARGUMENTS: Final = ("reason", "until", "floor")
@@ -164,7 +165,7 @@ def _expired_since(waiver: Waiver, *, today: date, release: str, subject: str) -
         now = _release_under_test(waiver, release=release, subject=subject)
         return f"with release {waiver.until} (perf_release is {now})" if now >= waiver.until else ""
     days = (today - waiver.until).days
-    return f"on {waiver.until} ({days} day{'' if days == 1 else 's'} ago)" if days > 0 else ""
+    return f"on {waiver.until} ({days} {plural('day', number=days)} ago)" if days > 0 else ""
 
 
 def _release_under_test(waiver: Waiver, *, release: str, subject: str) -> Version:

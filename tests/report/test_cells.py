@@ -9,7 +9,6 @@ from pytest_nemoperf.metrics import METRICS, format_time
 from pytest_nemoperf.report.cells import (
     allowed_text,
     commit_text,
-    count_text,
     elapsed_text,
     figures_text,
     shorten_middle,
@@ -75,10 +74,6 @@ def test_figures_leave_out_what_was_not_measured() -> None:
 )
 def test_tolerances_are_told_in_few_words(tolerances: dict[str, float], text: str) -> None:
     assert tolerances_text(tolerances) == text
-
-
-def test_counts_agree_with_their_noun() -> None:
-    assert [count_text(number, "case") for number in (0, 1, 12_000)] == ["0 cases", "1 case", "12,000 cases"]
 
 
 def test_a_commit_with_changes_on_top_is_told_apart() -> None:

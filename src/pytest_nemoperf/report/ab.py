@@ -11,7 +11,8 @@ from pytest_nemoperf.abtest import JUDGED_IN_ROUNDS, ABResult, ABRound, apart
 from pytest_nemoperf.comparison import Comparison, VerdictKind, delta_pct
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import METRICS, TOKENS_PER_SEC_PER_GPU
-from pytest_nemoperf.report.cells import count_text, elapsed_text, signed_percent, tolerances_text
+from pytest_nemoperf.plurals import count_text
+from pytest_nemoperf.report.cells import elapsed_text, signed_percent, tolerances_text
 from pytest_nemoperf.report.commands import command_lines
 from pytest_nemoperf.report.console import (
     ALARM,

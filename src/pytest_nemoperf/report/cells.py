@@ -97,12 +97,6 @@ def figures_text(runs: Sequence[Run]) -> str:
     return ", ".join(figure_text(value, metric=name) for name, value in medians if value is not None)
 
 
-def count_text(number: int, noun: str) -> str:
-    """Return a count with its noun: ``1 case``, ``2 cases``, ``3 launches``."""
-    plural = "es" if noun.endswith(("ch", "ss")) else "s"
-    return f"{number:,} {noun}{'' if number == 1 else plural}"
-
-
 def verdict_word(case: CaseResult) -> str:
     """Return a case's verdict as tables show it: a loss that passes says so, ``REGRESSED, waived``."""
     if case.has_expired_waiver:

@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING
 
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.fingerprint import Difference, Significance
+from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.report.ab import render_ab
-from pytest_nemoperf.report.cells import (
-    commit_text,
-    count_text,
-    figures_text,
-)
+from pytest_nemoperf.report.cells import commit_text, figures_text
 from pytest_nemoperf.report.commands import command_lines
 from pytest_nemoperf.report.comparisons import comparison_parts, resolution_parts
 from pytest_nemoperf.report.console import (

@@ -14,7 +14,8 @@ from typing import Final
 
 from pytest_nemoperf.comparison import Comparison, VerdictKind
 from pytest_nemoperf.metrics import METRICS
-from pytest_nemoperf.report.cells import allowed_text, count_text, earlier_text, percent, signed_percent, verdict_word
+from pytest_nemoperf.plurals import count_text
+from pytest_nemoperf.report.cells import allowed_text, earlier_text, percent, signed_percent, verdict_word
 from pytest_nemoperf.report.failure import render_failure
 from pytest_nemoperf.report.markdown import render_markdown
 from pytest_nemoperf.report.resolving import interval_text

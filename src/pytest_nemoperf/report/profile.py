@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.metrics import format_time
+from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.profiles import OUTSIDE, CaseProfile, Operator, OperatorChange, Profile, compare_operators
 from pytest_nemoperf.provenance import Provenance
-from pytest_nemoperf.report.cells import commit_text, count_text
+from pytest_nemoperf.report.cells import commit_text
 from pytest_nemoperf.report.commands import command_lines
 from pytest_nemoperf.report.console import QUIET, figures_table, heading, indented, whole
 from pytest_nemoperf.report.phases import decimals_of

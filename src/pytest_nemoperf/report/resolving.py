@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from pytest_nemoperf.comparison import Comparison
 from pytest_nemoperf.metrics import METRICS
-from pytest_nemoperf.report.cells import count_text, metric_text, percent
+from pytest_nemoperf.plurals import count_text
+from pytest_nemoperf.report.cells import metric_text, percent
 
 LOOSE_FROM = 4.0
 """A tolerance so many times what the case resolves is pointed out."""

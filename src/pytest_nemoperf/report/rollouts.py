@@ -7,9 +7,10 @@ from types import MappingProxyType
 
 from pytest_nemoperf.measure import Run, median_over_runs, median_phases
 from pytest_nemoperf.metrics import RL_METRICS, Metric, format_time
+from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.pricing import Price
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.report.cells import bytes_text, count_text, signed_percent
+from pytest_nemoperf.report.cells import bytes_text, signed_percent
 from pytest_nemoperf.rl import RL
 
 _PHASES: Mapping[str, tuple[str, ...]] = MappingProxyType(

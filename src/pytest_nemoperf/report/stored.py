@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.measure import Run, median_over_runs
 from pytest_nemoperf.metrics import JUDGED, Metric
-from pytest_nemoperf.report.cells import count_text, figures_text, signed_percent
+from pytest_nemoperf.plurals import count_text
+from pytest_nemoperf.report.cells import figures_text, signed_percent
 from pytest_nemoperf.report.console import ALARM, heading, indented, styled, whole
 from pytest_nemoperf.results import CaseReport, Pruned, Unasked
 

@@ -18,15 +18,9 @@ from pytest_nemoperf.metrics import (
     format_number,
     format_time,
 )
+from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.report.ab import compared_with
-from pytest_nemoperf.report.cells import (
-    commit_text,
-    count_text,
-    earlier_text,
-    elapsed_text,
-    signed_percent,
-    verdict_word,
-)
+from pytest_nemoperf.report.cells import commit_text, earlier_text, elapsed_text, signed_percent, verdict_word
 from pytest_nemoperf.report.console import (
     ALARM,
     QUIET,

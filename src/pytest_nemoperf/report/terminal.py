@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import METRICS, STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU, format_number, format_time
+from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.report.cells import (
-    count_text,
     earlier_text,
     elapsed_text,
     figure_text,
