@@ -15,12 +15,14 @@ from pytest_nemoperf.baseline import (
     Baseline,
     baseline_path,
     find_baseline,
+    find_mismatches,
     from_measurement,
     read_baseline,
     write_baseline,
 )
 from pytest_nemoperf.errors import BaselineError
-from tests.builders import MACHINE, make_baseline, make_measurement, make_provenance
+from pytest_nemoperf.profiles import Profile
+from tests.builders import MACHINE, make_baseline, make_measurement, make_profile, make_provenance
 
 BASELINE = make_baseline(
     anchor=Anchor(name="r1", runs=make_baseline((1000.0, 1001.0)).runs, provenance=make_provenance())
@@ -185,3 +187,22 @@ def test_sessions_that_write_at_once_leave_one_whole_file(tmp_path: Path, stored
     kept: Baseline = read_baseline(stored)
     assert kept.runs[0].metrics["tokens_per_sec_per_gpu"] in rates
     assert [path.name for path in stored.parent.iterdir()] == [stored.name]
+
+
+@pytest.mark.parametrize("file", [make_baseline(), make_profile()], ids=["baseline", "profile"])
+@pytest.mark.parametrize(
+    ("changes", "subjects"),
+    [
+        ({}, []),
+        ({"machine": {**MACHINE, "cores": 4}}, ["machine"]),
+        ({"workload": {"seq_len": 9}}, ["workload", "workload"]),
+        ({"machine": {}, "workload": {"seq_len": 64}}, ["machine", "machine", "workload"]),
+    ],
+    ids=["the same", "machine", "workload", "both"],
+)
+def test_only_the_same_machine_and_workload_compare(
+    file: Baseline | Profile, changes: dict[str, Any], subjects: list[str]
+) -> None:
+    now = {"machine": file.machine, "workload": file.workload, **changes}
+
+    assert [mismatch.subject for mismatch in find_mismatches(file, **now)] == subjects

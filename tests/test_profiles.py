@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.profiles import Operator, RankProfile, compare_operators, incomparable, merge_ranks
-from tests.builders import MACHINE, make_profile
+from pytest_nemoperf.profiles import Operator, RankProfile, compare_operators, merge_ranks
 
 NAMES = st.sampled_from(["aten::mm", "aten::add", "aten::softmax", "(outside operators)"])
 OPERATORS = st.dictionaries(
@@ -62,21 +60,3 @@ def test_of_all_ranks_the_most_counts_whatever_their_order(ranks: list[RankProfi
         assert merged.step_time_sec >= rank.step_time_sec
         for name, operator in rank.operators.items():
             assert merged.operators[name].self_sec_per_step >= operator.self_sec_per_step
-
-
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        ({}, ""),
-        ({"machine": {**MACHINE, "cores": 4}}, "another machine"),
-        ({"workload": {"seq_len": 9}}, "another workload"),
-    ],
-    ids=["the same", "machine", "workload"],
-)
-def test_only_the_same_machine_and_workload_compare(changes: dict[str, object], why: str) -> None:
-    stored = make_profile()
-
-    reason = incomparable(make_profile(**changes), machine=stored.machine, workload=stored.workload)
-
-    assert why in reason
-    assert bool(reason) == bool(why)

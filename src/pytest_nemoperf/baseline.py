@@ -21,6 +21,7 @@ from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.jsontext import is_there, read_json, to_data, to_json
 from pytest_nemoperf.measure import Measurement, Run, identity_problem
 from pytest_nemoperf.metrics import JUDGED, STEP_TIME_SEC
+from pytest_nemoperf.profiles import Profile
 from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.schema import from_valid_data
 
@@ -74,6 +75,50 @@ class Baseline:
     flops_convention: str | None = None
     anchor: Anchor | None = None
     schema_version: Literal[1] = BASELINE_SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mismatch:
+    """One difference between a stored file and a measurement, which therefore do not compare.
+
+    Attributes:
+        subject: ``machine`` or ``workload``.
+        text: Sentence with the key and both values.
+    """
+
+    subject: Literal["machine", "workload"]
+    text: str
+
+
+def find_mismatches(
+    stored: Baseline | Profile, *, machine: Mapping[str, str | int], workload: Mapping[str, Any]
+) -> list[Mismatch]:
+    """Return every difference in machine and workload; empty if the stored file compares."""
+    machine_texts = _differences("machine", then=stored.machine, now=machine)
+    workload_texts = _differences("workload", then=stored.workload, now=workload)
+    return [
+        *(Mismatch(subject="machine", text=text) for text in machine_texts),
+        *(Mismatch(subject="workload", text=text) for text in workload_texts),
+    ]
+
+
+def counts_flops_alike(one: Baseline | Measurement, *, other: Baseline) -> bool:
+    """Return whether TFLOP/s compare: FLOPs per token too must be equal, since a convention's formula may be mended."""
+    return (one.flops_convention, one.flops_per_token) == (other.flops_convention, other.flops_per_token)
+
+
+def _differences(subject: str, *, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    texts = []
+    for key in sorted({*then, *now}):
+        before = then.get(key)
+        after = now.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            texts += _differences(f"{subject}: {key}", then=before, now=after)
+        elif before != after:
+            stored = repr(before) if key in then else "the default"  # stored workloads leave defaults out
+            shown = repr(after) if key in now else "the default"
+            texts.append(f"other {subject}: {key} is {shown}, {stored} in the baseline")
+    return texts
 
 
 def from_measurement(

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from pytest_nemoperf import remarks
-from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.baseline import Baseline, counts_flops_alike
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.measure import Measurement, Run
 from pytest_nemoperf.metrics import (
@@ -168,8 +168,6 @@ class Comparison:
 def compare_runs(measurement: Measurement, *, baseline: Baseline, policy: VerdictPolicy) -> tuple[Comparison, ...]:
     """Return every judged metric beside the newest baseline, then beside the anchor where there is one.
 
-    TFLOP/s compare only where FLOPs are counted alike, and not only by name: a formula may be mended.
-
     Args:
         measurement: This session's runs.
         baseline: What is stored.
@@ -179,9 +177,9 @@ def compare_runs(measurement: Measurement, *, baseline: Baseline, policy: Verdic
     sides = [("", baseline.runs)]
     if baseline.anchor is not None:
         sides.append((baseline.anchor.name, baseline.anchor.runs))
-    now, then = ((each.flops_convention, each.flops_per_token) for each in (measurement, baseline))
+    has_same_flops = counts_flops_alike(measurement, other=baseline)
     return tuple(
-        comparison if now == then or metric is not TFLOPS_PER_SEC_PER_GPU else _other_flops(comparison)
+        comparison if has_same_flops or metric is not TFLOPS_PER_SEC_PER_GPU else _other_flops(comparison)
         for name, runs in sides
         for metric in JUDGED
         if (

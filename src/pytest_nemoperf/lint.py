@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 from typing import Final, Literal
 
 from pytest_nemoperf import remarks
-from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.baseline import Baseline, find_mismatches
 from pytest_nemoperf.comparison import VerdictPolicy
 from pytest_nemoperf.distinct import distinct_metrics
 from pytest_nemoperf.dryrun import DryRun
@@ -116,7 +116,7 @@ def lint_profile(profile: Profile, *, baseline: Baseline, path: str) -> list[Fin
     if (profile.case, profile.system) != (baseline.case, baseline.system):
         message = f"holds case {profile.case!r} of system {profile.system!r}; its name must say the same: move it back"
         return [_error(path, "profile", message)]
-    if (profile.machine, profile.workload) != (baseline.machine, baseline.workload):
+    if find_mismatches(profile, machine=baseline.machine, workload=baseline.workload):
         return [_warning(path, "profile", "is of another machine or workload than its baseline; store it again")]
     return []
 

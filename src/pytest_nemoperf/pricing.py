@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.baseline import Baseline, find_mismatches
 from pytest_nemoperf.generation_memory import GenerationMemory, generation_memory
 from pytest_nemoperf.kv_copies import KVCopies, kv_copies
 from pytest_nemoperf.measure import median_over_runs, workload_of
@@ -146,7 +146,8 @@ def expect(plan: Plan, *, baseline: Baseline | None, run_tokens: int | None) -> 
     """Return what a baseline says about a plan's time, or None and why it says nothing."""
     if baseline is None:
         return None, "no baseline is stored for this case"
-    if baseline.workload != workload_of(plan):
+    # The estimate names the baseline's machine, so only the workload must be the same.
+    if find_mismatches(baseline, machine=baseline.machine, workload=workload_of(plan)):
         return None, "the stored baseline is of another workload"
     step_time = median_over_runs(baseline.runs, metric=STEP_TIME_SEC.name)
     rate = median_over_runs(baseline.runs, metric=TOKENS_PER_SEC_PER_GPU.name)

@@ -134,13 +134,6 @@ def compare_operators(now: Mapping[str, Operator], *, then: Mapping[str, Operato
     return tuple(sorted(changes, key=lambda change: (-change.added_sec, change.name)))
 
 
-def incomparable(profile: Profile, *, machine: Mapping[str, str | int], workload: Mapping[str, Any]) -> str:
-    """Return why a stored profile can't be compared with one of this machine and workload; empty if it can."""
-    if profile.machine != machine:
-        return "it is of another machine"
-    return "" if profile.workload == workload else "it is of another workload"
-
-
 def _most(operators: Sequence[Operator]) -> Operator:
     return Operator(
         calls_per_step=max(operator.calls_per_step for operator in operators),

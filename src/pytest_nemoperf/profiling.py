@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from pytest_nemoperf.baseline import find_mismatches
 from pytest_nemoperf.errors import NemoPerfError, RecordError
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.jsontext import from_data, read_json
 from pytest_nemoperf.launchers.protocol import Launcher
 from pytest_nemoperf.measure import workload_of
-from pytest_nemoperf.profiles import PROFILE_FILE, TRACE_GLOB, CaseProfile, Profile, incomparable
+from pytest_nemoperf.profiles import PROFILE_FILE, TRACE_GLOB, CaseProfile, Profile
 from pytest_nemoperf.profilestore import find_profile, profile_path, write_profile
 from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.recipe import Plan
@@ -94,8 +95,9 @@ def with_stored_profile(found: CaseProfile, *, baseline_path: Path | None, store
         return replace(found, problem=problem, store_command=store_command)
     if then is None:
         return replace(found, problem="no profile is stored with the baseline", store_command=store_command)
-    if why := incomparable(then, machine=found.now.machine, workload=found.now.workload):
-        problem = f"{profile_path(baseline_path)}: {why}"
+    mismatches = find_mismatches(then, machine=found.now.machine, workload=found.now.workload)
+    if mismatches:
+        problem = f"{profile_path(baseline_path)}: it is of another {mismatches[0].subject}"
         return replace(found, problem=problem, store_command=store_command)
     return replace(found, then=then)
 

@@ -14,6 +14,7 @@ from pytest_nemoperf.baseline import (
     Baseline,
     baseline_path,
     find_baseline,
+    find_mismatches,
     list_baselines,
     read_baseline,
     write_baseline,
@@ -97,7 +98,7 @@ class BaselineStore:
 
     def compares(self, baseline: Baseline, *, workload: Mapping[str, Any]) -> bool:
         """Tell whether a baseline is of this machine and that workload."""
-        return baseline.machine == self.machine and baseline.workload == workload
+        return not find_mismatches(baseline, machine=self.machine, workload=workload)
 
     def record_locally(self, baseline: Baseline) -> Path:
         """Remember what this machine did, so that its next session has something to compare with.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from pytest_nemoperf.baseline import Anchor, Baseline
+from pytest_nemoperf.baseline import Anchor, Baseline, counts_flops_alike, find_mismatches
 from pytest_nemoperf.comparison import Comparison, VerdictKind, VerdictPolicy
 from pytest_nemoperf.holding import judging_metrics, runs_to_judge, wants_more_runs
 from pytest_nemoperf.metrics import METRICS, Direction
@@ -133,12 +133,11 @@ def joined(old: Baseline, *, new: Baseline, runs: int) -> Baseline:
 
 
 def compares(new: Baseline, *, old: Baseline) -> bool:
-    """Tell whether two baselines are of the same machine and workload, and count FLOPs alike.
+    """Return whether two baselines are of the same machine and workload, and count FLOPs alike.
 
-    Not only by name: a formula may be mended, and runs that were counted by the old one break the new one's identity.
+    Runs with FLOPs of an older formula would break the identity TFLOP/s = FLOPs per token x tokens/s of the new ones.
     """
-    keys = ("machine", "workload", "flops_convention", "flops_per_token")
-    return all(getattr(new, key) == getattr(old, key) for key in keys)
+    return counts_flops_alike(new, other=old) and not find_mismatches(old, machine=new.machine, workload=new.workload)
 
 
 def _step_of_same(

@@ -6,10 +6,9 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pytest_nemoperf.bands import band_problems, has_pinned_lengths, is_rl
-from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.baseline import Baseline, find_mismatches
 from pytest_nemoperf.comparison import Comparison, VerdictKind, VerdictPolicy, compare_runs, describe
 from pytest_nemoperf.distinct import distinct_comparisons
 from pytest_nemoperf.measure import Measurement, Run, identity_problem, median_over_runs
@@ -167,12 +166,9 @@ def _overall(comparisons: Sequence[Comparison]) -> VerdictKind:
 
 def _incomparable(measurement: Measurement, *, baseline: Baseline, machine: Mapping[str, str | int]) -> list[str]:
     """Return what the two were not alike in: machine, workload, and where lengths vary how long sequences were."""
-    differences = [
-        *_differences("machine", then=baseline.machine, now=machine),
-        *_differences("workload", then=baseline.workload, now=measurement.workload),
-    ]
-    if differences:
-        return differences
+    mismatches = find_mismatches(baseline, machine=machine, workload=measurement.workload)
+    if mismatches:
+        return [mismatch.text for mismatch in mismatches]
     is_pinned = has_pinned_lengths(measurement.workload)
     problems = band_problems(measurement.runs, baseline=baseline.runs, is_pinned=is_pinned)
     now, then = (
@@ -182,19 +178,6 @@ def _incomparable(measurement: Measurement, *, baseline: Baseline, machine: Mapp
         after, before = (TOKENS_PER_SEC_PER_GPU.format(value) for value in (now, then))
         problems.append(f"so {TOKENS_PER_SEC_PER_GPU.label} don't compare: {after} now, {before} in the baseline")
     return problems
-
-
-def _differences(subject: str, *, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    found = []
-    for key in sorted({*then, *now}):
-        before, after = then.get(key), now.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found += _differences(f"{subject}: {key}", then=before, now=after)
-        elif before != after:
-            stored = repr(before) if key in then else "the default"  # stored workloads leave defaults out
-            shown = repr(after) if key in now else "the default"
-            found.append(f"other {subject}: {key} is {shown}, {stored} in the baseline")
-    return found
 
 
 def _identity_problems(measurement: Measurement) -> list[str]:

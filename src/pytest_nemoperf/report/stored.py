@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.baseline import find_mismatches
 from pytest_nemoperf.measure import Run, median_over_runs
 from pytest_nemoperf.metrics import JUDGED, Metric
 from pytest_nemoperf.plurals import count_text
@@ -126,15 +126,12 @@ def _not_stored(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
         yield from (indented(f"{count_text(number, 'case')}: {note}") for note, number in notes.items())
 
 
-def _compares(one: Baseline, *, other: Baseline) -> bool:
-    return (one.machine, one.workload) == (other.machine, other.workload)
-
-
 def _old_to_new(report: CaseReport) -> list[str]:
     runs = report.result.measurement.runs if report.stored is None else report.stored.runs
     if report.replaced is None:
         return [f"new: {figures_text(runs)}"]
-    if report.stored is not None and not _compares(report.stored, other=report.replaced):
+    stored = report.stored
+    if stored is not None and find_mismatches(report.replaced, machine=stored.machine, workload=stored.workload):
         return [f"new: {figures_text(runs)}", "in place of runs that do not compare: of another machine or workload"]
     lines = []
     for metric in JUDGED:
