@@ -33,7 +33,7 @@ from pytest_nemoperf.sequential import (
     loss_of_cost,
 )
 from pytest_nemoperf.slowsteps import find_slow_steps, mark_rates
-from pytest_nemoperf.verdict import LOSS_REL_TOL, Verdict, missing_metrics
+from pytest_nemoperf.verdict import LOSS_REL_TOL, Verdict, is_same_loss, missing_metrics
 
 MIN_ROUNDS: Final = 2
 """One shows no scatter, and decides nothing."""
@@ -109,7 +109,7 @@ def work_problems(old: Measurement, new: Measurement, *, labels: tuple[str, str]
     if is_rl(new.workload):  # its loss says nothing, see verdict
         return VerdictKind.PASSED, []
     for before, after in zip(old.runs, new.runs, strict=True):
-        if before.loss is None or after.loss is None or _is_close(before.loss, after.loss):
+        if before.loss is None or after.loss is None or is_same_loss(before.loss, expected=after.loss):
             continue
         return VerdictKind.INVALID, [
             f"loss {after.loss:g} of {labels[1]} is not {labels[0]}'s {before.loss:g} at step {after.last_step} "
@@ -297,7 +297,3 @@ def _tflops(comparisons: Sequence[Comparison], *, new: Measurement) -> list[Comp
 def _interval_text(comparison: Comparison) -> str:
     interval = f"{comparison.low_pct:+.1f}% to {comparison.high_pct:+.1f}%"
     return f"95% interval {interval} from {count_text(comparison.num_runs, 'round')}"
-
-
-def _is_close(one: float, other: float) -> bool:
-    return abs(one - other) <= LOSS_REL_TOL * abs(other)

@@ -30,7 +30,7 @@ from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.report.cells import percent
 from pytest_nemoperf.report.resolving import LOOSE_FROM
 from pytest_nemoperf.sequential import loss_of_cost
-from pytest_nemoperf.verdict import LOSS_REL_TOL
+from pytest_nemoperf.verdict import is_same_loss
 from pytest_nemoperf.workloads import WorkloadFacts, facts_of, is_in_process
 
 MIN_RUNS: Final = 3
@@ -207,7 +207,7 @@ def _anchor_problems(baseline: Baseline) -> Iterator[str]:
         yield f"{subject} is of another workload: {problems[0]}; delete it, or record the case again"
     then, now = _losses(anchor.runs), _losses(baseline.runs)
     for step in then.keys() & now.keys():
-        if "rl" not in baseline.workload and abs(then[step] - now[step]) > LOSS_REL_TOL * abs(now[step]):
+        if "rl" not in baseline.workload and not is_same_loss(then[step], expected=now[step]):
             yield (
                 f"{subject} is of another workload: loss {then[step]:g} at step {step}, {now[step]:g} in the newest "
                 "runs; delete it, or record the case again"

@@ -91,6 +91,11 @@ def judge(
     )
 
 
+def is_same_loss(loss: float, *, expected: float) -> bool:
+    """Return whether two losses at the same step are of the same computation."""
+    return abs(loss - expected) <= LOSS_REL_TOL * abs(expected)
+
+
 def missing_metrics(runs: Sequence[Run], *, other: Sequence[Run], labels: tuple[str, str]) -> list[str]:
     """Return a sentence for each judged metric that the other runs have and these lack.
 
@@ -213,7 +218,7 @@ def _loss_problem(measurement: Measurement, *, baseline: Baseline) -> str | None
         statistics.median(before),
         max(after, key=lambda loss: abs(loss - statistics.median(before))),
     )
-    if abs(worst - expected) <= LOSS_REL_TOL * abs(expected):
+    if is_same_loss(worst, expected=expected):
         return None
     return (
         f"loss {worst:g} is not the baseline's {expected:g} at step {now[0].last_step} "
