@@ -38,7 +38,7 @@ from pytest_nemoperf.workloads import is_in_process
 
 
 class VerdictKind(StrEnum):
-    """The seven ends of a case."""
+    """The seven outcomes of a case."""
 
     PASSED = "PASSED"
     REGRESSED = "REGRESSED"
@@ -48,6 +48,15 @@ class VerdictKind(StrEnum):
     NOT_COMPARABLE = "NOT COMPARABLE"
     NO_BASELINE = "NO BASELINE"
 
+
+FAILING_BY_DEFAULT: Final = frozenset({VerdictKind.REGRESSED, VerdictKind.INVALID})
+"""Verdicts that fail a test unless ``--perf-fail-on`` names others."""
+LOCALLY_RECORDED: Final = frozenset({VerdictKind.NO_BASELINE, VerdictKind.NOT_COMPARABLE})
+"""Verdicts after which the runs are stored for this machine alone, to compare its next session with."""
+NEEDS_ACCEPTANCE: Final = frozenset({VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE})
+"""Verdicts that may hide a loss: an update stores the runs only with ``--perf-accept-regression``."""
+WITHOUT_LOSS: Final = frozenset({VerdictKind.PASSED, VerdictKind.IMPROVED})
+"""Verdicts that need no waiver."""
 
 _ROUNDED = 1.0 - 1e-9
 KIND_OF: Final[Mapping[Decision, VerdictKind]] = {

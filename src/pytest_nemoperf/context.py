@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 from pytest_nemoperf import machine
 from pytest_nemoperf.baseline import list_baselines
 from pytest_nemoperf.changes import changes_text
-from pytest_nemoperf.comparison import VerdictKind, VerdictPolicy, merge_tolerances
+from pytest_nemoperf.comparison import NEEDS_ACCEPTANCE, VerdictKind, VerdictPolicy, merge_tolerances
 from pytest_nemoperf.git import CodeVersion, code_version
 from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.replay import Replay
 from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.store import BaselineStore, StoredBaseline, other_folders
-from pytest_nemoperf.updates import NEEDS_ACCEPTANCE
 
 if TYPE_CHECKING:
     from pytest_nemoperf.provenance import Provenance

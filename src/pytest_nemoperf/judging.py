@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.baseline import from_measurement
-from pytest_nemoperf.comparison import VerdictKind, VerdictPolicy
+from pytest_nemoperf.comparison import LOCALLY_RECORDED, VerdictKind, VerdictPolicy
 from pytest_nemoperf.context import Context
 from pytest_nemoperf.holding import wants_more_runs
-from pytest_nemoperf.keeping import LOCALLY_RECORDED, BaselineWriter, StoreOutcome
+from pytest_nemoperf.keeping import BaselineWriter, StoreOutcome
 from pytest_nemoperf.launches import Launches
 from pytest_nemoperf.measure import Measurement, workload_of
 from pytest_nemoperf.replay import CaseRecord, write_case

@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.baseline import Baseline
-from pytest_nemoperf.comparison import VerdictKind, VerdictPolicy
+from pytest_nemoperf.comparison import LOCALLY_RECORDED, NEEDS_ACCEPTANCE, VerdictPolicy
 from pytest_nemoperf.holding import unheld_texts
 from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.settings import UpdateOptions
 from pytest_nemoperf.store import BaselineStore, StoredBaseline
 from pytest_nemoperf.updates import (
-    NEEDS_ACCEPTANCE,
     Action,
     UpdateDecision,
     can_append_runs,
@@ -23,8 +22,6 @@ from pytest_nemoperf.updates import (
 
 if TYPE_CHECKING:
     from pytest_nemoperf.verdict import Verdict
-
-LOCALLY_RECORDED = frozenset({VerdictKind.NO_BASELINE, VerdictKind.NOT_COMPARABLE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

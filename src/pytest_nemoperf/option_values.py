@@ -6,9 +6,8 @@ import re
 
 import pytest
 
-from pytest_nemoperf.comparison import VerdictKind
+from pytest_nemoperf.comparison import FAILING_BY_DEFAULT, VerdictKind
 from pytest_nemoperf.errors import did_you_mean
-from pytest_nemoperf.verdict import FAILING_BY_DEFAULT
 
 
 def parse_fail_on(text: str) -> frozenset[VerdictKind]:

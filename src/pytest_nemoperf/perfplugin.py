@@ -10,6 +10,7 @@ import pytest
 from pytest_nemoperf import bench
 from pytest_nemoperf.cases import benchmark_case_id
 from pytest_nemoperf.changes import changes_text
+from pytest_nemoperf.comparison import FAILING_BY_DEFAULT
 from pytest_nemoperf.errors import BaselineError, NemoPerfError, WaiverError
 from pytest_nemoperf.fixture import PRICED, Perf, waiver_of, write_properties
 from pytest_nemoperf.github import is_github
@@ -26,7 +27,6 @@ from pytest_nemoperf.results import NotRun
 from pytest_nemoperf.session import PerfSession
 from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.suite import NOTHING_JUDGED, Suite
-from pytest_nemoperf.verdict import FAILING_BY_DEFAULT
 from pytest_nemoperf.waivers import check_release
 
 if TYPE_CHECKING:

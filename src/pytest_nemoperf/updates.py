@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pytest_nemoperf.baseline import Anchor, Baseline, counts_flops_alike, find_mismatches
-from pytest_nemoperf.comparison import Comparison, VerdictKind, VerdictPolicy
+from pytest_nemoperf.comparison import NEEDS_ACCEPTANCE, Comparison, VerdictKind, VerdictPolicy
 from pytest_nemoperf.holding import judging_metrics, runs_to_judge, wants_more_runs
 from pytest_nemoperf.metrics import METRICS, Direction
 from pytest_nemoperf.sequential import HARMLESS_SHARE
 from pytest_nemoperf.verdict import Verdict
-
-NEEDS_ACCEPTANCE = frozenset({VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE})
 
 
 class Action(StrEnum):

@@ -17,7 +17,6 @@ from pytest_nemoperf.slowsteps import find_slow_steps, mark_rates
 from pytest_nemoperf.steadiness import drift_noise_pct
 
 LOSS_REL_TOL = 0.02
-FAILING_BY_DEFAULT = frozenset({VerdictKind.REGRESSED, VerdictKind.INVALID})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Final
 
 from packaging.version import InvalidVersion, Version
 
-from pytest_nemoperf.comparison import Comparison, VerdictKind
+from pytest_nemoperf.comparison import WITHOUT_LOSS, Comparison, VerdictKind
 from pytest_nemoperf.errors import WaiverError, did_you_mean
 from pytest_nemoperf.metrics import METRICS, Direction, Metric
 from pytest_nemoperf.plurals import plural
@@ -21,7 +21,6 @@ WAIVER_ARGUMENTS: Final = ("reason", "until", "floor")
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _NEARLY_DAY = re.compile(r"\d{4}[-/]\d{1,2}\b.*|\d{8}|\d{1,2}\.\d{1,2}\.\d{4}|\d{4}\.\d{2}\.\d{2}")
 """Days in other words; ``31.12.2026`` would else be a release that never comes."""
-_NOT_NEEDED = frozenset({VerdictKind.PASSED, VerdictKind.IMPROVED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +120,7 @@ def rule_on(verdict: Verdict, *, waiver: Waiver | None, today: date, release: st
         return WaiverEffect(
             note=f"the waiver expired {since}: {waiver.reason}; {_after_expiry(verdict)}", is_expired=True
         )
-    if verdict.kind in _NOT_NEEDED:
+    if verdict.kind in WITHOUT_LOSS:
         until = _until_text(waiver.until)
         return WaiverEffect(note=f"the waiver until {until} is not needed, for nothing is lost now: remove perf_waive")
     if verdict.kind is not VerdictKind.REGRESSED:
@@ -181,7 +180,7 @@ def _release_under_test(waiver: Waiver, *, release: str, subject: str) -> Versio
 
 
 def _after_expiry(verdict: Verdict) -> str:
-    if verdict.kind in _NOT_NEEDED:
+    if verdict.kind in WITHOUT_LOSS:
         return "nothing is lost now: remove perf_waive"
     return "mend the loss and remove perf_waive, accept the loss with --perf-accept-regression, or give a new until"
 

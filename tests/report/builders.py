@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_nemoperf.baseline import Anchor, Baseline
+from pytest_nemoperf.comparison import FAILING_BY_DEFAULT
 from pytest_nemoperf.measure import Measurement, Run, measure
 from pytest_nemoperf.results import CaseReport, CaseResult, NotRun, SessionResults
-from pytest_nemoperf.verdict import FAILING_BY_DEFAULT, judge
+from pytest_nemoperf.verdict import judge
 from tests.builders import (
     MACHINE,
     make_baseline,
