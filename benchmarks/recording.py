@@ -18,7 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -38,8 +38,8 @@ from pytest_nemoperf.native.output import (
     step_records,
 )
 from pytest_nemoperf.native.parallelize import parallelize
-from pytest_nemoperf.native.phases import PhaseClock, StepTiming
-from pytest_nemoperf.native.train import StepOutcome, Trainer
+from pytest_nemoperf.native.phases import PhaseClock, RankStep
+from pytest_nemoperf.native.train import Trainer
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.recipe import Plan, Precision, Recipe
@@ -100,12 +100,12 @@ class WatchedClock(PhaseClock):
         super().mark(phase)
         self.cost_us += (time.perf_counter() - begin) * 1e6
 
-    def stop(self) -> StepTiming:
+    def stop(self) -> RankStep:
         """End the step."""
         begin = time.perf_counter()
-        timing = super().stop()
+        step = super().stop()
         self.cost_us += (time.perf_counter() - begin) * 1e6
-        return timing
+        return step
 
 
 def make_plan() -> Plan:
@@ -131,7 +131,7 @@ def make_trainer(plan: Plan, *, clock: PhaseClock) -> Trainer:
     return trainer
 
 
-def call_clock(clock: PhaseClock) -> StepTiming:
+def call_clock(clock: PhaseClock) -> RankStep:
     """Do what a step asks of its clock: a mark for each phase, as with several ranks and no pipeline."""
     clock.start()
     for phase in PRETRAIN_PHASES:
@@ -161,7 +161,7 @@ def backward_of_scalar(*, is_marked: bool) -> Callable[[], None]:
 def make_parts(run_dir: Path) -> list[Part]:
     """Return everything that is done while steps run; the clock comes first."""
     clock, loss, norm = PhaseClock(), torch.ones(()), torch.ones(())
-    timing = call_clock(clock)
+    step = call_clock(clock)
     progress, always = ProgressWriter(run_dir, last_step=-1), ProgressWriter(run_dir, last_step=0)
     lines_per_step = STEP_SEC / _PROGRESS_INTERVAL_SEC
     return [
@@ -173,9 +173,9 @@ def make_parts(run_dir: Path) -> list[Part]:
             without=backward_of_scalar(is_marked=False),
         ),
         Part(
-            name="loss and gradient norm read, outcome kept",
+            name="loss and gradient norm read, step kept",
             when="between steps",
-            call=lambda: StepOutcome(timing=timing, loss=loss.item(), grad_norm=norm.item()),
+            call=lambda: replace(step, loss=loss.item(), grad_norm=norm.item()),
         ),
         Part(
             name="progress: is a line due?",
@@ -226,9 +226,9 @@ def measure_parts(plan: Plan, *, run_dir: Path, rounds: int) -> list[Part]:
 
 def time_records(plan: Plan, *, run_dir: Path) -> float:
     """Return microseconds per step of all that is done after the last one of a batch of steps."""
-    outcome = StepOutcome(timing=call_clock(PhaseClock()), loss=1.0, grad_norm=1.0)
+    step = replace(call_clock(PhaseClock()), loss=1.0, grad_norm=1.0)
     start = time.perf_counter()
-    gathered = gather_steps([outcome] * CALLS_PER_BATCH, peak_bytes=peak_memory_bytes(CPU), device=CPU)
+    gathered = gather_steps([step] * CALLS_PER_BATCH, peak_bytes=peak_memory_bytes(CPU), device=CPU)
     lines = "".join(to_json_line(record) for record in step_records(plan, gathered=gathered))
     (run_dir / STEPS_FILE).write_text(lines, encoding="utf-8")
     return (time.perf_counter() - start) / CALLS_PER_BATCH * 1e6
@@ -254,12 +254,12 @@ def run_block(
     steps, walls, cpus = [], [], []
     for number in range(first_step, first_step + STEPS_PER_BLOCK):
         wall, cpu = time.perf_counter(), time.process_time()
-        outcome = trainer.step(number)
+        step = trainer.step(number)
         if progress is not None:
-            progress.step_done(number, step_time_sec=outcome.timing.step_time_sec)
+            progress.step_done(number, step_time_sec=step.step_time_sec)
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
-        steps.append(outcome.timing.step_time_sec)
+        steps.append(step.step_time_sec)
         gc.collect()  # between steps, as the engine does, and outside the comparison
     return tuple(statistics.median(times) * 1e3 for times in (steps, walls, cpus))
 

@@ -27,12 +27,12 @@ def with_timeouts() -> None:
     """Run the plan, and write how long this rank's groups wait, in seconds."""
     original = gather_steps
 
-    def observed(outcomes: Any, *, device: torch.device, **options: Any) -> Any:
+    def observed(steps: Any, *, device: torch.device, **options: Any) -> Any:
         groups = [group._get_backend(device) for group in distributed_c10d._world.pg_map]
         place = rank.read_place()
         facts = [group.options._timeout.total_seconds() for group in groups]
         (place.run_dir / f"mesh-{place.rank}.json").write_text(json.dumps(facts))
-        return original(outcomes, device=device, **options)
+        return original(steps, device=device, **options)
 
     with mock.patch.object(rank, "gather_steps", observed):
         rank.main()

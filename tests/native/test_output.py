@@ -4,20 +4,48 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from pytest_nemoperf.jsontext import from_json
-from pytest_nemoperf.native.output import ProgressWriter, RankRow, step_records, write_atomic, write_error
+from pytest_nemoperf.native.output import ProgressWriter, step_records, write_atomic, write_error
+from pytest_nemoperf.native.phases import RankStep
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.records import PROGRESS_FILE, Progress, RankError
 from tests.native.tiny import tiny_plan
 
-# step time, loss, grad norm, peak, generation, fill; then data, forward, backward, pipeline_wait, grad_comm, optimizer,
-# other
-FAST = RankRow.of([1.0, 4.0, 2.0, 100.0, 0.0, 0.0, 0.0, 0.8, 0.1, 0.2, 0.3, 0.0, 0.1, 0.2, 0.1])
-SLOW = RankRow.of([2.0, 5.0, 2.0, 300.0, 0.0, 0.0, 0.0, 1.2, 0.2, 0.4, 0.6, 0.0, 0.2, 0.4, 0.2])
+PHASES = {
+    "data": 0.1,
+    "forward": 0.2,
+    "backward": 0.3,
+    "pipeline_wait": 0.0,
+    "grad_comm": 0.1,
+    "optimizer": 0.2,
+    "other": 0.1,
+}
+FAST = RankStep(step_time_sec=1.0, busy_sec=0.8, phases=PHASES, loss=4.0, grad_norm=2.0, peak_bytes=100)
+SLOW = RankStep(
+    step_time_sec=2.0,
+    busy_sec=1.2,
+    phases={name: 2 * seconds for name, seconds in PHASES.items()},
+    loss=5.0,
+    grad_norm=2.0,
+    peak_bytes=300,
+)
+
+
+def test_a_step_travels_as_numbers_and_keeps_every_field() -> None:
+    values = {field.name: float(number) for number, field in enumerate(fields(RankStep)) if field.name != "phases"}
+    step = RankStep(**values, phases=PHASES)
+
+    assert RankStep.from_row(step.to_row(), phases=PHASES) == step
+
+
+def test_a_row_of_other_phases_is_refused() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        RankStep.from_row(FAST.to_row(), phases=["generation", "other"])
 
 
 def test_the_slowest_rank_gives_time_and_phases_of_a_step() -> None:
@@ -43,7 +71,7 @@ def test_loss_is_the_mean_and_memory_the_largest_over_the_ranks() -> None:
 
 def test_the_loss_of_a_pipeline_is_that_of_its_last_stage() -> None:
     plan = tiny_plan(layouts={"cpu": Layout(gpus=4, pp=2, dp_shard=2)})
-    others = FAST._replace(loss=0.0)
+    others = replace(FAST, loss=0.0)
 
     (record,) = step_records(plan, gathered=[[others], [others], [FAST], [SLOW]])
 
@@ -68,7 +96,7 @@ def test_tokens_and_flops_are_those_of_all_ranks() -> None:
 
 
 def test_a_loss_that_is_not_a_number_is_recorded_as_such() -> None:
-    (record,) = step_records(tiny_plan(), gathered=[[FAST._replace(loss=math.nan)]])
+    (record,) = step_records(tiny_plan(), gathered=[[replace(FAST, loss=math.nan)]])
 
     assert record.loss is not None
     assert math.isnan(record.loss)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import platform
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
 from pytest_nemoperf.jsontext import to_json, to_json_line
-from pytest_nemoperf.native.train import StepOutcome
+from pytest_nemoperf.native.phases import RankStep
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import PRETRAIN_PHASES, PROGRESS_FILE, Progress, RankError, StepRecord, error_file
+from pytest_nemoperf.records import PROGRESS_FILE, Progress, RankError, StepRecord, error_file
 
 _PROGRESS_INTERVAL_SEC = 0.25
 
@@ -64,63 +65,19 @@ class ProgressWriter:
             file.write(to_json_line(Progress(step=step, step_time_sec=step_time_sec)))
 
 
-class RankRow(NamedTuple):
-    """One step of one rank.
+def gather_steps(steps: Sequence[RankStep], *, peak_bytes: int, device: torch.device) -> list[list[RankStep]]:
+    """Return every rank's steps, ``[rank][step]``; all ranks must call it, with as many steps of the same phases.
 
-    Attributes:
-        step_time_sec: Wall time.
-        loss: 0 on a rank that knows none.
-        grad_norm: Of the whole gradient.
-        peak_bytes: Of memory; 0 before the last step.
-        generation_sec: Time it generated responses.
-        num_generated_tokens: Tokens its replica generated, in all rounds.
-        num_slot_passes: Its replica's passes of the model, each counted once for every slot of the decoding batch.
-        busy_sec: What of the wall time it worked, and did not wait for others.
-        phases: Seconds by phase, in the order of the workload's phases.
+    One collective after the last step; float64 holds a count of bytes exactly. The peak goes with the last step only:
+    asking the system for it costs more than all else that is recorded of a step, so it is asked once.
     """
-
-    step_time_sec: float
-    loss: float
-    grad_norm: float
-    peak_bytes: float
-    generation_sec: float
-    num_generated_tokens: float
-    num_slot_passes: float
-    busy_sec: float
-    phases: tuple[float, ...]
-
-    @classmethod
-    def of(cls, columns: Sequence[float]) -> RankRow:
-        """Return the row that gather_steps sent as these numbers."""
-        time, loss, grad_norm, peak, generation, tokens, slot_passes, busy, *phases = columns
-        return cls(time, loss, grad_norm, peak, generation, tokens, slot_passes, busy, tuple(phases))
-
-
-def gather_steps(outcomes: Sequence[StepOutcome], *, peak_bytes: int, device: torch.device) -> list[list[RankRow]]:
-    """Return every rank's row of every step, ``[rank][step]``; all ranks must call it.
-
-    One collective after the last step; float64 holds a count of bytes exactly. The peak is the last step's, and 0 in
-    the rows before: asking the system for it costs more than all else that is recorded of a step, so it is asked once.
-    """
-    peaks = [0] * (len(outcomes) - 1) + [peak_bytes]
-    rows = [
-        [
-            outcome.timing.step_time_sec,
-            outcome.loss,
-            outcome.grad_norm,
-            peak,
-            outcome.generation_sec,
-            outcome.num_generated_tokens,
-            outcome.num_slot_passes,
-            outcome.timing.busy_sec,
-            *outcome.timing.phases.values(),
-        ]
-        for outcome, peak in zip(outcomes, peaks, strict=True)
-    ]
-    local = torch.tensor(rows, dtype=torch.float64, device=device)
+    last = replace(steps[-1], peak_bytes=peak_bytes)
+    local_rows = [step.to_row() for step in [*steps[:-1], last]]
+    local = torch.tensor(local_rows, dtype=torch.float64, device=device)
     gathered = [torch.empty_like(local) for _ in range(dist.get_world_size())]
     dist.all_gather(gathered, local)
-    return [[RankRow.of(columns) for columns in rank_rows.tolist()] for rank_rows in gathered]
+    from_row = partial(RankStep.from_row, phases=last.phases)
+    return [list(map(from_row, rows.tolist())) for rows in gathered]
 
 
 def gather_hosts() -> tuple[str, ...]:
@@ -130,7 +87,7 @@ def gather_hosts() -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
-def step_records(plan: Plan, *, gathered: Sequence[Sequence[RankRow]]) -> Iterable[StepRecord]:
+def step_records(plan: Plan, *, gathered: Sequence[Sequence[RankStep]]) -> Iterable[StepRecord]:
     """Yield one record a step from what gather_steps returned.
 
     The slowest rank gives the step's time and phases. The loss is the mean over the ranks that know one, those of
@@ -145,25 +102,24 @@ def step_records(plan: Plan, *, gathered: Sequence[Sequence[RankRow]]) -> Iterab
             tokens=plan.tokens_per_step,
             phases=_phases(slowest.phases, is_pipeline=plan.layout.pp > 1),
             flops=plan.tokens_per_step * plan.flops_per_token,
-            loss=sum(row.loss for row in ranks[-num_with_loss:]) / num_with_loss,
+            loss=sum(rank.loss for rank in ranks[-num_with_loss:]) / num_with_loss,
             grad_norm=ranks[0].grad_norm,
             peak_memory_bytes=largest_peak(ranks),
-            rank_times_sec=tuple(row.step_time_sec for row in ranks),
-            rank_busy_sec=tuple(row.busy_sec for row in ranks),
+            rank_times_sec=tuple(rank.step_time_sec for rank in ranks),
+            rank_busy_sec=tuple(rank.busy_sec for rank in ranks),
         )
 
 
-def slowest_of(ranks: Sequence[RankRow]) -> RankRow:
-    """Return the row of the rank that took longest."""
-    return max(ranks, key=lambda row: row.step_time_sec)
+def slowest_of(ranks: Sequence[RankStep]) -> RankStep:
+    """Return the step of the rank that took longest."""
+    return max(ranks, key=lambda rank: rank.step_time_sec)
 
 
-def largest_peak(ranks: Sequence[RankRow]) -> int | None:
+def largest_peak(ranks: Sequence[RankStep]) -> int | None:
     """Return the largest peak memory of these ranks, bytes; None where it is not known."""
-    return int(max(row.peak_bytes for row in ranks)) or None
+    return int(max(rank.peak_bytes for rank in ranks)) or None
 
 
-def _phases(seconds: Sequence[float], *, is_pipeline: bool) -> dict[str, float]:
+def _phases(phases: Mapping[str, float], *, is_pipeline: bool) -> dict[str, float]:
     """Return seconds by phase; without a pipeline there is no wait for its stages to be recorded as nothing."""
-    pairs = zip(PRETRAIN_PHASES, seconds, strict=True)
-    return {phase: spent for phase, spent in pairs if is_pipeline or phase != "pipeline_wait"}
+    return {name: seconds for name, seconds in phases.items() if is_pipeline or name != "pipeline_wait"}

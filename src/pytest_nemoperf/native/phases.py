@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,18 +22,50 @@ _LONGEST_LINE = 96
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepTiming:
-    """Times of one step on one rank.
+class RankStep:
+    """One step as a rank times it.
 
     Attributes:
         step_time_sec: Wall time, device synchronised at both ends.
+        busy_sec: Part of it in which this rank worked or was ready to, and did not wait for others; see busy_sec_of.
         phases: Seconds by phase; they sum to step_time_sec. Empty if phases are not recorded.
-        busy_sec: What of the step this rank worked or could have, and did not wait for others; see busy_sec_of.
+        loss: Mean over the tokens this rank trained on; 0 on ranks without a loss.
+        grad_norm: Norm of the whole gradient before clipping; 0 on ranks that only generate.
+        peak_bytes: Peak memory so far; 0 before the last step.
+        generation_sec: Time this rank generated responses.
+        num_generated_tokens: Tokens its replica generated, in all rounds.
+        num_slot_passes: Its replica's passes of the model, each counted once for every slot of the decoding batch.
     """
 
     step_time_sec: float
+    busy_sec: float
     phases: Mapping[str, float]
-    busy_sec: float = 0.0
+    loss: float = 0.0
+    grad_norm: float = 0.0
+    peak_bytes: float = 0.0
+    generation_sec: float = 0.0
+    num_generated_tokens: float = 0.0
+    num_slot_passes: float = 0.0
+
+    def to_row(self) -> list[float]:
+        """Return the numbers as they travel between ranks: fields in their order, then phases in the clock's."""
+        values = [getattr(self, name) for name in _COLUMNS]
+        return [*values, *self.phases.values()]
+
+    @classmethod
+    def from_row(cls, row: Sequence[float], *, phases: Iterable[str]) -> RankStep:
+        """Return the step that to_row made these numbers of.
+
+        Args:
+            row: From a rank with the same phases.
+            phases: Their names, in the clock's order.
+        """
+        size = len(_COLUMNS)
+        values = dict(zip(_COLUMNS, row[:size], strict=True))
+        return cls(phases=dict(zip(phases, row[size:], strict=True)), **values)
+
+
+_COLUMNS = tuple(field.name for field in fields(RankStep) if field.name != "phases")
 
 
 class RunnableClock:
@@ -107,25 +139,23 @@ class PhaseClock:
         self.synchronize()
         time.sleep((time.perf_counter() - self._start) * percent / 100)
 
-    def stop(self) -> StepTiming:
+    def stop(self) -> RankStep:
         """End the step; what no mark claimed is ``other``."""
         self.synchronize()
         step_time_sec = time.perf_counter() - self._start
         runnable_end = self._runnable_sec()
         if not self._is_recording:
-            return StepTiming(step_time_sec=step_time_sec, phases={}, busy_sec=step_time_sec)
+            return RankStep(step_time_sec=step_time_sec, busy_sec=step_time_sec, phases={})
         phases = dict.fromkeys(self._names, 0.0)
         for phase, seconds in zip(self._phases, self._seconds_between_marks(), strict=True):
             phases[phase] += seconds
         # Event clocks have their own rounding: never less than nothing.
         phases["other"] += max(0.0, step_time_sec - sum(phases.values()))
-        return StepTiming(
-            step_time_sec=step_time_sec,
-            phases=phases,
-            busy_sec=busy_sec_of(
-                phases, step_time_sec=step_time_sec, runnable_sec=_difference(self._runnable_start, runnable_end)
-            ),
-        )
+        runnable_sec = None
+        if self._runnable_start is not None and runnable_end is not None:
+            runnable_sec = runnable_end - self._runnable_start
+        busy_sec = busy_sec_of(phases, step_time_sec=step_time_sec, runnable_sec=runnable_sec)
+        return RankStep(step_time_sec=step_time_sec, busy_sec=busy_sec, phases=phases)
 
     def synchronize(self) -> None:
         """Wait for the device; nothing to wait for here."""
@@ -186,10 +216,6 @@ def busy_sec_of(phases: Mapping[str, float], *, step_time_sec: float, runnable_s
     if runnable_sec is not None:
         return min(runnable_sec, step_time_sec)
     return max(0.0, step_time_sec - sum(phases.get(name, 0.0) for name in WAITING_PHASES))
-
-
-def _difference(start: float | None, end: float | None) -> float | None:
-    return None if start is None or end is None else end - start
 
 
 def phase_clock(

@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.native.output import write_atomic
-from pytest_nemoperf.native.train import StepOutcome
+from pytest_nemoperf.native.phases import RankStep
 from pytest_nemoperf.profiles import OUTSIDE, PROFILE_FILE, Operator, Profile, RankProfile, merge_ranks
 from pytest_nemoperf.recipe import Plan
 
@@ -47,14 +47,14 @@ class StepProfiler:
             schedule=schedule(wait=plan.warmup_steps - 1, warmup=1, active=plan.steps, repeat=1),
         )
 
-    def run(self, step: Callable[[int], StepOutcome], *, number: int) -> StepOutcome:
+    def run(self, run_step: Callable[[int], RankStep], *, number: int) -> RankStep:
         """Run a step; the profiler changes its state after it, before the ranks meet for the next."""
         if number == 0:
             self._profiler.start()
         with record_function(STEP_RANGE):
-            outcome = step(number)
+            step = run_step(number)
         self._profiler.step()
-        return outcome
+        return step
 
     def write(self, run_dir: Path, *, rank: int) -> None:
         """Write this rank's trace, and on rank 0 the profile of all ranks; all ranks must call it."""

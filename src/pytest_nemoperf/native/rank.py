@@ -36,11 +36,11 @@ from pytest_nemoperf.native.output import (
     write_error,
 )
 from pytest_nemoperf.native.parallelize import parallelize
-from pytest_nemoperf.native.phases import phase_clock
+from pytest_nemoperf.native.phases import RankStep, phase_clock
 from pytest_nemoperf.native.profiling import StepProfiler
 from pytest_nemoperf.native.rl import make_worker
 from pytest_nemoperf.native.rl_output import rl_step_records
-from pytest_nemoperf.native.train import StepOutcome, Trainer
+from pytest_nemoperf.native.train import Trainer
 from pytest_nemoperf.native.turns import steps_in_turn
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import PLAN_FILE, RESULT_FILE, STEPS_FILE, RunResult, StepRecord
@@ -142,14 +142,14 @@ def train(plan: Plan, *, place: RankEnvironment, device: torch.device) -> None:
     run_all = partial(run_steps, plan=plan, device=device, progress=progress, profiler=profiler)
     if plan.rl is None:
         trainer = make_trainer(plan, rank=place.rank, device=device)
-        outcomes = run_all(trainer.step, meet=dist.barrier)
+        steps = run_all(trainer.step, meet=dist.barrier)
         records = step_records
     else:
         worker = make_worker(plan, device=device)
-        outcomes = run_all(worker.step, meet=worker.meet)
+        steps = run_all(worker.step, meet=worker.meet)
         worker.finish()
         records = partial(rl_step_records, facts=worker.facts)
-    gathered = gather_steps(outcomes, peak_bytes=peak_memory_bytes(device), device=device)
+    gathered = gather_steps(steps, peak_bytes=peak_memory_bytes(device), device=device)
     if profiler is not None:
         profiler.write(place.run_dir, rank=place.rank)
     hosts = gather_hosts()
@@ -182,20 +182,20 @@ def make_trainer(plan: Plan, *, rank: int, device: torch.device) -> Trainer:
 
 
 def run_steps(
-    step: Callable[[int], StepOutcome],
+    run_step: Callable[[int], RankStep],
     *,
     plan: Plan,
     device: torch.device,
     progress: ProgressWriter | None,
     meet: Callable[[], None],
     profiler: StepProfiler | None = None,
-) -> list[StepOutcome]:
-    """Run warm-up and measured steps and return the outcome of each; the memory's peak counts from the latter.
+) -> list[RankStep]:
+    """Run warm-up and measured steps and return each as timed; the memory's peak counts from the latter.
 
     Ranks enter each step together: what one does between the steps (rank 0 writes progress) must not be
     another's waiting time. ``meet`` waits for those that enter together: all ranks, or all that train.
     """
-    outcomes = []
+    steps = []
     # What was built lives to the end: later collections need not look at it, and the pages that a forked rank
     # shares with its server are not touched.
     gc.freeze()
@@ -205,12 +205,12 @@ def run_steps(
         if number == plan.warmup_steps:
             reset_peak_memory(device)
         meet()
-        outcome = step(number) if profiler is None else profiler.run(step, number=number)
-        outcomes.append(outcome)
+        step = run_step(number) if profiler is None else profiler.run(run_step, number=number)
+        steps.append(step)
         if progress is not None:
-            progress.step_done(number, step_time_sec=outcome.timing.step_time_sec)
+            progress.step_done(number, step_time_sec=step.step_time_sec)
         gc.collect()
-    return outcomes
+    return steps
 
 
 def _settle(meet: Callable[[], None], *, device: torch.device) -> None:

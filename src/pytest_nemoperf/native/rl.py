@@ -9,6 +9,7 @@ a run are reproducible, whichever side is faster. At max_staleness 0 the sides w
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -19,13 +20,12 @@ from pytest_nemoperf.native.collect import CollectedRollouts, Collector
 from pytest_nemoperf.native.generation import NativeGenerator
 from pytest_nemoperf.native.handover import RolloutBatch, RolloutTransfer
 from pytest_nemoperf.native.mesh import GenerationMesh, RankMesh, build_generation_mesh, build_mesh, group_timeout
-from pytest_nemoperf.native.phases import PhaseClock, phase_clock
+from pytest_nemoperf.native.phases import PhaseClock, RankStep, phase_clock
 from pytest_nemoperf.native.policy_update import PolicyUpdate, UpdateStats
 from pytest_nemoperf.native.refit import Refit, WeightSnapshot
 from pytest_nemoperf.native.rollout_facts import RolloutFacts, facts_of
 from pytest_nemoperf.native.rollouts import Generator, StepSamples
 from pytest_nemoperf.native.signal import RefitNotice, version_word
-from pytest_nemoperf.native.train import StepOutcome
 from pytest_nemoperf.native.vllm_generator import VllmGenerator
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import RL_PHASES
@@ -39,7 +39,7 @@ class RLRank(Protocol):
     def meet(self) -> None:
         """Wait for the ranks that begin a step together with this one."""
 
-    def step(self, number: int) -> StepOutcome:
+    def step(self, number: int) -> RankStep:
         """Do this rank's part of a step."""
 
     def finish(self) -> None:
@@ -107,12 +107,11 @@ class TrainPhase:
         samples: StepSamples,
         learned: UpdateStats,
         num_refit_bytes: int,
-        collected: CollectedRollouts | None = None,
-    ) -> StepOutcome:
+    ) -> RankStep:
         """End the step, then find out what is told about its samples."""
         if self.plan.inject_pct > 0:
             self.clock.delay(self.plan.inject_pct)
-        timing = self.clock.stop()
+        timed = self.clock.stop()
         if dist.get_rank() == 0:
             facts = facts_of(
                 self.plan,
@@ -123,14 +122,7 @@ class TrainPhase:
                 num_refit_bytes=num_refit_bytes,
             )
             self.facts.append(facts)
-        return StepOutcome(
-            timing=timing,
-            loss=learned.loss.item(),
-            grad_norm=learned.grad_norm.item(),
-            generation_sec=0.0 if collected is None else collected.generation_sec,
-            num_generated_tokens=0 if collected is None else collected.num_generated_tokens,
-            num_slot_passes=0 if collected is None else collected.num_slot_passes,
-        )
+        return replace(timed, loss=learned.loss.item(), grad_norm=learned.grad_norm.item())
 
 
 class ColocatedRank:
@@ -145,7 +137,7 @@ class ColocatedRank:
         """Wait for all ranks."""
         _meet(self._learning.mesh.world)
 
-    def step(self, number: int) -> StepOutcome:
+    def step(self, number: int) -> RankStep:
         """Refit, generate, train."""
         self._clock.start()
         self._refit.run(self._learning.update.policy.named_weights(), self._generator.allocate())
@@ -157,13 +149,10 @@ class ColocatedRank:
         samples = self._handover.open(collected.parcel, step=number)
         self._clock.mark("other")
         learned = self._learning.update.learn(samples)
-        return self._learning.end_step(
-            collected.parcel,
-            samples=samples,
-            learned=learned,
-            num_refit_bytes=self._refit.num_bytes,
-            collected=collected,
+        trained = self._learning.end_step(
+            collected.parcel, samples=samples, learned=learned, num_refit_bytes=self._refit.num_bytes
         )
+        return _with_generation(trained, collected)
 
     def finish(self) -> None:
         """Nothing is on its way between steps."""
@@ -185,7 +174,7 @@ class TrainingRank:
         """Wait for the others that train."""
         _meet(self._learning.mesh.world)
 
-    def step(self, number: int) -> StepOutcome:
+    def step(self, number: int) -> RankStep:
         """Wait for samples, train, send the weights."""
         self._clock.start()
         parcel = self._handover.receive()
@@ -232,21 +221,14 @@ class GeneratingRank:
         """Wait for the others that generate."""
         _meet(self._collector.mesh.everyone)
 
-    def step(self, number: int) -> StepOutcome:
+    def step(self, number: int) -> RankStep:
         """Take new weights if it is time for them, generate, send the samples off."""
         self._clock.start()
         if number == 0 or number > self._staleness:
             self._take_weights()
         collected = self._collector.collect(number, version=self._version)
         self._handover.send(collected.parcel)
-        return StepOutcome(
-            timing=self._clock.stop(),
-            loss=0.0,
-            grad_norm=0.0,
-            generation_sec=collected.generation_sec,
-            num_generated_tokens=collected.num_generated_tokens,
-            num_slot_passes=collected.num_slot_passes,
-        )
+        return _with_generation(self._clock.stop(), collected)
 
     def finish(self) -> None:
         """Take the weights that no batch needs any more, so that the last steps send theirs like all others."""
@@ -261,6 +243,16 @@ class GeneratingRank:
         self._generator.refitted()
         self._clock.mark("refit")
         self._num_missing -= 1
+
+
+def _with_generation(step: RankStep, collected: CollectedRollouts) -> RankStep:
+    """Return a rank's step with the figures of its generation."""
+    return replace(
+        step,
+        generation_sec=collected.generation_sec,
+        num_generated_tokens=collected.num_generated_tokens,
+        num_slot_passes=collected.num_slot_passes,
+    )
 
 
 def _meet(group: ProcessGroup | None) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from pytest_nemoperf.native.output import RankRow, largest_peak, slowest_of
+from pytest_nemoperf.native.output import largest_peak, slowest_of
+from pytest_nemoperf.native.phases import RankStep
 from pytest_nemoperf.native.rollout_facts import RolloutFacts
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import RL_PHASES, GroupStep, RolloutStats, StepRecord
-
-_REFIT = RL_PHASES.index("refit")
+from pytest_nemoperf.records import GroupStep, RolloutStats, StepRecord
 
 
 def rl_step_records(
-    plan: Plan, *, gathered: Sequence[Sequence[RankRow]], facts: Sequence[RolloutFacts]
+    plan: Plan, *, gathered: Sequence[Sequence[RankStep]], facts: Sequence[RolloutFacts]
 ) -> Iterable[StepRecord]:
     """Yield one record a step.
 
@@ -45,20 +44,20 @@ def rl_step_records(
             loss=training[0].loss,
             grad_norm=training[0].grad_norm,
             peak_memory_bytes=largest_peak(ranks),
-            rank_times_sec=tuple(row.step_time_sec for row in training),
-            rank_busy_sec=tuple(row.busy_sec for row in training),
+            rank_times_sec=tuple(rank.step_time_sec for rank in training),
+            rank_busy_sec=tuple(rank.busy_sec for rank in training),
             groups=groups,
             rollout=_rollout(plan, fact=fact, ranks=ranks, generating=generating),
         )
 
 
 def _rollout(
-    plan: Plan, *, fact: RolloutFacts, ranks: Sequence[RankRow], generating: Sequence[RankRow]
+    plan: Plan, *, fact: RolloutFacts, ranks: Sequence[RankStep], generating: Sequence[RankStep]
 ) -> RolloutStats:
     assert plan.rl is not None  # noqa: S101 (the caller looked)
-    times = [row.generation_sec for row in generating]
-    num_tokens = sum(row.num_generated_tokens for row in generating)  # every rank of a replica has its replica's
-    num_slot_passes = sum(row.num_slot_passes for row in generating)
+    times = [rank.generation_sec for rank in generating]
+    num_tokens = sum(rank.num_generated_tokens for rank in generating)  # every rank of a replica has its replica's
+    num_slot_passes = sum(rank.num_slot_passes for rank in generating)
     return RolloutStats(
         num_samples=plan.rl.num_samples,
         num_prompt_tokens=fact.num_prompt_tokens,
@@ -76,10 +75,10 @@ def _rollout(
         kl=fact.kl,
         refit_bytes=fact.refit_bytes,
         tokens_digest=fact.tokens_digest,
-        refit_time_sec=max(row.phases[_REFIT] for row in ranks),
+        refit_time_sec=max(rank.phases["refit"] for rank in ranks),
     )
 
 
-def _phases(seconds: Sequence[float]) -> dict[str, float]:
+def _phases(phases: Mapping[str, float]) -> dict[str, float]:
     """Return seconds by phase, of those that took any time."""
-    return {phase: spent for phase, spent in zip(RL_PHASES, seconds, strict=True) if spent > 0}
+    return {name: seconds for name, seconds in phases.items() if seconds > 0}

@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from torch import nn
 
 from pytest_nemoperf.native.data import SyntheticTokens
 from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.passes import MicroBatch
-from pytest_nemoperf.native.phases import PhaseClock, StepTiming
+from pytest_nemoperf.native.phases import PhaseClock, RankStep
 from pytest_nemoperf.native.update import Updater
 from pytest_nemoperf.recipe import Plan
 
 _LEARNING_RATE = 3e-4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepOutcome:
-    """What one step left on this rank.
-
-    Attributes:
-        timing: Wall time and phases.
-        loss: Mean over the tokens this rank trained on; 0 on ranks without the last pipeline stage.
-        grad_norm: Of the whole gradient before clipping.
-        generation_sec: Time this rank generated responses.
-        num_generated_tokens: Tokens its replica generated, in all rounds.
-        num_slot_passes: Its replica's passes of the model, each counted once for every slot of the decoding batch.
-    """
-
-    timing: StepTiming
-    loss: float
-    grad_norm: float
-    generation_sec: float = 0.0
-    num_generated_tokens: int = 0
-    num_slot_passes: int = 0
 
 
 class Trainer:
@@ -70,7 +49,7 @@ class Trainer:
             clock=clock,
         )
 
-    def step(self, number: int) -> StepOutcome:
+    def step(self, number: int) -> RankStep:
         """Run one step; ranks should enter together, as what one waits for the others is timed."""
         clock = self._clock
         clock.start()
@@ -79,5 +58,5 @@ class Trainer:
         loss, grad_norm = self._updater.update(micro_batches)
         if self._plan.inject_pct > 0:
             clock.delay(self._plan.inject_pct)
-        timing = clock.stop()
-        return StepOutcome(timing=timing, loss=loss.item(), grad_norm=grad_norm.item())
+        timed = clock.stop()
+        return replace(timed, loss=loss.item(), grad_norm=grad_norm.item())
