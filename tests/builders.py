@@ -10,14 +10,14 @@ from typing import Any
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.comparison import VerdictPolicy
-from pytest_nemoperf.measure import Measurement, Run
+from pytest_nemoperf.measure import Measurement, Run, measure_outputs
 from pytest_nemoperf.metrics import JUDGED
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.profiles import Operator, Profile
 from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.recipe import Plan, Recipe
-from pytest_nemoperf.records import RolloutStats, StepRecord
+from pytest_nemoperf.records import RolloutStats, RunOutput, StepRecord
 from pytest_nemoperf.rl import RL
 from pytest_nemoperf.systems import find_system
 
@@ -119,6 +119,14 @@ def make_rl_records(
         "rollout": stats,
     }
     return make_records(plan, step_time_sec=step_time_sec, **{**values, **changes})
+
+
+def measure_records(
+    plan: Plan, *, outputs: Sequence[Sequence[StepRecord]], environment: Mapping[str, str] | None = None
+) -> Measurement:
+    """Return the measurement of runs with these step records."""
+    runs = [RunOutput(records=tuple(records), environment=environment or {}) for records in outputs]
+    return measure_outputs(plan, outputs=runs)
 
 
 def make_records(

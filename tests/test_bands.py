@@ -8,10 +8,10 @@ import pytest
 
 from pytest_nemoperf.bands import band_problems
 from pytest_nemoperf.comparison import VerdictKind
-from pytest_nemoperf.measure import Measurement, Run, measure, workload_of
+from pytest_nemoperf.measure import Measurement, Run, workload_of
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.verdict import Verdict, judge
-from tests.builders import MACHINE, make_baseline, make_rl, make_rl_plan, make_rl_records, make_run
+from tests.builders import MACHINE, make_baseline, make_rl, make_rl_plan, make_rl_records, make_run, measure_records
 from tests.report.builders import POLICY
 
 SAMPLED: dict[str, dict[str, str]] = {"rl": {"response_lengths": "sampled"}}
@@ -146,7 +146,7 @@ def test_a_loss_of_reinforcement_learning_is_not_compared() -> None:
 
 
 def _judged(plans: Sequence[Plan]) -> VerdictKind:
-    measured = [measure(plan, outputs=[make_rl_records(plan)] * 3, environment={}) for plan in plans]
+    measured = [measure_records(plan, outputs=[make_rl_records(plan)] * 3) for plan in plans]
     baseline = make_baseline(case=measured[0].case, workload=measured[0].workload, runs=measured[0].runs)
     return judge(measured[1], baseline=baseline, machine=MACHINE, policy=POLICY).kind
 

@@ -10,7 +10,7 @@ from pytest_nemoperf.baseline import Anchor, Baseline
 from pytest_nemoperf.comparison import VerdictPolicy
 from pytest_nemoperf.dryrun import AskedCase, DryRun
 from pytest_nemoperf.lint import Finding, LooseTolerance, lint_baseline, lint_loose, lint_profile, lint_suite
-from pytest_nemoperf.measure import Run, measure
+from pytest_nemoperf.measure import Run
 from pytest_nemoperf.profiles import Profile
 from pytest_nemoperf.recipe import Plan
 from tests.builders import (
@@ -21,6 +21,7 @@ from tests.builders import (
     make_records,
     make_rl_plan,
     make_rl_records,
+    measure_records,
 )
 
 TODAY = date(2026, 11, 23)
@@ -30,7 +31,7 @@ PATH = "baselines/cpu/case.json"
 def stored(plan: Plan, *, num_runs: int = 3, **changes: Any) -> Baseline:
     """Return the baseline that a sound session would store."""
     records = make_records if plan.rl is None else make_rl_records
-    measurement = measure(plan, outputs=[records(plan)] * num_runs, environment={})
+    measurement = measure_records(plan, outputs=[records(plan)] * num_runs)
     values: dict[str, Any] = {
         "case": plan.case,
         "workload": measurement.workload,

@@ -8,10 +8,10 @@ import pytest
 
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.health import CpuHealth, GpuHealth, HealthReport, MinMedianMax
-from pytest_nemoperf.measure import measure, measure_outputs, workload_of
+from pytest_nemoperf.measure import measure_outputs, workload_of
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import RunOutput, StepRecord
-from tests.builders import make_plan, make_records
+from tests.builders import make_plan, make_records, measure_records
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def plan() -> Plan:
 def test_warmup_steps_are_dropped_and_the_median_step_counts(plan: Plan) -> None:
     records = make_records(plan, times=[9.0, 9.0, 0.1, 0.1, 0.1, 0.3, 0.1, 0.1])
 
-    run = measure(plan, outputs=[records], environment={}).runs[0]
+    run = measure_records(plan, outputs=[records]).runs[0]
 
     assert run.num_steps == 6
     assert run.metrics["step_time_sec"] == 0.1
@@ -32,27 +32,27 @@ def test_warmup_steps_are_dropped_and_the_median_step_counts(plan: Plan) -> None
 def test_steps_that_still_warm_up_are_dropped_and_stalls_are_counted(plan: Plan) -> None:
     records = make_records(plan, times=[9.0, 9.0, 0.4, 0.1, 0.1, 0.3, 0.1, 0.1])
 
-    run = measure(plan, outputs=[records], environment={}).runs[0]
+    run = measure_records(plan, outputs=[records]).runs[0]
 
     assert (run.num_warmup_dropped, run.num_steps, run.num_outliers) == (1, 5, 1)
     assert run.metrics["step_time_sec"] == 0.1
 
 
 def test_tflops_are_flops_per_token_times_tokens_rate(plan: Plan) -> None:
-    run = measure(plan, outputs=[make_records(plan)], environment={}).runs[0]
+    run = measure_records(plan, outputs=[make_records(plan)]).runs[0]
 
     expected = plan.flops_per_token * run.metrics["tokens_per_sec_per_gpu"] / 1e12
     assert run.metrics["tflops_per_sec_per_gpu"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_mfu_is_absent_where_the_device_has_no_known_peak(plan: Plan) -> None:
-    run = measure(plan, outputs=[make_records(plan)], environment={}).runs[0]
+    run = measure_records(plan, outputs=[make_records(plan)]).runs[0]
 
     assert "mfu_pct" not in run.metrics
 
 
 def test_the_spread_across_ranks_is_kept(plan: Plan) -> None:
-    run = measure(plan, outputs=[make_records(plan)], environment={}).runs[0]
+    run = measure_records(plan, outputs=[make_records(plan)]).runs[0]
 
     assert run.rank_spread_pct == pytest.approx(10.0)
 
@@ -60,7 +60,7 @@ def test_the_spread_across_ranks_is_kept(plan: Plan) -> None:
 def test_each_launch_is_a_run_of_its_own(plan: Plan) -> None:
     outputs = [make_records(plan, step_time_sec=seconds) for seconds in (0.1, 0.2)]
 
-    measurement = measure(plan, outputs=outputs, environment={"torch": "2.13.0"})
+    measurement = measure_records(plan, outputs=outputs, environment={"torch": "2.13.0"})
 
     assert [run.metrics["step_time_sec"] for run in measurement.runs] == [0.1, 0.2]
     assert measurement.environment == {"torch": "2.13.0"}
@@ -77,19 +77,19 @@ def test_each_launch_is_a_run_of_its_own(plan: Plan) -> None:
     ],
 )
 def test_an_impossible_run_says_why(plan: Plan, changes: dict[str, Any], problem: str) -> None:
-    measurement = measure(plan, outputs=[make_records(plan, **changes)], environment={})
+    measurement = measure_records(plan, outputs=[make_records(plan, **changes)])
 
     assert measurement.problems[0].startswith(problem)
 
 
 def test_missing_steps_are_counted(plan: Plan) -> None:
-    measurement = measure(plan, outputs=[make_records(plan)[:5]], environment={})
+    measurement = measure_records(plan, outputs=[make_records(plan)[:5]])
 
     assert measurement.problems == ("run 1: 5 of 8 steps were recorded (2 warm-up and 6 measured were asked for)",)
 
 
 def test_a_run_without_measured_steps_has_no_numbers(plan: Plan) -> None:
-    measurement = measure(plan, outputs=[make_records(plan)[:1]], environment={})
+    measurement = measure_records(plan, outputs=[make_records(plan)[:1]])
 
     assert measurement.runs == ()
     assert measurement.problems
@@ -133,7 +133,7 @@ def test_the_clock_of_each_ranks_gpu_is_kept(plan: Plan) -> None:
 def test_steps_that_tell_of_different_ranks_are_not_mixed(plan: Plan) -> None:
     records = [replace(record, rank_busy_sec=(0.05,) * (1 + record.step % 2)) for record in make_records(plan)]
 
-    assert measure(plan, outputs=[records], environment={}).runs[0].rank_busy_sec == ()
+    assert measure_records(plan, outputs=[records]).runs[0].rank_busy_sec == ()
 
 
 TIMES = [9.0, 9.0, 0.1, 0.2, 0.3, 0.1, 0.2, 0.3]
@@ -152,7 +152,7 @@ def _varying(**changes: Any) -> list[StepRecord]:
 
 
 def test_tokens_of_steps_that_differ_in_length_are_counted_over_all_of_them() -> None:
-    measurement = measure(make_plan(has_varying_lengths=True, framework="mine"), outputs=[_varying()], environment={})
+    measurement = measure_records(make_plan(has_varying_lengths=True, framework="mine"), outputs=[_varying()])
 
     metrics = measurement.runs[0].metrics
     assert measurement.problems == ()
@@ -166,7 +166,7 @@ def test_tokens_of_steps_that_differ_in_length_are_counted_over_all_of_them() ->
 def test_flops_of_steps_that_differ_in_length_are_those_of_the_records() -> None:
     records = _varying(flops=[1e6 * tokens for tokens in TOKENS])
 
-    measurement = measure(make_plan(has_varying_lengths=True, framework="mine"), outputs=[records], environment={})
+    measurement = measure_records(make_plan(has_varying_lengths=True, framework="mine"), outputs=[records])
 
     assert measurement.problems == ()
     assert measurement.runs[0].metrics["tflops_per_sec_per_gpu"] == pytest.approx(1106e-6 / (1.2 * 2), rel=1e-5)
@@ -182,13 +182,13 @@ def test_flops_of_steps_that_differ_in_length_are_those_of_the_records() -> None
 def test_no_step_is_longer_than_its_sequences_may_be(changes: dict[str, Any], problem: str) -> None:
     plan = make_plan(has_varying_lengths=True, framework="mine")
 
-    measurement = measure(plan, outputs=[_varying(**changes)], environment={})
+    measurement = measure_records(plan, outputs=[_varying(**changes)])
 
     assert re.match(problem, measurement.problems[0])
 
 
 def test_lengths_that_vary_and_are_not_declared_are_invalid_and_told_how_to_be() -> None:
-    measurement = measure(make_plan(framework="mine"), outputs=[_varying()], environment={})
+    measurement = measure_records(make_plan(framework="mine"), outputs=[_varying()])
 
     assert "step 2 has 100 tokens, 256 were asked for" in measurement.problems[0]
     assert "has_varying_lengths=True where lengths vary" in measurement.problems[0]
@@ -198,7 +198,7 @@ def test_steps_that_are_dropped_make_no_other_workload() -> None:
     plan = make_plan(has_varying_lengths=True, framework="mine")
     times = [[*TIMES[:2], factor * TIMES[2], *TIMES[3:]] for factor in (1, 5)]
 
-    runs = measure(plan, outputs=[_varying(step_time_sec=each, phases={}) for each in times], environment={}).runs
+    runs = measure_records(plan, outputs=[_varying(step_time_sec=each, phases={}) for each in times]).runs
 
     assert [run.num_warmup_dropped for run in runs] == [0, 1]
     assert runs[0].metrics["mean_tokens_per_step"] == runs[1].metrics["mean_tokens_per_step"]

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.errors import RecordError, UnsupportedError
+from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.health import GpuHealth, HealthReport
 from pytest_nemoperf.jsontext import to_json, to_json_line
 from pytest_nemoperf.measure import Measurement, measure_outputs
 from pytest_nemoperf.records import RunOutput
-from pytest_nemoperf.replay import Replay, find_cases, load_case, load_runs, measure_stored, read_case, write_case
+from pytest_nemoperf.replay import find_cases, load_case, load_runs, measure_stored, read_case, write_case
 from tests.builders import MACHINE, make_plan, make_provenance, make_records, make_rl_plan, make_rl_records
 from tests.stored_runs import make_record, store_case, store_run
 
@@ -165,11 +165,6 @@ def test_a_record_is_checked_when_it_is_read(case_dir: Path, changes: dict[str, 
 
     with pytest.raises(RecordError, match=problem):
         load_case(case_dir)
-
-
-def test_a_case_of_another_system_is_not_judged_as_this_ones(case_dir: Path) -> None:
-    with pytest.raises(UnsupportedError, match="holds runs of system cpu, not h100"):
-        Replay(case_dir.parent).measure(replace(PLAN, system="h100"), framework=TorchFramework())
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:

@@ -7,12 +7,11 @@ import pytest
 
 from pytest_nemoperf.expected import expected_of
 from pytest_nemoperf.jsontext import to_json
-from pytest_nemoperf.measure import measure, measure_runs
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import GroupStep
 from pytest_nemoperf.steadiness import run_drift
-from tests.builders import make_rl, make_rl_plan, make_rl_records
+from tests.builders import make_rl, make_rl_plan, make_rl_records, measure_records
 
 APART = {"cpu": Layout(gpus=2, dp_shard=2, generation=GenerationLayout(gpus=4, tp=2, is_colocated=False))}
 
@@ -23,7 +22,7 @@ def plan() -> Plan:
 
 
 def _problems(plan: Plan, **changes: Any) -> tuple[str, ...]:
-    return measure_runs(expected_of(plan), outputs=[make_rl_records(plan, **changes)])[1]
+    return measure_records(plan, outputs=[make_rl_records(plan, **changes)]).problems
 
 
 def test_each_phase_has_a_rate_over_its_own_time_and_ranks() -> None:
@@ -31,7 +30,7 @@ def test_each_phase_has_a_rate_over_its_own_time_and_ranks() -> None:
     tokens = 8 * (16 + 24)
     teraflops = plan.flops_per_token * tokens / 1e12
 
-    run = measure(plan, outputs=[make_rl_records(plan)], environment={}).runs[0]
+    run = measure_records(plan, outputs=[make_rl_records(plan)]).runs[0]
 
     assert run.metrics["tokens_per_sec_per_gpu"] == pytest.approx(tokens / (0.1 * 6), rel=1e-5)
     assert run.metrics["generation_tokens_per_sec_per_gpu"] == pytest.approx(tokens / (0.05 * 4), rel=1e-5)
@@ -44,7 +43,7 @@ def test_what_was_generated_is_in_the_figures() -> None:
     stats = {"num_response_tokens": 8 * 20, "num_truncated": 2, "num_rounds": 2, "staleness_steps": 0, "kl": None}
     sampled = make_rl_plan(rl=make_rl(response_lengths="sampled"))
 
-    metrics = measure(sampled, outputs=[make_rl_records(sampled, rollout=stats)], environment={}).runs[0].metrics
+    metrics = measure_records(sampled, outputs=[make_rl_records(sampled, rollout=stats)]).runs[0].metrics
 
     assert metrics["mean_prompt_len"] == 16
     assert metrics["mean_response_len"] == 20
@@ -63,7 +62,7 @@ def test_errors_of_log_probabilities_are_the_largest_of_the_steps(plan: Plan) ->
         records[-1], rollout=replace(stats, token_mult_prob_error=1.04, max_logprob_error=0.7, reward_mean=9.0)
     )
 
-    metrics = measure(plan, outputs=[records], environment={}).runs[0].metrics
+    metrics = measure_records(plan, outputs=[records]).runs[0].metrics
 
     assert (metrics["token_mult_prob_error"], metrics["max_logprob_error"]) == (1.04, 0.7)
     assert metrics["reward_mean"] == 0.25
@@ -72,7 +71,7 @@ def test_errors_of_log_probabilities_are_the_largest_of_the_steps(plan: Plan) ->
 def test_the_whole_step_has_no_tflops_and_training_has_its_share_of_the_peak(plan: Plan) -> None:
     with_peak = replace(plan, peak_tflops=100.0)
 
-    measurement = measure(with_peak, outputs=[make_rl_records(plan, flops=1e12)], environment={})
+    measurement = measure_records(with_peak, outputs=[make_rl_records(plan, flops=1e12)])
 
     metrics = measurement.runs[0].metrics
     assert measurement.flops_per_token is None
@@ -83,7 +82,7 @@ def test_the_whole_step_has_no_tflops_and_training_has_its_share_of_the_peak(pla
 def test_phases_that_did_not_happen_have_no_rate(plan: Plan) -> None:
     phases = {"generation": 0.06, "training": 0.04}
 
-    metrics = measure(plan, outputs=[make_rl_records(plan, phases=phases)], environment={}).runs[0].metrics
+    metrics = measure_records(plan, outputs=[make_rl_records(plan, phases=phases)]).runs[0].metrics
 
     assert "logprob_tokens_per_sec_per_gpu" not in metrics
     assert "training_tokens_per_sec_per_gpu" in metrics
@@ -92,7 +91,7 @@ def test_phases_that_did_not_happen_have_no_rate(plan: Plan) -> None:
 def test_phases_of_ranks_that_only_generate_are_kept_apart(plan: Plan) -> None:
     groups = {"generation": GroupStep(step_time_sec=0.1, phases={"generation": 0.07, "idle": 0.03})}
 
-    run = measure(plan, outputs=[make_rl_records(plan, groups=groups)], environment={}).runs[0]
+    run = measure_records(plan, outputs=[make_rl_records(plan, groups=groups)]).runs[0]
 
     assert run.groups == {"generation": {"generation": 0.07, "idle": 0.03}}
     assert run.phases["generation"] == 0.05
@@ -142,7 +141,7 @@ def test_an_impossible_run_says_why(plan: Plan, changes: dict[str, Any], problem
 def test_what_is_not_finite_is_left_out_so_that_results_can_be_written(plan: Plan) -> None:
     records = make_rl_records(plan, rollout={"reward_mean": float("nan"), "kl": float("inf")})
 
-    measurement = measure(plan, outputs=[records], environment={})
+    measurement = measure_records(plan, outputs=[records])
 
     assert not {"reward_mean", "kl"} & set(measurement.runs[0].metrics)
     assert "reward_mean is not finite at step 2" in "; ".join(measurement.problems)
@@ -152,7 +151,7 @@ def test_what_is_not_finite_is_left_out_so_that_results_can_be_written(plan: Pla
 def test_a_run_that_says_nothing_of_its_responses_is_invalid(plan: Plan) -> None:
     records = [replace(record, rollout=None) for record in make_rl_records(plan)]
 
-    problems = measure_runs(expected_of(plan), outputs=[records])[1]
+    problems = measure_records(plan, outputs=[records]).problems
 
     assert problems == ("run 1: step 2 says nothing of what was generated (6 of 6 steps)",)
 
@@ -177,7 +176,7 @@ def test_dynamic_sampling_may_change_the_tokens_of_lengths_that_differ() -> None
 def test_flops_of_a_value_model_or_of_free_lengths_are_taken_from_the_records(rl: dict[str, Any]) -> None:
     plan = make_rl_plan(rl=make_rl(**rl))
 
-    run = measure(plan, outputs=[make_rl_records(plan, flops=5e8)], environment={})
+    run = measure_records(plan, outputs=[make_rl_records(plan, flops=5e8)])
 
     assert run.problems == ()
     assert run.runs[0].metrics["training_tflops_per_sec_per_gpu"] == pytest.approx(5e-4 / (0.02 * 2), rel=1e-5)

@@ -9,10 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nemoperf.comparison import VerdictKind
-from pytest_nemoperf.expected import expected_of
-from pytest_nemoperf.measure import Run, measure_runs
+from pytest_nemoperf.measure import Run
 from pytest_nemoperf.verdict import Verdict, judge
-from tests.builders import MACHINE, make_baseline, make_measurement, make_plan, make_policy, make_records
+from tests.builders import (
+    MACHINE,
+    make_baseline,
+    make_measurement,
+    make_plan,
+    make_policy,
+    make_records,
+    measure_records,
+)
 
 EVEN = (0.1,) * 10
 EVERY_3RD = (1.0, 0.1, 0.1, 1.0, 0.1, 0.1, 1.0, 0.1, 0.1, 0.1)
@@ -28,8 +35,7 @@ def run_of(times: Sequence[float]) -> Run:
     """Return the run of so long measured steps."""
     plan = make_plan(steps=len(times), warmup_steps=2)
     records = make_records(plan, times=[times[-1], times[-1], *times])
-    (run,), _ = measure_runs(expected_of(plan), outputs=[records])
-    return run
+    return measure_records(plan, outputs=[records]).runs[0]
 
 
 def judged(

@@ -1,10 +1,8 @@
-"""What holds for every case of a session: settings, machine, stored baselines, and how commands and paths are shown."""
+"""Facts shared by the cases of a session: settings, machine, stored baselines, and the form of commands and paths."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +10,9 @@ from typing import TYPE_CHECKING
 from pytest_nemoperf import machine
 from pytest_nemoperf.baseline import list_baselines
 from pytest_nemoperf.changes import changes_text
-from pytest_nemoperf.comparison import NEEDS_ACCEPTANCE, VerdictKind, VerdictPolicy, merge_tolerances
+from pytest_nemoperf.comparison import NEEDS_ACCEPTANCE, VerdictKind
 from pytest_nemoperf.git import CodeVersion, code_version
 from pytest_nemoperf.plurals import count_text
-from pytest_nemoperf.replay import Replay
 from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.store import BaselineStore, StoredBaseline, other_folders
 
@@ -37,7 +34,6 @@ class Context:
         self.root = root
         self._started_in = started_in
         self.machine = _machine_key(settings)
-        self.replay = Replay(settings.replay_dir) if settings.replay_dir else None
         self.store = BaselineStore(
             committed_dir=settings.baselines_dir,
             local_dir=settings.state_dir / "baselines",
@@ -86,16 +82,6 @@ class Context:
         own = f"judged by what this machine did before, for {self.baselines_shown} holds nothing of this case"
         return (own, *self.elsewhere)
 
-    def origin(self, case: str) -> tuple[Mapping[str, str | int], Provenance]:
-        """Return machine and provenance of a case's runs: this session's, or those that are stored with them."""
-        record = self.replay.records.get(case) if self.replay else None
-        return (record.machine, record.provenance) if record else (self.machine, self.provenance)
-
-    def policy(self, tolerances: Sequence[Mapping[str, float]]) -> VerdictPolicy:
-        """Return by what a case is judged; tolerances are layers on top of the session's, later ones win."""
-        policy = self.settings.policy
-        return replace(policy, tolerances=merge_tolerances([policy.tolerances, *tolerances]))
-
     def shown(self, path: Path | str) -> str:
         """Return a path as people read it: relative to the root directory if it lies there."""
         candidate = Path(path)
@@ -103,20 +89,26 @@ class Context:
 
     def command(self, nodeid: str, *extra: str) -> str:
         """Return the shell command that runs a test as this session does."""
+        words = ["pytest", "-m", "perf", f"--system={self.settings.system.name}"]
         changes = changes_text(self.settings.changes)
-        set_option = [f"--perf-set={changes}"] if changes else []
-        replay = [f"--perf-replay={self.shown(self.replay.root)}"] if self.replay else []
-        words = ["pytest", "-m", "perf", f"--system={self.settings.system.name}", *set_option, *replay, *extra, nodeid]
-        return shlex.join(words)
+        if changes:
+            words.append(f"--perf-set={changes}")
+        if self.settings.replay_dir:
+            words.append(f"--perf-replay={self.shown(self.settings.replay_dir)}")
+        if self.settings.against:
+            words.append(f"--perf-ab={self.settings.against.revision}")
+        return shlex.join([*words, *extra, nodeid])
 
-    def rerun_command(self, nodeid: str, *extra: str) -> str:
+    def rerun_command(self, nodeid: str) -> str:
         """Return the shell command that runs a test once more; a self-test runs as one again."""
         inject_pct = self.settings.inject_pct
-        return self.command(nodeid, *extra, *([f"--perf-inject={inject_pct:g}%"] if inject_pct else []))
+        if inject_pct or (self.settings.against and self.settings.against.is_self_test):
+            return self.command(nodeid, f"--perf-inject={inject_pct:g}{'%' if inject_pct else ''}")
+        return self.command(nodeid)
 
     def accept_command(self, nodeid: str, *, kind: VerdictKind) -> str:
-        """Return how to store a case in spite of its verdict; a trial and a replay are never stored."""
-        if self.settings.changes or self.replay:
+        """Return how to store a case in spite of its verdict; empty for a trial, replay or comparison of revisions."""
+        if self.settings.changes or self.settings.replay_dir or self.settings.against:
             return ""
         if kind not in NEEDS_ACCEPTANCE:
             return self.command(nodeid, "--update-baselines")

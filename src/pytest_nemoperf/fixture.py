@@ -1,4 +1,4 @@
-"""The ``perf`` fixture: what a test asks for."""
+"""The ``perf`` fixture."""
 
 from __future__ import annotations
 
@@ -15,22 +15,20 @@ from pytest_nemoperf.errors import (
     NoLayoutError,
     RecipeError,
     UnsupportedError,
-    WaiverError,
     check_flag,
-    did_you_mean,
     in_one_line,
 )
 from pytest_nemoperf.expected import ExpectedRecords
 from pytest_nemoperf.fingerprint import watched_variables
 from pytest_nemoperf.loop import MeasuredLoop
+from pytest_nemoperf.markers import runs_of, tolerances_of, waiver_of
 from pytest_nemoperf.measure import Measurement
 from pytest_nemoperf.passes import MIN_PASS_SEC, Passes
-from pytest_nemoperf.recipe import check_tolerances, is_safe_name
+from pytest_nemoperf.recipe import is_safe_name
 from pytest_nemoperf.report.failure import render_failure
 from pytest_nemoperf.report.junit import PREFIX, properties
 from pytest_nemoperf.results import CaseReport, NotRun
 from pytest_nemoperf.verdict import Verdict
-from pytest_nemoperf.waivers import Waiver, parse_waiver
 from pytest_nemoperf.workloads import loop_workload
 
 if TYPE_CHECKING:
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
     from pytest_nemoperf.session import PerfSession
 
 PRICED: Final = "dry run: priced, not launched"
-_MARKER_ARGUMENTS = ("tolerance", "tolerances", "runs")
 
 
 class Perf:
@@ -49,7 +46,6 @@ class Perf:
         self._session = session
         self._item = item
         self._progress = progress
-        self._recipe_tolerances: dict[str, Mapping[str, float]] = {}
 
     def check(self, recipe: Recipe) -> Verdict:
         """Run a recipe on this system and judge it: ``compare(run(recipe))``.
@@ -62,29 +58,23 @@ class Perf:
         return self.compare(self.run(recipe))
 
     def run(self, recipe: Recipe) -> Measurement:
-        """Launch a recipe until it can be judged, or a baseline is complete, and return what was measured.
+        """Launch a recipe until it can be judged, or a baseline is complete, and return its measurement.
 
         A dry run prices the recipe instead, and the test ends here, skipped.
         """
-        settings = self._session.settings
-        if settings.is_dry_run:
+        if self._session.settings.is_dry_run:
             self._price(recipe)
             pytest.skip(PRICED)
-        with self._told():
-            plan, framework = self._session.planner.plan(
-                recipe, nodeid=self._item.nodeid, tolerances=[_marker_tolerances(self._item)]
+        item = self._item
+        with self._as_outcome():
+            case = self._session.planner.plan(
+                recipe,
+                nodeid=item.nodeid,
+                tolerances=tolerances_of(item),
+                num_runs=runs_of(item),
+                waiver=waiver_of(item),
             )
-            self._recipe_tolerances[plan.case] = recipe.tolerances
-            runs = settings.runs if settings.changes else _marker_runs(self._item) or settings.runs
-            return self._session.run(
-                plan,
-                framework=framework,
-                nodeid=self._item.nodeid,
-                runs=runs,
-                tolerances=self._tolerances(plan.case),
-                progress=self._progress,
-                waiver=waiver_of(self._item),
-            )
+            return self._session.measure(case, progress=self._progress)
 
     def compare(self, measurement: Measurement) -> Verdict:
         """Judge a measurement against the stored baseline; fail the test if the verdict does.
@@ -92,38 +82,25 @@ class Perf:
         Returns:
             The verdict, where it does not fail.
         """
-        with self._told():
-            report = self._session.compare(
-                measurement,
-                nodeid=self._item.nodeid,
-                tolerances=self._tolerances(measurement.case),
-                waiver=waiver_of(self._item),
+        session, item = self._session, self._item
+        with self._as_outcome():
+            report = session.judge(
+                measurement, nodeid=item.nodeid, tolerances=tolerances_of(item), waiver=waiver_of(item)
             )
-        write_properties(self._item, reports=self._session.judged(self._item.nodeid))
+        write_properties(item, reports=session.judged(item.nodeid))
         self._progress.case(report)
-        report = self._session.profile(report, progress=self._progress)
+        report = session.profile(report, progress=self._progress)
         if report.result.is_failure:
             text = render_failure(report, width=self._progress.width, color=False)
-            self._session.verdict_failure = pytest.fail.Exception(text, pytrace=False)
-            raise self._session.verdict_failure
+            session.verdict_failure = pytest.fail.Exception(text, pytrace=False)
+            raise session.verdict_failure
         return report.result.verdict
-
-    def ask(self, case: str) -> None:
-        """Note that the test asks for a case without a recipe."""
-        with self._told():
-            tolerances = [_marker_tolerances(self._item)]
-            self._session.planner.ask(case, nodeid=self._item.nodeid, tolerances=tolerances)
 
     def _price(self, recipe: Recipe) -> str:
         """Price a recipe and return its case."""
-        with self._told():
-            priced = self._session.planner.price(
-                recipe, nodeid=self._item.nodeid, tolerances=[_marker_tolerances(self._item)]
-            )
+        with self._as_outcome():
+            priced = self._session.planner.price(recipe, nodeid=self._item.nodeid, tolerances=tolerances_of(self._item))
         return priced.price.plan.case
-
-    def _tolerances(self, case: str) -> list[Mapping[str, float]]:
-        return [_marker_tolerances(self._item), self._recipe_tolerances.get(case, {})]
 
     @contextmanager
     def measure(
@@ -163,16 +140,9 @@ class Perf:
                 then.
         """
         session = self._session
-        self.ask(f"loop-{name}")
-        if session.settings.is_dry_run:
-            self.end_dry("a loop of the test process has no recipe to price")
-        if session.settings.against:
-            self.leave_out("a loop of the test process can't have its code swapped for another revision's (--perf-ab)")
-        if session.settings.replay_dir is not None:
-            self.leave_out("replay: a loop of the test process leaves no runs that could be judged again")
-        if session.settings.changes:
-            self._progress.say(f"loop-{name} runs as ever: --perf-set changes recipes, and a loop has none")
-        with self._told():
+        case = f"loop-{name}"
+        self.begin_in_process(case, kind="a loop of the test process", subject=case)
+        with self._as_outcome():
             if not is_safe_name(name):
                 raise RecipeError(
                     f"name {name!r} of a loop names a file: use lower-case letters, digits, '.', '_', '-'"
@@ -188,8 +158,8 @@ class Perf:
                 flops_convention=flops_convention,
             )
             whole_workload = loop_workload(name, expected=expected, added=workload)
-            session.check_once(f"loop-{name}", nodeid=self._item.nodeid)
-            passes = self.passes(f"loop-{name}", num_gpus=num_gpus)
+            session.check_once(case, nodeid=self._item.nodeid)
+            passes = self.passes(case, num_gpus=num_gpus)
             loop = MeasuredLoop(
                 expected, passes=passes, synchronize=synchronize, inject_pct=session.settings.inject_pct
             )
@@ -198,22 +168,38 @@ class Perf:
             yield loop
         finally:
             loop.end()
-        self.compare(self._loop_measurement(f"loop-{name}", expected, loop, whole_workload))
+        self.compare(self._loop_measurement(case, expected, loop, whole_workload))
 
     def passes(self, case: str, *, num_gpus: int) -> Passes:
         """Return the passes of a case that this process measures itself."""
         is_watched = self._session.settings.system.device == "cuda"
         return Passes(case, num_gpus=num_gpus if is_watched else 0, say=self._progress.say, min_sec=MIN_PASS_SEC)
 
-    def end_dry(self, reason: str) -> NoReturn:
-        """Skip a test a dry run can't price, and say why at the end."""
-        self._session.not_run.append(NotRun(nodeid=self._item.nodeid, reason=reason))
-        pytest.skip(f"dry run: {reason}")
+    def begin_in_process(self, case: str, *, kind: str, subject: str) -> None:
+        """Note that the test asks for a case of this process, and skip the test where the session has no use for it.
 
-    def leave_out(self, reason: str) -> NoReturn:
-        """Skip a test that this session has no use for, and say why at the end."""
+        Args:
+            case: Case id.
+            kind: Phrase for such cases, as ``a loop of the test process``.
+            subject: Name of this one in messages.
+        """
+        with self._as_outcome():
+            policy = self._session.planner.policy([tolerances_of(self._item)])
+            self._session.planner.ask(case, nodeid=self._item.nodeid, policy=policy)
+        settings = self._session.settings
+        if settings.is_dry_run:
+            self._leave_out(f"{kind} has no recipe to price", prefix="dry run: ")
+        if settings.against:
+            self._leave_out(f"{kind} can't have its code swapped for another revision's (--perf-ab)")
+        if settings.replay_dir is not None:
+            self._leave_out(f"replay: {kind} leaves no runs that could be judged again")
+        if settings.changes:
+            self._progress.say(f"{subject} runs as ever: --perf-set changes recipes, and it has none")
+
+    def _leave_out(self, reason: str, *, prefix: str = "") -> NoReturn:
+        """Skip the test, and list it with the reason at the end of the session."""
         self._session.not_run.append(NotRun(nodeid=self._item.nodeid, reason=reason))
-        pytest.skip(reason)
+        pytest.skip(f"{prefix}{reason}")
 
     def _loop_measurement(
         self, case: str, expected: ExpectedRecords, loop: MeasuredLoop, workload: Mapping[str, Any]
@@ -233,7 +219,7 @@ class Perf:
         )
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _as_outcome(self) -> Iterator[None]:
         """Turn what this package raises into the test's outcome, without a traceback through this package."""
         try:
             yield
@@ -246,43 +232,6 @@ class Perf:
 
 
 def write_properties(item: pytest.Item, *, reports: Sequence[CaseReport]) -> None:
-    """Let a test's JUnit properties say what these reports do, and nothing of what an earlier attempt judged."""
+    """Replace a test's JUnit properties of an earlier attempt by those of these reports."""
     others = [(name, value) for name, value in item.user_properties if not name.startswith(PREFIX)]
     item.user_properties[:] = [*others, *(pair for report in reports for pair in properties(report))]
-
-
-def waiver_of(item: pytest.Item) -> Waiver | None:
-    """Return what the nearest ``@pytest.mark.perf_waive`` of a test says, or None.
-
-    Raises:
-        WaiverError: If it says something that can't be, or stands on no perf test.
-    """
-    marker = item.get_closest_marker("perf_waive")
-    if marker is None:
-        return None
-    if item.get_closest_marker("perf") is None:
-        raise WaiverError(f"{item.nodeid} is marked perf_waive, but is no perf test; add @pytest.mark.perf, or drop it")
-    return parse_waiver(marker.kwargs, positional=marker.args, subject=f"marker perf_waive of {item.nodeid}")
-
-
-def _marker_tolerances(item: pytest.Item) -> dict[str, float]:
-    """Return what ``@pytest.mark.perf(tolerance=3, tolerances={...})`` says, the nearest marker first."""
-    layers: dict[str, float] = {}
-    for marker in reversed(list(item.iter_markers("perf"))):
-        for name in marker.kwargs:
-            if name not in _MARKER_ARGUMENTS:
-                hint = did_you_mean(name, _MARKER_ARGUMENTS)
-                raise RecipeError(f"marker perf of {item.nodeid}: unknown argument {name!r}; {hint}")
-        if "tolerance" in marker.kwargs:
-            layers["all"] = marker.kwargs["tolerance"]
-        layers |= marker.kwargs.get("tolerances", {})
-    check_tolerances(layers, subject=f"marker perf of {item.nodeid}")
-    return layers
-
-
-def _marker_runs(item: pytest.Item) -> int | None:
-    marker = item.get_closest_marker("perf")
-    runs = marker.kwargs.get("runs") if marker else None
-    if runs is not None and (type(runs) is not int or runs < 1):
-        raise RecipeError(f"marker perf of {item.nodeid}: runs={runs!r} must be a whole number >= 1")
-    return runs

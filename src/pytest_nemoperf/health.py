@@ -132,15 +132,6 @@ def health_problems(report: HealthReport | None) -> list[str]:
     return [*(problem for gpu in report.gpus for problem in _gpu_problems(gpu, report=report)), *cpu]
 
 
-def problems_by_run(reports: Sequence[HealthReport | None]) -> list[str]:
-    """Return what health_problems says of several runs, each sentence with the number of its run."""
-    return [
-        f"run {number}: {problem}"
-        for number, report in enumerate(reports, start=1)
-        for problem in health_problems(report)
-    ]
-
-
 def sm_clocks_mhz(report: HealthReport | None) -> tuple[float, ...]:
     """Return the median clock of each GPU; nothing unless every one tells its own."""
     spans = [gpu.sm_clock_mhz for gpu in report.gpus] if report is not None else []

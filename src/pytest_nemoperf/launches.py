@@ -1,142 +1,206 @@
-"""Launches of a plan, one after another, until they say enough."""
+"""Runs of a planned case: launched on this machine until their verdict is clear, or stored by an earlier session."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.comparison import LOCALLY_RECORDED, VerdictKind
+from pytest_nemoperf.errors import RecordError, UnsupportedError
 from pytest_nemoperf.expected import expected_of
-from pytest_nemoperf.health import health_problems
-from pytest_nemoperf.launchers.local import LocalLauncher
-from pytest_nemoperf.measure import Measurement, measure_outputs, unreadable
-from pytest_nemoperf.replay import TRY_SUFFIXES
-from pytest_nemoperf.runfolders import SessionFolder
+from pytest_nemoperf.holding import wants_more_runs
+from pytest_nemoperf.measure import MeasuredRun, Measurement, measure_run, measurement_of, unreadable, workload_of
+from pytest_nemoperf.replay import TRY_SUFFIXES, CaseRecord, load_case, measure_stored, write_case
 from pytest_nemoperf.runner import run_once
-from pytest_nemoperf.steadiness import run_drift
+from pytest_nemoperf.session_cases import MeasuredCase, PlannedCase
+from pytest_nemoperf.verdict import Verdict, judge
 
 if TYPE_CHECKING:
-    from pytest_nemoperf.frameworks.protocol import Framework
+    from pytest_nemoperf.context import Context
+    from pytest_nemoperf.hostlock import HostLock
+    from pytest_nemoperf.launchers.protocol import Launcher
     from pytest_nemoperf.progress import Progress
-    from pytest_nemoperf.recipe import Plan
-    from pytest_nemoperf.records import RunOutput
+    from pytest_nemoperf.runfolders import SessionFolder
 
 
-_MAX_UNHEALTHY_TRIES = 2  # what disturbs a machine twice in a row seldom goes away for a third launch
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Launched:
-    """What the launches of a case came to.
-
-    Attributes:
-        measurement: What was measured.
-        folders: Of the launches that count, in order, inside the case's own.
-        unreadable: Why the last one's records could not be read; empty if all could.
-    """
-
-    measurement: Measurement
-    folders: tuple[str, ...]
-    unreadable: str = ""
+_MAX_RECORDED_RUNS = 15  # an update that can't hold its tolerance by then says so beside the file
+_MAX_UNHEALTHY_TRIES = 2  # other load that is there twice in a row seldom goes away for a third launch
 
 
 class Launches:
-    """Launches plans on this machine.
+    """Launches cases on this machine.
 
     Args:
-        root: Where this session gets a folder when it first asks for one, with one for each case in it.
+        context: Settings, machine and stored baselines of the session.
+        launcher: Starts the ranks.
+        folder: Working folder of the session.
+        turn: Lock that perf sessions of this host take turns with.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.session_folder = SessionFolder(root)
-        self.launcher = LocalLauncher()
+    def __init__(self, context: Context, *, launcher: Launcher, folder: SessionFolder, turn: HostLock) -> None:
+        self._context = context
+        self._launcher = launcher
+        self._folder = folder
+        self._turn = turn
 
-    def until(
-        self,
-        is_enough: Callable[[Measurement], bool],
-        *,
-        plan: Plan,
-        framework: Framework,
-        limit: int,
-        progress: Progress,
-    ) -> Launched:
-        """Launch a plan again and again and return what was measured; unreadable records make it INVALID.
+    def measure(self, case: PlannedCase, *, progress: Progress) -> MeasuredCase:
+        """Launch a case until its verdict is clear or its baseline complete; see CaseLauncher.
 
-        A run whose steps have not settled, or whose machine was not healthy, is dropped and launched again, twice at
-        most: what passes, like other load on the host, is gone then; what stays makes the case INVALID.
+        Records that can't be read make it INVALID.
+        """
+        context, plan = self._context, case.plan
+        found = context.store.find(plan.case, workload=workload_of(plan))
+        self._turn.acquire(report=progress.say)
+        runs: list[MeasuredRun] = []
+        folders: list[str] = []
+        failure = ""
+        is_decided = False
+        while not is_decided:
+            number = len(runs) + 1
+            try:
+                with progress.run(plan, number=number, num_runs=self._max_runs(case)):
+                    runs.append(self._sound_run(case, number=number, folders=folders, progress=progress))
+                measurement = measurement_of(plan, runs=runs)
+            except RecordError as exc:
+                failure = f"run {number}: {exc}"
+                measurement = unreadable(plan, reason=failure)
+            verdict = judge(
+                measurement,
+                baseline=found.baseline,
+                machine=context.machine,
+                policy=case.policy,
+                looked_in=context.baselines_shown,
+            )
+            is_decided = self._is_decided(case, measurement=measurement, verdict=verdict)
+        run_dir = self._folder.path / plan.case
+        record = CaseRecord(
+            case=plan.case,
+            system=plan.system,
+            machine=context.machine,
+            provenance=context.provenance,
+            terms=case.policy,
+            fail_on=tuple(sorted(context.settings.fail_on)),
+            runs=tuple(folders),
+            unreadable=failure,
+            waiver=case.waiver.arguments if case.waiver else {},
+            release=context.settings.release,
+        )
+        write_case(run_dir, record=record)
+        return MeasuredCase(
+            nodeid=case.nodeid,
+            measurement=measurement,
+            machine=context.machine,
+            provenance=context.provenance,
+            policy=case.policy,
+            waiver=case.waiver,
+            found=found,
+            plan=plan,
+            run_dir=run_dir,
+            verdict=verdict,
+        )
+
+    def close(self) -> None:
+        """Stop every process; may be called twice."""
+        self._launcher.close()
+
+    def _max_runs(self, case: PlannedCase) -> int:
+        limit = max(case.num_runs, case.policy.max_runs)
+        return limit if self._context.settings.updating is None else max(limit, _MAX_RECORDED_RUNS)
+
+    def _is_decided(self, case: PlannedCase, *, measurement: Measurement, verdict: Verdict) -> bool:
+        """Tell whether another launch would change neither the verdict nor the stored baseline."""
+        updating = self._context.settings.updating
+        kind, num_runs = verdict.kind, len(measurement.runs)
+        is_accepted = updating is not None and updating.is_accepted
+        if kind is VerdictKind.INVALID or (kind is VerdictKind.REGRESSED and not is_accepted):
+            return True  # more launches would be refused as well
+        if kind is VerdictKind.INCONCLUSIVE and num_runs < case.policy.max_runs:
+            return False
+        if updating is None:
+            return kind not in LOCALLY_RECORDED or num_runs >= case.num_runs
+        if num_runs < case.num_runs:
+            return False
+        return num_runs >= self._max_runs(case) or not wants_more_runs(measurement.runs, policy=case.policy)
+
+    def _sound_run(self, case: PlannedCase, *, number: int, folders: list[str], progress: Progress) -> MeasuredRun:
+        """Launch one run until a try of it is sound, and return the last try.
+
+        A try whose steps have not settled, or whose machine was not healthy, is dropped: a passing cause, like other
+        load on the host, is gone the next time.
 
         Args:
-            is_enough: Asked after each launch.
-            plan: What to launch.
-            framework: Who trains it.
-            limit: Launches at most, for the progress that is shown; is_enough keeps to it.
-            progress: Shows what goes on.
-
-        Raises:
-            LaunchError: If ranks failed, hung or were killed.
-        """
-        outputs: list[RunOutput] = []
-        folders: list[str] = []
-        while True:
-            number = len(outputs) + 1
-            folders.append("")
-            try:
-                with progress.run(plan, number=number, num_runs=limit):
-                    output = self._sound_run(
-                        plan, framework=framework, number=number, folders=folders, progress=progress
-                    )
-            except RecordError as exc:
-                reason = f"run {number}: {exc}"
-                measurement = unreadable(plan, reason=reason)
-                return Launched(measurement=measurement, folders=tuple(folders), unreadable=reason)
-            outputs.append(output)
-            measurement = measure_outputs(plan, outputs=outputs)
-            if measurement.problems or is_enough(measurement):
-                return Launched(measurement=measurement, folders=tuple(folders))
-
-    def _sound_run(
-        self, plan: Plan, *, framework: Framework, number: int, folders: list[str], progress: Progress
-    ) -> RunOutput:
-        """Launch one run until a try of it is sound, and return the last try; its folder ends the list."""
-        drifts_pct: list[float | None] = []
-        for attempt, suffix in enumerate(TRY_SUFFIXES, start=1):
-            folders[-1] = f"run-{number}{suffix}"
-            output = self.once(plan, framework=framework, folder=folders[-1], progress=progress)
-            drift = run_drift(expected_of(plan), records=output.records)
-            unhealthy = health_problems(output.health)
-            is_last = attempt == len(TRY_SUFFIXES) or (unhealthy and attempt == _MAX_UNHEALTHY_TRIES)
-            if is_last or not (drift or unhealthy):
-                break
-            problem = drift.text if drift else unhealthy[0]
-            progress.say(f"run {number} is dropped and launched again: {problem}")
-            if not unhealthy:  # other load is no drift of the workload, nor of a machine at rest
-                drifts_pct.append(drift.pct if drift else None)
-        return replace(output, earlier_drifts_pct=tuple(drifts_pct))
-
-    def once(self, plan: Plan, *, framework: Framework, folder: str, progress: Progress) -> RunOutput:
-        """Launch a plan once, in a folder of its case.
+            case: Case to run.
+            number: Number of the run, from 1.
+            folders: Folder of each run in the case's own; that of the last try is added.
+            progress: Display of the runs.
 
         Raises:
             LaunchError: If ranks failed, hung or were killed.
             RecordError: If they ended well but left an incomplete or impossible record.
         """
-        output = run_once(
-            plan,
-            framework=framework,
-            launcher=self.launcher,
-            run_dir=self.case_dir(plan.case) / folder,
-            on_progress=progress.step,
-        )
-        progress.finish(output.records)
-        return output
+        expected = expected_of(case.plan)
+        drifts_pct: list[float | None] = []
+        folders.append("")
+        for attempt, suffix in enumerate(TRY_SUFFIXES, start=1):
+            folders[-1] = f"run-{number}{suffix}"
+            output = run_once(
+                case.plan,
+                framework=case.framework,
+                launcher=self._launcher,
+                run_dir=self._folder.path / case.plan.case / folders[-1],
+                on_progress=progress.step,
+            )
+            run = measure_run(expected, output)
+            progress.finish(run)
+            if not (run.drift or run.health_problems) or attempt == len(TRY_SUFFIXES):
+                break
+            if run.health_problems and attempt == _MAX_UNHEALTHY_TRIES:
+                break
+            problem = run.drift.text if run.drift else run.health_problems[0]
+            progress.say(f"run {number} is dropped and launched again: {problem}")
+            if not run.health_problems:  # other load is no drift of the workload, nor of a machine at rest
+                drifts_pct.append(run.drift.pct if run.drift else None)
+        return replace(run, earlier_drifts_pct=tuple(drifts_pct))
 
-    def case_dir(self, case: str) -> Path:
-        """Return the folder of a case."""
-        return self.session_folder.path / case
+
+class Replay:
+    """Gives cases the runs that an earlier session stored.
+
+    Args:
+        context: Settings and stored baselines of the session.
+        root: Folder of the earlier session, with one for each case.
+    """
+
+    def __init__(self, context: Context, *, root: Path) -> None:
+        self._context = context
+        self._root = root
+
+    def measure(self, case: PlannedCase, *, progress: Progress) -> MeasuredCase:  # noqa: ARG002 (nothing takes time)
+        """Return a case with the measurement of its stored runs; see CaseLauncher.
+
+        They are measured by the plan that is stored with them, and judged as runs of the machine they were on.
+        """
+        plan, run_dir = case.plan, self._root / case.plan.case
+        if not run_dir.is_dir():
+            raise UnsupportedError(f"no runs of {plan.case} are stored in {self._root.name}")
+        stored = load_case(run_dir)
+        if stored.plan.system != plan.system:
+            raise UnsupportedError(f"{run_dir} holds runs of system {stored.plan.system}, not {plan.system}")
+        measurement = measure_stored(stored, framework=case.framework)
+        store = replace(self._context.store, machine=stored.record.machine)
+        return MeasuredCase(
+            nodeid=case.nodeid,
+            measurement=measurement,
+            machine=stored.record.machine,
+            provenance=stored.record.provenance,
+            policy=case.policy,
+            waiver=case.waiver,
+            found=store.find(plan.case, workload=measurement.workload),
+            plan=plan,
+            run_dir=run_dir,
+            is_storable=False,
+        )
 
     def close(self) -> None:
-        """Stop every process; may be called twice."""
-        self.launcher.close()
-        self.session_folder.release()
+        """Nothing runs."""

@@ -11,11 +11,11 @@ from typing import Final
 from pytest_nemoperf import clock
 from pytest_nemoperf.errors import RecipeError, RecordError
 from pytest_nemoperf.expected import ExpectedRecords
-from pytest_nemoperf.measure import Run, measure_runs
+from pytest_nemoperf.measure import Run, measure_run
 from pytest_nemoperf.metrics import format_time
 from pytest_nemoperf.passes import Passes
 from pytest_nemoperf.recipe import MIN_STEPS, MIN_WARMUP_STEPS
-from pytest_nemoperf.records import StepRecord
+from pytest_nemoperf.records import RunOutput, StepRecord
 from pytest_nemoperf.soundness import record_problems
 from pytest_nemoperf.steadiness import settling_times
 
@@ -155,14 +155,18 @@ class MeasuredLoop:
         """
         self._passes.close()
         if not self._units:
-            return measure_runs(self._expected, outputs=[self._unit])
+            only = measure_run(self._expected, RunOutput(records=tuple(self._unit)))
+            problems = tuple(f"run 1: {problem}" for problem in only.problems)
+            return (() if only.run is None else (only.run,)), problems
         units = self._units[self._passes.counted]
         records = _joined(units, warmup_steps=self._expected.warmup_steps)
         expected = replace(self._expected, steps=len(records) - self._expected.warmup_steps)
         # Whether they have settled the passes have said already, of each unit by itself where lengths vary.
-        run = measure_runs(expected, outputs=[records])[0][0]
+        run = measure_run(expected, RunOutput(records=tuple(records))).run
         # Losses compare at the same step of training: that of the first time.
-        first_time = measure_runs(self._expected, outputs=[self._units[0][0]])[0][0]
+        first_time = measure_run(self._expected, RunOutput(records=tuple(self._units[0][0]))).run
+        assert run is not None  # noqa: S101 (a unit has all its steps)
+        assert first_time is not None  # noqa: S101 (as above)
         run = replace(
             run,
             last_step=first_time.last_step,

@@ -10,7 +10,7 @@ from typing import Any
 
 from pytest_nemoperf.expected import ExpectedRecords, expected_of
 from pytest_nemoperf.flops import FLOPS_REL_TOL
-from pytest_nemoperf.health import problems_by_run, sm_clocks_mhz
+from pytest_nemoperf.health import health_problems, sm_clocks_mhz
 from pytest_nemoperf.jsontext import plain_mapping, to_data
 from pytest_nemoperf.metrics import (
     MEAN_TOKENS_PER_STEP,
@@ -84,6 +84,32 @@ class Run:
     hosts: tuple[str, ...] = ()
     loss: float | None = None
     grad_norm: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredRun:
+    """One launch: its numbers, and every reason not to judge them.
+
+    Attributes:
+        run: Numbers of the measured steps; None if there are none.
+        drift: Drift of the steps; None if they have settled.
+        earlier_drifts_pct: Drift of each dropped try of this launch, percent; None for a try that had settled.
+        record_problems: Records that are incomplete or impossible.
+        health_problems: Signs that the machine was slowed, broken or shared.
+        environment: Versions and settings seen inside the ranks.
+    """
+
+    run: Run | None
+    drift: Drift | None = None
+    earlier_drifts_pct: tuple[float | None, ...] = ()
+    record_problems: tuple[str, ...] = ()
+    health_problems: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def problems(self) -> list[str]:
+        """Reasons not to judge its numbers, those of the machine apart."""
+        return [*self.record_problems, *drift_problems(self.drift, earlier_pct=self.earlier_drifts_pct)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,78 +193,62 @@ def _without_defaults(part: Any) -> dict[str, Any]:
     return {name: _without_defaults(value) if is_dataclass(value) else to_data(value) for name, value in values.items()}
 
 
-def measure(
-    plan: Plan,
-    *,
-    outputs: Sequence[Sequence[StepRecord]],
-    environment: Mapping[str, str],
-    earlier_drifts_pct: Sequence[Sequence[float | None]] = (),
-) -> Measurement:
-    """Return the measurement of a case from the step records of its runs.
+def measure_run(expected: ExpectedRecords, output: RunOutput) -> MeasuredRun:
+    """Return the numbers of a launch and every reason not to judge them.
 
     Args:
-        plan: What ran.
-        outputs: Step records of each run, warm-up included.
-        environment: Versions and settings seen inside the ranks.
-        earlier_drifts_pct: Drifts of the tries that were dropped for each run; nothing if none was.
+        expected: Steps and tokens that the plan asks for.
+        output: Records and machine health of the launch.
     """
+    drift = run_drift(expected, records=output.records)
+    measured = [record for record in output.records if record.step >= expected.warmup_steps]
+    run: Run | None = None
+    if measured:
+        run = _run_of(expected, measured=measured, drift=drift)
+        run = replace(run, hosts=output.hosts, sm_clock_mhz=sm_clocks_mhz(output.health))
+    return MeasuredRun(
+        run=run,
+        drift=drift,
+        record_problems=tuple(record_problems(expected, records=output.records)),
+        health_problems=tuple(health_problems(output.health)),
+        environment=output.environment,
+    )
+
+
+def measurement_of(plan: Plan, *, runs: Sequence[MeasuredRun]) -> Measurement:
+    """Return the measurement of a case from its measured runs, in the order of their launches."""
     expected = expected_of(plan)
-    runs, problems = measure_runs(expected, outputs=outputs, earlier_drifts_pct=earlier_drifts_pct)
+    environment: dict[str, str] = {}
+    problems: list[str] = []
+    unhealthy: list[str] = []
+    for number, run in enumerate(runs, start=1):
+        environment |= run.environment
+        problems += [f"run {number}: {problem}" for problem in run.problems]
+        unhealthy += [f"run {number}: {problem}" for problem in run.health_problems]
+    if TRACERS in environment:
+        problems += tracer_problems([environment[TRACERS]])
     return Measurement(
         case=plan.case,
         system=plan.system,
         workload=workload_of(plan),
-        runs=runs,
+        runs=tuple(run.run for run in runs if run.run is not None),
         environment=environment,
         flops_per_token=expected.flops_per_token if expected.has_exact_tokens else None,
         flops_convention=plan.flops_convention,
-        problems=problems,
+        problems=(*problems, *unhealthy),
         inject_pct=plan.inject_pct,
     )
 
 
 def measure_outputs(plan: Plan, *, outputs: Sequence[RunOutput]) -> Measurement:
-    """Return the measurement of a case from what its runs left; an unhealthy machine is a problem of its run."""
-    environment = {name: value for output in outputs for name, value in output.environment.items()}
-    measurement = measure(
-        plan,
-        outputs=[output.records for output in outputs],
-        environment=environment,
-        earlier_drifts_pct=[output.earlier_drifts_pct for output in outputs],
-    )
-    measured = [output for output in outputs if any(each.step >= plan.warmup_steps for each in output.records)]
-    runs = tuple(
-        replace(run, hosts=each.hosts, sm_clock_mhz=sm_clocks_mhz(each.health))
-        for run, each in zip(measurement.runs, measured, strict=True)
-    )
-    unhealthy = problems_by_run([output.health for output in outputs])
-    traced = tracer_problems(list(filter(None, [environment.get(TRACERS)])))
-    return replace(measurement, runs=runs, problems=(*measurement.problems, *traced, *unhealthy))
+    """Return the measurement of a case from the records of its runs."""
+    expected = expected_of(plan)
+    return measurement_of(plan, runs=[measure_run(expected, output) for output in outputs])
 
 
 def unreadable(plan: Plan, *, reason: str) -> Measurement:
-    """Return the measurement of a case whose records can't be read: none, and why."""
-    return replace(measure(plan, outputs=(), environment={}), problems=(reason,))
-
-
-def measure_runs(
-    expected: ExpectedRecords,
-    *,
-    outputs: Sequence[Sequence[StepRecord]],
-    earlier_drifts_pct: Sequence[Sequence[float | None]] = (),
-) -> tuple[tuple[Run, ...], tuple[str, ...]]:
-    """Return the numbers of each run that has measured steps, and every reason why they must not be judged."""
-    runs: list[Run] = []
-    problems: list[str] = []
-    for index, records in enumerate(outputs):
-        drift = run_drift(expected, records=records)
-        earlier = earlier_drifts_pct[index] if earlier_drifts_pct else ()
-        found = [*record_problems(expected, records=records), *drift_problems(drift, earlier_pct=earlier)]
-        problems += [f"run {index + 1}: {problem}" for problem in found]
-        measured = [record for record in records if record.step >= expected.warmup_steps]
-        if measured:
-            runs.append(_measure_run(expected, measured=measured, drift=drift))
-    return tuple(runs), tuple(problems)
+    """Return an INVALID measurement without runs, for records that can't be read."""
+    return replace(measurement_of(plan, runs=()), problems=(reason,))
 
 
 def drift_problems(drift: Drift | None, *, earlier_pct: Sequence[float | None]) -> list[str]:
@@ -253,7 +263,7 @@ def drift_problems(drift: Drift | None, *, earlier_pct: Sequence[float | None]) 
     return [f"{drift.text}; so in {len(earlier_pct) + 1} of as many tries" if earlier_pct else drift.text]
 
 
-def _measure_run(expected: ExpectedRecords, *, measured: Sequence[StepRecord], drift: Drift | None) -> Run:
+def _run_of(expected: ExpectedRecords, *, measured: Sequence[StepRecord], drift: Drift | None) -> Run:
     peaks = [record.peak_memory_bytes for record in measured if record.peak_memory_bytes is not None]
     lengths = _lengths(expected, measured=measured)
     settling = settling_times(measured, has_exact_tokens=expected.has_exact_tokens)

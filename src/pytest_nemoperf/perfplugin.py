@@ -12,10 +12,11 @@ from pytest_nemoperf.cases import benchmark_case_id
 from pytest_nemoperf.changes import changes_text
 from pytest_nemoperf.comparison import FAILING_BY_DEFAULT
 from pytest_nemoperf.errors import BaselineError, NemoPerfError, WaiverError
-from pytest_nemoperf.fixture import PRICED, Perf, waiver_of, write_properties
+from pytest_nemoperf.fixture import PRICED, Perf, write_properties
 from pytest_nemoperf.github import is_github
 from pytest_nemoperf.githubplugin import GitHubPlugin
 from pytest_nemoperf.machine import describe_devices
+from pytest_nemoperf.markers import is_perf, waiver_of
 from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.progress import Progress
 from pytest_nemoperf.report.ab import ab_header
@@ -83,7 +84,7 @@ class PerfPlugin:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Begin an attempt of a perf test; leave out benchmark tests that this session has no use for."""
-        if _is_perf(item):
+        if is_perf(item):
             self.session.begin(item.nodeid)
             self._problem = ""
             write_properties(item, reports=())
@@ -93,16 +94,9 @@ class PerfPlugin:
     def _prepare_benchmark(self, item: pytest.Item) -> None:
         """Delay what pytest-benchmark measures in a self-test session; take turns before anything is timed."""
         settings = self.session.settings
-        perf = self.perf_of(item)
-        perf.ask(benchmark_case_id(item.nodeid))
-        if settings.is_dry_run:
-            perf.end_dry("a benchmark test has no recipe to price")
-        if settings.against:
-            perf.leave_out("a benchmark test runs in the test process, where code can't be swapped (--perf-ab)")
-        if settings.replay_dir is not None:
-            perf.leave_out("replay: a benchmark test leaves no runs that could be judged again")
-        if settings.changes:
-            self.progress.say(f"{item.nodeid} runs as ever: --perf-set changes recipes, and it has none")
+        self.perf_of(item).begin_in_process(
+            benchmark_case_id(item.nodeid), kind="a benchmark test", subject=item.nodeid
+        )
         if settings.inject_pct:
             bench.inject_delay(item, inject_pct=settings.inject_pct)
         self.session.take_turn(self.progress)
@@ -123,7 +117,7 @@ class PerfPlugin:
             raise
         finally:
             self._end_attempt(problem=self._problem)
-            if _is_perf(item):
+            if is_perf(item):
                 self._write_last_properties(item)
         return result
 
@@ -142,7 +136,7 @@ class PerfPlugin:
     ) -> Generator[None, Any, Any]:
         """Let a perf test's benchmark fixture repeat its timing until that is sound."""
         item = request.node
-        if fixturedef.argname != _BENCHMARK or not isinstance(item, pytest.Item) or not _is_perf(item):
+        if fixturedef.argname != _BENCHMARK or not isinstance(item, pytest.Item) or not is_perf(item):
             return (yield)
         if not _uses_benchmark(item):  # it is asked for by name, while the test runs
             self._prepare_benchmark(item)
@@ -180,7 +174,7 @@ class PerfPlugin:
         caught: Sequence[pytest.ExceptionInfo[BaseException]] = getattr(item, "_excinfo", None) or ()
         for each in caught:  # a unittest.TestCase keeps what it raised to itself
             self._note_failure(each.value)
-        if caught or not _is_perf(item):
+        if caught or not is_perf(item):
             return
         if benchmark is not None:
             self._judge_benchmark(item, benchmark=benchmark)
@@ -220,7 +214,7 @@ class PerfPlugin:
         comparing = ""
         if session.ab is not None and settings.against is not None:
             comparing = ab_header(
-                session.ab.revision_text,
+                session.ab.revision.label,
                 limit_sec=settings.against.limit_sec,
                 tolerances=settings.policy.tolerances,
                 caution=session.ab.caution,
@@ -398,12 +392,8 @@ def _how(settings: Settings) -> str:
     return "detected" if settings.replay_dir is None else "of the stored runs"
 
 
-def _is_perf(item: pytest.Item) -> bool:
-    return item.get_closest_marker("perf") is not None
-
-
 def _uses_benchmark(item: pytest.Item) -> bool:
-    return _BENCHMARK in getattr(item, "fixturenames", ()) and _is_perf(item)
+    return _BENCHMARK in getattr(item, "fixturenames", ()) and is_perf(item)
 
 
 def _end_at_the_test(error: NemoPerfError) -> None:

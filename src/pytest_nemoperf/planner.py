@@ -1,4 +1,4 @@
-"""From a test's recipe to the plan of its case, or to its price."""
+"""Plan or price the recipe of a test, and give each case to one test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from pytest_nemoperf import machine
 from pytest_nemoperf.changes import CHANGED_SUFFIX, change_recipe
-from pytest_nemoperf.comparison import merge_tolerances
+from pytest_nemoperf.comparison import VerdictPolicy, merge_tolerances
 from pytest_nemoperf.dryrun import AskedCase, PricedCase
 from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, UnsupportedError, did_you_mean
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
@@ -20,12 +20,14 @@ from pytest_nemoperf.memory import host_bytes
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.pricing import price_plan
 from pytest_nemoperf.rules import NATIVE
+from pytest_nemoperf.session_cases import PlannedCase
 from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.store import BaselineStore
 
 if TYPE_CHECKING:
     from pytest_nemoperf.frameworks.protocol import Framework
     from pytest_nemoperf.recipe import Plan, Recipe
+    from pytest_nemoperf.waivers import Waiver
 
 
 class Planner:
@@ -38,7 +40,6 @@ class Planner:
     """
 
     def __init__(self, config: pytest.Config, *, settings: Settings, store: BaselineStore) -> None:
-        self.plans: dict[str, Plan] = {}
         self.priced: list[PricedCase] = []
         self.asked: dict[str, AskedCase] = {}
         self.without_case: set[str] = set()
@@ -61,31 +62,45 @@ class Planner:
                 known[framework.name] = framework
         return known
 
-    def plan(self, recipe: Recipe, *, nodeid: str, tolerances: Sequence[Mapping[str, float]]) -> tuple[Plan, Framework]:
-        """Return how a recipe runs here; stored runs are judged wherever they ran.
+    def plan(
+        self,
+        recipe: Recipe,
+        *,
+        nodeid: str,
+        tolerances: Mapping[str, float],
+        num_runs: int | None,
+        waiver: Waiver | None,
+    ) -> PlannedCase:
+        """Resolve a recipe for this system and check that it can run here; stored runs are judged wherever they ran.
 
         Args:
-            recipe: What the test asks for.
+            recipe: Recipe the test asks for.
             nodeid: The test.
-            tolerances: Layers on top of the session's.
+            tolerances: Of its marker, above the recipe's.
+            num_runs: Launches of its marker that make a baseline; None for the session's.
+            waiver: Known loss that it lets pass; None for none.
 
         Raises:
             NoLayoutError: If the recipe has no layout for the system.
             UnsupportedError: If the framework can't run it here.
             PlanError: If it can't be resolved, or wants more than this machine has.
         """
-        plan = self._resolve(recipe, nodeid=nodeid, tolerances=tolerances)
+        settings = self._settings
+        plan, policy = self._resolve(recipe, nodeid=nodeid, tolerances=tolerances)
         framework = self._framework(plan)
-        if self._settings.replay_dir is None:
-            machine.check_capacity(plan, devices=self._settings.devices)
+        if settings.replay_dir is None:
+            machine.check_capacity(plan, devices=settings.devices)
             if reason := framework.unsupported(plan):
                 raise UnsupportedError(f"{plan.case}: {reason}")
             _check_host_memory(plan)
         self.claim(plan.case, nodeid=nodeid)
-        self.plans[plan.case] = plan
-        return plan, framework
+        if num_runs is None or settings.changes:
+            num_runs = settings.runs
+        return PlannedCase(
+            nodeid=nodeid, plan=plan, framework=framework, num_runs=num_runs, policy=policy, waiver=waiver
+        )
 
-    def price(self, recipe: Recipe, *, nodeid: str, tolerances: Sequence[Mapping[str, float]]) -> PricedCase:
+    def price(self, recipe: Recipe, *, nodeid: str, tolerances: Mapping[str, float]) -> PricedCase:
         """Resolve and price a recipe, and keep the result for the end of a dry run.
 
         Raises:
@@ -93,7 +108,7 @@ class Planner:
             PlanError: If it can't be resolved.
             BaselineError: If a stored baseline can't be trusted.
         """
-        plan = self._resolve(recipe, nodeid=nodeid, tolerances=tolerances)
+        plan, _ = self._resolve(recipe, nodeid=nodeid, tolerances=tolerances)
         self.claim(plan.case, nodeid=nodeid)
         unsupported = self._framework(plan).unsupported(plan)
         baseline = self._store.find(plan.case, workload=workload_of(plan)).baseline
@@ -101,10 +116,14 @@ class Planner:
         self.priced.append(PricedCase(nodeid=nodeid, price=price))
         return self.priced[-1]
 
-    def ask(self, case: str, *, nodeid: str, tolerances: Sequence[Mapping[str, float]]) -> None:
-        """Note that a test asks for a case, whatever becomes of it."""
-        merged = merge_tolerances([self._settings.policy.tolerances, *tolerances])
-        self.asked.setdefault(case, AskedCase(case=case, nodeid=nodeid, tolerances=merged))
+    def policy(self, layers: Sequence[Mapping[str, float]]) -> VerdictPolicy:
+        """Return the session's verdict policy with further tolerances, later ones above earlier ones."""
+        policy = self._settings.policy
+        return replace(policy, tolerances=merge_tolerances([policy.tolerances, *layers]))
+
+    def ask(self, case: str, *, nodeid: str, policy: VerdictPolicy) -> None:
+        """Note that a test asks for a case, even if it is never measured."""
+        self.asked.setdefault(case, AskedCase(case=case, nodeid=nodeid, tolerances=policy.tolerances))
 
     def claim(self, case: str, *, nodeid: str) -> None:
         """Give a case to a test.
@@ -122,7 +141,8 @@ class Planner:
                 "give one recipe a variant"
             )
 
-    def _resolve(self, recipe: Recipe, *, nodeid: str, tolerances: Sequence[Mapping[str, float]]) -> Plan:
+    def _resolve(self, recipe: Recipe, *, nodeid: str, tolerances: Mapping[str, float]) -> tuple[Plan, VerdictPolicy]:
+        """Return a recipe's plan for this system and its verdict policy, and note that the test asks for the case."""
         settings = self._settings
         self.systems |= recipe.layouts.keys()
         if settings.changes:
@@ -136,8 +156,9 @@ class Planner:
             raise
         if settings.changes:
             plan = replace(plan, case=plan.case + CHANGED_SUFFIX)
-        self.ask(plan.case, nodeid=nodeid, tolerances=[*tolerances, recipe.tolerances])
-        return plan
+        policy = self.policy([tolerances, recipe.tolerances])
+        self.ask(plan.case, nodeid=nodeid, policy=policy)
+        return plan, policy
 
     def _framework(self, plan: Plan) -> Framework:
         if plan.framework not in self.frameworks:

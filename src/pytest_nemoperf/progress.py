@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,13 +12,12 @@ import pytest
 
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.expected import expected_of
-from pytest_nemoperf.measure import measure_runs
 from pytest_nemoperf.report.terminal import render_case_line, render_progress, render_run_line
 
 if TYPE_CHECKING:
+    from pytest_nemoperf.measure import MeasuredRun
     from pytest_nemoperf.recipe import Plan
     from pytest_nemoperf.records import Progress as LastStep
-    from pytest_nemoperf.records import StepRecord
     from pytest_nemoperf.results import CaseReport
 
 _REDRAW_SEC = 0.2
@@ -89,16 +88,15 @@ class Progress:
             if time.monotonic() - current.drawn >= _REDRAW_SEC:
                 self._draw()
 
-    def finish(self, records: Sequence[StepRecord]) -> None:
+    def finish(self, measured: MeasuredRun) -> None:
         """Write the line of a finished run where no live line shows it."""
         current = self._current
-        runs, _ = measure_runs(expected_of(current.plan), outputs=[records]) if current else ((), ())
-        if current is None or not runs:
+        if current is None or measured.run is None:
             return
         line = render_run_line(
             case=current.plan.case,
             run=current.number,
-            measured=runs[0],
+            measured=measured.run,
             elapsed_sec=time.monotonic() - current.started,
             inject_pct=current.plan.inject_pct,
         )

@@ -190,14 +190,12 @@ class RunOutput:
         environment: Versions and settings seen inside the ranks.
         hosts: Name of each rank's host, by rank; empty if not known.
         health: State of the machine meanwhile; None if it was not watched.
-        earlier_drifts_pct: Drift of each try that was dropped for this one, percent; None for one that had settled.
     """
 
     records: tuple[StepRecord, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()
     health: HealthReport | None = None
-    earlier_drifts_pct: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Stored runs judged again: what a session leaves beside a case's runs, and the way back to a measurement."""
+"""Stored runs of a case: the record beside them, and their measurement."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from typing import Final, Literal
 
 from pytest_nemoperf.baseline import write_atomically
 from pytest_nemoperf.comparison import VerdictKind, VerdictPolicy
-from pytest_nemoperf.errors import RecordError, UnsupportedError
+from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.expected import expected_of
 from pytest_nemoperf.frameworks.protocol import Framework
-from pytest_nemoperf.health import health_problems
 from pytest_nemoperf.jsontext import from_data, read_json, to_json
-from pytest_nemoperf.measure import Measurement, measure_outputs, unreadable
+from pytest_nemoperf.measure import MeasuredRun, Measurement, measure_run, measurement_of, unreadable
 from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import PLAN_FILE, STEPS_FILE, RunOutput
+from pytest_nemoperf.records import PLAN_FILE, STEPS_FILE
 from pytest_nemoperf.runner import read_run
 from pytest_nemoperf.schema import read_contract
-from pytest_nemoperf.steadiness import run_drift
 
 CASE_FILE: Final = "case.json"
 CASE_SCHEMA_VERSION: Final = 1
@@ -154,26 +152,27 @@ def load_runs(run_dirs: Sequence[Path]) -> StoredCase:
 
 
 def measure_stored(stored: StoredCase, *, framework: Framework) -> Measurement:
-    """Return what stored runs measure: what their session measured.
+    """Return the measurement of stored runs, equal to that of their session.
 
     Args:
-        stored: The runs.
-        framework: Who trained them, and reads their records.
+        stored: Runs of one case.
+        framework: Adapter that reads their records.
 
     Raises:
         RecordError: If records are missing or torn that could be read when they were written.
     """
-    outputs: list[RunOutput] = []
+    expected = expected_of(stored.plan)
+    runs: list[MeasuredRun] = []
     for run_dir in stored.run_dirs:
         try:
-            output = read_run(stored.plan, framework=framework, run_dir=run_dir)
-            drifts_pct = tuple(_drifts_pct(stored.plan, framework=framework, run_dirs=_earlier_tries(run_dir)))
-            outputs.append(replace(output, earlier_drifts_pct=drifts_pct))
+            run = measure_run(expected, read_run(stored.plan, framework=framework, run_dir=run_dir))
         except RecordError as exc:
             if stored.record.unreadable:
                 return unreadable(stored.plan, reason=stored.record.unreadable)
             raise RecordError(_lost(run_dir, error=exc)) from exc
-    return measure_outputs(stored.plan, outputs=outputs)
+        drifts_pct = tuple(_drifts_pct(stored.plan, framework=framework, run_dirs=_earlier_tries(run_dir)))
+        runs.append(replace(run, earlier_drifts_pct=drifts_pct))
+    return measurement_of(stored.plan, runs=runs)
 
 
 def _earlier_tries(run_dir: Path) -> list[Path]:
@@ -191,42 +190,9 @@ def _drifts_pct(plan: Plan, *, framework: Framework, run_dirs: Sequence[Path]) -
         if not (run_dir / PLAN_FILE).exists():
             continue
         with suppress(RecordError):
-            output = read_run(plan, framework=framework, run_dir=run_dir)
-            drift = run_drift(expected_of(plan), records=output.records)
-            if not health_problems(output.health):
-                yield None if drift is None else drift.pct
-
-
-class Replay:
-    """Stored runs of a session in place of launches.
-
-    Args:
-        root: The session's folder, with one for each case.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.records: dict[str, CaseRecord] = {}
-
-    def measure(self, plan: Plan, *, framework: Framework) -> Measurement:
-        """Return what a case's stored runs measure.
-
-        Args:
-            plan: Of the case as its test resolves it now; the runs are measured by the one that is stored with them.
-            framework: Who trained them.
-
-        Raises:
-            UnsupportedError: If the case is not stored, so that there is nothing to judge.
-            RecordError: If its files can't be trusted.
-        """
-        case_dir = self.root / plan.case
-        if not case_dir.is_dir():
-            raise UnsupportedError(f"no runs of {plan.case} are stored in {self.root.name}")
-        stored = load_case(case_dir)
-        if stored.plan.system != plan.system:
-            raise UnsupportedError(f"{case_dir} holds runs of system {stored.plan.system}, not {plan.system}")
-        self.records[plan.case] = stored.record
-        return measure_stored(stored, framework=framework)
+            run = measure_run(expected_of(plan), read_run(plan, framework=framework, run_dir=run_dir))
+            if not run.health_problems:
+                yield None if run.drift is None else run.drift.pct
 
 
 def _lost(run_dir: Path, *, error: RecordError) -> str:

@@ -1,4 +1,4 @@
-"""One perf session: what lives as long as it does, and which way its cases go; decided and worded elsewhere."""
+"""One perf session: cases are planned, measured, judged, stored and reported, each by a module of its own."""
 
 from __future__ import annotations
 
@@ -10,35 +10,44 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_nemoperf.absession import open_ab_session
+from pytest_nemoperf.absession import ABSession
 from pytest_nemoperf.baseline import write_atomically
 from pytest_nemoperf.case_profiles import is_profile_due, profile_report, store_new_profile
 from pytest_nemoperf.changes import changes_text
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.context import Context
 from pytest_nemoperf.dryrun import DRY_RUN_FILE, DryRun
-from pytest_nemoperf.errors import BaselineError, RecipeError
+from pytest_nemoperf.errors import BaselineError, RecipeError, RevisionError, UnsupportedError
 from pytest_nemoperf.hostlock import HostLock
 from pytest_nemoperf.jsontext import to_json
-from pytest_nemoperf.judging import judge_case, launch_case
-from pytest_nemoperf.launches import Launches
+from pytest_nemoperf.judging import judge_case
+from pytest_nemoperf.launchers.local import LocalLauncher
+from pytest_nemoperf.launches import Launches, Replay
 from pytest_nemoperf.measure import Measurement
 from pytest_nemoperf.planner import Planner
 from pytest_nemoperf.report.markdown import render_markdown
 from pytest_nemoperf.results import CaseReport, NotRun, Pruned, SessionResults, Unasked
+from pytest_nemoperf.runfolders import SessionFolder
+from pytest_nemoperf.session_cases import CaseLauncher, MeasuredCase, PlannedCase
 from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.waivers import Waiver
 
 if TYPE_CHECKING:
-    from pytest_nemoperf.frameworks.protocol import Framework
     from pytest_nemoperf.progress import Progress
-    from pytest_nemoperf.recipe import Plan
 
 _KEPT_SESSIONS = 10
 
 
 class PerfSession:
-    """Everything that lives as long as the pytest session: launcher, turn on the host, results."""
+    """Cases of one pytest session, from measurement to report.
+
+    Args:
+        config: Of the pytest session.
+        settings: Values of its options and ini keys.
+
+    Raises:
+        pytest.UsageError: If the revision of ``--perf-ab`` is missing, or has the very files of the working tree.
+    """
 
     def __init__(self, config: pytest.Config, *, settings: Settings) -> None:
         self.settings = settings
@@ -51,16 +60,31 @@ class PerfSession:
         self.unasked: Unasked | None = None
         self.context = Context(settings, root=config.rootpath, started_in=config.invocation_params.dir)
         self.planner = Planner(config, settings=settings, store=self.context.store)
-        self.ab = open_ab_session(settings, root=config.rootpath)
         self._turn = HostLock()
         self._started = time.monotonic()
-        self._launches = Launches(settings.state_dir / "runs")
+        self._folder = SessionFolder(settings.state_dir / "runs")
+        self._ranks = LocalLauncher()
+        self.ab: ABSession | None = None
+        self._launcher = self._case_launcher()
+        self._measured: dict[str, MeasuredCase] = {}  # by case
         self._running = ""
         self._judged: dict[str, list[str]] = {}  # cases of each test's last attempt
         self._not_compared: dict[str, str] = {}  # test by case that was measured
 
+    def _case_launcher(self) -> CaseLauncher:
+        settings, context = self.settings, self.context
+        if settings.replay_dir is not None:
+            return Replay(context, root=settings.replay_dir)
+        if settings.against is None:
+            return Launches(context, launcher=self._ranks, folder=self._folder, turn=self._turn)
+        try:
+            self.ab = ABSession(settings.against, context=context, folder=self._folder, turn=self._turn)
+        except RevisionError as exc:
+            raise pytest.UsageError(str(exc)) from None
+        return self.ab
+
     def begin(self, nodeid: str) -> None:
-        """Begin an attempt of a test: it may be the first, or one more of a plugin that runs failed tests again."""
+        """Begin an attempt of a test: the first, or a further one of a plugin that runs failed tests again."""
         self._running = nodeid
         self._judged[nodeid] = []
         self._not_compared.clear()
@@ -83,141 +107,64 @@ class PerfSession:
         """Return the cases that a test has run and not compared."""
         return [case for case, owner in self._not_compared.items() if owner == nodeid]
 
-    def end(self, *, problem: str, progress: Progress) -> None:
-        """End the attempt of the running test, if there is one: write what its cases are to store.
+    def measure(self, case: PlannedCase, *, progress: Progress) -> Measurement:
+        """Run a planned case until a verdict is reached or a baseline is complete; see CaseLauncher for errors.
 
         Args:
-            problem: What went wrong with it, other than its verdicts; nothing is stored then. Empty for nothing.
-            progress: Is told what becomes of profiles.
+            case: Case to run.
+            progress: Display of the runs.
 
         Raises:
-            BaselineError: If a baseline can't be written.
-        """
-        nodeid, self._running = self._running, ""
-        error: BaselineError | None = None
-        for report in self.judged(nodeid):
-            if report.stored is None and report.new_profile is None:
-                continue
-            why = problem
-            if not why:
-                try:
-                    self._replace(report, by=self._written(report, progress=progress))
-                except BaselineError as exc:
-                    error, why = exc, str(exc)
-            if why:
-                self._replace(report, by=_withdrawn(report, problem=why))
-        if error is not None:
-            raise error
-
-    def run(
-        self,
-        plan: Plan,
-        *,
-        framework: Framework,
-        nodeid: str,
-        runs: int,
-        tolerances: Sequence[Mapping[str, float]],
-        progress: Progress,
-        waiver: Waiver | None = None,
-    ) -> Measurement:
-        """Launch a plan until a verdict is reached or a baseline is complete, and return what was measured.
-
-        A replay launches nothing and returns what stored runs measured.
-
-        Args:
-            plan: What to launch.
-            framework: Who trains it.
-            nodeid: The test that asks.
-            runs: Launches that make a baseline.
-            tolerances: Layers on top of the session's, later ones win.
-            progress: Shows what goes on.
-            waiver: What the test says of a known loss; None for nothing.
-
-        Raises:
-            BaselineError: If a stored baseline can't be trusted; nothing is launched then.
-            LaunchError: If ranks failed, hung or were killed.
             RecipeError: If the test has measured the case before.
-            RecordError: If stored runs can't be trusted, or this session's can't be stored.
-            UnsupportedError: If no runs of the case are stored that could be judged again.
         """
-        context = self.context
-        self.check_once(plan.case, nodeid=nodeid)
-        self._not_compared[plan.case] = nodeid
-        if context.replay is not None:
-            return context.replay.measure(plan, framework=framework)
-        policy = context.policy(tolerances)
-        self.take_turn(progress)
-        if self.ab is not None:
-            folder = self._launches.case_dir(plan.case)
-            return self.ab.run(plan, framework=framework, policy=policy, folder=folder, progress=progress)
-        return launch_case(
-            plan,
-            context=context,
-            launches=self._launches,
-            framework=framework,
-            runs=runs,
-            policy=policy,
-            waiver=waiver,
-            progress=progress,
-        )
+        self.check_once(case.plan.case, nodeid=case.nodeid)
+        self._not_compared[case.plan.case] = case.nodeid
+        measured = self._launcher.measure(case, progress=progress)
+        self._measured[case.plan.case] = measured
+        return measured.measurement
 
-    def compare(
+    def judge(
         self,
         measurement: Measurement,
         *,
         nodeid: str,
-        tolerances: Sequence[Mapping[str, float]],
-        waiver: Waiver | None = None,
+        tolerances: Mapping[str, float],
+        waiver: Waiver | None,
     ) -> CaseReport:
-        """Judge a measurement and keep the report; what is to be stored is written when the test has ended.
+        """Judge a measurement and keep its report; a baseline to be stored is written when the test has ended.
 
         Args:
-            measurement: What was measured.
-            nodeid: The test that asks.
-            tolerances: Layers on top of the session's, later ones win.
-            waiver: What the test says of a known loss; None for nothing.
+            measurement: As ``measure`` returned it, or of a loop or benchmark of the test process.
+            nodeid: Test that asks for the case.
+            tolerances: Of the test's marker; a measured case has its own already.
+            waiver: Known loss that the test lets pass; None for none.
 
         Raises:
             BaselineError: If a stored baseline can't be trusted.
-            RecipeError: If the test has judged the case before.
+            RecipeError: If the test has judged the case before, or the case belongs to another test.
+            UnsupportedError: If the session compares two revisions, and the case was measured of one.
         """
-        context, case = self.context, measurement.case
-        self.planner.claim(case, nodeid=nodeid)
-        self._not_compared.pop(case, None)
-        self.check_once(case, nodeid=nodeid)
-        if self.ab is not None:
-            report = self.ab.report(
-                measurement,
-                nodeid=nodeid,
-                run_dir=context.shown(self._launches.case_dir(case)),
-                rerun_command=context.rerun_command(nodeid, *self.ab.options),
-                environment=context.provenance.environment(),
-            )
-        else:
-            plan = self.planner.plans.get(case)
-            run_dir = None
-            if plan is not None:
-                run_dir = context.replay.root / case if context.replay else self._launches.case_dir(case)
-            report = judge_case(
-                measurement,
-                context=context,
-                plan=plan,
-                run_dir=run_dir,
-                policy=context.policy(tolerances),
-                nodeid=nodeid,
-                waiver=waiver,
-            )
-        for earlier in [other.result for other in self.reports if other.result.verdict.case == case]:
+        self.planner.claim(measurement.case, nodeid=nodeid)
+        self._not_compared.pop(measurement.case, None)
+        self.check_once(measurement.case, nodeid=nodeid)
+        case = self._measured.get(measurement.case)
+        if case is None:
+            case = self._in_process(measurement, nodeid=nodeid, tolerances=tolerances, waiver=waiver)
+        elif case.ab is None and measurement is not case.measurement:
+            case = replace(case, measurement=measurement, verdict=None)
+        report = judge_case(case, context=self.context)
+        for earlier in [other.result for other in self.reports if other.result.verdict.case == measurement.case]:
             kinds = (*earlier.earlier_verdicts, earlier.verdict.kind)
             report = replace(report, result=replace(report.result, earlier_verdicts=kinds))
-        self.reports = [other for other in self.reports if other.result.verdict.case != case] + [report]
-        self._judged.setdefault(nodeid, []).append(case)
+        self.reports = [other for other in self.reports if other.result.verdict.case != measurement.case]
+        self.reports.append(report)
+        self._judged.setdefault(nodeid, []).append(measurement.case)
         return report
 
     def profile(self, report: CaseReport, *, progress: Progress) -> CaseReport:
-        """Run a case once more under the profiler where --perf-profile asks for it; return its report with the result.
+        """Profile a case if ``--perf-profile`` asks for it; return its report with the profile.
 
-        The verdict stands: whatever goes wrong here is told, not raised.
+        The verdict stands: a failure of the profiled run is told in the report.
         """
         if not self.settings.is_profiled or not is_profile_due(report.result, updating=self.settings.updating):
             return report
@@ -225,8 +172,8 @@ class PerfSession:
         command = self.context.command(report.result.nodeid, "--update-baselines", "--perf-profile")
         profiled = profile_report(
             report,
-            launcher=self._launches.launcher,
-            run_dir=self._launches.case_dir(case) / "profile",
+            launcher=self._ranks,
+            run_dir=self._folder.path / case / "profile",
             root=self.context.root,
             machine=self.context.machine,
             provenance=self.context.provenance,
@@ -238,12 +185,40 @@ class PerfSession:
         self._replace(report, by=profiled)
         return profiled
 
+    def end(self, *, problem: str, progress: Progress) -> None:
+        """End the attempt of the running test, if there is one: store its baselines and profiles.
+
+        Args:
+            problem: Failure of the test other than its verdicts; nothing is stored then. Empty for none.
+            progress: Display of the profiles' files.
+
+        Raises:
+            BaselineError: If a baseline can't be written.
+        """
+        nodeid = self._running
+        self._running = ""
+        error: BaselineError | None = None
+        for report in self.judged(nodeid):
+            if report.stored is None and report.new_profile is None:
+                continue
+            why = problem
+            if not why:
+                try:
+                    self._replace(report, by=self._stored(report, progress=progress))
+                except BaselineError as exc:
+                    error = exc
+                    why = str(exc)
+            if why:
+                self._replace(report, by=_withdrawn(report, problem=why))
+        if error is not None:
+            raise error
+
     def take_turn(self, progress: Progress) -> None:
         """Wait until no other perf session measures on this host."""
         self._turn.acquire(report=progress.say)
 
     def without_baseline(self) -> dict[str, Mapping[str, Any]]:
-        """Return the workload of each case that no committed baseline was there for, by case."""
+        """Return the workload of each case without a committed baseline, by case."""
         missing = {}
         for report in self.reports:
             verdict = report.result.verdict
@@ -252,14 +227,14 @@ class PerfSession:
         return missing
 
     def results(self) -> SessionResults:
-        """Return what the results file holds."""
-        settings, replay = self.settings, self.context.replay
-        machine_key, provenance = self.context.origin(next(iter(replay.records), "") if replay else "")
+        """Return the content of the results file."""
+        settings, context = self.settings, self.context
+        first = next(iter(self._measured.values()), None)
         return SessionResults(
             system=settings.system.name,
             system_title=settings.system.title,
-            machine=machine_key,
-            provenance=provenance,
+            machine=first.machine if first else context.machine,
+            provenance=first.provenance if first else context.provenance,
             cases=tuple(report.result for report in self.reports),
             not_run=tuple(self.not_run),
             why_none=self.why_none,
@@ -267,12 +242,16 @@ class PerfSession:
             unasked=self.unasked,
             inject_pct=settings.inject_pct,
             duration_sec=round(time.monotonic() - self._started, 3),
-            replay_of=self.context.shown(replay.root) if replay else "",
-            git_problem="" if replay else self.context.code.problem,
+            replay_of=context.shown(settings.replay_dir) if settings.replay_dir else "",
+            git_problem="" if settings.replay_dir else context.code.problem,
         )
 
     def dry_run(self, gaps: Sequence[str]) -> DryRun:
-        """Return what the file of a dry run holds; gaps say why tests may ask for more cases than they did."""
+        """Return the content of a dry run's file.
+
+        Args:
+            gaps: Reasons why tests may ask for more cases than they did.
+        """
         planner = self.planner
         return DryRun(
             system=self.settings.system.name,
@@ -287,13 +266,13 @@ class PerfSession:
         )
 
     def close(self) -> None:
-        """Stop every process, give up the turn, keep the newest runs only."""
-        self._launches.close()
-        if self.ab is not None:
-            self.ab.close()
+        """Stop every process, give up the turn, keep the newest runs only; may be called twice."""
+        self._launcher.close()
+        self._ranks.close()
+        self._folder.release()
         self._turn.release()
-        if self.context.replay is None:  # the oldest runs may be those that were judged again
-            self._launches.session_folder.forget_others(keep=_KEPT_SESSIONS)
+        if self.settings.replay_dir is None:  # the oldest runs may be those that were judged again
+            self._folder.forget_others(keep=_KEPT_SESSIONS)
 
     def write_output(self, gaps: Sequence[str]) -> list[Path]:
         """Write the results file and the markdown table, or a dry run's file; return their paths.
@@ -310,18 +289,41 @@ class PerfSession:
             write_atomically(self.settings.output_dir / name, text=text)
         return [self.settings.output_dir / name for name in files]
 
+    def _in_process(
+        self, measurement: Measurement, *, nodeid: str, tolerances: Mapping[str, float], waiver: Waiver | None
+    ) -> MeasuredCase:
+        """Return the case of a loop or benchmark of the test process, which is measured once a session."""
+        context = self.context
+        if self.settings.against is not None:
+            raise UnsupportedError(
+                f"{measurement.case} was measured in this process, where code can't be swapped; "
+                "leave it out of a session with --perf-ab"
+            )
+        policy = self.planner.policy([tolerances])
+        return MeasuredCase(
+            nodeid=nodeid,
+            measurement=measurement,
+            machine=context.machine,
+            provenance=context.provenance,
+            policy=replace(policy, max_runs=len(measurement.runs) or 1),
+            waiver=waiver,
+            found=context.store.find(measurement.case, workload=measurement.workload),
+            is_storable=self.settings.replay_dir is None,
+        )
+
     def _replace(self, report: CaseReport, *, by: CaseReport) -> None:
         self.reports = [by if other is report else other for other in self.reports]
 
-    def _written(self, report: CaseReport, *, progress: Progress) -> CaseReport:
-        """Write a case's baseline and profile; return its report with where the profile is.
+    def _stored(self, report: CaseReport, *, progress: Progress) -> CaseReport:
+        """Write a case's baseline and profile; return its report with the profile's path.
 
         Raises:
             BaselineError: If the baseline can't be written.
         """
-        if report.stored is not None:
-            write = self.context.store.record_locally if report.result.is_stored_locally else self.context.store.update
-            write(report.stored)
+        if report.stored is not None and report.result.is_stored_locally:
+            self.context.store.record_locally(report.stored)
+        elif report.stored is not None:
+            self.context.store.update(report.stored)
         return store_new_profile(report, root=self.context.root, updating=self.settings.updating, progress=progress)
 
 

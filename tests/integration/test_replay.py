@@ -200,6 +200,16 @@ def test_runs_are_judged_as_of_the_machine_they_ran_on(project: Project, stored:
     assert verdicts_of(project)["machine"] == elsewhere["machine"]
 
 
+def test_a_case_of_another_system_is_not_judged_as_this_ones(project: Project, stored: Path) -> None:
+    for path in [stored / CASE / "case.json", *stored.glob("*/*/plan.json")]:
+        edit(path, {"system": "h100"})
+
+    result = project.run(f"--perf-replay={stored}", "-rs")
+
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*holds runs of system h100, not cpu*"])
+
+
 def test_a_torn_file_fails_the_test_by_its_name(project: Project, stored: Path) -> None:
     path = stored / CASE / "run-1" / "steps.jsonl"
     path.write_bytes(path.read_bytes()[:-20])

@@ -97,7 +97,7 @@ def test_what_has_no_recipe_runs_as_ever_and_says_so(project: Project) -> None:
 
     result = project.run("--perf-set", "mbs=2")  # whatever its verdict is
 
-    result.stdout.fnmatch_lines(["perf: loop-mine runs as ever: --perf-set changes recipes, and a loop has none"])
+    result.stdout.fnmatch_lines(["perf: loop-mine runs as ever: --perf-set changes recipes, and it has none"])
     assert results_of(project)["cases"][0]["measurement"]["case"] == "loop-mine"
 
 

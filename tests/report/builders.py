@@ -7,7 +7,7 @@ from typing import Any
 
 from pytest_nemoperf.baseline import Anchor, Baseline
 from pytest_nemoperf.comparison import FAILING_BY_DEFAULT
-from pytest_nemoperf.measure import Measurement, Run, measure
+from pytest_nemoperf.measure import Measurement, Run
 from pytest_nemoperf.results import CaseReport, CaseResult, NotRun, SessionResults
 from pytest_nemoperf.verdict import judge
 from tests.builders import (
@@ -21,6 +21,7 @@ from tests.builders import (
     make_rl_plan,
     make_rl_records,
     make_run,
+    measure_records,
 )
 
 LONG_CASE = "pretrain-a-model-with-a-really-long-name-16n128g-megatron-bf16-hsdp4x8tp4pp2vp5-variant"
@@ -104,10 +105,10 @@ def make_rl_report(
         changes: Of this session's records.
     """
     plan = make_rl_plan(rl=make_rl(**(rl or {})))
-    measurement = measure(plan, outputs=[make_rl_records(plan, **changes)] * 3, environment={})
+    measurement = measure_records(plan, outputs=[make_rl_records(plan, **changes)] * 3)
     baseline = None
     if baseline_changes is not None:
-        then = measure(plan, outputs=[make_rl_records(plan, **baseline_changes)] * 3, environment={})
+        then = measure_records(plan, outputs=[make_rl_records(plan, **baseline_changes)] * 3)
         baseline = make_baseline(case=plan.case, workload=then.workload, runs=then.runs)
     report = make_report(measurement, baseline=baseline)
     return replace(report, result=replace(report.result, plan=plan))

@@ -1,0 +1,62 @@
+"""Arguments of the markers ``perf`` and ``perf_waive``."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_nemoperf.errors import RecipeError, WaiverError, did_you_mean
+from pytest_nemoperf.recipe import check_tolerances
+from pytest_nemoperf.waivers import Waiver, parse_waiver
+
+_ARGUMENTS = ("tolerance", "tolerances", "runs")
+
+
+def is_perf(item: pytest.Item) -> bool:
+    """Return whether a test is marked ``perf``."""
+    return item.get_closest_marker("perf") is not None
+
+
+def waiver_of(item: pytest.Item) -> Waiver | None:
+    """Return the waiver of a test's nearest ``@pytest.mark.perf_waive``, or None.
+
+    Raises:
+        WaiverError: If its arguments make no waiver, or the test is no perf test.
+    """
+    marker = item.get_closest_marker("perf_waive")
+    if marker is None:
+        return None
+    if not is_perf(item):
+        raise WaiverError(f"{item.nodeid} is marked perf_waive, but is no perf test; add @pytest.mark.perf, or drop it")
+    return parse_waiver(marker.kwargs, positional=marker.args, subject=f"marker perf_waive of {item.nodeid}")
+
+
+def tolerances_of(item: pytest.Item) -> dict[str, float]:
+    """Return the tolerances of ``@pytest.mark.perf(tolerance=3, tolerances={...})``, percent; the nearest marker wins.
+
+    Raises:
+        RecipeError: If an argument is unknown, or a tolerance impossible.
+    """
+    layers: dict[str, float] = {}
+    for marker in reversed(list(item.iter_markers("perf"))):
+        for name in marker.kwargs:
+            if name not in _ARGUMENTS:
+                hint = did_you_mean(name, _ARGUMENTS)
+                raise RecipeError(f"marker perf of {item.nodeid}: unknown argument {name!r}; {hint}")
+        if "tolerance" in marker.kwargs:
+            layers["all"] = marker.kwargs["tolerance"]
+        layers |= marker.kwargs.get("tolerances", {})
+    check_tolerances(layers, subject=f"marker perf of {item.nodeid}")
+    return layers
+
+
+def runs_of(item: pytest.Item) -> int | None:
+    """Return the launches that make a baseline by ``@pytest.mark.perf(runs=N)``, or None.
+
+    Raises:
+        RecipeError: If it is no whole number above 0.
+    """
+    marker = item.get_closest_marker("perf")
+    runs = marker.kwargs.get("runs") if marker else None
+    if runs is not None and (type(runs) is not int or runs < 1):
+        raise RecipeError(f"marker perf of {item.nodeid}: runs={runs!r} must be a whole number >= 1")
+    return runs
