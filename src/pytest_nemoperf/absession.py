@@ -60,7 +60,7 @@ class ABSession:
     def measure(self, case: PlannedCase, *, progress: Progress) -> MeasuredCase:
         """Run rounds of a case until there is a verdict or no time for another round; see CaseLauncher.
 
-        Nothing of it is ever stored, and the test's waiver, which is of a loss against the baseline, does not count.
+        Nothing of it is ever stored.
         """
         self._turn.acquire(report=progress.say)
         runner = self._runner or self._prepare(progress)
@@ -95,12 +95,11 @@ class ABSession:
             if verdict.kind is not VerdictKind.INCONCLUSIVE or rounds.num_counted >= max_rounds:
                 break
         return MeasuredCase(
-            nodeid=case.nodeid,
+            mark=case.mark,
             measurement=new,
             machine=self._context.machine,
             provenance=self._context.provenance,
             policy=case.policy,
-            waiver=None,
             found=StoredBaseline(baseline=None, path=""),
             plan=case.plan,
             run_dir=run_dir,

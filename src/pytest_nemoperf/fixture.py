@@ -21,7 +21,7 @@ from pytest_nemoperf.errors import (
 from pytest_nemoperf.expected import ExpectedRecords
 from pytest_nemoperf.fingerprint import watched_variables
 from pytest_nemoperf.loop import MeasuredLoop
-from pytest_nemoperf.markers import runs_of, tolerances_of, waiver_of
+from pytest_nemoperf.markers import perf_mark
 from pytest_nemoperf.measure import Measurement
 from pytest_nemoperf.passes import MIN_PASS_SEC, Passes
 from pytest_nemoperf.recipe import is_safe_name
@@ -65,15 +65,8 @@ class Perf:
         if self._session.settings.is_dry_run:
             self._price(recipe)
             pytest.skip(PRICED)
-        item = self._item
         with self._as_outcome():
-            case = self._session.planner.plan(
-                recipe,
-                nodeid=item.nodeid,
-                tolerances=tolerances_of(item),
-                num_runs=runs_of(item),
-                waiver=waiver_of(item),
-            )
+            case = self._session.planner.plan(recipe, mark=perf_mark(self._item))
             return self._session.measure(case, progress=self._progress)
 
     def compare(self, measurement: Measurement) -> Verdict:
@@ -84,9 +77,7 @@ class Perf:
         """
         session, item = self._session, self._item
         with self._as_outcome():
-            report = session.judge(
-                measurement, nodeid=item.nodeid, tolerances=tolerances_of(item), waiver=waiver_of(item)
-            )
+            report = session.judge(measurement, mark=perf_mark(item))
         write_properties(item, reports=session.judged(item.nodeid))
         self._progress.case(report)
         report = session.profile(report, progress=self._progress)
@@ -99,7 +90,7 @@ class Perf:
     def _price(self, recipe: Recipe) -> str:
         """Price a recipe and return its case."""
         with self._as_outcome():
-            priced = self._session.planner.price(recipe, nodeid=self._item.nodeid, tolerances=tolerances_of(self._item))
+            priced = self._session.planner.price(recipe, mark=perf_mark(self._item))
         return priced.price.plan.case
 
     @contextmanager
@@ -184,7 +175,7 @@ class Perf:
             subject: Name of this one in messages.
         """
         with self._as_outcome():
-            policy = self._session.planner.policy([tolerances_of(self._item)])
+            policy = self._session.planner.policy([perf_mark(self._item).tolerances])
             self._session.planner.ask(case, nodeid=self._item.nodeid, policy=policy)
         settings = self._session.settings
         if settings.is_dry_run:

@@ -93,7 +93,7 @@ class GitHubPlugin:
         path = Path(name)
         try:
             room = MAX_SUMMARY_BYTES - (path.stat().st_size if path.exists() else 0)
-            text = cut_summary(render_step_summary(session.results(), reports=session.reports), room=room)
+            text = cut_summary(render_step_summary(session.results, reports=session.reports), room=room)
             with path.open("a", encoding="utf-8") as file:
                 file.write(text)
         except OSError as exc:

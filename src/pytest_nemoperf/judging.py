@@ -11,8 +11,9 @@ from pytest_nemoperf.comparison import LOCALLY_RECORDED, VerdictKind
 from pytest_nemoperf.context import Context
 from pytest_nemoperf.keeping import BaselineWriter, StoreOutcome
 from pytest_nemoperf.results import CaseReport, CaseResult
+from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.verdict import judge
-from pytest_nemoperf.waivers import rule_on
+from pytest_nemoperf.waivers import WaiverEffect, rule_on
 
 if TYPE_CHECKING:
     from pytest_nemoperf.session_cases import MeasuredCase
@@ -31,11 +32,13 @@ def judge_case(case: MeasuredCase, *, context: Context) -> CaseReport:
     Raises:
         BaselineError: If a stored baseline can't be trusted.
     """
-    shown = context.shown
     verdict = _verdict_on(case, context=context)
     outcome = _store_outcome(case, verdict=verdict, context=context)
+    waiver = None if case.ab else case.mark.waiver  # a waiver is of a loss against the baseline
+    effect = rule_on(verdict, waiver=waiver, today=datetime.now(UTC).date(), release=context.settings.release)
+    shown = context.shown
     result = CaseResult(
-        nodeid=case.nodeid,
+        nodeid=case.mark.nodeid,
         measurement=case.measurement,
         verdict=verdict,
         plan=case.plan,
@@ -45,16 +48,20 @@ def judge_case(case: MeasuredCase, *, context: Context) -> CaseReport:
         is_stored_locally=outcome.is_local,
         storing_note=outcome.note,
         accepted_reason=outcome.accepted_reason,
+        is_failure=_is_failure(verdict, outcome=outcome, effect=effect, settings=context.settings),
+        waived=effect.waived,
+        waiver_note=effect.note,
+        has_expired_waiver=effect.is_expired,
         run_dir=shown(case.run_dir) if case.run_dir else "",
         ab=case.ab,
     )
     return CaseReport(
-        result=_with_waiver(result, case=case, context=context),
+        result=result,
         baseline=case.found.baseline,
         stored=outcome.stored,
         replaced=outcome.replaced,
-        rerun_command=context.rerun_command(case.nodeid),
-        accept_command=context.accept_command(case.nodeid, kind=verdict.kind),
+        rerun_command=context.rerun_command(case.mark.nodeid),
+        accept_command=context.accept_command(case.mark.nodeid, kind=verdict.kind),
         environment={**case.provenance.environment(), **case.measurement.environment},
     )
 
@@ -109,18 +116,14 @@ def _store_outcome(case: MeasuredCase, *, verdict: Verdict, context: Context) ->
     return writer.keep(new, verdict=verdict, found=case.found, policy=case.policy, is_in_process=case.plan is None)
 
 
-def _with_waiver(result: CaseResult, *, case: MeasuredCase, context: Context) -> CaseResult:
-    """Return the result with its failure: of its verdict, unless that is accepted, mended or waived."""
-    settings = context.settings
-    kind = result.verdict.kind
-    effect = rule_on(result.verdict, waiver=case.waiver, today=datetime.now(UTC).date(), release=settings.release)
-    is_mended = settings.updating is not None and kind in LOCALLY_RECORDED  # the missing baseline is being stored
-    is_kept = kind is VerdictKind.IMPROVED and result.stored_path and not result.is_stored_locally
-    passes = result.accepted_reason or is_mended or is_kept or effect.waived
-    return replace(
-        result,
-        is_failure=effect.is_expired or (kind in settings.fail_on and not passes),
-        waived=effect.waived,
-        waiver_note=effect.note,
-        has_expired_waiver=effect.is_expired,
-    )
+def _is_failure(verdict: Verdict, *, outcome: StoreOutcome, effect: WaiverEffect, settings: Settings) -> bool:
+    """Return whether the test fails: for its verdict, unless that is accepted, mended or waived."""
+    if effect.is_expired:
+        return True
+    if effect.waived or outcome.accepted_reason:
+        return False
+    if settings.updating is not None and verdict.kind in LOCALLY_RECORDED:  # the missing baseline is being stored
+        return False
+    if verdict.kind is VerdictKind.IMPROVED and outcome.path and not outcome.is_local:
+        return False
+    return verdict.kind in settings.fail_on

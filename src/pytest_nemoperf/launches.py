@@ -83,26 +83,21 @@ class Launches:
             fail_on=tuple(sorted(context.settings.fail_on)),
             runs=tuple(folders),
             unreadable=failure,
-            waiver=case.waiver.arguments if case.waiver else {},
+            waiver=case.mark.waiver.arguments if case.mark.waiver else {},
             release=context.settings.release,
         )
         write_case(run_dir, record=record)
         return MeasuredCase(
-            nodeid=case.nodeid,
+            mark=case.mark,
             measurement=measurement,
             machine=context.machine,
             provenance=context.provenance,
             policy=case.policy,
-            waiver=case.waiver,
             found=found,
             plan=plan,
             run_dir=run_dir,
             verdict=verdict,
         )
-
-    def close(self) -> None:
-        """Stop every process; may be called twice."""
-        self._launcher.close()
 
     def _max_runs(self, case: PlannedCase) -> int:
         limit = max(case.num_runs, case.policy.max_runs)
@@ -190,17 +185,13 @@ class Replay:
         measurement = measure_stored(stored, framework=case.framework)
         store = replace(self._context.store, machine=stored.record.machine)
         return MeasuredCase(
-            nodeid=case.nodeid,
+            mark=case.mark,
             measurement=measurement,
             machine=stored.record.machine,
             provenance=stored.record.provenance,
             policy=case.policy,
-            waiver=case.waiver,
             found=store.find(plan.case, workload=measurement.workload),
             plan=plan,
             run_dir=run_dir,
             is_storable=False,
         )
-
-    def close(self) -> None:
-        """Nothing runs."""

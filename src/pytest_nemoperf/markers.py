@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import pytest
 
 from pytest_nemoperf.errors import RecipeError, WaiverError, did_you_mean
@@ -11,9 +14,36 @@ from pytest_nemoperf.waivers import Waiver, parse_waiver
 _ARGUMENTS = ("tolerance", "tolerances", "runs")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerfMark:
+    """Arguments of a test's markers.
+
+    Attributes:
+        nodeid: The test.
+        tolerances: Allowed worsening in percent by metric, or ``all``.
+        num_runs: Launches that make a baseline; None for the session's.
+        waiver: Known loss that the test lets pass; None for none.
+    """
+
+    nodeid: str
+    tolerances: Mapping[str, float]
+    num_runs: int | None
+    waiver: Waiver | None
+
+
 def is_perf(item: pytest.Item) -> bool:
     """Return whether a test is marked ``perf``."""
     return item.get_closest_marker("perf") is not None
+
+
+def perf_mark(item: pytest.Item) -> PerfMark:
+    """Return the arguments of a test's markers.
+
+    Raises:
+        RecipeError: If an argument of ``perf`` is unknown or impossible.
+        WaiverError: If those of ``perf_waive`` make no waiver.
+    """
+    return PerfMark(nodeid=item.nodeid, tolerances=_tolerances(item), num_runs=_num_runs(item), waiver=waiver_of(item))
 
 
 def waiver_of(item: pytest.Item) -> Waiver | None:
@@ -30,7 +60,7 @@ def waiver_of(item: pytest.Item) -> Waiver | None:
     return parse_waiver(marker.kwargs, positional=marker.args, subject=f"marker perf_waive of {item.nodeid}")
 
 
-def tolerances_of(item: pytest.Item) -> dict[str, float]:
+def _tolerances(item: pytest.Item) -> dict[str, float]:
     """Return the tolerances of ``@pytest.mark.perf(tolerance=3, tolerances={...})``, percent; the nearest marker wins.
 
     Raises:
@@ -49,7 +79,7 @@ def tolerances_of(item: pytest.Item) -> dict[str, float]:
     return layers
 
 
-def runs_of(item: pytest.Item) -> int | None:
+def _num_runs(item: pytest.Item) -> int | None:
     """Return the launches that make a baseline by ``@pytest.mark.perf(runs=N)``, or None.
 
     Raises:

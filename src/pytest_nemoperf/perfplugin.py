@@ -27,7 +27,7 @@ from pytest_nemoperf.report.terminal import render_header
 from pytest_nemoperf.results import NotRun
 from pytest_nemoperf.session import PerfSession
 from pytest_nemoperf.settings import Settings
-from pytest_nemoperf.suite import NOTHING_JUDGED, Suite
+from pytest_nemoperf.suite import NOTHING_JUDGED
 from pytest_nemoperf.waivers import check_release
 
 if TYPE_CHECKING:
@@ -43,18 +43,15 @@ class PerfPlugin:
 
     def __init__(self, config: pytest.Config, *, settings: Settings) -> None:
         self._config = config
-        self._written: list[str] = []
-        self._write_error = ""
         self._problem = ""
         self._has_outcome = False
         self.session = PerfSession(config, settings=settings)
-        self.suite = Suite(config, planner=self.session.planner)
         self.progress = Progress(config)
         self._benchmarks: dict[str, WatchedBenchmark] = {}
 
     def register_companions(self) -> None:
         """Register the plugins that do one thing each."""
-        self._config.pluginmanager.register(self.suite, "nemoperf-suite")
+        self._config.pluginmanager.register(self.session.suite, "nemoperf-suite")
         if is_github():
             github = GitHubPlugin(self._config, session=self.session)
             self._config.pluginmanager.register(github, "nemoperf-github")
@@ -71,7 +68,7 @@ class PerfPlugin:
         """
         collected = list(items)
         result = yield
-        self.suite.note_dropped(collected, kept=items)
+        self.session.suite.note_dropped(collected, kept=items)
         for item in collected:
             try:
                 waiver = waiver_of(item)
@@ -127,7 +124,7 @@ class PerfPlugin:
         write_properties(item, reports=reports)
         if not reports:
             reasons = [each.reason for each in self.session.not_run if each.nodeid == item.nodeid]
-            reason = reasons[-1] if reasons else self.suite.reason_of(item.nodeid)
+            reason = reasons[-1] if reasons else self.session.suite.reason_of(item.nodeid)
             item.user_properties += [(_VERDICT_PROPERTY, "NOT JUDGED"), (f"{PREFIX}reason", reason)]
 
     @pytest.hookimpl(wrapper=True)
@@ -168,7 +165,7 @@ class PerfPlugin:
     def _finish_call(self, item: pytest.Item) -> None:
         """Judge what a test's benchmark fixture has timed, and check that nothing of the test went unjudged."""
         if self._is_priced(item):
-            self.suite.finish(item)
+            self.session.suite.finish(item)
             pytest.skip(PRICED)
         benchmark = self._benchmarks.pop(item.nodeid, None)
         caught: Sequence[pytest.ExceptionInfo[BaseException]] = getattr(item, "_excinfo", None) or ()
@@ -262,30 +259,25 @@ class PerfPlugin:
         """Stop everything and write the files, after Ctrl-C as well."""
         self._end_attempt(problem="the session ended before its test did")
         self.session.close()
-        if not session.config.option.collectonly:
-            self._note_unjudged(session, is_cut_off=_was_cut_off(session, exitstatus=exitstatus))
-        updating = self.session.settings.updating
-        if updating is not None and updating.is_pruning:
-            self.session.pruned = self.suite.prune(self.session.context.store, shown=self.session.context.shown)
-        self._note_unasked(session)
-        if not session.config.option.collectonly:
-            gaps = self.suite.gaps() if self.session.settings.is_dry_run else ()
-            try:
-                self._written = [self.session.context.shown(path) for path in self.session.write_output(gaps)]
-            except OSError as exc:
-                self._write_error = f"{self.session.settings.output_dir}: cannot be written: {exc}"
+        is_failed = self.session.finish(
+            is_collect_only=session.config.option.collectonly,
+            is_cut_off=_was_cut_off(session, exitstatus=exitstatus),
+            has_failed=session.exitstatus != pytest.ExitCode.OK,
+        )
+        if is_failed and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show all cases, the counts by verdict, and where the files are."""
         if self.session.settings.is_dry_run:
             terminalreporter.section("performance")
-            terminalreporter.write_line(render_dry_run(self.session.dry_run(self.suite.gaps()), written=self._written))
+            terminalreporter.write_line(render_dry_run(self.session.dry_run, written=self.session.written))
         elif not self._config.option.collectonly:
             terminalreporter.section("performance")
             text = render_summary(
-                self.session.results(),
+                self.session.results,
                 reports=self.session.reports,
-                written=self._written,
+                written=self.session.written,
                 width=self.progress.width,
                 color=terminalreporter.hasmarkup,
             )
@@ -302,25 +294,10 @@ class PerfPlugin:
                 terminalreporter.write_line(note, yellow=True)
             if self.session.ab is not None and self.session.ab.caution:
                 terminalreporter.write_line(f"perf: CAUTION: {self.session.ab.caution}", yellow=True)
-            if outside := self.suite.outside():
+            if outside := self.session.suite.outside():
                 terminalreporter.write_line(f"perf: {outside}", yellow=True)
-        if self._write_error:
-            terminalreporter.write_line(f"perf: {self._write_error}", red=True)
-
-    def _note_unasked(self, session: pytest.Session) -> None:
-        """Note stored baselines that cases without one may have lost; the session fails where an ini key says so."""
-        settings = self.session.settings
-        if settings.is_dry_run or settings.changes or settings.against:  # no case of these has a baseline of its own
-            return
-        self.session.unasked = self.suite.unasked(
-            self.session.context.store,
-            missing=self.session.without_baseline(),
-            shown=self.session.context.shown,
-            is_failing=settings.fails_on_unasked and settings.updating is None,
-        )
-        is_failure = self.session.unasked is not None and self.session.unasked.is_failure
-        if is_failure and session.exitstatus == pytest.ExitCode.OK:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self.session.write_error:
+            terminalreporter.write_line(f"perf: {self.session.write_error}", red=True)
 
     def _note_failure(self, error: BaseException) -> None:
         """Note that an attempt of a test stores nothing, unless it failed for a verdict, or was skipped after one."""
@@ -332,35 +309,6 @@ class PerfPlugin:
             self.session.end(problem=problem, progress=self.progress)
         except BaselineError as exc:
             raise pytest.fail.Exception(f"{type(exc).__name__}: {exc}", pytrace=False) from None
-
-    def _note_unjudged(self, session: pytest.Session, *, is_cut_off: bool) -> None:
-        """Note which tests judged nothing, and why there is no case at all where there is none.
-
-        The session fails for that where an ini key says so.
-        """
-        known = {each.nodeid for each in self.session.not_run}
-        known |= {report.result.nodeid for report in self.session.reports if self.session.judged(report.result.nodeid)}
-        known |= {case.nodeid for case in self.session.planner.priced}
-        unjudged = [
-            *self.suite.not_called(is_cut_off=is_cut_off),
-            *self.suite.unjudged(),
-            *self.suite.skipped_files(),
-            *self.suite.lost(),
-        ]
-        self.session.not_run += [each for each in unjudged if each.nodeid not in known]
-        failing = [report.result for report in self.session.reports if report.result.is_failure]
-        self.session.not_run += self.suite.expected_to_fail({case.nodeid: case.verdict for case in failing})
-        hidden = [case for case in failing if self.suite.has_passed(case.nodeid)]
-        for case in hidden:
-            reason = f"{case.verdict.kind}, caught outside of the test's body, as in the teardown of a fixture"
-            self.session.not_run.append(NotRun(nodeid=case.nodeid, reason=reason))
-        if hidden and session.exitstatus == pytest.ExitCode.OK:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if not self.session.reports and not self.session.settings.is_dry_run:
-            self.session.why_none = self.suite.why_none()
-            if self.session.settings.needs_verdict and session.exitstatus == pytest.ExitCode.OK:
-                self.session.why_none += " (a failure, by ini perf_require_verdict)"
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _is_priced(self, item: pytest.Item) -> bool:
         priced = self.session.planner.priced

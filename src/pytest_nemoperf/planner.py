@@ -15,6 +15,7 @@ from pytest_nemoperf.comparison import VerdictPolicy, merge_tolerances
 from pytest_nemoperf.dryrun import AskedCase, PricedCase
 from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, UnsupportedError, did_you_mean
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
+from pytest_nemoperf.markers import PerfMark
 from pytest_nemoperf.measure import workload_of
 from pytest_nemoperf.memory import host_bytes
 from pytest_nemoperf.plan import resolve
@@ -27,7 +28,6 @@ from pytest_nemoperf.store import BaselineStore
 if TYPE_CHECKING:
     from pytest_nemoperf.frameworks.protocol import Framework
     from pytest_nemoperf.recipe import Plan, Recipe
-    from pytest_nemoperf.waivers import Waiver
 
 
 class Planner:
@@ -62,23 +62,12 @@ class Planner:
                 known[framework.name] = framework
         return known
 
-    def plan(
-        self,
-        recipe: Recipe,
-        *,
-        nodeid: str,
-        tolerances: Mapping[str, float],
-        num_runs: int | None,
-        waiver: Waiver | None,
-    ) -> PlannedCase:
+    def plan(self, recipe: Recipe, *, mark: PerfMark) -> PlannedCase:
         """Resolve a recipe for this system and check that it can run here; stored runs are judged wherever they ran.
 
         Args:
             recipe: Recipe the test asks for.
-            nodeid: The test.
-            tolerances: Of its marker, above the recipe's.
-            num_runs: Launches of its marker that make a baseline; None for the session's.
-            waiver: Known loss that it lets pass; None for none.
+            mark: The test's markers.
 
         Raises:
             NoLayoutError: If the recipe has no layout for the system.
@@ -86,21 +75,20 @@ class Planner:
             PlanError: If it can't be resolved, or wants more than this machine has.
         """
         settings = self._settings
-        plan, policy = self._resolve(recipe, nodeid=nodeid, tolerances=tolerances)
+        plan, policy = self._resolve(recipe, mark=mark)
         framework = self._framework(plan)
         if settings.replay_dir is None:
             machine.check_capacity(plan, devices=settings.devices)
             if reason := framework.unsupported(plan):
                 raise UnsupportedError(f"{plan.case}: {reason}")
             _check_host_memory(plan)
-        self.claim(plan.case, nodeid=nodeid)
-        if num_runs is None or settings.changes:
-            num_runs = settings.runs
-        return PlannedCase(
-            nodeid=nodeid, plan=plan, framework=framework, num_runs=num_runs, policy=policy, waiver=waiver
-        )
+        self.claim(plan.case, nodeid=mark.nodeid)
+        num_runs = settings.runs
+        if mark.num_runs is not None and not settings.changes:
+            num_runs = mark.num_runs
+        return PlannedCase(mark=mark, plan=plan, framework=framework, num_runs=num_runs, policy=policy)
 
-    def price(self, recipe: Recipe, *, nodeid: str, tolerances: Mapping[str, float]) -> PricedCase:
+    def price(self, recipe: Recipe, *, mark: PerfMark) -> PricedCase:
         """Resolve and price a recipe, and keep the result for the end of a dry run.
 
         Raises:
@@ -108,12 +96,12 @@ class Planner:
             PlanError: If it can't be resolved.
             BaselineError: If a stored baseline can't be trusted.
         """
-        plan, _ = self._resolve(recipe, nodeid=nodeid, tolerances=tolerances)
-        self.claim(plan.case, nodeid=nodeid)
+        plan, _ = self._resolve(recipe, mark=mark)
+        self.claim(plan.case, nodeid=mark.nodeid)
         unsupported = self._framework(plan).unsupported(plan)
         baseline = self._store.find(plan.case, workload=workload_of(plan)).baseline
         price = price_plan(plan, system=self._settings.system, baseline=baseline, unsupported=unsupported)
-        self.priced.append(PricedCase(nodeid=nodeid, price=price))
+        self.priced.append(PricedCase(nodeid=mark.nodeid, price=price))
         return self.priced[-1]
 
     def policy(self, layers: Sequence[Mapping[str, float]]) -> VerdictPolicy:
@@ -141,7 +129,7 @@ class Planner:
                 "give one recipe a variant"
             )
 
-    def _resolve(self, recipe: Recipe, *, nodeid: str, tolerances: Mapping[str, float]) -> tuple[Plan, VerdictPolicy]:
+    def _resolve(self, recipe: Recipe, *, mark: PerfMark) -> tuple[Plan, VerdictPolicy]:
         """Return a recipe's plan for this system and its verdict policy, and note that the test asks for the case."""
         settings = self._settings
         self.systems |= recipe.layouts.keys()
@@ -152,12 +140,12 @@ class Planner:
                 recipe, system=settings.system, inject_pct=settings.inject_pct, timeout_sec=settings.timeout_sec
             )
         except NoLayoutError:
-            self.without_case.add(nodeid)
+            self.without_case.add(mark.nodeid)
             raise
         if settings.changes:
             plan = replace(plan, case=plan.case + CHANGED_SUFFIX)
-        policy = self.policy([tolerances, recipe.tolerances])
-        self.ask(plan.case, nodeid=nodeid, policy=policy)
+        policy = self.policy([mark.tolerances, recipe.tolerances])
+        self.ask(plan.case, nodeid=mark.nodeid, policy=policy)
         return plan, policy
 
     def _framework(self, plan: Plan) -> Framework:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +23,7 @@ from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.judging import judge_case
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.launches import Launches, Replay
+from pytest_nemoperf.markers import PerfMark
 from pytest_nemoperf.measure import Measurement
 from pytest_nemoperf.planner import Planner
 from pytest_nemoperf.report.markdown import render_markdown
@@ -30,7 +31,7 @@ from pytest_nemoperf.results import CaseReport, NotRun, Pruned, SessionResults, 
 from pytest_nemoperf.runfolders import SessionFolder
 from pytest_nemoperf.session_cases import CaseLauncher, MeasuredCase, PlannedCase
 from pytest_nemoperf.settings import Settings
-from pytest_nemoperf.waivers import Waiver
+from pytest_nemoperf.suite import Suite
 
 if TYPE_CHECKING:
     from pytest_nemoperf.progress import Progress
@@ -56,10 +57,13 @@ class PerfSession:
         self.why_none = ""
         self.verdict_failure: BaseException | None = None
         self.num_profiled = 0
-        self.pruned: Pruned | None = None
         self.unasked: Unasked | None = None
+        self.written: list[str] = []
+        self.write_error = ""
+        self._pruned: Pruned | None = None
         self.context = Context(settings, root=config.rootpath, started_in=config.invocation_params.dir)
         self.planner = Planner(config, settings=settings, store=self.context.store)
+        self.suite = Suite(config, planner=self.planner)
         self._turn = HostLock()
         self._started = time.monotonic()
         self._folder = SessionFolder(settings.state_dir / "runs")
@@ -117,48 +121,39 @@ class PerfSession:
         Raises:
             RecipeError: If the test has measured the case before.
         """
-        self.check_once(case.plan.case, nodeid=case.nodeid)
-        self._not_compared[case.plan.case] = case.nodeid
+        self.check_once(case.plan.case, nodeid=case.mark.nodeid)
+        self._not_compared[case.plan.case] = case.mark.nodeid
         measured = self._launcher.measure(case, progress=progress)
         self._measured[case.plan.case] = measured
         return measured.measurement
 
-    def judge(
-        self,
-        measurement: Measurement,
-        *,
-        nodeid: str,
-        tolerances: Mapping[str, float],
-        waiver: Waiver | None,
-    ) -> CaseReport:
+    def judge(self, measurement: Measurement, *, mark: PerfMark) -> CaseReport:
         """Judge a measurement and keep its report; a baseline to be stored is written when the test has ended.
 
         Args:
             measurement: As ``measure`` returned it, or of a loop or benchmark of the test process.
-            nodeid: Test that asks for the case.
-            tolerances: Of the test's marker; a measured case has its own already.
-            waiver: Known loss that the test lets pass; None for none.
+            mark: Markers of the test that asks for the case.
 
         Raises:
             BaselineError: If a stored baseline can't be trusted.
             RecipeError: If the test has judged the case before, or the case belongs to another test.
             UnsupportedError: If the session compares two revisions, and the case was measured of one.
         """
-        self.planner.claim(measurement.case, nodeid=nodeid)
         self._not_compared.pop(measurement.case, None)
-        self.check_once(measurement.case, nodeid=nodeid)
         case = self._measured.get(measurement.case)
-        if case is None:
-            case = self._in_process(measurement, nodeid=nodeid, tolerances=tolerances, waiver=waiver)
+        if case is None or case.mark.nodeid != mark.nodeid:
+            self.planner.claim(measurement.case, nodeid=mark.nodeid)
+            case = self._in_process(measurement, mark=mark)
         elif case.ab is None and measurement is not case.measurement:
             case = replace(case, measurement=measurement, verdict=None)
+        self.check_once(measurement.case, nodeid=mark.nodeid)
         report = judge_case(case, context=self.context)
         for earlier in [other.result for other in self.reports if other.result.verdict.case == measurement.case]:
             kinds = (*earlier.earlier_verdicts, earlier.verdict.kind)
             report = replace(report, result=replace(report.result, earlier_verdicts=kinds))
         self.reports = [other for other in self.reports if other.result.verdict.case != measurement.case]
         self.reports.append(report)
-        self._judged.setdefault(nodeid, []).append(measurement.case)
+        self._judged.setdefault(mark.nodeid, []).append(measurement.case)
         return report
 
     def profile(self, report: CaseReport, *, progress: Progress) -> CaseReport:
@@ -217,7 +212,75 @@ class PerfSession:
         """Wait until no other perf session measures on this host."""
         self._turn.acquire(report=progress.say)
 
-    def without_baseline(self) -> dict[str, Mapping[str, Any]]:
+    def close(self) -> None:
+        """Stop every process, give up the turn, keep the newest runs only; may be called twice."""
+        if self.ab is not None:
+            self.ab.close()
+        self._ranks.close()
+        self._folder.release()
+        self._turn.release()
+        if self.settings.replay_dir is None:  # the oldest runs may be those that were judged again
+            self._folder.forget_others(keep=_KEPT_SESSIONS)
+
+    def finish(self, *, is_collect_only: bool, is_cut_off: bool, has_failed: bool) -> bool:
+        """List tests and baselines that the session missed, prune baselines, and write the files.
+
+        Args:
+            is_collect_only: Tests were collected and not run.
+            is_cut_off: The session was stopped before its last test.
+            has_failed: A test has failed.
+
+        Returns:
+            Whether the session fails for something that failed no test.
+        """
+        settings = self.settings
+        is_failed = False
+        if not is_collect_only:
+            is_failed = self._note_unjudged(is_cut_off=is_cut_off, has_failed=has_failed)
+        if settings.updating is not None and settings.updating.is_pruning:
+            self._pruned = self.suite.prune(self.context.store, shown=self.context.shown)
+        if not (
+            settings.is_dry_run or settings.changes or settings.against
+        ):  # these cases have no baseline of their own
+            self.unasked = self.suite.unasked(
+                self.context.store,
+                missing=self._without_baseline(),
+                shown=self.context.shown,
+                is_failing=settings.fails_on_unasked and settings.updating is None,
+            )
+        if not is_collect_only:
+            self._write_output()
+        return is_failed or (self.unasked is not None and self.unasked.is_failure)
+
+    def _note_unjudged(self, *, is_cut_off: bool, has_failed: bool) -> bool:
+        """Note the tests that judged nothing, and the reason if there is no case at all; return whether that fails."""
+        suite = self.suite
+        known = {each.nodeid for each in self.not_run}
+        known |= {report.result.nodeid for report in self.reports if self.judged(report.result.nodeid)}
+        known |= {case.nodeid for case in self.planner.priced}
+        unjudged = [
+            *suite.not_called(is_cut_off=is_cut_off),
+            *suite.unjudged(),
+            *suite.skipped_files(),
+            *suite.lost(),
+        ]
+        self.not_run += [each for each in unjudged if each.nodeid not in known]
+        failing = [report.result for report in self.reports if report.result.is_failure]
+        self.not_run += suite.expected_to_fail({case.nodeid: case.verdict for case in failing})
+        is_failed = False
+        for case in failing:
+            if suite.has_passed(case.nodeid):
+                reason = f"{case.verdict.kind}, caught outside of the test's body, as in the teardown of a fixture"
+                self.not_run.append(NotRun(nodeid=case.nodeid, reason=reason))
+                is_failed = True
+        if not self.reports and not self.settings.is_dry_run:
+            self.why_none = suite.why_none()
+            if self.settings.needs_verdict and not has_failed:
+                self.why_none += " (a failure, by ini perf_require_verdict)"
+                is_failed = True
+        return is_failed
+
+    def _without_baseline(self) -> dict[str, Mapping[str, Any]]:
         """Return the workload of each case without a committed baseline, by case."""
         missing = {}
         for report in self.reports:
@@ -226,8 +289,24 @@ class PerfSession:
                 missing[verdict.case] = report.result.measurement.workload
         return missing
 
+    def _write_output(self) -> None:
+        """Write the results file and the markdown table, or a dry run's file; note their paths, or the error."""
+        if self.settings.is_dry_run:
+            files = {DRY_RUN_FILE: to_json(self.dry_run)}
+        else:
+            files = {"results.json": to_json(self.results), "results.md": render_markdown(self.results)}
+        folder = self.settings.output_dir
+        try:
+            for name, text in files.items():
+                write_atomically(folder / name, text=text)
+        except OSError as exc:
+            self.write_error = f"{folder}: cannot be written: {exc}"
+        else:
+            self.written = [self.context.shown(folder / name) for name in files]
+
+    @cached_property
     def results(self) -> SessionResults:
-        """Return the content of the results file."""
+        """Content of the results file, once the session has finished."""
         settings, context = self.settings, self.context
         first = next(iter(self._measured.values()), None)
         return SessionResults(
@@ -238,7 +317,7 @@ class PerfSession:
             cases=tuple(report.result for report in self.reports),
             not_run=tuple(self.not_run),
             why_none=self.why_none,
-            pruned=self.pruned,
+            pruned=self._pruned,
             unasked=self.unasked,
             inject_pct=settings.inject_pct,
             duration_sec=round(time.monotonic() - self._started, 3),
@@ -246,12 +325,9 @@ class PerfSession:
             git_problem="" if settings.replay_dir else context.code.problem,
         )
 
-    def dry_run(self, gaps: Sequence[str]) -> DryRun:
-        """Return the content of a dry run's file.
-
-        Args:
-            gaps: Reasons why tests may ask for more cases than they did.
-        """
+    @cached_property
+    def dry_run(self) -> DryRun:
+        """Content of a dry run's file, once the session has finished."""
         planner = self.planner
         return DryRun(
             system=self.settings.system.name,
@@ -260,38 +336,12 @@ class PerfSession:
             not_priced=tuple(self.not_run),
             changes=changes_text(self.settings.changes),
             asked=tuple(planner.asked.values()),
-            gaps=tuple(gaps),
+            gaps=tuple(self.suite.gaps()),
             systems=tuple(sorted(planner.systems)),
             policy=self.settings.policy,
         )
 
-    def close(self) -> None:
-        """Stop every process, give up the turn, keep the newest runs only; may be called twice."""
-        self._launcher.close()
-        self._ranks.close()
-        self._folder.release()
-        self._turn.release()
-        if self.settings.replay_dir is None:  # the oldest runs may be those that were judged again
-            self._folder.forget_others(keep=_KEPT_SESSIONS)
-
-    def write_output(self, gaps: Sequence[str]) -> list[Path]:
-        """Write the results file and the markdown table, or a dry run's file; return their paths.
-
-        Raises:
-            OSError: If the folder or the disk does not take them.
-        """
-        if self.settings.is_dry_run:
-            files = {DRY_RUN_FILE: to_json(self.dry_run(gaps))}
-        else:
-            results = self.results()
-            files = {"results.json": to_json(results), "results.md": render_markdown(results)}
-        for name, text in files.items():
-            write_atomically(self.settings.output_dir / name, text=text)
-        return [self.settings.output_dir / name for name in files]
-
-    def _in_process(
-        self, measurement: Measurement, *, nodeid: str, tolerances: Mapping[str, float], waiver: Waiver | None
-    ) -> MeasuredCase:
+    def _in_process(self, measurement: Measurement, *, mark: PerfMark) -> MeasuredCase:
         """Return the case of a loop or benchmark of the test process, which is measured once a session."""
         context = self.context
         if self.settings.against is not None:
@@ -299,14 +349,13 @@ class PerfSession:
                 f"{measurement.case} was measured in this process, where code can't be swapped; "
                 "leave it out of a session with --perf-ab"
             )
-        policy = self.planner.policy([tolerances])
+        policy = self.planner.policy([mark.tolerances])
         return MeasuredCase(
-            nodeid=nodeid,
+            mark=mark,
             measurement=measurement,
             machine=context.machine,
             provenance=context.provenance,
             policy=replace(policy, max_runs=len(measurement.runs) or 1),
-            waiver=waiver,
             found=context.store.find(measurement.case, workload=measurement.workload),
             is_storable=self.settings.replay_dir is None,
         )

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 from pytest_nemoperf.abtest import ABResult
 from pytest_nemoperf.comparison import VerdictPolicy
 from pytest_nemoperf.frameworks.protocol import Framework
+from pytest_nemoperf.markers import PerfMark
 from pytest_nemoperf.measure import Measurement
 from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.store import StoredBaseline
 from pytest_nemoperf.verdict import Verdict
-from pytest_nemoperf.waivers import Waiver
 
 if TYPE_CHECKING:
     from pytest_nemoperf.progress import Progress
@@ -26,20 +26,18 @@ class PlannedCase:
     """A recipe resolved for the session's system, with the terms it is judged on.
 
     Attributes:
-        nodeid: Test that asks for the case.
+        mark: Markers of the test that asks for the case.
         plan: Workload, layout and steps of one launch.
         framework: Adapter to the training framework that runs the plan.
         num_runs: Launches that make a baseline.
         policy: Tolerances and error rates.
-        waiver: Known loss that the test lets pass; None for none.
     """
 
-    nodeid: str
+    mark: PerfMark
     plan: Plan
     framework: Framework
     num_runs: int
     policy: VerdictPolicy
-    waiver: Waiver | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +45,11 @@ class MeasuredCase:
     """A case with its measurement and the baseline it is judged against.
 
     Attributes:
-        nodeid: Test that asks for the case.
+        mark: Markers of the test that asks for the case.
         measurement: Numbers of the runs.
         machine: Key of the machine the runs were on.
         provenance: Date, commit, versions and command of the runs.
         policy: Tolerances and error rates.
-        waiver: Known loss that the test lets pass; None for none.
         found: Stored baseline that applies to the runs.
         plan: Plan of the runs; None for a loop or benchmark of the test process.
         run_dir: Directory of the runs; None for a loop or benchmark of the test process.
@@ -61,12 +58,11 @@ class MeasuredCase:
         is_storable: The runs are of this machine and of the code as it is, so that they may be stored.
     """
 
-    nodeid: str
+    mark: PerfMark
     measurement: Measurement
     machine: Mapping[str, str | int]
     provenance: Provenance
     policy: VerdictPolicy
-    waiver: Waiver | None
     found: StoredBaseline
     plan: Plan | None = None
     run_dir: Path | None = None
@@ -92,8 +88,4 @@ class CaseLauncher(Protocol):
             RevisionError: If another revision can't be checked out, set up or kept apart from the working tree.
             UnsupportedError: If no runs of the case are stored that could be judged again.
         """
-        ...
-
-    def close(self) -> None:
-        """Stop every process; may be called twice."""
         ...
