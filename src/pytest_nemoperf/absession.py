@@ -41,49 +41,53 @@ class ABSession:
         context: Settings, machine and root directory of the session.
         folder: Working folder of the session.
         turn: Lock that perf sessions of this host take turns with.
+        progress: Display of the rounds.
 
     Raises:
         RevisionError: If there is no such revision, or it has the very files of the working tree.
     """
 
-    def __init__(self, against: ABOptions, *, context: Context, folder: SessionFolder, turn: HostLock) -> None:
+    def __init__(
+        self, against: ABOptions, *, context: Context, folder: SessionFolder, turn: HostLock, progress: Progress
+    ) -> None:
         self.revision = find_revision(against.revision, root=context.root)
         self.caution = _equal_sides(self.revision, against=against, settings=context.settings, root=context.root)
         self._against = against
         self._context = context
         self._folder = folder
         self._turn = turn
+        self._progress = progress
         self._worktree = Worktree(self.revision, parent=context.settings.state_dir / "ab")
         self._runner: ABRunner | None = None
         self._said: set[str] = set()
 
-    def measure(self, case: PlannedCase, *, progress: Progress) -> MeasuredCase:
+    def measure(self, case: PlannedCase) -> MeasuredCase:
         """Run rounds of a case until there is a verdict or no time for another round; see CaseLauncher.
 
         Nothing of it is ever stored.
         """
-        self._turn.acquire(report=progress.say)
-        runner = self._runner or self._prepare(progress)
-        rounds = self._rounds_of(case.plan, progress=progress)
+        self._turn.acquire(report=self._progress.say)
+        runner = self._runner or self._prepare()
+        rounds = self._rounds_of(case.plan)
         run_dir = self._folder.path / case.plan.case
         labels = (runner.sides["old"].label, runner.sides["new"].label)
         while True:
             max_rounds = rounds.max_rounds(limit_sec=self._against.limit_sec)
             number = len(rounds.rounds) + 1
             started = time.monotonic()
-            with progress.run(case.plan, number=number, num_runs=max(max_rounds, number)):
+            with self._progress.run(case.plan, number=number, num_runs=max(max_rounds, number)):
                 try:
-                    self._add_round(rounds, runner=runner, case=case, run_dir=run_dir, progress=progress)
+                    self._add_round(rounds, runner=runner, case=case, run_dir=run_dir)
                 except NoTurnsError as exc:
-                    self._say_launches(case.plan.case, why=str(exc), progress=progress)
+                    self._say_launches(case.plan.case, why=str(exc))
                     rounds.why_launches = str(exc)
                     rounds.lost_sec = time.monotonic() - started
                     continue
-            self._say_shared(runner, progress=progress)
+            self._say_shared(runner)
             max_rounds = rounds.max_rounds(limit_sec=self._against.limit_sec)
             old = rounds.measured("old")
             new = rounds.measured("new")
-            progress.finished(_line(rounds, old=old, new=new, took_sec=time.monotonic() - started))
+            self._progress.finished(_line(rounds, old=old, new=new, took_sec=time.monotonic() - started))
             verdict = judge_rounds(
                 old,
                 new,
@@ -116,10 +120,10 @@ class ABSession:
             runner.close()
         self._worktree.remove()
 
-    def _prepare(self, progress: Progress) -> ABRunner:
+    def _prepare(self) -> ABRunner:
         paths, repository = self._against.paths, self.revision.repository
         check_entries(paths, project=self._context.root, repository=repository)
-        progress.say(f"checking out {self.revision.label}, for --perf-ab")
+        self._progress.say(f"checking out {self.revision.label}, for --perf-ab")
         checkout = self._worktree.add()
         old_root = checkout / self._context.root.resolve().relative_to(repository.resolve())
         old = ABSide(name="old", origin=self.revision.label, root=old_root, paths=paths or usual_paths(old_root))
@@ -128,7 +132,7 @@ class ABSession:
         )
         if self._against.setup:
             for side in (old, new):
-                progress.say(f"setting up {side.label}: {self._against.setup}")
+                self._progress.say(f"setting up {side.label}: {self._against.setup}")
                 set_up(side, command=self._against.setup, project=self._context.root)
         for side in (old, new):
             check_modules(side, is_guess=not paths)
@@ -137,32 +141,30 @@ class ABSession:
         self._runner = ABRunner(old, new, trees=trees)
         return self._runner
 
-    def _rounds_of(self, plan: Plan, *, progress: Progress) -> ABRounds:
+    def _rounds_of(self, plan: Plan) -> ABRounds:
         why_launches = unsuited_to_turns(
             plan,
             host_memory_bytes=machine.host_memory_bytes(),
             gpu_memory_bytes=min(self._context.settings.devices.memory_bytes) if plan.device == "cuda" else None,
         )
         if why_launches:
-            self._say_launches(plan.case, why=why_launches, progress=progress)
+            self._say_launches(plan.case, why=why_launches)
         return ABRounds(plan, seed=random.SystemRandom().randrange(2**32), why_launches=why_launches)
 
-    def _say_launches(self, case: str, *, why: str, progress: Progress) -> None:
+    def _say_launches(self, case: str, *, why: str) -> None:
         """Say why ranks take no turns, once for all cases with that reason."""
         if why not in self._said:
             self._said.add(why)
-            progress.say(f"{case}: whole launches alternate: {why} (said once a session)")
+            self._progress.say(f"{case}: whole launches alternate: {why} (said once a session)")
 
-    def _say_shared(self, runner: ABRunner, *, progress: Progress) -> None:
+    def _say_shared(self, runner: ABRunner) -> None:
         """Say once of each file or folder that it is no part of either version."""
         shared = [path for path in runner.shared() if path not in self._said]
         if shared:
             self._said.update(shared)
-            progress.say(f"both sides use what git does not have: {', '.join(shared)}")
+            self._progress.say(f"both sides use what git does not have: {', '.join(shared)}")
 
-    def _add_round(
-        self, rounds: ABRounds, *, runner: ABRunner, case: PlannedCase, run_dir: Path, progress: Progress
-    ) -> None:
+    def _add_round(self, rounds: ABRounds, *, runner: ABRunner, case: PlannedCase, run_dir: Path) -> None:
         plans = {"old": replace(rounds.plan, inject_pct=0.0), "new": rounds.plan}
         started = time.monotonic()
         first = rounds.next_first()
@@ -174,11 +176,11 @@ class ABSession:
                 run_dir=round_dir,
                 first=first,
                 block_steps=DEFAULT_BLOCK_STEPS,
-                on_progress=progress.step,
+                on_progress=self._progress.step,
             )
         else:
             output = runner.one_after_the_other(
-                plans, framework=case.framework, run_dir=round_dir, first=first, on_progress=progress.step
+                plans, framework=case.framework, run_dir=round_dir, first=first, on_progress=self._progress.step
             )
         rounds.add(output, took_sec=time.monotonic() - started)
 

@@ -32,7 +32,6 @@ from pytest_nemoperf.verdict import Verdict
 from pytest_nemoperf.workloads import loop_workload
 
 if TYPE_CHECKING:
-    from pytest_nemoperf.progress import Progress
     from pytest_nemoperf.recipe import Recipe
     from pytest_nemoperf.session import PerfSession
 
@@ -42,10 +41,9 @@ PRICED: Final = "dry run: priced, not launched"
 class Perf:
     """Runs recipes, measures loops, and turns verdicts into the test's outcome."""
 
-    def __init__(self, session: PerfSession, *, item: pytest.Item, progress: Progress) -> None:
+    def __init__(self, session: PerfSession, *, item: pytest.Item) -> None:
         self._session = session
         self._item = item
-        self._progress = progress
 
     def check(self, recipe: Recipe) -> Verdict:
         """Run a recipe on this system and judge it: ``compare(run(recipe))``.
@@ -67,7 +65,7 @@ class Perf:
             pytest.skip(PRICED)
         with self._as_outcome():
             case = self._session.planner.plan(recipe, mark=perf_mark(self._item))
-            return self._session.measure(case, progress=self._progress)
+            return self._session.measure(case)
 
     def compare(self, measurement: Measurement) -> Verdict:
         """Judge a measurement against the stored baseline; fail the test if the verdict does.
@@ -79,10 +77,8 @@ class Perf:
         with self._as_outcome():
             report = session.judge(measurement, mark=perf_mark(item))
         write_properties(item, reports=session.judged(item.nodeid))
-        self._progress.case(report)
-        report = session.profile(report, progress=self._progress)
         if report.result.is_failure:
-            text = render_failure(report, width=self._progress.width, color=False)
+            text = render_failure(report, width=session.progress.width, color=False)
             session.verdict_failure = pytest.fail.Exception(text, pytrace=False)
             raise session.verdict_failure
         return report.result.verdict
@@ -154,7 +150,7 @@ class Perf:
             loop = MeasuredLoop(
                 expected, passes=passes, synchronize=synchronize, inject_pct=session.settings.inject_pct
             )
-            session.take_turn(self._progress)
+            session.take_turn()
         try:
             yield loop
         finally:
@@ -164,7 +160,9 @@ class Perf:
     def passes(self, case: str, *, num_gpus: int) -> Passes:
         """Return the passes of a case that this process measures itself."""
         is_watched = self._session.settings.system.device == "cuda"
-        return Passes(case, num_gpus=num_gpus if is_watched else 0, say=self._progress.say, min_sec=MIN_PASS_SEC)
+        return Passes(
+            case, num_gpus=num_gpus if is_watched else 0, say=self._session.progress.say, min_sec=MIN_PASS_SEC
+        )
 
     def begin_in_process(self, case: str, *, kind: str, subject: str) -> None:
         """Note that the test asks for a case of this process, and skip the test where the session has no use for it.
@@ -185,7 +183,7 @@ class Perf:
         if settings.replay_dir is not None:
             self._leave_out(f"replay: {kind} leaves no runs that could be judged again")
         if settings.changes:
-            self._progress.say(f"{subject} runs as ever: --perf-set changes recipes, and it has none")
+            self._session.progress.say(f"{subject} runs as ever: --perf-set changes recipes, and it has none")
 
     def _leave_out(self, reason: str, *, prefix: str = "") -> NoReturn:
         """Skip the test, and list it with the reason at the end of the session."""

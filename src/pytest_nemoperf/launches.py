@@ -36,22 +36,26 @@ class Launches:
         launcher: Starts the ranks.
         folder: Working folder of the session.
         turn: Lock that perf sessions of this host take turns with.
+        progress: Display of the runs.
     """
 
-    def __init__(self, context: Context, *, launcher: Launcher, folder: SessionFolder, turn: HostLock) -> None:
+    def __init__(
+        self, context: Context, *, launcher: Launcher, folder: SessionFolder, turn: HostLock, progress: Progress
+    ) -> None:
         self._context = context
         self._launcher = launcher
         self._folder = folder
         self._turn = turn
+        self._progress = progress
 
-    def measure(self, case: PlannedCase, *, progress: Progress) -> MeasuredCase:
+    def measure(self, case: PlannedCase) -> MeasuredCase:
         """Launch a case until its verdict is clear or its baseline complete; see CaseLauncher.
 
         Records that can't be read make it INVALID.
         """
         context, plan = self._context, case.plan
         found = context.store.find(plan.case, workload=workload_of(plan))
-        self._turn.acquire(report=progress.say)
+        self._turn.acquire(report=self._progress.say)
         runs: list[MeasuredRun] = []
         folders: list[str] = []
         failure = ""
@@ -59,8 +63,8 @@ class Launches:
         while not is_decided:
             number = len(runs) + 1
             try:
-                with progress.run(plan, number=number, num_runs=self._max_runs(case)):
-                    runs.append(self._sound_run(case, number=number, folders=folders, progress=progress))
+                with self._progress.run(plan, number=number, num_runs=self._max_runs(case)):
+                    runs.append(self._sound_run(case, number=number, folders=folders))
                 measurement = measurement_of(plan, runs=runs)
             except RecordError as exc:
                 failure = f"run {number}: {exc}"
@@ -118,7 +122,7 @@ class Launches:
             return False
         return num_runs >= self._max_runs(case) or not wants_more_runs(measurement.runs, policy=case.policy)
 
-    def _sound_run(self, case: PlannedCase, *, number: int, folders: list[str], progress: Progress) -> MeasuredRun:
+    def _sound_run(self, case: PlannedCase, *, number: int, folders: list[str]) -> MeasuredRun:
         """Launch one run until a try of it is sound, and return the last try.
 
         A try whose steps have not settled, or whose machine was not healthy, is dropped: a passing cause, like other
@@ -128,7 +132,6 @@ class Launches:
             case: Case to run.
             number: Number of the run, from 1.
             folders: Folder of each run in the case's own; that of the last try is added.
-            progress: Display of the runs.
 
         Raises:
             LaunchError: If ranks failed, hung or were killed.
@@ -144,16 +147,16 @@ class Launches:
                 framework=case.framework,
                 launcher=self._launcher,
                 run_dir=self._folder.path / case.plan.case / folders[-1],
-                on_progress=progress.step,
+                on_progress=self._progress.step,
             )
             run = measure_run(expected, output)
-            progress.finish(run)
+            self._progress.finish(run)
             if not (run.drift or run.health_problems) or attempt == len(TRY_SUFFIXES):
                 break
             if run.health_problems and attempt == _MAX_UNHEALTHY_TRIES:
                 break
             problem = run.drift.text if run.drift else run.health_problems[0]
-            progress.say(f"run {number} is dropped and launched again: {problem}")
+            self._progress.say(f"run {number} is dropped and launched again: {problem}")
             if not run.health_problems:  # other load is no drift of the workload, nor of a machine at rest
                 drifts_pct.append(run.drift.pct if run.drift else None)
         return replace(run, earlier_drifts_pct=tuple(drifts_pct))
@@ -171,7 +174,7 @@ class Replay:
         self._context = context
         self._root = root
 
-    def measure(self, case: PlannedCase, *, progress: Progress) -> MeasuredCase:  # noqa: ARG002 (nothing takes time)
+    def measure(self, case: PlannedCase) -> MeasuredCase:
         """Return a case with the measurement of its stored runs; see CaseLauncher.
 
         They are measured by the plan that is stored with them, and judged as runs of the machine they were on.

@@ -18,7 +18,6 @@ from pytest_nemoperf.githubplugin import GitHubPlugin
 from pytest_nemoperf.machine import describe_devices
 from pytest_nemoperf.markers import is_perf, waiver_of
 from pytest_nemoperf.plurals import count_text
-from pytest_nemoperf.progress import Progress
 from pytest_nemoperf.report.ab import ab_header
 from pytest_nemoperf.report.junit import PREFIX
 from pytest_nemoperf.report.plans import render_dry_run
@@ -46,7 +45,6 @@ class PerfPlugin:
         self._problem = ""
         self._has_outcome = False
         self.session = PerfSession(config, settings=settings)
-        self.progress = Progress(config)
         self._benchmarks: dict[str, WatchedBenchmark] = {}
 
     def register_companions(self) -> None:
@@ -58,7 +56,7 @@ class PerfPlugin:
 
     def perf_of(self, item: pytest.Item) -> Perf:
         """Return the fixture of one test."""
-        return Perf(self.session, item=item, progress=self.progress)
+        return Perf(self.session, item=item)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, None, None]:
@@ -96,7 +94,7 @@ class PerfPlugin:
         )
         if settings.inject_pct:
             bench.inject_delay(item, inject_pct=settings.inject_pct)
-        self.session.take_turn(self.progress)
+        self.session.take_turn()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
@@ -278,7 +276,7 @@ class PerfPlugin:
                 self.session.results,
                 reports=self.session.reports,
                 written=self.session.written,
-                width=self.progress.width,
+                width=self.session.progress.width,
                 color=terminalreporter.hasmarkup,
             )
             terminalreporter.write_line(text.rstrip("\n"))
@@ -306,7 +304,7 @@ class PerfPlugin:
 
     def _end_attempt(self, *, problem: str) -> None:
         try:
-            self.session.end(problem=problem, progress=self.progress)
+            self.session.end(problem=problem)
         except BaselineError as exc:
             raise pytest.fail.Exception(f"{type(exc).__name__}: {exc}", pytrace=False) from None
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -26,15 +26,13 @@ from pytest_nemoperf.launches import Launches, Replay
 from pytest_nemoperf.markers import PerfMark
 from pytest_nemoperf.measure import Measurement
 from pytest_nemoperf.planner import Planner
+from pytest_nemoperf.progress import Progress
 from pytest_nemoperf.report.markdown import render_markdown
 from pytest_nemoperf.results import CaseReport, NotRun, Pruned, SessionResults, Unasked
 from pytest_nemoperf.runfolders import SessionFolder
 from pytest_nemoperf.session_cases import CaseLauncher, MeasuredCase, PlannedCase
 from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.suite import Suite
-
-if TYPE_CHECKING:
-    from pytest_nemoperf.progress import Progress
 
 _KEPT_SESSIONS = 10
 
@@ -62,6 +60,7 @@ class PerfSession:
         self.write_error = ""
         self._pruned: Pruned | None = None
         self.context = Context(settings, root=config.rootpath, started_in=config.invocation_params.dir)
+        self.progress = Progress(config)
         self.planner = Planner(config, settings=settings, store=self.context.store)
         self.suite = Suite(config, planner=self.planner)
         self._turn = HostLock()
@@ -80,9 +79,11 @@ class PerfSession:
         if settings.replay_dir is not None:
             return Replay(context, root=settings.replay_dir)
         if settings.against is None:
-            return Launches(context, launcher=self._ranks, folder=self._folder, turn=self._turn)
+            return Launches(context, launcher=self._ranks, folder=self._folder, turn=self._turn, progress=self.progress)
         try:
-            self.ab = ABSession(settings.against, context=context, folder=self._folder, turn=self._turn)
+            self.ab = ABSession(
+                settings.against, context=context, folder=self._folder, turn=self._turn, progress=self.progress
+            )
         except RevisionError as exc:
             raise pytest.UsageError(str(exc)) from None
         return self.ab
@@ -111,24 +112,25 @@ class PerfSession:
         """Return the cases that a test has run and not compared."""
         return [case for case, owner in self._not_compared.items() if owner == nodeid]
 
-    def measure(self, case: PlannedCase, *, progress: Progress) -> Measurement:
+    def measure(self, case: PlannedCase) -> Measurement:
         """Run a planned case until a verdict is reached or a baseline is complete; see CaseLauncher for errors.
 
         Args:
             case: Case to run.
-            progress: Display of the runs.
 
         Raises:
             RecipeError: If the test has measured the case before.
         """
         self.check_once(case.plan.case, nodeid=case.mark.nodeid)
         self._not_compared[case.plan.case] = case.mark.nodeid
-        measured = self._launcher.measure(case, progress=progress)
+        measured = self._launcher.measure(case)
         self._measured[case.plan.case] = measured
         return measured.measurement
 
     def judge(self, measurement: Measurement, *, mark: PerfMark) -> CaseReport:
-        """Judge a measurement and keep its report; a baseline to be stored is written when the test has ended.
+        """Judge a measurement, show its line, profile it if that is due, and keep its report.
+
+        A baseline to be stored is written when the test has ended.
 
         Args:
             measurement: As ``measure`` returned it, or of a loop or benchmark of the test process.
@@ -154,9 +156,10 @@ class PerfSession:
         self.reports = [other for other in self.reports if other.result.verdict.case != measurement.case]
         self.reports.append(report)
         self._judged.setdefault(mark.nodeid, []).append(measurement.case)
-        return report
+        self.progress.case(report)
+        return self._profiled(report)
 
-    def profile(self, report: CaseReport, *, progress: Progress) -> CaseReport:
+    def _profiled(self, report: CaseReport) -> CaseReport:
         """Profile a case if ``--perf-profile`` asks for it; return its report with the profile.
 
         The verdict stands: a failure of the profiled run is told in the report.
@@ -174,18 +177,17 @@ class PerfSession:
             provenance=self.context.provenance,
             updating=self.settings.updating,
             store_command="" if self.settings.changes else command,
-            progress=progress,
+            progress=self.progress,
         )
         self.num_profiled += 1
         self._replace(report, by=profiled)
         return profiled
 
-    def end(self, *, problem: str, progress: Progress) -> None:
+    def end(self, *, problem: str) -> None:
         """End the attempt of the running test, if there is one: store its baselines and profiles.
 
         Args:
             problem: Failure of the test other than its verdicts; nothing is stored then. Empty for none.
-            progress: Display of the profiles' files.
 
         Raises:
             BaselineError: If a baseline can't be written.
@@ -199,7 +201,7 @@ class PerfSession:
             why = problem
             if not why:
                 try:
-                    self._replace(report, by=self._stored(report, progress=progress))
+                    self._replace(report, by=self._stored(report))
                 except BaselineError as exc:
                     error = exc
                     why = str(exc)
@@ -208,17 +210,17 @@ class PerfSession:
         if error is not None:
             raise error
 
-    def take_turn(self, progress: Progress) -> None:
+    def take_turn(self) -> None:
         """Wait until no other perf session measures on this host."""
-        self._turn.acquire(report=progress.say)
+        self._turn.acquire(report=self.progress.say)
 
     def close(self) -> None:
         """Stop every process, give up the turn, keep the newest runs only; may be called twice."""
         if self.ab is not None:
             self.ab.close()
         self._ranks.close()
-        self._folder.release()
         self._turn.release()
+        self._folder.release()
         if self.settings.replay_dir is None:  # the oldest runs may be those that were judged again
             self._folder.forget_others(keep=_KEPT_SESSIONS)
 
@@ -363,7 +365,7 @@ class PerfSession:
     def _replace(self, report: CaseReport, *, by: CaseReport) -> None:
         self.reports = [by if other is report else other for other in self.reports]
 
-    def _stored(self, report: CaseReport, *, progress: Progress) -> CaseReport:
+    def _stored(self, report: CaseReport) -> CaseReport:
         """Write a case's baseline and profile; return its report with the profile's path.
 
         Raises:
@@ -373,7 +375,9 @@ class PerfSession:
             self.context.store.record_locally(report.stored)
         elif report.stored is not None:
             self.context.store.update(report.stored)
-        return store_new_profile(report, root=self.context.root, updating=self.settings.updating, progress=progress)
+        return store_new_profile(
+            report, root=self.context.root, updating=self.settings.updating, progress=self.progress
+        )
 
 
 def _withdrawn(report: CaseReport, *, problem: str) -> CaseReport:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from pytest_nemoperf.abtest import ABResult
 from pytest_nemoperf.comparison import VerdictPolicy
@@ -16,9 +16,6 @@ from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.store import StoredBaseline
 from pytest_nemoperf.verdict import Verdict
-
-if TYPE_CHECKING:
-    from pytest_nemoperf.progress import Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,12 +71,11 @@ class MeasuredCase:
 class CaseLauncher(Protocol):
     """Gets a planned case its runs: launched here, stored by an earlier session, or of two revisions in turns."""
 
-    def measure(self, case: PlannedCase, *, progress: Progress) -> MeasuredCase:
+    def measure(self, case: PlannedCase) -> MeasuredCase:
         """Return the case with its measurement.
 
         Args:
             case: Case to run.
-            progress: Display of the runs.
 
         Raises:
             BaselineError: If a stored baseline can't be trusted; nothing is launched then.
