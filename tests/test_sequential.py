@@ -4,7 +4,6 @@ import math
 
 import pytest
 
-from pytest_nemoperf import options
 from pytest_nemoperf.metrics import PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU, Metric
 from pytest_nemoperf.sequential import (
     Decision,
@@ -172,10 +171,3 @@ def test_a_lost_half_of_the_rate_costs_as_much_as_twice_the_time() -> None:
 
 def test_what_runs_stand_for_is_their_mean_without_a_stall() -> None:
     assert usual_cost((0.0, 0.002, 0.7), tolerance=TOLERANCE) == pytest.approx((0.0 + 0.002 + 0.027) / 3.0)
-
-
-def test_the_options_have_the_rates_the_rule_was_measured_with() -> None:
-    rule = SequentialRule(noise_pct=1.0)
-
-    assert (rule.alpha, rule.beta) == (options.DEFAULT_ALPHA, options.DEFAULT_BETA)
-    assert rule.max_runs == options.DEFAULT_MAX_RUNS

@@ -22,8 +22,9 @@ from typing import Any
 
 from pytest_nemoperf.abratios import turns_error, turns_ratio
 from pytest_nemoperf.abtest import MAX_ROUNDS, MIN_ROUNDS, rule_of
+from pytest_nemoperf.defaults import DEFAULT_ALPHA, DEFAULT_BETA
 from pytest_nemoperf.metrics import TOKENS_PER_SEC_PER_GPU
-from pytest_nemoperf.options import DEFAULT_AB_LIMIT_SEC, DEFAULT_ALPHA, DEFAULT_BETA
+from pytest_nemoperf.options import DEFAULT_AB_LIMIT_SEC
 from pytest_nemoperf.records import StepRecord
 from pytest_nemoperf.sequential import Decision, cost_of_loss, decide_ratio
 from pytest_nemoperf.systems import find_system

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from rates import interval_pct
 
+from pytest_nemoperf.defaults import DEFAULT_RUNS
 from pytest_nemoperf.metrics import TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.sequential import Decision, SequentialRule, cost_of_loss, decide
 
@@ -19,7 +20,7 @@ NUM_UPDATES = 12
 TOLERANCE_PCT = 3.0
 NOISE_PCT = 0.5
 PRIOR_PCT = 1.0
-_BASELINE_RUNS = 5
+_BASELINE_RUNS = DEFAULT_RUNS
 _DECAY_PCT = 0.5
 
 

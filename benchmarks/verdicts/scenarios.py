@@ -15,10 +15,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_nemoperf.defaults import DEFAULT_MAX_RUNS
+
 Times = NDArray[np.float64]
 
 MAX_BASELINE_RUNS = 10
-MAX_RUNS = 5
+MAX_RUNS = DEFAULT_MAX_RUNS
 NUM_LAUNCHES = MAX_BASELINE_RUNS + MAX_RUNS
 NUM_WARMUP = 5
 NUM_SLOW_STEPS = 2

@@ -21,6 +21,7 @@ from scenarios import MAX_BASELINE_RUNS, MAX_RUNS, NUM_WARMUP, SCENARIOS, Times
 
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.comparison import VerdictKind, VerdictPolicy
+from pytest_nemoperf.defaults import DEFAULT_ALPHA
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import JUDGED, STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.steadiness import mad_pct, num_outliers, num_still_warming, slow_steps_pct
@@ -56,7 +57,7 @@ def main() -> None:
 def _report(name: str, trials: Times, tolerance_pct: float, noise_pct: float) -> None:
     for max_runs in (MAX_RUNS, 1):
         tolerances = {metric.name: tolerance_pct for metric in JUDGED}
-        policy = make_policy(tolerances=tolerances, run_noise_pct=noise_pct, alpha=0.005, max_runs=max_runs)
+        policy = make_policy(tolerances=tolerances, run_noise_pct=noise_pct, alpha=DEFAULT_ALPHA, max_runs=max_runs)
         changed: Counter[str] = Counter()
         launches = [0, 0]
         for trial in trials:

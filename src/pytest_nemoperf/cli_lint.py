@@ -16,6 +16,7 @@ from typing import Any
 
 from pytest_nemoperf.baseline import Baseline, read_baseline
 from pytest_nemoperf.comparison import VerdictPolicy, default_tolerances, merge_tolerances, parse_tolerances
+from pytest_nemoperf.defaults import DEFAULT_ALPHA, DEFAULT_BETA, DEFAULT_MAX_RUNS
 from pytest_nemoperf.dryrun import DRY_RUN_FILE, DryRun
 from pytest_nemoperf.errors import BaselineError, LintError, NemoPerfError, RecipeError
 from pytest_nemoperf.github import is_github, repository_path
@@ -24,7 +25,6 @@ from pytest_nemoperf.lint import Finding, LooseTolerance, lint_baseline, lint_lo
 from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.profilestore import PROFILES_DIR, find_profile
 from pytest_nemoperf.report.github import Annotation, AnnotationLevel, render_annotation, shown_annotations
-from pytest_nemoperf.sequential import SequentialRule
 from pytest_nemoperf.systems import System, find_system
 
 _MAX_AGE_DAYS = 180
@@ -194,14 +194,13 @@ class _Linter:
         asked = {each.case: each.tolerances for each in dry_run.asked} if dry_run else {}
         if dry_run is not None and dry_run.policy is not None:
             return replace(dry_run.policy, tolerances=asked.get(case, dry_run.policy.tolerances))
-        rule = SequentialRule(noise_pct=system.run_noise_pct)
         return VerdictPolicy(
             tolerances=merge_tolerances([default_tolerances(system), self._tolerances]),
             run_noise_pct=system.run_noise_pct,
             memory_noise_pct=system.memory_noise_pct,
-            alpha=rule.alpha,
-            beta=rule.beta,
-            max_runs=rule.max_runs,
+            alpha=DEFAULT_ALPHA,
+            beta=DEFAULT_BETA,
+            max_runs=DEFAULT_MAX_RUNS,
         )
 
 

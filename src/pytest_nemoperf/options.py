@@ -6,12 +6,9 @@ from typing import Final
 
 import pytest
 
+from pytest_nemoperf.defaults import DEFAULT_ALPHA, DEFAULT_BETA, DEFAULT_MAX_RUNS, DEFAULT_RUNS
 from pytest_nemoperf.selection import PERF_TESTPATHS, asks_for_perf
 
-DEFAULT_RUNS = 5
-DEFAULT_MAX_RUNS = 5
-DEFAULT_ALPHA = 0.005
-DEFAULT_BETA = 0.01
 DEFAULT_AB_LIMIT_SEC = 180.0
 DEFAULT_AB_TOLERANCE_PCT = 5.0
 STATE_DIR = ".nemoperf"

@@ -25,6 +25,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Final
 
+from pytest_nemoperf.defaults import DEFAULT_ALPHA, DEFAULT_BETA, DEFAULT_MAX_RUNS
 from pytest_nemoperf.metrics import Direction, Metric
 
 PRIOR_DOF: Final = 8.0
@@ -61,9 +62,9 @@ class SequentialRule:
     """
 
     noise_pct: float
-    alpha: float = 0.005
-    beta: float = 0.01
-    max_runs: int = 5
+    alpha: float = DEFAULT_ALPHA
+    beta: float = DEFAULT_BETA
+    max_runs: int = DEFAULT_MAX_RUNS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from pytest_nemoperf.comparison import (
     merge_tolerances,
     parse_tolerances,
 )
+from pytest_nemoperf.defaults import DEFAULT_ALPHA, DEFAULT_BETA, DEFAULT_MAX_RUNS, DEFAULT_RUNS
 from pytest_nemoperf.errors import NemoPerfError
 from pytest_nemoperf.machine import Devices
 from pytest_nemoperf.option_checks import check_combination
@@ -242,9 +243,9 @@ def _terms(config: pytest.Config, *, system: System) -> VerdictPolicy:
         tolerances=merge_tolerances(layers),
         run_noise_pct=system.run_noise_pct,
         memory_noise_pct=system.memory_noise_pct,
-        alpha=parse_probability(alpha, subject="ini perf_alpha") if alpha else options.DEFAULT_ALPHA,
-        beta=parse_probability(beta, subject="ini perf_beta") if beta else options.DEFAULT_BETA,
-        max_runs=parse_count(max_runs, subject=max_runs_subject) if max_runs else options.DEFAULT_MAX_RUNS,
+        alpha=parse_probability(alpha, subject="ini perf_alpha") if alpha else DEFAULT_ALPHA,
+        beta=parse_probability(beta, subject="ini perf_beta") if beta else DEFAULT_BETA,
+        max_runs=parse_count(max_runs, subject=max_runs_subject) if max_runs else DEFAULT_MAX_RUNS,
     )
 
 
@@ -252,7 +253,7 @@ def _runs(config: pytest.Config) -> int:
     if config.option.perf_set and config.option.perf_runs is None:
         return 1  # a trial
     text, subject = _option_or_ini(config, "perf_runs")
-    return parse_count(text, subject=subject) if text else options.DEFAULT_RUNS
+    return parse_count(text, subject=subject) if text else DEFAULT_RUNS
 
 
 def _option_or_ini(config: pytest.Config, name: str) -> tuple[str, str]:
