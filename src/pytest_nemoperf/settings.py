@@ -131,8 +131,8 @@ def read_settings(config: pytest.Config) -> Settings:
         pytest.UsageError: If an option or ini key can't be honoured, or the system is not this machine.
     """
     option = config.option
+    check_combination(config)
     inject_pct = _inject_pct(config)
-    check_combination(config, inject_pct=inject_pct)
     replay_dir = _replay_dir(config)
     try:
         devices = machine.detect_devices()

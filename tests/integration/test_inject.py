@@ -28,4 +28,4 @@ def test_injection_cannot_be_combined_with_an_update(project: Project) -> None:
     result = project.run("--perf-inject=20%", "--update-baselines")
 
     assert result.ret == 4
-    result.stderr.fnmatch_lines(["*--perf-inject=20% with --update-baselines: an injected run is never stored*"])
+    result.stderr.fnmatch_lines(["*--perf-inject with --update-baselines: an injected run is never stored*"])

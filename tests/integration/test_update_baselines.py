@@ -87,7 +87,7 @@ def test_update_without_perf_tests_is_refused(project: Project) -> None:
     result = project.pytester.runpytest_inprocess("--update-baselines")
 
     assert result.ret == 4
-    result.stderr.fnmatch_lines(["*--update-baselines needs perf tests to run: add -m perf*"])
+    result.stderr.fnmatch_lines(["*--update-baselines needs perf tests to apply to: add -m perf*"])
 
 
 def test_an_inconclusive_case_keeps_its_baseline_unless_accepted(project: Project) -> None:
