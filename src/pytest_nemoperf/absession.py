@@ -121,7 +121,8 @@ class ABSession:
         self._worktree.remove()
 
     def _prepare(self) -> ABRunner:
-        paths, repository = self._against.paths, self.revision.repository
+        paths = self._against.paths
+        repository = self.revision.repository
         check_entries(paths, project=self._context.root, repository=repository)
         self._progress.say(f"checking out {self.revision.label}, for --perf-ab")
         checkout = self._worktree.add()
@@ -152,13 +153,13 @@ class ABSession:
         return ABRounds(plan, seed=random.SystemRandom().randrange(2**32), why_launches=why_launches)
 
     def _say_launches(self, case: str, *, why: str) -> None:
-        """Say why ranks take no turns, once for all cases with that reason."""
+        """Write the reason why ranks take no turns, once for all cases with that reason."""
         if why not in self._said:
             self._said.add(why)
             self._progress.say(f"{case}: whole launches alternate: {why} (said once a session)")
 
     def _say_shared(self, runner: ABRunner) -> None:
-        """Say once of each file or folder that it is no part of either version."""
+        """Write once of each file or folder that both sides share it."""
         shared = [path for path in runner.shared() if path not in self._said]
         if shared:
             self._said.update(shared)
@@ -186,7 +187,7 @@ class ABSession:
 
 
 def _equal_sides(revision: Revision, *, against: ABOptions, settings: Settings, root: Path) -> str:
-    """Return a caution about two sides that have the same files in git; empty if they differ.
+    """Return a caution about two sides with the same files in git; empty if they differ.
 
     Raises:
         RevisionError: If nothing else can make them differ, and no self-test wants them equal.

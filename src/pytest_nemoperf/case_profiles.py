@@ -1,4 +1,4 @@
-"""``--perf-profile``: which judged cases run once more under the profiler, and what becomes of their profiles."""
+"""``--perf-profile``: run judged cases once more under the profiler, and store their profiles with the baselines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def is_profile_due(result: CaseResult, *, updating: UpdateOptions | None) -> bool:
-    """Tell whether a judged case is profiled: it fails on sound runs, or its profile belongs to a baseline."""
+    """Return whether a judged case is profiled: it fails on sound runs, or its profile belongs to a baseline."""
     is_slow = result.is_failure and result.verdict.kind is not VerdictKind.INVALID
     return is_slow or bool(_path_to_store(result, updating=updating))
 
@@ -40,15 +40,15 @@ def profile_report(
     """Profile a case; compare with the profile beside its baseline if it fails, keep one to store if that is due.
 
     Args:
-        report: Of the judged case.
-        launcher: Who starts the ranks.
-        run_dir: Made for this run.
-        root: What the report's paths are relative to; run_dir lies below it.
+        report: Report of the judged case.
+        launcher: Starts the ranks.
+        run_dir: Directory made for this run.
+        root: Root directory that the report's paths are relative to; run_dir lies below it.
         machine: Key of this machine.
-        provenance: Of this session.
-        updating: How baselines are stored; None if none are.
-        store_command: Shell command that stores a profile; empty where it would not help.
-        progress: Shows what goes on.
+        provenance: Date, commit and versions of this session.
+        updating: Values of ``--update-baselines``; None if no baseline is stored.
+        store_command: Shell command that stores a profile; empty for a case that is never stored.
+        progress: Display of the run.
     """
     result = report.result
     case = result.verdict.case
@@ -62,32 +62,38 @@ def profile_report(
         provenance=provenance,
         on_progress=progress.step,
     )
-    found = replace(found, traces=tuple(str(Path(trace).relative_to(root)) for trace in found.traces))
+    traces = [str(Path(trace).relative_to(root)) for trace in found.traces]
+    found = replace(found, traces=tuple(traces))
     if result.is_failure:
-        baseline = root / result.baseline_path if result.baseline_path else None
-        seen = with_stored_profile(found, baseline_path=baseline, store_command=store_command)
-        report = replace(report, profile=seen)
-    return replace(report, new_profile=found) if _path_to_store(result, updating=updating) else report
+        baseline_path = root / result.baseline_path if result.baseline_path else None
+        compared = with_stored_profile(found, baseline_path=baseline_path, store_command=store_command)
+        report = replace(report, profile=compared)
+    if _path_to_store(result, updating=updating):
+        report = replace(report, new_profile=found)
+    return report
 
 
 def store_new_profile(
     report: CaseReport, *, root: Path, updating: UpdateOptions | None, progress: Progress
 ) -> CaseReport:
-    """Store the profile that a case has for its baseline, if it has one; return its report with where it is.
+    """Store the new profile of a case, if it has one; return its report with the profile's path.
 
     Args:
-        report: Of a case whose baseline is written.
-        root: What the report's paths are relative to.
-        updating: How baselines are stored.
-        progress: Is told what becomes of it.
+        report: Report of a case with a written baseline.
+        root: Root directory that the report's paths are relative to.
+        updating: Values of ``--update-baselines``.
+        progress: Display of the profile's path.
     """
     if report.new_profile is None:
         return report
     path = _path_to_store(report.result, updating=updating)
     problem = store_profile(report.new_profile, baseline_path=root / path)
-    stored = "" if problem else str(profile_path(Path(path)))
-    where = f"is not stored: {problem}" if problem else f"is stored as {stored}"
-    progress.say(f"the profile of {report.result.verdict.case} {where}")
+    case = report.result.verdict.case
+    if problem:
+        progress.say(f"the profile of {case} is not stored: {problem}")
+        return report
+    stored = str(profile_path(Path(path)))
+    progress.say(f"the profile of {case} is stored as {stored}")
     return replace(report, stored_profile=stored)
 
 
@@ -98,5 +104,6 @@ def _path_to_store(result: CaseResult, *, updating: UpdateOptions | None) -> str
     """
     if result.stored_path:
         return result.stored_path
-    is_as_before = updating is not None and not updating.is_new_only and result.verdict.kind is VerdictKind.PASSED
-    return result.baseline_path if is_as_before else ""
+    if updating is None or updating.is_new_only or result.verdict.kind is not VerdictKind.PASSED:
+        return ""
+    return result.baseline_path

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Context:
-    """Settings and what follows from them.
+    """Settings of a session with the machine, the stored baselines and the code that follow from them.
 
     Args:
-        settings: Of the session.
+        settings: Values of options and ini keys.
         root: Root directory of the project.
         started_in: Directory in which pytest was started.
     """
@@ -50,18 +50,20 @@ class Context:
 
     @cached_property
     def provenance(self) -> Provenance:
-        """When, from which commit, with which versions, on which device, by which command."""
+        """Date, commit, versions, device and command of this session."""
         return machine.provenance(self.settings.system, devices=self.settings.devices, code=self.code)
 
     @property
     def baselines_shown(self) -> str:
-        """The folder of the system's committed baselines; its whole path where it could be taken for another one."""
+        """Folder of the system's committed baselines; its whole path if it could be taken for another one."""
         folder = self.settings.baselines_dir / self.settings.system.name
-        return str(folder) if self.elsewhere else self.shown(folder)
+        if self.elsewhere:
+            return str(folder)
+        return self.shown(folder)
 
     @cached_property
     def elsewhere(self) -> tuple[str, ...]:
-        """A sentence on each further folder that holds baselines of the system, and is not looked into."""
+        """Sentences on further folders that hold baselines of the system and are not looked into."""
         system = self.settings.system.name
         near = (self._started_in, self.root, *self.root.parents)
         texts = []
@@ -72,7 +74,7 @@ class Context:
         return tuple(texts)
 
     def where_looked(self, found: StoredBaseline) -> tuple[str, ...]:
-        """Return sentences for a case without a committed baseline where others lie nearby."""
+        """Return notes on baselines in other folders, for a case that has no committed one."""
         if not self.elsewhere or (found.baseline is not None and not found.is_local):
             return ()
         if found.baseline is None:
@@ -82,10 +84,13 @@ class Context:
         own = f"judged by what this machine did before, for {self.baselines_shown} holds nothing of this case"
         return (own, *self.elsewhere)
 
-    def shown(self, path: Path | str) -> str:
-        """Return a path as people read it: relative to the root directory if it lies there."""
-        candidate = Path(path)
-        return str(candidate.relative_to(self.root)) if candidate.is_relative_to(self.root) else str(path)
+    def shown(self, path: Path | str | None) -> str:
+        """Return a path for people, relative to the root directory if it lies there; empty for none."""
+        if not path:
+            return ""
+        if Path(path).is_relative_to(self.root):
+            return str(Path(path).relative_to(self.root))
+        return str(path)
 
     def command(self, nodeid: str, *extra: str) -> str:
         """Return the shell command that runs a test as this session does."""
@@ -102,12 +107,14 @@ class Context:
     def rerun_command(self, nodeid: str) -> str:
         """Return the shell command that runs a test once more; a self-test runs as one again."""
         inject_pct = self.settings.inject_pct
-        if inject_pct or (self.settings.against and self.settings.against.is_self_test):
-            return self.command(nodeid, f"--perf-inject={inject_pct:g}{'%' if inject_pct else ''}")
+        if inject_pct:
+            return self.command(nodeid, f"--perf-inject={inject_pct:g}%")
+        if self.settings.against and self.settings.against.is_self_test:
+            return self.command(nodeid, "--perf-inject=0")
         return self.command(nodeid)
 
     def accept_command(self, nodeid: str, *, kind: VerdictKind) -> str:
-        """Return how to store a case in spite of its verdict; empty for a trial, replay or comparison of revisions."""
+        """Return the shell command that stores a case in spite of its verdict; empty if none can."""
         if self.settings.changes or self.settings.replay_dir or self.settings.against:
             return ""
         if kind not in NEEDS_ACCEPTANCE:
@@ -117,7 +124,7 @@ class Context:
 
 
 def _machine_key(settings: Settings) -> dict[str, str | int]:
-    """Return this machine's key; empty where a dry run speaks of GPUs that are not here."""
+    """Return this machine's key; empty for a dry run of a system whose GPUs are not here."""
     if settings.system.device == "cuda" and not settings.devices.names:
         return {}
     return machine.machine_key(settings.system, devices=settings.devices, machine_name=settings.machine_name)

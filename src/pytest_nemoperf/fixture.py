@@ -73,7 +73,8 @@ class Perf:
         Returns:
             The verdict, where it does not fail.
         """
-        session, item = self._session, self._item
+        session = self._session
+        item = self._item
         with self._as_outcome():
             report = session.judge(measurement, mark=perf_mark(item))
         write_properties(item, reports=session.judged(item.nodeid))
@@ -165,7 +166,7 @@ class Perf:
         )
 
     def begin_in_process(self, case: str, *, kind: str, subject: str) -> None:
-        """Note that the test asks for a case of this process, and skip the test where the session has no use for it.
+        """Note that the test asks for a case of this process; skip the test if the session has no use for it.
 
         Args:
             case: Case id.
@@ -209,7 +210,7 @@ class Perf:
 
     @contextmanager
     def _as_outcome(self) -> Iterator[None]:
-        """Turn what this package raises into the test's outcome, without a traceback through this package."""
+        """Turn errors of this package into the test's outcome, without a traceback through this package."""
         try:
             yield
         except NemoPerfError as exc:

@@ -36,15 +36,14 @@ def judge_case(case: MeasuredCase, *, context: Context) -> CaseReport:
     outcome = _store_outcome(case, verdict=verdict, context=context)
     waiver = None if case.ab else case.mark.waiver  # a waiver is of a loss against the baseline
     effect = rule_on(verdict, waiver=waiver, today=datetime.now(UTC).date(), release=context.settings.release)
-    shown = context.shown
     result = CaseResult(
         nodeid=case.mark.nodeid,
         measurement=case.measurement,
         verdict=verdict,
         plan=case.plan,
-        baseline_path=shown(case.found.path) if case.found.path else "",
+        baseline_path=context.shown(case.found.path),
         is_judged_locally=case.found.is_local,
-        stored_path=shown(outcome.path) if outcome.path else "",
+        stored_path=context.shown(outcome.path),
         is_stored_locally=outcome.is_local,
         storing_note=outcome.note,
         accepted_reason=outcome.accepted_reason,
@@ -52,7 +51,7 @@ def judge_case(case: MeasuredCase, *, context: Context) -> CaseReport:
         waived=effect.waived,
         waiver_note=effect.note,
         has_expired_waiver=effect.is_expired,
-        run_dir=shown(case.run_dir) if case.run_dir else "",
+        run_dir=context.shown(case.run_dir),
         ab=case.ab,
     )
     return CaseReport(
@@ -86,7 +85,7 @@ def _verdict_on(case: MeasuredCase, *, context: Context) -> Verdict:
 
 
 def _stand_in_notes(case: MeasuredCase, *, context: Context) -> list[str]:
-    """Return a note on the committed baseline that does not count where this machine's own stands in for it."""
+    """Return a note on the committed baseline if this machine's own stands in for it."""
     if not case.found.is_local or case.found.baseline is None:
         return []
     committed = context.store.find_committed(case.measurement.case)

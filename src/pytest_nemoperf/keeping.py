@@ -1,4 +1,4 @@
-"""Decide what is stored of a judged case: in the committed baselines, for this machine alone, or nothing."""
+"""Choose the baseline that a judged case leaves: among the committed ones, for this machine alone, or none."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreOutcome:
-    """Decision on what is to be stored of a case.
+    """Baseline to be stored for a case, or the reason why none is.
 
     Attributes:
         path: File to write; empty if none is.
-        stored: What is to be in it; None for nothing.
-        replaced: What was in it when this was decided.
+        stored: Its new content; None if none is written.
+        replaced: Its content at the time of the decision.
         is_local: It is in this machine's own store.
-        note: Why it is or is not written; empty where that needs no words.
-        accepted_reason: Why a loss was accepted; empty if none was.
+        note: Reason why it is or is not written; empty for an ordinary session.
+        accepted_reason: Reason given for accepting a loss; empty if none was accepted.
     """
 
     path: str = ""
@@ -46,12 +46,12 @@ class StoreOutcome:
 
 
 class BaselineWriter:
-    """Decides what is to be stored; who asks writes it, once the test has come to its end.
+    """Chooses the baseline of each case; the session writes it when the test has ended.
 
     Args:
-        store: Where.
+        store: Stored baselines.
         runs: Launches that make a baseline.
-        updating: How committed baselines are written; None if they are not.
+        updating: Values of ``--update-baselines``; None if committed baselines are not written.
     """
 
     def __init__(self, store: BaselineStore, *, runs: int, updating: UpdateOptions | None) -> None:
@@ -62,14 +62,14 @@ class BaselineWriter:
     def keep(
         self, new: Baseline, *, verdict: Verdict, found: StoredBaseline, policy: VerdictPolicy, is_in_process: bool
     ) -> StoreOutcome:
-        """Decide what is to be stored of a sound case's runs.
+        """Return the baseline to be stored for the runs of a sound case.
 
         Args:
-            new: What they would be stored as.
-            verdict: On them.
-            found: What they were judged against.
+            new: Baseline of these runs.
+            verdict: Verdict on them.
+            found: Baseline they were judged against.
             policy: Tolerances and error rates.
-            is_in_process: They are measured once a session, so a baseline grows from session to session.
+            is_in_process: The case is measured once a session, so that its baseline grows from session to session.
 
         Raises:
             BaselineError: If a stored file can't be trusted.
@@ -118,29 +118,33 @@ class BaselineWriter:
         if is_growing:
             step = UpdateDecision(action=Action.WRITE, why=_growth(new, runs=self._runs))
         if step.action is not Action.WRITE:
-            unheld = unheld_texts(old.runs, policy=policy) if old is not None and step.action is Action.KEEP else []
-            return StoreOutcome(note="; ".join([step.why, *unheld]))
+            notes = [step.why]
+            if old is not None and step.action is Action.KEEP:
+                notes += unheld_texts(old.runs, policy=policy)
+            return StoreOutcome(note="; ".join(notes))
         new = replace(
             new,
             reason=updating.reason or "--update-baselines",
             anchor=next_anchor(verdict, old=old, new=new, policy=policy, release=updating.anchor),
         )
-        is_complete = not is_in_process or len(new.runs) >= self._runs
-        unheld = unheld_texts(new.runs, policy=policy) if is_complete else []
-        is_accepted = updating.is_accepted and verdict.kind in NEEDS_ACCEPTANCE
+        notes = [step.why, _anchoring(new, old=old)]
+        if not is_in_process or len(new.runs) >= self._runs:
+            notes += unheld_texts(new.runs, policy=policy)
+        accepted_reason = ""
+        if updating.is_accepted and verdict.kind in NEEDS_ACCEPTANCE:
+            accepted_reason = updating.reason
         return StoreOutcome(
             path=str(self._store.committed_path(new.case)),
             stored=new,
             replaced=old,
-            note="; ".join(filter(None, [step.why, _anchoring(new, old=old), *unheld])),
-            accepted_reason=updating.reason if is_accepted else "",
+            note="; ".join(filter(None, notes)),
+            accepted_reason=accepted_reason,
         )
 
 
 def _anchoring(new: Baseline, *, old: Baseline | None) -> str:
-    """Return which anchor was set or dropped; empty where it stays as it was."""
-    before = None if old is None else old.anchor
-    if new.anchor == before:
+    """Return a note on an anchor that is set or dropped; empty if it stays as it was."""
+    if new.anchor == (old.anchor if old else None):
         return ""
     if new.anchor is None:
         return "its anchor is dropped: decay is measured from these runs"

@@ -53,7 +53,8 @@ class Launches:
 
         Records that can't be read make it INVALID.
         """
-        context, plan = self._context, case.plan
+        context = self._context
+        plan = case.plan
         found = context.store.find(plan.case, workload=workload_of(plan))
         self._turn.acquire(report=self._progress.say)
         runs: list[MeasuredRun] = []
@@ -104,13 +105,15 @@ class Launches:
         )
 
     def _max_runs(self, case: PlannedCase) -> int:
-        limit = max(case.num_runs, case.policy.max_runs)
-        return limit if self._context.settings.updating is None else max(limit, _MAX_RECORDED_RUNS)
+        if self._context.settings.updating is None:
+            return max(case.num_runs, case.policy.max_runs)
+        return max(case.num_runs, case.policy.max_runs, _MAX_RECORDED_RUNS)
 
     def _is_decided(self, case: PlannedCase, *, measurement: Measurement, verdict: Verdict) -> bool:
         """Tell whether another launch would change neither the verdict nor the stored baseline."""
         updating = self._context.settings.updating
-        kind, num_runs = verdict.kind, len(measurement.runs)
+        kind = verdict.kind
+        num_runs = len(measurement.runs)
         is_accepted = updating is not None and updating.is_accepted
         if kind is VerdictKind.INVALID or (kind is VerdictKind.REGRESSED and not is_accepted):
             return True  # more launches would be refused as well
@@ -179,7 +182,8 @@ class Replay:
 
         They are measured by the plan that is stored with them, and judged as runs of the machine they were on.
         """
-        plan, run_dir = case.plan, self._root / case.plan.case
+        plan = case.plan
+        run_dir = self._root / plan.case
         if not run_dir.is_dir():
             raise UnsupportedError(f"no runs of {plan.case} are stored in {self._root.name}")
         stored = load_case(run_dir)

@@ -1,4 +1,4 @@
-"""Texts of options and ini keys as values, or an error that names the option."""
+"""Parse the texts of options and ini keys; an error names the option."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def parse_fail_on(text: str) -> frozenset[VerdictKind]:
         return frozenset()
     words = {kind.value.lower().replace(" ", "_"): kind for kind in VerdictKind}
     chosen = set()
-    for word in filter(None, (part.strip().lower() for part in text.split(","))):
+    for part in text.split(","):
+        word = part.strip().lower()
+        if not word:
+            continue
         if word not in words:
             raise pytest.UsageError(f"--perf-fail-on: unknown verdict {word!r}; {did_you_mean(word, {*words, 'none'})}")
         chosen.add(words[word])

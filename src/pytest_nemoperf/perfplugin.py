@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -38,7 +38,7 @@ _OUTCOMES = frozenset({"passed", "failed", "skipped"})
 
 
 class PerfPlugin:
-    """Translates pytest's events for one perf session."""
+    """Hooks of pytest, translated for one perf session."""
 
     def __init__(self, config: pytest.Config, *, settings: Settings) -> None:
         self._config = config
@@ -48,7 +48,7 @@ class PerfPlugin:
         self._benchmarks: dict[str, WatchedBenchmark] = {}
 
     def register_companions(self) -> None:
-        """Register the plugins that do one thing each."""
+        """Register the plugins for the suite and for GitHub Actions."""
         self._config.pluginmanager.register(self.session.suite, "nemoperf-suite")
         if is_github():
             github = GitHubPlugin(self._config, session=self.session)
@@ -87,7 +87,7 @@ class PerfPlugin:
             self._prepare_benchmark(item)
 
     def _prepare_benchmark(self, item: pytest.Item) -> None:
-        """Delay what pytest-benchmark measures in a self-test session; take turns before anything is timed."""
+        """Skip a benchmark test that the session has no use for; else inject the delay and take the turn."""
         settings = self.session.settings
         self.perf_of(item).begin_in_process(
             benchmark_case_id(item.nodeid), kind="a benchmark test", subject=item.nodeid
@@ -98,13 +98,13 @@ class PerfPlugin:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
-        """Note a failure of a subtest, which does not reach the test."""
+        """Note a failure of a subtest, for it does not reach the test."""
         if call.excinfo is not None:
             self._note_failure(call.excinfo.value)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        """Store what the test has measured, once nothing more can go wrong with it."""
+        """Store the baselines of the test, once nothing more can go wrong with it."""
         try:
             result = yield
         except BaseException:
@@ -117,19 +117,21 @@ class PerfPlugin:
         return result
 
     def _write_last_properties(self, item: pytest.Item) -> None:
-        """Let a test's JUnit properties say what it came to, also where it judged nothing."""
+        """Write the JUnit properties of a test's verdicts, or of the reason why it judged nothing."""
         reports = self.session.judged(item.nodeid)
         write_properties(item, reports=reports)
         if not reports:
-            reasons = [each.reason for each in self.session.not_run if each.nodeid == item.nodeid]
-            reason = reasons[-1] if reasons else self.session.suite.reason_of(item.nodeid)
+            reason = self.session.suite.reason_of(item.nodeid)
+            for each in self.session.not_run:
+                if each.nodeid == item.nodeid:
+                    reason = each.reason
             item.user_properties += [(_VERDICT_PROPERTY, "NOT JUDGED"), (f"{PREFIX}reason", reason)]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
     ) -> Generator[None, Any, Any]:
-        """Let a perf test's benchmark fixture repeat its timing until that is sound."""
+        """Make a perf test's benchmark fixture repeat its timing until a pass is sound."""
         item = request.node
         if fixturedef.argname != _BENCHMARK or not isinstance(item, pytest.Item) or not is_perf(item):
             return (yield)
@@ -161,7 +163,7 @@ class PerfPlugin:
         return result
 
     def _finish_call(self, item: pytest.Item) -> None:
-        """Judge what a test's benchmark fixture has timed, and check that nothing of the test went unjudged."""
+        """Judge the timing of a test's benchmark fixture, and check that the test has left nothing unjudged."""
         if self._is_priced(item):
             self.session.suite.finish(item)
             pytest.skip(PRICED)
@@ -179,7 +181,7 @@ class PerfPlugin:
             raise self.session.verdict_failure
 
     def _swallowed(self, item: pytest.Item) -> str:
-        """Return which failing verdict a test that does not fail has caught; empty if none."""
+        """Return the failing verdict that a passing test has caught; empty if none."""
         for report in self.session.judged(item.nodeid):
             if report.result.is_failure:
                 verdict = report.result.verdict
@@ -187,7 +189,7 @@ class PerfPlugin:
         return ""
 
     def _unjudged_problem(self, item: pytest.Item) -> str:
-        """Return why a perf test that would pass must not; empty if it may."""
+        """Return the reason why a passing perf test must fail; empty if it need not."""
         if swallowed := self._swallowed(item):
             return swallowed
         problem = ""
@@ -204,8 +206,9 @@ class PerfPlugin:
         return f"{problem} (ini perf_require_verdict)"
 
     def pytest_report_header(self) -> list[str]:
-        """Say what is measured against what."""
-        session, settings = self.session, self.session.settings
+        """Return the lines on system, baselines and tolerances."""
+        session = self.session
+        settings = session.settings
         comparing = ""
         if session.ab is not None and settings.against is not None:
             comparing = ab_header(
@@ -227,13 +230,13 @@ class PerfPlugin:
             inject_pct=settings.inject_pct,
             changes=changes_text(settings.changes),
             is_dry_run=settings.is_dry_run,
-            replay_of=session.context.shown(settings.replay_dir) if settings.replay_dir else "",
+            replay_of=session.context.shown(settings.replay_dir),
             comparing=comparing,
         )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take a case's properties out of the last report of an attempt that does not count, for JUnit reads that one.
+        """Remove the JUnit properties of an attempt that does not count from its last report.
 
         Plugins that run a test again report the attempts before under an outcome of their own, or not at all.
         """
@@ -245,12 +248,14 @@ class PerfPlugin:
             report.user_properties = [pair for pair in report.user_properties if not pair[0].startswith(PREFIX)]
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        """Leave out the dot of a judged case: it has a line of its own."""
+        """Return no letter for a judged case: it has a line of its own."""
         if report.when != "call" or not any(name == _VERDICT_PROPERTY for name, _ in report.user_properties):
             return None
         outcome = str(report.outcome)
-        if hasattr(report, "wasxfail"):
-            outcome = "xfailed" if report.skipped else "xpassed"
+        if hasattr(report, "wasxfail") and report.skipped:
+            outcome = "xfailed"
+        elif hasattr(report, "wasxfail"):
+            outcome = "xpassed"
         return outcome, "", outcome.upper()
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -266,39 +271,46 @@ class PerfPlugin:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Show all cases, the counts by verdict, and where the files are."""
-        if self.session.settings.is_dry_run:
+        """Show all cases, the counts by verdict, and the paths of the files."""
+        session = self.session
+        if session.settings.is_dry_run:
             terminalreporter.section("performance")
-            terminalreporter.write_line(render_dry_run(self.session.dry_run, written=self.session.written))
+            terminalreporter.write_line(render_dry_run(session.dry_run, written=session.written))
         elif not self._config.option.collectonly:
             terminalreporter.section("performance")
             text = render_summary(
-                self.session.results,
-                reports=self.session.reports,
-                written=self.session.written,
-                width=self.session.progress.width,
+                session.results,
+                reports=session.reports,
+                written=session.written,
+                width=session.progress.width,
                 color=terminalreporter.hasmarkup,
             )
             terminalreporter.write_line(text.rstrip("\n"))
-            if self.session.settings.is_profiled and not self.session.num_profiled:
-                has_failed = any(report.result.is_failure for report in self.session.reports)
-                none = "no judged case failed but INVALID ones" if has_failed else "no judged case failed"
-                terminalreporter.write_line(f"perf: {none}, so none ran under the profiler (--perf-profile)")
-            left_out = FAILING_BY_DEFAULT - self.session.settings.fail_on
-            num_let = sum(report.result.verdict.kind in left_out for report in self.session.reports)
-            if num_let:
-                words = " and ".join(sorted(left_out))
-                note = f"perf: {count_text(num_let, 'case')} would fail, and does not: perf_fail_on leaves out {words}"
-                terminalreporter.write_line(note, yellow=True)
-            if self.session.ab is not None and self.session.ab.caution:
-                terminalreporter.write_line(f"perf: CAUTION: {self.session.ab.caution}", yellow=True)
-            if outside := self.session.suite.outside():
-                terminalreporter.write_line(f"perf: {outside}", yellow=True)
-        if self.session.write_error:
-            terminalreporter.write_line(f"perf: {self.session.write_error}", red=True)
+            if session.settings.is_profiled and not session.num_profiled:
+                reason = "no judged case failed"
+                if any(report.result.is_failure for report in session.reports):
+                    reason = "no judged case failed but INVALID ones"
+                terminalreporter.write_line(f"perf: {reason}, so none ran under the profiler (--perf-profile)")
+            for caution in self._cautions():
+                terminalreporter.write_line(f"perf: {caution}", yellow=True)
+        if session.write_error:
+            terminalreporter.write_line(f"perf: {session.write_error}", red=True)
+
+    def _cautions(self) -> Iterator[str]:
+        """Yield sentences on losses that this session can't see or does not fail."""
+        session = self.session
+        left_out = FAILING_BY_DEFAULT - session.settings.fail_on
+        num_let = sum(report.result.verdict.kind in left_out for report in session.reports)
+        if num_let:
+            words = " and ".join(sorted(left_out))
+            yield f"{count_text(num_let, 'case')} would fail, and does not: perf_fail_on leaves out {words}"
+        if session.ab is not None and session.ab.caution:
+            yield f"CAUTION: {session.ab.caution}"
+        if outside := session.suite.outside():
+            yield outside
 
     def _note_failure(self, error: BaseException) -> None:
-        """Note that an attempt of a test stores nothing, unless it failed for a verdict, or was skipped after one."""
+        """Note a failure, after which a test stores nothing; a verdict, or a skip after one, is none."""
         if error is not self.session.verdict_failure and not isinstance(error, pytest.skip.Exception):
             self._problem = "its test failed for another reason than its speed"
 
@@ -322,7 +334,7 @@ class PerfPlugin:
 
 
 def _was_cut_off(session: pytest.Session, *, exitstatus: int) -> bool:
-    """Tell whether a test without an outcome was cut off: by Ctrl-C, --maxfail or pytest.exit with any exit status.
+    """Return whether a test without an outcome was cut off: by Ctrl-C, --maxfail or pytest.exit with any exit status.
 
     Otherwise it was only set up.
     """
@@ -332,10 +344,12 @@ def _was_cut_off(session: pytest.Session, *, exitstatus: int) -> bool:
 
 
 def _how(settings: Settings) -> str:
-    """Return how the system was chosen."""
+    """Return a word for the choice of the system: asked for, detected, or that of the stored runs."""
     if not settings.was_detected:
         return "asked for"
-    return "detected" if settings.replay_dir is None else "of the stored runs"
+    if settings.replay_dir is not None:
+        return "of the stored runs"
+    return "detected"
 
 
 def _uses_benchmark(item: pytest.Item) -> bool:
@@ -343,8 +357,9 @@ def _uses_benchmark(item: pytest.Item) -> bool:
 
 
 def _end_at_the_test(error: NemoPerfError) -> None:
-    """Leave this package's own frames out of a traceback: the message says what is wrong, the test's line where."""
-    frame, last = error.__traceback__, None
+    """Cut this package's own frames off a traceback, so that it ends at the line of the test."""
+    frame = error.__traceback__
+    last = None
     while frame is not None:
         if not frame.tb_frame.f_globals.get("__name__", "").startswith("pytest_nemoperf."):
             last = frame

@@ -36,7 +36,7 @@ class Planner:
     Args:
         config: Of the pytest session, for hooks.
         settings: Of the session.
-        store: Where baselines are looked up for a price.
+        store: Stored baselines, for the expected time of a price.
     """
 
     def __init__(self, config: pytest.Config, *, settings: Settings, store: BaselineStore) -> None:
@@ -162,9 +162,10 @@ def _check_host_memory(plan: Plan) -> None:
     """
     if plan.device != "cpu" or plan.framework != NATIVE:
         return
-    needed, there = host_bytes(plan) / 1e9, machine.host_memory_bytes() / 1e9
-    if needed > there:
+    needed_gb = host_bytes(plan) / 1e9
+    there_gb = machine.host_memory_bytes() / 1e9
+    if needed_gb > there_gb:
         raise PlanError(
-            f"{plan.case}: its {plan.layout.total_gpus} ranks need about {needed:,.0f} GB, and this host has "
-            f"{there:,.0f} GB; use a smaller model, such as {plan.model.name}-twin, or a smaller batch"
+            f"{plan.case}: its {plan.layout.total_gpus} ranks need about {needed_gb:,.0f} GB, and this host has "
+            f"{there_gb:,.0f} GB; use a smaller model, such as {plan.model.name}-twin, or a smaller batch"
         )

@@ -1,4 +1,4 @@
-"""The pytest plugin: it translates between pytest and a perf session, and decides nothing.
+"""The pytest plugin: options, markers, the ``perf`` fixture, and the start of a perf session.
 
 Kept small on purpose: every pytest start pays for this module's imports, so a session is imported only when
 ``-m perf`` or one of the plugin's options asks for it.
@@ -33,12 +33,12 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Choose what is collected, before the conftest files of those folders are imported."""
+    """Point the collection at the perf tests, before the conftest files of their folders are imported."""
     selection.collect_perf_testpaths(early_config)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker; start a perf session where one is asked for."""
+    """Register the markers; start a perf session if one is asked for."""
     config.addinivalue_line(
         "markers",
         "perf(tolerance=PCT, tolerances={METRIC: PCT}, runs=N): performance-regression test; runs only with -m perf",
@@ -64,7 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop whatever a perf session still runs."""
+    """Stop the processes of a perf session."""
     plugin = config.stash.get(PERF_PLUGIN, None)
     if plugin is not None:
         plugin.session.close()
@@ -85,7 +85,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> str | None:
-    """Say how many perf tests were left out, and how to run them."""
+    """Return a line with the number of deselected perf tests and the way to run them."""
     count = config.stash.get(DESELECTED, 0)
     if not count:
         return None

@@ -1,4 +1,4 @@
-"""A case's run under the profiler, after its measured runs: launched, compared, stored with the baseline."""
+"""Run of a case under the profiler: launch it, compare its operators, store them with the baseline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RL_STEPS: Final = 2  # a pass of the model for each token of a response: many t
 
 
 def unprofilable(plan: Plan | None) -> str:
-    """Return why a case can't be profiled; empty if it can."""
+    """Return the reason why a case can't be profiled; empty if it can."""
     native = TorchFramework().name
     if plan is None:
         return f"it is measured in the test's own process; only ranks of framework {native!r} run torch.profiler"
@@ -36,8 +36,8 @@ def unprofilable(plan: Plan | None) -> str:
 
 def profiled(plan: Plan) -> Plan:
     """Return the plan of a case's run under the profiler: as many steps to warm up, a few after them."""
-    steps = min(plan.steps, _PRETRAIN_STEPS if plan.rl is None else _RL_STEPS)
-    return replace(plan, is_profiled=True, steps=steps)
+    most = _PRETRAIN_STEPS if plan.rl is None else _RL_STEPS
+    return replace(plan, is_profiled=True, steps=min(plan.steps, most))
 
 
 def profile_case(
@@ -51,14 +51,14 @@ def profile_case(
 ) -> CaseProfile:
     """Run a case once more under the profiler.
 
-    Whatever goes wrong is said in the result: the verdict is there already, and must not be lost.
+    A failure is returned in the result, not raised: the verdict is there already, and must not be lost.
 
     Args:
-        plan: Of the case, as it was measured; None for what ran in the test's own process.
-        launcher: Who starts the ranks.
-        run_dir: Made for this run; the traces stay in it.
+        plan: Plan of the measured runs; None for a case of the test's own process.
+        launcher: Starts the ranks.
+        run_dir: Directory made for this run; the traces stay in it.
         machine: Key of this machine.
-        provenance: Of this session.
+        provenance: Date, commit and versions of this session.
         on_progress: As for run_once.
     """
     if plan is None or unprofilable(plan):
@@ -77,22 +77,22 @@ def profile_case(
 
 
 def with_stored_profile(found: CaseProfile, *, baseline_path: Path | None, store_command: str) -> CaseProfile:
-    """Return a case's profile with the one that is stored beside its baseline, or with the reason why there is none.
+    """Return a case's profile with the one stored beside its baseline, or with the reason why there is none.
 
     Args:
         found: As profile_case returned it.
-        baseline_path: File the case was judged against; None if there was none.
-        store_command: Shell command that stores a profile; empty where it would not help.
+        baseline_path: File the case was judged against; None for none.
+        store_command: Shell command that stores a profile; empty for a case that is never stored.
     """
     if found.now is None:
         return found
-    try:
-        then = None if baseline_path is None else find_profile(baseline_path)
-    except RecordError as exc:
-        return replace(found, problem=str(exc), store_command=store_command)
     if baseline_path is None:
         problem = "there is no baseline that a profile could lie beside"
         return replace(found, problem=problem, store_command=store_command)
+    try:
+        then = find_profile(baseline_path)
+    except RecordError as exc:
+        return replace(found, problem=str(exc), store_command=store_command)
     if then is None:
         return replace(found, problem="no profile is stored with the baseline", store_command=store_command)
     mismatches = find_mismatches(then, machine=found.now.machine, workload=found.now.workload)
@@ -103,7 +103,7 @@ def with_stored_profile(found: CaseProfile, *, baseline_path: Path | None, store
 
 
 def store_profile(found: CaseProfile, *, baseline_path: Path) -> str:
-    """Store a case's profile beside its baseline; return why that can't be, empty if it is done."""
+    """Store a case's profile beside its baseline; return the problem, empty for none."""
     if found.now is None:
         return found.problem
     try:

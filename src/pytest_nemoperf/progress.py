@@ -1,4 +1,4 @@
-"""Live progress while ranks run: one line that is rewritten on a terminal, one line a run in a log."""
+"""Live progress while ranks run: one line, rewritten, on a terminal; one line a run in a log."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Progress:
 
     @property
     def width(self) -> int:
-        """Columns of the terminal; 80 where there is none."""
+        """Columns of the terminal; 80 without one."""
         return self._config.get_terminal_writer().fullwidth
 
     def say(self, sentence: str) -> None:
@@ -61,8 +61,11 @@ class Progress:
     def case(self, report: CaseReport) -> None:
         """Write the line of a judged case."""
         result = report.result
-        color = "yellow" if result.waived else _COLORS.get(result.verdict.kind, "yellow")
-        color = "red" if result.has_expired_waiver else color
+        color = _COLORS.get(result.verdict.kind, "yellow")
+        if result.has_expired_waiver:
+            color = "red"
+        elif result.waived:
+            color = "yellow"
         self._line(render_case_line(report, width=self.width if self._is_live else None), color=color)
 
     @contextmanager
@@ -77,7 +80,7 @@ class Progress:
                 self._current = None
 
     def profile(self, case: str) -> None:
-        """Say that a case runs once more, of which nothing else is shown: it is no run of its measurement."""
+        """Write that a case runs once more under the profiler; nothing else of that run is shown."""
         self._line(f"perf: {case} runs once more under torch.profiler")
 
     def step(self, last: LastStep | None) -> None:
@@ -89,7 +92,7 @@ class Progress:
                 self._draw()
 
     def finish(self, measured: MeasuredRun) -> None:
-        """Write the line of a finished run where no live line shows it."""
+        """Write the line of a finished run, unless a live line shows it."""
         current = self._current
         if current is None or measured.run is None:
             return
@@ -103,7 +106,7 @@ class Progress:
         self.finished(line)
 
     def finished(self, line: str) -> None:
-        """Write the line of a run or round that has finished, where no live line shows it."""
+        """Write the line of a finished run or round, unless a live line shows it."""
         if not self._is_live:
             self._line(line)
 
@@ -119,7 +122,8 @@ class Progress:
     @contextmanager
     def _terminal(self) -> Iterator[pytest.TerminalReporter | None]:
         """Give the reporter past the capture of the test's own output, at the start of an empty line."""
-        reporter, capture = self._reporter, self._config.pluginmanager.get_plugin("capturemanager")
+        reporter = self._reporter
+        capture = self._config.pluginmanager.get_plugin("capturemanager")
         if reporter is None:
             yield None
             return
@@ -136,27 +140,33 @@ class Progress:
     def _line(self, text: str, *, color: str = "") -> None:
         with self._terminal() as reporter:
             if reporter is not None and reporter.verbosity >= 0:
-                reporter.write_line(text, **({color: True} if color else {}))
+                reporter.write_line(text, **{color: True} if color else {})
 
     def _draw(self) -> None:
         current = self._current
         if current is None or not self._is_live:
             return
         current.drawn = time.monotonic()
-        plan, last = current.plan, current.last
-        expected = expected_of(plan)
-        is_known = last and expected.has_exact_tokens
-        rate = plan.tokens_per_step / (last.step_time_sec * expected.num_gpus) if last and is_known else None
+        plan = current.plan
+        num_finished = 0
+        step_time_sec: float | None = None
+        rate: float | None = None
+        if current.last is not None:
+            num_finished = current.last.step + 1
+            step_time_sec = current.last.step_time_sec
+            expected = expected_of(plan)
+            if expected.has_exact_tokens:
+                rate = plan.tokens_per_step / (step_time_sec * expected.num_gpus)
         line = render_progress(
             case=plan.case,
             run=current.number,
             num_runs=current.num_runs,
-            step=last.step + 1 if last else 0,
+            step=num_finished,
             num_steps=plan.total_steps,
             tokens_per_sec_per_gpu=rate,
             elapsed_sec=time.monotonic() - current.started,
             width=self.width - 1,
-            step_time_sec=last.step_time_sec if last else None,
+            step_time_sec=step_time_sec,
             inject_pct=plan.inject_pct,
         )
         with self._terminal() as reporter:
@@ -166,6 +176,8 @@ class Progress:
 
 
 def _is_terminal(reporter: pytest.TerminalReporter) -> bool:
-    """Tell whether pytest writes to a terminal; until pytest 8.4.0 ``isatty`` was an attribute, not a method."""
+    """Return whether pytest writes to a terminal."""
     isatty: object = reporter.isatty
-    return bool(isatty()) if callable(isatty) else bool(isatty)
+    if callable(isatty):  # an attribute until pytest 8.4.0, a method since
+        isatty = isatty()
+    return bool(isatty)

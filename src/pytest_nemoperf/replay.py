@@ -31,19 +31,19 @@ TRY_SUFFIXES: Final = ("", "b", "c")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseRecord:
-    """What a verdict needs and the runs of a case don't say: where they ran, and by what they were judged.
+    """Machine, provenance and verdict policy of a case's runs, which their own files don't hold.
 
     Attributes:
         case: Case id.
         system: System name.
         machine: Key of the machine they ran on.
-        provenance: When, from which commit, with which versions, on which device, by which command.
+        provenance: Date, commit, versions, device and command of the session.
         terms: The verdict policy of the session.
         fail_on: Verdicts that failed a test of the session.
         runs: Folders of the launches that count, in order: a later try stands in place of those before.
-        unreadable: Why the last one's records could not be read; empty if all could.
+        unreadable: Error of the last run if its records could not be read; empty if all could.
         waiver: Arguments of the test's perf_waive; empty for none.
-        release: Release under test; empty if not told.
+        release: Release under test; empty if it is not known.
     """
 
     case: str
@@ -64,9 +64,9 @@ class StoredCase:
     """Runs of one case, as files.
 
     Attributes:
-        record: What the session knew; of several sessions, the newest.
-        plan: What ran.
-        run_dirs: The runs.
+        record: Record of the session; of several sessions, the newest.
+        plan: Plan of the runs.
+        run_dirs: Directories of the runs.
     """
 
     record: CaseRecord
@@ -75,7 +75,7 @@ class StoredCase:
 
 
 def write_case(case_dir: Path, *, record: CaseRecord) -> None:
-    """Leave the record of a case beside its runs.
+    """Write the record of a case beside its runs.
 
     Raises:
         RecordError: If the folder or the disk does not take it.
@@ -129,7 +129,7 @@ def load_case(case_dir: Path) -> StoredCase:
 
 
 def load_runs(run_dirs: Sequence[Path]) -> StoredCase:
-    """Return runs of one case, of one session or several; where a later try is given, those before do not count.
+    """Return runs of one case, of one session or several; a later try of a run replaces earlier ones.
 
     Args:
         run_dirs: ``<case>/run-<N>`` folders, or one ``<case>`` folder for all that its session judged.
@@ -145,10 +145,18 @@ def load_runs(run_dirs: Sequence[Path]) -> StoredCase:
     if len(run_dirs) == 1 and not (run_dirs[0] / PLAN_FILE).exists():
         return load_case(run_dirs[0])
     given = dict.fromkeys(run_dir.absolute() for run_dir in run_dirs)
-    dropped = {earlier for run_dir in given for earlier in _earlier_tries(run_dir)}
-    counted = [run_dir for run_dir in given if run_dir not in dropped]
-    records = {folder: read_case(folder) for folder in dict.fromkeys(run_dir.parent for run_dir in counted)}
-    return _load([(run_dir, records[run_dir.parent]) for run_dir in counted])
+    dropped: set[Path] = set()
+    for run_dir in given:
+        dropped.update(_earlier_tries(run_dir))
+    runs: list[tuple[Path, CaseRecord]] = []
+    records: dict[Path, CaseRecord] = {}
+    for run_dir in given:
+        if run_dir in dropped:
+            continue
+        if run_dir.parent not in records:
+            records[run_dir.parent] = read_case(run_dir.parent)
+        runs.append((run_dir, records[run_dir.parent]))
+    return _load(runs)
 
 
 def measure_stored(stored: StoredCase, *, framework: Framework) -> Measurement:
@@ -169,7 +177,7 @@ def measure_stored(stored: StoredCase, *, framework: Framework) -> Measurement:
         except RecordError as exc:
             if stored.record.unreadable:
                 return unreadable(stored.plan, reason=stored.record.unreadable)
-            raise RecordError(_lost(run_dir, error=exc)) from exc
+            raise RecordError(_missing_record_message(run_dir, error=exc)) from exc
         drifts_pct = tuple(_drifts_pct(stored.plan, framework=framework, run_dirs=_earlier_tries(run_dir)))
         runs.append(replace(run, earlier_drifts_pct=drifts_pct))
     return measurement_of(stored.plan, runs=runs)
@@ -195,8 +203,8 @@ def _drifts_pct(plan: Plan, *, framework: Framework, run_dirs: Sequence[Path]) -
                 yield None if run.drift is None else run.drift.pct
 
 
-def _lost(run_dir: Path, *, error: RecordError) -> str:
-    """Return what happened to records since their session read them; what a launch should mend is no help here."""
+def _missing_record_message(run_dir: Path, *, error: RecordError) -> str:
+    """Return the message on records that their session could read, without the hint for those who write them."""
     problem = str(error).rpartition("; ")[0] or str(error)
     if not (run_dir / STEPS_FILE).exists():
         problem = f"{run_dir}: has no {STEPS_FILE}"
@@ -206,17 +214,19 @@ def _lost(run_dir: Path, *, error: RecordError) -> str:
 def _load(runs: Sequence[tuple[Path, CaseRecord]]) -> StoredCase:
     if not runs:
         raise RecordError("no run is named; give <case>/run-<N> folders")
-    (first_dir, first), *_ = runs
+    first_dir, first = runs[0]
     plan = _read_plan(first_dir)
+    newest = first
     for run_dir, record in runs:
-        if problem := next(_foreign(run_dir, record=record, plan=plan, first=first), None):
+        for problem in _mismatches(run_dir, record=record, plan=plan, first=first):
             raise RecordError(f"{run_dir}: {problem} of {first_dir}; judge runs of one case and machine together")
-    newest = max((record for _, record in runs), key=lambda record: record.provenance.date)
+        if record.provenance.date > newest.provenance.date:
+            newest = record
     return StoredCase(record=newest, plan=plan, run_dirs=tuple(run_dir for run_dir, _ in runs))
 
 
-def _foreign(run_dir: Path, *, record: CaseRecord, plan: Plan, first: CaseRecord) -> Iterator[str]:
-    """Yield how a run differs from the first; how long it might have taken does not matter."""
+def _mismatches(run_dir: Path, *, record: CaseRecord, plan: Plan, first: CaseRecord) -> Iterator[str]:
+    """Yield the differences between a run and the first one, the time limit apart."""
     own = replace(_read_plan(run_dir), timeout_sec=plan.timeout_sec)
     for item in fields(Plan):
         if getattr(own, item.name) != getattr(plan, item.name):

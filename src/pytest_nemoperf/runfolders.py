@@ -1,4 +1,4 @@
-"""Working folders of sessions: made when first needed, locked while their session lives, the oldest deleted."""
+"""Working folders of sessions: made on first use, locked while their session lives, the oldest deleted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SessionFolder:
     clocks are set back.
 
     Args:
-        root: Where all sessions have their folders.
+        root: Directory of all sessions' folders.
     """
 
     def __init__(self, root: Path) -> None:
@@ -47,7 +47,9 @@ class SessionFolder:
                 lock = FileLock(path / _LOCK)
                 with suppress(NotImplementedError):  # a file system without locks
                     lock.acquire(timeout=0)
-            self._path, self._lock = path, lock  # never one without number and lock, as after a disk was full
+            # Together: a folder without number and lock, as after a full disk, must not be used.
+            self._path = path
+            self._lock = lock
         return self._path
 
     def forget_others(self, *, keep: int) -> None:
@@ -100,9 +102,13 @@ def _session_folders(root: Path) -> list[Path]:
 
 def _age(folder: Path) -> tuple[int, str, int]:
     """Sort by number; folders of versions that gave none are older, and sort by name."""
+    day = folder.name
+    again = 1
     match = _NAME.fullmatch(folder.name)
-    day, again = match.groups() if match else (folder.name, None)
-    return _number(folder), day, int(again or 1)
+    if match:
+        day = match[1]
+        again = int(match[2] or 1)
+    return _number(folder), day, again
 
 
 def _number(folder: Path) -> int:

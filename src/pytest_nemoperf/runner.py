@@ -1,4 +1,4 @@
-"""One run of a plan: directory, launch, progress, and the error worth reading if it failed."""
+"""Run a plan once: directory, launch, progress, and the cause of a failure."""
 
 from __future__ import annotations
 
@@ -37,12 +37,11 @@ def run_once(
     """Run a plan once.
 
     Args:
-        plan: What to run.
-        framework: Who trains it.
-        launcher: Who starts the ranks.
-        run_dir: Made for this run, an earlier run in it is removed; holds the plan, the records and the logs.
-        on_progress: Called a few times a second while the ranks run: with each finished step they tell of, and
-            with None where there is none, so that waiting can be shown too.
+        plan: Plan of the run.
+        framework: Adapter to the training framework.
+        launcher: Starts the ranks.
+        run_dir: Directory for the plan, the records and the logs; an earlier run in it is removed.
+        on_progress: Called a few times a second while the ranks run, with each finished step, else with None.
         is_watched: Sample the machine's health meanwhile.
 
     Returns:
@@ -50,7 +49,7 @@ def run_once(
 
     Raises:
         LaunchError: If the ranks didn't start, failed or timed out; the text is the first failing rank's own error.
-        TurnError: If that error is that the run of the other side has ended.
+        TurnError: If the run of the other side of a comparison has ended.
         RecordError: If they ended well but left an incomplete or impossible record.
     """
     run_dir = run_dir.absolute()
@@ -59,7 +58,8 @@ def run_once(
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / PLAN_FILE).write_text(to_json(plan), encoding="utf-8")
     follower = _ProgressFollower(run_dir, on_progress=on_progress)
-    with _monitor_of(plan) if is_watched else nullcontext() as monitor:
+    watch = _monitor_of(plan) if is_watched else nullcontext()
+    with watch as monitor:
 
         def on_poll() -> None:
             follower.poll()
@@ -75,13 +75,17 @@ def run_once(
         )
         lived_sec = clock.now() - started
         follower.poll()
-        health = None if monitor is None else monitor.report(num_finished=follower.num_finished)
+        health: HealthReport | None = None
+        if monitor is not None:
+            health = monitor.report(num_finished=follower.num_finished)
     if health is not None:
         (run_dir / HEALTH_FILE).write_text(to_json(health), encoding="utf-8")
     if result.status is not LaunchStatus.OK:
-        text = _describe(plan, result=result, run_dir=run_dir, num_finished=follower.num_finished)
-        error = TurnError if _was_left_alone(result, run_dir=run_dir) else LaunchError
-        raise error("\n".join([text, *_health_lines(health)]))
+        lines = [_describe(plan, result=result, run_dir=run_dir, num_finished=follower.num_finished)]
+        lines += [f"{MEANWHILE}{problem}" for problem in health_problems(health)]  # it may be why the ranks failed
+        if _was_left_alone(result, run_dir=run_dir):
+            raise TurnError("\n".join(lines))
+        raise LaunchError("\n".join(lines))
     output = read_run(plan, framework=framework, run_dir=run_dir)
     _check_times(output, lived_sec=lived_sec)
     return output
@@ -107,7 +111,7 @@ def _monitor_of(plan: Plan) -> Monitor:
 
 
 def read_run(plan: Plan, *, framework: Framework, run_dir: Path) -> RunOutput:
-    """Return what a run that ended well has left in its directory, at once or later.
+    """Return the records and the machine health in the directory of a run that ended well.
 
     Raises:
         RecordError: If a record is missing, torn or impossible.
@@ -119,13 +123,8 @@ def read_run(plan: Plan, *, framework: Framework, run_dir: Path) -> RunOutput:
     return replace(output, health=from_json(HealthReport, path.read_bytes(), subject=str(path)))
 
 
-def _health_lines(health: HealthReport | None) -> list[str]:
-    """Return what was wrong with the machine meanwhile: it may be why the ranks failed."""
-    return [f"{MEANWHILE}{problem}" for problem in health_problems(health)]
-
-
 class _ProgressFollower:
-    """Passes on the lines of the progress file; of the step records where a framework writes no progress."""
+    """Reads new lines of the progress file; of the step records if the framework writes no progress."""
 
     def __init__(self, run_dir: Path, *, on_progress: Callable[[Progress | None], None]) -> None:
         self._run_dir = run_dir
@@ -135,7 +134,7 @@ class _ProgressFollower:
         self.num_finished = 0
 
     def poll(self) -> None:
-        """Pass on what is new; a last line without its end waits for the next time."""
+        """Pass on new lines; a last line without its end waits for the next time."""
         for line in self._new_text().splitlines():
             try:
                 progress = from_json(Progress, line, subject=PROGRESS_FILE)
@@ -147,10 +146,9 @@ class _ProgressFollower:
 
     def _new_text(self) -> bytes:
         if self._path is None:
-            names = [name for name in (PROGRESS_FILE, STEPS_FILE) if (self._run_dir / name).exists()]
-            if not names:
+            self._path = self._find_file()
+            if self._path is None:
                 return b""
-            self._path = self._run_dir / names[0]
         with self._path.open("rb") as file:
             file.seek(self._offset)
             whole = file.read()
@@ -158,14 +156,25 @@ class _ProgressFollower:
         self._offset += len(whole)
         return whole
 
+    def _find_file(self) -> Path | None:
+        for name in (PROGRESS_FILE, STEPS_FILE):
+            if (self._run_dir / name).exists():
+                return self._run_dir / name
+        return None
+
 
 def _was_left_alone(result: LaunchResult, *, run_dir: Path) -> bool:
-    error = _rank_error(run_dir, rank=result.failures[0].rank) if result.failures else None
+    """Return whether the first failing rank found the other side of a comparison gone."""
+    if not result.failures:
+        return False
+    error = _rank_error(run_dir, rank=result.failures[0].rank)
     return error is not None and error.error_type == TurnError.__name__
 
 
 def _describe(plan: Plan, *, result: LaunchResult, run_dir: Path, num_finished: int) -> str:
-    finished = f"{num_finished} of {plan.total_steps} steps were finished" if num_finished else "no step was finished"
+    finished = "no step was finished"
+    if num_finished:
+        finished = f"{num_finished} of {plan.total_steps} steps were finished"
     if result.failures:
         text = _describe_failure(plan, first=result.failures[0], result=result, run_dir=run_dir)
         if result.status is LaunchStatus.TIMED_OUT:
@@ -181,7 +190,9 @@ def _describe(plan: Plan, *, result: LaunchResult, run_dir: Path, num_finished: 
 
 def _describe_failure(plan: Plan, *, first: RankExit, result: LaunchResult, run_dir: Path) -> str:
     log = result.logs[first.rank]
-    who = f"the command {plan.command[0]!r}" if plan.command else f"rank {first.rank}"
+    subject = f"rank {first.rank}"
+    if plan.command:
+        subject = f"the command {plan.command[0]!r}"
     if error := _rank_error(run_dir, rank=first.rank):
         return f"rank {first.rank} of {plan.case} failed: {error.message}\n{error.traceback.rstrip()}\nits log: {log}"
     if first.exit_code >= 0:
@@ -194,7 +205,7 @@ def _describe_failure(plan: Plan, *, first: RankExit, result: LaunchResult, run_
     traceback = first_traceback(log)
     if traceback not in ending:
         ending = f"has as its first traceback:\n{traceback}\nand {ending}"
-    return f"{who} of {plan.case} {how}; its log {log} {ending}"
+    return f"{subject} of {plan.case} {how}; its log {log} {ending}"
 
 
 def _rank_error(run_dir: Path, *, rank: int) -> RankError | None:

@@ -27,6 +27,7 @@ from pytest_nemoperf.markers import PerfMark
 from pytest_nemoperf.measure import Measurement
 from pytest_nemoperf.planner import Planner
 from pytest_nemoperf.progress import Progress
+from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.report.markdown import render_markdown
 from pytest_nemoperf.results import CaseReport, NotRun, Pruned, SessionResults, Unasked
 from pytest_nemoperf.runfolders import SessionFolder
@@ -75,7 +76,8 @@ class PerfSession:
         self._not_compared: dict[str, str] = {}  # test by case that was measured
 
     def _case_launcher(self) -> CaseLauncher:
-        settings, context = self.settings, self.context
+        settings = self.settings
+        context = self.context
         if settings.replay_dir is not None:
             return Replay(context, root=settings.replay_dir)
         if settings.against is None:
@@ -150,10 +152,12 @@ class PerfSession:
             case = replace(case, measurement=measurement, verdict=None)
         self.check_once(measurement.case, nodeid=mark.nodeid)
         report = judge_case(case, context=self.context)
-        for earlier in [other.result for other in self.reports if other.result.verdict.case == measurement.case]:
-            kinds = (*earlier.earlier_verdicts, earlier.verdict.kind)
-            report = replace(report, result=replace(report.result, earlier_verdicts=kinds))
-        self.reports = [other for other in self.reports if other.result.verdict.case != measurement.case]
+        for other in self.reports:
+            if other.result.verdict.case == measurement.case:  # of an earlier attempt of the test
+                kinds = (*other.result.earlier_verdicts, other.result.verdict.kind)
+                report = replace(report, result=replace(report.result, earlier_verdicts=kinds))
+                self.reports.remove(other)
+                break
         self.reports.append(report)
         self._judged.setdefault(mark.nodeid, []).append(measurement.case)
         self.progress.case(report)
@@ -167,7 +171,9 @@ class PerfSession:
         if not self.settings.is_profiled or not is_profile_due(report.result, updating=self.settings.updating):
             return report
         case = report.result.verdict.case
-        command = self.context.command(report.result.nodeid, "--update-baselines", "--perf-profile")
+        store_command = ""
+        if not self.settings.changes:
+            store_command = self.context.command(report.result.nodeid, "--update-baselines", "--perf-profile")
         profiled = profile_report(
             report,
             launcher=self._ranks,
@@ -176,7 +182,7 @@ class PerfSession:
             machine=self.context.machine,
             provenance=self.context.provenance,
             updating=self.settings.updating,
-            store_command="" if self.settings.changes else command,
+            store_command=store_command,
             progress=self.progress,
         )
         self.num_profiled += 1
@@ -309,13 +315,14 @@ class PerfSession:
     @cached_property
     def results(self) -> SessionResults:
         """Content of the results file, once the session has finished."""
-        settings, context = self.settings, self.context
-        first = next(iter(self._measured.values()), None)
+        settings = self.settings
+        context = self.context
+        machine, provenance = self._origin()
         return SessionResults(
             system=settings.system.name,
             system_title=settings.system.title,
-            machine=first.machine if first else context.machine,
-            provenance=first.provenance if first else context.provenance,
+            machine=machine,
+            provenance=provenance,
             cases=tuple(report.result for report in self.reports),
             not_run=tuple(self.not_run),
             why_none=self.why_none,
@@ -323,7 +330,7 @@ class PerfSession:
             unasked=self.unasked,
             inject_pct=settings.inject_pct,
             duration_sec=round(time.monotonic() - self._started, 3),
-            replay_of=context.shown(settings.replay_dir) if settings.replay_dir else "",
+            replay_of=context.shown(settings.replay_dir),
             git_problem="" if settings.replay_dir else context.code.problem,
         )
 
@@ -344,7 +351,7 @@ class PerfSession:
         )
 
     def _in_process(self, measurement: Measurement, *, mark: PerfMark) -> MeasuredCase:
-        """Return the case of a loop or benchmark of the test process, which is measured once a session."""
+        """Return the case of a loop or benchmark of the test process; its runs are measured once a session."""
         context = self.context
         if self.settings.against is not None:
             raise UnsupportedError(
@@ -362,8 +369,14 @@ class PerfSession:
             is_storable=self.settings.replay_dir is None,
         )
 
+    def _origin(self) -> tuple[Mapping[str, str | int], Provenance]:
+        """Return machine key and provenance of the session's runs; in a replay, of the first stored ones."""
+        for case in self._measured.values():
+            return case.machine, case.provenance
+        return self.context.machine, self.context.provenance
+
     def _replace(self, report: CaseReport, *, by: CaseReport) -> None:
-        self.reports = [by if other is report else other for other in self.reports]
+        self.reports[self.reports.index(report)] = by
 
     def _stored(self, report: CaseReport) -> CaseReport:
         """Write a case's baseline and profile; return its report with the profile's path.

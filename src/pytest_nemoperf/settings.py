@@ -1,4 +1,4 @@
-"""What options, ini keys and defaults add up to for one session."""
+"""Settings of one session, from options, ini keys and defaults."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from pytest_nemoperf.systems import System, find_system
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateOptions:
-    """How --update-baselines goes about it.
+    """Values of ``--update-baselines`` and the options that go with it.
 
     Attributes:
         is_accepted: Regressed and inconclusive cases are stored too.
@@ -56,7 +56,7 @@ class UpdateOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ABOptions:
-    """What --perf-ab compares with.
+    """Values of ``--perf-ab`` and its ini keys.
 
     Attributes:
         revision: Git revision of the other side.
@@ -75,7 +75,7 @@ class ABOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What options, ini keys and defaults add up to for one session.
+    """Values of options, ini keys and defaults for one session.
 
     Attributes:
         system: What the machine is, or was told to be.
@@ -138,11 +138,13 @@ def read_settings(config: pytest.Config) -> Settings:
         devices = machine.detect_devices()
         system = _system(config, devices=devices, replay_dir=replay_dir)
         changes = parse_changes(option.perf_set, subject="--perf-set")
-        policy = _terms(config, system=system)
+        policy = _policy(config, system=system)
     except NemoPerfError as exc:
         raise pytest.UsageError(str(exc)) from None
     state_dir = config.rootpath / options.STATE_DIR
-    timeout = option.perf_timeout
+    timeout_sec: float | None = None
+    if option.perf_timeout is not None:
+        timeout_sec = parse_seconds(option.perf_timeout, subject="--perf-timeout")
     return Settings(
         system=system,
         devices=devices,
@@ -150,13 +152,13 @@ def read_settings(config: pytest.Config) -> Settings:
         baselines_dir=_baselines_dir(config),
         state_dir=state_dir,
         output_dir=_output_dir(config) if option.perf_output else state_dir / "latest",
-        runs=_runs(config),
+        runs=_num_runs(config),
         policy=policy,
         fail_on=parse_fail_on(option.perf_fail_on or config.getini("perf_fail_on")),
         fails_on_unasked=config.getini("perf_fail_on_unasked"),
         needs_verdict=config.getini("perf_require_verdict"),
         inject_pct=inject_pct,
-        timeout_sec=parse_seconds(timeout, subject="--perf-timeout") if timeout is not None else None,
+        timeout_sec=timeout_sec,
         changes=changes,
         is_dry_run=option.perf_dry_run,
         updating=_updating(config),
@@ -185,21 +187,26 @@ def _against(config: pytest.Config) -> ABOptions | None:
     option = config.option
     if option.perf_ab is None:
         return None
-    limit = option.perf_ab_limit
+    limit_sec = options.DEFAULT_AB_LIMIT_SEC
+    if option.perf_ab_limit is not None:
+        limit_sec = parse_seconds(option.perf_ab_limit, subject="--perf-ab-limit")
     return ABOptions(
         revision=option.perf_ab,
         paths=tuple(config.getini("perf_ab_paths")),
         setup=str(config.getini("perf_ab_setup")),
-        limit_sec=options.DEFAULT_AB_LIMIT_SEC if limit is None else parse_seconds(limit, subject="--perf-ab-limit"),
+        limit_sec=limit_sec,
         is_self_test=option.perf_inject is not None,
     )
 
 
 def _inject_pct(config: pytest.Config) -> float:
-    """Return the delay of a self-test; 0% is one too where two versions are compared, that of equal sides."""
+    """Return the delay of a self-test in percent; with ``--perf-ab``, 0% is the self-test of equal sides."""
     text: str | None = config.option.perf_inject
-    is_zero = text is not None and config.option.perf_ab is not None and text.strip().removesuffix("%") == "0"
-    return 0.0 if text is None or is_zero else parse_percent(text, subject="--perf-inject")
+    if text is None:
+        return 0.0
+    if config.option.perf_ab is not None and text.strip().removesuffix("%") == "0":
+        return 0.0
+    return parse_percent(text, subject="--perf-inject")
 
 
 def _replay_dir(config: pytest.Config) -> Path | None:
@@ -215,49 +222,61 @@ def _replay_dir(config: pytest.Config) -> Path | None:
 
 
 def _system(config: pytest.Config, *, devices: Devices, replay_dir: Path | None) -> System:
-    """Return the system to run as; whatever this machine is, a dry run takes any, and a replay that of its runs."""
+    """Return the system to run as: this machine's, but a dry run takes any and a replay that of its runs."""
     name = config.option.system
     if replay_dir is not None and name == "auto":
-        stored = sorted({record.system for record in find_cases(replay_dir)})
-        if len(stored) > 1:
-            raise pytest.UsageError(f"{replay_dir}: holds runs of {' and '.join(stored)}; choose one with --system")
-        return find_system(stored[0])
+        systems = {record.system for record in find_cases(replay_dir)}
+        if len(systems) > 1:
+            names = " and ".join(sorted(systems))
+            raise pytest.UsageError(f"{replay_dir}: holds runs of {names}; choose one with --system")
+        return find_system(systems.pop())
     if (replay_dir is not None or config.option.perf_dry_run) and name != "auto":
         return find_system(name)
     return machine.choose_system(name, devices=devices)
 
 
-def _terms(config: pytest.Config, *, system: System) -> VerdictPolicy:
-    defaults = default_tolerances(system)
-    if config.option.perf_ab:  # what differs between days and launches cancels, so a finer question can be asked
-        defaults = {name: min(percent, options.DEFAULT_AB_TOLERANCE_PCT) for name, percent in defaults.items()}
-    layers: list[Mapping[str, float]] = [defaults]
-    for subject, texts in (
-        ("ini perf_tolerance", config.getini("perf_tolerance")),
-        ("--perf-tolerance", config.option.perf_tolerance),
-    ):
-        layers.append(parse_tolerances(texts, subject=subject))
-    alpha, beta = config.getini("perf_alpha"), config.getini("perf_beta")
-    max_runs, max_runs_subject = _option_or_ini(config, "perf_max_runs")
+def _policy(config: pytest.Config, *, system: System) -> VerdictPolicy:
+    tolerances = default_tolerances(system)
+    if config.option.perf_ab:  # differences between days and launches cancel, so a finer question can be asked
+        for name, percent in tolerances.items():
+            tolerances[name] = min(percent, options.DEFAULT_AB_TOLERANCE_PCT)
+    alpha = DEFAULT_ALPHA
+    beta = DEFAULT_BETA
+    max_runs = DEFAULT_MAX_RUNS
+    if text := config.getini("perf_alpha"):
+        alpha = parse_probability(text, subject="ini perf_alpha")
+    if text := config.getini("perf_beta"):
+        beta = parse_probability(text, subject="ini perf_beta")
+    text, subject = _option_or_ini(config, "perf_max_runs")
+    if text:
+        max_runs = parse_count(text, subject=subject)
     return VerdictPolicy(
-        tolerances=merge_tolerances(layers),
+        tolerances=merge_tolerances(
+            [
+                tolerances,
+                parse_tolerances(config.getini("perf_tolerance"), subject="ini perf_tolerance"),
+                parse_tolerances(config.option.perf_tolerance, subject="--perf-tolerance"),
+            ]
+        ),
         run_noise_pct=system.run_noise_pct,
         memory_noise_pct=system.memory_noise_pct,
-        alpha=parse_probability(alpha, subject="ini perf_alpha") if alpha else DEFAULT_ALPHA,
-        beta=parse_probability(beta, subject="ini perf_beta") if beta else DEFAULT_BETA,
-        max_runs=parse_count(max_runs, subject=max_runs_subject) if max_runs else DEFAULT_MAX_RUNS,
+        alpha=alpha,
+        beta=beta,
+        max_runs=max_runs,
     )
 
 
-def _runs(config: pytest.Config) -> int:
+def _num_runs(config: pytest.Config) -> int:
     if config.option.perf_set and config.option.perf_runs is None:
         return 1  # a trial
     text, subject = _option_or_ini(config, "perf_runs")
-    return parse_count(text, subject=subject) if text else DEFAULT_RUNS
+    if text:
+        return parse_count(text, subject=subject)
+    return DEFAULT_RUNS
 
 
 def _option_or_ini(config: pytest.Config, name: str) -> tuple[str, str]:
-    """Return what an option or its ini key says, and which of the two says it; an empty text where neither does."""
+    """Return the text of an option, or else of its ini key, and the name of the one that has it; empty for neither."""
     given = getattr(config.option, name)
     if given is None:
         return str(config.getini(name)), f"ini {name}"
@@ -273,7 +292,9 @@ def _baselines_dir(config: pytest.Config) -> Path:
     """
     text, subject = _option_or_ini(config, "perf_baselines")
     path = _directory(config, text or DEFAULT_FOLDER)
-    named = f"{subject}={text}" if text else f"the folder of baselines {DEFAULT_FOLDER}"
+    named = f"the folder of baselines {DEFAULT_FOLDER}"
+    if text:
+        named = f"{subject}={text}"
     if path.exists() and not path.is_dir():
         raise pytest.UsageError(f"{named}: {path} is a file; give the folder that holds <system>/<case>.json")
     if path.exists() and not os.access(path, os.R_OK | os.X_OK):
@@ -302,4 +323,4 @@ def _output_dir(config: pytest.Config) -> Path:
 
 def _directory(config: pytest.Config, text: str) -> Path:
     path = Path(text)
-    return path if path.is_absolute() else config.rootpath / path
+    return config.rootpath / path

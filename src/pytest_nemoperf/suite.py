@@ -1,4 +1,4 @@
-"""Which cases the collected perf tests ask for, and what keeps that from being known for certain."""
+"""Perf tests of a session: cases they ask for, tests that judged nothing, baselines that no test asks for."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ _SHOWN = 3
 
 
 class Suite:
-    """Listens to a session; a stored case is an orphan only if the whole suite ran and none of it asks for the case.
+    """Record of a session's perf tests, from pytest's hooks.
+
+    A stored case is an orphan only if the whole suite ran and none of its tests asks for the case.
 
     Args:
         config: Of the pytest session.
-        planner: Knows the cases tests have asked for.
+        planner: Has the cases that tests have asked for.
     """
 
     def __init__(self, config: pytest.Config, *, planner: Planner) -> None:
@@ -63,7 +65,7 @@ class Suite:
                 self._dropped.append(item.nodeid)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Note what was collected, and what could not be: there may be perf tests in it."""
+        """Note a collected file, and one that could not be: there may be perf tests in it."""
         self._collected.add((self._config.rootpath / report.nodeid).resolve())
         if report.skipped:
             self._skipped[report.nodeid] = _skip_reason(report)
@@ -71,7 +73,7 @@ class Suite:
             self._uncollected.append(f"{report.nodeid} was {_collected_how(report)}")
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Note which tests are to run."""
+        """Note the tests that are to run."""
         self._items = [item for item in session.items if item.get_closest_marker("perf")]
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
@@ -79,7 +81,7 @@ class Suite:
         self._started.add(nodeid)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note how each test ended; what fails after the test itself hides no case."""
+        """Note the outcome of each test, its teardown apart: that hides no case."""
         if report.when != "teardown" and (report.when == "call" or report.outcome != "passed"):
             self._outcomes[report.nodeid] = report.outcome
             self._reasons[report.nodeid] = _why_unjudged(report)
@@ -87,7 +89,7 @@ class Suite:
                 self._xfailed.add(report.nodeid)
 
     def finish(self, item: pytest.Item) -> None:
-        """Note that a test got to its end, though it counts as skipped in a dry run."""
+        """Note that a test reached its end, though it counts as skipped in a dry run."""
         self._finished.add(item.nodeid)
 
     def not_called(self, *, is_cut_off: bool) -> Iterator[NotRun]:
@@ -98,7 +100,7 @@ class Suite:
             if not is_cut_off:
                 reason = "set up and not called (--setup-only, --setup-plan)"
             elif item.nodeid in self._started:
-                # lists count tests by reason, and which one was interrupted is worth reading there
+                # With its name: lists count tests by reason.
                 reason = f"{item.nodeid} was interrupted before it was judged"
             else:
                 reason = "not reached: the session ended before"
@@ -106,8 +108,9 @@ class Suite:
 
     def skipped_files(self) -> Iterator[NotRun]:
         """Yield the files that may hold perf tests and were skipped as a whole, as by pytest.importorskip."""
-        paths = self._perf_files() if self._skipped else ()
-        for path in paths:
+        if not self._skipped:
+            return
+        for path in self._perf_files():
             nodeid = path.relative_to(self._config.rootpath).as_posix()
             if nodeid in self._skipped:
                 yield NotRun(nodeid=nodeid, reason=f"skipped as a whole: {self._skipped[nodeid]}")
@@ -122,11 +125,11 @@ class Suite:
                 yield NotRun(nodeid=item.nodeid, reason=reason)
 
     def has_passed(self, nodeid: str) -> bool:
-        """Tell whether a test has passed, an expected failure apart."""
+        """Return whether a test has passed, an expected failure apart."""
         return self._outcomes.get(nodeid) == "passed" and nodeid not in self._xfailed
 
     def expected_to_fail(self, failing: Mapping[str, Verdict]) -> Iterator[NotRun]:
-        """Yield the tests whose verdict fails nothing, because they are marked xfail.
+        """Yield the tests that are marked xfail, so that their failing verdict fails nothing.
 
         Args:
             failing: Verdict by test.
@@ -140,39 +143,46 @@ class Suite:
                 yield NotRun(nodeid=nodeid, reason=reason)
 
     def reason_of(self, nodeid: str) -> str:
-        """Return why a test that has ended judged no case, if it judged none."""
+        """Return the reason of a test that has ended and judged no case."""
         return self._reasons.get(nodeid, "")
 
     def unjudged(self) -> Iterator[NotRun]:
-        """Yield the tests that have an outcome, with why it says nothing of speed if they judged no case."""
+        """Yield the tests that have an outcome, with the reason that counts if they judged no case."""
         for item in self._items:
             if item.nodeid in self._outcomes:
                 yield NotRun(nodeid=item.nodeid, reason=self._reasons[item.nodeid])
 
     def why_none(self) -> str:
-        """Return why the session has judged no case."""
+        """Return the reason why the session has judged no case."""
         if self._items:
             return f"no case was judged: {count_text(len(self._items), 'perf test')} selected, each of them is below"
         if self._left_out:
             option = self._config.option
-            keyword = f" and -k {option.keyword!r}" if option.keyword else ""
+            selection = f"-m {option.markexpr!r}"
+            if option.keyword:
+                selection += f" and -k {option.keyword!r}"
             collected = f"{count_text(len(self._left_out), 'perf test')} collected"
-            return f"no perf test ran: {collected}, all left out by -m {option.markexpr!r}{keyword}"
+            return f"no perf test ran: {collected}, all left out by {selection}"
         where = " and ".join(os.path.relpath(argument, self._config.rootpath) for argument in self._config.args)
         unseen = _shortened([f"{path} may hold perf tests" for path in self._unseen()])
         hint = f"give its folder, or name it in ini {PERF_TESTPATHS}"
         if self._config.args_source is pytest.Config.ArgsSource.INVOCATION_DIR and self._config.getini(PERF_TESTPATHS):
             hint = f"ini {PERF_TESTPATHS} holds where pytest is started in {self._config.rootpath}: start it there"
-        return "; ".join([f"no perf test ran: none was collected in {where}", *unseen, *([hint] if unseen else [])])
+        if unseen:
+            unseen.append(hint)
+        return "; ".join([f"no perf test ran: none was collected in {where}", *unseen])
 
     def outside(self) -> str:
-        """Return which files hold perf tests and were not collected, though the session was given no path."""
-        config, root = self._config, self._config.rootpath
+        """Return a note on files with perf tests that were not collected, though the session was given no path."""
+        config = self._config
+        root = config.rootpath
         folders: list[str] = config.getini(PERF_TESTPATHS)
         is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
         if not is_whole and (folders or config.invocation_params.dir != root or config.args_source is _GIVEN):
             return ""
-        collected = [Path(argument).resolve() for argument in config.args] if folders else []
+        collected: list[Path] = []
+        if folders:
+            collected = [Path(argument).resolve() for argument in config.args]
         outside: list[str] = []
         for path in self._unseen(follows_links=False):
             is_inside = any((root / path).resolve().is_relative_to(folder) for folder in collected)
@@ -189,15 +199,19 @@ class Suite:
         )
 
     def gaps(self) -> list[str]:
-        """Return why there may be more cases than were asked for; nothing if the whole suite was seen."""
-        groups = (
-            list(self._selections()),
-            [f"{nodeid} was left out" for nodeid in self._left_out],
-            [f"{path} may hold perf tests and was not collected; collect it as well" for path in self._unseen()],
-            self._uncollected,
-            [f"{item.nodeid} {problem}" for item in self._items if (problem := self._problem(item))],
-        )
-        return [gap for group in groups for gap in _shortened(group)]
+        """Return reasons why there may be more cases than were asked for; none if the whole suite was seen."""
+        unseen = [f"{path} may hold perf tests and was not collected; collect it as well" for path in self._unseen()]
+        problems: list[str] = []
+        for item in self._items:
+            if problem := self._problem(item):
+                problems.append(f"{item.nodeid} {problem}")
+        return [
+            *_shortened(list(self._selections())),
+            *_shortened([f"{nodeid} was left out" for nodeid in self._left_out]),
+            *_shortened(unseen),
+            *_shortened(self._uncollected),
+            *_shortened(problems),
+        ]
 
     def prune(self, store: BaselineStore, *, shown: Callable[[Path], str]) -> Pruned:
         """Delete the committed baselines that no test asks for, unless a test that was not seen may.
@@ -206,14 +220,17 @@ class Suite:
             store: Of the session.
             shown: Returns a path as people read it.
         """
-        asked, why_not = self._planner.asked, [*self.gaps(), *self._sharing(store)]
+        asked = self._planner.asked
+        why_not = [*self.gaps(), *self._sharing(store)]
         if not asked:
             why_not.insert(0, f"no collected perf test has a case on {store.system}")
         deleted: list[str] = []
-        try:
-            deleted += map(shown, () if why_not else store.prune(asked))
-        except BaselineError as exc:
-            why_not.append(str(exc))
+        if not why_not:
+            try:
+                for path in store.prune(asked):
+                    deleted.append(shown(path))
+            except BaselineError as exc:
+                why_not.append(str(exc))
         return Pruned(deleted=tuple(deleted), why_not=tuple(why_not))
 
     def unasked(
@@ -226,8 +243,8 @@ class Suite:
     ) -> Unasked | None:
         """Return the stored baselines that no test asks for: of renamed cases, or of tests that are lost; None if none.
 
-        Where a test that was not seen may ask for them, only those are known whose workload is a case's under another
-        name of the model.
+        If a test that was not seen may ask for them, only baselines count that have the workload of a case under
+        another name of the model.
 
         Args:
             store: Of the session.
@@ -276,7 +293,7 @@ class Suite:
             yield "--last-failed leaves files out"
 
     def _unseen(self, *, follows_links: bool = True) -> Iterator[Path]:
-        """Yield the files of the project that this session did not look into, for whatever reason."""
+        """Yield the files of the project that this session did not collect."""
         for path in self._perf_files(follows_links=follows_links):
             if path.resolve() not in self._collected:
                 yield path.relative_to(self._config.rootpath)
@@ -291,30 +308,31 @@ class Suite:
         )
 
     def _problem(self, item: pytest.Item) -> str:
-        """Return why a test may ask for more cases than it did, or nothing."""
+        """Return the reason why a test may ask for more cases than it did; empty for none."""
         outcome = self._outcomes.get(item.nodeid)
         if outcome == "passed" or item.nodeid in self._finished:
             return ""
         if outcome is None:
             return "did not run"
-        is_known = item.nodeid in self._planner.without_case or item.nodeid in {
-            asked.nodeid for asked in self._planner.asked.values()
-        }
-        if not is_known:
+        has_asked = any(asked.nodeid == item.nodeid for asked in self._planner.asked.values())
+        if not has_asked and item.nodeid not in self._planner.without_case:
             return f"{outcome} before its case was known"
-        return "" if _asks_once(item) else f"{outcome}, and may ask for more cases after the first"
+        if _asks_once(item):
+            return ""
+        return f"{outcome}, and may ask for more cases after the first"
 
 
 def _is_renamed(workload: Mapping[str, Any], *, stored: Mapping[str, Any]) -> bool:
-    """Tell whether two workloads train the same architecture in the same way under another name."""
-    model, other = workload.get("model"), stored.get("model")
+    """Return whether two workloads train the same architecture in the same way under another name."""
+    model = workload.get("model")
+    other = stored.get("model")
     if not isinstance(model, Mapping) or not isinstance(other, Mapping) or model.get("name") == other.get("name"):
         return False
     return {**workload, "model": {**model, "name": ""}} == {**stored, "model": {**other, "name": ""}}
 
 
 def _asks_once(item: pytest.Item) -> bool:
-    """A benchmark test asks for the one case that is named after it."""
+    """Return whether a test asks for one case at most; a benchmark test does, for the one named after it."""
     if "benchmark" in getattr(item, "fixturenames", ()):
         return True
     function = getattr(item, "function", None)
@@ -322,7 +340,7 @@ def _asks_once(item: pytest.Item) -> bool:
 
 
 def _why_unjudged(report: pytest.TestReport) -> str:
-    """Return why a test that ended like this has judged no case, if it has judged none."""
+    """Return the reason why a test with this outcome has judged no case, if it has judged none."""
     if hasattr(report, "wasxfail"):
         reason = report.wasxfail.removeprefix("reason: ")  # pytest below 8.4 puts that before it
         return f"xfail, and no case was judged: {reason or 'no reason given'}"
@@ -334,7 +352,9 @@ def _why_unjudged(report: pytest.TestReport) -> str:
 
 
 def _skip_reason(report: pytest.CollectReport | pytest.TestReport) -> str:
-    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+    reason = report.longreprtext
+    if isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2]
     return reason.removeprefix("Skipped: ")
 
 
