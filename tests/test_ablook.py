@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from pytest_nemoperf.ablook import ABWatcher
-from pytest_nemoperf.abtrees import Trees
+from pytest_nemoperf.abtrees import ABTrees
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.worktree import ABSide
@@ -29,7 +29,7 @@ class Sides:
         self.new, self.old, self.run_dir = folder / "new", folder / "old", folder / "run"
         for path in (self.new, self.old, self.run_dir):
             path.mkdir()
-        self.trees = Trees(
+        self.trees = ABTrees(
             new=self.new,
             old=self.old,
             state_dir=self.run_dir,

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pytest_nemoperf.abrun import ABRunner, NoTurnsError, Round
-from pytest_nemoperf.abtrees import Trees
+from pytest_nemoperf.abrun import ABRunner, NoTurnsError, RoundOutput
+from pytest_nemoperf.abtrees import ABTrees
 from pytest_nemoperf.errors import LaunchError, RevisionError
 from pytest_nemoperf.frameworks.command import CommandFramework
 from pytest_nemoperf.parallelism import Layout
@@ -59,7 +59,7 @@ class TwoSides:
         text = PROGRAM.format(at_step_3=at_step_3, knows_turns=knows_turns)
         (self.folder / side / "program.py").write_text(text)
 
-    def run(self, *, first: str = "old", timeout_sec: float = 60) -> Round:
+    def run(self, *, first: str = "old", timeout_sec: float = 60) -> RoundOutput:
         plan = self._plan(timeout_sec)
         return self.contest.by_turns(
             {"old": plan, "new": plan},
@@ -70,7 +70,7 @@ class TwoSides:
             on_progress=self.on_progress,
         )
 
-    def run_launches(self, *, first: str) -> Round:
+    def run_launches(self, *, first: str) -> RoundOutput:
         plan = self._plan(60)
         return self.contest.one_after_the_other(
             {"old": plan, "new": replace(plan, seed=7)},
@@ -96,9 +96,9 @@ class TwoSides:
         origin = {"old": "main, 36db4f5", "new": "working tree"}[name]
         return ABSide(name=name, origin=origin, root=root, paths=("src",))
 
-    def _trees(self) -> Trees:
+    def _trees(self) -> ABTrees:
         folder = self.folder.resolve()
-        return Trees(
+        return ABTrees(
             new=folder / "new",
             old=folder / "old",
             state_dir=folder / "run",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.abrun import Round
+from pytest_nemoperf.abrun import RoundOutput
 from pytest_nemoperf.abseries import ABRounds
 from pytest_nemoperf.abtest import judge_rounds
 from pytest_nemoperf.comparison import VerdictKind
@@ -26,7 +26,7 @@ def series_of(*, why_launches: str | None, new_steps: slice = slice(None), **new
     series = ABRounds(PLAN, seed=7, why_launches=why_launches)
     plan = series.plan
     old, changed = make_records(plan), make_records(plan, **new)
-    series.add(Round(old=output_of(old), new=output_of(changed[new_steps]), first="old"), took_sec=1.0)
+    series.add(RoundOutput(old=output_of(old), new=output_of(changed[new_steps]), first="old"), took_sec=1.0)
     return series
 
 

@@ -21,7 +21,7 @@ from pytest_nemoperf.abratios import (
     turns_ratio,
     unsettled_turns,
 )
-from pytest_nemoperf.abtest import ABRound, apart, judge_rounds, work_problems
+from pytest_nemoperf.abtest import ABRound, judge_rounds, metric_around_median, work_problems
 from pytest_nemoperf.comparison import VerdictKind, VerdictPolicy
 from pytest_nemoperf.metrics import TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.records import StepRecord
@@ -231,7 +231,7 @@ def test_rounds_in_which_a_launch_stalled_move_neither_sides_figure() -> None:
     old = [make_run(rate) for rate in (1000.0, 1000.0, 1000.0, 1000.0, 300.0)]
     new = [make_run(rate) for rate in (250.0, 1000.0, 1000.0, 1000.0, 1000.0)]
 
-    figures = apart(old, new, worsening=math.log(1.21), metric=TOKENS_PER_SEC_PER_GPU)
+    figures = metric_around_median(old, new, worsening=math.log(1.21), metric=TOKENS_PER_SEC_PER_GPU)
 
     assert figures == pytest.approx((1100.0, 1000.0 / 1.1))
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pytest_nemoperf.abtrees import Trees, read_trees, source_of
+from pytest_nemoperf.abtrees import ABTrees, read_trees, source_of
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.worktree import Revision, find_revision
 
@@ -49,7 +49,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def trees_of(project: Path) -> Trees:
+def trees_of(project: Path) -> ABTrees:
     """Return the trees, with the first commit checked out."""
     checkout = project / ".nemoperf" / "ab" / "old"
     if not checkout.exists():

@@ -17,7 +17,7 @@ from typing import Any
 
 from pytest_nemoperf.abplan import DEFAULT_BLOCK_STEPS, plan_for_turns
 from pytest_nemoperf.abrun import ABRunner
-from pytest_nemoperf.abtrees import Trees
+from pytest_nemoperf.abtrees import ABTrees
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.machine import detect_devices, machine_key
 from pytest_nemoperf.parallelism import Layout
@@ -44,7 +44,7 @@ def main() -> None:
     plan = plan_for_turns(_plan(_LAYOUTS[arguments.layout]), block_steps=arguments.block_steps)
     old, new = (ABSide(name=name, origin="the same code", root=_ROOT, paths=("src",)) for name in ("old", "new"))
     # Both sides are the working tree, so nothing is swapped, and nothing is the other side's.
-    trees = Trees(new=_ROOT, old=_ROOT / "no checkout", state_dir=_ROOT)
+    trees = ABTrees(new=_ROOT, old=_ROOT / "no checkout", state_dir=_ROOT)
     contest = ABRunner(old, new, trees=trees)
     chance = random.Random(arguments.seed)  # noqa: S311 (no secret: who begins)
     rounds: list[dict[str, Any]] = []

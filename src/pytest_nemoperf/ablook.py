@@ -12,7 +12,7 @@ from typing import Final
 
 import psutil
 
-from pytest_nemoperf.abtrees import Trees, source_of
+from pytest_nemoperf.abtrees import ABTrees, source_of
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.worktree import ABSide
@@ -37,7 +37,7 @@ class ABWatcher:
         trees: The working tree and the checkout.
     """
 
-    def __init__(self, side: ABSide, *, trees: Trees) -> None:
+    def __init__(self, side: ABSide, *, trees: ABTrees) -> None:
         self._is_old = side.name == "old"
         self._entries = [side.root / path for path in side.paths]
         self._other = "the working tree" if self._is_old else "the old side's checkout"

@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from pytest_nemoperf.abtrees import Trees
+from pytest_nemoperf.abtrees import ABTrees
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.worktree import ABSide, Revision, git
 
@@ -71,7 +71,7 @@ def is_unchanged(revision: Revision, *, paths: Sequence[str], project: Path, sta
     doing = f"git can't compare the working tree {top} with {revision.label}"
     if git("diff", "--name-only", "--no-ext-diff", revision.commit, "--", root=top, doing=doing):
         return False
-    trees = Trees(new=top, old=state_dir, state_dir=state_dir.resolve())  # nothing is checked out yet
+    trees = ABTrees(new=top, old=state_dir, state_dir=state_dir.resolve())  # nothing is checked out yet
     for path in paths:
         entry = (project / path).resolve()
         if not entry.is_relative_to(top):  # an error of its own

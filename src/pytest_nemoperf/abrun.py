@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pytest_nemoperf.ablook import ABWatcher
 from pytest_nemoperf.abswap import command_of, shared_data, working_directory
-from pytest_nemoperf.abtrees import Trees
+from pytest_nemoperf.abtrees import ABTrees
 from pytest_nemoperf.errors import NemoPerfError, RevisionError, TurnError
 from pytest_nemoperf.frameworks.protocol import Framework, RankCommand
 from pytest_nemoperf.launchers.local import LocalLauncher
@@ -50,7 +50,7 @@ class _Blame(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
+class RoundOutput:
     """What both sides left in one round.
 
     Attributes:
@@ -75,7 +75,7 @@ class ABSideRunner:
         RevisionError: If the side has no copy of the working directory.
     """
 
-    def __init__(self, side: ABSide, *, trees: Trees) -> None:
+    def __init__(self, side: ABSide, *, trees: ABTrees) -> None:
         self.side = side
         self._trees = trees
         self.shared: list[str] = []
@@ -138,7 +138,7 @@ class ABRunner:
         RevisionError: If the old side has no copy of the working directory.
     """
 
-    def __init__(self, old: ABSide, new: ABSide, *, trees: Trees) -> None:
+    def __init__(self, old: ABSide, new: ABSide, *, trees: ABTrees) -> None:
         self.sides: Mapping[str, ABSide] = {"old": old, "new": new}
         self._runners = {side.name: ABSideRunner(side, trees=trees) for side in (old, new)}
         self._stop = threading.Event()
@@ -152,7 +152,7 @@ class ABRunner:
         first: str,
         block_steps: int,
         on_progress: Callable[[Progress | None], None],
-    ) -> Round:
+    ) -> RoundOutput:
         """Run both sides at the same time, by turns.
 
         Args:
@@ -185,7 +185,7 @@ class ABRunner:
             }
             self._await(futures, seen=seen, on_progress=on_progress, token=directory / TURN_FILE)
             outputs = self._outputs(futures, token=directory / TURN_FILE)
-            return Round(old=outputs["old"], new=outputs["new"], first=first)
+            return RoundOutput(old=outputs["old"], new=outputs["new"], first=first)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
@@ -197,7 +197,7 @@ class ABRunner:
         run_dir: Path,
         first: str,
         on_progress: Callable[[Progress | None], None],
-    ) -> Round:
+    ) -> RoundOutput:
         """Launch one side, then the other; see by_turns."""
         self._stop.clear()
         outputs: dict[str, RunOutput] = {}
@@ -208,7 +208,7 @@ class ABRunner:
             )
             self._await({name: future}, seen=seen, on_progress=on_progress)
             outputs |= self._outputs({name: future})
-        return Round(old=outputs["old"], new=outputs["new"], first=first)
+        return RoundOutput(old=outputs["old"], new=outputs["new"], first=first)
 
     def shared(self) -> list[str]:
         """Return data that git does not have and the last command of the old side named: both sides use it."""

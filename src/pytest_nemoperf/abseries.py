@@ -17,7 +17,7 @@ from pytest_nemoperf.abratios import (
     turns_ratio,
     unsettled_turns,
 )
-from pytest_nemoperf.abrun import Round
+from pytest_nemoperf.abrun import RoundOutput
 from pytest_nemoperf.abtest import MAX_ROUNDS, ABResult, ABRound
 from pytest_nemoperf.expected import ExpectedRecords, expected_of
 from pytest_nemoperf.measure import Measurement, measure_outputs
@@ -81,7 +81,7 @@ class ABRounds:
         left = max(0, int((limit_sec - self.lost_sec - sum(self._durations)) // usual))
         return min(self.num_counted + left, MAX_ROUNDS)
 
-    def add(self, found: Round, *, took_sec: float) -> None:
+    def add(self, found: RoundOutput, *, took_sec: float) -> None:
         """Keep what a round left; one in which a side did not settle does not count.
 
         Records that can't be judged are kept, so that the comparison is INVALID and says why, but have no ratio.

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from pytest_nemoperf.abtrees import Trees
+from pytest_nemoperf.abtrees import ABTrees
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.worktree import ABSide
@@ -31,7 +31,7 @@ _END: Final = re.compile(rf"[{_DELIMITER}]|$")
 _GOES_BACK: Final = re.compile(rf"[^{_DELIMITER}]*/\.\.(?:/|[{_DELIMITER}]|$)")
 
 
-def command_of(side: ABSide, command: RankCommand, *, trees: Trees) -> RankCommand:
+def command_of(side: ABSide, command: RankCommand, *, trees: ABTrees) -> RankCommand:
     """Return a command that uses a side's code.
 
     Its PYTHONPATH begins with the side's entries. On the old side, the checkout replaces the working tree wherever an
@@ -60,7 +60,7 @@ def command_of(side: ABSide, command: RankCommand, *, trees: Trees) -> RankComma
     return replace(command, argv=argv, env={**env, "PYTHONPATH": os.pathsep.join(entries)})
 
 
-def shared_data(command: RankCommand, *, trees: Trees) -> list[str]:
+def shared_data(command: RankCommand, *, trees: ABTrees) -> list[str]:
     """Return data of the working tree that git does not have and that a command names to both sides, as it names it.
 
     Args:
@@ -73,7 +73,7 @@ def shared_data(command: RankCommand, *, trees: Trees) -> list[str]:
     return list(dict.fromkeys(shared))
 
 
-def working_directory(side: ABSide, *, trees: Trees) -> Path:
+def working_directory(side: ABSide, *, trees: ABTrees) -> Path:
     """Return a side's copy of the working directory: Python looks for modules there, too.
 
     Raises:
@@ -113,7 +113,7 @@ class _Mention:
 class _Swap:
     """Replaces paths of the working tree by those of the checkout."""
 
-    def __init__(self, trees: Trees) -> None:
+    def __init__(self, trees: ABTrees) -> None:
         self._trees = trees
 
     def argument(self, word: str) -> str:
@@ -212,7 +212,7 @@ class _Swap:
         return ends[0]
 
 
-def _check_relative(word: str, *, trees: Trees) -> None:
+def _check_relative(word: str, *, trees: ABTrees) -> None:
     """Check that the old side has a file that an argument names from the working directory.
 
     Raises:

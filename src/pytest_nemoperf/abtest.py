@@ -172,7 +172,9 @@ def judge_rounds(
     )
 
 
-def apart(old: Sequence[Run], new: Sequence[Run], *, worsening: float, metric: Metric) -> tuple[float, float]:
+def metric_around_median(
+    old: Sequence[Run], new: Sequence[Run], *, worsening: float, metric: Metric
+) -> tuple[float, float]:
     """Return a metric of old and of new: apart by the ratio, around the median round of both together.
 
     Where the machine's speed changes, the two sides' own means are further apart than neighbouring steps. Rounds that
@@ -247,7 +249,7 @@ def _compare(
     if evidence.decision is Decision.UNDECIDED:
         advice = _advice(evidence, metric=metric, tolerance=tolerance, rule=rule)
         note = f"undecided after {count_text(len(ratios), 'round')} that scatter by {evidence.noise_pct:.1f}%; {advice}"
-    before, after = apart(old.runs, new.runs, worsening=evidence.worsening, metric=metric)
+    before, after = metric_around_median(old.runs, new.runs, worsening=evidence.worsening, metric=metric)
     low, high = sorted(delta_pct(end, metric=metric) for end in (evidence.low, evidence.high))
     return Comparison(
         metric=metric.name,

@@ -21,7 +21,7 @@ _SCRIPT, _BINARY = b"#!", b"\x7fELF"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trees:
+class ABTrees:
     """The two copies of a repository that a comparison runs.
 
     Paths inside them are relative to their top folders, as git has them. The checkout lies in the session's own folder
@@ -91,7 +91,7 @@ class Trees:
         return any(_is_foreign_folder(self.new / folder) for folder in place.parents if folder.parts)
 
 
-def read_trees(revision: Revision, *, checkout: Path, state_dir: Path) -> Trees:
+def read_trees(revision: Revision, *, checkout: Path, state_dir: Path) -> ABTrees:
     """Ask git what the two trees have, once they are set up.
 
     Args:
@@ -112,7 +112,7 @@ def read_trees(revision: Revision, *, checkout: Path, state_dir: Path) -> Trees:
     submodules = {path for path, (mode, _) in listed.items() if mode == _SUBMODULE_MODE}
     wanted = {path: commit for path, (mode, commit) in _index(old) if mode == _SUBMODULE_MODE}
     folders = {str(folder) for path in listed for folder in PurePosixPath(path).parents if folder.parts}
-    return Trees(
+    return ABTrees(
         new=new,
         old=old,
         state_dir=state_dir.resolve(),
