@@ -79,7 +79,7 @@ class ABSideRunner:
         self.side = side
         self._trees = trees
         self.shared: list[str] = []
-        self._lookout = ABWatcher(side, trees=trees)
+        self._watcher = ABWatcher(side, trees=trees)
         self._launcher = LocalLauncher(cwd=working_directory(side, trees=trees))
         # The kernel takes the end of the thread that started a helper for its parent's death.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"perf-{side.name}")
@@ -108,14 +108,14 @@ class ABSideRunner:
             RevisionError: If the command, or a process it starts, uses files that this side must have of its own.
         """
         self.shared = shared_data(command, trees=self._trees)
-        own = self._lookout.watched(command_of(self.side, command, trees=self._trees), run_dir=run_dir)
+        own = self._watcher.instrument(command_of(self.side, command, trees=self._trees), run_dir=run_dir)
 
         def poll() -> None:
             on_poll()
-            self._lookout.look(self._launcher.processes)
+            self._watcher.check_processes(self._launcher.processes)
 
         result = self._launcher.launch(own, run_dir=run_dir, timeout_sec=timeout_sec, on_poll=poll)
-        self._lookout.read(run_dir)
+        self._watcher.check_notes(run_dir)
         return result
 
     def close(self) -> None:
