@@ -276,7 +276,8 @@ def test_sides_whose_sequences_differ_in_length_do_not_compare() -> None:
     longer = make_run()
     longer = replace(longer, metrics={**longer.metrics, "mean_tokens_per_step": 120.0})
     shorter = replace(longer, metrics={**longer.metrics, "mean_tokens_per_step": 100.0})
-    old, new = (make_measurement(workload={"has_varying_lengths": True}, runs=(run,)) for run in (shorter, longer))
+    old = make_measurement(workload={"has_varying_lengths": True}, runs=(shorter,))
+    new = make_measurement(workload={"has_varying_lengths": True}, runs=(longer,))
 
     kind, problems = work_problems(old, new, labels=("old", "new"))
 
