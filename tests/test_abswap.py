@@ -1,4 +1,4 @@
-"""Where a command names the working tree, the old side gets the checkout."""
+"""Paths of the working tree in commands of the old side are replaced by those of the checkout."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NEW = ("bench/new.py", "new.yaml")
 
 @pytest.fixture
 def trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ABTrees:
-    """A working tree with links to it, beside a checkout that lacks two files and what git does not have."""
+    """A working tree with links to it, beside a checkout that lacks two of its files and those outside git."""
     new, old = tmp_path / "project", tmp_path / "old"
     for root, names in ((old, TRACKED), (new, (*TRACKED, *NEW, "data/tokens.bin", ".venv/bin/python", "draft.py"))):
         for name in names:
@@ -43,7 +43,7 @@ def side_of(trees: ABTrees, *paths: str, name: str = "old") -> ABSide:
 
 
 def swapped(trees: ABTrees, *argv: str, name: str = "old", **env: str) -> RankCommand:
-    """Return the command of a side; ``{top}`` stands for the folder that both trees lie in."""
+    """Return the command of a side; ``{top}`` stands for the folder of both trees."""
     top = trees.new.parent
     command = RankCommand(
         argv=tuple(word.replace("{top}", str(top)) for word in argv),
