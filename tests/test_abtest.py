@@ -1,4 +1,4 @@
-"""From the steps of two sides to a verdict: pure arithmetic."""
+"""Ratios of two sides' steps, and the verdict on rounds."""
 
 from __future__ import annotations
 
