@@ -1,4 +1,4 @@
-"""The two versions of a comparison, in a real repository."""
+"""Checkout and set-up of a revision, in a real repository."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def test_a_revision_is_checked_out_and_removed_and_the_working_tree_stays_as_it_
 
 
 def test_a_session_that_ends_leaves_the_checkouts_of_others_alone(project: Path) -> None:
-    running, idle, other = (worktree_of(project) for _ in range(3))
+    running = worktree_of(project)
+    idle = worktree_of(project)
+    other = worktree_of(project)
     folder = running.add()
 
     idle.remove()
