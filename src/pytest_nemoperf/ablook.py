@@ -39,7 +39,7 @@ class ABWatcher:
 
     def __init__(self, side: ABSide, *, trees: ABTrees) -> None:
         self._is_old = side.name == "old"
-        self._entries = [side.root / path for path in side.paths]
+        self._entries = side.entries
         self._other = "the working tree" if self._is_old else "the old side's checkout"
         self._trees = trees
         self._next_time = 0.0
@@ -124,7 +124,7 @@ class ABWatcher:
             return
         modules = _shortened([f"{name} from {path}" for name, path in copies.items()])
         raise RevisionError(
-            f"its processes import {modules}, though {' and '.join(map(str, self._entries))}, which "
+            f"its processes import {modules}, though {' and '.join(self._entries)}, which "
             "PYTHONPATH begins with, has it: both sides would run that one copy and be found equal; don't put its "
             "folder before PYTHONPATH (in sys.path or by the script's own folder), uninstall the copy, or leave the "
             "entry out of the ini key perf_ab_paths if it is not the code under test"
@@ -159,5 +159,9 @@ def _open_files(folder: Path) -> Iterator[Path]:
 
 def _mapped_files(folder: Path) -> set[Path]:
     """Return the program and the libraries of a process, from its folder in ``/proc``."""
-    lines = (folder / "maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    return {Path(line[line.index("/") :]) for line in lines if "/" in line}
+    paths: set[Path] = set()
+    for line in (folder / "maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        _, slash, rest = line.partition("/")
+        if slash:
+            paths.add(Path(f"/{rest}"))
+    return paths

@@ -10,6 +10,7 @@ from contextlib import suppress
 from importlib.machinery import all_suffixes
 from importlib.metadata import Distribution, distributions
 from importlib.util import find_spec
+from itertools import filterfalse
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlparse
@@ -104,7 +105,7 @@ def check_modules(side: ABSide, *, is_guess: bool) -> None:
         is_guessed_root = is_guess and path == _ROOT
         names = _modules(side.root / path, has_namespaces=not is_guessed_root)
         if is_guessed_root:
-            names = (name for name in names if not _is_beside_the_code(name))
+            names = filterfalse(_is_beside_the_code, names)
         if not any(names):
             raise RevisionError(
                 f"{side.label} has no Python module in {side.root / path}, a PYTHONPATH entry of both sides: "
@@ -114,7 +115,7 @@ def check_modules(side: ABSide, *, is_guess: bool) -> None:
 
 
 def check_installed(paths: Sequence[str], *, project: Path, repository: Path) -> None:
-    """Check that editable installs from the working tree lie in PYTHONPATH entries, which differ between the sides.
+    """Check that editable installs from the working tree lie in the sides' own PYTHONPATH entries.
 
     Args:
         paths: PYTHONPATH entries of both sides, relative to their root directories.
@@ -189,7 +190,7 @@ def _places(name: str) -> list[Path]:
     with suppress(ImportError, ValueError):
         spec = find_spec(name)
         if spec is not None and spec.submodule_search_locations:
-            return [Path(folder) for folder in spec.submodule_search_locations]
+            return list(map(Path, spec.submodule_search_locations))
         if spec is not None and spec.origin:
             return [Path(spec.origin)]
     return []

@@ -25,7 +25,7 @@ def turns_ratio(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> float:
         old: Measured steps; whole pairs of blocks.
         new: As many.
     """
-    return pseudo_median([_log_cost(after) - _log_cost(before) for before, after in zip(old, new, strict=True)])
+    return pseudo_median(_log_ratios(old, new))
 
 
 def turns_error(old: Sequence[StepRecord], new: Sequence[StepRecord], *, block_steps: int) -> float:
@@ -39,7 +39,7 @@ def turns_error(old: Sequence[StepRecord], new: Sequence[StepRecord], *, block_s
         new: As many.
         block_steps: Steps of a block.
     """
-    differences = [_log_cost(after) - _log_cost(before) for before, after in zip(old, new, strict=True)]
+    differences = _log_ratios(old, new)
     size = 2 * block_steps
     pairs = [statistics.fmean(differences[start : start + size]) for start in range(0, len(differences), size)]
     if len(pairs) <= 1:
@@ -52,7 +52,7 @@ def unsettled_turns(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> str
 
     Load that slows down both sides at the same time cancels in the ratio and is no such reason.
     """
-    ratios = [math.exp(_log_cost(after) - _log_cost(before)) for before, after in zip(old, new, strict=True)]
+    ratios = list(map(math.exp, _log_ratios(old, new)))
     if find_drift(ratios) is None:
         return ""
     half = len(ratios) // 2
@@ -73,7 +73,7 @@ def launches_error(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> floa
     """Return the standard error of launches_ratio, from the scatter between the quarters of each launch."""
     variance = 0.0
     for records in (old, new):
-        costs = [_log_cost(record) for record in records]
+        costs = list(map(_log_cost, records))
         size = len(costs) // _QUARTERS
         quarters = [statistics.median(costs[start : start + size]) for start in range(0, size * _QUARTERS, size)]
         variance += statistics.variance(quarters) / _QUARTERS
@@ -96,6 +96,11 @@ def memory_ratio(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> float 
 
 def _peak_memory_bytes(records: Sequence[StepRecord]) -> int:
     return max((record.peak_memory_bytes or 0 for record in records), default=0)
+
+
+def _log_ratios(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> list[float]:
+    """Return the logarithm of new over old in seconds per token, step by step."""
+    return [_log_cost(after) - _log_cost(before) for before, after in zip(old, new, strict=True)]
 
 
 def _log_cost(record: StepRecord) -> float:

@@ -143,7 +143,7 @@ class ABRunner:
 
     def __init__(self, old: ABSide, new: ABSide, *, trees: ABTrees) -> None:
         self.sides: Mapping[str, ABSide] = {"old": old, "new": new}
-        self._runners = {side.name: ABSideRunner(side, trees=trees) for side in (old, new)}
+        self._runners = {"old": ABSideRunner(old, trees=trees), "new": ABSideRunner(new, trees=trees)}
         self._stop = threading.Event()
 
     def by_turns(
@@ -173,7 +173,7 @@ class ABRunner:
             RevisionError: If a side uses the other side's files.
         """
         self._stop.clear()
-        progress: dict[str, list[Progress]] = {name: [] for name in self._runners}
+        progress: dict[str, list[Progress]] = {"old": [], "new": []}
         futures: dict[str, Future[RunOutput]] = {}
         # Not in the run directory: it may lie on a network file system, and those have no pipes.
         directory = Path(tempfile.mkdtemp(prefix="nemoperf-turns-"))
@@ -237,7 +237,7 @@ class ABRunner:
         )
 
     def _append_to(self, progress: list[Progress]) -> Callable[[Progress | None], None]:
-        """Return a callback for a side's thread, which appends to a list and ends the run once it is to stop."""
+        """Return a callback for a side's thread: it appends to a list, and raises to end the run."""
 
         def on_progress(last: Progress | None) -> None:
             if self._stop.is_set():
@@ -272,10 +272,14 @@ class ABRunner:
 
     def _remaining_sec(self, futures: Mapping[str, Future[RunOutput]], *, token: Path | None) -> float:
         """Return the time that unfinished runs still have: without limit unless a side failed or knows no turns."""
-        done = {name: future.exception() for name, future in futures.items() if future.done()}
+        done = [name for name, future in futures.items() if future.done()]
         if done and token is not None and not token.exists():
             return 0.0
-        kinds = [self._failure_kind(name, error, token=token) for name, error in done.items() if error is not None]
+        kinds: list[_FailureKind] = []
+        for name in done:
+            error = futures[name].exception()
+            if error is not None:
+                kinds.append(self._failure_kind(name, error, token=token))
         if not kinds:
             return math.inf
         if min(kinds) is _FailureKind.CAUSE:
@@ -301,13 +305,16 @@ class ABRunner:
             NoTurnsError: If one run succeeded without a turn.
             NemoPerfError: The error of the side at fault, with the side's label before its text.
         """
+        outputs: dict[str, RunOutput] = {}
         errors: dict[str, BaseException] = {}
         for name, future in futures.items():
             error = future.exception()
-            if error is not None:
+            if error is None:
+                outputs[name] = future.result()
+            else:
                 errors[name] = error
         if not errors:
-            return {name: future.result() for name, future in futures.items()}
+            return outputs
         name = min(errors, key=lambda name: self._failure_kind(name, errors[name], token=token))
         error = errors[name]
         label = self.sides[name].label

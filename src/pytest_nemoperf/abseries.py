@@ -52,7 +52,7 @@ class ABRounds:
         self.why_launches = why_launches
         self.lost_sec = 0.0
         self.rounds: list[ABRound] = []
-        self.outputs: dict[str, list[RunOutput]] = {name: [] for name in SIDES}
+        self.outputs: dict[str, list[RunOutput]] = {"old": [], "new": []}
 
     @property
     def plan(self) -> Plan:
@@ -80,7 +80,7 @@ class ABRounds:
         return min(self.num_counted + left, MAX_ROUNDS)
 
     def add(self, output: RoundOutput, *, took_sec: float) -> None:
-        """Add a round; one in which a side did not settle does not count.
+        """Add a round; it does not count if a side did not settle.
 
         The outputs of records that can't be judged are kept, so that the comparison becomes INVALID with the reason,
         but they have no ratio.

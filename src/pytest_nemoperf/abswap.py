@@ -53,10 +53,10 @@ def command_of(side: ABSide, command: RankCommand, *, trees: ABTrees) -> RankCom
         swap = _PathSwap(trees)
         for word in argv:
             _check_relative(word, trees=trees)
-        argv = tuple(swap.argument(word) for word in argv)
+        argv = tuple(map(swap.argument, argv))
         env = {name: swap.variable(name, value) for name, value in env.items()}
         env |= swap.inherited({name: value for name, value in os.environ.items() if name not in {*env, *_NOT_CODE}})
-    entries = [str(side.root / path) for path in side.paths]
+    entries = side.entries
     inherited = env.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     if inherited:
         entries.append(inherited)
@@ -64,7 +64,7 @@ def command_of(side: ABSide, command: RankCommand, *, trees: ABTrees) -> RankCom
 
 
 def shared_data(command: RankCommand, *, trees: ABTrees) -> list[str]:
-    """Return paths in a command to data of the working tree outside git, which both sides use.
+    """Return paths in a command to data of the working tree outside git: both sides use it.
 
     Args:
         command: Command of the framework.
@@ -81,7 +81,7 @@ def shared_data(command: RankCommand, *, trees: ABTrees) -> list[str]:
 
 
 def working_directory(side: ABSide, *, trees: ABTrees) -> Path:
-    """Return a side's copy of the working directory, where Python may look for modules.
+    """Return a side's copy of the working directory, from which Python may import modules.
 
     Raises:
         RevisionError: If the old side has no such folder.

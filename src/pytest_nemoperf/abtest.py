@@ -1,4 +1,4 @@
-"""Verdict on two versions of the code, from the ratios of rounds in which both ran. Pure.
+"""Verdict on two versions of the code, from rounds of both. Pure.
 
 A round gives one number per metric: the logarithm of new over old. Each round launches both sides anew, so that the
 scatter of rounds includes all differences between launches, and the sequential test may treat rounds as independent;

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -44,6 +45,23 @@ class GpuSample:
     reasons: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Start:
+    """State of one GPU before the ranks start.
+
+    Attributes:
+        gpu: The GPU.
+        num_errors: Uncorrected memory errors since the GPU was made.
+        processes: Names of the processes that compute on it, by id.
+        events: NVML event set that collects Xid errors from now on; None if not supported.
+    """
+
+    gpu: Gpu
+    num_errors: int
+    processes: Mapping[int, str]
+    events: Any
+
+
 class GpuSampler:
     """Queries the driver while ranks run; create it before they start.
 
@@ -55,16 +73,20 @@ class GpuSampler:
 
     def __init__(self, *, num_gpus: int) -> None:
         self._nvml: Any = importlib.import_module("pynvml")
-        self._gpus: list[Gpu] = []
+        self._starts: list[_Start] = []
         self._is_open = ask(self._nvml, self._open) is True
         if not self._is_open:
             return
         installed = ask(self._nvml, installed_gpus, self._nvml) or []
         visible = visible_gpus(installed, selection=os.environ.get("CUDA_VISIBLE_DEVICES"))
-        self._gpus = list(visible)[:num_gpus]
-        self._errors_before = [self._num_errors(gpu) for gpu in self._gpus]
-        self._processes_before = [self._processes(gpu) for gpu in self._gpus]
-        self._events = [self._event_set(gpu) for gpu in self._gpus]
+        for gpu in islice(visible, num_gpus):
+            start = _Start(
+                gpu=gpu,
+                num_errors=self._num_errors(gpu),
+                processes=self._processes(gpu),
+                events=self._event_set(gpu),
+            )
+            self._starts.append(start)
 
     def __enter__(self) -> GpuSampler:
         return self
@@ -73,14 +95,14 @@ class GpuSampler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._is_open:
-            for events in self._events:
-                if events is not None:
-                    ask(self._nvml, self._nvml.nvmlEventSetFree, events)
+            for start in self._starts:
+                if start.events is not None:
+                    ask(self._nvml, self._nvml.nvmlEventSetFree, start.events)
             self._nvml.nvmlShutdown()
 
     def sample(self) -> tuple[GpuSample, ...]:
         """Return the present state of every GPU."""
-        return tuple(self._sample(gpu) for gpu in self._gpus)
+        return tuple(self._sample(start.gpu) for start in self._starts)
 
     def health(self, samples: Sequence[Sequence[GpuSample]], *, own_pids: Collection[int]) -> tuple[GpuHealth, ...]:
         """Return the health of each GPU: from samples, and from errors and processes since this was created.
@@ -90,7 +112,7 @@ class GpuSampler:
             own_pids: Processes of this session.
         """
         health: list[GpuHealth] = []
-        for number in range(len(self._gpus)):
+        for number in range(len(self._starts)):
             own_samples = [moment[number] for moment in samples]
             health.append(self._health(number, samples=own_samples, own_pids=own_pids))
         return tuple(health)
@@ -111,11 +133,9 @@ class GpuSampler:
         )
 
     def _health(self, number: int, *, samples: Sequence[GpuSample], own_pids: Collection[int]) -> GpuHealth:
-        gpu = self._gpus[number]
-        cap = self._ask(self._nvml.nvmlDeviceGetEnforcedPowerLimit, gpu)
-        before = self._processes_before[number]
-        after = self._processes(gpu)
-        foreign = sorted(before.keys() & after.keys() - {*own_pids})
+        start = self._starts[number]
+        cap = self._ask(self._nvml.nvmlDeviceGetEnforcedPowerLimit, start.gpu)
+        foreign = sorted(start.processes.keys() & self._processes(start.gpu).keys() - {*own_pids})
         reasons: Counter[str] = Counter()
         for sample in samples:
             reasons.update(sorted(sample.reasons))
@@ -127,9 +147,9 @@ class GpuSampler:
             power_w=min_median_max([sample.power_w for sample in samples]),
             power_cap_w=None if cap is None else cap / _MW_PER_W,
             reasons={name: count / len(samples) for name, count in reasons.items()},
-            num_memory_errors=max(0, self._num_errors(gpu) - self._errors_before[number]),
-            xids=tuple(self._xids(self._events[number])),
-            foreign_processes=tuple(before[pid] for pid in foreign),
+            num_memory_errors=max(0, self._num_errors(start.gpu) - start.num_errors),
+            xids=tuple(self._xids(start.events)),
+            foreign_processes=tuple(start.processes[pid] for pid in foreign),
         )
 
     def _ask(self, call: Any, gpu: Gpu, *arguments: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +91,7 @@ class HostSampler:
             return None
         used, idle, steal = times
         processes = list(self._processes())
-        own = _descendants(self._own_pid, parents={process.pid: process.parent for process in processes})
+        own = _descendants(self._own_pid, processes=processes)
         own_sec = 0.0
         foreign: dict[int, tuple[str, float]] = {}
         for process in processes:
@@ -116,7 +116,7 @@ class HostSampler:
             name, *fields = line.split()
             if name[:3] != "cpu" or not name[3:].isdecimal() or int(name[3:]) not in self._cores:
                 continue
-            ticks = [int(field) for field in fields]
+            ticks = list(map(int, fields))
             num_cores += 1
             used += ticks[_USER] + ticks[_NICE] + ticks[_SYSTEM]
             idle += ticks[_IDLE] + ticks[_IOWAIT]
@@ -188,10 +188,12 @@ def cpu_health(uses: Sequence[HostSample], *, num_cores: int, num_allowed_cores:
         num_cores: Number of cores that this session may use.
         num_allowed_cores: Number of cores that quotas let it keep busy; None for all.
     """
-    used = sum(use.used_sec for use in uses)
-    idle = sum(use.idle_sec for use in uses)
-    steal = sum(use.steal_sec for use in uses)
-    own = sum(use.own_sec for use in uses)
+    used = idle = steal = own = 0.0
+    for use in uses:
+        used += use.used_sec
+        idle += use.idle_sec
+        steal += use.steal_sec
+        own += use.own_sec
     whole = used + idle + steal
     if whole <= 0:
         return None
@@ -251,10 +253,11 @@ def _share(part: float, *, whole: float) -> float:
     return round(min(1.0, max(0.0, part / whole)), 4)
 
 
-def _descendants(pid: int, *, parents: Mapping[int, int]) -> set[int]:
+def _descendants(pid: int, *, processes: Iterable[_Process]) -> set[int]:
+    """Return the ids of a process and all its descendants."""
     children: dict[int, list[int]] = {}
-    for child, parent in parents.items():
-        children.setdefault(parent, []).append(child)
+    for process in processes:
+        children.setdefault(process.parent, []).append(process.pid)
     descendants = {pid}
     waiting = [pid]
     while waiting:

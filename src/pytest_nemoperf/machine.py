@@ -125,7 +125,7 @@ def choose_system(requested: str, *, devices: Devices) -> System:
 
 
 def check_capacity(plan: Plan, *, devices: Devices) -> None:
-    """Check that this machine has enough devices for all ranks of a plan, which the local launcher starts.
+    """Check that this machine has enough devices for all ranks of a plan.
 
     Raises:
         PlanError: If it has not.

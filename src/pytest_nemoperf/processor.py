@@ -64,7 +64,7 @@ def host_settings(*, root: Path = _ROOT, environ: Mapping[str, str] = os.environ
 
 
 def throttled_sec(*, root: Path = _ROOT) -> dict[str, float]:
-    """Return seconds over all cores for which a quota has stopped this process's control groups, by folder.
+    """Return seconds over all cores during a quota's stops of this process's control groups, by folder.
 
     Groups without a quota are left out. Each count begins with its group, so only differences can be compared.
     """

@@ -53,6 +53,11 @@ class ABSide:
         """Name in messages: ``old (main, 36db4f5)``."""
         return f"{self.name} ({self.origin})"
 
+    @property
+    def entries(self) -> list[str]:
+        """PYTHONPATH entries as absolute paths."""
+        return [str(self.root / path) for path in self.paths]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revision:

@@ -65,7 +65,8 @@ class TorchFramework:
         Raises:
             RecordError: If the result or a step is missing, torn or impossible.
         """
-        result_path, steps_path = run_dir / RESULT_FILE, run_dir / STEPS_FILE
+        result_path = run_dir / RESULT_FILE
+        steps_path = run_dir / STEPS_FILE
         for path in (result_path, steps_path):
             if not path.exists():
                 raise RecordError(

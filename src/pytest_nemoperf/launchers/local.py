@@ -161,7 +161,7 @@ class LocalLauncher:
 
 
 def _inherited_environment() -> dict[str, str]:
-    """Return this process's environment without the variables that start coverage, which would be timed as well."""
+    """Return this process's environment without variables of coverage, or it would be timed as well."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_COVERAGE)}
 
 
@@ -170,9 +170,12 @@ def _result(report: Report, *, request: Request, timed_out: bool) -> LaunchResul
 
     The time is that of a rank's error file if there is one, which is more precise than that of the exit.
     """
-    codes = {failure.rank: failure.exit_code for failure in report.failures}
-    # A silent death is seen late, while other ranks write "connection closed" at once.
-    times = {failure.rank: failure.time_sec - SETTLE_SEC for failure in report.failures}
+    codes: dict[int, int] = {}
+    times: dict[int, float] = {}
+    for failure in report.failures:
+        codes[failure.rank] = failure.exit_code
+        # A silent death is seen late, while other ranks write "connection closed" at once.
+        times[failure.rank] = failure.time_sec - SETTLE_SEC
     for rank in range(len(request.logs)):
         path = Path(request.run_dir) / error_file(rank)
         if path.exists():

@@ -34,7 +34,7 @@ class RankExit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchResult:
-    """Result of a launch whose processes have all ended.
+    """Result of a launch after all its processes have ended.
 
     Attributes:
         status: Outcome.
