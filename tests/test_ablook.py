@@ -41,14 +41,14 @@ class Sides:
         return ABWatcher(ABSide(name=name, origin="main", root=self.old, paths=(".",)), trees=self.trees)
 
     def python(self, code: str, *, name: str = "old", path: str = "") -> str:
-        """Run Python as a process of a side, and return what it prints."""
+        """Run Python as a process of a side, and return its output."""
         command = RankCommand(argv=(sys.executable, "-c", code), num_processes=1, env={"PYTHONPATH": path})
         watched = self.watcher(name).instrument(command, run_dir=self.run_dir)
         env = {**os.environ, **watched.env}
         return subprocess.run(watched.argv, check=True, cwd=self.old, env=env, capture_output=True, text=True).stdout
 
     def start(self, argv: Sequence[str], *, cwd: Path, is_up: Callable[[int], bool]) -> None:
-        """Start a process of the old side, and wait until it has done what is to be seen."""
+        """Start a process of the old side, and wait until it is up."""
         process = psutil.Popen(argv, cwd=cwd)
         self.processes.append(process)
         deadline = time.monotonic() + 10

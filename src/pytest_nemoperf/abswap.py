@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -55,7 +55,7 @@ def command_of(side: ABSide, command: RankCommand, *, trees: ABTrees) -> RankCom
             _check_relative(word, trees=trees)
         argv = tuple(map(swap.argument, argv))
         env = {name: swap.variable(name, value) for name, value in env.items()}
-        env |= swap.inherited({name: value for name, value in os.environ.items() if name not in {*env, *_NOT_CODE}})
+        env |= swap.inherited(os.environ, excluded=_NOT_CODE.union(env))
     entries = side.entries
     inherited = env.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     if inherited:
@@ -81,7 +81,7 @@ def shared_data(command: RankCommand, *, trees: ABTrees) -> list[str]:
 
 
 def working_directory(side: ABSide, *, trees: ABTrees) -> Path:
-    """Return a side's copy of the working directory, from which Python may import modules.
+    """Return a side's copy of the working directory, as Python may import modules from there.
 
     Raises:
         RevisionError: If the old side has no such folder.
@@ -130,8 +130,8 @@ class _PathSwap:
         # A search path may name folders that one side lacks: it finds nothing there.
         return self._swapped(value, subject=f"the recipe's {name} names", may_lack_folders=name.endswith("PATH"))
 
-    def inherited(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """Return the variables that change.
+    def inherited(self, environment: Mapping[str, str], *, excluded: Collection[str]) -> dict[str, str]:
+        """Return the variables that change, without excluded ones.
 
         They were not set for this command, so it is no error if one names a file that the old side lacks. A file, such
         as that of LD_PRELOAD, stays the working tree's: without it the comparison would be another one, and the watcher
@@ -139,6 +139,8 @@ class _PathSwap:
         """
         changed: dict[str, str] = {}
         for name, value in environment.items():
+            if name in excluded:
+                continue
             swapped = self._swapped(value, subject=name, may_lack_folders=True, may_lack_files=True)
             if swapped != value:
                 changed[name] = swapped

@@ -98,8 +98,9 @@ def work_problems(old: Measurement, new: Measurement, *, labels: tuple[str, str]
         new: All rounds of the new side.
         labels: Labels of old and new.
     """
-    problems = [f"{labels[0]}: {problem}" for problem in old.problems]
-    problems += [f"{labels[1]}: {problem}" for problem in new.problems]
+    problems: list[str] = []
+    for label, side in zip(labels, (old, new), strict=True):
+        problems += [f"{label}: {problem}" for problem in side.problems]
     if problems:
         return VerdictKind.INVALID, problems
     is_pinned = has_pinned_lengths(new.workload)

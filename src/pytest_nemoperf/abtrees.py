@@ -117,14 +117,17 @@ def read_trees(revision: Revision, *, checkout: Path, state_dir: Path) -> ABTree
         tracked.update(str(folder) for folder in PurePosixPath(path).parents if folder.parts)
         if mode == _SUBMODULE_MODE:
             submodules.add(path)
-    old_commits = {path: commit for path, (mode, commit) in _index(old) if mode == _SUBMODULE_MODE}
+    same_submodules: set[str] = set()
+    for path, (mode, commit) in _index(old):
+        if mode == _SUBMODULE_MODE and path in submodules and _is_at(new / path, commit=commit):
+            same_submodules.add(path)
     return ABTrees(
         new=new,
         old=old,
         state_dir=state_dir.resolve(),
         tracked=frozenset(tracked),
         submodules=frozenset(submodules),
-        same_submodules=frozenset(path for path in submodules if _is_at(new / path, commit=old_commits.get(path))),
+        same_submodules=frozenset(same_submodules),
         linked=tuple(_linked(new, old=old)),
     )
 
@@ -146,9 +149,9 @@ def _index(root: Path) -> Iterator[tuple[str, tuple[str, str]]]:
             yield path, (mode, commit)
 
 
-def _is_at(submodule: Path, *, commit: str | None) -> bool:
+def _is_at(submodule: Path, *, commit: str) -> bool:
     """Return whether a submodule of the working tree is at a commit, without changes."""
-    if commit is None or not (submodule / ".git").exists():
+    if not (submodule / ".git").exists():
         return False
     doing = f"git can't tell the state of the submodule {submodule}"
     if git("rev-parse", "HEAD", root=submodule, doing=doing) != commit:

@@ -91,12 +91,19 @@ class Monitor:
         """Take the last sample and return the report on all that count."""
         self._take(num_finished=num_finished)
         intervals, is_measured = self._counted()
-        uses = [interval.use for interval in intervals if interval.use is not None]
+        seconds = 0.0
+        uses: list[HostSample] = []
+        gpu_samples: list[tuple[GpuSample, ...]] = []
+        for interval in intervals:
+            seconds += interval.seconds
+            gpu_samples.append(interval.gpus)
+            if interval.use is not None:
+                uses.append(interval.use)
         gpus: tuple[GpuHealth, ...] = ()
         if self._gpus is not None:
-            gpus = self._gpus.health([interval.gpus for interval in intervals], own_pids=_own_pids())
+            gpus = self._gpus.health(gpu_samples, own_pids=_own_pids())
         return HealthReport(
-            seconds=round(sum(interval.seconds for interval in intervals), 3),
+            seconds=round(seconds, 3),
             num_samples=len(intervals),
             is_measured_steps=is_measured,
             cpu=cpu_health(uses, num_cores=self._host.num_cores, num_allowed_cores=self._host.num_allowed_cores),

@@ -131,7 +131,7 @@ def _reduce() -> None:
 
 
 def command_with_family() -> None:
-    """A command whose children are hard to find: one in a session of its own, one a daemon with no environment."""
+    """Start children that are hard to find: one in a session of its own, and a daemon without an environment."""
     child = subprocess.Popen(["sleep", str(SLEEP_SEC)], start_new_session=True)
     note_pid("child", child.pid)
     if os.fork() == 0:
