@@ -193,7 +193,8 @@ import pathlib, signal
 from pytest_nemoperf.worktree import ABSide, set_up
 root = pathlib.Path({str(tmp_path)!r})
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit that it is ignored
-set_up(ABSide(name="old", origin="main", root=root, paths=()), command={STARTS_ANOTHER!r}, project=root)
+command = "sleep 0.5; {STARTS_ANOTHER}"  # by then the session waits for the command
+set_up(ABSide(name="old", origin="main", root=root, paths=()), command=command, project=root)
 """
     session = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
     while session.poll() is None and not is_written(tmp_path / "pid"):
