@@ -140,16 +140,22 @@ def judge_rounds(
     kind, problems = work_problems(old, new, labels=labels)
     if problems:
         return Verdict(kind=kind, case=new.case, reasons=tuple(problems))
-    counted = [round_ for round_ in rounds if not round_.left_out]
+    counted: list[ABRound] = []
+    left_out: list[str] = []
+    for round_ in rounds:
+        if not round_.left_out:
+            counted.append(round_)
+        elif round_.left_out not in left_out:
+            left_out.append(round_.left_out)
     if not counted:
-        problems = list(dict.fromkeys(round_.left_out for round_ in rounds)) or ["no round was run"]
-        return Verdict(kind=VerdictKind.INCONCLUSIVE, case=new.case, reasons=tuple(problems))
+        reasons = left_out or ["no round was run"]
+        return Verdict(kind=VerdictKind.INCONCLUSIVE, case=new.case, reasons=tuple(reasons))
     comparisons: list[Comparison] = []
     for metric in JUDGED_IN_ROUNDS:
         own = [round_ for round_ in counted if metric.name in round_.ratios]
         if own:
             comparisons.append(_compare(metric, old=old, new=new, rounds=own, policy=policy, max_rounds=max_rounds))
-    reasons: list[str] = []
+    reasons = []
     slow = None
     if all(comparison.kind is not VerdictKind.REGRESSED for comparison in comparisons):
         slow = find_slow_steps(new, baseline=old.runs, policy=replace(policy, max_runs=max_rounds), other=labels[0])
@@ -225,10 +231,12 @@ def _compare(
     policy: VerdictPolicy,
     max_rounds: int,
 ) -> Comparison:
-    ratios = [round_.ratios[metric.name] for round_ in rounds]
+    ratios: list[float] = []
     errors: list[float] = []
-    if metric is TOKENS_PER_SEC_PER_GPU:
-        errors = [round_.error for round_ in rounds if round_.error is not None]
+    for round_ in rounds:
+        ratios.append(round_.ratios[metric.name])
+        if metric is TOKENS_PER_SEC_PER_GPU and round_.error is not None:
+            errors.append(round_.error)
     allowed = policy.tolerances[metric.name]
     tolerance = cost_of_loss(allowed, metric=metric)
     expected = policy.rule(metric, runs=())
