@@ -27,7 +27,7 @@ from pytest_nemoperf.records import RunOutput, StepRecord
 from pytest_nemoperf.soundness import record_problems
 from pytest_nemoperf.steadiness import run_drift
 
-SIDES: Final = ("old", "new")
+_SIDES: Final = ("old", "new")
 
 
 class ABRounds:
@@ -124,13 +124,13 @@ class ABRounds:
         )
 
     def _keep(self, sides: Mapping[str, RunOutput]) -> None:
-        for name in SIDES:
+        for name in _SIDES:
             self.outputs[name].append(sides[name])
 
     def _record_problem(self, sides: Mapping[str, RunOutput]) -> str:
         """Return the first problem of the records; empty if they can be judged."""
         expected = expected_of(self.plan)
-        for name in SIDES:
+        for name in _SIDES:
             for problem in record_problems(expected, records=sides[name].records):
                 return f"{name}: {problem}"
         return ""
@@ -140,7 +140,7 @@ class ABRounds:
         if not self.why_launches:
             return unsettled_turns(self._measured_steps(sides["old"]), self._measured_steps(sides["new"]))
         expected = expected_of(self.plan)
-        for name in SIDES:
+        for name in _SIDES:
             drift = run_drift(expected, records=sides[name].records)
             if drift is not None:
                 return f"{name}: {drift.text}"
@@ -167,6 +167,6 @@ class ABRounds:
 
 def _order(rng: random.Random) -> Iterator[str]:
     while True:
-        first = rng.choice(SIDES)
+        first = rng.choice(_SIDES)
         yield first
         yield "new" if first == "old" else "old"
