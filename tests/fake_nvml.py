@@ -1,4 +1,4 @@
-"""A driver that answers as a test wants."""
+"""Fake of the NVIDIA driver."""
 
 # ruff: noqa: ARG002, N802 (NVML's own names and signatures)
 
@@ -19,7 +19,7 @@ H100_NAME = "NVIDIA H100 80GB HBM3"
 
 @dataclass(kw_only=True)
 class FakeNvml:
-    """Answers like a driver with some GPUs; what fails raises NVML's own errors."""
+    """Driver of some GPUs; calls named in ``errors`` raise NVML's own errors."""
 
     names: Sequence[str] = (H100_NAME,) * 2
     memory_bytes: int = 80 * GIB

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from pytest_nemoperf.ablook import ABWatcher
-from pytest_nemoperf.abtrees import Trees
+from pytest_nemoperf.abtrees import ABTrees
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.worktree import ABSide
@@ -23,13 +23,13 @@ LIBC = Path(next(line.split()[-1] for line in Path("/proc/self/maps").read_text(
 
 
 class Sides:
-    """Two trees, and what watches processes of one side."""
+    """Two trees, and a watcher of one side's processes."""
 
     def __init__(self, folder: Path) -> None:
         self.new, self.old, self.run_dir = folder / "new", folder / "old", folder / "run"
         for path in (self.new, self.old, self.run_dir):
             path.mkdir()
-        self.trees = Trees(
+        self.trees = ABTrees(
             new=self.new,
             old=self.old,
             state_dir=self.run_dir,
@@ -37,18 +37,18 @@ class Sides:
         )
         self.processes: list[psutil.Popen] = []
 
-    def lookout(self, name: str = "old") -> ABWatcher:
+    def watcher(self, name: str = "old") -> ABWatcher:
         return ABWatcher(ABSide(name=name, origin="main", root=self.old, paths=(".",)), trees=self.trees)
 
     def python(self, code: str, *, name: str = "old", path: str = "") -> str:
-        """Run Python as a process of a side, and return what it prints."""
+        """Run Python as a process of a side, and return its output."""
         command = RankCommand(argv=(sys.executable, "-c", code), num_processes=1, env={"PYTHONPATH": path})
-        watched = self.lookout(name).watched(command, run_dir=self.run_dir)
+        watched = self.watcher(name).instrument(command, run_dir=self.run_dir)
         env = {**os.environ, **watched.env}
         return subprocess.run(watched.argv, check=True, cwd=self.old, env=env, capture_output=True, text=True).stdout
 
     def start(self, argv: Sequence[str], *, cwd: Path, is_up: Callable[[int], bool]) -> None:
-        """Start a process of the old side, and wait until it has done what is to be seen."""
+        """Start a process of the old side, and wait until it is up."""
         process = psutil.Popen(argv, cwd=cwd)
         self.processes.append(process)
         deadline = time.monotonic() + 10
@@ -86,7 +86,7 @@ def test_a_python_process_that_opens_a_file_of_the_other_side_is_found_out(code:
     sides.python(code.replace("{new}", str(sides.new)))
 
     with pytest.raises(RevisionError, match=f"its processes use the working tree: .*{named}.*; both sides would"):
-        sides.lookout().read(sides.run_dir)
+        sides.watcher().check_notes(sides.run_dir)
 
 
 def test_a_module_that_was_compiled_before_is_named_by_its_source(sides: Sides) -> None:
@@ -98,7 +98,7 @@ def test_a_module_that_was_compiled_before_is_named_by_its_source(sides: Sides) 
     sides.python(code)
 
     with pytest.raises(RevisionError, match=r"tree: \S*/new/model.py \(opened\);"):
-        sides.lookout().read(sides.run_dir)
+        sides.watcher().check_notes(sides.run_dir)
 
 
 def test_data_that_git_does_not_have_may_be_opened_by_both(sides: Sides) -> None:
@@ -107,7 +107,7 @@ def test_data_that_git_does_not_have_may_be_opened_by_both(sides: Sides) -> None
 
     sides.python(f"open('{sides.new}/tokens.bin'); open('model.py'); open('{sides.run_dir}/log', 'w'); import json")
 
-    sides.lookout().read(sides.run_dir)
+    sides.watcher().check_notes(sides.run_dir)
 
 
 def test_the_new_side_must_not_use_the_checkout(sides: Sides) -> None:
@@ -116,14 +116,14 @@ def test_the_new_side_must_not_use_the_checkout(sides: Sides) -> None:
     sides.python(f"open('{sides.new}/model.py'); open('{sides.old}/model.py')", name="new")
 
     with pytest.raises(RevisionError, match=r"its processes use the old side's checkout: \S*/old/model.py \(opened\);"):
-        sides.lookout("new").read(sides.run_dir)
+        sides.watcher("new").check_notes(sides.run_dir)
 
 
 def test_a_fork_for_another_launch_has_what_its_parent_loaded(sides: Sides) -> None:
     later = sides.run_dir / "later"
     later.mkdir()
     command = RankCommand(argv=(), num_processes=1)
-    setting = sides.lookout().watched(command, run_dir=later).env["NEMOPERF_AB_WATCH"]
+    setting = sides.watcher().instrument(command, run_dir=later).env["NEMOPERF_AB_WATCH"]
     sides.python(
         f"""
 import os, sys
@@ -138,7 +138,7 @@ os.wait()
     )
 
     with pytest.raises(RevisionError, match=r"new/model.py \(opened\)"):
-        sides.lookout().read(later)
+        sides.watcher().check_notes(later)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_module_that_comes_from_neither_tree_is_found_out(code: str, sides: Si
     with pytest.raises(
         RevisionError, match=r"import (copied|spread.part) from \S*/site-packages/\S+.py, though .*/old"
     ):
-        sides.lookout().read(sides.run_dir)
+        sides.watcher().check_notes(sides.run_dir)
 
 
 def test_modules_of_the_side_of_python_and_of_no_entry_are_its_own(sides: Sides, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_modules_of_the_side_of_python_and_of_no_entry_are_its_own(sides: Sides,
     sides.python(f"import sys; sys.path[:] = [*sys.path[2:], {str(foreign)!r}]; import json, torchlike")
     sides.python("import own")
 
-    sides.lookout().read(sides.run_dir)
+    sides.watcher().check_notes(sides.run_dir)
 
 
 def test_the_users_own_sitecustomize_still_runs_and_the_path_is_as_it_would_be(sides: Sides) -> None:
@@ -190,7 +190,7 @@ def test_a_process_in_a_folder_of_the_working_tree_is_seen_from_outside(sides: S
     sides.start(["sleep", "60"], cwd=cwd, is_up=lambda pid: Path(f"/proc/{pid}/cwd").resolve() == cwd)
 
     with pytest.raises(RevisionError, match=r"new/part \(as the working directory by process \d+, sleep\)"):
-        sides.lookout().look(lambda: sides.processes)
+        sides.watcher().check_processes(lambda: sides.processes)
 
 
 def test_a_script_that_a_shell_reads_is_seen_from_outside(sides: Sides) -> None:
@@ -199,7 +199,7 @@ def test_a_script_that_a_shell_reads_is_seen_from_outside(sides: Sides) -> None:
     sides.start(["bash", str(script)], cwd=sides.old, is_up=lambda _pid: (sides.old / "up").exists())
 
     with pytest.raises(RevisionError, match=r"new/run.sh \(open by process \d+, bash\)"):
-        sides.lookout().look(lambda: sides.processes)
+        sides.watcher().check_processes(lambda: sides.processes)
 
 
 def test_a_library_that_only_the_working_tree_has_is_seen_from_outside(sides: Sides) -> None:
@@ -214,7 +214,7 @@ def test_a_library_that_only_the_working_tree_has_is_seen_from_outside(sides: Si
     )
 
     with pytest.raises(RevisionError, match=r"new/fast.so \(\w+ by process \d+"):
-        sides.lookout().look(lambda: sides.processes)
+        sides.watcher().check_processes(lambda: sides.processes)
 
 
 def test_a_process_that_keeps_to_its_side_is_left_alone(sides: Sides) -> None:
@@ -223,4 +223,4 @@ def test_a_process_that_keeps_to_its_side_is_left_alone(sides: Sides) -> None:
     ended = psutil.Popen(["true"])
     ended.wait()
 
-    sides.lookout().look(lambda: [*sides.processes, ended])
+    sides.watcher().check_processes(lambda: [*sides.processes, ended])

@@ -1,4 +1,4 @@
-"""Whether what is swapped is what the sides import."""
+"""PYTHONPATH entries of both sides: each side imports its own code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def side_of(root: Path, *paths: str) -> ABSide:
 
 
 def install(site: Path, *, project: Path, package: str, top_level: str | None) -> None:
-    """Leave what an editable install leaves: metadata of a distribution, and a way to its code."""
+    """Write the files of an editable install: metadata of a distribution, and its code."""
     info = site / "my_model-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-model\nVersion: 1.0\n")

@@ -1,4 +1,4 @@
-"""Who can take turns, and in how many steps."""
+"""Plans that can run by turns, and their number of steps."""
 
 from __future__ import annotations
 

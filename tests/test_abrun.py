@@ -1,4 +1,4 @@
-"""Rounds of two sides that are small programs: real processes that take turns, fail, hang and are stopped."""
+"""Rounds of two sides: small programs in real processes that take turns, fail, hang and are stopped."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pytest_nemoperf.abrun import ABRunner, NoTurnsError, Round
-from pytest_nemoperf.abtrees import Trees
+from pytest_nemoperf.abrun import ABRunner, NoTurnsError, RoundOutput
+from pytest_nemoperf.abtrees import ABTrees
 from pytest_nemoperf.errors import LaunchError, RevisionError
 from pytest_nemoperf.frameworks.command import CommandFramework
 from pytest_nemoperf.parallelism import Layout
@@ -53,15 +53,15 @@ class TwoSides:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.contest = ABRunner(self._side("old"), self._side("new"), trees=self._trees())
+        self.runner = ABRunner(self._side("old"), self._side("new"), trees=self._trees())
 
     def program(self, side: str, *, at_step_3: str = "pass", knows_turns: bool = True) -> None:
         text = PROGRAM.format(at_step_3=at_step_3, knows_turns=knows_turns)
         (self.folder / side / "program.py").write_text(text)
 
-    def run(self, *, first: str = "old", timeout_sec: float = 60) -> Round:
+    def run(self, *, first: str = "old", timeout_sec: float = 60) -> RoundOutput:
         plan = self._plan(timeout_sec)
-        return self.contest.by_turns(
+        return self.runner.by_turns(
             {"old": plan, "new": plan},
             framework=CommandFramework(),
             run_dir=self.folder / "run",
@@ -70,9 +70,9 @@ class TwoSides:
             on_progress=self.on_progress,
         )
 
-    def run_launches(self, *, first: str) -> Round:
+    def run_launches(self, *, first: str) -> RoundOutput:
         plan = self._plan(60)
-        return self.contest.one_after_the_other(
+        return self.runner.one_after_the_other(
             {"old": plan, "new": replace(plan, seed=7)},
             framework=CommandFramework(),
             run_dir=self.folder / "run",
@@ -96,9 +96,9 @@ class TwoSides:
         origin = {"old": "main, 36db4f5", "new": "working tree"}[name]
         return ABSide(name=name, origin=origin, root=root, paths=("src",))
 
-    def _trees(self) -> Trees:
+    def _trees(self) -> ABTrees:
         folder = self.folder.resolve()
-        return Trees(
+        return ABTrees(
             new=folder / "new",
             old=folder / "old",
             state_dir=folder / "run",
@@ -121,17 +121,17 @@ def sides(tmp_path: Path) -> Iterator[TwoSides]:
     sides.program("old")
     sides.program("new")
     yield sides
-    sides.contest.close()
+    sides.runner.close()
 
 
 def test_both_sides_run_their_own_file_of_the_project_by_turns(sides: TwoSides) -> None:
-    found = sides.run(first="new")
+    output = sides.run(first="new")
 
     assert sides.order == (
         "new 0 new 1 old 0 old 1 old 2 old 3 new 2 new 3 new 4 new 5 old 4 old 5"  # A BB AA B
     )
-    assert [len(output.records) for output in (found.old, found.new)] == [6, 6]
-    assert found.first == "new"
+    assert [len(side.records) for side in (output.old, output.new)] == [6, 6]
+    assert output.first == "new"
 
 
 def test_a_side_that_fails_is_named_with_its_own_error_and_the_other_ends(sides: TwoSides) -> None:

@@ -1,4 +1,4 @@
-"""The rounds of one case: what counts, and what is kept of one whose records can't be judged."""
+"""Rounds of one case: those that count, and outputs of one with records that can't be judged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.abrun import Round
+from pytest_nemoperf.abrun import RoundOutput
 from pytest_nemoperf.abseries import ABRounds
 from pytest_nemoperf.abtest import judge_rounds
 from pytest_nemoperf.comparison import VerdictKind
@@ -22,12 +22,12 @@ def output_of(records: list[StepRecord]) -> RunOutput:
     return RunOutput(records=tuple(records), environment={})
 
 
-def series_of(*, why_launches: str | None, new_steps: slice = slice(None), **new: Any) -> ABRounds:
-    series = ABRounds(PLAN, seed=7, why_launches=why_launches)
-    plan = series.plan
+def rounds_of(*, why_launches: str | None, new_steps: slice = slice(None), **new: Any) -> ABRounds:
+    rounds = ABRounds(PLAN, seed=7, why_launches=why_launches)
+    plan = rounds.plan
     old, changed = make_records(plan), make_records(plan, **new)
-    series.add(Round(old=output_of(old), new=output_of(changed[new_steps]), first="old"), took_sec=1.0)
-    return series
+    rounds.add(RoundOutput(old=output_of(old), new=output_of(changed[new_steps]), first="old"), took_sec=1.0)
+    return rounds
 
 
 @pytest.mark.parametrize("why_launches", [None, WHY], ids=["turns", "launches"])
@@ -35,21 +35,21 @@ def series_of(*, why_launches: str | None, new_steps: slice = slice(None), **new
 def test_a_side_that_records_too_few_steps_makes_the_comparison_invalid(
     num_recorded: int, why_launches: str | None
 ) -> None:
-    series = series_of(why_launches=why_launches, new_steps=slice(num_recorded))
+    rounds = rounds_of(why_launches=why_launches, new_steps=slice(num_recorded))
 
-    old, new = series.measured("old"), series.measured("new")
-    verdict = judge_rounds(old, new, rounds=series.rounds, policy=POLICY, max_rounds=20, labels=LABELS)
+    old, new = rounds.measured("old"), rounds.measured("new")
+    verdict = judge_rounds(old, new, rounds=rounds.rounds, policy=POLICY, max_rounds=20, labels=LABELS)
 
     assert verdict.kind is VerdictKind.INVALID
-    assert f"new (working tree): round 1: {len(series.outputs['new'][0].records)} of " in verdict.reasons[0]
-    assert series.rounds[0].left_out.startswith("new: ")
-    assert series.rounds[0].ratios == {}
+    assert f"new (working tree): round 1: {len(rounds.outputs['new'][0].records)} of " in verdict.reasons[0]
+    assert rounds.rounds[0].left_out.startswith("new: ")
+    assert rounds.rounds[0].ratios == {}
 
 
 @pytest.mark.parametrize("why_launches", [None, WHY], ids=["turns", "launches"])
 def test_a_round_of_complete_records_has_a_ratio(why_launches: str | None) -> None:
-    series = series_of(why_launches=why_launches, step_time_sec=0.2)
+    rounds = rounds_of(why_launches=why_launches, step_time_sec=0.2)
 
-    assert series.rounds[0].left_out == ""
-    assert series.rounds[0].ratios["tokens_per_sec_per_gpu"] == pytest.approx(0.693147, rel=1e-5)
-    assert series.num_counted == 1
+    assert rounds.rounds[0].left_out == ""
+    assert rounds.rounds[0].ratios["tokens_per_sec_per_gpu"] == pytest.approx(0.693147, rel=1e-5)
+    assert rounds.num_counted == 1

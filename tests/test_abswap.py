@@ -1,4 +1,4 @@
-"""Where a command names the working tree, the old side gets the checkout."""
+"""Paths of the working tree in commands of the old side are replaced by those of the checkout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_nemoperf.abswap import command_of, shared_data, working_directory
-from pytest_nemoperf.abtrees import Trees
+from pytest_nemoperf.abtrees import ABTrees
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.worktree import ABSide
@@ -18,8 +18,8 @@ NEW = ("bench/new.py", "new.yaml")
 
 
 @pytest.fixture
-def trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trees:
-    """A working tree with links to it, beside a checkout that lacks two files and what git does not have."""
+def trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ABTrees:
+    """A working tree with links to it, beside a checkout that lacks two of its files and those outside git."""
     new, old = tmp_path / "project", tmp_path / "old"
     for root, names in ((old, TRACKED), (new, (*TRACKED, *NEW, "data/tokens.bin", ".venv/bin/python", "draft.py"))):
         for name in names:
@@ -30,7 +30,7 @@ def trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trees:
     (tmp_path / "project2").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
     folders = {str(folder) for name in (*TRACKED, *NEW) for folder in Path(name).parents if folder.name}
-    return Trees(
+    return ABTrees(
         new=new.resolve(),
         old=old.resolve(),
         state_dir=new.resolve() / ".nemoperf",
@@ -38,12 +38,12 @@ def trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trees:
     )
 
 
-def side_of(trees: Trees, *paths: str, name: str = "old") -> ABSide:
+def side_of(trees: ABTrees, *paths: str, name: str = "old") -> ABSide:
     return ABSide(name=name, origin="main, 36db4f5", root=trees.old if name == "old" else trees.new, paths=paths)
 
 
-def swapped(trees: Trees, *argv: str, name: str = "old", **env: str) -> RankCommand:
-    """Return the command of a side; ``{top}`` stands for the folder that both trees lie in."""
+def swapped(trees: ABTrees, *argv: str, name: str = "old", **env: str) -> RankCommand:
+    """Return the command of a side; ``{top}`` stands for the folder of both trees."""
     top = trees.new.parent
     command = RankCommand(
         argv=tuple(word.replace("{top}", str(top)) for word in argv),
@@ -81,7 +81,7 @@ def swapped(trees: Trees, *argv: str, name: str = "old", **env: str) -> RankComm
     ],
 )
 def test_the_checkout_replaces_the_working_tree_wherever_an_argument_names_it(
-    word: str, own: str, trees: Trees
+    word: str, own: str, trees: ABTrees
 ) -> None:
     assert swapped(trees, word).argv == (own.replace("{top}", str(trees.new.parent)),)
 
@@ -107,7 +107,7 @@ def test_the_checkout_replaces_the_working_tree_wherever_an_argument_names_it(
         "{top}/project/.nemoperf/runs/case/plan.json",
     ],
 )
-def test_other_paths_and_what_git_does_not_have_stay_as_they_are(word: str, trees: Trees) -> None:
+def test_other_paths_and_what_git_does_not_have_stay_as_they_are(word: str, trees: ABTrees) -> None:
     assert swapped(trees, word).argv == (word.replace("{top}", str(trees.new.parent)),)
 
 
@@ -120,7 +120,7 @@ def test_other_paths_and_what_git_does_not_have_stay_as_they_are(word: str, tree
         ("--app-dir={top}/project/bench", "bench"),
     ],
 )
-def test_an_argument_that_names_what_the_revision_lacks_is_refused(word: str, place: str, trees: Trees) -> None:
+def test_an_argument_that_names_what_the_revision_lacks_is_refused(word: str, place: str, trees: ABTrees) -> None:
     message = f"the command's arguments name .*/{place}, but the revision has no {place}, and .* perf_ab_setup"
     with pytest.raises(RevisionError, match=message):
         swapped(trees, word)
@@ -130,7 +130,7 @@ def test_an_argument_that_names_what_the_revision_lacks_is_refused(word: str, pl
     ("word", "place"), [("new.py", "bench/new.py"), ("../draft.py", "draft.py"), ("--config=../new.yaml", "new.yaml")]
 )
 def test_a_file_that_the_revision_lacks_is_refused_by_its_relative_name_too(
-    word: str, place: str, trees: Trees, monkeypatch: pytest.MonkeyPatch
+    word: str, place: str, trees: ABTrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(trees.new / "bench")
     name = word.rpartition("=")[2]
@@ -142,7 +142,7 @@ def test_a_file_that_the_revision_lacks_is_refused_by_its_relative_name_too(
 
 
 def test_words_that_name_no_file_of_the_working_tree_alone_are_left_to_the_program(
-    trees: Trees, monkeypatch: pytest.MonkeyPatch
+    trees: ABTrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(trees.new)
     words = ("train.py", "bench", "data/tokens.bin", "--out=log.txt", "-c", "print(1)" * 1000, "../elsewhere.py")
@@ -150,7 +150,7 @@ def test_words_that_name_no_file_of_the_working_tree_alone_are_left_to_the_progr
     assert swapped(trees, *words).argv == words
 
 
-def test_a_variable_of_the_recipe_may_name_a_missing_folder_to_search_but_no_missing_file(trees: Trees) -> None:
+def test_a_variable_of_the_recipe_may_name_a_missing_folder_to_search_but_no_missing_file(trees: ABTrees) -> None:
     found = swapped(trees, CONF="{top}/project/conf", LIB_PATH="{top}/project/bench:{top}/project/src").env
 
     assert found["CONF"] == f"{trees.old}/conf"
@@ -161,7 +161,7 @@ def test_a_variable_of_the_recipe_may_name_a_missing_folder_to_search_but_no_mis
 
 
 def test_variables_of_this_process_are_swapped_too_and_never_refused(
-    trees: Trees, monkeypatch: pytest.MonkeyPatch
+    trees: ABTrees, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", f"{trees.new}/bin:{trees.new}/bench:{trees.new}/.venv/bin:/usr/bin")
     monkeypatch.setenv("PWD", f"{trees.new.parent}/link")
@@ -178,11 +178,11 @@ def test_variables_of_this_process_are_swapped_too_and_never_refused(
     }
 
 
-def test_a_recipes_own_python_path_comes_after_the_sides(trees: Trees) -> None:
+def test_a_recipes_own_python_path_comes_after_the_sides(trees: ABTrees) -> None:
     assert swapped(trees, PYTHONPATH="/recipe").env["PYTHONPATH"] == f"{trees.old}/src:/recipe"
 
 
-def test_the_new_side_keeps_its_command(trees: Trees, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_new_side_keeps_its_command(trees: ABTrees, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTHONPATH", raising=False)
 
     command = swapped(trees, "{top}/project/bench/new.py", name="new", CONF="{top}/link/new.yaml")
@@ -191,13 +191,13 @@ def test_the_new_side_keeps_its_command(trees: Trees, monkeypatch: pytest.Monkey
     assert command.env == {"CONF": f"{trees.new.parent}/link/new.yaml", "PYTHONPATH": f"{trees.new}/src"}
 
 
-def test_a_copy_that_a_set_up_put_into_the_checkout_is_used(trees: Trees) -> None:
+def test_a_copy_that_a_set_up_put_into_the_checkout_is_used(trees: ABTrees) -> None:
     (trees.old / "draft.py").touch()
 
     assert swapped(trees, "{top}/project/draft.py").argv == (f"{trees.old}/draft.py",)
 
 
-def test_each_side_has_its_own_copy_of_the_working_directory(trees: Trees, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_side_has_its_own_copy_of_the_working_directory(trees: ABTrees, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trees.new / "conf")
 
     assert working_directory(side_of(trees), trees=trees) == trees.old / "conf"
@@ -206,19 +206,21 @@ def test_each_side_has_its_own_copy_of_the_working_directory(trees: Trees, monke
     assert working_directory(side_of(trees), trees=trees) == Path("/")
 
 
-def test_a_working_directory_that_the_revision_lacks_is_refused(trees: Trees, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_working_directory_that_the_revision_lacks_is_refused(
+    trees: ABTrees, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(trees.new / "bench")
 
     with pytest.raises(RevisionError, match=r"old \(main, 36db4f5\) has no folder bench, the working directory: .*"):
         working_directory(side_of(trees), trees=trees)
 
 
-def test_a_folder_that_may_not_be_read_is_passed_over(trees: Trees) -> None:
+def test_a_folder_that_may_not_be_read_is_passed_over(trees: ABTrees) -> None:
     word = f"{'x' * 300}/y"
     assert swapped(trees, f"/{word}", os.devnull).argv == (f"/{word}", os.devnull)
 
 
-def test_data_that_only_the_working_tree_has_is_told_and_nothing_else(trees: Trees) -> None:
+def test_data_that_only_the_working_tree_has_is_told_and_nothing_else(trees: ABTrees) -> None:
     (trees.new / ".venv" / "pyvenv.cfg").touch()
     names = (".venv/bin/python", "train.py", ".venv", "data/tokens.bin", "data", "data/tokens.bin", "none.txt", "")
     command = RankCommand(argv=tuple(f"--x={trees.new}/{name}" for name in names), num_processes=1)

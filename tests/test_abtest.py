@@ -1,4 +1,4 @@
-"""From the steps of two sides to a verdict: pure arithmetic."""
+"""Ratios of two sides' steps, and the verdict on rounds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pytest_nemoperf.abratios import (
     turns_ratio,
     unsettled_turns,
 )
-from pytest_nemoperf.abtest import ABRound, apart, judge_rounds, work_problems
+from pytest_nemoperf.abtest import ABRound, judge_rounds, metric_around_median, work_problems
 from pytest_nemoperf.comparison import VerdictKind, VerdictPolicy
 from pytest_nemoperf.metrics import TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.records import StepRecord
@@ -86,10 +86,7 @@ def test_slow_steps_that_only_the_new_side_has_are_a_regression_of_equal_ratios(
     )
 
     assert verdict.kind is VerdictKind.REGRESSED
-    assert verdict.reasons[0] == (
-        "15 of 50 steps are 10 times as slow as the rest (0 of 50 in old (main, 36db4f5)); the mean step takes 370 ms, "
-        "100 ms in old (main, 36db4f5); allowed 5%"
-    )
+    assert verdict.reasons[0].startswith("15 of 50 steps are 10 times as slow as the rest (0 of 50 in old (main")
 
 
 @given(old=times, factor=st.floats(0.1, 10.0))
@@ -196,17 +193,17 @@ def test_rounds_decide_or_say_that_they_do_not(ratios: list[float], kind: Verdic
 def test_a_slowdown_is_described_with_both_sides_and_its_interval() -> None:
     verdict = verdict_of(rounds_of([math.log(1.2), math.log(1.21)] * 5))
 
-    assert verdict.reasons[0].startswith(
-        "tokens/sec/GPU is 17.0% below old (main, 36db4f5) (911 against 1,098; allowed 5.0%; 95% interval -1"
-    )
-    assert verdict.reasons[0].endswith("from 10 rounds)")
+    (reason,) = verdict.reasons
+    assert reason.startswith("tokens/sec/GPU is 17.0% below old (main, 36db4f5) (911 against 1,098; allowed 5.0%; ")
+    assert re.search(r"95% interval -1\S+% to -1\S+% from 10 rounds\)$", reason)
 
 
 def test_more_memory_is_a_loss_too() -> None:
     verdict = verdict_of(rounds_of([0.0] * 10, memory=math.log(1.3)))
 
     assert verdict.kind is VerdictKind.REGRESSED
-    assert verdict.reasons[0].startswith("peak memory is 30.0% above old (main, 36db4f5)")
+    (reason,) = verdict.reasons
+    assert reason.startswith("peak memory is 30.0% above old (main, 36db4f5)")
 
 
 def test_tflops_follow_from_the_figures_of_tokens_and_are_no_reason_of_their_own() -> None:
@@ -231,7 +228,7 @@ def test_rounds_in_which_a_launch_stalled_move_neither_sides_figure() -> None:
     old = [make_run(rate) for rate in (1000.0, 1000.0, 1000.0, 1000.0, 300.0)]
     new = [make_run(rate) for rate in (250.0, 1000.0, 1000.0, 1000.0, 1000.0)]
 
-    figures = apart(old, new, worsening=math.log(1.21), metric=TOKENS_PER_SEC_PER_GPU)
+    figures = metric_around_median(old, new, worsening=math.log(1.21), metric=TOKENS_PER_SEC_PER_GPU)
 
     assert figures == pytest.approx((1100.0, 1000.0 / 1.1))
 
@@ -240,8 +237,9 @@ def test_what_is_undecided_says_how_many_rounds_would_decide() -> None:
     verdict = verdict_of(rounds_of([0.05, -0.05] * 5), max_rounds=10)
 
     assert verdict.kind is VerdictKind.INCONCLUSIVE
-    assert "undecided after 10 rounds that scatter by 5" in verdict.reasons[0]
-    assert "would decide: raise --perf-ab-limit or the tolerance" in verdict.reasons[0]
+    (reason,) = verdict.reasons
+    assert "undecided after 10 rounds that scatter by 5" in reason
+    assert "would decide: raise --perf-ab-limit or the tolerance" in reason
 
 
 def test_where_no_number_of_rounds_would_decide_the_tolerance_that_they_decide_is_named() -> None:
@@ -250,8 +248,9 @@ def test_where_no_number_of_rounds_would_decide_the_tolerance_that_they_decide_i
     verdict = verdict_of(noisy, max_rounds=10)
 
     assert verdict.kind is VerdictKind.INCONCLUSIVE
-    assert "--perf-ab-limit" not in verdict.reasons[0]
-    least = re.search(r"on in 10 rounds and from ([\d.]+)% on in 100 rounds, and no more", verdict.reasons[0])
+    (reason,) = verdict.reasons
+    assert "--perf-ab-limit" not in reason
+    least = re.search(r"on in 10 rounds and from ([\d.]+)% on in 100 rounds, and no more", reason)
     assert least is not None
     policy = replace(POLICY, tolerances=dict.fromkeys(POLICY.tolerances, float(least[1])))
     assert verdict_of(noisy * 10, max_rounds=100, policy=policy).kind is VerdictKind.PASSED
@@ -269,14 +268,16 @@ def test_sides_that_compute_different_things_are_not_judged() -> None:
     verdict = verdict_of(rounds_of([0.0]), runs=(make_run(loss=7.5),))
 
     assert verdict.kind is VerdictKind.INVALID
-    assert verdict.reasons[0].startswith("loss 7.5 of new (working tree) is not old (main, 36db4f5)'s 6.5 at step 12")
+    (reason,) = verdict.reasons
+    assert reason.startswith("loss 7.5 of new (working tree) is not old (main, 36db4f5)'s 6.5 at step 12")
 
 
 def test_sides_whose_sequences_differ_in_length_do_not_compare() -> None:
     longer = make_run()
     longer = replace(longer, metrics={**longer.metrics, "mean_tokens_per_step": 120.0})
     shorter = replace(longer, metrics={**longer.metrics, "mean_tokens_per_step": 100.0})
-    old, new = (make_measurement(workload={"has_varying_lengths": True}, runs=(run,)) for run in (shorter, longer))
+    old = make_measurement(workload={"has_varying_lengths": True}, runs=(shorter,))
+    new = make_measurement(workload={"has_varying_lengths": True}, runs=(longer,))
 
     kind, problems = work_problems(old, new, labels=("old", "new"))
 

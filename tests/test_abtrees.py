@@ -1,4 +1,4 @@
-"""Which files of a real repository each side must have of its own."""
+"""Files of one side and files common to both, in a real repository."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pytest_nemoperf.abtrees import Trees, read_trees, source_of
+from pytest_nemoperf.abtrees import ABTrees, read_trees, source_of
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.worktree import Revision, find_revision
 
@@ -33,7 +33,7 @@ def files(root: Path, *names: str, text: str = "") -> None:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository whose second commit has one more file, and what git does not have beside it."""
+    """A repository of two commits, the second with one more file, and untracked files."""
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
     root = tmp_path / "project"
@@ -49,7 +49,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def trees_of(project: Path) -> Trees:
+def trees_of(project: Path) -> ABTrees:
     """Return the trees, with the first commit checked out."""
     checkout = project / ".nemoperf" / "ab" / "old"
     if not checkout.exists():

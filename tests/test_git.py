@@ -1,4 +1,4 @@
-"""What git tells of a folder, in real repositories."""
+"""Commit and changes of a folder's code, in real repositories."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def write(path: Path, text: str) -> None:
 
 
 def write_cores(root: Path, *cores: tuple[int, int, int]) -> None:
-    """Leave ticks of user time, idle time and steal of each core, beside ticks of interrupts, which nobody used."""
+    """Write ticks of user time, idle time and steal of each core, and some of interrupts, which count for none."""
     lines = [f"cpu{number} {user} 0 0 {idle} 0 50 50 {steal} 0 0" for number, (user, idle, steal) in enumerate(cores)]
     write(root / "proc/stat", "\n".join(["cpu 9 9 9 9 9 9 9 9 9 9", *lines, "intr 1 2 3"]))
 

@@ -21,11 +21,11 @@ PLAN = make_plan()  # 2 steps of warm-up and 6 measured
 
 
 class FakeHost(HostSampler):
-    """A host of two cores on which others use what ``foreign`` says, and taking a sample takes ``cost_sec``."""
+    """Host of two cores: other processes use the share ``foreign`` of them, and a sample takes ``cost_sec``."""
 
     def __init__(self) -> None:
         super().__init__(cores=[0, 1])
-        self.now, self.foreign, self.cost_sec = 0.0, 0.0, 0.0
+        self.now = self.foreign = self.cost_sec = 0.0
         self._used = self._idle = 0.0
         self.num_samples = 0
 
@@ -60,7 +60,7 @@ def monitor_of(plan: Plan, *, host: FakeHost) -> Monitor:
 
 
 def watch(host: FakeHost, *, course: list[tuple[float, int]], plan: Plan = PLAN) -> HealthReport:
-    """Return the report of a run with polls at some times, by then so many steps were finished."""
+    """Return the report of a run; ``course`` holds the time of each poll and the steps finished by then."""
     with monitor_of(plan, host=host) as monitor:
         for time_sec, num_finished in course:
             host.pass_time(time_sec - host.now)
@@ -116,7 +116,7 @@ def test_a_cpu_run_asks_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def watch_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., HealthReport]:
-    """Watch a run on two GPUs, in the middle of which something happens to them."""
+    """Watch a run on two GPUs, and call ``then`` in the middle of it."""
 
     def call(
         fake: FakeNvml,

@@ -1,4 +1,4 @@
-"""The two versions of a comparison, in a real repository."""
+"""Checkout and set-up of a revision, in a real repository."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def test_a_revision_is_checked_out_and_removed_and_the_working_tree_stays_as_it_
 
 
 def test_a_session_that_ends_leaves_the_checkouts_of_others_alone(project: Path) -> None:
-    running, idle, other = (worktree_of(project) for _ in range(3))
+    running = worktree_of(project)
+    idle = worktree_of(project)
+    other = worktree_of(project)
     folder = running.add()
 
     idle.remove()
@@ -191,7 +193,8 @@ import pathlib, signal
 from pytest_nemoperf.worktree import ABSide, set_up
 root = pathlib.Path({str(tmp_path)!r})
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit that it is ignored
-set_up(ABSide(name="old", origin="main", root=root, paths=()), command={STARTS_ANOTHER!r}, project=root)
+command = "sleep 0.5; {STARTS_ANOTHER}"  # by then the session waits for the command
+set_up(ABSide(name="old", origin="main", root=root, paths=()), command=command, project=root)
 """
     session = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
     while session.poll() is None and not is_written(tmp_path / "pid"):

@@ -1,4 +1,4 @@
-"""The turns of two sides A and B, found by asking both."""
+"""Turns of two sides A and B."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pytest_nemoperf.turn import ABTurn
 
 
 def turns_of(*, num_steps: int, block_steps: int) -> list[tuple[str, list[int]]]:
-    """Return side and steps of each turn, as two sides that pass a turn to each other come to them."""
+    """Return side and steps of each turn of two sides that pass the turn to each other."""
     sides = {
         name: ABTurn(directory="", side=name, other="", is_first=name == "A", block_steps=block_steps) for name in "AB"
     }

@@ -17,7 +17,7 @@ from typing import Any
 
 from pytest_nemoperf.abplan import DEFAULT_BLOCK_STEPS, plan_for_turns
 from pytest_nemoperf.abrun import ABRunner
-from pytest_nemoperf.abtrees import Trees
+from pytest_nemoperf.abtrees import ABTrees
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.machine import detect_devices, machine_key
 from pytest_nemoperf.parallelism import Layout
@@ -44,21 +44,21 @@ def main() -> None:
     plan = plan_for_turns(_plan(_LAYOUTS[arguments.layout]), block_steps=arguments.block_steps)
     old, new = (ABSide(name=name, origin="the same code", root=_ROOT, paths=("src",)) for name in ("old", "new"))
     # Both sides are the working tree, so nothing is swapped, and nothing is the other side's.
-    trees = Trees(new=_ROOT, old=_ROOT / "no checkout", state_dir=_ROOT)
-    contest = ABRunner(old, new, trees=trees)
+    trees = ABTrees(new=_ROOT, old=_ROOT / "no checkout", state_dir=_ROOT)
+    runner = ABRunner(old, new, trees=trees)
     chance = random.Random(arguments.seed)  # noqa: S311 (no secret: who begins)
     rounds: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         try:
             for number in range(arguments.rounds):
                 rounds.append(
-                    _round(contest, plan, first=chance.choice(("old", "new")), folder=Path(folder) / str(number),
+                    _round(runner, plan, first=chance.choice(("old", "new")), folder=Path(folder) / str(number),
                            block_steps=arguments.block_steps)
                 )  # fmt: skip
                 _write(arguments.out, plan=plan, rounds=rounds, block_steps=arguments.block_steps, seed=arguments.seed)
                 print(f"round {number + 1} of {arguments.rounds}: {rounds[-1]['took_sec']} s", flush=True)
         finally:
-            contest.close()
+            runner.close()
 
 
 def _plan(layout: Layout) -> Plan:
@@ -75,9 +75,9 @@ def _plan(layout: Layout) -> Plan:
     return resolve(recipe, system=find_system("cpu"))
 
 
-def _round(contest: ABRunner, plan: Plan, *, first: str, folder: Path, block_steps: int) -> dict[str, Any]:
+def _round(runner: ABRunner, plan: Plan, *, first: str, folder: Path, block_steps: int) -> dict[str, Any]:
     started = time.monotonic()
-    found = contest.by_turns(
+    output = runner.by_turns(
         {"old": plan, "new": plan},
         framework=TorchFramework(),
         run_dir=folder,
@@ -88,8 +88,8 @@ def _round(contest: ABRunner, plan: Plan, *, first: str, folder: Path, block_ste
     return {
         "first": first,
         "took_sec": round(time.monotonic() - started, 2),
-        "old": _blocks(found.old.records, block_steps=block_steps),
-        "new": _blocks(found.new.records, block_steps=block_steps),
+        "old": _blocks(output.old.records, block_steps=block_steps),
+        "new": _blocks(output.new.records, block_steps=block_steps),
     }
 
 

@@ -1,4 +1,4 @@
-"""Looks whether the processes of one side of a comparison use the other side's files."""
+"""Checks that the processes of one side of a comparison use no files of the other side."""
 
 from __future__ import annotations
 
@@ -12,54 +12,56 @@ from typing import Final
 
 import psutil
 
-from pytest_nemoperf.abtrees import Trees, source_of
+from pytest_nemoperf.abtrees import ABTrees, source_of
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.worktree import ABSide
 
-OPENED_FILE: Final = "opened"
-"""In a run directory: what ``abwatch`` noted in the side's Python processes."""
+_OPENED_FILE: Final = "opened"
+"""In a run directory: paths that ``abwatch`` noted in the side's Python processes."""
 _MODULE: Final = "module "
-"""Begins a note of a module that the side has of its own and a process has from elsewhere; its name follows."""
+"""Prefix of a note: the module named after it is in the side's tree, but the process imported another copy."""
 _HOOK: Final = Path(__file__).parent / "abwatch"
 _VARIABLE: Final = "NEMOPERF_AB_WATCH"
-_LEAST_REST: Final = 100
-"""A look that takes long, as on a host with thousands of processes, is followed by so many times its own time."""
+_MIN_REST: Final = 100
+"""Pause after a check, in multiples of its duration: with thousands of processes on a host it takes long."""
 _MAX_SHOWN: Final = 3
-_HOW: Final = {"os.chdir": "as a working directory", "import": "loaded as a module", "ctypes.dlopen": "loaded"}
+_USES: Final = {"os.chdir": "as a working directory", "import": "loaded as a module", "ctypes.dlopen": "loaded"}
 
 
 class ABWatcher:
-    """Looks at one side's processes from outside, and has their Pythons note what they open.
+    """Watches one side's processes from outside through ``/proc``, and from inside through ``abwatch``.
 
     Args:
-        side: Whose processes.
+        side: The side that runs the processes.
         trees: The working tree and the checkout.
     """
 
-    def __init__(self, side: ABSide, *, trees: Trees) -> None:
+    def __init__(self, side: ABSide, *, trees: ABTrees) -> None:
         self._is_old = side.name == "old"
-        self._entries = [side.root / path for path in side.paths]
+        self._entries = side.entries
         self._other = "the working tree" if self._is_old else "the old side's checkout"
         self._trees = trees
         self._next_time = 0.0
 
-    def watched(self, command: RankCommand, *, run_dir: Path) -> RankCommand:
-        """Return a command whose Python processes note in the run directory what they open of the other side."""
+    def instrument(self, command: RankCommand, *, run_dir: Path) -> RankCommand:
+        """Return the command with ``abwatch`` switched on: Python processes note opened files in the run directory."""
         trees = self._trees
-        folders = (trees.new, trees.state_dir, trees.old) if self._is_old else (trees.old, "", trees.new)
-        setting = "\n".join(map(str, (run_dir / OPENED_FILE, *folders, *self._entries)))
-        path = os.pathsep.join(filter(None, [str(_HOOK), command.env.get("PYTHONPATH", "")]))
+        folders = [trees.new, trees.state_dir, trees.old] if self._is_old else [trees.old, "", trees.new]
+        setting = "\n".join(map(str, [run_dir / _OPENED_FILE, *folders, *self._entries]))
+        path = str(_HOOK)
+        if command.env.get("PYTHONPATH"):
+            path += os.pathsep + command.env["PYTHONPATH"]
         return replace(command, env={**command.env, "PYTHONPATH": path, _VARIABLE: setting})
 
-    def look(self, processes: Callable[[], Iterable[psutil.Process]]) -> None:
-        """Look at working directories, open files, loaded libraries and programs, if it is time to.
+    def check_processes(self, processes: Callable[[], Iterable[psutil.Process]]) -> None:
+        """Check working directories, open files, loaded libraries and programs, unless a check was made just now.
 
         Args:
-            processes: Returns all of this side.
+            processes: Returns all processes of this side.
 
         Raises:
-            RevisionError: If one uses a file that it must have of its own.
+            RevisionError: If one uses a file of the other side.
         """
         started = time.monotonic()
         if started < self._next_time:
@@ -67,48 +69,50 @@ class ABWatcher:
         found: dict[Path, str] = {}
         for process in processes():
             with suppress(OSError, psutil.Error):  # it has ended, or is another user's
-                self._look_at(process, found)
+                self._check_process(process, found)
         ended = time.monotonic()
-        self._next_time = ended + _LEAST_REST * (ended - started)
+        self._next_time = ended + _MIN_REST * (ended - started)
         self._refuse(found)
 
-    def read(self, run_dir: Path) -> None:
-        """Read what the Python processes of a launch have noted.
+    def check_notes(self, run_dir: Path) -> None:
+        """Check the files that the Python processes of a launch have noted.
 
         Raises:
-            RevisionError: If one opened a file that the side must have of its own, or imported a foreign copy of one.
+            RevisionError: If one opened a file of the other side, or imported a copy of a module from neither side.
         """
-        path = run_dir / OPENED_FILE
+        path = run_dir / _OPENED_FILE
         if not path.exists():
             return
-        words = os.fsdecode(path.read_bytes()).split("\0")
+        fields = os.fsdecode(path.read_bytes()).split("\0")
         found: dict[Path, str] = {}
         copies: dict[str, Path] = {}
-        for event, name in zip(words[:-1:2], words[1::2], strict=True):
+        for event, name in zip(fields[:-1:2], fields[1::2], strict=True):
             if event.startswith(_MODULE):
                 copies.setdefault(event.removeprefix(_MODULE), Path(name))
-            elif self._is_wrong(opened := source_of(Path(name)), is_folder=event == "os.chdir"):
-                found.setdefault(opened, _HOW.get(event, "opened"))
+                continue
+            opened = source_of(Path(name))
+            if self._is_wrong(opened, is_folder=event == "os.chdir"):
+                found.setdefault(opened, _USES.get(event, "opened"))
         self._refuse(found)
         self._refuse_copies(copies)
 
-    def _look_at(self, process: psutil.Process, found: dict[Path, str]) -> None:
+    def _check_process(self, process: psutil.Process, found: dict[Path, str]) -> None:
         folder = Path(f"/proc/{process.pid}")
-        who = f"by process {process.pid}, {process.name()}"
+        by_process = f"by process {process.pid}, {process.name()}"
         cwd = (folder / "cwd").readlink()
         if self._is_wrong(cwd, is_folder=True):
-            found.setdefault(cwd, f"as the working directory {who}")
+            found.setdefault(cwd, f"as the working directory {by_process}")
         for path in _open_files(folder):
             if self._is_wrong(path):
-                found.setdefault(path, f"open {who}")
+                found.setdefault(path, f"open {by_process}")
         for path in _mapped_files(folder):
             if self._is_wrong(path):
-                found.setdefault(path, f"loaded {who}")
+                found.setdefault(path, f"loaded {by_process}")
 
     def _refuse(self, found: Mapping[Path, str]) -> None:
         if not found:
             return
-        files = _first([f"{path} ({how})" for path, how in found.items()])
+        files = _shortened([f"{path} ({use})" for path, use in found.items()])
         raise RevisionError(
             f"its processes use {self._other}: {files}; both sides would run the same files and be "
             "found equal: name files from the working directory, from __file__ or by PYTHONPATH, which are each side's "
@@ -118,16 +122,16 @@ class ABWatcher:
     def _refuse_copies(self, copies: Mapping[str, Path]) -> None:
         if not copies:
             return
-        modules = _first([f"{name} from {path}" for name, path in copies.items()])
+        modules = _shortened([f"{name} from {path}" for name, path in copies.items()])
         raise RevisionError(
-            f"its processes import {modules}, though {' and '.join(map(str, self._entries))}, which "
+            f"its processes import {modules}, though {' and '.join(self._entries)}, which "
             "PYTHONPATH begins with, has it: both sides would run that one copy and be found equal; don't put its "
             "folder before PYTHONPATH (in sys.path or by the script's own folder), uninstall the copy, or leave the "
             "entry out of the ini key perf_ab_paths if it is not the code under test"
         )
 
     def _is_wrong(self, path: Path, *, is_folder: bool = False) -> bool:
-        """Tell whether this side must not use a path, without symbolic links, that may lie anywhere."""
+        """Return whether a path belongs to the other side; it has no symbolic links and may lie anywhere."""
         trees = self._trees
         if not self._is_old:
             return path.is_relative_to(trees.old) and path.exists()
@@ -139,10 +143,12 @@ class ABWatcher:
         return path.is_file() and not trees.is_common(place)
 
 
-def _first(texts: Sequence[str]) -> str:
-    """Return the first few of some texts in one, and how many more there are."""
-    more = f" and {len(texts) - _MAX_SHOWN} more" if len(texts) > _MAX_SHOWN else ""
-    return ", ".join(texts[:_MAX_SHOWN]) + more
+def _shortened(texts: Sequence[str]) -> str:
+    """Join the first few texts, and count the others."""
+    listed = ", ".join(texts[:_MAX_SHOWN])
+    if len(texts) > _MAX_SHOWN:
+        listed += f" and {len(texts) - _MAX_SHOWN} more"
+    return listed
 
 
 def _open_files(folder: Path) -> Iterator[Path]:
@@ -152,6 +158,10 @@ def _open_files(folder: Path) -> Iterator[Path]:
 
 
 def _mapped_files(folder: Path) -> set[Path]:
-    """Return the program and the libraries of a process."""
-    lines = (folder / "maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    return {Path(line[line.index("/") :]) for line in lines if "/" in line}
+    """Return the program and the libraries of a process, from its folder in ``/proc``."""
+    paths: set[Path] = set()
+    for line in (folder / "maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        _, slash, rest = line.partition("/")
+        if slash:
+            paths.add(Path(f"/{rest}"))
+    return paths

@@ -1,4 +1,4 @@
-"""Where each version of a comparison imports the code under test from, and whether that can tell the two apart."""
+"""PYTHONPATH entries of both sides of a comparison; checks that each side imports its own code."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from contextlib import suppress
 from importlib.machinery import all_suffixes
 from importlib.metadata import Distribution, distributions
 from importlib.util import find_spec
+from itertools import filterfalse
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from pytest_nemoperf.abtrees import Trees
+from pytest_nemoperf.abtrees import ABTrees
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.worktree import ABSide, Revision, git
 
@@ -23,20 +24,22 @@ _ROOT: Final = "."
 _BESIDE_THE_CODE: Final = frozenset(
     {"setup", "conftest", "noxfile", "fabfile", "tests", "test", "perf_tests", "docs", "doc", "examples", "benchmarks"}
 )
-"""What a project's root directory has that is no code under test."""
+"""Names in a project's root directory that hold no code under test."""
 _CONSEQUENCE: Final = "both sides would import the same copy from elsewhere, and be found equal"
 
 
 def usual_paths(root: Path) -> tuple[str, ...]:
-    """Return where a project's packages lie when nobody says: in ``src``, or in its root directory."""
-    return ("src",) if (root / "src").is_dir() else (_ROOT,)
+    """Return the default PYTHONPATH entries of a project: ``src`` if it exists, else its root directory."""
+    if (root / "src").is_dir():
+        return ("src",)
+    return (_ROOT,)
 
 
 def check_entries(paths: Sequence[str], *, project: Path, repository: Path) -> None:
     """Check that each side has its own copy of every PYTHONPATH entry.
 
     Args:
-        paths: Of both sides, relative to their root directories.
+        paths: Entries of both sides, relative to their root directories.
         project: Root directory of the working tree.
         repository: Top folder of the working tree.
 
@@ -53,25 +56,25 @@ def check_entries(paths: Sequence[str], *, project: Path, repository: Path) -> N
 
 
 def is_unchanged(revision: Revision, *, paths: Sequence[str], project: Path, state_dir: Path) -> bool:
-    """Tell whether git has the very files of the working tree in a revision: both sides would run one version.
+    """Return whether a revision has the same files as the working tree, so that both sides would run the same code.
 
-    Of what git does not have, code counts that could be imported from a PYTHONPATH entry; tests there don't, and what
-    .gitignore names (generated code, builds) doesn't: it follows from the other files.
+    Of untracked files only code counts that could be imported from a PYTHONPATH entry, without tests. Files that
+    .gitignore names (generated code, builds) don't count: they follow from the others.
 
     Args:
-        revision: Of the old side.
+        revision: Commit of the old side.
         paths: PYTHONPATH entries of the working tree, relative to its root directory.
         project: Root directory of the working tree.
         state_dir: The session's own folder.
 
     Raises:
-        RevisionError: If git can't tell.
+        RevisionError: If git fails.
     """
     top = revision.repository.resolve()
     doing = f"git can't compare the working tree {top} with {revision.label}"
     if git("diff", "--name-only", "--no-ext-diff", revision.commit, "--", root=top, doing=doing):
         return False
-    trees = Trees(new=top, old=state_dir, state_dir=state_dir.resolve())  # nothing is checked out yet
+    trees = ABTrees(new=top, old=state_dir, state_dir=state_dir.resolve())  # nothing is checked out yet
     for path in paths:
         entry = (project / path).resolve()
         if not entry.is_relative_to(top):  # an error of its own
@@ -80,10 +83,9 @@ def is_unchanged(revision: Revision, *, paths: Sequence[str], project: Path, sta
             "ls-files", "--others", "--exclude-standard", "--full-name", "-z", "--", str(entry), root=top, doing=doing
         )
         for name in filter(None, listed.split("\0")):
-            first = (top / name).relative_to(entry).parts[0].partition(".")[0]
+            module = (top / name).relative_to(entry).parts[0].partition(".")[0]
             place = trees.inside_new(top / name)
-            is_beside = first in _BESIDE_THE_CODE or first.startswith("test_")
-            if place is not None and not is_beside and not trees.is_common(place):
+            if place is not None and not _is_beside_the_code(module) and not trees.is_common(place):
                 return False
     return True
 
@@ -93,16 +95,17 @@ def check_modules(side: ABSide, *, is_guess: bool) -> None:
 
     Args:
         side: Set up and ready to run.
-        is_guess: The entries are the usual ones. Then tests, ``setup.py`` and folders that are no regular packages
-            don't count: a root directory nearly always has some.
+        is_guess: The entries are the default ones. Tests, ``setup.py`` and folders without ``__init__.py`` in a root
+            directory don't count then: nearly every project has some.
 
     Raises:
         RevisionError: If an entry is empty: a submodule that is not checked out, or code that lies elsewhere.
     """
     for path in side.paths:
-        names = _modules(side.root / path, has_namespaces=not (is_guess and path == _ROOT))
-        if is_guess and path == _ROOT:
-            names = (name for name in names if name not in _BESIDE_THE_CODE and not name.startswith("test_"))
+        is_guessed_root = is_guess and path == _ROOT
+        names = _modules(side.root / path, has_namespaces=not is_guessed_root)
+        if is_guessed_root:
+            names = filterfalse(_is_beside_the_code, names)
         if not any(names):
             raise RevisionError(
                 f"{side.label} has no Python module in {side.root / path}, a PYTHONPATH entry of both sides: "
@@ -112,17 +115,18 @@ def check_modules(side: ABSide, *, is_guess: bool) -> None:
 
 
 def check_installed(paths: Sequence[str], *, project: Path, repository: Path) -> None:
-    """Check that packages which are installed from the working tree itself are among what is swapped.
+    """Check that editable installs from the working tree lie in the sides' own PYTHONPATH entries.
 
     Args:
         paths: PYTHONPATH entries of both sides, relative to their root directories.
         project: Root directory of the working tree.
-        repository: Its top folder.
+        repository: Top folder of the working tree.
 
     Raises:
-        RevisionError: If an editable install lies in a folder of the working tree that is no such entry.
+        RevisionError: If one lies in another folder of the working tree.
     """
-    project, repository = project.resolve(), repository.resolve()
+    project = project.resolve()
+    repository = repository.resolve()
     swapped = {(project / path).resolve() for path in paths}
     for name, folder in _editable_packages(repository):
         if folder.is_relative_to(repository) and folder not in swapped:
@@ -133,19 +137,28 @@ def check_installed(paths: Sequence[str], *, project: Path, repository: Path) ->
             )
 
 
+def _is_beside_the_code(name: str) -> bool:
+    return name in _BESIDE_THE_CODE or name.startswith("test_")
+
+
 def _modules(folder: Path, *, has_namespaces: bool) -> Iterator[str]:
-    """Yield the names that can be imported from a folder."""
-    suffixes = tuple(all_suffixes())
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    """Yield the names of modules and packages in a folder; packages without ``__init__.py`` only if asked for."""
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
         name = path.name.partition(".")[0]
-        if not name.isidentifier():
-            continue
-        if path.is_file() and path.name.endswith(suffixes):
+        if name.isidentifier() and _is_importable(path, has_namespaces=has_namespaces):
             yield name
-        elif path.is_dir():
-            files = [each.name for each in path.iterdir() if each.name.endswith(suffixes)]
-            if any(has_namespaces or file.startswith("__init__.") for file in files):
-                yield name
+
+
+def _is_importable(path: Path, *, has_namespaces: bool) -> bool:
+    suffixes = tuple(all_suffixes())
+    if path.is_file():
+        return path.name.endswith(suffixes)
+    prefix = "" if has_namespaces else "__init__."
+    return path.is_dir() and any(
+        file.name.startswith(prefix) and file.name.endswith(suffixes) for file in path.iterdir()
+    )
 
 
 def _editable_packages(project: Path) -> Iterator[tuple[str, Path]]:
@@ -154,10 +167,12 @@ def _editable_packages(project: Path) -> Iterator[tuple[str, Path]]:
         if not _is_editable(distribution, project=project):
             continue
         title = distribution.metadata["Name"]
-        yield from ((title, folder) for folder in _added_to_path(distribution))
+        for folder in _added_to_path(distribution):
+            yield title, folder
         names = distribution.read_text("top_level.txt") or re.sub("[-.]+", "_", title)
         for name in names.split():
-            yield from ((name, place.resolve().parent) for place in _places(name))
+            for place in _places(name):
+                yield name, place.resolve().parent
 
 
 def _added_to_path(distribution: Distribution) -> Iterator[Path]:
@@ -165,19 +180,24 @@ def _added_to_path(distribution: Distribution) -> Iterator[Path]:
     for file in distribution.files or ():
         if file.suffix == ".pth":
             lines = Path(str(distribution.locate_file(file))).read_text(encoding="utf-8").splitlines()
-            yield from (Path(line).resolve() for line in lines if Path(line).is_dir())
+            for line in lines:
+                if Path(line).is_dir():
+                    yield Path(line).resolve()
 
 
 def _places(name: str) -> list[Path]:
     """Return the folders of a package, or the file of a module; none if there is no such module."""
     with suppress(ImportError, ValueError):
-        if (spec := find_spec(name)) is not None:
-            return [Path(place) for place in spec.submodule_search_locations or filter(None, [spec.origin])]
+        spec = find_spec(name)
+        if spec is not None and spec.submodule_search_locations:
+            return list(map(Path, spec.submodule_search_locations))
+        if spec is not None and spec.origin:
+            return [Path(spec.origin)]
     return []
 
 
 def _is_editable(distribution: Distribution, *, project: Path) -> bool:
-    """Tell whether a distribution is an editable install from a project (PEP 610, https://peps.python.org/pep-0610/)."""
+    """Return whether a distribution is an editable install from a project (PEP 610, https://peps.python.org/pep-0610/)."""
     try:
         source = json.loads(distribution.read_text("direct_url.json") or "{}")
     except ValueError:

@@ -1,4 +1,4 @@
-"""How a plan runs in a comparison of two versions: by turns or launch by launch, and in how many steps."""
+"""Plans of a comparison of two versions: turns or whole launches, and the number of steps."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pytest_nemoperf.rules import NATIVE
 DEFAULT_BLOCK_STEPS: Final = 3
 """Steps of a block: one that meets caches full of the other side's data, and two that don't."""
 _BYTES_PER_GB = 1e9
-_SHARE_OF_GPU = 0.9  # two CUDA contexts, and what allocators keep and don't use, take the rest
+_USABLE_GPU_SHARE = 0.9  # the rest: two CUDA contexts, and memory that allocators reserve and don't use
 
 
 def unsuited_to_turns(plan: Plan, *, host_memory_bytes: int, gpu_memory_bytes: int | None) -> str | None:
-    """Return why the ranks of two versions can't live at the same time and take turns, or None if they can.
+    """Return the reason that ranks of two versions can't run side by side and take turns, or None if they can.
 
     Args:
-        plan: Of one side.
-        host_memory_bytes: Of this machine.
-        gpu_memory_bytes: Of one GPU; None if the plan runs on the CPU.
+        plan: Plan of one side.
+        host_memory_bytes: Memory of this machine.
+        gpu_memory_bytes: Memory of one GPU; None if the plan runs on the CPU.
     """
     if plan.framework != NATIVE:
         return f"framework {plan.framework} starts its ranks by itself, and they know no turns"
@@ -34,30 +34,44 @@ def unsuited_to_turns(plan: Plan, *, host_memory_bytes: int, gpu_memory_bytes: i
     if plan.rl is not None and plan.rl.generator != "native":
         return f"{plan.rl.generator} takes all memory that is left on a device, which two of them can't"
     if gpu_memory_bytes is None:
-        needed, there, what = 2 * host_bytes(plan), host_memory_bytes, "this host"
+        device = "this host"
+        needed = 2 * host_bytes(plan)
+        usable = host_memory_bytes
     else:
-        needed, there, what = 2 * _fullest_rank_bytes(plan), int(_SHARE_OF_GPU * gpu_memory_bytes), "a GPU"
-    if needed <= there:
+        device = "a GPU"
+        needed = 2 * _fullest_rank_bytes(plan)
+        usable = int(_USABLE_GPU_SHARE * gpu_memory_bytes)
+    if needed <= usable:
         return None
     return (
-        f"two models need about {needed / _BYTES_PER_GB:,.1f} GB, {what} has room for {there / _BYTES_PER_GB:,.1f} GB"
+        f"two models need about {needed / _BYTES_PER_GB:,.1f} GB, "
+        f"{device} has room for {usable / _BYTES_PER_GB:,.1f} GB"
     )
 
 
 def plan_for_turns(plan: Plan, *, block_steps: int) -> Plan:
-    """Return a plan whose warm-up and measured steps are whole pairs of blocks, as A BB A needs.
+    """Return the plan with warm-up and measured steps rounded up to whole pairs of blocks, for the order A BB A.
 
     Args:
-        plan: Of a run by itself.
+        plan: Plan of an ordinary run.
         block_steps: Steps of a block.
     """
     pair = 2 * block_steps
-    warmup_steps, steps = (-(-count // pair) * pair for count in (plan.warmup_steps, plan.steps))
-    # Each side also waits while the other one runs.
-    return replace(plan, warmup_steps=warmup_steps, steps=steps, timeout_sec=2 * plan.timeout_sec)
+    return replace(
+        plan,
+        warmup_steps=_rounded_up(plan.warmup_steps, multiple=pair),
+        steps=_rounded_up(plan.steps, multiple=pair),
+        timeout_sec=2 * plan.timeout_sec,  # each side also waits while the other one runs
+    )
+
+
+def _rounded_up(count: int, *, multiple: int) -> int:
+    return -(-count // multiple) * multiple
 
 
 def _fullest_rank_bytes(plan: Plan) -> int:
-    generation = generation_memory(plan)
     training = max(stage_memory(plan, pp_rank=pp_rank).peak for pp_rank in range(plan.layout.pp))
-    return max(training, 0 if generation is None else generation.total)
+    generation = generation_memory(plan)
+    if generation is None:
+        return training
+    return max(training, generation.total)

@@ -1,4 +1,4 @@
-"""One round of a comparison: both versions of the code run the same plan, by turns or one after the other."""
+"""One round of a comparison: both versions of the code run the same plan, by turns or launch after launch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pytest_nemoperf.ablook import ABWatcher
 from pytest_nemoperf.abswap import command_of, shared_data, working_directory
-from pytest_nemoperf.abtrees import Trees
+from pytest_nemoperf.abtrees import ABTrees
 from pytest_nemoperf.errors import NemoPerfError, RevisionError, TurnError
 from pytest_nemoperf.frameworks.protocol import Framework, RankCommand
 from pytest_nemoperf.launchers.local import LocalLauncher
@@ -29,34 +29,34 @@ from pytest_nemoperf.worktree import ABSide
 
 _POLL_SEC = 0.2
 _CAUSE_SHOWS_SEC = 10.0
-"""How long the side at fault may take to end after the other one did: a hanging process is asked to, then killed."""
+"""Time that the side at fault may take to end after the other one: a hanging process gets SIGTERM, then SIGKILL."""
 
 
 class NoTurnsError(NemoPerfError, RuntimeError):
-    """One side's code does not know turns: it ran by itself while the other waited for it."""
+    """One side's code is older than turns: it ran all steps while the other side waited for it."""
 
 
 class _StoppedError(Exception):
-    """This launch was ended because the other one had ended, or the session does."""
+    """This launch was stopped because the other side's had ended, or the session ends."""
 
 
-class _Blame(IntEnum):
-    """What the failure of one side says of the cause, the most first."""
+class _FailureKind(IntEnum):
+    """Kinds of failures of one side; of two failed sides, the one with the lower value is reported."""
 
     CAUSE = 0
-    WAITED = 1  # it had not the turn: where both run out of time, the other one hangs
-    LEFT_ALONE = 2
+    WAITING = 1  # it did not hold the turn: if both time out, the other side hangs
+    OTHER_ENDED = 2
     STOPPED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
-    """What both sides left in one round.
+class RoundOutput:
+    """Outputs of both sides in one round.
 
     Attributes:
-        old: Of the revision.
-        new: Of the working tree.
-        first: Which of the two began: ``old`` or ``new``.
+        old: Output of the revision.
+        new: Output of the working tree.
+        first: The side that began: ``old`` or ``new``.
     """
 
     old: RunOutput
@@ -68,18 +68,21 @@ class ABSideRunner:
     """Launches one side's runs, in a thread of its own that lives as long as the side's helper processes.
 
     Args:
-        side: Whose code.
+        side: The side that is run.
         trees: The working tree and the checkout.
+
+    Attributes:
+        shared: Data outside git that the last command names; both sides use it.
 
     Raises:
         RevisionError: If the side has no copy of the working directory.
     """
 
-    def __init__(self, side: ABSide, *, trees: Trees) -> None:
+    def __init__(self, side: ABSide, *, trees: ABTrees) -> None:
         self.side = side
         self._trees = trees
         self.shared: list[str] = []
-        self._lookout = ABWatcher(side, trees=trees)
+        self._watcher = ABWatcher(side, trees=trees)
         self._launcher = LocalLauncher(cwd=working_directory(side, trees=trees))
         # The kernel takes the end of the thread that started a helper for its parent's death.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"perf-{side.name}")
@@ -95,7 +98,7 @@ class ABSideRunner:
             launcher=self,
             run_dir=run_dir,
             on_progress=on_progress,
-            is_watched=False,  # each side is other load to the other, and what disturbs both cancels
+            is_watched=False,  # each side is load to the other, and a disturbance of both cancels
         )
 
     def launch(
@@ -105,21 +108,21 @@ class ABSideRunner:
 
         Raises:
             LaunchError: If nothing could be started.
-            RevisionError: If the command, or a process it starts, uses files that this side must have of its own.
+            RevisionError: If the command, or a process it starts, uses files of the other side.
         """
         self.shared = shared_data(command, trees=self._trees)
-        own = self._lookout.watched(command_of(self.side, command, trees=self._trees), run_dir=run_dir)
+        own = self._watcher.instrument(command_of(self.side, command, trees=self._trees), run_dir=run_dir)
 
         def poll() -> None:
             on_poll()
-            self._lookout.look(self._launcher.processes)
+            self._watcher.check_processes(self._launcher.processes)
 
         result = self._launcher.launch(own, run_dir=run_dir, timeout_sec=timeout_sec, on_poll=poll)
-        self._lookout.read(run_dir)
+        self._watcher.check_notes(run_dir)
         return result
 
     def close(self) -> None:
-        """End the helper processes, once a run that was told to stop has; may be called twice."""
+        """End the helper processes after a run that was told to stop; may be called twice."""
         with suppress(RuntimeError):  # the thread has ended already
             self._thread.submit(lambda: None).result()
         self._launcher.close()
@@ -138,9 +141,9 @@ class ABRunner:
         RevisionError: If the old side has no copy of the working directory.
     """
 
-    def __init__(self, old: ABSide, new: ABSide, *, trees: Trees) -> None:
+    def __init__(self, old: ABSide, new: ABSide, *, trees: ABTrees) -> None:
         self.sides: Mapping[str, ABSide] = {"old": old, "new": new}
-        self._runners = {side.name: ABSideRunner(side, trees=trees) for side in (old, new)}
+        self._runners = {"old": ABSideRunner(old, trees=trees), "new": ABSideRunner(new, trees=trees)}
         self._stop = threading.Event()
 
     def by_turns(
@@ -152,13 +155,13 @@ class ABRunner:
         first: str,
         block_steps: int,
         on_progress: Callable[[Progress | None], None],
-    ) -> Round:
+    ) -> RoundOutput:
         """Run both sides at the same time, by turns.
 
         Args:
-            plans: By side; alike but for what a self-test changes.
-            framework: Whose ranks know turns.
-            run_dir: Takes a run directory for each side.
+            plans: Plan by side; equal but for the delay that a self-test injects.
+            framework: A framework that supports turns.
+            run_dir: Gets a run directory for each side.
             first: The side that begins.
             block_steps: Steps of a block.
             on_progress: Called from this thread with the new side's steps.
@@ -170,22 +173,23 @@ class ABRunner:
             RevisionError: If a side uses the other side's files.
         """
         self._stop.clear()
-        seen: list[Progress] = []
-        # Pipes have no business in a run directory that may lie on a network file system.
+        progress: dict[str, list[Progress]] = {"old": [], "new": []}
+        futures: dict[str, Future[RunOutput]] = {}
+        # Not in the run directory: it may lie on a network file system, and those have no pipes.
         directory = Path(tempfile.mkdtemp(prefix="nemoperf-turns-"))
         try:
-            futures = {
-                name: runner.start(
-                    replace(plans[name], turn=self._turn(name, directory, first=first, block_steps=block_steps)),
+            for name, runner in self._runners.items():
+                turn = self._turn(name, directory, first=first, block_steps=block_steps)
+                futures[name] = runner.start(
+                    replace(plans[name], turn=turn),
                     framework=framework,
                     run_dir=run_dir / name,
-                    on_progress=self._follow(seen if name == "new" else []),
+                    on_progress=self._append_to(progress[name]),
                 )
-                for name, runner in self._runners.items()
-            }
-            self._await(futures, seen=seen, on_progress=on_progress, token=directory / TURN_FILE)
-            outputs = self._outputs(futures, token=directory / TURN_FILE)
-            return Round(old=outputs["old"], new=outputs["new"], first=first)
+            token = directory / TURN_FILE
+            self._await(futures, progress=progress["new"], on_progress=on_progress, token=token)
+            outputs = self._outputs(futures, token=token)
+            return RoundOutput(old=outputs["old"], new=outputs["new"], first=first)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
@@ -197,45 +201,49 @@ class ABRunner:
         run_dir: Path,
         first: str,
         on_progress: Callable[[Progress | None], None],
-    ) -> Round:
+    ) -> RoundOutput:
         """Launch one side, then the other; see by_turns."""
         self._stop.clear()
         outputs: dict[str, RunOutput] = {}
-        for name in (first, *(name for name in self._runners if name != first)):
-            seen: list[Progress] = []
+        for name in (first, self._other(first).name):
+            progress: list[Progress] = []
             future = self._runners[name].start(
-                plans[name], framework=framework, run_dir=run_dir / name, on_progress=self._follow(seen)
+                plans[name], framework=framework, run_dir=run_dir / name, on_progress=self._append_to(progress)
             )
-            self._await({name: future}, seen=seen, on_progress=on_progress)
+            self._await({name: future}, progress=progress, on_progress=on_progress)
             outputs |= self._outputs({name: future})
-        return Round(old=outputs["old"], new=outputs["new"], first=first)
+        return RoundOutput(old=outputs["old"], new=outputs["new"], first=first)
 
     def shared(self) -> list[str]:
-        """Return data that git does not have and the last command of the old side named: both sides use it."""
+        """Return data outside git that the last command of the old side names; both sides use it."""
         return list(self._runners["old"].shared)
 
     def close(self) -> None:
-        """Stop whatever runs; may be called twice."""
+        """Stop all runs and helper processes; may be called twice."""
         self._stop.set()
         for runner in self._runners.values():
             runner.close()
 
+    def _other(self, name: str) -> ABSide:
+        return self.sides["new" if name == "old" else "old"]
+
     def _turn(self, name: str, directory: Path, *, first: str, block_steps: int) -> ABTurn:
-        (other,) = (side for side in self.sides.values() if side.name != name)
         return ABTurn(
             directory=str(directory),
             side=self.sides[name].label,
-            other=other.label,
+            other=self._other(name).label,
             is_first=name == first,
             block_steps=block_steps,
         )
 
-    def _follow(self, seen: list[Progress]) -> Callable[[Progress | None], None]:
+    def _append_to(self, progress: list[Progress]) -> Callable[[Progress | None], None]:
+        """Return a callback for a side's thread: it appends to a list, and raises to end the run."""
+
         def on_progress(last: Progress | None) -> None:
             if self._stop.is_set():
                 raise _StoppedError
             if last is not None:
-                seen.append(last)
+                progress.append(last)
 
         return on_progress
 
@@ -243,60 +251,75 @@ class ABRunner:
         self,
         futures: Mapping[str, Future[RunOutput]],
         *,
-        seen: list[Progress],
+        progress: Sequence[Progress],
         on_progress: Callable[[Progress | None], None],
         token: Path | None = None,
     ) -> None:
-        """Wait until none runs; a run is stopped whose other side failed, or does not know turns."""
+        """Wait until all runs have ended; stop a run if the other side failed, or does not know turns."""
         running = set(futures.values())
         deadline = math.inf
         try:
             while running:
                 _, running = wait(running, timeout=_POLL_SEC, return_when=FIRST_COMPLETED)
-                patience_sec = self._patience_sec(futures, token=token)
-                deadline = min(deadline, time.monotonic() + patience_sec)
+                deadline = min(deadline, time.monotonic() + self._remaining_sec(futures, token=token))
                 if time.monotonic() >= deadline:
                     self._stop.set()
-                on_progress(seen[-1] if seen else None)
+                on_progress(progress[-1] if progress else None)
         except BaseException:  # a Ctrl-C too
             self._stop.set()
             wait(running)
             raise
 
-    def _patience_sec(self, futures: Mapping[str, Future[RunOutput]], *, token: Path | None) -> float:
-        """Return how long a run may go on, now that its other side has ended: forever if that ended well."""
-        done = {name: future.exception() for name, future in futures.items() if future.done()}
+    def _remaining_sec(self, futures: Mapping[str, Future[RunOutput]], *, token: Path | None) -> float:
+        """Return the time that unfinished runs still have: without limit unless a side failed or knows no turns."""
+        done = [name for name, future in futures.items() if future.done()]
         if done and token is not None and not token.exists():
             return 0.0
-        blames = [self._blame(name, error, token=token) for name, error in done.items() if error is not None]
-        if not blames:
+        kinds: list[_FailureKind] = []
+        for name in done:
+            error = futures[name].exception()
+            if error is not None:
+                kinds.append(self._failure_kind(name, error, token=token))
+        if not kinds:
             return math.inf
-        return 0.0 if min(blames) is _Blame.CAUSE else _CAUSE_SHOWS_SEC
+        if min(kinds) is _FailureKind.CAUSE:
+            return 0.0
+        return _CAUSE_SHOWS_SEC
 
-    def _blame(self, name: str, error: BaseException, *, token: Path | None) -> _Blame:
+    def _failure_kind(self, name: str, error: BaseException, *, token: Path | None) -> _FailureKind:
         if isinstance(error, _StoppedError):
-            return _Blame.STOPPED
+            return _FailureKind.STOPPED
         if isinstance(error, TurnError):
-            return _Blame.LEFT_ALONE
-        if isinstance(error, RevisionError):
-            return _Blame.CAUSE
-        has_turn = token.read_text(encoding="utf-8") if token is not None and token.exists() else ""
-        return _Blame.CAUSE if has_turn in ("", self.sides[name].label) else _Blame.WAITED
+            return _FailureKind.OTHER_ENDED
+        if isinstance(error, RevisionError) or token is None or not token.exists():
+            return _FailureKind.CAUSE
+        holder = token.read_text(encoding="utf-8")
+        if holder in ("", self.sides[name].label):
+            return _FailureKind.CAUSE
+        return _FailureKind.WAITING
 
     def _outputs(self, futures: Mapping[str, Future[RunOutput]], *, token: Path | None = None) -> dict[str, RunOutput]:
-        """Return what all runs left.
+        """Return the output of each run.
 
         Raises:
-            NoTurnsError: If one run ended well before the two had met.
-            NemoPerfError: Of the type that the side at fault has met; the text names it.
+            NoTurnsError: If one run succeeded without a turn.
+            NemoPerfError: The error of the side at fault, with the side's label before its text.
         """
-        errors = {name: error for name, future in futures.items() if (error := future.exception()) is not None}
+        outputs: dict[str, RunOutput] = {}
+        errors: dict[str, BaseException] = {}
+        for name, future in futures.items():
+            error = future.exception()
+            if error is None:
+                outputs[name] = future.result()
+            else:
+                errors[name] = error
         if not errors:
-            return {name: future.result() for name, future in futures.items()}
-        name = min(errors, key=lambda name: self._blame(name, errors[name], token=token))
-        error, label = errors[name], self.sides[name].label
+            return outputs
+        name = min(errors, key=lambda name: self._failure_kind(name, errors[name], token=token))
+        error = errors[name]
+        label = self.sides[name].label
         if isinstance(error, _StoppedError):
-            (other,) = (side.label for side in self.sides.values() if side.name != name)
+            other = self._other(name).label
             raise NoTurnsError(f"{other} does not know turns: it ran by itself while {label} waited for it")
         if isinstance(error, NemoPerfError):
             raise type(error)(f"{label}: {error}") from error

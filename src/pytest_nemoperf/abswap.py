@@ -1,26 +1,26 @@
-"""Commands of the old side: where they name the working tree, they get the checkout's copy instead."""
+"""Commands of both sides; on the old side the checkout's paths replace those of the working tree."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from pytest_nemoperf.abtrees import Trees
+from pytest_nemoperf.abtrees import ABTrees
 from pytest_nemoperf.errors import RevisionError
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.worktree import ABSide
 
 _NOT_CODE: Final = frozenset({"HOME"})
-"""Variables of folders in which tools keep models and the like: common, even inside the working tree."""
+"""Variables of folders in which tools keep models and caches: common, even inside the working tree."""
 _ARGUMENTS: Final = "the command's arguments name"
 _MAX_ENDS: Final = 200
 """A long script is not searched to its end for a file name with blanks in it."""
-_PATTERN: Final = r"$*?\[{"  # after a name they make it another one: /path/project* and /path/project$X
+_PATTERN: Final = r"$*?\[{"  # behind a name these make it another name: /path/project* and /path/project$X
 _DELIMITER: Final = r"\s\"'`:;,=()<>|&}\]!^\\"
 # A path begins where no other one goes on; right after the letters of an option, too, as in -I/path. Of file:///path
 # the last slash is the path's.
@@ -31,53 +31,60 @@ _END: Final = re.compile(rf"[{_DELIMITER}]|$")
 _GOES_BACK: Final = re.compile(rf"[^{_DELIMITER}]*/\.\.(?:/|[{_DELIMITER}]|$)")
 
 
-def command_of(side: ABSide, command: RankCommand, *, trees: Trees) -> RankCommand:
+def command_of(side: ABSide, command: RankCommand, *, trees: ABTrees) -> RankCommand:
     """Return a command that uses a side's code.
 
-    Its PYTHONPATH begins with the side's entries. On the old side, the checkout replaces the working tree wherever an
-    argument, a variable of the command or a variable of this process names it: as a word or inside one, with or without
-    symbolic links. What git does not have, such as a virtual environment or data, is common to both sides and stays.
+    Its PYTHONPATH begins with the side's entries. On the old side, the checkout replaces the working tree in each path
+    that arguments, variables of the command and variables of this process contain, also behind symbolic links.
+    Files that git does not have, such as a virtual environment or data, are common to both sides and stay.
 
     Args:
-        side: Whose code.
-        command: As the framework made it.
+        side: The side to run.
+        command: Command of the framework.
         trees: The working tree and the checkout.
 
     Raises:
-        RevisionError: If the command names a file of the working tree that the old side lacks and must not share, with
-            its whole path or from the working directory.
+        RevisionError: If the command names, by an absolute path or one from the working directory, a file of the
+            working tree that the old side lacks and must not share.
     """
-    argv, env = command.argv, dict(command.env)
+    argv = command.argv
+    env = dict(command.env)
     if side.name == "old":
-        swap = _Swap(trees)
+        swap = _PathSwap(trees)
         for word in argv:
             _check_relative(word, trees=trees)
-        argv = tuple(swap.argument(word) for word in argv)
+        argv = tuple(map(swap.argument, argv))
         env = {name: swap.variable(name, value) for name, value in env.items()}
-        env |= swap.inherited({name: value for name, value in os.environ.items() if name not in {*env, *_NOT_CODE}})
+        env |= swap.inherited(os.environ, excluded=_NOT_CODE.union(env))
+    entries = side.entries
     inherited = env.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
-    entries = [*(str(side.root / path) for path in side.paths), *filter(None, [inherited])]
+    if inherited:
+        entries.append(inherited)
     return replace(command, argv=argv, env={**env, "PYTHONPATH": os.pathsep.join(entries)})
 
 
-def shared_data(command: RankCommand, *, trees: Trees) -> list[str]:
-    """Return data of the working tree that git does not have and that a command names to both sides, as it names it.
+def shared_data(command: RankCommand, *, trees: ABTrees) -> list[str]:
+    """Return paths in a command to data of the working tree outside git: both sides use it.
 
     Args:
-        command: As the framework made it; command_of takes it.
+        command: Command of the framework.
         trees: The working tree and the checkout.
     """
-    swap = _Swap(trees)
-    mentions = [mention for text in (*command.argv, *command.env.values()) for mention in swap.mentions(text)]
-    shared = [each.text for each in mentions if not trees.has_old(each.place) and trees.is_shared_data(each.place)]
-    return list(dict.fromkeys(shared))
+    swap = _PathSwap(trees)
+    shared: list[str] = []
+    for text in (*command.argv, *command.env.values()):
+        for mention in swap.mentions(text):
+            is_shared = not trees.has_old(mention.place) and trees.is_shared_data(mention.place)
+            if is_shared and mention.text not in shared:
+                shared.append(mention.text)
+    return shared
 
 
-def working_directory(side: ABSide, *, trees: Trees) -> Path:
-    """Return a side's copy of the working directory: Python looks for modules there, too.
+def working_directory(side: ABSide, *, trees: ABTrees) -> Path:
+    """Return a side's copy of the working directory, as Python may import modules from there.
 
     Raises:
-        RevisionError: If the old side has none.
+        RevisionError: If the old side has no such folder.
     """
     here = Path.cwd()
     place = trees.inside_new(here)
@@ -96,24 +103,24 @@ class _Mention:
     """A path of the working tree inside a text.
 
     Attributes:
-        start: Its first character.
-        end: The one after its last.
-        text: As it stands there.
-        place: Inside the tree.
-        own: The checkout's copy.
+        start: Index of its first character.
+        end: Index after its last character.
+        text: The path as it is written.
+        place: The path relative to the tree's top folder.
+        old: The path of the checkout's copy.
     """
 
     start: int
     end: int
     text: str
     place: PurePosixPath
-    own: str
+    old: str
 
 
-class _Swap:
+class _PathSwap:
     """Replaces paths of the working tree by those of the checkout."""
 
-    def __init__(self, trees: Trees) -> None:
+    def __init__(self, trees: ABTrees) -> None:
         self._trees = trees
 
     def argument(self, word: str) -> str:
@@ -123,30 +130,33 @@ class _Swap:
         # A search path may name folders that one side lacks: it finds nothing there.
         return self._swapped(value, subject=f"the recipe's {name} names", may_lack_folders=name.endswith("PATH"))
 
-    def inherited(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """Return those variables that change.
+    def inherited(self, environment: Mapping[str, str], *, excluded: Collection[str]) -> dict[str, str]:
+        """Return the variables that change, without excluded ones.
 
-        Nobody set them for this command, so it is no error if one names what the old side lacks. A file, such as that
-        of LD_PRELOAD, stays the working tree's: whoever uses it is found out, while to run without it would be
-        another comparison.
+        They were not set for this command, so it is no error if one names a file that the old side lacks. A file, such
+        as that of LD_PRELOAD, stays the working tree's: without it the comparison would be another one, and the watcher
+        reports processes that use it.
         """
-        swapped = {
-            name: self._swapped(value, subject=name, may_lack_folders=True, may_lack_files=True)
-            for name, value in environment.items()
-        }
-        return {name: value for name, value in swapped.items() if value != environment[name]}
+        changed: dict[str, str] = {}
+        for name, value in environment.items():
+            if name in excluded:
+                continue
+            swapped = self._swapped(value, subject=name, may_lack_folders=True, may_lack_files=True)
+            if swapped != value:
+                changed[name] = swapped
+        return changed
 
     def _swapped(self, text: str, *, subject: str, may_lack_folders: bool = False, may_lack_files: bool = False) -> str:
         parts: list[str] = []
         done = 0
         for mention in self.mentions(text):
-            own = self._own(mention)
-            if own is None:
+            replacement = self._replacement(mention)
+            if replacement is None:
                 is_folder = (self._trees.new / mention.place).is_dir()
                 if not (may_lack_folders if is_folder else may_lack_files):
                     raise RevisionError(_lacks(mention.text, place=mention.place, subject=subject))
-                own = mention.own if is_folder else mention.text
-            parts += [text[done : mention.start], own]
+                replacement = mention.old if is_folder else mention.text
+            parts += [text[done : mention.start], replacement]
             done = mention.end
         return "".join([*parts, text[done:]])
 
@@ -155,22 +165,27 @@ class _Swap:
         done = 0
         for found in _START.finditer(text):
             start = found.start("path")
-            mention = self._mention(text, start=start) if start >= done else None
+            if start < done:
+                continue
+            mention = self._mention(text, start=start)
             if mention is not None:
                 done = mention.end
                 yield mention
 
-    def _own(self, mention: _Mention) -> str | None:
-        """Return the old side's replacement of a mention: its own copy, the same where it is common, or None."""
-        trees, place = self._trees, mention.place
+    def _replacement(self, mention: _Mention) -> str | None:
+        """Return the path for the old side: the checkout's copy, or the same path if it is common; None if neither."""
+        trees = self._trees
+        place = mention.place
         while not (trees.has_old(place) or os.path.lexists(trees.new / place)):
             place = place.parent  # a file that is yet to be written, or a pattern of names: the folder decides
         if trees.has_old(place):
-            return mention.own
-        return mention.text if trees.is_common(place) else None
+            return mention.old
+        if trees.is_common(place):
+            return mention.text
+        return None
 
     def _mention(self, text: str, *, start: int) -> _Mention | None:
-        """Return the mention that begins there, if that path leads into the working tree."""
+        """Return the path that begins at an index, or None if it does not lead into the working tree."""
         entered = self._enter(text, start=start)
         if entered is None:
             return None
@@ -180,28 +195,31 @@ class _Swap:
         place = PurePosixPath(f"{entry}{rest}")
         if self._trees.inside_new(self._trees.new / place) is None:
             return None
-        own = f"{self._trees.old / entry}{rest}"
-        return _Mention(start=start, end=end, text=text[start:end], place=place, own=own)
+        old = f"{self._trees.old / entry}{rest}"
+        return _Mention(start=start, end=end, text=text[start:end], place=place, old=old)
 
     def _enter(self, text: str, *, start: int) -> tuple[PurePosixPath, int] | None:
-        """Follow a path until it is in the working tree for good; return where in it, and the end of what was followed.
+        """Follow a path, symbolic links included, until it is inside the working tree and does not leave it again.
 
-        Symbolic links are followed one by one: a tree has as many names as there are links to it.
+        Returns:
+            The place inside the tree, and the index after the part of the path that led there; None if it never does.
         """
         new = self._trees.new
         end = text.index("/", start)
         folder = Path("/" if end == start else os.environ.get("HOME", "/")).resolve()
         if text.startswith(str(new), start) and _NAME_IS_OVER.match(text, start + len(str(new))):
-            folder, end = new, start + len(str(new))  # whatever characters its name has
+            folder = new  # its name may have characters that _NAME excludes
+            end = start + len(str(new))
         while not folder.is_relative_to(new) or _GOES_BACK.match(text, end):
             name = _NAME.match(text, end)
             if name is None:
                 return None
-            folder, end = _step(folder, name[1]), name.end()
+            folder = _resolve_child(folder, name[1])
+            end = name.end()
         return PurePosixPath(folder.relative_to(new)), end
 
     def _end(self, text: str, *, entry: PurePosixPath, entry_end: int) -> int:
-        """Return the end of a path that has entered the working tree: the longest that exists, or the first."""
+        """Return the end of a path in the working tree: of the longest path that exists, else the first delimiter."""
         if not text.startswith("/", entry_end):
             return entry_end
         ends = [found.start() for found in islice(_END.finditer(text, entry_end), _MAX_ENDS)]
@@ -212,11 +230,11 @@ class _Swap:
         return ends[0]
 
 
-def _check_relative(word: str, *, trees: Trees) -> None:
+def _check_relative(word: str, *, trees: ABTrees) -> None:
     """Check that the old side has a file that an argument names from the working directory.
 
     Raises:
-        RevisionError: If it is the working tree's own, and the revision has none.
+        RevisionError: If it belongs to the working tree, and the revision has none.
     """
     name = word.partition("=")[2] if word.startswith("-") else word
     here = trees.inside_new(Path.cwd().resolve())
@@ -238,12 +256,16 @@ def _lacks(text: str, *, place: PurePosixPath, subject: str) -> str:
     )
 
 
-def _step(folder: Path, name: str) -> Path:
-    """Return the place that a name in a folder leads to."""
-    if name in {".", ".."}:
-        return folder.parent if name == ".." else folder
+def _resolve_child(folder: Path, name: str) -> Path:
+    """Return the path of a name in a folder, with a symbolic link resolved."""
+    if name == ".":
+        return folder
+    if name == "..":
+        return folder.parent
     path = folder / name
     try:
-        return path.resolve() if path.is_symlink() else path
-    except (OSError, RuntimeError):  # not ours to read, or a link that leads to itself
-        return path
+        if path.is_symlink():
+            return path.resolve()
+    except (OSError, RuntimeError):  # no permission, or a link to itself
+        pass
+    return path

@@ -1,8 +1,8 @@
-"""Judge two versions of the code by rounds in which both ran: step times to ratios, ratios to a verdict. Pure.
+"""Verdict on two versions of the code, from rounds of both. Pure.
 
-A round gives one number for each metric: the logarithm of new over old. Rounds are launches of their own, so their
-scatter holds whatever differs from launch to launch, and the sequential test of sequential.py may take them for
-independent; steps within a round may not.
+A round gives one number per metric: the logarithm of new over old. Each round launches both sides anew, so that the
+scatter of rounds includes all differences between launches, and the sequential test may treat rounds as independent;
+steps within a round are not.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from pytest_nemoperf.slowsteps import find_slow_steps, mark_rates
 from pytest_nemoperf.verdict import LOSS_REL_TOL, Verdict, is_same_loss, missing_metrics
 
 MIN_ROUNDS: Final = 2
-"""One shows no scatter, and decides nothing."""
+"""A single round has no scatter and can't decide."""
 MAX_ROUNDS: Final = 100
-"""To look more often would cost more sureness at each look than further short rounds bring."""
+"""Each further look at the data costs error rate; beyond this many that outweighs the gain of another round."""
 JUDGED_IN_ROUNDS: Final = (TOKENS_PER_SEC_PER_GPU, PEAK_MEMORY_GIB)
-"""Both sides run one plan, so TFLOP/s/GPU follow from tokens/s, and would only say the same again."""
+"""Without TFLOP/s/GPU, which follow from tokens/s: both sides run one plan."""
 _WORST_FIRST = (VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE, VerdictKind.IMPROVED, VerdictKind.PASSED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ABRound:
-    """What one round said.
+    """Result of one round.
 
     Attributes:
         first: The side that began.
-        ratios: Logarithm of what new costs over what old costs by metric name: positive is worse.
-        error: Standard error of the ratio of tokens/sec/GPU as far as the round's own steps tell; None if not known.
-        left_out: Why it does not count; empty if it does.
+        ratios: Logarithm of the cost of new over that of old, by metric name: positive is worse.
+        error: Standard error of the ratio of tokens/sec/GPU from the round's own steps; None if not known.
+        left_out: Reason that it does not count; empty if it does.
     """
 
     first: str
@@ -63,19 +63,19 @@ class ABRound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ABResult:
-    """How two versions of the code were compared, as the results file keeps it.
+    """Comparison of two versions of the code, as the results file keeps it.
 
     Attributes:
-        revision: The other version as it was asked for.
-        old: Label of that side.
+        revision: The other version as named on the command line.
+        old: Label of the other version's side.
         new: Label of the working tree's side.
         method: ``turns`` of a few steps, or whole ``launches``.
-        why_launches: Why not turns; empty for turns.
+        why_launches: Reason for launches; empty for turns.
         block_steps: Steps of a block of a turn; 0 for launches.
-        seed: Of the order of the sides.
-        rounds: In the order they ran.
-        old_measurement: What was measured of the old side; the case's own measurement is the new side's.
-        duration_sec: What all rounds took.
+        seed: Seed of the order of the sides.
+        rounds: Rounds in the order they ran.
+        old_measurement: Measurement of the old side; the case's own measurement is the new side's.
+        duration_sec: Duration of all rounds.
     """
 
     revision: str
@@ -91,22 +91,22 @@ class ABResult:
 
 
 def work_problems(old: Measurement, new: Measurement, *, labels: tuple[str, str]) -> tuple[VerdictKind, list[str]]:
-    """Return why the two sides' speeds say nothing of each other, and which verdict that is.
+    """Return the verdict on the work of two sides and its reasons; PASSED without any if their speeds compare.
 
     Args:
         old: All rounds of the old side.
         new: All rounds of the new side.
-        labels: Of old and new.
+        labels: Labels of old and new.
     """
-    problems = [
-        f"{label}: {problem}" for label, side in zip(labels, (old, new), strict=True) for problem in side.problems
-    ]
+    problems: list[str] = []
+    for label, side in zip(labels, (old, new), strict=True):
+        problems += [f"{label}: {problem}" for problem in side.problems]
     if problems:
         return VerdictKind.INVALID, problems
     is_pinned = has_pinned_lengths(new.workload)
     if problems := band_problems(new.runs, baseline=old.runs, is_pinned=is_pinned):
         return VerdictKind.NOT_COMPARABLE, problems
-    if is_rl(new.workload):  # its loss says nothing, see verdict
+    if is_rl(new.workload):  # its loss is no check, see verdict
         return VerdictKind.PASSED, []
     for before, after in zip(old.runs, new.runs, strict=True):
         if before.loss is None or after.loss is None or is_same_loss(before.loss, expected=after.loss):
@@ -133,64 +133,70 @@ def judge_rounds(
         old: All rounds of the old side that count.
         new: All rounds of the new side that count.
         rounds: All rounds.
-        policy: What is allowed, and how often a verdict may be wrong.
-        max_rounds: Rounds that there is time for; at the last one a test of fixed size closes.
-        labels: Of old and new.
+        policy: Tolerances and error rates.
+        max_rounds: Rounds that there is time for; after the last one a test of fixed size decides.
+        labels: Labels of old and new.
     """
     kind, problems = work_problems(old, new, labels=labels)
     if problems:
         return Verdict(kind=kind, case=new.case, reasons=tuple(problems))
-    counted = [round_ for round_ in rounds if not round_.left_out]
+    counted: list[ABRound] = []
+    left_out: list[str] = []
+    for round_ in rounds:
+        if not round_.left_out:
+            counted.append(round_)
+        elif round_.left_out not in left_out:
+            left_out.append(round_.left_out)
     if not counted:
-        reasons = tuple(dict.fromkeys(round_.left_out for round_ in rounds)) or ("no round was run",)
-        return Verdict(kind=VerdictKind.INCONCLUSIVE, case=new.case, reasons=reasons)
-    comparisons: Sequence[Comparison] = [
-        _compare(metric, old=old, new=new, rounds=own, policy=policy, max_rounds=max_rounds)
-        for metric in JUDGED_IN_ROUNDS
-        if (own := [round_ for round_ in counted if metric.name in round_.ratios])
-    ]
+        reasons = left_out or ["no round was run"]
+        return Verdict(kind=VerdictKind.INCONCLUSIVE, case=new.case, reasons=tuple(reasons))
+    comparisons: list[Comparison] = []
+    for metric in JUDGED_IN_ROUNDS:
+        own = [round_ for round_ in counted if metric.name in round_.ratios]
+        if own:
+            comparisons.append(_compare(metric, old=old, new=new, rounds=own, policy=policy, max_rounds=max_rounds))
+    reasons = []
     slow = None
     if all(comparison.kind is not VerdictKind.REGRESSED for comparison in comparisons):
-        slow_terms = replace(policy, max_runs=max_rounds)
-        slow = find_slow_steps(new, baseline=old.runs, policy=slow_terms, other=labels[0])
-    comparisons = mark_rates(comparisons, slow=slow)
+        slow = find_slow_steps(new, baseline=old.runs, policy=replace(policy, max_runs=max_rounds), other=labels[0])
+    if slow is not None:
+        reasons.append(slow.text)
+    comparisons = list(mark_rates(comparisons, slow=slow))
     kind = min((comparison.kind for comparison in comparisons), key=_WORST_FIRST.index)
-    reasons = tuple(
-        describe(comparison, other=labels[0], evidence=_interval_text(comparison))
-        for comparison in comparisons
-        if comparison.kind is kind
-    )
+    if kind is not VerdictKind.PASSED:
+        deciding = [comparison for comparison in comparisons if comparison.kind is kind]
+        reasons += [describe(each, other=labels[0], evidence=_interval_text(each)) for each in deciding]
+    reasons += missing_metrics(new.runs, other=old.runs, labels=labels)
     return Verdict(
         kind=kind,
         case=new.case,
         comparisons=(*comparisons, *_tflops(comparisons, new=new)),
-        reasons=(
-            *([slow.text] if slow is not None else []),
-            *(reasons if kind is not VerdictKind.PASSED else ()),
-            *missing_metrics(new.runs, other=old.runs, labels=labels),
-        ),
+        reasons=tuple(reasons),
     )
 
 
-def apart(old: Sequence[Run], new: Sequence[Run], *, worsening: float, metric: Metric) -> tuple[float, float]:
-    """Return a metric of old and of new: apart by the ratio, around the median round of both together.
+def metric_around_median(
+    old: Sequence[Run], new: Sequence[Run], *, worsening: float, metric: Metric
+) -> tuple[float, float]:
+    """Return a metric of old and of new that differ by the ratio, around the median of all rounds.
 
-    Where the machine's speed changes, the two sides' own means are further apart than neighbouring steps. Rounds that
+    If the machine's speed changes, the two sides' own means can differ by more than neighbouring steps do. Rounds that
     stalled don't move a median.
 
     Args:
-        old: Of the old side, one a round.
-        new: Of the new side, in the same rounds.
-        worsening: Logarithm of what new costs over what old costs.
-        metric: Which.
+        old: Runs of the old side, one per round.
+        new: Runs of the new side in the same rounds.
+        worsening: Logarithm of the cost of new over that of old.
+        metric: The metric.
     """
-    half = (-0.5 if metric.direction is Direction.HIGHER else 0.5) * worsening
-    both = [(before.metrics, after.metrics) for before, after in zip(old, new, strict=True)]
-    middle = statistics.median(
-        math.sqrt(before[metric.name] * after[metric.name])
-        for before, after in both
-        if metric.name in before and metric.name in after
-    )
+    half = worsening / 2.0
+    if metric.direction is Direction.HIGHER:
+        half = -half
+    means: list[float] = []  # geometric, of both sides of a round
+    for before, after in zip(old, new, strict=True):
+        if metric.name in before.metrics and metric.name in after.metrics:
+            means.append(math.sqrt(before.metrics[metric.name] * after.metrics[metric.name]))
+    middle = statistics.median(means)
     return middle / math.exp(half), middle * math.exp(half)
 
 
@@ -199,31 +205,21 @@ def rule_of(
 ) -> SequentialRule:
     """Return the rule for the ratios of rounds.
 
-    Rounds scatter at least as much as their own steps say. On a machine that is noisier than its class this is known
-    after the first round, and two rounds that happen to agree convince nobody.
+    The noise assumed is at least the standard error that the rounds' own steps show. On a machine noisier than others
+    of its class this keeps two rounds that agree by chance from deciding.
 
     Args:
-        noise_pct: Scatter between launches to expect of each side, percent.
+        noise_pct: Expected scatter between launches of each side, percent.
         alpha: Probability to call a harmless case worse.
         beta: Probability to pass a loss as large as the tolerance.
         max_rounds: Rounds that there is time for.
-        errors: Standard error of each round's ratio as its own steps tell it.
+        errors: Standard error of each round's ratio from its own steps.
     """
     expected = math.sqrt(2.0) * noise_pct
-    seen = 100.0 * math.sqrt(statistics.fmean(error**2 for error in errors)) if errors else 0.0
+    seen = 0.0
+    if errors:
+        seen = 100.0 * math.sqrt(statistics.fmean(error**2 for error in errors))
     return SequentialRule(noise_pct=max(expected, seen), alpha=alpha, beta=beta, max_runs=max_rounds)
-
-
-def rounds_to_decide(evidence: SequentialResult, *, tolerance: float, rule: SequentialRule) -> int:
-    """Return about how many rounds would tell a loss as large as the tolerance from none, at the noise seen so far."""
-    resolved = evidence.resolution_pct / 100.0
-    return max(rule.max_runs + 1, math.ceil(rule.max_runs * (resolved / tolerance) ** 2))
-
-
-def least_decidable_pct(evidence: SequentialResult, *, num_rounds: int, metric: Metric, rule: SequentialRule) -> float:
-    """Return about the smallest tolerance in percent, rounded up, that so many rounds would decide."""
-    resolved = evidence.resolution_pct / 100.0 * math.sqrt(rule.max_runs / num_rounds)
-    return math.ceil(10.0 * loss_of_cost(resolved, metric=metric)) / 10.0
 
 
 def _compare(
@@ -235,47 +231,52 @@ def _compare(
     policy: VerdictPolicy,
     max_rounds: int,
 ) -> Comparison:
-    ratios = [round_.ratios[metric.name] for round_ in rounds]
-    is_timed = metric is TOKENS_PER_SEC_PER_GPU
-    errors = [round_.error for round_ in rounds if round_.error is not None and is_timed]
+    ratios: list[float] = []
+    errors: list[float] = []
+    for round_ in rounds:
+        ratios.append(round_.ratios[metric.name])
+        if metric is TOKENS_PER_SEC_PER_GPU and round_.error is not None:
+            errors.append(round_.error)
     allowed = policy.tolerances[metric.name]
     tolerance = cost_of_loss(allowed, metric=metric)
     expected = policy.rule(metric, runs=())
     rule = rule_of(expected.noise_pct, alpha=policy.alpha, beta=policy.beta, max_rounds=max_rounds, errors=errors)
-    evidence = decide_ratio(ratios, tolerance=tolerance, rule=rule)
+    result = decide_ratio(ratios, tolerance=tolerance, rule=rule)
     note = ""
-    if evidence.decision is Decision.UNDECIDED:
-        advice = _advice(evidence, metric=metric, tolerance=tolerance, rule=rule)
-        note = f"undecided after {count_text(len(ratios), 'round')} that scatter by {evidence.noise_pct:.1f}%; {advice}"
-    before, after = apart(old.runs, new.runs, worsening=evidence.worsening, metric=metric)
-    low, high = sorted(delta_pct(end, metric=metric) for end in (evidence.low, evidence.high))
+    if result.decision is Decision.UNDECIDED:
+        advice = _advice(result, metric=metric, tolerance=tolerance, rule=rule)
+        note = f"undecided after {count_text(len(ratios), 'round')} that scatter by {result.noise_pct:.1f}%; {advice}"
+    before, after = metric_around_median(old.runs, new.runs, worsening=result.worsening, metric=metric)
+    low, high = sorted([delta_pct(result.low, metric=metric), delta_pct(result.high, metric=metric)])
     return Comparison(
         metric=metric.name,
         baseline=before,
         now=after,
-        delta_pct=delta_pct(evidence.worsening, metric=metric),
+        delta_pct=delta_pct(result.worsening, metric=metric),
         allowed_pct=allowed,
-        kind=KIND_OF[evidence.decision],
+        kind=KIND_OF[result.decision],
         note=note,
         low_pct=low,
         high_pct=high,
-        resolution_pct=loss_of_cost(evidence.resolution_pct / 100.0, metric=metric),
-        noise_pct=evidence.noise_pct,
-        seen_noise_pct=evidence.seen_noise_pct,
+        resolution_pct=loss_of_cost(result.resolution_pct / 100.0, metric=metric),
+        noise_pct=result.noise_pct,
+        seen_noise_pct=result.seen_noise_pct,
         expected_noise_pct=rule.noise_pct,
         num_runs=len(ratios),
     )
 
 
-def _advice(evidence: SequentialResult, *, metric: Metric, tolerance: float, rule: SequentialRule) -> str:
-    """Return what would decide a case: more rounds, where there may be so many, or a larger tolerance."""
-    needed = rounds_to_decide(evidence, tolerance=tolerance, rule=rule)
+def _advice(result: SequentialResult, *, metric: Metric, tolerance: float, rule: SequentialRule) -> str:
+    """Return the way to a decision: more rounds, or a larger tolerance if more than MAX_ROUNDS were needed."""
+    resolved = result.resolution_pct / 100.0  # shrinks with the square root of the number of rounds
+    needed = max(rule.max_runs + 1, math.ceil(rule.max_runs * (resolved / tolerance) ** 2))
     if needed <= MAX_ROUNDS:
         return f"about {needed} would decide: raise --perf-ab-limit or the tolerance, or run it on a quieter machine"
-    decidable = [
-        f"{least_decidable_pct(evidence, num_rounds=number, metric=metric, rule=rule):g}% on in {number} rounds"
-        for number in sorted({rule.max_runs, MAX_ROUNDS})
-    ]
+    decidable: list[str] = []
+    for num_rounds in sorted({rule.max_runs, MAX_ROUNDS}):
+        cost = resolved * math.sqrt(rule.max_runs / num_rounds)
+        least_pct = math.ceil(10.0 * loss_of_cost(cost, metric=metric)) / 10.0
+        decidable.append(f"{least_pct:g}% on in {num_rounds} rounds")
     return (
         f"tolerances would be decided from about {' and from '.join(decidable)}, and no more are made: raise the "
         "tolerance, or run it on a quieter machine"
@@ -283,15 +284,17 @@ def _advice(evidence: SequentialResult, *, metric: Metric, tolerance: float, rul
 
 
 def _tflops(comparisons: Sequence[Comparison], *, new: Measurement) -> list[Comparison]:
-    """Return TFLOP/s/GPU as tokens/s make it: no report shows the two of different steps; none without FLOPs."""
+    """Return TFLOP/s/GPU, computed from the tokens/s of the same steps; none if FLOPs are not known."""
     if new.flops_per_token is None:
         return []
     factor = new.flops_per_token / FLOPS_PER_TFLOP
-    return [
-        replace(each, metric=TFLOPS_PER_SEC_PER_GPU.name, baseline=factor * each.baseline, now=factor * each.now)
-        for each in comparisons
-        if each.metric == TOKENS_PER_SEC_PER_GPU.name
-    ]
+    tflops: list[Comparison] = []
+    for tokens in comparisons:
+        if tokens.metric == TOKENS_PER_SEC_PER_GPU.name:
+            baseline = factor * tokens.baseline
+            now = factor * tokens.now
+            tflops.append(replace(tokens, metric=TFLOPS_PER_SEC_PER_GPU.name, baseline=baseline, now=now))
+    return tflops
 
 
 def _interval_text(comparison: Comparison) -> str:

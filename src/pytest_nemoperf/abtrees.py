@@ -1,4 +1,4 @@
-"""The working tree and the checkout of the old revision: which files each side must have of its own."""
+"""The working tree and the checkout of the old revision: files of one side, and files common to both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SCRIPT, _BINARY = b"#!", b"\x7fELF"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trees:
+class ABTrees:
     """The two copies of a repository that a comparison runs.
 
     Paths inside them are relative to their top folders, as git has them. The checkout lies in the session's own folder
@@ -33,8 +33,8 @@ class Trees:
         state_dir: The session's own folder, without symbolic links.
         tracked: Files that git has in the working tree, and their folders.
         submodules: Submodules of the working tree.
-        same_submodules: Those that the old revision wants just as they are in the working tree.
-        lent: Files and folders of the working tree that a set-up command has linked into the checkout.
+        same_submodules: Submodules that are at the same, unchanged commit in both trees.
+        linked: Files and folders of the working tree that a set-up command has linked into the checkout.
     """
 
     new: Path
@@ -43,7 +43,7 @@ class Trees:
     tracked: frozenset[str] = frozenset()
     submodules: frozenset[str] = frozenset()
     same_submodules: frozenset[str] = frozenset()
-    lent: tuple[Path, ...] = ()
+    linked: tuple[Path, ...] = ()
 
     def inside_new(self, path: Path) -> PurePosixPath | None:
         """Return the place of a path in the working tree, or None if it lies elsewhere.
@@ -56,19 +56,19 @@ class Trees:
         return PurePosixPath(path.relative_to(self.new))
 
     def has_old(self, place: PurePosixPath) -> bool:
-        """Tell whether the old side has its own copy; git leaves the folder of a submodule empty."""
+        """Return whether the checkout has a copy; git leaves the folders of submodules empty there."""
         own = self.old / place
         is_left_empty = str(place) in self.submodules and own.is_dir() and not any(own.iterdir())
         return os.path.lexists(own) and not is_left_empty
 
     def is_common(self, place: PurePosixPath) -> bool:
-        """Tell whether both sides may use the working tree's copy: git has no other one, and it is not code.
+        """Return whether both sides may use the working tree's copy: it is outside git and not code under test.
 
-        Packages that are installed inside the tree, clones of other repositories, what lies in hidden folders (caches
-        of tools), data, and submodules that are the same on both sides are common.
+        Common are packages installed inside the tree, clones of other repositories, hidden folders (caches of tools),
+        data, and submodules that are the same on both sides.
         """
         path = self.new / place
-        if place.parts[:1] == (".git",) or any(path.is_relative_to(each) for each in self.lent):
+        if place.parts[:1] == (".git",) or any(path.is_relative_to(each) for each in self.linked):
             return True
         folders = [str(place), *map(str, place.parents)]
         for submodule in self.submodules.intersection(folders):
@@ -78,12 +78,13 @@ class Trees:
         return path.is_dir() or self._is_foreign(place) or not _is_code(path)
 
     def is_shared_data(self, place: PurePosixPath) -> bool:
-        """Tell whether both sides use data of the working tree that git does not have and nobody installed there."""
+        """Return whether a path is data outside git that both sides use; installed packages and clones are not."""
         if place.parts[:1] in ((), (".git",)) or str(place) in self.tracked or not os.path.lexists(self.new / place):
             return False
         return self.is_common(place) and not self._is_foreign(place / "_")
 
     def _is_foreign(self, place: PurePosixPath) -> bool:
+        """Return whether a path is installed, cloned or cached: part of neither version of the code."""
         if _PACKAGE_FOLDERS.intersection(place.parts) or any(part.startswith(".") for part in place.parts[:-1]):
             return True
         if self.new / place == Path(sys.executable):
@@ -91,40 +92,48 @@ class Trees:
         return any(_is_foreign_folder(self.new / folder) for folder in place.parents if folder.parts)
 
 
-def read_trees(revision: Revision, *, checkout: Path, state_dir: Path) -> Trees:
-    """Ask git what the two trees have, once they are set up.
+def read_trees(revision: Revision, *, checkout: Path, state_dir: Path) -> ABTrees:
+    """Read the files of both trees from git, after set-up commands have run.
 
     Args:
-        revision: Checked out.
-        checkout: Where.
+        revision: The revision that is checked out.
+        checkout: Top folder of the checkout.
         state_dir: The session's own folder.
 
     Raises:
-        RevisionError: If git can't tell, or the working tree is the whole file system.
+        RevisionError: If git fails, or the working tree is the whole file system.
     """
-    new, old = revision.repository.resolve(), checkout.resolve()
+    new = revision.repository.resolve()
+    old = checkout.resolve()
     if new == Path(new.anchor):
         raise RevisionError(
             f"--perf-ab={revision.name}: the top folder of the repository is {new}, so that every path of this machine "
             "would be one of the working tree; move the repository into a folder of its own"
         )
-    listed = dict(_index(new))
-    submodules = {path for path, (mode, _) in listed.items() if mode == _SUBMODULE_MODE}
-    wanted = {path: commit for path, (mode, commit) in _index(old) if mode == _SUBMODULE_MODE}
-    folders = {str(folder) for path in listed for folder in PurePosixPath(path).parents if folder.parts}
-    return Trees(
+    tracked: set[str] = set()
+    submodules: set[str] = set()
+    for path, (mode, _) in _index(new):
+        tracked.add(path)
+        tracked.update(str(folder) for folder in PurePosixPath(path).parents if folder.parts)
+        if mode == _SUBMODULE_MODE:
+            submodules.add(path)
+    same_submodules: set[str] = set()
+    for path, (mode, commit) in _index(old):
+        if mode == _SUBMODULE_MODE and path in submodules and _is_at(new / path, commit=commit):
+            same_submodules.add(path)
+    return ABTrees(
         new=new,
         old=old,
         state_dir=state_dir.resolve(),
-        tracked=frozenset({*listed, *folders}),
+        tracked=frozenset(tracked),
         submodules=frozenset(submodules),
-        same_submodules=frozenset(path for path in submodules if _is_at(new / path, commit=wanted.get(path))),
-        lent=tuple(_lent(new, old=old)),
+        same_submodules=frozenset(same_submodules),
+        linked=tuple(_linked(new, old=old)),
     )
 
 
 def source_of(path: Path) -> Path:
-    """Return the source that a compiled file of ``__pycache__`` was made from; any other path as it is."""
+    """Return the source of a compiled file in ``__pycache__``, or any other path unchanged."""
     if path.suffix == ".pyc" and path.parent.name == "__pycache__":
         return Path(source_from_cache(str(path)))
     return path
@@ -140,9 +149,9 @@ def _index(root: Path) -> Iterator[tuple[str, tuple[str, str]]]:
             yield path, (mode, commit)
 
 
-def _is_at(submodule: Path, *, commit: str | None) -> bool:
-    """Tell whether a submodule of the working tree is just what a commit of the repository wants of it."""
-    if commit is None or not (submodule / ".git").exists():
+def _is_at(submodule: Path, *, commit: str) -> bool:
+    """Return whether a submodule of the working tree is at a commit, without changes."""
+    if not (submodule / ".git").exists():
         return False
     doing = f"git can't tell the state of the submodule {submodule}"
     if git("rev-parse", "HEAD", root=submodule, doing=doing) != commit:
@@ -150,30 +159,30 @@ def _is_at(submodule: Path, *, commit: str | None) -> bool:
     return not git("status", "--porcelain", "--untracked-files=no", root=submodule, doing=doing)
 
 
-def _lent(new: Path, *, old: Path) -> Iterator[Path]:
-    """Yield what a set-up command has linked into the checkout: links that git did not make, and where they lead."""
+def _linked(new: Path, *, old: Path) -> Iterator[Path]:
+    """Yield targets in the working tree of links that a set-up command has made in the checkout."""
     changes = git(
         "status", "--porcelain", "-z", "--no-renames", "--ignored", "--untracked-files=all", root=old,
         doing=f"git can't tell what was set up in {old}",
     )  # fmt: skip
     for entry in changes.split("\0"):
         link = old / entry[3:].rstrip("/")
-        if link.is_symlink() and (target := link.resolve()).is_relative_to(new):
-            yield target
+        if link.is_symlink() and link.resolve().is_relative_to(new):
+            yield link.resolve()
 
 
 def _is_foreign_folder(folder: Path) -> bool:
-    """Tell whether a folder is a clone, a virtual environment, an installation of Python, or was filled by pip."""
+    """Return whether a folder is a clone, a virtual environment, an installation of Python, or was filled by pip."""
     marks = (".git", "pyvenv.cfg", "conda-meta", "lib/python3*", "*.dist-info")
     return any(any(folder.glob(mark)) for mark in marks)
 
 
 def _is_code(path: Path) -> bool:
-    """Tell whether a file is run or imported, by its name or by how it begins."""
+    """Return whether a file is a module, library or program, by its name or its first bytes."""
     if path.suffix in _CODE_SUFFIXES or ".so." in path.name:
         return True
     try:
         with path.open("rb") as file:
             return file.read(4).startswith((_SCRIPT, _BINARY))
-    except OSError:  # gone, or not ours to read
+    except OSError:  # gone, or no permission
         return False

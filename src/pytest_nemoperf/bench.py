@@ -1,4 +1,4 @@
-"""Tests that use pytest-benchmark's fixture and are marked perf: its statistics, our baselines and verdicts."""
+"""Measurements of perf tests that use pytest-benchmark's fixture."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _DEFAULT_TIMER = "time.perf_counter"
 _SPIN_BELOW_SEC = 1e-3  # the operating system's sleep is too coarse for less
 
 
-class InjectingTimer:
-    """A clock for pytest-benchmark that really waits a share of the time since it was last read.
+class _InjectingTimer:
+    """Clock for pytest-benchmark that waits a share of the time since its last reading.
 
-    The library reads its timer before and after the measured call, so the wait lands inside the measured time.
+    The library reads its timer before and after the measured call, so the wait becomes part of the measured time.
     """
 
     def __init__(self, inject_pct: float) -> None:
@@ -50,26 +50,30 @@ class InjectingTimer:
 
 
 def inject_delay(item: pytest.Item, *, inject_pct: float) -> None:
-    """Make pytest-benchmark measure with an InjectingTimer, whatever else the test's marker says."""
+    """Make pytest-benchmark delay a test; other options of the test's benchmark marker stay."""
     marker = item.get_closest_marker("benchmark")
-    kwargs = {**(marker.kwargs if marker else {}), "timer": InjectingTimer(inject_pct)}
+    kwargs = dict(marker.kwargs) if marker else {}
+    kwargs["timer"] = _InjectingTimer(inject_pct)
     item.add_marker(pytest.mark.benchmark(**kwargs), append=False)
 
 
 def watched(fixture: Any, *, passes: Passes) -> WatchedBenchmark | None:
-    """Let pytest-benchmark's fixture repeat its timing until a pass is sound; return None of another fixture."""
+    """Make pytest-benchmark's fixture repeat its timing until a pass is sound; return None for another fixture."""
     if importlib.util.find_spec("pytest_benchmark") is None:
         return None
     from pytest_benchmark.fixture import BenchmarkFixture  # noqa: PLC0415 (an extra)
 
     from pytest_nemoperf.watched_benchmark import watch_benchmark  # noqa: PLC0415 (it imports that extra)
 
-    return watch_benchmark(fixture, passes=passes) if isinstance(fixture, BenchmarkFixture) else None
+    if not isinstance(fixture, BenchmarkFixture):
+        return None
+    return watch_benchmark(fixture, passes=passes)
 
 
 def measure_benchmark(item: pytest.Item, *, benchmark: WatchedBenchmark, settings: Settings) -> Measurement:
-    """Return the measurement of a test that used the benchmark fixture; not called or too short is INVALID."""
-    passes, runs = benchmark.passes, []
+    """Return the measurement of a test that used the benchmark fixture; without enough rounds it has problems."""
+    passes = benchmark.passes
+    runs: list[Run] = []
     if not passes.finished:
         problems = ["the benchmark fixture was never called, so there is nothing to judge"]
     else:
@@ -90,13 +94,13 @@ def measure_benchmark(item: pytest.Item, *, benchmark: WatchedBenchmark, setting
 
 
 def _timing_options(benchmark: WatchedBenchmark) -> dict[str, Any]:
-    """Return the library's options that change which time is measured, where they are not its defaults."""
+    """Return the library's options that change the measured time, without its defaults."""
     if not benchmark.passes.finished:
         return {}
     options = benchmark.stats.options
     changed: dict[str, Any] = {}
     timer = options["timer"]
-    name = _DEFAULT_TIMER if isinstance(timer, InjectingTimer) else _name_of(timer)
+    name = _DEFAULT_TIMER if isinstance(timer, _InjectingTimer) else _name_of(timer)
     if name != _DEFAULT_TIMER:
         changed["timer"] = name
     if options["disable_gc"]:

@@ -1,4 +1,4 @@
-"""Calls of git about the repository that a folder lies in, whatever repository surrounds this process."""
+"""Calls of git about the repository of a folder, independent of the repository that environment variables name."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ REPOSITORY_VARIABLES: Final = frozenset(
         "GIT_WORK_TREE",
     }
 )
-"""Variables by which a surrounding git, as of a hook, says which repository it is at.
+"""Variables that tie git to a repository; git sets them for hooks.
 
-They are those of ``git rev-parse --local-env-vars`` but for ``GIT_CONFIG*``, and two that a server's hooks get.
+Those of ``git rev-parse --local-env-vars`` except ``GIT_CONFIG*``, and two that a server sets for its hooks.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodeVersion:
-    """Commit and changes of the code in a folder, as far as git can tell.
+    """Commit and changes of the code in a folder.
 
     Attributes:
-        commit: What is checked out; None outside a repository, before its first commit, or if unknown.
+        commit: Commit that is checked out; None outside a repository, before its first commit, or if unknown.
         is_dirty: Tracked files differ from that commit; None if unknown.
-        problem: git's reason for what is unknown; empty if nothing is.
+        problem: git's error message if something is unknown, else empty.
     """
 
     commit: str | None
@@ -53,7 +53,7 @@ class CodeVersion:
 
 
 def code_version(root: Path) -> CodeVersion:
-    """Return which code a folder holds; what git can't tell stays unknown."""
+    """Return the commit and changes of the code in a folder; errors of git leave them unknown."""
     if find_repository(root) is None:
         return CodeVersion(commit=None, is_dirty=False)
     is_dirty: bool | None = None
@@ -70,22 +70,25 @@ def code_version(root: Path) -> CodeVersion:
 
 
 def find_repository(path: Path) -> Path | None:
-    """Return the top folder of the repository that a file or folder lies in, or None; git need not be there."""
+    """Return the top folder of the repository of a file or folder, or None; works without git."""
     path = path.absolute()
-    return next((folder for folder in (path, *path.parents) if (folder / ".git").exists()), None)
+    for folder in (path, *path.parents):
+        if (folder / ".git").exists():
+            return folder
+    return None
 
 
 def git_environment() -> dict[str, str]:
-    """Return this process's environment without the repository it names, for git and for what may call git.
+    """Return this process's environment without REPOSITORY_VARIABLES, for git and commands that may call it.
 
-    How git works stays as it was set: ``GIT_SSH_COMMAND``, or ``GIT_CONFIG_COUNT`` and its kin, by which a container
-    trusts a checkout that another user owns (``safe.directory``).
+    Other settings of git stay, such as ``GIT_SSH_COMMAND``, or ``GIT_CONFIG_COUNT``, by which a container trusts a
+    checkout that another user owns (``safe.directory``).
     """
     return {name: value for name, value in os.environ.items() if name not in REPOSITORY_VARIABLES}
 
 
 def git_command(*arguments: str, root: Path) -> list[str]:
-    """Return the argv of a git command in the repository of a folder; no hook of that repository runs."""
+    """Return the argv of a git command in the repository of a folder, with the repository's hooks switched off."""
     return ["git", "-c", "core.hooksPath=/dev/null", "-C", str(root), *arguments]
 
 
@@ -93,11 +96,11 @@ def ask_git(*arguments: str, root: Path) -> str:
     """Run a git command that changes nothing, and return its output.
 
     Args:
-        arguments: Of git, from the name of the command on.
+        arguments: Subcommand of git and its arguments.
         root: A folder of the repository.
 
     Raises:
-        GitError: If there is no git, it fails, or takes longer than ten seconds; with git's own reason.
+        GitError: If there is no git, it fails, or takes longer than ten seconds; with git's own message.
     """
     try:
         done = subprocess.run(  # noqa: S603 (the user's own git)
@@ -119,9 +122,11 @@ def ask_git(*arguments: str, root: Path) -> str:
 
 
 def _reason(stderr: str) -> str:
-    """Return why git failed in one line, with the command that it says would help."""
+    """Return git's error message in one line, with the command that it proposes."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    if not lines:
+        return ""
     fatal = [line for line in lines if line.startswith("fatal: ")]
-    reason = (fatal or lines or [""])[0].removeprefix("fatal: ")
-    remedies = [line for line in lines if line.startswith("git config ")]
-    return "; ".join([reason, *remedies[:1]])
+    message = fatal[0].removeprefix("fatal: ") if fatal else lines[0]
+    proposals = [line for line in lines if line.startswith("git config ")]
+    return "; ".join([message, *proposals[:1]])

@@ -1,11 +1,13 @@
-"""Clocks, heat, power, errors and other users of the GPUs, sampled through the driver from outside the ranks."""
+"""Clocks, temperature, power, errors and foreign processes of the GPUs, sampled through the driver."""
 
 from __future__ import annotations
 
 import importlib
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,26 +16,26 @@ import psutil
 
 from pytest_nemoperf.gpus import Gpu, ask, installed_gpus, visible_gpus
 from pytest_nemoperf.health import GpuHealth
-from pytest_nemoperf.host_samples import span_of
+from pytest_nemoperf.host_samples import min_median_max
 
 _MW_PER_W = 1000
 _PROCESS_IDS = Path("/proc/self/ns/pid")
-_OF_THE_HOST = "pid:[4026531836]"
-"""Linux numbers the first namespace of process ids so (PROC_PID_INIT_INO, include/linux/proc_ns.h)."""
-_MOST_EVENTS = 64
-"""A broken GPU may report without end."""
+_HOST_NAMESPACE = "pid:[4026531836]"
+"""Linux's number of the first namespace of process ids (PROC_PID_INIT_INO, include/linux/proc_ns.h)."""
+_MAX_EVENTS = 64
+"""A broken GPU may report errors without end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuSample:
-    """One GPU at one moment; None is what the driver does not tell.
+    """State of one GPU at one moment; None for values that the driver does not report.
 
     Attributes:
-        sm_clock_mhz: Of the processors.
-        memory_clock_mhz: Of the memory.
-        temperature_c: Degrees Celsius.
-        power_w: Drawn.
-        reasons: For clocks below the highest, in words.
+        sm_clock_mhz: Clock of the streaming multiprocessors.
+        memory_clock_mhz: Clock of the memory.
+        temperature_c: Temperature in degrees Celsius.
+        power_w: Power draw.
+        reasons: Names of the reasons for clocks below the maximum.
     """
 
     sm_clock_mhz: int | None
@@ -43,27 +45,48 @@ class GpuSample:
     reasons: frozenset[str]
 
 
-class GpuSampler:
-    """Asks the driver while ranks run; to be made before they start, and closed after the last question.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Start:
+    """State of one GPU before the ranks start.
 
-    Where the driver can't be asked there are no GPUs.
+    Attributes:
+        gpu: The GPU.
+        num_errors: Uncorrected memory errors since the GPU was made.
+        processes: Names of the processes that compute on it, by id.
+        events: NVML event set that collects Xid errors from now on; None if not supported.
+    """
+
+    gpu: Gpu
+    num_errors: int
+    processes: Mapping[int, str]
+    events: Any
+
+
+class GpuSampler:
+    """Queries the driver while ranks run; create it before they start.
+
+    Without a driver that answers there are no GPUs.
 
     Args:
-        num_gpus: How many of the visible ones the ranks use.
+        num_gpus: Number of visible GPUs that the ranks use.
     """
 
     def __init__(self, *, num_gpus: int) -> None:
         self._nvml: Any = importlib.import_module("pynvml")
-        self._gpus: list[Gpu] = []
+        self._starts: list[_Start] = []
         self._is_open = ask(self._nvml, self._open) is True
         if not self._is_open:
             return
-        selection = os.environ.get("CUDA_VISIBLE_DEVICES")
-        self._gpus = list(visible_gpus(ask(self._nvml, installed_gpus, self._nvml) or [], selection=selection))
-        self._gpus = self._gpus[:num_gpus]
-        self._errors_before = [self._num_errors(gpu) for gpu in self._gpus]
-        self._processes_before = [self._processes(gpu) for gpu in self._gpus]
-        self._events = [self._event_set(gpu) for gpu in self._gpus]
+        installed = ask(self._nvml, installed_gpus, self._nvml) or []
+        visible = visible_gpus(installed, selection=os.environ.get("CUDA_VISIBLE_DEVICES"))
+        for gpu in islice(visible, num_gpus):
+            start = _Start(
+                gpu=gpu,
+                num_errors=self._num_errors(gpu),
+                processes=self._processes(gpu),
+                events=self._event_set(gpu),
+            )
+            self._starts.append(start)
 
     def __enter__(self) -> GpuSampler:
         return self
@@ -72,26 +95,27 @@ class GpuSampler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._is_open:
-            for events in self._events:
-                if events is not None:
-                    ask(self._nvml, self._nvml.nvmlEventSetFree, events)
+            for start in self._starts:
+                if start.events is not None:
+                    ask(self._nvml, self._nvml.nvmlEventSetFree, start.events)
             self._nvml.nvmlShutdown()
 
     def sample(self) -> tuple[GpuSample, ...]:
-        """Return what every GPU does now."""
-        return tuple(self._sample(gpu) for gpu in self._gpus)
+        """Return the present state of every GPU."""
+        return tuple(self._sample(start.gpu) for start in self._starts)
 
     def health(self, samples: Sequence[Sequence[GpuSample]], *, own_pids: Collection[int]) -> tuple[GpuHealth, ...]:
-        """Return what some samples, and the time since this was made, say of each GPU.
+        """Return the health of each GPU: from samples, and from errors and processes since this was created.
 
         Args:
-            samples: Of each moment that counts.
-            own_pids: Processes that are no strangers.
+            samples: Samples that count, each of all GPUs.
+            own_pids: Processes of this session.
         """
-        return tuple(
-            self._health(number, samples=[moment[number] for moment in samples], own_pids=own_pids)
-            for number in range(len(self._gpus))
-        )
+        health: list[GpuHealth] = []
+        for number in range(len(self._starts)):
+            own_samples = [moment[number] for moment in samples]
+            health.append(self._health(number, samples=own_samples, own_pids=own_pids))
+        return tuple(health)
 
     def _open(self) -> bool:
         self._nvml.nvmlInit()
@@ -109,45 +133,50 @@ class GpuSampler:
         )
 
     def _health(self, number: int, *, samples: Sequence[GpuSample], own_pids: Collection[int]) -> GpuHealth:
-        gpu = self._gpus[number]
-        cap = self._ask(self._nvml.nvmlDeviceGetEnforcedPowerLimit, gpu)
-        before, after = self._processes_before[number], self._processes(gpu)
-        names = dict.fromkeys(reason for sample in samples for reason in sorted(sample.reasons))
-        figures: dict[str, Any] = {
-            name: span_of([value for sample in samples if (value := getattr(sample, name)) is not None])
-            for name in ("sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w")
-        }
+        start = self._starts[number]
+        cap = self._ask(self._nvml.nvmlDeviceGetEnforcedPowerLimit, start.gpu)
+        foreign = sorted(start.processes.keys() & self._processes(start.gpu).keys() - {*own_pids})
+        reasons: Counter[str] = Counter()
+        for sample in samples:
+            reasons.update(sorted(sample.reasons))
         return GpuHealth(
             gpu=number,
-            **figures,
+            sm_clock_mhz=min_median_max([sample.sm_clock_mhz for sample in samples]),
+            memory_clock_mhz=min_median_max([sample.memory_clock_mhz for sample in samples]),
+            temperature_c=min_median_max([sample.temperature_c for sample in samples]),
+            power_w=min_median_max([sample.power_w for sample in samples]),
             power_cap_w=None if cap is None else cap / _MW_PER_W,
-            reasons={name: sum(name in sample.reasons for sample in samples) / len(samples) for name in names},
-            num_memory_errors=max(0, self._num_errors(gpu) - self._errors_before[number]),
-            xids=tuple(self._xids(self._events[number])),
-            foreign_processes=tuple(before[pid] for pid in sorted({*before} & {*after} - {*own_pids})),
+            reasons={name: count / len(samples) for name, count in reasons.items()},
+            num_memory_errors=max(0, self._num_errors(start.gpu) - start.num_errors),
+            xids=tuple(self._xids(start.events)),
+            foreign_processes=tuple(start.processes[pid] for pid in foreign),
         )
 
     def _ask(self, call: Any, gpu: Gpu, *arguments: Any) -> Any:
-        return None if gpu.handle is None else ask(self._nvml, call, gpu.handle, *arguments)
+        if gpu.handle is None:
+            return None
+        return ask(self._nvml, call, gpu.handle, *arguments)
 
     def _num_errors(self, gpu: Gpu) -> int:
         nvml = self._nvml
-        kind, since = nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_AGGREGATE_ECC
-        return int(self._ask(nvml.nvmlDeviceGetTotalEccErrors, gpu, kind, since) or 0)
+        num_errors = self._ask(
+            nvml.nvmlDeviceGetTotalEccErrors, gpu, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_AGGREGATE_ECC
+        )
+        return int(num_errors or 0)
 
     def _processes(self, gpu: Gpu) -> Mapping[int, str]:
-        """Return the processes that compute on a GPU, by id; none where this session can't recognise its own.
+        """Return the processes that compute on a GPU, by id; none in a container with process ids of its own.
 
-        In a container with process ids of its own the driver may count by the host's: the context that this very
-        process may hold since an earlier test would look like a stranger.
+        There the driver may report the host's ids, by which this process, if an earlier test has left it a CUDA
+        context, would look foreign.
         """
-        if not _has_ids_of_the_host():
+        if not _is_host_namespace():
             return {}
-        found = self._ask(self._nvml.nvmlDeviceGetComputeRunningProcesses, gpu) or []
-        return {each.pid: _process_name(each.pid) for each in found}
+        processes = self._ask(self._nvml.nvmlDeviceGetComputeRunningProcesses, gpu) or []
+        return {process.pid: _process_name(process.pid) for process in processes}
 
     def _event_set(self, gpu: Gpu) -> Any:
-        """Return what collects a GPU's Xid errors from now on; None where that is not supported."""
+        """Start to collect a GPU's Xid errors; return the event set, or None if that is not supported."""
         nvml = self._nvml
         if gpu.handle is None:
             return None
@@ -162,14 +191,14 @@ class GpuSampler:
         return events
 
     def _xids(self, events: Any) -> list[int]:
-        """Return the errors that came so far, without waiting for more: then the driver says that time is up."""
-        found: list[int] = []
-        while events is not None and len(found) < _MOST_EVENTS:
+        """Return the Xid errors so far; without a further one the driver raises a time-out at once."""
+        xids: list[int] = []
+        while events is not None and len(xids) < _MAX_EVENTS:
             event = ask(self._nvml, self._nvml.nvmlEventSetWait_v2, events, 0)
             if event is None:
                 break
-            found.append(int(event.eventData))
-        return found
+            xids.append(int(event.eventData))
+        return xids
 
 
 def _reasons(bits: int, *, nvml: Any) -> frozenset[str]:
@@ -187,10 +216,10 @@ def _reasons(bits: int, *, nvml: Any) -> frozenset[str]:
     return frozenset(name for name, bit in known.items() if bits & bit)
 
 
-def _has_ids_of_the_host() -> bool:
-    """Tell whether this process's id is the host's; where the system does not say, it may be another."""
+def _is_host_namespace() -> bool:
+    """Return whether this process has the host's process ids; False if unknown."""
     try:
-        return str(_PROCESS_IDS.readlink()) == _OF_THE_HOST
+        return str(_PROCESS_IDS.readlink()) == _HOST_NAMESPACE
     except OSError:
         return False
 

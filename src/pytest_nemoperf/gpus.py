@@ -1,4 +1,4 @@
-"""NVIDIA GPUs as their driver tells of them: which are visible, how they are linked, how they are set."""
+"""NVIDIA GPUs as their driver reports them: visibility, links and settings."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Gpu:
     """One GPU, or a slice of one.
 
     Attributes:
-        name: As the driver calls it.
-        memory_bytes: Of its own.
-        uuid: Of the driver.
-        handle: What the driver is asked by; None for a slice, which has no clocks and links of its own.
+        name: Name in the driver.
+        memory_bytes: Memory of its own.
+        uuid: Identifier in the driver.
+        handle: NVML handle; None for a slice, which has no clocks and links of its own.
     """
 
     name: str
@@ -37,35 +37,36 @@ def installed_gpus(nvml: Any) -> list[Gpu]:
 
 
 def visible_gpus(installed: Sequence[Gpu], *, selection: str | None) -> Iterator[Gpu]:
-    """Yield what CUDA shows: the first entry that names no GPU hides itself and all that follow.
+    """Yield the GPUs that CUDA shows: an entry that names no GPU hides itself and all further entries.
 
-    Indices count as the driver does; with GPUs of several kinds CUDA does so too only under
-    CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    Indices are the driver's; with GPUs of several kinds they are CUDA's only under CUDA_DEVICE_ORDER=PCI_BUS_ID.
 
     Args:
-        installed: From installed_gpus.
-        selection: Value of CUDA_VISIBLE_DEVICES, None where it is not set.
+        installed: All GPUs, from installed_gpus.
+        selection: Value of CUDA_VISIBLE_DEVICES, None if it is not set.
     """
     if selection is None:
         yield from installed
         return
-    for entry in (part.strip() for part in selection.split(",")):
+    for part in selection.split(","):
+        entry = part.strip()
         if entry.startswith("MIG-"):
             yield Gpu(name=entry, memory_bytes=0, uuid=entry)
             continue
+        chosen: Sequence[Gpu] = ()
         if entry.isdecimal():
             chosen = installed[int(entry) : int(entry) + 1]
-        else:
-            chosen = [gpu for gpu in installed if entry.startswith("GPU-") and gpu.uuid.startswith(entry)]
+        elif entry.startswith("GPU-"):
+            chosen = [gpu for gpu in installed if gpu.uuid.startswith(entry)]
         if len(chosen) != 1:
             return
         yield chosen[0]
 
 
 def topology_of(nvml: Any, *, gpus: Sequence[Gpu]) -> str:
-    """Return how these GPUs are linked, in the words of ``nvidia-smi topo``; empty for one GPU or if not told.
+    """Return the links between GPUs in the words of ``nvidia-smi topo``; empty for one GPU or if unknown.
 
-    ``NV18`` counts the NVLinks of the GPU with fewest; without any it is the kind of the longest way between two:
+    ``NV18`` is the number of NVLinks of the GPU with fewest. Without NVLinks it is the longest path between two GPUs:
     ``PIX`` (one PCIe bridge), ``PXB`` (several), ``PHB`` (the processor's bridge), ``NODE``, ``SYS`` (between sockets).
     """
     handles = [gpu.handle for gpu in gpus if gpu.handle is not None]
@@ -82,15 +83,18 @@ def topology_of(nvml: Any, *, gpus: Sequence[Gpu]) -> str:
         nvml.NVML_TOPOLOGY_NODE: "NODE",
         nvml.NVML_TOPOLOGY_SYSTEM: "SYS",
     }
-    levels = [
-        ask(nvml, nvml.nvmlDeviceGetTopologyCommonAncestor, one, other) for one, other in combinations(handles, 2)
-    ]
-    known = [level for level in levels if level is not None]
-    return words.get(max(known), "") if known else ""
+    levels: list[int] = []
+    for one, other in combinations(handles, 2):
+        level = ask(nvml, nvml.nvmlDeviceGetTopologyCommonAncestor, one, other)
+        if level is not None:
+            levels.append(level)
+    if not levels:
+        return ""
+    return words.get(max(levels), "")
 
 
 def settings_of(nvml: Any, *, gpus: Sequence[Gpu]) -> dict[str, str]:
-    """Return what an administrator may have set: power cap and clocks; values of GPUs that differ are all there."""
+    """Return the settings of an administrator, power cap and clocks, by name; different values are joined by commas."""
     facts: dict[str, list[str]] = {}
     for gpu in gpus:
         if gpu.handle is None:
@@ -111,7 +115,7 @@ def settings_of(nvml: Any, *, gpus: Sequence[Gpu]) -> dict[str, str]:
 
 
 def ask(nvml: Any, call: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what the driver answers, or None where this GPU or driver does not know it."""
+    """Call the driver; return its answer, or None if the GPU or driver does not support the call."""
     try:
         return call(*arguments)
     except nvml.NVMLError:
@@ -119,8 +123,11 @@ def ask(nvml: Any, call: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _num_nvlinks(nvml: Any, handle: Any) -> int:
-    states = (ask(nvml, nvml.nvmlDeviceGetNvLinkState, handle, link) for link in range(nvml.NVML_NVLINK_MAX_LINKS))
-    return sum(1 for state in states if state == nvml.NVML_FEATURE_ENABLED)
+    num_links = 0
+    for link in range(nvml.NVML_NVLINK_MAX_LINKS):
+        if ask(nvml, nvml.nvmlDeviceGetNvLinkState, handle, link) == nvml.NVML_FEATURE_ENABLED:
+            num_links += 1
+    return num_links
 
 
 def _ask_gpu(nvml: Any, *, index: int) -> Gpu:
@@ -128,7 +135,7 @@ def _ask_gpu(nvml: Any, *, index: int) -> Gpu:
     name = nvml.nvmlDeviceGetName(handle)
     try:
         mode, _ = nvml.nvmlDeviceGetMigMode(handle)
-    except nvml.NVMLError:  # GPUs that can't be cut say so by an error
+    except nvml.NVMLError:  # GPUs without slices raise an error
         mode = nvml.NVML_DEVICE_MIG_DISABLE
     if mode == nvml.NVML_DEVICE_MIG_ENABLE:
         name += " (MIG)"  # a slice is not the GPU of the catalog

@@ -1,10 +1,10 @@
-"""Who uses this host's cores, sampled from the kernel's own counts: this session, others, other guests, nobody."""
+"""Use of this host's cores by this session, other processes and other guests, from the kernel's counts."""
 
 from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,28 +14,31 @@ from pytest_nemoperf.processor import available_cores, throttled_sec
 
 _ROOT = Path("/")
 _KHZ_PER_MHZ = 1000
-_MOST_FREQUENCIES = 8
-"""Cores whose frequency is read: each reading may interrupt that core."""
-_SEEN_SHARE = 0.01
-_MOST_PROCESSES = 20
-_LONGEST_LINE = 1024
-# Places in /proc/<pid>/stat behind the name in brackets, and of a cpu line in /proc/stat; see proc(5).
-_PARENT, _OWN_TIMES, _CHILDREN_TIMES = 1, slice(11, 13), slice(13, 15)
+_MAX_FREQUENCIES = 8
+"""Number of cores of which the frequency is read: each reading may interrupt that core."""
+_MIN_SHOWN_SHARE = 0.01
+_MAX_PROCESSES = 20
+_MAX_LINE_BYTES = 1024
+# Fields of /proc/<pid>/stat after the name in brackets; see proc(5).
+_PARENT = 1
+_OWN_TIMES = slice(11, 13)
+_CHILDREN_TIMES = slice(13, 15)
+# Fields of a cpu line of /proc/stat; see proc(5).
 _USER, _NICE, _SYSTEM, _IDLE, _IOWAIT, _STEAL = 0, 1, 2, 3, 4, 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostSample:
-    """Seconds since some beginning, or between two samples, summed over the cores this session may use.
+    """Seconds since the host's start, or between two samples, summed over the cores this session may use.
 
     Attributes:
-        used_sec: In which processes ran; interrupts are nobody's and left out.
-        idle_sec: In which nothing ran.
-        steal_sec: Given to other guests.
-        own_sec: Run by this session's processes, ended ones included.
-        foreign: Name, and seconds run, of every other process by its id.
-        throttled_sec: In which a quota stopped a control group that this session is in, by group; none without one.
-        frequency_mhz: Median over some cores; None if not told.
+        used_sec: Time of processes; interrupts belong to none and are left out.
+        idle_sec: Time without any process.
+        steal_sec: Time that the hypervisor gave to other guests.
+        own_sec: Time of this session's processes, ended ones included.
+        foreign: Name and time of every other process, by its id.
+        throttled_sec: Time for which a quota stopped this session's control groups, by group with a quota.
+        frequency_mhz: Median over some cores; None if unknown.
     """
 
     used_sec: float
@@ -57,12 +60,12 @@ class _Process:
 
 
 class HostSampler:
-    """Takes samples.
+    """Sampler of the kernel's counts.
 
     Args:
-        root: Where ``/proc`` and ``/sys`` are found.
-        own_pid: The process whose descendants, it included, are this session.
-        cores: Numbers of the cores it may use.
+        root: Folder of ``proc`` and ``sys``.
+        own_pid: Process that is, with its descendants, this session; None for this process.
+        cores: Numbers of the cores that this session may use; None for all that the system allows.
     """
 
     def __init__(self, *, root: Path = _ROOT, own_pid: int | None = None, cores: Collection[int] | None = None) -> None:
@@ -73,111 +76,124 @@ class HostSampler:
 
     @property
     def num_cores(self) -> int:
-        """How many cores this session may use."""
+        """Number of cores that this session may use."""
         return len(self._cores)
 
     @property
     def num_allowed_cores(self) -> int:
-        """How many of them quotas let this session keep busy."""
+        """Number of cores that quotas let this session keep busy."""
         return available_cores(root=self._root, affinity=len(self._cores))
 
     def sample(self) -> HostSample | None:
-        """Return what the kernel has counted so far; None where it does not tell, as outside Linux."""
-        counts = self._core_counts()
-        if not counts:
+        """Return the kernel's counts so far, or None if it has none, as outside Linux."""
+        times = self._core_times()
+        if times is None:
             return None
-        used, idle, steal = (sum(column) / self._ticks_per_sec for column in zip(*counts, strict=True))
-        processes = {process.pid: process for process in self._processes()}
-        own = _descendants(self._own_pid, parents={pid: process.parent for pid, process in processes.items()})
+        used, idle, steal = times
+        processes = list(self._processes())
+        own = _descendants(self._own_pid, processes=processes)
+        own_sec = 0.0
+        foreign: dict[int, tuple[str, float]] = {}
+        for process in processes:
+            if process.pid in own:
+                own_sec += process.seconds + process.children_sec
+            else:
+                foreign[process.pid] = (process.name, process.seconds)
         return HostSample(
             used_sec=used,
             idle_sec=idle,
             steal_sec=steal,
-            own_sec=sum(process.seconds + process.children_sec for pid, process in processes.items() if pid in own),
-            foreign={pid: (each.name, each.seconds) for pid, each in processes.items() if pid not in own},
+            own_sec=own_sec,
+            foreign=foreign,
             throttled_sec=throttled_sec(root=self._root),
             frequency_mhz=self._frequency_mhz(),
         )
 
-    def _core_counts(self) -> list[tuple[int, int, int]]:
-        """Return ticks (used, idle, stolen) of each core; waiting for a disk is idling."""
-        counts = []
+    def _core_times(self) -> tuple[float, float, float] | None:
+        """Return seconds (used, idle, stolen) over all cores; waiting for a disk is idle. None without counts."""
+        num_cores = used = idle = steal = 0
         for line in _read(self._root / "proc/stat").splitlines():
             name, *fields = line.split()
             if name[:3] != "cpu" or not name[3:].isdecimal() or int(name[3:]) not in self._cores:
                 continue
-            ticks = [int(field) for field in fields]
-            used = ticks[_USER] + ticks[_NICE] + ticks[_SYSTEM]
-            counts.append((used, ticks[_IDLE] + ticks[_IOWAIT], ticks[_STEAL]))
-        return counts
+            ticks = list(map(int, fields))
+            num_cores += 1
+            used += ticks[_USER] + ticks[_NICE] + ticks[_SYSTEM]
+            idle += ticks[_IDLE] + ticks[_IOWAIT]
+            steal += ticks[_STEAL]
+        if not num_cores:
+            return None
+        return used / self._ticks_per_sec, idle / self._ticks_per_sec, steal / self._ticks_per_sec
 
     def _processes(self) -> Iterator[_Process]:
-        """Yield every process there is; those that end meanwhile are left out."""
+        """Yield all processes but those that end during the listing."""
         for entry in os.scandir(self._root / "proc"):
             if not entry.name.isdecimal():
                 continue
             head, _, tail = _read_line(f"{entry.path}/stat").rpartition(")")
             fields = tail.split()
             if fields:
-                own, children = (
-                    sum(map(int, fields[each])) / self._ticks_per_sec for each in (_OWN_TIMES, _CHILDREN_TIMES)
-                )
                 yield _Process(
                     pid=int(entry.name),
                     parent=int(fields[_PARENT]),
                     name=head.partition("(")[2],
-                    seconds=own,
-                    children_sec=children,
+                    seconds=sum(map(int, fields[_OWN_TIMES])) / self._ticks_per_sec,
+                    children_sec=sum(map(int, fields[_CHILDREN_TIMES])) / self._ticks_per_sec,
                 )
 
     def _frequency_mhz(self) -> float | None:
         folder = self._root / "sys/devices/system/cpu"
-        texts = (
-            _read(folder / f"cpu{core}/cpufreq/scaling_cur_freq") for core in sorted(self._cores)[:_MOST_FREQUENCIES]
-        )
-        found = [int(text) / _KHZ_PER_MHZ for text in texts if text.strip().isdecimal()]
-        return statistics.median(found) if found else None
+        frequencies: list[float] = []
+        for core in sorted(self._cores)[:_MAX_FREQUENCIES]:
+            text = _read(folder / f"cpu{core}/cpufreq/scaling_cur_freq").strip()
+            if text.isdecimal():
+                frequencies.append(int(text) / _KHZ_PER_MHZ)
+        return statistics.median(frequencies) if frequencies else None
 
 
 def use_between(start: HostSample, end: HostSample) -> HostSample:
-    """Return what passed from one sample to another; of other processes only those that worked most.
+    """Return the time between two samples, with only the busiest foreign processes.
 
-    What is kept of a long run must not grow with the number of processes on the host.
+    Samples of a long run must not grow with the number of processes on the host.
     """
-    foreign = {
-        pid: (name, now - (start.foreign[pid][1] if pid in start.foreign else 0.0))
-        for pid, (name, now) in end.foreign.items()
-    }
-    largest = sorted(foreign.items(), key=lambda item: -item[1][1])[:_MOST_PROCESSES]
+    foreign: list[tuple[int, str, float]] = []
+    for pid, (name, end_sec) in end.foreign.items():
+        _, start_sec = start.foreign.get(pid, (name, 0.0))
+        if end_sec > start_sec:
+            foreign.append((pid, name, end_sec - start_sec))
+    foreign.sort(key=lambda process: -process[2])
+    throttled_sec: dict[str, float] = {}
+    for group, end_sec in end.throttled_sec.items():
+        if group in start.throttled_sec:
+            throttled_sec[group] = end_sec - start.throttled_sec[group]
     return HostSample(
         used_sec=end.used_sec - start.used_sec,
         idle_sec=end.idle_sec - start.idle_sec,
         steal_sec=end.steal_sec - start.steal_sec,
         own_sec=end.own_sec - start.own_sec,
-        foreign={pid: (name, seconds) for pid, (name, seconds) in largest if seconds > 0},
-        throttled_sec={
-            group: seconds - start.throttled_sec[group]
-            for group, seconds in end.throttled_sec.items()
-            if group in start.throttled_sec
-        },
+        foreign={pid: (name, seconds) for pid, name, seconds in foreign[:_MAX_PROCESSES]},
+        throttled_sec=throttled_sec,
         frequency_mhz=end.frequency_mhz,
     )
 
 
 def cpu_health(uses: Sequence[HostSample], *, num_cores: int, num_allowed_cores: int | None = None) -> CpuHealth | None:
-    """Return how the cores' time was shared out over some intervals; None if no time passed in them.
+    """Return the shares of the cores' time over some intervals, or None if no time passed.
 
-    What others used is what was used less what this session used: so processes count that can't be seen from a
-    container, or that ended between two samples. Their names are of those that can be seen.
+    Foreign time is all used time less this session's. It includes processes that can't be seen from a container, or
+    that ended between two samples; only visible ones are named.
 
     Args:
-        uses: Of each interval, from use_between.
-        num_cores: How many cores this session may use.
-        num_allowed_cores: How many of them quotas let it keep busy; None for all.
+        uses: Use in each interval, from use_between.
+        num_cores: Number of cores that this session may use.
+        num_allowed_cores: Number of cores that quotas let it keep busy; None for all.
     """
-    used, idle, steal, own = (
-        sum(getattr(use, name) for use in uses) for name in ("used_sec", "idle_sec", "steal_sec", "own_sec")
-    )
+    used = idle = steal = own = 0.0
+    for use in uses:
+        used += use.used_sec
+        idle += use.idle_sec
+        steal += use.steal_sec
+        own += use.own_sec
     whole = used + idle + steal
     if whole <= 0:
         return None
@@ -190,73 +206,83 @@ def cpu_health(uses: Sequence[HostSample], *, num_cores: int, num_allowed_cores:
         idle_share=_share(idle, whole=whole),
         steal_share=_share(steal, whole=whole),
         throttled_share=None if throttled is None else _share(throttled, whole=allowed),
-        frequency_mhz=span_of([use.frequency_mhz for use in uses if use.frequency_mhz is not None]),
+        frequency_mhz=min_median_max([use.frequency_mhz for use in uses]),
         foreign_processes=_foreign_processes(uses, whole=whole),
     )
 
 
-def span_of(values: Sequence[float]) -> MinMedianMax | None:
-    """Return the lowest, the median and the highest of some values; None of none."""
-    return MinMedianMax(low=min(values), median=statistics.median(values), high=max(values)) if values else None
+def min_median_max(values: Sequence[float | None]) -> MinMedianMax | None:
+    """Return minimum, median and maximum of the known values, or None if there are none."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return MinMedianMax(low=min(known), median=statistics.median(known), high=max(known))
 
 
 def _most_throttled_sec(uses: Sequence[HostSample]) -> float | None:
-    """Return for how long the group that was stopped the longest was; None without a quota.
+    """Return the throttled time of the group that was stopped longest; None without a quota.
 
-    A group that is stopped stops those in it, so sums over groups would count the same time twice.
+    The times of groups are not added: a stopped group also stops the groups inside it.
     """
-    groups = {group for use in uses for group in use.throttled_sec}
-    return max((sum(use.throttled_sec.get(group, 0.0) for use in uses) for group in groups), default=None)
+    totals: dict[str, float] = {}
+    for use in uses:
+        for group, seconds in use.throttled_sec.items():
+            totals[group] = totals.get(group, 0.0) + seconds
+    return max(totals.values(), default=None)
 
 
 def _foreign_processes(uses: Sequence[HostSample], *, whole: float) -> dict[str, float]:
-    """Return the shares of the processes that worked notably, added up over those of the same name."""
-    seconds: dict[str, dict[int, float]] = {}
+    """Return the shares of foreign processes, added up by name, without those below _MIN_SHOWN_SHARE."""
+    seconds: dict[str, float] = {}
+    pids: dict[str, list[int]] = {}
     for use in uses:
-        for pid, (name, spent) in use.foreign.items():
-            by_pid = seconds.setdefault(name, {})
-            by_pid[pid] = by_pid.get(pid, 0.0) + spent
-    sums = {_who(name, pids=list(by_pid)): sum(by_pid.values()) for name, by_pid in seconds.items()}
-    largest = sorted(sums.items(), key=lambda item: -item[1])
-    return {who: _share(spent, whole=whole) for who, spent in largest if spent >= _SEEN_SHARE * whole}
-
-
-def _who(name: str, *, pids: Sequence[int]) -> str:
-    return f"{name} (process {pids[0]})" if len(pids) == 1 else f"{name} ({len(pids)} processes)"
+        for pid, (name, used) in use.foreign.items():
+            seconds[name] = seconds.get(name, 0.0) + used
+            if pid not in pids.setdefault(name, []):
+                pids[name].append(pid)
+    shares: dict[str, float] = {}
+    for name, used in sorted(seconds.items(), key=lambda item: -item[1]):
+        if used >= _MIN_SHOWN_SHARE * whole:
+            which = f"process {pids[name][0]}" if len(pids[name]) == 1 else f"{len(pids[name])} processes"
+            shares[f"{name} ({which})"] = _share(used, whole=whole)
+    return shares
 
 
 def _share(part: float, *, whole: float) -> float:
-    """Return a share with four digits; counts of different clocks may leave it a little outside 0 to 1."""
+    """Return a share of 0 to 1 with four digits; counts of different clocks may exceed the whole a little."""
     return round(min(1.0, max(0.0, part / whole)), 4)
 
 
-def _descendants(pid: int, *, parents: Mapping[int, int]) -> set[int]:
+def _descendants(pid: int, *, processes: Iterable[_Process]) -> set[int]:
+    """Return the ids of a process and all its descendants."""
     children: dict[int, list[int]] = {}
-    for child, parent in parents.items():
-        children.setdefault(parent, []).append(child)
-    found, waiting = {pid}, [pid]
+    for process in processes:
+        children.setdefault(process.parent, []).append(process.pid)
+    descendants = {pid}
+    waiting = [pid]
     while waiting:
-        fresh = [child for child in children.get(waiting.pop(), []) if child not in found]
-        found.update(fresh)
-        waiting += fresh
-    return found
+        for child in children.get(waiting.pop(), []):
+            if child not in descendants:
+                descendants.add(child)
+                waiting.append(child)
+    return descendants
 
 
 def _read_line(path: str) -> str:
-    """Return a line of the kernel's, in half the time that a file object takes: there are thousands of them."""
+    """Return the line of a kernel file; twice as fast as a file object, as there may be thousands of processes."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except OSError:  # the process is gone
+    except OSError:  # the process has ended
         return ""
     try:
-        return os.read(descriptor, _LONGEST_LINE).decode(errors="replace")
-    except ProcessLookupError:  # gone just now
+        return os.read(descriptor, _MAX_LINE_BYTES).decode(errors="replace")
+    except ProcessLookupError:  # it has ended just now
         return ""
     finally:
         os.close(descriptor)
 
 
 def _read(path: Path) -> str:
-    with suppress(OSError):  # not Linux, or the process is gone
+    with suppress(OSError):  # not Linux, or the file is missing
         return path.read_text(encoding="utf-8", errors="replace")
     return ""

@@ -1,4 +1,4 @@
-"""This machine: which GPUs it has, which system that is, what tells it from others; nothing here imports torch."""
+"""This machine: its GPUs, its system, and the key that identifies it. Needs no torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.systems import System, find_system, match_device
 
 MAX_CPU_RANKS = 64
-"""A CPU takes more ranks than it has cores, only slower; beyond this many a layout is a mistake."""
+"""Most ranks on a CPU: more than its cores only run slower, but more than this is a mistake in the layout."""
 
 _BYTES_PER_GIB = 2**30
 _GPU_MEMORY_CLASS_GIB = 20  # drivers reserve one or two GiB more or less; no known GPU is near a border
@@ -49,16 +49,16 @@ _DISTRIBUTIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Devices:
-    """What a run could use on this machine.
+    """Devices of this machine that a run can use.
 
     Attributes:
-        kind: ``cuda`` if there is any visible GPU.
-        names: Name of each visible GPU as the driver calls it.
+        kind: ``cuda`` if any GPU is visible.
+        names: Name of each visible GPU, as the driver reports it.
         memory_bytes: Memory of each visible GPU.
         driver: NVIDIA driver version; empty without one.
-        num_hidden: GPUs that CUDA_VISIBLE_DEVICES hides.
-        driver_error: Why the driver could not be asked, if there is one; empty if it could or there is none.
-        topology: How the machine's GPUs, hidden ones included, are linked, e.g. ``NV18``; empty for one.
+        num_hidden: Number of GPUs that CUDA_VISIBLE_DEVICES hides.
+        driver_error: Error of an installed driver that does not answer, else empty.
+        topology: Links between the machine's GPUs, hidden ones included, e.g. ``NV18``; empty for one GPU.
         settings: Clocks and power caps of the visible GPUs, by name.
     """
 
@@ -73,7 +73,7 @@ class Devices:
 
 
 def detect_devices() -> Devices:
-    """Ask the driver for the GPUs that CUDA_VISIBLE_DEVICES leaves visible; no driver means none."""
+    """Query the driver for the GPUs that CUDA_VISIBLE_DEVICES leaves visible; none without a driver."""
     nvml = importlib.import_module("pynvml")
     try:
         nvml.nvmlInit()
@@ -85,7 +85,8 @@ def detect_devices() -> Devices:
         driver = nvml.nvmlSystemGetDriverVersion()
         installed = installed_gpus(nvml)
         visible = list(visible_gpus(installed, selection=os.environ.get("CUDA_VISIBLE_DEVICES")))
-        topology, settings = topology_of(nvml, gpus=installed), settings_of(nvml, gpus=visible)
+        topology = topology_of(nvml, gpus=installed)
+        settings = settings_of(nvml, gpus=visible)
     except nvml.NVMLError as exc:
         return Devices(kind="cpu", driver_error=str(exc))
     finally:
@@ -102,33 +103,32 @@ def detect_devices() -> Devices:
 
 
 def choose_system(requested: str, *, devices: Devices) -> System:
-    """Return the system to run as.
+    """Return the system that this machine is, or was requested to be.
 
     Args:
         requested: Value of ``--system``: a system's name, or ``auto``.
-        devices: What this machine has.
+        devices: Devices of this machine.
 
     Raises:
         RecipeError: If the catalog has no such system.
-        MachineError: If this machine is not one, or ``auto`` can't tell what it is.
+        MachineError: If this machine is another system, or ``auto`` finds none.
     """
     if requested == "auto" and not devices.names and not devices.driver_error:
         return find_system("cpu")
     system = None if requested == "auto" else find_system(requested)
     if system is not None and system.device == "cpu":
         return system
-    matches = [match_device(name) for name in devices.names]
-    found = matches[0] if matches else None
+    found = match_device(devices.names[0]) if devices.names else None
     if found is not None and len(set(devices.names)) == 1 and requested in ("auto", found.name):
         return found
-    raise MachineError(f"--system={requested} but {describe_devices(devices)}; {_remedy(devices, found=found)}")
+    raise MachineError(f"--system={requested} but {describe_devices(devices)}; {_advice(devices, found=found)}")
 
 
 def check_capacity(plan: Plan, *, devices: Devices) -> None:
-    """Check that this machine alone, where the local launcher starts every rank, is large enough for a plan.
+    """Check that this machine has enough devices for all ranks of a plan.
 
     Raises:
-        PlanError: If it is not.
+        PlanError: If it has not.
     """
     ranks = plan.layout.total_gpus
     if plan.device == "cuda" and ranks > len(devices.names):
@@ -141,31 +141,32 @@ def check_capacity(plan: Plan, *, devices: Devices) -> None:
 
 
 def host_memory_bytes() -> int:
-    """Return the memory of this host."""
+    """Return the memory size of this host."""
     return int(psutil.virtual_memory().total)
 
 
 def machine_key(system: System, *, devices: Devices, machine_name: str = "") -> dict[str, str | int]:
-    """Return what two measurements must share to be comparable.
+    """Return the properties that two machines must share for their measurements to be comparable.
 
     A GPU system is a class of machines, so GPU name, memory, count and links are enough. CPU machines differ in more
-    than can be listed: their key also holds a digest of the host name, unless a name says which machines are alike.
+    than can be listed: their key also holds a digest of the host name, unless they are named as a pool.
 
     Args:
-        system: System chosen.
-        devices: What this machine has.
+        system: System of this session.
+        devices: Devices of this machine.
         machine_name: Name of a pool of identical machines (ini key ``perf_machine``).
     """
-    key: dict[str, str | int] = {"machine": machine_name} if machine_name else {}
+    key: dict[str, str | int] = {}
+    if machine_name:
+        key["machine"] = machine_name
     if system.device == "cuda":
         memory_gib = devices.memory_bytes[0] / _BYTES_PER_GIB
-        links = {"topology": devices.topology} if devices.topology else {}
-        return key | {
-            "device": devices.names[0],
-            "memory_gib": round(memory_gib / _GPU_MEMORY_CLASS_GIB) * _GPU_MEMORY_CLASS_GIB,
-            "gpus": len(devices.names) + devices.num_hidden,
-            **links,
-        }
+        key["device"] = devices.names[0]
+        key["memory_gib"] = round(memory_gib / _GPU_MEMORY_CLASS_GIB) * _GPU_MEMORY_CLASS_GIB
+        key["gpus"] = len(devices.names) + devices.num_hidden
+        if devices.topology:
+            key["topology"] = devices.topology
+        return key
     if not machine_name:
         key["host"] = hashlib.sha256(platform.node().encode()).hexdigest()[:12]
     memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -179,32 +180,40 @@ def machine_key(system: System, *, devices: Devices, machine_name: str = "") -> 
 
 
 def provenance(system: System, *, devices: Devices, code: CodeVersion, argv: Sequence[str] | None = None) -> Provenance:
-    """Return where this session's numbers come from.
+    """Return the origin of this session's numbers: code, software, devices, settings and command.
 
     Args:
-        system: System chosen.
-        devices: What this machine has.
-        code: Which code is measured.
-        argv: The command that started the session; None takes this process's.
+        system: System of this session.
+        devices: Devices of this machine.
+        code: Version of the code that is measured.
+        argv: Command that started the session; None for this process's own.
     """
     program, *arguments = sys.argv if argv is None else argv
     path = Path(program)
     command = path.parent.name if path.name == "__main__.py" else path.name  # python -m pytest
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    versions.update(_installed_versions(_DISTRIBUTIONS))
+    device = cpu_model()
+    driver = ""
+    settings = host_settings()
+    if system.device == "cuda":
+        device = _count(devices.names)
+        driver = devices.driver
+        settings.update(devices.settings)
     return Provenance(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         git_commit=code.commit,
         git_dirty=code.is_dirty,
-        versions={"python": platform.python_version(), "platform": platform.platform()}
-        | dict(_installed_versions(_DISTRIBUTIONS)),
-        device=_count(devices.names) if system.device == "cuda" else cpu_model(),
-        driver=devices.driver if system.device == "cuda" else "",
-        settings={**host_settings(), **(devices.settings if system.device == "cuda" else {})},
+        versions=versions,
+        device=device,
+        driver=driver,
+        settings=settings,
         command=shlex.join([command, *arguments]),
     )
 
 
 def describe_devices(devices: Devices) -> str:
-    """Return what there is, as a clause, e.g. ``this machine has 8x NVIDIA B200``."""
+    """Describe the devices in a clause, e.g. ``this machine has 8x NVIDIA B200``."""
     if devices.driver_error:
         return f"the NVIDIA driver can't be asked: {devices.driver_error}"
     if devices.names:
@@ -214,7 +223,7 @@ def describe_devices(devices: Devices) -> str:
     return "this machine has no NVIDIA GPU"
 
 
-def _remedy(devices: Devices, *, found: System | None) -> str:
+def _advice(devices: Devices, *, found: System | None) -> str:
     if devices.driver_error:
         return "mend the driver (nvidia-smi must work), or use --system=cpu"
     if devices.num_hidden and not devices.names:

@@ -1,4 +1,4 @@
-"""Monitor of the machine while a run goes on: a sample now and then, by the process that waits for the ranks."""
+"""Monitor of the machine during a run: samples taken by the process that waits for the ranks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from types import TracebackType
 import psutil
 
 from pytest_nemoperf.gpu_samples import GpuSample, GpuSampler
-from pytest_nemoperf.health import MIN_JUDGED_SEC, HealthReport
+from pytest_nemoperf.health import MIN_JUDGED_SEC, GpuHealth, HealthReport
 from pytest_nemoperf.host_samples import HostSample, HostSampler, cpu_health, use_between
 
 _INTERVAL_SEC = 0.5
-_LEAST_REST = 100
-"""A sample that takes long, as on a host with thousands of processes, is followed by so many times its own time."""
+_MIN_REST = 100
+"""Pause after a sample, in multiples of its duration: with thousands of processes on a host it takes long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,17 +35,17 @@ class _Interval:
 
 
 class Monitor:
-    """Samples the host and the GPUs; enter it before the ranks start, ``poll`` while they run, then ``report``.
+    """Sampler of the host and the GPUs: enter it before the ranks start, ``poll`` while they run, then ``report``.
 
-    Each sample is tagged with the number of finished steps, so that the report speaks of measured steps. Besides the
-    regular ones a sample is taken when warm-up has ended and when the last step has.
+    Each sample has the number of finished steps, so that the report covers the measured steps. Besides the regular
+    samples one is taken at the end of warm-up and one at the end of the last step.
 
     Args:
-        first_step: Finished steps from which on samples count: the warm-up steps.
-        last_step: Finished steps from which on they don't any more: all steps.
-        num_gpus: How many of the visible GPUs the ranks use.
-        host: Takes samples of the host.
-        now: The clock, seconds.
+        first_step: Samples count from this number of finished steps on: the warm-up steps.
+        last_step: Samples count up to this number of finished steps: all steps.
+        num_gpus: Number of visible GPUs that the ranks use.
+        host: Sampler of the host.
+        now: Clock in seconds.
     """
 
     def __init__(
@@ -57,7 +57,8 @@ class Monitor:
         host: HostSampler | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._first_step, self._last_step = first_step, last_step
+        self._first_step = first_step
+        self._last_step = last_step
         self._num_gpus = num_gpus
         self._host = host or HostSampler()
         self._now = now
@@ -79,49 +80,61 @@ class Monitor:
         self._stack.close()
 
     def poll(self, *, num_finished: int) -> None:
-        """Take a sample if it is time for one."""
+        """Take a sample if one is due."""
         before = 0 if self._last is None else self._last.num_finished
-        is_border = any(before < border <= num_finished for border in (self._first_step, self._last_step))
-        if is_border or self._now() >= self._next_time:
+        is_warmup_end = before < self._first_step <= num_finished
+        is_end = before < self._last_step <= num_finished
+        if is_warmup_end or is_end or self._now() >= self._next_time:
             self._take(num_finished=num_finished)
 
     def report(self, *, num_finished: int) -> HealthReport:
-        """Take the last sample and return what all of them say."""
+        """Take the last sample and return the report on all that count."""
         self._take(num_finished=num_finished)
         intervals, is_measured = self._counted()
-        gpus = () if self._gpus is None else self._gpus.health([each.gpus for each in intervals], own_pids=_own_pids())
+        seconds = 0.0
+        uses: list[HostSample] = []
+        gpu_samples: list[tuple[GpuSample, ...]] = []
+        for interval in intervals:
+            seconds += interval.seconds
+            gpu_samples.append(interval.gpus)
+            if interval.use is not None:
+                uses.append(interval.use)
+        gpus: tuple[GpuHealth, ...] = ()
+        if self._gpus is not None:
+            gpus = self._gpus.health(gpu_samples, own_pids=_own_pids())
         return HealthReport(
-            seconds=round(sum(each.seconds for each in intervals), 3),
+            seconds=round(seconds, 3),
             num_samples=len(intervals),
             is_measured_steps=is_measured,
-            cpu=cpu_health(
-                [each.use for each in intervals if each.use is not None],
-                num_cores=self._host.num_cores,
-                num_allowed_cores=self._host.num_allowed_cores,
-            ),
+            cpu=cpu_health(uses, num_cores=self._host.num_cores, num_allowed_cores=self._host.num_allowed_cores),
             gpus=gpus,
         )
 
     def _take(self, *, num_finished: int) -> None:
-        """Take a sample; what is kept is the difference to the one before, which is small."""
-        started, before = self._now(), self._last
-        gpus = () if self._gpus is None else self._gpus.sample()
+        """Take a sample, and keep only its difference from the last one: a whole sample lists all processes."""
+        started = self._now()
+        gpus = self._gpus.sample() if self._gpus is not None else ()
         sample = _Sample(time_sec=started, num_finished=num_finished, host=self._host.sample())
-        if before is not None:
+        if self._last is not None:
+            use = None
+            if self._last.host is not None and sample.host is not None:
+                use = use_between(self._last.host, sample.host)
             interval = _Interval(
-                seconds=sample.time_sec - before.time_sec,
-                num_finished=before.num_finished,
-                use=use_between(before.host, sample.host) if before.host and sample.host else None,
+                seconds=sample.time_sec - self._last.time_sec,
+                num_finished=self._last.num_finished,
+                use=use,
                 gpus=gpus,
             )
             self._intervals.append(interval)
         self._last = sample
         ended = self._now()
-        self._next_time = ended + max(_INTERVAL_SEC, _LEAST_REST * (ended - started))
+        self._next_time = ended + max(_INTERVAL_SEC, _MIN_REST * (ended - started))
 
     def _counted(self) -> tuple[Sequence[_Interval], bool]:
-        """Return the intervals that lie within the measured steps, else the last ones, and which of the two."""
-        measured = [each for each in self._intervals if self._first_step <= each.num_finished < self._last_step]
+        """Return the intervals within the measured steps and True; without any, the last intervals and False."""
+        measured = [
+            interval for interval in self._intervals if self._first_step <= interval.num_finished < self._last_step
+        ]
         if measured:
             return measured, True
         seconds = 0.0

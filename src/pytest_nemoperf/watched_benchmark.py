@@ -1,4 +1,4 @@
-"""pytest-benchmark's fixture, whose call is repeated until a pass is sound; imported only where that plugin is."""
+"""pytest-benchmark's fixture with passes repeated until one is sound; needs that plugin to be imported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class WatchedBenchmark(BenchmarkFixture):  # type: ignore[misc]  # the library h
     _add_stats: Callable[[Any], None]
 
     def __call__(self, function_to_benchmark: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Time a function as the library does, until a pass is sound; return what it returned last."""
+        """Time a function as the library does, until a pass is sound; return the function's last result."""
         return self._until_sound(lambda: BenchmarkFixture.__call__(self, function_to_benchmark, *args, **kwargs))
 
     def pedantic(self, *args: Any, **kwargs: Any) -> Any:
@@ -32,9 +32,9 @@ class WatchedBenchmark(BenchmarkFixture):  # type: ignore[misc]  # the library h
         return self._until_sound(lambda: BenchmarkFixture.pedantic(self, *args, **kwargs))
 
     def _until_sound(self, time_once: Callable[[], Any]) -> Any:
-        if self.disabled or self._mode:  # used before: the library says that it can't be used twice
+        if self.disabled or self._mode:  # a second use, for which the library raises an error
             return time_once()
-        tables: list[Any] = []  # the library's, one a pass
+        tables: list[Any] = []  # the library's statistics, one per pass
         add_stats = self._add_stats
         self._add_stats = tables.append
         self.pass_times.append([])
@@ -59,17 +59,18 @@ class WatchedBenchmark(BenchmarkFixture):  # type: ignore[misc]  # the library h
         return result
 
     def _budget_sec(self) -> float:
-        """Return the library's time budget; 0 where it was told otherwise when to stop.
+        """Return the library's time budget; 0 if the number of rounds is given by other options.
 
-        The library makes rounds of it by the duration of a first one, which is often several times too long.
+        The library divides it by the duration of a first round, which is often several times too long.
         """
         options = self.stats.options
-        has_budget = self._mode == "benchmark(...)" and options.get("precision") is None
-        return float(options["max_time"]) if has_budget else 0.0
+        if self._mode != "benchmark(...)" or options.get("precision") is not None:
+            return 0.0
+        return float(options["max_time"])
 
 
 def watch_benchmark(benchmark: BenchmarkFixture, *, passes: Passes) -> WatchedBenchmark:
-    """Let a benchmark fixture that is not used yet repeat its timing until a pass is sound, and return it."""
+    """Make an unused benchmark fixture repeat its timing until a pass is sound, and return it."""
     benchmark.__class__ = WatchedBenchmark
     watched = cast("WatchedBenchmark", benchmark)
     watched.passes = passes

@@ -1,4 +1,4 @@
-"""Two versions of the code under test: the working tree as it stands, and a revision checked out beside it."""
+"""Two versions of the code under test: the working tree, and a revision checked out beside it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from pytest_nemoperf.git import git_command, git_environment
 from pytest_nemoperf.native.orphans import is_alive
 
 _GIT_TIMEOUT_SEC = 300.0  # a checkout from a cold network file system takes minutes
-_SETUP_TIMEOUT_SEC = 1800.0  # as does building extensions
+_SETUP_TIMEOUT_SEC = 1800.0  # building extensions takes minutes, too
 SIDE_VARIABLE: Final = "NEMOPERF_AB_SIDE"
-"""In a set-up command: ``old`` or ``new``."""
+"""Variable of a set-up command: ``old`` or ``new``."""
 _SHORT = 7
 _LOCK_SUFFIX = ".lock"
 _OUTPUT_LINES = 15
@@ -38,8 +38,8 @@ class ABSide:
 
     Attributes:
         name: ``old`` or ``new``.
-        origin: Where it comes from: ``main, 36db4f5`` or ``working tree``.
-        root: Its copy of the root directory.
+        origin: ``main, 36db4f5`` or ``working tree``.
+        root: Its copy of pytest's root directory.
         paths: PYTHONPATH entries, relative to the root.
     """
 
@@ -50,17 +50,22 @@ class ABSide:
 
     @property
     def label(self) -> str:
-        """The name people read: ``old (main, 36db4f5)``."""
+        """Name in messages: ``old (main, 36db4f5)``."""
         return f"{self.name} ({self.origin})"
+
+    @property
+    def entries(self) -> list[str]:
+        """PYTHONPATH entries as absolute paths."""
+        return [str(self.root / path) for path in self.paths]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revision:
-    """A commit that was asked for by name.
+    """A commit and the name the user gave it.
 
     Attributes:
-        name: As it was asked for.
-        commit: Its full hash.
+        name: Branch, tag, hash or expression such as ``HEAD~1``.
+        commit: Full hash of the commit.
         repository: Top folder of the working tree.
     """
 
@@ -70,9 +75,11 @@ class Revision:
 
     @property
     def label(self) -> str:
-        """The name people read: ``main, 36db4f5``; a hash has no other name."""
+        """Name in messages: ``main, 36db4f5``, or the hash alone if the name is one."""
         short = self.commit[:_SHORT]
-        return short if self.commit.startswith(self.name) else f"{self.name}, {short}"
+        if self.commit.startswith(self.name):
+            return short
+        return f"{self.name}, {short}"
 
 
 def find_revision(name: str, *, root: Path) -> Revision:
@@ -95,14 +102,14 @@ def find_revision(name: str, *, root: Path) -> Revision:
 
 
 class Worktree:
-    """A checkout of a revision beside the working tree, for as long as a session lasts.
+    """Checkout of a revision beside the working tree, for the duration of a session.
 
-    Each session has a folder of its own and holds a lock on it. The operating system gives the lock up when the session
-    dies, however that happens: so the next one can tell what was left behind from what is in use.
+    Each session has a folder of its own and holds a lock on it. The operating system releases the lock when the session
+    dies, even by SIGKILL, so that the next session can tell abandoned folders from those in use.
 
     Args:
-        revision: What to check out.
-        parent: Where all sessions of a project have their checkouts; nothing else may lie there.
+        revision: The revision to check out.
+        parent: Folder of the checkouts of all sessions of a project, and of nothing else.
     """
 
     def __init__(self, revision: Revision, *, parent: Path) -> None:
@@ -111,15 +118,15 @@ class Worktree:
         self._claim: _Claim | None = None
 
     def add(self) -> Path:
-        """Check it out, and remove what killed sessions have left; return the folder.
+        """Check out the revision, remove the checkouts of killed sessions, and return the folder.
 
         Raises:
-            RevisionError: If git can't, or the folder can't be made.
+            RevisionError: If git fails, or the folder can't be made.
         """
-        self.remove()  # what an add that failed has left
+        self.remove()  # leftovers of an add that failed
         try:
             self._parent.mkdir(parents=True, exist_ok=True)
-            # Or another session would take a folder for left behind that is made, but not locked yet.
+            # Without this lock another session would sweep a folder that is made, but not locked yet.
             with FileLock(self._parent.with_suffix(".lock"), timeout=_GIT_TIMEOUT_SEC):
                 self._sweep()
                 prefix = f"{self.revision.commit[:_SHORT]}-"
@@ -136,7 +143,7 @@ class Worktree:
         return folder
 
     def remove(self) -> None:
-        """Remove what add made and git's note of it, nothing else; may be called twice."""
+        """Remove the folder that add made and git's entry for it; may be called twice."""
         claim, self._claim = self._claim, None
         if claim is not None:
             self._discard(claim)
@@ -144,18 +151,18 @@ class Worktree:
     def _sweep(self) -> None:
         """Remove the checkouts of sessions that have died."""
         known = git("worktree", "list", "--porcelain", root=self.revision.repository, doing="git knows no worktrees")
-        worktrees = (
-            Path(line.removeprefix("worktree ")) for line in known.splitlines() if line.startswith("worktree ")
-        )
-        names = {path.name for path in worktrees if path.parent == self._parent.resolve()}
-        names |= {path.name.removesuffix(_LOCK_SUFFIX) for path in self._parent.iterdir()}
+        names = {path.name.removesuffix(_LOCK_SUFFIX) for path in self._parent.iterdir()}
+        for line in known.splitlines():
+            path = Path(line.removeprefix("worktree "))
+            if line.startswith("worktree ") and path.parent == self._parent.resolve():
+                names.add(path.name)
         for name in sorted(names):
             with suppress(Timeout):  # its session lives
                 self._discard(_Claim.on(self._parent / name))
 
     def _discard(self, claim: _Claim) -> None:
         shutil.rmtree(claim.folder, ignore_errors=True)
-        with suppress(RevisionError):  # git has no note of it
+        with suppress(RevisionError):  # git has no entry for it
             git(
                 "worktree", "remove", "--force", "--force", str(claim.folder),
                 root=self.revision.repository, doing="",
@@ -165,7 +172,7 @@ class Worktree:
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """A folder in nobody else's use."""
+    """A folder with the lock that keeps other sessions from using it."""
 
     folder: Path
     lock: FileLock
@@ -190,8 +197,8 @@ def set_up(side: ABSide, *, command: str, project: Path) -> None:
     """Run the set-up command of the project in a side's root directory.
 
     Args:
-        side: Whose.
-        command: For the shell; finds the side's name in NEMOPERF_AB_SIDE.
+        side: The side to set up.
+        command: Shell command; NEMOPERF_AB_SIDE holds the side's name.
         project: The root directory of the working tree.
 
     Raises:
@@ -208,12 +215,12 @@ def set_up(side: ABSide, *, command: str, project: Path) -> None:
 
 
 def git(*arguments: str, root: Path, doing: str) -> str:
-    """Return what a git command prints.
+    """Run a git command and return its output.
 
     Args:
-        arguments: Of git.
+        arguments: Arguments of git.
         root: A folder of the repository.
-        doing: Begins the error if it fails.
+        doing: Beginning of the message if it fails.
 
     Raises:
         RevisionError: If it fails, or takes too long.
@@ -223,7 +230,7 @@ def git(*arguments: str, root: Path, doing: str) -> str:
 
 
 def _run(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_sec: float, doing: str) -> str:
-    """Run a command in a group of its own, which ends with the command, with the time, or with this session."""
+    """Run a command in a process group of its own; end the whole group on a time-out or an interrupt."""
     try:
         process = subprocess.Popen(  # noqa: S603 (git, or the project's own command)
             argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -232,27 +239,29 @@ def _run(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_sec:
         with process:
             try:
                 stdout, stderr = process.communicate(timeout=timeout_sec)
-            except BaseException:  # a Ctrl-C too, which a session of its own does not get from the terminal
+            except BaseException:  # a Ctrl-C too: the terminal does not send it to the command's own session
                 _end_group(process)
                 raise
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RevisionError(f"{doing} ({error})") from None
     if process.returncode:
-        raise RevisionError(f"{doing} (exit code {process.returncode}){_last_words(stdout + stderr)}")
+        raise RevisionError(f"{doing} (exit code {process.returncode}){_last_lines(stdout + stderr)}")
     return stdout.strip("\n")
 
 
-def _last_words(output: str) -> str:
-    """Return the last line, which lists and summaries show alone, and the lines up to it if there are more."""
+def _last_lines(output: str) -> str:
+    """Return the last line of an output, then the last lines together: summaries show a message's first line only."""
     lines = [line for line in output.splitlines() if line.strip()][-_OUTPUT_LINES:]
     if not lines:
         return ""
-    before = ["", "its output ends with:", *lines] if len(lines) > 1 else []
-    return f": {lines[-1].strip()}" + "\n".join(before)
+    last = f": {lines[-1].strip()}"
+    if len(lines) == 1:
+        return last
+    return "\n".join([last, "its output ends with:", *lines])
 
 
 def _end_group(leader: subprocess.Popen[str]) -> None:
-    """End a process and what it started: SIGTERM, the grace, SIGKILL."""
+    """End a process and its group: SIGTERM, the grace, SIGKILL."""
     with suppress(ProcessLookupError):  # none is left, and the leader has been waited for
         try:
             os.killpg(leader.pid, signal.SIGTERM)

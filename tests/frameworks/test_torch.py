@@ -43,16 +43,11 @@ def test_one_process_a_rank_is_started_from_the_entrypoint(tmp_path: Path) -> No
     assert command.env == {"LOG": "debug", "NEMOPERF_RUN_DIR": str(tmp_path)}
 
 
-def test_data_and_tensor_parallel_plans_are_supported() -> None:
-    layout = Layout(gpus=8, dp_replicate=2, dp_shard=2, tp=2)
-
+@pytest.mark.parametrize(
+    "layout", [Layout(gpus=8, dp_replicate=2, dp_shard=2, tp=2), Layout(gpus=8, pp=2, cp=2, dp_shard=2)], ids=str
+)
+def test_parallel_plans_are_supported(layout: Layout) -> None:
     assert TorchFramework().unsupported(make_plan(layouts={"cpu": layout})) is None
-
-
-def test_pipeline_and_context_parallel_plans_are_supported() -> None:
-    plan = make_plan(layouts={"cpu": Layout(gpus=8, pp=2, cp=2, dp_shard=2)})
-
-    assert TorchFramework().unsupported(plan) is None
 
 
 def test_a_hybrid_is_unsupported_with_the_name_of_a_framework_that_trains_it() -> None:

@@ -139,7 +139,7 @@ def test_clocked(benchmark):
 
 
 def clocked(project: Project, *, passes: list[list[float]], monkeypatch: pytest.MonkeyPatch) -> pytest.RunResult:
-    """Run a benchmark whose rounds take so long by its own clock."""
+    """Run a benchmark with its own clock, by which rounds take the given seconds in each pass."""
     monkeypatch.setattr("pytest_nemoperf.fixture.MIN_PASS_SEC", 0.0)
     durations = [seconds for rounds in passes for seconds in rounds]
     project.pytester.makepyfile(test_speed=CLOCKED.format(durations=durations))

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="package")
 def launcher() -> Iterator[LocalLauncher]:
-    """One launcher for all: that its helpers survive every launch before is part of what is tested."""
+    """One launcher for all tests: its helpers must survive every launch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         launcher = LocalLauncher(grace_sec=0.5)

@@ -1,4 +1,4 @@
-"""Stands for the pytest process that the tests end in every way: launches and waits."""
+"""Stand-in for a pytest process that the tests end in every way: launches and waits."""
 
 from __future__ import annotations
 

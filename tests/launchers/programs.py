@@ -1,4 +1,4 @@
-"""What the launcher's tests launch: ranks and commands that end well, fail, hang, or start processes of their own."""
+"""Programs for the launcher's tests: ranks and commands that end well, fail, hang, or start further processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 SLEEP_SEC = 1000.0
-"""Longer than any test: who sleeps this long and ends was ended."""
+"""Longer than any test: a process that sleeps this long and ends was killed."""
 
 
 def run_dir() -> Path:
@@ -23,7 +23,7 @@ def rank() -> int:
 
 
 def note_pid(name: str, pid: int) -> None:
-    """Leave a pid for the test; renamed, so that it never reads half of one."""
+    """Write a pid for the test; the file is renamed, so that the test never reads half of one."""
     part = run_dir() / f"{name}.part"
     part.write_text(str(pid))
     part.rename(run_dir() / f"{name}.pid")
@@ -131,7 +131,7 @@ def _reduce() -> None:
 
 
 def command_with_family() -> None:
-    """A command whose children are hard to find: one in a session of its own, one a daemon with no environment."""
+    """Start children that are hard to find: one in a session of its own, and a daemon without an environment."""
     child = subprocess.Popen(["sleep", str(SLEEP_SEC)], start_new_session=True)
     note_pid("child", child.pid)
     if os.fork() == 0:
@@ -143,7 +143,7 @@ def command_with_family() -> None:
 
 
 if __name__ == "__main__":
-    # Run as a command: what to do, then whether to wait or to end.
+    # As a command: start a family, then exit with a code, or wait, deaf to SIGTERM or not.
     command_with_family()
     if sys.argv[1] == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

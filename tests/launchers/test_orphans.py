@@ -1,4 +1,4 @@
-"""However the pytest process ends, nothing it started lives on."""
+"""No process outlives a pytest process that is ended in any way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking at processes by pid, as the tests of the launchers do."""
+"""Checks of processes by pid, for the launchers' tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 LIMIT_SEC = 60.0
-"""Patience on a busy machine; no test passes or fails by how long something takes below it."""
+"""Time limit for a busy machine; tests don't depend on durations below it."""
 
 
 def wait_until(condition: Callable[[], bool], *, what: str) -> None:

@@ -1,16 +1,16 @@
-"""Notes, while two versions are compared, files of the other version and foreign copies that a Python process uses.
+"""Notes of files of the other side, and of modules from neither side, that a Python process of a comparison uses.
 
-Python imports a module of this name at its start. The folder of this one comes first in the PYTHONPATH of both sides,
-and it imports the next module of the name, which may be the user's own. It runs in whatever Python a command starts: so
-it imports nothing but os and sys, keeps to old syntax, and none of its errors gets out. ``ablook`` reads its notes.
+Python imports a module of this name at its start. The folder of this one comes first in the PYTHONPATH of both sides;
+it then imports the next module of the name, which may be the user's own. It runs in every Python that a command starts,
+of any version: it imports only os and sys, keeps to old syntax, and suppresses its errors. ``ablook`` reads the notes.
 """
 
 import os
 import sys
 
 _VARIABLE = "NEMOPERF_AB_WATCH"
-"""Lines: the file that takes the notes, the folder watched, one in it that is not, the side's own tree, and its
-PYTHONPATH entries, one a line."""
+"""Lines: the file for the notes, the folder that is watched, a folder inside it that is not, the side's own tree, and
+the side's PYTHONPATH entries, one per line."""
 _PATH_AT = {"open": 0, "import": 1, "os.chdir": 0, "ctypes.dlopen": 0, "cpython.run_file": 0}
 _INSTALLED = ("/site-packages/", "/dist-packages/")
 _CODE = (".py", ".pyc", ".so")
@@ -24,7 +24,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self._setting = self._file = self._watched = self._unwatched = self._own = ""
-        self._own_modules: dict[str, str] = {}  # those that no process has shown yet where it has them from
+        self._own_modules: dict[str, str] = {}  # files by module, until the process has imported it
         self._folders: dict[str, str] = {}
         self._noted: dict[str, str] = {}
 
@@ -33,7 +33,7 @@ class _Watch:
         if place is not None:
             try:  # noqa: SIM105 (contextlib is slow to import)
                 self._look(event, args[place])
-            except Exception:  # noqa: S110 (it would be raised by what the program does)
+            except Exception:  # noqa: S110 (it would be raised in the program)
                 pass
 
     def _look(self, event: str, path: object) -> None:
@@ -44,7 +44,7 @@ class _Watch:
             if not self._own:
                 self._own_modules = _modules_in(lines[4:])
             self._file, self._watched, self._unwatched, self._own = lines[:4]
-            for noted, how in list(self._noted.items()):  # a fork for another launch: it has what its parent loaded
+            for noted, how in list(self._noted.items()):  # a fork for another launch uses its parent's modules
                 self._write(how, noted)
         if not setting or not isinstance(path, (str, bytes, os.PathLike)):
             return
@@ -60,10 +60,9 @@ class _Watch:
             self._write(event, name)
 
     def _look_at_modules(self) -> None:
-        """Note modules of the side's entries that this process has from elsewhere.
+        """Note modules of the side's entries that this process has imported from elsewhere.
 
-        When a module's file is opened, the module is known already, with its place. So nothing waits for the end of the
-        process, which may be killed.
+        This runs at each import and each opened module: at the end of the process, which may be killed, is too late.
         """
         for name, own in list(self._own_modules.items()):
             file = getattr(sys.modules.get(name), "__dict__", {}).get("__file__")
@@ -76,7 +75,7 @@ class _Watch:
                 self._write("module " + name, file)
 
     def _is_own(self, file: str) -> bool:
-        """Tell whether a module belongs to the side's tree, or to Python itself."""
+        """Return whether a module belongs to the side's tree, or to Python itself."""
         for tree in (self._own + "/", _STANDARD_LIBRARY):
             if file.startswith(tree) and not any(part in file[len(tree) - 1 :] for part in _INSTALLED):
                 return True
@@ -101,7 +100,7 @@ class _Watch:
 
 
 def _modules_in(entries: "list[str]") -> "dict[str, str]":
-    """Return modules of PYTHONPATH entries, and those inside their folders without __init__.py, with their files."""
+    """Return the files of modules in PYTHONPATH entries and in their folders without __init__.py, by module name."""
     found: dict[str, str] = {}
     for entry in entries:
         for name, path in _files_in(entry):
@@ -115,14 +114,15 @@ def _modules_in(entries: "list[str]") -> "dict[str, str]":
 
 
 def _files_in(folder: str) -> "list[tuple[str, str]]":
-    """Return names in a folder that can be imported, and their files, or folders where they have no __init__.py."""
+    """Return names that can be imported from a folder, each with its file, or its folder if without __init__.py."""
     try:
         names = sorted(os.listdir(folder))
-    except OSError:  # an entry that is not there, or a folder that is not ours to read
+    except OSError:  # missing, or no permission
         return []
     found = []
     for base in names:
-        name, path = base.partition(".")[0], os.path.join(folder, base)
+        name = base.partition(".")[0]
+        path = os.path.join(folder, base)
         if not name.isidentifier():
             continue
         if os.path.isdir(path):

@@ -1,1 +1,1 @@
-"""Who trains: one file a framework, the only place for that framework's names."""
+"""Adapters to training frameworks: one file each, the only place for that framework's names."""

@@ -1,4 +1,4 @@
-"""The frameworks that come with this package; plugins' own are known to a pytest session alone."""
+"""Built-in frameworks; a pytest session adds those of plugins."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from pytest_nemoperf.frameworks.torch import TorchFramework
 
 
 def builtin_frameworks() -> dict[str, Framework]:
-    """Return them by name."""
-    return {each.name: each for each in (TorchFramework(), CommandFramework())}
+    """Return the built-in frameworks by name."""
+    return {framework.name: framework for framework in (TorchFramework(), CommandFramework())}

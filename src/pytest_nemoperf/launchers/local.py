@@ -1,4 +1,4 @@
-"""Ranks on this machine: forked from a warm server where there is an entrypoint, else as plain commands."""
+"""Launcher on this machine: ranks are forked from a warm server if there is an entrypoint, else run as commands."""
 
 from __future__ import annotations
 
@@ -30,19 +30,17 @@ _STOP_MARGIN_SEC = 5.0
 
 
 class LocalLauncher:
-    """Launches on this machine; keeps its helper processes warm from launch to launch.
+    """Launcher on this machine; keeps its helper processes warm from launch to launch.
 
     Each helper (the warm server for entrypoints, the guard for commands) is started when first needed, and again when
     it has died or the environment has changed.
+
+    Args:
+        grace_sec: Time between SIGTERM and SIGKILL when processes are stopped.
+        cwd: Working directory of helpers and ranks; None for this process's own.
     """
 
     def __init__(self, *, grace_sec: float = 5.0, cwd: Path | None = None) -> None:
-        """Take how processes are stopped, and where they start.
-
-        Args:
-            grace_sec: Between SIGTERM and SIGKILL when processes are stopped.
-            cwd: Working directory of helpers and ranks; None for this process's own.
-        """
         self._grace_sec = grace_sec
         self._cwd = cwd
         self._helpers: dict[str, Helper] = {}
@@ -50,13 +48,13 @@ class LocalLauncher:
     def launch(
         self, command: RankCommand, *, run_dir: Path, timeout_sec: float, on_poll: Callable[[], None]
     ) -> LaunchResult:
-        """Start, wait, time out, stop; logs go to ``run_dir/logs/rank<N>.log``.
+        """Run a command's processes to their end or the time limit; logs go to ``run_dir/logs/rank<N>.log``.
 
         Args:
-            command: What to start.
+            command: The processes to start.
             run_dir: Working files of the run.
             timeout_sec: Wall-clock limit from start to the end of the last process; a server's imports don't count.
-            on_poll: Called a few times a second meanwhile.
+            on_poll: Called a few times a second during the launch.
 
         Raises:
             LaunchError: If nothing could be started, or the helper process died.
@@ -75,7 +73,7 @@ class LocalLauncher:
                 helper = self._helper(module, command=command, run_dir=run_dir, on_poll=on_poll)
                 helper.send(request)
                 report, timed_out = self._await_end(helper, timeout_sec=timeout_sec, on_poll=on_poll)
-            except BaseException:  # a Ctrl-C too: nothing may go on when the caller doesn't wait any more
+            except BaseException:  # a Ctrl-C too: nothing may run on when the caller no longer waits
                 self._close_helper(module)
                 raise
         if report.event == "refused":
@@ -86,16 +84,20 @@ class LocalLauncher:
         return _result(report, request=request, timed_out=timed_out)
 
     def processes(self) -> list[psutil.Process]:
-        """Return the helpers and everything they started that still runs."""
-        return [process for helper in self._helpers.values() for process in helper.processes()]
+        """Return the helpers and their descendants that still run."""
+        processes: list[psutil.Process] = []
+        for helper in self._helpers.values():
+            processes += helper.processes()
+        return processes
 
     def close(self) -> None:
-        """Stop whatever runs, the helpers included; may be called twice."""
+        """Stop all processes, the helpers included; may be called twice."""
         for module in list(self._helpers):
             self._close_helper(module)
 
     def _close_helper(self, module: str) -> None:
-        if helper := self._helpers.pop(module, None):
+        helper = self._helpers.pop(module, None)
+        if helper is not None:
             helper.close(grace_sec=self._grace_sec)
 
     def _request(self, command: RankCommand, *, run_dir: Path, port: int) -> Request:
@@ -121,7 +123,7 @@ class LocalLauncher:
         )
 
     def _helper(self, module: str, *, command: RankCommand, run_dir: Path, on_poll: Callable[[], None]) -> Helper:
-        # Without what differs from launch to launch: a helper with another environment is started anew.
+        # Without the variables of this launch alone: a helper with another environment is started anew.
         env = {**_inherited_environment(), **command.env}
         helper = self._helpers.get(module)
         if helper and helper.serves(env):
@@ -140,7 +142,7 @@ class LocalLauncher:
         return helper
 
     def _await_end(self, helper: Helper, *, timeout_sec: float, on_poll: Callable[[], None]) -> tuple[Report, bool]:
-        """Return the last report, and whether time was up before it came."""
+        """Return the last report, and whether the launch has timed out."""
         deadline = time.monotonic() + timeout_sec
         give_up = deadline + 2 * self._grace_sec + _STOP_MARGIN_SEC
         timed_out = False
@@ -159,26 +161,35 @@ class LocalLauncher:
 
 
 def _inherited_environment() -> dict[str, str]:
-    """Return this process's environment without what starts coverage in every Python process: it would be timed."""
+    """Return this process's environment without variables of coverage, or it would be timed as well."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_COVERAGE)}
 
 
 def _result(report: Report, *, request: Request, timed_out: bool) -> LaunchResult:
-    """Put the cause first: the earliest death, where an error file tells the time better than the exit does."""
-    codes = {failure.rank: failure.exit_code for failure in report.failures}
-    # A silent death is seen late, and its peers' "connection closed" is written at once.
-    times = {failure.rank: failure.time_sec - SETTLE_SEC for failure in report.failures}
+    """Return the result of a launch, its failures by time: the first one is the cause.
+
+    The time is that of a rank's error file if there is one, which is more precise than that of the exit.
+    """
+    codes: dict[int, int] = {}
+    times: dict[int, float] = {}
+    for failure in report.failures:
+        codes[failure.rank] = failure.exit_code
+        # A silent death is seen late, while other ranks write "connection closed" at once.
+        times[failure.rank] = failure.time_sec - SETTLE_SEC
     for rank in range(len(request.logs)):
         path = Path(request.run_dir) / error_file(rank)
         if path.exists():
             times[rank] = _error_time(path)
-    failures = tuple(
-        # Who left an error but still ran was ended by us.
-        RankExit(rank=rank, exit_code=codes.get(rank, -signal.SIGTERM))
-        for rank in sorted(times, key=lambda rank: (times[rank], rank))
-    )
-    status = LaunchStatus.TIMED_OUT if timed_out else LaunchStatus.FAILED if failures else LaunchStatus.OK
-    return LaunchResult(status=status, failures=failures, logs=tuple(Path(log) for log in request.logs))
+    ranks = sorted(times, key=lambda rank: (times[rank], rank))
+    # A rank with an error file but no exit code still ran, and was ended by the helper.
+    failures = tuple(RankExit(rank=rank, exit_code=codes.get(rank, -signal.SIGTERM)) for rank in ranks)
+    if timed_out:
+        status = LaunchStatus.TIMED_OUT
+    elif failures:
+        status = LaunchStatus.FAILED
+    else:
+        status = LaunchStatus.OK
+    return LaunchResult(status=status, failures=failures, logs=tuple(map(Path, request.logs)))
 
 
 def _error_time(path: Path) -> float:
@@ -190,10 +201,10 @@ def _error_time(path: Path) -> float:
 
 @contextmanager
 def reserved_port() -> Iterator[int]:
-    """Yield a port that nobody else is given meanwhile, and that rank 0 can still listen on.
+    """Reserve a port for rank 0 and yield its number.
 
-    A socket that is bound but does not listen keeps the port out of the kernel's hands; with SO_REUSEADDR on both sides
-    (torch's store sets it) a second socket may bind and listen all the same.
+    The kernel gives the port to no other process while a socket is bound to it. As that socket does not listen and both
+    sockets set SO_REUSEADDR (torch's store does), rank 0 can still bind and listen.
     """
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""Reading what a log says about a failure."""
+"""Excerpts of a log that show a failure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TRACEBACK = "Traceback (most recent call last):"
 
 
 def tail_of(log: Path) -> str:
-    """Return the last lines of a log, however large it is, or a word that it is empty or missing."""
+    """Return the last lines of a log of any size, or a note that it is empty or missing."""
     if not log.exists():
         return "(no log)"
     return "\n".join(_last_lines(log)[-_TAIL_LINES:]) or "(empty log)"
@@ -19,12 +19,14 @@ def tail_of(log: Path) -> str:
 def first_traceback(log: Path) -> str:
     """Return the first traceback near the end of a log, or an empty string.
 
-    Launchers like torchrun print their own traceback and a summary after the one of the rank that failed, and may put
-    the rank before each of its lines.
+    Launchers like torchrun print their own traceback and a summary after that of the failed rank, and may prefix each
+    of its lines with the rank.
     """
+    if not log.exists():
+        return ""
     block: list[str] = []
     prefix = ""
-    for line in _last_lines(log) if log.exists() else []:
+    for line in _last_lines(log):
         if not block and _TRACEBACK in line:
             prefix = line.partition(_TRACEBACK)[0]
             block.append(_TRACEBACK)

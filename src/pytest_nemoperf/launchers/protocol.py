@@ -1,4 +1,4 @@
-"""What a launcher must be able to do."""
+"""Protocol of launchers, and the result of a launch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytest_nemoperf.frameworks.protocol import RankCommand
 
 
 class LaunchStatus(StrEnum):
-    """How a launch ended; never its cause, which the ranks' error files name."""
+    """Outcome of a launch; its cause is in the ranks' error files."""
 
     OK = "ok"
     FAILED = "failed"
@@ -21,11 +21,11 @@ class LaunchStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankExit:
-    """A process that did not end by itself with 0, before the launcher began to stop the others.
+    """Failure of a process before the launcher began to stop the others.
 
     Attributes:
-        rank: Which.
-        exit_code: Negative for a signal, as in subprocess.
+        rank: Rank of the process.
+        exit_code: Not 0; negative for a signal, as in subprocess.
     """
 
     rank: int
@@ -34,11 +34,11 @@ class RankExit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchResult:
-    """What is left of a launch when none of its processes lives any more.
+    """Result of a launch after all its processes have ended.
 
     Attributes:
-        status: How it ended.
-        failures: Processes that failed by themselves, first one first.
+        status: Outcome.
+        failures: Processes that failed before they were stopped, in the order of their failures.
         logs: Combined standard output and error of each process, by rank.
     """
 
@@ -48,18 +48,18 @@ class LaunchResult:
 
 
 class Launcher(Protocol):
-    """Starts the ranks of one run at a time and leaves none behind."""
+    """Starts the ranks of one run at a time, and ends them all."""
 
     def launch(
         self, command: RankCommand, *, run_dir: Path, timeout_sec: float, on_poll: Callable[[], None]
     ) -> LaunchResult:
-        """Start, wait, time out, stop; logs go to ``run_dir/logs``.
+        """Run a command's processes to their end or the time limit; logs go to ``run_dir/logs``.
 
         Args:
-            command: What to start.
+            command: The processes to start.
             run_dir: Working files of the run.
             timeout_sec: Wall-clock limit from start to the end of the last process.
-            on_poll: Called a few times a second meanwhile, to show progress.
+            on_poll: Called a few times a second during the launch, to show progress.
 
         Raises:
             LaunchError: If nothing could be started, e.g. the program is missing.
@@ -67,5 +67,5 @@ class Launcher(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop whatever runs, the warm server included; may be called twice."""
+        """Stop all processes, the warm server included; may be called twice."""
         ...

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from pytest_nemoperf.abtest import JUDGED_IN_ROUNDS, ABResult, ABRound, apart
+from pytest_nemoperf.abtest import JUDGED_IN_ROUNDS, ABResult, ABRound, metric_around_median
 from pytest_nemoperf.comparison import Comparison, VerdictKind, delta_pct
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import METRICS, TOKENS_PER_SEC_PER_GPU
@@ -93,7 +93,7 @@ def render_round_line(
         return f"{head} left out after {took}: {round_.left_out}"
     metric = TOKENS_PER_SEC_PER_GPU
     worsening = round_.ratios[metric.name]
-    before, after = apart(old, new, worsening=worsening, metric=metric)
+    before, after = metric_around_median(old, new, worsening=worsening, metric=metric)
     figures = f"old {metric.format(before)}, new {metric.format(after)} {metric.label}"
     return f"{head} {figures}, ratio {signed_percent(delta_pct(worsening, metric=metric))}, took {took}"
 
