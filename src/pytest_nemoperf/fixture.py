@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -26,8 +26,8 @@ from pytest_nemoperf.measure import Measurement
 from pytest_nemoperf.passes import MIN_PASS_SEC, Passes
 from pytest_nemoperf.recipe import is_safe_name
 from pytest_nemoperf.report.failure import render_failure
-from pytest_nemoperf.report.junit import PREFIX, properties
-from pytest_nemoperf.results import CaseReport, NotRun
+from pytest_nemoperf.report.junit import properties
+from pytest_nemoperf.results import NotRun
 from pytest_nemoperf.verdict import Verdict
 from pytest_nemoperf.workloads import loop_workload
 
@@ -77,7 +77,7 @@ class Perf:
         item = self._item
         with self._as_outcome():
             report = session.judge(measurement, mark=perf_mark(item))
-        write_properties(item, reports=session.judged(item.nodeid))
+        item.user_properties += properties(report)
         if report.result.is_failure:
             text = render_failure(report, width=session.progress.width, color=False)
             session.verdict_failure = pytest.fail.Exception(text, pytrace=False)
@@ -219,9 +219,3 @@ class Perf:
             if isinstance(exc, (NoLayoutError, UnsupportedError)):
                 raise pytest.skip.Exception(str(exc)) from None
             raise pytest.fail.Exception(f"{type(exc).__name__}: {exc}", pytrace=False) from None
-
-
-def write_properties(item: pytest.Item, *, reports: Sequence[CaseReport]) -> None:
-    """Replace a test's JUnit properties of an earlier attempt by those of these reports."""
-    others = [(name, value) for name, value in item.user_properties if not name.startswith(PREFIX)]
-    item.user_properties[:] = [*others, *(pair for report in reports for pair in properties(report))]

@@ -12,18 +12,18 @@ from pytest_nemoperf.cases import benchmark_case_id
 from pytest_nemoperf.changes import changes_text
 from pytest_nemoperf.comparison import FAILING_BY_DEFAULT
 from pytest_nemoperf.errors import BaselineError, NemoPerfError, WaiverError
-from pytest_nemoperf.fixture import PRICED, Perf, write_properties
+from pytest_nemoperf.fixture import PRICED, Perf
 from pytest_nemoperf.github import is_github
 from pytest_nemoperf.githubplugin import GitHubPlugin
 from pytest_nemoperf.machine import describe_devices
 from pytest_nemoperf.markers import is_perf, waiver_of
 from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.report.ab import ab_header
-from pytest_nemoperf.report.junit import PREFIX
+from pytest_nemoperf.report.junit import PREFIX, properties
 from pytest_nemoperf.report.plans import render_dry_run
 from pytest_nemoperf.report.summary import render_summary
 from pytest_nemoperf.report.terminal import render_header
-from pytest_nemoperf.results import NotRun
+from pytest_nemoperf.results import CaseReport, NotRun
 from pytest_nemoperf.session import PerfSession
 from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.suite import NOTHING_JUDGED
@@ -82,7 +82,7 @@ class PerfPlugin:
         if is_perf(item):
             self.session.begin(item.nodeid)
             self._problem = ""
-            write_properties(item, reports=())
+            _write_properties(item, reports=())
         if _uses_benchmark(item):
             self._prepare_benchmark(item)
 
@@ -119,7 +119,7 @@ class PerfPlugin:
     def _write_last_properties(self, item: pytest.Item) -> None:
         """Write the JUnit properties of a test's verdicts, or of the reason why it judged nothing."""
         reports = self.session.judged(item.nodeid)
-        write_properties(item, reports=reports)
+        _write_properties(item, reports=reports)
         if not reports:
             reason = self.session.suite.reason_of(item.nodeid)
             for each in self.session.not_run:
@@ -331,6 +331,12 @@ class PerfPlugin:
             pytest.skip(reason)
         measurement = bench.measure_benchmark(item, benchmark=benchmark, settings=self.session.settings)
         self.perf_of(item).compare(measurement)
+
+
+def _write_properties(item: pytest.Item, *, reports: Sequence[CaseReport]) -> None:
+    """Replace a test's JUnit properties of an earlier attempt by those of these reports."""
+    others = [(name, value) for name, value in item.user_properties if not name.startswith(PREFIX)]
+    item.user_properties[:] = [*others, *(pair for report in reports for pair in properties(report))]
 
 
 def _was_cut_off(session: pytest.Session, *, exitstatus: int) -> bool:
