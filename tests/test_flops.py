@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.conventions import FlopsConvention
+from pytest_nemoperf.conventions import FlopsConvention, find_convention, flops_conventions
 from pytest_nemoperf.errors import RecipeError
-from pytest_nemoperf.flops import find_convention, flops_conventions, flops_terms, num_flops, num_flops_per_token
+from pytest_nemoperf.flops import flops_terms, num_flops, num_flops_per_token
 from pytest_nemoperf.models import find_model, model_catalog
 from pytest_nemoperf.weights import model_weights, num_active_parameters, num_parameters
 
@@ -103,7 +103,7 @@ def test_terms_are_positive_and_sum_to_the_total(model: ModelConfig, convention:
 def test_full_attention_counts_six_flops_a_matrix_element_and_the_whole_square(
     model: ModelConfig, seq_len: int
 ) -> None:
-    if model.is_hybrid:
+    if model.mamba is not None or model.gated_delta_net is not None:
         return  # scans and convolutions are no matrix products
     elements = sum(
         weight.numel * (model.moe.topk / model.moe.num_experts if model.moe and weight.is_expert else 1)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.flops import find_convention, num_flops
+from pytest_nemoperf.conventions import find_convention
+from pytest_nemoperf.flops import num_flops
 from pytest_nemoperf.models import find_model
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from pytest_nemoperf.conventions import find_convention
 from pytest_nemoperf.errors import RecipeError
-from pytest_nemoperf.flops import find_convention, num_flops_per_token
+from pytest_nemoperf.flops import num_flops_per_token
 from pytest_nemoperf.published import (
     find_published_model,
     prints_whole_sequences,
