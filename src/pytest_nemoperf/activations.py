@@ -213,7 +213,7 @@ class ActivationBytes:
         return around + core, around + inputs_bytes
 
     def _core(self, layer: Layer, *, queries: float, keys: float, values: float, inputs: float) -> float:
-        """Return bytes kept by the attention core: its inputs, or their copies and the scores without a fused kernel."""
+        """Return bytes kept by the attention core: its inputs, or copies of them and scores without a fused kernel."""
         model = self._model
         layout = self._layout
         tokens = self.num_tokens

@@ -150,9 +150,8 @@ class ModelConfig:
     @property
     def mtp_layer(self) -> Layer:
         """Layer of each multi-token prediction depth: full attention, and experts if the model has any."""
-        if self.moe is None:
-            return Layer(mixer=Mixer.ATTENTION, feed_forward=FeedForward.DENSE)
-        return Layer(mixer=Mixer.ATTENTION, feed_forward=FeedForward.MOE)
+        feed_forward = FeedForward.DENSE if self.moe is None else FeedForward.MOE
+        return Layer(mixer=Mixer.ATTENTION, feed_forward=feed_forward)
 
     @property
     def num_mtp_blocks(self) -> int:
@@ -176,15 +175,12 @@ class ModelConfig:
         mixer = Mixer.ATTENTION
         if self.gated_delta_net is not None and not has_full_attention:
             mixer = Mixer.GATED_DELTA_NET
-        feed_forward = FeedForward.DENSE
-        if self._is_moe_layer(index):
-            feed_forward = FeedForward.MOE
         return Layer(
             mixer=mixer,
             window=None if has_full_attention else self.sliding_window,
             is_chunked=self.is_window_chunked and not has_full_attention,
             has_rope=not self.nope_interval or (index + 1) % self.nope_interval != 0,
-            feed_forward=feed_forward,
+            feed_forward=FeedForward.MOE if self._is_moe_layer(index) else FeedForward.DENSE,
         )
 
     def _is_moe_layer(self, index: int) -> bool:

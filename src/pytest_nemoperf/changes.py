@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -42,17 +41,18 @@ def parse_changes(texts: Sequence[str], *, subject: str) -> dict[str, Any]:
     """
     changes: dict[str, Any] = {}
     known = (*TRAINING_KEYS, *_RECIPE_KEYS)
-    for item in chain.from_iterable(text.split(",") for text in texts):
-        key, _, value = item.partition("=")
-        key = key.strip()
-        value = value.strip()
-        if not value:
-            raise RecipeError(f"{subject}: {item!r} is not KEY=VALUE; write e.g. tp=2,mbs=4")
-        if key not in known:
-            raise RecipeError(f"{subject}: unknown key {key!r}; {did_you_mean(key, known)}")
-        if key in changes:
-            raise RecipeError(f"{subject}: {key} is given twice; give each key once")
-        changes[key] = _parsed(key, value, subject=subject)
+    for text in texts:
+        for item in text.split(","):
+            key, _, value = item.partition("=")
+            key = key.strip()
+            value = value.strip()
+            if not value:
+                raise RecipeError(f"{subject}: {item!r} is not KEY=VALUE; write e.g. tp=2,mbs=4")
+            if key not in known:
+                raise RecipeError(f"{subject}: unknown key {key!r}; {did_you_mean(key, known)}")
+            if key in changes:
+                raise RecipeError(f"{subject}: {key} is given twice; give each key once")
+            changes[key] = _parsed(key, value, subject=subject)
     return changes
 
 

@@ -103,9 +103,7 @@ def plan_text(arguments: argparse.Namespace) -> str:
         NemoPerfError: If the recipe can't be built, resolved or priced.
     """
     system = find_system(arguments.system)
-    run_tokens = None
-    if arguments.tokens is not None:
-        run_tokens = _parse_tokens(arguments.tokens)
+    run_tokens = None if arguments.tokens is None else _parse_tokens(arguments.tokens)
     recipe = _read_recipe(arguments) if arguments.recipe else _build_recipe(arguments)
     plan = resolve(recipe, system=system)
     baseline = find_baseline(_baselines_dir(arguments.baselines), system=system.name, case=plan.case)
@@ -152,19 +150,8 @@ def _unsupported(plan: Plan) -> str | None:
 def _read_recipe(arguments: argparse.Namespace) -> Recipe:
     from pytest_nemoperf.schema import read_contract  # noqa: PLC0415 (jsonschema is slow to import)
 
-    for name in (
-        "model",
-        "model_name",
-        "seq_len",
-        "gbs",
-        "mbs",
-        *TRAINING_KEYS,
-        "precision",
-        "recompute",
-        *_FLAGS,
-        "framework",
-        "convention",
-    ):
+    options = ("model", "model_name", "seq_len", "gbs", "mbs", "precision", "recompute", "framework", "convention")
+    for name in (*options, *TRAINING_KEYS, *_FLAGS):
         if getattr(arguments, name) is not None:
             raise RecipeError(f"{_option(name)} with --recipe: the file says it already; use one or the other")
     return read_contract(Recipe, arguments.recipe, name="recipe", error=RecipeError)

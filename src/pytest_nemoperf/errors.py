@@ -71,7 +71,7 @@ class MachineError(NemoPerfError, RuntimeError):
 
 
 def in_one_line(error: NemoPerfError) -> str:
-    """Return an error as one line: its first, and if that ends with a colon its last, which is the end of a log."""
+    """Return an error as one line: its first, and its last if the first ends with a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__

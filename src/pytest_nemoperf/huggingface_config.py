@@ -183,7 +183,7 @@ class ConfigReader:
 
 
 def read_decoder(config: ConfigReader, *, norm_eps: str = "rms_norm_eps", is_tied: bool = False) -> dict[str, Any]:
-    """Return the values whose keys all families but GPT-2 share.
+    """Return the values under keys common to all families but GPT-2.
 
     Args:
         config: The config.

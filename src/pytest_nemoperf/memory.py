@@ -170,7 +170,7 @@ def _stage_layers(plan: Plan, *, pp_rank: int) -> list[Layer]:
 
 
 def _activation_bytes(plan: Plan, *, pp_rank: int) -> float:
-    """Return bytes kept by the micro-batches in flight; of one in the head, whose backward follows at once."""
+    """Return bytes kept by the micro-batches in flight, and by one in the head, before its backward."""
     costs = ActivationBytes(plan)
     layout = plan.layout
     layers = _stage_layers(plan, pp_rank=pp_rank)

@@ -236,7 +236,7 @@ def layout_of(value: Layout | Mapping[str, Any], *, system: str) -> Layout:
     """
     if isinstance(value, Layout):
         return value
-    known = [item.name for item in fields(Layout)]
+    known = (*TRAINING_KEYS, "generation")
     for key in value:
         if key not in known:
             raise RecipeError(f"unknown layout key {key!r} for system {system}; {did_you_mean(key, known)}")

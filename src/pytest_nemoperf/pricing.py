@@ -120,9 +120,7 @@ def price_plan(
     memory = {rank: stage_memory(plan, pp_rank=rank) for rank in range(plan.layout.pp)}
     fullest = max(memory.values(), key=lambda stage: stage.peak)
     shown = sorted({*shown_stages(plan.layout), fullest.pp_rank})
-    capacity = None
-    if system.memory_gb is not None:
-        capacity = round(system.memory_gb * _BYTES_PER_GB)
+    capacity = None if system.memory_gb is None else round(system.memory_gb * _BYTES_PER_GB)
     generation = generation_memory(plan)
     expected, why_not = expect(plan, baseline=baseline, run_tokens=run_tokens)
     price = Price(

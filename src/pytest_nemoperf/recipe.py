@@ -184,9 +184,7 @@ class Recipe:
     @property
     def workload(self) -> str:
         """``pretrain``, or the name of the reinforcement learning algorithm."""
-        if self.rl is None:
-            return PRETRAIN
-        return self.rl.algorithm_config.name
+        return PRETRAIN if self.rl is None else self.rl.algorithm_config.name
 
     @property
     def model_config(self) -> ModelConfig:
@@ -279,9 +277,7 @@ class Plan:
     @property
     def num_updates(self) -> int:
         """Optimizer updates of a step."""
-        if self.rl is None:
-            return 1
-        return self.rl.num_samples // self.global_batch_size
+        return 1 if self.rl is None else self.rl.num_samples // self.global_batch_size
 
 
 def is_safe_name(name: object) -> bool:

@@ -53,9 +53,7 @@ def _batch_problems(recipe: Recipe, *, rl: RL) -> Iterator[str]:
     gbs = recipe.global_batch_size
     product = f"{rl.num_prompts_per_step}*{rl.num_generations_per_prompt}={samples}"
     if samples % gbs:
-        near = ""
-        if samples > gbs:
-            near = f"{samples // gbs * gbs} or "
+        near = f"{samples // gbs * gbs} or " if samples > gbs else ""
         yield (
             f"num_prompts_per_step*num_generations_per_prompt ({product} samples a step, G-GBS) is not a multiple of "
             f"global_batch_size={gbs} (T-GBS), so a step would have {samples}/{gbs} = {samples / gbs:g} updates; "

@@ -37,9 +37,7 @@ def _batch_problems(recipe: Recipe, *, layout: Layout) -> Iterator[str]:
     mbs = recipe.micro_batch_size
     one_pass = mbs * layout.dp
     if gbs % one_pass:
-        near = ""
-        if gbs > one_pass:
-            near = f"{gbs // one_pass * one_pass} or "
+        near = f"{gbs // one_pass * one_pass} or " if gbs > one_pass else ""
         yield (
             f"global_batch_size={gbs} is not a multiple of micro_batch_size*dp_replicate*dp_shard "
             f"({mbs}*{layout.dp_replicate}*{layout.dp_shard}={one_pass}), so the ranks would need "
@@ -101,9 +99,7 @@ def _can_share_kv_heads(model: ModelConfig, *, num_ranks: int) -> bool:
 
 def indivisible(axis: str, degree: int, *, name: str, size: int) -> str:
     """Return the message about a degree that does not divide a size."""
-    advice = f"use {axis}=1"
-    if size > 1:
-        advice = f"choose {axis} among the divisors of {size}"
+    advice = f"choose {axis} among the divisors of {size}" if size > 1 else f"use {axis}=1"
     return f"{axis}={degree} does not divide {name}={size} ({_quotient(size, degree)}); {advice}"
 
 

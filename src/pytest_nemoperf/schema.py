@@ -94,8 +94,8 @@ def read_contract(
         path: The file.
         name: Kind of file, a key of KINDS.
         error: Raised type.
-        unreadable_hint: Remedy for a file that is missing or can't be read.
-        corrupt_hint: Remedy for a broken file that this package wrote; empty for files written by hand.
+        unreadable_hint: See read_json.
+        corrupt_hint: See read_json.
 
     Raises:
         NemoPerfError: Of the given type, with the file's path and the JSON path at fault.
@@ -142,8 +142,9 @@ def _explain(fault: ValidationError) -> str:
     if fault.validator == "additionalProperties" and isinstance(fault.schema, Mapping):
         known = fault.schema["properties"]
         instance: Any = fault.instance
-        unknown = next(key for key in instance if key not in known)
-        return f"{fault.json_path}.{unknown}: unknown key; {did_you_mean(unknown, known)}"
+        for key in instance:
+            if key not in known:
+                return f"{fault.json_path}.{key}: unknown key; {did_you_mean(key, known)}"
     rule = fault.message
     if len(rule) > _MAX_RULE_LENGTH:
         rule = f"{rule[: _MAX_RULE_LENGTH // 2]} ... {rule[-_MAX_RULE_LENGTH // 2 :]}"

@@ -53,15 +53,12 @@ def system_catalog() -> Mapping[str, System]:
     text = resources.files("pytest_nemoperf").joinpath("catalog", "systems.json").read_text(encoding="utf-8")
     systems = {}
     for name, entry in json.loads(text)["systems"].items():
-        memory_gb = None
-        if entry["memory_gb"]:
-            memory_gb = entry["memory_gb"]["value"]
         systems[name] = System(
             name=name,
             title=entry["title"],
             device=entry["device"],
             gpus_per_node=entry["gpus_per_node"],
-            memory_gb=memory_gb,
+            memory_gb=entry["memory_gb"]["value"] if entry["memory_gb"] else None,
             compute_capability=_capability(entry["compute_capability"]),
             peak_tflops=MappingProxyType({key: peak["value"] for key, peak in entry["peak_dense_tflops"].items()}),
             device_names=tuple(device["name"] for device in entry["device_names"]),

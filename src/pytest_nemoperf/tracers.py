@@ -1,4 +1,4 @@
-"""Tracers, profilers and debuggers active in this process, whose overhead would be measured."""
+"""Tracers, profilers and debuggers active in this process; their overhead would be measured."""
 
 from __future__ import annotations
 

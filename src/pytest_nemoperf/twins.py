@@ -121,9 +121,6 @@ def _moe(moe: MoE, *, narrow: float) -> MoE:
     if moe.num_groups > 1:
         num_groups = _GROUPS
         topk_groups = min(moe.topk_groups, _GROUPS // 2)
-    latent_size = None
-    if moe.latent_size is not None:
-        latent_size = _width(moe.latent_size * narrow)
     return replace(
         moe,
         num_experts=min(moe.num_experts, _EXPERTS),
@@ -133,16 +130,13 @@ def _moe(moe: MoE, *, narrow: float) -> MoE:
         num_dense_layers=min(moe.num_dense_layers, 1),
         num_groups=num_groups,
         topk_groups=topk_groups,
-        latent_size=latent_size,
+        latent_size=None if moe.latent_size is None else _width(moe.latent_size * narrow),
     )
 
 
 def _mla(mla: MLA, *, narrow: float, head_narrow: float) -> MLA:
-    q_lora_rank = None
-    if mla.q_lora_rank is not None:
-        q_lora_rank = _width(mla.q_lora_rank * narrow)
     return MLA(
-        q_lora_rank=q_lora_rank,
+        q_lora_rank=None if mla.q_lora_rank is None else _width(mla.q_lora_rank * narrow),
         kv_lora_rank=_width(mla.kv_lora_rank * narrow),
         qk_nope_head_dim=_even(mla.qk_nope_head_dim * head_narrow),
         qk_rope_head_dim=_even(mla.qk_rope_head_dim * head_narrow),
