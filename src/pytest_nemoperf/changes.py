@@ -52,7 +52,7 @@ def parse_changes(texts: Sequence[str], *, subject: str) -> dict[str, Any]:
                 raise RecipeError(f"{subject}: unknown key {key!r}; {did_you_mean(key, known)}")
             if key in changes:
                 raise RecipeError(f"{subject}: {key} is given twice; give each key once")
-            changes[key] = _parsed(key, value, subject=subject)
+            changes[key] = _parse_value(key, value, subject=subject)
     return changes
 
 
@@ -148,7 +148,7 @@ def _remaining_ranks(gpus: int, *, taken: Mapping[str, int], axis: str) -> int:
     return gpus // product
 
 
-def _parsed(key: str, value: str, *, subject: str) -> int | bool | str:
+def _parse_value(key: str, value: str, *, subject: str) -> int | bool | str:
     if key in _FLAGS:
         if value not in _TRUTH:
             raise RecipeError(f"{subject}: {key}={value} must be true or false")

@@ -47,14 +47,14 @@ def read_config(path: str | Path) -> ModelConfig:
 def _name(file: Path, *, data: Mapping[str, Any]) -> str:
     """Return the model's name from the file's name or content; empty if neither has one."""
     if file.stem.lower() != "config":
-        return _spelt(file.stem)
+        return _slug(file.stem)
     origin = data.get("_name_or_path")
     if not isinstance(origin, str):
         return ""
-    return _spelt(re.split(r"[/\\]", origin.rstrip("/\\"))[-1])
+    return _slug(re.split(r"[/\\]", origin.rstrip("/\\"))[-1])
 
 
-def _spelt(name: str) -> str:
+def _slug(name: str) -> str:
     """Return a name in the spelling of model names, which are parts of file names."""
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")
 
@@ -79,7 +79,7 @@ def _model(data: Mapping[str, Any], *, name: str, subject: str) -> ModelConfig:
     config = ConfigReader(data, subject=subject)
     values = _values(families[model_type], config)
     try:
-        model = build_model(name or _spelt(f"{model_type}-{config.digest()}"), values)
+        model = build_model(name or _slug(f"{model_type}-{config.digest()}"), values)
     except RecipeError as exc:
         raise RecipeError(f"{subject}: {exc}") from None
     except TypeError as exc:

@@ -82,7 +82,7 @@ class Layout:
         dp_shard: FSDP shards.
         sequence_parallel: Shard activations over the tp axis between the blocks; without effect at tp=1.
         pp_schedule: Order of forward and backward passes on pipeline ranks: ``1f1b`` (interleaved at vp > 1), or
-            ``zero_bubble``, which computes weights' gradients in what would be idle time and needs pp > 1.
+            ``zero_bubble``, which computes weights' gradients in otherwise idle time and needs pp > 1.
         cp_comm: Exchange of context parallel attention: ``all_gather`` of keys and values, or
             ``a2a`` between sequence and heads (Ulysses), which needs cp > 1.
         generation: Reinforcement learning: the ranks that generate; None for the training ranks, each a replica.

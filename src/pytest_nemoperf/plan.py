@@ -29,7 +29,7 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
     Args:
         recipe: Workload and layouts.
         system: One of the systems it has a layout for.
-        inject_pct: Self-test: each step is delayed by so many percent.
+        inject_pct: Self-test: delay of each step in percent.
         timeout_sec: Wall-clock limit of one run, seconds; None takes the recipe's, or derives one.
 
     Raises:

@@ -122,7 +122,7 @@ def price_plan(
     shown = sorted({*shown_stages(plan.layout), fullest.pp_rank})
     capacity = None if system.memory_gb is None else round(system.memory_gb * _BYTES_PER_GB)
     generation = generation_memory(plan)
-    expected, why_not = expect(plan, baseline=baseline, run_tokens=run_tokens)
+    expected, why_not = _estimate_step_time(plan, baseline=baseline, run_tokens=run_tokens)
     price = Price(
         plan=plan,
         num_parameters=num_parameters(plan.model),
@@ -145,7 +145,9 @@ def price_plan(
     return price
 
 
-def expect(plan: Plan, *, baseline: Baseline | None, run_tokens: int | None) -> tuple[StepTimeEstimate | None, str]:
+def _estimate_step_time(
+    plan: Plan, *, baseline: Baseline | None, run_tokens: int | None
+) -> tuple[StepTimeEstimate | None, str]:
     """Return a plan's time from a baseline, or None and the reason why there is none."""
     if baseline is None:
         return None, "no baseline is stored for this case"

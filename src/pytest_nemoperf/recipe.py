@@ -125,11 +125,11 @@ class Recipe:
     schema_version: Literal[1] = RECIPE_SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "precision", _member(Precision, self.precision, subject="precision"))
-        object.__setattr__(self, "recompute", _member(Recompute, self.recompute, subject="recompute"))
+        object.__setattr__(self, "precision", _enum_member(Precision, self.precision, subject="precision"))
+        object.__setattr__(self, "recompute", _enum_member(Recompute, self.recompute, subject="recompute"))
         layouts = {name: layout_of(value, system=name) for name, value in self.layouts.items()}
         object.__setattr__(self, "layouts", layouts)
-        object.__setattr__(self, "command", _texts(self.command, subject="command"))
+        object.__setattr__(self, "command", _argv(self.command, subject="command"))
         if self.rl is not None and not isinstance(self.rl, RL):
             raise RecipeError(f"rl={self.rl!r} must be an RL, or None for pre-training")
         if not self.layouts:
@@ -228,7 +228,7 @@ class Plan:
         flops_convention: Name of their convention.
         peak_tflops: Dense peak of one GPU in this precision, TFLOP/s; None if unknown, then there is no MFU.
         timeout_sec: Wall-clock limit of one run.
-        inject_pct: Self-test: each step is delayed by so many percent; 0 for a real run.
+        inject_pct: Self-test: delay of each step in percent; 0 for a real run.
         is_profiled: The measured steps run under the profiler; such a run is never part of a measurement.
         command: Framework ``command``: the argv.
         env: Extra environment of the ranks.
@@ -299,7 +299,7 @@ def check_tolerances(tolerances: Mapping[str, float], *, subject: str) -> None:
             raise RecipeError(f"{subject}: {name}={percent!r} must be a percentage above 0 and below 100")
 
 
-def _texts(values: Sequence[str], *, subject: str) -> tuple[str, ...]:
+def _argv(values: Sequence[str], *, subject: str) -> tuple[str, ...]:
     if isinstance(values, str):
         raise RecipeError(f"{subject}={values!r} must be a list of words; write e.g. ('python', 'train.py')")
     for at, value in enumerate(values):
@@ -316,7 +316,7 @@ def _check_env(env: Mapping[str, str]) -> None:
             raise RecipeError(f"env: {name!r}={value!r} must be texts, as every environment variable; write str(...)")
 
 
-def _member(kind: type[_E], value: str, *, subject: str) -> _E:
+def _enum_member(kind: type[_E], value: str, *, subject: str) -> _E:
     try:
         return kind(value)
     except ValueError:

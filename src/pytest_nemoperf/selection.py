@@ -22,7 +22,7 @@ def asks_for_perf(markexpr: str) -> bool:
     A test marked perf and slow is measured by ``-m perf`` but not by ``-m slow``, which does not promise an idle
     machine. True for an invalid expression, which pytest refuses later.
     """
-    return _is_wanted(_parse(markexpr))
+    return _names_perf(_parse(markexpr))
 
 
 def asks_for_perf_alone(markexpr: str) -> bool:
@@ -69,14 +69,14 @@ def _parse(markexpr: str) -> ast.expr:
         return ast.Name(_PERF)
 
 
-def _is_wanted(node: ast.expr, *, is_negated: bool = False) -> bool:
+def _names_perf(node: ast.expr, *, is_negated: bool = False) -> bool:
     match node:
         case ast.BoolOp(values=values):
-            return any(_is_wanted(value, is_negated=is_negated) for value in values)
+            return any(_names_perf(value, is_negated=is_negated) for value in values)
         case ast.UnaryOp(operand=operand):
-            return _is_wanted(operand, is_negated=not is_negated)
+            return _names_perf(operand, is_negated=not is_negated)
         case ast.Call(func=func):
-            return _is_wanted(func, is_negated=is_negated)
+            return _names_perf(func, is_negated=is_negated)
         case ast.Name(id=name):
             return name == _PERF and not is_negated
     return False

@@ -2,7 +2,7 @@
 
 Ring algorithms are counted: over n ranks an all-gather or a reduce-scatter of a whole of W bytes sends (n-1)/n W from
 each rank, an all-reduce twice that (Patarasuk and Yuan 2009, https://doi.org/10.1016/j.jpdc.2008.09.002), an
-all-to-all (n-1)/n of what a rank has. Scalars (loss, gradient norm) are left out.
+all-to-all (n-1)/n of a rank's bytes. Scalars (loss, gradient norm) are left out.
 """
 
 from __future__ import annotations
