@@ -74,7 +74,7 @@ def num_flops_per_token(model: ModelConfig, *, seq_len: int, convention: FlopsCo
 def flops_terms(model: ModelConfig, *, seq_len: int, convention: FlopsConvention, tp: int = 1) -> Mapping[str, float]:
     """Return the terms of ``num_flops_per_token`` by name; arguments and errors as there.
 
-    Terms of zero FLOPs are absent.
+    Terms that the model or the convention lacks are absent.
     """
     if seq_len < 1:
         raise RecipeError(f"seq_len={seq_len} must be >= 1")
