@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.flops import DEFAULT_CONVENTION, find_convention, num_flops_per_token
+from pytest_nemoperf.conventions import DEFAULT_CONVENTION, find_convention
+from pytest_nemoperf.flops import num_flops_per_token
 from pytest_nemoperf.native.data import SyntheticTokens
 from pytest_nemoperf.native.device import available_cores, tune_host_memory
 from pytest_nemoperf.native.mesh import RankMesh

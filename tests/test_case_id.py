@@ -46,7 +46,7 @@ shown = st.fixed_dictionaries(
 
 
 def _id_of(fields: dict[str, Any]) -> str | None:
-    """Return the case id, or None where the names would make it ambiguous."""
+    """Return the case id, or None if the names would make it ambiguous."""
     gpus = fields["replicas"] * fields["shards"]
     layout = Layout(gpus=gpus, dp_replicate=fields["replicas"], dp_shard=fields["shards"])
     changes = {key: value for key, value in fields.items() if key not in ("replicas", "shards")}

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.flops import find_convention, num_flops_per_token
+from pytest_nemoperf.conventions import find_convention
+from pytest_nemoperf.flops import num_flops_per_token
 from pytest_nemoperf.models import find_model
 
 

@@ -1,4 +1,4 @@
-"""``nemoperf plan`` from a recipe file, and what it says of wrong input."""
+"""``nemoperf plan`` from a recipe file, and its errors about wrong input."""
 
 from __future__ import annotations
 

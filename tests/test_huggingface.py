@@ -278,7 +278,8 @@ def test_the_keys_of_older_files_say_the_same(tmp_path: Path) -> None:
     new = {"rope_parameters": {"rope_theta": 50_000.0, "rope_type": "yarn", **old["rope_scaling"]}}  # type: ignore[dict-item]  # a table of mixed types
     del old["partial_rotary_factor"]
 
-    first, second = (read_config(write_config(tmp_path, LLAMA | keys)) for keys in (old, new))
+    first = read_config(write_config(tmp_path, LLAMA | old))
+    second = read_config(write_config(tmp_path, LLAMA | new))
 
     assert replace(first, name=second.name) == second
     assert first.rope_scaling == RopeScaling(kind="yarn", factor=32.0, original_context=4096, high_freq=1.0)

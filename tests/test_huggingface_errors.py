@@ -1,4 +1,4 @@
-"""What a config.json derives, and how it is told what is wrong in one."""
+"""Values derived from a config.json, and errors about wrong ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What FSDP holds for a moment, worked out by hand; tests/native/test_memory.py compares the rest with real ranks."""
+"""FSDP's transient memory, worked out by hand; tests/native/test_memory.py compares the rest with real ranks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def transient_of(layout: Layout, *, pp_rank: int = 0, **changes: Any) -> int:
 def test_a_group_at_its_reduction_has_weights_gradients_and_their_copy_in_fp32(precision: str, element: int) -> None:
     gathered = (ROOT + 2 * BLOCK) * element
     reduced = max(ROOT, BLOCK) * (element + 4)
-    logits = TOKENS * 128 * (4 + (element if element != 4 else 0))
+    logits = TOKENS * 128 * {2: 4 + 2, 4: 4}[element]  # in fp32, and as computed
 
     assert transient_of(Layout(gpus=4, dp_shard=4), precision=precision) == gathered + reduced + logits
 

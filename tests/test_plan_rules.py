@@ -1,4 +1,4 @@
-"""What a plan refuses, with the arithmetic, and whom each rule binds."""
+"""Rules of a plan, the arithmetic in their errors, and the frameworks they bind."""
 
 from __future__ import annotations
 

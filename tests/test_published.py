@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from pytest_nemoperf.conventions import find_convention
 from pytest_nemoperf.errors import RecipeError
-from pytest_nemoperf.flops import find_convention, num_flops_per_token
+from pytest_nemoperf.flops import num_flops_per_token
 from pytest_nemoperf.published import (
     find_published_model,
     prints_whole_sequences,
@@ -48,11 +49,12 @@ def _is_reproduced(row: Mapping[str, Any], *, convention: str | None = None) -> 
     name = convention or published_convention(
         row["source"], release=row["release"], printed_model=row["model"], task=task
     )
-    tflops_per_token = (
-        num_flops_per_token(model, seq_len=row["seq_len"], convention=find_convention(name), tp=row["tp"]) / 1e12
-    )
-    tokens, tflops = float(row["tokens_per_sec_per_gpu"]), float(row["tflops_per_sec_per_gpu"])
-    tokens_error, tflops_error = _half_unit(row["tokens_per_sec_per_gpu"]), _half_unit(row["tflops_per_sec_per_gpu"])
+    flops_per_token = num_flops_per_token(model, seq_len=row["seq_len"], convention=find_convention(name), tp=row["tp"])
+    tflops_per_token = flops_per_token / 1e12
+    tokens = float(row["tokens_per_sec_per_gpu"])
+    tflops = float(row["tflops_per_sec_per_gpu"])
+    tokens_error = _half_unit(row["tokens_per_sec_per_gpu"])
+    tflops_error = _half_unit(row["tflops_per_sec_per_gpu"])
     if prints_whole_sequences(row["source"], release=row["release"]):
         tokens_error = 0.5 * row["seq_len"] / row["gpus"]
     lowest = (tokens - tokens_error) * tflops_per_token - tflops_error

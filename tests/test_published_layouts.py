@@ -19,7 +19,7 @@ from pytest_nemoperf.systems import find_system
 ROWS: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent / "data" / "published_layouts.json").read_text(encoding="utf-8")
 )["rows"]
-# Pages call systems by what they were; both of the last are 8 GPUs a node.
+# By their names on the pages; the last two have 8 GPUs a node.
 SYSTEMS = {
     "DGX-H100": "h100",
     "DGX-B200": "b200",
@@ -63,9 +63,10 @@ CONTRADICTED_ACCUMULATION = {
 
 
 def plan_of(row: dict[str, Any]) -> Plan:
-    """A degree a page does not print is 1; FSDP or the distributed optimizer takes the ranks that are left.
+    """Return the plan of a row.
 
-    A micro batch that is not printed follows from the accumulation if that is, else it is 1.
+    A degree a page does not print is 1; FSDP or the distributed optimizer takes the remaining ranks. A micro batch that
+    is not printed follows from the accumulation if that is, else it is 1.
     """
     model = find_published_model(row["model"])
     degrees = {name: row[name] for name in ("gpus", "tp", "pp", "cp", "vp", "ep", "etp") if row.get(name)}
@@ -77,14 +78,16 @@ def plan_of(row: dict[str, Any]) -> Plan:
         raise NemoPerfError("the page prints no global batch")
     if not row.get("seq_len"):
         raise NemoPerfError("the page prints no sequence length")
-    micro_batch = row.get("mbs") or (row["gbs"] // (layout.dp * row["ga"]) if row.get("ga") else 1)
+    micro_batch = row.get("mbs")
+    if not micro_batch and row.get("ga"):
+        micro_batch = row["gbs"] // (layout.dp * row["ga"])
     system = find_system(SYSTEMS[row["system"]])
     recipe = Recipe(
         model=model,
         layouts={system.name: layout},
         seq_len=row["seq_len"],
         global_batch_size=row.get("gbs") or local_batch,
-        micro_batch_size=micro_batch,
+        micro_batch_size=micro_batch or 1,
         precision=PRECISIONS.get(row.get("precision", "BF16"), Precision.BF16),
         framework="megatron",
     )
@@ -92,13 +95,16 @@ def plan_of(row: dict[str, Any]) -> Plan:
 
 
 def reason_of(row: dict[str, Any]) -> str | None:
-    """Why a row does not resolve; None if it does."""
+    """Return why a row does not resolve; None if it does."""
     try:
         plan_of(row)
     except NemoPerfError as exc:
         if "gradient accumulation steps" in str(exc) and not {"tp", "pp", "cp"} <= row.keys():
             return "the page prints no tp, pp or cp, and without them the batch is too small for the ranks"
-        return next((reason for reason in UNRESOLVED if reason in str(exc)), str(exc))
+        for reason in UNRESOLVED:
+            if reason in str(exc):
+                return reason
+        return str(exc)
     return None
 
 

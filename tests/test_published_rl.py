@@ -27,9 +27,9 @@ UNEXPLAINED = {
 
 
 def _tokens_per_sample(row: dict[str, Any]) -> float:
-    """Return what a row's speed says: tokens of one sample, prompt included."""
-    num_gpus, num_samples = int(row["gpus"]), int(row["g_gbs"])
-    return float(row["tokens_per_sec_per_gpu"]) * float(row["step_time_s"]) * num_gpus / num_samples
+    """Return the tokens of one sample, prompt included, that follow from a row's speed."""
+    tokens_per_gpu = float(row["tokens_per_sec_per_gpu"]) * float(row["step_time_s"])
+    return tokens_per_gpu * int(row["gpus"]) / int(row["g_gbs"])
 
 
 def _prompt_tokens(row: dict[str, Any]) -> float:

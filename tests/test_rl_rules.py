@@ -1,4 +1,4 @@
-"""What a plan of reinforcement learning refuses, with the arithmetic, and whom each rule binds."""
+"""Rules of reinforcement learning plans, the arithmetic in their errors, and the frameworks they bind."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_schemas_are_sound_and_refuse_unknown_keys(name: str) -> None:
 def test_properties_are_described_by_the_docstring() -> None:
     root = schema_of("recipe")["$defs"]["Recipe"]
 
-    assert root["description"] == "What to run, and the layout of each system it can run on."
+    assert root["description"] == "A workload, and the layout of each system it can run on."
     assert root["properties"]["seq_len"]["description"].startswith("Tokens per sequence; ")
     assert [name for name, each in root["properties"].items() if "description" not in each] == ["schema_version"]
 

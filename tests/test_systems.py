@@ -11,10 +11,18 @@ from pytest_nemoperf.systems import find_system, match_device, system_catalog
 
 
 def _sources(node: Any) -> list[str]:
+    sources: list[str] = []
+    children: list[Any] = []
     if isinstance(node, dict):
-        own = [*node.get("sources", []), *([node["source"]] if "source" in node else [])]
-        return own + [source for value in node.values() for source in _sources(value)]
-    return [source for value in node for source in _sources(value)] if isinstance(node, list) else []
+        sources += node.get("sources", [])
+        if "source" in node:
+            sources.append(node["source"])
+        children = list(node.values())
+    elif isinstance(node, list):
+        children = node
+    for child in children:
+        sources += _sources(child)
+    return sources
 
 
 def test_the_catalog_has_the_systems_of_the_performance_pages() -> None:

@@ -1,4 +1,4 @@
-"""Algorithms of reinforcement learning as data: one loop reads what a step of each does."""
+"""Algorithms of reinforcement learning as data for one training loop."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ _TAKEN = frozenset({"pretrain", "bench", "loop"})  # first words of other cases'
 
 
 def _check_number(value: float, *, subject: str, most: float) -> None:
-    if type(value) not in (int, float) or not 0 <= value <= most or math.isinf(value):
-        limit = "a finite number >= 0" if math.isinf(most) else f"a number within 0 and {most:g}"
-        raise RecipeError(f"{subject}={value!r} must be {limit}")
+    if type(value) in (int, float) and 0 <= value <= most and not math.isinf(value):
+        return
+    if math.isinf(most):
+        raise RecipeError(f"{subject}={value!r} must be a finite number >= 0")
+    raise RecipeError(f"{subject}={value!r} must be a number within 0 and {most:g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Algorithm:
-    """What a step computes from rewards; ``dataclasses.replace`` makes one's own from a known one.
+    """Advantages, loss and sampling of a reinforcement learning step; vary one with ``dataclasses.replace``.
 
     Attributes:
         name: First word of case ids.
@@ -40,9 +42,9 @@ class Algorithm:
         importance_cap: Off-policy correction: each token counts exp(training - generation log-probability), at most
             this; None for none.
         has_dynamic_sampling: Prompts whose responses all have the same reward are replaced by others.
-        max_rounds: Of generation in one step for that; what is still missing then is filled with such prompts.
+        max_rounds: Rounds of generation per step for that; such prompts fill a batch that is still short then.
         overlong_share: Share of the response limit, at its end, over which a linear penalty grows to the whole of
-            overlong_penalty; 0 for none. It says nothing about responses of pinned lengths.
+            overlong_penalty; 0 for none. Without effect on responses of pinned lengths.
         overlong_penalty: Subtracted from the reward of a response that fills its limit.
         gae_lambda: Of GAE.
         discount: Of GAE, per token.
@@ -115,15 +117,12 @@ class Algorithm:
 
 ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
     {
-        algorithm.name: algorithm
-        for algorithm in (
-            Algorithm(name="grpo", kl_coef=0.04, loss_mean="sequence"),
-            Algorithm(name="dapo", clip_high=0.28, has_dynamic_sampling=True, overlong_share=0.2),
-            Algorithm(name="ppo", advantage="gae", kl_coef=0.01),
-        )
+        "grpo": Algorithm(name="grpo", kl_coef=0.04, loss_mean="sequence"),
+        "dapo": Algorithm(name="dapo", clip_high=0.28, has_dynamic_sampling=True, overlong_share=0.2),
+        "ppo": Algorithm(name="ppo", advantage="gae", kl_coef=0.01),
     }
 )
-"""Known algorithms by name, with the settings of their papers where those name one."""
+"""Known algorithms by name, with their papers' settings as far as those are given."""
 
 
 def find_algorithm(name: str) -> Algorithm:

@@ -1,4 +1,4 @@
-"""Architectures: the numbers that FLOPs, plans and the native engine need, layer by layer."""
+"""Model architectures, layer by layer: input of FLOPs, plans and the native engine."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ModelConfig:
         has_post_norms: Norms after the sub-layers too, before they join the residual stream (Gemma).
         rope_theta: Base of the rotary frequencies.
         rope_local_theta: Base in layers with a window; None for the same.
-        rope_scaling: Of layers that see everything.
+        rope_scaling: Of layers with full attention.
         rope_dim: Rotated part of a head, from its beginning; None for all of it.
         max_positions: Rows of a learned position table, instead of rotary positions; None for rotary.
         embedding_scale: Factor on the embeddings.
@@ -59,9 +59,9 @@ class ModelConfig:
             scale, and the positions per step.
         sliding_window: Positions a token of a windowed layer attends to, itself included; None for no windows.
         is_window_chunked: Windows are fixed pieces of the sequence.
-        full_attention_interval: Every so-manieth layer sees everything (and has attention where the others have
-            a gated delta net); the others have the window; 0 if all are alike.
-        nope_interval: Every so-manieth layer has no rotary positions; 0 for none.
+        full_attention_interval: Every N-th layer has full attention, the others the window or a gated delta net;
+            0 if all are alike.
+        nope_interval: Every N-th layer has no rotary positions; 0 for none.
         moe: Mixture of experts.
         mla: Multi-head latent attention instead of grouped queries.
         mamba: Mixer of the M layers of a hybrid.
@@ -144,24 +144,21 @@ class ModelConfig:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """What each of the ``num_layers`` layers is made of, in order."""
+        """Mixer, window and feed-forward of each of the ``num_layers`` layers, in order."""
         return tuple(self._layer(index) for index in range(self.num_layers))
 
     @property
     def mtp_layer(self) -> Layer:
-        """What the block of each multi-token prediction depth is made of: the last layer with attention's kind."""
+        """Layer of each multi-token prediction depth: full attention, and experts if the model has any."""
         feed_forward = FeedForward.DENSE if self.moe is None else FeedForward.MOE
         return Layer(mixer=Mixer.ATTENTION, feed_forward=feed_forward)
 
     @property
     def num_mtp_blocks(self) -> int:
         """Blocks of multi-token prediction that have weights: one a depth, or one for all depths."""
-        return min(self.mtp_num_layers, 1) if self.is_mtp_shared else self.mtp_num_layers
-
-    @property
-    def is_hybrid(self) -> bool:
-        """Whether some layers mix tokens by something else than attention."""
-        return self.mamba is not None or self.gated_delta_net is not None
+        if self.is_mtp_shared:
+            return min(self.mtp_num_layers, 1)
+        return self.mtp_num_layers
 
     @property
     def num_experts(self) -> int:
@@ -171,41 +168,46 @@ class ModelConfig:
     def _layer(self, index: int) -> Layer:
         if self.hybrid_pattern:
             return _LAYER_OF_LETTER[self.hybrid_pattern[index]]
-        sees_all = not self.full_attention_interval or (index + 1) % self.full_attention_interval == 0
-        if not self.full_attention_interval:
-            sees_all = self.sliding_window is None
+        if self.full_attention_interval:
+            has_full_attention = (index + 1) % self.full_attention_interval == 0
+        else:
+            has_full_attention = self.sliding_window is None
+        mixer = Mixer.ATTENTION
+        if self.gated_delta_net is not None and not has_full_attention:
+            mixer = Mixer.GATED_DELTA_NET
         return Layer(
-            mixer=Mixer.GATED_DELTA_NET if self.gated_delta_net is not None and not sees_all else Mixer.ATTENTION,
-            window=None if sees_all else self.sliding_window,
-            is_chunked=self.is_window_chunked and not sees_all,
+            mixer=mixer,
+            window=None if has_full_attention else self.sliding_window,
+            is_chunked=self.is_window_chunked and not has_full_attention,
             has_rope=not self.nope_interval or (index + 1) % self.nope_interval != 0,
             feed_forward=FeedForward.MOE if self._is_moe_layer(index) else FeedForward.DENSE,
         )
 
     def _is_moe_layer(self, index: int) -> bool:
         moe = self.moe
-        return (
-            moe is not None
-            and index >= moe.num_dense_layers
-            and (index - moe.num_dense_layers + 1) % moe.layer_interval == 0
-        )
+        if moe is None or index < moe.num_dense_layers:
+            return False
+        return (index - moe.num_dense_layers + 1) % moe.layer_interval == 0
 
 
 def value_model(policy: ModelConfig) -> ModelConfig:
-    """Return the architecture of the value model that goes with a policy: the same but for the head."""
+    """Return a policy's architecture with a value head."""
     return replace(policy, has_value_head=True, tied_embeddings=False, mtp_num_layers=0)
 
 
 def build_model(name: str, values: Mapping[str, Any]) -> ModelConfig:
-    """Return a model from the values of its fields, in which parts may be plain mappings and tuples lists.
+    """Build a model from plain data: mappings instead of dataclasses, lists instead of tuples.
 
     Raises:
         RecipeError: See ModelConfig.
     """
-    parts = {key: part(**values[key]) for key, part in _PARTS.items() if values.get(key) is not None}
-    temperature = values.get("query_temperature")
-    tuples = {} if temperature is None else {"query_temperature": (temperature[0], temperature[1])}
-    return ModelConfig(name=name, **{**values, **parts, **tuples})
+    arguments = dict(values)
+    for key, part in _PARTS.items():
+        if values.get(key) is not None:
+            arguments[key] = part(**values[key])
+    if values.get("query_temperature") is not None:
+        arguments["query_temperature"] = tuple(values["query_temperature"])
+    return ModelConfig(name=name, **arguments)
 
 
 _PARTS = {
@@ -225,7 +227,7 @@ _LAYER_OF_LETTER = {
 
 
 def _size_problems(part: Any, *, subject: str = "") -> Iterator[str]:
-    """Yield each number that is not positive; the ones that may be zero say so by their default."""
+    """Yield each number that is not positive; zero is allowed if it is the field's default."""
     for field in fields(part):
         value = getattr(part, field.name)
         if hasattr(value, "__dataclass_fields__"):
@@ -233,9 +235,11 @@ def _size_problems(part: Any, *, subject: str = "") -> Iterator[str]:
         elif str(field.type).startswith(("int", "float")) and type(value) not in (int, float, NoneType):
             yield f"{subject}{field.name}={value!r} must be a number"
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            may_be_zero = field.default == 0
-            if value < 0 or (value == 0 and not may_be_zero) or value != value:  # noqa: PLR0124 (NaN)
-                yield f"{subject}{field.name}={value} must be {'>= 0' if may_be_zero else 'positive'}"
+            if field.default == 0:
+                if not value >= 0:  # NaN too
+                    yield f"{subject}{field.name}={value} must be >= 0"
+            elif not value > 0:
+                yield f"{subject}{field.name}={value} must be positive"
 
 
 def _moe_problems(moe: MoE, *, num_layers: int) -> Iterator[str]:

@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Final
 
 from pytest_nemoperf.errors import NoLayoutError, PlanError
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
@@ -14,7 +13,7 @@ from pytest_nemoperf.recipe import Precision, Recipe, Recompute
 from pytest_nemoperf.rl import RL
 from pytest_nemoperf.systems import System
 
-MAX_CASE_ID_LENGTH: Final = 200
+_MAX_CASE_ID_LENGTH = 200
 """File systems take names of 255 bytes; ``.json`` and the name of a temporary file need some of them."""
 
 _MAX_NODEID_LENGTH = 160
@@ -25,10 +24,10 @@ _PLAIN_NODEID = re.compile(
     r"[A-Za-z_][A-Za-z0-9_]*"  # function
     r"(\[([A-Za-z0-9_-]|\.(?=[0-9]))*[A-Za-z0-9_]\])?"  # parameters
 )
-"""Node ids that their case id tells again: no other one has the same.
+"""Node ids that can be recovered from their case id, so that no two have the same.
 
-Folders, file, classes and function stand between dots there, and parameters after a dash. The last dot that no digit
-follows is before the function, whose name has no dash; what begins with a capital right before it are classes.
+A case id has dots between folders, file, classes and function, and a dash before parameters. The last dot not followed
+by a digit precedes the function, whose name has no dash; capitalised names right before it are classes.
 """
 
 _NODES_AND_GPUS = re.compile(r"\d+n\d+g")
@@ -40,8 +39,8 @@ def case_id(recipe: Recipe, *, system: System) -> str:
 
     For example ``pretrain-llama3-8b-1n8g-torch-bf16-fsdp4tp2-seq8192-gbs128-mbs1``, and for reinforcement learning
     ``grpo-llama3-8b-1n8g-torch-bf16-fsdp8-gtp2gdp4-seq4096-gbs512-mbs1-p64g32-in128out2048``. Recipes that differ in
-    anything the id shows have different ids: nodes, precision and sizes have fixed forms, and the names
-    between them may not look like those.
+    anything the id shows have different ids: nodes, precision and sizes have fixed forms, which the names between
+    them may not have.
 
     Raises:
         NoLayoutError: If the recipe has no layout for the system.
@@ -51,7 +50,7 @@ def case_id(recipe: Recipe, *, system: System) -> str:
     nodes = num_nodes(layout, system=system)
     for problem in _name_problems(recipe):
         raise PlanError(problem)
-    parts = (
+    parts = [
         recipe.workload,
         recipe.model_config.name,
         f"{nodes}n{layout.total_gpus // nodes}g",
@@ -61,17 +60,23 @@ def case_id(recipe: Recipe, *, system: System) -> str:
         f"seq{recipe.seq_len}",
         f"gbs{recipe.global_batch_size}",
         f"mbs{recipe.micro_batch_size}",
-        *(_rollout_parts(recipe.rl) if recipe.rl is not None else ()),
-        f"recompute_{recipe.recompute}" if recipe.recompute is not Recompute.NONE else "",
-        "compiled" if recipe.is_compiled else "",
-        "balanced" if recipe.is_router_balanced else "",
-        "varlen" if recipe.has_varying_lengths else "",
-        recipe.variant,
-    )
-    case = "-".join(part for part in parts if part)
-    if len(case) > MAX_CASE_ID_LENGTH:
+    ]
+    if recipe.rl is not None:
+        parts.extend(_rollout_parts(recipe.rl))
+    if recipe.recompute is not Recompute.NONE:
+        parts.append(f"recompute_{recipe.recompute}")
+    if recipe.is_compiled:
+        parts.append("compiled")
+    if recipe.is_router_balanced:
+        parts.append("balanced")
+    if recipe.has_varying_lengths:
+        parts.append("varlen")
+    if recipe.variant:
+        parts.append(recipe.variant)
+    case = "-".join(parts)
+    if len(case) > _MAX_CASE_ID_LENGTH:
         raise PlanError(
-            f"case id {case!r} has {len(case)} characters, a file name takes {MAX_CASE_ID_LENGTH}; "
+            f"case id {case!r} has {len(case)} characters, a file name takes {_MAX_CASE_ID_LENGTH}; "
             "shorten the model's name or the variant"
         )
     return case
@@ -81,8 +86,7 @@ def benchmark_case_id(nodeid: str) -> str:
     """Return the case id of a benchmark test: its node id, safe as a file name.
 
     For example ``bench-perf_tests.test_kernels.test_gemm-bf16`` for ``perf_tests/test_kernels.py::test_gemm[bf16]``.
-    Where that does not tell the node id again, as for ``[C++]`` and ``[C#]``, or is too long, a digest of the node id
-    follows.
+    A digest of the node id follows if that is too long or ambiguous, as for ``[C++]`` and ``[C#]``.
     """
     name = nodeid.replace(".py::", ".").replace("/", ".").replace("::", ".")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-")
@@ -92,7 +96,7 @@ def benchmark_case_id(nodeid: str) -> str:
 
 
 def find_layout(recipe: Recipe, *, system: System) -> Layout:
-    """Return the recipe's layout for a system; in reinforcement learning its generation layout is spelt out.
+    """Return the recipe's layout for a system; in reinforcement learning always with a generation layout.
 
     Raises:
         NoLayoutError: If the recipe has no layout for the system.
@@ -114,7 +118,8 @@ def num_nodes(layout: Layout, *, system: System) -> int:
     Raises:
         PlanError: If it does not fill them.
     """
-    per_node, gpus = system.gpus_per_node, layout.total_gpus
+    per_node = system.gpus_per_node
+    gpus = layout.total_gpus
     if per_node is None or gpus <= per_node:
         return 1
     if gpus % per_node:
@@ -142,8 +147,9 @@ def _rollout_parts(rl: RL) -> Iterator[str]:
 
 
 def _name_problems(recipe: Recipe) -> Iterator[str]:
-    """Yield which names look like something else the id shows."""
-    model, framework = recipe.model_config.name, recipe.framework
+    """Yield the names that look like another part of the id."""
+    model = recipe.model_config.name
+    framework = recipe.framework
     for part in model.split("-"):
         if _NODES_AND_GPUS.fullmatch(part):
             yield (

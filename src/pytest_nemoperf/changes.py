@@ -13,7 +13,7 @@ from pytest_nemoperf.recipe import Precision, Recipe, Recompute
 from pytest_nemoperf.systems import System
 
 CHANGED_SUFFIX: Final = "+set"
-"""Ends the id of a case that ran under changes; no recipe's own id can end so."""
+"""Last part of the id of a case that ran under changes; no recipe's own id can end like this."""
 
 _RECIPE_KEYS: Mapping[str, str] = MappingProxyType(
     {
@@ -34,22 +34,25 @@ _TRUTH = {"true": True, "false": False}
 
 
 def parse_changes(texts: Sequence[str], *, subject: str) -> dict[str, Any]:
-    """Return the values by key of ``KEY=VALUE[,KEY=VALUE...]`` texts.
+    """Parse texts of the form ``KEY=VALUE[,KEY=VALUE...]`` into values by key.
 
     Raises:
         RecipeError: If a key is unknown or given twice, or a value is not of its kind.
     """
     changes: dict[str, Any] = {}
     known = (*TRAINING_KEYS, *_RECIPE_KEYS)
-    for item in (item for text in texts for item in text.split(",")):
-        key, separator, value = (part.strip() for part in item.partition("="))
-        if not separator or not value:
-            raise RecipeError(f"{subject}: {item!r} is not KEY=VALUE; write e.g. tp=2,mbs=4")
-        if key not in known:
-            raise RecipeError(f"{subject}: unknown key {key!r}; {did_you_mean(key, known)}")
-        if key in changes:
-            raise RecipeError(f"{subject}: {key} is given twice; give each key once")
-        changes[key] = _parsed(key, value, subject=subject)
+    for text in texts:
+        for item in text.split(","):
+            key, _, value = item.partition("=")
+            key = key.strip()
+            value = value.strip()
+            if not value:
+                raise RecipeError(f"{subject}: {item!r} is not KEY=VALUE; write e.g. tp=2,mbs=4")
+            if key not in known:
+                raise RecipeError(f"{subject}: unknown key {key!r}; {did_you_mean(key, known)}")
+            if key in changes:
+                raise RecipeError(f"{subject}: {key} is given twice; give each key once")
+            changes[key] = _parse_value(key, value, subject=subject)
     return changes
 
 
@@ -66,7 +69,7 @@ def change_recipe(recipe: Recipe, *, system: System, changes: Mapping[str, Any])
 
     Args:
         recipe: As written.
-        system: The layout of which is changed.
+        system: System whose layout is changed.
         changes: From parse_changes.
 
     Raises:
@@ -74,48 +77,63 @@ def change_recipe(recipe: Recipe, *, system: System, changes: Mapping[str, Any])
     """
     if system.name not in recipe.layouts:
         return recipe
-    degrees = {key: value for key, value in changes.items() if key in TRAINING_KEYS}
-    values = {_RECIPE_KEYS[key]: value for key, value in changes.items() if key in _RECIPE_KEYS}
+    degrees = {}
+    values = {}
+    for key, value in changes.items():
+        if key in TRAINING_KEYS:
+            degrees[key] = value
+        else:
+            values[_RECIPE_KEYS[key]] = value
     layout = complete_layout(degrees, base=recipe.layouts[system.name])
     return replace(recipe, layouts={**recipe.layouts, system.name: layout}, **values)
 
 
 def complete_layout(degrees: Mapping[str, Any], *, base: Layout | None = None) -> Layout:
-    """Return a layout with these degrees in which one data-parallel axis takes the ranks that are left.
+    """Return a layout with these degrees, its data-parallel degree derived from the remaining ranks.
 
-    That is ``dp_shard`` unless it is given; if it is, or if the base is plain DDP, ``dp_replicate`` unless that is
-    given. Where both are given nothing is derived.
+    The derived axis is ``dp_shard`` unless it is given; if it is, or if the base is plain DDP, ``dp_replicate`` unless
+    that is given. If both are given nothing is derived.
 
     Args:
         degrees: Values by name of a Layout's attribute.
-        base: Takes the place of a layout's defaults; None needs ``gpus`` among the degrees.
+        base: Layout to start from; None starts from the defaults and needs ``gpus`` among the degrees.
 
     Raises:
-        RecipeError: If the ranks can't be shared out so; the message shows the arithmetic.
+        RecipeError: If the degrees don't divide the ranks; the message shows the arithmetic.
     """
-    start = {name: getattr(base, name) for name in (*TRAINING_KEYS, "generation")} if base is not None else {}
-    values = {**start, **degrees}
+    values: dict[str, Any] = {}
+    if base is not None:
+        for name in (*TRAINING_KEYS, "generation"):
+            values[name] = getattr(base, name)
+    values.update(degrees)
     generation = values.get("generation")
     if generation is not None and generation.is_colocated:
         values["generation"] = replace(generation, gpus=values["gpus"])
     if "gpus" not in values:
         raise RecipeError("a layout lacks 'gpus'; give the number of ranks")
+    if base is not None and not degrees:
+        return Layout(**values)
     free = _free_axis(degrees, base=base)
-    if free is not None and (base is None or degrees):
-        other = "dp_replicate" if free == "dp_shard" else "dp_shard"
-        taken = {name: values.get(name, 1) for name in ("tp", "pp", "cp", other)}
-        values[free] = _left(values["gpus"], taken=taken, axis=free)
+    if free is not None:
+        fixed = "dp_replicate" if free == "dp_shard" else "dp_shard"
+        taken = {name: values.get(name, 1) for name in ("tp", "pp", "cp", fixed)}
+        values[free] = _remaining_ranks(values["gpus"], taken=taken, axis=free)
     return Layout(**values)
 
 
 def _free_axis(degrees: Mapping[str, Any], *, base: Layout | None) -> str | None:
-    is_ddp = base is not None and base.dp_shard == 1 and base.dp_replicate > 1
-    preferred = ("dp_replicate", "dp_shard") if is_ddp else ("dp_shard", "dp_replicate")
-    return next((axis for axis in preferred if axis not in degrees), None)
+    """Return the data-parallel axis to derive; None if both are given."""
+    axes = ["dp_shard", "dp_replicate"]
+    if base is not None and base.dp_shard == 1 and base.dp_replicate > 1:
+        axes.reverse()
+    for axis in axes:
+        if axis not in degrees:
+            return axis
+    return None
 
 
-def _left(gpus: int, *, taken: Mapping[str, int], axis: str) -> int:
-    """Return the ranks an axis gets; degrees that are no positive numbers are left for Layout to name."""
+def _remaining_ranks(gpus: int, *, taken: Mapping[str, int], axis: str) -> int:
+    """Return the ranks of an axis; 1 if a degree is no positive number, which Layout refuses."""
     product = 1
     for degree in (gpus, *taken.values()):
         if type(degree) is not int or degree < 1:
@@ -130,7 +148,7 @@ def _left(gpus: int, *, taken: Mapping[str, int], axis: str) -> int:
     return gpus // product
 
 
-def _parsed(key: str, value: str, *, subject: str) -> int | bool | str:
+def _parse_value(key: str, value: str, *, subject: str) -> int | bool | str:
     if key in _FLAGS:
         if value not in _TRUTH:
             raise RecipeError(f"{subject}: {key}={value} must be true or false")

@@ -1,4 +1,4 @@
-"""``nemoperf``: what needs neither a GPU nor a test run."""
+"""The ``nemoperf`` command line; needs neither a GPU nor a test run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ examples:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports what is wrong in one line; the usage is a ``--help`` away."""
+    """Reports errors in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(_USAGE_EXIT, f"nemoperf: error: {message}\n")
@@ -100,17 +100,22 @@ def _flops(arguments: argparse.Namespace) -> int:
     answers = []
     for seq_len in _parse_seq_lens(arguments.seq_len):
         terms = flops_terms(model, seq_len=seq_len, convention=convention)
-        answer = {
+        answer: dict[str, Any] = {
             "model": model.name,
             "seq_len": seq_len,
             "convention": convention.name,
             "flops_per_token": sum(terms.values()),
         }
-        answers.append(answer | ({"terms": dict(terms)} if arguments.terms else {}))
-    if arguments.json:
-        print(json.dumps(answers[0] if len(answers) == 1 else answers, indent=2))
+        if arguments.terms:
+            answer["terms"] = dict(terms)
+        answers.append(answer)
+    if not arguments.json:
+        for answer in answers:
+            print(_flops_text(answer), end="")
+    elif len(answers) == 1:
+        print(json.dumps(answers[0], indent=2))
     else:
-        print("".join(_flops_text(answer) for answer in answers), end="")
+        print(json.dumps(answers, indent=2))
     return 0
 
 
@@ -124,10 +129,11 @@ def _parse_seq_lens(text: str) -> list[int]:
 def _flops_text(answer: Mapping[str, Any]) -> str:
     total = answer["flops_per_token"]
     terms: Mapping[str, float] = answer.get("terms", {})
-    width = max((len(name) for name in terms), default=0)
-    lines = [f"  {name:<{width}}  {term:<12.6g} {term / total:6.1%}" for name, term in terms.items()]
-    head = f"{answer['model']} at seq_len {answer['seq_len']}: {total:.6g} FLOPs per token ({answer['convention']})"
-    return "\n".join([head, *lines]) + "\n"
+    text = f"{answer['model']} at seq_len {answer['seq_len']}: {total:.6g} FLOPs per token ({answer['convention']})\n"
+    width = max(map(len, terms), default=0)
+    for name, term in terms.items():
+        text += f"  {name:<{width}}  {term:<12.6g} {term / total:6.1%}\n"
+    return text
 
 
 def _plan(arguments: argparse.Namespace) -> int:

@@ -37,8 +37,6 @@ _FLAGS = {
     "compiled": "blocks go through torch.compile",
     "balanced": "tokens go round the experts of a mixture, as published pages have it",
 }
-
-
 _TOKENS = re.compile(r"(\d+(?:\.\d*)?(?:[eE]\+?\d{1,2})?)([KMBT]?)", re.IGNORECASE)
 _THOUSANDS = {"": 0, "K": 1, "M": 2, "B": 3, "T": 4}
 _EPILOG = """\
@@ -99,7 +97,7 @@ def add_plan_command(parser: argparse.ArgumentParser) -> None:
 
 
 def plan_text(arguments: argparse.Namespace) -> str:
-    """Return what the command prints.
+    """Return the output of ``nemoperf plan``.
 
     Raises:
         NemoPerfError: If the recipe can't be built, resolved or priced.
@@ -110,23 +108,29 @@ def plan_text(arguments: argparse.Namespace) -> str:
     plan = resolve(recipe, system=system)
     baseline = find_baseline(_baselines_dir(arguments.baselines), system=system.name, case=plan.case)
     price = price_plan(plan, system=system, baseline=baseline, run_tokens=run_tokens, unsupported=_unsupported(plan))
-    return to_json(price) if arguments.json else render_price(price, system_title=system.title)
+    if arguments.json:
+        return to_json(price)
+    return render_price(price, system_title=system.title)
 
 
 def _baselines_dir(named: Path | None) -> Path:
-    """Return the folder of baselines; one that is named must be there.
+    """Return the folder of baselines: the named one, or the default, which need not exist.
 
     Raises:
-        BaselineError: If it is not.
+        BaselineError: If the named one does not exist.
     """
-    if named is not None and not named.is_dir():
+    if named is None:
+        return Path(_BASELINES)
+    if not named.is_dir():
         raise BaselineError(f"--baselines={named}: no such folder; give the one that holds <system>/<case>.json")
-    return named or Path(_BASELINES)
+    return named
 
 
 def _parse_tokens(text: str) -> int:
     match = _TOKENS.fullmatch(text.strip().replace(",", ""))
-    tokens = Decimal(match[1]) * 1000 ** _THOUSANDS[match[2].upper()] if match else Decimal(0)
+    tokens = Decimal(0)
+    if match is not None:
+        tokens = Decimal(match[1]) * 1000 ** _THOUSANDS[match[2].upper()]
     if tokens < 1 or tokens != int(tokens):
         raise RecipeError(f"--tokens={text} must be a whole number >= 1; write e.g. 1000000000000, 1e12 or 15T")
     return int(tokens)
@@ -146,19 +150,8 @@ def _unsupported(plan: Plan) -> str | None:
 def _read_recipe(arguments: argparse.Namespace) -> Recipe:
     from pytest_nemoperf.schema import read_contract  # noqa: PLC0415 (jsonschema is slow to import)
 
-    for name in (
-        "model",
-        "model_name",
-        "seq_len",
-        "gbs",
-        "mbs",
-        *TRAINING_KEYS,
-        "precision",
-        "recompute",
-        *_FLAGS,
-        "framework",
-        "convention",
-    ):
+    options = ("model", "model_name", "seq_len", "gbs", "mbs", "precision", "recompute", "framework", "convention")
+    for name in (*options, *TRAINING_KEYS, *_FLAGS):
         if getattr(arguments, name) is not None:
             raise RecipeError(f"{_option(name)} with --recipe: the file says it already; use one or the other")
     return read_contract(Recipe, arguments.recipe, name="recipe", error=RecipeError)
@@ -168,12 +161,14 @@ def _build_recipe(arguments: argparse.Namespace) -> Recipe:
     missing = [_option(name) for name in _REQUIRED if getattr(arguments, name) is None]
     if missing:
         raise RecipeError(f"{', '.join(missing)} missing; give them, or a recipe with --recipe FILE")
-    degrees = {name: getattr(arguments, name) for name in TRAINING_KEYS}
-    given = {name: value for name, value in degrees.items() if value is not None}
+    degrees = {}
+    for name in TRAINING_KEYS:
+        if getattr(arguments, name) is not None:
+            degrees[name] = getattr(arguments, name)
     return Recipe(
         model=arguments.model,
         model_name=arguments.model_name or "",
-        layouts={arguments.system: complete_layout(given)},
+        layouts={arguments.system: complete_layout(degrees)},
         seq_len=arguments.seq_len,
         global_batch_size=arguments.gbs,
         micro_batch_size=1 if arguments.mbs is None else arguments.mbs,
@@ -187,4 +182,6 @@ def _build_recipe(arguments: argparse.Namespace) -> Recipe:
 
 
 def _option(name: str) -> str:
-    return "--no-sequence-parallel" if name == "sequence_parallel" else f"--{name.replace('_', '-')}"
+    if name == "sequence_parallel":
+        return "--no-sequence-parallel"
+    return f"--{name.replace('_', '-')}"

@@ -1,7 +1,7 @@
-"""The clock of what this process measures itself.
+"""Monotonic clock that tests can't replace.
 
-Tests replace the functions of module time, by hand or with freezegun or time-machine. These here are bound at import,
-and those two leave clock_gettime with CLOCK_MONOTONIC alone, so a test's own time does not become the figure.
+Tests replace the functions of module time, by hand or with freezegun or time-machine. These are bound at import, and
+those two don't replace clock_gettime(CLOCK_MONOTONIC), so a measured duration is real time.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from time import CLOCK_MONOTONIC, clock_gettime, sleep
 
 
 def now() -> float:
-    """Return seconds of the monotonic clock, the one that time.perf_counter reads too."""
+    """Return seconds of the monotonic clock, which time.perf_counter reads too."""
     return clock_gettime(CLOCK_MONOTONIC)
 
 
 def wait(seconds: float) -> None:
-    """Sleep so long."""
+    """Sleep for some seconds."""
     sleep(seconds)

@@ -1,4 +1,4 @@
-"""What architectures are made of: activations, mixers, experts, latent attention and the rest."""
+"""Building blocks of architectures: activations, mixers, experts, latent attention, rotary scaling."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 
 class Activation(StrEnum):
-    """What an MLP does between its matrices; gated ones have a third matrix."""
+    """Non-linearity of an MLP; gated ones have a third matrix."""
 
     SWIGLU = "swiglu"
     GEGLU = "geglu"  # tanh approximation, as in Gemma
@@ -23,7 +23,7 @@ class Activation(StrEnum):
 
 
 class Mixer(StrEnum):
-    """What mixes the tokens of a sequence in one layer."""
+    """Token mixer of a layer."""
 
     ATTENTION = "attention"
     MAMBA = "mamba"
@@ -31,7 +31,7 @@ class Mixer(StrEnum):
 
 
 class FeedForward(StrEnum):
-    """What works token by token in one layer."""
+    """Feed-forward part of a layer: a dense MLP or a mixture of experts."""
 
     DENSE = "dense"
     MOE = "moe"
@@ -39,14 +39,14 @@ class FeedForward(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """What one decoder layer is made of.
+    """One decoder layer.
 
     Attributes:
-        mixer: None in hybrids whose layers are either a mixer or an MLP.
+        mixer: None in a layer of a hybrid that is an MLP only.
         window: Positions a token attends to, itself included; None for all before it.
         is_chunked: The window is a fixed piece of the sequence instead of a sliding one (Llama 4).
         has_rope: Queries and keys are rotated.
-        feed_forward: As for the mixer.
+        feed_forward: None in a layer of a hybrid that is a mixer only.
     """
 
     mixer: Mixer | None
@@ -66,14 +66,14 @@ class MoE:
         ffn_hidden_size: Width of one routed expert.
         shared_ffn_hidden_size: Width of all shared experts together; 0 for none.
         num_dense_layers: Layers at the beginning that keep the dense MLP.
-        layer_interval: Of the others every so-manieth is a mixture, counted so that the last one is.
-        router: How scores become probabilities.
+        layer_interval: Every N-th of the other layers is a mixture, the last of each N.
+        router: Function from scores to probabilities.
         is_normalized: The chosen probabilities are divided by their sum.
-        scaling_factor: They are multiplied by it afterwards.
-        num_groups: Experts are in so many groups, and only those of the best groups are chosen from.
+        scaling_factor: Factor on the probabilities, after that.
+        num_groups: Groups of experts; a token's experts come from the best groups only.
         topk_groups: Groups a token chooses from.
-        group_score: What ranks a group: its best expert (DeepSeek-V2) or its two best (DeepSeek-V3).
-        has_score_correction: A bias that load balancing moves is added to the scores for choosing alone.
+        group_score: Score of a group: its best expert's (DeepSeek-V2) or the sum of its two best (DeepSeek-V3).
+        has_score_correction: A load-balancing bias is added to the scores, for the choice of experts only.
         scales_input: Probabilities multiply an expert's input instead of its output (Llama 4).
         router_bias: The router's matrix has a bias.
         shared_gate: A sigmoid gate scales the shared experts' output.
@@ -158,11 +158,11 @@ class GatedDeltaNet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeScaling:
-    """How rotary frequencies are stretched for contexts longer than those of pre-training.
+    """Rotary frequencies stretched for contexts longer than those of pre-training.
 
     Attributes:
         kind: ``linear``, ``llama3`` (Llama 3.1's wavelength bands) or ``yarn`` (https://arxiv.org/abs/2309.00071).
-        factor: Of the stretch.
+        factor: New context length over the original one.
         original_context: Positions of pre-training.
         low_freq: llama3: low_freq_factor; yarn: beta_slow.
         high_freq: llama3: high_freq_factor; yarn: beta_fast.

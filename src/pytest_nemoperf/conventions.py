@@ -1,4 +1,4 @@
-"""Conventions of counting FLOPs: what one source counts, as data in ``catalog/conventions.json``."""
+"""Conventions of counting FLOPs, as data in ``catalog/conventions.json``."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ DEFAULT_CONVENTION = "megatron-bridge"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlopsConvention:
-    """What one source counts; published pages differ by up to 30% at equal speed.
+    """Terms that one source counts; published pages differ by up to 30% at equal speed.
 
     Attributes:
         name: Stored beside every TFLOP/s figure.
         source: Code or page the convention was read from.
         is_causal_halved: Attention scores above the diagonal are not counted.
         counts_diagonal: A halved row of scores has (s + 1) / 2 entries on average instead of s / 2.
-        window: ``exact``: a windowed layer's mean context; ``ignored``: every layer sees everything. Chunked
+        window: ``exact``: a windowed layer's mean context; ``ignored``: full attention everywhere. Chunked
             windows (Llama 4) are counted as full either way: no source counts them.
         counts_mtp: Blocks and heads of multi-token prediction.
         counts_hybrid_mtp_projection: Their projections also in hybrids.
@@ -33,8 +33,8 @@ class FlopsConvention:
         counts_small_parameters: Everything else that has parameters (norms, biases), at 6 FLOPs each.
         vocab_multiple: The vocabulary is padded to a multiple of this times tp; 1 for no padding.
         needs_silu_for_gate: Gated MLPs count as two matrices unless their activation is SiLU.
-        head_dim: ``actual``, or ``hidden`` for hidden_size / num_heads whatever the model has.
-        is_mha: Keys and values are charged like the queries, whatever the number of key-value heads.
+        head_dim: ``actual``, or ``hidden`` for hidden_size / num_heads in any model.
+        is_mha: Keys and values are charged like the queries, for any number of key-value heads.
         num_kv_heads: Key-value heads of single models that the source gets wrong, by model name.
         is_shared_expert_single: Several shared experts count as one.
         are_dense_layers_moe: Dense layers of a mixture count as mixtures.
@@ -44,8 +44,8 @@ class FlopsConvention:
             weights, ``all`` off the attention core too.
         lora_rank: Rank of adapters on every projection, whose own gradients ``all`` counts in proportion to their
             parameters; 0 counts none.
-        packed_sample_len: Sequences are packed of samples of so many tokens, which attend to themselves alone and
-            of which one token each is not counted; None for sequences of one sample.
+        packed_sample_len: Tokens of each sample in a packed sequence; a sample attends to itself alone, and one of
+            its tokens is not counted. None for sequences of one sample.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Every error this package raises on purpose: subject, values, rule, what to do."""
+"""Errors this package raises on purpose; messages give subject, values, rule and remedy."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from collections.abc import Iterable
 from typing import Final
 
 MEANWHILE: Final = "meanwhile on this machine: "
-"""Begins what the machine was like while a launch failed: not the cause, but maybe why."""
+"""Begins a line about the machine's state during a failed launch."""
 
 
 class NemoPerfError(Exception):
-    """Base of all errors a user can cause or meet."""
+    """Base of all errors."""
 
 
 class RecipeError(NemoPerfError, ValueError):
-    """A recipe, layout, model or system that can't be, with the rule it breaks."""
+    """A recipe, layout, model or system that breaks a rule."""
 
 
 class PlanError(NemoPerfError, ValueError):
-    """A recipe that is sound, but can't be run on this system or machine."""
+    """A sound recipe that can't be run on this system or machine."""
 
 
 class NoLayoutError(PlanError):
-    """A recipe without a layout for the system: nothing is wrong, there is nothing to run; a test skips."""
+    """A recipe without a layout for the system; its test is skipped."""
 
 
 class UnsupportedError(PlanError):
-    """The framework can't run this plan here, and says why; the case is skipped."""
+    """A plan that the framework can't run here; the case is skipped."""
 
 
 class LaunchError(NemoPerfError, RuntimeError):
-    """Ranks that didn't start, failed, hung or were killed; carries the first failing rank's own error."""
+    """Ranks that didn't start, failed, hung or were killed, with the first failing rank's own error."""
 
 
 class TurnError(LaunchError):
-    """The other side of a comparison in turns is gone: a consequence, never the cause."""
+    """The other side of a comparison in turns is gone; its own error is the cause."""
 
 
 class GenerationError(NemoPerfError, RuntimeError):
@@ -47,11 +47,11 @@ class RevisionError(NemoPerfError, RuntimeError):
 
 
 class GitError(NemoPerfError, RuntimeError):
-    """git can't tell what it was asked; the message is git's own reason."""
+    """A git command that failed, with git's own message."""
 
 
 class RecordError(NemoPerfError, ValueError):
-    """What the ranks wrote is missing, torn or impossible."""
+    """Records of the ranks that are missing, torn or impossible."""
 
 
 class BaselineError(NemoPerfError, ValueError):
@@ -59,7 +59,7 @@ class BaselineError(NemoPerfError, ValueError):
 
 
 class WaiverError(NemoPerfError, ValueError):
-    """A waiver that says too little, or something that can't be."""
+    """A waiver that is incomplete or contradictory."""
 
 
 class LintError(NemoPerfError, ValueError):
@@ -71,15 +71,16 @@ class MachineError(NemoPerfError, RuntimeError):
 
 
 def in_one_line(error: NemoPerfError) -> str:
-    """Return an error for a list: its first line, and what follows it where that ends with a colon.
-
-    Of several lines the last one is the cause: where a log ends.
-    """
-    first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    causes = [line for line in others if not line.startswith(MEANWHILE)]
-    if causes and first.endswith(":"):
-        return f"{first} {'... ' if len(causes) > 1 else ''}{causes[-1]}"
-    return first
+    """Return an error as one line: its first, and its last if the first ends with a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    first = lines[0]
+    causes = [line for line in lines[1:] if not line.startswith(MEANWHILE)]
+    if not causes or not first.endswith(":"):
+        return first
+    gap = "... " if len(causes) > 1 else ""
+    return f"{first} {gap}{causes[-1]}"
 
 
 def check_flag(value: object, *, subject: str) -> None:
@@ -93,7 +94,9 @@ def check_flag(value: object, *, subject: str) -> None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return what to say after an unknown word: the nearest known ones, or all of them."""
+    """Return a hint after an unknown word: the nearest known words, or all of them."""
     options = sorted(known)
     near = difflib.get_close_matches(word, options, n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(options)}"
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"known: {', '.join(options)}"

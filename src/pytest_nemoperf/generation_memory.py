@@ -1,4 +1,4 @@
-"""What a rank keeps while it generates: its part of the weights, and the cache of keys and values."""
+"""Memory of generating ranks: their part of the weights, and the cache of keys and values."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from pytest_nemoperf.weights import num_kv_copies, num_local_kv_heads
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationMemory:
-    """Memory of the fullest rank that generates, in bytes; the native generator's.
+    """Memory of the fullest generating rank, in bytes, under the native generator.
 
     Attributes:
         num_slots: Samples a replica decodes at once.
-        weights: Its part, in the compute type.
-        cache: Keys and values of as many of the longest samples as there are slots; an estimate from above.
-        is_colocated: The ranks that train generate as well; their own memory comes on top.
-        refit_bytes: Weights of all ranks that generate: what a refit fills.
+        weights: Its part of the weights, in the compute type.
+        cache: Keys and values if every slot had the longest sample; an estimate from above.
+        is_colocated: The training ranks generate; the memory of training adds to this.
+        refit_bytes: Weights of all generating ranks, which a refit fills.
         num_kv_copies: Ranks of a replica that hold the same key-value heads.
-        copied_weights: Of the weights, what is there only because of these copies.
-        copied_cache: Of the cache, the same.
+        copied_weights: Part of the weights that is extra copies of key-value heads.
+        copied_cache: The same of the cache.
     """
 
     num_slots: int
@@ -41,13 +41,14 @@ class GenerationMemory:
 
     @property
     def total(self) -> int:
-        """Both of them."""
+        """Weights and cache."""
         return self.weights + self.cache
 
 
 def generation_memory(plan: Plan) -> GenerationMemory | None:
     """Return the memory of generation; None for a workload without it."""
-    rl, generation = plan.rl, plan.layout.generation
+    rl = plan.rl
+    generation = plan.layout.generation
     if rl is None or generation is None:
         return None
     stages = range(generation.pp)
@@ -55,7 +56,7 @@ def generation_memory(plan: Plan) -> GenerationMemory | None:
     cache = [_cache_bytes(plan, rl=rl, generation=generation, pp_rank=pp_rank) for pp_rank in stages]
     fullest = max(stages, key=lambda pp_rank: weights[pp_rank] + cache[pp_rank])
     num_copies = num_kv_copies(plan.model, tp=generation.tp)
-    copied = sum(part.copied_numel for part in _parts(plan, generation=generation, pp_rank=fullest))
+    copied = sum(shard.copied_numel for shard in _shards(plan, generation=generation, pp_rank=fullest))
     return GenerationMemory(
         num_slots=rl.num_slots(dp=generation.dp),
         weights=weights[fullest],
@@ -69,25 +70,25 @@ def generation_memory(plan: Plan) -> GenerationMemory | None:
 
 
 def _weight_bytes(plan: Plan, *, generation: GenerationLayout, pp_rank: int) -> int:
-    numel = sum(part.numel for part in _parts(plan, generation=generation, pp_rank=pp_rank))
+    numel = sum(shard.numel for shard in _shards(plan, generation=generation, pp_rank=pp_rank))
     return numel * compute_bytes(plan.precision)
 
 
-def _parts(plan: Plan, *, generation: GenerationLayout, pp_rank: int) -> tuple[WeightShard, ...]:
+def _shards(plan: Plan, *, generation: GenerationLayout, pp_rank: int) -> tuple[WeightShard, ...]:
     return stage_parts(plan.model, layout=generation.replica, pp_rank=pp_rank)
 
 
 def _cache_bytes(plan: Plan, *, rl: RL, generation: GenerationLayout, pp_rank: int) -> int:
-    layers = plan.model.layers
-    chunks = stage_layers(plan.model, pp=generation.pp, vp=1)[pp_rank]
-    num_layers = sum(layers[index].mixer is Mixer.ATTENTION for chunk in chunks for index in chunk)
+    (chunk,) = stage_layers(plan.model, pp=generation.pp, vp=1)[pp_rank]
+    layers = [plan.model.layers[index] for index in chunk]
+    num_layers = sum(layer.mixer is Mixer.ATTENTION for layer in layers)
     width = _cached_width(plan.model, tp=generation.tp)
     slots = rl.num_slots(dp=generation.dp)
     return slots * max(rl.most_lengths()) * num_layers * width * compute_bytes(plan.precision)
 
 
 def _cached_width(model: ModelConfig, *, tp: int) -> int:
-    """Return a rank's elements of a token's keys and values in one layer; multi-head latent ones are kept expanded."""
+    """Return elements of a token's keys and values in one layer of a rank; latent ones are kept expanded."""
     per_head = 2 * model.head_dim
     if model.mla is not None:
         per_head = model.mla.qk_nope_head_dim + model.mla.qk_rope_head_dim + model.mla.v_head_dim

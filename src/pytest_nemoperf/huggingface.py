@@ -1,7 +1,7 @@
 """Architectures from Hugging Face ``config.json`` files, for the families the catalog holds.
 
-Every key is either understood, known not to change the architecture, or an error: a model that is not the one the
-file describes would be counted, planned and trained without anybody noticing.
+Every key is understood, known not to change the architecture, or an error: otherwise another model than the file's
+would be counted, planned and trained unnoticed.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from pytest_nemoperf.jsontext import read_json
 
 
 def is_config_path(name: str) -> bool:
-    """Whether a model's name is a path to a config: it has a path separator, or is there."""
+    """Whether a model's name is a path to a config: it has a path separator, or the file exists."""
     return "/" in name or "\\" in name or Path(name).exists()
 
 
 def read_config(path: str | Path) -> ModelConfig:
     """Return the architecture of a ``config.json``, or of the directory that holds one.
 
-    The model is named, in lower case, by what travels with the file: its own name if that is not ``config.json``, else
-    the last part of its ``_name_or_path``, else family and a digest of the architecture. The folder does not: another
-    checkout may call it otherwise. Of a multimodal model it is the language part.
+    The model's name, in lower case, is the file's if that is not ``config.json``, else the last part of its
+    ``_name_or_path``, else family and a digest of the architecture; never the folder's, which differs between
+    checkouts. Of a multimodal model it is the language part.
 
     Raises:
         RecipeError: If the file can't be read, its family is not known, or it has a key or a value that changes the
             architecture and is not understood.
     """
-    path = Path(path)
-    file = path / "config.json" if path.is_dir() else path
+    file = Path(path)
+    if file.is_dir():
+        file = file / "config.json"
     data = read_json(file, error=RecipeError)
     if not isinstance(data, dict):
         raise RecipeError(f"{file}: holds a {type(data).__name__} instead of an object")
@@ -44,15 +45,17 @@ def read_config(path: str | Path) -> ModelConfig:
 
 
 def _name(file: Path, *, data: Mapping[str, Any]) -> str:
-    """Return the name that a file or its content gives the model; empty if neither does."""
+    """Return the model's name from the file's name or content; empty if neither has one."""
     if file.stem.lower() != "config":
-        return _spelt(file.stem)
+        return _slug(file.stem)
     origin = data.get("_name_or_path")
-    return _spelt(re.split(r"[/\\]", origin.rstrip("/\\"))[-1]) if isinstance(origin, str) else ""
+    if not isinstance(origin, str):
+        return ""
+    return _slug(re.split(r"[/\\]", origin.rstrip("/\\"))[-1])
 
 
-def _spelt(name: str) -> str:
-    """Return a name as names of models are spelt, since they become parts of file names."""
+def _slug(name: str) -> str:
+    """Return a name in the spelling of model names, which are parts of file names."""
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")
 
 
@@ -76,7 +79,7 @@ def _model(data: Mapping[str, Any], *, name: str, subject: str) -> ModelConfig:
     config = ConfigReader(data, subject=subject)
     values = _values(families[model_type], config)
     try:
-        model = build_model(name or _spelt(f"{model_type}-{config.digest()}"), values)
+        model = build_model(name or _slug(f"{model_type}-{config.digest()}"), values)
     except RecipeError as exc:
         raise RecipeError(f"{subject}: {exc}") from None
     except TypeError as exc:

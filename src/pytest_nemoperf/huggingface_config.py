@@ -1,4 +1,4 @@
-"""Values of a Hugging Face config, and what most families spell alike."""
+"""Typed access to a Hugging Face config, and the keys most families share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from pytest_nemoperf.errors import RecipeError
 
-# Keys that say how a model is trained, stored or generated from, or that repeat what others say.
+# Keys about training, storage or generation, and keys that repeat others.
 _HARMLESS = frozenset(
     {
         "_attn_implementation_autoset",
@@ -76,7 +76,7 @@ _HARMLESS = frozenset(
 )
 
 
-_KINDS = {
+_KIND_NAMES = {
     bool: "true or false",
     dict: "an object",
     float: "a number",
@@ -87,7 +87,7 @@ _KINDS = {
 
 
 class ConfigReader:
-    """A config's values, and which of its keys have been understood."""
+    """Values of a config; remembers the keys that were read."""
 
     def __init__(self, data: Mapping[str, Any], *, subject: str) -> None:
         self._data = data
@@ -95,10 +95,10 @@ class ConfigReader:
         self._understood: set[str] = set()
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> ConfigReader:
-        """Return a reader of the same config in which absent and null keys have these values."""
+        """Return a reader of the same config with these values for absent and null keys."""
         given = {key: value for key, value in self._data.items() if value is not None}
         reader = ConfigReader({**defaults, **given}, subject=self.subject)
-        reader._understood = self._understood  # the same config: what one understands, both do
+        reader._understood = self._understood  # shared: finish() must know the keys read from either
         return reader
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -110,14 +110,16 @@ class ConfigReader:
         value = self._value(key)
         if value is None:
             return default
-        return value if default is None else self._checked(key, value, kind=type(default))
+        if default is None:
+            return value
+        return self._checked(key, value, kind=type(default))
 
     def need(self, key: str, *, kind: type = int) -> Any:
         """Return the value.
 
         Args:
             key: Of the config.
-            kind: What it must be; whole numbers are sizes and counts, so they must be positive.
+            kind: Required type; whole numbers are sizes and counts, so they must be positive.
 
         Raises:
             RecipeError: If it is absent, null or not of its kind.
@@ -131,7 +133,7 @@ class ConfigReader:
         return value
 
     def expect(self, key: str, *, only: Any) -> None:
-        """Refuse any other value than the one the architecture has; absent and null are that one.
+        """Refuse any value but one; absent and null stand for that one.
 
         Raises:
             RecipeError: If the value is another one.
@@ -147,23 +149,27 @@ class ConfigReader:
     def _checked(self, key: str, value: Any, *, kind: type) -> Any:
         """Return the value as its kind; 8192.0 is a whole number, true is none."""
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if kind is int and is_number and value == value // 1:
-            return int(value)
-        if is_number if kind is float else (kind is not int and isinstance(value, kind)):
+        if kind is int:
+            if is_number and value == value // 1:
+                return int(value)
+        elif kind is float:
+            if is_number:
+                return value
+        elif isinstance(value, kind):
             return value
-        raise RecipeError(f"{self.subject}: {key}={json.dumps(value)} must be {_KINDS[kind]}")
+        raise RecipeError(f"{self.subject}: {key}={json.dumps(value)} must be {_KIND_NAMES[kind]}")
 
     def refuse(self, key: str, value: Any, reason: str) -> None:
         """Raise the error of a value that is not understood."""
         raise RecipeError(f"{self.subject}: {key}={json.dumps(value)} is not understood; {reason}")
 
     def digest(self) -> str:
-        """Return eight characters that tell apart configs which say something else in what has been asked for."""
-        said = {key: self._data[key] for key in sorted(self._understood) if self._data.get(key) is not None}
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
+        """Return the first eight characters of a hash of the values read so far."""
+        read = {key: self._data[key] for key in self._understood if self._data.get(key) is not None}
+        return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:8]
 
     def finish(self) -> None:
-        """Refuse keys that nothing has asked for and that are not known to be harmless.
+        """Refuse keys that were not read and are not known to be harmless.
 
         Raises:
             RecipeError: With all of them.
@@ -177,17 +183,24 @@ class ConfigReader:
 
 
 def read_decoder(config: ConfigReader, *, norm_eps: str = "rms_norm_eps", is_tied: bool = False) -> dict[str, Any]:
-    """Return what all families but GPT-2 spell alike."""
-    hidden, heads = config.need("hidden_size"), config.need("num_attention_heads")
+    """Return the values under keys common to all families but GPT-2.
+
+    Args:
+        config: The config.
+        norm_eps: Key of the norms' epsilon.
+        is_tied: Default of ``tie_word_embeddings``.
+    """
+    hidden = config.need("hidden_size")
+    heads = config.need("num_attention_heads")
     head_dim = config.get("head_dim")
+    if head_dim is None:
+        head_dim = read_head_dim(config, hidden="hidden_size", heads="num_attention_heads")
     return {
         "hidden_size": hidden,
         "num_layers": config.need("num_hidden_layers"),
         "num_heads": heads,
         "num_kv_heads": config.get("num_key_value_heads", heads),
-        "head_dim": read_head_dim(config, hidden="hidden_size", heads="num_attention_heads")
-        if head_dim is None
-        else head_dim,
+        "head_dim": head_dim,
         "ffn_hidden_size": config.need("intermediate_size"),
         "vocab_size": config.need("vocab_size"),
         "tied_embeddings": config.get("tie_word_embeddings", is_tied),
@@ -196,12 +209,18 @@ def read_decoder(config: ConfigReader, *, norm_eps: str = "rms_norm_eps", is_tie
 
 
 def read_head_dim(config: ConfigReader, *, hidden: str, heads: str) -> int:
-    """Return the width of a head where it follows from two keys.
+    """Return the width of a head as hidden size over heads.
+
+    Args:
+        config: The config.
+        hidden: Key of the hidden size.
+        heads: Key of the number of heads.
 
     Raises:
-        RecipeError: If it does not come out whole.
+        RecipeError: If the quotient is not whole.
     """
-    width, number = config.need(hidden), config.need(heads)
+    width = config.need(hidden)
+    number = config.need(heads)
     if width % number:
         raise RecipeError(
             f"{config.subject}: {hidden}={width} is not a multiple of {heads}={number} "
@@ -211,16 +230,19 @@ def read_head_dim(config: ConfigReader, *, hidden: str, heads: str) -> int:
 
 
 def read_rope(config: ConfigReader, *, theta: float = 10_000.0, layers: str = "") -> dict[str, Any]:
-    """Return base and scaling, from ``rope_parameters`` or from the keys of files before transformers 5.
+    """Return base and scaling of the rotary frequencies.
+
+    They are in ``rope_parameters``, or in keys of their own in files before transformers 5.
 
     Args:
         config: The config.
         theta: The family's default base.
-        layers: The kind of layers, where the parameters differ between kinds.
+        layers: Kind of layers, for families whose parameters differ between kinds.
     """
     new = config.get("rope_parameters", {})
-    parameters = dict(new.get(layers, new) if layers else new)
-    parameters = {**config.get("rope_scaling", {}), **parameters}
+    if layers:
+        new = new.get(layers, new)
+    parameters = {**config.get("rope_scaling", {}), **new}
     base = parameters.pop("rope_theta", None) or config.get("rope_theta", theta)
     if not isinstance(base, int | float):
         config.refuse("rope_theta", base, "only a number is")
@@ -262,7 +284,8 @@ def _rope_scaling(config: ConfigReader, kind: str, parameters: dict[str, Any]) -
     scaling = {known[kind][key]: value for key, value in parameters.items() if value is not None}
     if kind == "yarn":
         scaling = {"high_freq": 32.0, "original_context": config.get("max_position_embeddings"), **scaling}
-        scale, all_dims = scaling.pop("mscale", 0), scaling.pop("mscale_all_dim", 0)
+        scale = scaling.pop("mscale", 0)
+        all_dims = scaling.pop("mscale_all_dim", 0)
         if scale and all_dims and "attention_factor" not in scaling:
             scaling["attention_factor"] = _mscale(scaling["factor"], scale) / _mscale(scaling["factor"], all_dims)
         scaling["softmax_mscale"] = all_dims
@@ -274,20 +297,35 @@ def _mscale(factor: float, scale: float) -> float:
 
 
 def read_rope_dim(config: ConfigReader, *, head_dim: int, default: float) -> int:
-    """Return the rotated part of a head."""
+    """Return the rotated elements of a head."""
     share = config.get("rope_parameters", {}).get("partial_rotary_factor")
     return int(head_dim * (share or config.get("partial_rotary_factor", default)))
 
 
 def read_interval(config: ConfigReader, *, num_layers: int, default: int, other: str) -> int:
-    """Return which layers see everything, every so-manieth; the others are of the other kind."""
+    """Return N if every N-th layer has full attention and the others are of the other kind; 0 for no such layer.
+
+    Args:
+        config: The config.
+        num_layers: Length of ``layer_types``, if the file has it.
+        default: The family's N.
+        other: Name of the other kind in ``layer_types``.
+
+    Raises:
+        RecipeError: If ``layer_types`` is another pattern.
+    """
     interval: int = default
     for key in ("full_attention_interval", "sliding_window_pattern", "_sliding_window_pattern"):
         interval = config.get(key, interval)
     types: Sequence[str] | None = config.get("layer_types")
     if types is not None:
-        interval = list(types).index("full_attention") + 1 if "full_attention" in types else 0
-        expected = [other if not interval or (i + 1) % interval else "full_attention" for i in range(num_layers)]
+        interval = 0
+        if "full_attention" in types:
+            interval = list(types).index("full_attention") + 1
+        expected = [other] * num_layers
+        if interval:
+            for index in range(interval - 1, num_layers, interval):
+                expected[index] = "full_attention"
         if list(types) != expected:
             config.refuse("layer_types", types, f"only a full_attention layer after every so many {other} is")
     return interval

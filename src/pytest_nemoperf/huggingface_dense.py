@@ -1,4 +1,4 @@
-"""What the keys of a Hugging Face config mean, family by family: dense models.
+"""Keys of Hugging Face configs, family by family: dense models.
 
 Sources: the configuration and modeling files of huggingface/transformers 5.23, one directory a family.
 """
@@ -58,7 +58,8 @@ def _gpt2(config: ConfigReader) -> dict[str, Any]:
     config.expect("activation_function", only="gelu_new")
     config.expect("scale_attn_by_inverse_layer_idx", only=False)
     config.expect("add_cross_attention", only=False)
-    hidden, heads = config.need("n_embd"), config.need("n_head")
+    hidden = config.need("n_embd")
+    heads = config.need("n_head")
     return {
         "hidden_size": hidden,
         "num_layers": config.need("n_layer"),

@@ -1,4 +1,4 @@
-"""The Hugging Face config of an architecture, for engines that read no other: the way back from ``huggingface``."""
+"""Hugging Face config of an architecture, for engines that read no other format: the inverse of ``huggingface``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.components import RopeScaling
 from pytest_nemoperf.errors import PlanError
 
-# What says how large a model is, not how it is built.
+# Sizes; the other fields of ModelConfig decide the family.
 _SIZES = frozenset(
     {
         "name",
@@ -31,13 +31,13 @@ _ROPE_SCALINGS = ("linear", "llama3")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Family:
-    """How a kind of dense decoder is called.
+    """A kind of dense decoder.
 
     Attributes:
-        model_type: Of its config.
-        model_class: Of its model with the head.
-        parts: Fields of ModelConfig that differ from their defaults; a window has any length.
-        keys: Of its config, that say so.
+        model_type: Value of that key in its config.
+        model_class: transformers' class of the model with its head.
+        parts: Fields of ModelConfig that differ from their defaults; None for a window of any length.
+        keys: Keys of its config for these parts.
     """
 
     model_type: str
@@ -61,26 +61,26 @@ _FAMILIES = (
 
 
 def unexportable_model(model: ModelConfig) -> str | None:
-    """Return why there is no config for an architecture, or None if there is one."""
+    """Return why an architecture has no config, or None if it has one."""
     scaling = model.rope_scaling
     if scaling is not None and scaling.kind not in _ROPE_SCALINGS:
         return f"rope_scaling.kind={scaling.kind!r} is none of {', '.join(_ROPE_SCALINGS)}"
     if _find_family(model) is None:
-        named = ", ".join(f"{name}={value!r}" for name, value in _parts(model).items())
+        parts = ", ".join(f"{name}={value!r}" for name, value in _parts(model).items())
         families = ", ".join(dict.fromkeys(family.model_type for family in _FAMILIES))
-        return f"its {named} is not what a dense model of {families} has"
+        return f"its {parts} is not what a dense model of {families} has"
     return None
 
 
 def huggingface_config(model: ModelConfig, *, max_positions: int) -> dict[str, Any]:
-    """Return the values of ``config.json`` in transformers' words (5.0 and later).
+    """Return the content of ``config.json``, as transformers 5.0 and later read it.
 
     Args:
         model: Architecture.
         max_positions: Tokens of the longest sequence.
 
     Raises:
-        PlanError: If the architecture is none of those that can be said so.
+        PlanError: If the architecture has no such config.
     """
     family = _find_family(model)
     problem = unexportable_model(model)
@@ -109,16 +109,23 @@ def huggingface_config(model: ModelConfig, *, max_positions: int) -> dict[str, A
 
 
 def _parts(model: ModelConfig) -> dict[str, Any]:
-    """Return the fields that say how a model is built, where they differ from a plain decoder's."""
-    values = {item.name: (getattr(model, item.name), item.default) for item in fields(model)}
-    return {name: value for name, (value, default) in values.items() if name not in _SIZES and value != default}
+    """Return the fields other than sizes that differ from their defaults."""
+    parts = {}
+    for item in fields(model):
+        value = getattr(model, item.name)
+        if item.name not in _SIZES and value != item.default:
+            parts[item.name] = value
+    return parts
 
 
 def _find_family(model: ModelConfig) -> _Family | None:
     parts = _parts(model)
     if "sliding_window" in parts:
         parts["sliding_window"] = None
-    return next((family for family in _FAMILIES if family.parts == parts), None)
+    for family in _FAMILIES:
+        if family.parts == parts:
+            return family
+    return None
 
 
 def _rope_parameters(theta: float, *, scaling: RopeScaling | None) -> dict[str, Any]:

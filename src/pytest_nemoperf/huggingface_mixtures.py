@@ -1,4 +1,4 @@
-"""What the keys of a Hugging Face config mean, family by family: mixtures of experts and hybrids.
+"""Keys of Hugging Face configs, family by family: mixtures of experts and hybrids.
 
 Sources: the configuration and modeling files of huggingface/transformers 5.23, one directory a family.
 """
@@ -63,16 +63,17 @@ def _qwen3_next(config: ConfigReader) -> dict[str, Any]:
 
 
 def _latent(config: ConfigReader) -> dict[str, Any]:
-    """Return multi-head latent attention, and the values it shares with the rest of the layer."""
+    """Return the values of a decoder with multi-head latent attention."""
     config.expect("hidden_act", only="silu")
     config.expect("attention_bias", only=False)
     config.expect("mlp_bias", only=False)
     config.expect("rope_interleave", only=True)
     config.get("head_dim")  # transformers writes the rotary part's width there
     values = read_decoder(config.with_defaults({"head_dim": config.need("v_head_dim")}))
-    keys = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
-    mla = {key: config.get(key) if key == "q_lora_rank" else config.need(key) for key in keys}
-    # Every head has keys and values of its own, whatever the file says
+    mla = {"q_lora_rank": config.get("q_lora_rank")}
+    for key in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
+        mla[key] = config.need(key)
+    # num_key_value_heads in the files means nothing: every head has keys and values of its own
     return values | read_rope(config) | {"head_dim": mla["v_head_dim"], "num_kv_heads": values["num_heads"], "mla": mla}
 
 
@@ -96,7 +97,9 @@ def _deepseek_v2(config: ConfigReader) -> dict[str, Any]:
         config.refuse("topk_method", method, "only greedy and group_limited_greedy are")
     groups = {"num_groups": config.get("n_group", 1), "topk_groups": config.get("topk_group", 1)}
     moe = _deepseek_moe(config) | {"is_normalized": config.get("norm_topk_prob", False)}
-    return _latent(config) | {"moe": moe | (groups if method == "group_limited_greedy" else {})}
+    if method == "group_limited_greedy":
+        moe |= groups
+    return _latent(config) | {"moe": moe}
 
 
 def _deepseek_v3(config: ConfigReader) -> dict[str, Any]:
@@ -174,11 +177,10 @@ def _nemotron_h(config: ConfigReader) -> dict[str, Any]:
     if depth:
         config.expect("mtp_layers_block_type", only=["full_attention", "moe"])
     config.get("mtp_layers_block_type")
-    return (
-        values
-        | {"activation": Activation.SQUARED_RELU, "hybrid_pattern": pattern, "mamba": mamba, "mtp_num_layers": depth}
-        | ({"moe": moe} if "E" in pattern else {})
-    )
+    values |= {"activation": Activation.SQUARED_RELU, "hybrid_pattern": pattern, "mamba": mamba}
+    if "E" in pattern:
+        values["moe"] = moe
+    return values | {"mtp_num_layers": depth}
 
 
 def _hybrid_pattern(config: ConfigReader) -> str:
@@ -189,7 +191,7 @@ def _hybrid_pattern(config: ConfigReader) -> str:
     unknown = set(types) - _LETTERS.keys()
     if unknown:
         config.refuse("layers_block_type", sorted(unknown), f"only {', '.join(_LETTERS)} are")
-    return "".join(_LETTERS[each] for each in types)
+    return "".join(_LETTERS[name] for name in types)
 
 
 def _nemotron_moe(config: ConfigReader) -> dict[str, Any]:
@@ -233,13 +235,14 @@ def _llama4(config: ConfigReader) -> dict[str, Any]:
         "is_normalized": False,
         "scales_input": True,
     }
+    qk_norm = "l2" if config.get("use_qk_norm", True) else None
     temperature = (config.get("attn_scale", 0.1), float(config.get("floor_scale", 8192)))
+    has_temperature = config.get("attn_temperature_tuning", True)
     return (
         values
         | read_rope(config, theta=500_000.0)
         | {"ffn_hidden_size": config.need("intermediate_size_mlp"), "moe": moe}
-        | {"qk_norm": "l2" if config.get("use_qk_norm", True) else None}
-        | {"query_temperature": temperature if config.get("attn_temperature_tuning", True) else None}
+        | {"qk_norm": qk_norm, "query_temperature": temperature if has_temperature else None}
         | {"sliding_window": config.get("attention_chunk_size", 8192), "is_window_chunked": True}
         | {"full_attention_interval": interval, "nope_interval": interval}
     )

@@ -15,14 +15,15 @@ from pytest_nemoperf.errors import NemoPerfError, RecipeError, RecordError
 
 _LINE_LENGTH = 160  # the metrics of a run fit
 _MAX_DEPTH = 20
-_MIN_INT, _MAX_INT = -(2**63), 2**64 - 1  # other readers of JSON know no larger ones
+_MIN_INT = -(2**63)
+_MAX_INT = 2**64 - 1  # other readers of JSON know no larger ones
 _MAX_SHOWN = 60
 
 T = TypeVar("T")
 
 
 def to_json(value: object) -> str:
-    """Return a contract dataclass as JSON for people and diffs: keys sorted, on a line what fits on one."""
+    """Return a contract dataclass as JSON for people and diffs: keys sorted, short values on one line."""
     return _pretty(msgspec.to_builtins(value), indent=0) + "\n"
 
 
@@ -30,15 +31,17 @@ def _pretty(value: Any, *, indent: int, prefix: str = "") -> str:
     line = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
     if not value or not isinstance(value, (dict, list, tuple)) or indent + len(prefix) + len(line) <= _LINE_LENGTH:
         return prefix + line
-    inner, pad = indent + 2, " " * (indent + 2)
+    inner = indent + 2
     if isinstance(value, dict):
-        keyed = sorted(value.items())
-        entries = [_pretty(entry, indent=inner, prefix=f"{json.dumps(key)}: ") for key, entry in keyed]
+        opening, closing = "{}"
+        entries = []
+        for key, entry in sorted(value.items()):
+            entries.append(_pretty(entry, indent=inner, prefix=f"{json.dumps(key)}: "))
     else:
+        opening, closing = "[]"
         entries = [_pretty(entry, indent=inner) for entry in value]
-    opening, closing = "{}" if isinstance(value, dict) else "[]"
-    body = ",\n".join(pad + entry for entry in entries)
-    return f"{prefix}{opening}\n{body}\n{' ' * indent}{closing}"
+    pad = "\n" + " " * inner
+    return f"{prefix}{opening}{pad}{f',{pad}'.join(entries)}\n{' ' * indent}{closing}"
 
 
 def to_json_line(value: object) -> str:
@@ -47,25 +50,27 @@ def to_json_line(value: object) -> str:
 
 
 def to_data(value: object) -> Any:
-    """Return a contract dataclass as plain dicts, lists, strings and numbers: equal to what is read back."""
+    """Return a contract dataclass as plain dicts, lists, strings and numbers, as json.loads would return it."""
     return _without_tuples(msgspec.to_builtins(value))
 
 
 def _without_tuples(node: Any) -> Any:
     if isinstance(node, dict):
         return {key: _without_tuples(value) for key, value in node.items()}
-    return [_without_tuples(value) for value in node] if isinstance(node, (list, tuple)) else node
+    if isinstance(node, (list, tuple)):
+        return [_without_tuples(value) for value in node]
+    return node
 
 
 def plain_mapping(value: object, *, subject: str) -> dict[str, Any]:
-    """Return a mapping that a user gave as JSON gives it back: sequences are lists, members of an enum their values.
+    """Return a user's mapping as JSON would return it: sequences as lists, members of an enum as their values.
 
-    Numbers and texts must be Python's own, for subclasses such as numpy's scalars are written in several ways or not
-    at all.
+    Numbers and texts must be of Python's own types: subclasses such as numpy's scalars have several forms in JSON, or
+    none.
 
     Args:
         value: Texts as keys; values are None, True, False, numbers, texts, and sequences and mappings of these.
-        subject: What the mapping is, for the message.
+        subject: Name of the mapping in messages.
 
     Raises:
         RecipeError: If a part of it has no such form; the message names its key.
@@ -124,7 +129,9 @@ def _check_text(text: str, *, subject: str) -> None:
 
 def _shown(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} ..."
+    if len(text) > _MAX_SHOWN:
+        text = f"{text[:_MAX_SHOWN]} ..."
+    return text
 
 
 def read_json(
@@ -173,7 +180,7 @@ def from_data(kind: type[T], data: object, *, subject: str, error: type[NemoPerf
     Args:
         kind: The dataclass.
         data: Decoded JSON.
-        subject: What the data is, for the message, e.g. a path.
+        subject: Name of the data in messages, e.g. a path.
         error: Raised type.
 
     Raises:

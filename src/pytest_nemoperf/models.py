@@ -8,7 +8,6 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from pytest_nemoperf.architecture import ModelConfig, build_model
 from pytest_nemoperf.errors import RecipeError, did_you_mean
@@ -23,11 +22,15 @@ def model_catalog() -> Mapping[str, ModelConfig]:
     """Return every catalog model by name; the figures and their sources are in ``catalog/models.json``."""
     text = resources.files("pytest_nemoperf").joinpath("catalog", "models.json").read_text(encoding="utf-8")
     entries = json.loads(text)["models"]
-    return MappingProxyType({name: _model(name, entry) for name, entry in entries.items()})
+    models = {}
+    for name, entry in entries.items():
+        values = {key: value for key, value in entry.items() if key not in _NOTES}
+        models[name] = build_model(name, values)
+    return MappingProxyType(models)
 
 
 def find_model(name: str) -> ModelConfig:
-    """Return the catalog model of that name, the one a Hugging Face config describes, or a scaled-down twin.
+    """Return the model of a catalog name, a Hugging Face config, or a scaled-down twin of either.
 
     Args:
         name: Catalog name; the path of a ``config.json`` or of the directory that holds one; or ``<name>-twin``
@@ -39,16 +42,11 @@ def find_model(name: str) -> ModelConfig:
     catalog = model_catalog()
     if name in catalog:
         return catalog[name]
-    if name.endswith(TWIN_SUFFIX) and not Path(name).exists():  # which a directory may be called too
+    if name.endswith(TWIN_SUFFIX) and not Path(name).exists():  # unless it is a directory's name
         return twin_of(find_model(name.removesuffix(TWIN_SUFFIX)))
     if is_config_path(name):
         return read_config(name)
     hint = did_you_mean(name, catalog)
-    raise RecipeError(
-        f"unknown model {name!r}; {hint}{'' if hint.endswith('?') else ';'} "
-        "a ModelConfig or the path of a config.json does as well"
-    )
-
-
-def _model(name: str, entry: Mapping[str, Any]) -> ModelConfig:
-    return build_model(name, {key: value for key, value in entry.items() if key not in _NOTES})
+    if not hint.endswith("?"):
+        hint += ";"
+    raise RecipeError(f"unknown model {name!r}; {hint} a ModelConfig or the path of a config.json does as well")

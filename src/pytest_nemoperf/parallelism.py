@@ -1,8 +1,8 @@
-"""Layouts: how the ranks of one run divide the work."""
+"""Layouts: the parallel degrees of one run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal
@@ -12,12 +12,12 @@ from pytest_nemoperf.errors import RecipeError, check_flag, did_you_mean
 LAYOUT_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"pp_schedule": ("1f1b", "zero_bubble"), "cp_comm": ("all_gather", "a2a")}
 )
-"""Attributes of a Layout that are words, and the words each may be."""
+"""Attributes of a Layout that are words, each with its possible values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationLayout:
-    """How the ranks that generate responses divide that work, in a run of reinforcement learning.
+    """Parallel degrees of response generation in reinforcement learning.
 
     Attributes:
         gpus: Ranks that generate; each group of tp*pp of them is a replica with its own samples.
@@ -48,7 +48,7 @@ class GenerationLayout:
 
     @property
     def dp(self) -> int:
-        """Replicas, each of which generates other samples (G-DP)."""
+        """Replicas; each generates samples of its own (G-DP)."""
         return self.gpus // (self.tp * self.pp)
 
     @property
@@ -60,13 +60,15 @@ class GenerationLayout:
     def label(self) -> str:
         """Short name for case ids, e.g. ``gtp2gdp4``, ``gdp2apart`` for ranks of its own."""
         axes = [("gtp", self.tp), ("gpp", self.pp), ("gdp", self.dp)]
-        label = "".join(f"{name}{degree}" for name, degree in axes if degree > 1) or "gsingle"
-        return label if self.is_colocated else f"{label}apart"
+        label = _degrees_label(axes) or "gsingle"
+        if not self.is_colocated:
+            label += "apart"
+        return label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Parallel degrees of one run; a layout that breaks a rule can't be made.
+    """Parallel degrees of one run, checked when it is made.
 
     Attributes:
         gpus: Ranks that train; one per GPU (one process each on CPU).
@@ -80,8 +82,8 @@ class Layout:
         dp_shard: FSDP shards.
         sequence_parallel: Shard activations over the tp axis between the blocks; without effect at tp=1.
         pp_schedule: Order of forward and backward passes on pipeline ranks: ``1f1b`` (interleaved at vp > 1), or
-            ``zero_bubble``, which computes weights' gradients in what would be idle time and needs pp > 1.
-        cp_comm: How context parallel attention sees the whole sequence: ``all_gather`` of keys and values, or
+            ``zero_bubble``, which computes weights' gradients in otherwise idle time and needs pp > 1.
+        cp_comm: Exchange of context parallel attention: ``all_gather`` of keys and values, or
             ``a2a`` between sequence and heads (Ulysses), which needs cp > 1.
         generation: Reinforcement learning: the ranks that generate; None for the training ranks, each a replica.
 
@@ -126,17 +128,26 @@ class Layout:
                 raise RecipeError(
                     f"{setting} needs {axis} > 1, at {axis}=1 it does nothing; use {default} or raise {axis}"
                 )
-        if self.expert_ranks % (self.ep * self.etp):
-            subject = f"ep={self.ep}" if self.etp == 1 else f"ep*etp={self.ep}*{self.etp}={self.ep * self.etp}"
-            axes = "ep" if self.etp == 1 else "ep*etp"
-            advice = (
-                f"choose {axes} among the divisors of {self.expert_ranks}" if self.expert_ranks > 1 else f"use {axes}=1"
-            )
-            data = "dp_shard" if self.dp_shard > 1 or self.dp_replicate == 1 else "dp_replicate"
-            raise RecipeError(
-                f"{subject} does not divide {data}*cp*tp ({getattr(self, data)}*{self.cp}*{self.tp}="
-                f"{self.expert_ranks}); {advice}, or raise {data}"
-            )
+        self._check_expert_degrees()
+
+    def _check_expert_degrees(self) -> None:
+        if self._expert_ranks % (self.ep * self.etp) == 0:
+            return
+        axes = "ep"
+        subject = f"ep={self.ep}"
+        if self.etp > 1:
+            axes = "ep*etp"
+            subject = f"ep*etp={self.ep}*{self.etp}={self.ep * self.etp}"
+        advice = f"use {axes}=1"
+        if self._expert_ranks > 1:
+            advice = f"choose {axes} among the divisors of {self._expert_ranks}"
+        data = "dp_shard"
+        if self.dp_shard == 1 and self.dp_replicate > 1:
+            data = "dp_replicate"
+        raise RecipeError(
+            f"{subject} does not divide {data}*cp*tp ({getattr(self, data)}*{self.cp}*{self.tp}="
+            f"{self._expert_ranks}); {advice}, or raise {data}"
+        )
 
     def _check_degrees(self) -> None:
         for field in fields(self):
@@ -165,34 +176,38 @@ class Layout:
 
     @property
     def dp(self) -> int:
-        """Data-parallel degree: how many ranks (per tp x cp x pp place) read different sequences."""
+        """Data-parallel degree: ranks (per tp x cp x pp place) that read different sequences."""
         return self.dp_replicate * self.dp_shard
 
     @property
     def total_gpus(self) -> int:
-        """Ranks of the run: those that train, and those that generate where they are others."""
-        generation = self.generation
-        return self.gpus if generation is None or generation.is_colocated else self.gpus + generation.gpus
+        """Ranks of the run: those that train, plus those that only generate."""
+        if self.generation is None or self.generation.is_colocated:
+            return self.gpus
+        return self.gpus + self.generation.gpus
 
     @property
-    def expert_ranks(self) -> int:
-        """Ranks that share out the experts of a layer: dp_shard x cp x tp, or dp_replicate x cp x tp without FSDP."""
-        return (self.dp_shard if self.dp_shard > 1 else self.dp_replicate) * self.cp * self.tp
+    def _expert_ranks(self) -> int:
+        """Ranks among which the experts of a layer are divided: dp_shard x cp x tp (dp_replicate without FSDP)."""
+        data = self.dp_shard if self.dp_shard > 1 else self.dp_replicate
+        return data * self.cp * self.tp
 
     @property
     def expert_dp(self) -> int:
-        """Copies (without FSDP) or shards of each expert among those ranks."""
-        return self.expert_ranks // (self.ep * self.etp)
+        """Copies (without FSDP) or shards of each expert among the ranks of ep."""
+        return self._expert_ranks // (self.ep * self.etp)
 
     @property
     def label(self) -> str:
         """Short name for case ids, e.g. ``fsdp4tp2``, ``hsdp2x2``, ``ddp2``, ``single``."""
-        if self.dp_shard > 1:
-            data = f"hsdp{self.dp_replicate}x{self.dp_shard}" if self.dp_replicate > 1 else f"fsdp{self.dp_shard}"
-        else:
-            data = f"ddp{self.dp_replicate}" if self.dp_replicate > 1 else ""
-        axes = [(name, getattr(self, name)) for name in ("tp", "pp", "vp", "cp", "ep", "etp")]
-        label = data + "".join(f"{name}{degree}" for name, degree in axes if degree > 1)
+        label = ""
+        if self.dp_shard > 1 and self.dp_replicate > 1:
+            label = f"hsdp{self.dp_replicate}x{self.dp_shard}"
+        elif self.dp_shard > 1:
+            label = f"fsdp{self.dp_shard}"
+        elif self.dp_replicate > 1:
+            label = f"ddp{self.dp_replicate}"
+        label += _degrees_label([(name, getattr(self, name)) for name in ("tp", "pp", "vp", "cp", "ep", "etp")])
         if self.tp > 1 and not self.sequence_parallel:
             label += "nosp"
         if self.pp > 1 and self.pp_schedule == "zero_bubble":
@@ -200,22 +215,28 @@ class Layout:
         if self.cp > 1 and self.cp_comm == "a2a":
             label += "a2a"
         label = label or "single"
-        return label if self.generation is None else f"{label}-{self.generation.label}"
+        if self.generation is not None:
+            label += f"-{self.generation.label}"
+        return label
+
+
+def _degrees_label(degrees: Iterable[tuple[str, int]]) -> str:
+    return "".join(f"{name}{degree}" for name, degree in degrees if degree > 1)
 
 
 TRAINING_KEYS = tuple(item.name for item in fields(Layout) if item.name != "generation")
-"""Attributes of a Layout that say how training is shared out."""
+"""Attributes of a Layout about training."""
 
 
 def layout_of(value: Layout | Mapping[str, Any], *, system: str) -> Layout:
-    """Return the layout that a recipe gives for a system, as such or by its keys.
+    """Return a recipe's layout for a system, which may be a mapping of its attributes.
 
     Raises:
         RecipeError: If a key is unknown, or the number of ranks is missing.
     """
     if isinstance(value, Layout):
         return value
-    known = [item.name for item in fields(Layout)]
+    known = (*TRAINING_KEYS, "generation")
     for key in value:
         if key not in known:
             raise RecipeError(f"unknown layout key {key!r} for system {system}; {did_you_mean(key, known)}")

@@ -1,4 +1,4 @@
-"""From recipe to plan: every divisibility rule, and an error that shows the arithmetic."""
+"""Resolution of recipes to plans; errors show the arithmetic of a broken rule."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from dataclasses import replace
 from itertools import chain
 
 from pytest_nemoperf.cases import case_id, find_layout, num_nodes
+from pytest_nemoperf.conventions import find_convention
 from pytest_nemoperf.errors import PlanError
-from pytest_nemoperf.flops import find_convention, num_flops, num_flops_per_token
+from pytest_nemoperf.flops import num_flops, num_flops_per_token
 from pytest_nemoperf.recipe import Plan, Recipe
 from pytest_nemoperf.rl_rules import rl_problems
 from pytest_nemoperf.rules import layout_problems
 from pytest_nemoperf.systems import System
 
 STARTUP_ALLOWANCE_SEC = 60.0
-"""Of a derived time-out, for imports, process groups and the model; torchrun took 33 s for 8 CPU ranks."""
+"""Part of a derived time-out for imports, process groups and the model; torchrun took 33 s for 8 CPU ranks."""
 STEP_ALLOWANCE_SEC = 20.0
-"""Of a derived time-out, for each step: a time-out ends runs that hang, it does not judge slow ones."""
+"""Part of a derived time-out for each step; generous, since a time-out is for runs that hang."""
 RL_STEP_ALLOWANCE_SEC = 1000.0
-"""The same of reinforcement learning on GPUs, where published steps take 53 to 974 s (tests/data/published_rl.json)."""
+"""The same for reinforcement learning on GPUs: published steps take 53 to 974 s (tests/data/published_rl.json)."""
 
 
 def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_sec: float | None = None) -> Plan:
-    """Return how a recipe runs on a system.
+    """Return the plan of a recipe on a system.
 
     Args:
-        recipe: What to run.
-        system: Where.
-        inject_pct: Self-test: each step is delayed by so many percent.
+        recipe: Workload and layouts.
+        system: One of the systems it has a layout for.
+        inject_pct: Self-test: delay of each step in percent.
         timeout_sec: Wall-clock limit of one run, seconds; None takes the recipe's, or derives one.
 
     Raises:
@@ -46,16 +47,21 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
     ):
         raise PlanError(f"{model.name} on {system.name}: {problem}")
     convention = find_convention(recipe.flops_convention)
-    rl = None if recipe.rl is None else replace(recipe.rl, algorithm=recipe.rl.algorithm_config)
-    if rl is not None:
+    rl = recipe.rl
+    if rl is None:
+        num_tokens = recipe.global_batch_size * recipe.seq_len
+        flops_per_token = num_flops_per_token(model, seq_len=recipe.seq_len, convention=convention, tp=layout.tp)
+    else:
+        rl = replace(rl, algorithm=rl.algorithm_config)
         # Multi-token prediction speeds up pre-training; reinforcement learning trains the next token alone.
         model = replace(model, mtp_num_layers=0)
         seq_lens = rl.most_lengths()
         num_tokens = sum(seq_lens)
         flops_per_token = num_flops(model, seq_lens=seq_lens, convention=convention, tp=layout.tp) / num_tokens
-    else:
-        num_tokens = recipe.global_batch_size * recipe.seq_len
-        flops_per_token = num_flops_per_token(model, seq_len=recipe.seq_len, convention=convention, tp=layout.tp)
+    if timeout_sec is None:
+        timeout_sec = recipe.timeout_sec
+    if timeout_sec is None:
+        timeout_sec = _derived_timeout_sec(recipe, system=system, inject_pct=inject_pct)
     return Plan(
         case=case_id(recipe, system=system),
         workload=recipe.workload,
@@ -81,9 +87,7 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         flops_per_token=flops_per_token,
         flops_convention=convention.name,
         peak_tflops=system.peak_tflops.get(recipe.precision.number_format),
-        timeout_sec=timeout_sec
-        or recipe.timeout_sec
-        or _derived_timeout_sec(recipe, system=system, inject_pct=inject_pct),
+        timeout_sec=timeout_sec,
         inject_pct=inject_pct,
         command=recipe.command,
         env=recipe.env,
@@ -93,6 +97,7 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
 
 def _derived_timeout_sec(recipe: Recipe, *, system: System, inject_pct: float) -> float:
     steps = recipe.warmup_steps + recipe.steps
-    is_long = recipe.rl is not None and system.device == "cuda"
-    allowance = RL_STEP_ALLOWANCE_SEC if is_long else STEP_ALLOWANCE_SEC
+    allowance = STEP_ALLOWANCE_SEC
+    if recipe.rl is not None and system.device == "cuda":
+        allowance = RL_STEP_ALLOWANCE_SEC
     return STARTUP_ALLOWANCE_SEC + allowance * steps * (1 + inject_pct / 100)

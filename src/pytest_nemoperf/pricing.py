@@ -1,4 +1,4 @@
-"""What a plan costs before anything runs: memory, traffic, FLOPs, idle time, and time where a baseline knows it."""
+"""Price of a plan before it runs: memory, traffic, FLOPs, idle time, and step time from a baseline."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _SEC_PER_HOUR = 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTimeEstimate:
-    """What a stored baseline of the same case and workload says about time.
+    """Time of a step and of a whole training run, from a stored baseline of the same case and workload.
 
     Attributes:
-        recorded: When the baseline was.
+        recorded: Date of the baseline.
         machine: Key of the machine it was recorded on.
         num_runs: Launches it holds.
         step_time_sec: Median over them.
         tokens_per_sec_per_gpu: Median over them.
-        run_tokens: Tokens of the whole training run asked for; None if none was.
+        run_tokens: Tokens of the whole training run; None if not asked for.
         run_hours: Wall time of it; None as above.
         run_gpu_hours: That times the GPUs; None as above.
     """
@@ -50,22 +50,22 @@ class StepTimeEstimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """A plan and what it costs.
+    """A plan and its price.
 
     Attributes:
-        plan: How the case runs.
+        plan: The plan.
         num_parameters: Of the whole model.
-        num_active_parameters: Of it, those one token uses.
-        flops_per_step: Model FLOPs of all ranks; of reinforcement learning those of training, of the longest responses.
-        bubble_fraction: Part of an update a pipeline rank idles; 0 without a pipeline.
+        num_active_parameters: Parameters one token uses.
+        flops_per_step: Model FLOPs of all ranks; in reinforcement learning of training on the longest responses.
+        bubble_fraction: Fraction of an update a pipeline rank idles; 0 without a pipeline.
         stages: Memory of the first, a middle, the last and the fullest pipeline stage, each once.
         fullest_stage: Pipeline rank with the most memory.
-        capacity_bytes: Memory of one GPU as its data sheet says, in bytes; None if unknown.
-        is_fitting: The fullest rank fits it, whether it trains or generates; None if it is unknown.
-        generation: Memory of the fullest rank that generates; None for a workload without.
-        traffic: What each axis moves.
-        kv_copies: What key-value heads cost that ranks hold copies of; None without such.
-        expected: From a baseline; None where there is none that compares.
+        capacity_bytes: Memory of one GPU by its data sheet, in bytes; None if unknown.
+        is_fitting: The fullest rank, training or generating, fits it; None if it is unknown.
+        generation: Memory of the fullest generating rank; None for a workload without.
+        traffic: Bytes sent along each axis.
+        kv_copies: Cost of key-value heads copied to several ranks; None without copies.
+        expected: From a baseline; None without a comparable one.
         no_expectation: Why there is none; empty if there is one.
         unsupported: Why the plan's framework can't run it here; None if it can.
     """
@@ -89,9 +89,10 @@ class Price:
 
     @property
     def peak_bytes(self) -> int:
-        """Memory of the fullest rank, at its worst moment."""
-        generation = self.generation
-        return max(self.fullest.peak, 0 if generation is None or generation.is_colocated else generation.total)
+        """Peak memory of the fullest rank."""
+        if self.generation is None or self.generation.is_colocated:
+            return self.fullest.peak
+        return max(self.fullest.peak, self.generation.total)
 
     @property
     def fullest(self) -> StageMemory:
@@ -107,21 +108,21 @@ def price_plan(
     run_tokens: int | None = None,
     unsupported: str | None = None,
 ) -> Price:
-    """Return what a plan costs.
+    """Return the price of a plan.
 
     Args:
         plan: From resolve.
-        system: Where it is to run.
+        system: The plan's system.
         baseline: Stored for the case, or None.
         run_tokens: Tokens of a whole training run, for its hours; None for none.
-        unsupported: What the plan's framework says it can't do.
+        unsupported: Why the plan's framework can't run it here; None if it can.
     """
     memory = {rank: stage_memory(plan, pp_rank=rank) for rank in range(plan.layout.pp)}
     fullest = max(memory.values(), key=lambda stage: stage.peak)
     shown = sorted({*shown_stages(plan.layout), fullest.pp_rank})
     capacity = None if system.memory_gb is None else round(system.memory_gb * _BYTES_PER_GB)
     generation = generation_memory(plan)
-    expected, why_not = expect(plan, baseline=baseline, run_tokens=run_tokens)
+    expected, why_not = _estimate_step_time(plan, baseline=baseline, run_tokens=run_tokens)
     price = Price(
         plan=plan,
         num_parameters=num_parameters(plan.model),
@@ -139,11 +140,15 @@ def price_plan(
         no_expectation=why_not,
         unsupported=unsupported,
     )
-    return price if capacity is None else replace(price, is_fitting=price.peak_bytes <= capacity)
+    if capacity is not None:
+        price = replace(price, is_fitting=price.peak_bytes <= capacity)
+    return price
 
 
-def expect(plan: Plan, *, baseline: Baseline | None, run_tokens: int | None) -> tuple[StepTimeEstimate | None, str]:
-    """Return what a baseline says about a plan's time, or None and why it says nothing."""
+def _estimate_step_time(
+    plan: Plan, *, baseline: Baseline | None, run_tokens: int | None
+) -> tuple[StepTimeEstimate | None, str]:
+    """Return a plan's time from a baseline, or None and the reason why there is none."""
     if baseline is None:
         return None, "no baseline is stored for this case"
     # The estimate names the baseline's machine, so only the workload must be the same.
@@ -153,15 +158,18 @@ def expect(plan: Plan, *, baseline: Baseline | None, run_tokens: int | None) -> 
     rate = median_over_runs(baseline.runs, metric=TOKENS_PER_SEC_PER_GPU.name)
     if step_time is None or rate is None:
         return None, "the stored baseline has no step time"
-    gpu_hours = None if run_tokens is None else run_tokens / rate / _SEC_PER_HOUR
-    expectation = StepTimeEstimate(
+    run_hours = run_gpu_hours = None
+    if run_tokens is not None:
+        run_gpu_hours = run_tokens / rate / _SEC_PER_HOUR
+        run_hours = run_gpu_hours / plan.layout.total_gpus
+    estimate = StepTimeEstimate(
         recorded=baseline.provenance.date,
         machine=baseline.machine,
         num_runs=len(baseline.runs),
         step_time_sec=step_time,
         tokens_per_sec_per_gpu=rate,
         run_tokens=run_tokens,
-        run_hours=None if gpu_hours is None else gpu_hours / plan.layout.total_gpus,
-        run_gpu_hours=gpu_hours,
+        run_hours=run_hours,
+        run_gpu_hours=run_gpu_hours,
     )
-    return expectation, ""
+    return estimate, ""

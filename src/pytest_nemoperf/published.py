@@ -1,4 +1,4 @@
-"""Published performance tables: which catalog model a printed name is, and how its FLOPs were counted.
+"""Published performance tables: catalog models of printed names, and conventions of printed FLOPs.
 
 Both are data (``catalog/published.json``). A row's convention follows from its source, its release, the task of its
 table and the model's family (sources have one formula a family), never from the row's own numbers.
@@ -27,8 +27,8 @@ _WITHOUT_MTP = re.compile(r"w/o mtp", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedRule:
-    """Which rows one convention applies to; of several rules that do, the first counts.
+class _ConventionRule:
+    """Rows to which a convention applies; the first matching rule counts.
 
     Attributes:
         source: Part of the source's repository or site.
@@ -45,7 +45,7 @@ class PublishedRule:
     families: Sequence[str] = ()
 
     def applies(self, *, source: str, release: str, task: Task, model: str) -> bool:
-        """Whether a row of that source, release, task and catalog model was counted so."""
+        """Whether the convention applies to a row of that source, release, task and catalog model."""
         return (
             self.source.lower() in source.lower()
             and _version(self.since) <= _version(release)
@@ -57,14 +57,12 @@ class PublishedRule:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Published:
     models: Sequence[tuple[re.Pattern[str], str]]
-    rules: Sequence[PublishedRule]
+    rules: Sequence[_ConventionRule]
     whole_sequences: Sequence[tuple[str, Sequence[str]]]
 
 
 def find_published_model(printed: str) -> ModelConfig:
-    """Return the catalog model behind a printed name, e.g. ``LLAMA3.1_405B`` or ``DeepSeekV3 (w/o MTP)``.
-
-    A name that says so comes without multi-token prediction.
+    """Return the catalog model of a printed name, e.g. ``LLAMA3.1_405B`` or ``DeepSeekV3 (w/o MTP)``.
 
     Raises:
         RecipeError: If no catalog model is printed like that.
@@ -72,12 +70,14 @@ def find_published_model(printed: str) -> ModelConfig:
     for pattern, name in _published().models:
         if pattern.search(printed):
             model = find_model(name)
-            return replace(model, mtp_num_layers=0) if _WITHOUT_MTP.search(printed) else model
+            if _WITHOUT_MTP.search(printed):
+                model = replace(model, mtp_num_layers=0)
+            return model
     raise RecipeError(f"no catalog model is printed as {printed!r}; add a pattern to catalog/published.json")
 
 
 def published_task(section: str, *, task: str | None = None) -> Task:
-    """Return the task of a table from its heading, or from a row's own mark where it has one."""
+    """Return the task of a row from its table's heading and its own ``task`` column."""
     heading = f"{section} {task or ''}".lower()
     if "lora" in heading or "peft" in heading:
         return "lora"
@@ -92,7 +92,7 @@ def published_convention(source: str, *, release: str, printed_model: str, task:
         release: As the page names it, e.g. ``26.04.01``, ``NeMo24.07``, ``main``. A release without a rule of its
             own takes the last one before it.
         printed_model: As the page names it; a container in parentheses behind it is the row's release.
-        task: What the table trains.
+        task: Task of the table.
 
     Raises:
         RecipeError: If nothing is known about the source, or the model is not in the catalog.
@@ -120,7 +120,7 @@ def _published() -> _Published:
     data = json.loads(text)
     return _Published(
         models=[(re.compile(pattern, re.IGNORECASE), name) for pattern, name in data["models"]],
-        rules=[PublishedRule(**rule) for rule in data["rules"]],
+        rules=[_ConventionRule(**rule) for rule in data["rules"]],
         whole_sequences=[(entry["source"], entry["releases"]) for entry in data["whole_sequences"]],
     )
 
@@ -130,4 +130,6 @@ def _version(release: str) -> tuple[int, ...]:
     if not release:
         return ()
     numbers = _RELEASE.search(release)
-    return tuple(int(part) for part in re.split(r"[.-]", numbers.group())) if numbers else _LATEST
+    if numbers is None:
+        return _LATEST
+    return tuple(int(part) for part in re.split(r"[.-]", numbers.group()))

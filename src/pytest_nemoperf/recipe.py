@@ -1,4 +1,4 @@
-"""Recipes say what to run; plans say how. Both have a JSON Schema and a version."""
+"""Recipes, and the plans they are resolved to. Both have a JSON Schema and a version."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from enum import StrEnum
 from typing import Final, Literal, TypeVar
 
 from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.conventions import DEFAULT_CONVENTION, find_convention
 from pytest_nemoperf.errors import RecipeError, check_flag, did_you_mean
-from pytest_nemoperf.flops import DEFAULT_CONVENTION, find_convention
 from pytest_nemoperf.metrics import JUDGED
 from pytest_nemoperf.models import find_model
 from pytest_nemoperf.parallelism import Layout, layout_of
@@ -47,17 +47,17 @@ class Precision(StrEnum):
 
     @property
     def number_format(self) -> str:
-        """What the tensor cores multiply, whatever the scaling: the key of a system's peaks."""
+        """Format of the multiplied numbers without their scaling: the key of a system's peaks."""
         return "fp8" if self in {Precision.FP8_DS, Precision.FP8_CS, Precision.MXFP8} else self.value
 
     @property
     def needs_transformer_engine(self) -> bool:
-        """Whether transformer-engine does the matrix products."""
+        """Whether the matrix products are transformer-engine's."""
         return self not in {Precision.FP32, Precision.BF16}
 
 
 class Recompute(StrEnum):
-    """Which activations are computed again in backward instead of kept."""
+    """Activations that are computed again in backward instead of kept."""
 
     NONE = "none"
     SELECTIVE = "selective"
@@ -66,7 +66,7 @@ class Recompute(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What to run, and the layout of each system it can run on.
+    """A workload, and the layout of each system it can run on.
 
     Attributes:
         model: Catalog name, path of a Hugging Face ``config.json``, or a ModelConfig.
@@ -76,21 +76,21 @@ class Recipe:
         micro_batch_size: Sequences per forward pass of one data-parallel rank.
         precision: ``fp32``, ``bf16``, ``fp8_ds``, ``fp8_cs``, ``mxfp8`` or ``nvfp4``.
         rl: Reinforcement learning; None for pre-training.
-        framework: Who trains: ``torch`` (native), ``command``, or one a plugin registers.
+        framework: ``torch`` (native), ``command``, or one a plugin registers.
         recompute: Activations computed again in backward instead of kept: ``none``, ``selective`` (the attention
             core), ``full`` (all but each block's input).
         is_compiled: Blocks go through torch.compile.
-        is_router_balanced: Tokens go round the experts instead of where the router sends them, as published
-            pages of mixtures of experts do. Which expert a token goes to depends on its place in its rank's
-            micro-batch, so layouts that cut the batch into pieces of no whole number of rounds train differently.
+        is_router_balanced: Tokens go round the experts instead of being routed, as on published pages of mixtures
+            of experts. A token's expert depends on its place in its rank's micro-batch, so layouts whose micro-batches
+            are no whole number of rounds train differently.
         has_varying_lengths: The tokens of a step differ, because its sequences have any length up to seq_len. Not for
             the native engine, nor with ``rl``, which has its own response_lengths.
         model_name: Name of the model in case id and tables; empty for its own.
-        variant: Suffix of the case id, to tell recipes apart that differ in nothing else the id shows.
+        variant: Suffix of the case id, for recipes that have the same id otherwise.
         steps: Measured steps per run.
-        warmup_steps: Steps dropped first.
+        warmup_steps: Steps before them, not measured.
         seed: Of weights and synthetic tokens.
-        flops_convention: How FLOPs are counted, see docs/metrics.md.
+        flops_convention: Name of the FLOPs convention, see docs/metrics.md.
         tolerances: Allowed worsening in percent by metric name; ``all`` for every judged metric.
         timeout_sec: Wall-clock limit of one run; None derives it from the number of steps.
         command: For framework ``command``: argv of a process that writes StepRecords.
@@ -125,12 +125,11 @@ class Recipe:
     schema_version: Literal[1] = RECIPE_SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "precision", _member(Precision, self.precision, subject="precision"))
-        object.__setattr__(self, "recompute", _member(Recompute, self.recompute, subject="recompute"))
-        object.__setattr__(
-            self, "layouts", {name: layout_of(value, system=name) for name, value in self.layouts.items()}
-        )
-        object.__setattr__(self, "command", _texts(self.command, subject="command"))
+        object.__setattr__(self, "precision", _enum_member(Precision, self.precision, subject="precision"))
+        object.__setattr__(self, "recompute", _enum_member(Recompute, self.recompute, subject="recompute"))
+        layouts = {name: layout_of(value, system=name) for name, value in self.layouts.items()}
+        object.__setattr__(self, "layouts", layouts)
+        object.__setattr__(self, "command", _argv(self.command, subject="command"))
         if self.rl is not None and not isinstance(self.rl, RL):
             raise RecipeError(f"rl={self.rl!r} must be an RL, or None for pre-training")
         if not self.layouts:
@@ -184,26 +183,30 @@ class Recipe:
 
     @property
     def workload(self) -> str:
-        """What a step does: ``pretrain``, or the name of the reinforcement learning algorithm."""
+        """``pretrain``, or the name of the reinforcement learning algorithm."""
         return PRETRAIN if self.rl is None else self.rl.algorithm_config.name
 
     @property
     def model_config(self) -> ModelConfig:
-        """The architecture, looked up if the recipe names one, by the name that the recipe gives it."""
-        model = self.model if isinstance(self.model, ModelConfig) else find_model(self.model)
-        return replace(model, name=self.model_name) if self.model_name else model
+        """The architecture, looked up if ``model`` is a name; called ``model_name`` if that is given."""
+        model = self.model
+        if not isinstance(model, ModelConfig):
+            model = find_model(model)
+        if self.model_name:
+            model = replace(model, name=self.model_name)
+        return model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How one case runs: a recipe resolved for one system. Written for the ranks as ``plan.json``.
+    """A recipe resolved for one system; the ranks read it from ``plan.json``.
 
     Attributes:
         case: Case id; names the baseline file.
-        workload: What a step does: ``pretrain``, or the name of the reinforcement learning algorithm.
+        workload: ``pretrain``, or the name of the reinforcement learning algorithm.
         system: System name.
         device: ``cuda`` or ``cpu``.
-        framework: Who trains.
+        framework: Name of the framework that trains.
         model: Architecture.
         precision: Number format of the matrix products.
         seq_len: Tokens per sequence; with ``rl``, the most of prompt and response.
@@ -211,7 +214,7 @@ class Plan:
         micro_batch_size: Sequences per forward pass of one data-parallel rank.
         grad_accum_steps: Forward passes per optimizer update of one data-parallel rank; packing makes them fewer.
         layout: Parallel degrees.
-        recompute: Which activations are computed again in backward.
+        recompute: Activations computed again in backward.
         is_compiled: Blocks go through torch.compile.
         is_router_balanced: Tokens go round the experts.
         has_varying_lengths: Sequences have any length up to seq_len, so that the tokens of a step differ.
@@ -219,18 +222,18 @@ class Plan:
         steps: Measured steps.
         warmup_steps: Steps before them.
         seed: Of weights and synthetic tokens.
-        tokens_per_step: Tokens all ranks process in one step; the most there can be where lengths vary, or those of
-            responses are not pinned.
+        tokens_per_step: Tokens all ranks process in one step; the upper limit if lengths vary or those of responses
+            are not pinned.
         flops_per_token: Model FLOPs per token, of those tokens.
-        flops_convention: How they are counted.
+        flops_convention: Name of their convention.
         peak_tflops: Dense peak of one GPU in this precision, TFLOP/s; None if unknown, then there is no MFU.
         timeout_sec: Wall-clock limit of one run.
-        inject_pct: Self-test: each step is delayed by so many percent; 0 for a real run.
+        inject_pct: Self-test: delay of each step in percent; 0 for a real run.
         is_profiled: The measured steps run under the profiler; such a run is never part of a measurement.
         command: Framework ``command``: the argv.
         env: Extra environment of the ranks.
         rl: Reinforcement learning, its algorithm spelt out; None for pre-training.
-        turn: Its part in a comparison in turns with another version of the code; None for a run by itself.
+        turn: Its turns in a comparison with another version of the code; None for a run of its own.
     """
 
     case: str
@@ -278,7 +281,7 @@ class Plan:
 
 
 def is_safe_name(name: object) -> bool:
-    """Tell whether a name may be part of a case id, and so of a file name."""
+    """Whether a name may be part of a case id, and so of a file name."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
@@ -296,7 +299,7 @@ def check_tolerances(tolerances: Mapping[str, float], *, subject: str) -> None:
             raise RecipeError(f"{subject}: {name}={percent!r} must be a percentage above 0 and below 100")
 
 
-def _texts(values: Sequence[str], *, subject: str) -> tuple[str, ...]:
+def _argv(values: Sequence[str], *, subject: str) -> tuple[str, ...]:
     if isinstance(values, str):
         raise RecipeError(f"{subject}={values!r} must be a list of words; write e.g. ('python', 'train.py')")
     for at, value in enumerate(values):
@@ -313,7 +316,7 @@ def _check_env(env: Mapping[str, str]) -> None:
             raise RecipeError(f"env: {name!r}={value!r} must be texts, as every environment variable; write str(...)")
 
 
-def _member(kind: type[_E], value: str, *, subject: str) -> _E:
+def _enum_member(kind: type[_E], value: str, *, subject: str) -> _E:
     try:
         return kind(value)
     except ValueError:

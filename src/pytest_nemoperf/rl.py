@@ -1,4 +1,4 @@
-"""What a recipe of reinforcement learning says beside a pre-training recipe: batch, lengths, sampling, algorithm."""
+"""Reinforcement learning part of a recipe: batch, lengths, sampling, algorithm."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pytest_nemoperf.errors import RecipeError, check_flag
 NUM_TASK_TOKENS: Final = 14
 """Tokens of the arithmetic task: ten digits, plus, equals, the separator of examples, and the stop token."""
 STOP_TOKEN: Final = 13
-MIN_PROMPT_LEN: Final = 8
-"""Tokens that the longest question of the task needs, with operands of three digits."""
-MAX_OPERAND: Final = 999
+_MIN_PROMPT_LEN = 8
+"""Tokens of the task's longest question, with operands of three digits."""
+_MAX_OPERAND = 999
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,16 +31,16 @@ class RL:
         prompt_len: Tokens of the longest prompt.
         min_prompt_len: Tokens of the shortest; lengths between the two are equally frequent. None: all prompt_len.
         max_response_len: Most tokens of a response.
-        response_lengths: ``fixed``: every response has max_response_len tokens, whatever it says; a list: the n-th
-            sample of a step has the n-th length of it, again from the beginning after its end; ``sampled``: a response
-            ends with its stop token. Speed compares only between equal lengths, so the first is the default.
+        response_lengths: ``fixed``: every response has max_response_len tokens; a list: the n-th sample of a step has
+            its n-th length, cyclically; ``sampled``: a response ends with its stop token. Speed compares only between
+            equal lengths, so the first is the default.
         algorithm: Name of a known one, or an Algorithm.
         max_staleness: Steps by which the weights that generate may be older than those that train: 0 on-policy, n for
             n steps off, which needs generation ranks of its own.
-        generator: Who generates: ``native`` or ``vllm``.
+        generator: ``native`` or ``vllm``.
         temperature: Of sampling; logits are divided by it.
-        top_p: Only the most probable tokens with so much probability together are sampled.
-        top_k: Only so many of the most probable tokens are sampled; None for all.
+        top_p: Only the most probable tokens, up to this total probability, are sampled.
+        top_k: Only this many of the most probable tokens are sampled; None for all.
         max_batch_size: Samples one replica decodes at once; None for all it has.
         is_packed: Training puts several samples into one row of seq_len tokens; otherwise each is padded.
         learning_rate: Of the policy, and of the value model.
@@ -99,7 +99,9 @@ class RL:
     @property
     def algorithm_config(self) -> Algorithm:
         """The algorithm, looked up if it is a name."""
-        return self.algorithm if isinstance(self.algorithm, Algorithm) else find_algorithm(self.algorithm)
+        if isinstance(self.algorithm, Algorithm):
+            return self.algorithm
+        return find_algorithm(self.algorithm)
 
     @property
     def num_samples(self) -> int:
@@ -112,53 +114,56 @@ class RL:
         return self.response_lengths != "sampled"
 
     def prompt_length(self, prompt: int) -> int:
-        """Return the tokens of a prompt by its number in the step; the same in every step."""
-        shortest = self.prompt_len if self.min_prompt_len is None else self.min_prompt_len
+        """Return the tokens of a step's n-th prompt, the same in every step."""
+        shortest = self.min_prompt_len
+        if shortest is None:
+            return self.prompt_len
         return shortest + prompt % (self.prompt_len - shortest + 1)
 
     def response_limit(self, sample: int) -> int:
-        """Return the most tokens of a response by its number in the step: all it gets, where lengths are pinned."""
+        """Return the most tokens of a step's n-th response: its length if lengths are pinned."""
         if isinstance(self.response_lengths, str):
             return self.max_response_len
         return self.response_lengths[sample % len(self.response_lengths)]
 
     def num_slots(self, *, dp: int) -> int:
-        """Return the most samples that one of so many replicas decodes at once; they are dealt whole prompts."""
+        """Return the most samples a replica decodes at once; whole prompts are dealt to ``dp`` replicas."""
         most = math.ceil(self.num_prompts_per_step / dp) * self.num_generations_per_prompt
-        return most if self.max_batch_size is None else min(self.max_batch_size, most)
+        if self.max_batch_size is not None:
+            most = min(self.max_batch_size, most)
+        return most
 
     def most_lengths(self) -> list[int]:
-        """Return the most tokens of each sample, prompt and response: exactly what it has where lengths are pinned."""
-        prompts = range(self.num_prompts_per_step)
-        group = self.num_generations_per_prompt
-        return [
-            self.prompt_length(prompt) + self.response_limit(prompt * group + response)
-            for prompt in prompts
-            for response in range(group)
-        ]
+        """Return the most tokens of each sample, prompt and response; exact if lengths are pinned."""
+        lengths = []
+        for sample in range(self.num_samples):
+            prompt = sample // self.num_generations_per_prompt
+            lengths.append(self.prompt_length(prompt) + self.response_limit(sample))
+        return lengths
 
     def _check_counts(self) -> None:
         for name in ("num_prompts_per_step", "num_generations_per_prompt", "max_response_len", "max_operand"):
             _check_count(name, getattr(self, name), least=1)
-        _check_count("prompt_len", self.prompt_len, least=MIN_PROMPT_LEN, why=", the tokens of the longest question")
+        _check_count("prompt_len", self.prompt_len, least=_MIN_PROMPT_LEN, why=", the tokens of the longest question")
         _check_count("max_staleness", self.max_staleness, least=0)
         for name in ("top_k", "max_batch_size"):
             if getattr(self, name) is not None:
                 _check_count(name, getattr(self, name), least=1)
         shortest = self.min_prompt_len
         if shortest is not None:
-            _check_count("min_prompt_len", shortest, least=MIN_PROMPT_LEN, why=", the tokens of the longest question")
+            _check_count("min_prompt_len", shortest, least=_MIN_PROMPT_LEN, why=", the tokens of the longest question")
             if shortest > self.prompt_len:
                 raise RecipeError(f"min_prompt_len={shortest} is more than prompt_len={self.prompt_len}; lower it")
-        if self.max_operand > MAX_OPERAND:
-            raise RecipeError(f"max_operand={self.max_operand} has more than three digits; use {MAX_OPERAND} or less")
+        if self.max_operand > _MAX_OPERAND:
+            raise RecipeError(f"max_operand={self.max_operand} has more than three digits; use {_MAX_OPERAND} or less")
 
     def _check_sampling(self) -> None:
-        for name, least, most in (("temperature", 0, math.inf), ("top_p", 0, 1), ("learning_rate", 0, math.inf)):
+        for name in ("temperature", "learning_rate"):
             value = getattr(self, name)
-            if type(value) not in (int, float) or not least < value <= most or math.isinf(value):
-                limit = "a finite number above 0" if math.isinf(most) else f"above {least} and at most {most}"
-                raise RecipeError(f"{name}={value!r} must be {limit}")
+            if type(value) not in (int, float) or not 0 < value < math.inf:
+                raise RecipeError(f"{name}={value!r} must be a finite number above 0")
+        if type(self.top_p) not in (int, float) or not 0 < self.top_p <= 1:
+            raise RecipeError(f"top_p={self.top_p!r} must be above 0 and at most 1")
         if self.generator not in ("native", "vllm"):
             raise RecipeError(f"unknown generator {self.generator!r}; use 'native' or 'vllm'")
 

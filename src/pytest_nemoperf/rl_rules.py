@@ -1,4 +1,4 @@
-"""What a recipe of reinforcement learning must obey beside the rules of training, with the arithmetic."""
+"""Rules of reinforcement learning recipes beside those of training, with the arithmetic."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ def rl_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterat
     """Yield every broken rule, with its arithmetic; those of the task and the generator bind the native engine alone.
 
     Args:
-        recipe: What to run.
-        layout: Of the system, its generation layout spelt out where the recipe is one of reinforcement learning.
+        recipe: Workload.
+        layout: The system's, from find_layout.
         model: Architecture.
     """
-    rl, generation = recipe.rl, layout.generation
+    rl = recipe.rl
+    generation = layout.generation
     if rl is None:
         if generation is not None:
             yield (
@@ -28,7 +29,7 @@ def rl_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterat
                 "none; give the recipe rl=RL(...), or leave generation out"
             )
         return
-    assert generation is not None  # noqa: S101 (find_layout spells it out)
+    assert generation is not None  # noqa: S101 (find_layout adds one)
     yield from _batch_problems(recipe, rl=rl)
     yield from _length_problems(recipe, rl=rl)
     yield from _staleness_problems(rl, generation=generation)
@@ -48,7 +49,8 @@ def rl_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterat
 
 
 def _batch_problems(recipe: Recipe, *, rl: RL) -> Iterator[str]:
-    samples, gbs = rl.num_samples, recipe.global_batch_size
+    samples = rl.num_samples
+    gbs = recipe.global_batch_size
     product = f"{rl.num_prompts_per_step}*{rl.num_generations_per_prompt}={samples}"
     if samples % gbs:
         near = f"{samples // gbs * gbs} or " if samples > gbs else ""
@@ -105,8 +107,9 @@ def _replica_problems(rl: RL, *, generation: GenerationLayout) -> Iterator[str]:
 
 
 def _share_problems(generation: GenerationLayout, *, model: ModelConfig) -> Iterator[str]:
-    """Yield what a replica's ranks can't share; each of its tp ranks has a part of every expert."""
-    axis, tp = "generation tp", generation.tp
+    """Yield sizes that don't divide among a replica's ranks; each tp rank has a part of every expert."""
+    axis = "generation tp"
+    tp = generation.tp
     yield from tensor_problems(model, axis=axis, tp=tp, is_native=True)
     if model.moe is not None and model.moe.ffn_hidden_size % tp:
         yield indivisible(axis, tp, name="moe.ffn_hidden_size", size=model.moe.ffn_hidden_size)

@@ -1,4 +1,4 @@
-"""Divisibility: what the batch, the sequence and the model's sizes must be for a layout to cut them."""
+"""Divisibility rules of a layout: batch, sequence and model sizes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pytest_nemoperf.recipe import Recipe
 from pytest_nemoperf.stages import schedule_problems, stage_layers
 
 NATIVE = "torch"
-"""The framework whose own limits are known here."""
+"""Name of the native engine, whose own limits are checked too."""
 
 
 def layout_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterator[str]:
-    """Yield every broken rule of training, with its arithmetic; the batch first: it is what people change most."""
+    """Yield every broken rule of training, with its arithmetic; the batch first, which is changed most often."""
     yield from _batch_problems(recipe, layout=layout)
     yield from _sequence_problems(recipe.seq_len, layout=layout, model=model)
     yield from tensor_problems(model, axis="tp", tp=layout.tp, is_native=recipe.framework == NATIVE)
@@ -33,7 +33,8 @@ def layout_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> It
 
 
 def _batch_problems(recipe: Recipe, *, layout: Layout) -> Iterator[str]:
-    gbs, mbs = recipe.global_batch_size, recipe.micro_batch_size
+    gbs = recipe.global_batch_size
+    mbs = recipe.micro_batch_size
     one_pass = mbs * layout.dp
     if gbs % one_pass:
         near = f"{gbs // one_pass * one_pass} or " if gbs > one_pass else ""
@@ -65,7 +66,7 @@ def _sequence_problems(seq_len: int, *, layout: Layout, model: ModelConfig) -> I
 
 
 def tensor_problems(model: ModelConfig, *, axis: str, tp: int, is_native: bool) -> Iterator[str]:
-    """Yield what tensor parallelism can't cut outside the routed experts.
+    """Yield sizes that tensor parallelism can't cut, outside the routed experts.
 
     Args:
         model: Architecture.
@@ -82,25 +83,22 @@ def tensor_problems(model: ModelConfig, *, axis: str, tp: int, is_native: bool) 
         if size % tp:
             yield indivisible(axis, tp, name=name, size=size)
     if is_native and model.mla is None and not _can_share_kv_heads(model, num_ranks=tp):
-        degrees = [
-            degree
-            for degree in range(1, model.num_heads + 1)
-            if model.num_heads % degree == 0 and _can_share_kv_heads(model, num_ranks=degree)
-        ]
+        divisors = [degree for degree in range(1, model.num_heads + 1) if model.num_heads % degree == 0]
+        degrees = [str(degree) for degree in divisors if _can_share_kv_heads(model, num_ranks=degree)]
         yield (
             f"{axis}={tp} neither divides num_kv_heads={model.num_kv_heads} ({_quotient(model.num_kv_heads, tp)}) nor "
             f"is a multiple of it ({_quotient(tp, model.num_kv_heads)}), and each rank has whole key-value heads: "
-            f"its own, or a copy of one; choose {axis} among {', '.join(map(str, degrees))}"
+            f"its own, or a copy of one; choose {axis} among {', '.join(degrees)}"
         )
 
 
 def _can_share_kv_heads(model: ModelConfig, *, num_ranks: int) -> bool:
-    """Tell whether each rank gets as many key-value heads as the others, or each head goes to as many ranks."""
+    """Whether each rank gets as many key-value heads as the others, or each head goes to as many ranks."""
     return model.num_kv_heads % num_ranks == 0 or num_ranks % model.num_kv_heads == 0
 
 
 def indivisible(axis: str, degree: int, *, name: str, size: int) -> str:
-    """Return the sentence about a degree that does not divide a size."""
+    """Return the message about a degree that does not divide a size."""
     advice = f"choose {axis} among the divisors of {size}" if size > 1 else f"use {axis}=1"
     return f"{axis}={degree} does not divide {name}={size} ({_quotient(size, degree)}); {advice}"
 
@@ -110,10 +108,10 @@ def _quotient(size: int, degree: int) -> str:
 
 
 def _trade_problems(model: ModelConfig, *, layout: Layout, is_native: bool) -> Iterator[str]:
-    """Yield what keeps context parallel ranks from trading heads for tokens (cp_comm a2a).
+    """Yield numbers of heads that context parallel ranks can't trade for tokens (cp_comm a2a).
 
-    The native engine copies key-value heads to as many ranks as have query heads of them; transformer-engine, which
-    other frameworks do it with, wants each rank to have some of its own.
+    The native engine copies key-value heads to every rank with query heads of theirs; other frameworks use
+    transformer-engine, which needs key-value heads for each rank.
     """
     num_ranks = layout.tp * layout.cp
     if layout.cp == 1 or layout.cp_comm != "a2a":
@@ -153,7 +151,7 @@ def _expert_problems(model: ModelConfig, *, layout: Layout, is_native: bool) -> 
 
 
 def _pipeline_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterator[str]:
-    """Yield what pp can't cut, and what the native engine's schedules can't run."""
+    """Yield rules of pipeline stages, and those of the native engine's schedules."""
     try:
         stage_layers(model, pp=layout.pp, vp=layout.vp)
     except PlanError as problem:

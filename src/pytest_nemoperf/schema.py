@@ -1,4 +1,4 @@
-"""JSON Schemas of the files other people build on: generated from the dataclasses, shipped, and checked against.
+"""JSON Schemas of the public file formats: generated from the dataclasses, shipped, and used to validate files.
 
 ``python -m pytest_nemoperf.schema --write`` regenerates the shipped files after a dataclass has changed.
 """
@@ -41,7 +41,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "step": "pytest_nemoperf.records:StepRecord",
     }
 )
-"""Where the dataclass of each kind of file is."""
+"""Module and dataclass of each kind of file."""
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): ")
@@ -72,7 +72,7 @@ def schema_of(name: str) -> dict[str, Any]:
 
 
 def _drop_empty_defaults(properties: Mapping[str, Any]) -> None:
-    """Drop defaults that are empty mappings: msgspec writes them since 0.23, files must not depend on its version."""
+    """Drop defaults that are empty mappings: only msgspec 0.23 and later write them."""
     for item in properties.values():
         if item.get("default") == {}:
             del item["default"]
@@ -94,8 +94,8 @@ def read_contract(
         path: The file.
         name: Kind of file, a key of KINDS.
         error: Raised type.
-        unreadable_hint: Remedy for a file that is missing or can't be read.
-        corrupt_hint: Remedy for a broken file that this package wrote; empty for files written by hand.
+        unreadable_hint: See read_json.
+        corrupt_hint: See read_json.
 
     Raises:
         NemoPerfError: Of the given type, with the file's path and the JSON path at fault.
@@ -116,7 +116,7 @@ def validate(data: object, *, name: str, subject: str, error: type[NemoPerfError
     Args:
         data: Decoded JSON.
         name: Kind of file, a key of KINDS.
-        subject: What the data is, for the message, e.g. a path.
+        subject: Name of the data in messages, e.g. a path.
         error: Raised type.
 
     Raises:
@@ -142,8 +142,9 @@ def _explain(fault: ValidationError) -> str:
     if fault.validator == "additionalProperties" and isinstance(fault.schema, Mapping):
         known = fault.schema["properties"]
         instance: Any = fault.instance
-        unknown = next(key for key in instance if key not in known)
-        return f"{fault.json_path}.{unknown}: unknown key; {did_you_mean(unknown, known)}"
+        for key in instance:
+            if key not in known:
+                return f"{fault.json_path}.{key}: unknown key; {did_you_mean(key, known)}"
     rule = fault.message
     if len(rule) > _MAX_RULE_LENGTH:
         rule = f"{rule[: _MAX_RULE_LENGTH // 2]} ... {rule[-_MAX_RULE_LENGTH // 2 :]}"
@@ -151,13 +152,15 @@ def _explain(fault: ValidationError) -> str:
 
 
 def _innermost(fault: ValidationError) -> ValidationError:
-    """Of a value that fits none of several types, return what is wrong with it as the type that it comes nearest."""
-    inner = [each for each in fault.context or () if each.validator != "type" or each.relative_path]
-    return _innermost(inner[0]) if inner else fault
+    """Return the fault inside the nearest type, for a value that fits none of several types."""
+    for inner in fault.context or ():
+        if inner.validator != "type" or inner.relative_path:
+            return _innermost(inner)
+    return fault
 
 
 def _describe(definition: dict[str, Any]) -> None:
-    """Replace the whole docstring by its first line, and give each property its line of the attributes section."""
+    """Describe a definition by its docstring's first line, and each property by its line under ``Attributes:``."""
     # cleandoc: Python 3.13 strips the indentation of docstrings, earlier ones don't
     docstring = inspect.cleandoc(definition.get("description", ""))
     if docstring:
@@ -197,7 +200,7 @@ def main(arguments: list[str]) -> int:
             stale.append(path)
     for path in stale:
         sys.stderr.write(f"{path} is not what the dataclasses say; run python -m pytest_nemoperf.schema --write\n")
-    return 1 if stale else 0
+    return int(bool(stale))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Sessions that ask for perf tests: what ``-m`` says of them, and which folders are collected then."""
+"""Selection of perf tests by ``-m``, and the folders collected for it."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from typing import Final
 import pytest
 
 PERF_TESTPATHS: Final = "perf_testpaths"
-_PERF, _OTHER = "perf", "other"
-_WORD = re.compile(r"[\w:+\-.\[\]\\/]+")  # what pytest takes for a name in a mark expression
+_PERF = "perf"
+_OTHER = "other"
+_WORD = re.compile(r"[\w:+\-.\[\]\\/]+")  # a name in a mark expression, for pytest
 _KEPT_WORDS = frozenset({"and", "or", "not", _PERF})
 
 
 def asks_for_perf(markexpr: str) -> bool:
-    """Tell whether a mark expression names perf, and not only under a ``not``.
+    """Whether a mark expression names perf other than under a ``not``.
 
-    A test marked perf as well as slow is measured by ``-m perf``, but not by ``-m slow``: nobody has said that the
-    machine is idle. An expression that can't be read counts, since pytest refuses it later, and says where.
+    A test marked perf and slow is measured by ``-m perf`` but not by ``-m slow``, which does not promise an idle
+    machine. True for an invalid expression, which pytest refuses later.
     """
-    return _is_wanted(_parse(markexpr))
+    return _names_perf(_parse(markexpr))
 
 
 def asks_for_perf_alone(markexpr: str) -> bool:
-    """Tell whether a mark expression selects no test without the marker perf, as ``perf and not slow`` does."""
+    """Whether a mark expression selects only tests with the marker perf, as ``perf and not slow`` does."""
     return asks_for_perf(markexpr) and not _may_hold_without_perf(_parse(markexpr), others=True)
 
 
 def collect_perf_testpaths(config: pytest.Config) -> None:
-    """Put ini ``perf_testpaths`` in place of ``testpaths`` where perf tests are asked for and no path is given.
+    """Replace ini ``testpaths`` by ``perf_testpaths`` if perf tests are asked for and no path is given.
 
-    Call it before pytest loads conftest files: it does so for the folders it is about to collect. Where other tests
-    are asked for too, the folders are added. As with ``testpaths``, this holds in the root directory only.
+    If other tests are asked for too, the folders are added. Like ``testpaths``, this holds in the root directory only.
+    Must run before pytest loads the conftest files of the folders it will collect.
 
     Raises:
         pytest.UsageError: If one of the paths does not exist; then its tests would silently be left out.
@@ -43,8 +44,8 @@ def collect_perf_testpaths(config: pytest.Config) -> None:
     is_at_root = config.invocation_params.dir == config.rootpath
     if not paths or given.file_or_dir or not is_at_root or not asks_for_perf(given.markexpr):
         return
-    missing = [path for path in paths if not given.pyargs and not glob.glob(path, recursive=True)]  # noqa: PTH207 (as pytest does)
-    if missing:
+    missing = [path for path in paths if not glob.glob(path, recursive=True)]  # noqa: PTH207 (as pytest does)
+    if missing and not given.pyargs:
         raise pytest.UsageError(
             f"ini {PERF_TESTPATHS}: there is no {' and no '.join(missing)} in {config.rootpath}; correct it there, or "
             "give the folders of perf tests by hand"
@@ -57,7 +58,7 @@ def collect_perf_testpaths(config: pytest.Config) -> None:
 
 
 def _parse(markexpr: str) -> ast.expr:
-    """Return a mark expression as Python's parser reads it, with one name for every marker but perf."""
+    """Parse a mark expression as Python, with one name for every marker but perf."""
 
     def plain(match: re.Match[str]) -> str:
         return match[0] if match[0] in _KEPT_WORDS else _OTHER
@@ -68,14 +69,14 @@ def _parse(markexpr: str) -> ast.expr:
         return ast.Name(_PERF)
 
 
-def _is_wanted(node: ast.expr, *, is_negated: bool = False) -> bool:
+def _names_perf(node: ast.expr, *, is_negated: bool = False) -> bool:
     match node:
         case ast.BoolOp(values=values):
-            return any(_is_wanted(value, is_negated=is_negated) for value in values)
+            return any(_names_perf(value, is_negated=is_negated) for value in values)
         case ast.UnaryOp(operand=operand):
-            return _is_wanted(operand, is_negated=not is_negated)
+            return _names_perf(operand, is_negated=not is_negated)
         case ast.Call(func=func):
-            return _is_wanted(func, is_negated=is_negated)
+            return _names_perf(func, is_negated=is_negated)
         case ast.Name(id=name):
             return name == _PERF and not is_negated
     return False
@@ -86,7 +87,7 @@ def _may_hold_without_perf(node: ast.expr, *, others: bool) -> bool:
 
     Args:
         node: The expression.
-        others: Whether other markers are as they help it most, or as they hinder it most; a ``not`` turns that round.
+        others: Value of every other marker; inverted under a ``not``, so that True gives the best case for the test.
     """
     match node:
         case ast.BoolOp(op=ast.And(), values=values):

@@ -1,4 +1,4 @@
-"""Systems: what a baseline belongs to, with peaks, names and sizes from the catalog."""
+"""Systems: classes of machines, with peaks, names and sizes from the catalog."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class System:
     Attributes:
         name: Short name, as in ``--system`` and ``baselines/<name>/``.
         title: As performance pages print it, e.g. ``DGX-H100``.
-        device: ``cuda`` or ``cpu``: what torch calls the device.
-        gpus_per_node: GPUs of one node; None where a node has as many ranks as one likes (cpu).
+        device: ``cuda`` or ``cpu``, as torch calls it.
+        gpus_per_node: GPUs of one node; None for a node with any number of ranks (cpu).
         memory_gb: Memory of one GPU as data sheets name it, in GB; None if it has no source.
         compute_capability: Major and minor version of the GPU's instruction set; None for a CPU.
         peak_tflops: Dense peak in TFLOP/s by number format; one that is absent has no peak, hence no MFU.
         device_names: Names the driver reports for this GPU, exactly.
         tolerance_pct: Default tolerance of the judged metrics but peak memory, in percent.
         memory_tolerance_pct: Default tolerance of peak memory, in percent.
-        run_noise_pct: Scatter of rates and times between launches to expect (standard deviation, percent), where a
-            baseline's own runs are too few to tell.
+        run_noise_pct: Expected scatter of rates and times between launches (standard deviation, percent), for
+            baselines of too few runs to show it.
         memory_noise_pct: The same of peak memory.
     """
 
@@ -83,7 +83,7 @@ def find_system(name: str) -> System:
 
 
 def match_device(device_name: str) -> System | None:
-    """Return the system whose GPU the driver calls by that name, or None; never by a part of the name."""
+    """Return the system with exactly this device name in the driver, or None."""
     for system in system_catalog().values():
         if device_name in system.device_names:
             return system

@@ -1,4 +1,4 @@
-"""Tracers, profilers and debuggers that are active in this process: what is timed under one is the tracer."""
+"""Tracers, profilers and debuggers active in this process; their overhead would be measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 TRACERS: Final = "tracers"
-"""Name, in the environment of a rank, of the tracers that were active in it."""
+"""Key of a rank's active tracers in its environment."""
 _NUM_MONITORING_TOOLS = 6
 """Tool ids of sys.monitoring (PEP 669, https://peps.python.org/pep-0669/)."""
 
@@ -19,7 +19,7 @@ def active_tracers() -> tuple[str, ...]:
 
 
 def tracer_problems(tracers: Sequence[str]) -> list[str]:
-    """Return a problem if a tracer was active: then its own time is what was measured."""
+    """Return a problem if a tracer was active, since its own time was measured too."""
     if not tracers:
         return []
     remedy = "run without it"
@@ -47,7 +47,9 @@ def _names() -> Iterator[str]:
 
 
 def _package_of(tool: Any) -> str:
-    """Return the package a tracer comes from, or its type's name where that is a script's own."""
-    module = getattr(tool, "__module__", None) or type(tool).__module__  # tracers written in C tell it by their type
+    """Return the package a tracer comes from, or its type's name if a script defines it."""
+    module = getattr(tool, "__module__", None) or type(tool).__module__  # tracers written in C have no __module__
     package = str(module).partition(".")[0]
-    return package if package != "__main__" else f"{type(tool).__name__} of __main__"
+    if package == "__main__":
+        return f"{type(tool).__name__} of __main__"
+    return package

@@ -1,14 +1,15 @@
-"""How much each parallel axis moves: bytes one rank sends in one step, from formulas with their sources.
+"""Traffic of each parallel axis: bytes one rank sends in one step, from formulas with their sources.
 
 Ring algorithms are counted: over n ranks an all-gather or a reduce-scatter of a whole of W bytes sends (n-1)/n W from
 each rank, an all-reduce twice that (Patarasuk and Yuan 2009, https://doi.org/10.1016/j.jpdc.2008.09.002), an
-all-to-all (n-1)/n of what a rank has. Scalars (loss, gradient norm) are left out.
+all-to-all (n-1)/n of a rank's bytes. Scalars (loss, gradient norm) are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 from pytest_nemoperf.activations import ActivationBytes, compute_bytes
 from pytest_nemoperf.architecture import ModelConfig
@@ -24,16 +25,16 @@ _FORWARD_AND_BACKWARD = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AxisTraffic:
-    """What one axis moves.
+    """Traffic of one axis.
 
     Attributes:
         axis: ``tp``, ``cp``, ``ep`` (with etp: one exchange serves both), ``pp``, ``dp`` (weights and gradients) or
             ``expert_dp`` (experts').
         degree: Ranks of a group.
-        bytes_per_step: Sent by one rank of the busiest of the stages looked at, in one step; of reinforcement
-            learning, by its updates.
-        formula: What was counted.
-        source: Where the formula comes from.
+        bytes_per_step: Sent by one rank of the busiest of the priced stages, in one step; in reinforcement learning,
+            in its updates.
+        formula: The formula in words.
+        source: Reference of the formula.
     """
 
     axis: str
@@ -70,15 +71,17 @@ _FORMULAS = {
 
 
 def axis_traffic(plan: Plan, *, stages: Iterable[int]) -> tuple[AxisTraffic, ...]:
-    """Return what each axis of more than one rank moves.
+    """Return the traffic of each axis of more than one rank.
 
     Args:
         plan: Model, sizes and layout.
-        stages: Pipeline ranks to look at; each axis shows the busiest.
+        stages: Pipeline ranks to price; each axis shows the busiest.
     """
     counts = [_StageTraffic(plan, pp_rank=pp_rank) for pp_rank in stages]
     layout = plan.layout
-    expert_dp = layout.dp * layout.cp * layout.tp // (layout.ep * layout.etp) if plan.model.moe is not None else 1
+    expert_dp = 1
+    if plan.model.moe is not None:
+        expert_dp = layout.dp * layout.cp * layout.tp // (layout.ep * layout.etp)
     degrees = {
         "tp": layout.tp,
         "cp": layout.cp,
@@ -87,32 +90,36 @@ def axis_traffic(plan: Plan, *, stages: Iterable[int]) -> tuple[AxisTraffic, ...
         "dp": layout.dp * layout.cp,
         "expert_dp": expert_dp,
     }
-    return tuple(
-        AxisTraffic(
-            axis=axis,
-            degree=degree,
-            bytes_per_step=plan.num_updates * round(max(count.of(axis) for count in counts)),
-            formula=_FORMULAS[axis],
-            source=_SOURCES[axis],
+    traffic = []
+    for axis, degree in degrees.items():
+        if degree == 1:
+            continue
+        busiest = max(count.of(axis) for count in counts)
+        traffic.append(
+            AxisTraffic(
+                axis=axis,
+                degree=degree,
+                bytes_per_step=plan.num_updates * round(busiest),
+                formula=_FORMULAS[axis],
+                source=_SOURCES[axis],
+            )
         )
-        for axis, degree in degrees.items()
-        if degree > 1
-    )
+    return tuple(traffic)
 
 
 def copied_gradient_bytes(plan: Plan, *, pp_rank: int) -> float:
-    """Return what a rank of a stage sends to sum the gradients of copied key-value heads, once an update.
+    """Return bytes a stage's rank sends per update to sum the gradients of copied key-value heads.
 
-    FSDP cuts rows, and those of the heads are the last of their matrix: the rank with most of them counts.
+    FSDP cuts rows, and those of the heads are the last of their matrix; counted for the rank with most of them.
     """
     num_copies = num_kv_copies(plan.model, tp=plan.layout.tp)
     parts = stage_parts(plan.model, layout=plan.layout, pp_rank=pp_rank)
-    summed = sum(min(part.copied_numel, part.padded_numel) for part in parts)
+    summed = sum(min(shard.copied_numel, shard.padded_numel) for shard in parts)
     return 2 * (num_copies - 1) / num_copies * summed * _FP32
 
 
 class _StageTraffic:
-    """Counts for one rank of one pipeline stage."""
+    """Traffic of one rank of one pipeline stage, in bytes."""
 
     def __init__(self, plan: Plan, *, pp_rank: int) -> None:
         self._plan = plan
@@ -121,36 +128,38 @@ class _StageTraffic:
         self._element = compute_bytes(plan.precision)
         chunks = stage_layers(plan.model, pp=plan.layout.pp, vp=plan.layout.vp)[pp_rank]
         layers = plan.model.layers
-        self._layers = [layers[index] for chunk in chunks for index in chunk]
-        # A zero-bubble schedule takes backward in two halves, each of which computes again.
+        self._layers = [layers[index] for index in chain.from_iterable(chunks)]
+        # A zero-bubble schedule computes backward in two halves, each with a recomputation.
         num_repeats = 2 if plan.layout.pp_schedule == "zero_bubble" else 1
-        self._core_repeats = 0 if plan.recompute is Recompute.NONE else num_repeats
-        self._block_repeats = num_repeats if plan.recompute is Recompute.FULL else 0
+        self._core_repeats = self._block_repeats = 0
+        if plan.recompute is not Recompute.NONE:
+            self._core_repeats = num_repeats
+        if plan.recompute is Recompute.FULL:
+            self._block_repeats = num_repeats
         self._is_last = pp_rank == plan.layout.pp - 1
         if self._is_last:
             self._layers += [plan.model.mtp_layer] * plan.model.mtp_num_layers
 
     def of(self, axis: str) -> float:
+        """Return the bytes of one update along an axis."""
+        num_micro_batches = self._plan.grad_accum_steps
         match axis:
-            case "dp":
-                return self._gradients_and_weights(is_expert=False)
-            case "expert_dp":
-                return self._gradients_and_weights(is_expert=True)
-            case "pp":
-                return self._plan.grad_accum_steps * self._stage_borders()
             case "tp":
                 copied = copied_gradient_bytes(self._plan, pp_rank=self._pp_rank)
-                return self._plan.grad_accum_steps * self._tensor_parallel() + copied
-        return self._plan.grad_accum_steps * self._per_micro_batch(axis)
-
-    def _per_micro_batch(self, axis: str) -> float:
-        if axis == "cp":
-            return sum(self._context_parallel(layer) for layer in self._layers)
-        mixtures = sum(layer.feed_forward is FeedForward.MOE for layer in self._layers)
-        return mixtures * self._expert_tokens()
+                return num_micro_batches * self._tensor_parallel() + copied
+            case "cp":
+                return num_micro_batches * sum(self._context_parallel(layer) for layer in self._layers)
+            case "ep":
+                num_mixtures = sum(layer.feed_forward is FeedForward.MOE for layer in self._layers)
+                return num_micro_batches * num_mixtures * self._expert_tokens()
+            case "pp":
+                return num_micro_batches * self._stage_borders()
+            case _:
+                return self._gradients_and_weights(is_expert=axis == "expert_dp")
 
     def _tensor_parallel(self) -> float:
-        plan, tp = self._plan, self._plan.layout.tp
+        plan = self._plan
+        tp = plan.layout.tp
         whole = (tp - 1) / tp * self._costs.num_tokens * plan.model.hidden_size * self._element
         passes = 0
         for layer in self._layers:
@@ -160,22 +169,26 @@ class _StageTraffic:
         return passes * whole
 
     def _context_parallel(self, layer: Layer) -> float:
-        model, layout = self._plan.model, self._plan.layout
         if layer.mixer is not Mixer.ATTENTION:
             return 0.0
+        model = self._plan.model
+        layout = self._plan.layout
         queries, keys_values, out = _attention_widths(model, tp=layout.tp)
         if layout.cp_comm == "a2a":
-            keys_values *= num_traded_copies(model, layout=layout)
-        inputs = queries + keys_values if layout.cp_comm == "a2a" else keys_values
-        exchanged = inputs + out if layout.cp_comm == "a2a" else inputs
-        # Selective recomputation ends with the core: nothing behind it needs its output again.
-        again = exchanged if self._plan.recompute is Recompute.FULL else inputs
-        moved = _FORWARD_AND_BACKWARD * exchanged + self._core_repeats * again
-        share = (layout.cp - 1) / layout.cp if layout.cp_comm == "a2a" else layout.cp - 1
-        return self._costs.num_tokens * share * moved / layout.tp * self._element
+            inputs = queries + keys_values * num_traded_copies(model, layout=layout)
+            exchanged = inputs + out
+            sent = (layout.cp - 1) / layout.cp
+        else:
+            inputs = exchanged = keys_values
+            sent = layout.cp - 1
+        # Selective recomputation ends with the core, whose output is not exchanged again.
+        repeated = exchanged if self._plan.recompute is Recompute.FULL else inputs
+        width = _FORWARD_AND_BACKWARD * exchanged + self._core_repeats * repeated
+        return self._costs.num_tokens * sent * width / layout.tp * self._element
 
     def _expert_tokens(self) -> float:
-        moe, layout = self._plan.model.moe, self._plan.layout
+        moe = self._plan.model.moe
+        layout = self._plan.layout
         assert moe is not None  # noqa: S101 (no layer has one without it)
         width = moe.latent_size or self._plan.model.hidden_size
         routed = self._costs.num_stream_tokens * moe.topk * width * self._element
@@ -183,39 +196,43 @@ class _StageTraffic:
         return 2 * (_FORWARD_AND_BACKWARD + self._block_repeats) * (num_ranks - 1) / num_ranks * layout.etp * routed
 
     def _stage_borders(self) -> float:
-        """Each chunk but the model's last sends forward, each but its first sends backward."""
+        """Return bytes per micro-batch: chunks but the model's last send forward, but its first backward."""
         layout = self._plan.layout
         sends = 2 * layout.vp - (self._pp_rank == 0) - self._is_last
         return sends * self._costs.num_stream_tokens * self._plan.model.hidden_size * self._element
 
     def _gradients_and_weights(self, *, is_expert: bool) -> float:
         plan = self._plan
-        parts = stage_parts(plan.model, layout=plan.layout, pp_rank=self._pp_rank)
-        return sum(self._reduced(part) for part in parts if part.weight.is_expert == is_expert)
+        shards = stage_parts(plan.model, layout=plan.layout, pp_rank=self._pp_rank)
+        return sum(self._data_parallel(shard) for shard in shards if shard.weight.is_expert == is_expert)
 
-    def _reduced(self, part: WeightShard) -> float:
-        plan, shards, copies = self._plan, part.num_shards, part.num_replicas
-        whole = part.padded_numel * shards
+    def _data_parallel(self, shard: WeightShard) -> float:
+        """Return bytes per update to gather a weight and reduce its gradients."""
+        num_shards = shard.num_shards
+        num_replicas = shard.num_replicas
         sent = 0.0
-        if shards > 1:
-            passes = 1 if plan.layout.pp > 1 else plan.grad_accum_steps
-            # The embedding and the head stay gathered between forward and backward, blocks do not.
-            gathers = passes if plan.layout.pp > 1 or part.unit == "root" else _FORWARD_AND_BACKWARD * passes
-            sent += (shards - 1) / shards * whole * (gathers * self._element + passes * _FP32)
-        if copies > 1:
-            sent += 2 * (copies - 1) / copies * part.padded_numel * _FP32
+        if num_shards > 1:
+            num_passes = num_gathers = self._plan.grad_accum_steps
+            if self._plan.layout.pp > 1:  # gathered once an update
+                num_passes = num_gathers = 1
+            elif shard.unit != "root":  # only the embedding and the head stay gathered from forward to backward
+                num_gathers *= _FORWARD_AND_BACKWARD
+            whole = shard.padded_numel * num_shards
+            sent += (num_shards - 1) / num_shards * whole * (num_gathers * self._element + num_passes * _FP32)
+        if num_replicas > 1:
+            sent += 2 * (num_replicas - 1) / num_replicas * shard.padded_numel * _FP32
         return sent
 
 
 def _is_split_feed_forward(model: ModelConfig, layer: Layer) -> bool:
-    """Tell whether tp splits a layer's MLP: routed experts are split over ep and etp instead."""
+    """Whether tp splits a layer's MLP: routed experts are split over ep and etp instead."""
     if layer.feed_forward is FeedForward.MOE:
         return model.moe is not None and model.moe.shared_ffn_hidden_size > 0
     return layer.feed_forward is FeedForward.DENSE
 
 
 def _attention_widths(model: ModelConfig, *, tp: int) -> tuple[float, float, float]:
-    """Return the widths of queries, of keys with values, and of the output: of all tensor parallel ranks together."""
+    """Return the widths of queries, keys with values, and output of all tensor parallel ranks together."""
     if model.mla is not None:
         qk_head = model.mla.qk_nope_head_dim + model.mla.qk_rope_head_dim
         keys_values = model.num_heads * (qk_head + model.mla.v_head_dim)

@@ -1,4 +1,4 @@
-"""Which architectures the native engine trains."""
+"""Architectures that the native engine can't train."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _NAMES = {Mixer.MAMBA: "Mamba-2", Mixer.GATED_DELTA_NET: "gated delta net"}
 
 
 def unsupported_model(model: ModelConfig) -> str | None:
-    """Return why the native engine can't train this architecture, or None."""
+    """Return why the native engine can't train an architecture, or None if it can."""
     foreign = sorted({_NAMES[layer.mixer] for layer in model.layers if layer.mixer in _NAMES})
     if not foreign:
         return None

@@ -1,14 +1,15 @@
 """Scaled-down twins: the same structure in a size that a CPU trains in milliseconds.
 
-One rule makes them all. Widths shrink in proportion, heads and experts become few, and layers so many as show
-every kind the full model has; what a layer is made of stays: activation, norms, biases, positions, windows, soft
-caps, sinks, router, latent vectors, multi-token prediction.
+Widths shrink in proportion, heads and experts become few, and enough layers stay to show every kind the full model
+has. Activation, norms, biases, positions, windows, soft caps, sinks, router, latent vectors and multi-token
+prediction are the full model's.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.components import MLA, GatedDeltaNet, Mamba, MoE
@@ -52,37 +53,60 @@ def twin_of(model: ModelConfig) -> ModelConfig:
         head_dim=head_dim,
         ffn_hidden_size=_width(model.ffn_hidden_size * narrow),
         vocab_size=min(model.vocab_size, _VOCAB_SIZE),
-        rope_dim=None if model.rope_dim is None else _even(model.rope_dim * head_narrow),
-        max_positions=None if model.max_positions is None else min(model.max_positions, _MAX_POSITIONS),
-        # Both follow a width in the families that have them.
-        embedding_scale=1.0 if model.embedding_scale == 1 else model.embedding_scale * math.sqrt(narrow),
-        query_scale=None if model.query_scale is None else model.query_scale / math.sqrt(head_narrow),
-        query_temperature=_query_temperature(model),
-        sliding_window=None if model.sliding_window is None else min(model.sliding_window, _WINDOW),
-        moe=None if model.moe is None else _moe(model.moe, narrow=narrow),
-        mla=None if model.mla is None else _mla(model.mla, narrow=narrow, head_narrow=head_narrow),
-        mamba=None if model.mamba is None else _mamba(model.mamba),
-        gated_delta_net=None if model.gated_delta_net is None else _gated_delta_net(model.gated_delta_net),
+        **_optional_parts(model, narrow=narrow, head_narrow=head_narrow),
     )
     return _with_fewest_layers(twin)
 
 
+def _optional_parts(model: ModelConfig, *, narrow: float, head_narrow: float) -> dict[str, Any]:
+    """Return the twin's values of fields that only some models have.
+
+    Args:
+        model: The full architecture.
+        narrow: The twin's hidden_size over the full model's.
+        head_narrow: The same of head_dim.
+    """
+    parts: dict[str, Any] = {}
+    if model.rope_dim is not None:
+        parts["rope_dim"] = _even(model.rope_dim * head_narrow)
+    if model.max_positions is not None:
+        parts["max_positions"] = min(model.max_positions, _MAX_POSITIONS)
+    if model.embedding_scale != 1:  # follows hidden_size in the families that have it
+        parts["embedding_scale"] = model.embedding_scale * math.sqrt(narrow)
+    if model.query_scale is not None:  # follows head_dim in the families that have it
+        parts["query_scale"] = model.query_scale / math.sqrt(head_narrow)
+    if model.query_temperature is not None:
+        scale, positions_per_step = model.query_temperature
+        parts["query_temperature"] = (scale, min(positions_per_step, _POSITIONS_PER_STEP))
+    if model.sliding_window is not None:
+        parts["sliding_window"] = min(model.sliding_window, _WINDOW)
+    if model.moe is not None:
+        parts["moe"] = _moe(model.moe, narrow=narrow)
+    if model.mla is not None:
+        parts["mla"] = _mla(model.mla, narrow=narrow, head_narrow=head_narrow)
+    if model.mamba is not None:
+        parts["mamba"] = _mamba(model.mamba)
+    if model.gated_delta_net is not None:
+        parts["gated_delta_net"] = _gated_delta_net(model.gated_delta_net)
+    return parts
+
+
 def _num_kv_heads(model: ModelConfig) -> int:
     """Return the fewest key-value heads that keep the size of the groups and split over small tp and cp."""
-    group_size = model.num_heads // model.num_kv_heads
     if model.num_kv_heads == 1:
         return 1
+    group_size = model.num_heads // model.num_kv_heads
     return 2 if group_size % 2 == 0 else 4
 
 
 def _head_dim(model: ModelConfig, *, num_heads: int, hidden_size: int) -> int:
-    """Return the width of a head whose sum over the heads is nearest to the full model's share of its width."""
-    share = model.num_heads * model.head_dim / model.hidden_size
-    return min(_HEAD_DIMS, key=lambda head_dim: abs(num_heads * head_dim - share * hidden_size))
+    """Return the head width that keeps (heads x head width) / hidden_size nearest to the full model's."""
+    ratio = model.num_heads * model.head_dim / model.hidden_size
+    return min(_HEAD_DIMS, key=lambda head_dim: abs(num_heads * head_dim - ratio * hidden_size))
 
 
 def _with_fewest_layers(twin: ModelConfig) -> ModelConfig:
-    """Return the twin with an even number of layers that has every kind of layer the full model has."""
+    """Return the twin with the fewest layers, an even number, that still has every kind of layer."""
     kinds = set(twin.layers)
     for num_layers in range(_LAYERS, twin.num_layers, 2):
         candidate = replace(twin, num_layers=num_layers, hybrid_pattern=twin.hybrid_pattern[:num_layers])
@@ -91,26 +115,21 @@ def _with_fewest_layers(twin: ModelConfig) -> ModelConfig:
     return twin
 
 
-def _query_temperature(model: ModelConfig) -> tuple[float, float] | None:
-    if model.query_temperature is None:
-        return None
-    scale, positions_per_step = model.query_temperature
-    return scale, min(positions_per_step, _POSITIONS_PER_STEP)
-
-
 def _moe(moe: MoE, *, narrow: float) -> MoE:
-    topk = min(moe.topk, _TOPK)
     width = _width(moe.ffn_hidden_size * narrow)
-    is_grouped = moe.num_groups > 1
+    num_groups = topk_groups = 1
+    if moe.num_groups > 1:
+        num_groups = _GROUPS
+        topk_groups = min(moe.topk_groups, _GROUPS // 2)
     return replace(
         moe,
         num_experts=min(moe.num_experts, _EXPERTS),
-        topk=topk,
+        topk=min(moe.topk, _TOPK),
         ffn_hidden_size=width,
         shared_ffn_hidden_size=round(moe.shared_ffn_hidden_size / moe.ffn_hidden_size * width),
         num_dense_layers=min(moe.num_dense_layers, 1),
-        num_groups=_GROUPS if is_grouped else 1,
-        topk_groups=min(moe.topk_groups, _GROUPS // 2) if is_grouped else 1,
+        num_groups=num_groups,
+        topk_groups=topk_groups,
         latent_size=None if moe.latent_size is None else _width(moe.latent_size * narrow),
     )
 

@@ -1,4 +1,4 @@
-"""What vLLM can't generate for us; asked before anything is started, and again where it would be."""
+"""Limits of vLLM as generator, checked before a launch and again in the ranks."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from pytest_nemoperf.huggingface_export import unexportable_model
 from pytest_nemoperf.parallelism import GenerationLayout
 from pytest_nemoperf.rl import RL
 
-MIN_TEMPERATURE = 0.01
-"""vLLM takes lower ones for this one, and those near 0 for greedy sampling."""
+_MIN_TEMPERATURE = 0.01
+"""vLLM replaces lower ones by this one, and samples greedily near 0."""
 
 
 def vllm_problems(model: ModelConfig, *, rl: RL, generation: GenerationLayout) -> Iterator[str]:
-    """Yield why generator='vllm' can't be used, and what to do.
+    """Yield obstacles to generator='vllm', each with a remedy.
 
     Args:
         model: Architecture.
-        rl: How responses are sampled.
-        generation: How ranks share the work.
+        rl: Sampling settings.
+        generation: Parallel degrees.
     """
     if generation.tp * generation.pp > 1:
         yield (
             f"generator='vllm' runs one engine a rank, and the generation layout has tp={generation.tp}, "
             f"pp={generation.pp}; use tp=1 and pp=1, or generator='native'"
         )
-    if rl.temperature < MIN_TEMPERATURE:
-        yield f"generator='vllm' samples at temperatures from {MIN_TEMPERATURE:g} on, not {rl.temperature:g}; raise it"
+    if rl.temperature < _MIN_TEMPERATURE:
+        yield f"generator='vllm' samples at temperatures from {_MIN_TEMPERATURE:g} on, not {rl.temperature:g}; raise it"
     if rl.temperature != 1 and (rl.top_p < 1 or rl.top_k is not None):
         yield (
             f"generator='vllm' tells log-probabilities before the temperature ({rl.temperature:g}) or after the cut "

@@ -10,7 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_nemoperf.architecture import ModelConfig, value_model
-from pytest_nemoperf.flops import find_convention, flops_terms, num_flops_per_token
+from pytest_nemoperf.conventions import find_convention
+from pytest_nemoperf.flops import flops_terms, num_flops_per_token
 from pytest_nemoperf.models import find_model
 from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.native.moe import Experts, looped_product

@@ -10,8 +10,9 @@ import torch
 
 from pytest_nemoperf.architecture import ModelConfig, value_model
 from pytest_nemoperf.components import MoE
+from pytest_nemoperf.conventions import find_convention
 from pytest_nemoperf.errors import RecipeError
-from pytest_nemoperf.flops import find_convention, flops_terms
+from pytest_nemoperf.flops import flops_terms
 from pytest_nemoperf.models import find_model
 from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.native.value_head import ValueHead
