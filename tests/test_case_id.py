@@ -8,22 +8,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.cases import benchmark_case_id, case_id
+from pytest_nemoperf.cases import benchmark_case_id, case_id, count_nodes, find_layout
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
-from pytest_nemoperf.recipe import Precision
+from pytest_nemoperf.recipe import Precision, Recipe
+from pytest_nemoperf.systems import System
 from tests.builders import make_rl
 from tests.test_plan import CPU, H100, MODEL, recipe_of
 
 
+def case_on(recipe: Recipe, *, system: System) -> str:
+    """Return the case id of a recipe on a system."""
+    layout = find_layout(recipe, system=system)
+    return case_id(recipe, layout=layout, num_nodes=count_nodes(layout, system=system))
+
+
 def test_a_variant_tells_recipes_apart() -> None:
-    assert case_id(recipe_of(variant="no-overlap"), system=H100).endswith("-gbs128-mbs1-no-overlap")
+    assert case_on(recipe_of(variant="no-overlap"), system=H100).endswith("-gbs128-mbs1-no-overlap")
 
 
 def test_lengths_that_vary_are_in_the_id() -> None:
     recipe = recipe_of(has_varying_lengths=True, framework="megatron", variant="x")
 
-    assert case_id(recipe, system=H100).endswith("-gbs128-mbs1-varlen-x")
+    assert case_on(recipe, system=H100).endswith("-gbs128-mbs1-varlen-x")
 
 
 names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,12}", fullmatch=True)
@@ -52,7 +59,7 @@ def _id_of(fields: dict[str, Any]) -> str | None:
     changes = {key: value for key, value in fields.items() if key not in ("replicas", "shards")}
     recipe = recipe_of(layout, **(changes | {"model": replace(MODEL, name=fields["model"])}))
     try:
-        return case_id(recipe, system=CPU)
+        return case_on(recipe, system=CPU)
     except PlanError:
         return None
 
@@ -94,7 +101,7 @@ def _rl_id_of(fields: dict[str, Any]) -> str | None:
     rl = make_rl(**{key: value for key, value in fields.items() if key not in apart})
     layout = Layout(gpus=2, dp_shard=2, generation=generation)
     try:
-        return case_id(
+        return case_on(
             recipe_of(layout, rl=rl, variant=fields["variant"], is_compiled=fields["is_compiled"]), system=CPU
         )
     except PlanError:
@@ -113,7 +120,7 @@ def test_recipes_of_reinforcement_learning_that_differ_in_what_is_shown_have_dif
 def test_every_setting_that_is_not_the_default_is_in_the_id() -> None:
     rl = make_rl(max_staleness=2, response_lengths=(3, 5), is_packed=True, generator="vllm", algorithm="ppo")
 
-    case = case_id(recipe_of(rl=rl, variant="x"), system=H100)
+    case = case_on(recipe_of(rl=rl, variant="x"), system=H100)
 
     assert case == (
         "ppo-llama3-8b-1n8g-torch-bf16-fsdp4tp2-gdp8-seq8192-gbs128-mbs1-p4g2-in16out24-off2-replay-packed-vllm-x"
@@ -123,7 +130,7 @@ def test_every_setting_that_is_not_the_default_is_in_the_id() -> None:
 def test_a_generation_layout_that_says_the_default_changes_no_id() -> None:
     spelt = Layout(gpus=2, dp_shard=2, generation=GenerationLayout(gpus=2))
 
-    ids = {case_id(recipe_of(layout, rl=make_rl()), system=CPU) for layout in (spelt, Layout(gpus=2, dp_shard=2))}
+    ids = {case_on(recipe_of(layout, rl=make_rl()), system=CPU) for layout in (spelt, Layout(gpus=2, dp_shard=2))}
 
     assert len(ids) == 1
 
@@ -152,7 +159,7 @@ def test_ids_are_safe_as_file_names(fields: dict[str, Any]) -> None:
 )
 def test_names_that_spoil_the_id_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(PlanError, match=message):
-        case_id(recipe_of(**changes), system=H100)
+        case_on(recipe_of(**changes), system=H100)
 
 
 @pytest.mark.parametrize(

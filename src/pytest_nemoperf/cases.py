@@ -34,8 +34,8 @@ _NODES_AND_GPUS = re.compile(r"\d+n\d+g")
 _OPTIONAL_WORD = re.compile(r"recompute_(selective|full)|compiled|balanced|varlen|off\d+|replay|sampled|packed|vllm")
 
 
-def case_id(recipe: Recipe, *, system: System) -> str:
-    """Return the name of a recipe on a system: stable, readable, and safe as a file name.
+def case_id(recipe: Recipe, *, layout: Layout, num_nodes: int) -> str:
+    """Return the name of a recipe with a layout: stable, readable, and safe as a file name.
 
     For example ``pretrain-llama3-8b-1n8g-torch-bf16-fsdp4tp2-seq8192-gbs128-mbs1``, and for reinforcement learning
     ``grpo-llama3-8b-1n8g-torch-bf16-fsdp8-gtp2gdp4-seq4096-gbs512-mbs1-p64g32-in128out2048``. Recipes that differ in
@@ -43,17 +43,14 @@ def case_id(recipe: Recipe, *, system: System) -> str:
     them may not have.
 
     Raises:
-        NoLayoutError: If the recipe has no layout for the system.
-        PlanError: If the GPUs don't fill nodes, or a name makes the id ambiguous or too long for a file.
+        PlanError: If a name makes the id ambiguous or too long for a file.
     """
-    layout = find_layout(recipe, system=system)
-    nodes = num_nodes(layout, system=system)
     for problem in _name_problems(recipe):
         raise PlanError(problem)
     parts = [
         recipe.workload,
         recipe.model_config.name,
-        f"{nodes}n{layout.total_gpus // nodes}g",
+        f"{num_nodes}n{layout.total_gpus // num_nodes}g",
         recipe.framework,
         recipe.precision,
         layout.label,
@@ -112,7 +109,7 @@ def find_layout(recipe: Recipe, *, system: System) -> Layout:
     return replace(layout, generation=GenerationLayout(gpus=layout.gpus))
 
 
-def num_nodes(layout: Layout, *, system: System) -> int:
+def count_nodes(layout: Layout, *, system: System) -> int:
     """Return the nodes a layout fills.
 
     Raises:

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from itertools import chain
 
-from pytest_nemoperf.cases import case_id, find_layout, num_nodes
+from pytest_nemoperf.cases import case_id, count_nodes, find_layout
 from pytest_nemoperf.conventions import find_convention
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.flops import num_flops, num_flops_per_token
@@ -46,6 +46,7 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         layout_problems(recipe, layout=layout, model=model), rl_problems(recipe, layout=layout, model=model)
     ):
         raise PlanError(f"{model.name} on {system.name}: {problem}")
+    num_nodes = count_nodes(layout, system=system)
     convention = find_convention(recipe.flops_convention)
     rl = recipe.rl
     if rl is None:
@@ -63,7 +64,7 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
     if timeout_sec is None:
         timeout_sec = _derived_timeout_sec(recipe, system=system, inject_pct=inject_pct)
     return Plan(
-        case=case_id(recipe, system=system),
+        case=case_id(recipe, layout=layout, num_nodes=num_nodes),
         workload=recipe.workload,
         system=system.name,
         device=system.device,
@@ -79,7 +80,7 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         is_compiled=recipe.is_compiled,
         is_router_balanced=recipe.is_router_balanced,
         has_varying_lengths=recipe.has_varying_lengths,
-        num_nodes=num_nodes(layout, system=system),
+        num_nodes=num_nodes,
         steps=recipe.steps,
         warmup_steps=recipe.warmup_steps,
         seed=recipe.seed,
