@@ -16,7 +16,6 @@ from pytest_nemoperf.report.cells import elapsed_text, signed_percent, tolerance
 from pytest_nemoperf.report.commands import command_lines
 from pytest_nemoperf.report.console import (
     ALARM,
-    QUIET,
     figures_table,
     heading,
     indented,
@@ -27,7 +26,7 @@ from pytest_nemoperf.report.console import (
     verdict_text,
     whole,
 )
-from pytest_nemoperf.report.phases import PhaseRow, compare_phases, loss_sentence
+from pytest_nemoperf.report.phases import compare_phases, loss_sentence, phase_table, rank_groups
 from pytest_nemoperf.report.resolving import interval_text
 from pytest_nemoperf.results import CaseReport, CaseResult
 
@@ -162,32 +161,20 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> RenderableType:
 
 
 def _time_by_phase(report: CaseReport, *, ab: ABResult) -> Iterator[RenderableType]:
-    old, new = ab.old_measurement.runs, report.result.measurement.runs
+    new = report.result.measurement.runs
     titles: dict[str | None, str] = {None: "where the step's time goes (median ms, slowest rank)"}
-    titles |= {name: f"where the time of the {name} ranks goes (median ms)" for run in new for name in run.groups}
+    for name in rank_groups(new):
+        titles[name] = f"where the time of the {name} ranks goes (median ms)"
     for group, title in titles.items():
-        compared = compare_phases(new, baseline=old, group=group)
+        compared = compare_phases(new, baseline=ab.old_measurement.runs, group=group)
         if compared is None:
             continue
         yield ""
         yield heading(title)
-        table = figures_table(["phase", "old", "new", "difference"])
-        for row in compared.rows:
-            style = QUIET if row.phase.startswith("(") else ""
-            table.add_row(*_phase_cells(row, decimals=compared.decimals), style=style)
-        table.add_row(*_phase_cells(compared.step, decimals=compared.decimals), style="bold")
-        yield indented(table)
-        if report.result.verdict.kind in _MOVED and (sentence := loss_sentence(compared)):
+        yield phase_table(compared, sides=("old", "new"), has_shares=False)
+        sentence = loss_sentence(compared)
+        if sentence and report.result.verdict.kind in _MOVED:
             yield indented(sentence)
-
-
-def _phase_cells(row: PhaseRow, *, decimals: int) -> list[str]:
-    return [
-        row.phase,
-        f"{row.baseline_ms:,.{decimals}f}",
-        f"{row.now_ms:,.{decimals}f}",
-        f"{row.difference_ms:+,.{decimals}f}",
-    ]
 
 
 def _how(ab: ABResult) -> Iterator[RenderableType]:

@@ -24,7 +24,7 @@ from pytest_nemoperf.report.console import (
     to_text,
     whole,
 )
-from pytest_nemoperf.report.phases import PhaseRow, PhaseTable, compare_phases
+from pytest_nemoperf.report.phases import compare_phases, phase_table, rank_groups
 from pytest_nemoperf.report.profile import profile_parts
 from pytest_nemoperf.report.rollouts import compare_rollouts
 from pytest_nemoperf.report.spread import compare_spread, unusual_steps
@@ -101,32 +101,15 @@ def _reasons(report: CaseReport) -> Iterator[RenderableType]:
 
 def _time_by_phase(report: CaseReport, *, then: DecidingBaseline) -> Iterator[RenderableType]:
     runs = report.result.measurement.runs
-    yield from _phase_table(
-        compare_phases(runs, baseline=then.runs),
-        title="where the step's time went (median ms, slowest rank)",
-        word=then.word,
-    )
-    for group in dict.fromkeys(name for run in runs for name in run.groups):
-        yield from _phase_table(
-            compare_phases(runs, baseline=then.runs, group=group),
-            title=f"where the time of the {group} ranks went (median ms, slowest of them)",
-            word=then.word,
-        )
-
-
-def _phase_table(compared: PhaseTable | None, *, title: str, word: str) -> Iterator[RenderableType]:
-    if compared is None:
-        return
-    yield ""
-    yield heading(title)
-    is_shared = compared.step.share_pct is not None
-    headings = ["phase", word, "now", "difference"]
-    change = "loss" if compared.step.difference_ms > 0 else "gain"
-    table = figures_table([*headings, f"share of the {change}"] if is_shared else headings)
-    for row in compared.rows:
-        table.add_row(*_phase_cells(row, decimals=compared.decimals), style=QUIET if row.phase.startswith("(") else "")
-    table.add_row(*_phase_cells(compared.step, decimals=compared.decimals), style="bold")
-    yield indented(table)
+    titles: dict[str | None, str] = {None: "where the step's time went (median ms, slowest rank)"}
+    for name in rank_groups(runs):
+        titles[name] = f"where the time of the {name} ranks went (median ms, slowest of them)"
+    for group, title in titles.items():
+        compared = compare_phases(runs, baseline=then.runs, group=group)
+        if compared is not None:
+            yield ""
+            yield heading(title)
+            yield phase_table(compared, sides=(then.word, "now"), has_shares=True)
 
 
 def _rollouts(report: CaseReport, *, then: DecidingBaseline) -> Iterator[RenderableType]:
@@ -139,16 +122,6 @@ def _rollouts(report: CaseReport, *, then: DecidingBaseline) -> Iterator[Rendera
     for row in rows:
         table.add_row(*row)
     yield indented(table)
-
-
-def _phase_cells(row: PhaseRow, *, decimals: int) -> list[str]:
-    cells = [
-        row.phase,
-        f"{row.baseline_ms:,.{decimals}f}",
-        f"{row.now_ms:,.{decimals}f}",
-        f"{row.difference_ms:+,.{decimals}f}",
-    ]
-    return cells if row.share_pct is None else [*cells, f"{round(row.share_pct)}%"]
 
 
 def _spread(report: CaseReport, *, then: DecidingBaseline) -> Iterator[RenderableType]:

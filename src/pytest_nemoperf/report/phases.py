@@ -1,17 +1,22 @@
-"""Where a step's time went: phases beside the baseline's, in figures that add up to the step."""
+"""Phases of a step beside the baseline's, rounded so that they add up to the step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pytest_nemoperf.measure import Run, median_over_runs, median_phases
 from pytest_nemoperf.metrics import STEP_TIME_SEC
+from pytest_nemoperf.report.console import QUIET, figures_table, indented
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 _MS_PER_SEC = 1e3
 _DECIMALS_BELOW_MS = ((1.0, 4), (10.0, 3), (1000.0, 2), (10_000.0, 1))
-_SHARED_FROM_PCT = 1.0
-_NAMED_FROM_PCT = 5.0
+_MIN_STEP_CHANGE_PCT = 1.0
+_MIN_NAMED_SHARE_PCT = 5.0
 GAP = "(gap between medians)"
 
 
@@ -33,7 +38,7 @@ class PhaseRow:
 
     @property
     def difference_ms(self) -> float:
-        """What the phase takes longer now; negative if it takes less."""
+        """Now minus baseline."""
         return self.now_ms - self.baseline_ms
 
 
@@ -42,7 +47,7 @@ class PhaseTable:
     """The phases of a step, the largest contribution first, and the step they add up to.
 
     Attributes:
-        rows: One a phase.
+        rows: One per phase.
         step: Their sum.
         decimals: Decimals of a millisecond that carry meaning.
     """
@@ -52,73 +57,118 @@ class PhaseTable:
     decimals: int
 
 
+def rank_groups(runs: Sequence[Run]) -> list[str]:
+    """Return the names of the groups of ranks that worked beside the training ranks, without repeats."""
+    return list(dict.fromkeys(name for run in runs for name in run.groups))
+
+
 def compare_phases(now: Sequence[Run], *, baseline: Sequence[Run], group: str | None = None) -> PhaseTable | None:
     """Return the phases of a step beside the baseline's, or None if one of the two recorded none.
 
-    Of a group of ranks that works beside the training ranks, the step is the sum of its phases.
-    A median of sums is not the sum of medians: what is missing to the median step is a row of its own,
-    and the figures are rounded before it is computed, so that a reader's own sum comes out right.
+    The median of sums is not the sum of medians: the difference is a row of its own (GAP). All figures are rounded
+    before it is computed, so that the printed rows add up to the printed step.
+
+    Args:
+        now: Runs of this session.
+        baseline: Runs of the baseline.
+        group: A group of ranks beside the training ranks, whose step is the sum of its phases; None for the latter.
     """
-    then_phases, now_phases = median_phases(baseline, group=group), median_phases(now, group=group)
+    then_phases = median_phases(baseline, group=group)
+    now_phases = median_phases(now, group=group)
     if not then_phases or not now_phases:
         return None
-    then_step, now_step = _step_sec(baseline, group=group), _step_sec(now, group=group)
+    then_step = _step_sec(baseline, group=group)
+    now_step = _step_sec(now, group=group)
     decimals = decimals_of(max(then_step, now_step) * _MS_PER_SEC)
 
     def rounded_ms(seconds: float) -> float:
         return round(seconds * _MS_PER_SEC, decimals)
 
-    columns = {
-        name: (rounded_ms(then_phases.get(name, 0.0)), rounded_ms(now_phases.get(name, 0.0)))
-        for name in {**then_phases, **now_phases}
-    }
     total = (rounded_ms(then_step), rounded_ms(now_step))
+    columns: dict[str, tuple[float, float]] = {}
+    for name in {**then_phases, **now_phases}:
+        columns[name] = (rounded_ms(then_phases.get(name, 0.0)), rounded_ms(now_phases.get(name, 0.0)))
     gap = [round(total[side] - sum(column[side] for column in columns.values()), decimals) for side in (0, 1)]
     if any(gap):
         columns[GAP] = (gap[0] + 0.0, gap[1] + 0.0)  # never minus zero
-    loss = total[1] - total[0]
-    rows = [_row(name, then=then, now=now_, total=total) for name, (then, now_) in columns.items()]
-    rows.sort(key=lambda row: (row.phase == GAP, -row.difference_ms if loss >= 0 else row.difference_ms))
-    return PhaseTable(rows=tuple(rows), step=_row("step", then=total[0], now=total[1], total=total), decimals=decimals)
+    sign = 1.0 if total[1] >= total[0] else -1.0
+    rows = [_row(name, column, total=total) for name, column in columns.items()]
+    rows.sort(key=lambda row: (row.phase == GAP, -sign * row.difference_ms))
+    return PhaseTable(rows=tuple(rows), step=_row("step", total, total=total), decimals=decimals)
+
+
+def phase_table(compared: PhaseTable, *, sides: tuple[str, str], has_shares: bool) -> RenderableType:
+    """Return the phases as a table, the step last.
+
+    Args:
+        compared: From compare_phases.
+        sides: Headings of the two columns of times.
+        has_shares: Add a column of each phase's share of the step's difference, if the step differs at all.
+    """
+    headings = ["phase", *sides, "difference"]
+    if has_shares and compared.step.share_pct is not None:
+        change = "loss" if compared.step.difference_ms > 0 else "gain"
+        headings.append(f"share of the {change}")
+    table = figures_table(headings)
+    for row in compared.rows:
+        style = QUIET if row.phase == GAP else ""
+        table.add_row(*_cells(row, decimals=compared.decimals)[: len(headings)], style=style)
+    table.add_row(*_cells(compared.step, decimals=compared.decimals)[: len(headings)], style="bold")
+    return indented(table)
 
 
 def loss_sentence(table: PhaseTable, *, step: str = "the step") -> str:
-    """Return in one sentence where a step's loss, or gain, went, the largest part first; empty if there is hardly one.
+    """Return a sentence with the step's loss or gain and its largest parts; empty if the step hardly differs.
 
     Parts below a twentieth of it are left out, and those that went the other way.
 
     Args:
         table: From compare_phases.
-        step: What the table is of.
+        step: Name of the step in the sentence.
     """
     loss = table.step.difference_ms
     if table.step.share_pct is None:
         return ""
-    parts = [
-        f"{row.phase} {row.difference_ms:+,.{table.decimals}f} ms ({row.share_pct:.0f}%)"
-        for row in table.rows
-        if row.share_pct is not None and row.share_pct >= _NAMED_FROM_PCT
-    ]
+    parts = []
+    for row in table.rows:
+        if row.share_pct is not None and row.share_pct >= _MIN_NAMED_SHARE_PCT:
+            parts.append(f"{row.phase} {row.difference_ms:+,.{table.decimals}f} ms ({row.share_pct:.0f}%)")
     word = "slower" if loss > 0 else "faster"
     return f"{step} is {abs(loss):,.{table.decimals}f} ms {word}: {', '.join(parts)}"
 
 
-def _row(name: str, *, then: float, now: float, total: tuple[float, float]) -> PhaseRow:
+def decimals_of(step_ms: float) -> int:
+    """Return the decimals of a millisecond that show about four significant digits of a step."""
+    for below, decimals in _DECIMALS_BELOW_MS:
+        if step_ms < below:
+            return decimals
+    return 0
+
+
+def milliseconds_cells(then_ms: float, now_ms: float, *, decimals: int) -> list[str]:
+    """Return the cells of two times and of their signed difference."""
+    return [f"{then_ms:,.{decimals}f}", f"{now_ms:,.{decimals}f}", f"{now_ms - then_ms:+,.{decimals}f}"]
+
+
+def _cells(row: PhaseRow, *, decimals: int) -> list[str]:
+    cells = [row.phase, *milliseconds_cells(row.baseline_ms, row.now_ms, decimals=decimals)]
+    if row.share_pct is not None:
+        cells.append(f"{round(row.share_pct)}%")
+    return cells
+
+
+def _row(name: str, column: tuple[float, float], *, total: tuple[float, float]) -> PhaseRow:
+    then_ms, now_ms = column
     loss = total[1] - total[0]
-    is_shared = abs(loss) >= _SHARED_FROM_PCT / 100.0 * total[0]
-    return PhaseRow(
-        phase=name,
-        baseline_ms=then,
-        now_ms=now,
-        share_pct=100.0 * (now - then) / loss if is_shared else None,
-    )
+    share_pct = None
+    if abs(loss) >= _MIN_STEP_CHANGE_PCT / 100.0 * total[0]:
+        share_pct = 100.0 * (now_ms - then_ms) / loss
+    return PhaseRow(phase=name, baseline_ms=then_ms, now_ms=now_ms, share_pct=share_pct)
 
 
 def _step_sec(runs: Sequence[Run], *, group: str | None) -> float:
-    measured = None if group is not None else median_over_runs(runs, metric=STEP_TIME_SEC.name)
-    return sum(median_phases(runs, group=group).values()) if measured is None else measured
-
-
-def decimals_of(step_ms: float) -> int:
-    """Four significant digits or so of the step; the last one is already noise."""
-    return next((decimals for below, decimals in _DECIMALS_BELOW_MS if step_ms < below), 0)
+    if group is None:
+        measured = median_over_runs(runs, metric=STEP_TIME_SEC.name)
+        if measured is not None:
+            return measured
+    return sum(median_phases(runs, group=group).values())

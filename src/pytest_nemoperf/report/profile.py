@@ -13,7 +13,7 @@ from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.report.cells import commit_text
 from pytest_nemoperf.report.commands import command_lines
 from pytest_nemoperf.report.console import QUIET, figures_table, heading, indented, whole
-from pytest_nemoperf.report.phases import decimals_of
+from pytest_nemoperf.report.phases import decimals_of, milliseconds_cells
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -193,8 +193,8 @@ def _others_row(others: Sequence[OperatorChange], *, decimals: int) -> OperatorR
 
 
 def _cells(row: OperatorRow, *, decimals: int) -> list[str]:
-    times = (f"{row.then_ms:,.{decimals}f}", f"{row.now_ms:,.{decimals}f}")
-    return [row.name, row.calls_then, row.calls_now, *times, f"{row.now_ms - row.then_ms:+,.{decimals}f}"]
+    times = milliseconds_cells(row.then_ms, row.now_ms, decimals=decimals)
+    return [row.name, row.calls_then, row.calls_now, *times]
 
 
 def _ms(operator: Operator | None) -> float:

@@ -10,6 +10,7 @@ from pytest_nemoperf.measure import median_phases
 from pytest_nemoperf.metrics import MEAN_RESPONSE_LEN, STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.recipe import Plan, Precision
 from pytest_nemoperf.records import RL_PHASES
+from pytest_nemoperf.report.phases import rank_groups
 from pytest_nemoperf.report.tables import (
     NOT_APPLICABLE,
     Planned,
@@ -105,9 +106,8 @@ def _phase_table(rows: Sequence[Planned], *, names: Sequence[str]) -> list[str]:
     medians = []
     for name, (plan, case) in zip(names, rows, strict=True):
         runs = case.measurement.runs
-        groups = {group: None for run in runs for group in run.groups}
         medians.append(([name, plan.layout.label, "training"], median_phases(runs)))
-        medians += [([name, plan.layout.label, group], median_phases(runs, group=group)) for group in groups]
+        medians += [([name, plan.layout.label, group], median_phases(runs, group=group)) for group in rank_groups(runs)]
     phases = [name for name in RL_PHASES if any(name in each for _, each in medians)]
     if not phases:
         return []

@@ -11,7 +11,7 @@ from pytest_nemoperf.measure import Run, median_over_runs
 from pytest_nemoperf.metrics import STEP_TIME_SEC
 from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.report.phases import compare_phases, loss_sentence
+from pytest_nemoperf.report.phases import compare_phases, loss_sentence, rank_groups
 from pytest_nemoperf.results import CaseReport
 from pytest_nemoperf.stragglers import MARGIN_PCT, Straggler, StragglerEvidence, find_straggler, slowed_alike
 
@@ -82,7 +82,7 @@ def explanations(report: CaseReport, *, then: DecidingBaseline) -> Iterator[str]
     """Yield why a judged case is as it is: where the time of each group's step went, and who is slow."""
     runs = report.result.measurement.runs
     since = f"since {then.name}, " if then.anchor else ""
-    for group in (None, *dict.fromkeys(name for run in runs for name in run.groups)):
+    for group in (None, *rank_groups(runs)):
         table = compare_phases(runs, baseline=then.runs, group=group)
         step = "the step" if group is None else f"a step of the {group} ranks"
         if table is not None and (sentence := loss_sentence(table, step=f"{since}{step}")):
