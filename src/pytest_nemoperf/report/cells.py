@@ -1,10 +1,10 @@
-"""Values as people read them, the same in every report."""
+"""Text of values: times, bytes, percentages, figures of a case, the same in every report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pytest_nemoperf.comparison import Comparison
+from pytest_nemoperf.comparison import Comparison, VerdictKind
 from pytest_nemoperf.measure import Run, median_over_runs
 from pytest_nemoperf.metrics import (
     JUDGED,
@@ -16,13 +16,15 @@ from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.results import CaseResult
 
 _SEC_PER_MIN = 60
+_TWO_DIGITS_FROM = 10
 _ELLIPSIS = "..."
 _BYTE_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 _FLOP_UNITS = ((10**15, "PFLOP"), (10**12, "TFLOP"), (10**9, "GFLOP"), (10**6, "MFLOP"))
+INJECTION_MEANING = "A self-test: none of these figures is real, none is stored as a baseline."
 
 
 def elapsed_text(seconds: float) -> str:
-    """Return a time to wait for, to the second: ``45 s``, ``2 min 05 s``."""
+    """Return a duration to the second: ``45 s``, ``2 min 05 s``."""
     whole = round(seconds)
     if whole < _SEC_PER_MIN:
         return f"{whole} s"
@@ -47,72 +49,94 @@ def _with_unit(count: float, *, units: Sequence[tuple[int, str]], smallest: str)
 
 
 def signed_percent(percent: float) -> str:
-    """Return a signed percentage with one decimal; what rounds to zero has no sign."""
+    """Return a signed percentage with one decimal; ``0.0%`` without a sign."""
     text = f"{percent:+.1f}%"
     return "0.0%" if text in ("+0.0%", "-0.0%") else text
 
 
-def percent(percent: float) -> str:
-    """Return a percentage without a sign, two significant digits: ``0.31%``, ``1.1%``, ``12%``."""
-    return f"{percent:.0f}%" if percent >= 10 else f"{percent:.2g}%"  # noqa: PLR2004 (two digits)
+def percent(percent: float | None) -> str:
+    """Return a percentage without a sign, two significant digits: ``0.31%``, ``1.1%``, ``12%``; a dash for None."""
+    if percent is None:
+        return "-"
+    if percent >= _TWO_DIGITS_FROM:
+        return f"{percent:.0f}%"
+    return f"{percent:.2g}%"
 
 
 def allowed_text(comparison: Comparison) -> str:
-    """Return the allowed worsening with the sign in which this metric worsens."""
+    """Return the allowed worsening, signed: negative for a metric of which more is better."""
     worse = -1 if METRICS[comparison.metric].direction is Direction.HIGHER else 1
     return signed_percent(worse * comparison.allowed_pct)
 
 
 def metric_text(comparison: Comparison) -> str:
-    """Return what is compared with what: ``tokens/sec/GPU``, or ``tokens/sec/GPU (anchor 25.09)``."""
+    """Return the metric and the anchor, if one: ``tokens/sec/GPU``, ``tokens/sec/GPU (anchor 25.09)``."""
     label = METRICS[comparison.metric].label
     return f"{label} (anchor {comparison.anchor})" if comparison.anchor else label
 
 
 def tolerances_text(tolerances: Mapping[str, float]) -> str:
-    """Return allowed worsenings in few words: ``10%``, or ``5%, peak memory 10%`` where metrics differ."""
+    """Return the most frequent allowed worsening, then the others: ``10%``, ``5%, peak memory 10%``."""
     if not tolerances:
         return "none"
     percents = list(tolerances.values())
     usual = max(percents, key=percents.count)
-    apart = [f"{METRICS[name].label} {pct:g}%" for name, pct in tolerances.items() if pct != usual]
-    return ", ".join([f"{usual:g}%", *apart])
+    texts = [f"{usual:g}%"]
+    for name, pct in tolerances.items():
+        if pct != usual:
+            texts.append(f"{METRICS[name].label} {pct:g}%")
+    return ", ".join(texts)
 
 
 def figure_text(value: float, *, metric: str) -> str:
-    """Return value and label in the order people say them: ``2,412 tokens/sec/GPU``, ``peak memory 0.31 GiB``."""
-    figure, label = METRICS[metric].format(value), METRICS[metric].label
+    """Return a value with the metric's label: ``2,412 tokens/sec/GPU``, ``peak memory 0.31 GiB``."""
+    figure = METRICS[metric].format(value)
+    label = METRICS[metric].label
     return f"{figure} {label}" if label == METRICS[metric].unit else f"{label} {figure}"
 
 
-def centre_of(case: CaseResult, *, metric: str) -> float | None:
-    """Return what a case's runs stand for in a metric: what was judged, and the median where nothing was."""
-    judged = (each.now for each in case.verdict.comparisons if each.metric == metric and not each.anchor)
-    return next(judged, median_over_runs(case.measurement.runs, metric=metric))
-
-
 def figures_text(runs: Sequence[Run]) -> str:
-    """Return the judged figures of some runs, medians, in one phrase."""
-    medians = [(metric.name, median_over_runs(runs, metric=metric.name)) for metric in JUDGED]
-    return ", ".join(figure_text(value, metric=name) for name, value in medians if value is not None)
+    """Return the medians of the judged metrics over the runs in one phrase."""
+    figures = []
+    for metric in JUDGED:
+        value = median_over_runs(runs, metric=metric.name)
+        if value is not None:
+            figures.append(figure_text(value, metric=metric.name))
+    return ", ".join(figures)
+
+
+def case_value(case: CaseResult, *, metric: str) -> float | None:
+    """Return a case's value of a metric as it was judged; the median over its runs if the metric was not judged."""
+    for comparison in case.verdict.comparisons:
+        if comparison.metric == metric and not comparison.anchor:
+            return comparison.now
+    return median_over_runs(case.measurement.runs, metric=metric)
+
+
+def deciding_comparison(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> Comparison | None:
+    """Return the first comparison of the verdict's kind, else the first one; None if there is none."""
+    for comparison in comparisons:
+        if comparison.kind is kind:
+            return comparison
+    return comparisons[0] if comparisons else None
 
 
 def verdict_word(case: CaseResult) -> str:
-    """Return a case's verdict as tables show it: a loss that passes says so, ``REGRESSED, waived``."""
+    """Return a case's verdict as tables show it: ``REGRESSED``, ``REGRESSED, waived``, ``PASSED, waiver expired``."""
     if case.has_expired_waiver:
         return f"{case.verdict.kind}, waiver expired"
     return f"{case.verdict.kind}, waived" if case.waived else case.verdict.kind.value
 
 
 def earlier_text(case: CaseResult) -> str:
-    """Return what earlier attempts of the test came to, where the last one came to something else."""
+    """Return a note on the verdicts of earlier attempts of the test; empty if they were the same."""
     if not case.had_other_verdicts:
         return ""
     return f"only the last attempt of this test was {case.verdict.kind}, before it {', '.join(case.earlier_verdicts)}"
 
 
 def commit_text(provenance: Provenance) -> str:
-    """Return the commit as the environment has it: short, and with a mark if the code was not just that."""
+    """Return the abbreviated commit, marked if the working tree had changes or its state is unknown."""
     commit = provenance.environment().get("commit")
     if commit:
         return f"commit {commit}"
@@ -120,7 +144,7 @@ def commit_text(provenance: Provenance) -> str:
 
 
 def shorten_middle(text: str, *, width: int) -> str:
-    """Return text in at most so many characters: the two ends of a case id tell more than its middle."""
+    """Return text in at most width characters: case ids differ at their ends, so the middle is left out."""
     if len(text) <= width:
         return text
     kept = width - len(_ELLIPSIS)
@@ -131,8 +155,5 @@ def shorten_middle(text: str, *, width: int) -> str:
 
 
 def injection_text(inject_pct: float) -> str:
-    """Return what every report of a self-test says first."""
+    """Return the warning that every report of a self-test begins with."""
     return f"INJECTED DELAY: each step was slowed by {inject_pct:g}% on purpose (--perf-inject)"
-
-
-INJECTION_MEANING = "A self-test: none of these figures is real, none is stored as a baseline."

@@ -12,10 +12,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from pytest_nemoperf.comparison import Comparison, VerdictKind
+from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.metrics import METRICS
 from pytest_nemoperf.plurals import count_text
-from pytest_nemoperf.report.cells import allowed_text, earlier_text, percent, signed_percent, verdict_word
+from pytest_nemoperf.report.cells import (
+    allowed_text,
+    deciding_comparison,
+    earlier_text,
+    percent,
+    signed_percent,
+    verdict_word,
+)
 from pytest_nemoperf.report.failure import render_failure
 from pytest_nemoperf.report.markdown import render_markdown
 from pytest_nemoperf.report.resolving import interval_text
@@ -151,7 +158,7 @@ def _counts(results: SessionResults) -> str:
 
 def _row(case: CaseResult) -> list[str]:
     head = [verdict_word(case), code(case.verdict.case)]
-    decisive = _decisive(case)
+    decisive = deciding_comparison(case.verdict.comparisons, kind=case.verdict.kind)
     if decisive is None:
         return [*head, *["-"] * (len(_HEADINGS) - len(head))]
     metric = METRICS[decisive.metric]
@@ -163,15 +170,8 @@ def _row(case: CaseResult) -> list[str]:
         signed_percent(decisive.delta_pct),
         interval_text(decisive),
         allowed_text(decisive),
-        "-" if decisive.resolution_pct is None else percent(decisive.resolution_pct),
+        percent(decisive.resolution_pct),
     ]
-
-
-def _decisive(case: CaseResult) -> Comparison | None:
-    """Return the first comparison that brought the verdict about; an invalid case has no figures."""
-    comparisons = case.verdict.comparisons
-    own = (comparison for comparison in comparisons if comparison.kind is case.verdict.kind)
-    return next(own, comparisons[0] if comparisons else None)
 
 
 def _block(report: CaseReport) -> Iterator[str]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.comparison import VerdictKind
-from pytest_nemoperf.measure import median_over_runs
 from pytest_nemoperf.metrics import (
     METRICS,
     PEAK_MEMORY_GIB,
@@ -20,7 +19,15 @@ from pytest_nemoperf.metrics import (
 )
 from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.report.ab import compared_with
-from pytest_nemoperf.report.cells import commit_text, earlier_text, elapsed_text, signed_percent, verdict_word
+from pytest_nemoperf.report.cells import (
+    case_value,
+    commit_text,
+    deciding_comparison,
+    earlier_text,
+    elapsed_text,
+    signed_percent,
+    verdict_word,
+)
 from pytest_nemoperf.report.console import (
     ALARM,
     QUIET,
@@ -164,8 +171,7 @@ def _call_cells(report: CaseReport) -> list[str]:
 
 
 def _value(case: CaseResult, *, metric: str) -> str:
-    judged = (each.now for each in case.verdict.comparisons if each.metric == metric and not each.anchor)
-    value = next(judged, median_over_runs(case.measurement.runs, metric=metric))
+    value = case_value(case, metric=metric)
     if value is None or case.verdict.kind is VerdictKind.INVALID:
         return "-"
     return format_time(value) if METRICS[metric].unit == "s" else format_number(value)
@@ -174,10 +180,11 @@ def _value(case: CaseResult, *, metric: str) -> str:
 def _delta(case: CaseResult, *, metric: str) -> str:
     """Return the change that the verdict rests on: against the anchor, where that alone is why."""
     own = [comparison for comparison in case.verdict.comparisons if comparison.metric == metric]
-    if not own:
+    shown = deciding_comparison(own, kind=case.verdict.kind)
+    if shown is None:
         return "-"
-    shown = next((comparison for comparison in own if comparison.kind is case.verdict.kind), own[0])
-    return f"{signed_percent(shown.delta_pct)} anchor" if shown.anchor else signed_percent(shown.delta_pct)
+    delta = signed_percent(shown.delta_pct)
+    return f"{delta} anchor" if shown.anchor else delta
 
 
 def _table(cases: Sequence[CaseResult], *, rows: Sequence[Sequence[str]], width: int) -> Iterator[RenderableType]:

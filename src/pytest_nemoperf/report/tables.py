@@ -8,7 +8,7 @@ from typing import Final
 
 from pytest_nemoperf.metrics import format_number
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.report.cells import centre_of
+from pytest_nemoperf.report.cells import case_value
 from pytest_nemoperf.results import CaseResult, SessionResults
 
 NOT_APPLICABLE: Final = "n/a"
@@ -36,7 +36,7 @@ def model_cells(rows: Sequence[Planned], *, settings: Sequence[Sequence[str]], r
 
 def figure_cells(case: CaseResult, *, metrics: Sequence[str]) -> list[str]:
     """Return what a case's runs stand for by metric name, ``n/a`` for what they don't have."""
-    values = [centre_of(case, metric=name) for name in metrics]
+    values = [case_value(case, metric=name) for name in metrics]
     return [NOT_APPLICABLE if value is None else page_number(value) for value in values]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from pytest_nemoperf.comparison import VerdictKind
+from pytest_nemoperf.comparison import Comparison, VerdictKind
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import METRICS, STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU, format_number, format_time
 from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.report.cells import (
+    deciding_comparison,
     earlier_text,
     elapsed_text,
     figure_text,
@@ -21,7 +22,6 @@ from pytest_nemoperf.report.cells import (
 from pytest_nemoperf.report.resolving import resolution_text
 from pytest_nemoperf.results import CaseReport
 from pytest_nemoperf.systems import System
-from pytest_nemoperf.verdict import Verdict
 
 _MIN_CASE_WIDTH = 12
 
@@ -162,18 +162,18 @@ def render_case_line(report: CaseReport, *, width: int | None = None) -> str:
         report: The case.
         width: As for render_run_line.
     """
-    verdict = report.result.verdict
-    measurement = report.result.measurement
-    head = f"{_mark(measurement.inject_pct)}{verdict.kind} {verdict.case}:"
-    if verdict.kind is VerdictKind.INVALID:
-        facts = ["; ".join(verdict.reasons)]
-    elif verdict.comparisons:
-        facts = _comparison_facts(verdict)
-    else:
-        facts = [figures_text(measurement.runs)]
     result = report.result
-    notes = [text for text in (result.waived, result.waiver_note, earlier_text(result)) if text]
-    return _joined(head, *notes, *facts, width=width)
+    verdict = result.verdict
+    head = f"{_mark(result.measurement.inject_pct)}{verdict.kind} {verdict.case}:"
+    facts = list(filter(None, (result.waived, result.waiver_note, earlier_text(result))))
+    deciding = deciding_comparison(verdict.comparisons, kind=verdict.kind)
+    if verdict.kind is VerdictKind.INVALID:
+        facts.append("; ".join(verdict.reasons))
+    elif deciding is not None:
+        facts += _comparison_facts(deciding)
+    else:
+        facts.append(figures_text(result.measurement.runs))
+    return _joined(head, *facts, width=width)
 
 
 def _mark(inject_pct: float) -> str:
@@ -185,16 +185,14 @@ def _joined(head: str, *facts: str, width: int | None) -> str:
     return line if width is None or len(line) <= width else "\n    ".join([head, *facts])
 
 
-def _comparison_facts(verdict: Verdict) -> list[str]:
-    """One metric is enough for a line: the first that brought the verdict about."""
-    decisive = (comparison for comparison in verdict.comparisons if comparison.kind is verdict.kind)
-    comparison = next(decisive, verdict.comparisons[0])
+def _comparison_facts(comparison: Comparison) -> Iterator[str]:
     name = comparison.metric
-    then = METRICS[name].format(comparison.baseline) + (f" of anchor {comparison.anchor}" if comparison.anchor else "")
-    facts = [
-        f"{figure_text(comparison.now, metric=name)}, {signed_percent(comparison.delta_pct)} against {then}",
-        resolution_text(comparison),
-    ]
+    then = METRICS[name].format(comparison.baseline)
+    if comparison.anchor:
+        then += f" of anchor {comparison.anchor}"
+    yield f"{figure_text(comparison.now, metric=name)}, {signed_percent(comparison.delta_pct)} against {then}"
     if comparison.slow_steps_loss_pct is not None:
-        facts.insert(1, f"{comparison.slow_steps_loss_pct:.1f}% lost with slow steps counted")
-    return [fact for fact in facts if fact]
+        yield f"{comparison.slow_steps_loss_pct:.1f}% lost with slow steps counted"
+    resolution = resolution_text(comparison)
+    if resolution:
+        yield resolution
