@@ -1,1 +1,1 @@
-"""What people and other tools read: strings made from values, no file written and no decision taken here."""
+"""Rendering of results as text; no file is written and nothing is judged here."""

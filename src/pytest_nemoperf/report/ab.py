@@ -1,4 +1,4 @@
-"""What --perf-ab prints: the two versions beside each other, and how they were compared."""
+"""Report of --perf-ab: both revisions side by side, rounds and method."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _MOVED = frozenset({VerdictKind.REGRESSED, VerdictKind.IMPROVED})
 
 
 def render_ab(report: CaseReport, *, ab: ABResult, width: int, color: bool) -> str:
-    """Return the block of a case that was compared with another revision.
+    """Return the report of a case that was compared with another revision.
 
     Args:
         report: The case.
-        ab: How it was compared.
+        ab: Rounds and method of the comparison.
         width: Columns; only a path may be longer.
         color: Whether to use terminal colours.
     """
@@ -50,13 +50,13 @@ def render_ab(report: CaseReport, *, ab: ABResult, width: int, color: bool) -> s
 
 
 def ab_header(revision: str, *, limit_sec: float, tolerances: Mapping[str, float], caution: str = "") -> str:
-    """Return what pytest prints above a session that compares two versions, in place of the line on baselines.
+    """Return the session header's line on the comparison, which replaces the one on baselines.
 
     Args:
-        revision: The other version.
-        limit_sec: Time a case may take.
-        tolerances: By metric.
-        caution: What is to be known of the two sides; empty for nothing.
+        revision: The other revision.
+        limit_sec: Time limit of a case.
+        tolerances: Allowed worsening in percent by metric.
+        caution: Warning about the two sides; empty for none.
     """
     line = (
         f"perf: cases are compared with {revision}, by --perf-ab, for at most {elapsed_text(limit_sec)} each; "
@@ -75,18 +75,19 @@ def render_round_line(
     elapsed_sec: float,
     inject_pct: float = 0.0,
 ) -> str:
-    """Return the line a log gets for a finished round.
+    """Return the log line of a finished round.
 
     Args:
         case: Case id.
         number: Of the round, counted from 1.
-        round_: What it said.
-        old: Of the old side in it; not needed of a round that does not count.
-        new: Of the new side in it; as well.
-        elapsed_sec: What it took.
+        round_: The round.
+        old: Runs of the old side; unused if the round was left out.
+        new: Runs of the new side; unused if the round was left out.
+        elapsed_sec: Duration of the round.
         inject_pct: Self-test delay of new in percent; 0 for a real round.
     """
-    head = f"{'INJECTED ' if inject_pct else ''}{case}: round {number}:"
+    mark = "INJECTED " if inject_pct else ""
+    head = f"{mark}{case}: round {number}:"
     took = elapsed_text(elapsed_sec)
     if round_.left_out:
         return f"{head} left out after {took}: {round_.left_out}"
@@ -97,24 +98,14 @@ def render_round_line(
     return f"{head} {figures}, ratio {signed_percent(delta_pct(worsening, metric=metric))}, took {took}"
 
 
-def compared_with(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
-    """Yield the part of a session's summary that says how its cases were compared with another revision."""
+def ab_parts(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
+    """Yield the summary's section on the cases that were compared with another revision."""
     compared = [(case.verdict.case, case.ab) for case in cases if case.ab is not None]
-    for other, own in groupby(compared, key=lambda each: each[1].old):
+    for old, own in groupby(compared, key=lambda each: each[1].old):
         yield ""
-        yield heading(f"compared with {other}")
-        yield from (indented(f"{case}: {how_text(ab)}") for case, ab in own)
-
-
-def how_text(ab: ABResult) -> str:
-    """Return in one sentence how two versions were compared."""
-    counted = sum(not each.left_out for each in ab.rounds)
-    by = f"turns of {ab.block_steps} steps" if ab.method == "turns" else "whole launches"
-    first = sum(each.first == "new" for each in ab.rounds)
-    return (
-        f"{count_text(counted, 'round')} in {elapsed_text(ab.duration_sec)} by {by}; {first} of {len(ab.rounds)} began "
-        f"with new (drawn from seed {ab.seed})"
-    )
+        yield heading(f"compared with {old}")
+        for case, ab in own:
+            yield indented(f"{case}: {_method_text(ab)}")
 
 
 def _parts(report: CaseReport, *, ab: ABResult, width: int) -> Iterator[RenderableType]:
@@ -131,7 +122,7 @@ def _parts(report: CaseReport, *, ab: ABResult, width: int) -> Iterator[Renderab
         yield _comparison_table(verdict.comparisons)
         yield indented("the sides are as far apart as neighbouring steps are, around what both did over all rounds")
         yield from _time_by_phase(report, ab=ab)
-    yield from _how(ab)
+    yield from _method_parts(ab)
     if result.run_dir:
         yield ""
         yield heading("records and logs of both sides' ranks")
@@ -177,13 +168,23 @@ def _time_by_phase(report: CaseReport, *, ab: ABResult) -> Iterator[RenderableTy
             yield indented(sentence)
 
 
-def _how(ab: ABResult) -> Iterator[RenderableType]:
+def _method_text(ab: ABResult) -> str:
+    num_counted = sum(not each.left_out for each in ab.rounds)
+    num_new_first = sum(each.first == "new" for each in ab.rounds)
+    method = f"turns of {ab.block_steps} steps" if ab.method == "turns" else "whole launches"
+    return (
+        f"{count_text(num_counted, 'round')} in {elapsed_text(ab.duration_sec)} by {method}; "
+        f"{num_new_first} of {len(ab.rounds)} began with new (drawn from seed {ab.seed})"
+    )
+
+
+def _method_parts(ab: ABResult) -> Iterator[RenderableType]:
     yield ""
     yield heading(f"how {ab.new} was compared with {ab.old}")
-    yield indented(how_text(ab))
+    yield indented(_method_text(ab))
     if ab.why_launches:
         yield indented(f"not by turns: {ab.why_launches}")
-    changes = " ".join(_change_text(each) for each in ab.rounds)
+    changes = " ".join(map(_change_text, ab.rounds))
     yield indented(f"time a step of new beside old, round by round: {changes}")
     for reason in dict.fromkeys(each.left_out for each in ab.rounds if each.left_out):
         yield indented(f"(left out) {reason}")

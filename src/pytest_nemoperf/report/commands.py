@@ -12,11 +12,11 @@ _INDENT = "  "
 def command_lines(command: str, *, width: int) -> list[str]:
     r"""Return a shell command on lines of at most width characters, continued by ``\`` at their ends.
 
-    Words stay whole as long as they fit. A longer one is cut into quoted pieces that a shell joins again;
-    only then no line is indented, because a shell joins them without a space.
+    Words stay whole if they fit. A longer one is cut into quoted pieces that a shell joins again; then no line is
+    indented, because a shell joins them without a space.
 
     Args:
-        command: One command, no pipes or lists; what a shell can't parse is returned as it is.
+        command: One command, no pipes or lists; returned unchanged if a shell can't parse it.
         width: At least 20 characters are used.
     """
     try:
@@ -34,7 +34,8 @@ def command_lines(command: str, *, width: int) -> list[str]:
             continue
         if lines:
             lines[-1] += _CONTINUED
-        lines += [*(piece + _CUT for piece in whole), last]
+        lines += [piece + _CUT for piece in whole]
+        lines.append(last)
     return lines if is_cut else [_INDENT + line for line in lines]
 
 

@@ -1,4 +1,4 @@
-"""Judged metrics beside their baselines, in as many columns as there is room for; no word is ever broken."""
+"""Tables of judged metrics and of noise between runs, with as many columns as fit; words are never broken."""
 
 from __future__ import annotations
 
@@ -26,19 +26,21 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _HEADINGS = ("baseline", "now", "delta", "95% interval", "tolerance")
-_INDENT, _GAP = 2, 2
+_INDENT = 2
+_GAP = 2
 
 
 def comparison_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterator[RenderableType]:
-    """Return a row for each metric that says something of its own.
+    """Yield a table with a row for each metric that does not repeat another.
 
-    Where that is too wide the tolerance is left out, which the table of what is resolved holds too; where that does
-    not help, a metric stands above its figures.
+    Too wide a table goes without the tolerance, which resolution_parts show too; if it is still too wide, each metric
+    stands above its figures.
     """
     shown = distinct_comparisons(comparisons)
     for headings in (_HEADINGS, _HEADINGS[:-1]):
         rows = [["metric", *headings, "verdict"]]
-        rows += [[metric_text(each), *_figures(each)[: len(headings)], each.kind.value] for each in shown]
+        for each in shown:
+            rows.append([metric_text(each), *_figures(each)[: len(headings)], each.kind.value])
         if _fits(rows, width=width):
             table = figures_table(rows[0][:-1])
             table.add_column("verdict")
@@ -54,7 +56,7 @@ def comparison_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterat
 
 
 def resolution_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterator[RenderableType]:
-    """Return the noise between runs and what it lets a case resolve, where there is any."""
+    """Yield a table of the noise between runs and the resolution that follows from it; nothing if it is unknown."""
     judged = [each for each in distinct_comparisons(comparisons) if each.resolution_pct is not None]
     if not judged:
         return

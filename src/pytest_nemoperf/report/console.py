@@ -1,4 +1,4 @@
-"""Terminal text by rich: folded to a width, with colour or without, and nothing but ASCII of our own."""
+"""Terminal text by rich: folded to a width, with or without colour, ASCII only."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def style_of(kind: VerdictKind) -> str:
 def to_text(parts: Iterable[RenderableType], *, width: int, color: bool) -> str:
     """Return the parts below each other as lines of at most width columns (paths excepted), no newline at the end.
 
-    What the surroundings say about colour and size is ignored: the arguments alone decide.
+    Environment variables and the terminal do not change colour and width.
     """
     from rich.console import Console  # noqa: PLC0415 (slow to import)
 
@@ -58,7 +58,7 @@ def to_text(parts: Iterable[RenderableType], *, width: int, color: bool) -> str:
         highlight=False,
     )
     for part in parts:
-        # rich joins what it prints into a text of its own, which forgets how the part was to be wrapped
+        # Console.print joins its arguments into a new Text, which loses the part's own wrapping options
         console.print(
             part, crop=False, no_wrap=getattr(part, "no_wrap", None), overflow=getattr(part, "overflow", None)
         )
@@ -66,7 +66,7 @@ def to_text(parts: Iterable[RenderableType], *, width: int, color: bool) -> str:
 
 
 def styled(*spans: str | tuple[str, str]) -> Text:
-    """Return text put together from spans, plain or (span, style)."""
+    """Return text assembled from spans, each plain or (text, style)."""
     from rich.text import Text  # noqa: PLC0415 (slow to import)
 
     return Text.assemble(*spans)
@@ -83,14 +83,16 @@ def verdict_text(kind: VerdictKind) -> Text:
 
 
 def indented(part: RenderableType, *, columns: int = 2) -> RenderableType:
-    """Return a part of which every line, folded ones included, starts so many columns to the right."""
+    """Return a part with all its lines indented, folded ones too."""
     from rich.padding import Padding  # noqa: PLC0415 (slow to import)
 
-    return Padding(styled(part) if isinstance(part, str) else part, (0, 0, 0, columns), expand=False)
+    if isinstance(part, str):
+        part = styled(part)
+    return Padding(part, (0, 0, 0, columns), expand=False)
 
 
 def whole(text: str) -> Text:
-    """Return an indented line that is never folded: a path must survive copying, so the terminal wraps it."""
+    """Return an indented line that is never folded, for paths that must survive copying."""
     from rich.text import Text  # noqa: PLC0415 (slow to import)
 
     return Text(f"  {text}", no_wrap=True, overflow="ignore")
@@ -114,24 +116,21 @@ def align(rows: Sequence[Sequence[str]], *, num_left: int) -> list[str]:
         rows: Cells; every row has the same number.
         num_left: Leading columns set to the left; the others are figures, set to the right.
     """
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return [
-        _GAP.join(
-            cell.ljust(width) if place < num_left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        left = map(str.ljust, row[:num_left], widths[:num_left])
+        right = map(str.rjust, row[num_left:], widths[num_left:])
+        lines.append(_GAP.join((*left, *right)))
+    return lines
 
 
 def injection_banner(inject_pct: float, *, width: int) -> Text:
-    """Return the block that keeps a self-test from being taken for a result."""
+    """Return the banner of a self-test, above and below its results."""
     room = max(width - 2 * len(_BANNER_EDGE) - 2, 1)
     lines = ["!" * width]
     for sentence in (injection_text(inject_pct), INJECTION_MEANING):
-        lines += [
-            f"{_BANNER_EDGE} {piece.ljust(room)} {_BANNER_EDGE}"
-            for piece in textwrap.wrap(sentence, room, break_on_hyphens=False)
-        ]
+        for piece in textwrap.wrap(sentence, room, break_on_hyphens=False):
+            lines.append(f"{_BANNER_EDGE} {piece.ljust(room)} {_BANNER_EDGE}")
     lines.append("!" * width)
     return styled(("\n".join(lines), ALARM))

@@ -1,4 +1,4 @@
-"""The block a failing perf test prints: what got worse, where the time went, what changed, what to do."""
+"""The report of a failing perf test: figures, phases, spread, suspects, commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pytest_nemoperf.report.phases import compare_phases, phase_table, rank_grou
 from pytest_nemoperf.report.profile import profile_parts
 from pytest_nemoperf.report.rollouts import compare_rollouts
 from pytest_nemoperf.report.spread import compare_spread, unusual_steps
-from pytest_nemoperf.report.suspects import DecidingBaseline, changed_since, decisive_of, explanations
+from pytest_nemoperf.report.suspects import DecidingBaseline, changed_since, deciding_baseline, explanations
 from pytest_nemoperf.results import CaseReport
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ _STORABLE = frozenset(VerdictKind) - {VerdictKind.INVALID, VerdictKind.PASSED}
 
 
 def render_failure(report: CaseReport, *, width: int, color: bool) -> str:
-    """Return the block of a case whose verdict fails its test.
+    """Return the report of a case that fails its test.
 
     Args:
-        report: The case, its baseline, and what surrounded it.
+        report: The case, its baseline, its environment.
         width: Columns; only a path may be longer.
         color: Whether to use terminal colours.
     """
@@ -56,7 +56,7 @@ def _parts(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
     if inject_pct:
         yield injection_banner(inject_pct, width=width)
     yield from _reasons(report)
-    then = decisive_of(report)
+    then = deciding_baseline(report)
     if report.result.verdict.comparisons:
         if then is not None:
             yield from explanations(report, then=then)
@@ -67,19 +67,19 @@ def _parts(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
         yield from _time_by_phase(report, then=then)
         yield from _spread(report, then=then)
     if report.profile is not None:
-        origin = None if report.baseline is None else report.baseline.provenance
+        origin = report.baseline.provenance if report.baseline is not None else None
         yield from profile_parts(report.profile, baseline=origin, width=width)
     if then is not None:
         yield from _rollouts(report, then=then)
         yield from _suspects(report, then=then)
         yield from _origin(report, then=then)
-    yield from _what_to_do(report, width=width)
+    yield from _next_steps(report, width=width)
     if inject_pct:
         yield injection_banner(inject_pct, width=width)
 
 
 def _headline(report: CaseReport) -> RenderableType:
-    """The first line alone is what pytest's short summary shows."""
+    """Return the first line, the only one that pytest's short summary shows."""
     verdict = report.result.verdict
     mark = ("INJECTED ", ALARM) if report.result.measurement.inject_pct else ""
     kind = (verdict.kind.value, style_of(verdict.kind))
@@ -131,21 +131,22 @@ def _spread(report: CaseReport, *, then: DecidingBaseline) -> Iterator[Renderabl
     yield ""
     yield heading(f"spread ({count_text(len(runs), 'run')} now, {len(then.runs):,} in the {then.word})")
     table = figures_table(("times apart", then.word, "now"))
-    for what, *percents in compare_spread(runs, baseline=then.runs):
-        table.add_row(what, *("-" if percent is None else f"{percent:.1f}%" for percent in percents))
+    for row in compare_spread(runs, baseline=then.runs):
+        table.add_row(*row)
     yield indented(table)
-    for what, then_steps, now_steps in unusual_steps(runs, baseline=then.runs):
-        yield indented(f"steps {what}: {now_steps} now, {then_steps} in the {then.word}")
+    for name, then_steps, now_steps in unusual_steps(runs, baseline=then.runs):
+        yield indented(f"steps {name}: {now_steps} now, {then_steps} in the {then.word}")
 
 
 def _suspects(report: CaseReport, *, then: DecidingBaseline) -> Iterator[RenderableType]:
-    """Yield what may be to blame: first what is known to change speed, then quietly the rest."""
+    """Yield the changes of the environment: known to affect speed first, then the others in one dim line."""
     differences = changed_since(report, then=then)
     suspects = [each for each in differences if each.tier is not Significance.REST]
     rest = [each for each in differences if each.tier is Significance.REST]
     yield ""
     yield heading(f"suspects: what may change speed and changed since {then.name}")
-    yield from (indented(_difference_text(each)) for each in suspects)
+    for each in suspects:
+        yield indented(_difference_text(each))
     if not suspects:
         yield indented("none of what is watched differs")
     if then.environment is None:
@@ -166,7 +167,7 @@ def _origin(report: CaseReport, *, then: DecidingBaseline) -> Iterator[Renderabl
     yield indented(f"{count_text(len(then.runs), 'run')} of {origin.date}, {commit_text(origin)}: {then.reason}")
 
 
-def _what_to_do(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
+def _next_steps(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
     result = report.result
     if result.run_dir:
         yield ""
@@ -177,8 +178,11 @@ def _what_to_do(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
         yield heading("to run it again")
         yield from command_lines(report.rerun_command, width=width)
     if report.accept_command and result.verdict.kind in _STORABLE:
-        is_real = not result.measurement.inject_pct
         yield ""
-        what = "to keep the gain as" if result.verdict.kind is VerdictKind.IMPROVED else "to accept it as"
-        yield heading(f"{what} the new baseline" if is_real else "to accept such a change when it is real")
+        if result.measurement.inject_pct:
+            yield heading("to accept such a change when it is real")
+        elif result.verdict.kind is VerdictKind.IMPROVED:
+            yield heading("to keep the gain as the new baseline")
+        else:
+            yield heading("to accept it as the new baseline")
         yield from command_lines(report.accept_command, width=width)

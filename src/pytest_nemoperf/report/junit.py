@@ -8,6 +8,7 @@ from typing import Final
 from pytest_nemoperf.comparison import Comparison, VerdictKind
 from pytest_nemoperf.measure import median_over_runs
 from pytest_nemoperf.metrics import JUDGED, RL_METRICS
+from pytest_nemoperf.report.cells import case_value
 from pytest_nemoperf.results import CaseReport
 
 PREFIX: Final = "nemoperf_"
@@ -16,14 +17,16 @@ PREFIX: Final = "nemoperf_"
 def properties(report: CaseReport) -> list[tuple[str, str]]:
     """Return (name, value) of all properties of a case.
 
-    Names are ``nemoperf_<what>`` and ``nemoperf_<metric>_<now|baseline|delta_pct|low_pct|high_pct|resolution_pct|
+    Names are ``nemoperf_<property>`` and ``nemoperf_<metric>_<now|baseline|delta_pct|low_pct|high_pct|resolution_pct|
     noise_pct|allowed_pct|verdict>``, against an anchor ``nemoperf_<metric>_anchor_<...>``; units are in the metrics'
-    names, and low and high end the 95% interval of delta. What is not judged has now and baseline alone. In a self-test
-    the verdict says so and the figures' names begin with ``nemoperf_injected_``, so that a tool that collects them by
-    name never meets one. An invalid case has none.
+    names, and low and high are the ends of the 95% interval of delta. Metrics that are not judged have now and baseline
+    only. In a self-test the figures' names begin with ``nemoperf_injected_``, so that a tool that collects figures by
+    name does not find them. An invalid case has no figures.
     """
     result = report.result
-    verdict, measurement = result.verdict, result.measurement
+    verdict = result.verdict
+    measurement = result.measurement
+    baseline = report.baseline
     is_injected = measurement.inject_pct > 0
     pairs = [
         ("verdict", f"INJECTED {verdict.kind}" if is_injected else verdict.kind.value),
@@ -39,50 +42,49 @@ def properties(report: CaseReport) -> list[tuple[str, str]]:
         ("inject_pct", f"{measurement.inject_pct:g}" if is_injected else ""),
         ("flops_convention", measurement.flops_convention or ""),
         ("num_runs", str(len(measurement.runs) or "")),
-        ("num_baseline_runs", str(len(report.baseline.runs)) if report.baseline is not None else ""),
-        ("anchor", report.baseline.anchor.name if report.baseline is not None and report.baseline.anchor else ""),
     ]
+    if baseline is not None:
+        pairs.append(("num_baseline_runs", str(len(baseline.runs))))
+        if baseline.anchor is not None:
+            pairs.append(("anchor", baseline.anchor.name))
     if verdict.kind is not VerdictKind.INVALID:
         prefix = "injected_" if is_injected else ""
-        pairs += [(prefix + name, value) for name, value in (*_figures(report), *_shown_figures(report))]
+        for name, value in (*_figures(report), *_rl_figures(report)):
+            pairs.append((f"{prefix}{name}", value))
     return [(f"{PREFIX}{name}", value) for name, value in pairs if value]
 
 
-def _shown_figures(report: CaseReport) -> list[tuple[str, str]]:
-    """Figures of reinforcement learning, which no verdict rests on."""
+def _rl_figures(report: CaseReport) -> Iterator[tuple[str, str]]:
+    """Yield the figures of reinforcement learning, which are not judged."""
     sides = [("now", report.result.measurement.runs)]
     if report.result.verdict.comparisons and report.baseline is not None:
         sides.append(("baseline", report.baseline.runs))
-    medians = [
-        (f"{metric.name}_{side}", median_over_runs(runs, metric=metric.name))
-        for metric in RL_METRICS
-        for side, runs in sides
-    ]
-    return [(name, f"{value:.6g}") for name, value in medians if value is not None]
+    for metric in RL_METRICS:
+        for side, runs in sides:
+            value = median_over_runs(runs, metric=metric.name)
+            if value is not None:
+                yield f"{metric.name}_{side}", f"{value:.6g}"
 
 
-def _figures(report: CaseReport) -> list[tuple[str, str]]:
-    judged = report.result.verdict.comparisons
-    newest = {comparison.metric: comparison for comparison in judged if not comparison.anchor}
-    anchored = {comparison.metric: comparison for comparison in judged if comparison.anchor}
-    pairs = []
+def _figures(report: CaseReport) -> Iterator[tuple[str, str]]:
+    """Yield the judged metrics' figures, beside the newest baseline and then beside the anchor."""
     for metric in JUDGED:
-        now = median_over_runs(report.result.measurement.runs, metric=metric.name)
+        now = case_value(report.result, metric=metric.name)
         if now is None:
             continue
-        pairs.append((f"{metric.name}_now", f"{newest[metric.name].now if metric.name in newest else now:.6g}"))
-        for prefix, comparisons in ((metric.name, newest), (f"{metric.name}_anchor", anchored)):
-            if metric.name in comparisons:
-                pairs += [(f"{prefix}_{name}", value) for name, value in _comparison_pairs(comparisons[metric.name])]
-    return pairs
+        yield f"{metric.name}_now", f"{now:.6g}"
+        own = [each for each in report.result.verdict.comparisons if each.metric == metric.name]
+        for comparison in sorted(own, key=lambda each: bool(each.anchor)):
+            prefix = f"{metric.name}_anchor" if comparison.anchor else metric.name
+            yield from _comparison_figures(comparison, prefix=prefix)
 
 
-def _comparison_pairs(comparison: Comparison) -> Iterator[tuple[str, str]]:
-    yield "baseline", f"{comparison.baseline:.6g}"
-    yield "delta_pct", f"{comparison.delta_pct:z.2f}"
+def _comparison_figures(comparison: Comparison, *, prefix: str) -> Iterator[tuple[str, str]]:
+    yield f"{prefix}_baseline", f"{comparison.baseline:.6g}"
+    yield f"{prefix}_delta_pct", f"{comparison.delta_pct:z.2f}"
     for name in ("low_pct", "high_pct", "resolution_pct", "noise_pct"):
         percent = getattr(comparison, name)
         if percent is not None:
-            yield name, f"{percent:z.2f}"
-    yield "allowed_pct", f"{comparison.allowed_pct:g}"
-    yield "verdict", comparison.kind.value
+            yield f"{prefix}_{name}", f"{percent:z.2f}"
+    yield f"{prefix}_allowed_pct", f"{comparison.allowed_pct:g}"
+    yield f"{prefix}_verdict", comparison.kind.value

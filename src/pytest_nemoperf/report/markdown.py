@@ -1,4 +1,4 @@
-"""Tables for performance pages, with the pages' own columns."""
+"""Page of a session, with the columns of the published performance pages."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from pytest_nemoperf.report.tables import (
     marked,
     model_cells,
     one_line,
+    plan_cells,
     table_lines,
 )
 from pytest_nemoperf.results import CaseResult, SessionResults
@@ -50,24 +51,35 @@ _OTHER_METRICS = (TIME_PER_CALL_SEC.name, STEP_TIME_SEC.name, *_PLAN_METRICS)
 
 
 def render_markdown(results: SessionResults) -> str:
-    """Return the session as a page: tables by kind of work and precision, one for what had no plan, notes, origin.
+    """Return the session as a page: pre-training by framework and precision, RL, other cases, notes, origin.
 
-    Invalid cases are named with their reason and never shown as figures.
+    Invalid cases are in the notes only, with their reasons.
     """
     lines: list[str] = []
     if results.inject_pct:
         lines += [f"> **WARNING. {injection_text(results.inject_pct)}.** {INJECTION_MEANING}", ""]
-    sound = [case for case in results.cases if case.verdict.kind is not VerdictKind.INVALID]
-    planned = sorted(((case.plan, case) for case in sound if case.plan is not None), key=_page_order)
-    trained = [row for row in planned if row[0].rl is None]
+    trained: list[Planned] = []
+    rl: list[Planned] = []
+    others: list[CaseResult] = []
+    for case in results.cases:
+        if case.verdict.kind is VerdictKind.INVALID:
+            continue
+        if case.plan is None:
+            others.append(case)
+        elif case.plan.rl is None:
+            trained.append((case.plan, case))
+        else:
+            rl.append((case.plan, case))
+    trained.sort(key=_page_order)
     for framework, rows in groupby(trained, key=lambda row: row[0].framework):
         lines += [f"## Pre-Training Performance ({framework})", ""]
         for precision, group in groupby(rows, key=lambda row: row[0].precision):
             lines += _plan_section(list(group), precision=precision.upper(), results=results)
-    lines += rl_sections([row for row in planned if row[0].rl is not None], results=results)
-    unplanned = sorted((case for case in sound if case.plan is None), key=lambda case: case.verdict.case)
-    if unplanned:
-        lines += _other_section(unplanned, results=results)
+    rl.sort(key=_page_order)
+    lines += rl_sections(rl, results=results)
+    if others:
+        others.sort(key=lambda case: case.verdict.case)
+        lines += _other_section(others, results=results)
     return "\n".join([*lines, *_notes(results), *_origin(results)]) + "\n"
 
 
@@ -79,20 +91,18 @@ def _page_order(row: Planned) -> tuple[object, ...]:
 
 def _plan_section(rows: Sequence[Planned], *, precision: str, results: SessionResults) -> list[str]:
     headings = ["Model", *_PLAN_COLUMNS, *(METRICS[name].heading for name in _PLAN_METRICS)]
-    settings = [[str(value(plan)) for value in _PLAN_COLUMNS.values()] for plan, _ in rows]
+    settings = [plan_cells(plan, columns=_PLAN_COLUMNS) for plan, _ in rows]
     names = model_cells(rows, settings=settings, results=results)
-    cells = [
-        [name, *others, *figure_cells(case, metrics=_PLAN_METRICS)]
-        for name, others, (_, case) in zip(names, settings, rows, strict=True)
-    ]
-    cases = [case for _, case in rows]
+    table = []
+    for name, cells, (_, case) in zip(names, settings, rows, strict=True):
+        table.append([name, *cells, *figure_cells(case, metrics=_PLAN_METRICS)])
     title = f"System: {results.system_title}. Precision: {precision}"
     return [
         f"#### {marked(title, results=results)}",
         "",
-        *table_lines(headings, rows=cells),
+        *table_lines(headings, rows=table),
         "",
-        *_conventions(cases),
+        *_conventions([case for _, case in rows]),
     ]
 
 
@@ -113,49 +123,53 @@ def _other_section(cases: Sequence[CaseResult], *, results: SessionResults) -> l
 
 
 def _conventions(cases: Sequence[CaseResult]) -> list[str]:
-    """Figures under different conventions don't compare, so the table says which it holds."""
+    """Return a note on the conventions that FLOPs are counted under; figures of different ones don't compare."""
     cases_of: dict[str, list[str]] = {}
     for case in cases:
         if case.measurement.flops_convention:
             cases_of.setdefault(case.measurement.flops_convention, []).append(case.verdict.case)
     if not cases_of:
         return []
-    names = [code(name) if len(cases_of) == 1 else f"{code(name)} ({', '.join(ids)})" for name, ids in cases_of.items()]
+    names = [f"{code(name)} ({', '.join(ids)})" for name, ids in cases_of.items()]
+    if len(cases_of) == 1:
+        names = [code(name) for name in cases_of]
     return [f"FLOPs are counted under the convention {'; '.join(names)}.", ""]
 
 
 def _notes(results: SessionResults) -> list[str]:
-    notes = []
+    notes: list[str] = []
     for case in results.cases:
         reasons = "; ".join(case.verdict.reasons)
-        match case.verdict.kind:
-            case VerdictKind.INVALID:
-                notes.append(f"- INVALID, not shown: {code(case.verdict.case)}: {reasons}")
-            case VerdictKind.REGRESSED:
-                accepted = f"; accepted: {case.accepted_reason}" if case.accepted_reason else ""
-                waived = f", {case.waived}" if case.waived else ""
-                notes.append(f"- REGRESSED{waived}: {code(case.verdict.case)}: {reasons}{accepted}")
-            case _:
-                pass
+        if case.verdict.kind is VerdictKind.INVALID:
+            notes.append(f"- INVALID, not shown: {code(case.verdict.case)}: {reasons}")
+        if case.verdict.kind is VerdictKind.REGRESSED:
+            accepted = f"; accepted: {case.accepted_reason}" if case.accepted_reason else ""
+            waived = f", {case.waived}" if case.waived else ""
+            notes.append(f"- REGRESSED{waived}: {code(case.verdict.case)}: {reasons}{accepted}")
         if case.waiver_note:
             notes.append(f"- WAIVER: {code(case.verdict.case)}: {case.waiver_note}")
         if case.had_other_verdicts:
             notes.append(f"- RERUN: {code(case.verdict.case)}: {earlier_text(case)}")
     if results.unasked is not None:
         notes.append(f"- {unasked_title(results.unasked)}: {'; '.join(unasked_lines(results.unasked))}")
-    return ["Notes:", "", *map(one_line, notes), ""] if notes else []
+    if not notes:
+        return []
+    return ["Notes:", "", *map(one_line, notes), ""]
 
 
 def _origin(results: SessionResults) -> list[str]:
     origin = results.provenance
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(origin.versions.items()))
-    driver = f", driver {origin.driver}" if origin.driver else ""
-    facts = [
-        f"Date: {origin.date}, {commit_text(origin)}",
-        f"git can't tell what was measured: {results.git_problem}" if results.git_problem else "",
-        f"Device: {origin.device}{driver}" if origin.device else "",
-        f"Versions: {versions}" if versions else "",
-        f"Command: {code(origin.command)}" if origin.command else "",
-        f"Judged again from: {code(results.replay_of)}" if results.replay_of else "",
-    ]
-    return ["Origin:", "", *(f"- {one_line(fact)}" for fact in facts if fact)]
+    facts = [f"Date: {origin.date}, {commit_text(origin)}"]
+    if results.git_problem:
+        facts.append(f"git can't tell what was measured: {results.git_problem}")
+    if origin.device:
+        driver = f", driver {origin.driver}" if origin.driver else ""
+        facts.append(f"Device: {origin.device}{driver}")
+    if origin.versions:
+        versions = [f"{name} {version}" for name, version in sorted(origin.versions.items())]
+        facts.append(f"Versions: {', '.join(versions)}")
+    if origin.command:
+        facts.append(f"Command: {code(origin.command)}")
+    if results.replay_of:
+        facts.append(f"Judged again from: {code(results.replay_of)}")
+    return ["Origin:", "", *(f"- {one_line(fact)}" for fact in facts)]

@@ -1,4 +1,4 @@
-"""A priced plan as text: what runs, what each stage keeps in memory, what axes move, how long it takes."""
+"""A priced plan as text: settings, memory by pipeline stage, traffic by axis, expected time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_nemoperf.report.cells import bytes_text, flops_text
 from pytest_nemoperf.report.console import align
 from pytest_nemoperf.report.rollouts import generation_lines, not_modelled_text, rollout_facts
 
-_WIDTH = 80  # nobody knows how wide the terminal of a redirected output will be
+_WIDTH = 80  # of redirected output, which has no terminal to ask
 _NEUTRAL = {"pp_schedule": "1f1b", "cp_comm": "all_gather", "sequence_parallel": True}
 _MEMORY_KINDS = (
     "weights",
@@ -33,7 +33,7 @@ _DRY_RUN_HEADS = ("fits", "memory", "model FLOPs", "bubble", "expected step")
 
 
 def render_price(price: Price, *, system_title: str) -> str:
-    """Return a priced plan for people, with a newline at the end; lines have 80 columns where names allow it."""
+    """Return a priced plan as text that ends with a newline; lines are folded at 80 columns, case ids excepted."""
     parts = [
         f"{price.plan.case}\n",
         _facts_text(_facts(price, system_title=system_title)),
@@ -42,80 +42,110 @@ def render_price(price: Price, *, system_title: str) -> str:
         _facts_text(_time_facts(price)),
         not_modelled_text(price.plan),
     ]
-    return "\n".join(part for part in parts if part)
+    return "\n".join(filter(None, parts))
 
 
 def render_dry_run(dry_run: DryRun, *, written: Sequence[str]) -> str:
-    """Return what a dry run prints at its end: each case above its figures, why others have none, where the file is."""
+    """Return the report of a dry run: cases above their figures, reasons of the others, written files."""
     lines = [f"dry run on {dry_run.system} ({dry_run.system_title}): nothing was launched"]
     if dry_run.changes:
         lines.append(f"cases are changed by --perf-set {dry_run.changes}")
     if dry_run.cases:
         lines += ["", *_dry_run_table(dry_run.cases)]
-    plans = [(case.price.plan.case, case.price.unsupported) for case in dry_run.cases]
-    reasons = [f"{name}: {reason}" for name, reason in plans if reason]
-    if reasons:
-        lines += ["", "priced, but not runnable here:", *(f"  {reason}" for reason in reasons)]
+    unsupported = [case.price for case in dry_run.cases if case.price.unsupported]
+    if unsupported:
+        lines += ["", "priced, but not runnable here:"]
+    for price in unsupported:
+        lines.append(f"  {price.plan.case}: {price.unsupported}")
     if dry_run.not_priced:
-        lines += ["", "not priced:", *(f"  {test.nodeid}: {test.reason}" for test in dry_run.not_priced)]
+        lines += ["", "not priced:"]
+    for test in dry_run.not_priced:
+        lines.append(f"  {test.nodeid}: {test.reason}")
     lines += ["", *(f"written: {path}" for path in written)]
     return "\n".join(lines).rstrip()
 
 
 def _facts(price: Price, *, system_title: str) -> Iterator[tuple[str, str]]:
     plan = price.plan
-    layout = {key: getattr(plan.layout, key) for key in TRAINING_KEYS}
-    shown = {key: value for key, value in layout.items() if key == "gpus" or value != _NEUTRAL.get(key, 1)}
-    peak = "unknown" if plan.peak_tflops is None else f"{plan.peak_tflops:g} TFLOP/s ({plan.precision}, dense)"
-    active = price.num_active_parameters
     unit = "step" if plan.rl is None else "update"
+    at_most = " at most" if _has_varying_tokens(plan) else ""
     if price.unsupported is not None:
         yield "not runnable here", price.unsupported
     yield "system", f"{plan.system} ({system_title})"
     yield "nodes", str(plan.num_nodes)
-    yield "layout", ", ".join(f"{key}={str(value).lower()}" for key, value in shown.items())
+    yield "layout", _layout_text(plan)
     if plan.rl is not None:
         yield from rollout_facts(plan, rl=plan.rl)
     yield f"sequences per {unit}", f"{plan.global_batch_size} (micro batches of {plan.micro_batch_size})"
     yield "grad accumulation", str(plan.grad_accum_steps)
     yield "recomputation", str(plan.recompute)
-    yield "tokens per step", f"{plan.tokens_per_step:,}{_most(plan)}"
-    yield (
-        "parameters",
-        f"{price.num_parameters:,}" + ("" if active == price.num_parameters else f" ({active:,} active)"),
-    )
+    yield "tokens per step", f"{plan.tokens_per_step:,}{at_most}"
+    active = ""
+    if price.num_active_parameters != price.num_parameters:
+        active = f" ({price.num_active_parameters:,} active)"
+    yield "parameters", f"{price.num_parameters:,}{active}"
     yield "FLOPs per token", f"{plan.flops_per_token:.6g} ({plan.flops_convention})"
-    yield "FLOPs per step", f"{price.flops_per_step:.6g}{'' if plan.rl is None else ' of training'}{_most(plan)}"
-    yield "peak of one GPU", peak
-    yield (
-        "pipeline bubble",
-        f"{100 * price.bubble_fraction:.1f}% of the {unit}" if plan.layout.pp > 1 else "no pipeline",
-    )
+    of_training = " of training" if plan.rl is not None else ""
+    yield "FLOPs per step", f"{price.flops_per_step:.6g}{of_training}{at_most}"
+    if plan.peak_tflops is None:
+        yield "peak of one GPU", "unknown"
+    else:
+        yield "peak of one GPU", f"{plan.peak_tflops:g} TFLOP/s ({plan.precision}, dense)"
+    bubble = _bubble_text(price)
+    yield "pipeline bubble", f"{bubble} of the {unit}" if bubble else "no pipeline"
     yield "steps", f"{plan.warmup_steps} warm-up + {plan.steps} measured"
     yield "time-out", f"{plan.timeout_sec:g} s"
 
 
+def _layout_text(plan: Plan) -> str:
+    """Return the parallel degrees and choices that differ from their neutral value."""
+    shown = []
+    for key in TRAINING_KEYS:
+        value = getattr(plan.layout, key)
+        if key == "gpus" or value != _NEUTRAL.get(key, 1):
+            shown.append(f"{key}={str(value).lower()}")
+    return ", ".join(shown)
+
+
+def _bubble_text(price: Price) -> str:
+    return f"{100 * price.bubble_fraction:.1f}%" if price.plan.layout.pp > 1 else ""
+
+
 def _memory_text(price: Price) -> str:
+    lines = [
+        *align(_memory_rows(price), num_left=1),
+        *generation_lines(price),
+        *_copies_lines(price),
+        _fit_text(price),
+        "activations and transient are estimates",
+    ]
+    text = "\n  ".join(["memory of the fullest rank of a stage, as the native engine's:", *lines])
+    return f"{text}\n"
+
+
+def _memory_rows(price: Price) -> list[list[str]]:
+    """Return a row per kind of memory, a column per pipeline stage; RL's kinds only if they are not zero."""
     names = [str(stage.pp_rank) for stage in price.stages]
     if len(names) > 1:
         fullest = names.index(str(price.fullest_stage))
         names[fullest] += " (fullest)"
     rows = [
-        ("pipeline stage", *names),
-        ("layers", *(str(stage.num_layers) for stage in price.stages)),
-        ("parameters", *(f"{stage.num_parameters:,}" for stage in price.stages)),
-        *((_spoken(kind), *(bytes_text(getattr(stage, kind)) for stage in price.stages)) for kind in _kinds(price)),
+        ["pipeline stage", *names],
+        ["layers", *(str(stage.num_layers) for stage in price.stages)],
+        ["parameters", *(f"{stage.num_parameters:,}" for stage in price.stages)],
     ]
-    lines = ["memory of the fullest rank of a stage, as the native engine's:"]
-    lines += [f"  {line}" for line in align(rows, num_left=1)]
-    lines += [f"  {line}" for line in generation_lines(price)]
-    lines += [f"  {line}" for line in _copies_lines(price)]
-    return "\n".join([*lines, f"  {_fit_text(price)}", "  activations and transient are estimates", ""])
+    for kind in _MEMORY_KINDS:
+        if kind in _ONLY_RL and not getattr(price.fullest, kind):
+            continue
+        name = "total, generating" if kind == "generating" else kind.replace("_", " ")
+        rows.append([name, *(bytes_text(getattr(stage, kind)) for stage in price.stages)])
+    return rows
 
 
 def _copies_lines(price: Price) -> Iterator[str]:
-    """Yield what copied key-value heads cost; nothing where each is on one rank."""
-    copies, plan = price.kv_copies, price.plan
+    """Yield the cost of copied key-value heads; nothing if each is on one rank."""
+    copies = price.kv_copies
+    plan = price.plan
     if copies is None:
         return
     share = 100 * copies.flops_per_step / price.flops_per_step
@@ -131,22 +161,14 @@ def _copies_lines(price: Price) -> Iterator[str]:
     yield f"and compute {copies.flops_per_step:.6g} FLOPs a step beside the model's ({share:.2g}% of these)"
 
 
-def _kinds(price: Price) -> list[str]:
-    """Return the kinds of memory there are: those of reinforcement learning only where they are not zero."""
-    return [kind for kind in _MEMORY_KINDS if kind not in _ONLY_RL or getattr(price.fullest, kind)]
-
-
-def _spoken(kind: str) -> str:
-    return "total, generating" if kind == "generating" else kind.replace("_", " ")
-
-
-def _most(plan: Plan) -> str:
+def _has_varying_tokens(plan: Plan) -> bool:
     has_free_lengths = plan.rl is not None and not plan.rl.has_pinned_lengths
-    return " at most" if has_free_lengths or plan.has_varying_lengths else ""
+    return has_free_lengths or plan.has_varying_lengths
 
 
 def _fit_text(price: Price) -> str:
-    total, capacity = price.peak_bytes, price.capacity_bytes
+    total = price.peak_bytes
+    capacity = price.capacity_bytes
     if capacity is None:
         return f"{bytes_text(total)} are needed; the memory of {price.plan.system} is not known"
     relation = "fits into" if price.is_fitting else "does not fit into"
@@ -157,7 +179,8 @@ def _traffic_text(price: Price) -> str:
     if not price.traffic:
         return ""
     rows = [("axis", "ranks", "sent per rank and step")]
-    rows += [(axis.axis, str(axis.degree), bytes_text(axis.bytes_per_step)) for axis in price.traffic]
+    for axis in price.traffic:
+        rows.append((axis.axis, str(axis.degree), bytes_text(axis.bytes_per_step)))
     return "\n".join([*align(rows, num_left=1), ""])
 
 
@@ -189,17 +212,17 @@ def _dry_run_table(cases: Sequence[PricedCase]) -> Iterator[str]:
 
 def _dry_run_row(price: Price) -> tuple[str, ...]:
     fits = {True: "yes", False: "NO", None: "?"}[price.is_fitting]
-    bubble = f"{100 * price.bubble_fraction:.1f}%" if price.plan.layout.pp > 1 else "-"
+    flops = flops_text(price.flops_per_step)
+    bubble = _bubble_text(price) or "-"
     step_time = "-" if price.expected is None else format_time(price.expected.step_time_sec)
-    return fits, bytes_text(price.peak_bytes), flops_text(price.flops_per_step), bubble, step_time
+    return fits, bytes_text(price.peak_bytes), flops, bubble, step_time
 
 
 def _facts_text(facts: Iterator[tuple[str, str]]) -> str:
     rows = list(facts)
-    width = max(len(name) for name, _ in rows)
-    return "".join(_fact_text(name, value, width=width) for name, value in rows)
-
-
-def _fact_text(name: str, value: str, *, width: int) -> str:
-    lines = textwrap.wrap(value, _WIDTH - width - 2, break_long_words=False, break_on_hyphens=False)
-    return f"{name:<{width}}  " + f"\n{' ' * (width + 2)}".join(lines) + "\n"
+    width = max(len(name) for name, _ in rows) + 2
+    text = ""
+    for name, value in rows:
+        lines = textwrap.wrap(value, _WIDTH - width, break_long_words=False, break_on_hyphens=False)
+        text += f"{name:<{width}}" + f"\n{' ' * width}".join(lines) + "\n"
+    return text

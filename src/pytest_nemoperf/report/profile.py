@@ -1,4 +1,4 @@
-"""Which operators take more of a step than when the baseline was stored, as the profiler saw it."""
+"""Operators of a profiled step beside those of the stored profile."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 MAX_ROWS = 10
 _MAX_NAMED = 3
 _MS_PER_SEC = 1e3
-_NONE = "-"
-_WHOSE_TIME = {"cpu": "own time on the CPU", "cuda": "time of its own kernels"}
+_OPERATOR_TIME = {"cpu": "own time on the CPU", "cuda": "time of its own kernels"}
 _OUTSIDE_MEANING = {
     "cpu": "outside operators, in Python or waiting",
     "cuda": "while the device has nothing to do",
@@ -31,13 +30,13 @@ _OUTSIDE_MEANING = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorRow:
-    """A line of the table: an operator, or the sum of several.
+    """A row of the table: an operator, or the sum of several.
 
     Attributes:
-        name: What it shows.
-        calls_then: A step; empty where calls mean nothing.
+        name: Operator, marked if new or gone; ``sum``, ``(3 others)``.
+        calls_then: Calls per step; empty for sums.
         calls_now: As calls_then.
-        then_ms: A step, rounded as shown.
+        then_ms: Time per step, rounded as shown.
         now_ms: As then_ms.
     """
 
@@ -48,42 +47,43 @@ class OperatorRow:
     now_ms: float
 
 
-def profile_parts(found: CaseProfile, *, baseline: Provenance | None, width: int) -> Iterator[RenderableType]:
-    """Yield the block of --perf-profile in a failing case.
+def profile_parts(profiles: CaseProfile, *, baseline: Provenance | None, width: int) -> Iterator[RenderableType]:
+    """Yield the section of --perf-profile in the report of a failing case.
 
     Args:
-        found: What the profiler saw, now and at the baseline's time.
-        baseline: Of the baseline the case was judged against, to tell an older profile; None without one.
+        profiles: Profiles of this session and of the baseline.
+        baseline: Provenance of the baseline, to recognise a profile of another session; None without a baseline.
         width: Columns of a command.
     """
     yield ""
-    if found.now is None:
+    if profiles.now is None:
         yield heading("operators (--perf-profile)")
-        yield indented(f"not profiled: {found.problem}")
+        yield indented(f"not profiled: {profiles.problem}")
         return
-    steps, ranks = count_text(found.now.num_steps, "step"), count_text(found.now.num_ranks, "rank")
+    steps = count_text(profiles.now.num_steps, "step")
+    ranks = count_text(profiles.now.num_ranks, "rank")
     yield heading(f"operators ({steps} of {ranks} under torch.profiler)")
-    if found.then is None:
-        yield indented(_taken_table(found.now))
-        yield indented(_meaning(found.now))
-        yield indented(f"not compared: {found.problem}")
-        if found.store_command:
+    if profiles.then is None:
+        yield indented(_taken_table(profiles.now))
+        yield indented(_meaning(profiles.now))
+        yield indented(f"not compared: {profiles.problem}")
+        if profiles.store_command:
             yield indented("on code that is still fast, this stores a profile with the baseline:")
-            yield from command_lines(found.store_command, width=width)
+            yield from command_lines(profiles.store_command, width=width)
     else:
-        yield from _compared(found.now, then=found.then)
-        if found.then.provenance is not None and found.then.provenance != baseline:
-            origin = found.then.provenance
+        yield from _compared(profiles.now, then=profiles.then)
+        if profiles.then.provenance is not None and profiles.then.provenance != baseline:
+            origin = profiles.then.provenance
             age = f"{origin.date}, {commit_text(origin)}"
             yield indented(f"the stored profile is not of the baseline's session but of {age}")
-    if found.traces:
+    if profiles.traces:
         yield indented("traces by rank, to be opened in https://ui.perfetto.dev")
-        for path in found.traces:
+        for path in profiles.traces:
             yield whole(path)
 
 
 def summary_sentence(changes: Sequence[OperatorChange], *, device: str) -> str:
-    """Return in one sentence what adds most to a step.
+    """Return a sentence on the operator that adds most time to a step.
 
     Args:
         changes: As compare_operators returned them.
@@ -97,30 +97,35 @@ def summary_sentence(changes: Sequence[OperatorChange], *, device: str) -> str:
         return f"most is added {_OUTSIDE_MEANING[device]}: {added} a step"
     if most.then is None or most.now is None:
         return f"{most.name} adds most: {added} a step; it is new"
-    then, now = (format_time(side.self_sec_per_step) for side in (most.then, most.now))
-    calls = [_calls(side) for side in (most.then, most.now)]
-    in_calls = f"the same {calls[0]}" if calls[0] == calls[1] else " -> ".join(calls)
-    return f"{most.name} adds most: {added} a step, {then} -> {now} in {in_calls} calls"
+    then = format_time(most.then.self_sec_per_step)
+    now = format_time(most.now.self_sec_per_step)
+    calls = f"{_calls(most.then)} -> {_calls(most.now)}"
+    if _calls(most.then) == _calls(most.now):
+        calls = f"the same {_calls(most.now)}"
+    return f"{most.name} adds most: {added} a step, {then} -> {now} in {calls} calls"
 
 
 def calls_sentence(changes: Sequence[OperatorChange]) -> str:
-    """Return in one sentence whether operators are called more or less often, which has no noise.
+    """Return a sentence on the operators with other numbers of calls, which unlike times have no noise.
 
     Args:
         changes: As compare_operators returned them.
     """
-    others = sorted((change for change in changes if change.has_other_calls), key=lambda change: -abs(change.added_sec))
+    others = [change for change in changes if change.has_other_calls]
     if not others:
         return "every operator is called as often as then: the same work takes another time"
-    named = ", ".join(f"{each.name} {_calls(each.then)} -> {_calls(each.now)}" for each in others[:_MAX_NAMED])
-    rest = f" and {count_text(len(others) - _MAX_NAMED, 'other')}" if len(others) > _MAX_NAMED else ""
-    return f"called more or less often: {named}{rest}"
+    others.sort(key=lambda change: -abs(change.added_sec))
+    named = [f"{each.name} {_calls(each.then)} -> {_calls(each.now)}" for each in others[:_MAX_NAMED]]
+    text = f"called more or less often: {', '.join(named)}"
+    if len(others) > _MAX_NAMED:
+        text += f" and {count_text(len(others) - _MAX_NAMED, 'other')}"
+    return text
 
 
 def operator_rows(changes: Sequence[OperatorChange], *, decimals: int) -> list[OperatorRow]:
-    """Return the largest changes, what adds most first, the sum of the others, and the sum of all.
+    """Return the largest changes, the slowdowns first, the sum of the others, and the sum of all.
 
-    The figures are rounded before they are added up, so that a reader's own sum comes out right.
+    The figures are rounded before they are added up, so that the printed rows add up to the printed sum.
 
     Args:
         changes: As compare_operators returned them.
@@ -131,7 +136,8 @@ def operator_rows(changes: Sequence[OperatorChange], *, decimals: int) -> list[O
     others = [change for change in changes if change not in largest]
     if others:
         rows.append(_others_row(others, decimals=decimals))
-    then_ms, now_ms = (round(sum(getattr(row, side) for row in rows), decimals) for side in ("then_ms", "now_ms"))
+    then_ms = round(sum(row.then_ms for row in rows), decimals)
+    now_ms = round(sum(row.now_ms for row in rows), decimals)
     return [*rows, OperatorRow(name="sum", then_ms=then_ms, now_ms=now_ms)]
 
 
@@ -143,14 +149,15 @@ def _compared(now: Profile, *, then: Profile) -> Iterator[RenderableType]:
     table = figures_table(("operator", "calls then", "now", "ms then", "now", "difference"))
     *rows, total = operator_rows(changes, decimals=decimals)
     for row in rows:
-        table.add_row(*_cells(row, decimals=decimals), style="" if row.calls_now else QUIET)
+        style = "" if row.calls_now else QUIET
+        table.add_row(*_cells(row, decimals=decimals), style=style)
     table.add_row(*_cells(total, decimals=decimals), style="bold")
     yield indented(table)
     yield indented(_meaning(now))
 
 
 def _taken_table(now: Profile) -> RenderableType:
-    """Without a profile to compare with: what takes most."""
+    """Return the operators that take most of a step, without a profile to compare with."""
     largest = sorted(now.operators.items(), key=lambda item: -item[1].self_sec_per_step)
     decimals = decimals_of(now.step_time_sec * _MS_PER_SEC)
     table = figures_table(("operator", "calls a step", "ms a step"))
@@ -165,28 +172,36 @@ def _taken_table(now: Profile) -> RenderableType:
 def _meaning(now: Profile) -> str:
     each = "" if now.num_ranks == 1 else ", on the rank where it takes most"
     return (
-        f"ms a step: an operator's {_WHOSE_TIME[now.device]}{each}. The profiler slows steps down "
+        f"ms a step: an operator's {_OPERATOR_TIME[now.device]}{each}. The profiler slows steps down "
         f"(here to {format_time(now.step_time_sec)}), so only differences count."
     )
 
 
 def _row(change: OperatorChange, *, decimals: int) -> OperatorRow:
-    then, now = change.then, change.now
+    name = change.name
+    if change.then is None:
+        name += " (new)"
+    elif change.now is None:
+        name += " (gone)"
     return OperatorRow(
-        name=change.name if then and now else f"{change.name} ({'new' if now else 'gone'})",
-        calls_then=_calls(then),
-        calls_now=_calls(now),
-        then_ms=round(_ms(then), decimals),
-        now_ms=round(_ms(now), decimals),
+        name=name,
+        calls_then=_calls(change.then),
+        calls_now=_calls(change.now),
+        then_ms=round(_ms(change.then), decimals),
+        now_ms=round(_ms(change.now), decimals),
     )
 
 
 def _others_row(others: Sequence[OperatorChange], *, decimals: int) -> OperatorRow:
+    counts = [count_text(len(others), "other")]
     num_new = sum(change.then is None for change in others)
+    if num_new:
+        counts.append(f"{num_new:,} new")
     num_gone = sum(change.now is None for change in others)
-    new, gone = (f", {num:,} {word}" if num else "" for num, word in ((num_new, "new"), (num_gone, "gone")))
+    if num_gone:
+        counts.append(f"{num_gone:,} gone")
     return OperatorRow(
-        name=f"({count_text(len(others), 'other')}{new}{gone})",
+        name=f"({', '.join(counts)})",
         then_ms=round(sum(_ms(change.then) for change in others), decimals),
         now_ms=round(sum(_ms(change.now) for change in others), decimals),
     )
@@ -202,4 +217,6 @@ def _ms(operator: Operator | None) -> float:
 
 
 def _calls(operator: Operator | None) -> str:
-    return f"{operator.calls_per_step:,g}" if operator is not None and operator.calls_per_step else _NONE
+    if operator is None or not operator.calls_per_step:
+        return "-"
+    return f"{operator.calls_per_step:,g}"

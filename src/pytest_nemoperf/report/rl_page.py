@@ -18,6 +18,7 @@ from pytest_nemoperf.report.tables import (
     marked,
     model_cells,
     page_number,
+    plan_cells,
     table_lines,
 )
 from pytest_nemoperf.results import SessionResults
@@ -56,7 +57,7 @@ _PINNED = "Lengths of responses are pinned (the same in every step, whatever is 
 def rl_sections(rows: Sequence[Planned], *, results: SessionResults) -> list[str]:
     """Return a section for each algorithm and policy, with a table for each precision and kind of lengths."""
     lines: list[str] = []
-    ordered = sorted(rows, key=lambda row: (*_section_key(row), *_table_key(row)))
+    ordered = sorted(rows, key=lambda row: (_section_key(row), _table_key(row)))
     for (algorithm, staleness, dataset), section in groupby(ordered, key=_section_key):
         policy = f"{staleness}-step off" if staleness else "on-policy"
         lines += [f"### {algorithm.upper()} Performance {policy}. Dataset: {dataset}", ""]
@@ -67,9 +68,11 @@ def rl_sections(rows: Sequence[Planned], *, results: SessionResults) -> list[str
 
 def _section_key(row: Planned) -> tuple[str, int, str]:
     plan, _ = row
-    is_own_task = plan.framework == "torch"
-    dataset = "sums of two numbers, made from a seed" if is_own_task else f"as framework {plan.framework} has it"
-    return plan.workload, plan.rl.max_staleness if plan.rl is not None else 0, dataset
+    staleness = plan.rl.max_staleness if plan.rl is not None else 0
+    dataset = f"as framework {plan.framework} has it"
+    if plan.framework == "torch":
+        dataset = "sums of two numbers, made from a seed"
+    return plan.workload, staleness, dataset
 
 
 def _table_key(row: Planned) -> tuple[str, bool]:
@@ -79,9 +82,9 @@ def _table_key(row: Planned) -> tuple[str, bool]:
 
 def _table(rows: Sequence[Planned], *, results: SessionResults) -> list[str]:
     precision, is_pinned = _table_key(rows[0])
-    settings = [[str(value(plan)) for value in (*_BEFORE_LENGTH.values(), *_AFTER_LENGTH.values())] for plan, _ in rows]
-    cells = []
+    settings = [plan_cells(plan, columns={**_BEFORE_LENGTH, **_AFTER_LENGTH}) for plan, _ in rows]
     names = model_cells(rows, settings=settings, results=results)
+    cells = []
     for name, setting, (_, case) in zip(names, settings, rows, strict=True):
         length = figure_cells(case, metrics=[MEAN_RESPONSE_LEN.name])
         place = len(_BEFORE_LENGTH)
@@ -102,19 +105,21 @@ def _table(rows: Sequence[Planned], *, results: SessionResults) -> list[str]:
 
 
 def _phase_table(rows: Sequence[Planned], *, names: Sequence[str]) -> list[str]:
-    """A second table: the first has the columns of the page and no other."""
-    medians = []
+    """Return a table of times by phase, apart from the first one, which has exactly the columns of NeMo RL's page."""
+    medians: list[tuple[list[str], dict[str, float]]] = []
     for name, (plan, case) in zip(names, rows, strict=True):
         runs = case.measurement.runs
         medians.append(([name, plan.layout.label, "training"], median_phases(runs)))
-        medians += [([name, plan.layout.label, group], median_phases(runs, group=group)) for group in rank_groups(runs)]
-    phases = [name for name in RL_PHASES if any(name in each for _, each in medians)]
+        for group in rank_groups(runs):
+            medians.append(([name, plan.layout.label, group], median_phases(runs, group=group)))
+    phases = [name for name in RL_PHASES if any(name in seconds for _, seconds in medians)]
     if not phases:
         return []
-    cells = [
-        [*what, *(page_number(each[phase]) if phase in each else NOT_APPLICABLE for phase in phases)]
-        for what, each in medians
-    ]
+    cells = []
+    for row, seconds in medians:
+        for phase in phases:
+            row.append(page_number(seconds[phase]) if phase in seconds else NOT_APPLICABLE)
+        cells.append(row)
     return [
         "Seconds of a step by phase, on the slowest rank of those that train, and of those that only generate",
         "(medians, which need not add up to the median step):",

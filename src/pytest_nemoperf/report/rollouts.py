@@ -1,4 +1,4 @@
-"""Reinforcement learning in words: what a plan generates and keeps in memory, and its figures beside a baseline's."""
+"""Reinforcement learning: rollouts and memory of a plan, figures and phases beside a baseline's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PHASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 PHASE_HEADINGS = tuple(_PHASES)
-"""Parts of a step. Generation is timed where it happens; ``exposed`` is what ranks that only train wait for it."""
+"""Parts of a step: ``generation`` is timed on the generating ranks, ``exposed`` is the wait of the training ranks."""
 
 _NOT_MODELLED = """\
 not in these figures: log-probability and generation passes (their FLOPs and
@@ -33,11 +33,11 @@ traffic of training each row has all tokens of a sequence
 
 
 def rollout_facts(plan: Plan, *, rl: RL) -> Iterator[tuple[str, str]]:
-    """Yield (name, value) of what a step generates, and who does it."""
+    """Yield (name, value) of a plan's rollouts: generator, samples, lengths, staleness, updates."""
     generation = plan.layout.generation
     if generation is not None:
-        ranks = "the same ranks" if generation.is_colocated else f"{generation.gpus} ranks of its own"
         replicas = count_text(generation.dp, "replica")
+        ranks = "the same ranks" if generation.is_colocated else f"{generation.gpus} ranks of its own"
         yield "generation", f"{rl.generator}, {ranks}, {replicas} of tp={generation.tp}, pp={generation.pp}"
     yield (
         "samples per step",
@@ -50,14 +50,14 @@ def rollout_facts(plan: Plan, *, rl: RL) -> Iterator[tuple[str, str]]:
 
 
 def generation_lines(price: Price) -> Iterator[str]:
-    """Yield what generation keeps in memory; nothing for a workload without it."""
+    """Yield lines on the memory of generation; nothing for a workload without it."""
     generation = price.generation
     if generation is None:
         return
-    where = "beside training's" if generation.is_colocated else "on its own ranks"
+    place = "beside training's" if generation.is_colocated else "on its own ranks"
     yield (
         f"generation: {bytes_text(generation.weights)} weights, {bytes_text(generation.cache)} cache "
-        f"({count_text(generation.num_slots, 'slot')}), {where}"
+        f"({count_text(generation.num_slots, 'slot')}), {place}"
     )
     if generation.num_kv_copies > 1:
         yield (
@@ -69,7 +69,7 @@ def generation_lines(price: Price) -> Iterator[str]:
 
 
 def not_modelled_text(plan: Plan) -> str:
-    """Return what a price of reinforcement learning leaves out; empty for other workloads."""
+    """Return a note on the parts of reinforcement learning that have no price; empty for other workloads."""
     return _NOT_MODELLED if plan.rl is not None else ""
 
 
@@ -80,37 +80,54 @@ def compare_rollouts(now: Sequence[Run], *, baseline: Sequence[Run]) -> list[tup
         then_value = median_over_runs(baseline, metric=metric.name)
         now_value = median_over_runs(now, metric=metric.name)
         if then_value is not None or now_value is not None:
-            then, now_text = ("-" if value is None else metric.format(value) for value in (then_value, now_value))
-            rows.append((metric.label, then, now_text, _delta_text(metric, then=then_value, now=now_value)))
+            delta = _delta_text(metric, then=then_value, now=now_value)
+            rows.append((metric.label, _value_text(metric, then_value), _value_text(metric, now_value), delta))
     return rows
 
 
 def phase_cells(now: Sequence[Run], *, baseline: Sequence[Run]) -> list[str]:
-    """Return the time of each of PHASE_HEADINGS in a step, and how it differs from a baseline's where there is one."""
-    # Of what a training rank does not do itself, the generating ranks know the time.
-    after, before = ({**median_phases(runs, group="generation"), **median_phases(runs)} for runs in (now, baseline))
+    """Return a step's times under PHASE_HEADINGS, with the change against a baseline if there is one."""
+    after = _phases(now)
+    before = _phases(baseline)
     cells = []
     for names in _PHASES.values():
-        seconds, then = (sum(phases.get(name, 0.0) for name in names) for phases in (after, before))
-        change = f" {signed_percent(100.0 * (seconds - then) / then)}" if then else ""
-        cells.append(f"{format_time(seconds)}{change}" if seconds else "-")
+        seconds = sum(after.get(name, 0.0) for name in names)
+        then = sum(before.get(name, 0.0) for name in names)
+        if not seconds:
+            cells.append("-")
+        elif then:
+            cells.append(f"{format_time(seconds)} {signed_percent(100.0 * (seconds - then) / then)}")
+        else:
+            cells.append(format_time(seconds))
     return cells
 
 
+def _phases(runs: Sequence[Run]) -> dict[str, float]:
+    """Return median seconds by phase; those of the generating ranks for phases that training ranks do not have."""
+    return {**median_phases(runs, group="generation"), **median_phases(runs)}
+
+
+def _value_text(metric: Metric, value: float | None) -> str:
+    return "-" if value is None else metric.format(value)
+
+
 def _delta_text(metric: Metric, *, then: float | None, now: float | None) -> str:
-    """Return a change in percent; of a percentage in points, and of what was nothing none."""
+    """Return a change in percent, of a percentage in points; a dash if a side is unknown or the baseline is zero."""
     if then is None or now is None:
         return "-"
     if metric.unit == "%":
         return f"{now - then:+.1f} points" if now != then else "0.0 points"
     if then == now:
         return "0.0%"
-    return signed_percent(metric.delta_pct(now, baseline=then)) if then else "-"
+    if then == 0:
+        return "-"
+    return signed_percent(metric.delta_pct(now, baseline=then))
 
 
 def _prompts_text(rl: RL) -> str:
-    is_one = rl.min_prompt_len is None or rl.min_prompt_len == rl.prompt_len
-    return str(rl.prompt_len) if is_one else f"{rl.min_prompt_len} to {rl.prompt_len}"
+    if rl.min_prompt_len is None or rl.min_prompt_len == rl.prompt_len:
+        return str(rl.prompt_len)
+    return f"{rl.min_prompt_len} to {rl.prompt_len}"
 
 
 def _responses_text(rl: RL) -> str:

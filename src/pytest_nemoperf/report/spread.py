@@ -1,4 +1,4 @@
-"""How far apart runs, steps and ranks were: whether a difference can be trusted."""
+"""Spread of runs, steps and ranks on both sides of a comparison."""
 
 from __future__ import annotations
 
@@ -11,27 +11,41 @@ from pytest_nemoperf.metrics import STEP_TIME_SEC, TIME_PER_CALL_SEC
 _MIN_RUNS = 2
 
 
-def compare_spread(now: Sequence[Run], *, baseline: Sequence[Run]) -> list[tuple[str, float | None, float | None]]:
-    """Return (what, baseline, now) in percent for each spread one of the two sides knows."""
-    rows = [
-        ("between runs, (max - min) / median", _between_runs_pct(baseline), _between_runs_pct(now)),
-        ("between steps, median abs. deviation", _between_steps_pct(baseline), _between_steps_pct(now)),
-        ("between ranks, (slowest - fastest) / slowest", _between_ranks_pct(baseline), _between_ranks_pct(now)),
-    ]
-    return [row for row in rows if row[1] is not None or row[2] is not None]
+def compare_spread(now: Sequence[Run], *, baseline: Sequence[Run]) -> list[tuple[str, str, str]]:
+    """Return (name, baseline, now) in percent for each spread that is known of one of the sides."""
+    spreads = (
+        ("between runs, (max - min) / median", _between_runs_pct),
+        ("between steps, median abs. deviation", _between_steps_pct),
+        ("between ranks, (slowest - fastest) / slowest", _between_ranks_pct),
+    )
+    rows = []
+    for name, spread_of in spreads:
+        then_pct = spread_of(baseline)
+        now_pct = spread_of(now)
+        if then_pct is not None or now_pct is not None:
+            rows.append((name, _percent(then_pct), _percent(now_pct)))
+    return rows
 
 
 def unusual_steps(now: Sequence[Run], *, baseline: Sequence[Run]) -> list[tuple[str, int, int]]:
-    """Return (what, baseline, now) in steps, summed over the runs, for what was seen on either side."""
-    warming, outliers = (
-        [sum(getattr(run, name) for run in runs) for runs in (baseline, now)]
-        for name in ("num_warmup_dropped", "num_outliers")
-    )
+    """Return (name, baseline, now): numbers of dropped and of slow steps, summed over the runs, if there are any."""
     rows = [
-        ("dropped, still warming up", warming[0], warming[1]),
-        ("far slower than the rest, kept", outliers[0], outliers[1]),
+        (
+            "dropped, still warming up",
+            sum(run.num_warmup_dropped for run in baseline),
+            sum(run.num_warmup_dropped for run in now),
+        ),
+        (
+            "far slower than the rest, kept",
+            sum(run.num_outliers for run in baseline),
+            sum(run.num_outliers for run in now),
+        ),
     ]
     return [row for row in rows if row[1] or row[2]]
+
+
+def _percent(percent: float | None) -> str:
+    return "-" if percent is None else f"{percent:.1f}%"
 
 
 def _between_runs_pct(runs: Sequence[Run]) -> float | None:
@@ -43,7 +57,9 @@ def _between_runs_pct(runs: Sequence[Run]) -> float | None:
 
 
 def _between_steps_pct(runs: Sequence[Run]) -> float | None:
-    return statistics.median(run.step_time_mad_pct for run in runs) if runs else None
+    if not runs:
+        return None
+    return statistics.median(run.step_time_mad_pct for run in runs)
 
 
 def _between_ranks_pct(runs: Sequence[Run]) -> float | None:

@@ -1,4 +1,4 @@
-"""The end of a session: which baselines were written, left as they are, or deleted."""
+"""Summary of the files a session wrote, kept or deleted, and of baselines without a test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pytest_nemoperf.baseline import find_mismatches
+from pytest_nemoperf.baseline import Baseline, find_mismatches
 from pytest_nemoperf.measure import Run, median_over_runs
 from pytest_nemoperf.metrics import JUDGED, Metric
 from pytest_nemoperf.plurals import count_text
@@ -21,19 +21,25 @@ _MAX_LISTED = 10
 
 
 def stored_parts(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
-    """Return what was written, for the project and for this machine alone, and why the rest was not."""
-    stored = [report for report in reports if report.result.stored_path]
-    committed = [report for report in stored if not report.result.is_stored_locally]
-    local = [report.result.stored_path for report in stored if report.result.is_stored_locally]
+    """Yield the written baselines and profiles, the reasons for those not written, and this machine's own records."""
+    committed = []
+    local = []
+    for report in reports:
+        if report.result.stored_path and report.result.is_stored_locally:
+            local.append(report.result.stored_path)
+        elif report.result.stored_path:
+            committed.append(report)
     if committed:
         yield ""
         yield heading("baselines written")
     for report in committed:
         yield whole(report.result.stored_path)
-        yield from (indented(line, columns=4) for line in _old_to_new(report))
+        for line in _old_to_new(report):
+            yield indented(line, columns=4)
         if report.result.storing_note:
             yield indented(report.result.storing_note, columns=4)
-    if profiles := [report.stored_profile for report in reports if report.stored_profile]:
+    profiles = [report.stored_profile for report in reports if report.stored_profile]
+    if profiles:
         yield ""
         yield heading("profiles written")
         yield from map(whole, profiles)
@@ -46,7 +52,7 @@ def stored_parts(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
 
 
 def pruned_parts(pruned: Pruned | None) -> Iterator[RenderableType]:
-    """Return what --perf-prune deleted, or why it deleted nothing."""
+    """Yield the files that --perf-prune deleted, or its reasons for deleting none."""
     if pruned is None:
         return
     yield ""
@@ -61,7 +67,7 @@ def pruned_parts(pruned: Pruned | None) -> Iterator[RenderableType]:
 
 
 def unasked_parts(unasked: Unasked | None) -> Iterator[RenderableType]:
-    """Return which stored baselines may be those of cases without one."""
+    """Yield the section on baselines that no test asks for."""
     if unasked is None:
         return
     yield ""
@@ -71,7 +77,7 @@ def unasked_parts(unasked: Unasked | None) -> Iterator[RenderableType]:
 
 
 def unasked_title(unasked: Unasked) -> str:
-    """Return in a line how many baselines no test asks for, beside how many cases without one."""
+    """Return the numbers of baselines that no test asks for and of cases without a baseline."""
     if not unasked.missing:
         return f"{count_text(len(unasked.stored), 'baseline')} that no test asks for: are their tests still collected?"
     missing = f"{count_text(len(unasked.missing), 'case')} without a committed baseline"
@@ -83,7 +89,7 @@ def unasked_title(unasked: Unasked) -> str:
 
 
 def unasked_lines(unasked: Unasked) -> list[str]:
-    """Return both sides, which of them are the same but for a name, and what to do."""
+    """Return the cases and files, renamed pairs first, then advice."""
     return [*_unasked_names(unasked), *_unasked_advice(unasked)]
 
 
@@ -118,37 +124,42 @@ def _first(lines: list[str]) -> list[str]:
 
 
 def _not_stored(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
-    """Why an update left cases as they are; the same words once for all cases they are true of."""
-    notes = Counter(r.result.storing_note for r in reports if r.result.storing_note and not r.result.stored_path)
+    """Yield the reasons for baselines that an update did not write, each with its number of cases."""
+    notes: Counter[str] = Counter()
+    for report in reports:
+        if report.result.storing_note and not report.result.stored_path:
+            notes[report.result.storing_note] += 1
     if notes:
         yield ""
         yield heading("baselines left as they are")
-        yield from (indented(f"{count_text(number, 'case')}: {note}") for note, number in notes.items())
+    for note, number in notes.items():
+        yield indented(f"{count_text(number, 'case')}: {note}")
 
 
 def _old_to_new(report: CaseReport) -> list[str]:
-    runs = report.result.measurement.runs if report.stored is None else report.stored.runs
-    if report.replaced is None:
-        return [f"new: {figures_text(runs)}"]
     stored = report.stored
-    if stored is not None and find_mismatches(report.replaced, machine=stored.machine, workload=stored.workload):
+    replaced = report.replaced
+    runs = stored.runs if stored is not None else report.result.measurement.runs
+    if replaced is None:
+        return [f"new: {figures_text(runs)}"]
+    if stored is not None and find_mismatches(replaced, machine=stored.machine, workload=stored.workload):
         return [f"new: {figures_text(runs)}", "in place of runs that do not compare: of another machine or workload"]
     lines = []
     for metric in JUDGED:
-        old, new = _sides(report, metric=metric, runs=runs)
+        old, new = _sides(report, replaced=replaced, metric=metric, runs=runs)
         if old is not None and new is not None:
-            figures = [metric.format(value) for value in (old, new)]
             delta = signed_percent(metric.delta_pct(new, baseline=old))
-            lines.append(f"{metric.label}: {figures[0]} -> {figures[1]} ({delta})")
+            lines.append(f"{metric.label}: {metric.format(old)} -> {metric.format(new)} ({delta})")
     return lines
 
 
-def _sides(report: CaseReport, *, metric: Metric, runs: Sequence[Run]) -> tuple[float | None, float | None]:
-    """Return old and new as they were judged, where just these runs were; else their medians."""
-    result, replaced = report.result, report.replaced
-    if replaced is not None and report.baseline == replaced and result.measurement.runs == tuple(runs):
+def _sides(
+    report: CaseReport, *, replaced: Baseline, metric: Metric, runs: Sequence[Run]
+) -> tuple[float | None, float | None]:
+    """Return old and new as they were judged, if exactly these runs were judged; else their medians."""
+    result = report.result
+    if report.baseline == replaced and result.measurement.runs == tuple(runs):
         for each in result.verdict.comparisons:
             if each.metric == metric.name and not each.anchor:
                 return each.baseline, each.now
-    old = () if replaced is None else replaced.runs
-    return median_over_runs(old, metric=metric.name), median_over_runs(runs, metric=metric.name)
+    return median_over_runs(replaced.runs, metric=metric.name), median_over_runs(runs, metric=metric.name)

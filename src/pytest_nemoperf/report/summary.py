@@ -1,4 +1,4 @@
-"""The end of a session: all cases in one table, counts, reasons, what was stored and where."""
+"""Summary at the end of a session: tables of cases, counts, reasons, stored files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.comparison import VerdictKind
+from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import (
     METRICS,
     PEAK_MEMORY_GIB,
@@ -18,7 +19,7 @@ from pytest_nemoperf.metrics import (
     format_time,
 )
 from pytest_nemoperf.plurals import count_text
-from pytest_nemoperf.report.ab import compared_with
+from pytest_nemoperf.report.ab import ab_parts
 from pytest_nemoperf.report.cells import (
     case_value,
     commit_text,
@@ -71,11 +72,11 @@ def render_summary(
     color: bool,
     written: Sequence[str] = (),
 ) -> str:
-    """Return what is printed when all cases are done.
+    """Return the summary of a session.
 
     Args:
         results: The session.
-        reports: Its cases with what they were compared with, in the same order.
+        reports: Its cases with their baselines, in the same order.
         width: Columns; only a path may be longer.
         color: Whether to use terminal colours.
         written: Paths of the reports that were written.
@@ -108,7 +109,7 @@ def _parts(
     yield from _counts(results)
     yield from _reasons(results.cases, hints=_REPLAY_HINTS if results.replay_of else _HINTS)
     yield from _loose([case for case in results.cases if case.ab is None])
-    yield from compared_with(results.cases)
+    yield from ab_parts(results.cases)
     yield from _not_run(results)
     yield from stored_parts(reports)
     yield from pruned_parts(results.pruned)
@@ -116,7 +117,7 @@ def _parts(
     if written:
         yield ""
         yield heading("files written")
-        yield from (whole(path) for path in written)
+        yield from map(whole, written)
     if results.inject_pct:
         yield ""
         yield injection_banner(results.inject_pct, width=width)
@@ -128,15 +129,13 @@ def _origin(results: SessionResults) -> str:
     return f"{results.system_title}, {results.provenance.device}: {cases} in {took}, {commit_text(results.provenance)}"
 
 
-def _is_call(case: CaseResult) -> bool:
-    return any(TIME_PER_CALL_SEC.name in run.metrics for run in case.measurement.runs)
-
-
 def _tables_of(case: CaseResult) -> tuple[Callable[[CaseReport], list[str]], ...]:
-    """Return what makes a case's rows in the tables it belongs to."""
-    if _is_call(case):
+    """Return the functions that make a case's cells in its tables."""
+    if any(TIME_PER_CALL_SEC.name in run.metrics for run in case.measurement.runs):
         return (_call_cells,)
-    return (_rl_cells, _phase_cells) if "rl" in case.measurement.workload else (_step_cells,)
+    if "rl" in case.measurement.workload:
+        return (_rl_cells, _phase_cells)
+    return (_step_cells,)
 
 
 def _step_cells(report: CaseReport) -> list[str]:
@@ -158,10 +157,14 @@ def _rate_cells(case: CaseResult, *, third: str) -> list[str]:
 
 
 def _phase_cells(report: CaseReport) -> list[str]:
-    """Times of an invalid case are not shown, and those of a baseline that does not compare neither."""
+    """Return times by phase, without those of an invalid case or of a baseline that does not compare."""
     case = report.result
-    runs = () if case.verdict.kind is VerdictKind.INVALID else case.measurement.runs
-    then = report.baseline.runs if report.baseline is not None and case.verdict.comparisons else ()
+    runs: Sequence[Run] = ()
+    if case.verdict.kind is not VerdictKind.INVALID:
+        runs = case.measurement.runs
+    then: Sequence[Run] = ()
+    if report.baseline is not None and case.verdict.comparisons:
+        then = report.baseline.runs
     return phase_cells(runs, baseline=then)
 
 
@@ -178,7 +181,7 @@ def _value(case: CaseResult, *, metric: str) -> str:
 
 
 def _delta(case: CaseResult, *, metric: str) -> str:
-    """Return the change that the verdict rests on: against the anchor, where that alone is why."""
+    """Return the change that the verdict rests on; against the anchor if only that one has the verdict's kind."""
     own = [comparison for comparison in case.verdict.comparisons if comparison.metric == metric]
     shown = deciding_comparison(own, kind=case.verdict.kind)
     if shown is None:
@@ -188,17 +191,19 @@ def _delta(case: CaseResult, *, metric: str) -> str:
 
 
 def _table(cases: Sequence[CaseResult], *, rows: Sequence[Sequence[str]], width: int) -> Iterator[RenderableType]:
-    """One line a case where the ids fit, else the id above its figures: an id is never cut off."""
-    verdicts = ["verdict", *map(verdict_word, cases)]
-    ids = ["case", *(case.verdict.case for case in cases)]
-    head, *lines = align(
-        [[verdict, name, *row] for verdict, name, row in zip(verdicts, ids, rows, strict=True)], num_left=2
-    )
+    """Yield one line per case; if that is too wide, the case id above its figures, so that it is never cut."""
+    wide = [["verdict", "case", *rows[0]]]
+    narrow = [["verdict", *rows[0]]]
+    for case, row in zip(cases, rows[1:], strict=True):
+        wide.append([verdict_word(case), case.verdict.case, *row])
+        narrow.append([verdict_word(case), *row])
+    head, *lines = align(wide, num_left=2)
     if len(head) <= width:
         yield styled((head, QUIET))
-        yield from (_verdict_line(line, case=case) for line, case in zip(lines, cases, strict=True))
+        for line, case in zip(lines, cases, strict=True):
+            yield _verdict_line(line, case=case)
         return
-    head, *lines = align([[verdict, *row] for verdict, row in zip(verdicts, rows, strict=True)], num_left=1)
+    head, *lines = align(narrow, num_left=1)
     yield indented(styled((head, QUIET)))
     for line, case in zip(lines, cases, strict=True):
         yield case.verdict.case
@@ -229,21 +234,22 @@ def _counts(results: SessionResults) -> Iterator[RenderableType]:
 
 
 def _reasons(cases: Sequence[CaseResult], *, hints: Mapping[VerdictKind, str]) -> Iterator[RenderableType]:
-    """Cases with the same reasons share them; a failing case has a block of its own elsewhere."""
+    """Yield the cases with the same reasons above these; a failing case has its own report elsewhere."""
     groups: dict[tuple[VerdictKind, tuple[str, ...]], list[str]] = {}
     for case in cases:
         is_plain = case.verdict.kind is VerdictKind.PASSED and not case.had_other_verdicts
-        has_news = not is_plain or case.verdict.reasons or case.waiver_note
-        if has_news and not case.is_failure:
+        has_reasons = not is_plain or case.verdict.reasons or case.waiver_note
+        if has_reasons and not case.is_failure:
             groups.setdefault((case.verdict.kind, _reasons_of(case, hints=hints)), []).append(case.verdict.case)
     for (kind, reasons), ids in groups.items():
         yield ""
-        yield from (styled((kind.value, style_of(kind)), f" {name}") for name in ids)
-        yield from (indented(reason) for reason in reasons)
+        for name in ids:
+            yield styled((kind.value, style_of(kind)), f" {name}")
+        yield from map(indented, reasons)
 
 
 def _reasons_of(case: CaseResult, *, hints: Mapping[VerdictKind, str]) -> tuple[str, ...]:
-    reasons = [text for text in (case.waived, case.waiver_note, earlier_text(case)) if text]
+    reasons = list(filter(None, (case.waived, case.waiver_note, earlier_text(case))))
     reasons += case.verdict.reasons
     if case.accepted_reason:
         reasons.append(f"accepted: {case.accepted_reason}")

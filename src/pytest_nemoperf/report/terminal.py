@@ -1,4 +1,4 @@
-"""What a terminal shows while a session runs: header, progress, and one line per run and per case."""
+"""Output while a session runs: header, progress, one line per run and per case."""
 
 from __future__ import annotations
 
@@ -46,31 +46,34 @@ def render_header(
     """Return the lines pytest prints above a session.
 
     Args:
-        system: What the machine is taken for.
+        system: System of the session.
         how: ``detected``, ``asked for`` or ``of the stored runs``.
-        devices: What was seen here, e.g. ``8x NVIDIA H100 80GB HBM3`` or ``no NVIDIA GPU``.
-        baselines_dir: Where the system's baselines are.
-        num_baselines: How many there are.
-        num_local: How many this machine keeps for itself.
+        devices: Devices of this machine, e.g. ``8x NVIDIA H100 80GB HBM3`` or ``no NVIDIA GPU``.
+        baselines_dir: Folder of the system's baselines.
+        num_baselines: Number of baselines in it.
+        num_local: Number of baselines in this machine's own store.
         tolerances: Allowed worsening in percent by judged metric.
-        runs: Launches a case is judged by at most.
+        runs: Launches of a case at most.
         inject_pct: Self-test delay in percent; 0 for a real session.
-        changes: What --perf-set said; empty if nothing.
+        changes: Value of --perf-set; empty if none.
         is_dry_run: Nothing is launched.
-        replay_of: Folder of the stored runs that are judged again; empty where runs are launched.
-        comparing: What is said of a comparison with another revision, in which baselines play no part; else empty.
-        elsewhere: What is said of folders that hold baselines too; only where there are none.
+        replay_of: Folder of the stored runs that are judged again; empty if runs are launched.
+        comparing: Lines of ab_header instead of those on baselines; empty without --perf-ab.
+        elsewhere: Sentences on other folders with baselines, shown if baselines_dir has none.
     """
-    local = f" and {num_local:,} of this machine's own" if num_local else ""
-    launches = "" if is_dry_run or replay_of or comparing else f", at most {count_text(runs, 'launch')} to judge a case"
-    lines = [
-        f"perf: system {system.name} ({how}: {devices}){launches}",
-        comparing
-        or f"perf: {count_text(num_baselines, 'baseline')} in {baselines_dir}{local}, "
-        f"tolerance {tolerances_text(tolerances)}",
-    ]
-    if not num_baselines and not comparing:
-        lines += [f"perf: {text}" for text in elsewhere]
+    launches = ""
+    if not (is_dry_run or replay_of or comparing):
+        launches = f", at most {count_text(runs, 'launch')} to judge a case"
+    lines = [f"perf: system {system.name} ({how}: {devices}){launches}"]
+    if comparing:
+        lines.append(comparing)
+    else:
+        baselines = f"{count_text(num_baselines, 'baseline')} in {baselines_dir}"
+        if num_local:
+            baselines += f" and {num_local:,} of this machine's own"
+        lines.append(f"perf: {baselines}, tolerance {tolerances_text(tolerances)}")
+        if not num_baselines:
+            lines += [f"perf: {text}" for text in elsewhere]
     if changes:
         lines.append(
             f"perf: recipes are changed by --perf-set {changes}; such cases have ids of their own, ending in +set"
@@ -97,7 +100,7 @@ def render_progress(
     step_time_sec: float | None = None,
     inject_pct: float = 0.0,
 ) -> str:
-    """Return the line that is written over and over while a run goes on, at most width characters long.
+    """Return the progress line of a run in progress, at most width characters long.
 
     Args:
         case: Case id; shortened in the middle if it does not fit.
@@ -105,10 +108,10 @@ def render_progress(
         num_runs: Runs of the case at most.
         step: Finished steps, warm-up included; 0 while the ranks start.
         num_steps: Steps of the run, warm-up included.
-        tokens_per_sec_per_gpu: Rate of the last step; None before the first one, or where its tokens are not known.
+        tokens_per_sec_per_gpu: Rate of the last step; None before the first one, or if its tokens are not known.
         elapsed_sec: Since the run was launched.
         width: Columns.
-        step_time_sec: Of the last step, shown where there is no rate.
+        step_time_sec: Of the last step, shown if there is no rate.
         inject_pct: Self-test delay in percent; 0 for a real run.
     """
     state = f"step {step}/{num_steps}" if step else "starting"
@@ -133,30 +136,30 @@ def render_run_line(
     inject_pct: float = 0.0,
     width: int | None = None,
 ) -> str:
-    """Return the line a log gets for a finished run.
+    """Return the log line of a finished run.
 
     Args:
         case: Case id.
         run: This run, counted from 1.
-        measured: Its numbers.
+        measured: The run.
         elapsed_sec: From launch to end.
         inject_pct: Self-test delay in percent; 0 for a real run.
-        width: Columns of a terminal, where a longer line becomes two; None for a log, where a search is to find
-            case and figures together.
+        width: Columns of a terminal, a longer line is broken; None for a log, which has case and figures on one line
+            for searches.
     """
+    facts = [figures_text([measured])]
     step_time = measured.metrics.get(STEP_TIME_SEC.name)
-    facts = [
-        figures_text([measured]),
-        f"step {format_time(step_time)}" if step_time is not None else "",
-        f"{measured.num_warmup_dropped} more warm-up steps dropped" if measured.num_warmup_dropped else "",
-        f"took {elapsed_text(elapsed_sec)}",
-    ]
+    if step_time is not None:
+        facts.append(f"step {format_time(step_time)}")
+    if measured.num_warmup_dropped:
+        facts.append(f"{measured.num_warmup_dropped} more warm-up steps dropped")
+    facts.append(f"took {elapsed_text(elapsed_sec)}")
     head = f"{_mark(inject_pct)}{case}: run {run}:"
     return _joined(head, ", ".join(filter(None, facts)), width=width)
 
 
 def render_case_line(report: CaseReport, *, width: int | None = None) -> str:
-    """Return the line of a judged case: verdict, case, figure and how it compares.
+    """Return the line of a judged case: verdict, case, figure and change.
 
     Args:
         report: The case.
@@ -182,7 +185,9 @@ def _mark(inject_pct: float) -> str:
 
 def _joined(head: str, *facts: str, width: int | None) -> str:
     line = f"{head} {'; '.join(facts)}"
-    return line if width is None or len(line) <= width else "\n    ".join([head, *facts])
+    if width is None or len(line) <= width:
+        return line
+    return "\n    ".join([head, *facts])
 
 
 def _comparison_facts(comparison: Comparison) -> Iterator[str]:
