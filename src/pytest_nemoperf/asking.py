@@ -1,4 +1,4 @@
-"""What the sources of tests ask for: read, not run."""
+"""Static analysis of tests: cases a test asks for, files that hold perf tests."""
 
 from __future__ import annotations
 
@@ -24,36 +24,45 @@ _ENVIRONMENTS = ("pyvenv.cfg", "conda-meta")
 
 
 def asks_once(function: Callable[..., Any], *, name: str = "perf", depth: int = _MAX_DEPTH) -> bool:
-    """Tell whether a function asks for a case just once: by one call, and no loop round it.
+    """Return whether a function asks for exactly one case: by one call outside of loops.
 
-    A helper that gets the fixture is read as well. What can't be told counts as asking more often.
+    A helper that gets the fixture is read too. False if the source can't be read or understood.
 
     Args:
         function: A test, or a helper.
         name: Its parameter that is the fixture.
-        depth: Helpers of helpers that are read at most.
+        depth: Nested helpers that are read at most.
     """
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, SyntaxError, TypeError):
         return False
-    nodes = list(ast.walk(tree))
-    if any(isinstance(node, (ast.For, ast.While, ast.comprehension)) for node in nodes):
-        return False
-    attributes = {id(node.value): node.attr for node in nodes if isinstance(node, ast.Attribute)}
-    uses = [node for node in nodes if isinstance(node, ast.Name) and node.id == name]
-    uses = [use for use in uses if attributes.get(id(use)) != _JUDGING]
+    attributes: dict[ast.expr, str] = {}
+    calls: list[ast.Call] = []
+    uses: list[ast.Name] = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.For() | ast.While() | ast.comprehension():
+                return False
+            case ast.Attribute():
+                attributes[node.value] = node.attr
+            case ast.Call():
+                calls.append(node)
+            case ast.Name() if node.id == name:
+                uses.append(node)
+            case _:
+                pass
+    uses = [use for use in uses if attributes.get(use) != _JUDGING]
     if len(uses) != 1:
         return False
     use = uses[0]
-    if id(use) in attributes:
-        return attributes[id(use)] in _ASKING
-    calls = (node for node in nodes if isinstance(node, ast.Call))
+    if use in attributes:
+        return attributes[use] in _ASKING
     return depth > 0 and any(_helper_asks_once(call, use=use, function=function, depth=depth - 1) for call in calls)
 
 
 def _helper_asks_once(call: ast.Call, *, use: ast.Name, function: Callable[..., Any], depth: int) -> bool:
-    """Tell whether a call hands the fixture to a function that asks once."""
+    """Return whether a call passes the fixture to a function that asks once."""
     helper = getattr(function, "__globals__", {}).get(getattr(call.func, "id", None))
     if not isinstance(helper, FunctionType):
         return False
@@ -61,9 +70,10 @@ def _helper_asks_once(call: ast.Call, *, use: ast.Name, function: Callable[..., 
         names = list(inspect.signature(helper).parameters)
         position = call.args.index(use)
         return position < len(names) and asks_once(helper, name=names[position], depth=depth)
-    return any(
-        each.value is use and each.arg and asks_once(helper, name=each.arg, depth=depth) for each in call.keywords
-    )
+    for keyword in call.keywords:
+        if keyword.value is use and keyword.arg:
+            return asks_once(helper, name=keyword.arg, depth=depth)
+    return False
 
 
 def perf_files(
@@ -75,53 +85,67 @@ def perf_files(
         root: The folder.
         names: Patterns of test files, as in pytest's ``python_files``.
         left_out: Patterns of folders that pytest does not enter, as in its ``norecursedirs``.
-        follows_links: Enter folders behind links too, as pytest does; they may lead to large and slow places.
+        follows_links: Enter linked folders too, as pytest does; they may be large and slow.
     """
     entered = {root.resolve()}
     for folder, folders, files in os.walk(root, followlinks=follows_links):
-        inside = {name: Path(folder, name) for name in folders}
-        folders[:] = [name for name, path in inside.items() if _is_entered(path, left_out=left_out, entered=entered)]
-        paths = [Path(folder, name) for name in sorted(files)]
-        tests = [path for path in paths if path.suffix == ".py" and any(_matches(path, name) for name in names)]
+        folders[:] = [name for name in folders if _enters(Path(folder, name), left_out=left_out, entered=entered)]
+        tests = []
+        for name in sorted(files):
+            path = Path(folder, name)
+            if path.suffix == ".py" and _matches_any(path, names):
+                tests.append(path)
         are_marked = bool(tests) and _are_marked_from_outside(Path(folder), root=root)
-        yield from (path for path in tests if are_marked or _may_hold_perf_tests(path))
+        for path in tests:
+            if are_marked or _may_hold_perf_tests(path):
+                yield path
 
 
-def _is_entered(path: Path, *, left_out: Sequence[str], entered: set[Path]) -> bool:
-    """Tell whether pytest looks into a folder, as it does by default; of links that lead in a circle, only once."""
-    if any(_matches(path, pattern) for pattern in left_out) or any((path / name).exists() for name in _ENVIRONMENTS):
+def _enters(path: Path, *, left_out: Sequence[str], entered: set[Path]) -> bool:
+    """Return whether pytest enters a folder by default; a folder that was entered before is not entered again."""
+    if _matches_any(path, left_out) or any((path / name).exists() for name in _ENVIRONMENTS):
         return False
     is_new = path.resolve() not in entered
     entered.add(path.resolve())
     return is_new
 
 
-def _matches(path: Path, pattern: str) -> bool:
-    """Match as pytest does: a pattern with a folder in it against the end of the path, another against the name."""
-    return fnmatchcase(str(path), f"*/{pattern.lstrip('/')}") if "/" in pattern else fnmatchcase(path.name, pattern)
+def _matches_any(path: Path, patterns: Sequence[str]) -> bool:
+    """Match as pytest does: a pattern with a slash against the end of the path, another against the name."""
+    for pattern in patterns:
+        if "/" in pattern:
+            is_match = fnmatchcase(str(path), f"*/{pattern.lstrip('/')}")
+        else:
+            is_match = fnmatchcase(path.name, pattern)
+        if is_match:
+            return True
+    return False
 
 
 def _are_marked_from_outside(folder: Path, *, root: Path) -> bool:
-    """Tell whether a conftest.py may give tests in a folder a marker that their source does not show."""
-    folders = (each for each in (folder, *folder.parents) if each.is_relative_to(root))
-    texts = (_text(each / "conftest.py") for each in folders)
-    return any(text is None or _ADDS_MARKERS in text for text in texts)
+    """Return whether a conftest.py may give tests in a folder a marker that their source does not show."""
+    for each in (folder, *folder.parents):
+        if each.is_relative_to(root):
+            text = _text(each / "conftest.py")
+            if text is None or _ADDS_MARKERS in text:
+                return True
+    return False
 
 
 def names_perf(path: Path) -> bool:
-    """Tell whether a file names the marker, or has a test that takes the fixture of that name."""
+    """Return whether a file names the marker ``perf``, or has a test that takes the fixture ``perf``."""
     nodes = _nodes(path)
     return nodes is not None and any(_is_marker(node) or _takes(node, fixtures={_MARKER}) for node in nodes)
 
 
 def _may_hold_perf_tests(path: Path) -> bool:
-    """Tell whether a file names the marker, or has a test that takes a fixture of perf tests; unreadable ones may."""
+    """Return whether a file names the marker, or has a test that takes a perf fixture; True if it can't be read."""
     nodes = _nodes(path)
     return nodes is None or any(_is_marker(node) or _takes(node, fixtures=_FIXTURES) for node in nodes)
 
 
 def _nodes(path: Path) -> list[ast.AST] | None:
-    """Return the syntax tree of a file that has the words perf tests have; None if it can't be read."""
+    """Return the nodes of a file's syntax tree, none if no fixture's name is in it; None if it can't be read."""
     text = _text(path)
     if text is None:
         return None
@@ -138,7 +162,7 @@ def _is_marker(node: ast.AST) -> bool:
 
 
 def _takes(node: ast.AST, *, fixtures: Set[str]) -> bool:
-    """Tell whether a node is a test that takes one of these fixtures."""
+    """Return whether a node is a test that takes one of these fixtures."""
     if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or not node.name.startswith("test"):
         return False
     arguments = node.args
@@ -146,7 +170,7 @@ def _takes(node: ast.AST, *, fixtures: Set[str]) -> bool:
 
 
 def _text(path: Path) -> str | None:
-    """Return what is in a file; None if it can't be read, the empty text if there is none."""
+    """Return the text of a file, empty if there is no such file; None if it can't be read."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:

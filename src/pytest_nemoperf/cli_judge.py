@@ -1,4 +1,4 @@
-"""``nemoperf judge``: stored runs beside a baseline, judged again without ranks and without pytest."""
+"""``nemoperf judge``: stored runs judged again against a baseline, without ranks or pytest."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _report(stored: StoredCase, *, arguments: argparse.Namespace) -> CaseReport:
     measurement = measure_stored(stored, framework=_framework(stored.plan))
     policy = _policy(record.terms, texts=arguments.tolerance, max_runs=arguments.max_runs)
     verdict = judge(measurement, baseline=baseline, machine=record.machine, policy=policy)
-    ruling = _ruling(verdict, record=record)
+    waiver = _waiver_effect(verdict, record=record)
     return CaseReport(
         result=CaseResult(
             nodeid="",
@@ -100,10 +100,10 @@ def _report(stored: StoredCase, *, arguments: argparse.Namespace) -> CaseReport:
             verdict=verdict,
             plan=stored.plan,
             baseline_path=str(arguments.baseline),
-            is_failure=ruling.is_expired or (verdict.kind in record.fail_on and not ruling.waived),
-            waived=ruling.waived,
-            waiver_note=ruling.note,
-            has_expired_waiver=ruling.is_expired,
+            is_failure=waiver.is_expired or (verdict.kind in record.fail_on and not waiver.waived),
+            waived=waiver.waived,
+            waiver_note=waiver.note,
+            has_expired_waiver=waiver.is_expired,
             run_dir=os.path.commonpath(stored.run_dirs),
         ),
         baseline=baseline,
@@ -111,8 +111,8 @@ def _report(stored: StoredCase, *, arguments: argparse.Namespace) -> CaseReport:
     )
 
 
-def _ruling(verdict: Verdict, *, record: CaseRecord) -> WaiverEffect:
-    """Return what the test's waiver makes of the verdict, as on the day of the session."""
+def _waiver_effect(verdict: Verdict, *, record: CaseRecord) -> WaiverEffect:
+    """Return the effect of the test's waiver on the verdict, on the day of the session."""
     if not record.waiver:
         return WaiverEffect()
     waiver = parse_waiver(record.waiver, subject=f"{CASE_FILE} of {record.case}: waiver")

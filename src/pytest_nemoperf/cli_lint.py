@@ -1,4 +1,4 @@
-"""``nemoperf lint``: what is wrong with stored baselines, for the CI of a pull request; nothing is measured."""
+"""``nemoperf lint``: checks of stored baselines for the CI of a pull request; nothing is measured."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def add_lint_command(parser: argparse.ArgumentParser) -> None:
 
 
 def run_lint(arguments: argparse.Namespace) -> int:
-    """Print what is wrong with the baselines of a folder; return the exit code.
+    """Print the findings on the baselines of a folder; return the exit code.
 
     Raises:
         NemoPerfError: If there is no such folder, or the tests can't be collected.
@@ -93,14 +93,22 @@ def run_lint(arguments: argparse.Namespace) -> int:
     else:
         sys.stdout.write(_text(findings, num_files=len(linter.files)))
     if arguments.github or is_github():
-        for annotation in shown_annotations([_annotation(finding) for finding in findings]):
-            sys.stdout.write(render_annotation(annotation) + "\n")
-    is_wrong = any(finding.level == "error" or arguments.strict for finding in findings)
-    return 1 if is_wrong else 0
+        for annotation in shown_annotations(list(map(_annotation, findings))):
+            sys.stdout.write(f"{render_annotation(annotation)}\n")
+    is_failure = any(finding.level == "error" or arguments.strict for finding in findings)
+    return int(is_failure)
 
 
 class _Linter:
-    """Reads a folder of baselines and collects what is wrong with it."""
+    """Reader of a folder of baselines that collects findings.
+
+    Args:
+        folder: Holds ``<system>/<case>.json``.
+        tolerances: Of --tolerance, by metric.
+        dry_runs: Of the perf tests, by system; empty without --tests.
+        max_age_days: Older baselines are stale.
+        today: The day, UTC.
+    """
 
     def __init__(
         self,
@@ -121,23 +129,27 @@ class _Linter:
         self._loose: dict[str, list[LooseTolerance]] = {}
 
     def findings(self) -> list[Finding]:
-        """Return everything that is wrong, in the order of the files."""
-        found: list[Finding] = []
+        """Return all findings: on baselines, other files, loose tolerances, then on the test suite."""
+        findings: list[Finding] = []
         in_place = [path for path in self.files if path.parent.parent == self._folder]
         for path in in_place:
-            found += self._of_baseline(path)
-        for path in sorted({*self.files} - {*in_place}):
-            found += self._of_other(path)
+            findings += self._of_baseline(path)
+        for path in self.files:
+            if path not in in_place:
+                findings += self._of_other(path)
         for system, loose in self._loose.items():
-            found += lint_loose(loose, folder=str(self._folder / system))
-        for system in self._dry_runs:
-            found += self._of_suite(system)
-        return found or self._nothing_stored()
+            findings += lint_loose(loose, folder=str(self._folder / system))
+        for number, (system, dry_run) in enumerate(self._dry_runs.items()):
+            findings += self._of_suite(dry_run, folder=self._folder / system)
+            if number == 0:  # all dry runs know the same recipes
+                findings += self._missing_systems(dry_run)
+        if not findings and not self.files:
+            message = "no baseline is in it, so nothing was checked; give the folder that holds <system>/<case>.json"
+            findings.append(self._no_baselines(message))
+        return findings
 
-    def _nothing_stored(self) -> list[Finding]:
-        message = "no baseline is in it, so nothing was checked; give the folder that holds <system>/<case>.json"
-        finding = Finding(path=str(self._folder), level="warning", rule="no baselines", message=message)
-        return [] if self.files else [finding]
+    def _no_baselines(self, message: str) -> Finding:
+        return Finding(path=str(self._folder), level="warning", rule="no baselines", message=message)
 
     def _of_baseline(self, path: Path) -> list[Finding]:
         try:
@@ -152,7 +164,7 @@ class _Linter:
         findings, loose = lint_baseline(
             baseline,
             path=str(path),
-            policy=self._terms(system, case=baseline.case),
+            policy=self._policy(system, case=baseline.case),
             today=self._today,
             max_age_days=self._max_age_days,
         )
@@ -171,25 +183,23 @@ class _Linter:
         except NemoPerfError as exc:
             return [_error(path, "profile", str(exc).removeprefix(f"{path}: "))]
         baseline = self._baselines.get(baseline_path)
-        return [] if profile is None or baseline is None else lint_profile(profile, baseline=baseline, path=str(path))
+        if profile is None or baseline is None:
+            return []
+        return lint_profile(profile, baseline=baseline, path=str(path))
 
-    def _of_suite(self, system: str) -> list[Finding]:
-        dry_run, folder = self._dry_runs[system], self._folder / system
-        if not folder.is_dir():  # collected only to learn which systems the recipes speak of
-            return self._missing_systems(dry_run)
+    def _of_suite(self, dry_run: DryRun, *, folder: Path) -> list[Finding]:
+        if not folder.is_dir():  # the tests were collected only for the systems of their recipes
+            return []
         paths = {path.stem: str(path) for path in self.files if path.parent == folder}
-        first = next(iter(self._dry_runs))
-        return lint_suite(dry_run, paths=paths, folder=str(folder)) + (
-            self._missing_systems(dry_run) if system == first else []
-        )
+        return lint_suite(dry_run, paths=paths, folder=str(folder))
 
     def _missing_systems(self, dry_run: DryRun) -> list[Finding]:
         missing = [name for name in dry_run.systems if not (self._folder / name).is_dir()]
-        message = f"recipes have layouts for {', '.join(missing)}, and nothing is stored there"
-        finding = Finding(path=str(self._folder), level="warning", rule="no baselines", message=message)
-        return [finding] if missing else []
+        if not missing:
+            return []
+        return [self._no_baselines(f"recipes have layouts for {', '.join(missing)}, and nothing is stored there")]
 
-    def _terms(self, system: System, *, case: str) -> VerdictPolicy:
+    def _policy(self, system: System, *, case: str) -> VerdictPolicy:
         dry_run = self._dry_runs.get(system.name)
         asked = {each.case: each.tolerances for each in dry_run.asked} if dry_run else {}
         if dry_run is not None and dry_run.policy is not None:
@@ -209,21 +219,28 @@ def _systems_of(folder: Path) -> list[str]:
 
 
 def _dry_runs(tests: Sequence[str], *, systems: Sequence[str]) -> dict[str, DryRun]:
-    """Return what the tests ask for on each system; where nothing is stored, on the CPU, for the systems they name."""
+    """Return a dry run of the tests per system; on the CPU, if no system has baselines.
+
+    Args:
+        tests: Paths of --tests; without any there is no dry run.
+        systems: Folders of baselines.
+    """
+    if not tests:
+        return {}
     known = []
     for name in systems:
         try:
             known.append(find_system(name).name)
         except RecipeError:
             continue  # a finding of each of its files
-    return {name: _dry_run(tests, system=name) for name in known or ["cpu"]} if tests else {}
+    return {name: _dry_run(tests, system=name) for name in known or ["cpu"]}
 
 
 def _dry_run(tests: Sequence[str], *, system: str) -> DryRun:
-    """Let pytest say which cases the tests ask for.
+    """Return pytest's dry run of the tests on a system.
 
     Raises:
-        LintError: If they can't be collected, or one of them has a plan that can't be.
+        LintError: If they can't be collected, or the plan of one is impossible.
     """
     with tempfile.TemporaryDirectory(prefix="nemoperf-lint-") as folder:
         command = [sys.executable, "-m", "pytest", "-m", "perf", f"--system={system}", "--perf-dry-run", "-q"]
@@ -233,8 +250,8 @@ def _dry_run(tests: Sequence[str], *, system: str) -> DryRun:
         if done.returncode == 0 and path.exists():
             return from_json(DryRun, path.read_bytes(), subject=DRY_RUN_FILE, error=LintError)
     tail = "\n".join([*done.stdout.splitlines(), *done.stderr.splitlines()][-_TAIL_LINES:])
-    what = "found no perf test" if done.returncode in {0, 5} else f"ended with {done.returncode}"
-    raise LintError(f"--tests {' '.join(tests)}: a dry run on {system} {what}; mend that first:\n{tail}")
+    outcome = "found no perf test" if done.returncode in {0, 5} else f"ended with {done.returncode}"
+    raise LintError(f"--tests {' '.join(tests)}: a dry run on {system} {outcome}; mend that first:\n{tail}")
 
 
 def _days(text: str) -> int:
@@ -244,7 +261,7 @@ def _days(text: str) -> int:
 
 
 def _text(findings: Sequence[Finding], *, num_files: int) -> str:
-    """Return one line a finding below the file it is of, and the counts."""
+    """Return one line per finding below its file, and the counts."""
     lines: list[str] = []
     for path in dict.fromkeys(finding.path for finding in findings):
         lines.append(path)

@@ -1,4 +1,4 @@
-"""What a dry run found, as its JSON file holds it and as the terminal shows it."""
+"""Results of a dry run, as its JSON file holds them and the terminal shows them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pytest_nemoperf.comparison import VerdictPolicy
 from pytest_nemoperf.pricing import Price
 from pytest_nemoperf.results import NotRun
 
-DRY_RUN_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 1
 DRY_RUN_FILE: Final = "dry_run.json"
 
 
@@ -19,8 +19,8 @@ class PricedCase:
     """One case that would run.
 
     Attributes:
-        nodeid: The test that asks for it.
-        price: Its plan and what that costs.
+        nodeid: Test that asks for it.
+        price: Plan and its cost.
     """
 
     nodeid: str
@@ -29,12 +29,12 @@ class PricedCase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedCase:
-    """One case that a test asks for, with a plan or without.
+    """One case that a test asks for, with or without a plan.
 
     Attributes:
         case: Case id.
         nodeid: The test.
-        tolerances: Allowed worsening in percent by judged metric, as it would be judged.
+        tolerances: Allowed worsening in percent by judged metric.
     """
 
     case: str
@@ -44,16 +44,16 @@ class AskedCase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DryRun:
-    """Everything a dry run has to say.
+    """The dry run file.
 
     Attributes:
         system: System name.
-        system_title: As pages print it.
+        system_title: Title on pages.
         cases: Priced cases in the order of their tests.
-        not_priced: Perf tests without a price, and why.
-        changes: What --perf-set said; empty if nothing.
+        not_priced: Perf tests without a price, with the reason.
+        changes: Value of --perf-set; empty if none.
         asked: Every case the tests ask for: priced ones, loops and benchmark tests.
-        gaps: Why they may ask for more; nothing if the whole suite was seen.
+        gaps: Reasons why they may ask for more; empty if the whole suite was seen.
         systems: Names of the systems that a recipe has a layout for.
         policy: Tolerances and error rates, before recipes' and markers' tolerances.
     """
@@ -67,4 +67,4 @@ class DryRun:
     gaps: tuple[str, ...] = ()
     systems: tuple[str, ...] = ()
     policy: VerdictPolicy | None = None
-    schema_version: Literal[1] = DRY_RUN_SCHEMA_VERSION
+    schema_version: Literal[1] = _SCHEMA_VERSION

@@ -1,4 +1,4 @@
-"""Whether GitHub Actions runs this process, and how it names files."""
+"""Detection of GitHub Actions, and paths as it shows them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pytest_nemoperf.git import find_repository
 
 
 def is_github() -> bool:
-    """Tell whether this process runs in a step of GitHub Actions."""
+    """Return whether this process runs in a step of GitHub Actions."""
     return os.environ.get("GITHUB_ACTIONS", "").lower() not in {"", "0", "false"}
 
 

@@ -29,7 +29,7 @@ _MAX_MESSAGE_LENGTH = 2000
 
 
 class GitHubPlugin:
-    """Listens to a perf session and tells GitHub.
+    """Pytest plugin that prints annotations and writes the step's summary.
 
     Args:
         config: Of the pytest session.
@@ -43,24 +43,23 @@ class GitHubPlugin:
         self._failures: dict[str, str] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note where a perf test is, and why it failed."""
+        """Keep the location of a perf test, and the message of its failure."""
         if "perf" not in report.keywords:
             return
         file, line, _ = report.location
-        self._places[report.nodeid] = (
-            repository_path(Path(os.path.normpath(self._root / file))),
-            None if line is None else line + 1,
-        )
+        path = repository_path(Path(os.path.normpath(self._root / file)))
+        self._places[report.nodeid] = (path, None if line is None else line + 1)
         if report.failed:
             self._failures[report.nodeid] = _message(report)
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print the annotations, which GitHub reads from the log, and append to the step's summary."""
+        """Print the annotations to the log, from which GitHub reads them, and append to the step's summary."""
         terminalreporter.ensure_newline()
         for annotation in shown_annotations(list(self._annotations())):
             terminalreporter.write_line(render_annotation(annotation))
-        if problem := self._append_summary():
+        problem = self._append_summary()
+        if problem:
             terminalreporter.write_line(f"perf: {problem}", red=True)
 
     def _annotations(self) -> Iterator[Annotation]:
@@ -81,13 +80,13 @@ class GitHubPlugin:
                 yield Annotation(
                     level=AnnotationLevel.ERROR, title=f"FAILED {nodeid}", message=message, file=file, line=line
                 )
-
         if self._session.unasked is not None:
             yield unasked_annotation(self._session.unasked)
 
     def _append_summary(self) -> str:
-        """Return what went wrong, or nothing."""
-        name, session = os.environ.get("GITHUB_STEP_SUMMARY", ""), self._session
+        """Append to the step's summary; return the problem if that failed, else nothing."""
+        name = os.environ.get("GITHUB_STEP_SUMMARY", "")
+        session = self._session
         if not name or not (session.reports or session.not_run or session.why_none):
             return ""
         path = Path(name)
@@ -98,7 +97,9 @@ class GitHubPlugin:
                 file.write(text)
         except OSError as exc:
             return f"{path}: the summary of the step cannot be written: {exc.strerror or exc}"
-        return "" if text else f"{path}: the summary of the step is full (1 MiB), so this session is not in it"
+        if not text:
+            return f"{path}: the summary of the step is full (1 MiB), so this session is not in it"
+        return ""
 
 
 def _message(report: pytest.TestReport) -> str:

@@ -1,4 +1,4 @@
-"""What is wrong with stored baselines, found without running anything: pure checks, one finding a fault."""
+"""Checks of stored baselines and profiles without measuring; one finding per fault."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from typing import Final, Literal
+from typing import Literal
 
 from pytest_nemoperf import remarks
 from pytest_nemoperf.baseline import Baseline, find_mismatches
@@ -33,12 +33,14 @@ from pytest_nemoperf.sequential import loss_of_cost
 from pytest_nemoperf.verdict import is_same_loss
 from pytest_nemoperf.workloads import WorkloadFacts, facts_of, is_in_process
 
-MIN_RUNS: Final = 3
-"""Fewer say next to nothing of the noise between them."""
+_MIN_RUNS = 3  # fewer show next to nothing of the noise between them
 
-# Medians over steps of parts and of their whole, or of a rate and a time, agree exactly only where steps are alike.
-_RATE_PCT, _RATE_PER_MAD = 2.0, 0.25
-_PHASES_PCT, _PHASES_PER_MAD = 10.0, 2.0
+# The median rate is not exactly tokens / median time, and medians of phases don't add up to the median step, unless all
+# steps are alike: allowed difference in percent, and more per percent of the steps' median absolute deviation.
+_RATE_PCT = 2.0
+_RATE_PER_MAD = 0.25
+_PHASES_PCT = 10.0
+_PHASES_PER_MAD = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +49,9 @@ class Finding:
 
     Attributes:
         path: File or folder, as it was given.
-        level: An error is wrong; a warning may be meant so.
+        level: An error is wrong; a warning may be intended.
         rule: Name of the check.
-        message: What is wrong, and what to do.
+        message: Fault and remedy.
     """
 
     path: str
@@ -60,7 +62,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LooseTolerance:
-    """A tolerance far above what a case resolves."""
+    """A tolerance far above the resolution of a case."""
 
     metric: str
     tolerance_pct: float
@@ -70,7 +72,7 @@ class LooseTolerance:
 def lint_baseline(
     baseline: Baseline, *, path: str, policy: VerdictPolicy, today: date, max_age_days: int
 ) -> tuple[list[Finding], list[LooseTolerance]]:
-    """Return what is wrong with one baseline that can be read, and which of its tolerances are loose.
+    """Return the findings on one baseline, and its loose tolerances.
 
     Args:
         baseline: As stored.
@@ -79,40 +81,39 @@ def lint_baseline(
         today: The day, UTC.
         max_age_days: Older ones are stale.
     """
-    findings = [
-        *(_error(path, "arithmetic", message) for message in _arithmetic(baseline)),
-        *(_error(path, "anchor", message) for message in _anchor_problems(baseline)),
-        *_origin_findings(baseline, path=path, today=today, max_age_days=max_age_days),
-    ]
-    loose = []
+    findings = [_error(path, "arithmetic", message) for message in _arithmetic_problems(baseline)]
+    findings += [_error(path, "anchor", message) for message in _anchor_problems(baseline)]
+    findings += _origin_findings(baseline, path=path, today=today, max_age_days=max_age_days)
     if is_in_process(baseline.workload):
         policy = replace(policy, max_runs=1)
-    findings += [_warning(path, "tight", message) for message in _unable_anchor(baseline, policy=policy)]
+    findings += [_warning(path, "tight", message) for message in _refused_anchors(baseline, policy=policy)]
+    loose: list[LooseTolerance] = []
     for metric in distinct_metrics(baseline.runs, policy=policy):
-        finding, slack = _tolerance_finding(baseline, metric=metric, path=path, policy=policy)
-        findings += [finding] if finding is not None else []
-        loose += [slack] if slack is not None else []
+        result = _check_tolerance(baseline, metric=metric, path=path, policy=policy)
+        if isinstance(result, Finding):
+            findings.append(result)
+        elif result is not None:
+            loose.append(result)
     return findings, loose
 
 
 def lint_loose(loose: Sequence[LooseTolerance], *, folder: str) -> list[Finding]:
-    """Return one warning for each tolerance of a system's cases that is loose in some of them."""
+    """Return one warning for each metric and tolerance that is loose for some of a system's cases."""
     groups: dict[tuple[str, float], list[float]] = {}
     for each in loose:
         groups.setdefault((each.metric, each.tolerance_pct), []).append(each.resolved_pct)
-    return [
-        _warning(
-            folder,
-            "loose",
+    findings = []
+    for (metric, tolerance), resolved in groups.items():
+        message = (
             f"tolerance {tolerance:g}% of {METRICS[metric].label} is more than {LOOSE_FROM:g} times what "
-            f"{count_text(len(resolved), 'case')} can resolve ({percent(max(resolved))} or less); lower it",
+            f"{count_text(len(resolved), 'case')} can resolve ({percent(max(resolved))} or less); lower it"
         )
-        for (metric, tolerance), resolved in groups.items()
-    ]
+        findings.append(_warning(folder, "loose", message))
+    return findings
 
 
 def lint_profile(profile: Profile, *, baseline: Baseline, path: str) -> list[Finding]:
-    """Return what is wrong with the profile stored beside a baseline."""
+    """Return the findings on the profile stored beside a baseline."""
     if (profile.case, profile.system) != (baseline.case, baseline.system):
         message = f"holds case {profile.case!r} of system {profile.system!r}; its name must say the same: move it back"
         return [_error(path, "profile", message)]
@@ -122,7 +123,7 @@ def lint_profile(profile: Profile, *, baseline: Baseline, path: str) -> list[Fin
 
 
 def lint_suite(dry_run: DryRun, *, paths: Mapping[str, str], folder: str) -> list[Finding]:
-    """Return what does not fit between a system's files and the perf tests.
+    """Return the baselines that no perf test asks for, and the cases that have none.
 
     Args:
         dry_run: Of the tests on that system.
@@ -130,44 +131,47 @@ def lint_suite(dry_run: DryRun, *, paths: Mapping[str, str], folder: str) -> lis
         folder: The system's.
     """
     asked = {each.case: each for each in dry_run.asked}
-    is_certain = not dry_run.gaps
-    orphans = [path for case, path in paths.items() if case not in asked]
     findings = [_warning(folder, "unseen", f"a test may ask for more: {gap}") for gap in dry_run.gaps]
-    message = "no perf test asks for it; delete it, or let --update-baselines --perf-prune do so"
-    unsure = "no perf test that was seen asks for it, but not all were"
-    findings += [
-        _error(path, "orphan", message) if is_certain else _warning(path, "orphan", unsure) for path in orphans
-    ]
+    for case, path in paths.items():
+        if case in asked:
+            continue
+        if dry_run.gaps:
+            findings.append(_warning(path, "orphan", "no perf test that was seen asks for it, but not all were"))
+        else:
+            message = "no perf test asks for it; delete it, or let --update-baselines --perf-prune do so"
+            findings.append(_error(path, "orphan", message))
     unsupported = {each.price.plan.case for each in dry_run.cases if each.price.unsupported}
-    return findings + [
-        _warning(folder, "missing", f"no baseline of {case}, which {each.nodeid} asks for; record it")
-        for case, each in asked.items()
-        if case not in paths and case not in unsupported
-    ]
+    for case, each in asked.items():
+        if case not in paths and case not in unsupported:
+            message = f"no baseline of {case}, which {each.nodeid} asks for; record it"
+            findings.append(_warning(folder, "missing", message))
+    return findings
 
 
-def _arithmetic(baseline: Baseline) -> Iterator[str]:
+def _arithmetic_problems(baseline: Baseline) -> Iterator[str]:
     try:
         facts = facts_of(baseline.workload, convention=baseline.flops_convention)
     except NemoPerfError as exc:
         yield f"$.workload: {exc}"
         return
-    flops, stored = facts.flops_per_token, baseline.flops_per_token
+    flops = facts.flops_per_token
+    stored = baseline.flops_per_token
     if flops is not None and stored is not None and not math.isclose(flops, stored, rel_tol=FLOPS_REL_TOL):
         yield (
             f"$.flops_per_token is {stored:g}, and {baseline.flops_convention} counts {flops:g} for its workload; "
             "record it again"
         )
     for number, run in enumerate(baseline.runs):
-        for problem in (_rate_problem(run, facts=facts), _phases_problem(run)):
-            if problem:
-                yield f"$.runs[{number}]: {problem}"
+        for problem in filter(None, (_rate_problem(run, facts=facts), _phases_problem(run))):
+            yield f"$.runs[{number}]: {problem}"
 
 
 def _rate_problem(run: Run, *, facts: WorkloadFacts) -> str:
-    """Return how tokens/s, step time and the tokens of a step contradict each other, or nothing."""
-    tokens, gpus = facts.tokens_per_step, facts.num_gpus
-    rate, step_time = (run.metrics.get(metric.name) for metric in (TOKENS_PER_SEC_PER_GPU, STEP_TIME_SEC))
+    """Return the contradiction between tokens/s, step time and tokens per step; empty if there is none."""
+    tokens = facts.tokens_per_step
+    gpus = facts.num_gpus
+    rate = run.metrics.get(TOKENS_PER_SEC_PER_GPU.name)
+    step_time = run.metrics.get(STEP_TIME_SEC.name)
     if tokens is None or gpus is None or rate is None or step_time is None:
         return ""
     expected = tokens / (step_time * gpus)
@@ -192,7 +196,7 @@ def _phases_problem(run: Run) -> str:
 
 
 def _anchor_problems(baseline: Baseline) -> Iterator[str]:
-    """An anchor has no workload of its own: other work shows in its tokens or in its loss."""
+    """Yield the faults of the anchor, which stores no workload: tokens or losses show if it is another one."""
     anchor = baseline.anchor
     if anchor is None:
         return
@@ -203,9 +207,13 @@ def _anchor_problems(baseline: Baseline) -> Iterator[str]:
         facts = facts_of(baseline.workload, convention=baseline.flops_convention)
     except NemoPerfError:
         return
-    if problems := [problem for run in anchor.runs if (problem := _rate_problem(run, facts=facts))]:
-        yield f"{subject} is of another workload: {problems[0]}; delete it, or record the case again"
-    then, now = _losses(anchor.runs), _losses(baseline.runs)
+    for run in anchor.runs:
+        problem = _rate_problem(run, facts=facts)
+        if problem:
+            yield f"{subject} is of another workload: {problem}; delete it, or record the case again"
+            break
+    then = _losses(anchor.runs)
+    now = _losses(baseline.runs)
     for step in then.keys() & now.keys():
         if "rl" not in baseline.workload and not is_same_loss(then[step], expected=now[step]):
             yield (
@@ -216,8 +224,8 @@ def _anchor_problems(baseline: Baseline) -> Iterator[str]:
         yield f"{subject} of {anchor.provenance.date} is newer than the runs of {baseline.provenance.date}"
 
 
-def _unable_anchor(baseline: Baseline, *, policy: VerdictPolicy) -> Iterator[str]:
-    """Yield for which metrics an anchor decides nothing, being below the noise floor."""
+def _refused_anchors(baseline: Baseline, *, policy: VerdictPolicy) -> Iterator[str]:
+    """Yield a message for each metric with a tolerance below the noise floor of the anchor's runs."""
     anchor = baseline.anchor
     if anchor is None:
         return
@@ -233,7 +241,7 @@ def _unable_anchor(baseline: Baseline, *, policy: VerdictPolicy) -> Iterator[str
 
 
 def _losses(runs: Sequence[Run]) -> dict[int, float]:
-    """Return the median loss by the step it is of."""
+    """Return the median loss over the runs by their last step."""
     values: dict[int, list[float]] = {}
     for run in runs:
         if run.loss is not None and run.last_step is not None:
@@ -253,9 +261,9 @@ def _origin_findings(baseline: Baseline, *, path: str, today: date, max_age_days
             yield _warning(path, "stale", message)
         if age < -1:
             yield _error(path, "date", f"$.provenance.date: {origin.date} lies in the future")
-    if len(baseline.runs) < MIN_RUNS:
+    if len(baseline.runs) < _MIN_RUNS:
         runs = count_text(len(baseline.runs), "run")
-        yield _warning(path, "runs", f"{runs}: too few to show the noise between launches; record {MIN_RUNS} or more")
+        yield _warning(path, "runs", f"{runs}: too few to show the noise between launches; record {_MIN_RUNS} or more")
     if message := _code_problem(origin):
         yield _warning(path, "dirty", message)
     if not baseline.reason.strip():
@@ -263,7 +271,7 @@ def _origin_findings(baseline: Baseline, *, path: str, today: date, max_age_days
 
 
 def _code_problem(origin: Provenance) -> str:
-    """Return why nobody can check out the code that was recorded, or nothing."""
+    """Return the reason why the recorded code can't be checked out; empty if it can."""
     commit = origin.git_commit
     if commit is None and origin.git_dirty is None:
         return "git could not tell the commit it was recorded from, so nobody knows from which code"
@@ -274,24 +282,26 @@ def _code_problem(origin: Provenance) -> str:
         )
     if origin.git_dirty is None:
         return f"recorded from {commit}, and git could not tell whether files had changed since"
-    return f"recorded from changes on top of {commit}, which are in no commit" if origin.git_dirty else ""
+    if origin.git_dirty:
+        return f"recorded from changes on top of {commit}, which are in no commit"
+    return ""
 
 
-def _tolerance_finding(
+def _check_tolerance(
     baseline: Baseline, *, metric: Metric, path: str, policy: VerdictPolicy
-) -> tuple[Finding | None, LooseTolerance | None]:
-    """Hold a tolerance against the noise: the baseline's runs are judged by themselves."""
+) -> Finding | LooseTolerance | None:
+    """Return a tolerance that is too fine or too loose for the noise between the baseline's own runs."""
     allowed = policy.tolerances[metric.name]
     evidence = self_test(baseline.runs, metric=metric, policy=policy)
     if evidence is None:
-        return None, None
+        return None
     resolved = loss_of_cost(evidence.resolution_pct / 100.0, metric=metric)
     if allowed > LOOSE_FROM * resolved:
-        return None, LooseTolerance(metric=metric.name, tolerance_pct=allowed, resolved_pct=resolved)
+        return LooseTolerance(metric=metric.name, tolerance_pct=allowed, resolved_pct=resolved)
     message = unmet_tolerance_message(baseline.runs, metric=metric, policy=policy)
     if evidence.is_refused:
-        return _error(path, "tight", f"{message}. It is below the noise floor: no verdict but INCONCLUSIVE"), None
-    return (_warning(path, "tight", message) if message else None), None
+        return _error(path, "tight", f"{message}. It is below the noise floor: no verdict but INCONCLUSIVE")
+    return _warning(path, "tight", message) if message else None
 
 
 def _error(path: str, rule: str, message: str) -> Finding:

@@ -1,4 +1,4 @@
-"""What a session found, as the JSON results file holds it and as every report shows it."""
+"""Results of a session, as the JSON results file holds them and the reports show them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.verdict import Verdict
 
-RESULTS_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,23 +23,23 @@ class CaseResult:
     """One judged case.
 
     Attributes:
-        nodeid: The test that asked for it.
+        nodeid: Test that asked for it.
         measurement: This session's runs.
-        verdict: The outcome.
-        plan: How it ran; None for a pytest-benchmark test or a loop measured in-process.
+        verdict: Outcome.
+        plan: Plan it ran by; None for a pytest-benchmark test or a loop measured in-process.
         baseline_path: File it was judged against; empty if there was none.
-        is_judged_locally: That file is in this machine's own store: nothing committed could be compared.
+        is_judged_locally: baseline_path is in this machine's own store, because no committed one was comparable.
         stored_path: Baseline file written; empty if none was.
-        is_stored_locally: That file is in this machine's own store, not among the committed ones.
-        storing_note: Why the case was stored or not; empty where that needs no words.
-        accepted_reason: Why a regression was accepted; empty if none was.
+        is_stored_locally: stored_path is in this machine's own store, not among the committed ones.
+        storing_note: Reason why the case was stored or not; empty if there is nothing to explain.
+        accepted_reason: Reason for accepting a regression; empty if none was accepted.
         is_failure: The test fails, for this verdict or for a waiver that expired.
-        waived: Until when and why a loss passes: ``waived until 2026-12-31: reason``; empty where none does.
-        waiver_note: What is to be done about the test's waiver; empty for nothing.
-        has_expired_waiver: The test fails for that, whatever the verdict.
-        run_dir: Where the ranks' records and logs are; empty for what ran in-process.
-        ab: How it was compared with another revision; None if it was judged against a baseline.
-        earlier_verdicts: Of earlier attempts of the test in this session, as pytest-rerunfailures makes them.
+        waived: Date and reason if a waiver lets a loss pass: ``waived until 2026-12-31: reason``; else empty.
+        waiver_note: Advice on the test's waiver; empty for none.
+        has_expired_waiver: The test fails for an expired waiver, with any verdict.
+        run_dir: Folder of the ranks' records and logs; empty for a measurement in-process.
+        ab: Comparison with another revision; None if it was judged against a baseline.
+        earlier_verdicts: Of earlier attempts of the test in this session, by pytest-rerunfailures.
     """
 
     nodeid: str
@@ -76,11 +76,11 @@ class NotRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned:
-    """What --perf-prune did.
+    """Outcome of --perf-prune.
 
     Attributes:
-        deleted: Baseline files, and profiles, that no test asks for.
-        why_not: Why nothing was deleted; empty if it is known which cases the tests ask for.
+        deleted: Files of baselines and profiles that no test asks for.
+        why_not: Reasons why nothing was deleted; empty if all cases the tests ask for are known.
     """
 
     deleted: tuple[str, ...] = ()
@@ -89,13 +89,13 @@ class Pruned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unasked:
-    """Stored baselines that no test asks for: a case that is renamed, or a test that is lost, leaves its own behind.
+    """Stored baselines that no test asks for, as renamed cases and lost tests leave behind.
 
     Attributes:
         missing: Cases without a committed baseline.
-        stored: Baseline files that no test asks for; where not the whole suite was seen, only those in ``renamed``.
-        renamed: Stored case by missing case, where the two have the same workload but for the model's name.
-        gaps: Why a test that was not seen may ask for the files; empty if the whole suite was seen.
+        stored: Baseline files that no test asks for; if not the whole suite was seen, only those in ``renamed``.
+        renamed: Stored case by missing case, if the two have the same workload but for the model's name.
+        gaps: Reasons why a test that was not seen may ask for the files; empty if the whole suite was seen.
         is_failure: The session fails for this (ini ``perf_fail_on_unasked``).
     """
 
@@ -108,23 +108,23 @@ class Unasked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionResults:
-    """The results file: everything a later session needs to judge again or to print a page.
+    """The results file, complete enough to judge again or to print a page.
 
     Attributes:
         system: System name.
-        system_title: As pages print it.
+        system_title: Title on pages.
         machine: Key of this machine.
-        provenance: When, from which commit, with which versions, on which device, by which command.
-        git_problem: git's reason for not telling the commit or its changes; empty if it could.
+        provenance: Date, commit, versions, device and command.
+        git_problem: git's error if commit or changes are unknown; else empty.
         cases: Judged cases in the order they ran.
         not_run: Perf tests that measured nothing.
-        why_none: Why no case was judged; empty if one was.
-        pruned: What --perf-prune did; None without it.
-        unasked: Stored baselines that may be those of cases without one; None if there are none.
-        inject_pct: Self-test delay of the whole session; 0 for a real one.
+        why_none: Reason why no case was judged; empty if one was.
+        pruned: Outcome of --perf-prune; None without it.
+        unasked: Stored baselines that no test asks for; None if there are none.
+        inject_pct: Self-test delay of the whole session in percent; 0 for a real one.
         duration_sec: Wall time of the session.
-        replay_of: Folder of the stored runs that were judged again, from which machine and provenance are; empty where
-            runs were launched.
+        replay_of: Folder of the stored runs that were judged again, with their machine and provenance; empty if runs
+            were launched.
     """
 
     system: str
@@ -140,24 +140,24 @@ class SessionResults:
     duration_sec: float = 0.0
     replay_of: str = ""
     git_problem: str = ""
-    schema_version: Literal[1] = RESULTS_SCHEMA_VERSION
+    schema_version: Literal[1] = _SCHEMA_VERSION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseReport:
-    """A result with what it was compared with, for people to read.
+    """A result with its baseline and commands, as reports show it.
 
     Attributes:
         result: The judged case.
-        baseline: What it was judged against, or None.
-        stored: The baseline that is written when the test has come to its end, or None.
-        replaced: The baseline an update replaced, or None.
+        baseline: Baseline it was judged against, or None.
+        stored: Baseline that is written at the end of the test, or None.
+        replaced: Baseline that an update replaced, or None.
         stored_profile: File of the profile that was stored with the baseline; empty if none was.
         rerun_command: Shell command that runs just this case again.
         accept_command: Shell command that stores it in spite of its verdict.
-        environment: Environment now, to tell what changed since the baseline.
-        profile: What --perf-profile found out; None where it was not asked for or not due.
-        new_profile: What is stored with the baseline when the test has come to its end, or None.
+        environment: Environment now, to be compared with the baseline's.
+        profile: Profiles of --perf-profile; None without it, or if the verdict does not call for one.
+        new_profile: Profile that is stored with the baseline at the end of the test, or None.
     """
 
     result: CaseResult
