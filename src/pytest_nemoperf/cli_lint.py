@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -201,8 +202,8 @@ class _Linter:
 
     def _policy(self, system: System, *, case: str) -> VerdictPolicy:
         dry_run = self._dry_runs.get(system.name)
-        asked = {each.case: each.tolerances for each in dry_run.asked} if dry_run else {}
         if dry_run is not None and dry_run.policy is not None:
+            asked = {each.case: each.tolerances for each in dry_run.asked}
             return replace(dry_run.policy, tolerances=asked.get(case, dry_run.policy.tolerances))
         return VerdictPolicy(
             tolerances=merge_tolerances([default_tolerances(system), self._tolerances]),
@@ -262,19 +263,23 @@ def _days(text: str) -> int:
 
 def _text(findings: Sequence[Finding], *, num_files: int) -> str:
     """Return one line per finding below its file, and the counts."""
-    lines: list[str] = []
-    for path in dict.fromkeys(finding.path for finding in findings):
-        lines.append(path)
-        lines += [f"  {each.level}: {each.message}" for each in findings if each.path == path]
     if not findings:
         return f"{count_text(num_files, 'file')} ok\n"
-    counts = Counter(finding.level for finding in findings)
+    lines_of: dict[str, list[str]] = {}
+    for finding in findings:
+        lines_of.setdefault(finding.path, [finding.path]).append(f"  {finding.level}: {finding.message}")
+    lines = list(chain.from_iterable(lines_of.values()))
+    counts = _counts(findings)
     words = [count_text(counts[level], level) for level in ("error", "warning") if counts[level]]
     return "\n".join([*lines, "", f"{' and '.join(words)} in {count_text(num_files, 'file')}"]) + "\n"
 
 
+def _counts(findings: Sequence[Finding]) -> Counter[str]:
+    return Counter(finding.level for finding in findings)
+
+
 def _json_text(findings: Sequence[Finding], *, num_files: int) -> str:
-    counts = Counter(finding.level for finding in findings)
+    counts = _counts(findings)
     report: dict[str, Any] = {
         "num_files": num_files,
         "num_errors": counts["error"],

@@ -169,8 +169,10 @@ def _time_by_phase(report: CaseReport, *, ab: ABResult) -> Iterator[RenderableTy
 
 
 def _method_text(ab: ABResult) -> str:
-    num_counted = sum(not each.left_out for each in ab.rounds)
-    num_new_first = sum(each.first == "new" for each in ab.rounds)
+    num_counted = num_new_first = 0
+    for each in ab.rounds:
+        num_counted += not each.left_out
+        num_new_first += each.first == "new"
     method = f"turns of {ab.block_steps} steps" if ab.method == "turns" else "whole launches"
     return (
         f"{count_text(num_counted, 'round')} in {elapsed_text(ab.duration_sec)} by {method}; "

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.comparison import VerdictKind
-from pytest_nemoperf.fingerprint import Difference, Significance
+from pytest_nemoperf.fingerprint import Significance
 from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.report.ab import render_ab
 from pytest_nemoperf.report.cells import commit_text, figures_text
@@ -140,23 +140,21 @@ def _spread(report: CaseReport, *, then: DecidingBaseline) -> Iterator[Renderabl
 
 def _suspects(report: CaseReport, *, then: DecidingBaseline) -> Iterator[RenderableType]:
     """Yield the changes of the environment: known to affect speed first, then the others in one dim line."""
-    differences = changed_since(report, then=then)
-    suspects = [each for each in differences if each.tier is not Significance.REST]
-    rest = [each for each in differences if each.tier is Significance.REST]
+    suspects = []
+    rest = []
+    for difference in changed_since(report, then=then):
+        text = f"{difference.name}: {difference.then} -> {difference.now}"
+        if difference.tier is Significance.REST:
+            rest.append(text)
+        else:
+            suspects.append(text)
     yield ""
     yield heading(f"suspects: what may change speed and changed since {then.name}")
-    for each in suspects:
-        yield indented(_difference_text(each))
-    if not suspects:
-        yield indented("none of what is watched differs")
+    yield from map(indented, suspects or ["none of what is watched differs"])
     if then.environment is None:
         yield indented(styled((f"what was set where the steps of {then.name} ran was not kept", QUIET)))
     if rest:
-        yield indented(styled(("also changed: " + "; ".join(map(_difference_text, rest)), QUIET)))
-
-
-def _difference_text(difference: Difference) -> str:
-    return f"{difference.name}: {difference.then} -> {difference.now}"
+        yield indented(styled(("also changed: " + "; ".join(rest), QUIET)))
 
 
 def _origin(report: CaseReport, *, then: DecidingBaseline) -> Iterator[RenderableType]:

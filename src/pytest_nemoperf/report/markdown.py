@@ -107,9 +107,13 @@ def _plan_section(rows: Sequence[Planned], *, precision: str, results: SessionRe
 
 
 def _other_section(cases: Sequence[CaseResult], *, results: SessionResults) -> list[str]:
-    known = {name for case in cases for run in case.measurement.runs for name in run.metrics}
+    known: set[str] = set()
+    for case in cases:
+        known.update(*(run.metrics for run in case.measurement.runs))
     metrics = [name for name in _OTHER_METRICS if name in known]
-    rows = [[marked(case.verdict.case, results=results), *figure_cells(case, metrics=metrics)] for case in cases]
+    rows = []
+    for case in cases:
+        rows.append([marked(case.verdict.case, results=results), *figure_cells(case, metrics=metrics)])
     title = f"System: {results.system_title}"
     return [
         "## Calls and Loops Timed in the Test Process",
@@ -130,9 +134,10 @@ def _conventions(cases: Sequence[CaseResult]) -> list[str]:
             cases_of.setdefault(case.measurement.flops_convention, []).append(case.verdict.case)
     if not cases_of:
         return []
-    names = [f"{code(name)} ({', '.join(ids)})" for name, ids in cases_of.items()]
-    if len(cases_of) == 1:
-        names = [code(name) for name in cases_of]
+    names = []
+    for name, ids in cases_of.items():
+        is_only = len(cases_of) == 1
+        names.append(code(name) if is_only else f"{code(name)} ({', '.join(ids)})")
     return [f"FLOPs are counted under the convention {'; '.join(names)}.", ""]
 
 

@@ -71,7 +71,7 @@ def compare_phases(now: Sequence[Run], *, baseline: Sequence[Run], group: str | 
     Args:
         now: Runs of this session.
         baseline: Runs of the baseline.
-        group: A group of ranks beside the training ranks, whose step is the sum of its phases; None for the latter.
+        group: A group of ranks beside the training ranks; its step is the sum of its phases. None: the training ranks.
     """
     then_phases = median_phases(baseline, group=group)
     now_phases = median_phases(now, group=group)
@@ -88,12 +88,12 @@ def compare_phases(now: Sequence[Run], *, baseline: Sequence[Run], group: str | 
     columns: dict[str, tuple[float, float]] = {}
     for name in {**then_phases, **now_phases}:
         columns[name] = (rounded_ms(then_phases.get(name, 0.0)), rounded_ms(now_phases.get(name, 0.0)))
-    gap = [round(total[side] - sum(column[side] for column in columns.values()), decimals) for side in (0, 1)]
-    if any(gap):
-        columns[GAP] = (gap[0] + 0.0, gap[1] + 0.0)  # never minus zero
-    sign = 1.0 if total[1] >= total[0] else -1.0
     rows = [_row(name, column, total=total) for name, column in columns.items()]
-    rows.sort(key=lambda row: (row.phase == GAP, -sign * row.difference_ms))
+    rows.sort(key=lambda row: row.difference_ms, reverse=total[1] >= total[0])
+    then_gap = round(total[0] - sum(then_ms for then_ms, _ in columns.values()), decimals) + 0.0  # never minus zero
+    now_gap = round(total[1] - sum(now_ms for _, now_ms in columns.values()), decimals) + 0.0
+    if then_gap or now_gap:
+        rows.append(_row(GAP, (then_gap, now_gap), total=total))
     return PhaseTable(rows=tuple(rows), step=_row("step", total, total=total), decimals=decimals)
 
 

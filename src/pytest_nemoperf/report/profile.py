@@ -132,8 +132,13 @@ def operator_rows(changes: Sequence[OperatorChange], *, decimals: int) -> list[O
         decimals: Of a millisecond.
     """
     largest = sorted(changes, key=lambda change: -abs(change.added_sec))[:MAX_ROWS]
-    rows = [_row(change, decimals=decimals) for change in changes if change in largest]
-    others = [change for change in changes if change not in largest]
+    rows = []
+    others = []
+    for change in changes:
+        if change in largest:
+            rows.append(_row(change, decimals=decimals))
+        else:
+            others.append(change)
     if others:
         rows.append(_others_row(others, decimals=decimals))
     then_ms = round(sum(row.then_ms for row in rows), decimals)
@@ -193,18 +198,19 @@ def _row(change: OperatorChange, *, decimals: int) -> OperatorRow:
 
 
 def _others_row(others: Sequence[OperatorChange], *, decimals: int) -> OperatorRow:
+    num_new = num_gone = 0
+    then_ms = now_ms = 0.0
+    for change in others:
+        num_new += change.then is None
+        num_gone += change.now is None
+        then_ms += _ms(change.then)
+        now_ms += _ms(change.now)
     counts = [count_text(len(others), "other")]
-    num_new = sum(change.then is None for change in others)
     if num_new:
         counts.append(f"{num_new:,} new")
-    num_gone = sum(change.now is None for change in others)
     if num_gone:
         counts.append(f"{num_gone:,} gone")
-    return OperatorRow(
-        name=f"({', '.join(counts)})",
-        then_ms=round(sum(_ms(change.then) for change in others), decimals),
-        now_ms=round(sum(_ms(change.now) for change in others), decimals),
-    )
+    return OperatorRow(name=f"({', '.join(counts)})", then_ms=round(then_ms, decimals), now_ms=round(now_ms, decimals))
 
 
 def _cells(row: OperatorRow, *, decimals: int) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from operator import attrgetter
 
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import STEP_TIME_SEC, TIME_PER_CALL_SEC
@@ -29,19 +30,16 @@ def compare_spread(now: Sequence[Run], *, baseline: Sequence[Run]) -> list[tuple
 
 def unusual_steps(now: Sequence[Run], *, baseline: Sequence[Run]) -> list[tuple[str, int, int]]:
     """Return (name, baseline, now): numbers of dropped and of slow steps, summed over the runs, if there are any."""
-    rows = [
-        (
-            "dropped, still warming up",
-            sum(run.num_warmup_dropped for run in baseline),
-            sum(run.num_warmup_dropped for run in now),
-        ),
-        (
-            "far slower than the rest, kept",
-            sum(run.num_outliers for run in baseline),
-            sum(run.num_outliers for run in now),
-        ),
-    ]
-    return [row for row in rows if row[1] or row[2]]
+    rows = []
+    for name, number_of in (
+        ("dropped, still warming up", attrgetter("num_warmup_dropped")),
+        ("far slower than the rest, kept", attrgetter("num_outliers")),
+    ):
+        num_then = sum(map(number_of, baseline))
+        num_now = sum(map(number_of, now))
+        if num_then or num_now:
+            rows.append((name, num_then, num_now))
+    return rows
 
 
 def _percent(percent: float | None) -> str:

@@ -103,8 +103,7 @@ def _parts(
         own = [report for report in reports if cells_of in _tables_of(report.result)]
         if own:
             yield ""
-            rows = [headings, *map(cells_of, own)]
-            yield from _table([report.result for report in own], rows=rows, width=width)
+            yield from _table(own, headings=headings, cells_of=cells_of, width=width)
     yield ""
     yield from _counts(results)
     yield from _reasons(results.cases, hints=_REPLAY_HINTS if results.replay_of else _HINTS)
@@ -190,24 +189,32 @@ def _delta(case: CaseResult, *, metric: str) -> str:
     return f"{delta} anchor" if shown.anchor else delta
 
 
-def _table(cases: Sequence[CaseResult], *, rows: Sequence[Sequence[str]], width: int) -> Iterator[RenderableType]:
+def _table(
+    reports: Sequence[CaseReport],
+    *,
+    headings: Sequence[str],
+    cells_of: Callable[[CaseReport], list[str]],
+    width: int,
+) -> Iterator[RenderableType]:
     """Yield one line per case; if that is too wide, the case id above its figures, so that it is never cut."""
-    wide = [["verdict", "case", *rows[0]]]
-    narrow = [["verdict", *rows[0]]]
-    for case, row in zip(cases, rows[1:], strict=True):
-        wide.append([verdict_word(case), case.verdict.case, *row])
-        narrow.append([verdict_word(case), *row])
+    wide = [["verdict", "case", *headings]]
+    narrow = [["verdict", *headings]]
+    for report in reports:
+        word = verdict_word(report.result)
+        cells = cells_of(report)
+        wide.append([word, report.result.verdict.case, *cells])
+        narrow.append([word, *cells])
     head, *lines = align(wide, num_left=2)
     if len(head) <= width:
         yield styled((head, QUIET))
-        for line, case in zip(lines, cases, strict=True):
-            yield _verdict_line(line, case=case)
+        for line, report in zip(lines, reports, strict=True):
+            yield _verdict_line(line, case=report.result)
         return
     head, *lines = align(narrow, num_left=1)
     yield indented(styled((head, QUIET)))
-    for line, case in zip(lines, cases, strict=True):
-        yield case.verdict.case
-        yield indented(_verdict_line(line, case=case))
+    for line, report in zip(lines, reports, strict=True):
+        yield report.result.verdict.case
+        yield indented(_verdict_line(line, case=report.result))
 
 
 def _verdict_line(line: str, *, case: CaseResult) -> RenderableType:
@@ -219,16 +226,21 @@ def _counts(results: SessionResults) -> Iterator[RenderableType]:
     if not results.cases:
         yield styled((results.why_none or "no case was measured", ALARM))
         return
-    counts = Counter(case.verdict.kind for case in results.cases if not case.has_expired_waiver)
+    counts: Counter[VerdictKind] = Counter()
+    num_expired = num_waived = num_local = 0
+    for case in results.cases:
+        if case.has_expired_waiver:
+            num_expired += 1
+        else:
+            counts[case.verdict.kind] += 1
+        num_waived += bool(case.waived)
+        num_local += case.is_judged_locally
     words = [styled((f"{counts[kind]} {kind}", style_of(kind))) for kind in VerdictKind if counts[kind]]
-    num_expired = sum(case.has_expired_waiver for case in results.cases)
     if num_expired:
         words.append(styled((f"{num_expired} WAIVER EXPIRED", ALARM)))
     yield styled(", ").join(words)
-    num_waived = sum(bool(case.waived) for case in results.cases)
     if num_waived:
         yield styled((f"{count_text(num_waived, 'loss')} passed, waived by the test", ALARM))
-    num_local = sum(case.is_judged_locally for case in results.cases)
     if num_local:
         yield f"{num_local} of {len(results.cases)} judged by this machine's own records, not by committed baselines"
 
