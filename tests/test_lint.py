@@ -9,7 +9,7 @@ import pytest
 from pytest_nemoperf.baseline import Anchor, Baseline
 from pytest_nemoperf.comparison import VerdictPolicy
 from pytest_nemoperf.dryrun import AskedCase, DryRun
-from pytest_nemoperf.lint import Finding, LooseTolerance, lint_baseline, lint_loose, lint_profile, lint_suite
+from pytest_nemoperf.lint import Finding, lint_baseline, lint_loose, lint_profile, lint_suite
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.profiles import Profile
 from pytest_nemoperf.recipe import Plan
@@ -146,22 +146,20 @@ def test_a_reason_that_says_nothing_is_pointed_out() -> None:
 
 
 def test_too_few_runs_are_pointed_out() -> None:
-    findings = findings_of(stored(make_plan(), num_runs=2))
+    (finding,) = findings_of(stored(make_plan(), num_runs=2))
 
-    assert [finding.message for finding in findings] == [
-        "2 runs: too few to show the noise between launches; record 3 or more"
-    ]
+    assert finding.message == "2 runs: too few to show the noise between launches; record 3 or more"
 
 
 def test_a_tolerance_below_the_noise_floor_is_an_error_with_the_runs_that_would_do() -> None:
     baseline = stored(make_plan())
 
-    findings = findings_of(baseline, policy=make_policy(tolerance_pct=2.0, run_noise_pct=2.0))
+    (finding,) = findings_of(baseline, policy=make_policy(tolerance_pct=2.0, run_noise_pct=2.0))
 
-    assert [(finding.level, finding.rule) for finding in findings] == [("error", "tight")]
-    assert findings[0].message.startswith("tolerance 2% of tokens/sec/GPU is finer than the ")
-    assert "3 runs with 1.8% noise can resolve; 53 runs would" in findings[0].message
-    assert findings[0].message.endswith("below the noise floor: no verdict but INCONCLUSIVE")
+    assert (finding.level, finding.rule) == ("error", "tight")
+    assert finding.message.startswith("tolerance 2% of tokens/sec/GPU is finer than the ")
+    assert "3 runs with 1.8% noise can resolve; 53 runs would" in finding.message
+    assert finding.message.endswith("below the noise floor: no verdict but INCONCLUSIVE")
 
 
 def test_a_tolerance_that_is_a_little_too_fine_is_a_warning() -> None:
@@ -175,17 +173,12 @@ def test_loose_tolerances_are_one_warning_a_system_and_metric() -> None:
     policy = make_policy(tolerance_pct=20.0)
     _, loose = lint_baseline(stored(make_plan()), path=PATH, policy=policy, today=TODAY, max_age_days=180)
 
-    findings = lint_loose([*loose, *loose], folder="baselines/cpu")
+    speed, memory = lint_loose([*loose, *loose], folder="baselines/cpu")
 
     assert [each.metric for each in loose] == ["tokens_per_sec_per_gpu", "peak_memory_gib"]
-    assert [finding.path for finding in findings] == ["baselines/cpu"] * 2
-    assert findings[0].message.startswith(
-        "tolerance 20% of tokens/sec/GPU is more than 4 times what 2 cases can resolve (2"
-    )
-    assert (
-        lint_loose([LooseTolerance(metric="peak_memory_gib", tolerance_pct=5, resolved_pct=1)], folder="x")[0].level
-        == "warning"
-    )
+    assert (speed.path, speed.level, speed.rule) == ("baselines/cpu", "warning", "loose")
+    assert speed.message.startswith("tolerance 20% of tokens/sec/GPU is more than 4 times what 2 cases can resolve (2")
+    assert memory.message.startswith("tolerance 20% of peak memory ")
 
 
 @pytest.mark.parametrize(
@@ -251,13 +244,11 @@ def make_dry_run(*cases: str, gaps: tuple[str, ...] = ()) -> DryRun:
 
 
 def test_files_no_test_asks_for_are_errors_and_cases_without_a_file_warnings() -> None:
-    findings = lint_suite(make_dry_run("a", "b"), paths={"a": "cpu/a.json", "old": "cpu/old.json"}, folder="cpu")
+    orphan, missing = lint_suite(make_dry_run("a", "b"), paths={"a": "cpu/a.json", "old": "cpu/old.json"}, folder="cpu")
 
-    assert [(finding.path, finding.level, finding.rule) for finding in findings] == [
-        ("cpu/old.json", "error", "orphan"),
-        ("cpu", "warning", "missing"),
-    ]
-    assert "no baseline of b, which test_x.py::test_b asks for" in findings[1].message
+    assert (orphan.path, orphan.level, orphan.rule) == ("cpu/old.json", "error", "orphan")
+    assert (missing.path, missing.level, missing.rule) == ("cpu", "warning", "missing")
+    assert "no baseline of b, which test_x.py::test_b asks for" in missing.message
 
 
 def test_where_not_every_test_was_seen_an_orphan_is_not_certain() -> None:
@@ -272,7 +263,6 @@ def test_an_anchor_below_the_noise_floor_is_pointed_out() -> None:
 
     messages = [each.message for each in findings_of(anchored, policy=make_policy(run_noise_pct=1.8))]
 
-    found = [message for message in messages if message.startswith("the anchor '1.4' decides nothing of tokens/sec")]
-    assert len(found) == 1
-    assert "1 anchor run with 1.8% noise" in found[0]
-    assert "--perf-anchor=RELEASE" in found[0]
+    (message,) = (each for each in messages if each.startswith("the anchor '1.4' decides nothing of tokens/sec"))
+    assert "1 anchor run with 1.8% noise" in message
+    assert "--perf-anchor=RELEASE" in message

@@ -1,4 +1,4 @@
-"""What a perf session tells GitHub Actions, and what JUnit files carry."""
+"""Perf sessions on GitHub Actions, and their JUnit files."""
 
 from __future__ import annotations
 
@@ -34,12 +34,10 @@ def test_failures_are_annotated_at_their_tests_in_the_repository(project: Projec
     result = project.run("--junitxml=junit.xml")
 
     result.assert_outcomes(failed=2)
-    lines = [line for line in result.outlines if line.startswith("::")]
-    assert lines[0].startswith(
-        f"::error file=test_speed.py,line=10,title=REGRESSED::{CASE}: tokens/sec/GPU is 80.0%25 "
-    )
-    assert lines[1].startswith("::error file=test_speed.py,line=14,title=FAILED test_speed.py%3A%3Atest_broken::")
-    assert lines[1].endswith("100%25 wrong")
+    slow, broken = (line for line in result.outlines if line.startswith("::"))
+    assert slow.startswith(f"::error file=test_speed.py,line=10,title=REGRESSED::{CASE}: tokens/sec/GPU is 80.0%25 ")
+    assert broken.startswith("::error file=test_speed.py,line=14,title=FAILED test_speed.py%3A%3Atest_broken::")
+    assert broken.endswith("100%25 wrong")
     assert summary.read_text().startswith("of an earlier command\n## Performance on CPU: 1 NO BASELINE\n")
     assert "## Performance on CPU: 1 REGRESSED\n" in summary.read_text()
     failure = ElementTree.parse(project.root / "junit.xml").find(".//failure")  # noqa: S314 (our own file)

@@ -1,4 +1,4 @@
-"""Judged cases and sessions, as reports get to see them."""
+"""Judged cases and sessions for reports."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ PHASES = {"data": 0.001, "forward": 0.03, "backward": 0.05, "optimizer": 0.014, 
 
 
 def make_call_run(seconds: float) -> Run:
-    """Return what a pytest-benchmark test measures."""
+    """Return the run of a pytest-benchmark test."""
     return Run(metrics={"time_per_call_sec": seconds}, num_steps=50, step_time_mad_pct=0.8)
 
 
 def make_phased_run(*, other_sec: float = 0.005, step_time_sec: float = 0.1) -> Run:
-    """Return a run with all phases, of which ``other`` takes so long."""
+    """Return a run with all phases; the time of ``other`` is given."""
     run = make_run(100.0 / step_time_sec)
     return replace(run, phases={**PHASES, "other": other_sec}, rank_spread_pct=2.5)
 
@@ -49,7 +49,7 @@ def make_report(
     plan_changes: dict[str, Any] | None = None,
     **changes: Any,
 ) -> CaseReport:
-    """Return the report of a measurement, judged by the real rule; changes are of its result."""
+    """Return the report of a measurement, judged as in a session; changes are of its result."""
     measurement = measurement or make_measurement()
     verdict = judge(
         measurement, baseline=baseline, machine=MACHINE, policy=replace(POLICY, max_runs=max(1, len(measurement.runs)))
@@ -101,7 +101,7 @@ def make_rl_report(
 
     Args:
         baseline_changes: Of the baseline's records, see make_rl_records; None for no baseline.
-        rl: What is not make_rl's default.
+        rl: Changes of make_rl's defaults.
         changes: Of this session's records.
     """
     plan = make_rl_plan(rl=make_rl(**(rl or {})))

@@ -1,33 +1,33 @@
 from __future__ import annotations
 
 from pytest_nemoperf.records import GroupStep
-from tests.report.blocks import lines_of, section
+from tests.report.blocks import lines_of, section, table
 from tests.report.builders import make_regressed, make_rl_report
 
 
 def test_phases_of_reinforcement_learning_are_beside_the_baselines() -> None:
     lines = lines_of(make_rl_report(baseline_changes={}, step_time_sec=0.2))
 
-    rows = [line.split() for line in section(lines, heading="where the step's time went")]
+    rows = table(section(lines, heading="where the step's time went"), key="phase")
     assert lines[0].startswith("REGRESSED grpo-llama-tiny-")
-    assert rows[1] == ["generation", "50.00", "100.00", "+50.00", "50%"]
-    assert rows[-1] == ["step", "100.00", "200.00", "+100.00", "100%"]
+    assert (rows["generation"]["difference"], rows["generation"]["share of the loss"]) == ("+50.00", "50%")
+    assert (rows["step"]["difference"], rows["step"]["share of the loss"]) == ("+100.00", "100%")
 
 
 def test_ranks_that_only_generate_have_phases_of_their_own() -> None:
-    then, now = (
-        {"generation": GroupStep(step_time_sec=0.1, phases={"generation": 0.1 - idle, "idle": idle})}
-        for idle in (0.01, 0.06)
-    )
-    report = make_rl_report(baseline_changes={"groups": then}, groups=now, step_time_sec=0.2)
+    def groups(*, idle: float) -> dict[str, GroupStep]:
+        return {"generation": GroupStep(step_time_sec=0.1, phases={"generation": 0.1 - idle, "idle": idle})}
 
-    rows = [line.split() for line in section(lines_of(report), heading="where the time of the generation ranks went")]
+    report = make_rl_report(baseline_changes={"groups": groups(idle=0.01)}, groups=groups(idle=0.06), step_time_sec=0.2)
 
-    assert rows[1:] == [
-        ["idle", "10.00", "60.00", "+50.00"],
-        ["generation", "90.00", "40.00", "-50.00"],
-        ["step", "100.00", "100.00", "+0.00"],
-    ]
+    lines = section(lines_of(report), heading="where the time of the generation ranks went")
+
+    rows = table(lines, key="phase")
+    assert {name: row["difference"] for name, row in rows.items()} == {
+        "idle": "+50.00",
+        "generation": "-50.00",
+        "step": "+0.00",
+    }
 
 
 def test_figures_of_reinforcement_learning_are_shown_beside_the_baselines() -> None:
@@ -37,16 +37,18 @@ def test_figures_of_reinforcement_learning_are_shown_beside_the_baselines() -> N
         rollout={"generation_time_sec": 0.1, "reward_mean": 0.5},
     )
 
-    rows = [" ".join(line.split()) for line in section(lines_of(report), heading="generation and training")]
+    rows = table(section(lines_of(report), heading="generation and training"), key="figure")
 
-    assert rows[0] == "figure baseline now delta"
-    assert "generation 3,200 tokens/sec/GPU 1,600 tokens/sec/GPU -50.0%" in rows
-    assert "mean response length 24 tokens 24 tokens 0.0%" in rows
-    assert "generation imbalance 1.5 % 4 % +2.5 points" in rows
-    assert "truncated share 0 % 0 % 0.0 points" in rows
-    assert "staleness 0 steps 0 steps 0.0%" in rows
-    assert "mean reward 0.25 0.5 +100.0%" in rows
-    assert "KL from the reference - 0.002 -" in rows
+    deltas = {name: row["delta"] for name, row in rows.items()}
+    assert deltas["generation"] == "-50.0%"
+    assert deltas["mean response length"] == "0.0%"
+    assert deltas["generation imbalance"] == "+2.5 points"
+    assert deltas["truncated share"] == "0.0 points"
+    assert deltas["staleness"] == "0.0%"
+    assert deltas["mean reward"] == "+100.0%"
+    kl = rows["KL from the reference"]
+    assert (kl["baseline"], kl["now"], kl["delta"]) == ("-", "0.002", "-")
+    assert rows["generation"]["now"] == "1,600 tokens/sec/GPU"
 
 
 def test_a_workload_that_left_its_band_shows_its_figures_and_no_phases() -> None:
@@ -57,10 +59,10 @@ def test_a_workload_that_left_its_band_shows_its_figures_and_no_phases() -> None
     lines = lines_of(report)
 
     assert lines[0].startswith("NOT COMPARABLE grpo-")
-    assert lines[1] == "mean response length is 24 tokens, 10 tokens in the baseline (+140.0%, allowed 5.0%)"
+    assert "mean response length is 24 tokens, 10 tokens in the baseline (+140.0%, allowed 5.0%)" in lines
     assert not any(line.startswith("where the step's time went") for line in lines)
-    rows = [" ".join(line.split()) for line in section(lines, heading="generation and training")]
-    assert "mean response length 10 tokens 24 tokens +140.0%" in rows
+    rows = table(section(lines, heading="generation and training"), key="figure")
+    assert rows["mean response length"]["delta"] == "+140.0%"
 
 
 def test_pre_training_has_no_figures_of_reinforcement_learning() -> None:

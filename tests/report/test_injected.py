@@ -1,4 +1,4 @@
-"""Whatever a reader sees of a self-test, in whichever form, says that it is one."""
+"""Every output of a self-test says that it is one."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from pytest_nemoperf.report.plans import render_dry_run, render_price
 from pytest_nemoperf.results import NotRun
 from pytest_nemoperf.systems import find_system
 from tests.builders import make_recipe
+from tests.report.blocks import facts, section, table
 
 H100 = find_system("h100")
 
@@ -25,16 +26,22 @@ def price_of(**changes: Any) -> Price:
     return price_plan(resolve(make_recipe(global_batch_size=64, **values), system=H100), system=H100, baseline=None)
 
 
+def figures_of(price: Price, *, text: str) -> dict[str, str]:
+    """Return the figures below the case in the report of a dry run, by heading."""
+    rows = [line for line in text.splitlines() if line != price.plan.case]
+    return table(rows, key="fits").popitem()[1]
+
+
 def test_a_pipeline_shows_its_stages_and_its_bubble() -> None:
     price = price_of(layouts={"h100": Layout(gpus=8, pp=8)})
 
-    lines = render_price(price, system_title="DGX-H100").splitlines()
+    text = render_price(price, system_title="DGX-H100")
 
-    assert "pipeline bubble     9.9% of the step" in lines
-    (stages,) = (line.split() for line in lines if line.startswith("  pipeline stage"))
+    assert facts(text)["pipeline bubble"] == "9.9% of the step"
+    (stages,) = (line.split() for line in text.splitlines() if line.startswith("  pipeline stage"))
     assert {"0", "4", "7"} <= set(stages)
     assert stages.count("(fullest)") == 1
-    assert all(len(line) <= 80 for line in lines[1:])
+    assert max(len(line) for line in text.splitlines() if line != price.plan.case) <= 80
 
 
 def test_what_the_framework_can_not_run_is_told_and_folded() -> None:
@@ -51,9 +58,11 @@ def test_small_plans_have_small_units() -> None:
     price = price_of(model="llama-tiny", layouts={"h100": Layout(gpus=1)}, seq_len=8)
     dry_run = DryRun(system="h100", system_title="DGX-H100", cases=(PricedCase(nodeid="a", price=price),))
 
-    row = render_dry_run(dry_run, written=[]).splitlines()[-1].split()
+    row = figures_of(price, text=render_dry_run(dry_run, written=[]))
 
-    assert row[0:1] + row[2:3] + row[4:5] == ["yes", "MB", "GFLOP"]
+    assert row["fits"] == "yes"
+    assert row["memory"].endswith(" MB")
+    assert row["model FLOPs"].endswith(" GFLOP")
     assert " 0.00 " not in render_price(price, system_title="DGX-H100")
 
 
@@ -102,15 +111,15 @@ def test_a_dry_run_shows_each_case_above_its_figures_and_the_reasons_of_the_othe
 
     lines = render_dry_run(dry_run, written=["out/dry_run.json"]).splitlines()
 
-    assert lines[0] == "dry run on h100 (DGX-H100): nothing was launched"
-    assert lines[1] == "cases are changed by --perf-set pp=2"
-    assert lines[3].split() == ["fits", "memory", "model", "FLOPs", "bubble", "expected", "step"]
-    assert lines[4] == price.plan.case
-    assert lines[5].split()[0] == ("yes" if price.is_fitting else "NO")
-    assert lines[5].split()[-2:] == [f"{100 * price.bubble_fraction:.1f}%", "-"]
-    assert f"  {price.plan.case}: torch is not installed" in lines
-    assert "  test_a.py::b: no recipe" in lines
-    assert lines[-1] == "written: out/dry_run.json"
+    assert "dry run on h100 (DGX-H100): nothing was launched" in lines
+    assert "cases are changed by --perf-set pp=2" in lines
+    row = figures_of(price, text="\n".join(lines))
+    assert price.is_fitting is False
+    assert row["fits"] == "NO"
+    assert (row["bubble"], row["expected step"]) == (f"{100 * price.bubble_fraction:.1f}%", "-")
+    assert section(lines, heading="priced, but not runnable here") == [f"  {price.plan.case}: torch is not installed"]
+    assert section(lines, heading="not priced") == ["  test_a.py::b: no recipe"]
+    assert "written: out/dry_run.json" in lines
 
 
 def test_a_dry_run_without_cases_says_only_why() -> None:

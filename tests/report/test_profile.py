@@ -1,4 +1,4 @@
-"""What a failing test says of its operators."""
+"""Operators in the report of a failing test."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.recipe import Precision
 from pytest_nemoperf.report.markdown import render_markdown
 from pytest_nemoperf.results import CaseReport
+from tests.report.blocks import page_tables
 from tests.report.builders import make_passed, make_results, make_rl_report
 
 # The header of NeMo RL's performance page for v0.4, as its authors wrote it.
@@ -28,21 +29,10 @@ def _planned(report: CaseReport, **changes: Any) -> CaseReport:
     return replace(report, result=replace(report.result, plan=replace(report.result.plan, **changes)))
 
 
-def _tables(lines: list[str]) -> list[list[list[str]]]:
-    """Return the cells of each table, headings first, rule left out."""
-    tables: list[list[list[str]]] = []
-    for before, line in zip(["", *lines], lines, strict=False):
-        if not line.startswith("|"):
-            continue
-        if not before.startswith("|"):
-            tables.append([])
-        if not line.startswith("| -"):
-            tables[-1].append([cell.strip() for cell in line.strip("|").split("|")])
-    return tables
-
-
 def test_columns_are_those_of_the_page_in_its_order() -> None:
-    assert _tables(_page(make_rl_report()))[0][0] == HEADINGS
+    figures, _ = page_tables(_page(make_rl_report()))
+
+    assert list(figures[0]) == HEADINGS
 
 
 def test_every_value_is_under_its_heading() -> None:
@@ -50,34 +40,36 @@ def test_every_value_is_under_its_heading() -> None:
     layout = Layout(gpus=48, tp=2, cp=2, pp=3, vp=2, ep=4, dp_shard=4, generation=generation)
     report = _planned(make_rl_report(), layout=layout, seq_len=4096, global_batch_size=2)
 
-    table = _tables(_page(report))[0]
+    (figures, *_) = page_tables(_page(report))
 
-    assert dict(zip(HEADINGS, table[1], strict=True)) == {
-        "Model": "llama-tiny",
-        "Training Backend": "PyTorch",
-        "T-Max Sequence Length": "4096",
-        "G-Average Seq len": "24",
-        "#-GPUs": "56",
-        "G-GBS": "8",
-        "T-GBS": "2",
-        "G-TP": "2",
-        "G-PP": "1",
-        "G-DP": "4",
-        "T-TP": "2",
-        "T-CP": "2",
-        "T-EP": "4",
-        "T-PP": "3",
-        "T-VPP": "2",
-        "T-DP": "4",
-        "Tokens / sec / GPU": "1600",
-        "Total Step time(s)": "0.1",
-    }
+    assert figures == [
+        {
+            "Model": "llama-tiny",
+            "Training Backend": "PyTorch",
+            "T-Max Sequence Length": "4096",
+            "G-Average Seq len": "24",
+            "#-GPUs": "56",
+            "G-GBS": "8",
+            "T-GBS": "2",
+            "G-TP": "2",
+            "G-PP": "1",
+            "G-DP": "4",
+            "T-TP": "2",
+            "T-CP": "2",
+            "T-EP": "4",
+            "T-PP": "3",
+            "T-VPP": "2",
+            "T-DP": "4",
+            "Tokens / sec / GPU": "1600",
+            "Total Step time(s)": "0.1",
+        }
+    ]
 
 
 def test_no_virtual_pipeline_is_not_applicable() -> None:
-    (row,) = _tables(_page(make_rl_report()))[0][1:]
+    (figures, *_) = page_tables(_page(make_rl_report()))
 
-    assert row[HEADINGS.index("T-VPP")] == "n/a"
+    assert figures[0]["T-VPP"] == "n/a"
 
 
 @pytest.mark.parametrize(
@@ -114,14 +106,16 @@ def test_sections_are_headed_in_the_manner_of_the_page(
 
     lines = _page(_planned(report, **changes))
 
-    assert lines[0] == heading
-    assert lines[2] == "#### System: CPU. Precision: Training FP32, Generation FP32."
+    assert [line for line in lines if line.startswith("#")] == [
+        heading,
+        "#### System: CPU. Precision: Training FP32, Generation FP32.",
+    ]
 
 
 def test_eight_bits_of_training_are_sixteen_of_generation() -> None:
     lines = _page(_planned(make_rl_report(), precision=Precision.FP8_CS))
 
-    assert lines[2] == "#### System: CPU. Precision: Training FP8_CS, Generation BF16."
+    assert "#### System: CPU. Precision: Training FP8_CS, Generation BF16." in lines
 
 
 def test_pinned_lengths_are_told_and_kept_apart_from_sampled_ones() -> None:
@@ -136,23 +130,22 @@ def test_pinned_lengths_are_told_and_kept_apart_from_sampled_ones() -> None:
 
 
 def test_phases_of_a_step_are_in_a_second_table() -> None:
-    table = _tables(_page(make_rl_report()))[1]
+    _, phases = page_tables(_page(make_rl_report()))
 
-    assert " ".join(table[0]) == (
-        "Model Layout Ranks generation reward policy_logprobs reference_logprobs advantage training refit other"
-    )
-    assert table[1] == [
-        "llama-tiny",
-        "fsdp2-gdp2",
-        "training",
-        "0.05",
-        "0.001",
-        "0.01",
-        "0.01",
-        "0.001",
-        "0.02",
-        "0.007",
-        "0.001",
+    assert phases == [
+        {
+            "Model": "llama-tiny",
+            "Layout": "fsdp2-gdp2",
+            "Ranks": "training",
+            "generation": "0.05",
+            "reward": "0.001",
+            "policy_logprobs": "0.01",
+            "reference_logprobs": "0.01",
+            "advantage": "0.001",
+            "training": "0.02",
+            "refit": "0.007",
+            "other": "0.001",
+        }
     ]
 
 
@@ -163,21 +156,22 @@ def test_rows_that_differ_in_no_column_are_told_apart_by_their_case() -> None:
         other, result=replace(other.result, verdict=replace(other.result.verdict, case="grpo-llama-tiny-warm"))
     )
 
-    names = [row[0] for row in _tables(_page(one, other))[0][1:]]
+    (figures, *_) = page_tables(_page(one, other))
 
+    names = [row["Model"] for row in figures]
     assert names == [f"llama-tiny ({one.result.verdict.case})", "llama-tiny (grpo-llama-tiny-warm)"]
 
 
 def test_pre_training_comes_first_and_keeps_its_own_table() -> None:
     lines = _page(make_rl_report(), make_passed())
 
-    headings = [line for line in lines if line.startswith(("## ", "### "))]
-    assert headings[0] == "## Pre-Training Performance (torch)"
-    assert headings[1].startswith("### GRPO Performance")
+    pre_training, rl = (line for line in lines if line.startswith(("## ", "### ")))
+    assert pre_training == "## Pre-Training Performance (torch)"
+    assert rl.startswith("### GRPO Performance")
 
 
 def test_a_self_test_marks_heading_and_row() -> None:
     lines = _page(make_rl_report(), inject_pct=20)
 
     assert any(line.startswith("#### System: CPU.") and "INJECTED DELAY" in line for line in lines)
-    assert all("INJECTED DELAY" in row[0] for table in _tables(lines) for row in table[1:])
+    assert all("INJECTED DELAY" in row["Model"] for table in page_tables(lines) for row in table)

@@ -12,6 +12,7 @@ from pytest_nemoperf.report.summary import render_summary
 from pytest_nemoperf.results import CaseReport, NotRun
 from pytest_nemoperf.verdict import judge
 from tests.builders import MACHINE, make_baseline, make_measurement, make_policy, make_provenance
+from tests.report.blocks import section, table
 from tests.report.builders import (
     LONG_CASE,
     make_call,
@@ -32,32 +33,36 @@ def lines_of(*reports: CaseReport, width: int = 120, not_run: tuple[NotRun, ...]
     return render_summary(results, reports=reports, width=width, color=False).splitlines()
 
 
-def test_a_wide_terminal_has_one_line_a_case() -> None:
-    lines = lines_of(make_passed(CASE), make_regressed("pretrain-slow"))
+def below(lines: list[str], line: str) -> str:
+    return lines[lines.index(line) + 1]
 
-    assert [line.split() for line in lines[2:5]] == [
-        ["verdict", "case", "tokens/sec/GPU", "delta", "TFLOP/s/GPU", "peak", "GiB", "delta"],
-        ["PASSED", CASE, "1,000", "0.0%", "1", "1", "0.0%"],
-        ["REGRESSED", "pretrain-slow", "833", "-16.7%", "0.833", "1", "0.0%"],
-    ]
+
+def test_a_wide_terminal_has_one_line_a_case() -> None:
+    rows = table(lines_of(make_passed(CASE), make_regressed("pretrain-slow")), key="case")
+
+    assert (rows[CASE]["verdict"], rows[CASE]["tokens/sec/GPU"]) == ("PASSED", "1,000")
+    assert rows["pretrain-slow"] == {
+        "verdict": "REGRESSED",
+        "case": "pretrain-slow",
+        "tokens/sec/GPU": "833",
+        "tokens/sec/GPU delta": "-16.7%",
+        "TFLOP/s/GPU": "0.833",
+        "peak GiB": "1",
+        "peak GiB delta": "0.0%",
+    }
 
 
 def test_a_narrow_terminal_has_the_id_above_its_figures() -> None:
     lines = lines_of(make_passed(CASE), make_regressed("pretrain-slow"), width=80)
 
-    assert [line.split() for line in lines[2:7]] == [
-        ["verdict", "tokens/sec/GPU", "delta", "TFLOP/s/GPU", "peak", "GiB", "delta"],
-        [CASE],
-        ["PASSED", "1,000", "0.0%", "1", "1", "0.0%"],
-        ["pretrain-slow"],
-        ["REGRESSED", "833", "-16.7%", "0.833", "1", "0.0%"],
-    ]
+    assert below(lines, "pretrain-slow").split() == ["REGRESSED", "833", "-16.7%", "0.833", "1", "0.0%"]
+    assert below(lines, CASE).split() == ["PASSED", "1,000", "0.0%", "1", "1", "0.0%"]
 
 
 def test_a_loss_against_the_anchor_alone_shows_that_one() -> None:
-    lines = lines_of(make_decayed("pretrain-slow"))
+    row = table(lines_of(make_decayed("pretrain-slow")), key="case")["pretrain-slow"]
 
-    assert lines[3].split()[:5] == ["REGRESSED", "pretrain-slow", "760", "-24.0%", "anchor"]
+    assert (row["tokens/sec/GPU"], row["tokens/sec/GPU delta"]) == ("760", "-24.0% anchor")
 
 
 def test_an_expired_waiver_counts_as_that() -> None:
@@ -69,18 +74,18 @@ def test_an_expired_waiver_counts_as_that() -> None:
 
 
 def test_columns_line_up() -> None:
-    _, _, head, *rows = lines_of(make_passed(CASE), make_regressed("pretrain-slow"))[:5]
+    lines = lines_of(make_passed(CASE), make_regressed("pretrain-slow"))
 
-    assert {len(line) for line in rows} == {len(head)}
+    own = [line for line in lines if line.startswith(("verdict  ", "PASSED  ", "REGRESSED  "))]
+    assert len(own) == 3
+    assert len({len(line) for line in own}) == 1
 
 
 def test_calls_have_a_table_of_their_own() -> None:
     lines = lines_of(make_passed(CASE), make_call())
 
-    assert [line.split() for line in lines[5:7]] == [
-        ["verdict", "case", "time", "per", "call", "delta"],
-        ["PASSED", "bench-matmul", "123", "us", "+2.5%"],
-    ]
+    call = table(lines, key="case", column="time per call")["bench-matmul"]
+    assert (call["time per call"], call["delta"]) == ("123 us", "+2.5%")
 
 
 def test_reinforcement_learning_has_a_table_with_its_phases_against_the_baseline() -> None:
@@ -88,37 +93,54 @@ def test_reinforcement_learning_has_a_table_with_its_phases_against_the_baseline
 
     lines = lines_of(make_passed(CASE), report, width=200)
 
-    assert lines[2].split()[:3] == ["verdict", "case", "tokens/sec/GPU"]
-    assert lines[5].split() == ["verdict", "case", "tokens/sec/GPU", "delta", "step", "peak", "GiB", "delta"]
-    assert " ".join(lines[6].split()[2:]) == "1,067 -33.3% 150 ms 1 0.0%"
-    assert lines[8].split() == ["verdict", "case", "generation", "exposed", "logprobs", "training", "refit"]
-    assert " ".join(lines[9].split()[2:]) == "75 ms +50.0% - 30 ms +50.0% 30 ms +50.0% 10.5 ms +50.0%"
+    case = report.result.verdict.case
+    assert table(lines, key="case", column="step")[case] == {
+        "verdict": "REGRESSED",
+        "case": case,
+        "tokens/sec/GPU": "1,067",
+        "tokens/sec/GPU delta": "-33.3%",
+        "step": "150 ms",
+        "peak GiB": "1",
+        "peak GiB delta": "0.0%",
+    }
+    assert table(lines, key="case", column="exposed")[case] == {
+        "verdict": "REGRESSED",
+        "case": case,
+        "generation": "75 ms +50.0%",
+        "exposed": "-",
+        "logprobs": "30 ms +50.0%",
+        "training": "30 ms +50.0%",
+        "refit": "10.5 ms +50.0%",
+    }
 
 
 def test_tables_of_reinforcement_learning_fit_a_narrow_terminal() -> None:
     lines = lines_of(make_rl_report(baseline_changes={}, step_time_sec=0.15), width=80)
 
     assert all(len(line) <= 80 for line in lines)
-    assert lines[4].split() == ["REGRESSED", "1,067", "-33.3%", "150", "ms", "1", "0.0%"]
+    assert any(line.split() == ["REGRESSED", "1,067", "-33.3%", "150", "ms", "1", "0.0%"] for line in lines)
 
 
 def test_phases_without_a_baseline_stand_alone_and_exposed_generation_has_a_column() -> None:
     phases = {"exposed_generation": 0.06, "training": 0.04}
 
-    lines = lines_of(make_rl_report(phases=phases), width=200)
+    report = make_rl_report(phases=phases)
 
-    assert " ".join(lines[3].split()[3:]) == "1,600 - 100 ms 1 -"
-    assert " ".join(lines[6].split()[3:]) == "- 60 ms - 40 ms -"
+    row = table(lines_of(report, width=200), key="case", column="exposed")[report.result.verdict.case]
+    assert (row["generation"], row["exposed"], row["training"]) == ("-", "60 ms", "40 ms")
 
 
 def test_phases_of_an_invalid_case_are_not_shown() -> None:
-    lines = lines_of(make_rl_report(baseline_changes={}, loss=float("nan")), width=200)
+    report = make_rl_report(baseline_changes={}, loss=float("nan"))
 
-    assert lines[6].split()[2:] == ["-"] * 5
+    row = table(lines_of(report, width=200), key="case", column="exposed")[report.result.verdict.case]
+    assert list(row.values())[2:] == ["-"] * 5
 
 
 def test_figures_of_an_invalid_case_are_not_shown() -> None:
-    assert "INVALID  pretrain-invalid               -      -            -         -      -" in lines_of(make_invalid())
+    row = table(lines_of(make_invalid()), key="case")["pretrain-invalid"]
+
+    assert list(row.values()) == ["INVALID", "pretrain-invalid", *["-"] * 5]
 
 
 def test_cases_are_counted_by_verdict() -> None:
@@ -136,13 +158,11 @@ def test_the_first_line_says_where_and_from_what_the_figures_are() -> None:
 
 
 def test_cases_with_the_same_reason_share_it() -> None:
-    first, second = (make_report(make_measurement(case=case)) for case in ("pretrain-one", "pretrain-two"))
+    reports = [make_report(make_measurement(case=case)) for case in ("pretrain-one", "pretrain-two")]
 
-    lines = lines_of(first, second, make_passed("pretrain-three"))
+    lines = lines_of(*reports, make_passed("pretrain-three"))
 
-    start = lines.index("NO BASELINE pretrain-one")
-    assert lines[start : start + 4] == [
-        "NO BASELINE pretrain-one",
+    assert section(lines, heading="NO BASELINE pretrain-one") == [
         "NO BASELINE pretrain-two",
         "  nothing is stored for this case",
         "  --update-baselines stores this session's runs",
@@ -161,9 +181,9 @@ def test_an_accepted_regression_says_why_it_was_accepted() -> None:
 
     lines = lines_of(replace(report, result=accepted))
 
-    start = lines.index("REGRESSED pretrain-slow")
-    assert lines[start + 1].startswith("  tokens/sec/GPU is 16.7% below")
-    assert "  accepted: traded for memory" in lines[start:]
+    reasons = section(lines, heading="REGRESSED pretrain-slow")
+    assert reasons[0].startswith("  tokens/sec/GPU is 16.7% below")
+    assert "  accepted: traded for memory" in reasons
 
 
 def test_tests_that_did_not_run_are_counted_by_reason() -> None:
@@ -171,8 +191,8 @@ def test_tests_that_did_not_run_are_counted_by_reason() -> None:
 
     lines = lines_of(make_passed(), not_run=(*no_layout, NotRun(nodeid="test_x", reason="judged nothing")))
 
-    start = lines.index("not run")
-    assert lines[start + 1 : start + 3] == ["  3 tests: no layout for system cpu", "  1 test: judged nothing"]
+    reasons = section(lines, heading="not run")
+    assert reasons == ["  3 tests: no layout for system cpu", "  1 test: judged nothing"]
 
 
 def test_where_old_runs_stay_beside_the_new_one_what_is_stored_is_shown() -> None:
@@ -210,10 +230,7 @@ def test_a_replaced_baseline_shows_old_and_new_of_every_metric() -> None:
         report, replaced=report.baseline, result=replace(report.result, stored_path=f"baselines/cpu/{CASE}.json")
     )
 
-    lines = lines_of(report)
-
-    start = lines.index("baselines written")
-    assert lines[start + 1 : start + 5] == [
+    assert section(lines_of(report), heading="baselines written") == [
         f"  baselines/cpu/{CASE}.json",
         "    tokens/sec/GPU: 1,000 -> 833 (-16.7%)",
         "    TFLOP/s/GPU: 1 -> 0.833 (-16.7%)",
@@ -238,7 +255,7 @@ def test_written_files_are_named() -> None:
         make_results(report), reports=[report], width=80, color=False, written=["out/results.json", "out/results.md"]
     )
 
-    assert text.splitlines()[-3:] == ["files written", "  out/results.json", "  out/results.md"]
+    assert section(text.splitlines(), heading="files written") == ["  out/results.json", "  out/results.md"]
 
 
 @settings(deadline=None, max_examples=25)
@@ -270,9 +287,9 @@ def test_an_improvement_says_how_to_keep_it() -> None:
 
     lines = lines_of(report)
 
-    start = lines.index("IMPROVED pretrain-test")
-    assert lines[start + 1].startswith("  tokens/sec/GPU is 50.0% above the baseline")
-    assert "  the baseline is loose now; --update-baselines keeps the gain" in lines[start:]
+    reasons = section(lines, heading="IMPROVED pretrain-test")
+    assert reasons[0].startswith("  tokens/sec/GPU is 50.0% above the baseline")
+    assert "  the baseline is loose now; --update-baselines keeps the gain" in reasons
 
 
 def test_what_does_not_compare_is_not_shown_as_old_and_new() -> None:
@@ -286,7 +303,7 @@ def test_what_does_not_compare_is_not_shown_as_old_and_new() -> None:
 
     assert not any("->" in line for line in lines)
     assert any("in place of runs that do not compare" in line for line in lines)
-    assert lines[lines.index("profiles written") + 1] == "  a.json.gz"
+    assert section(lines, heading="profiles written") == ["  a.json.gz"]
 
 
 def test_old_and_new_are_as_they_were_judged() -> None:

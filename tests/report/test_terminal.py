@@ -64,19 +64,18 @@ def test_the_header_says_what_is_measured_against_what() -> None:
 def test_the_header_of_a_dry_run_promises_no_runs() -> None:
     lines = header(is_dry_run=True)
 
-    assert lines[0] == "perf: system cpu (detected: no NVIDIA GPU)"
-    assert lines[-1] == "perf: dry run: cases are priced, nothing is launched"
+    assert "perf: system cpu (detected: no NVIDIA GPU)" in lines
+    assert "perf: dry run: cases are priced, nothing is launched" in lines
 
 
 def test_the_header_counts_what_the_machine_keeps_for_itself() -> None:
-    assert header(num_local=2)[1] == "perf: 6 baselines in baselines/cpu and 2 of this machine's own, tolerance 10%"
+    assert "perf: 6 baselines in baselines/cpu and 2 of this machine's own, tolerance 10%" in header(num_local=2)
 
 
 def test_the_header_of_a_self_test_says_so_within_80_columns() -> None:
     lines = header(inject_pct=20.0)
 
-    assert "INJECTED DELAY" in lines[-1]
-    assert "20%" in lines[-1]
+    assert any("INJECTED DELAY" in line and "20%" in line for line in lines)
     assert max(map(len, lines)) <= 80
 
 
