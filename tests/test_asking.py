@@ -29,6 +29,11 @@ def by_keyword(perf: Any) -> None:
     helper("recipe", fixture=perf)
 
 
+def beside_another_helper(perf: Any) -> None:
+    nothing("recipe")
+    helper("recipe", perf)
+
+
 def helper(recipe: str, fixture: Any) -> None:
     fixture.check(recipe)
 
@@ -65,7 +70,9 @@ def by_itself(perf: Any) -> None:
     by_itself(perf)
 
 
-@pytest.mark.parametrize("test", [once, judged_apart, by_helper, by_keyword], ids=lambda test: test.__name__)
+@pytest.mark.parametrize(
+    "test", [once, judged_apart, by_helper, by_keyword, beside_another_helper], ids=lambda test: test.__name__
+)
 def test_one_call_asks_for_one_case(test: Callable[..., Any]) -> None:
     assert asks_once(test)
 

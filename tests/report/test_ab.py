@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.abtest import ABResult, ABRound, judge_rounds
+from pytest_nemoperf.measure import Measurement
 from pytest_nemoperf.report.ab import ab_header, render_ab, render_round_line
 from pytest_nemoperf.report.junit import properties
 from pytest_nemoperf.report.tables import figure_cells
@@ -16,6 +17,7 @@ from pytest_nemoperf.report.terminal import render_case_line, render_header
 from pytest_nemoperf.results import CaseReport, CaseResult
 from pytest_nemoperf.systems import find_system
 from tests.builders import make_measurement, make_run
+from tests.report.blocks import section, table
 from tests.test_abtest import LABELS, POLICY, rounds_of
 
 BLOCK = """\
@@ -77,6 +79,19 @@ def test_the_block_of_a_slower_side() -> None:
     text = render_ab(report_of(ab_of()), ab=ab_of(), width=100, color=False)
 
     assert text == BLOCK
+
+
+def test_ranks_that_only_generate_have_phases_of_their_own() -> None:
+    def measured(*, idle: float) -> Measurement:
+        measurement = make_measurement([1000.0] * 10)
+        groups = {"generation": {"generation": 0.1 - idle, "idle": idle}}
+        return replace(measurement, runs=tuple(replace(run, groups=groups) for run in measurement.runs))
+
+    ab = ab_of(old_measurement=measured(idle=0.01))
+    lines = render_ab(report_of(ab, runs=measured(idle=0.06).runs), ab=ab, width=100, color=False).splitlines()
+
+    rows = table(section(lines, heading="where the time of the generation ranks goes"), key="phase")
+    assert (rows["idle"]["old"], rows["idle"]["new"], rows["idle"]["difference"]) == ("10.00", "60.00", "+50.00")
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

@@ -11,6 +11,7 @@ from pytest_nemoperf.report.cells import (
     commit_text,
     elapsed_text,
     figures_text,
+    percent,
     shorten_middle,
     signed_percent,
     tolerances_text,
@@ -35,6 +36,11 @@ def test_a_time_to_wait_is_told_to_the_second(seconds: float, text: str) -> None
 @pytest.mark.parametrize(("percent", "text"), [(1.25, "+1.2%"), (-16.7, "-16.7%"), (0.04, "0.0%"), (-0.04, "0.0%")])
 def test_a_change_is_signed_unless_it_rounds_to_nothing(percent: float, text: str) -> None:
     assert signed_percent(percent) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.312, "0.31%"), (1.14, "1.1%"), (12.4, "12%"), (None, "-")])
+def test_a_percentage_has_two_digits_and_is_a_dash_where_it_is_not_known(value: float | None, text: str) -> None:
+    assert percent(value) == text
 
 
 @pytest.mark.parametrize(("metric", "text"), [("tokens_per_sec_per_gpu", "-3.0%"), ("peak_memory_gib", "+3.0%")])

@@ -74,6 +74,30 @@ def test_the_block_says_whether_it_was_one_rank_or_all(now: tuple[float, float],
     assert text in lines_of(report, width=200)
 
 
+@pytest.mark.parametrize(
+    ("clocks", "busy", "text"),
+    [
+        ((1980.0,) * 4, (0.08, 0.08, 0.1, 0.1), "host node-b (ranks 2, 3) worked 25% longer than the others"),
+        (
+            (1980.0, 1980.0, 1980.0, 1584.0),
+            (0.08,) * 4,
+            "rank 3 on host node-b had 25% less of a GPU clock than the others",
+        ),
+    ],
+    ids=["host", "clock"],
+)
+def test_the_block_names_a_whole_host_and_a_slow_clock(
+    clocks: tuple[float, ...], busy: tuple[float, ...], text: str
+) -> None:
+    report = with_busy_ranks(make_regressed(), then=(0.08,) * 4, now=busy)
+    measurement = report.result.measurement
+    hosts = ("node-a", "node-a", "node-b", "node-b")
+    runs = tuple(replace(run, hosts=hosts, sm_clock_mhz=clocks) for run in measurement.runs)
+    report = replace(report, result=replace(report.result, measurement=replace(measurement, runs=runs)))
+
+    assert any(line.startswith(text) for line in lines_of(report, width=200))
+
+
 def test_all_alike_is_not_claimed_where_waiting_can_not_be_told_from_work() -> None:
     report = with_busy_ranks(make_regressed(), then=(0.08, 0.08), now=(0.1, 0.1))
     assert report.result.plan is not None

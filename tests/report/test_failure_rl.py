@@ -65,5 +65,13 @@ def test_a_workload_that_left_its_band_shows_its_figures_and_no_phases() -> None
     assert rows["mean response length"]["delta"] == "+140.0%"
 
 
+def test_a_change_from_nothing_has_no_percentage() -> None:
+    report = make_rl_report(baseline_changes={"rollout": {"kl": 0.0}}, step_time_sec=0.2)
+
+    rows = table(section(lines_of(report), heading="generation and training"), key="figure")
+
+    assert rows["KL from the reference"]["delta"] == "-"
+
+
 def test_pre_training_has_no_figures_of_reinforcement_learning() -> None:
     assert not any(line.startswith("generation and training") for line in lines_of(make_regressed()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_nemoperf.report.failure import render_failure
+from pytest_nemoperf.report.github import case_annotation
 from pytest_nemoperf.report.junit import properties
 from pytest_nemoperf.report.markdown import render_markdown
 from pytest_nemoperf.report.summary import render_summary
@@ -19,6 +20,7 @@ RESULTS = make_results(REPORT, inject_pct=20.0)
 def outputs() -> dict[str, str]:
     run = {"case": "pretrain-slow", "run": 1, "num_runs": 3, "elapsed_sec": 1.0, "inject_pct": 20.0}
     return {
+        "annotation": str(case_annotation(REPORT.result)),
         "failure": render_failure(REPORT, width=80, color=False),
         "summary": render_summary(RESULTS, reports=[REPORT], width=80, color=False),
         "markdown": render_markdown(RESULTS),
