@@ -23,8 +23,8 @@ from pytest_nemoperf.report.console import (
     style_of,
     styled,
     to_text,
+    unfolded,
     verdict_text,
-    whole,
 )
 from pytest_nemoperf.report.phases import compare_phases, loss_sentence, phase_table, rank_groups
 from pytest_nemoperf.report.resolving import interval_text
@@ -126,7 +126,7 @@ def _parts(report: CaseReport, *, ab: ABResult, width: int) -> Iterator[Renderab
     if result.run_dir:
         yield ""
         yield heading("records and logs of both sides' ranks")
-        yield whole(result.run_dir)
+        yield unfolded(result.run_dir)
     if report.rerun_command:
         yield ""
         yield heading("to run it again")

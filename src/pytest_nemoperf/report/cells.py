@@ -48,19 +48,19 @@ def _with_unit(count: float, *, units: Sequence[tuple[int, str]], smallest: str)
     return f"{format_number(count)} {smallest}"
 
 
-def signed_percent(percent: float) -> str:
+def signed_percent(value: float) -> str:
     """Return a signed percentage with one decimal; ``0.0%`` without a sign."""
-    text = f"{percent:+.1f}%"
+    text = f"{value:+.1f}%"
     return "0.0%" if text in ("+0.0%", "-0.0%") else text
 
 
-def percent(percent: float | None) -> str:
+def percent(value: float | None) -> str:
     """Return a percentage without a sign, two significant digits: ``0.31%``, ``1.1%``, ``12%``; a dash for None."""
-    if percent is None:
+    if value is None:
         return "-"
-    if percent >= _TWO_DIGITS_FROM:
-        return f"{percent:.0f}%"
-    return f"{percent:.2g}%"
+    if value >= _TWO_DIGITS_FROM:
+        return f"{value:.0f}%"
+    return f"{value:.2g}%"
 
 
 def allowed_text(comparison: Comparison) -> str:

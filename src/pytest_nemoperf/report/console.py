@@ -91,7 +91,7 @@ def indented(part: RenderableType, *, columns: int = 2) -> RenderableType:
     return Padding(part, (0, 0, 0, columns), expand=False)
 
 
-def whole(text: str) -> Text:
+def unfolded(text: str) -> Text:
     """Return an indented line that is never folded, for paths that must survive copying."""
     from rich.text import Text  # noqa: PLC0415 (slow to import)
 

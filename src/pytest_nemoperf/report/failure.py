@@ -22,7 +22,7 @@ from pytest_nemoperf.report.console import (
     style_of,
     styled,
     to_text,
-    whole,
+    unfolded,
 )
 from pytest_nemoperf.report.phases import compare_phases, phase_table, rank_groups
 from pytest_nemoperf.report.profile import profile_parts
@@ -161,7 +161,7 @@ def _origin(report: CaseReport, *, then: DecidingBaseline) -> Iterator[Renderabl
     origin = then.provenance
     yield ""
     yield heading(then.name.removeprefix("the "))
-    yield whole(report.result.baseline_path)
+    yield unfolded(report.result.baseline_path)
     yield indented(f"{count_text(len(then.runs), 'run')} of {origin.date}, {commit_text(origin)}: {then.reason}")
 
 
@@ -170,7 +170,7 @@ def _next_steps(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
     if result.run_dir:
         yield ""
         yield heading("records and logs of the ranks")
-        yield whole(result.run_dir)
+        yield unfolded(result.run_dir)
     if report.rerun_command:
         yield ""
         yield heading("to run it again")

@@ -12,7 +12,7 @@ from pytest_nemoperf.profiles import OUTSIDE, CaseProfile, Operator, OperatorCha
 from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.report.cells import commit_text
 from pytest_nemoperf.report.commands import command_lines
-from pytest_nemoperf.report.console import QUIET, figures_table, heading, indented, whole
+from pytest_nemoperf.report.console import QUIET, figures_table, heading, indented, unfolded
 from pytest_nemoperf.report.phases import decimals_of, milliseconds_cells
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def profile_parts(profiles: CaseProfile, *, baseline: Provenance | None, width: 
     if profiles.traces:
         yield indented("traces by rank, to be opened in https://ui.perfetto.dev")
         for path in profiles.traces:
-            yield whole(path)
+            yield unfolded(path)
 
 
 def summary_sentence(changes: Sequence[OperatorChange], *, device: str) -> str:

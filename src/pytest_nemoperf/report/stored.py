@@ -11,7 +11,7 @@ from pytest_nemoperf.measure import Run, median_over_runs
 from pytest_nemoperf.metrics import JUDGED, Metric
 from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.report.cells import figures_text, signed_percent
-from pytest_nemoperf.report.console import ALARM, heading, indented, styled, whole
+from pytest_nemoperf.report.console import ALARM, heading, indented, styled, unfolded
 from pytest_nemoperf.results import CaseReport, Pruned, Unasked
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def stored_parts(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
         yield ""
         yield heading("baselines written")
     for report in committed:
-        yield whole(report.result.stored_path)
+        yield unfolded(report.result.stored_path)
         for line in _old_to_new(report):
             yield indented(line, columns=4)
         if report.result.storing_note:
@@ -42,13 +42,13 @@ def stored_parts(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
     if profiles:
         yield ""
         yield heading("profiles written")
-        yield from map(whole, profiles)
+        yield from map(unfolded, profiles)
     yield from _not_stored(reports)
     if local:
         yield ""
         yield heading("recorded for this machine's next session, not to be committed")
         for folder, number in Counter(path.rpartition("/")[0] for path in local).items():
-            yield whole(f"{count_text(number, 'case')} in {folder}")
+            yield unfolded(f"{count_text(number, 'case')} in {folder}")
 
 
 def pruned_parts(pruned: Pruned | None) -> Iterator[RenderableType]:
@@ -58,7 +58,7 @@ def pruned_parts(pruned: Pruned | None) -> Iterator[RenderableType]:
     yield ""
     if pruned.deleted:
         yield heading("baselines deleted, for no perf test asks for them")
-        yield from map(whole, pruned.deleted)
+        yield from map(unfolded, pruned.deleted)
     elif not pruned.why_not:
         yield "nothing to delete: a perf test asks for every stored baseline (--perf-prune)"
     if pruned.why_not:
@@ -72,7 +72,7 @@ def unasked_parts(unasked: Unasked | None) -> Iterator[RenderableType]:
         return
     yield ""
     yield styled((unasked_title(unasked), ALARM))
-    yield from map(whole, _unasked_names(unasked))
+    yield from map(unfolded, _unasked_names(unasked))
     yield from map(indented, _unasked_advice(unasked))
 
 

@@ -39,7 +39,7 @@ from pytest_nemoperf.report.console import (
     style_of,
     styled,
     to_text,
-    whole,
+    unfolded,
 )
 from pytest_nemoperf.report.resolving import loose_texts
 from pytest_nemoperf.report.rollouts import PHASE_HEADINGS, phase_cells
@@ -106,8 +106,8 @@ def _parts(
             yield from _table(own, headings=headings, cells_of=cells_of, width=width)
     yield ""
     yield from _counts(results)
-    yield from _reasons(results.cases, hints=_REPLAY_HINTS if results.replay_of else _HINTS)
-    yield from _loose([case for case in results.cases if case.ab is None])
+    yield from _reasons(results)
+    yield from _loose(results.cases)
     yield from ab_parts(results.cases)
     yield from _not_run(results)
     yield from stored_parts(reports)
@@ -116,7 +116,7 @@ def _parts(
     if written:
         yield ""
         yield heading("files written")
-        yield from map(whole, written)
+        yield from map(unfolded, written)
     if results.inject_pct:
         yield ""
         yield injection_banner(results.inject_pct, width=width)
@@ -245,10 +245,11 @@ def _counts(results: SessionResults) -> Iterator[RenderableType]:
         yield f"{num_local} of {len(results.cases)} judged by this machine's own records, not by committed baselines"
 
 
-def _reasons(cases: Sequence[CaseResult], *, hints: Mapping[VerdictKind, str]) -> Iterator[RenderableType]:
+def _reasons(results: SessionResults) -> Iterator[RenderableType]:
     """Yield the cases with the same reasons above these; a failing case has its own report elsewhere."""
+    hints = _REPLAY_HINTS if results.replay_of else _HINTS
     groups: dict[tuple[VerdictKind, tuple[str, ...]], list[str]] = {}
-    for case in cases:
+    for case in results.cases:
         is_plain = case.verdict.kind is VerdictKind.PASSED and not case.had_other_verdicts
         has_reasons = not is_plain or case.verdict.reasons or case.waiver_note
         if has_reasons and not case.is_failure:
@@ -272,7 +273,7 @@ def _reasons_of(case: CaseResult, *, hints: Mapping[VerdictKind, str]) -> tuple[
 
 
 def _loose(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
-    lines = loose_texts([case.verdict.comparisons for case in cases])
+    lines = loose_texts([case.verdict.comparisons for case in cases if case.ab is None])
     if lines:
         yield ""
         yield heading("tolerances that could be tighter")
