@@ -132,12 +132,14 @@ class _Linter:
     def findings(self) -> list[Finding]:
         """Return all findings: on baselines, other files, loose tolerances, then on the test suite."""
         findings: list[Finding] = []
-        in_place = [path for path in self.files if path.parent.parent == self._folder]
-        for path in in_place:
-            findings += self._of_baseline(path)
+        others = []
         for path in self.files:
-            if path not in in_place:
-                findings += self._of_other(path)
+            if path.parent.parent == self._folder:
+                findings += self._of_baseline(path)
+            else:
+                others.append(path)
+        for path in others:
+            findings += self._of_other(path)
         for system, loose in self._loose.items():
             findings += lint_loose(loose, folder=str(self._folder / system))
         for number, (system, dry_run) in enumerate(self._dry_runs.items()):

@@ -12,7 +12,7 @@ from pytest_nemoperf.comparison import Comparison, VerdictKind, delta_pct
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import METRICS, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.plurals import count_text
-from pytest_nemoperf.report.cells import elapsed_text, signed_percent, tolerances_text
+from pytest_nemoperf.report.cells import elapsed_text, injected_mark, signed_percent, tolerances_text
 from pytest_nemoperf.report.commands import command_lines
 from pytest_nemoperf.report.console import (
     ALARM,
@@ -86,8 +86,7 @@ def render_round_line(
         elapsed_sec: Duration of the round.
         inject_pct: Self-test delay of new in percent; 0 for a real round.
     """
-    mark = "INJECTED " if inject_pct else ""
-    head = f"{mark}{case}: round {number}:"
+    head = f"{injected_mark(inject_pct)}{case}: round {number}:"
     took = elapsed_text(elapsed_sec)
     if round_.left_out:
         return f"{head} left out after {took}: {round_.left_out}"
@@ -111,9 +110,10 @@ def ab_parts(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
 def _parts(report: CaseReport, *, ab: ABResult, width: int) -> Iterator[RenderableType]:
     result = report.result
     inject_pct = result.measurement.inject_pct
-    mark = ("INJECTED ", ALARM) if inject_pct else ""
     verdict = result.verdict
-    yield styled(mark, (verdict.kind.value, style_of(verdict.kind)), " ", (verdict.case, "bold"))
+    yield styled(
+        (injected_mark(inject_pct), ALARM), (verdict.kind.value, style_of(verdict.kind)), " ", (verdict.case, "bold")
+    )
     if inject_pct:
         yield injection_banner(inject_pct, width=width)
     yield from verdict.reasons

@@ -154,6 +154,11 @@ def shorten_middle(text: str, *, width: int) -> str:
     return text[: kept - tail] + _ELLIPSIS + text[len(text) - tail :]
 
 
+def injected_mark(inject_pct: float) -> str:
+    """Return the word in front of a self-test's verdicts and lines; empty for a real session."""
+    return "INJECTED " if inject_pct else ""
+
+
 def injection_text(inject_pct: float) -> str:
     """Return the warning that every report of a self-test begins with."""
     return f"INJECTED DELAY: each step was slowed by {inject_pct:g}% on purpose (--perf-inject)"

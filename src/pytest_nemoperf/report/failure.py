@@ -9,7 +9,7 @@ from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.fingerprint import Significance
 from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.report.ab import render_ab
-from pytest_nemoperf.report.cells import commit_text, figures_text
+from pytest_nemoperf.report.cells import commit_text, figures_text, injected_mark
 from pytest_nemoperf.report.commands import command_lines
 from pytest_nemoperf.report.comparisons import comparison_parts, resolution_parts
 from pytest_nemoperf.report.console import (
@@ -81,7 +81,7 @@ def _parts(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
 def _headline(report: CaseReport) -> RenderableType:
     """Return the first line, the only one that pytest's short summary shows."""
     verdict = report.result.verdict
-    mark = ("INJECTED ", ALARM) if report.result.measurement.inject_pct else ""
+    mark = (injected_mark(report.result.measurement.inject_pct), ALARM)
     kind = (verdict.kind.value, style_of(verdict.kind))
     if report.result.has_expired_waiver:
         kind = (f"WAIVER EXPIRED ({verdict.kind})", ALARM)

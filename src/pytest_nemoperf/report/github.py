@@ -19,6 +19,7 @@ from pytest_nemoperf.report.cells import (
     allowed_text,
     deciding_comparison,
     earlier_text,
+    injected_mark,
     percent,
     signed_percent,
     verdict_word,
@@ -104,8 +105,7 @@ def case_annotation(case: CaseResult, *, file: str = "", line: int | None = None
     else:
         level = AnnotationLevel.WARNING
     title = f"{verdict.kind}, {case.waived}" if case.waived else verdict_word(case)
-    if case.measurement.inject_pct:
-        title = f"INJECTED {title}"
+    title = f"{injected_mark(case.measurement.inject_pct)}{title}"
     facts = filter(None, (case.waiver_note, earlier_text(case), *verdict.reasons))
     message = f"{verdict.case}: " + "\n".join(facts)
     return Annotation(level=level, title=title, message=message, file=file, line=line)

@@ -8,7 +8,7 @@ from typing import Final
 from pytest_nemoperf.comparison import Comparison, VerdictKind
 from pytest_nemoperf.measure import median_over_runs
 from pytest_nemoperf.metrics import JUDGED, RL_METRICS
-from pytest_nemoperf.report.cells import case_value
+from pytest_nemoperf.report.cells import case_value, injected_mark
 from pytest_nemoperf.results import CaseReport
 
 PREFIX: Final = "nemoperf_"
@@ -29,7 +29,7 @@ def properties(report: CaseReport) -> list[tuple[str, str]]:
     baseline = report.baseline
     is_injected = measurement.inject_pct > 0
     pairs = [
-        ("verdict", f"INJECTED {verdict.kind}" if is_injected else verdict.kind.value),
+        ("verdict", f"{injected_mark(measurement.inject_pct)}{verdict.kind}"),
         ("case", verdict.case),
         ("system", measurement.system),
         ("reason", "; ".join(verdict.reasons)),

@@ -14,6 +14,7 @@ from pytest_nemoperf.report.cells import (
     elapsed_text,
     figure_text,
     figures_text,
+    injected_mark,
     injection_text,
     shorten_middle,
     signed_percent,
@@ -122,7 +123,7 @@ def render_progress(
         facts.append(f"{format_time(step_time_sec)} a step")
     facts.append(elapsed_text(elapsed_sec))
     tail = ": " + ", ".join(facts)
-    head = _mark(inject_pct)
+    head = injected_mark(inject_pct)
     room = max(width - len(head) - len(tail), _MIN_CASE_WIDTH)
     return f"{head}{shorten_middle(case, width=room)}{tail}"[:width]
 
@@ -154,7 +155,7 @@ def render_run_line(
     if measured.num_warmup_dropped:
         facts.append(f"{measured.num_warmup_dropped} more warm-up steps dropped")
     facts.append(f"took {elapsed_text(elapsed_sec)}")
-    head = f"{_mark(inject_pct)}{case}: run {run}:"
+    head = f"{injected_mark(inject_pct)}{case}: run {run}:"
     return _joined(head, ", ".join(filter(None, facts)), width=width)
 
 
@@ -167,7 +168,7 @@ def render_case_line(report: CaseReport, *, width: int | None = None) -> str:
     """
     result = report.result
     verdict = result.verdict
-    head = f"{_mark(result.measurement.inject_pct)}{verdict.kind} {verdict.case}:"
+    head = f"{injected_mark(result.measurement.inject_pct)}{verdict.kind} {verdict.case}:"
     facts = list(filter(None, (result.waived, result.waiver_note, earlier_text(result))))
     deciding = deciding_comparison(verdict.comparisons, kind=verdict.kind)
     if verdict.kind is VerdictKind.INVALID:
@@ -177,10 +178,6 @@ def render_case_line(report: CaseReport, *, width: int | None = None) -> str:
     else:
         facts.append(figures_text(result.measurement.runs))
     return _joined(head, *facts, width=width)
-
-
-def _mark(inject_pct: float) -> str:
-    return "INJECTED " if inject_pct else ""
 
 
 def _joined(head: str, *facts: str, width: int | None) -> str:
