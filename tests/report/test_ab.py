@@ -10,9 +10,10 @@ import pytest
 
 from pytest_nemoperf.abtest import ABResult, ABRound, judge_rounds
 from pytest_nemoperf.measure import Measurement
+from pytest_nemoperf.metrics import TFLOPS_PER_SEC_PER_GPU, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.report.ab import ab_header, render_ab, render_round_line
 from pytest_nemoperf.report.junit import properties
-from pytest_nemoperf.report.tables import figure_cells
+from pytest_nemoperf.report.tables import figure_cell
 from pytest_nemoperf.report.terminal import render_case_line, render_header
 from pytest_nemoperf.results import CaseReport, CaseResult
 from pytest_nemoperf.systems import find_system
@@ -135,7 +136,7 @@ def test_every_report_shows_the_figures_of_the_verdict_and_not_the_new_sides_own
 
     shown = dict(properties(report))
     line = render_case_line(report)
-    page = figure_cells(report.result, metrics=["tokens_per_sec_per_gpu", "tflops_per_sec_per_gpu"])
+    page = [figure_cell(report.result, metric=metric) for metric in (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU)]
 
     assert line.startswith("REGRESSED pretrain-test: 704 tokens/sec/GPU, -17.4% against 852")
     assert page == ["704", "0.704"]

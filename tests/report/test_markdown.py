@@ -81,10 +81,6 @@ def test_ddp_is_fsdp_0_and_without_a_pipeline_vp_does_not_apply() -> None:
     assert (row["FSDP"], row["VP"]) == ("0", "n/a")
 
 
-def test_a_heading_names_system_and_precision() -> None:
-    assert "#### System: CPU. Precision: FP32" in page(make_passed())
-
-
 def test_precisions_have_tables_of_their_own() -> None:
     lines = page(make_passed("b", plan_changes={"precision": Precision.BF16}), make_passed("a"))
 

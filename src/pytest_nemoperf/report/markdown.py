@@ -8,7 +8,6 @@ from types import MappingProxyType
 
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.metrics import (
-    METRICS,
     STEP_TIME_SEC,
     TFLOPS_PER_SEC_PER_GPU,
     TIME_PER_CALL_SEC,
@@ -27,7 +26,7 @@ from pytest_nemoperf.report.tables import (
     model_cells,
     one_line,
     plan_cells,
-    table_lines,
+    titled_table,
 )
 from pytest_nemoperf.results import CaseResult, SessionResults
 
@@ -46,8 +45,8 @@ _PLAN_COLUMNS: Mapping[str, Callable[[Plan], object]] = MappingProxyType(
         "GA": lambda plan: plan.grad_accum_steps,
     }
 )
-_PLAN_METRICS = (TOKENS_PER_SEC_PER_GPU.name, TFLOPS_PER_SEC_PER_GPU.name)
-_OTHER_METRICS = (TIME_PER_CALL_SEC.name, STEP_TIME_SEC.name, *_PLAN_METRICS)
+_PLAN_METRICS = (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU)
+_OTHER_METRICS = (TIME_PER_CALL_SEC, STEP_TIME_SEC, *_PLAN_METRICS)
 
 
 def render_markdown(results: SessionResults) -> str:
@@ -90,40 +89,26 @@ def _page_order(row: Planned) -> tuple[object, ...]:
 
 
 def _plan_section(rows: Sequence[Planned], *, precision: str, results: SessionResults) -> list[str]:
-    headings = ["Model", *_PLAN_COLUMNS, *(METRICS[name].heading for name in _PLAN_METRICS)]
-    settings = [plan_cells(plan, columns=_PLAN_COLUMNS) for plan, _ in rows]
-    names = model_cells(rows, settings=settings, results=results)
     table = []
-    for name, cells, (_, case) in zip(names, settings, rows, strict=True):
-        table.append([name, *cells, *figure_cells(case, metrics=_PLAN_METRICS)])
+    names = model_cells(rows, columns=_PLAN_COLUMNS, results=results)
+    for name, (plan, case) in zip(names, rows, strict=True):
+        figures = figure_cells(case, metrics=_PLAN_METRICS)
+        table.append({"Model": name, **plan_cells(plan, columns=_PLAN_COLUMNS), **figures})
     title = f"System: {results.system_title}. Precision: {precision}"
-    return [
-        f"#### {marked(title, results=results)}",
-        "",
-        *table_lines(headings, rows=table),
-        "",
-        *_conventions([case for _, case in rows]),
-    ]
+    return [*titled_table(title, rows=table, results=results), *_conventions([case for _, case in rows])]
 
 
 def _other_section(cases: Sequence[CaseResult], *, results: SessionResults) -> list[str]:
     known: set[str] = set()
     for case in cases:
         known.update(*(run.metrics for run in case.measurement.runs))
-    metrics = [name for name in _OTHER_METRICS if name in known]
+    metrics = [metric for metric in _OTHER_METRICS if metric.name in known]
     rows = []
     for case in cases:
-        rows.append([marked(case.verdict.case, results=results), *figure_cells(case, metrics=metrics)])
-    title = f"System: {results.system_title}"
-    return [
-        "## Calls and Loops Timed in the Test Process",
-        "",
-        f"#### {marked(title, results=results)}",
-        "",
-        *table_lines(["Case", *(METRICS[name].heading for name in metrics)], rows=rows),
-        "",
-        *_conventions(cases),
-    ]
+        name = marked(case.verdict.case, results=results)
+        rows.append({"Case": name, **figure_cells(case, metrics=metrics)})
+    table = titled_table(f"System: {results.system_title}", rows=rows, results=results)
+    return ["## Calls and Loops Timed in the Test Process", "", *table, *_conventions(cases)]
 
 
 def _conventions(cases: Sequence[CaseResult]) -> list[str]:

@@ -14,17 +14,16 @@ from pytest_nemoperf.report.phases import rank_groups
 from pytest_nemoperf.report.tables import (
     NOT_APPLICABLE,
     Planned,
-    figure_cells,
-    marked,
+    figure_cell,
     model_cells,
     page_number,
     plan_cells,
     table_lines,
+    titled_table,
 )
 from pytest_nemoperf.results import SessionResults
 
 _BACKENDS: Mapping[str, str] = MappingProxyType({"torch": "PyTorch", "megatron": "Megatron"})
-_LENGTH_HEADING = "G-Average Seq len"
 _BEFORE_LENGTH: Mapping[str, Callable[[Plan], object]] = MappingProxyType(
     {
         "Training Backend": lambda plan: _BACKENDS.get(plan.framework, plan.framework),
@@ -47,10 +46,6 @@ _AFTER_LENGTH: Mapping[str, Callable[[Plan], object]] = MappingProxyType(
         "T-DP": lambda plan: plan.layout.dp,
     }
 )
-_FIGURES: Mapping[str, str] = MappingProxyType(
-    {"Tokens / sec / GPU": TOKENS_PER_SEC_PER_GPU.name, "Total Step time(s)": STEP_TIME_SEC.name}
-)
-_HEADINGS = ("Model", *_BEFORE_LENGTH, _LENGTH_HEADING, *_AFTER_LENGTH, *_FIGURES)
 _PINNED = "Lengths of responses are pinned (the same in every step, whatever is generated)"
 
 
@@ -82,22 +77,21 @@ def _table_key(row: Planned) -> tuple[str, bool]:
 
 def _table(rows: Sequence[Planned], *, results: SessionResults) -> list[str]:
     precision, is_pinned = _table_key(rows[0])
-    settings = [plan_cells(plan, columns={**_BEFORE_LENGTH, **_AFTER_LENGTH}) for plan, _ in rows]
-    names = model_cells(rows, settings=settings, results=results)
-    cells = []
-    for name, setting, (_, case) in zip(names, settings, rows, strict=True):
-        length = figure_cells(case, metrics=[MEAN_RESPONSE_LEN.name])
-        place = len(_BEFORE_LENGTH)
-        figures = figure_cells(case, metrics=list(_FIGURES.values()))
-        cells.append([name, *setting[:place], *length, *setting[place:], *figures])
+    names = model_cells(rows, columns={**_BEFORE_LENGTH, **_AFTER_LENGTH}, results=results)
+    table = []
+    for name, (plan, case) in zip(names, rows, strict=True):
+        cells = {"Model": name}
+        cells |= plan_cells(plan, columns=_BEFORE_LENGTH)
+        cells["G-Average Seq len"] = figure_cell(case, metric=MEAN_RESPONSE_LEN)
+        cells |= plan_cells(plan, columns=_AFTER_LENGTH)
+        cells["Tokens / sec / GPU"] = figure_cell(case, metric=TOKENS_PER_SEC_PER_GPU)
+        cells["Total Step time(s)"] = figure_cell(case, metric=STEP_TIME_SEC)
+        table.append(cells)
     generated = precision if precision == Precision.FP32 else Precision.BF16
     title = f"System: {results.system_title}. Precision: Training {precision.upper()}, Generation {generated.upper()}."
     note = f"{_PINNED}. " if is_pinned else ""
     return [
-        f"#### {marked(title, results=results)}",
-        "",
-        *table_lines(_HEADINGS, rows=cells),
-        "",
+        *titled_table(title, rows=table, results=results),
         f"{note}Tokens are those of prompts and responses, over the whole step and all GPUs.",
         "",
         *_phase_table(rows, names=names),

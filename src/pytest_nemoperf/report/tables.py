@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from pytest_nemoperf.metrics import format_number
+from pytest_nemoperf.metrics import Metric, format_number
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.report.cells import case_value
 from pytest_nemoperf.results import CaseResult, SessionResults
@@ -18,15 +18,33 @@ Planned = tuple[Plan, CaseResult]
 """A case with its plan."""
 
 
-def model_cells(rows: Sequence[Planned], *, settings: Sequence[Sequence[str]], results: SessionResults) -> list[str]:
-    """Return the first cell of each row: the model, with the case id if the row's other cells are not unique.
+def plan_cells(plan: Plan, *, columns: Mapping[str, Callable[[Plan], object]]) -> dict[str, str]:
+    """Return a plan's cells by heading."""
+    return {heading: str(value_of(plan)) for heading, value_of in columns.items()}
+
+
+def figure_cell(case: CaseResult, *, metric: Metric) -> str:
+    """Return a case's value of a metric, ``n/a`` if it has none."""
+    value = case_value(case, metric=metric.name)
+    return NOT_APPLICABLE if value is None else page_number(value)
+
+
+def figure_cells(case: CaseResult, *, metrics: Iterable[Metric]) -> dict[str, str]:
+    """Return a case's values by the metrics' headings."""
+    return {metric.heading: figure_cell(case, metric=metric) for metric in metrics}
+
+
+def model_cells(
+    rows: Sequence[Planned], *, columns: Mapping[str, Callable[[Plan], object]], results: SessionResults
+) -> list[str]:
+    """Return the first cell of each row: the model, with the case id if several rows have the same plan cells.
 
     Args:
         rows: Cases of one table.
-        settings: Cells of their plans.
+        columns: Its columns of plan cells.
         results: The session.
     """
-    keys = [(plan.model.name, *cells) for (plan, _), cells in zip(rows, settings, strict=True)]
+    keys = [(plan.model.name, *plan_cells(plan, columns=columns).values()) for plan, _ in rows]
     counts = Counter(keys)
     names = []
     for key, (plan, case) in zip(keys, rows, strict=True):
@@ -37,18 +55,10 @@ def model_cells(rows: Sequence[Planned], *, settings: Sequence[Sequence[str]], r
     return names
 
 
-def plan_cells(plan: Plan, *, columns: Mapping[str, Callable[[Plan], object]]) -> list[str]:
-    """Return a plan's cells under the headings of the columns."""
-    return [str(value_of(plan)) for value_of in columns.values()]
-
-
-def figure_cells(case: CaseResult, *, metrics: Sequence[str]) -> list[str]:
-    """Return a case's values by metric name, ``n/a`` for metrics it does not have."""
-    cells = []
-    for name in metrics:
-        value = case_value(case, metric=name)
-        cells.append(NOT_APPLICABLE if value is None else page_number(value))
-    return cells
+def titled_table(title: str, *, rows: Sequence[Mapping[str, str]], results: SessionResults) -> list[str]:
+    """Return a table below its title, rows given by heading, and an empty line."""
+    cells = [list(row.values()) for row in rows]
+    return [f"#### {marked(title, results=results)}", "", *table_lines(list(rows[0]), rows=cells), ""]
 
 
 def page_number(value: float) -> str:
