@@ -55,7 +55,7 @@ def properties(report: CaseReport) -> list[tuple[str, str]]:
 
 
 def _rl_figures(report: CaseReport) -> Iterator[tuple[str, str]]:
-    """Yield the figures of reinforcement learning, which are not judged."""
+    """Yield the figures of reinforcement learning, none of them judged."""
     sides = [("now", report.result.measurement.runs)]
     if report.result.verdict.comparisons and report.baseline is not None:
         sides.append(("baseline", report.baseline.runs))

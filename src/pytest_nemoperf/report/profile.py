@@ -106,7 +106,7 @@ def summary_sentence(changes: Sequence[OperatorChange], *, device: str) -> str:
 
 
 def calls_sentence(changes: Sequence[OperatorChange]) -> str:
-    """Return a sentence on the operators with other numbers of calls, which unlike times have no noise.
+    """Return a sentence on the operators with other numbers of calls; unlike times, these have no noise.
 
     Args:
         changes: As compare_operators returned them.

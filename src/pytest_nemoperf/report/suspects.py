@@ -107,7 +107,9 @@ def _straggler_sentence(report: CaseReport, *, then: DecidingBaseline) -> str:
         return ""
     plan = report.result.plan
     runs = report.result.measurement.runs
-    num_stages = 1 if plan is None or plan.rl is not None else plan.layout.pp
+    num_stages = 1
+    if plan is not None and plan.rl is None:
+        num_stages = plan.layout.pp
     straggler = find_straggler(runs, baseline=then.runs, num_stages=num_stages)
     if straggler is not None:
         is_explained = _explains_loss(straggler, runs=runs, then=then)
