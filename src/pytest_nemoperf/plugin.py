@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pytest_nemoperf.fixture import Perf
     from pytest_nemoperf.perfplugin import PerfPlugin
 
-PERF_PLUGIN: pytest.StashKey[PerfPlugin] = pytest.StashKey()
-DESELECTED = pytest.StashKey[int]()
+_PERF_PLUGIN: pytest.StashKey[PerfPlugin] = pytest.StashKey()
+_DESELECTED = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,14 +58,14 @@ def pytest_configure(config: pytest.Config) -> None:
             from pytest_nemoperf.perfplugin import PerfPlugin
 
             plugin = PerfPlugin(config, settings=settings)
-            config.stash[PERF_PLUGIN] = plugin
+            config.stash[_PERF_PLUGIN] = plugin
             config.pluginmanager.register(plugin, "nemoperf-session")
             plugin.register_companions()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop the processes of a perf session."""
-    plugin = config.stash.get(PERF_PLUGIN, None)
+    plugin = config.stash.get(_PERF_PLUGIN, None)
     if plugin is not None:
         plugin.session.close()
 
@@ -80,13 +80,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.hook.pytest_deselected(items=perf)
             kept = set(map(id, perf))
             items[:] = [item for item in items if id(item) not in kept]
-            config.stash[DESELECTED] = len(perf)
+            config.stash[_DESELECTED] = len(perf)
     return result
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> str | None:
     """Return a line with the number of deselected perf tests and the way to run them."""
-    count = config.stash.get(DESELECTED, 0)
+    count = config.stash.get(_DESELECTED, 0)
     if not count:
         return None
     from pytest_nemoperf.plurals import plural
@@ -103,7 +103,7 @@ def perf(request: pytest.FixtureRequest) -> Perf:
             f"{item.nodeid} uses the perf fixture without the marker, so plain pytest would measure; "
             "add @pytest.mark.perf"
         )
-    plugin = request.config.stash.get(PERF_PLUGIN, None)
+    plugin = request.config.stash.get(_PERF_PLUGIN, None)
     if plugin is None:
         raise pytest.UsageError(f"{item.nodeid} is a perf test; run it with -m perf")
     return plugin.perf_of(item)

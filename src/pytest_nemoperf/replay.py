@@ -22,7 +22,7 @@ from pytest_nemoperf.runner import read_run
 from pytest_nemoperf.schema import read_contract
 
 CASE_FILE: Final = "case.json"
-CASE_SCHEMA_VERSION: Final = 1
+_CASE_SCHEMA_VERSION: Final = 1
 _UNREADABLE_HINT = "give folders as a session left them"
 _CORRUPT_HINT = "copy it again, or launch again"
 TRY_SUFFIXES: Final = ("", "b", "c")
@@ -56,7 +56,7 @@ class CaseRecord:
     unreadable: str = ""
     waiver: Mapping[str, str | float] = field(default_factory=dict)
     release: str = ""
-    schema_version: Literal[1] = CASE_SCHEMA_VERSION
+    schema_version: Literal[1] = _CASE_SCHEMA_VERSION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
