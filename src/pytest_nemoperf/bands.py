@@ -28,7 +28,7 @@ class RolloutBand:
     is_always_kept: bool = False
 
 
-BANDS: Final = (
+_BANDS: Final = (
     RolloutBand(metric=metrics.MEAN_TOKENS_PER_STEP, allowed=5.0, is_relative=True),
     RolloutBand(metric=metrics.TOKENS_SPREAD_PCT, allowed=5.0),
     RolloutBand(metric=metrics.MEAN_PROMPT_LEN, allowed=5.0, is_relative=True),
@@ -58,7 +58,7 @@ def has_pinned_lengths(workload: Mapping[str, Any]) -> bool:
 def band_problems(now: Sequence[Run], *, baseline: Sequence[Run], is_pinned: bool) -> list[str]:
     """Return a sentence with the numbers for each figure that left the baseline's band."""
     problems = []
-    for band in BANDS:
+    for band in _BANDS:
         then_value = median_over_runs(baseline, metric=band.metric.name)
         now_value = median_over_runs(now, metric=band.metric.name)
         if then_value is None or now_value is None or (is_pinned and not band.is_always_kept):

@@ -263,7 +263,7 @@ def _compare(
         anchor=anchor,
     )
     notes = _notes(comparison, evidence=evidence, before=before, metric=metric, rule=rule, is_once=is_once)
-    stalled = "" if anchor else remarks.stalled(after, allowed_pct=allowed, metric=metric)
+    stalled = "" if anchor else remarks.stall_note(after, allowed_pct=allowed, metric=metric)
     return replace(comparison, note="; ".join(filter(None, [*notes, stalled])))
 
 
@@ -290,12 +290,12 @@ def _notes(
     allowed = comparison.allowed_pct
     is_within = evidence.worsening < _ROUNDED * cost_of_loss(allowed, metric=metric)
     if comparison.kind is VerdictKind.REGRESSED and is_within:
-        yield remarks.certainty(evidence, allowed_pct=allowed, metric=metric)
+        yield remarks.certain_loss_note(evidence, allowed_pct=allowed, metric=metric)
     if comparison.kind is VerdictKind.PASSED and not comparison.anchor:
         yield remarks.finer_tolerance_hint(before, evidence=evidence, allowed_pct=allowed, metric=metric, rule=rule)
     word = "anchor" if comparison.anchor else "baseline"
     runs = count_text(len(before), f"{word} run")
-    floor = remarks.floor(evidence, allowed_pct=allowed, metric=metric, runs=runs)
+    floor = remarks.noise_floor_message(evidence, allowed_pct=allowed, metric=metric, runs=runs)
     if comparison.kind is VerdictKind.NOT_COMPARABLE:
         yield f"{floor}, so the anchor decides nothing; --update-baselines --perf-anchor=RELEASE makes another"
     if comparison.kind is not VerdictKind.INCONCLUSIVE:
@@ -304,7 +304,7 @@ def _notes(
         launches = "the one run of a session" if is_once else f"{comparison.num_runs} of {rule.max_runs} launches"
         yield f"undecided after {launches}: 95% interval {comparison.low_pct:+.1f}% to {comparison.high_pct:+.1f}%"
         return
-    yield f"{floor}; {remarks.remedy(before, allowed_pct=allowed, metric=metric, rule=rule, is_once=is_once)}"
+    yield f"{floor}; {remarks.more_runs_hint(before, allowed_pct=allowed, metric=metric, rule=rule, is_once=is_once)}"
 
 
 def _other_flops(comparison: Comparison) -> Comparison:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Final
 
-VARIABLE: Final = "env."
+_VARIABLE: Final = "env."
 """What the name of an environment variable begins with in a fingerprint."""
 _KEY = ("case", "device", "flops_convention", "host", "machine", "precision", "topology", "workload")
 _WATCHED = (
@@ -65,7 +65,7 @@ _SECRET = ("AUTH", "CREDENTIAL", "KEY", "PASSWORD", "PASSWD", "SECRET", "TOKEN")
 _PLACES = ("*_CACHE", "*_CACHE_DIR", "*_CACHE_PATH", "*_CACHE_ROOT", "*_DEBUG_DIR", "*_DUMP_DIR", "*_LOG*", "*_HOME")
 """Names of places: they differ from user to user, or from launch to launch, and make nothing faster."""
 _LONGEST_VALUE = 200
-ABSENT: Final = "-"
+_ABSENT: Final = "-"
 
 
 class Significance(StrEnum):
@@ -109,7 +109,7 @@ def compare_fingerprints(then: Mapping[str, str], *, now: Mapping[str, str]) -> 
     """Return every entry that differs, by tier (the key first) and name."""
     tiers = list(Significance)
     differences = [
-        Difference(name=name, then=then.get(name, ABSENT), now=now.get(name, ABSENT), tier=tier_of(name))
+        Difference(name=name, then=then.get(name, _ABSENT), now=now.get(name, _ABSENT), tier=tier_of(name))
         for name in {*then, *now}
         if then.get(name) != now.get(name)
     ]
@@ -122,7 +122,7 @@ def watched_variables(environ: Mapping[str, str]) -> dict[str, str]:
     Never one whose name speaks of a secret, nor an address, which may hold one.
     """
     return {
-        f"{VARIABLE}{name}": value[:_LONGEST_VALUE]
+        f"{_VARIABLE}{name}": value[:_LONGEST_VALUE]
         for name, value in sorted(environ.items())
         if _is_watched(name) and "://" not in value
     }

@@ -39,7 +39,7 @@ def unmet_tolerance_message(runs: Sequence[Run], *, metric: Metric, policy: Verd
     )
 
 
-def unheld_texts(runs: Sequence[Run], *, policy: VerdictPolicy) -> list[str]:
+def unmet_tolerance_messages(runs: Sequence[Run], *, policy: VerdictPolicy) -> list[str]:
     """Return `unmet_tolerance_message` of each metric that does not repeat another."""
     texts = (
         unmet_tolerance_message(runs, metric=metric, policy=policy) for metric in distinct_metrics(runs, policy=policy)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.comparison import LOCALLY_RECORDED, NEEDS_ACCEPTANCE, VerdictPolicy
-from pytest_nemoperf.holding import unheld_texts
+from pytest_nemoperf.holding import unmet_tolerance_messages
 from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.settings import UpdateOptions
 from pytest_nemoperf.store import BaselineStore, StoredBaseline
@@ -15,7 +15,7 @@ from pytest_nemoperf.updates import (
     Action,
     UpdateDecision,
     can_append_runs,
-    joined,
+    join_runs,
     next_anchor,
     plan_update,
 )
@@ -83,7 +83,7 @@ class BaselineWriter:
             new = replace(new, reason=f"first run here: {verdict.kind}")
             return StoreOutcome(path=str(self._store.local_path(new.case)), stored=new, is_local=True)
         if is_in_process and found.is_local and found.baseline is not None:
-            more = joined(found.baseline, new=new, runs=self._runs)
+            more = join_runs(found.baseline, new=new, runs=self._runs)
             is_longer = len(more.runs) > len(found.baseline.runs)
             if is_longer and can_append_runs(verdict, old=found.baseline, new=new, policy=policy):
                 more = replace(more, reason=_growth(more, runs=self._runs), anchor=found.baseline.anchor)
@@ -103,7 +103,7 @@ class BaselineWriter:
         old = self._store.find_committed(new.case)
         is_growing = False
         if is_in_process and old is not None and can_append_runs(verdict, old=old, new=new, policy=policy):
-            new = joined(old, new=new, runs=self._runs)
+            new = join_runs(old, new=new, runs=self._runs)
             is_growing = len(new.runs) > len(old.runs) and not updating.is_new_only
         step = plan_update(
             verdict,
@@ -120,7 +120,7 @@ class BaselineWriter:
         if step.action is not Action.WRITE:
             notes = [step.why]
             if old is not None and step.action is Action.KEEP:
-                notes += unheld_texts(old.runs, policy=policy)
+                notes += unmet_tolerance_messages(old.runs, policy=policy)
             return StoreOutcome(note="; ".join(notes))
         new = replace(
             new,
@@ -129,7 +129,7 @@ class BaselineWriter:
         )
         notes = [step.why, _anchoring(new, old=old)]
         if not is_in_process or len(new.runs) >= self._runs:
-            notes += unheld_texts(new.runs, policy=policy)
+            notes += unmet_tolerance_messages(new.runs, policy=policy)
         accepted_reason = ""
         if updating.is_accepted and verdict.kind in NEEDS_ACCEPTANCE:
             accepted_reason = updating.reason

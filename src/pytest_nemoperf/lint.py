@@ -233,7 +233,9 @@ def _refused_anchors(baseline: Baseline, *, policy: VerdictPolicy) -> Iterator[s
         evidence = self_test(anchor.runs, metric=metric, policy=policy)
         if evidence is not None and evidence.is_refused:
             runs = count_text(len(anchor.runs), "anchor run")
-            floor = remarks.floor(evidence, allowed_pct=policy.tolerances[metric.name], metric=metric, runs=runs)
+            floor = remarks.noise_floor_message(
+                evidence, allowed_pct=policy.tolerances[metric.name], metric=metric, runs=runs
+            )
             yield (
                 f"the anchor {anchor.name!r} decides nothing of {metric.label}: {floor}; "
                 "--update-baselines --perf-anchor=RELEASE makes another"

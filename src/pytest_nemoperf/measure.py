@@ -14,7 +14,6 @@ from pytest_nemoperf.health import health_problems, sm_clocks_mhz
 from pytest_nemoperf.jsontext import plain_mapping, to_data
 from pytest_nemoperf.metrics import (
     MEAN_TOKENS_PER_STEP,
-    METRICS,
     MFU_PCT,
     PEAK_MEMORY_GIB,
     STEP_TIME_SEC,
@@ -344,11 +343,6 @@ def identity_problem(run: Run, *, flops_per_token: float | None) -> str | None:
 def round_significant(value: float, *, digits: int = 6) -> float:
     """Return value with so many significant digits, so that stored files have small diffs."""
     return float(f"{value:.{digits}g}")
-
-
-def known_metrics(runs: Sequence[Run]) -> list[str]:
-    """Return the names of the metrics any run has, in the order they are shown."""
-    return [name for name in METRICS if any(name in run.metrics for run in runs)]
 
 
 def _group_medians(measured: Sequence[StepRecord]) -> dict[str, dict[str, float]]:

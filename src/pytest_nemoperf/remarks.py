@@ -21,7 +21,7 @@ from pytest_nemoperf.sequential import (
 _MIN_STALL_RATIO = 1.1  # what counts as nearly what it was needs no words
 
 
-def certainty(evidence: SequentialResult, *, allowed_pct: float, metric: Metric) -> str:
+def certain_loss_note(evidence: SequentialResult, *, allowed_pct: float, metric: Metric) -> str:
     """Return what is known of a loss below the tolerance that is more than harmless."""
     harmless = loss_of_cost(evidence.harmless, metric=metric)
     is_half = math.isclose(evidence.harmless, HARMLESS_SHARE * cost_of_loss(allowed_pct, metric=metric))
@@ -30,7 +30,7 @@ def certainty(evidence: SequentialResult, *, allowed_pct: float, metric: Metric)
     return certain if evidence.is_ruled_out else f"{certain}, {allowed_pct:g}% is possible"
 
 
-def stalled(values: Sequence[float], *, allowed_pct: float, metric: Metric) -> str:
+def stall_note(values: Sequence[float], *, allowed_pct: float, metric: Metric) -> str:
     """Return which of today's launches counts for less than it showed, being alone so slow; empty for none."""
     if len(values) < 2:  # noqa: PLR2004 (nothing to compare the slowest with)
         return ""
@@ -60,15 +60,15 @@ def finer_tolerance_hint(
         return ""
     _, needed = runs_needed(values, tolerance=tolerance, rule=rule)
     ab = "" if rule.max_runs == 1 else ", or compare with --perf-ab"
-    remedy = f"{needed} runs would" if needed else f"none up to {MAX_BASELINE_RUNS} would; raise it{ab}"
+    more_runs_hint = f"{needed} runs would" if needed else f"none up to {MAX_BASELINE_RUNS} would; raise it{ab}"
     return (
         f"tolerance {allowed_pct:g}% of {metric.label} is finer than the "
         f"{loss_of_cost(evidence.resolution_pct / 100.0, metric=metric):.1f}% that "
-        f"{count_text(len(values), 'run')} with {evidence.noise_pct:.2g}% noise can resolve; {remedy}"
+        f"{count_text(len(values), 'run')} with {evidence.noise_pct:.2g}% noise can resolve; {more_runs_hint}"
     )
 
 
-def floor(evidence: SequentialResult, *, allowed_pct: float, metric: Metric, runs: str) -> str:
+def noise_floor_message(evidence: SequentialResult, *, allowed_pct: float, metric: Metric, runs: str) -> str:
     """Return why a tolerance is refused: the noise floor, and from how many runs it follows (``5 baseline runs``)."""
     resolved = loss_of_cost(evidence.resolution_pct / 100.0, metric=metric)
     return (
@@ -77,7 +77,9 @@ def floor(evidence: SequentialResult, *, allowed_pct: float, metric: Metric, run
     )
 
 
-def remedy(before: Sequence[float], *, allowed_pct: float, metric: Metric, rule: SequentialRule, is_once: bool) -> str:
+def more_runs_hint(
+    before: Sequence[float], *, allowed_pct: float, metric: Metric, rule: SequentialRule, is_once: bool
+) -> str:
     """Return how many baseline runs would do for a tolerance that is refused.
 
     Args:

@@ -14,7 +14,7 @@ from pytest_nemoperf.flops import FLOPS_REL_TOL
 from pytest_nemoperf.metrics import Metric
 from pytest_nemoperf.records import RolloutStats, StepRecord
 
-TOKEN_MULT_PROB_ERROR_LIMIT: Final = 1.05
+_TOKEN_MULT_PROB_ERROR_LIMIT: Final = 1.05
 """Beyond, generation does not sample from the policy that is trained. NeMo RL's test suites demand less than 1.05
 (tests/test_suites/llm), and its guide sees a fault in the weights behind a lasting 1 to 2% (docs/guides/grpo.md)."""
 
@@ -141,10 +141,10 @@ def _inconsistent(_rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -
         stats = record.rollout
         if stats is None or stats.staleness_steps:
             continue
-        if stats.token_mult_prob_error > TOKEN_MULT_PROB_ERROR_LIMIT:
+        if stats.token_mult_prob_error > _TOKEN_MULT_PROB_ERROR_LIMIT:
             yield (
                 f"step {record.step}: {metrics.TOKEN_MULT_PROB_ERROR.name} is {stats.token_mult_prob_error:.5g} "
-                f"(allowed {TOKEN_MULT_PROB_ERROR_LIMIT:g}): generation and training give the same tokens other "
+                f"(allowed {_TOKEN_MULT_PROB_ERROR_LIMIT:g}): generation and training give the same tokens other "
                 "probabilities, so they don't have the same weights or don't compute the same"
             )
 

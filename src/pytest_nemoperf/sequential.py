@@ -28,7 +28,7 @@ from typing import Final
 from pytest_nemoperf.defaults import DEFAULT_ALPHA, DEFAULT_BETA, DEFAULT_MAX_RUNS
 from pytest_nemoperf.metrics import Direction, Metric
 
-PRIOR_DOF: Final = 8.0
+_PRIOR_DOF: Final = 8.0
 """How many degrees of freedom the prior of a system class counts for: as much as nine baseline runs."""
 HARMLESS_SHARE: Final = 0.5
 """The part of the tolerance that is called harmless where the noise is small enough to ask that finely."""
@@ -258,11 +258,11 @@ def _noise_of(values: Sequence[float], *, rule: SequentialRule) -> _Noise:
     dof = max(len(values), 1) - 1
     middle = statistics.fmean(values) if values else 0.0
     squares = math.fsum((value - middle) ** 2 for value in values)
-    prior = PRIOR_DOF * (rule.noise_pct / 100.0) ** 2
+    prior = _PRIOR_DOF * (rule.noise_pct / 100.0) ** 2
     return _Noise(
         seen=math.sqrt(squares / dof) if dof else None,
-        shrunk=math.sqrt((prior + squares) / (PRIOR_DOF + dof)),
-        dof=PRIOR_DOF + dof,
+        shrunk=math.sqrt((prior + squares) / (_PRIOR_DOF + dof)),
+        dof=_PRIOR_DOF + dof,
     )
 
 
@@ -273,8 +273,8 @@ def _last_look_with(
     noise = _noise_of(_without_stall(then, tolerance=tolerance), rule=rule)
     prior, dof = rule.noise_pct / 100.0, num_runs - 1
     seen = prior if noise.seen is None else noise.seen
-    shrunk = math.sqrt((PRIOR_DOF * prior**2 + dof * seen**2) / (PRIOR_DOF + dof))
-    grown = replace(noise, shrunk=shrunk, dof=PRIOR_DOF + dof)
+    shrunk = math.sqrt((_PRIOR_DOF * prior**2 + dof * seen**2) / (_PRIOR_DOF + dof))
+    grown = replace(noise, shrunk=shrunk, dof=_PRIOR_DOF + dof)
     return _last_look(grown, share_of_baseline=1.0 / num_runs, num_runs=rule.max_runs, rule=rule)
 
 

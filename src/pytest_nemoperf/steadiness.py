@@ -19,9 +19,9 @@ from itertools import combinations, pairwise
 from pytest_nemoperf.expected import ExpectedRecords
 from pytest_nemoperf.records import StepRecord
 
-MAX_TREND_PCT = 10.0
+_MAX_TREND_PCT = 10.0
 """What a run may gain or lose from its first step to its last; its median is off by half of that."""
-MAX_JUMP_PCT = 25.0
+_MAX_JUMP_PCT = 25.0
 """The same between the halves of a run too short for a trend, whose halves are fully apart."""
 _MAX_TREND_Z = 3.3  # one run in a thousand whose steps are independent
 _OUTLIER_SIGMA = 5.0
@@ -152,12 +152,12 @@ def find_drift(times: Sequence[float]) -> Drift | None:
     jump_pct = 100.0 * (after - before) / before
     is_apart = min(first) > max(second) or min(second) > max(first)
     trend_pct = _significant_trend_pct(_thinned(times))
-    if abs(trend_pct) > MAX_TREND_PCT:
+    if abs(trend_pct) > _MAX_TREND_PCT:
         pct = trend_pct
-        what = f"{trend_pct:+.0f}% from the first to the last, allowed {MAX_TREND_PCT:.0f}%"
-    elif is_apart and abs(jump_pct) > MAX_JUMP_PCT:
+        what = f"{trend_pct:+.0f}% from the first to the last, allowed {_MAX_TREND_PCT:.0f}%"
+    elif is_apart and abs(jump_pct) > _MAX_JUMP_PCT:
         pct = jump_pct
-        what = f"{jump_pct:+.0f}% between the halves, allowed {MAX_JUMP_PCT:.0f}%"
+        what = f"{jump_pct:+.0f}% between the halves, allowed {_MAX_JUMP_PCT:.0f}%"
     else:
         return None
     hint = "raise warmup_steps" if jump_pct < 0 else "look for throttling, a leak or other load"

@@ -18,7 +18,7 @@ from pytest_nemoperf.measure import Run
 
 MARGIN_PCT: Final = 5.0
 """How much longer than its peers a rank must have worked: less is seen between equal GPUs of one node."""
-SEEN_SHARE: Final = 0.8
+_SEEN_SHARE: Final = 0.8
 """Part of the runs in which it must have: one launch may have had bad luck."""
 _LEAST_RUNS_WITHOUT_BASELINE: Final = 2
 
@@ -153,7 +153,7 @@ def _standing_out(
     limit = MARGIN_PCT / 100 + max([0.0, *(each for each in before if each is not None)])
     excesses = [_excess(ranks, figures=figures, usual=usual, num_stages=num_stages) for figures in now]
     above = [each for each in excesses if each is not None and each > limit]
-    return above if len(above) >= math.ceil(SEEN_SHARE * len(now)) else []
+    return above if len(above) >= math.ceil(_SEEN_SHARE * len(now)) else []
 
 
 def _excess(

@@ -64,12 +64,12 @@ def plan_update(
     if is_new_only and old is not None:
         return UpdateDecision(action=Action.KEEP, why="it is there already (--perf-update-new-only)")
     if kind in NEEDS_ACCEPTANCE and not is_accepted:
-        if old is not None and were_too_few(verdict, old=old, new=new, policy=policy):
+        if old is not None and _had_too_few_runs(verdict, old=old, new=new, policy=policy):
             return UpdateDecision(
                 action=Action.WRITE, why=f"{len(new.runs)} runs instead of {len(old.runs)}, which were too few"
             )
         return UpdateDecision(action=Action.REFUSE, why=_refusal(verdict, old=old, policy=policy))
-    if kind is VerdictKind.PASSED and old is not None and compares(new, old=old):
+    if kind is VerdictKind.PASSED and old is not None and _is_comparable(new, old=old):
         return _step_of_same(verdict, old=old, new=new, policy=policy, runs=runs, release=release)
     return UpdateDecision(action=Action.WRITE, why="")
 
@@ -84,11 +84,11 @@ def next_anchor(
     """
     if release:
         return Anchor(name=release, runs=new.runs, provenance=new.provenance)
-    if old is None or not compares(new, old=old):
+    if old is None or not _is_comparable(new, old=old):
         return None
     if new.runs[: len(old.runs)] == old.runs:
         return old.anchor  # nothing is replaced
-    if verdict.kind is not VerdictKind.PASSED and not were_too_few(verdict, old=old, new=new, policy=policy):
+    if verdict.kind is not VerdictKind.PASSED and not _had_too_few_runs(verdict, old=old, new=new, policy=policy):
         return None
     replaced = Anchor(name=f"of {old.provenance.date.partition('T')[0]}", runs=old.runs, provenance=old.provenance)
     anchors = [replaced] if old.anchor is None else [old.anchor, replaced]
@@ -96,12 +96,16 @@ def next_anchor(
     return best if judging_metrics(best.runs, policy=policy) else None
 
 
-def were_too_few(verdict: Verdict, *, old: Baseline, new: Baseline, policy: VerdictPolicy) -> bool:
+def _had_too_few_runs(verdict: Verdict, *, old: Baseline, new: Baseline, policy: VerdictPolicy) -> bool:
     """Tell whether a case is undecided only because old has too few runs for the tolerance, and new mends that.
 
     No change for the worse may be certain: the interval of each that is undecided holds none.
     """
-    if verdict.kind is not VerdictKind.INCONCLUSIVE or not compares(new, old=old) or len(new.runs) <= len(old.runs):
+    if (
+        verdict.kind is not VerdictKind.INCONCLUSIVE
+        or not _is_comparable(new, old=old)
+        or len(new.runs) <= len(old.runs)
+    ):
         return False
     undecided = [each for each in verdict.comparisons if each.kind is VerdictKind.INCONCLUSIVE]
     return _are_refused(undecided, old=old, policy=policy) and not any(map(_is_certain_loss, undecided))
@@ -113,7 +117,7 @@ def can_append_runs(verdict: Verdict, *, old: Baseline, new: Baseline, policy: V
     PASSED says so. So few runs that the tolerance is refused pass nothing, and would stay so few for ever: there no
     more than half of the tolerance may be lost.
     """
-    if not compares(new, old=old):
+    if not _is_comparable(new, old=old):
         return False
     if verdict.kind is not VerdictKind.INCONCLUSIVE:
         return verdict.kind is VerdictKind.PASSED
@@ -122,7 +126,7 @@ def can_append_runs(verdict: Verdict, *, old: Baseline, new: Baseline, policy: V
     return is_small and _are_refused(undecided, old=old, policy=policy)
 
 
-def joined(old: Baseline, *, new: Baseline, runs: int) -> Baseline:
+def join_runs(old: Baseline, *, new: Baseline, runs: int) -> Baseline:
     """Return new with the newest of old's runs before its own: as many as a baseline needs, or as old has.
 
     What is measured once a session learns its noise between sessions only so.
@@ -130,7 +134,7 @@ def joined(old: Baseline, *, new: Baseline, runs: int) -> Baseline:
     return replace(new, runs=(*old.runs, *new.runs)[-max(runs, len(old.runs)) :])
 
 
-def compares(new: Baseline, *, old: Baseline) -> bool:
+def _is_comparable(new: Baseline, *, old: Baseline) -> bool:
     """Return whether two baselines are of the same machine and workload, and count FLOPs alike.
 
     Runs with FLOPs of an older formula would break the identity TFLOP/s = FLOPs per token x tokens/s of the new ones.

@@ -17,7 +17,7 @@ from pytest_nemoperf.metrics import METRICS, Direction, Metric
 from pytest_nemoperf.plurals import plural
 from pytest_nemoperf.verdict import Verdict
 
-WAIVER_ARGUMENTS: Final = ("reason", "until", "floor")
+_WAIVER_ARGUMENTS: Final = ("reason", "until", "floor")
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _NEARLY_DAY = re.compile(r"\d{4}[-/]\d{1,2}\b.*|\d{8}|\d{1,2}\.\d{1,2}\.\d{4}|\d{4}\.\d{2}\.\d{2}")
 """Days in other words; ``31.12.2026`` would else be a release that never comes."""
@@ -80,9 +80,9 @@ def parse_waiver(arguments: Mapping[str, object], *, positional: Sequence[object
             f"{subject}: {positional[0]!r} has no name; write perf_waive(reason=..., until=..., floor=...)"
         )
     for name in arguments:
-        if name not in WAIVER_ARGUMENTS:
-            raise WaiverError(f"{subject}: unknown argument {name!r}; {did_you_mean(name, WAIVER_ARGUMENTS)}")
-    reason, until, floor = (arguments.get(name) for name in WAIVER_ARGUMENTS)
+        if name not in _WAIVER_ARGUMENTS:
+            raise WaiverError(f"{subject}: unknown argument {name!r}; {did_you_mean(name, _WAIVER_ARGUMENTS)}")
+    reason, until, floor = (arguments.get(name) for name in _WAIVER_ARGUMENTS)
     if not isinstance(reason, str) or not reason.strip():
         raise WaiverError(f"{subject}: reason={reason!r} does not say why the loss is accepted; give a sentence")
     return Waiver(
