@@ -1,4 +1,4 @@
-"""Bands around the lengths of a baseline's sequences: tokens per second compare only like with like."""
+"""Bands around the sequence lengths of a baseline: tokens per second compare only within them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pytest_nemoperf.metrics import Metric
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutBand:
-    """How far a figure that describes the workload may be from the baseline's, either way.
+    """Allowed range of a rollout figure around the baseline's.
 
     Attributes:
-        metric: Which.
-        allowed: Percent of the baseline's where is_relative, else in the metric's own unit.
-        is_relative: What allowed is.
-        is_always_kept: Also where the lengths of responses are pinned.
+        metric: The figure.
+        allowed: Distance either way: percent of the baseline's if is_relative, else in the metric's unit.
+        is_relative: Unit of allowed.
+        is_always_kept: Also checked if the lengths of responses are pinned.
     """
 
     metric: Metric
@@ -38,33 +38,34 @@ _BANDS: Final = (
     RolloutBand(metric=metrics.BATCH_FILL_PCT, allowed=5.0),
     RolloutBand(metric=metrics.NUM_ROUNDS, allowed=0.5, is_always_kept=True),
 )
-"""Where lengths are pinned the tokens of a step are exact; batch fill and staleness then follow from how well the code
-fills its batches and which side is faster, which is what the verdict is to judge. Only how often dynamic sampling asks
-for more still depends on what the policy says."""
+"""With pinned lengths the tokens of a step are exact, and batch fill and staleness depend on the speed of the code,
+which the verdict judges. Only the number of rounds of dynamic sampling still depends on the policy's answers."""
 
 
 def is_rl(workload: Mapping[str, Any]) -> bool:
-    """Tell whether a workload is one of reinforcement learning."""
+    """Return whether a workload is reinforcement learning."""
     return isinstance(workload.get("rl"), Mapping)
 
 
 def has_pinned_lengths(workload: Mapping[str, Any]) -> bool:
-    """Tell whether a workload knows the length of every sequence, or response, before it runs."""
+    """Return whether the length of every sequence, or response, is known before the run."""
     if is_rl(workload):
         return bool(workload["rl"].get("response_lengths") != "sampled")
     return not workload.get("has_varying_lengths")
 
 
 def band_problems(now: Sequence[Run], *, baseline: Sequence[Run], is_pinned: bool) -> list[str]:
-    """Return a sentence with the numbers for each figure that left the baseline's band."""
+    """Return a sentence with the numbers for each figure outside the baseline's band."""
     problems = []
     for band in _BANDS:
         then_value = median_over_runs(baseline, metric=band.metric.name)
         now_value = median_over_runs(now, metric=band.metric.name)
         if then_value is None or now_value is None or (is_pinned and not band.is_always_kept):
             continue
-        difference = now_value - then_value
-        if abs(difference) > (abs(then_value) * band.allowed / 100.0 if band.is_relative else band.allowed):
+        allowed = band.allowed
+        if band.is_relative:
+            allowed = abs(then_value) * band.allowed / 100.0
+        if abs(now_value - then_value) > allowed:
             problems.append(_sentence(band, now=now_value, then=then_value))
     return problems
 
@@ -72,12 +73,12 @@ def band_problems(now: Sequence[Run], *, baseline: Sequence[Run], is_pinned: boo
 def _sentence(band: RolloutBand, *, now: float, then: float) -> str:
     metric = band.metric
     if band.is_relative:
-        # from zero there is no percentage
-        change = f"{metric.delta_pct(now, baseline=then):+.1f}%" if then else "from none"
         allowed = f"{band.allowed:.1f}%"
+        change = f"{metric.delta_pct(now, baseline=then):+.1f}%" if then else "from none"
     else:
         unit = " points" if metric.unit == "%" else ""
-        change, allowed = f"{now - then:+.3g}{unit}", f"{band.allowed:g}{unit}"
+        allowed = f"{band.allowed:g}{unit}"
+        change = f"{now - then:+.3g}{unit}"
     return (
         f"{metric.label} is {metric.format(now)}, {metric.format(then)} in the baseline ({change}, allowed {allowed})"
     )

@@ -1,4 +1,4 @@
-"""One metric beside its baseline: what changed, how sure that is, and what the case can resolve."""
+"""Comparison of one metric with its baseline: change, 95% interval, resolution, kind."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ KIND_OF: Final[Mapping[Decision, VerdictKind]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictPolicy:
-    """What a verdict allows, and how often it may be wrong.
+    """Tolerances and error rates of a verdict.
 
     Attributes:
-        tolerances: The smallest worsening that matters in percent for every judged metric, by name.
+        tolerances: Smallest worsening that matters, percent, by name of judged metric.
         run_noise_pct: Expected scatter of rates and times between launches, percent; of the system class.
-        memory_noise_pct: The same of peak memory.
+        memory_noise_pct: Expected scatter of peak memory, percent.
         alpha: Probability to call a harmless case REGRESSED.
         beta: Probability to pass a loss as large as the tolerance.
         max_runs: Launches after which a case is INCONCLUSIVE.
@@ -88,7 +88,7 @@ class VerdictPolicy:
     max_runs: int
 
     def rule(self, metric: Metric, *, runs: Sequence[Run]) -> SequentialRule:
-        """Return the rule by which runs are judged in a metric; a restless machine under them widens its noise."""
+        """Return the sequential rule of a metric; drifts within the runs widen its noise."""
         if metric is PEAK_MEMORY_GIB:
             noise_pct = self.memory_noise_pct
         else:
@@ -97,10 +97,10 @@ class VerdictPolicy:
 
 
 def parse_tolerances(texts: Sequence[str], *, subject: str) -> dict[str, float]:
-    """Return tolerances in percent by metric name from ``[METRIC=]PCT``; ``all`` where no metric is named.
+    """Return tolerances in percent by metric name from ``[METRIC=]PCT``; ``all`` stands for a missing name.
 
     Raises:
-        RecipeError: If a text is none, a metric is not judged, or a percentage is not within (0, 100).
+        RecipeError: If a text has another form, a metric is not judged, or a percentage is not within (0, 100).
     """
     parsed = {}
     for text in texts:
@@ -114,11 +114,10 @@ def parse_tolerances(texts: Sequence[str], *, subject: str) -> dict[str, float]:
 
 
 def default_tolerances(system: System) -> dict[str, float]:
-    """Return the tolerances of a system's judged metrics where nobody says otherwise."""
-    return {
-        metric.name: system.memory_tolerance_pct if metric is PEAK_MEMORY_GIB else system.tolerance_pct
-        for metric in JUDGED
-    }
+    """Return a system's default tolerances in percent by name of judged metric."""
+    tolerances = dict.fromkeys([metric.name for metric in JUDGED], system.tolerance_pct)
+    tolerances[PEAK_MEMORY_GIB.name] = system.memory_tolerance_pct
+    return tolerances
 
 
 def merge_tolerances(layers: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -126,33 +125,34 @@ def merge_tolerances(layers: Sequence[Mapping[str, float]]) -> dict[str, float]:
     merged: dict[str, float] = {}
     for layer in layers:
         if "all" in layer:
-            merged |= {metric.name: layer["all"] for metric in JUDGED}
-        merged |= {name: percent for name, percent in layer.items() if name != "all"}
+            merged = dict.fromkeys([metric.name for metric in JUDGED], layer["all"])
+        merged |= layer
+    merged.pop("all", None)
     return merged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One metric beside its baseline.
+    """One metric compared with its baseline.
 
     Attributes:
         metric: Metric name.
-        baseline: What the baseline's runs stand for: their geometric mean, a single stalled launch left aside.
+        baseline: Geometric mean of the baseline's runs, a single stalled launch brought near the next one.
         now: The same of this session's runs.
         delta_pct: Signed change in percent of the baseline.
-        allowed_pct: The tolerance: the smallest worsening that matters, percent.
+        allowed_pct: Tolerance: the smallest worsening that matters, percent.
         kind: PASSED, REGRESSED, IMPROVED, INCONCLUSIVE or NOT COMPARABLE for this metric alone.
-        note: Why, where the numbers don't say it.
+        note: Explanation that the numbers don't give; may be empty.
         low_pct: Lower end of the 95% interval of delta_pct.
         high_pct: Upper end.
-        resolution_pct: The smallest worsening that this baseline resolves, percent.
-        noise_pct: Scatter between runs that was reckoned with, percent: that of the runs, shrunk towards expected_pct.
-        seen_noise_pct: Scatter between the runs themselves; None where there are too few.
-        expected_noise_pct: What the system class is expected to scatter.
+        resolution_pct: Smallest worsening that this baseline resolves, percent.
+        noise_pct: Scatter between runs that the test used, percent: measured, shrunk towards expected_noise_pct.
+        seen_noise_pct: Scatter of the runs alone, percent; None if they are too few.
+        expected_noise_pct: Expected scatter of the system class, percent.
         num_baseline_runs: Launches of the baseline.
         num_runs: Launches of this session.
-        anchor: Name of the older baseline this is judged against; empty for the newest.
-        slow_steps_loss_pct: Loss with slow steps counted, where they decided the kind, percent.
+        anchor: Name of the anchor it is compared with; empty for the newest baseline.
+        slow_steps_loss_pct: Loss with slow steps counted, percent; None unless they decided the kind.
     """
 
     metric: str
@@ -175,76 +175,104 @@ class Comparison:
 
 
 def compare_runs(measurement: Measurement, *, baseline: Baseline, policy: VerdictPolicy) -> tuple[Comparison, ...]:
-    """Return every judged metric beside the newest baseline, then beside the anchor where there is one.
+    """Compare every judged metric with the newest baseline, then with its anchor if it has one.
 
     Args:
         measurement: This session's runs.
-        baseline: What is stored.
-        policy: What is allowed.
+        baseline: The stored baseline.
+        policy: Tolerances and error rates.
     """
     is_once = is_in_process(measurement.workload)
+    has_same_flops = counts_flops_alike(measurement, other=baseline)
     sides = [("", baseline.runs)]
     if baseline.anchor is not None:
         sides.append((baseline.anchor.name, baseline.anchor.runs))
-    has_same_flops = counts_flops_alike(measurement, other=baseline)
-    return tuple(
-        comparison if has_same_flops or metric is not TFLOPS_PER_SEC_PER_GPU else _other_flops(comparison)
-        for name, runs in sides
-        for metric in JUDGED
-        if (
-            comparison := _compare(metric, then=runs, now=measurement.runs, policy=policy, anchor=name, is_once=is_once)
-        )
-    )
+    comparisons = []
+    for anchor, baseline_runs in sides:
+        for metric in JUDGED:
+            comparison = _compare(
+                metric,
+                baseline_runs=baseline_runs,
+                runs=measurement.runs,
+                policy=policy,
+                anchor=anchor,
+                is_once=is_once,
+            )
+            if comparison is None:
+                continue
+            if metric is TFLOPS_PER_SEC_PER_GPU and not has_same_flops:
+                note = "FLOPs are counted otherwise in the baseline"
+                comparison = replace(comparison, kind=VerdictKind.NOT_COMPARABLE, note=note)
+            comparisons.append(comparison)
+    return tuple(comparisons)
 
 
 def metric_costs(runs: Sequence[Run], *, metric: Metric) -> list[float]:
-    """Return the logarithm of what each run costs in a metric; runs without it are left out."""
+    """Return the cost of each run that has the metric, see sequential.cost."""
     return [cost(run.metrics[metric.name], metric=metric) for run in runs if metric.name in run.metrics]
 
 
 def delta_pct(worsening: float, *, metric: Metric) -> float:
-    """Return the signed change in percent that a difference of logarithms of costs makes in a metric's value."""
+    """Return the signed change of a metric's value in percent for a difference of costs."""
     loss = loss_of_cost(worsening, metric=metric)
     return -loss if metric.direction is Direction.HIGHER else loss
 
 
 def describe(comparison: Comparison, *, other: str = "", evidence: str = "") -> str:
-    """Return the sentence that says what one metric did, e.g. how far it is below the baseline.
+    """Return a sentence with a metric's change, e.g. that it is 6.2% below the baseline.
 
     Args:
         comparison: Of the metric.
-        other: What it is compared with; empty for the baseline or its anchor.
-        evidence: What else is said of the numbers; empty for nothing.
+        other: Name of the other side; empty for the baseline or its anchor.
+        evidence: Further text after the numbers; may be empty.
     """
     metric = METRICS[comparison.metric]
     side = "below" if comparison.delta_pct < 0 else "above"
-    other = other or (f"the anchor {comparison.anchor}" if comparison.anchor else "the baseline")
+    if not other:
+        other = f"the anchor {comparison.anchor}" if comparison.anchor else "the baseline"
     numbers = f"{metric.format(comparison.now)} against {metric.format(comparison.baseline)}"
     facts = "; ".join(filter(None, [numbers, _limit_text(comparison), evidence]))
     sentence = f"{metric.label} is {abs(comparison.delta_pct):.1f}% {side} {other} ({facts})"
-    return f"{sentence}; {comparison.note}" if comparison.note else sentence
+    if comparison.note:
+        sentence += f"; {comparison.note}"
+    return sentence
 
 
 def _limit_text(comparison: Comparison) -> str:
-    """Return the tolerance, as what is allowed only where more was lost: less may be REGRESSED. A gain has none."""
+    """Return the tolerance of a loss, empty for a gain.
+
+    It is "allowed" only beside a larger loss: a smaller one may be REGRESSED too.
+    """
     loss = METRICS[comparison.metric].worsening_pct(comparison.now, baseline=comparison.baseline)
     if loss <= 0:
         return ""
-    return f"{'allowed' if loss >= _ROUNDED * comparison.allowed_pct else 'tolerance'} {comparison.allowed_pct:.1f}%"
+    word = "allowed" if loss >= _ROUNDED * comparison.allowed_pct else "tolerance"
+    return f"{word} {comparison.allowed_pct:.1f}%"
 
 
 def _compare(
-    metric: Metric, *, then: Sequence[Run], now: Sequence[Run], policy: VerdictPolicy, anchor: str, is_once: bool
+    metric: Metric,
+    *,
+    baseline_runs: Sequence[Run],
+    runs: Sequence[Run],
+    policy: VerdictPolicy,
+    anchor: str,
+    is_once: bool,
 ) -> Comparison | None:
-    before, after = metric_costs(then, metric=metric), metric_costs(now, metric=metric)
+    """Compare one metric; None if either side lacks it."""
+    before = metric_costs(baseline_runs, metric=metric)
+    after = metric_costs(runs, metric=metric)
     if not before or not after:
         return None
     allowed = policy.tolerances[metric.name]
-    rule = max((policy.rule(metric, runs=runs) for runs in (then, now)), key=lambda each: each.noise_pct)
+    rule = policy.rule(metric, runs=baseline_runs)
+    rule_now = policy.rule(metric, runs=runs)
+    if rule_now.noise_pct > rule.noise_pct:
+        rule = rule_now
     tolerance = cost_of_loss(allowed, metric=metric)
     evidence = decide(before, after, tolerance=tolerance, rule=rule)
     usual = usual_cost(before, tolerance=tolerance)
-    low, high = sorted(delta_pct(end, metric=metric) for end in (evidence.low, evidence.high))
+    low, high = sorted([delta_pct(evidence.low, metric=metric), delta_pct(evidence.high, metric=metric)])
     comparison = Comparison(
         metric=metric.name,
         baseline=_value(usual, metric=metric),
@@ -262,13 +290,18 @@ def _compare(
         num_runs=len(after),
         anchor=anchor,
     )
-    notes = _notes(comparison, evidence=evidence, before=before, metric=metric, rule=rule, is_once=is_once)
-    stalled = "" if anchor else remarks.stall_note(after, allowed_pct=allowed, metric=metric)
-    return replace(comparison, note="; ".join(filter(None, [*notes, stalled])))
+    notes = list(_notes(comparison, evidence=evidence, before=before, metric=metric, rule=rule, is_once=is_once))
+    if not anchor:
+        notes.append(remarks.stall_note(after, allowed_pct=allowed, metric=metric))
+    return replace(comparison, note="; ".join(filter(None, notes)))
 
 
 def _kind_of(evidence: SequentialResult, *, is_anchor: bool) -> VerdictKind:
-    """An anchor is there to catch decay: faster than it is no news, and one that can't tell is left aside."""
+    """Return the kind of one comparison.
+
+    Anchors only detect slow decay. Undecided against one is NOT COMPARABLE if its runs are too few for the tolerance,
+    and PASSED if the case is faster and a loss is ruled out.
+    """
     if is_anchor and evidence.decision is Decision.UNDECIDED:
         if evidence.is_refused:
             return VerdictKind.NOT_COMPARABLE
@@ -286,31 +319,29 @@ def _notes(
     rule: SequentialRule,
     is_once: bool,
 ) -> Iterator[str]:
-    """Yield what an engineer can do about a comparison that is not clear."""
+    """Yield explanations and remedies for a comparison that is not clear; some may be empty."""
     allowed = comparison.allowed_pct
-    is_within = evidence.worsening < _ROUNDED * cost_of_loss(allowed, metric=metric)
-    if comparison.kind is VerdictKind.REGRESSED and is_within:
-        yield remarks.certain_loss_note(evidence, allowed_pct=allowed, metric=metric)
-    if comparison.kind is VerdictKind.PASSED and not comparison.anchor:
-        yield remarks.finer_tolerance_hint(before, evidence=evidence, allowed_pct=allowed, metric=metric, rule=rule)
     word = "anchor" if comparison.anchor else "baseline"
     runs = count_text(len(before), f"{word} run")
     floor = remarks.noise_floor_message(evidence, allowed_pct=allowed, metric=metric, runs=runs)
-    if comparison.kind is VerdictKind.NOT_COMPARABLE:
+    if comparison.kind is VerdictKind.REGRESSED:
+        if evidence.worsening < _ROUNDED * cost_of_loss(allowed, metric=metric):
+            yield remarks.certain_loss_note(evidence, allowed_pct=allowed, metric=metric)
+    elif comparison.kind is VerdictKind.PASSED:
+        if not comparison.anchor:
+            yield remarks.finer_tolerance_hint(before, evidence=evidence, allowed_pct=allowed, metric=metric, rule=rule)
+    elif comparison.kind is VerdictKind.NOT_COMPARABLE:
         yield f"{floor}, so the anchor decides nothing; --update-baselines --perf-anchor=RELEASE makes another"
-    if comparison.kind is not VerdictKind.INCONCLUSIVE:
-        return
-    if not evidence.is_refused:
+    elif comparison.kind is VerdictKind.INCONCLUSIVE and evidence.is_refused:
+        hint = remarks.more_runs_hint(before, allowed_pct=allowed, metric=metric, rule=rule, is_once=is_once)
+        yield f"{floor}; {hint}"
+    elif comparison.kind is VerdictKind.INCONCLUSIVE:
         launches = "the one run of a session" if is_once else f"{comparison.num_runs} of {rule.max_runs} launches"
         yield f"undecided after {launches}: 95% interval {comparison.low_pct:+.1f}% to {comparison.high_pct:+.1f}%"
-        return
-    yield f"{floor}; {remarks.more_runs_hint(before, allowed_pct=allowed, metric=metric, rule=rule, is_once=is_once)}"
-
-
-def _other_flops(comparison: Comparison) -> Comparison:
-    return replace(comparison, kind=VerdictKind.NOT_COMPARABLE, note="FLOPs are counted otherwise in the baseline")
 
 
 def _value(cost_of_value: float, *, metric: Metric) -> float:
-    """Return the metric's value that costs so much."""
-    return math.exp(-cost_of_value if metric.direction is Direction.HIGHER else cost_of_value)
+    """Return the metric's value with this cost; the inverse of sequential.cost."""
+    if metric.direction is Direction.HIGHER:
+        return math.exp(-cost_of_value)
+    return math.exp(cost_of_value)

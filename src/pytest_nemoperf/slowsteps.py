@@ -101,16 +101,17 @@ def find_slow_steps(
 
 
 def mark_rates(comparisons: Sequence[Comparison], *, slow: SlowSteps | None) -> tuple[Comparison, ...]:
-    """Return the comparisons, those of rates and times with the newest baseline as slow steps decide them."""
+    """Return the comparisons, with the kind of slow steps for rates and times beside the newest baseline."""
     if slow is None or slow.kind is VerdictKind.PASSED:
         return tuple(comparisons)
     rates = {TOKENS_PER_SEC_PER_GPU.name, TFLOPS_PER_SEC_PER_GPU.name, TIME_PER_CALL_SEC.name}
-    return tuple(
-        replace(each, kind=slow.kind, slow_steps_loss_pct=slow.loss_pct)
-        if each.metric in rates and not each.anchor and each.kind in _MARKED
-        else each
-        for each in comparisons
-    )
+    marked = []
+    for each in comparisons:
+        if each.metric in rates and not each.anchor and each.kind in _MARKED:
+            marked.append(replace(each, kind=slow.kind, slow_steps_loss_pct=slow.loss_pct))
+        else:
+            marked.append(each)
+    return tuple(marked)
 
 
 def _losses(runs: Sequence[Run], *, baseline: Sequence[Run], metric: Metric) -> list[float | None]:

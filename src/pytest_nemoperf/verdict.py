@@ -1,4 +1,4 @@
-"""Verdicts: a measurement judged against a baseline. Pure; every number it used is in the result."""
+"""Verdicts: a measurement judged against a baseline. Pure; the result holds every number it used."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Verdict:
     """The outcome of a case.
 
     Attributes:
-        kind: Which of the seven.
+        kind: One of the seven outcomes.
         case: Case id.
-        comparisons: Judged metrics; empty where there was nothing to compare with.
+        comparisons: Judged metrics; empty if nothing was compared.
         reasons: Sentences that explain the kind, the most important first.
     """
 
@@ -44,50 +44,49 @@ def judge(
     policy: VerdictPolicy,
     looked_in: str = "",
 ) -> Verdict:
-    """Return the verdict on a measurement; while it is INCONCLUSIVE, a further launch may decide.
+    """Judge a measurement; while the verdict is INCONCLUSIVE, a further launch may decide.
 
-    Every judged metric is compared with the newest baseline and, where there is one, with the anchor, so that slow
-    decay in steps that each pass is caught.
+    Every judged metric is compared with the newest baseline, and with its anchor if it has one, to catch slow decay in
+    steps that each pass.
 
     Args:
         measurement: This session's runs.
-        baseline: What is stored for the case, or None.
+        baseline: The stored baseline of the case, or None.
         machine: Key of this machine.
-        policy: What is allowed, and how often a verdict may be wrong.
-        looked_in: Folder in which a baseline was looked for, for the reason that there is none.
+        policy: Tolerances and error rates.
+        looked_in: Folder without a baseline, for the reason of NO BASELINE.
     """
     problems = [*measurement.problems, *_identity_problems(measurement), *_impossible_values(measurement)]
     if problems or not measurement.runs:
         return _verdict(VerdictKind.INVALID, measurement, reasons=problems or ["no run was measured"])
     if baseline is None:
-        where = f" in {looked_in}" if looked_in else ""
-        reasons = [f"nothing is stored for this case{where}", *_restless_notes(measurement)]
-        return _verdict(VerdictKind.NO_BASELINE, measurement, reasons=reasons)
-    if differences := _incomparable(measurement, baseline=baseline, machine=machine):
+        missing = "nothing is stored for this case"
+        if looked_in:
+            missing += f" in {looked_in}"
+        return _verdict(VerdictKind.NO_BASELINE, measurement, reasons=[missing, *_restless_notes(measurement)])
+    differences = _incomparable(measurement, baseline=baseline, machine=machine)
+    if differences:
         return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=differences)
-    if loss := _loss_problem(measurement, baseline=baseline):
-        return _verdict(VerdictKind.INVALID, measurement, reasons=[loss])
+    loss_problem = _loss_problem(measurement, baseline=baseline)
+    if loss_problem:
+        return _verdict(VerdictKind.INVALID, measurement, reasons=[loss_problem])
     comparisons = compare_runs(measurement, baseline=baseline, policy=policy)
     if not comparisons:
         return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=["the baseline has none of these metrics"])
-    slow = None
-    if _overall(comparisons) is not VerdictKind.REGRESSED:  # where medians say so, nothing is hidden behind them
+    reasons = []
+    if _overall(comparisons) is not VerdictKind.REGRESSED:  # a regression of the medians needs no slow steps
         slow = find_slow_steps(measurement, baseline=baseline.runs, policy=policy)
-    comparisons = mark_rates(comparisons, slow=slow)
+        if slow is not None:
+            reasons.append(slow.text)
+            comparisons = mark_rates(comparisons, slow=slow)
     kind = _overall(comparisons)
-    return Verdict(
-        kind=kind,
-        case=measurement.case,
-        comparisons=comparisons,
-        reasons=(
-            *([slow.text] if slow is not None else []),
-            *map(describe, [*_decisive(comparisons, kind=kind), *_left_aside(comparisons)]),
-            *_passed_notes(comparisons, kind=kind),
-            *missing_metrics(measurement.runs, other=baseline.runs, labels=("the baseline", "this session")),
-            *_restless_notes(measurement),
-            *_restless_baseline_notes(baseline),
-        ),
-    )
+    reasons += map(describe, _deciding_comparisons(comparisons, kind=kind))
+    reasons += map(describe, _incomparable_anchors(comparisons))
+    reasons += _passed_notes(comparisons, kind=kind)
+    reasons += missing_metrics(measurement.runs, other=baseline.runs, labels=("the baseline", "this session"))
+    reasons += _restless_notes(measurement)
+    reasons += _restless_baseline_notes(baseline)
+    return Verdict(kind=kind, case=measurement.case, comparisons=comparisons, reasons=tuple(reasons))
 
 
 def is_same_loss(loss: float, *, expected: float) -> bool:
@@ -99,9 +98,9 @@ def missing_metrics(runs: Sequence[Run], *, other: Sequence[Run], labels: tuple[
     """Return a sentence for each judged metric that the other runs have and these lack.
 
     Args:
-        runs: That are judged.
-        other: What they are compared with.
-        labels: Of the other runs and of these.
+        runs: Judged runs.
+        other: Runs they are compared with.
+        labels: Names of the other runs and of these.
     """
     notes = []
     for metric in JUDGED:
@@ -112,7 +111,7 @@ def missing_metrics(runs: Sequence[Run], *, other: Sequence[Run], labels: tuple[
 
 
 def _restless_notes(measurement: Measurement) -> list[str]:
-    """Return how restless the machine was under this session's runs; nothing if every run has settled."""
+    """Return a note if a run of this session has not settled."""
     seen = _drifts_text(measurement.runs)
     if not seen:
         return []
@@ -124,7 +123,7 @@ def _restless_notes(measurement: Measurement) -> list[str]:
 
 
 def _restless_baseline_notes(baseline: Baseline) -> list[str]:
-    """Return how restless the machine was when the baseline was recorded, since every session reckons with that."""
+    """Return a note if a run of the baseline has not settled, since that noise counts in every session."""
     seen = _drifts_text(baseline.runs)
     if not seen:
         return []
@@ -136,91 +135,98 @@ def _restless_baseline_notes(baseline: Baseline) -> list[str]:
 
 
 def _drifts_text(runs: Sequence[Run]) -> str:
-    """Return by how much the speed changed within each run that has not settled; empty if every run has."""
-    drifts_pct = {number: run.drift_pct for number, run in enumerate(runs, start=1) if run.drift_pct}
-    return ", ".join(f"run {number} by {pct:+.0f}%" for number, pct in drifts_pct.items())
+    """Return the change of speed within each run that has not settled; empty if every run has."""
+    texts = []
+    for number, run in enumerate(runs, start=1):
+        if run.drift_pct:
+            texts.append(f"run {number} by {run.drift_pct:+.0f}%")
+    return ", ".join(texts)
 
 
-def _decisive(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> list[Comparison]:
-    """Return those that brought the verdict about; a pass needs no words."""
-    return [each for each in distinct_comparisons(comparisons) if each.kind is kind is not VerdictKind.PASSED]
+def _deciding_comparisons(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> list[Comparison]:
+    """Return the comparisons behind a verdict; none for PASSED."""
+    if kind is VerdictKind.PASSED:
+        return []
+    return [each for each in distinct_comparisons(comparisons) if each.kind is kind]
 
 
 def _passed_notes(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> list[str]:
-    """Return what a pass does need words for: a tolerance finer than what the case resolves."""
-    passed = distinct_comparisons(comparisons) if kind is VerdictKind.PASSED else []
-    return [each.note for each in passed if each.kind is kind and each.note]
+    """Return the notes of a PASSED case, e.g. that a tolerance is finer than the resolution."""
+    if kind is not VerdictKind.PASSED:
+        return []
+    return [each.note for each in distinct_comparisons(comparisons) if each.kind is kind and each.note]
 
 
-def _left_aside(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    return [
-        each for each in distinct_comparisons(comparisons) if each.anchor and each.kind is VerdictKind.NOT_COMPARABLE
-    ]
+def _incomparable_anchors(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    anchored = [each for each in distinct_comparisons(comparisons) if each.anchor]
+    return [each for each in anchored if each.kind is VerdictKind.NOT_COMPARABLE]
 
 
 def _overall(comparisons: Sequence[Comparison]) -> VerdictKind:
-    """Faster than an anchor is no news; slower than it is."""
-    kinds = {comparison.kind for comparison in comparisons if not comparison.anchor}
-    with_anchor = {comparison.kind for comparison in comparisons}
+    """Return the verdict of all metrics: faster than an anchor is ignored, slower is not."""
     for kind in (VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE):
-        if kind in with_anchor:
+        if any(comparison.kind is kind for comparison in comparisons):
             return kind
-    return VerdictKind.IMPROVED if VerdictKind.IMPROVED in kinds else VerdictKind.PASSED
+    for comparison in comparisons:
+        if comparison.kind is VerdictKind.IMPROVED and not comparison.anchor:
+            return VerdictKind.IMPROVED
+    return VerdictKind.PASSED
 
 
 def _incomparable(measurement: Measurement, *, baseline: Baseline, machine: Mapping[str, str | int]) -> list[str]:
-    """Return what the two were not alike in: machine, workload, and where lengths vary how long sequences were."""
+    """Return the differences in machine and workload or, if there are none, in the lengths of sequences."""
     mismatches = find_mismatches(baseline, machine=machine, workload=measurement.workload)
     if mismatches:
         return [mismatch.text for mismatch in mismatches]
     is_pinned = has_pinned_lengths(measurement.workload)
     problems = band_problems(measurement.runs, baseline=baseline.runs, is_pinned=is_pinned)
-    now, then = (
-        median_over_runs(runs, metric=TOKENS_PER_SEC_PER_GPU.name) for runs in (measurement.runs, baseline.runs)
-    )
+    rate = TOKENS_PER_SEC_PER_GPU
+    now = median_over_runs(measurement.runs, metric=rate.name)
+    then = median_over_runs(baseline.runs, metric=rate.name)
     if problems and now is not None and then is not None:
-        after, before = (TOKENS_PER_SEC_PER_GPU.format(value) for value in (now, then))
-        problems.append(f"so {TOKENS_PER_SEC_PER_GPU.label} don't compare: {after} now, {before} in the baseline")
+        figures = f"{rate.format(now)} now, {rate.format(then)} in the baseline"
+        problems.append(f"so {rate.label} don't compare: {figures}")
     return problems
 
 
 def _identity_problems(measurement: Measurement) -> list[str]:
-    problems = (identity_problem(run, flops_per_token=measurement.flops_per_token) for run in measurement.runs)
-    return [problem for problem in problems if problem]
+    problems = []
+    for run in measurement.runs:
+        problem = identity_problem(run, flops_per_token=measurement.flops_per_token)
+        if problem:
+            problems.append(problem)
+    return problems
 
 
 def _impossible_values(measurement: Measurement) -> list[str]:
-    values = (
-        (number, metric, run.metrics[metric.name])
-        for number, run in enumerate(measurement.runs, start=1)
-        for metric in JUDGED
-        if metric.name in run.metrics
-    )
-    return [
-        f"run {number}: {metric.label} is {value:g}; only positive, finite figures can be judged"
-        for number, metric, value in values
-        if not (math.isfinite(value) and value > 0)
-    ]
+    problems = []
+    for number, run in enumerate(measurement.runs, start=1):
+        for metric in JUDGED:
+            value = run.metrics.get(metric.name, 1.0)
+            if not (math.isfinite(value) and value > 0):
+                problems.append(
+                    f"run {number}: {metric.label} is {value:g}; only positive, finite figures can be judged"
+                )
+    return problems
 
 
 def _loss_problem(measurement: Measurement, *, baseline: Baseline) -> str | None:
-    """A fast wrong run must not pass: same seed and steps, so the loss must be the baseline's.
+    """Return a sentence if the loss is not the baseline's: a fast wrong run must not pass.
 
-    Not in reinforcement learning: its loss is near zero by construction, and follows from which tokens were drawn.
+    Seed and steps are the same, so the loss must be. Not in reinforcement learning: its loss is near zero by
+    construction, and depends on the sampled tokens.
     """
-    now = measurement.runs
-    before = [run.loss for run in baseline.runs if run.loss is not None and run.last_step == now[0].last_step]
-    after = [run.loss for run in now if run.loss is not None]
+    last_step = measurement.runs[0].last_step
+    before = [run.loss for run in baseline.runs if run.loss is not None and run.last_step == last_step]
+    after = [run.loss for run in measurement.runs if run.loss is not None]
     if is_rl(measurement.workload) or not before or not after:
         return None
-    expected, worst = (
-        statistics.median(before),
-        max(after, key=lambda loss: abs(loss - statistics.median(before))),
-    )
+    expected = statistics.median(before)
+    worst = max(after, key=lambda loss: abs(loss - expected))
     if is_same_loss(worst, expected=expected):
         return None
     return (
-        f"loss {worst:g} is not the baseline's {expected:g} at step {now[0].last_step} "
+        f"loss {worst:g} is not the baseline's {expected:g} at step {last_step} "
         f"(allowed {LOSS_REL_TOL:.0%}): the run computes something else, its speed says nothing"
     )
 
