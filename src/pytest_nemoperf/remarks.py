@@ -36,7 +36,7 @@ def certain_loss_note(evidence: SequentialResult, *, allowed_pct: float, metric:
 
 
 def stall_note(values: Sequence[float], *, allowed_pct: float, metric: Metric) -> str:
-    """Return a note on this session's single stalled launch, which counts for less; empty if there is none.
+    """Return a note on this session's single stalled launch and the limit to its loss; empty if there is none.
 
     Args:
         values: Costs of this session's runs.

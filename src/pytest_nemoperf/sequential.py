@@ -310,7 +310,7 @@ def _final_bounds_for(
 def _final_bounds(
     noise: _Noise, *, share_of_baseline: float, num_runs: int, rule: SequentialRule
 ) -> tuple[float, float]:
-    """Return the loss found half of the time at the last launch, and the distance at which one is ruled out."""
+    """Return the bounds at the last launch: the loss found half of the time, and the margin to rule one out."""
     error = noise.shrunk * math.sqrt(share_of_baseline + 1.0 / num_runs)
     found, ruled_out = _bounds_in_errors(noise.dof, rule=rule, is_last=True)
     return found * error, ruled_out * error

@@ -1,4 +1,4 @@
-"""What an update does to a stored baseline, and why: pure decisions."""
+"""Decide how --update-baselines changes a stored baseline. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_nemoperf.verdict import Verdict
 
 
 class Action(StrEnum):
-    """What happens to a case's file."""
+    """Action on a case's file."""
 
     WRITE = "write"
     KEEP = "keep"
@@ -24,11 +24,11 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateDecision:
-    """What an update does to one case.
+    """Decision of an update on one case.
 
     Attributes:
-        action: Write the file, keep it because there is no need to, or refuse to write it.
-        why: Half a sentence for the report.
+        action: Write the file, keep it since nothing changed, or refuse to write it.
+        why: Reason for the report, half a sentence; may be empty.
     """
 
     action: Action
@@ -46,17 +46,17 @@ def plan_update(
     is_new_only: bool,
     release: str = "",
 ) -> UpdateDecision:
-    """Return what an update does to a case.
+    """Decide the update of one case.
 
     Args:
-        verdict: On this session's runs, judged against old where that compares.
+        verdict: Verdict on this session's runs, judged against old if that compares.
         old: The committed baseline, None if there is none.
-        new: What would be stored.
-        policy: What must be resolved.
+        new: The baseline to be stored.
+        policy: Tolerances and error rates.
         runs: Launches that make a baseline.
         is_accepted: A loss is accepted, with a reason.
-        is_new_only: What is stored already stays.
-        release: Whose anchor new's runs become; empty for none.
+        is_new_only: Existing files are kept.
+        release: Release to record new's runs for as the anchor; empty for none.
     """
     kind = verdict.kind
     if kind is VerdictKind.INVALID:
@@ -70,17 +70,18 @@ def plan_update(
             )
         return UpdateDecision(action=Action.REFUSE, why=_refusal(verdict, old=old, policy=policy))
     if kind is VerdictKind.PASSED and old is not None and _is_comparable(new, old=old):
-        return _step_of_same(verdict, old=old, new=new, policy=policy, runs=runs, release=release)
+        return _update_passed(verdict, old=old, new=new, policy=policy, runs=runs, release=release)
     return UpdateDecision(action=Action.WRITE, why="")
 
 
 def next_anchor(
     verdict: Verdict, *, old: Baseline | None, new: Baseline, policy: VerdictPolicy, release: str = ""
 ) -> Anchor | None:
-    """Return what slow decay is measured from once new is stored; None where new itself is that.
+    """Return the anchor to store with new; None if slow decay is measured from new itself.
 
-    A gain, an accepted loss, other hardware and workloads begin afresh; a release is an anchor by its name. Of what
-    was kept so far and what is replaced now, the older one is taken, unless it can judge less.
+    A gain, an accepted loss, other hardware and other workloads start without an anchor; with a release, new's runs
+    become the anchor of that name. Otherwise it is the older of the present anchor and the replaced runs, unless the
+    older can judge fewer metrics.
     """
     if release:
         return Anchor(name=release, runs=new.runs, provenance=new.provenance)
@@ -91,15 +92,20 @@ def next_anchor(
     if verdict.kind is not VerdictKind.PASSED and not _had_too_few_runs(verdict, old=old, new=new, policy=policy):
         return None
     replaced = Anchor(name=f"of {old.provenance.date.partition('T')[0]}", runs=old.runs, provenance=old.provenance)
-    anchors = [replaced] if old.anchor is None else [old.anchor, replaced]
-    best = max(anchors, key=lambda anchor: len(judging_metrics(anchor.runs, policy=policy)))
-    return best if judging_metrics(best.runs, policy=policy) else None
+    best = old.anchor
+    most = 0
+    if best is not None:
+        most = len(judging_metrics(best.runs, policy=policy))
+    num_replaced = len(judging_metrics(replaced.runs, policy=policy))
+    if num_replaced > most:
+        return replaced
+    return best if most else None
 
 
 def _had_too_few_runs(verdict: Verdict, *, old: Baseline, new: Baseline, policy: VerdictPolicy) -> bool:
-    """Tell whether a case is undecided only because old has too few runs for the tolerance, and new mends that.
+    """Return whether a case is undecided only because old has too few runs for the tolerance, and new has more.
 
-    No change for the worse may be certain: the interval of each that is undecided holds none.
+    No change for the worse may be certain: the interval of each undecided metric includes a gain.
     """
     if (
         verdict.kind is not VerdictKind.INCONCLUSIVE
@@ -107,21 +113,21 @@ def _had_too_few_runs(verdict: Verdict, *, old: Baseline, new: Baseline, policy:
         or len(new.runs) <= len(old.runs)
     ):
         return False
-    undecided = [each for each in verdict.comparisons if each.kind is VerdictKind.INCONCLUSIVE]
+    undecided = _undecided(verdict)
     return _are_refused(undecided, old=old, policy=policy) and not any(map(_is_certain_loss, undecided))
 
 
 def can_append_runs(verdict: Verdict, *, old: Baseline, new: Baseline, policy: VerdictPolicy) -> bool:
-    """Tell whether new's runs may stand beside old's: they are the same, as far as can be told.
+    """Return whether new's runs can be added to old's.
 
-    PASSED says so. So few runs that the tolerance is refused pass nothing, and would stay so few for ever: there no
-    more than half of the tolerance may be lost.
+    They can after PASSED. If old has too few runs to judge the tolerance, nothing can pass, and it would never get
+    more; then no more than half of the tolerance may be lost.
     """
     if not _is_comparable(new, old=old):
         return False
     if verdict.kind is not VerdictKind.INCONCLUSIVE:
         return verdict.kind is VerdictKind.PASSED
-    undecided = [each for each in verdict.comparisons if each.kind is VerdictKind.INCONCLUSIVE]
+    undecided = _undecided(verdict)
     is_small = all(_loss_pct(each) <= HARMLESS_SHARE * each.allowed_pct for each in undecided)
     return is_small and _are_refused(undecided, old=old, policy=policy)
 
@@ -129,7 +135,7 @@ def can_append_runs(verdict: Verdict, *, old: Baseline, new: Baseline, policy: V
 def join_runs(old: Baseline, *, new: Baseline, runs: int) -> Baseline:
     """Return new with the newest of old's runs before its own: as many as a baseline needs, or as old has.
 
-    What is measured once a session learns its noise between sessions only so.
+    For cases that are measured once a session: the runs of several sessions show the noise between them.
     """
     return replace(new, runs=(*old.runs, *new.runs)[-max(runs, len(old.runs)) :])
 
@@ -142,10 +148,12 @@ def _is_comparable(new: Baseline, *, old: Baseline) -> bool:
     return counts_flops_alike(new, other=old) and not find_mismatches(old, machine=new.machine, workload=new.workload)
 
 
-def _step_of_same(
+def _update_passed(
     verdict: Verdict, *, old: Baseline, new: Baseline, policy: VerdictPolicy, runs: int, release: str
 ) -> UpdateDecision:
-    num_new, num_old = len(new.runs), len(old.runs)
+    """Decide the update of a PASSED case that compares with its baseline."""
+    num_new = len(new.runs)
+    num_old = len(old.runs)
     if num_new < num_old:
         why = f"{num_old} runs that show no loss are not replaced by fewer; launch as many with --perf-runs={num_old}"
         return UpdateDecision(action=Action.KEEP, why=why)
@@ -159,31 +167,35 @@ def _step_of_same(
 
 
 def _refusal(verdict: Verdict, *, old: Baseline | None, policy: VerdictPolicy) -> str:
-    """Return how a case that may hide a loss is stored, and what would spare saying that it has none."""
+    """Return the reason not to store a case that may hide a loss, with the options that would store it."""
     why = f"{verdict.kind} is stored only with --perf-accept-regression --perf-reason=TEXT"
-    undecided = [each for each in verdict.comparisons if each.kind is VerdictKind.INCONCLUSIVE]
-    if (
-        verdict.kind is not VerdictKind.INCONCLUSIVE
-        or old is None
-        or not _are_refused(undecided, old=old, policy=policy)
-    ):
+    if verdict.kind is not VerdictKind.INCONCLUSIVE or old is None:
+        return why
+    if not _are_refused(_undecided(verdict), old=old, policy=policy):
         return why
     needed = runs_to_judge(old.runs, policy=policy)
-    more = len(old.runs) + 1 if needed is None else needed
-    return f"{why}, or with more runs that show no certain loss: --update-baselines --perf-runs={more}"
+    if needed is None:
+        needed = len(old.runs) + 1
+    return f"{why}, or with more runs that show no certain loss: --update-baselines --perf-runs={needed}"
+
+
+def _undecided(verdict: Verdict) -> list[Comparison]:
+    return [each for each in verdict.comparisons if each.kind is VerdictKind.INCONCLUSIVE]
 
 
 def _are_refused(undecided: Sequence[Comparison], *, old: Baseline, policy: VerdictPolicy) -> bool:
+    """Return whether old has too few runs for the tolerances of all undecided metrics; anchors can't be refused."""
     judging = judging_metrics(old.runs, policy=policy)
     return all(not each.anchor and each.metric not in judging for each in undecided)
 
 
 def _is_certain_loss(comparison: Comparison) -> bool:
-    """Tell whether the interval of a change holds nothing but losses; without one there is nothing to go by."""
-    low, high = comparison.low_pct, comparison.high_pct
-    if low is None or high is None:
+    """Return whether the interval of a change holds only losses; also True without an interval."""
+    if comparison.low_pct is None or comparison.high_pct is None:
         return True
-    return high < 0 if METRICS[comparison.metric].direction is Direction.HIGHER else low > 0
+    if METRICS[comparison.metric].direction is Direction.HIGHER:
+        return comparison.high_pct < 0
+    return comparison.low_pct > 0
 
 
 def _loss_pct(comparison: Comparison) -> float:
@@ -191,9 +203,12 @@ def _loss_pct(comparison: Comparison) -> float:
 
 
 def _has_moved(comparisons: Sequence[Comparison]) -> bool:
-    """Tell whether the interval of some change leaves out zero."""
-    newest = (comparison for comparison in comparisons if not comparison.anchor)
-    return any(
-        comparison.low_pct is None or comparison.high_pct is None or comparison.low_pct > 0 or comparison.high_pct < 0
-        for comparison in newest
-    )
+    """Return whether the interval of a change against the newest baseline leaves out zero."""
+    for comparison in comparisons:
+        if comparison.anchor:
+            continue
+        if comparison.low_pct is None or comparison.high_pct is None:
+            return True
+        if comparison.low_pct > 0 or comparison.high_pct < 0:
+            return True
+    return False
