@@ -1,4 +1,4 @@
-"""Waivers: a known loss passes until a day or a release, and not below a floor. Pure; the caller brings the day."""
+"""Waivers: a known loss passes until a day or a release, and not below a floor. Pure; the day is an argument."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from pytest_nemoperf.verdict import Verdict
 _WAIVER_ARGUMENTS: Final = ("reason", "until", "floor")
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _NEARLY_DAY = re.compile(r"\d{4}[-/]\d{1,2}\b.*|\d{8}|\d{1,2}\.\d{1,2}\.\d{4}|\d{4}\.\d{2}\.\d{2}")
-"""Days in other words; ``31.12.2026`` would else be a release that never comes."""
+"""Days in other notations: ``31.12.2026`` is also a valid version, and that release would never come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiver:
-    """What ``@pytest.mark.perf_waive`` says.
+    """Arguments of ``@pytest.mark.perf_waive``.
 
     Attributes:
-        reason: Why the loss is accepted.
-        until: Last day on which it is, or the first release without it.
-        floor_pct: Percent of the baseline that must be reached all the same; None for no such limit.
+        reason: Reason to accept the loss.
+        until: Last day of the waiver, or the first release without it.
+        floor_pct: Percent of the baseline that must still be reached; None for no limit.
     """
 
     reason: str
@@ -40,8 +40,10 @@ class Waiver:
     @property
     def arguments(self) -> dict[str, str | float]:
         """The marker's arguments, as plain data."""
-        floor = {} if self.floor_pct is None else {"floor": self.floor_pct}
-        return {"reason": self.reason, "until": str(self.until), **floor}
+        arguments: dict[str, str | float] = {"reason": self.reason, "until": str(self.until)}
+        if self.floor_pct is not None:
+            arguments["floor"] = self.floor_pct
+        return arguments
 
     @property
     def text(self) -> str:
@@ -51,12 +53,12 @@ class Waiver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaiverEffect:
-    """What a waiver makes of a verdict.
+    """Effect of a waiver on a verdict.
 
     Attributes:
-        waived: The waiver's phrase where it lets a loss pass; else empty.
-        note: What is to be done about the waiver itself; empty for nothing.
-        is_expired: The waiver's time is over: the test fails, whatever the verdict.
+        waived: The waiver's phrase if it lets a loss pass; else empty.
+        note: Advice about the waiver itself, e.g. to remove it; may be empty.
+        is_expired: The waiver's time is over: the test fails with every verdict.
     """
 
     waived: str = ""
@@ -65,15 +67,15 @@ class WaiverEffect:
 
 
 def parse_waiver(arguments: Mapping[str, object], *, positional: Sequence[object] = (), subject: str) -> Waiver:
-    """Return the waiver that a marker's arguments make.
+    """Return the waiver of a marker's arguments.
 
     Args:
-        arguments: By name.
-        positional: The others; there may be none.
-        subject: Whose marker it is, for messages.
+        arguments: Keyword arguments.
+        positional: Positional arguments; any is an error.
+        subject: Test with the marker, for messages.
 
     Raises:
-        WaiverError: If an argument is unknown, missing, or not of its kind.
+        WaiverError: If an argument is unknown, missing, or of another type.
     """
     if positional:
         raise WaiverError(
@@ -82,52 +84,54 @@ def parse_waiver(arguments: Mapping[str, object], *, positional: Sequence[object
     for name in arguments:
         if name not in _WAIVER_ARGUMENTS:
             raise WaiverError(f"{subject}: unknown argument {name!r}; {did_you_mean(name, _WAIVER_ARGUMENTS)}")
-    reason, until, floor = (arguments.get(name) for name in _WAIVER_ARGUMENTS)
+    reason = arguments.get("reason")
     if not isinstance(reason, str) or not reason.strip():
         raise WaiverError(f"{subject}: reason={reason!r} does not say why the loss is accepted; give a sentence")
     return Waiver(
         reason=" ".join(reason.split()),
-        until=_parse_until(until, subject=subject),
-        floor_pct=_parse_floor(floor, subject=subject),
+        until=_parse_until(arguments.get("until"), subject=subject),
+        floor_pct=_parse_floor(arguments.get("floor"), subject=subject),
     )
 
 
 def check_release(waiver: Waiver, *, release: str, subject: str) -> None:
-    """Check that the release under test is known where a waiver ends with one.
+    """Check that the release under test is known if a waiver ends with one.
 
     Raises:
-        WaiverError: If it is not told, or is no version.
+        WaiverError: If it is not set, or is no version.
     """
     if isinstance(waiver.until, Version):
         _release_under_test(waiver, release=release, subject=subject)
 
 
 def rule_on(verdict: Verdict, *, waiver: Waiver | None, today: date, release: str) -> WaiverEffect:
-    """Return what a waiver makes of a verdict.
+    """Return the effect of a waiver on a verdict.
 
     Args:
-        verdict: Of the case.
-        waiver: On its test; None for none.
+        verdict: Verdict of the case.
+        waiver: Waiver of its test; None for none.
         today: The day, UTC.
-        release: Release under test; empty if not told.
+        release: Release under test; empty if not set.
 
     Raises:
         WaiverError: If the waiver ends with a release and the one under test is not known.
     """
     if waiver is None:
         return WaiverEffect()
-    if since := _expired_since(waiver, today=today, release=release, subject=verdict.case):
-        return WaiverEffect(
-            note=f"the waiver expired {since}: {waiver.reason}; {_after_expiry(verdict)}", is_expired=True
-        )
+    since = _expired_since(waiver, today=today, release=release, subject=verdict.case)
+    if since:
+        note = f"the waiver expired {since}: {waiver.reason}; {_after_expiry(verdict)}"
+        return WaiverEffect(note=note, is_expired=True)
+    until = _until_text(waiver.until)
     if verdict.kind in WITHOUT_LOSS:
-        until = _until_text(waiver.until)
         return WaiverEffect(note=f"the waiver until {until} is not needed, for nothing is lost now: remove perf_waive")
     if verdict.kind is not VerdictKind.REGRESSED:
         return WaiverEffect()
     lost = [each for each in verdict.comparisons if each.kind is VerdictKind.REGRESSED]
-    if below := [problem for each in lost if (problem := _floor_problem(each, floor_pct=waiver.floor_pct))]:
-        return WaiverEffect(note=f"the waiver until {_until_text(waiver.until)} does not cover it: {'; '.join(below)}")
+    problems = [_floor_problem(each, floor_pct=waiver.floor_pct) for each in lost]
+    below = "; ".join(filter(None, problems))
+    if below:
+        return WaiverEffect(note=f"the waiver until {until} does not cover it: {below}")
     return WaiverEffect(waived=waiver.text)
 
 
@@ -159,12 +163,16 @@ def _parse_floor(value: object, *, subject: str) -> float | None:
 
 
 def _expired_since(waiver: Waiver, *, today: date, release: str, subject: str) -> str:
-    """Return when the waiver ended, or nothing while it holds."""
+    """Return the end of an expired waiver as a phrase, ``on 2026-12-31 (2 days ago)``; empty while it holds."""
     if isinstance(waiver.until, Version):
         now = _release_under_test(waiver, release=release, subject=subject)
-        return f"with release {waiver.until} (perf_release is {now})" if now >= waiver.until else ""
+        if now < waiver.until:
+            return ""
+        return f"with release {waiver.until} (perf_release is {now})"
     days = (today - waiver.until).days
-    return f"on {waiver.until} ({days} {plural('day', number=days)} ago)" if days > 0 else ""
+    if days <= 0:
+        return ""
+    return f"on {waiver.until} ({days} {plural('day', number=days)} ago)"
 
 
 def _release_under_test(waiver: Waiver, *, release: str, subject: str) -> Version:
@@ -186,7 +194,7 @@ def _after_expiry(verdict: Verdict) -> str:
 
 
 def _floor_problem(comparison: Comparison, *, floor_pct: float | None) -> str:
-    """Return how far a metric is below the floor; where lower is better, it may grow to 100 / floor."""
+    """Return a sentence if a metric is below the floor; one that should be low may grow to 100 / floor."""
     metric = METRICS[comparison.metric]
     reached = 100.0 * comparison.now / comparison.baseline
     if metric.direction is Direction.LOWER:
@@ -195,14 +203,18 @@ def _floor_problem(comparison: Comparison, *, floor_pct: float | None) -> str:
         reached = min(reached, _reached_pct(comparison.slow_steps_loss_pct, metric=metric))
     if floor_pct is None or reached >= floor_pct or math.isclose(reached, floor_pct):
         return ""
-    of = f"the anchor {comparison.anchor}" if comparison.anchor else "the baseline"
-    return f"{metric.label} reaches {reached:.1f}% of {of}, the floor is {floor_pct:g}%"
+    other = f"the anchor {comparison.anchor}" if comparison.anchor else "the baseline"
+    return f"{metric.label} reaches {reached:.1f}% of {other}, the floor is {floor_pct:g}%"
 
 
 def _reached_pct(loss_pct: float, *, metric: Metric) -> float:
-    """Return what is left of the baseline after such a loss, percent."""
-    return 1e4 / (100.0 + loss_pct) if metric.direction is Direction.LOWER else 100.0 - loss_pct
+    """Return the part of the baseline that is reached with a loss, percent."""
+    if metric.direction is Direction.LOWER:
+        return 1e4 / (100.0 + loss_pct)
+    return 100.0 - loss_pct
 
 
 def _until_text(until: date | Version) -> str:
-    return f"release {until}" if isinstance(until, Version) else until.isoformat()
+    if isinstance(until, Version):
+        return f"release {until}"
+    return until.isoformat()

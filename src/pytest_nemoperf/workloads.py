@@ -1,4 +1,4 @@
-"""What a stored workload, plain data that outlives the code that wrote it, says of tokens, GPUs and FLOPs."""
+"""Tokens, GPUs and FLOPs of a stored workload: plain data that outlives the code that wrote it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from pytest_nemoperf.rl import RL
 
 _IN_PROCESS = ("loop", "benchmark")
 _READ_ELSEWHERE = ("rl", "has_varying_lengths")
-"""Further keys by which one workload is told from another."""
+"""Further keys with a meaning to the plugin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadFacts:
-    """What follows from a workload alone.
+    """Figures that follow from a workload alone.
 
     Attributes:
-        num_gpus: Ranks that tokens are divided by; None where it has none, as a benchmark test.
-        tokens_per_step: Of every step; None where lengths vary, or there are none.
-        flops_per_token: Of pre-training, as they are counted now; None of anything else, and where lengths vary.
+        num_gpus: Ranks that tokens are divided by; None for a benchmark test.
+        tokens_per_step: Tokens of every step; None if lengths vary, or for a benchmark test.
+        flops_per_token: Model FLOPs of pre-training, as counted now; None otherwise, and if lengths vary.
     """
 
     num_gpus: int | None = None
@@ -37,15 +37,15 @@ class WorkloadFacts:
 
 
 def loop_workload(name: str, *, expected: ExpectedRecords, added: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the workload of a measured loop: what is known of every loop, and what its test adds.
+    """Return the workload of a measured loop: the plugin's keys, and those that its test adds.
 
     Args:
-        name: Of the loop.
-        expected: What its steps must hold.
-        added: From the test; None for nothing.
+        name: Name of the loop.
+        expected: GPUs and tokens of its steps.
+        added: Keys from the test; None for none.
 
     Raises:
-        RecipeError: If the test adds something that is no plain data, or has a key that is not its to set.
+        RecipeError: If an added value is no plain data, or a key is the plugin's own.
     """
     own: dict[str, Any] = {
         "workload": "loop",
@@ -65,19 +65,19 @@ def loop_workload(name: str, *, expected: ExpectedRecords, added: Mapping[str, A
 
 
 def is_in_process(workload: Mapping[str, Any]) -> bool:
-    """Tell whether a stored workload is measured by the test process itself, and so once a session."""
+    """Return whether a stored workload is measured in the test process, and so once a session."""
     return workload.get("workload") in _IN_PROCESS
 
 
 def facts_of(workload: Mapping[str, Any], *, convention: str | None) -> WorkloadFacts:
-    """Return what follows from a stored workload.
+    """Return the figures of a stored workload.
 
     Args:
         workload: As stored.
-        convention: How FLOPs are counted; None if they are not.
+        convention: Name of the FLOPs convention; None if FLOPs are not counted.
 
     Raises:
-        RecipeError: If a part of it is missing or can't be.
+        RecipeError: If a part of it is missing or impossible.
     """
     kind = workload.get("workload")
     has_varying_lengths = bool(workload.get("has_varying_lengths"))
@@ -106,11 +106,14 @@ def _layout_of(workload: Mapping[str, Any]) -> Layout:
 
 def _rl_tokens(stored: Mapping[str, Any]) -> int | None:
     algorithm = stored.get("algorithm", {})
-    others = {key: value for key, value in stored.items() if key != "algorithm"}
+    others = dict(stored)
+    others.pop("algorithm", None)
     rl = from_data(RL, others, subject="rl", error=RecipeError)
     lengths = rl.most_lengths()
     may_change = bool(algorithm.get("has_dynamic_sampling")) and len(set(lengths)) > 1
-    return sum(lengths) if rl.has_pinned_lengths and not may_change else None
+    if may_change or not rl.has_pinned_lengths:
+        return None
+    return sum(lengths)
 
 
 def _flops_per_token(workload: Mapping[str, Any], *, convention: str | None) -> float | None:
