@@ -15,8 +15,9 @@ from typing import Final, Literal
 
 from pytest_nemoperf.bands import band_problems, has_pinned_lengths, is_rl
 from pytest_nemoperf.comparison import KIND_OF, Comparison, VerdictKind, VerdictPolicy, delta_pct, describe
-from pytest_nemoperf.measure import FLOPS_PER_TFLOP, Measurement, Run
+from pytest_nemoperf.measure import Measurement, Run
 from pytest_nemoperf.metrics import (
+    FLOPS_PER_TFLOP,
     PEAK_MEMORY_GIB,
     TFLOPS_PER_SEC_PER_GPU,
     TOKENS_PER_SEC_PER_GPU,

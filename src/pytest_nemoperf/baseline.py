@@ -1,4 +1,4 @@
-"""Stored baselines: one JSON file a case, validated, written atomically, never overwritten when unreadable."""
+"""Stored baselines: one JSON file per case, validated, written atomically, never overwritten if unreadable."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _POSITIVE = (*(metric.name for metric in JUDGED), STEP_TIME_SEC.name)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anchor:
-    """An older baseline of the same workload that is kept beside the newest, so that slow decay shows.
+    """Older runs of the same workload, kept beside the newest baseline to detect slow decay.
 
     Attributes:
-        name: The release it stands for, or when it was recorded.
-        runs: One entry a launch.
-        provenance: When, from which commit, on which device, by which command.
+        name: Release of the runs, or their date.
+        runs: One entry per launch.
+        provenance: Date, commit, device and command.
     """
 
     name: str
@@ -47,20 +47,20 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """What one case did on one system when it was last accepted.
+    """Accepted runs of one case on one system.
 
     Attributes:
         case: Case id; the file's name.
         system: System name; the folder's name.
         machine: Key of the machine: only the same key compares.
-        workload: What was run, as plain data: only the same workload compares.
-        runs: One entry a launch; the noise between them is the noise of the case.
-        provenance: When, from which commit, with which versions, on which device, by which command.
-        reason: Why it was recorded, or why a regression was accepted.
-        environment: Versions and settings seen where the steps ran.
+        workload: The workload as plain data: only the same compares.
+        runs: One entry per launch; the noise between them is the noise of the case.
+        provenance: Date, commit, versions, device and command.
+        reason: Reason for recording it, or for accepting a regression.
+        environment: Versions and settings inside the processes that ran the steps.
         flops_per_token: Model FLOPs per token; None if FLOPs are not known.
-        flops_convention: How they are counted.
-        anchor: What slow decay is measured from; None while this baseline itself is that.
+        flops_convention: Name of the FLOPs convention.
+        anchor: Runs from which slow decay is measured; None to measure it from this baseline.
     """
 
     case: str
@@ -124,22 +124,22 @@ def _differences(subject: str, *, then: Mapping[str, Any], now: Mapping[str, Any
 def from_measurement(
     measurement: Measurement, *, machine: Mapping[str, str | int], provenance: Provenance, reason: str
 ) -> Baseline:
-    """Return the baseline a sound measurement makes.
+    """Return a sound measurement as a baseline.
 
     Raises:
-        BaselineError: If the measurement is invalid, empty or an injected self-test: those are never stored.
+        BaselineError: If the measurement is invalid, empty or has an injected delay.
     """
     if measurement.inject_pct:
         raise BaselineError(f"{measurement.case}: a run with an injected delay is never stored")
     if measurement.problems or not measurement.runs:
-        why = "; ".join(measurement.problems) or "no run was measured"
-        raise BaselineError(f"{measurement.case}: only complete, valid runs are stored, but {why}")
+        problems = "; ".join(measurement.problems) or "no run was measured"
+        raise BaselineError(f"{measurement.case}: only complete, valid runs are stored, but {problems}")
     return Baseline(
         case=measurement.case,
         system=measurement.system,
         machine=machine,
         workload=measurement.workload,
-        # Names of hosts say nothing later, and a committed file is no place for them.
+        # Names of hosts are of no use later, and don't belong into a committed file.
         runs=tuple(replace(run, hosts=()) for run in measurement.runs),
         provenance=provenance,
         reason=reason,
@@ -150,7 +150,7 @@ def from_measurement(
 
 
 def baseline_path(root: Path, *, system: str, case: str) -> Path:
-    """Return where the baseline of a case on a system is kept."""
+    """Return the file of a case's baseline: ``<root>/<system>/<case>.json``."""
     return root / system / f"{case}.json"
 
 
@@ -169,7 +169,7 @@ def read_baseline(path: Path, *, is_in_place: bool = True) -> Baseline:
     data = read_json(path, error=BaselineError, corrupt_hint="restore it (git checkout) or delete it")
     _check_version(data, path=path)
     baseline = from_valid_data(Baseline, data, name="baseline", subject=str(path), error=BaselineError)
-    if problem := next(_impossible_figures(data, baseline=baseline), None):
+    for problem in _impossible_figures(data, baseline=baseline):
         raise BaselineError(f"{path}: {problem}; restore it (git checkout) or record it again")
     if is_in_place and baseline.case != path.stem and baseline.case.lower() == path.stem.lower():
         raise BaselineError(
@@ -191,22 +191,22 @@ def find_baseline(root: Path, *, system: str, case: str) -> Baseline | None:
 
 
 def write_baseline(root: Path, *, baseline: Baseline) -> Baseline | None:
-    """Store a baseline in place of the old one, which is returned.
+    """Replace a stored baseline, and return the old one, if any.
 
-    The file is written aside and renamed, so that a reader, a full disk or an interrupt never sees half of it;
-    a lock keeps two sessions from replacing the same file at once.
+    The file is written aside and renamed, so that no reader, full disk or interrupt leaves half of it; a lock keeps
+    two sessions from replacing the same file at once.
 
     Raises:
         BaselineError: If the old file is unreadable (it is kept), or the new one can't be written or read back.
     """
-    if problem := next(_impossible_figures(to_data(baseline), baseline=baseline), None):
+    for problem in _impossible_figures(to_data(baseline), baseline=baseline):
         raise BaselineError(f"{baseline.case}: {problem}; it is not stored")
     path = baseline_path(root, system=baseline.system, case=baseline.case)
     try:
         lock_path = _lock_path(root)
         with FileLock(lock_path, timeout=_LOCK_TIMEOUT_SEC, mode=0o666):
             old = read_baseline(path) if path.exists() else None
-            # Only the lock's holder writes under this name: what lies there already was left by one that was killed.
+            # Only the lock's holder writes under this name: an existing file was left by a killed process.
             write_atomically(path, text=to_json(baseline), aside_name=_aside_name(lock_path))
     except Timeout:
         raise BaselineError(
@@ -223,16 +223,16 @@ def write_baseline(root: Path, *, baseline: Baseline) -> Baseline | None:
 def write_atomically(path: Path, *, text: str, aside_name: str = "") -> None:
     """Write a file aside, then rename it into place; on any error the old file stays.
 
-    Where a symbolic link lies, the file that it leads to is written, there or not, and the link stays.
+    A symbolic link stays; the file that it leads to is written, there or not.
 
     Args:
         path: The file.
-        text: What it holds from now on.
-        aside_name: Of a file in its folder that nobody else writes: whatever is in it is given up. Empty for a name
-            that is drawn; such a file stays behind if the process is killed.
+        text: The new content.
+        aside_name: Name of a file in the same folder that only this process writes; an existing one is overwritten.
+            Empty for a random name; such a file stays behind if the process is killed.
 
     Raises:
-        OSError: If the folder or the disk does not take it, or links lead in a circle.
+        OSError: If the folder or the disk refuses it, or links lead in a circle.
     """
     path = Path(os.path.realpath(path))  # not resolve, which raises no OSError for a circle
     if path.is_symlink():
@@ -254,10 +254,7 @@ def write_atomically(path: Path, *, text: str, aside_name: str = "") -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring a renaming to the disk, so that a power cut does not take it back.
-
-    Some file systems can't; the new file is in place all the same.
-    """
+    """Flush a renaming to the disk, so that it survives a power cut, on file systems that can."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -274,11 +271,11 @@ def list_baselines(root: Path, *, system: str) -> list[Path]:
 def _check_version(data: object, *, path: Path) -> None:
     version = data.get("schema_version") if isinstance(data, dict) else None
     if isinstance(version, int) and version != BASELINE_SCHEMA_VERSION:
-        age, remedy = (
-            ("newer", "upgrade pytest-nemoperf")
-            if version > BASELINE_SCHEMA_VERSION
-            else ("older", "delete it and record it again with --update-baselines")
-        )
+        age = "older"
+        remedy = "delete it and record it again with --update-baselines"
+        if version > BASELINE_SCHEMA_VERSION:
+            age = "newer"
+            remedy = "upgrade pytest-nemoperf"
         raise BaselineError(
             f"{path}: $.schema_version is {version}, {age} than the {BASELINE_SCHEMA_VERSION} "
             f"this version reads; {remedy}"
@@ -286,10 +283,12 @@ def _check_version(data: object, *, path: Path) -> None:
 
 
 def _impossible_figures(data: Mapping[str, Any], *, baseline: Baseline) -> Iterator[str]:
-    """Yield place and fault of figures that can't have been measured: Python's JSON knows NaN and Infinity."""
-    for place, value in _endless(data, place="$"):
+    """Yield a sentence for each impossible figure; NaN and Infinity are valid in Python's JSON."""
+    for place, value in _non_finite(data, place="$"):
         yield f"{place} is {value}; only finite figures can be compared"
-    sides = [("$.runs", baseline.runs)] + ([("$.anchor.runs", baseline.anchor.runs)] if baseline.anchor else [])
+    sides = [("$.runs", baseline.runs)]
+    if baseline.anchor:
+        sides.append(("$.anchor.runs", baseline.anchor.runs))
     for place, runs in sides:
         if not runs:
             yield f"{place} is empty; a baseline needs at least one run"
@@ -298,27 +297,28 @@ def _impossible_figures(data: Mapping[str, Any], *, baseline: Baseline) -> Itera
             for name in _POSITIVE:
                 if run.metrics.get(name, 1.0) <= 0:
                     yield f"{metrics}.{name} is {run.metrics[name]:g}; only positive figures can be compared"
-            if problem := identity_problem(run, flops_per_token=baseline.flops_per_token):
+            problem = identity_problem(run, flops_per_token=baseline.flops_per_token)
+            if problem:
                 yield f"{metrics}: {problem}"
 
 
-def _endless(node: object, *, place: str) -> Iterator[tuple[str, float]]:
+def _non_finite(node: object, *, place: str) -> Iterator[tuple[str, float]]:
     """Yield the place of each number that is not finite, and the number."""
     if isinstance(node, float) and not math.isfinite(node):
         yield place, node
     elif isinstance(node, dict):
         for key, value in node.items():
-            yield from _endless(value, place=f"{place}.{key}")
+            yield from _non_finite(value, place=f"{place}.{key}")
     elif isinstance(node, list):
         for number, value in enumerate(node):
-            yield from _endless(value, place=f"{place}[{number}]")
+            yield from _non_finite(value, place=f"{place}[{number}]")
 
 
 def _aside_name(lock_path: Path) -> str:
-    """Return the name under which those who share a lock write aside.
+    """Return the name of the file written aside, equal only for sessions that share the lock.
 
-    Hosts that share a folder don't, nor do sessions with other temporary directories. Containers may have the same
-    host name and path, so the directory itself counts.
+    Hosts that share a folder don't share it, nor do sessions with other temporary directories. Containers may have
+    equal host names and paths, so device and inode of the directory count too.
     """
     place = lock_path.parent.stat()
     lock = f"{platform.node()} {lock_path} {place.st_dev} {place.st_ino}"
@@ -326,6 +326,6 @@ def _aside_name(lock_path: Path) -> str:
 
 
 def _lock_path(root: Path) -> Path:
-    """One lock for all baselines, outside their folder, so that nothing untracked appears beside them."""
+    """Return the lock of all baselines of a folder, outside of it, so that no untracked file appears in it."""
     digest = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"nemoperf-baseline-{digest}.lock"

@@ -1,4 +1,4 @@
-"""From step records to numbers: warm-up dropped, slowest rank, medians over steps, and what makes a run invalid."""
+"""Measurements from step records: warm-up dropped, slowest rank, medians over steps, reasons of an invalid run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pytest_nemoperf.flops import FLOPS_REL_TOL
 from pytest_nemoperf.health import health_problems, sm_clocks_mhz
 from pytest_nemoperf.jsontext import plain_mapping, to_data
 from pytest_nemoperf.metrics import (
+    BYTES_PER_GIB,
+    FLOPS_PER_TFLOP,
     MEAN_TOKENS_PER_STEP,
     MFU_PCT,
     PEAK_MEMORY_GIB,
@@ -38,33 +40,30 @@ from pytest_nemoperf.steadiness import (
 )
 from pytest_nemoperf.tracers import TRACERS, tracer_problems
 
-BYTES_PER_GIB = 2**30
-FLOPS_PER_TFLOP = 1e12
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """The numbers of one launch.
 
     Attributes:
-        metrics: Medians over the measured steps by metric name; rates of steps that differ in length are over all.
+        metrics: Medians over the measured steps, by metric name; over all steps together for rates of steps that
+            differ in length.
         phases: Median seconds per step by phase on the slowest rank.
-        groups: The same of each group of ranks that works beside the training ranks, by its name.
+        groups: The same for each group of ranks beside the training ranks, by group name.
         num_steps: Measured steps that count.
         num_warmup_dropped: Steps after the plan's warm-up that were still warming up, and don't count.
-        num_outliers: Slow steps among those that count; medians don't see them.
-        slow_steps_pct: How much longer the mean of all measured steps takes, dropped ones too, than the median of those
-            that count (their mean, where lengths differ), percent; None where it was not yet recorded.
+        num_outliers: Slow steps among those that count; medians hide them.
+        slow_steps_pct: Excess of the mean of all measured steps, dropped ones too, over the median of those that count
+            (over their mean if lengths differ), percent; None if not recorded.
         last_step: Index of the last step; losses compare only at the same one.
         step_time_mad_pct: Median absolute deviation of the step times, percent of their median.
-        drift_pct: Change of the step time from first to last of a run on a restless machine, percent; None for a run
-            that has settled.
+        drift_pct: Change of the step time from first to last on a restless machine, percent; None for a settled run.
         rank_spread_pct: Median over steps of (slowest - fastest rank) / slowest, percent; None for one rank.
-        rank_busy_sec: Median over steps of the time each rank worked and did not wait for others, by rank.
-        sm_clock_mhz: Median clock of each rank's GPU meanwhile, by rank.
+        rank_busy_sec: Median over steps of each rank's time without waiting for others, by rank.
+        sm_clock_mhz: Median clock of each rank's GPU, by rank.
         hosts: Name of each rank's host, by rank; not stored.
-        loss: Of the last step; None if not recorded.
-        grad_norm: Of the last step; None if not recorded.
+        loss: Loss of the last step; None if not recorded.
+        grad_norm: Gradient norm of the last step; None if not recorded.
     """
 
     metrics: Mapping[str, float]
@@ -118,17 +117,17 @@ class Measurement:
     Attributes:
         case: Case id.
         system: System name.
-        workload: What was run, as plain data: two measurements compare only if it is equal. Tuples become lists, as
-            in the file it is compared with.
-        runs: One entry a launch.
-        environment: Versions and settings seen where the steps ran.
+        workload: The workload as plain data: two measurements compare only if it is equal. Tuples become lists, as in
+            a stored file.
+        runs: One entry per launch.
+        environment: Versions and settings inside the processes that ran the steps.
         flops_per_token: Model FLOPs per token, None if FLOPs are not known.
-        flops_convention: How they are counted.
-        problems: Why the measurement is INVALID; empty for a sound one.
-        inject_pct: Self-test delay; a measurement with one is never stored.
+        flops_convention: Name of the FLOPs convention.
+        problems: Reasons that make the measurement INVALID; empty for a sound one.
+        inject_pct: Self-test delay, percent; a measurement with one is never stored.
 
     Raises:
-        RecipeError: If the workload holds something that JSON has no form for.
+        RecipeError: If the workload holds a value without a JSON form.
     """
 
     case: str
@@ -153,14 +152,16 @@ def median_over_runs(runs: Sequence[Run], *, metric: str) -> float | None:
 
 def median_phases(runs: Sequence[Run], *, group: str | None = None) -> dict[str, float]:
     """Return median seconds per step by phase over the runs: of the training ranks, or of a group beside them."""
-    return _medians([run.phases if group is None else run.groups.get(group, {}) for run in runs])
+    if group is None:
+        return _medians([run.phases for run in runs])
+    return _medians([run.groups.get(group, {}) for run in runs])
 
 
 def workload_of(plan: Plan) -> dict[str, Any]:
-    """Return what makes two measurements of a plan comparable; how many steps they ran does not.
+    """Return the workload of a plan: the keys that must be equal to compare; the number of steps is none.
 
     Raises:
-        RecipeError: If the plan holds something that JSON has no form for.
+        RecipeError: If the plan holds a value without a JSON form.
     """
     keys = (
         "workload",
@@ -187,9 +188,13 @@ def workload_of(plan: Plan) -> dict[str, Any]:
 
 
 def _without_defaults(part: Any) -> dict[str, Any]:
-    """Return the fields that say something: stored baselines outlive fields that architectures gain later."""
-    values = {item.name: getattr(part, item.name) for item in fields(part) if getattr(part, item.name) != item.default}
-    return {name: _without_defaults(value) if is_dataclass(value) else to_data(value) for name, value in values.items()}
+    """Return the fields that differ from their default, so that later fields leave stored baselines comparable."""
+    values = {}
+    for item in fields(part):
+        value = getattr(part, item.name)
+        if value != item.default:
+            values[item.name] = _without_defaults(value) if is_dataclass(value) else to_data(value)
+    return values
 
 
 def measure_run(expected: ExpectedRecords, output: RunOutput) -> MeasuredRun:
@@ -251,31 +256,38 @@ def unreadable(plan: Plan, *, reason: str) -> Measurement:
 
 
 def drift_problems(drift: Drift | None, *, earlier_pct: Sequence[float | None]) -> list[str]:
-    """Return a problem if a run and every try before it drift the same way, so that the workload itself does.
+    """Return a problem if a run and all its earlier tries drift the same way: then the workload itself does.
 
     Args:
-        drift: Of the run; None if it has settled.
-        earlier_pct: Of each try that was dropped for it, percent.
+        drift: Drift of the run; None if it has settled.
+        earlier_pct: Drift of each dropped try, percent; None for one that had settled.
     """
     if drift is None or not is_same_drift([*earlier_pct, drift.pct]):
         return []
-    return [f"{drift.text}; so in {len(earlier_pct) + 1} of as many tries" if earlier_pct else drift.text]
+    if not earlier_pct:
+        return [drift.text]
+    return [f"{drift.text}; so in {len(earlier_pct) + 1} of as many tries"]
 
 
 def _run_of(expected: ExpectedRecords, *, measured: Sequence[StepRecord], drift: Drift | None) -> Run:
+    """Return the numbers of one run; steps that were still warming up are dropped.
+
+    Memory and lengths count over all measured steps: memory needs no warm-up, and the workload must not depend on the
+    speed of a run.
+    """
+    metrics = _lengths(expected, measured=measured)
     peaks = [record.peak_memory_bytes for record in measured if record.peak_memory_bytes is not None]
-    lengths = _lengths(expected, measured=measured)
     settling = settling_times(measured, has_exact_tokens=expected.has_exact_tokens)
     dropped = num_still_warming(settling)
     is_summed = not expected.has_exact_tokens and expected.rollout is None
     slow_pct = slow_steps_pct(settling, num_dropped=dropped, is_summed=is_summed)
     measured = measured[dropped:]
     times = [record.step_time_sec for record in measured]
-    metrics = {STEP_TIME_SEC.name: statistics.median(times), **_rates(expected, measured=measured), **lengths}
-    if peaks:  # of the steps that were dropped as well: memory needs no warm-up, and only the largest counts
+    metrics = {STEP_TIME_SEC.name: statistics.median(times), **_rates(expected, measured=measured), **metrics}
+    if peaks:
         metrics[PEAK_MEMORY_GIB.name] = max(peaks) / BYTES_PER_GIB
     metrics |= rollout_metrics(expected, measured=measured)
-    last, spread = measured[-1], rank_spread_pct(measured)
+    last = measured[-1]
     return Run(
         metrics=_rounded(metrics),
         phases=_rounded(_medians([record.phases for record in measured])),
@@ -286,25 +298,28 @@ def _run_of(expected: ExpectedRecords, *, measured: Sequence[StepRecord], drift:
         slow_steps_pct=round_significant(slow_pct, digits=3),
         last_step=last.step,
         step_time_mad_pct=round_significant(mad_pct(times), digits=3),
-        drift_pct=None if drift is None else round_significant(drift.pct, digits=3),
-        rank_spread_pct=None if spread is None else round_significant(spread, digits=3),
-        rank_busy_sec=tuple(round_significant(seconds) for seconds in rank_busy_sec(measured)),
-        loss=_finite_or_none(last.loss),
-        grad_norm=_finite_or_none(last.grad_norm),
+        drift_pct=_rounded_or_none(None if drift is None else drift.pct, digits=3),
+        rank_spread_pct=_rounded_or_none(rank_spread_pct(measured), digits=3),
+        rank_busy_sec=tuple(map(round_significant, rank_busy_sec(measured))),
+        loss=_rounded_or_none(last.loss),
+        grad_norm=_rounded_or_none(last.grad_norm),
     )
 
 
 def _rates(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> dict[str, float]:
-    """Return tokens and FLOPs over time: of the median step, or of all together where they differ in length."""
+    """Return tokens and FLOPs per second and GPU: of the median step, or of all together if steps differ in length."""
+    tflops = None
     if expected.has_exact_tokens or expected.rollout is not None:
         rate = statistics.median(record.tokens / (record.step_time_sec * expected.num_gpus) for record in measured)
-        rates = {TOKENS_PER_SEC_PER_GPU.name: rate}
-        tflops = None if expected.flops_per_token is None else expected.flops_per_token * rate / FLOPS_PER_TFLOP
-    else:  # the median step is one of some length, and says nothing of the others
+        if expected.flops_per_token is not None:
+            tflops = expected.flops_per_token * rate / FLOPS_PER_TFLOP
+    else:  # the median step has one of many lengths
         gpu_time = math.fsum(record.step_time_sec for record in measured) * expected.num_gpus
-        rates = {TOKENS_PER_SEC_PER_GPU.name: sum(record.tokens for record in measured) / gpu_time}
+        rate = sum(record.tokens for record in measured) / gpu_time
         flops = [record.flops for record in measured if record.flops is not None]
-        tflops = math.fsum(flops) / gpu_time / FLOPS_PER_TFLOP if len(flops) == len(measured) else None
+        if len(flops) == len(measured):
+            tflops = math.fsum(flops) / gpu_time / FLOPS_PER_TFLOP
+    rates = {TOKENS_PER_SEC_PER_GPU.name: rate}
     if tflops is not None:
         rates[TFLOPS_PER_SEC_PER_GPU.name] = tflops
         if expected.peak_tflops is not None:
@@ -313,10 +328,7 @@ def _rates(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> dict
 
 
 def _lengths(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> dict[str, float]:
-    """Return how many tokens steps of differing length have.
-
-    Of all measured steps, those still warming up too: how fast a run was must not make another workload of it.
-    """
+    """Return mean and spread of the tokens of steps that differ in length; empty for other workloads."""
     if expected.has_exact_tokens or expected.rollout is not None:
         return {}
     tokens = [record.tokens for record in measured]
@@ -326,7 +338,7 @@ def _lengths(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> di
 
 
 def identity_problem(run: Run, *, flops_per_token: float | None) -> str | None:
-    """Return what is wrong if TFLOP/s is not FLOPs per token x tokens/s, the identity every stored run obeys."""
+    """Return a sentence if TFLOP/s is not FLOPs per token x tokens/s, the identity of every stored run."""
     tflops = run.metrics.get(TFLOPS_PER_SEC_PER_GPU.name)
     tokens_rate = run.metrics.get(TOKENS_PER_SEC_PER_GPU.name)
     if tflops is None or tokens_rate is None or flops_per_token is None:
@@ -341,21 +353,23 @@ def identity_problem(run: Run, *, flops_per_token: float | None) -> str | None:
 
 
 def round_significant(value: float, *, digits: int = 6) -> float:
-    """Return value with so many significant digits, so that stored files have small diffs."""
+    """Return value rounded to significant digits, for small diffs of stored files."""
     return float(f"{value:.{digits}g}")
 
 
 def _group_medians(measured: Sequence[StepRecord]) -> dict[str, dict[str, float]]:
-    names = dict.fromkeys(name for record in measured for name in record.groups)
-    return {
-        name: _rounded(_medians([record.groups[name].phases for record in measured if name in record.groups]))
-        for name in names
-    }
+    phases: dict[str, list[Mapping[str, float]]] = {}
+    for record in measured:
+        for name, group in record.groups.items():
+            phases.setdefault(name, []).append(group.phases)
+    return {name: _rounded(_medians(each)) for name, each in phases.items()}
 
 
 def _medians(phases: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the median of each phase; where it is missing it took no time."""
-    names = dict.fromkeys(name for each in phases for name in each)
+    """Return the median of each phase; a missing phase took no time."""
+    names: dict[str, None] = {}
+    for each in phases:
+        names |= dict.fromkeys(each)
     return {name: statistics.median(each.get(name, 0.0) for each in phases) for name in names}
 
 
@@ -363,5 +377,8 @@ def _rounded(values: Mapping[str, float]) -> dict[str, float]:
     return {name: round_significant(value) for name, value in values.items()}
 
 
-def _finite_or_none(value: float | None) -> float | None:
-    return round_significant(value) if value is not None and math.isfinite(value) else None
+def _rounded_or_none(value: float | None, *, digits: int = 6) -> float | None:
+    """Return a rounded value; None for a missing one, or one that is not finite."""
+    if value is None or not math.isfinite(value):
+        return None
+    return round_significant(value, digits=digits)

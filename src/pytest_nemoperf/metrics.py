@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+BYTES_PER_GIB = 2**30
+FLOPS_PER_TFLOP = 1e12
 _WHOLE_FROM = 100
 _TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
 
 
 class Direction(StrEnum):
-    """Which way is better; of what describes a workload, neither."""
+    """Better direction of a metric; NEITHER for figures that describe the workload."""
 
     HIGHER = "higher"
     LOWER = "lower"
@@ -23,11 +25,11 @@ class Metric:
 
     Attributes:
         name: Key in records, baselines and options; its suffix is the unit.
-        unit: For people; empty for a ratio.
-        direction: Which way is better.
-        label: What it is called beside its value; the unit where that says it all.
-        heading: Column head on performance pages; empty for what they don't print.
-        digits: Significant digits that are shown of a number below 100.
+        unit: Unit as printed; empty for a ratio.
+        direction: Better direction.
+        label: Name beside a value; the unit if that is clear enough.
+        heading: Column head on performance pages; empty if they don't show it.
+        digits: Significant digits of a printed number below 100.
     """
 
     name: str
@@ -42,17 +44,16 @@ class Metric:
         if self.unit == "s":
             return format_time(value)
         number = format_number(value, digits=self.digits)
-        return number if self.unit in ("", self.label) else f"{number} {self.unit}"
+        if self.unit in ("", self.label):
+            return number
+        return f"{number} {self.unit}"
 
     def delta_pct(self, now: float, *, baseline: float) -> float:
-        """Return the signed change in percent of the baseline; its sign says nothing about better or worse."""
+        """Return the signed change in percent of the baseline, positive for a larger value in either direction."""
         return 100.0 * (now - baseline) / baseline
 
     def worsening_pct(self, now: float, *, baseline: float) -> float:
-        """Return by how many percent now is worse than the baseline; negative when it is better.
-
-        What describes a workload is never worse.
-        """
+        """Return the worsening in percent of the baseline, negative for an improvement; 0 without a direction."""
         if self.direction is Direction.NEITHER:
             return 0.0
         delta = self.delta_pct(now, baseline=baseline)
@@ -60,8 +61,10 @@ class Metric:
 
 
 def format_number(value: float, *, digits: int = 3) -> str:
-    """Return a number as tables print it: whole with thousands separators from 100 on, else with so many digits."""
-    return f"{value:,.0f}" if abs(value) >= _WHOLE_FROM else f"{value:.{digits}g}"
+    """Return a number as tables print it: whole with thousands separators from 100 on, else with digits digits."""
+    if abs(value) >= _WHOLE_FROM:
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
 
 
 def format_time(seconds: float) -> str:
@@ -185,7 +188,7 @@ RL_METRICS = (
     MAX_LOGPROB_ERROR,
     KL,
 )
-"""Of reinforcement learning alone, in the order they are shown."""
+"""Metrics of reinforcement learning alone, in printed order."""
 
 METRICS = {
     metric.name: metric
@@ -204,4 +207,4 @@ METRICS = {
 """Every known metric by name."""
 
 JUDGED = (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU, PEAK_MEMORY_GIB, TIME_PER_CALL_SEC)
-"""Metrics a verdict rests on, in the order they are shown; the others follow from them, or say what was done."""
+"""Judged metrics, in printed order; the others follow from them, or describe the workload."""

@@ -1,4 +1,4 @@
-"""Profiles that lie beside the stored baselines: ``profiles/<case>.json`` in the same folder."""
+"""Profiles stored beside baselines: ``profiles/<case>.json`` in the same folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROFILES_DIR: Final = "profiles"
 
 
 def profile_path(baseline_path: Path) -> Path:
-    """Return where the profile is kept that belongs to a baseline: ``profiles/<case>.json`` beside it."""
+    """Return the file of a baseline's profile: ``profiles/<case>.json`` beside it."""
     return baseline_path.parent / PROFILES_DIR / baseline_path.name
 
 
@@ -33,10 +33,10 @@ def find_profile(baseline_path: Path) -> Profile | None:
 
 
 def write_profile(baseline_path: Path, *, profile: Profile) -> Path:
-    """Store a profile with a baseline, in place of the old one; return its path.
+    """Store a profile beside a baseline, in place of the old one; return its path.
 
     Raises:
-        RecordError: If the folder or the disk does not take it; the old one is still there then.
+        RecordError: If it can't be written; the old one stays.
     """
     path = profile_path(baseline_path)
     try:
@@ -49,10 +49,10 @@ def write_profile(baseline_path: Path, *, profile: Profile) -> Path:
 
 
 def forget_profile(baseline_path: Path) -> None:
-    """Delete the profile of a baseline that is deleted; nothing happens where there is none.
+    """Delete the profile of a deleted baseline, if there is one.
 
     Raises:
-        OSError: If the folder does not let it go.
+        OSError: If it can't be deleted.
     """
     path = profile_path(baseline_path)
     path.unlink(missing_ok=True)

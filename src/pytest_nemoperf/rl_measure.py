@@ -1,29 +1,27 @@
-"""Numbers of reinforcement learning from its step records, and what makes such a run invalid."""
+"""Metrics of reinforcement learning from its step records, and the reasons that make a run invalid."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from types import MappingProxyType
 from typing import Final
 
 from pytest_nemoperf import metrics
 from pytest_nemoperf.expected import ExpectedRecords, ExpectedRollout
 from pytest_nemoperf.flops import FLOPS_REL_TOL
-from pytest_nemoperf.metrics import Metric
+from pytest_nemoperf.metrics import BYTES_PER_GIB, FLOPS_PER_TFLOP, Metric
 from pytest_nemoperf.records import RolloutStats, StepRecord
 
 _TOKEN_MULT_PROB_ERROR_LIMIT: Final = 1.05
-"""Beyond, generation does not sample from the policy that is trained. NeMo RL's test suites demand less than 1.05
-(tests/test_suites/llm), and its guide sees a fault in the weights behind a lasting 1 to 2% (docs/guides/grpo.md)."""
-
-_BYTES_PER_GIB: Final = 2**30
-_FLOPS_PER_TFLOP: Final = 1e12
+"""Above it, generation does not sample from the trained policy. NeMo RL's test suites require less than 1.05
+(tests/test_suites/llm); its guide explains a lasting 1 to 2% by a fault in the weights (docs/guides/grpo.md)."""
 _STATS: Mapping[Metric, Callable[[RolloutStats], float | None]] = MappingProxyType(
     {
-        metrics.REFIT_GIB: lambda stats: stats.refit_bytes / _BYTES_PER_GIB or None,
-        metrics.REFIT_GIB_PER_SEC: lambda stats: _ratio(stats.refit_bytes / _BYTES_PER_GIB, stats.refit_time_sec),
+        metrics.REFIT_GIB: lambda stats: stats.refit_bytes / BYTES_PER_GIB or None,
+        metrics.REFIT_GIB_PER_SEC: lambda stats: _ratio(stats.refit_bytes / BYTES_PER_GIB, stats.refit_time_sec),
         metrics.MEAN_PROMPT_LEN: lambda stats: _ratio(stats.num_prompt_tokens, stats.num_samples),
         metrics.MEAN_RESPONSE_LEN: lambda stats: _ratio(stats.num_response_tokens, stats.num_samples),
         metrics.TRUNCATED_PCT: lambda stats: _ratio(100.0 * stats.num_truncated, stats.num_samples),
@@ -41,9 +39,9 @@ _LARGEST = (metrics.TOKEN_MULT_PROB_ERROR, metrics.MAX_LOGPROB_ERROR)
 
 
 def rollout_metrics(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> dict[str, float]:
-    """Return the figures of reinforcement learning alone: medians over the steps, of errors the largest.
+    """Return the metrics of reinforcement learning alone: medians over the steps, maxima of errors.
 
-    What a record lacks (a phase, a device's peak, FLOPs) leaves its figure out.
+    A metric is left out if the records lack its input: a phase, the device's peak, or FLOPs.
     """
     rollout = expected.rollout
     if rollout is None:
@@ -53,9 +51,10 @@ def rollout_metrics(expected: ExpectedRecords, *, measured: Sequence[StepRecord]
         for metric, value in (*_rates(record, rollout=rollout), *_described(record)):
             if value is not None and math.isfinite(value):
                 values.setdefault(metric, []).append(value)
-    figures = {
-        metric.name: max(each) if metric in _LARGEST else statistics.median(each) for metric, each in values.items()
-    }
+    figures = {}
+    for metric, of_steps in values.items():
+        combine = max if metric in _LARGEST else statistics.median
+        figures[metric.name] = combine(of_steps)
     speed = figures.get(metrics.TRAINING_TFLOPS_PER_SEC_PER_GPU.name)
     if speed is not None and expected.peak_tflops is not None:
         figures[metrics.TRAINING_MFU_PCT.name] = 100.0 * speed / expected.peak_tflops
@@ -63,10 +62,10 @@ def rollout_metrics(expected: ExpectedRecords, *, measured: Sequence[StepRecord]
 
 
 def rollout_problems(expected: ExpectedRecords, *, records: Sequence[StepRecord]) -> Iterator[str]:
-    """Yield why a run of reinforcement learning must not be judged; the first step of each kind stands for all.
+    """Yield the reasons not to judge a run of reinforcement learning, each for its first step.
 
-    Generation and training are held to the same probabilities only where they have the same weights: a staleness
-    above 0 moves them apart, which importance sampling is for.
+    Probabilities of generation and training are compared only for equal weights: with a staleness above 0 they differ,
+    and importance sampling corrects for it.
     """
     rollout = expected.rollout
     if rollout is None:
@@ -75,27 +74,31 @@ def rollout_problems(expected: ExpectedRecords, *, records: Sequence[StepRecord]
     if without:
         yield f"step {without[0]} says nothing of what was generated ({len(without)} of {len(records)} steps)"
     for check in (_not_finite, _miscounted, _other_flops, _too_stale, _inconsistent):
-        yield from list(check(rollout, records=records))[:1]
+        yield from islice(check(rollout, records=records), 1)
 
 
 def _rates(record: StepRecord, *, rollout: ExpectedRollout) -> Iterator[tuple[Metric, float | None]]:
-    """Yield each phase's tokens over its own time and GPUs."""
-    phases, num_training = record.phases, rollout.num_training_gpus
-    generation = 0.0 if record.rollout is None else record.rollout.generation_time_sec
+    """Yield the rate of each phase: tokens over its own time and GPUs."""
+    phases = record.phases
+    tokens = record.tokens
+    num_training = rollout.num_training_gpus
+    generation = 0.0
+    if record.rollout is not None:
+        generation = record.rollout.generation_time_sec
     logprobs = phases.get("policy_logprobs", 0.0) + phases.get("reference_logprobs", 0.0)
     training = phases.get("training", 0.0)
-    tokens, flops = record.tokens, record.flops
     yield metrics.GENERATION_TOKENS_PER_SEC_PER_GPU, _ratio(tokens, generation * rollout.num_generation_gpus)
     yield metrics.LOGPROB_TOKENS_PER_SEC_PER_GPU, _ratio(tokens, logprobs * num_training)
     yield metrics.TRAINING_TOKENS_PER_SEC_PER_GPU, _ratio(tokens, training * num_training)
-    if flops is not None:
-        yield metrics.TRAINING_TFLOPS_PER_SEC_PER_GPU, _ratio(flops / _FLOPS_PER_TFLOP, training * num_training)
+    if record.flops is not None:
+        yield metrics.TRAINING_TFLOPS_PER_SEC_PER_GPU, _ratio(record.flops / FLOPS_PER_TFLOP, training * num_training)
 
 
 def _described(record: StepRecord) -> Iterator[tuple[Metric, float | None]]:
-    stats = record.rollout
-    if stats is not None:
-        yield from ((metric, value(stats)) for metric, value in _STATS.items())
+    """Yield the metrics that describe the rollout of a step."""
+    if record.rollout is not None:
+        for metric, value in _STATS.items():
+            yield metric, value(record.rollout)
 
 
 def _not_finite(_rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> Iterator[str]:
@@ -122,9 +125,10 @@ def _miscounted(rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> I
 
 def _other_flops(rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> Iterator[str]:
     for record in records:
-        asked, claimed = rollout.flops_per_step, record.flops
-        if asked is not None and claimed is not None and not math.isclose(claimed, asked, rel_tol=FLOPS_REL_TOL):
-            yield f"step {record.step} claims {claimed:g} FLOPs of training, samples of these lengths have {asked:g}"
+        expected = rollout.flops_per_step
+        flops = record.flops
+        if expected is not None and flops is not None and not math.isclose(flops, expected, rel_tol=FLOPS_REL_TOL):
+            yield f"step {record.step} claims {flops:g} FLOPs of training, samples of these lengths have {expected:g}"
 
 
 def _too_stale(rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> Iterator[str]:

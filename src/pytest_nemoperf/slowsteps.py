@@ -1,12 +1,12 @@
-"""Slow steps that are not the majority: medians don't see them, so they are judged beside the baseline's. Pure.
+"""Slow steps that medians hide, judged against the baseline's. Pure.
 
-Garbage collection, checkpoints, logging and waits for data make some steps slow and leave the median as it was. A run
+Garbage collection, checkpoints, logging and waits for data make some steps slow and leave the median unchanged. A run
 is *odd* if its speed with every measured step counted is worse than the worst baseline run's by more than the
 tolerance. Odd runs are REGRESSED if they also have so many slow steps that chance is ruled out.
 
-Ordinary stalls come by chance, at another rate in each run: the number of slow steps in a run is taken for
-beta-binomial. Its mean is the share of steps in the baseline that may have been as slow, or 2% if that is more. Runs
-are independent, so several runs with one or two slow steps each may be as sure as one with many.
+Ordinary stalls occur by chance, at another rate in each run, so the number of slow steps in a run is modelled as
+beta-binomial. Its mean is the share of steps in the baseline that may have been as slow, at least 2%. Runs are
+independent, so several runs with one or two slow steps each may be as certain as one with many.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from pytest_nemoperf.metrics import (
 from pytest_nemoperf.sequential import cost, cost_of_loss, loss_of_cost
 
 _USUAL_SHARE: Final = 0.02  # of steps that stall on an ordinary machine, see benchmarks/verdicts
-_CONCENTRATION: Final = 100.0  # of the beta distribution: how alike the shares of different runs are
-_ALPHA_SHARE: Final = 0.5  # of the false alarms that are allowed; the medians make the others
+_CONCENTRATION: Final = 100.0  # of the beta distribution: larger for more similar shares of different runs
+_ALPHA_SHARE: Final = 0.5  # of the allowed false alarms; the medians may make the others
 _OBVIOUS: Final = math.log(2.0)  # the mean step takes twice as long
-_UNCONFIRMED_SHARE: Final = 0.1  # where no second run can confirm a smaller loss
-_MIN_ODD_RUNS: Final = 2  # where there may be several: one launch may have been unlucky
-_MIN_FACTOR: Final = 1.1  # what counts as a slow step, see steadiness
+_UNCONFIRMED_SHARE: Final = 0.1  # of the level, for a smaller loss that no second run can confirm
+_MIN_ODD_RUNS: Final = 2  # if more launches are allowed: one may have been unlucky
+_MIN_FACTOR: Final = 1.1  # least factor of a slow step, see steadiness
 _MARKED: Final = frozenset({VerdictKind.PASSED, VerdictKind.IMPROVED, VerdictKind.INCONCLUSIVE})
 
 
@@ -45,10 +45,10 @@ class SlowSteps:
     """Slow steps that are more, or cost more, than those of the baseline.
 
     Attributes:
-        kind: REGRESSED, INCONCLUSIVE while a further launch may decide, or PASSED: to be told, and no more.
-        loss_pct: What the speed of all measured steps loses against the worst run of the baseline, percent; None if
-            the baseline does not know it.
-        text: What was seen, for people.
+        kind: REGRESSED, INCONCLUSIVE while a further launch may decide, or PASSED with a note only.
+        loss_pct: Loss of speed over all measured steps against the worst run of the baseline, percent; None if the
+            baseline does not record it.
+        text: Evidence, as a sentence.
     """
 
     kind: VerdictKind
@@ -59,16 +59,18 @@ class SlowSteps:
 def find_slow_steps(
     measurement: Measurement, *, baseline: Sequence[Run], policy: VerdictPolicy, other: str = "the baseline"
 ) -> SlowSteps | None:
-    """Return the slow steps that the medians of a measurement don't show; None if there are no more than there were.
+    """Return the slow steps that the medians of a measurement don't show; None if no more than in the baseline.
 
     Args:
         measurement: This session's runs.
         baseline: The baseline's runs.
-        policy: What is allowed, and how often a verdict may be wrong.
+        policy: Tolerances and error rates.
         other: Name of the baseline's side.
     """
     runs = measurement.runs
-    metric = TIME_PER_CALL_SEC if TIME_PER_CALL_SEC.name in runs[0].metrics else TOKENS_PER_SEC_PER_GPU
+    metric = TOKENS_PER_SEC_PER_GPU
+    if TIME_PER_CALL_SEC.name in runs[0].metrics:
+        metric = TIME_PER_CALL_SEC
     allowed_pct = policy.tolerances[metric.name]
     losses = _losses(runs, baseline=baseline, metric=metric)
     least = cost_of_loss(allowed_pct, metric=metric)
@@ -91,7 +93,7 @@ def find_slow_steps(
     facts = [
         _steps_text(measurement, baseline=baseline, other=other),
         _mean_text(runs, baseline=baseline, metric=metric, allowed_pct=allowed_pct, other=other),
-        "" if kind is VerdictKind.REGRESSED else _open_text(kind, num_odd=len(odd), num_runs=len(runs)),
+        _open_text(kind, num_odd=len(odd), num_runs=len(runs)),
     ]
     return SlowSteps(
         kind=kind,
@@ -115,52 +117,58 @@ def mark_rates(comparisons: Sequence[Comparison], *, slow: SlowSteps | None) -> 
 
 
 def _losses(runs: Sequence[Run], *, baseline: Sequence[Run], metric: Metric) -> list[float | None]:
-    """Return what each run costs more than the worst of the baseline, all steps counted; None where not known."""
-    before = [value for run in baseline if (value := _full_cost(run, metric=metric)) is not None]
-    after = [_full_cost(run, metric=metric) for run in runs]
-    return [None if value is None or not before else value - max(before) for value in after]
+    """Return each run's cost above the worst baseline run's, all steps counted; None if not recorded."""
+    costs = [_full_cost(run, metric=metric) for run in baseline]
+    worst = max([each for each in costs if each is not None], default=None)
+    losses: list[float | None] = []
+    for run in runs:
+        value = _full_cost(run, metric=metric)
+        losses.append(None if value is None or worst is None else value - worst)
+    return losses
 
 
 def _full_cost(run: Run, *, metric: Metric) -> float | None:
-    """Return the logarithm of what a run costs with every measured step counted; None if it does not know."""
+    """Return the cost of a run with every measured step counted; None if not recorded."""
     if run.slow_steps_pct is None or metric.name not in run.metrics:
         return None
     return cost(run.metrics[metric.name], metric=metric) + math.log1p(run.slow_steps_pct / 100.0)
 
 
 def _chance(runs: Sequence[Run], *, of: int, share: float) -> float:
-    """Return how likely so many slow steps are in so many of all runs, at this share: the least over all counts.
+    """Return the probability of so many slow steps in so many of all runs: the least over all counts.
 
-    For each number of slow steps: that as many runs as these have at least that many.
+    For each number of slow steps: the probability that as many runs as these have at least that many.
 
     Args:
-        runs: Those that have them.
-        of: All runs.
+        runs: Runs with slow steps.
+        of: Number of all runs.
         share: Mean share of slow steps.
     """
-    counts = sorted(((_num_slow([run]), _num_steps([run])) for run in runs), reverse=True)
+    counts = sorted([(_num_slow([run]), _num_steps([run])) for run in runs], reverse=True)
+    most_steps = max([steps for _, steps in counts], default=0)
     least = 1.0
     for number, (count, _) in enumerate(counts, start=1):
         if number >= min(_MIN_ODD_RUNS, of) and count:
-            steps = max(steps for _, steps in counts)
-            least = min(least, _binomial_tail(number, of=of, share=_slow_tail(count, of=steps, share=share)))
+            slow_tail = _slow_tail(count, of=most_steps, share=share)
+            least = min(least, _binomial_tail(number, of=of, share=slow_tail))
     return least
 
 
 def _slow_tail(count: int, *, of: int, share: float) -> float:
-    """Return how likely at least so many of a run's steps are slow: the tail of a beta-binomial distribution."""
-    a, b = _CONCENTRATION * share, _CONCENTRATION * (1.0 - share)
-    below = math.fsum(
-        math.exp(_log_choose(of, number) + _log_beta(a + number, b + of - number) - _log_beta(a, b))
-        for number in range(count)
-    )
-    return min(max(1.0 - below, 0.0), 1.0)
+    """Return the probability of count or more slow steps in a run: the tail of a beta-binomial distribution."""
+    a = _CONCENTRATION * share
+    b = _CONCENTRATION * (1.0 - share)
+    terms = []
+    for number in range(count):
+        log_term = _log_choose(of, number) + _log_beta(a + number, b + of - number) - _log_beta(a, b)
+        terms.append(math.exp(log_term))
+    return min(max(1.0 - math.fsum(terms), 0.0), 1.0)
 
 
 def _binomial_tail(count: int, *, of: int, share: float) -> float:
-    return math.fsum(
-        math.comb(of, number) * share**number * (1.0 - share) ** (of - number) for number in range(count, of + 1)
-    )
+    """Return the probability of count or more successes in a binomial distribution."""
+    numbers = range(count, of + 1)
+    return math.fsum(math.comb(of, number) * share**number * (1.0 - share) ** (of - number) for number in numbers)
 
 
 def _log_choose(total: int, number: int) -> float:
@@ -172,9 +180,9 @@ def _log_beta(a: float, b: float) -> float:
 
 
 def _share_as_slow(runs: Sequence[Run], *, factor: float) -> float:
-    """Return the largest share of steps that may have been so many times as slow as the others.
+    """Return the largest share of the runs' steps that may have been slower than the others by a factor.
 
-    No more than were slow at all, and than lose the time that the worst run lost.
+    It is limited by the slow steps that were counted, and by the time that the worst run lost.
     """
     share = _num_slow(runs) / max(_num_steps(runs), 1)
     lost = [run.slow_steps_pct / 100.0 for run in runs if run.slow_steps_pct is not None]
@@ -184,10 +192,12 @@ def _share_as_slow(runs: Sequence[Run], *, factor: float) -> float:
 
 
 def _slow_factor(runs: Sequence[Run]) -> float:
-    """Return how many times as long as the others slow steps take on average; 1 without any."""
+    """Return the mean time of slow steps over that of the others; 1 without slow steps."""
     slow = _num_slow(runs)
+    if not slow:
+        return 1.0
     extra_steps = math.fsum((run.slow_steps_pct or 0.0) / 100.0 * _num_steps([run]) for run in runs)
-    return 1.0 + extra_steps / slow if slow else 1.0
+    return 1.0 + extra_steps / slow
 
 
 def _num_slow(runs: Sequence[Run]) -> int:
@@ -199,20 +209,24 @@ def _num_steps(runs: Sequence[Run]) -> int:
 
 
 def _steps_text(measurement: Measurement, *, baseline: Sequence[Run], other: str) -> str:
-    """Return how many steps are slow, and how slow these are where the medians are what is judged."""
+    """Return the number of slow steps beside the baseline's, with their factor if medians are judged."""
     runs = measurement.runs
-    slow, steps = _num_slow(runs), _num_steps(runs)
+    slow = _num_slow(runs)
+    steps = _num_steps(runs)
     then = f"{_num_slow(baseline)} of {_num_steps(baseline)} in {other}"
     factor = _slow_factor(runs)
     is_median = is_rl(measurement.workload) or has_pinned_lengths(measurement.workload)
-    how = f"{factor:.2g} times as slow as" if is_median and factor > _MIN_FACTOR else "far slower than"
-    return f"{slow} of {steps} steps are {how} the rest ({then})"
+    slower = "far slower than"
+    if is_median and factor > _MIN_FACTOR:
+        slower = f"{factor:.2g} times as slow as"
+    return f"{slow} of {steps} steps are {slower} the rest ({then})"
 
 
 def _mean_text(runs: Sequence[Run], *, baseline: Sequence[Run], metric: Metric, allowed_pct: float, other: str) -> str:
-    """Return the mean step beside the baseline's, which is that of its slowest run."""
+    """Return the mean step time beside that of the baseline's slowest run; empty if not recorded."""
     timed = TIME_PER_CALL_SEC if metric is TIME_PER_CALL_SEC else STEP_TIME_SEC
-    now, then = _mean_times(runs, metric=timed), _mean_times(baseline, metric=timed)
+    now = _mean_times(runs, metric=timed)
+    then = _mean_times(baseline, metric=timed)
     if not now:
         return ""
     mean = f"the mean step takes {format_time(statistics.fmean(now))}"
@@ -222,17 +236,21 @@ def _mean_text(runs: Sequence[Run], *, baseline: Sequence[Run], metric: Metric, 
 
 
 def _mean_times(runs: Sequence[Run], *, metric: Metric) -> list[float]:
-    """Return the mean step time of each run that knows it."""
-    return [
-        run.metrics[metric.name] * (1.0 + run.slow_steps_pct / 100.0)
-        for run in runs
-        if run.slow_steps_pct is not None and metric.name in run.metrics
-    ]
+    """Return the mean step time of each run that recorded it."""
+    times = []
+    for run in runs:
+        if run.slow_steps_pct is not None and metric.name in run.metrics:
+            mean = run.metrics[metric.name] * (1.0 + run.slow_steps_pct / 100.0)
+            times.append(mean)
+    return times
 
 
 def _open_text(kind: VerdictKind, *, num_odd: int, num_runs: int) -> str:
+    """Return the reason that odd runs decide nothing yet; empty for REGRESSED and without odd runs."""
+    if kind is VerdictKind.REGRESSED or not num_odd:
+        return ""
     if kind is VerdictKind.INCONCLUSIVE:
         return f"so in {num_odd} of {num_runs} runs, and another launch is to tell whether by chance"
-    if num_odd and num_runs > 1:
+    if num_runs > 1:
         return f"so in {num_odd} of {num_runs} runs, which may be chance: nothing is decided by it"
-    return "it may be chance: nothing is decided by it" if num_odd else ""
+    return "it may be chance: nothing is decided by it"

@@ -1,4 +1,4 @@
-"""Reasons why a run must not be judged that its step records tell: they are incomplete or impossible."""
+"""Checks of a run's step records: complete, finite, and with the expected tokens and FLOPs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytest_nemoperf.rl_measure import rollout_problems
 
 
 def record_problems(expected: ExpectedRecords, *, records: Sequence[StepRecord]) -> list[str]:
-    """Return reasons not to judge a run, whatever its steps' times are: steps missing, not finite, wrong tokens."""
+    """Return the reasons not to judge a run that lie in its records, apart from the steps' times."""
     problems = []
     total = expected.warmup_steps + expected.steps
     if [record.step for record in records] != list(range(total)):
@@ -33,19 +33,20 @@ def record_problems(expected: ExpectedRecords, *, records: Sequence[StepRecord])
 
 def _token_problems(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> list[str]:
     most = expected.tokens_per_step
-    if expected.has_exact_tokens:
-        wrong = [record for record in measured if record.tokens != most]
-        problem = f"{most} were asked for ({_what_was_asked_for(expected)})"
-    else:
-        wrong = [record for record in measured if record.tokens > most and expected.rollout is None]
-        problem = f"{most} are the most there can be (global_batch_size*seq_len, or tokens_per_step of a loop)"
-    return [f"step {wrong[0].step} has {wrong[0].tokens} tokens, {problem}"] if wrong else []
-
-
-def _what_was_asked_for(expected: ExpectedRecords) -> str:
-    if expected.rollout is not None:
-        return "prompts and responses of pinned lengths"
-    return "global_batch_size*seq_len, or tokens_per_step of a loop; has_varying_lengths=True where lengths vary"
+    for record in measured:
+        if expected.has_exact_tokens and record.tokens != most:
+            source = (
+                "global_batch_size*seq_len, or tokens_per_step of a loop; has_varying_lengths=True where lengths vary"
+            )
+            if expected.rollout is not None:
+                source = "prompts and responses of pinned lengths"
+            return [f"step {record.step} has {record.tokens} tokens, {most} were asked for ({source})"]
+        if not expected.has_exact_tokens and expected.rollout is None and record.tokens > most:
+            return [
+                f"step {record.step} has {record.tokens} tokens, {most} are the most there can be "
+                "(global_batch_size*seq_len, or tokens_per_step of a loop)"
+            ]
+    return []
 
 
 def _flops_problems(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> list[str]:
@@ -56,7 +57,9 @@ def _flops_problems(expected: ExpectedRecords, *, measured: Sequence[StepRecord]
         if record.flops is None or math.isclose(record.flops, flops, rel_tol=FLOPS_REL_TOL):
             continue
         if expected.has_exact_tokens or record.flops > flops:
-            most = "" if expected.has_exact_tokens else ", in sequences of the greatest length,"
+            most = ""
+            if not expected.has_exact_tokens:
+                most = ", in sequences of the greatest length,"
             return [
                 f"step {record.step} claims {record.flops:g} FLOPs, FLOPs per token x tokens{most} is {flops:g} "
                 f"under {expected.flops_convention}"

@@ -1,4 +1,4 @@
-"""Where a case's baseline comes from and goes to: committed with the project, or local to this machine."""
+"""Stores of baselines: committed with the project, and local to this machine."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.profilestore import forget_profile, profile_path
 
 DEFAULT_FOLDER: Final = "baselines"
-"""Folder of the committed baselines in a project's root directory, unless another one is named."""
+"""Default folder of the committed baselines, in a project's root directory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredBaseline:
-    """A baseline and the file it is in; (None, "") where nothing is stored.
+    """A stored baseline and its file; None and an empty path if nothing is stored.
 
     Attributes:
-        baseline: What is stored.
-        path: Where.
-        is_local: It is of this machine's own store, not among the committed ones.
+        baseline: The baseline.
+        path: Its file.
+        is_local: It is in this machine's local store, not committed.
     """
 
     baseline: Baseline | None
@@ -46,15 +46,14 @@ class StoredBaseline:
 class BaselineStore:
     """The committed baselines, and a local store for machines and workloads they don't cover.
 
-    A file is read once: a session judges by what was stored before it, also where a test runs again after it has
-    written its own runs.
+    A file is read once: a session judges by the state before it, also if a test runs again after its runs were stored.
 
     Attributes:
         committed_dir: ``baselines/`` of the project.
-        local_dir: Store that is not committed; one folder a machine.
+        local_dir: Store that is not committed; one folder per machine.
         system: System name.
         machine: Key of this machine.
-        is_updating: Committed baselines are written; a link to a file that is not there yet makes it.
+        is_updating: Committed baselines are written; a link to a missing file creates it.
         strict: Verdicts that fail a test. With NO BASELINE or NOT COMPARABLE among them, no local baseline stands in
             for a committed one that is missing, or does not compare.
     """
@@ -71,7 +70,7 @@ class BaselineStore:
         """Return the committed baseline if it compares, else the local one if that does, else the committed one.
 
         Raises:
-            BaselineError: If a file that is there can't be trusted.
+            BaselineError: If an existing file can't be trusted.
         """
         committed = self.find_committed(case)
         missing = VerdictKind.NO_BASELINE if committed is None else VerdictKind.NOT_COMPARABLE
@@ -80,13 +79,14 @@ class BaselineStore:
             local = self._find(self._local_root, case)
             if local is not None and self.compares(local, workload=workload):
                 return StoredBaseline(baseline=local, path=str(self.local_path(case)), is_local=True)
-        return StoredBaseline(baseline=committed, path=str(self.committed_path(case)) if committed else "")
+        path = str(self.committed_path(case)) if committed else ""
+        return StoredBaseline(baseline=committed, path=path)
 
     def find_committed(self, case: str) -> Baseline | None:
-        """Return the committed baseline of a case, whether it compares or not.
+        """Return the committed baseline of a case, also if it does not compare.
 
         Raises:
-            BaselineError: If the file can't be trusted, or is a link to one that is not there.
+            BaselineError: If the file can't be trusted, or is a link to a missing one.
         """
         path = self._path(self.committed_dir, case)
         if path.is_symlink() and not path.exists() and not self.is_updating:
@@ -97,11 +97,11 @@ class BaselineStore:
         return self._find(self.committed_dir, case)
 
     def compares(self, baseline: Baseline, *, workload: Mapping[str, Any]) -> bool:
-        """Tell whether a baseline is of this machine and that workload."""
+        """Return whether a baseline is of this machine and that workload."""
         return not find_mismatches(baseline, machine=self.machine, workload=workload)
 
     def record_locally(self, baseline: Baseline) -> Path:
-        """Remember what this machine did, so that its next session has something to compare with.
+        """Store a baseline locally, for the next session on this machine to compare with.
 
         Raises:
             BaselineError: If it can't be written.
@@ -113,7 +113,7 @@ class BaselineStore:
         """Store a committed baseline.
 
         Raises:
-            BaselineError: If another test's is there, what is there can't be trusted, or the folder does not take it.
+            BaselineError: If the file is another test's, can't be trusted, or can't be written.
         """
         old = find_baseline(self.committed_dir, system=self.system, case=baseline.case)
         if old is not None and _test_of(old) != _test_of(baseline):
@@ -135,13 +135,13 @@ class BaselineStore:
     def prune(self, asked: Container[str]) -> Iterator[Path]:
         """Delete the system's committed baselines of cases that are not asked for, with their profiles.
 
-        What can't be read as a baseline is left: it may be something else.
+        Files that can't be read as a baseline are kept.
 
         Yields:
             Path of each deleted file.
 
         Raises:
-            BaselineError: If the folder does not let one go.
+            BaselineError: If one can't be deleted.
         """
         for path in self.unasked(asked):
             own = [each for each in (path, profile_path(path)) if each.exists()]
@@ -162,7 +162,7 @@ class BaselineStore:
         return found
 
     def is_committed(self, case: str) -> bool:
-        """Tell whether a case has a committed baseline, of whatever machine and workload."""
+        """Return whether a case has a committed baseline, of any machine and workload."""
         return self._path(self.committed_dir, case).exists()
 
     def num_committed(self) -> int:
@@ -170,7 +170,7 @@ class BaselineStore:
         return len(list_baselines(self.committed_dir, system=self.system))
 
     def num_local(self) -> int:
-        """Count the baselines this machine keeps for itself."""
+        """Count the baselines in this machine's local store."""
         return len(list_baselines(self._local_root, system=self.system))
 
     @property
@@ -189,24 +189,30 @@ class BaselineStore:
 
 
 def other_folders(folder: Path, *, system: str, near: Iterable[Path]) -> list[Path]:
-    """Return folders besides the one that is looked into that hold baselines of a system.
+    """Return other folders that hold baselines of a system, for a hint.
 
-    That is where a folder lies that was named one level too high or too low, or that another root directory would have.
+    The configured folder may be one level too high or too low, or belong to another root directory.
 
     Args:
-        folder: The one that is looked into; a system's baselines are a level below.
+        folder: The configured folder; a system's baselines are a level below.
         system: System name.
         near: Directories that may have a folder of the default name.
     """
-    candidates = [folder / DEFAULT_FOLDER, *(place / DEFAULT_FOLDER for place in near)]
-    if folder.name == system:
-        candidates.insert(0, folder.parent)
-    others = {candidate.resolve(): candidate for candidate in reversed(candidates)}
-    others.pop(folder.resolve(), None)
-    return [candidate for candidate in reversed(others.values()) if list_baselines(candidate, system=system)]
+    candidates = [folder.parent] if folder.name == system else []
+    candidates.append(folder / DEFAULT_FOLDER)
+    candidates += [place / DEFAULT_FOLDER for place in near]
+    seen = {folder.resolve()}
+    others = []
+    for candidate in candidates:
+        if candidate.resolve() not in seen:
+            seen.add(candidate.resolve())
+            if list_baselines(candidate, system=system):
+                others.append(candidate)
+    return others
 
 
 def _test_of(baseline: Baseline) -> str:
-    """Return the node id of the benchmark test a baseline is of; other cases are not named after a test."""
-    workload = baseline.workload
-    return str(workload.get("test", "")) if workload.get("workload") == "benchmark" else ""
+    """Return the node id of a benchmark test's baseline; empty for other cases, which are not named after a test."""
+    if baseline.workload.get("workload") != "benchmark":
+        return ""
+    return str(baseline.workload.get("test", ""))
