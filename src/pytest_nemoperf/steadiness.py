@@ -1,10 +1,10 @@
-"""Whether a run's steps have settled, from which step on, and how far they scatter.
+"""Steady state of a run: steps still warming up, slow steps, drift.
 
-Three things are told apart. Steps that are still warming up when measuring begins are dropped. Single slow steps (a
-checkpoint, a garbage collection) are kept and counted; medians don't see them. A run that gets slower or faster from
-its first step to its last has not settled and is measured again. If every try drifts the same way, the workload itself
-does (throttling, a leak, too little warm-up) and the run is INVALID: no number stands for it. If not, the machine is
-restless: the figures stand, with the noise that was seen.
+Steps that are still warming up when measuring begins are dropped. Single slow steps (a checkpoint, a garbage
+collection) are kept and counted; medians ignore them. A run that gets slower or faster from its first step to its last
+has not settled and is measured again. If every try drifts the same way, the workload itself does (throttling, a leak,
+too little warm-up) and the run is INVALID: no number stands for it. Otherwise the machine is restless: the figures
+count, with the noise of the drifts.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from pytest_nemoperf.expected import ExpectedRecords
 from pytest_nemoperf.records import StepRecord
 
 _MAX_TREND_PCT = 10.0
-"""What a run may gain or lose from its first step to its last; its median is off by half of that."""
+"""Allowed trend from the first step to the last; the median is off by half of it."""
 _MAX_JUMP_PCT = 25.0
-"""The same between the halves of a run too short for a trend, whose halves are fully apart."""
+"""Allowed change between halves that don't overlap, for runs too short for a trend."""
 _MAX_TREND_Z = 3.3  # one run in a thousand whose steps are independent
 _OUTLIER_SIGMA = 5.0
 _WARM_SIGMA = 3.0
 _LEAST_EXCESS = 0.1
 _SIGMA_OF_MAD = 1.4826  # of a normal distribution
-_MAX_POINTS = 100  # pairs of points are many, and neighbours tell little that is new
+_MAX_POINTS = 100  # limits the pairs of points; neighbours add little information
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Drift:
 
     Attributes:
         pct: Change of the step time within the run, percent; positive for slower.
-        text: The evidence and what to do, for people.
+        text: Evidence and remedy, as a sentence.
     """
 
     pct: float
@@ -45,57 +45,64 @@ class Drift:
 
 
 def run_drift(expected: ExpectedRecords, *, records: Sequence[StepRecord]) -> Drift | None:
-    """Return how the measured steps of a run drift, or None if they have settled; see find_drift."""
+    """Return the drift of a run's measured steps, None if they have settled; see find_drift."""
     measured = [record for record in records if record.step >= expected.warmup_steps]
     times = settling_times(measured, has_exact_tokens=expected.has_exact_tokens)
     return find_drift(times[num_still_warming(times) :])
 
 
 def is_same_drift(drifts_pct: Sequence[float | None]) -> bool:
-    """Tell whether every try drifts, and all of them the same way: then the workload does, not the machine."""
-    if not drifts_pct or any(pct is None for pct in drifts_pct):
-        return False
-    slower = [pct for pct in drifts_pct if pct is not None and pct > 0]
-    return len(slower) in {0, len(drifts_pct)}
+    """Return whether every try drifts, and all of them the same way: then the workload does, not the machine."""
+    num_slower = 0
+    for pct in drifts_pct:
+        if pct is None:
+            return False
+        num_slower += pct > 0
+    return bool(drifts_pct) and num_slower in {0, len(drifts_pct)}
 
 
 def drift_noise_pct(drifts_pct: Iterable[float | None]) -> float:
-    """Return the scatter between runs that their drifts make likely, percent; 0 where all have settled.
+    """Return the scatter between runs that follows from their drifts, percent; 0 if all have settled.
 
-    The median of a run that drifts by d may be off by d/2, whichever way.
+    The median of a run that drifts by d may be off by d/2 in either direction.
     """
-    halves = [(pct or 0.0) / 2.0 for pct in drifts_pct]
-    return math.sqrt(statistics.fmean(half**2 for half in halves)) if halves else 0.0
+    squares = [((pct or 0.0) / 2.0) ** 2 for pct in drifts_pct]
+    if not squares:
+        return 0.0
+    return math.sqrt(statistics.fmean(squares))
 
 
 def settling_times(measured: Sequence[StepRecord], *, has_exact_tokens: bool) -> list[float]:
-    """Return the times of which settling is asked: of steps, scaled to equal tokens where these may differ.
+    """Return step times to check for settling, scaled to equal tokens if these may differ.
 
-    Responses get shorter or longer while a policy learns; that is no drift of the machine's speed. Nor is a short step
-    slow because a part of its time is the same for every step.
+    Responses get shorter or longer while a policy learns, which is no drift of the machine's speed. The scaling keeps a
+    part of the time that is the same for every step, so that short steps don't appear slow.
     """
     times = [record.step_time_sec for record in measured]
     if has_exact_tokens or not measured:
         return times
     tokens = [record.tokens for record in measured]
     per_token = _sec_per_token(times, tokens=tokens)
-    per_step = max(statistics.median(time - per_token * count for time, count in zip(times, tokens, strict=True)), 0.0)
+    rest = [time - per_token * count for time, count in zip(times, tokens, strict=True)]
+    per_step = max(statistics.median(rest), 0.0)
     usual = [per_step + per_token * count for count in tokens]
     middle = statistics.median(usual)
     return [time * middle / of_its_tokens for time, of_its_tokens in zip(times, usual, strict=True)]
 
 
 def _sec_per_token(times: Sequence[float], *, tokens: Sequence[int]) -> float:
-    """Return what a token more makes a step longer, at most the time of a token: the rest is the same for every step.
+    """Return the time that one more token adds to a step, at most the step time over its tokens.
 
-    From neighbouring steps, which a drift hardly moves apart: the slope of least absolute deviations, the median of
-    their slopes weighted by how much they differ in tokens. Where no two differ it is the time of a token.
+    From neighbouring steps, which a drift hardly moves apart: the slope of least absolute deviations, that is the
+    median of their slopes weighted by their differences in tokens. If no two differ, it is the step time over its
+    tokens.
     """
     most = statistics.median(time / count for time, count in zip(times, tokens, strict=True))
     slopes = []
     for (before, after), (fewer, more) in zip(pairwise(times), pairwise(tokens), strict=True):
         if fewer != more:
-            slopes.append(((after - before) / (more - fewer), abs(more - fewer)))
+            slope = (after - before) / (more - fewer)
+            slopes.append((slope, abs(more - fewer)))
     left = sum(weight for _, weight in slopes) / 2.0
     for slope, weight in sorted(slopes):
         left -= weight
@@ -105,31 +112,34 @@ def _sec_per_token(times: Sequence[float], *, tokens: Sequence[int]) -> float:
 
 
 def num_still_warming(times: Sequence[float]) -> int:
-    """Return how many of the first steps are still warming up, at most half of them.
+    """Return the number of first steps that are still warming up, at most half of all.
 
-    Those are the steps before the first that is no slower than the second half's median by more than three times
-    its scatter (or 10%, if that is more). The scatter is the median absolute deviation, so that a stall moves no limit.
+    Warm-up ends with the first step that is no slower than the second half's median by more than three times its
+    scatter (or 10%, if that is more). The scatter is the median absolute deviation, which a stall hardly moves.
     """
     half = len(times) // 2
     if half < 2:  # noqa: PLR2004 (nothing to compare with)
         return 0
     limit = _limit_above(times[-half:], sigmas=_WARM_SIGMA)
-    return next((number for number, time in enumerate(times[:half]) if time <= limit), half)
+    for number, time in enumerate(times[:half]):
+        if time <= limit:
+            return number
+    return half
 
 
 def num_outliers(times: Sequence[float]) -> int:
-    """Return how many steps are slower than the median by more than five times their scatter (or 10%)."""
+    """Return the number of steps slower than the median by more than five times their scatter (or 10%)."""
     limit = _limit_above(times, sigmas=_OUTLIER_SIGMA)
     return sum(time > limit for time in times)
 
 
 def slow_steps_pct(times: Sequence[float], *, num_dropped: int, is_summed: bool = False) -> float:
-    """Return how much longer the mean of all steps takes than what is judged, percent.
+    """Return the excess of the mean of all steps over the judged step time, percent.
 
     Args:
-        times: Of all measured steps, at least one.
-        num_dropped: Steps at the front that are dropped, still warming up.
-        is_summed: The mean of the other steps is judged, and not their median.
+        times: Times of all measured steps, at least one.
+        num_dropped: First steps that are dropped, still warming up.
+        is_summed: The mean of the other steps is judged instead of their median.
     """
     counted = times[num_dropped:]
     judged = statistics.fmean(counted) if is_summed else statistics.median(counted)
@@ -137,33 +147,35 @@ def slow_steps_pct(times: Sequence[float], *, num_dropped: int, is_summed: bool 
 
 
 def find_drift(times: Sequence[float]) -> Drift | None:
-    """Return how the steps' speed goes one way from first to last, or None: warm-up too short, or throttling.
+    """Return the drift of step times from first to last, e.g. by throttling or a short warm-up; None without one.
 
     There is a trend if the median slope between steps (Sen 1968, https://doi.org/10.1080/01621459.1968.10480934)
     makes more than 10% from first to last, and Mann's test for trend (Mann 1945, https://doi.org/10.2307/1907187)
-    finds such an order of the steps by chance only once in a thousand. In few steps nothing is as rare as that; there,
-    and where it jumped, no step of one half is as fast as any of the other, and their medians are 25% apart.
+    finds such an order of the steps by chance only once in a thousand. Few steps can't be as rare as that; for them,
+    and for a jump, the halves must not overlap and their medians must be 25% apart.
     """
     half = len(times) // 2
     if half < 2:  # noqa: PLR2004 (one step a half shows no trend)
         return None
-    first, second = times[:half], times[-half:]
-    before, after = statistics.median(first), statistics.median(second)
+    first = times[:half]
+    second = times[-half:]
+    before = statistics.median(first)
+    after = statistics.median(second)
     jump_pct = 100.0 * (after - before) / before
     is_apart = min(first) > max(second) or min(second) > max(first)
     trend_pct = _significant_trend_pct(_thinned(times))
     if abs(trend_pct) > _MAX_TREND_PCT:
         pct = trend_pct
-        what = f"{trend_pct:+.0f}% from the first to the last, allowed {_MAX_TREND_PCT:.0f}%"
+        change = f"{trend_pct:+.0f}% from the first to the last, allowed {_MAX_TREND_PCT:.0f}%"
     elif is_apart and abs(jump_pct) > _MAX_JUMP_PCT:
         pct = jump_pct
-        what = f"{jump_pct:+.0f}% between the halves, allowed {_MAX_JUMP_PCT:.0f}%"
+        change = f"{jump_pct:+.0f}% between the halves, allowed {_MAX_JUMP_PCT:.0f}%"
     else:
         return None
     hint = "raise warmup_steps" if jump_pct < 0 else "look for throttling, a leak or other load"
     text = (
         f"the steps have not settled: median {before:.4g} s in the first half, {after:.4g} s in the second "
-        f"({what}); {hint}"
+        f"({change}); {hint}"
     )
     return Drift(pct=pct, text=text)
 
@@ -180,18 +192,22 @@ def _limit_above(times: Sequence[float], *, sigmas: float) -> float:
 
 
 def _thinned(times: Sequence[float]) -> list[float]:
-    """Return medians of as few steps each as leave at most 100 points, without what is left over at the front."""
+    """Return at most 100 points: medians of groups of steps; first steps that fill no group are left out."""
     size = -(-len(times) // _MAX_POINTS)
     rest = len(times) % size
     return [statistics.median(times[start : start + size]) for start in range(rest, len(times), size)]
 
 
 def _significant_trend_pct(times: Sequence[float]) -> float:
-    """Return what the median slope makes from first to last, percent of the median; 0 if it may well be chance."""
+    """Return the median slope times the length, percent of the median; 0 if it may well be chance."""
     count = len(times)
     pairs = list(combinations(range(count), 2))
-    score = sum((times[later] > times[sooner]) - (times[later] < times[sooner]) for sooner, later in pairs)
-    ties = sum(same * (same - 1) * (2 * same + 5) for same in Counter(times).values())
+    score = 0
+    for sooner, later in pairs:
+        score += (times[later] > times[sooner]) - (times[later] < times[sooner])
+    ties = 0
+    for same in Counter(times).values():
+        ties += same * (same - 1) * (2 * same + 5)
     variance = (count * (count - 1) * (2 * count + 5) - ties) / 18.0
     if abs(score) - 1.0 <= _MAX_TREND_Z * math.sqrt(variance):
         return 0.0

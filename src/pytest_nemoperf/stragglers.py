@@ -1,8 +1,7 @@
-"""One slow rank among many: the node, not the code. Pure.
+"""Stragglers: one slow rank or host among many, a fault of the node and not of the code. Pure.
 
-Ranks of a step end together, because they wait for each other, so their wall times hardly differ. What differs is how
-long each worked itself. A rank is compared with its peers, and the result with what it was in the baseline: then it
-does not matter that stages of a pipeline, or ranks of different groups, do different work.
+Ranks wait for each other in a step, so their wall times hardly differ, but their busy times do. A rank is compared with
+its peers, and that ratio with the baseline's: so pipeline stages and groups of ranks may do different work.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from typing import Final
 from pytest_nemoperf.measure import Run
 
 MARGIN_PCT: Final = 5.0
-"""How much longer than its peers a rank must have worked: less is seen between equal GPUs of one node."""
+"""Least excess of a straggler over its peers: equal GPUs of one node differ by less."""
 _SEEN_SHARE: Final = 0.8
-"""Part of the runs in which it must have: one launch may have had bad luck."""
+"""Part of the runs in which a straggler must be slow: one launch may be unlucky."""
 _LEAST_RUNS_WITHOUT_BASELINE: Final = 2
 
 
 class StragglerEvidence(StrEnum):
-    """What a rank stands out by."""
+    """Figure by which a straggler stands out."""
 
     WORK = "work"
-    """It worked longer in a step than the others did."""
+    """Its busy time of a step is longer than the others'."""
     CLOCK = "clock"
     """Its GPU ran at a lower clock."""
 
@@ -37,13 +36,12 @@ class Straggler:
     """A rank, or all ranks of a host, that the others waited for.
 
     Attributes:
-        ranks: Which.
-        host: Its name; empty if not known.
+        ranks: Rank numbers.
+        host: Name of their host; empty if not known.
         is_whole_host: They are all ranks of that host, and there are other hosts.
-        evidence: What they stand out by.
-        excess_pct: How much slower than their peers they were, median over the runs, beyond what was so in the
-            baseline, percent.
-        num_runs: Runs in which they were.
+        evidence: Figure by which they stand out.
+        excess_pct: Excess over their peers relative to the baseline's, median over the runs, percent.
+        num_runs: Runs in which they were slow.
     """
 
     ranks: tuple[int, ...]
@@ -55,46 +53,47 @@ class Straggler:
 
 
 def find_straggler(runs: Sequence[Run], *, baseline: Sequence[Run] = (), num_stages: int = 1) -> Straggler | None:
-    """Return the host or the rank that stands out in all or nearly all runs, the worst one; None if none does.
+    """Return the host or rank that stands out in nearly all runs, the worst one; None if none does.
 
-    Where the baseline's runs say what was usual, a rank must also exceed its peers by more than it did in any of those
-    runs. Where they don't, only ranks of the same pipeline stage are compared, and one run proves nothing. Clocks of
-    GPUs tell where work does not: ranks that wait for each other inside a phase look equally busy.
+    With baseline runs, a rank must exceed its peers by more than it did in any of those. Without them, only ranks of
+    the same pipeline stage are compared, and one run proves nothing. GPU clocks are compared second: ranks that wait
+    for each other inside a phase appear equally busy.
 
     Args:
-        runs: This session's.
-        baseline: Runs to compare with.
+        runs: This session's runs.
+        baseline: Runs to compare with; may be empty.
         num_stages: Stages of the pipeline; each has equally many consecutive ranks.
     """
     hosts = runs[0].hosts if runs else ()
-    work = [_slowness(each, evidence=StragglerEvidence.WORK) for each in (runs, baseline)]
-    clocks = [_slowness(each, evidence=StragglerEvidence.CLOCK) for each in (runs, baseline)]
-    return _find(*work, hosts=hosts, num_stages=num_stages, evidence=StragglerEvidence.WORK) or _find(
-        *clocks, hosts=hosts, num_stages=1, evidence=StragglerEvidence.CLOCK
-    )
+    for evidence, stages in ((StragglerEvidence.WORK, num_stages), (StragglerEvidence.CLOCK, 1)):
+        now = _slowness(runs, evidence=evidence)
+        then = _slowness(baseline, evidence=evidence)
+        straggler = _find(now, then, hosts=hosts, num_stages=stages, evidence=evidence)
+        if straggler is not None:
+            return straggler
+    return None
 
 
 def slowed_alike(runs: Sequence[Run], *, baseline: Sequence[Run]) -> bool:
-    """Return whether no rank worked notably longer than its peers in the median run, compared with the baseline.
+    """Return whether no rank was notably busier than its peers in the median run, relative to the baseline.
 
-    False where it can't be told: with one rank, where one side does not say (no time at all says nothing), or where
-    luck alone parts the ranks.
+    False if it can't be decided: with one rank, or without busy times above zero on both sides.
     """
-    now, then = ([run.rank_busy_sec for run in each] for each in (runs, baseline))
-    sizes = {len(figures) for figures in (*now, *then)}
-    if not now or not then or len(sizes) != 1 or sizes <= {0, 1} or not all(map(any, (*now, *then))):
+    now = [run.rank_busy_sec for run in runs]
+    then = [run.rank_busy_sec for run in baseline]
+    sizes = set(map(len, [*now, *then]))
+    if not now or not then or len(sizes) != 1 or sizes <= {0, 1} or not all(map(any, [*now, *then])):
         return False
-    usual = [statistics.median(figures) for figures in zip(*then, strict=True)]
+    usual = list(map(statistics.median, zip(*then, strict=True)))
     for rank in range(len(usual)):
-        excesses = (_excess((rank,), figures=figures, usual=usual, num_stages=1) for figures in now)
-        known = [each for each in excesses if each is not None]
-        if not known or statistics.median(known) > MARGIN_PCT / 100:
+        excesses = _excesses((rank,), runs=now, usual=usual, num_stages=1)
+        if not excesses or statistics.median(excesses) > MARGIN_PCT / 100:
             return False
     return True
 
 
 def _slowness(runs: Sequence[Run], *, evidence: StragglerEvidence) -> list[tuple[float, ...]]:
-    """Return for each run a figure a rank that is larger for a slower one."""
+    """Return for each run one figure per rank, larger for a slower rank."""
     if evidence is StragglerEvidence.WORK:
         return [run.rank_busy_sec for run in runs]
     return [tuple(1 / clock for clock in run.sm_clock_mhz if clock > 0) for run in runs]
@@ -108,14 +107,16 @@ def _find(
     num_stages: int,
     evidence: StragglerEvidence,
 ) -> Straggler | None:
+    """Return the worst straggler by one kind of figures, given by run and rank for both sides."""
     known = [figures for figures in now if len(figures) > 1]
-    if not known or len({len(figures) for figures in known}) != 1:
+    if not known or len(set(map(len, known))) != 1:
         return None
-    before = [figures for figures in then if len(figures) == len(known[0])]
+    num_ranks = len(known[0])
+    before = [figures for figures in then if len(figures) == num_ranks]
     if not before and len(known) < _LEAST_RUNS_WITHOUT_BASELINE:
         return None
-    found = []
-    for ranks in _candidates(hosts, num_ranks=len(known[0])):
+    stragglers = []
+    for ranks in _candidates(hosts, num_ranks=num_ranks):
         excesses = _standing_out(ranks, now=known, then=before, num_stages=num_stages)
         if excesses:
             straggler = Straggler(
@@ -126,18 +127,20 @@ def _find(
                 excess_pct=100 * statistics.median(excesses),
                 num_runs=len(excesses),
             )
-            found.append(straggler)
-    return max(found, key=lambda each: (each.is_whole_host, each.excess_pct), default=None)
+            stragglers.append(straggler)
+    return max(stragglers, key=lambda each: (each.is_whole_host, each.excess_pct), default=None)
 
 
 def _candidates(hosts: Sequence[str], *, num_ranks: int) -> list[tuple[int, ...]]:
-    """Return what may be slow: each rank, and where there are several hosts all ranks of each."""
-    single: list[tuple[int, ...]] = [(rank,) for rank in range(num_ranks)]
-    names = dict.fromkeys(hosts[:num_ranks])
-    if len(names) < 2:  # noqa: PLR2004 (with one host there is nothing to compare it with)
-        return single
-    whole = [tuple(rank for rank in range(num_ranks) if hosts[rank] == name) for name in names]
-    return [*(ranks for ranks in whole if len(ranks) > 1), *single]
+    """Return all ranks of each host, if there are several hosts, then each single rank."""
+    by_host: dict[str, list[int]] = {}
+    for rank, host in enumerate(hosts[:num_ranks]):
+        by_host.setdefault(host, []).append(rank)
+    candidates: list[tuple[int, ...]] = []
+    if len(by_host) > 1:
+        candidates = [tuple(ranks) for ranks in by_host.values() if len(ranks) > 1]
+    candidates += [(rank,) for rank in range(num_ranks)]
+    return candidates
 
 
 def _standing_out(
@@ -147,33 +150,53 @@ def _standing_out(
     then: Sequence[tuple[float, ...]],
     num_stages: int,
 ) -> list[float]:
-    """Return by how much some ranks exceed their peers in the runs in which they do, if those are nearly all."""
-    usual = [statistics.median(figures) for figures in zip(*then, strict=True)]
-    before = [_excess(ranks, figures=figures, usual=usual, num_stages=num_stages) for figures in then]
-    limit = MARGIN_PCT / 100 + max([0.0, *(each for each in before if each is not None)])
-    excesses = [_excess(ranks, figures=figures, usual=usual, num_stages=num_stages) for figures in now]
-    above = [each for each in excesses if each is not None and each > limit]
-    return above if len(above) >= math.ceil(_SEEN_SHARE * len(now)) else []
+    """Return the excesses of some ranks over their peers, by run above the limit; empty if those are too few runs."""
+    usual = list(map(statistics.median, zip(*then, strict=True)))
+    before = _excesses(ranks, runs=then, usual=usual, num_stages=num_stages)
+    limit = MARGIN_PCT / 100 + max([0.0, *before])
+    above = [each for each in _excesses(ranks, runs=now, usual=usual, num_stages=num_stages) if each > limit]
+    if len(above) < math.ceil(_SEEN_SHARE * len(now)):
+        return []
+    return above
+
+
+def _excesses(
+    ranks: tuple[int, ...], *, runs: Sequence[tuple[float, ...]], usual: Sequence[float], num_stages: int
+) -> list[float]:
+    """Return the excess of some ranks over their peers in each run with peers."""
+    excesses = []
+    for figures in runs:
+        excess = _excess(ranks, figures=figures, usual=usual, num_stages=num_stages)
+        if excess is not None:
+            excesses.append(excess)
+    return excesses
 
 
 def _excess(
     ranks: tuple[int, ...], *, figures: Sequence[float], usual: Sequence[float], num_stages: int
 ) -> float | None:
-    """Return by how much some ranks exceed their peers; None if they have none.
+    """Return the least excess of some ranks over the median of their peers; None without peers.
 
-    The least of some ranks counts: all of a host must be slow for the host to be. Their peers' median counts.
+    The least counts, since a host is slow only if all its ranks are.
+
+    Args:
+        ranks: The ranks.
+        figures: Figure of each rank in one run, larger for a slower rank.
+        usual: Figure of each rank in the baseline; empty if there is none: then peers are of the same stage.
+        num_stages: Stages of the pipeline.
     """
-    num_ranks = len(figures)
-    scaled = [figure / (usual[rank] or 1.0) if usual else figure for rank, figure in enumerate(figures)]
-    per_stage = max(1, num_ranks // num_stages)
+    scaled = list(figures)
+    if usual:
+        scaled = [figure / (of_rank or 1.0) for figure, of_rank in zip(figures, usual, strict=True)]
+    per_stage = max(1, len(figures) // num_stages)
     ratios = []
     for rank in ranks:
-        peers = [
-            scaled[other]
-            for other in range(num_ranks)
-            if other not in ranks and (usual or other // per_stage == rank // per_stage)
-        ]
-        middle = statistics.median(peers) if peers else 0.0
-        if middle > 0:
-            ratios.append(scaled[rank] / middle - 1)
+        peers = []
+        for other, figure in enumerate(scaled):
+            is_alike = usual or other // per_stage == rank // per_stage
+            if other not in ranks and is_alike:
+                peers.append(figure)
+        if peers and statistics.median(peers) > 0:
+            ratio = scaled[rank] / statistics.median(peers) - 1
+            ratios.append(ratio)
     return min(ratios, default=None)
