@@ -1,15 +1,15 @@
-"""What surrounded a measurement, in tiers: what forbids comparing, what is suspect when it changed, the rest. Pure."""
+"""Fingerprint of a measurement's environment, its differences in three tiers: key, suspects, the rest. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Final
 
 _VARIABLE: Final = "env."
-"""What the name of an environment variable begins with in a fingerprint."""
+"""Prefix of environment variables in a fingerprint."""
 _KEY = ("case", "device", "flops_convention", "host", "machine", "precision", "topology", "workload")
 _WATCHED = (
     "container",
@@ -63,31 +63,31 @@ _VARIABLES = (
 )
 _SECRET = ("AUTH", "CREDENTIAL", "KEY", "PASSWORD", "PASSWD", "SECRET", "TOKEN")
 _PLACES = ("*_CACHE", "*_CACHE_DIR", "*_CACHE_PATH", "*_CACHE_ROOT", "*_DEBUG_DIR", "*_DUMP_DIR", "*_LOG*", "*_HOME")
-"""Names of places: they differ from user to user, or from launch to launch, and make nothing faster."""
+"""Variables that hold paths: they differ between users or launches, and don't change the speed."""
 _LONGEST_VALUE = 200
 _ABSENT: Final = "-"
 
 
 class Significance(StrEnum):
-    """How much a difference between two measurements means."""
+    """Weight of a difference between two measurements."""
 
     KEY = "key"
     """The two can't be compared."""
     WATCHED = "watched"
     """A suspect: known to change speed."""
     REST = "rest"
-    """Told for completeness."""
+    """Shown for completeness."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One entry of a fingerprint that is not what it was.
+    """One changed entry of a fingerprint.
 
     Attributes:
-        name: Of the entry.
-        then: Value of the earlier measurement; ABSENT if it had none.
+        name: Name of the entry.
+        then: Value of the earlier measurement; ``-`` for none.
         now: Value of the later one.
-        tier: How much it means.
+        tier: Its weight.
     """
 
     name: str
@@ -97,10 +97,10 @@ class Difference:
 
 
 def tier_of(name: str) -> Significance:
-    """Return the tier of an entry by its name; what nobody knows is the rest."""
-    if any(fnmatchcase(name, pattern) for pattern in _KEY):
+    """Return the tier of an entry by its name; REST for an unknown name."""
+    if _matches(name, _KEY):
         return Significance.KEY
-    if any(fnmatchcase(name, pattern) for pattern in _WATCHED):
+    if _matches(name, _WATCHED):
         return Significance.WATCHED
     return Significance.REST
 
@@ -108,27 +108,31 @@ def tier_of(name: str) -> Significance:
 def compare_fingerprints(then: Mapping[str, str], *, now: Mapping[str, str]) -> list[Difference]:
     """Return every entry that differs, by tier (the key first) and name."""
     tiers = list(Significance)
-    differences = [
-        Difference(name=name, then=then.get(name, _ABSENT), now=now.get(name, _ABSENT), tier=tier_of(name))
-        for name in {*then, *now}
-        if then.get(name) != now.get(name)
-    ]
+    differences = []
+    for name in {*then, *now}:
+        if then.get(name) != now.get(name):
+            before = then.get(name, _ABSENT)
+            after = now.get(name, _ABSENT)
+            differences.append(Difference(name=name, then=before, now=after, tier=tier_of(name)))
     return sorted(differences, key=lambda each: (tiers.index(each.tier), each.name))
 
 
 def watched_variables(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment variables that may change speed, as entries of a fingerprint.
 
-    Never one whose name speaks of a secret, nor an address, which may hold one.
+    Variables with a secret-like name, and URLs, which may contain a secret, are left out.
     """
-    return {
-        f"{_VARIABLE}{name}": value[:_LONGEST_VALUE]
-        for name, value in sorted(environ.items())
-        if _is_watched(name) and "://" not in value
-    }
+    watched = {}
+    for name, value in sorted(environ.items()):
+        if _is_watched(name) and "://" not in value:
+            watched[f"{_VARIABLE}{name}"] = value[:_LONGEST_VALUE]
+    return watched
 
 
 def _is_watched(name: str) -> bool:
-    is_known = any(fnmatchcase(name, pattern) for pattern in _VARIABLES)
-    is_place = any(fnmatchcase(name, pattern) for pattern in _PLACES)
-    return is_known and not is_place and not any(word in name.upper() for word in _SECRET)
+    is_secret = any(word in name.upper() for word in _SECRET)
+    return _matches(name, _VARIABLES) and not _matches(name, _PLACES) and not is_secret
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,4 +1,4 @@
-"""The state of the machine while a run's steps were measured, and what of it spoils the run. Pure."""
+"""State of the machine during a run's measured steps, and the problems that spoil the run. Pure."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pytest_nemoperf.plurals import plural
 
 HEALTH_FILE = "health.json"
 MAX_SLOWED_SHARE = 0.10
-"""Samples in which a GPU may be slowed by heat or a power brake: a median over steps ignores so few."""
+"""Share of samples in which a GPU may be slowed by heat or a power brake: a median over steps ignores it."""
 MAX_FOREIGN_SHARE = 0.10
-"""Part of the usable cores that others may take; an idle desktop or agent stays below a tenth of it."""
+"""Part of the usable cores that others may take; an idle desktop or daemon stays below a tenth of it."""
 MIN_IDLE_CORES = 1.0
 """While a whole core is idle, others take nothing away."""
 MAX_STEAL_SHARE = 0.05
-"""Part of the usable cores that the hypervisor may give to other guests: what full cores lose directly."""
+"""Part of the usable cores that the hypervisor may give to other guests: a direct loss of busy cores."""
 MAX_THROTTLED_SHARE = 0.05
-"""Part of the time of the cores it allows that a control group's quota may take away, for the same reason."""
+"""Part of its allowed time that a control group's quota may take away, for the same reason."""
 MIN_JUDGED_SEC = 0.4
-"""The kernel counts in hundredths of a second: in less time a tenth of a core can't be told from nothing."""
+"""The kernel counts in hundredths of a second: in less time a tenth of a core can't be resolved."""
 
 SLOWDOWNS: Mapping[str, str] = MappingProxyType(
     {
@@ -38,7 +38,7 @@ HEALTH_SCHEMA_VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MinMedianMax:
-    """What a figure was over the samples: its lowest, its median, its highest."""
+    """Minimum, median and maximum of a figure over the samples."""
 
     low: float
     median: float
@@ -50,17 +50,17 @@ class GpuHealth:
     """One GPU while steps were measured.
 
     Attributes:
-        gpu: Number among the visible ones, which is the local rank's.
-        sm_clock_mhz: Of its processors; this and the others are None where the driver does not tell.
-        memory_clock_mhz: Of its memory.
+        gpu: Number among the visible GPUs, equal to the local rank.
+        sm_clock_mhz: Clock of its processors; this and the others are None if the driver does not report them.
+        memory_clock_mhz: Clock of its memory.
         temperature_c: Degrees Celsius.
-        power_w: Drawn.
-        power_cap_w: Most it may draw.
+        power_w: Power draw, watts.
+        power_cap_w: Largest allowed power draw, watts.
         reasons: Share of samples by reason for clocks below the highest.
-        num_memory_errors: Uncorrected ones that came up during the run, start included.
-        xids: Driver errors during the run, start included, by their numbers.
-        foreign_processes: Others that computed on it from before the ranks started to the end; none in a container with
-            process ids of its own, where that can't be told.
+        num_memory_errors: New uncorrected errors during the run, start included.
+        xids: Numbers of the driver errors during the run, start included.
+        foreign_processes: Other processes that computed on it from before the ranks started to the end; always empty in
+            a container with process ids of its own, which hides them.
     """
 
     gpu: int
@@ -80,15 +80,14 @@ class CpuHealth:
     """The cores this session may use while steps were measured; shares are of those cores' time.
 
     Attributes:
-        num_cores: How many.
+        num_cores: Number of these cores.
         own_share: Used by this session's processes, the ranks included.
         foreign_share: Used by all others.
         idle_share: Not used.
         steal_share: Given to other guests by the hypervisor.
-        throttled_share: Taken away by a control group's quota, of the time of the cores that the quota allows; None
-            where there is none.
-        frequency_mhz: Of some of them; None where the kernel does not tell.
-        foreign_processes: Share of each other process that was seen to work, by name, the largest first.
+        throttled_share: Taken away by a control group's quota, of the time that the quota allows; None without a quota.
+        frequency_mhz: Frequency of some of them; None if the kernel does not report it.
+        foreign_processes: Share of each other busy process, by name, the largest first.
     """
 
     num_cores: int
@@ -103,14 +102,14 @@ class CpuHealth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthReport:
-    """What was seen of the machine during one run, from outside its ranks; ``health.json`` of a run directory.
+    """State of the machine during one run, seen from outside its ranks; ``health.json`` of a run directory.
 
     Attributes:
         seconds: Time between the first and the last sample that count.
-        num_samples: How many count: those after warm-up, or the last ones where steps are not told in time.
+        num_samples: Samples that count: those after warm-up, or the last ones if progress is reported too late.
         is_measured_steps: They lie within the measured steps.
-        cpu: Of the host; None where the kernel does not tell.
-        gpus: Those the ranks use.
+        cpu: Cores of the host; None if the kernel does not report them.
+        gpus: GPUs of the ranks.
     """
 
     seconds: float
@@ -122,21 +121,28 @@ class HealthReport:
 
 
 def health_problems(report: HealthReport | None) -> list[str]:
-    """Return why a run must not be judged: its device or host was slowed, broken or shared.
+    """Return the reasons not to judge a run in its machine: a device or host that was slowed, broken or shared.
 
-    Each sentence has the evidence, the limit and what to do. A GPU at its software power cap is healthy.
+    Each sentence has the evidence, the limit and a remedy. A GPU at its software power cap is healthy.
     """
     if report is None:
         return []
-    cpu = [] if report.cpu is None or report.seconds < MIN_JUDGED_SEC else _cpu_problems(report.cpu)
-    return [*(problem for gpu in report.gpus for problem in _gpu_problems(gpu, report=report)), *cpu]
+    problems: list[str] = []
+    for gpu in report.gpus:
+        problems += _gpu_problems(gpu, report=report)
+    if report.cpu is not None and report.seconds >= MIN_JUDGED_SEC:
+        problems += _cpu_problems(report.cpu)
+    return problems
 
 
 def sm_clocks_mhz(report: HealthReport | None) -> tuple[float, ...]:
-    """Return the median clock of each GPU; nothing unless every one tells its own."""
-    spans = [gpu.sm_clock_mhz for gpu in report.gpus] if report is not None else []
-    known = tuple(span.median for span in spans if span is not None)
-    return known if len(known) == len(spans) else ()
+    """Return the median clock of each GPU; empty unless every driver reports it."""
+    clocks = []
+    for gpu in report.gpus if report is not None else ():
+        if gpu.sm_clock_mhz is None:
+            return ()
+        clocks.append(gpu.sm_clock_mhz.median)
+    return tuple(clocks)
 
 
 def _gpu_problems(gpu: GpuHealth, *, report: HealthReport) -> Iterator[str]:
@@ -193,8 +199,10 @@ def _clock_text(gpu: GpuHealth) -> str:
     if gpu.temperature_c is not None:
         parts.append(f"up to {gpu.temperature_c.high:.0f} C")
     if gpu.power_w is not None:
-        cap = "" if gpu.power_cap_w is None else f" of {gpu.power_cap_w:.0f}"
-        parts.append(f"up to {gpu.power_w.high:.0f}{cap} W")
+        power = f"{gpu.power_w.high:.0f}"
+        if gpu.power_cap_w is not None:
+            power += f" of {gpu.power_cap_w:.0f}"
+        parts.append(f"up to {power} W")
     return ", ".join(parts) or "clocks not told"
 
 
@@ -208,5 +216,7 @@ def _cores_text(cpu: CpuHealth) -> str:
 
 
 def _joined(names: Sequence[str]) -> str:
-    more = len(names) - _NUM_NAMED
-    return ", ".join([*names[:_NUM_NAMED], *([f"{more} more"] if more > 0 else [])])
+    named = list(names[:_NUM_NAMED])
+    if len(names) > _NUM_NAMED:
+        named.append(f"{len(names) - _NUM_NAMED} more")
+    return ", ".join(named)

@@ -22,11 +22,11 @@ from pytest_nemoperf.steadiness import settling_times
 _MIN_STEP_SEC: Final = 5e-6
 """An empty loop body takes 0.1 to 1 us, and a step.record of its loss as much again."""
 _MAX_OUTSIDE_SEC: Final = 0.05
-"""What may follow a loop in its block, however short the loop is."""
+"""Time that may always follow a loop in its block, also after a very short loop."""
 
 
 class LoopStep:
-    """One step of a measured loop; the body may leave its loss, gradient norm and tokens here.
+    """One step of a measured loop; its body may record loss, gradient norm and tokens here.
 
     Attributes:
         index: Counted from 0, warm-up included.
@@ -39,7 +39,7 @@ class LoopStep:
         self.tokens: int | None = None
 
     def record(self, *, loss: float | None = None, grad_norm: float | None = None, tokens: int | None = None) -> None:
-        """Leave what the step computed, at once or one after the other.
+        """Record figures of the step, in one call or several.
 
         A loss or norm that is not finite makes the case INVALID, and so do tokens other than tokens_per_step, unless
         lengths vary.
@@ -49,22 +49,24 @@ class LoopStep:
         """
         if tokens is not None and (type(tokens) is not int or tokens < 1):
             raise RecordError(f"step {self.index}: tokens={tokens!r} must be a whole number >= 1")
-        self.loss = self.loss if loss is None else float(loss)
-        self.grad_norm = self.grad_norm if grad_norm is None else float(grad_norm)
-        self.tokens = self.tokens if tokens is None else tokens
+        if loss is not None:
+            self.loss = float(loss)
+        if grad_norm is not None:
+            self.grad_norm = float(grad_norm)
+        if tokens is not None:
+            self.tokens = tokens
 
 
 class MeasuredLoop:
-    """Iterates over warm-up and measured steps, and times the loop's body between them.
+    """Iterator over warm-up and measured steps that times the loop's body.
 
-    The steps are gone through again, from index 0, while a pass of them was too short to tell whether the machine was
-    busy, or was not sound; see Passes.
+    The steps repeat from index 0 while their pass is too short to show a busy machine, or is not sound; see Passes.
 
     Args:
-        expected: How many steps, and what each is worth.
-        passes: Decides when there are enough.
+        expected: Number of steps, tokens and FLOPs.
+        passes: Decides when there are enough passes.
         synchronize: Waits until the device is idle, e.g. ``torch.cuda.synchronize``; called at both ends of a
-            step. None where the body's work is done when it returns.
+            step. None if the body's work is done when it returns.
         inject_pct: Self-test delay of each step in percent of its own time.
     """
 
@@ -76,16 +78,18 @@ class MeasuredLoop:
         self._passes = passes
         self._synchronize = synchronize or (lambda: None)
         self._inject_pct = inject_pct
-        self._units: list[list[list[StepRecord]]] = []  # by pass; a unit is all steps, warm-up included
+        self._units: list[list[list[StepRecord]]] = []  # by pass; a unit is all steps once, warm-up included
         self._unit: list[StepRecord] = []
         self._has_begun = False
-        self._inside_sec = self._outside_sec = self._left = 0.0
+        self._inside_sec = 0.0  # time in the loop's body
+        self._outside_sec = 0.0  # time of the block after the loop
+        self._left = 0.0  # clock at the last step's begin or the loop's end
 
     def __iter__(self) -> Iterator[LoopStep]:
         """Yield each step in turn; its time runs from here to the next request.
 
         Raises:
-            RecipeError: If the steps were gone through before.
+            RecipeError: On a second iteration.
         """
         if self._has_begun:
             raise RecipeError("the steps of a measured loop are gone through once; use a perf.measure for each loop")
@@ -130,10 +134,10 @@ class MeasuredLoop:
         return self._expected.tokens_per_step if step.tokens is None else step.tokens
 
     def _finish_unit(self) -> bool:
-        """Keep a unit that is complete, and return whether there are enough."""
+        """Keep a unit if it is complete, and return whether the loop ends."""
         unit = self._unit
         if record_problems(self._expected, records=unit):
-            self._units.clear()  # it alone says why the case is INVALID
+            self._units.clear()  # result() reports the problems of this unit alone
             return True
         if len(self._units) == len(self._passes.finished):
             self._units.append([])
@@ -143,27 +147,29 @@ class MeasuredLoop:
         return is_over and self._passes.is_enough()
 
     def end(self) -> None:
-        """Note when the block around the loop ends: time since the loop was left lies outside of its steps."""
+        """Record the end of the block around the loop: the time since the loop was left is outside of its steps."""
         if self._has_begun:
             self._outside_sec = clock.now() - self._left
         self._passes.close()
 
     def result(self) -> tuple[tuple[Run, ...], tuple[str, ...]]:
-        """Return the run that counts, if any step was measured, and every reason why it must not be judged.
+        """Return the run that counts, if any step was measured, and every reason not to judge it.
 
-        A loop that was left early counts as far as its steps had been gone through once.
+        A loop that was left early counts with its complete units.
         """
         self._passes.close()
         if not self._units:
             only = measure_run(self._expected, RunOutput(records=tuple(self._unit)))
             problems = tuple(f"run 1: {problem}" for problem in only.problems)
-            return (() if only.run is None else (only.run,)), problems
+            if only.run is None:
+                return (), problems
+            return (only.run,), problems
         units = self._units[self._passes.counted]
         records = _joined(units, warmup_steps=self._expected.warmup_steps)
         expected = replace(self._expected, steps=len(records) - self._expected.warmup_steps)
-        # Whether they have settled the passes have said already, of each unit by itself where lengths vary.
+        # The passes have checked for drift already, each unit alone if lengths vary.
         run = measure_run(expected, RunOutput(records=tuple(records))).run
-        # Losses compare at the same step of training: that of the first time.
+        # Losses compare at the same step of training: the last of the first unit.
         first_time = measure_run(self._expected, RunOutput(records=tuple(self._units[0][0]))).run
         assert run is not None  # noqa: S101 (a unit has all its steps)
         assert first_time is not None  # noqa: S101 (as above)
@@ -177,7 +183,7 @@ class MeasuredLoop:
         return (run,), (*self._passes.problems, *self._misplaced_work(records))
 
     def _misplaced_work(self, records: Sequence[StepRecord]) -> list[str]:
-        """Return reasons to think that the work is not done in the steps."""
+        """Return signs that the work is done outside of the steps."""
         problems = []
         middle = statistics.median(record.step_time_sec for record in records[self._expected.warmup_steps :])
         if middle < _MIN_STEP_SEC:
@@ -196,7 +202,7 @@ class MeasuredLoop:
 
 
 def _joined(units: Sequence[Sequence[StepRecord]], *, warmup_steps: int) -> list[StepRecord]:
-    """Return the steps of several units as one run: the first warm-up, then all that was measured, in order."""
+    """Return the steps of several units as one run: the first warm-up, then all measured steps, in order."""
     records = list(units[0][:warmup_steps])
     for unit in units:
         for record in unit[warmup_steps:]:
@@ -205,10 +211,10 @@ def _joined(units: Sequence[Sequence[StepRecord]], *, warmup_steps: int) -> list
 
 
 def _check(expected: ExpectedRecords) -> None:
-    """Check what a test says of its loop.
+    """Check a test's figures of its loop.
 
     Raises:
-        RecipeError: If a value can't be; the message names it.
+        RecipeError: If a value is impossible; the message names it.
     """
     for name in ("tokens_per_step", "num_gpus", "steps", "warmup_steps"):
         count = getattr(expected, name)
@@ -219,7 +225,8 @@ def _check(expected: ExpectedRecords) -> None:
             f"steps={expected.steps}, warmup_steps={expected.warmup_steps}: a measured loop needs at least "
             f"{MIN_STEPS} measured and {MIN_WARMUP_STEPS} warm-up steps"
         )
-    flops, convention = expected.flops_per_token, expected.flops_convention
+    flops = expected.flops_per_token
+    convention = expected.flops_convention
     if flops is not None and not expected.has_exact_tokens:
         raise RecipeError(
             f"flops_per_token={flops!r} of a measured loop with has_varying_lengths=True: FLOPs per token grow with "

@@ -1,7 +1,7 @@
-"""Passes of what the test process measures itself: repeated until one is sound, as launches are.
+"""Passes of a measurement in the test process, repeated until one is sound, as launches are.
 
-A pass is sound if its steps have settled, nothing else kept the machine busy, and no tracer was active. One that is not
-is dropped and measured again. If none is sound, docs/verdicts.md says what becomes of the case.
+A pass is sound if its steps have settled, nothing else kept the machine busy, and no tracer was active. Others are
+dropped and measured again. docs/verdicts.md describes the verdict if none is sound.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pytest_nemoperf.steadiness import Drift, find_drift, num_still_warming
 from pytest_nemoperf.tracers import active_tracers, tracer_problems
 
 MIN_PASS_SEC: Final = 0.5
-"""Time a pass takes at least: the kernel's counts tell nothing of a busy machine in less than 0.4 s."""
+"""Least time of a pass: the kernel's counters don't resolve a busy machine in less than 0.4 s."""
 MAX_PASSES: Final = 5
 _MAX_SEC = 60.0
-"""No third pass is begun after so long."""
+"""No third pass begins later than this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +31,9 @@ class LoopPass:
 
     Attributes:
         drift: Drift of its steps; None if they have settled.
-        health: State of the machine meanwhile.
+        health: State of the machine during it.
         tracers: Tracers that were active in this process.
-        too_short: Reason why it was too short to tell whether the machine was busy; empty if it was not.
+        too_short: Sentence if it was too short to show a busy machine; else empty.
     """
 
     drift: Drift | None
@@ -43,26 +43,31 @@ class LoopPass:
 
     @property
     def disturbances(self) -> list[str]:
-        """Reasons why its figures may not be those of the work: a tracer, or a machine that may not be healthy."""
-        short = [self.too_short] if self.too_short else []
-        return [*tracer_problems(self.tracers), *health_problems(self.health), *short]
+        """Disturbances of the measured work: a tracer, an unhealthy machine, or too little time to see one."""
+        disturbances = [*tracer_problems(self.tracers), *health_problems(self.health)]
+        if self.too_short:
+            disturbances.append(self.too_short)
+        return disturbances
 
     @property
     def problems(self) -> list[str]:
         """Reasons to measure again."""
-        return [*self.disturbances, *([self.drift.text] if self.drift else [])]
+        problems = self.disturbances
+        if self.drift:
+            problems.append(self.drift.text)
+        return problems
 
 
 class Passes:
-    """Decides after each unit of work (the steps of a loop, the rounds of a benchmark) whether to measure another.
+    """Passes of one measurement; decides after each unit of work whether to measure another.
 
-    Units are put together until a pass has lasted long enough to be judged.
+    A unit is all steps of a loop, or the rounds of a benchmark. Units are joined until a pass is long enough to judge.
 
     Args:
-        subject: Names what is measured.
-        num_gpus: GPUs whose health counts; 0 for none.
-        say: Tells the user that a pass is dropped.
-        min_sec: Time a pass takes at least.
+        subject: Name of the measurement, for messages.
+        num_gpus: GPUs to watch; 0 for none.
+        say: Reports a dropped pass to the user.
+        min_sec: Least time of a pass.
     """
 
     def __init__(self, subject: str, *, num_gpus: int, say: Callable[[str], None], min_sec: float) -> None:
@@ -78,16 +83,17 @@ class Passes:
         self.finished: list[LoopPass] = []
 
     def look(self, *, ignored: Sequence[str] = ()) -> None:
-        """Look at the machine and for tracers, between steps, where nothing is timed; begin a pass where none goes on.
+        """Poll the machine and the tracers between timed steps; begin a pass if none is running.
 
         Args:
-            ignored: Places, as ``sys.settrace``, whose tracers are paused while the work is timed.
+            ignored: Places, e.g. ``sys.settrace``, with tracers that are paused while the work is timed.
         """
         if self._monitor is None:
             self._monitor = self._stack.enter_context(Monitor(first_step=0, last_step=1, num_gpus=self._num_gpus))
             self._started = clock.now()
             self._first_started = self._first_started or self._started
-            self._times, self._tracers = [], {}
+            self._times = []
+            self._tracers = {}
         self._monitor.poll(num_finished=0)
         for name in active_tracers():
             if not any(place in name for place in ignored):
@@ -98,7 +104,7 @@ class Passes:
 
         Args:
             times: Seconds, at least one.
-            budget_sec: Time the pass is given, if that is more than it takes at least.
+            budget_sec: Time to give the pass, if more than its least time.
         """
         self._times += times
         if clock.now() - self._started < max(self._min_sec, budget_sec):
@@ -107,14 +113,15 @@ class Passes:
         return True
 
     def close(self) -> None:
-        """End the pass that goes on, however short it is; may be called twice."""
-        monitor, self._monitor = self._monitor, None
-        if monitor is None:
+        """End the running pass, even a short one; may be called twice."""
+        if self._monitor is None:
             return
+        monitor = self._monitor
+        self._monitor = None
         seconds = clock.now() - self._started
         with self._stack:
             health = monitor.report(num_finished=0)
-        if not self._times:  # it was left before a unit was complete
+        if not self._times:  # no unit is complete
             return
         too_short = ""
         if seconds < self._min_sec:
@@ -126,7 +133,7 @@ class Passes:
         self.finished.append(LoopPass(drift=drift, health=health, tracers=tuple(self._tracers), too_short=too_short))
 
     def is_enough(self) -> bool:
-        """Tell whether the last pass is sound, or further ones are not worth their time."""
+        """Return whether the last pass is sound, or further ones are not worth their time."""
         last = self.finished[-1]
         problems = last.problems
         if not problems or last.tracers or len(self.finished) == MAX_PASSES:
@@ -138,20 +145,28 @@ class Passes:
 
     @property
     def counted(self) -> int:
-        """Index of the pass that counts: the last one that nothing disturbed, else the last."""
-        undisturbed = [number for number, each in enumerate(self.finished) if not each.disturbances]
-        return undisturbed[-1] if undisturbed else len(self.finished) - 1
+        """Index of the pass that counts: the last one without disturbances, else the last."""
+        last = len(self.finished) - 1
+        for number in range(last, -1, -1):
+            if not self.finished[number].disturbances:
+                return number
+        return last
 
     @property
     def drift_pct(self) -> float | None:
         """Drift of the pass that counts, percent; None if it has settled."""
         drift = self.finished[self.counted].drift
-        return None if drift is None else round_significant(drift.pct, digits=3)
+        if drift is None:
+            return None
+        return round_significant(drift.pct, digits=3)
 
     @property
     def problems(self) -> list[str]:
-        """Reasons why no figure of these passes can be judged; empty if the counted one can."""
+        """Reasons not to judge the pass that counts; empty if it can be judged."""
         counted = self.finished[self.counted]
-        others = [each for each in self.finished if each is not counted and not each.disturbances]
-        drifts_pct = [None if each.drift is None else each.drift.pct for each in others]
+        drifts_pct = []
+        for each in self.finished:
+            if each is not counted and not each.disturbances:
+                pct = None if each.drift is None else each.drift.pct
+                drifts_pct.append(pct)
         return [*counted.disturbances, *drift_problems(counted.drift, earlier_pct=drifts_pct)]

@@ -1,4 +1,4 @@
-"""Profiles say what each operator takes of a step; two of them tell which operators take more than before."""
+"""Profiles: time of each operator per step, and the changes between two profiles."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ PROFILE_SCHEMA_VERSION: Final = 1
 PROFILE_FILE: Final = "profile.json"
 TRACE_GLOB: Final = "trace-rank*.json.gz"
 OUTSIDE: Final[Mapping[str, str]] = {"cpu": "(outside operators)", "cuda": "(device idle)"}
-"""What stands for the time in which nothing of a kind of device's own ran: Python, waiting, a sleep."""
+"""Entry for the time without operators on a device: Python, waiting, a sleep."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
-    """What one operator takes of a step.
+    """Calls and time of one operator per step.
 
     Attributes:
-        calls_per_step: Median over the profiled steps; 0 for what is no call, such as the device's idle time.
+        calls_per_step: Median over the profiled steps; 0 for entries without calls, such as the device's idle time.
         self_sec_per_step: Median time without the operators it calls: on the device (CUDA), else on the CPU.
     """
 
@@ -30,11 +30,11 @@ class Operator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankProfile:
-    """What one rank saw of its profiled steps.
+    """Profile of one rank.
 
     Attributes:
         step_time_sec: Median wall time of a step, under the profiler.
-        operators: By name.
+        operators: Operators by name.
     """
 
     step_time_sec: float
@@ -43,19 +43,19 @@ class RankProfile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What the operators of a case took, under the profiler: rank 0 writes it as ``profile.json``.
+    """Operators of a case under the profiler; rank 0 writes it as ``profile.json``.
 
     Attributes:
         case: Case id.
         system: System name.
         device: ``cuda``: times are of kernels; ``cpu``: times are of the CPU.
         num_steps: Profiled steps, after the warm-up.
-        num_ranks: Ranks that were profiled: all of the run.
+        num_ranks: Profiled ranks: all of the run.
         step_time_sec: Median wall time of a step under the profiler, on the slowest rank.
-        operators: By name, each on the rank where it took most.
+        operators: Operators by name, each on the rank with its longest time.
         machine: Key of the machine; empty until it is stored.
-        workload: What was run, as plain data; empty until it is stored.
-        provenance: When, from which commit, with which versions; None until it is stored.
+        workload: The workload as plain data; empty until it is stored.
+        provenance: Date, commit and versions; None until it is stored.
     """
 
     case: str
@@ -73,14 +73,14 @@ class Profile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseProfile:
-    """What --perf-profile found out about one case.
+    """Result of --perf-profile for one case.
 
     Attributes:
         now: This session's profile; None if there is none.
         then: The stored one; None if there is none that compares.
-        problem: Why now or then is missing; empty if neither is.
+        problem: Reason that now or then is missing; else empty.
         traces: Files for Perfetto, by rank.
-        store_command: Shell command that stores a profile with the baseline; empty where it would not help.
+        store_command: Shell command that stores a profile with the baseline; empty if it would not help.
     """
 
     now: Profile | None = None
@@ -95,7 +95,7 @@ class OperatorChange:
     """One operator now and in the stored profile.
 
     Attributes:
-        name: Of the operator.
+        name: Name of the operator.
         then: In the stored profile; None if the operator is new.
         now: None if the operator is gone.
     """
@@ -106,30 +106,33 @@ class OperatorChange:
 
     @property
     def has_other_calls(self) -> bool:
-        """Whether it is called more or less often: a fact without noise."""
+        """It is called more or less often: a change without noise."""
         return _calls(self.now) != _calls(self.then)
 
     @property
     def added_sec(self) -> float:
-        """Seconds a step that it takes more now; negative if it takes less."""
+        """Additional seconds per step; negative if it got faster."""
         return _self_sec(self.now) - _self_sec(self.then)
 
 
 def merge_ranks(ranks: Sequence[RankProfile]) -> RankProfile:
-    """Return one profile of all ranks: of each operator the most that any of them spends on it.
+    """Return one profile of all ranks, with the maximum over the ranks for each operator.
 
-    The most and not the mean: what one pipeline stage alone does, or a group of ranks that generates, keeps its
-    size; and not one rank's: ranks of different parts of the model run different operators.
+    A mean would shrink the work of a single pipeline stage or of the generating ranks, and one rank's profile would
+    miss the operators of other parts of the model.
     """
-    names = sorted({name for rank in ranks for name in rank.operators})
+    by_name: dict[str, list[Operator]] = {}
+    for rank in ranks:
+        for name, operator in rank.operators.items():
+            by_name.setdefault(name, []).append(operator)
     return RankProfile(
         step_time_sec=max(rank.step_time_sec for rank in ranks),
-        operators={name: _most([rank.operators[name] for rank in ranks if name in rank.operators]) for name in names},
+        operators={name: _most(operators) for name, operators in sorted(by_name.items())},
     )
 
 
 def compare_operators(now: Mapping[str, Operator], *, then: Mapping[str, Operator]) -> tuple[OperatorChange, ...]:
-    """Return every operator of two profiles, what adds most to a step first."""
+    """Return the change of every operator of two profiles, the largest additional time first."""
     changes = [OperatorChange(name=name, then=then.get(name), now=now.get(name)) for name in {**then, **now}]
     return tuple(sorted(changes, key=lambda change: (-change.added_sec, change.name)))
 

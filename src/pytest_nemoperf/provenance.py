@@ -1,4 +1,4 @@
-"""Where a number comes from: stored with every baseline and every results file."""
+"""Provenance of a measurement, stored with every baseline and every results file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """When, where, from which code and by which command something was measured.
+    """Date, code, machine and command of a measurement.
 
     Attributes:
         date: UTC, ISO 8601, to the second.
@@ -18,7 +18,7 @@ class Provenance:
         device: Count and name of the GPUs, or the processor's name.
         driver: NVIDIA driver version; empty without one.
         command: The command line that started the session.
-        settings: What an administrator chose for this host, by name: clocks, power caps, governor, container.
+        settings: Settings of this host by its administrator, by name: clocks, power caps, governor, container.
     """
 
     date: str
@@ -31,9 +31,10 @@ class Provenance:
     settings: Mapping[str, str] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
-        """Return what may explain another speed, by name: versions, settings, driver, commit, device."""
+        """Return possible causes of another speed, by name: versions, settings, driver, commit, device."""
         named = {"device": self.device, "driver": self.driver, "commit": self._commit()}
-        return {**self.versions, **self.settings, **{name: value for name, value in named.items() if value}}
+        known = {name: value for name, value in named.items() if value}
+        return {**self.versions, **self.settings, **known}
 
     def _commit(self) -> str:
         if not self.git_commit:
