@@ -79,7 +79,7 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mismatch:
-    """One difference between a stored file and a measurement, which therefore do not compare.
+    """Difference between a stored file and a measurement that keeps them from being compared.
 
     Attributes:
         subject: ``machine`` or ``workload``.
@@ -94,11 +94,9 @@ def find_mismatches(
     stored: Baseline | Profile, *, machine: Mapping[str, str | int], workload: Mapping[str, Any]
 ) -> list[Mismatch]:
     """Return every difference in machine and workload; empty if the stored file compares."""
-    machine_texts = _differences("machine", then=stored.machine, now=machine)
-    workload_texts = _differences("workload", then=stored.workload, now=workload)
     return [
-        *(Mismatch(subject="machine", text=text) for text in machine_texts),
-        *(Mismatch(subject="workload", text=text) for text in workload_texts),
+        *_differences("machine", then=stored.machine, now=machine),
+        *_differences("workload", then=stored.workload, now=workload),
     ]
 
 
@@ -107,18 +105,20 @@ def counts_flops_alike(one: Baseline | Measurement, *, other: Baseline) -> bool:
     return (one.flops_convention, one.flops_per_token) == (other.flops_convention, other.flops_per_token)
 
 
-def _differences(subject: str, *, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    texts = []
+def _differences(
+    subject: Literal["machine", "workload"], *, then: Mapping[str, Any], now: Mapping[str, Any], parents: str = ""
+) -> Iterator[Mismatch]:
+    """Yield the differences of two mappings; parents are the keys above them, each with a colon."""
     for key in sorted({*then, *now}):
         before = then.get(key)
         after = now.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            texts += _differences(f"{subject}: {key}", then=before, now=after)
+            yield from _differences(subject, then=before, now=after, parents=f"{parents}{key}: ")
         elif before != after:
             stored = repr(before) if key in then else "the default"  # stored workloads leave defaults out
             shown = repr(after) if key in now else "the default"
-            texts.append(f"other {subject}: {key} is {shown}, {stored} in the baseline")
-    return texts
+            text = f"other {subject}: {parents}{key} is {shown}, {stored} in the baseline"
+            yield Mismatch(subject=subject, text=text)
 
 
 def from_measurement(

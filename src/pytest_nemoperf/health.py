@@ -136,9 +136,11 @@ def health_problems(report: HealthReport | None) -> list[str]:
 
 
 def sm_clocks_mhz(report: HealthReport | None) -> tuple[float, ...]:
-    """Return the median clock of each GPU; empty unless every driver reports it."""
+    """Return the median clock of each GPU; empty unless the driver reports it for all."""
+    if report is None:
+        return ()
     clocks = []
-    for gpu in report.gpus if report is not None else ():
+    for gpu in report.gpus:
         if gpu.sm_clock_mhz is None:
             return ()
         clocks.append(gpu.sm_clock_mhz.median)

@@ -1,4 +1,4 @@
-"""Metrics as data: name, unit, direction, and how tables head them."""
+"""Metrics as data: name, unit, direction, label and column head."""
 
 from __future__ import annotations
 

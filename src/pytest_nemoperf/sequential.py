@@ -4,7 +4,7 @@ Pure and without units: all values are natural logarithms of costs, so a ratio i
 the assumptions, the error rates and the reasons for this method.
 
 The test decides between two losses. The tolerance is the smallest loss that matters; the harmless loss is half of it,
-or less (down to zero) where the noise is too large to separate the two. Each launch gives an estimate of the loss and
+or less (down to zero) if the noise is too large to separate the two. Each launch gives an estimate of the loss and
 its standard error. A case is the same once a loss as large as the tolerance is ruled out, and worse once a harmless
 one is. The standard error comes from the scatter of the baseline's runs, shrunk towards the prior of the class of
 machines, and never from this session's runs: a slower launch can only make a verdict worse, never blur it.
@@ -30,7 +30,7 @@ from pytest_nemoperf.metrics import Direction, Metric
 _PRIOR_DOF: Final = 8.0
 """Degrees of freedom of a system class's prior: the weight of nine baseline runs."""
 HARMLESS_SHARE: Final = 0.5
-"""Part of the tolerance that is called harmless where the noise is small enough."""
+"""Part of the tolerance that is called harmless if the noise is small enough."""
 MAX_BASELINE_RUNS: Final = 100
 _INTERVAL = 0.95
 _MIN_RUNS_TO_CONDEMN = 2

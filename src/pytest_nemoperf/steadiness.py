@@ -23,7 +23,7 @@ _MAX_TREND_PCT = 10.0
 """Allowed trend from the first step to the last; the median is off by half of it."""
 _MAX_JUMP_PCT = 25.0
 """Allowed change between halves that don't overlap, for runs too short for a trend."""
-_MAX_TREND_Z = 3.3  # one run in a thousand whose steps are independent
+_MAX_TREND_Z = 3.3  # one in a thousand runs of independent steps
 _OUTLIER_SIGMA = 5.0
 _WARM_SIGMA = 3.0
 _LEAST_EXCESS = 0.1

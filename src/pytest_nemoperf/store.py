@@ -212,7 +212,7 @@ def other_folders(folder: Path, *, system: str, near: Iterable[Path]) -> list[Pa
 
 
 def _test_of(baseline: Baseline) -> str:
-    """Return the node id of a benchmark test's baseline; empty for other cases, which are not named after a test."""
+    """Return the node id of a benchmark test's baseline; empty for other cases."""
     if baseline.workload.get("workload") != "benchmark":
         return ""
     return str(baseline.workload.get("test", ""))

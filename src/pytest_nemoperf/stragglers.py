@@ -23,7 +23,7 @@ _LEAST_RUNS_WITHOUT_BASELINE: Final = 2
 
 
 class StragglerEvidence(StrEnum):
-    """Figure by which a straggler stands out."""
+    """Kind of figure that shows a straggler."""
 
     WORK = "work"
     """Its busy time of a step is longer than the others'."""

@@ -1,4 +1,4 @@
-"""Decide how --update-baselines changes a stored baseline. Pure."""
+"""Decisions of --update-baselines on a stored baseline. Pure."""
 
 from __future__ import annotations
 

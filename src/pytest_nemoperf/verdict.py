@@ -158,8 +158,8 @@ def _passed_notes(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> li
 
 
 def _incomparable_anchors(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    anchored = [each for each in distinct_comparisons(comparisons) if each.anchor]
-    return [each for each in anchored if each.kind is VerdictKind.NOT_COMPARABLE]
+    distinct = distinct_comparisons(comparisons)
+    return [each for each in distinct if each.anchor and each.kind is VerdictKind.NOT_COMPARABLE]
 
 
 def _overall(comparisons: Sequence[Comparison]) -> VerdictKind:
