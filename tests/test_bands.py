@@ -123,7 +123,8 @@ def test_figures_within_the_band_are_judged(then: dict[str, float], now: dict[st
 
 
 def test_pinned_lengths_leave_batch_fill_and_staleness_to_the_verdict() -> None:
-    then, now = {"batch_fill_pct": 95.0, "staleness_steps": 1.0}, {"batch_fill_pct": 40.0, "staleness_steps": 0.0}
+    then = {"batch_fill_pct": 95.0, "staleness_steps": 1.0}
+    now = {"batch_fill_pct": 40.0, "staleness_steps": 0.0}
     slow = replace(_run(**now), metrics={**_run(**now).metrics, "tokens_per_sec_per_gpu": 500.0})
 
     verdicts = [_judge(slow, then=_run(**then), workload=workload) for workload in (PINNED, SAMPLED)]
@@ -138,7 +139,8 @@ def test_more_rounds_of_dynamic_sampling_do_not_compare_even_with_pinned_lengths
 
 
 def test_a_loss_of_reinforcement_learning_is_not_compared() -> None:
-    now, then = replace(_run(), loss=-0.02), replace(_run(), loss=0.003)
+    now = replace(_run(), loss=-0.02)
+    then = replace(_run(), loss=0.003)
 
     kinds = [_judge(now, then=then, workload=workload).kind for workload in (SAMPLED, PRETRAIN)]
 
@@ -152,7 +154,8 @@ def _judged(plans: Sequence[Plan]) -> VerdictKind:
 
 
 def test_other_settings_of_reinforcement_learning_are_another_workload() -> None:
-    plan, warmer = (make_rl_plan(rl=make_rl(temperature=temperature)) for temperature in (1.0, 0.7))
+    plan = make_rl_plan(rl=make_rl(temperature=1.0))
+    warmer = make_rl_plan(rl=make_rl(temperature=0.7))
 
     assert _judged([plan, plan]) is VerdictKind.PASSED
     assert _judged([plan, warmer]) is VerdictKind.NOT_COMPARABLE

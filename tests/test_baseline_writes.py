@@ -1,4 +1,4 @@
-"""What is stored survives whatever ends an update: real processes, see write_driver.py."""
+"""Stored baselines survive every end of an update, in real processes; see write_driver.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Start:
-    """Start the driver on baselines of its own, with locks of its own."""
+    """Return a starter of the driver, with its own baselines and locks."""
     (tmp_path / "locks").mkdir()
     env = os.environ | {"TMPDIR": str(tmp_path / "locks")}
 

@@ -46,7 +46,8 @@ fingerprints = st.dictionaries(st.sampled_from(["torch", "commit", "device", "en
 def test_a_fingerprint_differs_from_another_where_the_other_differs_from_it(
     one: dict[str, str], other: dict[str, str]
 ) -> None:
-    there, back = compare_fingerprints(one, now=other), compare_fingerprints(other, now=one)
+    there = compare_fingerprints(one, now=other)
+    back = compare_fingerprints(other, now=one)
 
     assert [(each.name, each.then, each.now) for each in there] == [(each.name, each.now, each.then) for each in back]
     assert not compare_fingerprints(one, now=one)

@@ -141,7 +141,7 @@ TOKENS = [1, 1, 100, 200, 256, 100, 200, 250]
 
 
 def _varying(**changes: Any) -> list[StepRecord]:
-    """Return the records of steps of differing length; a value that is a list has one item a step."""
+    """Return the records of steps of differing length; a list holds one value per step."""
     plan = make_plan(has_varying_lengths=True, framework="mine")
     records = []
     for step, record in enumerate(make_records(plan, times=TIMES)):

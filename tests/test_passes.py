@@ -19,7 +19,7 @@ def report_of(*, foreign: float) -> HealthReport:
 
 
 class Machine:
-    """A machine that is as busy, and traced by, what is said of each pass."""
+    """Machine with a given load and given tracers in each pass."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.foreign = 0.0
@@ -30,8 +30,9 @@ class Machine:
         self.passes = Passes("bench-test", num_gpus=0, say=self.said.append, min_sec=0.0)
 
     def measure(self, times: Sequence[float], *, foreign: float = 0.0, tracers: tuple[str, ...] = ()) -> bool:
-        """Measure a pass, and return whether that is enough."""
-        self.foreign, self.tracers = foreign, tracers
+        """Measure a pass, and return whether no further one is needed."""
+        self.foreign = foreign
+        self.tracers = tracers
         self.passes.look(ignored=["sys.settrace"])
         assert self.passes.end(times)
         return self.passes.is_enough()

@@ -191,7 +191,8 @@ def test_older_weights_may_give_other_probabilities() -> None:
 @pytest.mark.parametrize(("lengths", "is_settled"), [("sampled", True), ("fixed", False)])
 def test_responses_that_get_longer_are_no_drift_of_speed(lengths: str, is_settled: Any) -> None:
     plan = make_rl_plan(rl=make_rl(response_lengths=lengths))
-    long, short = (make_rl_records(plan, step_time_sec=tokens / 1000, tokens=tokens) for tokens in (300, 150))
+    short = make_rl_records(plan, step_time_sec=0.15, tokens=150)
+    long = make_rl_records(plan, step_time_sec=0.3, tokens=300)
     records = [*short[:5], *long[5:]]
 
     assert (run_drift(expected_of(plan), records=records) is None) is is_settled

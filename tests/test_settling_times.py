@@ -1,4 +1,4 @@
-"""Times of steps that differ in length, as settling sees them."""
+"""Scaled times of steps that differ in length."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ ORDER = (VerdictKind.IMPROVED, VerdictKind.PASSED, VerdictKind.INCONCLUSIVE, Ver
 
 
 def run_of(times: Sequence[float]) -> Run:
-    """Return the run of so long measured steps."""
+    """Return the run of measured steps with these times, seconds."""
     plan = make_plan(steps=len(times), warmup_steps=2)
     records = make_records(plan, times=[times[-1], times[-1], *times])
     return measure_records(plan, outputs=[records]).runs[0]
@@ -45,7 +45,7 @@ def judged(
     max_runs: int = 5,
     is_old: bool = False,
 ) -> Verdict:
-    """Return the verdict on runs of such steps; an old baseline does not know its mean step."""
+    """Return the verdict on runs of these step times; an old baseline has not recorded its mean step."""
     before = [run_of(times) for times in baseline]
     if is_old:
         before = [replace(run, slow_steps_pct=None) for run in before]
@@ -159,6 +159,4 @@ def test_slow_steps_are_no_improvement_however_fast_the_others_are() -> None:
 def test_slower_steps_are_never_judged_better(now: list[Sequence[float]], factor: float) -> None:
     slowed = [[factor * time for time in times] for times in now]
 
-    faster, slower = judged(now).kind, judged(slowed).kind
-
-    assert ORDER.index(slower) >= ORDER.index(faster)
+    assert ORDER.index(judged(slowed).kind) >= ORDER.index(judged(now).kind)

@@ -74,9 +74,8 @@ def test_an_update_makes_the_file_that_a_link_leads_to(store: BaselineStore, tmp
 
 
 def test_no_update_overwrites_the_baseline_of_another_test(store: BaselineStore) -> None:
-    mine, theirs = (
-        make_baseline(workload={"workload": "benchmark", "test": f"test_a.py::test_b[{name}]"}) for name in ("C", "C++")
-    )
+    mine = make_baseline(workload={"workload": "benchmark", "test": "test_a.py::test_b[C]"})
+    theirs = make_baseline(workload={"workload": "benchmark", "test": "test_a.py::test_b[C++]"})
     store.update(theirs)
 
     with pytest.raises(
@@ -108,7 +107,8 @@ def test_machines_that_share_a_store_do_not_overwrite_each_other(store: Baseline
 
 
 def test_other_folders_are_those_nearby_that_hold_baselines_of_the_system(tmp_path: Path) -> None:
-    project, sub = tmp_path, tmp_path / "sub"
+    project = tmp_path
+    sub = tmp_path / "sub"
     for place in (project, sub):
         write_baseline(place / "baselines", baseline=make_baseline())
     (tmp_path / "empty" / "baselines" / "cpu").mkdir(parents=True)

@@ -47,7 +47,8 @@ def test_runs_that_can_judge_nothing_become_no_anchor() -> None:
 
 
 def test_fewer_runs_do_not_replace_more_that_are_the_same() -> None:
-    old, new = make_baseline((1000.0,) * 5), make_baseline((980.0,))
+    old = make_baseline((1000.0,) * 5)
+    new = make_baseline((980.0,))
     verdict = judge(make_measurement((980.0,)), baseline=old, machine=MACHINE, policy=make_policy())
 
     step = plan_update(verdict, old=old, new=new, policy=make_policy(), runs=1, is_accepted=False, is_new_only=False)
@@ -69,7 +70,7 @@ def test_a_release_is_written_where_nothing_moved() -> None:
 
 
 def refused(rates: tuple[float, ...]) -> tuple[Verdict, Baseline]:
-    """Return the verdict on runs beside one that is too noisy for the tolerance, and that one."""
+    """Return a verdict against a baseline too noisy for the tolerance, and that baseline."""
     old = make_baseline((1000.0,))
     return judge(make_measurement(rates), baseline=old, machine=MACHINE, policy=NOISY), old
 
@@ -113,7 +114,8 @@ def test_more_runs_in_place_of_too_few_keep_what_decay_is_measured_from() -> Non
 
 @pytest.mark.parametrize(("runs", "action"), [(5, Action.WRITE), (2, Action.KEEP)])
 def test_fewer_runs_than_a_baseline_is_to_have_are_replaced_where_nothing_moved(runs: int, action: Action) -> None:
-    old, new = make_baseline((1000.0,) * 2), make_baseline((1000.0,) * 5)
+    old = make_baseline((1000.0,) * 2)
+    new = make_baseline((1000.0,) * 5)
     verdict = judge(make_measurement((1000.0,) * 5), baseline=old, machine=MACHINE, policy=make_policy())
 
     step = plan_update(verdict, old=old, new=new, policy=make_policy(), runs=runs, is_accepted=False, is_new_only=False)

@@ -1,4 +1,4 @@
-"""What holds of every verdict, whatever the numbers."""
+"""Laws of every verdict, for all numbers."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ def decided(then: Sequence[float], now: Sequence[float], *, noise_pct: float = 1
     return decide(then, now, tolerance=TOLERANCE, rule=SequentialRule(noise_pct=noise_pct))
 
 
+def costs_of(rates: Sequence[float], *, unit: float = 1.0) -> list[float]:
+    return [cost(rate * unit, metric=TOKENS_PER_SEC_PER_GPU) for rate in rates]
+
+
 @given(then=costs, scattered=costs, level=levels, slowed=st.data(), noise=noises)
 def test_slowing_a_launch_never_makes_a_decision_better(
     then: list[float], scattered: list[float], level: float, slowed: st.DataObject, noise: float
@@ -40,7 +44,8 @@ def test_slowing_a_launch_never_makes_a_decision_better(
     slower = [*now]
     slower[number] += slowed.draw(st.floats(min_value=0.0, max_value=0.5))
 
-    before, after = (decided(then, values, noise_pct=noise) for values in (now, slower))
+    before = decided(then, now, noise_pct=noise)
+    after = decided(then, slower, noise_pct=noise)
 
     assert after.worsening >= before.worsening - 1e-12
     if before.decision is not Decision.UNDECIDED:  # before the last launch much faster is undecided as well
@@ -64,20 +69,20 @@ def test_slower_is_never_judged_better_than_faster(
 ) -> None:
     runs = make_baseline(anchored or before).runs
     anchor = Anchor(name="25.09", runs=runs, provenance=make_provenance()) if anchored else None
-    baseline, policy = make_baseline(before, anchor=anchor), make_policy()
+    baseline = make_baseline(before, anchor=anchor)
     order = [VerdictKind.IMPROVED, VerdictKind.PASSED, VerdictKind.INCONCLUSIVE, VerdictKind.REGRESSED]
 
-    faster, slower = (
-        judge(make_measurement(values), baseline=baseline, machine=MACHINE, policy=policy).kind
-        for values in (after, [rate * factor for rate in after])
-    )
+    faster = judge(make_measurement(after), baseline=baseline, machine=MACHINE, policy=make_policy())
+    reduced = [rate * factor for rate in after]
+    slower = judge(make_measurement(reduced), baseline=baseline, machine=MACHINE, policy=make_policy())
 
-    assert order.index(slower) >= order.index(faster)
+    assert order.index(slower.kind) >= order.index(faster.kind)
 
 
 @given(then=costs, now=costs, shuffled=st.randoms(use_true_random=False))
 def test_the_order_of_runs_says_nothing(then: list[float], now: list[float], shuffled: random.Random) -> None:
-    mixed_then, mixed_now = list(then), list(now)
+    mixed_then = list(then)
+    mixed_now = list(now)
     shuffled.shuffle(mixed_then)
     shuffled.shuffle(mixed_now)
 
@@ -86,12 +91,8 @@ def test_the_order_of_runs_says_nothing(then: list[float], now: list[float], shu
 
 @given(then=rates, now=rates, unit=st.sampled_from((1e-9, 1e-3, 60.0, 1e12)))
 def test_units_say_nothing(then: list[float], now: list[float], unit: float) -> None:
-    plain, scaled = (
-        decided(
-            *([cost(rate * scale, metric=TOKENS_PER_SEC_PER_GPU) for rate in side] for side in (then, now)),
-        )
-        for scale in (1.0, unit)
-    )
+    plain = decided(costs_of(then), costs_of(now))
+    scaled = decided(costs_of(then, unit=unit), costs_of(now, unit=unit))
 
     assert math.isclose(plain.worsening, scaled.worsening, abs_tol=1e-9)
     assert math.isclose(plain.noise_pct, scaled.noise_pct, rel_tol=1e-6)

@@ -19,7 +19,7 @@ UNTIL_RELEASE = {"reason": "slow kernel upstream", "until": "1.4"}
 
 
 def verdict_at(rate: float, *, memory_gib: float = 1.0) -> Verdict:
-    """Return the verdict on so many tokens/sec/GPU where the baseline has 1,000, and 1 GiB."""
+    """Return the verdict on a rate in tokens/sec/GPU against a baseline of 1,000 and 1 GiB."""
     runs = tuple(make_run(rate, memory_gib=memory_gib) for _ in range(3))
     return judge(make_measurement(runs=runs), baseline=make_baseline(), machine=MACHINE, policy=make_policy())
 

@@ -1,8 +1,8 @@
-"""Updates a stored baseline in processes that end badly; tests start it.
+"""Update a stored baseline in processes that end badly; started by tests.
 
-``python -m tests.write_driver WHAT ROOT``: ``kill`` and ``interrupt`` let a fork die before each call that changes
-files, and print these calls; ``full`` and ``denied`` meet what their names say; ``update`` stores a baseline of each
-rate that follows.
+``python -m tests.write_driver ACTION ROOT``: ``kill`` and ``interrupt`` let a fork die before each call that changes
+files, and print these calls; ``full`` fills the disk and ``denied`` lacks permissions; ``update`` stores a baseline of
+each rate that follows.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tests.builders import make_baseline
 _CHANGING = frozenset(
     {"open", "write", "flush", "fsync", "close", "__exit__", "flock", "mkdir", "unlink", "rename", "replace"}
 )
-"""Calls after which files may not be what they were; reading changes nothing."""
+"""Calls that may change files."""
 _OLD, _NEW, _NEXT = 1000.0, 900.0, 800.0
 
 
 class Interrupter:
-    """A profiler that ends what goes on before the n-th call that changes files: after the one before it."""
+    """Profile function that ends the process before the n-th call that changes files."""
 
     def __init__(self, end_at: int, *, end: Callable[[], None]) -> None:
         self.calls: list[str] = []
@@ -46,7 +46,7 @@ class Interrupter:
 
 
 def is_of_system(called: Any) -> bool:
-    """Tell a call of a file from one of a string or lock by the same name."""
+    """Return whether a call is of a file, not of a string or lock with the same method name."""
     owner = called.__self__
     return isinstance(owner, io.IOBase) or getattr(owner, "__name__", "") in {"posix", "io", "_io", "fcntl"}
 
@@ -80,7 +80,7 @@ def rate_in(folder: Path) -> float:
 
 
 def end_everywhere(root: Path, *, end: Callable[[], None], status: int) -> list[str]:
-    """Let an update end around each call in turn; what is stored must be whole and take the next update."""
+    """Let an update end before each call in turn; the stored file must be whole and take the next update."""
     update(root, _OLD)
     update(root, _OLD)  # reads what was there, for which schemas are loaded once
     counter = Interrupter(0, end=end)
@@ -105,7 +105,7 @@ def end_everywhere(root: Path, *, end: Callable[[], None], status: int) -> list[
 
 
 def fill_disk(root: Path) -> None:
-    """Let the file system take fewer and fewer bytes of the new file."""
+    """Limit the file system to fewer and fewer bytes of the new file."""
     for limit in range(len(to_json(make_baseline((_NEW,)))) - 1, -1, -97):
 
         def work(limit: int = limit) -> None:
@@ -118,7 +118,7 @@ def fill_disk(root: Path) -> None:
 
 
 def deny(root: Path) -> None:
-    """Write where nothing may be written; an administrator may anywhere, so become somebody else."""
+    """Write into a read-only folder, as another user if this one is root."""
     rate_in(root / "cpu")  # loads what somebody else may not be able to read
     Path(tempfile.gettempdir()).chmod(0o777)
     (root / "cpu").chmod(0o555)
