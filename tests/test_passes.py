@@ -33,7 +33,7 @@ class Machine:
         """Measure a pass, and return whether no further one is needed."""
         self.foreign = foreign
         self.tracers = tracers
-        self.passes.look(ignored=["sys.settrace"])
+        self.passes.poll(ignored=["sys.settrace"])
         assert self.passes.end(times)
         return self.passes.is_enough()
 
@@ -103,7 +103,7 @@ def test_a_tracer_that_is_paused_while_the_work_is_timed_does_no_harm(machine: M
 
 def test_a_pass_left_before_a_unit_was_complete_does_not_count(machine: Machine) -> None:
     machine.measure(SLOWER)
-    machine.passes.look()
+    machine.passes.poll()
 
     machine.passes.close()
 

@@ -10,7 +10,7 @@ import pytest
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.errors import WaiverError
 from pytest_nemoperf.verdict import Verdict, judge
-from pytest_nemoperf.waivers import WaiverEffect, check_release, parse_waiver, rule_on
+from pytest_nemoperf.waivers import WaiverEffect, apply_waiver, check_release, parse_waiver
 from tests.builders import MACHINE, make_baseline, make_measurement, make_policy, make_run
 
 TODAY = date(2026, 11, 23)
@@ -28,7 +28,7 @@ def ruling(
     verdict: Verdict, *, today: date = TODAY, release: str = "", waiver: dict[str, Any] = UNTIL_DAY, **more: Any
 ) -> WaiverEffect:
     parsed = parse_waiver({**waiver, **more}, subject="marker perf_waive of test_x")
-    return rule_on(verdict, waiver=parsed, today=today, release=release)
+    return apply_waiver(verdict, waiver=parsed, today=today, release=release)
 
 
 def test_a_loss_is_waived_until_the_day() -> None:

@@ -22,7 +22,7 @@ from pytest_nemoperf.replay import CASE_FILE, CaseRecord, StoredCase, load_runs,
 from pytest_nemoperf.report.failure import render_failure
 from pytest_nemoperf.results import CaseReport, CaseResult
 from pytest_nemoperf.verdict import Verdict, judge
-from pytest_nemoperf.waivers import WaiverEffect, parse_waiver, rule_on
+from pytest_nemoperf.waivers import WaiverEffect, apply_waiver, parse_waiver
 
 _EPILOG = """\
 examples:
@@ -120,7 +120,7 @@ def _waiver_effect(verdict: Verdict, *, record: CaseRecord) -> WaiverEffect:
         day = datetime.fromisoformat(record.provenance.date).astimezone(UTC).date()
     except ValueError as exc:
         raise RecordError(f"{CASE_FILE} of {record.case}: provenance.date: {exc}; copy the file again") from None
-    return rule_on(verdict, waiver=waiver, today=day, release=record.release)
+    return apply_waiver(verdict, waiver=waiver, today=day, release=record.release)
 
 
 def _policy(policy: VerdictPolicy, *, texts: Sequence[str], max_runs: int | None) -> VerdictPolicy:

@@ -13,7 +13,7 @@ from pytest_nemoperf.keeping import BaselineWriter, StoreOutcome
 from pytest_nemoperf.results import CaseReport, CaseResult
 from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.verdict import judge
-from pytest_nemoperf.waivers import WaiverEffect, rule_on
+from pytest_nemoperf.waivers import WaiverEffect, apply_waiver
 
 if TYPE_CHECKING:
     from pytest_nemoperf.session_cases import MeasuredCase
@@ -35,7 +35,7 @@ def judge_case(case: MeasuredCase, *, context: Context) -> CaseReport:
     verdict = _verdict_on(case, context=context)
     outcome = _store_outcome(case, verdict=verdict, context=context)
     waiver = None if case.ab else case.mark.waiver  # a waiver is of a loss against the baseline
-    effect = rule_on(verdict, waiver=waiver, today=datetime.now(UTC).date(), release=context.settings.release)
+    effect = apply_waiver(verdict, waiver=waiver, today=datetime.now(UTC).date(), release=context.settings.release)
     result = CaseResult(
         nodeid=case.mark.nodeid,
         measurement=case.measurement,

@@ -105,7 +105,7 @@ class MeasuredLoop:
         """Yield warm-up and measured steps once, and add their records."""
         for index in range(self._expected.warmup_steps + self._expected.steps):
             if index >= self._expected.warmup_steps:
-                self._passes.look()
+                self._passes.poll()
             step = LoopStep(index)
             self._synchronize()
             self._left = started = clock.now()

@@ -82,7 +82,7 @@ class Passes:
         self._tracers: dict[str, None] = {}
         self.finished: list[LoopPass] = []
 
-    def look(self, *, ignored: Sequence[str] = ()) -> None:
+    def poll(self, *, ignored: Sequence[str] = ()) -> None:
         """Poll the machine and the tracers between timed steps; begin a pass if none is running.
 
         Args:

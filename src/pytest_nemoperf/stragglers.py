@@ -74,7 +74,7 @@ def find_straggler(runs: Sequence[Run], *, baseline: Sequence[Run] = (), num_sta
     return None
 
 
-def slowed_alike(runs: Sequence[Run], *, baseline: Sequence[Run]) -> bool:
+def is_slowed_alike(runs: Sequence[Run], *, baseline: Sequence[Run]) -> bool:
     """Return whether no rank was notably busier than its peers in the median run, relative to the baseline.
 
     False if it can't be decided: with one rank, or without busy times above zero on both sides.

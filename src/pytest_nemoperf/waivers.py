@@ -104,7 +104,7 @@ def check_release(waiver: Waiver, *, release: str, subject: str) -> None:
         _release_under_test(waiver, release=release, subject=subject)
 
 
-def rule_on(verdict: Verdict, *, waiver: Waiver | None, today: date, release: str) -> WaiverEffect:
+def apply_waiver(verdict: Verdict, *, waiver: Waiver | None, today: date, release: str) -> WaiverEffect:
     """Return the effect of a waiver on a verdict.
 
     Args:

@@ -41,9 +41,9 @@ class WatchedBenchmark(BenchmarkFixture):  # type: ignore[misc]  # the library h
         try:
             while True:
                 self._mode = None
-                self.passes.look(ignored=_PAUSED)
+                self.passes.poll(ignored=_PAUSED)
                 result = time_once()
-                self.passes.look(ignored=_PAUSED)
+                self.passes.poll(ignored=_PAUSED)
                 times = list(self.stats.stats.data)
                 self.pass_times[-1] += times
                 if not self.passes.end(times, budget_sec=self._budget_sec()):

@@ -13,7 +13,7 @@ from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.report.phases import compare_phases, loss_sentence, rank_groups
 from pytest_nemoperf.results import CaseReport
-from pytest_nemoperf.stragglers import MARGIN_PCT, Straggler, StragglerEvidence, find_straggler, slowed_alike
+from pytest_nemoperf.stragglers import MARGIN_PCT, Straggler, StragglerEvidence, find_straggler, is_slowed_alike
 
 _BLAMED = frozenset({VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE})
 _MIN_EXPLAINED_SHARE = 0.5
@@ -114,7 +114,7 @@ def _straggler_sentence(report: CaseReport, *, then: DecidingBaseline) -> str:
     if straggler is not None:
         is_explained = _explains_loss(straggler, runs=runs, then=then)
         return _straggler_text(straggler, num_runs=len(runs), is_explained=is_explained)
-    if slowed_alike(runs, baseline=then.runs) and not _has_hidden_waits(plan):
+    if is_slowed_alike(runs, baseline=then.runs) and not _has_hidden_waits(plan):
         return f"no rank worked {MARGIN_PCT:g}% longer than the others: the code, or all of the machine"
     return ""
 
