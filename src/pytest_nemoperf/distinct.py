@@ -14,10 +14,11 @@ _ALIKE_PCT = 0.05
 
 def distinct_metrics(runs: Sequence[Run], *, policy: VerdictPolicy) -> list[Metric]:
     """Return the judged metrics of runs, without TFLOP/s if they have the tolerance of tokens/s."""
-    tolerances = policy.tolerances
     metrics = [metric for metric in JUDGED if metric_costs(runs, metric=metric)]
-    if tolerances[TOKENS_PER_SEC_PER_GPU.name] == tolerances[TFLOPS_PER_SEC_PER_GPU.name]:
-        metrics = [metric for metric in metrics if metric is not TFLOPS_PER_SEC_PER_GPU]
+    tolerances = policy.tolerances
+    is_same = tolerances[TOKENS_PER_SEC_PER_GPU.name] == tolerances[TFLOPS_PER_SEC_PER_GPU.name]
+    if is_same and TFLOPS_PER_SEC_PER_GPU in metrics:
+        metrics.remove(TFLOPS_PER_SEC_PER_GPU)
     return metrics
 
 

@@ -287,6 +287,9 @@ def _run_of(expected: ExpectedRecords, *, measured: Sequence[StepRecord], drift:
     if peaks:
         metrics[PEAK_MEMORY_GIB.name] = max(peaks) / BYTES_PER_GIB
     metrics |= rollout_metrics(expected, measured=measured)
+    drift_pct = None
+    if drift is not None:
+        drift_pct = round_significant(drift.pct, digits=3)
     last = measured[-1]
     return Run(
         metrics=_rounded(metrics),
@@ -298,7 +301,7 @@ def _run_of(expected: ExpectedRecords, *, measured: Sequence[StepRecord], drift:
         slow_steps_pct=round_significant(slow_pct, digits=3),
         last_step=last.step,
         step_time_mad_pct=round_significant(mad_pct(times), digits=3),
-        drift_pct=_rounded_or_none(None if drift is None else drift.pct, digits=3),
+        drift_pct=drift_pct,
         rank_spread_pct=_rounded_or_none(rank_spread_pct(measured), digits=3),
         rank_busy_sec=tuple(map(round_significant, rank_busy_sec(measured))),
         loss=_rounded_or_none(last.loss),

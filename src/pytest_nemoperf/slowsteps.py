@@ -123,7 +123,10 @@ def _losses(runs: Sequence[Run], *, baseline: Sequence[Run], metric: Metric) -> 
     losses: list[float | None] = []
     for run in runs:
         value = _full_cost(run, metric=metric)
-        losses.append(None if value is None or worst is None else value - worst)
+        if value is None or worst is None:
+            losses.append(None)
+        else:
+            losses.append(value - worst)
     return losses
 
 

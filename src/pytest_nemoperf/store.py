@@ -198,9 +198,9 @@ def other_folders(folder: Path, *, system: str, near: Iterable[Path]) -> list[Pa
         system: System name.
         near: Directories that may have a folder of the default name.
     """
-    candidates = [folder.parent] if folder.name == system else []
-    candidates.append(folder / DEFAULT_FOLDER)
-    candidates += [place / DEFAULT_FOLDER for place in near]
+    candidates = [folder / DEFAULT_FOLDER, *(place / DEFAULT_FOLDER for place in near)]
+    if folder.name == system:
+        candidates.insert(0, folder.parent)
     seen = {folder.resolve()}
     others = []
     for candidate in candidates:

@@ -79,8 +79,8 @@ def is_slowed_alike(runs: Sequence[Run], *, baseline: Sequence[Run]) -> bool:
 
     False if it can't be decided: with one rank, or without busy times above zero on both sides.
     """
-    now = [run.rank_busy_sec for run in runs]
-    then = [run.rank_busy_sec for run in baseline]
+    now = _slowness(runs, evidence=StragglerEvidence.WORK)
+    then = _slowness(baseline, evidence=StragglerEvidence.WORK)
     sizes = set(map(len, [*now, *then]))
     if not now or not then or len(sizes) != 1 or sizes <= {0, 1} or not all(map(any, [*now, *then])):
         return False

@@ -92,14 +92,14 @@ def next_anchor(
     if verdict.kind is not VerdictKind.PASSED and not _had_too_few_runs(verdict, old=old, new=new, policy=policy):
         return None
     replaced = Anchor(name=f"of {old.provenance.date.partition('T')[0]}", runs=old.runs, provenance=old.provenance)
-    best = old.anchor
+    best = None
     most = 0
-    if best is not None:
-        most = len(judging_metrics(best.runs, policy=policy))
-    num_replaced = len(judging_metrics(replaced.runs, policy=policy))
-    if num_replaced > most:
-        return replaced
-    return best if most else None
+    for anchor in (old.anchor, replaced):
+        num_judging = 0 if anchor is None else len(judging_metrics(anchor.runs, policy=policy))
+        if num_judging > most:
+            best = anchor
+            most = num_judging
+    return best
 
 
 def _had_too_few_runs(verdict: Verdict, *, old: Baseline, new: Baseline, policy: VerdictPolicy) -> bool:
