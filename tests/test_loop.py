@@ -15,12 +15,13 @@ from pytest_nemoperf.loop import LoopStep, MeasuredLoop
 from pytest_nemoperf.passes import Passes
 
 EXPECTED = ExpectedRecords(num_gpus=1, warmup_steps=2, steps=4, tokens_per_step=100)
-FAST, SLOW = 0.002, 0.006
+FAST = 0.002
+SLOW = 0.006
 SLOWING_DOWN = (FAST,) * 4 + (SLOW,) * 2
 
 
 class Clock:
-    """Stands in for the module ``clock``: only waiting takes time, and reading the clock a microsecond."""
+    """Stand-in for the module ``clock``: waiting takes its time, reading the clock a microsecond."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -35,7 +36,7 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look at nothing that runs beside the tests, their coverage included, and let it take no time from them."""
+    """Replace the clock, and ignore other load and tracers, such as those of coverage."""
     own = Clock()
     for name in ("now", "wait"):
         monkeypatch.setattr(f"pytest_nemoperf.clock.{name}", getattr(own, name))
@@ -56,7 +57,7 @@ def make_loop(*, min_sec: float = 0.0, said: list[str] | None = None, **options:
 
 
 def run(loop: MeasuredLoop, *, seconds: Iterable[float], losses: Iterable[float] = itertools.repeat(6.5)) -> list[int]:
-    """Sleep so long in each step, and return the indices of the steps."""
+    """Wait for the given seconds in each step, and return the indices of the steps."""
     indices = []
     for step, duration, loss in zip(loop, seconds, losses, strict=False):
         clock.wait(duration)
