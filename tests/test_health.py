@@ -66,6 +66,17 @@ def test_a_broken_or_shared_gpu_is_told(changes: dict[str, Any], text: str) -> N
     assert problem.startswith(text)
 
 
+def test_a_slowed_gpu_is_told_without_figures_that_its_driver_does_not_report() -> None:
+    bare = GpuHealth(gpu=0, reasons={"hw_slowdown": 0.4}, foreign_processes=("a (process 1)",))
+    uncapped = replace(bare, power_w=GPU.power_w)
+
+    slowed, shared = health_problems(report(bare))
+
+    assert "(clocks not told; allowed 10%)" in slowed
+    assert "was shared with a (process 1), there before" in shared
+    assert "(up to 700 W; allowed 10%)" in health_problems(report(uncapped))[0]
+
+
 def test_other_load_is_told_with_the_largest_processes() -> None:
     cpu = replace(
         QUIET, foreign_share=0.33, idle_share=0.01, foreign_processes={"yes": 0.3, "cron": 0.01, "top": 0.02, "a": 0.0}

@@ -40,6 +40,20 @@ def test_a_tolerance_that_is_not_held_says_what_would_hold_it(noise_pct: float, 
     assert bool(text) is bool(words)
 
 
+def test_runs_that_could_not_hold_a_tolerance_in_any_number_are_not_wanted() -> None:
+    assert not wants_more_runs(make_measurement((1000.0,)).runs, policy=make_policy(run_noise_pct=4.0))
+
+
+@pytest.mark.parametrize("max_runs", [1, 5])
+def test_ab_is_a_remedy_only_for_cases_that_are_launched(max_runs: int) -> None:
+    runs = make_measurement((1000.0,)).runs
+    policy = make_policy(run_noise_pct=4.0, max_runs=max_runs)
+
+    text = unmet_tolerance_message(runs, metric=TOKENS_PER_SEC_PER_GPU, policy=policy)
+
+    assert ("--perf-ab" in text) is (max_runs > 1)
+
+
 def test_below_the_noise_floor_a_metric_judges_nothing() -> None:
     runs = make_measurement((1000.0,)).runs
 

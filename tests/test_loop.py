@@ -155,12 +155,15 @@ def test_a_loop_has_settled_where_its_passes_have(monkeypatch: pytest.MonkeyPatc
     assert (measured.drift_pct, problems) == (None, ())
 
 
-def test_a_loop_left_early_is_missing_steps() -> None:
+@pytest.mark.parametrize(("num_steps", "num_runs"), [(2, 0), (3, 1)], ids=["warm-up only", "a measured step"])
+def test_a_loop_left_early_is_missing_steps(num_steps: int, num_runs: int) -> None:
     loop = make_loop()
 
-    run(loop, seconds=(FAST,) * 3)
+    run(loop, seconds=(FAST,) * num_steps)
+    runs, (problem,) = loop.result()
 
-    assert loop.result()[1] == ("run 1: 3 of 6 steps were recorded (2 warm-up and 4 measured were asked for)",)
+    assert len(runs) == num_runs
+    assert problem == f"run 1: {num_steps} of 6 steps were recorded (2 warm-up and 4 measured were asked for)"
 
 
 def test_a_loss_that_is_not_finite_ends_the_loop_and_is_a_problem() -> None:

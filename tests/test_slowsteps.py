@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.measure import Run
+from pytest_nemoperf.slowsteps import find_slow_steps
 from pytest_nemoperf.verdict import Verdict, judge
 from tests.builders import (
     MACHINE,
@@ -85,6 +86,16 @@ def test_the_reason_holds_the_figures() -> None:
         "3 of 10 steps are 10 times as slow as the rest (0 of 30 in the baseline); the mean step takes 370 ms, "
         "100 ms in the baseline; allowed 5%"
     )
+
+
+def test_the_factor_of_slow_steps_is_not_told_beside_steps_that_differ_in_length() -> None:
+    workload = {"workload": "pretrain", "has_varying_lengths": True}
+    now = make_measurement(workload=workload, runs=(run_of(EVERY_3RD),) * 2)
+
+    slow = find_slow_steps(now, baseline=[run_of(EVEN)] * 3, policy=make_policy())
+
+    assert slow is not None
+    assert slow.text.startswith("6 of 20 steps are far slower than the rest (0 of 30 in the baseline)")
 
 
 def test_slow_steps_in_one_launch_of_two_are_a_note() -> None:

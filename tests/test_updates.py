@@ -58,6 +58,27 @@ def test_fewer_runs_do_not_replace_more_that_are_the_same() -> None:
     assert "--perf-runs=5" in step.why
 
 
+def test_a_case_that_moved_from_its_anchor_alone_is_kept() -> None:
+    anchor = Anchor(name="25.09", runs=make_baseline((1020.0,) * 5).runs, provenance=make_provenance())
+    old = make_baseline((1000.0,) * 5, anchor=anchor)
+    verdict = judge(make_measurement((1000.0,) * 5), baseline=old, machine=MACHINE, policy=make_policy())
+
+    step = plan_update(verdict, old=old, new=old, policy=make_policy(), runs=5, is_accepted=False, is_new_only=False)
+
+    assert verdict.kind is VerdictKind.PASSED
+    assert step.action is Action.KEEP
+
+
+def test_a_change_without_an_interval_counts_as_moved() -> None:
+    old = make_baseline((1000.0,) * 5)
+    verdict = judge(make_measurement((1000.0,) * 5), baseline=old, machine=MACHINE, policy=make_policy())
+    bare = replace(verdict, comparisons=tuple(replace(each, low_pct=None) for each in verdict.comparisons))
+
+    step = plan_update(bare, old=old, new=old, policy=make_policy(), runs=5, is_accepted=False, is_new_only=False)
+
+    assert (step.action, step.why) == (Action.WRITE, "it moved more than its noise")
+
+
 def test_a_release_is_written_where_nothing_moved() -> None:
     old = make_baseline()
     verdict = judge(make_measurement(), baseline=old, machine=MACHINE, policy=make_policy())

@@ -100,6 +100,15 @@ def test_a_loss_within_the_tolerance_that_regressed_says_what_is_certain() -> No
     )
 
 
+def test_where_no_loss_is_harmless_a_regression_says_that_some_loss_is_certain() -> None:
+    verdict = judged(
+        make_measurement((955.0,) * 5), baseline=make_baseline((1000.0,) * 10), policy=make_policy(run_noise_pct=2.5)
+    )
+
+    assert verdict.kind is VerdictKind.REGRESSED
+    assert verdict.reasons[0].endswith("; some loss is certain, 5% is possible")
+
+
 def test_a_pass_at_a_tolerance_finer_than_the_case_resolves_says_so() -> None:
     verdict = judged(make_measurement((1000.0,) * 5), policy=make_policy(run_noise_pct=1.5))
 
@@ -176,6 +185,16 @@ def test_a_baseline_of_a_restless_machine_says_that_it_hides_a_loss() -> None:
     )
 
 
+def test_a_restless_session_says_that_its_drift_is_noise() -> None:
+    runs = tuple(replace(make_run(500.0), drift_pct=pct) for pct in (40.0, -40.0))
+
+    verdict = judged(make_measurement(runs=runs))
+
+    assert verdict.kind is VerdictKind.INCONCLUSIVE
+    assert {comparison.expected_noise_pct for comparison in verdict.comparisons} == {0.2, 20.0}
+    assert "its speed changed within run 1 by +40%, run 2 by -40%" in verdict.reasons[-1]
+
+
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_an_impossible_figure_is_invalid(value: float) -> None:
     run = make_run()
@@ -203,9 +222,10 @@ def test_more_memory_is_worse() -> None:
 
 
 def test_nothing_stored_is_no_baseline() -> None:
-    verdict = judge(make_measurement(), baseline=None, machine=MACHINE, policy=POLICY)
+    verdict = judge(make_measurement(), baseline=None, machine=MACHINE, policy=POLICY, looked_in="baselines/cpu")
 
     assert verdict.kind is VerdictKind.NO_BASELINE
+    assert verdict.reasons == ("nothing is stored for this case in baselines/cpu",)
 
 
 def test_another_machine_does_not_compare() -> None:

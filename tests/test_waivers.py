@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.comparison import VerdictKind
+from pytest_nemoperf.comparison import Comparison, VerdictKind
 from pytest_nemoperf.errors import WaiverError
 from pytest_nemoperf.verdict import Verdict, judge
 from pytest_nemoperf.waivers import WaiverEffect, apply_waiver, check_release, parse_waiver
@@ -85,6 +85,27 @@ def test_below_its_floor_a_waiver_does_not_count(rate: float, memory_gib: float,
 
     assert (found.waived, found.is_expired) == ("", False)
     assert found.note.startswith(f"the waiver until 2026-12-31 does not cover it: {problem}")
+
+
+@pytest.mark.parametrize(("loss_pct", "is_waived"), [(11.0, True), (12.0, False)])
+def test_a_floor_holds_for_the_loss_by_slow_steps_too(loss_pct: float, is_waived: object) -> None:
+    comparison = Comparison(
+        metric="time_per_call_sec",
+        baseline=1.0,
+        now=1.0,
+        delta_pct=0.0,
+        allowed_pct=5.0,
+        kind=VerdictKind.REGRESSED,
+        slow_steps_loss_pct=loss_pct,
+    )
+    verdict = Verdict(kind=VerdictKind.REGRESSED, case="x", comparisons=(comparison,))
+
+    assert bool(ruling(verdict, floor=90).waived) is is_waived
+
+
+def test_the_arguments_of_a_waiver_make_the_same_waiver() -> None:
+    for arguments in (UNTIL_DAY, {**UNTIL_RELEASE, "floor": 90.0}):
+        assert parse_waiver(arguments, subject="test_x").arguments == arguments
 
 
 @pytest.mark.parametrize(("rate", "memory_gib"), [(900.1, 1.0), (1000, 1.111), (920, 1.1)])
