@@ -95,9 +95,8 @@ class Context:
     def command(self, nodeid: str, *extra: str) -> str:
         """Return the shell command that runs a test as this session does."""
         words = ["pytest", "-m", "perf", f"--system={self.settings.system.name}"]
-        changes = changes_text(self.settings.changes)
-        if changes:
-            words.append(f"--perf-set={changes}")
+        if self.settings.changes:
+            words.append(f"--perf-set={changes_text(self.settings.changes)}")
         if self.settings.replay_dir:
             words.append(f"--perf-replay={self.shown(self.settings.replay_dir)}")
         if self.settings.against:

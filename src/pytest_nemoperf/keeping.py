@@ -78,8 +78,7 @@ class BaselineWriter:
             return self._update(
                 new, verdict=verdict, policy=policy, is_in_process=is_in_process, updating=self._updating
             )
-        has_own = found.baseline is not None and self._store.compares(found.baseline, workload=new.workload)
-        if verdict.kind in LOCALLY_RECORDED and not has_own:
+        if verdict.kind in LOCALLY_RECORDED and not found.is_comparable:
             new = replace(new, reason=f"first run here: {verdict.kind}")
             return StoreOutcome(path=str(self._store.local_path(new.case)), stored=new, is_local=True)
         if is_in_process and found.is_local and found.baseline is not None:

@@ -306,8 +306,8 @@ class PerfPlugin:
             yield f"{count_text(num_let, 'case')} would fail, and does not: perf_fail_on leaves out {words}"
         if session.ab is not None and session.ab.caution:
             yield f"CAUTION: {session.ab.caution}"
-        if outside := session.suite.outside():
-            yield outside
+        if session.outside:
+            yield session.outside
 
     def _note_failure(self, error: BaseException) -> None:
         """Note a failure, after which a test stores nothing; a verdict, or a skip after one, is none."""

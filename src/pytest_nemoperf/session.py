@@ -54,6 +54,7 @@ class PerfSession:
         self.reports: list[CaseReport] = []
         self.not_run: list[NotRun] = []
         self.why_none = ""
+        self.outside = ""
         self.verdict_failure: BaseException | None = None
         self.num_profiled = 0
         self.unasked: Unasked | None = None
@@ -149,7 +150,9 @@ class PerfSession:
             self.planner.claim(measurement.case, nodeid=mark.nodeid)
             case = self._in_process(measurement, mark=mark)
         elif case.ab is None and measurement is not case.measurement:
-            case = replace(case, measurement=measurement, verdict=None)
+            store = replace(self.context.store, machine=case.machine)
+            found = store.find(measurement.case, workload=measurement.workload)
+            case = replace(case, measurement=measurement, found=found, verdict=None)
         self.check_once(measurement.case, nodeid=mark.nodeid)
         report = judge_case(case, context=self.context)
         for other in self.reports:
@@ -266,6 +269,8 @@ class PerfSession:
         known = {each.nodeid for each in self.not_run}
         known |= {report.result.nodeid for report in self.reports if self.judged(report.result.nodeid)}
         known |= {case.nodeid for case in self.planner.priced}
+        if not self.settings.is_dry_run:
+            self.outside = suite.outside()
         unjudged = [
             *suite.not_called(is_cut_off=is_cut_off),
             *suite.unjudged(),

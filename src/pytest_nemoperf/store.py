@@ -35,11 +35,13 @@ class StoredBaseline:
         baseline: The baseline.
         path: Its file.
         is_local: It is in this machine's local store, not committed.
+        is_comparable: It is of the machine and the workload that it was looked up for.
     """
 
     baseline: Baseline | None
     path: str
     is_local: bool = False
+    is_comparable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,14 +75,19 @@ class BaselineStore:
             BaselineError: If an existing file can't be trusted.
         """
         committed = self.find_committed(case)
-        missing = VerdictKind.NO_BASELINE if committed is None else VerdictKind.NOT_COMPARABLE
-        is_good = committed is not None and self.compares(committed, workload=workload)
-        if not is_good and missing not in self.strict:
+        found = StoredBaseline(baseline=None, path="")
+        missing = VerdictKind.NO_BASELINE
+        if committed is not None:
+            is_comparable = self._compares(committed, workload=workload)
+            found = StoredBaseline(baseline=committed, path=str(self.committed_path(case)), is_comparable=is_comparable)
+            missing = VerdictKind.NOT_COMPARABLE
+        if not found.is_comparable and missing not in self.strict:
             local = self._find(self._local_root, case)
-            if local is not None and self.compares(local, workload=workload):
-                return StoredBaseline(baseline=local, path=str(self.local_path(case)), is_local=True)
-        path = str(self.committed_path(case)) if committed else ""
-        return StoredBaseline(baseline=committed, path=path)
+            if local is not None and self._compares(local, workload=workload):
+                return StoredBaseline(
+                    baseline=local, path=str(self.local_path(case)), is_local=True, is_comparable=True
+                )
+        return found
 
     def find_committed(self, case: str) -> Baseline | None:
         """Return the committed baseline of a case, also if it does not compare.
@@ -96,7 +103,7 @@ class BaselineStore:
             )
         return self._find(self.committed_dir, case)
 
-    def compares(self, baseline: Baseline, *, workload: Mapping[str, Any]) -> bool:
+    def _compares(self, baseline: Baseline, *, workload: Mapping[str, Any]) -> bool:
         """Return whether a baseline is of this machine and that workload."""
         return not find_mismatches(baseline, machine=self.machine, workload=workload)
 
