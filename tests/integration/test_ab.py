@@ -93,7 +93,7 @@ def test_equal_files_are_refused_before_anything_runs_unless_they_are_asked_for(
     asked_for = repository.run("--perf-ab=main", "--perf-inject=0", "--perf-ab-limit=0.1", "--perf-fail-on=none")
 
     assert "--perf-ab=main: old and new are the same files: main" in usage_error(refused)
-    refused.stderr.fnmatch_lines(["*main~1*--perf-inject=0"])
+    refused.stderr.fnmatch_lines(["*is what the working tree*main~1*--perf-inject=0"])
     caution = "perf: CAUTION: old and new are the same files: *"
     asked_for.stdout.fnmatch_lines([caution, "* performance *", caution])
 
@@ -287,7 +287,9 @@ def test_a_path_that_the_code_makes_up_is_found_out_in_the_process_and_no_verdic
     result = repository.run("--perf-ab=main", "--perf-fail-on=none")
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["RevisionError: old (*): its processes use the working tree: */speed.txt (opened)*"])
+    result.stdout.fnmatch_lines(
+        ["RevisionError: old (*): its processes use the working tree: */speed.txt (opened); both sides*"]
+    )
     result.stdout.fnmatch_lines(["no case was judged: 1 perf test selected*"])
 
 
@@ -318,8 +320,8 @@ def test_loops_and_benchmarks_of_the_test_process_are_left_out_and_say_so(reposi
     ("args", "message"),
     [
         (["--perf-ab=no-such-branch"], "--perf-ab=no-such-branch is no commit of "),
-        (["--perf-ab=main", "--update-baselines"], "--perf-ab with --update-baselines: "),
-        (["--perf-ab=main", "--perf-profile"], "--perf-ab with --perf-profile: "),
+        (["--perf-ab=main", "--update-baselines"], "--perf-ab with --update-baselines: a comparison"),
+        (["--perf-ab=main", "--perf-profile"], "--perf-ab with --perf-profile: a profile"),
         (["--perf-ab=main", "--perf-ab-limit=0"], "--perf-ab-limit=0 must be positive seconds"),
     ],
 )

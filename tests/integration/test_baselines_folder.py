@@ -13,10 +13,14 @@ from tests.integration.conftest import CASE, Project, has_text, usage_error
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        pytest.param("--perf-baselines=speed.txt", "{option}: {root}/speed.txt is a file", id="file"),
+        pytest.param("--perf-baselines=speed.txt", "{option}: {root}/speed.txt is a file; give the folder", id="file"),
         pytest.param("--update-baselines --perf-baselines=speed.txt", "speed.txt is a file", id="file to write"),
-        pytest.param("--perf-baselines=baselnies", "{option}: there is no folder baselnies in {root}", id="mistyped"),
-        pytest.param("-o perf_baselines=golden", "ini perf_baselines=golden: there is no folder golden", id="ini"),
+        pytest.param(
+            "--perf-baselines=baselnies", "{option}: there is no folder baselnies in {root}; record", id="mistyped"
+        ),
+        pytest.param(
+            "-o perf_baselines=golden", "ini perf_baselines=golden: there is no folder golden in {root}", id="ini"
+        ),
         pytest.param("--perf-dry-run --perf-baselines=golden", "there is no folder golden", id="dry run"),
         pytest.param("--perf-output=speed.txt", "{option}: {root}/speed.txt is a file", id="output"),
     ],
