@@ -58,13 +58,13 @@ def test_a_named_folder_of_another_root_directory_is_pointed_at(project: Project
     )
 
 
-def test_a_folder_that_is_named_may_be_new_where_baselines_are_stored(project: Project) -> None:
+def test_a_folder_that_is_named_may_be_new_in_an_update(project: Project) -> None:
     project.run("--update-baselines", "--perf-baselines=golden").assert_outcomes(passed=1)
 
     project.run("--perf-baselines=golden", "--perf-fail-on=no_baseline").assert_outcomes(passed=1)
 
 
-def test_a_case_without_a_baseline_says_where_one_was_looked_for(project: Project) -> None:
+def test_a_case_without_a_baseline_names_the_folder_that_was_searched(project: Project) -> None:
     result = project.run()
 
     result.stdout.fnmatch_lines(["  nothing is stored for this case in baselines/cpu"])

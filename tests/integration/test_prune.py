@@ -72,7 +72,7 @@ def test_a_case_that_no_test_asks_for_is_deleted_with_its_profile_and_listed(pro
         ),
     ],
 )
-def test_nothing_is_deleted_where_a_case_may_be_hidden(
+def test_nothing_is_deleted_if_a_case_may_be_hidden(
     project: Project, orphan: Path, body: str, args: list[str], why: str
 ) -> None:
     write_tests(project, body)

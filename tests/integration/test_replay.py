@@ -243,7 +243,7 @@ def test_options_that_need_launches_are_refused(project: Project, other: str) ->
     assert "--perf-replay" in usage_error(project.run("--perf-replay=.", other))
 
 
-def test_a_laptop_judges_what_a_gpu_machine_stored(project: Project) -> None:
+def test_a_laptop_judges_runs_of_a_gpu_machine(project: Project) -> None:
     project.pytester.makepyfile(test_speed=ON_GPUS)
     layouts = {"h100": Layout(gpus=8, dp_shard=8)}
     recipe = Recipe(model="llama3-8b-twin", layouts=layouts, seq_len=64, global_batch_size=8)

@@ -115,7 +115,7 @@ def test_a_case_that_fails_by_its_verdict_alone_is_stored(project: Project) -> N
     assert stored_runs(project) == [2]
 
 
-def test_every_attempt_is_judged_by_what_was_stored_before_the_session(project: Project) -> None:
+def test_every_attempt_is_judged_by_the_baseline_from_before_the_session(project: Project) -> None:
     result = rerun(project, "--perf-fail-on=no_baseline")
 
     result.assert_outcomes(failed=1)

@@ -122,7 +122,7 @@ def test_side_by_side_runs_are_refused(project: Project) -> None:
     assert "-n runs tests side by side, and perf tests need the machine" in usage_error(project.run("-n", "2"))
 
 
-def test_workers_may_run_what_is_not_perf(project: Project) -> None:
+def test_workers_may_run_other_tests(project: Project) -> None:
     project.pytester.makepyfile(test_other="def test_ok():\n    pass\n")
 
     result = project.pytester.runpytest_subprocess("-n", "1", "-m", "not perf")

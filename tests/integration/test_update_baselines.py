@@ -7,7 +7,7 @@ import pytest
 from tests.integration.conftest import CASE, Project, usage_error
 
 
-def test_a_baseline_is_written_with_where_it_comes_from(project: Project) -> None:
+def test_a_baseline_is_written_with_its_provenance(project: Project) -> None:
     result = project.run("--update-baselines", "--perf-runs=4")
 
     result.assert_outcomes(passed=1)
@@ -143,7 +143,7 @@ def test_options_that_contradict_each_other_are_refused(project: Project, option
     assert rule in usage_error(project.run(*options))
 
 
-def test_an_update_stores_what_would_fail_for_having_no_baseline(project: Project) -> None:
+def test_an_update_stores_a_case_that_would_fail_for_having_no_baseline(project: Project) -> None:
     result = project.run("--update-baselines", "--perf-fail-on=regressed,no_baseline")
 
     result.assert_outcomes(passed=1)
