@@ -65,7 +65,7 @@ class ScriptedLauncher:
 
 
 def failing(rank: int = 0, *, exit_code: int = 1, polls: Sequence[Callable[[Path], object]] = ()) -> ScriptedLauncher:
-    """Return a launcher one of whose ranks fails."""
+    """Return a launcher with one failing rank."""
     failures = (RankExit(rank=rank, exit_code=exit_code),)
     return ScriptedLauncher(status=LaunchStatus.FAILED, failures=failures, polls=list(polls))
 

@@ -58,7 +58,7 @@ def test_a_slower_working_tree_fails_beside_the_revision_and_nothing_is_stored(r
     result.stdout.fnmatch_lines(
         [
             "perf: system cpu (*)",
-            "perf: cases are compared with main, ???????, by --perf-ab, for at most 3 min 00 s each*",
+            "perf: cases are compared with main, ???????, *3 min 00 s each*",
             f"perf: {CASE}: whole launches alternate: *",
             f"REGRESSED {CASE}",
             "tokens/sec/GPU is 16.7% below old (main, ???????)*",
@@ -130,7 +130,7 @@ def test_a_self_test_slows_the_working_tree_alone(repository: Project) -> None:
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            f"INJECTED {CASE}: round 1: old 2,560, new 2,133 tokens/sec/GPU, ratio -16.7%, took *",
+            f"INJECTED {CASE}: round 1: old 2,560, new 2,133 *, ratio -16.7%*",
             f"INJECTED REGRESSED {CASE}",
             "tokens/sec/GPU is 16.7% below old (main, ???????)*",
             "*pytest * --perf-ab=main --perf-inject=20%*",
@@ -164,9 +164,7 @@ def test_a_side_without_code_of_its_own_is_refused_before_anything_runs(reposito
     result = repository.run("--perf-ab=main")
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
-        ["RevisionError: old (main, ???????) has no Python module in */lib, a PYTHONPATH entry*"]
-    )
+    result.stdout.fnmatch_lines(["RevisionError: old (*) has no Python module in */lib*"])
     assert not list(repository.root.glob(".nemoperf/runs/*/*/round-*"))
     assert list((repository.root / ".nemoperf" / "ab").iterdir()) == []
 
@@ -177,9 +175,7 @@ def test_a_set_up_that_fails_is_the_tests_error(repository: Project) -> None:
     result = repository.run("--perf-ab=main")
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
-        ["RevisionError: perf_ab_setup failed for old (main, ???????)*(exit code 3): no compiler"]
-    )
+    result.stdout.fnmatch_lines(["RevisionError: perf_ab_setup failed for old (*(exit code 3): no compiler"])
 
 
 def test_a_side_that_fails_is_named(repository: Project) -> None:
@@ -199,7 +195,7 @@ def test_a_side_that_records_fewer_steps_makes_the_case_invalid(repository: Proj
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            f"{CASE}: round 1: left out after *: new: 10 of 13 steps were recorded*",
+            f"{CASE}: round 1: left out *: new: 10 of 13 steps were recorded*",
             f"INVALID {CASE}",
             "new (working tree): round 1: 10 of 13 steps were recorded*",
         ]
@@ -207,7 +203,7 @@ def test_a_side_that_records_fewer_steps_makes_the_case_invalid(repository: Proj
 
 
 def use_command(project: Project, *, command: str, env: str = "{}") -> None:
-    """Let the test run another command, in which ``HERE`` is the root directory, as a string."""
+    """Let the test run another command; it may name the root directory as ``HERE``, a string."""
     text = PERF_TEST.replace("@pytest.mark.perf", "HERE = str(pathlib.Path(__file__).parent)\n\n@pytest.mark.perf")
     recipe = f"import dataclasses\n    perf.check(dataclasses.replace(RECIPE, command={command}, env={env}))"
     project.pytester.makepyfile(test_speed=text.replace("perf.check(RECIPE)", recipe))
@@ -260,7 +256,7 @@ def test_a_trainer_that_the_revision_lacks_is_refused(repository: Project) -> No
     result = repository.run("--perf-ab=main", "--perf-fail-on=none")
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["RevisionError: old (*): *arguments name */new_steps.py, but the revision has no *"])
+    result.stdout.fnmatch_lines(["RevisionError: old (*): *name */new_steps.py, but the revision has no *"])
 
 
 def test_a_trainer_that_a_set_up_puts_there_is_run_from_there(repository: Project) -> None:
@@ -287,9 +283,7 @@ def test_a_path_that_the_code_makes_up_is_found_out_in_the_process_and_no_verdic
     result = repository.run("--perf-ab=main", "--perf-fail-on=none")
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
-        ["RevisionError: old (*): its processes use the working tree: */speed.txt (opened); both sides*"]
-    )
+    result.stdout.fnmatch_lines(["RevisionError: old (*use the working tree: */speed.txt (opened); both sides*"])
     result.stdout.fnmatch_lines(["no case was judged: 1 perf test selected*"])
 
 
@@ -299,7 +293,7 @@ def test_a_shared_folder_among_the_paths_is_refused(repository: Project) -> None
     result = repository.run("--perf-ab=main")
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["RevisionError: *perf_ab_paths has /*, which is the same folder for both*"])
+    result.stdout.fnmatch_lines(["RevisionError: *perf_ab_paths has /*, * the same folder for both*"])
 
 
 def test_loops_and_benchmarks_of_the_test_process_are_left_out_and_say_so(repository: Project) -> None:

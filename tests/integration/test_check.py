@@ -47,7 +47,7 @@ def test_a_slower_run_fails_with_numbers_and_commands(project: Project) -> None:
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "*tokens/sec/GPU is 33.3% below the baseline (1,707 against 2,560; allowed 20.0%)*",
+            "*tokens/sec/GPU is 33.3% below *(1,707 against 2,560; allowed 20.0%)*",
             "*pytest -m perf --system=cpu test_speed.py::test_speed*",
             "*--update-baselines*",
         ]
@@ -126,7 +126,7 @@ def test_a_run_that_has_not_settled_is_launched_once_more(project: Project) -> N
     result = project.run()
 
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["*run 1 is dropped and launched again: the steps have not settled*"])
+    result.stdout.fnmatch_lines(["*run 1 is dropped and launched again: * not settled*"])
 
 
 def test_a_run_that_never_settles_is_invalid(project: Project) -> None:
@@ -157,7 +157,7 @@ def test_a_first_run_on_a_restless_machine_is_recorded_with_the_noise_it_saw(pro
     result = project.run()
 
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["*NO BASELINE*", "*the machine was restless: its speed changed within run 1 by *"])
+    result.stdout.fnmatch_lines(["*NO BASELINE*", "*the machine was restless: *within run 1 by *"])
     (path,) = (project.root / ".nemoperf" / "baselines").rglob(f"{CASE}.json")
     (run,) = json.loads(path.read_text())["runs"]
     assert abs(run["drift_pct"]) > 10
@@ -209,7 +209,7 @@ def test_a_case_too_large_for_this_hosts_memory_is_not_launched(project: Project
     result = project.run()
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*its 2 ranks need about *,* GB, and this host has * GB; use a smaller model*"])
+    result.stdout.fnmatch_lines(["*2 ranks need about *,* GB, and this host has *; use a smaller model*"])
 
 
 TWO_MORE = """
@@ -257,7 +257,7 @@ def test_every_third_step_being_slow_is_a_regression_though_the_median_stays(pro
     assert result.ret == 1
     result.stdout.fnmatch_lines(
         [
-            f"REGRESSED {CASE}: * 0.0% against 2,560; 78.3% lost with slow steps counted; *",
+            f"REGRESSED {CASE}: * 0.0% against 2,560; 78.3% lost with slow steps *",
             "8 of 20 steps are 10 times as slow as the rest (0 of 10 in the baseline)*",
             "tokens/sec/GPU is 0.0% * the baseline (*",
             "*steps far slower than the rest, kept: 6 now, 0 in the baseline",

@@ -78,7 +78,7 @@ def test_a_failure_is_compared_with_the_profile_of_the_update(
     stored.stdout.fnmatch_lines([f"perf: the profile of {CASE} is stored as {path}"])
     assert json.loads((project.root / path).read_text())["case"] == CASE
     failed.assert_outcomes(failed=1)
-    failed.stdout.fnmatch_lines(["*aten::mm adds most: 100 ms a step, 50 ms -> 150 ms in 40 -> 80 calls"])
+    failed.stdout.fnmatch_lines(["*aten::mm adds most: 100 ms *50 ms -> 150 ms in 40 -> 80 calls"])
     failed.stdout.no_fnmatch_line("*not of the baseline's session*")
     capsys.readouterr()
     assert main(["lint", str(project.root / "baselines")]) == 0, capsys.readouterr().out
@@ -124,7 +124,7 @@ def test_real_ranks_are_profiled(project: Project, monkeypatch: pytest.MonkeyPat
         [
             f"perf: {case} runs once more under torch.profiler",
             "operators (4 steps of 2 ranks under torch.profiler)",
-            "*not compared: there is no baseline that a profile could lie beside",
+            "*not compared: there is no baseline *",
             f"  .nemoperf/runs/*/{case}/profile/trace-rank0.json.gz",
             f"  .nemoperf/runs/*/{case}/profile/trace-rank1.json.gz",
         ]
