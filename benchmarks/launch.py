@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("--launches", type=int, default=7, help="launches of each (default 7)")
     launches = parser.parse_args().launches
     plan = _plan()
-    ours, theirs, imports = [], [], []
+    ours = []
+    theirs = []
+    imports = []
     launcher = LocalLauncher()
     try:
         for _ in range(launches):
