@@ -1,4 +1,4 @@
-"""What the plugin costs before any test runs: collecting many perf cases, and starting pytest at all.
+"""Cost of the plugin before any test runs: collecting many perf cases, and starting pytest.
 
 Whole processes with the plugin and without (``-p no:nemoperf``) run in turns, from a temporary project:
 
@@ -6,7 +6,7 @@ Whole processes with the plugin and without (``-p no:nemoperf``) run in turns, f
   plugin the project registers the marker itself, and the cases are collected without ``-m``.
 - one empty file: ``pytest -q``.
 
-Other plugins that are installed are left out on both sides, so that what they import is not had for nothing.
+Other installed plugins are left out on both sides: modules that they import would cost ours nothing.
 
 ``python benchmarks/collection.py [--rounds N] [--cases N]``
 """
@@ -22,10 +22,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 
+import pytest
 from tables import machine_line, markdown_table, median_interval, spread
 
 from pytest_nemoperf.baseline import Baseline, write_baseline
@@ -55,12 +56,12 @@ def test_case(perf, variant):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One way to start pytest, and what its processes took.
+    """One way to start pytest, with the times of its processes.
 
     Attributes:
         name: For people.
         arguments: After ``pytest``.
-        folder: Where it is started.
+        folder: Working directory of its processes.
         expected: Part of its output, so that a failed run is never taken for a fast one.
         exit_code: Expected too.
         wall_sec: Of each process, start to end.
@@ -76,12 +77,13 @@ class Command:
     user_sec: list[float] = field(default_factory=list)
 
     def run(self) -> None:
-        """Start it once and keep what it took.
+        """Start it once and keep the times.
 
         Raises:
-            RuntimeError: If it did not do what is expected.
+            RuntimeError: If exit code or output are not as expected.
         """
-        user, start = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime, time.perf_counter()
+        user = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        start = time.perf_counter()
         done = start_python("-m", "pytest", *self.arguments, folder=self.folder)
         self.wall_sec.append(time.perf_counter() - start)
         self.user_sec.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - user)
@@ -93,8 +95,10 @@ class Command:
 
 
 def start_python(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run this Python in a folder to its end, undisturbed by options of this shell."""
-    env = {name: value for name, value in os.environ.items() if name not in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")}
+    """Run this Python in a folder to its end, without pytest options from this shell's environment."""
+    env = dict(os.environ)
+    for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
+        env.pop(name, None)
     return subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False
     )
@@ -102,8 +106,8 @@ def start_python(*arguments: str, folder: Path) -> subprocess.CompletedProcess[s
 
 def without_others() -> tuple[str, ...]:
     """Return pytest's options that leave out every installed plugin but ours."""
-    names = sorted({entry.name for entry in metadata.entry_points(group="pytest11")} - {"nemoperf"})
-    return tuple(f"-pno:{name}" for name in names)
+    names = metadata.entry_points(group="pytest11").names - {"nemoperf"}
+    return tuple(f"-pno:{name}" for name in sorted(names))
 
 
 def write_project(folder: Path, *, cases: int) -> None:
@@ -111,7 +115,8 @@ def write_project(folder: Path, *, cases: int) -> None:
     folder.mkdir()
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = perf: performance-regression test\n", encoding="utf-8")
     (folder / "test_cases.py").write_text(PERF_TESTS.format(cases=cases), encoding="utf-8")
-    system, devices = find_system("cpu"), detect_devices()
+    system = find_system("cpu")
+    devices = detect_devices()
     machine = machine_key(system, devices=devices)
     source = provenance(system, devices=devices, code=code_version(folder))
     run = Run(
@@ -136,34 +141,46 @@ def write_project(folder: Path, *, cases: int) -> None:
 
 
 def compare(commands: Sequence[Command], *, rounds: int) -> None:
-    """Run each command so many times, in turns, after one round that fills caches and does not count."""
+    """Run each command several times, in turns, after one round that fills caches and does not count."""
     for command in commands:
         command.run()
         command.wall_sec.clear()
         command.user_sec.clear()
     for number in range(rounds):
-        for command in commands if number % 2 else reversed(commands):
+        order = list(commands)
+        if number % 2 == 0:
+            order.reverse()
+        for command in order:
             command.run()
 
 
 def show(title: str, *, on: Command, off: Command, goal_sec: float) -> None:
     """Print both commands' times and the differences of each round."""
+    wall = differences(on.wall_sec, off.wall_sec)
+    user = differences(on.user_sec, off.user_sec)
     rows = [
-        [command.name, spread(command.wall_sec, digits=3), spread(command.user_sec, digits=3)] for command in (on, off)
+        row(on.name, wall=on.wall_sec, user=on.user_sec),
+        row(off.name, wall=off.wall_sec, user=off.user_sec),
+        row(f"**more, round by round** (goal {goal_sec:g})", wall=wall, user=user),
     ]
-    wall, user = (
-        [mine - other for mine, other in zip(own, bare, strict=True)]
-        for own, bare in ((on.wall_sec, off.wall_sec), (on.user_sec, off.user_sec))
-    )
     low, high = median_interval(wall)
-    rows.append([f"**more, round by round** (goal {goal_sec:g})", spread(wall, digits=3), spread(user, digits=3)])
     print(f"{title}, {len(wall)} rounds\n")
     print(markdown_table(["", "wall s: median (min to max)", "user CPU s"], rows=rows))
-    print(f"\n95% interval of the median of what it takes more: {low:.3f} to {high:.3f} s wall\n")
+    print(f"\n95% interval of the median difference: {low:.3f} to {high:.3f} s wall\n")
+
+
+def differences(own: Sequence[float], bare: Sequence[float]) -> list[float]:
+    """Return the differences of the same rounds."""
+    return [mine - other for mine, other in zip(own, bare, strict=True)]
+
+
+def row(name: str, *, wall: Sequence[float], user: Sequence[float]) -> list[str]:
+    """Return a line of the table, times in seconds."""
+    return [name, spread(wall, digits=3), spread(user, digits=3)]
 
 
 def show_imports(command: Command) -> None:
-    """Print which of our modules take longest to import in a command."""
+    """Print the modules of ours that take longest to import in a command."""
     # Entry points load modules in a way that importtime does not see, an import statement before it does.
     program = "import sys, pytest, pytest_nemoperf.plugin; sys.exit(pytest.main(sys.argv[1:]))"
     done = start_python("-X", "importtime", "-c", program, *command.arguments, folder=command.folder)
@@ -180,7 +197,7 @@ def show_imports(command: Command) -> None:
 
 def main() -> None:
     """Build the project, compare, and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--cases", type=int, default=10_000)
     arguments = parser.parse_args()
@@ -196,7 +213,8 @@ def main() -> None:
 def collect_both(folder: Path, *, cases: int, rounds: int) -> None:
     """Collect the cases with the plugin and without."""
     write_project(folder, cases=cases)
-    expected, alone = f"{cases} tests collected", ("--collect-only", "-q", *without_others())
+    expected = f"{cases} tests collected"
+    alone = ("--collect-only", "-q", *without_others())
     on = Command(
         name="-m perf --system=cpu", arguments=(*alone, "-m", "perf", "--system=cpu"), folder=folder, expected=expected
     )
@@ -210,15 +228,15 @@ def start_both(folder: Path, *, rounds: int) -> None:
     """Start pytest on an empty file with the plugin and without."""
     folder.mkdir()
     (folder / "test_empty.py").touch()
-    alone, no_tests = ("-q", "test_empty.py", *without_others()), 5  # pytest's exit code
-    on = Command(name="installed", arguments=alone, folder=folder, expected="no tests ran", exit_code=no_tests)
-    off = Command(
-        name="-p no:nemoperf",
-        arguments=(*alone, "-pno:nemoperf"),
+    alone = ("-q", "test_empty.py", *without_others())
+    on = Command(
+        name="installed",
+        arguments=alone,
         folder=folder,
         expected="no tests ran",
-        exit_code=no_tests,
+        exit_code=pytest.ExitCode.NO_TESTS_COLLECTED,
     )
+    off = replace(on, name="-p no:nemoperf", arguments=(*alone, "-pno:nemoperf"), wall_sec=[], user_sec=[])
     compare([on, off], rounds=rounds)
     show("Start of pytest on an empty file", on=on, off=off, goal_sec=START_GOAL_SEC)
     show_imports(on)

@@ -1,4 +1,4 @@
-"""Compare native generation with transformers' ``generate`` and vLLM, and with what the machine allows.
+"""Compare native generation with transformers' ``generate`` and vLLM, and with the machine's limits.
 
 Same weights, prompts, lengths, dtype (fp32) and threads, all sampled. Our engine and transformers take turns in one
 process, round by round, with a round of the model's own matrix products and of copies through memory, so that all see
@@ -15,8 +15,7 @@ import argparse
 import gc
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from typing import Any
 import torch
 from native_step import reference_weights
 from peers import Peer, started_peer, workload_of
-from tables import machine_line, markdown_table, spread
+from tables import machine_line, markdown_table, rates, ratios, spread, timed
 
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.native.device import available_cores, tune_host_memory
@@ -38,6 +37,7 @@ from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.recipe import Plan, Precision, Recipe
 from pytest_nemoperf.rl import RL, STOP_TOKEN
 from pytest_nemoperf.systems import find_system
+from pytest_nemoperf.weights import num_parameters
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig(
@@ -54,10 +54,14 @@ PROMPTS, GROUP, PROMPT_LEN = 8, 4, 16
 GROWTH = (64, 256, 1024)  # generated tokens whose cost is compared
 WARM_ROUNDS = 2
 TOLERANCE = 1e-4  # between two implementations
+LIMITS: Mapping[str, str] = {
+    "products": "limit: matrix products",
+    "memory": "limit: weights and cache through memory",
+}
 
 
 def make_plan(max_len: int) -> Plan:
-    """Return a single-rank plan whose responses have so many tokens."""
+    """Return a single-rank plan with responses of a given number of tokens."""
     rl = RL(
         num_prompts_per_step=PROMPTS,
         num_generations_per_prompt=GROUP,
@@ -119,7 +123,7 @@ def make_reference(plan: Plan, *, weights: Decoder) -> Any:
 
 @torch.no_grad()
 def reference_generate(reference: Any, requests: Sequence[Request]) -> torch.Tensor:
-    """Return what transformers samples: as many tokens, the end token forbidden until then."""
+    """Sample with transformers, shape (samples, prompt + response); the end token is forbidden."""
     prompts = torch.tensor([request.prompt for request in requests])
     length = requests[0].max_len
     out: torch.Tensor = reference.generate(
@@ -140,12 +144,13 @@ def reference_generate(reference: Any, requests: Sequence[Request]) -> torch.Ten
 
 @torch.no_grad()
 def check_equal(reference: Any, requests: Sequence[Request], *, responses: Sequence[Response]) -> float:
-    """Return how far our log-probabilities are from those of transformers' forward pass; exit if not by rounding."""
-    pairs = list(zip(requests, responses, strict=True))
-    tokens = torch.tensor([[*request.prompt, *response.tokens] for request, response in pairs])
-    logprobs = reference(input_ids=tokens).logits[:, PROMPT_LEN - 1 : -1].log_softmax(-1)
-    theirs = logprobs.gather(2, tokens[:, PROMPT_LEN:, None])[..., 0]
-    worst = float((theirs - torch.tensor([response.logprobs for response in responses])).abs().max())
+    """Return the largest difference of our log-probabilities from transformers'; exit if it is not rounding."""
+    prompts = torch.tensor([request.prompt for request in requests])
+    tokens = torch.tensor([response.tokens for response in responses])
+    ours = torch.tensor([response.logprobs for response in responses])
+    logits = reference(input_ids=torch.cat([prompts, tokens], dim=1)).logits
+    theirs = logits[:, PROMPT_LEN - 1 : -1].log_softmax(-1).gather(2, tokens[..., None])[..., 0]
+    worst = float((theirs - ours).abs().max())
     if worst > TOLERANCE:
         sys.exit(f"log-probabilities differ by {worst:.1e}: not the same model, nothing to compare")
     return worst
@@ -153,7 +158,9 @@ def check_equal(reference: Any, requests: Sequence[Request], *, responses: Seque
 
 def product_round() -> Callable[[], None]:
     """Return a function that does the matrix products of one decoding step, attention's apart."""
-    tokens, width, ffn = PROMPTS * GROUP, MODEL.hidden_size, MODEL.ffn_hidden_size
+    tokens = PROMPTS * GROUP
+    width = MODEL.hidden_size
+    ffn = MODEL.ffn_hidden_size
     fused = (MODEL.num_heads + 2 * MODEL.num_kv_heads) * MODEL.head_dim
     block = [(width, fused), (MODEL.num_heads * MODEL.head_dim, width), (width, 2 * ffn), (ffn, width)]
     shapes = [*block * MODEL.num_layers, (width, MODEL.vocab_size)]
@@ -168,15 +175,9 @@ def product_round() -> Callable[[], None]:
 
 def bytes_per_step(max_len: int) -> float:
     """Return the bytes of weights and cache that a decoding step reads, the mean over a response."""
-    weights = sum(weight.numel() for weight in _decoder_weights())
+    weights = num_parameters(MODEL) - MODEL.vocab_size * MODEL.hidden_size  # of the embedding, one row a token
     keys_values = 2 * MODEL.num_layers * MODEL.num_kv_heads * MODEL.head_dim
     return 4 * (weights + PROMPTS * GROUP * keys_values * (PROMPT_LEN + max_len / 2))
-
-
-def _decoder_weights() -> list[torch.Tensor]:
-    with torch.device("meta"):
-        model = Decoder(MODEL, seq_len=PROMPT_LEN, dtype=torch.float32)
-    return [weight for name, weight in model.named_parameters() if name != "embedding.weight"]  # one row a token
 
 
 def copy_rate() -> float:
@@ -184,22 +185,12 @@ def copy_rate() -> float:
     source = torch.ones(2**25)
     target = torch.empty_like(source)
     target.copy_(source)
-    start = time.perf_counter()
-    target.copy_(source)
-    return 2 * source.nbytes / (time.perf_counter() - start)
-
-
-def timed(run: Callable[[], object], *, repeats: int = 1) -> float:
-    """Return seconds of one call."""
-    start = time.perf_counter()
-    for _ in range(repeats):
-        run()
-    return (time.perf_counter() - start) / repeats
+    return 2 * source.nbytes / timed(lambda: target.copy_(source))
 
 
 @contextmanager
 def vllm_of(plan: Plan, *, requests: Sequence[Request], python: str | None) -> Iterator[Peer | None]:
-    """Start vLLM on the same prompts, where there is an interpreter that has it."""
+    """Start vLLM on the same prompts; yield None without an interpreter for it."""
     if python is None:
         yield None
         return
@@ -211,11 +202,12 @@ def vllm_of(plan: Plan, *, requests: Sequence[Request], python: str | None) -> I
 
 
 def measure(*, rounds: int, max_len: int, vllm_python: str | None) -> tuple[dict[str, list[float]], float]:
-    """Return the seconds of each round, and how far log-probabilities are apart."""
+    """Return the seconds of each round by engine, and the largest difference of log-probabilities."""
     plan = make_plan(max_len)
     (weights,) = parallelize(plan, mesh=RankMesh(), device=CPU)
     assert isinstance(weights, Decoder)
-    generator, reference = make_generator(plan, weights=weights), make_reference(plan, weights=weights)
+    generator = make_generator(plan, weights=weights)
+    reference = make_reference(plan, weights=weights)
     requests = make_requests(max_len)
     worst = check_equal(reference, requests, responses=generator.generate(requests, seed=0).responses)
     products = product_round()
@@ -239,28 +231,25 @@ def measure(*, rounds: int, max_len: int, vllm_python: str | None) -> tuple[dict
 
 
 def compare(*, rounds: int, max_len: int, vllm_python: str | None) -> None:
-    """Print tokens/s of all, ratios round by round, and the limits."""
+    """Print tokens/s of each engine, ratios round by round, and the limits."""
     seconds, worst = measure(rounds=rounds, max_len=max_len, vllm_python=vllm_python)
     num_tokens = PROMPTS * GROUP * max_len
     print(
         f"{MODEL.name}: {PROMPTS} prompts of {PROMPT_LEN} tokens, {GROUP} responses of {max_len} tokens each, fp32; "
         f"log-probabilities agree to {worst:.0e}\n"
     )
-    rows = [
-        [name, spread([1e3 * t for t in times], digits=1), spread([num_tokens / t for t in times], digits=0)]
-        for name, times in seconds.items()
-    ]
-    rows[2][0], rows[3][0] = "limit: matrix products", "limit: weights and cache through memory"
+    rows = []
+    for name, times in seconds.items():
+        tokens_per_sec = rates(num_tokens, seconds=times)
+        rows.append([LIMITS.get(name, name), spread(times, scale=1e3, digits=1), spread(tokens_per_sec, digits=0)])
     print(markdown_table(["", "ms", "tokens/s"], rows=rows))
     print()
-    for peer in [name for name in ("transformers", "vllm") if name in seconds]:
-        print(f"native / {peer}, tokens/s of the same round: {spread(_ratios(seconds, peer))}")
-    for limit in ("products", "memory"):
-        print(f"time of the {limit} / native: {spread([100 * r for r in _ratios(seconds, limit)], digits=0)} %")
-
-
-def _ratios(seconds: dict[str, list[float]], name: str) -> list[float]:
-    return [other / ours for other, ours in zip(seconds[name], seconds["native"], strict=True)]
+    for name, times in seconds.items():
+        to_native = ratios(times, to=seconds["native"])
+        if name in LIMITS:
+            print(f"time of the {name} / native: {spread(to_native, scale=100, digits=0)} %")
+        elif name != "native":
+            print(f"native / {name}, tokens/s of the same round: {spread(to_native)}")
 
 
 def growth(*, rounds: int) -> None:
@@ -275,15 +264,15 @@ def growth(*, rounds: int) -> None:
         for length in GROWTH:
             requests = make_requests(length)
             seconds = timed(lambda: generator.generate(requests, seed=number))  # noqa: B023 (called at once)
-            costs[length].append(1e6 * seconds / (len(requests) * length))
-    rows = [[str(length), spread(values, digits=1)] for length, values in costs.items()]
-    print("\nattention apart, what a token costs does not depend on how many came before it\n")
+            costs[length].append(seconds / (len(requests) * length))
+    rows = [[str(length), spread(values, scale=1e6, digits=1)] for length, values in costs.items()]
+    print("\nattention apart, the cost of a token does not depend on the number of tokens before it\n")
     print(markdown_table(["generated tokens", "us a token"], rows=rows))
 
 
 def main() -> None:
     """Run the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--max-len", type=int, default=64, help="generated tokens of each sample")
     parser.add_argument("--threads", type=int, default=available_cores())
@@ -297,7 +286,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(arguments.threads)
     tune_host_memory()
-    # As in a rank: collections need not look at what lives to the end. Here that is transformers too.
+    # As in a rank, keep the garbage collector from objects that live to the end, here transformers' as well.
     gc.collect()
     gc.freeze()
     compare(rounds=arguments.rounds, max_len=arguments.max_len, vllm_python=arguments.vllm_python)

@@ -1,7 +1,7 @@
-"""What watching the machine's health costs a run: the same case launched with and without the monitor, in turns.
+"""Cost of watching the machine's health: the same case launched with and without the monitor, in turns.
 
 Each round launches twice, in an order that swaps from round to round, so that a busy moment and a trend hit both. Then
-the time of one sample itself is told.
+the time of one sample is printed.
 
 ``python benchmarks/health.py [--rounds N] [--gpus N]``
 """
@@ -11,12 +11,10 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-from tables import machine_line, markdown_table, median_interval, spread
+from tables import machine_line, markdown_table, median_interval, ratios, spread, timed
 
 from pytest_nemoperf import machine
 from pytest_nemoperf.frameworks.torch import TorchFramework
@@ -43,17 +41,20 @@ def main() -> None:
     plan = make_plan(gpus=arguments.gpus)
     seconds = launch_in_turns(plan, rounds=arguments.rounds)
     print(f"{plan.case}, {plan.steps} steps a launch, {arguments.rounds} launches of each; {machine_line()}\n")
-    rows = [(arm, spread([1e3 * each for each in seconds[arm]])) for arm in ARMS]
+    rows = [(arm, spread(seconds[arm], scale=1e3)) for arm in ARMS]
     print(markdown_table(("launches", "median step, ms"), rows=rows))
-    ratios = [100 * (on / off - 1) for off, on in zip(seconds[ARMS[0]], seconds[ARMS[1]], strict=True)]
-    low, high = median_interval(ratios)
-    median = statistics.median(ratios)
-    print(f"\nwatched, round by round: {median:+.2f}% (95% of the median: {low:+.2f}% to {high:+.2f}%)\n")
+    slowdowns = ratios(seconds["watched"], to=seconds["not watched"])
+    median = 100 * (statistics.median(slowdowns) - 1)
+    low, high = median_interval(slowdowns)
+    print(
+        f"\nwatched, round by round: {median:+.2f}% "
+        f"(95% of the median: {100 * (low - 1):+.2f}% to {100 * (high - 1):+.2f}%)\n"
+    )
     print_sample_costs(plan)
 
 
 def make_plan(*, gpus: int) -> Plan:
-    """Return a case of steps of 60 ms or so on a CPU, long enough for several samples."""
+    """Return a case with steps of about 60 ms on a CPU, long enough for several samples."""
     system = machine.choose_system("auto", devices=machine.detect_devices())
     recipe = Recipe(
         model="llama-tiny",
@@ -74,7 +75,7 @@ def launch_in_turns(plan: Plan, *, rounds: int) -> dict[str, list[float]]:
     try:
         launch(plan, launcher=launcher, arm=ARMS[1])
         for number in range(rounds):
-            for arm in ARMS if number % 2 else reversed(ARMS):
+            for arm in sorted(ARMS, reverse=number % 2 == 0):
                 seconds[arm].append(launch(plan, launcher=launcher, arm=arm))
     finally:
         launcher.close()
@@ -97,23 +98,15 @@ def launch(plan: Plan, *, launcher: LocalLauncher, arm: str) -> float:
 
 
 def print_sample_costs(plan: Plan) -> None:
-    """Print how long one sample takes: at most two a second, and at most a hundredth of the time."""
+    """Print the time of one sample; a run takes at most two a second, in at most a hundredth of its time."""
     host = HostSampler()
-    rows = [(f"host, {len(psutil.pids())} processes", spread(timed_ms(host.sample)))]
+    times = [timed(host.sample) for _ in range(NUM_SAMPLES)]
+    rows = [(f"host, {len(psutil.pids())} processes", spread(times, scale=1e3))]
     if plan.device == "cuda":
         with GpuSampler(num_gpus=plan.layout.total_gpus) as gpus:
-            rows.append((f"{plan.layout.total_gpus} GPUs", spread(timed_ms(gpus.sample))))
+            times = [timed(gpus.sample) for _ in range(NUM_SAMPLES)]
+            rows.append((f"{plan.layout.total_gpus} GPUs", spread(times, scale=1e3)))
     print(markdown_table(("one sample", "ms"), rows=rows))
-
-
-def timed_ms(call: Callable[[], object]) -> list[float]:
-    """Return how long each of some calls took, milliseconds."""
-    times = []
-    for _ in range(NUM_SAMPLES):
-        start = time.perf_counter()
-        call()
-        times.append(1e3 * (time.perf_counter() - start))
-    return times
 
 
 if __name__ == "__main__":

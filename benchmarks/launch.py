@@ -1,4 +1,4 @@
-"""What a launch costs: from the command to the first step of a fresh 2-rank run, beside torchrun on the same ranks.
+"""Cost of a launch: from the command to the first step of a fresh 2-rank run, beside torchrun on the same ranks.
 
 Both launch the same plan with the same rank module, in turns, so that a busy moment hits both. The clock stops when
 the ranks write their first line of progress, after step 0. Run: ``python benchmarks/launch.py [--launches 7]``.
@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("--launches", type=int, default=7, help="launches of each (default 7)")
     launches = parser.parse_args().launches
     plan = _plan()
-    ours, theirs, imports = [], [], []
+    ours = []
+    theirs = []
+    imports = []
     launcher = LocalLauncher()
     try:
         for _ in range(launches):
@@ -107,7 +109,7 @@ def _run_dir(plan: Plan) -> Iterator[Path]:
 
 
 class _Watch:
-    """Takes the time from entering to the first line of progress."""
+    """Measures the time from entering to the first line of progress."""
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / PROGRESS_FILE

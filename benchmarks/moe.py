@@ -14,7 +14,7 @@ import sys
 import time
 
 import torch
-from tables import machine_line, markdown_table, spread
+from tables import machine_line, markdown_table, rates, ratios, spread
 
 from pytest_nemoperf.models import find_model
 from pytest_nemoperf.native.data import SyntheticTokens
@@ -35,7 +35,7 @@ PRODUCTS: dict[str, Product] = {"grouped": grouped_product, "loop": looped_produ
 
 
 def make_trainer(plan: Plan, *, product: Product) -> Trainer:
-    """Return the trainer of a single rank whose experts compute by that product."""
+    """Return the trainer of a single rank; its experts compute by the given product."""
     chunks = parallelize(plan, mesh=RankMesh(), device=CPU)
     for chunk in chunks:
         for module in chunk.modules():
@@ -46,10 +46,11 @@ def make_trainer(plan: Plan, *, product: Product) -> Trainer:
 
 
 def settle(trainers: dict[str, Trainer]) -> float:
-    """Take the first steps and return how far loss and gradient norm are apart; exit if that is not rounding."""
+    """Take the first steps; return the largest difference of loss and gradient norm, and exit if it is not rounding."""
     worst = 0.0
     for number in range(SETTLING_STEPS):
-        grouped, loop = (trainer.step(number) for trainer in trainers.values())
+        grouped = trainers["grouped"].step(number)
+        loop = trainers["loop"].step(number)
         worst = max(worst, abs(grouped.loss / loop.loss - 1), abs(grouped.grad_norm / loop.grad_norm - 1))
     if worst > 1e-4:
         sys.exit(f"loss and gradient norm differ by {worst:.1e}: not the same computation, nothing to compare")
@@ -62,16 +63,15 @@ def compare(plan: Plan, *, rounds: int) -> None:
     worst = settle(trainers)
     seconds: dict[str, list[float]] = {name: [] for name in trainers}
     for number in range(SETTLING_STEPS, SETTLING_STEPS + rounds):
-        # Whoever comes second finds the tokens drawn and the caches full of the other's weights: they take turns.
+        # The second one finds the tokens drawn and the caches full of the other's weights: so the order alternates.
         for name in sorted(trainers, reverse=number % 2 == 0):
             start = time.perf_counter()
             trainers[name].step(number)
             seconds[name].append(time.perf_counter() - start)
-    rows = [
-        [name, spread([1e3 * t for t in times]), spread([plan.tokens_per_step / t for t in times], digits=0)]
-        for name, times in seconds.items()
-    ]
-    ratios = [loop / grouped for grouped, loop in zip(seconds["grouped"], seconds["loop"], strict=True)]
+    rows = []
+    for name, times in seconds.items():
+        tokens_per_sec = rates(plan.tokens_per_step, seconds=times)
+        rows.append([name, spread(times, scale=1e3), spread(tokens_per_sec, digits=0)])
     moe = plan.model.moe
     assert moe is not None
     print(
@@ -79,12 +79,13 @@ def compare(plan: Plan, *, rounds: int) -> None:
         f"{plan.tokens_per_step} tokens a step, fp32; loss and gradient norm agree to {worst:.0e}\n"
     )
     print(markdown_table(["experts", "step, ms", "tokens/s"], rows=rows))
-    print(f"\ngrouped / loop, tokens/s of the same round: {spread(ratios)}\n")
+    speedups = ratios(seconds["loop"], to=seconds["grouped"])
+    print(f"\ngrouped / loop, tokens/s of the same round: {spread(speedups)}\n")
 
 
 def main() -> None:
     """Run the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--model", default="qwen3-30b-a3b-twin", help="catalog name; -twin scales it down")
     parser.add_argument("--seq-len", type=int, default=128)

@@ -12,11 +12,11 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from tables import rates, ratios, spread, timed
 
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.conventions import DEFAULT_CONVENTION, find_convention
@@ -39,7 +39,7 @@ SETTLING_STEPS = 6  # until the heap has found its size
 
 
 def make_plan(hidden_size: int) -> Plan:
-    """Return a single-process fp32 plan of that width."""
+    """Return a single-process fp32 plan of a width."""
     heads, kv_heads, head_dim, ffn, vocab, seq_len, batch = SHAPES[hidden_size]
     model = ModelConfig(
         name=f"llama-{hidden_size}",
@@ -113,15 +113,18 @@ def reference_model(plan: Plan, *, weights: Decoder) -> Any:
 
 def reference_weights(plan: Plan, *, weights: Decoder) -> dict[str, torch.Tensor]:
     """Return our weights under transformers' names, fused matrices taken apart."""
-    ours, model = weights.state_dict(), plan.model
-    rows = [model.num_heads * model.head_dim, *[model.num_kv_heads * model.head_dim] * 2]
+    ours = weights.state_dict()
+    model = plan.model
+    kv_rows = model.num_kv_heads * model.head_dim
+    rows = [model.num_heads * model.head_dim, kv_rows, kv_rows]
     theirs = {
         "model.embed_tokens.weight": ours["embedding.weight"],
         "model.norm.weight": ours["norm.weight"],
         "lm_head.weight": ours["head.weight"],
     }
     for layer in range(model.num_layers):
-        mine, its = f"blocks.{layer}.", f"model.layers.{layer}."
+        mine = f"blocks.{layer}."
+        its = f"model.layers.{layer}."
         q, k, v = ours[mine + "attention.qkv.weight"].split(rows)
         gate, up = ours[mine + "mlp.gate_up.weight"].chunk(2)
         theirs |= {
@@ -158,30 +161,36 @@ def reference_stepper(plan: Plan, *, reference: Any) -> Callable[[int], tuple[fl
 
 def gemm_round(plan: Plan) -> Callable[[], float]:
     """Return a function that does each of the step's matrix products once and returns their FLOP/s."""
-    model, tokens = plan.model, plan.tokens_per_step
-    width, ffn = model.hidden_size, model.ffn_hidden_size
+    model = plan.model
+    tokens = plan.tokens_per_step
+    width = model.hidden_size
+    ffn = model.ffn_hidden_size
     fused = (model.num_heads + 2 * model.num_kv_heads) * model.head_dim
     shapes = [(width, fused), (model.num_heads * model.head_dim, width), (width, 2 * ffn), (ffn, width)]
     products = []
+    flops = 0
     for inputs, outputs in [*shapes * model.num_layers, (width, model.vocab_size)]:
-        x, w, y = torch.randn(tokens, inputs), torch.randn(outputs, inputs), torch.randn(tokens, outputs)
+        x = torch.randn(tokens, inputs)
+        w = torch.randn(outputs, inputs)
+        y = torch.randn(tokens, outputs)
         products += [(x, w.t(), y), (y, w, torch.empty_like(x)), (y.t(), x, torch.empty_like(w))]
-    flops = sum(2 * a.shape[0] * a.shape[1] * b.shape[1] for a, b, _ in products)
+        flops += 3 * 2 * tokens * inputs * outputs
 
-    def run() -> float:
-        start = time.perf_counter()
+    def multiply() -> None:
         for a, b, out in products:
             torch.mm(a, b, out=out)
-        return flops / (time.perf_counter() - start)
 
-    return run
+    return lambda: flops / timed(multiply)
 
 
-def check_equal(ours: list[tuple[float, float]], theirs: list[tuple[float, float]]) -> float:
-    """Return the largest relative difference of loss and gradient norm; exit if it is not rounding."""
-    worst = max(
-        abs(a - b) / abs(b) for mine, its in zip(ours, theirs, strict=True) for a, b in zip(mine, its, strict=True)
-    )
+def settle(trainer: Trainer, *, reference: Callable[[int], tuple[float, float]]) -> float:
+    """Take the first steps of both; return the largest relative difference, and exit if it is not rounding."""
+    worst = 0.0
+    for number in range(SETTLING_STEPS):
+        ours = trainer.step(number)
+        loss, grad_norm = reference(number)
+        if number < 3:  # later on rounding grows, as it does between any two orders of summation
+            worst = max(worst, abs(ours.loss / loss - 1), abs(ours.grad_norm / grad_norm - 1))
     if worst > 1e-4:
         sys.exit(f"loss and gradient norm differ by {worst:.1e}: not the same model, nothing to compare")
     return worst
@@ -193,45 +202,37 @@ def compare(hidden_size: int, *, rounds: int) -> None:
     decoder, trainer = native_trainer(plan)
     reference = reference_stepper(plan, reference=reference_model(plan, weights=decoder))
     gemm = gemm_round(plan)
-    warm = [(trainer.step(number), reference(number)) for number in range(SETTLING_STEPS)]
-    pairs = warm[:3]  # later on rounding grows, as it does between any two orders of summation
-    worst = check_equal([(step.loss, step.grad_norm) for step, _ in pairs], [values for _, values in pairs])
+    worst = settle(trainer, reference=reference)
     gemm()
-    ours, theirs, rates = [], [], []
-    repeats = 1 if hidden_size > 512 else 10
-    for number in range(rounds):
-        ours.append(timed(lambda: trainer.step(number), repeats=repeats))  # noqa: B023 (called at once)
-        theirs.append(timed(lambda: reference(number), repeats=repeats))  # noqa: B023 (as above)
-        rates.append(statistics.median(gemm() for _ in range(1 if hidden_size > 512 else 5)))
+    repeats = 10
+    if hidden_size > 512:
+        repeats = 1
+    ours: list[float] = []
+    theirs: list[float] = []
+    products: list[float] = []
     flops = plan.flops_per_token * plan.tokens_per_step
+    for number in range(rounds):
+        ours.append(median_time(lambda: trainer.step(number), repeats=repeats))  # noqa: B023 (called at once)
+        theirs.append(median_time(lambda: reference(number), repeats=repeats))  # noqa: B023 (as above)
+        products.append(flops / statistics.median(gemm() for _ in range(repeats)))
     print(f"hidden {hidden_size}: {plan.tokens_per_step} tokens a step, loss and grad norm agree to {worst:.0e}")
-    print(f"  native        {spread([t * 1e3 for t in ours])} ms")
-    print(f"  transformers  {spread([t * 1e3 for t in theirs])} ms")
-    print(f"  transformers / native  {spread([b / a for a, b in zip(ours, theirs, strict=True)])}")
-    print(f"  GEMM rate     {spread([rate / 1e9 for rate in rates])} GFLOP/s")
+    print(f"  native        {spread(ours, scale=1e3, digits=3)} ms")
+    print(f"  transformers  {spread(theirs, scale=1e3, digits=3)} ms")
+    print(f"  transformers / native  {spread(ratios(theirs, to=ours), digits=3)}")
+    print(f"  GEMM rate     {spread(rates(flops, seconds=products), scale=1e-9, digits=3)} GFLOP/s")
     for name, times in (("native", ours), ("transformers", theirs)):
-        shares = [100 * flops / t / rate for t, rate in zip(times, rates, strict=True)]
-        print(f"  share of the GEMM rate, {name}  {spread(shares)} %")
+        shares = ratios(products, to=times)
+        print(f"  share of the GEMM rate, {name}  {spread(shares, scale=100, digits=3)} %")
 
 
-def timed(step: Callable[[], object], *, repeats: int) -> float:
+def median_time(step: Callable[[], object], *, repeats: int) -> float:
     """Return the median time of a step in seconds."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def spread(values: list[float]) -> str:
-    """Return median, smallest and largest for people."""
-    return f"{statistics.median(values):9.3f}  ({min(values):.3f} to {max(values):.3f})"
+    return statistics.median(timed(step) for _ in range(repeats))
 
 
 def main() -> None:
     """Run the comparison at every width."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--hidden", type=int, choices=sorted(SHAPES), action="append")
     arguments = parser.parse_args()

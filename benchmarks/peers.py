@@ -1,4 +1,4 @@
-"""Other engines in processes of their own, each a script beside this one, that work when they are asked.
+"""Other engines to compare with: each a script beside this one, run in a separate process on request.
 
 A script gets the workload as JSON in its only argument; every line it reads is a number of rounds, every line it
 writes is a JSON list with one object a round. One process for a whole benchmark: imports and the first, slower rounds
@@ -25,7 +25,8 @@ class Peer:
     """A running script."""
 
     def __init__(self, script: str, *, workload: Mapping[str, Any], log: Path, python: str) -> None:
-        self._script, self._log = script, log
+        self._script = script
+        self._log = log
         with log.open("w") as errors:
             self._process = subprocess.Popen(
                 [python, str(Path(__file__).with_name(script)), json.dumps(workload)],
@@ -37,7 +38,7 @@ class Peer:
             )
 
     def run(self, rounds: int) -> list[dict[str, Any]]:
-        """Return what each of so many rounds measured.
+        """Run rounds; return the measurements of each.
 
         Raises:
             RuntimeError: If the process ended.
@@ -53,7 +54,7 @@ class Peer:
         return measured
 
     def close(self) -> None:
-        """Let the process end."""
+        """Close the process's input and wait for its end."""
         self._process.communicate(timeout=60)
 
 
@@ -67,7 +68,7 @@ def started_peer(
         script: Name of a file in this folder.
         workload: See workload_of.
         folder: Takes its log.
-        python: That has what it imports.
+        python: Interpreter with the engine installed.
     """
     peer = Peer(script, workload=workload, log=folder / f"{script}.log", python=python)
     try:
@@ -77,17 +78,23 @@ def started_peer(
 
 
 def workload_of(plan: Plan) -> dict[str, Any]:
-    """Return a plan's workload as the scripts take it; its prompts are those of all its steps, one after the other."""
-    rl, model = plan.rl, plan.model
+    """Return a plan's workload as the scripts take it, with the prompts of all its steps in order."""
+    rl = plan.rl
+    model = plan.model
     assert rl is not None
-    questions = [
-        make_question(rl, seed=plan.seed, step=step, round_number=0, prompt=prompt)
-        for step in range(plan.total_steps)
-        for prompt in range(rl.num_prompts_per_step)
-    ]
-    sizes = ("vocab_size", "hidden_size", "ffn_hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim")
+    prompts = []
+    for step in range(plan.total_steps):
+        for number in range(rl.num_prompts_per_step):
+            question = make_question(rl, seed=plan.seed, step=step, round_number=0, prompt=number)
+            prompts.append(question.prompt)
     return {
-        **{name: getattr(model, name) for name in sizes},
+        "vocab_size": model.vocab_size,
+        "hidden_size": model.hidden_size,
+        "ffn_hidden_size": model.ffn_hidden_size,
+        "num_layers": model.num_layers,
+        "num_heads": model.num_heads,
+        "num_kv_heads": model.num_kv_heads,
+        "head_dim": model.head_dim,
         "norm_eps": model.norm_eps,
         "rope_theta": model.rope_theta,
         "seq_len": plan.seq_len,
@@ -96,7 +103,7 @@ def workload_of(plan: Plan) -> dict[str, Any]:
         "response_len": rl.max_response_len,
         "kl_coef": rl.algorithm_config.kl_coef,
         "learning_rate": rl.learning_rate,
-        "prompts": [question.prompt for question in questions],
+        "prompts": prompts,
         "seed": plan.seed,
         "num_threads": available_cores(),
     }

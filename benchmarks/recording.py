@@ -1,7 +1,7 @@
-"""What recording costs a training step: each part in microseconds, then real steps with and without it.
+"""Cost of recording a training step: each part in microseconds, then real steps with and without it.
 
 The parts are timed twice: called over and over, as microbenchmarks do, and once after each real step, when the
-step has driven their code and data out of the processor's caches. The second is what a step really pays.
+step has driven their code and data out of the processor's caches. The second is the cost of a real step.
 
 The real steps run in short blocks of three arms in turn, in one process with one model: with everything that
 the engine records, bare, and bare once more. The two bare arms differ by chance alone: that much is noise.
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from tables import machine_line, markdown_table, median_interval, spread
+from tables import machine_line, markdown_table, median_interval, ratios, spread, timed
 from torch.autograd import Variable
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not in __all__
 
@@ -58,14 +58,14 @@ TIMES = ("step ms, as judged", "wall ms, with what is between steps", "CPU ms of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One thing that is done to record a step.
+    """One action that records a step.
 
     Attributes:
         name: For people.
-        when: Where in the run it is done, for people.
+        when: Its time in the run, for people.
         call: Does it once.
-        without: Does the same without what is to be timed; None if call does nothing else.
-        share: How many times a step it is done.
+        without: Baseline of call without the action; None if call does nothing else.
+        share: Calls a step.
         warm_us: Microseconds per step in a tight loop, one entry a batch.
         cold_us: Microseconds per step right after a real step.
     """
@@ -89,7 +89,7 @@ class WatchedClock(PhaseClock):
         self._is_recording = is_recording
 
     def start(self) -> None:
-        """Begin a step, and the sum of what the clock costs in it."""
+        """Begin a step and the sum of the clock's own time in it."""
         begin = time.perf_counter()
         super().start()
         self.cost_us = (time.perf_counter() - begin) * 1e6
@@ -109,7 +109,7 @@ class WatchedClock(PhaseClock):
 
 
 def make_plan() -> Plan:
-    """Return a single-process plan whose step takes about 5 ms on one core."""
+    """Return a single-process plan with steps of about 5 ms on one core."""
     recipe = Recipe(
         model="llama-tiny",
         layouts={"cpu": Layout(gpus=1)},
@@ -121,7 +121,7 @@ def make_plan() -> Plan:
 
 
 def make_trainer(plan: Plan, *, clock: PhaseClock) -> Trainer:
-    """Return a trainer whose first, slow steps are done."""
+    """Return a trainer after its first, slow steps."""
     data = SyntheticTokens(plan, dp_rank=0, device=CPU)
     mesh = RankMesh()
     chunks = parallelize(plan, mesh=mesh, device=CPU)
@@ -132,7 +132,7 @@ def make_trainer(plan: Plan, *, clock: PhaseClock) -> Trainer:
 
 
 def call_clock(clock: PhaseClock) -> RankStep:
-    """Do what a step asks of its clock: a mark for each phase, as with several ranks and no pipeline."""
+    """Call a clock as a step of several ranks without a pipeline does: a mark for each phase."""
     clock.start()
     for phase in PRETRAIN_PHASES:
         if phase != "pipeline_wait":
@@ -141,7 +141,7 @@ def call_clock(clock: PhaseClock) -> RankStep:
 
 
 def backward_of_scalar(*, is_marked: bool) -> Callable[[], None]:
-    """Return a backward pass of next to nothing, its end marked as the trainer does for several ranks, or not."""
+    """Return a backward pass of a scalar, with or without the mark at its end that a trainer of several ranks sets."""
     weight = torch.ones((), requires_grad=True)
     clock = PhaseClock(is_recording=False)  # the mark itself is the clock's cost
 
@@ -159,10 +159,13 @@ def backward_of_scalar(*, is_marked: bool) -> Callable[[], None]:
 
 
 def make_parts(run_dir: Path) -> list[Part]:
-    """Return everything that is done while steps run; the clock comes first."""
-    clock, loss, norm = PhaseClock(), torch.ones(()), torch.ones(())
+    """Return the parts of recording while steps run; the clock comes first."""
+    clock = PhaseClock()
+    loss = torch.ones(())
+    norm = torch.ones(())
     step = call_clock(clock)
-    progress, always = ProgressWriter(run_dir, last_step=-1), ProgressWriter(run_dir, last_step=0)
+    progress = ProgressWriter(run_dir, last_step=-1)
+    always = ProgressWriter(run_dir, last_step=0)
     lines_per_step = STEP_SEC / _PROGRESS_INTERVAL_SEC
     return [
         Part(name="clock: start, a mark a phase, stop", when="in the step", call=lambda: call_clock(clock)),
@@ -193,18 +196,13 @@ def make_parts(run_dir: Path) -> list[Part]:
 
 def time_warm(call: Callable[[], object]) -> float:
     """Return the mean microseconds of a call in one batch."""
-    start = time.perf_counter()
-    for _ in range(CALLS_PER_BATCH):
-        call()
-    return (time.perf_counter() - start) / CALLS_PER_BATCH * 1e6
+    return 1e6 * timed(call, repeats=CALLS_PER_BATCH)
 
 
 def time_cold(call: Callable[[], object], *, trainer: Trainer) -> float:
     """Return the microseconds of a call right after a step."""
     trainer.step(SETTLING_STEPS)
-    start = time.perf_counter()
-    call()
-    return (time.perf_counter() - start) * 1e6
+    return 1e6 * timed(call)
 
 
 def measure_parts(plan: Plan, *, run_dir: Path, rounds: int) -> list[Part]:
@@ -225,7 +223,7 @@ def measure_parts(plan: Plan, *, run_dir: Path, rounds: int) -> list[Part]:
 
 
 def time_records(plan: Plan, *, run_dir: Path) -> float:
-    """Return microseconds per step of all that is done after the last one of a batch of steps."""
+    """Return microseconds per step of gathering and writing the records of a batch of steps."""
     step = replace(call_clock(PhaseClock()), loss=1.0, grad_norm=1.0)
     start = time.perf_counter()
     gathered = gather_steps([step] * CALLS_PER_BATCH, peak_bytes=peak_memory_bytes(CPU), device=CPU)
@@ -236,24 +234,33 @@ def time_records(plan: Plan, *, run_dir: Path) -> float:
 
 def show_parts(parts: list[Part], *, after_us: list[float]) -> None:
     """Print the parts and their sums."""
-    rows = [[part.name, part.when, spread(part.warm_us), spread(part.cold_us)] for part in parts]
-    warm = [sum(costs) for costs in zip(*(part.warm_us for part in parts), strict=True)]
-    cold = [sum(costs) for costs in zip(*(part.cold_us for part in parts), strict=True)]
-    rows.append([f"**sum while steps run** (goal {GOAL_US:.0f})", "", spread(warm), spread(cold)])
+    rows = []
+    warm_us = [0.0] * len(after_us)
+    cold_us = [0.0] * len(after_us)
+    for part in parts:
+        rows.append([part.name, part.when, spread(part.warm_us), spread(part.cold_us)])
+        for number in range(len(after_us)):
+            warm_us[number] += part.warm_us[number]
+            cold_us[number] += part.cold_us[number]
+    rows.append([f"**sum while steps run** (goal {GOAL_US:.0f})", "", spread(warm_us), spread(cold_us)])
     rows.append(["peak memory, gathering and writing, by step", "after the last", spread(after_us), "-"])
     print(markdown_table(["recorded", "when", "us in a loop: median (min to max)", "us after a step"], rows=rows))
-    shares = " and ".join(f"{statistics.median(sums) / STEP_SEC / 1e4:.2f}%" for sums in (warm, cold))
-    print(f"\nThe sums are {shares} of a step of 5 ms.\n")
+    warm_share = 1e-6 * statistics.median(warm_us) / STEP_SEC
+    cold_share = 1e-6 * statistics.median(cold_us) / STEP_SEC
+    print(f"\nThe sums are {warm_share:.2%} and {cold_share:.2%} of a step of 5 ms.\n")
 
 
 def run_block(
     trainer: Trainer, *, clock: WatchedClock, progress: ProgressWriter | None, first_step: int
 ) -> tuple[float, ...]:
-    """Return a block's median times in ms as TIMES names them; all is recorded if there is progress."""
+    """Return a block's median times in ms, in the order of TIMES; all is recorded if there is progress."""
     clock.switch(is_recording=progress is not None)
-    steps, walls, cpus = [], [], []
+    steps = []
+    walls = []
+    cpus = []
     for number in range(first_step, first_step + STEPS_PER_BLOCK):
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall = time.perf_counter()
+        cpu = time.process_time()
         step = trainer.step(number)
         if progress is not None:
             progress.step_done(number, step_time_sec=step.step_time_sec)
@@ -261,7 +268,7 @@ def run_block(
         cpus.append(time.process_time() - cpu)
         steps.append(step.step_time_sec)
         gc.collect()  # between steps, as the engine does, and outside the comparison
-    return tuple(statistics.median(times) * 1e3 for times in (steps, walls, cpus))
+    return 1e3 * statistics.median(steps), 1e3 * statistics.median(walls), 1e3 * statistics.median(cpus)
 
 
 def measure_steps(plan: Plan, *, run_dir: Path, rounds: int) -> dict[str, list[tuple[float, ...]]]:
@@ -275,9 +282,9 @@ def measure_steps(plan: Plan, *, run_dir: Path, rounds: int) -> dict[str, list[t
     blocks: dict[str, list[tuple[float, ...]]] = {arm: [] for arm in ARMS}
     for number, order in zip(range(rounds), itertools.cycle(itertools.permutations(ARMS)), strict=False):
         first_step = SETTLING_STEPS + number * STEPS_PER_BLOCK
+        writers = {"recorded": progress, "bare": None, "bare again": None}
         for arm in order:
-            writer = progress if arm == "recorded" else None
-            blocks[arm].append(run_block(trainer, clock=clock, progress=writer, first_step=first_step))
+            blocks[arm].append(run_block(trainer, clock=clock, progress=writers[arm], first_step=first_step))
     gc.enable()
     return blocks
 
@@ -288,7 +295,11 @@ def show_steps(blocks: dict[str, list[tuple[float, ...]]]) -> None:
     for arm in ARMS:
         row = [arm]
         for own, bare in zip(zip(*blocks[arm], strict=True), zip(*blocks["bare"], strict=True), strict=True):
-            row += [spread(own), "-" if arm == "bare" else excess(own, bare=bare)]
+            row.append(spread(own))
+            if arm == "bare":
+                row.append("-")
+            else:
+                row.append(excess(own, bare=bare))
         rows.append(row)
     head = ["steps"]
     for name in TIMES:
@@ -297,15 +308,16 @@ def show_steps(blocks: dict[str, list[tuple[float, ...]]]) -> None:
 
 
 def excess(own: Sequence[float], *, bare: Sequence[float]) -> str:
-    """Return by how many percent the one takes longer than the other: median over rounds and its interval."""
-    percents = [100 * (mine / other - 1) for mine, other in zip(own, bare, strict=True)]
-    low, high = median_interval(percents)
-    return f"{statistics.median(percents):+.2f}% ({low:+.2f} to {high:+.2f})"
+    """Return the excess over bare steps, in percent: median over rounds and its interval."""
+    slowdowns = ratios(own, to=bare)
+    median = 100 * (statistics.median(slowdowns) - 1)
+    low, high = median_interval(slowdowns)
+    return f"{median:+.2f}% ({100 * (low - 1):+.2f} to {100 * (high - 1):+.2f})"
 
 
 def main() -> None:
     """Measure parts and steps, and print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=180, help="batches per part, and blocks of steps per arm")
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)  # one core is quieter than all of them

@@ -1,4 +1,4 @@
-"""Refit between pairs of layouts: time, GB/s, exactness, and what a plain exchange of the same messages takes.
+"""Refit between pairs of layouts: time, GB/s, exactness, and the time of a plain exchange of the same messages.
 
 Every pair keeps its weights; pairs take turns, round by round, and in each turn the refit is followed by gloo's
 all_to_all of as many bytes between the same ranks, from and to buffers that are there already: no packing, no casts,
@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
-from tables import machine_line, markdown_table, spread
+from tables import machine_line, markdown_table, rates, ratios, spread
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
@@ -73,7 +73,7 @@ PAIRS: dict[int, list[tuple[ModelConfig, Layout]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the command line says."""
+    """Options of the command line."""
 
     rounds: int
     precision: Precision
@@ -85,19 +85,26 @@ class Pair:
 
     def __init__(self, plan: Plan, *, rank: int, bucket_bytes: int) -> None:
         layout = plan.layout
+        self.refit_secs: list[float] = []
+        self.exchange_secs: list[float] = []
         self.plan = plan
         self.refit = Refit(plan, group=dist.group.WORLD, device=CPU, bucket_bytes=bucket_bytes)
-        dtype = torch.float32 if plan.precision is Precision.FP32 else torch.bfloat16
+        dtype = torch.bfloat16
+        if plan.precision is Precision.FP32:
+            dtype = torch.float32
         self.sources = _cut(plan, held_by(rank, holders=training_holders(plan.model, layout=layout)))
         held = held_by(rank, holders=generation_holders(plan.model, layout=layout))
         self.targets = {name: torch.full(region.shape, torch.nan, dtype=dtype) for name, region in held.items()}
         self._held = held
-        sizes = [[0, 0] for _ in range(layout.total_gpus)]
+        self._sends = [0] * layout.total_gpus
+        self._receives = [0] * layout.total_gpus
         for move in refit_moves(plan.model, layout=layout):
-            if move.source != move.target and rank in (move.source, move.target):
-                other, is_received = (move.target, 0) if move.source == rank else (move.source, 1)
-                sizes[other][is_received] += move.numel * dtype.itemsize
-        self._sends, self._receives = [sent for sent, _ in sizes], [received for _, received in sizes]
+            if move.source == move.target:
+                continue
+            if move.source == rank:
+                self._sends[move.target] += move.numel * dtype.itemsize
+            elif move.target == rank:
+                self._receives[move.source] += move.numel * dtype.itemsize
         self._sent = torch.zeros(sum(self._sends), dtype=torch.uint8)
         self._received = torch.zeros(sum(self._receives), dtype=torch.uint8)
 
@@ -110,11 +117,12 @@ class Pair:
         dist.all_to_all_single(self._received, self._sent, self._receives, self._sends)
 
     def is_exact(self) -> bool:
-        """Compare what came with the whole weights."""
-        expected = _cut(self.plan, self._held)
-        return all(
-            torch.equal(self.targets[name], part.to(self.targets[name].dtype)) for name, part in expected.items()
-        )
+        """Return whether the received weights are those that were sent, bit by bit."""
+        for name, expected in _cut(self.plan, self._held).items():
+            received = self.targets[name]
+            if not torch.equal(received, expected.to(received.dtype)):
+                return False
+        return True
 
 
 def _cut(plan: Plan, held: dict[str, ShardRegion]) -> dict[str, Tensor]:
@@ -144,25 +152,24 @@ def _rank_main(rank: int, num_ranks: int, store: str, options: Options) -> None:
     torch.set_num_threads(max(1, available_cores() // num_ranks))
     tune_host_memory()
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=num_ranks)
-    pairs = [
-        Pair(_plan(model, layout, options=options), rank=rank, bucket_bytes=options.bucket_bytes)
-        for model, layout in PAIRS[num_ranks]
-    ]
-    refits: list[list[float]] = [[] for _ in pairs]
-    exchanges: list[list[float]] = [[] for _ in pairs]
+    pairs = []
+    for model, layout in PAIRS[num_ranks]:
+        plan = _plan(model, layout, options=options)
+        pairs.append(Pair(plan, rank=rank, bucket_bytes=options.bucket_bytes))
     for number in range(SETTLING_ROUNDS + options.rounds):
-        for index, pair in enumerate(pairs):
-            seconds = _time(pair.run), _time(pair.exchange)
+        for pair in pairs:
+            refit_sec = _time(pair.run)
+            exchange_sec = _time(pair.exchange)
             if number >= SETTLING_ROUNDS:
-                refits[index].append(seconds[0])
-                exchanges[index].append(seconds[1])
+                pair.refit_secs.append(refit_sec)
+                pair.exchange_secs.append(exchange_sec)
     rows = []
-    for pair, ours, plain in zip(pairs, refits, exchanges, strict=True):
+    for pair in pairs:
         num_wrong = torch.tensor(int(not pair.is_exact()))
         dist.all_reduce(num_wrong)
         if num_wrong:
             sys.exit(f"{pair.plan.layout.label}: weights on {int(num_wrong)} ranks are not what was trained")
-        rows.append(_row(pair, ours=ours, plain=plain))
+        rows.append(_row(pair))
     if rank == 0:
         head = ["training-generation", "MB", "by message", "ms", "GB/s", "plain ms", "refit / plain"]
         print(markdown_table(head, rows=rows), flush=True)
@@ -172,18 +179,19 @@ def _rank_main(rank: int, num_ranks: int, store: str, options: Options) -> None:
     os._exit(0)  # like a rank of the engine: the interpreter's teardown races with gloo's threads
 
 
-def _row(pair: Pair, *, ours: list[float], plain: list[float]) -> list[str]:
+def _row(pair: Pair) -> list[str]:
     refit = pair.refit
-    ratios = [mine / bare for mine, bare in zip(ours, plain, strict=True)]
-    return [
+    cells = [
         f"{pair.plan.model.name} {pair.plan.layout.label}",
         f"{refit.num_bytes / 1e6:.0f}",
         f"{refit.num_message_bytes / 1e6:.0f}",
-        spread([1e3 * seconds for seconds in ours], digits=0),
-        spread([refit.num_bytes / 1e9 / seconds for seconds in ours]),
-        spread([1e3 * seconds for seconds in plain], digits=0) if refit.num_message_bytes else "-",
-        spread(ratios) if refit.num_message_bytes else "-",
+        spread(pair.refit_secs, scale=1e3, digits=0),
+        spread(rates(refit.num_bytes, seconds=pair.refit_secs), scale=1e-9),
     ]
+    if not refit.num_message_bytes:
+        return [*cells, "-", "-"]
+    slowdowns = ratios(pair.refit_secs, to=pair.exchange_secs)
+    return [*cells, spread(pair.exchange_secs, scale=1e3, digits=0), spread(slowdowns)]
 
 
 def _plan(model: ModelConfig, layout: Layout, *, options: Options) -> Plan:
@@ -200,7 +208,7 @@ def _plan(model: ModelConfig, layout: Layout, *, options: Options) -> Plan:
 
 def main() -> None:
     """Run the pairs of two ranks, then those of four."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16", help="weights train in fp32 always")
     parser.add_argument("--ranks", type=int, choices=list(PAIRS), help="one number of ranks alone")
@@ -213,7 +221,9 @@ def main() -> None:
     )
     for model in (DENSE, MIXTURE):
         print(f"{model.name}: {num_parameters(model) / 1e6:.0f} M weights, {num_parameters(model) * 4 / 1e6:.0f} MB")
-    for num_ranks in [arguments.ranks] if arguments.ranks else PAIRS:
+    for num_ranks in PAIRS:
+        if arguments.ranks not in {None, num_ranks}:
+            continue
         print(f"\n{num_ranks} ranks; fp32 to {options.precision}; {options.rounds} rounds; all exact\n", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             spawn(_rank_main, args=(num_ranks, f"{folder}/store", options), nprocs=num_ranks)  # type: ignore[no-untyped-call]  # torch leaves it untyped

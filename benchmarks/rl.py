@@ -1,4 +1,4 @@
-"""Compare a step of GRPO with TRL's GRPOTrainer: steps/s, and what generation, log-probabilities and training take.
+"""Compare a step of GRPO with TRL's GRPOTrainer: steps/s, and seconds of generation, log-probabilities and training.
 
 Same architecture, number format, prompts, numbers of generated tokens and optimizer, and as many threads. Blocks of
 steps alternate: ours are whole runs by framework and launcher, as a perf test starts them; theirs are steps of one
@@ -15,15 +15,14 @@ import importlib.util
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import torch
 from peers import Peer, started_peer, workload_of
-from tables import machine_line, markdown_table, spread
+from tables import machine_line, markdown_table, rates, ratios, spread, timed
 
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.frameworks.torch import TorchFramework
@@ -58,18 +57,12 @@ class Block:
     """Steps of one side, one after the other.
 
     Attributes:
-        step_sec: Median time of a step.
-        part_sec: Median time of each part of a step.
+        seconds: Median time of ``step`` and of each of its parts.
         tokens: Prompt and response tokens of each step.
     """
 
-    step_sec: float
-    part_sec: Mapping[str, float]
+    seconds: Mapping[str, float]
     tokens: tuple[int, ...]
-
-    def seconds(self, part: str) -> float:
-        """Return the time of a part, or of the whole step."""
-        return self.step_sec if part == "step" else self.part_sec[part]
 
 
 def make_plan(*, steps: int, ranks: int) -> Plan:
@@ -102,18 +95,21 @@ def make_plan(*, steps: int, ranks: int) -> Plan:
 
 
 def run_theirs(plan: Plan, *, peer: Peer) -> Block:
-    """Return a block: as many steps as one of our runs has, the first ones dropped too."""
-    steps = peer.run(plan.total_steps)[plan.warmup_steps :]
-    parts = [
-        {
-            "generation": step["generation"],
-            "log-probabilities": step["logprobs"],
-            "training": step["step"] - step["rollout"],
-            "rest": step["rollout"] - step["generation"] - step["logprobs"],
-        }
-        for step in steps
-    ]
-    return make_block([step["step"] for step in steps], parts=parts, tokens=[step["num_tokens"] for step in steps])
+    """Return a block of as many steps as one of our runs has, warm-up dropped too."""
+    steps = []
+    tokens = []
+    for step in peer.run(plan.total_steps)[plan.warmup_steps :]:
+        tokens.append(step["num_tokens"])
+        steps.append(
+            {
+                "step": step["step"],
+                "generation": step["generation"],
+                "log-probabilities": step["logprobs"],
+                "training": step["step"] - step["rollout"],
+                "rest": step["rollout"] - step["generation"] - step["logprobs"],
+            }
+        )
+    return make_block(steps, tokens=tokens)
 
 
 def run_ours(plan: Plan, *, launcher: LocalLauncher, folder: Path) -> Block:
@@ -122,29 +118,25 @@ def run_ours(plan: Plan, *, launcher: LocalLauncher, folder: Path) -> Block:
         plan, framework=TorchFramework(), launcher=launcher, run_dir=folder, on_progress=lambda _progress: None
     )
     records = output.records[plan.warmup_steps :]
-    return make_block(
-        [record.step_time_sec for record in records],
-        parts=[own_parts(record) for record in records],
-        tokens=[record.tokens for record in records],
-    )
+    return make_block([own_parts(record) for record in records], tokens=[record.tokens for record in records])
 
 
 def own_parts(record: StepRecord) -> dict[str, float]:
-    """Return the seconds of a step by part."""
+    """Return the seconds of a step and of its parts."""
     parts = dict.fromkeys(PARTS, 0.0)
     for phase, seconds in record.phases.items():
         parts[PART_OF_PHASE.get(phase, "rest")] += seconds
-    return parts
+    return {"step": record.step_time_sec, **parts}
 
 
-def make_block(steps: Sequence[float], *, parts: Sequence[Mapping[str, float]], tokens: Sequence[int]) -> Block:
+def make_block(steps: Sequence[Mapping[str, float]], *, tokens: Sequence[int]) -> Block:
     """Return the medians over steps."""
-    medians = {name: statistics.median(part[name] for part in parts) for name in PARTS}
-    return Block(step_sec=statistics.median(steps), part_sec=medians, tokens=tuple(tokens))
+    medians = {name: statistics.median(step[name] for step in steps) for name in ("step", *PARTS)}
+    return Block(seconds=medians, tokens=tuple(tokens))
 
 
 def product_block(plan: Plan) -> Block:
-    """Return the time of our step's matrix products, attention's apart: a block of one step."""
+    """Time our step's matrix products, attention's apart; return them as a block of one step."""
     rl = plan.rl
     assert rl is not None
     shapes = [weight.shape for weight in model_weights(plan.model) if len(weight.shape) == 2]
@@ -153,35 +145,38 @@ def product_block(plan: Plan) -> Block:
     def operands(tokens: int) -> list[tuple[torch.Tensor, ...]]:
         return [(torch.randn(tokens, n), torch.randn(m, n), torch.randn(tokens, m)) for m, n in shapes]
 
-    def forward(products: list[tuple[torch.Tensor, ...]]) -> float:
-        return timed(lambda: [torch.mm(x, weight.t()) for x, weight, _ in products])
+    def forward(products: list[tuple[torch.Tensor, ...]]) -> None:
+        for x, weight, _ in products:
+            torch.mm(x, weight.t())
 
-    step, token = operands(plan.tokens_per_step), operands(rl.num_samples)
-    prompts = operands(sum(rl.prompt_length(prompt) for prompt in range(rl.num_prompts_per_step)))
+    def backward(products: list[tuple[torch.Tensor, ...]]) -> None:
+        for x, weight, y in products:
+            torch.mm(y, weight)
+            torch.mm(y.t(), x)
+
+    step = operands(plan.tokens_per_step)
+    token = operands(rl.num_samples)
+    prompts = operands(sum(map(rl.prompt_length, range(rl.num_prompts_per_step))))
+    decoding_sec = rl.max_response_len * timed(lambda: forward(token), repeats=rl.max_response_len)
     parts = {
-        "generation": forward(prompts) + sum(forward(token) for _ in range(rl.max_response_len)),
-        "log-probabilities": forward(step) + forward(step),
-        "training": forward(step) + timed(lambda: [(y @ weight, y.t() @ x) for x, weight, y in step]),
+        "generation": timed(lambda: forward(prompts)) + decoding_sec,
+        "log-probabilities": 2 * timed(lambda: forward(step), repeats=2),
+        "training": timed(lambda: forward(step)) + timed(lambda: backward(step)),
         "rest": 0.0,
     }
-    return make_block([sum(parts.values())], parts=[parts], tokens=[plan.tokens_per_step])
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Return the seconds it takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    return make_block([{"step": sum(parts.values()), **parts}], tokens=[plan.tokens_per_step])
 
 
 def compare(plan: Plan, *, rounds: int, folder: Path) -> tuple[list[Block], list[Block], list[Block]]:
-    """Return so many blocks of each side, and of the matrix products alone, taken in turns.
+    """Return blocks of each side, and of the matrix products alone, taken in turns.
 
     Raises:
         RuntimeError: If the two processed different numbers of tokens.
     """
     launcher = LocalLauncher()
-    ours, theirs, products = [], [], []
+    ours = []
+    theirs = []
+    products = []
     product_block(plan)
     try:
         with started_peer("trl_peer.py", workload=workload_of(plan), folder=folder) as peer:
@@ -191,7 +186,9 @@ def compare(plan: Plan, *, rounds: int, folder: Path) -> tuple[list[Block], list
                 products.append(product_block(plan))
     finally:
         launcher.close()
-    counts = {count for block in [*ours, *theirs] for count in block.tokens}
+    counts: set[int] = set()
+    for block in (*ours, *theirs):
+        counts.update(block.tokens)
     if counts != {plan.tokens_per_step}:
         raise RuntimeError(f"steps had {sorted(counts)} tokens, the plan has {plan.tokens_per_step}: not comparable")
     return ours, theirs, products
@@ -201,32 +198,45 @@ def show(plan: Plan, *, ours: Sequence[Block], theirs: Sequence[Block], products
     """Print the table and the ratios."""
     rl = plan.rl
     assert rl is not None
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("trl", "transformers"))
     print(
         f"{plan.case}: {rl.num_samples} responses of {rl.max_response_len} tokens, {plan.tokens_per_step} tokens a "
-        f"step on both sides; {versions}; {len(ours)} rounds of {plan.steps} steps, in turns\n"
+        f"step on both sides; trl {metadata.version('trl')}, transformers {metadata.version('transformers')}; "
+        f"{len(ours)} rounds of {plan.steps} steps, in turns\n"
     )
-    rows = [row(part, blocks=(ours, theirs, products)) for part in ("step", *PARTS)]
+    rows = []
+    for part in ("step", *PARTS):
+        our_secs = seconds_of(part, blocks=ours)
+        their_secs = seconds_of(part, blocks=theirs)
+        rows.append(
+            [
+                part,
+                spread(our_secs, scale=1e3, digits=1),
+                spread(their_secs, scale=1e3, digits=1),
+                spread(ratios(their_secs, to=our_secs)),
+                spread(seconds_of(part, blocks=products), scale=1e3, digits=1),
+            ]
+        )
     head = ["ms: median (min to max)", "ours", "TRL", "TRL / ours, same round", "matrix products alone"]
     print(markdown_table(head, rows=rows))
-    rates = [spread([1 / block.step_sec for block in side]) for side in (ours, theirs)]
-    ratios = [b.step_sec / a.step_sec for a, b in zip(ours, theirs, strict=True)]
-    print(f"\nsteps/s: ours {rates[0]}, TRL {rates[1]}; ours / TRL {spread(ratios)}, goal {GOAL:g}")
-    bounds = [b.step_sec / limit.step_sec for b, limit in zip(theirs, products, strict=True)]
-    print(f"a step of nothing but our matrix products would be {spread(bounds)} times TRL's rate\n")
+    our_secs = seconds_of("step", blocks=ours)
+    their_secs = seconds_of("step", blocks=theirs)
+    speedups = spread(ratios(their_secs, to=our_secs))
+    bounds = spread(ratios(their_secs, to=seconds_of("step", blocks=products)))
+    print(
+        f"\nsteps/s: ours {spread(rates(1, seconds=our_secs))}, TRL {spread(rates(1, seconds=their_secs))}; "
+        f"ours / TRL {speedups}, goal {GOAL:g}"
+    )
+    print(f"a step of nothing but our matrix products would be {bounds} times TRL's rate\n")
 
 
-def row(part: str, *, blocks: Sequence[Sequence[Block]]) -> list[str]:
-    """Return one line of the table."""
-    ours, theirs, products = ([block.seconds(part) for block in side] for side in blocks)
-    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-    times = [spread([1e3 * t for t in side], digits=1) for side in (ours, theirs, products)]
-    return [part, *times[:2], spread(ratios), times[2]]
+def seconds_of(part: str, *, blocks: Sequence[Block]) -> list[float]:
+    """Return the time of a part of the step in each block."""
+    return [block.seconds[part] for block in blocks]
 
 
 def main() -> None:
     """Run the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=10, help="measured steps of a block")
     parser.add_argument("--ranks", type=int, default=1, help="of ours; they share the cores")

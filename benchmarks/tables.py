@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine they ran on, medians with their spread, and tables for people."""
+"""Output and timing of the benchmarks: the machine they ran on, medians with their spread, tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 import platform
 import random
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from importlib import metadata
 
 from pytest_nemoperf.processor import available_cores, cpu_model
@@ -15,18 +16,37 @@ _RESAMPLES = 2000
 
 
 def machine_line() -> str:
-    """Return processor, cores, versions and how busy the machine is: the load is part of every figure."""
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "pytest"))
-    load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
+    """Return processor, cores, versions and load average: the load is part of every figure."""
+    load_1m, load_5m, load_15m = os.getloadavg()
     return (
-        f"{cpu_model()}, {available_cores()} cores, Python {platform.python_version()}, {versions}; "
-        f"load average at the end {load}"
+        f"{cpu_model()}, {available_cores()} cores, Python {platform.python_version()}, "
+        f"torch {metadata.version('torch')}, pytest {metadata.version('pytest')}; "
+        f"load average at the end {load_1m:.1f}, {load_5m:.1f}, {load_15m:.1f}"
     )
 
 
-def spread(values: Sequence[float], *, digits: int = 2) -> str:
-    """Return median, smallest and largest."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+def timed(call: Callable[[], object], *, repeats: int = 1) -> float:
+    """Return the mean seconds of a call."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
+
+
+def ratios(values: Sequence[float], *, to: Sequence[float]) -> list[float]:
+    """Return values over those of the same rounds in another sequence."""
+    return [value / base for value, base in zip(values, to, strict=True)]
+
+
+def rates(amount: float, *, seconds: Sequence[float]) -> list[float]:
+    """Return an amount per second, for each time."""
+    return [amount / each for each in seconds]
+
+
+def spread(values: Sequence[float], *, scale: float = 1.0, digits: int = 2) -> str:
+    """Return median, smallest and largest, multiplied by a scale (1e3 turns seconds into ms)."""
+    median = scale * statistics.median(values)
+    return f"{median:.{digits}f} ({scale * min(values):.{digits}f} to {scale * max(values):.{digits}f})"
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -37,11 +57,11 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def markdown_table(head: Sequence[str], *, rows: Sequence[Sequence[str]]) -> str:
-    """Return a table with its columns aligned: the first to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [
-        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        for row in (head, rule, *rows)
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    """Return a table with aligned columns: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    rule = [f"{'-' * (width - 1)}:" for width in widths]
+    rule[0] = "-" * widths[0]
+    columns = [f"{{:>{width}}}" for width in widths]
+    columns[0] = f"{{:<{widths[0]}}}"
+    line = f"| {' | '.join(columns)} |"
+    return "\n".join(line.format(*row) for row in (head, rule, *rows))

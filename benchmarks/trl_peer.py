@@ -1,4 +1,4 @@
-"""Steps of TRL's GRPOTrainer, as many at a time as it is told to: see ``peers.py``, which starts it.
+"""Steps of TRL's GRPOTrainer on request; ``peers.py`` starts this script and describes its input and output.
 
 The trainer runs unmodified; a subclass takes the time of three of its methods. Model, tokenizer and prompts are made
 here and loaded from a directory, as a user's are.
@@ -32,7 +32,7 @@ class NoMoreStepsError(Exception):
 
 
 class TimedTrainer(GRPOTrainer):  # type: ignore[misc]  # trl is not followed by mypy
-    """GRPOTrainer that keeps the seconds of what comes before training, and of two parts of that."""
+    """GRPOTrainer that keeps the seconds of the rollout, and of its generation and log-probabilities."""
 
     seconds: dict[str, float]
 
@@ -58,7 +58,7 @@ class TimedTrainer(GRPOTrainer):  # type: ignore[misc]  # trl is not followed by
 
 
 class StepsOnDemand(TrainerCallback):  # type: ignore[misc]  # transformers is not followed by mypy
-    """Waits for orders between steps, and reports them."""
+    """Waits between steps for requests on stdin, and answers with the times of the steps."""
 
     def __init__(self, answer: Callable[[object], None]) -> None:
         self.trainer: TimedTrainer | None = None
@@ -69,7 +69,7 @@ class StepsOnDemand(TrainerCallback):  # type: ignore[misc]  # transformers is n
         self._num_tokens = 0.0
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Wait for an order, then start the clock: what lies between the steps is not counted."""
+        """Wait for a request if none is open, then start the clock: the time between steps is not counted."""
         del args, kwargs
         if self._num_ordered == len(self._steps):
             if self._steps:
@@ -77,13 +77,14 @@ class StepsOnDemand(TrainerCallback):  # type: ignore[misc]  # transformers is n
             line = sys.stdin.readline()
             if not line:
                 raise NoMoreStepsError
-            self._num_ordered, self._steps = int(line), []
+            self._num_ordered = int(line)
+            self._steps = []
         assert self.trainer is not None
         self.trainer.seconds = {}
         self._start = time.perf_counter()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """Keep what the step took, after the optimizer."""
+        """Keep the times of the step, optimizer included."""
         del args, kwargs
         assert self.trainer is not None
         self._steps.append({"step": time.perf_counter() - self._start, **self.trainer.seconds})
@@ -115,7 +116,7 @@ def save_model(folder: Path, *, workload: dict[str, Any]) -> None:
         max_position_embeddings=workload["seq_len"] + 1,  # at the very limit generation warns
         tie_word_embeddings=False,
         bos_token_id=None,
-        eos_token_id=workload["vocab_size"],  # beyond what the model can say: no response ends early
+        eos_token_id=workload["vocab_size"],  # outside the model's vocabulary: no response ends early
         pad_token_id=workload["vocab_size"] - 1,
         dtype="float32",
     )
@@ -124,8 +125,9 @@ def save_model(folder: Path, *, workload: dict[str, Any]) -> None:
 
 
 def save_tokenizer(folder: Path, *, vocab_size: int) -> None:
-    """Save a tokenizer whose words are the token numbers themselves; its stop token is none of the model's."""
-    pad, stop = "<pad>", "<stop>"
+    """Save a tokenizer with the token numbers as words; its stop token is outside the model's vocabulary."""
+    pad = "<pad>"
+    stop = "<stop>"
     words = {str(token): token for token in range(vocab_size - 1)} | {pad: vocab_size - 1, stop: vocab_size}
     tokenizer = Tokenizer(WordLevel(words, unk_token=stop))
     tokenizer.pre_tokenizer = WhitespaceSplit()
@@ -135,7 +137,7 @@ def save_tokenizer(folder: Path, *, vocab_size: int) -> None:
 
 
 def reward(completions: list[str], **kwargs: object) -> list[float]:
-    """Return something that differs between responses and costs next to nothing."""
+    """Return cheap rewards that differ between responses."""
     del kwargs
     return [float(len(completion) % 7) for completion in completions]
 
@@ -178,9 +180,9 @@ def make_trainer(workload: dict[str, Any], *, folder: Path, on_demand: StepsOnDe
 
 
 def main() -> None:
-    """Serve steps of the workload whose JSON is the only argument."""
+    """Serve steps of a workload, given as JSON in the only argument."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # keep output of libraries out of the answers
     workload = json.loads(sys.argv[1])
     torch.set_num_threads(workload["num_threads"])
     on_demand = StepsOnDemand(lambda steps: print(json.dumps(steps), file=answers))

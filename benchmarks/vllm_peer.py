@@ -1,4 +1,4 @@
-"""Rounds of generation by vLLM, as many at a time as it is told to: see ``peers.py``, which starts it.
+"""Rounds of generation by vLLM on request; ``peers.py`` starts this script and describes its input and output.
 
 vLLM as it comes, compiled, with its engine in this process (``VLLM_ENABLE_V1_MULTIPROCESSING=0``): that way it has all
 cores and no messages between processes, and was faster here than with an engine process of its own. A round is one
@@ -65,44 +65,46 @@ def make_engine(workload: dict[str, Any], *, folder: Path) -> Any:
 
 
 def make_round(workload: dict[str, Any], *, engine: Any) -> Callable[[int], dict[str, float]]:
-    """Return what generates the responses of one step, and says how long it took and what it was."""
+    """Return a function that generates the responses of one step; it returns the seconds and the numbers of tokens."""
     from vllm import SamplingParams
 
-    num_prompts, group = workload["num_prompts_per_step"], workload["num_generations_per_prompt"]
+    num_prompts = workload["num_prompts_per_step"]
+    group = workload["num_generations_per_prompt"]
     prompts = workload["prompts"]
 
     def run(number: int) -> dict[str, float]:
         first = number * num_prompts % len(prompts)
-        inputs = [{"prompt_token_ids": prompt} for prompt in prompts[first : first + num_prompts] for _ in range(group)]
-        sampling = [
-            SamplingParams(
-                temperature=1.0,
-                max_tokens=workload["response_len"],
-                ignore_eos=True,
-                seed=number * len(inputs) + sample,
-                logprobs=0,
-                flat_logprobs=True,
-                detokenize=False,
+        inputs: list[dict[str, Any]] = []
+        sampling = []
+        for sample in range(num_prompts * group):
+            inputs.append({"prompt_token_ids": prompts[first + sample // group]})
+            sampling.append(
+                SamplingParams(
+                    temperature=1.0,
+                    max_tokens=workload["response_len"],
+                    ignore_eos=True,
+                    seed=number * num_prompts * group + sample,
+                    logprobs=0,
+                    flat_logprobs=True,
+                    detokenize=False,
+                )
             )
-            for sample in range(len(inputs))
-        ]
         start = time.perf_counter()
         outputs = engine.generate(inputs, sampling, use_tqdm=False)
-        seconds = time.perf_counter() - start
-        responses = [output.outputs[0] for output in outputs]
-        return {
-            "generation": seconds,
-            "num_response_tokens": sum(len(response.token_ids) for response in responses),
-            "num_logprobs": sum(len(response.logprobs) for response in responses),
-        }
+        result = {"generation": time.perf_counter() - start, "num_response_tokens": 0.0, "num_logprobs": 0.0}
+        for output in outputs:
+            (response,) = output.outputs
+            result["num_response_tokens"] += len(response.token_ids)
+            result["num_logprobs"] += len(response.logprobs)
+        return result
 
     return run
 
 
 def main() -> None:
-    """Serve rounds of the workload whose JSON is the only argument."""
+    """Serve rounds of a workload, given as JSON in the only argument."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # keep output of libraries out of the answers
     workload = json.loads(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder:
         run = make_round(workload, engine=make_engine(workload, folder=Path(folder)))

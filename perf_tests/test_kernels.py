@@ -22,13 +22,20 @@ def torch() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def kernels(torch) -> dict[str, Callable[[], object]]:
-    """Matrix product and attention of Llama 3 8B; at an eighth of its width on a CPU, which has no time for more."""
+    """Matrix product and attention of Llama 3 8B; at an eighth of its width on a CPU, to save time."""
     has_cuda = torch.cuda.is_available()
-    options = {"device": "cuda", "dtype": torch.bfloat16} if has_cuda else {"dtype": torch.float32}
-    hidden, ffn, heads, head_dim, tokens = (4096, 14336, 32, 128, 8192) if has_cuda else (512, 1792, 4, 128, 512)
+    if has_cuda:
+        options = {"device": "cuda", "dtype": torch.bfloat16}
+        hidden, ffn, heads, tokens = 4096, 14336, 32, 8192
+    else:
+        options = {"dtype": torch.float32}
+        hidden, ffn, heads, tokens = 512, 1792, 4, 512
+    head_dim = 128
     tokens_TD = torch.randn(tokens, hidden, **options)
     weight_DF = torch.randn(hidden, ffn, **options)
-    query, key, value = (torch.randn(1, heads, tokens, head_dim, **options) for _ in range(3))
+    query = torch.randn(1, heads, tokens, head_dim, **options)
+    key = torch.randn(1, heads, tokens, head_dim, **options)
+    value = torch.randn(1, heads, tokens, head_dim, **options)
 
     def attention() -> object:
         return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)

@@ -1,4 +1,4 @@
-"""Settings of the tests, and what several modules use."""
+"""Settings of the tests, and fixtures of several modules."""
 
 from __future__ import annotations
 

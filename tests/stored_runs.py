@@ -1,4 +1,4 @@
-"""Runs as a session leaves them, for tests that judge them again."""
+"""Run directories as a session leaves them, for tests that judge them again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.builders import MACHINE, make_policy, make_provenance, make_records
 
 
 def store_run(run_dir: Path, *, plan: Plan, step_time_sec: float = 0.1, **changes: Any) -> None:
-    """Leave what a run of the native engine does."""
+    """Write the files of a run of the native engine."""
     run_dir.mkdir(parents=True)
     (run_dir / "plan.json").write_text(to_json(plan))
     records = make_records(plan, step_time_sec=step_time_sec, **changes)
@@ -45,7 +45,7 @@ def store_case(
     times: Sequence[float] = (0.1,),
     **changes: Any,
 ) -> None:
-    """Leave a run of each step time, and what their session knew."""
+    """Write one run per step time, and the case's record."""
     names = [f"run-{number}" for number in range(1, len(times) + 1)]
     for name, time in zip(names, times, strict=True):
         store_run(case_dir / name, plan=plan, step_time_sec=time)

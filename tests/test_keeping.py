@@ -20,7 +20,7 @@ TODAY = make_provenance(date="2026-11-30T12:00:00Z")
 
 
 class Sessions:
-    """Sessions of one case that is measured in the test process, each judged against what the last one left."""
+    """Sessions of one case of the test process, each judged against the baseline the last one left."""
 
     def __init__(self, folder: Path, *, noise_pct: float = 0.5) -> None:
         self.committed = folder / "baselines"
@@ -82,7 +82,7 @@ def test_a_passed_session_adds_its_run(sessions: Sessions) -> None:
     assert rates_of(sessions.stored) == [1000.0, 1001.0, 999.0]
 
 
-def test_a_grown_baseline_says_from_when_and_where_its_newest_run_is(sessions: Sessions) -> None:
+def test_a_grown_baseline_has_the_provenance_of_its_newest_run(sessions: Sessions) -> None:
     sessions.record((1000.0, 1001.0))
 
     kept = sessions.session(999.0)
@@ -101,7 +101,7 @@ def test_a_full_baseline_that_moved_keeps_its_newest_runs(sessions: Sessions) ->
     assert rates_of(sessions.stored) == [1001.0, 999.0, 1000.0, 1002.0, 977.0]
 
 
-def test_what_a_full_baseline_was_becomes_its_anchor(sessions: Sessions) -> None:
+def test_the_old_runs_of_a_full_baseline_become_its_anchor(sessions: Sessions) -> None:
     old = sessions.record((1000.0, 1001.0, 999.0, 1000.0, 1002.0))
 
     sessions.session(977.0)
@@ -159,7 +159,7 @@ def test_a_release_names_a_growing_baseline_its_anchor(sessions: Sessions) -> No
     assert "the anchor is 1.4 now, with 3 runs" in kept.note
 
 
-def test_what_is_there_already_stays_as_it_is_where_only_new_cases_are_stored(sessions: Sessions) -> None:
+def test_a_stored_baseline_stays_unchanged_if_only_new_cases_are_stored(sessions: Sessions) -> None:
     sessions.record((1000.0, 1001.0))
 
     sessions.session(700.0, updating=replace(UPDATING, is_new_only=True, anchor="1.4"))

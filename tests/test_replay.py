@@ -40,7 +40,7 @@ def case_dir(tmp_path: Path) -> Path:
     return tmp_path / "session" / PLAN.case
 
 
-def test_what_is_written_beside_the_runs_is_read_back(tmp_path: Path) -> None:
+def test_a_case_record_is_read_back_as_written(tmp_path: Path) -> None:
     record = make_record(PLAN, runs=("run-1", "run-2b"), unreadable="run 2: torn")
 
     write_case(tmp_path / PLAN.case, record=record)
@@ -49,13 +49,13 @@ def test_what_is_written_beside_the_runs_is_read_back(tmp_path: Path) -> None:
     assert find_cases(tmp_path) == [record]
 
 
-def test_stored_runs_measure_what_they_measured(case_dir: Path) -> None:
+def test_stored_runs_measure_as_in_their_session(case_dir: Path) -> None:
     outputs = [RunOutput(records=tuple(make_records(PLAN, step_time_sec=time))) for time in (0.1, 0.2, 0.3)]
 
     assert measured(case_dir) == measure_outputs(PLAN, outputs=outputs)
 
 
-def test_stored_runs_of_reinforcement_learning_measure_what_they_measured(tmp_path: Path) -> None:
+def test_stored_runs_of_reinforcement_learning_measure_as_in_their_session(tmp_path: Path) -> None:
     plan = make_rl_plan()
     records = make_rl_records(plan)
     store_case(tmp_path, plan=plan)

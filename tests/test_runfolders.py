@@ -28,7 +28,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def end_session(root: Path) -> Path:
-    """Have a session that makes its folder and ends; return the folder."""
+    """Let a session make its folder and end; return the folder."""
     session = SessionFolder(root)
     folder = session.path
     session.release()
@@ -53,6 +53,9 @@ def test_only_the_newest_sessions_keep_their_folders(root: Path, monkeypatch: py
 
 
 def test_a_full_disk_leaves_no_session_in_a_folder_without_a_lock(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     session = SessionFolder(root)
     with monkeypatch.context() as full:
         full.setattr(Path, "write_text", refuse)
@@ -63,10 +66,6 @@ def test_a_full_disk_leaves_no_session_in_a_folder_without_a_lock(root: Path, mo
     assert (session.path / ".lock").exists()
 
 
-def refuse(*_: object, **__: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
 def test_a_clock_that_is_set_back_makes_no_session_older(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for day in "54321":
         set_clock(monkeypatch, f"2026010{day}-000000")
@@ -74,6 +73,15 @@ def test_a_clock_that_is_set_back_makes_no_session_older(root: Path, monkeypatch
         assert folder.is_dir()
 
     assert names_in(root) == ["20260101-000000", "20260102-000000"]
+
+
+def test_sessions_of_the_same_second_have_folders_of_their_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_clock(monkeypatch, "20260101-000000")
+    sessions = [SessionFolder(root) for _ in range(3)]
+
+    names = [session.path.name for session in sessions]
+
+    assert names == ["20260101-000000", "20260101-000000-2", "20260101-000000-3"]
 
 
 def test_sessions_of_the_same_second_are_as_old_as_they_came(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +130,7 @@ def test_the_folder_of_a_session_that_lives_stays_until_it_dies(root: Path) -> N
     assert not folder.exists()
 
 
-def test_what_is_not_named_as_sessions_are_is_left_alone_and_counts_for_nothing(root: Path) -> None:
+def test_folders_not_named_as_sessions_are_left_alone_and_not_counted(root: Path) -> None:
     for name in ("before the refactoring", "zzz", "20260101-000000.good"):
         (root / name).mkdir(parents=True)
 
@@ -132,7 +140,7 @@ def test_what_is_not_named_as_sessions_are_is_left_alone_and_counts_for_nothing(
     assert len(names_in(root)) == 5
 
 
-def test_nothing_is_made_where_nothing_was_launched(root: Path) -> None:
+def test_a_session_that_launches_nothing_makes_no_folder(root: Path) -> None:
     session = SessionFolder(root)
 
     session.forget_others(keep=2)

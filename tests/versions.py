@@ -65,27 +65,17 @@ def versions_to_run(package: str) -> list[Version]:
 
 
 def install(*requirements: str) -> None:
-    """Install into this environment what replaces the versions of the run before."""
+    """Install requirements into this environment, in place of other versions."""
     command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "-q", *requirements]
     subprocess.run(command, check=True)
 
 
-def run(what: str, tests: Sequence[str]) -> bool:
-    """Run tests, print a row of the table; return whether all that were to run passed, and some were."""
+def run(title: str, tests: Sequence[str]) -> bool:
+    """Run tests and print a row of the table; return whether some ran and all of them passed."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "junit.xml"
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:randomly",
-            "-p",
-            "no:asyncio",
-            f"--junitxml={report}",
-        ]
+        command = [sys.executable, *"-m pytest -q -p no:randomly -p no:asyncio".split(), f"--junitxml={report}"]
         done = subprocess.run([*command, *tests], cwd=ROOT, capture_output=True, text=True, check=False)
         counts = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
         if report.exists():
@@ -95,7 +85,7 @@ def run(what: str, tests: Sequence[str]) -> bool:
     num_passed = counts["tests"] - num_bad - counts["skipped"]
     is_good = done.returncode == 0 and num_passed > 0
     took = f"{time.monotonic() - started:.0f} s"
-    print(f"{what:<40} {num_passed:>6} {num_bad:>6} {counts['skipped']:>7} {took:>6}", flush=True)
+    print(f"{title:<40} {num_passed:>6} {num_bad:>6} {counts['skipped']:>7} {took:>6}", flush=True)
     if not is_good:
         print(done.stdout + done.stderr)
     return is_good
@@ -103,9 +93,10 @@ def run(what: str, tests: Sequence[str]) -> bool:
 
 def main() -> int:
     """Run everything and return the exit code."""
-    pytests, benchmarks = versions_to_run("pytest"), versions_to_run("pytest-benchmark")
-    newest, newest_benchmark = f"pytest=={pytests[-1]}", f"pytest-benchmark=={benchmarks[-1]}"
-    install(*NEIGHBOURS, newest, newest_benchmark)
+    pytests = versions_to_run("pytest")
+    benchmarks = versions_to_run("pytest-benchmark")
+    newest = f"pytest=={pytests[-1]}"
+    install(*NEIGHBOURS, newest, f"pytest-benchmark=={benchmarks[-1]}")
     print(f"{'':<40} {'passed':>6} {'failed':>6} {'skipped':>7} {'took':>6}")
     results = [run(f"{newest} with other plugins", ["tests/integration/test_neighbours.py"])]
     subprocess.run([sys.executable, "-m", "pip", "uninstall", "-q", "-y", *NEIGHBOURS[3:]], check=True)

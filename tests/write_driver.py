@@ -1,8 +1,8 @@
-"""Update a stored baseline in processes that end badly; started by tests.
+"""Updates a stored baseline in processes that end badly; tests start it.
 
-``python -m tests.write_driver ACTION ROOT``: ``kill`` and ``interrupt`` let a fork die before each call that changes
-files, and print these calls; ``full`` fills the disk and ``denied`` lacks permissions; ``update`` stores a baseline of
-each rate that follows.
+``python -m tests.write_driver COMMAND ROOT``: ``kill`` and ``interrupt`` let a fork die before each call that changes
+files, and print these calls; ``full`` and ``denied`` write to a full disk and a folder without permission; ``update``
+stores a baseline of each rate that follows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OLD, _NEW, _NEXT = 1000.0, 900.0, 800.0
 
 
 class Interrupter:
-    """Profile function that ends the process before the n-th call that changes files."""
+    """A profiler that ends the process, or interrupts it, before the n-th call that changes files."""
 
     def __init__(self, end_at: int, *, end: Callable[[], None]) -> None:
         self.calls: list[str] = []
@@ -46,7 +46,7 @@ class Interrupter:
 
 
 def is_of_system(called: Any) -> bool:
-    """Return whether a call is of a file, not of a string or lock with the same method name."""
+    """Return whether a call is of a file or of the system, not of a string or lock by the same name."""
     owner = called.__self__
     return isinstance(owner, io.IOBase) or getattr(owner, "__name__", "") in {"posix", "io", "_io", "fcntl"}
 
@@ -80,9 +80,9 @@ def rate_in(folder: Path) -> float:
 
 
 def end_everywhere(root: Path, *, end: Callable[[], None], status: int) -> list[str]:
-    """Let an update end before each call in turn; the stored file must be whole and take the next update."""
+    """Let an update end around each call in turn; the stored file must be whole and take the next update."""
     update(root, _OLD)
-    update(root, _OLD)  # reads what was there, for which schemas are loaded once
+    update(root, _OLD)  # reads the file, for which schemas are loaded once
     counter = Interrupter(0, end=end)
     sys.setprofile(counter)
     update(root, _OLD)
@@ -100,12 +100,12 @@ def end_everywhere(root: Path, *, end: Callable[[], None], status: int) -> list[
         assert len(list((root / "cpu").iterdir())) <= 2, f"call {number} left more than one file aside"
         update(root, _NEXT)
         assert rate_in(root / "cpu") == _NEXT
-        assert len(list((root / "cpu").iterdir())) == 1, f"call {number}: what was left aside is still there"
+        assert len(list((root / "cpu").iterdir())) == 1, f"call {number}: the file left aside is still there"
     return counter.calls
 
 
 def fill_disk(root: Path) -> None:
-    """Limit the file system to fewer and fewer bytes of the new file."""
+    """Update with a file size limit that takes fewer and fewer bytes of the new file."""
     for limit in range(len(to_json(make_baseline((_NEW,)))) - 1, -1, -97):
 
         def work(limit: int = limit) -> None:
@@ -118,8 +118,8 @@ def fill_disk(root: Path) -> None:
 
 
 def deny(root: Path) -> None:
-    """Write into a read-only folder, as another user if this one is root."""
-    rate_in(root / "cpu")  # loads what somebody else may not be able to read
+    """Update in a folder without permission to write; as root, switch to another user first."""
+    rate_in(root / "cpu")  # loads schemas that another user may not be able to read
     Path(tempfile.gettempdir()).chmod(0o777)
     (root / "cpu").chmod(0o555)
     if os.geteuid() == 0:
@@ -134,9 +134,9 @@ def report(root: Path, rate: float) -> None:
         print(exc, flush=True)
 
 
-def main(what: str, folder: str, *rates: str) -> None:
+def main(command: str, folder: str, *rates: str) -> None:
     root = Path(folder)
-    match what:
+    match command:
         case "kill":
             print(*end_everywhere(root, end=die, status=-signal.SIGKILL))
         case "interrupt":

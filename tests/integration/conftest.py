@@ -1,14 +1,16 @@
-"""A project with one perf case whose speed is whatever ``speed.txt`` says; no torch, no noise."""
+"""A project with one perf case that takes the step time in ``speed.txt``; no torch, no noise."""
 
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import scipy.special  # noqa: F401 (as below; numpy can't even be loaded twice)
@@ -45,6 +47,21 @@ def test_speed(perf):
     perf.check(RECIPE)
 """
 
+NATIVE = """
+import pytest
+from pytest_nemoperf import Layout, ModelConfig, Recipe
+
+MODEL = ModelConfig(name="speck", hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=16,
+                    ffn_hidden_size=64, vocab_size=64)
+
+@pytest.mark.perf
+@pytest.mark.parametrize("layout", [Layout(gpus=1), Layout(gpus=2, {axis}=2)], ids=["one", "two"])
+def test_speck(perf, layout):
+    perf.check(Recipe(model=MODEL, layouts={{"cpu": layout}}, seq_len=16, global_batch_size=2, precision="fp32",
+                      steps=4, warmup_steps=2, env={env}))
+"""
+"""Cases of the native engine: one rank, and two along an axis."""
+
 CASE = "pretrain-llama-tiny-1n1g-command-fp32-single-seq64-gbs4-mbs1"
 
 
@@ -62,16 +79,55 @@ class Project:
     def set_step_time(self, seconds: float) -> None:
         (self.root / "speed.txt").write_text(str(seconds))
 
+    def edit(self, name: str, changes: dict[str, str]) -> None:
+        """Replace each text that is a key in a file; it must be there."""
+        text = (self.root / name).read_text()
+        for old, new in changes.items():
+            assert old in text
+            text = text.replace(old, new)
+        (self.root / name).write_text(text)
+
     def run(self, *args: str) -> pytest.RunResult:
         return self.pytester.runpytest_inprocess("-m", "perf", "--system=cpu", "-p", "no:cacheprovider", *args)
 
     def run_apart(self, *args: str) -> pytest.RunResult:
-        """Run in a process of its own, where nothing of this one is changed."""
+        """Run in a separate process, without the patches of this one."""
         return self.pytester.runpytest_subprocess("-m", "perf", "--system=cpu", "-p", "no:cacheprovider", *args)
+
+    @property
+    def latest(self) -> Path:
+        return self.root / ".nemoperf" / "latest"
 
     @property
     def baseline(self) -> Path:
         return self.root / "baselines" / "cpu" / f"{CASE}.json"
+
+    def results(self) -> dict[str, Any]:
+        """Return results.json of the last session."""
+        data: dict[str, Any] = json.loads((self.latest / "results.json").read_text())
+        return data
+
+    def case(self) -> dict[str, Any]:
+        """Return the last session's only case, as in results.json."""
+        (case,) = self.results()["cases"]
+        assert isinstance(case, dict)
+        return case
+
+    def stored(self) -> dict[str, Any]:
+        """Return the committed baseline."""
+        data: dict[str, Any] = json.loads(self.baseline.read_text())
+        return data
+
+
+def usage_error(result: pytest.RunResult) -> str:
+    """Return the message of a session that was refused for its options."""
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    return result.stderr.str()
+
+
+def has_text(result: pytest.RunResult, text: str) -> bool:
+    """Return whether the output holds a text, wrapped and indented anyhow."""
+    return "".join(text.split()) in "".join(result.stdout.str().split())
 
 
 @pytest.fixture
@@ -81,7 +137,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("pytest_nemoperf.passes.active_tracers", lambda: ())  # these tests may run under coverage
     monkeypatch.setattr("pytest_nemoperf.fixture.MIN_PASS_SEC", 0.05)
-    for limit in ("MAX_FOREIGN_SHARE", "MAX_STEAL_SHARE"):  # what else runs beside the tests is no failure
+    for limit in ("MAX_FOREIGN_SHARE", "MAX_STEAL_SHARE"):  # other load beside the tests is no failure
         monkeypatch.setattr(f"pytest_nemoperf.health.{limit}", 2.0)
     monkeypatch.setattr("pytest_nemoperf.runner.MAX_RECORDED_SHARE", float("inf"))  # step times are invented
     # of the job that runs these tests, and of their own worker
@@ -92,7 +148,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path
 
 @pytest.fixture
 def busy_neighbour() -> Iterator[int]:
-    """Share one core with a process that is no child of this one; its id."""
+    """Share one core with a busy process that is no child of this one; yield its id."""
     usual = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(usual)})
     started = subprocess.run(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.integration.conftest import CASE, PERF_TEST, Project
+from tests.builders import git_in
+from tests.integration.conftest import CASE, NATIVE, PERF_TEST, Project, usage_error
 
 LOOP_AND_BENCHMARK = """
 import pytest
@@ -24,20 +22,6 @@ def test_loop(perf):
 def test_benchmark(benchmark):
     raise AssertionError("ran")
 """
-NATIVE = """
-import pytest
-from pytest_nemoperf import Layout, ModelConfig, Recipe
-
-MODEL = ModelConfig(name="speck", hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=16,
-                    ffn_hidden_size=64, vocab_size=64)
-
-@pytest.mark.perf
-def test_speck(perf):
-    perf.check(Recipe(model=MODEL, layouts={"cpu": Layout(gpus=1)}, seq_len=16, global_batch_size=2, precision="fp32",
-                      steps=12, warmup_steps=2))
-"""
-
-
 NAMED_PATHS = """
 import json, os, pathlib, sys, time
 plan = json.loads(pathlib.Path(os.environ["NEMOPERF_PLAN"]).read_text())
@@ -48,31 +32,21 @@ with open(os.environ["NEMOPERF_STEPS"], "w") as file:
         record = {"step": step, "step_time_sec": seconds, "tokens": plan["tokens_per_step"], "loss": 6.5}
         file.write(json.dumps(record) + "\\n")
 """
-"""A command that finds its speed where an argument, a variable or its working directory says."""
+"""A command that takes its speed from a file named by an argument or a variable, or in its working directory."""
 
 
 @pytest.fixture
 def repository(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """The project, committed with a step time of 0.1 s."""
-    for name in [name for name in os.environ if name.startswith("GIT_")]:
-        monkeypatch.delenv(name)
     monkeypatch.chdir(project.root)
-    subprocess.run(["git", "init", "--quiet", "--initial-branch=main"], check=True, cwd=project.root)
+    git_in(project.root, "init", "--quiet", "--initial-branch=main")
     commit(project)
     return project
 
 
 def commit(project: Project) -> None:
-    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
-    for words in (["add", "."], ["commit", "--quiet", "-m", "all"]):
-        subprocess.run(["git", *identity, *words], check=True, cwd=project.root)
-
-
-def result_of(project: Project) -> dict[str, Any]:
-    data = json.loads((project.root / ".nemoperf" / "latest" / "results.json").read_text())
-    (case,) = data["cases"]
-    assert isinstance(case, dict)
-    return case
+    git_in(project.root, "add", ".")
+    git_in(project.root, "commit", "--quiet", "--message=all")
 
 
 def test_a_slower_working_tree_fails_beside_the_revision_and_nothing_is_stored(repository: Project) -> None:
@@ -84,8 +58,8 @@ def test_a_slower_working_tree_fails_beside_the_revision_and_nothing_is_stored(r
     result.stdout.fnmatch_lines(
         [
             "perf: system cpu (*)",
-            "perf: cases are compared with main, ???????, by --perf-ab, for at most 3 min 00 s each; tolerance *",
-            f"perf: {CASE}: whole launches alternate: framework command starts its ranks by itself*",
+            "perf: cases are compared with main, ???????, *3 min 00 s each*",
+            f"perf: {CASE}: whole launches alternate: *",
             f"REGRESSED {CASE}",
             "tokens/sec/GPU is 16.7% below old (main, ???????)*",
             "*metric*old*new*delta*95% interval*verdict",
@@ -93,7 +67,7 @@ def test_a_slower_working_tree_fails_beside_the_revision_and_nothing_is_stored(r
             "*backward*75.00*90.00*+15.00*",
             "how new (working tree) was compared with old (main, ???????)",
             "*round by round: +20.0% +20.0%*",
-            "*pytest -m perf --system=cpu --perf-ab=main test_speed.py::test_speed*",
+            "*pytest * --perf-ab=main test_speed.py::test_speed*",
         ]
     )
     assert not repository.baseline.exists()
@@ -106,7 +80,7 @@ def test_equal_sides_pass_and_the_order_of_launches_is_turned_round(repository: 
 
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["compared with old (main, ???????)", f"*{CASE}: * rounds in *"])
-    ab = result_of(repository)["ab"]
+    ab = repository.case()["ab"]
     firsts = [each["first"] for each in ab["rounds"]]
     assert ab["method"] == "launches"
     assert all({one, other} == {"old", "new"} for one, other in zip(firsts[::2], firsts[1::2], strict=False))
@@ -118,11 +92,9 @@ def test_equal_files_are_refused_before_anything_runs_unless_they_are_asked_for(
     refused = repository.run("--perf-ab=main")
     asked_for = repository.run("--perf-ab=main", "--perf-inject=0", "--perf-ab-limit=0.1", "--perf-fail-on=none")
 
-    assert refused.ret == pytest.ExitCode.USAGE_ERROR
-    refused.stderr.fnmatch_lines(
-        ["*--perf-ab=main: old and new are the same files: main, ??????? is what the working tree*main~1*inject=0"]
-    )
-    caution = "perf: CAUTION: old and new are the same files: main, ??????? is what the working tree holds, as *"
+    assert "--perf-ab=main: old and new are the same files: main" in usage_error(refused)
+    refused.stderr.fnmatch_lines(["*is what the working tree*main~1*--perf-inject=0"])
+    caution = "perf: CAUTION: old and new are the same files: *"
     asked_for.stdout.fnmatch_lines([caution, "* performance *", caution])
 
 
@@ -158,10 +130,10 @@ def test_a_self_test_slows_the_working_tree_alone(repository: Project) -> None:
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            f"INJECTED {CASE}: round 1: old 2,560, new 2,133 tokens/sec/GPU, ratio -16.7%, took *",
+            f"INJECTED {CASE}: round 1: old 2,560, new 2,133 *, ratio -16.7%*",
             f"INJECTED REGRESSED {CASE}",
             "tokens/sec/GPU is 16.7% below old (main, ???????)*",
-            "*pytest -m perf --system=cpu --perf-ab=main --perf-inject=20%*",
+            "*pytest * --perf-ab=main --perf-inject=20%*",
         ]
     )
 
@@ -192,9 +164,7 @@ def test_a_side_without_code_of_its_own_is_refused_before_anything_runs(reposito
     result = repository.run("--perf-ab=main")
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
-        ["RevisionError: old (main, ???????) has no Python module in */lib, a PYTHONPATH entry*"]
-    )
+    result.stdout.fnmatch_lines(["RevisionError: old (*) has no Python module in */lib*"])
     assert not list(repository.root.glob(".nemoperf/runs/*/*/round-*"))
     assert list((repository.root / ".nemoperf" / "ab").iterdir()) == []
 
@@ -205,9 +175,7 @@ def test_a_set_up_that_fails_is_the_tests_error(repository: Project) -> None:
     result = repository.run("--perf-ab=main")
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
-        ["RevisionError: perf_ab_setup failed for old (main, ???????)*(exit code 3): no compiler"]
-    )
+    result.stdout.fnmatch_lines(["RevisionError: perf_ab_setup failed for old (*(exit code 3): no compiler"])
 
 
 def test_a_side_that_fails_is_named(repository: Project) -> None:
@@ -220,15 +188,14 @@ def test_a_side_that_fails_is_named(repository: Project) -> None:
 
 
 def test_a_side_that_records_fewer_steps_makes_the_case_invalid(repository: Project) -> None:
-    script = repository.root / "steps.py"
-    script.write_text(script.read_text().replace('plan["steps"])', 'plan["steps"] - 3)'))
+    repository.edit("steps.py", {'plan["steps"])': 'plan["steps"] - 3)'})
 
     result = repository.run("--perf-ab=main")
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            f"{CASE}: round 1: left out after *: new: 10 of 13 steps were recorded*",
+            f"{CASE}: round 1: left out *: new: 10 of 13 steps were recorded*",
             f"INVALID {CASE}",
             "new (working tree): round 1: 10 of 13 steps were recorded*",
         ]
@@ -236,7 +203,7 @@ def test_a_side_that_records_fewer_steps_makes_the_case_invalid(repository: Proj
 
 
 def use_command(project: Project, *, command: str, env: str = "{}") -> None:
-    """Let the test run another command; ``HERE`` is the root directory, as a string."""
+    """Let the test run another command; it may name the root directory as ``HERE``, a string."""
     text = PERF_TEST.replace("@pytest.mark.perf", "HERE = str(pathlib.Path(__file__).parent)\n\n@pytest.mark.perf")
     recipe = f"import dataclasses\n    perf.check(dataclasses.replace(RECIPE, command={command}, env={env}))"
     project.pytester.makepyfile(test_speed=text.replace("perf.check(RECIPE)", recipe))
@@ -266,15 +233,13 @@ def test_each_side_has_its_own_file_wherever_the_command_names_it(repository: Pr
 def test_a_root_directory_below_the_top_of_its_repository_leaves_no_file_to_both_sides(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in os.environ if name.startswith("GIT_")]:
-        monkeypatch.delenv(name)
-    top, root = project.root, project.root / "perf"
-    subprocess.run(["git", "init", "--quiet", "--initial-branch=main"], check=True, cwd=top)
+    root = project.root / "perf"
+    git_in(project.root, "init", "--quiet", "--initial-branch=main")
     root.mkdir()
-    (top / "tox.ini").unlink()
+    (project.root / "tox.ini").unlink()
     (root / "pytest.ini").write_text("[pytest]\nperf_ab_paths = ..\n")
-    test = (top / "test_speed.py").rename(root / "test_speed.py")
-    test.write_text(test.read_text().replace("(__file__)", "(__file__).parent"))
+    (project.root / "test_speed.py").rename(root / "test_speed.py")
+    project.edit("perf/test_speed.py", {"(__file__)": "(__file__).parent"})
     commit(project)
     project.set_step_time(0.2)
     monkeypatch.chdir(root)
@@ -291,9 +256,7 @@ def test_a_trainer_that_the_revision_lacks_is_refused(repository: Project) -> No
     result = repository.run("--perf-ab=main", "--perf-fail-on=none")
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
-        ["RevisionError: old (main, ???????): the command's arguments name */new_steps.py, but the revision has no *"]
-    )
+    result.stdout.fnmatch_lines(["RevisionError: old (*): *name */new_steps.py, but the revision has no *"])
 
 
 def test_a_trainer_that_a_set_up_puts_there_is_run_from_there(repository: Project) -> None:
@@ -312,18 +275,15 @@ def test_a_trainer_that_a_set_up_puts_there_is_run_from_there(repository: Projec
 def test_a_path_that_the_code_makes_up_is_found_out_in_the_process_and_no_verdict_is_given(
     repository: Project,
 ) -> None:
-    script = repository.root / "steps.py"
     made_up = f"pathlib.Path('/').joinpath(*{list(repository.root.parts)!r}[1:], 'speed.txt')"
-    script.write_text(script.read_text().replace('pathlib.Path(__file__).with_name("speed.txt")', made_up))
+    repository.edit("steps.py", {'pathlib.Path(__file__).with_name("speed.txt")': made_up})
     commit(repository)
     repository.set_step_time(0.2)
 
     result = repository.run("--perf-ab=main", "--perf-fail-on=none")
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
-        ["RevisionError: old (main, ???????): its processes use the working tree: */speed.txt (opened); both sides*"]
-    )
+    result.stdout.fnmatch_lines(["RevisionError: old (*use the working tree: */speed.txt (opened); both sides*"])
     result.stdout.fnmatch_lines(["no case was judged: 1 perf test selected*"])
 
 
@@ -333,10 +293,10 @@ def test_a_shared_folder_among_the_paths_is_refused(repository: Project) -> None
     result = repository.run("--perf-ab=main")
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["RevisionError: the ini key perf_ab_paths has /*, which is the same folder for both*"])
+    result.stdout.fnmatch_lines(["RevisionError: *perf_ab_paths has /*, * the same folder for both*"])
 
 
-def test_what_runs_in_this_process_is_left_out_in_words(repository: Project) -> None:
+def test_loops_and_benchmarks_of_the_test_process_are_left_out_and_say_so(repository: Project) -> None:
     repository.pytester.makepyfile(test_speed=LOOP_AND_BENCHMARK)
 
     result = repository.run("--perf-ab=main")
@@ -353,34 +313,35 @@ def test_what_runs_in_this_process_is_left_out_in_words(repository: Project) -> 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--perf-ab=no-such-branch"], "*--perf-ab=no-such-branch is no commit of *; name a branch, tag or hash*"),
-        (["--perf-ab=main", "--update-baselines"], "*--perf-ab with --update-baselines: a comparison of two*"),
-        (["--perf-ab=main", "--perf-profile"], "*--perf-ab with --perf-profile: a profile is compared with a stored*"),
-        (["--perf-ab=main", "--perf-ab-limit=0"], "*--perf-ab-limit=0 must be positive seconds*"),
+        (["--perf-ab=no-such-branch"], "--perf-ab=no-such-branch is no commit of "),
+        (["--perf-ab=main", "--update-baselines"], "--perf-ab with --update-baselines: a comparison"),
+        (["--perf-ab=main", "--perf-profile"], "--perf-ab with --perf-profile: a profile"),
+        (["--perf-ab=main", "--perf-ab-limit=0"], "--perf-ab-limit=0 must be positive seconds"),
     ],
 )
-def test_what_can_not_be_honoured_is_a_usage_error(repository: Project, args: list[str], message: str) -> None:
-    result = repository.run(*args)
-
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([message])
+def test_options_that_can_not_be_honoured_are_a_usage_error(repository: Project, args: list[str], message: str) -> None:
+    assert message in usage_error(repository.run(*args))
 
 
 @pytest.mark.ranks
 def test_ranks_of_both_sides_take_turns_and_compute_the_same(repository: Project) -> None:
-    repository.pytester.makepyfile(test_speed=NATIVE)
+    repository.pytester.makepyfile(test_speed=NATIVE.format(axis="tp", env="{}").replace("steps=4", "steps=12"))
 
-    repository.run("--perf-ab=main", "--perf-ab-limit=0.1", "--perf-fail-on=none")
+    repository.run("-k", "one", "--perf-ab=main", "--perf-ab-limit=0.1", "--perf-fail-on=none")
 
-    case = result_of(repository)
+    case = repository.case()
     (folder,) = repository.root.glob(".nemoperf/runs/*/*/round-1")
-    turns = [json.loads((folder / side / "plan.json").read_text())["turn"] for side in ("old", "new")]
-    losses = [
-        [json.loads(line)["loss"] for line in (folder / side / "steps.jsonl").read_text().splitlines()]
-        for side in ("old", "new")
-    ]
-    assert sorted(turn["is_first"] for turn in turns) == [False, True]
-    assert losses[0] == losses[1]
-    assert len(losses[0]) == 6 + 12  # warm-up and measured steps, in whole pairs of blocks
+    old, new = folder / "old", folder / "new"
+    assert {is_first(old), is_first(new)} == {False, True}
+    assert losses_in(old) == losses_in(new)
+    assert len(losses_in(old)) == 6 + 12  # warm-up and measured steps, in whole pairs of blocks
     assert (case["ab"]["method"], len(case["ab"]["rounds"])) == ("turns", 1)
     assert case["verdict"]["kind"] == "INCONCLUSIVE"  # there was time for one round
+
+
+def is_first(run_dir: Path) -> bool:
+    return bool(json.loads((run_dir / "plan.json").read_text())["turn"]["is_first"])
+
+
+def losses_in(run_dir: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run_dir / "steps.jsonl").read_text().splitlines()]

@@ -33,8 +33,7 @@ def test_a_command_that_leaves_no_sound_records_is_one_clear_error(project: Proj
 
 
 def test_a_missing_program_is_named(project: Project) -> None:
-    source = project.root / "test_speed.py"
-    source.write_text(source.read_text().replace("sys.executable", '"no-such-program"'))
+    project.edit("test_speed.py", {"sys.executable": '"no-such-program"'})
 
     result = project.run()
 

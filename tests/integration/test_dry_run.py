@@ -10,7 +10,7 @@ import pytest
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.schema import validate
-from tests.integration.conftest import CASE, Project
+from tests.integration.conftest import CASE, Project, usage_error
 
 LAUNCH = LocalLauncher.launch
 GPU_TESTS = """
@@ -46,9 +46,6 @@ import pytest
 def benchmark():
     raise AssertionError("the benchmark must not be set up")
 """
-BROKEN = """
-    perf.check(recipe(global_batch_size=100))
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -60,13 +57,13 @@ def no_launches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def dry_run_of(project: Project) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads((project.root / ".nemoperf" / "latest" / "dry_run.json").read_text())
+    data: dict[str, Any] = json.loads((project.latest / "dry_run.json").read_text())
     validate(data, name="dry_run", subject="dry_run.json", error=PlanError)
     return data
 
 
-def run_on_h100(project: Project, *args: str) -> pytest.RunResult:
-    project.pytester.makepyfile(test_speed=GPU_TESTS)
+def run_on_h100(project: Project, *args: str, tests: str = GPU_TESTS) -> pytest.RunResult:
+    project.pytester.makepyfile(test_speed=tests)
     project.pytester.makeconftest(BENCHMARK_STUB)
     return project.pytester.runpytest_inprocess("-m", "perf", "--system=h100", "--perf-dry-run", *args)
 
@@ -89,11 +86,11 @@ def test_the_case_is_priced_and_nothing_is_launched(project: Project) -> None:
     (case,) = dry_run_of(project)["cases"]
     assert case["nodeid"] == "test_speed.py::test_speed"
     assert case["price"]["plan"]["case"] == CASE
-    assert not (project.root / ".nemoperf" / "latest" / "results.json").exists()
+    assert not (project.latest / "results.json").exists()
     assert not (project.root / ".nemoperf" / "runs").exists()
 
 
-def test_gpus_that_are_not_here_are_priced_and_what_has_no_price_says_why(project: Project) -> None:
+def test_gpus_that_are_not_here_are_priced_and_tests_without_a_price_say_why(project: Project) -> None:
     result = run_on_h100(project)
 
     result.assert_outcomes(skipped=4)
@@ -102,17 +99,17 @@ def test_gpus_that_are_not_here_are_priced_and_what_has_no_price_says_why(projec
     (case,) = dry_run["cases"]
     assert case["price"]["plan"]["layout"]["gpus"] == 1024
     assert case["price"]["is_fitting"] is True
-    assert {each["nodeid"].rpartition("::")[2]: each["reason"] for each in dry_run["not_priced"]} == {
-        "test_cpu_only": "llama3-8b has no layout for system h100; it has layouts for cpu",
-        "test_loop": "a loop of the test process has no recipe to price",
-        "test_benchmark": "a benchmark test has no recipe to price",
+    assert {each["nodeid"]: each["reason"] for each in dry_run["not_priced"]} == {
+        "test_speed.py::test_cpu_only": "llama3-8b has no layout for system h100; it has layouts for cpu",
+        "test_speed.py::test_loop": "a loop of the test process has no recipe to price",
+        "test_speed.py::test_benchmark": "a benchmark test has no recipe to price",
     }
 
 
 def test_a_broken_plan_fails_the_dry_run(project: Project) -> None:
-    project.pytester.makepyfile(test_speed=GPU_TESTS.replace("    perf.check(recipe())\n", BROKEN))
+    broken = GPU_TESTS.replace("    perf.check(recipe())\n", "    perf.check(recipe(global_batch_size=100))\n")
 
-    result = project.pytester.runpytest_inprocess("-m", "perf", "--system=h100", "--perf-dry-run", "-k", "large")
+    result = run_on_h100(project, "-k", "large", tests=broken)
 
     result.assert_outcomes(failed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -136,32 +133,30 @@ def test_the_expected_step_time_comes_from_the_stored_baseline(
     result = project.run("--perf-dry-run")
 
     result.stdout.fnmatch_lines([CASE, "* 100 ms"])
-    assert dry_run_of(project)["cases"][0]["price"]["expected"]["step_time_sec"] == pytest.approx(0.1)
+    (case,) = dry_run_of(project)["cases"]
+    assert case["price"]["expected"]["step_time_sec"] == pytest.approx(0.1)
 
 
 def test_a_precision_that_can_not_run_here_is_priced_with_the_reason(project: Project) -> None:
-    text = GPU_TESTS.replace('"global_batch_size": 1024}', '"global_batch_size": 1024, "precision": "mxfp8"}')
-    project.pytester.makepyfile(test_speed=text)
+    tests = GPU_TESTS.replace("perf.check(recipe())", 'perf.check(recipe(precision="mxfp8"))')
 
-    result = project.pytester.runpytest_inprocess("-m", "perf", "--system=h100", "--perf-dry-run", "-k", "large")
+    result = run_on_h100(project, "-k", "large", tests=tests)
 
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["priced, but not runnable here:", "*needs compute capability 10.0, DGX-H100 has 9.0*"])
+    result.stdout.fnmatch_lines(["priced, but not runnable here:", "*needs compute capability 10.0*"])
 
 
 @pytest.mark.parametrize("other", ["--update-baselines", "--perf-inject=20%"])
 def test_options_of_real_runs_are_refused(project: Project, other: str) -> None:
     result = project.run("--perf-dry-run", other)
 
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"*--perf-dry-run with {other.partition('=')[0]}: nothing is launched and measured*"])
+    assert f"--perf-dry-run with {other.partition('=')[0]}: nothing is launched" in usage_error(result)
 
 
 def test_without_perf_tests_there_is_nothing_to_price(project: Project) -> None:
     result = project.pytester.runpytest_inprocess("--perf-dry-run")
 
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*--perf-dry-run needs perf tests to apply to: add -m perf*"])
+    assert "--perf-dry-run needs perf tests to apply to: add -m perf" in usage_error(result)
 
 
 def test_every_case_of_the_suite_is_asked_for_with_its_tolerances(project: Project) -> None:
@@ -175,23 +170,18 @@ def test_two(perf):
 def test_three(perf):
     assert perf.check(recipe(variant="c")).kind == "PASSED"
 """
-    project.pytester.makepyfile(test_speed=GPU_TESTS + more)
-    project.pytester.makeconftest(BENCHMARK_STUB)
-
-    result = project.pytester.runpytest_inprocess("-m", "perf", "--system=h100", "--perf-dry-run")
+    result = run_on_h100(project, tests=GPU_TESTS + more)
 
     result.assert_outcomes(skipped=6)
     dry_run = dry_run_of(project)
-    memory = {asked["case"]: asked["tolerances"]["peak_memory_gib"] for asked in dry_run["asked"]}
-    assert {
-        case.removeprefix("pretrain-llama3-8b-128n8g-torch-bf16-fsdp128tp8-"): pct for case, pct in memory.items()
-    } == {
-        "seq8192-gbs1024-mbs1": 5,
+    case = "pretrain-llama3-8b-128n8g-torch-bf16-fsdp128tp8-seq8192-gbs1024-mbs1"
+    assert {asked["case"]: asked["tolerances"]["peak_memory_gib"] for asked in dry_run["asked"]} == {
+        case: 5,
         "loop-mine": 5,
         "bench-test_speed.test_benchmark": 5,
-        "seq8192-gbs1024-mbs1-a": 7,
-        "seq8192-gbs1024-mbs1-b": 3,
-        "seq8192-gbs1024-mbs1-c": 5,
+        f"{case}-a": 7,
+        f"{case}-b": 3,
+        f"{case}-c": 5,
     }
     assert dry_run["systems"] == ["cpu", "h100"]
     assert dry_run["gaps"] == []

@@ -17,18 +17,14 @@ def pytest_nemoperf_frameworks(config):
 """
 
 
-def use_framework(project: Project, *, name: str, unsupported: str | None = None) -> None:
-    (project.root / "conftest.py").write_text(CONFTEST.format(name=name, unsupported=unsupported))
+def ask_for_framework(project: Project, name: str) -> None:
+    command = 'command=(sys.executable, str(pathlib.Path(__file__).with_name("steps.py"))),'
+    project.edit("test_speed.py", {'framework="command"': f'framework="{name}"', command: ""})
 
 
 def test_a_framework_of_ones_own_is_asked(project: Project) -> None:
-    use_framework(project, name="mine", unsupported="it needs a licence")
-    source = project.root / "test_speed.py"
-    source.write_text(
-        source.read_text()
-        .replace('framework="command", command=', 'framework="mine", variant=')
-        .replace('(sys.executable, str(pathlib.Path(__file__).with_name("steps.py")))', '"x"')
-    )
+    project.pytester.makeconftest(CONFTEST.format(name="mine", unsupported="it needs a licence"))
+    ask_for_framework(project, "mine")
 
     result = project.run("-rs")
 
@@ -37,7 +33,7 @@ def test_a_framework_of_ones_own_is_asked(project: Project) -> None:
 
 
 def test_a_name_that_is_taken_is_refused(project: Project) -> None:
-    use_framework(project, name="torch")
+    project.pytester.makeconftest(CONFTEST.format(name="torch", unsupported=None))
 
     result = project.run()
 
@@ -46,12 +42,7 @@ def test_a_name_that_is_taken_is_refused(project: Project) -> None:
 
 
 def test_an_unknown_framework_is_named(project: Project) -> None:
-    source = project.root / "test_speed.py"
-    source.write_text(
-        source.read_text()
-        .replace('framework="command", command=', 'framework="torhc", variant=')
-        .replace('(sys.executable, str(pathlib.Path(__file__).with_name("steps.py")))', '"x"')
-    )
+    ask_for_framework(project, "torhc")
 
     result = project.run()
 

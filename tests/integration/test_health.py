@@ -1,10 +1,10 @@
-"""Real load beside real work: one core is shared, so that a single busy process is enough."""
+"""Real load of another process; one core is shared, so that a single busy process is enough."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.integration.conftest import Project
+from tests.integration.conftest import Project, has_text
 
 WORKING_STEPS = """
 import json, os, pathlib, time
@@ -39,4 +39,4 @@ def test_load_of_others_makes_a_case_invalid_and_names_them(
             "run 1: other processes took *% of the 1 core and left *",
         ]
     )
-    assert f"yes (process {busy_neighbour})" in " ".join(result.stdout.str().split())
+    assert has_text(result, f"yes (process {busy_neighbour})")

@@ -1,4 +1,4 @@
-"""Plugins that many projects have: they and a perf session leave each other alone.
+"""Perf sessions beside other plugins that many projects have.
 
 `make test-pytest` installs every one of them, and runs these tests.
 """
@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.conftest import PERF_TEST, Project
-
-PLAIN_TEST = "def test_plain():\n    pass\n"
-
+from tests.integration.conftest import PERF_TEST, Project, usage_error
 
 pytestmark = pytest.mark.neighbours
 
@@ -21,11 +18,6 @@ def short_steps(project: Project) -> None:
     project.set_step_time(0.0004)
 
 
-def run(project: Project, *args: str) -> pytest.RunResult:
-    """Run a perf session in a process of its own, as plugins that patch the interpreter ask for."""
-    return project.pytester.runpytest_subprocess("-m", "perf", "--system=cpu", "-p", "no:cacheprovider", *args)
-
-
 def slow_down(project: Project) -> None:
     """Store a baseline, then double the time of a step."""
     project.run("--update-baselines").assert_outcomes(passed=1)
@@ -33,20 +25,19 @@ def slow_down(project: Project) -> None:
 
 
 def test_xdist_runs_other_tests_and_is_refused_with_perf_tests(project: Project) -> None:
-    project.pytester.makepyfile(test_other=PLAIN_TEST)
+    project.pytester.makepyfile(test_other="def test_plain():\n    pass\n")
 
     plain = project.pytester.runpytest_subprocess("-n", "1", "-m", "not perf")
-    perf = run(project, "-n", "1")
+    perf = project.run_apart("-n", "1")
 
     plain.assert_outcomes(passed=1)
-    assert perf.ret == pytest.ExitCode.USAGE_ERROR
-    perf.stderr.fnmatch_lines(["*-n runs tests side by side*"])
+    assert "-n runs tests side by side" in usage_error(perf)
 
 
-def test_rerunfailures_runs_a_loss_again_and_both_attempts_are_told(project: Project) -> None:
+def test_rerunfailures_runs_a_loss_again_and_both_attempts_are_reported(project: Project) -> None:
     slow_down(project)
 
-    result = run(project, "--reruns=1")
+    result = project.run_apart("--reruns=1")
 
     result.assert_outcomes(failed=1)
     assert result.parseoutcomes()["rerun"] == 1
@@ -59,7 +50,7 @@ def test_timeout_ends_a_test_that_hangs_and_leaves_a_judged_one_alone(project: P
     hanging = hanging.replace("perf.check(RECIPE)", "__import__('time').sleep(60)")
     project.pytester.makepyfile(test_speed=PERF_TEST, test_then=hanging)
 
-    result = run(project, "--timeout=60", "-p", "no:randomly")
+    result = project.run_apart("--timeout=60", "-p", "no:randomly")
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*NO BASELINE pretrain-*"])
@@ -69,7 +60,7 @@ def test_timeout_ends_a_test_that_hangs_and_leaves_a_judged_one_alone(project: P
 def test_randomly_shuffles_tests_and_changes_no_case(project: Project) -> None:
     slow_down(project)
 
-    result = run(project, "-p", "randomly", "--randomly-seed=3")
+    result = project.run_apart("-p", "randomly", "--randomly-seed=3")
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["Using --randomly-seed=3", "*REGRESSED pretrain-*"])
@@ -78,7 +69,7 @@ def test_randomly_shuffles_tests_and_changes_no_case(project: Project) -> None:
 def test_cov_measures_coverage_beside_a_case(project: Project) -> None:
     slow_down(project)
 
-    result = run(project, "--cov=.", "--cov-report=term")
+    result = project.run_apart("--cov=.", "--cov-report=term")
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*REGRESSED pretrain-*", "TOTAL *"])
@@ -89,7 +80,7 @@ def test_asyncio_runs_its_tests_and_a_coroutine_may_judge_a_case(project: Projec
     project.pytester.makepyfile(test_speed=coroutine)
     slow_down(project)
 
-    result = run(project)
+    result = project.run_apart()
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*REGRESSED pretrain-*"])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.conftest import CASE, Project
+from tests.integration.conftest import CASE, Project, usage_error
 
 
 @pytest.mark.parametrize(
@@ -28,34 +28,24 @@ from tests.integration.conftest import CASE, Project
     ],
 )
 def test_an_option_that_cannot_be_honoured_is_one_clear_error(project: Project, option: str, message: str) -> None:
-    result = project.run(option)
-
-    assert result.ret == 4
-    assert message in result.stderr.str()
+    assert message in usage_error(project.run(option))
     assert not (project.root / ".nemoperf").exists()
 
 
-def test_an_empty_option_is_refused_without_perf_tests_as_well(project: Project) -> None:
-    result = project.pytester.runpytest_inprocess("--perf-ab=")
-
-    assert result.ret == 4
-    assert "--perf-ab has an empty value" in result.stderr.str()
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("--perf-ab=", "--perf-ab has an empty value"), ("--system=b300", "--system=b300 but this machine")],
+)
+def test_an_option_that_cannot_be_honoured_is_refused_without_perf_tests_as_well(
+    project: Project, option: str, message: str
+) -> None:
+    assert message in usage_error(project.pytester.runpytest_inprocess(option))
 
 
 def test_a_wrong_ini_key_is_named(project: Project) -> None:
     project.pytester.makeini("[pytest]\nperf_max_runs = 0\n")
 
-    result = project.run()
-
-    assert result.ret == 4
-    assert "ini perf_max_runs=0 must be a whole number >= 1" in result.stderr.str()
-
-
-def test_another_system_is_refused_without_perf_tests_as_well(project: Project) -> None:
-    result = project.pytester.runpytest_inprocess("--system=b300")
-
-    assert result.ret == 4
-    result.stderr.fnmatch_lines(["*--system=b300 but this machine*use --system=*"])
+    assert "ini perf_max_runs=0 must be a whole number >= 1" in usage_error(project.run())
 
 
 def test_auto_detects_the_system(project: Project) -> None:
@@ -64,18 +54,13 @@ def test_auto_detects_the_system(project: Project) -> None:
     result.stdout.fnmatch_lines(["perf: system * (detected: *"])
 
 
-def test_runs_are_launches(project: Project) -> None:
-    project.run("--perf-runs=3")
-
-    assert len(list((project.root / ".nemoperf" / "runs").glob(f"*/{CASE}/run-*/steps.jsonl"))) == 3
-
-
-def test_the_runs_of_the_ini_file_are_the_default(project: Project) -> None:
+@pytest.mark.parametrize(("args", "num_runs"), [(["--perf-runs=3"], 3), ([], 2)], ids=["option", "ini"])
+def test_runs_are_launches(project: Project, args: list[str], num_runs: int) -> None:
     project.pytester.makeini("[pytest]\nperf_runs = 2\n")
 
-    project.run()
+    project.run(*args)
 
-    assert len(list((project.root / ".nemoperf" / "runs").glob(f"*/{CASE}/run-*/steps.jsonl"))) == 2
+    assert len(list(project.root.glob(f".nemoperf/runs/*/{CASE}/run-*/steps.jsonl"))) == num_runs
 
 
 def test_verdicts_that_fail_can_be_chosen(project: Project) -> None:
@@ -99,38 +84,34 @@ def test_output_and_baselines_can_go_elsewhere(project: Project) -> None:
     assert (project.root / "out" / "results.md").exists()
 
 
-# Tolerances: recipe > marker > option > ini > default. Each row lets one more layer speak; the case is 20% slower.
+# Tolerances: recipe > marker > option > ini > default. Each row adds a layer; the case is 20% slower.
 @pytest.mark.parametrize(
-    ("ini", "option", "marker", "recipe", "allowed"),
+    ("ini", "options", "marker", "recipe", "allowed"),
     [
-        pytest.param("", "", "", "", "20.0%", id="default"),
-        pytest.param("11%", "", "", "", "11.0%", id="ini"),
-        pytest.param("11%", "12%", "", "", "12.0%", id="option"),
-        pytest.param("11%", "12%", "(tolerance=13)", "", "13.0%", id="marker"),
-        pytest.param("11%", "12%", "(tolerance=13)", "14", "14.0%", id="recipe"),
+        pytest.param("", [], "", "{}", "20.0%", id="default"),
+        pytest.param("11%", [], "", "{}", "11.0%", id="ini"),
+        pytest.param("11%", ["--perf-tolerance=12%"], "", "{}", "12.0%", id="option"),
+        pytest.param("11%", ["--perf-tolerance=12%"], "(tolerance=13)", "{}", "13.0%", id="marker"),
+        pytest.param("11%", ["--perf-tolerance=12%"], "(tolerance=13)", '{"all": 14}', "14.0%", id="recipe"),
     ],
 )
 def test_the_nearest_tolerance_wins(
-    project: Project, ini: str, option: str, marker: str, recipe: str, allowed: str
+    project: Project, ini: str, options: list[str], marker: str, recipe: str, allowed: str
 ) -> None:
     project.pytester.makeini(f"[pytest]\nperf_runs = 1\nperf_tolerance = {ini}\n")
-    source = project.root / "test_speed.py"
-    text = source.read_text().replace("mark.perf", f"mark.perf{marker}")
-    source.write_text(
-        text.replace("framework=", f'tolerances={{"all": {recipe}}}, framework=' if recipe else "framework=")
-    )
+    changes = {"mark.perf": f"mark.perf{marker}", "framework=": f"tolerances={recipe}, framework="}
+    project.edit("test_speed.py", changes)
     project.run()
     project.set_step_time(0.125)
 
-    result = project.run(*([f"--perf-tolerance={option}"] if option else []))
+    result = project.run(*options)
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines([f"*tokens/sec/GPU is 20.0% below the baseline*allowed {allowed})*"])
 
 
 def test_a_misspelt_marker_argument_is_an_error(project: Project) -> None:
-    source = project.root / "test_speed.py"
-    source.write_text(source.read_text().replace("mark.perf", "mark.perf(tolerence=3)"))
+    project.edit("test_speed.py", {"mark.perf": "mark.perf(tolerence=3)"})
 
     result = project.run()
 

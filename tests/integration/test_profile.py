@@ -1,4 +1,4 @@
-"""--perf-profile: a failing case once more, under the profiler."""
+"""--perf-profile: run a failing case once more under the profiler."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from pytest_nemoperf.measure import workload_of
 from pytest_nemoperf.profiles import CaseProfile
 from pytest_nemoperf.recipe import Plan
 from tests.builders import make_operators, make_profile
-from tests.integration.conftest import CASE, Project
-from tests.integration.test_native import NATIVE
+from tests.integration.conftest import CASE, NATIVE, Project
 
 BY_COMMAND = "it runs under framework 'command'; only ranks of framework 'torch' run torch.profiler"
 
 
 @pytest.fixture
 def profiler(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[float, float]]:
-    """Put a profiler in place that sees what is written into the returned calls and seconds by operator."""
+    """Replace the profiler; the returned dict holds the calls and seconds it reports by operator."""
     seen = {"mm": (40.0, 0.05)}
 
     def profile_case(plan: Plan, *, machine: Any, provenance: Any, **_: Any) -> CaseProfile:
@@ -47,13 +46,12 @@ def test_a_failure_says_why_its_case_was_not_profiled_and_stays_a_failure(projec
 
 
 def test_an_invalid_case_is_not_profiled(project: Project, profiler: dict[str, tuple[float, float]]) -> None:
-    script = project.root / "steps.py"
-    script.write_text(script.read_text().replace('"loss": 6.5', '"loss": float("nan")'))
+    project.edit("steps.py", {'"loss": 6.5': '"loss": float("nan")'})
 
     result = project.run("--perf-profile")
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines([f"INVALID {CASE}*", "perf: no judged case failed but INVALID ones, so none ran *"])
+    result.stdout.fnmatch_lines([f"INVALID {CASE}*", "perf: no judged case failed but INVALID ones*"])
 
 
 def test_an_update_that_can_store_no_profile_says_so_and_a_session_without_failures_too(project: Project) -> None:
@@ -64,7 +62,7 @@ def test_an_update_that_can_store_no_profile_says_so_and_a_session_without_failu
     stored.stdout.fnmatch_lines([f"perf: the profile of {CASE} is not stored: {BY_COMMAND}"])
     assert project.baseline.exists()
     passed.assert_outcomes(passed=1)
-    passed.stdout.fnmatch_lines(["perf: no judged case failed, so none ran under the profiler (--perf-profile)"])
+    passed.stdout.fnmatch_lines(["perf: no judged case failed, so none ran under the profiler*"])
 
 
 def test_a_failure_is_compared_with_the_profile_of_the_update(
@@ -80,7 +78,7 @@ def test_a_failure_is_compared_with_the_profile_of_the_update(
     stored.stdout.fnmatch_lines([f"perf: the profile of {CASE} is stored as {path}"])
     assert json.loads((project.root / path).read_text())["case"] == CASE
     failed.assert_outcomes(failed=1)
-    failed.stdout.fnmatch_lines(["*aten::mm adds most: 100 ms a step, 50 ms -> 150 ms in 40 -> 80 calls"])
+    failed.stdout.fnmatch_lines(["*aten::mm adds most: 100 ms *50 ms -> 150 ms in 40 -> 80 calls"])
     failed.stdout.no_fnmatch_line("*not of the baseline's session*")
     capsys.readouterr()
     assert main(["lint", str(project.root / "baselines")]) == 0, capsys.readouterr().out
@@ -126,7 +124,7 @@ def test_real_ranks_are_profiled(project: Project, monkeypatch: pytest.MonkeyPat
         [
             f"perf: {case} runs once more under torch.profiler",
             "operators (4 steps of 2 ranks under torch.profiler)",
-            "*not compared: there is no baseline that a profile could lie beside",
+            "*not compared: there is no baseline *",
             f"  .nemoperf/runs/*/{case}/profile/trace-rank0.json.gz",
             f"  .nemoperf/runs/*/{case}/profile/trace-rank1.json.gz",
         ]

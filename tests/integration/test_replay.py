@@ -1,4 +1,4 @@
-"""--perf-replay and ``nemoperf judge``: stored runs get the verdict that their session gave."""
+"""--perf-replay and ``nemoperf judge``: judge stored runs as their session did."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.recipe import Plan, Recipe
 from pytest_nemoperf.systems import find_system
 from tests.builders import make_records
-from tests.integration.conftest import CASE, Project
+from tests.integration.conftest import CASE, Project, usage_error
 from tests.stored_runs import store_case
 
 SECONDS = {"slower": 0.2, "faster": 0.05}
@@ -70,10 +70,8 @@ def case_of(name: str) -> str:
 
 
 def verdicts_of(project: Project) -> dict[str, Any]:
-    """Return the verdicts of the last session by the case's variant, and what the results file says of itself."""
-    results = json.loads((project.root / ".nemoperf" / "latest" / "results.json").read_text())
-    cases = {case["verdict"]["case"].rpartition("-")[2]: case["verdict"] for case in results.pop("cases")}
-    return {**results, "cases": cases}
+    """Return the verdicts of the last session by case."""
+    return {case["verdict"]["case"]: case["verdict"] for case in project.results()["cases"]}
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -81,18 +79,20 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 
 def train(steps_file: Path, *, plan: Plan, mode: str) -> None:
-    """Write what a command would: slow, wrong, torn, or settled only when it is tried again."""
-    seconds = SECONDS.get(mode, 0.1)
-    is_drifting = mode == "late" and not steps_file.parent.name.endswith("b")
-    times = [seconds * (1 + 0.1 * step * is_drifting) for step in range(plan.total_steps)]
-    records = make_records(plan, times=times, loss=math.nan if mode == "wrong" else 6.5, rank_times_sec=())
-    torn = '{"step": 13' if mode == "torn" else ""
-    steps_file.write_text("".join(map(to_json_line, records)) + torn)
+    """Write the records of a command: slow, wrong, torn, or settled only in the second try."""
+    times = [SECONDS.get(mode, 0.1)] * plan.total_steps
+    if mode == "late" and not steps_file.parent.name.endswith("b"):
+        times = [0.1 * (1 + 0.1 * step) for step in range(plan.total_steps)]
+    loss = math.nan if mode == "wrong" else 6.5
+    text = "".join(map(to_json_line, make_records(plan, times=times, loss=loss, rank_times_sec=())))
+    if mode == "torn":
+        text += '{"step": 13'
+    steps_file.write_text(text)
 
 
 @pytest.fixture
 def launch_as(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Let launches write their records at once: alike for a baseline, by their variant after that."""
+    """Replace launches by records written at once: all alike, or by variant."""
 
     def launch_as(*, is_by_variant: bool) -> None:
         def launch(_self: object, command: RankCommand, *, run_dir: Path, **_rest: object) -> LaunchResult:
@@ -127,42 +127,43 @@ def edit(path: Path, changes: Mapping[str, object]) -> None:
 def test_stored_runs_get_their_sessions_verdict(
     project: Project, session: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = verdicts_of(project)
+    verdicts = verdicts_of(project)
+    provenance = project.results()["provenance"]
     baselines = files_below(project.root / "baselines")
     judged = {}
     for name, kind in KINDS.items():
         capsys.readouterr()
-        baseline = project.root / "baselines" / "cpu" / f"{case_of(name)}.json"
-        code = main(["judge", "--json", f"--baseline={baseline}", str(session / case_of(name))])
+        case = case_of(name)
+        baseline = project.root / "baselines" / "cpu" / f"{case}.json"
+        code = main(["judge", "--json", f"--baseline={baseline}", str(session / case)])
+        assert verdicts[case]["kind"] == kind
         assert code == (kind in {"REGRESSED", "INVALID"}), name
-        judged[name] = json.loads(capsys.readouterr().out)["verdict"]
+        judged[case] = json.loads(capsys.readouterr().out)["verdict"]
     monkeypatch.setattr(LocalLauncher, "launch", None)
     shutil.rmtree(project.root / ".nemoperf" / "baselines")
 
     result = project.run(f"--perf-replay={session}")
 
-    assert {name: verdict["kind"] for name, verdict in before["cases"].items()} == KINDS
-    assert judged == before["cases"]
-    replayed = verdicts_of(project)
-    assert replayed["cases"] == before["cases"]
-    assert replayed["replay_of"] == str(session.relative_to(project.root))
-    assert replayed["provenance"] == before["provenance"]
+    assert judged == verdicts
+    assert verdicts_of(project) == verdicts
+    assert project.results()["replay_of"] == str(session.relative_to(project.root))
+    assert project.results()["provenance"] == provenance
     result.assert_outcomes(passed=5, failed=3, skipped=1)
     result.stdout.fnmatch_lines(
         [
-            "perf: replay of .nemoperf/runs/*: stored runs are judged again, nothing is launched or stored",
+            "perf: replay of .nemoperf/runs/*: *nothing is launched or stored",
             "replay: runs stored in .nemoperf/runs/*, judged again",
-            "*1 test: replay: a loop of the test process leaves no runs that could be judged*",
+            "*1 test: replay: a loop of the test process leaves no runs *",
         ]
     )
     assert files_below(project.root / "baselines") == baselines
     assert not (project.root / ".nemoperf" / "baselines").exists()
-    assert [path.name for path in (project.root / ".nemoperf" / "runs").iterdir()] == [session.name]
+    assert list((project.root / ".nemoperf" / "runs").iterdir()) == [session]
 
 
 @pytest.fixture
 def stored(project: Project, launch_as: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder of a session of one case, which was stored as its baseline; from now on nothing is launched."""
+    """Return the folder of a session of one case, stored as its baseline; later sessions can't launch."""
     launch_as(is_by_variant=False)
     project.run("--update-baselines")
     monkeypatch.setattr(LocalLauncher, "launch", None)
@@ -170,7 +171,7 @@ def stored(project: Project, launch_as: Callable[..., None], monkeypatch: pytest
     return folder
 
 
-def test_a_case_that_is_not_stored_is_skipped_in_words(project: Project, stored: Path) -> None:
+def test_a_case_that_is_not_stored_is_skipped_and_named(project: Project, stored: Path) -> None:
     other = stored / "other"
     (stored / CASE).rename(other)
 
@@ -197,7 +198,7 @@ def test_runs_are_judged_as_of_the_machine_they_ran_on(project: Project, stored:
 
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines([f"PASSED {CASE}:*"])
-    assert verdicts_of(project)["machine"] == elsewhere["machine"]
+    assert project.results()["machine"] == elsewhere["machine"]
 
 
 def test_a_case_of_another_system_is_not_judged_as_this_ones(project: Project, stored: Path) -> None:
@@ -234,19 +235,15 @@ def test_launches_that_did_not_end_are_nothing_to_pass_by(project: Project, stor
 def test_a_folder_that_holds_no_session_is_refused(project: Project, folder: str) -> None:
     result = project.run(f"--perf-replay={folder}")
 
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"*--perf-replay={folder}: holds no <case>/case.json; give a session's folder*"])
+    assert f"--perf-replay={folder}: holds no <case>/case.json" in usage_error(result)
 
 
 @pytest.mark.parametrize("other", ["--update-baselines", "--perf-inject=20%", "--perf-dry-run"])
-def test_what_needs_launches_is_refused(project: Project, other: str) -> None:
-    result = project.run("--perf-replay=.", other)
-
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*--perf-replay*"])
+def test_options_that_need_launches_are_refused(project: Project, other: str) -> None:
+    assert "--perf-replay" in usage_error(project.run("--perf-replay=.", other))
 
 
-def test_a_laptop_judges_what_a_gpu_machine_stored(project: Project) -> None:
+def test_a_laptop_judges_runs_of_a_gpu_machine(project: Project) -> None:
     project.pytester.makepyfile(test_speed=ON_GPUS)
     layouts = {"h100": Layout(gpus=8, dp_shard=8)}
     recipe = Recipe(model="llama3-8b-twin", layouts=layouts, seq_len=64, global_batch_size=8)
@@ -262,4 +259,4 @@ def test_a_laptop_judges_what_a_gpu_machine_stored(project: Project) -> None:
     )
     result.stdout.fnmatch_lines(["  a replay stores nothing; --perf-baselines=DIR judges by *"])
     result.stdout.no_fnmatch_line("*--update-baselines*")
-    assert verdicts_of(project)["machine"]["device"] == "NVIDIA H100 80GB HBM3"
+    assert project.results()["machine"]["device"] == "NVIDIA H100 80GB HBM3"

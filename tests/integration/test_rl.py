@@ -1,14 +1,13 @@
-"""Reinforcement learning from recipe to report; a program writes the records, so there is no torch and no noise."""
+"""Reinforcement learning from recipe to report; a program writes the records: no torch, no noise."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.conftest import Project
+from tests.integration.conftest import Project, has_text
 
 STEPS_SCRIPT = """
 import json, os, pathlib
@@ -56,10 +55,6 @@ def _write(project: Project, *, lengths: str = "fixed", **told: Any) -> None:
     (project.root / "told.json").write_text(json.dumps({"seconds": 0.1, "length": 24, "error": 1.0} | told))
 
 
-def _results(project: Project) -> Any:
-    return json.loads((project.root / ".nemoperf" / "latest" / "results.json").read_text())
-
-
 def test_a_slower_step_fails_with_its_phases(project: Project) -> None:
     _write(project)
     project.run("--update-baselines").assert_outcomes(passed=1)
@@ -72,7 +67,7 @@ def test_a_slower_step_fails_with_its_phases(project: Project) -> None:
         [
             "REGRESSED",
             CASE,
-            "tokens/sec/GPU is 50.0% below the baseline (800 against 1,600; allowed 20.0%)",
+            "tokens/sec/GPU is 50.0% below * (800 against 1,600; allowed 20.0%)",
             "*generation *50.00 *100.00 *+50.00 *50%",
             "*generation and training (medians; shown, not judged)",
         ]
@@ -84,13 +79,12 @@ def test_results_and_page_hold_the_figures(project: Project) -> None:
 
     project.run().assert_outcomes(passed=1)
 
-    (case,) = _results(project)["cases"]
-    assert case["measurement"]["runs"][0]["metrics"]["mean_response_len"] == 24
-    page = (project.root / ".nemoperf" / "latest" / "results.md").read_text()
-    assert "### GRPO Performance on-policy. Dataset: as framework command has it" in page
+    (run,) = project.case()["measurement"]["runs"]
+    assert run["metrics"]["mean_response_len"] == 24
+    assert "### GRPO Performance on-policy." in (project.latest / "results.md").read_text()
 
 
-def test_other_lengths_do_not_compare_where_they_are_not_pinned(project: Project) -> None:
+def test_other_lengths_do_not_compare_unless_they_are_pinned(project: Project) -> None:
     _write(project, lengths="sampled", length=10)
     project.run("--update-baselines").assert_outcomes(passed=1)
     _write(project, lengths="sampled", length=20, seconds=0.2)
@@ -99,13 +93,9 @@ def test_other_lengths_do_not_compare_where_they_are_not_pinned(project: Project
 
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
-        [
-            f"NOT COMPARABLE {CASE}-sampled: 720 tokens/sec/GPU",
-            "  mean response length is 20 tokens, 10 tokens in the baseline (+100.0%, allowed",
-            "  5.0%)",
-            "  --update-baselines replaces what is stored",
-        ]
+        [f"NOT COMPARABLE {CASE}-sampled: 720 tokens/sec/GPU", "  --update-baselines replaces what is stored"]
     )
+    assert has_text(result, "mean response length is 20 tokens, 10 tokens in the baseline (+100.0%, allowed 5.0%)")
     assert not (project.root / ".nemoperf" / "baselines").exists()
 
 
@@ -141,6 +131,6 @@ def test_a_layout_can_be_tried_and_priced(project: Project) -> None:
 
     project.run("--perf-dry-run", "--perf-set", "gpus=4,tp=2").assert_outcomes(skipped=1)
 
-    (case,) = json.loads(Path(project.root / ".nemoperf" / "latest" / "dry_run.json").read_text())["cases"]
+    (case,) = json.loads((project.latest / "dry_run.json").read_text())["cases"]
     assert case["price"]["plan"]["layout"]["generation"]["gpus"] == 4
     assert case["price"]["generation"]["num_slots"] == 2

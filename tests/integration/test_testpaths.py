@@ -1,10 +1,10 @@
-"""ini perf_testpaths: what a session for perf tests collects if no path is given."""
+"""ini perf_testpaths: folders that a session for perf tests collects if no path is given."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.integration.conftest import PERF_TEST, Project
+from tests.integration.conftest import PERF_TEST, Project, usage_error
 
 PLAIN_TEST = "import pytest\n\n@pytest.mark.slow\ndef test_plain():\n    pass\n"
 INI = """
@@ -18,7 +18,7 @@ markers = slow: takes minutes
 
 @pytest.fixture
 def folders(project: Project) -> Project:
-    """Move the perf test into ``speed/``; what lies in ``tests/`` cannot even be imported without torch, say."""
+    """Move the perf test into ``speed/``, beside a plain test in ``tests/``."""
     for name in ("speed", "tests"):
         (project.root / name).mkdir()
     for name in ("test_speed.py", "steps.py", "speed.txt"):
@@ -91,10 +91,7 @@ def test_paths_are_those_that_testpaths_takes(folders: Project, paths: str, args
 def test_a_folder_that_is_not_there_is_refused(folders: Project) -> None:
     write_ini(folders, paths="speed sped sp33d/*")
 
-    result = folders.run()
-
-    assert result.ret == 4
-    result.stderr.fnmatch_lines(["ERROR: ini perf_testpaths: there is no sped and no sp33d/* in *; correct it*"])
+    assert "ini perf_testpaths: there is no sped and no sp33d/* in " in usage_error(folders.run())
 
 
 def test_below_the_root_directory_its_own_folder_is_collected(
@@ -110,7 +107,7 @@ def test_another_ini_file_has_its_own_folders(folders: Project) -> None:
 
     result = folders.run("-c", "other.ini")
 
-    assert result.ret == 5
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
     result.stdout.fnmatch_lines(["testpaths: tests"])
 
 
@@ -120,6 +117,4 @@ def test_perf_tests_outside_of_the_folders_are_named(folders: Project) -> None:
     result = folders.run()
 
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(
-        ["perf: perf tests outside of ini perf_testpaths (speed) did not run: tests/test_plain.py; *"]
-    )
+    result.stdout.fnmatch_lines(["perf: * outside of ini perf_testpaths (speed) did not run: tests/test_plain.py; *"])

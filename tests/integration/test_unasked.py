@@ -10,10 +10,9 @@ import pytest
 from pytest_nemoperf.baseline import read_baseline
 from pytest_nemoperf.jsontext import to_json
 from tests.builders import make_baseline
-from tests.integration.conftest import CASE, PERF_TEST, Project
+from tests.integration.conftest import CASE, PERF_TEST, Project, has_text
 from tests.test_huggingface import LLAMA
 
-MODEL_PATH = 'str(pathlib.Path(__file__).with_name("config.json"))'
 FAILING_INI = "[pytest]\nperf_runs = 1\nperf_fail_on_unasked = true\n"
 OTHER = """
 @pytest.mark.perf
@@ -24,7 +23,7 @@ def test_other(perf):
 
 @pytest.fixture
 def renamed(project: Project) -> Project:
-    """A project whose only baseline was recorded while its model had another name."""
+    """A project with one baseline, recorded while the model had another name."""
     project.run("--update-baselines").assert_outcomes(passed=1)
     shutil.rmtree(project.root / ".nemoperf")
     rename_model(project)
@@ -37,19 +36,13 @@ def rename_model(project: Project, *, name: str = "mine", more: str = "") -> Non
     project.pytester.makepyfile(test_speed=text + more)
 
 
-def results_of(project: Project) -> dict[str, object]:
-    unasked = json.loads((project.root / ".nemoperf" / "latest" / "results.json").read_text())["unasked"]
-    assert isinstance(unasked, dict)
-    return unasked
-
-
 def test_a_project_cloned_into_another_folder_finds_its_baselines(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (project.root / "config.json").write_text(json.dumps(LLAMA))
+    model = 'str(pathlib.Path(__file__).with_name("config.json"))'
     command = '(sys.executable, str(pathlib.Path(__file__).with_name("steps.py")))'
-    text = PERF_TEST.replace('"llama-tiny"', MODEL_PATH).replace(command, '(sys.executable, "steps.py")')
-    project.pytester.makepyfile(test_speed=text)
+    project.edit("test_speed.py", {command: '(sys.executable, "steps.py")', '"llama-tiny"': model})
     project.run("--update-baselines").assert_outcomes(passed=1)
     clone = project.root.parent / "another-clone"
     shutil.copytree(project.root, clone, ignore=shutil.ignore_patterns(".nemoperf", "__pycache__"))
@@ -64,14 +57,13 @@ def test_a_project_cloned_into_another_folder_finds_its_baselines(
 def test_a_renamed_case_and_its_old_baseline_are_named_side_by_side(renamed: Project) -> None:
     result = renamed.run()
 
-    text = result.stdout.str()
     new = CASE.replace("llama-tiny", "mine")
     assert result.ret == 0
-    assert "1 case without a committed baseline, and 1 baseline that no test asks for" in text
-    assert f"{new} is {CASE} but for the model's name" in text
-    assert f"asked for by no test: baselines/cpu/{CASE}.json" in text
-    assert results_of(renamed)["renamed"] == {new: CASE}
-    assert "without a committed baseline, and 1 baseline" in (renamed.root / ".nemoperf/latest/results.md").read_text()
+    assert has_text(result, "1 case without a committed baseline, and 1 baseline that no test asks for")
+    assert has_text(result, f"{new} is {CASE} but for the model's name")
+    assert has_text(result, f"asked for by no test: baselines/cpu/{CASE}.json")
+    assert renamed.results()["unasked"]["renamed"] == {new: CASE}
+    assert "without a committed baseline, and 1 baseline" in (renamed.latest / "results.md").read_text()
 
 
 def test_it_is_said_again_while_only_this_machine_has_a_baseline_of_the_case(renamed: Project) -> None:
@@ -79,9 +71,7 @@ def test_it_is_said_again_while_only_this_machine_has_a_baseline_of_the_case(ren
 
     result = renamed.run()
 
-    result.stdout.fnmatch_lines(
-        ["*1 PASSED*", "1 case without a committed baseline, and 1 baseline that no test asks*"]
-    )
+    result.stdout.fnmatch_lines(["*1 PASSED*", "1 case without a committed baseline, and 1 baseline *"])
 
 
 def test_an_ini_key_makes_the_session_fail_for_it(renamed: Project) -> None:
@@ -92,10 +82,10 @@ def test_an_ini_key_makes_the_session_fail_for_it(renamed: Project) -> None:
     result.assert_outcomes(passed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*the session fails for this (perf_fail_on_unasked)*"])
-    assert results_of(renamed)["is_failure"]
+    assert renamed.results()["unasked"]["is_failure"]
 
 
-def test_what_is_no_twin_of_the_new_case_may_be_the_same_too(renamed: Project) -> None:
+def test_baselines_unlike_the_new_case_are_listed_too(renamed: Project) -> None:
     renamed.pytester.makeini(FAILING_INI)
     old = renamed.baseline
     baseline = read_baseline(old)
@@ -105,21 +95,24 @@ def test_what_is_no_twin_of_the_new_case_may_be_the_same_too(renamed: Project) -
     result = renamed.run()
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    unasked = results_of(renamed)
+    unasked = renamed.results()["unasked"]
     assert unasked["renamed"] == {}
-    assert unasked["stored"] == [f"baselines/cpu/{name}.json" for name in ("pretrain-gone", CASE)]
+    assert unasked["stored"] == ["baselines/cpu/pretrain-gone.json", f"baselines/cpu/{CASE}.json"]
 
 
-def test_a_baseline_that_no_test_asks_for_fails_a_session_in_which_every_case_has_its_own(project: Project) -> None:
+@pytest.mark.parametrize(("ini", "code"), [(FAILING_INI, 1), ("[pytest]\nperf_runs = 1\n", 0)], ids=["fails", "says"])
+def test_a_baseline_that_no_test_asks_for_is_named_if_every_case_has_its_own(
+    project: Project, ini: str, code: int
+) -> None:
     project.run("--update-baselines")
     project.baseline.with_name("pretrain-gone.json").write_text(to_json(make_baseline(case="pretrain-gone")))
-    project.pytester.makeini(FAILING_INI)
+    project.pytester.makeini(ini)
 
     result = project.run()
 
-    assert result.ret == 1
+    assert result.ret == code
     result.stdout.fnmatch_lines(["1 baseline that no test asks for: are their tests still collected?"])
-    assert "without a committed baseline" not in result.stdout.str()
+    assert not has_text(result, "without a committed baseline")
 
 
 def test_an_update_says_it_and_does_not_fail_for_it(renamed: Project) -> None:
@@ -128,18 +121,7 @@ def test_an_update_says_it_and_does_not_fail_for_it(renamed: Project) -> None:
     result = renamed.run("--update-baselines")
 
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["1 case without a committed baseline, and 1 baseline that no test asks for*"])
-    assert "--perf-prune" in result.stdout.str()
-
-
-def test_a_part_of_the_suite_says_of_a_new_case_only_what_it_knows(project: Project) -> None:
-    project.run("--update-baselines")
-    rename_model(project, name="llama-tiny", more=OTHER)
-    shutil.rmtree(project.root / ".nemoperf")
-
-    result = project.run("-k", "other")
-
-    assert "without a committed baseline" not in result.stdout.str()
+    result.stdout.fnmatch_lines(["1 case without a committed baseline, and 1 baseline *", "*--perf-prune*"])
 
 
 def test_a_part_of_the_suite_names_the_old_baseline_of_a_renamed_model(renamed: Project) -> None:
@@ -149,9 +131,16 @@ def test_a_part_of_the_suite_names_the_old_baseline_of_a_renamed_model(renamed: 
     result = renamed.run("-k", "speed and not other")
 
     assert result.ret == 0
-    text = " ".join(result.stdout.str().split())
-    assert "1 baseline that no test which was seen asks for" in text
-    assert "a test that was not seen may ask for them: test_speed.py::test_other was left out" in text
+    assert has_text(result, "1 baseline that no test which was seen asks for")
+    assert has_text(result, "may ask for them: test_speed.py::test_other was left out")
+
+
+def test_a_part_of_the_suite_says_nothing_of_a_new_case_it_asks_for(project: Project) -> None:
+    project.run("--update-baselines")
+    rename_model(project, name="llama-tiny", more=OTHER)
+    shutil.rmtree(project.root / ".nemoperf")
+
+    assert not has_text(project.run("-k", "other"), "without a committed baseline")
 
 
 def test_a_part_of_the_suite_can_not_fail_for_it_and_says_so(project: Project) -> None:
@@ -163,12 +152,12 @@ def test_a_part_of_the_suite_can_not_fail_for_it_and_says_so(project: Project) -
     result = project.run("-k", "other")
 
     assert result.ret == 0
-    assert "perf_fail_on_unasked fails nothing" in result.stdout.str()
+    assert has_text(result, "perf_fail_on_unasked fails nothing")
 
 
 def test_trials_and_dry_runs_have_no_baselines_to_lose(renamed: Project) -> None:
     for option in ("--perf-set=mbs=2", "--perf-dry-run"):
-        assert "without a committed baseline" not in renamed.run(option).stdout.str()
+        assert not has_text(renamed.run(option), "without a committed baseline")
 
 
 def test_a_pull_request_shows_it(renamed: Project, monkeypatch: pytest.MonkeyPatch) -> None:

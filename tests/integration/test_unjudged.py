@@ -1,4 +1,4 @@
-"""Perf tests that end green without a verdict: each is named, and fails where perf_require_verdict is set."""
+"""Perf tests that end green without a verdict: each is named, and fails under ini perf_require_verdict."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.integration.conftest import Project
+from tests.integration.conftest import Project, has_text
 
 HEAD = """
 import contextlib, unittest
@@ -43,7 +43,7 @@ def test_a_test_that_leaves_something_unjudged_is_named(project: Project, name: 
 
 
 @pytest.mark.parametrize("name", TESTS)
-def test_it_fails_where_a_verdict_is_required(project: Project, name: str) -> None:
+def test_it_fails_if_a_verdict_is_required(project: Project, name: str) -> None:
     result = project_of(project, TESTS[name], ini="perf_require_verdict = true").run()
 
     result.assert_outcomes(failed=1)
@@ -69,7 +69,7 @@ def test_a_verdict_that_the_test_catches_fails_it_all_the_same(project: Project)
     result = project.run()
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["REGRESSED *: the test caught this and went on; a verdict fails its test"])
+    result.stdout.fnmatch_lines(["REGRESSED *: the test caught this and went on*"])
 
 
 def test_a_failing_verdict_under_xfail_is_named(project: Project) -> None:
@@ -80,7 +80,7 @@ def test_a_failing_verdict_under_xfail_is_named(project: Project) -> None:
     result = project.run()
 
     result.assert_outcomes(xfailed=1)
-    result.stdout.fnmatch_lines(["*REGRESSED, which fails nothing, for the test is marked xfail;*"])
+    result.stdout.fnmatch_lines(["*REGRESSED, which fails nothing, *xfail;*"])
 
 
 def test_a_file_that_is_skipped_as_a_whole_is_named(project: Project) -> None:
@@ -112,7 +112,7 @@ def test_tests_that_a_session_ends_before_are_named_whatever_its_exit_code(proje
 
 
 @pytest.mark.parametrize(("option", "code"), [("false", 0), ("true", 1)])
-def test_a_session_without_any_verdict_fails_where_one_is_required(project: Project, option: str, code: int) -> None:
+def test_a_session_without_any_verdict_fails_if_one_is_required(project: Project, option: str, code: int) -> None:
     skipped = "@pytest.mark.perf\ndef test_it(perf):\n    pytest.skip('not today')\n"
 
     result = project_of(project, skipped, ini=f"perf_require_verdict = {option}").run()
@@ -152,7 +152,7 @@ def test_a_case_that_is_measured_twice_in_a_test_is_refused(project: Project) ->
     result = project_of(project, twice).run()
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["RecipeError: * was measured in test_other.py::test_it before; measure it once*"])
+    result.stdout.fnmatch_lines(["RecipeError: * was measured in test_other.py::test_it before*"])
 
 
 @pytest.mark.parametrize(
@@ -173,21 +173,7 @@ def test_a_test_that_never_reaches_the_session_is_named(
     project.pytester.makeconftest(conftest)
     project.pytester.makepyfile(test_other=HEAD + test)
 
-    result = project.run()
-
-    assert reason in " ".join(result.stdout.str().split())
-
-
-def test_a_baseline_whose_test_is_gone_is_named(project: Project) -> None:
-    project_of(project, TESTS["nothing"])
-    project.pytester.makeini("[pytest]\nperf_runs = 1\n")
-    project.run("--update-baselines")
-    (project.root / "test_speed.py").rename(project.root / "speed_check.py")
-    project.pytester.makepyfile(test_other="import pytest\n@pytest.mark.perf\ndef test_it(perf):\n    pass\n")
-
-    result = project.run()
-
-    result.stdout.fnmatch_lines(["1 baseline that no test asks for: are their tests still collected?"])
+    assert has_text(project.run(), reason)
 
 
 @pytest.mark.parametrize("verdict", ["no_baseline", "not_comparable"])
@@ -199,10 +185,8 @@ def test_no_record_of_this_machine_stands_in_for_a_committed_baseline_that_is_de
         edit_machine(project)
     project.run()  # this machine's own record
 
-    results = [project.run(f"--perf-fail-on=regressed,invalid,{verdict}") for _ in range(2)]
-
-    for result in results:
-        result.assert_outcomes(failed=1)
+    for _ in range(2):
+        project.run(f"--perf-fail-on=regressed,invalid,{verdict}").assert_outcomes(failed=1)
 
 
 def test_a_case_judged_by_this_machines_own_record_says_so_and_why(project: Project) -> None:
@@ -213,9 +197,8 @@ def test_a_case_judged_by_this_machines_own_record_says_so_and_why(project: Proj
     result = project.run()
 
     result.assert_outcomes(passed=1)
-    text = " ".join(result.stdout.str().split())
-    assert "1 of 1 judged by this machine's own records, not by committed baselines" in text
-    assert "for the committed baseline does not compare: other machine: cpu is" in text
+    assert has_text(result, "1 of 1 judged by this machine's own records, not by committed baselines")
+    assert has_text(result, "for the committed baseline does not compare: other machine: cpu is")
 
 
 def test_verdicts_that_fail_nothing_are_counted(project: Project) -> None:
@@ -225,13 +208,11 @@ def test_verdicts_that_fail_nothing_are_counted(project: Project) -> None:
     result = project.run("--perf-fail-on=none")
 
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(
-        ["perf: 1 case would fail, and does not: perf_fail_on leaves out INVALID and REGRESSED"]
-    )
+    result.stdout.fnmatch_lines(["perf: 1 case would fail, and does not: * leaves out INVALID and REGRESSED"])
 
 
 def edit_machine(project: Project) -> None:
     """Make the committed baseline one of another machine."""
-    data = json.loads(project.baseline.read_text())
+    data = project.stored()
     data["machine"]["cpu"] = "another"
     project.baseline.write_text(json.dumps(data))

@@ -1,8 +1,6 @@
-"""A session in a checkout that git does not tell of, as another user's in a container."""
+"""A session in a checkout that git refuses to read, e.g. another user's in a container."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 
@@ -13,7 +11,7 @@ from tests.integration.conftest import Project
 REASON = "detected dubious ownership in repository at"
 
 
-def test_what_git_does_not_tell_is_stored_as_unknown_and_its_reason_is_said_once(
+def test_a_commit_that_git_refuses_to_read_is_stored_as_unknown_and_the_reason_is_said_once(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     git_in(project.root, "init", "--quiet")
@@ -27,6 +25,5 @@ def test_what_git_does_not_tell_is_stored_as_unknown_and_its_reason_is_said_once
     assert text.count(REASON) == 1
     origin = read_baseline(project.baseline).provenance
     assert (origin.git_commit, origin.git_dirty) == (None, None)
-    latest = project.root / ".nemoperf" / "latest"
-    assert REASON in json.loads((latest / "results.json").read_text())["git_problem"]
-    assert (latest / "results.md").read_text().count(REASON) == 1
+    assert REASON in project.results()["git_problem"]
+    assert (project.latest / "results.md").read_text().count(REASON) == 1

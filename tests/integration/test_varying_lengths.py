@@ -1,10 +1,10 @@
-"""Steps whose tokens differ: declared, or INVALID."""
+"""Steps of varying token counts: INVALID unless they are declared."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.integration.conftest import Project
+from tests.integration.conftest import Project, has_text
 
 STEPS = """
 import json, os, pathlib, random
@@ -40,15 +40,14 @@ def set_speed(project: Project, *, factor: float = 1.0, longest: int = 64) -> No
 
 @pytest.fixture
 def varying(project: Project) -> Project:
-    """Return a project whose command trains sequences of varying length, and says so."""
+    """Return a project that trains sequences of varying length, and declares it."""
     (project.root / "steps.py").write_text(STEPS)
     set_speed(project)
-    test = project.root / "test_speed.py"
-    test.write_text(test.read_text().replace("seq_len=64,", f"seq_len=64, {DECLARED},"))
+    project.edit("test_speed.py", {"seq_len=64,": f"seq_len=64, {DECLARED},"})
     return project
 
 
-def test_lengths_that_vary_are_judged_where_they_are_declared(varying: Project) -> None:
+def test_lengths_that_vary_are_judged_if_they_are_declared(varying: Project) -> None:
     varying.run("--update-baselines").assert_outcomes(passed=1)
     same = varying.run()
     set_speed(varying, factor=3.0)
@@ -71,16 +70,14 @@ def test_other_lengths_do_not_compare(varying: Project) -> None:
 
 
 def test_lengths_that_vary_and_are_not_declared_are_invalid(varying: Project) -> None:
-    test = varying.root / "test_speed.py"
-    test.write_text(test.read_text().replace(f" {DECLARED},", ""))
+    varying.edit("test_speed.py", {f" {DECLARED},": ""})
 
     result = varying.run()
 
     result.assert_outcomes(failed=1)
-    text = " ".join(result.stdout.str().split())
-    assert "INVALID" in text
-    assert "256 were asked for (global_batch_size*seq_len" in text
-    assert "has_varying_lengths=True where lengths vary" in text
+    assert has_text(result, "INVALID")
+    assert has_text(result, "256 were asked for (global_batch_size*seq_len")
+    assert has_text(result, "has_varying_lengths=True")
 
 
 def test_a_step_longer_than_its_sequences_may_be_is_invalid(varying: Project) -> None:
@@ -126,7 +123,7 @@ def test_a_loop_whose_lengths_vary_is_judged_by_the_tokens_its_steps_record(proj
         ),
     ],
 )
-def test_a_loop_that_says_too_little_of_its_tokens_fails(
+def test_a_loop_whose_tokens_are_not_recorded_or_not_as_declared_fails(
     project: Project, declared: str, tokens: str, message: str
 ) -> None:
     project.pytester.makepyfile(test_speed=LOOP.format(declared=declared, tokens=tokens, factor=1))
