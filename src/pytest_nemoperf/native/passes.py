@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from pytest_nemoperf.native.data_parallel import gradient_sync
-from pytest_nemoperf.native.model import Decoder, each_token
+from pytest_nemoperf.native.model import Decoder, token_outputs
 from pytest_nemoperf.native.phases import PhaseClock
 from pytest_nemoperf.native.rope import Tables
 
@@ -112,7 +112,7 @@ def without_training(chunks: Sequence[Decoder]) -> Iterator[None]:
     """Have passes return the head's output of each token, keep nothing for a backward pass, and leave FSDP's shards."""
     objectives = [chunk.objective for chunk in chunks]
     for chunk in chunks:
-        chunk.objective = each_token
+        chunk.objective = token_outputs
     try:
         with torch.no_grad():
             yield
