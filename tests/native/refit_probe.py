@@ -94,9 +94,9 @@ def with_a_shifted_interval() -> None:
 
 def without_the_last_bucket() -> None:
     """A refit that forgets the last of its exchanges."""
-    original = moves.in_buckets
+    original = moves.split_into_buckets
 
-    with mock.patch.object(refit, "in_buckets", lambda *args, **options: original(*args, **options)[:-1]):
+    with mock.patch.object(refit, "split_into_buckets", lambda *args, **options: original(*args, **options)[:-1]):
         compare()
 
 
@@ -176,7 +176,7 @@ def _expected(plan: Plan, *, generation: GenerationLayout, place: int) -> dict[s
             if split.is_padded:
                 missing = -tensor.shape[0] % tp
                 tensor = torch.cat([tensor, tensor.new_full((missing, *tensor.shape[1:]), torch.nan)])
-            tensor = AxisShard(split=split, degree=tp, place=place % tp).take(tensor)
+            tensor = AxisShard(split=split, degree=tp, rank=place % tp).take(tensor)
         expected[name] = tensor
     return expected
 

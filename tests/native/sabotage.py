@@ -41,7 +41,7 @@ from pytest_nemoperf.weights import SectionCut, Weight
 
 def without_norm_reduction() -> None:
     """Sequence parallelism whose norms never hear of the other ranks' tokens."""
-    with mock.patch.object(Gradients, "complete", return_value=None):
+    with mock.patch.object(Gradients, "reduce", return_value=None):
         rank.main()
 
 
@@ -216,7 +216,9 @@ def with_sequences_out_of_order() -> None:
 
 def with_everyones_first_part() -> None:
     """Tensor parallelism whose ranks all hold the first part of each matrix."""
-    with mock.patch.object(shares, "_share", lambda split, group: AxisShard(split=split, degree=group.size(), place=0)):
+    with mock.patch.object(
+        shares, "_axis_shard", lambda split, group: AxisShard(split=split, degree=group.size(), rank=0)
+    ):
         rank.main()
 
 
