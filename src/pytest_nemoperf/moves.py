@@ -65,7 +65,9 @@ def refit_transfers(model: ModelConfig, *, layout: Layout) -> list[RefitTransfer
     sent = [0] * layout.total_gpus
     transfers = []
     for name, blocks, target, holders in needs:
-        source = target if target in holders else min(holders, key=sent.__getitem__)
+        source = target
+        if target not in holders:
+            source = min(holders, key=sent.__getitem__)
         for source_slices, target_slices, numel in blocks:
             transfer = RefitTransfer(
                 weight=name,
@@ -126,9 +128,14 @@ def _overlap(source: ShardRegion, target: ShardRegion) -> list[_Block]:
     by_dim = [_common(*along) for along in zip(source.intervals, target.intervals, strict=True)]
     blocks = []
     for ranges in product(*by_dim):
-        source_slices = tuple(slice(own, own + length) for own, _, length in ranges)
-        target_slices = tuple(slice(other, other + length) for _, other, length in ranges)
-        blocks.append((source_slices, target_slices, math.prod(length for _, _, length in ranges)))
+        source_slices: list[slice] = []
+        target_slices: list[slice] = []
+        numel = 1
+        for own, other, length in ranges:
+            source_slices.append(slice(own, own + length))
+            target_slices.append(slice(other, other + length))
+            numel *= length
+        blocks.append((tuple(source_slices), tuple(target_slices), numel))
     return blocks
 
 

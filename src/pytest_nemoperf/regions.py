@@ -46,7 +46,10 @@ class ShardRegion:
     @property
     def numel(self) -> int:
         """Elements of the whole weight in this region, without padding."""
-        return math.prod(sum(interval.length for interval in along) for along in self.intervals)
+        numel = 1
+        for along in self.intervals:
+            numel *= sum(interval.length for interval in along)
+        return numel
 
     def split(self, split: ShardSpec, *, degree: int, rank: int) -> ShardRegion:
         """Cut the region over tensor or expert parallelism, for one rank of the axis.
@@ -80,7 +83,8 @@ class ShardRegion:
 
     def joined(self, other: ShardRegion) -> ShardRegion:
         """Return the union with a region of the same tensor that differs in the intervals of one dimension."""
-        (dim,) = (dim for dim, along in enumerate(self.intervals) if along != other.intervals[dim])
+        differing = [dim for dim, along in enumerate(self.intervals) if along != other.intervals[dim]]
+        (dim,) = differing
         along = sorted((*self.intervals[dim], *other.intervals[dim]), key=lambda interval: interval.local)
         return self._with_intervals(dim, along)
 
@@ -166,8 +170,12 @@ def regions_of_rank(rank: int, *, holders: Holders) -> dict[str, ShardRegion]:
     held: dict[str, ShardRegion] = {}
     for name, regions in holders.items():
         for region, ranks in regions.items():
-            if rank in ranks:
-                held[name] = held[name].joined(region) if name in held else region
+            if rank not in ranks:
+                continue
+            if name in held:
+                held[name] = held[name].joined(region)
+            else:
+                held[name] = region
     return held
 
 

@@ -6,6 +6,7 @@ The native engine allocates exactly these; a test starts real ranks and compares
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pytest_nemoperf.architecture import ModelConfig
@@ -76,35 +77,41 @@ def stage_parts(model: ModelConfig, *, layout: Layout, pp_rank: int) -> tuple[We
     is_last = pp_rank == layout.pp - 1
     shards: list[WeightShard] = []
     if pp_rank == 0:
-        shards += [_shard(weight, unit="root", layout=layout) for weight in embedding_weights(model)]
+        shards += _shards(embedding_weights(model), unit="root", layout=layout)
     elif is_last and (model.tied_embeddings or model.mtp_num_layers):
         table, *_ = embedding_weights(model)
-        shards.append(_shard(table, unit="root", layout=layout))
+        shards += _shards([table], unit="root", layout=layout)
     for chunk in stage_layers(model, pp=layout.pp, vp=layout.vp)[pp_rank]:
         for index in chunk:
-            for weight in block_weights(model, index):
-                shards.append(_shard(weight, unit=f"blocks.{index}", layout=layout))
+            shards += _shards(block_weights(model, index), unit=f"blocks.{index}", layout=layout)
     if is_last:
-        shards += [_shard(weight, unit="root", layout=layout) for weight in head_weights(model)]
+        shards += _shards(head_weights(model), unit="root", layout=layout)
         for depth in range(model.num_mtp_blocks):
-            for weight in mtp_weights(model, depth):
-                shards.append(_shard(weight, unit=f"mtp.{depth}", layout=layout))
+            shards += _shards(mtp_weights(model, depth), unit=f"mtp.{depth}", layout=layout)
     return tuple(shards)
 
 
 def num_dense_shards(layout: Layout) -> int:
     """Return the number of ranks FSDP shards a weight outside the experts over, context parallel ranks included."""
-    return layout.dp_shard * layout.cp if layout.dp_shard > 1 else 1
+    if layout.dp_shard == 1:
+        return 1
+    return layout.dp_shard * layout.cp
 
 
 def num_expert_shards(layout: Layout) -> int:
     """Return the number of ranks FSDP shards an expert's weight over: those that hold the same experts."""
-    return layout.expert_dp if layout.dp_shard > 1 else 1
+    if layout.dp_shard == 1:
+        return 1
+    return layout.expert_dp
 
 
 def num_traded_copies(model: ModelConfig, *, layout: Layout) -> float:
     """Return the number of context parallel ranks that get each key-value head of a rank under ``a2a``."""
     return max(1.0, layout.cp / num_local_kv_heads(model, tp=layout.tp))
+
+
+def _shards(weights: Iterable[Weight], *, unit: str, layout: Layout) -> list[WeightShard]:
+    return [_shard(weight, unit=unit, layout=layout) for weight in weights]
 
 
 def _shard(weight: Weight, *, unit: str, layout: Layout) -> WeightShard:
@@ -121,10 +128,13 @@ def _shard(weight: Weight, *, unit: str, layout: Layout) -> WeightShard:
             unit = f"{unit}.experts"
     num_copied = 0
     if weight.split is not None:
-        cuts = weight.split.cuts(shape, degree=degree)
-        shape[weight.split.dim] = sum(cut.length for cut in cuts)
-        num_copied = sum(cut.length for cut in cuts if cut.num_copies > 1)
-        num_copied *= math.prod(shape) // shape[weight.split.dim]
+        length = 0
+        for cut in weight.split.cuts(shape, degree=degree):
+            length += cut.length
+            if cut.num_copies > 1:
+                num_copied += cut.length
+        shape[weight.split.dim] = length
+        num_copied *= math.prod(shape) // length
     return WeightShard(
         weight=weight,
         unit=unit,

@@ -252,8 +252,9 @@ def _layer_weights(model: ModelConfig, layer: Layer) -> Iterator[Weight]:
 def _attention(model: ModelConfig) -> Iterator[Weight]:
     queries = model.num_heads * model.head_dim
     keys = model.num_kv_heads * model.head_dim
-    queries_and_gates = 2 * queries if model.attention_gate else queries
-    sections = (queries_and_gates, keys, keys)
+    sections = (queries, keys, keys)
+    if model.attention_gate:
+        sections = (2 * queries, keys, keys)
     split = ShardSpec(dim=0, sections=sections, max_parts=(None, model.num_kv_heads, model.num_kv_heads))
     yield Weight(name="qkv.weight", shape=(sum(sections), model.hidden_size), split=split)
     if model.qkv_bias:

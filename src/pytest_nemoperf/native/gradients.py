@@ -129,11 +129,18 @@ def num_copies(weight: Weight, *, layout: Layout) -> int:
 
     Copies of a split weight's rows over the tp axis are not included: they are counted for each piece.
     """
+    is_sharded = layout.dp_shard > 1
     copies = layout.dp_replicate
-    if layout.dp_shard == 1:
-        copies = layout.expert_dp if weight.is_expert else layout.dp_replicate * layout.cp
+    if weight.is_expert:
+        if not is_sharded:
+            copies = layout.expert_dp
+        if weight.split is None:
+            copies *= layout.etp
+        return copies
+    if not is_sharded:
+        copies *= layout.cp
     if weight.split is None:
-        copies *= layout.etp if weight.is_expert else layout.tp
+        copies *= layout.tp
     return copies
 
 
@@ -219,7 +226,9 @@ def _local_grads(pieces: Iterable[_Piece]) -> list[Tensor]:
         grad = piece.parameter.grad
         if grad is None:
             continue
-        local = grad.to_local() if isinstance(grad, DTensor) else grad
+        local = grad
+        if isinstance(grad, DTensor):
+            local = grad.to_local()
         if piece.rows is not None:
             first = _first_row(grad)
             local = local[max(0, piece.rows.start - first) : max(0, piece.rows.stop - first)]

@@ -154,17 +154,18 @@ class _Groups:
 
     def along(self, ranks: Tensor, *dims: int) -> ProcessGroup | None:
         """Return the group of this rank and those that differ from it in the given dimensions only."""
-        size = torch.Size(ranks.shape[dim] for dim in dims).numel()
+        last = tuple(range(-len(dims), 0))
+        flat = ranks.movedim(dims, last).flatten(-len(dims))
+        size = flat.shape[-1]
         if size == 1:
             return None
-        last = tuple(range(-len(dims), 0))
-        rows = tuple(sorted(tuple(row) for row in ranks.movedim(dims, last).reshape(-1, size).tolist()))
-        if rows not in self._known:
-            enumeration = [list(row) for row in rows]
-            self._known[rows], _ = dist.new_subgroups_by_enumeration(  # type: ignore[no-untyped-call]  # torch leaves it untyped
-                enumeration, timeout=self._timeout
+        rows = sorted(flat.reshape(-1, size).tolist())
+        key = tuple(tuple(row) for row in rows)
+        if key not in self._known:
+            self._known[key], _ = dist.new_subgroups_by_enumeration(  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                rows, timeout=self._timeout
             )
-        return self._known[rows]
+        return self._known[key]
 
     def mesh(self, ranks: Tensor, *, device_type: str) -> DeviceMesh | None:
         """Return FSDP's axes: dimension 2 of (pp, replicas, shards, others), or 1 and 2 if there are replicas."""

@@ -45,7 +45,9 @@ class Router(nn.Module):
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the chosen experts' probabilities (T, K), in fp32, and their ids (T, K)."""
-        bias_E = None if self.bias is None else self.bias.float()
+        bias_E: Tensor | None = self.bias
+        if bias_E is not None:
+            bias_E = bias_E.float()
         logits_TE = F.linear(x_TD.float(), self.weight.float(), bias_E)
         scores_TE = logits_TE.softmax(-1) if self.moe.router == "softmax" else logits_TE.sigmoid()
         ids_TK = self._round_robin(scores_TE) if self.is_balanced else self._best(scores_TE)
@@ -144,7 +146,9 @@ class Experts(nn.Module):
         hidden_RF = _add_bias(self.product(x_RD, first.weight.to(x_RD.dtype), counts_E), first.bias, expert_R)
         hidden_RF = activate(hidden_RF, self.activation)
         out_RD = self.product(hidden_RF, self.down.weight.to(x_RD.dtype), counts_E)
-        bias_ED = None if self.down.bias is None else self.down.bias * self.bias_share
+        bias_ED: Tensor | None = self.down.bias
+        if bias_ED is not None:
+            bias_ED = bias_ED * self.bias_share
         return _add_bias(out_RD, bias_ED, expert_R)
 
 
@@ -157,10 +161,15 @@ class MixtureOfExperts(nn.Module):
         assert moe is not None  # noqa: S101 (the caller looked)
         hidden = config.hidden_size
         self.router = Router(hidden, moe, is_balanced=is_balanced)
-        self.latent_down = None if moe.latent_size is None else Linear(hidden, moe.latent_size)
-        self.latent_up = None if moe.latent_size is None else Linear(moe.latent_size, hidden)
+        self.latent_down: Linear | None = None
+        self.latent_up: Linear | None = None
+        if moe.latent_size is not None:
+            self.latent_down = Linear(hidden, moe.latent_size)
+            self.latent_up = Linear(moe.latent_size, hidden)
         self.experts = Experts(config, moe)
-        self.shared = MLP(config, width=moe.shared_ffn_hidden_size) if moe.shared_ffn_hidden_size else None
+        self.shared: MLP | None = None
+        if moe.shared_ffn_hidden_size:
+            self.shared = MLP(config, width=moe.shared_ffn_hidden_size)
         self.shared_gate = Linear(hidden, 1) if moe.shared_gate else None
 
     def forward(self, x_TD: Tensor) -> Tensor:

@@ -102,9 +102,10 @@ class Accumulation:
 
 def whole_model(model: nn.Module) -> Decoder:
     """Return the decoder, unwrapped from DDP."""
-    decoder = model.module if isinstance(model, DistributedDataParallel) else model
-    assert isinstance(decoder, Decoder)  # noqa: S101 (there is nothing else)
-    return decoder
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
+    assert isinstance(model, Decoder)  # noqa: S101 (there is nothing else)
+    return model
 
 
 @contextmanager

@@ -207,9 +207,10 @@ def _stage(
     if index == 0:
         inputs = torch.empty(shape_BS, dtype=torch.int64, device=_META)
     outputs = message_TD
-    if index == num_stages - 1:
-        output_shape = () if is_training else (num_tokens,)
-        outputs = torch.empty(output_shape, device=_META, requires_grad=is_training)
+    if index == num_stages - 1 and is_training:
+        outputs = torch.empty((), device=_META, requires_grad=True)
+    elif index == num_stages - 1:
+        outputs = torch.empty(num_tokens, device=_META)
     return Stage(
         chunk,
         index,

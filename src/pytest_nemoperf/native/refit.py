@@ -95,23 +95,31 @@ class Refit:
     ) -> None:
         rank = 0 if group is None else group.rank()
         layout = plan.layout
-        transfers = refit_transfers(plan.model, layout=layout)
-        messages = [transfer for transfer in transfers if transfer.source != transfer.target]
         self._group = group
         self._device = device
         self._dtype = compute_dtype(plan.precision)
         self._is_apart = layout.generation is not None and not layout.generation.is_colocated
         self._sources = regions_of_rank(rank, holders=training_holders(plan.model, layout=layout))
         self._targets = regions_of_rank(rank, holders=generation_holders(plan.model, layout=layout))
-        self._needed = {transfer.weight for transfer in transfers if transfer.source == rank}
-        self._copies = [transfer for transfer in transfers if transfer.source == transfer.target == rank]
-        max_numel = max(1, bucket_bytes // self._dtype.itemsize)
-        buckets = split_into_buckets(messages, rank=rank, max_numel=max_numel)
-        self._buckets = [_bucket_of(bucket, rank=rank, num_ranks=layout.total_gpus) for bucket in buckets]
-        self.num_bytes: int = sum(transfer.numel for transfer in transfers) * self._dtype.itemsize
+        self._needed: set[str] = set()
+        self._copies: list[RefitTransfer] = []
+        self.num_bytes = 0
         """Bytes all generating ranks get in one refit, from others or themselves."""
-        self.num_message_bytes: int = sum(transfer.numel for transfer in messages) * self._dtype.itemsize
+        self.num_message_bytes = 0
         """Bytes of these that come from another rank."""
+        messages: list[RefitTransfer] = []
+        itemsize = self._dtype.itemsize
+        for transfer in refit_transfers(plan.model, layout=layout):
+            self.num_bytes += transfer.numel * itemsize
+            if transfer.source == rank:
+                self._needed.add(transfer.weight)
+            if transfer.source != transfer.target:
+                self.num_message_bytes += transfer.numel * itemsize
+                messages.append(transfer)
+            elif transfer.source == rank:
+                self._copies.append(transfer)
+        buckets = split_into_buckets(messages, rank=rank, max_numel=max(1, bucket_bytes // itemsize))
+        self._buckets = [_bucket_of(bucket, rank=rank, num_ranks=layout.total_gpus) for bucket in buckets]
 
     def run(self, sources: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
         """Transfer the weights, and return when this rank has its own.
@@ -192,8 +200,11 @@ class Refit:
         """Return this rank's local tensors of the weights it must send or copy."""
         local: dict[str, Tensor] = {}
         for name, tensor in sources.items():
-            if name in self._needed:
-                local[name] = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+            if name not in self._needed:
+                continue
+            local[name] = tensor
+            if isinstance(tensor, DTensor):
+                local[name] = tensor.to_local()
         _check(local, expected={name: self._sources[name] for name in self._needed}, subject="trains")
         return local
 
