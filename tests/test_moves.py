@@ -11,29 +11,30 @@ from hypothesis import strategies as st
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.moves import RefitTransfer, refit_transfers, split_into_buckets
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
-from pytest_nemoperf.regions import ShardRegion, generation_holders, regions_of_rank, training_holders
+from pytest_nemoperf.regions import IndexRange, ShardRegion, generation_holders, regions_of_rank, training_holders
 from tests.test_regions import DENSE, MODELS, layouts
 
 Block = tuple[range, ...]
 
 
 def whole_places(region: ShardRegion, slices: tuple[slice, ...]) -> Block:
-    """Return where in the whole weight a block of a rank's tensor is; no block spans two intervals."""
+    """Return the indices in the whole weight of a block of a rank's tensor; no block spans two intervals."""
     block = []
     for along, at in zip(region.intervals, slices, strict=True):
-        (start,) = [
-            interval.start + at.start - interval.local
-            for interval in along
-            if interval.local <= at.start and at.stop <= interval.local + interval.length
-        ]
+        containing = [interval for interval in along if contains(interval, at)]
+        (interval,) = containing
+        start = interval.start + at.start - interval.local
         block.append(range(start, start + at.stop - at.start))
     return tuple(block)
 
 
+def contains(interval: IndexRange, at: slice) -> bool:
+    return interval.local <= at.start and at.stop <= interval.local + interval.length
+
+
 def holds(region: ShardRegion, slices: tuple[slice, ...]) -> bool:
     return all(
-        any(interval.local <= at.start and at.stop <= interval.local + interval.length for interval in along)
-        for along, at in zip(region.intervals, slices, strict=True)
+        any(contains(interval, at) for interval in along) for along, at in zip(region.intervals, slices, strict=True)
     )
 
 
@@ -84,15 +85,14 @@ def test_ranks_that_hold_the_same_share_the_sending(model: ModelConfig, layout: 
     for move in messages:
         sent[move.source] += move.numel
         of_pair[move.weight, move.source, move.target] += move.numel
-        (holders,) = [
-            ranks
-            for region, ranks in trained[move.weight].items()
-            if move.source in ranks and holds(region, move.source_slices)
-        ]
+        regions = trained[move.weight]
+        sending = [region for region in regions if move.source in regions[region] and holds(region, move.source_slices)]
+        (region,) = sending
+        holders = regions[region]
         assert move.target not in holders
         for rank in holders:
             fair[rank] += move.numel / len(holders)
-    # What one rank gets of a weight from another is never shared.
+    # The elements of a weight that one rank sends to another are never split over senders.
     assert max(sent.values(), default=0) <= max(fair.values(), default=0) + max(of_pair.values(), default=0)
 
 
@@ -132,7 +132,7 @@ def test_buckets_hold_each_element_once_and_not_too_many(model: ModelConfig, lay
 
 
 def elements(moves: list[RefitTransfer]) -> Counter[tuple[str, int, int]]:
-    """Count what is moved, by weight and ranks."""
+    """Count the elements sent, by weight and ranks."""
     counts: Counter[tuple[str, int, int]] = Counter()
     for move in moves:
         counts[move.weight, move.source, move.target] += move.numel

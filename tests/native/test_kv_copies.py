@@ -1,4 +1,4 @@
-"""Tensor parallel ranks that outnumber the key-value heads compute what one process computes, and copies stay equal."""
+"""Tensor parallel ranks with copies of key-value heads: parity with one process, and equal copies."""
 
 from __future__ import annotations
 

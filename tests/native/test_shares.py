@@ -1,4 +1,4 @@
-"""Which part of a weight a rank holds; that the parts compute the whole is in test_parity."""
+"""Shards of a weight over one axis; test_parity compares real ranks with one process."""
 
 from __future__ import annotations
 
