@@ -29,7 +29,7 @@ def whole_places(region: ShardRegion, slices: tuple[slice, ...]) -> Block:
 
 
 def contains(interval: IndexRange, at: slice) -> bool:
-    return interval.local <= at.start and at.stop <= interval.local + interval.length
+    return bool(interval.local <= at.start and at.stop <= interval.local + interval.length)
 
 
 def holds(region: ShardRegion, slices: tuple[slice, ...]) -> bool:

@@ -78,7 +78,7 @@ class Gradients:
             self._sums.append(_Sum(group=tied_group, factor=1.0, pieces=[_Piece(parameter=tied)]))
         self._by_copies: dict[int, list[_Piece]] = {}
         for parameter, weight in pairs:
-            copies = num_copies(weight, layout=layout)
+            copies = _num_copies(weight, layout=layout)
             if parameter is tied:
                 copies *= 2
             for piece in _pieces(parameter, weight, tp=layout.tp):
@@ -124,7 +124,7 @@ class Gradients:
         return norm
 
 
-def num_copies(weight: Weight, *, layout: Layout) -> int:
+def _num_copies(weight: Weight, *, layout: Layout) -> int:
     """Return the number of ranks of a pipeline stage that hold the same element of a weight (or of its shard).
 
     Copies of a split weight's rows over the tp axis are not included: they are counted for each piece.
