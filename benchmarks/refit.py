@@ -25,14 +25,14 @@ from torch.multiprocessing.spawn import spawn
 
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.components import MoE
-from pytest_nemoperf.moves import refit_moves
+from pytest_nemoperf.moves import refit_transfers
 from pytest_nemoperf.native.device import available_cores, tune_host_memory
 from pytest_nemoperf.native.refit import BUCKET_BYTES, Refit
 from pytest_nemoperf.native.seeds import seeded_generator
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.plan import resolve
 from pytest_nemoperf.recipe import Plan, Precision, Recipe
-from pytest_nemoperf.regions import ShardRegion, generation_holders, held_by, training_holders
+from pytest_nemoperf.regions import ShardRegion, generation_holders, regions_of_rank, training_holders
 from pytest_nemoperf.systems import find_system
 from pytest_nemoperf.weights import model_weights, num_parameters
 
@@ -92,13 +92,13 @@ class Pair:
         dtype = torch.bfloat16
         if plan.precision is Precision.FP32:
             dtype = torch.float32
-        self.sources = _cut(plan, held_by(rank, holders=training_holders(plan.model, layout=layout)))
-        held = held_by(rank, holders=generation_holders(plan.model, layout=layout))
+        self.sources = _cut(plan, regions_of_rank(rank, holders=training_holders(plan.model, layout=layout)))
+        held = regions_of_rank(rank, holders=generation_holders(plan.model, layout=layout))
         self.targets = {name: torch.full(region.shape, torch.nan, dtype=dtype) for name, region in held.items()}
         self._held = held
         self._sends = [0] * layout.total_gpus
         self._receives = [0] * layout.total_gpus
-        for move in refit_moves(plan.model, layout=layout):
+        for move in refit_transfers(plan.model, layout=layout):
             if move.source == move.target:
                 continue
             if move.source == rank:

@@ -44,7 +44,8 @@ def test_copies_cost_state_traffic_and_products() -> None:
 
 
 def test_their_bytes_are_what_a_rank_keeps_beyond_heads_that_are_shared_out() -> None:
-    shared, copied = (stage_memory(plan_of(TP4, num_kv_heads=heads), pp_rank=0) for heads in (4, 1))
+    shared = stage_memory(plan_of(TP4, num_kv_heads=4), pp_rank=0)
+    copied = stage_memory(plan_of(TP4, num_kv_heads=1), pp_rank=0)
     copies = kv_copies(plan_of(TP4, num_kv_heads=1))
     assert copies is not None
 
@@ -61,7 +62,8 @@ def test_the_stage_with_most_copies_counts() -> None:
 
 
 def test_shards_keep_an_equal_part_of_the_copies() -> None:
-    whole, sharded = (kv_copies(plan_of(layout)) for layout in (TP4, Layout(gpus=8, tp=4, dp_shard=2)))
+    whole = kv_copies(plan_of(TP4))
+    sharded = kv_copies(plan_of(Layout(gpus=8, tp=4, dp_shard=2)))
     assert whole is not None
     assert sharded is not None
 
@@ -81,7 +83,8 @@ def test_latent_attention_copies_nothing() -> None:
 
 
 def test_model_flops_are_the_models() -> None:
-    copied, whole = (plan_of(layout, flops_convention="full-attention") for layout in (TP4, Layout(gpus=1)))
+    copied = plan_of(TP4, flops_convention="full-attention")
+    whole = plan_of(Layout(gpus=1), flops_convention="full-attention")
 
     assert copied.flops_per_token == whole.flops_per_token
 

@@ -9,31 +9,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.moves import RefitTransfer, in_buckets, refit_moves
+from pytest_nemoperf.moves import RefitTransfer, refit_transfers, split_into_buckets
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
-from pytest_nemoperf.regions import ShardRegion, generation_holders, held_by, training_holders
+from pytest_nemoperf.regions import IndexRange, ShardRegion, generation_holders, regions_of_rank, training_holders
 from tests.test_regions import DENSE, MODELS, layouts
 
 Block = tuple[range, ...]
 
 
 def whole_places(region: ShardRegion, slices: tuple[slice, ...]) -> Block:
-    """Return where in the whole weight a block of a rank's tensor is; no block spans two intervals."""
+    """Return the indices in the whole weight of a block of a rank's tensor; no block spans two intervals."""
     block = []
     for along, at in zip(region.intervals, slices, strict=True):
-        (start,) = [
-            interval.start + at.start - interval.local
-            for interval in along
-            if interval.local <= at.start and at.stop <= interval.local + interval.length
-        ]
+        containing = [interval for interval in along if contains(interval, at)]
+        (interval,) = containing
+        start = interval.start + at.start - interval.local
         block.append(range(start, start + at.stop - at.start))
     return tuple(block)
 
 
+def contains(interval: IndexRange, at: slice) -> bool:
+    return bool(interval.local <= at.start and at.stop <= interval.local + interval.length)
+
+
 def holds(region: ShardRegion, slices: tuple[slice, ...]) -> bool:
     return all(
-        any(interval.local <= at.start and at.stop <= interval.local + interval.length for interval in along)
-        for along, at in zip(region.intervals, slices, strict=True)
+        any(contains(interval, at) for interval in along) for along, at in zip(region.intervals, slices, strict=True)
     )
 
 
@@ -53,11 +54,11 @@ def fused_move(*, numel: int = 24) -> RefitTransfer:
 @settings(max_examples=15, deadline=None)
 @given(model=st.sampled_from(list(MODELS.values())), layout=layouts())
 def test_each_rank_gets_each_element_once_from_one_that_has_it(model: ModelConfig, layout: Layout) -> None:
-    moves = refit_moves(model, layout=layout)
+    moves = refit_transfers(model, layout=layout)
 
     trained, generates = training_holders(model, layout=layout), generation_holders(model, layout=layout)
-    sources = {rank: held_by(rank, holders=trained) for rank in {move.source for move in moves}}
-    targets = {rank: held_by(rank, holders=generates) for rank in range(layout.total_gpus)}
+    sources = {rank: regions_of_rank(rank, holders=trained) for rank in {move.source for move in moves}}
+    targets = {rank: regions_of_rank(rank, holders=generates) for rank in range(layout.total_gpus)}
     got: dict[tuple[int, str], list[Block]] = defaultdict(list)
     for move in moves:
         block = whole_places(targets[move.target][move.weight], move.target_slices)
@@ -76,7 +77,7 @@ def test_each_rank_gets_each_element_once_from_one_that_has_it(model: ModelConfi
 def test_ranks_that_hold_the_same_share_the_sending(model: ModelConfig, layout: Layout) -> None:
     trained = training_holders(model, layout=layout)
 
-    messages = messages_of(refit_moves(model, layout=layout))
+    messages = messages_of(refit_transfers(model, layout=layout))
 
     sent: Counter[int] = Counter()
     fair: dict[int, float] = defaultdict(float)
@@ -84,22 +85,21 @@ def test_ranks_that_hold_the_same_share_the_sending(model: ModelConfig, layout: 
     for move in messages:
         sent[move.source] += move.numel
         of_pair[move.weight, move.source, move.target] += move.numel
-        (holders,) = [
-            ranks
-            for region, ranks in trained[move.weight].items()
-            if move.source in ranks and holds(region, move.source_slices)
-        ]
+        regions = trained[move.weight]
+        sending = [region for region in regions if move.source in regions[region] and holds(region, move.source_slices)]
+        (region,) = sending
+        holders = regions[region]
         assert move.target not in holders
         for rank in holders:
             fair[rank] += move.numel / len(holders)
-    # What one rank gets of a weight from another is never shared.
+    # The elements of a weight that one rank sends to another are never split over senders.
     assert max(sent.values(), default=0) <= max(fair.values(), default=0) + max(of_pair.values(), default=0)
 
 
 def test_equal_layouts_on_the_same_ranks_send_nothing() -> None:
     layout = Layout(gpus=4, tp=2, pp=2, generation=GenerationLayout(gpus=4, tp=2, pp=2))
 
-    moves = refit_moves(DENSE, layout=layout)
+    moves = refit_transfers(DENSE, layout=layout)
 
     assert not messages_of(moves)
     assert {move.target for move in moves} == {0, 1, 2, 3}
@@ -109,7 +109,7 @@ def test_copies_of_a_model_send_in_turn() -> None:
     layout = Layout(gpus=4, dp_replicate=4, generation=GenerationLayout(gpus=1, is_colocated=False))
 
     sent: Counter[int] = Counter()
-    for move in refit_moves(replace(DENSE, num_layers=40), layout=layout):
+    for move in refit_transfers(replace(DENSE, num_layers=40), layout=layout):
         sent[move.source] += move.numel
 
     assert max(sent.values()) < 1.1 * min(sent.values())
@@ -118,10 +118,10 @@ def test_copies_of_a_model_send_in_turn() -> None:
 @settings(max_examples=15, deadline=None)
 @given(model=st.sampled_from(list(MODELS.values())), layout=layouts(), most=st.sampled_from([1, 7, 50, 1000, 10**6]))
 def test_buckets_hold_each_element_once_and_not_too_many(model: ModelConfig, layout: Layout, most: int) -> None:
-    messages = messages_of(refit_moves(model, layout=layout))[:60]
+    messages = messages_of(refit_transfers(model, layout=layout))[:60]
     ranks = {rank for move in messages for rank in (move.source, move.target)}
 
-    of_rank = {rank: in_buckets(messages, rank=rank, most=most) for rank in ranks}
+    of_rank = {rank: split_into_buckets(messages, rank=rank, max_numel=most) for rank in ranks}
 
     assert len({len(buckets) for buckets in of_rank.values()}) <= 1
     for rank, buckets in of_rank.items():
@@ -132,7 +132,7 @@ def test_buckets_hold_each_element_once_and_not_too_many(model: ModelConfig, lay
 
 
 def elements(moves: list[RefitTransfer]) -> Counter[tuple[str, int, int]]:
-    """Count what is moved, by weight and ranks."""
+    """Count the elements sent, by weight and ranks."""
     counts: Counter[tuple[str, int, int]] = Counter()
     for move in moves:
         counts[move.weight, move.source, move.target] += move.numel
@@ -142,10 +142,10 @@ def elements(moves: list[RefitTransfer]) -> Counter[tuple[str, int, int]]:
 @settings(max_examples=15, deadline=None)
 @given(model=st.sampled_from(list(MODELS.values())), layout=layouts(), most=st.sampled_from([7, 50, 1000]))
 def test_sender_and_receiver_agree_on_every_bucket(model: ModelConfig, layout: Layout, most: int) -> None:
-    messages = messages_of(refit_moves(model, layout=layout))[:60]
+    messages = messages_of(refit_transfers(model, layout=layout))[:60]
     ranks = {rank for move in messages for rank in (move.source, move.target)}
 
-    of_rank = {rank: in_buckets(messages, rank=rank, most=most) for rank in ranks}
+    of_rank = {rank: split_into_buckets(messages, rank=rank, max_numel=most) for rank in ranks}
 
     for source, target in {(move.source, move.target) for move in messages}:
         for sent, received in zip(of_rank[source], of_rank[target], strict=True):
@@ -155,7 +155,7 @@ def test_sender_and_receiver_agree_on_every_bucket(model: ModelConfig, layout: L
 
 @pytest.mark.parametrize("most", [1, 5, 23])
 def test_pieces_of_a_move_cover_it(most: int) -> None:
-    pieces = [piece for bucket in in_buckets([fused_move()], rank=1, most=most) for piece in bucket]
+    pieces = [piece for bucket in split_into_buckets([fused_move()], rank=1, max_numel=most) for piece in bucket]
 
     places = Counter(
         (row, column)
@@ -170,8 +170,8 @@ def test_pieces_of_a_move_cover_it(most: int) -> None:
 def test_a_move_that_fits_is_one_piece() -> None:
     move = fused_move()
 
-    assert in_buckets([move], rank=0, most=24) == [[move]]
-    assert in_buckets([move], rank=2, most=24) == [[]]
+    assert split_into_buckets([move], rank=0, max_numel=24) == [[move]]
+    assert split_into_buckets([move], rank=2, max_numel=24) == [[]]
 
 
 @pytest.mark.parametrize(
@@ -183,9 +183,9 @@ def test_a_move_that_fits_is_one_piece() -> None:
     ],
 )
 def test_all_ranks_are_busy_in_every_bucket(layout: Layout) -> None:
-    messages = messages_of(refit_moves(replace(DENSE, num_layers=40), layout=layout))
+    messages = messages_of(refit_transfers(replace(DENSE, num_layers=40), layout=layout))
 
-    of_rank = [in_buckets(messages, rank=rank, most=10000) for rank in range(layout.total_gpus)]
+    of_rank = [split_into_buckets(messages, rank=rank, max_numel=10000) for rank in range(layout.total_gpus)]
 
     for buckets in of_rank:
         loads = [sum(move.numel for move in bucket) for bucket in buckets]

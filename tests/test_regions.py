@@ -13,7 +13,14 @@ from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.components import MLA, MoE
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
-from pytest_nemoperf.regions import IndexRange, ShardRegion, generation_holders, held_by, training_holders, whole_region
+from pytest_nemoperf.regions import (
+    IndexRange,
+    ShardRegion,
+    generation_holders,
+    regions_of_rank,
+    training_holders,
+    whole_region,
+)
 from pytest_nemoperf.shards import stage_parts
 from pytest_nemoperf.weights import ShardSpec, model_weights, num_kv_copies
 
@@ -104,7 +111,7 @@ def test_regions_are_the_parts_that_plans_count(model: ModelConfig, layout: Layo
     for stage in range(layout.pp):
         parts = stage_parts(model, layout=layout, pp_rank=stage)
         for rank in range(stage * num_places, (stage + 1) * num_places):
-            held = held_by(rank, holders=holders)
+            held = regions_of_rank(rank, holders=holders)
             assert set(held) == {part.weight.name for part in parts}
             for part in parts:
                 sizes = {part.own_numel(shard) for shard in range(part.num_shards)}
@@ -139,32 +146,32 @@ def rows(region: ShardRegion, *, dim: int = 0) -> list[int]:
 @pytest.mark.parametrize(
     ("region", "expected", "length"),
     [
-        pytest.param(whole_region((8,)).split(ShardSpec(dim=0), degree=4, place=1), [2, 3], 2, id="equal parts"),
+        pytest.param(whole_region((8,)).split(ShardSpec(dim=0), degree=4, rank=1), [2, 3], 2, id="equal parts"),
         pytest.param(
-            whole_region((8,)).split(ShardSpec(dim=0, sections=(4, 2, 2)), degree=2, place=1),
+            whole_region((8,)).split(ShardSpec(dim=0, sections=(4, 2, 2)), degree=2, rank=1),
             [2, 3, 5, 7],
             4,
             id="a part of each fused matrix",
         ),
         pytest.param(
-            whole_region((8,)).split(ShardSpec(dim=0, sections=(4, 2, 2), max_parts=(None, 2, 2)), degree=4, place=1),
+            whole_region((8,)).split(ShardSpec(dim=0, sections=(4, 2, 2), max_parts=(None, 2, 2)), degree=4, rank=1),
             [1, 4, 6],
             3,
             id="a copy of a part of each but the first",
         ),
         pytest.param(
-            whole_region((5,)).split(ShardSpec(dim=0, is_padded=True), degree=2, place=1), [3, 4], 3, id="filled up"
+            whole_region((5,)).split(ShardSpec(dim=0, is_padded=True), degree=2, rank=1), [3, 4], 3, id="filled up"
         ),
         pytest.param(
-            whole_region((5,)).split(ShardSpec(dim=0, is_padded=True), degree=4, place=3),
+            whole_region((5,)).split(ShardSpec(dim=0, is_padded=True), degree=4, rank=3),
             [],
             2,
             id="nothing but filling",
         ),
-        pytest.param(whole_region((5,)).shard(0, degree=4, place=2), [4], 1, id="a last shard has less"),
-        pytest.param(whole_region((5,)).shard(0, degree=4, place=3), [], 0, id="or nothing"),
+        pytest.param(whole_region((5,)).shard(0, degree=4, rank=2), [4], 1, id="a last shard has less"),
+        pytest.param(whole_region((5,)).shard(0, degree=4, rank=3), [], 0, id="or nothing"),
         pytest.param(
-            whole_region((8,)).split(ShardSpec(dim=0, sections=(4, 4)), degree=2, place=1).shard(0, degree=4, place=2),
+            whole_region((8,)).split(ShardSpec(dim=0, sections=(4, 4)), degree=2, rank=1).shard(0, degree=4, rank=2),
             [6],
             1,
             id="a shard of a part",
@@ -177,9 +184,9 @@ def test_a_part_has_the_rows_that_torch_would_cut(region: ShardRegion, expected:
 
 
 def test_filling_is_at_the_end_of_a_shard() -> None:
-    part = whole_region((5, 2)).split(ShardSpec(dim=0, is_padded=True), degree=2, place=1)
+    part = whole_region((5, 2)).split(ShardSpec(dim=0, is_padded=True), degree=2, rank=1)
 
-    shard = part.shard(0, degree=2, place=1)
+    shard = part.shard(0, degree=2, rank=1)
 
     assert shard.shape == (1, 2)
     assert shard.intervals == ((), (IndexRange(start=0, local=0, length=2),))
@@ -188,7 +195,7 @@ def test_filling_is_at_the_end_of_a_shard() -> None:
 
 def test_parts_must_be_equal() -> None:
     with pytest.raises(PlanError, match=r"a weight of \(6, 4\) can't be cut into 2 equal parts along 3 rows"):
-        whole_region((6, 4)).split(ShardSpec(dim=0, sections=(3, 3)), degree=2, place=0)
+        whole_region((6, 4)).split(ShardSpec(dim=0, sections=(3, 3)), degree=2, rank=0)
 
 
 def test_a_tied_embedding_is_on_both_ends_of_both_pipelines() -> None:

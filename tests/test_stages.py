@@ -1,4 +1,4 @@
-"""How layers are dealt to pipeline stages, and what a pipeline can't run."""
+"""Distribution of layers over pipeline stages, and micro-batches that don't fit a schedule."""
 
 from __future__ import annotations
 

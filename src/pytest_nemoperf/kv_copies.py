@@ -1,4 +1,4 @@
-"""Cost of copied key-value heads, where tensor parallel ranks outnumber them: memory, FLOPs, traffic."""
+"""Cost of copied key-value heads, if tensor parallel ranks outnumber them: memory, FLOPs, traffic."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _KEYS_AND_VALUES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KVCopies:
-    """Cost of copied key-value heads beyond heads that are shared out; all of it is part of the other figures.
+    """Cost of copied key-value heads beyond heads without copies.
 
-    But for the FLOPs: model FLOPs are the model's, and the products of copies are not among them.
+    Bytes are included in the plan's memory and traffic; the FLOPs of copies are not in its model FLOPs.
 
     Attributes:
         num_copies: Ranks of a tensor parallel group that hold the same heads.
-        weights: Bytes of a rank of the stage with the most copies.
-        gradients: The same.
-        optimizer: The same.
-        sent_bytes_per_step: What a rank sends in one step to sum the gradients of the copies.
-        flops_per_step: Of all ranks, forward and backward; recomputation is not counted, as in model FLOPs.
+        weights: Bytes of weights, on a rank of the stage with the most copies.
+        gradients: Bytes of gradients, on the same rank.
+        optimizer: Bytes of optimizer state, on the same rank.
+        sent_bytes_per_step: Bytes a rank sends in one step to sum the gradients of the copies.
+        flops_per_step: FLOPs of all ranks, forward and backward; recomputation is not counted, as in model FLOPs.
     """
 
     num_copies: int
@@ -40,31 +40,29 @@ class KVCopies:
 
 
 def kv_copies(plan: Plan) -> KVCopies | None:
-    """Return the cost of copied key-value heads in training; None where no rank holds a copy."""
+    """Return the cost of copied key-value heads in training; None if no rank holds a copy."""
     num_copies = num_kv_copies(plan.model, tp=plan.layout.tp)
     if num_copies == 1:
         return None
-    stages = range(plan.layout.pp)
-    states = [_copied_state(plan, pp_rank=pp_rank, num_copies=num_copies) for pp_rank in stages]
-    state = max(states, key=lambda each: each.total)
-    sent = max(copied_gradient_bytes(plan, pp_rank=pp_rank) for pp_rank in stages)
+    states: list[StateBytes] = []
+    sent: list[float] = []
+    for pp_rank in range(plan.layout.pp):
+        shards = stage_parts(plan.model, layout=plan.layout, pp_rank=pp_rank)
+        states.append(copied_state_bytes(shards, num_copies=num_copies))
+        sent.append(copied_gradient_bytes(plan, pp_rank=pp_rank))
+    state = max(states, key=lambda stage: stage.total)
     return KVCopies(
         num_copies=num_copies,
         weights=state.weights,
         gradients=state.gradients,
         optimizer=state.optimizer,
-        sent_bytes_per_step=plan.num_updates * round(sent),
+        sent_bytes_per_step=plan.num_updates * round(max(sent)),
         flops_per_step=(num_copies - 1) * _projection_flops_per_token(plan) * plan.tokens_per_step,
     )
 
 
-def _copied_state(plan: Plan, *, pp_rank: int, num_copies: int) -> StateBytes:
-    parts = stage_parts(plan.model, layout=plan.layout, pp_rank=pp_rank)
-    return copied_state_bytes(parts, num_copies=num_copies)
-
-
 def _projection_flops_per_token(plan: Plan) -> int:
-    """Return the FLOPs of the products that make keys and values, of all layers and heads."""
+    """Return the FLOPs per token of the key and value projections, of all layers and heads."""
     model = plan.model
     num_layers = sum(layer.mixer is Mixer.ATTENTION for layer in model.layers) + model.mtp_num_layers
     num_macs = model.hidden_size * _KEYS_AND_VALUES * model.num_kv_heads * model.head_dim

@@ -1,6 +1,6 @@
-"""What a refit moves: elements of weights, from the ranks that train to the ranks that generate.
+"""Refit transfers: elements of weights to send from training ranks to generating ranks.
 
-Every rank makes the same list from the plan, so that nothing about it is ever sent.
+Every rank makes the same list from the plan, so that the list is never sent.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from pytest_nemoperf.regions import IndexRange, ShardRegion, generation_holders,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefitTransfer:
-    """Elements of one weight that one rank has and another needs, or the same rank.
+    """Block of one weight to send from one rank to another, or to copy on one rank.
 
     Attributes:
-        weight: Its name.
-        source: Rank that has them.
-        target: Rank that needs them.
-        source_slices: Where they are in the source's tensor.
-        target_slices: Where they go in the target's.
-        numel: Elements.
+        weight: Name of the weight.
+        source: Rank that holds the block.
+        target: Rank that needs the block.
+        source_slices: Slices of the source's tensor.
+        target_slices: Slices of the target's tensor.
+        numel: Number of elements.
     """
 
     weight: str
@@ -37,97 +37,110 @@ class RefitTransfer:
     numel: int
 
 
-def refit_moves(model: ModelConfig, *, layout: Layout) -> list[RefitTransfer]:
-    """Return how each element gets to each rank that generates, once.
+def refit_transfers(model: ModelConfig, *, layout: Layout) -> list[RefitTransfer]:
+    """Return the transfers that bring each element to each generating rank once.
 
-    A rank that has it already copies it. Of others that have it the one sends that has sent least so far; what few have
-    is dealt out first.
+    A rank that holds an element already copies it. Otherwise the holder sends that has sent least so far; regions with
+    few holders are assigned first.
 
     Args:
-        model: Of the plan.
-        layout: Says where it is trained and where it generates.
+        model: Architecture.
+        layout: Layout of training and generation.
 
     Raises:
         PlanError: If one of the two layouts doesn't fit the model.
     """
     sources = training_holders(model, layout=layout)
-    overlaps = _Overlaps()
-    needs = [
-        (name, blocks, target, holders)
-        for name, regions in generation_holders(model, layout=layout).items()
-        for target_region, targets in regions.items()
-        for source_region, holders in sources[name].items()
-        if (blocks := overlaps.find(source_region, target_region))
-        for target in targets
-    ]
+    overlaps: dict[tuple[ShardRegion, ShardRegion], list[_Block]] = {}
+    needs: list[tuple[str, list[_Block], int, Sequence[int]]] = []
+    for name, regions in generation_holders(model, layout=layout).items():
+        for target_region, targets in regions.items():
+            for source_region, holders in sources[name].items():
+                pair = (source_region, target_region)
+                if pair not in overlaps:  # layers are alike: each pair of regions once
+                    overlaps[pair] = _overlap(source_region, target_region)
+                if overlaps[pair]:
+                    needs += [(name, overlaps[pair], target, holders) for target in targets]
+    needs.sort(key=lambda need: len(need[-1]))
     sent = [0] * layout.total_gpus
-    moves = []
-    for name, blocks, target, holders in sorted(needs, key=lambda need: len(need[-1])):
-        source = target if target in holders else min(holders, key=sent.__getitem__)
-        for own, other, numel in blocks:
-            move = RefitTransfer(
-                weight=name, source=source, target=target, source_slices=own, target_slices=other, numel=numel
+    transfers = []
+    for name, blocks, target, holders in needs:
+        source = target
+        if target not in holders:
+            source = min(holders, key=sent.__getitem__)
+        for source_slices, target_slices, numel in blocks:
+            transfer = RefitTransfer(
+                weight=name,
+                source=source,
+                target=target,
+                source_slices=source_slices,
+                target_slices=target_slices,
+                numel=numel,
             )
-            moves.append(move)
-            sent[source] += numel if source != target else 0
-    return moves
+            transfers.append(transfer)
+            if source != target:
+                sent[source] += numel
+    return transfers
 
 
-def in_buckets(moves: Sequence[RefitTransfer], *, rank: int, most: int) -> list[list[RefitTransfer]]:
-    """Deal the moves of one rank out to buckets, which all ranks exchange one after the other.
+def split_into_buckets(transfers: Sequence[RefitTransfer], *, rank: int, max_numel: int) -> list[list[RefitTransfer]]:
+    """Split the transfers of one rank into buckets, which all ranks exchange one after the other.
 
-    All pairs of ranks get on equally fast: what one sends to another is cut into as many equal shares as there are
-    buckets. In the order of the weights one stage of a pipeline would send all it has before the next one began.
+    The elements one rank sends to another are spread evenly over all buckets, so that all pairs of ranks communicate
+    all the time. In the order of the weights one pipeline stage would send all it has before the next one began.
 
     Args:
-        moves: Of all ranks, between different ones.
-        rank: Whose moves are returned; the number of buckets is the same for all.
-        most: Elements a rank sends and receives in one bucket. Where that leaves less than an element a bucket for
-            another rank, it can be an element more for each such rank.
+        transfers: Transfers of all ranks, between different ranks.
+        rank: Rank to return the transfers of; the number of buckets is the same for all ranks.
+        max_numel: Most elements a rank sends and receives in one bucket. If that leaves less than an element a bucket
+            for another rank, it can be an element more for each such rank.
     """
+    if not transfers:
+        return []
     loads: Counter[int] = Counter()
     totals: Counter[tuple[int, int]] = Counter()
-    for move in moves:
-        for end in (move.source, move.target):
-            loads[end] += move.numel
-        totals[move.source, move.target] += move.numel
-    heaviest = max(loads.values(), default=0)
-    # A piece may begin in one share and end in the next, so a bucket has room for two shares.
-    num_buckets = 1 if heaviest <= most else math.ceil(2 * heaviest / most)
-    buckets: list[list[RefitTransfer]] = [[] for _ in range(num_buckets if moves else 0)]
+    for transfer in transfers:
+        loads[transfer.source] += transfer.numel
+        loads[transfer.target] += transfer.numel
+        totals[transfer.source, transfer.target] += transfer.numel
+    heaviest = max(loads.values())
+    num_buckets = 1
+    if heaviest > max_numel:
+        # A piece may begin in one bucket's part and end in the next one's, so a bucket has room for two parts.
+        num_buckets = math.ceil(2 * heaviest / max_numel)
+    buckets: list[list[RefitTransfer]] = [[] for _ in range(num_buckets)]
     done: Counter[tuple[int, int]] = Counter()
-    for move in moves:
-        pair = (move.source, move.target)
+    for transfer in transfers:
+        pair = (transfer.source, transfer.target)
         if rank in pair:
-            for piece in _pieces(move, most=max(1, totals[pair] // num_buckets)):
+            for piece in _pieces(transfer, max_numel=max(1, totals[pair] // num_buckets)):
                 buckets[done[pair] * num_buckets // totals[pair]].append(piece)
                 done[pair] += piece.numel
     return buckets
 
 
-class _Overlaps:
-    """Finds what two regions have in common, each pair once."""
+_Block = tuple[tuple[slice, ...], tuple[slice, ...], int]
+"""Slices of the source's tensor, slices of the target's tensor, and number of elements."""
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[ShardRegion, ShardRegion], list[tuple[tuple[slice, ...], tuple[slice, ...], int]]] = {}
 
-    def find(self, source: ShardRegion, target: ShardRegion) -> list[tuple[tuple[slice, ...], tuple[slice, ...], int]]:
-        """Return the blocks both have: where in the one, where in the other, and how many elements."""
-        if (source, target) not in self._known:
-            by_dim = [_common(*along) for along in zip(source.intervals, target.intervals, strict=True)]
-            self._known[source, target] = [
-                (
-                    tuple(slice(own, own + length) for own, _, length in block),
-                    tuple(slice(other, other + length) for _, other, length in block),
-                    math.prod(length for _, _, length in block),
-                )
-                for block in product(*by_dim)
-            ]
-        return self._known[source, target]
+def _overlap(source: ShardRegion, target: ShardRegion) -> list[_Block]:
+    """Return the blocks of elements that are in both regions."""
+    by_dim = [_common(*along) for along in zip(source.intervals, target.intervals, strict=True)]
+    blocks = []
+    for ranges in product(*by_dim):
+        source_slices: list[slice] = []
+        target_slices: list[slice] = []
+        numel = 1
+        for own, other, length in ranges:
+            source_slices.append(slice(own, own + length))
+            target_slices.append(slice(other, other + length))
+            numel *= length
+        blocks.append((tuple(source_slices), tuple(target_slices), numel))
+    return blocks
 
 
 def _common(source: Sequence[IndexRange], target: Sequence[IndexRange]) -> list[tuple[int, int, int]]:
-    """Return start in the source's tensor, start in the target's, and length of what both have of a dimension."""
+    """Return the common ranges of one dimension: start in the source's tensor, start in the target's, and length."""
     common = []
     for own, other in product(source, target):
         start = max(own.start, other.start)
@@ -137,21 +150,22 @@ def _common(source: Sequence[IndexRange], target: Sequence[IndexRange]) -> list[
     return common
 
 
-def _pieces(move: RefitTransfer, *, most: int) -> Iterator[RefitTransfer]:
-    """Yield a move, halved along its longest dimension until no piece has more elements than that."""
-    if move.numel <= most:
-        yield move
+def _pieces(transfer: RefitTransfer, *, max_numel: int) -> Iterator[RefitTransfer]:
+    """Yield a transfer, halved along its longest dimension until no piece has more than ``max_numel`` elements."""
+    if transfer.numel <= max_numel:
+        yield transfer
         return
-    lengths = [along.stop - along.start for along in move.source_slices]
+    lengths = [along.stop - along.start for along in transfer.source_slices]
     dim = lengths.index(max(lengths))
-    for first, end in ((0, lengths[dim] // 2), (lengths[dim] // 2, lengths[dim])):
+    middle = lengths[dim] // 2
+    for first, end in ((0, middle), (middle, lengths[dim])):
         piece = replace(
-            move,
-            source_slices=_narrowed(move.source_slices, dim, first, end),
-            target_slices=_narrowed(move.target_slices, dim, first, end),
-            numel=move.numel // lengths[dim] * (end - first),
+            transfer,
+            source_slices=_narrowed(transfer.source_slices, dim, first, end),
+            target_slices=_narrowed(transfer.target_slices, dim, first, end),
+            numel=transfer.numel // lengths[dim] * (end - first),
         )
-        yield from _pieces(piece, most=most)
+        yield from _pieces(piece, max_numel=max_numel)
 
 
 def _narrowed(slices: tuple[slice, ...], dim: int, first: int, end: int) -> tuple[slice, ...]:

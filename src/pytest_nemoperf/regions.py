@@ -1,7 +1,7 @@
-"""Which elements of each weight a rank holds, where it trains and where it generates.
+"""Regions of the weights on each rank, in the training layout and in the generation layout.
 
-A replica that generates is laid out like a training layout of its ranks: tp cuts dense weights and, as etp, each
-expert; pp deals out the layers.
+A generating replica is laid out like a training layout of its ranks: tp cuts dense weights and, as etp, each expert;
+pp distributes the layers.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pytest_nemoperf.weights import SectionCut, ShardSpec, Weight, sharded_dim
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexRange:
-    """Elements that follow each other along one dimension.
+    """Consecutive indices along one dimension.
 
     Attributes:
-        start: Of them in the whole weight.
-        local: Start in what the rank holds.
-        length: Elements.
+        start: First index in the whole weight.
+        local: First index in the rank's tensor.
+        length: Number of indices.
     """
 
     start: int
@@ -33,11 +33,11 @@ class IndexRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardRegion:
-    """What a rank holds of a weight: all elements whose place is, in each dimension, in one of its intervals.
+    """Part of a weight on one rank: the product of the index ranges of each dimension.
 
     Attributes:
-        shape: Of the rank's tensor; padding, which is in no interval, is at the end of a dimension.
-        intervals: Of each dimension, in the order of the rank's tensor.
+        shape: Shape of the rank's tensor; padding, which is in no interval, is at the end of a dimension.
+        intervals: Index ranges of each dimension, in the order of the rank's tensor.
     """
 
     shape: tuple[int, ...]
@@ -45,35 +45,46 @@ class ShardRegion:
 
     @property
     def numel(self) -> int:
-        """Elements of the whole weight that are here."""
-        return math.prod(sum(interval.length for interval in along) for along in self.intervals)
+        """Elements of the whole weight in this region, without padding."""
+        numel = 1
+        for along in self.intervals:
+            numel *= sum(interval.length for interval in along)
+        return numel
 
-    def split(self, split: ShardSpec, *, degree: int, place: int) -> ShardRegion:
-        """Return a rank's equal part of this over tensor or expert parallelism.
+    def split(self, split: ShardSpec, *, degree: int, rank: int) -> ShardRegion:
+        """Cut the region over tensor or expert parallelism, for one rank of the axis.
 
         Raises:
-            PlanError: If the parts would not be equal and the dimension is not one that is filled up.
+            PlanError: If the parts would not be equal and the dimension is not padded.
         """
         cuts = split.equal_cuts(self.shape, degree=degree)
-        return self._within(split.dim, [cut.bounds(place) for cut in cuts])
+        return self._within(split.dim, [cut.bounds(rank) for cut in cuts])
 
-    def shard(self, dim: int, *, degree: int, place: int) -> ShardRegion:
-        """Return a rank's shard of this as FSDP cuts it, and torch.chunk: the last ones may have less or nothing."""
+    def shard(self, dim: int, *, degree: int, rank: int) -> ShardRegion:
+        """Shard the region as FSDP and torch.chunk do, for one rank; the last ranks may have less or nothing."""
         size = self.shape[dim]
         length = math.ceil(size / degree)
-        return self._within(dim, [(min(place * length, size), min((place + 1) * length, size))])
+        first = min(rank * length, size)
+        end = min(first + length, size)
+        return self._within(dim, [(first, end)])
 
-    def by_copies(self, cuts: Sequence[SectionCut], *, dim: int) -> list[ShardRegion]:
-        """Return what each number of ranks holds of this apart; all of it if it is nothing."""
-        apart: dict[int, list[IndexRange]] = {}
+    def split_by_copies(self, cuts: Sequence[SectionCut], *, dim: int) -> list[ShardRegion]:
+        """Split the region into one for each number of copies; an empty region stays one."""
+        by_copies: dict[int, list[IndexRange]] = {}
         for interval in self.intervals[dim]:
-            num_copies = next(cut.num_copies for cut in reversed(cuts) if cut.start <= interval.start)
-            apart.setdefault(num_copies, []).append(interval)
-        return [self._with_intervals(dim, along) for along in apart.values()] or [self]
+            num_copies = 1
+            for cut in cuts:
+                if cut.start <= interval.start:
+                    num_copies = cut.num_copies
+            by_copies.setdefault(num_copies, []).append(interval)
+        if not by_copies:
+            return [self]
+        return [self._with_intervals(dim, along) for along in by_copies.values()]
 
     def joined(self, other: ShardRegion) -> ShardRegion:
-        """Return this and another region of the same tensor, which differs in the intervals of one dimension."""
-        (dim,) = [dim for dim, along in enumerate(self.intervals) if along != other.intervals[dim]]
+        """Return the union with a region of the same tensor that differs in the intervals of one dimension."""
+        differing = [dim for dim, along in enumerate(self.intervals) if along != other.intervals[dim]]
+        (dim,) = differing
         along = sorted((*self.intervals[dim], *other.intervals[dim]), key=lambda interval: interval.local)
         return self._with_intervals(dim, along)
 
@@ -81,8 +92,9 @@ class ShardRegion:
         return replace(self, intervals=(*self.intervals[:dim], tuple(along), *self.intervals[dim + 1 :]))
 
     def _within(self, dim: int, bounds: Sequence[tuple[int, int]]) -> ShardRegion:
-        """Return what lies between bounds of the rank's tensor, one piece after the other."""
-        along, local = [], 0
+        """Return the region between bounds of the rank's tensor, one piece after the other."""
+        along = []
+        local = 0
         for first, end in bounds:
             for interval in self.intervals[dim]:
                 begin = max(first, interval.local)
@@ -98,81 +110,93 @@ class ShardRegion:
 
 
 def whole_region(shape: Sequence[int]) -> ShardRegion:
-    """Return what a rank holds that holds all of a weight."""
-    return ShardRegion(
-        shape=tuple(shape), intervals=tuple((IndexRange(start=0, local=0, length=size),) for size in shape)
-    )
+    """Return the region of a whole weight."""
+    intervals = tuple((IndexRange(start=0, local=0, length=size),) for size in shape)
+    return ShardRegion(shape=tuple(shape), intervals=intervals)
 
 
 Holders = Mapping[str, Mapping[ShardRegion, Sequence[int]]]
-"""By the name of each weight: what of it is held, and by which ranks. No two regions of a weight overlap."""
+"""Ranks that hold each region, by the name of the weight. No two regions of a weight overlap."""
 
 
 def training_holders(model: ModelConfig, *, layout: Layout) -> Holders:
-    """Return who holds what of the weights while the model is trained.
+    """Return the ranks that hold each region of the weights in training.
 
-    Regions of a weight have no element in common: what the tp axis copies of it is a region of its own.
+    Regions of a weight have no element in common: rows that the tp axis copies are a region of their own.
 
     Raises:
         PlanError: If the layout doesn't fit the model.
     """
-    found: dict[str, dict[ShardRegion, list[int]]] = {}
-    regions: dict[tuple[object, ...], dict[ShardRegion, list[int]]] = {}  # layers are alike: each kind of weight once
-    num_places = layout.gpus // layout.pp
+    holders: dict[str, dict[ShardRegion, list[int]]] = {}
+    by_kind: dict[tuple[object, ...], dict[ShardRegion, list[int]]] = {}  # layers are alike: each kind of weight once
+    ranks_per_stage = layout.gpus // layout.pp
     for stage in range(layout.pp):
-        for part in stage_parts(model, layout=layout, pp_rank=stage):
-            weight = part.weight
-            key = (weight.shape, weight.split, weight.is_expert)
-            if key not in regions:
-                regions[key] = {}
-                for place in range(num_places):
-                    for region in _regions(weight, layout=layout, place=place):
-                        regions[key].setdefault(region, []).append(place)
-            of_weight = found.setdefault(weight.name, {})
-            for region, places in regions[key].items():
-                of_weight.setdefault(region, []).extend(stage * num_places + place for place in places)
-    return found
+        for shard in stage_parts(model, layout=layout, pp_rank=stage):
+            weight = shard.weight
+            kind = (weight.shape, weight.split, weight.is_expert)
+            if kind not in by_kind:
+                by_kind[kind] = {}
+                for stage_rank in range(ranks_per_stage):
+                    for region in _regions(weight, layout=layout, stage_rank=stage_rank):
+                        by_kind[kind].setdefault(region, []).append(stage_rank)
+            of_weight = holders.setdefault(weight.name, {})
+            for region, stage_ranks in by_kind[kind].items():
+                of_weight.setdefault(region, []).extend(stage * ranks_per_stage + rank for rank in stage_ranks)
+    return holders
 
 
 def generation_holders(model: ModelConfig, *, layout: Layout) -> Holders:
-    """Return who holds what of the weights to generate with; ranks are those of the run.
+    """Return the ranks of the run that hold each region of the weights in generation.
 
     Raises:
         PlanError: If the layout doesn't fit the model.
     """
     generation = layout.generation or GenerationLayout(gpus=layout.gpus)
     replica = generation.replica
-    model = replace(model, mtp_num_layers=0)  # what predicts further ahead is not generated with
+    model = replace(model, mtp_num_layers=0)  # generation does not use multi-token prediction
     first = 0 if generation.is_colocated else layout.gpus
-    starts = range(first, first + generation.gpus, replica.gpus)
-    return {
-        name: {region: [start + rank for start in starts for rank in ranks] for region, ranks in regions.items()}
-        for name, regions in training_holders(model, layout=replica).items()
-    }
+    holders: dict[str, dict[ShardRegion, list[int]]] = {}
+    for name, regions in training_holders(model, layout=replica).items():
+        of_weight = holders.setdefault(name, {})
+        for region, replica_ranks in regions.items():
+            ranks = of_weight.setdefault(region, [])
+            for start in range(first, first + generation.gpus, replica.gpus):
+                ranks += [start + rank for rank in replica_ranks]
+    return holders
 
 
-def held_by(rank: int, *, holders: Holders) -> dict[str, ShardRegion]:
-    """Return what one rank holds of each weight it has."""
+def regions_of_rank(rank: int, *, holders: Holders) -> dict[str, ShardRegion]:
+    """Return one rank's region of each weight it holds."""
     held: dict[str, ShardRegion] = {}
     for name, regions in holders.items():
         for region, ranks in regions.items():
-            if rank in ranks:
-                held[name] = held[name].joined(region) if name in held else region
+            if rank not in ranks:
+                continue
+            if name in held:
+                held[name] = held[name].joined(region)
+            else:
+                held[name] = region
     return held
 
 
-def _regions(weight: Weight, *, layout: Layout, place: int) -> list[ShardRegion]:
-    """Return what the rank at a place of a pipeline stage holds; native/mesh.py says how ranks are ordered."""
+def _regions(weight: Weight, *, layout: Layout, stage_rank: int) -> list[ShardRegion]:
+    """Return the regions of a weight on one rank of a pipeline stage, in the rank order of native/mesh.py."""
     region = whole_region(weight.shape)
-    degree, inner, num_shards = layout.tp, layout.tp, num_dense_shards(layout)
+    degree = layout.tp
+    ranks_per_shard = layout.tp
+    num_shards = num_dense_shards(layout)
     if weight.is_expert:
-        degree, inner, num_shards = layout.etp, layout.etp * layout.ep, num_expert_shards(layout)
-        region = region.split(ShardSpec(dim=0), degree=layout.ep, place=place // layout.etp % layout.ep)
+        degree = layout.etp
+        ranks_per_shard = layout.etp * layout.ep
+        num_shards = num_expert_shards(layout)
+        region = region.split(ShardSpec(dim=0), degree=layout.ep, rank=stage_rank // layout.etp % layout.ep)
     if weight.split is not None:
-        region = region.split(weight.split, degree=degree, place=place % degree)
+        region = region.split(weight.split, degree=degree, rank=stage_rank % degree)
     dim = sharded_dim(region.shape, num_shards=num_shards, is_expert=weight.is_expert)
-    region = region.shard(dim, degree=num_shards, place=place // inner % num_shards)
-    cuts = () if weight.split is None else weight.split.cuts(weight.shape, degree=degree)
-    if weight.split is None or all(cut.num_copies == 1 for cut in cuts):
+    region = region.shard(dim, degree=num_shards, rank=stage_rank // ranks_per_shard % num_shards)
+    if weight.split is None:
         return [region]
-    return region.by_copies(cuts, dim=weight.split.dim)
+    cuts = weight.split.cuts(weight.shape, degree=degree)
+    if all(cut.num_copies == 1 for cut in cuts):
+        return [region]
+    return region.split_by_copies(cuts, dim=weight.split.dim)

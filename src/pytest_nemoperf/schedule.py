@@ -1,4 +1,4 @@
-"""Pipeline schedules as arithmetic: how long ranks idle, and how many micro-batches they keep."""
+"""Pipeline schedules as arithmetic: bubble fraction, and micro-batches in flight."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ _ZERO_BUBBLE_SHARE = 1 / 3  # forward, input gradient and weight gradient taken 
 
 
 def bubble_fraction(layout: Layout, *, num_micro_batches: int) -> float:
-    """Return the part of a step's time a pipeline rank idles while the pipeline fills and drains.
+    """Return the fraction of a step that a pipeline rank idles while the pipeline fills and drains.
 
-    With p ranks, v chunks a rank and m micro-batches, ranks idle for (p-1)/v of a micro-batch's forward and
-    backward time beside m of them at work. A zero-bubble schedule fills two thirds of that with weight gradients,
-    which nothing waits for (ZB-H1 with a forward pass, an input gradient and a weight gradient equally long).
+    With p ranks, v chunks a rank and m micro-batches, ranks idle for (p-1)/v of a micro-batch's forward and backward
+    time, beside the time of m micro-batches. A zero-bubble schedule fills two thirds of that with weight gradients
+    (ZB-H1, with forward, input gradient and weight gradient equally long).
 
     References:
         Narayanan et al. 2021, section 2.2, https://arxiv.org/abs/2104.04473;
@@ -25,20 +25,25 @@ def bubble_fraction(layout: Layout, *, num_micro_batches: int) -> float:
 
 
 def num_in_flight(layout: Layout, *, num_micro_batches: int, pp_rank: int) -> float:
-    """Return how many micro-batches' activations of a whole rank (all its chunks) are kept at the worst moment.
+    """Return the most micro-batches in flight on a rank, in activations of a whole rank (all its chunks).
 
-    A rank runs so many forward passes ahead of its first backward pass: the ranks after it under 1F1B; twice as
-    many and all chunks but the last of a round under the interleaved schedule. Under the zero-bubble schedule torch
-    2.13 keeps most of a micro-batch that is not on the model's first chunk until the step ends (measured: 0.6 to 1.0 of
-    it), so all of them are counted.
+    The forward passes ahead of a rank's first backward pass are as many as ranks after it under 1F1B; twice as many,
+    and all chunks but the last of a round, under the interleaved schedule. Under the zero-bubble schedule torch 2.13
+    keeps most of a micro-batch that is not on the model's first chunk until the step ends (measured: 0.6 to 1.0 of it),
+    so all of them are counted.
 
     References:
         As bubble_fraction; torch/distributed/pipelining/schedules.py, ``_get_1f1b_rank_ops`` and its callers.
     """
-    pp, vp = layout.pp, layout.vp
+    pp = layout.pp
+    vp = layout.vp
     if layout.pp_schedule == "zero_bubble" and pp > 1:
-        return min(pp, num_micro_batches) if pp_rank == 0 and vp == 1 else num_micro_batches
-    ahead = (pp - 1 - pp_rank) * (1 if vp == 1 else 2)
+        if pp_rank == 0 and vp == 1:
+            return min(pp, num_micro_batches)
+        return num_micro_batches
+    ahead = pp - 1 - pp_rank
+    if vp > 1:
+        ahead *= 2
     per_round = num_micro_batches // max(1, num_micro_batches // pp)
     chunks = (vp - 1) * per_round + ahead + 1
     return min(chunks, num_micro_batches * vp) / vp

@@ -1,12 +1,12 @@
-"""What each rank of a layout holds of a model's weights: pipeline stage, tensor or expert part, FSDP shard.
+"""Shards of a model's weights on each rank of a layout: pipeline stage, tensor or expert part, FSDP shard.
 
-The native engine allocates exactly this; a test starts real ranks and compares byte by byte.
+The native engine allocates exactly these; a test starts real ranks and compares byte by byte.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pytest_nemoperf.architecture import ModelConfig
@@ -25,16 +25,16 @@ from pytest_nemoperf.weights import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightShard:
-    """What a rank holds of one weight.
+    """One weight's shard on a rank.
 
     Attributes:
-        weight: Of the whole model.
-        unit: What FSDP gathers and frees together: a block, its experts, or ``root`` for what is in none.
-        shape: After pipeline, tensor and expert parallelism took their parts; what FSDP cuts further.
-        num_shards: Ranks that share this part among them (FSDP); 1 for a part each rank holds whole.
+        weight: Weight of the whole model.
+        unit: FSDP unit, gathered and freed together: a block, its experts, or ``root`` for weights in neither.
+        shape: Shape after pipeline, tensor and expert parallelism, before FSDP.
+        num_shards: Ranks that FSDP shards this shape over; 1 without FSDP.
         num_replicas: Ranks that hold the same shard and reduce its gradient.
-        copied_numel: Elements of the part that other tensor parallel ranks have as well, and sum their gradients:
-            key-value heads where tp is larger than their number.
+        copied_numel: Elements (before FSDP) that other tensor parallel ranks hold as well and sum the gradients of:
+            key-value heads, if tp is larger than their number.
     """
 
     weight: Weight
@@ -46,16 +46,16 @@ class WeightShard:
 
     @property
     def numel(self) -> int:
-        """Elements before FSDP takes its shard."""
+        """Elements before FSDP."""
         return math.prod(self.shape)
 
     @property
     def padded_numel(self) -> int:
-        """Elements of a shard as FSDP2 stores it: every rank's has the size of the first one."""
+        """Elements of a shard as FSDP2 stores it: all are padded to the size of the first one."""
         return self._length_per_shard * (self.numel // self._length)
 
     def own_numel(self, shard: int) -> int:
-        """Elements of a shard without the padding, which the optimizer's state does not have; shards count from 0."""
+        """Elements of a shard without padding, as in the optimizer's state; shards count from 0."""
         own = max(0, min(self._length_per_shard, self._length - shard * self._length_per_shard))
         return own * (self.numel // self._length)
 
@@ -69,64 +69,77 @@ class WeightShard:
 
 
 def stage_parts(model: ModelConfig, *, layout: Layout, pp_rank: int) -> tuple[WeightShard, ...]:
-    """Return what a rank of a pipeline stage holds, in the order of the forward pass.
+    """Return the weight shards of one rank of a pipeline stage, in the order of the forward pass.
 
-    The last stage has a copy of the embedding too where its head is tied to it, or where multi-token prediction
+    The last stage has a copy of the embedding too if its head is tied to it, or for multi-token prediction, which
     embeds the tokens again.
     """
-    is_first, is_last = pp_rank == 0, pp_rank == layout.pp - 1
-    parts: list[WeightShard] = []
-    if is_first:
-        parts += _parts(embedding_weights(model), unit="root", layout=layout)
+    is_last = pp_rank == layout.pp - 1
+    shards: list[WeightShard] = []
+    if pp_rank == 0:
+        shards += _shards(embedding_weights(model), unit="root", layout=layout)
     elif is_last and (model.tied_embeddings or model.mtp_num_layers):
-        table = next(iter(embedding_weights(model)))
-        parts += _parts(iter([table]), unit="root", layout=layout)
+        table, *_ = embedding_weights(model)
+        shards += _shards([table], unit="root", layout=layout)
     for chunk in stage_layers(model, pp=layout.pp, vp=layout.vp)[pp_rank]:
         for index in chunk:
-            parts += _parts(block_weights(model, index), unit=f"blocks.{index}", layout=layout)
+            shards += _shards(block_weights(model, index), unit=f"blocks.{index}", layout=layout)
     if is_last:
-        parts += _parts(head_weights(model), unit="root", layout=layout)
+        shards += _shards(head_weights(model), unit="root", layout=layout)
         for depth in range(model.num_mtp_blocks):
-            parts += _parts(mtp_weights(model, depth), unit=f"mtp.{depth}", layout=layout)
-    return tuple(parts)
+            shards += _shards(mtp_weights(model, depth), unit=f"mtp.{depth}", layout=layout)
+    return tuple(shards)
 
 
 def num_dense_shards(layout: Layout) -> int:
-    """Return over how many ranks FSDP cuts a weight outside the experts; context parallel ranks are among them."""
-    return layout.dp_shard * layout.cp if layout.dp_shard > 1 else 1
+    """Return the number of ranks FSDP shards a weight outside the experts over, context parallel ranks included."""
+    if layout.dp_shard == 1:
+        return 1
+    return layout.dp_shard * layout.cp
 
 
 def num_expert_shards(layout: Layout) -> int:
-    """Return over how many ranks FSDP cuts an expert's weight: those that hold the same experts."""
-    return layout.expert_dp if layout.dp_shard > 1 else 1
+    """Return the number of ranks FSDP shards an expert's weight over: those that hold the same experts."""
+    if layout.dp_shard == 1:
+        return 1
+    return layout.expert_dp
 
 
 def num_traded_copies(model: ModelConfig, *, layout: Layout) -> float:
-    """Return to how many context parallel ranks each key-value head of a rank goes when heads are traded (a2a)."""
+    """Return the number of context parallel ranks that get each key-value head of a rank under ``a2a``."""
     return max(1.0, layout.cp / num_local_kv_heads(model, tp=layout.tp))
 
 
-def _parts(weights: Iterator[Weight], *, unit: str, layout: Layout) -> Iterator[WeightShard]:
-    for weight in weights:
-        is_expert = weight.is_expert
-        num_shards = num_expert_shards(layout) if is_expert else num_dense_shards(layout)
-        num_ranks = (
-            layout.dp * layout.cp * layout.tp // (layout.ep * layout.etp) if is_expert else layout.dp * layout.cp
-        )
-        shape = list(weight.shape)
-        if is_expert:
-            shape[0] = math.ceil(shape[0] / layout.ep)
-        num_copied = 0
-        if weight.split is not None:
-            cuts = weight.split.cuts(shape, degree=layout.etp if is_expert else layout.tp)
-            shape[weight.split.dim] = sum(cut.length for cut in cuts)
-            num_copied = sum(cut.length for cut in cuts if cut.num_copies > 1)
-            num_copied *= math.prod(shape) // shape[weight.split.dim]
-        yield WeightShard(
-            weight=weight,
-            unit=f"{unit}.experts" if is_expert and unit != "root" else unit,
-            shape=tuple(shape),
-            num_shards=num_shards,
-            num_replicas=num_ranks // num_shards,
-            copied_numel=num_copied,
-        )
+def _shards(weights: Iterable[Weight], *, unit: str, layout: Layout) -> list[WeightShard]:
+    return [_shard(weight, unit=unit, layout=layout) for weight in weights]
+
+
+def _shard(weight: Weight, *, unit: str, layout: Layout) -> WeightShard:
+    shape = list(weight.shape)
+    degree = layout.tp
+    num_shards = num_dense_shards(layout)
+    num_ranks = layout.dp * layout.cp
+    if weight.is_expert:
+        shape[0] = math.ceil(shape[0] / layout.ep)
+        degree = layout.etp
+        num_shards = num_expert_shards(layout)
+        num_ranks = layout.dp * layout.cp * layout.tp // (layout.ep * layout.etp)
+        if unit != "root":
+            unit = f"{unit}.experts"
+    num_copied = 0
+    if weight.split is not None:
+        length = 0
+        for cut in weight.split.cuts(shape, degree=degree):
+            length += cut.length
+            if cut.num_copies > 1:
+                num_copied += cut.length
+        shape[weight.split.dim] = length
+        num_copied *= math.prod(shape) // length
+    return WeightShard(
+        weight=weight,
+        unit=unit,
+        shape=tuple(shape),
+        num_shards=num_shards,
+        num_replicas=num_ranks // num_shards,
+        copied_numel=num_copied,
+    )

@@ -1,4 +1,4 @@
-"""How a pipeline's ranks share out the layers of a model, and which schedules and batches fit a pipeline."""
+"""Pipeline stages: distribution of a model's layers over ranks, and the micro-batches a schedule can run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.parallelism import Layout
 
-EMBEDDING_LOAD = 1
-"""Layers the embedding counts for, where layers are dealt unevenly."""
-HEAD_LOAD = 1
-"""The same for the last norm, the output head and its loss."""
-MTP_LOAD = 1
-"""The same for each depth of multi-token prediction, which the last chunk has."""
+# Load in layers, if layers are distributed unevenly: of the embedding; of last norm, output head and loss; of each
+# depth of multi-token prediction, on the last chunk.
+_EMBEDDING_LOAD = 1
+_HEAD_LOAD = 1
+_MTP_LOAD = 1
 
 
 def stage_layers(model: ModelConfig, *, pp: int, vp: int) -> tuple[tuple[range, ...], ...]:
@@ -23,14 +22,14 @@ def stage_layers(model: ModelConfig, *, pp: int, vp: int) -> tuple[tuple[range, 
     Chunks go round the ranks: chunk c of rank r is the (c * pp + r)-th piece of the model. The first piece has the
     embedding as well; the last one has norm, head and multi-token prediction.
 
-    Layers that divide evenly are dealt evenly. Otherwise the embedding, the head and each multi-token prediction
+    Layers are distributed evenly if they divide. Otherwise the embedding, the head and each multi-token prediction
     depth count as one layer: each piece gets one layer, then each further layer goes to the piece with the least
     load, of equal ones to the last, because later stages keep fewer activations. So DeepSeek-V3's 61 layers over 16
     pieces (61 + 3 = 16 * 4) are 3, fourteen times 4, and 2; Llama 3.1 405B's 126 over 64 (126 + 2 = 64 * 2) are 1,
     sixty-two times 2, and 1.
 
     Args:
-        model: Its ``num_layers`` and ``mtp_num_layers`` count.
+        model: Architecture, for ``num_layers`` and ``mtp_num_layers``.
         pp: Pipeline parallel degree.
         vp: Model chunks per pipeline rank.
 
@@ -52,12 +51,12 @@ def stage_layers(model: ModelConfig, *, pp: int, vp: int) -> tuple[tuple[range, 
 
 
 def schedule_problems(layout: Layout, *, num_micro_batches: int, is_compiled: bool) -> Iterator[str]:
-    """Yield why the native engine's schedules can't run so many micro-batches a step.
+    """Yield the reasons the native engine's schedules can't run that many micro-batches a step.
 
     Args:
-        layout: A pipeline, or not.
-        num_micro_batches: Of one data-parallel rank in one step.
-        is_compiled: Blocks go through torch.compile.
+        layout: Layout, with or without a pipeline.
+        num_micro_batches: Micro-batches of one data-parallel rank in one step.
+        is_compiled: Blocks are compiled by torch.compile.
     """
     pp = layout.pp
     if pp == 1:
@@ -85,8 +84,8 @@ def _piece_sizes(model: ModelConfig, *, num_pieces: int) -> list[int]:
         return [model.num_layers // num_pieces] * num_pieces
     sizes = [1] * num_pieces
     loads = [1] * num_pieces
-    loads[0] += EMBEDDING_LOAD
-    loads[-1] += HEAD_LOAD + MTP_LOAD * model.mtp_num_layers
+    loads[0] += _EMBEDDING_LOAD
+    loads[-1] += _HEAD_LOAD + _MTP_LOAD * model.mtp_num_layers
     for _ in range(model.num_layers - num_pieces):
         piece = min(range(num_pieces), key=lambda index: (loads[index], -index))
         sizes[piece] += 1

@@ -1,7 +1,7 @@
-"""Every weight of an architecture: name, shape, and what parallel axes do with it.
+"""Weights of an architecture: name, shape, and sharding over the parallel axes.
 
-The native engine makes exactly these parameters and parallel axes split them as said here; parameter counts and
-memory of a plan are sums over them.
+The native engine makes exactly these parameters and cuts them as given here; parameter counts and memory of a plan are
+sums over them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pytest_nemoperf.errors import PlanError
 
 
 class TensorGrad(StrEnum):
-    """What a rank of the tp axis has of a weight's gradient after backward."""
+    """Gradient of a weight on one rank of the tp axis, after backward."""
 
-    OWN = "own"  # the weight is split: all of the gradient of its part; where parts are copied, copies must sum
-    HEADS = "heads"  # the weight is whole, but this rank used it for its heads alone: ranks must sum
-    TOKENS = "tokens"  # whole; under sequence parallelism this rank saw its tokens alone: ranks must sum
+    OWN = "own"  # the weight is split: the gradient of the part is complete, but copies of a part must be summed
+    HEADS = "heads"  # the weight is whole, its gradient partial: that of this rank's heads; ranks must sum
+    TOKENS = "tokens"  # whole; under sequence parallelism partial: that of this rank's tokens; ranks must sum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +29,8 @@ class SectionCut:
     """Equal parts of one section of a weight, each on one rank or copied to several.
 
     Attributes:
-        start: Of the section along the dimension that is cut.
-        length: Of a part.
+        start: Start of the section along the dimension that is cut.
+        length: Length of a part.
         num_copies: Consecutive ranks that hold the same part.
     """
 
@@ -38,23 +38,23 @@ class SectionCut:
     length: int
     num_copies: int
 
-    def bounds(self, place: int) -> tuple[int, int]:
-        """Return start and end of the part that the rank at a place of the axis holds."""
-        first = self.start + place // self.num_copies * self.length
+    def bounds(self, rank: int) -> tuple[int, int]:
+        """Return start and end of the part on one rank of the axis."""
+        first = self.start + rank // self.num_copies * self.length
         return first, first + self.length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardSpec:
-    """How a weight is cut over the tp axis, or an expert's over etp.
+    """Split of a weight over the tp axis, or of an expert's over etp.
 
     Attributes:
         dim: Dimension that is cut.
         sections: Lengths along it that are cut one by one, so that a rank gets its part of each of the
             matrices fused into one; empty for a weight that is one matrix.
-        max_parts: Most parts of each section (key and value heads); a multiple of so many ranks shares them out, and
-            consecutive ranks hold copies. None for a section without such a limit, empty if no section has one.
-        is_padded: The dimension is filled up to the next multiple (a vocabulary).
+        max_parts: Most parts of each section (key and value heads); with a multiple of that many ranks, consecutive
+            ranks hold copies. None for a section without such a limit, empty if no section has one.
+        is_padded: The dimension is padded to the next multiple of the degree (a vocabulary).
     """
 
     dim: int
@@ -63,20 +63,22 @@ class ShardSpec:
     is_padded: bool = False
 
     def cuts(self, shape: Sequence[int], *, degree: int) -> tuple[SectionCut, ...]:
-        """Return how each section of a weight is cut over so many ranks; uneven parts are rounded up."""
+        """Return the parts of each section for ``degree`` ranks; uneven parts are rounded up."""
         sections = self.sections or (shape[self.dim],)
         max_parts = self.max_parts or (None,) * len(sections)
         cuts = []
         start = 0
         for section, most in zip(sections, max_parts, strict=True):
-            num_copies = 1 if most is None else _num_copies(degree, num_parts=most)
+            num_copies = 1
+            if most is not None:
+                num_copies = _num_copies(degree, num_parts=most)
             length = math.ceil(section / (degree // num_copies))
             cuts.append(SectionCut(start=start, length=length, num_copies=num_copies))
             start += section
         return tuple(cuts)
 
     def equal_cuts(self, shape: Sequence[int], *, degree: int) -> tuple[SectionCut, ...]:
-        """Return the same where no part is rounded up, unless the dimension is one that is filled up.
+        """Return the parts of each section, which must divide evenly unless the dimension is padded.
 
         Raises:
             PlanError: If the parts would not be equal.
@@ -97,11 +99,11 @@ class Weight:
     """One weight of the whole model.
 
     Attributes:
-        name: Of the native engine's parameter, e.g. ``blocks.0.attention.qkv.weight``.
-        shape: Before any axis takes its part; an expert weight has the experts in dimension 0.
-        split: How tp cuts it (etp, for experts); None for a weight every rank of the axis holds whole.
-        tensor_grad: What must be done to its gradient over the tp axis.
-        is_expert: Belongs to routed experts: ep cuts dimension 0.
+        name: Name of the native engine's parameter, e.g. ``blocks.0.attention.qkv.weight``.
+        shape: Shape of the whole weight; an expert weight has the experts in dimension 0.
+        split: Split over tp (etp, for experts); None for a weight every rank of the axis holds whole.
+        tensor_grad: State of its gradient over the tp axis after backward.
+        is_expert: It belongs to routed experts: ep cuts dimension 0.
     """
 
     name: str
@@ -115,34 +117,33 @@ class Weight:
         """Elements of the whole weight."""
         return math.prod(self.shape)
 
-    @property
-    def is_norm(self) -> bool:
-        """Whether it scales a normalised vector (and starts at one)."""
-        return self.name.endswith("norm.weight")
-
 
 def sharded_dim(shape: Sequence[int], *, num_shards: int, is_expert: bool) -> int:
-    """Return the dimension FSDP cuts of a rank's part of a weight.
+    """Return the dimension along which FSDP shards a rank's part of a weight.
 
-    Rows, but of an expert's weight the second dimension where the experts don't divide: whole experts would leave ranks
-    with nothing but padding.
+    Dimension 0, but dimension 1 of an expert's weight if only that divides: whole experts would leave ranks with
+    nothing but padding.
     """
-    return 1 if is_expert and shape[0] % num_shards and shape[1] % num_shards == 0 else 0
+    if is_expert and shape[0] % num_shards and shape[1] % num_shards == 0:
+        return 1
+    return 0
 
 
 def num_kv_copies(model: ModelConfig, *, tp: int) -> int:
-    """Return how many ranks of a tensor parallel group hold the same key-value heads; latent attention copies none.
+    """Return the number of tensor parallel ranks that hold the same key-value heads; 1 for latent attention.
 
     References:
         vLLM's QKVParallelLinear (num_kv_head_replicas) copies the projections' rows in the same order. Megatron-Core
         cuts the fused projection evenly instead and gathers queries, keys and values in each pass (num_query_groups
         below tensor_model_parallel_size).
     """
-    return 1 if model.mla is not None else _num_copies(tp, num_parts=model.num_kv_heads)
+    if model.mla is not None:
+        return 1
+    return _num_copies(tp, num_parts=model.num_kv_heads)
 
 
 def num_local_kv_heads(model: ModelConfig, *, tp: int) -> float:
-    """Return the key-value heads of one tensor parallel rank; not whole only where tp can't cut them.
+    """Return the key-value heads of one tensor parallel rank; a fraction if tp does not divide them.
 
     Latent attention has as many as query heads.
     """
@@ -157,8 +158,13 @@ def num_parameters(model: ModelConfig) -> int:
 
 def num_active_parameters(model: ModelConfig) -> int:
     """Return the parameters one token uses: of the routed experts, the ``topk`` it goes to."""
-    share = 1.0 if model.moe is None else model.moe.topk / model.moe.num_experts
-    return sum(round(weight.numel * share) if weight.is_expert else weight.numel for weight in model_weights(model))
+    active = 0
+    for weight in model_weights(model):
+        if weight.is_expert and model.moe is not None:
+            active += round(weight.numel * (model.moe.topk / model.moe.num_experts))
+        else:
+            active += weight.numel
+    return active
 
 
 def model_weights(model: ModelConfig) -> Iterator[Weight]:
@@ -191,7 +197,7 @@ def head_weights(model: ModelConfig) -> Iterator[Weight]:
     """Yield the last norm and the output head of the last pipeline stage; a tied head has no weight of its own."""
     yield from _norm(model, "norm")
     if model.has_value_head:
-        # Like a norm, it is applied to the tokens of the residual stream, whatever part of them a rank has.
+        # Like a norm, it is applied to a rank's own tokens of the residual stream.
         yield Weight(name="head.weight", shape=(1, model.hidden_size), tensor_grad=TensorGrad.TOKENS)
     elif not model.tied_embeddings:
         yield Weight(
@@ -220,7 +226,8 @@ def _layer_weights(model: ModelConfig, layer: Layer) -> Iterator[Weight]:
     match layer.mixer:
         case Mixer.ATTENTION:
             yield from _norm(model, "attention_norm")
-            yield from _prefixed("attention.", _attention(model) if model.mla is None else _latent_attention(model))
+            attention = _attention if model.mla is None else _latent_attention
+            yield from _prefixed("attention.", attention(model))
         case Mixer.MAMBA:
             yield from _norm(model, "mamba_norm")
             yield from _prefixed("mamba.", _mamba(model))
@@ -243,16 +250,18 @@ def _layer_weights(model: ModelConfig, layer: Layer) -> Iterator[Weight]:
 
 
 def _attention(model: ModelConfig) -> Iterator[Weight]:
-    hidden, head = model.hidden_size, model.head_dim
-    queries, keys = model.num_heads * head, model.num_kv_heads * head
-    sections = (queries * (2 if model.attention_gate else 1), keys, keys)
+    queries = model.num_heads * model.head_dim
+    keys = model.num_kv_heads * model.head_dim
+    sections = (queries, keys, keys)
+    if model.attention_gate:
+        sections = (2 * queries, keys, keys)
     split = ShardSpec(dim=0, sections=sections, max_parts=(None, model.num_kv_heads, model.num_kv_heads))
-    yield Weight(name="qkv.weight", shape=(sum(sections), hidden), split=split)
+    yield Weight(name="qkv.weight", shape=(sum(sections), model.hidden_size), split=split)
     if model.qkv_bias:
         yield Weight(name="qkv.bias", shape=(sum(sections),), split=split)
     if model.qk_norm == "rms":
-        yield Weight(name="q_norm.weight", shape=(head,), tensor_grad=TensorGrad.HEADS)
-        yield Weight(name="k_norm.weight", shape=(head,), tensor_grad=TensorGrad.HEADS)
+        yield Weight(name="q_norm.weight", shape=(model.head_dim,), tensor_grad=TensorGrad.HEADS)
+        yield Weight(name="k_norm.weight", shape=(model.head_dim,), tensor_grad=TensorGrad.HEADS)
     if model.attention_sinks:
         yield Weight(name="sinks", shape=(model.num_heads,), split=ShardSpec(dim=0))
     yield from _output("out", model, width=queries, has_bias=model.out_bias)
@@ -299,15 +308,15 @@ def _moe(model: ModelConfig) -> Iterator[Weight]:
         yield Weight(name="latent_down.weight", shape=(inner, hidden), tensor_grad=TensorGrad.TOKENS)
         yield Weight(name="latent_up.weight", shape=(hidden, inner), tensor_grad=TensorGrad.TOKENS)
     name, sections = _first_matrix(model, width=moe.ffn_hidden_size)
-    expert = Weight(name="", shape=(), is_expert=True)
-    first, second = ShardSpec(dim=1, sections=sections), ShardSpec(dim=2)
+    split = ShardSpec(dim=1, sections=sections)
     shape = (moe.num_experts, sum(sections), inner)
-    yield replace(expert, name=f"experts.{name}.weight", shape=shape, split=first)
+    yield Weight(name=f"experts.{name}.weight", shape=shape, split=split, is_expert=True)
     if model.mlp_bias:
-        yield replace(expert, name=f"experts.{name}.bias", shape=shape[:2], split=first)
-    yield replace(expert, name="experts.down.weight", shape=(moe.num_experts, inner, moe.ffn_hidden_size), split=second)
+        yield Weight(name=f"experts.{name}.bias", shape=shape[:2], split=split, is_expert=True)
+    shape = (moe.num_experts, inner, moe.ffn_hidden_size)
+    yield Weight(name="experts.down.weight", shape=shape, split=ShardSpec(dim=2), is_expert=True)
     if model.mlp_bias:
-        yield replace(expert, name="experts.down.bias", shape=(moe.num_experts, inner))
+        yield Weight(name="experts.down.bias", shape=shape[:2], is_expert=True)
     if moe.shared_ffn_hidden_size:
         yield from _prefixed("shared.", _mlp(model, width=moe.shared_ffn_hidden_size))
     if moe.shared_gate:
@@ -331,7 +340,8 @@ def _mamba(model: ModelConfig) -> Iterator[Weight]:
 def _gated_delta_net(model: ModelConfig) -> Iterator[Weight]:
     net = model.gated_delta_net
     assert net is not None  # noqa: S101 (no layer has one without it)
-    keys, values = net.num_key_heads * net.key_head_dim, net.num_value_heads * net.value_head_dim
+    keys = net.num_key_heads * net.key_head_dim
+    values = net.num_value_heads * net.value_head_dim
     yield Weight(name="qkvz.weight", shape=(2 * keys + 2 * values, model.hidden_size))
     yield Weight(name="ba.weight", shape=(2 * net.num_value_heads, model.hidden_size))
     yield Weight(name="conv.weight", shape=(2 * keys + values, net.conv_kernel))
@@ -342,12 +352,14 @@ def _gated_delta_net(model: ModelConfig) -> Iterator[Weight]:
 
 
 def _first_matrix(model: ModelConfig, *, width: int) -> tuple[str, tuple[int, ...]]:
-    """Return name and sections of an MLP's first matrix; gate and up projection are one."""
-    return ("gate_up", (width, width)) if model.activation.is_gated else ("up", (width,))
+    """Return name and sections of an MLP's first matrix; gate and up projection are fused."""
+    if model.activation.is_gated:
+        return "gate_up", (width, width)
+    return "up", (width,)
 
 
 def _output(name: str, model: ModelConfig, *, width: int, has_bias: bool) -> Iterator[Weight]:
-    """Yield a sub-layer's second matrix; its bias joins after the ranks' parts are summed."""
+    """Yield a sub-layer's second matrix, and its bias, added after the ranks' outputs are summed."""
     yield Weight(name=f"{name}.weight", shape=(model.hidden_size, width), split=ShardSpec(dim=1))
     if has_bias:
         yield Weight(name=f"{name}.bias", shape=(model.hidden_size,), tensor_grad=TensorGrad.TOKENS)
@@ -360,8 +372,10 @@ def _norm(model: ModelConfig, name: str) -> Iterator[Weight]:
 
 
 def _num_copies(degree: int, *, num_parts: int) -> int:
-    """Return how many ranks hold each part where the ranks are a multiple of the parts, else 1."""
-    return degree // num_parts if degree % num_parts == 0 else 1
+    """Return the copies of each part if the degree is a multiple of the parts, else 1."""
+    if degree % num_parts:
+        return 1
+    return degree // num_parts
 
 
 def _prefixed(prefix: str, weights: Iterator[Weight] | list[Weight]) -> Iterator[Weight]:

@@ -1,4 +1,4 @@
-"""Runs plans on real ranks and compares them with one process: the pieces that parity tests share."""
+"""Runs plans on real ranks and compares them with one process, for parity tests."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Engine:
         return run_dir
 
     def reference(self, plan: Plan) -> list[StepRecord]:
-        """Return what one process computes for the plan's model and batch, in one pass and without tricks."""
+        """Return the records of one process for the plan's model and batch, in one pass, not recomputed or compiled."""
         alone = replace(
             plan,
             case="reference",

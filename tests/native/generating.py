@@ -24,7 +24,7 @@ from pytest_nemoperf.native.mesh import GenerationMesh, RankMesh, build_generati
 from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.native.rank import read_place
 from pytest_nemoperf.native.rollouts import Generated, Request, Response
-from pytest_nemoperf.native.shares import AxisShard, shares_of
+from pytest_nemoperf.native.shares import AxisShard, axis_shards
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import PLAN_FILE
@@ -105,7 +105,7 @@ def fill(
     known = {weight.name: weight for weight in model_weights(plan.model)}
     for name, room in generator.allocate().items():
         part = weights[name].detach()
-        for share in shares_of(known[name], mesh=parts):
+        for share in axis_shards(known[name], mesh=parts):
             part = share.take(part)
         room.copy_(part)
     generator.refitted()
@@ -139,7 +139,9 @@ def generate() -> None:
 
 def with_everyones_first_part() -> None:
     """Tensor parallel ranks that all hold the first part of each matrix."""
-    with mock.patch.object(shares, "_share", lambda split, group: AxisShard(split=split, degree=group.size(), place=0)):
+    with mock.patch.object(
+        shares, "_axis_shard", lambda split, group: AxisShard(split=split, degree=group.size(), rank=0)
+    ):
         generate()
 
 

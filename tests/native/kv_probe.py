@@ -47,5 +47,5 @@ def main() -> None:
 
 
 def read_digests(run_dir: Path, *, num_ranks: int) -> list[list[str]]:
-    """Return what the ranks wrote."""
+    """Return the digests of each rank, one per update."""
     return [json.loads((run_dir / f"copies-rank{number}.json").read_text()) for number in range(num_ranks)]

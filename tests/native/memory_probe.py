@@ -1,4 +1,4 @@
-"""Ranks that report what they allocated, by kind. An entrypoint of the warm server, as in sabotage.py."""
+"""Ranks that report allocated bytes by kind. An entrypoint of the warm server, as in sabotage.py."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class KeptActivations:
 
 
 class Held:
-    """What stands in the graph for a saved tensor."""
+    """Handle of a saved tensor in the autograd graph."""
 
     def __init__(self, tensor: Tensor, *, kept: KeptActivations, key: int) -> None:
         self.tensor = tensor

@@ -1,4 +1,4 @@
-"""Ranks that make their groups and write which these are; entrypoints of the warm server, as in sabotage.py."""
+"""Ranks that make their groups and report them; entrypoints of the warm server, as in sabotage.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def main() -> None:
 
 
 def with_timeouts() -> None:
-    """Run the plan, and write how long this rank's groups wait, in seconds."""
+    """Run the plan, and write the timeouts of this rank's groups, in seconds."""
     original = gather_steps
 
     def observed(steps: Any, *, device: torch.device, **options: Any) -> Any:
@@ -39,7 +39,7 @@ def with_timeouts() -> None:
 
 
 def read_facts(run_dir: Path, *, num_ranks: int) -> list[Any]:
-    """Return what the ranks wrote."""
+    """Return the report of each rank."""
     return [json.loads((run_dir / f"mesh-{number}.json").read_text()) for number in range(num_ranks)]
 
 

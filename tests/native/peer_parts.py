@@ -1,4 +1,4 @@
-"""What families of transformers have in common: names of weights, sizes, rotary positions."""
+"""Common parts of transformers' families: names of weights, sizes, rotary positions."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def fused_experts(block: Weights, prefix: str) -> Pairs:
 
 
 def llama(model: ModelConfig, ours: Weights) -> Pairs:
-    """Llama, Qwen2, Qwen3 and Mixtral with what is different in each."""
+    """Llama, Qwen2, Qwen3 and Mixtral, with their differences."""
     yield from ends(model, ours)
     for prefix, block in blocks(model, ours):
         yield from pre_norms(block, prefix)

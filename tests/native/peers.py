@@ -47,7 +47,7 @@ from tests.native.peer_parts import (
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """How a family is written in transformers.
+    """A family's classes in transformers.
 
     Attributes:
         config_class: Name of its configuration class.

@@ -1,4 +1,4 @@
-"""Ranks that refit and compare what they got with a whole model cut for them. Entrypoints of the warm server."""
+"""Ranks that refit and compare their weights with shards of a whole model. Entrypoints of the warm server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 
 
 def compare() -> None:
-    """Refit twice, the second time after the weights changed, and report what is not equal."""
+    """Refit twice, the second time after the weights changed, and report the weights that differ."""
 
     def check(probe: Probe) -> list[str]:
         wrong = []
@@ -47,7 +47,7 @@ def compare() -> None:
 
 
 def compare_asynchronously() -> None:
-    """The same; ranks that train go on, and change their weights, before those that generate receive them."""
+    """Like ``compare``, but training ranks go on and change their weights before generating ranks receive them."""
 
     def check(probe: Probe) -> list[str]:
         wrong = []
@@ -94,14 +94,14 @@ def with_a_shifted_interval() -> None:
 
 def without_the_last_bucket() -> None:
     """A refit that forgets the last of its exchanges."""
-    original = moves.in_buckets
+    original = moves.split_into_buckets
 
-    with mock.patch.object(refit, "in_buckets", lambda *args, **options: original(*args, **options)[:-1]):
+    with mock.patch.object(refit, "split_into_buckets", lambda *args, **options: original(*args, **options)[:-1]):
         compare()
 
 
 def with_senders_in_the_wrong_order() -> None:
-    """A refit whose receivers take what came from the last rank first."""
+    """A refit with received transfers in reverse order of the senders."""
     original = refit._bucket_of
 
     def reversed_receives(*args, **options):  # type: ignore[no-untyped-def]  # as above
@@ -113,7 +113,7 @@ def with_senders_in_the_wrong_order() -> None:
 
 
 class Probe:
-    """One rank: what it trains, where it generates, and what must arrive there."""
+    """One rank: its training weights, its generation weights, and the expected values of these."""
 
     def __init__(self, plan: Plan, *, rank: int) -> None:
         layout = plan.layout
@@ -121,7 +121,7 @@ class Probe:
         mesh = build_mesh(layout, model=plan.model, device_type="cpu")
         self.trainers = mesh.world
         self.is_training = rank < layout.gpus
-        group = dist.new_group()  # its own: what is on its way must not hold other collectives up
+        group = dist.new_group()  # its own: transfers in flight must not block other collectives
         self.refit = Refit(plan, group=group, device=CPU, bucket_bytes=int(os.environ[BUCKET_VARIABLE]))
         chunks = parallelize(plan, mesh=mesh, device=CPU) if self.is_training else ()
         self.sources: dict[str, Tensor] = {
@@ -134,14 +134,14 @@ class Probe:
         self._factor = 1.0
 
     def train(self, factor: float) -> None:
-        """Change each weight that trains, and what is expected; a power of two makes no rounding errors."""
+        """Scale training weights and expected values; a power of two makes no rounding errors."""
         with torch.no_grad():
             for weight in self.sources.values():
                 weight.mul_(factor)
         self._factor *= factor
 
     def differences(self) -> list[str]:
-        """Return the names of weights that are not exactly what they should be, padding included."""
+        """Return the names of weights that differ from the expected ones, padding included."""
         wrong = []
         for name, part in self.expected.items():
             changed = torch.where(part.isnan(), 0.0, part * self._factor)
@@ -176,7 +176,7 @@ def _expected(plan: Plan, *, generation: GenerationLayout, place: int) -> dict[s
             if split.is_padded:
                 missing = -tensor.shape[0] % tp
                 tensor = torch.cat([tensor, tensor.new_full((missing, *tensor.shape[1:]), torch.nan)])
-            tensor = AxisShard(split=split, degree=tp, place=place % tp).take(tensor)
+            tensor = AxisShard(split=split, degree=tp, rank=place % tp).take(tensor)
         expected[name] = tensor
     return expected
 
@@ -201,7 +201,7 @@ def _report(check: Callable[[Probe], list[str]]) -> None:
 
 
 def _drawn(name: str, *, shape: tuple[int, ...], num_layers: int, seed: int, device: torch.device) -> Tensor:
-    """Draw a whole weight; norms and biases too, which start as ones and zeros that any other would equal."""
+    """Draw a whole weight, also of norms and biases: ones and zeros would equal those of any other."""
     del num_layers
     generator = seeded_generator(device, seed=seed, purpose=f"weight {name}")
     return torch.randn(shape, generator=generator, device=device)

@@ -1,4 +1,4 @@
-"""Ranks with one thing left out each: what the parity tests must notice. Entrypoints of the warm server."""
+"""Ranks with one defect each, which the parity tests must notice. Entrypoints of the warm server."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ from pytest_nemoperf.weights import SectionCut, Weight
 
 
 def without_norm_reduction() -> None:
-    """Sequence parallelism whose norms never hear of the other ranks' tokens."""
-    with mock.patch.object(Gradients, "complete", return_value=None):
+    """Sequence parallelism without the sum of norms' gradients over the ranks' tokens."""
+    with mock.patch.object(Gradients, "reduce", return_value=None):
         rank.main()
 
 
 def with_values_to_learn() -> None:
-    """Nothing is left out; a value model learns to predict each next token's number, over the vocabulary's size.
+    """No defect: a value model learns to predict each next token's id, over the vocabulary's size.
 
-    Its own output would do as a loss, but every token's gradient would be the same.
+    With its own output as the loss every token's gradient would be the same.
     """
 
     def learning(plan, **options):  # type: ignore[no-untyped-def]  # passes on what it is given
@@ -68,13 +68,13 @@ def with_values_to_learn() -> None:
 
 
 def with_values_counted_by_each_rank() -> None:
-    """The same under tensor parallelism that takes the gradients of values for parts of a sum."""
+    """``with_values_to_learn`` under tensor parallelism that sums the replicated gradients of values."""
     with mock.patch.object(tensor_parallel, "all_gather_replicated", collectives.all_gather):
         with_values_to_learn()
 
 
 def without_sum_of_value_gradients() -> None:
-    """The same under sequence parallelism whose value heads never hear of the other ranks' tokens."""
+    """``with_values_to_learn`` without the sum of the value head's gradient over the ranks' tokens."""
     original = gradients._sums
 
     def without_head(pairs: Sequence[tuple[Tensor, Weight]], **options: Any) -> Iterable[gradients._Sum]:
@@ -85,7 +85,7 @@ def without_sum_of_value_gradients() -> None:
 
 
 def without_sum_of_copied_gradients() -> None:
-    """Copies of key-value heads that never hear of each other's query heads."""
+    """Copies of key-value heads without the sum of their gradients."""
     original = gradients._sums
 
     def without_copies(*args: Any, **options: Any) -> Iterable[gradients._Sum]:
@@ -108,11 +108,12 @@ def with_copies_counted_each() -> None:
 
 
 def with_heads_of_others() -> None:
-    """Copies of key-value heads dealt out in turn, so that most ranks have other heads' queries."""
+    """Copies of key-value heads assigned in turn, so that most ranks have queries of other heads."""
 
-    def in_turn(cut: SectionCut, place: int) -> tuple[int, int]:
-        place = place if cut.num_copies == 1 else place % cut.num_copies
-        return cut.start + place * cut.length, cut.start + (place + 1) * cut.length
+    def in_turn(cut: SectionCut, rank: int) -> tuple[int, int]:
+        if cut.num_copies > 1:
+            rank %= cut.num_copies
+        return cut.start + rank * cut.length, cut.start + (rank + 1) * cut.length
 
     with mock.patch.object(SectionCut, "bounds", in_turn):
         rank.main()
@@ -140,7 +141,7 @@ def without_gradient_sync() -> None:
 
 
 def with_everyones_first_share() -> None:
-    """Data parallelism whose ranks all read the same sequences."""
+    """Data parallelism with the same sequences on all ranks."""
     original = data.SyntheticTokens
 
     def first_share(plan, *, dp_rank, **options):  # type: ignore[no-untyped-def]  # passes on what it is given
@@ -152,7 +153,7 @@ def with_everyones_first_share() -> None:
 
 
 def without_sum_of_tied_gradients() -> None:
-    """A pipeline whose first and last stage each train an embedding table of their own."""
+    """A pipeline without the sum of the tied tables' gradients on the first and the last stage."""
     with mock.patch.object(update, "shared_embedding", return_value=None):
         rank.main()
 
@@ -169,7 +170,7 @@ def without_last_micro_batch() -> None:
 
 
 def with_layers_in_the_wrong_order() -> None:
-    """A pipeline whose ranks have each other's layers."""
+    """A pipeline with the ranks' layers in reverse order."""
 
     def swapped(model: ModelConfig, *, pp: int, vp: int) -> tuple[tuple[range, ...], ...]:
         return stage_layers(model, pp=pp, vp=vp)[::-1]
@@ -179,7 +180,7 @@ def with_layers_in_the_wrong_order() -> None:
 
 
 def looking_at_message_buffers() -> None:
-    """Nothing is left out, but a rank fails that keeps the buffer of a message after its step."""
+    """No defect, but a rank that keeps the buffer of a message after its step fails."""
     made = []
     original = pipeline._stage
 
@@ -203,20 +204,22 @@ def looking_at_message_buffers() -> None:
 
 
 def keeping_message_buffers() -> None:
-    """The same, in a pipeline that gives none of them back."""
+    """``looking_at_message_buffers`` in a pipeline that frees none of them."""
     with mock.patch.object(stage, "_release"):
         looking_at_message_buffers()
 
 
 def with_sequences_out_of_order() -> None:
-    """Context parallelism that takes the ranks' pieces as they come."""
+    """Context parallelism with the pieces in the order of the ranks."""
     with mock.patch.object(context_parallel, "_in_order", lambda x, **_: x):
         rank.main()
 
 
 def with_everyones_first_part() -> None:
-    """Tensor parallelism whose ranks all hold the first part of each matrix."""
-    with mock.patch.object(shares, "_share", lambda split, group: AxisShard(split=split, degree=group.size(), place=0)):
+    """Tensor parallelism with the first shard of each matrix on all ranks."""
+    with mock.patch.object(
+        shares, "_axis_shard", lambda split, group: AxisShard(split=split, degree=group.size(), rank=0)
+    ):
         rank.main()
 
 
@@ -256,7 +259,7 @@ def with_rows_for_other_experts() -> None:
 
 
 def with_experts_unscaled() -> None:
-    """Expert parallelism whose experts' gradients are sums where the others' are means."""
+    """Expert parallelism with sums, not means, of the experts' gradients."""
     original = gradients._sums
 
     def without_experts(pairs: Sequence[tuple[Tensor, Weight]], **options: Any) -> Iterable[gradients._Sum]:

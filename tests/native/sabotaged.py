@@ -1,4 +1,4 @@
-"""A framework whose ranks begin elsewhere: at an entrypoint that breaks something first."""
+"""The native framework with a sabotaged entrypoint."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ TWINS = {
 
 
 def scrambled(config: ModelConfig) -> Decoder:
-    """Return a model in which no weight has a value that hides what it does, such as a norm's one."""
+    """Return a model with random values in every weight: the initial ones of a norm would hide its use."""
     model = build(tiny_plan(model=config, seq_len=SEQ_LEN))
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -96,7 +96,7 @@ def test_logits_equal_those_of_transformers(name: str) -> None:
 
 @torch.no_grad()
 def test_gated_heads_and_a_gated_shared_expert_equal_those_of_transformers() -> None:
-    """Qwen3-Next is a hybrid that this engine refuses; its layers with attention and its experts it computes."""
+    """The engine refuses the hybrid Qwen3-Next, but computes its attention layers and its experts."""
     config = replace(find_model("qwen3-next-80b-a3b-twin"), gated_delta_net=None, full_attention_interval=0)
     model = scrambled(config)
 
@@ -161,7 +161,10 @@ def test_a_model_with_one_thing_different_is_told_apart(name: str, changes: dict
 def changed(config: ModelConfig, changes: dict[str, Any]) -> ModelConfig:
     for path, value in changes.items():
         part, _, field = path.rpartition(".")
-        config = replace(config, **{part: replace(getattr(config, part), **{field: value})} if part else {field: value})
+        if part:
+            config = replace(config, **{part: replace(getattr(config, part), **{field: value})})
+        else:
+            config = replace(config, **{field: value})
     return config
 
 

@@ -28,7 +28,7 @@ MODELS["value"] = value_model(find_model("gemma2-2b-twin"))
 
 
 def grouped_flops(rows: Any, matrices: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
-    """Return what a grouped product of rows with their expert's matrix, or a gradient of it, costs."""
+    """Return the FLOPs of a grouped product of rows with their expert's matrix, or of a gradient of it."""
     return int(2 * rows[0] * rows[1] * matrices[-1])
 
 

@@ -1,4 +1,4 @@
-"""Tensor parallel ranks that outnumber the key-value heads compute what one process computes, and copies stay equal."""
+"""Tensor parallel ranks with copies of key-value heads: parity with one process, and equal copies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pytest_nemoperf.kv_copies import kv_copies
 from pytest_nemoperf.native.attention import Attention
 from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.model import Decoder
-from pytest_nemoperf.native.shares import cut
+from pytest_nemoperf.native.shares import shard_weights
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.weights import model_weights
@@ -136,7 +136,7 @@ def forward_flops(config: ModelConfig, *, tp: int) -> int:
     with torch.device("meta"):
         model = Decoder(config, seq_len=1, dtype=torch.float32)
     mesh = RankMesh(tp=Place(tp))  # type: ignore[arg-type]  # of a group, size and rank are all that is asked
-    cut(model, weights={weight.name: weight for weight in model_weights(config)}, mesh=mesh)
+    shard_weights(model, weights={weight.name: weight for weight in model_weights(config)}, mesh=mesh)
     with FlopCounterMode(display=False) as counted:
         for module in model.modules():
             if isinstance(module, Attention):

@@ -1,4 +1,4 @@
-"""What plans say about memory against what real ranks allocate: state to the byte, activations within a few percent."""
+"""Planned memory against allocations of real ranks: state to the byte, activations within a few percent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every rank of a run makes the same groups, whatever it has to do with them."""
+"""Process groups: every rank of a run makes all of them, with the timeout of the run."""
 
 from __future__ import annotations
 

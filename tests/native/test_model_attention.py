@@ -31,7 +31,8 @@ def definition(q: Tensor, k: Tensor, v: Tensor, core: SoftmaxCore, *, sinks: Ten
             first = 0
             if core.window is not None:
                 first = query // core.window * core.window if core.is_chunked else max(0, query - core.window + 1)
-            keys, values = (x[:, head // 2, first : query + 1] for x in (k, v))
+            keys = k[:, head // 2, first : query + 1]
+            values = v[:, head // 2, first : query + 1]
             scores = (keys @ q[:, head, query, :, None])[..., 0] * core.scale
             if core.softcap is not None:
                 scores = core.softcap * torch.tanh(scores / core.softcap)

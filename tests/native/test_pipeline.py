@@ -1,4 +1,4 @@
-"""A pipeline computes what one process computes, whatever its schedule, and with every other axis."""
+"""Parity of pipelines with one process, for each schedule and with every other axis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which products transformer-engine would do; the package itself needs CUDA, so that a recorder takes its place."""
+"""Products given to transformer-engine; the package needs CUDA, so a recorder takes its place."""
 
 from __future__ import annotations
 
@@ -92,7 +92,8 @@ def test_without_transformer_engine_the_reason_is_told(precision: Precision, mon
 def test_every_projection_of_a_block_goes_through_it_with_the_models_own_weights(engine: RecordingEngine) -> None:
     plain, swapped = model_in(Precision.BF16), model_in(Precision.FP8_CS)
 
-    expected, loss = (model(TOKENS, TOKENS[..., None]) for model in (plain, swapped))
+    expected = plain(TOKENS, TOKENS[..., None])
+    loss = swapped(TOKENS, TOKENS[..., None])
     expected.backward()
     loss.backward()
 

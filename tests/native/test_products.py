@@ -1,7 +1,7 @@
-"""Products of axes compute what one process computes; each axis left wrong is noticed.
+"""Parity of products of axes with one process; sabotage of each axis is noticed.
 
-Every pair of axes for a dense model and for a mixture of experts, and products of three on eight ranks; what each
-axis does alone, and the variants of pipelines and recomputation, are in the other modules.
+Every pair of axes for a dense model and for a mixture of experts, and products of three on eight ranks; single axes,
+and the variants of pipelines and recomputation, are in the other modules.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def layout_of(axes: tuple[str, ...], **more: Any) -> Layout:
 
 
 def plan_with(layout: Layout, **changes: Any) -> Plan:
-    """Return a plan of two micro-batches a step: what they add is the same for all, and ranks here share few cores."""
+    """Return a plan of two micro-batches a step: enough for accumulation, and ranks here share few cores."""
     return plan_of(layout, micro_batch_size=8 // (2 * layout.dp), **changes)
 
 

@@ -1,4 +1,4 @@
-"""Which part of a weight a rank holds; that the parts compute the whole is in test_parity."""
+"""Shards of a weight over one axis; test_parity compares real ranks with one process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def rows(*numbers: int) -> torch.Tensor:
 def test_a_matrix_is_cut_into_equal_parts() -> None:
     whole = rows(0, 1, 2, 3)
 
-    parts = [AxisShard(split=ShardSpec(dim=0), degree=2, place=rank).take(whole) for rank in range(2)]
+    parts = [AxisShard(split=ShardSpec(dim=0), degree=2, rank=rank).take(whole) for rank in range(2)]
 
     assert torch.equal(torch.cat(parts), whole)
     assert parts[0].shape == (2, 2)
@@ -26,13 +26,13 @@ def test_a_matrix_is_cut_into_equal_parts() -> None:
 def test_columns_can_be_cut_as_well() -> None:
     whole = torch.arange(8).reshape(2, 4)
 
-    assert torch.equal(AxisShard(split=ShardSpec(dim=1), degree=2, place=1).take(whole), torch.tensor([[2, 3], [6, 7]]))
+    assert torch.equal(AxisShard(split=ShardSpec(dim=1), degree=2, rank=1).take(whole), torch.tensor([[2, 3], [6, 7]]))
 
 
 def test_each_of_the_matrices_fused_into_one_is_cut_by_itself() -> None:
     queries_keys_values = rows(10, 11, 12, 13, 20, 21, 30, 31)
 
-    part = AxisShard(split=ShardSpec(dim=0, sections=(4, 2, 2)), degree=2, place=1).take(queries_keys_values)
+    part = AxisShard(split=ShardSpec(dim=0, sections=(4, 2, 2)), degree=2, rank=1).take(queries_keys_values)
 
     assert torch.equal(part, rows(12, 13, 21, 31))
 
@@ -41,9 +41,7 @@ def test_a_matrix_of_fewer_parts_than_ranks_is_copied() -> None:
     queries_keys_values = rows(10, 11, 12, 13, 20, 21, 30, 31)
     split = ShardSpec(dim=0, sections=(4, 2, 2), max_parts=(None, 2, 2))
 
-    parts = [
-        AxisShard(split=split, degree=4, place=place).take(queries_keys_values)[:, 0].tolist() for place in range(4)
-    ]
+    parts = [AxisShard(split=split, degree=4, rank=rank).take(queries_keys_values)[:, 0].tolist() for rank in range(4)]
 
     assert parts == [[10, 20, 30], [11, 20, 30], [12, 21, 31], [13, 21, 31]]
 
@@ -51,11 +49,11 @@ def test_a_matrix_of_fewer_parts_than_ranks_is_copied() -> None:
 def test_a_vocabulary_is_filled_up_so_that_all_parts_are_equal() -> None:
     whole = rows(0, 1, 2)
 
-    parts = [AxisShard(split=ShardSpec(dim=0, is_padded=True), degree=2, place=place).take(whole) for place in range(2)]
+    parts = [AxisShard(split=ShardSpec(dim=0, is_padded=True), degree=2, rank=rank).take(whole) for rank in range(2)]
 
     assert torch.equal(torch.cat(parts), torch.cat([whole, torch.zeros(1, 2, dtype=whole.dtype)]))
 
 
 def test_a_matrix_that_can_not_be_cut_into_equal_parts_is_refused() -> None:
     with pytest.raises(PlanError, match=r"\(3, 2\) can't be cut into 2 equal parts along 3 rows"):
-        AxisShard(split=ShardSpec(dim=0), degree=2, place=0).take(rows(0, 1, 2))
+        AxisShard(split=ShardSpec(dim=0), degree=2, rank=0).take(rows(0, 1, 2))

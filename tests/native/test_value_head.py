@@ -1,4 +1,4 @@
-"""The value model: a policy's architecture with one number a token, in every layout what one process computes."""
+"""Value models: a policy's architecture with one value per token, and their parity with one process."""
 
 from __future__ import annotations
 
@@ -76,9 +76,8 @@ def test_the_head_of_a_value_model_costs_next_to_nothing() -> None:
     policy = find_model("llama3-8b")
     convention = find_convention("full-attention")
 
-    own, theirs = (
-        dict(flops_terms(model, seq_len=128, convention=convention)) for model in (value_model(policy), policy)
-    )
+    own = dict(flops_terms(value_model(policy), seq_len=128, convention=convention))
+    theirs = dict(flops_terms(policy, seq_len=128, convention=convention))
 
     assert own.pop("head") == 6 * policy.hidden_size
     theirs.pop("head")
@@ -101,7 +100,7 @@ def test_a_decoder_with_a_value_head_returns_the_sum_of_its_values() -> None:
 
     by_hand = [sum(h * w for h, w in zip(row, head.weight[0].tolist(), strict=True)) for row in hidden_TD.tolist()]
     assert value_T.tolist() == pytest.approx(by_hand, rel=1e-4, abs=1e-6)
-    # The objective of pre-training is a sum, with either sign, of what the head returns.
+    # The objective of pre-training is the negative sum of the head's outputs.
     assert abs(model(tokens_BS, tokens_BS[..., None]).item()) == pytest.approx(abs(sum(by_hand)), rel=1e-4)
 
 

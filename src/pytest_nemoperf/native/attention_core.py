@@ -1,4 +1,4 @@
-"""The core of attention: softmax of scaled scores, times values, over the keys a query may see."""
+"""Attention core: softmax of scaled and masked scores, times values."""
 
 # B sequences, S queries of a sequence, T keys of it (T >= S under context parallelism), H query heads, K key-value
 # heads, G query heads of a key-value head, C width of a head (of queries and keys; values may have another)
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Core(Protocol):
-    """What attention calls; context parallelism and recomputation put their own around it."""
+    """Callable that attention applies to queries, keys and values; context parallelism and recomputation wrap it."""
 
     def __call__(
         self,
@@ -32,16 +32,17 @@ class Core(Protocol):
             k_BKTC: Keys of the positions ``0 ... T-1``, with T >= first_query+S.
             v_BKTC: Their values.
             first_query: Position of the first query.
-            sinks_H: A score of each head that takes part in the softmax and has no value.
+            sinks_H: One score per head that joins the softmax without a value.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Masks:
-    """Which keys the queries see, made once for all layers of a model.
+    """Attention masks shared by all layers of a model.
 
     Attributes:
-        made: By window, its kind, and place of the first query, for the most queries so far: of fewer it is a corner.
+        made: Masks by window, window kind, first query and device, each for the most queries asked for so far; fewer
+            queries use its top left corner.
     """
 
     made: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
@@ -49,7 +50,7 @@ class Masks:
     def mask(
         self, *, window: int | None, is_chunked: bool, first_query: int, num_queries: int, device: torch.device
     ) -> Tensor:
-        """Return (S, T) booleans, true where the query sees the key; T ends with the last query."""
+        """Return a boolean mask (S, T), true if the query sees the key; T ends with the last query."""
         key = (window, is_chunked, first_query, device)
         if key not in self.made or self.made[key].shape[0] < num_queries:
             keys_T = torch.arange(first_query + num_queries, device=device)
@@ -65,14 +66,14 @@ class Masks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SoftmaxCore:
-    """Causal attention with all that families add to it.
+    """Causal attention with sliding or chunked windows, softcap and sinks.
 
     Attributes:
-        scale: Of the scores.
+        scale: Factor of the scores.
         window: Positions a query sees, its own included; None for all before it.
-        is_chunked: The window is a fixed piece of the sequence.
-        softcap: Scores are bounded by c tanh(score / c); None for no bound.
-        masks: Shared by the layers of a model.
+        is_chunked: The sequence is cut into chunks of ``window`` positions, and queries see their own chunk only.
+        softcap: Bound c in c tanh(score / c); None for no bound.
+        masks: Cache shared by the layers of a model.
     """
 
     scale: float
@@ -90,11 +91,12 @@ class SoftmaxCore:
         first_query: int = 0,
         sinks_H: Tensor | None = None,
     ) -> Tensor:
-        """Return one value per query and head, as Core says."""
-        num_queries = q_BHSC.shape[2]
-        # No query sees the keys after the last one.
-        k_BKTC, v_BKTC = k_BKTC[:, :, : first_query + num_queries], v_BKTC[:, :, : first_query + num_queries]
-        is_causal_only = self.window is None or self.window >= first_query + num_queries
+        """Return one value per query and head (BHSC); see ``Core``."""
+        # Keys after the last query are visible to none.
+        num_keys = first_query + q_BHSC.shape[2]
+        k_BKTC = k_BKTC[:, :, :num_keys]
+        v_BKTC = v_BKTC[:, :, :num_keys]
+        is_causal_only = self.window is None or self.window >= num_keys
         if self.softcap is not None or sinks_H is not None:
             visible_ST = self._mask(q_BHSC, first_query=first_query)
             return self._composed(q_BHSC, k_BKTC, v_BKTC, visible=visible_ST, sinks_H=sinks_H)
@@ -108,9 +110,10 @@ class SoftmaxCore:
                 enable_gqa=q_BHSC.shape[1] > k_BKTC.shape[1],
             )
         if q_BHSC.is_cuda:
-            # Of CUDA's fused kernels those that take a mask don't group queries.
+            # CUDA's fused kernels that take a mask don't group queries.
             group_size = q_BHSC.shape[1] // k_BKTC.shape[1]
-            k_BKTC, v_BKTC = (x_BKTC.repeat_interleave(group_size, 1) for x_BKTC in (k_BKTC, v_BKTC))
+            k_BKTC = k_BKTC.repeat_interleave(group_size, 1)
+            v_BKTC = v_BKTC.repeat_interleave(group_size, 1)
         return F.scaled_dot_product_attention(
             q_BHSC,
             k_BKTC,
@@ -123,19 +126,19 @@ class SoftmaxCore:
     def decode(
         self, q_BHC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, *, visible_BT: Tensor, sinks_H: Tensor | None
     ) -> Tensor:
-        """Return the values of one query of each sequence, as BHC.
+        """Return one value per sequence and head (BHC), for one query of each sequence.
 
         Args:
             q_BHC: Queries.
             k_BKTC: Keys.
             v_BKTC: Values.
-            visible_BT: What is added to the scores: 0 where the query sees the key, -inf elsewhere.
-            sinks_H: As of a call.
+            visible_BT: Additive mask: 0 for a visible key, -inf for the others.
+            sinks_H: See ``Core``.
         """
         if self.softcap is not None or sinks_H is not None:
             visible_B11T = (visible_BT == 0)[:, None, None]
             return self._composed(q_BHC[:, :, None], k_BKTC, v_BKTC, visible=visible_B11T, sinks_H=sinks_H)[:, :, 0]
-        # A group's queries see the same keys, so they can stand for the queries of one head.
+        # A group's queries see the same keys, so they are passed as the queries of one head.
         q_BKGC = torch.unflatten(q_BHC, 1, (k_BKTC.shape[1], -1))
         mask_BKGT = visible_BT[:, None, None].expand(*q_BKGC.shape[:3], -1)
         out_BKGC = F.scaled_dot_product_attention(q_BKGC, k_BKTC, v_BKTC, attn_mask=mask_BKGT, scale=self.scale)
@@ -153,8 +156,9 @@ class SoftmaxCore:
     def _composed(
         self, q_BHSC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, *, visible: Tensor, sinks_H: Tensor | None
     ) -> Tensor:
-        """Compute what no fused kernel has, step by step; the softmax is in fp32."""
-        num_kv_heads, num_queries = k_BKTC.shape[1], q_BHSC.shape[2]
+        """Attend with softcap or sinks, which no fused kernel has; the softmax is in fp32."""
+        num_kv_heads = k_BKTC.shape[1]
+        num_queries = q_BHSC.shape[2]
         # A group's queries are rows of one product, so that keys and values are not repeated.
         q_BKRC = torch.unflatten(q_BHSC, 1, (num_kv_heads, -1)).flatten(2, 3)
         scores_BKRT = q_BKRC @ k_BKTC.transpose(2, 3)
@@ -166,6 +170,6 @@ class SoftmaxCore:
         if sinks_H is not None:
             sinks_BHS1 = sinks_H.float()[:, None, None].expand(*scores_BHST.shape[:-1], 1)
             scores_BHST = torch.cat([scores_BHST, sinks_BHS1], dim=-1)
-        shares_BHST = scores_BHST.softmax(-1)[..., : k_BKTC.shape[2]].to(v_BKTC.dtype)
-        out_BKRC = torch.unflatten(shares_BHST, 1, (num_kv_heads, -1)).flatten(2, 3) @ v_BKTC
+        probs_BHST = scores_BHST.softmax(-1)[..., : k_BKTC.shape[2]].to(v_BKTC.dtype)
+        out_BKRC = torch.unflatten(probs_BHST, 1, (num_kv_heads, -1)).flatten(2, 3) @ v_BKTC
         return torch.unflatten(out_BKRC, 2, (-1, num_queries)).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""One decoder layer: norms, a mixer of tokens, an MLP or a mixture of experts."""
+"""Decoder layer: norms, attention, and an MLP or a mixture of experts."""
 
 # T = B*S tokens (this rank's part under sequence parallelism), D hidden
 
@@ -18,13 +18,13 @@ from pytest_nemoperf.native.rope import Positions
 
 
 class Block(nn.Module):
-    """One decoder layer, norms before the sub-layers, and after them where the family has such.
+    """Decoder layer with norms before the sub-layers and, in some families, after them.
 
     Args:
         config: Architecture.
-        layer: What this layer is made of.
-        masks: Shared by the layers of a model.
-        is_router_balanced: Tokens go round the experts.
+        layer: Sub-layers of this layer.
+        masks: Cache shared by the layers of a model.
+        is_router_balanced: Route tokens to the experts in turn.
     """
 
     def __init__(self, config: ModelConfig, layer: Layer, *, masks: Masks, is_router_balanced: bool) -> None:
@@ -49,18 +49,18 @@ class Block(nn.Module):
     def forward(self, x_TD: Tensor, positions: Positions) -> Tensor:
         """Return the residual stream after this layer."""
         if self.attention is not None:
-            x_TD = x_TD + self._attention(x_TD, self.attention, positions)
-        return x_TD if self.mlp is None and self.moe is None else x_TD + self._feed_forward(x_TD)
-
-    def _attention(self, x_TD: Tensor, attention: Attention | LatentAttention, positions: Positions) -> Tensor:
-        out_TD = attention.out.add_bias(attention(self.attention_norm(x_TD), positions))
-        return out_TD if self.attention_post_norm is None else self.attention_post_norm(out_TD)
-
-    def _feed_forward(self, x_TD: Tensor) -> Tensor:
-        x_TD = self.mlp_norm(x_TD)
+            out_TD = self.attention.out.add_bias(self.attention(self.attention_norm(x_TD), positions))
+            if self.attention_post_norm is not None:
+                out_TD = self.attention_post_norm(out_TD)
+            x_TD = x_TD + out_TD
+        if self.mlp is None and self.moe is None:
+            return x_TD
+        normed_TD = self.mlp_norm(x_TD)
         if self.mlp is not None:
-            out_TD = self.mlp.down.add_bias(self.mlp(x_TD))
+            out_TD = self.mlp.down.add_bias(self.mlp(normed_TD))
         else:
-            assert self.moe is not None  # noqa: S101 (the caller looked)
-            out_TD = self.moe(x_TD)
-        return out_TD if self.mlp_post_norm is None else self.mlp_post_norm(out_TD)
+            assert self.moe is not None  # noqa: S101 (one of them is there)
+            out_TD = self.moe(normed_TD)
+        if self.mlp_post_norm is not None:
+            out_TD = self.mlp_post_norm(out_TD)
+        return x_TD + out_TD

@@ -1,4 +1,4 @@
-"""Collectives with a gradient, over plain process groups; all work on dimension 0."""
+"""Differentiable collectives over process groups; all work on dimension 0."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def all_gather(shard: Tensor, *, group: ProcessGroup) -> Tensor:
 
 
 def all_gather_replicated(shard: Tensor, *, group: ProcessGroup) -> Tensor:
-    """Concatenate every rank's shard where all ranks then compute the same; the gradient is this rank's part of it."""
+    """Concatenate every rank's shard for replicated computation; the gradient is this rank's chunk."""
     return _AllGatherReplicated.apply(shard, group)  # type: ignore[no-any-return, no-untyped-call]  # as above
 
 
@@ -32,18 +32,18 @@ def all_reduce(partial: Tensor, *, group: ProcessGroup) -> Tensor:
 
 
 def all_reduce_gradient(replica: Tensor, *, group: ProcessGroup) -> Tensor:
-    """Pass a value that is the same on every rank through; its gradient is summed over the ranks."""
+    """Return a replicated value unchanged; its gradient is summed over the ranks."""
     return _AllReduceGradient.apply(replica, group)  # type: ignore[no-any-return, no-untyped-call]  # as above
 
 
 def all_to_all(x: Tensor, *, group: ProcessGroup, sends: Sequence[int] = (), receives: Sequence[int] = ()) -> Tensor:
-    """Send the n-th part of dimension 0 to the n-th rank; the gradient goes back the same way.
+    """Send the n-th part of dimension 0 to the n-th rank; the gradient is sent back the same way.
 
     Args:
         x: Parts for each rank, one after the other.
-        group: Ranks that take part.
+        group: Ranks of the exchange.
         sends: Rows for each rank; empty for equal parts.
-        receives: Rows from each rank.
+        receives: Rows from each rank; empty for equal parts.
     """
     return _AllToAll.apply(x, group, sends, receives)  # type: ignore[no-any-return, no-untyped-call]  # as above
 
@@ -51,7 +51,9 @@ def all_to_all(x: Tensor, *, group: ProcessGroup, sends: Sequence[int] = (), rec
 class _AllToAll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: ProcessGroup, sends: Sequence[int], receives: Sequence[int]) -> Tensor:
-        ctx.group, ctx.sends, ctx.receives = group, sends, receives
+        ctx.group = group
+        ctx.sends = sends
+        ctx.receives = receives
         return _exchanged(x, group, sends=sends, receives=receives)
 
     @staticmethod
@@ -117,7 +119,7 @@ class _AllReduceGradient(torch.autograd.Function):
 
 def _gathered(shard: Tensor, group: ProcessGroup) -> Tensor:
     out = shard.new_empty(group.size() * shard.shape[0], *shard.shape[1:])
-    # torch 2.13 renamed the collective and warns about the old name; older versions have only that.
+    # torch 2.13 renamed the collective and warns about the old name, the only one in older versions.
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     gather(out, shard.contiguous(), group=group)
     return out

@@ -14,7 +14,7 @@ CACHE_DIR = "compile-cache"
 
 
 def use_own_cache(run_dir: Path) -> None:
-    """Keep what is compiled in the run's own directory; to be called before anything is.
+    """Set the compile caches to the run's own directory; call it before anything is compiled.
 
     A compiler that is killed leaves a torn cache, and every later run that shared it would fail.
     """
@@ -23,14 +23,13 @@ def use_own_cache(run_dir: Path) -> None:
 
 
 def apply_compile(model: Decoder) -> None:
-    """Compile every block in its first pass.
+    """Compile every block, in its first pass.
 
-    Blocks and not the whole model: equal blocks are compiled once, and what parallel axes do between them stays
-    outside. Call it after recomputation and tensor parallelism, which change what a block does, and before FSDP,
-    whose hooks stay outside.
+    Blocks and not the whole model: equal blocks are compiled once, and the communication between them stays outside.
+    Call it after recomputation and tensor parallelism, which change a block, and before FSDP, whose hooks stay outside.
 
     Args:
-        model: It is changed.
+        model: Changed in place.
     """
     for module in model.modules():
         if isinstance(module, Block):

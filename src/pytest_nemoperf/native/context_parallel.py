@@ -1,10 +1,10 @@
-"""Context parallelism: every rank of the axis has two pieces of each sequence, and attention sees all of it.
+"""Context parallelism: every rank of the axis has two pieces of each sequence, and attention spans all of it.
 
 The sequence is cut into twice as many pieces as there are ranks, and rank r takes piece r from the front and
-piece r from the back: under a causal mask the two cost together what any other rank's two cost. Attention gets
-the whole sequence in one of two ways. ``all_gather`` gathers keys and values and attends with the local
-queries, piece by piece. ``a2a`` (Ulysses) trades the pieces of all heads for the whole sequence of some heads; a
-key-value head goes to each rank that gets query heads of it.
+piece r from the back, which balances the cost of a causal mask. Attention gets the whole sequence in one of two
+ways. ``all_gather`` gathers keys and values and attends with the local queries, piece by piece. ``a2a`` (Ulysses)
+exchanges the pieces of all heads for the whole sequence of some heads; a key-value head goes to each rank that gets
+query heads of it.
 
 References:
     Megatron-Core's context parallelism (balanced pieces); Jacobs et al. 2023, https://arxiv.org/abs/2309.14509
@@ -39,10 +39,10 @@ def local_positions(seq_len: int, *, mesh: RankMesh) -> Tensor:
 
 
 def apply_context_parallel(model: Decoder, *, group: ProcessGroup, comm: str) -> None:
-    """Let every attention of the model see the whole sequence.
+    """Wrap every attention core of the model so that it spans the whole sequence.
 
     Args:
-        model: Its tokens are those of ``local_positions``.
+        model: Changed in place; its tokens are those of ``local_positions``.
         group: Ranks of the cp axis.
         comm: ``all_gather`` or ``a2a``.
     """
@@ -53,7 +53,7 @@ def apply_context_parallel(model: Decoder, *, group: ProcessGroup, comm: str) ->
 
 
 class _WholeSequence(ABC):
-    """Stands for the core of attention where a rank has some tokens of each sequence."""
+    """Attention core for local tokens, over the keys and values of the whole sequence."""
 
     def __init__(self, core: Core, *, group: ProcessGroup) -> None:
         self._core = core
@@ -62,8 +62,8 @@ class _WholeSequence(ABC):
     def __call__(
         self, q_BHSC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, *, first_query: int = 0, sinks_H: Tensor | None = None
     ) -> Tensor:
-        """Return one value per local query, as Core says; keys and values are the local ones, too."""
-        assert first_query == 0  # noqa: S101 (attention knows of its own tokens alone)
+        """Return one value per local query (BHSC), as in Core; keys and values are local, too."""
+        assert first_query == 0  # noqa: S101 (attention passes its own tokens alone)
         return self._attend(q_BHSC, k_BKTC, v_BKTC, sinks_H=sinks_H)
 
     @abstractmethod
@@ -74,13 +74,17 @@ class _GatheredKeys(_WholeSequence):
     """Attends with the local queries to the keys of the whole sequence."""
 
     def _attend(self, q_BHSC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, *, sinks_H: Tensor | None) -> Tensor:
-        cp, rank, piece = self._group.size(), self._group.rank(), q_BHSC.shape[2] // 2
-        k_BKTC, v_BKTC = (_in_order(_gather_pieces(x, self._group), cp=cp, dim=2) for x in (k_BKSC, v_BKSC))
+        cp = self._group.size()
+        rank = self._group.rank()
+        piece = q_BHSC.shape[2] // 2
+        k_BKTC = _in_order(_gather_pieces(k_BKSC, self._group), cp=cp, dim=2)
+        v_BKTC = _in_order(_gather_pieces(v_BKSC, self._group), cp=cp, dim=2)
         outs = []
         for q_BHsC, number in zip(q_BHSC.chunk(2, dim=2), (rank, 2 * cp - 1 - rank), strict=True):
-            seen = (number + 1) * piece
-            k_BKsC, v_BKsC = k_BKTC[:, :, :seen], v_BKTC[:, :, :seen]
-            outs.append(self._core(q_BHsC, k_BKsC, v_BKsC, first_query=number * piece, sinks_H=sinks_H))
+            first = number * piece
+            end = first + piece
+            out_BHsC = self._core(q_BHsC, k_BKTC[:, :, :end], v_BKTC[:, :, :end], first_query=first, sinks_H=sinks_H)
+            outs.append(out_BHsC)
         return torch.cat(outs, dim=2)
 
 
@@ -89,10 +93,9 @@ class _TradedHeads(_WholeSequence):
 
     def _attend(self, q_BHSC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, *, sinks_H: Tensor | None) -> Tensor:
         cp = self._group.size()
-        k_BKSC, v_BKSC = _copy_heads(k_BKSC, cp=cp), _copy_heads(v_BKSC, cp=cp)
-        q_BGTC, k_BGTC, v_BGTC = (
-            _in_order(_trade_heads(x, self._group), cp=cp, dim=2) for x in (q_BHSC, k_BKSC, v_BKSC)
-        )
+        q_BGTC = _in_order(_trade_heads(q_BHSC, self._group), cp=cp, dim=2)
+        k_BGTC = _in_order(_trade_heads(_copy_heads(k_BKSC, cp=cp), self._group), cp=cp, dim=2)
+        v_BGTC = _in_order(_trade_heads(_copy_heads(v_BKSC, cp=cp), self._group), cp=cp, dim=2)
         sinks_G = None if sinks_H is None else sinks_H.chunk(cp)[self._group.rank()]
         out_BGTC = self._core(q_BGTC, k_BGTC, v_BGTC, sinks_H=sinks_G)
         return _trade_back(_in_pieces(out_BGTC, cp=cp, dim=2), self._group)
@@ -105,9 +108,11 @@ def _gather_pieces(x_BKSC: Tensor, group: ProcessGroup) -> Tensor:
 
 
 def _copy_heads(x_BKSC: Tensor, *, cp: int) -> Tensor:
-    """Return each key or value head once for each rank that has query heads of it, where ranks outnumber the heads."""
+    """Repeat each key or value head for each rank that has query heads of it, if ranks outnumber the heads."""
     num_copies = cp // x_BKSC.shape[1]
-    return x_BKSC if num_copies <= 1 else x_BKSC.repeat_interleave(num_copies, dim=1)
+    if num_copies <= 1:
+        return x_BKSC
+    return x_BKSC.repeat_interleave(num_copies, dim=1)
 
 
 def _trade_heads(x_BHSC: Tensor, group: ProcessGroup) -> Tensor:
@@ -132,5 +137,7 @@ def _in_order(x: Tensor, *, cp: int, dim: int) -> Tensor:
 def _in_pieces(x: Tensor, *, cp: int, dim: int) -> Tensor:
     """Undo ``_in_order``."""
     pieces = x.chunk(2 * cp, dim=dim)
-    pairs = [(pieces[rank], pieces[2 * cp - 1 - rank]) for rank in range(cp)]
-    return torch.cat([piece for pair in pairs for piece in pair], dim=dim)
+    by_rank: list[Tensor] = []
+    for rank in range(cp):
+        by_rank += [pieces[rank], pieces[2 * cp - 1 - rank]]
+    return torch.cat(by_rank, dim=dim)

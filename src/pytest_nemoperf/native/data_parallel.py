@@ -19,15 +19,15 @@ from pytest_nemoperf.weights import sharded_dim
 
 
 def apply_fsdp(model: Decoder, *, mesh: DeviceMesh, expert_mesh: DeviceMesh | None, is_pipelined: bool) -> None:
-    """Shard every block, then the rest, over the mesh; fp32 is stored and reduced, the model's type computes.
+    """Shard every block, then the rest, over the mesh; storage and reduction are fp32, compute is the model's dtype.
 
     Args:
         model: On the meta device or not; its parameters become DTensors.
         mesh: One axis for FSDP, two (replicas, shards) for HSDP; context parallel ranks are shards as well.
-        expert_mesh: The same for routed experts; None leaves them whole.
-        is_pipelined: Weights stay gathered between the micro-batches, which would gather them again and again.
+        expert_mesh: Mesh for routed experts; None leaves them whole.
+        is_pipelined: Keep weights gathered between micro-batches, which would gather them again and again.
     """
-    # Inputs are cast by the model itself, so that the loss and the angles keep their type.
+    # Inputs are cast by the model, so that the loss and the angles keep their dtype.
     policy = MixedPrecisionPolicy(param_dtype=model.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     shard = partial(fully_shard, mp_policy=policy, reshard_after_forward=not is_pipelined)
     whole: set[nn.Parameter] = set()
@@ -39,7 +39,7 @@ def apply_fsdp(model: Decoder, *, mesh: DeviceMesh, expert_mesh: DeviceMesh | No
                 else:
                     shard(module, mesh=expert_mesh, shard_placement_fn=partial(_placement, mesh=expert_mesh))
         shard(block, mesh=mesh, ignored_params=whole)
-    # The embedding and the head, which backward needs at once again.
+    # Embedding and head stay gathered: backward needs them at once again.
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False, ignored_params=whole)
 
 
@@ -48,27 +48,27 @@ def _placement(weight: nn.Parameter, *, mesh: DeviceMesh) -> Shard:
 
 
 def apply_ddp(model: Decoder, *, group: ProcessGroup, ignored: Collection[str]) -> DistributedDataParallel:
-    """Return the model wrapped so that gradients are averaged over the group while backward runs.
+    """Wrap the model in DDP, which averages gradients over the group while backward runs.
 
     Weights come from seeds and are equal already, so nothing is broadcast.
 
     Args:
         model: On its device.
         group: Ranks with the same weights.
-        ignored: Names of weights that these ranks don't share: routed experts.
+        ignored: Names of weights that differ between these ranks: routed experts.
     """
-    # There is no public name for it, and it takes no annotation.
+    # torch has no public, typed name for it.
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)  # type: ignore[no-untyped-call]  # noqa: SLF001
     return DistributedDataParallel(model, process_group=group, gradient_as_bucket_view=True, init_sync=False)
 
 
 def gradient_sync(model: nn.Module, *, is_on: bool) -> AbstractContextManager[None]:
-    """Return the context in which a micro-batch goes forward and backward.
+    """Return the context for forward and backward of a micro-batch, with or without the averaging of gradients.
 
     Args:
-        model: As parallelize returned it.
+        model: Model from parallelize.
         is_on: Average gradients over the replicas; off for all but the last micro-batch. FSDP's shards are reduced
-            in each, for otherwise every rank would keep the whole gradient in fp32 until the last.
+            in each, or every rank would keep the whole gradient in fp32 until the last.
     """
     if isinstance(model, FSDPModule):
         model.set_requires_all_reduce(is_on)

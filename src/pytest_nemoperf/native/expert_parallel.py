@@ -1,8 +1,8 @@
-"""Expert parallelism: every rank has some experts, or a part of each, and tokens travel to them and back.
+"""Expert parallelism: every rank has some experts, or a part of each; an all-to-all sends tokens to them and back.
 
-No token is dropped and no expert is filled up: ranks tell each other how many rows they send, and an uneven
-all-to-all moves them. With expert tensor parallelism (etp) the ranks that have the parts of an expert all get its
-rows, and where they came from their partial outputs are summed; so one exchange serves both axes.
+No token is dropped and no expert is padded: ranks exchange their row counts, then the rows by an uneven all-to-all.
+With expert tensor parallelism (etp) all ranks with a part of an expert get its rows, and the sender sums their
+partial outputs; so one exchange serves both axes.
 
 References:
     Lepikhin et al. 2020, https://arxiv.org/abs/2006.16668; Gale et al. 2022, https://arxiv.org/abs/2211.15841
@@ -25,21 +25,21 @@ from pytest_nemoperf.native.operators import copy_rows
 
 
 def apply_expert_parallel(model: Decoder, *, group: ProcessGroup, etp: int) -> None:
-    """Let the rows of every mixture of experts travel to the ranks that have their experts.
+    """Exchange the rows of every mixture of experts with the ranks of their experts.
 
     Args:
-        model: On the meta device or not; which experts a rank has is a matter of its share.
+        model: On the meta device or not, changed in place; its weights are cut apart from this.
         group: Ranks that have all experts between them, in the order (ep, etp).
         etp: Ranks that share one expert.
     """
     for module in model.modules():
         if isinstance(module, Experts):
             module.exchange = _Exchange(module, group=group, etp=etp)
-            module.bias_share = 1 / etp  # each of an expert's ranks adds its part, and the parts are summed
+            module.bias_share = 1 / etp  # the outputs of an expert's ranks are summed
 
 
 class _Exchange:
-    """Sends rows to their experts' ranks, has them computed there, and brings the outputs back."""
+    """Sends rows to their experts' ranks, computes received rows, and sends the outputs back."""
 
     def __init__(self, experts: Experts, *, group: ProcessGroup, etp: int) -> None:
         self._experts = experts
@@ -47,15 +47,19 @@ class _Exchange:
         self._etp = etp
 
     def __call__(self, x_RD: Tensor, counts_E: Tensor) -> Tensor:
-        etp, num_ranks = self._etp, self._group.size()
+        etp = self._etp
+        num_ranks = self._group.size()
         sent_NL = counts_E.view(num_ranks // etp, -1).repeat_interleave(etp, dim=0)
         received_NL = torch.empty_like(sent_NL)
         dist.all_to_all_single(received_NL, sent_NL, group=self._group)
-        # The one wait for the device: the host must know how many rows to expect.
+        # The one synchronisation with the device: the host must know the number of rows.
         sends, receives = torch.stack([sent_NL.sum(1), received_NL.sum(1)]).tolist()
-        rows = torch.split(x_RD, sends[::etp])
-        sent = x_RD if etp == 1 else torch.cat([part for part in rows for _ in range(etp)])
-        x_PD = all_to_all(sent, group=self._group, sends=sends, receives=receives)
+        if etp > 1:
+            copies: list[Tensor] = []
+            for rows in torch.split(x_RD, sends[::etp]):
+                copies += [rows] * etp
+            x_RD = torch.cat(copies)
+        x_PD = all_to_all(x_RD, group=self._group, sends=sends, receives=receives)
         order_P, place_P = _by_expert(received_NL, num_rows=x_PD.shape[0])
         x_PD = copy_rows(x_PD, num_copies=1, order_R=order_P, place_R=place_P)
         out_PD = self._experts.compute(x_PD, received_NL.sum(0))
@@ -68,7 +72,7 @@ class _Exchange:
 
 
 def _by_expert(counts_NL: Tensor, *, num_rows: int) -> tuple[Tensor, Tensor]:
-    """Return which received row comes at each place when they are sorted by expert, and where each row went."""
+    """Return the permutation that sorts received rows by expert, and its inverse, each (P)."""
     num_ranks, num_local = counts_NL.shape
     expert_NL = torch.arange(num_local, device=counts_NL.device).repeat(num_ranks)
     expert_P = expert_NL.repeat_interleave(counts_NL.flatten(), output_size=num_rows)

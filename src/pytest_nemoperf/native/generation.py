@@ -24,7 +24,7 @@ from pytest_nemoperf.native.responses import Responses, check_requests
 from pytest_nemoperf.native.rollouts import Generated, Request
 from pytest_nemoperf.native.rope import Tables, at_places
 from pytest_nemoperf.native.sampling import Sampling
-from pytest_nemoperf.native.shares import cut
+from pytest_nemoperf.native.shares import shard_weights
 from pytest_nemoperf.native.slots import DecodeSlots, Ints, Prompt
 from pytest_nemoperf.native.tensor_parallel import apply_tensor_parallel, sum_expert_parts
 from pytest_nemoperf.recipe import Plan
@@ -209,7 +209,9 @@ def _build(plan: Plan, *, mesh: GenerationMesh) -> Decoder:
     if mesh.tp is not None:
         apply_tensor_parallel(model, group=mesh.tp, sequence_parallel=False)
         sum_expert_parts(model, group=mesh.tp)
-    cut(model.to(dtype), weights={w.name: w for w in model_weights(plan.model)}, mesh=RankMesh(tp=mesh.tp, etp=mesh.tp))
+    shard_weights(
+        model.to(dtype), weights={w.name: w for w in model_weights(plan.model)}, mesh=RankMesh(tp=mesh.tp, etp=mesh.tp)
+    )
     return model.requires_grad_(requires_grad=False)
 
 

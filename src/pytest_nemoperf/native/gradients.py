@@ -1,4 +1,4 @@
-"""What happens to gradients between backward and the optimizer: completed over the axes, measured, clipped."""
+"""Gradients between backward and the optimizer: reduction over the axes, global norm, clipping."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _BUCKET_BYTES = 2**28
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Piece:
-    """A parameter, or some rows of it that other ranks of the tp axis have copies of.
+    """A parameter, or rows of it that other ranks of the tp axis hold as well.
 
     Attributes:
-        parameter: Of this rank.
-        rows: Of its part over the tp axis, before FSDP takes its shard; None for all.
+        parameter: Parameter of this rank.
+        rows: Rows of the tp shard, before FSDP shards it further; None for all.
         num_copies: Ranks of the tp axis with the same rows.
     """
 
@@ -36,7 +36,7 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sum:
-    """One collective of ``complete``: gradients that are summed over a group and then scaled."""
+    """One reduction: gradients that are summed over a group and then scaled."""
 
     group: ProcessGroup | None
     factor: float
@@ -46,18 +46,18 @@ class _Sum:
 class Gradients:
     """Gradients of one rank's shards.
 
-    All arithmetic is on local tensors, because ranks of different axes hold different parts and torch's
-    clipping knows one mesh at a time.
+    All arithmetic is on local tensors, because ranks of different axes hold different parts and torch's clipping
+    takes one mesh at a time.
 
     Args:
-        parameters: Of this rank, by the name the weight has in the whole model.
-        weights: What the axes do with each weight, by name.
+        parameters: Parameters of this rank, by the name of the weight in the whole model.
+        weights: Sharding of each weight, by name.
         layout: Parallel degrees.
-        mesh: Of the run.
+        mesh: Process groups of this rank.
         are_averaged: Dense gradients are averaged over the data-parallel ranks while backward runs; otherwise
-            ``complete`` does it.
-        tied: The embedding table, where the first and the last pipeline stage each have a copy.
-        tied_group: The two ranks that have them.
+            ``reduce`` does it.
+        tied: Embedding table, if the first and the last pipeline stage each have a copy.
+        tied_group: The two ranks with the copies.
     """
 
     def __init__(
@@ -72,93 +72,119 @@ class Gradients:
         tied_group: ProcessGroup | None = None,
     ) -> None:
         pairs = [(parameter, weights[name]) for name, parameter in parameters.items() if parameter.requires_grad]
-        self._sums = [
-            each for each in _sums(pairs, layout=layout, mesh=mesh, are_averaged=are_averaged) if _is_needed(each)
-        ]
+        sums = _sums(pairs, layout=layout, mesh=mesh, are_averaged=are_averaged)
+        self._sums = [reduction for reduction in sums if _is_needed(reduction)]
         if tied is not None and tied_group is not None:
             self._sums.append(_Sum(group=tied_group, factor=1.0, pieces=[_Piece(parameter=tied)]))
         self._by_copies: dict[int, list[_Piece]] = {}
         for parameter, weight in pairs:
-            copies = num_copies(weight, layout=layout) * (2 if parameter is tied else 1)
+            copies = _num_copies(weight, layout=layout)
+            if parameter is tied:
+                copies *= 2
             for piece in _pieces(parameter, weight, tp=layout.tp):
                 self._by_copies.setdefault(copies * piece.num_copies, []).append(piece)
         self._world = mesh.world
 
     @property
     def are_partial(self) -> bool:
-        """Whether ``complete`` has anything to do."""
+        """Whether gradients must be reduced after backward."""
         return bool(self._sums)
 
-    def complete(self) -> None:
-        """Sum what each rank has only a part of."""
-        for each in self._sums:
-            grads = _local_grads(each.pieces)
+    def reduce(self) -> None:
+        """Sum partial gradients over their groups."""
+        for reduction in self._sums:
+            grads = _local_grads(reduction.pieces)
             if not grads:
                 continue
-            if each.group is not None:
+            if reduction.group is not None:
                 for bucket in _buckets(grads):
-                    _all_reduce(bucket, group=each.group)
-            if each.factor != 1:
-                torch._foreach_mul_(grads, each.factor)
+                    _all_reduce(bucket, group=reduction.group)
+            if reduction.factor != 1:
+                torch._foreach_mul_(grads, reduction.factor)
 
     def clip(self, max_norm: float) -> Tensor:
-        """Scale all gradients down to the norm if they exceed it.
+        """Clip the global gradient norm.
 
         Returns:
             Norm of the whole gradient before clipping, the same on every rank; it stays on the device.
         """
-        by_copies = {copies: _local_grads(pieces) for copies, pieces in self._by_copies.items()}
-        # Several ranks hold the same element: each counts its share, and the sum over all ranks has it once.
-        squares = torch.stack(
-            [torch.nn.utils.get_total_norm(grads, foreach=True).square() / n for n, grads in by_copies.items() if grads]
-        ).sum()
+        grads: list[Tensor] = []
+        squares: list[Tensor] = []
+        for copies, pieces in self._by_copies.items():
+            group_grads = _local_grads(pieces)
+            if group_grads:
+                # Each of the ranks with copies of an element adds its fraction: the sum over all ranks has it once.
+                squares.append(torch.nn.utils.get_total_norm(group_grads, foreach=True).square() / copies)
+                grads += group_grads
+        total = torch.stack(squares).sum()
         if self._world is not None:
-            dist.all_reduce(squares, group=self._world)
-        norm = squares.sqrt()
-        grads = [grad for each in by_copies.values() for grad in each]
+            dist.all_reduce(total, group=self._world)
+        norm = total.sqrt()
         torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
 
 
-def num_copies(weight: Weight, *, layout: Layout) -> int:
-    """Return how many ranks hold the same element of a weight (or of its shard), within its pipeline stage.
+def _num_copies(weight: Weight, *, layout: Layout) -> int:
+    """Return the number of ranks of a pipeline stage that hold the same element of a weight (or of its shard).
 
-    Copies of a split weight's rows over the tp axis come on top: they are counted for each piece.
+    Copies of a split weight's rows over the tp axis are not included: they are counted for each piece.
     """
     is_sharded = layout.dp_shard > 1
+    copies = layout.dp_replicate
     if weight.is_expert:
-        data = layout.dp_replicate if is_sharded else layout.expert_dp
-        return data * (1 if weight.split else layout.etp)
-    data = layout.dp_replicate if is_sharded else layout.dp_replicate * layout.cp
-    return data * (1 if weight.split else layout.tp)
+        if not is_sharded:
+            copies = layout.expert_dp
+        if weight.split is None:
+            copies *= layout.etp
+        return copies
+    if not is_sharded:
+        copies *= layout.cp
+    if weight.split is None:
+        copies *= layout.tp
+    return copies
 
 
 def _sums(
     pairs: Sequence[tuple[Tensor, Weight]], *, layout: Layout, mesh: RankMesh, are_averaged: bool
 ) -> Iterable[_Sum]:
-    """Yield every collective a layout could need, in order; those over no group or nothing are left out."""
-    partial = {TensorGrad.HEADS, TensorGrad.TOKENS} if layout.sequence_parallel else {TensorGrad.HEADS}
-    dense = [(parameter, weight) for parameter, weight in pairs if not weight.is_expert]
-    experts = [_Piece(parameter=parameter) for parameter, weight in pairs if weight.is_expert]
-    summed = [_Piece(parameter=parameter) for parameter, weight in dense if weight.tensor_grad in partial]
-    yield _Sum(group=mesh.tp, factor=1.0, pieces=summed)
+    """Yield every reduction a layout could need, in order, with those over no group or no gradients."""
+    partial_over_tp = {TensorGrad.HEADS}
+    if layout.sequence_parallel:
+        partial_over_tp.add(TensorGrad.TOKENS)
+    dense: list[_Piece] = []
+    experts: list[_Piece] = []
+    over_tp: list[_Piece] = []
+    over_kv_copies: list[_Piece] = []
+    over_etp: list[_Piece] = []
+    for parameter, weight in pairs:
+        whole = _Piece(parameter=parameter)
+        if weight.is_expert:
+            experts.append(whole)
+            if weight.split is None:
+                over_etp.append(whole)
+            continue
+        dense.append(whole)
+        if weight.tensor_grad in partial_over_tp:
+            over_tp.append(whole)
+        over_kv_copies += [piece for piece in _pieces(parameter, weight, tp=layout.tp) if piece.num_copies > 1]
+    yield _Sum(group=mesh.tp, factor=1.0, pieces=over_tp)
     # Each rank has used its copy of a key-value head for its own query heads alone.
-    pieces = [piece for parameter, weight in dense for piece in _pieces(parameter, weight, tp=layout.tp)]
-    yield _Sum(group=mesh.kv_copies, factor=1.0, pieces=[piece for piece in pieces if piece.num_copies > 1])
+    yield _Sum(group=mesh.kv_copies, factor=1.0, pieces=over_kv_copies)
     if not are_averaged and mesh.replicas is not None:
-        averaged = [_Piece(parameter=parameter) for parameter, _ in dense]
-        yield _Sum(group=mesh.replicas, factor=1 / mesh.replicas.size(), pieces=averaged)
-    # Experts see the tokens of several data-parallel ranks: the sum over all tokens is what their gradient
-    # is, and it is divided by as many ranks as a dense gradient is averaged over.
+        yield _Sum(group=mesh.replicas, factor=1 / mesh.replicas.size(), pieces=dense)
+    # Experts get the tokens of several data-parallel ranks: their gradient is the sum over all tokens, divided by the
+    # number of ranks that a dense gradient is averaged over. FSDP has averaged over the shards already.
     num_averaged = 1 if mesh.expert_shards is None else mesh.expert_shards.size()
     yield _Sum(group=mesh.expert_replicas, factor=num_averaged / (layout.dp * layout.cp), pieces=experts)
-    whole = [_Piece(parameter=parameter) for parameter, weight in pairs if weight.is_expert and weight.split is None]
-    yield _Sum(group=mesh.etp, factor=1.0, pieces=whole)
+    yield _Sum(group=mesh.etp, factor=1.0, pieces=over_etp)
 
 
 def _pieces(parameter: Tensor, weight: Weight, *, tp: int) -> Iterable[_Piece]:
-    """Yield a parameter, section by section where the tp axis copies some of them."""
-    cuts = () if weight.split is None or weight.is_expert else weight.split.cuts(weight.shape, degree=tp)
+    """Yield a parameter whole, or section by section if the tp axis copies some of them."""
+    if weight.split is None or weight.is_expert:
+        yield _Piece(parameter=parameter)
+        return
+    cuts = weight.split.cuts(weight.shape, degree=tp)
     if all(cut.num_copies == 1 for cut in cuts):
         yield _Piece(parameter=parameter)
         return
@@ -169,13 +195,16 @@ def _pieces(parameter: Tensor, weight: Weight, *, tp: int) -> Iterable[_Piece]:
 
 
 def _buckets(grads: Sequence[Tensor]) -> Iterable[list[Tensor]]:
-    """Yield gradients in collectives' worth: few messages, and little memory beside the gradients."""
+    """Yield buckets of gradients for one all-reduce each: few messages, and little memory beside the gradients."""
     bucket: list[Tensor] = []
+    num_bytes = 0
     for grad in grads:
-        if bucket and sum(each.nbytes for each in bucket) + grad.nbytes > _BUCKET_BYTES:
+        if bucket and num_bytes + grad.nbytes > _BUCKET_BYTES:
             yield bucket
             bucket = []
+            num_bytes = 0
         bucket.append(grad)
+        num_bytes += grad.nbytes
     yield bucket
 
 
@@ -186,18 +215,20 @@ def _all_reduce(grads: list[Tensor], *, group: ProcessGroup) -> None:
     torch._foreach_copy_(grads, [part.view_as(grad) for part, grad in zip(parts, grads, strict=True)])
 
 
-def _is_needed(each: _Sum) -> bool:
-    return bool(each.pieces) and (each.group is not None or not math.isclose(each.factor, 1.0))
+def _is_needed(reduction: _Sum) -> bool:
+    return bool(reduction.pieces) and (reduction.group is not None or not math.isclose(reduction.factor, 1.0))
 
 
 def _local_grads(pieces: Iterable[_Piece]) -> list[Tensor]:
-    """Return the gradients on this rank; of rows that are all in other shards there is nothing."""
+    """Return the gradients on this rank, without rows that are in other shards."""
     grads = []
     for piece in pieces:
         grad = piece.parameter.grad
         if grad is None:
             continue
-        local = grad.to_local() if isinstance(grad, DTensor) else grad
+        local = grad
+        if isinstance(grad, DTensor):
+            local = grad.to_local()
         if piece.rows is not None:
             first = _first_row(grad)
             local = local[max(0, piece.rows.start - first) : max(0, piece.rows.stop - first)]
@@ -207,7 +238,7 @@ def _local_grads(pieces: Iterable[_Piece]) -> list[Tensor]:
 
 
 def _first_row(grad: Tensor) -> int:
-    """Return which row the shard on this rank begins with; FSDP cuts rows as torch.chunk does."""
+    """Return the first row of this rank's shard; FSDP shards rows as torch.chunk does."""
     if not isinstance(grad, DTensor):
         return 0
     mesh = grad.device_mesh

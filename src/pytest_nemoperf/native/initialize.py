@@ -1,4 +1,4 @@
-"""Weights from seeds: the same model in every layout, whatever part of it a rank holds."""
+"""Initial weights from seeds: the same model in every layout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.native.moe import Router
 from pytest_nemoperf.native.seeds import seeded_generator
-from pytest_nemoperf.native.shares import local_experts, shares_of, tensor_shares_of
+from pytest_nemoperf.native.shares import axis_shards, local_experts, tensor_shards
 from pytest_nemoperf.weights import Weight
 
 _STD = 0.02
@@ -31,24 +31,26 @@ def initialize(
 ) -> None:
     """Allocate the model on the device and fill it.
 
-    Every rank draws each whole weight in turn and keeps its part, so that memory never holds more than one
-    whole weight and no communication is needed. Of routed experts it draws its own alone.
+    Every rank draws each whole weight in turn and keeps its shard, so that memory never holds more than one whole
+    weight and no communication is needed. Of routed experts it draws its own alone.
 
     Args:
         model: On the meta device, already split and sharded.
         weights: Every weight of the whole model, by name.
-        mesh: Which part of each is this rank's.
-        seed: Of the weights.
-        device: Where they go.
+        mesh: Process groups of this rank.
+        seed: Seed of the weights.
+        device: Device of the weights.
     """
     model.to_empty(device=device)
+    num_layers = model.config.num_layers
     for name, parameter in model.named_parameters():
-        _fill(parameter, _draw(weights[name], num_layers=model.config.num_layers, mesh=mesh, seed=seed, device=device))
+        shard = _draw(weights[name], num_layers=num_layers, mesh=mesh, seed=seed, device=device)
+        _fill(parameter, shard)
     fill_constants(model, device=device)
 
 
 def fill_constants(model: Decoder, *, device: torch.device) -> None:
-    """Make what a model holds beside its weights: tables of positions, and routers' corrections, which are zero."""
+    """Fill position tables and the routers' score corrections, which are zero."""
     model.tabulate_positions(device)
     for module in model.modules():
         if isinstance(module, Router) and module.correction_E is not None:
@@ -56,21 +58,21 @@ def fill_constants(model: Decoder, *, device: torch.device) -> None:
 
 
 def _draw(weight: Weight, *, num_layers: int, mesh: RankMesh, seed: int, device: torch.device) -> Tensor:
-    """Return this rank's part of a weight."""
+    """Return this rank's shard of a weight, before FSDP shards it further."""
     if not weight.is_expert:
-        part = _draw_whole(weight.name, shape=weight.shape, num_layers=num_layers, seed=seed, device=device)
-        for share in shares_of(weight, mesh=mesh):
-            part = share.take(part)
-        return part
-    first, last = local_experts(weight.shape[0], mesh=mesh)
-    drawn = []
-    for expert in range(first, last):
+        shard = _draw_whole(weight.name, shape=weight.shape, num_layers=num_layers, seed=seed, device=device)
+        for axis in axis_shards(weight, mesh=mesh):
+            shard = axis.take(shard)
+        return shard
+    first, end = local_experts(weight.shape[0], mesh=mesh)
+    experts = []
+    for expert in range(first, end):
         name = f"{weight.name} of expert {expert}"
-        part = _draw_whole(name, shape=(1, *weight.shape[1:]), num_layers=num_layers, seed=seed, device=device)
-        for share in tensor_shares_of(weight, mesh=mesh):
-            part = share.take(part)
-        drawn.append(part)
-    return torch.cat(drawn)
+        shard = _draw_whole(name, shape=(1, *weight.shape[1:]), num_layers=num_layers, seed=seed, device=device)
+        for axis in tensor_shards(weight, mesh=mesh):
+            shard = axis.take(shard)
+        experts.append(shard)
+    return torch.cat(experts)
 
 
 def _draw_whole(name: str, *, shape: tuple[int, ...], num_layers: int, seed: int, device: torch.device) -> Tensor:
@@ -85,19 +87,20 @@ def _draw_whole(name: str, *, shape: tuple[int, ...], num_layers: int, seed: int
 
 
 def _std(name: str, *, shape: tuple[int, ...], num_layers: int) -> float:
-    """Return the spread of a weight; products that add to the residual stream start smaller, as in GPT-2.
+    """Return the standard deviation of a weight; as in GPT-2, products added to the residual stream start smaller.
 
-    So does a value head, the head of one row: first predictions near zero leave the rewards to say what is good.
+    So does a value head, the head of one row: predictions start near zero.
     """
     if name == "head.weight" and shape[0] == 1:
         return 1 / shape[1]
-    is_residual = name.endswith(_RESIDUAL)
-    return _STD / math.sqrt(2 * num_layers) if is_residual else _STD
+    if name.endswith(_RESIDUAL):
+        return _STD / math.sqrt(2 * num_layers)
+    return _STD
 
 
-def _fill(parameter: Tensor, part: Tensor) -> None:
+def _fill(parameter: Tensor, shard: Tensor) -> None:
     if isinstance(parameter, DTensor):
         # src_data_rank=None: every rank has the values, so it slices its own and nothing is sent.
-        part = distribute_tensor(part, parameter.device_mesh, parameter.placements, src_data_rank=None).to_local()
+        shard = distribute_tensor(shard, parameter.device_mesh, parameter.placements, src_data_rank=None).to_local()
         parameter = parameter.to_local()
-    parameter.copy_(part)
+    parameter.copy_(shard)

@@ -1,4 +1,4 @@
-"""The pieces decoders are made of: matrix products, tables and norms."""
+"""Layers of decoders: matrix products, embedding tables and norms."""
 
 # T tokens, D hidden, C width of a head
 
@@ -15,9 +15,9 @@ from pytest_nemoperf.native.operators import rms_norm
 
 
 class Linear(nn.Module):
-    """Matrix product; an fp32 master weight is cast to the input's type at its use.
+    """Matrix product; the fp32 master weight is cast to the input's dtype in each call.
 
-    ``product`` is what computes it from input, weight and bias; another precision swaps it.
+    ``product`` maps input, weight and bias to the output; 8-bit and 4-bit precisions replace it.
     """
 
     def __init__(self, in_features: int, out_features: int, *, has_bias: bool = False) -> None:
@@ -27,27 +27,29 @@ class Linear(nn.Module):
         self.product: Callable[[Tensor, Tensor, Tensor | None], Tensor] = plain_product
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the product over the last dimension, plus the bias."""
+        """Return the product over the last dimension, plus bias."""
         return self.product(x, self.weight, self.bias)
 
 
 class OutputLinear(Linear):
-    """A sub-layer's second matrix; whoever calls the sub-layer adds the bias, with ``add_bias``.
+    """Second matrix of a sub-layer; the caller of the sub-layer adds the bias, with ``add_bias``.
 
-    Tensor parallelism sums the ranks' products when a sub-layer is left; a bias inside would be summed too.
+    Tensor parallelism sums the outputs of the ranks after the sub-layer; a bias inside would be summed too.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the product over the last dimension alone."""
+        """Return the product over the last dimension, without bias."""
         return self.product(x, self.weight, None)
 
     def add_bias(self, out_TD: Tensor) -> Tensor:
-        """Return the sub-layer's output plus the bias, where there is one."""
-        return out_TD if self.bias is None else out_TD + self.bias.to(out_TD.dtype)
+        """Return the sub-layer's output plus bias, if any."""
+        if self.bias is None:
+            return out_TD
+        return out_TD + self.bias.to(out_TD.dtype)
 
 
 class Embedding(nn.Module):
-    """Table lookup; tensor parallelism swaps ``lookup`` for one that knows which rows are here."""
+    """Embedding table; tensor parallelism replaces ``lookup`` by one over this rank's rows."""
 
     def __init__(self, num_rows: int, size: int) -> None:
         super().__init__()
@@ -60,9 +62,9 @@ class Embedding(nn.Module):
 
 
 class LearnedPositions(nn.Module):
-    """A learned vector for each position (GPT-3).
+    """Learned position embeddings (GPT-3).
 
-    Sequence parallelism swaps ``own_tokens`` for the selection of the tokens this rank has between blocks.
+    Sequence parallelism replaces ``own_tokens`` by a selection of the tokens this rank has between blocks.
     """
 
     def __init__(self, num_rows: int, size: int) -> None:
@@ -71,7 +73,7 @@ class LearnedPositions(nn.Module):
         self.own_tokens: Callable[[Tensor], Tensor] = _all_tokens
 
     def forward(self, x_TD: Tensor, positions_T: Tensor) -> Tensor:
-        """Return the residual stream plus the vectors of its positions."""
+        """Return the residual stream plus the embeddings of its positions."""
         return x_TD + F.embedding(self.own_tokens(positions_T), self.weight).to(x_TD.dtype)
 
 
@@ -109,8 +111,10 @@ def make_norm(config: ModelConfig) -> RMSNorm | LayerNorm:
 
 
 def plain_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x times the transposed weight, plus the bias, in x's number format."""
-    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    """Return x times the transposed weight, plus bias, in x's dtype."""
+    if bias is not None:
+        bias = bias.to(x.dtype)
+    return F.linear(x, weight.to(x.dtype), bias)
 
 
 def _all_tokens(positions_T: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Multi-head latent attention: keys and values of all heads come from one narrow vector per token.
+"""Multi-head latent attention (MLA): keys and values of all heads are projected from one latent vector per token.
 
 References:
     DeepSeek-V2, https://arxiv.org/abs/2405.04434, section 2.1
@@ -20,12 +20,12 @@ from pytest_nemoperf.native.layers import Linear, OutputLinear, RMSNorm
 from pytest_nemoperf.native.operators import rotate
 from pytest_nemoperf.native.rope import Positions
 
-# DeepSeek's releases give the latents' norms this one, whatever that of the residual stream's norms is.
+# DeepSeek's releases use this for the latents' norms, independent of the residual stream's eps.
 _LATENT_EPS = 1e-6
 
 
 class LatentAttention(nn.Module):
-    """Causal self-attention; a head's queries and keys have a part without positions and a rotated part.
+    """Causal latent attention; a head's queries and keys have a part without positions and a rotated part.
 
     Rows of ``q`` (or ``q_up``) are, head by head, the part without positions, then the rotated one; rows of
     ``kv_up`` the key, then the value; rows of ``kv_down`` the latent, then the rotated key that all heads share.
@@ -51,25 +51,25 @@ class LatentAttention(nn.Module):
         self.core = make_core(config, layer, query_size=self.query_size, masks=masks)
 
     def forward(self, x_TD: Tensor, positions: Positions) -> Tensor:
-        """Return what attention adds to the residual stream, less the output's bias; T is whole sequences."""
-        mla, seq_len = self.mla, positions.index_S.shape[0]
-        q_TL = self.q_up(self.q_down_norm(self.q_down(x_TD))) if self.q is None else self.q(x_TD)
+        """Return the attention output (T, D) without the output bias; T is whole sequences."""
+        mla = self.mla
+        seq_len = positions.index_S.shape[0]
+        if self.q is not None:
+            q_TL = self.q(x_TD)
+        else:
+            latent_TL = self.q_down_norm(self.q_down(x_TD))
+            q_TL = self.q_up(latent_TL)
         q_BSHC = q_TL.unflatten(-1, (-1, self.query_size)).unflatten(0, (-1, seq_len))
         kv_TL, k_rope_TC = self.kv_down(x_TD).split([mla.kv_lora_rank, mla.qk_rope_head_dim], dim=-1)
         kv_TL = self.kv_up(self.kv_down_norm(kv_TL))
         kv_BSHC = kv_TL.unflatten(-1, (-1, mla.qk_nope_head_dim + mla.v_head_dim)).unflatten(0, (-1, seq_len))
         k_BSHC, v_BSHC = kv_BSHC.split([mla.qk_nope_head_dim, mla.v_head_dim], dim=-1)
         k_rope_BS1C = k_rope_TC.unflatten(0, (-1, seq_len))[:, :, None]
-        q_BSHC = self._with_positions(q_BSHC, positions)
         if positions.angles is not None:
+            q_nope_BSHC, q_rope_BSHC = torch.split(q_BSHC, [mla.qk_nope_head_dim, mla.qk_rope_head_dim], dim=-1)
+            q_BSHC = torch.cat([q_nope_BSHC, rotate(q_rope_BSHC, positions.angles)], dim=-1)
             k_rope_BS1C = rotate(k_rope_BS1C, positions.angles)
         k_BSHC = torch.cat([k_BSHC, k_rope_BS1C.expand(-1, -1, k_BSHC.shape[2], -1)], dim=-1)
         out_BSHC = attend(self.core, q_BSHC, k_BSHC, v_BSHC, lens=positions.lens)
         out_TD: Tensor = self.out(out_BSHC.flatten(2).flatten(0, 1))
         return out_TD
-
-    def _with_positions(self, q_BSHC: Tensor, positions: Positions) -> Tensor:
-        if positions.angles is None:
-            return q_BSHC
-        nope_BSHC, rope_BSHC = torch.split(q_BSHC, [self.mla.qk_nope_head_dim, self.mla.qk_rope_head_dim], dim=-1)
-        return torch.cat([nope_BSHC, rotate(rope_BSHC, positions.angles)], dim=-1)

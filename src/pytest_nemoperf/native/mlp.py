@@ -1,4 +1,4 @@
-"""The dense MLP and the activations between its matrices."""
+"""Dense MLP and activation functions."""
 
 # T tokens, D hidden, F width of the MLP (this rank's part under tensor parallelism)
 
@@ -21,11 +21,11 @@ _CLAMP_SLOPE = 1.702
 
 
 def activate(hidden_TF: Tensor, activation: Activation) -> Tensor:
-    """Return what goes into an MLP's second matrix.
+    """Apply the activation between an MLP's matrices; gated ones halve the columns.
 
     Args:
-        hidden_TF: What came out of the first; of gated ones the first half of the columns is the gate.
-        activation: Which.
+        hidden_TF: Output of the first matrix; the first half of the columns is the gate, if the activation is gated.
+        activation: Activation function.
     """
     match activation:
         case Activation.SWIGLU:
@@ -45,7 +45,7 @@ def activate(hidden_TF: Tensor, activation: Activation) -> Tensor:
 
 
 class MLP(nn.Module):
-    """Two matrices and an activation; gate and up projection are one matrix, the gate first."""
+    """Two matrices and an activation; gate and up projection are fused, the gate first."""
 
     def __init__(self, config: ModelConfig, *, width: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class MLP(nn.Module):
         self.down = OutputLinear(width, config.hidden_size, has_bias=config.mlp_bias)
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        """Return what the MLP adds to the residual stream, less the output's bias."""
+        """Return the MLP output (T, D) without the output bias."""
         first: Callable[[Tensor], Tensor] | None = self.up if self.gate_up is None else self.gate_up
         assert first is not None  # noqa: S101 (one of them is there)
         out_TD: Tensor = self.down(activate(first(x_TD), self.activation))

@@ -1,11 +1,11 @@
-"""A decoder with its loss: what one process computes; parallelism is added from outside.
+"""Decoder with embedding, blocks, head and loss, written for one process; parallelism is applied from outside.
 
 Tokens of a micro-batch are one dimension, because all but attention works token by token.
 """
 
 # B sequences of a micro-batch, S tokens of a sequence, T = B*S tokens (this rank's part between blocks under
-# sequence parallelism), N next tokens of each, K columns of what an objective needs to know of a token, D hidden,
-# V vocabulary (this rank's part under tensor parallelism)
+# sequence parallelism), N next tokens of each, K columns of an objective's terms, D hidden, V vocabulary (this
+# rank's part under tensor parallelism)
 
 from __future__ import annotations
 
@@ -21,77 +21,80 @@ from pytest_nemoperf.components import Layer
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.native.attention_core import Masks
 from pytest_nemoperf.native.block import Block
-from pytest_nemoperf.native.layers import Embedding, LearnedPositions, make_norm
+from pytest_nemoperf.native.layers import Embedding, LayerNorm, LearnedPositions, RMSNorm, make_norm
 from pytest_nemoperf.native.mtp import LOSS_WEIGHT, MTPDepth
 from pytest_nemoperf.native.operators import cross_entropy
-from pytest_nemoperf.native.rope import Positions, Tables, table_of, tabulate
+from pytest_nemoperf.native.rope import Positions, Table, Tables, table_of, tabulate
 from pytest_nemoperf.native.value_head import ValueHead
 from pytest_nemoperf.trainable import unsupported_model
 
 Objective = Callable[..., Tensor]
-"""What a model is trained for: from the head's output of each token (T) and its terms, (T, K) or None, to a scalar."""
+"""Training objective: maps the head's output (T) and the terms of each token, (T, K) or None, to a scalar."""
 
 
-def next_token_loss(logprob_T: Tensor, terms_TK: Tensor | None) -> Tensor:
-    """Return the loss of pre-training, summed over the tokens."""
+def token_outputs(output_T: Tensor, terms_TK: Tensor | None) -> Tensor:
+    """Objective of a forward-only pass: return the head's output (T) unchanged."""
+    del terms_TK  # used by training alone
+    return output_T
+
+
+def _next_token_loss(logprob_T: Tensor, terms_TK: Tensor | None) -> Tensor:
+    """Return the pre-training loss, summed over the tokens."""
     del terms_TK  # every token counts the same
     return -logprob_T.sum()
 
 
-def each_token(output_T: Tensor, terms_TK: Tensor | None) -> Tensor:
-    """Return the head's output as it is, for a pass that trains nothing."""
-    del terms_TK  # as it says
-    return output_T
-
-
 class LossHead(nn.Module):
-    """Logits and the log-probability of a token; tensor parallelism swaps ``cross_entropy`` for one over shards.
+    """Output head; tensor parallelism replaces ``cross_entropy`` by one over shards of the vocabulary.
 
-    ``temperature`` divides the logits, as it does when responses are sampled.
+    ``temperature`` divides the logits, as in the sampling of responses.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.weight = (
-            None if config.tied_embeddings else nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
-        )
-        self.scale, self.softcap = config.logit_scale, config.final_softcap
+        self.weight: nn.Parameter | None = None
+        if not config.tied_embeddings:
+            self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+        self.scale = config.logit_scale
+        self.softcap = config.final_softcap
         self.temperature = 1.0
         self.cross_entropy: Callable[[Tensor, Tensor], Tensor] = cross_entropy
 
     def forward(self, x_TD: Tensor, labels_T: Tensor, tied_weight_VD: Tensor | None) -> Tensor:
-        """Return each label's log-probability; the embedding table is used where the head has no weight of its own."""
+        """Return the log-probability of each label (T); a tied head uses the embedding table."""
         logits_TV = self.logits(x_TD, tied_weight_VD)
         if self.temperature != 1:
             logits_TV = logits_TV.float() / self.temperature  # as generation divides them
         return -self.cross_entropy(logits_TV, labels_T)
 
     def logits(self, x_TD: Tensor, tied_weight_VD: Tensor | None) -> Tensor:
-        """Return the logits of each token."""
+        """Return the logits of each token (T, V)."""
         weight_VD = tied_weight_VD if self.weight is None else self.weight
         assert weight_VD is not None  # noqa: S101 (one of them is there)
         logits_TV = F.linear(x_TD, weight_VD.to(x_TD.dtype))
         if self.scale != 1:
             logits_TV = logits_TV * self.scale
-        return logits_TV if self.softcap is None else torch.tanh(logits_TV / self.softcap) * self.softcap
+        if self.softcap is not None:
+            logits_TV = torch.tanh(logits_TV / self.softcap) * self.softcap
+        return logits_TV
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks, norm, head and loss, or the part of them that one pipeline stage has.
+    """Embedding, blocks, norm, head and loss, or the part of them on one pipeline stage.
 
-    ``positions_S`` are the places of this rank's tokens in their sequences; context parallelism gives a rank its
-    own before ``tabulate_positions`` is called. Whoever has rows of other lengths, or of several samples, puts their
-    positions into ``tables`` before a pass. ``objective`` is what the last stage returns.
+    ``positions_S`` are the positions of this rank's tokens in their sequences; context parallelism sets a rank's own
+    before ``tabulate_positions`` is called. For rows of another length, or packed rows, set ``tables`` before the
+    pass. The last stage returns ``objective`` of the head's outputs.
 
     Args:
         config: Architecture.
         seq_len: Tokens per sequence (S).
         dtype: Number format of activations and matrix products; parameters are fp32 master weights.
-        layers: Which of the model's layers; None for all. Blocks are named by their number in the whole model.
-        is_first: Has the embedding.
-        is_last: Has the norm, the head and the loss, the blocks of multi-token prediction, and the embedding
-            where one of these needs it.
-        is_router_balanced: Tokens go round the experts instead of where the router sends them.
+        layers: Layers of this stage; None for all. Blocks are named by their number in the whole model.
+        is_first: The stage has the embedding.
+        is_last: The stage has the norm, the head and the loss, the blocks of multi-token prediction, and the
+            embedding if one of these needs it.
+        is_router_balanced: Route tokens to the experts in turn, not by the router's scores.
 
     Raises:
         PlanError: If this engine doesn't train the architecture.
@@ -115,7 +118,8 @@ class Decoder(nn.Module):
         self.config = config
         self.seq_len = seq_len
         self.dtype = dtype
-        self.is_first, self.is_last = is_first, is_last
+        self.is_first = is_first
+        self.is_last = is_last
         masks = Masks()
 
         def make_block(layer: Layer) -> Block:
@@ -127,37 +131,44 @@ class Decoder(nn.Module):
         self.positions: LearnedPositions | None = None
         if is_first and config.max_positions is not None:
             self.positions = LearnedPositions(config.max_positions, config.hidden_size)
-        layers = range(config.num_layers) if layers is None else layers
-        kinds = config.layers
-        self.blocks = nn.ModuleDict({str(index): make_block(kinds[index]) for index in layers})
-        self._block_tables = [table_of(config, kinds[index]) for index in layers]
-        self.norm = make_norm(config) if is_last else None
+        if layers is None:
+            layers = range(config.num_layers)
+        self.blocks = nn.ModuleDict()
+        self._block_tables: list[Table] = []
+        for index in layers:
+            layer = config.layers[index]
+            self.blocks[str(index)] = make_block(layer)
+            self._block_tables.append(table_of(config, layer))
+        self.norm: RMSNorm | LayerNorm | None = None
         self.head: LossHead | ValueHead | None = None
         if is_last:
+            self.norm = make_norm(config)
             self.head = ValueHead(config.hidden_size) if config.has_value_head else LossHead(config)
-        depths = range(config.num_mtp_blocks if is_last else 0)
-        self.mtp = nn.ModuleDict({str(depth): MTPDepth(config, make_block(config.mtp_layer)) for depth in depths})
+        self.mtp = nn.ModuleDict()
+        num_depths = config.num_mtp_blocks if is_last else 0
+        for depth in range(num_depths):
+            self.mtp[str(depth)] = MTPDepth(config, make_block(config.mtp_layer))
         # Plain tensors: DDP would broadcast buffers in every step.
         self.positions_S = torch.arange(seq_len, device="cpu")
         self.tables: Tables = {}
-        self.objective: Objective = next_token_loss
+        self.objective: Objective = _next_token_loss
 
     def tabulate_positions(self, device: torch.device) -> None:
-        """Make what the layers look up about positions_S, on the device."""
+        """Compute the position tables of ``positions_S`` on the device."""
         self.tables = tabulate(self.config, index_S=self.positions_S, dtype=self.dtype, device=device)
 
     def positions_of(self, layer: Layer) -> Positions:
-        """Return what a layer looks up about this rank's positions."""
+        """Return the position table of a layer."""
         return self.tables[table_of(self.config, layer)]
 
     def forward(self, x: Tensor, labels_BSN: Tensor, terms_BSK: Tensor | None = None) -> Tensor:
-        """Return the residual stream after this stage, or the objective summed over the micro-batch, a scalar in fp32.
+        """Return the residual stream (T, D), or the objective summed over the micro-batch, an fp32 scalar.
 
         Args:
             x: Tokens (B, S) on the first stage, the residual stream (T, D) of the stage before on others.
             labels_BSN: The next N tokens of each position, one more than the model predicts further ahead; used by
                 the last stage.
-            terms_BSK: What the objective needs to know of each position beside the head's output.
+            terms_BSK: Terms of the objective for each position; None if it has none.
         """
         x = self.hidden(x)
         if self.norm is None:
@@ -169,21 +180,21 @@ class Decoder(nn.Module):
         depths = cycle(self.mtp.values())  # one block may serve all depths
         for module, tokens_BS, labels_BS in zip(depths, labels_BSN.unbind(-1), labels_ahead, strict=False):
             x = module(self._embed(tokens_BS), x, self.positions_of(self.config.mtp_layer))
-            ahead = next_token_loss(self._output_T(x, labels_BS), None)
+            ahead = _next_token_loss(self._output_T(x, labels_BS), None)
             loss = loss + LOSS_WEIGHT / self.config.mtp_num_layers * ahead
         return loss
 
     def logits(self, tokens_BS: Tensor) -> Tensor:
-        """Return the logits of every position (B, S, V); of a whole model, not of a stage."""
+        """Return the logits of every position (B, S, V); for a whole model, not for a stage."""
         return torch.unflatten(self.head_logits(self.hidden(tokens_BS)), 0, tokens_BS.shape)
 
     def head_logits(self, x_TD: Tensor) -> Tensor:
-        """Return the logits of some tokens, given the residual stream after the last block; of the last stage."""
+        """Return the logits (T, V), given the residual stream after the last block; on the last stage."""
         assert self.norm is not None and isinstance(self.head, LossHead)  # noqa: S101, PT018 (a policy's last stage)
         return self.head.logits(self.norm(x_TD), self._tied_weight_VD())
 
     def hidden(self, x: Tensor) -> Tensor:
-        """Return the residual stream after this stage's blocks, of what ``forward`` takes."""
+        """Return the residual stream (T, D) after this stage's blocks; ``x`` as in ``forward``."""
         if self.is_first:
             x = self._embed(x)
         for table, block in zip(self._block_tables, self.blocks.values(), strict=True):
@@ -205,4 +216,6 @@ class Decoder(nn.Module):
         return output_T
 
     def _tied_weight_VD(self) -> Tensor | None:
-        return self.embedding.weight if self.embedding is not None and self.config.tied_embeddings else None
+        if self.embedding is None or not self.config.tied_embeddings:
+            return None
+        return self.embedding.weight

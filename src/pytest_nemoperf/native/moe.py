@@ -1,4 +1,4 @@
-"""A mixture of experts: a router sends each token to a few of many MLPs. No token is dropped.
+"""Mixture of experts (MoE): a router sends each token to a few of many MLPs. No token is dropped.
 
 References:
     Shazeer et al. 2017, https://arxiv.org/abs/1701.06538; DeepSeek-V3, https://arxiv.org/abs/2412.19437,
@@ -28,10 +28,10 @@ _GROUPED_ALIGNMENT = 16  # bytes a row of either operand must be a multiple of
 
 
 class Router(nn.Module):
-    """Scores of the experts in fp32 (of weights that FSDP gathered in the compute type), and the choice among them.
+    """Top-k router; scores are fp32 (of weights that FSDP gathered in the compute dtype).
 
-    ``correction_E`` is added to the scores for choosing alone; training frameworks move it to balance the load,
-    here it stays at zero.
+    ``correction_E`` is added to the scores for the choice of experts only; training frameworks adjust it to balance
+    the load, here it stays at zero.
     """
 
     def __init__(self, hidden_size: int, moe: MoE, *, is_balanced: bool) -> None:
@@ -44,8 +44,11 @@ class Router(nn.Module):
         self.correction_E = torch.zeros(moe.num_experts) if moe.has_score_correction else None
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the chosen experts' probabilities (T, K), in fp32, and their numbers (T, K)."""
-        logits_TE = F.linear(x_TD.float(), self.weight.float(), None if self.bias is None else self.bias.float())
+        """Return the chosen experts' probabilities (T, K), in fp32, and their ids (T, K)."""
+        bias_E: Tensor | None = self.bias
+        if bias_E is not None:
+            bias_E = bias_E.float()
+        logits_TE = F.linear(x_TD.float(), self.weight.float(), bias_E)
         scores_TE = logits_TE.softmax(-1) if self.moe.router == "softmax" else logits_TE.sigmoid()
         ids_TK = self._round_robin(scores_TE) if self.is_balanced else self._best(scores_TE)
         probs_TK = scores_TE.gather(1, ids_TK)
@@ -60,21 +63,22 @@ class Router(nn.Module):
             scores_TE = scores_TE + self.correction_E
         if moe.num_groups > 1:
             grouped_TGE = torch.unflatten(scores_TE, 1, (moe.num_groups, -1))
-            group_scores_TG = grouped_TGE.topk(1 if moe.group_score == "max" else 2, dim=-1).values.sum(-1)
+            num_best = 1 if moe.group_score == "max" else 2
+            group_scores_TG = grouped_TGE.topk(num_best, dim=-1).values.sum(-1)
             groups_TG = group_scores_TG.topk(moe.topk_groups, dim=-1).indices
             is_closed_TG = torch.ones_like(group_scores_TG, dtype=torch.bool).scatter(1, groups_TG, value=False)
             scores_TE = grouped_TGE.masked_fill(is_closed_TG[:, :, None], -torch.inf).flatten(1)
         return scores_TE.topk(moe.topk, dim=-1).indices
 
     def _round_robin(self, scores_TE: Tensor) -> Tensor:
-        """Return experts in turn: what published pages' forced load balancing does, without their randomness."""
+        """Assign experts in turn, like the forced load balancing of published benchmarks but without randomness."""
         num_tokens, num_experts = scores_TE.shape
         rows_R = torch.arange(num_tokens * self.moe.topk, device=scores_TE.device)
         return (rows_R % num_experts).view(num_tokens, self.moe.topk)
 
 
 class ExpertLinear(nn.Module):
-    """One matrix of each expert, (E, O, I); expert parallelism keeps a contiguous slice of the experts."""
+    """One matrix per expert, (E, O, I); expert parallelism keeps a contiguous slice of the experts."""
 
     def __init__(self, num_experts: int, in_features: int, out_features: int, *, has_bias: bool) -> None:
         super().__init__()
@@ -83,12 +87,12 @@ class ExpertLinear(nn.Module):
 
 
 class Experts(nn.Module):
-    """The routed experts.
+    """Routed experts.
 
-    ``exchange`` maps rows sorted by expert, and how many each expert has, to the experts' outputs in the same
-    order; expert parallelism swaps it for one that sends rows to the ranks that have their experts, calls
-    ``compute`` there, and brings the outputs back. ``product`` is grouped_product or looped_product; of the last
-    bias a rank adds ``bias_share``, for where experts are cut the ranks' outputs are summed.
+    ``exchange`` maps rows sorted by expert, and the rows per expert, to the experts' outputs in the same order; expert
+    parallelism replaces it by one that sends rows to their experts' ranks, calls ``compute`` there, and sends the
+    outputs back. ``product`` is grouped_product or looped_product. A rank adds ``bias_share`` of the last bias,
+    because the outputs of ranks that split an expert are summed.
     """
 
     def __init__(self, config: ModelConfig, moe: MoE) -> None:
@@ -110,7 +114,7 @@ class Experts(nn.Module):
         self.bias_share = 1.0
 
     def forward(self, x_TD: Tensor, probs_TK: Tensor, ids_TK: Tensor) -> Tensor:
-        """Return for each token the sum of its experts' outputs, weighted by their probabilities."""
+        """Return the sum of each token's expert outputs, weighted by their probabilities (T, D)."""
         num_copies = ids_TK.shape[1]
         order_R = ids_TK.flatten().argsort(stable=True)
         place_R = torch.empty_like(order_R).scatter_(0, order_R, torch.arange(len(order_R), device=order_R.device))
@@ -127,11 +131,11 @@ class Experts(nn.Module):
         return out_TKD.sum(1)
 
     def compute(self, x_RD: Tensor, counts_E: Tensor) -> Tensor:
-        """Return the outputs of the experts that are here.
+        """Return the outputs of this rank's experts (R, D).
 
         Args:
             x_RD: Rows sorted by expert.
-            counts_E: How many each expert of this rank has, integers.
+            counts_E: Rows of each expert of this rank, integers.
         """
         first = self.up if self.gate_up is None else self.gate_up
         assert first is not None  # noqa: S101 (one of them is there)
@@ -142,12 +146,14 @@ class Experts(nn.Module):
         hidden_RF = _add_bias(self.product(x_RD, first.weight.to(x_RD.dtype), counts_E), first.bias, expert_R)
         hidden_RF = activate(hidden_RF, self.activation)
         out_RD = self.product(hidden_RF, self.down.weight.to(x_RD.dtype), counts_E)
-        bias_ED = None if self.down.bias is None else self.down.bias * self.bias_share
+        bias_ED: Tensor | None = self.down.bias
+        if bias_ED is not None:
+            bias_ED = bias_ED * self.bias_share
         return _add_bias(out_RD, bias_ED, expert_R)
 
 
 class MixtureOfExperts(nn.Module):
-    """Router, routed experts and the shared ones that every token goes to."""
+    """Router, routed experts, and shared experts for every token."""
 
     def __init__(self, config: ModelConfig, *, is_balanced: bool) -> None:
         super().__init__()
@@ -155,16 +161,23 @@ class MixtureOfExperts(nn.Module):
         assert moe is not None  # noqa: S101 (the caller looked)
         hidden = config.hidden_size
         self.router = Router(hidden, moe, is_balanced=is_balanced)
-        self.latent_down = None if moe.latent_size is None else Linear(hidden, moe.latent_size)
-        self.latent_up = None if moe.latent_size is None else Linear(moe.latent_size, hidden)
+        self.latent_down: Linear | None = None
+        self.latent_up: Linear | None = None
+        if moe.latent_size is not None:
+            self.latent_down = Linear(hidden, moe.latent_size)
+            self.latent_up = Linear(moe.latent_size, hidden)
         self.experts = Experts(config, moe)
-        self.shared = MLP(config, width=moe.shared_ffn_hidden_size) if moe.shared_ffn_hidden_size else None
+        self.shared: MLP | None = None
+        if moe.shared_ffn_hidden_size:
+            self.shared = MLP(config, width=moe.shared_ffn_hidden_size)
         self.shared_gate = Linear(hidden, 1) if moe.shared_gate else None
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        """Return what the experts add to the residual stream."""
+        """Return the output of routed and shared experts (T, D)."""
         probs_TK, ids_TK = self.router(x_TD)
-        routed_TD = x_TD if self.latent_down is None else self.latent_down(x_TD)
+        routed_TD = x_TD
+        if self.latent_down is not None:
+            routed_TD = self.latent_down(x_TD)
         out_TD: Tensor = self.experts(routed_TD, probs_TK, ids_TK)
         if self.latent_up is not None:
             out_TD = self.latent_up(out_TD)
@@ -180,25 +193,25 @@ Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def grouped_product(x_RI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
-    """Return every row times its expert's matrix in one call; where torch has no kernel, by looped_product."""
+    """Return every row times its expert's matrix (R, O) in one call, or by looped_product if torch has no kernel."""
     problem = grouped_problem(x_RI, weight_EOI)
     if problem:
-        _tell_once(problem)
+        _warn_once(problem)
         return looped_product(x_RI, weight_EOI, counts_E)
     if x_RI.shape[0] == 0:
-        return looped_product(x_RI, weight_EOI, counts_E)  # its kernels take no empty operand
+        return looped_product(x_RI, weight_EOI, counts_E)  # grouped kernels take no empty operand
     ends_E = counts_E.cumsum(0, dtype=torch.int32)
     return contiguous_gradient(F.grouped_mm(x_RI, weight_EOI.transpose(1, 2), offs=ends_E))
 
 
 def looped_product(x_RI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
-    """Return every row times its expert's matrix, expert by expert; the counts come to the host."""
+    """Return every row times its expert's matrix (R, O), expert by expert; the counts are copied to the host."""
     rows_E = torch.split(x_RI, counts_E.tolist())
     return torch.cat([F.linear(rows_I, weight_OI) for rows_I, weight_OI in zip(rows_E, weight_EOI, strict=True)])
 
 
 def grouped_problem(x_RI: Tensor, weight_EOI: Tensor) -> str:
-    """Return why torch's grouped product can't do it, or nothing."""
+    """Return the reason torch's grouped product can't take these operands, or an empty string."""
     if not hasattr(F, "grouped_mm"):
         return f"torch {torch.__version__} has no grouped_mm"
     if torch.compiler.is_compiling() and x_RI.dtype != torch.bfloat16:
@@ -212,7 +225,7 @@ def grouped_problem(x_RI: Tensor, weight_EOI: Tensor) -> str:
 
 
 def count_rows(ids_R: Tensor, *, num_experts: int) -> Tensor:
-    """Return how many rows each expert has; unlike bincount it needs no look at the values."""
+    """Count the rows of each expert (E); unlike bincount, without a synchronisation with the device."""
     counts_E = torch.zeros(num_experts, dtype=torch.int64, device=ids_R.device)
     return counts_E.scatter_add_(0, ids_R, torch.ones_like(ids_R))
 
@@ -224,5 +237,5 @@ def _add_bias(out_RO: Tensor, bias_EO: Tensor | None, expert_R: Tensor | None) -
 
 
 @cache
-def _tell_once(problem: str) -> None:
+def _warn_once(problem: str) -> None:
     warnings.warn(f"{problem}; experts run one by one, which is slower", stacklevel=2)

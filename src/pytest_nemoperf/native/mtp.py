@@ -1,4 +1,4 @@
-"""Multi-token prediction: each depth has a block that predicts one token further ahead.
+"""Multi-token prediction (MTP): the block of each depth predicts one token further ahead.
 
 References:
     DeepSeek-V3, https://arxiv.org/abs/2412.19437, section 2.2
@@ -17,12 +17,12 @@ from pytest_nemoperf.native.block import Block
 from pytest_nemoperf.native.layers import Linear, make_norm
 from pytest_nemoperf.native.rope import Positions
 
-# Weight of the losses' mean over the depths during most of DeepSeek-V3's pre-training (its section 4.2).
+# Weight of the loss averaged over the depths, during most of DeepSeek-V3's pre-training (its section 4.2).
 LOSS_WEIGHT = 0.3
 
 
 class MTPDepth(nn.Module):
-    """Norms of its two inputs, their projection to one, a block, and the norm before the model's own head."""
+    """One depth: norms of the two inputs, their projection to one, a block, and the norm before the model's head."""
 
     def __init__(self, config: ModelConfig, block: Block) -> None:
         super().__init__()
@@ -33,12 +33,12 @@ class MTPDepth(nn.Module):
         self.norm = make_norm(config)
 
     def forward(self, embedded_TD: Tensor, hidden_TD: Tensor, positions: Positions) -> Tensor:
-        """Return what the head turns into logits, and the next depth takes as its hidden state.
+        """Return the normalised hidden state (T, D), the input of the head and of the next depth.
 
         Args:
-            embedded_TD: Embeddings of the tokens so far ahead as this depth is deep.
-            hidden_TD: What the depth before returned, or the model's last norm.
-            positions: What attention knows about places in the sequences.
+            embedded_TD: Embeddings of the tokens that many positions ahead as this depth is deep.
+            hidden_TD: Output of the depth before, or of the model's last norm.
+            positions: Position table of the block.
         """
         joined_T2D = torch.cat([self.embedding_norm(embedded_TD), self.hidden_norm(hidden_TD)], dim=-1)
         out_TD: Tensor = self.norm(self.block(self.projection(joined_T2D), positions))

@@ -1,8 +1,8 @@
-"""Operators with a backward of their own, where plain autograd takes many more passes over memory.
+"""Operators with a custom backward that makes fewer passes over memory than plain autograd.
 
-A block that torch.compile compiles has plain operations in their place: it fuses those, and would stop at these. Where
-no gradient is asked for, the same forward runs without autograd's wrapping, which costs small batches as much as
-several operations.
+In a block compiled by torch.compile plain operations take their place: the compiler fuses those, and would break the
+graph at these. Without gradients the same forward runs without autograd.Function, which costs small batches as much
+as several operations.
 """
 
 # B sequences, S tokens of a sequence, T = B*S tokens, D hidden, N heads of a fused tensor, H query heads,
@@ -18,18 +18,17 @@ from torch import Tensor
 
 
 def split_heads(qkv_BSNC: Tensor, *, num_kv_heads: int, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries, keys and values of the fused projection, the first two rotated by their positions.
+    """Split the fused projection into queries, keys and values, and rotate queries and keys by their positions.
 
     Args:
         qkv_BSNC: All query heads, then all key heads, then all value heads.
-        num_kv_heads: Key heads, and value heads.
+        num_kv_heads: Number of key heads, and of value heads.
         angles: Cosines and sines of each position's angles, (S, R), for the pairs (r, r + R) of a head's first
-            2R columns; the other columns stay as they are.
+            2R columns; the other columns are not rotated.
     """
     if torch.compiler.is_compiling():
-        q_BSHC, k_BSKC, v_BSKC = torch.split(
-            qkv_BSNC, [qkv_BSNC.shape[2] - 2 * num_kv_heads, num_kv_heads, num_kv_heads], dim=2
-        )
+        sizes = [qkv_BSNC.shape[2] - 2 * num_kv_heads, num_kv_heads, num_kv_heads]
+        q_BSHC, k_BSKC, v_BSKC = torch.split(qkv_BSNC, sizes, dim=2)
         return _plain_rotate(q_BSHC, *angles), _plain_rotate(k_BSKC, *angles), v_BSKC
     if not torch.is_grad_enabled():
         return _split_heads(qkv_BSNC, num_kv_heads, *angles)
@@ -40,7 +39,7 @@ def split_heads(qkv_BSNC: Tensor, *, num_kv_heads: int, angles: tuple[Tensor, Te
 
 
 def rotate(x_BSNC: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Return the heads rotated by their positions; of the angles, see split_heads."""
+    """Return the heads rotated by their positions; angles as in split_heads."""
     if torch.compiler.is_compiling():
         return _plain_rotate(x_BSNC, *angles)
     if not torch.is_grad_enabled():
@@ -53,7 +52,7 @@ def rms_norm(x: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
     """Return the input over the root mean square of its last dimension, times the weight."""
     if x.is_cuda or x.dtype != torch.float32 or torch.compiler.is_compiling():
         return F.rms_norm(x, weight_D.shape, weight_D, eps)
-    # On the CPU torch composes it, forward and backward, of two and a half times as many passes.
+    # On the CPU torch composes forward and backward of two and a half times as many passes.
     x_TD = x.reshape(-1, weight_D.shape[0])
     if not torch.is_grad_enabled():
         return _unit_rows(x_TD, eps=eps)[0].mul_(weight_D).view(x.shape)
@@ -62,7 +61,7 @@ def rms_norm(x: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
 
 
 def swiglu(gate_up_TF: Tensor) -> Tensor:
-    """Return silu(gate) * up, where the first half of the columns is the gate."""
+    """Return silu(gate) * up; the first half of the columns is the gate."""
     if torch.compiler.is_compiling():
         gate_TF, up_TF = gate_up_TF.chunk(2, dim=-1)
         return F.silu(gate_TF) * up_TF
@@ -74,32 +73,32 @@ def swiglu(gate_up_TF: Tensor) -> Tensor:
 
 
 def cross_entropy(logits_TV: Tensor, labels_T: Tensor) -> Tensor:
-    """Return the next-token loss of each token, in fp32."""
+    """Return the next-token loss of each token (T), in fp32."""
     loss_T: Tensor = _CrossEntropy.apply(logits_TV.float(), labels_T)  # type: ignore[no-untyped-call]  # as above
     return loss_T
 
 
 def contiguous_gradient(x: Tensor) -> Tensor:
-    """Return the tensor, whose gradient comes back contiguous: grouped products reject expanded ones."""
-    same: Tensor = _ContiguousGradient.apply(x)  # type: ignore[no-untyped-call]  # as above
-    return same
+    """Identity that makes the gradient contiguous, as grouped products reject expanded ones."""
+    identity: Tensor = _ContiguousGradient.apply(x)  # type: ignore[no-untyped-call]  # as above
+    return identity
 
 
 def copy_rows(x_TD: Tensor, *, num_copies: int, order_R: Tensor, place_R: Tensor) -> Tensor:
-    """Return each row ``num_copies`` times, in another order.
+    """Repeat each row ``num_copies`` times and permute the copies; returns (R, D), with R = T*K.
 
     Args:
         x_TD: Rows.
-        num_copies: K; R = T*K rows come out.
-        order_R: Which copy is at each place: copies are numbered t*K + k.
-        place_R: Its inverse: where each copy is.
+        num_copies: Copies of each row (K).
+        order_R: Permutation: the copy at each index of the output; copy k of row t is number t*K + k.
+        place_R: Inverse permutation: the index of each copy in the output.
     """
     rows_RD: Tensor = _CopyRows.apply(x_TD, num_copies, order_R, place_R)  # type: ignore[no-untyped-call]  # as above
     return rows_RD
 
 
 class _SplitHeads(torch.autograd.Function):
-    """Queries and keys are rotated in one go, and the backward fills one tensor instead of joining three."""
+    """Rotates queries and keys in one pass; the backward fills one tensor instead of concatenating three."""
 
     @staticmethod
     def forward(
@@ -136,9 +135,9 @@ class _Rotate(torch.autograd.Function):
 
 
 def _split_heads(qkv_BSNC: Tensor, num_kv_heads: int, cos_SR: Tensor, sin_SR: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    qk_BSNC, v_BSKC = qkv_BSNC[:, :, :-num_kv_heads], qkv_BSNC[:, :, -num_kv_heads:]
-    rotated_BSNC = _rotated(qk_BSNC, cos_SR, sin_SR)
-    return rotated_BSNC[:, :, :-num_kv_heads], rotated_BSNC[:, :, -num_kv_heads:], v_BSKC
+    qk_BSNC = _rotated(qkv_BSNC[:, :, :-num_kv_heads], cos_SR, sin_SR)
+    v_BSKC = qkv_BSNC[:, :, -num_kv_heads:]
+    return qk_BSNC[:, :, :-num_kv_heads], qk_BSNC[:, :, -num_kv_heads:], v_BSKC
 
 
 def _rotated(x_BSNC: Tensor, cos_SR: Tensor, sin_SR: Tensor) -> Tensor:
@@ -148,14 +147,16 @@ def _rotated(x_BSNC: Tensor, cos_SR: Tensor, sin_SR: Tensor) -> Tensor:
 
 
 def _plain_rotate(x_BSNC: Tensor, cos_SR: Tensor, sin_SR: Tensor) -> Tensor:
-    cos_S1R, sin_S1R = cos_SR[:, None], sin_SR[:, None]
+    cos_S1R = cos_SR[:, None]
+    sin_S1R = sin_SR[:, None]
     num_pairs = cos_SR.shape[1]
     first, second, rest = torch.split(x_BSNC, [num_pairs, num_pairs, x_BSNC.shape[-1] - 2 * num_pairs], dim=-1)
     return torch.cat([first * cos_S1R - second * sin_S1R, second * cos_S1R + first * sin_S1R, rest], dim=-1)
 
 
 def _rotate(x_BSNC: Tensor, cos_SR: Tensor, sin_SR: Tensor, *, out: Tensor) -> None:
-    cos_S1R, sin_S1R = cos_SR[:, None], sin_SR[:, None]
+    cos_S1R = cos_SR[:, None]
+    sin_S1R = sin_SR[:, None]
     num_pairs = cos_SR.shape[1]
     sizes = [num_pairs, num_pairs, x_BSNC.shape[-1] - 2 * num_pairs]
     first, second, rest = torch.split(x_BSNC, sizes, dim=-1)
@@ -186,14 +187,14 @@ class _HostRMSNorm(torch.autograd.Function):
         unit_TD, scale_T1, weight_D = ctx.saved_tensors
         product_TD = grads[0] * unit_TD
         grad_weight_D = product_TD.sum(0)
-        # The gradient has no part along the row itself: its scale is normalised away.
+        # The gradient has no component along the row itself: its scale is normalised away.
         along_T1 = torch.mv(product_TD, weight_D).div_(-weight_D.shape[0])[:, None]
         grad_TD = torch.mul(grads[0], weight_D, out=product_TD).addcmul_(unit_TD, along_T1).mul_(scale_T1)
         return grad_TD, grad_weight_D, None
 
 
 class _SwiGLU(torch.autograd.Function):
-    """Writes both gradients where they belong, instead of into two tensors to be joined."""
+    """The backward writes both gradients into one tensor instead of concatenating two."""
 
     @staticmethod
     def forward(ctx: Any, gate_up_TF: Tensor) -> Tensor:
@@ -217,7 +218,7 @@ class _SwiGLU(torch.autograd.Function):
 class _ContiguousGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        del ctx  # nothing to keep
+        del ctx  # nothing to save
         return x.view_as(x)
 
     @staticmethod
@@ -227,7 +228,7 @@ class _ContiguousGradient(torch.autograd.Function):
 
 
 class _CopyRows(torch.autograd.Function):
-    """The order is a permutation, so the backward gathers; autograd's own would have to add row by row."""
+    """The order is a permutation, so the backward gathers; autograd's would scatter-add row by row."""
 
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, num_copies: int, order_R: Tensor, place_R: Tensor) -> Tensor:
@@ -238,13 +239,15 @@ class _CopyRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (place_R,) = ctx.saved_tensors
-        copies_RD = grads[0].index_select(0, place_R)
-        grad_TD = copies_RD if ctx.num_copies == 1 else torch.unflatten(copies_RD, 0, (-1, ctx.num_copies)).sum(1)
+        grad_RD = grads[0].index_select(0, place_R)
+        if ctx.num_copies == 1:
+            return grad_RD, None, None, None
+        grad_TD = torch.unflatten(grad_RD, 0, (-1, ctx.num_copies)).sum(1)
         return grad_TD, None, None, None
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Turns the log-probabilities into their gradient in place: they are the largest activation there is."""
+    """The backward overwrites the probabilities with the gradient: they are the largest activation there is."""
 
     @staticmethod
     def forward(ctx: Any, logits_TV: Tensor, labels_T: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""From a plan to this rank's model, in the order that composes."""
+"""Parallelize a plan's model: every axis and option applied in the order that composes."""
 
 from __future__ import annotations
 
@@ -15,29 +15,27 @@ from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.native.pipeline import build_chunks
 from pytest_nemoperf.native.precision import apply_precision
 from pytest_nemoperf.native.recompute import apply_recompute
-from pytest_nemoperf.native.shares import cut
+from pytest_nemoperf.native.shares import shard_weights
 from pytest_nemoperf.native.tensor_parallel import apply_tensor_parallel
 from pytest_nemoperf.recipe import Plan, Precision
 from pytest_nemoperf.weights import model_weights
 
 
 def compute_dtype(precision: Precision) -> torch.dtype:
-    """Return the number format of activations and matrix products."""
-    match precision:
-        case Precision.FP32:
-            return torch.float32
-        case _:  # 8-bit and 4-bit formats live inside transformer-engine's matrix products
-            return torch.bfloat16
+    """Return the dtype of activations and matrix products."""
+    if precision is Precision.FP32:
+        return torch.float32
+    return torch.bfloat16  # 8-bit and 4-bit formats are internal to transformer-engine's products
 
 
 def parallelize(plan: Plan, *, mesh: RankMesh, device: torch.device, is_trained: bool = True) -> tuple[nn.Module, ...]:
-    """Return this rank's parts of the plan's model, ready to train: one, or its chunks of a pipeline.
+    """Return this rank's model, ready to train, or its chunks of a pipeline.
 
     Args:
         plan: Model, precision, layout and seed.
-        mesh: From build_mesh.
-        device: Of this rank.
-        is_trained: Otherwise its weights stay as they are, and nothing is kept or communicated for gradients.
+        mesh: Process groups from build_mesh.
+        device: Device of this rank.
+        is_trained: Compute and communicate gradients; otherwise the weights are frozen.
 
     Raises:
         PlanError: If the layout doesn't fit the model.
@@ -67,8 +65,9 @@ def _parallelize_chunk(model: Decoder, *, plan: Plan, mesh: RankMesh, device: to
     apply_recompute(model, recompute=plan.recompute)
     if plan.is_compiled:
         apply_compile(model)
-    cut(model, weights=weights, mesh=mesh)
+    shard_weights(model, weights=weights, mesh=mesh)
     if mesh.shards is not None:
         apply_fsdp(model, mesh=mesh.shards, expert_mesh=mesh.expert_shards, is_pipelined=layout.pp > 1)
-    # DDP wants real weights, FSDP is content with shapes: allocating in between never holds a whole model.
+    # After FSDP, which takes weights on the meta device, so that no rank allocates a whole model; before DDP, which
+    # needs them allocated.
     initialize(model, weights=weights, mesh=mesh, seed=plan.seed, device=device)

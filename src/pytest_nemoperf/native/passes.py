@@ -1,4 +1,4 @@
-"""Passes of micro-batches through the model: what one rank does with a whole model, or with its parts of a pipeline."""
+"""Forward and backward passes of micro-batches through the model of a rank."""
 
 # B rows of a micro-batch, S tokens of a row, N next tokens of each, K columns of terms, T tokens of a micro-batch
 
@@ -15,19 +15,19 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from pytest_nemoperf.native.data_parallel import gradient_sync
-from pytest_nemoperf.native.model import Decoder, each_token
+from pytest_nemoperf.native.model import Decoder, token_outputs
 from pytest_nemoperf.native.phases import PhaseClock
 from pytest_nemoperf.native.rope import Tables
 
 
 class MicroBatch(NamedTuple):
-    """What goes through the model at once.
+    """Rows that go through the model at once.
 
     Attributes:
-        tokens_BS: Tokens.
-        labels_BSN: The next tokens of each.
-        terms_BSK: What the objective needs to know of each; None if nothing.
-        tables: What the layers look up about the rows' positions; None for rows as long as the plan's sequences.
+        tokens_BS: Token ids.
+        labels_BSN: The next N tokens of each token.
+        terms_BSK: Terms of the objective for each token; None if it has none.
+        tables: Position tables of the rows; None for rows as long as the plan's sequences.
     """
 
     tokens_BS: Tensor
@@ -37,21 +37,21 @@ class MicroBatch(NamedTuple):
 
 
 class Passes(Protocol):
-    """How a rank takes micro-batches through the parts of the model that it has."""
+    """Passes of micro-batches through this rank's model chunks."""
 
     def forward_backward(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
-        """Accumulate the gradient of the objective and return its value on this rank, still on the device."""
+        """Accumulate gradients and return the objective on this rank, a scalar on the device."""
 
     def forward(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
-        """Return the head's output for each token (T) of each micro-batch; nothing on ranks without the head."""
+        """Return the head's output (T) of each micro-batch; an empty list on ranks without the head."""
 
 
 class Accumulation:
-    """Takes micro-batches through a whole model, one after the other.
+    """Gradient accumulation over the micro-batches of a whole model.
 
     Args:
-        model: As parallelize returned it.
-        divisor: Of what the objective adds up to.
+        model: Model from parallelize.
+        divisor: Divisor of the summed objective.
         has_grad_comm: Gradients are communicated at the end of the last backward pass, or later.
         clock: Marks ``forward``, ``backward`` and ``grad_comm``.
     """
@@ -64,12 +64,12 @@ class Accumulation:
         self._clock = clock
 
     def forward_backward(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
-        """Accumulate the gradient of the objective over the divisor, and return that, as Passes says."""
+        """Accumulate gradients of the objective over the divisor, and return it, a scalar on the device."""
         loss = torch.zeros((), device=micro_batches[0].tokens_BS.device)
         for number, micro_batch in enumerate(micro_batches, start=1):
             with gradient_sync(self._model, is_on=number == len(micro_batches)):
-                # Sums over an exact count: the mean over all tokens, however they are cut into micro-batches.
-                # DDP and FSDP average over ranks, and every rank divides by the same.
+                # Sums over an exact count: the mean over all tokens, for any split into micro-batches.
+                # DDP and FSDP average over ranks, and every rank divides by the same number.
                 micro_loss: Tensor = self._run(self._model, micro_batch) / self._divisor
                 self._clock.mark("forward")
                 if self._has_grad_comm:
@@ -80,7 +80,7 @@ class Accumulation:
         return loss
 
     def forward(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
-        """Return the head's outputs, as Passes says."""
+        """Return the head's output (T) of each micro-batch, without gradients."""
         with without_training([self._whole]):
             return [self._run(self._whole, micro_batch) for micro_batch in micro_batches]
 
@@ -91,28 +91,29 @@ class Accumulation:
         return out
 
     def _mark_when_gradients_are_local(self, grad: Tensor) -> None:
-        """Have backward's end marked between the last local gradient and the wait for their reduction.
+        """Mark the end of backward between the last local gradient and the wait for the reduction.
 
-        This is the first hook of a backward pass, so its callback is the first of those the engine runs
-        after the last gradient; DDP and FSDP queue their waits later.
+        This is the first hook of a backward pass, so its callback is the first the engine runs after the last
+        gradient; DDP and FSDP queue their waits later.
         """
         del grad  # torch hands it to every hook
         Variable._execution_engine.queue_callback(lambda: self._clock.mark("backward"))  # noqa: SLF001 (DDP and FSDP use it too; no public name)
 
 
 def whole_model(model: nn.Module) -> Decoder:
-    """Return the decoder itself, which DDP wraps."""
-    decoder = model.module if isinstance(model, DistributedDataParallel) else model
-    assert isinstance(decoder, Decoder)  # noqa: S101 (there is nothing else)
-    return decoder
+    """Return the decoder, unwrapped from DDP."""
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
+    assert isinstance(model, Decoder)  # noqa: S101 (there is nothing else)
+    return model
 
 
 @contextmanager
 def without_training(chunks: Sequence[Decoder]) -> Iterator[None]:
-    """Have passes return the head's output of each token, keep nothing for a backward pass, and leave FSDP's shards."""
+    """Context for forward-only passes, which return the head's output (T); FSDP reshards at the end."""
     objectives = [chunk.objective for chunk in chunks]
     for chunk in chunks:
-        chunk.objective = each_token
+        chunk.objective = token_outputs
     try:
         with torch.no_grad():
             yield
@@ -120,6 +121,6 @@ def without_training(chunks: Sequence[Decoder]) -> Iterator[None]:
         for chunk, objective in zip(chunks, objectives, strict=True):
             chunk.objective = objective
             for module in chunk.modules():
-                # What backward would do; until then the weights of the root, or of a pipeline's stage, stay whole.
+                # As backward would: FSDP leaves the weights of the root, or of a pipeline's stage, gathered.
                 if isinstance(module, FSDPModule):
                     module.reshard()

@@ -1,9 +1,9 @@
-"""Pipeline parallelism: every rank of the axis has some consecutive layers, and micro-batches go through the ranks.
+"""Pipeline parallelism: every rank of the axis has consecutive layers, and micro-batches pass through the ranks.
 
-Schedules and point-to-point messages are torch's: 1F1B, interleaved 1F1B where a rank has several chunks of the model,
-and the zero-bubble schedule ZB1P, interleaved as well, which computes the gradients of the weights apart from those of
-the inputs, where a rank would wait. ZBV needs exactly two chunks a rank in the order of a V; ZB1P takes any number in
-the order of the other schedules, so that layers, memory and messages of a layout don't depend on its schedule.
+Schedules and point-to-point messages are torch's: 1F1B, interleaved 1F1B for several model chunks a rank, and the
+zero-bubble schedule ZB1P, interleaved as well, which computes the gradients of weights apart from those of inputs, in
+the time a rank would wait. ZBV needs exactly two chunks a rank in the order of a V; ZB1P takes any number in the order
+of the other schedules, so that layers, memory and messages of a layout don't depend on its schedule.
 
 References:
     Narayanan et al. 2021, https://arxiv.org/abs/2104.04473; Qi et al. 2023, https://arxiv.org/abs/2401.10241
@@ -40,83 +40,93 @@ _KEPT_SCHEDULES = 8
 
 
 def build_chunks(plan: Plan, *, group: ProcessGroup | None, dtype: torch.dtype) -> tuple[Decoder, ...]:
-    """Return this rank's parts of the model on the meta device, in the order of the model; without pp all of it.
+    """Return this rank's model chunks on the meta device, in the order of the model; without pp the whole model.
 
     Args:
         plan: Model and layout.
         group: Ranks of the pp axis.
-        dtype: Number format of activations and matrix products.
+        dtype: Dtype of activations and matrix products.
     """
-    pp, rank = (1, 0) if group is None else (group.size(), group.rank())
+    pp, rank = 1, 0
+    if group is not None:
+        pp, rank = group.size(), group.rank()
     vp = plan.layout.vp
+    chunks = []
     with torch.device("meta"):
-        return tuple(
-            Decoder(
+        for number, layers in enumerate(stage_layers(plan.model, pp=pp, vp=vp)[rank]):
+            chunk = Decoder(
                 plan.model,
                 seq_len=plan.seq_len,
                 dtype=dtype,
                 layers=layers,
-                is_first=rank == 0 and chunk == 0,
-                is_last=rank == pp - 1 and chunk == vp - 1,
+                is_first=rank == 0 and number == 0,
+                is_last=rank == pp - 1 and number == vp - 1,
                 is_router_balanced=plan.is_router_balanced,
             )
-            for chunk, layers in enumerate(stage_layers(plan.model, pp=pp, vp=vp)[rank])
-        )
+            chunks.append(chunk)
+    return tuple(chunks)
 
 
 def shared_embedding(chunks: Sequence[Decoder]) -> nn.Parameter | None:
-    """Return the embedding table if the first and the last rank of a pipeline each have one, and this rank does.
+    """Return this rank's copy of the embedding table, if the first and the last rank of a pipeline each have one.
 
-    The two start equal; they stay so if each gets the sum of their gradients.
+    The two start equal, and stay equal if each gets the sum of their gradients.
     """
     config = chunks[0].config
     if not (config.tied_embeddings or config.mtp_num_layers):
         return None
-    tables = [chunk.embedding.weight for chunk in chunks if chunk.embedding is not None]
-    return tables[0] if tables else None
+    for chunk in chunks:
+        if chunk.embedding is not None:
+            return chunk.embedding.weight
+    return None
 
 
 class Pipeline:
-    """Takes micro-batches forward and backward through the stages of a pipeline.
+    """Forward and backward passes of micro-batches through the stages of a pipeline.
 
-    All micro-batches of a pass have the same shape; a pass may have another number of them, or another shape, than the
-    one before.
+    All micro-batches of a pass have the same shape; their number and shape may differ between passes.
 
     Args:
         plan: Layout and model.
-        chunks: This rank's parts of the model, ready to train.
+        chunks: This rank's model chunks, ready to train.
         group: Ranks of the pp axis.
-        divisor: Of what the objective adds up to.
-        clock: Marks ``forward``, ``backward``, ``grad_comm``, and ``pipeline_wait``: whatever lies between them, which
-            is the wait for other stages.
+        divisor: Divisor of the summed objective.
+        clock: Marks ``forward``, ``backward``, ``grad_comm``, and ``pipeline_wait``, the time between them in which a
+            rank waits for other stages.
     """
 
     def __init__(
         self, plan: Plan, *, chunks: Sequence[Decoder], group: ProcessGroup, divisor: float, clock: PhaseClock
     ) -> None:
-        self._plan, self._chunks, self._group = plan, chunks, group
+        self._plan = plan
+        self._chunks = chunks
+        self._group = group
         self._divisor = divisor
         self._clock = clock
-        self._is_first, self._is_last = group.rank() == 0, group.rank() == group.size() - 1
+        self._is_first = group.rank() == 0
+        self._is_last = group.rank() == group.size() - 1
         # Only the latest: steps may have rows of ever new lengths.
         self._schedule = lru_cache(maxsize=_KEPT_SCHEDULES)(self._new_schedule)
 
     def forward_backward(self, micro_batches: Sequence[MicroBatch]) -> Tensor:
-        """Accumulate the gradient of the objective over the divisor.
+        """Accumulate gradients of the objective over the divisor.
 
         Returns:
-            The objective over the divisor, still on the device; zero on ranks that don't have the last stage.
+            The objective over the divisor, a scalar on the device; zero on ranks without the last stage.
         """
         losses: list[Tensor] | None = [] if self._is_last else None
         self._run(micro_batches, is_training=True, losses=losses, return_outputs=False)
-        device = micro_batches[0].tokens_BS.device
-        return torch.stack(losses).detach().sum() if losses else torch.zeros((), device=device)
+        if not losses:
+            return torch.zeros((), device=micro_batches[0].tokens_BS.device)
+        return torch.stack(losses).detach().sum()
 
     def forward(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
-        """Return the head's output for each token (T) of each micro-batch; nothing without the last stage."""
+        """Return the head's output (T) of each micro-batch; an empty list on ranks without the last stage."""
         with without_training(self._chunks):
             outputs = self._run(micro_batches, is_training=False, losses=None, return_outputs=True)
-        return list(outputs.chunk(len(micro_batches))) if self._is_last else []
+        if not self._is_last:
+            return []
+        return list(outputs.chunk(len(micro_batches)))
 
     def _run(
         self,
@@ -147,9 +157,10 @@ class Pipeline:
     def _new_schedule(
         self, num_micro_batches: int, *, shape_BS: torch.Size, is_training: bool
     ) -> tuple[Any, Sequence[Stage]]:
-        """Return the order of passes for so many micro-batches, and the stages it runs; torch leaves it untyped."""
-        stages = [
-            _stage(
+        """Return torch's schedule for that many micro-batches, which is untyped, and its stages."""
+        stages = []
+        for number, chunk in enumerate(self._chunks):
+            stage = _stage(
                 self._plan,
                 chunk=chunk,
                 index=number * self._group.size() + self._group.rank(),
@@ -158,18 +169,15 @@ class Pipeline:
                 is_training=is_training,
                 clock=self._clock,
             )
-            for number, chunk in enumerate(self._chunks)
-        ]
+            stages.append(stage)
         return self._make_schedule(stages, num_micro_batches, is_training=is_training), stages
 
     def _make_schedule(self, stages: list[Stage], num_micro_batches: int, *, is_training: bool) -> Any:
-        options: dict[str, Any] = {
-            "n_microbatches": num_micro_batches,
-            "loss_fn": (lambda loss_sum, _labels: loss_sum / self._divisor) if is_training else None,
-            "scale_grads": False,  # the sum over micro-batches of shares of one mean
-        }
+        # scale_grads=False: the gradients of micro-batches add up to that of one mean.
+        options: dict[str, Any] = {"n_microbatches": num_micro_batches, "scale_grads": False}
         if not is_training:
-            return ScheduleLoopedBFS(list(stages), **options)
+            return ScheduleLoopedBFS(list(stages), loss_fn=None, **options)
+        options["loss_fn"] = lambda loss_sum, _labels: loss_sum / self._divisor
         if self._plan.layout.pp_schedule == "zero_bubble":
             return ScheduleInterleavedZeroBubble(list(stages), **options)
         if len(stages) > 1:
@@ -187,30 +195,36 @@ def _stage(
     is_training: bool,
     clock: PhaseClock,
 ) -> Stage:
-    """Return the stage of one chunk, told the shapes of its messages, so that no pass is spent on finding them out."""
+    """Return the stage of one chunk, with the shapes of its messages, or torch would spend a pass on inferring them."""
     layout = plan.layout
     num_stages = layout.pp * layout.vp
     num_tokens = shape_BS.numel()
-    tokens_BS = torch.empty(shape_BS, dtype=torch.int64, device=_META)
-    output = torch.empty(() if is_training else num_tokens, device=_META, requires_grad=is_training)
-    num_between = num_tokens // layout.tp if layout.sequence_parallel else num_tokens
+    num_local = num_tokens // layout.tp if layout.sequence_parallel else num_tokens
     message_TD = torch.empty(
-        num_between, plan.model.hidden_size, dtype=chunk.dtype, device=_META, requires_grad=is_training
+        num_local, plan.model.hidden_size, dtype=chunk.dtype, device=_META, requires_grad=is_training
     )
+    inputs = message_TD
+    if index == 0:
+        inputs = torch.empty(shape_BS, dtype=torch.int64, device=_META)
+    outputs = message_TD
+    if index == num_stages - 1 and is_training:
+        outputs = torch.empty((), device=_META, requires_grad=True)
+    elif index == num_stages - 1:
+        outputs = torch.empty(num_tokens, device=_META)
     return Stage(
         chunk,
         index,
         num_stages,
         next(chunk.parameters()).device,
-        input_args=tokens_BS if index == 0 else message_TD,
-        output_args=output if index == num_stages - 1 else message_TD,
+        input_args=inputs,
+        output_args=outputs,
         group=group,
-        # torch's halves of a backward pass go wrong where one weight is used several times, as multi-token prediction
-        # does with embedding and head: such a chunk takes whole passes, with nothing left for the second half.
-        dw_builder=_nothing_left if len(chunk.mtp) else None,
+        # torch can't split a backward pass into halves if one weight is used several times, as multi-token prediction
+        # does with embedding and head: such a chunk takes whole passes, and its second half is empty.
+        dw_builder=_empty_weight_pass if len(chunk.mtp) else None,
         clock=clock,
     )
 
 
-def _nothing_left() -> Callable[[], None]:
+def _empty_weight_pass() -> Callable[[], None]:
     return lambda: None

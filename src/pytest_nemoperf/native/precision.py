@@ -1,12 +1,11 @@
-"""The one switch between plain matrix products and transformer-engine's.
+"""8-bit and 4-bit precisions: matrix products of the blocks by transformer-engine.
 
-Under an 8-bit or 4-bit precision the projections inside blocks are transformer-engine's; embedding, norms, attention,
-routers, routed experts, head and loss stay as they are, in bf16. Master weights, gradients and optimizer are fp32 in
-any case. The engine's layers borrow the model's weights call by call, so that whatever cuts or shards weights needs to
-know nothing of it.
+transformer-engine computes the projections inside blocks; embedding, norms, attention, routers, routed experts, head
+and loss stay in bf16. Master weights, gradients and optimizer are fp32 in any case. Its layers are given the model's
+weights in each call, so that sharding does not depend on the precision.
 
-transformer-engine is imported when a plan asks for it and never before: its wheels need CUDA, and it is in no
-environment this project is tested in. Its names here follow its documentation and source (version 2).
+transformer-engine is imported only if a plan needs it: its wheels need CUDA, and it is in no environment this project
+is tested in. Its names here follow its documentation and source (version 2).
 
 References:
     https://docs.nvidia.com/deeplearning/transformer-engine/user-guide/api/pytorch.html and .../api/common.html
@@ -39,13 +38,13 @@ _RECIPES = {
 
 
 def apply_precision(model: Decoder, *, precision: Precision, amax_group: ProcessGroup | None) -> None:
-    """Let the projections of every block be computed in the precision.
+    """Replace the matrix products of every block by those of the precision.
 
     Call it before recomputation, which must run the same products again.
 
     Args:
-        model: It is changed.
-        precision: Of the plan.
+        model: Changed in place.
+        precision: Precision of the plan.
         amax_group: Ranks that agree on the scales of delayed scaling, those of one pipeline stage; None for all.
 
     Raises:
@@ -56,7 +55,7 @@ def apply_precision(model: Decoder, *, precision: Precision, amax_group: Process
     engine = _transformer_engine("transformer_engine.pytorch", precision=precision)
     recipes = _transformer_engine("transformer_engine.common.recipe", precision=precision)
     recipe = getattr(recipes, _RECIPES[precision])()
-    if hasattr(engine, "autocast"):  # 2.9 on; before, the same under names of fp8 alone
+    if hasattr(engine, "autocast"):  # from 2.9 on; the names of older versions are those of fp8
         context = partial(engine.autocast, enabled=True, recipe=recipe, amax_reduction_group=amax_group)
     else:
         context = partial(engine.fp8_autocast, enabled=True, fp8_recipe=recipe, fp8_group=amax_group)
@@ -69,7 +68,7 @@ def apply_precision(model: Decoder, *, precision: Precision, amax_group: Process
 
 
 class _EngineProduct:
-    """Computes a product with a layer of transformer-engine, which keeps scales from call to call."""
+    """Matrix product by a layer of transformer-engine, which keeps its scales from call to call."""
 
     def __init__(self, make_layer: Callable[..., nn.Module]) -> None:
         self._make_layer = make_layer
@@ -83,7 +82,9 @@ class _EngineProduct:
         # Outside an autocast region the layer refuses fp32 weights beside bf16 activations (its set_activation_dtype).
         with torch.autocast(x.device.type, dtype=x.dtype):
             out: Tensor = self._layer(x)
-        return out if bias is None else out + bias.to(out.dtype)
+        if bias is not None:
+            out = out + bias.to(out.dtype)
+        return out
 
 
 def _forward_within(

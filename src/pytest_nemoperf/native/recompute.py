@@ -1,4 +1,4 @@
-"""Activation recomputation: what backward needs is computed again instead of kept."""
+"""Activation recomputation: backward computes activations again instead of keeping them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from pytest_nemoperf.native.block import Block
 from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.recipe import Recompute
 
-# Nothing in the model is random, so there is no generator to put back. Not the reentrant kind: it would hide the
-# weights from a backward pass that is taken in two halves, and from FSDP's hooks.
+# Nothing in the model is random, so no generator state is restored. Not the reentrant kind: it would hide the weights
+# from a backward pass split into halves (zero bubble), and from FSDP's hooks.
 _recomputed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 
 def apply_recompute(model: Decoder, *, recompute: Recompute) -> None:
-    """Have some activations computed again in backward.
+    """Checkpoint attention cores (selective) or blocks (full).
 
-    Call it after context parallelism, which changes what the attention core does, and before FSDP, whose hooks around
-    a block must stay outside: backward gathers the block's weights first, and recomputes then. Collectives inside what
-    is recomputed run again too, in the same order on every rank. A zero-bubble schedule takes backward in two halves,
-    and each of them computes again.
+    Call it after context parallelism, which replaces the attention core, and before FSDP, whose hooks around a block
+    must stay outside: backward gathers the block's weights first, and recomputes then. Collectives inside run again
+    too, in the same order on every rank. Both halves of a zero-bubble schedule's backward pass recompute.
 
     Args:
-        model: It is changed.
-        recompute: ``SELECTIVE`` keeps what goes into the attention core (queries, keys and values) and computes the
-            core again, ``FULL`` keeps what goes into a block.
+        model: Changed in place.
+        recompute: ``SELECTIVE`` keeps the inputs of the attention core (queries, keys and values) and recomputes the
+            core, ``FULL`` keeps the inputs of a block.
     """
     match recompute:
         case Recompute.NONE:

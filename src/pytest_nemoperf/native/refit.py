@@ -1,7 +1,7 @@
-"""Refit: weights go from the layout they are trained in to the layout that generates with them.
+"""Refit: transfer of weights from the training layout to the generation layout.
 
-Each rank packs what others need of its part, casts it on the way to the type that generates, and all exchange a
-bucket at a time. No rank sees more of a weight than it holds or needs.
+Each rank packs the elements that others need, cast to the dtype of generation, and all ranks exchange one bucket at a
+time. No rank gets more of a weight than it holds or needs.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor
 
 from pytest_nemoperf.errors import PlanError
-from pytest_nemoperf.moves import RefitTransfer, in_buckets, refit_moves
+from pytest_nemoperf.moves import RefitTransfer, refit_transfers, split_into_buckets
 from pytest_nemoperf.native.parallelize import compute_dtype
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.regions import ShardRegion, generation_holders, held_by, training_holders
+from pytest_nemoperf.regions import ShardRegion, generation_holders, regions_of_rank, training_holders
 
 BUCKET_BYTES: Final = 2**27
 """Most bytes a rank sends and receives in one exchange; two are under way at a time."""
@@ -29,7 +29,7 @@ BUCKET_BYTES: Final = 2**27
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Bucket:
-    """One exchange as this rank sees it: its moves in the order of the other rank, and elements by that rank."""
+    """One exchange of this rank: transfers sorted by peer rank, and number of elements per peer rank."""
 
     sends: Sequence[RefitTransfer]
     receives: Sequence[RefitTransfer]
@@ -39,7 +39,7 @@ class _Bucket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Exchange:
-    """A bucket on its way; the buffers belong to the collective until it is done."""
+    """A bucket in flight; the collective owns the buffers until it is done."""
 
     bucket: _Bucket
     sent: Tensor
@@ -47,43 +47,43 @@ class _Exchange:
     work: dist.Work
 
     def finish(self, targets: Mapping[str, Tensor]) -> None:
-        """Wait for it, and put what came where it belongs."""
+        """Wait for the collective, and copy the received elements into the targets."""
         self.work.wait()
-        sizes = [move.numel for move in self.bucket.receives]
-        for move, values in zip(self.bucket.receives, torch.split(self.received, sizes), strict=True):
-            part = targets[move.weight][move.target_slices]
-            part.copy_(values.view(part.shape))
+        sizes = [transfer.numel for transfer in self.bucket.receives]
+        for transfer, values in zip(self.bucket.receives, torch.split(self.received, sizes), strict=True):
+            block = targets[transfer.weight][transfer.target_slices]
+            block.copy_(values.view(block.shape))
 
 
 class WeightSnapshot:
-    """Weights that were sent while their sender trains on: a snapshot."""
+    """Snapshot of weights being sent while their sender trains on."""
 
     def __init__(self, exchanges: Sequence[_Exchange]) -> None:
         self._exchanges = list(exchanges)
 
     def wait(self) -> None:
-        """Wait until the ranks that generate have it, and free it; calling it again does nothing."""
+        """Wait until the generating ranks have received it, and free it; calling it again does nothing."""
         for exchange in self._exchanges:
             exchange.finish({})
         self._exchanges.clear()
 
 
 class Refit:
-    """Moves the weights of a run; each of its ranks makes one and calls the same methods in the same order.
+    """Transfers the weights of a run; every rank makes one and calls the same methods in the same order.
 
-    Where training and generation have ranks of their own, those that train may ``start`` and go on, and those that
-    generate ``receive`` when they want the weights; otherwise all ``run``.
+    If training and generation have ranks of their own, training ranks may ``start`` and train on, and generating ranks
+    ``receive`` when they need the weights; otherwise all ``run``.
 
-    Under gloo a collective is carried out by threads of the group, so that ``start`` never waits; a rank that does
-    not receive within the group's timeout ends the run. Under NCCL it is a kernel on a stream of the group, which
-    waits on the device until the receiver is there: training goes on beside it, but a synchronisation of the whole
-    device (``torch.cuda.synchronize``) waits for the receiver as well. Either way the group must be used for nothing
-    else, because its collectives are carried out in order.
+    Under gloo a collective runs in threads of the group, so that ``start`` never waits; a rank that does not receive
+    within the group's timeout ends the run. Under NCCL it is a kernel on a stream of the group, which waits on the
+    device for the receiver: training goes on beside it, but a synchronisation of the whole device
+    (``torch.cuda.synchronize``) waits for the receiver as well. Either way the group must be used for nothing else,
+    because its collectives run in order.
 
     Args:
         plan: Model, precision and the two layouts.
         group: All ranks of the run, in their order; None for a run of one.
-        device: Of this rank.
+        device: Device of this rank.
         bucket_bytes: Most bytes a rank sends and receives in one exchange.
 
     Raises:
@@ -95,60 +95,67 @@ class Refit:
     ) -> None:
         rank = 0 if group is None else group.rank()
         layout = plan.layout
-        moves = refit_moves(plan.model, layout=layout)
-        messages = [move for move in moves if move.source != move.target]
         self._group = group
         self._device = device
         self._dtype = compute_dtype(plan.precision)
         self._is_apart = layout.generation is not None and not layout.generation.is_colocated
-        self._sources = held_by(rank, holders=training_holders(plan.model, layout=layout))
-        self._targets = held_by(rank, holders=generation_holders(plan.model, layout=layout))
-        self._needed = {move.weight for move in moves if move.source == rank}
-        self._copies = [move for move in moves if move.source == move.target == rank]
-        self._buckets = [
-            _bucket_of(bucket, rank=rank, num_ranks=layout.total_gpus)
-            for bucket in in_buckets(messages, rank=rank, most=max(1, bucket_bytes // self._dtype.itemsize))
-        ]
-        self.num_bytes: int = sum(move.numel for move in moves) * self._dtype.itemsize
-        """Bytes all ranks that generate get in one refit, from others or themselves."""
-        self.num_message_bytes: int = sum(move.numel for move in messages) * self._dtype.itemsize
-        """Those of them that come from another rank."""
+        self._sources = regions_of_rank(rank, holders=training_holders(plan.model, layout=layout))
+        self._targets = regions_of_rank(rank, holders=generation_holders(plan.model, layout=layout))
+        self._needed: set[str] = set()
+        self._copies: list[RefitTransfer] = []
+        self.num_bytes = 0
+        """Bytes all generating ranks get in one refit, from others or themselves."""
+        self.num_message_bytes = 0
+        """Bytes of these that come from another rank."""
+        messages: list[RefitTransfer] = []
+        itemsize = self._dtype.itemsize
+        for transfer in refit_transfers(plan.model, layout=layout):
+            self.num_bytes += transfer.numel * itemsize
+            if transfer.source == rank:
+                self._needed.add(transfer.weight)
+            if transfer.source != transfer.target:
+                self.num_message_bytes += transfer.numel * itemsize
+                messages.append(transfer)
+            elif transfer.source == rank:
+                self._copies.append(transfer)
+        buckets = split_into_buckets(messages, rank=rank, max_numel=max(1, bucket_bytes // itemsize))
+        self._buckets = [_bucket_of(bucket, rank=rank, num_ranks=layout.total_gpus) for bucket in buckets]
 
     def run(self, sources: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
-        """Move the weights, and return when this rank has its own.
+        """Transfer the weights, and return when this rank has its own.
 
         Args:
-            sources: This rank's weights as it trains them, by the native engine's names; others than the policy's are
-                ignored. Nothing on ranks that only generate.
-            targets: Where they go on this rank. Nothing on ranks that only train.
+            sources: This rank's training weights, by the native engine's names; others than the policy's are ignored.
+                Empty on ranks that only generate.
+            targets: This rank's generation weights, filled in place. Empty on ranks that only train.
 
         Raises:
-            PlanError: If a weight is missing, or not the part that the layout says.
+            PlanError: If a weight is missing, or is not the shard of the layout.
         """
         sources = self._checked_sources(sources)
-        self._check_targets(targets)
-        under_way: deque[_Exchange] = deque()
+        _check(targets, expected=self._targets, subject="generates")
+        in_flight: deque[_Exchange] = deque()
         with torch.no_grad():
             for bucket in self._buckets:
-                under_way.append(self._post(bucket, sources))
-                if len(under_way) > 1:  # packing goes on while the bucket before is exchanged
-                    under_way.popleft().finish(targets)
-            for move in self._copies:
-                targets[move.weight][move.target_slices].copy_(sources[move.weight][move.source_slices])
-            for exchange in under_way:
+                in_flight.append(self._post(bucket, sources))
+                if len(in_flight) > 1:  # the next bucket is packed while this one is exchanged
+                    in_flight.popleft().finish(targets)
+            for copy in self._copies:
+                targets[copy.weight][copy.target_slices].copy_(sources[copy.weight][copy.source_slices])
+            for exchange in in_flight:
                 exchange.finish(targets)
             self._clear_padding(targets)
 
     def start(self, sources: Mapping[str, Tensor]) -> WeightSnapshot:
-        """Send the weights as they are now, on a rank that only trains, and return at once.
+        """Start sending a snapshot of the weights, on a rank that only trains, and return at once.
 
-        The caller waits for what is pending at the latest before it starts again.
+        The caller must wait for the snapshot before it starts the next one.
 
         Args:
             sources: As for ``run``.
 
         Raises:
-            PlanError: If ranks take turns, or a weight is not the part that the layout says.
+            PlanError: If the same ranks train and generate, or a weight is not the shard of the layout.
         """
         if not self._is_apart:
             raise PlanError(
@@ -160,26 +167,26 @@ class Refit:
             return WeightSnapshot([self._post(bucket, sources) for bucket in self._buckets])
 
     def receive(self, targets: Mapping[str, Tensor]) -> None:
-        """Get the weights that the ranks that train have started to send, or wait for them.
+        """Receive the weights of a ``start`` on the training ranks, or wait for it.
 
         Args:
             targets: As for ``run``.
 
         Raises:
-            PlanError: If a weight is missing, or not the part that the layout says.
+            PlanError: If a weight is missing, or is not the shard of the layout.
         """
         self.run({}, targets)
 
     def _post(self, bucket: _Bucket, sources: Mapping[str, Tensor]) -> _Exchange:
         sent = torch.empty(sum(bucket.send_sizes), dtype=self._dtype, device=self._device)
         received = torch.empty(sum(bucket.receive_sizes), dtype=self._dtype, device=self._device)
-        sizes = [move.numel for move in bucket.sends]
-        for move, values in zip(bucket.sends, torch.split(sent, sizes), strict=True):
-            part = sources[move.weight][move.source_slices]
-            values.view(part.shape).copy_(part)
+        sizes = [transfer.numel for transfer in bucket.sends]
+        for transfer, values in zip(bucket.sends, torch.split(sent, sizes), strict=True):
+            block = sources[transfer.weight][transfer.source_slices]
+            values.view(block.shape).copy_(block)
         itemsize = self._dtype.itemsize
         work = dist.all_to_all_single(
-            received.view(torch.uint8),  # any number format travels
+            received.view(torch.uint8),  # works for any dtype
             sent.view(torch.uint8),
             [count * itemsize for count in bucket.receive_sizes],
             [count * itemsize for count in bucket.send_sizes],
@@ -190,20 +197,19 @@ class Refit:
         return _Exchange(bucket=bucket, sent=sent, received=received, work=work)
 
     def _checked_sources(self, sources: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors that are on this rank, of the weights that others or it need."""
-        local = {
-            name: tensor.to_local() if isinstance(tensor, DTensor) else tensor
-            for name, tensor in sources.items()
-            if name in self._needed
-        }
+        """Return this rank's local tensors of the weights it must send or copy."""
+        local: dict[str, Tensor] = {}
+        for name, tensor in sources.items():
+            if name not in self._needed:
+                continue
+            local[name] = tensor
+            if isinstance(tensor, DTensor):
+                local[name] = tensor.to_local()
         _check(local, expected={name: self._sources[name] for name in self._needed}, subject="trains")
         return local
 
-    def _check_targets(self, targets: Mapping[str, Tensor]) -> None:
-        _check(targets, expected=self._targets, subject="generates")
-
     def _clear_padding(self, targets: Mapping[str, Tensor]) -> None:
-        """Fill with zeros what a vocabulary was filled up with: no rank has it to send."""
+        """Zero the padding of the vocabulary, which no rank sends."""
         for name, region in self._targets.items():
             for dim, along in enumerate(region.intervals):
                 covered = sum(interval.length for interval in along)
@@ -211,15 +217,21 @@ class Refit:
                     targets[name].narrow(dim, covered, region.shape[dim] - covered).zero_()
 
 
-def _bucket_of(moves: Sequence[RefitTransfer], *, rank: int, num_ranks: int) -> _Bucket:
-    """Return what a rank does in an exchange; sorting keeps the moves of two ranks in the order both know."""
-    sends = sorted((move for move in moves if move.source == rank), key=lambda move: move.target)
-    receives = sorted((move for move in moves if move.target == rank), key=lambda move: move.source)
-    send_sizes, receive_sizes = [0] * num_ranks, [0] * num_ranks
-    for move in sends:
-        send_sizes[move.target] += move.numel
-    for move in receives:
-        receive_sizes[move.source] += move.numel
+def _bucket_of(transfers: Sequence[RefitTransfer], *, rank: int, num_ranks: int) -> _Bucket:
+    """Return a rank's part of an exchange; sorting is stable, so both ranks of a pair have the same order."""
+    sends = []
+    receives = []
+    send_sizes = [0] * num_ranks
+    receive_sizes = [0] * num_ranks
+    for transfer in transfers:
+        if transfer.source == rank:
+            sends.append(transfer)
+            send_sizes[transfer.target] += transfer.numel
+        if transfer.target == rank:
+            receives.append(transfer)
+            receive_sizes[transfer.source] += transfer.numel
+    sends.sort(key=lambda transfer: transfer.target)
+    receives.sort(key=lambda transfer: transfer.source)
     return _Bucket(sends=sends, receives=receives, send_sizes=send_sizes, receive_sizes=receive_sizes)
 
 

@@ -59,7 +59,7 @@ def make_worker(plan: Plan, *, device: torch.device) -> RLRank:
     refit = Refit(plan, group=_all_ranks(plan), device=device)
     handover = RolloutTransfer(
         plan,
-        generating=None if generation_mesh is None else generation_mesh.everyone,
+        generating=None if generation_mesh is None else generation_mesh.world,
         link=_all_ranks(plan) if is_apart else None,
         device=device,
     )
@@ -219,7 +219,7 @@ class GeneratingRank:
 
     def meet(self) -> None:
         """Wait for the others that generate."""
-        _meet(self._collector.mesh.everyone)
+        _meet(self._collector.mesh.world)
 
     def step(self, number: int) -> RankStep:
         """Take new weights if it is time for them, generate, send the samples off."""

@@ -1,4 +1,4 @@
-"""Which part of a whole weight a rank holds, before FSDP shards it further."""
+"""Shards of weights over the tp, ep and etp axes, before FSDP shards them further."""
 
 from __future__ import annotations
 
@@ -16,59 +16,69 @@ from pytest_nemoperf.weights import ShardSpec, Weight
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AxisShard:
-    """One rank's part of a weight over one axis.
+    """One rank's shard of a weight over one axis.
 
     Attributes:
-        split: Dimension, and what is fused along it.
-        degree: Of the axis.
-        place: Of this rank in it.
+        split: Dimension and sections that are cut.
+        degree: Degree of the axis.
+        rank: This rank's index on the axis.
     """
 
     split: ShardSpec
     degree: int
-    place: int
+    rank: int
 
     def take(self, whole: Tensor) -> Tensor:
-        """Return this rank's part, contiguous.
+        """Return this rank's shard of a tensor, contiguous.
 
         Raises:
-            PlanError: If the parts would not be equal.
+            PlanError: If the shards would not be equal.
         """
-        dim, degree = self.split.dim, self.degree
-        if self.split.is_padded and whole.shape[dim] % degree:
-            missing = -whole.shape[dim] % degree
+        dim = self.split.dim
+        missing = -whole.shape[dim] % self.degree
+        if self.split.is_padded and missing:
             whole = F.pad(whole, [0, 0] * (whole.dim() - dim - 1) + [0, missing])
-        bounds = [cut.bounds(self.place) for cut in self.split.equal_cuts(whole.shape, degree=degree)]
-        return torch.cat([whole.narrow(dim, first, end - first) for first, end in bounds], dim)
+        sections = []
+        for cut in self.split.equal_cuts(whole.shape, degree=self.degree):
+            first, end = cut.bounds(self.rank)
+            sections.append(whole.narrow(dim, first, end - first))
+        return torch.cat(sections, dim)
 
 
-def shares_of(weight: Weight, *, mesh: RankMesh) -> tuple[AxisShard, ...]:
-    """Return what is taken of a weight, one axis after the other; nothing for a weight that is whole here."""
-    experts = (_share(ShardSpec(dim=0), mesh.ep),) if weight.is_expert and mesh.ep is not None else ()
-    return (*experts, *tensor_shares_of(weight, mesh=mesh))
+def axis_shards(weight: Weight, *, mesh: RankMesh) -> tuple[AxisShard, ...]:
+    """Return this rank's shard of a weight, one axis after the other; empty for a weight that is not cut."""
+    shards = tensor_shards(weight, mesh=mesh)
+    if weight.is_expert and mesh.ep is not None:
+        return (_axis_shard(ShardSpec(dim=0), mesh.ep), *shards)
+    return shards
 
 
-def tensor_shares_of(weight: Weight, *, mesh: RankMesh) -> tuple[AxisShard, ...]:
-    """Return the part over tp, or over etp for an expert's weight."""
+def tensor_shards(weight: Weight, *, mesh: RankMesh) -> tuple[AxisShard, ...]:
+    """Return this rank's shard over tp, or over etp for an expert's weight; empty for a weight that is not cut."""
     group = mesh.etp if weight.is_expert else mesh.tp
-    return (_share(weight.split, group),) if weight.split is not None and group is not None else ()
+    if weight.split is None or group is None:
+        return ()
+    return (_axis_shard(weight.split, group),)
 
 
 def local_experts(num_experts: int, *, mesh: RankMesh) -> tuple[int, int]:
     """Return the first expert of this rank, and the one after its last."""
-    ep, place = (1, 0) if mesh.ep is None else (mesh.ep.size(), mesh.ep.rank())
-    return num_experts * place // ep, num_experts * (place + 1) // ep
+    if mesh.ep is None:
+        return 0, num_experts
+    ep = mesh.ep.size()
+    rank = mesh.ep.rank()
+    return num_experts * rank // ep, num_experts * (rank + 1) // ep
 
 
-def cut(model: Decoder, *, weights: dict[str, Weight], mesh: RankMesh) -> None:
-    """Replace every weight of the model, on the meta device, by this rank's part of it."""
+def shard_weights(model: Decoder, *, weights: dict[str, Weight], mesh: RankMesh) -> None:
+    """Replace every weight of the model, on the meta device, by this rank's shard."""
     for name, parameter in list(model.named_parameters()):
-        part = parameter.detach()
-        for share in shares_of(weights[name], mesh=mesh):
-            part = share.take(part)
+        shard = parameter.detach()
+        for axis in axis_shards(weights[name], mesh=mesh):
+            shard = axis.take(shard)
         owner, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(owner), attribute, nn.Parameter(part))
+        setattr(model.get_submodule(owner), attribute, nn.Parameter(shard))
 
 
-def _share(split: ShardSpec, group: ProcessGroup) -> AxisShard:
-    return AxisShard(split=split, degree=group.size(), place=group.rank())
+def _axis_shard(split: ShardSpec, group: ProcessGroup) -> AxisShard:
+    return AxisShard(split=split, degree=group.size(), rank=group.rank())

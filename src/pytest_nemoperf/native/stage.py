@@ -1,4 +1,4 @@
-"""One rank's chunk of a pipeline, as torch's schedules run it."""
+"""Pipeline stage: one model chunk, run by torch's schedules."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _META = torch.device("meta")
 
 
 class Stage(PipelineStage):
-    """Marks its passes, and has buffers only for messages that are on their way.
+    """Pipeline stage that marks its phases and allocates receive buffers only while a message is in flight.
 
-    torch allocates a buffer for each message of a step and keeps all of them: with many micro-batches more memory than
-    the activations, which no schedule needs.
+    torch allocates a buffer for each message of a step and keeps all of them, with many micro-batches more memory than
+    the activations.
 
     Attributes:
-        tables: What the layers look up in each micro-batch of the pass; None for what they have anyway.
+        tables: Position tables of each micro-batch of the pass; None for the model's own.
     """
 
     def __init__(self, *args: Any, clock: PhaseClock, **kwargs: Any) -> None:
@@ -32,17 +32,17 @@ class Stage(PipelineStage):
         self.tables: Sequence[Tables | None] = ()
 
     def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
-        """Take a micro-batch forward, with its own positions, and give back the buffer it came in."""
+        """Run the forward pass of a micro-batch with its own positions, and free its receive buffer."""
         tables = self.tables[fwd_chunk_id]
         if tables is not None:
             self.submod.tables = tables  # type: ignore[assignment]  # torch takes every attribute for a module
         with self._marking("forward"):
             output = super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
-        _release(self.args_recv_info[fwd_chunk_id])  # the pass holds its input as long as it is needed
+        _release(self.args_recv_info[fwd_chunk_id])  # autograd holds the input as long as it is needed
         return output
 
     def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> None:
-        """Take a micro-batch backward, if anything is trained; torch asks for it in any case."""
+        """Run the backward pass of a micro-batch, if training; torch calls it in any case."""
         if not self.has_backward:
             return
         with self._marking("backward"):
@@ -50,25 +50,25 @@ class Stage(PipelineStage):
         _release(self.grad_recv_info[bwd_chunk_id])
 
     def backward_weight_one_chunk(self, *args: Any, **kwargs: Any) -> None:
-        """Compute the gradients of the weights, where those of the inputs came first."""
+        """Compute weight gradients, the second half of a split backward pass."""
         with self._marking("backward"):
             super().backward_weight_one_chunk(*args, **kwargs)
             self._accumulate()
 
     def perform_reduce_grad(self, *args: Any, **kwargs: Any) -> None:
-        """Have FSDP reduce the gradients, if there are any."""
+        """Reduce gradients over FSDP's shards, if training."""
         if not self.has_backward:
             return
         with self._marking("grad_comm" if isinstance(self.submod, FSDPModule) else "pipeline_wait"):
             super().perform_reduce_grad(*args, **kwargs)
 
     def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[Any]:
-        """Return the receipts of a micro-batch's input."""
+        """Allocate the buffers and return the receive operations of a micro-batch's input."""
         _allocate(self.args_recv_info[fwd_chunk_id], device=self.device)
         return super().get_fwd_recv_ops(fwd_chunk_id)
 
     def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[Any]:
-        """Return the receipts of the gradient of a micro-batch's output."""
+        """Allocate the buffers and return the receive operations of a micro-batch's output gradient."""
         if self.has_backward:
             _allocate(self.grad_recv_info[bwd_chunk_id], device=self.device)
         return super().get_bwd_recv_ops(bwd_chunk_id)
@@ -82,13 +82,13 @@ class Stage(PipelineStage):
             super()._setup_backward_recv_info(*args, **kwargs)
 
     def _accumulate(self) -> None:
-        """Have FSDP add the gradients of a micro-batch in the type it reduces them in.
+        """Accumulate a micro-batch's gradients in FSDP's reduction dtype.
 
-        Its hooks do so in a whole backward pass, but the half that makes weights' gradients does not call them, and the
-        next such half would add in the type of the matrix products.
+        FSDP's hooks do so in a whole backward pass, but not in the half for weight gradients, and the next half would
+        accumulate in the dtype of the matrix products.
         """
         if isinstance(self.submod, FSDPModule):
-            # As torch's own perform_reduce_grad reaches them; there is no public way.
+            # As in torch's own perform_reduce_grad; there is no public way.
             root: Any = fully_shard.state(self.submod)  # type: ignore[attr-defined]  # torch leaves it untyped
             for state in root._state_ctx.all_states:  # noqa: SLF001 (as said above)
                 for group in state._fsdp_param_groups:  # noqa: SLF001 (as said above)
@@ -96,7 +96,8 @@ class Stage(PipelineStage):
 
     @contextmanager
     def _without_memory(self) -> Iterator[None]:
-        device, self.device = self.device, _META
+        device = self.device
+        self.device = _META
         try:
             yield
         finally:
@@ -110,7 +111,7 @@ class Stage(PipelineStage):
 
 
 def _allocate(messages: Iterable[Any], *, device: torch.device) -> None:
-    """Give each message that comes from another rank a buffer."""
+    """Allocate the buffer of each message from another rank."""
     for message in messages:
         if message.buffer is not None and message.buffer.is_meta:
             message.buffer = torch.empty_like(message.buffer, device=device, requires_grad=False)

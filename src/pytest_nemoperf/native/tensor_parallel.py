@@ -1,4 +1,4 @@
-"""Tensor parallelism: every rank of the axis holds a part of each matrix, and hooks do the communication.
+"""Tensor parallelism: every rank of the axis holds a shard of each matrix, and hooks do the communication.
 
 The first matrix of a sub-layer is split by rows (each rank has whole heads, or part of the MLP's width; ranks that
 outnumber the key-value heads hold copies of these, see ``ShardSpec.max_parts``), the second by columns, so that a
@@ -44,15 +44,19 @@ from pytest_nemoperf.native.value_head import ValueHead
 
 
 def apply_tensor_parallel(model: Decoder, *, group: ProcessGroup, sequence_parallel: bool) -> None:
-    """Hook the communication in; which part of each matrix a rank holds is a matter of its share.
+    """Register the communication hooks; the weights are cut by ``shard_weights``.
 
     Args:
-        model: On the meta device; it is changed.
+        model: On the meta device, changed in place.
         group: Ranks of the tp axis.
         sequence_parallel: Split the tokens of the residual stream over the axis.
     """
-    enter = partial(all_gather if sequence_parallel else all_reduce_gradient, group=group)
-    leave = partial(reduce_scatter if sequence_parallel else all_reduce, group=group)
+    if sequence_parallel:
+        enter = partial(all_gather, group=group)
+        leave = partial(reduce_scatter, group=group)
+    else:
+        enter = partial(all_reduce_gradient, group=group)
+        leave = partial(all_reduce, group=group)
     for sublayer in model.modules():
         if isinstance(sublayer, (Attention, LatentAttention, MLP)):
             sublayer.register_forward_pre_hook(partial(_enter, enter))
@@ -73,11 +77,11 @@ def apply_tensor_parallel(model: Decoder, *, group: ProcessGroup, sequence_paral
 
 
 def sum_expert_parts(model: Decoder, *, group: ProcessGroup) -> None:
-    """Let each rank compute its part of every routed expert, of the same tokens, and sum the outputs.
+    """Sum the outputs of every mixture of experts over ranks that hold shards of the experts and the same tokens.
 
     Args:
-        model: It is changed.
-        group: Ranks that have the parts of the experts, and all tokens.
+        model: Changed in place.
+        group: Ranks with the shards of the experts.
     """
     for module in model.modules():
         if isinstance(module, Experts):
@@ -87,11 +91,11 @@ def sum_expert_parts(model: Decoder, *, group: ProcessGroup) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VocabShard:
-    """The rows of the vocabulary one rank has: equally many on each, the last ones filled up.
+    """One rank's rows of the vocabulary: equally many on each rank, padded at the end.
 
     Attributes:
-        first: Number of the first.
-        num_used: Rows that stand for a token; the others are padding.
+        first: First token of the shard.
+        num_used: Rows with a token; the others are padding.
     """
 
     first: int
@@ -99,7 +103,7 @@ class VocabShard:
 
     @classmethod
     def of(cls, group: ProcessGroup, *, num_rows: int) -> VocabShard:
-        """Return this rank's rows."""
+        """Return this rank's shard of a vocabulary."""
         num_local = -(-num_rows // group.size())
         first = group.rank() * num_local
         return cls(first=first, num_used=max(0, min(num_local, num_rows - first)))
@@ -120,7 +124,7 @@ def _own_tokens(positions_T: Tensor, *, group: ProcessGroup) -> Tensor:
 
 
 def _lookup(tokens_T: Tensor, weight_VD: Tensor, *, rows: VocabShard) -> Tensor:
-    """Return rows of the table for the tokens whose row is here, and zeros for the others."""
+    """Look up tokens in this rank's rows of the table (T, D); zeros for tokens of other ranks."""
     local_T, is_elsewhere_T = _local_ids(tokens_T, rows=rows)
     return F.embedding(local_T, weight_VD).masked_fill(is_elsewhere_T[:, None], 0)
 
@@ -142,7 +146,7 @@ def _cross_entropy(logits_TV: Tensor, labels_T: Tensor, *, rows: VocabShard, gro
 
 
 class _VocabParallelCrossEntropy(torch.autograd.Function):
-    """Each token's cross entropy over logits whose columns are split over the ranks; two small all-reduces."""
+    """Cross entropy of each token over vocabulary-sharded logits, by two small all-reduces."""
 
     @staticmethod
     def forward(ctx: Any, logits_TV: Tensor, labels_T: Tensor, rows: VocabShard, group: ProcessGroup) -> Tensor:

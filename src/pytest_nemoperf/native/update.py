@@ -78,7 +78,7 @@ class Updater:
         """
         loss = self._passes.forward_backward(micro_batches)
         if self._has_grad_comm:
-            self._gradients.complete()
+            self._gradients.reduce()
             self._clock.mark("grad_comm")
         grad_norm = self._gradients.clip(_MAX_NORM)
         self._optimizer.step()

@@ -1,4 +1,4 @@
-"""The head of a value model: one number a token."""
+"""Head of a value model: one value per token."""
 
 # T tokens (this rank's part under sequence parallelism), D hidden, V vocabulary
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 
 class ValueHead(nn.Module):
-    """Predicts the reward to come after each token; it stands where a policy has its head and takes the same.
+    """Predicts the reward to come after each token, with the interface of a policy's ``LossHead``.
 
-    It is whole on every rank of the tp axis and works on the tokens of the residual stream, as the norms do. Without
-    sequence parallelism all ranks compute the same from the same; with it each has its own tokens, and tensor
-    parallelism gathers the values: T numbers, where a policy's head needs all of T x D.
+    It is replicated over the tp axis and works on the tokens of the residual stream, as the norms do. Without sequence
+    parallelism all ranks compute the same values; with it each has its own tokens, and tensor parallelism gathers the
+    T values, while a policy's head needs all of T x D.
 
     Args:
         hidden_size: Width of the residual stream (D).
@@ -25,7 +25,7 @@ class ValueHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(1, hidden_size))
 
     def forward(self, x_TD: Tensor, labels_T: Tensor, tied_weight_VD: Tensor | None) -> Tensor:
-        """Return each token's value, in fp32 whatever the format of the activations; labels are not looked at."""
-        del labels_T, tied_weight_VD  # a policy's head needs them
+        """Return the value of each token (T), in fp32; labels are unused."""
+        del labels_T, tied_weight_VD  # arguments of a policy's head
         value_T1 = F.linear(x_TD.float(), self.weight.float())
         return value_T1[:, 0]
