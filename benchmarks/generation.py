@@ -94,7 +94,7 @@ def make_generator(plan: Plan, *, weights: Decoder) -> NativeGenerator:
     generator = NativeGenerator(plan, mesh=GenerationMesh(), device=CPU)
     for name, room in generator.allocate().items():
         room.copy_(weights.get_parameter(name).detach())
-    generator.refitted()
+    generator.on_weights_updated()
     return generator
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pytest_nemoperf.native.tasks import make_question
+from pytest_nemoperf.native.tasks import make_task
 from pytest_nemoperf.processor import available_cores
 from pytest_nemoperf.recipe import Plan
 
@@ -85,8 +85,8 @@ def workload_of(plan: Plan) -> dict[str, Any]:
     prompts = []
     for step in range(plan.total_steps):
         for number in range(rl.num_prompts_per_step):
-            question = make_question(rl, seed=plan.seed, step=step, round_number=0, prompt=number)
-            prompts.append(question.prompt)
+            task = make_task(rl, seed=plan.seed, step=step, round_number=0, prompt=number)
+            prompts.append(task.prompt)
     return {
         "vocab_size": model.vocab_size,
         "hidden_size": model.hidden_size,

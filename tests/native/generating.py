@@ -22,7 +22,7 @@ from pytest_nemoperf.native import generation, responses, sampling, shares
 from pytest_nemoperf.native.generation import NativeGenerator
 from pytest_nemoperf.native.mesh import GenerationMesh, RankMesh, build_generation_mesh
 from pytest_nemoperf.native.model import Decoder
-from pytest_nemoperf.native.rank import read_place
+from pytest_nemoperf.native.rank import read_environment
 from pytest_nemoperf.native.rollouts import Generated, Request, Response
 from pytest_nemoperf.native.shares import AxisShard, axis_shards
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
@@ -108,7 +108,7 @@ def fill(
         for share in axis_shards(known[name], mesh=parts):
             part = share.take(part)
         room.copy_(part)
-    generator.refitted()
+    generator.on_weights_updated()
 
 
 def true_logprobs(model: Decoder, request: Request, response: Response, *, temperature: float = 1.0) -> Tensor:
@@ -122,8 +122,8 @@ def true_logprobs(model: Decoder, request: Request, response: Response, *, tempe
 
 def generate() -> None:
     """Generate this replica's share of the requests on real ranks, and write the responses."""
-    place = read_place()
-    plan = from_json(Plan, (place.run_dir / PLAN_FILE).read_bytes(), subject="plan")
+    env = read_environment()
+    plan = from_json(Plan, (env.run_dir / PLAN_FILE).read_bytes(), subject="plan")
     dist.init_process_group("gloo")
     mesh = build_generation_mesh(plan.layout)
     generated: list[Any] | None = None
@@ -132,7 +132,7 @@ def generate() -> None:
         mine = requests(is_pinned=False)[mesh.number :: plan.layout.generation.dp]
         out = generator_of(plan, mesh=mesh).generate(mine, seed=1)
         generated = [[response.sample, response.tokens, response.logprobs] for response in out.responses]
-    (place.run_dir / f"generated-rank{place.rank}.json").write_text(json.dumps(generated))
+    (env.run_dir / f"generated-rank{env.rank}.json").write_text(json.dumps(generated))
     dist.barrier()
     dist.destroy_process_group()
 

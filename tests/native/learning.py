@@ -174,15 +174,15 @@ def with_positions_of_the_last() -> None:
         main()
 
 
-def _train(plan: Plan, *, place: rank.RankEnvironment, device: torch.device) -> None:
+def _train(plan: Plan, *, env: rank.RankEnvironment, device: torch.device) -> None:
     mesh = build_mesh(plan.layout, model=plan.model, device_type=device.type)
     found = findings(plan, mesh=mesh)
     facts = {name: getattr(found, name) for name in Findings.__slots__}
-    (place.run_dir / f"findings-{place.rank}.json").write_text(json.dumps(facts))
+    (env.run_dir / f"findings-{env.rank}.json").write_text(json.dumps(facts))
     dist.barrier()
 
 
-def _train_lengths(plan: Plan, *, place: rank.RankEnvironment, device: torch.device) -> None:
+def _train_lengths(plan: Plan, *, env: rank.RankEnvironment, device: torch.device) -> None:
     mesh = build_mesh(plan.layout, model=plan.model, device_type=device.type)
     learner = TrainModel(plan, mesh=mesh, device=device)
     samples = make_samples(vocab_size=plan.model.vocab_size)
@@ -193,7 +193,7 @@ def _train_lengths(plan: Plan, *, place: rank.RankEnvironment, device: torch.dev
     gc.collect()
     num_stages = sum(type(thing) is Stage for thing in gc.get_objects())
     facts = {"num_stages": num_stages, "first": said[0], "again": said[-1]}
-    (place.run_dir / f"lengths-{place.rank}.json").write_text(json.dumps(facts))
+    (env.run_dir / f"lengths-{env.rank}.json").write_text(json.dumps(facts))
     dist.barrier()
 
 

@@ -29,9 +29,9 @@ def with_timeouts() -> None:
 
     def observed(steps: Any, *, device: torch.device, **options: Any) -> Any:
         groups = [group._get_backend(device) for group in distributed_c10d._world.pg_map]
-        place = rank.read_place()
+        env = rank.read_environment()
         facts = [group.options._timeout.total_seconds() for group in groups]
-        (place.run_dir / f"mesh-{place.rank}.json").write_text(json.dumps(facts))
+        (env.run_dir / f"mesh-{env.rank}.json").write_text(json.dumps(facts))
         return original(steps, device=device, **options)
 
     with mock.patch.object(rank, "gather_steps", observed):
@@ -43,10 +43,10 @@ def read_facts(run_dir: Path, *, num_ranks: int) -> list[Any]:
     return [json.loads((run_dir / f"mesh-{number}.json").read_text()) for number in range(num_ranks)]
 
 
-def _train(plan: Plan, *, place: rank.RankEnvironment, device: torch.device) -> None:
+def _train(plan: Plan, *, env: rank.RankEnvironment, device: torch.device) -> None:
     mesh = build_mesh(plan.layout, model=plan.model, device_type=device.type)
     generation_mesh = build_generation_mesh(plan.layout)
     shapes = [None if axes is None else list(axes.shape) for axes in (mesh.shards, mesh.expert_shards)]
     facts = {"shapes": shapes, "generates": generation_mesh is not None}
-    (place.run_dir / f"mesh-{place.rank}.json").write_text(json.dumps(facts))
+    (env.run_dir / f"mesh-{env.rank}.json").write_text(json.dumps(facts))
     dist.barrier(group=dist.new_group())  # groups are told apart by how many a rank made before

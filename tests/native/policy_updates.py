@@ -85,10 +85,10 @@ def read_trained(run_dir: Path, *, num_ranks: int) -> list[Trained]:
     return [Trained(**json.loads(text)) for text in texts]
 
 
-def _train(plan: Plan, *, place: rank.RankEnvironment, device: torch.device) -> None:
+def _train(plan: Plan, *, env: rank.RankEnvironment, device: torch.device) -> None:
     mesh = build_mesh(plan.layout, model=plan.model, device_type=device.type)
     found = trained(plan, mesh=mesh)
     facts = {name: getattr(found, name) for name in Trained.__slots__}
-    (place.run_dir / f"trained-{place.rank}.json").write_text(json.dumps(facts))
+    (env.run_dir / f"trained-{env.rank}.json").write_text(json.dumps(facts))
     if mesh.world is not None:
         dist.barrier()

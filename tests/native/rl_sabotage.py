@@ -81,14 +81,14 @@ def is_killed_with_an_empty_queue() -> None:
 
 
 def has_logits_that_are_no_numbers() -> None:
-    original = NativeGenerator.refitted
+    original = NativeGenerator.on_weights_updated
 
-    def refitted(self: NativeGenerator) -> None:
+    def on_weights_updated(self: NativeGenerator) -> None:
         for parameter in self.allocate().values():
             parameter.fill_(torch.nan)
         original(self)
 
-    with mock.patch.object(NativeGenerator, "refitted", refitted):
+    with mock.patch.object(NativeGenerator, "on_weights_updated", on_weights_updated):
         rank.main()
 
 

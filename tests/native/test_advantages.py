@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nemoperf.algorithms import ALGORITHMS, Algorithm
-from pytest_nemoperf.native.advantages import gae, group_advantages, kept_prompts, shaped_rewards
+from pytest_nemoperf.native.advantages import gae, group_advantages, prompts_with_spread, shaped_rewards
 from pytest_nemoperf.native.rollouts import StepSamples
 from pytest_nemoperf.rl import RL
 from tests.native import plain_rl
@@ -147,7 +147,7 @@ def test_rewards_may_be_scaled_where_their_deviation_divides(
 def test_only_prompts_whose_rewards_differ_are_kept() -> None:
     rewards_N = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.1, 0.1, 0.2])
 
-    assert kept_prompts(rewards_N, group_size=3).tolist() == [False, False, True]
+    assert prompts_with_spread(rewards_N, group_size=3).tolist() == [False, False, True]
 
 
 def test_the_last_part_of_the_limit_costs_more_and_more() -> None:

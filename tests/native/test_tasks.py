@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.native.tasks import PromptTask, make_question, reward_of
+from pytest_nemoperf.native.tasks import PromptTask, make_task, reward_of
 from pytest_nemoperf.rl import RL, STOP_TOKEN
 
 PLUS, EQUALS, SEPARATOR = 10, 11, 12
@@ -24,8 +24,8 @@ def make_rl(**changes: Any) -> RL:
     return RL(**{**sizes, **changes})
 
 
-def question_of(rl: RL, *, prompt: int = 0, step: int = 0, round_number: int = 0, seed: int = 7) -> PromptTask:
-    return make_question(rl, seed=seed, step=step, round_number=round_number, prompt=prompt)
+def task_of(rl: RL, *, prompt: int = 0, step: int = 0, round_number: int = 0, seed: int = 7) -> PromptTask:
+    return make_task(rl, seed=seed, step=step, round_number=round_number, prompt=prompt)
 
 
 def text_of(prompt: tuple[int, ...]) -> str:
@@ -36,18 +36,18 @@ def text_of(prompt: tuple[int, ...]) -> str:
 def test_a_prompt_ends_with_its_sum_and_has_its_length(length: int, largest: int, number: int) -> None:
     rl = make_rl(prompt_len=length, max_operand=largest)
 
-    question = question_of(rl, prompt=number)
+    task = task_of(rl, prompt=number)
 
-    *_, asked = text_of(question.prompt).split(";")
-    assert len(question.prompt) == length
+    *_, asked = text_of(task.prompt).split(";")
+    assert len(task.prompt) == length
     assert asked.endswith("=")
-    assert sum(map(int, asked.removesuffix("=").split("+"))) == question.answer
+    assert sum(map(int, asked.removesuffix("=").split("+"))) == task.answer
 
 
 def test_the_examples_before_it_are_right() -> None:
-    question = question_of(make_rl(prompt_len=64))
+    task = task_of(make_rl(prompt_len=64))
 
-    _, *examples, _ = text_of(question.prompt).split(";")
+    _, *examples, _ = text_of(task.prompt).split(";")
     assert examples
     for example in examples:
         left, right = example.split("=")
@@ -58,7 +58,7 @@ def test_prompts_differ_by_step_round_number_and_seed() -> None:
     rl = make_rl(prompt_len=32, max_operand=999)
 
     prompts = {
-        question_of(rl, prompt=prompt, step=step, round_number=number, seed=seed).prompt
+        task_of(rl, prompt=prompt, step=step, round_number=number, seed=seed).prompt
         for prompt in (0, 1)
         for step in (0, 1)
         for number in (0, 1)
@@ -69,7 +69,7 @@ def test_prompts_differ_by_step_round_number_and_seed() -> None:
 
 
 def test_the_same_place_has_the_same_prompt() -> None:
-    assert question_of(make_rl(), prompt=3, step=5) == question_of(make_rl(), prompt=3, step=5)
+    assert task_of(make_rl(), prompt=3, step=5) == task_of(make_rl(), prompt=3, step=5)
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,10 @@ def test_the_same_place_has_the_same_prompt() -> None:
     ],
 )
 def test_a_response_is_rewarded_for_the_answer_alone(response: list[int], reward: float) -> None:
-    assert reward_of(response, question=PromptTask(prompt=(), answer=12)) == reward
+    assert reward_of(response, task=PromptTask(prompt=(), answer=12)) == reward
 
 
 def test_prompt_lengths_go_round_between_the_shortest_and_the_longest() -> None:
     rl = make_rl(min_prompt_len=14)
 
-    assert [len(question_of(rl, prompt=number).prompt) for number in range(4)] == [14, 15, 16, 14]
+    assert [len(task_of(rl, prompt=number).prompt) for number in range(4)] == [14, 15, 16, 14]

@@ -78,7 +78,7 @@ class Replica:
         with torch.no_grad():
             for name, target in targets.items():
                 target.copy_(weights[name])
-        self.generator.refitted()
+        self.generator.on_weights_updated()
 
     def generate(self, requests: Sequence[Request], *, seed: int = 1) -> Generated:
         return self.generator.generate(requests, seed=seed)

@@ -47,7 +47,7 @@ def shaped_rewards(samples: StepSamples, *, rl: RL) -> Tensor:
     return samples.rewards_N - algorithm.overlong_penalty * share_N
 
 
-def kept_prompts(rewards_N: Tensor, *, group_size: int) -> Tensor:
+def prompts_with_spread(rewards_N: Tensor, *, group_size: int) -> Tensor:
     """Return which prompts teach something: a group of rewards equal but for rounding has no advantages.
 
     Dynamic sampling asks about the rewards of the task, before shaping: a group that is right throughout does not
@@ -94,7 +94,7 @@ def group_advantages(rewards_N: Tensor, *, group_size: int, algorithm: Algorithm
     if algorithm.is_std_normalized:
         advantages_PG = advantages_PG / (std_P1 + _STD_EPS)
     # Shaping can leave equal rewards a few bits apart, and so can their mean; dividing would make much of that.
-    has_spread_P1 = kept_prompts(rewards_N, group_size=group_size)[:, None]
+    has_spread_P1 = prompts_with_spread(rewards_N, group_size=group_size)[:, None]
     return advantages_PG.masked_fill(~has_spread_P1, 0).flatten()
 
 

@@ -72,7 +72,7 @@ class NativeGenerator:
         self._tables = self._model.tables
         return {name: weight.detach() for name, weight in self._model.named_parameters()}
 
-    def refitted(self) -> None:
+    def on_weights_updated(self) -> None:
         """Take note that the weights are new: nothing computed with others outlives a call of ``generate``."""
 
     def release(self) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from pytest_nemoperf.native.rollouts import Response, StepSamples
-from pytest_nemoperf.native.tasks import make_question
+from pytest_nemoperf.native.tasks import make_task
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.rl import RL
 
@@ -97,7 +97,7 @@ class RolloutBatch:
 
 
 class RolloutTransfer:
-    """Gathers and sends parcels.
+    """Gathers and sends rollouts.
 
     Args:
         plan: Sizes of a step.
@@ -116,18 +116,18 @@ class RolloutTransfer:
         self._sender = plan.layout.gpus  # the first rank that only generates
         self._on_the_way: deque[tuple[RolloutBatch, list[dist.Work]]] = deque()
 
-    def gather(self, parcel: RolloutBatch) -> None:
-        """Complete a parcel on every generating rank; each row may be filled on one of them only."""
+    def gather(self, rollouts: RolloutBatch) -> None:
+        """Complete a rollouts on every generating rank; each row may be filled on one of them only."""
         if self._generating is not None:
-            dist.all_reduce(parcel.ints_NC, group=self._generating)
-            dist.all_reduce(parcel.floats_NC, group=self._generating)
+            dist.all_reduce(rollouts.ints_NC, group=self._generating)
+            dist.all_reduce(rollouts.floats_NC, group=self._generating)
 
-    def send(self, parcel: RolloutBatch) -> None:
-        """Have the training ranks get a complete parcel; returns at once unless very many are on their way."""
+    def send(self, rollouts: RolloutBatch) -> None:
+        """Have the training ranks get a complete rollouts; returns at once unless very many are on their way."""
         if len(self._on_the_way) > self._rl.max_staleness:
             _wait(self._on_the_way.popleft()[1])
-        works = [dist.broadcast(x, self._sender, group=self._link, async_op=True) for x in _tensors(parcel)]
-        self._on_the_way.append((parcel, [work for work in works if work is not None]))
+        works = [dist.broadcast(x, self._sender, group=self._link, async_op=True) for x in _tensors(rollouts)]
+        self._on_the_way.append((rollouts, [work for work in works if work is not None]))
 
     def finish(self) -> None:
         """Wait until all that was sent has arrived."""
@@ -135,23 +135,23 @@ class RolloutTransfer:
             _wait(self._on_the_way.popleft()[1])
 
     def receive(self) -> RolloutBatch:
-        """Wait for the next parcel, on a rank that trains."""
-        parcel = RolloutBatch.empty(self._rl, device=self._device)
-        for tensor in _tensors(parcel):
+        """Wait for the next rollouts, on a rank that trains."""
+        rollouts = RolloutBatch.empty(self._rl, device=self._device)
+        for tensor in _tensors(rollouts):
             dist.broadcast(tensor, self._sender, group=self._link)
-        return parcel
+        return rollouts
 
-    def open(self, parcel: RolloutBatch, *, step: int) -> StepSamples:
+    def open(self, rollouts: RolloutBatch, *, step: int) -> StepSamples:
         """Return the samples of a step: its prompts, which every rank knows, and the responses."""
         rl, device = self._rl, self._device
         group = rl.num_generations_per_prompt
-        rounds = parcel.rounds_N[::group].tolist()
+        rounds = rollouts.rounds_N[::group].tolist()
         prompts = [
-            make_question(rl, seed=self._plan.seed, step=step, round_number=number, prompt=prompt).prompt
+            make_task(rl, seed=self._plan.seed, step=step, round_number=number, prompt=prompt).prompt
             for prompt, number in enumerate(rounds)
         ]
         width = rl.max_response_len
-        lens_N = parcel.ints_NC[:, width].long()
+        lens_N = rollouts.ints_NC[:, width].long()
         prompt_lens_N = torch.tensor([len(prompt) for prompt in prompts], device=device).repeat_interleave(group)
         longest = int((prompt_lens_N + lens_N).max())
         tokens_NS = torch.zeros(rl.num_samples, longest, dtype=torch.int64, device=device)
@@ -160,21 +160,21 @@ class RolloutTransfer:
             rows = slice(number * group, (number + 1) * group)
             end = min(longest, len(prompt) + width)
             tokens_NS[rows, : len(prompt)] = torch.tensor(prompt, device=device)
-            tokens_NS[rows, len(prompt) : end] = parcel.ints_NC[rows, : end - len(prompt)].long()
-            logprobs_NS[rows, len(prompt) : end] = parcel.floats_NC[rows, : end - len(prompt)]
+            tokens_NS[rows, len(prompt) : end] = rollouts.ints_NC[rows, : end - len(prompt)].long()
+            logprobs_NS[rows, len(prompt) : end] = rollouts.floats_NC[rows, : end - len(prompt)]
         return StepSamples(
             tokens_NS=tokens_NS,
             prompt_lens_N=prompt_lens_N,
             lens_N=prompt_lens_N + lens_N,
-            is_truncated_N=parcel.ints_NC[:, width + 1].bool(),
+            is_truncated_N=rollouts.ints_NC[:, width + 1].bool(),
             logprobs_NS=logprobs_NS,
-            rewards_N=parcel.rewards_N,
+            rewards_N=rollouts.rewards_N,
             group_size=group,
         )
 
 
-def _tensors(parcel: RolloutBatch) -> tuple[Tensor, Tensor]:
-    return parcel.ints_NC, parcel.floats_NC
+def _tensors(rollouts: RolloutBatch) -> tuple[Tensor, Tensor]:
+    return rollouts.ints_NC, rollouts.floats_NC
 
 
 def _wait(works: Sequence[dist.Work]) -> None:

@@ -38,7 +38,7 @@ from pytest_nemoperf.native.output import (
 from pytest_nemoperf.native.parallelize import parallelize
 from pytest_nemoperf.native.phases import RankStep, phase_clock
 from pytest_nemoperf.native.profiling import StepProfiler
-from pytest_nemoperf.native.rl import make_worker
+from pytest_nemoperf.native.rl import make_rl_rank
 from pytest_nemoperf.native.rl_output import rl_step_records
 from pytest_nemoperf.native.train import Trainer
 from pytest_nemoperf.native.turns import steps_in_turn
@@ -72,16 +72,16 @@ def main() -> None:
         LaunchError: If the environment is incomplete.
         Exception: Whatever failed, after it was written to the rank's error file.
     """
-    place = read_place()
+    env = read_environment()
     try:
-        run(place)
+        run(env)
     except Exception as error:
-        write_error(place.run_dir, rank=place.rank, error=error)
+        write_error(env.run_dir, rank=env.rank, error=error)
         raise
 
 
-def read_place() -> RankEnvironment:
-    """Return this rank's place.
+def read_environment() -> RankEnvironment:
+    """Return this rank's env.
 
     Raises:
         LaunchError: If a variable is missing.
@@ -96,28 +96,28 @@ def read_place() -> RankEnvironment:
     )
 
 
-def run(place: RankEnvironment) -> None:
+def run(env: RankEnvironment) -> None:
     """Run the plan of the run directory on this rank.
 
     Raises:
         PlanError: If the plan doesn't fit the ranks that were started, or needs what isn't built in.
         RecordError: If the plan can't be read.
     """
-    path = place.run_dir / PLAN_FILE
+    path = env.run_dir / PLAN_FILE
     plan = from_json(Plan, path.read_bytes(), subject=str(path))
-    check_plan(plan, world_size=place.world_size)
-    device = torch.device("cuda", place.local_rank) if plan.device == "cuda" else torch.device("cpu")
+    check_plan(plan, world_size=env.world_size)
+    device = torch.device("cuda", env.local_rank) if plan.device == "cuda" else torch.device("cpu")
     timeout = group_timeout(plan)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         dist.init_process_group("nccl", device_id=device, timeout=timeout)
     else:
-        torch.set_num_threads(max(1, available_cores() // place.local_world_size))
+        torch.set_num_threads(max(1, available_cores() // env.local_world_size))
         tune_host_memory()
         dist.init_process_group("gloo", timeout=timeout)
     if plan.is_compiled:
-        use_own_cache(place.run_dir)
-    train(plan, place=place, device=device)
+        use_own_cache(env.run_dir)
+    train(plan, env=env, device=device)
     dist.destroy_process_group()
 
 
@@ -134,37 +134,37 @@ def check_plan(plan: Plan, *, world_size: int) -> None:
         )
 
 
-def train(plan: Plan, *, place: RankEnvironment, device: torch.device) -> None:
+def train(plan: Plan, *, env: RankEnvironment, device: torch.device) -> None:
     """Build this rank's part, run all steps, and let rank 0 write what they measured."""
-    progress = ProgressWriter(place.run_dir, last_step=plan.total_steps - 1) if place.rank == 0 else None
+    progress = ProgressWriter(env.run_dir, last_step=plan.total_steps - 1) if env.rank == 0 else None
     profiler = StepProfiler(plan, device=device) if plan.is_profiled else None
     records: Callable[..., Iterable[StepRecord]]
     run_all = partial(run_steps, plan=plan, device=device, progress=progress, profiler=profiler)
     if plan.rl is None:
-        trainer = make_trainer(plan, rank=place.rank, device=device)
+        trainer = make_trainer(plan, rank=env.rank, device=device)
         steps = run_all(trainer.step, meet=dist.barrier)
         records = step_records
     else:
-        worker = make_worker(plan, device=device)
-        steps = run_all(worker.step, meet=worker.meet)
-        worker.finish()
-        records = partial(rl_step_records, facts=worker.facts)
+        rl_rank = make_rl_rank(plan, device=device)
+        steps = run_all(rl_rank.step, meet=rl_rank.meet)
+        rl_rank.finish()
+        records = partial(rl_step_records, facts=rl_rank.facts)
     gathered = gather_steps(steps, peak_bytes=peak_memory_bytes(device), device=device)
     if profiler is not None:
-        profiler.write(place.run_dir, rank=place.rank)
+        profiler.write(env.run_dir, rank=env.rank)
     hosts = gather_hosts()
     dist.barrier()  # the result says that every rank got here
-    if place.rank == 0:
+    if env.rank == 0:
         lines = "".join(to_json_line(record) for record in records(plan, gathered=gathered))
-        write_atomic(place.run_dir / STEPS_FILE, lines)
+        write_atomic(env.run_dir / STEPS_FILE, lines)
         result = RunResult(
-            num_ranks=place.world_size,
+            num_ranks=env.world_size,
             num_steps=plan.total_steps,
             device_name=device_name(device),
             environment=environment(device),
             hosts=hosts,
         )
-        write_atomic(place.run_dir / RESULT_FILE, to_json(result))
+        write_atomic(env.run_dir / RESULT_FILE, to_json(result))
 
 
 def make_trainer(plan: Plan, *, rank: int, device: torch.device) -> Trainer:

@@ -23,9 +23,9 @@ from pytest_nemoperf.native.mesh import GenerationMesh, RankMesh, build_generati
 from pytest_nemoperf.native.phases import PhaseClock, RankStep, phase_clock
 from pytest_nemoperf.native.policy_update import PolicyUpdate, UpdateStats
 from pytest_nemoperf.native.refit import Refit, WeightSnapshot
-from pytest_nemoperf.native.rollout_facts import RolloutFacts, facts_of
+from pytest_nemoperf.native.rollout_facts import RolloutFacts, rollout_facts_of
 from pytest_nemoperf.native.rollouts import Generator, StepSamples
-from pytest_nemoperf.native.signal import RefitNotice, version_word
+from pytest_nemoperf.native.signal import RefitNotice, version_tensor
 from pytest_nemoperf.native.vllm_generator import VllmGenerator
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import RL_PHASES
@@ -46,7 +46,7 @@ class RLRank(Protocol):
         """Take or pass on what is still on its way."""
 
 
-def make_worker(plan: Plan, *, device: torch.device) -> RLRank:
+def make_rl_rank(plan: Plan, *, device: torch.device) -> RLRank:
     """Return this rank's worker; every rank of the run must call it, as groups are made by all of them."""
     layout = plan.layout
     generation = layout.generation
@@ -57,25 +57,25 @@ def make_worker(plan: Plan, *, device: torch.device) -> RLRank:
     is_apart = not generation.is_colocated
     clock = phase_clock(device, names=RL_PHASES)
     refit = Refit(plan, group=_all_ranks(plan), device=device)
-    handover = RolloutTransfer(
+    transfer = RolloutTransfer(
         plan,
         generating=None if generation_mesh is None else generation_mesh.world,
         link=_all_ranks(plan) if is_apart else None,
         device=device,
     )
-    signal = RefitNotice(_all_ranks(plan), device=device) if is_apart else None
+    notice = RefitNotice(_all_ranks(plan), device=device) if is_apart else None
     if generation_mesh is None:
-        assert signal is not None  # noqa: S101 (a rank that does not generate is apart)
-        learning = TrainPhase(plan, mesh=mesh, clock=clock, device=device)
-        return TrainingRank(learning, handover=handover, refit=refit, signal=signal)
+        assert notice is not None  # noqa: S101 (a rank that does not generate is apart)
+        training = TrainPhase(plan, mesh=mesh, clock=clock, device=device)
+        return TrainingRank(training, transfer=transfer, refit=refit, notice=notice)
     generator = make_generator(plan, mesh=generation_mesh, device=device)
     collector = Collector(
-        plan, generator=generator, mesh=generation_mesh, handover=handover, device=device, clock=clock
+        plan, generator=generator, mesh=generation_mesh, transfer=transfer, device=device, clock=clock
     )
-    if signal is not None:
-        return GeneratingRank(collector, handover=handover, refit=refit, signal=signal)
-    learning = TrainPhase(plan, mesh=mesh, clock=clock, device=device)
-    return ColocatedRank(learning, collector=collector, handover=handover, refit=refit)
+    if notice is not None:
+        return GeneratingRank(collector, transfer=transfer, refit=refit, notice=notice)
+    training = TrainPhase(plan, mesh=mesh, clock=clock, device=device)
+    return ColocatedRank(training, collector=collector, transfer=transfer, refit=refit)
 
 
 def make_generator(plan: Plan, *, mesh: GenerationMesh, device: torch.device) -> Generator:
@@ -102,10 +102,10 @@ class TrainPhase:
 
     def end_step(
         self,
-        parcel: RolloutBatch,
+        rollouts: RolloutBatch,
         *,
         samples: StepSamples,
-        learned: UpdateStats,
+        stats: UpdateStats,
         num_refit_bytes: int,
     ) -> RankStep:
         """End the step, then find out what is told about its samples."""
@@ -113,44 +113,44 @@ class TrainPhase:
             self.clock.delay(self.plan.inject_pct)
         timed = self.clock.stop()
         if dist.get_rank() == 0:
-            facts = facts_of(
+            facts = rollout_facts_of(
                 self.plan,
                 step=len(self.facts),
-                parcel=parcel,
+                rollouts=rollouts,
                 samples=samples,
-                learned=learned,
+                stats=stats,
                 num_refit_bytes=num_refit_bytes,
             )
             self.facts.append(facts)
-        return replace(timed, loss=learned.loss.item(), grad_norm=learned.grad_norm.item())
+        return replace(timed, loss=stats.loss.item(), grad_norm=stats.grad_norm.item())
 
 
 class ColocatedRank:
     """Generates and trains in turns."""
 
-    def __init__(self, learning: TrainPhase, *, collector: Collector, handover: RolloutTransfer, refit: Refit) -> None:
-        self._learning, self._clock, self._generator = learning, learning.clock, collector.generator
-        self._collector, self._handover, self._refit = collector, handover, refit
-        self.facts = learning.facts
+    def __init__(self, training: TrainPhase, *, collector: Collector, transfer: RolloutTransfer, refit: Refit) -> None:
+        self._training, self._clock, self._generator = training, training.clock, collector.generator
+        self._collector, self._transfer, self._refit = collector, transfer, refit
+        self.facts = training.facts
 
     def meet(self) -> None:
         """Wait for all ranks."""
-        _meet(self._learning.mesh.world)
+        _meet(self._training.mesh.world)
 
     def step(self, number: int) -> RankStep:
         """Refit, generate, train."""
         self._clock.start()
-        self._refit.run(self._learning.update.policy.named_weights(), self._generator.allocate())
-        self._generator.refitted()
+        self._refit.run(self._training.update.policy.named_weights(), self._generator.allocate())
+        self._generator.on_weights_updated()
         self._clock.mark("refit")
-        version = version_word(self._learning.update.version, device=self._collector.device)
+        version = version_tensor(self._training.update.version, device=self._collector.device)
         collected = self._collector.collect(number, version=version)
         self._generator.release()
-        samples = self._handover.open(collected.parcel, step=number)
+        samples = self._transfer.open(collected.rollouts, step=number)
         self._clock.mark("other")
-        learned = self._learning.update.learn(samples)
-        trained = self._learning.end_step(
-            collected.parcel, samples=samples, learned=learned, num_refit_bytes=self._refit.num_bytes
+        stats = self._training.update.learn(samples)
+        trained = self._training.end_step(
+            collected.rollouts, samples=samples, stats=stats, num_refit_bytes=self._refit.num_bytes
         )
         return _with_generation(trained, collected)
 
@@ -161,41 +161,41 @@ class ColocatedRank:
 class TrainingRank:
     """Trains on what other ranks generate, and sends them its weights."""
 
-    def __init__(self, learning: TrainPhase, *, handover: RolloutTransfer, refit: Refit, signal: RefitNotice) -> None:
-        assert learning.plan.rl is not None  # noqa: S101 (make_worker looked)
-        self._learning, self._clock = learning, learning.clock
-        self._staleness = learning.plan.rl.max_staleness
-        self._handover, self._refit, self._signal = handover, refit, signal
+    def __init__(self, training: TrainPhase, *, transfer: RolloutTransfer, refit: Refit, notice: RefitNotice) -> None:
+        assert training.plan.rl is not None  # noqa: S101 (make_rl_rank looked)
+        self._training, self._clock = training, training.clock
+        self._staleness = training.plan.rl.max_staleness
+        self._transfer, self._refit, self._notice = transfer, refit, notice
         self._pending: deque[WeightSnapshot] = deque()
-        self.facts = learning.facts
+        self.facts = training.facts
         self._send_weights()
 
     def meet(self) -> None:
         """Wait for the others that train."""
-        _meet(self._learning.mesh.world)
+        _meet(self._training.mesh.world)
 
     def step(self, number: int) -> RankStep:
         """Wait for samples, train, send the weights."""
         self._clock.start()
-        parcel = self._handover.receive()
+        rollouts = self._transfer.receive()
         self._clock.mark("exposed_generation")
-        samples = self._handover.open(parcel, step=number)
+        samples = self._transfer.open(rollouts, step=number)
         self._clock.mark("other")
-        learned = self._learning.update.learn(samples)
+        stats = self._training.update.learn(samples)
         self._send_weights()
         self._clock.mark("refit")
-        return self._learning.end_step(parcel, samples=samples, learned=learned, num_refit_bytes=self._refit.num_bytes)
+        return self._training.end_step(rollouts, samples=samples, stats=stats, num_refit_bytes=self._refit.num_bytes)
 
     def finish(self) -> None:
         """Wait until the last weights have arrived."""
         self._wait_for_weights(most=0)
-        self._signal.finish()
+        self._notice.finish()
 
     def _send_weights(self) -> None:
         """On-policy the other side is waiting for them; otherwise training goes on while they travel."""
         self._wait_for_weights(most=max(self._staleness - 1, 0))
-        self._signal.send(self._learning.update.version)
-        self._pending.append(self._refit.start(self._learning.update.policy.named_weights()))
+        self._notice.send(self._training.update.version)
+        self._pending.append(self._refit.start(self._training.update.policy.named_weights()))
         if self._staleness == 0:
             self._wait_for_weights(most=0)
 
@@ -207,13 +207,13 @@ class TrainingRank:
 class GeneratingRank:
     """Generates for other ranks, up to max_staleness batches ahead of them."""
 
-    def __init__(self, collector: Collector, *, handover: RolloutTransfer, refit: Refit, signal: RefitNotice) -> None:
-        assert collector.plan.rl is not None  # noqa: S101 (make_worker looked)
+    def __init__(self, collector: Collector, *, transfer: RolloutTransfer, refit: Refit, notice: RefitNotice) -> None:
+        assert collector.plan.rl is not None  # noqa: S101 (make_rl_rank looked)
         self._collector, self._clock, self._generator = collector, collector.clock, collector.generator
         self._staleness = collector.plan.rl.max_staleness
-        self._handover, self._refit, self._signal = handover, refit, signal
+        self._transfer, self._refit, self._notice = transfer, refit, notice
         self._targets = self._generator.allocate()
-        self._version = version_word(0, device=collector.device)
+        self._version = version_tensor(0, device=collector.device)
         self._num_missing = collector.plan.total_steps + 1  # weights: those of the beginning, and of each step's end
         self.facts: list[RolloutFacts] = []
 
@@ -227,20 +227,20 @@ class GeneratingRank:
         if number == 0 or number > self._staleness:
             self._take_weights()
         collected = self._collector.collect(number, version=self._version)
-        self._handover.send(collected.parcel)
+        self._transfer.send(collected.rollouts)
         return _with_generation(self._clock.stop(), collected)
 
     def finish(self) -> None:
         """Take the weights that no batch needs any more, so that the last steps send theirs like all others."""
         while self._num_missing:
             self._take_weights()
-        self._handover.finish()
+        self._transfer.finish()
 
     def _take_weights(self) -> None:
-        self._version = self._signal.receive()
+        self._version = self._notice.receive()
         self._clock.mark("idle")
         self._refit.receive(self._targets)
-        self._generator.refitted()
+        self._generator.on_weights_updated()
         self._clock.mark("refit")
         self._num_missing -= 1
 

@@ -37,27 +37,27 @@ class RolloutFacts:
     tokens_digest: str
 
 
-def facts_of(
-    plan: Plan, *, step: int, parcel: RolloutBatch, samples: StepSamples, learned: UpdateStats, num_refit_bytes: int
+def rollout_facts_of(
+    plan: Plan, *, step: int, rollouts: RolloutBatch, samples: StepSamples, stats: UpdateStats, num_refit_bytes: int
 ) -> RolloutFacts:
     """Return what is told about the samples of a step that was trained on: by weights of as many steps before it."""
     lens = samples.lens_N.tolist()
     num_prompt_tokens = int(samples.prompt_lens_N.sum())
-    reference_NS = learned.reference_logprobs_NS
+    reference_NS = stats.reference_logprobs_NS
     return RolloutFacts(
         num_prompt_tokens=num_prompt_tokens,
         num_response_tokens=sum(lens) - num_prompt_tokens,
         num_truncated=int(samples.is_truncated_N.sum()),
-        staleness_steps=step - int(parcel.versions_N.min()),
-        num_rounds=1 + int(parcel.rounds_N.max()),
+        staleness_steps=step - int(rollouts.versions_N.min()),
+        num_rounds=1 + int(rollouts.rounds_N.max()),
         reward_mean=samples.rewards_N.mean().item(),
         reward_std=samples.rewards_N.std(unbiased=False).item(),
-        token_mult_prob_error=token_mult_prob_error(learned.logprobs_NS, samples).item(),
-        max_logprob_error=max_logprob_error(learned.logprobs_NS, samples).item(),
-        kl=None if reference_NS is None else mean_kl(learned.logprobs_NS, reference_NS, samples).item(),
+        token_mult_prob_error=token_mult_prob_error(stats.logprobs_NS, samples).item(),
+        max_logprob_error=max_logprob_error(stats.logprobs_NS, samples).item(),
+        kl=None if reference_NS is None else mean_kl(stats.logprobs_NS, reference_NS, samples).item(),
         flops=_training_flops(plan, lens=lens),
         refit_bytes=num_refit_bytes,
-        tokens_digest=parcel.tokens_digest(),
+        tokens_digest=rollouts.tokens_digest(),
     )
 
 

@@ -71,7 +71,7 @@ class Generator(Protocol):
     def allocate(self) -> Mapping[str, Tensor]:
         """Make room for this rank's weights and return it, by the native engine's names; a refit fills it."""
 
-    def refitted(self) -> None:
+    def on_weights_updated(self) -> None:
         """Take note that the weights are complete and new: what was computed with others is void."""
 
     def generate(self, requests: Sequence[Request], *, seed: int) -> Generated:

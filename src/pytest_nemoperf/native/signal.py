@@ -24,14 +24,14 @@ class RefitNotice:
 
     def send(self, version: int) -> None:
         """Have it sent, with the version of the weights, and go on; on every rank that trains."""
-        word = version_word(version, device=self._device)
-        self._on_the_way.append((dist.broadcast(word, 0, group=self._group, async_op=True), word))
+        version_1 = version_tensor(version, device=self._device)
+        self._on_the_way.append((dist.broadcast(version_1, 0, group=self._group, async_op=True), version_1))
 
     def receive(self) -> Tensor:
         """Wait for it and return the version of the weights; on every rank that generates."""
-        word = version_word(0, device=self._device)
-        dist.broadcast(word, 0, group=self._group)
-        return word
+        version_1 = version_tensor(0, device=self._device)
+        dist.broadcast(version_1, 0, group=self._group)
+        return version_1
 
     def finish(self) -> None:
         """Wait until all have arrived."""
@@ -41,6 +41,6 @@ class RefitNotice:
                 work.wait()
 
 
-def version_word(version: int, *, device: torch.device) -> Tensor:
+def version_tensor(version: int, *, device: torch.device) -> Tensor:
     """Return a version as it travels; it stays on the device, so that no host waits for it."""
     return torch.full((1,), version, dtype=torch.int32, device=device)

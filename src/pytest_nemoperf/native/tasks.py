@@ -25,10 +25,10 @@ class PromptTask:
     answer: int
 
 
-def make_question(rl: RL, *, seed: int, step: int, round_number: int, prompt: int) -> PromptTask:
-    """Return a question: solved examples (cut off at the front), then a sum to be completed.
+def make_task(rl: RL, *, seed: int, step: int, round_number: int, prompt: int) -> PromptTask:
+    """Return a task: solved examples (cut off at the front), then a sum to be completed.
 
-    The same arguments give the same question everywhere.
+    The same arguments give the same task everywhere.
 
     Args:
         rl: Lengths and the size of the numbers.
@@ -51,11 +51,11 @@ def make_question(rl: RL, *, seed: int, step: int, round_number: int, prompt: in
     return PromptTask(prompt=tuple(map(_SYMBOLS.index, text)), answer=first + second)
 
 
-def reward_of(response: Sequence[int], *, question: PromptTask) -> float:
+def reward_of(response: Sequence[int], *, task: PromptTask) -> float:
     """Return 1 if the digits the response begins with are the answer, as it is written without zeros in front."""
     digits = ""
     for token in response:
         if token >= _NUM_DIGITS:
             break
         digits += _SYMBOLS[token]
-    return float(digits == str(question.answer))
+    return float(digits == str(task.answer))

@@ -63,7 +63,7 @@ class VllmGenerator:
             self._flat.share_memory_()  # type: ignore[no-untyped-call]  # torch leaves it
         return views(self._flat, plan=self._plan)
 
-    def refitted(self) -> None:
+    def on_weights_updated(self) -> None:
         """Have the engine load the weights; it forgets what it has computed with others."""
         assert self._flat is not None  # noqa: S101 (the protocol: allocate comes first)
         if self._device.type == "cuda":
