@@ -1,4 +1,4 @@
-"""The samples of one step: prompts are answered by this rank's replica, answers are scored, and all are gathered."""
+"""Samples of one step: generation by this rank's replica, rewards, and gathering from all replicas."""
 
 # N samples of a step
 
@@ -23,13 +23,13 @@ from pytest_nemoperf.recipe import Plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectedRollouts:
-    """What a generating rank did in a step.
+    """Rollouts of a step and figures of their generation on one rank.
 
     Attributes:
         rollouts: All samples of the step, complete.
         generation_sec: Time this rank generated.
         num_generated_tokens: Tokens its replica generated, in all rounds.
-        num_slot_passes: Of its replica in all rounds, as Generated has them.
+        num_slot_passes: Of its replica in all rounds, as in Generated.
     """
 
     rollouts: RolloutBatch
@@ -42,10 +42,10 @@ class Collector:
     """Collects samples on one generating rank.
 
     Args:
-        plan: What to generate.
+        plan: Prompts, rounds and batch.
         generator: Of this rank.
-        mesh: Which replica it belongs to.
-        transfer: Gathers.
+        mesh: Of its replica.
+        transfer: Gathers the samples of all replicas.
         device: Of this rank.
         clock: Marks ``generation`` and ``reward``.
     """
@@ -61,35 +61,46 @@ class Collector:
         clock: PhaseClock,
     ) -> None:
         assert plan.rl is not None and plan.layout.generation is not None  # noqa: S101, PT018 (resolve filled both)
-        self.plan, self._rl = plan, plan.rl
+        self.plan = plan
+        self._rl = plan.rl
         self._num_replicas = plan.layout.generation.dp
-        self.generator, self.mesh, self.clock = generator, mesh, clock
-        self._transfer, self.device = transfer, device
+        self.generator = generator
+        self.mesh = mesh
+        self.clock = clock
+        self.device = device
+        self._transfer = transfer
 
     def collect(self, step: int, *, version: Tensor) -> CollectedRollouts:
         """Generate and score the samples of a step; every generating rank calls it.
 
-        With dynamic sampling, prompts whose responses all have the same reward are replaced by others of the same
-        length in a next round; after the last one they stay.
+        Dynamic sampling replaces prompts with equal rewards by others of the same length in a next round; after the
+        last round they stay.
 
         Args:
             step: Number.
-            version: Of the weights that generate, as Parcel.put takes it.
+            version: Of the weights that generate, as RolloutBatch.put takes it.
 
         Raises:
             GenerationError: As Generator.generate.
         """
-        rl, algorithm = self._rl, self._rl.algorithm_config
+        rl = self._rl
+        algorithm = rl.algorithm_config
         rollouts = RolloutBatch.empty(rl, device=self.device)
         missing = list(range(rl.num_prompts_per_step))
-        rounds = []
+        generation_sec = 0.0
+        num_generated_tokens = 0
+        num_slot_passes = 0
         for number in range(algorithm.max_rounds if algorithm.has_dynamic_sampling else 1):
             part = RolloutBatch.empty(rl, device=self.device)
             mine = missing[self.mesh.number :: self._num_replicas]
-            rounds.append(self._answer(mine, step=step, round_number=number, version=version, rollouts=part))
+            generated, seconds = self._generate(mine, step=step, round_number=number, version=version, rollouts=part)
+            generation_sec += seconds
+            num_generated_tokens += generated.num_tokens
+            num_slot_passes += generated.num_slot_passes
             self._transfer.gather(part)
             rows = _rows_of(missing, rl.num_generations_per_prompt, device=self.device)
-            rollouts.ints_NC[rows], rollouts.floats_NC[rows] = part.ints_NC[rows], part.floats_NC[rows]
+            rollouts.ints_NC[rows] = part.ints_NC[rows]
+            rollouts.floats_NC[rows] = part.floats_NC[rows]
             self.clock.mark("generation")  # a replica waits for the slowest one
             if not algorithm.has_dynamic_sampling:
                 break
@@ -99,20 +110,26 @@ class Collector:
                 break
         return CollectedRollouts(
             rollouts=rollouts,
-            generation_sec=sum(seconds for _, seconds in rounds),
-            num_generated_tokens=sum(generated.num_tokens for generated, _ in rounds),
-            num_slot_passes=sum(generated.num_slot_passes for generated, _ in rounds),
+            generation_sec=generation_sec,
+            num_generated_tokens=num_generated_tokens,
+            num_slot_passes=num_slot_passes,
         )
 
-    def _answer(
+    def _generate(
         self, prompts: Sequence[int], *, step: int, round_number: int, version: Tensor, rollouts: RolloutBatch
     ) -> tuple[Generated, float]:
-        """Put this replica's answers into the rollouts; return what was generated and how long that took."""
-        rl, seed = self._rl, self.plan.seed
-        tasks = {
-            prompt: make_task(rl, seed=seed, step=step, round_number=round_number, prompt=prompt) for prompt in prompts
-        }
-        requests = self._requests(tasks)
+        """Put this replica's responses to some prompts into the rollouts.
+
+        Returns:
+            The responses, and the seconds their generation took.
+        """
+        rl = self._rl
+        seed = self.plan.seed
+        tasks = {}
+        requests = []
+        for prompt in prompts:
+            tasks[prompt] = make_task(rl, seed=seed, step=step, round_number=round_number, prompt=prompt)
+            requests += self._requests(prompt, task=tasks[prompt])
         self.clock.synchronize()  # weights still on their way are no part of the time of generation
         start = time.perf_counter()
         draw_seed = derived_seed(seed, purpose=f"samples of step {step} round {round_number}")
@@ -120,19 +137,18 @@ class Collector:
         seconds = time.perf_counter() - start
         self.clock.mark("generation")
         if self.mesh.replica is None or self.mesh.replica.rank() == 0:  # one rank of a replica fills its rows
-            rewards = {
-                response.sample: reward_of(
-                    response.tokens, task=tasks[response.sample // rl.num_generations_per_prompt]
-                )
-                for response in generated.responses
-            }
+            rewards = {}
+            for response in generated.responses:
+                task = tasks[response.sample // rl.num_generations_per_prompt]
+                rewards[response.sample] = reward_of(response.tokens, task=task)
             rollouts.put(generated.responses, rewards=rewards, round_number=round_number, version=version)
         self.clock.mark("reward")
         return generated, seconds
 
-    def _requests(self, tasks: dict[int, PromptTask]) -> list[Request]:
+    def _requests(self, prompt: int, *, task: PromptTask) -> list[Request]:
+        """Return a request for each sample of a prompt."""
         rl = self._rl
-        group = rl.num_generations_per_prompt
+        first = prompt * rl.num_generations_per_prompt
         return [
             Request(
                 sample=sample,
@@ -140,11 +156,11 @@ class Collector:
                 max_len=rl.response_limit(sample),
                 is_pinned=rl.has_pinned_lengths,
             )
-            for prompt, task in tasks.items()
-            for sample in range(prompt * group, (prompt + 1) * group)
+            for sample in range(first, first + rl.num_generations_per_prompt)
         ]
 
 
 def _rows_of(prompts: Sequence[int], group_size: int, *, device: torch.device) -> Tensor:
+    """Return the rows of the samples of these prompts."""
     firsts = torch.tensor(prompts, device=device)[:, None] * group_size
     return (firsts + torch.arange(group_size, device=device)).flatten()

@@ -19,9 +19,9 @@ class SyntheticTokens:
 
     Args:
         plan: Shapes, seed and layout.
-        dp_rank: Which of the data-parallel shares this is.
-        positions: Of the tokens this rank has of each sequence; None for all of them.
-        device: Where the tokens are drawn.
+        dp_rank: Number of the data-parallel share.
+        positions: Positions of this rank's tokens in each sequence; None for all.
+        device: Device that draws the tokens.
     """
 
     def __init__(self, plan: Plan, *, dp_rank: int, device: torch.device, positions: Tensor | None = None) -> None:
@@ -46,6 +46,6 @@ class SyntheticTokens:
         uniform = uniform[self._first : self._first + self._num_local]
         tokens = uniform.square_().square_().mul_(plan.model.vocab_size).long()
         tokens_LSN = tokens.unfold(1, num_ahead + 1, 1)[:, self._positions]
-        tokens_LS, labels_LSN = tokens_LSN[..., 0], tokens_LSN[..., 1:]
-        size = plan.micro_batch_size
-        return list(zip(torch.split(tokens_LS, size), torch.split(labels_LSN, size), strict=True))
+        tokens_BS = torch.split(tokens_LSN[..., 0], plan.micro_batch_size)
+        labels_BSN = torch.split(tokens_LSN[..., 1:], plan.micro_batch_size)
+        return list(zip(tokens_BS, labels_BSN, strict=True))

@@ -1,4 +1,4 @@
-"""What a rank asks of its device and host: threads, memory, names."""
+"""Device and host of a rank: threads, memory, names."""
 
 from __future__ import annotations
 
@@ -14,22 +14,28 @@ import torch.distributed as dist
 from pytest_nemoperf.fingerprint import watched_variables
 from pytest_nemoperf.tracers import TRACERS, active_tracers
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
-_NEVER_TRIM, _NO_BLOCKS = -1, 0  # mallopt(3)
+_M_TRIM_THRESHOLD = -1  # malloc.h
+_M_MMAP_MAX = -4  # malloc.h
+_NEVER_TRIM = -1  # mallopt(3)
+_NO_BLOCKS = 0  # mallopt(3)
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use, by affinity and cgroup quota, at least 1."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores this process may use, by affinity and cgroup quota, at least 1."""
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
     except (OSError, ValueError):  # no cgroup v2
         return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+    if quota == "max":
+        return cores
+    return max(1, min(cores, int(quota) // int(period)))
 
 
 def tune_host_memory() -> None:
-    """Let the C library keep the memory this process frees; glibc alone, nothing to tune elsewhere.
+    """Let the C library keep the memory this process frees; glibc only.
 
     By default glibc gives large blocks back to the kernel at once, so that every activation is faulted in
     page by page again: up to half the time of a matrix product, and noise.
@@ -41,7 +47,7 @@ def tune_host_memory() -> None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin a new peak: what peak_memory_bytes returns from now on counts from here."""
+    """Begin a new peak for peak_memory_bytes."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -54,8 +60,8 @@ def reset_peak_memory(device: torch.device) -> None:
 def peak_memory_bytes(device: torch.device) -> int:
     """Return the peak since reset_peak_memory.
 
-    On CUDA what torch's allocator handed out. On CPU the resident set of the whole process: its imports,
-    weights and activations; where the kernel has no resettable mark, since the start of the process.
+    On CUDA that of torch's allocator. On CPU the resident set of the whole process: imports, weights and
+    activations; since the start of the process if the kernel has no resettable mark.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -65,12 +71,12 @@ def peak_memory_bytes(device: torch.device) -> int:
                 return int(line.split()[1]) * 1024
     except OSError:
         pass  # no procfs
-    unit = 1 if platform.system() == "Darwin" else 1024  # getrusage(2) differs
+    unit = 1 if platform.system() == "Darwin" else 1024  # bytes or KiB, see getrusage(2)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def device_name(device: torch.device) -> str:
-    """Return what the driver, or the kernel, calls the device."""
+    """Return the device's name as the driver, or the kernel, has it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -83,7 +89,7 @@ def device_name(device: torch.device) -> str:
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """Return versions, settings, environment variables and tracers that decide how fast this rank is."""
+    """Return versions, settings, environment variables and tracers that affect this rank's speed."""
     facts = {
         "torch": str(torch.__version__),
         "distributed_backend": dist.get_backend(),

@@ -1,11 +1,11 @@
-"""How the samples of a step get from the ranks that generated them to all ranks that train.
+"""Transfer of a step's samples from the ranks that generated them to all ranks that train.
 
-Replicas add up their parts among themselves: everyone fills its own rows of tensors whose shape the plan knows, so no
-sizes have to be agreed on. Where training has ranks of its own, the first generating rank then sends the whole to them,
-and goes on: it may be batches ahead.
+Replicas sum tensors of zeros in which each fills its own rows; the plan fixes their shapes, so that no sizes have to be
+exchanged. If training has ranks of its own, the first generating rank then sends the sum to them without waiting: it
+may be batches ahead.
 """
 
-# N samples of a step, R tokens of the longest response there may be, C columns
+# N samples of a step, R tokens of the longest possible response, C columns
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class RolloutBatch:
     """Responses to all prompts of a step; rows of samples that are not here yet are zeros.
 
     Attributes:
-        ints_NC: Tokens (R), then length, whether it was truncated, the round it comes from, and the version of the
-            weights it was generated with: the number of steps they had been trained for.
+        ints_NC: Tokens (R), then length, is_truncated, round, and version of the weights that generated the sample:
+            the number of steps they had been trained for.
         floats_NC: Log-probabilities (R), then the reward.
     """
 
@@ -43,30 +43,30 @@ class RolloutBatch:
 
     @classmethod
     def empty(cls, rl: RL, *, device: torch.device) -> RolloutBatch:
-        """Return one without any sample."""
-        rows, width = rl.num_samples, rl.max_response_len
+        """Return a batch without any sample."""
+        width = rl.max_response_len
         return cls(
-            ints_NC=torch.zeros(rows, width + _INT_COLUMNS, dtype=torch.int32, device=device),
-            floats_NC=torch.zeros(rows, width + _FLOAT_COLUMNS, device=device),
+            ints_NC=torch.zeros(rl.num_samples, width + _INT_COLUMNS, dtype=torch.int32, device=device),
+            floats_NC=torch.zeros(rl.num_samples, width + _FLOAT_COLUMNS, device=device),
         )
 
     @property
     def rewards_N(self) -> Tensor:
-        """Rewards, on the device."""
+        """Reward of each sample, on the device."""
         return self.floats_NC[:, -1]
 
     @property
     def rounds_N(self) -> Tensor:
-        """Round each sample was generated in, counted from 0."""
+        """Round of each sample, counted from 0."""
         return self.ints_NC[:, -2]
 
     @property
     def versions_N(self) -> Tensor:
-        """Version of the weights each sample was generated with."""
+        """Version of the weights that generated each sample."""
         return self.ints_NC[:, -1]
 
     def tokens_digest(self) -> str:
-        """Return a hash of all tokens and lengths; waits for the device, so it belongs behind the step."""
+        """Return a hash of all tokens and lengths; to be called after the step, as it waits for the device."""
         width = self.ints_NC.shape[1] - _INT_COLUMNS
         tokens_NC = self.ints_NC[:, : width + 1].contiguous().cpu()
         return hashlib.blake2b(tokens_NC.numpy().tobytes(), digest_size=8).hexdigest()
@@ -79,30 +79,34 @@ class RolloutBatch:
         Args:
             responses: Of this rank.
             rewards: By sample.
-            round_number: They come from.
-            version: Of the weights, one number in int32; it may be on the device.
+            round_number: Of the responses.
+            version: Of the weights, int32 of shape (1,); it may be on the device.
         """
+        if not responses:
+            return
         width = self.ints_NC.shape[1] - _INT_COLUMNS
-        ints, floats = [], []
+        samples = []
+        ints = []
+        floats = []
         for response in responses:
             padding = [0] * (width - len(response.tokens))
-            facts = [len(response.tokens), int(response.is_truncated), round_number, 0]
-            ints.append([*response.tokens, *padding, *facts])
+            samples.append(response.sample)
+            ints.append([*response.tokens, *padding, len(response.tokens), int(response.is_truncated), round_number, 0])
             floats.append([*response.logprobs, *padding, rewards[response.sample]])
-        if responses:
-            rows = torch.tensor([response.sample for response in responses], device=self.ints_NC.device)
-            self.ints_NC[rows] = torch.tensor(ints, dtype=torch.int32, device=rows.device)
-            self.ints_NC[rows, -1] = version
-            self.floats_NC[rows] = torch.tensor(floats, device=rows.device)
+        device = self.ints_NC.device
+        rows = torch.tensor(samples, device=device)
+        self.ints_NC[rows] = torch.tensor(ints, dtype=torch.int32, device=device)
+        self.ints_NC[rows, -1] = version
+        self.floats_NC[rows] = torch.tensor(floats, device=device)
 
 
 class RolloutTransfer:
-    """Gathers and sends rollouts.
+    """Gathers rollouts on the generating ranks and sends them to the training ranks.
 
     Args:
         plan: Sizes of a step.
-        generating: The ranks that generate; None for one.
-        link: All ranks of the run, for nothing but this; None where the ranks that generate are those that train.
+        generating: Group of the ranks that generate; None for one rank.
+        link: Group of all ranks of the run, used by nothing else; None if the same ranks generate and train.
         device: Of this rank.
     """
 
@@ -110,53 +114,60 @@ class RolloutTransfer:
         self, plan: Plan, *, generating: ProcessGroup | None, link: ProcessGroup | None, device: torch.device
     ) -> None:
         assert plan.rl is not None  # noqa: S101 (the caller looked)
-        self._plan, self._rl = plan, plan.rl
-        self._generating, self._link = generating, link
+        self._plan = plan
+        self._rl = plan.rl
+        self._generating = generating
+        self._link = link
         self._device = device
         self._sender = plan.layout.gpus  # the first rank that only generates
         self._on_the_way: deque[tuple[RolloutBatch, list[dist.Work]]] = deque()
 
     def gather(self, rollouts: RolloutBatch) -> None:
-        """Complete a rollouts on every generating rank; each row may be filled on one of them only."""
+        """Complete rollouts on every generating rank; each row may be filled on one of them only."""
         if self._generating is not None:
             dist.all_reduce(rollouts.ints_NC, group=self._generating)
             dist.all_reduce(rollouts.floats_NC, group=self._generating)
 
     def send(self, rollouts: RolloutBatch) -> None:
-        """Have the training ranks get a complete rollouts; returns at once unless very many are on their way."""
+        """Start sending complete rollouts to the training ranks; wait if more than max_staleness are on their way."""
         if len(self._on_the_way) > self._rl.max_staleness:
             _wait(self._on_the_way.popleft()[1])
-        works = [dist.broadcast(x, self._sender, group=self._link, async_op=True) for x in _tensors(rollouts)]
-        self._on_the_way.append((rollouts, [work for work in works if work is not None]))
+        works = []
+        for tensor in _tensors(rollouts):
+            work = dist.broadcast(tensor, self._sender, group=self._link, async_op=True)
+            if work is not None:
+                works.append(work)
+        self._on_the_way.append((rollouts, works))
 
     def finish(self) -> None:
-        """Wait until all that was sent has arrived."""
+        """Wait until all sent rollouts have arrived."""
         while self._on_the_way:
             _wait(self._on_the_way.popleft()[1])
 
     def receive(self) -> RolloutBatch:
-        """Wait for the next rollouts, on a rank that trains."""
+        """Wait for the next rollouts and return them; on a rank that trains."""
         rollouts = RolloutBatch.empty(self._rl, device=self._device)
         for tensor in _tensors(rollouts):
             dist.broadcast(tensor, self._sender, group=self._link)
         return rollouts
 
     def open(self, rollouts: RolloutBatch, *, step: int) -> StepSamples:
-        """Return the samples of a step: its prompts, which every rank knows, and the responses."""
-        rl, device = self._rl, self._device
+        """Return the samples of a step: its prompts, computed on every rank alike, and the responses."""
+        rl = self._rl
+        device = self._device
         group = rl.num_generations_per_prompt
         rounds = rollouts.rounds_N[::group].tolist()
-        prompts = [
-            make_task(rl, seed=self._plan.seed, step=step, round_number=number, prompt=prompt).prompt
-            for prompt, number in enumerate(rounds)
-        ]
+        prompts = []
+        for number, round_number in enumerate(rounds):
+            task = make_task(rl, seed=self._plan.seed, step=step, round_number=round_number, prompt=number)
+            prompts.append(task.prompt)
         width = rl.max_response_len
         lens_N = rollouts.ints_NC[:, width].long()
         prompt_lens_N = torch.tensor([len(prompt) for prompt in prompts], device=device).repeat_interleave(group)
         longest = int((prompt_lens_N + lens_N).max())
         tokens_NS = torch.zeros(rl.num_samples, longest, dtype=torch.int64, device=device)
         logprobs_NS = torch.zeros(rl.num_samples, longest, device=device)
-        for number, prompt in enumerate(prompts):  # a prompt's samples have their responses at the same place
+        for number, prompt in enumerate(prompts):  # the responses of one prompt begin at the same place
             rows = slice(number * group, (number + 1) * group)
             end = min(longest, len(prompt) + width)
             tokens_NS[rows, : len(prompt)] = torch.tensor(prompt, device=device)

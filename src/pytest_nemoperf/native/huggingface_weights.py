@@ -1,4 +1,4 @@
-"""The native engine's weights under Hugging Face names, for engines that load no others."""
+"""The native engine's weights under Hugging Face names, for engines that load only those."""
 
 # H query heads, K key-value heads, C width of a head, D hidden, F width of the MLP, V vocabulary
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pytest_nemoperf.architecture import ModelConfig
 
-_OF_LAYER = {
+_LAYER_NAMES = {
     "attention_norm.weight": "input_layernorm.weight",
     "mlp_norm.weight": "post_attention_layernorm.weight",
     "attention.q_norm.weight": "self_attn.q_norm.weight",
@@ -20,7 +20,7 @@ _OF_LAYER = {
     "attention.out.bias": "self_attn.o_proj.bias",
     "mlp.down.weight": "mlp.down_proj.weight",
 }
-_OF_ENDS = {
+_END_NAMES = {
     "embedding.weight": "model.embed_tokens.weight",
     "norm.weight": "model.norm.weight",
     "head.weight": "lm_head.weight",
@@ -30,32 +30,33 @@ _GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
 
 
 def huggingface_weights(model: ModelConfig, *, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield each weight under its name there, fused ones in parts, a tied one under both names; all are views of ours.
+    """Yield each weight under its Hugging Face name: fused ones in parts, a tied one under both names, all as views.
 
     Args:
         model: One that ``huggingface_export`` has a config for.
         weights: All of its weights, by the native engine's names.
     """
     for name, weight in weights.items():
-        if name in _OF_ENDS:
-            yield _OF_ENDS[name], weight
+        if name in _END_NAMES:
+            yield _END_NAMES[name], weight
             if name == "embedding.weight" and model.tied_embeddings:
-                yield _OF_ENDS["head.weight"], weight
+                yield _END_NAMES["head.weight"], weight
             continue
-        _, layer, place = name.split(".", maxsplit=2)  # blocks.<number>.<place>
-        for its_place, part in _of_layer(model, place=place, weight=weight):
-            yield f"model.layers.{layer}.{its_place}", part
+        _, layer, layer_name = name.split(".", maxsplit=2)  # blocks.<number>.<name in the layer>
+        for exported_name, part in _layer_weights(model, name=layer_name, weight=weight):
+            yield f"model.layers.{layer}.{exported_name}", part
 
 
-def _of_layer(model: ModelConfig, *, place: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
-    if place in _OF_LAYER:
-        yield _OF_LAYER[place], weight
+def _layer_weights(model: ModelConfig, *, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+    if name in _LAYER_NAMES:
+        yield _LAYER_NAMES[name], weight
         return
-    module, _, kind = place.rpartition(".")
+    module, _, kind = name.rpartition(".")
     if module == "attention.qkv":  # rows H*C, K*C, K*C of D columns
         rows = [heads * model.head_dim for heads in (model.num_heads, model.num_kv_heads, model.num_kv_heads)]
         parts = zip(_QKV, torch.split(weight, rows), strict=True)
     else:
         assert module == "mlp.gate_up"  # noqa: S101 (nothing else is left); rows F, F of D columns
         parts = zip(_GATE_UP, weight.chunk(2), strict=True)
-    yield from ((f"{its_module}.{kind}", part) for its_module, part in parts)
+    for exported_module, part in parts:
+        yield f"{exported_module}.{kind}", part

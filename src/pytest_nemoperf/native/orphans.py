@@ -1,4 +1,4 @@
-"""Process lifetimes: what a helper process and the ranks do so that none of them outlives its reason. Linux only."""
+"""Process lifetimes: parent-death signals, adoption and ending of descendants. Linux only."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def die_with_parent(signum: signal.Signals, *, parent_pid: int) -> None:
     Kept across exec. The kernel looks at the parent's thread: the thread that forked must live as long as the parent.
 
     Args:
-        signum: What to send.
-        parent_pid: Who the parent is; if it is dead already, this process ends at once.
+        signum: Signal to send.
+        parent_pid: Of the parent; if it is dead already, this process ends at once.
     """
     _prctl(_PR_SET_PDEATHSIG, signum)
     # The parent may have died between fork and prctl: then no signal will ever come.
@@ -32,7 +32,7 @@ def die_with_parent(signum: signal.Signals, *, parent_pid: int) -> None:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent dies, even of those in sessions of their own."""
+    """Become the parent of every descendant that is orphaned, even in a session of its own."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
@@ -57,14 +57,14 @@ def end_descendants(*, grace_sec: float) -> None:
 
 
 def reap_adopted() -> None:
-    """Collect the exit status of dead children; call it when nobody else waits for one."""
+    """Collect the exit status of dead children; nothing else may be waiting for one."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG) != (0, 0):
             pass
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Return whether a process still runs; one that only waits to be reaped does not."""
+    """Return whether a process still runs; a zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""What a rank leaves in the run directory."""
+"""Files that ranks write into the run directory: step records, progress, errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def write_error(run_dir: Path, *, rank: int, error: Exception) -> None:
-    """Leave this rank's own error for whoever asks why the run failed."""
+    """Write this rank's error file."""
     text = to_json(
         RankError(
             rank=rank,
@@ -66,10 +66,10 @@ class ProgressWriter:
 
 
 def gather_steps(steps: Sequence[RankStep], *, peak_bytes: int, device: torch.device) -> list[list[RankStep]]:
-    """Return every rank's steps, ``[rank][step]``; all ranks must call it, with as many steps of the same phases.
+    """Return every rank's steps, ``[rank][step]``; all ranks must call it, with equally many steps of the same phases.
 
     One collective after the last step; float64 holds a count of bytes exactly. The peak goes with the last step only:
-    asking the system for it costs more than all else that is recorded of a step, so it is asked once.
+    asking the system for it costs more than everything else that is recorded of a step.
     """
     last = replace(steps[-1], peak_bytes=peak_bytes)
     local_rows = [step.to_row() for step in [*steps[:-1], last]]
@@ -84,14 +84,18 @@ def gather_hosts() -> tuple[str, ...]:
     """Return the name of every rank's host, by rank; all ranks must call it."""
     names: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(names, platform.node())
-    return tuple(str(name) for name in names)
+    return tuple(map(str, names))
 
 
 def step_records(plan: Plan, *, gathered: Sequence[Sequence[RankStep]]) -> Iterable[StepRecord]:
-    """Yield one record a step from what gather_steps returned.
+    """Yield one record a step.
 
-    The slowest rank gives the step's time and phases. The loss is the mean over the ranks that know one, those of
-    the last pipeline stage: they trained on equally many tokens.
+    The slowest rank gives the step's time and phases. The loss is the mean over the ranks of the last pipeline stage,
+    which trained on equally many tokens.
+
+    Args:
+        plan: Plan of the run.
+        gathered: From gather_steps.
     """
     num_with_loss = plan.layout.gpus // plan.layout.pp
     for step, ranks in enumerate(zip(*gathered, strict=True)):
@@ -116,10 +120,14 @@ def slowest_of(ranks: Sequence[RankStep]) -> RankStep:
 
 
 def largest_peak(ranks: Sequence[RankStep]) -> int | None:
-    """Return the largest peak memory of these ranks, bytes; None where it is not known."""
-    return int(max(rank.peak_bytes for rank in ranks)) or None
+    """Return the largest peak memory of these ranks, bytes; None if not known."""
+    peak_bytes = int(max(rank.peak_bytes for rank in ranks))
+    return peak_bytes or None
 
 
 def _phases(phases: Mapping[str, float], *, is_pipeline: bool) -> dict[str, float]:
-    """Return seconds by phase; without a pipeline there is no wait for its stages to be recorded as nothing."""
-    return {name: seconds for name, seconds in phases.items() if is_pipeline or name != "pipeline_wait"}
+    """Return seconds by phase, without ``pipeline_wait`` unless there is a pipeline."""
+    recorded = dict(phases)
+    if not is_pipeline:
+        del recorded["pipeline_wait"]
+    return recorded

@@ -1,4 +1,4 @@
-"""Where the time of a step goes, without slowing it down."""
+"""Timing of a step and its phases, without slowing it down."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import torch
 
 from pytest_nemoperf.records import PRETRAIN_PHASES
 
-WAITING_PHASES = frozenset({"grad_comm", "pipeline_wait", "exposed_generation", "idle"})
-"""Phases in which a rank waits for others; what it waits inside other phases is not told apart."""
+_WAITING_PHASES = ("grad_comm", "pipeline_wait", "exposed_generation", "idle")
+"""Phases in which a rank waits for others; waiting inside other phases is not told apart from work."""
 _SCHEDSTAT = Path("/proc/thread-self/schedstat")
 _LONGEST_LINE = 96
 
@@ -48,16 +48,16 @@ class RankStep:
     num_slot_passes: float = 0.0
 
     def to_row(self) -> list[float]:
-        """Return the numbers as they travel between ranks: fields in their order, then phases in the clock's."""
+        """Return the numbers that travel between ranks: fields in their order, then phases in the clock's."""
         values = [getattr(self, name) for name in _COLUMNS]
         return [*values, *self.phases.values()]
 
     @classmethod
     def from_row(cls, row: Sequence[float], *, phases: Iterable[str]) -> RankStep:
-        """Return the step that to_row made these numbers of.
+        """Return the step of a row from to_row.
 
         Args:
-            row: From a rank with the same phases.
+            row: Of a rank with the same phases.
             phases: Their names, in the clock's order.
         """
         size = len(_COLUMNS)
@@ -69,10 +69,11 @@ _COLUMNS = tuple(field.name for field in fields(RankStep) if field.name != "phas
 
 
 class RunnableClock:
-    """Tells for how long the thread that made it has run, or was ready to and waited for a core.
+    """CPU time plus run-queue wait of the thread that made it.
 
-    Blocked time is neither: a thread that waits for a collective of gloo sleeps. The file stays open, as opening it
-    would cost ten times what reading it does.
+    Blocked time is neither: a thread that waits for a collective of gloo sleeps. A sum of zero means that the kernel
+    keeps no statistics. The file stays open: opening it costs
+    ten times as much as reading it.
 
     Args:
         path: Nanoseconds run, nanoseconds waited, and a count.
@@ -88,25 +89,23 @@ class RunnableClock:
             weakref.finalize(self, os.close, self._descriptor)
 
     def runnable_sec(self) -> float | None:
-        """Return seconds since the thread began; None where not told.
-
-        A thread that can ask has run: a kernel that says it has not does not count.
-        """
+        """Return seconds since the thread began; None if the kernel keeps no statistics."""
         if self._descriptor is None:
             return None
         run_ns, waited_ns, _ = os.pread(self._descriptor, _LONGEST_LINE, 0).split()
-        return (int(run_ns) + int(waited_ns)) * 1e-9 or None
+        runnable_ns = int(run_ns) + int(waited_ns)
+        return runnable_ns * 1e-9 if runnable_ns else None
 
 
 class PhaseClock:
-    """Times a step and its phases on a device that has done its work when a call returns: the CPU.
+    """Clock of a step and its phases on the CPU, whose work is done when a call returns.
 
     ``start``, then ``mark`` at the end of each phase, as often as phases alternate, then ``stop``. Between
     start and stop nothing is computed, gathered or written: a mark takes the time and puts it on a list.
 
     Args:
         names: Every phase a mark may end, in the order they are reported; the last is ``other``.
-        is_recording: Record phases; without, only whole steps are timed.
+        is_recording: Record phases; if not, only whole steps are timed.
     """
 
     def __init__(self, *, names: Sequence[str] = PRETRAIN_PHASES, is_recording: bool = True) -> None:
@@ -129,7 +128,7 @@ class PhaseClock:
             self._mark()
 
     def mark(self, phase: str) -> None:
-        """End a phase: the time since the last mark, or the start, belongs to it."""
+        """End a phase that began at the last mark, or at the start."""
         if self._is_recording:
             self._phases.append(phase)
             self._mark()
@@ -140,7 +139,7 @@ class PhaseClock:
         time.sleep((time.perf_counter() - self._start) * percent / 100)
 
     def stop(self) -> RankStep:
-        """End the step; what no mark claimed is ``other``."""
+        """End the step and return its times; time outside all marks is ``other``."""
         self.synchronize()
         step_time_sec = time.perf_counter() - self._start
         runnable_end = self._runnable_sec()
@@ -149,7 +148,7 @@ class PhaseClock:
         phases = dict.fromkeys(self._names, 0.0)
         for phase, seconds in zip(self._phases, self._seconds_between_marks(), strict=True):
             phases[phase] += seconds
-        # Event clocks have their own rounding: never less than nothing.
+        # Events round in their own way: the rest may come out negative.
         phases["other"] += max(0.0, step_time_sec - sum(phases.values()))
         runnable_sec = None
         if self._runnable_start is not None and runnable_end is not None:
@@ -161,7 +160,7 @@ class PhaseClock:
         """Wait for the device; nothing to wait for here."""
 
     def _runnable_sec(self) -> float | None:
-        """Return for how long this thread has run or waited for a core so far; None where that is not told."""
+        """Return seconds this thread has run or waited for a core; None if not known."""
         return self._thread.runnable_sec()
 
     def _mark(self) -> None:
@@ -172,7 +171,7 @@ class PhaseClock:
 
 
 class CudaPhaseClock(PhaseClock):
-    """The same by events on the current stream: no wait between start and stop.
+    """Clock of a step and its phases by events on the current stream: no wait between start and stop.
 
     Args:
         device: The GPU.
@@ -188,11 +187,11 @@ class CudaPhaseClock(PhaseClock):
         self._events: list[torch.cuda.Event] = []  # used again each step: making one costs more than a mark
 
     def synchronize(self) -> None:
-        """Wait for the current stream, which all of a step is ordered on; weights may travel on another meanwhile."""
+        """Wait for the current stream, on which the whole step is ordered; weights may travel on another meanwhile."""
         torch.cuda.current_stream(self._device).synchronize()
 
     def _runnable_sec(self) -> float | None:
-        """Nothing: what this thread does is not what the device does."""
+        """Return None: this thread's time is not the device's."""
         return None
 
     def _mark(self) -> None:
@@ -207,15 +206,15 @@ class CudaPhaseClock(PhaseClock):
 
 
 def busy_sec_of(phases: Mapping[str, float], *, step_time_sec: float, runnable_sec: float | None) -> float:
-    """Return what of a step was a rank's own work.
+    """Return seconds of a step that were a rank's own work.
 
-    Where the kernel counts it: what the rank's main thread ran or was ready to run, so waiting inside forward and
-    backward (as under FSDP) is told from computing. Elsewhere, as on GPUs: the step without the phases of waiting;
-    what is waited for inside other phases can't be told.
+    If the kernel counts it: the time the rank's main thread ran or was ready to run, so that waiting inside forward and
+    backward (as under FSDP) is told from computing. Otherwise, as on GPUs: the step without the phases of waiting;
+    waiting inside other phases counts as work.
     """
     if runnable_sec is not None:
         return min(runnable_sec, step_time_sec)
-    return max(0.0, step_time_sec - sum(phases.get(name, 0.0) for name in WAITING_PHASES))
+    return max(0.0, step_time_sec - sum(phases.get(name, 0.0) for name in _WAITING_PHASES))
 
 
 def phase_clock(

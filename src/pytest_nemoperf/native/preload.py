@@ -1,13 +1,14 @@
-"""Imports everything a rank will need, for processes that ranks are forked from: no device, no threads."""
+"""Import everything a rank needs, for processes that ranks are forked from: no device, no threads."""
 
 from __future__ import annotations
 
 import os
 
-# torch brings numpy, whose OpenBLAS starts its threads at import; who forks must have none, and ranks don't use it.
+# torch brings numpy, whose OpenBLAS starts its threads at import; a process that forks must have none, and ranks don't
+# use it.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-# What torch itself imports in the first optimizer, mesh and step: more than a second, if each rank has to do it.
+# torch itself imports these in the first optimizer, mesh and step: more than a second, if each rank has to do it.
 import torch._dynamo
 import torch.utils._device  # noqa: F401 (the import is the point)
 

@@ -1,6 +1,6 @@
-"""Runs the measured steps of a plan under torch.profiler: what each operator takes, and a trace that Perfetto opens.
+"""Profiles of measured steps by torch.profiler: time of each operator, and a trace for https://ui.perfetto.dev.
 
-See https://docs.pytorch.org/docs/stable/profiler.html; the trace is for https://ui.perfetto.dev.
+See https://docs.pytorch.org/docs/stable/profiler.html.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from statistics import median
 
 import torch
 import torch.distributed as dist
+from torch import profiler
 from torch.autograd import DeviceType  # type: ignore[attr-defined]  # torch leaves it out of __all__
 from torch.autograd.profiler_util import FunctionEvent
-from torch.profiler import ProfilerActivity, profile, record_function, schedule
+from torch.profiler import ProfilerActivity, record_function
 
 from pytest_nemoperf.jsontext import to_json
 from pytest_nemoperf.native.output import write_atomic
@@ -24,16 +25,16 @@ from pytest_nemoperf.recipe import Plan
 
 STEP_RANGE = "nemoperf::step"
 UNNAMED_KERNELS = "(kernels of no operator)"
-_MAX_TRACES = 8  # a node's ranks: one of each kind, as a rule, and no flood of files from a thousand
+_MAX_TRACES = 8  # as many as a node's ranks, which are of every kind as a rule; a thousand ranks would flood the folder
 _USEC_PER_SEC = 1e6
-_FSDP = "FSDP::"  # followed by what it does and, after a space, to which module
+_FSDP = "FSDP::"  # followed by the action and, after a space, the module
 
 
 class StepProfiler:
-    """Profiles the measured steps of this rank; the last of the warm-up starts the profiler, which takes time.
+    """Profiler of this rank's measured steps; it starts in the last warm-up step, as starting takes time.
 
     Args:
-        plan: What is run; has at least one warm-up step.
+        plan: Plan of the run, with at least one warm-up step.
         device: Of this rank.
     """
 
@@ -42,12 +43,12 @@ class StepProfiler:
         if device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
         self._plan = plan
-        self._profiler = profile(
+        self._profiler = profiler.profile(
             activities=activities,
-            schedule=schedule(wait=plan.warmup_steps - 1, warmup=1, active=plan.steps, repeat=1),
+            schedule=profiler.schedule(wait=plan.warmup_steps - 1, warmup=1, active=plan.steps, repeat=1),
         )
 
-    def run(self, run_step: Callable[[int], RankStep], *, number: int) -> RankStep:
+    def run(self, run_step: Callable[[int], RankStep], number: int) -> RankStep:
         """Run a step; the profiler changes its state after it, before the ranks meet for the next."""
         if number == 0:
             self._profiler.start()
@@ -61,55 +62,71 @@ class StepProfiler:
         if rank < _MAX_TRACES:
             self._profiler.export_chrome_trace(str(run_dir / f"trace-rank{rank}.json.gz"))
         mine = summarize(self._events(), device_type=self._plan.device)
-        ranks: list[RankProfile | None] | None = [None] * dist.get_world_size() if rank == 0 else None
-        dist.gather_object(mine, ranks)
-        if ranks is not None:
-            merged = merge_ranks([each for each in ranks if each is not None])
-            found = Profile(
-                case=self._plan.case,
-                system=self._plan.system,
-                device=self._plan.device,
-                num_steps=self._plan.steps,
-                num_ranks=len(ranks),
-                step_time_sec=merged.step_time_sec,
-                operators=merged.operators,
-            )
-            write_atomic(run_dir / PROFILE_FILE, to_json(found))
+        gathered: list[RankProfile] | None = None
+        if rank == 0:
+            gathered = [mine] * dist.get_world_size()  # filled by the collective
+        dist.gather_object(mine, gathered)
+        if gathered is None:
+            return
+        merged = merge_ranks(gathered)
+        profile = Profile(
+            case=self._plan.case,
+            system=self._plan.system,
+            device=self._plan.device,
+            num_steps=self._plan.steps,
+            num_ranks=len(gathered),
+            step_time_sec=merged.step_time_sec,
+            operators=merged.operators,
+        )
+        write_atomic(run_dir / PROFILE_FILE, to_json(profile))
 
     def _events(self) -> Sequence[FunctionEvent]:
         return self._profiler.events()  # type: ignore[no-untyped-call,no-any-return]  # torch leaves it untyped
 
 
 def summarize(events: Sequence[FunctionEvent], *, device_type: str) -> RankProfile:
-    """Return what the operators took of a step, medians over the steps; what ran between steps does not count.
+    """Return the median time and calls of each operator over the steps; events between steps do not count.
 
-    Operators have the time of their own kernels on CUDA (as torch attributes kernels to what launched them), else
-    their own CPU time. What is left of a step, when nothing of the kind ran, has a row of its own.
+    An operator's time is that of its own kernels on CUDA (as torch attributes kernels to the events that launched
+    them), otherwise its own CPU time. The rest of a step, in which nothing of the kind ran, has a row of its own.
     """
     steps = [event for event in events if event.name == STEP_RANGE and _is_on_cpu(event)]
-    seen = [_summarize_step(step, events=events, device_type=device_type) for step in steps]
-    names = sorted({name for step in seen for name in step})
-    nothing = Operator(calls_per_step=0.0, self_sec_per_step=0.0)
-    operators = {name: _median([step.get(name, nothing) for step in seen]) for name in names}
-    return RankProfile(
-        step_time_sec=rounded(median(map(_usec, steps)) / _USEC_PER_SEC),
-        operators={name: operator for name, operator in operators.items() if operator.self_sec_per_step > 0},
-    )
+    by_step = [_summarize_step(step, events=events, device_type=device_type) for step in steps]
+    unused = Operator(calls_per_step=0.0, self_sec_per_step=0.0)
+    operators = {}
+    for name in sorted(set().union(*by_step)):
+        operator = _median([step.get(name, unused) for step in by_step])
+        if operator.self_sec_per_step > 0:
+            operators[name] = operator
+    return RankProfile(step_time_sec=rounded(median(map(_usec, steps)) / _USEC_PER_SEC), operators=operators)
 
 
 def _summarize_step(step: FunctionEvent, *, events: Sequence[FunctionEvent], device_type: str) -> dict[str, Operator]:
+    """Return time and calls of each operator in one step."""
     start, end = _span(step)
-    inside = [event for event in events if start <= event.time_range.start < end]
-    named = [event for event in inside if _is_on_cpu(event) and not _is_frame(event)]
-    kernels = [event for event in inside if not _is_on_cpu(event) and not event.is_user_annotation]  # no shadows
-    is_cuda = device_type == "cuda"
-    calls = Counter(map(_name, named))
+    operators = []  # events on the CPU
+    kernels = []  # on the device; the shadow of a range is none
+    for event in events:
+        if not start <= event.time_range.start < end:
+            continue
+        if _is_on_cpu(event):
+            if not _is_frame(event):
+                operators.append(event)
+        elif not event.is_user_annotation:
+            kernels.append(event)
+    calls: Counter[str] = Counter()
     usec: defaultdict[str, float] = defaultdict(float)
-    for event in named:
-        usec[_name(event)] += _kernels_usec(event) if is_cuda else _self_cpu_usec(event)
-    if is_cuda:
+    working = operators
+    own_usec = _self_cpu_usec
+    if device_type == "cuda":
+        working = kernels
+        own_usec = _kernels_usec
+    for event in operators:
+        calls[_name(event)] += 1
+        usec[_name(event)] += own_usec(event)
+    if device_type == "cuda":
         usec[UNNAMED_KERNELS] = max(0.0, sum(map(_usec, kernels)) - sum(usec.values()))
-    usec[OUTSIDE[device_type]] = max(0.0, end - start - covered_usec(map(_span, kernels if is_cuda else named)))
+    usec[OUTSIDE[device_type]] = max(0.0, end - start - covered_usec(map(_span, working)))
     return {
         name: Operator(calls_per_step=calls[name], self_sec_per_step=taken / _USEC_PER_SEC)
         for name, taken in usec.items()
@@ -125,7 +142,8 @@ def _median(steps: Sequence[Operator]) -> Operator:
 
 def covered_usec(spans: Iterable[tuple[float, float]]) -> float:
     """Return the time that at least one of these spans covers."""
-    covered, reached = 0.0, float("-inf")
+    covered = 0.0
+    reached = float("-inf")
     for start, end in sorted(spans):
         covered += max(0.0, end - max(start, reached))
         reached = max(reached, end)
@@ -138,8 +156,11 @@ def rounded(value: float) -> float:
 
 
 def _name(event: FunctionEvent) -> str:
+    """Return the name of an event, without the module in those of FSDP."""
     name = str(event.name)
-    return name.partition(" ")[0] if name.startswith(_FSDP) else name
+    if name.startswith(_FSDP):
+        return name.partition(" ")[0]
+    return name
 
 
 def _is_on_cpu(event: FunctionEvent) -> bool:
@@ -151,14 +172,16 @@ def _is_frame(event: FunctionEvent) -> bool:
 
 
 def _self_cpu_usec(event: FunctionEvent) -> float:
-    """Own time; of what begins on one thread and ends on another, such as a collective, all of it."""
-    return _usec(event) if event.is_async else float(event.self_cpu_time_total)
+    """Return the event's own time; all of its time if it ends on another thread, as collectives do."""
+    if event.is_async:
+        return _usec(event)
+    return float(event.self_cpu_time_total)
 
 
 def _kernels_usec(event: FunctionEvent) -> float:
-    """Time of the kernels that this event itself launched.
+    """Return the time of the kernels that this event itself launched.
 
-    A range of the CPU casts a shadow of its name on the device's time line, which torch lists as one of its kernels.
+    A range of the CPU has a shadow of the same name on the device's time line, which torch lists as one of its kernels.
     """
     return float(sum(kernel.duration for kernel in event.kernels if kernel.name != event.name))
 

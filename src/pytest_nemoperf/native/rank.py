@@ -1,11 +1,11 @@
-"""One rank of a run: reads the plan, trains, and leaves records; see the contracts in records.py."""
+"""One rank of a run: reads the plan, trains, writes records; see the contracts in records.py."""
 
 from __future__ import annotations
 
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,18 +40,19 @@ from pytest_nemoperf.native.phases import RankStep, phase_clock
 from pytest_nemoperf.native.profiling import StepProfiler
 from pytest_nemoperf.native.rl import make_rl_rank
 from pytest_nemoperf.native.rl_output import rl_step_records
+from pytest_nemoperf.native.rollout_facts import RolloutFacts
 from pytest_nemoperf.native.train import Trainer
 from pytest_nemoperf.native.turns import steps_in_turn
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import PLAN_FILE, RESULT_FILE, STEPS_FILE, RunResult, StepRecord
+from pytest_nemoperf.records import PLAN_FILE, RESULT_FILE, STEPS_FILE, RunResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankEnvironment:
-    """Where this process stands, as the launcher's environment says.
+    """Rank, world size and run directory, from the environment that the launcher set.
 
     Attributes:
-        run_dir: Holds the plan and takes what the ranks write.
+        run_dir: Holds the plan and takes the ranks' files.
         rank: Of the run.
         world_size: Ranks of the run.
         local_rank: On this host.
@@ -66,11 +67,11 @@ class RankEnvironment:
 
 
 def main() -> None:
-    """Run this rank from the environment: NEMOPERF_RUN_DIR and what torchrun sets.
+    """Run this rank from the environment: NEMOPERF_RUN_DIR and the variables of torchrun.
 
     Raises:
         LaunchError: If the environment is incomplete.
-        Exception: Whatever failed, after it was written to the rank's error file.
+        Exception: Any error of the run, after it was written to the rank's error file.
     """
     env = read_environment()
     try:
@@ -81,7 +82,7 @@ def main() -> None:
 
 
 def read_environment() -> RankEnvironment:
-    """Return this rank's env.
+    """Return this rank's environment.
 
     Raises:
         LaunchError: If a variable is missing.
@@ -100,18 +101,19 @@ def run(env: RankEnvironment) -> None:
     """Run the plan of the run directory on this rank.
 
     Raises:
-        PlanError: If the plan doesn't fit the ranks that were started, or needs what isn't built in.
+        PlanError: If the plan doesn't fit the ranks that were started, or needs something that isn't built in.
         RecordError: If the plan can't be read.
     """
     path = env.run_dir / PLAN_FILE
     plan = from_json(Plan, path.read_bytes(), subject=str(path))
     check_plan(plan, world_size=env.world_size)
-    device = torch.device("cuda", env.local_rank) if plan.device == "cuda" else torch.device("cpu")
     timeout = group_timeout(plan)
-    if device.type == "cuda":
+    if plan.device == "cuda":
+        device = torch.device("cuda", env.local_rank)
         torch.cuda.set_device(device)
         dist.init_process_group("nccl", device_id=device, timeout=timeout)
     else:
+        device = torch.device("cpu")
         torch.set_num_threads(max(1, available_cores() // env.local_world_size))
         tune_host_memory()
         dist.init_process_group("gloo", timeout=timeout)
@@ -135,28 +137,34 @@ def check_plan(plan: Plan, *, world_size: int) -> None:
 
 
 def train(plan: Plan, *, env: RankEnvironment, device: torch.device) -> None:
-    """Build this rank's part, run all steps, and let rank 0 write what they measured."""
-    progress = ProgressWriter(env.run_dir, last_step=plan.total_steps - 1) if env.rank == 0 else None
-    profiler = StepProfiler(plan, device=device) if plan.is_profiled else None
-    records: Callable[..., Iterable[StepRecord]]
-    run_all = partial(run_steps, plan=plan, device=device, progress=progress, profiler=profiler)
+    """Build this rank's part, run all steps, and write records and result on rank 0."""
+    progress = None
+    if env.rank == 0:
+        progress = ProgressWriter(env.run_dir, last_step=plan.total_steps - 1)
+    profiler = None
+    if plan.is_profiled:
+        profiler = StepProfiler(plan, device=device)
+    run_all = partial(_run_steps, plan=plan, device=device, progress=progress, profiler=profiler)
+    facts: list[RolloutFacts] = []
     if plan.rl is None:
-        trainer = make_trainer(plan, rank=env.rank, device=device)
+        trainer = _make_trainer(plan, rank=env.rank, device=device)
         steps = run_all(trainer.step, meet=dist.barrier)
-        records = step_records
     else:
         rl_rank = make_rl_rank(plan, device=device)
         steps = run_all(rl_rank.step, meet=rl_rank.meet)
         rl_rank.finish()
-        records = partial(rl_step_records, facts=rl_rank.facts)
+        facts = rl_rank.facts
     gathered = gather_steps(steps, peak_bytes=peak_memory_bytes(device), device=device)
     if profiler is not None:
         profiler.write(env.run_dir, rank=env.rank)
     hosts = gather_hosts()
     dist.barrier()  # the result says that every rank got here
     if env.rank == 0:
-        lines = "".join(to_json_line(record) for record in records(plan, gathered=gathered))
-        write_atomic(env.run_dir / STEPS_FILE, lines)
+        if plan.rl is None:
+            records = step_records(plan, gathered=gathered)
+        else:
+            records = rl_step_records(plan, gathered=gathered, facts=facts)
+        write_atomic(env.run_dir / STEPS_FILE, "".join(map(to_json_line, records)))
         result = RunResult(
             num_ranks=env.world_size,
             num_steps=plan.total_steps,
@@ -167,8 +175,8 @@ def train(plan: Plan, *, env: RankEnvironment, device: torch.device) -> None:
         write_atomic(env.run_dir / RESULT_FILE, to_json(result))
 
 
-def make_trainer(plan: Plan, *, rank: int, device: torch.device) -> Trainer:
-    """Return what runs this rank's pre-training steps."""
+def _make_trainer(plan: Plan, *, rank: int, device: torch.device) -> Trainer:
+    """Build this rank's part of a pre-training run."""
     layout = plan.layout
     mesh = build_mesh(layout, model=plan.model, device_type=device.type, timeout=group_timeout(plan))
     positions = local_positions(plan.seq_len, mesh=mesh)
@@ -181,7 +189,7 @@ def make_trainer(plan: Plan, *, rank: int, device: torch.device) -> Trainer:
     )
 
 
-def run_steps(
+def _run_steps(
     run_step: Callable[[int], RankStep],
     *,
     plan: Plan,
@@ -190,14 +198,22 @@ def run_steps(
     meet: Callable[[], None],
     profiler: StepProfiler | None = None,
 ) -> list[RankStep]:
-    """Run warm-up and measured steps and return each as timed; the memory's peak counts from the latter.
+    """Run warm-up and measured steps and return all; peak memory is that of the measured ones.
 
-    Ranks enter each step together: what one does between the steps (rank 0 writes progress) must not be
-    another's waiting time. ``meet`` waits for those that enter together: all ranks, or all that train.
+    Args:
+        run_step: Runs the step of a number.
+        plan: Plan of the run.
+        device: Of this rank.
+        progress: Of rank 0.
+        meet: Waits for the ranks that enter a step together: all, or all that train. Work between the steps (rank 0
+            writes progress) must not be another rank's waiting time.
+        profiler: Of a profiled run.
     """
+    if profiler is not None:
+        run_step = partial(profiler.run, run_step)
     steps = []
-    # What was built lives to the end: later collections need not look at it, and the pages that a forked rank
-    # shares with its server are not touched.
+    # Objects built so far live to the end: later collections need not look at them, and the pages that a forked
+    # rank shares with its server are not touched.
     gc.freeze()
     gc.disable()
     settle = partial(_settle, meet, device=device)
@@ -205,7 +221,7 @@ def run_steps(
         if number == plan.warmup_steps:
             reset_peak_memory(device)
         meet()
-        step = run_step(number) if profiler is None else profiler.run(run_step, number=number)
+        step = run_step(number)
         steps.append(step)
         if progress is not None:
             progress.step_done(number, step_time_sec=step.step_time_sec)
@@ -214,7 +230,7 @@ def run_steps(
 
 
 def _settle(meet: Callable[[], None], *, device: torch.device) -> None:
-    """Return when all ranks have done their work: one that waits for others on a GPU keeps it busy."""
+    """Wait until all ranks have done their work: a rank that waits for others on a GPU keeps it busy."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     meet()

@@ -1,4 +1,4 @@
-"""The records of reinforcement learning: times of both groups of ranks, and what is known of the samples."""
+"""Step records of reinforcement learning: times of training and generating ranks, and rollout statistics."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def rl_step_records(
 ) -> Iterable[StepRecord]:
     """Yield one record a step.
 
-    The slowest training rank gives the step's time and phases; where other ranks generate, the slowest of them those of
-    its group.
+    The slowest training rank gives the step's time and phases; if other ranks generate, the slowest of them gives those
+    of its group.
 
     Args:
-        plan: What ran.
+        plan: Plan of the run.
         gathered: From gather_steps.
         facts: Of each step, from a training rank.
     """
@@ -29,7 +29,8 @@ def rl_step_records(
     generation = layout.generation
     assert generation is not None  # noqa: S101 (resolve filled it)
     for step, (ranks, fact) in enumerate(zip(zip(*gathered, strict=True), facts, strict=True)):
-        training, generating = ranks[: layout.gpus], ranks[-generation.gpus :]
+        training = ranks[: layout.gpus]
+        generating = ranks[-generation.gpus :]
         slowest = slowest_of(training)
         groups = {}
         if not generation.is_colocated:
@@ -56,7 +57,8 @@ def _rollout(
 ) -> RolloutStats:
     assert plan.rl is not None  # noqa: S101 (the caller looked)
     times = [rank.generation_sec for rank in generating]
-    num_tokens = sum(rank.num_generated_tokens for rank in generating)  # every rank of a replica has its replica's
+    # Every rank of a replica has the figures of its replica, so that the quotient is that over the replicas.
+    num_tokens = sum(rank.num_generated_tokens for rank in generating)
     num_slot_passes = sum(rank.num_slot_passes for rank in generating)
     return RolloutStats(
         num_samples=plan.rl.num_samples,

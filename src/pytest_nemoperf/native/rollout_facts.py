@@ -1,4 +1,4 @@
-"""What is told about the samples of a step, found out after it."""
+"""Statistics of a step's samples, computed after it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pytest_nemoperf.recipe import Plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutFacts:
-    """What a training rank knows of a step's samples; together with the ranks' times they are RolloutStats.
+    """Statistics of a step's samples on a training rank: RolloutStats without the ranks' times.
 
     Attributes are as there, and ``flops``: of training on the samples.
     """
@@ -40,10 +40,12 @@ class RolloutFacts:
 def rollout_facts_of(
     plan: Plan, *, step: int, rollouts: RolloutBatch, samples: StepSamples, stats: UpdateStats, num_refit_bytes: int
 ) -> RolloutFacts:
-    """Return what is told about the samples of a step that was trained on: by weights of as many steps before it."""
+    """Compute the statistics of the samples of a step that was trained on."""
     lens = samples.lens_N.tolist()
     num_prompt_tokens = int(samples.prompt_lens_N.sum())
-    reference_NS = stats.reference_logprobs_NS
+    kl = None
+    if stats.reference_logprobs_NS is not None:
+        kl = mean_kl(stats.logprobs_NS, stats.reference_logprobs_NS, samples).item()
     return RolloutFacts(
         num_prompt_tokens=num_prompt_tokens,
         num_response_tokens=sum(lens) - num_prompt_tokens,
@@ -54,7 +56,7 @@ def rollout_facts_of(
         reward_std=samples.rewards_N.std(unbiased=False).item(),
         token_mult_prob_error=token_mult_prob_error(stats.logprobs_NS, samples).item(),
         max_logprob_error=max_logprob_error(stats.logprobs_NS, samples).item(),
-        kl=None if reference_NS is None else mean_kl(stats.logprobs_NS, reference_NS, samples).item(),
+        kl=kl,
         flops=_training_flops(plan, lens=lens),
         refit_bytes=num_refit_bytes,
         tokens_digest=rollouts.tokens_digest(),
@@ -64,6 +66,8 @@ def rollout_facts_of(
 def _training_flops(plan: Plan, *, lens: Sequence[int]) -> float:
     """Return model FLOPs of training on sequences of these lengths, the value model's included."""
     assert plan.rl is not None  # noqa: S101 (the caller looked)
-    models = [plan.model, value_model(plan.model)] if plan.rl.algorithm_config.has_value_model else [plan.model]
+    models = [plan.model]
+    if plan.rl.algorithm_config.has_value_model:
+        models.append(value_model(plan.model))
     convention = find_convention(plan.flops_convention)
     return sum(num_flops(model, seq_lens=lens, convention=convention, tp=plan.layout.tp) for model in models)

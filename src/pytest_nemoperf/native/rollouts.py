@@ -1,7 +1,7 @@
-"""What is asked of whoever generates, what comes back, and what training makes of it."""
+"""Rollout types: Request, Response, Generated, Generator, StepSamples."""
 
 # N samples of a step, S tokens of the longest, prompt and response; a value at place t of a sample belongs to its
-# token t: the log-probability of that token, the value of the state it was chosen in
+# token t: the log-probability of that token, the value of the state in which it was chosen
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ class Request:
     """One response to be generated.
 
     Attributes:
-        sample: Its number in the step; with the seed it decides what is drawn, wherever and whenever that happens.
+        sample: Number in the step; together with the seed it fixes the tokens that are drawn, on any rank and in any
+            batch.
         prompt: Tokens.
         max_len: Most tokens of the response.
-        is_pinned: It gets exactly so many: stop tokens are tokens like any other.
+        is_pinned: The response has exactly max_len tokens: stop tokens are tokens like any other.
     """
 
     sample: int
@@ -36,9 +37,9 @@ class Response:
 
     Attributes:
         sample: Of the request.
-        tokens: What was generated, the stop token included where there is one.
-        logprobs: Of each of them under the softmax of all logits over the temperature, before top-k and top-p.
-        is_truncated: It ended at its limit, not with a stop token; never where its length was pinned.
+        tokens: Generated tokens, the stop token included if there is one.
+        logprobs: Of each token under the softmax of all logits over the temperature, before top-k and top-p.
+        is_truncated: The response ended at its limit, not with a stop token; never if its length was pinned.
     """
 
     sample: int
@@ -49,7 +50,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generated:
-    """What one replica generated.
+    """Responses of one replica.
 
     Attributes:
         responses: One a request, in the order of the requests.
@@ -61,7 +62,7 @@ class Generated:
 
     @property
     def num_tokens(self) -> int:
-        """Of all responses: so many slots held a sample, over all passes."""
+        """Tokens of all responses: the number of slots that held a sample, over all passes."""
         return sum(len(response.tokens) for response in self.responses)
 
 
@@ -69,10 +70,10 @@ class Generator(Protocol):
     """One rank of a generation replica; all ranks of the replica make the same calls."""
 
     def allocate(self) -> Mapping[str, Tensor]:
-        """Make room for this rank's weights and return it, by the native engine's names; a refit fills it."""
+        """Return memory for this rank's weights, by the native engine's names; a refit fills it."""
 
     def on_weights_updated(self) -> None:
-        """Take note that the weights are complete and new: what was computed with others is void."""
+        """Begin to use new, complete weights and drop everything computed with others."""
 
     def generate(self, requests: Sequence[Request], *, seed: int) -> Generated:
         """Generate a response to each request; the same seed and requests give the same tokens.
@@ -110,6 +111,6 @@ class StepSamples:
     group_size: int
 
     def response_mask_NS(self) -> Tensor:
-        """Return which places hold a token of the response."""
+        """Return booleans (N, S), true at tokens of responses."""
         places_S = torch.arange(self.tokens_NS.shape[1], device=self.tokens_NS.device)
         return (places_S >= self.prompt_lens_N[:, None]) & (places_S < self.lens_N[:, None])

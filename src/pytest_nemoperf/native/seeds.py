@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for, never on which rank draws them."""
+"""Random numbers that depend on seed and purpose, never on the rank that draws them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ def seeded_generator(device: torch.device, *, seed: int, purpose: str) -> torch.
     """Return a generator that draws the same numbers for the same seed and purpose on every rank.
 
     Args:
-        device: Where the numbers are drawn; CPU and CUDA draw different ones.
+        device: Device that draws; CPU and CUDA draw different numbers.
         seed: Of the run.
-        purpose: What the numbers are for, e.g. the name of a weight or the number of a step.
+        purpose: E.g. the name of a weight or the number of a step.
     """
     return torch.Generator(device).manual_seed(derived_seed(seed, purpose=purpose))
 
 
 def derived_seed(seed: int, *, purpose: str) -> int:
-    """Return a seed of its own, of 63 bits, for each purpose; torch takes no more bits."""
+    """Return a seed for one purpose, of 63 bits: torch takes no more."""
     digest = hashlib.blake2b(f"{seed} {purpose}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

@@ -1,4 +1,4 @@
-"""The warm server: imports torch once, then forks fresh ranks for every launch. ``python -m`` this, by the launcher.
+"""The warm server: imports torch once, then forks fresh ranks for every launch; the launcher runs it by ``python -m``.
 
 Why fork and not a fork server: both start two ranks equally fast once warm, but forked ranks are this process's own
 children, so that their exit status, their parent-death signal and the sweep after a launch need no third process.
@@ -18,6 +18,7 @@ import sys
 import time
 import traceback
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -26,18 +27,18 @@ from pytest_nemoperf.native.orphans import die_with_parent
 from pytest_nemoperf.native.supervise import ControlPipes, Request, become_helper, serve
 from pytest_nemoperf.records import RankError, error_file
 
-PRELOAD = "pytest_nemoperf.native.preload"
+_PRELOAD = "pytest_nemoperf.native.preload"
 
 
 class ForkedRanks:
     """Ranks started, waited for and ended by torch's multiprocessing engine."""
 
-    def __init__(self, request: Request, *, channel: ControlPipes) -> None:
-        # Here and not above: the parent's death must be noticed while torch is imported.
+    def __init__(self, request: Request, *, pipes: ControlPipes) -> None:
+        # Imported late: the parent's death must be noticed while torch is imported.
         self._engine = importlib.import_module("torch.multiprocessing")
         self._context = self._engine.start_processes(
             _rank_main,
-            args=(request, channel, os.getpid()),
+            args=(request, pipes, os.getpid()),
             nprocs=len(request.logs),
             join=False,
             start_method="fork",
@@ -59,26 +60,26 @@ class ForkedRanks:
 
 
 def main() -> None:
-    """Import what ranks import, then serve launches until the launcher is gone."""
-    channel = become_helper()
+    """Import everything that ranks import, then serve launches until the launcher is gone."""
+    pipes = become_helper()
     # A library that asks for CUDA while it is imported gets the answer from NVML, not by starting the driver here:
     # ranks could not use a device that was started before they were forked.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    importlib.import_module(PRELOAD)
+    importlib.import_module(_PRELOAD)
     # Frozen objects are never written by a rank's garbage collector, so their pages stay shared.
     gc.collect()
     gc.freeze()
-    serve(channel, lambda request: ForkedRanks(request, channel=channel))
+    serve(pipes, partial(ForkedRanks, pipes=pipes))
 
 
-def _rank_main(rank: int, request: Request, channel: ControlPipes, server_pid: int) -> None:
+def _rank_main(rank: int, request: Request, pipes: ControlPipes, server_pid: int) -> None:
     """Turn a forked copy of the server into a rank, and run its entrypoint."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     die_with_parent(signal.SIGKILL, parent_pid=server_pid)
-    # A session of its own: what a rank does to its process group must not hit the server.
+    # A session of its own: signals a rank sends to its process group must not hit the server.
     os.setsid()
-    channel.close()
+    pipes.close()
     _log_to(Path(request.logs[rank]))
     os.chdir(request.cwd)
     os.environ.clear()
@@ -91,7 +92,7 @@ def _rank_main(rank: int, request: Request, channel: ControlPipes, server_pid: i
         raise
     except BaseException as error:  # KeyboardInterrupt too: torch's wrapper would end it with exit code 0
         traceback.print_exc()
-        _leave_error(error, path=Path(request.run_dir) / error_file(rank), rank=rank)
+        _write_error(error, path=Path(request.run_dir) / error_file(rank), rank=rank)
         sys.exit(1)
 
 
@@ -105,8 +106,8 @@ def _log_to(path: Path) -> None:
         cast("TextIO", stream).reconfigure(line_buffering=True)  # type: ignore[attr-defined]  # TextIOWrapper has it
 
 
-def _leave_error(error: BaseException, *, path: Path, rank: int) -> None:
-    """Write the error file, unless the entrypoint has written its own, which is nearer to the cause."""
+def _write_error(error: BaseException, *, path: Path, rank: int) -> None:
+    """Write the error file, unless the entrypoint has written its own: that one is nearer to the cause."""
     if path.exists():
         return
     message = "".join(traceback.format_exception_only(error)).strip()

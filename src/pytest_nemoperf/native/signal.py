@@ -1,4 +1,4 @@
-"""Word from the ranks that train to those that generate: weights are coming, and which."""
+"""Notice from training to generating ranks that weights are about to be sent, with their version."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 
 
 class RefitNotice:
-    """Tells the generating ranks that weights are about to be sent, so that waiting is told from receiving.
+    """Sends and receives notices, so that generating ranks can tell waiting for weights from receiving them.
 
     Args:
         group: All ranks of the run, for nothing but this.
@@ -19,22 +19,24 @@ class RefitNotice:
     """
 
     def __init__(self, group: ProcessGroup | None, *, device: torch.device) -> None:
-        self._group, self._device = group, device
+        self._group = group
+        self._device = device
         self._on_the_way: deque[tuple[dist.Work | None, Tensor]] = deque()
 
     def send(self, version: int) -> None:
-        """Have it sent, with the version of the weights, and go on; on every rank that trains."""
+        """Start sending the version of the weights, without waiting; on every rank that trains."""
         version_1 = version_tensor(version, device=self._device)
-        self._on_the_way.append((dist.broadcast(version_1, 0, group=self._group, async_op=True), version_1))
+        work = dist.broadcast(version_1, 0, group=self._group, async_op=True)
+        self._on_the_way.append((work, version_1))
 
     def receive(self) -> Tensor:
-        """Wait for it and return the version of the weights; on every rank that generates."""
+        """Wait for a notice and return its version, int32 of shape (1,); on every rank that generates."""
         version_1 = version_tensor(0, device=self._device)
         dist.broadcast(version_1, 0, group=self._group)
         return version_1
 
     def finish(self) -> None:
-        """Wait until all have arrived."""
+        """Wait until all notices have arrived."""
         while self._on_the_way:
             work, _ = self._on_the_way.popleft()
             if work is not None:
@@ -42,5 +44,5 @@ class RefitNotice:
 
 
 def version_tensor(version: int, *, device: torch.device) -> Tensor:
-    """Return a version as it travels; it stays on the device, so that no host waits for it."""
+    """Return a version as int32 of shape (1,); it stays on the device, so that no host waits for it."""
     return torch.full((1,), version, dtype=torch.int32, device=device)

@@ -1,4 +1,4 @@
-"""A helper process: starts processes as the launcher asks, watches them, and leaves none behind.
+"""Helper process: starts processes for the launcher, watches them, and leaves none behind.
 
 The launcher writes one JSON line a request to standard input and reads one JSON line a report from standard output.
 A closed input means that the launcher is gone; then everything ends. This module is free of torch.
@@ -18,22 +18,22 @@ from typing import Literal, Protocol
 from pytest_nemoperf.jsontext import from_json, to_json_line
 from pytest_nemoperf.native.orphans import adopt_orphans, die_with_parent, end_descendants, reap_adopted
 
-POLL_SEC = 0.05
+_POLL_SEC = 0.05
 SETTLE_SEC = 0.5
-"""How long the others may still fail by themselves after a failure: the one seen first need not be the cause."""
+"""Time after a failure in which other processes may still fail: the failure seen first need not be the cause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What the launcher asks.
+    """Request of the launcher.
 
     Attributes:
         action: ``launch``, or ``stop`` what was launched.
         argv: Command of one process.
-        entrypoint: ``package.module:function`` to call instead, where the helper can.
-        env: Whole environment, RANK and LOCAL_RANK apart.
+        entrypoint: ``package.module:function`` to call instead, if the helper can.
+        env: Whole environment without RANK and LOCAL_RANK.
         cwd: Working directory.
-        logs: File that takes each process's output, by rank.
+        logs: File for each process's output, by rank.
         run_dir: Working files of the run.
         grace_sec: Between SIGTERM and SIGKILL.
     """
@@ -57,9 +57,9 @@ class Failure:
     """A process that did not end with 0.
 
     Attributes:
-        rank: Which.
+        rank: Of the run.
         exit_code: Negative for a signal.
-        time_sec: When it was seen dead, seconds since the epoch; a moment after it died.
+        time_sec: Time it was seen dead, seconds since the epoch; a moment after it died.
     """
 
     rank: int
@@ -69,13 +69,13 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What the helper answers.
+    """Answer of the helper.
 
     Attributes:
         event: ``ready`` for requests, ``refused`` (nothing runs), or ``ended`` (nothing runs any more).
-        failures: Those that failed before the helper stopped the others.
+        failures: Processes that failed before the helper stopped the others.
         stopped: Whether processes were still running then.
-        message: Why refused.
+        message: Reason of a refusal.
     """
 
     event: Literal["ready", "refused", "ended"]
@@ -97,7 +97,7 @@ class LaunchedProcesses(Protocol):
 
 
 class ControlPipes:
-    """The helper's end of the two pipes, moved out of the way of whatever reads or prints on 0 and 1."""
+    """The helper's end of the two pipes, on descriptors of their own: other code may read 0 and print to 1."""
 
     def __init__(self) -> None:
         self._fds = (os.dup(0), os.dup(1))
@@ -132,7 +132,7 @@ class ControlPipes:
         return from_json(Request, line, subject="request")
 
     def end_input(self) -> None:
-        """Let receive find the input at its end, even one that waits."""
+        """Make receive find the input at its end, even if it is waiting."""
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, self._fds[0], inheritable=False)
         os.close(null)
@@ -144,39 +144,39 @@ class ControlPipes:
 
 
 def become_helper() -> ControlPipes:
-    """Make this process a helper of the one whose pid is the first argument, before anything slow is imported."""
+    """Make this process a helper of its first argument, a pid; to be called before anything slow is imported."""
     # Until it serves there is nothing to clean up, so SIGTERM keeps its default effect.
     die_with_parent(signal.SIGTERM, parent_pid=int(sys.argv[1]))
     adopt_orphans()
     return ControlPipes()
 
 
-def serve(channel: ControlPipes, start: Callable[[Request], LaunchedProcesses]) -> None:
+def serve(pipes: ControlPipes, start: Callable[[Request], LaunchedProcesses]) -> None:
     """Serve requests until the launcher is gone.
 
     Args:
-        channel: To the launcher.
+        pipes: To the launcher.
         start: Starts the processes of a launch; an OSError refuses it.
     """
-    # A signal reads like a closed input: an exception out of the blue could interrupt the clean-up itself.
+    # A signal looks like a closed input: an exception raised by it could interrupt the clean-up itself.
     for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda _signum, _frame: channel.end_input())
+        signal.signal(signum, lambda _signum, _frame: pipes.end_input())
     try:
-        channel.send(Report(event="ready"))
+        pipes.send(Report(event="ready"))
         while True:
-            request = channel.receive(timeout_sec=None)
+            request = pipes.receive(timeout_sec=None)
             # A stop that crossed with the end of its launch has nothing left to stop.
             if request and request.action == "launch":
-                channel.send(_launch(request, channel=channel, start=start))
+                pipes.send(_launch(request, pipes=pipes, start=start))
     except (EOFError, BrokenPipeError):
         pass
 
 
-def _launch(request: Request, *, channel: ControlPipes, start: Callable[[Request], LaunchedProcesses]) -> Report:
+def _launch(request: Request, *, pipes: ControlPipes, start: Callable[[Request], LaunchedProcesses]) -> Report:
     group: LaunchedProcesses | None = None
     try:
         group = start(request)
-        failures = _watch(group, channel=channel)
+        failures = _watch(group, pipes=pipes)
         return Report(event="ended", failures=failures, stopped=None in group.exit_codes())
     except BrokenPipeError:
         raise
@@ -191,8 +191,8 @@ def _launch(request: Request, *, channel: ControlPipes, start: Callable[[Request
             reap_adopted()
 
 
-def _watch(group: LaunchedProcesses, *, channel: ControlPipes) -> tuple[Failure, ...]:
-    """Return when all have ended, one has failed and the others had time to, or a stop is asked for."""
+def _watch(group: LaunchedProcesses, *, pipes: ControlPipes) -> tuple[Failure, ...]:
+    """Wait until all have ended, or SETTLE_SEC after a failure, or for a stop request; return the failures."""
     failures: dict[int, Failure] = {}
     settled_at: float | None = None
     while True:
@@ -204,5 +204,5 @@ def _watch(group: LaunchedProcesses, *, channel: ControlPipes) -> tuple[Failure,
         if failures and settled_at is None:
             settled_at = now + SETTLE_SEC
         is_settled = settled_at is not None and now >= settled_at
-        if None not in codes or is_settled or channel.receive(timeout_sec=POLL_SEC):
+        if None not in codes or is_settled or pipes.receive(timeout_sec=_POLL_SEC):
             return tuple(failures.values())

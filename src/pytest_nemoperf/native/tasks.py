@@ -1,4 +1,4 @@
-"""What reinforcement learning trains on here: sums of two numbers, whose answers can be checked."""
+"""Tasks of reinforcement learning: sums of two numbers, with answers that can be checked."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _NUM_DIGITS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptTask:
-    """A prompt and what is expected of a response.
+    """A prompt and the right answer.
 
     Attributes:
         prompt: Tokens.
-        answer: The sum asked for.
+        answer: The sum.
     """
 
     prompt: tuple[int, ...]
@@ -28,13 +28,13 @@ class PromptTask:
 def make_task(rl: RL, *, seed: int, step: int, round_number: int, prompt: int) -> PromptTask:
     """Return a task: solved examples (cut off at the front), then a sum to be completed.
 
-    The same arguments give the same task everywhere.
+    The same arguments give the same task on every rank.
 
     Args:
         rl: Lengths and the size of the numbers.
         seed: Of the run.
         step: Counted from 0.
-        round_number: Counted from 0; dynamic sampling asks something else in each round.
+        round_number: Counted from 0; each round of dynamic sampling has other tasks.
         prompt: Number of the prompt in the step.
     """
     draw = random.Random(f"{seed} step {step} round {round_number} prompt {prompt}")  # noqa: S311 (no secret)
@@ -52,7 +52,7 @@ def make_task(rl: RL, *, seed: int, step: int, round_number: int, prompt: int) -
 
 
 def reward_of(response: Sequence[int], *, task: PromptTask) -> float:
-    """Return 1 if the digits the response begins with are the answer, as it is written without zeros in front."""
+    """Return 1 if the leading digits of the response are the answer, without zeros in front; else 0."""
     digits = ""
     for token in response:
         if token >= _NUM_DIGITS:

@@ -21,8 +21,8 @@ class Trainer:
     """Runs steps of a plan on this rank.
 
     Args:
-        plan: What to run.
-        chunks: This rank's parts of the model, as parallelize returned them.
+        plan: Plan to run.
+        chunks: This rank's parts of the model, from parallelize.
         mesh: Of the run.
         data: This rank's share of the tokens.
         clock: Of this rank's device.
@@ -50,7 +50,7 @@ class Trainer:
         )
 
     def step(self, number: int) -> RankStep:
-        """Run one step; ranks should enter together, as what one waits for the others is timed."""
+        """Run one step; ranks should enter together, as waiting for the others is timed."""
         clock = self._clock
         clock.start()
         micro_batches = [MicroBatch(*pair) for pair in self._data.micro_batches(number)]

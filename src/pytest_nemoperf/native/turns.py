@@ -1,8 +1,8 @@
-"""Two runs on the same devices by turns: whose turn it is not waits, and takes nothing from the other meanwhile.
+"""Turns of two runs on the same devices: one side works, the other waits and uses nothing.
 
-Rank r of one side and rank r of the other hand a byte to each other through two named pipes. To open one waits for the
-other end, so that the sides meet once both are built; to read from one sleeps in the kernel; and one whose other end
-has died is at its end at once. So there is no third process, no polling, and nothing left that could hang alone.
+Rank r of one side and rank r of the other pass the turn as a byte through two named pipes. Opening a pipe blocks until
+the other end is opened, so the sides meet once both are built; reading sleeps in the kernel; and a pipe whose other end
+has died is at its end at once. This needs no third process and no polling, and no side can hang alone.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ class Gate:
     """
 
     def __init__(self, turn: ABTurn, *, rank: int) -> None:
-        self._turn, self._rank = turn, rank
+        self._turn = turn
+        self._rank = rank
         self._directory = Path(turn.directory)
         self._pipes = ExitStack()
-        to_first, to_second = (self._directory / f"rank{rank}-to-{side}" for side in ("first", "second"))
+        to_first = self._directory / f"rank{rank}-to-first"
+        to_second = self._directory / f"rank{rank}-to-second"
         for path in (to_first, to_second):
-            with suppress(FileExistsError):  # whoever comes first makes them
+            with suppress(FileExistsError):  # the side that comes first makes them
                 os.mkfifo(path)
         # Both open the same pipe first, or they would wait for each other at different ones.
         if turn.is_first:
@@ -51,13 +53,13 @@ class Gate:
         """Wait until the other side hands the turn over.
 
         Raises:
-            TurnError: If it never will.
+            TurnError: If the other side has ended.
         """
         if not os.read(self._in, 1):
             self._fail()
 
     def take(self) -> None:
-        """Note that this side has the turn, for whoever asks which of the two hangs."""
+        """Write the name of this side to the turn file, which tells the launcher the side that hangs."""
         if self._rank == 0:
             (self._directory / TURN_FILE).write_text(self._turn.side, encoding="utf-8")
 
@@ -65,7 +67,7 @@ class Gate:
         """Give the turn to the other side.
 
         Raises:
-            TurnError: If it is gone.
+            TurnError: If the other side has ended.
         """
         try:
             os.write(self._out, b"\n")
@@ -86,10 +88,10 @@ class Gate:
 def steps_in_turn(
     turn: ABTurn | None, *, rank: int, num_steps: int, settle: Callable[[], None]
 ) -> Generator[int, None, None]:
-    """Yield the numbers of a run's steps, each when it is this side's turn; all at once for a run by itself.
+    """Yield the numbers of a run's steps, each when it is this side's turn.
 
     Args:
-        turn: This side's part; None for a run by itself.
+        turn: This side's part; None for a run that has the devices alone.
         rank: Of the run.
         num_steps: Of the run, warm-up included; the other side has as many.
         settle: Returns when all ranks of this side have done their work, the devices included.
@@ -111,4 +113,4 @@ def steps_in_turn(
                 settle()
                 gate.hand_over()
         if not turn.is_last(num_steps=num_steps):
-            gate.wait()  # what follows the last step must not disturb the other side's
+            gate.wait()  # the work after the last step must not disturb the other side's

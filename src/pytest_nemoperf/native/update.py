@@ -1,4 +1,4 @@
-"""What updates weights from micro-batches, in pre-training and in reinforcement learning alike."""
+"""Optimizer step: accumulate, clip, AdamW; in pre-training and reinforcement learning alike."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _MAX_NORM = 1.0
 
 
 class Updater:
-    """Updates this rank's weights: gradients over all micro-batches, clipping, AdamW.
+    """Optimizer of this rank's weights: gradients over all micro-batches, clipping, AdamW.
 
     Args:
         plan: Layout and batch.
-        chunks: This rank's parts of the model, as parallelize returned them.
+        chunks: This rank's parts of the model, from parallelize.
         mesh: Of the run.
-        divisor: Of what the objective adds up to on this rank; the results are averaged over the ranks that train on
-            different tokens.
+        divisor: Of this rank's sum of the objective; the quotients are averaged over the ranks that train on different
+            tokens.
         learning_rate: Of AdamW.
         clock: Marks ``forward``, ``backward``, ``grad_comm``, ``pipeline_wait`` and ``optimizer``.
     """
@@ -47,13 +47,16 @@ class Updater:
     ) -> None:
         self._clock = clock
         parameters = named_parameters(chunks)
+        tied = None
+        if mesh.pp is not None:
+            tied = shared_embedding(list(map(whole_model, chunks)))
         self._gradients = Gradients(
             parameters,
             weights={weight.name: weight for weight in model_weights(plan.model)},
             layout=plan.layout,
             mesh=mesh,
             are_averaged=mesh.pp is None,
-            tied=None if mesh.pp is None else shared_embedding([whole_model(chunk) for chunk in chunks]),
+            tied=tied,
             tied_group=mesh.ends,
         )
         self._optimizer = torch.optim.AdamW(
@@ -66,15 +69,15 @@ class Updater:
 
     @property
     def passes(self) -> Passes:
-        """How this rank takes micro-batches through its parts of the model."""
+        """Forward and backward passes of micro-batches through this rank's parts of the model."""
         return self._passes
 
     def update(self, micro_batches: Sequence[MicroBatch]) -> tuple[Tensor, Tensor]:
         """Take one step of the optimizer.
 
         Returns:
-            What the objective added up to on this rank, over the divisor, and 0 without the head; and the norm of the
-            whole gradient before clipping. Both stay on the device.
+            This rank's sum of the objective over the divisor, 0 without the head; and the norm of the whole gradient
+            before clipping. Both stay on the device.
         """
         loss = self._passes.forward_backward(micro_batches)
         if self._has_grad_comm:
@@ -96,21 +99,27 @@ def make_passes(
     divisor: float = 1.0,
     has_grad_comm: bool = False,
 ) -> Passes:
-    """Return how a rank takes micro-batches through its parts of the model; the arguments are those of the classes."""
+    """Build the passes of micro-batches through a rank's parts of the model.
+
+    Arguments as in Accumulation and Pipeline.
+    """
     if mesh.pp is None:
         (model,) = chunks
         return Accumulation(model, divisor=divisor, has_grad_comm=has_grad_comm, clock=clock)
-    stages = [whole_model(chunk) for chunk in chunks]
+    stages = list(map(whole_model, chunks))
     return Pipeline(plan, chunks=stages, group=mesh.pp, divisor=divisor, clock=clock)
 
 
 def named_parameters(chunks: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
-    """Return every parameter of this rank by the name its weight has in the whole model."""
-    return {name: parameter for chunk in chunks for name, parameter in whole_model(chunk).named_parameters()}
+    """Return every parameter of this rank by the name of its weight in the whole model."""
+    parameters: dict[str, nn.Parameter] = {}
+    for chunk in chunks:
+        parameters.update(whole_model(chunk).named_parameters())
+    return parameters
 
 
 def _groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
-    """Return what the fused optimizer takes in one call each: sharded weights, and (of experts) whole ones."""
+    """Return parameter groups of one kind each, as the fused optimizer needs: sharded, and whole (of experts)."""
     by_kind: dict[bool, list[nn.Parameter]] = {}
     for parameter in parameters:
         by_kind.setdefault(isinstance(parameter, DTensor), []).append(parameter)
