@@ -1,10 +1,10 @@
-"""How much better each response did than expected: what rewards become before the loss sees them.
+"""Advantages of responses, from their rewards.
 
-Everything here is the same on every rank that trains, from the same samples, so that nothing is sent.
+Every training rank computes the same from the same samples, so that nothing is sent.
 """
 
 # N samples of a step, P prompts, G samples of a prompt, S tokens of the longest, prompt and response; an advantage or
-# a value at place t belongs to token t, the value being that of the state the token was chosen in
+# a value at place t belongs to token t, the value being that of the state in which the token was chosen
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from pytest_nemoperf.rl import RL
 _STD_EPS = 1e-6
 _VAR_EPS = 1e-8
 _EQUAL = 1e-6
-"""Rewards of a group no further apart than this, relative to the largest, are equal; float32 keeps 1.2e-7."""
+"""Largest difference of equal rewards of a group, relative to the largest reward; float32 keeps 1.2e-7."""
 
 
 def shaped_rewards(samples: StepSamples, *, rl: RL) -> Tensor:
     """Return the rewards less the penalty for responses that come near their limit.
 
-    The penalty grows linearly from zero, where the last ``overlong_share`` of the limit begins, to the whole of it at
-    the limit. A pinned length is not the policy's doing and costs nothing.
+    The penalty grows linearly from zero, at the start of the limit's last ``overlong_share``, to its full size at the
+    limit. Pinned lengths are not chosen by the policy and cost nothing.
 
     Args:
         samples: Of the step.
@@ -48,17 +48,14 @@ def shaped_rewards(samples: StepSamples, *, rl: RL) -> Tensor:
 
 
 def prompts_with_spread(rewards_N: Tensor, *, group_size: int) -> Tensor:
-    """Return which prompts teach something: a group of rewards equal but for rounding has no advantages.
+    """Return booleans (P,), true for prompts with different rewards; equal ones, but for rounding, have no advantages.
 
-    Dynamic sampling asks about the rewards of the task, before shaping: a group that is right throughout does not
-    become useful because some of its answers are long (DAPO, equation 11, counts right answers).
+    Dynamic sampling uses the rewards before shaping: a group of right answers does not become useful because some of
+    them are long (DAPO, equation 11, counts right answers).
 
     Args:
         rewards_N: Samples of one prompt follow each other.
         group_size: Samples of a prompt.
-
-    Returns:
-        Booleans (P,).
     """
     rewards_PG = rewards_N.view(-1, group_size)
     return rewards_PG.amax(1) - rewards_PG.amin(1) > _EQUAL * rewards_PG.abs().amax(1)
@@ -67,19 +64,19 @@ def prompts_with_spread(rewards_N: Tensor, *, group_size: int) -> Tensor:
 def group_advantages(rewards_N: Tensor, *, group_size: int, algorithm: Algorithm) -> Tensor:
     """Return each reward less the mean of its prompt's, or less the mean of the others'.
 
-    The standard deviation, where it divides, is that of the whole group, unbiased (over G - 1) and with 1e-6 added, as
-    NeMo RL and TRL estimate it; the paper leaves both open. NeMo RL leaves the sample out of the deviation as well,
-    which divides the one odd reward of a group by the rounding error of the others' deviation; here leaving one out
-    changes the mean alone.
+    If the standard deviation divides, it is that of the whole group, unbiased (over G - 1) and with 1e-6 added, as NeMo
+    RL and TRL estimate it; the paper leaves both open. NeMo RL leaves the sample out of the deviation as well, which
+    divides the one odd reward of a group by the rounding error of the others' deviation; here leaving one out changes
+    the mean alone.
 
     Args:
         rewards_N: Samples of one prompt follow each other.
         group_size: Samples of a prompt, at least 2.
-        algorithm: Says which mean, and whether the deviation divides.
+        algorithm: Kind of mean, and whether the deviation divides.
 
     Returns:
-        advantages_N, float32; they sum to zero over a prompt, and are exactly zero where its rewards are equal but
-        for rounding.
+        advantages_N, float32; they sum to zero over a prompt, and are exactly zero if its rewards are equal but for
+        rounding.
 
     References:
         Shao et al. 2024, section 4.1.2, https://arxiv.org/abs/2402.03300; Ahmadian et al. 2024,
@@ -93,13 +90,13 @@ def group_advantages(rewards_N: Tensor, *, group_size: int, algorithm: Algorithm
         advantages_PG = advantages_PG * (group_size / num_others)
     if algorithm.is_std_normalized:
         advantages_PG = advantages_PG / (std_P1 + _STD_EPS)
-    # Shaping can leave equal rewards a few bits apart, and so can their mean; dividing would make much of that.
+    # Shaping can leave equal rewards a few bits apart, and so can their mean; dividing would magnify that.
     has_spread_P1 = prompts_with_spread(rewards_N, group_size=group_size)[:, None]
     return advantages_PG.masked_fill(~has_spread_P1, 0).flatten()
 
 
 def gae(samples: StepSamples, *, rewards_N: Tensor, values_NS: Tensor, algorithm: Algorithm) -> tuple[Tensor, Tensor]:
-    """Return generalised advantage estimates, and the returns the value model learns to predict.
+    """Return generalised advantage estimates, and the returns: targets of the value model.
 
     The reward comes with the last token of the response, and the value after it is zero, truncated or not: a limit is
     part of the task.
@@ -125,13 +122,15 @@ def gae(samples: StepSamples, *, rewards_N: Tensor, values_NS: Tensor, algorithm
     deltas_NS = rewards_NS + algorithm.discount * _ahead(values_NS, 1) - values_NS
     advantages_NS = _discounted_sums(deltas_NS * mask_NS, factor=algorithm.discount * algorithm.gae_lambda) * mask_NS
     returns_NS = advantages_NS + values_NS
-    return (_whitened(advantages_NS, mask_NS) if algorithm.is_std_normalized else advantages_NS), returns_NS
+    if algorithm.is_std_normalized:
+        advantages_NS = _whitened(advantages_NS, mask_NS)
+    return advantages_NS, returns_NS
 
 
 def _discounted_sums(x_NS: Tensor, *, factor: float) -> Tensor:
-    """Return at each place the sum of what is there and after it, each step ahead times the factor once more.
+    """Return the sum over t of factor**t * x[place + t], at each place.
 
-    Doubling: sums over the next n places make sums over the next 2n, so that log2(S) operations do.
+    Doubling: sums over the next n places make sums over the next 2n, so that log2(S) operations are enough.
     """
     num_summed = 1
     while num_summed < x_NS.shape[1]:
@@ -141,11 +140,12 @@ def _discounted_sums(x_NS: Tensor, *, factor: float) -> Tensor:
 
 
 def _ahead(x_NS: Tensor, num_places: int) -> Tensor:
-    """Return what is so many places later, zero beyond the end."""
+    """Return the values so many places later, zeros beyond the end."""
     return F.pad(x_NS[:, num_places:], (0, num_places))
 
 
 def _whitened(x_NS: Tensor, mask_NS: Tensor) -> Tensor:
+    """Return values of mean 0 and variance 1 over the masked tokens, zeros elsewhere."""
     num_tokens = mask_NS.sum().clamp(min=1)
     shifted_NS = (x_NS - x_NS.sum() / num_tokens) * mask_NS
     variance = shifted_NS.square().sum() / num_tokens

@@ -1,10 +1,10 @@
-"""Losses of policy and value model: what a micro-batch's tokens add up to, and what they are made from.
+"""Losses of policy and value model, and their terms per token.
 
-Both losses are sums over tokens whose weights are already those of the mean over a whole optimizer update, so that
-however tokens are cut into micro-batches and ranks, the loss is the sum over all of them.
+Both losses are sums over tokens, weighted for the mean over a whole optimizer update: the loss is the sum over all
+micro-batches and ranks, for any cut of the tokens.
 """
 
-# N samples of a step, S tokens of the longest, T tokens of a micro-batch, K columns of terms
+# N samples of a step, S tokens of the longest, T tokens of a micro-batch, K terms per token
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pytest_nemoperf.algorithms import Algorithm
 from pytest_nemoperf.native.rollouts import StepSamples
 
 _MAX_LOG_RATIO = 20.0
-"""Larger differences of log-probabilities count as this one: exp of them is near what float32 holds, and NaN follows.
-NeMo RL bounds those of its divergence so."""
+"""Bound on differences of log-probabilities: exp of larger ones leaves float32's range, and NaN follows. NeMo RL bounds
+those of its divergence alike."""
 
 
 class PolicyTerm(IntEnum):
-    """Columns of what the policy's loss needs to know of a token."""
+    """Terms of the policy's loss, by column."""
 
     WEIGHT = 0
     IMPORTANCE = 1
@@ -33,7 +33,7 @@ class PolicyTerm(IntEnum):
 
 
 class ValueTerm(IntEnum):
-    """Columns of what the value model's loss needs to know of a token."""
+    """Terms of the value model's loss, by column."""
 
     WEIGHT = 0
     OLD_VALUE = 1
@@ -49,14 +49,14 @@ def policy_terms(
     reference_logprobs_NS: Tensor | None,
     algorithm: Algorithm,
 ) -> Tensor:
-    """Return what the policy's loss needs to know of each token of one optimizer update.
+    """Return the terms of the policy's loss for one optimizer update.
 
     Args:
         samples: Of the step.
-        numbers: Which of them the update trains on.
+        numbers: Of the samples to train on.
         advantages: One a sample (N,), or one a token (N, S).
         old_logprobs_NS: Of the policy before the step's updates, in the training layout.
-        reference_logprobs_NS: Of the policy training began with; None where the algorithm has no such term.
+        reference_logprobs_NS: Of the policy before all training; None if the algorithm has no reference.
         algorithm: Kind of mean, and importance weights.
 
     Returns:
@@ -66,12 +66,16 @@ def policy_terms(
     importance_NS = torch.ones_like(old_logprobs_NS)
     if algorithm.importance_cap is not None:
         importance_NS = (old_logprobs_NS - samples.logprobs_NS).exp().clamp(max=algorithm.importance_cap)
+    if advantages.dim() == 1:
+        advantages = advantages[:, None].expand_as(mask_NS)
+    if reference_logprobs_NS is None:
+        reference_logprobs_NS = old_logprobs_NS
     columns = {
         PolicyTerm.WEIGHT: _weights_NS(mask_NS, numbers=numbers, algorithm=algorithm),
         PolicyTerm.IMPORTANCE: importance_NS,
-        PolicyTerm.ADVANTAGE: advantages[:, None].expand_as(mask_NS) if advantages.dim() == 1 else advantages,
+        PolicyTerm.ADVANTAGE: advantages,
         PolicyTerm.OLD_LOGPROB: old_logprobs_NS,
-        PolicyTerm.REFERENCE_LOGPROB: old_logprobs_NS if reference_logprobs_NS is None else reference_logprobs_NS,
+        PolicyTerm.REFERENCE_LOGPROB: reference_logprobs_NS,
     }
     return _stacked([columns[column] for column in PolicyTerm], weight_NS=columns[PolicyTerm.WEIGHT])
 
@@ -84,13 +88,13 @@ def value_terms(
     returns_NS: Tensor,
     algorithm: Algorithm,
 ) -> Tensor:
-    """Return what the value model's loss needs to know of each token of one optimizer update.
+    """Return the terms of the value model's loss for one optimizer update.
 
     Args:
         samples: Of the step.
-        numbers: Which of them the update trains on.
+        numbers: Of the samples to train on.
         old_values_NS: Predicted before the step's updates.
-        returns_NS: What should have been predicted.
+        returns_NS: Targets of the prediction.
         algorithm: Kind of mean.
 
     Returns:
@@ -108,7 +112,7 @@ def policy_objective(logprob_T: Tensor, terms_TK: Tensor, *, algorithm: Algorith
     """Return the clipped policy loss plus the divergence from the reference, summed over the tokens.
 
     Args:
-        logprob_T: Of each token now; what it is at tokens of weight 0 has no effect, not even a NaN.
+        logprob_T: Of each token now; at tokens of weight 0 any number, even NaN, has no effect.
         terms_TK: From policy_terms.
         algorithm: Clip range and weight of the divergence.
 
@@ -119,7 +123,11 @@ def policy_objective(logprob_T: Tensor, terms_TK: Tensor, *, algorithm: Algorith
         Schulman et al. 2017, equation 7, https://arxiv.org/abs/1707.06347; with two bounds: Yu et al. 2025, equation
         10, https://arxiv.org/abs/2503.14476
     """
-    weight_T, importance_T, advantage_T, old_T, reference_T = (terms_TK[:, column] for column in PolicyTerm)
+    weight_T = terms_TK[:, PolicyTerm.WEIGHT]
+    importance_T = terms_TK[:, PolicyTerm.IMPORTANCE]
+    advantage_T = terms_TK[:, PolicyTerm.ADVANTAGE]
+    old_T = terms_TK[:, PolicyTerm.OLD_LOGPROB]
+    reference_T = terms_TK[:, PolicyTerm.REFERENCE_LOGPROB]
     logprob_T = torch.where(weight_T > 0, logprob_T.float(), old_T)
     ratio_T = (logprob_T - old_T).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
     clipped_T = ratio_T.clamp(1 - algorithm.clip_low, 1 + algorithm.clip_high)
@@ -131,10 +139,10 @@ def policy_objective(logprob_T: Tensor, terms_TK: Tensor, *, algorithm: Algorith
 
 
 def value_objective(value_T: Tensor, terms_TK: Tensor, *, algorithm: Algorithm) -> Tensor:
-    """Return half the squared error of the predicted returns, or of the clipped prediction if that is larger, summed.
+    """Return the clipped value loss, summed over the tokens: half the larger squared error, clipped or not.
 
     Args:
-        value_T: Predicted now; what it is at tokens of weight 0 has no effect, not even a NaN.
+        value_T: Predicted now; at tokens of weight 0 any number, even NaN, has no effect.
         terms_TK: From value_terms.
         algorithm: Clip range and weight of the loss.
 
@@ -142,9 +150,11 @@ def value_objective(value_T: Tensor, terms_TK: Tensor, *, algorithm: Algorithm) 
         A scalar, float32.
 
     References:
-        OpenAI Baselines, https://github.com/openai/baselines (ppo2), where the clipped value loss comes from.
+        OpenAI Baselines (ppo2), https://github.com/openai/baselines
     """
-    weight_T, old_T, return_T = (terms_TK[:, column] for column in ValueTerm)
+    weight_T = terms_TK[:, ValueTerm.WEIGHT]
+    old_T = terms_TK[:, ValueTerm.OLD_VALUE]
+    return_T = terms_TK[:, ValueTerm.RETURN]
     value_T = torch.where(weight_T > 0, value_T.float(), old_T)
     clipped_T = old_T + (value_T - old_T).clamp(-algorithm.value_clip, algorithm.value_clip)
     error_T = torch.maximum((value_T - return_T).square(), (clipped_T - return_T).square())
@@ -162,10 +172,10 @@ def k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
 
 
 def token_mult_prob_error(logprobs_NS: Tensor, samples: StepSamples) -> Tensor:
-    """Return by which factor training and generation disagree about a token's probability, on average; 1 is best.
+    """Return the mean factor between training's and generation's probability of a token, a scalar; 1 is best.
 
-    The mean of exp(abs(training - generation log-probability)) over response tokens, as NeMo RL defines it; 1 where
-    there are none. A scalar on the device.
+    The mean of exp(abs(training - generation log-probability)) over response tokens, as NeMo RL defines it; 1 if there
+    are none.
     """
     mask_NS = samples.response_mask_NS()
     factors_NS = _errors_NS(logprobs_NS, samples).exp()
@@ -189,7 +199,7 @@ def _errors_NS(logprobs_NS: Tensor, samples: StepSamples) -> Tensor:
 
 
 def _weights_NS(mask_NS: Tensor, *, numbers: Sequence[int] | Tensor, algorithm: Algorithm) -> Tensor:
-    """Return each token's share in the update's mean: they sum to 1, or to 0 where there is no token.
+    """Return each token's weight in the update's mean; the weights sum to 1, or to 0 without any token.
 
     A response without tokens has no mean and does not count among the responses.
     """
@@ -203,5 +213,5 @@ def _weights_NS(mask_NS: Tensor, *, numbers: Sequence[int] | Tensor, algorithm: 
 
 
 def _stacked(columns: Sequence[Tensor], *, weight_NS: Tensor) -> Tensor:
-    """Return the columns side by side, all of them zero where the weight is: nothing there may become a NaN."""
+    """Stack the columns (N, S, K), with zeros at tokens of weight 0, so that none of them becomes NaN."""
     return torch.stack([column.float() for column in columns], -1).masked_fill((weight_NS == 0)[:, :, None], 0)

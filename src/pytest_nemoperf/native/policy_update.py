@@ -1,6 +1,6 @@
-"""From the samples of a step to a better policy: log-probabilities, advantages, optimizer updates."""
+"""Training on the samples of a step: log-probabilities, advantages, optimizer updates."""
 
-# N samples of a step, S tokens of the longest, K columns of what the objective needs of a token
+# N samples of a step, S tokens of the longest, K terms of the objective per token
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pytest_nemoperf.recipe import Plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateStats:
-    """What one step of training left.
+    """Results of one training step.
 
     Attributes:
         loss: Of the last update, the value model's added.
@@ -38,7 +38,7 @@ class UpdateStats:
 
 
 class PolicyUpdate:
-    """Trains the policy, and the value model where the algorithm has one, on one rank.
+    """Training of the policy, and of the value model if the algorithm has one, on one rank.
 
     Args:
         plan: Models, layout and algorithm.
@@ -47,30 +47,29 @@ class PolicyUpdate:
         clock: Marks ``policy_logprobs``, ``reference_logprobs``, ``values``, ``advantage`` and ``training``.
 
     Attributes:
-        policy: What is trained.
+        policy: The trained model.
         version: Of its weights: the number of steps they have been trained for.
     """
 
     def __init__(self, plan: Plan, *, mesh: RankMesh, device: torch.device, clock: PhaseClock) -> None:
         assert plan.rl is not None  # noqa: S101 (the caller looked)
-        self._plan, self._rl, self._clock, self._device = plan, plan.rl, clock, device
+        self._plan = plan
+        self._rl = plan.rl
+        self._clock = clock
         algorithm = self._rl.algorithm_config
         self.version = 0
         self.policy = TrainModel(plan, mesh=mesh, device=device)
-        self._reference = (
-            TrainModel(plan, mesh=mesh, device=device, is_trainable=False) if algorithm.has_reference else None
-        )
+        self._reference = None
+        if algorithm.has_reference:
+            self._reference = TrainModel(plan, mesh=mesh, device=device, is_trainable=False)
         self._critic = None
         if algorithm.has_value_model:
-            self._critic = TrainModel(
-                replace(plan, model=value_model(plan.model)),
-                mesh=mesh,
-                device=device,
-            )
+            self._critic = TrainModel(replace(plan, model=value_model(plan.model)), mesh=mesh, device=device)
 
     def learn(self, samples: StepSamples) -> UpdateStats:
         """Train on the samples of a step, T-GBS of them an update."""
-        algorithm, clock = self._rl.algorithm_config, self._clock
+        algorithm = self._rl.algorithm_config
+        clock = self._clock
         logprobs_NS = self.policy.logprobs(samples)
         clock.mark("policy_logprobs")
         reference_NS = None
@@ -103,13 +102,14 @@ class PolicyUpdate:
                     samples, numbers=numbers, old_values_NS=values_NS, returns_NS=returns_NS, algorithm=algorithm
                 )
                 critic_loss, critic_norm = self._critic.update(samples, numbers=numbers, terms_NSK=terms_NSK)
-                loss, grad_norm = loss + critic_loss, torch.hypot(grad_norm, critic_norm)
+                loss = loss + critic_loss
+                grad_norm = torch.hypot(grad_norm, critic_norm)
             clock.mark("training")
         self.version += 1
         return UpdateStats(loss=loss, grad_norm=grad_norm, logprobs_NS=logprobs_NS, reference_logprobs_NS=reference_NS)
 
     def _batches(self) -> Iterator[range]:
-        """Yield the numbers of the samples of each update: whole groups follow each other."""
+        """Yield the numbers of the samples of each update; groups stay whole and in order."""
         size = self._plan.global_batch_size
         for first in range(0, self._rl.num_samples, size):
             yield range(first, first + size)

@@ -1,9 +1,9 @@
-"""The loop of reinforcement learning: which rank does what in a step, and when weights and samples pass.
+"""Loop of reinforcement learning: the steps of colocated, training and generating ranks.
 
-On the same ranks (colocated) a step is: weights to the generator, responses, the generator's memory freed, training.
-With ranks of their own the two sides run loops of their own, coupled by samples in one direction and weights in the
-other. Batch k is generated with the weights of step max(0, k - max_staleness), always exactly those: so the tokens of
-a run are reproducible, whichever side is faster. At max_staleness 0 the sides wait for each other in turn.
+Colocated ranks send weights to the generator, generate, free the generator's memory and train. Otherwise training and
+generating ranks run loops of their own, coupled by samples in one direction and weights in the other. Batch k is always
+generated with the weights of step max(0, k - max_staleness), so that the tokens of a run do not depend on the speed of
+either side. At max_staleness 0 the sides wait for each other in turn.
 """
 
 from __future__ import annotations
@@ -37,33 +37,32 @@ class RLRank(Protocol):
     facts: list[RolloutFacts]
 
     def meet(self) -> None:
-        """Wait for the ranks that begin a step together with this one."""
+        """Wait for the ranks that enter a step together with this one."""
 
     def step(self, number: int) -> RankStep:
-        """Do this rank's part of a step."""
+        """Run this rank's part of a step."""
 
     def finish(self) -> None:
-        """Take or pass on what is still on its way."""
+        """Receive or deliver weights and samples that are still on their way."""
 
 
 def make_rl_rank(plan: Plan, *, device: torch.device) -> RLRank:
-    """Return this rank's worker; every rank of the run must call it, as groups are made by all of them."""
+    """Build this rank's part of the loop; every rank of the run must call it, as all of them make the groups."""
     layout = plan.layout
     generation = layout.generation
     assert plan.rl is not None and generation is not None  # noqa: S101, PT018 (resolve filled both)
     timeout = group_timeout(plan)
     mesh = build_mesh(layout, model=plan.model, device_type=device.type, timeout=timeout)
     generation_mesh = build_generation_mesh(layout, timeout=timeout)
-    is_apart = not generation.is_colocated
     clock = phase_clock(device, names=RL_PHASES)
-    refit = Refit(plan, group=_all_ranks(plan), device=device)
-    transfer = RolloutTransfer(
-        plan,
-        generating=None if generation_mesh is None else generation_mesh.world,
-        link=_all_ranks(plan) if is_apart else None,
-        device=device,
-    )
-    notice = RefitNotice(_all_ranks(plan), device=device) if is_apart else None
+    refit = Refit(plan, group=_new_group(plan), device=device)
+    link = None
+    notice = None
+    if not generation.is_colocated:
+        link = _new_group(plan)
+        notice = RefitNotice(_new_group(plan), device=device)
+    generating = None if generation_mesh is None else generation_mesh.world
+    transfer = RolloutTransfer(plan, generating=generating, link=link, device=device)
     if generation_mesh is None:
         assert notice is not None  # noqa: S101 (a rank that does not generate is apart)
         training = TrainPhase(plan, mesh=mesh, clock=clock, device=device)
@@ -79,24 +78,26 @@ def make_rl_rank(plan: Plan, *, device: torch.device) -> RLRank:
 
 
 def make_generator(plan: Plan, *, mesh: GenerationMesh, device: torch.device) -> Generator:
-    """Return the generator a plan asks for."""
+    """Build the plan's generator."""
     if plan.rl is not None and plan.rl.generator == "vllm":
         return VllmGenerator(plan, device=device)
     return NativeGenerator(plan, mesh=mesh, device=device)
 
 
 class TrainPhase:
-    """What all ranks that train do with samples.
+    """Training part of a step, on colocated and on training ranks.
 
     Args:
-        plan: What to train.
+        plan: Models, layout and algorithm.
         mesh: Of the ranks that train.
         clock: Of this rank.
         device: Of this rank.
     """
 
     def __init__(self, plan: Plan, *, mesh: RankMesh, clock: PhaseClock, device: torch.device) -> None:
-        self.plan, self.mesh, self.clock = plan, mesh, clock
+        self.plan = plan
+        self.mesh = mesh
+        self.clock = clock
         self.update = PolicyUpdate(plan, mesh=mesh, device=device, clock=clock)
         self.facts: list[RolloutFacts] = []
 
@@ -108,7 +109,7 @@ class TrainPhase:
         stats: UpdateStats,
         num_refit_bytes: int,
     ) -> RankStep:
-        """End the step, then find out what is told about its samples."""
+        """Stop the clock, then compute the statistics of the step's samples (on rank 0)."""
         if self.plan.inject_pct > 0:
             self.clock.delay(self.plan.inject_pct)
         timed = self.clock.stop()
@@ -129,8 +130,12 @@ class ColocatedRank:
     """Generates and trains in turns."""
 
     def __init__(self, training: TrainPhase, *, collector: Collector, transfer: RolloutTransfer, refit: Refit) -> None:
-        self._training, self._clock, self._generator = training, training.clock, collector.generator
-        self._collector, self._transfer, self._refit = collector, transfer, refit
+        self._training = training
+        self._clock = training.clock
+        self._collector = collector
+        self._generator = collector.generator
+        self._transfer = transfer
+        self._refit = refit
         self.facts = training.facts
 
     def meet(self) -> None:
@@ -155,23 +160,26 @@ class ColocatedRank:
         return _with_generation(trained, collected)
 
     def finish(self) -> None:
-        """Nothing is on its way between steps."""
+        """Do nothing: no weights or samples are on their way between steps."""
 
 
 class TrainingRank:
-    """Trains on what other ranks generate, and sends them its weights."""
+    """Trains on samples of other ranks and sends them its weights."""
 
     def __init__(self, training: TrainPhase, *, transfer: RolloutTransfer, refit: Refit, notice: RefitNotice) -> None:
         assert training.plan.rl is not None  # noqa: S101 (make_rl_rank looked)
-        self._training, self._clock = training, training.clock
+        self._training = training
+        self._clock = training.clock
         self._staleness = training.plan.rl.max_staleness
-        self._transfer, self._refit, self._notice = transfer, refit, notice
+        self._transfer = transfer
+        self._refit = refit
+        self._notice = notice
         self._pending: deque[WeightSnapshot] = deque()
         self.facts = training.facts
         self._send_weights()
 
     def meet(self) -> None:
-        """Wait for the others that train."""
+        """Wait for the other training ranks."""
         _meet(self._training.mesh.world)
 
     def step(self, number: int) -> RankStep:
@@ -192,7 +200,7 @@ class TrainingRank:
         self._notice.finish()
 
     def _send_weights(self) -> None:
-        """On-policy the other side is waiting for them; otherwise training goes on while they travel."""
+        """Send the weights; unless the other side waits for them (on-policy), training goes on meanwhile."""
         self._wait_for_weights(most=max(self._staleness - 1, 0))
         self._notice.send(self._training.update.version)
         self._pending.append(self._refit.start(self._training.update.policy.named_weights()))
@@ -209,34 +217,38 @@ class GeneratingRank:
 
     def __init__(self, collector: Collector, *, transfer: RolloutTransfer, refit: Refit, notice: RefitNotice) -> None:
         assert collector.plan.rl is not None  # noqa: S101 (make_rl_rank looked)
-        self._collector, self._clock, self._generator = collector, collector.clock, collector.generator
+        self._collector = collector
+        self._clock = collector.clock
+        self._generator = collector.generator
         self._staleness = collector.plan.rl.max_staleness
-        self._transfer, self._refit, self._notice = transfer, refit, notice
+        self._transfer = transfer
+        self._refit = refit
+        self._notice = notice
         self._targets = self._generator.allocate()
         self._version = version_tensor(0, device=collector.device)
-        self._num_missing = collector.plan.total_steps + 1  # weights: those of the beginning, and of each step's end
+        self._num_missing = collector.plan.total_steps + 1  # sets of weights: the first, and one after each step
         self.facts: list[RolloutFacts] = []
 
     def meet(self) -> None:
-        """Wait for the others that generate."""
+        """Wait for the other generating ranks."""
         _meet(self._collector.mesh.world)
 
     def step(self, number: int) -> RankStep:
-        """Take new weights if it is time for them, generate, send the samples off."""
+        """Receive new weights if the step needs them, generate, send the samples."""
         self._clock.start()
         if number == 0 or number > self._staleness:
-            self._take_weights()
+            self._receive_weights()
         collected = self._collector.collect(number, version=self._version)
         self._transfer.send(collected.rollouts)
         return _with_generation(self._clock.stop(), collected)
 
     def finish(self) -> None:
-        """Take the weights that no batch needs any more, so that the last steps send theirs like all others."""
+        """Receive the weights that no batch needs, so that the last training steps send theirs like all others."""
         while self._num_missing:
-            self._take_weights()
+            self._receive_weights()
         self._transfer.finish()
 
-    def _take_weights(self) -> None:
+    def _receive_weights(self) -> None:
         self._version = self._notice.receive()
         self._clock.mark("idle")
         self._refit.receive(self._targets)
@@ -260,7 +272,7 @@ def _meet(group: ProcessGroup | None) -> None:
         dist.barrier(group=group)
 
 
-def _all_ranks(plan: Plan) -> ProcessGroup | None:
-    """Return a group of all ranks for one purpose alone: two sides call collectives in orders of their own."""
+def _new_group(plan: Plan) -> ProcessGroup | None:
+    """Make a group of all ranks for one purpose: training and generating ranks call collectives in different orders."""
     num_ranks = plan.layout.total_gpus
     return None if num_ranks == 1 else dist.new_group(list(range(num_ranks)), timeout=group_timeout(plan))
