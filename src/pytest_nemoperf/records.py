@@ -1,4 +1,4 @@
-"""What ranks write and read: step records, the result, errors."""
+"""Files of a run: step records, progress, result, errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESULT_FILE = "result.json"
 PROGRESS_FILE = "progress.jsonl"
 PRETRAIN_PHASES = ("data", "forward", "backward", "pipeline_wait", "grad_comm", "optimizer", "other")
 """Phases of a pre-training step in order; ``grad_comm`` is the exposed part of gradient communication, and
-``pipeline_wait`` what a pipeline stage waits for others: its bubble and exposed messages."""
+``pipeline_wait`` the time a pipeline stage waits for others: its bubble and exposed messages."""
 RL_PHASES = (
     "generation",
     "reward",
@@ -32,8 +32,8 @@ RL_PHASES = (
     "other",
 )
 """Phases of a step of reinforcement learning in order; ``values`` is the value model's forward pass (PPO),
-``exposed_generation`` what training ranks wait for responses, ``idle`` what generating ranks wait for weights."""
-_CLOCK_SEC = 1e-9  # what clocks count in; a rate of less leaves a float's range
+``exposed_generation`` training ranks' wait for responses, ``idle`` generating ranks' wait for weights."""
+_CLOCK_SEC = 1e-9  # resolution of clocks; rates over shorter times leave a float's range
 _PHASE_SUM_REL_TOL = 1e-3
 
 
@@ -52,19 +52,19 @@ class GroupStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutStats:
-    """What was generated in one step of reinforcement learning, and how; of the samples that were trained on.
+    """Rollouts of one step of reinforcement learning: of the samples that were trained on.
 
     Attributes:
         num_samples: Responses (G-GBS).
         num_prompt_tokens: Tokens of their prompts, counted once for each response.
         num_response_tokens: Tokens generated.
-        num_truncated: Responses that reached their limit without a stop token; none where lengths are pinned.
+        num_truncated: Responses that reached their limit without a stop token; none if lengths are pinned.
         generation_time_sec: Time of the slowest generating rank.
         batch_fill_pct: Share of the decoding batches' slots that held a sample, over all passes of all rounds and
             replicas, percent: tokens over slots x passes.
         imbalance_pct: (slowest - mean) / slowest time of the generating replicas, percent.
         staleness_steps: Steps by which the weights that generated are older than those that train on it; of the oldest.
-        num_rounds: Times that responses were generated; above 1 where dynamic sampling asked for more.
+        num_rounds: Rounds of generation; above 1 if dynamic sampling asked for more.
         reward_mean: Mean reward.
         reward_std: Standard deviation of the rewards.
         token_mult_prob_error: Mean over response tokens of exp(|training - generation log-probability|).
@@ -141,14 +141,20 @@ class StepRecord:
             raise RecordError(f"{subject}: tokens={self.tokens} must be >= 1")
         if self.flops is not None and not (math.isfinite(self.flops) and self.flops > 0):
             raise RecordError(f"{subject}: flops={self.flops} must be positive and finite")
-        by_rank = [*enumerate(self.rank_times_sec), *enumerate(self.rank_busy_sec)]
-        for name, seconds in [*self.phases.items(), *((f"rank {rank}", time) for rank, time in by_rank)]:
-            if not (math.isfinite(seconds) and seconds >= 0):
-                raise RecordError(f"{subject}: {name}={seconds} s must be finite and not negative")
+        for name, seconds in self.phases.items():
+            _check_seconds(seconds, subject=f"{subject}: {name}")
+        for times in (self.rank_times_sec, self.rank_busy_sec):
+            for rank, seconds in enumerate(times):
+                _check_seconds(seconds, subject=f"{subject}: rank {rank}")
         if self.phases:
             _check_sum(self.phases, step_time_sec=self.step_time_sec, subject=subject)
         for name, group in self.groups.items():
             _check_sum(group.phases, step_time_sec=group.step_time_sec, subject=f"{subject}: group {name}")
+
+
+def _check_seconds(seconds: float, *, subject: str) -> None:
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise RecordError(f"{subject}={seconds} s must be finite and not negative")
 
 
 def _check_sum(phases: Mapping[str, float], *, step_time_sec: float, subject: str) -> None:
@@ -163,12 +169,12 @@ def _check_sum(phases: Mapping[str, float], *, step_time_sec: float, subject: st
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """What rank 0 writes last, as ``result.json``: its presence says that every rank got to the end.
+    """Result of a run, ``result.json``: rank 0 writes it last, after every rank has got to the end.
 
     Attributes:
         num_ranks: Ranks that took part.
         num_steps: Steps run, warm-up included.
-        device_name: As the driver calls it.
+        device_name: Name in the driver.
         environment: Versions and settings seen inside the ranks, e.g. torch, cuda, nccl.
         hosts: Name of each rank's host, by rank; empty if not known.
     """
@@ -183,7 +189,7 @@ class RunResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOutput:
-    """What a framework reads from the directory of one finished run.
+    """Output of one finished run, as a framework reads it from the run directory.
 
     Attributes:
         records: Every step in order, warm-up included.
@@ -213,14 +219,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankError:
-    """What a failing rank writes, as ``error-rank<N>.json``.
+    """Error of a failing rank, ``error-rank<N>.json``.
 
     Attributes:
-        rank: Which.
-        time_sec: When, seconds since the epoch; the earliest file is the cause, the others its consequences.
+        rank: Of the run.
+        time_sec: Time of the error, seconds since the epoch; the earliest file is the cause, the others consequences.
         message: Type and text of the exception.
         traceback: Formatted.
-        error_type: Name of the exception's class; empty where it was not noted.
+        error_type: Name of the exception's class; empty if not known.
     """
 
     rank: int
@@ -232,5 +238,5 @@ class RankError:
 
 
 def error_file(rank: int) -> str:
-    """Return the name of the file in which that rank leaves its error."""
+    """Return the name of a rank's error file."""
     return f"error-rank{rank}.json"

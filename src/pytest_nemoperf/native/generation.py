@@ -1,4 +1,4 @@
-"""The native generation engine: prompts in, sampled responses out, with a cache and continuous batching."""
+"""Native generation engine: samples responses to prompts, with a key-value cache and continuous batching."""
 
 # R requests, M most tokens of a response, N active slots, T tokens of a pass (one of each slot, then those of
 # prompts), D hidden, V vocabulary
@@ -36,35 +36,35 @@ from pytest_nemoperf.weights import model_weights
 class NativeGenerator:
     """One rank of a replica; see the protocol in rollouts.py.
 
-    Weights have the compute type. Of a mixture every rank of the tp axis has a part of each expert, so that no token
+    Weights have the compute type. In a mixture every rank of the tp axis has a part of each expert, so that no token
     has to travel.
 
     Args:
-        plan: Model, precision, and how to sample.
-        mesh: Where this rank stands in its replica.
+        plan: Model, precision and sampling.
+        mesh: Of its replica.
         device: Of this rank.
 
     Raises:
-        PlanError: If the replica can't be cut so.
+        PlanError: If the model can't be cut for the replica.
     """
 
     def __init__(self, plan: Plan, *, mesh: GenerationMesh, device: torch.device) -> None:
         rl = plan.rl
-        assert rl is not None  # noqa: S101 (plans without have nothing to generate)
+        assert rl is not None  # noqa: S101 (other plans generate nothing)
         self._seq_len = plan.seq_len
         self._max_batch_size = rl.max_batch_size
         self._sampling = Sampling(temperature=rl.temperature, top_k=rl.top_k, top_p=rl.top_p)
         self._mesh = mesh
         self._device = device
-        # The ranks of a tp group have the same logits and each draw from them, but CUDA's cumulative sums differ in
-        # their last bits from call to call, and with them now and then a token: there the first rank's count.
+        # Each rank of a tp group draws from the same logits, but CUDA's cumulative sums differ in their last bits from
+        # call to call, and with them now and then a token: there the first rank's tokens count.
         self._draws_are_repeatable = device.type != "cuda"
         self._model = _build(plan, mesh=mesh)
         self._cache = KVCache(self._model)
         self._tables: Tables = {}
 
     def allocate(self) -> Mapping[str, Tensor]:
-        """Make room for this rank's weights and return it, by the native engine's names; a refit fills it."""
+        """Return memory for this rank's weights, by the native engine's names; a refit fills it."""
         self._model.to_empty(device=self._device)
         if self._device.type == "cpu" and self._model.dtype is torch.float32:
             _lay_out_for_few_rows(self._model)
@@ -73,7 +73,7 @@ class NativeGenerator:
         return {name: weight.detach() for name, weight in self._model.named_parameters()}
 
     def on_weights_updated(self) -> None:
-        """Take note that the weights are new: nothing computed with others outlives a call of ``generate``."""
+        """Do nothing: no result of older weights outlives a call of ``generate``."""
 
     def release(self) -> None:
         """Free weights and cache."""
@@ -84,7 +84,7 @@ class NativeGenerator:
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request], *, seed: int) -> Generated:
-        """Generate a response to each request, as the protocol says.
+        """Generate a response to each request; see the protocol.
 
         Raises:
             GenerationError: If logits are not finite, or a prompt and its limit don't fit the cache.
@@ -98,15 +98,16 @@ class NativeGenerator:
         self._cache.reserve(min(num_slots, len(requests)), num_places=num_places)
         drawn = Responses(requests, seed=seed, device=self._device)
         num_passes = self._run(slots, drawn=drawn)
+        tp = None if self._draws_are_repeatable else self._mesh.tp
         try:
-            responses = drawn.values(pp=self._mesh.pp, tp=None if self._draws_are_repeatable else self._mesh.tp)
+            responses = drawn.values(pp=self._mesh.pp, tp=tp)
         except GenerationError:
-            self._cache.release()  # what is not finite must not be found there later
+            self._cache.release()  # no later call may read a key or value that is not finite
             raise
         return Generated(responses=responses, num_slot_passes=num_passes * num_slots)
 
     def _run(self, slots: DecodeSlots, *, drawn: Responses) -> int:
-        """Generate everything and return how many passes of the model it took."""
+        """Generate all responses and return the number of passes of the model."""
         num_passes = 0
         state_3N = self._state(slots, drawn=drawn)
         while not slots.is_done:
@@ -117,17 +118,20 @@ class NativeGenerator:
             tokens_N = self._step(state_3N, outputs_N=next_3N[2], longest=longest, prompts=prompts, drawn=drawn)
             num_passes += 1
             state_3N = next_3N.add_(1)
-            is_stop_N = (tokens_N == STOP_TOKEN).cpu().numpy() if slots.may_stop else None
+            is_stop_N = None
+            if slots.may_stop:
+                is_stop_N = (tokens_N == STOP_TOKEN).cpu().numpy()
             has_ended_N = slots.advance(is_stop_N)
             if has_ended_N is not None:
                 drawn.keep_lengths(slots, has_ended_N=has_ended_N)
                 longest = int(slots.places_N.max())
-                self._cache.move(*(self._on_device(x) for x in slots.leave(has_ended_N)), longest=longest)
+                holes, movers = slots.leave(has_ended_N)
+                self._cache.move(self._on_device(holes), self._on_device(movers), longest=longest)
                 state_3N = self._state(slots, drawn=drawn)
         return num_passes
 
     def _state(self, slots: DecodeSlots, *, drawn: Responses) -> Tensor:
-        """Return for each slot the position of its next token, its row of the cache, and its place in the drawn."""
+        """Return each slot's next position, row of the cache, and place in the drawn tokens, stacked (3, N)."""
         places_N = slots.places_N
         rows_N = np.arange(len(places_N)) * self._cache.num_places + places_N
         outputs_N = slots.request_N * drawn.longest + slots.generated_N
@@ -136,20 +140,20 @@ class NativeGenerator:
     def _step(
         self, state_3N: Tensor, *, outputs_N: Tensor, longest: int, prompts: Sequence[Prompt], drawn: Responses
     ) -> Tensor:
-        """Take the slots' last tokens, and prompts, through the model, and return a new token of each."""
+        """Run the slots' last tokens, and prompts, through the model, and return a new token of each."""
         places_N, rows_N, last_N = state_3N.unbind()
-        tokens_T, places_T = drawn.tokens_of(last_N - 1), places_N
-        pieces = []
+        tokens_T = drawn.tokens_of(last_N - 1)
+        places_T = places_N
+        chunks = []
         if prompts:
-            new = [token for prompt in prompts for token in prompt.tokens]
-            tokens_T = torch.cat([tokens_T, self._on_device(np.array(new))])
+            tokens = np.concatenate([np.array(prompt.tokens) for prompt in prompts])
+            tokens_T = torch.cat([tokens_T, self._on_device(tokens)])
             places = np.concatenate([np.arange(len(prompt.tokens)) for prompt in prompts])
             places_T = torch.cat([places_N, self._on_device(places)])
-            pieces = [
-                PromptChunk(num_tokens=len(prompt.tokens), slots=self._on_device(np.array(prompt.slots)))
-                for prompt in prompts
-            ]
-        self._cache.now = ForwardBatch(places_N=places_N, rows_N=rows_N, longest=longest, pieces=pieces)
+            for prompt in prompts:
+                slots = self._on_device(np.array(prompt.slots))
+                chunks.append(PromptChunk(num_tokens=len(prompt.tokens), slots=slots))
+        self._cache.batch = ForwardBatch(places_N=places_N, rows_N=rows_N, longest=longest, chunks=chunks)
         self._model.tables = at_places(self._tables, places_T)
         x_TD = self._through_stages(tokens_T)
         if self._model.is_last:
@@ -159,7 +163,8 @@ class NativeGenerator:
             if self._mesh.tp is not None and not self._draws_are_repeatable:
                 dist.broadcast(tokens_N, group_src=0, group=self._mesh.tp)
         else:
-            tokens_N, logprobs_N = torch.empty_like(outputs_N), torch.zeros_like(outputs_N, dtype=torch.float32)
+            tokens_N = torch.empty_like(outputs_N)
+            logprobs_N = torch.zeros_like(outputs_N, dtype=torch.float32)
         if self._mesh.pp is not None:
             dist.broadcast(tokens_N, group_src=self._mesh.pp.size() - 1, group=self._mesh.pp)
         drawn.write(outputs_N, tokens_N=tokens_N, logprobs_N=logprobs_N)
@@ -167,7 +172,8 @@ class NativeGenerator:
 
     def _through_stages(self, tokens_T: Tensor) -> Tensor:
         """Return the residual stream after this rank's blocks."""
-        model, group = self._model, self._mesh.pp
+        model = self._model
+        group = self._mesh.pp
         if group is None:
             return model.hidden(tokens_T[None])
         stage = group.rank()
@@ -194,7 +200,11 @@ class NativeGenerator:
 
 def _build(plan: Plan, *, mesh: GenerationMesh) -> Decoder:
     """Return this rank's part of the model, without memory."""
-    pp, stage = (1, 0) if mesh.pp is None else (mesh.pp.size(), mesh.pp.rank())
+    pp = 1
+    stage = 0
+    if mesh.pp is not None:
+        pp = mesh.pp.size()
+        stage = mesh.pp.rank()
     dtype = compute_dtype(plan.precision)
     with torch.device("meta"):
         model = Decoder(
@@ -209,16 +219,15 @@ def _build(plan: Plan, *, mesh: GenerationMesh) -> Decoder:
     if mesh.tp is not None:
         apply_tensor_parallel(model, group=mesh.tp, sequence_parallel=False)
         sum_expert_parts(model, group=mesh.tp)
-    shard_weights(
-        model.to(dtype), weights={w.name: w for w in model_weights(plan.model)}, mesh=RankMesh(tp=mesh.tp, etp=mesh.tp)
-    )
+    weights = {weight.name: weight for weight in model_weights(plan.model)}
+    shard_weights(model.to(dtype), weights=weights, mesh=RankMesh(tp=mesh.tp, etp=mesh.tp))
     return model.requires_grad_(requires_grad=False)
 
 
 def _lay_out_for_few_rows(model: Decoder) -> None:
-    """Have the rows of matrices lie across memory: in a product of few tokens MKL copies them into that order first.
+    """Store matrices transposed, which saves MKL a copy in products of few tokens.
 
-    With 32 tokens that took a sixth to a half of the product's time.
+    With 32 tokens the copy took a sixth to a half of the product's time.
     """
     for module in model.modules():
         if isinstance(module, (Linear, LossHead)) and module.weight is not None:
@@ -227,7 +236,12 @@ def _lay_out_for_few_rows(model: Decoder) -> None:
 
 
 def _last_rows(prompts: Sequence[Prompt], *, num_decoding: int) -> Ints:
-    """Return which row of a pass each slot's next token follows."""
-    ends = num_decoding + np.cumsum([len(prompt.tokens) for prompt in prompts])
-    row_of = {slot: end - 1 for prompt, end in zip(prompts, ends, strict=True) for slot in prompt.slots}
-    return np.concatenate([np.arange(num_decoding), [row_of[slot] for slot in sorted(row_of)]])
+    """Return the row of each slot's last token in a pass."""
+    row_by_slot = {}
+    end = num_decoding
+    for prompt in prompts:
+        end += len(prompt.tokens)
+        for slot in prompt.slots:
+            row_by_slot[slot] = end - 1
+    prompt_rows = [row_by_slot[slot] for slot in sorted(row_by_slot)]
+    return np.concatenate([np.arange(num_decoding), prompt_rows])

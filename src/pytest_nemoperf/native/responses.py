@@ -1,4 +1,4 @@
-"""Responses as they grow: a row of the device's memory for each, and values for the host in the end."""
+"""Responses while they are generated: a row of the device's memory for each, read by the host at the end."""
 
 # R requests, M most tokens of a response, N active slots
 
@@ -20,7 +20,7 @@ from pytest_nemoperf.rl import STOP_TOKEN
 
 
 class Responses:
-    """What is drawn, on the device: a row for each request.
+    """Drawn tokens and log-probabilities on the device, a row for each request.
 
     Args:
         requests: At least one.
@@ -42,16 +42,16 @@ class Responses:
         return self._tokens[places_N]
 
     def uniforms_of(self, places_N: Tensor) -> Tensor:
-        """Return the numbers that decide the tokens of these places."""
+        """Return the uniform numbers for the tokens of these places."""
         return self._uniforms[places_N]
 
     def write(self, places_N: Tensor, *, tokens_N: Tensor, logprobs_N: Tensor) -> None:
-        """Keep what was drawn."""
+        """Store drawn tokens."""
         self._tokens.index_copy_(0, places_N, tokens_N)
         self._logprobs.index_copy_(0, places_N, logprobs_N)
 
     def keep_lengths(self, slots: DecodeSlots, *, has_ended_N: npt.NDArray[np.bool_]) -> None:
-        """Note how long responses are that end now."""
+        """Store the lengths of responses that have just ended."""
         for slot in has_ended_N.nonzero()[0]:
             self._lens[slots.request_N[slot]] = int(slots.generated_N[slot])
 
@@ -59,8 +59,8 @@ class Responses:
         """Return all responses.
 
         Args:
-            pp: Group of the axis whose last rank alone knows log-probabilities.
-            tp: Group whose first rank's log-probabilities are all ranks'; None where they are the same anyway.
+            pp: Group of the pp axis, of which only the last rank has log-probabilities.
+            tp: Group that takes its first rank's log-probabilities; None if all are the same anyway.
 
         Raises:
             GenerationError: If a log-probability is not finite.
@@ -69,14 +69,14 @@ class Responses:
             dist.broadcast(self._logprobs, group_src=pp.size() - 1, group=pp)
         if tp is not None:
             dist.broadcast(self._logprobs, group_src=0, group=tp)
-        rows = zip(
-            self._requests,
-            self._lens,
-            self._tokens.view(-1, self.longest).tolist(),
-            self._logprobs.view(-1, self.longest).cpu().numpy(),
-            strict=True,
-        )
-        return tuple(_response(request, tokens=tokens[:n], logprobs=lps[:n]) for request, n, tokens, lps in rows)
+        tokens_RM = self._tokens.view(-1, self.longest).tolist()
+        logprobs_RM = self._logprobs.view(-1, self.longest).cpu().numpy()
+        responses = []
+        for row, request in enumerate(self._requests):
+            num_tokens = self._lens[row]
+            tokens = tokens_RM[row][:num_tokens]
+            responses.append(_response(request, tokens=tokens, logprobs=logprobs_RM[row, :num_tokens]))
+        return tuple(responses)
 
 
 def check_requests(requests: Sequence[Request], *, seq_len: int) -> None:

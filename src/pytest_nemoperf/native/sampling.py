@@ -1,7 +1,6 @@
-"""Which token comes next: one uniform number a token, and the inverse of the cumulative distribution.
+"""Sampling of tokens: one uniform number a token, and the inverse of the cumulative distribution.
 
-What is drawn depends on the seed, the sample and the place in its response, and on the logits: never on which other
-samples share the batch.
+A token depends on the seed, the sample, the place in its response and the logits, never on other samples of the batch.
 """
 
 # R requests, M most tokens of a response, N tokens to be drawn, V vocabulary, K most probable tokens
@@ -24,13 +23,13 @@ _BELOW_ONE = 1 - 2**-22
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How tokens are drawn from logits.
+    """Distribution that tokens are drawn from.
 
     Attributes:
         temperature: Logits are divided by it.
         top_k: Only so many of the most probable tokens; None for all.
-        top_p: Then only the most probable ones that have so much of the rest's probability together; the one that
-            reaches it is among them.
+        top_p: Then only the most probable of these up to so much probability together, the one that reaches it
+            included.
     """
 
     temperature: float = 1.0
@@ -40,10 +39,10 @@ class Sampling:
     def draw(self, logits_NV: Tensor, uniform_N: Tensor) -> tuple[Tensor, Tensor]:
         """Return tokens and their log-probabilities under the softmax of all logits over the temperature, in fp32.
 
-        Logits that are not finite make the log-probability NaN; the token is then any.
+        Logits that are not finite make the log-probability NaN and the token arbitrary.
 
         Args:
-            logits_NV: Of the whole vocabulary, and nothing but it.
+            logits_NV: Of the whole vocabulary, without padding.
             uniform_N: Numbers from [0, 1), from draw_uniforms.
         """
         logits_NV = logits_NV.float()
@@ -57,7 +56,9 @@ class Sampling:
         return tokens_N1[:, 0], logprobs_NV.gather(1, tokens_N1)[:, 0]
 
     def _draw_among_best(self, logprobs_NV: Tensor, uniform_N: Tensor) -> Tensor:
-        num_best = logprobs_NV.shape[1] if self.top_k is None else min(self.top_k, logprobs_NV.shape[1])
+        num_best = logprobs_NV.shape[1]
+        if self.top_k is not None:
+            num_best = min(self.top_k, num_best)
         best_NK, tokens_NK = logprobs_NV.topk(num_best, dim=-1)
         probs_NK = best_NK.softmax(-1)
         if self.top_p < 1:
@@ -85,4 +86,4 @@ def _invert(probs_NK: Tensor, uniform_N: Tensor) -> Tensor:
     """Return (N, 1) places in the distributions, which need not sum to 1; never one without probability."""
     sums_NK = probs_NK.cumsum(-1)
     places_N1 = torch.searchsorted(sums_NK, uniform_N[:, None] * sums_NK[:, -1:], right=True)
-    return places_N1.clamp_(max=probs_NK.shape[1] - 1)  # NaN is found nowhere
+    return places_N1.clamp_(max=probs_NK.shape[1] - 1)  # NaN is found past the end

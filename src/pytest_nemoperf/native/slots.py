@@ -1,4 +1,4 @@
-"""Continuous batching: which request each row of the decoding batch works on, as the host counts it."""
+"""Continuous batching: assignment of requests to rows of the decoding batch, counted on the host."""
 
 # R requests, N active slots
 
@@ -16,7 +16,7 @@ from pytest_nemoperf.native.rollouts import Request
 Ints = npt.NDArray[np.int64]
 
 _MAX_PREFILL_TOKENS = 8192
-"""Of prompts in one pass, unless the first is longer: what bounds the memory of its activations."""
+"""Tokens of prompts in one pass, unless the first prompt is longer: bounds the memory of activations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +24,8 @@ class Prompt:
     """A prompt that is computed in one pass.
 
     Attributes:
-        tokens: Of it.
-        slots: That begin with it: requests with the same prompt share its computation.
+        tokens: Of the prompt.
+        slots: Slots that begin with it: requests with the same prompt share its computation.
     """
 
     tokens: tuple[int, ...]
@@ -33,11 +33,15 @@ class Prompt:
 
 
 class DecodeSlots:
-    """Rows of the decoding batch; the active ones are always the first, so that a pass is as large as need be.
+    """Rows of the decoding batch; the active ones are always the first, so that a pass has no idle rows.
 
     Args:
-        requests: All that have to be answered, in the order they get their slots.
-        num_slots: Most that are active at once.
+        requests: All requests, in the order they get their slots.
+        num_slots: Most active slots at once.
+
+    Attributes:
+        request_N: Number of each active slot's request.
+        generated_N: Tokens generated for it so far.
     """
 
     def __init__(self, requests: Sequence[Request], *, num_slots: int) -> None:
@@ -57,12 +61,12 @@ class DecodeSlots:
 
     @property
     def may_stop(self) -> bool:
-        """Whether the host has to look at the tokens: an active response may end before its limit."""
+        """Whether an active response may end before its limit, so that the host has to read the tokens."""
         return bool(self._may_stop_R[self.request_N].any())
 
     @property
     def places_N(self) -> Ints:
-        """Position of the token each slot puts in next: the last one it generated."""
+        """Position of the token that each slot feeds next: the last one it generated."""
         places_N: Ints = self._prompt_lens_R[self.request_N] + self.generated_N - 1
         return places_N
 
@@ -86,10 +90,10 @@ class DecodeSlots:
         return tuple(prompts.values())
 
     def advance(self, is_stop_N: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_] | None:
-        """Count one more token of each slot and return which of them ended; None for none.
+        """Count one more token of each slot and return booleans (N,), true for responses that ended; None for none.
 
         Args:
-            is_stop_N: Which tokens are stop tokens; None if that does not matter.
+            is_stop_N: True for stop tokens; None if no response may stop.
         """
         self.generated_N += 1
         has_ended_N = self.generated_N == self._limits_R[self.request_N]
@@ -98,11 +102,12 @@ class DecodeSlots:
         return has_ended_N if has_ended_N.any() else None
 
     def leave(self, has_ended_N: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
-        """Take ended responses out; return the holes they leave, and the slots that move there from the end."""
+        """Remove ended responses; return the holes they leave, and the slots that move there from the end."""
         num_left = int((~has_ended_N).sum())
         (holes,) = has_ended_N[:num_left].nonzero()
         movers = num_left + (~has_ended_N[num_left:]).nonzero()[0]
         for values_N in (self.request_N, self.generated_N):
             values_N[holes] = values_N[movers]
-        self.request_N, self.generated_N = self.request_N[:num_left], self.generated_N[:num_left]
+        self.request_N = self.request_N[:num_left]
+        self.generated_N = self.generated_N[:num_left]
         return holes, movers

@@ -1,7 +1,7 @@
-"""vLLM's engine in a process of its own, and the orders it takes from the rank that started it.
+"""vLLM's engine in a process of its own, and its requests and replies to and from the rank that started it.
 
-Why not in the rank: vLLM takes RANK, WORLD_SIZE and an existing process group for its own, and replaces
-``torch.set_num_threads``. Here it finds none of these and is alone in its world.
+It can't run in the rank: vLLM takes RANK, WORLD_SIZE and an existing process group for its own, and replaces
+``torch.set_num_threads``. Its own process has none of these.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from pytest_nemoperf.rl import STOP_TOKEN
 from pytest_nemoperf.weights import model_weights
 
 _BLOCK_TOKENS = 128  # of vLLM's cache on CPU; on GPUs blocks are smaller
-_SPARE_BLOCKS = 8  # it keeps one for itself
+_SPARE_BLOCKS = 8  # vLLM keeps one for itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VllmRequest:
-    """What the rank asks.
+    """Request of the rank.
 
     Attributes:
         method: Of Engine.
@@ -52,11 +52,11 @@ class VllmRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VllmReply:
-    """What comes back.
+    """Reply of the engine.
 
     Attributes:
-        value: What the method returned.
-        error: The traceback of what it raised.
+        value: Returned by the method.
+        error: Traceback of the exception it raised; empty if none.
     """
 
     value: Any = None
@@ -64,16 +64,16 @@ class VllmReply:
 
 
 def serve(connection: Connection, plan: Plan, parent_pid: int) -> None:
-    """Carry out orders until the rank is gone: the main function of the process."""
+    """Serve requests until the rank is gone: the main function of the process."""
     die_with_parent(signal.SIGKILL, parent_pid=parent_pid)
     engine = Engine(plan)
     with suppress(EOFError, BrokenPipeError):
         while True:
-            connection.send(_carry_out(engine, connection.recv()))
+            connection.send(_reply(engine, connection.recv()))
 
 
 def views(flat: Tensor, *, plan: Plan) -> dict[str, Tensor]:
-    """Return every weight of the model as its part of one tensor, by the native engine's names."""
+    """Return every weight of the model as a view of one tensor, by the native engine's names."""
     weights = list(model_weights(plan.model))
     parts = torch.split(flat, [weight.numel for weight in weights])
     return {weight.name: part.view(weight.shape) for weight, part in zip(weights, parts, strict=True)}
@@ -83,7 +83,7 @@ class Engine:
     """vLLM with one model, whose weights come from outside.
 
     Args:
-        plan: Model, precision, and how to sample.
+        plan: Model, precision and sampling.
 
     Attributes:
         num_slots: Samples it decodes at once.
@@ -91,33 +91,34 @@ class Engine:
 
     def __init__(self, plan: Plan) -> None:
         assert plan.rl is not None and plan.layout.generation is not None  # noqa: S101, PT018 (the rank looked)
-        self._plan, self._rl = plan, plan.rl
+        self._plan = plan
+        self._rl = plan.rl
         self.num_slots = plan.rl.num_slots(dp=plan.layout.generation.dp)
         self._llm: Any = None
         self._is_asleep = False
 
     def start(self) -> None:
-        """Build the engine, with weights that mean nothing yet."""
+        """Build the engine, with dummy weights."""
         from vllm import LLM, envs  # noqa: PLC0415 (an import of seconds, in this process alone)
 
         plan = self._plan
         self._llm = LLM(
             model=_model_folder(plan, cache=Path(envs.VLLM_CACHE_ROOT)),
             skip_tokenizer_init=True,  # prompts and responses are token numbers
-            generation_config="vllm",  # and nothing else says how to sample
+            generation_config="vllm",  # no other defaults of sampling
             load_format="dummy",
             dtype=str(compute_dtype(plan.precision)).removeprefix("torch."),
             max_model_len=plan.seq_len,
             max_num_seqs=self.num_slots,
             kv_cache_memory_bytes=self._num_cache_bytes(),
-            gpu_memory_utilization=0.01,  # only a check that so much is free: the line above says what is taken
+            gpu_memory_utilization=0.01,  # only checked to be free: the line above sets the cache's size
             enable_sleep_mode=plan.device == "cuda",
             logprobs_mode=self._logprobs_mode(),
             seed=plan.seed,
         )
 
     def load(self, rebuild: Callable[..., Tensor], arguments: tuple[Any, ...]) -> None:
-        """Take weights from memory shared with the rank; what was computed with others is forgotten."""
+        """Load weights from memory shared with the rank, and drop everything computed with others."""
         weights = views(rebuild(*arguments), plan=self._plan)
         if self._is_asleep:
             self._llm.wake_up()
@@ -125,11 +126,11 @@ class Engine:
         pairs = huggingface_weights(self._plan.model, weights=weights)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": pairs})
         if self._plan.device == "cuda":
-            torch.cuda.synchronize()  # the rank may overwrite or free that memory once it has the answer
+            torch.cuda.synchronize()  # the rank may overwrite or free that memory after the reply
         self._llm.reset_prefix_cache()
 
     def sleep(self) -> None:
-        """Free weights and cache as far as vLLM can: on GPUs. On CPU it has no such mode and keeps both."""
+        """Free weights and cache on GPUs; on CPU vLLM has no such mode and keeps both."""
         if self._plan.device == "cuda" and not self._is_asleep:
             self._llm.sleep(level=2)
             self._is_asleep = True
@@ -145,16 +146,17 @@ class Engine:
             [self._sampling(request, seed=seed) for request in requests],
             use_tqdm=False,
         )
-        ended, num_passes = [], 0
+        ended = []
+        num_passes = 0
         while self._llm.llm_engine.has_unfinished_requests():
             num_passes += 1
             ended += [output for output in self._llm.llm_engine.step() if output.finished]
-        ended.sort(key=lambda output: int(output.request_id))  # vLLM counts them
-        responses = tuple(
-            _response(request, output=output.outputs[0]) for request, output in zip(requests, ended, strict=True)
-        )
+        ended.sort(key=lambda output: int(output.request_id))  # numbers in the order of the requests
+        responses = []
+        for request, output in zip(requests, ended, strict=True):
+            responses.append(_response(request, output=output.outputs[0]))
         num_slots = self._rl.max_batch_size or len(requests)
-        return Generated(responses=responses, num_slot_passes=num_passes * num_slots)
+        return Generated(responses=tuple(responses), num_slot_passes=num_passes * num_slots)
 
     def _sampling(self, request: Request, *, seed: int) -> Any:
         from vllm import SamplingParams  # noqa: PLC0415 (imported since start)
@@ -173,15 +175,15 @@ class Engine:
         )
 
     def _logprobs_mode(self) -> str:
-        """Return which of vLLM's log-probabilities are ours: of all logits over the temperature, before any cut.
+        """Return vLLM's mode for log-probabilities of all logits over the temperature, before top-k and top-p.
 
-        Its raw ones are those of the logits as the model gives them: ours at temperature 1, whatever is cut. Its
-        processed ones come after temperature and cut: ours where nothing is cut. ``vllm_limits`` refuses the rest.
+        Its raw ones are before temperature and cuts: right at temperature 1. Its processed ones are after both: right
+        without top-k and top-p. ``vllm_limits`` refuses the rest.
         """
         return "raw_logprobs" if self._rl.temperature == 1 else "processed_logprobs"
 
     def _num_cache_bytes(self) -> int:
-        """Return what keys and values of all sequences take that are generated at once."""
+        """Return bytes of the keys and values of all sequences that are generated at once."""
         model = self._plan.model
         blocks = self.num_slots * math.ceil(self._plan.seq_len / _BLOCK_TOKENS) + _SPARE_BLOCKS
         numbers = 2 * model.num_layers * model.num_kv_heads * model.head_dim * _BLOCK_TOKENS * blocks
@@ -189,23 +191,23 @@ class Engine:
 
 
 def _model_folder(plan: Plan, *, cache: Path) -> str:
-    """Return a folder with the model's config, of the same name for the same config: compiled code is kept by it."""
+    """Write the model's config and return its folder, named by a hash of it: vLLM keeps compiled code by the name."""
     config = huggingface_config(plan.model, max_positions=plan.seq_len)
-    # On CPU vLLM packs the head's matrix, and when weights are reloaded it packs a tied one's no second time.
+    # On CPU vLLM packs the head's matrix, but does not pack a tied one again when weights are reloaded.
     config["tie_word_embeddings"] = False
     text = json.dumps(config, sort_keys=True)
     folder = cache / "nemoperf" / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
-    ours = folder / f"config-{os.getpid()}.json"  # other ranks may be writing the same
-    ours.write_text(text, encoding="utf-8")
-    ours.replace(folder / "config.json")
+    temporary = folder / f"config-{os.getpid()}.json"  # other ranks may be writing the same
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(folder / "config.json")
     return str(folder)
 
 
-def _carry_out(engine: Engine, order: VllmRequest) -> VllmReply:
+def _reply(engine: Engine, request: VllmRequest) -> VllmReply:
     try:
-        return VllmReply(value=getattr(engine, order.method)(**order.arguments))
-    except Exception:  # whatever it is, the rank raises it
+        return VllmReply(value=getattr(engine, request.method)(**request.arguments))
+    except Exception:  # the rank raises it
         return VllmReply(error=traceback.format_exc())
 
 

@@ -1,4 +1,4 @@
-"""vLLM as a generator: the rank's side, with the engine in a child process (``vllm_engine``)."""
+"""Generator with vLLM: the rank's side; the engine is in a child process (``vllm_engine``)."""
 
 from __future__ import annotations
 
@@ -31,32 +31,34 @@ class VllmGenerator:
     ``release`` and ``allocate`` that memory is free, and on GPUs the engine's own weights and cache too.
 
     Args:
-        plan: Model, precision, and how to sample.
+        plan: Model, precision and sampling.
         device: Of this rank.
 
     Raises:
-        PlanError: If vLLM can't generate what the plan asks for.
-        GenerationError: If it doesn't start.
+        PlanError: If vLLM can't run the plan.
+        GenerationError: If vLLM doesn't start.
     """
 
     def __init__(self, plan: Plan, *, device: torch.device) -> None:
-        rl, generation = plan.rl, plan.layout.generation
+        rl = plan.rl
+        generation = plan.layout.generation
         assert rl is not None and generation is not None  # noqa: S101, PT018 (resolve filled both)
         for problem in vllm_problems(plan.model, rl=rl, generation=generation):
             raise PlanError(f"{plan.model.name}: {problem}")
-        self._plan, self._device = plan, device
+        self._plan = plan
+        self._device = device
         self._flat: Tensor | None = None
         context = torch.multiprocessing.get_context("spawn")
-        self._connection, its_end = context.Pipe()
-        # A daemon: whatever ends the rank ends it too, without waiting for it.
-        self._process = context.Process(target=serve, args=(its_end, plan, os.getpid()), daemon=True)
+        self._connection, engine_end = context.Pipe()
+        # A daemon: it ends with the rank, which does not wait for it.
+        self._process = context.Process(target=serve, args=(engine_end, plan, os.getpid()), daemon=True)
         with _environment(_engine_variables(device)):
             self._process.start()
-        its_end.close()  # so that the end of the process ends the pipe
+        engine_end.close()  # so that the end of the process ends the pipe
         self._ask("start", limit_sec=_START_LIMIT_SEC)
 
     def allocate(self) -> Mapping[str, Tensor]:
-        """Make room for the whole model, in shared memory, and return it by the native engine's names."""
+        """Return shared memory for all weights, by the native engine's names."""
         if self._flat is None:
             dtype = compute_dtype(self._plan.precision)
             self._flat = torch.empty(num_parameters(self._plan.model), dtype=dtype, device=self._device)
@@ -64,17 +66,21 @@ class VllmGenerator:
         return views(self._flat, plan=self._plan)
 
     def on_weights_updated(self) -> None:
-        """Have the engine load the weights; it forgets what it has computed with others."""
+        """Make the engine load the weights and drop everything computed with others."""
         assert self._flat is not None  # noqa: S101 (the protocol: allocate comes first)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # the other process does not wait for this one's streams
         rebuild, arguments = reduce_tensor(self._flat)  # type: ignore[no-untyped-call]  # as above
         if self._device.type == "cuda":
-            arguments = (*arguments[:_DEVICE_ARGUMENT], 0, *arguments[_DEVICE_ARGUMENT + 1 :])  # the only one it sees
+            arguments = (
+                *arguments[:_DEVICE_ARGUMENT],
+                0,
+                *arguments[_DEVICE_ARGUMENT + 1 :],
+            )  # the engine sees one device
         self._ask("load", rebuild=rebuild, arguments=arguments)
 
     def generate(self, requests: Sequence[Request], *, seed: int) -> Generated:
-        """Generate a response to each request, as the protocol says.
+        """Generate a response to each request; see the protocol.
 
         Raises:
             GenerationError: If logits are not finite, a prompt and its limit don't fit, or the engine has died.
@@ -86,20 +92,20 @@ class VllmGenerator:
         return generated
 
     def release(self) -> None:
-        """Free what can be freed; a CPU engine keeps its weights and cache, having no mode without."""
+        """Free the shared memory, and the engine's weights and cache on GPUs."""
         self._flat = None
         self._ask("sleep")
 
     def close(self) -> None:
-        """End the engine's process; where nobody does, it ends with this one."""
+        """End the engine's process; without this call it ends with the rank."""
         self._connection.close()
         self._process.join()
 
     def _ask(self, method: str, *, limit_sec: float | None = None, **arguments: Any) -> Any:
-        """Return what a method of the engine returns.
+        """Call a method of the engine and return its value.
 
         Raises:
-            GenerationError: If it failed, or has not answered.
+            GenerationError: If it failed, or has not replied.
         """
         try:
             self._connection.send(VllmRequest(method=method, arguments=arguments))
@@ -107,21 +113,21 @@ class VllmGenerator:
                 raise GenerationError(
                     f"vLLM did not {method} within {limit_sec:g} s; this rank's log tells how far it got"
                 )
-            answer: VllmReply = self._connection.recv()
+            reply: VllmReply = self._connection.recv()
         except (EOFError, OSError):
             self._process.join()
             raise GenerationError(
                 f"vLLM's process ended with exit code {self._process.exitcode} when asked to {method}; "
                 "this rank's log has its last words"
             ) from None
-        if answer.error:
-            last = answer.error.strip().rsplit("\n", maxsplit=1)[-1]
-            raise GenerationError(f"vLLM failed to {method}: {last}\n{answer.error}")
-        return answer.value
+        if reply.error:
+            last = reply.error.strip().rsplit("\n", maxsplit=1)[-1]
+            raise GenerationError(f"vLLM failed to {method}: {last}\n{reply.error}")
+        return reply.value
 
 
 def _engine_variables(device: torch.device) -> dict[str, str]:
-    """Return the environment of the engine's process: this one's without the rank's place in the run."""
+    """Return the environment of the engine's process: this one's without the variables of a rank."""
     own = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     threads = str(torch.get_num_threads())
@@ -135,14 +141,14 @@ def _engine_variables(device: torch.device) -> dict[str, str]:
     }
     if device.type == "cuda":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        names = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+        names = visible.split(",") if visible else list(map(str, range(torch.cuda.device_count())))
         variables["CUDA_VISIBLE_DEVICES"] = names[device.index or 0]
     return inherited | variables
 
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Have the process started meanwhile see these variables and no others."""
+    """Replace the environment for a process that is started meanwhile."""
     own = dict(os.environ)
     os.environ.clear()
     os.environ.update(variables)
