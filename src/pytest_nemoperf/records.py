@@ -110,7 +110,7 @@ class StepRecord:
         rank_times_sec: Wall time of each rank that trains, by rank; empty if not known.
         rank_busy_sec: Part of it in which the rank itself worked and did not wait for others; empty if not known.
         groups: Ranks that only generate, by group name (``generation``): their own step of the same number.
-        rollout: Reinforcement learning: what was generated; None for other workloads.
+        rollout: Rollouts of reinforcement learning; None for other workloads.
 
     Raises:
         RecordError: If a value is impossible: negative, not finite, or phases that don't sum to the step.

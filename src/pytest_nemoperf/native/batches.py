@@ -91,7 +91,7 @@ class Batches:
         num_missing = num_micro_batches * self._num_rows - len(rows)
         rows = [*rows, *[()] * num_missing]
         groups = [rows[first : first + self._num_rows] for first in range(0, len(rows), self._num_rows)]
-        row_lens = [self._row_len(group) for group in groups]
+        row_lens = list(map(self._row_len, groups))
         if self._mesh.pp is not None:  # its messages have one shape
             row_lens = [max(row_lens)] * len(groups)
         cuts = []
@@ -224,7 +224,7 @@ def pack(sequences: Sequence[PackedSequence], *, row_len: int) -> list[Row]:
             free_places.append(row_len)
         rows[number].append(sequence)
         free_places[number] -= sequence.num_places
-    return [tuple(row) for row in rows]
+    return list(map(tuple, rows))
 
 
 def _num_places(row: Row) -> int:

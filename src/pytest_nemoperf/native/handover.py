@@ -163,7 +163,7 @@ class RolloutTransfer:
             prompts.append(task.prompt)
         width = rl.max_response_len
         lens_N = rollouts.ints_NC[:, width].long()
-        prompt_lens_N = torch.tensor([len(prompt) for prompt in prompts], device=device).repeat_interleave(group)
+        prompt_lens_N = torch.tensor(list(map(len, prompts)), device=device).repeat_interleave(group)
         longest = int((prompt_lens_N + lens_N).max())
         tokens_NS = torch.zeros(rl.num_samples, longest, dtype=torch.int64, device=device)
         logprobs_NS = torch.zeros(rl.num_samples, longest, device=device)

@@ -53,8 +53,9 @@ def _layer_weights(model: ModelConfig, *, name: str, weight: Tensor) -> Iterator
         return
     module, _, kind = name.rpartition(".")
     if module == "attention.qkv":  # rows H*C, K*C, K*C of D columns
-        rows = [heads * model.head_dim for heads in (model.num_heads, model.num_kv_heads, model.num_kv_heads)]
-        parts = zip(_QKV, torch.split(weight, rows), strict=True)
+        q_rows = model.num_heads * model.head_dim
+        kv_rows = model.num_kv_heads * model.head_dim
+        parts = zip(_QKV, torch.split(weight, [q_rows, kv_rows, kv_rows]), strict=True)
     else:
         assert module == "mlp.gate_up"  # noqa: S101 (nothing else is left); rows F, F of D columns
         parts = zip(_GATE_UP, weight.chunk(2), strict=True)

@@ -8,7 +8,7 @@ micro-batches and ranks, for any cut of the tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 
 import torch
@@ -70,14 +70,14 @@ def policy_terms(
         advantages = advantages[:, None].expand_as(mask_NS)
     if reference_logprobs_NS is None:
         reference_logprobs_NS = old_logprobs_NS
-    columns = {
+    columns: dict[int, Tensor] = {
         PolicyTerm.WEIGHT: _weights_NS(mask_NS, numbers=numbers, algorithm=algorithm),
         PolicyTerm.IMPORTANCE: importance_NS,
         PolicyTerm.ADVANTAGE: advantages,
         PolicyTerm.OLD_LOGPROB: old_logprobs_NS,
         PolicyTerm.REFERENCE_LOGPROB: reference_logprobs_NS,
     }
-    return _stacked([columns[column] for column in PolicyTerm], weight_NS=columns[PolicyTerm.WEIGHT])
+    return _stacked(columns, weight_NS=columns[PolicyTerm.WEIGHT])
 
 
 def value_terms(
@@ -100,12 +100,12 @@ def value_terms(
     Returns:
         terms_NSK, float32, with the columns of ValueTerm; zeros for tokens outside responses and for other samples.
     """
-    columns = {
+    columns: dict[int, Tensor] = {
         ValueTerm.WEIGHT: _weights_NS(samples.response_mask_NS(), numbers=numbers, algorithm=algorithm),
         ValueTerm.OLD_VALUE: old_values_NS,
         ValueTerm.RETURN: returns_NS,
     }
-    return _stacked([columns[column] for column in ValueTerm], weight_NS=columns[ValueTerm.WEIGHT])
+    return _stacked(columns, weight_NS=columns[ValueTerm.WEIGHT])
 
 
 def policy_objective(logprob_T: Tensor, terms_TK: Tensor, *, algorithm: Algorithm) -> Tensor:
@@ -212,6 +212,7 @@ def _weights_NS(mask_NS: Tensor, *, numbers: Sequence[int] | Tensor, algorithm: 
     return chosen_NS / lens_N1.clamp(min=1) / (lens_N1 > 0).sum().clamp(min=1)
 
 
-def _stacked(columns: Sequence[Tensor], *, weight_NS: Tensor) -> Tensor:
+def _stacked(columns: Mapping[int, Tensor], *, weight_NS: Tensor) -> Tensor:
     """Stack the columns (N, S, K), with zeros at tokens of weight 0, so that none of them becomes NaN."""
-    return torch.stack([column.float() for column in columns], -1).masked_fill((weight_NS == 0)[:, :, None], 0)
+    terms_NSK = torch.stack([columns[number].float() for number in sorted(columns)], -1)
+    return terms_NSK.masked_fill((weight_NS == 0)[:, :, None], 0)

@@ -72,7 +72,7 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def _living_descendants() -> list[psutil.Process]:
-    return [process for process in psutil.Process().children(recursive=True) if is_alive(process)]
+    return list(filter(is_alive, psutil.Process().children(recursive=True)))
 
 
 def _signal_all(processes: list[psutil.Process], signum: signal.Signals) -> None:

@@ -98,7 +98,7 @@ class RunnableClock:
 
 
 class PhaseClock:
-    """Clock of a step and its phases on the CPU, whose work is done when a call returns.
+    """Clock of a step and its phases on the CPU: work is done when a call returns.
 
     ``start``, then ``mark`` at the end of each phase, as often as phases alternate, then ``stop``. Between
     start and stop nothing is computed, gathered or written: a mark takes the time and puts it on a list.
@@ -187,7 +187,7 @@ class CudaPhaseClock(PhaseClock):
         self._events: list[torch.cuda.Event] = []  # used again each step: making one costs more than a mark
 
     def synchronize(self) -> None:
-        """Wait for the current stream, on which the whole step is ordered; weights may travel on another meanwhile."""
+        """Wait for the current stream, the one of the whole step; weights may travel on another meanwhile."""
         torch.cuda.current_stream(self._device).synchronize()
 
     def _runnable_sec(self) -> float | None:

@@ -134,10 +134,9 @@ def _summarize_step(step: FunctionEvent, *, events: Sequence[FunctionEvent], dev
 
 
 def _median(steps: Sequence[Operator]) -> Operator:
-    return Operator(
-        calls_per_step=median(step.calls_per_step for step in steps),
-        self_sec_per_step=rounded(median(step.self_sec_per_step for step in steps)),
-    )
+    calls = median(step.calls_per_step for step in steps)
+    sec = median(step.self_sec_per_step for step in steps)
+    return Operator(calls_per_step=calls, self_sec_per_step=rounded(sec))
 
 
 def covered_usec(spans: Iterable[tuple[float, float]]) -> float:

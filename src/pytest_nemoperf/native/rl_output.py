@@ -56,10 +56,13 @@ def _rollout(
     plan: Plan, *, fact: RolloutFacts, ranks: Sequence[RankStep], generating: Sequence[RankStep]
 ) -> RolloutStats:
     assert plan.rl is not None  # noqa: S101 (the caller looked)
-    times = [rank.generation_sec for rank in generating]
-    # Every rank of a replica has the figures of its replica, so that the quotient is that over the replicas.
-    num_tokens = sum(rank.num_generated_tokens for rank in generating)
-    num_slot_passes = sum(rank.num_slot_passes for rank in generating)
+    times = []
+    num_tokens = 0.0
+    num_slot_passes = 0.0
+    for rank in generating:  # every rank of a replica has its replica's numbers: their quotient is that of the replicas
+        times.append(rank.generation_sec)
+        num_tokens += rank.num_generated_tokens
+        num_slot_passes += rank.num_slot_passes
     return RolloutStats(
         num_samples=plan.rl.num_samples,
         num_prompt_tokens=fact.num_prompt_tokens,

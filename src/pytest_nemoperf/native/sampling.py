@@ -83,7 +83,7 @@ def draw_uniforms(requests: Sequence[Request], *, seed: int) -> Tensor:
 
 
 def _invert(probs_NK: Tensor, uniform_N: Tensor) -> Tensor:
-    """Return (N, 1) places in the distributions, which need not sum to 1; never one without probability."""
+    """Return places (N, 1) in distributions of any sum, never one without probability."""
     sums_NK = probs_NK.cumsum(-1)
     places_N1 = torch.searchsorted(sums_NK, uniform_N[:, None] * sums_NK[:, -1:], right=True)
     return places_N1.clamp_(max=probs_NK.shape[1] - 1)  # NaN is found past the end

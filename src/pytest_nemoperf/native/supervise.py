@@ -28,7 +28,7 @@ class Request:
     """Request of the launcher.
 
     Attributes:
-        action: ``launch``, or ``stop`` what was launched.
+        action: ``launch``, or ``stop`` the launch.
         argv: Command of one process.
         entrypoint: ``package.module:function`` to call instead, if the helper can.
         env: Whole environment without RANK and LOCAL_RANK.

@@ -59,7 +59,7 @@ class Gate:
             self._fail()
 
     def take(self) -> None:
-        """Write the name of this side to the turn file, which tells the launcher the side that hangs."""
+        """Write the name of this side to the turn file, for the message about a side that hangs."""
         if self._rank == 0:
             (self._directory / TURN_FILE).write_text(self._turn.side, encoding="utf-8")
 

@@ -80,7 +80,7 @@ def views(flat: Tensor, *, plan: Plan) -> dict[str, Tensor]:
 
 
 class Engine:
-    """vLLM with one model, whose weights come from outside.
+    """vLLM with one model and weights from outside.
 
     Args:
         plan: Model, precision and sampling.
@@ -141,11 +141,12 @@ class Engine:
         Raises:
             GenerationError: If a log-probability is not finite.
         """
-        self._llm.enqueue(
-            [{"prompt_token_ids": list(request.prompt)} for request in requests],
-            [self._sampling(request, seed=seed) for request in requests],
-            use_tqdm=False,
-        )
+        prompts = []
+        sampling = []
+        for request in requests:
+            prompts.append({"prompt_token_ids": list(request.prompt)})
+            sampling.append(self._sampling(request, seed=seed))
+        self._llm.enqueue(prompts, sampling, use_tqdm=False)
         ended = []
         num_passes = 0
         while self._llm.llm_engine.has_unfinished_requests():
