@@ -100,7 +100,7 @@ class NativeGenerator:
         num_passes = self._run(slots, drawn=drawn)
         tp = None if self._draws_are_repeatable else self._mesh.tp
         try:
-            responses = drawn.values(pp=self._mesh.pp, tp=tp)
+            responses = drawn.read(pp=self._mesh.pp, tp=tp)
         except GenerationError:
             self._cache.release()  # no later call may read a key or value that is not finite
             raise
@@ -125,7 +125,7 @@ class NativeGenerator:
             if has_ended_N is not None:
                 drawn.keep_lengths(slots, has_ended_N=has_ended_N)
                 longest = int(slots.places_N.max())
-                holes, movers = slots.leave(has_ended_N)
+                holes, movers = slots.remove_ended(has_ended_N)
                 self._cache.move(self._on_device(holes), self._on_device(movers), longest=longest)
                 state_3N = self._state(slots, drawn=drawn)
         return num_passes

@@ -120,7 +120,7 @@ class RolloutTransfer:
         self._link = link
         self._device = device
         self._sender = plan.layout.gpus  # the first rank that only generates
-        self._on_the_way: deque[tuple[RolloutBatch, list[dist.Work]]] = deque()
+        self._in_flight: deque[tuple[RolloutBatch, list[dist.Work]]] = deque()
 
     def gather(self, rollouts: RolloutBatch) -> None:
         """Complete rollouts on every generating rank; each row may be filled on one of them only."""
@@ -130,19 +130,19 @@ class RolloutTransfer:
 
     def send(self, rollouts: RolloutBatch) -> None:
         """Start sending complete rollouts to the training ranks; wait if more than max_staleness are on their way."""
-        if len(self._on_the_way) > self._rl.max_staleness:
-            _wait(self._on_the_way.popleft()[1])
+        if len(self._in_flight) > self._rl.max_staleness:
+            _wait(self._in_flight.popleft()[1])
         works = []
         for tensor in _tensors(rollouts):
             work = dist.broadcast(tensor, self._sender, group=self._link, async_op=True)
             if work is not None:
                 works.append(work)
-        self._on_the_way.append((rollouts, works))
+        self._in_flight.append((rollouts, works))
 
     def finish(self) -> None:
         """Wait until all sent rollouts have arrived."""
-        while self._on_the_way:
-            _wait(self._on_the_way.popleft()[1])
+        while self._in_flight:
+            _wait(self._in_flight.popleft()[1])
 
     def receive(self) -> RolloutBatch:
         """Wait for the next rollouts and return them; on a rank that trains."""
@@ -151,7 +151,7 @@ class RolloutTransfer:
             dist.broadcast(tensor, self._sender, group=self._link)
         return rollouts
 
-    def open(self, rollouts: RolloutBatch, *, step: int) -> StepSamples:
+    def to_samples(self, rollouts: RolloutBatch, *, step: int) -> StepSamples:
         """Return the samples of a step: its prompts, computed on every rank alike, and the responses."""
         rl = self._rl
         device = self._device

@@ -55,7 +55,7 @@ class Responses:
         for slot in has_ended_N.nonzero()[0]:
             self._lens[slots.request_N[slot]] = int(slots.generated_N[slot])
 
-    def values(self, *, pp: dist.ProcessGroup | None, tp: dist.ProcessGroup | None) -> tuple[Response, ...]:
+    def read(self, *, pp: dist.ProcessGroup | None, tp: dist.ProcessGroup | None) -> tuple[Response, ...]:
         """Return all responses.
 
         Args:

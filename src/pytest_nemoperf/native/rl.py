@@ -151,7 +151,7 @@ class ColocatedRank:
         version = version_tensor(self._training.update.version, device=self._collector.device)
         collected = self._collector.collect(number, version=version)
         self._generator.release()
-        samples = self._transfer.open(collected.rollouts, step=number)
+        samples = self._transfer.to_samples(collected.rollouts, step=number)
         self._clock.mark("other")
         stats = self._training.update.learn(samples)
         trained = self._training.end_step(
@@ -187,7 +187,7 @@ class TrainingRank:
         self._clock.start()
         rollouts = self._transfer.receive()
         self._clock.mark("exposed_generation")
-        samples = self._transfer.open(rollouts, step=number)
+        samples = self._transfer.to_samples(rollouts, step=number)
         self._clock.mark("other")
         stats = self._training.update.learn(samples)
         self._send_weights()

@@ -21,13 +21,13 @@ class RefitNotice:
     def __init__(self, group: ProcessGroup | None, *, device: torch.device) -> None:
         self._group = group
         self._device = device
-        self._on_the_way: deque[tuple[dist.Work | None, Tensor]] = deque()
+        self._in_flight: deque[tuple[dist.Work | None, Tensor]] = deque()
 
     def send(self, version: int) -> None:
         """Start sending the version of the weights, without waiting; on every rank that trains."""
         version_1 = version_tensor(version, device=self._device)
         work = dist.broadcast(version_1, 0, group=self._group, async_op=True)
-        self._on_the_way.append((work, version_1))
+        self._in_flight.append((work, version_1))
 
     def receive(self) -> Tensor:
         """Wait for a notice and return its version, int32 of shape (1,); on every rank that generates."""
@@ -37,8 +37,8 @@ class RefitNotice:
 
     def finish(self) -> None:
         """Wait until all notices have arrived."""
-        while self._on_the_way:
-            work, _ = self._on_the_way.popleft()
+        while self._in_flight:
+            work, _ = self._in_flight.popleft()
             if work is not None:
                 work.wait()
 

@@ -101,7 +101,7 @@ class DecodeSlots:
             has_ended_N |= is_stop_N & self._may_stop_R[self.request_N]
         return has_ended_N if has_ended_N.any() else None
 
-    def leave(self, has_ended_N: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    def remove_ended(self, has_ended_N: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
         """Remove ended responses; return the holes they leave, and the slots that move there from the end."""
         num_left = int((~has_ended_N).sum())
         (holes,) = has_ended_N[:num_left].nonzero()
