@@ -1,4 +1,4 @@
-"""What tests of the generation engine share: a workload, scrambled weights, and ranks that report their responses.
+"""Shared by tests of the generation engine: a workload, scrambled weights, and ranks that report their responses.
 
 ``generate`` and its sabotaged sisters are entrypoints of the warm server, as in sabotage.py.
 """
@@ -73,7 +73,7 @@ def requests(*, is_pinned: bool = True, max_len: int | None = None) -> list[Requ
 
 
 def scrambled(plan: Plan) -> Decoder:
-    """Return the plan's model as training holds it, with weights of which none hides what it does."""
+    """Return the plan's model as training holds it, with random weights, so that each has an effect."""
     model = build(plan)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -99,7 +99,7 @@ def fill(
     weights: Mapping[str, Tensor] | None = None,
     mesh: GenerationMesh | None = None,
 ) -> None:
-    """Do what a refit does."""
+    """Fill a generator's memory with its parts of the weights, as a refit does."""
     weights = dict(scrambled(plan).named_parameters()) if weights is None else weights
     parts = RankMesh() if mesh is None else RankMesh(tp=mesh.tp, etp=mesh.tp)
     known = {weight.name: weight for weight in model_weights(plan.model)}
@@ -112,7 +112,7 @@ def fill(
 
 
 def true_logprobs(model: Decoder, request: Request, response: Response, *, temperature: float = 1.0) -> Tensor:
-    """Return what training would compute for the response's tokens, all at once and without a cache."""
+    """Return training's log-probabilities of the response's tokens, all at once and without a cache."""
     tokens = torch.tensor([*request.prompt, *response.tokens])
     model.positions_S = torch.arange(len(tokens))
     model.tabulate_positions(CPU)
@@ -138,7 +138,7 @@ def generate() -> None:
 
 
 def with_everyones_first_part() -> None:
-    """Tensor parallel ranks that all hold the first part of each matrix."""
+    """Generate with tensor parallel ranks that all hold the first part of each matrix."""
     with mock.patch.object(
         shares, "_axis_shard", lambda split, group: AxisShard(split=split, degree=group.size(), rank=0)
     ):
@@ -146,7 +146,7 @@ def with_everyones_first_part() -> None:
 
 
 def with_stages_in_the_wrong_order() -> None:
-    """A pipeline whose ranks have each other's layers."""
+    """Generate with a pipeline in the wrong order of stages."""
 
     def swapped(model: ModelConfig, *, pp: int, vp: int) -> tuple[tuple[range, ...], ...]:
         return stage_layers(model, pp=pp, vp=vp)[::-1]
@@ -156,7 +156,7 @@ def with_stages_in_the_wrong_order() -> None:
 
 
 def with_numbers_by_place() -> None:
-    """Replicas that draw by the place of a request among their own, not by the sample's number."""
+    """Generate with replicas that draw by the place of a request, not by the sample's number."""
     original = sampling.draw_uniforms
 
     def by_place(asked: Sequence[Request], *, seed: int) -> Tensor:
@@ -167,7 +167,7 @@ def with_numbers_by_place() -> None:
 
 
 def with_draws_that_differ() -> None:
-    """Ranks of a tp group of which all but the first draw other tokens, on a device that may do so."""
+    """Generate with a tp group on a device with unrepeatable draws: all but the first rank draw other tokens."""
     original = sampling.Sampling.draw
     build = NativeGenerator.__init__
 
@@ -183,7 +183,7 @@ def with_draws_that_differ() -> None:
 
 
 def read_generated(run_dir: Path, *, num_ranks: int) -> list[list[Any] | None]:
-    """Return what each rank wrote."""
+    """Return the responses that each rank wrote."""
     return [json.loads((run_dir / f"generated-rank{rank}.json").read_text()) for rank in range(num_ranks)]
 
 
@@ -192,7 +192,7 @@ def tokens_of(generated: Generated) -> list[tuple[int, ...]]:
 
 
 def stopping_plan_and_weights() -> tuple[Plan, dict[str, Tensor]]:
-    """A model that favours the stop token, whatever came before."""
+    """Return a plan, and weights that favour the stop token after any other."""
     plan = rl_plan(tiny_config(norm="layernorm"))
     weights = {name: weight.detach() for name, weight in scrambled(plan).named_parameters()}
     weights["norm.weight"].zero_()

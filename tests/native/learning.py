@@ -1,4 +1,4 @@
-"""A learner on real ranks: what each of them computes from the same samples, written for tests to compare."""
+"""TrainModel on real ranks: each writes its results for the same samples, for tests to compare."""
 
 # N samples, S tokens of the longest, T tokens of a micro-batch, K columns of terms
 
@@ -46,7 +46,7 @@ def rl_plan(layout: Layout, *, is_packed: bool = False, temperature: float = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """What one rank found: of the policy before and after two updates, and of a reference."""
+    """One rank's log-probabilities: of the policy before and after two updates, and of a reference."""
 
     before: list[list[float]]
     updates: list[tuple[float, float]]
@@ -55,7 +55,7 @@ class Findings:
 
 
 def make_samples(*, vocab_size: int) -> StepSamples:
-    """Return eight samples of eight lengths; what is behind a sample are no zeros, so that a look at it shows."""
+    """Return eight samples of eight lengths; no zeros behind a sample, so that any use of them shows."""
     prompt_lens, lens = torch.tensor(PROMPT_LENS), torch.tensor(PROMPT_LENS) + torch.tensor(RESPONSE_LENS)
     generator = torch.Generator().manual_seed(7)
     shape = (len(PROMPT_LENS), int(lens.max()))
@@ -86,7 +86,7 @@ def objective(logprob: Tensor, terms: Tensor | None) -> Tensor:
 
 
 def findings(plan: Plan, *, mesh: RankMesh) -> Findings:
-    """Return what this rank finds."""
+    """Return this rank's findings."""
     device = torch.device("cpu")
     samples = make_samples(vocab_size=plan.model.vocab_size)
     learner = TrainModel(plan, mesh=mesh, device=device, objective=objective)
@@ -108,19 +108,19 @@ def findings(plan: Plan, *, mesh: RankMesh) -> Findings:
 
 
 def main() -> None:
-    """Stand for a rank's entrypoint: write what it finds."""
+    """Run a rank that writes its findings."""
     with mock.patch.object(rank, "train", _train):
         rank.main()
 
 
 def with_many_lengths() -> None:
-    """Say of samples of many lengths in turn, those of the first ones again, and how many stages are left of it."""
+    """Run a rank that writes the log-probabilities of samples of many lengths, the first ones twice, and its stages."""
     with mock.patch.object(rank, "train", _train_lengths):
         rank.main()
 
 
 def with_padding_first() -> None:
-    """Samples whose padding comes first, where attention sees it."""
+    """Run with padding before the samples, visible to attention."""
     original = batches.Batches._cut
 
     def shifted(self: batches.Batches, rows: Any, *, samples: StepSamples) -> batches.PackedIndex:
@@ -134,13 +134,13 @@ def with_padding_first() -> None:
 
 
 def with_everyones_first_share() -> None:
-    """Data parallelism whose ranks all train on the same samples."""
+    """Run with data parallel ranks that all train on the same samples."""
     with mock.patch("pytest_nemoperf.native.learner.data_parallel_rank", return_value=0):
         main()
 
 
 def with_one_sample_a_row() -> None:
-    """Packed rows whose samples see those before them."""
+    """Run with packed rows in which samples see those before them."""
     original = attention.attend
 
     def whole_row(*args: Any, lens: tuple[int, ...], **options: Any) -> Tensor:
@@ -152,7 +152,7 @@ def with_one_sample_a_row() -> None:
 
 
 def with_everyones_first_piece() -> None:
-    """Context parallelism whose ranks all have the same pieces of each row."""
+    """Run with context parallel ranks that all have the same pieces of each row."""
     original = context_parallel.local_positions
 
     def first(seq_len: int, *, mesh: RankMesh) -> Tensor:
@@ -163,7 +163,7 @@ def with_everyones_first_piece() -> None:
 
 
 def with_positions_of_the_last() -> None:
-    """Packed rows of a pipeline that all take the last one's positions."""
+    """Run a pipeline with the last packed row's positions for all rows."""
     original = batches.Batches.cut
 
     def alike(self: batches.Batches, samples: StepSamples, **options: Any) -> list[batches.PackedIndex]:
@@ -198,11 +198,11 @@ def _train_lengths(plan: Plan, *, env: rank.RankEnvironment, device: torch.devic
 
 
 def read_lengths(run_dir: Path, *, num_ranks: int) -> list[dict[str, Any]]:
-    """Return what the ranks wrote of many lengths."""
+    """Return the results of with_many_lengths, by rank."""
     return [json.loads((run_dir / f"lengths-{number}.json").read_text()) for number in range(num_ranks)]
 
 
 def read_findings(run_dir: Path, *, num_ranks: int) -> list[Findings]:
-    """Return what the ranks wrote."""
+    """Return the findings, by rank."""
     texts = [(run_dir / f"findings-{number}.json").read_text() for number in range(num_ranks)]
     return [Findings(**json.loads(text)) for text in texts]

@@ -1,4 +1,4 @@
-"""The algorithms in plain loops over samples and tokens, written from their papers: what the engine must agree with."""
+"""Reference for the algorithms: plain loops over samples and tokens, written from their papers."""
 
 # N samples, S tokens of the longest
 
@@ -104,9 +104,12 @@ def policy_loss(
         new, advantage = new_NS[sample, place], advantages[sample][place]
         ratio = torch.exp(new - old[sample][place])
         low, high = 1 - algorithm.clip_low, 1 + algorithm.clip_high
-        bounded = ratio if low <= ratio.item() <= high else torch.tensor(low if ratio.item() < low else high)
-        unclipped, clipped = ratio * advantage, bounded * advantage
-        loss = -(unclipped if unclipped.item() <= clipped.item() else clipped)
+        bounded = ratio
+        if ratio.item() < low:
+            bounded = torch.tensor(low)
+        elif ratio.item() > high:
+            bounded = torch.tensor(high)
+        loss = -min(ratio * advantage, bounded * advantage, key=Tensor.item)
         if algorithm.importance_cap is not None:
             importance = math.exp(old[sample][place] - samples.logprobs_NS[sample, place].item())
             loss = loss * min(importance, algorithm.importance_cap)

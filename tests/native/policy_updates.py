@@ -1,4 +1,4 @@
-"""Steps of training on samples made by hand, on real ranks or here: what each rank has learned."""
+"""Steps of PolicyUpdate on samples made by hand, on real ranks or in this process."""
 
 # N samples, S tokens of the longest
 
@@ -31,7 +31,7 @@ NUM_STEPS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """What one rank has after some steps.
+    """Results of some steps on one rank.
 
     Attributes:
         updates: Loss and gradient norm of each step's last update.
@@ -51,7 +51,7 @@ def step_samples(plan: Plan) -> StepSamples:
 
 
 def trained(plan: Plan, *, mesh: RankMesh) -> Trained:
-    """Return what this rank has learned from the same samples in each step."""
+    """Train on the same samples in each step and return this rank's results."""
     update = PolicyUpdate(plan, mesh=mesh, device=CPU, clock=phase_clock(CPU, names=RL_PHASES))
     samples = step_samples(plan)
     update._clock.start()
@@ -64,13 +64,13 @@ def trained(plan: Plan, *, mesh: RankMesh) -> Trained:
 
 
 def main() -> None:
-    """Stand for a rank's entrypoint: write what it has learned."""
+    """Run a rank that writes its results."""
     with mock.patch.object(rank, "train", _train):
         rank.main()
 
 
 def with_terms_of_the_whole_step() -> None:
-    """Updates whose means are over all samples of the step, not over their own."""
+    """Run with means over all samples of the step, not over the update's own."""
 
     def whole(samples, *, numbers, **options):  # type: ignore[no-untyped-def]  # passes on what it is given
         return policy_terms(samples, numbers=range(len(samples.lens_N)), **options)
@@ -80,7 +80,7 @@ def with_terms_of_the_whole_step() -> None:
 
 
 def read_trained(run_dir: Path, *, num_ranks: int) -> list[Trained]:
-    """Return what the ranks wrote."""
+    """Return the results, by rank."""
     texts = [(run_dir / f"trained-{number}.json").read_text() for number in range(num_ranks)]
     return [Trained(**json.loads(text)) for text in texts]
 

@@ -71,12 +71,12 @@ def is_killed_while_taking_weights() -> None:
 
 
 def is_killed_with_a_full_queue() -> None:
-    """The generating rank is as far ahead as it may be, and waits."""
+    """Kill rank 0 while the generating rank is as far ahead as it may be."""
     _failing(PolicyUpdate, "learn", on_rank=0, call=LAST_STEP, failure=_sleep_then(_kill))
 
 
 def is_killed_with_an_empty_queue() -> None:
-    """The training rank has nothing left, and waits."""
+    """Kill rank 1 while the training rank waits for samples."""
     _failing(Collector, "collect", on_rank=1, call=LAST_STEP, failure=_sleep_then(_kill))
 
 
@@ -104,7 +104,7 @@ def takes_weights_one_step_late() -> None:
 
 
 def notes_how_much_it_is_asked() -> None:
-    """Nothing fails; each rank leaves the number of requests in every round."""
+    """Run without a failure; each rank writes the number of its requests in every round."""
     original = NativeGenerator.generate
     notes = Path(os.environ["NEMOPERF_RUN_DIR"]) / f"requests-rank{os.environ['RANK']}.txt"
 

@@ -18,7 +18,7 @@ def make_samples(
     group_size: int = 1,
     seed: int = 0,
 ) -> StepSamples:
-    """Return samples with such responses, whose tokens had random log-probabilities; prompts' lengths repeat."""
+    """Return samples of these lengths with random log-probabilities; prompts' lengths repeat."""
     generator = torch.Generator().manual_seed(seed)
     num_samples = len(response_lens)
     prompts = [prompt_lens[sample % len(prompt_lens)] for sample in range(num_samples)]
@@ -53,7 +53,7 @@ def gradient_of(loss: Tensor, x: Tensor) -> Tensor:
 
 
 class Numbers:
-    """What a step's passes would have returned, random."""
+    """Random log-probabilities and values, in place of those of a step's passes."""
 
     def __init__(self, samples: StepSamples, *, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)

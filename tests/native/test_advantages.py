@@ -123,10 +123,8 @@ def test_the_advantages_of_a_group_sum_to_zero(rewards: list[float], algorithm: 
 def test_rewards_may_be_shifted(rewards: list[float], shift: float, algorithm: Algorithm) -> None:
     shifted = [reward + shift for reward in rewards]
 
-    plain_N, shifted_N = (
-        group_advantages(torch.tensor(each), group_size=len(rewards), algorithm=algorithm)
-        for each in (rewards, shifted)
-    )
+    plain_N = group_advantages(torch.tensor(rewards), group_size=len(rewards), algorithm=algorithm)
+    shifted_N = group_advantages(torch.tensor(shifted), group_size=len(rewards), algorithm=algorithm)
 
     assert shifted_N.tolist() == pytest.approx(plain_N.tolist(), abs=1e-4)
 
@@ -137,9 +135,8 @@ def test_rewards_may_be_scaled_where_their_deviation_divides(
 ) -> None:
     scaled = [reward * scale for reward in rewards]
 
-    plain_N, scaled_N = (
-        group_advantages(torch.tensor(each), group_size=len(rewards), algorithm=algorithm) for each in (rewards, scaled)
-    )
+    plain_N = group_advantages(torch.tensor(rewards), group_size=len(rewards), algorithm=algorithm)
+    scaled_N = group_advantages(torch.tensor(scaled), group_size=len(rewards), algorithm=algorithm)
 
     assert scaled_N.tolist() == pytest.approx(plain_N.tolist(), abs=1e-3)
 

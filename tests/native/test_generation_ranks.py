@@ -1,4 +1,4 @@
-"""Replicas of several ranks, and several replicas, generate what one rank does."""
+"""Replicas of several ranks, and several replicas, generate the tokens of one rank."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Replicas:
         self._launcher = LocalLauncher()
 
     def generate(self, layout: GenerationLayout, *, model: ModelConfig, sabotage: str = "generate") -> list[Any]:
-        """Return what each rank generated."""
+        """Return the responses of each rank."""
         num_training = layout.gpus if layout.is_colocated else 1
         plan = rl_plan(model, layout=layout, num_training=num_training)
         run_dir = self._root / f"run-{len(list(self._root.iterdir()))}"

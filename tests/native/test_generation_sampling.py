@@ -1,4 +1,4 @@
-"""Drawing tokens: exact inverse of known distributions, and what top-k and top-p leave of them."""
+"""Sampling of tokens: the exact inverse of known distributions, with top-k and top-p."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A learner says and learns the same in every layout, and the same as a few lines of plain torch."""
+"""TrainModel computes the same in every layout, and the same as a few lines of plain torch."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ PACKED = (1, 4, 5, 6, 8, 9, 10, 11, 14)  # without those that differ from others
 
 
 def alone(plan: Plan) -> Findings:
-    """Return what one process finds for the plan's model and batch, padded and without tricks."""
+    """Return one process's findings for the plan's model and batch, padded and without tricks."""
     return findings(rl_plan(ALONE, model=plan.model), mesh=RankMesh())
 
 

@@ -1,4 +1,4 @@
-"""Laws and worked examples of the losses, and of what is told about log-probabilities."""
+"""Laws and worked examples of the losses and of the statistics of log-probabilities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a rank leaves in the run directory."""
+"""Files that ranks write into the run directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clock of a step, with a time that stands still unless told."""
+"""The clock of a step, with a time that tests advance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytest_nemoperf.records import PRETRAIN_PHASES
 
 
 class Time:
-    """What the clock reads and sleeps on."""
+    """Time that the clock reads and sleeps on."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -65,7 +65,7 @@ def one_thread() -> Iterator[None]:
 
 
 class PlainModel:
-    """A model with an optimizer of its own, which sees one sample after the other."""
+    """A model and its optimizer, on one sample after the other."""
 
     def __init__(self, plan: Plan, *, temperature: float) -> None:
         self._model: Decoder = build(plan)
@@ -90,7 +90,7 @@ class PlainModel:
         return loss.item(), norm.item()
 
     def _outputs(self, tokens_1S: Tensor) -> Tensor:
-        """Return what is said at each place of the token after it."""
+        """Return the output at each place for the token after it."""
         if isinstance(self._model.head, ValueHead):
             assert self._model.norm is not None
             hidden_TD: Tensor = self._model.norm(self._model.hidden(tokens_1S))
@@ -102,13 +102,16 @@ class PlainModel:
 def plainly_trained(plan: Plan) -> Trained:
     assert plan.rl is not None
     algorithm, samples = plan.rl.algorithm_config, step_samples(plan)
-    policy, reference = (PlainModel(plan, temperature=0.8) for _ in range(2))
+    policy = PlainModel(plan, temperature=0.8)
+    reference = PlainModel(plan, temperature=0.8)
     critic = PlainModel(replace(plan, model=value_model(plan.model)), temperature=1.0)
     rewards = plain_rl.shaped_rewards(samples, limit=plan.rl.max_response_len, algorithm=algorithm)
     shaped = replace(samples, rewards_N=torch.tensor(rewards))
     updates = []
     for _ in range(NUM_STEPS):
-        old, apart, values = (model.read(samples).tolist() for model in (policy, reference, critic))
+        old = policy.read(samples).tolist()
+        apart = reference.read(samples).tolist()
+        values = critic.read(samples).tolist()
         advantages = plain_rl.token_advantages(shaped, values=values, algorithm=algorithm)
         targets = plain_rl.returns(shaped, values=values, algorithm=algorithm)
         for batch in ([0, 1, 2, 3], [4, 5, 6, 7]):

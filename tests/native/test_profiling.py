@@ -1,4 +1,4 @@
-"""What a rank's profile says of its steps."""
+"""Profiles of a rank's steps."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_time_covered_twice_counts_once(spans: list[tuple[float, float]], covere
 
 
 def event(name: str, start: float, end: float, *, kernels: Sequence[tuple[str, float]] = (), **facts: Any) -> Any:
-    """Return an event as torch.profiler lists them, with what is read of it; times in microseconds."""
+    """Return a stand-in for an event of torch.profiler; times in microseconds."""
     values = {
         "device_type": DeviceType.CPU,
         "is_user_annotation": False,

@@ -1,4 +1,4 @@
-"""How a rank begins, and what it refuses."""
+"""Start of a rank: its environment, its plan, and errors in them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.native.tiny import CPU, tiny_plan
 
 @pytest.fixture
 def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Set what a launcher sets for rank 1 of 2, and return the run directory."""
+    """Set a launcher's variables for rank 1 of 2, and return the run directory."""
     for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2"), ("NEMOPERF_RUN_DIR", str(tmp_path))):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)

@@ -18,30 +18,32 @@ from tests.native.engine import Engine
 from tests.native.rl_plans import APART, rl_plan
 
 ROUNDS = {"algorithm": "dapo", "num_generations_per_prompt": 16, "max_response_len": 2}
-"""Some prompts get a right answer and others in the first round, and some do not."""
+"""Several rounds: only some prompts get both right and wrong answers in the first."""
 
 NOTING = "tests.native.rl_sabotage:notes_how_much_it_is_asked"
 TOGETHER = Layout(gpus=2, dp_shard=2)
 
 
 def rollouts(records: list[StepRecord]) -> list[tuple[Any, ...]]:
-    """What was generated: equal for equal tokens and rewards."""
-    assert all(record.rollout is not None for record in records)
-    return [
-        (stats.tokens_digest, stats.num_response_tokens, stats.num_truncated, stats.num_rounds, stats.reward_mean)
-        for record in records
-        if (stats := record.rollout)
-    ]
+    """Return figures of each step's rollouts that are equal for equal tokens and rewards."""
+    figures = []
+    for record in records:
+        stats = record.rollout
+        assert stats is not None
+        figures.append(
+            (stats.tokens_digest, stats.num_response_tokens, stats.num_truncated, stats.num_rounds, stats.reward_mean)
+        )
+    return figures
 
 
 def has_a_round_without_a_prompt(run_dir: Path) -> bool:
-    """Whether the second of two replicas had nothing to do in a round in which the first generated."""
+    """Tell whether the second of two replicas was idle in a round of the first."""
     pairs = zip(requests_of(run_dir, rank=0), requests_of(run_dir, rank=1), strict=True)
     return any(first and not second for first, second in pairs)
 
 
 def requests_of(run_dir: Path, *, rank: int) -> list[int]:
-    """How many requests a rank had in each round."""
+    """Return the number of a rank's requests in each round."""
     return [int(line) for line in (run_dir / f"requests-rank{rank}.txt").read_text().split()]
 
 
@@ -73,13 +75,11 @@ def test_the_same_seed_and_layout_give_the_same_tokens(engine: Engine) -> None:
 
 
 def test_another_seed_gives_other_tokens_and_so_does_every_step(engine: Engine) -> None:
-    ours, others = (
-        [record.rollout.tokens_digest for record in engine.run(plan) if record.rollout]
-        for plan in (rl_plan(), rl_plan(seed=4321))
-    )
+    records = [*engine.run(rl_plan()), *engine.run(rl_plan(seed=4321))]
 
-    assert all(ours)
-    assert len({*ours, *others}) == 6
+    digests = [record.rollout.tokens_digest for record in records if record.rollout]
+    assert all(digests)
+    assert len(set(digests)) == 6
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What goes wrong on one rank ends the run with that rank's error, whatever the others wait for."""
+"""Failures of one rank end the run with that rank's error, in any phase of the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAIRS = Layout(gpus=2, dp_shard=2, generation=GenerationLayout(gpus=2, is_coloca
 
 
 def failure_of(plan: Plan, *, sabotage: str, engine: Engine, run_dir: Path) -> str:
-    """Return the error of a run, after which no rank of it is left."""
+    """Return the error of a failing run, and check that no rank of it is left."""
     with pytest.raises(LaunchError, match="rank") as caught:
         run_once(
             plan,

@@ -14,11 +14,13 @@ from pytest_nemoperf.native.turns import Gate, steps_in_turn
 from pytest_nemoperf.turn import TURN_FILE, ABTurn
 
 SIDES = ("old", "new")
+OTHER = {"old": "new", "new": "old"}
 
 
 def turn_of(side: str, directory: Path, *, block_steps: int = 2) -> ABTurn:
-    (other,) = (name for name in SIDES if name != side)
-    return ABTurn(directory=str(directory), side=side, other=other, is_first=side == "old", block_steps=block_steps)
+    return ABTurn(
+        directory=str(directory), side=side, other=OTHER[side], is_first=side == "old", block_steps=block_steps
+    )
 
 
 def on_both_sides(run: Callable[[str], None]) -> None:
@@ -81,8 +83,8 @@ def test_a_side_whose_other_side_dies_says_so(survivor: str, tmp_path: Path) -> 
         if side != survivor:
             with Gate(turn, rank=0):
                 return  # the kernel closes a dead process's pipes, too
-        (other,) = (name for name in SIDES if name != side)
-        with pytest.raises(TurnError, match=rf"{side} waited for its turn, but {other} has ended; see the error"):
+        message = f"{side} waited for its turn, but {OTHER[side]} has ended; see the error"
+        with pytest.raises(TurnError, match=message):
             for _ in steps_in_turn(turn, rank=0, num_steps=8, settle=lambda: None):
                 pass
 

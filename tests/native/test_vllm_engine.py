@@ -1,4 +1,4 @@
-"""What our side asks of vLLM; it need not be installed for that."""
+"""Our side of vLLM's engine, without vLLM."""
 
 from __future__ import annotations
 

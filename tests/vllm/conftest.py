@@ -12,7 +12,7 @@ from tests.vllm.replica import Replica
 
 @pytest.fixture(scope="session", autouse=True)
 def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A rank's environment, which the engine must not take for its own, and a cache that goes with the tests."""
+    """Set a rank's environment, to be ignored by the engine, and a cache for the session alone."""
     torch.set_num_threads(1)  # the engine takes as many; on a busy machine two wait for each other
     pytest.importorskip("vllm", reason="vllm is not installed here; run `make test-vllm`")
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""A generator of vLLM's, filled with the weights of our own model, and what that model says about its responses."""
+"""A vLLM generator filled with weights of our own model, and the model's log-probabilities of its responses."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Replica:
         return self.generator.generate(requests, seed=seed)
 
     def logprob_error(self, generated: Generated, *, requests: Sequence[Request], decoder: Decoder) -> float:
-        """Return the largest difference of a token's log-probability to what our model says."""
+        """Return the largest difference of a token's log-probability to our model's."""
         return max(
             (torch.tensor(response.logprobs) - self._logprobs(decoder, request.prompt + response.tokens))
             .abs()
@@ -94,7 +94,7 @@ class Replica:
         )
 
     def _logprobs(self, decoder: Decoder, tokens: tuple[int, ...]) -> Tensor:
-        """Return those of a full sequence's response; what follows the end changes nothing before it."""
+        """Return our log-probabilities of a full sequence's response; padding at the end changes none."""
         assert self.plan.rl is not None
         padding = [0] * (self.plan.seq_len - len(tokens))
         batch = torch.tensor([[*tokens, *padding]])

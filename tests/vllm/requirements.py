@@ -1,4 +1,4 @@
-"""Print what the installed vLLM requires, less what only pictures and sound need."""
+"""Print the requirements of the installed vLLM, without those for pictures and sound."""
 
 from __future__ import annotations
 

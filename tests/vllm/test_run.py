@@ -1,4 +1,4 @@
-"""Whole runs whose responses come from vLLM."""
+"""Whole runs with responses of vLLM."""
 
 from __future__ import annotations
 
@@ -41,5 +41,5 @@ def test_training_sees_the_log_probabilities_that_vllm_told(engine: Engine, layo
         assert rollout.batch_fill_pct == pytest.approx(100)
         is_new = rollout.staleness_steps == 0
         assert is_new == (number == 0 or staleness == 0)
-        # Weights of a step before are others: what was told with them differs, so the comparison is of something.
+        # Control: log-probabilities under the weights of an earlier step differ.
         assert (rollout.max_logprob_error < 1e-4) == is_new
