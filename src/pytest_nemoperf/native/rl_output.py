@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from pytest_nemoperf.native.output import largest_peak, slowest_of
 from pytest_nemoperf.native.phases import RankStep
@@ -39,7 +40,7 @@ def rl_step_records(
         yield StepRecord(
             step=step,
             step_time_sec=slowest.step_time_sec,
-            tokens=fact.num_prompt_tokens + fact.num_response_tokens,
+            tokens=fact.rollout.num_prompt_tokens + fact.rollout.num_response_tokens,
             phases=_phases(slowest.phases),
             flops=fact.flops,
             loss=training[0].loss,
@@ -48,14 +49,14 @@ def rl_step_records(
             rank_times_sec=tuple(rank.step_time_sec for rank in training),
             rank_busy_sec=tuple(rank.busy_sec for rank in training),
             groups=groups,
-            rollout=_rollout(plan, fact=fact, ranks=ranks, generating=generating),
+            rollout=_with_rank_figures(fact.rollout, ranks=ranks, generating=generating),
         )
 
 
-def _rollout(
-    plan: Plan, *, fact: RolloutFacts, ranks: Sequence[RankStep], generating: Sequence[RankStep]
+def _with_rank_figures(
+    rollout: RolloutStats, *, ranks: Sequence[RankStep], generating: Sequence[RankStep]
 ) -> RolloutStats:
-    assert plan.rl is not None  # noqa: S101 (the caller looked)
+    """Return the statistics with the figures that the ranks timed."""
     times = []
     num_tokens = 0.0
     num_slot_passes = 0.0
@@ -63,23 +64,11 @@ def _rollout(
         times.append(rank.generation_sec)
         num_tokens += rank.num_generated_tokens
         num_slot_passes += rank.num_slot_passes
-    return RolloutStats(
-        num_samples=plan.rl.num_samples,
-        num_prompt_tokens=fact.num_prompt_tokens,
-        num_response_tokens=fact.num_response_tokens,
-        num_truncated=fact.num_truncated,
+    return replace(
+        rollout,
         generation_time_sec=max(times),
         batch_fill_pct=100 * num_tokens / num_slot_passes,
         imbalance_pct=100 * (max(times) - statistics.fmean(times)) / max(times),
-        staleness_steps=fact.staleness_steps,
-        num_rounds=fact.num_rounds,
-        reward_mean=fact.reward_mean,
-        reward_std=fact.reward_std,
-        token_mult_prob_error=fact.token_mult_prob_error,
-        max_logprob_error=fact.max_logprob_error,
-        kl=fact.kl,
-        refit_bytes=fact.refit_bytes,
-        tokens_digest=fact.tokens_digest,
         refit_time_sec=max(rank.phases["refit"] for rank in ranks),
     )
 

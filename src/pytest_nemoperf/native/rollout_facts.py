@@ -13,28 +13,20 @@ from pytest_nemoperf.native.objective import max_logprob_error, mean_kl, token_m
 from pytest_nemoperf.native.policy_update import UpdateStats
 from pytest_nemoperf.native.rollouts import StepSamples
 from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.records import RolloutStats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutFacts:
-    """Statistics of a step's samples on a training rank: RolloutStats without the ranks' times.
+    """A step's samples as a training rank knows them.
 
-    Attributes are as there, and ``flops``: of training on the samples.
+    Attributes:
+        flops: Model FLOPs of training on the samples.
+        rollout: Their statistics; figures of the ranks (times, batch fill) are 0, for rl_output to fill in.
     """
 
-    num_prompt_tokens: int
-    num_response_tokens: int
-    num_truncated: int
-    staleness_steps: int
-    num_rounds: int
-    reward_mean: float
-    reward_std: float
-    token_mult_prob_error: float
-    max_logprob_error: float
-    kl: float | None
     flops: float
-    refit_bytes: int
-    tokens_digest: str
+    rollout: RolloutStats
 
 
 def rollout_facts_of(
@@ -46,10 +38,14 @@ def rollout_facts_of(
     kl = None
     if stats.reference_logprobs_NS is not None:
         kl = mean_kl(stats.logprobs_NS, stats.reference_logprobs_NS, samples).item()
-    return RolloutFacts(
+    rollout = RolloutStats(
+        num_samples=len(lens),
         num_prompt_tokens=num_prompt_tokens,
         num_response_tokens=sum(lens) - num_prompt_tokens,
         num_truncated=int(samples.is_truncated_N.sum()),
+        generation_time_sec=0.0,
+        batch_fill_pct=0.0,
+        imbalance_pct=0.0,
         staleness_steps=step - int(rollouts.versions_N.min()),
         num_rounds=1 + int(rollouts.rounds_N.max()),
         reward_mean=samples.rewards_N.mean().item(),
@@ -57,10 +53,10 @@ def rollout_facts_of(
         token_mult_prob_error=token_mult_prob_error(stats.logprobs_NS, samples).item(),
         max_logprob_error=max_logprob_error(stats.logprobs_NS, samples).item(),
         kl=kl,
-        flops=_training_flops(plan, lens=lens),
         refit_bytes=num_refit_bytes,
         tokens_digest=rollouts.tokens_digest(),
     )
+    return RolloutFacts(flops=_training_flops(plan, lens=lens), rollout=rollout)
 
 
 def _training_flops(plan: Plan, *, lens: Sequence[int]) -> float:
