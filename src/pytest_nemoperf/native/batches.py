@@ -51,7 +51,7 @@ Row = Sequence[PackedSequence]
 
 
 class Batches:
-    """Cutter of samples into the micro-batches of one rank.
+    """Micro-batches of one rank, cut from samples.
 
     Args:
         plan: Layout, batch and the longest row.
@@ -232,7 +232,7 @@ def _num_places(row: Row) -> int:
 
 
 def _multiples(plan: Plan) -> tuple[int, int]:
-    """Return a divisor of the places of each row, and one of the places of each sample in a packed row."""
+    """Return the multiples to which places are rounded up: those of a row, and of a sample in a packed row."""
     layout = plan.layout
     context = 2 * layout.cp if layout.cp > 1 else 1
     sequence = 1

@@ -30,7 +30,7 @@ _GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
 
 
 def huggingface_weights(model: ModelConfig, *, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield each weight under its Hugging Face name: fused ones in parts, a tied one under both names, all as views.
+    """Yield views of the weights under Hugging Face names: fused ones in parts, a tied one under both names.
 
     Args:
         model: One that ``huggingface_export`` has a config for.

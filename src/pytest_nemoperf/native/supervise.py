@@ -144,7 +144,7 @@ class ControlPipes:
 
 
 def become_helper() -> ControlPipes:
-    """Make this process a helper of its first argument, a pid; to be called before anything slow is imported."""
+    """Make this process a helper of the launcher, its first argument (a pid); to be called before slow imports."""
     # Until it serves there is nothing to clean up, so SIGTERM keeps its default effect.
     die_with_parent(signal.SIGTERM, parent_pid=int(sys.argv[1]))
     adopt_orphans()
