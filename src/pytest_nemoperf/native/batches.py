@@ -217,8 +217,9 @@ def pack(sequences: Sequence[PackedSequence], *, row_len: int) -> list[Row]:
     rows: list[list[PackedSequence]] = []
     free_places: list[int] = []
     for sequence in sequences:
-        fitting = (number for number, places in enumerate(free_places) if places >= sequence.num_places)
-        number = next(fitting, len(rows))
+        number = 0
+        while number < len(rows) and free_places[number] < sequence.num_places:
+            number += 1
         if number == len(rows):
             rows.append([])
             free_places.append(row_len)

@@ -149,15 +149,13 @@ class Collector:
         """Return a request for each sample of a prompt."""
         rl = self._rl
         first = prompt * rl.num_generations_per_prompt
-        return [
-            Request(
-                sample=sample,
-                prompt=task.prompt,
-                max_len=rl.response_limit(sample),
-                is_pinned=rl.has_pinned_lengths,
+        requests = []
+        for sample in range(first, first + rl.num_generations_per_prompt):
+            max_len = rl.response_limit(sample)
+            requests.append(
+                Request(sample=sample, prompt=task.prompt, max_len=max_len, is_pinned=rl.has_pinned_lengths)
             )
-            for sample in range(first, first + rl.num_generations_per_prompt)
-        ]
+        return requests
 
 
 def _rows_of(prompts: Sequence[int], group_size: int, *, device: torch.device) -> Tensor:

@@ -151,7 +151,9 @@ class Engine:
         num_passes = 0
         while self._llm.llm_engine.has_unfinished_requests():
             num_passes += 1
-            ended += [output for output in self._llm.llm_engine.step() if output.finished]
+            for output in self._llm.llm_engine.step():
+                if output.finished:
+                    ended.append(output)
         ended.sort(key=lambda output: int(output.request_id))  # numbers in the order of the requests
         responses = []
         for request, output in zip(requests, ended, strict=True):
