@@ -233,7 +233,7 @@ def _num_places(row: Row) -> int:
 
 
 def _multiples(plan: Plan) -> tuple[int, int]:
-    """Return the multiples to which places are rounded up: those of a row, and of a sample in a packed row."""
+    """Return the multiples of places that a row, and a sample in a packed row, are rounded up to."""
     layout = plan.layout
     context = 2 * layout.cp if layout.cp > 1 else 1
     sequence = 1
