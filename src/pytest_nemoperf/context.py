@@ -123,7 +123,7 @@ class Context:
 
 
 def _machine_key(settings: Settings) -> dict[str, str | int]:
-    """Return this machine's key; empty for a dry run of a system whose GPUs are not here."""
+    """Return this machine's key; empty for a dry run on GPUs of another machine."""
     if settings.system.device == "cuda" and not settings.devices.names:
         return {}
     return machine.machine_key(settings.system, devices=settings.devices, machine_name=settings.machine_name)

@@ -204,7 +204,7 @@ def _drifts_pct(plan: Plan, *, framework: Framework, run_dirs: Sequence[Path]) -
 
 
 def _missing_record_message(run_dir: Path, *, error: RecordError) -> str:
-    """Return the message on records that their session could read, without the hint for those who write them."""
+    """Return the message on records that their session could read; without the hint for writers of records."""
     problem = str(error).rpartition("; ")[0] or str(error)
     if not (run_dir / STEPS_FILE).exists():
         problem = f"{run_dir}: has no {STEPS_FILE}"
