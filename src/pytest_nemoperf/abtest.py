@@ -157,16 +157,16 @@ def judge_rounds(
         if own:
             comparisons.append(_compare(metric, old=old, new=new, rounds=own, policy=policy, max_rounds=max_rounds))
     reasons = []
-    slow = None
-    if all(comparison.kind is not VerdictKind.REGRESSED for comparison in comparisons):
+    if VerdictKind.REGRESSED not in [each.kind for each in comparisons]:
         slow = find_slow_steps(new, baseline=old.runs, policy=replace(policy, max_runs=max_rounds), other=labels[0])
-    if slow is not None:
-        reasons.append(slow.text)
-    comparisons = list(mark_rates(comparisons, slow=slow))
-    kind = min((comparison.kind for comparison in comparisons), key=_WORST_FIRST.index)
+        if slow is not None:
+            reasons.append(slow.text)
+            comparisons = list(mark_rates(comparisons, slow=slow))
+    kind = min([each.kind for each in comparisons], key=_WORST_FIRST.index)
     if kind is not VerdictKind.PASSED:
-        deciding = [comparison for comparison in comparisons if comparison.kind is kind]
-        reasons += [describe(each, other=labels[0], evidence=_interval_text(each)) for each in deciding]
+        for each in comparisons:
+            if each.kind is kind:
+                reasons.append(describe(each, other=labels[0], evidence=_interval_text(each)))
     reasons += missing_metrics(new.runs, other=old.runs, labels=labels)
     return Verdict(
         kind=kind,

@@ -173,6 +173,13 @@ class Comparison:
     anchor: str = ""
     slow_steps_loss_pct: float | None = None
 
+    @property
+    def reference(self) -> str:
+        """The other side in messages: the baseline or its anchor."""
+        if self.anchor:
+            return f"the anchor {self.anchor}"
+        return "the baseline"
+
 
 def compare_runs(measurement: Measurement, *, baseline: Baseline, policy: VerdictPolicy) -> tuple[Comparison, ...]:
     """Compare every judged metric with the newest baseline, then with its anchor if it has one.
@@ -209,13 +216,19 @@ def compare_runs(measurement: Measurement, *, baseline: Baseline, policy: Verdic
 
 def metric_costs(runs: Sequence[Run], *, metric: Metric) -> list[float]:
     """Return the cost of each run that has the metric, see sequential.cost."""
-    return [cost(run.metrics[metric.name], metric=metric) for run in runs if metric.name in run.metrics]
+    costs = []
+    for run in runs:
+        if metric.name in run.metrics:
+            costs.append(cost(run.metrics[metric.name], metric=metric))
+    return costs
 
 
 def delta_pct(worsening: float, *, metric: Metric) -> float:
     """Return the signed change of a metric's value in percent for a difference of costs."""
     loss = loss_of_cost(worsening, metric=metric)
-    return -loss if metric.direction is Direction.HIGHER else loss
+    if metric.direction is Direction.HIGHER:
+        return -loss
+    return loss
 
 
 def describe(comparison: Comparison, *, other: str = "", evidence: str = "") -> str:
@@ -228,11 +241,9 @@ def describe(comparison: Comparison, *, other: str = "", evidence: str = "") -> 
     """
     metric = METRICS[comparison.metric]
     side = "below" if comparison.delta_pct < 0 else "above"
-    if not other:
-        other = f"the anchor {comparison.anchor}" if comparison.anchor else "the baseline"
     numbers = f"{metric.format(comparison.now)} against {metric.format(comparison.baseline)}"
     facts = "; ".join(filter(None, [numbers, _limit_text(comparison), evidence]))
-    sentence = f"{metric.label} is {abs(comparison.delta_pct):.1f}% {side} {other} ({facts})"
+    sentence = f"{metric.label} is {abs(comparison.delta_pct):.1f}% {side} {other or comparison.reference} ({facts})"
     if comparison.note:
         sentence += f"; {comparison.note}"
     return sentence
@@ -336,7 +347,9 @@ def _notes(
         hint = remarks.more_runs_hint(before, allowed_pct=allowed, metric=metric, rule=rule, is_once=is_once)
         yield f"{floor}; {hint}"
     elif comparison.kind is VerdictKind.INCONCLUSIVE:
-        launches = "the one run of a session" if is_once else f"{comparison.num_runs} of {rule.max_runs} launches"
+        launches = f"{comparison.num_runs} of {rule.max_runs} launches"
+        if is_once:
+            launches = "the one run of a session"
         yield f"undecided after {launches}: 95% interval {comparison.low_pct:+.1f}% to {comparison.high_pct:+.1f}%"
 
 

@@ -27,7 +27,10 @@ def distinct_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
     They do so if both sides count FLOPs alike and generated sequences kept their lengths.
     """
-    tokens = {each.anchor: each for each in comparisons if each.metric == TOKENS_PER_SEC_PER_GPU.name}
+    tokens = {}
+    for each in comparisons:
+        if each.metric == TOKENS_PER_SEC_PER_GPU.name:
+            tokens[each.anchor] = each
     distinct = []
     for each in comparisons:
         is_tflops = each.metric == TFLOPS_PER_SEC_PER_GPU.name

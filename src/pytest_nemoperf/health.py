@@ -210,7 +210,9 @@ def _clock_text(gpu: GpuHealth) -> str:
 
 def _load_text(cpu: CpuHealth) -> str:
     largest = sorted(cpu.foreign_processes.items(), key=lambda item: -item[1])[:_NUM_NAMED]
-    return ", ".join(f"{name} {share:.0%}" for name, share in largest) or "none that can be seen from here"
+    if not largest:
+        return "none that can be seen from here"
+    return ", ".join([f"{name} {share:.0%}" for name, share in largest])
 
 
 def _cores_text(cpu: CpuHealth) -> str:

@@ -250,6 +250,9 @@ def _decide(
         decision = Decision.WORSE if worsening > 0 else Decision.BETTER
     elif is_ruled_out and not is_refused and (is_small or is_last):
         decision = Decision.SAME
+    seen_noise_pct = None
+    if noise.seen is not None:
+        seen_noise_pct = 100.0 * noise.seen
     reach = _quantile((1.0 + _INTERVAL) / 2.0, dof=noise.dof) * error
     return SequentialResult(
         decision=decision,
@@ -257,7 +260,7 @@ def _decide(
         low=worsening - reach,
         high=worsening + reach,
         noise_pct=100.0 * noise.shrunk,
-        seen_noise_pct=None if noise.seen is None else 100.0 * noise.seen,
+        seen_noise_pct=seen_noise_pct,
         harmless=harmless,
         resolution_pct=100.0 * sum(final),
         is_refused=is_refused,
@@ -268,7 +271,8 @@ def _decide(
 def _is_confirmed(losses: Sequence[float], *, sign: float, tolerance: float, rule: SequentialRule) -> bool:
     """Return whether a second launch agrees: a single one may have been slow for a reason that is no noise."""
     needed = min(_MIN_RUNS_TO_CONDEMN, rule.max_runs)
-    return sum(sign * loss > HARMLESS_SHARE * tolerance for loss in losses) >= needed
+    agreeing = [loss for loss in losses if sign * loss > HARMLESS_SHARE * tolerance]
+    return len(agreeing) >= needed
 
 
 def _without_stall(values: Sequence[float], *, tolerance: float) -> list[float]:

@@ -72,16 +72,20 @@ def find_slow_steps(
     if TIME_PER_CALL_SEC.name in runs[0].metrics:
         metric = TIME_PER_CALL_SEC
     allowed_pct = policy.tolerances[metric.name]
-    losses = _losses(runs, baseline=baseline, metric=metric)
+    worst = _worst_full_cost(baseline, metric=metric)
     least = cost_of_loss(allowed_pct, metric=metric)
+    losses = []
     odd = []
-    for run, loss in zip(runs, losses, strict=True):
-        if loss is not None and loss > least and _num_slow([run]):
+    for run in runs:
+        run_cost = _full_cost(run, metric=metric)
+        if run_cost is None or worst is None:
+            continue
+        losses.append(run_cost - worst)
+        if run_cost - worst > least and _num_slow([run]):
             odd.append(run)
     share = max(_USUAL_SHARE, _share_as_slow(baseline, factor=_slow_factor(runs)))
-    known = [loss for loss in losses if loss is not None]
     limit = _ALPHA_SHARE * policy.alpha / policy.max_runs  # every look is another chance to err
-    if policy.max_runs < _MIN_ODD_RUNS and max(known, default=0.0) < _OBVIOUS:
+    if policy.max_runs < _MIN_ODD_RUNS and max(losses, default=0.0) < _OBVIOUS:
         limit *= _UNCONFIRMED_SHARE
     kind = VerdictKind.PASSED
     if len(odd) >= min(_MIN_ODD_RUNS, policy.max_runs) and _chance(odd, of=len(runs), share=share) < limit:
@@ -90,21 +94,20 @@ def find_slow_steps(
         kind = VerdictKind.INCONCLUSIVE
     elif not odd and _chance(runs, of=len(runs), share=share) >= limit:
         return None
+    loss_pct = None
+    if losses:
+        loss_pct = loss_of_cost(statistics.fmean(losses), metric=metric)
     facts = [
         _steps_text(measurement, baseline=baseline, other=other),
         _mean_text(runs, baseline=baseline, metric=metric, allowed_pct=allowed_pct, other=other),
         _open_text(kind, num_odd=len(odd), num_runs=len(runs)),
     ]
-    return SlowSteps(
-        kind=kind,
-        loss_pct=loss_of_cost(statistics.fmean(known), metric=metric) if known else None,
-        text="; ".join(filter(None, facts)),
-    )
+    return SlowSteps(kind=kind, loss_pct=loss_pct, text="; ".join(filter(None, facts)))
 
 
-def mark_rates(comparisons: Sequence[Comparison], *, slow: SlowSteps | None) -> tuple[Comparison, ...]:
+def mark_rates(comparisons: Sequence[Comparison], *, slow: SlowSteps) -> tuple[Comparison, ...]:
     """Return the comparisons, with the kind of slow steps for rates and times beside the newest baseline."""
-    if slow is None or slow.kind is VerdictKind.PASSED:
+    if slow.kind is VerdictKind.PASSED:
         return tuple(comparisons)
     rates = {TOKENS_PER_SEC_PER_GPU.name, TFLOPS_PER_SEC_PER_GPU.name, TIME_PER_CALL_SEC.name}
     marked = []
@@ -116,18 +119,14 @@ def mark_rates(comparisons: Sequence[Comparison], *, slow: SlowSteps | None) -> 
     return tuple(marked)
 
 
-def _losses(runs: Sequence[Run], *, baseline: Sequence[Run], metric: Metric) -> list[float | None]:
-    """Return each run's cost above the worst baseline run's, all steps counted; None if not recorded."""
-    costs = [_full_cost(run, metric=metric) for run in baseline]
-    worst = max([each for each in costs if each is not None], default=None)
-    losses: list[float | None] = []
+def _worst_full_cost(runs: Sequence[Run], *, metric: Metric) -> float | None:
+    """Return the cost of the worst run with every measured step counted; None if no run recorded it."""
+    costs = []
     for run in runs:
-        value = _full_cost(run, metric=metric)
-        if value is None or worst is None:
-            losses.append(None)
-        else:
-            losses.append(value - worst)
-    return losses
+        run_cost = _full_cost(run, metric=metric)
+        if run_cost is not None:
+            costs.append(run_cost)
+    return max(costs, default=None)
 
 
 def _full_cost(run: Run, *, metric: Metric) -> float | None:
@@ -147,10 +146,13 @@ def _chance(runs: Sequence[Run], *, of: int, share: float) -> float:
         of: Number of all runs.
         share: Mean share of slow steps.
     """
-    counts = sorted([(_num_slow([run]), _num_steps([run])) for run in runs], reverse=True)
-    most_steps = max([steps for _, steps in counts], default=0)
+    counts = []
+    most_steps = 0
+    for run in runs:
+        counts.append(_num_slow([run]))
+        most_steps = max(most_steps, _num_steps([run]))
     least = 1.0
-    for number, (count, _) in enumerate(counts, start=1):
+    for number, count in enumerate(sorted(counts, reverse=True), start=1):
         if number >= min(_MIN_ODD_RUNS, of) and count:
             slow_tail = _slow_tail(count, of=most_steps, share=share)
             least = min(least, _binomial_tail(number, of=of, share=slow_tail))
@@ -170,8 +172,10 @@ def _slow_tail(count: int, *, of: int, share: float) -> float:
 
 def _binomial_tail(count: int, *, of: int, share: float) -> float:
     """Return the probability of count or more successes in a binomial distribution."""
-    numbers = range(count, of + 1)
-    return math.fsum(math.comb(of, number) * share**number * (1.0 - share) ** (of - number) for number in numbers)
+    terms = []
+    for number in range(count, of + 1):
+        terms.append(math.comb(of, number) * share**number * (1.0 - share) ** (of - number))
+    return math.fsum(terms)
 
 
 def _log_choose(total: int, number: int) -> float:
@@ -188,10 +192,10 @@ def _share_as_slow(runs: Sequence[Run], *, factor: float) -> float:
     It is limited by the slow steps that were counted, and by the time that the worst run lost.
     """
     share = _num_slow(runs) / max(_num_steps(runs), 1)
-    lost = [run.slow_steps_pct / 100.0 for run in runs if run.slow_steps_pct is not None]
-    if len(lost) < len(runs) or factor <= _MIN_FACTOR:
+    lost_pct = [run.slow_steps_pct for run in runs if run.slow_steps_pct is not None]
+    if len(lost_pct) < len(runs) or factor <= _MIN_FACTOR:
         return share
-    return min(share, max(lost) / (factor - 1.0))
+    return min(share, max(lost_pct) / 100.0 / (factor - 1.0))
 
 
 def _slow_factor(runs: Sequence[Run]) -> float:
@@ -199,8 +203,10 @@ def _slow_factor(runs: Sequence[Run]) -> float:
     slow = _num_slow(runs)
     if not slow:
         return 1.0
-    extra_steps = math.fsum((run.slow_steps_pct or 0.0) / 100.0 * _num_steps([run]) for run in runs)
-    return 1.0 + extra_steps / slow
+    extra_steps = []
+    for run in runs:
+        extra_steps.append((run.slow_steps_pct or 0.0) / 100.0 * _num_steps([run]))
+    return 1.0 + math.fsum(extra_steps) / slow
 
 
 def _num_slow(runs: Sequence[Run]) -> int:
@@ -227,9 +233,10 @@ def _steps_text(measurement: Measurement, *, baseline: Sequence[Run], other: str
 
 def _mean_text(runs: Sequence[Run], *, baseline: Sequence[Run], metric: Metric, allowed_pct: float, other: str) -> str:
     """Return the mean step time beside that of the baseline's slowest run; empty if not recorded."""
-    timed = TIME_PER_CALL_SEC if metric is TIME_PER_CALL_SEC else STEP_TIME_SEC
-    now = _mean_times(runs, metric=timed)
-    then = _mean_times(baseline, metric=timed)
+    if metric is not TIME_PER_CALL_SEC:
+        metric = STEP_TIME_SEC
+    now = _mean_times(runs, metric=metric)
+    then = _mean_times(baseline, metric=metric)
     if not now:
         return ""
     mean = f"the mean step takes {format_time(statistics.fmean(now))}"

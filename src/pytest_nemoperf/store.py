@@ -205,7 +205,7 @@ def other_folders(folder: Path, *, system: str, near: Iterable[Path]) -> list[Pa
         system: System name.
         near: Directories that may have a folder of the default name.
     """
-    candidates = [folder / DEFAULT_FOLDER, *(place / DEFAULT_FOLDER for place in near)]
+    candidates = [place / DEFAULT_FOLDER for place in (folder, *near)]
     if folder.name == system:
         candidates.insert(0, folder.parent)
     seen = {folder.resolve()}

@@ -95,7 +95,9 @@ def next_anchor(
     best = None
     most = 0
     for anchor in (old.anchor, replaced):
-        num_judging = 0 if anchor is None else len(judging_metrics(anchor.runs, policy=policy))
+        if anchor is None:
+            continue
+        num_judging = len(judging_metrics(anchor.runs, policy=policy))
         if num_judging > most:
             best = anchor
             most = num_judging
@@ -128,8 +130,11 @@ def can_append_runs(verdict: Verdict, *, old: Baseline, new: Baseline, policy: V
     if verdict.kind is not VerdictKind.INCONCLUSIVE:
         return verdict.kind is VerdictKind.PASSED
     undecided = _undecided(verdict)
-    is_small = all(_loss_pct(each) <= HARMLESS_SHARE * each.allowed_pct for each in undecided)
-    return is_small and _are_refused(undecided, old=old, policy=policy)
+    for each in undecided:
+        loss_pct = METRICS[each.metric].worsening_pct(each.now, baseline=each.baseline)
+        if loss_pct > HARMLESS_SHARE * each.allowed_pct:
+            return False
+    return _are_refused(undecided, old=old, policy=policy)
 
 
 def join_runs(old: Baseline, *, new: Baseline, runs: int) -> Baseline:
@@ -186,7 +191,7 @@ def _undecided(verdict: Verdict) -> list[Comparison]:
 def _are_refused(undecided: Sequence[Comparison], *, old: Baseline, policy: VerdictPolicy) -> bool:
     """Return whether old has too few runs for the tolerances of all undecided metrics; anchors can't be refused."""
     judging = judging_metrics(old.runs, policy=policy)
-    return all(not each.anchor and each.metric not in judging for each in undecided)
+    return not any(each.anchor or each.metric in judging for each in undecided)
 
 
 def _is_certain_loss(comparison: Comparison) -> bool:
@@ -196,10 +201,6 @@ def _is_certain_loss(comparison: Comparison) -> bool:
     if METRICS[comparison.metric].direction is Direction.HIGHER:
         return comparison.high_pct < 0
     return comparison.low_pct > 0
-
-
-def _loss_pct(comparison: Comparison) -> float:
-    return METRICS[comparison.metric].worsening_pct(comparison.now, baseline=comparison.baseline)
 
 
 def _has_moved(comparisons: Sequence[Comparison]) -> bool:

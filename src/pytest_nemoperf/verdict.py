@@ -80,9 +80,7 @@ def judge(
             reasons.append(slow.text)
             comparisons = mark_rates(comparisons, slow=slow)
     kind = _overall(comparisons)
-    reasons += map(describe, _deciding_comparisons(comparisons, kind=kind))
-    reasons += map(describe, _incomparable_anchors(comparisons))
-    reasons += _passed_notes(comparisons, kind=kind)
+    reasons += _comparison_reasons(comparisons, kind=kind)
     reasons += missing_metrics(measurement.runs, other=baseline.runs, labels=("the baseline", "this session"))
     reasons += _restless_notes(measurement)
     reasons += _restless_baseline_notes(baseline)
@@ -143,23 +141,22 @@ def _drifts_text(runs: Sequence[Run]) -> str:
     return ", ".join(texts)
 
 
-def _deciding_comparisons(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> list[Comparison]:
-    """Return the comparisons behind a verdict; none for PASSED."""
-    if kind is VerdictKind.PASSED:
-        return []
-    return [each for each in distinct_comparisons(comparisons) if each.kind is kind]
+def _comparison_reasons(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> list[str]:
+    """Return sentences on the deciding comparisons, then on anchors that don't compare.
 
-
-def _passed_notes(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> list[str]:
-    """Return the notes of a PASSED case, e.g. that a tolerance is finer than the resolution."""
-    if kind is not VerdictKind.PASSED:
-        return []
-    return [each.note for each in distinct_comparisons(comparisons) if each.kind is kind and each.note]
-
-
-def _incomparable_anchors(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    distinct = distinct_comparisons(comparisons)
-    return [each for each in distinct if each.anchor and each.kind is VerdictKind.NOT_COMPARABLE]
+    A PASSED case has only notes instead of the former, e.g. that a tolerance is finer than the resolution.
+    """
+    deciding = []
+    anchors = []
+    notes = []
+    for each in distinct_comparisons(comparisons):
+        if each.anchor and each.kind is VerdictKind.NOT_COMPARABLE:
+            anchors.append(describe(each))
+        elif each.kind is kind and kind is not VerdictKind.PASSED:
+            deciding.append(describe(each))
+        elif each.kind is kind and each.note:
+            notes.append(each.note)
+    return [*deciding, *anchors, *notes]
 
 
 def _overall(comparisons: Sequence[Comparison]) -> VerdictKind:
@@ -217,7 +214,10 @@ def _loss_problem(measurement: Measurement, *, baseline: Baseline) -> str | None
     construction, and depends on the sampled tokens.
     """
     last_step = measurement.runs[0].last_step
-    before = [run.loss for run in baseline.runs if run.loss is not None and run.last_step == last_step]
+    before = []
+    for run in baseline.runs:
+        if run.loss is not None and run.last_step == last_step:
+            before.append(run.loss)
     after = [run.loss for run in measurement.runs if run.loss is not None]
     if is_rl(measurement.workload) or not before or not after:
         return None

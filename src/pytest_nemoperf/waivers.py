@@ -127,11 +127,14 @@ def apply_waiver(verdict: Verdict, *, waiver: Waiver | None, today: date, releas
         return WaiverEffect(note=f"the waiver until {until} is not needed, for nothing is lost now: remove perf_waive")
     if verdict.kind is not VerdictKind.REGRESSED:
         return WaiverEffect()
-    lost = [each for each in verdict.comparisons if each.kind is VerdictKind.REGRESSED]
-    problems = [_floor_problem(each, floor_pct=waiver.floor_pct) for each in lost]
-    below = "; ".join(filter(None, problems))
-    if below:
-        return WaiverEffect(note=f"the waiver until {until} does not cover it: {below}")
+    problems = []
+    for comparison in verdict.comparisons:
+        if comparison.kind is VerdictKind.REGRESSED:
+            problem = _floor_problem(comparison, floor_pct=waiver.floor_pct)
+            if problem:
+                problems.append(problem)
+    if problems:
+        return WaiverEffect(note=f"the waiver until {until} does not cover it: {'; '.join(problems)}")
     return WaiverEffect(waived=waiver.text)
 
 
@@ -203,8 +206,7 @@ def _floor_problem(comparison: Comparison, *, floor_pct: float | None) -> str:
         reached = min(reached, _reached_pct(comparison.slow_steps_loss_pct, metric=metric))
     if floor_pct is None or reached >= floor_pct or math.isclose(reached, floor_pct):
         return ""
-    other = f"the anchor {comparison.anchor}" if comparison.anchor else "the baseline"
-    return f"{metric.label} reaches {reached:.1f}% of {other}, the floor is {floor_pct:g}%"
+    return f"{metric.label} reaches {reached:.1f}% of {comparison.reference}, the floor is {floor_pct:g}%"
 
 
 def _reached_pct(loss_pct: float, *, metric: Metric) -> float:
