@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.steadiness import drift_noise_pct, find_drift, is_same_drift, num_outliers, num_still_warming
+from pytest_nemoperf.steadiness import (
+    Drift,
+    drift_noise_pct,
+    find_drift,
+    is_same_drift,
+    num_outliers,
+    num_still_warming,
+)
 
 STEADY = (1.0, 1.01, 0.99, 1.0, 1.02, 0.98, 1.0, 1.01, 0.99, 1.0)
 
@@ -113,7 +120,9 @@ def test_slow_steps_are_counted(times: tuple[float, ...], count: int) -> None:
     ],
 )
 def test_a_workload_drifts_where_every_try_goes_the_same_way(drifts_pct: list[float | None], is_same: object) -> None:
-    assert is_same_drift(drifts_pct) is is_same
+    drifts = [None if pct is None else Drift(pct=pct, text="") for pct in drifts_pct]
+
+    assert is_same_drift(drifts) is is_same
 
 
 def test_the_noise_of_drifts_is_half_of_them_and_settled_runs_lower_it() -> None:

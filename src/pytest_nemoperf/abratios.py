@@ -39,9 +39,7 @@ def turns_error(old: Sequence[StepRecord], new: Sequence[StepRecord], *, block_s
         new: As many.
         block_steps: Steps of a block.
     """
-    differences = _log_ratios(old, new)
-    size = 2 * block_steps
-    pairs = [statistics.fmean(differences[start : start + size]) for start in range(0, len(differences), size)]
+    pairs = list(map(statistics.fmean, _chunks(_log_ratios(old, new), size=2 * block_steps)))
     if len(pairs) <= 1:
         return 0.0
     return statistics.stdev(pairs) / math.sqrt(len(pairs))
@@ -75,14 +73,17 @@ def launches_error(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> floa
     for records in (old, new):
         costs = list(map(_log_cost, records))
         size = len(costs) // _QUARTERS
-        quarters = [statistics.median(costs[start : start + size]) for start in range(0, size * _QUARTERS, size)]
+        quarters = list(map(statistics.median, _chunks(costs[: size * _QUARTERS], size=size)))
         variance += statistics.variance(quarters) / _QUARTERS
     return math.sqrt(variance)
 
 
 def pseudo_median(values: Sequence[float]) -> float:
     """Return the median of the means of all pairs of values, each paired with itself as well."""
-    return statistics.median((one + other) / 2.0 for one, other in combinations_with_replacement(values, 2))
+    means = []
+    for one, other in combinations_with_replacement(values, 2):
+        means.append((one + other) / 2.0)
+    return statistics.median(means)
 
 
 def memory_ratio(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> float | None:
@@ -95,12 +96,23 @@ def memory_ratio(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> float 
 
 
 def _peak_memory_bytes(records: Sequence[StepRecord]) -> int:
-    return max((record.peak_memory_bytes or 0 for record in records), default=0)
+    peak = 0
+    for record in records:
+        peak = max(peak, record.peak_memory_bytes or 0)
+    return peak
 
 
 def _log_ratios(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> list[float]:
     """Return the logarithm of new over old in seconds per token, step by step."""
-    return [_log_cost(after) - _log_cost(before) for before, after in zip(old, new, strict=True)]
+    ratios = []
+    for before, after in zip(old, new, strict=True):
+        ratios.append(_log_cost(after) - _log_cost(before))
+    return ratios
+
+
+def _chunks(values: Sequence[float], *, size: int) -> list[Sequence[float]]:
+    """Return the values in groups of a size, in order."""
+    return [values[start : start + size] for start in range(0, len(values), size)]
 
 
 def _log_cost(record: StepRecord) -> float:

@@ -23,7 +23,7 @@ from pytest_nemoperf.expected import expected_of
 from pytest_nemoperf.measure import Measurement, measure_outputs
 from pytest_nemoperf.metrics import PEAK_MEMORY_GIB, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import RunOutput, StepRecord
+from pytest_nemoperf.records import RunOutput, StepRecord, measured_steps
 from pytest_nemoperf.soundness import record_problems
 from pytest_nemoperf.steadiness import run_drift
 
@@ -162,7 +162,7 @@ class ABRounds:
         return ratios, error
 
     def _measured_steps(self, output: RunOutput) -> list[StepRecord]:
-        return [record for record in output.records if record.step >= self.plan.warmup_steps]
+        return measured_steps(output.records, warmup_steps=self.plan.warmup_steps)
 
 
 def _order(rng: random.Random) -> Iterator[str]:

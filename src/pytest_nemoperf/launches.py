@@ -14,6 +14,7 @@ from pytest_nemoperf.measure import MeasuredRun, Measurement, measure_run, measu
 from pytest_nemoperf.replay import TRY_SUFFIXES, CaseRecord, load_case, measure_stored, write_case
 from pytest_nemoperf.runner import run_once
 from pytest_nemoperf.session_cases import MeasuredCase, PlannedCase
+from pytest_nemoperf.steadiness import Drift
 from pytest_nemoperf.verdict import Verdict, judge
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class Launches:
             RecordError: If they ended well but left an incomplete or impossible record.
         """
         expected = expected_of(case.plan)
-        drifts_pct: list[float | None] = []
+        earlier: list[Drift | None] = []
         folders.append("")
         for attempt, suffix in enumerate(TRY_SUFFIXES, start=1):
             folders[-1] = f"run-{number}{suffix}"
@@ -161,8 +162,8 @@ class Launches:
             problem = run.drift.text if run.drift else run.health_problems[0]
             self._progress.say(f"run {number} is dropped and launched again: {problem}")
             if not run.health_problems:  # other load is no drift of the workload, nor of a machine at rest
-                drifts_pct.append(run.drift.pct if run.drift else None)
-        return replace(run, earlier_drifts_pct=tuple(drifts_pct))
+                earlier.append(run.drift)
+        return replace(run, earlier_drifts=tuple(earlier))
 
 
 class Replay:

@@ -25,7 +25,7 @@ from pytest_nemoperf.metrics import (
 )
 from pytest_nemoperf.rank_times import rank_busy_sec, rank_spread_pct
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import RunOutput, StepRecord
+from pytest_nemoperf.records import RunOutput, StepRecord, measured_steps
 from pytest_nemoperf.rl_measure import rollout_metrics
 from pytest_nemoperf.soundness import record_problems
 from pytest_nemoperf.steadiness import (
@@ -91,7 +91,7 @@ class MeasuredRun:
     Attributes:
         run: Numbers of the measured steps; None if there are none.
         drift: Drift of the steps; None if they have settled.
-        earlier_drifts_pct: Drift of each dropped try of this launch, percent; None for a try that had settled.
+        earlier_drifts: Drift of each dropped try of this launch; None for a try that had settled.
         record_problems: Records that are incomplete or impossible.
         health_problems: Signs that the machine was slowed, broken or shared.
         environment: Versions and settings seen inside the ranks.
@@ -99,7 +99,7 @@ class MeasuredRun:
 
     run: Run | None
     drift: Drift | None = None
-    earlier_drifts_pct: tuple[float | None, ...] = ()
+    earlier_drifts: tuple[Drift | None, ...] = ()
     record_problems: tuple[str, ...] = ()
     health_problems: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class MeasuredRun:
     @property
     def problems(self) -> list[str]:
         """Reasons not to judge its numbers, those of the machine apart."""
-        return [*self.record_problems, *drift_problems(self.drift, earlier_pct=self.earlier_drifts_pct)]
+        return [*self.record_problems, *drift_problems(self.drift, earlier=self.earlier_drifts)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +179,8 @@ def workload_of(plan: Plan) -> dict[str, Any]:
         "command",
     )
     data = to_data(plan)
-    workload = {key: data[key] for key in keys} | {"model": _without_defaults(plan.model)}
+    workload = {key: data[key] for key in keys}
+    workload["model"] = _without_defaults(plan.model)
     if plan.rl is not None:
         workload["rl"] = _without_defaults(plan.rl)
     if plan.has_varying_lengths:
@@ -205,7 +206,7 @@ def measure_run(expected: ExpectedRecords, output: RunOutput) -> MeasuredRun:
         output: Records and machine health of the launch.
     """
     drift = run_drift(expected, records=output.records)
-    measured = [record for record in output.records if record.step >= expected.warmup_steps]
+    measured = measured_steps(output.records, warmup_steps=expected.warmup_steps)
     run: Run | None = None
     if measured:
         run = _run_of(expected, measured=measured, drift=drift)
@@ -222,22 +223,28 @@ def measure_run(expected: ExpectedRecords, output: RunOutput) -> MeasuredRun:
 def measurement_of(plan: Plan, *, runs: Sequence[MeasuredRun]) -> Measurement:
     """Return the measurement of a case from its measured runs, in the order of their launches."""
     expected = expected_of(plan)
+    flops_per_token = None
+    if expected.has_exact_tokens:
+        flops_per_token = expected.flops_per_token
     environment: dict[str, str] = {}
+    measured: list[Run] = []
     problems: list[str] = []
     unhealthy: list[str] = []
     for number, run in enumerate(runs, start=1):
         environment |= run.environment
         problems += [f"run {number}: {problem}" for problem in run.problems]
         unhealthy += [f"run {number}: {problem}" for problem in run.health_problems]
+        if run.run is not None:
+            measured.append(run.run)
     if TRACERS in environment:
         problems += tracer_problems([environment[TRACERS]])
     return Measurement(
         case=plan.case,
         system=plan.system,
         workload=workload_of(plan),
-        runs=tuple(run.run for run in runs if run.run is not None),
+        runs=tuple(measured),
         environment=environment,
-        flops_per_token=expected.flops_per_token if expected.has_exact_tokens else None,
+        flops_per_token=flops_per_token,
         flops_convention=plan.flops_convention,
         problems=(*problems, *unhealthy),
         inject_pct=plan.inject_pct,
@@ -247,7 +254,8 @@ def measurement_of(plan: Plan, *, runs: Sequence[MeasuredRun]) -> Measurement:
 def measure_outputs(plan: Plan, *, outputs: Sequence[RunOutput]) -> Measurement:
     """Return the measurement of a case from the records of its runs."""
     expected = expected_of(plan)
-    return measurement_of(plan, runs=[measure_run(expected, output) for output in outputs])
+    runs = [measure_run(expected, output) for output in outputs]
+    return measurement_of(plan, runs=runs)
 
 
 def unreadable(plan: Plan, *, reason: str) -> Measurement:
@@ -255,18 +263,18 @@ def unreadable(plan: Plan, *, reason: str) -> Measurement:
     return replace(measurement_of(plan, runs=()), problems=(reason,))
 
 
-def drift_problems(drift: Drift | None, *, earlier_pct: Sequence[float | None]) -> list[str]:
+def drift_problems(drift: Drift | None, *, earlier: Sequence[Drift | None]) -> list[str]:
     """Return a problem if a run and all its earlier tries drift the same way: then the workload itself does.
 
     Args:
         drift: Drift of the run; None if it has settled.
-        earlier_pct: Drift of each dropped try, percent; None for one that had settled.
+        earlier: Drift of each dropped try; None for one that had settled.
     """
-    if drift is None or not is_same_drift([*earlier_pct, drift.pct]):
+    if drift is None or not is_same_drift([*earlier, drift]):
         return []
-    if not earlier_pct:
+    if not earlier:
         return [drift.text]
-    return [f"{drift.text}; so in {len(earlier_pct) + 1} of as many tries"]
+    return [f"{drift.text}; so in {len(earlier) + 1} of as many tries"]
 
 
 def _run_of(expected: ExpectedRecords, *, measured: Sequence[StepRecord], drift: Drift | None) -> Run:
@@ -313,7 +321,11 @@ def _rates(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> dict
     """Return tokens and FLOPs per second and GPU: of the median step, or of all together if steps differ in length."""
     tflops = None
     if expected.has_exact_tokens or expected.rollout is not None:
-        rate = statistics.median(record.tokens / (record.step_time_sec * expected.num_gpus) for record in measured)
+        step_rates = []
+        for record in measured:
+            gpu_time = record.step_time_sec * expected.num_gpus
+            step_rates.append(record.tokens / gpu_time)
+        rate = statistics.median(step_rates)
         if expected.flops_per_token is not None:
             tflops = expected.flops_per_token * rate / FLOPS_PER_TFLOP
     else:  # the median step has one of many lengths
@@ -365,7 +377,10 @@ def _group_medians(measured: Sequence[StepRecord]) -> dict[str, dict[str, float]
     for record in measured:
         for name, group in record.groups.items():
             phases.setdefault(name, []).append(group.phases)
-    return {name: _rounded(_medians(each)) for name, each in phases.items()}
+    medians = {}
+    for name, each in phases.items():
+        medians[name] = _rounded(_medians(each))
+    return medians
 
 
 def _medians(phases: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -373,7 +388,10 @@ def _medians(phases: Sequence[Mapping[str, float]]) -> dict[str, float]:
     names: dict[str, None] = {}
     for each in phases:
         names |= dict.fromkeys(each)
-    return {name: statistics.median(each.get(name, 0.0) for each in phases) for name in names}
+    medians = {}
+    for name in names:
+        medians[name] = statistics.median([each.get(name, 0.0) for each in phases])
+    return medians
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:

@@ -164,6 +164,5 @@ class Passes:
     def problems(self) -> list[str]:
         """Reasons not to judge the pass that counts; empty if it can be judged."""
         counted = self.finished[self.counted]
-        others = [each for each in self.finished if each is not counted and not each.disturbances]
-        drifts_pct = [each.drift.pct if each.drift else None for each in others]
-        return [*counted.disturbances, *drift_problems(counted.drift, earlier_pct=drifts_pct)]
+        drifts = [each.drift for each in self.finished if each is not counted and not each.disturbances]
+        return [*counted.disturbances, *drift_problems(counted.drift, earlier=drifts)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -202,6 +202,11 @@ class RunOutput:
     environment: Mapping[str, str] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()
     health: HealthReport | None = None
+
+
+def measured_steps(records: Sequence[StepRecord], *, warmup_steps: int) -> list[StepRecord]:
+    """Return the records after warm-up."""
+    return [record for record in records if record.step >= warmup_steps]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import PLAN_FILE, STEPS_FILE
 from pytest_nemoperf.runner import read_run
 from pytest_nemoperf.schema import read_contract
+from pytest_nemoperf.steadiness import Drift
 
 CASE_FILE: Final = "case.json"
 _CASE_SCHEMA_VERSION: Final = 1
@@ -31,7 +32,7 @@ TRY_SUFFIXES: Final = ("", "b", "c")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseRecord:
-    """Machine, provenance and verdict policy of a case's runs, which their own files don't hold.
+    """Machine, provenance and verdict policy of a case's runs, missing from their own files.
 
     Attributes:
         case: Case id.
@@ -144,7 +145,7 @@ def load_runs(run_dirs: Sequence[Path]) -> StoredCase:
             raise RecordError(f"{run_dir}: is a session's folder; give one of the cases in it")
     if len(run_dirs) == 1 and not (run_dirs[0] / PLAN_FILE).exists():
         return load_case(run_dirs[0])
-    given = dict.fromkeys(run_dir.absolute() for run_dir in run_dirs)
+    given = dict.fromkeys(map(Path.absolute, run_dirs))
     dropped: set[Path] = set()
     for run_dir in given:
         dropped.update(_earlier_tries(run_dir))
@@ -178,8 +179,8 @@ def measure_stored(stored: StoredCase, *, framework: Framework) -> Measurement:
             if stored.record.unreadable:
                 return unreadable(stored.plan, reason=stored.record.unreadable)
             raise RecordError(_missing_record_message(run_dir, error=exc)) from exc
-        drifts_pct = tuple(_drifts_pct(stored.plan, framework=framework, run_dirs=_earlier_tries(run_dir)))
-        runs.append(replace(run, earlier_drifts_pct=drifts_pct))
+        drifts = tuple(_drifts(stored.plan, framework=framework, run_dirs=_earlier_tries(run_dir)))
+        runs.append(replace(run, earlier_drifts=drifts))
     return measurement_of(stored.plan, runs=runs)
 
 
@@ -192,7 +193,7 @@ def _earlier_tries(run_dir: Path) -> list[Path]:
     return []
 
 
-def _drifts_pct(plan: Plan, *, framework: Framework, run_dirs: Sequence[Path]) -> Iterator[float | None]:
+def _drifts(plan: Plan, *, framework: Framework, run_dirs: Sequence[Path]) -> Iterator[Drift | None]:
     """Yield the drift of each dropped try that is there, can be read and ran on a healthy machine."""
     for run_dir in run_dirs:
         if not (run_dir / PLAN_FILE).exists():
@@ -200,7 +201,7 @@ def _drifts_pct(plan: Plan, *, framework: Framework, run_dirs: Sequence[Path]) -
         with suppress(RecordError):
             run = measure_run(expected_of(plan), read_run(plan, framework=framework, run_dir=run_dir))
             if not run.health_problems:
-                yield None if run.drift is None else run.drift.pct
+                yield run.drift
 
 
 def _missing_record_message(run_dir: Path, *, error: RecordError) -> str:
@@ -217,12 +218,14 @@ def _load(runs: Sequence[tuple[Path, CaseRecord]]) -> StoredCase:
     first_dir, first = runs[0]
     plan = _read_plan(first_dir)
     newest = first
+    run_dirs = []
     for run_dir, record in runs:
+        run_dirs.append(run_dir)
         for problem in _mismatches(run_dir, record=record, plan=plan, first=first):
             raise RecordError(f"{run_dir}: {problem} of {first_dir}; judge runs of one case and machine together")
         if record.provenance.date > newest.provenance.date:
             newest = record
-    return StoredCase(record=newest, plan=plan, run_dirs=tuple(run_dir for run_dir, _ in runs))
+    return StoredCase(record=newest, plan=plan, run_dirs=tuple(run_dirs))
 
 
 def _mismatches(run_dir: Path, *, record: CaseRecord, plan: Plan, first: CaseRecord) -> Iterator[str]:

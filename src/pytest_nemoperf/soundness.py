@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pytest_nemoperf.expected import ExpectedRecords
 from pytest_nemoperf.flops import FLOPS_REL_TOL
-from pytest_nemoperf.records import StepRecord
+from pytest_nemoperf.records import StepRecord, measured_steps
 from pytest_nemoperf.rl_measure import rollout_problems
 
 
@@ -21,10 +21,14 @@ def record_problems(expected: ExpectedRecords, *, records: Sequence[StepRecord])
             f"({expected.warmup_steps} warm-up and {expected.steps} measured were asked for)"
         )
     for name in ("loss", "grad_norm"):
-        bad = [record.step for record in records if not _is_finite_or_none(getattr(record, name))]
+        bad = []
+        for record in records:
+            value = getattr(record, name)
+            if value is not None and not math.isfinite(value):
+                bad.append(record.step)
         if bad:
             problems.append(f"{name} is not finite at step {bad[0]} ({len(bad)} of {len(records)} steps)")
-    measured = [record for record in records if record.step >= expected.warmup_steps]
+    measured = measured_steps(records, warmup_steps=expected.warmup_steps)
     problems += _token_problems(expected, measured=measured)
     problems += _flops_problems(expected, measured=measured)
     problems += rollout_problems(expected, records=measured)
@@ -65,7 +69,3 @@ def _flops_problems(expected: ExpectedRecords, *, measured: Sequence[StepRecord]
                 f"under {expected.flops_convention}"
             ]
     return []
-
-
-def _is_finite_or_none(value: float | None) -> bool:
-    return value is None or math.isfinite(value)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 from pytest_nemoperf.expected import ExpectedRecords
-from pytest_nemoperf.records import StepRecord
+from pytest_nemoperf.records import StepRecord, measured_steps
 
 _MAX_TREND_PCT = 10.0
 """Allowed trend from the first step to the last; the median is off by half of it."""
@@ -46,19 +46,19 @@ class Drift:
 
 def run_drift(expected: ExpectedRecords, *, records: Sequence[StepRecord]) -> Drift | None:
     """Return the drift of a run's measured steps, None if they have settled; see find_drift."""
-    measured = [record for record in records if record.step >= expected.warmup_steps]
+    measured = measured_steps(records, warmup_steps=expected.warmup_steps)
     times = settling_times(measured, has_exact_tokens=expected.has_exact_tokens)
     return find_drift(times[num_still_warming(times) :])
 
 
-def is_same_drift(drifts_pct: Sequence[float | None]) -> bool:
+def is_same_drift(drifts: Sequence[Drift | None]) -> bool:
     """Return whether every try drifts, and all of them the same way: then the workload does, not the machine."""
     num_slower = 0
-    for pct in drifts_pct:
-        if pct is None:
+    for drift in drifts:
+        if drift is None:
             return False
-        num_slower += pct > 0
-    return bool(drifts_pct) and num_slower in {0, len(drifts_pct)}
+        num_slower += drift.pct > 0
+    return bool(drifts) and num_slower in {0, len(drifts)}
 
 
 def drift_noise_pct(drifts_pct: Iterable[float | None]) -> float:
@@ -66,7 +66,10 @@ def drift_noise_pct(drifts_pct: Iterable[float | None]) -> float:
 
     The median of a run that drifts by d may be off by d/2 in either direction.
     """
-    squares = [((pct or 0.0) / 2.0) ** 2 for pct in drifts_pct]
+    squares = []
+    for pct in drifts_pct:
+        half_pct = (pct or 0.0) / 2.0
+        squares.append(half_pct**2)
     if not squares:
         return 0.0
     return math.sqrt(statistics.fmean(squares))
@@ -78,32 +81,36 @@ def settling_times(measured: Sequence[StepRecord], *, has_exact_tokens: bool) ->
     Responses get shorter or longer while a policy learns, which is no drift of the machine's speed. The scaling keeps a
     part of the time that is the same for every step, so that short steps don't appear slow.
     """
-    times = [record.step_time_sec for record in measured]
     if has_exact_tokens or not measured:
-        return times
-    tokens = [record.tokens for record in measured]
-    per_token = _sec_per_token(times, tokens=tokens)
-    rest = [time - per_token * count for time, count in zip(times, tokens, strict=True)]
+        return [record.step_time_sec for record in measured]
+    per_token = _sec_per_token(measured)
+    rest = [record.step_time_sec - per_token * record.tokens for record in measured]
     per_step = max(statistics.median(rest), 0.0)
-    usual = [per_step + per_token * count for count in tokens]
+    usual = [per_step + per_token * record.tokens for record in measured]
     middle = statistics.median(usual)
-    return [time * middle / of_its_tokens for time, of_its_tokens in zip(times, usual, strict=True)]
+    times = []
+    for record, usual_time in zip(measured, usual, strict=True):
+        times.append(record.step_time_sec * middle / usual_time)
+    return times
 
 
-def _sec_per_token(times: Sequence[float], *, tokens: Sequence[int]) -> float:
+def _sec_per_token(measured: Sequence[StepRecord]) -> float:
     """Return the time that one more token adds to a step, at most the step time over its tokens.
 
     From neighbouring steps, which a drift hardly moves apart: the slope of least absolute deviations, that is the
     median of their slopes weighted by their differences in tokens. If no two differ, it is the step time over its
     tokens.
     """
-    most = statistics.median(time / count for time, count in zip(times, tokens, strict=True))
+    most = statistics.median([record.step_time_sec / record.tokens for record in measured])
     slopes = []
-    for (before, after), (fewer, more) in zip(pairwise(times), pairwise(tokens), strict=True):
-        if fewer != more:
-            slope = (after - before) / (more - fewer)
-            slopes.append((slope, abs(more - fewer)))
-    left = sum(weight for _, weight in slopes) / 2.0
+    whole = 0
+    for before, after in pairwise(measured):
+        more = after.tokens - before.tokens
+        if more:
+            slope = (after.step_time_sec - before.step_time_sec) / more
+            slopes.append((slope, abs(more)))
+            whole += abs(more)
+    left = whole / 2.0
     for slope, weight in sorted(slopes):
         left -= weight
         if left <= 0:
@@ -195,21 +202,25 @@ def _thinned(times: Sequence[float]) -> list[float]:
     """Return at most 100 points: medians of groups of steps; first steps that fill no group are left out."""
     size = -(-len(times) // _MAX_POINTS)
     rest = len(times) % size
-    return [statistics.median(times[start : start + size]) for start in range(rest, len(times), size)]
+    points = []
+    for start in range(rest, len(times), size):
+        points.append(statistics.median(times[start : start + size]))
+    return points
 
 
 def _significant_trend_pct(times: Sequence[float]) -> float:
     """Return the median slope times the length, percent of the median; 0 if it may well be chance."""
     count = len(times)
-    pairs = list(combinations(range(count), 2))
+    slopes = []
     score = 0
-    for sooner, later in pairs:
-        score += (times[later] > times[sooner]) - (times[later] < times[sooner])
+    for sooner, later in combinations(range(count), 2):
+        rise = times[later] - times[sooner]
+        slopes.append(rise / (later - sooner))
+        score += (rise > 0) - (rise < 0)
     ties = 0
     for same in Counter(times).values():
         ties += same * (same - 1) * (2 * same + 5)
     variance = (count * (count - 1) * (2 * count + 5) - ties) / 18.0
     if abs(score) - 1.0 <= _MAX_TREND_Z * math.sqrt(variance):
         return 0.0
-    slope = statistics.median((times[later] - times[sooner]) / (later - sooner) for sooner, later in pairs)
-    return 100.0 * slope * (count - 1) / statistics.median(times)
+    return 100.0 * statistics.median(slopes) * (count - 1) / statistics.median(times)

@@ -96,7 +96,10 @@ def _slowness(runs: Sequence[Run], *, evidence: StragglerEvidence) -> list[tuple
     """Return for each run one figure per rank, larger for a slower rank."""
     if evidence is StragglerEvidence.WORK:
         return [run.rank_busy_sec for run in runs]
-    return [tuple(1 / clock for clock in run.sm_clock_mhz if clock > 0) for run in runs]
+    slowness = []
+    for run in runs:
+        slowness.append(tuple(1 / clock for clock in run.sm_clock_mhz if clock > 0))
+    return slowness
 
 
 def _find(
@@ -119,9 +122,12 @@ def _find(
     for ranks in _candidates(hosts, num_ranks=num_ranks):
         excesses = _standing_out(ranks, now=known, then=before, num_stages=num_stages)
         if excesses:
+            host = ""
+            if ranks[0] < len(hosts):
+                host = hosts[ranks[0]]
             straggler = Straggler(
                 ranks=ranks,
-                host=hosts[ranks[0]] if ranks[0] < len(hosts) else "",
+                host=host,
                 is_whole_host=len(ranks) > 1,
                 evidence=evidence,
                 excess_pct=100 * statistics.median(excesses),
@@ -138,7 +144,9 @@ def _candidates(hosts: Sequence[str], *, num_ranks: int) -> list[tuple[int, ...]
         by_host.setdefault(host, []).append(rank)
     candidates: list[tuple[int, ...]] = []
     if len(by_host) > 1:
-        candidates = [tuple(ranks) for ranks in by_host.values() if len(ranks) > 1]
+        for ranks in by_host.values():
+            if len(ranks) > 1:
+                candidates.append(tuple(ranks))
     candidates += [(rank,) for rank in range(num_ranks)]
     return candidates
 
@@ -154,7 +162,8 @@ def _standing_out(
     usual = list(map(statistics.median, zip(*then, strict=True)))
     before = _excesses(ranks, runs=then, usual=usual, num_stages=num_stages)
     limit = MARGIN_PCT / 100 + max([0.0, *before])
-    above = [each for each in _excesses(ranks, runs=now, usual=usual, num_stages=num_stages) if each > limit]
+    excesses = _excesses(ranks, runs=now, usual=usual, num_stages=num_stages)
+    above = [excess for excess in excesses if excess > limit]
     if len(above) < math.ceil(_SEEN_SHARE * len(now)):
         return []
     return above
@@ -186,8 +195,8 @@ def _excess(
         num_stages: Stages of the pipeline.
     """
     scaled = list(figures)
-    if usual:
-        scaled = [figure / (of_rank or 1.0) for figure, of_rank in zip(figures, usual, strict=True)]
+    for rank, usual_figure in enumerate(usual):
+        scaled[rank] /= usual_figure or 1.0
     per_stage = max(1, len(figures) // num_stages)
     ratios = []
     for rank in ranks:
