@@ -47,7 +47,9 @@ class ABWatcher:
     def instrument(self, command: RankCommand, *, run_dir: Path) -> RankCommand:
         """Return the command with ``abwatch`` switched on: Python processes note opened files in the run directory."""
         trees = self._trees
-        folders = [trees.new, trees.state_dir, trees.old] if self._is_old else [trees.old, "", trees.new]
+        folders: list[Path | str] = [trees.old, "", trees.new]
+        if self._is_old:
+            folders = [trees.new, trees.state_dir, trees.old]
         setting = "\n".join(map(str, [run_dir / _OPENED_FILE, *folders, *self._entries]))
         path = str(_HOOK)
         if command.env.get("PYTHONPATH"):

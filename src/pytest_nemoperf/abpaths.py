@@ -155,10 +155,11 @@ def _is_importable(path: Path, *, has_namespaces: bool) -> bool:
     suffixes = tuple(all_suffixes())
     if path.is_file():
         return path.name.endswith(suffixes)
-    prefix = "" if has_namespaces else "__init__."
-    return path.is_dir() and any(
-        file.name.startswith(prefix) and file.name.endswith(suffixes) for file in path.iterdir()
-    )
+    if path.is_dir():
+        for file in path.iterdir():
+            if file.name.endswith(suffixes) and (has_namespaces or file.name.startswith("__init__.")):
+                return True
+    return False
 
 
 def _editable_packages(project: Path) -> Iterator[tuple[str, Path]]:

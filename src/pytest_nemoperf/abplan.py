@@ -70,8 +70,10 @@ def _rounded_up(count: int, *, multiple: int) -> int:
 
 
 def _fullest_rank_bytes(plan: Plan) -> int:
-    training = max(stage_memory(plan, pp_rank=pp_rank).peak for pp_rank in range(plan.layout.pp))
+    fullest = 0
+    for pp_rank in range(plan.layout.pp):
+        fullest = max(fullest, stage_memory(plan, pp_rank=pp_rank).peak)
     generation = generation_memory(plan)
-    if generation is None:
-        return training
-    return max(training, generation.total)
+    if generation is not None:
+        fullest = max(fullest, generation.total)
+    return fullest

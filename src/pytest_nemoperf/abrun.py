@@ -264,7 +264,8 @@ class ABRunner:
                 deadline = min(deadline, time.monotonic() + self._remaining_sec(futures, token=token))
                 if time.monotonic() >= deadline:
                     self._stop.set()
-                on_progress(progress[-1] if progress else None)
+                last = progress[-1] if progress else None
+                on_progress(last)
         except BaseException:  # a Ctrl-C too
             self._stop.set()
             wait(running)

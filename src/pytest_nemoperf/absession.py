@@ -143,11 +143,11 @@ class ABSession:
         return self._runner
 
     def _rounds_of(self, plan: Plan) -> ABRounds:
-        why_launches = unsuited_to_turns(
-            plan,
-            host_memory_bytes=machine.host_memory_bytes(),
-            gpu_memory_bytes=min(self._context.settings.devices.memory_bytes) if plan.device == "cuda" else None,
-        )
+        gpu_memory_bytes = None
+        if plan.device == "cuda":
+            gpu_memory_bytes = min(self._context.settings.devices.memory_bytes)
+        host_memory_bytes = machine.host_memory_bytes()
+        why_launches = unsuited_to_turns(plan, host_memory_bytes=host_memory_bytes, gpu_memory_bytes=gpu_memory_bytes)
         if why_launches:
             self._say_launches(plan.case, why=why_launches)
         return ABRounds(plan, seed=random.SystemRandom().randrange(2**32), why_launches=why_launches)

@@ -152,10 +152,13 @@ class _PathSwap:
         for mention in self.mentions(text):
             replacement = self._replacement(mention)
             if replacement is None:
-                is_folder = (self._trees.new / mention.place).is_dir()
-                if not (may_lack_folders if is_folder else may_lack_files):
+                may_lack = may_lack_files
+                replacement = mention.text
+                if (self._trees.new / mention.place).is_dir():
+                    may_lack = may_lack_folders
+                    replacement = mention.old
+                if not may_lack:
                     raise RevisionError(_lacks(mention.text, place=mention.place, subject=subject))
-                replacement = mention.old if is_folder else mention.text
             parts += [text[done : mention.start], replacement]
             done = mention.end
         return "".join([*parts, text[done:]])
@@ -206,7 +209,9 @@ class _PathSwap:
         """
         new = self._trees.new
         end = text.index("/", start)
-        folder = Path("/" if end == start else os.environ.get("HOME", "/")).resolve()
+        folder = Path("/")
+        if end > start:
+            folder = Path(os.environ.get("HOME", "/")).resolve()
         if text.startswith(str(new), start) and _NAME_IS_OVER.match(text, start + len(str(new))):
             folder = new  # its name may have characters that _NAME excludes
             end = start + len(str(new))

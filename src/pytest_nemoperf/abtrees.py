@@ -68,7 +68,7 @@ class ABTrees:
         data, and submodules that are the same on both sides.
         """
         path = self.new / place
-        if place.parts[:1] == (".git",) or any(path.is_relative_to(each) for each in self.linked):
+        if place.parts[:1] == (".git",) or any(map(path.is_relative_to, self.linked)):
             return True
         folders = [str(place), *map(str, place.parents)]
         for submodule in self.submodules.intersection(folders):
@@ -85,11 +85,12 @@ class ABTrees:
 
     def _is_foreign(self, place: PurePosixPath) -> bool:
         """Return whether a path is installed, cloned or cached: part of neither version of the code."""
-        if _PACKAGE_FOLDERS.intersection(place.parts) or any(part.startswith(".") for part in place.parts[:-1]):
+        if _PACKAGE_FOLDERS.intersection(place.parts) or self.new / place == Path(sys.executable):
             return True
-        if self.new / place == Path(sys.executable):
-            return True
-        return any(_is_foreign_folder(self.new / folder) for folder in place.parents if folder.parts)
+        for folder in place.parents[:-1]:
+            if folder.name.startswith(".") or _is_foreign_folder(self.new / folder):
+                return True
+        return False
 
 
 def read_trees(revision: Revision, *, checkout: Path, state_dir: Path) -> ABTrees:
@@ -114,7 +115,7 @@ def read_trees(revision: Revision, *, checkout: Path, state_dir: Path) -> ABTree
     submodules: set[str] = set()
     for path, (mode, _) in _index(new):
         tracked.add(path)
-        tracked.update(str(folder) for folder in PurePosixPath(path).parents if folder.parts)
+        tracked.update(map(str, PurePosixPath(path).parents[:-1]))
         if mode == _SUBMODULE_MODE:
             submodules.add(path)
     same_submodules: set[str] = set()

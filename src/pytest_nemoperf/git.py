@@ -126,7 +126,11 @@ def _reason(stderr: str) -> str:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     if not lines:
         return ""
-    fatal = [line for line in lines if line.startswith("fatal: ")]
-    message = fatal[0].removeprefix("fatal: ") if fatal else lines[0]
-    proposals = [line for line in lines if line.startswith("git config ")]
-    return "; ".join([message, *proposals[:1]])
+    message = lines[0]
+    proposal = ""
+    for line in reversed(lines):  # the first one of each kind counts
+        if line.startswith("fatal: "):
+            message = line.removeprefix("fatal: ")
+        if line.startswith("git config "):
+            proposal = line
+    return "; ".join(filter(None, [message, proposal]))

@@ -123,30 +123,31 @@ class GpuSampler:
 
     def _sample(self, gpu: Gpu) -> GpuSample:
         nvml = self._nvml
-        power = self._ask(nvml.nvmlDeviceGetPowerUsage, gpu)
         return GpuSample(
             sm_clock_mhz=self._ask(nvml.nvmlDeviceGetClockInfo, gpu, nvml.NVML_CLOCK_SM),
             memory_clock_mhz=self._ask(nvml.nvmlDeviceGetClockInfo, gpu, nvml.NVML_CLOCK_MEM),
             temperature_c=self._ask(nvml.nvmlDeviceGetTemperature, gpu, nvml.NVML_TEMPERATURE_GPU),
-            power_w=None if power is None else power / _MW_PER_W,
+            power_w=self._power_w(nvml.nvmlDeviceGetPowerUsage, gpu),
             reasons=_reasons(self._ask(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, gpu) or 0, nvml=nvml),
         )
 
     def _health(self, number: int, *, samples: Sequence[GpuSample], own_pids: Collection[int]) -> GpuHealth:
         start = self._starts[number]
-        cap = self._ask(self._nvml.nvmlDeviceGetEnforcedPowerLimit, start.gpu)
         foreign = sorted(start.processes.keys() & self._processes(start.gpu).keys() - {*own_pids})
-        reasons: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for sample in samples:
-            reasons.update(sorted(sample.reasons))
+            counts.update(sorted(sample.reasons))
+        shares = {}
+        for reason, count in counts.items():
+            shares[reason] = count / len(samples)
         return GpuHealth(
             gpu=number,
             sm_clock_mhz=min_median_max([sample.sm_clock_mhz for sample in samples]),
             memory_clock_mhz=min_median_max([sample.memory_clock_mhz for sample in samples]),
             temperature_c=min_median_max([sample.temperature_c for sample in samples]),
             power_w=min_median_max([sample.power_w for sample in samples]),
-            power_cap_w=None if cap is None else cap / _MW_PER_W,
-            reasons={name: count / len(samples) for name, count in reasons.items()},
+            power_cap_w=self._power_w(self._nvml.nvmlDeviceGetEnforcedPowerLimit, start.gpu),
+            reasons=shares,
             num_memory_errors=max(0, self._num_errors(start.gpu) - start.num_errors),
             xids=tuple(self._xids(start.events)),
             foreign_processes=tuple(start.processes[pid] for pid in foreign),
@@ -156,6 +157,12 @@ class GpuSampler:
         if gpu.handle is None:
             return None
         return ask(self._nvml, call, gpu.handle, *arguments)
+
+    def _power_w(self, call: Any, gpu: Gpu) -> float | None:
+        milliwatts: int | None = self._ask(call, gpu)
+        if milliwatts is None:
+            return None
+        return milliwatts / _MW_PER_W
 
     def _num_errors(self, gpu: Gpu) -> int:
         nvml = self._nvml

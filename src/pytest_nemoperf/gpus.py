@@ -95,23 +95,24 @@ def topology_of(nvml: Any, *, gpus: Sequence[Gpu]) -> str:
 
 def settings_of(nvml: Any, *, gpus: Sequence[Gpu]) -> dict[str, str]:
     """Return the settings of an administrator, power cap and clocks, by name; different values are joined by commas."""
-    facts: dict[str, list[str]] = {}
+    facts: dict[str, dict[str, None]] = {}  # the inner ones are ordered sets
     for gpu in gpus:
         if gpu.handle is None:
             continue
-        cap = ask(nvml, nvml.nvmlDeviceGetEnforcedPowerLimit, gpu.handle)
-        clocks = {
+        figures = {
             "gpu.max_sm_clock_mhz": ask(nvml, nvml.nvmlDeviceGetMaxClockInfo, gpu.handle, nvml.NVML_CLOCK_SM),
             "gpu.max_memory_clock_mhz": ask(nvml, nvml.nvmlDeviceGetMaxClockInfo, gpu.handle, nvml.NVML_CLOCK_MEM),
             "gpu.application_sm_clock_mhz": ask(
                 nvml, nvml.nvmlDeviceGetApplicationsClock, gpu.handle, nvml.NVML_CLOCK_SM
             ),
-            "gpu.power_cap_w": None if cap is None else round(cap / _MW_PER_W),
         }
-        for name, value in clocks.items():
+        cap = ask(nvml, nvml.nvmlDeviceGetEnforcedPowerLimit, gpu.handle)
+        if cap is not None:
+            figures["gpu.power_cap_w"] = round(cap / _MW_PER_W)
+        for name, value in figures.items():
             if value is not None:
-                facts.setdefault(name, []).append(str(value))
-    return {name: ", ".join(dict.fromkeys(values)) for name, values in facts.items()}
+                facts.setdefault(name, {})[str(value)] = None
+    return {name: ", ".join(values) for name, values in facts.items()}
 
 
 def ask(nvml: Any, call: Callable[..., Any], *arguments: Any) -> Any:

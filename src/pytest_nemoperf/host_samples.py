@@ -148,7 +148,9 @@ class HostSampler:
             text = _read(folder / f"cpu{core}/cpufreq/scaling_cur_freq").strip()
             if text.isdecimal():
                 frequencies.append(int(text) / _KHZ_PER_MHZ)
-        return statistics.median(frequencies) if frequencies else None
+        if not frequencies:
+            return None
+        return statistics.median(frequencies)
 
 
 def use_between(start: HostSample, end: HostSample) -> HostSample:
@@ -156,12 +158,12 @@ def use_between(start: HostSample, end: HostSample) -> HostSample:
 
     Samples of a long run must not grow with the number of processes on the host.
     """
-    foreign: list[tuple[int, str, float]] = []
+    foreign: list[tuple[int, tuple[str, float]]] = []
     for pid, (name, end_sec) in end.foreign.items():
         _, start_sec = start.foreign.get(pid, (name, 0.0))
         if end_sec > start_sec:
-            foreign.append((pid, name, end_sec - start_sec))
-    foreign.sort(key=lambda process: -process[2])
+            foreign.append((pid, (name, end_sec - start_sec)))
+    foreign.sort(key=lambda process: -process[1][1])
     throttled_sec: dict[str, float] = {}
     for group, end_sec in end.throttled_sec.items():
         if group in start.throttled_sec:
@@ -171,7 +173,7 @@ def use_between(start: HostSample, end: HostSample) -> HostSample:
         idle_sec=end.idle_sec - start.idle_sec,
         steal_sec=end.steal_sec - start.steal_sec,
         own_sec=end.own_sec - start.own_sec,
-        foreign={pid: (name, seconds) for pid, name, seconds in foreign[:_MAX_PROCESSES]},
+        foreign=dict(foreign[:_MAX_PROCESSES]),
         throttled_sec=throttled_sec,
         frequency_mhz=end.frequency_mhz,
     )
@@ -197,15 +199,17 @@ def cpu_health(uses: Sequence[HostSample], *, num_cores: int, num_allowed_cores:
     whole = used + idle + steal
     if whole <= 0:
         return None
+    throttled_share = None
     throttled = _most_throttled_sec(uses)
-    allowed = whole * (num_allowed_cores or num_cores) / num_cores
+    if throttled is not None:
+        throttled_share = _share(throttled, whole=whole * (num_allowed_cores or num_cores) / num_cores)
     return CpuHealth(
         num_cores=num_cores,
         own_share=_share(own, whole=whole),
         foreign_share=_share(used - own, whole=whole),
         idle_share=_share(idle, whole=whole),
         steal_share=_share(steal, whole=whole),
-        throttled_share=None if throttled is None else _share(throttled, whole=allowed),
+        throttled_share=throttled_share,
         frequency_mhz=min_median_max([use.frequency_mhz for use in uses]),
         foreign_processes=_foreign_processes(uses, whole=whole),
     )
@@ -243,7 +247,9 @@ def _foreign_processes(uses: Sequence[HostSample], *, whole: float) -> dict[str,
     shares: dict[str, float] = {}
     for name, used in sorted(seconds.items(), key=lambda item: -item[1]):
         if used >= _MIN_SHOWN_SHARE * whole:
-            which = f"process {pids[name][0]}" if len(pids[name]) == 1 else f"{len(pids[name])} processes"
+            which = f"process {pids[name][0]}"
+            if len(pids[name]) > 1:
+                which = f"{len(pids[name])} processes"
             shares[f"{name} ({which})"] = _share(used, whole=whole)
     return shares
 

@@ -98,7 +98,10 @@ def _plain(value: object, *, subject: str, depth: int) -> Any:
     if isinstance(value, Mapping):
         return _plain_mapping(value, subject=subject, depth=depth + 1)
     if isinstance(value, (list, tuple)):
-        return [_plain(each, subject=f"{subject}[{at}]", depth=depth + 1) for at, each in enumerate(value)]
+        plain = []
+        for at, each in enumerate(value):
+            plain.append(_plain(each, subject=f"{subject}[{at}]", depth=depth + 1))
+        return plain
     _check_scalar(value, subject=subject)
     return value
 

@@ -126,12 +126,14 @@ class MeasuredLoop:
             )
 
     def _tokens_of(self, step: LoopStep) -> int:
-        if step.tokens is None and not self._expected.has_exact_tokens:
+        if step.tokens is not None:
+            return step.tokens
+        if not self._expected.has_exact_tokens:
             raise RecordError(
                 f"step {step.index} says nothing of its tokens; with has_varying_lengths=True each step, those of the "
                 "warm-up too, must call step.record(tokens=...)"
             )
-        return self._expected.tokens_per_step if step.tokens is None else step.tokens
+        return self._expected.tokens_per_step
 
     def _finish_unit(self) -> bool:
         """Keep a unit if it is complete, and return whether the loop ends."""

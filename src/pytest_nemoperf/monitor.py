@@ -113,7 +113,9 @@ class Monitor:
     def _take(self, *, num_finished: int) -> None:
         """Take a sample, and keep only its difference from the last one: a whole sample lists all processes."""
         started = self._now()
-        gpus = self._gpus.sample() if self._gpus is not None else ()
+        gpus: tuple[GpuSample, ...] = ()
+        if self._gpus is not None:
+            gpus = self._gpus.sample()
         sample = _Sample(time_sec=started, num_finished=num_finished, host=self._host.sample())
         if self._last is not None:
             use = None
@@ -132,9 +134,10 @@ class Monitor:
 
     def _counted(self) -> tuple[Sequence[_Interval], bool]:
         """Return the intervals within the measured steps and True; without any, the last intervals and False."""
-        measured = [
-            interval for interval in self._intervals if self._first_step <= interval.num_finished < self._last_step
-        ]
+        measured = []
+        for interval in self._intervals:
+            if self._first_step <= interval.num_finished < self._last_step:
+                measured.append(interval)
         if measured:
             return measured, True
         seconds = 0.0
@@ -147,4 +150,4 @@ class Monitor:
 
 def _own_pids() -> set[int]:
     own = psutil.Process()
-    return {own.pid, *(child.pid for child in own.children(recursive=True))}
+    return {process.pid for process in (own, *own.children(recursive=True))}

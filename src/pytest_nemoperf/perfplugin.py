@@ -245,11 +245,11 @@ class PerfPlugin:
         elif report.when == "call":
             self._has_outcome = report.outcome in _OUTCOMES
         elif not self._has_outcome:
-            report.user_properties = [pair for pair in report.user_properties if not pair[0].startswith(PREFIX)]
+            report.user_properties = _others(report.user_properties)
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Return no letter for a judged case: it has a line of its own."""
-        if report.when != "call" or not any(name == _VERDICT_PROPERTY for name, _ in report.user_properties):
+        if report.when != "call" or _VERDICT_PROPERTY not in dict(report.user_properties):
             return None
         outcome = str(report.outcome)
         if hasattr(report, "wasxfail") and report.skipped:
@@ -300,17 +300,19 @@ class PerfPlugin:
         """Yield sentences on losses that this session can't see or does not fail."""
         session = self.session
         left_out = FAILING_BY_DEFAULT - session.settings.fail_on
-        num_let = sum(report.result.verdict.kind in left_out for report in session.reports)
-        if num_let:
+        num_cases = 0
+        for report in session.reports:
+            num_cases += report.result.verdict.kind in left_out
+        if num_cases:
             words = " and ".join(sorted(left_out))
-            yield f"{count_text(num_let, 'case')} would fail, and does not: perf_fail_on leaves out {words}"
+            yield f"{count_text(num_cases, 'case')} would fail, and does not: perf_fail_on leaves out {words}"
         if session.ab is not None and session.ab.caution:
             yield f"CAUTION: {session.ab.caution}"
         if session.outside:
             yield session.outside
 
     def _note_failure(self, error: BaseException) -> None:
-        """Note a failure, after which a test stores nothing; a verdict, or a skip after one, is none."""
+        """Note a failure, so that the test stores nothing; a verdict, or a skip after one, is none."""
         if error is not self.session.verdict_failure and not isinstance(error, pytest.skip.Exception):
             self._problem = "its test failed for another reason than its speed"
 
@@ -335,8 +337,15 @@ class PerfPlugin:
 
 def _write_properties(item: pytest.Item, *, reports: Sequence[CaseReport]) -> None:
     """Replace a test's JUnit properties of an earlier attempt by those of these reports."""
-    others = [(name, value) for name, value in item.user_properties if not name.startswith(PREFIX)]
-    item.user_properties[:] = [*others, *(pair for report in reports for pair in properties(report))]
+    pairs = _others(item.user_properties)
+    for report in reports:
+        pairs += properties(report)
+    item.user_properties[:] = pairs
+
+
+def _others(pairs: Sequence[tuple[str, object]]) -> list[tuple[str, object]]:
+    """Return JUnit properties without those of cases."""
+    return [pair for pair in pairs if not pair[0].startswith(PREFIX)]
 
 
 def _was_cut_off(session: pytest.Session, *, exitstatus: int) -> bool:

@@ -100,7 +100,8 @@ class PerfSession:
 
     def judged(self, nodeid: str) -> list[CaseReport]:
         """Return the reports of the cases that the last attempt of a test has judged."""
-        return [report for report in self.reports if report.result.verdict.case in self._judged.get(nodeid, ())]
+        cases = self._judged.get(nodeid, ())
+        return [report for report in self.reports if report.result.verdict.case in cases]
 
     def check_once(self, case: str, *, nodeid: str) -> None:
         """Check that a test has not measured a case before: of two measurements only one would stand.
@@ -267,8 +268,10 @@ class PerfSession:
         """Note the tests that judged nothing, and the reason if there is no case at all; return whether that fails."""
         suite = self.suite
         known = {each.nodeid for each in self.not_run}
-        known |= {report.result.nodeid for report in self.reports if self.judged(report.result.nodeid)}
         known |= {case.nodeid for case in self.planner.priced}
+        for nodeid, cases in self._judged.items():
+            if cases:
+                known.add(nodeid)
         if not self.settings.is_dry_run:
             self.outside = suite.outside()
         unjudged = [

@@ -142,6 +142,9 @@ def read_settings(config: pytest.Config) -> Settings:
     except NemoPerfError as exc:
         raise pytest.UsageError(str(exc)) from None
     state_dir = config.rootpath / options.STATE_DIR
+    output_dir = state_dir / "latest"
+    if option.perf_output:
+        output_dir = _output_dir(config)
     timeout_sec: float | None = None
     if option.perf_timeout is not None:
         timeout_sec = parse_seconds(option.perf_timeout, subject="--perf-timeout")
@@ -151,7 +154,7 @@ def read_settings(config: pytest.Config) -> Settings:
         was_detected=option.system == "auto",
         baselines_dir=_baselines_dir(config),
         state_dir=state_dir,
-        output_dir=_output_dir(config) if option.perf_output else state_dir / "latest",
+        output_dir=output_dir,
         runs=_num_runs(config),
         policy=policy,
         fail_on=parse_fail_on(option.perf_fail_on or config.getini("perf_fail_on")),

@@ -54,8 +54,11 @@ class Suite:
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
         """Note the perf tests that are left out, by -k, -m or another plugin."""
-        self._left_out += [item.nodeid for item in items if item.get_closest_marker("perf")]
-        self._unmarked += [item for item in items if item.get_closest_marker("perf") is None]
+        for item in items:
+            if item.get_closest_marker("perf"):
+                self._left_out.append(item.nodeid)
+            else:
+                self._unmarked.append(item)
 
     def note_dropped(self, collected: Sequence[pytest.Item], *, kept: Sequence[pytest.Item]) -> None:
         """Note the perf tests that a hook took out of the collected ones without deselecting them."""
@@ -70,7 +73,8 @@ class Suite:
         if report.skipped:
             self._skipped[report.nodeid] = _skip_reason(report)
         if report.outcome != "passed":
-            self._uncollected.append(f"{report.nodeid} was {_collected_how(report)}")
+            how = "skipped as a whole" if report.skipped else "not collected"
+            self._uncollected.append(f"{report.nodeid} was {how}")
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Note the tests that are to run."""
@@ -163,14 +167,14 @@ class Suite:
                 selection += f" and -k {option.keyword!r}"
             collected = f"{count_text(len(self._left_out), 'perf test')} collected"
             return f"no perf test ran: {collected}, all left out by {selection}"
-        where = " and ".join(os.path.relpath(argument, self._config.rootpath) for argument in self._config.args)
+        places = [os.path.relpath(argument, self._config.rootpath) for argument in self._config.args]
         unseen = _shortened([f"{path} may hold perf tests" for path in self._unseen()])
         hint = f"give its folder, or name it in ini {PERF_TESTPATHS}"
         if self._config.args_source is pytest.Config.ArgsSource.INVOCATION_DIR and self._config.getini(PERF_TESTPATHS):
             hint = f"ini {PERF_TESTPATHS} holds where pytest is started in {self._config.rootpath}: start it there"
         if unseen:
             unseen.append(hint)
-        return "; ".join([f"no perf test ran: none was collected in {where}", *unseen])
+        return "; ".join([f"no perf test ran: none was collected in {' and '.join(places)}", *unseen])
 
     def outside(self) -> str:
         """Return a note on files with perf tests that were not collected, though the session was given no path."""
@@ -185,7 +189,7 @@ class Suite:
             collected = [Path(argument).resolve() for argument in config.args]
         outside: list[str] = []
         for path in self._unseen(follows_links=False):
-            is_inside = any((root / path).resolve().is_relative_to(folder) for folder in collected)
+            is_inside = any(map((root / path).resolve().is_relative_to, collected))
             if not is_inside and names_perf(root / path):
                 outside.append(str(path))
         if not outside:
@@ -200,18 +204,16 @@ class Suite:
 
     def gaps(self) -> list[str]:
         """Return reasons why there may be more cases than were asked for; none if the whole suite was seen."""
+        left_out = [f"{nodeid} was left out" for nodeid in self._left_out]
         unseen = [f"{path} may hold perf tests and was not collected; collect it as well" for path in self._unseen()]
         problems: list[str] = []
         for item in self._items:
             if problem := self._problem(item):
                 problems.append(f"{item.nodeid} {problem}")
-        return [
-            *_shortened(list(self._selections())),
-            *_shortened([f"{nodeid} was left out" for nodeid in self._left_out]),
-            *_shortened(unseen),
-            *_shortened(self._uncollected),
-            *_shortened(problems),
-        ]
+        gaps: list[str] = []
+        for kind in (list(self._selections()), left_out, unseen, self._uncollected, problems):
+            gaps += _shortened(kind)
+        return gaps
 
     def prune(self, store: BaselineStore, *, shown: Callable[[Path], str]) -> Pruned:
         """Delete the committed baselines that no test asks for, unless a test that was not seen may.
@@ -261,13 +263,15 @@ class Suite:
             for baseline in stored.values():
                 if _is_renamed(workload, stored=baseline.workload):
                     renamed[case] = baseline.case
-        if gaps:
-            stored = {path: baseline for path, baseline in stored.items() if baseline.case in renamed.values()}
-        if gaps and not stored and not (is_failing and missing):
+        unwanted = []
+        for path, baseline in stored.items():
+            if not gaps or baseline.case in renamed.values():
+                unwanted.append(shown(path))
+        if gaps and not unwanted and not (is_failing and missing):
             return None
         return Unasked(
             missing=tuple(missing),
-            stored=tuple(shown(path) for path in stored),
+            stored=tuple(unwanted),
             renamed=renamed,
             gaps=tuple(gaps),
             is_failure=is_failing and not gaps,
@@ -356,10 +360,6 @@ def _skip_reason(report: pytest.CollectReport | pytest.TestReport) -> str:
     if isinstance(report.longrepr, tuple):
         reason = report.longrepr[2]
     return reason.removeprefix("Skipped: ")
-
-
-def _collected_how(report: pytest.CollectReport) -> str:
-    return "skipped as a whole" if report.skipped else "not collected"
 
 
 def _shortened(problems: list[str]) -> list[str]:

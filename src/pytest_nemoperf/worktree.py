@@ -144,7 +144,8 @@ class Worktree:
 
     def remove(self) -> None:
         """Remove the folder that add made and git's entry for it; may be called twice."""
-        claim, self._claim = self._claim, None
+        claim = self._claim
+        self._claim = None
         if claim is not None:
             self._discard(claim)
 

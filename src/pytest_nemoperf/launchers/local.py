@@ -102,6 +102,7 @@ class LocalLauncher:
 
     def _request(self, command: RankCommand, *, run_dir: Path, port: int) -> Request:
         size = str(command.num_processes)
+        logs = [str(run_dir / "logs" / f"rank{rank}.log") for rank in range(command.num_processes)]
         env = {
             **_inherited_environment(),
             "WORLD_SIZE": size,
@@ -117,7 +118,7 @@ class LocalLauncher:
             entrypoint=command.entrypoint or "",
             env=env,
             cwd=str(self._cwd or Path.cwd()),
-            logs=tuple(str(run_dir / "logs" / f"rank{rank}.log") for rank in range(command.num_processes)),
+            logs=tuple(logs),
             run_dir=str(run_dir),
             grace_sec=self._grace_sec,
         )
@@ -180,16 +181,17 @@ def _result(report: Report, *, request: Request, timed_out: bool) -> LaunchResul
         path = Path(request.run_dir) / error_file(rank)
         if path.exists():
             times[rank] = _error_time(path)
-    ranks = sorted(times, key=lambda rank: (times[rank], rank))
-    # A rank with an error file but no exit code still ran, and was ended by the helper.
-    failures = tuple(RankExit(rank=rank, exit_code=codes.get(rank, -signal.SIGTERM)) for rank in ranks)
+    failures = []
+    for rank in sorted(times, key=lambda rank: (times[rank], rank)):
+        # A rank with an error file but no exit code still ran, and was ended by the helper.
+        failures.append(RankExit(rank=rank, exit_code=codes.get(rank, -signal.SIGTERM)))
     if timed_out:
         status = LaunchStatus.TIMED_OUT
     elif failures:
         status = LaunchStatus.FAILED
     else:
         status = LaunchStatus.OK
-    return LaunchResult(status=status, failures=failures, logs=tuple(map(Path, request.logs)))
+    return LaunchResult(status=status, failures=tuple(failures), logs=tuple(map(Path, request.logs)))
 
 
 def _error_time(path: Path) -> float:
