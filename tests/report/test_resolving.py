@@ -8,6 +8,6 @@ from tests.report.builders import make_passed
 
 def test_loose_tolerances_are_told_once_for_all_cases() -> None:
     (speed, *_) = make_passed().result.verdict.comparisons
-    cases = [[replace(speed, allowed_pct=20.0, resolution_pct=resolved)] for resolved in (1.0, 2.5, 10.0)]
+    comparisons = [replace(speed, allowed_pct=20.0, resolution_pct=resolved) for resolved in (1.0, 2.5, 10.0)]
 
-    assert loose_texts(cases) == ["tokens/sec/GPU 20%: 2 cases could hold 2.5%"]
+    assert loose_texts(comparisons) == ["tokens/sec/GPU 20%: 2 cases could hold 2.5%"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.abtest import JUDGED_IN_ROUNDS, ABResult, ABRound, metric_around_median
@@ -17,9 +16,9 @@ from pytest_nemoperf.report.commands import command_lines
 from pytest_nemoperf.report.console import (
     ALARM,
     figures_table,
-    heading,
     indented,
     injection_banner,
+    section,
     style_of,
     styled,
     to_text,
@@ -62,7 +61,9 @@ def ab_header(revision: str, *, limit_sec: float, tolerances: Mapping[str, float
         f"perf: cases are compared with {revision}, by --perf-ab, for at most {elapsed_text(limit_sec)} each; "
         f"tolerance {tolerances_text(tolerances)}; baselines are neither read nor written"
     )
-    return f"{line}\nperf: CAUTION: {caution}" if caution else line
+    if caution:
+        line += f"\nperf: CAUTION: {caution}"
+    return line
 
 
 def render_round_line(
@@ -99,12 +100,14 @@ def render_round_line(
 
 def ab_parts(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
     """Yield the summary's section on the cases that were compared with another revision."""
-    compared = [(case.verdict.case, case.ab) for case in cases if case.ab is not None]
-    for old, own in groupby(compared, key=lambda each: each[1].old):
-        yield ""
-        yield heading(f"compared with {old}")
-        for case, ab in own:
-            yield indented(f"{case}: {_method_text(ab)}")
+    old = None
+    for case in cases:
+        if case.ab is None:
+            continue
+        if case.ab.old != old:
+            old = case.ab.old
+            yield section(f"compared with {old}")
+        yield indented(f"{case.verdict.case}: {_method_text(case.ab)}")
 
 
 def _parts(report: CaseReport, *, ab: ABResult, width: int) -> Iterator[RenderableType]:
@@ -124,12 +127,10 @@ def _parts(report: CaseReport, *, ab: ABResult, width: int) -> Iterator[Renderab
         yield from _time_by_phase(report, ab=ab)
     yield from _method_parts(ab)
     if result.run_dir:
-        yield ""
-        yield heading("records and logs of both sides' ranks")
+        yield section("records and logs of both sides' ranks")
         yield unfolded(result.run_dir)
     if report.rerun_command:
-        yield ""
-        yield heading("to run it again")
+        yield section("to run it again")
         yield from command_lines(report.rerun_command, width=width)
 
 
@@ -160,8 +161,7 @@ def _time_by_phase(report: CaseReport, *, ab: ABResult) -> Iterator[RenderableTy
         compared = compare_phases(new, baseline=ab.old_measurement.runs, group=group)
         if compared is None:
             continue
-        yield ""
-        yield heading(title)
+        yield section(title)
         yield phase_table(compared, sides=("old", "new"), has_shares=False)
         sentence = loss_sentence(compared)
         if sentence and report.result.verdict.kind in _MOVED:
@@ -173,7 +173,9 @@ def _method_text(ab: ABResult) -> str:
     for each in ab.rounds:
         num_counted += not each.left_out
         num_new_first += each.first == "new"
-    method = f"turns of {ab.block_steps} steps" if ab.method == "turns" else "whole launches"
+    method = "whole launches"
+    if ab.method == "turns":
+        method = f"turns of {ab.block_steps} steps"
     return (
         f"{count_text(num_counted, 'round')} in {elapsed_text(ab.duration_sec)} by {method}; "
         f"{num_new_first} of {len(ab.rounds)} began with new (drawn from seed {ab.seed})"
@@ -181,18 +183,19 @@ def _method_text(ab: ABResult) -> str:
 
 
 def _method_parts(ab: ABResult) -> Iterator[RenderableType]:
-    yield ""
-    yield heading(f"how {ab.new} was compared with {ab.old}")
+    yield section(f"how {ab.new} was compared with {ab.old}")
     yield indented(_method_text(ab))
     if ab.why_launches:
         yield indented(f"not by turns: {ab.why_launches}")
-    changes = " ".join(map(_change_text, ab.rounds))
-    yield indented(f"time a step of new beside old, round by round: {changes}")
-    for reason in dict.fromkeys(each.left_out for each in ab.rounds if each.left_out):
+    changes = []
+    reasons: list[str] = []
+    for each in ab.rounds:
+        if not each.left_out:
+            changes.append(signed_percent(_PCT * math.expm1(each.ratios[TOKENS_PER_SEC_PER_GPU.name])))
+            continue
+        changes.append("(left out)")
+        if each.left_out not in reasons:
+            reasons.append(each.left_out)
+    yield indented(f"time a step of new beside old, round by round: {' '.join(changes)}")
+    for reason in reasons:
         yield indented(f"(left out) {reason}")
-
-
-def _change_text(round_: ABRound) -> str:
-    if round_.left_out:
-        return "(left out)"
-    return signed_percent(_PCT * math.expm1(round_.ratios[TOKENS_PER_SEC_PER_GPU.name]))

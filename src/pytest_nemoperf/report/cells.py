@@ -72,7 +72,9 @@ def allowed_text(comparison: Comparison) -> str:
 def metric_text(comparison: Comparison) -> str:
     """Return the metric and the anchor, if one: ``tokens/sec/GPU``, ``tokens/sec/GPU (anchor 25.09)``."""
     label = METRICS[comparison.metric].label
-    return f"{label} (anchor {comparison.anchor})" if comparison.anchor else label
+    if comparison.anchor:
+        label += f" (anchor {comparison.anchor})"
+    return label
 
 
 def tolerances_text(tolerances: Mapping[str, float]) -> str:
@@ -92,7 +94,9 @@ def figure_text(value: float, *, metric: str) -> str:
     """Return a value with the metric's label: ``2,412 tokens/sec/GPU``, ``peak memory 0.31 GiB``."""
     figure = METRICS[metric].format(value)
     label = METRICS[metric].label
-    return f"{figure} {label}" if label == METRICS[metric].unit else f"{label} {figure}"
+    if label == METRICS[metric].unit:
+        return f"{figure} {label}"
+    return f"{label} {figure}"
 
 
 def figures_text(runs: Sequence[Run]) -> str:
@@ -125,7 +129,9 @@ def verdict_word(case: CaseResult) -> str:
     """Return a case's verdict as tables show it: ``REGRESSED``, ``REGRESSED, waived``, ``PASSED, waiver expired``."""
     if case.has_expired_waiver:
         return f"{case.verdict.kind}, waiver expired"
-    return f"{case.verdict.kind}, waived" if case.waived else case.verdict.kind.value
+    if case.waived:
+        return f"{case.verdict.kind}, waived"
+    return case.verdict.kind.value
 
 
 def earlier_text(case: CaseResult) -> str:

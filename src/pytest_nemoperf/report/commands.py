@@ -36,7 +36,9 @@ def command_lines(command: str, *, width: int) -> list[str]:
             lines[-1] += _CONTINUED
         lines += [piece + _CUT for piece in whole]
         lines.append(last)
-    return lines if is_cut else [_INDENT + line for line in lines]
+    if is_cut:
+        return lines
+    return [_INDENT + line for line in lines]
 
 
 def _pieces(word: str, *, room: int) -> list[str]:

@@ -13,9 +13,10 @@ from pytest_nemoperf.report.cells import allowed_text, metric_text, signed_perce
 from pytest_nemoperf.report.console import (
     QUIET,
     align,
+    column_widths,
     figures_table,
-    heading,
     indented,
+    section,
     style_of,
     styled,
     verdict_text,
@@ -60,9 +61,8 @@ def resolution_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterat
     judged = [each for each in distinct_comparisons(comparisons) if each.resolution_pct is not None]
     if not judged:
         return
-    yield ""
     runs = count_text(judged[0].num_baseline_runs, "baseline run")
-    yield heading(f"noise between runs, and what it lets this case resolve ({runs})")
+    yield section(f"noise between runs, and what it lets this case resolve ({runs})")
     rows = [list(NOISE_HEADINGS), *map(noise_cells, judged)]
     if _fits(rows, width=width):
         table = figures_table(rows[0])
@@ -89,5 +89,5 @@ def _figures(comparison: Comparison) -> list[str]:
 
 
 def _fits(rows: Sequence[Sequence[str]], *, width: int) -> bool:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = column_widths(rows)
     return _INDENT + sum(widths) + _GAP * len(widths) <= width

@@ -62,7 +62,8 @@ def to_text(parts: Iterable[RenderableType], *, width: int, color: bool) -> str:
         console.print(
             part, crop=False, no_wrap=getattr(part, "no_wrap", None), overflow=getattr(part, "overflow", None)
         )
-    return "\n".join(line.rstrip() for line in file.getvalue().rstrip("\n").split("\n"))
+    lines = file.getvalue().rstrip("\n").split("\n")
+    return "\n".join(map(str.rstrip, lines))
 
 
 def styled(*spans: str | tuple[str, str]) -> Text:
@@ -75,6 +76,11 @@ def styled(*spans: str | tuple[str, str]) -> Text:
 def heading(text: str) -> Text:
     """Return the line above a section."""
     return styled((text, "bold"))
+
+
+def section(text: str) -> Text:
+    """Return the line above a section, after an empty one."""
+    return styled("\n", (text, "bold"))
 
 
 def verdict_text(kind: VerdictKind) -> Text:
@@ -109,6 +115,11 @@ def figures_table(headings: Sequence[str]) -> Table:
     return table
 
 
+def column_widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return the width of each column's widest cell."""
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+
 def align(rows: Sequence[Sequence[str]], *, num_left: int) -> list[str]:
     """Return one line a row, columns as wide as their widest cell.
 
@@ -116,7 +127,7 @@ def align(rows: Sequence[Sequence[str]], *, num_left: int) -> list[str]:
         rows: Cells; every row has the same number.
         num_left: Leading columns set to the left; the others are figures, set to the right.
     """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = column_widths(rows)
     lines = []
     for row in rows:
         left = map(str.ljust, row[:num_left], widths[:num_left])

@@ -16,9 +16,9 @@ from pytest_nemoperf.report.console import (
     ALARM,
     QUIET,
     figures_table,
-    heading,
     indented,
     injection_banner,
+    section,
     style_of,
     styled,
     to_text,
@@ -107,8 +107,7 @@ def _time_by_phase(report: CaseReport, *, then: DecidingBaseline) -> Iterator[Re
     for group, title in titles.items():
         compared = compare_phases(runs, baseline=then.runs, group=group)
         if compared is not None:
-            yield ""
-            yield heading(title)
+            yield section(title)
             yield phase_table(compared, sides=(then.word, "now"), has_shares=True)
 
 
@@ -116,8 +115,7 @@ def _rollouts(report: CaseReport, *, then: DecidingBaseline) -> Iterator[Rendera
     rows = compare_rollouts(report.result.measurement.runs, baseline=then.runs)
     if not rows:
         return
-    yield ""
-    yield heading("generation and training (medians; shown, not judged)")
+    yield section("generation and training (medians; shown, not judged)")
     table = figures_table(("figure", then.word, "now", "delta"))
     for row in rows:
         table.add_row(*row)
@@ -128,8 +126,7 @@ def _spread(report: CaseReport, *, then: DecidingBaseline) -> Iterator[Renderabl
     runs = report.result.measurement.runs
     if not runs:
         return
-    yield ""
-    yield heading(f"spread ({count_text(len(runs), 'run')} now, {len(then.runs):,} in the {then.word})")
+    yield section(f"spread ({count_text(len(runs), 'run')} now, {len(then.runs):,} in the {then.word})")
     table = figures_table(("times apart", then.word, "now"))
     for row in compare_spread(runs, baseline=then.runs):
         table.add_row(*row)
@@ -148,8 +145,7 @@ def _suspects(report: CaseReport, *, then: DecidingBaseline) -> Iterator[Rendera
             rest.append(text)
         else:
             suspects.append(text)
-    yield ""
-    yield heading(f"suspects: what may change speed and changed since {then.name}")
+    yield section(f"suspects: what may change speed and changed since {then.name}")
     yield from map(indented, suspects or ["none of what is watched differs"])
     if then.environment is None:
         yield indented(styled((f"what was set where the steps of {then.name} ran was not kept", QUIET)))
@@ -159,8 +155,7 @@ def _suspects(report: CaseReport, *, then: DecidingBaseline) -> Iterator[Rendera
 
 def _origin(report: CaseReport, *, then: DecidingBaseline) -> Iterator[RenderableType]:
     origin = then.provenance
-    yield ""
-    yield heading(then.name.removeprefix("the "))
+    yield section(then.name.removeprefix("the "))
     yield unfolded(report.result.baseline_path)
     yield indented(f"{count_text(len(then.runs), 'run')} of {origin.date}, {commit_text(origin)}: {then.reason}")
 
@@ -168,19 +163,16 @@ def _origin(report: CaseReport, *, then: DecidingBaseline) -> Iterator[Renderabl
 def _next_steps(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
     result = report.result
     if result.run_dir:
-        yield ""
-        yield heading("records and logs of the ranks")
+        yield section("records and logs of the ranks")
         yield unfolded(result.run_dir)
     if report.rerun_command:
-        yield ""
-        yield heading("to run it again")
+        yield section("to run it again")
         yield from command_lines(report.rerun_command, width=width)
     if report.accept_command and result.verdict.kind in _STORABLE:
-        yield ""
         if result.measurement.inject_pct:
-            yield heading("to accept such a change when it is real")
+            yield section("to accept such a change when it is real")
         elif result.verdict.kind is VerdictKind.IMPROVED:
-            yield heading("to keep the gain as the new baseline")
+            yield section("to keep the gain as the new baseline")
         else:
-            yield heading("to accept it as the new baseline")
+            yield section("to accept it as the new baseline")
         yield from command_lines(report.accept_command, width=width)

@@ -104,8 +104,11 @@ def case_annotation(case: CaseResult, *, file: str = "", line: int | None = None
         level = AnnotationLevel.NOTICE
     else:
         level = AnnotationLevel.WARNING
-    title = f"{verdict.kind}, {case.waived}" if case.waived else verdict_word(case)
-    title = f"{injected_mark(case.measurement.inject_pct)}{title}"
+    title = injected_mark(case.measurement.inject_pct)
+    if case.waived:
+        title += f"{verdict.kind}, {case.waived}"
+    else:
+        title += verdict_word(case)
     facts = filter(None, (case.waiver_note, earlier_text(case), *verdict.reasons))
     message = f"{verdict.case}: " + "\n".join(facts)
     return Annotation(level=level, title=title, message=message, file=file, line=line)
@@ -165,9 +168,12 @@ def _row(case: CaseResult) -> list[str]:
     if deciding is None:
         return [*head, *["-"] * (len(_HEADINGS) - len(head))]
     metric = METRICS[deciding.metric]
+    label = metric.label
+    if deciding.anchor:
+        label += f" ({deciding.anchor})"
     return [
         *head,
-        f"{metric.label} ({deciding.anchor})" if deciding.anchor else metric.label,
+        label,
         metric.format(deciding.baseline),
         metric.format(deciding.now),
         signed_percent(deciding.delta_pct),

@@ -27,7 +27,10 @@ def properties(report: CaseReport) -> list[tuple[str, str]]:
     verdict = result.verdict
     measurement = result.measurement
     baseline = report.baseline
-    is_injected = measurement.inject_pct > 0
+    injected = prefix = ""
+    if measurement.inject_pct > 0:
+        injected = f"{measurement.inject_pct:g}"
+        prefix = "injected_"
     pairs = [
         ("verdict", f"{injected_mark(measurement.inject_pct)}{verdict.kind}"),
         ("case", verdict.case),
@@ -39,7 +42,7 @@ def properties(report: CaseReport) -> list[tuple[str, str]]:
         ("earlier_verdicts", ", ".join(result.earlier_verdicts)),
         ("waived", result.waived),
         ("waiver_note", result.waiver_note),
-        ("inject_pct", f"{measurement.inject_pct:g}" if is_injected else ""),
+        ("inject_pct", injected),
         ("flops_convention", measurement.flops_convention or ""),
         ("num_runs", str(len(measurement.runs) or "")),
     ]
@@ -48,10 +51,13 @@ def properties(report: CaseReport) -> list[tuple[str, str]]:
         if baseline.anchor is not None:
             pairs.append(("anchor", baseline.anchor.name))
     if verdict.kind is not VerdictKind.INVALID:
-        prefix = "injected_" if is_injected else ""
         for name, value in (*_figures(report), *_rl_figures(report)):
             pairs.append((f"{prefix}{name}", value))
-    return [(f"{PREFIX}{name}", value) for name, value in pairs if value]
+    named = []
+    for name, value in pairs:
+        if value:
+            named.append((f"{PREFIX}{name}", value))
+    return named
 
 
 def _rl_figures(report: CaseReport) -> Iterator[tuple[str, str]]:
@@ -68,18 +74,21 @@ def _rl_figures(report: CaseReport) -> Iterator[tuple[str, str]]:
 
 def _figures(report: CaseReport) -> Iterator[tuple[str, str]]:
     """Yield the judged metrics' figures, beside the newest baseline and then beside the anchor."""
+    comparisons = sorted(report.result.verdict.comparisons, key=lambda each: bool(each.anchor))
     for metric in JUDGED:
         now = case_value(report.result, metric=metric.name)
         if now is None:
             continue
         yield f"{metric.name}_now", f"{now:.6g}"
-        own = [each for each in report.result.verdict.comparisons if each.metric == metric.name]
-        for comparison in sorted(own, key=lambda each: bool(each.anchor)):
-            prefix = f"{metric.name}_anchor" if comparison.anchor else metric.name
-            yield from _comparison_figures(comparison, prefix=prefix)
+        for comparison in comparisons:
+            if comparison.metric == metric.name:
+                yield from _comparison_figures(comparison)
 
 
-def _comparison_figures(comparison: Comparison, *, prefix: str) -> Iterator[tuple[str, str]]:
+def _comparison_figures(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    prefix = comparison.metric
+    if comparison.anchor:
+        prefix += "_anchor"
     yield f"{prefix}_baseline", f"{comparison.baseline:.6g}"
     yield f"{prefix}_delta_pct", f"{comparison.delta_pct:z.2f}"
     for name in ("low_pct", "high_pct", "resolution_pct", "noise_pct"):

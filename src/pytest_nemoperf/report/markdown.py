@@ -101,7 +101,8 @@ def _plan_section(rows: Sequence[Planned], *, precision: str, results: SessionRe
 def _other_section(cases: Sequence[CaseResult], *, results: SessionResults) -> list[str]:
     known: set[str] = set()
     for case in cases:
-        known.update(*(run.metrics for run in case.measurement.runs))
+        for run in case.measurement.runs:
+            known.update(run.metrics)
     metrics = [metric for metric in _OTHER_METRICS if metric.name in known]
     rows = []
     for case in cases:
@@ -120,26 +121,32 @@ def _conventions(cases: Sequence[CaseResult]) -> list[str]:
     if not cases_of:
         return []
     names = []
-    for name, ids in cases_of.items():
-        is_only = len(cases_of) == 1
-        names.append(code(name) if is_only else f"{code(name)} ({', '.join(ids)})")
+    for convention, ids in cases_of.items():
+        name = code(convention)
+        if len(cases_of) > 1:
+            name += f" ({', '.join(ids)})"
+        names.append(name)
     return [f"FLOPs are counted under the convention {'; '.join(names)}.", ""]
 
 
 def _notes(results: SessionResults) -> list[str]:
     notes: list[str] = []
     for case in results.cases:
+        name = code(case.verdict.case)
         reasons = "; ".join(case.verdict.reasons)
         if case.verdict.kind is VerdictKind.INVALID:
-            notes.append(f"- INVALID, not shown: {code(case.verdict.case)}: {reasons}")
+            notes.append(f"- INVALID, not shown: {name}: {reasons}")
         if case.verdict.kind is VerdictKind.REGRESSED:
-            accepted = f"; accepted: {case.accepted_reason}" if case.accepted_reason else ""
-            waived = f", {case.waived}" if case.waived else ""
-            notes.append(f"- REGRESSED{waived}: {code(case.verdict.case)}: {reasons}{accepted}")
+            verdict = "REGRESSED"
+            if case.waived:
+                verdict += f", {case.waived}"
+            if case.accepted_reason:
+                reasons += f"; accepted: {case.accepted_reason}"
+            notes.append(f"- {verdict}: {name}: {reasons}")
         if case.waiver_note:
-            notes.append(f"- WAIVER: {code(case.verdict.case)}: {case.waiver_note}")
+            notes.append(f"- WAIVER: {name}: {case.waiver_note}")
         if case.had_other_verdicts:
-            notes.append(f"- RERUN: {code(case.verdict.case)}: {earlier_text(case)}")
+            notes.append(f"- RERUN: {name}: {earlier_text(case)}")
     if results.unasked is not None:
         notes.append(f"- {unasked_title(results.unasked)}: {'; '.join(unasked_lines(results.unasked))}")
     if not notes:
@@ -153,8 +160,10 @@ def _origin(results: SessionResults) -> list[str]:
     if results.git_problem:
         facts.append(f"git can't tell what was measured: {results.git_problem}")
     if origin.device:
-        driver = f", driver {origin.driver}" if origin.driver else ""
-        facts.append(f"Device: {origin.device}{driver}")
+        device = f"Device: {origin.device}"
+        if origin.driver:
+            device += f", driver {origin.driver}"
+        facts.append(device)
     if origin.versions:
         versions = [f"{name} {version}" for name, version in sorted(origin.versions.items())]
         facts.append(f"Versions: {', '.join(versions)}")
@@ -162,4 +171,7 @@ def _origin(results: SessionResults) -> list[str]:
         facts.append(f"Command: {code(origin.command)}")
     if results.replay_of:
         facts.append(f"Judged again from: {code(results.replay_of)}")
-    return ["Origin:", "", *(f"- {one_line(fact)}" for fact in facts)]
+    lines = ["Origin:", ""]
+    for fact in facts:
+        lines.append(f"- {one_line(fact)}")
+    return lines

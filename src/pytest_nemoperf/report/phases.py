@@ -59,7 +59,12 @@ class PhaseTable:
 
 def rank_groups(runs: Sequence[Run]) -> list[str]:
     """Return the names of the groups of ranks that worked beside the training ranks, without repeats."""
-    return list(dict.fromkeys(name for run in runs for name in run.groups))
+    names: list[str] = []
+    for run in runs:
+        for name in run.groups:
+            if name not in names:
+                names.append(name)
+    return names
 
 
 def compare_phases(now: Sequence[Run], *, baseline: Sequence[Run], group: str | None = None) -> PhaseTable | None:
@@ -85,13 +90,17 @@ def compare_phases(now: Sequence[Run], *, baseline: Sequence[Run], group: str | 
         return round(seconds * _MS_PER_SEC, decimals)
 
     total = (rounded_ms(then_step), rounded_ms(now_step))
-    columns: dict[str, tuple[float, float]] = {}
+    rows = []
+    then_sum = now_sum = 0.0
     for name in {**then_phases, **now_phases}:
-        columns[name] = (rounded_ms(then_phases.get(name, 0.0)), rounded_ms(now_phases.get(name, 0.0)))
-    rows = [_row(name, column, total=total) for name, column in columns.items()]
+        then_ms = rounded_ms(then_phases.get(name, 0.0))
+        now_ms = rounded_ms(now_phases.get(name, 0.0))
+        rows.append(_row(name, (then_ms, now_ms), total=total))
+        then_sum += then_ms
+        now_sum += now_ms
     rows.sort(key=lambda row: row.difference_ms, reverse=total[1] >= total[0])
-    then_gap = round(total[0] - sum(then_ms for then_ms, _ in columns.values()), decimals) + 0.0  # never minus zero
-    now_gap = round(total[1] - sum(now_ms for _, now_ms in columns.values()), decimals) + 0.0
+    then_gap = round(total[0] - then_sum, decimals) + 0.0  # never minus zero
+    now_gap = round(total[1] - now_sum, decimals) + 0.0
     if then_gap or now_gap:
         rows.append(_row(GAP, (then_gap, now_gap), total=total))
     return PhaseTable(rows=tuple(rows), step=_row("step", total, total=total), decimals=decimals)

@@ -13,7 +13,7 @@ from pytest_nemoperf.pricing import Price
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.report.cells import bytes_text, flops_text
 from pytest_nemoperf.report.console import align
-from pytest_nemoperf.report.rollouts import generation_lines, not_modelled_text, rollout_facts
+from pytest_nemoperf.report.rollouts import NOT_MODELLED, generation_lines, rollout_facts
 
 _WIDTH = 80  # of redirected output, which has no terminal to ask
 _NEUTRAL = {"pp_schedule": "1f1b", "cp_comm": "all_gather", "sequence_parallel": True}
@@ -40,8 +40,9 @@ def render_price(price: Price, *, system_title: str) -> str:
         _memory_text(price),
         _traffic_text(price),
         _facts_text(_time_facts(price)),
-        not_modelled_text(price.plan),
     ]
+    if price.plan.rl is not None:
+        parts.append(NOT_MODELLED)
     return "\n".join(filter(None, parts))
 
 
@@ -52,23 +53,31 @@ def render_dry_run(dry_run: DryRun, *, written: Sequence[str]) -> str:
         lines.append(f"cases are changed by --perf-set {dry_run.changes}")
     if dry_run.cases:
         lines += ["", *_dry_run_table(dry_run.cases)]
-    unsupported = [case.price for case in dry_run.cases if case.price.unsupported]
+    unsupported = []
+    for case in dry_run.cases:
+        if case.price.unsupported:
+            unsupported.append(f"  {case.price.plan.case}: {case.price.unsupported}")
     if unsupported:
-        lines += ["", "priced, but not runnable here:"]
-    for price in unsupported:
-        lines.append(f"  {price.plan.case}: {price.unsupported}")
+        lines += ["", "priced, but not runnable here:", *unsupported]
     if dry_run.not_priced:
         lines += ["", "not priced:"]
     for test in dry_run.not_priced:
         lines.append(f"  {test.nodeid}: {test.reason}")
-    lines += ["", *(f"written: {path}" for path in written)]
+    lines.append("")
+    for path in written:
+        lines.append(f"written: {path}")
     return "\n".join(lines).rstrip()
 
 
 def _facts(price: Price, *, system_title: str) -> Iterator[tuple[str, str]]:
     plan = price.plan
-    unit = "step" if plan.rl is None else "update"
-    at_most = " at most" if _has_varying_tokens(plan) else ""
+    unit = "step"
+    of_training = at_most = ""
+    if plan.rl is not None:
+        unit = "update"
+        of_training = " of training"
+    if plan.has_varying_lengths or (plan.rl is not None and not plan.rl.has_pinned_lengths):
+        at_most = " at most"
     if price.unsupported is not None:
         yield "not runnable here", price.unsupported
     yield "system", f"{plan.system} ({system_title})"
@@ -85,14 +94,15 @@ def _facts(price: Price, *, system_title: str) -> Iterator[tuple[str, str]]:
         active = f" ({price.num_active_parameters:,} active)"
     yield "parameters", f"{price.num_parameters:,}{active}"
     yield "FLOPs per token", f"{plan.flops_per_token:.6g} ({plan.flops_convention})"
-    of_training = " of training" if plan.rl is not None else ""
     yield "FLOPs per step", f"{price.flops_per_step:.6g}{of_training}{at_most}"
     if plan.peak_tflops is None:
         yield "peak of one GPU", "unknown"
     else:
         yield "peak of one GPU", f"{plan.peak_tflops:g} TFLOP/s ({plan.precision}, dense)"
-    bubble = _bubble_text(price)
-    yield "pipeline bubble", f"{bubble} of the {unit}" if bubble else "no pipeline"
+    bubble = "no pipeline"
+    if plan.layout.pp > 1:
+        bubble = f"{_bubble_text(price)} of the {unit}"
+    yield "pipeline bubble", bubble
     yield "steps", f"{plan.warmup_steps} warm-up + {plan.steps} measured"
     yield "time-out", f"{plan.timeout_sec:g} s"
 
@@ -108,7 +118,9 @@ def _layout_text(plan: Plan) -> str:
 
 
 def _bubble_text(price: Price) -> str:
-    return f"{100 * price.bubble_fraction:.1f}%" if price.plan.layout.pp > 1 else ""
+    if price.plan.layout.pp == 1:
+        return "-"
+    return f"{100 * price.bubble_fraction:.1f}%"
 
 
 def _memory_text(price: Price) -> str:
@@ -125,20 +137,25 @@ def _memory_text(price: Price) -> str:
 
 def _memory_rows(price: Price) -> list[list[str]]:
     """Return a row per kind of memory, a column per pipeline stage; RL's kinds only if they are not zero."""
-    names = [str(stage.pp_rank) for stage in price.stages]
-    if len(names) > 1:
-        fullest = names.index(str(price.fullest_stage))
-        names[fullest] += " (fullest)"
-    rows = [
-        ["pipeline stage", *names],
-        ["layers", *(str(stage.num_layers) for stage in price.stages)],
-        ["parameters", *(f"{stage.num_parameters:,}" for stage in price.stages)],
-    ]
+    ranks = ["pipeline stage"]
+    layers = ["layers"]
+    parameters = ["parameters"]
+    for stage in price.stages:
+        ranks.append(str(stage.pp_rank))
+        if stage.pp_rank == price.fullest_stage and len(price.stages) > 1:
+            ranks[-1] += " (fullest)"
+        layers.append(str(stage.num_layers))
+        parameters.append(f"{stage.num_parameters:,}")
+    rows = [ranks, layers, parameters]
     for kind in _MEMORY_KINDS:
         if kind in _ONLY_RL and not getattr(price.fullest, kind):
             continue
-        name = "total, generating" if kind == "generating" else kind.replace("_", " ")
-        rows.append([name, *(bytes_text(getattr(stage, kind)) for stage in price.stages)])
+        row = [kind.replace("_", " ")]
+        if kind == "generating":
+            row = ["total, generating"]
+        for stage in price.stages:
+            row.append(bytes_text(getattr(stage, kind)))
+        rows.append(row)
     return rows
 
 
@@ -159,11 +176,6 @@ def _copies_lines(price: Price) -> Iterator[str]:
     )
     yield f"send {bytes_text(copies.sent_bytes_per_step)} a step over tp to sum their gradients,"
     yield f"and compute {copies.flops_per_step:.6g} FLOPs a step beside the model's ({share:.2g}% of these)"
-
-
-def _has_varying_tokens(plan: Plan) -> bool:
-    has_free_lengths = plan.rl is not None and not plan.rl.has_pinned_lengths
-    return has_free_lengths or plan.has_varying_lengths
 
 
 def _fit_text(price: Price) -> str:
@@ -203,7 +215,10 @@ def _time_facts(price: Price) -> Iterator[tuple[str, str]]:
 
 
 def _dry_run_table(cases: Sequence[PricedCase]) -> Iterator[str]:
-    head, *lines = align([_DRY_RUN_HEADS, *(_dry_run_row(case.price) for case in cases)], num_left=1)
+    rows: list[tuple[str, ...]] = [_DRY_RUN_HEADS]
+    for case in cases:
+        rows.append(_dry_run_row(case.price))
+    head, *lines = align(rows, num_left=1)
     yield f"  {head}"
     for case, line in zip(cases, lines, strict=True):
         yield case.price.plan.case
@@ -213,16 +228,15 @@ def _dry_run_table(cases: Sequence[PricedCase]) -> Iterator[str]:
 def _dry_run_row(price: Price) -> tuple[str, ...]:
     fits = {True: "yes", False: "NO", None: "?"}[price.is_fitting]
     flops = flops_text(price.flops_per_step)
-    bubble = _bubble_text(price) or "-"
     step_time = "-" if price.expected is None else format_time(price.expected.step_time_sec)
-    return fits, bytes_text(price.peak_bytes), flops, bubble, step_time
+    return fits, bytes_text(price.peak_bytes), flops, _bubble_text(price), step_time
 
 
 def _facts_text(facts: Iterator[tuple[str, str]]) -> str:
-    rows = list(facts)
-    width = max(len(name) for name, _ in rows) + 2
+    rows = dict(facts)
+    width = max(map(len, rows)) + 2
     text = ""
-    for name, value in rows:
+    for name, value in rows.items():
         lines = textwrap.wrap(value, _WIDTH - width, break_long_words=False, break_on_hyphens=False)
         text += f"{name:<{width}}" + f"\n{' ' * width}".join(lines) + "\n"
     return text

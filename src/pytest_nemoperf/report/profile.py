@@ -12,7 +12,7 @@ from pytest_nemoperf.profiles import OUTSIDE, CaseProfile, Operator, OperatorCha
 from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.report.cells import commit_text
 from pytest_nemoperf.report.commands import command_lines
-from pytest_nemoperf.report.console import QUIET, figures_table, heading, indented, unfolded
+from pytest_nemoperf.report.console import QUIET, figures_table, indented, section, unfolded
 from pytest_nemoperf.report.phases import decimals_of, milliseconds_cells
 
 if TYPE_CHECKING:
@@ -55,14 +55,13 @@ def profile_parts(profiles: CaseProfile, *, baseline: Provenance | None, width: 
         baseline: Provenance of the baseline, to recognise a profile of another session; None without a baseline.
         width: Columns of a command.
     """
-    yield ""
     if profiles.now is None:
-        yield heading("operators (--perf-profile)")
+        yield section("operators (--perf-profile)")
         yield indented(f"not profiled: {profiles.problem}")
         return
     steps = count_text(profiles.now.num_steps, "step")
     ranks = count_text(profiles.now.num_ranks, "rank")
-    yield heading(f"operators ({steps} of {ranks} under torch.profiler)")
+    yield section(f"operators ({steps} of {ranks} under torch.profiler)")
     if profiles.then is None:
         yield indented(_taken_table(profiles.now))
         yield indented(_meaning(profiles.now))
@@ -89,9 +88,9 @@ def summary_sentence(changes: Sequence[OperatorChange], *, device: str) -> str:
         changes: As compare_operators returned them.
         device: ``cuda`` or ``cpu``.
     """
-    most = changes[0] if changes else None
-    if most is None or most.added_sec <= 0:
+    if not changes or changes[0].added_sec <= 0:
         return "no operator takes more of a step than in the stored profile"
+    most = changes[0]
     added = format_time(most.added_sec)
     if most.name == OUTSIDE[device]:
         return f"most is added {_OUTSIDE_MEANING[device]}: {added} a step"
@@ -115,7 +114,9 @@ def calls_sentence(changes: Sequence[OperatorChange]) -> str:
     if not others:
         return "every operator is called as often as then: the same work takes another time"
     others.sort(key=lambda change: -abs(change.added_sec))
-    named = [f"{each.name} {_calls(each.then)} -> {_calls(each.now)}" for each in others[:_MAX_NAMED]]
+    named = []
+    for each in others[:_MAX_NAMED]:
+        named.append(f"{each.name} {_calls(each.then)} -> {_calls(each.now)}")
     text = f"called more or less often: {', '.join(named)}"
     if len(others) > _MAX_NAMED:
         text += f" and {count_text(len(others) - _MAX_NAMED, 'other')}"

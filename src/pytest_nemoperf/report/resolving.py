@@ -53,17 +53,16 @@ def noise_cells(comparison: Comparison) -> list[str]:
     ]
 
 
-def loose_texts(cases: Sequence[Sequence[Comparison]]) -> list[str]:
-    """Return a line for each metric and tolerance that is far above the resolution of some cases."""
+def loose_texts(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return a line for each metric and tolerance that is far above the resolution of some of the cases."""
     loose: dict[tuple[str, float], list[float]] = {}
-    for comparisons in cases:
-        for comparison in comparisons:
-            resolved = comparison.resolution_pct
-            allowed = comparison.allowed_pct
-            if resolved is not None and allowed > LOOSE_FROM * resolved and not comparison.anchor:
-                loose.setdefault((METRICS[comparison.metric].label, allowed), []).append(resolved)
+    for comparison in comparisons:
+        resolved = comparison.resolution_pct
+        allowed = comparison.allowed_pct
+        if resolved is not None and allowed > LOOSE_FROM * resolved and not comparison.anchor:
+            loose.setdefault((METRICS[comparison.metric].label, allowed), []).append(resolved)
     lines = []
     for (label, allowed), resolutions in loose.items():
-        cases_text = count_text(len(resolutions), "case")
-        lines.append(f"{label} {allowed:g}%: {cases_text} could hold {percent(max(resolutions))}")
+        cases = count_text(len(resolutions), "case")
+        lines.append(f"{label} {allowed:g}%: {cases} could hold {percent(max(resolutions))}")
     return lines

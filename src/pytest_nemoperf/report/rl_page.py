@@ -101,18 +101,20 @@ def _table(rows: Sequence[Planned], *, results: SessionResults) -> list[str]:
 def _phase_table(rows: Sequence[Planned], *, names: Sequence[str]) -> list[str]:
     """Return a table of times by phase, apart from the first one, which has exactly the columns of NeMo RL's page."""
     medians: list[tuple[list[str], dict[str, float]]] = []
+    known: set[str] = set()
     for name, (plan, case) in zip(names, rows, strict=True):
         runs = case.measurement.runs
-        medians.append(([name, plan.layout.label, "training"], median_phases(runs)))
-        for group in rank_groups(runs):
-            medians.append(([name, plan.layout.label, group], median_phases(runs, group=group)))
-    phases = [name for name in RL_PHASES if any(name in seconds for _, seconds in medians)]
+        for group in (None, *rank_groups(runs)):
+            seconds = median_phases(runs, group=group)
+            known.update(seconds)
+            medians.append(([name, plan.layout.label, group or "training"], seconds))
+    phases = [name for name in RL_PHASES if name in known]
     if not phases:
         return []
     cells = []
     for row, seconds in medians:
         for phase in phases:
-            row.append(page_number(seconds[phase]) if phase in seconds else NOT_APPLICABLE)
+            row.append(page_number(seconds.get(phase)))
         cells.append(row)
     return [
         "Seconds of a step by phase, on the slowest rank of those that train, and of those that only generate",

@@ -25,11 +25,12 @@ _PHASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 PHASE_HEADINGS = tuple(_PHASES)
 """Parts of a step: ``generation`` is timed on the generating ranks, ``exposed`` is the wait of the training ranks."""
 
-_NOT_MODELLED = """\
+NOT_MODELLED = """\
 not in these figures: log-probability and generation passes (their FLOPs and
 traffic), buffers of a refit, logits of a decoding step; in the memory and
 traffic of training each row has all tokens of a sequence
 """
+"""Note on the parts of reinforcement learning that have no price."""
 
 
 def rollout_facts(plan: Plan, *, rl: RL) -> Iterator[tuple[str, str]]:
@@ -68,11 +69,6 @@ def generation_lines(price: Price) -> Iterator[str]:
     yield f"a refit fills {bytes_text(generation.refit_bytes)} on all ranks together"
 
 
-def not_modelled_text(plan: Plan) -> str:
-    """Return a note on the parts of reinforcement learning that have no price; empty for other workloads."""
-    return _NOT_MODELLED if plan.rl is not None else ""
-
-
 def compare_rollouts(now: Sequence[Run], *, baseline: Sequence[Run]) -> list[tuple[str, str, str, str]]:
     """Return (figure, baseline, now, delta) of the figures of reinforcement learning that either side has."""
     rows = []
@@ -91,8 +87,10 @@ def phase_cells(now: Sequence[Run], *, baseline: Sequence[Run]) -> list[str]:
     before = _phases(baseline)
     cells = []
     for names in _PHASES.values():
-        seconds = sum(after.get(name, 0.0) for name in names)
-        then = sum(before.get(name, 0.0) for name in names)
+        seconds = then = 0.0
+        for name in names:
+            seconds += after.get(name, 0.0)
+            then += before.get(name, 0.0)
         if not seconds:
             cells.append("-")
         elif then:
@@ -116,7 +114,9 @@ def _delta_text(metric: Metric, *, then: float | None, now: float | None) -> str
     if then is None or now is None:
         return "-"
     if metric.unit == "%":
-        return f"{now - then:+.1f} points" if now != then else "0.0 points"
+        if then == now:
+            return "0.0 points"
+        return f"{now - then:+.1f} points"
     if then == now:
         return "0.0%"
     if then == 0:

@@ -48,7 +48,10 @@ def _percent(percent: float | None) -> str:
 
 def _between_runs_pct(runs: Sequence[Run]) -> float | None:
     for metric in (STEP_TIME_SEC, TIME_PER_CALL_SEC):
-        values = [run.metrics[metric.name] for run in runs if metric.name in run.metrics]
+        values = []
+        for run in runs:
+            if metric.name in run.metrics:
+                values.append(run.metrics[metric.name])
         if len(values) >= _MIN_RUNS:
             return 100.0 * (max(values) - min(values)) / statistics.median(values)
     return None

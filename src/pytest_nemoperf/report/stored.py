@@ -11,7 +11,7 @@ from pytest_nemoperf.measure import Run, median_over_runs
 from pytest_nemoperf.metrics import JUDGED, Metric
 from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.report.cells import figures_text, signed_percent
-from pytest_nemoperf.report.console import ALARM, heading, indented, styled, unfolded
+from pytest_nemoperf.report.console import ALARM, heading, indented, section, styled, unfolded
 from pytest_nemoperf.results import CaseReport, Pruned, Unasked
 
 if TYPE_CHECKING:
@@ -23,32 +23,32 @@ _MAX_LISTED = 10
 def stored_parts(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
     """Yield the written baselines and profiles, the reasons for those not written, and this machine's own records."""
     committed = []
-    local = []
+    profiles = []
+    local: Counter[str] = Counter()  # cases by folder
     for report in reports:
+        if report.stored_profile:
+            profiles.append(report.stored_profile)
         if report.result.stored_path and report.result.is_stored_locally:
-            local.append(report.result.stored_path)
+            folder, _, _ = report.result.stored_path.rpartition("/")
+            local[folder] += 1
         elif report.result.stored_path:
             committed.append(report)
     if committed:
-        yield ""
-        yield heading("baselines written")
+        yield section("baselines written")
     for report in committed:
         yield unfolded(report.result.stored_path)
         for line in _old_to_new(report):
             yield indented(line, columns=4)
         if report.result.storing_note:
             yield indented(report.result.storing_note, columns=4)
-    profiles = [report.stored_profile for report in reports if report.stored_profile]
     if profiles:
-        yield ""
-        yield heading("profiles written")
+        yield section("profiles written")
         yield from map(unfolded, profiles)
     yield from _not_stored(reports)
     if local:
-        yield ""
-        yield heading("recorded for this machine's next session, not to be committed")
-        for folder, number in Counter(path.rpartition("/")[0] for path in local).items():
-            yield unfolded(f"{count_text(number, 'case')} in {folder}")
+        yield section("recorded for this machine's next session, not to be committed")
+    for folder, number in local.items():
+        yield unfolded(f"{count_text(number, 'case')} in {folder}")
 
 
 def pruned_parts(pruned: Pruned | None) -> Iterator[RenderableType]:
@@ -94,10 +94,13 @@ def unasked_lines(unasked: Unasked) -> list[str]:
 
 
 def _unasked_names(unasked: Unasked) -> list[str]:
-    names = [f"{case} is {stored} but for the model's name" for case, stored in unasked.renamed.items()]
+    names = []
+    for case, stored in unasked.renamed.items():
+        names.append(f"{case} is {stored} but for the model's name")
     if not unasked.gaps:
-        names += _first([f"no baseline: {case}" for case in unasked.missing if case not in unasked.renamed])
-        names += _first([f"asked for by no test: {path}" for path in unasked.stored])
+        missing = [case for case in unasked.missing if case not in unasked.renamed]
+        names += _first(missing, label="no baseline")
+        names += _first(unasked.stored, label="asked for by no test")
     return names
 
 
@@ -117,10 +120,11 @@ def _unasked_advice(unasked: Unasked) -> Iterator[str]:
         yield "the session fails for this (perf_fail_on_unasked)"
 
 
-def _first(lines: list[str]) -> list[str]:
-    if len(lines) <= _MAX_LISTED:
-        return lines
-    return [*lines[:_MAX_LISTED], f"and {len(lines) - _MAX_LISTED} more like it"]
+def _first(names: Sequence[str], *, label: str) -> Iterator[str]:
+    for name in names[:_MAX_LISTED]:
+        yield f"{label}: {name}"
+    if len(names) > _MAX_LISTED:
+        yield f"and {len(names) - _MAX_LISTED} more like it"
 
 
 def _not_stored(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
@@ -130,8 +134,7 @@ def _not_stored(reports: Sequence[CaseReport]) -> Iterator[RenderableType]:
         if report.result.storing_note and not report.result.stored_path:
             notes[report.result.storing_note] += 1
     if notes:
-        yield ""
-        yield heading("baselines left as they are")
+        yield section("baselines left as they are")
     for note, number in notes.items():
         yield indented(f"{count_text(number, 'case')}: {note}")
 

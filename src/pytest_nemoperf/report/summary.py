@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pytest_nemoperf.comparison import VerdictKind
+from pytest_nemoperf.comparison import Comparison, VerdictKind
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import (
     METRICS,
@@ -33,9 +33,9 @@ from pytest_nemoperf.report.console import (
     ALARM,
     QUIET,
     align,
-    heading,
     indented,
     injection_banner,
+    section,
     style_of,
     styled,
     to_text,
@@ -114,8 +114,7 @@ def _parts(
     yield from pruned_parts(results.pruned)
     yield from unasked_parts(results.unasked)
     if written:
-        yield ""
-        yield heading("files written")
+        yield section("files written")
         yield from map(unfolded, written)
     if results.inject_pct:
         yield ""
@@ -235,7 +234,10 @@ def _counts(results: SessionResults) -> Iterator[RenderableType]:
             counts[case.verdict.kind] += 1
         num_waived += bool(case.waived)
         num_local += case.is_judged_locally
-    words = [styled((f"{counts[kind]} {kind}", style_of(kind))) for kind in VerdictKind if counts[kind]]
+    words = []
+    for kind in VerdictKind:
+        if counts[kind]:
+            words.append(styled((f"{counts[kind]} {kind}", style_of(kind))))
     if num_expired:
         words.append(styled((f"{num_expired} WAIVER EXPIRED", ALARM)))
     yield styled(", ").join(words)
@@ -273,10 +275,13 @@ def _reasons_of(case: CaseResult, *, hints: Mapping[VerdictKind, str]) -> tuple[
 
 
 def _loose(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
-    lines = loose_texts([case.verdict.comparisons for case in cases if case.ab is None])
+    judged: list[Comparison] = []
+    for case in cases:
+        if case.ab is None:
+            judged += case.verdict.comparisons
+    lines = loose_texts(judged)
     if lines:
-        yield ""
-        yield heading("tolerances that could be tighter")
+        yield section("tolerances that could be tighter")
         yield from map(indented, lines)
 
 
@@ -284,7 +289,6 @@ def _not_run(results: SessionResults) -> Iterator[RenderableType]:
     if not results.not_run:
         return
     counts = Counter(test.reason for test in results.not_run)
-    yield ""
-    yield heading("not run")
+    yield section("not run")
     for reason, number in counts.items():
         yield indented(f"{count_text(number, 'test')}: {reason}")

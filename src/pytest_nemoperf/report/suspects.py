@@ -51,8 +51,8 @@ def deciding_baseline(report: CaseReport) -> DecidingBaseline | None:
     if baseline is None:
         return None
     verdict = report.result.verdict
-    deciding = [comparison for comparison in verdict.comparisons if comparison.kind is verdict.kind]
-    if baseline.anchor is not None and deciding and all(comparison.anchor for comparison in deciding):
+    anchors = [comparison.anchor for comparison in verdict.comparisons if comparison.kind is verdict.kind]
+    if baseline.anchor is not None and anchors and all(anchors):
         return DecidingBaseline(
             word="anchor",
             anchor=baseline.anchor.name,
@@ -75,9 +75,10 @@ def changed_since(report: CaseReport, *, then: DecidingBaseline) -> list[Differe
     """Return the differences of the environment, suspects first; values that were not stored are left out."""
     known = then.provenance.environment()
     now = report.environment
-    if then.environment is None:
-        return compare_fingerprints(known, now={name: value for name, value in now.items() if name in known})
-    return compare_fingerprints({**known, **then.environment}, now=now)
+    if then.environment is not None:
+        return compare_fingerprints({**known, **then.environment}, now=now)
+    also_now = {name: value for name, value in now.items() if name in known}
+    return compare_fingerprints(known, now=also_now)
 
 
 def explanations(report: CaseReport, *, then: DecidingBaseline) -> Iterator[str]:
@@ -88,7 +89,9 @@ def explanations(report: CaseReport, *, then: DecidingBaseline) -> Iterator[str]
         table = compare_phases(runs, baseline=then.runs, group=group)
         if table is None:
             continue
-        step = "the step" if group is None else f"a step of the {group} ranks"
+        step = "the step"
+        if group is not None:
+            step = f"a step of the {group} ranks"
         sentence = loss_sentence(table, step=f"{since}{step}")
         if sentence:
             yield sentence
@@ -141,7 +144,9 @@ def _straggler_text(straggler: Straggler, *, num_runs: int, is_explained: bool) 
         case StragglerEvidence.CLOCK:
             loss = f"had {straggler.excess_pct:.0f}% less of a GPU clock than the others"
     text = f"{subject} {loss}, which wait for it (in {straggler.num_runs} of {num_runs} runs)"
-    return f"{text}: the node, not the code" if is_explained else f"{text}; that is not all of the loss"
+    if is_explained:
+        return f"{text}: the node, not the code"
+    return f"{text}; that is not all of the loss"
 
 
 def _explains_loss(straggler: Straggler, *, runs: tuple[Run, ...], then: DecidingBaseline) -> bool:

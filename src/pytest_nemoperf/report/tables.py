@@ -25,8 +25,7 @@ def plan_cells(plan: Plan, *, columns: Mapping[str, Callable[[Plan], object]]) -
 
 def figure_cell(case: CaseResult, *, metric: Metric) -> str:
     """Return a case's value of a metric, ``n/a`` if it has none."""
-    value = case_value(case, metric=metric.name)
-    return NOT_APPLICABLE if value is None else page_number(value)
+    return page_number(case_value(case, metric=metric.name))
 
 
 def figure_cells(case: CaseResult, *, metrics: Iterable[Metric]) -> dict[str, str]:
@@ -44,7 +43,9 @@ def model_cells(
         columns: Its columns of plan cells.
         results: The session.
     """
-    keys = [(plan.model.name, *plan_cells(plan, columns=columns).values()) for plan, _ in rows]
+    keys = []
+    for plan, _ in rows:
+        keys.append((plan.model.name, *plan_cells(plan, columns=columns).values()))
     counts = Counter(keys)
     names = []
     for key, (plan, case) in zip(keys, rows, strict=True):
@@ -61,8 +62,10 @@ def titled_table(title: str, *, rows: Sequence[Mapping[str, str]], results: Sess
     return [f"#### {marked(title, results=results)}", "", *table_lines(list(rows[0]), rows=cells), ""]
 
 
-def page_number(value: float) -> str:
-    """Return a number as pages print it: without thousands separators."""
+def page_number(value: float | None) -> str:
+    """Return a number as pages print it: without thousands separators; ``n/a`` for None."""
+    if value is None:
+        return NOT_APPLICABLE
     return format_number(value).replace(",", "")
 
 

@@ -74,7 +74,8 @@ def render_header(
             baselines += f" and {num_local:,} of this machine's own"
         lines.append(f"perf: {baselines}, tolerance {tolerances_text(tolerances)}")
         if not num_baselines:
-            lines += [f"perf: {text}" for text in elsewhere]
+            for text in elsewhere:
+                lines.append(f"perf: {text}")
     if changes:
         lines.append(
             f"perf: recipes are changed by --perf-set {changes}; such cases have ids of their own, ending in +set"
