@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from pytest_nemoperf.activations import compute_bytes
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.components import Mixer
-from pytest_nemoperf.parallelism import GenerationLayout
 from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.rl import RL
-from pytest_nemoperf.shards import WeightShard, stage_parts
-from pytest_nemoperf.stages import stage_layers
+from pytest_nemoperf.shards import layers_of_stage, stage_parts
 from pytest_nemoperf.weights import num_kv_copies, num_local_kv_heads
 
 
@@ -51,40 +48,34 @@ def generation_memory(plan: Plan) -> GenerationMemory | None:
     generation = plan.layout.generation
     if rl is None or generation is None:
         return None
-    stages = range(generation.pp)
-    weights = [_weight_bytes(plan, generation=generation, pp_rank=pp_rank) for pp_rank in stages]
-    cache = [_cache_bytes(plan, rl=rl, generation=generation, pp_rank=pp_rank) for pp_rank in stages]
-    fullest = max(stages, key=lambda pp_rank: weights[pp_rank] + cache[pp_rank])
+    element = compute_bytes(plan.precision)
     num_copies = num_kv_copies(plan.model, tp=generation.tp)
-    copied = sum(shard.copied_numel for shard in _shards(plan, generation=generation, pp_rank=fullest))
+    num_slots = rl.num_slots(dp=generation.dp)
+    layer_cache = num_slots * max(rl.most_lengths()) * _cached_width(plan.model, tp=generation.tp) * element
+    total_weights = weights = cache = copied = 0
+    for pp_rank in range(generation.pp):
+        stage_weights = stage_copied = stage_cache = 0
+        for shard in stage_parts(plan.model, layout=generation.replica, pp_rank=pp_rank):
+            stage_weights += shard.numel * element
+            stage_copied += shard.copied_numel * element
+        for layer in layers_of_stage(plan.model, layout=generation.replica, pp_rank=pp_rank):
+            if layer.mixer is Mixer.ATTENTION:
+                stage_cache += layer_cache
+        total_weights += stage_weights
+        if stage_weights + stage_cache > weights + cache:
+            weights = stage_weights
+            cache = stage_cache
+            copied = stage_copied
     return GenerationMemory(
-        num_slots=rl.num_slots(dp=generation.dp),
-        weights=weights[fullest],
-        cache=cache[fullest],
+        num_slots=num_slots,
+        weights=weights,
+        cache=cache,
         is_colocated=generation.is_colocated,
-        refit_bytes=sum(weights) * generation.tp * generation.dp,
+        refit_bytes=total_weights * generation.tp * generation.dp,
         num_kv_copies=num_copies,
-        copied_weights=copied * compute_bytes(plan.precision) * (num_copies - 1) // num_copies,
-        copied_cache=cache[fullest] * (num_copies - 1) // num_copies,
+        copied_weights=copied * (num_copies - 1) // num_copies,
+        copied_cache=cache * (num_copies - 1) // num_copies,
     )
-
-
-def _weight_bytes(plan: Plan, *, generation: GenerationLayout, pp_rank: int) -> int:
-    numel = sum(shard.numel for shard in _shards(plan, generation=generation, pp_rank=pp_rank))
-    return numel * compute_bytes(plan.precision)
-
-
-def _shards(plan: Plan, *, generation: GenerationLayout, pp_rank: int) -> tuple[WeightShard, ...]:
-    return stage_parts(plan.model, layout=generation.replica, pp_rank=pp_rank)
-
-
-def _cache_bytes(plan: Plan, *, rl: RL, generation: GenerationLayout, pp_rank: int) -> int:
-    (chunk,) = stage_layers(plan.model, pp=generation.pp, vp=1)[pp_rank]
-    layers = [plan.model.layers[index] for index in chunk]
-    num_layers = sum(layer.mixer is Mixer.ATTENTION for layer in layers)
-    width = _cached_width(plan.model, tp=generation.tp)
-    slots = rl.num_slots(dp=generation.dp)
-    return slots * max(rl.most_lengths()) * num_layers * width * compute_bytes(plan.precision)
 
 
 def _cached_width(model: ModelConfig, *, tp: int) -> int:

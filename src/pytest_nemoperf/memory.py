@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
 
 from pytest_nemoperf.activations import ActivationBytes, compute_bytes
-from pytest_nemoperf.components import Layer
 from pytest_nemoperf.generation_memory import generation_memory
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Plan, Recompute
 from pytest_nemoperf.schedule import num_in_flight
-from pytest_nemoperf.shards import WeightShard, stage_parts
-from pytest_nemoperf.stages import stage_layers
+from pytest_nemoperf.shards import WeightShard, layers_of_stage, stage_parts
 
 _FP32 = 4
 _OPTIMIZER_COPIES = 2  # AdamW's two moments, fp32
@@ -92,7 +89,10 @@ def state_bytes(parts: Iterable[WeightShard], *, dense_shard: int = 0, expert_sh
     stored = own = num_weights = 0
     for shard in parts:
         stored += shard.padded_numel
-        own += shard.own_numel(expert_shard if shard.weight.is_expert else dense_shard)
+        if shard.weight.is_expert:
+            own += shard.own_numel(expert_shard)
+        else:
+            own += shard.own_numel(dense_shard)
         num_weights += 1
     return StateBytes(
         weights=_FP32 * stored,
@@ -119,6 +119,7 @@ def stage_memory(plan: Plan, *, pp_rank: int) -> StageMemory:
     state = state_bytes(parts)
     activations = round(_activation_bytes(plan, pp_rank=pp_rank))
     transient = round(_transient_bytes(plan, parts=parts, pp_rank=pp_rank))
+    num_parameters = sum(shard.own_numel(0) for shard in parts)
     reference = value_model = generating = 0
     if plan.rl is not None:
         kept = state.weights + state.optimizer
@@ -133,8 +134,8 @@ def stage_memory(plan: Plan, *, pp_rank: int) -> StageMemory:
             generating = kept + generation.total
     return StageMemory(
         pp_rank=pp_rank,
-        num_layers=len(_stage_layers(plan, pp_rank=pp_rank)),
-        num_parameters=sum(shard.own_numel(0) for shard in parts),
+        num_layers=len(layers_of_stage(plan.model, layout=plan.layout, pp_rank=pp_rank)),
+        num_parameters=num_parameters,
         weights=state.weights,
         gradients=state.gradients,
         optimizer=state.optimizer,
@@ -150,8 +151,9 @@ def stage_memory(plan: Plan, *, pp_rank: int) -> StageMemory:
 def host_bytes(plan: Plan) -> int:
     """Return the memory of all ranks of a plan together, for ranks that share a host's memory."""
     layout = plan.layout
-    stages = (stage_memory(plan, pp_rank=pp_rank).peak for pp_rank in range(layout.pp))
-    total = sum(stages) * (layout.gpus // layout.pp)
+    total = 0
+    for pp_rank in range(layout.pp):
+        total += stage_memory(plan, pp_rank=pp_rank).peak * (layout.gpus // layout.pp)
     generation = generation_memory(plan)
     if generation is not None and not generation.is_colocated:
         total += generation.total * (layout.total_gpus - layout.gpus)
@@ -163,17 +165,11 @@ def shown_stages(layout: Layout) -> tuple[int, ...]:
     return tuple(sorted({0, layout.pp // 2, layout.pp - 1}))
 
 
-def _stage_layers(plan: Plan, *, pp_rank: int) -> list[Layer]:
-    chunks = stage_layers(plan.model, pp=plan.layout.pp, vp=plan.layout.vp)[pp_rank]
-    layers = plan.model.layers
-    return [layers[index] for index in chain.from_iterable(chunks)]
-
-
 def _activation_bytes(plan: Plan, *, pp_rank: int) -> float:
     """Return bytes kept by the micro-batches in flight, and by one in the head, before its backward."""
     costs = ActivationBytes(plan)
     layout = plan.layout
-    layers = _stage_layers(plan, pp_rank=pp_rank)
+    layers = layers_of_stage(plan.model, layout=layout, pp_rank=pp_rank)
     kept = sum(costs.layer(layer).under(plan.recompute) for layer in layers)
     in_flight = num_in_flight(layout, num_micro_batches=plan.grad_accum_steps, pp_rank=pp_rank)
     total = in_flight * kept
@@ -196,7 +192,7 @@ def _transient_bytes(plan: Plan, *, parts: tuple[WeightShard, ...], pp_rank: int
     if pp_rank == plan.layout.pp - 1:
         total += costs.loss_workspace()
     recomputed = 0.0
-    for layer in set(_stage_layers(plan, pp_rank=pp_rank)):
+    for layer in set(layers_of_stage(plan.model, layout=plan.layout, pp_rank=pp_rank)):
         kept = costs.layer(layer)
         recomputed = max(recomputed, kept.whole - kept.under(plan.recompute))
     return total + recomputed

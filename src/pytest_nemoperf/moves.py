@@ -60,7 +60,8 @@ def refit_transfers(model: ModelConfig, *, layout: Layout) -> list[RefitTransfer
                 if pair not in overlaps:  # layers are alike: each pair of regions once
                     overlaps[pair] = _overlap(source_region, target_region)
                 if overlaps[pair]:
-                    needs += [(name, overlaps[pair], target, holders) for target in targets]
+                    for target in targets:
+                        needs.append((name, overlaps[pair], target, holders))
     needs.sort(key=lambda need: len(need[-1]))
     sent = [0] * layout.total_gpus
     transfers = []
@@ -125,7 +126,9 @@ _Block = tuple[tuple[slice, ...], tuple[slice, ...], int]
 
 def _overlap(source: ShardRegion, target: ShardRegion) -> list[_Block]:
     """Return the blocks of elements that are in both regions."""
-    by_dim = [_common(*along) for along in zip(source.intervals, target.intervals, strict=True)]
+    by_dim = []
+    for source_ranges, target_ranges in zip(source.intervals, target.intervals, strict=True):
+        by_dim.append(_common(source_ranges, target_ranges))
     blocks = []
     for ranges in product(*by_dim):
         source_slices: list[slice] = []

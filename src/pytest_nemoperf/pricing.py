@@ -97,7 +97,8 @@ class Price:
     @property
     def fullest(self) -> StageMemory:
         """Memory of the fullest stage."""
-        return next(stage for stage in self.stages if stage.pp_rank == self.fullest_stage)
+        ranks = [stage.pp_rank for stage in self.stages]
+        return self.stages[ranks.index(self.fullest_stage)]
 
 
 def price_plan(
@@ -117,8 +118,8 @@ def price_plan(
         run_tokens: Tokens of a whole training run, for its hours; None for none.
         unsupported: Why the plan's framework can't run it here; None if it can.
     """
-    memory = {rank: stage_memory(plan, pp_rank=rank) for rank in range(plan.layout.pp)}
-    fullest = max(memory.values(), key=lambda stage: stage.peak)
+    memory = [stage_memory(plan, pp_rank=rank) for rank in range(plan.layout.pp)]
+    fullest = max(memory, key=lambda stage: stage.peak)
     shown = sorted({*shown_stages(plan.layout), fullest.pp_rank})
     capacity = None if system.memory_gb is None else round(system.memory_gb * _BYTES_PER_GB)
     generation = generation_memory(plan)

@@ -121,27 +121,25 @@ def merge_ranks(ranks: Sequence[RankProfile]) -> RankProfile:
     A mean would shrink the work of a single pipeline stage or of the generating ranks, and one rank's profile would
     miss the operators of other parts of the model.
     """
-    by_name: dict[str, list[Operator]] = {}
+    operators: dict[str, Operator] = {}
     for rank in ranks:
         for name, operator in rank.operators.items():
-            by_name.setdefault(name, []).append(operator)
-    return RankProfile(
-        step_time_sec=max(rank.step_time_sec for rank in ranks),
-        operators={name: _most(operators) for name, operators in sorted(by_name.items())},
-    )
+            most = operators.get(name, operator)
+            operators[name] = Operator(
+                calls_per_step=max(most.calls_per_step, operator.calls_per_step),
+                self_sec_per_step=max(most.self_sec_per_step, operator.self_sec_per_step),
+            )
+    step_time_sec = max(rank.step_time_sec for rank in ranks)
+    return RankProfile(step_time_sec=step_time_sec, operators=dict(sorted(operators.items())))
 
 
 def compare_operators(now: Mapping[str, Operator], *, then: Mapping[str, Operator]) -> tuple[OperatorChange, ...]:
     """Return the change of every operator of two profiles, the largest additional time first."""
-    changes = [OperatorChange(name=name, then=then.get(name), now=now.get(name)) for name in {**then, **now}]
-    return tuple(sorted(changes, key=lambda change: (-change.added_sec, change.name)))
-
-
-def _most(operators: Sequence[Operator]) -> Operator:
-    return Operator(
-        calls_per_step=max(operator.calls_per_step for operator in operators),
-        self_sec_per_step=max(operator.self_sec_per_step for operator in operators),
-    )
+    changes = []
+    for name in {**then, **now}:
+        changes.append(OperatorChange(name=name, then=then.get(name), now=now.get(name)))
+    changes.sort(key=lambda change: (-change.added_sec, change.name))
+    return tuple(changes)
 
 
 def _calls(operator: Operator | None) -> float:

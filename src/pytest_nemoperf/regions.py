@@ -111,8 +111,10 @@ class ShardRegion:
 
 def whole_region(shape: Sequence[int]) -> ShardRegion:
     """Return the region of a whole weight."""
-    intervals = tuple((IndexRange(start=0, local=0, length=size),) for size in shape)
-    return ShardRegion(shape=tuple(shape), intervals=intervals)
+    intervals = []
+    for size in shape:
+        intervals.append((IndexRange(start=0, local=0, length=size),))
+    return ShardRegion(shape=tuple(shape), intervals=tuple(intervals))
 
 
 Holders = Mapping[str, Mapping[ShardRegion, Sequence[int]]]
@@ -141,7 +143,9 @@ def training_holders(model: ModelConfig, *, layout: Layout) -> Holders:
                         by_kind[kind].setdefault(region, []).append(stage_rank)
             of_weight = holders.setdefault(weight.name, {})
             for region, stage_ranks in by_kind[kind].items():
-                of_weight.setdefault(region, []).extend(stage * ranks_per_stage + rank for rank in stage_ranks)
+                ranks = of_weight.setdefault(region, [])
+                for stage_rank in stage_ranks:
+                    ranks.append(stage * ranks_per_stage + stage_rank)
     return holders
 
 
@@ -197,6 +201,4 @@ def _regions(weight: Weight, *, layout: Layout, stage_rank: int) -> list[ShardRe
     if weight.split is None:
         return [region]
     cuts = weight.split.cuts(weight.shape, degree=degree)
-    if all(cut.num_copies == 1 for cut in cuts):
-        return [region]
     return region.split_by_copies(cuts, dim=weight.split.dim)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.components import Layer
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.stages import stage_layers
 from pytest_nemoperf.weights import (
@@ -89,6 +90,15 @@ def stage_parts(model: ModelConfig, *, layout: Layout, pp_rank: int) -> tuple[We
         for depth in range(model.num_mtp_blocks):
             shards += _shards(mtp_weights(model, depth), unit=f"mtp.{depth}", layout=layout)
     return tuple(shards)
+
+
+def layers_of_stage(model: ModelConfig, *, layout: Layout, pp_rank: int) -> list[Layer]:
+    """Return the decoder layers of a pipeline stage, all its model chunks together."""
+    layers = model.layers
+    own: list[Layer] = []
+    for chunk in stage_layers(model, pp=layout.pp, vp=layout.vp)[pp_rank]:
+        own += layers[chunk.start : chunk.stop]
+    return own
 
 
 def num_dense_shards(layout: Layout) -> int:

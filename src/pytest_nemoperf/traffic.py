@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
 
 from pytest_nemoperf.activations import ActivationBytes, compute_bytes
 from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.components import FeedForward, Layer, Mixer
 from pytest_nemoperf.recipe import Plan, Recompute
-from pytest_nemoperf.shards import WeightShard, num_traded_copies, stage_parts
-from pytest_nemoperf.stages import stage_layers
+from pytest_nemoperf.shards import WeightShard, layers_of_stage, num_traded_copies, stage_parts
 from pytest_nemoperf.weights import num_kv_copies, num_local_kv_heads
 
 _FP32 = 4
@@ -114,7 +112,9 @@ def copied_gradient_bytes(plan: Plan, *, pp_rank: int) -> float:
     """
     num_copies = num_kv_copies(plan.model, tp=plan.layout.tp)
     parts = stage_parts(plan.model, layout=plan.layout, pp_rank=pp_rank)
-    summed = sum(min(shard.copied_numel, shard.padded_numel) for shard in parts)
+    summed = 0
+    for shard in parts:
+        summed += min(shard.copied_numel, shard.padded_numel)
     return 2 * (num_copies - 1) / num_copies * summed * _FP32
 
 
@@ -126,9 +126,7 @@ class _StageTraffic:
         self._pp_rank = pp_rank
         self._costs = ActivationBytes(plan)
         self._element = compute_bytes(plan.precision)
-        chunks = stage_layers(plan.model, pp=plan.layout.pp, vp=plan.layout.vp)[pp_rank]
-        layers = plan.model.layers
-        self._layers = [layers[index] for index in chain.from_iterable(chunks)]
+        self._layers = layers_of_stage(plan.model, layout=plan.layout, pp_rank=pp_rank)
         # A zero-bubble schedule computes backward in two halves, each with a recomputation.
         num_repeats = 2 if plan.layout.pp_schedule == "zero_bubble" else 1
         self._core_repeats = self._block_repeats = 0
@@ -148,9 +146,11 @@ class _StageTraffic:
                 copied = copied_gradient_bytes(self._plan, pp_rank=self._pp_rank)
                 return num_micro_batches * self._tensor_parallel() + copied
             case "cp":
-                return num_micro_batches * sum(self._context_parallel(layer) for layer in self._layers)
+                return num_micro_batches * sum(map(self._context_parallel, self._layers))
             case "ep":
-                num_mixtures = sum(layer.feed_forward is FeedForward.MOE for layer in self._layers)
+                num_mixtures = 0
+                for layer in self._layers:
+                    num_mixtures += layer.feed_forward is FeedForward.MOE
                 return num_micro_batches * num_mixtures * self._expert_tokens()
             case "pp":
                 return num_micro_batches * self._stage_borders()
@@ -204,7 +204,8 @@ class _StageTraffic:
     def _gradients_and_weights(self, *, is_expert: bool) -> float:
         plan = self._plan
         shards = stage_parts(plan.model, layout=plan.layout, pp_rank=self._pp_rank)
-        return sum(self._data_parallel(shard) for shard in shards if shard.weight.is_expert == is_expert)
+        own = [shard for shard in shards if shard.weight.is_expert == is_expert]
+        return sum(map(self._data_parallel, own))
 
     def _data_parallel(self, shard: WeightShard) -> float:
         """Return bytes per update to gather a weight and reduce its gradients."""
