@@ -58,7 +58,11 @@ def asks_once(function: Callable[..., Any], *, name: str = "perf", depth: int = 
     use = uses[0]
     if use in attributes:
         return attributes[use] in _ASKING
-    return depth > 0 and any(_helper_asks_once(call, use=use, function=function, depth=depth - 1) for call in calls)
+    if depth > 0:
+        for call in calls:
+            if _helper_asks_once(call, use=use, function=function, depth=depth - 1):
+                return True
+    return False
 
 
 def _helper_asks_once(call: ast.Call, *, use: ast.Name, function: Callable[..., Any], depth: int) -> bool:
@@ -89,7 +93,11 @@ def perf_files(
     """
     entered = {root.resolve()}
     for folder, folders, files in os.walk(root, followlinks=follows_links):
-        folders[:] = [name for name in folders if _enters(Path(folder, name), left_out=left_out, entered=entered)]
+        kept = []
+        for name in folders:
+            if _enters(Path(folder, name), left_out=left_out, entered=entered):
+                kept.append(name)
+        folders[:] = kept
         tests = []
         for name in sorted(files):
             path = Path(folder, name)
@@ -134,27 +142,26 @@ def _are_marked_from_outside(folder: Path, *, root: Path) -> bool:
 
 def names_perf(path: Path) -> bool:
     """Return whether a file names the marker ``perf``, or has a test that takes the fixture ``perf``."""
-    nodes = _nodes(path)
-    return nodes is not None and any(_is_marker(node) or _takes(node, fixtures={_MARKER}) for node in nodes)
+    return _finds_perf(path, fixtures={_MARKER}) is True
 
 
 def _may_hold_perf_tests(path: Path) -> bool:
     """Return whether a file names the marker, or has a test that takes a perf fixture; True if it can't be read."""
-    nodes = _nodes(path)
-    return nodes is None or any(_is_marker(node) or _takes(node, fixtures=_FIXTURES) for node in nodes)
+    return _finds_perf(path, fixtures=_FIXTURES) is not False
 
 
-def _nodes(path: Path) -> list[ast.AST] | None:
-    """Return the nodes of a file's syntax tree, none if no fixture's name is in it; None if it can't be read."""
+def _finds_perf(path: Path, *, fixtures: Set[str]) -> bool | None:
+    """Return whether a file names the marker or has a test that takes one of the fixtures; None if it can't be read."""
     text = _text(path)
     if text is None:
         return None
     if not _NAMES.search(text):
-        return []
+        return False
     try:
-        return list(ast.walk(ast.parse(text)))
+        tree = ast.parse(text)
     except (SyntaxError, ValueError):
         return None
+    return any(_is_marker(node) or _takes(node, fixtures=fixtures) for node in ast.walk(tree))
 
 
 def _is_marker(node: ast.AST) -> bool:
@@ -165,8 +172,8 @@ def _takes(node: ast.AST, *, fixtures: Set[str]) -> bool:
     """Return whether a node is a test that takes one of these fixtures."""
     if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or not node.name.startswith("test"):
         return False
-    arguments = node.args
-    return not fixtures.isdisjoint(each.arg for each in (*arguments.args, *arguments.kwonlyargs))
+    arguments = (*node.args.args, *node.args.kwonlyargs)
+    return any(argument.arg in fixtures for argument in arguments)
 
 
 def _text(path: Path) -> str | None:

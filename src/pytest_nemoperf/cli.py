@@ -69,7 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     flops.add_argument("model", metavar="MODEL", help="catalog name, e.g. llama3-8b, or path of a config.json")
     flops.add_argument("--seq-len", required=True, metavar="N,...", help="tokens per sequence; one answer for each")
     flops.add_argument("--terms", action="store_true", help="also each term of the sum")
-    _add_convention(flops)
+    names = ", ".join(flops_conventions())
+    flops.add_argument(
+        "--convention", metavar="NAME", help=f"how FLOPs are counted: {names} (default: {DEFAULT_CONVENTION})"
+    )
     flops.add_argument("--json", action="store_true", help="print JSON")
     flops.set_defaults(run=_flops)
 
@@ -85,13 +88,6 @@ def _parser() -> argparse.ArgumentParser:
     add_lint_command(lint)
     lint.set_defaults(run=run_lint)
     return parser
-
-
-def _add_convention(parser: argparse.ArgumentParser) -> None:
-    names = ", ".join(flops_conventions())
-    parser.add_argument(
-        "--convention", metavar="NAME", help=f"how FLOPs are counted: {names} (default: {DEFAULT_CONVENTION})"
-    )
 
 
 def _flops(arguments: argparse.Namespace) -> int:

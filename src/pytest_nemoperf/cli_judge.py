@@ -36,7 +36,6 @@ exit code:
   1 if it is
   2 if an option is wrong, or a file can't be trusted
 """
-_FAILED = 1
 
 
 def add_judge_command(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +82,7 @@ def judge_runs(arguments: argparse.Namespace) -> int:
         if report.result.waived:
             text += f"{report.result.waived}: its test passes\n"
     sys.stdout.write(text)
-    return _FAILED if report.result.is_failure else 0
+    return int(report.result.is_failure)
 
 
 def _report(stored: StoredCase, *, arguments: argparse.Namespace) -> CaseReport:

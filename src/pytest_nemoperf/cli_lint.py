@@ -84,19 +84,20 @@ def run_lint(arguments: argparse.Namespace) -> int:
     if not folder.is_dir():
         raise BaselineError(f"{folder}: no such folder; give the one that holds <system>/<case>.json")
     tolerances = parse_tolerances(arguments.tolerance, subject="--tolerance")
-    dry_runs = _dry_runs(arguments.tests, systems=_systems_of(folder))
+    dry_runs = _dry_runs(arguments.tests, folder=folder)
     linter = _Linter(
         folder, tolerances=tolerances, dry_runs=dry_runs, max_age_days=arguments.max_age, today=datetime.now(UTC).date()
     )
     findings = linter.findings()
+    counts: Counter[str] = Counter([finding.level for finding in findings])
     if arguments.json:
-        sys.stdout.write(_json_text(findings, num_files=len(linter.files)))
+        sys.stdout.write(_json_text(findings, counts=counts, num_files=len(linter.files)))
     else:
-        sys.stdout.write(_text(findings, num_files=len(linter.files)))
+        sys.stdout.write(_text(findings, counts=counts, num_files=len(linter.files)))
     if arguments.github or is_github():
         for annotation in shown_annotations(list(map(_annotation, findings))):
             sys.stdout.write(f"{render_annotation(annotation)}\n")
-    is_failure = any(finding.level == "error" or arguments.strict for finding in findings)
+    is_failure = counts["error"] > 0 or (arguments.strict and counts["warning"] > 0)
     return int(is_failure)
 
 
@@ -193,7 +194,10 @@ class _Linter:
     def _of_suite(self, dry_run: DryRun, *, folder: Path) -> list[Finding]:
         if not folder.is_dir():  # the tests were collected only for the systems of their recipes
             return []
-        paths = {path.stem: str(path) for path in self.files if path.parent == folder}
+        paths = {}
+        for path in self.files:
+            if path.parent == folder:
+                paths[path.stem] = str(path)
         return lint_suite(dry_run, paths=paths, folder=str(folder))
 
     def _missing_systems(self, dry_run: DryRun) -> list[Finding]:
@@ -205,8 +209,11 @@ class _Linter:
     def _policy(self, system: System, *, case: str) -> VerdictPolicy:
         dry_run = self._dry_runs.get(system.name)
         if dry_run is not None and dry_run.policy is not None:
-            asked = {each.case: each.tolerances for each in dry_run.asked}
-            return replace(dry_run.policy, tolerances=asked.get(case, dry_run.policy.tolerances))
+            tolerances = dry_run.policy.tolerances
+            for each in dry_run.asked:
+                if each.case == case:
+                    tolerances = each.tolerances
+            return replace(dry_run.policy, tolerances=tolerances)
         return VerdictPolicy(
             tolerances=merge_tolerances([default_tolerances(system), self._tolerances]),
             run_noise_pct=system.run_noise_pct,
@@ -217,26 +224,25 @@ class _Linter:
         )
 
 
-def _systems_of(folder: Path) -> list[str]:
-    return sorted({path.parent.name for path in folder.glob("*/*.json")})
-
-
-def _dry_runs(tests: Sequence[str], *, systems: Sequence[str]) -> dict[str, DryRun]:
+def _dry_runs(tests: Sequence[str], *, folder: Path) -> dict[str, DryRun]:
     """Return a dry run of the tests per system; on the CPU, if no system has baselines.
 
     Args:
         tests: Paths of --tests; without any there is no dry run.
-        systems: Folders of baselines.
+        folder: Holds ``<system>/<case>.json``.
     """
     if not tests:
         return {}
     known = []
-    for name in systems:
+    for name in sorted({path.parent.name for path in folder.glob("*/*.json")}):
         try:
             known.append(find_system(name).name)
         except RecipeError:
             continue  # a finding of each of its files
-    return {name: _dry_run(tests, system=name) for name in known or ["cpu"]}
+    dry_runs = {}
+    for name in known or ["cpu"]:
+        dry_runs[name] = _dry_run(tests, system=name)
+    return dry_runs
 
 
 def _dry_run(tests: Sequence[str], *, system: str) -> DryRun:
@@ -263,25 +269,22 @@ def _days(text: str) -> int:
     return int(text)
 
 
-def _text(findings: Sequence[Finding], *, num_files: int) -> str:
+def _text(findings: Sequence[Finding], *, counts: Mapping[str, int], num_files: int) -> str:
     """Return one line per finding below its file, and the counts."""
     if not findings:
         return f"{count_text(num_files, 'file')} ok\n"
     lines_of: dict[str, list[str]] = {}
     for finding in findings:
         lines_of.setdefault(finding.path, [finding.path]).append(f"  {finding.level}: {finding.message}")
+    words = []
+    for level in ("error", "warning"):
+        if counts[level]:
+            words.append(count_text(counts[level], level))
     lines = list(chain.from_iterable(lines_of.values()))
-    counts = _counts(findings)
-    words = [count_text(counts[level], level) for level in ("error", "warning") if counts[level]]
     return "\n".join([*lines, "", f"{' and '.join(words)} in {count_text(num_files, 'file')}"]) + "\n"
 
 
-def _counts(findings: Sequence[Finding]) -> Counter[str]:
-    return Counter(finding.level for finding in findings)
-
-
-def _json_text(findings: Sequence[Finding], *, num_files: int) -> str:
-    counts = _counts(findings)
+def _json_text(findings: Sequence[Finding], *, counts: Mapping[str, int], num_files: int) -> str:
     report: dict[str, Any] = {
         "num_files": num_files,
         "num_errors": counts["error"],

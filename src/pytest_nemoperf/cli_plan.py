@@ -103,8 +103,13 @@ def plan_text(arguments: argparse.Namespace) -> str:
         NemoPerfError: If the recipe can't be built, resolved or priced.
     """
     system = find_system(arguments.system)
-    run_tokens = None if arguments.tokens is None else _parse_tokens(arguments.tokens)
-    recipe = _read_recipe(arguments) if arguments.recipe else _build_recipe(arguments)
+    run_tokens = None
+    if arguments.tokens is not None:
+        run_tokens = _parse_tokens(arguments.tokens)
+    if arguments.recipe:
+        recipe = _read_recipe(arguments)
+    else:
+        recipe = _build_recipe(arguments)
     plan = resolve(recipe, system=system)
     baseline = find_baseline(_baselines_dir(arguments.baselines), system=system.name, case=plan.case)
     price = price_plan(plan, system=system, baseline=baseline, run_tokens=run_tokens, unsupported=_unsupported(plan))
@@ -158,20 +163,26 @@ def _read_recipe(arguments: argparse.Namespace) -> Recipe:
 
 
 def _build_recipe(arguments: argparse.Namespace) -> Recipe:
-    missing = [_option(name) for name in _REQUIRED if getattr(arguments, name) is None]
+    missing = []
+    for name in _REQUIRED:
+        if getattr(arguments, name) is None:
+            missing.append(_option(name))
     if missing:
         raise RecipeError(f"{', '.join(missing)} missing; give them, or a recipe with --recipe FILE")
     degrees = {}
     for name in TRAINING_KEYS:
         if getattr(arguments, name) is not None:
             degrees[name] = getattr(arguments, name)
+    micro_batch_size = arguments.mbs
+    if micro_batch_size is None:
+        micro_batch_size = 1
     return Recipe(
         model=arguments.model,
         model_name=arguments.model_name or "",
         layouts={arguments.system: complete_layout(degrees)},
         seq_len=arguments.seq_len,
         global_batch_size=arguments.gbs,
-        micro_batch_size=1 if arguments.mbs is None else arguments.mbs,
+        micro_batch_size=micro_batch_size,
         precision=arguments.precision or Precision.BF16,
         recompute=arguments.recompute or Recompute.NONE,
         is_compiled=bool(arguments.compiled),

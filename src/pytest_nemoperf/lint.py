@@ -81,12 +81,16 @@ def lint_baseline(
         today: The day, UTC.
         max_age_days: Older ones are stale.
     """
-    findings = [_error(path, "arithmetic", message) for message in _arithmetic_problems(baseline)]
-    findings += [_error(path, "anchor", message) for message in _anchor_problems(baseline)]
+    findings = []
+    for message in _arithmetic_problems(baseline):
+        findings.append(_error(path, "arithmetic", message))
+    for message in _anchor_problems(baseline):
+        findings.append(_error(path, "anchor", message))
     findings += _origin_findings(baseline, path=path, today=today, max_age_days=max_age_days)
     if is_in_process(baseline.workload):
         policy = replace(policy, max_runs=1)
-    findings += [_warning(path, "tight", message) for message in _refused_anchors(baseline, policy=policy)]
+    for message in _refused_anchors(baseline, policy=policy):
+        findings.append(_warning(path, "tight", message))
     loose: list[LooseTolerance] = []
     for metric in distinct_metrics(baseline.runs, policy=policy):
         result = _check_tolerance(baseline, metric=metric, path=path, policy=policy)
@@ -131,7 +135,9 @@ def lint_suite(dry_run: DryRun, *, paths: Mapping[str, str], folder: str) -> lis
         folder: The system's.
     """
     asked = {each.case: each for each in dry_run.asked}
-    findings = [_warning(folder, "unseen", f"a test may ask for more: {gap}") for gap in dry_run.gaps]
+    findings = []
+    for gap in dry_run.gaps:
+        findings.append(_warning(folder, "unseen", f"a test may ask for more: {gap}"))
     for case, path in paths.items():
         if case in asked:
             continue
@@ -140,9 +146,12 @@ def lint_suite(dry_run: DryRun, *, paths: Mapping[str, str], folder: str) -> lis
         else:
             message = "no perf test asks for it; delete it, or let --update-baselines --perf-prune do so"
             findings.append(_error(path, "orphan", message))
-    unsupported = {each.price.plan.case for each in dry_run.cases if each.price.unsupported}
+    known = set(paths)
+    for priced in dry_run.cases:
+        if priced.price.unsupported:
+            known.add(priced.price.plan.case)
     for case, each in asked.items():
-        if case not in paths and case not in unsupported:
+        if case not in known:
             message = f"no baseline of {case}, which {each.nodeid} asks for; record it"
             findings.append(_warning(folder, "missing", message))
     return findings
@@ -200,9 +209,10 @@ def _anchor_problems(baseline: Baseline) -> Iterator[str]:
     anchor = baseline.anchor
     if anchor is None:
         return
+    subject = f"the anchor {anchor.name!r}"
     if not anchor.name.strip():
         yield "$.anchor.name is empty: name the release, or delete the anchor"
-    subject = f"the anchor {anchor.name!r}" if anchor.name.strip() else "the anchor"
+        subject = "the anchor"
     try:
         facts = facts_of(baseline.workload, convention=baseline.flops_convention)
     except NemoPerfError:
@@ -303,7 +313,9 @@ def _check_tolerance(
     message = unmet_tolerance_message(baseline.runs, metric=metric, policy=policy)
     if evidence.is_refused:
         return _error(path, "tight", f"{message}. It is below the noise floor: no verdict but INCONCLUSIVE")
-    return _warning(path, "tight", message) if message else None
+    if message:
+        return _warning(path, "tight", message)
+    return None
 
 
 def _error(path: str, rule: str, message: str) -> Finding:
