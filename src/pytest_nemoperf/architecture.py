@@ -145,7 +145,7 @@ class ModelConfig:
     @property
     def layers(self) -> tuple[Layer, ...]:
         """Mixer, window and feed-forward of each of the ``num_layers`` layers, in order."""
-        return tuple(self._layer(index) for index in range(self.num_layers))
+        return tuple(map(self._layer, range(self.num_layers)))
 
     @property
     def mtp_layer(self) -> Layer:
@@ -173,14 +173,20 @@ class ModelConfig:
         else:
             has_full_attention = self.sliding_window is None
         mixer = Mixer.ATTENTION
-        if self.gated_delta_net is not None and not has_full_attention:
-            mixer = Mixer.GATED_DELTA_NET
+        window = None
+        if not has_full_attention:
+            window = self.sliding_window
+            if self.gated_delta_net is not None:
+                mixer = Mixer.GATED_DELTA_NET
+        feed_forward = FeedForward.DENSE
+        if self._is_moe_layer(index):
+            feed_forward = FeedForward.MOE
         return Layer(
             mixer=mixer,
-            window=None if has_full_attention else self.sliding_window,
+            window=window,
             is_chunked=self.is_window_chunked and not has_full_attention,
             has_rope=not self.nope_interval or (index + 1) % self.nope_interval != 0,
-            feed_forward=FeedForward.MOE if self._is_moe_layer(index) else FeedForward.DENSE,
+            feed_forward=feed_forward,
         )
 
     def _is_moe_layer(self, index: int) -> bool:

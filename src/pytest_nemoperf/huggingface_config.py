@@ -165,7 +165,10 @@ class ConfigReader:
 
     def digest(self) -> str:
         """Return the first eight characters of a hash of the values read so far."""
-        read = {key: self._data[key] for key in self._understood if self._data.get(key) is not None}
+        read = {}
+        for key in self._understood:
+            if self._data.get(key) is not None:
+                read[key] = self._data[key]
         return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:8]
 
     def finish(self) -> None:
@@ -281,7 +284,10 @@ def _rope_scaling(config: ConfigReader, kind: str, parameters: dict[str, Any]) -
         config.refuse("rope_scaling", sorted(unknown), f"{kind} has {', '.join(known[kind])}")
     if parameters.get("factor") is None:
         raise RecipeError(f"{config.subject}: the factor of the {kind} rope_scaling is missing; give it")
-    scaling = {known[kind][key]: value for key, value in parameters.items() if value is not None}
+    scaling: dict[str, Any] = {}
+    for key, value in parameters.items():
+        if value is not None:
+            scaling[known[kind][key]] = value
     if kind == "yarn":
         scaling = {"high_freq": 32.0, "original_context": config.get("max_position_embeddings"), **scaling}
         scale = scaling.pop("mscale", 0)

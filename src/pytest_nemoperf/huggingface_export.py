@@ -66,9 +66,11 @@ def unexportable_model(model: ModelConfig) -> str | None:
     if scaling is not None and scaling.kind not in _ROPE_SCALINGS:
         return f"rope_scaling.kind={scaling.kind!r} is none of {', '.join(_ROPE_SCALINGS)}"
     if _find_family(model) is None:
-        parts = ", ".join(f"{name}={value!r}" for name, value in _parts(model).items())
-        families = ", ".join(dict.fromkeys(family.model_type for family in _FAMILIES))
-        return f"its {parts} is not what a dense model of {families} has"
+        parts = []
+        for name, value in _parts(model).items():
+            parts.append(f"{name}={value!r}")
+        families = dict.fromkeys([family.model_type for family in _FAMILIES])
+        return f"its {', '.join(parts)} is not what a dense model of {', '.join(families)} has"
     return None
 
 

@@ -236,13 +236,14 @@ def _llama4(config: ConfigReader) -> dict[str, Any]:
         "scales_input": True,
     }
     qk_norm = "l2" if config.get("use_qk_norm", True) else None
-    temperature = (config.get("attn_scale", 0.1), float(config.get("floor_scale", 8192)))
-    has_temperature = config.get("attn_temperature_tuning", True)
+    temperature: tuple[float, float] | None = (config.get("attn_scale", 0.1), float(config.get("floor_scale", 8192)))
+    if not config.get("attn_temperature_tuning", True):
+        temperature = None
     return (
         values
         | read_rope(config, theta=500_000.0)
         | {"ffn_hidden_size": config.need("intermediate_size_mlp"), "moe": moe}
-        | {"qk_norm": qk_norm, "query_temperature": temperature if has_temperature else None}
+        | {"qk_norm": qk_norm, "query_temperature": temperature}
         | {"sliding_window": config.get("attention_chunk_size", 8192), "is_window_chunked": True}
         | {"full_attention_interval": interval, "nope_interval": interval}
     )

@@ -81,7 +81,9 @@ def published_task(section: str, *, task: str | None = None) -> Task:
     heading = f"{section} {task or ''}".lower()
     if "lora" in heading or "peft" in heading:
         return "lora"
-    return "sft" if re.search(r"sft|fine-?\s?tuning", heading) else "pretrain"
+    if re.search(r"sft|fine-?\s?tuning", heading):
+        return "sft"
+    return "pretrain"
 
 
 def published_convention(source: str, *, release: str, printed_model: str, task: Task = "pretrain") -> str:
@@ -118,11 +120,14 @@ def prints_whole_sequences(source: str, *, release: str) -> bool:
 def _published() -> _Published:
     text = resources.files("pytest_nemoperf").joinpath("catalog", "published.json").read_text(encoding="utf-8")
     data = json.loads(text)
-    return _Published(
-        models=[(re.compile(pattern, re.IGNORECASE), name) for pattern, name in data["models"]],
-        rules=[_ConventionRule(**rule) for rule in data["rules"]],
-        whole_sequences=[(entry["source"], entry["releases"]) for entry in data["whole_sequences"]],
-    )
+    models = []
+    for pattern, name in data["models"]:
+        models.append((re.compile(pattern, re.IGNORECASE), name))
+    rules = [_ConventionRule(**rule) for rule in data["rules"]]
+    whole_sequences = []
+    for entry in data["whole_sequences"]:
+        whole_sequences.append((entry["source"], entry["releases"]))
+    return _Published(models=models, rules=rules, whole_sequences=whole_sequences)
 
 
 def _version(release: str) -> tuple[int, ...]:
@@ -132,4 +137,4 @@ def _version(release: str) -> tuple[int, ...]:
     numbers = _RELEASE.search(release)
     if numbers is None:
         return _LATEST
-    return tuple(int(part) for part in re.split(r"[.-]", numbers.group()))
+    return tuple(map(int, re.split(r"[.-]", numbers.group())))

@@ -83,8 +83,10 @@ def tensor_problems(model: ModelConfig, *, axis: str, tp: int, is_native: bool) 
         if size % tp:
             yield indivisible(axis, tp, name=name, size=size)
     if is_native and model.mla is None and not _can_share_kv_heads(model, num_ranks=tp):
-        divisors = [degree for degree in range(1, model.num_heads + 1) if model.num_heads % degree == 0]
-        degrees = [str(degree) for degree in divisors if _can_share_kv_heads(model, num_ranks=degree)]
+        degrees = []
+        for degree in range(1, model.num_heads + 1):
+            if model.num_heads % degree == 0 and _can_share_kv_heads(model, num_ranks=degree):
+                degrees.append(str(degree))
         yield (
             f"{axis}={tp} neither divides num_kv_heads={model.num_kv_heads} ({_quotient(model.num_kv_heads, tp)}) nor "
             f"is a multiple of it ({_quotient(tp, model.num_kv_heads)}), and each rank has whole key-value heads: "
