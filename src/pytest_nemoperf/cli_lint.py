@@ -208,12 +208,12 @@ class _Linter:
 
     def _policy(self, system: System, *, case: str) -> VerdictPolicy:
         dry_run = self._dry_runs.get(system.name)
-        if dry_run is not None and dry_run.policy is not None:
-            tolerances = dry_run.policy.tolerances
+        if dry_run is not None and dry_run.terms is not None:
+            tolerances = dry_run.terms.tolerances
             for each in dry_run.asked:
                 if each.case == case:
                     tolerances = each.tolerances
-            return replace(dry_run.policy, tolerances=tolerances)
+            return replace(dry_run.terms, tolerances=tolerances)
         return VerdictPolicy(
             tolerances=merge_tolerances([default_tolerances(system), self._tolerances]),
             run_noise_pct=system.run_noise_pct,

@@ -55,7 +55,7 @@ class DryRun:
         asked: Every case the tests ask for: priced ones, loops and benchmark tests.
         gaps: Reasons why they may ask for more; empty if the whole suite was seen.
         systems: Names of the systems that a recipe has a layout for.
-        policy: Tolerances and error rates, before recipes' and markers' tolerances.
+        terms: Tolerances and error rates, before recipes' and markers' tolerances.
     """
 
     system: str
@@ -66,5 +66,5 @@ class DryRun:
     asked: tuple[AskedCase, ...] = ()
     gaps: tuple[str, ...] = ()
     systems: tuple[str, ...] = ()
-    policy: VerdictPolicy | None = None
+    terms: VerdictPolicy | None = None
     schema_version: Literal[1] = _SCHEMA_VERSION

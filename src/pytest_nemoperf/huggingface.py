@@ -16,7 +16,6 @@ from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.huggingface_config import ConfigReader
 from pytest_nemoperf.huggingface_dense import DENSE
 from pytest_nemoperf.huggingface_mixtures import MIXTURES
-from pytest_nemoperf.jsontext import read_json
 
 
 def is_config_path(name: str) -> bool:
@@ -38,6 +37,8 @@ def read_config(path: str | Path) -> ModelConfig:
     file = Path(path)
     if file.is_dir():
         file = file / "config.json"
+    from pytest_nemoperf.jsontext import read_json  # noqa: PLC0415 (or every test that imports a Recipe loads msgspec)
+
     data = read_json(file, error=RecipeError)
     if not isinstance(data, dict):
         raise RecipeError(f"{file}: holds a {type(data).__name__} instead of an object")

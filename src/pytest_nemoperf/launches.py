@@ -56,8 +56,8 @@ class Launches:
         """
         context = self._context
         plan = case.plan
+        self._turn.acquire(report=self._progress.say)  # first: the session before may store this case
         found = context.store.find(plan.case, workload=workload_of(plan))
-        self._turn.acquire(report=self._progress.say)
         runs: list[MeasuredRun] = []
         folders: list[str] = []
         failure = ""
@@ -177,6 +177,8 @@ class Replay:
     def __init__(self, context: Context, *, root: Path) -> None:
         self._context = context
         self._root = root
+        self.first: CaseRecord | None = None
+        """Record of the first case that was asked for, for the machine and commit of the session's results."""
 
     def measure(self, case: PlannedCase) -> MeasuredCase:
         """Return a case with the measurement of its stored runs; see CaseLauncher.
@@ -190,6 +192,7 @@ class Replay:
         stored = load_case(run_dir)
         if stored.plan.system != plan.system:
             raise UnsupportedError(f"{run_dir} holds runs of system {stored.plan.system}, not {plan.system}")
+        self.first = self.first or stored.record
         measurement = measure_stored(stored, framework=case.framework)
         store = replace(self._context.store, machine=stored.record.machine)
         return MeasuredCase(

@@ -21,14 +21,27 @@ class PerfMark:
     Attributes:
         nodeid: The test.
         tolerances: Allowed worsening in percent by metric, or ``all``.
-        num_runs: Launches that make a baseline; None for the session's.
+        runs: Launches that make a baseline, as the marker has them; None for the session's.
         waiver: Known loss that the test lets pass; None for none.
     """
 
     nodeid: str
     tolerances: Mapping[str, float]
-    num_runs: int | None
+    runs: object
     waiver: Waiver | None
+
+    @property
+    def num_runs(self) -> int | None:
+        """Launches that make a baseline; None for the session's.
+
+        Raises:
+            RecipeError: If the marker has no whole number above 0.
+        """
+        if self.runs is None:
+            return None
+        if type(self.runs) is not int or self.runs < 1:
+            raise RecipeError(f"marker perf of {self.nodeid}: runs={self.runs!r} must be a whole number >= 1")
+        return self.runs
 
 
 def is_perf(item: pytest.Item) -> bool:
@@ -43,7 +56,9 @@ def perf_mark(item: pytest.Item) -> PerfMark:
         RecipeError: If an argument of ``perf`` is unknown or impossible.
         WaiverError: If those of ``perf_waive`` make no waiver.
     """
-    return PerfMark(nodeid=item.nodeid, tolerances=_tolerances(item), num_runs=_num_runs(item), waiver=waiver_of(item))
+    marker = item.get_closest_marker("perf")
+    runs = marker.kwargs.get("runs") if marker else None
+    return PerfMark(nodeid=item.nodeid, tolerances=_tolerances(item), runs=runs, waiver=waiver_of(item))
 
 
 def waiver_of(item: pytest.Item) -> Waiver | None:
@@ -77,16 +92,3 @@ def _tolerances(item: pytest.Item) -> dict[str, float]:
         layers |= marker.kwargs.get("tolerances", {})
     check_tolerances(layers, subject=f"marker perf of {item.nodeid}")
     return layers
-
-
-def _num_runs(item: pytest.Item) -> int | None:
-    """Return the launches that make a baseline by ``@pytest.mark.perf(runs=N)``, or None.
-
-    Raises:
-        RecipeError: If it is no whole number above 0.
-    """
-    marker = item.get_closest_marker("perf")
-    runs = marker.kwargs.get("runs") if marker else None
-    if runs is not None and (type(runs) is not int or runs < 1):
-        raise RecipeError(f"marker perf of {item.nodeid}: runs={runs!r} must be a whole number >= 1")
-    return runs

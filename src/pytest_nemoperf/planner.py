@@ -84,8 +84,8 @@ class Planner:
             _check_host_memory(plan)
         self.claim(plan.case, nodeid=mark.nodeid)
         num_runs = settings.runs
-        if mark.num_runs is not None and not settings.changes:
-            num_runs = mark.num_runs
+        if not settings.changes:
+            num_runs = mark.num_runs or settings.runs
         return PlannedCase(mark=mark, plan=plan, framework=framework, num_runs=num_runs, policy=policy)
 
     def price(self, recipe: Recipe, *, mark: PerfMark) -> PricedCase:

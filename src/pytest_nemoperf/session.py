@@ -70,6 +70,7 @@ class PerfSession:
         self._folder = SessionFolder(settings.state_dir / "runs")
         self._ranks = LocalLauncher()
         self.ab: ABSession | None = None
+        self._replay: Replay | None = None
         self._launcher = self._case_launcher()
         self._measured: dict[str, MeasuredCase] = {}  # by case
         self._running = ""
@@ -80,7 +81,8 @@ class PerfSession:
         settings = self.settings
         context = self.context
         if settings.replay_dir is not None:
-            return Replay(context, root=settings.replay_dir)
+            self._replay = Replay(context, root=settings.replay_dir)
+            return self._replay
         if settings.against is None:
             return Launches(context, launcher=self._ranks, folder=self._folder, turn=self._turn, progress=self.progress)
         try:
@@ -226,9 +228,9 @@ class PerfSession:
 
     def close(self) -> None:
         """Stop every process, give up the turn, keep the newest runs only; may be called twice."""
+        self._ranks.close()
         if self.ab is not None:
             self.ab.close()
-        self._ranks.close()
         self._turn.release()
         self._folder.release()
         if self.settings.replay_dir is None:  # the oldest runs may be those that were judged again
@@ -355,7 +357,7 @@ class PerfSession:
             asked=tuple(planner.asked.values()),
             gaps=tuple(self.suite.gaps()),
             systems=tuple(sorted(planner.systems)),
-            policy=self.settings.policy,
+            terms=self.settings.policy,
         )
 
     def _in_process(self, measurement: Measurement, *, mark: PerfMark) -> MeasuredCase:
@@ -379,8 +381,8 @@ class PerfSession:
 
     def _origin(self) -> tuple[Mapping[str, str | int], Provenance]:
         """Return machine key and provenance of the session's runs; in a replay, of the first stored ones."""
-        for case in self._measured.values():
-            return case.machine, case.provenance
+        if self._replay is not None and self._replay.first is not None:
+            return self._replay.first.machine, self._replay.first.provenance
         return self.context.machine, self.context.provenance
 
     def _replace(self, report: CaseReport, *, by: CaseReport) -> None:

@@ -6,6 +6,7 @@ from contextlib import suppress
 import pytest
 
 from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.hostlock import HostLock
 from pytest_nemoperf.schema import validate
 from tests.integration.conftest import CASE, PERF_TEST, Project, has_text
 
@@ -34,6 +35,20 @@ def test_the_second_run_is_judged_against_the_first(project: Project) -> None:
     result = project.run()
 
     result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"*PASSED*{CASE}*"])
+
+
+def test_the_baseline_is_looked_up_after_the_sessions_that_were_waited_for(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.run()
+    (stored,) = (project.root / ".nemoperf" / "baselines").rglob(f"{CASE}.json")
+    text = stored.read_text()
+    stored.unlink()
+    monkeypatch.setattr(HostLock, "acquire", lambda *_, **__: stored.write_text(text))  # as the other session ends
+
+    result = project.run()
+
     result.stdout.fnmatch_lines([f"*PASSED*{CASE}*"])
 
 

@@ -59,6 +59,7 @@ def no_launches(monkeypatch: pytest.MonkeyPatch) -> None:
 def dry_run_of(project: Project) -> dict[str, Any]:
     data: dict[str, Any] = json.loads((project.latest / "dry_run.json").read_text())
     validate(data, name="dry_run", subject="dry_run.json", error=PlanError)
+    assert data["terms"]["tolerances"]["tokens_per_sec_per_gpu"] > 0
     return data
 
 

@@ -221,6 +221,15 @@ def test_a_torn_file_fails_the_test_by_its_name(project: Project, stored: Path) 
     result.stdout.fnmatch_lines([f"RecordError: {path}*: half a line*"])
 
 
+def test_the_results_name_the_machine_of_the_runs_though_they_are_torn(project: Project, stored: Path) -> None:
+    edit(stored / CASE / "case.json", {"machine": {"cpu": "another", "cores": 64}})
+    (stored / CASE / "run-1" / "steps.jsonl").unlink()
+
+    project.run(f"--perf-replay={stored}")
+
+    assert project.results()["machine"] == {"cpu": "another", "cores": 64}
+
+
 def test_launches_that_did_not_end_are_nothing_to_pass_by(project: Project, stored: Path) -> None:
     (stored / "other").mkdir()
     (stored / CASE / "case.json").rename(stored / "other" / "case.json")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 from pytest_nemoperf import hookspecs
 from tests.integration.conftest import Project
@@ -66,3 +68,12 @@ def test_marker_and_fixture_are_listed(project: Project) -> None:
         ["@pytest.mark.perf(tolerance=PCT*", "@pytest.mark.perf_waive(reason=TEXT, until=DAY_OR_RELEASE, floor=PCT)*"]
     )
     project.pytester.runpytest_inprocess("--fixtures").stdout.fnmatch_lines(["perf*plugin.py*"])
+
+
+def test_plain_tests_that_import_a_recipe_load_no_codec() -> None:
+    program = (
+        "import sys; import pytest_nemoperf.plugin; from pytest_nemoperf import Recipe; "
+        "sys.exit('msgspec' in sys.modules)"
+    )
+
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
