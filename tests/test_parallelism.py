@@ -46,6 +46,11 @@ def test_ep_must_divide_the_ranks_it_shares() -> None:
         Layout(gpus=4, dp_shard=4, ep=3)
 
 
+def test_replicas_that_ep_does_not_divide_are_named() -> None:
+    with pytest.raises(RecipeError, match=r"ep=3 does not divide dp_replicate\*cp\*tp \(2\*1\*1=2\)"):
+        Layout(gpus=2, dp_replicate=2, ep=3)
+
+
 def test_experts_of_a_single_rank_are_not_cut() -> None:
     with pytest.raises(RecipeError, match=r"ep=2 does not divide .*=1\); use ep=1, or raise dp_shard"):
         Layout(gpus=1, ep=2)

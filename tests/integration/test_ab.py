@@ -345,3 +345,22 @@ def is_first(run_dir: Path) -> bool:
 
 def losses_in(run_dir: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run_dir / "steps.jsonl").read_text().splitlines()]
+
+
+def test_a_measurement_of_this_process_is_no_comparison(repository: Project) -> None:
+    repository.pytester.makepyfile(
+        test_speed="""
+        import pytest
+        from pytest_nemoperf.measure import Measurement
+
+        @pytest.mark.perf
+        def test_speed(perf):
+            perf.compare(Measurement(case="mine", system="cpu", workload={}, runs=()))
+        """
+    )
+    repository.set_step_time(0.2)
+
+    result = repository.run("--perf-ab=main")
+
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["*mine was measured in this process, where code can't be*"])

@@ -69,6 +69,30 @@ def test_a_slower_run_fails_with_numbers_and_commands(project: Project) -> None:
     )
 
 
+def test_a_measurement_that_the_test_changes_is_judged_as_it_is_then(project: Project) -> None:
+    project.edit(
+        "test_speed.py",
+        {
+            "import pathlib, sys": "import dataclasses, pathlib, sys",
+            "perf.check(RECIPE)": 'perf.compare(dataclasses.replace(perf.run(RECIPE), problems=("spilled coffee",)))',
+        },
+    )
+
+    result = project.run()
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"*INVALID {CASE}*", "*spilled coffee*"])
+
+
+def test_reports_that_cannot_be_written_are_named(project: Project) -> None:
+    (project.root / "out" / "results.json").mkdir(parents=True)
+
+    result = project.run("--perf-output=out")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["perf: */out: cannot be written: *"])
+
+
 def test_a_faster_run_is_improved_and_passes(project: Project) -> None:
     project.run()
     project.set_step_time(0.05)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.integration.conftest import CASE, Project, usage_error
@@ -61,6 +63,32 @@ def test_runs_are_launches(project: Project, args: list[str], num_runs: int) -> 
     project.run(*args)
 
     assert len(list(project.root.glob(f".nemoperf/runs/*/{CASE}/run-*/steps.jsonl"))) == num_runs
+
+
+def test_error_rates_are_those_of_the_ini_file(project: Project) -> None:
+    project.pytester.makeini("[pytest]\nperf_alpha = 0.02\nperf_beta = 0.03\n")
+
+    project.run("--perf-dry-run")
+
+    terms = json.loads((project.latest / "dry_run.json").read_text())["terms"]
+    assert (terms["alpha"], terms["beta"]) == (0.02, 0.03)
+
+
+def test_the_marker_has_its_own_number_of_runs(project: Project) -> None:
+    project.edit("test_speed.py", {"mark.perf": "mark.perf(runs=2)"})
+
+    project.run()
+
+    assert len(list(project.root.glob(f".nemoperf/runs/*/{CASE}/run-*/steps.jsonl"))) == 2
+
+
+def test_a_number_of_runs_that_is_none_is_an_error(project: Project) -> None:
+    project.edit("test_speed.py", {"mark.perf": "mark.perf(runs='two')"})
+
+    result = project.run()
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*runs='two' must be a whole number >= 1*"])
 
 
 def test_verdicts_that_fail_can_be_chosen(project: Project) -> None:

@@ -247,6 +247,17 @@ def test_a_folder_that_holds_no_session_is_refused(project: Project, folder: str
     assert f"--perf-replay={folder}: holds no <case>/case.json" in usage_error(result)
 
 
+def test_runs_of_two_systems_are_judged_one_system_at_a_time(project: Project) -> None:
+    stored = project.root / "from-ci"
+    for system in ("a100", "h100"):
+        recipe = Recipe(model="llama-tiny", layouts={system: Layout(gpus=1)}, seq_len=64, global_batch_size=4)
+        store_case(stored / system, plan=resolve(recipe, system=find_system(system)))
+
+    result = project.pytester.runpytest_inprocess("-m", "perf", f"--perf-replay={stored}")
+
+    assert "holds runs of a100 and h100; choose one with --system" in usage_error(result)
+
+
 @pytest.mark.parametrize("other", ["--update-baselines", "--perf-inject=20%", "--perf-dry-run"])
 def test_options_that_need_launches_are_refused(project: Project, other: str) -> None:
     assert "--perf-replay" in usage_error(project.run("--perf-replay=.", other))

@@ -11,7 +11,7 @@ from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.recipe import Precision
 from pytest_nemoperf.report.markdown import render_markdown
 from pytest_nemoperf.results import CaseReport
-from tests.builders import make_baseline, make_measurement, make_run
+from tests.builders import make_baseline, make_measurement, make_provenance, make_run
 from tests.report.blocks import page_tables
 from tests.report.builders import make_call, make_invalid, make_passed, make_regressed, make_report, make_results
 
@@ -191,6 +191,16 @@ def test_the_origin_of_the_figures_is_at_the_end() -> None:
         "- Versions: python 3.11.7, torch 2.13.0",
         "- Command: `pytest -m perf`",
     ]
+
+
+def test_the_origin_names_the_driver_and_what_git_could_not_tell() -> None:
+    results = make_results(make_passed())
+    origin = make_provenance(device="NVIDIA H100", driver="580.65")
+
+    lines = render_markdown(replace(results, provenance=origin, git_problem="no git")).splitlines()
+
+    assert "- Device: NVIDIA H100, driver 580.65" in lines
+    assert "- git can't tell what was measured: no git" in lines
 
 
 @given(st.text(max_size=60))
