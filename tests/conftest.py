@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 from pytest_nemoperf.cli import main
-from pytest_nemoperf.git import REPOSITORY_VARIABLES
+from pytest_nemoperf.git import _REPOSITORY_VARIABLES
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine is not a failure
 settings.load_profile("no deadline")
@@ -18,7 +18,7 @@ settings.load_profile("no deadline")
 @pytest.fixture(autouse=True)
 def _without_a_surrounding_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a hook, git names the hook's repository, and a test that commits would commit there."""
-    for name in REPOSITORY_VARIABLES:
+    for name in _REPOSITORY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 

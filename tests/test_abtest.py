@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nemoperf.abratios import (
+    _pseudo_median,
     launches_error,
     launches_ratio,
     memory_ratio,
-    pseudo_median,
     turns_error,
     turns_ratio,
     unsettled_turns,
 )
-from pytest_nemoperf.abtest import ABRound, judge_rounds, metric_around_median, work_problems
+from pytest_nemoperf.abtest import ABRound, _work_problems, judge_rounds, metric_around_median
 from pytest_nemoperf.comparison import VerdictKind, VerdictPolicy
 from pytest_nemoperf.metrics import TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.records import StepRecord
@@ -164,8 +164,8 @@ def test_tokens_count_where_the_sides_processed_different_numbers() -> None:
 
 
 def test_the_pseudo_median_lies_in_the_middle_of_all_pairs() -> None:
-    assert pseudo_median([1.0]) == 1.0
-    assert pseudo_median([1.0, 2.0, 9.0]) == 2.0 + (5.0 - 2.0) / 2  # 1, 1.5, 2, 5, 5.5, 9
+    assert _pseudo_median([1.0]) == 1.0
+    assert _pseudo_median([1.0, 2.0, 9.0]) == 2.0 + (5.0 - 2.0) / 2  # 1, 1.5, 2, 5, 5.5, 9
 
 
 def test_memory_is_compared_where_both_sides_know_it() -> None:
@@ -279,7 +279,7 @@ def test_sides_whose_sequences_differ_in_length_do_not_compare() -> None:
     old = make_measurement(workload={"has_varying_lengths": True}, runs=(shorter,))
     new = make_measurement(workload={"has_varying_lengths": True}, runs=(longer,))
 
-    kind, problems = work_problems(old, new, labels=("old", "new"))
+    kind, problems = _work_problems(old, new, labels=("old", "new"))
 
     assert kind is VerdictKind.NOT_COMPARABLE
     assert problems[0].startswith("mean number of tokens per step is 120 tokens, 100 tokens in the baseline")

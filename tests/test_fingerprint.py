@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.fingerprint import Significance, compare_fingerprints, tier_of, watched_variables
+from pytest_nemoperf.fingerprint import Significance, _significance_of, compare_fingerprints, watched_variables
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from pytest_nemoperf.fingerprint import Significance, compare_fingerprints, tier
     ids=["key", "versions", "settings", "rest"],
 )
 def test_an_entry_has_its_tier_by_its_name(tier: Significance, names: list[str]) -> None:
-    assert {name: tier_of(name) for name in names} == dict.fromkeys(names, tier)
+    assert {name: _significance_of(name) for name in names} == dict.fromkeys(names, tier)
 
 
 def test_differences_are_told_key_first_then_suspects_then_the_rest() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_nemoperf import git
 from pytest_nemoperf.errors import GitError
-from pytest_nemoperf.git import REPOSITORY_VARIABLES, CodeVersion, ask_git, code_version, git_environment
+from pytest_nemoperf.git import _REPOSITORY_VARIABLES, CodeVersion, _ask_git, code_version, git_environment
 from pytest_nemoperf.worktree import ABSide, Worktree, find_revision, set_up
 from tests.builders import git_in
 
@@ -129,9 +129,9 @@ def test_a_git_that_does_not_answer_leaves_the_code_unknown(
 
 
 def test_variables_of_a_surrounding_hook_are_those_git_itself_forgets_in_another_repository() -> None:
-    local = set(ask_git("rev-parse", "--local-env-vars", root=Path.cwd()).splitlines())
+    local = set(_ask_git("rev-parse", "--local-env-vars", root=Path.cwd()).splitlines())
 
-    assert {name for name in local if not name.startswith("GIT_CONFIG")} <= REPOSITORY_VARIABLES
+    assert {name for name in local if not name.startswith("GIT_CONFIG")} <= _REPOSITORY_VARIABLES
 
 
 def test_how_git_works_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,4 +172,4 @@ def test_in_a_hook_of_another_repository_every_call_is_about_the_project(
 
 def test_an_error_names_the_command_that_failed(tmp_path: Path) -> None:
     with pytest.raises(GitError, match=r"^'nonsense' is not a git command|^git: 'nonsense' is not a git command"):
-        ask_git("nonsense", root=tmp_path)
+        _ask_git("nonsense", root=tmp_path)

@@ -7,7 +7,7 @@ import pytest
 
 from pytest_nemoperf.errors import MachineError, PlanError, RecipeError
 from pytest_nemoperf.machine import (
-    MAX_CPU_RANKS,
+    _MAX_CPU_RANKS,
     Devices,
     check_capacity,
     choose_system,
@@ -202,10 +202,10 @@ def test_a_layout_larger_than_the_machine_is_refused() -> None:
 
 
 def test_a_cpu_runs_more_ranks_than_it_has_cores_up_to_a_limit() -> None:
-    check_capacity(_plan(Layout(gpus=MAX_CPU_RANKS, dp_shard=MAX_CPU_RANKS), system="cpu"), devices=NO_GPU)
+    check_capacity(_plan(Layout(gpus=_MAX_CPU_RANKS, dp_shard=_MAX_CPU_RANKS), system="cpu"), devices=NO_GPU)
 
-    too_many = 2 * MAX_CPU_RANKS
-    with pytest.raises(PlanError, match=rf"needs {too_many} ranks; on a CPU at most {MAX_CPU_RANKS} run"):
+    too_many = 2 * _MAX_CPU_RANKS
+    with pytest.raises(PlanError, match=rf"needs {too_many} ranks; on a CPU at most {_MAX_CPU_RANKS} run"):
         check_capacity(_plan(Layout(gpus=too_many, dp_shard=too_many), system="cpu"), devices=NO_GPU)
 
 

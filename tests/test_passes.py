@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from pytest_nemoperf.health import CpuHealth, HealthReport
-from pytest_nemoperf.passes import MAX_PASSES, Passes
+from pytest_nemoperf.passes import _MAX_PASSES, Passes
 from pytest_nemoperf.tracers import tracer_problems
 
 STEADY = [1.0, 1.01, 0.99, 1.0, 1.02, 0.98, 1.0, 1.01, 0.99, 1.0] * 2
@@ -58,14 +58,14 @@ def test_a_pass_on_a_busy_machine_is_dropped_and_says_why(machine: Machine) -> N
 
 
 def test_a_machine_that_stays_busy_makes_the_case_invalid(machine: Machine) -> None:
-    enough = [machine.measure(STEADY, foreign=0.5) for _ in range(MAX_PASSES)]
+    enough = [machine.measure(STEADY, foreign=0.5) for _ in range(_MAX_PASSES)]
 
-    assert enough == [False] * (MAX_PASSES - 1) + [True]
+    assert enough == [False] * (_MAX_PASSES - 1) + [True]
     assert "other processes took 50%" in machine.passes.problems[0]
 
 
 def test_work_that_drifts_in_every_pass_is_invalid(machine: Machine) -> None:
-    for _ in range(MAX_PASSES):
+    for _ in range(_MAX_PASSES):
         machine.measure(SLOWER)
 
     (problem,) = machine.passes.problems

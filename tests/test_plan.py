@@ -16,7 +16,7 @@ from pytest_nemoperf.flops import num_flops_per_token
 from pytest_nemoperf.jsontext import from_json, to_json
 from pytest_nemoperf.models import find_model
 from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.plan import RL_STEP_ALLOWANCE_SEC, STARTUP_ALLOWANCE_SEC, STEP_ALLOWANCE_SEC, resolve
+from pytest_nemoperf.plan import _RL_STEP_ALLOWANCE_SEC, _STARTUP_ALLOWANCE_SEC, _STEP_ALLOWANCE_SEC, resolve
 from pytest_nemoperf.recipe import Plan, Precision, Recipe
 from pytest_nemoperf.schema import validate
 from pytest_nemoperf.systems import System, find_system
@@ -124,14 +124,14 @@ def test_a_system_without_a_layout_is_told_apart_from_a_mistake() -> None:
 def test_a_time_out_is_derived_from_the_steps() -> None:
     plan = resolve(recipe_of(steps=5, warmup_steps=2), system=H100)
 
-    assert plan.timeout_sec == STARTUP_ALLOWANCE_SEC + 7 * STEP_ALLOWANCE_SEC
+    assert plan.timeout_sec == _STARTUP_ALLOWANCE_SEC + 7 * _STEP_ALLOWANCE_SEC
 
 
 def test_slowed_steps_get_more_time() -> None:
     plan = resolve(recipe_of(steps=5, warmup_steps=5), system=H100, inject_pct=100.0)
 
     assert plan.inject_pct == 100.0
-    assert plan.timeout_sec == STARTUP_ALLOWANCE_SEC + 20 * STEP_ALLOWANCE_SEC
+    assert plan.timeout_sec == _STARTUP_ALLOWANCE_SEC + 20 * _STEP_ALLOWANCE_SEC
 
 
 def test_the_recipes_time_out_wins_over_the_derived_and_the_argument_over_both() -> None:
@@ -187,8 +187,8 @@ def test_a_plan_survives_being_written_for_the_ranks(
     assert plan.grad_accum_steps == accum
 
 
-@pytest.mark.parametrize(("system", "allowance"), [(H100, RL_STEP_ALLOWANCE_SEC), (CPU, STEP_ALLOWANCE_SEC)])
+@pytest.mark.parametrize(("system", "allowance"), [(H100, _RL_STEP_ALLOWANCE_SEC), (CPU, _STEP_ALLOWANCE_SEC)])
 def test_steps_of_reinforcement_learning_may_take_longer_on_gpus(system: System, allowance: float) -> None:
     plan = resolve(recipe_of(rl=make_rl(num_prompts_per_step=64), steps=7, warmup_steps=2), system=system)
 
-    assert plan.timeout_sec == STARTUP_ALLOWANCE_SEC + 9 * allowance
+    assert plan.timeout_sec == _STARTUP_ALLOWANCE_SEC + 9 * allowance

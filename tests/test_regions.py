@@ -16,10 +16,10 @@ from pytest_nemoperf.parallelism import GenerationLayout, Layout
 from pytest_nemoperf.regions import (
     IndexRange,
     ShardRegion,
+    _whole_region,
     generation_holders,
     regions_of_rank,
     training_holders,
-    whole_region,
 )
 from pytest_nemoperf.shards import stage_parts
 from pytest_nemoperf.weights import ShardSpec, model_weights, num_kv_copies
@@ -146,32 +146,32 @@ def rows(region: ShardRegion, *, dim: int = 0) -> list[int]:
 @pytest.mark.parametrize(
     ("region", "expected", "length"),
     [
-        pytest.param(whole_region((8,)).split(ShardSpec(dim=0), degree=4, rank=1), [2, 3], 2, id="equal parts"),
+        pytest.param(_whole_region((8,)).split(ShardSpec(dim=0), degree=4, rank=1), [2, 3], 2, id="equal parts"),
         pytest.param(
-            whole_region((8,)).split(ShardSpec(dim=0, sections=(4, 2, 2)), degree=2, rank=1),
+            _whole_region((8,)).split(ShardSpec(dim=0, sections=(4, 2, 2)), degree=2, rank=1),
             [2, 3, 5, 7],
             4,
             id="a part of each fused matrix",
         ),
         pytest.param(
-            whole_region((8,)).split(ShardSpec(dim=0, sections=(4, 2, 2), max_parts=(None, 2, 2)), degree=4, rank=1),
+            _whole_region((8,)).split(ShardSpec(dim=0, sections=(4, 2, 2), max_parts=(None, 2, 2)), degree=4, rank=1),
             [1, 4, 6],
             3,
             id="a copy of a part of each but the first",
         ),
         pytest.param(
-            whole_region((5,)).split(ShardSpec(dim=0, is_padded=True), degree=2, rank=1), [3, 4], 3, id="filled up"
+            _whole_region((5,)).split(ShardSpec(dim=0, is_padded=True), degree=2, rank=1), [3, 4], 3, id="filled up"
         ),
         pytest.param(
-            whole_region((5,)).split(ShardSpec(dim=0, is_padded=True), degree=4, rank=3),
+            _whole_region((5,)).split(ShardSpec(dim=0, is_padded=True), degree=4, rank=3),
             [],
             2,
             id="nothing but filling",
         ),
-        pytest.param(whole_region((5,)).shard(0, degree=4, rank=2), [4], 1, id="a last shard has less"),
-        pytest.param(whole_region((5,)).shard(0, degree=4, rank=3), [], 0, id="or nothing"),
+        pytest.param(_whole_region((5,)).shard(0, degree=4, rank=2), [4], 1, id="a last shard has less"),
+        pytest.param(_whole_region((5,)).shard(0, degree=4, rank=3), [], 0, id="or nothing"),
         pytest.param(
-            whole_region((8,)).split(ShardSpec(dim=0, sections=(4, 4)), degree=2, rank=1).shard(0, degree=4, rank=2),
+            _whole_region((8,)).split(ShardSpec(dim=0, sections=(4, 4)), degree=2, rank=1).shard(0, degree=4, rank=2),
             [6],
             1,
             id="a shard of a part",
@@ -184,7 +184,7 @@ def test_a_part_has_the_rows_that_torch_would_cut(region: ShardRegion, expected:
 
 
 def test_filling_is_at_the_end_of_a_shard() -> None:
-    part = whole_region((5, 2)).split(ShardSpec(dim=0, is_padded=True), degree=2, rank=1)
+    part = _whole_region((5, 2)).split(ShardSpec(dim=0, is_padded=True), degree=2, rank=1)
 
     shard = part.shard(0, degree=2, rank=1)
 
@@ -195,7 +195,7 @@ def test_filling_is_at_the_end_of_a_shard() -> None:
 
 def test_parts_must_be_equal() -> None:
     with pytest.raises(PlanError, match=r"a weight of \(6, 4\) can't be cut into 2 equal parts along 3 rows"):
-        whole_region((6, 4)).split(ShardSpec(dim=0, sections=(3, 3)), degree=2, rank=0)
+        _whole_region((6, 4)).split(ShardSpec(dim=0, sections=(3, 3)), degree=2, rank=0)
 
 
 def test_a_tied_embedding_is_on_both_ends_of_both_pipelines() -> None:

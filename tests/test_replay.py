@@ -14,7 +14,7 @@ from pytest_nemoperf.health import GpuHealth, HealthReport
 from pytest_nemoperf.jsontext import to_json, to_json_line
 from pytest_nemoperf.measure import Measurement, measure_outputs
 from pytest_nemoperf.records import RunOutput
-from pytest_nemoperf.replay import find_cases, load_case, load_runs, measure_stored, read_case, write_case
+from pytest_nemoperf.replay import _read_case, find_cases, load_case, load_runs, measure_stored, write_case
 from tests.builders import MACHINE, make_plan, make_provenance, make_records, make_rl_plan, make_rl_records
 from tests.stored_runs import make_record, store_case, store_run
 
@@ -45,7 +45,7 @@ def test_a_case_record_is_read_back_as_written(tmp_path: Path) -> None:
 
     write_case(tmp_path / PLAN.case, record=record)
 
-    assert read_case(tmp_path / PLAN.case) == record
+    assert _read_case(tmp_path / PLAN.case) == record
     assert find_cases(tmp_path) == [record]
 
 
@@ -121,7 +121,7 @@ def test_runs_that_do_not_belong_together_are_not_one_measurement(
 
 def test_records_that_the_session_could_not_read_make_the_same_measurement_again(case_dir: Path) -> None:
     tear(case_dir / "run-3" / "steps.jsonl")
-    record = read_case(case_dir)
+    record = _read_case(case_dir)
 
     with pytest.raises(RecordError, match=r"run-3/steps\.jsonl:8: half a line.*end; its session could read it: copy"):
         measured(case_dir)

@@ -25,7 +25,7 @@ def turns_ratio(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> float:
         old: Measured steps; whole pairs of blocks.
         new: As many.
     """
-    return pseudo_median(_log_ratios(old, new))
+    return _pseudo_median(_log_ratios(old, new))
 
 
 def turns_error(old: Sequence[StepRecord], new: Sequence[StepRecord], *, block_steps: int) -> float:
@@ -78,7 +78,7 @@ def launches_error(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> floa
     return math.sqrt(variance)
 
 
-def pseudo_median(values: Sequence[float]) -> float:
+def _pseudo_median(values: Sequence[float]) -> float:
     """Return the median of the means of all pairs of values, each paired with itself as well."""
     means = []
     for one, other in combinations_with_replacement(values, 2):

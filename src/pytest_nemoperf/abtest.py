@@ -91,7 +91,7 @@ class ABResult:
     duration_sec: float
 
 
-def work_problems(old: Measurement, new: Measurement, *, labels: tuple[str, str]) -> tuple[VerdictKind, list[str]]:
+def _work_problems(old: Measurement, new: Measurement, *, labels: tuple[str, str]) -> tuple[VerdictKind, list[str]]:
     """Return the verdict on the work of two sides and its reasons; PASSED without any if their speeds compare.
 
     Args:
@@ -138,7 +138,7 @@ def judge_rounds(
         max_rounds: Rounds that there is time for; after the last one a test of fixed size decides.
         labels: Labels of old and new.
     """
-    kind, problems = work_problems(old, new, labels=labels)
+    kind, problems = _work_problems(old, new, labels=labels)
     if problems:
         return Verdict(kind=kind, case=new.case, reasons=tuple(problems))
     counted: list[ABRound] = []

@@ -96,7 +96,7 @@ class Difference:
     tier: Significance
 
 
-def tier_of(name: str) -> Significance:
+def _significance_of(name: str) -> Significance:
     """Return the tier of an entry by its name; REST for an unknown name."""
     if _matches(name, _KEY):
         return Significance.KEY
@@ -113,7 +113,7 @@ def compare_fingerprints(then: Mapping[str, str], *, now: Mapping[str, str]) -> 
         if then.get(name) != now.get(name):
             before = then.get(name, _ABSENT)
             after = now.get(name, _ABSENT)
-            differences.append(Difference(name=name, then=before, now=after, tier=tier_of(name)))
+            differences.append(Difference(name=name, then=before, now=after, tier=_significance_of(name)))
     return sorted(differences, key=lambda each: (tiers.index(each.tier), each.name))
 
 

@@ -12,7 +12,7 @@ from pytest_nemoperf.errors import GitError
 
 _TIMEOUT_SEC = 10.0
 
-REPOSITORY_VARIABLES: Final = frozenset(
+_REPOSITORY_VARIABLES: Final = frozenset(
     {
         "GIT_ALTERNATE_OBJECT_DIRECTORIES",
         "GIT_COMMON_DIR",
@@ -59,11 +59,11 @@ def code_version(root: Path) -> CodeVersion:
     is_dirty: bool | None = None
     problem = ""
     try:
-        is_dirty = bool(ask_git("status", "--porcelain", "--untracked-files=no", root=root))
+        is_dirty = bool(_ask_git("status", "--porcelain", "--untracked-files=no", root=root))
     except GitError as exc:
         problem = str(exc)
     try:
-        commit = ask_git("rev-parse", "--verify", "--quiet", "HEAD", root=root)
+        commit = _ask_git("rev-parse", "--verify", "--quiet", "HEAD", root=root)
     except GitError:  # before the first commit, or for the same reason
         commit = None
     return CodeVersion(commit=commit, is_dirty=is_dirty, problem=problem)
@@ -84,7 +84,7 @@ def git_environment() -> dict[str, str]:
     Other settings of git stay, such as ``GIT_SSH_COMMAND``, or ``GIT_CONFIG_COUNT``, by which a container trusts a
     checkout that another user owns (``safe.directory``).
     """
-    return {name: value for name, value in os.environ.items() if name not in REPOSITORY_VARIABLES}
+    return {name: value for name, value in os.environ.items() if name not in _REPOSITORY_VARIABLES}
 
 
 def git_command(*arguments: str, root: Path) -> list[str]:
@@ -92,7 +92,7 @@ def git_command(*arguments: str, root: Path) -> list[str]:
     return ["git", "-c", "core.hooksPath=/dev/null", "-C", str(root), *arguments]
 
 
-def ask_git(*arguments: str, root: Path) -> str:
+def _ask_git(*arguments: str, root: Path) -> str:
     """Run a git command that changes nothing, and return its output.
 
     Args:

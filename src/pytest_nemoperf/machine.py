@@ -26,7 +26,7 @@ from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.systems import System, find_system, match_device
 
-MAX_CPU_RANKS = 64
+_MAX_CPU_RANKS = 64
 """Most ranks on a CPU: more than its cores only run slower, but more than this is a mistake in the layout."""
 
 _BYTES_PER_GIB = 2**30
@@ -136,8 +136,8 @@ def check_capacity(plan: Plan, *, devices: Devices) -> None:
             f"{plan.case} needs {ranks} GPUs on {plan.num_nodes} node(s), but {describe_devices(devices)}; "
             f"use a layout of at most {len(devices.names)} GPUs, or deselect the case"
         )
-    if plan.device == "cpu" and ranks > MAX_CPU_RANKS:
-        raise PlanError(f"{plan.case} needs {ranks} ranks; on a CPU at most {MAX_CPU_RANKS} run; use fewer gpus")
+    if plan.device == "cpu" and ranks > _MAX_CPU_RANKS:
+        raise PlanError(f"{plan.case} needs {ranks} ranks; on a CPU at most {_MAX_CPU_RANKS} run; use fewer gpus")
 
 
 def host_memory_bytes() -> int:

@@ -20,7 +20,7 @@ from pytest_nemoperf.tracers import active_tracers, tracer_problems
 
 MIN_PASS_SEC: Final = 0.5
 """Least time of a pass: the kernel's counters don't resolve a busy machine in less than 0.4 s."""
-MAX_PASSES: Final = 5
+_MAX_PASSES: Final = 5
 _MAX_SEC = 60.0
 """No third pass begins later than this."""
 
@@ -136,7 +136,7 @@ class Passes:
         """Return whether the last pass is sound, or further ones are not worth their time."""
         last = self.finished[-1]
         problems = last.problems
-        if not problems or last.tracers or len(self.finished) == MAX_PASSES:
+        if not problems or last.tracers or len(self.finished) == _MAX_PASSES:
             return True
         if len(self.finished) > 1 and clock.now() - self._first_started > _MAX_SEC:
             return True

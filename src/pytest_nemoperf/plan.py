@@ -15,11 +15,11 @@ from pytest_nemoperf.rl_rules import rl_problems
 from pytest_nemoperf.rules import layout_problems
 from pytest_nemoperf.systems import System
 
-STARTUP_ALLOWANCE_SEC = 60.0
+_STARTUP_ALLOWANCE_SEC = 60.0
 """Part of a derived time-out for imports, process groups and the model; torchrun took 33 s for 8 CPU ranks."""
-STEP_ALLOWANCE_SEC = 20.0
+_STEP_ALLOWANCE_SEC = 20.0
 """Part of a derived time-out for each step; generous, since a time-out is for runs that hang."""
-RL_STEP_ALLOWANCE_SEC = 1000.0
+_RL_STEP_ALLOWANCE_SEC = 1000.0
 """The same for reinforcement learning on GPUs: published steps take 53 to 974 s (tests/data/published_rl.json)."""
 
 
@@ -98,7 +98,7 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
 
 def _derived_timeout_sec(recipe: Recipe, *, system: System, inject_pct: float) -> float:
     steps = recipe.warmup_steps + recipe.steps
-    allowance = STEP_ALLOWANCE_SEC
+    allowance = _STEP_ALLOWANCE_SEC
     if recipe.rl is not None and system.device == "cuda":
-        allowance = RL_STEP_ALLOWANCE_SEC
-    return STARTUP_ALLOWANCE_SEC + allowance * steps * (1 + inject_pct / 100)
+        allowance = _RL_STEP_ALLOWANCE_SEC
+    return _STARTUP_ALLOWANCE_SEC + allowance * steps * (1 + inject_pct / 100)

@@ -109,7 +109,7 @@ class ShardRegion:
         )
 
 
-def whole_region(shape: Sequence[int]) -> ShardRegion:
+def _whole_region(shape: Sequence[int]) -> ShardRegion:
     """Return the region of a whole weight."""
     intervals = []
     for size in shape:
@@ -185,7 +185,7 @@ def regions_of_rank(rank: int, *, holders: Holders) -> dict[str, ShardRegion]:
 
 def _regions(weight: Weight, *, layout: Layout, stage_rank: int) -> list[ShardRegion]:
     """Return the regions of a weight on one rank of a pipeline stage, in the rank order of native/mesh.py."""
-    region = whole_region(weight.shape)
+    region = _whole_region(weight.shape)
     degree = layout.tp
     ranks_per_shard = layout.tp
     num_shards = num_dense_shards(layout)

@@ -88,7 +88,7 @@ def write_case(case_dir: Path, *, record: CaseRecord) -> None:
         raise RecordError(f"{path}: cannot be written: {exc.strerror or exc}; make room, or mend the folder") from exc
 
 
-def read_case(case_dir: Path) -> CaseRecord:
+def _read_case(case_dir: Path) -> CaseRecord:
     """Read and check the record of a case.
 
     Raises:
@@ -116,7 +116,7 @@ def find_cases(root: Path) -> list[CaseRecord]:
     Raises:
         RecordError: If one can't be read.
     """
-    return [read_case(path.parent) for path in sorted(root.glob(f"*/{CASE_FILE}"))]
+    return [_read_case(path.parent) for path in sorted(root.glob(f"*/{CASE_FILE}"))]
 
 
 def load_case(case_dir: Path) -> StoredCase:
@@ -125,7 +125,7 @@ def load_case(case_dir: Path) -> StoredCase:
     Raises:
         RecordError: If a file is missing, torn, or does not belong there.
     """
-    record = read_case(case_dir)
+    record = _read_case(case_dir)
     return _load([(case_dir / name, record) for name in record.runs])
 
 
@@ -155,7 +155,7 @@ def load_runs(run_dirs: Sequence[Path]) -> StoredCase:
         if run_dir in dropped:
             continue
         if run_dir.parent not in records:
-            records[run_dir.parent] = read_case(run_dir.parent)
+            records[run_dir.parent] = _read_case(run_dir.parent)
         runs.append((run_dir, records[run_dir.parent]))
     return _load(runs)
 

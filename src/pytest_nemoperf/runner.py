@@ -21,7 +21,7 @@ from pytest_nemoperf.monitor import Monitor
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.records import PLAN_FILE, PROGRESS_FILE, STEPS_FILE, Progress, RankError, RunOutput, error_file
 
-MAX_RECORDED_SHARE: Final = 1.5
+_MAX_RECORDED_SHARE: Final = 1.5
 """Sum of the step times over the time that the run took; above 1 only where ranks take turns in being the slowest."""
 
 
@@ -98,7 +98,7 @@ def _check_times(output: RunOutput, *, lived_sec: float) -> None:
         RecordError: If they took longer than the run itself.
     """
     recorded_sec = sum(record.step_time_sec for record in output.records)
-    if recorded_sec > MAX_RECORDED_SHARE * lived_sec:
+    if recorded_sec > _MAX_RECORDED_SHARE * lived_sec:
         raise RecordError(
             f"the recorded steps took {recorded_sec:.3g} s, but the run only {lived_sec:.3g} s from its start to its "
             "end: they were not measured in this run; write the times of its own steps, in seconds"

@@ -139,7 +139,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr("pytest_nemoperf.fixture.MIN_PASS_SEC", 0.05)
     for limit in ("MAX_FOREIGN_SHARE", "MAX_STEAL_SHARE"):  # other load beside the tests is no failure
         monkeypatch.setattr(f"pytest_nemoperf.health.{limit}", 2.0)
-    monkeypatch.setattr("pytest_nemoperf.runner.MAX_RECORDED_SHARE", float("inf"))  # step times are invented
+    monkeypatch.setattr("pytest_nemoperf.runner._MAX_RECORDED_SHARE", float("inf"))  # step times are invented
     # of the job that runs these tests, and of their own worker
     for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
         monkeypatch.delenv(name, raising=False)

@@ -15,7 +15,7 @@ import pytest
 from pytest_nemoperf.errors import LaunchError
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.jsontext import from_json
-from pytest_nemoperf.launchers.local import LocalLauncher, reserved_port
+from pytest_nemoperf.launchers.local import LocalLauncher, _reserved_port
 from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus, RankExit
 from pytest_nemoperf.records import RankError, error_file
 from tests.launchers.watching import noted, noted_pids, parent_of, pid_lives, wait_until_dead
@@ -60,7 +60,7 @@ def test_each_rank_gets_its_environment_and_a_log_with_both_its_streams(
 
 
 def test_a_reserved_port_is_refused_to_others_but_not_to_the_first_rank() -> None:
-    with reserved_port() as port, socket.socket() as other, socket.socket() as store:
+    with _reserved_port() as port, socket.socket() as other, socket.socket() as store:
         with pytest.raises(OSError, match="in use"):
             other.bind(("127.0.0.1", port))
         store.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -22,7 +22,7 @@ from pytest_nemoperf.native import generation, responses, sampling, shares
 from pytest_nemoperf.native.generation import NativeGenerator
 from pytest_nemoperf.native.mesh import GenerationMesh, RankMesh, build_generation_mesh
 from pytest_nemoperf.native.model import Decoder
-from pytest_nemoperf.native.rank import read_environment
+from pytest_nemoperf.native.rank import _read_environment
 from pytest_nemoperf.native.rollouts import Generated, Request, Response
 from pytest_nemoperf.native.shares import AxisShard, axis_shards
 from pytest_nemoperf.parallelism import GenerationLayout, Layout
@@ -122,7 +122,7 @@ def true_logprobs(model: Decoder, request: Request, response: Response, *, tempe
 
 def generate() -> None:
     """Generate this replica's share of the requests on real ranks, and write the responses."""
-    env = read_environment()
+    env = _read_environment()
     plan = from_json(Plan, (env.run_dir / PLAN_FILE).read_bytes(), subject="plan")
     dist.init_process_group("gloo")
     mesh = build_generation_mesh(plan.layout)

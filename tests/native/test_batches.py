@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.distributed import ProcessGroup
 from torch.nn import functional
 
-from pytest_nemoperf.native.batches import Batches, PackedIndex, PackedSequence, deal, micro_batches, pack
+from pytest_nemoperf.native.batches import Batches, PackedIndex, PackedSequence, _deal, micro_batches, pack
 from pytest_nemoperf.native.mesh import RankMesh
 from pytest_nemoperf.native.rope import tabulate
 from pytest_nemoperf.parallelism import Layout
@@ -42,7 +42,7 @@ def cuts_of(
 
 @given(lens=MANY_LENS, num_ranks=st.integers(1, 8))
 def test_every_sample_is_dealt_once_and_shares_differ_by_one(lens: dict[int, int], num_ranks: int) -> None:
-    shares = deal(lens, num_ranks=num_ranks)
+    shares = _deal(lens, num_ranks=num_ranks)
 
     assert sorted(number for share in shares for number in share) == sorted(lens)
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
@@ -52,13 +52,13 @@ def test_every_sample_is_dealt_once_and_shares_differ_by_one(lens: dict[int, int
 def test_shares_of_whole_rounds_differ_by_less_than_the_longest_sample(lens: dict[int, int], num_ranks: int) -> None:
     whole = dict(sorted(lens.items())[: len(lens) // num_ranks * num_ranks])
 
-    sums = [sum(whole[number] for number in share) for share in deal(whole, num_ranks=num_ranks)]
+    sums = [sum(whole[number] for number in share) for share in _deal(whole, num_ranks=num_ranks)]
 
     assert max(sums) - min(sums) <= max(whole.values(), default=0)
 
 
 def test_the_longest_are_dealt_first_to_and_fro() -> None:
-    assert deal({0: 5, 1: 9, 2: 7, 3: 1}, num_ranks=2) == [[1, 3], [2, 0]]
+    assert _deal({0: 5, 1: 9, 2: 7, 3: 1}, num_ranks=2) == [[1, 3], [2, 0]]
 
 
 @given(lens=st.lists(st.integers(1, 32), max_size=40))

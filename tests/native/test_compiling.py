@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pytest_nemoperf.native.block import Block
-from pytest_nemoperf.native.compiling import CACHE_DIR, use_own_cache
+from pytest_nemoperf.native.compiling import _CACHE_DIR, use_own_cache
 from pytest_nemoperf.parallelism import Layout
 from tests.native.engine import REL_TOL, Engine, plan_of
 from tests.native.families import PARTS
@@ -24,8 +24,8 @@ def test_what_is_compiled_stays_in_the_directory_of_the_run(tmp_path: Path, monk
 
     use_own_cache(tmp_path)
 
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / CACHE_DIR / "inductor")
-    assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / CACHE_DIR / "triton")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / _CACHE_DIR / "inductor")
+    assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / _CACHE_DIR / "triton")
 
 
 @pytest.mark.parametrize("is_compiled", [True, False])

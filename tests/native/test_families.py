@@ -14,7 +14,7 @@ from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.models import find_model, model_catalog
 from pytest_nemoperf.native.model import Decoder
 from pytest_nemoperf.native.moe import Router
-from pytest_nemoperf.native.rope import attention_factor, rotary_frequencies, rotary_size
+from pytest_nemoperf.native.rope import _rotary_frequencies, _rotary_size, attention_factor
 from tests.native import peers
 from tests.native.tiny import build, tiny_plan
 
@@ -172,9 +172,9 @@ def changed(config: ModelConfig, changes: dict[str, Any]) -> ModelConfig:
 def test_stretched_frequencies_of_full_models_equal_those_of_transformers(name: str) -> None:
     config = find_model(name)
     assert config.rope_scaling is not None
-    size = rotary_size(config)
+    size = _rotary_size(config)
 
-    ours = rotary_frequencies(size, theta=config.rope_theta, scaling=config.rope_scaling)
+    ours = _rotary_frequencies(size, theta=config.rope_theta, scaling=config.rope_scaling)
 
     theirs, factor = peers.stretched_frequencies(size, theta=config.rope_theta, scaling=config.rope_scaling)
     torch.testing.assert_close(ours.float(), theirs, rtol=2e-6, atol=0)  # theirs are made in fp32

@@ -16,8 +16,8 @@ from pytest_nemoperf.native.moe import (
     Experts,
     Product,
     Router,
-    count_rows,
-    grouped_problem,
+    _count_rows,
+    _grouped_problem,
     grouped_product,
     looped_product,
 )
@@ -115,7 +115,7 @@ def test_experts_the_grouped_product_cant_take_run_one_by_one_and_say_so() -> No
 
 
 def test_experts_of_a_usual_size_are_one_product() -> None:
-    assert not grouped_problem(torch.empty(4, 32), torch.empty(8, 16, 32))
+    assert not _grouped_problem(torch.empty(4, 32), torch.empty(8, 16, 32))
 
 
 def test_the_balanced_router_fills_all_experts_alike() -> None:
@@ -124,7 +124,7 @@ def test_the_balanced_router_fills_all_experts_alike() -> None:
 
     probs, ids = router(x)
 
-    assert count_rows(ids.flatten(), num_experts=8).tolist() == [4] * 8
+    assert _count_rows(ids.flatten(), num_experts=8).tolist() == [4] * 8
     # Probabilities are the router's own for these experts, and it learns.
     scores = (x @ router.weight.T).softmax(-1).gather(1, ids)
     torch.testing.assert_close(probs, scores / scores.sum(-1, keepdim=True))
@@ -138,7 +138,7 @@ def test_the_balanced_router_is_what_a_plan_asks_for() -> None:
         model = build(tiny_plan(model=tiny_config(moe=MOE), is_router_balanced=is_balanced))
         router = next(module for module in model.modules() if isinstance(module, Router))
         _, ids = router(tokens(32))
-        counts[is_balanced] = count_rows(ids.flatten(), num_experts=8).tolist()
+        counts[is_balanced] = _count_rows(ids.flatten(), num_experts=8).tolist()
 
     assert counts[True] == [4] * 8
     assert counts[False] != [4] * 8

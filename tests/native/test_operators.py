@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor
 
 from pytest_nemoperf.native.operators import copy_rows, cross_entropy, rms_norm, rotate, split_heads, swiglu
-from pytest_nemoperf.native.rope import rotary_angles, rotary_frequencies
+from pytest_nemoperf.native.rope import _rotary_angles, _rotary_frequencies
 
 
 def random(*shape: int) -> Tensor:
@@ -18,7 +18,7 @@ def random(*shape: int) -> Tensor:
 
 
 def angles_of(seq_len: int, *, size: int) -> tuple[Tensor, Tensor]:
-    cos, sin = rotary_angles(torch.arange(seq_len), rotary_frequencies(size, theta=100.0))
+    cos, sin = _rotary_angles(torch.arange(seq_len), _rotary_frequencies(size, theta=100.0))
     return cos.float(), sin.float()
 
 
@@ -112,7 +112,7 @@ def test_values_are_not_rotated() -> None:
 
 
 def test_the_angle_of_a_pair_is_its_position_times_its_frequency() -> None:
-    cos, sin = rotary_angles(torch.arange(4), rotary_frequencies(4, theta=100.0))
+    cos, sin = _rotary_angles(torch.arange(4), _rotary_frequencies(4, theta=100.0))
 
     angles = torch.tensor([[0.0, 0.0], [1.0, 0.1], [2.0, 0.2], [3.0, 0.3]], dtype=torch.float64)
     torch.testing.assert_close((cos, sin), (angles.cos(), angles.sin()))

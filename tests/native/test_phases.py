@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nemoperf.native.phases import PhaseClock, RunnableClock, busy_sec_of
+from pytest_nemoperf.native.phases import PhaseClock, RunnableClock, _busy_sec_of
 from pytest_nemoperf.records import PRETRAIN_PHASES
 
 
@@ -148,4 +148,4 @@ def test_a_ranks_own_work_is_what_the_kernel_counts_else_the_step_without_waitin
 ) -> None:
     phases = {"forward": 0.3, "backward": 0.4, "grad_comm": 0.2, "pipeline_wait": 0.1}
 
-    assert busy_sec_of(phases, step_time_sec=1.0, runnable_sec=runnable) == pytest.approx(busy)
+    assert _busy_sec_of(phases, step_time_sec=1.0, runnable_sec=runnable) == pytest.approx(busy)

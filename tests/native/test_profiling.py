@@ -16,7 +16,7 @@ from torch.autograd import DeviceType  # type: ignore[attr-defined]  # torch lea
 
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.jsontext import from_json
-from pytest_nemoperf.native.profiling import STEP_RANGE, UNNAMED_KERNELS, covered_usec, summarize
+from pytest_nemoperf.native.profiling import _STEP_RANGE, _UNNAMED_KERNELS, _covered_usec, _summarize
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.profiles import OUTSIDE, PROFILE_FILE, Operator, Profile
 from tests.native.engine import MODEL, Engine, plan_of
@@ -69,7 +69,7 @@ def test_operators_and_the_time_outside_them_are_the_step(profile: Profile) -> N
     ids=["none", "one", "nested", "overlapping", "apart"],
 )
 def test_time_covered_twice_counts_once(spans: list[tuple[float, float]], covered: float) -> None:
-    assert covered_usec(spans) == covered
+    assert _covered_usec(spans) == covered
 
 
 def event(name: str, start: float, end: float, *, kernels: Sequence[tuple[str, float]] = (), **facts: Any) -> Any:
@@ -89,8 +89,8 @@ def event(name: str, start: float, end: float, *, kernels: Sequence[tuple[str, f
 def test_on_cuda_operators_have_the_time_of_their_kernels_and_the_rest_of_the_step_is_idle() -> None:
     on_device: Any = {"device_type": DeviceType.CUDA}
     events = [
-        event(STEP_RANGE, 0, 100, kernels=[(STEP_RANGE, 90)], is_user_annotation=True),
-        event(STEP_RANGE, 5, 95, is_user_annotation=True, **on_device),
+        event(_STEP_RANGE, 0, 100, kernels=[(_STEP_RANGE, 90)], is_user_annotation=True),
+        event(_STEP_RANGE, 5, 95, is_user_annotation=True, **on_device),
         event("FSDP::pre_forward (layers.3)", 1, 4, kernels=[("FSDP::pre_forward (layers.3)", 30)]),
         event("aten::mm", 2, 3, kernels=[("gemm", 40)]),
         event("gemm", 10, 50, **on_device),
@@ -100,12 +100,12 @@ def test_on_cuda_operators_have_the_time_of_their_kernels_and_the_rest_of_the_st
         event("barrier", 103, 108, **on_device),
     ]
 
-    seen = summarize(events, device_type="cuda")
+    seen = _summarize(events, device_type="cuda")
 
     assert seen.step_time_sec == 100e-6
     assert seen.operators == {
         "aten::mm": Operator(calls_per_step=1, self_sec_per_step=40e-6),
-        UNNAMED_KERNELS: Operator(calls_per_step=0, self_sec_per_step=20e-6),
+        _UNNAMED_KERNELS: Operator(calls_per_step=0, self_sec_per_step=20e-6),
         OUTSIDE["cuda"]: Operator(calls_per_step=0, self_sec_per_step=50e-6),
     }
 
@@ -113,14 +113,14 @@ def test_on_cuda_operators_have_the_time_of_their_kernels_and_the_rest_of_the_st
 def test_on_cpu_a_collective_on_another_thread_counts_and_modules_are_taken_together() -> None:
     events = [
         event("ProfilerStep*", 0, 220),
-        event(STEP_RANGE, 0, 100),
+        event(_STEP_RANGE, 0, 100),
         event("FSDP::pre_forward (layers.0)", 0, 10),
         event("FSDP::pre_forward (layers.1)", 20, 30),
         event("gloo:all_reduce", 50, 90, is_async=True, self_cpu_time_total=0),
-        event(STEP_RANGE, 120, 220),
+        event(_STEP_RANGE, 120, 220),
     ]
 
-    seen = summarize(events, device_type="cpu")
+    seen = _summarize(events, device_type="cpu")
 
     assert seen.step_time_sec == 100e-6
     assert seen.operators == {

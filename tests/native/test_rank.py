@@ -9,7 +9,7 @@ import pytest
 from pytest_nemoperf.errors import LaunchError, PlanError, RecordError
 from pytest_nemoperf.jsontext import from_json, to_json
 from pytest_nemoperf.native.device import available_cores, peak_memory_bytes, reset_peak_memory
-from pytest_nemoperf.native.rank import check_plan, main, read_environment
+from pytest_nemoperf.native.rank import _check_plan, _read_environment, main
 from pytest_nemoperf.parallelism import Layout
 from pytest_nemoperf.records import PLAN_FILE, RESULT_FILE, RankError, error_file
 from tests.native.tiny import CPU, tiny_plan
@@ -27,9 +27,9 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_all_ranks_are_on_this_host_unless_the_launcher_says_otherwise(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert read_environment().local_world_size == 2
+    assert _read_environment().local_world_size == 2
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    assert read_environment().local_world_size == 1
+    assert _read_environment().local_world_size == 1
 
 
 @pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK", "NEMOPERF_RUN_DIR"])
@@ -45,9 +45,9 @@ def test_a_rank_without_its_place_says_what_is_missing(
 def test_as_many_ranks_as_the_layout_has() -> None:
     plan = tiny_plan(layouts={"cpu": Layout(gpus=2, dp_shard=2)})
 
-    check_plan(plan, world_size=2)
+    _check_plan(plan, world_size=2)
     with pytest.raises(PlanError, match="WORLD_SIZE=4 but the layout has gpus=2"):
-        check_plan(plan, world_size=4)
+        _check_plan(plan, world_size=4)
 
 
 def test_a_rank_that_fails_leaves_its_error_and_no_result(run_dir: Path) -> None:

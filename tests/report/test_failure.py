@@ -10,7 +10,7 @@ from rich.text import Text
 from pytest_nemoperf.baseline import Anchor
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.report.failure import render_failure
-from pytest_nemoperf.report.phases import GAP
+from pytest_nemoperf.report.phases import _GAP
 from tests.builders import make_baseline, make_measurement, make_provenance
 from tests.report.blocks import lines_of, section, table
 from tests.report.builders import LONG_CASE, make_invalid, make_phased_run, make_regressed, make_report
@@ -81,7 +81,7 @@ def test_a_phase_that_hardly_changed_has_no_signed_zero() -> None:
     rows = table(section(lines, heading="where the step's time went"), key="phase")
     assert (rows["forward"]["difference"], rows["forward"]["share of the loss"]) == ("-0.05", "0%")
     assert (rows["data"]["difference"], rows["data"]["share of the loss"]) == ("+0.00", "0%")
-    assert (rows[GAP]["difference"], rows[GAP]["share of the loss"]) == ("+0.05", "0%")
+    assert (rows[_GAP]["difference"], rows[_GAP]["share of the loss"]) == ("+0.05", "0%")
 
 
 def test_spread_of_both_sides_is_shown() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nemoperf.measure import Run
-from pytest_nemoperf.report.phases import GAP, compare_phases, loss_sentence
+from pytest_nemoperf.report.phases import _GAP, compare_phases, loss_sentence
 from pytest_nemoperf.report.spread import compare_spread
 from tests.builders import make_run
 from tests.report.builders import make_call_run, make_phased_run
@@ -91,7 +91,7 @@ def test_medians_that_do_not_add_up_show_the_gap_last() -> None:
 
     assert table is not None
     *_, last = table.rows
-    assert last.phase == GAP
+    assert last.phase == _GAP
     assert last.now_ms == pytest.approx(10.0)
 
 

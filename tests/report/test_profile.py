@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pytest_nemoperf.profiles import CaseProfile, Operator, compare_operators
 from pytest_nemoperf.report.console import to_text
-from pytest_nemoperf.report.profile import MAX_ROWS, calls_sentence, operator_rows, profile_parts, summary_sentence
+from pytest_nemoperf.report.profile import _MAX_ROWS, _calls_sentence, _operator_rows, _summary_sentence, profile_parts
 from tests.builders import make_operators, make_profile, make_provenance
 
 WIDTH = 100
@@ -53,7 +53,7 @@ def text_of(found: CaseProfile, **changes: object) -> str:
 def test_the_first_line_names_what_adds_most(
     now: dict[str, Operator], then: dict[str, Operator], sentence: str
 ) -> None:
-    assert summary_sentence(compare_operators(now, then=then), device="cpu") == sentence
+    assert _summary_sentence(compare_operators(now, then=then), device="cpu") == sentence
 
 
 @pytest.mark.parametrize(
@@ -74,17 +74,17 @@ def test_other_counts_of_calls_are_named(
 ) -> None:
     changes = compare_operators(make_operators(**now), then=make_operators(**then))
 
-    assert sentence in calls_sentence(changes)
+    assert sentence in _calls_sentence(changes)
 
 
 @given(now=MANY, then=MANY)
 def test_the_rows_add_up_and_the_largest_changes_are_shown(now: dict[str, Operator], then: dict[str, Operator]) -> None:
     changes = compare_operators(now, then=then)
 
-    *rows, total = operator_rows(changes, decimals=3)
+    *rows, total = _operator_rows(changes, decimals=3)
 
     shown = [row for row in rows if not row.name.startswith("(")]
-    assert len(shown) == min(len(changes), MAX_ROWS)
+    assert len(shown) == min(len(changes), _MAX_ROWS)
     for side in ("then_ms", "now_ms"):
         assert math.isclose(sum(getattr(row, side) for row in rows), getattr(total, side), abs_tol=1e-3)
     sizes = {change.name: abs(change.added_sec) for change in changes}
@@ -93,7 +93,7 @@ def test_the_rows_add_up_and_the_largest_changes_are_shown(now: dict[str, Operat
 
 
 def test_new_and_gone_operators_are_marked_and_the_rest_is_summed() -> None:
-    small = {f"op{number}": (1.0, 0.0001) for number in range(MAX_ROWS)}
+    small = {f"op{number}": (1.0, 0.0001) for number in range(_MAX_ROWS)}
     now = make_profile(operators=make_operators(sort=(2, 0.03), **small))
     then = make_profile(operators=make_operators(topk=(4, 0.01), **{**small, "old": (1.0, 0.00005)}))
 

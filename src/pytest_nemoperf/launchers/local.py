@@ -67,7 +67,7 @@ class LocalLauncher:
             )
         run_dir = run_dir.resolve()
         (run_dir / "logs").mkdir(parents=True, exist_ok=True)
-        with reserved_port() as port:
+        with _reserved_port() as port:
             request = self._request(command, run_dir=run_dir, port=port)
             try:
                 helper = self._helper(module, command=command, run_dir=run_dir, on_poll=on_poll)
@@ -202,7 +202,7 @@ def _error_time(path: Path) -> float:
 
 
 @contextmanager
-def reserved_port() -> Iterator[int]:
+def _reserved_port() -> Iterator[int]:
     """Reserve a port for rank 0 and yield its number.
 
     The kernel gives the port to no other process while a socket is bound to it. As that socket does not listen and both

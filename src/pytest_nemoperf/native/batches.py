@@ -84,7 +84,7 @@ class Batches:
         """
         all_lens = samples.lens_N.tolist()
         lens = {number: all_lens[number] for number in numbers}
-        rows_by_rank = [self._rows(share, lens) for share in deal(lens, num_ranks=self._plan.layout.dp)]
+        rows_by_rank = [self._rows(share, lens) for share in _deal(lens, num_ranks=self._plan.layout.dp)]
         most_rows = max(map(len, rows_by_rank))
         num_micro_batches = self._num_scheduled(math.ceil(most_rows / self._num_rows), is_training=is_training)
         rows = rows_by_rank[self._dp_rank]
@@ -193,7 +193,7 @@ def micro_batches(
     return batches
 
 
-def deal(lens: Mapping[int, int], *, num_ranks: int) -> list[list[int]]:
+def _deal(lens: Mapping[int, int], *, num_ranks: int) -> list[list[int]]:
     """Deal samples to ranks, the longest first, back and forth: as many to each (or one more) and as long.
 
     Args:

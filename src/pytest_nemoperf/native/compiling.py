@@ -10,7 +10,7 @@ import torch
 from pytest_nemoperf.native.block import Block
 from pytest_nemoperf.native.model import Decoder
 
-CACHE_DIR = "compile-cache"
+_CACHE_DIR = "compile-cache"
 
 
 def use_own_cache(run_dir: Path) -> None:
@@ -18,8 +18,8 @@ def use_own_cache(run_dir: Path) -> None:
 
     A compiler that is killed leaves a torn cache, and every later run that shared it would fail.
     """
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(run_dir / CACHE_DIR / "inductor")
-    os.environ["TRITON_CACHE_DIR"] = str(run_dir / CACHE_DIR / "triton")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(run_dir / _CACHE_DIR / "inductor")
+    os.environ["TRITON_CACHE_DIR"] = str(run_dir / _CACHE_DIR / "triton")
 
 
 def apply_compile(model: Decoder) -> None:

@@ -24,7 +24,7 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.empty(out_features)) if has_bias else None
-        self.product: Callable[[Tensor, Tensor, Tensor | None], Tensor] = plain_product
+        self.product: Callable[[Tensor, Tensor, Tensor | None], Tensor] = _plain_product
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the product over the last dimension, plus bias."""
@@ -110,7 +110,7 @@ def make_norm(config: ModelConfig) -> RMSNorm | LayerNorm:
     return kind(config.hidden_size, eps=config.norm_eps)
 
 
-def plain_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _plain_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return x times the transposed weight, plus bias, in x's dtype."""
     if bias is not None:
         bias = bias.to(x.dtype)

@@ -118,7 +118,7 @@ class Experts(nn.Module):
         num_copies = ids_TK.shape[1]
         order_R = ids_TK.flatten().argsort(stable=True)
         place_R = torch.empty_like(order_R).scatter_(0, order_R, torch.arange(len(order_R), device=order_R.device))
-        counts_E = count_rows(ids_TK.flatten(), num_experts=self.num_experts)
+        counts_E = _count_rows(ids_TK.flatten(), num_experts=self.num_experts)
         x_RD = copy_rows(x_TD, num_copies=num_copies, order_R=order_R, place_R=place_R)
         probs_TK = probs_TK.to(x_TD.dtype)
         if self.scales_input:
@@ -194,7 +194,7 @@ Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def grouped_product(x_RI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
     """Return every row times its expert's matrix (R, O) in one call, or by looped_product if torch has no kernel."""
-    problem = grouped_problem(x_RI, weight_EOI)
+    problem = _grouped_problem(x_RI, weight_EOI)
     if problem:
         _warn_once(problem)
         return looped_product(x_RI, weight_EOI, counts_E)
@@ -210,7 +210,7 @@ def looped_product(x_RI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor
     return torch.cat([F.linear(rows_I, weight_OI) for rows_I, weight_OI in zip(rows_E, weight_EOI, strict=True)])
 
 
-def grouped_problem(x_RI: Tensor, weight_EOI: Tensor) -> str:
+def _grouped_problem(x_RI: Tensor, weight_EOI: Tensor) -> str:
     """Return the reason torch's grouped product can't take these operands, or an empty string."""
     if not hasattr(F, "grouped_mm"):
         return f"torch {torch.__version__} has no grouped_mm"
@@ -224,7 +224,7 @@ def grouped_problem(x_RI: Tensor, weight_EOI: Tensor) -> str:
     return ""
 
 
-def count_rows(ids_R: Tensor, *, num_experts: int) -> Tensor:
+def _count_rows(ids_R: Tensor, *, num_experts: int) -> Tensor:
     """Count the rows of each expert (E); unlike bincount, without a synchronisation with the device."""
     counts_E = torch.zeros(num_experts, dtype=torch.int64, device=ids_R.device)
     return counts_E.scatter_add_(0, ids_R, torch.ones_like(ids_R))

@@ -153,7 +153,7 @@ class PhaseClock:
         runnable_sec = None
         if self._runnable_start is not None and runnable_end is not None:
             runnable_sec = runnable_end - self._runnable_start
-        busy_sec = busy_sec_of(phases, step_time_sec=step_time_sec, runnable_sec=runnable_sec)
+        busy_sec = _busy_sec_of(phases, step_time_sec=step_time_sec, runnable_sec=runnable_sec)
         return RankStep(step_time_sec=step_time_sec, busy_sec=busy_sec, phases=phases)
 
     def synchronize(self) -> None:
@@ -205,7 +205,7 @@ class CudaPhaseClock(PhaseClock):
         return [start.elapsed_time(end) / 1e3 for start, end in pairwise(used)]  # from ms
 
 
-def busy_sec_of(phases: Mapping[str, float], *, step_time_sec: float, runnable_sec: float | None) -> float:
+def _busy_sec_of(phases: Mapping[str, float], *, step_time_sec: float, runnable_sec: float | None) -> float:
     """Return seconds of a step that were a rank's own work.
 
     If the kernel counts it: the time the rank's main thread ran or was ready to run, so that waiting inside forward and

@@ -23,8 +23,8 @@ from pytest_nemoperf.native.phases import RankStep
 from pytest_nemoperf.profiles import OUTSIDE, PROFILE_FILE, Operator, Profile, RankProfile, merge_ranks
 from pytest_nemoperf.recipe import Plan
 
-STEP_RANGE = "nemoperf::step"
-UNNAMED_KERNELS = "(kernels of no operator)"
+_STEP_RANGE = "nemoperf::step"
+_UNNAMED_KERNELS = "(kernels of no operator)"
 _MAX_TRACES = 8  # as many as a node's ranks, which are of every kind as a rule; a thousand ranks would flood the folder
 _USEC_PER_SEC = 1e6
 _FSDP = "FSDP::"  # followed by the action and, after a space, the module
@@ -52,7 +52,7 @@ class StepProfiler:
         """Run a step; the profiler changes its state after it, before the ranks meet for the next."""
         if number == 0:
             self._profiler.start()
-        with record_function(STEP_RANGE):
+        with record_function(_STEP_RANGE):
             step = run_step(number)
         self._profiler.step()
         return step
@@ -61,7 +61,7 @@ class StepProfiler:
         """Write this rank's trace, and on rank 0 the profile of all ranks; all ranks must call it."""
         if rank < _MAX_TRACES:
             self._profiler.export_chrome_trace(str(run_dir / f"trace-rank{rank}.json.gz"))
-        mine = summarize(self._events(), device_type=self._plan.device)
+        mine = _summarize(self._events(), device_type=self._plan.device)
         gathered: list[RankProfile] | None = None
         if rank == 0:
             gathered = [mine] * dist.get_world_size()  # filled by the collective
@@ -84,13 +84,13 @@ class StepProfiler:
         return self._profiler.events()  # type: ignore[no-untyped-call,no-any-return]  # torch leaves it untyped
 
 
-def summarize(events: Sequence[FunctionEvent], *, device_type: str) -> RankProfile:
+def _summarize(events: Sequence[FunctionEvent], *, device_type: str) -> RankProfile:
     """Return the median time and calls of each operator over the steps; events between steps do not count.
 
     An operator's time is that of its own kernels on CUDA (as torch attributes kernels to the events that launched
     them), otherwise its own CPU time. The rest of a step, in which nothing of the kind ran, has a row of its own.
     """
-    steps = [event for event in events if event.name == STEP_RANGE and _is_on_cpu(event)]
+    steps = [event for event in events if event.name == _STEP_RANGE and _is_on_cpu(event)]
     by_step = [_summarize_step(step, events=events, device_type=device_type) for step in steps]
     unused = Operator(calls_per_step=0.0, self_sec_per_step=0.0)
     operators = {}
@@ -125,8 +125,8 @@ def _summarize_step(step: FunctionEvent, *, events: Sequence[FunctionEvent], dev
         calls[_name(event)] += 1
         usec[_name(event)] += own_usec(event)
     if device_type == "cuda":
-        usec[UNNAMED_KERNELS] = max(0.0, sum(map(_usec, kernels)) - sum(usec.values()))
-    usec[OUTSIDE[device_type]] = max(0.0, end - start - covered_usec(map(_span, working)))
+        usec[_UNNAMED_KERNELS] = max(0.0, sum(map(_usec, kernels)) - sum(usec.values()))
+    usec[OUTSIDE[device_type]] = max(0.0, end - start - _covered_usec(map(_span, working)))
     return {
         name: Operator(calls_per_step=calls[name], self_sec_per_step=taken / _USEC_PER_SEC)
         for name, taken in usec.items()
@@ -139,7 +139,7 @@ def _median(steps: Sequence[Operator]) -> Operator:
     return Operator(calls_per_step=calls, self_sec_per_step=rounded(sec))
 
 
-def covered_usec(spans: Iterable[tuple[float, float]]) -> float:
+def _covered_usec(spans: Iterable[tuple[float, float]]) -> float:
     """Return the time that at least one of these spans covers."""
     covered = 0.0
     reached = float("-inf")
@@ -167,7 +167,7 @@ def _is_on_cpu(event: FunctionEvent) -> bool:
 
 
 def _is_frame(event: FunctionEvent) -> bool:
-    return event.name == STEP_RANGE or event.name.startswith("ProfilerStep")
+    return event.name == _STEP_RANGE or event.name.startswith("ProfilerStep")
 
 
 def _self_cpu_usec(event: FunctionEvent) -> float:

@@ -73,7 +73,7 @@ def main() -> None:
         LaunchError: If the environment is incomplete.
         Exception: Any error of the run, after it was written to the rank's error file.
     """
-    env = read_environment()
+    env = _read_environment()
     try:
         run(env)
     except Exception as error:
@@ -81,7 +81,7 @@ def main() -> None:
         raise
 
 
-def read_environment() -> RankEnvironment:
+def _read_environment() -> RankEnvironment:
     """Return this rank's environment.
 
     Raises:
@@ -106,7 +106,7 @@ def run(env: RankEnvironment) -> None:
     """
     path = env.run_dir / PLAN_FILE
     plan = from_json(Plan, path.read_bytes(), subject=str(path))
-    check_plan(plan, world_size=env.world_size)
+    _check_plan(plan, world_size=env.world_size)
     timeout = group_timeout(plan)
     if plan.device == "cuda":
         device = torch.device("cuda", env.local_rank)
@@ -123,7 +123,7 @@ def run(env: RankEnvironment) -> None:
     dist.destroy_process_group()
 
 
-def check_plan(plan: Plan, *, world_size: int) -> None:
+def _check_plan(plan: Plan, *, world_size: int) -> None:
     """Check that this engine can run the plan on so many ranks.
 
     Raises:

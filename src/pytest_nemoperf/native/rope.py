@@ -64,8 +64,8 @@ def tabulate(
             theta = config.rope_local_theta
             scaling = None
         assert theta is not None  # noqa: S101 (no layer has a local table without it)
-        frequencies_R = rotary_frequencies(rotary_size(config), theta=theta, scaling=scaling)
-        cos_SR, sin_SR = rotary_angles(index_S, frequencies_R)
+        frequencies_R = _rotary_frequencies(_rotary_size(config), theta=theta, scaling=scaling)
+        cos_SR, sin_SR = _rotary_angles(index_S, frequencies_R)
         factor = attention_factor(scaling)
         angles = ((cos_SR * factor).to(device, dtype), (sin_SR * factor).to(device, dtype))
         tables[table] = Positions(index_S.to(device), angles)
@@ -102,20 +102,20 @@ def first_places(tables: Tables, num_places: int) -> Tables:
     return first
 
 
-def rotary_size(config: ModelConfig) -> int:
+def _rotary_size(config: ModelConfig) -> int:
     """Return the number of rotated columns of a query or key head."""
     if config.mla is not None:
         return config.mla.qk_rope_head_dim
     return config.head_dim if config.rope_dim is None else config.rope_dim
 
 
-def rotary_angles(index_S: Tensor, frequencies_R: Tensor) -> tuple[Tensor, Tensor]:
+def _rotary_angles(index_S: Tensor, frequencies_R: Tensor) -> tuple[Tensor, Tensor]:
     """Return cosine and sine of each position's angles (S, R), in float64."""
     angles_SR = torch.outer(index_S.to(torch.float64), frequencies_R)
     return angles_SR.cos(), angles_SR.sin()
 
 
-def rotary_frequencies(size: int, *, theta: float, scaling: RopeScaling | None = None) -> Tensor:
+def _rotary_frequencies(size: int, *, theta: float, scaling: RopeScaling | None = None) -> Tensor:
     """Return the angle per position of each pair of columns (R), in float64.
 
     Args:

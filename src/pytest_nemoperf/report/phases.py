@@ -17,7 +17,7 @@ _MS_PER_SEC = 1e3
 _DECIMALS_BELOW_MS = ((1.0, 4), (10.0, 3), (1000.0, 2), (10_000.0, 1))
 _MIN_STEP_CHANGE_PCT = 1.0
 _MIN_NAMED_SHARE_PCT = 5.0
-GAP = "(gap between medians)"
+_GAP = "(gap between medians)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +102,7 @@ def compare_phases(now: Sequence[Run], *, baseline: Sequence[Run], group: str | 
     then_gap = round(total[0] - then_sum, decimals) + 0.0  # never minus zero
     now_gap = round(total[1] - now_sum, decimals) + 0.0
     if then_gap or now_gap:
-        rows.append(_row(GAP, (then_gap, now_gap), total=total))
+        rows.append(_row(_GAP, (then_gap, now_gap), total=total))
     return PhaseTable(rows=tuple(rows), step=_row("step", total, total=total), decimals=decimals)
 
 
@@ -120,7 +120,7 @@ def phase_table(compared: PhaseTable, *, sides: tuple[str, str], has_shares: boo
         headings.append(f"share of the {change}")
     table = figures_table(headings)
     for row in compared.rows:
-        style = QUIET if row.phase == GAP else ""
+        style = QUIET if row.phase == _GAP else ""
         table.add_row(*_cells(row, decimals=compared.decimals)[: len(headings)], style=style)
     table.add_row(*_cells(compared.step, decimals=compared.decimals)[: len(headings)], style="bold")
     return indented(table)

@@ -18,7 +18,7 @@ from pytest_nemoperf.report.phases import decimals_of, milliseconds_cells
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-MAX_ROWS = 10
+_MAX_ROWS = 10
 _MAX_NAMED = 3
 _MS_PER_SEC = 1e3
 _OPERATOR_TIME = {"cpu": "own time on the CPU", "cuda": "time of its own kernels"}
@@ -81,7 +81,7 @@ def profile_parts(profiles: CaseProfile, *, baseline: Provenance | None, width: 
             yield unfolded(path)
 
 
-def summary_sentence(changes: Sequence[OperatorChange], *, device: str) -> str:
+def _summary_sentence(changes: Sequence[OperatorChange], *, device: str) -> str:
     """Return a sentence on the operator that adds most time to a step.
 
     Args:
@@ -104,7 +104,7 @@ def summary_sentence(changes: Sequence[OperatorChange], *, device: str) -> str:
     return f"{most.name} adds most: {added} a step, {then} -> {now} in {calls} calls"
 
 
-def calls_sentence(changes: Sequence[OperatorChange]) -> str:
+def _calls_sentence(changes: Sequence[OperatorChange]) -> str:
     """Return a sentence on the operators with other numbers of calls; unlike times, these have no noise.
 
     Args:
@@ -123,7 +123,7 @@ def calls_sentence(changes: Sequence[OperatorChange]) -> str:
     return text
 
 
-def operator_rows(changes: Sequence[OperatorChange], *, decimals: int) -> list[OperatorRow]:
+def _operator_rows(changes: Sequence[OperatorChange], *, decimals: int) -> list[OperatorRow]:
     """Return the largest changes, the slowdowns first, the sum of the others, and the sum of all.
 
     The figures are rounded before they are added up, so that the printed rows add up to the printed sum.
@@ -132,7 +132,7 @@ def operator_rows(changes: Sequence[OperatorChange], *, decimals: int) -> list[O
         changes: As compare_operators returned them.
         decimals: Of a millisecond.
     """
-    largest = sorted(changes, key=lambda change: -abs(change.added_sec))[:MAX_ROWS]
+    largest = sorted(changes, key=lambda change: -abs(change.added_sec))[:_MAX_ROWS]
     rows = []
     others = []
     for change in changes:
@@ -150,10 +150,10 @@ def operator_rows(changes: Sequence[OperatorChange], *, decimals: int) -> list[O
 def _compared(now: Profile, *, then: Profile) -> Iterator[RenderableType]:
     changes = compare_operators(now.operators, then=then.operators)
     decimals = decimals_of(now.step_time_sec * _MS_PER_SEC)
-    yield indented(summary_sentence(changes, device=now.device))
-    yield indented(calls_sentence(changes))
+    yield indented(_summary_sentence(changes, device=now.device))
+    yield indented(_calls_sentence(changes))
     table = figures_table(("operator", "calls then", "now", "ms then", "now", "difference"))
-    *rows, total = operator_rows(changes, decimals=decimals)
+    *rows, total = _operator_rows(changes, decimals=decimals)
     for row in rows:
         style = "" if row.calls_now else QUIET
         table.add_row(*_cells(row, decimals=decimals), style=style)
@@ -167,11 +167,11 @@ def _taken_table(now: Profile) -> RenderableType:
     largest = sorted(now.operators.items(), key=lambda item: -item[1].self_sec_per_step)
     decimals = decimals_of(now.step_time_sec * _MS_PER_SEC)
     table = figures_table(("operator", "calls a step", "ms a step"))
-    for name, operator in largest[:MAX_ROWS]:
+    for name, operator in largest[:_MAX_ROWS]:
         table.add_row(name, _calls(operator), f"{_ms(operator):,.{decimals}f}")
-    others = sum(_ms(operator) for _, operator in largest[MAX_ROWS:])
+    others = sum(_ms(operator) for _, operator in largest[_MAX_ROWS:])
     if others:
-        table.add_row(f"({count_text(len(largest) - MAX_ROWS, 'other')})", "", f"{others:,.{decimals}f}", style=QUIET)
+        table.add_row(f"({count_text(len(largest) - _MAX_ROWS, 'other')})", "", f"{others:,.{decimals}f}", style=QUIET)
     return table
 
 
