@@ -18,6 +18,15 @@ from pytest_nemoperf.steadiness import drift_noise_pct
 
 LOSS_REL_TOL = 0.02
 
+_RESTLESS = (
+    "the machine was restless: its speed changed within {drifts}, one way or the other from try to try, so "
+    "{noise_pct:.2g}% noise is reckoned with"
+)
+_RESTLESS_BASELINE = (
+    "the baseline is from a restless machine: its speed changed within {drifts}, so {noise_pct:.2g}% noise is "
+    "reckoned with until it is recorded anew on a quiet one"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
@@ -63,7 +72,11 @@ def judge(
         missing = "nothing is stored for this case"
         if looked_in:
             missing += f" in {looked_in}"
-        return _verdict(VerdictKind.NO_BASELINE, measurement, reasons=[missing, *_restless_notes(measurement)])
+        return _verdict(
+            VerdictKind.NO_BASELINE,
+            measurement,
+            reasons=[missing, *_restless_notes(measurement.runs, sentence=_RESTLESS)],
+        )
     differences = _incomparable(measurement, baseline=baseline, machine=machine)
     if differences:
         return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=differences)
@@ -82,8 +95,8 @@ def judge(
     kind = _overall(comparisons)
     reasons += _comparison_reasons(comparisons, kind=kind)
     reasons += missing_metrics(measurement.runs, other=baseline.runs, labels=("the baseline", "this session"))
-    reasons += _restless_notes(measurement)
-    reasons += _restless_baseline_notes(baseline)
+    reasons += _restless_notes(measurement.runs, sentence=_RESTLESS)
+    reasons += _restless_notes(baseline.runs, sentence=_RESTLESS_BASELINE)
     return Verdict(kind=kind, case=measurement.case, comparisons=comparisons, reasons=tuple(reasons))
 
 
@@ -108,28 +121,12 @@ def missing_metrics(runs: Sequence[Run], *, other: Sequence[Run], labels: tuple[
     return notes
 
 
-def _restless_notes(measurement: Measurement) -> list[str]:
-    """Return a note if a run of this session has not settled."""
-    seen = _drifts_text(measurement.runs)
-    if not seen:
+def _restless_notes(runs: Sequence[Run], *, sentence: str) -> list[str]:
+    """Return a sentence with the drifts of the runs and their noise; none if every run has settled."""
+    drifts = _drifts_text(runs)
+    if not drifts:
         return []
-    noise_pct = drift_noise_pct(run.drift_pct for run in measurement.runs)
-    return [
-        f"the machine was restless: its speed changed within {seen}, one way or the other from try to try, so "
-        f"{noise_pct:.2g}% noise is reckoned with"
-    ]
-
-
-def _restless_baseline_notes(baseline: Baseline) -> list[str]:
-    """Return a note if a run of the baseline has not settled, since that noise counts in every session."""
-    seen = _drifts_text(baseline.runs)
-    if not seen:
-        return []
-    noise_pct = drift_noise_pct(run.drift_pct for run in baseline.runs)
-    return [
-        f"the baseline is from a restless machine: its speed changed within {seen}, so {noise_pct:.2g}% noise is "
-        "reckoned with until it is recorded anew on a quiet one"
-    ]
+    return [sentence.format(drifts=drifts, noise_pct=drift_noise_pct(run.drift_pct for run in runs))]
 
 
 def _drifts_text(runs: Sequence[Run]) -> str:
