@@ -29,7 +29,8 @@ from pathlib import Path
 import pytest
 from tables import machine_line, markdown_table, median_interval, spread
 
-from pytest_nemoperf.baseline import Baseline, write_baseline
+from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.baseline_files import write_baseline
 from pytest_nemoperf.conventions import DEFAULT_CONVENTION
 from pytest_nemoperf.git import code_version
 from pytest_nemoperf.machine import detect_devices, machine_key, provenance

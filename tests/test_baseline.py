@@ -10,16 +10,8 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.baseline import (
-    Anchor,
-    Baseline,
-    baseline_path,
-    find_baseline,
-    find_mismatches,
-    from_measurement,
-    read_baseline,
-    write_baseline,
-)
+from pytest_nemoperf.baseline import Anchor, Baseline, find_mismatches, from_measurement
+from pytest_nemoperf.baseline_files import baseline_path, find_baseline, read_baseline, write_baseline
 from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.profiles import Profile
 from tests.builders import MACHINE, make_baseline, make_measurement, make_profile, make_provenance

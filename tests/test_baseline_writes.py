@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nemoperf.baseline import baseline_path, find_baseline, read_baseline, write_atomically, write_baseline
+from pytest_nemoperf.atomic import write_atomically
+from pytest_nemoperf.baseline_files import baseline_path, find_baseline, read_baseline, write_baseline
 from pytest_nemoperf.errors import BaselineError
 from tests.builders import make_baseline
 

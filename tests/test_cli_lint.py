@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.baseline import baseline_path
+from pytest_nemoperf.baseline_files import baseline_path
 from pytest_nemoperf.jsontext import to_json
 from tests.builders import make_baseline, make_provenance
 

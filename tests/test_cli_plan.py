@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.baseline import baseline_path
+from pytest_nemoperf.baseline_files import baseline_path
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.jsontext import from_data, from_json, to_json
 from pytest_nemoperf.measure import workload_of

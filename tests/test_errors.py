@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_nemoperf.errors import LaunchError, NemoPerfError, RevisionError, in_one_line
+from pytest_nemoperf.errors import LaunchError, NemoPerfError, RevisionError, count_text, in_one_line
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,17 @@ from pytest_nemoperf.errors import LaunchError, NemoPerfError, RevisionError, in
 )
 def test_an_error_in_one_line_has_its_cause(error: NemoPerfError, line: str) -> None:
     assert in_one_line(error) == line
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "text"),
+    [
+        (0, "case", "0 cases"),
+        (1, "case", "1 case"),
+        (12_000, "case", "12,000 cases"),
+        (2, "launch", "2 launches"),
+        (2, "loss", "2 losses"),
+    ],
+)
+def test_a_noun_agrees_with_its_number(number: int, noun: str, text: str) -> None:
+    assert count_text(number, noun) == text

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.baseline import Baseline, find_baseline, write_baseline
+from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.baseline_files import find_baseline, write_baseline
 from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.keeping import BaselineWriter, StoreOutcome
 from pytest_nemoperf.settings import UpdateOptions

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nemoperf.baseline import list_baselines
+from pytest_nemoperf.baseline_files import list_baselines
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.profilestore import find_profile, forget_profile, profile_path, write_profile
 from tests.builders import make_profile

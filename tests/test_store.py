@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nemoperf.baseline import read_baseline, write_baseline
+from pytest_nemoperf.baseline_files import read_baseline, write_baseline
 from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.store import BaselineStore, other_folders
 from tests.builders import MACHINE, make_baseline

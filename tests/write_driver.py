@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pytest_nemoperf.baseline import read_baseline, write_baseline
+from pytest_nemoperf.baseline_files import read_baseline, write_baseline
 from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.jsontext import to_json
 from tests.builders import make_baseline

@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 from pytest_nemoperf.bands import band_problems, has_pinned_lengths, is_rl
 from pytest_nemoperf.comparison import KIND_OF, Comparison, VerdictKind, VerdictPolicy, delta_pct, describe
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure import Measurement, Run
 from pytest_nemoperf.metrics import (
     FLOPS_PER_TFLOP,
@@ -24,7 +25,6 @@ from pytest_nemoperf.metrics import (
     Direction,
     Metric,
 )
-from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.sequential import (
     Decision,
     SequentialResult,

@@ -1,32 +1,19 @@
-"""Stored baselines: one JSON file per case, validated, written atomically, never overwritten if unreadable."""
+"""Baselines: accepted runs of a case, what they compare with, and the figures they may hold. Pure."""
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import math
-import os
-import platform
-import secrets
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Final, Literal
 
-from filelock import FileLock, Timeout
-
 from pytest_nemoperf.errors import BaselineError
-from pytest_nemoperf.jsontext import is_there, read_json, to_data, to_json
 from pytest_nemoperf.measure import Measurement, Run, identity_problem
 from pytest_nemoperf.metrics import JUDGED, STEP_TIME_SEC
 from pytest_nemoperf.profiles import Profile
 from pytest_nemoperf.provenance import Provenance
-from pytest_nemoperf.schema import from_valid_data
 
 BASELINE_SCHEMA_VERSION: Final = 1
-_LOCK_TIMEOUT_SEC = 30.0
 _POSITIVE = (*(metric.name for metric in JUDGED), STEP_TIME_SEC.name)
 
 
@@ -105,22 +92,6 @@ def counts_flops_alike(one: Baseline | Measurement, *, other: Baseline) -> bool:
     return (one.flops_convention, one.flops_per_token) == (other.flops_convention, other.flops_per_token)
 
 
-def _differences(
-    subject: Literal["machine", "workload"], *, then: Mapping[str, Any], now: Mapping[str, Any], parents: str = ""
-) -> Iterator[Mismatch]:
-    """Yield the differences of two mappings; parents are the keys above them, each with a colon."""
-    for key in sorted({*then, *now}):
-        before = then.get(key)
-        after = now.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            yield from _differences(subject, then=before, now=after, parents=f"{parents}{key}: ")
-        elif before != after:
-            stored = repr(before) if key in then else "the default"  # stored workloads leave defaults out
-            shown = repr(after) if key in now else "the default"
-            text = f"other {subject}: {parents}{key} is {shown}, {stored} in the baseline"
-            yield Mismatch(subject=subject, text=text)
-
-
 def from_measurement(
     measurement: Measurement, *, machine: Mapping[str, str | int], provenance: Provenance, reason: str
 ) -> Baseline:
@@ -149,140 +120,7 @@ def from_measurement(
     )
 
 
-def baseline_path(root: Path, *, system: str, case: str) -> Path:
-    """Return the file of a case's baseline: ``<root>/<system>/<case>.json``."""
-    return root / system / f"{case}.json"
-
-
-def read_baseline(path: Path, *, is_in_place: bool = True) -> Baseline:
-    """Read and check one stored baseline.
-
-    Args:
-        path: The file.
-        is_in_place: Folder and file must be named by system and case; False for a copy.
-
-    Raises:
-        BaselineError: If it can't be read, is not JSON, has another schema version, breaks the schema, holds a figure
-            that can't have been measured, or breaks the identity TFLOP/s = FLOPs per token x tokens/s. The message
-            has the path and the JSON path.
-    """
-    data = read_json(path, error=BaselineError, corrupt_hint="restore it (git checkout) or delete it")
-    _check_version(data, path=path)
-    baseline = from_valid_data(Baseline, data, name="baseline", subject=str(path), error=BaselineError)
-    for problem in _impossible_figures(data, baseline=baseline):
-        raise BaselineError(f"{path}: {problem}; restore it (git checkout) or record it again")
-    if is_in_place and baseline.case != path.stem and baseline.case.lower() == path.stem.lower():
-        raise BaselineError(
-            f"{path}: holds case {baseline.case!r}, which a file system that does not tell capitals apart keeps in the "
-            f"same file as {path.stem!r}; give one of the two tests another id"
-        )
-    if is_in_place and (baseline.case, baseline.system) != (path.stem, path.parent.name):
-        raise BaselineError(
-            f"{path}: holds case {baseline.case!r} of system {baseline.system!r}; "
-            "folder and file name must say the same: move it back"
-        )
-    return baseline
-
-
-def find_baseline(root: Path, *, system: str, case: str) -> Baseline | None:
-    """Return the stored baseline of a case, or None if there is no file; an unreadable one raises."""
-    path = baseline_path(root, system=system, case=case)
-    return read_baseline(path) if is_there(path, error=BaselineError) else None
-
-
-def write_baseline(root: Path, *, baseline: Baseline) -> Baseline | None:
-    """Replace a stored baseline, and return the old one, if any.
-
-    The file is written aside and renamed, so that no reader, full disk or interrupt leaves half of it; a lock keeps
-    two sessions from replacing the same file at once.
-
-    Raises:
-        BaselineError: If the old file is unreadable (it is kept), or the new one can't be written or read back.
-    """
-    for problem in _impossible_figures(to_data(baseline), baseline=baseline):
-        raise BaselineError(f"{baseline.case}: {problem}; it is not stored")
-    path = baseline_path(root, system=baseline.system, case=baseline.case)
-    try:
-        lock_path = _lock_path(root)
-        with FileLock(lock_path, timeout=_LOCK_TIMEOUT_SEC, mode=0o666):
-            old = read_baseline(path) if path.exists() else None
-            # Only the lock's holder writes under this name: an existing file was left by a killed process.
-            write_atomically(path, text=to_json(baseline), aside_name=_aside_name(lock_path))
-    except Timeout:
-        raise BaselineError(
-            f"{path}: another session has been writing baselines for {_LOCK_TIMEOUT_SEC:.0f} s; "
-            "try again when it is done"
-        ) from None
-    except OSError as exc:
-        raise BaselineError(
-            f"{path}: cannot be written: {exc.strerror or exc}; what was stored before is untouched"
-        ) from exc
-    return old
-
-
-def write_atomically(path: Path, *, text: str, aside_name: str = "") -> None:
-    """Write a file aside, then rename it into place; on any error the old file stays.
-
-    A symbolic link stays; the file that it leads to is written, there or not.
-
-    Args:
-        path: The file.
-        text: The new content.
-        aside_name: Name of a file in the same folder that only this process writes; an existing one is overwritten.
-            Empty for a random name; such a file stays behind if the process is killed.
-
-    Raises:
-        OSError: If the folder or the disk refuses it, or links lead in a circle.
-    """
-    path = Path(os.path.realpath(path))  # not resolve, which raises no OSError for a circle
-    if path.is_symlink():
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(aside_name or f".{path.stem[:40]}-{secrets.token_hex(4)}.tmp")
-    try:
-        aside.unlink(missing_ok=True)
-        with aside.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            aside.unlink()
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush a renaming to the disk, so that it survives a power cut, on file systems that can."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def list_baselines(root: Path, *, system: str) -> list[Path]:
-    """Return the baseline files of a system, by name."""
-    return sorted((root / system).glob("*.json"))
-
-
-def _check_version(data: object, *, path: Path) -> None:
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if isinstance(version, int) and version != BASELINE_SCHEMA_VERSION:
-        age = "older"
-        remedy = "delete it and record it again with --update-baselines"
-        if version > BASELINE_SCHEMA_VERSION:
-            age = "newer"
-            remedy = "upgrade pytest-nemoperf"
-        raise BaselineError(
-            f"{path}: $.schema_version is {version}, {age} than the {BASELINE_SCHEMA_VERSION} "
-            f"this version reads; {remedy}"
-        )
-
-
-def _impossible_figures(data: Mapping[str, Any], *, baseline: Baseline) -> Iterator[str]:
+def impossible_figures(data: Mapping[str, Any], *, baseline: Baseline) -> Iterator[str]:
     """Yield a sentence for each impossible figure; NaN and Infinity are valid in Python's JSON."""
     for place, value in _non_finite(data, place="$"):
         yield f"{place} is {value}; only finite figures can be compared"
@@ -302,6 +140,22 @@ def _impossible_figures(data: Mapping[str, Any], *, baseline: Baseline) -> Itera
                 yield f"{metrics}: {problem}"
 
 
+def _differences(
+    subject: Literal["machine", "workload"], *, then: Mapping[str, Any], now: Mapping[str, Any], parents: str = ""
+) -> Iterator[Mismatch]:
+    """Yield the differences of two mappings; parents are the keys above them, each with a colon."""
+    for key in sorted({*then, *now}):
+        before = then.get(key)
+        after = now.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from _differences(subject, then=before, now=after, parents=f"{parents}{key}: ")
+        elif before != after:
+            stored = repr(before) if key in then else "the default"  # stored workloads leave defaults out
+            shown = repr(after) if key in now else "the default"
+            text = f"other {subject}: {parents}{key} is {shown}, {stored} in the baseline"
+            yield Mismatch(subject=subject, text=text)
+
+
 def _non_finite(node: object, *, place: str) -> Iterator[tuple[str, float]]:
     """Yield the place of each number that is not finite, and the number."""
     if isinstance(node, float) and not math.isfinite(node):
@@ -312,20 +166,3 @@ def _non_finite(node: object, *, place: str) -> Iterator[tuple[str, float]]:
     elif isinstance(node, list):
         for number, value in enumerate(node):
             yield from _non_finite(value, place=f"{place}[{number}]")
-
-
-def _aside_name(lock_path: Path) -> str:
-    """Return the name of the file written aside, equal only for sessions that share the lock.
-
-    Hosts that share a folder don't share it, nor do sessions with other temporary directories. Containers may have
-    equal host names and paths, so device and inode of the directory count too.
-    """
-    place = lock_path.parent.stat()
-    lock = f"{platform.node()} {lock_path} {place.st_dev} {place.st_ino}"
-    return f".nemoperf-{hashlib.sha256(lock.encode()).hexdigest()[:8]}.tmp"
-
-
-def _lock_path(root: Path) -> Path:
-    """Return the lock of all baselines of a folder, outside of it, so that no untracked file appears in it."""
-    digest = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"nemoperf-baseline-{digest}.lock"

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pytest_nemoperf.baseline import read_baseline
+from pytest_nemoperf.baseline_files import read_baseline
 from pytest_nemoperf.comparison import VerdictPolicy, merge_tolerances, parse_tolerances
 from pytest_nemoperf.errors import PlanError, RecordError
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks

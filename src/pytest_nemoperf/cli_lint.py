@@ -15,15 +15,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pytest_nemoperf.baseline import Baseline, read_baseline
+from pytest_nemoperf.baseline import Baseline
+from pytest_nemoperf.baseline_files import read_baseline
 from pytest_nemoperf.comparison import VerdictPolicy, default_tolerances, merge_tolerances, parse_tolerances
 from pytest_nemoperf.defaults import DEFAULT_ALPHA, DEFAULT_BETA, DEFAULT_MAX_RUNS
 from pytest_nemoperf.dryrun import DRY_RUN_FILE, DryRun
-from pytest_nemoperf.errors import BaselineError, LintError, NemoPerfError, RecipeError
+from pytest_nemoperf.errors import BaselineError, LintError, NemoPerfError, RecipeError, count_text
 from pytest_nemoperf.github import is_github, repository_path
 from pytest_nemoperf.jsontext import from_json, to_json
 from pytest_nemoperf.lint import Finding, LooseTolerance, lint_baseline, lint_loose, lint_profile, lint_suite
-from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.profilestore import PROFILES_DIR, find_profile
 from pytest_nemoperf.report.github import Annotation, AnnotationLevel, render_annotation, shown_annotations
 from pytest_nemoperf.systems import System, find_system

@@ -7,7 +7,7 @@ import re
 from decimal import Decimal
 from pathlib import Path
 
-from pytest_nemoperf.baseline import find_baseline
+from pytest_nemoperf.baseline_files import find_baseline
 from pytest_nemoperf.changes import complete_layout
 from pytest_nemoperf.conventions import DEFAULT_CONVENTION
 from pytest_nemoperf.errors import BaselineError, RecipeError

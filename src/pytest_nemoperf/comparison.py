@@ -10,7 +10,7 @@ from typing import Final
 
 from pytest_nemoperf import remarks
 from pytest_nemoperf.baseline import Baseline, counts_flops_alike
-from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.errors import RecipeError, count_text
 from pytest_nemoperf.measure import Measurement, Run
 from pytest_nemoperf.metrics import (
     JUDGED,
@@ -20,7 +20,6 @@ from pytest_nemoperf.metrics import (
     Direction,
     Metric,
 )
-from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.recipe import check_tolerances
 from pytest_nemoperf.sequential import (
     Decision,

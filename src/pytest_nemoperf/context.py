@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf import machine
-from pytest_nemoperf.baseline import list_baselines
+from pytest_nemoperf.baseline_files import list_baselines
 from pytest_nemoperf.changes import changes_text
 from pytest_nemoperf.comparison import NEEDS_ACCEPTANCE, VerdictKind
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.git import CodeVersion, code_version
-from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.settings import Settings
 from pytest_nemoperf.store import BaselineStore, StoredBaseline, other_folders
 
@@ -40,7 +40,8 @@ class Context:
             system=settings.system.name,
             machine=self.machine,
             is_updating=settings.updating is not None,
-            strict=settings.fail_on,
+            is_local_used_if_missing=VerdictKind.NO_BASELINE not in settings.fail_on,
+            is_local_used_if_other=VerdictKind.NOT_COMPARABLE not in settings.fail_on,
         )
 
     @cached_property

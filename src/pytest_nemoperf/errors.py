@@ -1,4 +1,4 @@
-"""Errors this package raises on purpose; messages give subject, values, rule and remedy."""
+"""Errors this package raises on purpose, with subject, values, rule and remedy; phrases shared by sentences."""
 
 from __future__ import annotations
 
@@ -100,3 +100,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"known: {', '.join(options)}"
+
+
+def count_text(number: int, noun: str) -> str:
+    """Return a count with its noun: ``1 case``, ``2 cases``, ``12,000 cases``."""
+    return f"{number:,} {plural(noun, number=number)}"
+
+
+def plural(noun: str, *, number: int) -> str:
+    """Return the noun as it follows a number: ``launch`` after 1, else ``launches``."""
+    if number == 1:
+        return noun
+    return f"{noun}es" if noun.endswith(("ch", "ss")) else f"{noun}s"

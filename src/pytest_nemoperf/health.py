@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal
 
-from pytest_nemoperf.plurals import plural
+from pytest_nemoperf.errors import plural
 
 HEALTH_FILE = "health.json"
 MAX_SLOWED_SHARE = 0.10

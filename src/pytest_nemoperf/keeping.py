@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from pytest_nemoperf.baseline import Baseline
 from pytest_nemoperf.comparison import LOCALLY_RECORDED, NEEDS_ACCEPTANCE, VerdictPolicy
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.holding import unmet_tolerance_messages
-from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.settings import UpdateOptions
 from pytest_nemoperf.store import BaselineStore, StoredBaseline
 from pytest_nemoperf.updates import (

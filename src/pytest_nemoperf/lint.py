@@ -14,7 +14,7 @@ from pytest_nemoperf.baseline import Baseline, find_mismatches
 from pytest_nemoperf.comparison import VerdictPolicy
 from pytest_nemoperf.distinct import distinct_metrics
 from pytest_nemoperf.dryrun import DryRun
-from pytest_nemoperf.errors import NemoPerfError
+from pytest_nemoperf.errors import NemoPerfError, count_text
 from pytest_nemoperf.flops import FLOPS_REL_TOL
 from pytest_nemoperf.holding import self_test, unmet_tolerance_message
 from pytest_nemoperf.measure import Run
@@ -24,7 +24,6 @@ from pytest_nemoperf.metrics import (
     TOKENS_PER_SEC_PER_GPU,
     Metric,
 )
-from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.profiles import Profile
 from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.report.cells import percent

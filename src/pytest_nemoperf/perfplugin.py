@@ -11,13 +11,12 @@ from pytest_nemoperf import bench
 from pytest_nemoperf.cases import benchmark_case_id
 from pytest_nemoperf.changes import changes_text
 from pytest_nemoperf.comparison import FAILING_BY_DEFAULT
-from pytest_nemoperf.errors import BaselineError, NemoPerfError, WaiverError
+from pytest_nemoperf.errors import BaselineError, NemoPerfError, WaiverError, count_text
 from pytest_nemoperf.fixture import PRICED, Perf
 from pytest_nemoperf.github import is_github
 from pytest_nemoperf.githubplugin import GitHubPlugin
 from pytest_nemoperf.machine import describe_devices
 from pytest_nemoperf.markers import is_perf, waiver_of
-from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.report.ab import ab_header
 from pytest_nemoperf.report.junit import PREFIX, properties
 from pytest_nemoperf.report.plans import render_dry_run

@@ -89,7 +89,7 @@ def pytest_report_collectionfinish(config: pytest.Config) -> str | None:
     count = config.stash.get(_DESELECTED, 0)
     if not count:
         return None
-    from pytest_nemoperf.plurals import plural
+    from pytest_nemoperf.errors import plural
 
     return f"perf: {count} {plural('perf test', number=count)} deselected; run with -m perf"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from pytest_nemoperf.plurals import plural
+from pytest_nemoperf.errors import plural
 
 _ROOT = Path("/")
 _CPUS = "sys/devices/system/cpu"

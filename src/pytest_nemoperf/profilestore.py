@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from pytest_nemoperf.baseline import write_atomically
+from pytest_nemoperf.atomic import write_atomically
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.jsontext import is_there, to_json
 from pytest_nemoperf.profiles import Profile

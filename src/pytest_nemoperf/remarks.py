@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.metrics import PEAK_MEMORY_GIB, Metric
-from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.sequential import (
     HARMLESS_SHARE,
     MAX_BASELINE_RUNS,

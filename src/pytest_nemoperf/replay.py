@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from pytest_nemoperf.baseline import write_atomically
+from pytest_nemoperf.atomic import write_atomically
 from pytest_nemoperf.comparison import VerdictKind, VerdictPolicy
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.expected import expected_of

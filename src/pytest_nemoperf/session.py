@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.absession import ABSession
-from pytest_nemoperf.baseline import write_atomically
+from pytest_nemoperf.atomic import write_atomically
 from pytest_nemoperf.case_profiles import is_profile_due, profile_report, store_new_profile
 from pytest_nemoperf.changes import changes_text
 from pytest_nemoperf.comparison import VerdictKind

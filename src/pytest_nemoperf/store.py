@@ -10,16 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_nemoperf.baseline import (
-    Baseline,
-    baseline_path,
-    find_baseline,
-    find_mismatches,
-    list_baselines,
-    read_baseline,
-    write_baseline,
-)
-from pytest_nemoperf.comparison import VerdictKind
+from pytest_nemoperf.baseline import Baseline, find_mismatches
+from pytest_nemoperf.baseline_files import baseline_path, find_baseline, list_baselines, read_baseline, write_baseline
 from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.profilestore import forget_profile, profile_path
 
@@ -56,8 +48,8 @@ class BaselineStore:
         system: System name.
         machine: Key of this machine.
         is_updating: Committed baselines are written; a link to a missing file creates it.
-        strict: Verdicts that fail a test. With NO BASELINE or NOT COMPARABLE among them, no local baseline stands in
-            for a committed one that is missing, or does not compare.
+        is_local_used_if_missing: A local baseline is used if no committed one exists.
+        is_local_used_if_other: A local baseline is used if the committed one does not compare.
     """
 
     committed_dir: Path
@@ -65,7 +57,8 @@ class BaselineStore:
     system: str
     machine: Mapping[str, str | int]
     is_updating: bool = False
-    strict: frozenset[VerdictKind] = frozenset()
+    is_local_used_if_missing: bool = True
+    is_local_used_if_other: bool = True
     _read: dict[Path, Baseline | None] = field(default_factory=dict, repr=False, compare=False)
 
     def find(self, case: str, *, workload: Mapping[str, Any]) -> StoredBaseline:
@@ -76,12 +69,12 @@ class BaselineStore:
         """
         committed = self.find_committed(case)
         found = StoredBaseline(baseline=None, path="")
-        missing = VerdictKind.NO_BASELINE
+        is_local_used = self.is_local_used_if_missing
         if committed is not None:
             is_comparable = self._compares(committed, workload=workload)
             found = StoredBaseline(baseline=committed, path=str(self.committed_path(case)), is_comparable=is_comparable)
-            missing = VerdictKind.NOT_COMPARABLE
-        if not found.is_comparable and missing not in self.strict:
+            is_local_used = self.is_local_used_if_other
+        if not found.is_comparable and is_local_used:
             local = self._find(self._local_root, case)
             if local is not None and self._compares(local, workload=workload):
                 return StoredBaseline(

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_nemoperf.asking import asks_once, names_perf, perf_files
-from pytest_nemoperf.errors import BaselineError
-from pytest_nemoperf.plurals import count_text
+from pytest_nemoperf.errors import BaselineError, count_text
 from pytest_nemoperf.results import NotRun, Pruned, Unasked
 from pytest_nemoperf.selection import PERF_TESTPATHS
 

@@ -12,9 +12,8 @@ from typing import Final
 from packaging.version import InvalidVersion, Version
 
 from pytest_nemoperf.comparison import WITHOUT_LOSS, Comparison, VerdictKind
-from pytest_nemoperf.errors import WaiverError, did_you_mean
+from pytest_nemoperf.errors import WaiverError, did_you_mean, plural
 from pytest_nemoperf.metrics import METRICS, Direction, Metric
-from pytest_nemoperf.plurals import plural
 from pytest_nemoperf.verdict import Verdict
 
 _WAIVER_ARGUMENTS: Final = ("reason", "until", "floor")

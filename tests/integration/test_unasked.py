@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from pytest_nemoperf.baseline import read_baseline
+from pytest_nemoperf.baseline_files import read_baseline
 from pytest_nemoperf.jsontext import to_json
 from tests.builders import make_baseline
 from tests.integration.conftest import CASE, PERF_TEST, Project, has_text

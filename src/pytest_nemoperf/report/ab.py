@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from pytest_nemoperf.abtest import JUDGED_IN_ROUNDS, ABResult, ABRound, metric_around_median
 from pytest_nemoperf.comparison import Comparison, VerdictKind, delta_pct
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import METRICS, TOKENS_PER_SEC_PER_GPU
-from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.report.cells import elapsed_text, injected_mark, signed_percent, tolerances_text
 from pytest_nemoperf.report.commands import command_lines
 from pytest_nemoperf.report.console import (

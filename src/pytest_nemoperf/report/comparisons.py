@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from pytest_nemoperf.comparison import Comparison
 from pytest_nemoperf.distinct import distinct_comparisons
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.metrics import METRICS
-from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.report.cells import allowed_text, metric_text, signed_percent
 from pytest_nemoperf.report.console import (
     QUIET,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.comparison import VerdictKind
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.fingerprint import Significance
-from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.report.ab import render_ab
 from pytest_nemoperf.report.cells import commit_text, figures_text, injected_mark
 from pytest_nemoperf.report.commands import command_lines

@@ -13,8 +13,8 @@ from enum import StrEnum
 from typing import Final
 
 from pytest_nemoperf.comparison import VerdictKind
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.metrics import METRICS
-from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.report.cells import (
     allowed_text,
     deciding_comparison,

@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from pytest_nemoperf.dryrun import DryRun, PricedCase
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.metrics import format_number, format_time
 from pytest_nemoperf.parallelism import TRAINING_KEYS
-from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.pricing import Price
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.report.cells import bytes_text, flops_text

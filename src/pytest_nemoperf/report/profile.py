@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.metrics import format_time
-from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.profiles import OUTSIDE, CaseProfile, Operator, OperatorChange, Profile, compare_operators
 from pytest_nemoperf.provenance import Provenance
 from pytest_nemoperf.report.cells import commit_text

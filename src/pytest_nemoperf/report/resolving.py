@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_nemoperf.comparison import Comparison
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.metrics import METRICS
-from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.report.cells import metric_text, percent
 
 LOOSE_FROM = 4.0

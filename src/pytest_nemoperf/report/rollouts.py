@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure import Run, median_over_runs, median_phases
 from pytest_nemoperf.metrics import RL_METRICS, Metric, format_time
-from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.pricing import Price
 from pytest_nemoperf.recipe import Plan
 from pytest_nemoperf.report.cells import bytes_text, signed_percent

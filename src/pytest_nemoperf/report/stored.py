@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.baseline import Baseline, find_mismatches
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure import Run, median_over_runs
 from pytest_nemoperf.metrics import JUDGED, Metric
-from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.report.cells import figures_text, signed_percent
 from pytest_nemoperf.report.console import ALARM, heading, indented, section, styled, unfolded
 from pytest_nemoperf.results import CaseReport, Pruned, Unasked

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.comparison import Comparison, VerdictKind
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import (
     METRICS,
@@ -18,7 +19,6 @@ from pytest_nemoperf.metrics import (
     format_number,
     format_time,
 )
-from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.report.ab import ab_parts
 from pytest_nemoperf.report.cells import (
     case_value,

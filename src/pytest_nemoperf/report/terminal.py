@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from pytest_nemoperf.comparison import Comparison, VerdictKind
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure import Run
 from pytest_nemoperf.metrics import METRICS, STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU, format_number, format_time
-from pytest_nemoperf.plurals import count_text
 from pytest_nemoperf.report.cells import (
     deciding_comparison,
     earlier_text,
