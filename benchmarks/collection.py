@@ -29,13 +29,13 @@ from pathlib import Path
 import pytest
 from tables import machine_line, markdown_table, median_interval, spread
 
-from pytest_nemoperf.baseline import Baseline
-from pytest_nemoperf.baseline_files import write_baseline
-from pytest_nemoperf.conventions import DEFAULT_CONVENTION
-from pytest_nemoperf.git import code_version
-from pytest_nemoperf.machine import detect_devices, machine_key, provenance
-from pytest_nemoperf.measure import Run
-from pytest_nemoperf.systems import find_system
+from pytest_nemoperf.baselines.baseline import Baseline
+from pytest_nemoperf.baselines.files import write_baseline
+from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION
+from pytest_nemoperf.machine.git import code_version
+from pytest_nemoperf.machine.identity import detect_devices, machine_key, provenance
+from pytest_nemoperf.measure.measurement import Run
+from pytest_nemoperf.recipes.systems import find_system
 
 COLLECTION_GOAL_SEC = 1.0
 START_GOAL_SEC = 0.050
@@ -183,7 +183,7 @@ def row(name: str, *, wall: Sequence[float], user: Sequence[float]) -> list[str]
 def show_imports(command: Command) -> None:
     """Print the modules of ours that take longest to import in a command."""
     # Entry points load modules in a way that importtime does not see, an import statement before it does.
-    program = "import sys, pytest, pytest_nemoperf.plugin; sys.exit(pytest.main(sys.argv[1:]))"
+    program = "import sys, pytest, pytest_nemoperf.plugin.entry; sys.exit(pytest.main(sys.argv[1:]))"
     done = start_python("-X", "importtime", "-c", program, *command.arguments, folder=command.folder)
     found = re.findall(r"import time:\s+(\d+) \|\s+(\d+) \|\s+(pytest_nemoperf\S*)", done.stderr)
     times: Mapping[str, tuple[int, int]] = {name: (int(own), int(total)) for own, total, name in found}

@@ -25,19 +25,19 @@ from native_step import reference_weights
 from peers import Peer, started_peer, workload_of
 from tables import machine_line, markdown_table, rates, ratios, spread, timed
 
-from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.models.architecture import ModelConfig
+from pytest_nemoperf.models.weights import num_parameters
 from pytest_nemoperf.native.device import available_cores, tune_host_memory
-from pytest_nemoperf.native.generation import NativeGenerator
-from pytest_nemoperf.native.mesh import GenerationMesh, RankMesh
-from pytest_nemoperf.native.model import Decoder
-from pytest_nemoperf.native.parallelize import parallelize
-from pytest_nemoperf.native.rollouts import Request, Response
-from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.plan import resolve
-from pytest_nemoperf.recipe import Plan, Precision, Recipe
-from pytest_nemoperf.rl import RL, STOP_TOKEN
-from pytest_nemoperf.systems import find_system
-from pytest_nemoperf.weights import num_parameters
+from pytest_nemoperf.native.model.transformer import Decoder
+from pytest_nemoperf.native.parallel.mesh import GenerationMesh, RankMesh
+from pytest_nemoperf.native.parallel.parallelize import parallelize
+from pytest_nemoperf.native.rl.generate.generation import NativeGenerator
+from pytest_nemoperf.native.rl.generate.rollouts import Request, Response
+from pytest_nemoperf.recipes.recipe import Plan, Precision, Recipe
+from pytest_nemoperf.recipes.resolve import resolve
+from pytest_nemoperf.recipes.rl import RL, STOP_TOKEN
+from pytest_nemoperf.recipes.systems import find_system
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig(

@@ -16,17 +16,17 @@ from pathlib import Path
 import psutil
 from tables import machine_line, markdown_table, median_interval, ratios, spread, timed
 
-from pytest_nemoperf import machine
 from pytest_nemoperf.frameworks.torch import TorchFramework
-from pytest_nemoperf.gpu_samples import GpuSampler
-from pytest_nemoperf.host_samples import HostSampler
 from pytest_nemoperf.launchers.local import LocalLauncher
-from pytest_nemoperf.measure import measure_outputs
-from pytest_nemoperf.metrics import STEP_TIME_SEC
-from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.plan import resolve
-from pytest_nemoperf.recipe import Plan, Precision, Recipe
-from pytest_nemoperf.runner import run_once
+from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.machine import identity
+from pytest_nemoperf.machine.gpu_samples import GpuSampler
+from pytest_nemoperf.machine.host_samples import HostSampler
+from pytest_nemoperf.measure.measurement import measure_outputs
+from pytest_nemoperf.recipes.recipe import Plan, Precision, Recipe
+from pytest_nemoperf.recipes.resolve import resolve
+from pytest_nemoperf.records.metrics import STEP_TIME_SEC
+from pytest_nemoperf.runs.execute import run_once
 
 ARMS = ("not watched", "watched")
 NUM_SAMPLES = 50
@@ -55,7 +55,7 @@ def main() -> None:
 
 def make_plan(*, gpus: int) -> Plan:
     """Return a case with steps of about 60 ms on a CPU, long enough for several samples."""
-    system = machine.choose_system("auto", devices=machine.detect_devices())
+    system = identity.choose_system("auto", devices=identity.detect_devices())
     recipe = Recipe(
         model="llama-tiny",
         layouts={system.name: Layout(gpus=gpus, dp_shard=gpus)},

@@ -19,14 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pytest_nemoperf.frameworks.torch import TorchFramework
-from pytest_nemoperf.jsontext import to_json
+from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.launchers.protocol import LaunchStatus
-from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.plan import resolve
-from pytest_nemoperf.recipe import Plan, Precision, Recipe
-from pytest_nemoperf.records import PLAN_FILE, PROGRESS_FILE
-from pytest_nemoperf.systems import find_system
+from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.recipes.recipe import Plan, Precision, Recipe
+from pytest_nemoperf.recipes.resolve import resolve
+from pytest_nemoperf.recipes.systems import find_system
+from pytest_nemoperf.records.step import PLAN_FILE, PROGRESS_FILE
 
 _POLL_SEC = 0.005
 
@@ -83,7 +83,7 @@ def _time_torchrun(plan: Plan) -> float:
     with _run_dir(plan) as run_dir, _Watch(run_dir) as watch:
         env = {**os.environ, "NEMOPERF_RUN_DIR": str(run_dir)}
         run = subprocess.run(
-            [*argv, "-m", "pytest_nemoperf.native.rank"],
+            [*argv, "-m", "pytest_nemoperf.native.rank.entry"],
             env=env,
             check=False,
             timeout=300,
@@ -97,7 +97,7 @@ def _time_torchrun(plan: Plan) -> float:
 
 def _time_imports() -> float:
     start = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import pytest_nemoperf.native.preload"], check=True)
+    subprocess.run([sys.executable, "-c", "import pytest_nemoperf.native.rank.preload"], check=True)
     return time.monotonic() - start
 
 

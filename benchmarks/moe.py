@@ -16,18 +16,18 @@ import time
 import torch
 from tables import machine_line, markdown_table, rates, ratios, spread
 
-from pytest_nemoperf.models import find_model
-from pytest_nemoperf.native.data import SyntheticTokens
+from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.models.catalog import find_model
 from pytest_nemoperf.native.device import available_cores, tune_host_memory
-from pytest_nemoperf.native.mesh import RankMesh
-from pytest_nemoperf.native.moe import Experts, Product, grouped_product, looped_product
-from pytest_nemoperf.native.parallelize import parallelize
+from pytest_nemoperf.native.model.moe import Experts, Product, grouped_product, looped_product
+from pytest_nemoperf.native.parallel.mesh import RankMesh
+from pytest_nemoperf.native.parallel.parallelize import parallelize
 from pytest_nemoperf.native.phases import phase_clock
-from pytest_nemoperf.native.train import Trainer
-from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.plan import resolve
-from pytest_nemoperf.recipe import Plan, Precision, Recipe
-from pytest_nemoperf.systems import find_system
+from pytest_nemoperf.native.train.data import SyntheticTokens
+from pytest_nemoperf.native.train.loop import Trainer
+from pytest_nemoperf.recipes.recipe import Plan, Precision, Recipe
+from pytest_nemoperf.recipes.resolve import resolve
+from pytest_nemoperf.recipes.systems import find_system
 
 CPU = torch.device("cpu")
 SETTLING_STEPS = 6  # until the heap has found its size

@@ -18,18 +18,18 @@ from typing import Any
 import torch
 from tables import rates, ratios, spread, timed
 
-from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.conventions import DEFAULT_CONVENTION, find_convention
-from pytest_nemoperf.flops import num_flops_per_token
-from pytest_nemoperf.native.data import SyntheticTokens
+from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION, find_convention
+from pytest_nemoperf.flops.count import num_flops_per_token
+from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.native.device import available_cores, tune_host_memory
-from pytest_nemoperf.native.mesh import RankMesh
-from pytest_nemoperf.native.model import Decoder
-from pytest_nemoperf.native.parallelize import parallelize
+from pytest_nemoperf.native.model.transformer import Decoder
+from pytest_nemoperf.native.parallel.mesh import RankMesh
+from pytest_nemoperf.native.parallel.parallelize import parallelize
 from pytest_nemoperf.native.phases import phase_clock
-from pytest_nemoperf.native.train import Trainer
-from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.recipe import PRETRAIN, Plan, Precision
+from pytest_nemoperf.native.train.data import SyntheticTokens
+from pytest_nemoperf.native.train.loop import Trainer
+from pytest_nemoperf.recipes.recipe import PRETRAIN, Plan, Precision
 
 CPU = torch.device("cpu")
 # hidden, heads, kv heads, head_dim, ffn, vocabulary, sequence length, sequences: Llama-like proportions

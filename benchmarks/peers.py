@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pytest_nemoperf.native.tasks import make_task
-from pytest_nemoperf.processor import available_cores
-from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.machine.processor import available_cores
+from pytest_nemoperf.native.rl.generate.tasks import make_task
+from pytest_nemoperf.recipes.recipe import Plan
 
 
 class Peer:

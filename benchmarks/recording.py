@@ -27,24 +27,24 @@ from tables import machine_line, markdown_table, median_interval, ratios, spread
 from torch.autograd import Variable
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not in __all__
 
-from pytest_nemoperf.jsontext import to_json_line
-from pytest_nemoperf.native.data import SyntheticTokens
+from pytest_nemoperf.json_codec import to_json_line
+from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.native.device import peak_memory_bytes, tune_host_memory
-from pytest_nemoperf.native.mesh import RankMesh
-from pytest_nemoperf.native.output import (
+from pytest_nemoperf.native.parallel.mesh import RankMesh
+from pytest_nemoperf.native.parallel.parallelize import parallelize
+from pytest_nemoperf.native.phases import PhaseClock, RankStep
+from pytest_nemoperf.native.rank.output import (
     _PROGRESS_INTERVAL_SEC,  # how often progress is written is part of its cost
     ProgressWriter,
     gather_steps,
     step_records,
 )
-from pytest_nemoperf.native.parallelize import parallelize
-from pytest_nemoperf.native.phases import PhaseClock, RankStep
-from pytest_nemoperf.native.train import Trainer
-from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.plan import resolve
-from pytest_nemoperf.recipe import Plan, Precision, Recipe
-from pytest_nemoperf.records import PRETRAIN_PHASES, STEPS_FILE
-from pytest_nemoperf.systems import find_system
+from pytest_nemoperf.native.train.data import SyntheticTokens
+from pytest_nemoperf.native.train.loop import Trainer
+from pytest_nemoperf.recipes.recipe import Plan, Precision, Recipe
+from pytest_nemoperf.recipes.resolve import resolve
+from pytest_nemoperf.recipes.systems import find_system
+from pytest_nemoperf.records.step import PRETRAIN_PHASES, STEPS_FILE
 
 CPU = torch.device("cpu")
 CALLS_PER_BATCH = 200

@@ -23,18 +23,18 @@ from tables import machine_line, markdown_table, rates, ratios, spread
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.components import MoE
-from pytest_nemoperf.moves import refit_transfers
+from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
+from pytest_nemoperf.layouts.refit_moves import refit_transfers
+from pytest_nemoperf.layouts.weight_regions import ShardRegion, generation_holders, regions_of_rank, training_holders
+from pytest_nemoperf.models.architecture import ModelConfig
+from pytest_nemoperf.models.components import MoE
+from pytest_nemoperf.models.weights import model_weights, num_parameters
 from pytest_nemoperf.native.device import available_cores, tune_host_memory
-from pytest_nemoperf.native.refit import BUCKET_BYTES, Refit
+from pytest_nemoperf.native.parallel.refit import BUCKET_BYTES, Refit
 from pytest_nemoperf.native.seeds import seeded_generator
-from pytest_nemoperf.parallelism import GenerationLayout, Layout
-from pytest_nemoperf.plan import resolve
-from pytest_nemoperf.recipe import Plan, Precision, Recipe
-from pytest_nemoperf.regions import ShardRegion, generation_holders, regions_of_rank, training_holders
-from pytest_nemoperf.systems import find_system
-from pytest_nemoperf.weights import model_weights, num_parameters
+from pytest_nemoperf.recipes.recipe import Plan, Precision, Recipe
+from pytest_nemoperf.recipes.resolve import resolve
+from pytest_nemoperf.recipes.systems import find_system
 
 CPU = torch.device("cpu")
 SETTLING_ROUNDS = 2

@@ -24,18 +24,18 @@ import torch
 from peers import Peer, started_peer, workload_of
 from tables import machine_line, markdown_table, rates, ratios, spread, timed
 
-from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.launchers.local import LocalLauncher
+from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.models.architecture import ModelConfig
+from pytest_nemoperf.models.weights import model_weights
 from pytest_nemoperf.native.device import available_cores, tune_host_memory
-from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.plan import resolve
-from pytest_nemoperf.recipe import Plan, Precision, Recipe
-from pytest_nemoperf.records import StepRecord
-from pytest_nemoperf.rl import RL
-from pytest_nemoperf.runner import run_once
-from pytest_nemoperf.systems import find_system
-from pytest_nemoperf.weights import model_weights
+from pytest_nemoperf.recipes.recipe import Plan, Precision, Recipe
+from pytest_nemoperf.recipes.resolve import resolve
+from pytest_nemoperf.recipes.rl import RL
+from pytest_nemoperf.recipes.systems import find_system
+from pytest_nemoperf.records.step import StepRecord
+from pytest_nemoperf.runs.execute import run_once
 
 GOAL = 5.0
 """Ours over theirs, steps per second."""

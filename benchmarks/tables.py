@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
 
-from pytest_nemoperf.processor import available_cores, cpu_model
+from pytest_nemoperf.machine.processor import available_cores, cpu_model
 
 _RESAMPLES = 2000
 

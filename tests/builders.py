@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.baseline import Baseline
-from pytest_nemoperf.comparison import VerdictPolicy
-from pytest_nemoperf.measure import Measurement, Run, measure_outputs
-from pytest_nemoperf.metrics import JUDGED
-from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.plan import resolve
-from pytest_nemoperf.profiles import Operator, Profile
-from pytest_nemoperf.provenance import Provenance
-from pytest_nemoperf.recipe import Plan, Recipe
-from pytest_nemoperf.records import RolloutStats, RunOutput, StepRecord
-from pytest_nemoperf.rl import RL
-from pytest_nemoperf.systems import find_system
+from pytest_nemoperf.baselines.baseline import Baseline
+from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.measure.measurement import Measurement, Run, measure_outputs
+from pytest_nemoperf.models.architecture import ModelConfig
+from pytest_nemoperf.recipes.recipe import Plan, Recipe
+from pytest_nemoperf.recipes.resolve import resolve
+from pytest_nemoperf.recipes.rl import RL
+from pytest_nemoperf.recipes.systems import find_system
+from pytest_nemoperf.records.metrics import JUDGED
+from pytest_nemoperf.records.profile import Operator, Profile
+from pytest_nemoperf.records.provenance import Provenance
+from pytest_nemoperf.records.step import RolloutStats, RunOutput, StepRecord
+from pytest_nemoperf.verdict.comparison import VerdictPolicy
 
 MACHINE: Mapping[str, str | int] = {"cpu": "Test CPU", "cores": 2}
 FLOPS_PER_TOKEN = 1e9

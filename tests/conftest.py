@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from pytest_nemoperf.cli import main
-from pytest_nemoperf.git import _REPOSITORY_VARIABLES
+from pytest_nemoperf.cli.main import main
+from pytest_nemoperf.machine.git import _REPOSITORY_VARIABLES
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine is not a failure
 settings.load_profile("no deadline")

@@ -10,12 +10,12 @@ from jsonschema import Draft202012Validator
 
 from pytest_nemoperf import schema
 from pytest_nemoperf.errors import BaselineError, PlanError, RecipeError
-from pytest_nemoperf.jsontext import to_data
-from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.plan import resolve
-from pytest_nemoperf.recipe import Recipe
+from pytest_nemoperf.json_codec import to_data
+from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.recipes.recipe import Recipe
+from pytest_nemoperf.recipes.resolve import resolve
+from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.schema import KINDS, schema_of, validate
-from pytest_nemoperf.systems import find_system
 
 RECIPE = Recipe(
     model="llama-tiny", layouts={"cpu": Layout(gpus=2, tp=2)}, seq_len=128, global_batch_size=4, micro_batch_size=2

@@ -30,7 +30,7 @@ NEIGHBOURS = (
 )
 PLUGIN_TESTS = (
     "tests/integration",
-    "tests/test_selection.py",
+    "tests/options/test_selection.py",
     "-m",
     "not slow and not ranks and not neighbours",
     "-n",

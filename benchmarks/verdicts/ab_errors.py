@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_nemoperf.abratios import turns_error, turns_ratio
-from pytest_nemoperf.abtest import MAX_ROUNDS, MIN_ROUNDS, rule_of
-from pytest_nemoperf.defaults import DEFAULT_ALPHA, DEFAULT_BETA
-from pytest_nemoperf.metrics import TOKENS_PER_SEC_PER_GPU
-from pytest_nemoperf.options import DEFAULT_AB_LIMIT_SEC
-from pytest_nemoperf.records import StepRecord
-from pytest_nemoperf.sequential import Decision, cost_of_loss, decide_ratio
-from pytest_nemoperf.systems import find_system
+from pytest_nemoperf.ab.comparison import MAX_ROUNDS, MIN_ROUNDS, rule_of
+from pytest_nemoperf.ab.ratios import turns_error, turns_ratio
+from pytest_nemoperf.options.declare import DEFAULT_AB_LIMIT_SEC
+from pytest_nemoperf.recipes.systems import find_system
+from pytest_nemoperf.records.metrics import TOKENS_PER_SEC_PER_GPU
+from pytest_nemoperf.records.step import StepRecord
+from pytest_nemoperf.verdict.defaults import DEFAULT_ALPHA, DEFAULT_BETA
+from pytest_nemoperf.verdict.sequential import Decision, cost_of_loss, decide_ratio
 
 _SHIFTS_PCT = (0.0, 1.0, 2.5, 5.0, 8.0)
 _START_SEC = 3.0  # of the first round, which also starts the helpers

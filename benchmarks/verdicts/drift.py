@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from rates import interval_pct
 
-from pytest_nemoperf.defaults import DEFAULT_RUNS
-from pytest_nemoperf.metrics import TOKENS_PER_SEC_PER_GPU
-from pytest_nemoperf.sequential import Decision, SequentialRule, cost_of_loss, decide
+from pytest_nemoperf.records.metrics import TOKENS_PER_SEC_PER_GPU
+from pytest_nemoperf.verdict.defaults import DEFAULT_RUNS
+from pytest_nemoperf.verdict.sequential import Decision, SequentialRule, cost_of_loss, decide
 
 NUM_UPDATES = 12
 TOLERANCE_PCT = 3.0

@@ -10,7 +10,7 @@ from rules import CANDIDATES, INCUMBENTS, OURS, RULES, Call, Calls, Question
 from scenarios import SHIFTS_PCT, Scenario, shifted
 from scipy.stats import beta
 
-from pytest_nemoperf.defaults import DEFAULT_RUNS
+from pytest_nemoperf.verdict.defaults import DEFAULT_RUNS
 
 BASELINES = (1, 3, 5, 10)
 MAIN_BASELINE = DEFAULT_RUNS

@@ -15,17 +15,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pytest_nemoperf.abplan import DEFAULT_BLOCK_STEPS, plan_for_turns
-from pytest_nemoperf.abrun import ABRunner
-from pytest_nemoperf.abtrees import ABTrees
+from pytest_nemoperf.ab.plan import DEFAULT_BLOCK_STEPS, plan_for_turns
+from pytest_nemoperf.ab.round import ABRunner
+from pytest_nemoperf.ab.source_trees import ABTrees
+from pytest_nemoperf.ab.worktree import ABSide
 from pytest_nemoperf.frameworks.torch import TorchFramework
-from pytest_nemoperf.machine import detect_devices, machine_key
-from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.plan import resolve
-from pytest_nemoperf.recipe import Plan, Precision, Recipe
-from pytest_nemoperf.records import StepRecord
-from pytest_nemoperf.systems import find_system
-from pytest_nemoperf.worktree import ABSide
+from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.machine.identity import detect_devices, machine_key
+from pytest_nemoperf.recipes.recipe import Plan, Precision, Recipe
+from pytest_nemoperf.recipes.resolve import resolve
+from pytest_nemoperf.recipes.systems import find_system
+from pytest_nemoperf.records.step import StepRecord
 
 _ROOT = Path(__file__).parents[2]
 _DIGITS = 6

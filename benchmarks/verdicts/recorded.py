@@ -19,8 +19,8 @@ from rates import MAIN_BASELINE, Cell, cell_of
 from rules import RULES, Question
 from scenarios import MAX_BASELINE_RUNS, MAX_RUNS, NUM_WARMUP, Times, run_costs, shifted
 
-from pytest_nemoperf.steadiness import find_drift, num_still_warming
-from pytest_nemoperf.systems import find_system
+from pytest_nemoperf.measure.steady_state import find_drift, num_still_warming
+from pytest_nemoperf.recipes.systems import find_system
 
 FOLDER = Path(__file__).parent / "traces"
 

@@ -18,8 +18,8 @@ from scenarios import MAX_BASELINE_RUNS, MAX_RUNS, NUM_WARMUP, Times, run_costs
 from scipy.special import stdtrit
 from scipy.stats import mannwhitneyu, norm
 
-from pytest_nemoperf.metrics import TOKENS_PER_SEC_PER_GPU
-from pytest_nemoperf.sequential import Decision, SequentialRule, cost_of_loss, decide
+from pytest_nemoperf.records.metrics import TOKENS_PER_SEC_PER_GPU
+from pytest_nemoperf.verdict.sequential import Decision, SequentialRule, cost_of_loss, decide
 
 _CANDIDATE_DOF = 10.0
 

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_nemoperf.defaults import DEFAULT_MAX_RUNS
+from pytest_nemoperf.verdict.defaults import DEFAULT_MAX_RUNS
 
 Times = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ import numpy as np
 from recorded import Trace, is_unsettled
 from scenarios import NUM_WARMUP, Times
 
-from pytest_nemoperf.steadiness import num_still_warming
+from pytest_nemoperf.measure.steady_state import num_still_warming
 
 RAMPS_PCT = (0.0, 5.0, 10.0, 20.0)
 _NUM_STEPS = 20

@@ -19,14 +19,14 @@ from rates import MAIN_BASELINE, REPORT_SEED
 from recorded import load_traces, windows
 from scenarios import MAX_BASELINE_RUNS, MAX_RUNS, NUM_WARMUP, SCENARIOS, Times
 
-from pytest_nemoperf.baseline import Baseline
-from pytest_nemoperf.comparison import VerdictKind, VerdictPolicy
-from pytest_nemoperf.defaults import DEFAULT_ALPHA
-from pytest_nemoperf.measure import Run
-from pytest_nemoperf.metrics import JUDGED, STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU
-from pytest_nemoperf.steadiness import mad_pct, num_outliers, num_still_warming, slow_steps_pct
-from pytest_nemoperf.systems import find_system
-from pytest_nemoperf.verdict import judge
+from pytest_nemoperf.baselines.baseline import Baseline
+from pytest_nemoperf.measure.measurement import Run
+from pytest_nemoperf.measure.steady_state import mad_pct, num_outliers, num_still_warming, slow_steps_pct
+from pytest_nemoperf.recipes.systems import find_system
+from pytest_nemoperf.records.metrics import JUDGED, STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU
+from pytest_nemoperf.verdict.comparison import VerdictKind, VerdictPolicy
+from pytest_nemoperf.verdict.defaults import DEFAULT_ALPHA
+from pytest_nemoperf.verdict.judge import judge
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.builders import MACHINE, make_baseline, make_measurement, make_policy

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_nemoperf.algorithms import Algorithm, find_algorithm
-    from pytest_nemoperf.architecture import ModelConfig
-    from pytest_nemoperf.fixture import Perf
-    from pytest_nemoperf.parallelism import GenerationLayout, Layout
-    from pytest_nemoperf.recipe import Precision, Recipe
-    from pytest_nemoperf.rl import RL
+    from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
+    from pytest_nemoperf.models.architecture import ModelConfig
+    from pytest_nemoperf.plugin.fixture import Perf
+    from pytest_nemoperf.recipes.algorithms import Algorithm, find_algorithm
+    from pytest_nemoperf.recipes.recipe import Precision, Recipe
+    from pytest_nemoperf.recipes.rl import RL
 
 __all__ = [
     "RL",
@@ -30,15 +30,15 @@ __all__ = [
 ]
 
 _HOME = {
-    "Algorithm": "algorithms",
-    "GenerationLayout": "parallelism",
-    "Layout": "parallelism",
-    "ModelConfig": "architecture",
-    "Perf": "fixture",
-    "Precision": "recipe",
-    "Recipe": "recipe",
-    "RL": "rl",
-    "find_algorithm": "algorithms",
+    "Algorithm": "recipes.algorithms",
+    "GenerationLayout": "layouts.layout",
+    "Layout": "layouts.layout",
+    "ModelConfig": "models.architecture",
+    "Perf": "plugin.fixture",
+    "Precision": "recipes.recipe",
+    "Recipe": "recipes.recipe",
+    "RL": "recipes.rl",
+    "find_algorithm": "recipes.algorithms",
 }
 
 

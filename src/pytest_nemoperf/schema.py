@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from pytest_nemoperf.errors import NemoPerfError, did_you_mean
-from pytest_nemoperf.jsontext import from_data, read_json, to_data
+from pytest_nemoperf.json_codec import from_data, read_json, to_data
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 # Names, not classes: the modules of some of these validate their files and so import this one.
 KINDS: Mapping[str, str] = MappingProxyType(
     {
-        "baseline": "pytest_nemoperf.baseline:Baseline",
-        "case": "pytest_nemoperf.replay:CaseRecord",
-        "dry_run": "pytest_nemoperf.dryrun:DryRun",
-        "health": "pytest_nemoperf.health:HealthReport",
-        "plan": "pytest_nemoperf.recipe:Plan",
-        "price": "pytest_nemoperf.pricing:Price",
-        "profile": "pytest_nemoperf.profiles:Profile",
-        "recipe": "pytest_nemoperf.recipe:Recipe",
-        "results": "pytest_nemoperf.results:SessionResults",
-        "step": "pytest_nemoperf.records:StepRecord",
+        "baseline": "pytest_nemoperf.baselines.baseline:Baseline",
+        "case": "pytest_nemoperf.runs.replay:CaseRecord",
+        "dry_run": "pytest_nemoperf.results.dry_run:DryRun",
+        "health": "pytest_nemoperf.records.health:HealthReport",
+        "plan": "pytest_nemoperf.recipes.recipe:Plan",
+        "price": "pytest_nemoperf.pricing.price:Price",
+        "profile": "pytest_nemoperf.records.profile:Profile",
+        "recipe": "pytest_nemoperf.recipes.recipe:Recipe",
+        "results": "pytest_nemoperf.results.cases:SessionResults",
+        "step": "pytest_nemoperf.records.step:StepRecord",
     }
 )
 """Module and dataclass of each kind of file."""

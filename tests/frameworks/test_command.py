@@ -9,9 +9,9 @@ import pytest
 
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.frameworks.command import CommandFramework
-from pytest_nemoperf.jsontext import to_json_line
-from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import RunOutput, StepRecord
+from pytest_nemoperf.json_codec import to_json_line
+from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.step import RunOutput, StepRecord
 from tests.builders import make_plan, make_records
 
 

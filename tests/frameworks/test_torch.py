@@ -12,10 +12,10 @@ import pytest
 
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.frameworks.torch import TorchFramework
-from pytest_nemoperf.jsontext import to_json, to_json_line
-from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.records import RunOutput, RunResult, StepRecord
-from pytest_nemoperf.systems import find_system
+from pytest_nemoperf.json_codec import to_json, to_json_line
+from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.recipes.systems import find_system
+from pytest_nemoperf.records.step import RunOutput, RunResult, StepRecord
 from tests.builders import make_plan, make_records, make_rl, make_rl_plan
 
 PLAN = make_plan(env={"LOG": "debug"})
@@ -37,8 +37,8 @@ def read(run_dir: Path) -> RunOutput:
 def test_one_process_a_rank_is_started_from_the_entrypoint(tmp_path: Path) -> None:
     command = TorchFramework().command(PLAN, run_dir=tmp_path)
 
-    assert command.argv == (sys.executable, "-m", "pytest_nemoperf.native.rank")
-    assert command.entrypoint == "pytest_nemoperf.native.rank:main"
+    assert command.argv == (sys.executable, "-m", "pytest_nemoperf.native.rank.entry")
+    assert command.entrypoint == "pytest_nemoperf.native.rank.entry:main"
     assert command.num_processes == 2
     assert command.env == {"LOG": "debug", "NEMOPERF_RUN_DIR": str(tmp_path)}
 

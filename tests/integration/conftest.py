@@ -16,7 +16,7 @@ import pytest
 import scipy.special  # noqa: F401 (as below; numpy can't even be loaded twice)
 
 # pytester forgets modules that are imported first inside it; half-forgotten packages have two of each class
-import pytest_nemoperf.perfplugin  # noqa: F401
+import pytest_nemoperf.plugin.hooks  # noqa: F401
 
 gc.freeze()  # pytest 8.4.0 collects garbage five times after each session inside, and walks all that was imported
 
@@ -135,11 +135,11 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path
     # locks of its own, so that a real session is not in the way
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("pytest_nemoperf.passes.active_tracers", lambda: ())  # these tests may run under coverage
-    monkeypatch.setattr("pytest_nemoperf.fixture.MIN_PASS_SEC", 0.05)
+    monkeypatch.setattr("pytest_nemoperf.runs.passes.active_tracers", lambda: ())  # these tests may run under coverage
+    monkeypatch.setattr("pytest_nemoperf.plugin.fixture.MIN_PASS_SEC", 0.05)
     for limit in ("MAX_FOREIGN_SHARE", "MAX_STEAL_SHARE"):  # other load beside the tests is no failure
-        monkeypatch.setattr(f"pytest_nemoperf.health.{limit}", 2.0)
-    monkeypatch.setattr("pytest_nemoperf.runner._MAX_RECORDED_SHARE", float("inf"))  # step times are invented
+        monkeypatch.setattr(f"pytest_nemoperf.records.health.{limit}", 2.0)
+    monkeypatch.setattr("pytest_nemoperf.runs.execute._MAX_RECORDED_SHARE", float("inf"))  # step times are invented
     # of the job that runs these tests, and of their own worker
     for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
         monkeypatch.delenv(name, raising=False)

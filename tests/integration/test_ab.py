@@ -351,7 +351,7 @@ def test_a_measurement_of_this_process_is_no_comparison(repository: Project) -> 
     repository.pytester.makepyfile(
         test_speed="""
         import pytest
-        from pytest_nemoperf.measure import Measurement
+        from pytest_nemoperf.measure.measurement import Measurement
 
         @pytest.mark.perf
         def test_speed(perf):

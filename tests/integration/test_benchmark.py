@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_nemoperf.health import CpuHealth, HealthReport
-from pytest_nemoperf.tracers import active_tracers
+from pytest_nemoperf.records.health import CpuHealth, HealthReport
+from pytest_nemoperf.records.tracers import active_tracers
 from tests.integration.conftest import Project
 
 BENCHMARK = """
@@ -140,7 +140,7 @@ def test_clocked(benchmark):
 
 def clocked(project: Project, *, passes: list[list[float]], monkeypatch: pytest.MonkeyPatch) -> pytest.RunResult:
     """Run a benchmark with its own clock, by which rounds take the given seconds in each pass."""
-    monkeypatch.setattr("pytest_nemoperf.fixture.MIN_PASS_SEC", 0.0)
+    monkeypatch.setattr("pytest_nemoperf.plugin.fixture.MIN_PASS_SEC", 0.0)
     durations = [seconds for rounds in passes for seconds in rounds]
     project.pytester.makepyfile(test_speed=CLOCKED.format(durations=durations))
     return project.run()
@@ -181,7 +181,7 @@ def test_a_first_benchmark_on_a_restless_machine_is_recorded_with_its_noise(
 
 def test_the_librarys_table_shows_the_pass_that_counts(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     reports = iter([health_of(throttled_share=0.0)] * 2 + [health_of(throttled_share=0.5)] * 3)
-    monkeypatch.setattr("pytest_nemoperf.monitor.Monitor.report", lambda *_, **__: next(reports))
+    monkeypatch.setattr("pytest_nemoperf.machine.monitor.Monitor.report", lambda *_, **__: next(reports))
 
     result = clocked(project, passes=[SLOWING, QUICKENING, *[[3.0] * 20] * 3], monkeypatch=monkeypatch)
 
@@ -214,7 +214,7 @@ def test_profiled(benchmark):
 def test_a_profiler_makes_a_benchmark_invalid_unless_the_library_pauses_it(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytest_nemoperf.passes.active_tracers", active_tracers)
+    monkeypatch.setattr("pytest_nemoperf.runs.passes.active_tracers", active_tracers)
     project.pytester.makepyfile(test_speed=PROFILED)
 
     result = project.run("-rA")

@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from pytest_nemoperf.errors import RecordError
-from pytest_nemoperf.hostlock import HostLock
+from pytest_nemoperf.machine.host_lock import HostLock
 from pytest_nemoperf.schema import validate
 from tests.integration.conftest import CASE, PERF_TEST, Project, has_text
 

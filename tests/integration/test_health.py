@@ -27,7 +27,7 @@ def test_load_of_others_makes_a_case_invalid_and_names_them(
 ) -> None:
     (project.root / "steps.py").write_text(WORKING_STEPS)
     project.run().assert_outcomes(passed=1)  # a baseline, while load is allowed
-    monkeypatch.setattr("pytest_nemoperf.health.MAX_FOREIGN_SHARE", 0.1)
+    monkeypatch.setattr("pytest_nemoperf.records.health.MAX_FOREIGN_SHARE", 0.1)
 
     result = project.run()
 

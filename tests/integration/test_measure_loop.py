@@ -114,7 +114,7 @@ def test_loop(perf):
 
 BY_HAND = """
 import pytest
-from pytest_nemoperf.measure import Measurement, Run
+from pytest_nemoperf.measure.measurement import Measurement, Run
 
 @pytest.mark.perf
 def test_mine(perf):

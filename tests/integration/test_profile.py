@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf import case_profiles
-from pytest_nemoperf.cli import main
-from pytest_nemoperf.measure import workload_of
-from pytest_nemoperf.profiles import CaseProfile
-from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.cli.main import main
+from pytest_nemoperf.measure.measurement import workload_of
+from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.profile import CaseProfile
+from pytest_nemoperf.session import profiles
 from tests.builders import make_operators, make_profile
 from tests.integration.conftest import CASE, NATIVE, Project
 
@@ -28,7 +28,7 @@ def profiler(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[float, float]]:
         now = make_profile(case=plan.case, operators=make_operators(**seen))
         return CaseProfile(now=replace(now, machine=machine, provenance=provenance, workload=workload_of(plan)))
 
-    monkeypatch.setattr(case_profiles, "profile_case", profile_case)
+    monkeypatch.setattr(profiles, "profile_case", profile_case)
     return seen
 
 
@@ -113,7 +113,7 @@ def test_without_a_stored_profile_the_command_that_stores_one_is_shown(
 @pytest.mark.slow
 def test_real_ranks_are_profiled(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     # on a busy machine the case may be INVALID, which is not profiled elsewhere
-    monkeypatch.setattr("pytest_nemoperf.session.is_profile_due", lambda _, updating: updating is None)
+    monkeypatch.setattr("pytest_nemoperf.session.perf_session.is_profile_due", lambda _, updating: updating is None)
     project.pytester.makepyfile(test_speed=NATIVE.format(axis="dp_shard", env="{}"))
     case = "pretrain-speck-1n2g-torch-fp32-fsdp2-seq16-gbs2-mbs1"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nemoperf.jsontext import to_json
+from pytest_nemoperf.json_codec import to_json
 from tests.builders import make_baseline
 from tests.integration.conftest import CASE, PERF_TEST, Project, has_text
 

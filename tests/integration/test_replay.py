@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.cli import main
+from pytest_nemoperf.cli.main import main
 from pytest_nemoperf.frameworks.protocol import RankCommand
-from pytest_nemoperf.jsontext import from_json, to_json_line
+from pytest_nemoperf.json_codec import from_json, to_json_line
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus
-from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.plan import resolve
-from pytest_nemoperf.recipe import Plan, Recipe
-from pytest_nemoperf.systems import find_system
+from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.recipes.recipe import Plan, Recipe
+from pytest_nemoperf.recipes.resolve import resolve
+from pytest_nemoperf.recipes.systems import find_system
 from tests.builders import make_records
 from tests.integration.conftest import CASE, Project, usage_error
-from tests.stored_runs import store_case
+from tests.runs.stored_runs import store_case
 
 SECONDS = {"slower": 0.2, "faster": 0.05}
 TESTS = """

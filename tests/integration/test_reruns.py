@@ -16,7 +16,7 @@ def attempt():
     return len(path.read_text())
 """
 OF_THIS_PROCESS = """
-from pytest_nemoperf.measure import Measurement, Run
+from pytest_nemoperf.measure.measurement import Measurement, Run
 
 @pytest.mark.perf
 def test_nap(perf):

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 
-from pytest_nemoperf import hookspecs
+from pytest_nemoperf.options import hookspecs
 from tests.integration.conftest import Project
 
 OPTIONS = [
@@ -67,12 +67,12 @@ def test_marker_and_fixture_are_listed(project: Project) -> None:
     project.pytester.runpytest_inprocess("--markers").stdout.fnmatch_lines(
         ["@pytest.mark.perf(tolerance=PCT*", "@pytest.mark.perf_waive(reason=TEXT, until=DAY_OR_RELEASE, floor=PCT)*"]
     )
-    project.pytester.runpytest_inprocess("--fixtures").stdout.fnmatch_lines(["perf*plugin.py*"])
+    project.pytester.runpytest_inprocess("--fixtures").stdout.fnmatch_lines(["perf*entry.py*"])
 
 
 def test_plain_tests_that_import_a_recipe_load_no_codec() -> None:
     program = (
-        "import sys; import pytest_nemoperf.plugin; from pytest_nemoperf import Recipe; "
+        "import sys; import pytest_nemoperf.plugin.entry; from pytest_nemoperf import Recipe; "
         "sys.exit('msgspec' in sys.modules)"
     )
 

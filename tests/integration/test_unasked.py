@@ -7,11 +7,11 @@ import shutil
 
 import pytest
 
-from pytest_nemoperf.baseline_files import read_baseline
-from pytest_nemoperf.jsontext import to_json
+from pytest_nemoperf.baselines.files import read_baseline
+from pytest_nemoperf.json_codec import to_json
 from tests.builders import make_baseline
 from tests.integration.conftest import CASE, PERF_TEST, Project, has_text
-from tests.test_huggingface import LLAMA
+from tests.models.huggingface.test_read import LLAMA
 
 FAILING_INI = "[pytest]\nperf_runs = 1\nperf_fail_on_unasked = true\n"
 OTHER = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_nemoperf.baseline_files import read_baseline
+from pytest_nemoperf.baselines.files import read_baseline
 from tests.builders import git_in
 from tests.integration.conftest import Project
 

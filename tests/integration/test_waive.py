@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pytest_nemoperf.cli import main
+from pytest_nemoperf.cli.main import main
 from tests.integration.conftest import CASE, PERF_TEST, Project, usage_error
 
 WAIVED = 'reason="slow kernel upstream", until="2999-12-31"'

@@ -105,8 +105,8 @@ def raise_on_both() -> None:
 
 
 def _leave_own_error() -> None:
-    from pytest_nemoperf.jsontext import to_json
-    from pytest_nemoperf.records import RankError, error_file
+    from pytest_nemoperf.json_codec import to_json
+    from pytest_nemoperf.records.step import RankError, error_file
 
     error = RankError(rank=rank(), time_sec=time.time(), message="ValueError: the cause", traceback="here")
     part = run_dir() / "error.part"

@@ -14,10 +14,10 @@ import pytest
 
 from pytest_nemoperf.errors import LaunchError
 from pytest_nemoperf.frameworks.protocol import RankCommand
-from pytest_nemoperf.jsontext import from_json
+from pytest_nemoperf.json_codec import from_json
 from pytest_nemoperf.launchers.local import LocalLauncher, _reserved_port
 from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus, RankExit
-from pytest_nemoperf.records import RankError, error_file
+from pytest_nemoperf.records.step import RankError, error_file
 from tests.launchers.watching import noted, noted_pids, parent_of, pid_lives, wait_until_dead
 
 
@@ -170,7 +170,7 @@ def test_a_killed_server_is_reported_takes_its_ranks_along_and_is_replaced(
             parent_of(tree[0]).kill()
 
     command = RankCommand(argv=("-",), num_processes=2, entrypoint="tests.launchers.programs:hang_deaf_with_child")
-    with pytest.raises(LaunchError, match=r"pytest_nemoperf\.native\.server was killed by SIGKILL"):
+    with pytest.raises(LaunchError, match=r"pytest_nemoperf\.native\.rank\.server was killed by SIGKILL"):
         launcher.launch(command, run_dir=tmp_path, timeout_sec=60, on_poll=kill_server)
 
     assert len(tree) == 4

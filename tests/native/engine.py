@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pytest_nemoperf.architecture import ModelConfig
 from pytest_nemoperf.frameworks.torch import TorchFramework
-from pytest_nemoperf.jsontext import to_json
+from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.launchers.protocol import LaunchStatus
-from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.recipe import Plan, Recompute
-from pytest_nemoperf.records import PLAN_FILE, StepRecord
+from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.models.architecture import ModelConfig
+from pytest_nemoperf.recipes.recipe import Plan, Recompute
+from pytest_nemoperf.records.step import PLAN_FILE, StepRecord
 from tests.builders import make_plan
 
 REL_TOL = 1e-5

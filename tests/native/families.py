@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.components import MLA, Activation, MoE, RopeScaling
+from pytest_nemoperf.models.architecture import ModelConfig
+from pytest_nemoperf.models.components import MLA, Activation, MoE, RopeScaling
 from tests.native.tiny import tiny_config
 
 MOE = MoE(num_experts=8, topk=2, ffn_hidden_size=16)

@@ -16,21 +16,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.jsontext import from_json
-from pytest_nemoperf.native import generation, responses, sampling, shares
-from pytest_nemoperf.native.generation import NativeGenerator
-from pytest_nemoperf.native.mesh import GenerationMesh, RankMesh, build_generation_mesh
-from pytest_nemoperf.native.model import Decoder
-from pytest_nemoperf.native.rank import _read_environment
-from pytest_nemoperf.native.rollouts import Generated, Request, Response
-from pytest_nemoperf.native.shares import AxisShard, axis_shards
-from pytest_nemoperf.parallelism import GenerationLayout, Layout
-from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import PLAN_FILE
-from pytest_nemoperf.rl import RL, STOP_TOKEN
-from pytest_nemoperf.stages import stage_layers
-from pytest_nemoperf.weights import model_weights
+from pytest_nemoperf.json_codec import from_json
+from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
+from pytest_nemoperf.layouts.pipeline_stages import stage_layers
+from pytest_nemoperf.models.architecture import ModelConfig
+from pytest_nemoperf.models.weights import model_weights
+from pytest_nemoperf.native.model.transformer import Decoder
+from pytest_nemoperf.native.parallel import shares
+from pytest_nemoperf.native.parallel.mesh import GenerationMesh, RankMesh, build_generation_mesh
+from pytest_nemoperf.native.parallel.shares import AxisShard, axis_shards
+from pytest_nemoperf.native.rank.entry import _read_environment
+from pytest_nemoperf.native.rl.generate import generation, responses, sampling
+from pytest_nemoperf.native.rl.generate.generation import NativeGenerator
+from pytest_nemoperf.native.rl.generate.rollouts import Generated, Request, Response
+from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.recipes.rl import RL, STOP_TOKEN
+from pytest_nemoperf.records.step import PLAN_FILE
 from tests.native.tiny import CPU, build, tiny_config, tiny_plan
 
 SEQ_LEN = 28

@@ -12,10 +12,11 @@ from unittest import mock
 
 from torch import nn
 
-from pytest_nemoperf.jsontext import from_json
-from pytest_nemoperf.native import rank, update
-from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import PLAN_FILE
+from pytest_nemoperf.json_codec import from_json
+from pytest_nemoperf.native.rank import entry
+from pytest_nemoperf.native.train import optimizer_step
+from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.step import PLAN_FILE
 
 
 def main() -> None:
@@ -24,15 +25,15 @@ def main() -> None:
     model = from_json(Plan, (run_dir / PLAN_FILE).read_bytes(), subject="plan").model
     num_rows = 2 * model.head_dim  # a rank with a copy has one key head and one value head
     digests: list[str] = []
-    train = update.Updater.update
+    train = optimizer_step.Updater.update
     named: dict[str, nn.Parameter] = {}
-    original = update.named_parameters
+    original = optimizer_step.named_parameters
 
     def noted(chunks: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
         named.update(original(chunks))
         return dict(named)
 
-    def updated(self: update.Updater, *args: Any) -> Any:
+    def updated(self: optimizer_step.Updater, *args: Any) -> Any:
         result = train(self, *args)
         digest = hashlib.blake2b()
         for name, parameter in named.items():
@@ -42,8 +43,11 @@ def main() -> None:
         (run_dir / f"copies-rank{os.environ['RANK']}.json").write_text(json.dumps(digests))
         return result
 
-    with mock.patch.object(update, "named_parameters", noted), mock.patch.object(update.Updater, "update", updated):
-        rank.main()
+    with (
+        mock.patch.object(optimizer_step, "named_parameters", noted),
+        mock.patch.object(optimizer_step.Updater, "update", updated),
+    ):
+        entry.main()
 
 
 def read_digests(run_dir: Path, *, num_ranks: int) -> list[list[str]]:

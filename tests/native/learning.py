@@ -15,14 +15,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pytest_nemoperf.native import attention, batches, context_parallel, rank
-from pytest_nemoperf.native.learner import TrainModel
-from pytest_nemoperf.native.mesh import RankMesh, build_mesh
-from pytest_nemoperf.native.rollouts import StepSamples
-from pytest_nemoperf.native.stage import Stage
-from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.rl import RL
+from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.native.model import attention
+from pytest_nemoperf.native.parallel import context_parallel
+from pytest_nemoperf.native.parallel.mesh import RankMesh, build_mesh
+from pytest_nemoperf.native.parallel.stage import Stage
+from pytest_nemoperf.native.rank import entry
+from pytest_nemoperf.native.rl.generate.rollouts import StepSamples
+from pytest_nemoperf.native.rl.learn import batches
+from pytest_nemoperf.native.rl.learn.train_model import TrainModel
+from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.recipes.rl import RL
 from tests.native.engine import MODEL, plan_of
 
 PROMPT_LENS = (8, 11, 12, 9, 8, 10, 12, 8)
@@ -109,14 +112,14 @@ def findings(plan: Plan, *, mesh: RankMesh) -> Findings:
 
 def main() -> None:
     """Run a rank that writes its findings."""
-    with mock.patch.object(rank, "train", _train):
-        rank.main()
+    with mock.patch.object(entry, "train", _train):
+        entry.main()
 
 
 def with_many_lengths() -> None:
     """Run a rank that writes the log-probabilities of samples of many lengths, the first ones twice, and its stages."""
-    with mock.patch.object(rank, "train", _train_lengths):
-        rank.main()
+    with mock.patch.object(entry, "train", _train_lengths):
+        entry.main()
 
 
 def with_padding_first() -> None:
@@ -135,7 +138,7 @@ def with_padding_first() -> None:
 
 def with_everyones_first_share() -> None:
     """Run with data parallel ranks that all train on the same samples."""
-    with mock.patch("pytest_nemoperf.native.learner.data_parallel_rank", return_value=0):
+    with mock.patch("pytest_nemoperf.native.rl.learn.train_model.data_parallel_rank", return_value=0):
         main()
 
 
@@ -174,7 +177,7 @@ def with_positions_of_the_last() -> None:
         main()
 
 
-def _train(plan: Plan, *, env: rank.RankEnvironment, device: torch.device) -> None:
+def _train(plan: Plan, *, env: entry.RankEnvironment, device: torch.device) -> None:
     mesh = build_mesh(plan.layout, model=plan.model, device_type=device.type)
     found = findings(plan, mesh=mesh)
     facts = {name: getattr(found, name) for name in Findings.__slots__}
@@ -182,7 +185,7 @@ def _train(plan: Plan, *, env: rank.RankEnvironment, device: torch.device) -> No
     dist.barrier()
 
 
-def _train_lengths(plan: Plan, *, env: rank.RankEnvironment, device: torch.device) -> None:
+def _train_lengths(plan: Plan, *, env: entry.RankEnvironment, device: torch.device) -> None:
     mesh = build_mesh(plan.layout, model=plan.model, device_type=device.type)
     learner = TrainModel(plan, mesh=mesh, device=device)
     samples = make_samples(vocab_size=plan.model.vocab_size)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed.tensor import DTensor
 
-from pytest_nemoperf.native import rank
+from pytest_nemoperf.native.rank import entry
 
 
 def report_memory() -> None:
@@ -39,7 +39,7 @@ def report_memory() -> None:
         mock.patch.object(torch.optim.AdamW, "step", probed),
         saved_tensors_hooks(kept.hold, lambda held: held.tensor),
     ):
-        rank.main()
+        entry.main()
 
 
 class KeptActivations:

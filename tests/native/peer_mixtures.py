@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pytest_nemoperf.architecture import ModelConfig
+from pytest_nemoperf.models.architecture import ModelConfig
 from tests.native.peer_parts import (
     Pairs,
     Weights,

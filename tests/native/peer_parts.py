@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.components import RopeScaling
+from pytest_nemoperf.models.architecture import ModelConfig
+from pytest_nemoperf.models.components import RopeScaling
 
 Weights = Mapping[str, Tensor]
 Pairs = Iterator[tuple[str, Tensor]]

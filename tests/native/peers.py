@@ -14,8 +14,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.components import RopeScaling
+from pytest_nemoperf.models.architecture import ModelConfig
+from pytest_nemoperf.models.components import RopeScaling
 from tests.native.peer_mixtures import (
     deepseek,
     deepseek_block,

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pytest_nemoperf.algorithms import Algorithm
-from pytest_nemoperf.native.rollouts import StepSamples
+from pytest_nemoperf.native.rl.generate.rollouts import StepSamples
+from pytest_nemoperf.recipes.algorithms import Algorithm
 from tests.native.samples import response_places
 
 Table = list[list[float]]

@@ -12,14 +12,15 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
-from pytest_nemoperf.native import policy_update, rank
-from pytest_nemoperf.native.mesh import RankMesh, build_mesh
-from pytest_nemoperf.native.objective import policy_terms
+from pytest_nemoperf.native.parallel.mesh import RankMesh, build_mesh
 from pytest_nemoperf.native.phases import phase_clock
-from pytest_nemoperf.native.policy_update import PolicyUpdate
-from pytest_nemoperf.native.rollouts import StepSamples
-from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import RL_PHASES
+from pytest_nemoperf.native.rank import entry
+from pytest_nemoperf.native.rl.generate.rollouts import StepSamples
+from pytest_nemoperf.native.rl.learn import policy_update
+from pytest_nemoperf.native.rl.learn.objective import policy_terms
+from pytest_nemoperf.native.rl.learn.policy_update import PolicyUpdate
+from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.step import RL_PHASES
 from tests.native.samples import make_samples
 
 CPU = torch.device("cpu")
@@ -65,8 +66,8 @@ def trained(plan: Plan, *, mesh: RankMesh) -> Trained:
 
 def main() -> None:
     """Run a rank that writes its results."""
-    with mock.patch.object(rank, "train", _train):
-        rank.main()
+    with mock.patch.object(entry, "train", _train):
+        entry.main()
 
 
 def with_terms_of_the_whole_step() -> None:
@@ -85,7 +86,7 @@ def read_trained(run_dir: Path, *, num_ranks: int) -> list[Trained]:
     return [Trained(**json.loads(text)) for text in texts]
 
 
-def _train(plan: Plan, *, env: rank.RankEnvironment, device: torch.device) -> None:
+def _train(plan: Plan, *, env: entry.RankEnvironment, device: torch.device) -> None:
     mesh = build_mesh(plan.layout, model=plan.model, device_type=device.type)
     found = trained(plan, mesh=mesh)
     facts = {name: getattr(found, name) for name in Trained.__slots__}

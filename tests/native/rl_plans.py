@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.parallelism import GenerationLayout, Layout
-from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.rl import RL
+from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
+from pytest_nemoperf.models.architecture import ModelConfig
+from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.recipes.rl import RL
 from tests.builders import make_plan
 
 MODEL = ModelConfig(

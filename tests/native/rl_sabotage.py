@@ -13,14 +13,15 @@ from unittest import mock
 
 import torch
 
-from pytest_nemoperf.native import collect, rank
-from pytest_nemoperf.native.collect import Collector
-from pytest_nemoperf.native.generation import NativeGenerator
-from pytest_nemoperf.native.learner import TrainModel
-from pytest_nemoperf.native.policy_update import PolicyUpdate
-from pytest_nemoperf.native.refit import Refit
-from pytest_nemoperf.native.rl import GeneratingRank
-from pytest_nemoperf.native.rollouts import Generated, Request
+from pytest_nemoperf.native.parallel.refit import Refit
+from pytest_nemoperf.native.rank import entry
+from pytest_nemoperf.native.rl import collect
+from pytest_nemoperf.native.rl.collect import Collector
+from pytest_nemoperf.native.rl.generate.generation import NativeGenerator
+from pytest_nemoperf.native.rl.generate.rollouts import Generated, Request
+from pytest_nemoperf.native.rl.learn.policy_update import PolicyUpdate
+from pytest_nemoperf.native.rl.learn.train_model import TrainModel
+from pytest_nemoperf.native.rl.loop import GeneratingRank
 
 LAST_STEP = 2
 NUM_SAMPLES = 16  # of a step of rl_plan
@@ -89,7 +90,7 @@ def has_logits_that_are_no_numbers() -> None:
         original(self)
 
     with mock.patch.object(NativeGenerator, "on_weights_updated", on_weights_updated):
-        rank.main()
+        entry.main()
 
 
 def takes_weights_one_step_late() -> None:
@@ -100,7 +101,7 @@ def takes_weights_one_step_late() -> None:
         self._staleness += 1
 
     with mock.patch.object(GeneratingRank, "__init__", init):
-        rank.main()
+        entry.main()
 
 
 def notes_how_much_it_is_asked() -> None:
@@ -114,7 +115,7 @@ def notes_how_much_it_is_asked() -> None:
         return original(self, requests, seed=seed)
 
     with mock.patch.object(NativeGenerator, "generate", generate):
-        rank.main()
+        entry.main()
 
 
 def _is_reference(learner: TrainModel) -> bool:
@@ -140,7 +141,7 @@ def _failing(
         return original(*args, **kwargs)
 
     with mock.patch.object(owner, name, failing):
-        rank.main()
+        entry.main()
 
 
 def _raise() -> None:

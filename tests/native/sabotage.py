@@ -12,37 +12,36 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.parallel import DistributedDataParallel
 
-from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.native import (
+from pytest_nemoperf.layouts.pipeline_stages import stage_layers
+from pytest_nemoperf.models.architecture import ModelConfig
+from pytest_nemoperf.models.weights import SectionCut, Weight
+from pytest_nemoperf.native.model.value_head import ValueHead
+from pytest_nemoperf.native.parallel import (
     collectives,
     context_parallel,
-    data,
     expert_parallel,
     gradients,
     mesh,
     passes,
     pipeline,
-    rank,
     shares,
     stage,
     tensor_parallel,
-    update,
 )
-from pytest_nemoperf.native.gradients import Gradients
-from pytest_nemoperf.native.parallelize import parallelize
-from pytest_nemoperf.native.passes import MicroBatch
-from pytest_nemoperf.native.pipeline import Pipeline
-from pytest_nemoperf.native.shares import AxisShard
-from pytest_nemoperf.native.stage import Stage
-from pytest_nemoperf.native.value_head import ValueHead
-from pytest_nemoperf.stages import stage_layers
-from pytest_nemoperf.weights import SectionCut, Weight
+from pytest_nemoperf.native.parallel.gradients import Gradients
+from pytest_nemoperf.native.parallel.parallelize import parallelize
+from pytest_nemoperf.native.parallel.passes import MicroBatch
+from pytest_nemoperf.native.parallel.pipeline import Pipeline
+from pytest_nemoperf.native.parallel.shares import AxisShard
+from pytest_nemoperf.native.parallel.stage import Stage
+from pytest_nemoperf.native.rank import entry
+from pytest_nemoperf.native.train import data, optimizer_step
 
 
 def without_norm_reduction() -> None:
     """Sequence parallelism without the sum of norms' gradients over the ranks' tokens."""
     with mock.patch.object(Gradients, "reduce", return_value=None):
-        rank.main()
+        entry.main()
 
 
 def with_values_to_learn() -> None:
@@ -63,8 +62,8 @@ def with_values_to_learn() -> None:
                 module.register_forward_hook(squared_error)  # after that of tensor parallelism
         return chunks
 
-    with mock.patch.object(rank, "parallelize", learning):
-        rank.main()
+    with mock.patch.object(entry, "parallelize", learning):
+        entry.main()
 
 
 def with_values_counted_by_each_rank() -> None:
@@ -92,7 +91,7 @@ def without_sum_of_copied_gradients() -> None:
         return [each for each in original(*args, **options) if all(piece.num_copies == 1 for piece in each.pieces)]
 
     with mock.patch.object(gradients, "_sums", without_copies):
-        rank.main()
+        entry.main()
 
 
 def with_copies_counted_each() -> None:
@@ -104,7 +103,7 @@ def with_copies_counted_each() -> None:
         self._by_copies[1] += self._by_copies.pop(2)
 
     with mock.patch.object(Gradients, "__init__", counted):
-        rank.main()
+        entry.main()
 
 
 def with_heads_of_others() -> None:
@@ -116,7 +115,7 @@ def with_heads_of_others() -> None:
         return cut.start + rank * cut.length, cut.start + (rank + 1) * cut.length
 
     with mock.patch.object(SectionCut, "bounds", in_turn):
-        rank.main()
+        entry.main()
 
 
 def with_copies_in_turn() -> None:
@@ -126,7 +125,7 @@ def with_copies_in_turn() -> None:
         return x_BKSC.repeat(1, cp // x_BKSC.shape[1], 1, 1)
 
     with mock.patch.object(context_parallel, "_copy_heads", in_turn):
-        rank.main()
+        entry.main()
 
 
 def without_gradient_sync() -> None:
@@ -137,7 +136,7 @@ def without_gradient_sync() -> None:
         return model.no_sync()
 
     with mock.patch.object(passes, "gradient_sync", never):
-        rank.main()
+        entry.main()
 
 
 def with_everyones_first_share() -> None:
@@ -148,14 +147,14 @@ def with_everyones_first_share() -> None:
         del dp_rank
         return original(plan, dp_rank=0, **options)
 
-    with mock.patch.object(rank, "SyntheticTokens", first_share):
-        rank.main()
+    with mock.patch.object(entry, "SyntheticTokens", first_share):
+        entry.main()
 
 
 def without_sum_of_tied_gradients() -> None:
     """A pipeline without the sum of the tied tables' gradients on the first and the last stage."""
-    with mock.patch.object(update, "shared_embedding", return_value=None):
-        rank.main()
+    with mock.patch.object(optimizer_step, "shared_embedding", return_value=None):
+        entry.main()
 
 
 def without_last_micro_batch() -> None:
@@ -166,7 +165,7 @@ def without_last_micro_batch() -> None:
         return original(self, [*micro_batches[:-1], micro_batches[0]])
 
     with mock.patch.object(Pipeline, "forward_backward", repeated):
-        rank.main()
+        entry.main()
 
 
 def with_layers_in_the_wrong_order() -> None:
@@ -176,7 +175,7 @@ def with_layers_in_the_wrong_order() -> None:
         return stage_layers(model, pp=pp, vp=vp)[::-1]
 
     with mock.patch.object(pipeline, "stage_layers", swapped):
-        rank.main()
+        entry.main()
 
 
 def looking_at_message_buffers() -> None:
@@ -200,7 +199,7 @@ def looking_at_message_buffers() -> None:
 
     run = Pipeline.forward_backward
     with mock.patch.object(pipeline, "_stage", noted), mock.patch.object(Pipeline, "forward_backward", checked):
-        rank.main()
+        entry.main()
 
 
 def keeping_message_buffers() -> None:
@@ -212,7 +211,7 @@ def keeping_message_buffers() -> None:
 def with_sequences_out_of_order() -> None:
     """Context parallelism with the pieces in the order of the ranks."""
     with mock.patch.object(context_parallel, "_in_order", lambda x, **_: x):
-        rank.main()
+        entry.main()
 
 
 def with_everyones_first_part() -> None:
@@ -220,7 +219,7 @@ def with_everyones_first_part() -> None:
     with mock.patch.object(
         shares, "_axis_shard", lambda split, group: AxisShard(split=split, degree=group.size(), rank=0)
     ):
-        rank.main()
+        entry.main()
 
 
 def without_replicas() -> None:
@@ -232,7 +231,7 @@ def without_replicas() -> None:
         return DeviceMesh.from_group(group, device_type, mesh_dim_names=("shard",))
 
     with mock.patch.object(mesh._Groups, "mesh", shards_alone):
-        rank.main()
+        entry.main()
 
 
 def without_weight_passes() -> None:
@@ -244,7 +243,7 @@ def without_weight_passes() -> None:
             original(chunk, chunk_id, **options)
 
     with mock.patch.object(Stage, "backward_weight_one_chunk", all_but_first):
-        rank.main()
+        entry.main()
 
 
 def with_rows_for_other_experts() -> None:
@@ -255,7 +254,7 @@ def with_rows_for_other_experts() -> None:
         return order, order
 
     with mock.patch.object(expert_parallel, "_by_expert", as_they_came):
-        rank.main()
+        entry.main()
 
 
 def with_experts_unscaled() -> None:
@@ -266,4 +265,4 @@ def with_experts_unscaled() -> None:
         return original([pair for pair in pairs if not pair[1].is_expert], **options)
 
     with mock.patch.object(gradients, "_sums", without_experts):
-        rank.main()
+        entry.main()

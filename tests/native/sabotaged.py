@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.frameworks.torch import TorchFramework
-from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import RunOutput
+from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.step import RunOutput
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pytest_nemoperf.native.rollouts import StepSamples
+from pytest_nemoperf.native.rl.generate.rollouts import StepSamples
 
 
 def make_samples(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_nemoperf.native.phases import PhaseClock, RunnableClock, _busy_sec_of
-from pytest_nemoperf.records import PRETRAIN_PHASES
+from pytest_nemoperf.records.step import PRETRAIN_PHASES
 
 
 class Time:

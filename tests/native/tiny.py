@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from pytest_nemoperf.architecture import ModelConfig
-from pytest_nemoperf.native.data import SyntheticTokens
-from pytest_nemoperf.native.mesh import RankMesh
-from pytest_nemoperf.native.model import Decoder
-from pytest_nemoperf.native.parallelize import parallelize
+from pytest_nemoperf.models.architecture import ModelConfig
+from pytest_nemoperf.native.model.transformer import Decoder
+from pytest_nemoperf.native.parallel.mesh import RankMesh
+from pytest_nemoperf.native.parallel.parallelize import parallelize
 from pytest_nemoperf.native.phases import PhaseClock
-from pytest_nemoperf.native.train import Trainer
-from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.native.train.data import SyntheticTokens
+from pytest_nemoperf.native.train.loop import Trainer
+from pytest_nemoperf.recipes.recipe import Plan
 from tests.builders import make_plan
 
 CPU = torch.device("cpu")

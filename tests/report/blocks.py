@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from pytest_nemoperf.report.failure import render_failure
-from pytest_nemoperf.results import CaseReport
+from pytest_nemoperf.report.terminal.failure import render_failure
+from pytest_nemoperf.results.cases import CaseReport
 
 
 def lines_of(report: CaseReport, *, width: int = 100) -> list[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pytest_nemoperf.baseline import Anchor, Baseline
-from pytest_nemoperf.comparison import FAILING_BY_DEFAULT
-from pytest_nemoperf.measure import Measurement, Run
-from pytest_nemoperf.results import CaseReport, CaseResult, NotRun, SessionResults
-from pytest_nemoperf.verdict import judge
+from pytest_nemoperf.baselines.baseline import Anchor, Baseline
+from pytest_nemoperf.measure.measurement import Measurement, Run
+from pytest_nemoperf.results.cases import CaseReport, CaseResult, NotRun, SessionResults
+from pytest_nemoperf.verdict.comparison import FAILING_BY_DEFAULT
+from pytest_nemoperf.verdict.judge import judge
 from tests.builders import (
     MACHINE,
     make_baseline,

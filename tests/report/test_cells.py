@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.comparison import Comparison, VerdictKind
-from pytest_nemoperf.metrics import METRICS, format_time
+from pytest_nemoperf.records.metrics import METRICS, format_time
 from pytest_nemoperf.report.cells import (
     allowed_text,
     commit_text,
@@ -16,6 +15,7 @@ from pytest_nemoperf.report.cells import (
     signed_percent,
     tolerances_text,
 )
+from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
 from tests.builders import make_provenance, make_run
 from tests.report.builders import POLICY, make_call_run
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.measure import Run
+from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.report.phases import _GAP, compare_phases, loss_sentence
-from pytest_nemoperf.report.spread import compare_spread
+from pytest_nemoperf.report.terminal.spread import compare_spread
 from tests.builders import make_run
 from tests.report.builders import make_call_run, make_phased_run
 

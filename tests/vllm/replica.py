@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pytest_nemoperf.native.model import Decoder
-from pytest_nemoperf.native.rollouts import Generated, Request
-from pytest_nemoperf.native.vllm_generator import VllmGenerator
-from pytest_nemoperf.parallelism import Layout
-from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.rl import RL
+from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.native.model.transformer import Decoder
+from pytest_nemoperf.native.rl.generate.rollouts import Generated, Request
+from pytest_nemoperf.native.rl.generate.vllm_generator import VllmGenerator
+from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.recipes.rl import RL
 from tests.native.tiny import CPU, build, tiny_plan
 
 PROMPT_LEN, RESPONSE_LEN, NUM_SAMPLES = 12, 20, 8

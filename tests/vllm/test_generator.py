@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from pytest_nemoperf.errors import GenerationError, PlanError
-from pytest_nemoperf.native.rollouts import Request
-from pytest_nemoperf.native.vllm_generator import VllmGenerator
-from pytest_nemoperf.rl import STOP_TOKEN
+from pytest_nemoperf.native.rl.generate.rollouts import Request
+from pytest_nemoperf.native.rl.generate.vllm_generator import VllmGenerator
+from pytest_nemoperf.recipes.rl import STOP_TOKEN
 from tests.native.tiny import CPU
 from tests.vllm.replica import PROMPT_LEN, RESPONSE_LEN, Replica, requests, vllm_plan
 

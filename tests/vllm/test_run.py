@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_nemoperf.parallelism import GenerationLayout, Layout
-from pytest_nemoperf.records import StepRecord
+from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
+from pytest_nemoperf.records.step import StepRecord
 from tests.native.engine import Engine
 from tests.vllm.replica import NUM_SAMPLES, PROMPT_LEN, RESPONSE_LEN, vllm_plan
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Final
 
 from pytest_nemoperf.errors import RecordError
-from pytest_nemoperf.fingerprint import watched_variables
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.frameworks.steps import read_step_records
-from pytest_nemoperf.jsontext import from_json, to_json
-from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import PLAN_FILE, STEPS_FILE, RunOutput
+from pytest_nemoperf.json_codec import from_json, to_json
+from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.fingerprint import watched_variables
+from pytest_nemoperf.records.step import PLAN_FILE, STEPS_FILE, RunOutput
 
 _ENVIRONMENT_FILE: Final = "environment.json"
 

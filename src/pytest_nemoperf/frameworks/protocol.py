@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from pytest_nemoperf.recipe import Plan
-from pytest_nemoperf.records import RunOutput
+from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.step import RunOutput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from pytest_nemoperf.errors import RecordError, did_you_mean
-from pytest_nemoperf.jsontext import from_data
-from pytest_nemoperf.records import StepRecord
+from pytest_nemoperf.json_codec import from_data
+from pytest_nemoperf.records.step import StepRecord
 
 _LARGEST = 1e100
 """Far above any number of a real step, yet small enough that no sum, ratio or rate overflows a float."""

@@ -12,14 +12,14 @@ from pathlib import Path
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.frameworks.steps import read_step_records
-from pytest_nemoperf.jsontext import from_json
-from pytest_nemoperf.recipe import Plan, Precision, Recompute
-from pytest_nemoperf.records import RESULT_FILE, STEPS_FILE, RunOutput, RunResult
-from pytest_nemoperf.rules import NATIVE
-from pytest_nemoperf.systems import find_system
-from pytest_nemoperf.trainable import unsupported_model
+from pytest_nemoperf.json_codec import from_json
+from pytest_nemoperf.models.trainable import unsupported_model
+from pytest_nemoperf.recipes.recipe import Plan, Precision, Recompute
+from pytest_nemoperf.recipes.rules import NATIVE
+from pytest_nemoperf.recipes.systems import find_system
+from pytest_nemoperf.records.step import RESULT_FILE, STEPS_FILE, RunOutput, RunResult
 
-_RANK_MODULE = "pytest_nemoperf.native.rank"
+_RANK_MODULE = "pytest_nemoperf.native.rank.entry"
 # transformer-engine's own limits: check_fp8_support, check_mxfp8_support and check_nvfp4_support in
 # NVIDIA/TransformerEngine transformer_engine/pytorch/quantization.py.
 _FIRST_CAPABILITY = {

@@ -7,8 +7,8 @@ import signal
 import subprocess
 from functools import partial
 
-from pytest_nemoperf.native.orphans import die_with_parent, end_descendants
-from pytest_nemoperf.native.supervise import Request, become_helper, serve
+from pytest_nemoperf.process.orphans import die_with_parent, end_descendants
+from pytest_nemoperf.process.supervise import Request, become_helper, serve
 
 
 class Commands:

@@ -17,10 +17,10 @@ from pathlib import Path
 import psutil
 
 from pytest_nemoperf.errors import LaunchError
-from pytest_nemoperf.jsontext import from_json, to_json_line
+from pytest_nemoperf.json_codec import from_json, to_json_line
 from pytest_nemoperf.launchers.logs import tail_of
-from pytest_nemoperf.native.orphans import is_alive
-from pytest_nemoperf.native.supervise import Report, Request
+from pytest_nemoperf.process.orphans import is_alive
+from pytest_nemoperf.process.supervise import Report, Request
 
 _COOKIE = "NEMOPERF_HELPER"
 _VOLATILE = ("NEMOPERF_", "PYTEST_")

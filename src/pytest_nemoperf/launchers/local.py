@@ -15,13 +15,13 @@ import psutil
 
 from pytest_nemoperf.errors import LaunchError, RecordError
 from pytest_nemoperf.frameworks.protocol import RankCommand
-from pytest_nemoperf.jsontext import from_json
+from pytest_nemoperf.json_codec import from_json
 from pytest_nemoperf.launchers.helper import Helper
 from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus, RankExit
-from pytest_nemoperf.native.supervise import SETTLE_SEC, Report, Request
-from pytest_nemoperf.records import RankError, error_file
+from pytest_nemoperf.process.supervise import SETTLE_SEC, Report, Request
+from pytest_nemoperf.records.step import RankError, error_file
 
-_SERVER = "pytest_nemoperf.native.server"
+_SERVER = "pytest_nemoperf.native.rank.server"
 _COVERAGE = ("COVERAGE_PROCESS_", "COV_CORE_")
 _GUARD = "pytest_nemoperf.launchers.guard"
 _POLL_SEC = 0.2

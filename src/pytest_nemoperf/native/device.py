@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from pytest_nemoperf.fingerprint import watched_variables
-from pytest_nemoperf.tracers import TRACERS, active_tracers
+from pytest_nemoperf.records.fingerprint import watched_variables
+from pytest_nemoperf.records.tracers import TRACERS, active_tracers
 
 _M_TRIM_THRESHOLD = -1  # malloc.h
 _M_MMAP_MAX = -4  # malloc.h

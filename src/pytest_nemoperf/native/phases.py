@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from pytest_nemoperf.records import PRETRAIN_PHASES
+from pytest_nemoperf.records.step import PRETRAIN_PHASES
 
 _WAITING_PHASES = ("grad_comm", "pipeline_wait", "exposed_generation", "idle")
 """Phases in which a rank waits for others; waiting inside other phases is not told apart from work."""

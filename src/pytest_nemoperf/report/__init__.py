@@ -1,1 +1,1 @@
-"""Rendering of results as text; no file is written and nothing is judged here."""
+"""Rendering of values as text. Shared cells and tables here, each kind of output in its part."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pytest_nemoperf.comparison import Comparison, VerdictKind
-from pytest_nemoperf.measure import Run, median_over_runs
-from pytest_nemoperf.metrics import (
+from pytest_nemoperf.measure.measurement import Run, median_over_runs
+from pytest_nemoperf.records.metrics import (
     JUDGED,
     METRICS,
     Direction,
     format_number,
 )
-from pytest_nemoperf.provenance import Provenance
-from pytest_nemoperf.results import CaseResult
+from pytest_nemoperf.records.provenance import Provenance
+from pytest_nemoperf.results.cases import CaseResult
+from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
 
 _SEC_PER_MIN = 60
 _TWO_DIGITS_FROM = 10

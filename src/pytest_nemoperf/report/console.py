@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from pytest_nemoperf.comparison import VerdictKind
 from pytest_nemoperf.report.cells import INJECTION_MEANING, injection_text
+from pytest_nemoperf.verdict.comparison import VerdictKind
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_nemoperf.measure import Run, median_over_runs, median_phases
-from pytest_nemoperf.metrics import STEP_TIME_SEC
+from pytest_nemoperf.measure.measurement import Run, median_over_runs, median_phases
+from pytest_nemoperf.records.metrics import STEP_TIME_SEC
 from pytest_nemoperf.report.console import QUIET, figures_table, indented
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pytest_nemoperf.baseline import Baseline, find_mismatches
+from pytest_nemoperf.baselines.baseline import Baseline, find_mismatches
 from pytest_nemoperf.errors import count_text
-from pytest_nemoperf.measure import Run, median_over_runs
-from pytest_nemoperf.metrics import JUDGED, Metric
+from pytest_nemoperf.measure.measurement import Run, median_over_runs
+from pytest_nemoperf.records.metrics import JUDGED, Metric
 from pytest_nemoperf.report.cells import figures_text, signed_percent
 from pytest_nemoperf.report.console import ALARM, heading, indented, section, styled, unfolded
-from pytest_nemoperf.results import CaseReport, Pruned, Unasked
+from pytest_nemoperf.results.cases import CaseReport, Pruned, Unasked
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

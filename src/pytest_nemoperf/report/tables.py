@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from pytest_nemoperf.metrics import Metric, format_number
-from pytest_nemoperf.recipe import Plan
+from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.metrics import Metric, format_number
 from pytest_nemoperf.report.cells import case_value
-from pytest_nemoperf.results import CaseResult, SessionResults
+from pytest_nemoperf.results.cases import CaseResult, SessionResults
 
 NOT_APPLICABLE: Final = "n/a"
 _INJECTED = "INJECTED DELAY, NOT A RESULT"

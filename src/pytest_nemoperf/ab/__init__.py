@@ -1,0 +1,1 @@
+"""A/B comparison of two revisions: checkouts, import paths, rounds, ratios, verdict."""

@@ -1,0 +1,1 @@
+"""Stored baselines: values, files, lookup, profiles."""

@@ -1,0 +1,168 @@
+"""Baselines of cases: accepted runs, comparability with a measurement, figures that are possible. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
+
+from pytest_nemoperf.errors import BaselineError
+from pytest_nemoperf.measure.measurement import Measurement, Run, identity_problem
+from pytest_nemoperf.records.metrics import JUDGED, STEP_TIME_SEC
+from pytest_nemoperf.records.profile import Profile
+from pytest_nemoperf.records.provenance import Provenance
+
+BASELINE_SCHEMA_VERSION: Final = 1
+_POSITIVE = (*(metric.name for metric in JUDGED), STEP_TIME_SEC.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchor:
+    """Older runs of the same workload, kept beside the newest baseline to detect slow decay.
+
+    Attributes:
+        name: Release of the runs, or their date.
+        runs: One entry per launch.
+        provenance: Date, commit, device and command.
+    """
+
+    name: str
+    runs: tuple[Run, ...]
+    provenance: Provenance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """Accepted runs of one case on one system.
+
+    Attributes:
+        case: Case id; the file's name.
+        system: System name; the folder's name.
+        machine: Key of the machine: only the same key compares.
+        workload: The workload as plain data: only the same compares.
+        runs: One entry per launch; the noise between them is the noise of the case.
+        provenance: Date, commit, versions, device and command.
+        reason: Reason for recording it, or for accepting a regression.
+        environment: Versions and settings inside the processes that ran the steps.
+        flops_per_token: Model FLOPs per token; None if FLOPs are not known.
+        flops_convention: Name of the FLOPs convention.
+        anchor: Runs from which slow decay is measured; None to measure it from this baseline.
+    """
+
+    case: str
+    system: str
+    machine: Mapping[str, str | int]
+    workload: Mapping[str, Any]
+    runs: tuple[Run, ...]
+    provenance: Provenance
+    reason: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+    flops_per_token: float | None = None
+    flops_convention: str | None = None
+    anchor: Anchor | None = None
+    schema_version: Literal[1] = BASELINE_SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mismatch:
+    """Difference between a stored file and a measurement that keeps them from being compared.
+
+    Attributes:
+        subject: ``machine`` or ``workload``.
+        text: Sentence with the key and both values.
+    """
+
+    subject: Literal["machine", "workload"]
+    text: str
+
+
+def find_mismatches(
+    stored: Baseline | Profile, *, machine: Mapping[str, str | int], workload: Mapping[str, Any]
+) -> list[Mismatch]:
+    """Return every difference in machine and workload; empty if the stored file compares."""
+    return [
+        *_differences("machine", then=stored.machine, now=machine),
+        *_differences("workload", then=stored.workload, now=workload),
+    ]
+
+
+def counts_flops_alike(one: Baseline | Measurement, *, other: Baseline) -> bool:
+    """Return whether TFLOP/s compare: FLOPs per token too must be equal, since a convention's formula may be mended."""
+    return (one.flops_convention, one.flops_per_token) == (other.flops_convention, other.flops_per_token)
+
+
+def from_measurement(
+    measurement: Measurement, *, machine: Mapping[str, str | int], provenance: Provenance, reason: str
+) -> Baseline:
+    """Return a sound measurement as a baseline.
+
+    Raises:
+        BaselineError: If the measurement is invalid, empty or has an injected delay.
+    """
+    if measurement.inject_pct:
+        raise BaselineError(f"{measurement.case}: a run with an injected delay is never stored")
+    if measurement.problems or not measurement.runs:
+        problems = "; ".join(measurement.problems) or "no run was measured"
+        raise BaselineError(f"{measurement.case}: only complete, valid runs are stored, but {problems}")
+    return Baseline(
+        case=measurement.case,
+        system=measurement.system,
+        machine=machine,
+        workload=measurement.workload,
+        # Names of hosts are of no use later, and don't belong into a committed file.
+        runs=tuple(replace(run, hosts=()) for run in measurement.runs),
+        provenance=provenance,
+        reason=reason,
+        environment=measurement.environment,
+        flops_per_token=measurement.flops_per_token,
+        flops_convention=measurement.flops_convention,
+    )
+
+
+def impossible_figures(data: Mapping[str, Any], *, baseline: Baseline) -> Iterator[str]:
+    """Yield a sentence for each impossible figure; NaN and Infinity are valid in Python's JSON."""
+    for place, value in _non_finite(data, place="$"):
+        yield f"{place} is {value}; only finite figures can be compared"
+    sides = [("$.runs", baseline.runs)]
+    if baseline.anchor:
+        sides.append(("$.anchor.runs", baseline.anchor.runs))
+    for place, runs in sides:
+        if not runs:
+            yield f"{place} is empty; a baseline needs at least one run"
+        for number, run in enumerate(runs):
+            metrics = f"{place}[{number}].metrics"
+            for name in _POSITIVE:
+                if run.metrics.get(name, 1.0) <= 0:
+                    yield f"{metrics}.{name} is {run.metrics[name]:g}; only positive figures can be compared"
+            problem = identity_problem(run, flops_per_token=baseline.flops_per_token)
+            if problem:
+                yield f"{metrics}: {problem}"
+
+
+def _differences(
+    subject: Literal["machine", "workload"], *, then: Mapping[str, Any], now: Mapping[str, Any], parents: str = ""
+) -> Iterator[Mismatch]:
+    """Yield the differences of two mappings; parents are the keys above them, each with a colon."""
+    for key in sorted({*then, *now}):
+        before = then.get(key)
+        after = now.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from _differences(subject, then=before, now=after, parents=f"{parents}{key}: ")
+        elif before != after:
+            stored = repr(before) if key in then else "the default"  # stored workloads leave defaults out
+            shown = repr(after) if key in now else "the default"
+            text = f"other {subject}: {parents}{key} is {shown}, {stored} in the baseline"
+            yield Mismatch(subject=subject, text=text)
+
+
+def _non_finite(node: object, *, place: str) -> Iterator[tuple[str, float]]:
+    """Yield the place of each number that is not finite, and the number."""
+    if isinstance(node, float) and not math.isfinite(node):
+        yield place, node
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield from _non_finite(value, place=f"{place}.{key}")
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from _non_finite(value, place=f"{place}[{number}]")

@@ -1,0 +1,218 @@
+"""Stores of baselines: committed with the project, and local to this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_nemoperf.baselines.baseline import Baseline, find_mismatches
+from pytest_nemoperf.baselines.files import baseline_path, find_baseline, list_baselines, read_baseline, write_baseline
+from pytest_nemoperf.baselines.profile_store import forget_profile, profile_path
+from pytest_nemoperf.errors import BaselineError
+
+DEFAULT_FOLDER: Final = "baselines"
+"""Default folder of the committed baselines, in a project's root directory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredBaseline:
+    """A stored baseline and its file; None and an empty path if nothing is stored.
+
+    Attributes:
+        baseline: The baseline.
+        path: Its file.
+        is_local: It is in this machine's local store, not committed.
+        is_comparable: It is of the machine and the workload that it was looked up for.
+    """
+
+    baseline: Baseline | None
+    path: str
+    is_local: bool = False
+    is_comparable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineStore:
+    """The committed baselines, and a local store for machines and workloads they don't cover.
+
+    A file is read once: a session judges by the state before it, also if a test runs again after its runs were stored.
+
+    Attributes:
+        committed_dir: ``baselines/`` of the project.
+        local_dir: Store that is not committed; one folder per machine.
+        system: System name.
+        machine: Key of this machine.
+        is_updating: Committed baselines are written; a link to a missing file creates it.
+        is_local_used_if_missing: A local baseline is used if no committed one exists.
+        is_local_used_if_other: A local baseline is used if the committed one does not compare.
+    """
+
+    committed_dir: Path
+    local_dir: Path
+    system: str
+    machine: Mapping[str, str | int]
+    is_updating: bool = False
+    is_local_used_if_missing: bool = True
+    is_local_used_if_other: bool = True
+    _read: dict[Path, Baseline | None] = field(default_factory=dict, repr=False, compare=False)
+
+    def find(self, case: str, *, workload: Mapping[str, Any]) -> StoredBaseline:
+        """Return the committed baseline if it compares, else the local one if that does, else the committed one.
+
+        Raises:
+            BaselineError: If an existing file can't be trusted.
+        """
+        committed = self.find_committed(case)
+        found = StoredBaseline(baseline=None, path="")
+        is_local_used = self.is_local_used_if_missing
+        if committed is not None:
+            is_comparable = self._compares(committed, workload=workload)
+            found = StoredBaseline(baseline=committed, path=str(self.committed_path(case)), is_comparable=is_comparable)
+            is_local_used = self.is_local_used_if_other
+        if not found.is_comparable and is_local_used:
+            local = self._find(self._local_root, case)
+            if local is not None and self._compares(local, workload=workload):
+                return StoredBaseline(
+                    baseline=local, path=str(self.local_path(case)), is_local=True, is_comparable=True
+                )
+        return found
+
+    def find_committed(self, case: str) -> Baseline | None:
+        """Return the committed baseline of a case, also if it does not compare.
+
+        Raises:
+            BaselineError: If the file can't be trusted, or is a link to a missing one.
+        """
+        path = self._path(self.committed_dir, case)
+        if path.is_symlink() and not path.exists() and not self.is_updating:
+            raise BaselineError(
+                f"{path}: is a link to {path.readlink()}, which is not there; get that file, delete the link, or "
+                "record the case through it with --update-baselines"
+            )
+        return self._find(self.committed_dir, case)
+
+    def _compares(self, baseline: Baseline, *, workload: Mapping[str, Any]) -> bool:
+        """Return whether a baseline is of this machine and that workload."""
+        return not find_mismatches(baseline, machine=self.machine, workload=workload)
+
+    def record_locally(self, baseline: Baseline) -> Path:
+        """Store a baseline locally, for the next session on this machine to compare with.
+
+        Raises:
+            BaselineError: If it can't be written.
+        """
+        write_baseline(self._local_root, baseline=baseline)
+        return self.local_path(baseline.case)
+
+    def update(self, baseline: Baseline) -> None:
+        """Store a committed baseline.
+
+        Raises:
+            BaselineError: If the file is another test's, can't be trusted, or can't be written.
+        """
+        old = find_baseline(self.committed_dir, system=self.system, case=baseline.case)
+        if old is not None and _test_of(old) != _test_of(baseline):
+            raise BaselineError(
+                f"{self.committed_path(baseline.case)}: is the baseline of {_test_of(old)}, and {_test_of(baseline)} "
+                "has the same case; delete the file if that test has another case now, or give one of the two another "
+                "id"
+            )
+        write_baseline(self.committed_dir, baseline=baseline)
+
+    def committed_path(self, case: str) -> Path:
+        """Return the file of a case's committed baseline."""
+        return self._path(self.committed_dir, case)
+
+    def local_path(self, case: str) -> Path:
+        """Return the file of a case's baseline in this machine's own store."""
+        return self._path(self._local_root, case)
+
+    def prune(self, asked: Container[str]) -> Iterator[Path]:
+        """Delete the system's committed baselines of cases that are not asked for, with their profiles.
+
+        Files that can't be read as a baseline are kept.
+
+        Yields:
+            Path of each deleted file.
+
+        Raises:
+            BaselineError: If one can't be deleted.
+        """
+        for path in self.unasked(asked):
+            own = [each for each in (path, profile_path(path)) if each.exists()]
+            try:
+                forget_profile(path)
+                path.unlink()
+            except OSError as exc:
+                raise BaselineError(f"{path}: cannot be deleted: {exc.strerror or exc}") from exc
+            yield from own
+
+    def unasked(self, asked: Container[str]) -> dict[Path, Baseline]:
+        """Return the system's committed baselines of cases that are not asked for; broken ones are left out."""
+        found = {}
+        for path in list_baselines(self.committed_dir, system=self.system):
+            if path.stem not in asked:
+                with suppress(BaselineError):
+                    found[path] = read_baseline(path)
+        return found
+
+    def is_committed(self, case: str) -> bool:
+        """Return whether a case has a committed baseline, of any machine and workload."""
+        return self._path(self.committed_dir, case).exists()
+
+    def num_committed(self) -> int:
+        """Count the committed baselines of the system."""
+        return len(list_baselines(self.committed_dir, system=self.system))
+
+    def num_local(self) -> int:
+        """Count the baselines in this machine's local store."""
+        return len(list_baselines(self._local_root, system=self.system))
+
+    @property
+    def _local_root(self) -> Path:
+        digest = hashlib.sha256(json.dumps(dict(self.machine), sort_keys=True).encode()).hexdigest()[:12]
+        return self.local_dir / digest
+
+    def _find(self, root: Path, case: str) -> Baseline | None:
+        path = self._path(root, case)
+        if path not in self._read:
+            self._read[path] = find_baseline(root, system=self.system, case=case)
+        return self._read[path]
+
+    def _path(self, root: Path, case: str) -> Path:
+        return baseline_path(root, system=self.system, case=case)
+
+
+def other_folders(folder: Path, *, system: str, near: Iterable[Path]) -> list[Path]:
+    """Return other folders that hold baselines of a system, for a hint.
+
+    The configured folder may be one level too high or too low, or belong to another root directory.
+
+    Args:
+        folder: The configured folder; a system's baselines are a level below.
+        system: System name.
+        near: Directories that may have a folder of the default name.
+    """
+    candidates = [place / DEFAULT_FOLDER for place in (folder, *near)]
+    if folder.name == system:
+        candidates.insert(0, folder.parent)
+    seen = {folder.resolve()}
+    others = []
+    for candidate in candidates:
+        if candidate.resolve() not in seen:
+            seen.add(candidate.resolve())
+            if list_baselines(candidate, system=system):
+                others.append(candidate)
+    return others
+
+
+def _test_of(baseline: Baseline) -> str:
+    """Return the node id of a benchmark test's baseline; empty for other cases."""
+    if baseline.workload.get("workload") != "benchmark":
+        return ""
+    return str(baseline.workload.get("test", ""))

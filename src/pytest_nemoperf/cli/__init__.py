@@ -1,0 +1,1 @@
+"""The ``nemoperf`` command, one file a subcommand."""

@@ -1,0 +1,1 @@
+"""FLOPs of a model under named conventions, and the published tables that use them. Pure."""

@@ -1,0 +1,1 @@
+"""Parallel degrees, pipeline schedules, sharding of weights. Pure arithmetic."""

@@ -1,0 +1,93 @@
+"""Pipeline stages: distribution of a model's layers over ranks, and the micro-batches a schedule can run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
+
+from pytest_nemoperf.errors import PlanError
+from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.models.architecture import ModelConfig
+
+# Load in layers, if layers are distributed unevenly: of the embedding; of last norm, output head and loss; of each
+# depth of multi-token prediction, on the last chunk.
+_EMBEDDING_LOAD = 1
+_HEAD_LOAD = 1
+_MTP_LOAD = 1
+
+
+def stage_layers(model: ModelConfig, *, pp: int, vp: int) -> tuple[tuple[range, ...], ...]:
+    """Return the layers of each model chunk, ``[pipeline rank][chunk]``.
+
+    Chunks go round the ranks: chunk c of rank r is the (c * pp + r)-th piece of the model. The first piece has the
+    embedding as well; the last one has norm, head and multi-token prediction.
+
+    Layers are distributed evenly if they divide. Otherwise the embedding, the head and each multi-token prediction
+    depth count as one layer: each piece gets one layer, then each further layer goes to the piece with the least
+    load, of equal ones to the last, because later stages keep fewer activations. So DeepSeek-V3's 61 layers over 16
+    pieces (61 + 3 = 16 * 4) are 3, fourteen times 4, and 2; Llama 3.1 405B's 126 over 64 (126 + 2 = 64 * 2) are 1,
+    sixty-two times 2, and 1.
+
+    Args:
+        model: Architecture, for ``num_layers`` and ``mtp_num_layers``.
+        pp: Pipeline parallel degree.
+        vp: Model chunks per pipeline rank.
+
+    Raises:
+        PlanError: If there are more chunks than layers.
+
+    References:
+        Narayanan et al. 2021, section 2.2.2, https://arxiv.org/abs/2104.04473, for the order of the chunks;
+        Megatron-Core's account_for_embedding_in_pipeline_split and account_for_loss_in_pipeline_split for the loads.
+    """
+    num_pieces = pp * vp
+    if num_pieces > model.num_layers:
+        raise PlanError(
+            f"pp*vp ({pp}*{vp}={num_pieces}) model chunks are more than num_layers={model.num_layers}; lower pp or vp"
+        )
+    bounds = accumulate(_piece_sizes(model, num_pieces=num_pieces), initial=0)
+    pieces = [range(first, end) for first, end in pairwise(bounds)]
+    return tuple(tuple(pieces[rank::pp]) for rank in range(pp))
+
+
+def schedule_problems(layout: Layout, *, num_micro_batches: int, is_compiled: bool) -> Iterator[str]:
+    """Yield the reasons the native engine's schedules can't run that many micro-batches a step.
+
+    Args:
+        layout: Layout, with or without a pipeline.
+        num_micro_batches: Micro-batches of one data-parallel rank in one step.
+        is_compiled: Blocks are compiled by torch.compile.
+    """
+    pp = layout.pp
+    if pp == 1:
+        return
+    is_zero_bubble = layout.pp_schedule == "zero_bubble"
+    subject = f"global_batch_size/(micro_batch_size*dp) = {num_micro_batches} micro-batches a step"
+    rounds = max(1, num_micro_batches // pp)
+    if num_micro_batches < pp:
+        yield (f"{subject} are fewer than pp={pp} stages; lower pp or micro_batch_size, or raise global_batch_size")
+    elif (layout.vp > 1 or is_zero_bubble) and num_micro_batches % rounds:
+        yield (
+            f"{subject} don't make equal rounds of at least pp={pp} "
+            f"({num_micro_batches} in {rounds} rounds = {num_micro_batches / rounds:g}), as interleaved "
+            f"and zero-bubble schedules need; choose a global_batch_size with a multiple of {pp} of them"
+        )
+    if is_zero_bubble and is_compiled:
+        yield (
+            "pp_schedule=zero_bubble runs the two halves of a backward pass apart, and a compiled block has only "
+            "whole ones; choose pp_schedule=1f1b or is_compiled=False"
+        )
+
+
+def _piece_sizes(model: ModelConfig, *, num_pieces: int) -> list[int]:
+    if model.num_layers % num_pieces == 0:
+        return [model.num_layers // num_pieces] * num_pieces
+    sizes = [1] * num_pieces
+    loads = [1] * num_pieces
+    loads[0] += _EMBEDDING_LOAD
+    loads[-1] += _HEAD_LOAD + _MTP_LOAD * model.mtp_num_layers
+    for _ in range(model.num_layers - num_pieces):
+        piece = min(range(num_pieces), key=lambda index: (loads[index], -index))
+        sizes[piece] += 1
+        loads[piece] += 1
+    return sizes

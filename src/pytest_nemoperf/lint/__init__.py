@@ -1,0 +1,1 @@
+"""Checks of stored baselines, and of the tests that use them."""

@@ -1,0 +1,105 @@
+"""Expected content of a run's records, for every framework."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.recipes.rl import RL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedRollout:
+    """Expected content of the records of reinforcement learning, beside ExpectedRecords.
+
+    Attributes:
+        num_training_gpus: Ranks that compute log-probabilities and train.
+        num_generation_gpus: Ranks that generate; the same or others.
+        num_samples: Responses of a step.
+        max_staleness: Steps by which the generating weights may be older than the trained ones.
+        flops_per_step: Model FLOPs of training in one step; None if they depend on the responses, or a value model
+            adds its own.
+    """
+
+    num_training_gpus: int
+    num_generation_gpus: int
+    num_samples: int
+    max_staleness: int
+    flops_per_step: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedRecords:
+    """Expected content of the records of one run.
+
+    Attributes:
+        num_gpus: Ranks the tokens are divided by.
+        warmup_steps: Steps dropped first.
+        steps: Measured steps after them.
+        tokens_per_step: Tokens of all ranks in one step; the maximum if they differ.
+        has_exact_tokens: Every step has tokens_per_step tokens; otherwise they depend on the responses or sequences.
+        flops_per_token: Model FLOPs per token; None if unknown, then there is no TFLOP/s. The maximum if lengths vary:
+            then TFLOP/s needs FLOPs in the records.
+        flops_convention: Name of the FLOPs convention.
+        peak_tflops: Dense peak of one GPU, TFLOP/s; None if unknown, then there is no MFU.
+        rollout: Reinforcement learning; None for other workloads.
+    """
+
+    num_gpus: int
+    warmup_steps: int
+    steps: int
+    tokens_per_step: int
+    has_exact_tokens: bool = True
+    flops_per_token: float | None = None
+    flops_convention: str | None = None
+    peak_tflops: float | None = None
+    rollout: ExpectedRollout | None = None
+
+
+def expected_of(plan: Plan) -> ExpectedRecords:
+    """Return the expected content of the records of a plan's runs.
+
+    FLOPs per token of reinforcement learning are None: they depend on the lengths of the responses, and training is
+    only a part of the step.
+    """
+    rollout = None
+    flops_per_token: float | None = plan.flops_per_token
+    if plan.rl is not None:
+        rollout = _expected_rollout(plan, rl=plan.rl)
+        flops_per_token = None
+    return ExpectedRecords(
+        num_gpus=plan.layout.total_gpus,
+        warmup_steps=plan.warmup_steps,
+        steps=plan.steps,
+        tokens_per_step=plan.tokens_per_step,
+        has_exact_tokens=_has_exact_tokens(plan),
+        flops_per_token=flops_per_token,
+        flops_convention=plan.flops_convention,
+        peak_tflops=plan.peak_tflops,
+        rollout=rollout,
+    )
+
+
+def _expected_rollout(plan: Plan, *, rl: RL) -> ExpectedRollout:
+    generation = plan.layout.generation
+    flops_per_step = None
+    if _has_exact_tokens(plan) and not rl.algorithm_config.has_value_model:
+        flops_per_step = plan.flops_per_token * plan.tokens_per_step
+    return ExpectedRollout(
+        num_training_gpus=plan.layout.gpus,
+        num_generation_gpus=plan.layout.gpus if generation is None else generation.gpus,
+        num_samples=rl.num_samples,
+        max_staleness=rl.max_staleness,
+        flops_per_step=flops_per_step,
+    )
+
+
+def _has_exact_tokens(plan: Plan) -> bool:
+    if plan.rl is None:
+        return not plan.has_varying_lengths
+    return plan.rl.has_pinned_lengths and not _may_change_lengths(plan.rl)
+
+
+def _may_change_lengths(rl: RL) -> bool:
+    """Return whether dynamic sampling may replace dropped samples by samples of another length."""
+    return rl.algorithm_config.has_dynamic_sampling and len(set(rl.most_lengths())) > 1

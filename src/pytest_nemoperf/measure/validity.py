@@ -1,0 +1,71 @@
+"""Checks of a run's step records: complete, finite, and with the expected tokens and FLOPs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pytest_nemoperf.flops.count import FLOPS_REL_TOL
+from pytest_nemoperf.measure.expected_records import ExpectedRecords
+from pytest_nemoperf.measure.rl import rollout_problems
+from pytest_nemoperf.records.step import StepRecord, measured_steps
+
+
+def record_problems(expected: ExpectedRecords, *, records: Sequence[StepRecord]) -> list[str]:
+    """Return the reasons not to judge a run that lie in its records, apart from the steps' times."""
+    problems = []
+    total = expected.warmup_steps + expected.steps
+    if [record.step for record in records] != list(range(total)):
+        problems.append(
+            f"{len(records)} of {total} steps were recorded "
+            f"({expected.warmup_steps} warm-up and {expected.steps} measured were asked for)"
+        )
+    for name in ("loss", "grad_norm"):
+        bad = []
+        for record in records:
+            value = getattr(record, name)
+            if value is not None and not math.isfinite(value):
+                bad.append(record.step)
+        if bad:
+            problems.append(f"{name} is not finite at step {bad[0]} ({len(bad)} of {len(records)} steps)")
+    measured = measured_steps(records, warmup_steps=expected.warmup_steps)
+    problems += _token_problems(expected, measured=measured)
+    problems += _flops_problems(expected, measured=measured)
+    problems += rollout_problems(expected, records=measured)
+    return problems
+
+
+def _token_problems(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> list[str]:
+    most = expected.tokens_per_step
+    for record in measured:
+        if expected.has_exact_tokens and record.tokens != most:
+            source = (
+                "global_batch_size*seq_len, or tokens_per_step of a loop; has_varying_lengths=True where lengths vary"
+            )
+            if expected.rollout is not None:
+                source = "prompts and responses of pinned lengths"
+            return [f"step {record.step} has {record.tokens} tokens, {most} were asked for ({source})"]
+        if not expected.has_exact_tokens and expected.rollout is None and record.tokens > most:
+            return [
+                f"step {record.step} has {record.tokens} tokens, {most} are the most there can be "
+                "(global_batch_size*seq_len, or tokens_per_step of a loop)"
+            ]
+    return []
+
+
+def _flops_problems(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> list[str]:
+    if expected.flops_per_token is None:
+        return []
+    for record in measured:
+        flops = expected.flops_per_token * record.tokens
+        if record.flops is None or math.isclose(record.flops, flops, rel_tol=FLOPS_REL_TOL):
+            continue
+        if expected.has_exact_tokens or record.flops > flops:
+            most = ""
+            if not expected.has_exact_tokens:
+                most = ", in sequences of the greatest length,"
+            return [
+                f"step {record.step} claims {record.flops:g} FLOPs, FLOPs per token x tokens{most} is {flops:g} "
+                f"under {expected.flops_convention}"
+            ]
+    return []

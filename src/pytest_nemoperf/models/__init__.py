@@ -1,0 +1,1 @@
+"""Architectures, the catalog, twins, weights. Pure."""

@@ -1,0 +1,1 @@
+"""The model as one process computes it, one file a part."""

@@ -1,0 +1,1 @@
+"""Parallelism, one file an axis, and the order in which the axes are applied."""

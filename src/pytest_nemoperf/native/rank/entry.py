@@ -1,0 +1,257 @@
+"""One rank of a run: reads the plan, trains, writes records; see the contracts in records.py."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from pytest_nemoperf.errors import LaunchError, PlanError
+from pytest_nemoperf.json_codec import from_json, to_json, to_json_line
+from pytest_nemoperf.native.device import (
+    available_cores,
+    device_name,
+    environment,
+    peak_memory_bytes,
+    reset_peak_memory,
+    tune_host_memory,
+)
+from pytest_nemoperf.native.model.compiling import use_own_cache
+from pytest_nemoperf.native.parallel.context_parallel import local_positions
+from pytest_nemoperf.native.parallel.mesh import build_mesh, data_parallel_rank, group_timeout
+from pytest_nemoperf.native.parallel.parallelize import parallelize
+from pytest_nemoperf.native.phases import RankStep, phase_clock
+from pytest_nemoperf.native.rank.output import (
+    ProgressWriter,
+    gather_hosts,
+    gather_steps,
+    step_records,
+    write_atomic,
+    write_error,
+)
+from pytest_nemoperf.native.rank.profiling import StepProfiler
+from pytest_nemoperf.native.rank.rl_output import rl_step_records
+from pytest_nemoperf.native.rank.turns import steps_in_turn
+from pytest_nemoperf.native.rl.learn.rollout_facts import RolloutFacts
+from pytest_nemoperf.native.rl.loop import make_rl_rank
+from pytest_nemoperf.native.train.data import SyntheticTokens
+from pytest_nemoperf.native.train.loop import Trainer
+from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.step import PLAN_FILE, RESULT_FILE, STEPS_FILE, RunResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankEnvironment:
+    """Rank, world size and run directory, from the environment that the launcher set.
+
+    Attributes:
+        run_dir: Holds the plan and takes the ranks' files.
+        rank: Of the run.
+        world_size: Ranks of the run.
+        local_rank: On this host.
+        local_world_size: Ranks on this host.
+    """
+
+    run_dir: Path
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+
+
+def main() -> None:
+    """Run this rank from the environment: NEMOPERF_RUN_DIR and the variables of torchrun.
+
+    Raises:
+        LaunchError: If the environment is incomplete.
+        Exception: Any error of the run, after it was written to the rank's error file.
+    """
+    env = _read_environment()
+    try:
+        run(env)
+    except Exception as error:
+        write_error(env.run_dir, rank=env.rank, error=error)
+        raise
+
+
+def _read_environment() -> RankEnvironment:
+    """Return this rank's environment.
+
+    Raises:
+        LaunchError: If a variable is missing.
+    """
+    world_size = _variable("WORLD_SIZE")
+    return RankEnvironment(
+        run_dir=Path(_variable("NEMOPERF_RUN_DIR")),
+        rank=int(_variable("RANK")),
+        world_size=int(world_size),
+        local_rank=int(_variable("LOCAL_RANK")),
+        local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", world_size)),
+    )
+
+
+def run(env: RankEnvironment) -> None:
+    """Run the plan of the run directory on this rank.
+
+    Raises:
+        PlanError: If the plan doesn't fit the ranks that were started, or needs something that isn't built in.
+        RecordError: If the plan can't be read.
+    """
+    path = env.run_dir / PLAN_FILE
+    plan = from_json(Plan, path.read_bytes(), subject=str(path))
+    _check_plan(plan, world_size=env.world_size)
+    timeout = group_timeout(plan)
+    if plan.device == "cuda":
+        device = torch.device("cuda", env.local_rank)
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", device_id=device, timeout=timeout)
+    else:
+        device = torch.device("cpu")
+        torch.set_num_threads(max(1, available_cores() // env.local_world_size))
+        tune_host_memory()
+        dist.init_process_group("gloo", timeout=timeout)
+    if plan.is_compiled:
+        use_own_cache(env.run_dir)
+    train(plan, env=env, device=device)
+    dist.destroy_process_group()
+
+
+def _check_plan(plan: Plan, *, world_size: int) -> None:
+    """Check that this engine can run the plan on so many ranks.
+
+    Raises:
+        PlanError: If not.
+    """
+    layout = plan.layout
+    if world_size != layout.total_gpus:
+        raise PlanError(
+            f"WORLD_SIZE={world_size} but the layout has gpus={layout.total_gpus}; start exactly one rank per GPU"
+        )
+
+
+def train(plan: Plan, *, env: RankEnvironment, device: torch.device) -> None:
+    """Build this rank's part, run all steps, and write records and result on rank 0."""
+    progress = None
+    if env.rank == 0:
+        progress = ProgressWriter(env.run_dir, last_step=plan.total_steps - 1)
+    profiler = None
+    if plan.is_profiled:
+        profiler = StepProfiler(plan, device=device)
+    run_all = partial(_run_steps, plan=plan, device=device, progress=progress, profiler=profiler)
+    facts: list[RolloutFacts] = []
+    if plan.rl is None:
+        trainer = _make_trainer(plan, rank=env.rank, device=device)
+        steps = run_all(trainer.step, meet=dist.barrier)
+    else:
+        rl_rank = make_rl_rank(plan, device=device)
+        steps = run_all(rl_rank.step, meet=rl_rank.meet)
+        rl_rank.finish()
+        facts = rl_rank.facts
+    gathered = gather_steps(steps, peak_bytes=peak_memory_bytes(device), device=device)
+    if profiler is not None:
+        profiler.write(env.run_dir, rank=env.rank)
+    hosts = gather_hosts()
+    dist.barrier()  # the result says that every rank got here
+    if env.rank == 0:
+        if plan.rl is None:
+            records = step_records(plan, gathered=gathered)
+        else:
+            records = rl_step_records(plan, gathered=gathered, facts=facts)
+        write_atomic(env.run_dir / STEPS_FILE, "".join(map(to_json_line, records)))
+        result = RunResult(
+            num_ranks=env.world_size,
+            num_steps=plan.total_steps,
+            device_name=device_name(device),
+            environment=environment(device),
+            hosts=hosts,
+        )
+        write_atomic(env.run_dir / RESULT_FILE, to_json(result))
+
+
+def _make_trainer(plan: Plan, *, rank: int, device: torch.device) -> Trainer:
+    """Build this rank's part of a pre-training run."""
+    layout = plan.layout
+    mesh = build_mesh(layout, model=plan.model, device_type=device.type, timeout=group_timeout(plan))
+    positions = local_positions(plan.seq_len, mesh=mesh)
+    return Trainer(
+        plan,
+        chunks=parallelize(plan, mesh=mesh, device=device),
+        mesh=mesh,
+        data=SyntheticTokens(plan, dp_rank=data_parallel_rank(rank, layout=layout), device=device, positions=positions),
+        clock=phase_clock(device),
+    )
+
+
+def _run_steps(
+    run_step: Callable[[int], RankStep],
+    *,
+    plan: Plan,
+    device: torch.device,
+    progress: ProgressWriter | None,
+    meet: Callable[[], None],
+    profiler: StepProfiler | None = None,
+) -> list[RankStep]:
+    """Run warm-up and measured steps and return all; peak memory is that of the measured ones.
+
+    Args:
+        run_step: Runs the step of a number.
+        plan: Plan of the run.
+        device: Of this rank.
+        progress: Of rank 0.
+        meet: Waits for the ranks that enter a step together: all, or all that train. Work between the steps (rank 0
+            writes progress) must not be another rank's waiting time.
+        profiler: Of a profiled run.
+    """
+    if profiler is not None:
+        run_step = partial(profiler.run, run_step)
+    steps = []
+    # Objects built so far live to the end: later collections need not look at them, and the pages that a forked
+    # rank shares with its server are not touched.
+    gc.freeze()
+    gc.disable()
+    settle = partial(_settle, meet, device=device)
+    for number in steps_in_turn(plan.turn, rank=dist.get_rank(), num_steps=plan.total_steps, settle=settle):
+        if number == plan.warmup_steps:
+            reset_peak_memory(device)
+        meet()
+        step = run_step(number)
+        steps.append(step)
+        if progress is not None:
+            progress.step_done(number, step_time_sec=step.step_time_sec)
+        gc.collect()
+    return steps
+
+
+def _settle(meet: Callable[[], None], *, device: torch.device) -> None:
+    """Wait until all ranks have done their work: a rank that waits for others on a GPU keeps it busy."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    meet()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _variable(name: str) -> str:
+    try:
+        return os.environ[name]
+    except KeyError:
+        raise LaunchError(
+            f"{name} is not set; ranks are started by a launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, "
+            "MASTER_ADDR, MASTER_PORT and NEMOPERF_RUN_DIR"
+        ) from None
+
+
+if __name__ == "__main__":
+    main()
+    # Like a forked rank, end without the interpreter's teardown: it races with gloo's threads, and a rank whose
+    # result is complete died of SIGABRT in 2 of 25 runs ("terminate called without an active exception").
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -1,0 +1,116 @@
+"""Turns of two runs on the same devices: one side works, the other waits and uses nothing.
+
+Rank r of one side and rank r of the other pass the turn as a byte through two named pipes. Opening a pipe blocks until
+the other end is opened, so the sides meet once both are built; reading sleeps in the kernel; and a pipe whose other end
+has died is at its end at once. This needs no third process and no polling, and no side can hang alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import NoReturn
+
+from pytest_nemoperf.errors import TurnError
+from pytest_nemoperf.recipes.ab_turn import TURN_FILE, ABTurn
+
+
+class Gate:
+    """One rank's end of the two pipes.
+
+    Args:
+        turn: Of this side.
+        rank: Of the run; meets the same rank of the other side.
+    """
+
+    def __init__(self, turn: ABTurn, *, rank: int) -> None:
+        self._turn = turn
+        self._rank = rank
+        self._directory = Path(turn.directory)
+        self._pipes = ExitStack()
+        to_first = self._directory / f"rank{rank}-to-first"
+        to_second = self._directory / f"rank{rank}-to-second"
+        for path in (to_first, to_second):
+            with suppress(FileExistsError):  # the side that comes first makes them
+                os.mkfifo(path)
+        # Both open the same pipe first, or they would wait for each other at different ones.
+        if turn.is_first:
+            self._out = self._open(to_second, os.O_WRONLY)
+            self._in = self._open(to_first, os.O_RDONLY)
+        else:
+            self._in = self._open(to_second, os.O_RDONLY)
+            self._out = self._open(to_first, os.O_WRONLY)
+
+    def __enter__(self) -> Gate:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._pipes.close()
+
+    def wait(self) -> None:
+        """Wait until the other side hands the turn over.
+
+        Raises:
+            TurnError: If the other side has ended.
+        """
+        if not os.read(self._in, 1):
+            self._fail()
+
+    def take(self) -> None:
+        """Write the name of this side to the turn file, for the message about a side that hangs."""
+        if self._rank == 0:
+            (self._directory / TURN_FILE).write_text(self._turn.side, encoding="utf-8")
+
+    def hand_over(self) -> None:
+        """Give the turn to the other side.
+
+        Raises:
+            TurnError: If the other side has ended.
+        """
+        try:
+            os.write(self._out, b"\n")
+        except BrokenPipeError:
+            self._fail()
+
+    def _open(self, path: Path, flags: int) -> int:
+        pipe = os.open(path, flags)
+        self._pipes.callback(os.close, pipe)
+        return pipe
+
+    def _fail(self) -> NoReturn:
+        raise TurnError(
+            f"{self._turn.side} waited for its turn, but {self._turn.other} has ended; see the error it left"
+        ) from None
+
+
+def steps_in_turn(
+    turn: ABTurn | None, *, rank: int, num_steps: int, settle: Callable[[], None]
+) -> Generator[int, None, None]:
+    """Yield the numbers of a run's steps, each when it is this side's turn.
+
+    Args:
+        turn: This side's part; None for a run that has the devices alone.
+        rank: Of the run.
+        num_steps: Of the run, warm-up included; the other side has as many.
+        settle: Returns when all ranks of this side have done their work, the devices included.
+
+    Raises:
+        TurnError: If the other side ends before its last turn.
+    """
+    if turn is None:
+        yield from range(num_steps)
+        return
+    with Gate(turn, rank=rank) as gate:
+        for number in range(num_steps):
+            if turn.begins_at(number):
+                if number > 0 or not turn.is_first:
+                    gate.wait()
+                gate.take()
+            yield number
+            if turn.begins_at(number + 1) or number + 1 == num_steps:
+                settle()
+                gate.hand_over()
+        if not turn.is_last(num_steps=num_steps):
+            gate.wait()  # the work after the last step must not disturb the other side's

@@ -1,0 +1,1 @@
+"""Reinforcement learning: the loop over generation, training and refit."""

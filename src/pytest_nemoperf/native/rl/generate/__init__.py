@@ -1,0 +1,1 @@
+"""Generation of rollouts, by the native model or by vLLM."""

@@ -1,0 +1,1 @@
+"""Training on rollouts: advantages, batches, objective, policy updates."""

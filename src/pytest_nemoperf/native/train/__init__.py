@@ -1,0 +1,1 @@
+"""Pre-training: data, the loop over steps, the optimizer step."""

@@ -1,0 +1,126 @@
+"""Optimizer step: accumulate, clip, AdamW; in pre-training and reinforcement learning alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from pytest_nemoperf.models.weights import model_weights
+from pytest_nemoperf.native.parallel.gradients import Gradients
+from pytest_nemoperf.native.parallel.mesh import RankMesh
+from pytest_nemoperf.native.parallel.passes import Accumulation, MicroBatch, Passes, whole_model
+from pytest_nemoperf.native.parallel.pipeline import Pipeline, shared_embedding
+from pytest_nemoperf.native.phases import PhaseClock
+from pytest_nemoperf.recipes.recipe import Plan
+
+_BETAS = (0.9, 0.95)
+_WEIGHT_DECAY = 0.1
+_MAX_NORM = 1.0
+
+
+class Updater:
+    """Optimizer of this rank's weights: gradients over all micro-batches, clipping, AdamW.
+
+    Args:
+        plan: Layout and batch.
+        chunks: This rank's parts of the model, from parallelize.
+        mesh: Of the run.
+        divisor: Of this rank's sum of the objective; the quotients are averaged over the ranks that train on different
+            tokens.
+        learning_rate: Of AdamW.
+        clock: Marks ``forward``, ``backward``, ``grad_comm``, ``pipeline_wait`` and ``optimizer``.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        chunks: Sequence[nn.Module],
+        mesh: RankMesh,
+        divisor: float,
+        learning_rate: float,
+        clock: PhaseClock,
+    ) -> None:
+        self._clock = clock
+        parameters = named_parameters(chunks)
+        tied = None
+        if mesh.pp is not None:
+            tied = shared_embedding(list(map(whole_model, chunks)))
+        self._gradients = Gradients(
+            parameters,
+            weights={weight.name: weight for weight in model_weights(plan.model)},
+            layout=plan.layout,
+            mesh=mesh,
+            are_averaged=mesh.pp is None,
+            tied=tied,
+            tied_group=mesh.ends,
+        )
+        self._optimizer = torch.optim.AdamW(
+            _groups(parameters.values()), lr=learning_rate, betas=_BETAS, weight_decay=_WEIGHT_DECAY, fused=True
+        )
+        self._has_grad_comm = plan.layout.dp * plan.layout.cp > 1 or self._gradients.are_partial
+        self._passes = make_passes(
+            plan, chunks=chunks, mesh=mesh, divisor=divisor, has_grad_comm=self._has_grad_comm, clock=clock
+        )
+
+    @property
+    def passes(self) -> Passes:
+        """Forward and backward passes of micro-batches through this rank's parts of the model."""
+        return self._passes
+
+    def update(self, micro_batches: Sequence[MicroBatch]) -> tuple[Tensor, Tensor]:
+        """Take one step of the optimizer.
+
+        Returns:
+            This rank's sum of the objective over the divisor, 0 without the head; and the norm of the whole gradient
+            before clipping. Both stay on the device.
+        """
+        loss = self._passes.forward_backward(micro_batches)
+        if self._has_grad_comm:
+            self._gradients.reduce()
+            self._clock.mark("grad_comm")
+        grad_norm = self._gradients.clip(_MAX_NORM)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._clock.mark("optimizer")
+        return loss, grad_norm
+
+
+def make_passes(
+    plan: Plan,
+    *,
+    chunks: Sequence[nn.Module],
+    mesh: RankMesh,
+    clock: PhaseClock,
+    divisor: float = 1.0,
+    has_grad_comm: bool = False,
+) -> Passes:
+    """Build the passes of micro-batches through a rank's parts of the model.
+
+    Arguments as in Accumulation and Pipeline.
+    """
+    if mesh.pp is None:
+        (model,) = chunks
+        return Accumulation(model, divisor=divisor, has_grad_comm=has_grad_comm, clock=clock)
+    stages = list(map(whole_model, chunks))
+    return Pipeline(plan, chunks=stages, group=mesh.pp, divisor=divisor, clock=clock)
+
+
+def named_parameters(chunks: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
+    """Return every parameter of this rank by the name of its weight in the whole model."""
+    parameters: dict[str, nn.Parameter] = {}
+    for chunk in chunks:
+        parameters.update(whole_model(chunk).named_parameters())
+    return parameters
+
+
+def _groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
+    """Return parameter groups of one kind each, as the fused optimizer needs: sharded, and whole (of experts)."""
+    by_kind: dict[bool, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        by_kind.setdefault(isinstance(parameter, DTensor), []).append(parameter)
+    return [{"params": group} for group in by_kind.values()]

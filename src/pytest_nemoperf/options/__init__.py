@@ -1,0 +1,1 @@
+"""Command-line and ini options, markers and hooks: declaration, parsing, validation."""

@@ -1,0 +1,311 @@
+"""Command-line options and ini keys: one table of each, for the parser, ``--help`` and the checks of a session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import pytest
+
+from pytest_nemoperf.options.selection import PERF_TESTPATHS, asks_for_perf
+from pytest_nemoperf.verdict.defaults import DEFAULT_ALPHA, DEFAULT_BETA, DEFAULT_MAX_RUNS, DEFAULT_RUNS
+
+DEFAULT_AB_LIMIT_SEC: Final = 180.0
+DEFAULT_AB_TOLERANCE_PCT: Final = 5.0
+STATE_DIR: Final = ".nemoperf"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """A command-line option.
+
+    Attributes:
+        name: As it is typed.
+        help: Text of ``--help``.
+        metavar: Its value in ``--help``; empty for a flag.
+        default: Value of an option with one that is not given.
+        is_repeatable: It may be given several times, and its values add up.
+        needs: Option without which it does not count; empty for none.
+        needs_tests: It is an error without ``-m perf``.
+        is_harmless: Without ``-m perf`` it is not even checked, so that a project can have it in addopts.
+    """
+
+    name: str
+    help: str
+    metavar: str = ""
+    default: str | None = None
+    is_repeatable: bool = False
+    needs: str = ""
+    needs_tests: bool = False
+    is_harmless: bool = False
+
+    @property
+    def dest(self) -> str:
+        """Attribute of ``config.option`` that has its value."""
+        return self.name.removeprefix("--").replace("-", "_")
+
+    def add_to(self, group: pytest.OptionGroup) -> None:
+        """Register the option."""
+        if self.is_repeatable:
+            group.addoption(self.name, metavar=self.metavar, action="append", default=[], help=self.help)
+        elif self.metavar:
+            group.addoption(self.name, metavar=self.metavar, default=self.default, help=self.help)
+        else:
+            group.addoption(self.name, action="store_true", help=self.help)
+
+    def is_given(self, config: pytest.Config) -> bool:
+        """Return whether the command line, or addopts, has the option."""
+        value = getattr(config.option, self.dest)
+        return value not in (False, [], self.default)
+
+    def is_empty(self, config: pytest.Config) -> bool:
+        """Return whether its value is empty, as of a variable that is not set."""
+        value = getattr(config.option, self.dest)
+        return isinstance(value, str) and not value.strip()
+
+
+OPTIONS: Final = (
+    Option(
+        name="--system",
+        metavar="NAME",
+        default="auto",
+        help="system whose baselines count: h100, h200, b200, ..., cpu; 'auto' (default) detects it",
+    ),
+    Option(
+        name="--perf-runs",
+        metavar="N",
+        help=f"independent launches that make a baseline (ini perf_runs, default {DEFAULT_RUNS}); more are made where "
+        "an update's tolerance asks for them",
+    ),
+    Option(
+        name="--perf-max-runs",
+        metavar="N",
+        help="launches a case is judged by at most: it is launched again only while it is undecided "
+        f"(ini perf_max_runs, default {DEFAULT_MAX_RUNS}; error rates: ini perf_alpha, perf_beta)",
+    ),
+    Option(
+        name="--perf-tolerance",
+        metavar="[METRIC=]PCT",
+        is_repeatable=True,
+        help="allowed worsening in percent, for every judged metric or one of them, e.g. 3%% or peak_memory_gib=10%%; "
+        "recipe > marker > this > ini perf_tolerance > the system's default",
+    ),
+    Option(
+        name="--perf-fail-on",
+        metavar="VERDICTS",
+        help="comma-separated verdicts that fail a test (ini perf_fail_on, default regressed,invalid); "
+        "e.g. regressed,invalid,no_baseline,not_comparable,inconclusive; none to only report",
+    ),
+    Option(
+        name="--perf-timeout",
+        metavar="SECONDS",
+        help="wall-clock limit of one run, instead of each case's own",
+    ),
+    Option(
+        name="--perf-baselines",
+        metavar="DIR",
+        is_harmless=True,
+        help="where baselines are stored (ini perf_baselines, default baselines/ in the root directory)",
+    ),
+    Option(
+        name="--perf-output",
+        metavar="DIR",
+        is_harmless=True,
+        help=f"where results.json and results.md are written (default {STATE_DIR}/latest in the root directory)",
+    ),
+    Option(
+        name="--update-baselines",
+        needs_tests=True,
+        help="store this session's complete, valid runs as baselines where something moved more than its own noise, "
+        "and show old -> new; regressed and inconclusive cases keep theirs without --perf-accept-regression",
+    ),
+    Option(
+        name="--perf-accept-regression",
+        needs="--update-baselines",
+        help="with --update-baselines and --perf-reason: store regressed and inconclusive cases too",
+    ),
+    Option(
+        name="--perf-reason",
+        metavar="TEXT",
+        needs="--update-baselines",
+        help="with --update-baselines: why, kept in each file that is written",
+    ),
+    Option(
+        name="--perf-update-new-only",
+        needs="--update-baselines",
+        help="with --update-baselines: store cases that have no baseline yet, leave every other file as it is",
+    ),
+    Option(
+        name="--perf-prune",
+        needs="--update-baselines",
+        help="with --update-baselines: delete the system's stored cases that no collected perf test asks for",
+    ),
+    Option(
+        name="--perf-anchor",
+        metavar="RELEASE",
+        needs="--update-baselines",
+        help="with --update-baselines: also keep these runs as the anchor of a release, which slow decay in steps that "
+        "each pass is judged against",
+    ),
+    Option(
+        name="--perf-ab",
+        metavar="REV",
+        needs_tests=True,
+        help="compare with another git revision instead of baselines: both versions run alternately on this machine "
+        "and their ratio is judged; what is swapped: ini perf_ab_paths, perf_ab_setup",
+    ),
+    Option(
+        name="--perf-ab-limit",
+        metavar="SECONDS",
+        needs="--perf-ab",
+        help=f"with --perf-ab: time a case may take before it ends INCONCLUSIVE (default {DEFAULT_AB_LIMIT_SEC:.0f})",
+    ),
+    Option(
+        name="--perf-profile",
+        needs_tests=True,
+        help="run a failing case once more under torch.profiler and compare its operators with the stored profile; "
+        "with --update-baselines: store that profile",
+    ),
+    Option(
+        name="--perf-replay",
+        metavar="DIR",
+        needs_tests=True,
+        help="launch nothing: judge the runs stored in this directory again, e.g. .nemoperf/runs/20261123-101500",
+    ),
+    Option(
+        name="--perf-inject",
+        metavar="PCT",
+        help="self-test: delay each step by so many percent, e.g. 20%%; such a session is marked everywhere and never "
+        "stored",
+    ),
+    Option(
+        name="--perf-set",
+        metavar="KEY=VALUE,...",
+        is_repeatable=True,
+        needs_tests=True,
+        help="run the selected cases once under another layout or batch, e.g. tp=2,pp=4,mbs=2: cases of their own; "
+        "gpus stay unless set, the data-parallel ranks follow",
+    ),
+    Option(
+        name="--perf-dry-run",
+        needs_tests=True,
+        help="collect, resolve, check and price the selected cases (memory, FLOPs, expected time), launch nothing; "
+        "--system may be any",
+    ),
+)
+
+_NOTHING_MEASURED = "nothing is launched and measured; drop one of them"
+EXCLUSIONS: Final = (
+    ("--perf-inject", "--update-baselines", "an injected run is never stored; drop one of them"),
+    (
+        "--perf-anchor",
+        "--perf-update-new-only",
+        "an anchor is written into every case's file, new or not; drop one of them",
+    ),
+    ("--perf-accept-regression", "--perf-update-new-only", "new cases have nothing to lose; drop one of them"),
+    (
+        "--perf-set",
+        "--update-baselines",
+        "a trial is never stored among the project's baselines, for no recipe says how to repeat it; write the layout "
+        "into a recipe, or drop one of them",
+    ),
+    (
+        "--perf-ab",
+        "--update-baselines",
+        "a comparison of two revisions is no baseline; store one in a session of its own, or drop one of them",
+    ),
+    (
+        "--perf-replay",
+        "--update-baselines",
+        "stored runs say nothing of this machine; launch them, or drop one of them",
+    ),
+    ("--perf-dry-run", "--update-baselines", _NOTHING_MEASURED),
+    ("--perf-dry-run", "--perf-inject", _NOTHING_MEASURED),
+    ("--perf-dry-run", "--perf-ab", _NOTHING_MEASURED),
+    ("--perf-dry-run", "--perf-profile", _NOTHING_MEASURED),
+    ("--perf-replay", "--perf-inject", _NOTHING_MEASURED),
+    ("--perf-replay", "--perf-ab", _NOTHING_MEASURED),
+    ("--perf-replay", "--perf-profile", _NOTHING_MEASURED),
+    ("--perf-dry-run", "--perf-replay", "one prices, one judges; drop one of them"),
+    (
+        "--perf-ab",
+        "--perf-profile",
+        "a profile is compared with a stored one; drop --perf-ab, or profile each revision in a session of its own",
+    ),
+)
+"""Options that exclude each other, and the reason with the way out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IniKey:
+    """A key of the ini file.
+
+    Attributes:
+        name: As it is written.
+        help: Text of ``--help``.
+        type: Form of its value; None for text.
+        default: Value if it is not set.
+    """
+
+    name: str
+    help: str
+    type: Literal["args", "bool", "linelist"] | None = None
+    default: Any = ""
+
+
+INI_KEYS: Final = (
+    IniKey(
+        name=PERF_TESTPATHS,
+        help="folders that -m perf collects in place of testpaths, if no path is given",
+        type="args",
+        default=[],
+    ),
+    IniKey(name="perf_runs", help="independent launches that make a baseline"),
+    IniKey(name="perf_max_runs", help="launches a perf case is judged by at most"),
+    IniKey(name="perf_alpha", help=f"probability to call a harmless case REGRESSED (default {DEFAULT_ALPHA})"),
+    IniKey(name="perf_beta", help=f"probability to pass a loss as large as the tolerance (default {DEFAULT_BETA})"),
+    IniKey(name="perf_tolerance", help="allowed worsening: [METRIC=]PCT, one a line", type="linelist", default=[]),
+    IniKey(name="perf_fail_on", help="comma-separated verdicts that fail a perf test"),
+    IniKey(
+        name="perf_fail_on_unasked",
+        help="fail a session of the whole suite if stored baselines are asked for by no test (default false)",
+        type="bool",
+        default=False,
+    ),
+    IniKey(
+        name="perf_require_verdict",
+        help="fail a perf test that measured or judged nothing, and a session in which no case was judged (default "
+        "false)",
+        type="bool",
+        default=False,
+    ),
+    IniKey(name="perf_baselines", help="directory of stored baselines"),
+    IniKey(name="perf_machine", help="name of a pool of identical machines that share CPU baselines"),
+    IniKey(name="perf_release", help="release under test, which perf_waive(until=RELEASE) is compared with"),
+    IniKey(
+        name="perf_ab_paths",
+        help="--perf-ab: PYTHONPATH entries of each side, relative to its checkout",
+        type="linelist",
+        default=[],
+    ),
+    IniKey(name="perf_ab_setup", help="--perf-ab: command run once in each side's checkout before it is measured"),
+)
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Register every option and ini key of the plugin."""
+    group = parser.getgroup("nemoperf", "performance regression of LLM training and RL (with -m perf)")
+    for option in OPTIONS:
+        option.add_to(group)
+    for key in INI_KEYS:
+        parser.addini(key.name, key.help, type=key.type, default=key.default)
+
+
+def is_perf_selected(config: pytest.Config) -> bool:
+    """Return whether ``-m`` asks for perf tests; if not, they are deselected."""
+    return asks_for_perf(config.option.markexpr)
+
+
+def is_perf_configured(config: pytest.Config) -> bool:
+    """Return whether an option is given that only a perf session can honour, or that is an error."""
+    return any(option.is_given(config) and (not option.is_harmless or option.is_empty(config)) for option in OPTIONS)

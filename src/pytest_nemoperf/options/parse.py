@@ -1,0 +1,88 @@
+"""Parse the texts of options and ini keys; an error names the option."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from pytest_nemoperf.errors import did_you_mean
+from pytest_nemoperf.verdict.comparison import FAILING_BY_DEFAULT, VerdictKind
+
+
+def parse_fail_on(text: str) -> frozenset[VerdictKind]:
+    """Return the verdicts that fail a test; an empty text means the usual ones.
+
+    Raises:
+        pytest.UsageError: If a verdict is unknown.
+    """
+    if not text:
+        return frozenset(FAILING_BY_DEFAULT)
+    if text.strip().lower() == "none":
+        return frozenset()
+    words = {kind.value.lower().replace(" ", "_"): kind for kind in VerdictKind}
+    chosen = set()
+    for part in text.split(","):
+        word = part.strip().lower()
+        if not word:
+            continue
+        if word not in words:
+            raise pytest.UsageError(f"--perf-fail-on: unknown verdict {word!r}; {did_you_mean(word, {*words, 'none'})}")
+        chosen.add(words[word])
+    return frozenset(chosen)
+
+
+def parse_count(text: str, *, subject: str) -> int:
+    """Return a whole number >= 1.
+
+    Raises:
+        pytest.UsageError: If it is none.
+    """
+    if not re.fullmatch(r"\d+", text.strip()) or int(text) < 1:
+        raise pytest.UsageError(f"{subject}={text} must be a whole number >= 1: a verdict needs at least one launch")
+    return int(text)
+
+
+def parse_probability(text: str, *, subject: str) -> float:
+    """Return an error rate.
+
+    Raises:
+        pytest.UsageError: If it is not within (0, 0.5).
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < 0.5:  # noqa: PLR2004 (half is what a coin does)
+        raise pytest.UsageError(f"{subject}={text} must be a probability above 0 and below 0.5, e.g. 0.005")
+    return value
+
+
+def parse_percent(text: str, *, subject: str) -> float:
+    """Return a percentage above 0, with or without its sign.
+
+    Raises:
+        pytest.UsageError: If it is none.
+    """
+    try:
+        percent = float(text.strip().removesuffix("%"))
+    except ValueError:
+        raise pytest.UsageError(f"{subject}={text!r} is not a percentage; write e.g. 5%") from None
+    if not 0 < percent < float("inf"):
+        raise pytest.UsageError(f"{subject}={text} must be a percentage above 0")
+    return percent
+
+
+def parse_seconds(text: str, *, subject: str) -> float:
+    """Return positive seconds.
+
+    Raises:
+        pytest.UsageError: If they are not.
+    """
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = float("nan")
+    if not 0 < seconds < float("inf"):
+        raise pytest.UsageError(f"{subject}={text} must be positive seconds, e.g. 600")
+    return seconds

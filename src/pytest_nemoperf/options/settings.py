@@ -1,0 +1,330 @@
+"""Settings of one session, from options, ini keys and defaults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_nemoperf.baselines.store import DEFAULT_FOLDER
+from pytest_nemoperf.errors import NemoPerfError
+from pytest_nemoperf.machine import identity
+from pytest_nemoperf.machine.identity import Devices
+from pytest_nemoperf.options import declare
+from pytest_nemoperf.options.checks import check_combination
+from pytest_nemoperf.options.parse import (
+    parse_count,
+    parse_fail_on,
+    parse_percent,
+    parse_probability,
+    parse_seconds,
+)
+from pytest_nemoperf.recipes.overrides import parse_changes
+from pytest_nemoperf.recipes.systems import System, find_system
+from pytest_nemoperf.runs.replay import CASE_FILE, find_cases
+from pytest_nemoperf.verdict.comparison import (
+    VerdictKind,
+    VerdictPolicy,
+    default_tolerances,
+    merge_tolerances,
+    parse_tolerances,
+)
+from pytest_nemoperf.verdict.defaults import DEFAULT_ALPHA, DEFAULT_BETA, DEFAULT_MAX_RUNS, DEFAULT_RUNS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateOptions:
+    """Values of ``--update-baselines`` and the options that go with it.
+
+    Attributes:
+        is_accepted: Regressed and inconclusive cases are stored too.
+        reason: Why files change; empty if nobody said.
+        is_new_only: Only cases without a baseline are stored.
+        is_pruning: Stored cases that no test asks for are deleted.
+        anchor: Release whose anchor these runs become; empty for none.
+    """
+
+    is_accepted: bool = False
+    reason: str = ""
+    is_new_only: bool = False
+    is_pruning: bool = False
+    anchor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ABOptions:
+    """Values of ``--perf-ab`` and its ini keys.
+
+    Attributes:
+        revision: Git revision of the other side.
+        paths: PYTHONPATH entries of each side, relative to its checkout; empty for the usual ones.
+        setup: Command run once in each checkout; empty for none.
+        limit_sec: Time a case may take.
+        is_self_test: Two sides of the same files are wanted: ``--perf-inject`` is given.
+    """
+
+    revision: str
+    paths: tuple[str, ...]
+    setup: str
+    limit_sec: float
+    is_self_test: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Values of options, ini keys and defaults for one session.
+
+    Attributes:
+        system: What the machine is, or was told to be.
+        devices: What a run could use here.
+        was_detected: The system came from ``--system=auto``.
+        baselines_dir: Stored baselines, committed with the project.
+        state_dir: Local store, runs, locks and output; not committed.
+        output_dir: Where the markdown table and the results file go.
+        runs: Independent launches that make a baseline.
+        policy: Tolerances and error rates; the tolerances of recipes and markers are not yet applied.
+        fail_on: Names of the verdicts that fail a test.
+        fails_on_unasked: The session fails where cases have no baseline, and stored ones are asked for by no test.
+        needs_verdict: A perf test that judged nothing fails.
+        inject_pct: Self-test delay of each step in percent.
+        timeout_sec: Wall-clock limit of one run; None for each recipe's own.
+        changes: What --perf-set changes in every recipe, by key; empty for nothing.
+        is_dry_run: Cases are priced, nothing is launched.
+        updating: How new baselines are stored; None if none are.
+        against: The other revision of an interleaved comparison; None to judge against baselines.
+        is_profiled: A failing case runs once more under the profiler.
+        replay_dir: Stored runs to judge instead of launching; None to launch.
+        release: Release under test, for waivers; empty if not told.
+        machine_name: Name of a pool of identical machines; empty for this host alone.
+    """
+
+    system: System
+    devices: Devices
+    was_detected: bool
+    baselines_dir: Path
+    state_dir: Path
+    output_dir: Path
+    runs: int
+    policy: VerdictPolicy
+    fail_on: frozenset[VerdictKind]
+    fails_on_unasked: bool
+    needs_verdict: bool
+    inject_pct: float
+    timeout_sec: float | None
+    changes: Mapping[str, Any]
+    is_dry_run: bool
+    updating: UpdateOptions | None
+    against: ABOptions | None
+    is_profiled: bool
+    replay_dir: Path | None
+    release: str
+    machine_name: str
+
+
+def read_settings(config: pytest.Config) -> Settings:
+    """Return the session's settings.
+
+    Raises:
+        pytest.UsageError: If an option or ini key can't be honoured, or the system is not this machine.
+    """
+    option = config.option
+    check_combination(config)
+    inject_pct = _inject_pct(config)
+    replay_dir = _replay_dir(config)
+    try:
+        devices = identity.detect_devices()
+        system = _system(config, devices=devices, replay_dir=replay_dir)
+        changes = parse_changes(option.perf_set, subject="--perf-set")
+        policy = _policy(config, system=system)
+    except NemoPerfError as exc:
+        raise pytest.UsageError(str(exc)) from None
+    state_dir = config.rootpath / declare.STATE_DIR
+    output_dir = state_dir / "latest"
+    if option.perf_output:
+        output_dir = _output_dir(config)
+    timeout_sec: float | None = None
+    if option.perf_timeout is not None:
+        timeout_sec = parse_seconds(option.perf_timeout, subject="--perf-timeout")
+    return Settings(
+        system=system,
+        devices=devices,
+        was_detected=option.system == "auto",
+        baselines_dir=_baselines_dir(config),
+        state_dir=state_dir,
+        output_dir=output_dir,
+        runs=_num_runs(config),
+        policy=policy,
+        fail_on=parse_fail_on(option.perf_fail_on or config.getini("perf_fail_on")),
+        fails_on_unasked=config.getini("perf_fail_on_unasked"),
+        needs_verdict=config.getini("perf_require_verdict"),
+        inject_pct=inject_pct,
+        timeout_sec=timeout_sec,
+        changes=changes,
+        is_dry_run=option.perf_dry_run,
+        updating=_updating(config),
+        against=_against(config),
+        is_profiled=option.perf_profile,
+        replay_dir=replay_dir,
+        release=str(config.getini("perf_release")),
+        machine_name=str(config.getini("perf_machine")),
+    )
+
+
+def _updating(config: pytest.Config) -> UpdateOptions | None:
+    option = config.option
+    if not option.update_baselines:
+        return None
+    return UpdateOptions(
+        is_accepted=option.perf_accept_regression,
+        reason=(option.perf_reason or "").strip(),
+        is_new_only=option.perf_update_new_only,
+        is_pruning=option.perf_prune,
+        anchor=(option.perf_anchor or "").strip(),
+    )
+
+
+def _against(config: pytest.Config) -> ABOptions | None:
+    option = config.option
+    if option.perf_ab is None:
+        return None
+    limit_sec = declare.DEFAULT_AB_LIMIT_SEC
+    if option.perf_ab_limit is not None:
+        limit_sec = parse_seconds(option.perf_ab_limit, subject="--perf-ab-limit")
+    return ABOptions(
+        revision=option.perf_ab,
+        paths=tuple(config.getini("perf_ab_paths")),
+        setup=str(config.getini("perf_ab_setup")),
+        limit_sec=limit_sec,
+        is_self_test=option.perf_inject is not None,
+    )
+
+
+def _inject_pct(config: pytest.Config) -> float:
+    """Return the delay of a self-test in percent; with ``--perf-ab``, 0% is the self-test of equal sides."""
+    text: str | None = config.option.perf_inject
+    if text is None:
+        return 0.0
+    if config.option.perf_ab is not None and text.strip().removesuffix("%") == "0":
+        return 0.0
+    return parse_percent(text, subject="--perf-inject")
+
+
+def _replay_dir(config: pytest.Config) -> Path | None:
+    text: str | None = config.option.perf_replay
+    if text is None:
+        return None
+    path: Path = config.invocation_params.dir / text
+    if not any(path.glob(f"*/{CASE_FILE}")):
+        raise pytest.UsageError(
+            f"--perf-replay={text}: holds no <case>/{CASE_FILE}; give a session's folder, as .nemoperf/runs/<session>"
+        )
+    return path
+
+
+def _system(config: pytest.Config, *, devices: Devices, replay_dir: Path | None) -> System:
+    """Return the system to run as: this machine's, but a dry run takes any and a replay that of its runs."""
+    name = config.option.system
+    if replay_dir is not None and name == "auto":
+        systems = {record.system for record in find_cases(replay_dir)}
+        if len(systems) > 1:
+            names = " and ".join(sorted(systems))
+            raise pytest.UsageError(f"{replay_dir}: holds runs of {names}; choose one with --system")
+        return find_system(systems.pop())
+    if (replay_dir is not None or config.option.perf_dry_run) and name != "auto":
+        return find_system(name)
+    return identity.choose_system(name, devices=devices)
+
+
+def _policy(config: pytest.Config, *, system: System) -> VerdictPolicy:
+    tolerances = default_tolerances(system)
+    if config.option.perf_ab:  # differences between days and launches cancel, so a finer question can be asked
+        for name, percent in tolerances.items():
+            tolerances[name] = min(percent, declare.DEFAULT_AB_TOLERANCE_PCT)
+    alpha = DEFAULT_ALPHA
+    beta = DEFAULT_BETA
+    max_runs = DEFAULT_MAX_RUNS
+    if text := config.getini("perf_alpha"):
+        alpha = parse_probability(text, subject="ini perf_alpha")
+    if text := config.getini("perf_beta"):
+        beta = parse_probability(text, subject="ini perf_beta")
+    text, subject = _option_or_ini(config, "perf_max_runs")
+    if text:
+        max_runs = parse_count(text, subject=subject)
+    return VerdictPolicy(
+        tolerances=merge_tolerances(
+            [
+                tolerances,
+                parse_tolerances(config.getini("perf_tolerance"), subject="ini perf_tolerance"),
+                parse_tolerances(config.option.perf_tolerance, subject="--perf-tolerance"),
+            ]
+        ),
+        run_noise_pct=system.run_noise_pct,
+        memory_noise_pct=system.memory_noise_pct,
+        alpha=alpha,
+        beta=beta,
+        max_runs=max_runs,
+    )
+
+
+def _num_runs(config: pytest.Config) -> int:
+    if config.option.perf_set and config.option.perf_runs is None:
+        return 1  # a trial
+    text, subject = _option_or_ini(config, "perf_runs")
+    if text:
+        return parse_count(text, subject=subject)
+    return DEFAULT_RUNS
+
+
+def _option_or_ini(config: pytest.Config, name: str) -> tuple[str, str]:
+    """Return the text of an option, or else of its ini key, and the name of the one that has it; empty for neither."""
+    given = getattr(config.option, name)
+    if given is None:
+        return str(config.getini(name)), f"ini {name}"
+    return str(given), f"--{name.replace('_', '-')}"
+
+
+def _baselines_dir(config: pytest.Config) -> Path:
+    """Return the folder of baselines.
+
+    Raises:
+        pytest.UsageError: If it is none, or can't be read, or is named but not there and nothing is to be stored in it:
+            every case would be without a baseline, and pass.
+    """
+    text, subject = _option_or_ini(config, "perf_baselines")
+    path = _directory(config, text or DEFAULT_FOLDER)
+    named = f"the folder of baselines {DEFAULT_FOLDER}"
+    if text:
+        named = f"{subject}={text}"
+    if path.exists() and not path.is_dir():
+        raise pytest.UsageError(f"{named}: {path} is a file; give the folder that holds <system>/<case>.json")
+    if path.exists() and not os.access(path, os.R_OK | os.X_OK):
+        raise pytest.UsageError(f"{named}: {path} can't be read; give it to this user, or name another folder")
+    if text and not path.exists() and not config.option.update_baselines:
+        hint = "; record baselines with --update-baselines, or name the folder that holds <system>/<case>.json"
+        for place in (config.invocation_params.dir, *config.rootpath.parents):
+            if (place / text).is_dir():
+                hint = f", the root directory of this session; did you mean {place / text}?"
+                break
+        raise pytest.UsageError(f"{named}: there is no folder {text} in {config.rootpath}{hint}")
+    return path
+
+
+def _output_dir(config: pytest.Config) -> Path:
+    """Return the folder of the reports.
+
+    Raises:
+        pytest.UsageError: If there is something else of that name.
+    """
+    path = _directory(config, config.option.perf_output)
+    if path.exists() and not path.is_dir():
+        raise pytest.UsageError(f"--perf-output={config.option.perf_output}: {path} is a file; give a folder")
+    return path
+
+
+def _directory(config: pytest.Config, text: str) -> Path:
+    path = Path(text)
+    return config.rootpath / path

@@ -1,0 +1,221 @@
+"""The ``perf`` fixture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import pytest
+
+from pytest_nemoperf.errors import (
+    NemoPerfError,
+    NoLayoutError,
+    RecipeError,
+    UnsupportedError,
+    check_flag,
+    in_one_line,
+)
+from pytest_nemoperf.measure.expected_records import ExpectedRecords
+from pytest_nemoperf.measure.measurement import Measurement
+from pytest_nemoperf.options.markers import perf_mark
+from pytest_nemoperf.recipes.recipe import is_safe_name
+from pytest_nemoperf.records.fingerprint import watched_variables
+from pytest_nemoperf.report.ci.junit import properties
+from pytest_nemoperf.report.terminal.failure import render_failure
+from pytest_nemoperf.results.cases import NotRun
+from pytest_nemoperf.runs.loop import MeasuredLoop
+from pytest_nemoperf.runs.passes import MIN_PASS_SEC, Passes
+from pytest_nemoperf.verdict.comparison import VerdictKind
+from pytest_nemoperf.verdict.judge import Verdict
+from pytest_nemoperf.verdict.workload import loop_workload
+
+if TYPE_CHECKING:
+    from pytest_nemoperf.recipes.recipe import Recipe
+    from pytest_nemoperf.session.perf_session import PerfSession
+
+PRICED: Final = "dry run: priced, not launched"
+
+
+class Perf:
+    """Runs recipes, measures loops, and turns verdicts into the test's outcome."""
+
+    def __init__(self, session: PerfSession, *, item: pytest.Item) -> None:
+        self._session = session
+        self._item = item
+
+    def check(self, recipe: Recipe) -> Verdict:
+        """Run a recipe on this system and judge it: ``compare(run(recipe))``.
+
+        The test skips if the recipe has no layout for the system, and fails if the verdict does. In a dry run the
+        recipe is priced and the test goes on, for it may ask for more.
+        """
+        if self._session.settings.is_dry_run:
+            return Verdict(kind=VerdictKind.NO_BASELINE, case=self._price(recipe), reasons=("a dry run",))
+        return self.compare(self.run(recipe))
+
+    def run(self, recipe: Recipe) -> Measurement:
+        """Launch a recipe until it can be judged, or a baseline is complete, and return its measurement.
+
+        A dry run prices the recipe instead, and the test ends here, skipped.
+        """
+        if self._session.settings.is_dry_run:
+            self._price(recipe)
+            pytest.skip(PRICED)
+        with self._as_outcome():
+            case = self._session.planner.plan(recipe, mark=perf_mark(self._item))
+            return self._session.measure(case)
+
+    def compare(self, measurement: Measurement) -> Verdict:
+        """Judge a measurement against the stored baseline; fail the test if the verdict does.
+
+        Returns:
+            The verdict, where it does not fail.
+        """
+        session = self._session
+        item = self._item
+        with self._as_outcome():
+            report = session.judge(measurement, mark=perf_mark(item))
+        item.user_properties += properties(report)
+        if report.result.is_failure:
+            text = render_failure(report, width=session.progress.width, color=False)
+            session.verdict_failure = pytest.fail.Exception(text, pytrace=False)
+            raise session.verdict_failure
+        return report.result.verdict
+
+    def _price(self, recipe: Recipe) -> str:
+        """Price a recipe and return its case."""
+        with self._as_outcome():
+            priced = self._session.planner.price(recipe, mark=perf_mark(self._item))
+        return priced.price.plan.case
+
+    @contextmanager
+    def measure(
+        self,
+        name: str,
+        *,
+        tokens_per_step: int,
+        steps: int = 10,
+        warmup_steps: int = 3,
+        num_gpus: int = 1,
+        flops_per_token: float | None = None,
+        flops_convention: str | None = None,
+        synchronize: Callable[[], object] | None = None,
+        workload: Mapping[str, Any] | None = None,
+        has_varying_lengths: bool = False,
+    ) -> Iterator[MeasuredLoop]:
+        """Time a training loop of this process and judge it when the block ends.
+
+        ``with perf.measure("my-loop", tokens_per_step=4096) as steps: for step in steps: ...``; the body may call
+        ``step.record(loss=..., grad_norm=...)``, and where lengths vary must call ``step.record(tokens=...)``.
+
+        All steps are gone through again, from index 0, until half a second was measured and a pass of them is sound:
+        settled, on a machine that was not busy otherwise. A loop whose data ends before half a second is INVALID.
+
+        Args:
+            name: Names the case, e.g. ``loop-<name>``; lower-case letters, digits, '.', '_' and '-'.
+            tokens_per_step: Tokens all GPUs process in one step; the most there can be where lengths vary.
+            steps: Measured steps.
+            warmup_steps: Steps before them, run but not counted.
+            num_gpus: GPUs the tokens are divided by.
+            flops_per_token: Model FLOPs per token, forward plus backward; without it there is no TFLOP/s.
+            flops_convention: How these FLOPs are counted.
+            synchronize: Waits until the device is idle, e.g. ``torch.cuda.synchronize``.
+            workload: What else must be equal for two measurements to compare, as plain data: texts, numbers, and lists
+                and dicts of these. The arguments above belong to it already.
+            has_varying_lengths: Steps differ in their tokens, and each records its own; tokens/s are over all steps
+                then.
+        """
+        session = self._session
+        case = f"loop-{name}"
+        self.begin_in_process(case, kind="a loop of the test process", subject=case)
+        with self._as_outcome():
+            if not is_safe_name(name):
+                raise RecipeError(
+                    f"name {name!r} of a loop names a file: use lower-case letters, digits, '.', '_', '-'"
+                )
+            check_flag(has_varying_lengths, subject="has_varying_lengths")
+            expected = ExpectedRecords(
+                num_gpus=num_gpus,
+                warmup_steps=warmup_steps,
+                steps=steps,
+                tokens_per_step=tokens_per_step,
+                has_exact_tokens=not has_varying_lengths,
+                flops_per_token=flops_per_token,
+                flops_convention=flops_convention,
+            )
+            whole_workload = loop_workload(name, expected=expected, added=workload)
+            session.check_once(case, nodeid=self._item.nodeid)
+            passes = self.passes(case, num_gpus=num_gpus)
+            loop = MeasuredLoop(
+                expected, passes=passes, synchronize=synchronize, inject_pct=session.settings.inject_pct
+            )
+            session.take_turn()
+        try:
+            yield loop
+        finally:
+            loop.end()
+        self.compare(self._loop_measurement(case, expected, loop, whole_workload))
+
+    def passes(self, case: str, *, num_gpus: int) -> Passes:
+        """Return the passes of a case that this process measures itself."""
+        is_watched = self._session.settings.system.device == "cuda"
+        return Passes(
+            case, num_gpus=num_gpus if is_watched else 0, say=self._session.progress.say, min_sec=MIN_PASS_SEC
+        )
+
+    def begin_in_process(self, case: str, *, kind: str, subject: str) -> None:
+        """Note that the test asks for a case of this process; skip the test if the session has no use for it.
+
+        Args:
+            case: Case id.
+            kind: Phrase for such cases, as ``a loop of the test process``.
+            subject: Name of this one in messages.
+        """
+        with self._as_outcome():
+            policy = self._session.planner.policy([perf_mark(self._item).tolerances])
+            self._session.planner.ask(case, nodeid=self._item.nodeid, policy=policy)
+        settings = self._session.settings
+        if settings.is_dry_run:
+            self._leave_out(f"{kind} has no recipe to price", prefix="dry run: ")
+        if settings.against:
+            self._leave_out(f"{kind} can't have its code swapped for another revision's (--perf-ab)")
+        if settings.replay_dir is not None:
+            self._leave_out(f"replay: {kind} leaves no runs that could be judged again")
+        if settings.changes:
+            self._session.progress.say(f"{subject} runs as ever: --perf-set changes recipes, and it has none")
+
+    def _leave_out(self, reason: str, *, prefix: str = "") -> NoReturn:
+        """Skip the test, and list it with the reason at the end of the session."""
+        self._session.not_run.append(NotRun(nodeid=self._item.nodeid, reason=reason))
+        pytest.skip(f"{prefix}{reason}")
+
+    def _loop_measurement(
+        self, case: str, expected: ExpectedRecords, loop: MeasuredLoop, workload: Mapping[str, Any]
+    ) -> Measurement:
+        runs, problems = loop.result()
+        settings = self._session.settings
+        return Measurement(
+            case=case,
+            system=settings.system.name,
+            workload=workload,
+            runs=runs,
+            environment=watched_variables(os.environ),
+            flops_per_token=expected.flops_per_token,
+            flops_convention=expected.flops_convention,
+            problems=problems,
+            inject_pct=settings.inject_pct,
+        )
+
+    @contextmanager
+    def _as_outcome(self) -> Iterator[None]:
+        """Turn errors of this package into the test's outcome, without a traceback through this package."""
+        try:
+            yield
+        except NemoPerfError as exc:
+            self._session.not_run.append(NotRun(nodeid=self._item.nodeid, reason=in_one_line(exc)))
+            # From None, or pytest would show the error twice: as the outcome's cause and as its text.
+            if isinstance(exc, (NoLayoutError, UnsupportedError)):
+                raise pytest.skip.Exception(str(exc)) from None
+            raise pytest.fail.Exception(f"{type(exc).__name__}: {exc}", pytrace=False) from None

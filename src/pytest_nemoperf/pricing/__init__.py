@@ -1,0 +1,1 @@
+"""Memory, traffic and cost estimates of a plan. Pure."""

@@ -1,0 +1,86 @@
+"""Memory of generating ranks: their part of the weights, and the cache of keys and values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pytest_nemoperf.layouts.shards import layers_of_stage, stage_parts
+from pytest_nemoperf.models.architecture import ModelConfig
+from pytest_nemoperf.models.components import Mixer
+from pytest_nemoperf.models.weights import num_kv_copies, num_local_kv_heads
+from pytest_nemoperf.pricing.activations import compute_bytes
+from pytest_nemoperf.recipes.recipe import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationMemory:
+    """Memory of the fullest generating rank, in bytes, under the native generator.
+
+    Attributes:
+        num_slots: Samples a replica decodes at once.
+        weights: Its part of the weights, in the compute type.
+        cache: Keys and values if every slot had the longest sample; an estimate from above.
+        is_colocated: The training ranks generate; the memory of training adds to this.
+        refit_bytes: Weights of all generating ranks, which a refit fills.
+        num_kv_copies: Ranks of a replica that hold the same key-value heads.
+        copied_weights: Part of the weights that is extra copies of key-value heads.
+        copied_cache: The same of the cache.
+    """
+
+    num_slots: int
+    weights: int
+    cache: int
+    is_colocated: bool
+    refit_bytes: int
+    num_kv_copies: int = 1
+    copied_weights: int = 0
+    copied_cache: int = 0
+
+    @property
+    def total(self) -> int:
+        """Weights and cache."""
+        return self.weights + self.cache
+
+
+def generation_memory(plan: Plan) -> GenerationMemory | None:
+    """Return the memory of generation; None for a workload without it."""
+    rl = plan.rl
+    generation = plan.layout.generation
+    if rl is None or generation is None:
+        return None
+    element = compute_bytes(plan.precision)
+    num_copies = num_kv_copies(plan.model, tp=generation.tp)
+    num_slots = rl.num_slots(dp=generation.dp)
+    layer_cache = num_slots * max(rl.most_lengths()) * _cached_width(plan.model, tp=generation.tp) * element
+    total_weights = weights = cache = copied = 0
+    for pp_rank in range(generation.pp):
+        stage_weights = stage_copied = stage_cache = 0
+        for shard in stage_parts(plan.model, layout=generation.replica, pp_rank=pp_rank):
+            stage_weights += shard.numel * element
+            stage_copied += shard.copied_numel * element
+        for layer in layers_of_stage(plan.model, layout=generation.replica, pp_rank=pp_rank):
+            if layer.mixer is Mixer.ATTENTION:
+                stage_cache += layer_cache
+        total_weights += stage_weights
+        if stage_weights + stage_cache > weights + cache:
+            weights = stage_weights
+            cache = stage_cache
+            copied = stage_copied
+    return GenerationMemory(
+        num_slots=num_slots,
+        weights=weights,
+        cache=cache,
+        is_colocated=generation.is_colocated,
+        refit_bytes=total_weights * generation.tp * generation.dp,
+        num_kv_copies=num_copies,
+        copied_weights=copied * (num_copies - 1) // num_copies,
+        copied_cache=cache * (num_copies - 1) // num_copies,
+    )
+
+
+def _cached_width(model: ModelConfig, *, tp: int) -> int:
+    """Return elements of a token's keys and values in one layer of a rank; latent ones are kept expanded."""
+    per_head = 2 * model.head_dim
+    if model.mla is not None:
+        per_head = model.mla.qk_nope_head_dim + model.mla.qk_rope_head_dim + model.mla.v_head_dim
+    return int(num_local_kv_heads(model, tp=tp) * per_head)

@@ -1,0 +1,243 @@
+"""Memory of a plan's ranks under the native engine, kind by kind, counted without running it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.layouts.pipeline_schedule import num_in_flight
+from pytest_nemoperf.layouts.shards import WeightShard, layers_of_stage, stage_parts
+from pytest_nemoperf.pricing.activations import ActivationBytes, compute_bytes
+from pytest_nemoperf.pricing.generation_memory import generation_memory
+from pytest_nemoperf.recipes.recipe import Plan, Recompute
+
+_FP32 = 4
+_OPTIMIZER_COPIES = 2  # AdamW's two moments, fp32
+_OPTIMIZER_STEP = 4  # its step count, a scalar per weight
+_GATHERED_BLOCKS = 2  # FSDP2 gathers a block while the one before it computes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateBytes:
+    """Memory a rank keeps between steps, exactly as the native engine allocates it.
+
+    Attributes:
+        weights: fp32 master weights, with the rows FSDP2 pads every shard to.
+        gradients: fp32, padded alike; there from backward to the optimizer's step.
+        optimizer: AdamW's moments in fp32, unpadded, and a step count per weight.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+
+    @property
+    def total(self) -> int:
+        """Weights, gradients and optimizer."""
+        return self.weights + self.gradients + self.optimizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageMemory:
+    """Memory of the fullest rank of one pipeline stage, in bytes.
+
+    Attributes:
+        pp_rank: The stage.
+        num_layers: Decoder layers on it, all its model chunks together.
+        num_parameters: Parameters a rank of it stores, padding not counted.
+        weights: fp32 master weights.
+        gradients: fp32.
+        optimizer: AdamW's state.
+        activations: Kept for backward, of all micro-batches in flight; an estimate.
+        transient: Weights FSDP has gathered, gradients it has not reduced yet, casts of weights, the loss, a block
+            under recomputation; an estimate from above.
+        reference: fp32 weights of the policy that training started from, if the algorithm compares with it.
+        value_model: State of a second model of the policy's sizes, if the algorithm has one.
+        total: Sum of these, in training.
+        generating: In generation, if the same ranks generate: no gradients and activations, but the weights in the
+            compute type and the cache of the fullest replica rank. 0 otherwise.
+    """
+
+    pp_rank: int
+    num_layers: int
+    num_parameters: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    transient: int
+    total: int
+    reference: int = 0
+    value_model: int = 0
+    generating: int = 0
+
+    @property
+    def peak(self) -> int:
+        """The larger of training and generation."""
+        return max(self.total, self.generating)
+
+
+def state_bytes(parts: Iterable[WeightShard], *, dense_shard: int = 0, expert_shard: int = 0) -> StateBytes:
+    """Return the memory that a rank with these weight shards keeps between steps.
+
+    Args:
+        parts: From stage_parts.
+        dense_shard: The rank's FSDP shard of weights outside experts; the first is the largest.
+        expert_shard: The same of experts' weights.
+    """
+    stored = own = num_weights = 0
+    for shard in parts:
+        stored += shard.padded_numel
+        if shard.weight.is_expert:
+            own += shard.own_numel(expert_shard)
+        else:
+            own += shard.own_numel(dense_shard)
+        num_weights += 1
+    return StateBytes(
+        weights=_FP32 * stored,
+        gradients=_FP32 * stored,
+        optimizer=_FP32 * _OPTIMIZER_COPIES * own + _OPTIMIZER_STEP * num_weights,
+    )
+
+
+def copied_state_bytes(parts: Iterable[WeightShard], *, num_copies: int) -> StateBytes:
+    """Return the memory of extra copies of key-value heads, averaged over FSDP's shards.
+
+    Args:
+        parts: From stage_parts.
+        num_copies: Ranks that hold the same heads.
+    """
+    copied = sum(shard.copied_numel / shard.num_shards for shard in parts)
+    extra = round(copied * (num_copies - 1) / num_copies)
+    return StateBytes(weights=_FP32 * extra, gradients=_FP32 * extra, optimizer=_FP32 * _OPTIMIZER_COPIES * extra)
+
+
+def stage_memory(plan: Plan, *, pp_rank: int) -> StageMemory:
+    """Return the memory of the fullest rank of a pipeline stage."""
+    parts = stage_parts(plan.model, layout=plan.layout, pp_rank=pp_rank)
+    state = state_bytes(parts)
+    activations = round(_activation_bytes(plan, pp_rank=pp_rank))
+    transient = round(_transient_bytes(plan, parts=parts, pp_rank=pp_rank))
+    num_parameters = sum(shard.own_numel(0) for shard in parts)
+    reference = value_model = generating = 0
+    if plan.rl is not None:
+        kept = state.weights + state.optimizer
+        if plan.rl.algorithm_config.has_reference:
+            reference = state.weights
+            kept += reference
+        if plan.rl.algorithm_config.has_value_model:
+            value_model = state.total
+            kept += value_model - state.gradients
+        generation = generation_memory(plan)
+        if generation is not None and generation.is_colocated:
+            generating = kept + generation.total
+    return StageMemory(
+        pp_rank=pp_rank,
+        num_layers=len(layers_of_stage(plan.model, layout=plan.layout, pp_rank=pp_rank)),
+        num_parameters=num_parameters,
+        weights=state.weights,
+        gradients=state.gradients,
+        optimizer=state.optimizer,
+        activations=activations,
+        transient=transient,
+        reference=reference,
+        value_model=value_model,
+        total=state.total + reference + value_model + activations + transient,
+        generating=generating,
+    )
+
+
+def host_bytes(plan: Plan) -> int:
+    """Return the memory of all ranks of a plan together, for ranks that share a host's memory."""
+    layout = plan.layout
+    total = 0
+    for pp_rank in range(layout.pp):
+        total += stage_memory(plan, pp_rank=pp_rank).peak * (layout.gpus // layout.pp)
+    generation = generation_memory(plan)
+    if generation is not None and not generation.is_colocated:
+        total += generation.total * (layout.total_gpus - layout.gpus)
+    return total
+
+
+def shown_stages(layout: Layout) -> tuple[int, ...]:
+    """Return the first, a middle and the last pipeline rank, each once."""
+    return tuple(sorted({0, layout.pp // 2, layout.pp - 1}))
+
+
+def _activation_bytes(plan: Plan, *, pp_rank: int) -> float:
+    """Return bytes kept by the micro-batches in flight, and by one in the head, before its backward."""
+    costs = ActivationBytes(plan)
+    layout = plan.layout
+    layers = layers_of_stage(plan.model, layout=layout, pp_rank=pp_rank)
+    kept = sum(costs.layer(layer).under(plan.recompute) for layer in layers)
+    in_flight = num_in_flight(layout, num_micro_batches=plan.grad_accum_steps, pp_rank=pp_rank)
+    total = in_flight * kept
+    if plan.recompute is not Recompute.FULL:
+        total += costs.tables()
+    # Token ids and labels of the whole step
+    num_ids = (pp_rank == 0) + (pp_rank == layout.pp - 1)
+    total += num_ids * plan.grad_accum_steps * costs.embedding()
+    if pp_rank == layout.pp - 1:
+        total += costs.head() + plan.model.mtp_num_layers * costs.mtp(plan.recompute)
+    return total
+
+
+def _transient_bytes(plan: Plan, *, parts: tuple[WeightShard, ...], pp_rank: int) -> float:
+    costs = ActivationBytes(plan)
+    if plan.layout.dp_shard > 1:
+        total = _gathered_bytes(plan, parts=parts)
+    else:
+        total = _cast_bytes(plan, parts, pp_rank=pp_rank)
+    if pp_rank == plan.layout.pp - 1:
+        total += costs.loss_workspace()
+    recomputed = 0.0
+    for layer in set(layers_of_stage(plan.model, layout=plan.layout, pp_rank=pp_rank)):
+        kept = costs.layer(layer)
+        recomputed = max(recomputed, kept.whole - kept.under(plan.recompute))
+    return total + recomputed
+
+
+def _gathered_bytes(plan: Plan, *, parts: tuple[WeightShard, ...]) -> float:
+    """Return bytes of FSDP's copies: gathered weights, and gradients before their reduction.
+
+    A pipeline keeps all its weights gathered, and whole gradients in fp32 until its last pass. Otherwise the embedding
+    and the head are gathered for a whole pass, blocks one by one. A group's gradients have a second copy, in fp32,
+    while they are reduced.
+    """
+    blocks: dict[str, int] = {}
+    for shard in parts:
+        blocks[shard.unit] = blocks.get(shard.unit, 0) + shard.numel
+    root = blocks.pop("root", 0)
+    largest = max(blocks.values(), default=0)
+    whole = root + sum(blocks.values())
+    element = compute_bytes(plan.precision)
+    reduced = max(root, largest) * (element + _FP32)
+    if plan.layout.pp > 1:
+        return whole * (element + _FP32) + reduced
+    return (root + min(_GATHERED_BLOCKS * largest, sum(blocks.values()))) * element + reduced
+
+
+def _cast_bytes(plan: Plan, parts: tuple[WeightShard, ...], *, pp_rank: int) -> float:
+    """Return bytes of the casts of master weights that each micro-batch in flight keeps for its backward.
+
+    Full recomputation casts the weights of blocks again; those of the head, which is no block, are cast once.
+    """
+    element = compute_bytes(plan.precision)
+    if element == _FP32:
+        return 0.0
+    looked_up = {"positions.weight"}  # tables are indexed before the cast, but for an embedding that is the head
+    if not plan.model.tied_embeddings or pp_rank < plan.layout.pp - 1:
+        looked_up.add("embedding.weight")
+    blocks = root = 0
+    for shard in parts:
+        if shard.weight.name in looked_up:
+            continue
+        if shard.unit == "root" and ".block." not in shard.weight.name:
+            root += shard.numel
+        else:
+            blocks += shard.numel
+    if plan.recompute is Recompute.FULL:
+        blocks = 0
+    in_flight = num_in_flight(plan.layout, num_micro_batches=plan.grad_accum_steps, pp_rank=pp_rank)
+    return (in_flight * blocks + root) * element

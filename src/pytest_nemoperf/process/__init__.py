@@ -1,0 +1,1 @@
+"""Lifetimes of processes: helpers, orphans. No torch."""

@@ -1,0 +1,1 @@
+"""Recipe and system to plan: rules, case ids, overrides, systems. Pure."""

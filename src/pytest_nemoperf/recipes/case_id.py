@@ -1,0 +1,166 @@
+"""Case ids: the name of a recipe on a system, or of a benchmark test, and of its baseline file."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from pytest_nemoperf.errors import NoLayoutError, PlanError
+from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
+from pytest_nemoperf.recipes.recipe import Precision, Recipe, Recompute
+from pytest_nemoperf.recipes.rl import RL
+from pytest_nemoperf.recipes.systems import System
+
+_MAX_CASE_ID_LENGTH = 200
+"""File systems take names of 255 bytes; ``.json`` and the name of a temporary file need some of them."""
+
+_MAX_NODEID_LENGTH = 160
+_PLAIN_NODEID = re.compile(
+    r"(?!-)([A-Za-z0-9_-]+/)*"  # folders
+    r"[a-z0-9_][A-Za-z0-9_-]*\.py::"  # file
+    r"([A-Z][A-Za-z0-9_]*::)*"  # classes
+    r"[A-Za-z_][A-Za-z0-9_]*"  # function
+    r"(\[([A-Za-z0-9_-]|\.(?=[0-9]))*[A-Za-z0-9_]\])?"  # parameters
+)
+"""Node ids that can be recovered from their case id, so that no two have the same.
+
+A case id has dots between folders, file, classes and function, and a dash before parameters. The last dot not followed
+by a digit precedes the function, whose name has no dash; capitalised names right before it are classes.
+"""
+
+_NODES_AND_GPUS = re.compile(r"\d+n\d+g")
+_OPTIONAL_WORD = re.compile(r"recompute_(selective|full)|compiled|balanced|varlen|off\d+|replay|sampled|packed|vllm")
+
+
+def case_id(recipe: Recipe, *, layout: Layout, num_nodes: int) -> str:
+    """Return the name of a recipe with a layout: stable, readable, and safe as a file name.
+
+    For example ``pretrain-llama3-8b-1n8g-torch-bf16-fsdp4tp2-seq8192-gbs128-mbs1``, and for reinforcement learning
+    ``grpo-llama3-8b-1n8g-torch-bf16-fsdp8-gtp2gdp4-seq4096-gbs512-mbs1-p64g32-in128out2048``. Recipes that differ in
+    anything the id shows have different ids: nodes, precision and sizes have fixed forms, which the names between
+    them may not have.
+
+    Raises:
+        PlanError: If a name makes the id ambiguous or too long for a file.
+    """
+    for problem in _name_problems(recipe):
+        raise PlanError(problem)
+    parts = [
+        recipe.workload,
+        recipe.model_config.name,
+        f"{num_nodes}n{layout.total_gpus // num_nodes}g",
+        recipe.framework,
+        recipe.precision,
+        layout.label,
+        f"seq{recipe.seq_len}",
+        f"gbs{recipe.global_batch_size}",
+        f"mbs{recipe.micro_batch_size}",
+    ]
+    if recipe.rl is not None:
+        parts.extend(_rollout_parts(recipe.rl))
+    if recipe.recompute is not Recompute.NONE:
+        parts.append(f"recompute_{recipe.recompute}")
+    if recipe.is_compiled:
+        parts.append("compiled")
+    if recipe.is_router_balanced:
+        parts.append("balanced")
+    if recipe.has_varying_lengths:
+        parts.append("varlen")
+    if recipe.variant:
+        parts.append(recipe.variant)
+    case = "-".join(parts)
+    if len(case) > _MAX_CASE_ID_LENGTH:
+        raise PlanError(
+            f"case id {case!r} has {len(case)} characters, a file name takes {_MAX_CASE_ID_LENGTH}; "
+            "shorten the model's name or the variant"
+        )
+    return case
+
+
+def benchmark_case_id(nodeid: str) -> str:
+    """Return the case id of a benchmark test: its node id, safe as a file name.
+
+    For example ``bench-perf_tests.test_kernels.test_gemm-bf16`` for ``perf_tests/test_kernels.py::test_gemm[bf16]``.
+    A digest of the node id follows if that is too long or ambiguous, as for ``[C++]`` and ``[C#]``.
+    """
+    name = nodeid.replace(".py::", ".").replace("/", ".").replace("::", ".")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-")
+    if len(name) > _MAX_NODEID_LENGTH or not _PLAIN_NODEID.fullmatch(nodeid):
+        name = f"{name[:_MAX_NODEID_LENGTH]}-{hashlib.sha256(nodeid.encode()).hexdigest()[:8]}"
+    return f"bench-{name}"
+
+
+def find_layout(recipe: Recipe, *, system: System) -> Layout:
+    """Return the recipe's layout for a system; in reinforcement learning always with a generation layout.
+
+    Raises:
+        NoLayoutError: If the recipe has no layout for the system.
+    """
+    if system.name not in recipe.layouts:
+        raise NoLayoutError(
+            f"{recipe.model_config.name} has no layout for system {system.name}; "
+            f"it has layouts for {', '.join(sorted(recipe.layouts))}"
+        )
+    layout = recipe.layouts[system.name]
+    if recipe.rl is None or layout.generation is not None:
+        return layout
+    return replace(layout, generation=GenerationLayout(gpus=layout.gpus))
+
+
+def count_nodes(layout: Layout, *, system: System) -> int:
+    """Return the nodes a layout fills.
+
+    Raises:
+        PlanError: If it does not fill them.
+    """
+    per_node = system.gpus_per_node
+    gpus = layout.total_gpus
+    if per_node is None or gpus <= per_node:
+        return 1
+    if gpus % per_node:
+        whole = gpus // per_node * per_node
+        raise PlanError(
+            f"gpus={gpus} fill {gpus}/{per_node} = {gpus / per_node:g} nodes, for "
+            f"{system.title} has {per_node} GPUs a node; use {whole} or {whole + per_node} GPUs"
+        )
+    return gpus // per_node
+
+
+def _rollout_parts(rl: RL) -> Iterator[str]:
+    yield f"p{rl.num_prompts_per_step}g{rl.num_generations_per_prompt}"
+    yield f"in{rl.prompt_len}out{rl.max_response_len}"
+    if rl.max_staleness:
+        yield f"off{rl.max_staleness}"
+    if not isinstance(rl.response_lengths, str):
+        yield "replay"
+    elif rl.response_lengths != "fixed":
+        yield rl.response_lengths
+    if rl.is_packed:
+        yield "packed"
+    if rl.generator != "native":
+        yield rl.generator
+
+
+def _name_problems(recipe: Recipe) -> Iterator[str]:
+    """Yield the names that look like another part of the id."""
+    model = recipe.model_config.name
+    framework = recipe.framework
+    for part in model.split("-"):
+        if _NODES_AND_GPUS.fullmatch(part):
+            yield (
+                f"model name {model!r} has the part {part!r}, which in a case id means nodes and GPUs; rename the model"
+            )
+    for part in framework.split("-"):
+        if part in set(Precision):
+            yield (
+                f"framework name {framework!r} has the part {part!r}, which in a case id means precision; "
+                "rename the framework"
+            )
+    first, _, _ = recipe.variant.partition("-")
+    if _OPTIONAL_WORD.fullmatch(first):
+        yield (
+            f"variant {recipe.variant!r} begins with {first!r}, which in a case id means a setting; "
+            "begin it with another word"
+        )

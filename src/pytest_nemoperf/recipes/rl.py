@@ -1,0 +1,173 @@
+"""Reinforcement learning part of a recipe: batch, lengths, sampling, algorithm."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pytest_nemoperf.errors import RecipeError, check_flag
+from pytest_nemoperf.recipes.algorithms import Algorithm, find_algorithm
+
+NUM_TASK_TOKENS: Final = 14
+"""Tokens of the arithmetic task: ten digits, plus, equals, the separator of examples, and the stop token."""
+STOP_TOKEN: Final = 13
+_MIN_PROMPT_LEN = 8
+"""Tokens of the task's longest question, with operands of three digits."""
+_MAX_OPERAND = 999
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RL:
+    """The reinforcement learning part of a recipe.
+
+    Each step generates ``num_generations_per_prompt`` responses to each of ``num_prompts_per_step`` prompts (together
+    G-GBS samples) and trains on them in batches of the recipe's ``global_batch_size`` (T-GBS), one optimizer update
+    each. Prompts ask for sums of two numbers, after examples that fill them up to their length.
+
+    Attributes:
+        num_prompts_per_step: Prompts.
+        num_generations_per_prompt: Responses to each.
+        prompt_len: Tokens of the longest prompt.
+        min_prompt_len: Tokens of the shortest; lengths between the two are equally frequent. None: all prompt_len.
+        max_response_len: Most tokens of a response.
+        response_lengths: ``fixed``: every response has max_response_len tokens; a list: the n-th sample of a step has
+            its n-th length, cyclically; ``sampled``: a response ends with its stop token. Speed compares only between
+            equal lengths, so the first is the default.
+        algorithm: Name of a known one, or an Algorithm.
+        max_staleness: Steps by which the weights that generate may be older than those that train: 0 on-policy, n for
+            n steps off, which needs generation ranks of its own.
+        generator: ``native`` or ``vllm``.
+        temperature: Of sampling; logits are divided by it.
+        top_p: Only the most probable tokens, up to this total probability, are sampled.
+        top_k: Only this many of the most probable tokens are sampled; None for all.
+        max_batch_size: Samples one replica decodes at once; None for all it has.
+        is_packed: Training puts several samples into one row of seq_len tokens; otherwise each is padded.
+        learning_rate: Of the policy, and of the value model.
+        max_operand: Largest number a prompt asks to add.
+
+    Raises:
+        RecipeError: If a value breaks a rule.
+    """
+
+    num_prompts_per_step: int
+    num_generations_per_prompt: int
+    prompt_len: int
+    max_response_len: int
+    min_prompt_len: int | None = None
+    response_lengths: Literal["fixed", "sampled"] | tuple[int, ...] = "fixed"
+    algorithm: str | Algorithm = "grpo"
+    max_staleness: int = 0
+    generator: Literal["native", "vllm"] = "native"
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    max_batch_size: int | None = None
+    is_packed: bool = False
+    learning_rate: float = 1e-5
+    max_operand: int = 99
+
+    def __post_init__(self) -> None:
+        check_flag(self.is_packed, subject="is_packed")
+        if not isinstance(self.algorithm, (str, Algorithm)):
+            raise RecipeError(f"algorithm={self.algorithm!r} must be the name of one, or an Algorithm")
+        if not isinstance(self.response_lengths, (str, list, tuple)):
+            raise RecipeError(
+                f"response_lengths={self.response_lengths!r} must be 'fixed', 'sampled' or a list of lengths"
+            )
+        if not isinstance(self.response_lengths, str):
+            object.__setattr__(self, "response_lengths", tuple(self.response_lengths))
+        self._check_counts()
+        self._check_sampling()
+        lengths = self.response_lengths
+        if isinstance(lengths, str):
+            if lengths not in ("fixed", "sampled"):
+                raise RecipeError(f"unknown response_lengths {lengths!r}; use 'fixed', 'sampled' or a list of lengths")
+        elif not lengths or any(type(length) is not int or length < 1 for length in lengths):
+            raise RecipeError(f"response_lengths={list(lengths)} must be whole numbers >= 1, at least one")
+        elif max(lengths) > self.max_response_len:
+            raise RecipeError(
+                f"response_lengths have {max(lengths)}, more than max_response_len={self.max_response_len}; "
+                "raise that limit, or leave the longer ones out"
+            )
+        if self.algorithm_config.advantage == "group" and self.num_generations_per_prompt == 1:
+            raise RecipeError(
+                f"num_generations_per_prompt=1 leaves {self.algorithm_config.name} no group to compare a response "
+                "with; use 2 or more"
+            )
+
+    @property
+    def algorithm_config(self) -> Algorithm:
+        """The algorithm, looked up if it is a name."""
+        if isinstance(self.algorithm, Algorithm):
+            return self.algorithm
+        return find_algorithm(self.algorithm)
+
+    @property
+    def num_samples(self) -> int:
+        """Responses of a step (G-GBS)."""
+        return self.num_prompts_per_step * self.num_generations_per_prompt
+
+    @property
+    def has_pinned_lengths(self) -> bool:
+        """Whether the length of every response is known before it is generated."""
+        return self.response_lengths != "sampled"
+
+    def prompt_length(self, prompt: int) -> int:
+        """Return the tokens of a step's n-th prompt, the same in every step."""
+        shortest = self.min_prompt_len
+        if shortest is None:
+            return self.prompt_len
+        return shortest + prompt % (self.prompt_len - shortest + 1)
+
+    def response_limit(self, sample: int) -> int:
+        """Return the most tokens of a step's n-th response: its length if lengths are pinned."""
+        if isinstance(self.response_lengths, str):
+            return self.max_response_len
+        return self.response_lengths[sample % len(self.response_lengths)]
+
+    def num_slots(self, *, dp: int) -> int:
+        """Return the most samples a replica decodes at once; whole prompts are dealt to ``dp`` replicas."""
+        most = math.ceil(self.num_prompts_per_step / dp) * self.num_generations_per_prompt
+        if self.max_batch_size is not None:
+            most = min(self.max_batch_size, most)
+        return most
+
+    def most_lengths(self) -> list[int]:
+        """Return the most tokens of each sample, prompt and response; exact if lengths are pinned."""
+        lengths = []
+        for sample in range(self.num_samples):
+            prompt = sample // self.num_generations_per_prompt
+            lengths.append(self.prompt_length(prompt) + self.response_limit(sample))
+        return lengths
+
+    def _check_counts(self) -> None:
+        for name in ("num_prompts_per_step", "num_generations_per_prompt", "max_response_len", "max_operand"):
+            _check_count(name, getattr(self, name), least=1)
+        _check_count("prompt_len", self.prompt_len, least=_MIN_PROMPT_LEN, why=", the tokens of the longest question")
+        _check_count("max_staleness", self.max_staleness, least=0)
+        for name in ("top_k", "max_batch_size"):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name), least=1)
+        shortest = self.min_prompt_len
+        if shortest is not None:
+            _check_count("min_prompt_len", shortest, least=_MIN_PROMPT_LEN, why=", the tokens of the longest question")
+            if shortest > self.prompt_len:
+                raise RecipeError(f"min_prompt_len={shortest} is more than prompt_len={self.prompt_len}; lower it")
+        if self.max_operand > _MAX_OPERAND:
+            raise RecipeError(f"max_operand={self.max_operand} has more than three digits; use {_MAX_OPERAND} or less")
+
+    def _check_sampling(self) -> None:
+        for name in ("temperature", "learning_rate"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 < value < math.inf:
+                raise RecipeError(f"{name}={value!r} must be a finite number above 0")
+        if type(self.top_p) not in (int, float) or not 0 < self.top_p <= 1:
+            raise RecipeError(f"top_p={self.top_p!r} must be above 0 and at most 1")
+        if self.generator not in ("native", "vllm"):
+            raise RecipeError(f"unknown generator {self.generator!r}; use 'native' or 'vllm'")
+
+
+def _check_count(name: str, count: object, *, least: int, why: str = "") -> None:
+    if type(count) is not int or count < least:
+        raise RecipeError(f"{name}={count!r} must be a whole number >= {least}{why}")

@@ -1,0 +1,1 @@
+"""Dataclasses exchanged between ranks and pytest: steps, metrics, health, fingerprint, profiles."""

@@ -1,0 +1,1 @@
+"""Text for CI systems: GitHub Actions, JUnit."""

@@ -1,0 +1,1 @@
+"""Text for the terminal: progress, summary, failures, plans, profiles."""

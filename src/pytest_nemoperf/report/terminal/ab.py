@@ -1,0 +1,201 @@
+"""Report of --perf-ab: both revisions side by side, rounds and method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pytest_nemoperf.ab.comparison import JUDGED_IN_ROUNDS, ABResult, ABRound, metric_around_median
+from pytest_nemoperf.errors import count_text
+from pytest_nemoperf.measure.measurement import Run
+from pytest_nemoperf.records.metrics import METRICS, TOKENS_PER_SEC_PER_GPU
+from pytest_nemoperf.report.cells import elapsed_text, injected_mark, signed_percent, tolerances_text
+from pytest_nemoperf.report.console import (
+    ALARM,
+    figures_table,
+    indented,
+    injection_banner,
+    section,
+    style_of,
+    styled,
+    to_text,
+    unfolded,
+    verdict_text,
+)
+from pytest_nemoperf.report.phases import compare_phases, loss_sentence, phase_table, rank_groups
+from pytest_nemoperf.report.resolution import interval_text
+from pytest_nemoperf.report.terminal.commands import command_lines
+from pytest_nemoperf.results.cases import CaseReport, CaseResult
+from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind, delta_pct
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_PCT = 100.0
+_MOVED = frozenset({VerdictKind.REGRESSED, VerdictKind.IMPROVED})
+
+
+def render_ab(report: CaseReport, *, ab: ABResult, width: int, color: bool) -> str:
+    """Return the report of a case that was compared with another revision.
+
+    Args:
+        report: The case.
+        ab: Rounds and method of the comparison.
+        width: Columns; only a path may be longer.
+        color: Whether to use terminal colours.
+    """
+    return to_text(_parts(report, ab=ab, width=width), width=width, color=color)
+
+
+def ab_header(revision: str, *, limit_sec: float, tolerances: Mapping[str, float], caution: str = "") -> str:
+    """Return the session header's line on the comparison, which replaces the one on baselines.
+
+    Args:
+        revision: The other revision.
+        limit_sec: Time limit of a case.
+        tolerances: Allowed worsening in percent by metric.
+        caution: Warning about the two sides; empty for none.
+    """
+    line = (
+        f"perf: cases are compared with {revision}, by --perf-ab, for at most {elapsed_text(limit_sec)} each; "
+        f"tolerance {tolerances_text(tolerances)}; baselines are neither read nor written"
+    )
+    if caution:
+        line += f"\nperf: CAUTION: {caution}"
+    return line
+
+
+def render_round_line(
+    *,
+    case: str,
+    number: int,
+    round_: ABRound,
+    old: Sequence[Run],
+    new: Sequence[Run],
+    elapsed_sec: float,
+    inject_pct: float = 0.0,
+) -> str:
+    """Return the log line of a finished round.
+
+    Args:
+        case: Case id.
+        number: Of the round, counted from 1.
+        round_: The round.
+        old: Runs of the old side; unused if the round was left out.
+        new: Runs of the new side; unused if the round was left out.
+        elapsed_sec: Duration of the round.
+        inject_pct: Self-test delay of new in percent; 0 for a real round.
+    """
+    head = f"{injected_mark(inject_pct)}{case}: round {number}:"
+    took = elapsed_text(elapsed_sec)
+    if round_.left_out:
+        return f"{head} left out after {took}: {round_.left_out}"
+    metric = TOKENS_PER_SEC_PER_GPU
+    worsening = round_.ratios[metric.name]
+    before, after = metric_around_median(old, new, worsening=worsening, metric=metric)
+    figures = f"old {metric.format(before)}, new {metric.format(after)} {metric.label}"
+    return f"{head} {figures}, ratio {signed_percent(delta_pct(worsening, metric=metric))}, took {took}"
+
+
+def ab_parts(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
+    """Yield the summary's section on the cases that were compared with another revision."""
+    old = None
+    for case in cases:
+        if case.ab is None:
+            continue
+        if case.ab.old != old:
+            old = case.ab.old
+            yield section(f"compared with {old}")
+        yield indented(f"{case.verdict.case}: {_method_text(case.ab)}")
+
+
+def _parts(report: CaseReport, *, ab: ABResult, width: int) -> Iterator[RenderableType]:
+    result = report.result
+    inject_pct = result.measurement.inject_pct
+    verdict = result.verdict
+    yield styled(
+        (injected_mark(inject_pct), ALARM), (verdict.kind.value, style_of(verdict.kind)), " ", (verdict.case, "bold")
+    )
+    if inject_pct:
+        yield injection_banner(inject_pct, width=width)
+    yield from verdict.reasons
+    if verdict.comparisons:
+        yield ""
+        yield _comparison_table(verdict.comparisons)
+        yield indented("the sides are as far apart as neighbouring steps are, around what both did over all rounds")
+        yield from _time_by_phase(report, ab=ab)
+    yield from _method_parts(ab)
+    if result.run_dir:
+        yield section("records and logs of both sides' ranks")
+        yield unfolded(result.run_dir)
+    if report.rerun_command:
+        yield section("to run it again")
+        yield from command_lines(report.rerun_command, width=width)
+
+
+def _comparison_table(comparisons: Sequence[Comparison]) -> RenderableType:
+    table = figures_table(("metric", "old", "new", "delta", "95% interval"))
+    table.add_column("verdict", overflow="fold")
+    for comparison in comparisons:
+        metric = METRICS[comparison.metric]
+        if metric not in JUDGED_IN_ROUNDS:
+            continue
+        table.add_row(
+            metric.label,
+            metric.format(comparison.baseline),
+            metric.format(comparison.now),
+            signed_percent(comparison.delta_pct),
+            interval_text(comparison),
+            verdict_text(comparison.kind),
+        )
+    return indented(table)
+
+
+def _time_by_phase(report: CaseReport, *, ab: ABResult) -> Iterator[RenderableType]:
+    new = report.result.measurement.runs
+    titles: dict[str | None, str] = {None: "where the step's time goes (median ms, slowest rank)"}
+    for name in rank_groups(new):
+        titles[name] = f"where the time of the {name} ranks goes (median ms)"
+    for group, title in titles.items():
+        compared = compare_phases(new, baseline=ab.old_measurement.runs, group=group)
+        if compared is None:
+            continue
+        yield section(title)
+        yield phase_table(compared, sides=("old", "new"), has_shares=False)
+        sentence = loss_sentence(compared)
+        if sentence and report.result.verdict.kind in _MOVED:
+            yield indented(sentence)
+
+
+def _method_text(ab: ABResult) -> str:
+    num_counted = num_new_first = 0
+    for each in ab.rounds:
+        num_counted += not each.left_out
+        num_new_first += each.first == "new"
+    method = "whole launches"
+    if ab.method == "turns":
+        method = f"turns of {ab.block_steps} steps"
+    return (
+        f"{count_text(num_counted, 'round')} in {elapsed_text(ab.duration_sec)} by {method}; "
+        f"{num_new_first} of {len(ab.rounds)} began with new (drawn from seed {ab.seed})"
+    )
+
+
+def _method_parts(ab: ABResult) -> Iterator[RenderableType]:
+    yield section(f"how {ab.new} was compared with {ab.old}")
+    yield indented(_method_text(ab))
+    if ab.why_launches:
+        yield indented(f"not by turns: {ab.why_launches}")
+    changes = []
+    reasons: list[str] = []
+    for each in ab.rounds:
+        if not each.left_out:
+            changes.append(signed_percent(_PCT * math.expm1(each.ratios[TOKENS_PER_SEC_PER_GPU.name])))
+            continue
+        changes.append("(left out)")
+        if each.left_out not in reasons:
+            reasons.append(each.left_out)
+    yield indented(f"time a step of new beside old, round by round: {' '.join(changes)}")
+    for reason in reasons:
+        yield indented(f"(left out) {reason}")

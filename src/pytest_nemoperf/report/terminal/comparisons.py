@@ -1,0 +1,93 @@
+"""Tables of judged metrics and of noise between runs, with as many columns as fit; words are never broken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from pytest_nemoperf.errors import count_text
+from pytest_nemoperf.records.metrics import METRICS
+from pytest_nemoperf.report.cells import allowed_text, metric_text, signed_percent
+from pytest_nemoperf.report.console import (
+    QUIET,
+    align,
+    column_widths,
+    figures_table,
+    indented,
+    section,
+    style_of,
+    styled,
+    verdict_text,
+)
+from pytest_nemoperf.report.resolution import NOISE_HEADINGS, noise_cells, short_interval_text
+from pytest_nemoperf.verdict.comparison import Comparison
+from pytest_nemoperf.verdict.repeated_metrics import distinct_comparisons
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_HEADINGS = ("baseline", "now", "delta", "95% interval", "tolerance")
+_INDENT = 2
+_GAP = 2
+
+
+def comparison_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterator[RenderableType]:
+    """Yield a table with a row for each metric that does not repeat another.
+
+    Too wide a table goes without the tolerance, which resolution_parts show too; if it is still too wide, each metric
+    stands above its figures.
+    """
+    shown = distinct_comparisons(comparisons)
+    for headings in (_HEADINGS, _HEADINGS[:-1]):
+        rows = [["metric", *headings, "verdict"]]
+        for each in shown:
+            rows.append([metric_text(each), *_figures(each)[: len(headings)], each.kind.value])
+        if _fits(rows, width=width):
+            table = figures_table(rows[0][:-1])
+            table.add_column("verdict")
+            for row, each in zip(rows[1:], shown, strict=True):
+                table.add_row(*row[:-1], verdict_text(each.kind))
+            yield indented(table)
+            return
+    head, *lines = align([_HEADINGS, *map(_figures, shown)], num_left=0)
+    yield indented(styled((head, QUIET)), columns=2 * _INDENT)
+    for line, each in zip(lines, shown, strict=True):
+        yield indented(styled(f"{metric_text(each)}: ", (each.kind.value, style_of(each.kind))))
+        yield indented(line, columns=2 * _INDENT)
+
+
+def resolution_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterator[RenderableType]:
+    """Yield a table of the noise between runs and the resolution that follows from it; nothing if it is unknown."""
+    judged = [each for each in distinct_comparisons(comparisons) if each.resolution_pct is not None]
+    if not judged:
+        return
+    runs = count_text(judged[0].num_baseline_runs, "baseline run")
+    yield section(f"noise between runs, and what it lets this case resolve ({runs})")
+    rows = [list(NOISE_HEADINGS), *map(noise_cells, judged)]
+    if _fits(rows, width=width):
+        table = figures_table(rows[0])
+        for row in rows[1:]:
+            table.add_row(*row)
+        yield indented(table)
+        return
+    head, *lines = align([row[1:] for row in rows], num_left=0)
+    yield indented(styled((head, QUIET)), columns=2 * _INDENT)
+    for row, line in zip(rows[1:], lines, strict=True):
+        yield indented(row[0])
+        yield indented(line, columns=2 * _INDENT)
+
+
+def _figures(comparison: Comparison) -> list[str]:
+    metric = METRICS[comparison.metric]
+    return [
+        metric.format(comparison.baseline),
+        metric.format(comparison.now),
+        signed_percent(comparison.delta_pct),
+        short_interval_text(comparison),
+        allowed_text(comparison),
+    ]
+
+
+def _fits(rows: Sequence[Sequence[str]], *, width: int) -> bool:
+    widths = column_widths(rows)
+    return _INDENT + sum(widths) + _GAP * len(widths) <= width

@@ -1,0 +1,201 @@
+"""Output while a session runs: header, progress, one line per run and per case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from pytest_nemoperf.errors import count_text
+from pytest_nemoperf.measure.measurement import Run
+from pytest_nemoperf.recipes.systems import System
+from pytest_nemoperf.records.metrics import METRICS, STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU, format_number, format_time
+from pytest_nemoperf.report.cells import (
+    deciding_comparison,
+    earlier_text,
+    elapsed_text,
+    figure_text,
+    figures_text,
+    injected_mark,
+    injection_text,
+    shorten_middle,
+    signed_percent,
+    tolerances_text,
+)
+from pytest_nemoperf.report.resolution import resolution_text
+from pytest_nemoperf.results.cases import CaseReport
+from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
+
+_MIN_CASE_WIDTH = 12
+
+
+def render_header(
+    *,
+    system: System,
+    how: str,
+    devices: str,
+    baselines_dir: str,
+    num_baselines: int,
+    num_local: int,
+    tolerances: Mapping[str, float],
+    runs: int,
+    inject_pct: float,
+    changes: str = "",
+    is_dry_run: bool = False,
+    replay_of: str = "",
+    comparing: str = "",
+    elsewhere: Sequence[str] = (),
+) -> list[str]:
+    """Return the lines pytest prints above a session.
+
+    Args:
+        system: System of the session.
+        how: ``detected``, ``asked for`` or ``of the stored runs``.
+        devices: Devices of this machine, e.g. ``8x NVIDIA H100 80GB HBM3`` or ``no NVIDIA GPU``.
+        baselines_dir: Folder of the system's baselines.
+        num_baselines: Number of baselines in it.
+        num_local: Number of baselines in this machine's own store.
+        tolerances: Allowed worsening in percent by judged metric.
+        runs: Launches of a case at most.
+        inject_pct: Self-test delay in percent; 0 for a real session.
+        changes: Value of --perf-set; empty if none.
+        is_dry_run: Nothing is launched.
+        replay_of: Folder of the stored runs that are judged again; empty if runs are launched.
+        comparing: Lines of ab_header instead of those on baselines; empty without --perf-ab.
+        elsewhere: Sentences on other folders with baselines, shown if baselines_dir has none.
+    """
+    launches = ""
+    if not (is_dry_run or replay_of or comparing):
+        launches = f", at most {count_text(runs, 'launch')} to judge a case"
+    lines = [f"perf: system {system.name} ({how}: {devices}){launches}"]
+    if comparing:
+        lines.append(comparing)
+    else:
+        baselines = f"{count_text(num_baselines, 'baseline')} in {baselines_dir}"
+        if num_local:
+            baselines += f" and {num_local:,} of this machine's own"
+        lines.append(f"perf: {baselines}, tolerance {tolerances_text(tolerances)}")
+        if not num_baselines:
+            for text in elsewhere:
+                lines.append(f"perf: {text}")
+    if changes:
+        lines.append(
+            f"perf: recipes are changed by --perf-set {changes}; such cases have ids of their own, ending in +set"
+        )
+    if is_dry_run:
+        lines.append("perf: dry run: cases are priced, nothing is launched")
+    if replay_of:
+        lines.append(f"perf: replay of {replay_of}: stored runs are judged again, nothing is launched or stored")
+    if inject_pct:
+        lines.append(f"perf: {injection_text(inject_pct)}")
+    return lines
+
+
+def render_progress(
+    *,
+    case: str,
+    run: int,
+    num_runs: int,
+    step: int,
+    num_steps: int,
+    tokens_per_sec_per_gpu: float | None,
+    elapsed_sec: float,
+    width: int,
+    step_time_sec: float | None = None,
+    inject_pct: float = 0.0,
+) -> str:
+    """Return the progress line of a run in progress, at most width characters long.
+
+    Args:
+        case: Case id; shortened in the middle if it does not fit.
+        run: This run, counted from 1.
+        num_runs: Runs of the case at most.
+        step: Finished steps, warm-up included; 0 while the ranks start.
+        num_steps: Steps of the run, warm-up included.
+        tokens_per_sec_per_gpu: Rate of the last step; None before the first one, or if its tokens are not known.
+        elapsed_sec: Since the run was launched.
+        width: Columns.
+        step_time_sec: Of the last step, shown if there is no rate.
+        inject_pct: Self-test delay in percent; 0 for a real run.
+    """
+    state = f"step {step}/{num_steps}" if step else "starting"
+    facts = [f"run {run}, at most {num_runs}", state]
+    if tokens_per_sec_per_gpu is not None:
+        facts.append(f"{format_number(tokens_per_sec_per_gpu)} {TOKENS_PER_SEC_PER_GPU.unit}")
+    elif step_time_sec is not None:
+        facts.append(f"{format_time(step_time_sec)} a step")
+    facts.append(elapsed_text(elapsed_sec))
+    tail = ": " + ", ".join(facts)
+    head = injected_mark(inject_pct)
+    room = max(width - len(head) - len(tail), _MIN_CASE_WIDTH)
+    return f"{head}{shorten_middle(case, width=room)}{tail}"[:width]
+
+
+def render_run_line(
+    *,
+    case: str,
+    run: int,
+    measured: Run,
+    elapsed_sec: float,
+    inject_pct: float = 0.0,
+    width: int | None = None,
+) -> str:
+    """Return the log line of a finished run.
+
+    Args:
+        case: Case id.
+        run: This run, counted from 1.
+        measured: The run.
+        elapsed_sec: From launch to end.
+        inject_pct: Self-test delay in percent; 0 for a real run.
+        width: Columns of a terminal, a longer line is broken; None for a log, which has case and figures on one line
+            for searches.
+    """
+    facts = [figures_text([measured])]
+    step_time = measured.metrics.get(STEP_TIME_SEC.name)
+    if step_time is not None:
+        facts.append(f"step {format_time(step_time)}")
+    if measured.num_warmup_dropped:
+        facts.append(f"{measured.num_warmup_dropped} more warm-up steps dropped")
+    facts.append(f"took {elapsed_text(elapsed_sec)}")
+    head = f"{injected_mark(inject_pct)}{case}: run {run}:"
+    return _joined(head, ", ".join(filter(None, facts)), width=width)
+
+
+def render_case_line(report: CaseReport, *, width: int | None = None) -> str:
+    """Return the line of a judged case: verdict, case, figure and change.
+
+    Args:
+        report: The case.
+        width: As for render_run_line.
+    """
+    result = report.result
+    verdict = result.verdict
+    head = f"{injected_mark(result.measurement.inject_pct)}{verdict.kind} {verdict.case}:"
+    facts = list(filter(None, (result.waived, result.waiver_note, earlier_text(result))))
+    deciding = deciding_comparison(verdict.comparisons, kind=verdict.kind)
+    if verdict.kind is VerdictKind.INVALID:
+        facts.append("; ".join(verdict.reasons))
+    elif deciding is not None:
+        facts += _comparison_facts(deciding)
+    else:
+        facts.append(figures_text(result.measurement.runs))
+    return _joined(head, *facts, width=width)
+
+
+def _joined(head: str, *facts: str, width: int | None) -> str:
+    line = f"{head} {'; '.join(facts)}"
+    if width is None or len(line) <= width:
+        return line
+    return "\n    ".join([head, *facts])
+
+
+def _comparison_facts(comparison: Comparison) -> Iterator[str]:
+    name = comparison.metric
+    then = METRICS[name].format(comparison.baseline)
+    if comparison.anchor:
+        then += f" of anchor {comparison.anchor}"
+    yield f"{figure_text(comparison.now, metric=name)}, {signed_percent(comparison.delta_pct)} against {then}"
+    if comparison.slow_steps_loss_pct is not None:
+        yield f"{comparison.slow_steps_loss_pct:.1f}% lost with slow steps counted"
+    resolution = resolution_text(comparison)
+    if resolution:
+        yield resolution

@@ -1,0 +1,242 @@
+"""A priced plan as text: settings, memory by pipeline stage, traffic by axis, expected time."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from pytest_nemoperf.errors import count_text
+from pytest_nemoperf.layouts.layout import TRAINING_KEYS
+from pytest_nemoperf.pricing.price import Price
+from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.metrics import format_number, format_time
+from pytest_nemoperf.report.cells import bytes_text, flops_text
+from pytest_nemoperf.report.console import align
+from pytest_nemoperf.report.terminal.rollouts import NOT_MODELLED, generation_lines, rollout_facts
+from pytest_nemoperf.results.dry_run import DryRun, PricedCase
+
+_WIDTH = 80  # of redirected output, which has no terminal to ask
+_NEUTRAL = {"pp_schedule": "1f1b", "cp_comm": "all_gather", "sequence_parallel": True}
+_MEMORY_KINDS = (
+    "weights",
+    "gradients",
+    "optimizer",
+    "reference",
+    "value_model",
+    "activations",
+    "transient",
+    "total",
+    "generating",
+)
+_ONLY_RL = ("reference", "value_model", "generating")
+_DRY_RUN_HEADS = ("fits", "memory", "model FLOPs", "bubble", "expected step")
+
+
+def render_price(price: Price, *, system_title: str) -> str:
+    """Return a priced plan as text that ends with a newline; lines are folded at 80 columns, case ids excepted."""
+    parts = [
+        f"{price.plan.case}\n",
+        _facts_text(_facts(price, system_title=system_title)),
+        _memory_text(price),
+        _traffic_text(price),
+        _facts_text(_time_facts(price)),
+    ]
+    if price.plan.rl is not None:
+        parts.append(NOT_MODELLED)
+    return "\n".join(filter(None, parts))
+
+
+def render_dry_run(dry_run: DryRun, *, written: Sequence[str]) -> str:
+    """Return the report of a dry run: cases above their figures, reasons of the others, written files."""
+    lines = [f"dry run on {dry_run.system} ({dry_run.system_title}): nothing was launched"]
+    if dry_run.changes:
+        lines.append(f"cases are changed by --perf-set {dry_run.changes}")
+    if dry_run.cases:
+        lines += ["", *_dry_run_table(dry_run.cases)]
+    unsupported = []
+    for case in dry_run.cases:
+        if case.price.unsupported:
+            unsupported.append(f"  {case.price.plan.case}: {case.price.unsupported}")
+    if unsupported:
+        lines += ["", "priced, but not runnable here:", *unsupported]
+    if dry_run.not_priced:
+        lines += ["", "not priced:"]
+    for test in dry_run.not_priced:
+        lines.append(f"  {test.nodeid}: {test.reason}")
+    lines.append("")
+    for path in written:
+        lines.append(f"written: {path}")
+    return "\n".join(lines).rstrip()
+
+
+def _facts(price: Price, *, system_title: str) -> Iterator[tuple[str, str]]:
+    plan = price.plan
+    unit = "step"
+    of_training = at_most = ""
+    if plan.rl is not None:
+        unit = "update"
+        of_training = " of training"
+    if plan.has_varying_lengths or (plan.rl is not None and not plan.rl.has_pinned_lengths):
+        at_most = " at most"
+    if price.unsupported is not None:
+        yield "not runnable here", price.unsupported
+    yield "system", f"{plan.system} ({system_title})"
+    yield "nodes", str(plan.num_nodes)
+    yield "layout", _layout_text(plan)
+    if plan.rl is not None:
+        yield from rollout_facts(plan, rl=plan.rl)
+    yield f"sequences per {unit}", f"{plan.global_batch_size} (micro batches of {plan.micro_batch_size})"
+    yield "grad accumulation", str(plan.grad_accum_steps)
+    yield "recomputation", str(plan.recompute)
+    yield "tokens per step", f"{plan.tokens_per_step:,}{at_most}"
+    active = ""
+    if price.num_active_parameters != price.num_parameters:
+        active = f" ({price.num_active_parameters:,} active)"
+    yield "parameters", f"{price.num_parameters:,}{active}"
+    yield "FLOPs per token", f"{plan.flops_per_token:.6g} ({plan.flops_convention})"
+    yield "FLOPs per step", f"{price.flops_per_step:.6g}{of_training}{at_most}"
+    if plan.peak_tflops is None:
+        yield "peak of one GPU", "unknown"
+    else:
+        yield "peak of one GPU", f"{plan.peak_tflops:g} TFLOP/s ({plan.precision}, dense)"
+    bubble = "no pipeline"
+    if plan.layout.pp > 1:
+        bubble = f"{_bubble_text(price)} of the {unit}"
+    yield "pipeline bubble", bubble
+    yield "steps", f"{plan.warmup_steps} warm-up + {plan.steps} measured"
+    yield "time-out", f"{plan.timeout_sec:g} s"
+
+
+def _layout_text(plan: Plan) -> str:
+    """Return the parallel degrees and choices that differ from their neutral value."""
+    shown = []
+    for key in TRAINING_KEYS:
+        value = getattr(plan.layout, key)
+        if key == "gpus" or value != _NEUTRAL.get(key, 1):
+            shown.append(f"{key}={str(value).lower()}")
+    return ", ".join(shown)
+
+
+def _bubble_text(price: Price) -> str:
+    if price.plan.layout.pp == 1:
+        return "-"
+    return f"{100 * price.bubble_fraction:.1f}%"
+
+
+def _memory_text(price: Price) -> str:
+    lines = [
+        *align(_memory_rows(price), num_left=1),
+        *generation_lines(price),
+        *_copies_lines(price),
+        _fit_text(price),
+        "activations and transient are estimates",
+    ]
+    text = "\n  ".join(["memory of the fullest rank of a stage, as the native engine's:", *lines])
+    return f"{text}\n"
+
+
+def _memory_rows(price: Price) -> list[list[str]]:
+    """Return a row per kind of memory, a column per pipeline stage; RL's kinds only if they are not zero."""
+    ranks = ["pipeline stage"]
+    layers = ["layers"]
+    parameters = ["parameters"]
+    for stage in price.stages:
+        ranks.append(str(stage.pp_rank))
+        if stage.pp_rank == price.fullest_stage and len(price.stages) > 1:
+            ranks[-1] += " (fullest)"
+        layers.append(str(stage.num_layers))
+        parameters.append(f"{stage.num_parameters:,}")
+    rows = [ranks, layers, parameters]
+    for kind in _MEMORY_KINDS:
+        if kind in _ONLY_RL and not getattr(price.fullest, kind):
+            continue
+        row = [kind.replace("_", " ")]
+        if kind == "generating":
+            row = ["total, generating"]
+        for stage in price.stages:
+            row.append(bytes_text(getattr(stage, kind)))
+        rows.append(row)
+    return rows
+
+
+def _copies_lines(price: Price) -> Iterator[str]:
+    """Yield the cost of copied key-value heads; nothing if each is on one rank."""
+    copies = price.kv_copies
+    plan = price.plan
+    if copies is None:
+        return
+    share = 100 * copies.flops_per_step / price.flops_per_step
+    yield (
+        f"tp={plan.layout.tp} is more than num_kv_heads={plan.model.num_kv_heads}: "
+        f"each key-value head is on {copies.num_copies} ranks;"
+    )
+    yield (
+        f"the copies are {bytes_text(copies.weights)} of weights, {bytes_text(copies.gradients)} of gradients, "
+        f"{bytes_text(copies.optimizer)} of optimizer,"
+    )
+    yield f"send {bytes_text(copies.sent_bytes_per_step)} a step over tp to sum their gradients,"
+    yield f"and compute {copies.flops_per_step:.6g} FLOPs a step beside the model's ({share:.2g}% of these)"
+
+
+def _fit_text(price: Price) -> str:
+    total = price.peak_bytes
+    capacity = price.capacity_bytes
+    if capacity is None:
+        return f"{bytes_text(total)} are needed; the memory of {price.plan.system} is not known"
+    relation = "fits into" if price.is_fitting else "does not fit into"
+    return f"{bytes_text(total)} {relation} the {bytes_text(capacity)} of one GPU ({100 * total / capacity:.0f}%)"
+
+
+def _traffic_text(price: Price) -> str:
+    if not price.traffic:
+        return ""
+    rows = [("axis", "ranks", "sent per rank and step")]
+    for axis in price.traffic:
+        rows.append((axis.axis, str(axis.degree), bytes_text(axis.bytes_per_step)))
+    return "\n".join([*align(rows, num_left=1), ""])
+
+
+def _time_facts(price: Price) -> Iterator[tuple[str, str]]:
+    expected = price.expected
+    if expected is None:
+        yield "expected step time", f"unknown: {price.no_expectation}"
+        return
+    rate = format_number(expected.tokens_per_sec_per_gpu)
+    runs = count_text(expected.num_runs, "run")
+    yield (
+        "expected step time",
+        f"{format_time(expected.step_time_sec)}, {rate} tokens/sec/GPU ({runs} of {expected.recorded})",
+    )
+    if expected.run_tokens is not None and expected.run_hours is not None and expected.run_gpu_hours is not None:
+        yield (
+            f"{expected.run_tokens:,} tokens",
+            f"{expected.run_hours:,.1f} hours, {expected.run_gpu_hours:,.0f} GPU-hours at that rate",
+        )
+
+
+def _dry_run_table(cases: Sequence[PricedCase]) -> Iterator[str]:
+    rows: list[tuple[str, ...]] = [_DRY_RUN_HEADS]
+    for case in cases:
+        rows.append(_dry_run_row(case.price))
+    head, *lines = align(rows, num_left=1)
+    yield f"  {head}"
+    for case, line in zip(cases, lines, strict=True):
+        yield case.price.plan.case
+        yield f"  {line}"
+
+
+def _dry_run_row(price: Price) -> tuple[str, ...]:
+    fits = {True: "yes", False: "NO", None: "?"}[price.is_fitting]
+    flops = flops_text(price.flops_per_step)
+    step_time = "-" if price.expected is None else format_time(price.expected.step_time_sec)
+    return fits, bytes_text(price.peak_bytes), flops, _bubble_text(price), step_time
+
+
+def _facts_text(facts: Iterator[tuple[str, str]]) -> str:
+    rows = dict(facts)
+    width = max(map(len, rows)) + 2
+    text = ""
+    for name, value in rows.items():
+        lines = textwrap.wrap(value, _WIDTH - width, break_long_words=False, break_on_hyphens=False)
+        text += f"{name:<{width}}" + f"\n{' ' * width}".join(lines) + "\n"
+    return text

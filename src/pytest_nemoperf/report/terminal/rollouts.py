@@ -1,0 +1,140 @@
+"""Reinforcement learning: rollouts and memory of a plan, figures and phases beside a baseline's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+
+from pytest_nemoperf.errors import count_text
+from pytest_nemoperf.measure.measurement import Run, median_over_runs, median_phases
+from pytest_nemoperf.pricing.price import Price
+from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.recipes.rl import RL
+from pytest_nemoperf.records.metrics import RL_METRICS, Metric, format_time
+from pytest_nemoperf.report.cells import bytes_text, signed_percent
+
+_PHASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "generation": ("generation",),
+        "exposed": ("exposed_generation",),
+        "logprobs": ("policy_logprobs", "reference_logprobs"),
+        "training": ("training",),
+        "refit": ("refit",),
+    }
+)
+PHASE_HEADINGS = tuple(_PHASES)
+"""Parts of a step: ``generation`` is timed on the generating ranks, ``exposed`` is the wait of the training ranks."""
+
+NOT_MODELLED = """\
+not in these figures: log-probability and generation passes (their FLOPs and
+traffic), buffers of a refit, logits of a decoding step; in the memory and
+traffic of training each row has all tokens of a sequence
+"""
+"""Note on the parts of reinforcement learning that have no price."""
+
+
+def rollout_facts(plan: Plan, *, rl: RL) -> Iterator[tuple[str, str]]:
+    """Yield (name, value) of a plan's rollouts: generator, samples, lengths, staleness, updates."""
+    generation = plan.layout.generation
+    if generation is not None:
+        replicas = count_text(generation.dp, "replica")
+        ranks = "the same ranks" if generation.is_colocated else f"{generation.gpus} ranks of its own"
+        yield "generation", f"{rl.generator}, {ranks}, {replicas} of tp={generation.tp}, pp={generation.pp}"
+    yield (
+        "samples per step",
+        f"{rl.num_samples} ({rl.num_prompts_per_step} prompts x {rl.num_generations_per_prompt} responses)",
+    )
+    yield "lengths", f"prompts {_prompts_text(rl)}, responses {_responses_text(rl)}"
+    if rl.max_staleness:
+        yield "steps off policy", f"{rl.max_staleness} at most"
+    yield "updates per step", str(plan.num_updates)
+
+
+def generation_lines(price: Price) -> Iterator[str]:
+    """Yield lines on the memory of generation; nothing for a workload without it."""
+    generation = price.generation
+    if generation is None:
+        return
+    place = "beside training's" if generation.is_colocated else "on its own ranks"
+    yield (
+        f"generation: {bytes_text(generation.weights)} weights, {bytes_text(generation.cache)} cache "
+        f"({count_text(generation.num_slots, 'slot')}), {place}"
+    )
+    if generation.num_kv_copies > 1:
+        yield (
+            f"each key-value head is on {generation.num_kv_copies} ranks of a replica: copies are "
+            f"{bytes_text(generation.copied_weights)} of these weights,"
+        )
+        yield f"{bytes_text(generation.copied_cache)} of this cache"
+    yield f"a refit fills {bytes_text(generation.refit_bytes)} on all ranks together"
+
+
+def compare_rollouts(now: Sequence[Run], *, baseline: Sequence[Run]) -> list[tuple[str, str, str, str]]:
+    """Return (figure, baseline, now, delta) of the figures of reinforcement learning that either side has."""
+    rows = []
+    for metric in RL_METRICS:
+        then_value = median_over_runs(baseline, metric=metric.name)
+        now_value = median_over_runs(now, metric=metric.name)
+        if then_value is not None or now_value is not None:
+            delta = _delta_text(metric, then=then_value, now=now_value)
+            rows.append((metric.label, _value_text(metric, then_value), _value_text(metric, now_value), delta))
+    return rows
+
+
+def phase_cells(now: Sequence[Run], *, baseline: Sequence[Run]) -> list[str]:
+    """Return a step's times under PHASE_HEADINGS, with the change against a baseline if there is one."""
+    after = _phases(now)
+    before = _phases(baseline)
+    cells = []
+    for names in _PHASES.values():
+        seconds = then = 0.0
+        for name in names:
+            seconds += after.get(name, 0.0)
+            then += before.get(name, 0.0)
+        if not seconds:
+            cells.append("-")
+        elif then:
+            cells.append(f"{format_time(seconds)} {signed_percent(100.0 * (seconds - then) / then)}")
+        else:
+            cells.append(format_time(seconds))
+    return cells
+
+
+def _phases(runs: Sequence[Run]) -> dict[str, float]:
+    """Return median seconds by phase; those of the generating ranks for phases that training ranks do not have."""
+    return {**median_phases(runs, group="generation"), **median_phases(runs)}
+
+
+def _value_text(metric: Metric, value: float | None) -> str:
+    return "-" if value is None else metric.format(value)
+
+
+def _delta_text(metric: Metric, *, then: float | None, now: float | None) -> str:
+    """Return a change in percent, of a percentage in points; a dash if a side is unknown or the baseline is zero."""
+    if then is None or now is None:
+        return "-"
+    if metric.unit == "%":
+        if then == now:
+            return "0.0 points"
+        return f"{now - then:+.1f} points"
+    if then == now:
+        return "0.0%"
+    if then == 0:
+        return "-"
+    return signed_percent(metric.delta_pct(now, baseline=then))
+
+
+def _prompts_text(rl: RL) -> str:
+    if rl.min_prompt_len is None or rl.min_prompt_len == rl.prompt_len:
+        return str(rl.prompt_len)
+    return f"{rl.min_prompt_len} to {rl.prompt_len}"
+
+
+def _responses_text(rl: RL) -> str:
+    match rl.response_lengths:
+        case "fixed":
+            return str(rl.max_response_len)
+        case "sampled":
+            return f"until they stop, {rl.max_response_len} at most"
+        case lengths:
+            return f"{min(lengths)} to {max(lengths)}, replayed"

@@ -1,0 +1,1 @@
+"""Results of a session as dataclasses, shared by reports and files."""

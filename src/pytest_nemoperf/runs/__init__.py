@@ -1,0 +1,1 @@
+"""Run directories: execution of a plan, its output, stored runs; loops timed in the test process."""

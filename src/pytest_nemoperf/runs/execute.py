@@ -1,0 +1,231 @@
+"""Run a plan once: directory, launch, progress, and the cause of a failure."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from pytest_nemoperf.errors import MEANWHILE, LaunchError, RecordError, TurnError
+from pytest_nemoperf.frameworks.protocol import Framework
+from pytest_nemoperf.json_codec import from_json, to_json
+from pytest_nemoperf.launchers.logs import first_traceback, tail_of
+from pytest_nemoperf.launchers.protocol import Launcher, LaunchResult, LaunchStatus, RankExit
+from pytest_nemoperf.machine.monitor import Monitor
+from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.health import HEALTH_FILE, HealthReport, health_problems
+from pytest_nemoperf.records.step import (
+    PLAN_FILE,
+    PROGRESS_FILE,
+    STEPS_FILE,
+    Progress,
+    RankError,
+    RunOutput,
+    error_file,
+)
+from pytest_nemoperf.runs import clock
+
+_MAX_RECORDED_SHARE: Final = 1.5
+"""Sum of the step times over the time that the run took; above 1 only where ranks take turns in being the slowest."""
+
+
+def run_once(
+    plan: Plan,
+    *,
+    framework: Framework,
+    launcher: Launcher,
+    run_dir: Path,
+    on_progress: Callable[[Progress | None], None],
+    is_watched: bool = True,
+) -> RunOutput:
+    """Run a plan once.
+
+    Args:
+        plan: Plan of the run.
+        framework: Adapter to the training framework.
+        launcher: Starts the ranks.
+        run_dir: Directory for the plan, the records and the logs; an earlier run in it is removed.
+        on_progress: Called a few times a second while the ranks run, with each finished step, else with None.
+        is_watched: Sample the machine's health meanwhile.
+
+    Returns:
+        Every step's record, and the machine's health.
+
+    Raises:
+        LaunchError: If the ranks didn't start, failed or timed out; the text is the first failing rank's own error.
+        TurnError: If the run of the other side of a comparison has ended.
+        RecordError: If they ended well but left an incomplete or impossible record.
+    """
+    run_dir = run_dir.absolute()
+    if (run_dir / PLAN_FILE).exists():
+        shutil.rmtree(run_dir)  # what an earlier run wrote must not be taken for this one's
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / PLAN_FILE).write_text(to_json(plan), encoding="utf-8")
+    follower = _ProgressFollower(run_dir, on_progress=on_progress)
+    watch = _monitor_of(plan) if is_watched else nullcontext()
+    with watch as monitor:
+
+        def on_poll() -> None:
+            follower.poll()
+            if monitor is not None:
+                monitor.poll(num_finished=follower.num_finished)
+
+        started = clock.now()
+        result = launcher.launch(
+            framework.command(plan, run_dir=run_dir),
+            run_dir=run_dir,
+            timeout_sec=plan.timeout_sec,
+            on_poll=on_poll,
+        )
+        lived_sec = clock.now() - started
+        follower.poll()
+        health: HealthReport | None = None
+        if monitor is not None:
+            health = monitor.report(num_finished=follower.num_finished)
+    if health is not None:
+        (run_dir / HEALTH_FILE).write_text(to_json(health), encoding="utf-8")
+    if result.status is not LaunchStatus.OK:
+        lines = [_describe(plan, result=result, run_dir=run_dir, num_finished=follower.num_finished)]
+        lines += [f"{MEANWHILE}{problem}" for problem in health_problems(health)]  # it may be why the ranks failed
+        if _was_left_alone(result, run_dir=run_dir):
+            raise TurnError("\n".join(lines))
+        raise LaunchError("\n".join(lines))
+    output = read_run(plan, framework=framework, run_dir=run_dir)
+    _check_times(output, lived_sec=lived_sec)
+    return output
+
+
+def _check_times(output: RunOutput, *, lived_sec: float) -> None:
+    """Check that the recorded steps fit into the run.
+
+    Raises:
+        RecordError: If they took longer than the run itself.
+    """
+    recorded_sec = sum(record.step_time_sec for record in output.records)
+    if recorded_sec > _MAX_RECORDED_SHARE * lived_sec:
+        raise RecordError(
+            f"the recorded steps took {recorded_sec:.3g} s, but the run only {lived_sec:.3g} s from its start to its "
+            "end: they were not measured in this run; write the times of its own steps, in seconds"
+        )
+
+
+def _monitor_of(plan: Plan) -> Monitor:
+    num_gpus = plan.layout.total_gpus if plan.device == "cuda" else 0
+    return Monitor(first_step=plan.warmup_steps, last_step=plan.total_steps, num_gpus=num_gpus)
+
+
+def read_run(plan: Plan, *, framework: Framework, run_dir: Path) -> RunOutput:
+    """Return the records and the machine health in the directory of a run that ended well.
+
+    Raises:
+        RecordError: If a record is missing, torn or impossible.
+    """
+    output = framework.read_output(plan, run_dir=run_dir)
+    path = run_dir / HEALTH_FILE
+    if not path.exists():
+        return output
+    return replace(output, health=from_json(HealthReport, path.read_bytes(), subject=str(path)))
+
+
+class _ProgressFollower:
+    """Reads new lines of the progress file; of the step records if the framework writes no progress."""
+
+    def __init__(self, run_dir: Path, *, on_progress: Callable[[Progress | None], None]) -> None:
+        self._run_dir = run_dir
+        self._on_progress = on_progress
+        self._offset = 0
+        self._path: Path | None = None
+        self.num_finished = 0
+
+    def poll(self) -> None:
+        """Pass on new lines; a last line without its end waits for the next time."""
+        for line in self._new_text().splitlines():
+            try:
+                progress = from_json(Progress, line, subject=PROGRESS_FILE)
+            except RecordError:
+                continue  # only for show: reading the output judges the records
+            self.num_finished = progress.step + 1
+            self._on_progress(progress)
+        self._on_progress(None)
+
+    def _new_text(self) -> bytes:
+        if self._path is None:
+            self._path = self._find_file()
+            if self._path is None:
+                return b""
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            whole = file.read()
+        whole = whole[: whole.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return whole
+
+    def _find_file(self) -> Path | None:
+        for name in (PROGRESS_FILE, STEPS_FILE):
+            if (self._run_dir / name).exists():
+                return self._run_dir / name
+        return None
+
+
+def _was_left_alone(result: LaunchResult, *, run_dir: Path) -> bool:
+    """Return whether the first failing rank found the other side of a comparison gone."""
+    if not result.failures:
+        return False
+    error = _rank_error(run_dir, rank=result.failures[0].rank)
+    return error is not None and error.error_type == TurnError.__name__
+
+
+def _describe(plan: Plan, *, result: LaunchResult, run_dir: Path, num_finished: int) -> str:
+    finished = "no step was finished"
+    if num_finished:
+        finished = f"{num_finished} of {plan.total_steps} steps were finished"
+    if result.failures:
+        text = _describe_failure(plan, first=result.failures[0], result=result, run_dir=run_dir)
+        if result.status is LaunchStatus.TIMED_OUT:
+            text += f"\nafter this the others were waited for until the time-out of {plan.timeout_sec:g} s; {finished}"
+        return text
+    log = result.logs[0]
+    return (
+        f"{plan.case} timed out after {plan.timeout_sec:g} s; {finished}; "
+        f"if it only needs longer, raise timeout_sec in the recipe or --perf-timeout; the log {log} ends with:\n"
+        f"{tail_of(log)}"
+    )
+
+
+def _describe_failure(plan: Plan, *, first: RankExit, result: LaunchResult, run_dir: Path) -> str:
+    log = result.logs[first.rank]
+    subject = f"rank {first.rank}"
+    if plan.command:
+        subject = f"the command {plan.command[0]!r}"
+    if error := _rank_error(run_dir, rank=first.rank):
+        return f"rank {first.rank} of {plan.case} failed: {error.message}\n{error.traceback.rstrip()}\nits log: {log}"
+    if first.exit_code >= 0:
+        how = f"exited with {first.exit_code}"
+    elif first.exit_code == -signal.SIGKILL:
+        how = "was killed by SIGKILL (out of memory? the kernel's log tells)"
+    else:
+        how = f"was killed by {_signal_name(-first.exit_code)}"
+    ending = f"ends with:\n{tail_of(log)}"
+    traceback = first_traceback(log)
+    if traceback not in ending:
+        ending = f"has as its first traceback:\n{traceback}\nand {ending}"
+    return f"{subject} of {plan.case} {how}; its log {log} {ending}"
+
+
+def _rank_error(run_dir: Path, *, rank: int) -> RankError | None:
+    path = run_dir / error_file(rank)
+    try:
+        return from_json(RankError, path.read_bytes(), subject=str(path))
+    except (FileNotFoundError, RecordError):  # a torn one says less than the log
+        return None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have no names
+        return f"signal {number}"

@@ -1,0 +1,1 @@
+"""One perf session: planning, launching until a verdict, storing, A/B, progress."""

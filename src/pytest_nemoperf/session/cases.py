@@ -1,0 +1,87 @@
+"""A case on its way through a session: planned, then measured; judged, it is a CaseReport."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pytest_nemoperf.ab.comparison import ABResult
+from pytest_nemoperf.baselines.store import StoredBaseline
+from pytest_nemoperf.frameworks.protocol import Framework
+from pytest_nemoperf.measure.measurement import Measurement
+from pytest_nemoperf.options.markers import PerfMark
+from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.provenance import Provenance
+from pytest_nemoperf.verdict.comparison import VerdictPolicy
+from pytest_nemoperf.verdict.judge import Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCase:
+    """A recipe resolved for the session's system, with the terms it is judged on.
+
+    Attributes:
+        mark: Markers of the test that asks for the case.
+        plan: Workload, layout and steps of one launch.
+        framework: Adapter to the training framework that runs the plan.
+        num_runs: Launches that make a baseline.
+        policy: Tolerances and error rates.
+    """
+
+    mark: PerfMark
+    plan: Plan
+    framework: Framework
+    num_runs: int
+    policy: VerdictPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredCase:
+    """A case with its measurement and the baseline it is judged against.
+
+    Attributes:
+        mark: Markers of the test that asks for the case.
+        measurement: Numbers of the runs.
+        machine: Key of the machine the runs were on.
+        provenance: Date, commit, versions and command of the runs.
+        policy: Tolerances and error rates.
+        found: Stored baseline that applies to the runs.
+        plan: Plan of the runs; None for a loop or benchmark of the test process.
+        run_dir: Directory of the runs; None for a loop or benchmark of the test process.
+        verdict: Verdict that ended the launches; None if the measurement is still to be judged.
+        ab: Comparison of two revisions that the verdict rests on; None for one with a baseline.
+        is_storable: The runs are of this machine and of the code as it is, so that they may be stored.
+    """
+
+    mark: PerfMark
+    measurement: Measurement
+    machine: Mapping[str, str | int]
+    provenance: Provenance
+    policy: VerdictPolicy
+    found: StoredBaseline
+    plan: Plan | None = None
+    run_dir: Path | None = None
+    verdict: Verdict | None = None
+    ab: ABResult | None = None
+    is_storable: bool = True
+
+
+class CaseLauncher(Protocol):
+    """Gets a planned case its runs: launched here, stored by an earlier session, or of two revisions in turns."""
+
+    def measure(self, case: PlannedCase) -> MeasuredCase:
+        """Return the case with its measurement.
+
+        Args:
+            case: Case to run.
+
+        Raises:
+            BaselineError: If a stored baseline can't be trusted; nothing is launched then.
+            LaunchError: If ranks failed, hung or were killed.
+            RecordError: If stored runs can't be trusted, or new ones can't be stored.
+            RevisionError: If another revision can't be checked out, set up or kept apart from the working tree.
+            UnsupportedError: If no runs of the case are stored that could be judged again.
+        """
+        ...

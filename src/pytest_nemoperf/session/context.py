@@ -1,0 +1,130 @@
+"""Facts shared by the cases of a session: settings, machine, stored baselines, and the form of commands and paths."""
+
+from __future__ import annotations
+
+import shlex
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_nemoperf.baselines.files import list_baselines
+from pytest_nemoperf.baselines.store import BaselineStore, StoredBaseline, other_folders
+from pytest_nemoperf.errors import count_text
+from pytest_nemoperf.machine import identity
+from pytest_nemoperf.machine.git import CodeVersion, code_version
+from pytest_nemoperf.options.settings import Settings
+from pytest_nemoperf.recipes.overrides import changes_text
+from pytest_nemoperf.verdict.comparison import NEEDS_ACCEPTANCE, VerdictKind
+
+if TYPE_CHECKING:
+    from pytest_nemoperf.records.provenance import Provenance
+
+
+class Context:
+    """Settings of a session with the machine, the stored baselines and the code that follow from them.
+
+    Args:
+        settings: Values of options and ini keys.
+        root: Root directory of the project.
+        started_in: Directory in which pytest was started.
+    """
+
+    def __init__(self, settings: Settings, *, root: Path, started_in: Path) -> None:
+        self.settings = settings
+        self.root = root
+        self._started_in = started_in
+        self.machine = _machine_key(settings)
+        self.store = BaselineStore(
+            committed_dir=settings.baselines_dir,
+            local_dir=settings.state_dir / "baselines",
+            system=settings.system.name,
+            machine=self.machine,
+            is_updating=settings.updating is not None,
+            is_local_used_if_missing=VerdictKind.NO_BASELINE not in settings.fail_on,
+            is_local_used_if_other=VerdictKind.NOT_COMPARABLE not in settings.fail_on,
+        )
+
+    @cached_property
+    def code(self) -> CodeVersion:
+        """Commit of the code in the root directory."""
+        return code_version(self.root)
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """Date, commit, versions, device and command of this session."""
+        return identity.provenance(self.settings.system, devices=self.settings.devices, code=self.code)
+
+    @property
+    def baselines_shown(self) -> str:
+        """Folder of the system's committed baselines; its whole path if it could be taken for another one."""
+        folder = self.settings.baselines_dir / self.settings.system.name
+        if self.elsewhere:
+            return str(folder)
+        return self.shown(folder)
+
+    @cached_property
+    def elsewhere(self) -> tuple[str, ...]:
+        """Sentences on further folders that hold baselines of the system and are not looked into."""
+        system = self.settings.system.name
+        near = (self._started_in, self.root, *self.root.parents)
+        texts = []
+        for folder in other_folders(self.settings.baselines_dir, system=system, near=near):
+            stored = count_text(len(list_baselines(folder, system=system)), "baseline")
+            option = shlex.join([f"--perf-baselines={folder}"])
+            texts.append(f"{folder / system} holds {stored} and is not looked into; {option} does so")
+        return tuple(texts)
+
+    def where_looked(self, found: StoredBaseline) -> tuple[str, ...]:
+        """Return notes on baselines in other folders, for a case that has no committed one."""
+        if not self.elsewhere or (found.baseline is not None and not found.is_local):
+            return ()
+        if found.baseline is None:
+            return self.elsewhere
+        if self.store.find_committed(found.baseline.case) is not None:
+            return ()
+        own = f"judged by what this machine did before, for {self.baselines_shown} holds nothing of this case"
+        return (own, *self.elsewhere)
+
+    def shown(self, path: Path | str | None) -> str:
+        """Return a path for people, relative to the root directory if it lies there; empty for none."""
+        if not path:
+            return ""
+        if Path(path).is_relative_to(self.root):
+            return str(Path(path).relative_to(self.root))
+        return str(path)
+
+    def command(self, nodeid: str, *extra: str) -> str:
+        """Return the shell command that runs a test as this session does."""
+        words = ["pytest", "-m", "perf", f"--system={self.settings.system.name}"]
+        if self.settings.changes:
+            words.append(f"--perf-set={changes_text(self.settings.changes)}")
+        if self.settings.replay_dir:
+            words.append(f"--perf-replay={self.shown(self.settings.replay_dir)}")
+        if self.settings.against:
+            words.append(f"--perf-ab={self.settings.against.revision}")
+        return shlex.join([*words, *extra, nodeid])
+
+    def rerun_command(self, nodeid: str) -> str:
+        """Return the shell command that runs a test once more; a self-test runs as one again."""
+        inject_pct = self.settings.inject_pct
+        if inject_pct:
+            return self.command(nodeid, f"--perf-inject={inject_pct:g}%")
+        if self.settings.against and self.settings.against.is_self_test:
+            return self.command(nodeid, "--perf-inject=0")
+        return self.command(nodeid)
+
+    def accept_command(self, nodeid: str, *, kind: VerdictKind) -> str:
+        """Return the shell command that stores a case in spite of its verdict; empty if none can."""
+        if self.settings.changes or self.settings.replay_dir or self.settings.against:
+            return ""
+        if kind not in NEEDS_ACCEPTANCE:
+            return self.command(nodeid, "--update-baselines")
+        reason = "--perf-reason=why it is acceptable"
+        return self.command(nodeid, "--update-baselines", "--perf-accept-regression", reason)
+
+
+def _machine_key(settings: Settings) -> dict[str, str | int]:
+    """Return this machine's key; empty for a dry run on GPUs of another machine."""
+    if settings.system.device == "cuda" and not settings.devices.names:
+        return {}
+    return identity.machine_key(settings.system, devices=settings.devices, machine_name=settings.machine_name)

@@ -1,0 +1,215 @@
+"""Runs of a planned case: launched on this machine until their verdict is clear, or stored by an earlier session."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_nemoperf.errors import RecordError, UnsupportedError
+from pytest_nemoperf.measure.expected_records import expected_of
+from pytest_nemoperf.measure.measurement import (
+    MeasuredRun,
+    Measurement,
+    measure_run,
+    measurement_of,
+    unreadable,
+    workload_of,
+)
+from pytest_nemoperf.measure.steady_state import Drift
+from pytest_nemoperf.runs.execute import run_once
+from pytest_nemoperf.runs.replay import TRY_SUFFIXES, CaseRecord, load_case, measure_stored, write_case
+from pytest_nemoperf.session.cases import MeasuredCase, PlannedCase
+from pytest_nemoperf.verdict.comparison import LOCALLY_RECORDED, VerdictKind
+from pytest_nemoperf.verdict.judge import Verdict, judge
+from pytest_nemoperf.verdict.resolution import wants_more_runs
+
+if TYPE_CHECKING:
+    from pytest_nemoperf.launchers.protocol import Launcher
+    from pytest_nemoperf.machine.host_lock import HostLock
+    from pytest_nemoperf.runs.folders import SessionFolder
+    from pytest_nemoperf.session.context import Context
+    from pytest_nemoperf.session.progress import Progress
+
+
+_MAX_RECORDED_RUNS = 15  # an update that can't hold its tolerance by then says so beside the file
+_MAX_UNHEALTHY_TRIES = 2  # other load that is there twice in a row seldom goes away for a third launch
+
+
+class Launches:
+    """Launches cases on this machine.
+
+    Args:
+        context: Settings, machine and stored baselines of the session.
+        launcher: Starts the ranks.
+        folder: Working folder of the session.
+        turn: Lock that perf sessions of this host take turns with.
+        progress: Display of the runs.
+    """
+
+    def __init__(
+        self, context: Context, *, launcher: Launcher, folder: SessionFolder, turn: HostLock, progress: Progress
+    ) -> None:
+        self._context = context
+        self._launcher = launcher
+        self._folder = folder
+        self._turn = turn
+        self._progress = progress
+
+    def measure(self, case: PlannedCase) -> MeasuredCase:
+        """Launch a case until its verdict is clear or its baseline complete; see CaseLauncher.
+
+        Records that can't be read make it INVALID.
+        """
+        context = self._context
+        plan = case.plan
+        self._turn.acquire(report=self._progress.say)  # first: the session before may store this case
+        found = context.store.find(plan.case, workload=workload_of(plan))
+        runs: list[MeasuredRun] = []
+        folders: list[str] = []
+        failure = ""
+        is_decided = False
+        while not is_decided:
+            number = len(runs) + 1
+            try:
+                with self._progress.run(plan, number=number, num_runs=self._max_runs(case)):
+                    runs.append(self._sound_run(case, number=number, folders=folders))
+                measurement = measurement_of(plan, runs=runs)
+            except RecordError as exc:
+                failure = f"run {number}: {exc}"
+                measurement = unreadable(plan, reason=failure)
+            verdict = judge(
+                measurement,
+                baseline=found.baseline,
+                machine=context.machine,
+                policy=case.policy,
+                looked_in=context.baselines_shown,
+            )
+            is_decided = self._is_decided(case, measurement=measurement, verdict=verdict)
+        run_dir = self._folder.path / plan.case
+        record = CaseRecord(
+            case=plan.case,
+            system=plan.system,
+            machine=context.machine,
+            provenance=context.provenance,
+            terms=case.policy,
+            fail_on=tuple(sorted(context.settings.fail_on)),
+            runs=tuple(folders),
+            unreadable=failure,
+            waiver=case.mark.waiver.arguments if case.mark.waiver else {},
+            release=context.settings.release,
+        )
+        write_case(run_dir, record=record)
+        return MeasuredCase(
+            mark=case.mark,
+            measurement=measurement,
+            machine=context.machine,
+            provenance=context.provenance,
+            policy=case.policy,
+            found=found,
+            plan=plan,
+            run_dir=run_dir,
+            verdict=verdict,
+        )
+
+    def _max_runs(self, case: PlannedCase) -> int:
+        if self._context.settings.updating is None:
+            return max(case.num_runs, case.policy.max_runs)
+        return max(case.num_runs, case.policy.max_runs, _MAX_RECORDED_RUNS)
+
+    def _is_decided(self, case: PlannedCase, *, measurement: Measurement, verdict: Verdict) -> bool:
+        """Tell whether another launch would change neither the verdict nor the stored baseline."""
+        updating = self._context.settings.updating
+        kind = verdict.kind
+        num_runs = len(measurement.runs)
+        is_accepted = updating is not None and updating.is_accepted
+        if kind is VerdictKind.INVALID or (kind is VerdictKind.REGRESSED and not is_accepted):
+            return True  # more launches would be refused as well
+        if kind is VerdictKind.INCONCLUSIVE and num_runs < case.policy.max_runs:
+            return False
+        if updating is None:
+            return kind not in LOCALLY_RECORDED or num_runs >= case.num_runs
+        if num_runs < case.num_runs:
+            return False
+        return num_runs >= self._max_runs(case) or not wants_more_runs(measurement.runs, policy=case.policy)
+
+    def _sound_run(self, case: PlannedCase, *, number: int, folders: list[str]) -> MeasuredRun:
+        """Launch one run until a try of it is sound, and return the last try.
+
+        A try whose steps have not settled, or whose machine was not healthy, is dropped: a passing cause, like other
+        load on the host, is gone the next time.
+
+        Args:
+            case: Case to run.
+            number: Number of the run, from 1.
+            folders: Folder of each run in the case's own; that of the last try is added.
+
+        Raises:
+            LaunchError: If ranks failed, hung or were killed.
+            RecordError: If they ended well but left an incomplete or impossible record.
+        """
+        expected = expected_of(case.plan)
+        earlier: list[Drift | None] = []
+        folders.append("")
+        for attempt, suffix in enumerate(TRY_SUFFIXES, start=1):
+            folders[-1] = f"run-{number}{suffix}"
+            output = run_once(
+                case.plan,
+                framework=case.framework,
+                launcher=self._launcher,
+                run_dir=self._folder.path / case.plan.case / folders[-1],
+                on_progress=self._progress.step,
+            )
+            run = measure_run(expected, output)
+            self._progress.finish(run)
+            if not (run.drift or run.health_problems) or attempt == len(TRY_SUFFIXES):
+                break
+            if run.health_problems and attempt == _MAX_UNHEALTHY_TRIES:
+                break
+            problem = run.drift.text if run.drift else run.health_problems[0]
+            self._progress.say(f"run {number} is dropped and launched again: {problem}")
+            if not run.health_problems:  # other load is no drift of the workload, nor of a machine at rest
+                earlier.append(run.drift)
+        return replace(run, earlier_drifts=tuple(earlier))
+
+
+class Replay:
+    """Gives cases the runs that an earlier session stored.
+
+    Args:
+        context: Settings and stored baselines of the session.
+        root: Folder of the earlier session, with one for each case.
+    """
+
+    def __init__(self, context: Context, *, root: Path) -> None:
+        self._context = context
+        self._root = root
+        self.first: CaseRecord | None = None
+        """Record of the first case that was asked for, for the machine and commit of the session's results."""
+
+    def measure(self, case: PlannedCase) -> MeasuredCase:
+        """Return a case with the measurement of its stored runs; see CaseLauncher.
+
+        They are measured by the plan that is stored with them, and judged as runs of the machine they were on.
+        """
+        plan = case.plan
+        run_dir = self._root / plan.case
+        if not run_dir.is_dir():
+            raise UnsupportedError(f"no runs of {plan.case} are stored in {self._root.name}")
+        stored = load_case(run_dir)
+        if stored.plan.system != plan.system:
+            raise UnsupportedError(f"{run_dir} holds runs of system {stored.plan.system}, not {plan.system}")
+        self.first = self.first or stored.record
+        measurement = measure_stored(stored, framework=case.framework)
+        store = replace(self._context.store, machine=stored.record.machine)
+        return MeasuredCase(
+            mark=case.mark,
+            measurement=measurement,
+            machine=stored.record.machine,
+            provenance=stored.record.provenance,
+            policy=case.policy,
+            found=store.find(plan.case, workload=measurement.workload),
+            plan=plan,
+            run_dir=run_dir,
+            is_storable=False,
+        )

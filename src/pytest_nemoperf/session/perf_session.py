@@ -1,0 +1,409 @@
+"""One perf session: cases are planned, measured, judged, stored and reported, each by a module of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import pytest
+
+from pytest_nemoperf.baselines.atomic import write_atomically
+from pytest_nemoperf.errors import BaselineError, RecipeError, RevisionError, UnsupportedError
+from pytest_nemoperf.json_codec import to_json
+from pytest_nemoperf.launchers.local import LocalLauncher
+from pytest_nemoperf.machine.host_lock import HostLock
+from pytest_nemoperf.measure.measurement import Measurement
+from pytest_nemoperf.options.markers import PerfMark
+from pytest_nemoperf.options.settings import Settings
+from pytest_nemoperf.recipes.overrides import changes_text
+from pytest_nemoperf.records.provenance import Provenance
+from pytest_nemoperf.report.markdown.pretrain import render_markdown
+from pytest_nemoperf.results.cases import CaseReport, NotRun, Pruned, SessionResults, Unasked
+from pytest_nemoperf.results.dry_run import DRY_RUN_FILE, DryRun
+from pytest_nemoperf.runs.folders import SessionFolder
+from pytest_nemoperf.session.ab_session import ABSession
+from pytest_nemoperf.session.cases import CaseLauncher, MeasuredCase, PlannedCase
+from pytest_nemoperf.session.collected import Suite
+from pytest_nemoperf.session.context import Context
+from pytest_nemoperf.session.judge_case import judge_case
+from pytest_nemoperf.session.launches import Launches, Replay
+from pytest_nemoperf.session.planning import Planner
+from pytest_nemoperf.session.profiles import is_profile_due, profile_report, store_new_profile
+from pytest_nemoperf.session.progress import Progress
+from pytest_nemoperf.verdict.comparison import VerdictKind
+
+_KEPT_SESSIONS = 10
+
+
+class PerfSession:
+    """Cases of one pytest session, from measurement to report.
+
+    Args:
+        config: Of the pytest session.
+        settings: Values of its options and ini keys.
+
+    Raises:
+        pytest.UsageError: If the revision of ``--perf-ab`` is missing, or has the very files of the working tree.
+    """
+
+    def __init__(self, config: pytest.Config, *, settings: Settings) -> None:
+        self.settings = settings
+        self.reports: list[CaseReport] = []
+        self.not_run: list[NotRun] = []
+        self.why_none = ""
+        self.outside = ""
+        self.verdict_failure: BaseException | None = None
+        self.num_profiled = 0
+        self.unasked: Unasked | None = None
+        self.written: list[str] = []
+        self.write_error = ""
+        self._pruned: Pruned | None = None
+        self.context = Context(settings, root=config.rootpath, started_in=config.invocation_params.dir)
+        self.progress = Progress(config)
+        self.planner = Planner(config, settings=settings, store=self.context.store)
+        self.suite = Suite(config, planner=self.planner)
+        self._turn = HostLock()
+        self._started = time.monotonic()
+        self._folder = SessionFolder(settings.state_dir / "runs")
+        self._ranks = LocalLauncher()
+        self.ab: ABSession | None = None
+        self._replay: Replay | None = None
+        self._launcher = self._case_launcher()
+        self._measured: dict[str, MeasuredCase] = {}  # by case
+        self._running = ""
+        self._judged: dict[str, list[str]] = {}  # cases of each test's last attempt
+        self._not_compared: dict[str, str] = {}  # test by case that was measured
+
+    def _case_launcher(self) -> CaseLauncher:
+        settings = self.settings
+        context = self.context
+        if settings.replay_dir is not None:
+            self._replay = Replay(context, root=settings.replay_dir)
+            return self._replay
+        if settings.against is None:
+            return Launches(context, launcher=self._ranks, folder=self._folder, turn=self._turn, progress=self.progress)
+        try:
+            self.ab = ABSession(
+                settings.against, context=context, folder=self._folder, turn=self._turn, progress=self.progress
+            )
+        except RevisionError as exc:
+            raise pytest.UsageError(str(exc)) from None
+        return self.ab
+
+    def begin(self, nodeid: str) -> None:
+        """Begin an attempt of a test: the first, or a further one of a plugin that runs failed tests again."""
+        self._running = nodeid
+        self._judged[nodeid] = []
+        self._not_compared.clear()
+        self.not_run = [each for each in self.not_run if each.nodeid != nodeid]
+
+    def judged(self, nodeid: str) -> list[CaseReport]:
+        """Return the reports of the cases that the last attempt of a test has judged."""
+        cases = self._judged.get(nodeid, ())
+        return [report for report in self.reports if report.result.verdict.case in cases]
+
+    def check_once(self, case: str, *, nodeid: str) -> None:
+        """Check that a test has not measured a case before: of two measurements only one would stand.
+
+        Raises:
+            RecipeError: If it has.
+        """
+        if case in self._not_compared or case in self._judged.get(nodeid, ()):
+            raise RecipeError(f"{case} was measured in {nodeid} before; measure it once, or give one recipe a variant")
+
+    def not_compared(self, nodeid: str) -> list[str]:
+        """Return the cases that a test has run and not compared."""
+        return [case for case, owner in self._not_compared.items() if owner == nodeid]
+
+    def measure(self, case: PlannedCase) -> Measurement:
+        """Run a planned case until a verdict is reached or a baseline is complete; see CaseLauncher for errors.
+
+        Args:
+            case: Case to run.
+
+        Raises:
+            RecipeError: If the test has measured the case before.
+        """
+        self.check_once(case.plan.case, nodeid=case.mark.nodeid)
+        self._not_compared[case.plan.case] = case.mark.nodeid
+        measured = self._launcher.measure(case)
+        self._measured[case.plan.case] = measured
+        return measured.measurement
+
+    def judge(self, measurement: Measurement, *, mark: PerfMark) -> CaseReport:
+        """Judge a measurement, show its line, profile it if that is due, and keep its report.
+
+        A baseline to be stored is written when the test has ended.
+
+        Args:
+            measurement: As ``measure`` returned it, or of a loop or benchmark of the test process.
+            mark: Markers of the test that asks for the case.
+
+        Raises:
+            BaselineError: If a stored baseline can't be trusted.
+            RecipeError: If the test has judged the case before, or the case belongs to another test.
+            UnsupportedError: If the session compares two revisions, and the case was measured of one.
+        """
+        self._not_compared.pop(measurement.case, None)
+        case = self._measured.get(measurement.case)
+        if case is None or case.mark.nodeid != mark.nodeid:
+            self.planner.claim(measurement.case, nodeid=mark.nodeid)
+            case = self._in_process(measurement, mark=mark)
+        elif case.ab is None and measurement is not case.measurement:
+            store = replace(self.context.store, machine=case.machine)
+            found = store.find(measurement.case, workload=measurement.workload)
+            case = replace(case, measurement=measurement, found=found, verdict=None)
+        self.check_once(measurement.case, nodeid=mark.nodeid)
+        report = judge_case(case, context=self.context)
+        for other in self.reports:
+            if other.result.verdict.case == measurement.case:  # of an earlier attempt of the test
+                kinds = (*other.result.earlier_verdicts, other.result.verdict.kind)
+                report = replace(report, result=replace(report.result, earlier_verdicts=kinds))
+                self.reports.remove(other)
+                break
+        self.reports.append(report)
+        self._judged.setdefault(mark.nodeid, []).append(measurement.case)
+        self.progress.case(report)
+        return self._profiled(report)
+
+    def _profiled(self, report: CaseReport) -> CaseReport:
+        """Profile a case if ``--perf-profile`` asks for it; return its report with the profile.
+
+        The verdict stands: a failure of the profiled run is told in the report.
+        """
+        if not self.settings.is_profiled or not is_profile_due(report.result, updating=self.settings.updating):
+            return report
+        case = report.result.verdict.case
+        store_command = ""
+        if not self.settings.changes:
+            store_command = self.context.command(report.result.nodeid, "--update-baselines", "--perf-profile")
+        profiled = profile_report(
+            report,
+            launcher=self._ranks,
+            run_dir=self._folder.path / case / "profile",
+            root=self.context.root,
+            machine=self.context.machine,
+            provenance=self.context.provenance,
+            updating=self.settings.updating,
+            store_command=store_command,
+            progress=self.progress,
+        )
+        self.num_profiled += 1
+        self._replace(report, by=profiled)
+        return profiled
+
+    def end(self, *, problem: str) -> None:
+        """End the attempt of the running test, if there is one: store its baselines and profiles.
+
+        Args:
+            problem: Failure of the test other than its verdicts; nothing is stored then. Empty for none.
+
+        Raises:
+            BaselineError: If a baseline can't be written.
+        """
+        nodeid = self._running
+        self._running = ""
+        error: BaselineError | None = None
+        for report in self.judged(nodeid):
+            if report.stored is None and report.new_profile is None:
+                continue
+            why = problem
+            if not why:
+                try:
+                    self._replace(report, by=self._stored(report))
+                except BaselineError as exc:
+                    error = exc
+                    why = str(exc)
+            if why:
+                self._replace(report, by=_withdrawn(report, problem=why))
+        if error is not None:
+            raise error
+
+    def take_turn(self) -> None:
+        """Wait until no other perf session measures on this host."""
+        self._turn.acquire(report=self.progress.say)
+
+    def close(self) -> None:
+        """Stop every process, give up the turn, keep the newest runs only; may be called twice."""
+        self._ranks.close()
+        if self.ab is not None:
+            self.ab.close()
+        self._turn.release()
+        self._folder.release()
+        if self.settings.replay_dir is None:  # the oldest runs may be those that were judged again
+            self._folder.forget_others(keep=_KEPT_SESSIONS)
+
+    def finish(self, *, is_collect_only: bool, is_cut_off: bool, has_failed: bool) -> bool:
+        """List tests and baselines that the session missed, prune baselines, and write the files.
+
+        Args:
+            is_collect_only: Tests were collected and not run.
+            is_cut_off: The session was stopped before its last test.
+            has_failed: A test has failed.
+
+        Returns:
+            Whether the session fails for something that failed no test.
+        """
+        settings = self.settings
+        is_failed = False
+        if not is_collect_only:
+            is_failed = self._note_unjudged(is_cut_off=is_cut_off, has_failed=has_failed)
+        if settings.updating is not None and settings.updating.is_pruning:
+            self._pruned = self.suite.prune(self.context.store, shown=self.context.shown)
+        if not (
+            settings.is_dry_run or settings.changes or settings.against
+        ):  # these cases have no baseline of their own
+            self.unasked = self.suite.unasked(
+                self.context.store,
+                missing=self._without_baseline(),
+                shown=self.context.shown,
+                is_failing=settings.fails_on_unasked and settings.updating is None,
+            )
+        if not is_collect_only:
+            self._write_output()
+        return is_failed or (self.unasked is not None and self.unasked.is_failure)
+
+    def _note_unjudged(self, *, is_cut_off: bool, has_failed: bool) -> bool:
+        """Note the tests that judged nothing, and the reason if there is no case at all; return whether that fails."""
+        suite = self.suite
+        known = {each.nodeid for each in self.not_run}
+        known |= {case.nodeid for case in self.planner.priced}
+        for nodeid, cases in self._judged.items():
+            if cases:
+                known.add(nodeid)
+        if not self.settings.is_dry_run:
+            self.outside = suite.outside()
+        unjudged = [
+            *suite.not_called(is_cut_off=is_cut_off),
+            *suite.unjudged(),
+            *suite.skipped_files(),
+            *suite.lost(),
+        ]
+        self.not_run += [each for each in unjudged if each.nodeid not in known]
+        failing = [report.result for report in self.reports if report.result.is_failure]
+        self.not_run += suite.expected_to_fail({case.nodeid: case.verdict for case in failing})
+        is_failed = False
+        for case in failing:
+            if suite.has_passed(case.nodeid):
+                reason = f"{case.verdict.kind}, caught outside of the test's body, as in the teardown of a fixture"
+                self.not_run.append(NotRun(nodeid=case.nodeid, reason=reason))
+                is_failed = True
+        if not self.reports and not self.settings.is_dry_run:
+            self.why_none = suite.why_none()
+            if self.settings.needs_verdict and not has_failed:
+                self.why_none += " (a failure, by ini perf_require_verdict)"
+                is_failed = True
+        return is_failed
+
+    def _without_baseline(self) -> dict[str, Mapping[str, Any]]:
+        """Return the workload of each case without a committed baseline, by case."""
+        missing = {}
+        for report in self.reports:
+            verdict = report.result.verdict
+            if verdict.kind is VerdictKind.NO_BASELINE or not self.context.store.is_committed(verdict.case):
+                missing[verdict.case] = report.result.measurement.workload
+        return missing
+
+    def _write_output(self) -> None:
+        """Write the results file and the markdown table, or a dry run's file; note their paths, or the error."""
+        if self.settings.is_dry_run:
+            files = {DRY_RUN_FILE: to_json(self.dry_run)}
+        else:
+            files = {"results.json": to_json(self.results), "results.md": render_markdown(self.results)}
+        folder = self.settings.output_dir
+        try:
+            for name, text in files.items():
+                write_atomically(folder / name, text=text)
+        except OSError as exc:
+            self.write_error = f"{folder}: cannot be written: {exc}"
+        else:
+            self.written = [self.context.shown(folder / name) for name in files]
+
+    @cached_property
+    def results(self) -> SessionResults:
+        """Content of the results file, once the session has finished."""
+        settings = self.settings
+        context = self.context
+        machine, provenance = self._origin()
+        return SessionResults(
+            system=settings.system.name,
+            system_title=settings.system.title,
+            machine=machine,
+            provenance=provenance,
+            cases=tuple(report.result for report in self.reports),
+            not_run=tuple(self.not_run),
+            why_none=self.why_none,
+            pruned=self._pruned,
+            unasked=self.unasked,
+            inject_pct=settings.inject_pct,
+            duration_sec=round(time.monotonic() - self._started, 3),
+            replay_of=context.shown(settings.replay_dir),
+            git_problem="" if settings.replay_dir else context.code.problem,
+        )
+
+    @cached_property
+    def dry_run(self) -> DryRun:
+        """Content of a dry run's file, once the session has finished."""
+        planner = self.planner
+        return DryRun(
+            system=self.settings.system.name,
+            system_title=self.settings.system.title,
+            cases=tuple(planner.priced),
+            not_priced=tuple(self.not_run),
+            changes=changes_text(self.settings.changes),
+            asked=tuple(planner.asked.values()),
+            gaps=tuple(self.suite.gaps()),
+            systems=tuple(sorted(planner.systems)),
+            terms=self.settings.policy,
+        )
+
+    def _in_process(self, measurement: Measurement, *, mark: PerfMark) -> MeasuredCase:
+        """Return the case of a loop or benchmark of the test process; its runs are measured once a session."""
+        context = self.context
+        if self.settings.against is not None:
+            raise UnsupportedError(
+                f"{measurement.case} was measured in this process, where code can't be swapped; "
+                "leave it out of a session with --perf-ab"
+            )
+        policy = self.planner.policy([mark.tolerances])
+        return MeasuredCase(
+            mark=mark,
+            measurement=measurement,
+            machine=context.machine,
+            provenance=context.provenance,
+            policy=replace(policy, max_runs=len(measurement.runs) or 1),
+            found=context.store.find(measurement.case, workload=measurement.workload),
+            is_storable=self.settings.replay_dir is None,
+        )
+
+    def _origin(self) -> tuple[Mapping[str, str | int], Provenance]:
+        """Return machine key and provenance of the session's runs; in a replay, of the first stored ones."""
+        if self._replay is not None and self._replay.first is not None:
+            return self._replay.first.machine, self._replay.first.provenance
+        return self.context.machine, self.context.provenance
+
+    def _replace(self, report: CaseReport, *, by: CaseReport) -> None:
+        self.reports[self.reports.index(report)] = by
+
+    def _stored(self, report: CaseReport) -> CaseReport:
+        """Write a case's baseline and profile; return its report with the profile's path.
+
+        Raises:
+            BaselineError: If the baseline can't be written.
+        """
+        if report.stored is not None and report.result.is_stored_locally:
+            self.context.store.record_locally(report.stored)
+        elif report.stored is not None:
+            self.context.store.update(report.stored)
+        return store_new_profile(
+            report, root=self.context.root, updating=self.settings.updating, progress=self.progress
+        )
+
+
+def _withdrawn(report: CaseReport, *, problem: str) -> CaseReport:
+    """Return the report of a case that stores nothing after all, because of a problem."""
+    result = replace(report.result, stored_path="", is_stored_locally=False, storing_note=f"not stored: {problem}")
+    return replace(report, result=result, stored=None, replaced=None, new_profile=None)

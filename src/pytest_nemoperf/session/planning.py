@@ -1,0 +1,171 @@
+"""Plan or price the recipe of a test, and give each case to one test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_nemoperf.baselines.store import BaselineStore
+from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, UnsupportedError, did_you_mean
+from pytest_nemoperf.frameworks.builtin import builtin_frameworks
+from pytest_nemoperf.machine import identity
+from pytest_nemoperf.measure.measurement import workload_of
+from pytest_nemoperf.options.markers import PerfMark
+from pytest_nemoperf.options.settings import Settings
+from pytest_nemoperf.pricing.memory import host_bytes
+from pytest_nemoperf.pricing.price import price_plan
+from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX, change_recipe
+from pytest_nemoperf.recipes.resolve import resolve
+from pytest_nemoperf.recipes.rules import NATIVE
+from pytest_nemoperf.results.dry_run import AskedCase, PricedCase
+from pytest_nemoperf.session.cases import PlannedCase
+from pytest_nemoperf.verdict.comparison import VerdictPolicy, merge_tolerances
+
+if TYPE_CHECKING:
+    from pytest_nemoperf.frameworks.protocol import Framework
+    from pytest_nemoperf.recipes.recipe import Plan, Recipe
+
+
+class Planner:
+    """Resolves recipes for the session's system and gives each case to one test.
+
+    Args:
+        config: Of the pytest session, for hooks.
+        settings: Of the session.
+        store: Stored baselines, for the expected time of a price.
+    """
+
+    def __init__(self, config: pytest.Config, *, settings: Settings, store: BaselineStore) -> None:
+        self.priced: list[PricedCase] = []
+        self.asked: dict[str, AskedCase] = {}
+        self.without_case: set[str] = set()
+        self.systems: set[str] = set()
+        self._config = config
+        self._settings = settings
+        self._store = store
+        self._owners: dict[str, str] = {}
+
+    @cached_property
+    def frameworks(self) -> Mapping[str, Framework]:
+        """Built-in frameworks and those that hooks add, by name."""
+        known = builtin_frameworks()
+        for added in self._config.hook.pytest_nemoperf_frameworks(config=self._config):
+            for framework in added:
+                if framework.name in known:
+                    raise RecipeError(
+                        f"framework {framework.name!r} is registered twice; give the added one another name"
+                    )
+                known[framework.name] = framework
+        return known
+
+    def plan(self, recipe: Recipe, *, mark: PerfMark) -> PlannedCase:
+        """Resolve a recipe for this system and check that it can run here; stored runs are judged wherever they ran.
+
+        Args:
+            recipe: Recipe the test asks for.
+            mark: The test's markers.
+
+        Raises:
+            NoLayoutError: If the recipe has no layout for the system.
+            UnsupportedError: If the framework can't run it here.
+            PlanError: If it can't be resolved, or wants more than this machine has.
+        """
+        settings = self._settings
+        plan, policy = self._resolve(recipe, mark=mark)
+        framework = self._framework(plan)
+        if settings.replay_dir is None:
+            identity.check_capacity(plan, devices=settings.devices)
+            if reason := framework.unsupported(plan):
+                raise UnsupportedError(f"{plan.case}: {reason}")
+            _check_host_memory(plan)
+        self.claim(plan.case, nodeid=mark.nodeid)
+        num_runs = settings.runs
+        if not settings.changes:
+            num_runs = mark.num_runs or settings.runs
+        return PlannedCase(mark=mark, plan=plan, framework=framework, num_runs=num_runs, policy=policy)
+
+    def price(self, recipe: Recipe, *, mark: PerfMark) -> PricedCase:
+        """Resolve and price a recipe, and keep the result for the end of a dry run.
+
+        Raises:
+            NoLayoutError: If the recipe has no layout for the system.
+            PlanError: If it can't be resolved.
+            BaselineError: If a stored baseline can't be trusted.
+        """
+        plan, _ = self._resolve(recipe, mark=mark)
+        self.claim(plan.case, nodeid=mark.nodeid)
+        unsupported = self._framework(plan).unsupported(plan)
+        baseline = self._store.find(plan.case, workload=workload_of(plan)).baseline
+        price = price_plan(plan, system=self._settings.system, baseline=baseline, unsupported=unsupported)
+        self.priced.append(PricedCase(nodeid=mark.nodeid, price=price))
+        return self.priced[-1]
+
+    def policy(self, layers: Sequence[Mapping[str, float]]) -> VerdictPolicy:
+        """Return the session's verdict policy with further tolerances, later ones above earlier ones."""
+        policy = self._settings.policy
+        return replace(policy, tolerances=merge_tolerances([policy.tolerances, *layers]))
+
+    def ask(self, case: str, *, nodeid: str, policy: VerdictPolicy) -> None:
+        """Note that a test asks for a case, even if it is never measured."""
+        self.asked.setdefault(case, AskedCase(case=case, nodeid=nodeid, tolerances=policy.tolerances))
+
+    def claim(self, case: str, *, nodeid: str) -> None:
+        """Give a case to a test.
+
+        Raises:
+            RecipeError: If it belongs to another one.
+            UnsupportedError: If it does only because recipes are changed, which may make two of them equal.
+        """
+        owner = self._owners.setdefault(case, nodeid)
+        if owner != nodeid and self._settings.changes:
+            raise UnsupportedError(f"under --perf-set this is the case {case} of {owner}, which runs it already")
+        if owner != nodeid:
+            raise RecipeError(
+                f"case {case} belongs to {owner} already, so {nodeid} would judge against the same baseline; "
+                "give one recipe a variant"
+            )
+
+    def _resolve(self, recipe: Recipe, *, mark: PerfMark) -> tuple[Plan, VerdictPolicy]:
+        """Return a recipe's plan for this system and its verdict policy, and note that the test asks for the case."""
+        settings = self._settings
+        self.systems |= recipe.layouts.keys()
+        if settings.changes:
+            recipe = change_recipe(recipe, system=settings.system, changes=settings.changes)
+        try:
+            plan = resolve(
+                recipe, system=settings.system, inject_pct=settings.inject_pct, timeout_sec=settings.timeout_sec
+            )
+        except NoLayoutError:
+            self.without_case.add(mark.nodeid)
+            raise
+        if settings.changes:
+            plan = replace(plan, case=plan.case + CHANGED_SUFFIX)
+        policy = self.policy([mark.tolerances, recipe.tolerances])
+        self.ask(plan.case, nodeid=mark.nodeid, policy=policy)
+        return plan, policy
+
+    def _framework(self, plan: Plan) -> Framework:
+        if plan.framework not in self.frameworks:
+            raise PlanError(f"unknown framework {plan.framework!r}; {did_you_mean(plan.framework, self.frameworks)}")
+        return self.frameworks[plan.framework]
+
+
+def _check_host_memory(plan: Plan) -> None:
+    """Check that ranks of the native engine on a CPU don't take more memory than the host has.
+
+    Raises:
+        PlanError: If they would.
+    """
+    if plan.device != "cpu" or plan.framework != NATIVE:
+        return
+    needed_gb = host_bytes(plan) / 1e9
+    there_gb = identity.host_memory_bytes() / 1e9
+    if needed_gb > there_gb:
+        raise PlanError(
+            f"{plan.case}: its {plan.layout.total_gpus} ranks need about {needed_gb:,.0f} GB, and this host has "
+            f"{there_gb:,.0f} GB; use a smaller model, such as {plan.model.name}-twin, or a smaller batch"
+        )

@@ -1,0 +1,1 @@
+"""Judging a measurement against a baseline. Pure."""

@@ -1,0 +1,232 @@
+"""Verdicts: a measurement judged against a baseline. Pure; the result holds every number it used."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pytest_nemoperf.baselines.baseline import Baseline, find_mismatches
+from pytest_nemoperf.measure.measurement import Measurement, Run, identity_problem, median_over_runs
+from pytest_nemoperf.measure.steady_state import drift_noise_pct
+from pytest_nemoperf.records.metrics import JUDGED, TOKENS_PER_SEC_PER_GPU
+from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind, VerdictPolicy, compare_runs, describe
+from pytest_nemoperf.verdict.repeated_metrics import distinct_comparisons
+from pytest_nemoperf.verdict.rollout_bands import band_problems, has_pinned_lengths, is_rl
+from pytest_nemoperf.verdict.slow_steps import find_slow_steps, mark_rates
+
+LOSS_REL_TOL = 0.02
+
+_RESTLESS = (
+    "the machine was restless: its speed changed within {drifts}, one way or the other from try to try, so "
+    "{noise_pct:.2g}% noise is reckoned with"
+)
+_RESTLESS_BASELINE = (
+    "the baseline is from a restless machine: its speed changed within {drifts}, so {noise_pct:.2g}% noise is "
+    "reckoned with until it is recorded anew on a quiet one"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The outcome of a case.
+
+    Attributes:
+        kind: One of the seven outcomes.
+        case: Case id.
+        comparisons: Judged metrics; empty if nothing was compared.
+        reasons: Sentences that explain the kind, the most important first.
+    """
+
+    kind: VerdictKind
+    case: str
+    comparisons: tuple[Comparison, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+
+def judge(
+    measurement: Measurement,
+    *,
+    baseline: Baseline | None,
+    machine: Mapping[str, str | int],
+    policy: VerdictPolicy,
+    looked_in: str = "",
+) -> Verdict:
+    """Judge a measurement; while the verdict is INCONCLUSIVE, a further launch may decide.
+
+    Every judged metric is compared with the newest baseline, and with its anchor if it has one, to catch slow decay in
+    steps that each pass.
+
+    Args:
+        measurement: This session's runs.
+        baseline: The stored baseline of the case, or None.
+        machine: Key of this machine.
+        policy: Tolerances and error rates.
+        looked_in: Folder without a baseline, for the reason of NO BASELINE.
+    """
+    problems = [*measurement.problems, *_identity_problems(measurement), *_impossible_values(measurement)]
+    if problems or not measurement.runs:
+        return _verdict(VerdictKind.INVALID, measurement, reasons=problems or ["no run was measured"])
+    if baseline is None:
+        missing = "nothing is stored for this case"
+        if looked_in:
+            missing += f" in {looked_in}"
+        return _verdict(
+            VerdictKind.NO_BASELINE,
+            measurement,
+            reasons=[missing, *_restless_notes(measurement.runs, sentence=_RESTLESS)],
+        )
+    differences = _incomparable(measurement, baseline=baseline, machine=machine)
+    if differences:
+        return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=differences)
+    loss_problem = _loss_problem(measurement, baseline=baseline)
+    if loss_problem:
+        return _verdict(VerdictKind.INVALID, measurement, reasons=[loss_problem])
+    comparisons = compare_runs(measurement, baseline=baseline, policy=policy)
+    if not comparisons:
+        return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=["the baseline has none of these metrics"])
+    reasons = []
+    if _overall(comparisons) is not VerdictKind.REGRESSED:  # a regression of the medians needs no slow steps
+        slow = find_slow_steps(measurement, baseline=baseline.runs, policy=policy)
+        if slow is not None:
+            reasons.append(slow.text)
+            comparisons = mark_rates(comparisons, slow=slow)
+    kind = _overall(comparisons)
+    reasons += _comparison_reasons(comparisons, kind=kind)
+    reasons += missing_metrics(measurement.runs, other=baseline.runs, labels=("the baseline", "this session"))
+    reasons += _restless_notes(measurement.runs, sentence=_RESTLESS)
+    reasons += _restless_notes(baseline.runs, sentence=_RESTLESS_BASELINE)
+    return Verdict(kind=kind, case=measurement.case, comparisons=comparisons, reasons=tuple(reasons))
+
+
+def is_same_loss(loss: float, *, expected: float) -> bool:
+    """Return whether two losses at the same step are of the same computation."""
+    return abs(loss - expected) <= LOSS_REL_TOL * abs(expected)
+
+
+def missing_metrics(runs: Sequence[Run], *, other: Sequence[Run], labels: tuple[str, str]) -> list[str]:
+    """Return a sentence for each judged metric that the other runs have and these lack.
+
+    Args:
+        runs: Judged runs.
+        other: Runs they are compared with.
+        labels: Names of the other runs and of these.
+    """
+    notes = []
+    for metric in JUDGED:
+        is_missing = median_over_runs(runs, metric=metric.name) is None
+        if is_missing and median_over_runs(other, metric=metric.name) is not None:
+            notes.append(f"{metric.label} is not judged: {labels[0]} has it, {labels[1]} lacks it")
+    return notes
+
+
+def _restless_notes(runs: Sequence[Run], *, sentence: str) -> list[str]:
+    """Return a sentence with the drifts of the runs and their noise; none if every run has settled."""
+    drifts = _drifts_text(runs)
+    if not drifts:
+        return []
+    return [sentence.format(drifts=drifts, noise_pct=drift_noise_pct(run.drift_pct for run in runs))]
+
+
+def _drifts_text(runs: Sequence[Run]) -> str:
+    """Return the change of speed within each run that has not settled; empty if every run has."""
+    texts = []
+    for number, run in enumerate(runs, start=1):
+        if run.drift_pct:
+            texts.append(f"run {number} by {run.drift_pct:+.0f}%")
+    return ", ".join(texts)
+
+
+def _comparison_reasons(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> list[str]:
+    """Return sentences on the deciding comparisons, then on anchors that don't compare.
+
+    A PASSED case has only notes instead of the former, e.g. that a tolerance is finer than the resolution.
+    """
+    deciding = []
+    anchors = []
+    notes = []
+    for each in distinct_comparisons(comparisons):
+        if each.anchor and each.kind is VerdictKind.NOT_COMPARABLE:
+            anchors.append(describe(each))
+        elif each.kind is kind and kind is not VerdictKind.PASSED:
+            deciding.append(describe(each))
+        elif each.kind is kind and each.note:
+            notes.append(each.note)
+    return [*deciding, *anchors, *notes]
+
+
+def _overall(comparisons: Sequence[Comparison]) -> VerdictKind:
+    """Return the verdict of all metrics: faster than an anchor is ignored, slower is not."""
+    for kind in (VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE):
+        if any(comparison.kind is kind for comparison in comparisons):
+            return kind
+    for comparison in comparisons:
+        if comparison.kind is VerdictKind.IMPROVED and not comparison.anchor:
+            return VerdictKind.IMPROVED
+    return VerdictKind.PASSED
+
+
+def _incomparable(measurement: Measurement, *, baseline: Baseline, machine: Mapping[str, str | int]) -> list[str]:
+    """Return the differences in machine and workload or, if there are none, in the lengths of sequences."""
+    mismatches = find_mismatches(baseline, machine=machine, workload=measurement.workload)
+    if mismatches:
+        return [mismatch.text for mismatch in mismatches]
+    is_pinned = has_pinned_lengths(measurement.workload)
+    problems = band_problems(measurement.runs, baseline=baseline.runs, is_pinned=is_pinned)
+    rate = TOKENS_PER_SEC_PER_GPU
+    now = median_over_runs(measurement.runs, metric=rate.name)
+    then = median_over_runs(baseline.runs, metric=rate.name)
+    if problems and now is not None and then is not None:
+        figures = f"{rate.format(now)} now, {rate.format(then)} in the baseline"
+        problems.append(f"so {rate.label} don't compare: {figures}")
+    return problems
+
+
+def _identity_problems(measurement: Measurement) -> list[str]:
+    problems = []
+    for run in measurement.runs:
+        problem = identity_problem(run, flops_per_token=measurement.flops_per_token)
+        if problem:
+            problems.append(problem)
+    return problems
+
+
+def _impossible_values(measurement: Measurement) -> list[str]:
+    problems = []
+    for number, run in enumerate(measurement.runs, start=1):
+        for metric in JUDGED:
+            value = run.metrics.get(metric.name, 1.0)
+            if not (math.isfinite(value) and value > 0):
+                problems.append(
+                    f"run {number}: {metric.label} is {value:g}; only positive, finite figures can be judged"
+                )
+    return problems
+
+
+def _loss_problem(measurement: Measurement, *, baseline: Baseline) -> str | None:
+    """Return a sentence if the loss is not the baseline's: a fast wrong run must not pass.
+
+    Seed and steps are the same, so the loss must be. Not in reinforcement learning: its loss is near zero by
+    construction, and depends on the sampled tokens.
+    """
+    last_step = measurement.runs[0].last_step
+    before = []
+    for run in baseline.runs:
+        if run.loss is not None and run.last_step == last_step:
+            before.append(run.loss)
+    after = [run.loss for run in measurement.runs if run.loss is not None]
+    if is_rl(measurement.workload) or not before or not after:
+        return None
+    expected = statistics.median(before)
+    worst = max(after, key=lambda loss: abs(loss - expected))
+    if is_same_loss(worst, expected=expected):
+        return None
+    return (
+        f"loss {worst:g} is not the baseline's {expected:g} at step {last_step} "
+        f"(allowed {LOSS_REL_TOL:.0%}): the run computes something else, its speed says nothing"
+    )
+
+
+def _verdict(kind: VerdictKind, measurement: Measurement, *, reasons: Sequence[str]) -> Verdict:
+    return Verdict(kind=kind, case=measurement.case, reasons=tuple(reasons))

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_nemoperf.flops.conventions import find_convention
+from pytest_nemoperf.flops.count import num_flops_per_token
+from pytest_nemoperf.models.catalog import find_model
+
+
+@pytest.mark.parametrize("convention", ["megatron-bridge", "full-attention"])
+def test_flops_as_json_have_exactly_the_documented_keys(nemoperf: Any, convention: str) -> None:
+    code, out, _ = nemoperf("flops", "llama3-8b", "--seq-len", "8192", "--convention", convention, "--json")
+
+    flops = num_flops_per_token(find_model("llama3-8b"), seq_len=8192, convention=find_convention(convention))
+    assert code == 0
+    assert json.loads(out) == {
+        "model": "llama3-8b",
+        "seq_len": 8192,
+        "convention": convention,
+        "flops_per_token": flops,
+    }
+
+
+def test_flops_for_people_name_the_convention(nemoperf: Any) -> None:
+    assert nemoperf("flops", "llama3-8b", "--seq-len", "8192")[1] == (
+        "llama3-8b at seq_len 8192: 5.14704e+10 FLOPs per token (megatron-bridge)\n"
+    )
+
+
+def test_terms_of_the_flops_are_shown_with_their_shares(nemoperf: Any) -> None:
+    code, out, _ = nemoperf("flops", "mixtral-8x7b", "--seq-len", "4096", "--convention", "full-attention", "--terms")
+
+    shown = [line.split("  ") for line in out.splitlines()[1:]]
+    names = [next(part.strip() for part in line if part.strip()) for line in shown]
+    shares = [float(line.split()[-1].removesuffix("%")) for line in out.splitlines()[1:]]
+    assert code == 0
+    assert names == ["attention projections", "attention core", "experts", "router", "head"]
+    assert sum(shares) == pytest.approx(100, abs=0.3)
+
+
+def test_flops_of_several_lengths_are_a_list(nemoperf: Any) -> None:
+    answers = json.loads(nemoperf("flops", "llama3-8b", "--seq-len", "4096,8192", "--terms", "--json")[1])
+
+    assert [answer["seq_len"] for answer in answers] == [4096, 8192]
+    assert all(sum(answer["terms"].values()) == answer["flops_per_token"] for answer in answers)
+    assert answers[0]["flops_per_token"] < answers[1]["flops_per_token"]
+
+
+def test_flops_of_a_hugging_face_config_are_counted(nemoperf: Any) -> None:
+    path = Path(__file__).parents[1] / "data" / "hf" / "qwen3" / "config.json"
+
+    assert nemoperf("flops", str(path), "--seq-len", "64")[1].startswith("qwen3-")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        pytest.param([], "the following arguments are required: COMMAND", id="no command"),
+        pytest.param(["flop"], "invalid choice: 'flop'", id="unknown command"),
+        pytest.param(["flops", "llama3-8b"], "the following arguments are required: --seq-len", id="no length"),
+        pytest.param(["flops", "llama3-8b", "--seq-len", "8k"], "--seq-len: '8k' is not a number", id="not a number"),
+        pytest.param(["flops", "llama3-8b", "--seq-len", "0"], "seq_len=0 must be >= 1", id="no tokens"),
+        pytest.param(["flops", "llama3-9b", "--seq-len", "8"], "unknown model 'llama3-9b'; did you mean", id="model"),
+        pytest.param(
+            ["flops", "llama3-8b", "--seq-len", "8", "--convention", "x"], "unknown FLOPs convention 'x'", id="word"
+        ),
+    ],
+)
+def test_a_usage_error_is_one_line_and_exits_2(nemoperf: Any, argv: list[str], message: str) -> None:
+    code, out, err = nemoperf(*argv)
+
+    assert (code, out) == (2, "")
+    assert err.startswith("nemoperf: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["flops", "--help"], ["plan", "--help"], ["judge", "--help"], ["lint", "--help"]], ids=str
+)
+def test_help_is_given(nemoperf: Any, argv: list[str]) -> None:
+    code, out, _ = nemoperf(*argv)
+
+    assert code == 0
+    assert out.startswith("usage: nemoperf")
+
+
+def test_help_shows_examples_that_work(nemoperf: Any) -> None:
+    examples = nemoperf("--help")[1].partition("examples:\n")[2].replace("\\\n", " ").strip().splitlines()
+
+    codes = [
+        nemoperf(*example.split()[1:])[0]
+        for example in examples
+        if not any(word in example for word in ("recipe.json", "judge", "lint"))
+    ]
+
+    assert codes == [0] * len(codes)
+    assert len(codes) >= 3

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pytest_nemoperf.json_codec import to_json
+from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
+from pytest_nemoperf.measure.expected_records import expected_of
+from pytest_nemoperf.measure.steady_state import run_drift
+from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.step import GroupStep
+from tests.builders import make_rl, make_rl_plan, make_rl_records, measure_records
+
+APART = {"cpu": Layout(gpus=2, dp_shard=2, generation=GenerationLayout(gpus=4, tp=2, is_colocated=False))}
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return make_rl_plan()
+
+
+def _problems(plan: Plan, **changes: Any) -> tuple[str, ...]:
+    return measure_records(plan, outputs=[make_rl_records(plan, **changes)]).problems
+
+
+def test_each_phase_has_a_rate_over_its_own_time_and_ranks() -> None:
+    plan = make_rl_plan(layouts=APART)
+    tokens = 8 * (16 + 24)
+    teraflops = plan.flops_per_token * tokens / 1e12
+
+    run = measure_records(plan, outputs=[make_rl_records(plan)]).runs[0]
+
+    assert run.metrics["tokens_per_sec_per_gpu"] == pytest.approx(tokens / (0.1 * 6), rel=1e-5)
+    assert run.metrics["generation_tokens_per_sec_per_gpu"] == pytest.approx(tokens / (0.05 * 4), rel=1e-5)
+    assert run.metrics["logprob_tokens_per_sec_per_gpu"] == pytest.approx(tokens / (0.02 * 2), rel=1e-5)
+    assert run.metrics["training_tokens_per_sec_per_gpu"] == pytest.approx(tokens / (0.02 * 2), rel=1e-5)
+    assert run.metrics["training_tflops_per_sec_per_gpu"] == pytest.approx(teraflops / (0.02 * 2), rel=1e-5)
+
+
+def test_what_was_generated_is_in_the_figures() -> None:
+    stats = {"num_response_tokens": 8 * 20, "num_truncated": 2, "num_rounds": 2, "staleness_steps": 0, "kl": None}
+    sampled = make_rl_plan(rl=make_rl(response_lengths="sampled"))
+
+    metrics = measure_records(sampled, outputs=[make_rl_records(sampled, rollout=stats)]).runs[0].metrics
+
+    assert metrics["mean_prompt_len"] == 16
+    assert metrics["mean_response_len"] == 20
+    assert metrics["truncated_pct"] == 25
+    assert metrics["num_rounds"] == 2
+    assert metrics["refit_gib"] == pytest.approx(2**-10, rel=1e-5)
+    assert metrics["refit_gib_per_sec"] == pytest.approx(2**-10 / 0.007, rel=1e-5)
+    assert "kl" not in metrics
+
+
+def test_errors_of_log_probabilities_are_the_largest_of_the_steps(plan: Plan) -> None:
+    records = make_rl_records(plan)
+    stats = records[-1].rollout
+    assert stats is not None
+    records[-1] = replace(
+        records[-1], rollout=replace(stats, token_mult_prob_error=1.04, max_logprob_error=0.7, reward_mean=9.0)
+    )
+
+    metrics = measure_records(plan, outputs=[records]).runs[0].metrics
+
+    assert (metrics["token_mult_prob_error"], metrics["max_logprob_error"]) == (1.04, 0.7)
+    assert metrics["reward_mean"] == 0.25
+
+
+def test_the_whole_step_has_no_tflops_and_training_has_its_share_of_the_peak(plan: Plan) -> None:
+    with_peak = replace(plan, peak_tflops=100.0)
+
+    measurement = measure_records(with_peak, outputs=[make_rl_records(plan, flops=1e12)])
+
+    metrics = measurement.runs[0].metrics
+    assert measurement.flops_per_token is None
+    assert not {"tflops_per_sec_per_gpu", "mfu_pct"} & set(metrics)
+    assert metrics["training_mfu_pct"] == pytest.approx(metrics["training_tflops_per_sec_per_gpu"], rel=1e-5)
+
+
+def test_phases_that_did_not_happen_have_no_rate(plan: Plan) -> None:
+    phases = {"generation": 0.06, "training": 0.04}
+
+    metrics = measure_records(plan, outputs=[make_rl_records(plan, phases=phases)]).runs[0].metrics
+
+    assert "logprob_tokens_per_sec_per_gpu" not in metrics
+    assert "training_tokens_per_sec_per_gpu" in metrics
+
+
+def test_phases_of_ranks_that_only_generate_are_kept_apart(plan: Plan) -> None:
+    groups = {"generation": GroupStep(step_time_sec=0.1, phases={"generation": 0.07, "idle": 0.03})}
+
+    run = measure_records(plan, outputs=[make_rl_records(plan, groups=groups)]).runs[0]
+
+    assert run.groups == {"generation": {"generation": 0.07, "idle": 0.03}}
+    assert run.phases["generation"] == 0.05
+
+
+def test_a_sound_run_has_no_problem(plan: Plan) -> None:
+    assert _problems(plan) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        pytest.param({"rollout": {"num_samples": 7}}, "step 2 has 7 responses, 8 were asked for", id="responses"),
+        pytest.param(
+            {"tokens": 319},
+            "step 2 has 319 tokens, but 128 of prompts and 192 of responses are 320",
+            id="tokens that don't add up",
+        ),
+        pytest.param(
+            {"rollout": {"num_response_tokens": 190}},
+            "step 2 has 318 tokens, 320 were asked for (prompts and responses of pinned lengths)",
+            id="tokens of pinned lengths",
+        ),
+        pytest.param(
+            {"rollout": {"staleness_steps": 1}},
+            "step 2 trains on responses of weights 1 steps old, max_staleness=0",
+            id="staleness",
+        ),
+        pytest.param(
+            {"rollout": {"token_mult_prob_error": 1.0501}},
+            "step 2: token_mult_prob_error is 1.0501 (allowed 1.05): generation and training give the same tokens",
+            id="probabilities",
+        ),
+        pytest.param(
+            {"rollout": {"token_mult_prob_error": float("nan")}},
+            "token_mult_prob_error is not finite at step 2",
+            id="no number",
+        ),
+        pytest.param({"flops": 5e8}, "step 2 claims 5e+08 FLOPs of training, samples of these lengths", id="FLOPs"),
+        pytest.param({"loss": float("nan")}, "loss is not finite at step 0", id="loss"),
+    ],
+)
+def test_an_impossible_run_says_why(plan: Plan, changes: dict[str, Any], problem: str) -> None:
+    assert problem in "; ".join(_problems(plan, **changes))
+
+
+def test_what_is_not_finite_is_left_out_so_that_results_can_be_written(plan: Plan) -> None:
+    records = make_rl_records(plan, rollout={"reward_mean": float("nan"), "kl": float("inf")})
+
+    measurement = measure_records(plan, outputs=[records])
+
+    assert not {"reward_mean", "kl"} & set(measurement.runs[0].metrics)
+    assert "reward_mean is not finite at step 2" in "; ".join(measurement.problems)
+    assert to_json(measurement)
+
+
+def test_a_run_that_says_nothing_of_its_responses_is_invalid(plan: Plan) -> None:
+    records = [replace(record, rollout=None) for record in make_rl_records(plan)]
+
+    problems = measure_records(plan, outputs=[records]).problems
+
+    assert problems == ("run 1: step 2 says nothing of what was generated (6 of 6 steps)",)
+
+
+def test_lengths_that_are_not_pinned_may_have_any_tokens() -> None:
+    plan = make_rl_plan(rl=make_rl(response_lengths="sampled"))
+
+    assert _problems(plan, rollout={"num_response_tokens": 8 * 3}) == ()
+
+
+def test_dynamic_sampling_may_change_the_tokens_of_lengths_that_differ() -> None:
+    lengths = (3, 24)
+    plans = [make_rl_plan(rl=make_rl(response_lengths=lengths, algorithm=name)) for name in ("dapo", "grpo")]
+
+    problems = [_problems(plan, rollout={"num_response_tokens": 80}) for plan in plans]
+
+    assert problems[0] == ()
+    assert "208 tokens, 236 were asked for" in problems[1][0]
+
+
+@pytest.mark.parametrize("rl", [{"algorithm": "ppo"}, {"response_lengths": "sampled"}])
+def test_flops_of_a_value_model_or_of_free_lengths_are_taken_from_the_records(rl: dict[str, Any]) -> None:
+    plan = make_rl_plan(rl=make_rl(**rl))
+
+    run = measure_records(plan, outputs=[make_rl_records(plan, flops=5e8)])
+
+    assert run.problems == ()
+    assert run.runs[0].metrics["training_tflops_per_sec_per_gpu"] == pytest.approx(5e-4 / (0.02 * 2), rel=1e-5)
+
+
+def test_older_weights_may_give_other_probabilities() -> None:
+    plan = make_rl_plan(rl=make_rl(max_staleness=1), layouts=APART)
+
+    assert _problems(plan, rollout={"staleness_steps": 1, "token_mult_prob_error": 1.3}) == ()
+
+
+@pytest.mark.parametrize(("lengths", "is_settled"), [("sampled", True), ("fixed", False)])
+def test_responses_that_get_longer_are_no_drift_of_speed(lengths: str, is_settled: Any) -> None:
+    plan = make_rl_plan(rl=make_rl(response_lengths=lengths))
+    short = make_rl_records(plan, step_time_sec=0.15, tokens=150)
+    long = make_rl_records(plan, step_time_sec=0.3, tokens=300)
+    records = [*short[:5], *long[5:]]
+
+    assert (run_drift(expected_of(plan), records=records) is None) is is_settled

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.json_codec import from_json, to_json
+from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.models.architecture import ModelConfig
+from pytest_nemoperf.models.catalog import find_model
+from pytest_nemoperf.recipes.recipe import Precision, Recipe, check_tolerances
+from pytest_nemoperf.schema import validate
+
+ONE_RANK = {"cpu": Layout(gpus=1)}
+percents = st.floats(0, 100, exclude_min=True, exclude_max=True)
+words = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,10}", fullmatch=True)
+layouts = st.builds(
+    lambda replicas, shards, tp: Layout(gpus=replicas * shards * tp, dp_replicate=replicas, dp_shard=shards, tp=tp),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(1, 4),
+)
+models = st.one_of(
+    st.sampled_from(["llama-tiny", "llama3-8b"]),
+    st.builds(
+        lambda name, heads, width: ModelConfig(
+            name=name,
+            hidden_size=width,
+            num_layers=2,
+            num_heads=heads,
+            num_kv_heads=heads,
+            head_dim=2 * width,
+            ffn_hidden_size=width,
+            vocab_size=width,
+            norm_eps=1e-6,
+        ),
+        words,
+        st.integers(1, 8),
+        st.integers(1, 64),
+    ),
+)
+recipes = st.builds(
+    Recipe,
+    model=models,
+    layouts=st.dictionaries(st.sampled_from(["cpu", "h100", "gb200"]), layouts, min_size=1),
+    seq_len=st.integers(1, 10_000),
+    global_batch_size=st.integers(1, 10_000),
+    micro_batch_size=st.integers(1, 64),
+    precision=st.sampled_from(Precision),
+    framework=st.sampled_from(["torch", "megatron"]),
+    variant=st.one_of(st.just(""), words),
+    steps=st.integers(4, 100),
+    warmup_steps=st.integers(2, 10),
+    seed=st.integers(0, 2**31),
+    flops_convention=st.sampled_from(["megatron-bridge", "full-attention"]),
+    tolerances=st.dictionaries(st.sampled_from(["all", "tokens_per_sec_per_gpu"]), percents),
+    timeout_sec=st.one_of(st.none(), st.floats(1, 1e6)),
+    env=st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=3),
+)
+
+
+def _make(**changes: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "model": "llama-tiny",
+        "layouts": ONE_RANK,
+        "seq_len": 128,
+        "global_batch_size": 4,
+    }
+    return Recipe(**(values | changes))
+
+
+@given(recipes)
+def test_a_recipe_survives_being_saved_and_loaded(recipe: Recipe) -> None:
+    text = to_json(recipe)
+
+    validate(json.loads(text), name="recipe", subject="recipe", error=RecipeError)
+    assert from_json(Recipe, text, subject="recipe") == recipe
+
+
+def test_a_recipe_takes_plain_words_and_mappings() -> None:
+    recipe = _make(layouts={"h100": {"gpus": 8, "tp": 2, "dp_shard": 4}}, precision="fp32")
+
+    assert recipe.layouts == {"h100": Layout(gpus=8, tp=2, dp_shard=4)}
+    assert recipe.precision is Precision.FP32
+
+
+def test_a_recipe_finds_its_catalog_model() -> None:
+    assert _make(model="llama3-8b").model_config == find_model("llama3-8b")
+
+
+@pytest.mark.parametrize("model", ["llama3-8b", find_model("llama3-8b"), "llama3-8b-twin"])
+def test_a_recipe_may_name_its_model_otherwise(model: str | ModelConfig) -> None:
+    recipe = _make(model=model, model_name="mine")
+
+    assert recipe.model_config == replace(_make(model=model).model_config, name="mine")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"model": "llama3-9b"}, r"unknown model 'llama3-9b'; did you mean", id="model"),
+        pytest.param({"model_name": "Mine"}, "model name 'Mine' is part of the case id", id="model name"),
+        pytest.param({"precision": "bf61"}, r"unknown precision 'bf61'; did you mean bf16", id="precision"),
+        pytest.param({"layouts": {}}, r"names no system; give at least one", id="no layout"),
+        pytest.param({"layouts": {"h10": Layout(gpus=1)}}, r"unknown system 'h10'", id="system"),
+        pytest.param(
+            {"layouts": {"cpu": {"gpus": 1, "ttp": 1}}},
+            r"unknown layout key 'ttp' for system cpu; did you mean .*tp",
+            id="layout key",
+        ),
+        pytest.param({"layouts": {"cpu": {"tp": 1}}}, r"layout for system cpu lacks 'gpus'", id="no gpus"),
+        pytest.param({"seq_len": 0}, r"seq_len=0 must be a whole number >= 1", id="seq_len"),
+        pytest.param({"global_batch_size": 1.5}, r"global_batch_size=1.5 must be a whole number", id="gbs"),
+        pytest.param({"micro_batch_size": True}, r"micro_batch_size=True must be a whole number", id="mbs"),
+        pytest.param({"warmup_steps": 1}, r"warmup_steps=1 must be >= 2", id="warm-up"),
+        pytest.param({"steps": 3}, r"steps=3 must be >= 4", id="steps"),
+        pytest.param({"timeout_sec": 0}, r"timeout_sec=0 must be positive", id="time-out"),
+        pytest.param(
+            {"timeout_sec": "60"}, r"timeout_sec='60' must be positive, finite seconds", id="time-out as text"
+        ),
+        pytest.param({"timeout_sec": float("inf")}, r"timeout_sec=inf must be .* finite", id="endless time-out"),
+        pytest.param({"variant": "A/B"}, r"variant 'A/B' is part of the case id", id="variant"),
+        pytest.param({"framework": "My Own"}, r"framework 'My Own' is part of the case id", id="framework name"),
+        pytest.param({"framework": ""}, r"framework '' is part of the case id", id="no framework name"),
+        pytest.param({"framework": "command"}, r"framework='command' and an argv .* belong together", id="no argv"),
+        pytest.param({"command": ("true",)}, r"framework='torch' with command=\['true'\]", id="argv"),
+        pytest.param({"flops_convention": "megatron"}, r"unknown FLOPs convention 'megatron'", id="convention"),
+        pytest.param({"seed": 1.5}, r"seed=1.5 must be a whole number", id="seed"),
+        pytest.param({"is_compiled": "no"}, r"is_compiled='no' must be True or False", id="compiled"),
+        pytest.param({"is_router_balanced": 1}, r"is_router_balanced=1 must be True or False", id="balanced"),
+        pytest.param(
+            {"layouts": {"cpu": {"gpus": 1, "sequence_parallel": "no"}}}, r"sequence_parallel .*='no' must be", id="sp"
+        ),
+        pytest.param({"env": {"N": 1}}, r"env: 'N'=1 must be texts", id="number in env"),
+        pytest.param({"env": ["N=1"]}, r"env=\['N=1'\] must be a mapping", id="list as env"),
+        pytest.param(
+            {"framework": "command", "command": ("python", Path("x.py"))},
+            r"command\[1\]=PosixPath\('x.py'\) must be a text",
+            id="path in argv",
+        ),
+        pytest.param(
+            {"framework": "command", "command": "python x.py"}, r"command='python x.py' must be a list", id="one text"
+        ),
+        pytest.param({"framework": None}, r"framework None is part of the case id", id="none as framework"),
+        pytest.param({"tolerances": {"speed": 5.0}}, r"tolerances: 'speed' is not a judged metric", id="metric"),
+    ],
+)
+def test_a_recipe_that_breaks_a_rule_says_which(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        _make(**changes)
+
+
+@pytest.mark.parametrize("percent", [0, -1.0, 100, float("nan"), True, "5"], ids=repr)
+def test_a_tolerance_is_a_percentage_above_0_and_below_100(percent: Any) -> None:
+    with pytest.raises(RecipeError, match=r"option: all=.* must be a percentage above 0 and below 100"):
+        check_tolerances({"all": percent}, subject="option")
+
+
+def test_a_broken_rule_in_a_file_is_named_with_its_json_path() -> None:
+    text = to_json(_make()).replace('"gpus": 1', '"gpus": 2')
+
+    with pytest.raises(RecipeError, match=r"mine\.json: gpus=2 but .* - at `\$\.layouts\[\.\.\.\]`"):
+        from_json(Recipe, text, subject="mine.json", error=RecipeError)

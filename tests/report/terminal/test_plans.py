@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.models.catalog import find_model
+from pytest_nemoperf.models.components import MoE
+from pytest_nemoperf.pricing.price import Price, price_plan
+from pytest_nemoperf.recipes.resolve import resolve
+from pytest_nemoperf.recipes.systems import find_system
+from pytest_nemoperf.report.cells import bytes_text, flops_text
+from pytest_nemoperf.report.terminal.plans import render_dry_run, render_price
+from pytest_nemoperf.results.cases import NotRun
+from pytest_nemoperf.results.dry_run import DryRun, PricedCase
+from tests.builders import make_recipe
+from tests.report.blocks import facts, section, table
+
+H100 = find_system("h100")
+
+
+def price_of(**changes: Any) -> Price:
+    values = {"model": "llama3-8b", "layouts": {"h100": Layout(gpus=8, dp_shard=8)}, "seq_len": 4096, **changes}
+    return price_plan(resolve(make_recipe(global_batch_size=64, **values), system=H100), system=H100, baseline=None)
+
+
+def figures_of(price: Price, *, text: str) -> dict[str, str]:
+    """Return the figures below the case in the report of a dry run, by heading."""
+    rows = [line for line in text.splitlines() if line != price.plan.case]
+    return table(rows, key="fits").popitem()[1]
+
+
+def test_a_pipeline_shows_its_stages_and_its_bubble() -> None:
+    price = price_of(layouts={"h100": Layout(gpus=8, pp=8)})
+
+    text = render_price(price, system_title="DGX-H100")
+
+    assert facts(text)["pipeline bubble"] == "9.9% of the step"
+    (stages,) = (line.split() for line in text.splitlines() if line.startswith("  pipeline stage"))
+    assert {"0", "4", "7"} <= set(stages)
+    assert stages.count("(fullest)") == 1
+    assert max(len(line) for line in text.splitlines() if line != price.plan.case) <= 80
+
+
+def test_what_the_framework_can_not_run_is_told_and_folded() -> None:
+    price = replace(price_of(), unsupported="nine words " * 9)
+
+    lines = render_price(price, system_title="DGX-H100").splitlines()
+
+    first = next(place for place, line in enumerate(lines) if line.startswith("not runnable here   nine words"))
+    assert lines[first + 1].startswith(" " * 20 + "words")
+    assert len(lines[first]) <= 80
+
+
+def test_small_plans_have_small_units() -> None:
+    price = price_of(model="llama-tiny", layouts={"h100": Layout(gpus=1)}, seq_len=8)
+    dry_run = DryRun(system="h100", system_title="DGX-H100", cases=(PricedCase(nodeid="a", price=price),))
+
+    row = figures_of(price, text=render_dry_run(dry_run, written=[]))
+
+    assert row["fits"] == "yes"
+    assert row["memory"].endswith(" MB")
+    assert row["model FLOPs"].endswith(" GFLOP")
+    assert " 0.00 " not in render_price(price, system_title="DGX-H100")
+
+
+def test_choices_that_are_not_the_default_are_shown() -> None:
+    layout = Layout(gpus=8, tp=2, cp=2, pp=2, sequence_parallel=False, pp_schedule="zero_bubble", cp_comm="a2a")
+
+    text = render_price(price_of(layouts={"h100": layout}), system_title="DGX-H100")
+
+    assert (" gpus=8, tp=2, pp=2, cp=2, sequence_parallel=false, pp_schedule=zero_bubble, cp_comm=a2a ") in " ".join(
+        text.split()
+    )
+
+
+def test_a_mixture_shows_the_parameters_a_token_uses() -> None:
+    model = replace(find_model("llama-tiny"), moe=MoE(num_experts=8, topk=2, ffn_hidden_size=64))
+
+    price = price_of(model=model)
+
+    assert f"({price.num_active_parameters:,} active)" in render_price(price, system_title="DGX-H100")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (35_100_000_000, "35.1 GB"), (977_000_000_000, "977 GB")],
+)
+def test_bytes_have_the_unit_that_leaves_a_whole_digit(count: int, text: str) -> None:
+    assert bytes_text(count) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(5, "5 FLOP"), (3.59e8, "359 MFLOP"), (1.5e12, "1.5 TFLOP"), (4e18, "4,000 PFLOP")]
+)
+def test_flops_have_the_unit_that_leaves_a_whole_digit(count: float, text: str) -> None:
+    assert flops_text(count) == text
+
+
+def test_a_dry_run_shows_each_case_above_its_figures_and_the_reasons_of_the_others() -> None:
+    price = replace(price_of(layouts={"h100": Layout(gpus=8, pp=2, dp_shard=4)}), unsupported="torch is not installed")
+    dry_run = DryRun(
+        system="h100",
+        system_title="DGX-H100",
+        cases=(PricedCase(nodeid="test_a.py::a", price=price),),
+        not_priced=(NotRun(nodeid="test_a.py::b", reason="no recipe"),),
+        changes="pp=2",
+    )
+
+    lines = render_dry_run(dry_run, written=["out/dry_run.json"]).splitlines()
+
+    assert "dry run on h100 (DGX-H100): nothing was launched" in lines
+    assert "cases are changed by --perf-set pp=2" in lines
+    row = figures_of(price, text="\n".join(lines))
+    assert price.is_fitting is False
+    assert row["fits"] == "NO"
+    assert (row["bubble"], row["expected step"]) == (f"{100 * price.bubble_fraction:.1f}%", "-")
+    assert section(lines, heading="priced, but not runnable here") == [f"  {price.plan.case}: torch is not installed"]
+    assert section(lines, heading="not priced") == ["  test_a.py::b: no recipe"]
+    assert "written: out/dry_run.json" in lines
+
+
+def test_a_dry_run_without_cases_says_only_why() -> None:
+    dry_run = DryRun(system="cpu", system_title="CPU", cases=(), not_priced=(NotRun(nodeid="a", reason="b"),))
+
+    assert render_dry_run(dry_run, written=[]) == "dry run on cpu (CPU): nothing was launched\n\nnot priced:\n  a: b"

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_nemoperf.baselines.baseline import Baseline
+from pytest_nemoperf.baselines.files import find_baseline, write_baseline
+from pytest_nemoperf.baselines.store import BaselineStore
+from pytest_nemoperf.options.settings import UpdateOptions
+from pytest_nemoperf.session.storing import BaselineWriter, StoreOutcome
+from pytest_nemoperf.verdict.comparison import VerdictKind
+from pytest_nemoperf.verdict.judge import judge
+from tests.builders import MACHINE, make_baseline, make_measurement, make_policy, make_provenance
+
+UPDATING = UpdateOptions(reason="why")
+TODAY = make_provenance(date="2026-11-30T12:00:00Z")
+
+
+class Sessions:
+    """Sessions of one case of the test process, each judged against the baseline the last one left."""
+
+    def __init__(self, folder: Path, *, noise_pct: float = 0.5) -> None:
+        self.committed = folder / "baselines"
+        self.policy = make_policy(max_runs=1, run_noise_pct=noise_pct)
+        self.kind: VerdictKind | None = None
+        self._folder = folder
+
+    def record(self, rates: Sequence[float], **changes: Any) -> Baseline:
+        baseline = make_baseline(rates, **changes)
+        write_baseline(self.committed, baseline=baseline)
+        return baseline
+
+    def session(self, rate: float, *, updating: UpdateOptions | None = UPDATING) -> StoreOutcome:
+        measurement = make_measurement((rate,))
+        store = self._store()
+        found = store.find(measurement.case, workload=measurement.workload)
+        verdict = judge(measurement, baseline=found.baseline, machine=MACHINE, policy=self.policy)
+        self.kind = verdict.kind
+        new = make_baseline((rate,), provenance=TODAY, environment={"torch": "new"})
+        keeper = BaselineWriter(store, runs=5, updating=updating)
+        kept = keeper.keep(new, verdict=verdict, found=found, policy=self.policy, is_in_process=True)
+        if kept.stored is not None:
+            write = store.record_locally if kept.is_local else store.update
+            write(kept.stored)
+        return kept
+
+    def _store(self) -> BaselineStore:
+        return BaselineStore(
+            committed_dir=self.committed, local_dir=self._folder / "local", system="cpu", machine=MACHINE
+        )
+
+    @property
+    def stored(self) -> Baseline:
+        baseline = find_baseline(self.committed, system="cpu", case="pretrain-test")
+        assert baseline is not None
+        return baseline
+
+    def local(self) -> Baseline:
+        found = self._store().find("pretrain-test", workload=make_measurement().workload)
+        assert found.baseline is not None
+        assert found.is_local
+        return found.baseline
+
+
+def rates_of(baseline: Baseline) -> list[float]:
+    return [run.metrics["tokens_per_sec_per_gpu"] for run in baseline.runs]
+
+
+@pytest.fixture
+def sessions(tmp_path: Path) -> Sessions:
+    return Sessions(tmp_path)
+
+
+def test_a_passed_session_adds_its_run(sessions: Sessions) -> None:
+    sessions.record((1000.0, 1001.0))
+
+    sessions.session(999.0)
+
+    assert rates_of(sessions.stored) == [1000.0, 1001.0, 999.0]
+
+
+def test_a_grown_baseline_has_the_provenance_of_its_newest_run(sessions: Sessions) -> None:
+    sessions.record((1000.0, 1001.0))
+
+    kept = sessions.session(999.0)
+
+    stored = sessions.stored
+    assert (stored.provenance, stored.environment, stored.reason) == (TODAY, {"torch": "new"}, "why")
+    assert kept.stored == stored
+
+
+def test_a_full_baseline_that_moved_keeps_its_newest_runs(sessions: Sessions) -> None:
+    sessions.record((1000.0, 1001.0, 999.0, 1000.0, 1002.0))
+
+    sessions.session(977.0)
+
+    assert sessions.kind is VerdictKind.PASSED
+    assert rates_of(sessions.stored) == [1001.0, 999.0, 1000.0, 1002.0, 977.0]
+
+
+def test_the_old_runs_of_a_full_baseline_become_its_anchor(sessions: Sessions) -> None:
+    old = sessions.record((1000.0, 1001.0, 999.0, 1000.0, 1002.0))
+
+    sessions.session(977.0)
+
+    assert sessions.stored.anchor is not None
+    assert sessions.stored.anchor.runs == old.runs
+
+
+def test_a_gain_begins_afresh_and_does_not_join_slower_runs(sessions: Sessions) -> None:
+    sessions.record((1000.0, 1001.0))
+
+    sessions.session(1200.0)
+
+    assert rates_of(sessions.stored) == [1200.0]
+
+
+def test_a_session_that_is_undecided_for_its_loss_does_not_join(tmp_path: Path) -> None:
+    sessions = Sessions(tmp_path, noise_pct=1.0)
+    sessions.record((1000.0, 1001.0, 1000.0))
+
+    kept = sessions.session(970.0)
+
+    assert sessions.kind is VerdictKind.INCONCLUSIVE
+    assert rates_of(sessions.stored) == [1000.0, 1001.0, 1000.0]
+    assert "stored only with --perf-accept-regression" in kept.note
+
+
+@pytest.mark.parametrize(
+    ("rate", "stored"),
+    [
+        pytest.param(990.0, [1000.0, 990.0], id="next-to-nothing"),
+        pytest.param(970.0, [1000.0], id="more-than-half-of-the-tolerance"),
+    ],
+)
+def test_too_few_runs_for_the_tolerance_gather_more_unless_much_is_lost(
+    tmp_path: Path, rate: float, stored: list[float]
+) -> None:
+    sessions = Sessions(tmp_path, noise_pct=2.0)
+    sessions.record((1000.0,))
+
+    sessions.session(rate)
+
+    assert sessions.kind is VerdictKind.INCONCLUSIVE
+    assert rates_of(sessions.stored) == stored
+
+
+def test_a_release_names_a_growing_baseline_its_anchor(sessions: Sessions) -> None:
+    sessions.record((1000.0, 1001.0))
+
+    kept = sessions.session(999.0, updating=replace(UPDATING, anchor="1.4"))
+
+    assert sessions.stored.anchor is not None
+    assert sessions.stored.anchor.name == "1.4"
+    assert sessions.stored.anchor.runs == sessions.stored.runs
+    assert "the anchor is 1.4 now, with 3 runs" in kept.note
+
+
+def test_a_stored_baseline_stays_unchanged_if_only_new_cases_are_stored(sessions: Sessions) -> None:
+    sessions.record((1000.0, 1001.0))
+
+    sessions.session(700.0, updating=replace(UPDATING, is_new_only=True, anchor="1.4"))
+
+    assert rates_of(sessions.stored) == [1000.0, 1001.0]
+
+
+@pytest.mark.parametrize(("num_runs", "is_said"), [pytest.param(3, 0, id="growing"), pytest.param(4, 1, id="full")])
+def test_a_full_baseline_that_holds_no_such_tolerance_says_so(tmp_path: Path, num_runs: int, is_said: int) -> None:
+    sessions = Sessions(tmp_path, noise_pct=2.0)
+    sessions.record((1000.0,) * num_runs)
+
+    kept = sessions.session(1000.0)
+
+    assert f"{num_runs + 1} of 5" in kept.note
+    assert kept.note.count("tolerance 5% of tokens/sec/GPU is finer than the") == is_said
+
+
+def test_a_machines_own_baseline_gathers_sound_runs_only(sessions: Sessions) -> None:
+    for rate in (1000.0, 1001.0, 700.0, 1200.0, 999.0):
+        sessions.session(rate, updating=None)
+
+    assert rates_of(sessions.local()) == [1000.0, 1001.0, 999.0]
+    assert sessions.local().provenance == TODAY

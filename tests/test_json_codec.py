@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from enum import Enum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.json_codec import plain_mapping, to_json
+from pytest_nemoperf.recipes.recipe import Precision
+
+
+class Scalar(float):
+    """A number that is not quite Python's own, as numpy's are."""
+
+
+class Shape(tuple[int, ...]):
+    """A tuple of a library's own, as torch's sizes are."""
+
+
+class Kernel(Enum):
+    FUSED = (1, 2)
+
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(st.characters(), max_size=5),
+    st.sampled_from(Precision),
+    st.sampled_from(Kernel),
+)
+mappings = st.dictionaries(
+    st.text(max_size=5),
+    st.recursive(
+        scalars,
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=3),
+            st.lists(inner, max_size=3).map(tuple),
+            st.dictionaries(st.one_of(st.text(max_size=3), st.integers()), inner, max_size=3),
+        ),
+        max_leaves=8,
+    ),
+    max_size=4,
+)
+
+
+@given(mappings)
+def test_what_is_taken_is_what_a_file_gives_back(value: dict[str, Any]) -> None:
+    try:
+        taken = plain_mapping(value, subject="workload")
+    except RecipeError:
+        return
+
+    # repr: True is not 1, and 1 is not 1.0
+    assert repr(taken) == repr(json.loads(json.dumps(taken)))
+    assert json.loads(to_json(taken).encode()) == taken
+    assert repr(plain_mapping(taken, subject="workload")) == repr(taken)
+
+
+def test_sequences_are_lists_and_members_of_an_enum_their_values() -> None:
+    value = MappingProxyType(
+        {
+            "shape": Shape((32, 128)),
+            "precision": Precision.BF16,
+            "kernel": Kernel.FUSED,
+            "of": OrderedDict(a=(None, True)),
+        }
+    )
+
+    taken = plain_mapping(value, subject="workload")
+
+    assert repr(taken) == ("{'shape': [32, 128], 'precision': 'bf16', 'kernel': [1, 2], 'of': {'a': [None, True]}}")
+
+
+def _nested(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(depth):
+        value = {"inner": value}
+    return value
+
+
+def _in_itself() -> dict[str, Any]:
+    items: list[Any] = []
+    items.append(items)
+    return {"items": items}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        pytest.param(
+            {"lr": Scalar(0.1)}, r"workload\['lr'\]=0.1 is of type tests\.test_json_codec\.Scalar, which", id="s"
+        ),
+        pytest.param({"data": Path("a")}, r"workload\['data'\]=PosixPath\('a'\) is of type pathlib", id="path"),
+        pytest.param({"sizes": [1, {2}]}, r"workload\['sizes'\]\[1\]=\{2\} is of type set", id="set in a list"),
+        pytest.param({"raw": b"x"}, r"workload\['raw'\]=b'x' is of type bytes", id="bytes"),
+        pytest.param({"dtype": float}, r"workload\['dtype'\]=<class 'float'> is of type type", id="class"),
+        pytest.param({"x": "y" * 99, "z": range(3)}, r"workload\['z'\]=range\(0, 3\) is of type range", id="range"),
+        pytest.param({1: 2}, r"workload: key 1 must be a text", id="number as key"),
+        pytest.param({"a": {None: 2}}, r"workload\['a'\]: key None must be a text", id="none as key"),
+        pytest.param({"a": 1, 2: 3}, r"workload: key 2 must be a text", id="mixed keys"),
+        pytest.param({"lr": float("nan")}, r"workload\['lr'\]=nan must be finite", id="nan"),
+        pytest.param({"lr": float("-inf")}, r"workload\['lr'\]=-inf must be finite", id="endless"),
+        pytest.param({"n": 2**64}, r"workload\['n'\] has more than 64 bits; give it as a text", id="huge"),
+        pytest.param({"n": 10**5000}, r"workload\['n'\] has more than 64 bits", id="too huge to be shown"),
+        pytest.param({"s": "\ud800"}, r"workload\['s'\]: '\\ud800' holds half a character", id="surrogate"),
+        pytest.param({"\ud800": 1}, r"workload: key '\\ud800': .* holds half a character", id="surrogate as key"),
+        pytest.param(_nested(30), r"lies 21 levels deep, at most 20 are stored", id="deep"),
+        pytest.param(_in_itself(), r"lies 21 levels deep", id="in itself"),
+        pytest.param([("a", 1)], r"workload=\[\('a', 1\)\] must be a mapping", id="pairs"),
+        pytest.param("fused", r"workload='fused' must be a mapping", id="text"),
+    ],
+)
+def test_what_has_no_form_in_json_is_refused_by_its_key(value: Any, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        plain_mapping(value, subject="workload")
+
+
+def test_a_long_value_is_cut_short_in_the_message() -> None:
+    with pytest.raises(RecipeError, match=r"=\{(\d+, ){10,20}\d* \.\.\. is of type set"):
+        plain_mapping({"ids": set(range(1000))}, subject="workload")
