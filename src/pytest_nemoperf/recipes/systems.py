@@ -31,6 +31,7 @@ class System:
         run_noise_pct: Expected scatter of rates and times between launches (standard deviation, percent), for
             baselines of too few runs to show it.
         memory_noise_pct: The same of peak memory.
+        budget_sec: Default time that the launches of a case should take together; None for any.
     """
 
     name: str
@@ -45,6 +46,7 @@ class System:
     memory_tolerance_pct: float
     run_noise_pct: float
     memory_noise_pct: float
+    budget_sec: float | None = None
 
 
 @cache
@@ -66,6 +68,7 @@ def system_catalog() -> Mapping[str, System]:
             memory_tolerance_pct=entry["memory_tolerance_pct"],
             run_noise_pct=entry["run_noise_pct"]["value"],
             memory_noise_pct=entry["memory_noise_pct"]["value"],
+            budget_sec=entry.get("budget_sec"),
         )
     return MappingProxyType(systems)
 

@@ -66,7 +66,7 @@ class StoredCase:
 
     Attributes:
         record: Record of the session; of several sessions, the newest.
-        plan: Plan of the runs.
+        plan: Plan of the first run; others may have fewer steps.
         run_dirs: Directories of the runs.
     """
 
@@ -170,16 +170,16 @@ def measure_stored(stored: StoredCase, *, framework: Framework) -> Measurement:
     Raises:
         RecordError: If records are missing or torn that could be read when they were written.
     """
-    expected = expected_of(stored.plan)
     runs: list[MeasuredRun] = []
     for run_dir in stored.run_dirs:
+        plan = _read_plan(run_dir)
         try:
-            run = measure_run(expected, read_run(stored.plan, framework=framework, run_dir=run_dir))
+            run = measure_run(expected_of(plan), read_run(plan, framework=framework, run_dir=run_dir))
         except RecordError as exc:
             if stored.record.unreadable:
                 return unreadable(stored.plan, reason=stored.record.unreadable)
             raise RecordError(_missing_record_message(run_dir, error=exc)) from exc
-        drifts = tuple(_drifts(stored.plan, framework=framework, run_dirs=_earlier_tries(run_dir)))
+        drifts = tuple(_drifts(plan, framework=framework, run_dirs=_earlier_tries(run_dir)))
         runs.append(replace(run, earlier_drifts=drifts))
     return measurement_of(stored.plan, runs=runs)
 
@@ -229,8 +229,8 @@ def _load(runs: Sequence[tuple[Path, CaseRecord]]) -> StoredCase:
 
 
 def _mismatches(run_dir: Path, *, record: CaseRecord, plan: Plan, first: CaseRecord) -> Iterator[str]:
-    """Yield the differences between a run and the first one, the time limit apart."""
-    own = replace(_read_plan(run_dir), timeout_sec=plan.timeout_sec)
+    """Yield the differences between a run and the first one, time limit and number of steps apart."""
+    own = replace(_read_plan(run_dir), timeout_sec=plan.timeout_sec, steps=plan.steps)
     for item in fields(Plan):
         if getattr(own, item.name) != getattr(plan, item.name):
             yield f"{item.name} is {getattr(own, item.name)!r}, not the {getattr(plan, item.name)!r}"

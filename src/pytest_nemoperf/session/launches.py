@@ -17,8 +17,10 @@ from pytest_nemoperf.measure.measurement import (
     workload_of,
 )
 from pytest_nemoperf.measure.steady_state import Drift
+from pytest_nemoperf.runs import clock
 from pytest_nemoperf.runs.execute import run_once
 from pytest_nemoperf.runs.replay import TRY_SUFFIXES, CaseRecord, load_case, measure_stored, write_case
+from pytest_nemoperf.session.budget import CaseBudget
 from pytest_nemoperf.session.cases import MeasuredCase, PlannedCase
 from pytest_nemoperf.verdict.comparison import LOCALLY_RECORDED, VerdictKind
 from pytest_nemoperf.verdict.judge import Verdict, judge
@@ -27,6 +29,7 @@ from pytest_nemoperf.verdict.resolution import wants_more_runs
 if TYPE_CHECKING:
     from pytest_nemoperf.launchers.protocol import Launcher
     from pytest_nemoperf.machine.host_lock import HostLock
+    from pytest_nemoperf.recipes.recipe import Plan
     from pytest_nemoperf.runs.folders import SessionFolder
     from pytest_nemoperf.session.context import Context
     from pytest_nemoperf.session.progress import Progress
@@ -55,6 +58,7 @@ class Launches:
         self._folder = folder
         self._turn = turn
         self._progress = progress
+        self._has_told_of_fewer_steps = False
 
     def measure(self, case: PlannedCase) -> MeasuredCase:
         """Launch a case until its verdict is clear or its baseline complete; see CaseLauncher.
@@ -65,15 +69,18 @@ class Launches:
         plan = case.plan
         self._turn.acquire(report=self._progress.say)  # first: the session before may store this case
         found = context.store.find(plan.case, workload=workload_of(plan))
+        budget = CaseBudget(plan, seconds=self._budget_sec(), num_runs=case.num_runs)
         runs: list[MeasuredRun] = []
         folders: list[str] = []
         failure = ""
         is_decided = False
         while not is_decided:
             number = len(runs) + 1
+            launched = budget.plan(number)
+            self._tell_of_fewer_steps(launched, asked=plan)
             try:
-                with self._progress.run(plan, number=number, num_runs=self._max_runs(case)):
-                    runs.append(self._sound_run(case, number=number, folders=folders))
+                with self._progress.run(launched, number=number, num_runs=self._max_runs(case)):
+                    runs.append(self._sound_run(case, plan=launched, number=number, folders=folders, budget=budget))
                 measurement = measurement_of(plan, runs=runs)
             except RecordError as exc:
                 failure = f"run {number}: {exc}"
@@ -85,7 +92,7 @@ class Launches:
                 policy=case.policy,
                 looked_in=context.baselines_shown,
             )
-            is_decided = self._is_decided(case, measurement=measurement, verdict=verdict)
+            is_decided = self._is_decided(case, measurement=measurement, verdict=verdict, budget=budget)
         run_dir = self._folder.path / plan.case
         record = CaseRecord(
             case=plan.case,
@@ -117,7 +124,23 @@ class Launches:
             return max(case.num_runs, case.policy.max_runs)
         return max(case.num_runs, case.policy.max_runs, _MAX_RECORDED_RUNS)
 
-    def _is_decided(self, case: PlannedCase, *, measurement: Measurement, verdict: Verdict) -> bool:
+    def _budget_sec(self) -> float | None:
+        """Return the time budget of a case; None for an update, whose baselines show the noise of full launches."""
+        if self._context.settings.updating is not None:
+            return None
+        return self._context.settings.budget_sec
+
+    def _tell_of_fewer_steps(self, launched: Plan, *, asked: Plan) -> None:
+        """Tell the user once a session that launches run fewer steps than their recipe asks for."""
+        if launched.steps == asked.steps or self._has_told_of_fewer_steps:
+            return
+        self._has_told_of_fewer_steps = True
+        self._progress.say(
+            f"launches of {asked.case} take longer than its budget of {self._budget_sec():g} s, so further ones run "
+            f"{launched.steps} measured steps, not {asked.steps}; the same holds for every case here (ini perf_budget)"
+        )
+
+    def _is_decided(self, case: PlannedCase, *, measurement: Measurement, verdict: Verdict, budget: CaseBudget) -> bool:
         """Tell whether another launch would change neither the verdict nor the stored baseline."""
         updating = self._context.settings.updating
         kind = verdict.kind
@@ -128,12 +151,14 @@ class Launches:
         if kind is VerdictKind.INCONCLUSIVE and num_runs < case.policy.max_runs:
             return False
         if updating is None:
-            return kind not in LOCALLY_RECORDED or num_runs >= case.num_runs
+            return kind not in LOCALLY_RECORDED or budget.is_enough(num_runs)
         if num_runs < case.num_runs:
             return False
         return num_runs >= self._max_runs(case) or not wants_more_runs(measurement.runs, policy=case.policy)
 
-    def _sound_run(self, case: PlannedCase, *, number: int, folders: list[str]) -> MeasuredRun:
+    def _sound_run(
+        self, case: PlannedCase, *, plan: Plan, number: int, folders: list[str], budget: CaseBudget
+    ) -> MeasuredRun:
         """Launch one run until a try of it is sound, and return the last try.
 
         A try whose steps have not settled, or whose machine was not healthy, is dropped: a passing cause, like other
@@ -141,25 +166,29 @@ class Launches:
 
         Args:
             case: Case to run.
+            plan: Plan of the run: the case's, maybe with fewer steps.
             number: Number of the run, from 1.
             folders: Folder of each run in the case's own; that of the last try is added.
+            budget: Takes the time of each try.
 
         Raises:
             LaunchError: If ranks failed, hung or were killed.
             RecordError: If they ended well but left an incomplete or impossible record.
         """
-        expected = expected_of(case.plan)
+        expected = expected_of(plan)
         earlier: list[Drift | None] = []
         folders.append("")
         for attempt, suffix in enumerate(TRY_SUFFIXES, start=1):
             folders[-1] = f"run-{number}{suffix}"
+            started = clock.now()
             output = run_once(
-                case.plan,
+                plan,
                 framework=case.framework,
                 launcher=self._launcher,
-                run_dir=self._folder.path / case.plan.case / folders[-1],
+                run_dir=self._folder.path / plan.case / folders[-1],
                 on_progress=self._progress.step,
             )
+            budget.spend(clock.now() - started)
             run = measure_run(expected, output)
             self._progress.finish(run)
             if not (run.drift or run.health_problems) or attempt == len(TRY_SUFFIXES):

@@ -105,6 +105,15 @@ def is_same_loss(loss: float, *, expected: float) -> bool:
     return abs(loss - expected) <= LOSS_REL_TOL * abs(expected)
 
 
+def losses_by_step(runs: Sequence[Run]) -> dict[int | None, list[float]]:
+    """Return the losses of the runs by their last step; those of other last steps don't compare."""
+    losses: dict[int | None, list[float]] = {}
+    for run in runs:
+        if run.loss is not None:
+            losses.setdefault(run.last_step, []).append(run.loss)
+    return losses
+
+
 def missing_metrics(runs: Sequence[Run], *, other: Sequence[Run], labels: tuple[str, str]) -> list[str]:
     """Return a sentence for each judged metric that the other runs have and these lack.
 
@@ -210,22 +219,20 @@ def _loss_problem(measurement: Measurement, *, baseline: Baseline) -> str | None
     Seed and steps are the same, so the loss must be. Not in reinforcement learning: its loss is near zero by
     construction, and depends on the sampled tokens.
     """
-    last_step = measurement.runs[0].last_step
-    before = []
-    for run in baseline.runs:
-        if run.loss is not None and run.last_step == last_step:
-            before.append(run.loss)
-    after = [run.loss for run in measurement.runs if run.loss is not None]
-    if is_rl(measurement.workload) or not before or not after:
+    if is_rl(measurement.workload):
         return None
-    expected = statistics.median(before)
-    worst = max(after, key=lambda loss: abs(loss - expected))
-    if is_same_loss(worst, expected=expected):
-        return None
-    return (
-        f"loss {worst:g} is not the baseline's {expected:g} at step {last_step} "
-        f"(allowed {LOSS_REL_TOL:.0%}): the run computes something else, its speed says nothing"
-    )
+    before = losses_by_step(baseline.runs)
+    for last_step, losses in losses_by_step(measurement.runs).items():
+        if last_step not in before:
+            continue
+        expected = statistics.median(before[last_step])
+        worst = max(losses, key=lambda loss: abs(loss - expected))
+        if not is_same_loss(worst, expected=expected):
+            return (
+                f"loss {worst:g} is not the baseline's {expected:g} at step {last_step} "
+                f"(allowed {LOSS_REL_TOL:.0%}): the run computes something else, its speed says nothing"
+            )
+    return None
 
 
 def _verdict(kind: VerdictKind, measurement: Measurement, *, reasons: Sequence[str]) -> Verdict:
