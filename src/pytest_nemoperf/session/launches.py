@@ -125,7 +125,7 @@ class Launches:
         return max(case.num_runs, case.policy.max_runs, _MAX_RECORDED_RUNS)
 
     def _budget_sec(self) -> float | None:
-        """Return the time budget of a case; None for an update, whose baselines show the noise of full launches."""
+        """Return the time budget of a case; None for an update: its baselines must show the noise of full launches."""
         if self._context.settings.updating is not None:
             return None
         return self._context.settings.budget_sec
