@@ -38,19 +38,6 @@ def test_steps_that_still_warm_up_are_dropped_and_stalls_are_counted(plan: Plan)
     assert run.metrics["step_time_sec"] == 0.1
 
 
-def test_tflops_are_flops_per_token_times_tokens_rate(plan: Plan) -> None:
-    run = measure_records(plan, outputs=[make_records(plan)]).runs[0]
-
-    expected = plan.flops_per_token * run.metrics["tokens_per_sec_per_gpu"] / 1e12
-    assert run.metrics["tflops_per_sec_per_gpu"] == pytest.approx(expected, rel=1e-5)
-
-
-def test_mfu_is_absent_where_the_device_has_no_known_peak(plan: Plan) -> None:
-    run = measure_records(plan, outputs=[make_records(plan)]).runs[0]
-
-    assert "mfu_pct" not in run.metrics
-
-
 def test_the_spread_across_ranks_is_kept(plan: Plan) -> None:
     run = measure_records(plan, outputs=[make_records(plan)]).runs[0]
 

@@ -25,69 +25,6 @@ def _problems(plan: Plan, **changes: Any) -> tuple[str, ...]:
     return measure_records(plan, outputs=[make_rl_records(plan, **changes)]).problems
 
 
-def test_each_phase_has_a_rate_over_its_own_time_and_ranks() -> None:
-    plan = make_rl_plan(layouts=APART)
-    tokens = 8 * (16 + 24)
-    teraflops = plan.flops_per_token * tokens / 1e12
-
-    run = measure_records(plan, outputs=[make_rl_records(plan)]).runs[0]
-
-    assert run.metrics["tokens_per_sec_per_gpu"] == pytest.approx(tokens / (0.1 * 6), rel=1e-5)
-    assert run.metrics["generation_tokens_per_sec_per_gpu"] == pytest.approx(tokens / (0.05 * 4), rel=1e-5)
-    assert run.metrics["logprob_tokens_per_sec_per_gpu"] == pytest.approx(tokens / (0.02 * 2), rel=1e-5)
-    assert run.metrics["training_tokens_per_sec_per_gpu"] == pytest.approx(tokens / (0.02 * 2), rel=1e-5)
-    assert run.metrics["training_tflops_per_sec_per_gpu"] == pytest.approx(teraflops / (0.02 * 2), rel=1e-5)
-
-
-def test_what_was_generated_is_in_the_figures() -> None:
-    stats = {"num_response_tokens": 8 * 20, "num_truncated": 2, "num_rounds": 2, "staleness_steps": 0, "kl": None}
-    sampled = make_rl_plan(rl=make_rl(response_lengths="sampled"))
-
-    metrics = measure_records(sampled, outputs=[make_rl_records(sampled, rollout=stats)]).runs[0].metrics
-
-    assert metrics["mean_prompt_len"] == 16
-    assert metrics["mean_response_len"] == 20
-    assert metrics["truncated_pct"] == 25
-    assert metrics["num_rounds"] == 2
-    assert metrics["refit_gib"] == pytest.approx(2**-10, rel=1e-5)
-    assert metrics["refit_gib_per_sec"] == pytest.approx(2**-10 / 0.007, rel=1e-5)
-    assert "kl" not in metrics
-
-
-def test_errors_of_log_probabilities_are_the_largest_of_the_steps(plan: Plan) -> None:
-    records = make_rl_records(plan)
-    stats = records[-1].rollout
-    assert stats is not None
-    records[-1] = replace(
-        records[-1], rollout=replace(stats, token_mult_prob_error=1.04, max_logprob_error=0.7, reward_mean=9.0)
-    )
-
-    metrics = measure_records(plan, outputs=[records]).runs[0].metrics
-
-    assert (metrics["token_mult_prob_error"], metrics["max_logprob_error"]) == (1.04, 0.7)
-    assert metrics["reward_mean"] == 0.25
-
-
-def test_the_whole_step_has_no_tflops_and_training_has_its_share_of_the_peak(plan: Plan) -> None:
-    with_peak = replace(plan, peak_tflops=100.0)
-
-    measurement = measure_records(with_peak, outputs=[make_rl_records(plan, flops=1e12)])
-
-    metrics = measurement.runs[0].metrics
-    assert measurement.flops_per_token is None
-    assert not {"tflops_per_sec_per_gpu", "mfu_pct"} & set(metrics)
-    assert metrics["training_mfu_pct"] == pytest.approx(metrics["training_tflops_per_sec_per_gpu"], rel=1e-5)
-
-
-def test_phases_that_did_not_happen_have_no_rate(plan: Plan) -> None:
-    phases = {"generation": 0.06, "training": 0.04}
-
-    metrics = measure_records(plan, outputs=[make_rl_records(plan, phases=phases)]).runs[0].metrics
-
-    assert "logprob_tokens_per_sec_per_gpu" not in metrics
-    assert "training_tokens_per_sec_per_gpu" in metrics
-
-
 def test_phases_of_ranks_that_only_generate_are_kept_apart(plan: Plan) -> None:
     groups = {"generation": GroupStep(step_time_sec=0.1, phases={"generation": 0.07, "idle": 0.03})}
 

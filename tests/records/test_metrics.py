@@ -5,10 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nemoperf.records.metrics import (
+    CALL_SUMMARY,
+    IN_PROCESS_PAGE,
     JUDGED,
     MEAN_RESPONSE_LEN,
     METRICS,
     PEAK_MEMORY_GIB,
+    PRETRAIN_PAGE,
+    PRETRAIN_SUMMARY,
+    RL_SUMMARY,
     TOKENS_PER_SEC_PER_GPU,
     Direction,
 )
@@ -60,6 +65,13 @@ def test_judged_metrics_are_known_and_distinct() -> None:
 
     assert set(names) <= set(METRICS)
     assert len(names) == len(set(names))
+
+
+def test_tables_show_known_metrics_and_pages_those_with_a_heading() -> None:
+    shown = {*IN_PROCESS_PAGE, *PRETRAIN_PAGE, *PRETRAIN_SUMMARY, *RL_SUMMARY, *CALL_SUMMARY}
+
+    assert shown <= set(METRICS.values())
+    assert all(metric.heading for metric in (*IN_PROCESS_PAGE, *PRETRAIN_PAGE))
 
 
 def test_headings_are_those_of_the_performance_pages() -> None:

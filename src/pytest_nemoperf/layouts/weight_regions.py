@@ -184,7 +184,7 @@ def regions_of_rank(rank: int, *, holders: Holders) -> dict[str, ShardRegion]:
 
 
 def _regions(weight: Weight, *, layout: Layout, stage_rank: int) -> list[ShardRegion]:
-    """Return the regions of a weight on one rank of a pipeline stage, in the rank order of native/mesh.py."""
+    """Return the regions of a weight on one rank of a pipeline stage, in the rank order of native/parallel/mesh.py."""
     region = _whole_region(weight.shape)
     degree = layout.tp
     ranks_per_shard = layout.tp

@@ -11,8 +11,8 @@ from typing import Any
 from pytest_nemoperf.flops.count import FLOPS_REL_TOL
 from pytest_nemoperf.json_codec import plain_mapping, to_data
 from pytest_nemoperf.measure.expected_records import ExpectedRecords, expected_of
+from pytest_nemoperf.measure.metric_values import MeasuredSteps, step_values
 from pytest_nemoperf.measure.rank_times import rank_busy_sec, rank_spread_pct
-from pytest_nemoperf.measure.rl import rollout_metrics
 from pytest_nemoperf.measure.steady_state import (
     Drift,
     is_same_drift,
@@ -26,17 +26,7 @@ from pytest_nemoperf.measure.steady_state import (
 from pytest_nemoperf.measure.validity import record_problems
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.health import health_problems, sm_clocks_mhz
-from pytest_nemoperf.records.metrics import (
-    BYTES_PER_GIB,
-    FLOPS_PER_TFLOP,
-    MEAN_TOKENS_PER_STEP,
-    MFU_PCT,
-    PEAK_MEMORY_GIB,
-    STEP_TIME_SEC,
-    TFLOPS_PER_SEC_PER_GPU,
-    TOKENS_PER_SEC_PER_GPU,
-    TOKENS_SPREAD_PCT,
-)
+from pytest_nemoperf.records.metrics import FLOPS_PER_TFLOP, TFLOPS_PER_SEC_PER_GPU, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.records.step import RunOutput, StepRecord, measured_steps
 from pytest_nemoperf.records.tracers import TRACERS, tracer_problems
 
@@ -278,29 +268,19 @@ def drift_problems(drift: Drift | None, *, earlier: Sequence[Drift | None]) -> l
 
 
 def _run_of(expected: ExpectedRecords, *, measured: Sequence[StepRecord], drift: Drift | None) -> Run:
-    """Return the numbers of one run; steps that were still warming up are dropped.
-
-    Memory and lengths count over all measured steps: memory needs no warm-up, and the workload must not depend on the
-    speed of a run.
-    """
-    metrics = _lengths(expected, measured=measured)
-    peaks = [record.peak_memory_bytes for record in measured if record.peak_memory_bytes is not None]
+    """Return the numbers of one run; steps that were still warming up are dropped."""
     settling = settling_times(measured, has_exact_tokens=expected.has_exact_tokens)
     dropped = num_still_warming(settling)
-    is_summed = not expected.has_exact_tokens and expected.rollout is None
-    slow_pct = slow_steps_pct(settling, num_dropped=dropped, is_summed=is_summed)
-    measured = measured[dropped:]
+    steps = MeasuredSteps(expected=expected, measured=measured, settled=measured[dropped:])
+    slow_pct = slow_steps_pct(settling, num_dropped=dropped, is_summed=steps.has_own_lengths)
+    measured = steps.settled
     times = [record.step_time_sec for record in measured]
-    metrics = {STEP_TIME_SEC.name: statistics.median(times), **_rates(expected, measured=measured), **metrics}
-    if peaks:
-        metrics[PEAK_MEMORY_GIB.name] = max(peaks) / BYTES_PER_GIB
-    metrics |= rollout_metrics(expected, measured=measured)
     drift_pct = None
     if drift is not None:
         drift_pct = round_significant(drift.pct, digits=3)
     last = measured[-1]
     return Run(
-        metrics=_rounded(metrics),
+        metrics=_rounded(step_values(steps)),
         phases=_rounded(_medians([record.phases for record in measured])),
         groups=_group_medians(measured),
         num_steps=len(measured),
@@ -315,41 +295,6 @@ def _run_of(expected: ExpectedRecords, *, measured: Sequence[StepRecord], drift:
         loss=_rounded_or_none(last.loss),
         grad_norm=_rounded_or_none(last.grad_norm),
     )
-
-
-def _rates(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> dict[str, float]:
-    """Return tokens and FLOPs per second and GPU: of the median step, or of all together if steps differ in length."""
-    tflops = None
-    if expected.has_exact_tokens or expected.rollout is not None:
-        step_rates = []
-        for record in measured:
-            gpu_time = record.step_time_sec * expected.num_gpus
-            step_rates.append(record.tokens / gpu_time)
-        rate = statistics.median(step_rates)
-        if expected.flops_per_token is not None:
-            tflops = expected.flops_per_token * rate / FLOPS_PER_TFLOP
-    else:  # the median step has one of many lengths
-        gpu_time = math.fsum(record.step_time_sec for record in measured) * expected.num_gpus
-        rate = sum(record.tokens for record in measured) / gpu_time
-        flops = [record.flops for record in measured if record.flops is not None]
-        if len(flops) == len(measured):
-            tflops = math.fsum(flops) / gpu_time / FLOPS_PER_TFLOP
-    rates = {TOKENS_PER_SEC_PER_GPU.name: rate}
-    if tflops is not None:
-        rates[TFLOPS_PER_SEC_PER_GPU.name] = tflops
-        if expected.peak_tflops is not None:
-            rates[MFU_PCT.name] = 100.0 * tflops / expected.peak_tflops
-    return rates
-
-
-def _lengths(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> dict[str, float]:
-    """Return mean and spread of the tokens of steps that differ in length; empty for other workloads."""
-    if expected.has_exact_tokens or expected.rollout is not None:
-        return {}
-    tokens = [record.tokens for record in measured]
-    mean = statistics.fmean(tokens)
-    spread_pct = 100.0 * statistics.pstdev(tokens, mu=mean) / mean
-    return {MEAN_TOKENS_PER_STEP.name: mean, TOKENS_SPREAD_PCT.name: spread_pct}
 
 
 def identity_problem(run: Run, *, flops_per_token: float | None) -> str | None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import statistics
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_nemoperf.measure.measurement import Measurement, Run, round_significant
+from pytest_nemoperf.measure.metric_values import call_values
 from pytest_nemoperf.measure.steady_state import mad_pct, num_outliers, num_still_warming, slow_steps_pct
 from pytest_nemoperf.recipes.case_id import benchmark_case_id
 from pytest_nemoperf.records.fingerprint import watched_variables
-from pytest_nemoperf.records.metrics import TIME_PER_CALL_SEC
 from pytest_nemoperf.runs import clock
 
 if TYPE_CHECKING:
@@ -118,7 +117,7 @@ def _run(times: list[float], *, drift_pct: float | None) -> Run:
     slow_pct = slow_steps_pct(times, num_dropped=num_warmup_dropped)
     times = times[num_warmup_dropped:]
     return Run(
-        metrics={TIME_PER_CALL_SEC.name: round_significant(statistics.median(times))},
+        metrics={name: round_significant(value) for name, value in call_values(times).items()},
         num_steps=len(times),
         num_warmup_dropped=num_warmup_dropped,
         num_outliers=num_outliers(times),

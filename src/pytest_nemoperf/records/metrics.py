@@ -20,6 +20,24 @@ class Direction(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutBand:
+    """Range of a figure around the baseline's in which tokens per second compare.
+
+    With pinned lengths the tokens of a step are exact, and batch fill and staleness depend on the speed of the code,
+    which the verdict judges. Only the number of rounds of dynamic sampling still depends on the policy's answers.
+
+    Attributes:
+        allowed: Distance either way: percent of the baseline's if is_relative, else in the metric's unit.
+        is_relative: Unit of allowed.
+        is_always_kept: Also checked if the lengths of responses are pinned.
+    """
+
+    allowed: float
+    is_relative: bool = False
+    is_always_kept: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
     """One measured quantity.
 
@@ -29,7 +47,9 @@ class Metric:
         direction: Better direction.
         label: Name beside a value; the unit if that is clear enough.
         heading: Column head on performance pages; empty if they don't show it.
+        column: Column head in the terminal; empty for the label.
         digits: Significant digits of a printed number below 100.
+        band: Range in which two measurements compare, of a figure that describes the workload; None for any other.
     """
 
     name: str
@@ -37,7 +57,9 @@ class Metric:
     direction: Direction
     label: str
     heading: str = ""
+    column: str = ""
     digits: int = 3
+    band: RolloutBand | None = None
 
     def format(self, value: float) -> str:
         """Return the value with its unit, unless the label is the unit: ``2,412``, ``0.31 GiB``, ``1.23 ms``."""
@@ -90,10 +112,20 @@ TFLOPS_PER_SEC_PER_GPU = Metric(
     heading="Model TFLOP / sec / GPU",
 )
 STEP_TIME_SEC = Metric(
-    name="step_time_sec", unit="s", direction=Direction.LOWER, label="step time", heading="Step time (s)"
+    name="step_time_sec",
+    unit="s",
+    direction=Direction.LOWER,
+    label="step time",
+    heading="Step time (s)",
+    column="step",
 )
 PEAK_MEMORY_GIB = Metric(
-    name="peak_memory_gib", unit="GiB", direction=Direction.LOWER, label="peak memory", heading="Peak memory (GiB)"
+    name="peak_memory_gib",
+    unit="GiB",
+    direction=Direction.LOWER,
+    label="peak memory",
+    heading="Peak memory (GiB)",
+    column="peak GiB",
 )
 MFU_PCT = Metric(name="mfu_pct", unit="%", direction=Direction.HIGHER, label="MFU", heading="MFU (%)")
 TIME_PER_CALL_SEC = Metric(
@@ -105,9 +137,14 @@ MEAN_TOKENS_PER_STEP = Metric(
     direction=Direction.NEITHER,
     label="mean number of tokens per step",
     digits=4,
+    band=RolloutBand(allowed=5.0, is_relative=True),
 )
 TOKENS_SPREAD_PCT = Metric(
-    name="tokens_spread_pct", unit="%", direction=Direction.NEITHER, label="spread of the tokens per step"
+    name="tokens_spread_pct",
+    unit="%",
+    direction=Direction.NEITHER,
+    label="spread of the tokens per step",
+    band=RolloutBand(allowed=5.0),
 )
 
 GENERATION_TOKENS_PER_SEC_PER_GPU = Metric(
@@ -138,7 +175,12 @@ TRAINING_MFU_PCT = Metric(name="training_mfu_pct", unit="%", direction=Direction
 REFIT_GIB = Metric(name="refit_gib", unit="GiB", direction=Direction.NEITHER, label="refit size")
 REFIT_GIB_PER_SEC = Metric(name="refit_gib_per_sec", unit="GiB/s", direction=Direction.HIGHER, label="refit speed")
 MEAN_PROMPT_LEN = Metric(
-    name="mean_prompt_len", unit="tokens", direction=Direction.NEITHER, label="mean prompt length", digits=4
+    name="mean_prompt_len",
+    unit="tokens",
+    direction=Direction.NEITHER,
+    label="mean prompt length",
+    digits=4,
+    band=RolloutBand(allowed=5.0, is_relative=True),
 )
 MEAN_RESPONSE_LEN = Metric(
     name="mean_response_len",
@@ -147,14 +189,39 @@ MEAN_RESPONSE_LEN = Metric(
     label="mean response length",
     heading="G-Average Seq len",
     digits=4,
+    band=RolloutBand(allowed=5.0, is_relative=True),
 )
-TRUNCATED_PCT = Metric(name="truncated_pct", unit="%", direction=Direction.NEITHER, label="truncated share")
-STALENESS_STEPS = Metric(name="staleness_steps", unit="steps", direction=Direction.NEITHER, label="staleness")
-BATCH_FILL_PCT = Metric(name="batch_fill_pct", unit="%", direction=Direction.HIGHER, label="generation batch fill")
+TRUNCATED_PCT = Metric(
+    name="truncated_pct",
+    unit="%",
+    direction=Direction.NEITHER,
+    label="truncated share",
+    band=RolloutBand(allowed=5.0),
+)
+STALENESS_STEPS = Metric(
+    name="staleness_steps",
+    unit="steps",
+    direction=Direction.NEITHER,
+    label="staleness",
+    band=RolloutBand(allowed=0.5),
+)
+BATCH_FILL_PCT = Metric(
+    name="batch_fill_pct",
+    unit="%",
+    direction=Direction.HIGHER,
+    label="generation batch fill",
+    band=RolloutBand(allowed=5.0),
+)
 GENERATION_IMBALANCE_PCT = Metric(
     name="generation_imbalance_pct", unit="%", direction=Direction.LOWER, label="generation imbalance"
 )
-NUM_ROUNDS = Metric(name="num_rounds", unit="", direction=Direction.NEITHER, label="number of generation rounds")
+NUM_ROUNDS = Metric(
+    name="num_rounds",
+    unit="",
+    direction=Direction.NEITHER,
+    label="number of generation rounds",
+    band=RolloutBand(allowed=0.5, is_always_kept=True),
+)
 REWARD_MEAN = Metric(name="reward_mean", unit="", direction=Direction.NEITHER, label="mean reward")
 TOKEN_MULT_PROB_ERROR = Metric(
     name="token_mult_prob_error",
@@ -208,3 +275,18 @@ METRICS = {
 
 JUDGED = (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU, PEAK_MEMORY_GIB, TIME_PER_CALL_SEC)
 """Judged metrics, in printed order; the others follow from them, or describe the workload."""
+
+PRETRAIN_PAGE = (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU)
+"""Columns of the performance page of pre-training; that of reinforcement learning has exactly NeMo RL's."""
+
+IN_PROCESS_PAGE = (TIME_PER_CALL_SEC, STEP_TIME_SEC, *PRETRAIN_PAGE)
+"""Columns of the page of calls and loops that the test process has timed, of those that any case has."""
+
+PRETRAIN_SUMMARY = (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU, PEAK_MEMORY_GIB)
+"""Columns of the terminal's table of pre-training and loops; judged figures have their change beside them."""
+
+RL_SUMMARY = (TOKENS_PER_SEC_PER_GPU, STEP_TIME_SEC, PEAK_MEMORY_GIB)
+"""The same of reinforcement learning."""
+
+CALL_SUMMARY = (TIME_PER_CALL_SEC,)
+"""The same of timed calls."""

@@ -13,7 +13,7 @@ import pytest
 from pytest_nemoperf.baselines.atomic import write_atomically
 from pytest_nemoperf.errors import BaselineError, RecipeError, RevisionError, UnsupportedError
 from pytest_nemoperf.json_codec import to_json
-from pytest_nemoperf.launchers.local import LocalLauncher
+from pytest_nemoperf.launchers.builtin import choose_launcher
 from pytest_nemoperf.machine.host_lock import HostLock
 from pytest_nemoperf.measure.measurement import Measurement
 from pytest_nemoperf.options.markers import PerfMark
@@ -68,7 +68,7 @@ class PerfSession:
         self._turn = HostLock()
         self._started = time.monotonic()
         self._folder = SessionFolder(settings.state_dir / "runs")
-        self._ranks = LocalLauncher()
+        self._ranks = choose_launcher()
         self.ab: ABSession | None = None
         self._replay: Replay | None = None
         self._launcher = self._case_launcher()

@@ -36,7 +36,7 @@ _ALPHA_SHARE: Final = 0.5  # of the allowed false alarms; the medians may make t
 _OBVIOUS: Final = math.log(2.0)  # the mean step takes twice as long
 _UNCONFIRMED_SHARE: Final = 0.1  # of the level, for a smaller loss that no second run can confirm
 _MIN_ODD_RUNS: Final = 2  # if more launches are allowed: one may have been unlucky
-_MIN_FACTOR: Final = 1.1  # least factor of a slow step, see steadiness
+_MIN_FACTOR: Final = 1.1  # least factor of a slow step, as in measure/steady_state.py
 _MARKED: Final = frozenset({VerdictKind.PASSED, VerdictKind.IMPROVED, VerdictKind.INCONCLUSIVE})
 
 

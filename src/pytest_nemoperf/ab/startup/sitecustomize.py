@@ -2,7 +2,8 @@
 
 Python imports a module of this name at its start. The folder of this one comes first in the PYTHONPATH of both sides;
 it then imports the next module of the name, which may be the user's own. It runs in every Python that a command starts,
-of any version: it imports only os and sys, keeps to old syntax, and suppresses its errors. ``ablook`` reads the notes.
+of any version: it imports only os and sys, keeps to old syntax, and suppresses its errors. ``ab/opened_files.py`` reads
+the notes.
 """
 
 import os

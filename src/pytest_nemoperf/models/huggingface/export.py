@@ -1,4 +1,4 @@
-"""Hugging Face config of an architecture, for engines that read no other format: the inverse of ``huggingface``."""
+"""Hugging Face config of an architecture, for engines that read no other format: the inverse of ``read``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One rank of a run: reads the plan, trains, writes records; see the contracts in records.py."""
+"""One rank of a run: reads the plan, trains, writes records; see the contracts in records/step.py."""
 
 from __future__ import annotations
 

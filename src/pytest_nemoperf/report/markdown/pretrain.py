@@ -7,12 +7,7 @@ from itertools import groupby
 from types import MappingProxyType
 
 from pytest_nemoperf.recipes.recipe import Plan
-from pytest_nemoperf.records.metrics import (
-    STEP_TIME_SEC,
-    TFLOPS_PER_SEC_PER_GPU,
-    TIME_PER_CALL_SEC,
-    TOKENS_PER_SEC_PER_GPU,
-)
+from pytest_nemoperf.records.metrics import IN_PROCESS_PAGE, PRETRAIN_PAGE
 from pytest_nemoperf.report.cells import INJECTION_MEANING, commit_text, earlier_text, injection_text
 from pytest_nemoperf.report.markdown.rl import rl_sections
 from pytest_nemoperf.report.stored import unasked_lines, unasked_title
@@ -45,8 +40,6 @@ _PLAN_COLUMNS: Mapping[str, Callable[[Plan], object]] = MappingProxyType(
         "GA": lambda plan: plan.grad_accum_steps,
     }
 )
-_PLAN_METRICS = (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU)
-_OTHER_METRICS = (TIME_PER_CALL_SEC, STEP_TIME_SEC, *_PLAN_METRICS)
 
 
 def render_markdown(results: SessionResults) -> str:
@@ -92,7 +85,7 @@ def _plan_section(rows: Sequence[Planned], *, precision: str, results: SessionRe
     table = []
     names = model_cells(rows, columns=_PLAN_COLUMNS, results=results)
     for name, (plan, case) in zip(names, rows, strict=True):
-        figures = figure_cells(case, metrics=_PLAN_METRICS)
+        figures = figure_cells(case, metrics=PRETRAIN_PAGE)
         table.append({"Model": name, **plan_cells(plan, columns=_PLAN_COLUMNS), **figures})
     title = f"System: {results.system_title}. Precision: {precision}"
     return [*titled_table(title, rows=table, results=results), *_conventions([case for _, case in rows])]
@@ -103,7 +96,7 @@ def _other_section(cases: Sequence[CaseResult], *, results: SessionResults) -> l
     for case in cases:
         for run in case.measurement.runs:
             known.update(run.metrics)
-    metrics = [metric for metric in _OTHER_METRICS if metric.name in known]
+    metrics = [metric for metric in IN_PROCESS_PAGE if metric.name in known]
     rows = []
     for case in cases:
         name = marked(case.verdict.case, results=results)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.records.metrics import (
+    CALL_SUMMARY,
+    JUDGED,
     METRICS,
-    PEAK_MEMORY_GIB,
-    STEP_TIME_SEC,
+    PRETRAIN_SUMMARY,
+    RL_SUMMARY,
     TFLOPS_PER_SEC_PER_GPU,
     TIME_PER_CALL_SEC,
-    TOKENS_PER_SEC_PER_GPU,
+    Metric,
     format_number,
     format_time,
 )
@@ -49,9 +51,6 @@ from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_STEP_HEADINGS = ("tokens/sec/GPU", "delta", "TFLOP/s/GPU", "peak GiB", "delta")
-_RL_HEADINGS = ("tokens/sec/GPU", "delta", "step", "peak GiB", "delta")
-_CALL_HEADINGS = ("time per call", "delta")
 _HINTS: Mapping[VerdictKind, str] = {
     VerdictKind.NO_BASELINE: "--update-baselines stores this session's runs",
     VerdictKind.NOT_COMPARABLE: "--update-baselines replaces what is stored",
@@ -95,10 +94,10 @@ def _parts(
     if results.git_problem:
         yield indented(f"git can't tell what was measured: {results.git_problem}")
     for headings, cells_of in (
-        (_STEP_HEADINGS, _step_cells),
-        (_RL_HEADINGS, _rl_cells),
+        (_headings(PRETRAIN_SUMMARY), _step_cells),
+        (_headings(RL_SUMMARY), _rl_cells),
         (PHASE_HEADINGS, _phase_cells),
-        (_CALL_HEADINGS, _call_cells),
+        (_headings(CALL_SUMMARY), _call_cells),
     ):
         own = [report for report in reports if cells_of in _tables_of(report.result)]
         if own:
@@ -136,22 +135,39 @@ def _tables_of(case: CaseResult) -> tuple[Callable[[CaseReport], list[str]], ...
     return (_step_cells,)
 
 
+def _headings(metrics: Sequence[Metric]) -> list[str]:
+    headings = []
+    for metric in metrics:
+        headings.append(metric.column or metric.label)
+        if _has_delta(metric):
+            headings.append("delta")
+    return headings
+
+
+def _figure_cells(case: CaseResult, *, metrics: Sequence[Metric]) -> list[str]:
+    cells = []
+    for metric in metrics:
+        cells.append(_value(case, metric=metric.name))
+        if _has_delta(metric):
+            cells.append(_delta(case, metric=metric.name))
+    return cells
+
+
+def _has_delta(metric: Metric) -> bool:
+    """Return whether a column of changes follows: of judged metrics, but TFLOP/s, which change as tokens/s do."""
+    return metric in JUDGED and metric is not TFLOPS_PER_SEC_PER_GPU
+
+
 def _step_cells(report: CaseReport) -> list[str]:
-    return _rate_cells(report.result, third=TFLOPS_PER_SEC_PER_GPU.name)
+    return _figure_cells(report.result, metrics=PRETRAIN_SUMMARY)
 
 
 def _rl_cells(report: CaseReport) -> list[str]:
-    return _rate_cells(report.result, third=STEP_TIME_SEC.name)
+    return _figure_cells(report.result, metrics=RL_SUMMARY)
 
 
-def _rate_cells(case: CaseResult, *, third: str) -> list[str]:
-    return [
-        _value(case, metric=TOKENS_PER_SEC_PER_GPU.name),
-        _delta(case, metric=TOKENS_PER_SEC_PER_GPU.name),
-        _value(case, metric=third),
-        _value(case, metric=PEAK_MEMORY_GIB.name),
-        _delta(case, metric=PEAK_MEMORY_GIB.name),
-    ]
+def _call_cells(report: CaseReport) -> list[str]:
+    return _figure_cells(report.result, metrics=CALL_SUMMARY)
 
 
 def _phase_cells(report: CaseReport) -> list[str]:
@@ -164,11 +180,6 @@ def _phase_cells(report: CaseReport) -> list[str]:
     if report.baseline is not None and case.verdict.comparisons:
         then = report.baseline.runs
     return phase_cells(runs, baseline=then)
-
-
-def _call_cells(report: CaseReport) -> list[str]:
-    case = report.result
-    return [_value(case, metric=TIME_PER_CALL_SEC.name), _delta(case, metric=TIME_PER_CALL_SEC.name)]
 
 
 def _value(case: CaseResult, *, metric: str) -> str:
