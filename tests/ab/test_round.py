@@ -72,7 +72,7 @@ class TwoSides:
 
     def run_launches(self, *, first: str) -> RoundOutput:
         plan = self._plan(60)
-        return self.runner.one_after_the_other(
+        return self.runner.by_launches(
             {"old": plan, "new": replace(plan, seed=7)},
             framework=CommandFramework(),
             run_dir=self.folder / "run",
