@@ -36,6 +36,11 @@ def plan_of(layout: Layout, **changes: Any) -> Plan:
     return replace(make_plan(**{**recipe, **changes}), warmup_steps=0, steps=STEPS)
 
 
+def accumulating_plan(layout: Layout, *, num_micro_batches: int = 2, **changes: Any) -> Plan:
+    """Eight sequences a step in few micro-batches: two are enough to accumulate, and each costs as much as the next."""
+    return plan_of(layout, **{"micro_batch_size": max(1, 8 // (num_micro_batches * layout.dp)), **changes})
+
+
 class Engine:
     """Runs plans on fresh ranks of one warm server; single-process runs are kept."""
 
@@ -61,7 +66,7 @@ class Engine:
         assert result.status is LaunchStatus.OK, "\n".join(path.read_text() for path in (*errors, result.logs[0]))
         return run_dir
 
-    def reference(self, plan: Plan) -> list[StepRecord]:
+    def reference(self, plan: Plan, *, sabotage: str = "") -> list[StepRecord]:
         """Return the records of one process for the plan's model and batch, in one pass, not recomputed or compiled."""
         alone = replace(
             plan,
@@ -72,9 +77,9 @@ class Engine:
             recompute=Recompute.NONE,
             is_compiled=False,
         )
-        key = to_json(alone)
+        key = sabotage + to_json(alone)
         if key not in self._references:
-            self._references[key] = self.run(alone)
+            self._references[key] = self.run(alone, sabotage=sabotage)
         return self._references[key]
 
     def difference(self, plan: Plan, *, sabotage: str = "") -> float:
