@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from pytest_nemoperf.machine.git import _REPOSITORY_VARIABLES
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine is not a failure
 settings.load_profile("no deadline")
+
+# Set before torch is loaded, here and in ranks: threads that have no work sleep. By default they spin, and where other
+# processes want the cores (workers of xdist, ranks), a model as small as these costs ten times the CPU time.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(autouse=True)
