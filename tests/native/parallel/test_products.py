@@ -3,14 +3,13 @@
 Every pair of axes for a dense model and for a mixture of experts, and products of three and four on eight and sixteen
 ranks. Single axes, and the variants of pipelines and recomputation, are in the other modules.
 
-A row of a table that adds no combination of two to the rows before it is slow, for it takes a second or more. Those
-that are not slow have each pair of axes once, each variant of an axis once, each axis with experts cut by ep and by
-etp, and each kind of part cut in each way.
+The tables have a run, and ranks, for each row, and are slow. The rows that are not contained in others also run
+together on the same ranks, which takes a second each: each pair of axes once, each variant of an axis once, each axis
+with experts cut by ep and by etp, and each kind of part cut in each way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -19,7 +18,7 @@ import pytest
 
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.recipes.recipe import Plan
-from tests.native.engine import MODEL, REL_TOL, Engine, accumulating_plan, plan_of
+from tests.native.engine import MODEL, REL_TOL, Engine, accumulating_plan, by_layout, plan_of
 from tests.native.families import PARTS
 
 AXES = ("dp_replicate", "dp_shard", "cp", "tp", "pp")
@@ -33,6 +32,10 @@ def layout_of(axes: tuple[str, ...], **more: Any) -> Layout:
     return Layout(gpus=2 ** len(axes), **degrees, **more)
 
 
+def label(layout: Layout) -> str:
+    return layout.label
+
+
 def dense_plan(layout: Layout) -> Plan:
     """Return a plan of two blocks, or of two a stage, or of one a chunk of a stage."""
     return accumulating_plan(layout, model=replace(MODEL, num_layers=2 * layout.pp))
@@ -44,13 +47,6 @@ def mixture_plan(layout: Layout) -> Plan:
     return accumulating_plan(layout, model=model)
 
 
-def params(layouts: Collection[Layout], *, fast: Collection[Layout]) -> list[Any]:
-    """Return the layouts by name, all but the fast ones slow."""
-    return [
-        pytest.param(layout, id=layout.label, marks=[] if layout in fast else [pytest.mark.slow]) for layout in layouts
-    ]
-
-
 DENSE_LAYOUTS = [
     *[layout_of(axes) for axes in (*PAIRS, *TRIPLES)],
     *[layout_of(axes, vp=2) for axes in PAIRS if "pp" in axes],
@@ -59,16 +55,6 @@ DENSE_LAYOUTS = [
     *[layout_of(axes, sequence_parallel=False) for axes in PAIRS if "tp" in axes],
     layout_of(("cp", "tp", "pp"), vp=2, pp_schedule="zero_bubble"),
     layout_of(("dp_shard", "tp", "pp"), vp=2),
-]
-FAST_DENSE_LAYOUTS = [
-    *[layout_of(axes) for axes in PAIRS],
-    # Shards over two axes, in replicas: three axes in one mesh.
-    layout_of(("dp_replicate", "dp_shard", "cp")),
-    layout_of(("dp_shard", "pp"), vp=2),
-    layout_of(("tp", "pp"), pp_schedule="zero_bubble"),
-    layout_of(("dp_shard", "cp"), cp_comm="a2a"),
-    # Messages between stages have another shape.
-    layout_of(("tp", "pp"), sequence_parallel=False),
 ]
 MIXTURE_LAYOUTS = [
     *[layout_of((axis,), **{expert_axis: 2}) for axis in AXES[:-1] for expert_axis in ("ep", "etp")],
@@ -80,7 +66,19 @@ MIXTURE_LAYOUTS = [
     Layout(gpus=4, dp_shard=4, ep=2),
     Layout(gpus=4, dp_replicate=4, ep=2),
 ]
-FAST_MIXTURE_LAYOUTS = [
+PARTS_LAYOUTS = [layout_of(("cp", "tp")), layout_of(("cp",), cp_comm="a2a"), layout_of(("dp_shard", "pp"))]
+
+DENSE_TOGETHER = [
+    *[layout_of(axes) for axes in PAIRS],
+    # Shards over two axes, in replicas: three axes in one mesh.
+    layout_of(("dp_replicate", "dp_shard", "cp")),
+    layout_of(("dp_shard", "pp"), vp=2),
+    layout_of(("tp", "pp"), pp_schedule="zero_bubble"),
+    layout_of(("dp_shard", "cp"), cp_comm="a2a"),
+    # Messages between stages have another shape.
+    layout_of(("tp", "pp"), sequence_parallel=False),
+]
+MIXTURE_TOGETHER = [
     *[layout for layout in MIXTURE_LAYOUTS if layout.gpus == 2],
     layout_of(("dp_shard", "pp"), ep=2),
     layout_of(("tp", "pp"), etp=2),
@@ -95,17 +93,36 @@ FAST_MIXTURE_LAYOUTS = [
 CONTAINED_PARTS = ("dense", "tied", "qkv-bias", "qk-norm", "squared-relu-partial-rotary", "moe")
 
 
-@pytest.mark.parametrize("layout", params(DENSE_LAYOUTS, fast=FAST_DENSE_LAYOUTS))
+def test_every_pair_of_axes_computes_what_one_process_computes(engine: Engine) -> None:
+    assert engine.mismatches(by_layout(map(dense_plan, DENSE_TOGETHER))) == {}
+
+
+def test_every_axis_with_experts_computes_what_one_process_computes(engine: Engine) -> None:
+    assert engine.mismatches(by_layout(map(mixture_plan, MIXTURE_TOGETHER))) == {}
+
+
+@pytest.mark.parametrize("layout", PARTS_LAYOUTS, ids=label)
+def test_every_kind_of_part_is_cut_right(engine: Engine, layout: Layout) -> None:
+    parts = [part for part in PARTS if part not in CONTAINED_PARTS]
+    plans = {part: accumulating_plan(layout, model=PARTS[part]) for part in parts}
+
+    assert engine.mismatches(plans) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", DENSE_LAYOUTS, ids=label)
 def test_a_product_of_axes_computes_what_one_process_computes(engine: Engine, layout: Layout) -> None:
     assert engine.difference(dense_plan(layout)) <= REL_TOL
 
 
-@pytest.mark.parametrize("layout", params(MIXTURE_LAYOUTS, fast=FAST_MIXTURE_LAYOUTS))
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", MIXTURE_LAYOUTS, ids=label)
 def test_a_product_with_experts_computes_what_one_process_computes(engine: Engine, layout: Layout) -> None:
     assert engine.difference(mixture_plan(layout)) <= REL_TOL
 
 
-@pytest.mark.parametrize("layout", params([layout_of(axes) for axes in combinations(AXES, 4)], fast=[]))
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [layout_of(axes) for axes in combinations(AXES, 4)], ids=label)
 def test_products_of_four_axes_on_sixteen_ranks(engine: Engine, layout: Layout) -> None:
     assert engine.difference(dense_plan(layout)) <= REL_TOL
 
@@ -128,16 +145,10 @@ def test_products_of_four_axes_with_experts_on_sixteen_ranks(engine: Engine, axe
     assert engine.difference(mixture_plan(layout_of(axes, ep=2))) <= REL_TOL
 
 
-@pytest.mark.parametrize(
-    "part",
-    [pytest.param(part, marks=[pytest.mark.slow] if part in CONTAINED_PARTS else []) for part in PARTS],
-)
-@pytest.mark.parametrize(
-    "layout",
-    [layout_of(("cp", "tp")), layout_of(("cp",), cp_comm="a2a"), layout_of(("dp_shard", "pp"))],
-    ids=lambda layout: layout.label,
-)
-def test_every_kind_of_part_is_cut_right(engine: Engine, layout: Layout, part: str) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("layout", PARTS_LAYOUTS, ids=label)
+def test_a_part_is_cut_right(engine: Engine, layout: Layout, part: str) -> None:
     assert engine.difference(accumulating_plan(layout, model=PARTS[part])) <= REL_TOL
 
 

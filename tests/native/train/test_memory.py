@@ -108,7 +108,7 @@ FAMILY_TOLERANCE = 0.02
 
 
 def plan_of(model: ModelConfig, layout: Layout, **changes: Any) -> Plan:
-    """Return a plan of two steps, with more micro-batches than a stage of its pipeline can keep."""
+    """Return a plan of two steps, with more micro-batches than a stage of its pipeline keeps at once."""
     values = {
         "model": model,
         "layouts": {"cpu": layout},
