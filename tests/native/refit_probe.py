@@ -28,7 +28,7 @@ from pytest_nemoperf.native.seeds import seeded_generator
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.step import PLAN_FILE
 
-BUCKET_VARIABLE = "REFIT_PROBE_BUCKET_BYTES"
+BUCKET_FILE = "bucket_bytes"
 CPU = torch.device("cpu")
 
 
@@ -122,7 +122,8 @@ class Probe:
         self.trainers = mesh.world
         self.is_training = rank < layout.gpus
         group = dist.new_group()  # its own: transfers in flight must not block other collectives
-        self.refit = Refit(plan, group=group, device=CPU, bucket_bytes=int(os.environ[BUCKET_VARIABLE]))
+        bucket_bytes = int((Path(os.environ["NEMOPERF_RUN_DIR"]) / BUCKET_FILE).read_text())
+        self.refit = Refit(plan, group=group, device=CPU, bucket_bytes=bucket_bytes)
         chunks = parallelize(plan, mesh=mesh, device=CPU) if self.is_training else ()
         self.sources: dict[str, Tensor] = {
             name.removeprefix("module."): parameter for chunk in chunks for name, parameter in chunk.named_parameters()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from pytest_nemoperf.models.components import MLA, MoE
 from pytest_nemoperf.native.parallel.refit import Refit
 from pytest_nemoperf.recipes.recipe import Plan, Precision
 from pytest_nemoperf.records.step import PLAN_FILE
-from tests.native.refit_probe import BUCKET_VARIABLE
+from tests.native.engine import Engine
+from tests.native.refit_probe import BUCKET_FILE
 from tests.native.tiny import CPU, build, tiny_config, tiny_plan
 
 # Nothing divides evenly: layers over stages, rows over shards, the vocabulary over tp.
@@ -110,35 +110,27 @@ class Outcome:
 class Ranks:
     """Runs refits on fresh ranks of one warm server."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, launcher: LocalLauncher) -> None:
         self._root = root
-        self._launcher = LocalLauncher()
+        self._launcher = launcher
 
     def run(self, plan: Plan, *, entrypoint: str = "compare", bucket_bytes: int = 2**20) -> list[Outcome]:
         run_dir = self._root / f"run-{len(list(self._root.iterdir()))}"
         run_dir.mkdir()
         (run_dir / PLAN_FILE).write_text(to_json(plan))
+        (run_dir / BUCKET_FILE).write_text(str(bucket_bytes))  # for another environment the server would start anew
         command = TorchFramework().command(plan, run_dir=run_dir)
-        command = replace(
-            command,
-            entrypoint=f"tests.native.refit_probe:{entrypoint}",
-            env={**command.env, BUCKET_VARIABLE: str(bucket_bytes)},
-        )
+        command = replace(command, entrypoint=f"tests.native.refit_probe:{entrypoint}")
         result = self._launcher.launch(command, run_dir=run_dir, timeout_sec=60, on_poll=lambda: None)
         errors = sorted(run_dir.glob("error-rank*.json"))
         assert result.status is LaunchStatus.OK, "\n".join(path.read_text() for path in (*errors, result.logs[0]))
         reports = [run_dir / f"refit-rank{rank}.json" for rank in range(plan.layout.total_gpus)]
         return [Outcome(**json.loads(report.read_text())) for report in reports]
 
-    def close(self) -> None:
-        self._launcher.close()
-
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
-    ranks = Ranks(tmp_path_factory.mktemp("refit"))
-    yield ranks
-    ranks.close()
+def ranks(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+    return Ranks(tmp_path_factory.mktemp("refit"), launcher=engine.launcher)
 
 
 def plan_of(model: ModelConfig, layout: Layout, **changes: Any) -> Plan:
