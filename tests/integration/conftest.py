@@ -12,11 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# pytester forgets modules that are imported first inside it: half-forgotten packages have two of each class, numpy
+# can't be loaded twice, and loading rich and jsonschema again took a third of each session
+import jsonschema  # noqa: F401 (as above)
+import pynvml  # noqa: F401 (as above)
 import pytest
-import scipy.special  # noqa: F401 (as below; numpy can't even be loaded twice)
+import rich.box
+import rich.console
+import rich.table  # noqa: F401 (as above)
+import scipy.special  # noqa: F401 (as above)
 
-# pytester forgets modules that are imported first inside it; half-forgotten packages have two of each class
-import pytest_nemoperf.plugin.hooks  # noqa: F401
+import pytest_nemoperf.plugin.hooks  # noqa: F401 (as above)
 
 gc.freeze()  # pytest 8.4.0 collects garbage five times after each session inside, and walks all that was imported
 
