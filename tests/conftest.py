@@ -11,6 +11,8 @@ from hypothesis import settings
 
 from pytest_nemoperf.cli.main import main
 from pytest_nemoperf.machine.git import _REPOSITORY_VARIABLES
+from tests.rank_launches import RankLaunches
+from tests.selection import SelectionByName
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine is not a failure
 settings.load_profile("no deadline")
@@ -18,6 +20,11 @@ settings.load_profile("no deadline")
 # Set before torch is loaded, here and in ranks: threads that have no work sleep. By default they spin, and where other
 # processes want the cores (workers of xdist, ranks), a model as small as these costs ten times the CPU time.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(RankLaunches())
+    config.pluginmanager.register(SelectionByName())
 
 
 @pytest.fixture(autouse=True)

@@ -98,7 +98,7 @@ def main() -> int:
     newest = f"pytest=={pytests[-1]}"
     install(*NEIGHBOURS, newest, f"pytest-benchmark=={benchmarks[-1]}")
     print(f"{'':<40} {'passed':>6} {'failed':>6} {'skipped':>7} {'took':>6}")
-    results = [run(f"{newest} with other plugins", ["tests/integration/test_neighbours.py"])]
+    results = [run(f"{newest} with other plugins", ["tests/integration/test_neighbours.py", "-m", "neighbours"])]
     subprocess.run([sys.executable, "-m", "pip", "uninstall", "-q", "-y", *NEIGHBOURS[3:]], check=True)
     for version in benchmarks:  # older ones can't run with the newest pytest
         install(f"pytest-benchmark=={version}", f"pytest=={pytests[0]}")

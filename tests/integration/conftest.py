@@ -70,6 +70,15 @@ def test_speck(perf, layout):
 
 CASE = "pretrain-llama-tiny-1n1g-command-fp32-single-seq64-gbs4-mbs1"
 
+_OF_THESE_TESTS = (
+    "GITHUB_ACTIONS",
+    "GITHUB_STEP_SUMMARY",
+    "PYTEST_XDIST_WORKER",
+    "PYTEST_XDIST_WORKER_COUNT",
+    "COVERAGE_PROCESS_CONFIG",  # a process that is timed under coverage is INVALID
+)
+"""Variables of the job that runs these tests, of their worker, and of their coverage; sessions inside have none."""
+
 
 class Project:
     """A small repository with a perf test."""
@@ -146,8 +155,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path
     for limit in ("MAX_FOREIGN_SHARE", "MAX_STEAL_SHARE"):  # other load beside the tests is no failure
         monkeypatch.setattr(f"pytest_nemoperf.records.health.{limit}", 2.0)
     monkeypatch.setattr("pytest_nemoperf.runs.execute._MAX_RECORDED_SHARE", float("inf"))  # step times are invented
-    # of the job that runs these tests, and of their own worker
-    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
+    for name in _OF_THESE_TESTS:
         monkeypatch.delenv(name, raising=False)
     return Project(pytester)
 

@@ -59,6 +59,7 @@ def test_a_command_runs_in_the_directory_pytest_is_in(
 def test_a_command_is_not_run_under_the_coverage_of_the_session(
     launcher: LocalLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # of these tests
     monkeypatch.setenv("COVERAGE_PROCESS_START", "coverage.ini")
     monkeypatch.setenv("COV_CORE_SOURCE", "src")
     monkeypatch.setenv("MINE", "kept")
@@ -104,6 +105,7 @@ def test_a_hanging_command_and_its_children_are_stopped_when_time_is_up(
     assert not any(pid_lives(pid) for pid in noted_pids(tmp_path))
 
 
+@pytest.mark.ranks
 def test_workers_of_torchrun_do_not_outlive_it(launcher: LocalLauncher, tmp_path: Path) -> None:
     argv = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python", "sleep", "1000")
     workers: list[psutil.Process] = []

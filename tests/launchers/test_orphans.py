@@ -51,7 +51,7 @@ def driver(kind: str, *, run_dir: Path) -> Iterator[tuple[psutil.Popen, list[psu
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT], ids=lambda signum: signum.name)
-@pytest.mark.parametrize("kind", ["ranks", "command"])
+@pytest.mark.parametrize("kind", [pytest.param("ranks", marks=pytest.mark.ranks), "command"])
 def test_nothing_outlives_a_signalled_pytest(kind: str, signum: signal.Signals, tmp_path: Path) -> None:
     with driver(kind, run_dir=tmp_path) as (process, tree):
         process.send_signal(signum)
@@ -59,6 +59,7 @@ def test_nothing_outlives_a_signalled_pytest(kind: str, signum: signal.Signals, 
         wait_until_dead([process, *tree])
 
 
+@pytest.mark.ranks
 def test_ranks_end_even_if_pytest_and_the_server_are_killed_together(tmp_path: Path) -> None:
     with driver("ranks", run_dir=tmp_path) as (process, tree):
         rank0, rank1, *_children, server = tree
@@ -69,6 +70,7 @@ def test_ranks_end_even_if_pytest_and_the_server_are_killed_together(tmp_path: P
         wait_until_dead([rank0, rank1])
 
 
+@pytest.mark.ranks
 def test_a_server_that_still_imports_dies_with_pytest(tmp_path: Path) -> None:
     with started_driver("ranks", run_dir=tmp_path) as process:
         wait_until(lambda: bool(process.children()), what="server started")

@@ -20,6 +20,8 @@ from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus, RankE
 from pytest_nemoperf.records.step import RankError, error_file
 from tests.launchers.watching import noted, noted_pids, parent_of, pid_lives, wait_until_dead
 
+pytestmark = pytest.mark.ranks
+
 
 def launch(
     launcher: LocalLauncher, function: str, run_dir: Path, *, timeout_sec: float = 60, **env: str

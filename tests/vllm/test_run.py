@@ -12,7 +12,7 @@ from pytest_nemoperf.records.step import StepRecord
 from tests.native.engine import Engine
 from tests.vllm.replica import NUM_SAMPLES, PROMPT_LEN, RESPONSE_LEN, vllm_plan
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.ranks]
 
 
 @pytest.fixture(scope="module")
