@@ -139,7 +139,7 @@ def planned_state(model: ModelConfig, *, layout: Layout, rank: int) -> StateByte
 def test_weights_gradients_and_optimizer_state_are_those_of_real_ranks(
     engine: Engine, model: ModelConfig, layout: Layout
 ) -> None:
-    measured = measure(engine, plan_of(model, layout))
+    measured = measure(engine, plan_of(model, layout, global_batch_size=layout.pp * layout.dp))
 
     for rank, sizes in enumerate(measured):
         planned = planned_state(model, layout=layout, rank=rank)
