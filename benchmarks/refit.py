@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
-from pytest_nemoperf.layouts.refit_moves import refit_transfers
+from pytest_nemoperf.layouts.refit_transfers import refit_transfers
 from pytest_nemoperf.layouts.weight_regions import ShardRegion, generation_holders, regions_of_rank, training_holders
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import MoE

@@ -194,9 +194,9 @@ def megatron_lm(times: Times, question: Question) -> Calls:
 def megatron_moe(times: Times, question: Question) -> Calls:  # noqa: ARG001 (its 2% are its own)
     """Megatron-LM's moe_perf: ratio of means at most 1.02; refuses steps whose deviation is above 2% of the mean."""
     then, now = (side[:, NUM_WARMUP:] for side in _one_launch_each(times))
-    is_refused = (then.std(axis=1) > 0.02 * then.mean(axis=1)) | (now.std(axis=1) > 0.02 * now.mean(axis=1))
+    is_below_noise_floor = (then.std(axis=1) > 0.02 * then.mean(axis=1)) | (now.std(axis=1) > 0.02 * now.mean(axis=1))
     is_worse = now.mean(axis=1) > 1.02 * then.mean(axis=1)
-    return _once(np.where(is_refused, Call.UNDECIDED, np.where(is_worse, Call.REGRESSED, Call.PASSED)))
+    return _once(np.where(is_below_noise_floor, Call.UNDECIDED, np.where(is_worse, Call.REGRESSED, Call.PASSED)))
 
 
 def pytest_benchmark(times: Times, question: Question) -> Calls:

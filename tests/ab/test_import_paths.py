@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nemoperf.ab.import_paths import check_entries, check_installed, check_modules, usual_paths
+from pytest_nemoperf.ab.import_paths import check_entries, check_installed, check_modules, default_paths
 from pytest_nemoperf.ab.worktree import ABSide
 from pytest_nemoperf.errors import RevisionError
 
@@ -36,9 +36,9 @@ def install(site: Path, *, project: Path, package: str, top_level: str | None) -
 
 
 def test_packages_usually_lie_in_src_or_in_the_root_directory(tmp_path: Path) -> None:
-    assert usual_paths(tmp_path) == (".",)
+    assert default_paths(tmp_path) == (".",)
     (tmp_path / "src").mkdir()
-    assert usual_paths(tmp_path) == ("src",)
+    assert default_paths(tmp_path) == ("src",)
 
 
 @pytest.mark.parametrize(

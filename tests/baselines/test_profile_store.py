@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_nemoperf.baselines.files import list_baselines
-from pytest_nemoperf.baselines.profile_store import find_profile, forget_profile, profile_path, write_profile
+from pytest_nemoperf.baselines.profile_store import delete_profile, find_profile, profile_path, write_profile
 from pytest_nemoperf.errors import RecordError
 from tests.builders import make_profile
 
@@ -60,7 +60,7 @@ def test_a_folder_that_takes_no_profile_is_an_error_that_names_the_file(baseline
 def test_a_forgotten_profile_takes_its_empty_folder_along(baseline: Path) -> None:
     write_profile(baseline, profile=make_profile())
 
-    forget_profile(baseline)
-    forget_profile(baseline)
+    delete_profile(baseline)
+    delete_profile(baseline)
 
     assert list(baseline.parent.iterdir()) == []

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nemoperf.layouts.layout import Layout
-from pytest_nemoperf.layouts.shards import WeightShard, num_dense_shards, num_expert_shards, stage_parts
+from pytest_nemoperf.layouts.shards import WeightShard, num_dense_shards, num_expert_shards, stage_shards
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import MoE
 from pytest_nemoperf.models.weights import num_parameters
@@ -50,7 +50,7 @@ def test_all_ranks_together_hold_every_parameter_once(
     gpus = tp * pp * cp * dp_shard * dp_replicate
     layout = Layout(gpus=gpus, tp=tp, pp=pp, cp=cp, dp_shard=dp_shard, dp_replicate=dp_replicate, ep=ep, etp=etp)
 
-    parts = [part for pp_rank in range(pp) for part in stage_parts(MODEL, layout=layout, pp_rank=pp_rank)]
+    parts = [part for pp_rank in range(pp) for part in stage_shards(MODEL, layout=layout, pp_rank=pp_rank)]
 
     held = sum(
         part.own_numel(shard) * holders(part, layout=layout) for part in parts for shard in range(part.num_shards)
@@ -72,7 +72,7 @@ def test_ranks_that_outnumber_the_key_value_heads_hold_copies(tp: int, num_kv_he
     model = replace(MODEL, num_kv_heads=num_kv_heads, qkv_bias=True, moe=None)
     layout = Layout(gpus=2 * tp, dp_shard=2, tp=tp)
 
-    parts = stage_parts(model, layout=layout, pp_rank=0)
+    parts = stage_shards(model, layout=layout, pp_rank=0)
 
     held = sum(part.own_numel(shard) * holders(part, layout=layout) for part in parts for shard in range(2))
     key_and_value = 2 * model.head_dim * (model.hidden_size + 1) * model.num_layers  # with their biases
@@ -97,20 +97,20 @@ def test_a_tied_embedding_is_on_the_first_and_the_last_stage() -> None:
     layout = Layout(gpus=4, pp=4)
     tied = replace(MODEL, tied_embeddings=True)
 
-    names = [[part.weight.name for part in stage_parts(tied, layout=layout, pp_rank=rank)] for rank in range(4)]
+    names = [[part.weight.name for part in stage_shards(tied, layout=layout, pp_rank=rank)] for rank in range(4)]
 
     assert ["embedding.weight" in stage for stage in names] == [True, False, False, True]
     assert not any("head.weight" in stage for stage in names)
 
 
 def test_a_vocabulary_is_filled_up_to_a_multiple_of_tp() -> None:
-    parts = stage_parts(replace(MODEL, vocab_size=65), layout=Layout(gpus=4, tp=4), pp_rank=0)
+    parts = stage_shards(replace(MODEL, vocab_size=65), layout=Layout(gpus=4, tp=4), pp_rank=0)
 
     assert {part.weight.name: part.shape for part in parts}["head.weight"] == (17, 32)
 
 
 def test_the_last_shards_may_have_less_or_nothing() -> None:
-    parts = stage_parts(replace(MODEL, vocab_size=5), layout=Layout(gpus=4, dp_shard=4), pp_rank=0)
+    parts = stage_shards(replace(MODEL, vocab_size=5), layout=Layout(gpus=4, dp_shard=4), pp_rank=0)
 
     head = {part.weight.name: part for part in parts}["head.weight"]
     assert [head.own_numel(shard) // 32 for shard in range(4)] == [2, 2, 1, 0]

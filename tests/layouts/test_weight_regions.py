@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
-from pytest_nemoperf.layouts.shards import stage_parts
+from pytest_nemoperf.layouts.shards import stage_shards
 from pytest_nemoperf.layouts.weight_regions import (
     IndexRange,
     ShardRegion,
@@ -109,7 +109,7 @@ def test_regions_are_the_parts_that_plans_count(model: ModelConfig, layout: Layo
 
     num_places = layout.gpus // layout.pp
     for stage in range(layout.pp):
-        parts = stage_parts(model, layout=layout, pp_rank=stage)
+        parts = stage_shards(model, layout=layout, pp_rank=stage)
         for rank in range(stage * num_places, (stage + 1) * num_places):
             held = regions_of_rank(rank, holders=holders)
             assert set(held) == {part.weight.name for part in parts}

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nemoperf.measure.measurement import Run
-from pytest_nemoperf.measure.stragglers import MARGIN_PCT, Straggler, StragglerEvidence, find_straggler, is_slowed_alike
+from pytest_nemoperf.measure.stragglers import (
+    MARGIN_PCT,
+    Straggler,
+    StragglerEvidence,
+    find_straggler,
+    is_slowdown_uniform,
+)
 from tests.builders import make_run
 
 EVEN = (1.0, 1.0, 1.0, 1.0)
@@ -95,7 +101,7 @@ def test_ranks_are_called_alike_only_if_that_was_seen(
     then: list[tuple[float, ...]],
     alike: bool,  # noqa: FBT001 (a parameter of the test)
 ) -> None:
-    assert is_slowed_alike(runs(*now), baseline=runs(*then)) is alike
+    assert is_slowdown_uniform(runs(*now), baseline=runs(*then)) is alike
 
 
 def test_a_host_is_named_if_all_its_ranks_are_slow() -> None:

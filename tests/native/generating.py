@@ -22,13 +22,13 @@ from pytest_nemoperf.layouts.pipeline_stages import stage_layers
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.weights import model_weights
 from pytest_nemoperf.native.model.transformer import Decoder
-from pytest_nemoperf.native.parallel import shares
+from pytest_nemoperf.native.parallel import sharding
 from pytest_nemoperf.native.parallel.mesh import GenerationMesh, RankMesh, build_generation_mesh
-from pytest_nemoperf.native.parallel.shares import AxisShard, axis_shards
+from pytest_nemoperf.native.parallel.sharding import AxisShard, axis_shards
 from pytest_nemoperf.native.rank.entry import _read_environment
 from pytest_nemoperf.native.rl.generate import generation, responses, sampling
 from pytest_nemoperf.native.rl.generate.generation import NativeGenerator
-from pytest_nemoperf.native.rl.generate.rollouts import Generated, Request, Response
+from pytest_nemoperf.native.rl.generate.rollouts import GenerationResult, Request, Response
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.recipes.rl import RL, STOP_TOKEN
 from pytest_nemoperf.records.step import PLAN_FILE
@@ -141,7 +141,7 @@ def generate() -> None:
 def with_everyones_first_part() -> None:
     """Generate with tensor parallel ranks that all hold the first part of each matrix."""
     with mock.patch.object(
-        shares, "_axis_shard", lambda split, group: AxisShard(split=split, degree=group.size(), rank=0)
+        sharding, "_axis_shard", lambda split, group: AxisShard(split=split, degree=group.size(), rank=0)
     ):
         generate()
 
@@ -188,7 +188,7 @@ def read_generated(run_dir: Path, *, num_ranks: int) -> list[list[Any] | None]:
     return [json.loads((run_dir / f"generated-rank{rank}.json").read_text()) for rank in range(num_ranks)]
 
 
-def tokens_of(generated: Generated) -> list[tuple[int, ...]]:
+def tokens_of(generated: GenerationResult) -> list[tuple[int, ...]]:
     return [response.tokens for response in generated.responses]
 
 

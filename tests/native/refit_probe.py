@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pytest_nemoperf.json_codec import from_json
-from pytest_nemoperf.layouts import refit_moves
+from pytest_nemoperf.layouts import refit_transfers
 from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
 from pytest_nemoperf.layouts.pipeline_stages import stage_layers
 from pytest_nemoperf.models.weights import model_weights
@@ -23,7 +23,7 @@ from pytest_nemoperf.native.parallel import initialize, refit
 from pytest_nemoperf.native.parallel.mesh import RankMesh, build_mesh
 from pytest_nemoperf.native.parallel.parallelize import compute_dtype, parallelize
 from pytest_nemoperf.native.parallel.refit import Refit
-from pytest_nemoperf.native.parallel.shares import AxisShard
+from pytest_nemoperf.native.parallel.sharding import AxisShard
 from pytest_nemoperf.native.seeds import seeded_generator
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.step import PLAN_FILE
@@ -79,7 +79,7 @@ def compare_asynchronously() -> None:
 
 def with_a_shifted_interval() -> None:
     """A refit that takes the second of the intervals fused into one matrix from one row further up."""
-    original = refit_moves._common
+    original = refit_transfers._common
 
     def shifted(*along):  # type: ignore[no-untyped-def]  # passes on what it is given
         found = original(*along)
@@ -88,13 +88,13 @@ def with_a_shifted_interval() -> None:
             found[1] = (own - 1, other, length)
         return found
 
-    with mock.patch.object(refit_moves, "_common", shifted):
+    with mock.patch.object(refit_transfers, "_common", shifted):
         compare()
 
 
 def without_the_last_bucket() -> None:
     """A refit that forgets the last of its exchanges."""
-    original = refit_moves.split_into_buckets
+    original = refit_transfers.split_into_buckets
 
     with mock.patch.object(refit, "split_into_buckets", lambda *args, **options: original(*args, **options)[:-1]):
         compare()

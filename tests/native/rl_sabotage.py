@@ -18,7 +18,7 @@ from pytest_nemoperf.native.rank import entry
 from pytest_nemoperf.native.rl import collect
 from pytest_nemoperf.native.rl.collect import Collector
 from pytest_nemoperf.native.rl.generate.generation import NativeGenerator
-from pytest_nemoperf.native.rl.generate.rollouts import Generated, Request
+from pytest_nemoperf.native.rl.generate.rollouts import GenerationResult, Request
 from pytest_nemoperf.native.rl.learn.policy_update import PolicyUpdate
 from pytest_nemoperf.native.rl.learn.train_model import TrainModel
 from pytest_nemoperf.native.rl.loop import GeneratingRank
@@ -109,7 +109,7 @@ def notes_how_much_it_is_asked() -> None:
     original = NativeGenerator.generate
     notes = Path(os.environ["NEMOPERF_RUN_DIR"]) / f"requests-rank{os.environ['RANK']}.txt"
 
-    def generate(self: NativeGenerator, requests: Sequence[Request], *, seed: int) -> Generated:
+    def generate(self: NativeGenerator, requests: Sequence[Request], *, seed: int) -> GenerationResult:
         with notes.open("a") as file:
             file.write(f"{len(requests)}\n")
         return original(self, requests, seed=seed)

@@ -24,7 +24,7 @@ from pytest_nemoperf.native.parallel import (
     mesh,
     passes,
     pipeline,
-    shares,
+    sharding,
     stage,
     tensor_parallel,
 )
@@ -32,7 +32,7 @@ from pytest_nemoperf.native.parallel.gradients import Gradients
 from pytest_nemoperf.native.parallel.parallelize import parallelize
 from pytest_nemoperf.native.parallel.passes import MicroBatch
 from pytest_nemoperf.native.parallel.pipeline import Pipeline
-from pytest_nemoperf.native.parallel.shares import AxisShard
+from pytest_nemoperf.native.parallel.sharding import AxisShard
 from pytest_nemoperf.native.parallel.stage import Stage
 from pytest_nemoperf.native.rank import entry
 from pytest_nemoperf.native.train import data, optimizer_step
@@ -74,23 +74,23 @@ def with_values_counted_by_each_rank() -> None:
 
 def without_sum_of_value_gradients() -> None:
     """``with_values_to_learn`` without the sum of the value head's gradient over the ranks' tokens."""
-    original = gradients._sums
+    original = gradients._reductions
 
-    def without_head(pairs: Sequence[tuple[Tensor, Weight]], **options: Any) -> Iterable[gradients._Sum]:
+    def without_head(pairs: Sequence[tuple[Tensor, Weight]], **options: Any) -> Iterable[gradients._Reduction]:
         return original([pair for pair in pairs if pair[1].name != "head.weight"], **options)
 
-    with mock.patch.object(gradients, "_sums", without_head):
+    with mock.patch.object(gradients, "_reductions", without_head):
         with_values_to_learn()
 
 
 def without_sum_of_copied_gradients() -> None:
     """Copies of key-value heads without the sum of their gradients."""
-    original = gradients._sums
+    original = gradients._reductions
 
-    def without_copies(*args: Any, **options: Any) -> Iterable[gradients._Sum]:
+    def without_copies(*args: Any, **options: Any) -> Iterable[gradients._Reduction]:
         return [each for each in original(*args, **options) if all(piece.num_copies == 1 for piece in each.pieces)]
 
-    with mock.patch.object(gradients, "_sums", without_copies):
+    with mock.patch.object(gradients, "_reductions", without_copies):
         entry.main()
 
 
@@ -217,7 +217,7 @@ def with_sequences_out_of_order() -> None:
 def with_everyones_first_part() -> None:
     """Tensor parallelism with the first shard of each matrix on all ranks."""
     with mock.patch.object(
-        shares, "_axis_shard", lambda split, group: AxisShard(split=split, degree=group.size(), rank=0)
+        sharding, "_axis_shard", lambda split, group: AxisShard(split=split, degree=group.size(), rank=0)
     ):
         entry.main()
 
@@ -259,10 +259,10 @@ def with_rows_for_other_experts() -> None:
 
 def with_experts_unscaled() -> None:
     """Expert parallelism with sums, not means, of the experts' gradients."""
-    original = gradients._sums
+    original = gradients._reductions
 
-    def without_experts(pairs: Sequence[tuple[Tensor, Weight]], **options: Any) -> Iterable[gradients._Sum]:
+    def without_experts(pairs: Sequence[tuple[Tensor, Weight]], **options: Any) -> Iterable[gradients._Reduction]:
         return original([pair for pair in pairs if not pair[1].is_expert], **options)
 
-    with mock.patch.object(gradients, "_sums", without_experts):
+    with mock.patch.object(gradients, "_reductions", without_experts):
         entry.main()

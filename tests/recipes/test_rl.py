@@ -87,4 +87,4 @@ def test_lengths_are_replayed_from_the_beginning() -> None:
     rl = RL(**SIZES, response_lengths=(3, 5, 8))
 
     assert [rl.response_limit(sample) for sample in range(4)] == [3, 5, 8, 3]
-    assert rl.most_lengths() == [13, 15, 18, 13, 15, 18, 13, 15]
+    assert rl.max_lengths() == [13, 15, 18, 13, 15, 18, 13, 15]

@@ -32,7 +32,7 @@ def end_session(root: Path) -> Path:
     session = SessionFolder(root)
     folder = session.path
     session.release()
-    session.forget_others(keep=2)
+    session.delete_old(keep=2)
     return folder
 
 
@@ -109,7 +109,7 @@ def test_the_own_folder_stays_though_many_sessions_came_after_it(root: Path) -> 
         end_session(root)
     session.release()
 
-    session.forget_others(keep=1)
+    session.delete_old(keep=1)
 
     assert folder.is_dir()
 
@@ -143,7 +143,7 @@ def test_folders_not_named_as_sessions_are_left_alone_and_not_counted(root: Path
 def test_a_session_that_launches_nothing_makes_no_folder(root: Path) -> None:
     session = SessionFolder(root)
 
-    session.forget_others(keep=2)
+    session.delete_old(keep=2)
     session.release()
 
     assert not root.exists()

@@ -47,7 +47,7 @@ def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make_passes(*, min_sec: float = 0.0, said: list[str] | None = None) -> Passes:
     sentences: list[str] = [] if said is None else said
-    return Passes("loop-test", num_gpus=0, say=sentences.append, min_sec=min_sec)
+    return Passes("loop-test", num_gpus=0, report=sentences.append, min_sec=min_sec)
 
 
 def make_loop(*, min_sec: float = 0.0, said: list[str] | None = None, **options: Any) -> MeasuredLoop:

@@ -29,7 +29,7 @@ class Machine:
         )
         monkeypatch.setattr("pytest_nemoperf.runs.passes.active_tracers", lambda: self.tracers)
         self.said: list[str] = []
-        self.passes = Passes("bench-test", num_gpus=0, say=self.said.append, min_sec=0.0)
+        self.passes = Passes("bench-test", num_gpus=0, report=self.said.append, min_sec=0.0)
 
     def measure(self, times: Sequence[float], *, foreign: float = 0.0, tracers: tuple[str, ...] = ()) -> bool:
         """Measure a pass, and return whether no further one is needed."""
@@ -37,7 +37,7 @@ class Machine:
         self.tracers = tracers
         self.passes.poll(ignored=["sys.settrace"])
         assert self.passes.end(times)
-        return self.passes.is_enough()
+        return self.passes.is_done()
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ class Sessions:
         self.kind = verdict.kind
         new = make_baseline((rate,), provenance=TODAY, environment={"torch": "new"})
         keeper = BaselineWriter(store, runs=5, updating=updating)
-        kept = keeper.keep(new, verdict=verdict, found=found, policy=self.policy, is_in_process=True)
+        kept = keeper.choose(new, verdict=verdict, found=found, policy=self.policy, is_in_process=True)
         if kept.stored is not None:
             write = store.record_locally if kept.is_local else store.update
             write(kept.stored)

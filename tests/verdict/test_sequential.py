@@ -16,7 +16,7 @@ from pytest_nemoperf.verdict.sequential import (
     loss_of_cost,
     resolution,
     runs_needed,
-    usual_cost,
+    winsorized_mean,
 )
 
 QUIET = SequentialRule(noise_pct=0.5)
@@ -68,7 +68,7 @@ def test_a_stalled_launch_of_the_baseline_neither_hides_a_loss_nor_counts_as_noi
 def test_two_stalled_launches_of_the_baseline_are_noise() -> None:
     evidence = decide((0.0, 0.001, 0.002, 0.4, 0.4), (0.0,) * 5, tolerance=TOLERANCE, rule=QUIET)
 
-    assert evidence.is_refused
+    assert evidence.is_below_noise_floor
     assert evidence.decision is Decision.UNDECIDED
 
 
@@ -121,8 +121,8 @@ def test_further_runs_move_the_noise_from_the_prior_to_what_is_seen() -> None:
     assert enough is not None
     assert resolving is not None
     as_predicted = decide(quiet * (resolving // 5 + 1), quiet, tolerance=TOLERANCE, rule=rule)
-    assert decide(quiet, quiet, tolerance=TOLERANCE, rule=rule).is_refused
-    assert not decide(quiet * (enough // 5 + 1), quiet, tolerance=TOLERANCE, rule=rule).is_refused
+    assert decide(quiet, quiet, tolerance=TOLERANCE, rule=rule).is_below_noise_floor
+    assert not decide(quiet * (enough // 5 + 1), quiet, tolerance=TOLERANCE, rule=rule).is_below_noise_floor
     assert as_predicted.resolution_pct <= 100.0 * TOLERANCE
     assert enough < resolving
 
@@ -130,7 +130,7 @@ def test_further_runs_move_the_noise_from_the_prior_to_what_is_seen() -> None:
 def test_a_tolerance_below_the_noise_floor_passes_nothing() -> None:
     evidence = decide(FIVE_RUNS, (0.0,) * 5, tolerance=0.01, rule=SequentialRule(noise_pct=4.0))
 
-    assert evidence.is_refused
+    assert evidence.is_below_noise_floor
     assert evidence.decision is Decision.UNDECIDED
 
 
@@ -172,4 +172,4 @@ def test_a_lost_half_of_the_rate_costs_as_much_as_twice_the_time() -> None:
 
 
 def test_what_runs_stand_for_is_their_mean_without_a_stall() -> None:
-    assert usual_cost((0.0, 0.002, 0.7), tolerance=TOLERANCE) == pytest.approx((0.0 + 0.002 + 0.027) / 3.0)
+    assert winsorized_mean((0.0, 0.002, 0.7), tolerance=TOLERANCE) == pytest.approx((0.0 + 0.002 + 0.027) / 3.0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.native.model.transformer import Decoder
-from pytest_nemoperf.native.rl.generate.rollouts import Generated, Request
+from pytest_nemoperf.native.rl.generate.rollouts import GenerationResult, Request
 from pytest_nemoperf.native.rl.generate.vllm_generator import VllmGenerator
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.recipes.rl import RL
@@ -80,10 +80,10 @@ class Replica:
                 target.copy_(weights[name])
         self.generator.on_weights_updated()
 
-    def generate(self, requests: Sequence[Request], *, seed: int = 1) -> Generated:
+    def generate(self, requests: Sequence[Request], *, seed: int = 1) -> GenerationResult:
         return self.generator.generate(requests, seed=seed)
 
-    def logprob_error(self, generated: Generated, *, requests: Sequence[Request], decoder: Decoder) -> float:
+    def logprob_error(self, generated: GenerationResult, *, requests: Sequence[Request], decoder: Decoder) -> float:
         """Return the largest difference of a token's log-probability to our model's."""
         return max(
             (torch.tensor(response.logprobs) - self._logprobs(decoder, request.prompt + response.tokens))

@@ -34,7 +34,7 @@ from pytest_nemoperf.verdict.sequential import (
     decide_ratio,
     loss_of_cost,
 )
-from pytest_nemoperf.verdict.slow_steps import find_slow_steps, mark_rates
+from pytest_nemoperf.verdict.slow_steps import find_slow_steps, with_slow_steps
 
 MIN_ROUNDS: Final = 2
 """A single round has no scatter and can't decide."""
@@ -161,7 +161,7 @@ def judge_rounds(
         slow = find_slow_steps(new, baseline=old.runs, policy=replace(policy, max_runs=max_rounds), other=labels[0])
         if slow is not None:
             reasons.append(slow.text)
-            comparisons = list(mark_rates(comparisons, slow=slow))
+            comparisons = list(with_slow_steps(comparisons, slow=slow))
     kind = min([each.kind for each in comparisons], key=_WORST_FIRST.index)
     if kind is not VerdictKind.PASSED:
         for each in comparisons:

@@ -28,7 +28,7 @@ _BESIDE_THE_CODE: Final = frozenset(
 _CONSEQUENCE: Final = "both sides would import the same copy from elsewhere, and be found equal"
 
 
-def usual_paths(root: Path) -> tuple[str, ...]:
+def default_paths(root: Path) -> tuple[str, ...]:
     """Return the default PYTHONPATH entries of a project: ``src`` if it exists, else its root directory."""
     if (root / "src").is_dir():
         return ("src",)

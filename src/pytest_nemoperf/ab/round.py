@@ -193,7 +193,7 @@ class ABRunner:
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def one_after_the_other(
+    def by_launches(
         self,
         plans: Mapping[str, Plan],
         *,

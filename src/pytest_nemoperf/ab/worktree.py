@@ -25,7 +25,7 @@ _GIT_TIMEOUT_SEC = 300.0  # a checkout from a cold network file system takes min
 _SETUP_TIMEOUT_SEC = 1800.0  # building extensions takes minutes, too
 SIDE_VARIABLE: Final = "NEMOPERF_AB_SIDE"
 """Variable of a set-up command: ``old`` or ``new``."""
-_SHORT = 7
+_SHORT_HASH_LENGTH = 7
 _LOCK_SUFFIX = ".lock"
 _OUTPUT_LINES = 15
 _GRACE_SEC = 5.0
@@ -76,7 +76,7 @@ class Revision:
     @property
     def label(self) -> str:
         """Name in messages: ``main, 36db4f5``, or the hash alone if the name is one."""
-        short = self.commit[:_SHORT]
+        short = self.commit[:_SHORT_HASH_LENGTH]
         if self.commit.startswith(self.name):
             return short
         return f"{self.name}, {short}"
@@ -115,7 +115,7 @@ class Worktree:
     def __init__(self, revision: Revision, *, parent: Path) -> None:
         self.revision = revision
         self._parent = parent
-        self._claim: _Claim | None = None
+        self._locked: _LockedFolder | None = None
 
     def add(self) -> Path:
         """Check out the revision, remove the checkouts of killed sessions, and return the folder.
@@ -129,13 +129,13 @@ class Worktree:
             # Without this lock another session would sweep a folder that is made, but not locked yet.
             with FileLock(self._parent.with_suffix(".lock"), timeout=_GIT_TIMEOUT_SEC):
                 self._sweep()
-                prefix = f"{self.revision.commit[:_SHORT]}-"
-                self._claim = _Claim.on(Path(tempfile.mkdtemp(prefix=prefix, dir=self._parent)))
+                prefix = f"{self.revision.commit[:_SHORT_HASH_LENGTH]}-"
+                self._locked = _LockedFolder.on(Path(tempfile.mkdtemp(prefix=prefix, dir=self._parent)))
         except OSError as error:
             raise RevisionError(
                 f"no checkout of {self.revision.name} can be made in {self._parent} ({error})"
             ) from None
-        folder = self._claim.folder
+        folder = self._locked.folder
         git(
             "worktree", "add", "--detach", "--force", str(folder), self.revision.commit,
             root=self.revision.repository, doing=f"git can't check out {self.revision.name} in {folder}",
@@ -144,10 +144,10 @@ class Worktree:
 
     def remove(self) -> None:
         """Remove the folder that add made and git's entry for it; may be called twice."""
-        claim = self._claim
-        self._claim = None
-        if claim is not None:
-            self._discard(claim)
+        locked = self._locked
+        self._locked = None
+        if locked is not None:
+            self._discard(locked)
 
     def _sweep(self) -> None:
         """Remove the checkouts of sessions that have died."""
@@ -159,27 +159,27 @@ class Worktree:
                 names.add(path.name)
         for name in sorted(names):
             with suppress(Timeout):  # its session lives
-                self._discard(_Claim.on(self._parent / name))
+                self._discard(_LockedFolder.on(self._parent / name))
 
-    def _discard(self, claim: _Claim) -> None:
-        shutil.rmtree(claim.folder, ignore_errors=True)
+    def _discard(self, locked: _LockedFolder) -> None:
+        shutil.rmtree(locked.folder, ignore_errors=True)
         with suppress(RevisionError):  # git has no entry for it
             git(
-                "worktree", "remove", "--force", "--force", str(claim.folder),
+                "worktree", "remove", "--force", "--force", str(locked.folder),
                 root=self.revision.repository, doing="",
             )  # fmt: skip
-        claim.give_up()
+        locked.release()
 
 
 @dataclass(frozen=True, slots=True)
-class _Claim:
+class _LockedFolder:
     """A folder with the lock that keeps other sessions from using it."""
 
     folder: Path
     lock: FileLock
 
     @classmethod
-    def on(cls, folder: Path) -> _Claim:
+    def on(cls, folder: Path) -> _LockedFolder:
         """Claim a folder.
 
         Raises:
@@ -189,7 +189,7 @@ class _Claim:
         lock.acquire()
         return cls(folder, lock)
 
-    def give_up(self) -> None:
+    def release(self) -> None:
         Path(self.lock.lock_file).unlink(missing_ok=True)
         self.lock.release()
 

@@ -48,7 +48,7 @@ def write_profile(baseline_path: Path, *, profile: Profile) -> Path:
     return path
 
 
-def forget_profile(baseline_path: Path) -> None:
+def delete_profile(baseline_path: Path) -> None:
     """Delete the profile of a deleted baseline, if there is one.
 
     Raises:

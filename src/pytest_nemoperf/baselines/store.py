@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pytest_nemoperf.baselines.baseline import Baseline, find_mismatches
 from pytest_nemoperf.baselines.files import baseline_path, find_baseline, list_baselines, read_baseline, write_baseline
-from pytest_nemoperf.baselines.profile_store import forget_profile, profile_path
+from pytest_nemoperf.baselines.profile_store import delete_profile, profile_path
 from pytest_nemoperf.errors import BaselineError
 
 DEFAULT_FOLDER: Final = "baselines"
@@ -146,7 +146,7 @@ class BaselineStore:
         for path in self.unasked(asked):
             own = [each for each in (path, profile_path(path)) if each.exists()]
             try:
-                forget_profile(path)
+                delete_profile(path)
                 path.unlink()
             except OSError as exc:
                 raise BaselineError(f"{path}: cannot be deleted: {exc.strerror or exc}") from exc

@@ -106,8 +106,8 @@ class _Linter:
 
     Args:
         folder: Holds ``<system>/<case>.json``.
-        tolerances: Of --tolerance, by metric.
-        dry_runs: Of the perf tests, by system; empty without --tests.
+        tolerances: Values of --tolerance, by metric.
+        dry_runs: Dry runs of the perf tests, by system; empty without --tests.
         max_age_days: Older baselines are stale.
         today: The day, UTC.
     """

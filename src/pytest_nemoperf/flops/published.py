@@ -34,7 +34,7 @@ class _ConventionRule:
         source: Part of the source's repository or site.
         convention: Name of the convention.
         since: First release; empty for the first there is.
-        tasks: Of the table; empty for all.
+        tasks: Tasks of the table; empty for all.
         families: Beginnings of catalog names; empty for all.
     """
 

@@ -12,7 +12,7 @@ from pytest_nemoperf.errors import RecordError, did_you_mean
 from pytest_nemoperf.json_codec import from_data
 from pytest_nemoperf.records.step import StepRecord
 
-_LARGEST = 1e100
+_MAX_NUMBER = 1e100
 """Far above any number of a real step, yet small enough that no sum, ratio or rate overflows a float."""
 _KEYS = frozenset(item.name for item in fields(StepRecord))
 
@@ -63,7 +63,7 @@ def _read_line(line: str, *, subject: str, is_whole: bool) -> StepRecord:
         if key not in _KEYS:
             raise RecordError(f"{subject}: unknown key {key!r}; {did_you_mean(key, _KEYS)}")
     for name in _oversized(data):
-        raise RecordError(f"{subject}: {name} is beyond {_LARGEST:g}; no step takes, counts or computes so much")
+        raise RecordError(f"{subject}: {name} is beyond {_MAX_NUMBER:g}; no step takes, counts or computes so much")
     return from_data(StepRecord, data, subject=subject)
 
 
@@ -75,5 +75,5 @@ def _oversized(node: object, *, name: str = "") -> Iterator[str]:
     elif isinstance(node, list):
         for value in node:
             yield from _oversized(value, name=name)
-    elif isinstance(node, int | float) and _LARGEST < abs(node) < math.inf:
+    elif isinstance(node, int | float) and _MAX_NUMBER < abs(node) < math.inf:
         yield name

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pytest_nemoperf.errors import RecipeError, check_flag, did_you_mean
 
-LAYOUT_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+LAYOUT_CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"pp_schedule": ("1f1b", "zero_bubble"), "cp_comm": ("all_gather", "a2a")}
 )
 """Attributes of a Layout that are words, each with its possible values."""
@@ -154,10 +154,10 @@ class Layout:
             degree = getattr(self, field.name)
             if field.name == "generation":
                 continue
-            if field.name in LAYOUT_WORDS:
-                if degree not in LAYOUT_WORDS[field.name]:
+            if field.name in LAYOUT_CHOICES:
+                if degree not in LAYOUT_CHOICES[field.name]:
                     raise RecipeError(
-                        f"unknown {field.name} {degree!r}; choose {' or '.join(LAYOUT_WORDS[field.name])}"
+                        f"unknown {field.name} {degree!r}; choose {' or '.join(LAYOUT_CHOICES[field.name])}"
                     )
             elif field.name == "sequence_parallel":
                 check_flag(degree, subject="sequence_parallel of a layout")

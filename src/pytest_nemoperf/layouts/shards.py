@@ -69,7 +69,7 @@ class WeightShard:
         return self.shape[sharded_dim(self.shape, num_shards=self.num_shards, is_expert=self.weight.is_expert)]
 
 
-def stage_parts(model: ModelConfig, *, layout: Layout, pp_rank: int) -> tuple[WeightShard, ...]:
+def stage_shards(model: ModelConfig, *, layout: Layout, pp_rank: int) -> tuple[WeightShard, ...]:
     """Return the weight shards of one rank of a pipeline stage, in the order of the forward pass.
 
     The last stage has a copy of the embedding too if its head is tied to it, or for multi-token prediction, which
@@ -115,7 +115,7 @@ def num_expert_shards(layout: Layout) -> int:
     return layout.expert_dp
 
 
-def num_traded_copies(model: ModelConfig, *, layout: Layout) -> float:
+def num_a2a_kv_copies(model: ModelConfig, *, layout: Layout) -> float:
     """Return the number of context parallel ranks that get each key-value head of a rank under ``a2a``."""
     return max(1.0, layout.cp / num_local_kv_heads(model, tp=layout.tp))
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
-from pytest_nemoperf.layouts.shards import num_dense_shards, num_expert_shards, stage_parts
+from pytest_nemoperf.layouts.shards import num_dense_shards, num_expert_shards, stage_shards
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.weights import SectionCut, ShardSpec, Weight, sharded_dim
 
@@ -133,7 +133,7 @@ def training_holders(model: ModelConfig, *, layout: Layout) -> Holders:
     by_kind: dict[tuple[object, ...], dict[ShardRegion, list[int]]] = {}  # layers are alike: each kind of weight once
     ranks_per_stage = layout.gpus // layout.pp
     for stage in range(layout.pp):
-        for shard in stage_parts(model, layout=layout, pp_rank=stage):
+        for shard in stage_shards(model, layout=layout, pp_rank=stage):
             weight = shard.weight
             kind = (weight.shape, weight.split, weight.is_expert)
             if kind not in by_kind:

@@ -22,7 +22,7 @@ from pytest_nemoperf.records.metrics import (
 from pytest_nemoperf.records.profile import Profile
 from pytest_nemoperf.records.provenance import Provenance
 from pytest_nemoperf.report.cells import percent
-from pytest_nemoperf.report.resolution import LOOSE_FROM
+from pytest_nemoperf.report.resolution import LOOSE_RATIO
 from pytest_nemoperf.results.dry_run import DryRun
 from pytest_nemoperf.verdict import advice
 from pytest_nemoperf.verdict.comparison import VerdictPolicy
@@ -108,7 +108,7 @@ def lint_loose(loose: Sequence[LooseTolerance], *, folder: str) -> list[Finding]
     findings = []
     for (metric, tolerance), resolved in groups.items():
         message = (
-            f"tolerance {tolerance:g}% of {METRICS[metric].label} is more than {LOOSE_FROM:g} times what "
+            f"tolerance {tolerance:g}% of {METRICS[metric].label} is more than {LOOSE_RATIO:g} times what "
             f"{count_text(len(resolved), 'case')} can resolve ({percent(max(resolved))} or less); lower it"
         )
         findings.append(_warning(folder, "loose", message))
@@ -129,7 +129,7 @@ def lint_suite(dry_run: DryRun, *, paths: Mapping[str, str], folder: str) -> lis
     """Return the baselines that no perf test asks for, and the cases that have none.
 
     Args:
-        dry_run: Of the tests on that system.
+        dry_run: Dry run of the tests on that system.
         paths: File by case.
         folder: The system's.
     """
@@ -240,7 +240,7 @@ def _refused_anchors(baseline: Baseline, *, policy: VerdictPolicy) -> Iterator[s
         return
     for metric in distinct_metrics(anchor.runs, policy=policy):
         evidence = self_test(anchor.runs, metric=metric, policy=policy)
-        if evidence is not None and evidence.is_refused:
+        if evidence is not None and evidence.is_below_noise_floor:
             runs = count_text(len(anchor.runs), "anchor run")
             floor = advice.noise_floor_message(
                 evidence, allowed_pct=policy.tolerances[metric.name], metric=metric, runs=runs
@@ -303,10 +303,10 @@ def _check_tolerance(
     if evidence is None:
         return None
     resolved = loss_of_cost(evidence.resolution_pct / 100.0, metric=metric)
-    if allowed > LOOSE_FROM * resolved:
+    if allowed > LOOSE_RATIO * resolved:
         return LooseTolerance(metric=metric.name, tolerance_pct=allowed, resolved_pct=resolved)
     message = unmet_tolerance_message(baseline.runs, metric=metric, policy=policy)
-    if evidence.is_refused:
+    if evidence.is_below_noise_floor:
         return _error(path, "tight", f"{message}. It is below the noise floor: no verdict but INCONCLUSIVE")
     if message:
         return _warning(path, "tight", message)

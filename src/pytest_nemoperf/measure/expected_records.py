@@ -102,4 +102,4 @@ def _has_exact_tokens(plan: Plan) -> bool:
 
 def _may_change_lengths(rl: RL) -> bool:
     """Return whether dynamic sampling may replace dropped samples by samples of another length."""
-    return rl.algorithm_config.has_dynamic_sampling and len(set(rl.most_lengths())) > 1
+    return rl.algorithm_config.has_dynamic_sampling and len(set(rl.max_lengths())) > 1

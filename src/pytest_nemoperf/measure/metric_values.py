@@ -73,7 +73,7 @@ def _rl_values(steps: MeasuredSteps, *, rollout: ExpectedRollout) -> dict[str, f
                 of_steps.setdefault(metric, []).append(value)
     values = {}
     for metric, each in of_steps.items():
-        combine = max if metric in _LARGEST else statistics.median
+        combine = max if metric in _MAX_OVER_STEPS else statistics.median
         values[metric.name] = combine(each)
     speed = values.get(metrics.TRAINING_TFLOPS_PER_SEC_PER_GPU.name)
     if speed is not None and steps.expected.peak_tflops is not None:
@@ -212,4 +212,4 @@ _OF_CALLS: Mapping[Metric, Callable[[Sequence[float]], float]] = MappingProxyTyp
 )
 """Metrics of calls that pytest-benchmark has timed."""
 
-_LARGEST = (metrics.TOKEN_MULT_PROB_ERROR, metrics.MAX_LOGPROB_ERROR)
+_MAX_OVER_STEPS = (metrics.TOKEN_MULT_PROB_ERROR, metrics.MAX_LOGPROB_ERROR)

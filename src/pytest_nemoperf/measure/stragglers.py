@@ -17,9 +17,9 @@ from pytest_nemoperf.measure.measurement import Run
 
 MARGIN_PCT: Final = 5.0
 """Least excess of a straggler over its peers: equal GPUs of one node differ by less."""
-_SEEN_SHARE: Final = 0.8
+_MIN_RUNS_SHARE: Final = 0.8
 """Part of the runs in which a straggler must be slow: one launch may be unlucky."""
-_LEAST_RUNS_WITHOUT_BASELINE: Final = 2
+_MIN_RUNS_WITHOUT_BASELINE: Final = 2
 
 
 class StragglerEvidence(StrEnum):
@@ -74,7 +74,7 @@ def find_straggler(runs: Sequence[Run], *, baseline: Sequence[Run] = (), num_sta
     return None
 
 
-def is_slowed_alike(runs: Sequence[Run], *, baseline: Sequence[Run]) -> bool:
+def is_slowdown_uniform(runs: Sequence[Run], *, baseline: Sequence[Run]) -> bool:
     """Return whether no rank was notably busier than its peers in the median run, relative to the baseline.
 
     False if it can't be decided: with one rank, or without busy times above zero on both sides.
@@ -84,9 +84,9 @@ def is_slowed_alike(runs: Sequence[Run], *, baseline: Sequence[Run]) -> bool:
     sizes = set(map(len, [*now, *then]))
     if not now or not then or len(sizes) != 1 or sizes <= {0, 1} or not all(map(any, [*now, *then])):
         return False
-    usual = list(map(statistics.median, zip(*then, strict=True)))
-    for rank in range(len(usual)):
-        excesses = _excesses((rank,), runs=now, usual=usual, num_stages=1)
+    baseline_figures = list(map(statistics.median, zip(*then, strict=True)))
+    for rank in range(len(baseline_figures)):
+        excesses = _excesses((rank,), runs=now, baseline_figures=baseline_figures, num_stages=1)
         if not excesses or statistics.median(excesses) > MARGIN_PCT / 100:
             return False
     return True
@@ -116,11 +116,11 @@ def _find(
         return None
     num_ranks = len(known[0])
     before = [figures for figures in then if len(figures) == num_ranks]
-    if not before and len(known) < _LEAST_RUNS_WITHOUT_BASELINE:
+    if not before and len(known) < _MIN_RUNS_WITHOUT_BASELINE:
         return None
     stragglers = []
     for ranks in _candidates(hosts, num_ranks=num_ranks):
-        excesses = _standing_out(ranks, now=known, then=before, num_stages=num_stages)
+        excesses = _excesses_above_limit(ranks, now=known, then=before, num_stages=num_stages)
         if excesses:
             host = ""
             if ranks[0] < len(hosts):
@@ -151,7 +151,7 @@ def _candidates(hosts: Sequence[str], *, num_ranks: int) -> list[tuple[int, ...]
     return candidates
 
 
-def _standing_out(
+def _excesses_above_limit(
     ranks: tuple[int, ...],
     *,
     now: Sequence[tuple[float, ...]],
@@ -159,30 +159,30 @@ def _standing_out(
     num_stages: int,
 ) -> list[float]:
     """Return the excesses of some ranks over their peers, by run above the limit; empty if those are too few runs."""
-    usual = list(map(statistics.median, zip(*then, strict=True)))
-    before = _excesses(ranks, runs=then, usual=usual, num_stages=num_stages)
+    baseline_figures = list(map(statistics.median, zip(*then, strict=True)))
+    before = _excesses(ranks, runs=then, baseline_figures=baseline_figures, num_stages=num_stages)
     limit = MARGIN_PCT / 100 + max([0.0, *before])
-    excesses = _excesses(ranks, runs=now, usual=usual, num_stages=num_stages)
+    excesses = _excesses(ranks, runs=now, baseline_figures=baseline_figures, num_stages=num_stages)
     above = [excess for excess in excesses if excess > limit]
-    if len(above) < math.ceil(_SEEN_SHARE * len(now)):
+    if len(above) < math.ceil(_MIN_RUNS_SHARE * len(now)):
         return []
     return above
 
 
 def _excesses(
-    ranks: tuple[int, ...], *, runs: Sequence[tuple[float, ...]], usual: Sequence[float], num_stages: int
+    ranks: tuple[int, ...], *, runs: Sequence[tuple[float, ...]], baseline_figures: Sequence[float], num_stages: int
 ) -> list[float]:
     """Return the excess of some ranks over their peers in each run with peers."""
     excesses = []
     for figures in runs:
-        excess = _excess(ranks, figures=figures, usual=usual, num_stages=num_stages)
+        excess = _excess(ranks, figures=figures, baseline_figures=baseline_figures, num_stages=num_stages)
         if excess is not None:
             excesses.append(excess)
     return excesses
 
 
 def _excess(
-    ranks: tuple[int, ...], *, figures: Sequence[float], usual: Sequence[float], num_stages: int
+    ranks: tuple[int, ...], *, figures: Sequence[float], baseline_figures: Sequence[float], num_stages: int
 ) -> float | None:
     """Return the least excess of some ranks over the median of their peers; None without peers.
 
@@ -191,18 +191,18 @@ def _excess(
     Args:
         ranks: The ranks.
         figures: Figure of each rank in one run, larger for a slower rank.
-        usual: Figure of each rank in the baseline; empty if there is none: then peers are of the same stage.
+        baseline_figures: Figure of each rank in the baseline; empty if there is none: then peers are of the same stage.
         num_stages: Stages of the pipeline.
     """
     scaled = list(figures)
-    for rank, usual_figure in enumerate(usual):
-        scaled[rank] /= usual_figure or 1.0
+    for rank, baseline_figure in enumerate(baseline_figures):
+        scaled[rank] /= baseline_figure or 1.0
     per_stage = max(1, len(figures) // num_stages)
     ratios = []
     for rank in ranks:
         peers = []
         for other, figure in enumerate(scaled):
-            is_alike = usual or other // per_stage == rank // per_stage
+            is_alike = baseline_figures or other // per_stage == rank // per_stage
             if other not in ranks and is_alike:
                 peers.append(figure)
         if peers and statistics.median(peers) > 0:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pytest_nemoperf.flops.count import FLOPS_REL_TOL
 from pytest_nemoperf.measure.expected_records import ExpectedRecords
-from pytest_nemoperf.measure.rl import rollout_problems
+from pytest_nemoperf.measure.rl_validity import rollout_problems
 from pytest_nemoperf.records.step import StepRecord, measured_steps
 
 

@@ -35,13 +35,13 @@ class ModelConfig:
         ffn_hidden_size: Width of the dense MLP, also where only some layers, or none, have one.
         vocab_size: Rows of the embedding table, unpadded.
         tied_embeddings: The output head uses the embedding table.
-        activation: Of the MLPs and experts.
+        activation: Non-linearity of the MLPs and experts.
         norm: RMSNorm, or LayerNorm with bias.
         norm_eps: Epsilon of the norms.
         has_post_norms: Norms after the sub-layers too, before they join the residual stream (Gemma).
         rope_theta: Base of the rotary frequencies.
         rope_local_theta: Base in layers with a window; None for the same.
-        rope_scaling: Of layers with full attention.
+        rope_scaling: Frequency scaling of layers with full attention.
         rope_dim: Rotated part of a head, from its beginning; None for all of it.
         max_positions: Rows of a learned position table, instead of rotary positions; None for rotary.
         embedding_scale: Factor on the embeddings.

@@ -41,9 +41,9 @@ def twin_of(model: ModelConfig) -> ModelConfig:
     num_heads = num_kv_heads * (model.num_heads // model.num_kv_heads)
     multiple = math.lcm(num_heads, _ALIGNMENT)
     hidden_size = math.ceil(_HIDDEN_SIZE / multiple) * multiple
-    narrow = hidden_size / model.hidden_size
+    width_ratio = hidden_size / model.hidden_size
     head_dim = _head_dim(model, num_heads=num_heads, hidden_size=hidden_size)
-    head_narrow = head_dim / model.head_dim
+    head_dim_ratio = head_dim / model.head_dim
     twin = replace(
         model,
         name=model.name + TWIN_SUFFIX,
@@ -51,39 +51,39 @@ def twin_of(model: ModelConfig) -> ModelConfig:
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        ffn_hidden_size=_width(model.ffn_hidden_size * narrow),
+        ffn_hidden_size=_width(model.ffn_hidden_size * width_ratio),
         vocab_size=min(model.vocab_size, _VOCAB_SIZE),
-        **_optional_parts(model, narrow=narrow, head_narrow=head_narrow),
+        **_optional_parts(model, width_ratio=width_ratio, head_dim_ratio=head_dim_ratio),
     )
     return _with_fewest_layers(twin)
 
 
-def _optional_parts(model: ModelConfig, *, narrow: float, head_narrow: float) -> dict[str, Any]:
+def _optional_parts(model: ModelConfig, *, width_ratio: float, head_dim_ratio: float) -> dict[str, Any]:
     """Return the twin's values of fields that only some models have.
 
     Args:
         model: The full architecture.
-        narrow: The twin's hidden_size over the full model's.
-        head_narrow: The same of head_dim.
+        width_ratio: The twin's hidden_size over the full model's.
+        head_dim_ratio: The same of head_dim.
     """
     parts: dict[str, Any] = {}
     if model.rope_dim is not None:
-        parts["rope_dim"] = _even(model.rope_dim * head_narrow)
+        parts["rope_dim"] = _even(model.rope_dim * head_dim_ratio)
     if model.max_positions is not None:
         parts["max_positions"] = min(model.max_positions, _MAX_POSITIONS)
     if model.embedding_scale != 1:  # follows hidden_size in the families that have it
-        parts["embedding_scale"] = model.embedding_scale * math.sqrt(narrow)
+        parts["embedding_scale"] = model.embedding_scale * math.sqrt(width_ratio)
     if model.query_scale is not None:  # follows head_dim in the families that have it
-        parts["query_scale"] = model.query_scale / math.sqrt(head_narrow)
+        parts["query_scale"] = model.query_scale / math.sqrt(head_dim_ratio)
     if model.query_temperature is not None:
         scale, positions_per_step = model.query_temperature
         parts["query_temperature"] = (scale, min(positions_per_step, _POSITIONS_PER_STEP))
     if model.sliding_window is not None:
         parts["sliding_window"] = min(model.sliding_window, _WINDOW)
     if model.moe is not None:
-        parts["moe"] = _moe(model.moe, narrow=narrow)
+        parts["moe"] = _moe(model.moe, width_ratio=width_ratio)
     if model.mla is not None:
-        parts["mla"] = _mla(model.mla, narrow=narrow, head_narrow=head_narrow)
+        parts["mla"] = _mla(model.mla, width_ratio=width_ratio, head_dim_ratio=head_dim_ratio)
     if model.mamba is not None:
         parts["mamba"] = _mamba(model.mamba)
     if model.gated_delta_net is not None:
@@ -115,8 +115,8 @@ def _with_fewest_layers(twin: ModelConfig) -> ModelConfig:
     return twin
 
 
-def _moe(moe: MoE, *, narrow: float) -> MoE:
-    width = _width(moe.ffn_hidden_size * narrow)
+def _moe(moe: MoE, *, width_ratio: float) -> MoE:
+    width = _width(moe.ffn_hidden_size * width_ratio)
     num_groups = topk_groups = 1
     if moe.num_groups > 1:
         num_groups = _GROUPS
@@ -130,17 +130,17 @@ def _moe(moe: MoE, *, narrow: float) -> MoE:
         num_dense_layers=min(moe.num_dense_layers, 1),
         num_groups=num_groups,
         topk_groups=topk_groups,
-        latent_size=None if moe.latent_size is None else _width(moe.latent_size * narrow),
+        latent_size=None if moe.latent_size is None else _width(moe.latent_size * width_ratio),
     )
 
 
-def _mla(mla: MLA, *, narrow: float, head_narrow: float) -> MLA:
+def _mla(mla: MLA, *, width_ratio: float, head_dim_ratio: float) -> MLA:
     return MLA(
-        q_lora_rank=None if mla.q_lora_rank is None else _width(mla.q_lora_rank * narrow),
-        kv_lora_rank=_width(mla.kv_lora_rank * narrow),
-        qk_nope_head_dim=_even(mla.qk_nope_head_dim * head_narrow),
-        qk_rope_head_dim=_even(mla.qk_rope_head_dim * head_narrow),
-        v_head_dim=_even(mla.v_head_dim * head_narrow),
+        q_lora_rank=None if mla.q_lora_rank is None else _width(mla.q_lora_rank * width_ratio),
+        kv_lora_rank=_width(mla.kv_lora_rank * width_ratio),
+        qk_nope_head_dim=_even(mla.qk_nope_head_dim * head_dim_ratio),
+        qk_rope_head_dim=_even(mla.qk_rope_head_dim * head_dim_ratio),
+        v_head_dim=_even(mla.v_head_dim * head_dim_ratio),
     )
 
 

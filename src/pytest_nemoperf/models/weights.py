@@ -16,7 +16,7 @@ from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import FeedForward, Layer, Mixer
 
 
-class TensorGrad(StrEnum):
+class TPGrad(StrEnum):
     """Gradient of a weight on one rank of the tp axis, after backward."""
 
     OWN = "own"  # the weight is split: the gradient of the part is complete, but copies of a part must be summed
@@ -102,14 +102,14 @@ class Weight:
         name: Name of the native engine's parameter, e.g. ``blocks.0.attention.qkv.weight``.
         shape: Shape of the whole weight; an expert weight has the experts in dimension 0.
         split: Split over tp (etp, for experts); None for a weight every rank of the axis holds whole.
-        tensor_grad: State of its gradient over the tp axis after backward.
+        tp_grad: State of its gradient over the tp axis after backward.
         is_expert: It belongs to routed experts: ep cuts dimension 0.
     """
 
     name: str
     shape: tuple[int, ...]
     split: ShardSpec | None = None
-    tensor_grad: TensorGrad = TensorGrad.OWN
+    tp_grad: TPGrad = TPGrad.OWN
     is_expert: bool = False
 
     @property
@@ -183,9 +183,7 @@ def embedding_weights(model: ModelConfig) -> Iterator[Weight]:
         name="embedding.weight", shape=(model.vocab_size, model.hidden_size), split=ShardSpec(dim=0, is_padded=True)
     )
     if model.max_positions is not None:
-        yield Weight(
-            name="positions.weight", shape=(model.max_positions, model.hidden_size), tensor_grad=TensorGrad.TOKENS
-        )
+        yield Weight(name="positions.weight", shape=(model.max_positions, model.hidden_size), tp_grad=TPGrad.TOKENS)
 
 
 def block_weights(model: ModelConfig, index: int) -> Iterator[Weight]:
@@ -198,7 +196,7 @@ def head_weights(model: ModelConfig) -> Iterator[Weight]:
     yield from _norm(model, "norm")
     if model.has_value_head:
         # Like a norm, it is applied to a rank's own tokens of the residual stream.
-        yield Weight(name="head.weight", shape=(1, model.hidden_size), tensor_grad=TensorGrad.TOKENS)
+        yield Weight(name="head.weight", shape=(1, model.hidden_size), tp_grad=TPGrad.TOKENS)
     elif not model.tied_embeddings:
         yield Weight(
             name="head.weight", shape=(model.vocab_size, model.hidden_size), split=ShardSpec(dim=0, is_padded=True)
@@ -215,7 +213,7 @@ def mtp_weights(model: ModelConfig, depth: int) -> Iterator[Weight]:
     weights = [
         *_norm(model, "embedding_norm"),
         *_norm(model, "hidden_norm"),
-        Weight(name="projection.weight", shape=(hidden, 2 * hidden), tensor_grad=TensorGrad.TOKENS),
+        Weight(name="projection.weight", shape=(hidden, 2 * hidden), tp_grad=TPGrad.TOKENS),
         *_prefixed("block.", _layer_weights(model, model.mtp_layer)),
         *_norm(model, "norm"),
     ]
@@ -260,8 +258,8 @@ def _attention(model: ModelConfig) -> Iterator[Weight]:
     if model.qkv_bias:
         yield Weight(name="qkv.bias", shape=(sum(sections),), split=split)
     if model.qk_norm == "rms":
-        yield Weight(name="q_norm.weight", shape=(model.head_dim,), tensor_grad=TensorGrad.HEADS)
-        yield Weight(name="k_norm.weight", shape=(model.head_dim,), tensor_grad=TensorGrad.HEADS)
+        yield Weight(name="q_norm.weight", shape=(model.head_dim,), tp_grad=TPGrad.HEADS)
+        yield Weight(name="k_norm.weight", shape=(model.head_dim,), tp_grad=TPGrad.HEADS)
     if model.attention_sinks:
         yield Weight(name="sinks", shape=(model.num_heads,), split=ShardSpec(dim=0))
     yield from _output("out", model, width=queries, has_bias=model.out_bias)
@@ -276,12 +274,12 @@ def _latent_attention(model: ModelConfig) -> Iterator[Weight]:
     if mla.q_lora_rank is None:
         yield Weight(name="q.weight", shape=(queries, hidden), split=ShardSpec(dim=0))
     else:
-        yield Weight(name="q_down.weight", shape=(mla.q_lora_rank, hidden), tensor_grad=TensorGrad.HEADS)
-        yield Weight(name="q_down_norm.weight", shape=(mla.q_lora_rank,), tensor_grad=TensorGrad.HEADS)
+        yield Weight(name="q_down.weight", shape=(mla.q_lora_rank, hidden), tp_grad=TPGrad.HEADS)
+        yield Weight(name="q_down_norm.weight", shape=(mla.q_lora_rank,), tp_grad=TPGrad.HEADS)
         yield Weight(name="q_up.weight", shape=(queries, mla.q_lora_rank), split=ShardSpec(dim=0))
     latent = mla.kv_lora_rank + mla.qk_rope_head_dim
-    yield Weight(name="kv_down.weight", shape=(latent, hidden), tensor_grad=TensorGrad.HEADS)
-    yield Weight(name="kv_down_norm.weight", shape=(mla.kv_lora_rank,), tensor_grad=TensorGrad.HEADS)
+    yield Weight(name="kv_down.weight", shape=(latent, hidden), tp_grad=TPGrad.HEADS)
+    yield Weight(name="kv_down_norm.weight", shape=(mla.kv_lora_rank,), tp_grad=TPGrad.HEADS)
     yield Weight(name="kv_up.weight", shape=(keys_values, mla.kv_lora_rank), split=ShardSpec(dim=0))
     yield from _output("out", model, width=model.num_heads * mla.v_head_dim, has_bias=model.out_bias)
 
@@ -301,12 +299,12 @@ def _moe(model: ModelConfig) -> Iterator[Weight]:
     assert moe is not None  # noqa: S101 (no layer has one without it)
     hidden = model.hidden_size
     inner = moe.latent_size or hidden
-    yield Weight(name="router.weight", shape=(moe.num_experts, hidden), tensor_grad=TensorGrad.TOKENS)
+    yield Weight(name="router.weight", shape=(moe.num_experts, hidden), tp_grad=TPGrad.TOKENS)
     if moe.router_bias:
-        yield Weight(name="router.bias", shape=(moe.num_experts,), tensor_grad=TensorGrad.TOKENS)
+        yield Weight(name="router.bias", shape=(moe.num_experts,), tp_grad=TPGrad.TOKENS)
     if moe.latent_size is not None:
-        yield Weight(name="latent_down.weight", shape=(inner, hidden), tensor_grad=TensorGrad.TOKENS)
-        yield Weight(name="latent_up.weight", shape=(hidden, inner), tensor_grad=TensorGrad.TOKENS)
+        yield Weight(name="latent_down.weight", shape=(inner, hidden), tp_grad=TPGrad.TOKENS)
+        yield Weight(name="latent_up.weight", shape=(hidden, inner), tp_grad=TPGrad.TOKENS)
     name, sections = _first_matrix(model, width=moe.ffn_hidden_size)
     split = ShardSpec(dim=1, sections=sections)
     shape = (moe.num_experts, sum(sections), inner)
@@ -320,7 +318,7 @@ def _moe(model: ModelConfig) -> Iterator[Weight]:
     if moe.shared_ffn_hidden_size:
         yield from _prefixed("shared.", _mlp(model, width=moe.shared_ffn_hidden_size))
     if moe.shared_gate:
-        yield Weight(name="shared_gate.weight", shape=(1, hidden), tensor_grad=TensorGrad.TOKENS)
+        yield Weight(name="shared_gate.weight", shape=(1, hidden), tp_grad=TPGrad.TOKENS)
 
 
 def _mamba(model: ModelConfig) -> Iterator[Weight]:
@@ -362,13 +360,13 @@ def _output(name: str, model: ModelConfig, *, width: int, has_bias: bool) -> Ite
     """Yield a sub-layer's second matrix, and its bias, added after the ranks' outputs are summed."""
     yield Weight(name=f"{name}.weight", shape=(model.hidden_size, width), split=ShardSpec(dim=1))
     if has_bias:
-        yield Weight(name=f"{name}.bias", shape=(model.hidden_size,), tensor_grad=TensorGrad.TOKENS)
+        yield Weight(name=f"{name}.bias", shape=(model.hidden_size,), tp_grad=TPGrad.TOKENS)
 
 
 def _norm(model: ModelConfig, name: str) -> Iterator[Weight]:
-    yield Weight(name=f"{name}.weight", shape=(model.hidden_size,), tensor_grad=TensorGrad.TOKENS)
+    yield Weight(name=f"{name}.weight", shape=(model.hidden_size,), tp_grad=TPGrad.TOKENS)
     if model.norm == "layernorm":
-        yield Weight(name=f"{name}.bias", shape=(model.hidden_size,), tensor_grad=TensorGrad.TOKENS)
+        yield Weight(name=f"{name}.bias", shape=(model.hidden_size,), tp_grad=TPGrad.TOKENS)
 
 
 def _num_copies(degree: int, *, num_parts: int) -> int:

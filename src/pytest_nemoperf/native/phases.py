@@ -57,7 +57,7 @@ class RankStep:
         """Return the step of a row from to_row.
 
         Args:
-            row: Of a rank with the same phases.
+            row: Row of a rank with the same phases.
             phases: Their names, in the clock's order.
         """
         size = len(_COLUMNS)

@@ -12,7 +12,7 @@ def seeded_generator(device: torch.device, *, seed: int, purpose: str) -> torch.
 
     Args:
         device: Device that draws; CPU and CUDA draw different numbers.
-        seed: Of the run.
+        seed: Seed of the run.
         purpose: E.g. the name of a weight or the number of a step.
     """
     return torch.Generator(device).manual_seed(derived_seed(seed, purpose=purpose))

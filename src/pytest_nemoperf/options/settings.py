@@ -96,7 +96,7 @@ class Settings:
         changes: What --perf-set changes in every recipe, by key; empty for nothing.
         is_dry_run: Cases are priced, nothing is launched.
         updating: How new baselines are stored; None if none are.
-        against: The other revision of an interleaved comparison; None to judge against baselines.
+        ab: The other revision of an interleaved comparison; None to judge against baselines.
         is_profiled: A failing case runs once more under the profiler.
         replay_dir: Stored runs to judge instead of launching; None to launch.
         release: Release under test, for waivers; empty if not told.
@@ -120,7 +120,7 @@ class Settings:
     changes: Mapping[str, Any]
     is_dry_run: bool
     updating: UpdateOptions | None
-    against: ABOptions | None
+    ab: ABOptions | None
     is_profiled: bool
     replay_dir: Path | None
     release: str
@@ -169,7 +169,7 @@ def read_settings(config: pytest.Config) -> Settings:
         changes=changes,
         is_dry_run=option.perf_dry_run,
         updating=_updating(config),
-        against=_against(config),
+        ab=_ab(config),
         is_profiled=option.perf_profile,
         replay_dir=replay_dir,
         release=str(config.getini("perf_release")),
@@ -190,7 +190,7 @@ def _updating(config: pytest.Config) -> UpdateOptions | None:
     )
 
 
-def _against(config: pytest.Config) -> ABOptions | None:
+def _ab(config: pytest.Config) -> ABOptions | None:
     option = config.option
     if option.perf_ab is None:
         return None

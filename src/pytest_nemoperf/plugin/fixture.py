@@ -162,7 +162,7 @@ class Perf:
         """Return the passes of a case that this process measures itself."""
         is_watched = self._session.settings.system.device == "cuda"
         return Passes(
-            case, num_gpus=num_gpus if is_watched else 0, say=self._session.progress.say, min_sec=MIN_PASS_SEC
+            case, num_gpus=num_gpus if is_watched else 0, report=self._session.progress.write_line, min_sec=MIN_PASS_SEC
         )
 
     def begin_in_process(self, case: str, *, kind: str, subject: str) -> None:
@@ -175,16 +175,16 @@ class Perf:
         """
         with self._as_outcome():
             policy = self._session.planner.policy([perf_mark(self._item).tolerances])
-            self._session.planner.ask(case, nodeid=self._item.nodeid, policy=policy)
+            self._session.planner.note_case(case, nodeid=self._item.nodeid, policy=policy)
         settings = self._session.settings
         if settings.is_dry_run:
             self._leave_out(f"{kind} has no recipe to price", prefix="dry run: ")
-        if settings.against:
+        if settings.ab:
             self._leave_out(f"{kind} can't have its code swapped for another revision's (--perf-ab)")
         if settings.replay_dir is not None:
             self._leave_out(f"replay: {kind} leaves no runs that could be judged again")
         if settings.changes:
-            self._session.progress.say(f"{subject} runs as ever: --perf-set changes recipes, and it has none")
+            self._session.progress.write_line(f"{subject} runs as ever: --perf-set changes recipes, and it has none")
 
     def _leave_out(self, reason: str, *, prefix: str = "") -> NoReturn:
         """Skip the test, and list it with the reason at the end of the session."""

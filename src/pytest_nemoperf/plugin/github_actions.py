@@ -32,7 +32,7 @@ class GitHubPlugin:
     """Pytest plugin that prints annotations and writes the step's summary.
 
     Args:
-        config: Of the pytest session.
+        config: Config of the pytest session.
         session: The perf session.
     """
 

@@ -209,10 +209,10 @@ class PerfPlugin:
         session = self.session
         settings = session.settings
         comparing = ""
-        if session.ab is not None and settings.against is not None:
+        if session.ab is not None and settings.ab is not None:
             comparing = ab_header(
                 session.ab.revision.label,
-                limit_sec=settings.against.limit_sec,
+                limit_sec=settings.ab.limit_sec,
                 tolerances=settings.policy.tolerances,
                 caution=session.ab.caution,
             )

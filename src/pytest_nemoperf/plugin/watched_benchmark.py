@@ -49,7 +49,7 @@ class WatchedBenchmark(BenchmarkFixture):  # type: ignore[misc]  # the library h
                 if not self.passes.end(times, budget_sec=self._budget_sec()):
                     tables.pop()
                     continue
-                if self.passes.is_enough():
+                if self.passes.is_done():
                     break
                 self.pass_times.append([])
         finally:

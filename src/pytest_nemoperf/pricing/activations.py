@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_nemoperf.layouts.shards import num_traded_copies
+from pytest_nemoperf.layouts.shards import num_a2a_kv_copies
 from pytest_nemoperf.models.components import Activation, FeedForward, Layer, Mixer
 from pytest_nemoperf.models.weights import num_local_kv_heads
 from pytest_nemoperf.recipes.recipe import Plan, Precision, Recompute
@@ -205,7 +205,7 @@ class ActivationBytes:
         if layout.cp > 1 and layout.cp_comm == "all_gather":
             core_inputs = tokens * (query_source + (keys + values) * layout.cp + out) * self._element
         elif layout.cp > 1:
-            num_copies = num_traded_copies(model, layout=layout)
+            num_copies = num_a2a_kv_copies(model, layout=layout)
             keys *= num_copies
             values *= num_copies
             core_inputs = tokens * (queries + keys + values + out) * self._element

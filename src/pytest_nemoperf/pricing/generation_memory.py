@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_nemoperf.layouts.shards import layers_of_stage, stage_parts
+from pytest_nemoperf.layouts.shards import layers_of_stage, stage_shards
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import Mixer
 from pytest_nemoperf.models.weights import num_kv_copies, num_local_kv_heads
@@ -51,11 +51,11 @@ def generation_memory(plan: Plan) -> GenerationMemory | None:
     element = compute_bytes(plan.precision)
     num_copies = num_kv_copies(plan.model, tp=generation.tp)
     num_slots = rl.num_slots(dp=generation.dp)
-    layer_cache = num_slots * max(rl.most_lengths()) * _cached_width(plan.model, tp=generation.tp) * element
+    layer_cache = num_slots * max(rl.max_lengths()) * _cached_width(plan.model, tp=generation.tp) * element
     total_weights = weights = cache = copied = 0
     for pp_rank in range(generation.pp):
         stage_weights = stage_copied = stage_cache = 0
-        for shard in stage_parts(plan.model, layout=generation.replica, pp_rank=pp_rank):
+        for shard in stage_shards(plan.model, layout=generation.replica, pp_rank=pp_rank):
             stage_weights += shard.numel * element
             stage_copied += shard.copied_numel * element
         for layer in layers_of_stage(plan.model, layout=generation.replica, pp_rank=pp_rank):

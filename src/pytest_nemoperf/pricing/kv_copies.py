@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_nemoperf.layouts.shards import stage_parts
+from pytest_nemoperf.layouts.shards import stage_shards
 from pytest_nemoperf.models.components import Mixer
 from pytest_nemoperf.models.weights import num_kv_copies
 from pytest_nemoperf.pricing.memory import StateBytes, copied_state_bytes
@@ -47,7 +47,7 @@ def kv_copies(plan: Plan) -> KVCopies | None:
     states: list[StateBytes] = []
     sent: list[float] = []
     for pp_rank in range(plan.layout.pp):
-        shards = stage_parts(plan.model, layout=plan.layout, pp_rank=pp_rank)
+        shards = stage_shards(plan.model, layout=plan.layout, pp_rank=pp_rank)
         states.append(copied_state_bytes(shards, num_copies=num_copies))
         sent.append(copied_gradient_bytes(plan, pp_rank=pp_rank))
     state = max(states, key=lambda stage: stage.total)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.layouts.pipeline_schedule import num_in_flight
-from pytest_nemoperf.layouts.shards import WeightShard, layers_of_stage, stage_parts
+from pytest_nemoperf.layouts.shards import WeightShard, layers_of_stage, stage_shards
 from pytest_nemoperf.pricing.activations import ActivationBytes, compute_bytes
 from pytest_nemoperf.pricing.generation_memory import generation_memory
 from pytest_nemoperf.recipes.recipe import Plan, Recompute
@@ -82,7 +82,7 @@ def state_bytes(parts: Iterable[WeightShard], *, dense_shard: int = 0, expert_sh
     """Return the memory that a rank with these weight shards keeps between steps.
 
     Args:
-        parts: From stage_parts.
+        parts: From stage_shards.
         dense_shard: The rank's FSDP shard of weights outside experts; the first is the largest.
         expert_shard: The same of experts' weights.
     """
@@ -105,7 +105,7 @@ def copied_state_bytes(parts: Iterable[WeightShard], *, num_copies: int) -> Stat
     """Return the memory of extra copies of key-value heads, averaged over FSDP's shards.
 
     Args:
-        parts: From stage_parts.
+        parts: From stage_shards.
         num_copies: Ranks that hold the same heads.
     """
     copied = sum(shard.copied_numel / shard.num_shards for shard in parts)
@@ -115,7 +115,7 @@ def copied_state_bytes(parts: Iterable[WeightShard], *, num_copies: int) -> Stat
 
 def stage_memory(plan: Plan, *, pp_rank: int) -> StageMemory:
     """Return the memory of the fullest rank of a pipeline stage."""
-    parts = stage_parts(plan.model, layout=plan.layout, pp_rank=pp_rank)
+    parts = stage_shards(plan.model, layout=plan.layout, pp_rank=pp_rank)
     state = state_bytes(parts)
     activations = round(_activation_bytes(plan, pp_rank=pp_rank))
     transient = round(_transient_bytes(plan, parts=parts, pp_rank=pp_rank))

@@ -54,7 +54,7 @@ class Price:
 
     Attributes:
         plan: The plan.
-        num_parameters: Of the whole model.
+        num_parameters: Parameters of the whole model.
         num_active_parameters: Parameters one token uses.
         flops_per_step: Model FLOPs of all ranks; in reinforcement learning of training on the longest responses.
         bubble_fraction: Fraction of an update a pipeline rank idles; 0 without a pipeline.

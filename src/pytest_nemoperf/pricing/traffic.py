@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pytest_nemoperf.layouts.shards import WeightShard, layers_of_stage, num_traded_copies, stage_parts
+from pytest_nemoperf.layouts.shards import WeightShard, layers_of_stage, num_a2a_kv_copies, stage_shards
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import FeedForward, Layer, Mixer
 from pytest_nemoperf.models.weights import num_kv_copies, num_local_kv_heads
@@ -111,7 +111,7 @@ def copied_gradient_bytes(plan: Plan, *, pp_rank: int) -> float:
     FSDP cuts rows, and those of the heads are the last of their matrix; counted for the rank with most of them.
     """
     num_copies = num_kv_copies(plan.model, tp=plan.layout.tp)
-    parts = stage_parts(plan.model, layout=plan.layout, pp_rank=pp_rank)
+    parts = stage_shards(plan.model, layout=plan.layout, pp_rank=pp_rank)
     summed = 0
     for shard in parts:
         summed += min(shard.copied_numel, shard.padded_numel)
@@ -175,7 +175,7 @@ class _StageTraffic:
         layout = self._plan.layout
         queries, keys_values, out = _attention_widths(model, tp=layout.tp)
         if layout.cp_comm == "a2a":
-            inputs = queries + keys_values * num_traded_copies(model, layout=layout)
+            inputs = queries + keys_values * num_a2a_kv_copies(model, layout=layout)
             exchanged = inputs + out
             sent = (layout.cp - 1) / layout.cp
         else:
@@ -203,7 +203,7 @@ class _StageTraffic:
 
     def _gradients_and_weights(self, *, is_expert: bool) -> float:
         plan = self._plan
-        shards = stage_parts(plan.model, layout=plan.layout, pp_rank=self._pp_rank)
+        shards = stage_shards(plan.model, layout=plan.layout, pp_rank=self._pp_rank)
         own = [shard for shard in shards if shard.weight.is_expert == is_expert]
         return sum(map(self._data_parallel, own))
 

@@ -23,7 +23,7 @@ def die_with_parent(signum: signal.Signals, *, parent_pid: int) -> None:
 
     Args:
         signum: Signal to send.
-        parent_pid: Of the parent; if it is dead already, this process ends at once.
+        parent_pid: Process id of the parent; if it is dead already, this process ends at once.
     """
     _prctl(_PR_SET_PDEATHSIG, signum)
     # The parent may have died between fork and prctl: then no signal will ever come.

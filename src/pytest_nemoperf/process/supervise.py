@@ -57,7 +57,7 @@ class Failure:
     """A process that did not end with 0.
 
     Attributes:
-        rank: Of the run.
+        rank: Rank in the run.
         exit_code: Negative for a signal.
         time_sec: Time it was seen dead, seconds since the epoch; a moment after it died.
     """

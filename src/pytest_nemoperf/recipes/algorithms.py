@@ -12,15 +12,15 @@ from typing import Literal
 from pytest_nemoperf.errors import RecipeError, check_flag, did_you_mean
 
 _NAME = re.compile(r"[a-z][a-z0-9._]*")
-_TAKEN = frozenset({"pretrain", "bench", "loop"})  # first words of other cases' ids
+_RESERVED_NAMES = frozenset({"pretrain", "bench", "loop"})  # first words of other cases' ids
 
 
-def _check_number(value: float, *, subject: str, most: float) -> None:
-    if type(value) in (int, float) and 0 <= value <= most and not math.isinf(value):
+def _check_number(value: float, *, subject: str, maximum: float) -> None:
+    if type(value) in (int, float) and 0 <= value <= maximum and not math.isinf(value):
         return
-    if math.isinf(most):
+    if math.isinf(maximum):
         raise RecipeError(f"{subject}={value!r} must be a finite number >= 0")
-    raise RecipeError(f"{subject}={value!r} must be a number within 0 and {most:g}")
+    raise RecipeError(f"{subject}={value!r} must be a number within 0 and {maximum:g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +46,8 @@ class Algorithm:
         overlong_share: Share of the response limit, at its end, over which a linear penalty grows to the whole of
             overlong_penalty; 0 for none. Without effect on responses of pinned lengths.
         overlong_penalty: Subtracted from the reward of a response that fills its limit.
-        gae_lambda: Of GAE.
-        discount: Of GAE, per token.
+        gae_lambda: Lambda of GAE.
+        discount: Discount factor of GAE, per token.
         value_clip: The value model's prediction moves at most so far from the old one before its loss is clipped.
         value_coef: Weight of the value model's loss.
 
@@ -80,10 +80,10 @@ class Algorithm:
     value_coef: float = 1.0
 
     def __post_init__(self) -> None:
-        if type(self.name) is not str or not _NAME.fullmatch(self.name) or self.name in _TAKEN:
+        if type(self.name) is not str or not _NAME.fullmatch(self.name) or self.name in _RESERVED_NAMES:
             raise RecipeError(
                 f"algorithm name {self.name!r} begins case ids; use lower-case letters, digits, '_' and '.', beginning "
-                f"with a letter, and none of {', '.join(sorted(_TAKEN))}"
+                f"with a letter, and none of {', '.join(sorted(_RESERVED_NAMES))}"
             )
         for name in ("is_leave_one_out", "is_std_normalized", "has_dynamic_sampling"):
             check_flag(getattr(self, name), subject=f"algorithm {self.name}: {name}")
@@ -91,11 +91,11 @@ class Algorithm:
             if getattr(self, name) not in words:
                 raise RecipeError(f"algorithm {self.name}: unknown {name} {getattr(self, name)!r}; use one of {words}")
         for name in ("clip_low", "clip_high", "kl_coef", "overlong_penalty", "value_clip", "value_coef"):
-            _check_number(getattr(self, name), subject=f"algorithm {self.name}: {name}", most=math.inf)
+            _check_number(getattr(self, name), subject=f"algorithm {self.name}: {name}", maximum=math.inf)
         for name in ("overlong_share", "gae_lambda", "discount"):
-            _check_number(getattr(self, name), subject=f"algorithm {self.name}: {name}", most=1)
+            _check_number(getattr(self, name), subject=f"algorithm {self.name}: {name}", maximum=1)
         if self.importance_cap is not None:
-            _check_number(self.importance_cap, subject=f"algorithm {self.name}: importance_cap", most=math.inf)
+            _check_number(self.importance_cap, subject=f"algorithm {self.name}: importance_cap", maximum=math.inf)
             if not self.importance_cap:
                 raise RecipeError(
                     f"algorithm {self.name}: importance_cap={self.importance_cap} would give every token the weight 0; "

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from pytest_nemoperf.errors import RecipeError, did_you_mean
-from pytest_nemoperf.layouts.layout import LAYOUT_WORDS, TRAINING_KEYS, Layout
+from pytest_nemoperf.layouts.layout import LAYOUT_CHOICES, TRAINING_KEYS, Layout
 from pytest_nemoperf.recipes.recipe import Precision, Recipe, Recompute
 from pytest_nemoperf.recipes.systems import System
 
@@ -27,10 +27,10 @@ _RECIPE_KEYS: Mapping[str, str] = MappingProxyType(
     }
 )
 _FLAGS = {"sequence_parallel", "compiled", "balanced"}
-_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {**LAYOUT_WORDS, "precision": tuple(Precision), "recompute": tuple(Recompute)}
+_CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {**LAYOUT_CHOICES, "precision": tuple(Precision), "recompute": tuple(Recompute)}
 )
-_TRUTH = {"true": True, "false": False}
+_BOOLS = {"true": True, "false": False}
 
 
 def parse_changes(texts: Sequence[str], *, subject: str) -> dict[str, Any]:
@@ -150,12 +150,12 @@ def _remaining_ranks(gpus: int, *, taken: Mapping[str, int], axis: str) -> int:
 
 def _parse_value(key: str, value: str, *, subject: str) -> int | bool | str:
     if key in _FLAGS:
-        if value not in _TRUTH:
+        if value not in _BOOLS:
             raise RecipeError(f"{subject}: {key}={value} must be true or false")
-        return _TRUTH[value]
-    if key in _WORDS:
-        if value not in _WORDS[key]:
-            raise RecipeError(f"{subject}: unknown {key} {value!r}; {did_you_mean(value, _WORDS[key])}")
+        return _BOOLS[value]
+    if key in _CHOICES:
+        if value not in _CHOICES[key]:
+            raise RecipeError(f"{subject}: unknown {key} {value!r}; {did_you_mean(value, _CHOICES[key])}")
         return value
     if not value.isdecimal() or int(value) < 1:
         raise RecipeError(f"{subject}: {key}={value} must be a whole number >= 1")

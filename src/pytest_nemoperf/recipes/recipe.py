@@ -89,7 +89,7 @@ class Recipe:
         variant: Suffix of the case id, for recipes that have the same id otherwise.
         steps: Measured steps per run.
         warmup_steps: Steps before them, not measured.
-        seed: Of weights and synthetic tokens.
+        seed: Seed of weights and synthetic tokens.
         flops_convention: Name of the FLOPs convention, see docs/metrics.md.
         tolerances: Allowed worsening in percent by metric name; ``all`` for every judged metric.
         timeout_sec: Wall-clock limit of one run; None derives it from the number of steps.
@@ -221,7 +221,7 @@ class Plan:
         num_nodes: Nodes the layout fills.
         steps: Measured steps.
         warmup_steps: Steps before them.
-        seed: Of weights and synthetic tokens.
+        seed: Seed of weights and synthetic tokens.
         tokens_per_step: Tokens all ranks process in one step; the upper limit if lengths vary or those of responses
             are not pinned.
         flops_per_token: Model FLOPs per token, of those tokens.

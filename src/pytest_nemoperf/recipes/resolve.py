@@ -56,7 +56,7 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         rl = replace(rl, algorithm=rl.algorithm_config)
         # Multi-token prediction speeds up pre-training; reinforcement learning trains the next token alone.
         model = replace(model, mtp_num_layers=0)
-        seq_lens = rl.most_lengths()
+        seq_lens = rl.max_lengths()
         num_tokens = sum(seq_lens)
         flops_per_token = num_flops(model, seq_lens=seq_lens, convention=convention, tp=layout.tp) / num_tokens
     if timeout_sec is None:

@@ -38,12 +38,12 @@ class RL:
         max_staleness: Steps by which the weights that generate may be older than those that train: 0 on-policy, n for
             n steps off, which needs generation ranks of its own.
         generator: ``native`` or ``vllm``.
-        temperature: Of sampling; logits are divided by it.
+        temperature: Temperature of sampling; logits are divided by it.
         top_p: Only the most probable tokens, up to this total probability, are sampled.
         top_k: Only this many of the most probable tokens are sampled; None for all.
         max_batch_size: Samples one replica decodes at once; None for all it has.
         is_packed: Training puts several samples into one row of seq_len tokens; otherwise each is padded.
-        learning_rate: Of the policy, and of the value model.
+        learning_rate: Learning rate of the policy, and of the value model.
         max_operand: Largest number a prompt asks to add.
 
     Raises:
@@ -128,12 +128,12 @@ class RL:
 
     def num_slots(self, *, dp: int) -> int:
         """Return the most samples a replica decodes at once; whole prompts are dealt to ``dp`` replicas."""
-        most = math.ceil(self.num_prompts_per_step / dp) * self.num_generations_per_prompt
+        max_samples = math.ceil(self.num_prompts_per_step / dp) * self.num_generations_per_prompt
         if self.max_batch_size is not None:
-            most = min(self.max_batch_size, most)
-        return most
+            max_samples = min(self.max_batch_size, max_samples)
+        return max_samples
 
-    def most_lengths(self) -> list[int]:
+    def max_lengths(self) -> list[int]:
         """Return the most tokens of each sample, prompt and response; exact if lengths are pinned."""
         lengths = []
         for sample in range(self.num_samples):
@@ -143,15 +143,17 @@ class RL:
 
     def _check_counts(self) -> None:
         for name in ("num_prompts_per_step", "num_generations_per_prompt", "max_response_len", "max_operand"):
-            _check_count(name, getattr(self, name), least=1)
-        _check_count("prompt_len", self.prompt_len, least=_MIN_PROMPT_LEN, why=", the tokens of the longest question")
-        _check_count("max_staleness", self.max_staleness, least=0)
+            _check_count(name, getattr(self, name), minimum=1)
+        _check_count("prompt_len", self.prompt_len, minimum=_MIN_PROMPT_LEN, why=", the tokens of the longest question")
+        _check_count("max_staleness", self.max_staleness, minimum=0)
         for name in ("top_k", "max_batch_size"):
             if getattr(self, name) is not None:
-                _check_count(name, getattr(self, name), least=1)
+                _check_count(name, getattr(self, name), minimum=1)
         shortest = self.min_prompt_len
         if shortest is not None:
-            _check_count("min_prompt_len", shortest, least=_MIN_PROMPT_LEN, why=", the tokens of the longest question")
+            _check_count(
+                "min_prompt_len", shortest, minimum=_MIN_PROMPT_LEN, why=", the tokens of the longest question"
+            )
             if shortest > self.prompt_len:
                 raise RecipeError(f"min_prompt_len={shortest} is more than prompt_len={self.prompt_len}; lower it")
         if self.max_operand > _MAX_OPERAND:
@@ -168,6 +170,6 @@ class RL:
             raise RecipeError(f"unknown generator {self.generator!r}; use 'native' or 'vllm'")
 
 
-def _check_count(name: str, count: object, *, least: int, why: str = "") -> None:
-    if type(count) is not int or count < least:
-        raise RecipeError(f"{name}={count!r} must be a whole number >= {least}{why}")
+def _check_count(name: str, count: object, *, minimum: int, why: str = "") -> None:
+    if type(count) is not int or count < minimum:
+        raise RecipeError(f"{name}={count!r} must be a whole number >= {minimum}{why}")

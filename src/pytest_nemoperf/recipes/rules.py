@@ -20,7 +20,7 @@ def layout_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> It
     yield from _batch_problems(recipe, layout=layout)
     yield from _sequence_problems(recipe.seq_len, layout=layout, model=model)
     yield from tensor_problems(model, axis="tp", tp=layout.tp, is_native=recipe.framework == NATIVE)
-    yield from _trade_problems(model, layout=layout, is_native=recipe.framework == NATIVE)
+    yield from _ulysses_problems(model, layout=layout, is_native=recipe.framework == NATIVE)
     yield from _pipeline_problems(recipe, layout=layout, model=model)
     yield from _expert_problems(model, layout=layout, is_native=recipe.framework == NATIVE)
     if recipe.has_varying_lengths and recipe.framework == NATIVE:
@@ -109,7 +109,7 @@ def _quotient(size: int, degree: int) -> str:
     return f"{size}/{degree} = {size / degree:g}"
 
 
-def _trade_problems(model: ModelConfig, *, layout: Layout, is_native: bool) -> Iterator[str]:
+def _ulysses_problems(model: ModelConfig, *, layout: Layout, is_native: bool) -> Iterator[str]:
     """Yield numbers of heads that context parallel ranks can't trade for tokens (cp_comm a2a).
 
     The native engine copies key-value heads to every rank with query heads of theirs; other frameworks use

@@ -8,7 +8,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Final
 
-_VARIABLE: Final = "env."
+_VARIABLE_PREFIX: Final = "env."
 """Prefix of environment variables in a fingerprint."""
 _KEY = ("case", "device", "flops_convention", "host", "machine", "precision", "topology", "workload")
 _WATCHED = (
@@ -62,9 +62,18 @@ _VARIABLES = (
     "VLLM_*",
 )
 _SECRET = ("AUTH", "CREDENTIAL", "KEY", "PASSWORD", "PASSWD", "SECRET", "TOKEN")
-_PLACES = ("*_CACHE", "*_CACHE_DIR", "*_CACHE_PATH", "*_CACHE_ROOT", "*_DEBUG_DIR", "*_DUMP_DIR", "*_LOG*", "*_HOME")
+_PATHS = (
+    "*_CACHE",
+    "*_CACHE_DIR",
+    "*_CACHE_PATH",
+    "*_CACHE_ROOT",
+    "*_DEBUG_DIR",
+    "*_DUMP_DIR",
+    "*_LOG*",
+    "*_HOME",
+)
 """Variables that hold paths: they differ between users or launches, and don't change the speed."""
-_LONGEST_VALUE = 200
+_MAX_VALUE_LENGTH = 200
 _ABSENT: Final = "-"
 
 
@@ -125,13 +134,13 @@ def watched_variables(environ: Mapping[str, str]) -> dict[str, str]:
     watched = {}
     for name, value in sorted(environ.items()):
         if _is_watched(name) and "://" not in value:
-            watched[f"{_VARIABLE}{name}"] = value[:_LONGEST_VALUE]
+            watched[f"{_VARIABLE_PREFIX}{name}"] = value[:_MAX_VALUE_LENGTH]
     return watched
 
 
 def _is_watched(name: str) -> bool:
     is_secret = any(word in name.upper() for word in _SECRET)
-    return _matches(name, _VARIABLES) and not _matches(name, _PLACES) and not is_secret
+    return _matches(name, _VARIABLES) and not _matches(name, _PATHS) and not is_secret
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

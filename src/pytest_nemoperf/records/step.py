@@ -33,7 +33,7 @@ RL_PHASES = (
 )
 """Phases of a step of reinforcement learning in order; ``values`` is the value model's forward pass (PPO),
 ``exposed_generation`` training ranks' wait for responses, ``idle`` generating ranks' wait for weights."""
-_CLOCK_SEC = 1e-9  # resolution of clocks; rates over shorter times leave a float's range
+_CLOCK_RESOLUTION_SEC = 1e-9  # resolution of clocks; rates over shorter times leave a float's range
 _PHASE_SUM_REL_TOL = 1e-3
 
 
@@ -133,9 +133,10 @@ class StepRecord:
         subject = f"step {self.step}"
         if self.step < 0:
             raise RecordError(f"{subject}: steps count from 0")
-        if not (math.isfinite(self.step_time_sec) and self.step_time_sec >= _CLOCK_SEC):
+        if not (math.isfinite(self.step_time_sec) and self.step_time_sec >= _CLOCK_RESOLUTION_SEC):
             raise RecordError(
-                f"{subject}: step_time_sec={self.step_time_sec} must be positive and finite, at least {_CLOCK_SEC:g}"
+                f"{subject}: step_time_sec={self.step_time_sec} must be positive and finite, "
+                f"at least {_CLOCK_RESOLUTION_SEC:g}"
             )
         if self.tokens < 1:
             raise RecordError(f"{subject}: tokens={self.tokens} must be >= 1")
@@ -227,7 +228,7 @@ class RankError:
     """Error of a failing rank, ``error-rank<N>.json``.
 
     Attributes:
-        rank: Of the run.
+        rank: Rank in the run.
         time_sec: Time of the error, seconds since the epoch; the earliest file is the cause, the others consequences.
         message: Type and text of the exception.
         traceback: Formatted.

@@ -9,7 +9,7 @@ from pytest_nemoperf.records.metrics import METRICS
 from pytest_nemoperf.report.cells import metric_text, percent
 from pytest_nemoperf.verdict.comparison import Comparison
 
-LOOSE_FROM = 4.0
+LOOSE_RATIO = 4.0
 """A tolerance so many times the resolution is reported as loose."""
 
 NOISE_HEADINGS = ("metric", "seen", "expected", "reckoned", "resolves", "tolerance")
@@ -59,7 +59,7 @@ def loose_texts(comparisons: Sequence[Comparison]) -> list[str]:
     for comparison in comparisons:
         resolved = comparison.resolution_pct
         allowed = comparison.allowed_pct
-        if resolved is not None and allowed > LOOSE_FROM * resolved and not comparison.anchor:
+        if resolved is not None and allowed > LOOSE_RATIO * resolved and not comparison.anchor:
             loose.setdefault((METRICS[comparison.metric].label, allowed), []).append(resolved)
     lines = []
     for (label, allowed), resolutions in loose.items():

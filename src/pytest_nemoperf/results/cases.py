@@ -39,7 +39,7 @@ class CaseResult:
         has_expired_waiver: The test fails for an expired waiver, with any verdict.
         run_dir: Folder of the ranks' records and logs; empty for a measurement in-process.
         ab: Comparison with another revision; None if it was judged against a baseline.
-        earlier_verdicts: Of earlier attempts of the test in this session, by pytest-rerunfailures.
+        earlier_verdicts: Verdicts of earlier attempts of the test in this session, by pytest-rerunfailures.
     """
 
     nodeid: str

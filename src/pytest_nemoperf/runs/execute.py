@@ -91,7 +91,7 @@ def run_once(
     if result.status is not LaunchStatus.OK:
         lines = [_describe(plan, result=result, run_dir=run_dir, num_finished=follower.num_finished)]
         lines += [f"{MEANWHILE}{problem}" for problem in health_problems(health)]  # it may be why the ranks failed
-        if _was_left_alone(result, run_dir=run_dir):
+        if _has_lost_other_side(result, run_dir=run_dir):
             raise TurnError("\n".join(lines))
         raise LaunchError("\n".join(lines))
     output = read_run(plan, framework=framework, run_dir=run_dir)
@@ -171,7 +171,7 @@ class _ProgressFollower:
         return None
 
 
-def _was_left_alone(result: LaunchResult, *, run_dir: Path) -> bool:
+def _has_lost_other_side(result: LaunchResult, *, run_dir: Path) -> bool:
     """Return whether the first failing rank found the other side of a comparison gone."""
     if not result.failures:
         return False

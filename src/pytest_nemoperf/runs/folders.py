@@ -52,7 +52,7 @@ class SessionFolder:
             self._lock = lock
         return self._path
 
-    def forget_others(self, *, keep: int) -> None:
+    def delete_old(self, *, keep: int) -> None:
         """Delete the folders of all but the newest sessions.
 
         This session's folder stays, and so do those of sessions that live and what is not named as sessions are.

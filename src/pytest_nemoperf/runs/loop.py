@@ -94,11 +94,11 @@ class MeasuredLoop:
         if self._has_begun:
             raise RecipeError("the steps of a measured loop are gone through once; use a perf.measure for each loop")
         self._has_begun = True
-        is_enough = False
-        while not is_enough:
+        is_done = False
+        while not is_done:
             self._unit = []
             yield from self._steps(self._unit)
-            is_enough = self._finish_unit()
+            is_done = self._finish_unit()
         self._left = clock.now()
 
     def _steps(self, unit: list[StepRecord]) -> Iterator[LoopStep]:
@@ -146,7 +146,7 @@ class MeasuredLoop:
         self._units[-1].append(unit)
         measured = unit[self._expected.warmup_steps :]
         is_over = self._passes.end(settling_times(measured, has_exact_tokens=self._expected.has_exact_tokens))
-        return is_over and self._passes.is_enough()
+        return is_over and self._passes.is_done()
 
     def end(self) -> None:
         """Record the end of the block around the loop: the time since the loop was left is outside of its steps."""

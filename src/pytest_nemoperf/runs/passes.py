@@ -66,15 +66,15 @@ class Passes:
     Args:
         subject: Name of the measurement, for messages.
         num_gpus: GPUs to watch; 0 for none.
-        say: Reports a dropped pass to the user.
+        report: Reports a dropped pass to the user.
         min_sec: Least time of a pass.
     """
 
-    def __init__(self, subject: str, *, num_gpus: int, say: Callable[[str], None], min_sec: float) -> None:
+    def __init__(self, subject: str, *, num_gpus: int, report: Callable[[str], None], min_sec: float) -> None:
         self._subject = subject
         self._min_sec = min_sec
         self._num_gpus = num_gpus
-        self._say = say
+        self._report = report
         self._stack = ExitStack()
         self._monitor: Monitor | None = None
         self._started = self._first_started = 0.0
@@ -132,7 +132,7 @@ class Passes:
         drift = find_drift(self._times[num_still_warming(self._times) :])
         self.finished.append(LoopPass(drift=drift, health=health, tracers=tuple(self._tracers), too_short=too_short))
 
-    def is_enough(self) -> bool:
+    def is_done(self) -> bool:
         """Return whether the last pass is sound, or further ones are not worth their time."""
         last = self.finished[-1]
         problems = last.problems
@@ -140,7 +140,7 @@ class Passes:
             return True
         if len(self.finished) > 1 and clock.now() - self._first_started > _MAX_SEC:
             return True
-        self._say(f"pass {len(self.finished)} of {self._subject} is dropped and measured again: {problems[0]}")
+        self._report(f"pass {len(self.finished)} of {self._subject} is dropped and measured again: {problems[0]}")
         return False
 
     @property

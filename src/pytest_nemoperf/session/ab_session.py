@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.ab.comparison import MIN_ROUNDS, judge_rounds
-from pytest_nemoperf.ab.import_paths import check_entries, check_installed, check_modules, is_unchanged, usual_paths
+from pytest_nemoperf.ab.import_paths import check_entries, check_installed, check_modules, default_paths, is_unchanged
 from pytest_nemoperf.ab.plan import DEFAULT_BLOCK_STEPS, unsuited_to_turns
 from pytest_nemoperf.ab.round import ABRunner, NoTurnsError
 from pytest_nemoperf.ab.series import ABRounds
@@ -37,7 +37,7 @@ class ABSession:
     """Checks out the other revision when it is first needed, and compares cases.
 
     Args:
-        against: Values of ``--perf-ab`` and its ini keys.
+        options: Values of ``--perf-ab`` and its ini keys.
         context: Settings, machine and root directory of the session.
         folder: Working folder of the session.
         turn: Lock that perf sessions of this host take turns with.
@@ -48,11 +48,11 @@ class ABSession:
     """
 
     def __init__(
-        self, against: ABOptions, *, context: Context, folder: SessionFolder, turn: HostLock, progress: Progress
+        self, options: ABOptions, *, context: Context, folder: SessionFolder, turn: HostLock, progress: Progress
     ) -> None:
-        self.revision = find_revision(against.revision, root=context.root)
-        self.caution = _equal_sides(self.revision, against=against, settings=context.settings, root=context.root)
-        self._against = against
+        self.revision = find_revision(options.revision, root=context.root)
+        self.caution = _equal_sides(self.revision, options=options, settings=context.settings, root=context.root)
+        self._options = options
         self._context = context
         self._folder = folder
         self._turn = turn
@@ -66,25 +66,25 @@ class ABSession:
 
         Nothing of it is ever stored.
         """
-        self._turn.acquire(report=self._progress.say)
+        self._turn.acquire(report=self._progress.write_line)
         runner = self._runner or self._prepare()
         rounds = self._rounds_of(case.plan)
         run_dir = self._folder.path / case.plan.case
         labels = (runner.sides["old"].label, runner.sides["new"].label)
         while True:
-            max_rounds = rounds.max_rounds(limit_sec=self._against.limit_sec)
+            max_rounds = rounds.max_rounds(limit_sec=self._options.limit_sec)
             number = len(rounds.rounds) + 1
             started = time.monotonic()
             with self._progress.run(case.plan, number=number, num_runs=max(max_rounds, number)):
                 try:
                     self._add_round(rounds, runner=runner, case=case, run_dir=run_dir)
                 except NoTurnsError as exc:
-                    self._say_launches(case.plan.case, why=str(exc))
+                    self._report_launches(case.plan.case, why=str(exc))
                     rounds.why_launches = str(exc)
                     rounds.lost_sec = time.monotonic() - started
                     continue
-            self._say_shared(runner)
-            max_rounds = rounds.max_rounds(limit_sec=self._against.limit_sec)
+            self._report_shared(runner)
+            max_rounds = rounds.max_rounds(limit_sec=self._options.limit_sec)
             old = rounds.measured("old")
             new = rounds.measured("new")
             self._progress.finished(_line(rounds, old=old, new=new, took_sec=time.monotonic() - started))
@@ -108,7 +108,7 @@ class ABSession:
             plan=case.plan,
             run_dir=run_dir,
             verdict=verdict,
-            ab=rounds.result(self._against.revision, labels=labels, old=old),
+            ab=rounds.result(self._options.revision, labels=labels, old=old),
             is_storable=False,
         )
 
@@ -121,20 +121,20 @@ class ABSession:
         self._worktree.remove()
 
     def _prepare(self) -> ABRunner:
-        paths = self._against.paths
+        paths = self._options.paths
         repository = self.revision.repository
         check_entries(paths, project=self._context.root, repository=repository)
-        self._progress.say(f"checking out {self.revision.label}, for --perf-ab")
+        self._progress.write_line(f"checking out {self.revision.label}, for --perf-ab")
         checkout = self._worktree.add()
         old_root = checkout / self._context.root.resolve().relative_to(repository.resolve())
-        old = ABSide(name="old", origin=self.revision.label, root=old_root, paths=paths or usual_paths(old_root))
+        old = ABSide(name="old", origin=self.revision.label, root=old_root, paths=paths or default_paths(old_root))
         new = ABSide(
-            name="new", origin="working tree", root=self._context.root, paths=paths or usual_paths(self._context.root)
+            name="new", origin="working tree", root=self._context.root, paths=paths or default_paths(self._context.root)
         )
-        if self._against.setup:
+        if self._options.setup:
             for side in (old, new):
-                self._progress.say(f"setting up {side.label}: {self._against.setup}")
-                set_up(side, command=self._against.setup, project=self._context.root)
+                self._progress.write_line(f"setting up {side.label}: {self._options.setup}")
+                set_up(side, command=self._options.setup, project=self._context.root)
         for side in (old, new):
             check_modules(side, is_guess=not paths)
         check_installed(new.paths, project=self._context.root, repository=repository)
@@ -149,21 +149,21 @@ class ABSession:
         host_memory_bytes = identity.host_memory_bytes()
         why_launches = unsuited_to_turns(plan, host_memory_bytes=host_memory_bytes, gpu_memory_bytes=gpu_memory_bytes)
         if why_launches:
-            self._say_launches(plan.case, why=why_launches)
+            self._report_launches(plan.case, why=why_launches)
         return ABRounds(plan, seed=random.SystemRandom().randrange(2**32), why_launches=why_launches)
 
-    def _say_launches(self, case: str, *, why: str) -> None:
+    def _report_launches(self, case: str, *, why: str) -> None:
         """Write the reason why ranks take no turns, once for all cases with that reason."""
         if why not in self._said:
             self._said.add(why)
-            self._progress.say(f"{case}: whole launches alternate: {why} (said once a session)")
+            self._progress.write_line(f"{case}: whole launches alternate: {why} (said once a session)")
 
-    def _say_shared(self, runner: ABRunner) -> None:
+    def _report_shared(self, runner: ABRunner) -> None:
         """Write once of each file or folder that both sides share it."""
         shared = [path for path in runner.shared() if path not in self._said]
         if shared:
             self._said.update(shared)
-            self._progress.say(f"both sides use what git does not have: {', '.join(shared)}")
+            self._progress.write_line(f"both sides use what git does not have: {', '.join(shared)}")
 
     def _add_round(self, rounds: ABRounds, *, runner: ABRunner, case: PlannedCase, run_dir: Path) -> None:
         plans = {"old": replace(rounds.plan, inject_pct=0.0), "new": rounds.plan}
@@ -180,25 +180,25 @@ class ABSession:
                 on_progress=self._progress.step,
             )
         else:
-            output = runner.one_after_the_other(
+            output = runner.by_launches(
                 plans, framework=case.framework, run_dir=round_dir, first=first, on_progress=self._progress.step
             )
         rounds.add(output, took_sec=time.monotonic() - started)
 
 
-def _equal_sides(revision: Revision, *, against: ABOptions, settings: Settings, root: Path) -> str:
+def _equal_sides(revision: Revision, *, options: ABOptions, settings: Settings, root: Path) -> str:
     """Return a caution about two sides with the same files in git; empty if they differ.
 
     Raises:
         RevisionError: If nothing else can make them differ, and no self-test wants them equal.
     """
-    paths = against.paths or usual_paths(root)
+    paths = options.paths or default_paths(root)
     if not is_unchanged(revision, paths=paths, project=root, state_dir=settings.state_dir):
         return ""
     same = f"old and new are the same files: {revision.label} is what the working tree holds"
-    if against.is_self_test:
+    if options.is_self_test:
         return f"{same}, as --perf-inject may have it; no verdict of this session speaks of a change"
-    if SIDE_VARIABLE in against.setup:
+    if SIDE_VARIABLE in options.setup:
         return f"{same}; they differ only by what perf_ab_setup makes of {SIDE_VARIABLE}"
     raise RevisionError(
         f"--perf-ab={revision.name}: {same}, and nothing is changed, so that every case would pass as equal to itself; "

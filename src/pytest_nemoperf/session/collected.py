@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_nemoperf.errors import BaselineError, count_text
-from pytest_nemoperf.lint.test_sources import asks_once, names_perf, perf_files
+from pytest_nemoperf.lint.static_analysis import asks_once, names_perf, perf_files
 from pytest_nemoperf.options.selection import PERF_TESTPATHS
 from pytest_nemoperf.results.cases import NotRun, Pruned, Unasked
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NOTHING_JUDGED: Final = "the test judged nothing: call perf.check, perf.compare or perf.measure, or use benchmark"
 _FIXTURE = "perf"
 _GIVEN = pytest.Config.ArgsSource.ARGS
-_SHOWN = 3
+_MAX_SHOWN = 3
 
 
 class Suite:
@@ -31,7 +31,7 @@ class Suite:
     A stored case is an orphan only if the whole suite ran and none of its tests asks for the case.
 
     Args:
-        config: Of the pytest session.
+        config: Config of the pytest session.
         planner: Has the cases that tests have asked for.
     """
 
@@ -218,7 +218,7 @@ class Suite:
         """Delete the committed baselines that no test asks for, unless a test that was not seen may.
 
         Args:
-            store: Of the session.
+            store: Baseline store of the session.
             shown: Returns a path as people read it.
         """
         asked = self._planner.asked
@@ -248,7 +248,7 @@ class Suite:
         another name of the model.
 
         Args:
-            store: Of the session.
+            store: Baseline store of the session.
             missing: Workload by case without a committed baseline.
             shown: Returns a path as people read it.
             is_failing: The session is to fail where there are any.
@@ -362,6 +362,6 @@ def _skip_reason(report: pytest.CollectReport | pytest.TestReport) -> str:
 
 
 def _shortened(problems: list[str]) -> list[str]:
-    if len(problems) <= _SHOWN:
+    if len(problems) <= _MAX_SHOWN:
         return problems
-    return [*problems[: _SHOWN - 1], f"{problems[_SHOWN - 1]}; and {len(problems) - _SHOWN} more like it"]
+    return [*problems[: _MAX_SHOWN - 1], f"{problems[_MAX_SHOWN - 1]}; and {len(problems) - _MAX_SHOWN} more like it"]

@@ -74,7 +74,7 @@ class Context:
             texts.append(f"{folder / system} holds {stored} and is not looked into; {option} does so")
         return tuple(texts)
 
-    def where_looked(self, found: StoredBaseline) -> tuple[str, ...]:
+    def other_folder_notes(self, found: StoredBaseline) -> tuple[str, ...]:
         """Return notes on baselines in other folders, for a case that has no committed one."""
         if not self.elsewhere or (found.baseline is not None and not found.is_local):
             return ()
@@ -100,8 +100,8 @@ class Context:
             words.append(f"--perf-set={changes_text(self.settings.changes)}")
         if self.settings.replay_dir:
             words.append(f"--perf-replay={self.shown(self.settings.replay_dir)}")
-        if self.settings.against:
-            words.append(f"--perf-ab={self.settings.against.revision}")
+        if self.settings.ab:
+            words.append(f"--perf-ab={self.settings.ab.revision}")
         return shlex.join([*words, *extra, nodeid])
 
     def rerun_command(self, nodeid: str) -> str:
@@ -109,13 +109,13 @@ class Context:
         inject_pct = self.settings.inject_pct
         if inject_pct:
             return self.command(nodeid, f"--perf-inject={inject_pct:g}%")
-        if self.settings.against and self.settings.against.is_self_test:
+        if self.settings.ab and self.settings.ab.is_self_test:
             return self.command(nodeid, "--perf-inject=0")
         return self.command(nodeid)
 
     def accept_command(self, nodeid: str, *, kind: VerdictKind) -> str:
         """Return the shell command that stores a case in spite of its verdict; empty if none can."""
-        if self.settings.changes or self.settings.replay_dir or self.settings.against:
+        if self.settings.changes or self.settings.replay_dir or self.settings.ab:
             return ""
         if kind not in NEEDS_ACCEPTANCE:
             return self.command(nodeid, "--update-baselines")

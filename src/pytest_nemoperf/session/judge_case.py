@@ -80,7 +80,7 @@ def _verdict_on(case: MeasuredCase, *, context: Context) -> Verdict:
         return verdict
     return replace(
         verdict,
-        reasons=(*verdict.reasons, *_stand_in_notes(case, context=context), *context.where_looked(case.found)),
+        reasons=(*verdict.reasons, *_stand_in_notes(case, context=context), *context.other_folder_notes(case.found)),
     )
 
 
@@ -112,7 +112,7 @@ def _store_outcome(case: MeasuredCase, *, verdict: Verdict, context: Context) ->
         return StoreOutcome()
     new = from_measurement(case.measurement, machine=case.machine, provenance=case.provenance, reason="")
     writer = BaselineWriter(context.store, runs=settings.runs, updating=settings.updating)
-    return writer.keep(new, verdict=verdict, found=case.found, policy=case.policy, is_in_process=case.plan is None)
+    return writer.choose(new, verdict=verdict, found=case.found, policy=case.policy, is_in_process=case.plan is None)
 
 
 def _is_failure(verdict: Verdict, *, outcome: StoreOutcome, effect: WaiverEffect, settings: Settings) -> bool:

@@ -67,7 +67,7 @@ class Launches:
         """
         context = self._context
         plan = case.plan
-        self._turn.acquire(report=self._progress.say)  # first: the session before may store this case
+        self._turn.acquire(report=self._progress.write_line)  # first: the session before may store this case
         found = context.store.find(plan.case, workload=workload_of(plan))
         budget = CaseBudget(plan, seconds=self._budget_sec(), num_runs=case.num_runs)
         runs: list[MeasuredRun] = []
@@ -77,7 +77,7 @@ class Launches:
         while not is_decided:
             number = len(runs) + 1
             launched = budget.plan(number)
-            self._tell_of_fewer_steps(launched, asked=plan)
+            self._report_fewer_steps(launched, asked=plan)
             try:
                 with self._progress.run(launched, number=number, num_runs=self._max_runs(case)):
                     runs.append(self._sound_run(case, plan=launched, number=number, folders=folders, budget=budget))
@@ -130,12 +130,12 @@ class Launches:
             return None
         return self._context.settings.budget_sec
 
-    def _tell_of_fewer_steps(self, launched: Plan, *, asked: Plan) -> None:
+    def _report_fewer_steps(self, launched: Plan, *, asked: Plan) -> None:
         """Tell the user once a session that launches run fewer steps than their recipe asks for."""
         if launched.steps == asked.steps or self._has_told_of_fewer_steps:
             return
         self._has_told_of_fewer_steps = True
-        self._progress.say(
+        self._progress.write_line(
             f"launches of {asked.case} take longer than its budget of {self._budget_sec():g} s, so further ones run "
             f"{launched.steps} measured steps, not {asked.steps}; the same holds for every case here (ini perf_budget)"
         )
@@ -196,7 +196,7 @@ class Launches:
             if run.health_problems and attempt == _MAX_UNHEALTHY_TRIES:
                 break
             problem = run.drift.text if run.drift else run.health_problems[0]
-            self._progress.say(f"run {number} is dropped and launched again: {problem}")
+            self._progress.write_line(f"run {number} is dropped and launched again: {problem}")
             if not run.health_problems:  # other load is no drift of the workload, nor of a machine at rest
                 earlier.append(run.drift)
         return replace(run, earlier_drifts=tuple(earlier))

@@ -42,7 +42,7 @@ class PerfSession:
     """Cases of one pytest session, from measurement to report.
 
     Args:
-        config: Of the pytest session.
+        config: Config of the pytest session.
         settings: Values of its options and ini keys.
 
     Raises:
@@ -83,11 +83,11 @@ class PerfSession:
         if settings.replay_dir is not None:
             self._replay = Replay(context, root=settings.replay_dir)
             return self._replay
-        if settings.against is None:
+        if settings.ab is None:
             return Launches(context, launcher=self._ranks, folder=self._folder, turn=self._turn, progress=self.progress)
         try:
             self.ab = ABSession(
-                settings.against, context=context, folder=self._folder, turn=self._turn, progress=self.progress
+                settings.ab, context=context, folder=self._folder, turn=self._turn, progress=self.progress
             )
         except RevisionError as exc:
             raise pytest.UsageError(str(exc)) from None
@@ -224,7 +224,7 @@ class PerfSession:
 
     def take_turn(self) -> None:
         """Wait until no other perf session measures on this host."""
-        self._turn.acquire(report=self.progress.say)
+        self._turn.acquire(report=self.progress.write_line)
 
     def close(self) -> None:
         """Stop every process, give up the turn, keep the newest runs only; may be called twice."""
@@ -234,7 +234,7 @@ class PerfSession:
         self._turn.release()
         self._folder.release()
         if self.settings.replay_dir is None:  # the oldest runs may be those that were judged again
-            self._folder.forget_others(keep=_KEPT_SESSIONS)
+            self._folder.delete_old(keep=_KEPT_SESSIONS)
 
     def finish(self, *, is_collect_only: bool, is_cut_off: bool, has_failed: bool) -> bool:
         """List tests and baselines that the session missed, prune baselines, and write the files.
@@ -253,9 +253,7 @@ class PerfSession:
             is_failed = self._note_unjudged(is_cut_off=is_cut_off, has_failed=has_failed)
         if settings.updating is not None and settings.updating.is_pruning:
             self._pruned = self.suite.prune(self.context.store, shown=self.context.shown)
-        if not (
-            settings.is_dry_run or settings.changes or settings.against
-        ):  # these cases have no baseline of their own
+        if not (settings.is_dry_run or settings.changes or settings.ab):  # these cases have no baseline of their own
             self.unasked = self.suite.unasked(
                 self.context.store,
                 missing=self._without_baseline(),
@@ -363,7 +361,7 @@ class PerfSession:
     def _in_process(self, measurement: Measurement, *, mark: PerfMark) -> MeasuredCase:
         """Return the case of a loop or benchmark of the test process; its runs are measured once a session."""
         context = self.context
-        if self.settings.against is not None:
+        if self.settings.ab is not None:
             raise UnsupportedError(
                 f"{measurement.case} was measured in this process, where code can't be swapped; "
                 "leave it out of a session with --perf-ab"

@@ -34,8 +34,8 @@ class Planner:
     """Resolves recipes for the session's system and gives each case to one test.
 
     Args:
-        config: Of the pytest session, for hooks.
-        settings: Of the session.
+        config: Config of the pytest session, for hooks.
+        settings: Settings of the session.
         store: Stored baselines, for the expected time of a price.
     """
 
@@ -109,7 +109,7 @@ class Planner:
         policy = self._settings.policy
         return replace(policy, tolerances=merge_tolerances([policy.tolerances, *layers]))
 
-    def ask(self, case: str, *, nodeid: str, policy: VerdictPolicy) -> None:
+    def note_case(self, case: str, *, nodeid: str, policy: VerdictPolicy) -> None:
         """Note that a test asks for a case, even if it is never measured."""
         self.asked.setdefault(case, AskedCase(case=case, nodeid=nodeid, tolerances=policy.tolerances))
 
@@ -145,7 +145,7 @@ class Planner:
         if settings.changes:
             plan = replace(plan, case=plan.case + CHANGED_SUFFIX)
         policy = self.policy([mark.tolerances, recipe.tolerances])
-        self.ask(plan.case, nodeid=mark.nodeid, policy=policy)
+        self.note_case(plan.case, nodeid=mark.nodeid, policy=policy)
         return plan, policy
 
     def _framework(self, plan: Plan) -> Framework:

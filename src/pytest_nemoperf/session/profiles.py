@@ -90,10 +90,10 @@ def store_new_profile(
     problem = store_profile(report.new_profile, baseline_path=root / path)
     case = report.result.verdict.case
     if problem:
-        progress.say(f"the profile of {case} is not stored: {problem}")
+        progress.write_line(f"the profile of {case} is not stored: {problem}")
         return report
     stored = str(profile_path(Path(path)))
-    progress.say(f"the profile of {case} is stored as {stored}")
+    progress.write_line(f"the profile of {case} is stored as {stored}")
     return replace(report, stored_profile=stored)
 
 

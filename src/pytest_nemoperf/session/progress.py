@@ -52,7 +52,7 @@ class Progress:
         """Columns of the terminal; 80 without one."""
         return self._config.get_terminal_writer().fullwidth
 
-    def say(self, sentence: str) -> None:
+    def write_line(self, sentence: str) -> None:
         """Write a sentence on a line of its own, under ``-q`` as well."""
         with self._terminal() as reporter:
             if reporter is not None:

@@ -59,7 +59,7 @@ class BaselineWriter:
         self._runs = runs
         self._updating = updating
 
-    def keep(
+    def choose(
         self, new: Baseline, *, verdict: Verdict, found: StoredBaseline, policy: VerdictPolicy, is_in_process: bool
     ) -> StoreOutcome:
         """Return the baseline to be stored for the runs of a sound case.
@@ -85,7 +85,7 @@ class BaselineWriter:
             more = join_runs(found.baseline, new=new, runs=self._runs)
             is_longer = len(more.runs) > len(found.baseline.runs)
             if is_longer and can_append_runs(verdict, old=found.baseline, new=new, policy=policy):
-                more = replace(more, reason=_growth(more, runs=self._runs), anchor=found.baseline.anchor)
+                more = replace(more, reason=_growth_note(more, runs=self._runs), anchor=found.baseline.anchor)
                 path = str(self._store.local_path(more.case))
                 return StoreOutcome(path=path, stored=more, is_local=True, note=more.reason)
         return StoreOutcome()
@@ -104,7 +104,7 @@ class BaselineWriter:
         if is_in_process and old is not None and can_append_runs(verdict, old=old, new=new, policy=policy):
             new = join_runs(old, new=new, runs=self._runs)
             is_growing = len(new.runs) > len(old.runs) and not updating.is_new_only
-        step = plan_update(
+        decision = plan_update(
             verdict,
             old=old,
             new=new,
@@ -115,10 +115,10 @@ class BaselineWriter:
             release=updating.anchor,
         )
         if is_growing:
-            step = UpdateDecision(action=Action.WRITE, why=_growth(new, runs=self._runs))
-        if step.action is not Action.WRITE:
-            notes = [step.why]
-            if old is not None and step.action is Action.KEEP:
+            decision = UpdateDecision(action=Action.WRITE, why=_growth_note(new, runs=self._runs))
+        if decision.action is not Action.WRITE:
+            notes = [decision.why]
+            if old is not None and decision.action is Action.KEEP:
                 notes += unmet_tolerance_messages(old.runs, policy=policy)
             return StoreOutcome(note="; ".join(notes))
         new = replace(
@@ -126,7 +126,7 @@ class BaselineWriter:
             reason=updating.reason or "--update-baselines",
             anchor=next_anchor(verdict, old=old, new=new, policy=policy, release=updating.anchor),
         )
-        notes = [step.why, _anchoring(new, old=old)]
+        notes = [decision.why, _anchor_note(new, old=old)]
         if not is_in_process or len(new.runs) >= self._runs:
             notes += unmet_tolerance_messages(new.runs, policy=policy)
         accepted_reason = ""
@@ -141,7 +141,7 @@ class BaselineWriter:
         )
 
 
-def _anchoring(new: Baseline, *, old: Baseline | None) -> str:
+def _anchor_note(new: Baseline, *, old: Baseline | None) -> str:
     """Return a note on an anchor that is set or dropped; empty if it stays as it was."""
     if new.anchor == (old.anchor if old else None):
         return ""
@@ -150,5 +150,5 @@ def _anchoring(new: Baseline, *, old: Baseline | None) -> str:
     return f"the anchor is {new.anchor.name} now, with {count_text(len(new.anchor.runs), 'run')}"
 
 
-def _growth(baseline: Baseline, *, runs: int) -> str:
+def _growth_note(baseline: Baseline, *, runs: int) -> str:
     return f"the baseline gathers a run a session: {len(baseline.runs)} of {runs}"

@@ -31,7 +31,7 @@ from pytest_nemoperf.verdict.sequential import (
     cost_of_loss,
     decide,
     loss_of_cost,
-    usual_cost,
+    winsorized_mean,
 )
 from pytest_nemoperf.verdict.workload import is_in_process
 
@@ -57,7 +57,7 @@ NEEDS_ACCEPTANCE: Final = frozenset({VerdictKind.REGRESSED, VerdictKind.INCONCLU
 WITHOUT_LOSS: Final = frozenset({VerdictKind.PASSED, VerdictKind.IMPROVED})
 """Verdicts that need no waiver."""
 
-_ROUNDED = 1.0 - 1e-9
+_ROUNDING = 1.0 - 1e-9
 KIND_OF: Final[Mapping[Decision, VerdictKind]] = {
     Decision.SAME: VerdictKind.PASSED,
     Decision.WORSE: VerdictKind.REGRESSED,
@@ -234,7 +234,7 @@ def describe(comparison: Comparison, *, other: str = "", evidence: str = "") -> 
     """Return a sentence with a metric's change, e.g. that it is 6.2% below the baseline.
 
     Args:
-        comparison: Of the metric.
+        comparison: Comparison of the metric.
         other: Name of the other side; empty for the baseline or its anchor.
         evidence: Further text after the numbers; may be empty.
     """
@@ -256,7 +256,7 @@ def _limit_text(comparison: Comparison) -> str:
     loss = METRICS[comparison.metric].worsening_pct(comparison.now, baseline=comparison.baseline)
     if loss <= 0:
         return ""
-    word = "allowed" if loss >= _ROUNDED * comparison.allowed_pct else "tolerance"
+    word = "allowed" if loss >= _ROUNDING * comparison.allowed_pct else "tolerance"
     return f"{word} {comparison.allowed_pct:.1f}%"
 
 
@@ -281,7 +281,7 @@ def _compare(
         rule = rule_now
     tolerance = cost_of_loss(allowed, metric=metric)
     evidence = decide(before, after, tolerance=tolerance, rule=rule)
-    usual = usual_cost(before, tolerance=tolerance)
+    usual = winsorized_mean(before, tolerance=tolerance)
     low, high = sorted([delta_pct(evidence.low, metric=metric), delta_pct(evidence.high, metric=metric)])
     comparison = Comparison(
         metric=metric.name,
@@ -313,7 +313,7 @@ def _kind_of(evidence: SequentialResult, *, is_anchor: bool) -> VerdictKind:
     and PASSED if the case is faster and a loss is ruled out.
     """
     if is_anchor and evidence.decision is Decision.UNDECIDED:
-        if evidence.is_refused:
+        if evidence.is_below_noise_floor:
             return VerdictKind.NOT_COMPARABLE
         if evidence.worsening < 0 and evidence.is_ruled_out:
             return VerdictKind.PASSED
@@ -335,14 +335,14 @@ def _notes(
     runs = count_text(len(before), f"{word} run")
     floor = advice.noise_floor_message(evidence, allowed_pct=allowed, metric=metric, runs=runs)
     if comparison.kind is VerdictKind.REGRESSED:
-        if evidence.worsening < _ROUNDED * cost_of_loss(allowed, metric=metric):
+        if evidence.worsening < _ROUNDING * cost_of_loss(allowed, metric=metric):
             yield advice.certain_loss_note(evidence, allowed_pct=allowed, metric=metric)
     elif comparison.kind is VerdictKind.PASSED:
         if not comparison.anchor:
             yield advice.finer_tolerance_hint(before, evidence=evidence, allowed_pct=allowed, metric=metric, rule=rule)
     elif comparison.kind is VerdictKind.NOT_COMPARABLE:
         yield f"{floor}, so the anchor decides nothing; --update-baselines --perf-anchor=RELEASE makes another"
-    elif comparison.kind is VerdictKind.INCONCLUSIVE and evidence.is_refused:
+    elif comparison.kind is VerdictKind.INCONCLUSIVE and evidence.is_below_noise_floor:
         hint = advice.more_runs_hint(before, allowed_pct=allowed, metric=metric, rule=rule, is_once=is_once)
         yield f"{floor}; {hint}"
     elif comparison.kind is VerdictKind.INCONCLUSIVE:

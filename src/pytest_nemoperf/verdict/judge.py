@@ -14,7 +14,7 @@ from pytest_nemoperf.records.metrics import JUDGED, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind, VerdictPolicy, compare_runs, describe
 from pytest_nemoperf.verdict.repeated_metrics import distinct_comparisons
 from pytest_nemoperf.verdict.rollout_bands import band_problems, has_pinned_lengths, is_rl
-from pytest_nemoperf.verdict.slow_steps import find_slow_steps, mark_rates
+from pytest_nemoperf.verdict.slow_steps import find_slow_steps, with_slow_steps
 
 LOSS_REL_TOL = 0.02
 
@@ -91,7 +91,7 @@ def judge(
         slow = find_slow_steps(measurement, baseline=baseline.runs, policy=policy)
         if slow is not None:
             reasons.append(slow.text)
-            comparisons = mark_rates(comparisons, slow=slow)
+            comparisons = with_slow_steps(comparisons, slow=slow)
     kind = _overall(comparisons)
     reasons += _comparison_reasons(comparisons, kind=kind)
     reasons += missing_metrics(measurement.runs, other=baseline.runs, labels=("the baseline", "this session"))

@@ -63,7 +63,7 @@ def judging_metrics(runs: Sequence[Run], *, policy: VerdictPolicy) -> frozenset[
     names = set()
     for metric in JUDGED:
         evidence = self_test(runs, metric=metric, policy=policy)
-        if evidence is not None and not evidence.is_refused:
+        if evidence is not None and not evidence.is_below_noise_floor:
             names.add(metric.name)
     return frozenset(names)
 

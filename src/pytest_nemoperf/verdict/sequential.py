@@ -33,7 +33,7 @@ HARMLESS_SHARE: Final = 0.5
 """Part of the tolerance that is called harmless if the noise is small enough."""
 MAX_BASELINE_RUNS: Final = 100
 _INTERVAL = 0.95
-_MIN_RUNS_TO_CONDEMN = 2
+_MIN_RUNS_FOR_WORSE = 2
 STALL_SHARE: Final = 0.5  # of the tolerance: the slowest launch counts as worse than the next by no more than this
 _MIN_RATIOS_TO_SEE_STALLS = 5
 _LOOKS_EXPONENT = 0.6
@@ -80,8 +80,8 @@ class SequentialResult:
         harmless: Largest loss that is called harmless, as a difference of logarithms.
         resolution_pct: Smallest loss that is found when present, and ruled out when absent, at the rule's error rates
             within its launches, percent.
-        is_refused: The tolerance is below the noise floor: even at the last launch a loss as large as the tolerance
-            would be found less than half of the time, so nothing is passed.
+        is_below_noise_floor: The tolerance is too small for the noise: even at the last launch a loss as large as the
+            tolerance would be found less than half of the time, so nothing is passed.
         is_ruled_out: A loss as large as the tolerance is ruled out at this look.
     """
 
@@ -93,7 +93,7 @@ class SequentialResult:
     seen_noise_pct: float | None
     harmless: float
     resolution_pct: float
-    is_refused: bool
+    is_below_noise_floor: bool
     is_ruled_out: bool
 
 
@@ -127,9 +127,9 @@ def loss_of_cost(difference: float, *, metric: Metric) -> float:
     return 100.0 * math.expm1(min(difference, 700.0))  # a double overflows beyond
 
 
-def usual_cost(values: Sequence[float], *, tolerance: float) -> float:
+def winsorized_mean(values: Sequence[float], *, tolerance: float) -> float:
     """Return the mean cost of runs, a single stalled launch brought near the next one."""
-    return statistics.fmean(_without_stall(values, tolerance=tolerance))
+    return statistics.fmean(_winsorize(values, tolerance=tolerance))
 
 
 def resolution(
@@ -145,7 +145,7 @@ def resolution(
         baseline_costs: Costs of the baseline's runs, for their scatter.
         rule: The sequential rule.
         num_runs: Baseline runs to assume; None for as many as there are.
-        tolerance: Limits a single stalled launch, see usual_cost.
+        tolerance: Limits a single stalled launch, see winsorized_mean.
     """
     if num_runs is None:
         num_runs = max(len(baseline_costs), 1)
@@ -182,13 +182,13 @@ def decide(
         tolerance: Smallest loss that matters, as a cost.
         rule: The sequential rule.
     """
-    usual = _without_stall(baseline_costs, tolerance=tolerance)
-    mean = statistics.fmean(usual)
+    winsorized = _winsorize(baseline_costs, tolerance=tolerance)
+    mean = statistics.fmean(winsorized)
     losses = [value - mean for value in run_costs]
     return _decide(
         losses,
-        usual=_without_stall(losses, tolerance=tolerance),
-        noise=_noise_of(usual, rule=rule),
+        winsorized=_winsorize(losses, tolerance=tolerance),
+        noise=_noise_of(winsorized, rule=rule),
         share_of_baseline=1.0 / len(baseline_costs),
         tolerance=tolerance,
         rule=rule,
@@ -201,14 +201,14 @@ def decide_ratio(ratios: Sequence[float], *, tolerance: float, rule: SequentialR
     Without a baseline the scatter is that of the ratios themselves. A stall of one side makes a ratio too large, one
     of the other side makes it too small, so the furthest at either end is brought near the next.
     """
-    usual = list(ratios)
+    winsorized = list(ratios)
     if len(ratios) >= _MIN_RATIOS_TO_SEE_STALLS:
-        usual = [-ratio for ratio in _without_stall(usual, tolerance=tolerance)]
-        usual = [-ratio for ratio in _without_stall(usual, tolerance=tolerance)]
+        winsorized = [-ratio for ratio in _winsorize(winsorized, tolerance=tolerance)]
+        winsorized = [-ratio for ratio in _winsorize(winsorized, tolerance=tolerance)]
     return _decide(
         ratios,
-        usual=usual,
-        noise=_noise_of(usual, rule=rule),
+        winsorized=winsorized,
+        noise=_noise_of(winsorized, rule=rule),
         share_of_baseline=0.0,
         tolerance=tolerance,
         rule=rule,
@@ -218,7 +218,7 @@ def decide_ratio(ratios: Sequence[float], *, tolerance: float, rule: SequentialR
 def _decide(
     losses: Sequence[float],
     *,
-    usual: Sequence[float],
+    winsorized: Sequence[float],
     noise: _Noise,
     share_of_baseline: float,
     tolerance: float,
@@ -228,18 +228,18 @@ def _decide(
 
     Args:
         losses: Differences from the baseline's mean, by run.
-        usual: The same without stalls.
+        winsorized: The same without stalls.
         noise: Scatter of a run.
         share_of_baseline: Variance of the baseline's mean, as a share of a run's.
         tolerance: Smallest loss that matters, as a cost.
         rule: The sequential rule.
     """
-    worsening = statistics.fmean(usual)
+    worsening = statistics.fmean(winsorized)
     error = noise.shrunk * math.sqrt(share_of_baseline + 1.0 / len(losses))
     num_runs = max(rule.max_runs, len(losses))
     final = _final_bounds(noise, share_of_baseline=share_of_baseline, num_runs=num_runs, rule=rule)
     harmless = max(0.0, min(HARMLESS_SHARE * tolerance, tolerance - sum(final)))
-    is_refused = final[0] > tolerance
+    is_below_noise_floor = final[0] > tolerance
     is_last = len(losses) >= rule.max_runs
     found, ruled_out = _bounds_in_errors(noise.dof, rule=rule, is_last=is_last)
     is_beyond = abs(worsening) - harmless > found * error
@@ -248,7 +248,7 @@ def _decide(
     decision = Decision.UNDECIDED
     if is_beyond and _is_confirmed(losses, sign=math.copysign(1.0, worsening), tolerance=tolerance, rule=rule):
         decision = Decision.WORSE if worsening > 0 else Decision.BETTER
-    elif is_ruled_out and not is_refused and (is_small or is_last):
+    elif is_ruled_out and not is_below_noise_floor and (is_small or is_last):
         decision = Decision.SAME
     seen_noise_pct = None
     if noise.seen is not None:
@@ -263,19 +263,19 @@ def _decide(
         seen_noise_pct=seen_noise_pct,
         harmless=harmless,
         resolution_pct=100.0 * sum(final),
-        is_refused=is_refused,
+        is_below_noise_floor=is_below_noise_floor,
         is_ruled_out=is_ruled_out,
     )
 
 
 def _is_confirmed(losses: Sequence[float], *, sign: float, tolerance: float, rule: SequentialRule) -> bool:
     """Return whether a second launch agrees: a single one may have been slow for a reason that is no noise."""
-    needed = min(_MIN_RUNS_TO_CONDEMN, rule.max_runs)
+    needed = min(_MIN_RUNS_FOR_WORSE, rule.max_runs)
     agreeing = [loss for loss in losses if sign * loss > HARMLESS_SHARE * tolerance]
     return len(agreeing) >= needed
 
 
-def _without_stall(values: Sequence[float], *, tolerance: float) -> list[float]:
+def _winsorize(values: Sequence[float], *, tolerance: float) -> list[float]:
     """Return the costs, sorted, the slowest brought near the second slowest: one stalled launch is no noise."""
     ordered = sorted(values)
     if len(ordered) > 1:
@@ -302,7 +302,7 @@ def _final_bounds_for(
     num_runs: int, *, baseline_costs: Sequence[float], tolerance: float, rule: SequentialRule
 ) -> tuple[float, float]:
     """Return _final_bounds beside num_runs baseline runs, further ones scattering as the given (else as the prior)."""
-    noise = _noise_of(_without_stall(baseline_costs, tolerance=tolerance), rule=rule)
+    noise = _noise_of(_winsorize(baseline_costs, tolerance=tolerance), rule=rule)
     prior = rule.noise_pct / 100.0
     seen = prior if noise.seen is None else noise.seen
     dof = num_runs - 1

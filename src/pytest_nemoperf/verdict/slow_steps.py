@@ -33,11 +33,11 @@ from pytest_nemoperf.verdict.sequential import cost, cost_of_loss, loss_of_cost
 _USUAL_SHARE: Final = 0.02  # of steps that stall on an ordinary machine, see benchmarks/verdicts
 _CONCENTRATION: Final = 100.0  # of the beta distribution: larger for more similar shares of different runs
 _ALPHA_SHARE: Final = 0.5  # of the allowed false alarms; the medians may make the others
-_OBVIOUS: Final = math.log(2.0)  # the mean step takes twice as long
+_OBVIOUS_LOSS: Final = math.log(2.0)  # the mean step takes twice as long
 _UNCONFIRMED_SHARE: Final = 0.1  # of the level, for a smaller loss that no second run can confirm
 _MIN_ODD_RUNS: Final = 2  # if more launches are allowed: one may have been unlucky
 _MIN_FACTOR: Final = 1.1  # least factor of a slow step, as in measure/steady_state.py
-_MARKED: Final = frozenset({VerdictKind.PASSED, VerdictKind.IMPROVED, VerdictKind.INCONCLUSIVE})
+_REPLACED_KINDS: Final = frozenset({VerdictKind.PASSED, VerdictKind.IMPROVED, VerdictKind.INCONCLUSIVE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ def find_slow_steps(
             odd.append(run)
     share = max(_USUAL_SHARE, _share_as_slow(baseline, factor=_slow_factor(runs)))
     limit = _ALPHA_SHARE * policy.alpha / policy.max_runs  # every look is another chance to err
-    if policy.max_runs < _MIN_ODD_RUNS and max(losses, default=0.0) < _OBVIOUS:
+    if policy.max_runs < _MIN_ODD_RUNS and max(losses, default=0.0) < _OBVIOUS_LOSS:
         limit *= _UNCONFIRMED_SHARE
     kind = VerdictKind.PASSED
     if len(odd) >= min(_MIN_ODD_RUNS, policy.max_runs) and _chance(odd, of=len(runs), share=share) < limit:
@@ -105,14 +105,14 @@ def find_slow_steps(
     return SlowSteps(kind=kind, loss_pct=loss_pct, text="; ".join(filter(None, facts)))
 
 
-def mark_rates(comparisons: Sequence[Comparison], *, slow: SlowSteps) -> tuple[Comparison, ...]:
+def with_slow_steps(comparisons: Sequence[Comparison], *, slow: SlowSteps) -> tuple[Comparison, ...]:
     """Return the comparisons, with the kind of slow steps for rates and times beside the newest baseline."""
     if slow.kind is VerdictKind.PASSED:
         return tuple(comparisons)
     rates = {TOKENS_PER_SEC_PER_GPU.name, TFLOPS_PER_SEC_PER_GPU.name, TIME_PER_CALL_SEC.name}
     marked = []
     for each in comparisons:
-        if each.metric in rates and not each.anchor and each.kind in _MARKED:
+        if each.metric in rates and not each.anchor and each.kind in _REPLACED_KINDS:
             marked.append(replace(each, kind=slow.kind, slow_steps_loss_pct=slow.loss_pct))
         else:
             marked.append(each)

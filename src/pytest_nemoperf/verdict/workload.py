@@ -109,7 +109,7 @@ def _rl_tokens(stored: Mapping[str, Any]) -> int | None:
     others = dict(stored)
     others.pop("algorithm", None)
     rl = from_data(RL, others, subject="rl", error=RecipeError)
-    lengths = rl.most_lengths()
+    lengths = rl.max_lengths()
     may_change = bool(algorithm.get("has_dynamic_sampling")) and len(set(lengths)) > 1
     if may_change or not rl.has_pinned_lengths:
         return None

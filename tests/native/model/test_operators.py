@@ -95,7 +95,7 @@ def test_copying_rows_equals_indexing() -> None:
     order = torch.tensor([3, 0, 5, 1, 4, 2])
 
     check_same(
-        lambda x: copy_rows(x, num_copies=2, order_R=order, place_R=order.argsort()),
+        lambda x: copy_rows(x, num_copies=2, order_R=order, inverse_R=order.argsort()),
         lambda x: x.repeat_interleave(2, 0)[order],
         random(3, 4),
     )

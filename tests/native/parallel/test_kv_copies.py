@@ -15,7 +15,7 @@ from pytest_nemoperf.models.weights import model_weights
 from pytest_nemoperf.native.model.attention import Attention
 from pytest_nemoperf.native.model.transformer import Decoder
 from pytest_nemoperf.native.parallel.mesh import RankMesh
-from pytest_nemoperf.native.parallel.shares import shard_weights
+from pytest_nemoperf.native.parallel.sharding import shard_weights
 from pytest_nemoperf.pricing.kv_copies import kv_copies
 from pytest_nemoperf.recipes.recipe import Plan
 from tests.native.engine import MODEL, REL_TOL, STEPS, Engine, plan_of

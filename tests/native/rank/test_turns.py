@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_nemoperf.errors import TurnError
-from pytest_nemoperf.native.rank.turns import Gate, steps_in_turn
+from pytest_nemoperf.native.rank.turns import TurnPipes, steps_in_turn
 from pytest_nemoperf.recipes.ab_turn import TURN_FILE, ABTurn
 
 SIDES = ("old", "new")
@@ -44,10 +44,10 @@ def test_one_side_at_a_time_has_the_turn_and_settles_before_it_gives_it_away(
     running = threading.Lock()
 
     def run(side: str) -> None:
-        def settle() -> None:
+        def wait_for_ranks() -> None:
             log.append(f"{side} settles")
 
-        for step in steps_in_turn(turn_of(side, tmp_path), rank=0, num_steps=num_steps, settle=settle):
+        for step in steps_in_turn(turn_of(side, tmp_path), rank=0, num_steps=num_steps, wait_for_ranks=wait_for_ranks):
             assert running.acquire(blocking=False), "both run"
             log.append(f"{side} {step}")
             assert (tmp_path / TURN_FILE).read_text() == side
@@ -67,7 +67,7 @@ def test_ranks_of_the_same_number_meet(tmp_path: Path) -> None:
 
     def run(side: str, rank: int) -> None:
         turn = turn_of(side, tmp_path)
-        steps[side, rank] = list(steps_in_turn(turn, rank=rank, num_steps=4, settle=lambda: None))
+        steps[side, rank] = list(steps_in_turn(turn, rank=rank, num_steps=4, wait_for_ranks=lambda: None))
 
     with ThreadPoolExecutor(max_workers=4) as threads:
         for future in [threads.submit(run, side, rank) for side in SIDES for rank in (0, 1)]:
@@ -81,11 +81,11 @@ def test_a_side_whose_other_side_dies_says_so(survivor: str, tmp_path: Path) -> 
     def run(side: str) -> None:
         turn = turn_of(side, tmp_path)
         if side != survivor:
-            with Gate(turn, rank=0):
+            with TurnPipes(turn, rank=0):
                 return  # the kernel closes a dead process's pipes, too
         message = f"{side} waited for its turn, but {OTHER[side]} has ended; see the error"
         with pytest.raises(TurnError, match=message):
-            for _ in steps_in_turn(turn, rank=0, num_steps=8, settle=lambda: None):
+            for _ in steps_in_turn(turn, rank=0, num_steps=8, wait_for_ranks=lambda: None):
                 pass
 
     on_both_sides(run)
@@ -93,7 +93,7 @@ def test_a_side_whose_other_side_dies_says_so(survivor: str, tmp_path: Path) -> 
 
 def test_a_step_that_raises_lets_the_other_side_go(tmp_path: Path) -> None:
     def run(side: str) -> None:
-        steps = steps_in_turn(turn_of(side, tmp_path), rank=0, num_steps=8, settle=lambda: None)
+        steps = steps_in_turn(turn_of(side, tmp_path), rank=0, num_steps=8, wait_for_ranks=lambda: None)
         if side == "old":
             next(steps)
             steps.close()  # as a generator ends that an exception leaves behind
@@ -105,4 +105,4 @@ def test_a_step_that_raises_lets_the_other_side_go(tmp_path: Path) -> None:
 
 
 def test_a_run_by_itself_has_all_its_steps_at_once() -> None:
-    assert list(steps_in_turn(None, rank=0, num_steps=3, settle=lambda: None)) == [0, 1, 2]
+    assert list(steps_in_turn(None, rank=0, num_steps=3, wait_for_ranks=lambda: None)) == [0, 1, 2]

@@ -11,7 +11,7 @@ import pytest
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
 from pytest_nemoperf.measure.expected_records import expected_of
-from pytest_nemoperf.measure.rl import rollout_problems
+from pytest_nemoperf.measure.rl_validity import rollout_problems
 from pytest_nemoperf.recipes.algorithms import ALGORITHMS
 from pytest_nemoperf.records.step import StepRecord
 from tests.native.engine import Engine

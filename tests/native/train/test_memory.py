@@ -16,7 +16,7 @@ from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.launchers.protocol import LaunchStatus
 from pytest_nemoperf.layouts.layout import Layout
-from pytest_nemoperf.layouts.shards import stage_parts
+from pytest_nemoperf.layouts.shards import stage_shards
 from pytest_nemoperf.models.architecture import ModelConfig, value_model
 from pytest_nemoperf.models.components import MLA, MoE
 from pytest_nemoperf.native.train.data import SyntheticTokens
@@ -147,7 +147,7 @@ def prober(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prober]:
 
 def planned_state(model: ModelConfig, *, layout: Layout, rank: int) -> StateBytes:
     """Ranks are in the order (pp, dp_replicate, dp_shard, cp, tp); experts see (copies or shards, ep, etp)."""
-    parts = stage_parts(model, layout=layout, pp_rank=rank // (layout.gpus // layout.pp))
+    parts = stage_shards(model, layout=layout, pp_rank=rank // (layout.gpus // layout.pp))
     if layout.dp_shard == 1:
         return state_bytes(parts)
     inside = rank % (layout.dp_shard * layout.cp * layout.tp)

@@ -118,7 +118,7 @@ class ConfigReader:
         """Return the value.
 
         Args:
-            key: Of the config.
+            key: Key of the config.
             kind: Required type; whole numbers are sizes and counts, so they must be positive.
 
         Raises:

@@ -117,14 +117,14 @@ class Experts(nn.Module):
         """Return the sum of each token's expert outputs, weighted by their probabilities (T, D)."""
         num_copies = ids_TK.shape[1]
         order_R = ids_TK.flatten().argsort(stable=True)
-        place_R = torch.empty_like(order_R).scatter_(0, order_R, torch.arange(len(order_R), device=order_R.device))
+        inverse_R = torch.empty_like(order_R).scatter_(0, order_R, torch.arange(len(order_R), device=order_R.device))
         counts_E = _count_rows(ids_TK.flatten(), num_experts=self.num_experts)
-        x_RD = copy_rows(x_TD, num_copies=num_copies, order_R=order_R, place_R=place_R)
+        x_RD = copy_rows(x_TD, num_copies=num_copies, order_R=order_R, inverse_R=inverse_R)
         probs_TK = probs_TK.to(x_TD.dtype)
         if self.scales_input:
-            x_RD = x_RD * copy_rows(probs_TK.view(-1, 1), num_copies=1, order_R=order_R, place_R=place_R)
+            x_RD = x_RD * copy_rows(probs_TK.view(-1, 1), num_copies=1, order_R=order_R, inverse_R=inverse_R)
         out_RD = self.exchange(x_RD, counts_E)
-        out_RD = copy_rows(out_RD, num_copies=1, order_R=place_R, place_R=order_R)
+        out_RD = copy_rows(out_RD, num_copies=1, order_R=inverse_R, inverse_R=order_R)
         out_TKD = torch.unflatten(out_RD, 0, (-1, num_copies))
         if not self.scales_input:
             out_TKD = out_TKD * probs_TK[:, :, None]

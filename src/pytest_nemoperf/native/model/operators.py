@@ -84,16 +84,16 @@ def contiguous_gradient(x: Tensor) -> Tensor:
     return identity
 
 
-def copy_rows(x_TD: Tensor, *, num_copies: int, order_R: Tensor, place_R: Tensor) -> Tensor:
+def copy_rows(x_TD: Tensor, *, num_copies: int, order_R: Tensor, inverse_R: Tensor) -> Tensor:
     """Repeat each row ``num_copies`` times and permute the copies; returns (R, D), with R = T*K.
 
     Args:
         x_TD: Rows.
         num_copies: Copies of each row (K).
         order_R: Permutation: the copy at each index of the output; copy k of row t is number t*K + k.
-        place_R: Inverse permutation: the index of each copy in the output.
+        inverse_R: Inverse permutation: the index of each copy in the output.
     """
-    rows_RD: Tensor = _CopyRows.apply(x_TD, num_copies, order_R, place_R)  # type: ignore[no-untyped-call]  # as above
+    rows_RD: Tensor = _CopyRows.apply(x_TD, num_copies, order_R, inverse_R)  # type: ignore[no-untyped-call]  # as above
     return rows_RD
 
 
@@ -231,15 +231,15 @@ class _CopyRows(torch.autograd.Function):
     """The order is a permutation, so the backward gathers; autograd's would scatter-add row by row."""
 
     @staticmethod
-    def forward(ctx: Any, x_TD: Tensor, num_copies: int, order_R: Tensor, place_R: Tensor) -> Tensor:
-        ctx.save_for_backward(place_R)
+    def forward(ctx: Any, x_TD: Tensor, num_copies: int, order_R: Tensor, inverse_R: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse_R)
         ctx.num_copies = num_copies
         return x_TD.index_select(0, order_R.div(num_copies, rounding_mode="floor"))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        (place_R,) = ctx.saved_tensors
-        grad_RD = grads[0].index_select(0, place_R)
+        (inverse_R,) = ctx.saved_tensors
+        grad_RD = grads[0].index_select(0, inverse_R)
         if ctx.num_copies == 1:
             return grad_RD, None, None, None
         grad_TD = torch.unflatten(grad_RD, 0, (-1, ctx.num_copies)).sum(1)

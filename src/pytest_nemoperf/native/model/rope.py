@@ -14,7 +14,7 @@ from torch import Tensor
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import Layer, RopeScaling
 
-Table = Literal["global", "local", "none"]
+TableName = Literal["global", "local", "none"]
 
 
 class Positions(NamedTuple):
@@ -31,11 +31,11 @@ class Positions(NamedTuple):
     lens: tuple[int, ...] = ()
 
 
-Tables = Mapping[Table, Positions]
+PositionTables = Mapping[TableName, Positions]
 """Positions for all layers of a model, by table."""
 
 
-def table_of(config: ModelConfig, layer: Layer) -> Table:
+def table_name(config: ModelConfig, layer: Layer) -> TableName:
     """Return the table a layer uses; ``local`` is for layers with a window, if they have a base of their own."""
     if not layer.has_rope or config.max_positions is not None:
         return "none"
@@ -44,9 +44,9 @@ def table_of(config: ModelConfig, layer: Layer) -> Table:
     return "global"
 
 
-def tabulate(
+def position_tables(
     config: ModelConfig, *, index_S: Tensor, dtype: torch.dtype, device: torch.device
-) -> dict[Table, Positions]:
+) -> dict[TableName, Positions]:
     """Compute the position tables of a model.
 
     Args:
@@ -55,8 +55,8 @@ def tabulate(
         dtype: Dtype of cosines and sines.
         device: Device of the tables.
     """
-    tables: dict[Table, Positions] = {"none": Positions(index_S.to(device))}
-    used = {table_of(config, layer) for layer in (*config.layers, config.mtp_layer)}
+    tables: dict[TableName, Positions] = {"none": Positions(index_S.to(device))}
+    used = {table_name(config, layer) for layer in (*config.layers, config.mtp_layer)}
     for table in sorted(used - {"none"}):
         theta: float | None = config.rope_theta
         scaling = config.rope_scaling
@@ -72,15 +72,15 @@ def tabulate(
     return tables
 
 
-def at_places(tables: Tables, index_T: Tensor, *, lens: tuple[int, ...] = ()) -> Tables:
+def gather_positions(tables: PositionTables, index_T: Tensor, *, lens: tuple[int, ...] = ()) -> PositionTables:
     """Gather rows of the tables, in any order and with repeats.
 
     Args:
-        tables: Tables of the positions 0, 1, 2 ..., from tabulate.
+        tables: Tables of the positions 0, 1, 2 ..., from position_tables.
         index_T: Indices of the rows, on the device of the tables.
         lens: Tokens of each sample of a packed row; empty if a row is one sample.
     """
-    gathered: dict[Table, Positions] = {}
+    gathered: dict[TableName, Positions] = {}
     for name, table in tables.items():
         angles = None
         if table.angles is not None:
@@ -90,15 +90,15 @@ def at_places(tables: Tables, index_T: Tensor, *, lens: tuple[int, ...] = ()) ->
     return gathered
 
 
-def first_places(tables: Tables, num_places: int) -> Tables:
+def first_positions(tables: PositionTables, num_positions: int) -> PositionTables:
     """Return the first rows of the tables, without a copy."""
-    first: dict[Table, Positions] = {}
+    first: dict[TableName, Positions] = {}
     for name, table in tables.items():
         angles = None
         if table.angles is not None:
             cos_SR, sin_SR = table.angles
-            angles = (cos_SR[:num_places], sin_SR[:num_places])
-        first[name] = Positions(table.index_S[:num_places], angles)
+            angles = (cos_SR[:num_positions], sin_SR[:num_positions])
+        first[name] = Positions(table.index_S[:num_positions], angles)
     return first
 
 

@@ -25,7 +25,7 @@ from pytest_nemoperf.native.model.block import Block
 from pytest_nemoperf.native.model.layers import Embedding, LayerNorm, LearnedPositions, RMSNorm, make_norm
 from pytest_nemoperf.native.model.mtp import LOSS_WEIGHT, MTPDepth
 from pytest_nemoperf.native.model.operators import cross_entropy
-from pytest_nemoperf.native.model.rope import Positions, Table, Tables, table_of, tabulate
+from pytest_nemoperf.native.model.rope import Positions, PositionTables, TableName, position_tables, table_name
 from pytest_nemoperf.native.model.value_head import ValueHead
 
 Objective = Callable[..., Tensor]
@@ -134,11 +134,11 @@ class Decoder(nn.Module):
         if layers is None:
             layers = range(config.num_layers)
         self.blocks = nn.ModuleDict()
-        self._block_tables: list[Table] = []
+        self._block_tables: list[TableName] = []
         for index in layers:
             layer = config.layers[index]
             self.blocks[str(index)] = make_block(layer)
-            self._block_tables.append(table_of(config, layer))
+            self._block_tables.append(table_name(config, layer))
         self.norm: RMSNorm | LayerNorm | None = None
         self.head: LossHead | ValueHead | None = None
         if is_last:
@@ -150,16 +150,16 @@ class Decoder(nn.Module):
             self.mtp[str(depth)] = MTPDepth(config, make_block(config.mtp_layer))
         # Plain tensors: DDP would broadcast buffers in every step.
         self.positions_S = torch.arange(seq_len, device="cpu")
-        self.tables: Tables = {}
+        self.tables: PositionTables = {}
         self.objective: Objective = _next_token_loss
 
     def tabulate_positions(self, device: torch.device) -> None:
         """Compute the position tables of ``positions_S`` on the device."""
-        self.tables = tabulate(self.config, index_S=self.positions_S, dtype=self.dtype, device=device)
+        self.tables = position_tables(self.config, index_S=self.positions_S, dtype=self.dtype, device=device)
 
     def positions_of(self, layer: Layer) -> Positions:
         """Return the position table of a layer."""
-        return self.tables[table_of(self.config, layer)]
+        return self.tables[table_name(self.config, layer)]
 
     def forward(self, x: Tensor, labels_BSN: Tensor, terms_BSK: Tensor | None = None) -> Tensor:
         """Return the residual stream (T, D), or the objective summed over the micro-batch, an fp32 scalar.

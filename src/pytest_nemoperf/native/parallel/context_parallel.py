@@ -46,13 +46,13 @@ def apply_context_parallel(model: Decoder, *, group: ProcessGroup, comm: str) ->
         group: Ranks of the cp axis.
         comm: ``all_gather`` or ``a2a``.
     """
-    wrapper: type[_WholeSequence] = _GatheredKeys if comm == "all_gather" else _TradedHeads
+    wrapper: type[_ContextParallelCore] = _AllGatherCore if comm == "all_gather" else _UlyssesCore
     for module in model.modules():
         if isinstance(module, (Attention, LatentAttention)):
             module.core = wrapper(module.core, group=group)
 
 
-class _WholeSequence(ABC):
+class _ContextParallelCore(ABC):
     """Attention core for local tokens, over the keys and values of the whole sequence."""
 
     def __init__(self, core: Core, *, group: ProcessGroup) -> None:
@@ -70,7 +70,7 @@ class _WholeSequence(ABC):
     def _attend(self, q_BHSC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, *, sinks_H: Tensor | None) -> Tensor: ...
 
 
-class _GatheredKeys(_WholeSequence):
+class _AllGatherCore(_ContextParallelCore):
     """Attends with the local queries to the keys of the whole sequence."""
 
     def _attend(self, q_BHSC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, *, sinks_H: Tensor | None) -> Tensor:
@@ -88,17 +88,17 @@ class _GatheredKeys(_WholeSequence):
         return torch.cat(outs, dim=2)
 
 
-class _TradedHeads(_WholeSequence):
+class _UlyssesCore(_ContextParallelCore):
     """Attends with some heads of the whole sequence."""
 
     def _attend(self, q_BHSC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, *, sinks_H: Tensor | None) -> Tensor:
         cp = self._group.size()
-        q_BGTC = _in_order(_trade_heads(q_BHSC, self._group), cp=cp, dim=2)
-        k_BGTC = _in_order(_trade_heads(_copy_heads(k_BKSC, cp=cp), self._group), cp=cp, dim=2)
-        v_BGTC = _in_order(_trade_heads(_copy_heads(v_BKSC, cp=cp), self._group), cp=cp, dim=2)
+        q_BGTC = _in_order(_sequence_to_heads(q_BHSC, self._group), cp=cp, dim=2)
+        k_BGTC = _in_order(_sequence_to_heads(_copy_heads(k_BKSC, cp=cp), self._group), cp=cp, dim=2)
+        v_BGTC = _in_order(_sequence_to_heads(_copy_heads(v_BKSC, cp=cp), self._group), cp=cp, dim=2)
         sinks_G = None if sinks_H is None else sinks_H.chunk(cp)[self._group.rank()]
         out_BGTC = self._core(q_BGTC, k_BGTC, v_BGTC, sinks_H=sinks_G)
-        return _trade_back(_in_pieces(out_BGTC, cp=cp, dim=2), self._group)
+        return _heads_to_sequence(_in_pieces(out_BGTC, cp=cp, dim=2), self._group)
 
 
 def _gather_pieces(x_BKSC: Tensor, group: ProcessGroup) -> Tensor:
@@ -115,14 +115,14 @@ def _copy_heads(x_BKSC: Tensor, *, cp: int) -> Tensor:
     return x_BKSC.repeat_interleave(num_copies, dim=1)
 
 
-def _trade_heads(x_BHSC: Tensor, group: ProcessGroup) -> Tensor:
+def _sequence_to_heads(x_BHSC: Tensor, group: ProcessGroup) -> Tensor:
     """Return some heads of every rank's pieces, one rank after the other along the sequence."""
     cp = group.size()
     received = all_to_all(torch.cat(x_BHSC.chunk(cp, dim=1), dim=0), group=group)
     return torch.cat(received.chunk(cp, dim=0), dim=2)
 
 
-def _trade_back(x_BGTC: Tensor, group: ProcessGroup) -> Tensor:
+def _heads_to_sequence(x_BGTC: Tensor, group: ProcessGroup) -> Tensor:
     cp = group.size()
     received = all_to_all(torch.cat(x_BGTC.chunk(cp, dim=2), dim=0), group=group)
     return torch.cat(received.chunk(cp, dim=0), dim=1)

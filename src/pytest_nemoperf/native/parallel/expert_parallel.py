@@ -34,11 +34,11 @@ def apply_expert_parallel(model: Decoder, *, group: ProcessGroup, etp: int) -> N
     """
     for module in model.modules():
         if isinstance(module, Experts):
-            module.exchange = _Exchange(module, group=group, etp=etp)
+            module.exchange = _TokenDispatcher(module, group=group, etp=etp)
             module.bias_share = 1 / etp  # the outputs of an expert's ranks are summed
 
 
-class _Exchange:
+class _TokenDispatcher:
     """Sends rows to their experts' ranks, computes received rows, and sends the outputs back."""
 
     def __init__(self, experts: Experts, *, group: ProcessGroup, etp: int) -> None:
@@ -61,9 +61,9 @@ class _Exchange:
             x_RD = torch.cat(copies)
         x_PD = all_to_all(x_RD, group=self._group, sends=sends, receives=receives)
         order_P, place_P = _by_expert(received_NL, num_rows=x_PD.shape[0])
-        x_PD = copy_rows(x_PD, num_copies=1, order_R=order_P, place_R=place_P)
+        x_PD = copy_rows(x_PD, num_copies=1, order_R=order_P, inverse_R=place_P)
         out_PD = self._experts.compute(x_PD, received_NL.sum(0))
-        out_PD = copy_rows(out_PD, num_copies=1, order_R=place_P, place_R=order_P)
+        out_PD = copy_rows(out_PD, num_copies=1, order_R=place_P, inverse_R=order_P)
         returned = all_to_all(out_PD, group=self._group, sends=receives, receives=sends)
         if etp == 1:
             return returned

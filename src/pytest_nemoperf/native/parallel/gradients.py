@@ -13,14 +13,14 @@ from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor
 
 from pytest_nemoperf.layouts.layout import Layout
-from pytest_nemoperf.models.weights import TensorGrad, Weight
+from pytest_nemoperf.models.weights import TPGrad, Weight
 from pytest_nemoperf.native.parallel.mesh import RankMesh
 
 _BUCKET_BYTES = 2**28
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Piece:
+class _ParameterRows:
     """A parameter, or rows of it that other ranks of the tp axis hold as well.
 
     Attributes:
@@ -35,12 +35,12 @@ class _Piece:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Sum:
+class _Reduction:
     """One reduction: gradients that are summed over a group and then scaled."""
 
     group: ProcessGroup | None
     factor: float
-    pieces: Sequence[_Piece]
+    pieces: Sequence[_ParameterRows]
 
 
 class Gradients:
@@ -72,27 +72,27 @@ class Gradients:
         tied_group: ProcessGroup | None = None,
     ) -> None:
         pairs = [(parameter, weights[name]) for name, parameter in parameters.items() if parameter.requires_grad]
-        sums = _sums(pairs, layout=layout, mesh=mesh, are_averaged=are_averaged)
-        self._sums = [reduction for reduction in sums if _is_needed(reduction)]
+        sums = _reductions(pairs, layout=layout, mesh=mesh, are_averaged=are_averaged)
+        self._reductions = [reduction for reduction in sums if _is_needed(reduction)]
         if tied is not None and tied_group is not None:
-            self._sums.append(_Sum(group=tied_group, factor=1.0, pieces=[_Piece(parameter=tied)]))
-        self._by_copies: dict[int, list[_Piece]] = {}
+            self._reductions.append(_Reduction(group=tied_group, factor=1.0, pieces=[_ParameterRows(parameter=tied)]))
+        self._by_copies: dict[int, list[_ParameterRows]] = {}
         for parameter, weight in pairs:
             copies = _num_copies(weight, layout=layout)
             if parameter is tied:
                 copies *= 2
-            for piece in _pieces(parameter, weight, tp=layout.tp):
+            for piece in _parameter_rows(parameter, weight, tp=layout.tp):
                 self._by_copies.setdefault(copies * piece.num_copies, []).append(piece)
         self._world = mesh.world
 
     @property
     def are_partial(self) -> bool:
         """Whether gradients must be reduced after backward."""
-        return bool(self._sums)
+        return bool(self._reductions)
 
     def reduce(self) -> None:
         """Sum partial gradients over their groups."""
-        for reduction in self._sums:
+        for reduction in self._reductions:
             grads = _local_grads(reduction.pieces)
             if not grads:
                 continue
@@ -144,53 +144,53 @@ def _num_copies(weight: Weight, *, layout: Layout) -> int:
     return copies
 
 
-def _sums(
+def _reductions(
     pairs: Sequence[tuple[Tensor, Weight]], *, layout: Layout, mesh: RankMesh, are_averaged: bool
-) -> Iterable[_Sum]:
+) -> Iterable[_Reduction]:
     """Yield every reduction a layout could need, in order, with those over no group or no gradients."""
-    partial_over_tp = {TensorGrad.HEADS}
+    partial_over_tp = {TPGrad.HEADS}
     if layout.sequence_parallel:
-        partial_over_tp.add(TensorGrad.TOKENS)
-    dense: list[_Piece] = []
-    experts: list[_Piece] = []
-    over_tp: list[_Piece] = []
-    over_kv_copies: list[_Piece] = []
-    over_etp: list[_Piece] = []
+        partial_over_tp.add(TPGrad.TOKENS)
+    dense: list[_ParameterRows] = []
+    experts: list[_ParameterRows] = []
+    over_tp: list[_ParameterRows] = []
+    over_kv_copies: list[_ParameterRows] = []
+    over_etp: list[_ParameterRows] = []
     for parameter, weight in pairs:
-        whole = _Piece(parameter=parameter)
+        whole = _ParameterRows(parameter=parameter)
         if weight.is_expert:
             experts.append(whole)
             if weight.split is None:
                 over_etp.append(whole)
             continue
         dense.append(whole)
-        if weight.tensor_grad in partial_over_tp:
+        if weight.tp_grad in partial_over_tp:
             over_tp.append(whole)
-        over_kv_copies += [piece for piece in _pieces(parameter, weight, tp=layout.tp) if piece.num_copies > 1]
-    yield _Sum(group=mesh.tp, factor=1.0, pieces=over_tp)
+        over_kv_copies += [piece for piece in _parameter_rows(parameter, weight, tp=layout.tp) if piece.num_copies > 1]
+    yield _Reduction(group=mesh.tp, factor=1.0, pieces=over_tp)
     # Each rank has used its copy of a key-value head for its own query heads alone.
-    yield _Sum(group=mesh.kv_copies, factor=1.0, pieces=over_kv_copies)
+    yield _Reduction(group=mesh.kv_copies, factor=1.0, pieces=over_kv_copies)
     if not are_averaged and mesh.replicas is not None:
-        yield _Sum(group=mesh.replicas, factor=1 / mesh.replicas.size(), pieces=dense)
+        yield _Reduction(group=mesh.replicas, factor=1 / mesh.replicas.size(), pieces=dense)
     # Experts get the tokens of several data-parallel ranks: their gradient is the sum over all tokens, divided by the
     # number of ranks that a dense gradient is averaged over. FSDP has averaged over the shards already.
     num_averaged = 1 if mesh.expert_shards is None else mesh.expert_shards.size()
-    yield _Sum(group=mesh.expert_replicas, factor=num_averaged / (layout.dp * layout.cp), pieces=experts)
-    yield _Sum(group=mesh.etp, factor=1.0, pieces=over_etp)
+    yield _Reduction(group=mesh.expert_replicas, factor=num_averaged / (layout.dp * layout.cp), pieces=experts)
+    yield _Reduction(group=mesh.etp, factor=1.0, pieces=over_etp)
 
 
-def _pieces(parameter: Tensor, weight: Weight, *, tp: int) -> Iterable[_Piece]:
+def _parameter_rows(parameter: Tensor, weight: Weight, *, tp: int) -> Iterable[_ParameterRows]:
     """Yield a parameter whole, or section by section if the tp axis copies some of them."""
     if weight.split is None or weight.is_expert:
-        yield _Piece(parameter=parameter)
+        yield _ParameterRows(parameter=parameter)
         return
     cuts = weight.split.cuts(weight.shape, degree=tp)
     if all(cut.num_copies == 1 for cut in cuts):
-        yield _Piece(parameter=parameter)
+        yield _ParameterRows(parameter=parameter)
         return
     first = 0
     for cut in cuts:
-        yield _Piece(parameter=parameter, rows=slice(first, first + cut.length), num_copies=cut.num_copies)
+        yield _ParameterRows(parameter=parameter, rows=slice(first, first + cut.length), num_copies=cut.num_copies)
         first += cut.length
 
 
@@ -215,11 +215,11 @@ def _all_reduce(grads: list[Tensor], *, group: ProcessGroup) -> None:
     torch._foreach_copy_(grads, [part.view_as(grad) for part, grad in zip(parts, grads, strict=True)])
 
 
-def _is_needed(reduction: _Sum) -> bool:
+def _is_needed(reduction: _Reduction) -> bool:
     return bool(reduction.pieces) and (reduction.group is not None or not math.isclose(reduction.factor, 1.0))
 
 
-def _local_grads(pieces: Iterable[_Piece]) -> list[Tensor]:
+def _local_grads(pieces: Iterable[_ParameterRows]) -> list[Tensor]:
     """Return the gradients on this rank, without rows that are in other shards."""
     grads = []
     for piece in pieces:

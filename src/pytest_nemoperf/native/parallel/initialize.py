@@ -13,7 +13,7 @@ from pytest_nemoperf.models.weights import Weight
 from pytest_nemoperf.native.model.moe import Router
 from pytest_nemoperf.native.model.transformer import Decoder
 from pytest_nemoperf.native.parallel.mesh import RankMesh
-from pytest_nemoperf.native.parallel.shares import axis_shards, local_experts, tensor_shards
+from pytest_nemoperf.native.parallel.sharding import axis_shards, local_experts, tensor_shards
 from pytest_nemoperf.native.seeds import seeded_generator
 
 _STD = 0.02

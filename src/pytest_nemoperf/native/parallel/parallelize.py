@@ -16,7 +16,7 @@ from pytest_nemoperf.native.parallel.expert_parallel import apply_expert_paralle
 from pytest_nemoperf.native.parallel.initialize import initialize
 from pytest_nemoperf.native.parallel.mesh import RankMesh
 from pytest_nemoperf.native.parallel.pipeline import build_chunks
-from pytest_nemoperf.native.parallel.shares import shard_weights
+from pytest_nemoperf.native.parallel.sharding import shard_weights
 from pytest_nemoperf.native.parallel.tensor_parallel import apply_tensor_parallel
 from pytest_nemoperf.recipes.recipe import Plan, Precision
 

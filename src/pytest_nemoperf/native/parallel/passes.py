@@ -14,7 +14,7 @@ from torch.autograd import Variable
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
-from pytest_nemoperf.native.model.rope import Tables
+from pytest_nemoperf.native.model.rope import PositionTables
 from pytest_nemoperf.native.model.transformer import Decoder, token_outputs
 from pytest_nemoperf.native.parallel.data_parallel import gradient_sync
 from pytest_nemoperf.native.phases import PhaseClock
@@ -33,7 +33,7 @@ class MicroBatch(NamedTuple):
     tokens_BS: Tensor
     labels_BSN: Tensor
     terms_BSK: Tensor | None = None
-    tables: Tables | None = None
+    tables: PositionTables | None = None
 
 
 class Passes(Protocol):
@@ -46,7 +46,7 @@ class Passes(Protocol):
         """Return the head's output (T) of each micro-batch; an empty list on ranks without the head."""
 
 
-class Accumulation:
+class GradAccumulation:
     """Gradient accumulation over the micro-batches of a whole model.
 
     Args:
@@ -81,7 +81,7 @@ class Accumulation:
 
     def forward(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
         """Return the head's output (T) of each micro-batch, without gradients."""
-        with without_training([self._whole]):
+        with forward_only([self._whole]):
             return [self._run(self._whole, micro_batch) for micro_batch in micro_batches]
 
     def _run(self, model: nn.Module, micro_batch: MicroBatch) -> Tensor:
@@ -109,7 +109,7 @@ def whole_model(model: nn.Module) -> Decoder:
 
 
 @contextmanager
-def without_training(chunks: Sequence[Decoder]) -> Iterator[None]:
+def forward_only(chunks: Sequence[Decoder]) -> Iterator[None]:
     """Context for forward-only passes, which return the head's output (T); FSDP reshards at the end."""
     objectives = [chunk.objective for chunk in chunks]
     for chunk in chunks:

@@ -30,7 +30,7 @@ from torch.distributed.pipelining import (
 
 from pytest_nemoperf.layouts.pipeline_stages import stage_layers
 from pytest_nemoperf.native.model.transformer import Decoder
-from pytest_nemoperf.native.parallel.passes import MicroBatch, without_training
+from pytest_nemoperf.native.parallel.passes import MicroBatch, forward_only
 from pytest_nemoperf.native.parallel.stage import Stage
 from pytest_nemoperf.native.phases import PhaseClock
 from pytest_nemoperf.recipes.recipe import Plan
@@ -122,7 +122,7 @@ class Pipeline:
 
     def forward(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
         """Return the head's output (T) of each micro-batch; an empty list on ranks without the last stage."""
-        with without_training(self._chunks):
+        with forward_only(self._chunks):
             outputs = self._run(micro_batches, is_training=False, losses=None, return_outputs=True)
         if not self._is_last:
             return []

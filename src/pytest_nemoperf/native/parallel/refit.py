@@ -18,7 +18,7 @@ from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor
 
 from pytest_nemoperf.errors import PlanError
-from pytest_nemoperf.layouts.refit_moves import RefitTransfer, refit_transfers, split_into_buckets
+from pytest_nemoperf.layouts.refit_transfers import RefitTransfer, refit_transfers, split_into_buckets
 from pytest_nemoperf.layouts.weight_regions import ShardRegion, generation_holders, regions_of_rank, training_holders
 from pytest_nemoperf.native.parallel.parallelize import compute_dtype
 from pytest_nemoperf.recipes.recipe import Plan
@@ -38,7 +38,7 @@ class _Bucket:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Exchange:
+class _BucketInFlight:
     """A bucket in flight; the collective owns the buffers until it is done."""
 
     bucket: _Bucket
@@ -58,7 +58,7 @@ class _Exchange:
 class WeightSnapshot:
     """Snapshot of weights being sent while their sender trains on."""
 
-    def __init__(self, exchanges: Sequence[_Exchange]) -> None:
+    def __init__(self, exchanges: Sequence[_BucketInFlight]) -> None:
         self._exchanges = list(exchanges)
 
     def wait(self) -> None:
@@ -134,7 +134,7 @@ class Refit:
         """
         sources = self._checked_sources(sources)
         _check(targets, expected=self._targets, subject="generates")
-        in_flight: deque[_Exchange] = deque()
+        in_flight: deque[_BucketInFlight] = deque()
         with torch.no_grad():
             for bucket in self._buckets:
                 in_flight.append(self._post(bucket, sources))
@@ -177,7 +177,7 @@ class Refit:
         """
         self.run({}, targets)
 
-    def _post(self, bucket: _Bucket, sources: Mapping[str, Tensor]) -> _Exchange:
+    def _post(self, bucket: _Bucket, sources: Mapping[str, Tensor]) -> _BucketInFlight:
         sent = torch.empty(sum(bucket.send_sizes), dtype=self._dtype, device=self._device)
         received = torch.empty(sum(bucket.receive_sizes), dtype=self._dtype, device=self._device)
         sizes = [transfer.numel for transfer in bucket.sends]
@@ -194,7 +194,7 @@ class Refit:
             async_op=True,
         )
         assert work is not None  # noqa: S101 (this rank is in the group)
-        return _Exchange(bucket=bucket, sent=sent, received=received, work=work)
+        return _BucketInFlight(bucket=bucket, sent=sent, received=received, work=work)
 
     def _checked_sources(self, sources: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return this rank's local tensors of the weights it must send or copy."""

@@ -10,7 +10,7 @@ import torch
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.pipelining import PipelineStage
 
-from pytest_nemoperf.native.model.rope import Tables
+from pytest_nemoperf.native.model.rope import PositionTables
 from pytest_nemoperf.native.phases import PhaseClock
 
 _META = torch.device("meta")
@@ -29,7 +29,7 @@ class Stage(PipelineStage):
     def __init__(self, *args: Any, clock: PhaseClock, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._clock = clock
-        self.tables: Sequence[Tables | None] = ()
+        self.tables: Sequence[PositionTables | None] = ()
 
     def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
         """Run the forward pass of a micro-batch with its own positions, and free its receive buffer."""

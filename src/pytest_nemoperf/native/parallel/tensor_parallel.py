@@ -59,20 +59,20 @@ def apply_tensor_parallel(model: Decoder, *, group: ProcessGroup, sequence_paral
         leave = partial(all_reduce, group=group)
     for sublayer in model.modules():
         if isinstance(sublayer, (Attention, LatentAttention, MLP)):
-            sublayer.register_forward_pre_hook(partial(_enter, enter))
-            sublayer.register_forward_hook(partial(_leave, leave))
+            sublayer.register_forward_pre_hook(partial(_forward_pre_hook, enter))
+            sublayer.register_forward_hook(partial(_forward_hook, leave))
     vocabulary = VocabShard.of(group, num_rows=model.config.vocab_size)
     if model.embedding is not None:
-        model.embedding.register_forward_hook(partial(_leave, leave))
+        model.embedding.register_forward_hook(partial(_forward_hook, leave))
         model.embedding.lookup = partial(_lookup, rows=vocabulary)
     if model.positions is not None and sequence_parallel:
         model.positions.own_tokens = partial(_own_tokens, group=group)
     if isinstance(model.head, ValueHead):
         if sequence_parallel:
             gather = partial(all_gather_replicated, group=group)
-            model.head.register_forward_hook(partial(_leave, gather))
+            model.head.register_forward_hook(partial(_forward_hook, gather))
     elif model.head is not None:
-        model.head.register_forward_pre_hook(partial(_enter, enter))
+        model.head.register_forward_pre_hook(partial(_forward_pre_hook, enter))
         model.head.cross_entropy = partial(_cross_entropy, rows=vocabulary, group=group)
 
 
@@ -85,7 +85,7 @@ def sum_expert_parts(model: Decoder, *, group: ProcessGroup) -> None:
     """
     for module in model.modules():
         if isinstance(module, Experts):
-            module.register_forward_hook(partial(_leave, partial(all_reduce, group=group)))
+            module.register_forward_hook(partial(_forward_hook, partial(all_reduce, group=group)))
             module.bias_share = 1 / group.size()
 
 
@@ -109,12 +109,12 @@ class VocabShard:
         return cls(first=first, num_used=max(0, min(num_local, num_rows - first)))
 
 
-def _enter(enter: Callable[[Tensor], Tensor], module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _forward_pre_hook(enter: Callable[[Tensor], Tensor], module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     del module  # torch hands it to every hook
     return (enter(args[0]), *args[1:])
 
 
-def _leave(leave: Callable[[Tensor], Tensor], module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+def _forward_hook(leave: Callable[[Tensor], Tensor], module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
     del module, args  # as above
     return leave(out)
 

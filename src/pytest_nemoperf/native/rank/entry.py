@@ -53,7 +53,7 @@ class RankEnvironment:
 
     Attributes:
         run_dir: Holds the plan and takes the ranks' files.
-        rank: Of the run.
+        rank: Rank in the run.
         world_size: Ranks of the run.
         local_rank: On this host.
         local_world_size: Ranks on this host.
@@ -148,10 +148,10 @@ def train(plan: Plan, *, env: RankEnvironment, device: torch.device) -> None:
     facts: list[RolloutFacts] = []
     if plan.rl is None:
         trainer = _make_trainer(plan, rank=env.rank, device=device)
-        steps = run_all(trainer.step, meet=dist.barrier)
+        steps = run_all(trainer.step, barrier=dist.barrier)
     else:
         rl_rank = make_rl_rank(plan, device=device)
-        steps = run_all(rl_rank.step, meet=rl_rank.meet)
+        steps = run_all(rl_rank.step, barrier=rl_rank.barrier)
         rl_rank.finish()
         facts = rl_rank.facts
     gathered = gather_steps(steps, peak_bytes=peak_memory_bytes(device), device=device)
@@ -195,7 +195,7 @@ def _run_steps(
     plan: Plan,
     device: torch.device,
     progress: ProgressWriter | None,
-    meet: Callable[[], None],
+    barrier: Callable[[], None],
     profiler: StepProfiler | None = None,
 ) -> list[RankStep]:
     """Run warm-up and measured steps and return all; peak memory is that of the measured ones.
@@ -203,11 +203,11 @@ def _run_steps(
     Args:
         run_step: Runs the step of a number.
         plan: Plan of the run.
-        device: Of this rank.
-        progress: Of rank 0.
-        meet: Waits for the ranks that enter a step together: all, or all that train. Work between the steps (rank 0
+        device: Device of this rank.
+        progress: Writer of the progress file; None but on rank 0.
+        barrier: Waits for the ranks that enter a step together: all, or all that train. Work between the steps (rank 0
             writes progress) must not be another rank's waiting time.
-        profiler: Of a profiled run.
+        profiler: Profiler of a profiled run; None for any other run.
     """
     if profiler is not None:
         run_step = partial(profiler.run, run_step)
@@ -216,11 +216,13 @@ def _run_steps(
     # rank shares with its server are not touched.
     gc.freeze()
     gc.disable()
-    settle = partial(_settle, meet, device=device)
-    for number in steps_in_turn(plan.turn, rank=dist.get_rank(), num_steps=plan.total_steps, settle=settle):
+    wait_for_ranks = partial(_wait_for_ranks, barrier, device=device)
+    for number in steps_in_turn(
+        plan.turn, rank=dist.get_rank(), num_steps=plan.total_steps, wait_for_ranks=wait_for_ranks
+    ):
         if number == plan.warmup_steps:
             reset_peak_memory(device)
-        meet()
+        barrier()
         step = run_step(number)
         steps.append(step)
         if progress is not None:
@@ -229,11 +231,11 @@ def _run_steps(
     return steps
 
 
-def _settle(meet: Callable[[], None], *, device: torch.device) -> None:
+def _wait_for_ranks(barrier: Callable[[], None], *, device: torch.device) -> None:
     """Wait until all ranks have done their work: a rank that waits for others on a GPU keeps it busy."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    meet()
+    barrier()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

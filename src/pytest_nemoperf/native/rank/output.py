@@ -46,7 +46,7 @@ class ProgressWriter:
     """Appends to ``progress.jsonl`` now and then; to be called between steps, never inside one.
 
     Args:
-        run_dir: Of the run.
+        run_dir: Directory of the run.
         last_step: Number of the last step, which is always written.
     """
 

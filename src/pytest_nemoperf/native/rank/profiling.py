@@ -35,7 +35,7 @@ class StepProfiler:
 
     Args:
         plan: Plan of the run, with at least one warm-up step.
-        device: Of this rank.
+        device: Device of this rank.
     """
 
     def __init__(self, plan: Plan, *, device: torch.device) -> None:

@@ -24,7 +24,7 @@ def rl_step_records(
     Args:
         plan: Plan of the run.
         gathered: From gather_steps.
-        facts: Of each step, from a training rank.
+        facts: Facts of each step, from a training rank.
     """
     layout = plan.layout
     generation = layout.generation

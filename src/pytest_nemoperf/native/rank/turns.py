@@ -17,12 +17,12 @@ from pytest_nemoperf.errors import TurnError
 from pytest_nemoperf.recipes.ab_turn import TURN_FILE, ABTurn
 
 
-class Gate:
+class TurnPipes:
     """One rank's end of the two pipes.
 
     Args:
-        turn: Of this side.
-        rank: Of the run; meets the same rank of the other side.
+        turn: Turns of this side.
+        rank: Rank in the run; meets the same rank of the other side.
     """
 
     def __init__(self, turn: ABTurn, *, rank: int) -> None:
@@ -43,7 +43,7 @@ class Gate:
             self._in = self._open(to_second, os.O_RDONLY)
             self._out = self._open(to_first, os.O_WRONLY)
 
-    def __enter__(self) -> Gate:
+    def __enter__(self) -> TurnPipes:
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -86,15 +86,15 @@ class Gate:
 
 
 def steps_in_turn(
-    turn: ABTurn | None, *, rank: int, num_steps: int, settle: Callable[[], None]
+    turn: ABTurn | None, *, rank: int, num_steps: int, wait_for_ranks: Callable[[], None]
 ) -> Generator[int, None, None]:
     """Yield the numbers of a run's steps, each when it is this side's turn.
 
     Args:
         turn: This side's part; None for a run that has the devices alone.
-        rank: Of the run.
-        num_steps: Of the run, warm-up included; the other side has as many.
-        settle: Returns when all ranks of this side have done their work, the devices included.
+        rank: Rank in the run.
+        num_steps: Steps of the run, warm-up included; the other side has as many.
+        wait_for_ranks: Returns when all ranks of this side have done their work, the devices included.
 
     Raises:
         TurnError: If the other side ends before its last turn.
@@ -102,15 +102,15 @@ def steps_in_turn(
     if turn is None:
         yield from range(num_steps)
         return
-    with Gate(turn, rank=rank) as gate:
+    with TurnPipes(turn, rank=rank) as pipes:
         for number in range(num_steps):
             if turn.begins_at(number):
                 if number > 0 or not turn.is_first:
-                    gate.wait()
-                gate.take()
+                    pipes.wait()
+                pipes.take()
             yield number
             if turn.begins_at(number + 1) or number + 1 == num_steps:
-                settle()
-                gate.hand_over()
+                wait_for_ranks()
+                pipes.hand_over()
         if not turn.is_last(num_steps=num_steps):
-            gate.wait()  # the work after the last step must not disturb the other side's
+            pipes.wait()  # the work after the last step must not disturb the other side's

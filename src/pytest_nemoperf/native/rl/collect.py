@@ -14,7 +14,7 @@ from torch import Tensor
 from pytest_nemoperf.native.parallel.mesh import GenerationMesh
 from pytest_nemoperf.native.phases import PhaseClock
 from pytest_nemoperf.native.rl.generate.rollout_transfer import RolloutBatch, RolloutTransfer
-from pytest_nemoperf.native.rl.generate.rollouts import Generated, Generator, Request
+from pytest_nemoperf.native.rl.generate.rollouts import GenerationResult, Generator, Request
 from pytest_nemoperf.native.rl.generate.tasks import PromptTask, make_task, reward_of
 from pytest_nemoperf.native.rl.learn.advantages import prompts_with_spread
 from pytest_nemoperf.native.seeds import derived_seed
@@ -29,7 +29,7 @@ class CollectedRollouts:
         rollouts: All samples of the step, complete.
         generation_sec: Time this rank generated.
         num_generated_tokens: Tokens its replica generated, in all rounds.
-        num_slot_passes: Of its replica in all rounds, as in Generated.
+        num_slot_passes: Slot passes of its replica in all rounds, as in GenerationResult.
     """
 
     rollouts: RolloutBatch
@@ -43,10 +43,10 @@ class Collector:
 
     Args:
         plan: Prompts, rounds and batch.
-        generator: Of this rank.
-        mesh: Of its replica.
+        generator: Generator of this rank.
+        mesh: Process groups of its replica.
         transfer: Gathers the samples of all replicas.
-        device: Of this rank.
+        device: Device of this rank.
         clock: Marks ``generation`` and ``reward``.
     """
 
@@ -78,7 +78,7 @@ class Collector:
 
         Args:
             step: Number.
-            version: Of the weights that generate, as RolloutBatch.put takes it.
+            version: Version of the weights that generate, as RolloutBatch.put takes it.
 
         Raises:
             GenerationError: As Generator.generate.
@@ -117,7 +117,7 @@ class Collector:
 
     def _generate(
         self, prompts: Sequence[int], *, step: int, round_number: int, version: Tensor, rollouts: RolloutBatch
-    ) -> tuple[Generated, float]:
+    ) -> tuple[GenerationResult, float]:
         """Put this replica's responses to some prompts into the rollouts.
 
         Returns:

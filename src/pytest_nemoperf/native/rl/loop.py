@@ -42,7 +42,7 @@ class RLRank(Protocol):
 
     facts: list[RolloutFacts]
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait for the ranks that enter a step together with this one."""
 
     def step(self, number: int) -> RankStep:
@@ -95,9 +95,9 @@ class TrainPhase:
 
     Args:
         plan: Models, layout and algorithm.
-        mesh: Of the ranks that train.
-        clock: Of this rank.
-        device: Of this rank.
+        mesh: Process groups of the ranks that train.
+        clock: Clock of this rank.
+        device: Device of this rank.
     """
 
     def __init__(self, plan: Plan, *, mesh: RankMesh, clock: PhaseClock, device: torch.device) -> None:
@@ -144,9 +144,9 @@ class ColocatedRank:
         self._refit = refit
         self.facts = training.facts
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait for all ranks."""
-        _meet(self._training.mesh.world)
+        _barrier(self._training.mesh.world)
 
     def step(self, number: int) -> RankStep:
         """Refit, generate, train."""
@@ -184,9 +184,9 @@ class TrainingRank:
         self.facts = training.facts
         self._send_weights()
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait for the other training ranks."""
-        _meet(self._training.mesh.world)
+        _barrier(self._training.mesh.world)
 
     def step(self, number: int) -> RankStep:
         """Wait for samples, train, send the weights."""
@@ -202,19 +202,19 @@ class TrainingRank:
 
     def finish(self) -> None:
         """Wait until the last weights have arrived."""
-        self._wait_for_weights(most=0)
+        self._wait_for_weights(max_in_flight=0)
         self._notice.finish()
 
     def _send_weights(self) -> None:
         """Send the weights; unless the other side waits for them (on-policy), training goes on meanwhile."""
-        self._wait_for_weights(most=max(self._staleness - 1, 0))
+        self._wait_for_weights(max_in_flight=max(self._staleness - 1, 0))
         self._notice.send(self._training.update.version)
         self._pending.append(self._refit.start(self._training.update.policy.named_weights()))
         if self._staleness == 0:
-            self._wait_for_weights(most=0)
+            self._wait_for_weights(max_in_flight=0)
 
-    def _wait_for_weights(self, *, most: int) -> None:
-        while len(self._pending) > most:
+    def _wait_for_weights(self, *, max_in_flight: int) -> None:
+        while len(self._pending) > max_in_flight:
             self._pending.popleft().wait()
 
 
@@ -235,9 +235,9 @@ class GeneratingRank:
         self._num_missing = collector.plan.total_steps + 1  # sets of weights: the first, and one after each step
         self.facts: list[RolloutFacts] = []
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait for the other generating ranks."""
-        _meet(self._collector.mesh.world)
+        _barrier(self._collector.mesh.world)
 
     def step(self, number: int) -> RankStep:
         """Receive new weights if the step needs them, generate, send the samples."""
@@ -273,7 +273,7 @@ def _with_generation(step: RankStep, collected: CollectedRollouts) -> RankStep:
     )
 
 
-def _meet(group: ProcessGroup | None) -> None:
+def _barrier(group: ProcessGroup | None) -> None:
     if group is not None:
         dist.barrier(group=group)
 

@@ -15,7 +15,7 @@ class RefitNotice:
 
     Args:
         group: All ranks of the run, for nothing but this.
-        device: Of this rank.
+        device: Device of this rank.
     """
 
     def __init__(self, group: ProcessGroup | None, *, device: torch.device) -> None:

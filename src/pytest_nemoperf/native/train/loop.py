@@ -23,9 +23,9 @@ class Trainer:
     Args:
         plan: Plan to run.
         chunks: This rank's parts of the model, from parallelize.
-        mesh: Of the run.
+        mesh: Process groups of the run.
         data: This rank's share of the tokens.
-        clock: Of this rank's device.
+        clock: Clock of this rank's device.
     """
 
     def __init__(

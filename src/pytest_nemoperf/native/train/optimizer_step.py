@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from pytest_nemoperf.models.weights import model_weights
 from pytest_nemoperf.native.parallel.gradients import Gradients
 from pytest_nemoperf.native.parallel.mesh import RankMesh
-from pytest_nemoperf.native.parallel.passes import Accumulation, MicroBatch, Passes, whole_model
+from pytest_nemoperf.native.parallel.passes import GradAccumulation, MicroBatch, Passes, whole_model
 from pytest_nemoperf.native.parallel.pipeline import Pipeline, shared_embedding
 from pytest_nemoperf.native.phases import PhaseClock
 from pytest_nemoperf.recipes.recipe import Plan
@@ -28,10 +28,10 @@ class Updater:
     Args:
         plan: Layout and batch.
         chunks: This rank's parts of the model, from parallelize.
-        mesh: Of the run.
-        divisor: Of this rank's sum of the objective; the quotients are averaged over the ranks that train on different
-            tokens.
-        learning_rate: Of AdamW.
+        mesh: Process groups of the run.
+        divisor: Divisor of this rank's sum of the objective; the quotients are averaged over the ranks that train on
+            different tokens.
+        learning_rate: Learning rate of AdamW.
         clock: Marks ``forward``, ``backward``, ``grad_comm``, ``pipeline_wait`` and ``optimizer``.
     """
 
@@ -101,11 +101,11 @@ def make_passes(
 ) -> Passes:
     """Build the passes of micro-batches through a rank's parts of the model.
 
-    Arguments as in Accumulation and Pipeline.
+    Arguments as in GradAccumulation and Pipeline.
     """
     if mesh.pp is None:
         (model,) = chunks
-        return Accumulation(model, divisor=divisor, has_grad_comm=has_grad_comm, clock=clock)
+        return GradAccumulation(model, divisor=divisor, has_grad_comm=has_grad_comm, clock=clock)
     stages = list(map(whole_model, chunks))
     return Pipeline(plan, chunks=stages, group=mesh.pp, divisor=divisor, clock=clock)
 

@@ -80,7 +80,7 @@ def render_round_line(
 
     Args:
         case: Case id.
-        number: Of the round, counted from 1.
+        number: Number of the round, counted from 1.
         round_: The round.
         old: Runs of the old side; unused if the round was left out.
         new: Runs of the new side; unused if the round was left out.

@@ -113,7 +113,7 @@ def render_progress(
         tokens_per_sec_per_gpu: Rate of the last step; None before the first one, or if its tokens are not known.
         elapsed_sec: Since the run was launched.
         width: Columns.
-        step_time_sec: Of the last step, shown if there is no rate.
+        step_time_sec: Time of the last step, shown if there is no rate.
         inject_pct: Self-test delay in percent; 0 for a real run.
     """
     state = f"step {step}/{num_steps}" if step else "starting"

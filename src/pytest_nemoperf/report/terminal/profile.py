@@ -130,7 +130,7 @@ def _operator_rows(changes: Sequence[OperatorChange], *, decimals: int) -> list[
 
     Args:
         changes: As compare_operators returned them.
-        decimals: Of a millisecond.
+        decimals: Decimals of a millisecond.
     """
     largest = sorted(changes, key=lambda change: -abs(change.added_sec))[:_MAX_ROWS]
     rows = []

@@ -6,7 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pytest_nemoperf.measure.measurement import Run, median_over_runs
-from pytest_nemoperf.measure.stragglers import MARGIN_PCT, Straggler, StragglerEvidence, find_straggler, is_slowed_alike
+from pytest_nemoperf.measure.stragglers import (
+    MARGIN_PCT,
+    Straggler,
+    StragglerEvidence,
+    find_straggler,
+    is_slowdown_uniform,
+)
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.fingerprint import Difference, compare_fingerprints
 from pytest_nemoperf.records.metrics import STEP_TIME_SEC
@@ -15,7 +21,7 @@ from pytest_nemoperf.report.phases import compare_phases, loss_sentence, rank_gr
 from pytest_nemoperf.results.cases import CaseReport
 from pytest_nemoperf.verdict.comparison import VerdictKind
 
-_BLAMED = frozenset({VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE})
+_LOSS_KINDS = frozenset({VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE})
 _MIN_EXPLAINED_SHARE = 0.5
 
 
@@ -27,7 +33,7 @@ class DecidingBaseline:
         word: ``baseline`` or ``anchor``.
         anchor: The anchor's name; empty for the newest baseline.
         runs: One entry per launch.
-        provenance: Of these runs.
+        provenance: Provenance of these runs.
         reason: Reason they were stored for.
         environment: Environment of the steps; None if it was not stored, as for an anchor.
     """
@@ -106,7 +112,7 @@ def _straggler_sentence(report: CaseReport, *, then: DecidingBaseline) -> str:
     A single rank has no peers to compare with. "All alike" needs a baseline with the ranks' busy times, and ranks
     whose busy time does not include waiting for each other.
     """
-    if report.result.verdict.kind not in _BLAMED:
+    if report.result.verdict.kind not in _LOSS_KINDS:
         return ""
     plan = report.result.plan
     runs = report.result.measurement.runs
@@ -117,7 +123,7 @@ def _straggler_sentence(report: CaseReport, *, then: DecidingBaseline) -> str:
     if straggler is not None:
         is_explained = _explains_loss(straggler, runs=runs, then=then)
         return _straggler_text(straggler, num_runs=len(runs), is_explained=is_explained)
-    if is_slowed_alike(runs, baseline=then.runs) and not _has_hidden_waits(plan):
+    if is_slowdown_uniform(runs, baseline=then.runs) and not _has_hidden_waits(plan):
         return f"no rank worked {MARGIN_PCT:g}% longer than the others: the code, or all of the machine"
     return ""
 

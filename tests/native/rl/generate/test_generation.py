@@ -15,7 +15,7 @@ from pytest_nemoperf.models.trainable import unsupported_model
 from pytest_nemoperf.models.twins import twin_of
 from pytest_nemoperf.native.model.transformer import Decoder
 from pytest_nemoperf.native.rl.generate.kv_cache import ForwardBatch
-from pytest_nemoperf.native.rl.generate.rollouts import Generated, Generator, Request
+from pytest_nemoperf.native.rl.generate.rollouts import GenerationResult, Generator, Request
 from pytest_nemoperf.recipes.rl import STOP_TOKEN
 from tests.native.families import PARTS
 from tests.native.generating import (
@@ -36,7 +36,7 @@ TOLERANCE = 1e-5  # of log-probabilities; sums of some hundred products in anoth
 TWINS = [model for model in map(twin_of, model_catalog().values()) if unsupported_model(model) is None]
 
 
-def worst_difference(generated: Generated, asked: list[Request], *, model: Decoder) -> float:
+def worst_difference(generated: GenerationResult, asked: list[Request], *, model: Decoder) -> float:
     return max(
         float((true_logprobs(model, request, response) - torch.tensor(response.logprobs)).abs().max())
         for request, response in zip(asked, generated.responses, strict=True)
@@ -195,7 +195,7 @@ def test_slots_are_filled_again_as_responses_end() -> None:
 def test_no_requests_are_an_empty_result() -> None:
     generated = generator_of(rl_plan()).generate([], seed=1)
 
-    assert generated == Generated(responses=(), num_slot_passes=0)
+    assert generated == GenerationResult(responses=(), num_slot_passes=0)
 
 
 def test_a_refit_changes_what_is_generated() -> None:

@@ -15,7 +15,7 @@ from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.launchers.protocol import LaunchStatus
 from pytest_nemoperf.layouts.layout import GenerationLayout
 from pytest_nemoperf.models.architecture import ModelConfig
-from pytest_nemoperf.native.rl.generate.rollouts import Generated
+from pytest_nemoperf.native.rl.generate.rollouts import GenerationResult
 from pytest_nemoperf.records.step import PLAN_FILE
 from tests.native.families import PARTS
 from tests.native.generating import NUM_SAMPLES, generator_of, read_generated, requests, rl_plan
@@ -60,7 +60,7 @@ def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
     replicas.close()
 
 
-def alone(model: ModelConfig) -> Generated:
+def alone(model: ModelConfig) -> GenerationResult:
     return generator_of(rl_plan(model)).generate(requests(is_pinned=False), seed=1)
 
 

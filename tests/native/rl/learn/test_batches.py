@@ -15,7 +15,7 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from pytest_nemoperf.layouts.layout import Layout
-from pytest_nemoperf.native.model.rope import tabulate
+from pytest_nemoperf.native.model.rope import position_tables
 from pytest_nemoperf.native.parallel.mesh import RankMesh
 from pytest_nemoperf.native.rl.learn.batches import Batches, PackedIndex, PackedSequence, _deal, micro_batches, pack
 from tests.native.learning import PROMPT_LENS, RESPONSE_LENS, make_samples, rl_plan
@@ -30,7 +30,7 @@ def cuts_of(
 ) -> list[list[PackedIndex]]:
     """Return the cuts of each data-parallel rank of a layout without other axes."""
     plan = replace(rl_plan(Layout(gpus=1), **changes), layout=layout)  # also of ranks that don't divide the batch
-    tables = tabulate(plan.model, index_S=torch.arange(plan.seq_len), dtype=torch.float32, device=CPU)
+    tables = position_tables(plan.model, index_S=torch.arange(plan.seq_len), dtype=torch.float32, device=CPU)
     samples = make_samples(vocab_size=plan.model.vocab_size)
     return [
         Batches(plan, mesh=RankMesh(), dp_rank=dp_rank, tables=tables, device=CPU).cut(
@@ -64,22 +64,22 @@ def test_the_longest_are_dealt_first_to_and_fro() -> None:
 @given(lens=st.lists(st.integers(1, 32), max_size=40))
 def test_packing_keeps_every_segment_in_rows_that_hold_it(lens: list[int]) -> None:
     segments = [
-        PackedSequence(sample=number, num_tokens=length, num_places=length) for number, length in enumerate(lens)
+        PackedSequence(sample=number, num_tokens=length, padded_len=length) for number, length in enumerate(lens)
     ]
 
     rows = pack(segments, row_len=32)
 
     assert sorted((segment.sample for row in rows for segment in row), key=str) == sorted(range(len(lens)), key=str)
-    assert all(sum(segment.num_places for segment in row) <= 32 for row in rows)
+    assert all(sum(segment.padded_len for segment in row) <= 32 for row in rows)
 
 
 @given(lens=st.lists(st.integers(1, 32), min_size=2, max_size=40))
 def test_no_two_packed_rows_would_fit_into_one(lens: list[int]) -> None:
     segments = [
-        PackedSequence(sample=number, num_tokens=length, num_places=length) for number, length in enumerate(lens)
+        PackedSequence(sample=number, num_tokens=length, padded_len=length) for number, length in enumerate(lens)
     ]
 
-    first, *others = sorted(sum(each.num_places for each in row) for row in pack(segments, row_len=32))
+    first, *others = sorted(sum(each.padded_len for each in row) for row in pack(segments, row_len=32))
 
     assert not others or first + others[0] > 32
 
@@ -125,7 +125,7 @@ def test_tables_of_padded_rows_are_views() -> None:
 
 def test_tables_of_pieces_are_kept_for_the_latest_lengths_alone() -> None:
     plan = rl_plan(Layout(gpus=1))
-    tables = tabulate(plan.model, index_S=torch.arange(plan.seq_len), dtype=torch.float32, device=CPU)
+    tables = position_tables(plan.model, index_S=torch.arange(plan.seq_len), dtype=torch.float32, device=CPU)
     group = mock.Mock(spec=ProcessGroup)
     group.size.return_value, group.rank.return_value = 2, 1
     pieces = Batches(plan, mesh=RankMesh(cp=group), dp_rank=0, tables=tables, device=CPU)

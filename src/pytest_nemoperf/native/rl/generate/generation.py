@@ -16,17 +16,17 @@ from pytest_nemoperf.errors import GenerationError
 from pytest_nemoperf.layouts.pipeline_stages import stage_layers
 from pytest_nemoperf.models.weights import model_weights
 from pytest_nemoperf.native.model.layers import Linear
-from pytest_nemoperf.native.model.rope import Tables, at_places
+from pytest_nemoperf.native.model.rope import PositionTables, gather_positions
 from pytest_nemoperf.native.model.transformer import Decoder, LossHead
 from pytest_nemoperf.native.parallel.collectives import all_gather
 from pytest_nemoperf.native.parallel.initialize import fill_constants
 from pytest_nemoperf.native.parallel.mesh import GenerationMesh, RankMesh
 from pytest_nemoperf.native.parallel.parallelize import compute_dtype
-from pytest_nemoperf.native.parallel.shares import shard_weights
+from pytest_nemoperf.native.parallel.sharding import shard_weights
 from pytest_nemoperf.native.parallel.tensor_parallel import apply_tensor_parallel, sum_expert_parts
 from pytest_nemoperf.native.rl.generate.kv_cache import ForwardBatch, KVCache, PromptChunk
 from pytest_nemoperf.native.rl.generate.responses import Responses, check_requests
-from pytest_nemoperf.native.rl.generate.rollouts import Generated, Request
+from pytest_nemoperf.native.rl.generate.rollouts import GenerationResult, Request
 from pytest_nemoperf.native.rl.generate.sampling import Sampling
 from pytest_nemoperf.native.rl.generate.slots import DecodeSlots, Ints, Prompt
 from pytest_nemoperf.recipes.recipe import Plan
@@ -41,8 +41,8 @@ class NativeGenerator:
 
     Args:
         plan: Model, precision and sampling.
-        mesh: Of its replica.
-        device: Of this rank.
+        mesh: Process groups of its replica.
+        device: Device of this rank.
 
     Raises:
         PlanError: If the model can't be cut for the replica.
@@ -61,13 +61,13 @@ class NativeGenerator:
         self._draws_are_repeatable = device.type != "cuda"
         self._model = _build(plan, mesh=mesh)
         self._cache = KVCache(self._model)
-        self._tables: Tables = {}
+        self._tables: PositionTables = {}
 
     def allocate(self) -> Mapping[str, Tensor]:
         """Return memory for this rank's weights, by the native engine's names; a refit fills it."""
         self._model.to_empty(device=self._device)
         if self._device.type == "cpu" and self._model.dtype is torch.float32:
-            _lay_out_for_few_rows(self._model)
+            _store_transposed(self._model)
         fill_constants(self._model, device=self._device)
         self._tables = self._model.tables
         return {name: weight.detach() for name, weight in self._model.named_parameters()}
@@ -83,19 +83,19 @@ class NativeGenerator:
         self._tables = {}
 
     @torch.inference_mode()
-    def generate(self, requests: Sequence[Request], *, seed: int) -> Generated:
+    def generate(self, requests: Sequence[Request], *, seed: int) -> GenerationResult:
         """Generate a response to each request; see the protocol.
 
         Raises:
             GenerationError: If logits are not finite, or a prompt and its limit don't fit the cache.
         """
         if not requests:
-            return Generated(responses=(), num_slot_passes=0)
+            return GenerationResult(responses=(), num_slot_passes=0)
         check_requests(requests, seq_len=self._seq_len)
         num_slots = self._max_batch_size or len(requests)
         slots = DecodeSlots(requests, num_slots=num_slots)
-        num_places = max(len(request.prompt) + request.max_len for request in requests)
-        self._cache.reserve(min(num_slots, len(requests)), num_places=num_places)
+        max_len = max(len(request.prompt) + request.max_len for request in requests)
+        self._cache.reserve(min(num_slots, len(requests)), max_len=max_len)
         drawn = Responses(requests, seed=seed, device=self._device)
         num_passes = self._run(slots, drawn=drawn)
         tp = None if self._draws_are_repeatable else self._mesh.tp
@@ -104,7 +104,7 @@ class NativeGenerator:
         except GenerationError:
             self._cache.release()  # no later call may read a key or value that is not finite
             raise
-        return Generated(responses=responses, num_slot_passes=num_passes * num_slots)
+        return GenerationResult(responses=responses, num_slot_passes=num_passes * num_slots)
 
     def _run(self, slots: DecodeSlots, *, drawn: Responses) -> int:
         """Generate all responses and return the number of passes of the model."""
@@ -113,7 +113,7 @@ class NativeGenerator:
         while not slots.is_done:
             prompts = slots.admit()
             num_decoding = state_3N.shape[1]
-            longest = int(slots.places_N[:num_decoding].max(initial=0)) + 1
+            longest = int(slots.positions_N[:num_decoding].max(initial=0)) + 1
             next_3N = self._state(slots, drawn=drawn) if prompts else state_3N
             tokens_N = self._step(state_3N, outputs_N=next_3N[2], longest=longest, prompts=prompts, drawn=drawn)
             num_passes += 1
@@ -124,43 +124,43 @@ class NativeGenerator:
             has_ended_N = slots.advance(is_stop_N)
             if has_ended_N is not None:
                 drawn.keep_lengths(slots, has_ended_N=has_ended_N)
-                longest = int(slots.places_N.max())
-                holes, movers = slots.remove_ended(has_ended_N)
-                self._cache.move(self._on_device(holes), self._on_device(movers), longest=longest)
+                longest = int(slots.positions_N.max())
+                free_slots, moved_slots = slots.remove_ended(has_ended_N)
+                self._cache.move(self._on_device(free_slots), self._on_device(moved_slots), longest=longest)
                 state_3N = self._state(slots, drawn=drawn)
         return num_passes
 
     def _state(self, slots: DecodeSlots, *, drawn: Responses) -> Tensor:
         """Return each slot's next position, row of the cache, and place in the drawn tokens, stacked (3, N)."""
-        places_N = slots.places_N
-        rows_N = np.arange(len(places_N)) * self._cache.num_places + places_N
+        positions_N = slots.positions_N
+        rows_N = np.arange(len(positions_N)) * self._cache.max_len + positions_N
         outputs_N = slots.request_N * drawn.longest + slots.generated_N
-        return self._on_device(np.stack([places_N, rows_N, outputs_N]))
+        return self._on_device(np.stack([positions_N, rows_N, outputs_N]))
 
     def _step(
         self, state_3N: Tensor, *, outputs_N: Tensor, longest: int, prompts: Sequence[Prompt], drawn: Responses
     ) -> Tensor:
         """Run the slots' last tokens, and prompts, through the model, and return a new token of each."""
-        places_N, rows_N, last_N = state_3N.unbind()
+        positions_N, rows_N, last_N = state_3N.unbind()
         tokens_T = drawn.tokens_of(last_N - 1)
-        places_T = places_N
+        positions_T = positions_N
         chunks = []
         if prompts:
             tokens: list[int] = []
-            places = []
+            positions = []
             for prompt in prompts:
                 tokens += prompt.tokens
-                places.append(np.arange(len(prompt.tokens)))
+                positions.append(np.arange(len(prompt.tokens)))
                 slots = self._on_device(np.array(prompt.slots))
                 chunks.append(PromptChunk(num_tokens=len(prompt.tokens), slots=slots))
             tokens_T = torch.cat([tokens_T, self._on_device(np.array(tokens))])
-            places_T = torch.cat([places_N, self._on_device(np.concatenate(places))])
-        self._cache.batch = ForwardBatch(places_N=places_N, rows_N=rows_N, longest=longest, chunks=chunks)
-        self._model.tables = at_places(self._tables, places_T)
+            positions_T = torch.cat([positions_N, self._on_device(np.concatenate(positions))])
+        self._cache.batch = ForwardBatch(positions_N=positions_N, rows_N=rows_N, longest=longest, chunks=chunks)
+        self._model.tables = gather_positions(self._tables, positions_T)
         x_TD = self._through_stages(tokens_T)
         if self._model.is_last:
             if prompts:
-                x_TD = x_TD[self._on_device(_last_rows(prompts, num_decoding=len(places_N)))]
+                x_TD = x_TD[self._on_device(_last_rows(prompts, num_decoding=len(positions_N)))]
             tokens_N, logprobs_N = self._sampling.draw(self._logits(x_TD), drawn.uniforms_of(outputs_N))
             if self._mesh.tp is not None and not self._draws_are_repeatable:
                 dist.broadcast(tokens_N, group_src=0, group=self._mesh.tp)
@@ -226,7 +226,7 @@ def _build(plan: Plan, *, mesh: GenerationMesh) -> Decoder:
     return model.requires_grad_(requires_grad=False)
 
 
-def _lay_out_for_few_rows(model: Decoder) -> None:
+def _store_transposed(model: Decoder) -> None:
     """Store matrices transposed: saves MKL a copy in products of few tokens.
 
     With 32 tokens the copy took a sixth to a half of the product's time.

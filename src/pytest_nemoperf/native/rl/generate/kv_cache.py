@@ -27,7 +27,7 @@ class PromptChunk:
     """A prompt in a pass.
 
     Attributes:
-        num_tokens: Of the prompt.
+        num_tokens: Tokens of the prompt.
         slots: Slots of the sequences that begin with it, on the device.
     """
 
@@ -40,14 +40,14 @@ class ForwardBatch:
     """Layout of one pass's tokens.
 
     Attributes:
-        places_N: Positions of the slots' tokens.
+        positions_N: Positions of the slots' tokens.
         rows_N: Rows of the cache for their keys and values: slot * L + position.
         longest: Tokens of the longest of these sequences, the new ones included (E).
         chunks: Prompts, which follow the slots' tokens.
         masks: Masks added to the slots' scores, by window and its kind; filled on first use.
     """
 
-    places_N: Tensor
+    positions_N: Tensor
     rows_N: Tensor
     longest: int
     chunks: Sequence[PromptChunk] = ()
@@ -57,13 +57,13 @@ class ForwardBatch:
         """Return the mask of the slots' tokens: 0 for visible keys, -inf for others."""
         key = (core.window, core.is_chunked)
         if key not in self.masks:
-            keys_E = torch.arange(self.longest, device=self.places_N.device)
-            places_N1 = self.places_N[:, None]
-            is_hidden_NE = keys_E > places_N1
+            keys_E = torch.arange(self.longest, device=self.positions_N.device)
+            positions_N1 = self.positions_N[:, None]
+            is_hidden_NE = keys_E > positions_N1
             if core.window is not None and core.is_chunked:
-                is_hidden_NE |= keys_E // core.window != places_N1 // core.window
+                is_hidden_NE |= keys_E // core.window != positions_N1 // core.window
             elif core.window is not None:
-                is_hidden_NE |= keys_E <= places_N1 - core.window
+                is_hidden_NE |= keys_E <= positions_N1 - core.window
             mask_NE = torch.zeros(is_hidden_NE.shape, dtype=dtype, device=keys_E.device)
             self.masks[key] = mask_NE.masked_fill_(is_hidden_NE, -torch.inf)
         return self.masks[key]
@@ -74,7 +74,7 @@ class CachedAttention:
 
     Args:
         inner: The layer's own core.
-        cache: Of the model.
+        cache: Cache of the model.
     """
 
     def __init__(self, inner: SoftmaxCore, *, cache: KVCache) -> None:
@@ -115,11 +115,11 @@ class CachedAttention:
             first = last
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
-    def move(self, holes: Tensor, movers: Tensor, *, longest: int) -> None:
+    def move(self, free_slots: Tensor, moved_slots: Tensor, *, longest: int) -> None:
         """Copy keys and values of some slots, the movers, to others, the holes."""
         for stored_NLKC in (self.keys_NLKC, self.values_NLKC):
             if stored_NLKC is not None:
-                stored_NLKC[holes, :longest] = stored_NLKC[movers, :longest]
+                stored_NLKC[free_slots, :longest] = stored_NLKC[moved_slots, :longest]
 
     def _decode(
         self, q_NHC: Tensor, k_NKC: Tensor, v_NKC: Tensor, *, batch: ForwardBatch, sinks_H: Tensor | None
@@ -146,7 +146,7 @@ class CachedAttention:
         """Return the layer's memory, allocated on first use in the type and shape of these keys and values."""
         if self.keys_NLKC is None or self.values_NLKC is None:
             # Zeros: hidden keys and values are multiplied by 0, and must not be NaN.
-            shape = (self._cache.num_slots, self._cache.num_places)
+            shape = (self._cache.num_slots, self._cache.max_len)
             self.keys_NLKC = k_NKC.new_zeros(*shape, *k_NKC.shape[1:])
             self.values_NLKC = v_NKC.new_zeros(*shape, *v_NKC.shape[1:])
         return self.keys_NLKC, self.values_NLKC
@@ -164,8 +164,8 @@ class KVCache:
 
     def __init__(self, model: Decoder) -> None:
         self.num_slots = 0
-        self.num_places = 0
-        self.batch = ForwardBatch(places_N=torch.empty(0), rows_N=torch.empty(0), longest=0)
+        self.max_len = 0
+        self.batch = ForwardBatch(positions_N=torch.empty(0), rows_N=torch.empty(0), longest=0)
         self._cores: list[CachedAttention] = []
         for module in model.modules():
             if isinstance(module, (Attention, LatentAttention)):
@@ -173,24 +173,24 @@ class KVCache:
                 module.core = CachedAttention(module.core, cache=self)
                 self._cores.append(module.core)
 
-    def reserve(self, num_slots: int, *, num_places: int) -> None:
+    def reserve(self, num_slots: int, *, max_len: int) -> None:
         """Reserve so much memory, or keep the present one if it is enough; layers allocate on first use."""
-        if num_slots > self.num_slots or num_places > self.num_places:
+        if num_slots > self.num_slots or max_len > self.max_len:
             self.release()
             self.num_slots = num_slots
-            self.num_places = num_places
+            self.max_len = max_len
 
     def release(self) -> None:
         """Free the memory."""
-        self.num_slots = self.num_places = 0
+        self.num_slots = self.max_len = 0
         for core in self._cores:
             core.keys_NLKC = core.values_NLKC = None
             core.inner.masks.made.clear()
 
-    def move(self, holes: Tensor, movers: Tensor, *, longest: int) -> None:
+    def move(self, free_slots: Tensor, moved_slots: Tensor, *, longest: int) -> None:
         """Copy some slots, the movers, to others, the holes; at most so many tokens."""
         for core in self._cores:
-            core.move(holes, movers, longest=longest)
+            core.move(free_slots, moved_slots, longest=longest)
 
 
 def _rows(x_BNTC: Tensor, *, num_rows: int) -> Tensor:

@@ -24,8 +24,8 @@ class Responses:
 
     Args:
         requests: At least one.
-        seed: Of the step.
-        device: Of this rank.
+        seed: Seed of the step.
+        device: Device of this rank.
     """
 
     def __init__(self, requests: Sequence[Request], *, seed: int, device: torch.device) -> None:
@@ -37,18 +37,18 @@ class Responses:
         self._logprobs = torch.zeros_like(self._uniforms)
         self._lens = [0] * len(requests)
 
-    def tokens_of(self, places_N: Tensor) -> Tensor:
+    def tokens_of(self, index_N: Tensor) -> Tensor:
         """Return tokens by their flat places."""
-        return self._tokens[places_N]
+        return self._tokens[index_N]
 
-    def uniforms_of(self, places_N: Tensor) -> Tensor:
+    def uniforms_of(self, index_N: Tensor) -> Tensor:
         """Return the uniform numbers for the tokens of these places."""
-        return self._uniforms[places_N]
+        return self._uniforms[index_N]
 
-    def write(self, places_N: Tensor, *, tokens_N: Tensor, logprobs_N: Tensor) -> None:
+    def write(self, index_N: Tensor, *, tokens_N: Tensor, logprobs_N: Tensor) -> None:
         """Store drawn tokens."""
-        self._tokens.index_copy_(0, places_N, tokens_N)
-        self._logprobs.index_copy_(0, places_N, logprobs_N)
+        self._tokens.index_copy_(0, index_N, tokens_N)
+        self._logprobs.index_copy_(0, index_N, logprobs_N)
 
     def keep_lengths(self, slots: DecodeSlots, *, has_ended_N: npt.NDArray[np.bool_]) -> None:
         """Store the lengths of responses that have just ended."""

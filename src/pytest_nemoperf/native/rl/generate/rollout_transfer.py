@@ -77,10 +77,10 @@ class RolloutBatch:
         """Fill the rows of these responses.
 
         Args:
-            responses: Of this rank.
+            responses: Responses of this rank.
             rewards: By sample.
-            round_number: Of the responses.
-            version: Of the weights, int32 of shape (1,); it may be on the device.
+            round_number: Round of the responses.
+            version: Version of the weights, int32 of shape (1,); it may be on the device.
         """
         if not responses:
             return
@@ -107,7 +107,7 @@ class RolloutTransfer:
         plan: Sizes of a step.
         generating: Group of the ranks that generate; None for one rank.
         link: Group of all ranks of the run, used by nothing else; None if the same ranks generate and train.
-        device: Of this rank.
+        device: Device of this rank.
     """
 
     def __init__(

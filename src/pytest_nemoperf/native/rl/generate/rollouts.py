@@ -1,4 +1,4 @@
-"""Rollout types: Request, Response, Generated, Generator, StepSamples."""
+"""Rollout types: Request, Response, GenerationResult, Generator, StepSamples."""
 
 # N samples of a step, S tokens of the longest, prompt and response; a value at place t of a sample belongs to its
 # token t: the log-probability of that token, the value of the state in which it was chosen
@@ -36,9 +36,10 @@ class Response:
     """One response.
 
     Attributes:
-        sample: Of the request.
+        sample: Sample of the request.
         tokens: Generated tokens, the stop token included if there is one.
-        logprobs: Of each token under the softmax of all logits over the temperature, before top-k and top-p.
+        logprobs: Log-probability of each token under the softmax of all logits over the temperature, before top-k and
+            top-p.
         is_truncated: The response ended at its limit, not with a stop token; never if its length was pinned.
     """
 
@@ -49,7 +50,7 @@ class Response:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Generated:
+class GenerationResult:
     """Responses of one replica.
 
     Attributes:
@@ -75,7 +76,7 @@ class Generator(Protocol):
     def on_weights_updated(self) -> None:
         """Begin to use new, complete weights and drop everything computed with others."""
 
-    def generate(self, requests: Sequence[Request], *, seed: int) -> Generated:
+    def generate(self, requests: Sequence[Request], *, seed: int) -> GenerationResult:
         """Generate a response to each request; the same seed and requests give the same tokens.
 
         Every rank of the replica gets the same requests and returns the same responses.
@@ -97,7 +98,7 @@ class StepSamples:
         prompt_lens_N: Tokens of each prompt.
         lens_N: Tokens of prompt and response.
         is_truncated_N: The response ended at its limit.
-        logprobs_NS: Of the response's tokens when they were generated; zeros elsewhere.
+        logprobs_NS: Log-probabilities of the response's tokens when they were generated; zeros elsewhere.
         rewards_N: As the task gave them, in float32.
         group_size: Samples of one prompt; they follow each other.
     """
@@ -112,5 +113,5 @@ class StepSamples:
 
     def response_mask_NS(self) -> Tensor:
         """Return booleans (N, S), true at tokens of responses."""
-        places_S = torch.arange(self.tokens_NS.shape[1], device=self.tokens_NS.device)
-        return (places_S >= self.prompt_lens_N[:, None]) & (places_S < self.lens_N[:, None])
+        positions_S = torch.arange(self.tokens_NS.shape[1], device=self.tokens_NS.device)
+        return (positions_S >= self.prompt_lens_N[:, None]) & (positions_S < self.lens_N[:, None])

@@ -42,7 +42,7 @@ class Sampling:
         Logits that are not finite make the log-probability NaN and the token arbitrary.
 
         Args:
-            logits_NV: Of the whole vocabulary, without padding.
+            logits_NV: Logits of the whole vocabulary, without padding.
             uniform_N: Numbers from [0, 1), from draw_uniforms.
         """
         logits_NV = logits_NV.float()
@@ -72,7 +72,7 @@ def draw_uniforms(requests: Sequence[Request], *, seed: int) -> Tensor:
 
     Args:
         requests: At least one.
-        seed: Of the step.
+        seed: Seed of the step.
     """
     longest = max(request.max_len for request in requests)
     uniforms_RM = torch.zeros(len(requests), longest)
@@ -85,5 +85,5 @@ def draw_uniforms(requests: Sequence[Request], *, seed: int) -> Tensor:
 def _invert(probs_NK: Tensor, uniform_N: Tensor) -> Tensor:
     """Return places (N, 1) in distributions of any sum, never one without probability."""
     sums_NK = probs_NK.cumsum(-1)
-    places_N1 = torch.searchsorted(sums_NK, uniform_N[:, None] * sums_NK[:, -1:], right=True)
-    return places_N1.clamp_(max=probs_NK.shape[1] - 1)  # NaN is found past the end
+    index_N1 = torch.searchsorted(sums_NK, uniform_N[:, None] * sums_NK[:, -1:], right=True)
+    return index_N1.clamp_(max=probs_NK.shape[1] - 1)  # NaN is found past the end

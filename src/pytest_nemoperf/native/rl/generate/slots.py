@@ -24,7 +24,7 @@ class Prompt:
     """A prompt that is computed in one pass.
 
     Attributes:
-        tokens: Of the prompt.
+        tokens: Tokens of the prompt.
         slots: Slots that begin with it: requests with the same prompt share its computation.
     """
 
@@ -65,10 +65,10 @@ class DecodeSlots:
         return bool(self._may_stop_R[self.request_N].any())
 
     @property
-    def places_N(self) -> Ints:
+    def positions_N(self) -> Ints:
         """Position of the token that each slot feeds next: the last one it generated."""
-        places_N: Ints = self._prompt_lens_R[self.request_N] + self.generated_N - 1
-        return places_N
+        positions_N: Ints = self._prompt_lens_R[self.request_N] + self.generated_N - 1
+        return positions_N
 
     def admit(self) -> tuple[Prompt, ...]:
         """Give free slots to waiting requests and return the prompts that must be computed for them."""

@@ -32,7 +32,7 @@ def make_task(rl: RL, *, seed: int, step: int, round_number: int, prompt: int) -
 
     Args:
         rl: Lengths and the size of the numbers.
-        seed: Of the run.
+        seed: Seed of the run.
         step: Counted from 0.
         round_number: Counted from 0; each round of dynamic sampling has other tasks.
         prompt: Number of the prompt in the step.

@@ -27,7 +27,7 @@ from pytest_nemoperf.models.huggingface.export import huggingface_config
 from pytest_nemoperf.models.weights import model_weights
 from pytest_nemoperf.native.parallel.parallelize import compute_dtype
 from pytest_nemoperf.native.rl.generate.huggingface_weights import huggingface_weights
-from pytest_nemoperf.native.rl.generate.rollouts import Generated, Request, Response
+from pytest_nemoperf.native.rl.generate.rollouts import GenerationResult, Request, Response
 from pytest_nemoperf.native.seeds import derived_seed
 from pytest_nemoperf.process.orphans import die_with_parent
 from pytest_nemoperf.recipes.recipe import Plan
@@ -42,7 +42,7 @@ class VllmRequest:
     """Request of the rank.
 
     Attributes:
-        method: Of Engine.
+        method: Method of Engine.
         arguments: By name.
     """
 
@@ -72,7 +72,7 @@ def serve(connection: Connection, plan: Plan, parent_pid: int) -> None:
             connection.send(_reply(engine, connection.recv()))
 
 
-def views(flat: Tensor, *, plan: Plan) -> dict[str, Tensor]:
+def weight_views(flat: Tensor, *, plan: Plan) -> dict[str, Tensor]:
     """Return every weight of the model as a view of one tensor, by the native engine's names."""
     weights = list(model_weights(plan.model))
     parts = torch.split(flat, [weight.numel for weight in weights])
@@ -119,7 +119,7 @@ class Engine:
 
     def load(self, rebuild: Callable[..., Tensor], arguments: tuple[Any, ...]) -> None:
         """Load weights from memory shared with the rank, and drop everything computed with others."""
-        weights = views(rebuild(*arguments), plan=self._plan)
+        weights = weight_views(rebuild(*arguments), plan=self._plan)
         if self._is_asleep:
             self._llm.wake_up()
             self._is_asleep = False
@@ -135,7 +135,7 @@ class Engine:
             self._llm.sleep(level=2)
             self._is_asleep = True
 
-    def generate(self, requests: Sequence[Request], *, seed: int) -> Generated:
+    def generate(self, requests: Sequence[Request], *, seed: int) -> GenerationResult:
         """Generate a response to each request.
 
         Raises:
@@ -159,7 +159,7 @@ class Engine:
         for request, output in zip(requests, ended, strict=True):
             responses.append(_response(request, output=output.outputs[0]))
         num_slots = self._rl.max_batch_size or len(requests)
-        return Generated(responses=tuple(responses), num_slot_passes=num_passes * num_slots)
+        return GenerationResult(responses=tuple(responses), num_slot_passes=num_passes * num_slots)
 
     def _sampling(self, request: Request, *, seed: int) -> Any:
         from vllm import SamplingParams  # noqa: PLC0415 (imported since start)

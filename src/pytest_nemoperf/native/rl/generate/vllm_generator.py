@@ -15,8 +15,8 @@ from pytest_nemoperf.errors import GenerationError, PlanError
 from pytest_nemoperf.models.weights import num_parameters
 from pytest_nemoperf.native.parallel.parallelize import compute_dtype
 from pytest_nemoperf.native.rl.generate.responses import check_requests
-from pytest_nemoperf.native.rl.generate.rollouts import Generated, Request
-from pytest_nemoperf.native.rl.generate.vllm_engine import VllmReply, VllmRequest, serve, views
+from pytest_nemoperf.native.rl.generate.rollouts import GenerationResult, Request
+from pytest_nemoperf.native.rl.generate.vllm_engine import VllmReply, VllmRequest, serve, weight_views
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.recipes.vllm_limits import vllm_problems
 
@@ -32,7 +32,7 @@ class VllmGenerator:
 
     Args:
         plan: Model, precision and sampling.
-        device: Of this rank.
+        device: Device of this rank.
 
     Raises:
         PlanError: If vLLM can't run the plan.
@@ -55,7 +55,7 @@ class VllmGenerator:
         with _environment(_engine_variables(device)):
             self._process.start()
         engine_end.close()  # so that the end of the process ends the pipe
-        self._ask("start", limit_sec=_START_LIMIT_SEC)
+        self._call("start", limit_sec=_START_LIMIT_SEC)
 
     def allocate(self) -> Mapping[str, Tensor]:
         """Return shared memory for all weights, by the native engine's names."""
@@ -63,7 +63,7 @@ class VllmGenerator:
             dtype = compute_dtype(self._plan.precision)
             self._flat = torch.empty(num_parameters(self._plan.model), dtype=dtype, device=self._device)
             self._flat.share_memory_()  # type: ignore[no-untyped-call]  # torch leaves it
-        return views(self._flat, plan=self._plan)
+        return weight_views(self._flat, plan=self._plan)
 
     def on_weights_updated(self) -> None:
         """Make the engine load the weights and drop everything computed with others."""
@@ -77,31 +77,31 @@ class VllmGenerator:
                 0,
                 *arguments[_DEVICE_ARGUMENT + 1 :],
             )  # the engine sees one device
-        self._ask("load", rebuild=rebuild, arguments=arguments)
+        self._call("load", rebuild=rebuild, arguments=arguments)
 
-    def generate(self, requests: Sequence[Request], *, seed: int) -> Generated:
+    def generate(self, requests: Sequence[Request], *, seed: int) -> GenerationResult:
         """Generate a response to each request; see the protocol.
 
         Raises:
             GenerationError: If logits are not finite, a prompt and its limit don't fit, or the engine has died.
         """
         if not requests:
-            return Generated(responses=(), num_slot_passes=0)
+            return GenerationResult(responses=(), num_slot_passes=0)
         check_requests(requests, seq_len=self._plan.seq_len)
-        generated: Generated = self._ask("generate", requests=tuple(requests), seed=seed)
+        generated: GenerationResult = self._call("generate", requests=tuple(requests), seed=seed)
         return generated
 
     def release(self) -> None:
         """Free the shared memory, and the engine's weights and cache on GPUs."""
         self._flat = None
-        self._ask("sleep")
+        self._call("sleep")
 
     def close(self) -> None:
         """End the engine's process; without this call it ends with the rank."""
         self._connection.close()
         self._process.join()
 
-    def _ask(self, method: str, *, limit_sec: float | None = None, **arguments: Any) -> Any:
+    def _call(self, method: str, *, limit_sec: float | None = None, **arguments: Any) -> Any:
         """Call a method of the engine and return its value.
 
         Raises:

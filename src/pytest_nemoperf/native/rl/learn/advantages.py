@@ -29,7 +29,7 @@ def shaped_rewards(samples: StepSamples, *, rl: RL) -> Tensor:
     limit. Pinned lengths are not chosen by the policy and cost nothing.
 
     Args:
-        samples: Of the step.
+        samples: Samples of the step.
         rl: Limit of the responses, and the algorithm.
 
     Returns:
@@ -102,7 +102,7 @@ def gae(samples: StepSamples, *, rewards_N: Tensor, values_NS: Tensor, algorithm
     part of the task.
 
     Args:
-        samples: Of the step.
+        samples: Samples of the step.
         rewards_N: After shaping.
         values_NS: Predicted before the step's updates; read at tokens of the response alone.
         algorithm: Discount, lambda, and whether advantages are shifted and scaled over the step's response tokens.
@@ -116,10 +116,10 @@ def gae(samples: StepSamples, *, rewards_N: Tensor, values_NS: Tensor, algorithm
     """
     mask_NS = samples.response_mask_NS()
     values_NS = values_NS.float().masked_fill(~mask_NS, 0)
-    places_S = torch.arange(mask_NS.shape[1], device=mask_NS.device)
-    is_last_NS = mask_NS & (places_S == samples.lens_N[:, None] - 1)
+    positions_S = torch.arange(mask_NS.shape[1], device=mask_NS.device)
+    is_last_NS = mask_NS & (positions_S == samples.lens_N[:, None] - 1)
     rewards_NS = is_last_NS * rewards_N.float()[:, None]
-    deltas_NS = rewards_NS + algorithm.discount * _ahead(values_NS, 1) - values_NS
+    deltas_NS = rewards_NS + algorithm.discount * _shifted(values_NS, 1) - values_NS
     advantages_NS = _discounted_sums(deltas_NS * mask_NS, factor=algorithm.discount * algorithm.gae_lambda) * mask_NS
     returns_NS = advantages_NS + values_NS
     if algorithm.is_std_normalized:
@@ -134,14 +134,14 @@ def _discounted_sums(x_NS: Tensor, *, factor: float) -> Tensor:
     """
     num_summed = 1
     while num_summed < x_NS.shape[1]:
-        x_NS = x_NS + factor**num_summed * _ahead(x_NS, num_summed)
+        x_NS = x_NS + factor**num_summed * _shifted(x_NS, num_summed)
         num_summed *= 2
     return x_NS
 
 
-def _ahead(x_NS: Tensor, num_places: int) -> Tensor:
+def _shifted(x_NS: Tensor, distance: int) -> Tensor:
     """Return the values so many places later, zeros beyond the end."""
-    return F.pad(x_NS[:, num_places:], (0, num_places))
+    return F.pad(x_NS[:, distance:], (0, distance))
 
 
 def _whitened(x_NS: Tensor, mask_NS: Tensor) -> Tensor:

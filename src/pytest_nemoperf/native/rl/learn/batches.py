@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pytest_nemoperf.layouts.pipeline_stages import schedule_problems
-from pytest_nemoperf.native.model.rope import Tables, at_places, first_places
+from pytest_nemoperf.native.model.rope import PositionTables, first_positions, gather_positions
 from pytest_nemoperf.native.parallel.context_parallel import local_positions
 from pytest_nemoperf.native.parallel.mesh import RankMesh
 from pytest_nemoperf.native.parallel.passes import MicroBatch
@@ -38,13 +38,13 @@ class PackedSequence:
 
     Attributes:
         sample: Its number; None for padding alone.
-        num_tokens: Of the sample.
-        num_places: Tokens and padding.
+        num_tokens: Tokens of the sample.
+        padded_len: Tokens and padding.
     """
 
     sample: int | None
     num_tokens: int
-    num_places: int
+    padded_len: int
 
 
 Row = Sequence[PackedSequence]
@@ -55,13 +55,15 @@ class Batches:
 
     Args:
         plan: Layout, batch and the longest row.
-        mesh: Of this rank.
+        mesh: Process groups of this rank.
         dp_rank: Number of the data-parallel share.
         tables: Position tables of the model's layers, for all positions of a row.
-        device: Of this rank.
+        device: Device of this rank.
     """
 
-    def __init__(self, plan: Plan, *, mesh: RankMesh, dp_rank: int, tables: Tables, device: torch.device) -> None:
+    def __init__(
+        self, plan: Plan, *, mesh: RankMesh, dp_rank: int, tables: PositionTables, device: torch.device
+    ) -> None:
         assert plan.rl is not None  # noqa: S101 (the caller looked)
         self._plan = plan
         self._mesh = mesh
@@ -78,8 +80,8 @@ class Batches:
         """Return this rank's micro-batches of some samples; all ranks get equally many.
 
         Args:
-            samples: Of the step.
-            numbers: Of the samples that take part.
+            samples: Samples of the step.
+            numbers: Indices of the samples that take part.
             is_training: The number of micro-batches must fit the pipeline's schedule of backward passes.
         """
         all_lens = samples.lens_N.tolist()
@@ -104,8 +106,8 @@ class Batches:
         """Return the rows of one rank's samples."""
         sequences = []
         for number in share:
-            num_places = _rounded(lens[number], self._sample_multiple)
-            sequences.append(PackedSequence(sample=number, num_tokens=lens[number], num_places=num_places))
+            padded_len = _rounded(lens[number], self._sample_multiple)
+            sequences.append(PackedSequence(sample=number, num_tokens=lens[number], padded_len=padded_len))
         if self._is_packed:
             return pack(sequences, row_len=self._plan.seq_len)
         return [(sequence,) for sequence in sequences]
@@ -119,18 +121,18 @@ class Batches:
         return number
 
     def _row_len(self, rows: Sequence[Row]) -> int:
-        longest = max(map(_num_places, rows))
+        longest = max(map(_padded_row_len, rows))
         return min(self._plan.seq_len, _rounded(max(longest, 1), self._row_multiple))
 
     def _filled(self, row: Row, row_len: int) -> Row:
         """Return the row with padding up to its end: behind the one sample, or as a sequence of its own."""
         if not self._is_packed and row:
             (only,) = row
-            return (replace(only, num_places=row_len),)
-        num_missing = row_len - _num_places(row)
+            return (replace(only, padded_len=row_len),)
+        num_missing = row_len - _padded_row_len(row)
         if num_missing == 0:
             return row
-        return (*row, PackedSequence(sample=None, num_tokens=0, num_places=num_missing))
+        return (*row, PackedSequence(sample=None, num_tokens=0, padded_len=num_missing))
 
     def _cut(self, rows: Sequence[Row], *, samples: StepSamples) -> PackedIndex:
         width = samples.tokens_NS.shape[1]
@@ -139,27 +141,27 @@ class Batches:
         targets = []
         for row in rows:
             for sequence in row:
-                places_L = local_positions(sequence.num_places, mesh=self._mesh)
+                positions_L = local_positions(sequence.padded_len, mesh=self._mesh)
                 first = 0 if sequence.sample is None else sequence.sample * width
-                sources.append(torch.where(places_L < sequence.num_tokens, first + places_L, past_last))
-                targets.append(torch.where(places_L + 1 < sequence.num_tokens, first + places_L + 1, past_last))
+                sources.append(torch.where(positions_L < sequence.num_tokens, first + positions_L, past_last))
+                targets.append(torch.where(positions_L + 1 < sequence.num_tokens, first + positions_L + 1, past_last))
         index_2BL = torch.stack([torch.cat(sources), torch.cat(targets)]).view(2, len(rows), -1).to(self._device)
         return PackedIndex(source_BL=index_2BL[0], target_BL=index_2BL[1], tables=self._tables_of(rows))
 
-    def _tables_of(self, rows: Sequence[Row]) -> Tables:
+    def _tables_of(self, rows: Sequence[Row]) -> PositionTables:
         if self._is_packed:
             (row,) = rows
-            places = [local_positions(sequence.num_places, mesh=self._mesh) for sequence in row]
-            lens = tuple(map(len, places))
-            return at_places(self._tables, torch.cat(places).to(self._device), lens=lens)
-        row_len = rows[0][0].num_places
+            positions = [local_positions(sequence.padded_len, mesh=self._mesh) for sequence in row]
+            lens = tuple(map(len, positions))
+            return gather_positions(self._tables, torch.cat(positions).to(self._device), lens=lens)
+        row_len = rows[0][0].padded_len
         if self._mesh.cp is None:
-            return first_places(self._tables, row_len)
+            return first_positions(self._tables, row_len)
         return self._kept_local_tables(row_len)
 
-    def _local_tables(self, row_len: int) -> Tables:
+    def _local_tables(self, row_len: int) -> PositionTables:
         """Return the tables of this rank's places in a padded row, under context parallelism."""
-        return at_places(self._tables, local_positions(row_len, mesh=self._mesh).to(self._device))
+        return gather_positions(self._tables, local_positions(row_len, mesh=self._mesh).to(self._device))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,14 +169,14 @@ class PackedIndex:
     """Index of one micro-batch's tokens in the flattened samples.
 
     Attributes:
-        source_BL: Of the token at each place; one past the last for padding.
-        target_BL: Of the next token, which the place predicts; one past the last if there is none.
+        source_BL: Index of the token at each place; one past the last for padding.
+        target_BL: Index of the next token, which the place predicts; one past the last if there is none.
         tables: Position tables of the layers, at these places.
     """
 
     source_BL: Tensor
     target_BL: Tensor
-    tables: Tables
+    tables: PositionTables
 
 
 def micro_batches(
@@ -215,21 +217,21 @@ def _deal(lens: Mapping[int, int], *, num_ranks: int) -> list[list[int]]:
 def pack(sequences: Sequence[PackedSequence], *, row_len: int) -> list[Row]:
     """Put each sequence, in the order given, into the first row that has places for it."""
     rows: list[list[PackedSequence]] = []
-    free_places: list[int] = []
+    free_lens: list[int] = []
     for sequence in sequences:
         number = 0
-        while number < len(rows) and free_places[number] < sequence.num_places:
+        while number < len(rows) and free_lens[number] < sequence.padded_len:
             number += 1
         if number == len(rows):
             rows.append([])
-            free_places.append(row_len)
+            free_lens.append(row_len)
         rows[number].append(sequence)
-        free_places[number] -= sequence.num_places
+        free_lens[number] -= sequence.padded_len
     return list(map(tuple, rows))
 
 
-def _num_places(row: Row) -> int:
-    return sum(sequence.num_places for sequence in row)
+def _padded_row_len(row: Row) -> int:
+    return sum(sequence.padded_len for sequence in row)
 
 
 def _multiples(plan: Plan) -> tuple[int, int]:

@@ -52,11 +52,12 @@ def policy_terms(
     """Return the terms of the policy's loss for one optimizer update.
 
     Args:
-        samples: Of the step.
-        numbers: Of the samples to train on.
+        samples: Samples of the step.
+        numbers: Indices of the samples to train on.
         advantages: One a sample (N,), or one a token (N, S).
-        old_logprobs_NS: Of the policy before the step's updates, in the training layout.
-        reference_logprobs_NS: Of the policy before all training; None if the algorithm has no reference.
+        old_logprobs_NS: Log-probabilities of the policy before the step's updates, in the training layout.
+        reference_logprobs_NS: Log-probabilities of the policy before all training; None if the algorithm has no
+            reference.
         algorithm: Kind of mean, and importance weights.
 
     Returns:
@@ -91,8 +92,8 @@ def value_terms(
     """Return the terms of the value model's loss for one optimizer update.
 
     Args:
-        samples: Of the step.
-        numbers: Of the samples to train on.
+        samples: Samples of the step.
+        numbers: Indices of the samples to train on.
         old_values_NS: Predicted before the step's updates.
         returns_NS: Targets of the prediction.
         algorithm: Kind of mean.
@@ -112,7 +113,7 @@ def policy_objective(logprob_T: Tensor, terms_TK: Tensor, *, algorithm: Algorith
     """Return the clipped policy loss plus the divergence from the reference, summed over the tokens.
 
     Args:
-        logprob_T: Of each token now; at tokens of weight 0 any number, even NaN, has no effect.
+        logprob_T: Log-probability of each token now; at tokens of weight 0 any number, even NaN, has no effect.
         terms_TK: From policy_terms.
         algorithm: Clip range and weight of the divergence.
 

@@ -25,10 +25,10 @@ class UpdateStats:
     """Results of one training step.
 
     Attributes:
-        loss: Of the last update, the value model's added.
-        grad_norm: Of the last update before clipping, over both models.
-        logprobs_NS: Of the policy, before the first update.
-        reference_logprobs_NS: Of the reference; None without one.
+        loss: Loss of the last update, the value model's added.
+        grad_norm: Gradient norm of the last update before clipping, over both models.
+        logprobs_NS: Log-probabilities of the policy, before the first update.
+        reference_logprobs_NS: Log-probabilities of the reference; None without one.
     """
 
     loss: Tensor
@@ -42,13 +42,13 @@ class PolicyUpdate:
 
     Args:
         plan: Models, layout and algorithm.
-        mesh: Of the ranks that train.
-        device: Of this rank.
+        mesh: Process groups of the ranks that train.
+        device: Device of this rank.
         clock: Marks ``policy_logprobs``, ``reference_logprobs``, ``values``, ``advantage`` and ``training``.
 
     Attributes:
         policy: The trained model.
-        version: Of its weights: the number of steps they have been trained for.
+        version: Version of its weights: the number of steps they have been trained for.
     """
 
     def __init__(self, plan: Plan, *, mesh: RankMesh, device: torch.device, clock: PhaseClock) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pytest_nemoperf.native.model.rope import tabulate
+from pytest_nemoperf.native.model.rope import position_tables
 from pytest_nemoperf.native.model.transformer import LossHead, Objective
 from pytest_nemoperf.native.parallel.mesh import RankMesh, data_parallel_rank
 from pytest_nemoperf.native.parallel.parallelize import parallelize
@@ -32,8 +32,8 @@ class TrainModel:
 
     Args:
         plan: Model, layout, batch and algorithm.
-        mesh: Of the ranks that train.
-        device: Of this rank.
+        mesh: Process groups of the ranks that train.
+        device: Device of this rank.
         is_trainable: False for a reference, which keeps its first weights.
         objective: Function of outputs (T,) and terms (T, K), to a scalar: a sum weighted so that it is a mean over the
             whole update. None for the algorithm's.
@@ -60,9 +60,9 @@ class TrainModel:
                 chunk.head.temperature = plan.rl.temperature
         self._weights = named_parameters(chunks)
         self._num_averaged = plan.layout.dp * plan.layout.cp
-        places_S = torch.arange(plan.seq_len, device="cpu")
+        positions_S = torch.arange(plan.seq_len, device="cpu")
         dtype = whole_model(chunks[0]).dtype
-        tables = tabulate(plan.model, index_S=places_S, dtype=dtype, device=device)
+        tables = position_tables(plan.model, index_S=positions_S, dtype=dtype, device=device)
         dp_rank = 0
         if mesh.world is not None:
             dp_rank = data_parallel_rank(mesh.world.rank(), layout=plan.layout)
@@ -106,12 +106,12 @@ class TrainModel:
         """Return the head's output for each response token (N, S), the same on every rank; zeros elsewhere."""
         cuts = self._batches.cut(samples, numbers=range(len(samples.lens_N)), is_training=False)
         cut_outputs = self._passes.forward(micro_batches(cuts, samples=samples))
-        places = samples.tokens_NS.numel()
-        outputs = torch.zeros(places + 1, device=samples.tokens_NS.device)
+        num_tokens = samples.tokens_NS.numel()
+        outputs = torch.zeros(num_tokens + 1, device=samples.tokens_NS.device)
         if self._is_counted:
             for cut, output_T in zip(cuts, cut_outputs, strict=bool(cut_outputs)):
                 outputs[cut.target_BL.flatten()] = output_T.float()
-        outputs_NS = outputs[:places].view_as(samples.tokens_NS)
+        outputs_NS = outputs[:num_tokens].view_as(samples.tokens_NS)
         if self._mesh.world is not None:
             dist.all_reduce(outputs_NS, group=self._mesh.world)  # each output is on one rank, zero on the others
         return torch.where(samples.response_mask_NS(), outputs_NS, 0)
@@ -120,8 +120,8 @@ class TrainModel:
         """Take one step of the optimizer.
 
         Args:
-            samples: Of the step.
-            numbers: Of the samples to train on, in any order.
+            samples: Samples of the step.
+            numbers: Indices of the samples to train on, in any order.
             terms_NSK: Terms of the objective.
 
         Returns:

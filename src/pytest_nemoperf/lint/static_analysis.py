@@ -13,8 +13,8 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-_ASKING = frozenset({"check", "run", "measure"})
-_JUDGING = "compare"
+_CASE_METHODS = frozenset({"check", "run", "measure"})
+_JUDGE_METHOD = "compare"
 _MAX_DEPTH = 3
 _MARKER = "perf"
 _FIXTURES = frozenset({"perf", "benchmark"})
@@ -52,12 +52,12 @@ def asks_once(function: Callable[..., Any], *, name: str = "perf", depth: int = 
                 uses.append(node)
             case _:
                 pass
-    uses = [use for use in uses if attributes.get(use) != _JUDGING]
+    uses = [use for use in uses if attributes.get(use) != _JUDGE_METHOD]
     if len(uses) != 1:
         return False
     use = uses[0]
     if use in attributes:
-        return attributes[use] in _ASKING
+        return attributes[use] in _CASE_METHODS
     if depth > 0:
         for call in calls:
             if _helper_asks_once(call, use=use, function=function, depth=depth - 1):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
-from pytest_nemoperf.layouts.refit_moves import RefitTransfer, refit_transfers, split_into_buckets
+from pytest_nemoperf.layouts.refit_transfers import RefitTransfer, refit_transfers, split_into_buckets
 from pytest_nemoperf.layouts.weight_regions import (
     IndexRange,
     ShardRegion,

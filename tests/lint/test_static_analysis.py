@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.lint.test_sources import asks_once, perf_files
+from pytest_nemoperf.lint.static_analysis import asks_once, perf_files
 
 
 def once(perf: Any) -> None:

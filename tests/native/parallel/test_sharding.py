@@ -7,7 +7,7 @@ import torch
 
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.models.weights import ShardSpec
-from pytest_nemoperf.native.parallel.shares import AxisShard
+from pytest_nemoperf.native.parallel.sharding import AxisShard
 
 
 def rows(*numbers: int) -> torch.Tensor:
