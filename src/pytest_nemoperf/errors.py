@@ -1,4 +1,7 @@
-"""Errors this package raises on purpose, with subject, values, rule and remedy; phrases shared by sentences."""
+"""Errors that this package raises, and phrases that their messages share.
+
+A message has the subject, its values, the rule that they break, and a remedy.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Final
 
-MEANWHILE: Final = "meanwhile on this machine: "
+MACHINE_PREFIX: Final = "meanwhile on this machine: "
 """Begins a line about the machine's state during a failed launch."""
 
 
@@ -35,7 +38,7 @@ class LaunchError(NemoPerfError, RuntimeError):
 
 
 class TurnError(LaunchError):
-    """The other side of a comparison in turns is gone; its own error is the cause."""
+    """The run of the other side of an A/B comparison has ended; the error of that run is the cause."""
 
 
 class GenerationError(NemoPerfError, RuntimeError):
@@ -43,7 +46,7 @@ class GenerationError(NemoPerfError, RuntimeError):
 
 
 class RevisionError(NemoPerfError, RuntimeError):
-    """The other version of a comparison can't be found, checked out, set up or kept apart from the working tree."""
+    """The revision of an A/B comparison can't be found, checked out, set up or kept apart from the working tree."""
 
 
 class GitError(NemoPerfError, RuntimeError):
@@ -76,7 +79,7 @@ def in_one_line(error: NemoPerfError) -> str:
     if not lines:
         return type(error).__name__
     first = lines[0]
-    causes = [line for line in lines[1:] if not line.startswith(MEANWHILE)]
+    causes = [line for line in lines[1:] if not line.startswith(MACHINE_PREFIX)]
     if not causes or not first.endswith(":"):
         return first
     gap = "... " if len(causes) > 1 else ""

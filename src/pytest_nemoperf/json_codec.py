@@ -1,4 +1,4 @@
-"""The one JSON codec of all contracts: dataclasses to text and back."""
+"""JSON codec of all file formats: dataclasses to text and back."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import msgspec
 
 from pytest_nemoperf.errors import NemoPerfError, RecipeError, RecordError
 
-_LINE_LENGTH = 160  # the metrics of a run fit
+_LINE_LENGTH = 160  # wide enough for the metrics of a run on one line
 _MAX_DEPTH = 20
 _MIN_INT = -(2**63)
-_MAX_INT = 2**64 - 1  # other readers of JSON know no larger ones
+_MAX_INT = 2**64 - 1  # the largest integer that other readers of JSON accept
 _MAX_SHOWN = 60
 
 T = TypeVar("T")

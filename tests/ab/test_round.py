@@ -38,7 +38,7 @@ turn = ABTurn(**plan["turn"]) if plan["turn"] and {knows_turns} else None
 here = pathlib.Path(__file__).parent
 (here.parent / f"pid-{{here.name}}").write_text(str(os.getpid()))
 with open(os.environ["NEMOPERF_STEPS"], "w") as file:
-    for step in steps_in_turn(turn, rank=0, num_steps=num_steps, settle=lambda: None):
+    for step in steps_in_turn(turn, rank=0, num_steps=num_steps, wait_for_ranks=lambda: None):
         if step == 3:
             {at_step_3}
         with open(here.parent / "order", "a") as order:

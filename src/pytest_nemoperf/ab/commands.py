@@ -19,7 +19,7 @@ _NOT_CODE: Final = frozenset({"HOME"})
 """Variables of folders in which tools keep models and caches: common, even inside the working tree."""
 _ARGUMENTS: Final = "the command's arguments name"
 _MAX_ENDS: Final = 200
-"""A long script is not searched to its end for a file name with blanks in it."""
+"""Delimiters at which a path with blanks may end: limits the search in a long script."""
 _PATTERN: Final = r"$*?\[{"  # behind a name these make it another name: /path/project* and /path/project$X
 _DELIMITER: Final = r"\s\"'`:;,=()<>|&}\]!^\\"
 # A path begins where no other one goes on; right after the letters of an option, too, as in -I/path. Of file:///path
@@ -74,7 +74,7 @@ def shared_data(command: RankCommand, *, trees: ABTrees) -> list[str]:
     shared: list[str] = []
     for text in (*command.argv, *command.env.values()):
         for mention in swap.mentions(text):
-            is_shared = not trees.has_old(mention.place) and trees.is_shared_data(mention.place)
+            is_shared = not trees.has_old(mention.rel_path) and trees.is_shared_data(mention.rel_path)
             if is_shared and mention.text not in shared:
                 shared.append(mention.text)
     return shared
@@ -87,15 +87,15 @@ def working_directory(side: ABSide, *, trees: ABTrees) -> Path:
         RevisionError: If the old side has no such folder.
     """
     here = Path.cwd()
-    place = trees.inside_new(here)
-    if side.name != "old" or place is None:
+    rel_path = trees.inside_new(here)
+    if side.name != "old" or rel_path is None:
         return here
-    if not (trees.old / place).is_dir():
+    if not (trees.old / rel_path).is_dir():
         raise RevisionError(
-            f"{side.label} has no folder {place}, the working directory: both sides would start in the working tree; "
-            "start pytest in a folder that both versions have"
+            f"{side.label} has no folder {rel_path}, the working directory: both sides would start in the working "
+            "tree; start pytest in a folder that both versions have"
         )
-    return trees.old / place
+    return trees.old / rel_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,14 +106,14 @@ class _Mention:
         start: Index of its first character.
         end: Index after its last character.
         text: The path as it is written.
-        place: The path relative to the tree's top folder.
+        rel_path: The path relative to the tree's top folder.
         old: The path of the checkout's copy.
     """
 
     start: int
     end: int
     text: str
-    place: PurePosixPath
+    rel_path: PurePosixPath
     old: str
 
 
@@ -154,11 +154,11 @@ class _PathSwap:
             if replacement is None:
                 may_lack = may_lack_files
                 replacement = mention.text
-                if (self._trees.new / mention.place).is_dir():
+                if (self._trees.new / mention.rel_path).is_dir():
                     may_lack = may_lack_folders
                     replacement = mention.old
                 if not may_lack:
-                    raise RevisionError(_lacks(mention.text, place=mention.place, subject=subject))
+                    raise RevisionError(_lacks(mention.text, rel_path=mention.rel_path, subject=subject))
             parts += [text[done : mention.start], replacement]
             done = mention.end
         return "".join([*parts, text[done:]])
@@ -178,12 +178,12 @@ class _PathSwap:
     def _replacement(self, mention: _Mention) -> str | None:
         """Return the path for the old side: the checkout's copy, or the same path if it is common; None if neither."""
         trees = self._trees
-        place = mention.place
-        while not (trees.has_old(place) or os.path.lexists(trees.new / place)):
-            place = place.parent  # a file that is yet to be written, or a pattern of names: the folder decides
-        if trees.has_old(place):
+        rel_path = mention.rel_path
+        while not (trees.has_old(rel_path) or os.path.lexists(trees.new / rel_path)):
+            rel_path = rel_path.parent  # a file that is yet to be written, or a pattern of names: the folder decides
+        if trees.has_old(rel_path):
             return mention.old
-        if trees.is_common(place):
+        if trees.is_common(rel_path):
             return mention.text
         return None
 
@@ -195,17 +195,17 @@ class _PathSwap:
         entry, entry_end = entered
         end = self._end(text, entry=entry, entry_end=entry_end)
         rest = text[entry_end:end]
-        place = PurePosixPath(f"{entry}{rest}")
-        if self._trees.inside_new(self._trees.new / place) is None:
+        rel_path = PurePosixPath(f"{entry}{rest}")
+        if self._trees.inside_new(self._trees.new / rel_path) is None:
             return None
         old = f"{self._trees.old / entry}{rest}"
-        return _Mention(start=start, end=end, text=text[start:end], place=place, old=old)
+        return _Mention(start=start, end=end, text=text[start:end], rel_path=rel_path, old=old)
 
     def _enter(self, text: str, *, start: int) -> tuple[PurePosixPath, int] | None:
         """Follow a path, symbolic links included, until it is inside the working tree and does not leave it again.
 
         Returns:
-            The place inside the tree, and the index after the part of the path that led there; None if it never does.
+            The relative path in the tree, and the index after the part of the path that led there; None if none does.
         """
         new = self._trees.new
         end = text.index("/", start)
@@ -245,19 +245,19 @@ def _check_relative(word: str, *, trees: ABTrees) -> None:
     here = trees.inside_new(Path.cwd().resolve())
     if here is None or not name or Path(name).is_absolute():
         return
-    place = trees.inside_new(Path(os.path.normpath(trees.new / here / name)))
-    if place is None or not os.path.isfile(trees.new / place):  # noqa: PTH113 (Path fails for a long word)
+    rel_path = trees.inside_new(Path(os.path.normpath(trees.new / here / name)))
+    if rel_path is None or not os.path.isfile(trees.new / rel_path):  # noqa: PTH113 (Path fails for a long word)
         return
-    if trees.has_old(place) or trees.is_common(place):
+    if trees.has_old(rel_path) or trees.is_common(rel_path):
         return
-    raise RevisionError(_lacks(name, place=place, subject=_ARGUMENTS))
+    raise RevisionError(_lacks(name, rel_path=rel_path, subject=_ARGUMENTS))
 
 
-def _lacks(text: str, *, place: PurePosixPath, subject: str) -> str:
+def _lacks(text: str, *, rel_path: PurePosixPath, subject: str) -> str:
     return (
-        f"{subject} {text}, but the revision has no {place}, and the old side must not use the working tree's; compare "
-        "with a revision that has it, or put it there by the ini key perf_ab_setup, which finds the root directory of "
-        "the working tree in NEMOPERF_AB_PROJECT"
+        f"{subject} {text}, but the revision has no {rel_path}, and the old side must not use the working tree's; "
+        "compare with a revision that has it, or put it there by the ini key perf_ab_setup, which finds the root "
+        "directory of the working tree in NEMOPERF_AB_PROJECT"
     )
 
 

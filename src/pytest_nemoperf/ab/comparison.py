@@ -39,7 +39,7 @@ from pytest_nemoperf.verdict.slow_steps import find_slow_steps, with_slow_steps
 MIN_ROUNDS: Final = 2
 """A single round has no scatter and can't decide."""
 MAX_ROUNDS: Final = 100
-"""Each further look at the data costs error rate; beyond this many that outweighs the gain of another round."""
+"""Each look at the data uses a part of the error rates; beyond this many that outweighs the gain of another round."""
 JUDGED_IN_ROUNDS: Final = (TOKENS_PER_SEC_PER_GPU, PEAK_MEMORY_GIB)
 """Without TFLOP/s/GPU, which follow from tokens/s: both sides run one plan."""
 _WORST_FIRST = (VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE, VerdictKind.IMPROVED, VerdictKind.PASSED)

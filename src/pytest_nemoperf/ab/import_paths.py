@@ -77,15 +77,15 @@ def is_unchanged(revision: Revision, *, paths: Sequence[str], project: Path, sta
     trees = ABTrees(new=top, old=state_dir, state_dir=state_dir.resolve())  # nothing is checked out yet
     for path in paths:
         entry = (project / path).resolve()
-        if not entry.is_relative_to(top):  # an error of its own
+        if not entry.is_relative_to(top):  # check_entries raises the error
             continue
         listed = git(
             "ls-files", "--others", "--exclude-standard", "--full-name", "-z", "--", str(entry), root=top, doing=doing
         )
         for name in filter(None, listed.split("\0")):
             module = (top / name).relative_to(entry).parts[0].partition(".")[0]
-            place = trees.inside_new(top / name)
-            if place is not None and not _is_beside_the_code(module) and not trees.is_common(place):
+            rel_path = trees.inside_new(top / name)
+            if rel_path is not None and not _is_beside_the_code(module) and not trees.is_common(rel_path):
                 return False
     return True
 
@@ -172,8 +172,8 @@ def _editable_packages(project: Path) -> Iterator[tuple[str, Path]]:
             yield title, folder
         names = distribution.read_text("top_level.txt") or re.sub("[-.]+", "_", title)
         for name in names.split():
-            for place in _places(name):
-                yield name, place.resolve().parent
+            for location in _locations(name):
+                yield name, location.resolve().parent
 
 
 def _added_to_path(distribution: Distribution) -> Iterator[Path]:
@@ -186,7 +186,7 @@ def _added_to_path(distribution: Distribution) -> Iterator[Path]:
                     yield Path(line).resolve()
 
 
-def _places(name: str) -> list[Path]:
+def _locations(name: str) -> list[Path]:
     """Return the folders of a package, or the file of a module; none if there is no such module."""
     with suppress(ImportError, ValueError):
         spec = find_spec(name)

@@ -137,12 +137,12 @@ class ABWatcher:
         trees = self._trees
         if not self._is_old:
             return path.is_relative_to(trees.old) and path.exists()
-        place = trees.inside_new(path)
-        if place is None or not path.exists() or path.is_relative_to(_HOOK):
+        rel_path = trees.inside_new(path)
+        if rel_path is None or not path.exists() or path.is_relative_to(_HOOK):
             return False
         if is_folder:
-            return not trees.is_common(place) or str(place) == "."
-        return path.is_file() and not trees.is_common(place)
+            return not trees.is_common(rel_path) or str(rel_path) == "."
+        return path.is_file() and not trees.is_common(rel_path)
 
 
 def _shortened(texts: Sequence[str]) -> str:

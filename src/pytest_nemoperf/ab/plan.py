@@ -11,7 +11,7 @@ from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.recipes.rules import NATIVE
 
 DEFAULT_BLOCK_STEPS: Final = 3
-"""Steps of a block: one that meets caches full of the other side's data, and two that don't."""
+"""Steps of a block: the first starts with caches full of the other side's data, the other two do not."""
 _BYTES_PER_GB = 1e9
 _USABLE_GPU_SHARE = 0.9  # the rest: two CUDA contexts, and memory that allocators reserve and don't use
 

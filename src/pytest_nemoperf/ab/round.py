@@ -33,7 +33,7 @@ _CAUSE_SHOWS_SEC = 10.0
 
 
 class NoTurnsError(NemoPerfError, RuntimeError):
-    """One side's code is older than turns: it ran all steps while the other side waited for it."""
+    """One side's code does not implement turns: it ran all steps while the other side waited for it."""
 
 
 class _StoppedError(Exception):
@@ -167,7 +167,7 @@ class ABRunner:
             on_progress: Called from this thread with the new side's steps.
 
         Raises:
-            NoTurnsError: If one side's code is older than turns.
+            NoTurnsError: If one side's code does not implement turns.
             LaunchError: If a side failed; the text names it.
             RecordError: If a side left an impossible record.
             RevisionError: If a side uses the other side's files.
@@ -255,7 +255,7 @@ class ABRunner:
         on_progress: Callable[[Progress | None], None],
         token: Path | None = None,
     ) -> None:
-        """Wait until all runs have ended; stop a run if the other side failed, or does not know turns."""
+        """Wait until all runs have ended; stop a run if the other side failed, or does not implement turns."""
         running = set(futures.values())
         deadline = math.inf
         try:
@@ -272,7 +272,7 @@ class ABRunner:
             raise
 
     def _remaining_sec(self, futures: Mapping[str, Future[RunOutput]], *, token: Path | None) -> float:
-        """Return the time that unfinished runs still have: without limit unless a side failed or knows no turns."""
+        """Return the time that unfinished runs still have: no limit unless a side failed or lacks turns."""
         done = [name for name, future in futures.items() if future.done()]
         if done and token is not None and not token.exists():
             return 0.0

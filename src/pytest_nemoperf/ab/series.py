@@ -39,7 +39,7 @@ class ABRounds:
         why_launches: Reason that whole launches alternate instead of turns; None for turns.
 
     Attributes:
-        lost_sec: Time spent on launches that became no round.
+        lost_sec: Time spent on launches that completed no round.
         rounds: All rounds, in the order they ran.
         outputs: Outputs of the rounds that count, by side.
     """

@@ -46,7 +46,7 @@ class ABTrees:
     linked: tuple[Path, ...] = ()
 
     def inside_new(self, path: Path) -> PurePosixPath | None:
-        """Return the place of a path in the working tree, or None if it lies elsewhere.
+        """Return a path relative to the working tree, or None if it lies elsewhere.
 
         Args:
             path: Absolute, with no symbolic link above the tree's top folder.
@@ -55,39 +55,43 @@ class ABTrees:
             return None
         return PurePosixPath(path.relative_to(self.new))
 
-    def has_old(self, place: PurePosixPath) -> bool:
+    def has_old(self, rel_path: PurePosixPath) -> bool:
         """Return whether the checkout has a copy; git leaves the folders of submodules empty there."""
-        own = self.old / place
-        is_left_empty = str(place) in self.submodules and own.is_dir() and not any(own.iterdir())
+        own = self.old / rel_path
+        is_left_empty = str(rel_path) in self.submodules and own.is_dir() and not any(own.iterdir())
         return os.path.lexists(own) and not is_left_empty
 
-    def is_common(self, place: PurePosixPath) -> bool:
+    def is_common(self, rel_path: PurePosixPath) -> bool:
         """Return whether both sides may use the working tree's copy: it is outside git and not code under test.
 
         Common are packages installed inside the tree, clones of other repositories, hidden folders (caches of tools),
         data, and submodules that are the same on both sides.
         """
-        path = self.new / place
-        if place.parts[:1] == (".git",) or any(map(path.is_relative_to, self.linked)):
+        path = self.new / rel_path
+        if rel_path.parts[:1] == (".git",) or any(map(path.is_relative_to, self.linked)):
             return True
-        folders = [str(place), *map(str, place.parents)]
+        folders = [str(rel_path), *map(str, rel_path.parents)]
         for submodule in self.submodules.intersection(folders):
             return submodule in self.same_submodules
-        if str(place) in self.tracked:
+        if str(rel_path) in self.tracked:
             return False
-        return path.is_dir() or self._is_foreign(place) or not _is_code(path)
+        return path.is_dir() or self._is_foreign(rel_path) or not _is_code(path)
 
-    def is_shared_data(self, place: PurePosixPath) -> bool:
+    def is_shared_data(self, rel_path: PurePosixPath) -> bool:
         """Return whether a path is data outside git that both sides use; installed packages and clones are not."""
-        if place.parts[:1] in ((), (".git",)) or str(place) in self.tracked or not os.path.lexists(self.new / place):
+        if (
+            rel_path.parts[:1] in ((), (".git",))
+            or str(rel_path) in self.tracked
+            or not os.path.lexists(self.new / rel_path)
+        ):
             return False
-        return self.is_common(place) and not self._is_foreign(place / "_")
+        return self.is_common(rel_path) and not self._is_foreign(rel_path / "_")
 
-    def _is_foreign(self, place: PurePosixPath) -> bool:
+    def _is_foreign(self, rel_path: PurePosixPath) -> bool:
         """Return whether a path is installed, cloned or cached: part of neither version of the code."""
-        if _PACKAGE_FOLDERS.intersection(place.parts) or self.new / place == Path(sys.executable):
+        if _PACKAGE_FOLDERS.intersection(rel_path.parts) or self.new / rel_path == Path(sys.executable):
             return True
-        for folder in place.parents[:-1]:
+        for folder in rel_path.parents[:-1]:
             if folder.name.startswith(".") or _is_foreign_folder(self.new / folder):
                 return True
         return False

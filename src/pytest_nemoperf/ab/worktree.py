@@ -158,7 +158,7 @@ class Worktree:
             if line.startswith("worktree ") and path.parent == self._parent.resolve():
                 names.add(path.name)
         for name in sorted(names):
-            with suppress(Timeout):  # its session lives
+            with suppress(Timeout):  # its session still runs
                 self._discard(_LockedFolder.on(self._parent / name))
 
     def _discard(self, locked: _LockedFolder) -> None:

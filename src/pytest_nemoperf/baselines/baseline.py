@@ -88,7 +88,7 @@ def find_mismatches(
 
 
 def counts_flops_alike(one: Baseline | Measurement, *, other: Baseline) -> bool:
-    """Return whether TFLOP/s compare: FLOPs per token too must be equal, since a convention's formula may be mended."""
+    """Return whether TFLOP/s compare: FLOPs per token must be equal too, as a convention's formula may be corrected."""
     return (one.flops_convention, one.flops_per_token) == (other.flops_convention, other.flops_per_token)
 
 
@@ -110,7 +110,7 @@ def from_measurement(
         system=measurement.system,
         machine=machine,
         workload=measurement.workload,
-        # Names of hosts are of no use later, and don't belong into a committed file.
+        # Names of hosts are of no use later, and don't belong in a committed file.
         runs=tuple(replace(run, hosts=()) for run in measurement.runs),
         provenance=provenance,
         reason=reason,
@@ -157,7 +157,7 @@ def _differences(
 
 
 def _non_finite(node: object, *, place: str) -> Iterator[tuple[str, float]]:
-    """Yield the place of each number that is not finite, and the number."""
+    """Yield the JSON path of each number that is not finite, and the number."""
     if isinstance(node, float) and not math.isfinite(node):
         yield place, node
     elif isinstance(node, dict):

@@ -145,7 +145,7 @@ class _Linter:
             findings += lint_loose(loose, folder=str(self._folder / system))
         for number, (system, dry_run) in enumerate(self._dry_runs.items()):
             findings += self._of_suite(dry_run, folder=self._folder / system)
-            if number == 0:  # all dry runs know the same recipes
+            if number == 0:  # all dry runs are of the same recipes
                 findings += self._missing_systems(dry_run)
         if not findings and not self.files:
             message = "no baseline is in it, so nothing was checked; give the folder that holds <system>/<case>.json"

@@ -1,1 +1,1 @@
-"""Launchers: start and supervision of rank processes, one file per launcher; scheduling is left to others."""
+"""Launchers: start and supervision of rank processes, one file per launcher; none of them is a scheduler."""

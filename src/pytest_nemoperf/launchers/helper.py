@@ -61,7 +61,7 @@ class Helper:
             )
 
     def serves(self, env: Mapping[str, str]) -> bool:
-        """Return whether the helper lives and has this environment; libraries read it when they are imported."""
+        """Return whether the helper is alive and was started with this environment, which libraries read at import."""
         return self._process.poll() is None and self._env == _lasting(env)
 
     def send(self, request: Request) -> None:

@@ -175,7 +175,7 @@ def _result(report: Report, *, request: Request, timed_out: bool) -> LaunchResul
     times: dict[int, float] = {}
     for failure in report.failures:
         codes[failure.rank] = failure.exit_code
-        # A silent death is seen late, while other ranks write "connection closed" at once.
+        # The exit of a rank without an error file is noticed late, while other ranks write "connection closed" at once.
         times[failure.rank] = failure.time_sec - SETTLE_SEC
     for rank in range(len(request.logs)):
         path = Path(request.run_dir) / error_file(rank)

@@ -176,7 +176,7 @@ class Layout:
 
     @property
     def dp(self) -> int:
-        """Data-parallel degree: ranks (per tp x cp x pp place) that read different sequences."""
+        """Data-parallel degree: ranks with the same tp, cp and pp rank, which read different sequences."""
         return self.dp_replicate * self.dp_shard
 
     @property

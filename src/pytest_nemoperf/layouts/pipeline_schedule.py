@@ -25,12 +25,12 @@ def bubble_fraction(layout: Layout, *, num_micro_batches: int) -> float:
 
 
 def num_in_flight(layout: Layout, *, num_micro_batches: int, pp_rank: int) -> float:
-    """Return the most micro-batches in flight on a rank, in activations of a whole rank (all its chunks).
+    """Return the maximum number of micro-batches in flight on a rank; one of v chunks counts as 1/v of a micro-batch.
 
-    The forward passes ahead of a rank's first backward pass are as many as ranks after it under 1F1B; twice as many,
-    and all chunks but the last of a round, under the interleaved schedule. Under the zero-bubble schedule torch 2.13
-    keeps most of a micro-batch that is not on the model's first chunk until the step ends (measured: 0.6 to 1.0 of it),
-    so all of them are counted.
+    Under 1F1B a rank runs one forward pass for each rank after it before its first backward pass. Under the interleaved
+    schedule it runs two for each, and a round of micro-batches through all its chunks but the last. Under the
+    zero-bubble schedule torch 2.13 keeps most of a micro-batch that is not on the model's first chunk until the step
+    ends (measured: 0.6 to 1.0 of it), so all of them are counted.
 
     References:
         As bubble_fraction; torch/distributed/pipelining/schedules.py, ``_get_1f1b_rank_ops`` and its callers.

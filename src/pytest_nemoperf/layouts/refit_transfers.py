@@ -40,8 +40,8 @@ class RefitTransfer:
 def refit_transfers(model: ModelConfig, *, layout: Layout) -> list[RefitTransfer]:
     """Return the transfers that bring each element to each generating rank once.
 
-    A rank that holds an element already copies it. Otherwise the holder sends that has sent least so far; regions with
-    few holders are assigned first.
+    A rank that already holds an element copies it. Otherwise the holder that sends the fewest elements so far sends it;
+    regions with few holders are assigned first.
 
     Args:
         model: Architecture.
@@ -57,7 +57,7 @@ def refit_transfers(model: ModelConfig, *, layout: Layout) -> list[RefitTransfer
         for target_region, targets in regions.items():
             for source_region, holders in sources[name].items():
                 pair = (source_region, target_region)
-                if pair not in overlaps:  # layers are alike: each pair of regions once
+                if pair not in overlaps:  # equal layers have equal regions: compute each pair once
                     overlaps[pair] = _overlap(source_region, target_region)
                 if overlaps[pair]:
                     for target in targets:
@@ -107,7 +107,7 @@ def split_into_buckets(transfers: Sequence[RefitTransfer], *, rank: int, max_num
     heaviest = max(loads.values())
     num_buckets = 1
     if heaviest > max_numel:
-        # A piece may begin in one bucket's part and end in the next one's, so a bucket has room for two parts.
+        # A piece may begin in one bucket's part and end in the next one's, so a bucket must hold two parts.
         num_buckets = math.ceil(2 * heaviest / max_numel)
     buckets: list[list[RefitTransfer]] = [[] for _ in range(num_buckets)]
     done: Counter[tuple[int, int]] = Counter()

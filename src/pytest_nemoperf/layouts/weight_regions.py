@@ -130,7 +130,7 @@ def training_holders(model: ModelConfig, *, layout: Layout) -> Holders:
         PlanError: If the layout doesn't fit the model.
     """
     holders: dict[str, dict[ShardRegion, list[int]]] = {}
-    by_kind: dict[tuple[object, ...], dict[ShardRegion, list[int]]] = {}  # layers are alike: each kind of weight once
+    by_kind: dict[tuple[object, ...], dict[ShardRegion, list[int]]] = {}  # equal layers: compute each kind once
     ranks_per_stage = layout.gpus // layout.pp
     for stage in range(layout.pp):
         for shard in stage_shards(model, layout=layout, pp_rank=stage):

@@ -23,7 +23,7 @@ _PROCESS_IDS = Path("/proc/self/ns/pid")
 _HOST_NAMESPACE = "pid:[4026531836]"
 """Linux's number of the first namespace of process ids (PROC_PID_INIT_INO, include/linux/proc_ns.h)."""
 _MAX_EVENTS = 64
-"""A broken GPU may report errors without end."""
+"""Xid events that are read at most: a broken GPU may report errors without end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ from pytest_nemoperf.recipes.systems import System, find_system, match_device
 from pytest_nemoperf.records.provenance import Provenance
 
 _MAX_CPU_RANKS = 64
-"""Most ranks on a CPU: more than its cores only run slower, but more than this is a mistake in the layout."""
+"""Maximum ranks on a CPU: ranks beyond its cores only run slower, but more than this are a mistake in the layout."""
 
 _BYTES_PER_GIB = 2**30
 _GPU_MEMORY_CLASS_GIB = 20  # drivers reserve one or two GiB more or less; no known GPU is near a border

@@ -3,8 +3,8 @@
 Steps that are still warming up when measuring begins are dropped. Single slow steps (a checkpoint, a garbage
 collection) are kept and counted; medians ignore them. A run that gets slower or faster from its first step to its last
 has not settled and is measured again. If every try drifts the same way, the workload itself does (throttling, a leak,
-too little warm-up) and the run is INVALID: no number stands for it. Otherwise the machine is restless: the figures
-count, with the noise of the drifts.
+too little warm-up) and the run is INVALID, since its median depends on the number of steps. Otherwise the machine is
+restless: the figures count, with the noise of the drifts.
 """
 
 from __future__ import annotations

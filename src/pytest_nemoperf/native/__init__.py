@@ -1,1 +1,1 @@
-"""The native torch engine; runs inside ranks, and alone imports torch."""
+"""Native training engine on torch; runs inside ranks. No other package imports torch."""

@@ -47,14 +47,14 @@ def tune_host_memory() -> None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin a new peak for peak_memory_bytes."""
+    """Reset the peak that peak_memory_bytes returns."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets VmHWM, see proc(5)
     except OSError:
-        return  # not Linux, or not allowed: the peak since the start of the process stands
+        return  # not Linux, or not allowed: the peak counts from the start of the process
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -76,7 +76,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the device's name as the driver, or the kernel, has it."""
+    """Return the device's name as the driver or, for a CPU, the kernel reports it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

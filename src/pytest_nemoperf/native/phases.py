@@ -1,4 +1,4 @@
-"""Timing of a step and its phases, without slowing it down."""
+"""Timing of a step and its phases, without synchronising the device between them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from pytest_nemoperf.records.step import PRETRAIN_PHASES
 
 _WAITING_PHASES = ("grad_comm", "pipeline_wait", "exposed_generation", "idle")
-"""Phases in which a rank waits for others; waiting inside other phases is not told apart from work."""
+"""Phases in which a rank waits for others; waiting inside other phases can't be distinguished from work."""
 _SCHEDSTAT = Path("/proc/thread-self/schedstat")
 _LONGEST_LINE = 96
 
@@ -27,7 +27,7 @@ class RankStep:
 
     Attributes:
         step_time_sec: Wall time, device synchronised at both ends.
-        busy_sec: Part of it in which this rank worked or was ready to, and did not wait for others; see busy_sec_of.
+        busy_sec: Part of it in which this rank worked or was ready to, and did not wait for others; see _busy_sec_of.
         phases: Seconds by phase; they sum to step_time_sec. Empty if phases are not recorded.
         loss: Mean over the tokens this rank trained on; 0 on ranks without a loss.
         grad_norm: Norm of the whole gradient before clipping; 0 on ranks that only generate.
@@ -48,7 +48,7 @@ class RankStep:
     num_slot_passes: float = 0.0
 
     def to_row(self) -> list[float]:
-        """Return the numbers that travel between ranks: fields in their order, then phases in the clock's."""
+        """Return the step as numbers for a collective: fields in their order, then phases in the clock's."""
         values = [getattr(self, name) for name in _COLUMNS]
         return [*values, *self.phases.values()]
 
@@ -101,7 +101,7 @@ class PhaseClock:
     """Clock of a step and its phases on the CPU: work is done when a call returns.
 
     ``start``, then ``mark`` at the end of each phase, as often as phases alternate, then ``stop``. Between
-    start and stop nothing is computed, gathered or written: a mark takes the time and puts it on a list.
+    start and stop nothing is computed, gathered or written: a mark appends the time to a list.
 
     Args:
         names: Every phase a mark may end, in the order they are reported; the last is ``other``.
@@ -148,7 +148,7 @@ class PhaseClock:
         phases = dict.fromkeys(self._names, 0.0)
         for phase, seconds in zip(self._phases, self._seconds_between_marks(), strict=True):
             phases[phase] += seconds
-        # Events round in their own way: the rest may come out negative.
+        # CUDA rounds the times between events, so the rest may be slightly negative.
         phases["other"] += max(0.0, step_time_sec - sum(phases.values()))
         runnable_sec = None
         if self._runnable_start is not None and runnable_end is not None:
@@ -157,7 +157,7 @@ class PhaseClock:
         return RankStep(step_time_sec=step_time_sec, busy_sec=busy_sec, phases=phases)
 
     def synchronize(self) -> None:
-        """Wait for the device; nothing to wait for here."""
+        """Wait for the device; on the CPU there is nothing to wait for."""
 
     def _runnable_sec(self) -> float | None:
         """Return seconds this thread has run or waited for a core; None if not known."""
@@ -187,7 +187,7 @@ class CudaPhaseClock(PhaseClock):
         self._events: list[torch.cuda.Event] = []  # used again each step: making one costs more than a mark
 
     def synchronize(self) -> None:
-        """Wait for the current stream, the one of the whole step; weights may travel on another meanwhile."""
+        """Wait for the current stream, the one of the whole step; a refit may be sending weights on another."""
         torch.cuda.current_stream(self._device).synchronize()
 
     def _runnable_sec(self) -> float | None:
@@ -209,7 +209,7 @@ def _busy_sec_of(phases: Mapping[str, float], *, step_time_sec: float, runnable_
     """Return seconds of a step that were a rank's own work.
 
     If the kernel counts it: the time the rank's main thread ran or was ready to run, so that waiting inside forward and
-    backward (as under FSDP) is told from computing. Otherwise, as on GPUs: the step without the phases of waiting;
+    backward (as under FSDP) is not counted. Otherwise, as on GPUs: the step without the phases of waiting;
     waiting inside other phases counts as work.
     """
     if runnable_sec is not None:
@@ -220,7 +220,7 @@ def _busy_sec_of(phases: Mapping[str, float], *, step_time_sec: float, runnable_
 def phase_clock(
     device: torch.device, *, names: Sequence[str] = PRETRAIN_PHASES, is_recording: bool = True
 ) -> PhaseClock:
-    """Return the clock of that device."""
+    """Return a clock for a device."""
     if device.type == "cuda":
         return CudaPhaseClock(device, names=names, is_recording=is_recording)
     return PhaseClock(names=names, is_recording=is_recording)

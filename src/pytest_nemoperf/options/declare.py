@@ -25,7 +25,7 @@ class Option:
         metavar: Its value in ``--help``; empty for a flag.
         default: Value of an option with one that is not given.
         is_repeatable: It may be given several times, and its values add up.
-        needs: Option without which it does not count; empty for none.
+        needs: Option without which it has no effect; empty for none.
         needs_tests: It is an error without ``-m perf``.
         is_harmless: Without ``-m perf`` it is not even checked, so that a project can have it in addopts.
     """

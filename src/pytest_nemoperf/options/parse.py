@@ -53,7 +53,7 @@ def parse_probability(text: str, *, subject: str) -> float:
         value = float(text)
     except ValueError:
         value = float("nan")
-    if not 0 < value < 0.5:  # noqa: PLR2004 (half is what a coin does)
+    if not 0 < value < 0.5:  # noqa: PLR2004 (an error rate of one half is chance)
         raise pytest.UsageError(f"{subject}={text} must be a probability above 0 and below 0.5, e.g. 0.005")
     return value
 

@@ -42,7 +42,7 @@ class UpdateOptions:
 
     Attributes:
         is_accepted: Regressed and inconclusive cases are stored too.
-        reason: Why files change; empty if nobody said.
+        reason: Reason for the new baselines; empty if none was given.
         is_new_only: Only cases without a baseline are stored.
         is_pruning: Stored cases that no test asks for are deleted.
         anchor: Release whose anchor these runs become; empty for none.
@@ -79,27 +79,27 @@ class Settings:
     """Values of options, ini keys and defaults for one session.
 
     Attributes:
-        system: What the machine is, or was told to be.
-        devices: What a run could use here.
+        system: System of this machine, detected or given by ``--system``.
+        devices: Devices of this machine that a run can use.
         was_detected: The system came from ``--system=auto``.
-        baselines_dir: Stored baselines, committed with the project.
-        state_dir: Local store, runs, locks and output; not committed.
-        output_dir: Where the markdown table and the results file go.
+        baselines_dir: Folder of the baselines committed with the project.
+        state_dir: Folder of the local store, runs, locks and output; not committed.
+        output_dir: Folder of the markdown table and the results file.
         runs: Independent launches that make a baseline.
         budget_sec: Time that the launches of a case should take together; None for any.
         policy: Tolerances and error rates; the tolerances of recipes and markers are not yet applied.
         fail_on: Names of the verdicts that fail a test.
-        fails_on_unasked: The session fails where cases have no baseline, and stored ones are asked for by no test.
+        fails_on_unasked: The session fails if cases have no baseline and no test asks for some of the stored ones.
         needs_verdict: A perf test that judged nothing fails.
         inject_pct: Self-test delay of each step in percent.
         timeout_sec: Wall-clock limit of one run; None for each recipe's own.
-        changes: What --perf-set changes in every recipe, by key; empty for nothing.
+        changes: Values of ``--perf-set``, for every recipe, by key; empty if there are none.
         is_dry_run: Cases are priced, nothing is launched.
-        updating: How new baselines are stored; None if none are.
-        ab: The other revision of an interleaved comparison; None to judge against baselines.
+        updating: Options of ``--update-baselines``; None if committed baselines are not written.
+        ab: Options of ``--perf-ab``; None to judge against baselines.
         is_profiled: A failing case runs once more under the profiler.
         replay_dir: Stored runs to judge instead of launching; None to launch.
-        release: Release under test, for waivers; empty if not told.
+        release: Release under test, for waivers; empty if not given.
         machine_name: Name of a pool of identical machines; empty for this host alone.
     """
 
@@ -244,7 +244,7 @@ def _system(config: pytest.Config, *, devices: Devices, replay_dir: Path | None)
 
 def _policy(config: pytest.Config, *, system: System) -> VerdictPolicy:
     tolerances = default_tolerances(system)
-    if config.option.perf_ab:  # differences between days and launches cancel, so a finer question can be asked
+    if config.option.perf_ab:  # differences between days and launches cancel, so smaller changes can be resolved
         for name, percent in tolerances.items():
             tolerances[name] = min(percent, declare.DEFAULT_AB_TOLERANCE_PCT)
     alpha = DEFAULT_ALPHA
@@ -275,7 +275,7 @@ def _policy(config: pytest.Config, *, system: System) -> VerdictPolicy:
 
 def _num_runs(config: pytest.Config) -> int:
     if config.option.perf_set and config.option.perf_runs is None:
-        return 1  # a trial
+        return 1  # a trial, which stores no committed baseline
     text, subject = _option_or_ini(config, "perf_runs")
     if text:
         return parse_count(text, subject=subject)

@@ -110,8 +110,8 @@ class Perf:
         ``with perf.measure("my-loop", tokens_per_step=4096) as steps: for step in steps: ...``; the body may call
         ``step.record(loss=..., grad_norm=...)``, and where lengths vary must call ``step.record(tokens=...)``.
 
-        All steps are gone through again, from index 0, until half a second was measured and a pass of them is sound:
-        settled, on a machine that was not busy otherwise. A loop whose data ends before half a second is INVALID.
+        All steps are repeated, from index 0, until half a second was measured and a pass of them is sound: settled, on
+        a machine that was not busy otherwise. A loop whose data ends before half a second is INVALID.
 
         Args:
             name: Names the case, e.g. ``loop-<name>``; lower-case letters, digits, '.', '_' and '-'.

@@ -156,7 +156,7 @@ class PerfPlugin:
             if isinstance(exc, NemoPerfError):
                 _end_at_the_test(exc)
             elif isinstance(exc, Exception) and self._is_priced(item):
-                # What a test does with a verdict, a dry run does not judge.
+                # A dry run's verdict is NO BASELINE for every case: an error that the test raises on it is expected.
                 raise pytest.skip.Exception(PRICED) from None
             raise
         return result
@@ -168,7 +168,7 @@ class PerfPlugin:
             pytest.skip(PRICED)
         benchmark = self._benchmarks.pop(item.nodeid, None)
         caught: Sequence[pytest.ExceptionInfo[BaseException]] = getattr(item, "_excinfo", None) or ()
-        for each in caught:  # a unittest.TestCase keeps what it raised to itself
+        for each in caught:  # unittest.TestCase catches the exception and does not raise it again
             self._note_failure(each.value)
         if caught or not is_perf(item):
             return

@@ -1,6 +1,6 @@
 """Activations kept for backward: bytes of one micro-batch on one rank, layer by layer.
 
-In the manner of Korthikanti et al. 2022 (https://arxiv.org/abs/2205.05198, section 4), for the native engine's
+Counted as in Korthikanti et al. 2022 (https://arxiv.org/abs/2205.05198, section 4), for the native engine's
 operators: fused attention keeps its inputs, its output and the logarithm of its sums, never the scores; an MLP keeps
 both halves of its first product, the activation and the input of the second; the loss keeps the probabilities in fp32.
 Tests compare with autograd's saved tensors; docs/plans.md has the errors.

@@ -24,7 +24,7 @@ class StateBytes:
 
     Attributes:
         weights: fp32 master weights, with the rows FSDP2 pads every shard to.
-        gradients: fp32, padded alike; there from backward to the optimizer's step.
+        gradients: fp32, padded like the weights; allocated from backward to the optimizer's step.
         optimizer: AdamW's moments in fp32, unpadded, and a step count per weight.
     """
 

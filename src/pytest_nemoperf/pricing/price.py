@@ -62,12 +62,12 @@ class Price:
         fullest_stage: Pipeline rank with the most memory.
         capacity_bytes: Memory of one GPU by its data sheet, in bytes; None if unknown.
         is_fitting: The fullest rank, training or generating, fits it; None if it is unknown.
-        generation: Memory of the fullest generating rank; None for a workload without.
+        generation: Memory of the fullest generating rank; None for a workload without generation.
         traffic: Bytes sent along each axis.
         kv_copies: Cost of key-value heads copied to several ranks; None without copies.
-        expected: From a baseline; None without a comparable one.
-        no_expectation: Why there is none; empty if there is one.
-        unsupported: Why the plan's framework can't run it here; None if it can.
+        expected: Step time estimated from a baseline; None without a comparable one.
+        no_expectation: Reason why there is no estimate; empty if there is one.
+        unsupported: Reason why the plan's framework can't run it here; None if it can.
     """
 
     plan: Plan
@@ -116,7 +116,7 @@ def price_plan(
         system: The plan's system.
         baseline: Stored for the case, or None.
         run_tokens: Tokens of a whole training run, for its hours; None for none.
-        unsupported: Why the plan's framework can't run it here; None if it can.
+        unsupported: Reason why the plan's framework can't run it here; None if it can.
     """
     memory = [stage_memory(plan, pp_rank=rank) for rank in range(plan.layout.pp)]
     fullest = max(memory, key=lambda stage: stage.peak)

@@ -19,7 +19,8 @@ _KILL_LIMIT_SEC = 10.0
 def die_with_parent(signum: signal.Signals, *, parent_pid: int) -> None:
     """Have the kernel send this process that signal when its parent dies.
 
-    Kept across exec. The kernel looks at the parent's thread: the thread that forked must live as long as the parent.
+    The setting survives exec. The kernel watches the thread that forked, which must therefore live as long as the
+    parent.
 
     Args:
         signum: Signal to send.

@@ -1,7 +1,7 @@
 """Helper process: starts processes for the launcher, watches them, and leaves none behind.
 
 The launcher writes one JSON line a request to standard input and reads one JSON line a report from standard output.
-A closed input means that the launcher is gone; then everything ends. This module is free of torch.
+A closed input means that the launcher has ended; then all processes are ended. This module imports no torch.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ class Request:
     grace_sec: float = 0.0
 
     def rank_env(self, rank: int) -> dict[str, str]:
-        """Return the environment of that process."""
+        """Return the environment of the process of a rank."""
         return {**self.env, "RANK": str(rank), "LOCAL_RANK": str(rank)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A process that did not end with 0.
+    """A process that exited with another code than 0.
 
     Attributes:
         rank: Rank in the run.
         exit_code: Negative for a signal.
-        time_sec: Time it was seen dead, seconds since the epoch; a moment after it died.
+        time_sec: Time at which the exit was noticed, seconds since the epoch, slightly after the exit.
     """
 
     rank: int
@@ -144,7 +144,7 @@ class ControlPipes:
 
 
 def become_helper() -> ControlPipes:
-    """Make this process a helper of the launcher, its first argument (a pid); to be called before slow imports."""
+    """Make this process a helper of the launcher with the process id in its first argument; before slow imports."""
     # Until it serves there is nothing to clean up, so SIGTERM keeps its default effect.
     die_with_parent(signal.SIGTERM, parent_pid=int(sys.argv[1]))
     adopt_orphans()
@@ -158,14 +158,14 @@ def serve(pipes: ControlPipes, start: Callable[[Request], LaunchedProcesses]) ->
         pipes: To the launcher.
         start: Starts the processes of a launch; an OSError refuses it.
     """
-    # A signal looks like a closed input: an exception raised by it could interrupt the clean-up itself.
+    # A signal closes the input and raises nothing: an exception could interrupt the clean-up itself.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda _signum, _frame: pipes.end_input())
     try:
         pipes.send(Report(event="ready"))
         while True:
             request = pipes.receive(timeout_sec=None)
-            # A stop that crossed with the end of its launch has nothing left to stop.
+            # A stop request that arrives after the end of its launch has nothing left to stop.
             if request and request.action == "launch":
                 pipes.send(_launch(request, pipes=pipes, start=start))
     except (EOFError, BrokenPipeError):

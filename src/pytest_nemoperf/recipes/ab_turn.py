@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 TURN_FILE: Final = "turn"
-"""File in the directory of the turns that names the side whose turn it is; absent until the two sides have met."""
+"""File in the directory of the turns that names the side whose turn it is; absent until both sides have started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,20 +35,20 @@ class Algorithm:
         is_std_normalized: Group: divided by the standard deviation of the prompt's rewards; GAE: advantages of a
             step are shifted and scaled to mean 0 and variance 1.
         clip_low: Probability ratios below 1 - clip_low gain nothing.
-        clip_high: Nor those above 1 + clip_high.
+        clip_high: Probability ratios above 1 + clip_high gain nothing.
         kl_coef: Weight of the k3 divergence from the reference policy in the loss; 0 needs no reference.
         loss_mean: ``token``: over all response tokens of a batch; ``sequence``: over the tokens of each response,
             then over the responses.
         importance_cap: Off-policy correction: each token counts exp(training - generation log-probability), at most
             this; None for none.
         has_dynamic_sampling: Prompts whose responses all have the same reward are replaced by others.
-        max_rounds: Rounds of generation per step for that; such prompts fill a batch that is still short then.
+        max_rounds: Maximum rounds of generation per step for that; then prompts with equal rewards fill the batch.
         overlong_share: Share of the response limit, at its end, over which a linear penalty grows to the whole of
             overlong_penalty; 0 for none. Without effect on responses of pinned lengths.
         overlong_penalty: Subtracted from the reward of a response that fills its limit.
         gae_lambda: Lambda of GAE.
         discount: Discount factor of GAE, per token.
-        value_clip: The value model's prediction moves at most so far from the old one before its loss is clipped.
+        value_clip: Change of the value model's prediction from the old one beyond which its loss is clipped.
         value_coef: Weight of the value model's loss.
 
     Raises:

@@ -57,7 +57,7 @@ def parse_changes(texts: Sequence[str], *, subject: str) -> dict[str, Any]:
 
 
 def changes_text(changes: Mapping[str, Any]) -> str:
-    """Return the changes as parse_changes reads them."""
+    """Return the text that parse_changes parses to these changes."""
     return ",".join(f"{key}={str(value).lower()}" for key, value in changes.items())
 
 

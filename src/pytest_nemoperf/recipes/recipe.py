@@ -80,9 +80,9 @@ class Recipe:
         recompute: Activations computed again in backward instead of kept: ``none``, ``selective`` (the attention
             core), ``full`` (all but each block's input).
         is_compiled: Blocks go through torch.compile.
-        is_router_balanced: Tokens go round the experts instead of being routed, as on published pages of mixtures
-            of experts. A token's expert depends on its place in its rank's micro-batch, so layouts whose micro-batches
-            are no whole number of rounds train differently.
+        is_router_balanced: Tokens are assigned to the experts in turn instead of being routed, as on published pages of
+            mixtures of experts. A token's expert depends on its position in its rank's micro-batch, so layouts with
+            micro-batches that don't divide among the experts train differently.
         has_varying_lengths: The tokens of a step differ, because its sequences have any length up to seq_len. Not for
             the native engine, nor with ``rl``, which has its own response_lengths.
         model_name: Name of the model in case id and tables; empty for its own.
@@ -216,7 +216,7 @@ class Plan:
         layout: Parallel degrees.
         recompute: Activations computed again in backward.
         is_compiled: Blocks go through torch.compile.
-        is_router_balanced: Tokens go round the experts.
+        is_router_balanced: Tokens are assigned to the experts in turn.
         has_varying_lengths: Sequences have any length up to seq_len, so that the tokens of a step differ.
         num_nodes: Nodes the layout fills.
         steps: Measured steps.
@@ -232,8 +232,8 @@ class Plan:
         is_profiled: The measured steps run under the profiler; such a run is never part of a measurement.
         command: Framework ``command``: the argv.
         env: Extra environment of the ranks.
-        rl: Reinforcement learning, its algorithm spelt out; None for pre-training.
-        turn: Its turns in a comparison with another version of the code; None for a run of its own.
+        rl: Reinforcement learning, with the algorithm's values; None for pre-training.
+        turn: Turns of the run in a comparison with another version of the code; None for any other run.
     """
 
     case: str

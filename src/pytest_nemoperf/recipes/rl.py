@@ -30,7 +30,7 @@ class RL:
         num_generations_per_prompt: Responses to each.
         prompt_len: Tokens of the longest prompt.
         min_prompt_len: Tokens of the shortest; lengths between the two are equally frequent. None: all prompt_len.
-        max_response_len: Most tokens of a response.
+        max_response_len: Maximum tokens of a response.
         response_lengths: ``fixed``: every response has max_response_len tokens; a list: the n-th sample of a step has
             its n-th length, cyclically; ``sampled``: a response ends with its stop token. Speed compares only between
             equal lengths, so the first is the default.
@@ -121,20 +121,20 @@ class RL:
         return shortest + prompt % (self.prompt_len - shortest + 1)
 
     def response_limit(self, sample: int) -> int:
-        """Return the most tokens of a step's n-th response: its length if lengths are pinned."""
+        """Return the maximum tokens of a step's n-th response: its length if lengths are pinned."""
         if isinstance(self.response_lengths, str):
             return self.max_response_len
         return self.response_lengths[sample % len(self.response_lengths)]
 
     def num_slots(self, *, dp: int) -> int:
-        """Return the most samples a replica decodes at once; whole prompts are dealt to ``dp`` replicas."""
+        """Return the maximum number of samples a replica decodes at once; ``dp`` replicas share whole prompts."""
         max_samples = math.ceil(self.num_prompts_per_step / dp) * self.num_generations_per_prompt
         if self.max_batch_size is not None:
             max_samples = min(self.max_batch_size, max_samples)
         return max_samples
 
     def max_lengths(self) -> list[int]:
-        """Return the most tokens of each sample, prompt and response; exact if lengths are pinned."""
+        """Return the maximum tokens of each sample, prompt and response; exact if lengths are pinned."""
         lengths = []
         for sample in range(self.num_samples):
             prompt = sample // self.num_generations_per_prompt

@@ -110,7 +110,7 @@ def _quotient(size: int, degree: int) -> str:
 
 
 def _ulysses_problems(model: ModelConfig, *, layout: Layout, is_native: bool) -> Iterator[str]:
-    """Yield numbers of heads that context parallel ranks can't trade for tokens (cp_comm a2a).
+    """Yield numbers of heads that context parallel ranks can't divide among them under cp_comm ``a2a`` (Ulysses).
 
     The native engine copies key-value heads to every rank with query heads of theirs; other frameworks use
     transformer-engine, which needs key-value heads for each rank.

@@ -1,4 +1,4 @@
-"""Fingerprint of a measurement's environment, its differences in three tiers: key, suspects, the rest. Pure."""
+"""Fingerprint of a measurement's environment; its differences are in three tiers: key, watched, rest. Pure."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ class Significance(StrEnum):
     """Weight of a difference between two measurements."""
 
     KEY = "key"
-    """The two can't be compared."""
+    """Measurements that differ in it can't be compared."""
     WATCHED = "watched"
-    """A suspect: known to change speed."""
+    """Known to change speed; reports list it as a suspect."""
     REST = "rest"
     """Shown for completeness."""
 
@@ -96,7 +96,7 @@ class Difference:
         name: Name of the entry.
         then: Value of the earlier measurement; ``-`` for none.
         now: Value of the later one.
-        tier: Its weight.
+        tier: Significance of the entry.
     """
 
     name: str

@@ -15,7 +15,7 @@ MAX_SLOWED_SHARE = 0.10
 MAX_FOREIGN_SHARE = 0.10
 """Part of the usable cores that others may take; an idle desktop or daemon stays below a tenth of it."""
 MIN_IDLE_CORES = 1.0
-"""While a whole core is idle, others take nothing away."""
+"""With so many idle cores, other processes take nothing away from the ranks."""
 MAX_STEAL_SHARE = 0.05
 """Part of the usable cores that the hypervisor may give to other guests: a direct loss of busy cores."""
 MAX_THROTTLED_SHARE = 0.05

@@ -286,7 +286,7 @@ PRETRAIN_SUMMARY = (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU, PEAK_MEMORY_
 """Columns of the terminal's table of pre-training and loops; judged figures have their change beside them."""
 
 RL_SUMMARY = (TOKENS_PER_SEC_PER_GPU, STEP_TIME_SEC, PEAK_MEMORY_GIB)
-"""The same of reinforcement learning."""
+"""Columns of the terminal's table of reinforcement learning."""
 
 CALL_SUMMARY = (TIME_PER_CALL_SEC,)
-"""The same of timed calls."""
+"""Columns of the terminal's table of timed calls."""

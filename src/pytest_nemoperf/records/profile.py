@@ -96,8 +96,8 @@ class OperatorChange:
 
     Attributes:
         name: Name of the operator.
-        then: In the stored profile; None if the operator is new.
-        now: None if the operator is gone.
+        then: The operator in the stored profile; None if it is new.
+        now: The operator in this session's profile; None if it is gone.
     """
 
     name: str

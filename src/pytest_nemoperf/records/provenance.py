@@ -13,7 +13,7 @@ class Provenance:
     Attributes:
         date: UTC, ISO 8601, to the second.
         git_commit: Commit of the measured code; None outside a repository, before its first commit, or if unknown.
-        git_dirty: Tracked files differed from that commit; None if git could not tell.
+        git_dirty: Tracked files differed from that commit; None if git gives no answer.
         versions: Version by distribution, of those that are installed; also ``python`` and ``platform``.
         device: Count and name of the GPUs, or the processor's name.
         driver: NVIDIA driver version; empty without one.
@@ -31,7 +31,7 @@ class Provenance:
     settings: Mapping[str, str] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
-        """Return possible causes of another speed, by name: versions, settings, driver, commit, device."""
+        """Return the facts that may explain a change of speed, by name: versions, settings, driver, commit, device."""
         named = {"device": self.device, "driver": self.driver, "commit": self._commit()}
         known = {name: value for name, value in named.items() if value}
         return {**self.versions, **self.settings, **known}

@@ -170,7 +170,7 @@ def _check_sum(phases: Mapping[str, float], *, step_time_sec: float, subject: st
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """Result of a run, ``result.json``: rank 0 writes it last, after every rank has got to the end.
+    """Result of a run, ``result.json``: rank 0 writes it last, after every rank has run its last step.
 
     Attributes:
         num_ranks: Ranks that took part.

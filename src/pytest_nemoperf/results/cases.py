@@ -68,7 +68,7 @@ class CaseResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotRun:
-    """A perf test that measured nothing, and why."""
+    """A perf test that measured nothing, with the reason."""
 
     nodeid: str
     reason: str

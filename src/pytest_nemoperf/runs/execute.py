@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from pytest_nemoperf.errors import MEANWHILE, LaunchError, RecordError, TurnError
+from pytest_nemoperf.errors import MACHINE_PREFIX, LaunchError, RecordError, TurnError
 from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.json_codec import from_json, to_json
 from pytest_nemoperf.launchers.logs import first_traceback, tail_of
@@ -90,7 +90,7 @@ def run_once(
         (run_dir / HEALTH_FILE).write_text(to_json(health), encoding="utf-8")
     if result.status is not LaunchStatus.OK:
         lines = [_describe(plan, result=result, run_dir=run_dir, num_finished=follower.num_finished)]
-        lines += [f"{MEANWHILE}{problem}" for problem in health_problems(health)]  # it may be why the ranks failed
+        lines += [f"{MACHINE_PREFIX}{problem}" for problem in health_problems(health)]  # it may be why the ranks failed
         if _has_lost_other_side(result, run_dir=run_dir):
             raise TurnError("\n".join(lines))
         raise LaunchError("\n".join(lines))
@@ -172,7 +172,7 @@ class _ProgressFollower:
 
 
 def _has_lost_other_side(result: LaunchResult, *, run_dir: Path) -> bool:
-    """Return whether the first failing rank found the other side of a comparison gone."""
+    """Return whether the first failing rank failed because the other side of an A/B comparison had ended."""
     if not result.failures:
         return False
     error = _rank_error(run_dir, rank=result.failures[0].rank)
@@ -220,7 +220,7 @@ def _rank_error(run_dir: Path, *, rank: int) -> RankError | None:
     path = run_dir / error_file(rank)
     try:
         return from_json(RankError, path.read_bytes(), subject=str(path))
-    except (FileNotFoundError, RecordError):  # a torn one says less than the log
+    except (FileNotFoundError, RecordError):  # a torn file has less than the log
         return None
 
 

@@ -21,9 +21,9 @@ _NAME = re.compile(r"(\d{8}-\d{6})(?:-(\d+))?")
 class SessionFolder:
     """The working folder of one session, named by the time.
 
-    The session holds a lock in it. The operating system gives that up when the session dies, however that happens: so
-    others can tell a folder that is in use from one that was left. Which folder is older is told by a number in it, for
-    clocks are set back.
+    The session holds a lock in it. The operating system releases the lock when the session dies, even by SIGKILL, so
+    that other sessions can tell abandoned folders from those in use. Folders are ordered by a number in them and not by
+    their time, since a clock may be set back.
 
     Args:
         root: Directory of all sessions' folders.
@@ -39,7 +39,7 @@ class SessionFolder:
         """The folder; it is made when it is first asked for."""
         if self._path is None:
             self._root.mkdir(parents=True, exist_ok=True)
-            # Or another session would delete a folder that is made, but not locked yet.
+            # Without this lock another session could delete a folder that is made, but not locked yet.
             with _others_locked_out(self._root):
                 number = 1 + max(map(_number, _session_folders(self._root)), default=0)
                 path = _make_folder(self._root)
@@ -47,7 +47,7 @@ class SessionFolder:
                 lock = FileLock(path / _LOCK)
                 with suppress(NotImplementedError):  # a file system without locks
                     lock.acquire(timeout=0)
-            # Together: a folder without number and lock, as after a full disk, must not be used.
+            # Set only now: a folder without number and lock, as after a full disk, must not be used.
             self._path = path
             self._lock = lock
         return self._path
@@ -55,7 +55,7 @@ class SessionFolder:
     def delete_old(self, *, keep: int) -> None:
         """Delete the folders of all but the newest sessions.
 
-        This session's folder stays, and so do those of sessions that live and what is not named as sessions are.
+        Folders of this session, of sessions that still run, and with any other kind of name stay.
         """
         if not self._root.is_dir():
             return
@@ -66,14 +66,14 @@ class SessionFolder:
             shutil.rmtree(folder, ignore_errors=True)
 
     def release(self) -> None:
-        """Let others delete the folder once it is old; may be called twice."""
+        """Release the lock, so that a later session may delete the folder; may be called twice."""
         if self._lock is not None:
             self._lock.release()
 
 
 @contextmanager
 def _others_locked_out(root: Path) -> Iterator[None]:
-    """Keep other sessions from making and deleting folders for a moment, if the file system can lock."""
+    """Keep other sessions from making and deleting folders while the block runs, if the file system has locks."""
     lock = FileLock(root.with_suffix(_LOCK))
     with suppress(Timeout, NotImplementedError):
         lock.acquire(timeout=_TIMEOUT_SEC)
@@ -101,7 +101,7 @@ def _session_folders(root: Path) -> list[Path]:
 
 
 def _age(folder: Path) -> tuple[int, str, int]:
-    """Sort by number; folders of versions that gave none are older, and sort by name."""
+    """Return the sort key of a folder, the oldest first: its number (0 if an older version made it), then its name."""
     day = folder.name
     again = 1
     match = _NAME.fullmatch(folder.name)
@@ -122,7 +122,7 @@ def _is_in_use(folder: Path) -> bool:
     lock = FileLock(folder / _LOCK)
     try:
         lock.acquire(timeout=0)
-    except (Timeout, OSError):  # another user's, who may live
+    except (Timeout, OSError):  # OSError: another user's folder, maybe of a running session
         return True
     except NotImplementedError:  # a file system without locks
         return False

@@ -86,7 +86,7 @@ class Passes:
         """Poll the machine and the tracers between timed steps; begin a pass if none is running.
 
         Args:
-            ignored: Places, e.g. ``sys.settrace``, with tracers that are paused while the work is timed.
+            ignored: Interpreter hooks, e.g. ``sys.settrace``, with tracers that are paused while the work is timed.
         """
         if self._monitor is None:
             self._monitor = self._stack.enter_context(Monitor(first_step=0, last_step=1, num_gpus=self._num_gpus))

@@ -35,7 +35,7 @@ def unprofilable(plan: Plan | None) -> str:
 
 
 def profiled(plan: Plan) -> Plan:
-    """Return the plan of a case's run under the profiler: as many steps to warm up, a few after them."""
+    """Return the plan of a case's run under the profiler: the same warm-up steps, then a few profiled ones."""
     most = _PRETRAIN_STEPS if plan.rl is None else _RL_STEPS
     return replace(plan, is_profiled=True, steps=min(plan.steps, most))
 

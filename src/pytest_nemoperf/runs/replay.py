@@ -41,7 +41,7 @@ class CaseRecord:
         provenance: Date, commit, versions, device and command of the session.
         terms: The verdict policy of the session.
         fail_on: Verdicts that failed a test of the session.
-        runs: Folders of the launches that count, in order: a later try stands in place of those before.
+        runs: Folders of the launches that count, in order; a later try replaces the tries before it.
         unreadable: Error of the last run if its records could not be read; empty if all could.
         waiver: Arguments of the test's perf_waive; empty for none.
         release: Release under test; empty if it is not known.

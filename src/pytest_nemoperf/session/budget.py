@@ -12,7 +12,7 @@ _MIN_SHARE: Final = 0.5
 _MIN_STEPS: Final = 6
 """Least measured steps of a launch whose recipe asks for as many: below, single slow steps move a median."""
 _MIN_RUNS: Final = 3
-"""Launches that make a baseline although the budget is used: two show no noise that a third would not change."""
+"""Launches that make a baseline although the budget is used: the noise between two is hardly known."""
 
 
 class CaseBudget:

@@ -1,4 +1,4 @@
-"""A case on its way through a session: planned, then measured; judged, it is a CaseReport."""
+"""Stages of a case in a session: planned, then measured; a judged case is a CaseReport."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pytest_nemoperf.verdict.judge import Verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedCase:
-    """A recipe resolved for the session's system, with the terms it is judged on.
+    """A recipe resolved for the session's system, with the policy it is judged by.
 
     Attributes:
         mark: Markers of the test that asks for the case.
@@ -69,7 +69,7 @@ class MeasuredCase:
 
 
 class CaseLauncher(Protocol):
-    """Gets a planned case its runs: launched here, stored by an earlier session, or of two revisions in turns."""
+    """Provides the runs of a planned case: launched here, stored by an earlier session, or of two revisions."""
 
     def measure(self, case: PlannedCase) -> MeasuredCase:
         """Return the case with its measurement.

@@ -1,4 +1,4 @@
-"""Facts shared by the cases of a session: settings, machine, stored baselines, and the form of commands and paths."""
+"""State shared by the cases of a session: settings, machine, stored baselines, and the form of commands and paths."""
 
 from __future__ import annotations
 

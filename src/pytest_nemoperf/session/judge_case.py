@@ -108,7 +108,7 @@ def _store_outcome(case: MeasuredCase, *, verdict: Verdict, context: Context) ->
     if not case.is_storable or verdict.kind is VerdictKind.INVALID or case.measurement.inject_pct:
         return StoreOutcome()
     if settings.updating is None and verdict.kind in LOCALLY_RECORDED & settings.fail_on:
-        # A record of this machine would only wait to stand in for the committed baseline that is demanded.
+        # A local baseline would be used next time, in place of the committed one that the session requires.
         return StoreOutcome()
     new = from_measurement(case.measurement, machine=case.machine, provenance=case.provenance, reason="")
     writer = BaselineWriter(context.store, runs=settings.runs, updating=settings.updating)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 _MAX_RECORDED_RUNS = 15  # an update that can't hold its tolerance by then says so beside the file
-_MAX_UNHEALTHY_TRIES = 2  # other load that is there twice in a row seldom goes away for a third launch
+_MAX_UNHEALTHY_TRIES = 2  # other load that disturbs two tries in a row rarely ends before the third
 
 
 class Launches:
@@ -141,7 +141,7 @@ class Launches:
         )
 
     def _is_decided(self, case: PlannedCase, *, measurement: Measurement, verdict: Verdict, budget: CaseBudget) -> bool:
-        """Tell whether another launch would change neither the verdict nor the stored baseline."""
+        """Return whether another launch would change neither the verdict nor the stored baseline."""
         updating = self._context.settings.updating
         kind = verdict.kind
         num_runs = len(measurement.runs)

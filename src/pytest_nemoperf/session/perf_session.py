@@ -172,7 +172,7 @@ class PerfSession:
     def _profiled(self, report: CaseReport) -> CaseReport:
         """Profile a case if ``--perf-profile`` asks for it; return its report with the profile.
 
-        The verdict stands: a failure of the profiled run is told in the report.
+        The verdict is not changed: the report has a failure of the profiled run.
         """
         if not self.settings.is_profiled or not is_profile_due(report.result, updating=self.settings.updating):
             return report

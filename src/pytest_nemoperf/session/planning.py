@@ -72,7 +72,7 @@ class Planner:
         Raises:
             NoLayoutError: If the recipe has no layout for the system.
             UnsupportedError: If the framework can't run it here.
-            PlanError: If it can't be resolved, or wants more than this machine has.
+            PlanError: If it can't be resolved, or needs more than this machine has.
         """
         settings = self._settings
         plan, policy = self._resolve(recipe, mark=mark)

@@ -76,7 +76,7 @@ class Progress:
         try:
             yield
         finally:
-            with self._terminal():  # wipes the live line
+            with self._terminal():  # clears the live line
                 self._current = None
 
     def profile(self, case: str) -> None:
@@ -84,7 +84,7 @@ class Progress:
         self._line(f"perf: {case} runs once more under torch.profiler")
 
     def step(self, last: LastStep | None) -> None:
-        """Redraw with the last finished step, or with the time that goes by without one."""
+        """Redraw with the last finished step and the elapsed time; None if no step has finished since the last call."""
         current = self._current
         if current is not None:
             current.last = last or current.last

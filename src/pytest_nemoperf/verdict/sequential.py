@@ -7,7 +7,7 @@ The test decides between two losses. The tolerance is the smallest loss that mat
 or less (down to zero) if the noise is too large to separate the two. Each launch gives an estimate of the loss and
 its standard error. A case is the same once a loss as large as the tolerance is ruled out, and worse once a harmless
 one is. The standard error comes from the scatter of the baseline's runs, shrunk towards the prior of the class of
-machines, and never from this session's runs: a slower launch can only make a verdict worse, never blur it.
+machines, and never from this session's runs: a slower launch can only make a verdict worse, never less certain.
 
 References:
     Pocock 1977, Group sequential methods (the same bound at every look), https://doi.org/10.1093/biomet/64.2.191
@@ -128,7 +128,7 @@ def loss_of_cost(difference: float, *, metric: Metric) -> float:
 
 
 def winsorized_mean(values: Sequence[float], *, tolerance: float) -> float:
-    """Return the mean cost of runs, a single stalled launch brought near the next one."""
+    """Return the mean cost of runs, a single stalled launch winsorized: brought near the next slowest."""
     return statistics.fmean(_winsorize(values, tolerance=tolerance))
 
 
@@ -269,14 +269,14 @@ def _decide(
 
 
 def _is_confirmed(losses: Sequence[float], *, sign: float, tolerance: float, rule: SequentialRule) -> bool:
-    """Return whether a second launch agrees: a single one may have been slow for a reason that is no noise."""
+    """Return whether a second launch agrees: a single one may have been slow for a reason other than noise."""
     needed = min(_MIN_RUNS_FOR_WORSE, rule.max_runs)
     agreeing = [loss for loss in losses if sign * loss > HARMLESS_SHARE * tolerance]
     return len(agreeing) >= needed
 
 
 def _winsorize(values: Sequence[float], *, tolerance: float) -> list[float]:
-    """Return the costs, sorted, the slowest brought near the second slowest: one stalled launch is no noise."""
+    """Return the costs, sorted, the slowest brought near the second slowest, as one stalled launch is no noise."""
     ordered = sorted(values)
     if len(ordered) > 1:
         ordered[-1] = min(ordered[-1], ordered[-2] + STALL_SHARE * tolerance)
@@ -323,7 +323,7 @@ def _final_bounds(
 def _bounds_in_errors(dof: float, *, rule: SequentialRule, is_last: bool) -> tuple[float, float]:
     """Return the bounds of a look in standard errors: to find a loss, and to rule one out.
 
-    A look after every launch gives chance as many tries. The level of each look is the rule's divided by
+    Each look after a launch may decide by chance. The level of each look is the rule's divided by
     max_runs**0.6, near Pocock's constants (1.7, 2.5, 3.3, 5.4 and 7.3 for 2, 3, 5, 10 and 20 looks) less the
     correlation of the looks through their common baseline. After the last look there is no further try, so it spends
     half of the level. benchmarks/verdicts measures the resulting rates.

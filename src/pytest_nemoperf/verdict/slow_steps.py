@@ -83,16 +83,16 @@ def find_slow_steps(
         losses.append(run_cost - worst)
         if run_cost - worst > least and _num_slow([run]):
             odd.append(run)
-    share = max(_USUAL_SHARE, _share_as_slow(baseline, factor=_slow_factor(runs)))
-    limit = _ALPHA_SHARE * policy.alpha / policy.max_runs  # every look is another chance to err
+    share = max(_USUAL_SHARE, _max_slow_share(baseline, factor=_slow_factor(runs)))
+    limit = _ALPHA_SHARE * policy.alpha / policy.max_runs  # each launch adds a test that may raise a false alarm
     if policy.max_runs < _MIN_ODD_RUNS and max(losses, default=0.0) < _OBVIOUS_LOSS:
         limit *= _UNCONFIRMED_SHARE
     kind = VerdictKind.PASSED
-    if len(odd) >= min(_MIN_ODD_RUNS, policy.max_runs) and _chance(odd, of=len(runs), share=share) < limit:
+    if len(odd) >= min(_MIN_ODD_RUNS, policy.max_runs) and _p_value(odd, num_total=len(runs), share=share) < limit:
         kind = VerdictKind.REGRESSED
     elif 2 * len(odd) > len(runs) and len(runs) < policy.max_runs:
         kind = VerdictKind.INCONCLUSIVE
-    elif not odd and _chance(runs, of=len(runs), share=share) >= limit:
+    elif not odd and _p_value(runs, num_total=len(runs), share=share) >= limit:
         return None
     loss_pct = None
     if losses:
@@ -100,13 +100,13 @@ def find_slow_steps(
     facts = [
         _steps_text(measurement, baseline=baseline, other=other),
         _mean_text(runs, baseline=baseline, metric=metric, allowed_pct=allowed_pct, other=other),
-        _open_text(kind, num_odd=len(odd), num_runs=len(runs)),
+        _undecided_text(kind, num_odd=len(odd), num_runs=len(runs)),
     ]
     return SlowSteps(kind=kind, loss_pct=loss_pct, text="; ".join(filter(None, facts)))
 
 
 def with_slow_steps(comparisons: Sequence[Comparison], *, slow: SlowSteps) -> tuple[Comparison, ...]:
-    """Return the comparisons, with the kind of slow steps for rates and times beside the newest baseline."""
+    """Return the comparisons; those of rates and times with the newest baseline get the kind of the slow steps."""
     if slow.kind is VerdictKind.PASSED:
         return tuple(comparisons)
     rates = {TOKENS_PER_SEC_PER_GPU.name, TFLOPS_PER_SEC_PER_GPU.name, TIME_PER_CALL_SEC.name}
@@ -136,14 +136,14 @@ def _full_cost(run: Run, *, metric: Metric) -> float | None:
     return cost(run.metrics[metric.name], metric=metric) + math.log1p(run.slow_steps_pct / 100.0)
 
 
-def _chance(runs: Sequence[Run], *, of: int, share: float) -> float:
+def _p_value(runs: Sequence[Run], *, num_total: int, share: float) -> float:
     """Return the probability of so many slow steps in so many of all runs: the least over all counts.
 
     For each number of slow steps: the probability that as many runs as these have at least that many.
 
     Args:
         runs: Runs with slow steps.
-        of: Number of all runs.
+        num_total: Number of all runs.
         share: Mean share of slow steps.
     """
     counts = []
@@ -153,28 +153,28 @@ def _chance(runs: Sequence[Run], *, of: int, share: float) -> float:
         most_steps = max(most_steps, _num_steps([run]))
     least = 1.0
     for number, count in enumerate(sorted(counts, reverse=True), start=1):
-        if number >= min(_MIN_ODD_RUNS, of) and count:
-            slow_tail = _slow_tail(count, of=most_steps, share=share)
-            least = min(least, _binomial_tail(number, of=of, share=slow_tail))
+        if number >= min(_MIN_ODD_RUNS, num_total) and count:
+            slow_tail = _beta_binomial_tail(count, num_total=most_steps, share=share)
+            least = min(least, _binomial_tail(number, num_total=num_total, share=slow_tail))
     return least
 
 
-def _slow_tail(count: int, *, of: int, share: float) -> float:
+def _beta_binomial_tail(count: int, *, num_total: int, share: float) -> float:
     """Return the probability of count or more slow steps in a run: the tail of a beta-binomial distribution."""
     a = _CONCENTRATION * share
     b = _CONCENTRATION * (1.0 - share)
     terms = []
     for number in range(count):
-        log_term = _log_choose(of, number) + _log_beta(a + number, b + of - number) - _log_beta(a, b)
+        log_term = _log_choose(num_total, number) + _log_beta(a + number, b + num_total - number) - _log_beta(a, b)
         terms.append(math.exp(log_term))
     return min(max(1.0 - math.fsum(terms), 0.0), 1.0)
 
 
-def _binomial_tail(count: int, *, of: int, share: float) -> float:
+def _binomial_tail(count: int, *, num_total: int, share: float) -> float:
     """Return the probability of count or more successes in a binomial distribution."""
     terms = []
-    for number in range(count, of + 1):
-        terms.append(math.comb(of, number) * share**number * (1.0 - share) ** (of - number))
+    for number in range(count, num_total + 1):
+        terms.append(math.comb(num_total, number) * share**number * (1.0 - share) ** (num_total - number))
     return math.fsum(terms)
 
 
@@ -186,7 +186,7 @@ def _log_beta(a: float, b: float) -> float:
     return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
-def _share_as_slow(runs: Sequence[Run], *, factor: float) -> float:
+def _max_slow_share(runs: Sequence[Run], *, factor: float) -> float:
     """Return the largest share of the runs' steps that may have been slower than the others by a factor.
 
     It is limited by the slow steps that were counted, and by the time that the worst run lost.
@@ -255,7 +255,7 @@ def _mean_times(runs: Sequence[Run], *, metric: Metric) -> list[float]:
     return times
 
 
-def _open_text(kind: VerdictKind, *, num_odd: int, num_runs: int) -> str:
+def _undecided_text(kind: VerdictKind, *, num_odd: int, num_runs: int) -> str:
     """Return the reason that odd runs decide nothing yet; empty for REGRESSED and without odd runs."""
     if kind is VerdictKind.REGRESSED or not num_odd:
         return ""

@@ -18,7 +18,7 @@ from pytest_nemoperf.recipes.rl import RL
 
 _IN_PROCESS = ("loop", "benchmark")
 _READ_ELSEWHERE = ("rl", "has_varying_lengths")
-"""Further keys with a meaning to the plugin."""
+"""Further keys that the plugin reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,7 +79,7 @@ def _latent(config: ConfigReader) -> dict[str, Any]:
     mla = {"q_lora_rank": config.get("q_lora_rank")}
     for key in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
         mla[key] = config.need(key)
-    # num_key_value_heads in the files means nothing: every head has keys and values of its own
+    # num_key_value_heads in the files has no effect: every head has keys and values of its own
     return values | read_rope(config) | {"head_dim": mla["v_head_dim"], "num_kv_heads": values["num_heads"], "mla": mla}
 
 

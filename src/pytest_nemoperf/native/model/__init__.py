@@ -1,1 +1,1 @@
-"""The model as one process computes it, one file a part."""
+"""The model for one process, one file per part; ``native/parallel`` distributes it."""

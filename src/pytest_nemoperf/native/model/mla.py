@@ -34,7 +34,7 @@ class LatentAttention(nn.Module):
     def __init__(self, config: ModelConfig, layer: Layer, *, masks: Masks) -> None:
         super().__init__()
         mla = config.mla
-        assert mla is not None  # noqa: S101 (the caller looked)
+        assert mla is not None  # noqa: S101 (the caller checked it)
         hidden = config.hidden_size
         self.mla = mla
         self.query_size = mla.qk_nope_head_dim + mla.qk_rope_head_dim

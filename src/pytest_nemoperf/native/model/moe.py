@@ -158,7 +158,7 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, config: ModelConfig, *, is_balanced: bool) -> None:
         super().__init__()
         moe = config.moe
-        assert moe is not None  # noqa: S101 (the caller looked)
+        assert moe is not None  # noqa: S101 (the caller checked it)
         hidden = config.hidden_size
         self.router = Router(hidden, moe, is_balanced=is_balanced)
         self.latent_down: Linear | None = None

@@ -4,8 +4,8 @@ transformer-engine computes the projections inside blocks; embedding, norms, att
 and loss stay in bf16. Master weights, gradients and optimizer are fp32 in any case. Its layers are given the model's
 weights in each call, so that sharding does not depend on the precision.
 
-transformer-engine is imported only if a plan needs it: its wheels need CUDA, and it is in no environment this project
-is tested in. Its names here follow its documentation and source (version 2).
+transformer-engine is imported only if a plan needs it: its wheels need CUDA, and no environment that tests this project
+has it. Its names here follow its documentation and source (version 2).
 
 References:
     https://docs.nvidia.com/deeplearning/transformer-engine/user-guide/api/pytorch.html and .../api/common.html

@@ -211,7 +211,7 @@ class Decoder(nn.Module):
         return x_TD
 
     def _output_T(self, x_TD: Tensor, labels_BS: Tensor) -> Tensor:
-        assert self.head is not None  # noqa: S101 (the caller looked)
+        assert self.head is not None  # noqa: S101 (the caller checked it)
         output_T: Tensor = self.head(x_TD, labels_BS.flatten(), self._tied_weight_VD())
         return output_T
 

@@ -71,7 +71,7 @@ class _ContextParallelCore(ABC):
 
 
 class _AllGatherCore(_ContextParallelCore):
-    """Attends with the local queries to the keys of the whole sequence."""
+    """All-gathers keys and values, and attends with the local queries."""
 
     def _attend(self, q_BHSC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, *, sinks_H: Tensor | None) -> Tensor:
         cp = self._group.size()
@@ -89,7 +89,7 @@ class _AllGatherCore(_ContextParallelCore):
 
 
 class _UlyssesCore(_ContextParallelCore):
-    """Attends with some heads of the whole sequence."""
+    """Exchanges sequence pieces for heads by all-to-all, and attends over the whole sequence with some of the heads."""
 
     def _attend(self, q_BHSC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, *, sinks_H: Tensor | None) -> Tensor:
         cp = self._group.size()
@@ -123,6 +123,7 @@ def _sequence_to_heads(x_BHSC: Tensor, group: ProcessGroup) -> Tensor:
 
 
 def _heads_to_sequence(x_BGTC: Tensor, group: ProcessGroup) -> Tensor:
+    """Undo ``_sequence_to_heads``."""
     cp = group.size()
     received = all_to_all(torch.cat(x_BGTC.chunk(cp, dim=2), dim=0), group=group)
     return torch.cat(received.chunk(cp, dim=0), dim=1)

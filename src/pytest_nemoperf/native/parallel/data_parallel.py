@@ -25,7 +25,7 @@ def apply_fsdp(model: Decoder, *, mesh: DeviceMesh, expert_mesh: DeviceMesh | No
         model: On the meta device or not; its parameters become DTensors.
         mesh: One axis for FSDP, two (replicas, shards) for HSDP; context parallel ranks are shards as well.
         expert_mesh: Mesh for routed experts; None leaves them whole.
-        is_pipelined: Keep weights gathered between micro-batches, which would gather them again and again.
+        is_pipelined: Keep weights gathered between micro-batches, or each would gather them again.
     """
     # Inputs are cast by the model, so that the loss and the angles keep their dtype.
     policy = MixedPrecisionPolicy(param_dtype=model.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -39,7 +39,7 @@ def apply_fsdp(model: Decoder, *, mesh: DeviceMesh, expert_mesh: DeviceMesh | No
                 else:
                     shard(module, mesh=expert_mesh, shard_placement_fn=partial(_placement, mesh=expert_mesh))
         shard(block, mesh=mesh, ignored_params=whole)
-    # Embedding and head stay gathered: backward needs them at once again.
+    # Embedding and head stay gathered: backward needs them first.
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False, ignored_params=whole)
 
 

@@ -28,7 +28,7 @@ def apply_expert_parallel(model: Decoder, *, group: ProcessGroup, etp: int) -> N
     """Exchange the rows of every mixture of experts with the ranks of their experts.
 
     Args:
-        model: On the meta device or not, changed in place; its weights are cut apart from this.
+        model: On the meta device or not, changed in place; ``shard_weights`` cuts its weights.
         group: Ranks that have all experts between them, in the order (ep, etp).
         etp: Ranks that share one expert.
     """

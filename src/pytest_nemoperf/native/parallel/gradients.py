@@ -127,7 +127,7 @@ class Gradients:
 def _num_copies(weight: Weight, *, layout: Layout) -> int:
     """Return the number of ranks of a pipeline stage that hold the same element of a weight (or of its shard).
 
-    Copies of a split weight's rows over the tp axis are not included: they are counted for each piece.
+    Copies of a split weight's rows over the tp axis are not included: ``_ParameterRows`` counts them.
     """
     is_sharded = layout.dp_shard > 1
     copies = layout.dp_replicate
@@ -147,7 +147,7 @@ def _num_copies(weight: Weight, *, layout: Layout) -> int:
 def _reductions(
     pairs: Sequence[tuple[Tensor, Weight]], *, layout: Layout, mesh: RankMesh, are_averaged: bool
 ) -> Iterable[_Reduction]:
-    """Yield every reduction a layout could need, in order, with those over no group or no gradients."""
+    """Yield every reduction a layout could need, in order, also those over no group or of no gradients."""
     partial_over_tp = {TPGrad.HEADS}
     if layout.sequence_parallel:
         partial_over_tp.add(TPGrad.TOKENS)

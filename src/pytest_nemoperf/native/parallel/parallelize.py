@@ -1,4 +1,4 @@
-"""Parallelize a plan's model: every axis and option applied in the order that composes."""
+"""Parallelize a plan's model: every axis and option, applied in an order in which they compose."""
 
 from __future__ import annotations
 

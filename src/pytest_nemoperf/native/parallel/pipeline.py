@@ -105,7 +105,7 @@ class Pipeline:
         self._clock = clock
         self._is_first = group.rank() == 0
         self._is_last = group.rank() == group.size() - 1
-        # Only the latest: steps may have rows of ever new lengths.
+        # Keep the latest schedules only: row lengths may differ in every step.
         self._schedule = lru_cache(maxsize=_KEPT_SCHEDULES)(self._new_schedule)
 
     def forward_backward(self, micro_batches: Sequence[MicroBatch]) -> Tensor:

@@ -90,8 +90,8 @@ class Stage(PipelineStage):
         if isinstance(self.submod, FSDPModule):
             # As in torch's own perform_reduce_grad; there is no public way.
             root: Any = fully_shard.state(self.submod)  # type: ignore[attr-defined]  # torch leaves it untyped
-            for state in root._state_ctx.all_states:  # noqa: SLF001 (as said above)
-                for group in state._fsdp_param_groups:  # noqa: SLF001 (as said above)
+            for state in root._state_ctx.all_states:  # noqa: SLF001 (as above)
+                for group in state._fsdp_param_groups:  # noqa: SLF001 (as above)
                     group.post_backward()
 
     @contextmanager

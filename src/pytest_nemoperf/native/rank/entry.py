@@ -52,10 +52,10 @@ class RankEnvironment:
     """Rank, world size and run directory, from the environment that the launcher set.
 
     Attributes:
-        run_dir: Holds the plan and takes the ranks' files.
+        run_dir: Directory of the plan and the ranks' files.
         rank: Rank in the run.
         world_size: Ranks of the run.
-        local_rank: On this host.
+        local_rank: Rank on this host.
         local_world_size: Ranks on this host.
     """
 
@@ -158,7 +158,7 @@ def train(plan: Plan, *, env: RankEnvironment, device: torch.device) -> None:
     if profiler is not None:
         profiler.write(env.run_dir, rank=env.rank)
     hosts = gather_hosts()
-    dist.barrier()  # the result says that every rank got here
+    dist.barrier()  # the result file promises that every rank got here
     if env.rank == 0:
         if plan.rl is None:
             records = step_records(plan, gathered=gathered)
@@ -212,7 +212,7 @@ def _run_steps(
     if profiler is not None:
         run_step = partial(profiler.run, run_step)
     steps = []
-    # Objects built so far live to the end: later collections need not look at them, and the pages that a forked
+    # Objects built so far are kept to the end: later collections need not visit them, and the pages that a forked
     # rank shares with its server are not touched.
     gc.freeze()
     gc.disable()
@@ -232,7 +232,7 @@ def _run_steps(
 
 
 def _wait_for_ranks(barrier: Callable[[], None], *, device: torch.device) -> None:
-    """Wait until all ranks have done their work: a rank that waits for others on a GPU keeps it busy."""
+    """Wait until all ranks and their devices are idle: on a GPU, even waiting for other ranks keeps the device busy."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     barrier()

@@ -22,7 +22,7 @@ _PROGRESS_INTERVAL_SEC = 0.25
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a file that is there as a whole or not at all."""
+    """Write a file under a temporary name, then rename it: readers see the whole file or none."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
@@ -43,7 +43,7 @@ def write_error(run_dir: Path, *, rank: int, error: Exception) -> None:
 
 
 class ProgressWriter:
-    """Appends to ``progress.jsonl`` now and then; to be called between steps, never inside one.
+    """Appends to ``progress.jsonl`` at a limited rate; called between steps, never inside one.
 
     Args:
         run_dir: Directory of the run.
@@ -68,8 +68,8 @@ class ProgressWriter:
 def gather_steps(steps: Sequence[RankStep], *, peak_bytes: int, device: torch.device) -> list[list[RankStep]]:
     """Return every rank's steps, ``[rank][step]``; all ranks must call it, with equally many steps of the same phases.
 
-    One collective after the last step; float64 holds a count of bytes exactly. The peak goes with the last step only:
-    asking the system for it costs more than everything else that is recorded of a step.
+    One collective after the last step; float64 holds a count of bytes exactly. The peak is in the last step only:
+    reading it costs more than all other values of a step together.
     """
     last = replace(steps[-1], peak_bytes=peak_bytes)
     local_rows = [step.to_row() for step in [*steps[:-1], last]]

@@ -25,7 +25,7 @@ from pytest_nemoperf.records.profile import OUTSIDE, PROFILE_FILE, Operator, Pro
 
 _STEP_RANGE = "nemoperf::step"
 _UNNAMED_KERNELS = "(kernels of no operator)"
-_MAX_TRACES = 8  # as many as a node's ranks, which are of every kind as a rule; a thousand ranks would flood the folder
+_MAX_TRACES = 8  # as many as a node's ranks, usually of every kind; the traces of a thousand ranks would fill the disk
 _USEC_PER_SEC = 1e6
 _FSDP = "FSDP::"  # followed by the action and, after a space, the module
 
@@ -49,7 +49,7 @@ class StepProfiler:
         )
 
     def run(self, run_step: Callable[[int], RankStep], number: int) -> RankStep:
-        """Run a step; the profiler changes its state after it, before the ranks meet for the next."""
+        """Run a step; the profiler changes its state after it, before the barrier of the next step."""
         if number == 0:
             self._profiler.start()
         with record_function(_STEP_RANGE):
@@ -105,7 +105,7 @@ def _summarize_step(step: FunctionEvent, *, events: Sequence[FunctionEvent], dev
     """Return time and calls of each operator in one step."""
     start, end = _span(step)
     operators = []  # events on the CPU
-    kernels = []  # on the device; the shadow of a range is none
+    kernels = []  # on the device, without the copies of CPU ranges there
     for event in events:
         if not start <= event.time_range.start < end:
             continue
@@ -180,7 +180,7 @@ def _self_cpu_usec(event: FunctionEvent) -> float:
 def _kernels_usec(event: FunctionEvent) -> float:
     """Return the time of the kernels that this event itself launched.
 
-    A range of the CPU has a shadow of the same name on the device's time line, which torch lists as one of its kernels.
+    A range of the CPU has a copy of the same name on the device's time line, which torch lists as one of its kernels.
     """
     return float(sum(kernel.duration for kernel in event.kernels if kernel.name != event.name))
 

@@ -1,8 +1,9 @@
-"""Turns of two runs on the same devices: one side works, the other waits and uses nothing.
+"""Turns of two runs on the same devices: one side runs steps while the other waits and uses no core or GPU.
 
 Rank r of one side and rank r of the other pass the turn as a byte through two named pipes. Opening a pipe blocks until
-the other end is opened, so the sides meet once both are built; reading sleeps in the kernel; and a pipe whose other end
-has died is at its end at once. This needs no third process and no polling, and no side can hang alone.
+the other end is opened, so each side waits until both have built their model; reading sleeps in the kernel; and reading
+ends at once if the process at the other end has died. This needs no third process and no polling, and a side whose
+other side has ended does not hang.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from pytest_nemoperf.recipes.ab_turn import TURN_FILE, ABTurn
 
 
 class TurnPipes:
-    """One rank's end of the two pipes.
+    """Named pipes between one rank and the same rank of the other side.
 
     Args:
         turn: Turns of this side.
-        rank: Rank in the run; meets the same rank of the other side.
+        rank: Rank in the run.
     """
 
     def __init__(self, turn: ABTurn, *, rank: int) -> None:

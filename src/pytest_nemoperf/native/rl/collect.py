@@ -29,7 +29,7 @@ class CollectedRollouts:
         rollouts: All samples of the step, complete.
         generation_sec: Time this rank generated.
         num_generated_tokens: Tokens its replica generated, in all rounds.
-        num_slot_passes: Slot passes of its replica in all rounds, as in GenerationResult.
+        num_slot_passes: Sum over all rounds of the replica's GenerationResult.num_slot_passes.
     """
 
     rollouts: RolloutBatch

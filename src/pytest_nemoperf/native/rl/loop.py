@@ -173,7 +173,7 @@ class TrainingRank:
     """Trains on samples of other ranks and sends them its weights."""
 
     def __init__(self, training: TrainPhase, *, transfer: RolloutTransfer, refit: Refit, notice: RefitNotice) -> None:
-        assert training.plan.rl is not None  # noqa: S101 (make_rl_rank looked)
+        assert training.plan.rl is not None  # noqa: S101 (make_rl_rank checked it)
         self._training = training
         self._clock = training.clock
         self._staleness = training.plan.rl.max_staleness
@@ -222,7 +222,7 @@ class GeneratingRank:
     """Generates for other ranks, up to max_staleness batches ahead of them."""
 
     def __init__(self, collector: Collector, *, transfer: RolloutTransfer, refit: Refit, notice: RefitNotice) -> None:
-        assert collector.plan.rl is not None  # noqa: S101 (make_rl_rank looked)
+        assert collector.plan.rl is not None  # noqa: S101 (make_rl_rank checked it)
         self._collector = collector
         self._clock = collector.clock
         self._generator = collector.generator

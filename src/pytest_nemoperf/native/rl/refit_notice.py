@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 
 
 class RefitNotice:
-    """Sends and receives notices, so that generating ranks can tell waiting for weights from receiving them.
+    """Sends and receives notices, so that generating ranks time the wait for weights apart from their transfer.
 
     Args:
         group: All ranks of the run, for nothing but this.

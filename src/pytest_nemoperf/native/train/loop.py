@@ -1,4 +1,4 @@
-"""One step of pre-training, top to bottom."""
+"""Trainer: one step of pre-training."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from pytest_nemoperf.results.cases import CaseReport, CaseResult, SessionResults
 from pytest_nemoperf.verdict.comparison import VerdictKind
 
 MAX_SUMMARY_BYTES: Final = 2**20
-"""Of a step; GitHub does not show a larger one at all."""
+"""Maximum size of a step's summary; GitHub does not show a larger one at all."""
 
 _MAX_OF_A_LEVEL = 10  # annotations that GitHub shows of a step
 

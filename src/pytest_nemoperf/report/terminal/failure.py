@@ -56,23 +56,23 @@ def _parts(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
     if inject_pct:
         yield injection_banner(inject_pct, width=width)
     yield from _reasons(report)
-    then = deciding_baseline(report)
+    baseline = deciding_baseline(report)
     if report.result.verdict.comparisons:
-        if then is not None:
-            yield from explanations(report, then=then)
+        if baseline is not None:
+            yield from explanations(report, baseline=baseline)
         yield ""
         yield from comparison_parts(report.result.verdict.comparisons, width=width)
         yield from resolution_parts(report.result.verdict.comparisons, width=width)
-    if then is not None and report.result.verdict.kind is not VerdictKind.NOT_COMPARABLE:
-        yield from _time_by_phase(report, then=then)
-        yield from _spread(report, then=then)
+    if baseline is not None and report.result.verdict.kind is not VerdictKind.NOT_COMPARABLE:
+        yield from _time_by_phase(report, baseline=baseline)
+        yield from _spread(report, baseline=baseline)
     if report.profile is not None:
         origin = report.baseline.provenance if report.baseline is not None else None
         yield from profile_parts(report.profile, baseline=origin, width=width)
-    if then is not None:
-        yield from _rollouts(report, then=then)
-        yield from _suspects(report, then=then)
-        yield from _origin(report, then=then)
+    if baseline is not None:
+        yield from _rollouts(report, baseline=baseline)
+        yield from _suspects(report, baseline=baseline)
+        yield from _origin(report, baseline=baseline)
     yield from _next_steps(report, width=width)
     if inject_pct:
         yield injection_banner(inject_pct, width=width)
@@ -99,65 +99,67 @@ def _reasons(report: CaseReport) -> Iterator[RenderableType]:
         yield f"measured: {figures_text(report.result.measurement.runs)}"
 
 
-def _time_by_phase(report: CaseReport, *, then: DecidingBaseline) -> Iterator[RenderableType]:
+def _time_by_phase(report: CaseReport, *, baseline: DecidingBaseline) -> Iterator[RenderableType]:
     runs = report.result.measurement.runs
     titles: dict[str | None, str] = {None: "where the step's time went (median ms, slowest rank)"}
     for name in rank_groups(runs):
         titles[name] = f"where the time of the {name} ranks went (median ms, slowest of them)"
     for group, title in titles.items():
-        compared = compare_phases(runs, baseline=then.runs, group=group)
+        compared = compare_phases(runs, baseline=baseline.runs, group=group)
         if compared is not None:
             yield section(title)
-            yield phase_table(compared, sides=(then.word, "now"), has_shares=True)
+            yield phase_table(compared, sides=(baseline.word, "now"), has_shares=True)
 
 
-def _rollouts(report: CaseReport, *, then: DecidingBaseline) -> Iterator[RenderableType]:
-    rows = compare_rollouts(report.result.measurement.runs, baseline=then.runs)
+def _rollouts(report: CaseReport, *, baseline: DecidingBaseline) -> Iterator[RenderableType]:
+    rows = compare_rollouts(report.result.measurement.runs, baseline=baseline.runs)
     if not rows:
         return
     yield section("generation and training (medians; shown, not judged)")
-    table = figures_table(("figure", then.word, "now", "delta"))
+    table = figures_table(("figure", baseline.word, "now", "delta"))
     for row in rows:
         table.add_row(*row)
     yield indented(table)
 
 
-def _spread(report: CaseReport, *, then: DecidingBaseline) -> Iterator[RenderableType]:
+def _spread(report: CaseReport, *, baseline: DecidingBaseline) -> Iterator[RenderableType]:
     runs = report.result.measurement.runs
     if not runs:
         return
-    yield section(f"spread ({count_text(len(runs), 'run')} now, {len(then.runs):,} in the {then.word})")
-    table = figures_table(("times apart", then.word, "now"))
-    for row in compare_spread(runs, baseline=then.runs):
+    yield section(f"spread ({count_text(len(runs), 'run')} now, {len(baseline.runs):,} in the {baseline.word})")
+    table = figures_table(("times apart", baseline.word, "now"))
+    for row in compare_spread(runs, baseline=baseline.runs):
         table.add_row(*row)
     yield indented(table)
-    for name, then_steps, now_steps in unusual_steps(runs, baseline=then.runs):
-        yield indented(f"steps {name}: {now_steps} now, {then_steps} in the {then.word}")
+    for name, then_steps, now_steps in unusual_steps(runs, baseline=baseline.runs):
+        yield indented(f"steps {name}: {now_steps} now, {then_steps} in the {baseline.word}")
 
 
-def _suspects(report: CaseReport, *, then: DecidingBaseline) -> Iterator[RenderableType]:
+def _suspects(report: CaseReport, *, baseline: DecidingBaseline) -> Iterator[RenderableType]:
     """Yield the changes of the environment: known to affect speed first, then the others in one dim line."""
     suspects = []
     rest = []
-    for difference in changed_since(report, then=then):
+    for difference in changed_since(report, baseline=baseline):
         text = f"{difference.name}: {difference.then} -> {difference.now}"
         if difference.tier is Significance.REST:
             rest.append(text)
         else:
             suspects.append(text)
-    yield section(f"suspects: what may change speed and changed since {then.name}")
+    yield section(f"suspects: what may change speed and changed since {baseline.name}")
     yield from map(indented, suspects or ["none of what is watched differs"])
-    if then.environment is None:
-        yield indented(styled((f"what was set where the steps of {then.name} ran was not kept", QUIET)))
+    if baseline.environment is None:
+        yield indented(styled((f"what was set where the steps of {baseline.name} ran was not kept", QUIET)))
     if rest:
         yield indented(styled(("also changed: " + "; ".join(rest), QUIET)))
 
 
-def _origin(report: CaseReport, *, then: DecidingBaseline) -> Iterator[RenderableType]:
-    origin = then.provenance
-    yield section(then.name.removeprefix("the "))
+def _origin(report: CaseReport, *, baseline: DecidingBaseline) -> Iterator[RenderableType]:
+    origin = baseline.provenance
+    yield section(baseline.name.removeprefix("the "))
     yield unfolded(report.result.baseline_path)
-    yield indented(f"{count_text(len(then.runs), 'run')} of {origin.date}, {commit_text(origin)}: {then.reason}")
+    yield indented(
+        f"{count_text(len(baseline.runs), 'run')} of {origin.date}, {commit_text(origin)}: {baseline.reason}"
+    )
 
 
 def _next_steps(report: CaseReport, *, width: int) -> Iterator[RenderableType]:

@@ -77,22 +77,22 @@ def deciding_baseline(report: CaseReport) -> DecidingBaseline | None:
     )
 
 
-def changed_since(report: CaseReport, *, then: DecidingBaseline) -> list[Difference]:
+def changed_since(report: CaseReport, *, baseline: DecidingBaseline) -> list[Difference]:
     """Return the differences of the environment, suspects first; values that were not stored are left out."""
-    known = then.provenance.environment()
+    known = baseline.provenance.environment()
     now = report.environment
-    if then.environment is not None:
-        return compare_fingerprints({**known, **then.environment}, now=now)
+    if baseline.environment is not None:
+        return compare_fingerprints({**known, **baseline.environment}, now=now)
     also_now = {name: value for name, value in now.items() if name in known}
     return compare_fingerprints(known, now=also_now)
 
 
-def explanations(report: CaseReport, *, then: DecidingBaseline) -> Iterator[str]:
+def explanations(report: CaseReport, *, baseline: DecidingBaseline) -> Iterator[str]:
     """Yield sentences on the phases that changed, for each group of ranks, and on a slow node."""
     runs = report.result.measurement.runs
-    since = f"since {then.name}, " if then.anchor else ""
+    since = f"since {baseline.name}, " if baseline.anchor else ""
     for group in (None, *rank_groups(runs)):
-        table = compare_phases(runs, baseline=then.runs, group=group)
+        table = compare_phases(runs, baseline=baseline.runs, group=group)
         if table is None:
             continue
         step = "the step"
@@ -101,12 +101,12 @@ def explanations(report: CaseReport, *, then: DecidingBaseline) -> Iterator[str]
         sentence = loss_sentence(table, step=f"{since}{step}")
         if sentence:
             yield sentence
-    sentence = _straggler_sentence(report, then=then)
+    sentence = _straggler_sentence(report, baseline=baseline)
     if sentence:
         yield sentence
 
 
-def _straggler_sentence(report: CaseReport, *, then: DecidingBaseline) -> str:
+def _straggler_sentence(report: CaseReport, *, baseline: DecidingBaseline) -> str:
     """Return whether one node or all ranks alike are slower; empty if unknown or the verdict is not a loss.
 
     A single rank has no peers to compare with. "All alike" needs a baseline with the ranks' busy times, and ranks
@@ -119,17 +119,17 @@ def _straggler_sentence(report: CaseReport, *, then: DecidingBaseline) -> str:
     num_stages = 1
     if plan is not None and plan.rl is None:
         num_stages = plan.layout.pp
-    straggler = find_straggler(runs, baseline=then.runs, num_stages=num_stages)
+    straggler = find_straggler(runs, baseline=baseline.runs, num_stages=num_stages)
     if straggler is not None:
-        is_explained = _explains_loss(straggler, runs=runs, then=then)
+        is_explained = _explains_loss(straggler, runs=runs, baseline=baseline)
         return _straggler_text(straggler, num_runs=len(runs), is_explained=is_explained)
-    if is_slowdown_uniform(runs, baseline=then.runs) and not _has_hidden_waits(plan):
+    if is_slowdown_uniform(runs, baseline=baseline.runs) and not _has_hidden_waits(plan):
         return f"no rank worked {MARGIN_PCT:g}% longer than the others: the code, or all of the machine"
     return ""
 
 
 def _has_hidden_waits(plan: Plan | None) -> bool:
-    """Return whether ranks wait for each other inside a phase, unseen by the kernel's counters, as on GPUs."""
+    """Return whether ranks wait for each other inside a phase, not shown by the kernel's counters, as on GPUs."""
     if plan is None or plan.device == "cpu":
         return False
     layout = plan.layout
@@ -155,9 +155,9 @@ def _straggler_text(straggler: Straggler, *, num_runs: int, is_explained: bool) 
     return f"{text}; that is not all of the loss"
 
 
-def _explains_loss(straggler: Straggler, *, runs: tuple[Run, ...], then: DecidingBaseline) -> bool:
+def _explains_loss(straggler: Straggler, *, runs: tuple[Run, ...], baseline: DecidingBaseline) -> bool:
     """Return whether the straggler's excess is at least half of the step's loss."""
-    before = median_over_runs(then.runs, metric=STEP_TIME_SEC.name)
+    before = median_over_runs(baseline.runs, metric=STEP_TIME_SEC.name)
     after = median_over_runs(runs, metric=STEP_TIME_SEC.name)
     if before is None or after is None or after <= before:
         return False

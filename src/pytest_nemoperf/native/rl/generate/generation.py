@@ -1,6 +1,6 @@
 """Native generation engine: samples responses to prompts, with a key-value cache and continuous batching."""
 
-# R requests, M most tokens of a response, N active slots, T tokens of a pass (one of each slot, then those of
+# R requests, M maximum tokens of a response, N active slots, T tokens of a pass (one of each slot, then those of
 # prompts), D hidden, V vocabulary
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class NativeGenerator:
     """One rank of a replica; see the protocol in rollouts.py.
 
     Weights have the compute type. In a mixture every rank of the tp axis has a part of each expert, so that no token
-    has to travel.
+    is sent to another rank.
 
     Args:
         plan: Model, precision and sampling.
@@ -73,7 +73,7 @@ class NativeGenerator:
         return {name: weight.detach() for name, weight in self._model.named_parameters()}
 
     def on_weights_updated(self) -> None:
-        """Do nothing: no result of older weights outlives a call of ``generate``."""
+        """Do nothing: ``generate`` keeps no result that was computed with older weights."""
 
     def release(self) -> None:
         """Free weights and cache."""
@@ -131,7 +131,7 @@ class NativeGenerator:
         return num_passes
 
     def _state(self, slots: DecodeSlots, *, drawn: Responses) -> Tensor:
-        """Return each slot's next position, row of the cache, and place in the drawn tokens, stacked (3, N)."""
+        """Return each slot's next position, row of the cache, and index of the drawn token, stacked (3, N)."""
         positions_N = slots.positions_N
         rows_N = np.arange(len(positions_N)) * self._cache.max_len + positions_N
         outputs_N = slots.request_N * drawn.longest + slots.generated_N

@@ -1,10 +1,10 @@
 """Key-value cache of generation, and the core of attention over it.
 
-A pass of the model has its tokens in one row: one token of each active slot, then whole prompts. Only the core of
-attention has to tell sequences apart; all other layers compute each token alone.
+A pass of the model has its tokens in one row: one token of each active slot, then whole prompts. Only the attention
+core needs to know which sequence a token belongs to; all other layers compute each token alone.
 """
 
-# N active slots, L places of a slot, T tokens of a pass (N, then those of prompts), P tokens of a prompt, E longest
+# N active slots, L positions of a slot, T tokens of a pass (N, then those of prompts), P tokens of a prompt, E longest
 # sequence in the cache so far, H query heads, K key-value heads, C width of a head (of values it may differ)
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class CachedAttention:
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
     def move(self, free_slots: Tensor, moved_slots: Tensor, *, longest: int) -> None:
-        """Copy keys and values of some slots, the movers, to others, the holes."""
+        """Copy keys and values of the moved slots to the free slots."""
         for stored_NLKC in (self.keys_NLKC, self.values_NLKC):
             if stored_NLKC is not None:
                 stored_NLKC[free_slots, :longest] = stored_NLKC[moved_slots, :longest]
@@ -174,7 +174,7 @@ class KVCache:
                 self._cores.append(module.core)
 
     def reserve(self, num_slots: int, *, max_len: int) -> None:
-        """Reserve so much memory, or keep the present one if it is enough; layers allocate on first use."""
+        """Reserve memory for slots of ``max_len`` tokens, if there is less; layers allocate on first use."""
         if num_slots > self.num_slots or max_len > self.max_len:
             self.release()
             self.num_slots = num_slots
@@ -188,7 +188,7 @@ class KVCache:
             core.inner.masks.made.clear()
 
     def move(self, free_slots: Tensor, moved_slots: Tensor, *, longest: int) -> None:
-        """Copy some slots, the movers, to others, the holes; at most so many tokens."""
+        """Copy the moved slots to the free slots; ``longest`` is the number of tokens to copy of each."""
         for core in self._cores:
             core.move(free_slots, moved_slots, longest=longest)
 

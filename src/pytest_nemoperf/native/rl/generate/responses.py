@@ -1,6 +1,6 @@
 """Responses while they are generated: a row of the device's memory for each, read by the host at the end."""
 
-# R requests, M most tokens of a response, N active slots
+# R requests, M maximum tokens of a response, N active slots
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Responses:
         self._lens = [0] * len(requests)
 
     def tokens_of(self, index_N: Tensor) -> Tensor:
-        """Return tokens by their flat places."""
+        """Return tokens by their indices in the flattened responses."""
         return self._tokens[index_N]
 
     def uniforms_of(self, index_N: Tensor) -> Tensor:
-        """Return the uniform numbers for the tokens of these places."""
+        """Return the uniform numbers for the tokens at these indices."""
         return self._uniforms[index_N]
 
     def write(self, index_N: Tensor, *, tokens_N: Tensor, logprobs_N: Tensor) -> None:

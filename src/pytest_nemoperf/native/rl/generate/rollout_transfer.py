@@ -113,7 +113,7 @@ class RolloutTransfer:
     def __init__(
         self, plan: Plan, *, generating: ProcessGroup | None, link: ProcessGroup | None, device: torch.device
     ) -> None:
-        assert plan.rl is not None  # noqa: S101 (the caller looked)
+        assert plan.rl is not None  # noqa: S101 (the caller checked it)
         self._plan = plan
         self._rl = plan.rl
         self._generating = generating
@@ -167,7 +167,7 @@ class RolloutTransfer:
         longest = int((prompt_lens_N + lens_N).max())
         tokens_NS = torch.zeros(rl.num_samples, longest, dtype=torch.int64, device=device)
         logprobs_NS = torch.zeros(rl.num_samples, longest, device=device)
-        for number, prompt in enumerate(prompts):  # the responses of one prompt begin at the same place
+        for number, prompt in enumerate(prompts):  # the responses of one prompt begin at the same index
             rows = slice(number * group, (number + 1) * group)
             end = min(longest, len(prompt) + width)
             tokens_NS[rows, : len(prompt)] = torch.tensor(prompt, device=device)

@@ -1,6 +1,6 @@
 """Rollout types: Request, Response, GenerationResult, Generator, StepSamples."""
 
-# N samples of a step, S tokens of the longest, prompt and response; a value at place t of a sample belongs to its
+# N samples of a step, S tokens of the longest, prompt and response; a value at index t of a sample belongs to its
 # token t: the log-probability of that token, the value of the state in which it was chosen
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Request:
         sample: Number in the step; together with the seed it fixes the tokens that are drawn, on any rank and in any
             batch.
         prompt: Tokens.
-        max_len: Most tokens of the response.
+        max_len: Maximum tokens of the response.
         is_pinned: The response has exactly max_len tokens: stop tokens are tokens like any other.
     """
 

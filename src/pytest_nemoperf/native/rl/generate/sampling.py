@@ -1,9 +1,9 @@
 """Sampling of tokens: one uniform number a token, and the inverse of the cumulative distribution.
 
-A token depends on the seed, the sample, the place in its response and the logits, never on other samples of the batch.
+A token depends on the seed, the sample, its index in the response and the logits, never on other samples of the batch.
 """
 
-# R requests, M most tokens of a response, N tokens to be drawn, V vocabulary, K most probable tokens
+# R requests, M maximum tokens of a response, N tokens to be drawn, V vocabulary, K most probable tokens
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def draw_uniforms(requests: Sequence[Request], *, seed: int) -> Tensor:
 
 
 def _invert(probs_NK: Tensor, uniform_N: Tensor) -> Tensor:
-    """Return places (N, 1) in distributions of any sum, never one without probability."""
+    """Return an index drawn from each distribution (N, 1), of any sum; an index of probability zero is never drawn."""
     sums_NK = probs_NK.cumsum(-1)
     index_N1 = torch.searchsorted(sums_NK, uniform_N[:, None] * sums_NK[:, -1:], right=True)
     return index_N1.clamp_(max=probs_NK.shape[1] - 1)  # NaN is found past the end

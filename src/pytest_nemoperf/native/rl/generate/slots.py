@@ -37,7 +37,7 @@ class DecodeSlots:
 
     Args:
         requests: All requests, in the order they get their slots.
-        num_slots: Most active slots at once.
+        num_slots: Maximum number of active slots.
 
     Attributes:
         request_N: Number of each active slot's request.
@@ -66,7 +66,7 @@ class DecodeSlots:
 
     @property
     def positions_N(self) -> Ints:
-        """Position of the token that each slot feeds next: the last one it generated."""
+        """Position of each slot's next input token: the last one it generated."""
         positions_N: Ints = self._prompt_lens_R[self.request_N] + self.generated_N - 1
         return positions_N
 
@@ -102,7 +102,7 @@ class DecodeSlots:
         return has_ended_N if has_ended_N.any() else None
 
     def remove_ended(self, has_ended_N: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
-        """Remove ended responses; return the holes they leave, and the slots that move there from the end."""
+        """Remove ended responses; return the slots they free, and the active slots that move there from the end."""
         num_left = int((~has_ended_N).sum())
         (holes,) = has_ended_N[:num_left].nonzero()
         movers = num_left + (~has_ended_N[num_left:]).nonzero()[0]

@@ -90,7 +90,7 @@ class Engine:
     """
 
     def __init__(self, plan: Plan) -> None:
-        assert plan.rl is not None and plan.layout.generation is not None  # noqa: S101, PT018 (the rank looked)
+        assert plan.rl is not None and plan.layout.generation is not None  # noqa: S101, PT018 (the rank checked both)
         self._plan = plan
         self._rl = plan.rl
         self.num_slots = plan.rl.num_slots(dp=plan.layout.generation.dp)

@@ -27,7 +27,7 @@ _DEVICE_ARGUMENT = 6  # of rebuild_cuda_tensor in torch.multiprocessing.reductio
 class VllmGenerator:
     """A replica of one rank; see the protocol in rollouts.py.
 
-    Weights travel through memory that both processes see: the refit fills it, the engine loads from it. Between
+    Weights are passed in memory that both processes share: the refit fills it, the engine loads from it. Between
     ``release`` and ``allocate`` that memory is free, and on GPUs the engine's own weights and cache too.
 
     Args:

@@ -4,7 +4,7 @@ Every training rank computes the same from the same samples, so that nothing is 
 """
 
 # N samples of a step, P prompts, G samples of a prompt, S tokens of the longest, prompt and response; an advantage or
-# a value at place t belongs to token t, the value being that of the state in which the token was chosen
+# a value at index t belongs to token t, the value being that of the state in which the token was chosen
 
 from __future__ import annotations
 
@@ -128,9 +128,9 @@ def gae(samples: StepSamples, *, rewards_N: Tensor, values_NS: Tensor, algorithm
 
 
 def _discounted_sums(x_NS: Tensor, *, factor: float) -> Tensor:
-    """Return the sum over t of factor**t * x[place + t], at each place.
+    """Return the sum over t of factor**t * x[n, s + t], at each (n, s).
 
-    Doubling: sums over the next n places make sums over the next 2n, so that log2(S) operations are enough.
+    Doubling: sums over the next n tokens make sums over the next 2n, so that log2(S) operations are enough.
     """
     num_summed = 1
     while num_summed < x_NS.shape[1]:
@@ -140,7 +140,7 @@ def _discounted_sums(x_NS: Tensor, *, factor: float) -> Tensor:
 
 
 def _shifted(x_NS: Tensor, distance: int) -> Tensor:
-    """Return the values so many places later, zeros beyond the end."""
+    """Return the values shifted to the left by a distance, zeros at the end."""
     return F.pad(x_NS[:, distance:], (0, distance))
 
 

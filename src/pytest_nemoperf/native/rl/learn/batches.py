@@ -1,13 +1,13 @@
 """Micro-batches of samples of different lengths: padded or packed rows.
 
-Samples are dealt to the data-parallel ranks so that these have about equally many tokens. A padded row is one sample
-with padding behind it, which causal attention does not see; a packed row is several samples, each with positions and
-attention of its own. A rank that needs fewer rows than others gets empty ones, all padding. Padding takes part in all
-matrix products, routers included, and in no result.
+Samples are distributed over the data-parallel ranks so that these have about equally many tokens. A padded row is one
+sample with padding behind it, which causal attention does not see; a packed row is several samples, each with positions
+and attention of its own. A rank that needs fewer rows than others gets empty ones, all padding. Padding takes part in
+all matrix products, routers included, and in no result.
 """
 
-# N samples of a step, S tokens of the longest, B rows of a micro-batch, L places of a row on this rank, K terms of the
-# objective per token
+# N samples of a step, S tokens of the longest, B rows of a micro-batch, L positions of a row on this rank, K terms of
+# the objective per token
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Batches:
     def __init__(
         self, plan: Plan, *, mesh: RankMesh, dp_rank: int, tables: PositionTables, device: torch.device
     ) -> None:
-        assert plan.rl is not None  # noqa: S101 (the caller looked)
+        assert plan.rl is not None  # noqa: S101 (the caller checked it)
         self._plan = plan
         self._mesh = mesh
         self._dp_rank = dp_rank
@@ -73,7 +73,7 @@ class Batches:
         self._is_packed = plan.rl.is_packed
         self._num_rows = 1 if self._is_packed else plan.micro_batch_size  # of a micro-batch
         self._row_multiple, self._sample_multiple = _multiples(plan)
-        # Steps have rows of ever new lengths: only the latest tables, which are copies, are worth their memory.
+        # Row lengths may differ in every step: keep the latest tables only, which are copies.
         self._kept_local_tables = lru_cache(maxsize=_KEPT_TABLES)(self._local_tables)
 
     def cut(self, samples: StepSamples, *, numbers: Sequence[int], is_training: bool) -> list[PackedIndex]:
@@ -160,7 +160,7 @@ class Batches:
         return self._kept_local_tables(row_len)
 
     def _local_tables(self, row_len: int) -> PositionTables:
-        """Return the tables of this rank's places in a padded row, under context parallelism."""
+        """Return the tables of this rank's positions in a padded row, under context parallelism."""
         return gather_positions(self._tables, local_positions(row_len, mesh=self._mesh).to(self._device))
 
 
@@ -169,9 +169,9 @@ class PackedIndex:
     """Index of one micro-batch's tokens in the flattened samples.
 
     Attributes:
-        source_BL: Index of the token at each place; one past the last for padding.
-        target_BL: Index of the next token, which the place predicts; one past the last if there is none.
-        tables: Position tables of the layers, at these places.
+        source_BL: Index of the token at each position; one past the last for padding.
+        target_BL: Index of the next token, which the position predicts; one past the last if there is none.
+        tables: Position tables of the layers, at these positions.
     """
 
     source_BL: Tensor
@@ -183,7 +183,7 @@ def micro_batches(
     cuts: Sequence[PackedIndex], *, samples: StepSamples, terms_NSK: Tensor | None = None
 ) -> list[MicroBatch]:
     """Return the model's inputs; terms are those of the predicted tokens."""
-    # Padding looks up the place past the last, which holds zeros.
+    # Padding looks up the index past the last, which holds zeros.
     tokens = F.pad(samples.tokens_NS.flatten(), (0, 1))
     terms = None
     if terms_NSK is not None:
@@ -196,7 +196,7 @@ def micro_batches(
 
 
 def _deal(lens: Mapping[int, int], *, num_ranks: int) -> list[list[int]]:
-    """Deal samples to ranks, the longest first, back and forth: as many to each (or one more) and as long.
+    """Distribute samples over ranks, the longest first, back and forth: equal numbers (or one more) and lengths.
 
     Args:
         lens: Tokens of each sample, by its number.
@@ -215,7 +215,7 @@ def _deal(lens: Mapping[int, int], *, num_ranks: int) -> list[list[int]]:
 
 
 def pack(sequences: Sequence[PackedSequence], *, row_len: int) -> list[Row]:
-    """Put each sequence, in the order given, into the first row that has places for it."""
+    """Put each sequence, in the order given, into the first row with enough free length."""
     rows: list[list[PackedSequence]] = []
     free_lens: list[int] = []
     for sequence in sequences:
@@ -235,7 +235,7 @@ def _padded_row_len(row: Row) -> int:
 
 
 def _multiples(plan: Plan) -> tuple[int, int]:
-    """Return the multiples of places that a row, and a sample in a packed row, are rounded up to."""
+    """Return the multiples that the lengths of a row, and of a sample in a packed row, are rounded up to."""
     layout = plan.layout
     context = 2 * layout.cp if layout.cp > 1 else 1
     sequence = 1

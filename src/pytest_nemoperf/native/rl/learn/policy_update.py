@@ -52,7 +52,7 @@ class PolicyUpdate:
     """
 
     def __init__(self, plan: Plan, *, mesh: RankMesh, device: torch.device, clock: PhaseClock) -> None:
-        assert plan.rl is not None  # noqa: S101 (the caller looked)
+        assert plan.rl is not None  # noqa: S101 (the caller checked it)
         self._plan = plan
         self._rl = plan.rl
         self._clock = clock

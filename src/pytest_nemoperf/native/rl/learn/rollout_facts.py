@@ -18,7 +18,7 @@ from pytest_nemoperf.records.step import RolloutStats
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutFacts:
-    """A step's samples as a training rank knows them.
+    """Statistics of a step's samples that a training rank can compute.
 
     Attributes:
         flops: Model FLOPs of training on the samples.
@@ -61,7 +61,7 @@ def rollout_facts_of(
 
 def _training_flops(plan: Plan, *, lens: Sequence[int]) -> float:
     """Return model FLOPs of training on sequences of these lengths, the value model's included."""
-    assert plan.rl is not None  # noqa: S101 (the caller looked)
+    assert plan.rl is not None  # noqa: S101 (the caller checked it)
     models = [plan.model]
     if plan.rl.algorithm_config.has_value_model:
         models.append(value_model(plan.model))

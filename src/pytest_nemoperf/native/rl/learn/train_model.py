@@ -48,7 +48,7 @@ class TrainModel:
         is_trainable: bool = True,
         objective: Objective | None = None,
     ) -> None:
-        assert plan.rl is not None  # noqa: S101 (the caller looked)
+        assert plan.rl is not None  # noqa: S101 (the caller checked it)
         if objective is None:
             function = value_objective if plan.model.has_value_head else policy_objective
             objective = partial(function, algorithm=plan.rl.algorithm_config)
