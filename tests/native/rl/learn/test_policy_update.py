@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -53,15 +52,6 @@ def plan_of(algorithm: Algorithm, *, layout: Layout = ONE, **rl: Any) -> Plan:
     """Four prompts with two responses each, in two updates a step."""
     sizes = {"num_generations_per_prompt": 2, "learning_rate": 3e-4, "temperature": 0.8, "algorithm": algorithm}
     return rl_plan(layout, rl={**sizes, **rl}, global_batch_size=4)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Run the tiny products here on one thread: between several, waiting takes longer than computing."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 class PlainModel:
