@@ -17,25 +17,16 @@ from tests.selection import SelectionByName
 settings.register_profile("no deadline", deadline=None)  # a busy machine is not a failure
 settings.load_profile("no deadline")
 
-# Set before torch is loaded, here and in ranks: threads that have no work sleep. By default they spin, and where other
-# processes want the cores (workers of xdist, ranks), a model as small as these costs ten times the CPU time.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Read when torch is loaded, here and in all that tests start. Threads that wait for each other spin by default, and on
+# busy cores (two workers, ranks) that took a rank twenty times the processor time. Products as small as the tests' are
+# done sooner than a second thread is woken; ranks choose their number of threads themselves.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(RankLaunches())
     config.pluginmanager.register(SelectionByName())
-
-
-def pytest_configure() -> None:
-    """Keep the threads of this process, and of all that it starts, from waiting for each other in loops.
-
-    Products as small as the tests' are done sooner than a second thread is woken, and on busy cores one that waits in
-    a loop takes the time that the other needs: a rank took twenty times the processor time. The variables are read
-    when torch is imported; ranks choose their number of threads themselves.
-    """
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
 @pytest.fixture(autouse=True)

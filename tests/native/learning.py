@@ -26,15 +26,14 @@ from pytest_nemoperf.native.rl.learn import batches
 from pytest_nemoperf.native.rl.learn.train_model import TrainModel
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.recipes.rl import RL
-from tests.native.engine import MODEL, plan_of
+from tests.native.engine import plan_of
 
 PROMPT_LENS = (8, 11, 12, 9, 8, 10, 12, 8)
 RESPONSE_LENS = (20, 1, 7, 0, 13, 4, 2, 16)
-DENSE = replace(MODEL, num_layers=4)
 
 
 def rl_plan(layout: Layout, *, is_packed: bool = False, temperature: float = 1.0, **changes: Any) -> Plan:
-    """Eight samples a step, four an update, in micro-batches of one."""
+    """Eight samples a step, four an update: as a rule in two micro-batches, enough to accumulate gradients."""
     rl = RL(
         num_prompts_per_step=4,
         num_generations_per_prompt=2,
@@ -44,7 +43,8 @@ def rl_plan(layout: Layout, *, is_packed: bool = False, temperature: float = 1.0
         is_packed=is_packed,
         temperature=temperature,
     )
-    return plan_of(layout, **{"rl": rl, "global_batch_size": 4, "model": DENSE, **changes})
+    sizes = {"global_batch_size": 4, "micro_batch_size": 1 if is_packed else max(1, 2 // layout.dp)}
+    return plan_of(layout, **{"rl": rl, **sizes, **changes})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ from pytest_nemoperf.native.seeds import seeded_generator
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.step import PLAN_FILE
 
-BUCKET_FILE = "bucket_bytes"
+BUCKET_FILE = "bucket-bytes.txt"  # a variable would need a server of its own for each value
 CPU = torch.device("cpu")
 
 
@@ -115,14 +115,13 @@ def with_senders_in_the_wrong_order() -> None:
 class Probe:
     """One rank: its training weights, its generation weights, and the expected values of these."""
 
-    def __init__(self, plan: Plan, *, rank: int) -> None:
+    def __init__(self, plan: Plan, *, rank: int, bucket_bytes: int) -> None:
         layout = plan.layout
         generation = layout.generation or GenerationLayout(gpus=layout.gpus)
         mesh = build_mesh(layout, model=plan.model, device_type="cpu")
         self.trainers = mesh.world
         self.is_training = rank < layout.gpus
         group = dist.new_group()  # its own: transfers in flight must not block other collectives
-        bucket_bytes = int((Path(os.environ["NEMOPERF_RUN_DIR"]) / BUCKET_FILE).read_text())
         self.refit = Refit(plan, group=group, device=CPU, bucket_bytes=bucket_bytes)
         chunks = parallelize(plan, mesh=mesh, device=CPU) if self.is_training else ()
         self.sources: dict[str, Tensor] = {
@@ -188,7 +187,7 @@ def _report(check: Callable[[Probe], list[str]]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     with mock.patch.object(initialize, "_draw_whole", _drawn):
-        probe = Probe(plan, rank=rank)
+        probe = Probe(plan, rank=rank, bucket_bytes=int((run_dir / BUCKET_FILE).read_text()))
     wrong = check(probe)
     report = {
         "wrong": wrong,

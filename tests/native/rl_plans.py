@@ -1,15 +1,18 @@
-"""Plans of reinforcement learning that the tests start from."""
+"""Plans of reinforcement learning that the tests start from, and their runs."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
+from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.recipes.rl import RL
+from pytest_nemoperf.records.step import StepRecord
 from tests.builders import make_plan
+from tests.native.engine import Engine
 
 MODEL = ModelConfig(
     name="adder",
@@ -26,7 +29,7 @@ APART = Layout(gpus=1, generation=GenerationLayout(gpus=1, is_colocated=False))
 
 
 def rl_plan(layout: Layout = ONE, *, steps: int = 3, rl: dict[str, Any] | None = None, **changes: Any) -> Plan:
-    """Four prompts with four responses each, in two updates a step."""
+    """Four prompts with four responses each, in two updates a step of two micro-batches each."""
     sizes: dict[str, Any] = {
         "num_prompts_per_step": 4,
         "num_generations_per_prompt": 4,
@@ -36,6 +39,21 @@ def rl_plan(layout: Layout = ONE, *, steps: int = 3, rl: dict[str, Any] | None =
         "max_operand": 4,
         "response_lengths": "sampled",
     }
-    recipe = {"model": MODEL, "seq_len": 32, "global_batch_size": 8, "layouts": {"cpu": layout}}
+    batch = {"global_batch_size": 8, "micro_batch_size": changes.get("global_batch_size", 8) // (2 * layout.dp)}
+    recipe = {"model": MODEL, "seq_len": 32, "layouts": {"cpu": layout}, **batch}
     plan = make_plan(**{**recipe, "rl": RL(**{**sizes, **(rl or {})}), **changes})
     return replace(plan, warmup_steps=0, steps=steps)
+
+
+class KeptRuns:
+    """Runs plans on fresh ranks, each plan once for all tests that ask for its records."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._records: dict[str, list[StepRecord]] = {}
+
+    def records(self, plan: Plan) -> list[StepRecord]:
+        key = to_json(plan)
+        if key not in self._records:
+            self._records[key] = self._engine.run(plan)
+        return self._records[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pytest_nemoperf.measure.rl_validity import rollout_problems
 from pytest_nemoperf.recipes.algorithms import ALGORITHMS
 from pytest_nemoperf.records.step import StepRecord
 from tests.native.engine import Engine
-from tests.native.rl_plans import APART, rl_plan
+from tests.native.rl_plans import APART, MODEL, KeptRuns, rl_plan
 
 ROUNDS = {"algorithm": "dapo", "num_generations_per_prompt": 16, "max_response_len": 2}
 """Several rounds: only some prompts get both right and wrong answers in the first."""
@@ -48,10 +49,8 @@ def requests_of(run_dir: Path, *, rank: int) -> list[int]:
 
 
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
-def test_every_algorithm_runs_and_its_phases_sum_to_the_step(engine: Engine, algorithm: str) -> None:
-    plan = rl_plan(rl={"algorithm": algorithm})
-
-    records = engine.run(plan)
+def test_every_algorithm_runs_and_its_phases_sum_to_the_step(runs: KeptRuns, algorithm: str) -> None:
+    records = runs.records(rl_plan(rl={"algorithm": algorithm}))
 
     expected = {"generation", "reward", "policy_logprobs", "advantage", "training", "refit", "other"}
     if ALGORITHMS[algorithm].has_reference:
@@ -68,14 +67,14 @@ def test_every_algorithm_runs_and_its_phases_sum_to_the_step(engine: Engine, alg
         assert record.grad_norm is not None
 
 
-def test_the_same_seed_and_layout_give_the_same_tokens(engine: Engine) -> None:
+def test_the_same_seed_and_layout_give_the_same_tokens(engine: Engine, runs: KeptRuns) -> None:
     plan = rl_plan()
 
-    assert rollouts(engine.run(plan)) == rollouts(engine.run(plan))
+    assert rollouts(engine.run(plan)) == rollouts(runs.records(plan))
 
 
-def test_another_seed_gives_other_tokens_and_so_does_every_step(engine: Engine) -> None:
-    records = [*engine.run(rl_plan()), *engine.run(rl_plan(seed=4321))]
+def test_another_seed_gives_other_tokens_and_so_does_every_step(runs: KeptRuns) -> None:
+    records = [*runs.records(rl_plan()), *runs.records(rl_plan(seed=4321))]
 
     digests = [record.rollout.tokens_digest for record in records if record.rollout]
     assert all(digests)
@@ -95,16 +94,16 @@ def test_another_seed_gives_other_tokens_and_so_does_every_step(engine: Engine) 
         ),
     ],
 )
-def test_every_layout_generates_and_learns_the_same(engine: Engine, layout: Layout) -> None:
-    alone, spread = engine.run(rl_plan()), engine.run(rl_plan(layout))
+def test_every_layout_generates_and_learns_the_same(runs: KeptRuns, layout: Layout) -> None:
+    alone, spread = runs.records(rl_plan()), runs.records(rl_plan(layout))
 
     assert rollouts(spread) == rollouts(alone)
     for ours, theirs in zip(spread, alone, strict=True):
         assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-4)
 
 
-def test_ranks_of_their_own_have_phases_of_their_own(engine: Engine) -> None:
-    records = engine.run(rl_plan(APART))
+def test_ranks_of_their_own_have_phases_of_their_own(runs: KeptRuns) -> None:
+    records = runs.records(rl_plan(APART))
 
     for record in records:
         assert {"exposed_generation", "training", "refit"} <= set(record.phases)
@@ -112,10 +111,10 @@ def test_ranks_of_their_own_have_phases_of_their_own(engine: Engine) -> None:
         assert {"idle", "refit", "generation", "reward"} <= set(record.groups["generation"].phases)
 
 
-@pytest.mark.parametrize("staleness", [1, 2, 3])
-def test_batches_are_generated_with_weights_of_the_asked_age(engine: Engine, staleness: int) -> None:
-    off = engine.run(rl_plan(APART, steps=6, rl={"max_staleness": staleness}))
-    on = engine.run(rl_plan(APART, steps=6))
+@pytest.mark.parametrize("staleness", [1, 2, pytest.param(3, marks=pytest.mark.slow)])  # 2: weights queue up
+def test_batches_are_generated_with_weights_of_the_asked_age(runs: KeptRuns, staleness: int) -> None:
+    off = runs.records(rl_plan(APART, steps=6, rl={"max_staleness": staleness}))
+    on = runs.records(rl_plan(APART, steps=6))
 
     assert [record.rollout.staleness_steps for record in off if record.rollout] == [
         min(step, staleness) for step in range(6)
@@ -182,7 +181,9 @@ def test_pinned_lengths_are_exact(engine: Engine) -> None:
 
 
 def rewards_of(engine: Engine, *, learning_rate: float) -> list[float]:
+    """Return the mean reward of each step: of one block, which learns the sums of 0 and 1 as two blocks do."""
     plan = rl_plan(
+        model=replace(MODEL, num_layers=1, hidden_size=32),
         steps=25,
         global_batch_size=64,
         micro_batch_size=64,

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_nemoperf.frameworks.torch import TorchFramework
-from pytest_nemoperf.json_codec import to_json
-from pytest_nemoperf.launchers.local import LocalLauncher
-from pytest_nemoperf.launchers.protocol import LaunchStatus
 from pytest_nemoperf.layouts.layout import GenerationLayout
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.native.rl.generate.rollouts import GenerationResult
-from pytest_nemoperf.records.step import PLAN_FILE
+from tests.native.engine import Engine
 from tests.native.families import PARTS
 from tests.native.generating import NUM_SAMPLES, generator_of, read_generated, requests, rl_plan
 from tests.native.tiny import tiny_config
@@ -30,34 +23,22 @@ SHARED = "moe-scaled-inputs-chunks"
 
 
 class Replicas:
-    """Runs plans' generation on fresh ranks of one warm server."""
+    """Runs plans' generation on fresh ranks of the warm server."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._launcher = LocalLauncher()
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
     def generate(self, layout: GenerationLayout, *, model: ModelConfig, sabotage: str = "generate") -> list[Any]:
         """Return the responses of each rank."""
         num_training = layout.gpus if layout.is_colocated else 1
         plan = rl_plan(model, layout=layout, num_training=num_training)
-        run_dir = self._root / f"run-{len(list(self._root.iterdir()))}"
-        run_dir.mkdir()
-        (run_dir / PLAN_FILE).write_text(to_json(plan))
-        command = TorchFramework().command(plan, run_dir=run_dir)
-        command = replace(command, entrypoint=f"tests.native.generating:{sabotage}")
-        result = self._launcher.launch(command, run_dir=run_dir, timeout_sec=240, on_poll=lambda: None)
-        assert result.status is LaunchStatus.OK, result.logs[0].read_text()
+        run_dir = self._engine.launch(plan, entrypoint=f"tests.native.generating:{sabotage}")
         return read_generated(run_dir, num_ranks=plan.layout.total_gpus)
 
-    def close(self) -> None:
-        self._launcher.close()
 
-
-@pytest.fixture(scope="module")
-def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
-    replicas = Replicas(tmp_path_factory.mktemp("replicas"))
-    yield replicas
-    replicas.close()
+@pytest.fixture
+def replicas(engine: Engine) -> Replicas:
+    return Replicas(engine)
 
 
 def alone(model: ModelConfig) -> GenerationResult:
