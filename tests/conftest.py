@@ -29,6 +29,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(SelectionByName())
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(RankLaunches())
+    config.pluginmanager.register(SelectionByName())
+
+
 @pytest.fixture(autouse=True)
 def _without_a_surrounding_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a hook, git names the hook's repository, and a test that commits would commit there."""
