@@ -9,8 +9,9 @@ PYTEST := $(BIN)/python -m pytest
 # Modules are compiled when they are first imported: a session imports a fraction of what torch brings.
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q --no-compile
 SAY_TIME = echo "set-up took $$(($$(date +%s) - start)) s"
+WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: help perf perf-update test test-slow test-vllm test-pytest lint types imports unit bench bench-verdicts clean
+.PHONY: help perf perf-update test test-quick test-slow test-vllm test-pytest lint types imports unit bench bench-verdicts clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,10 +22,15 @@ perf: $(VENV)/.perf  ## run the perf suite on this machine's CPU and judge it
 perf-update: $(VENV)/.perf  ## run it and store what was measured in baselines/cpu
 	$(PYTEST) -m perf --system=cpu --update-baselines
 
-test: lint types imports unit  ## everything that guards the code
+test: $(VENV)/.dev  ## everything that guards the code
+	$(MAKE) --no-print-directory --jobs=2 --output-sync lint types imports
+	$(MAKE) --no-print-directory unit
 
-test-slow: $(VENV)/.dev  ## the slow tests that `make test` leaves out
-	$(PYTEST) -m slow
+test-quick: $(VENV)/.dev  ## the tests that launch no ranks: an answer within a minute
+	$(PYTEST) $(WORKERS) -m "not ranks"
+
+test-slow: $(VENV)/.dev  ## the slow tests that `make test` leaves out, and ten times the examples of laws
+	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile=many
 
 test-vllm: $(VLLM)/.ready  ## the tests with the real vLLM, in an environment of its own
 	$(VLLM)/bin/python -m pytest -m vllm tests/vllm
@@ -46,7 +52,7 @@ imports: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not slow and not vllm and not neighbours"
+	$(BIN)/coverage run -m pytest $(WORKERS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -14,19 +14,16 @@ from pytest_nemoperf.machine.git import _REPOSITORY_VARIABLES
 from tests.rank_launches import RankLaunches
 from tests.selection import SelectionByName
 
-settings.register_profile("no deadline", deadline=None)  # a busy machine is not a failure
-settings.load_profile("no deadline")
+# Without deadlines: a busy machine is not a failure. `make test-slow` takes the many examples.
+settings.register_profile("few", deadline=None, max_examples=30)
+settings.register_profile("many", deadline=None, max_examples=300)
+settings.load_profile("few")
 
 # Read when torch is loaded, here and in all that tests start. Threads that wait for each other spin by default, and on
 # busy cores (two workers, ranks) that took a rank twenty times the processor time. Products as small as the tests' are
 # done sooner than a second thread is woken; ranks choose their number of threads themselves.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "passive"
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(RankLaunches())
-    config.pluginmanager.register(SelectionByName())
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -23,6 +23,7 @@ import rich.table  # noqa: F401 (as above)
 import scipy.special  # noqa: F401 (as above)
 
 import pytest_nemoperf.plugin.hooks  # noqa: F401 (as above)
+from tests.integration.warm_guard import Guards
 
 gc.freeze()  # pytest 8.4.0 collects garbage five times after each session inside, and walks all that was imported
 
@@ -145,8 +146,15 @@ def has_text(result: pytest.RunResult, text: str) -> bool:
     return "".join(text.split()) in "".join(result.stdout.str().split())
 
 
+@pytest.fixture(scope="session")
+def guards() -> Iterator[Guards]:
+    guards = Guards()
+    yield guards
+    guards.end()
+
+
 @pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Project:
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, guards: Guards) -> Project:
     # locks of its own, so that a real session is not in the way
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -155,6 +163,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path
     for limit in ("MAX_FOREIGN_SHARE", "MAX_STEAL_SHARE"):  # other load beside the tests is no failure
         monkeypatch.setattr(f"pytest_nemoperf.records.health.{limit}", 2.0)
     monkeypatch.setattr("pytest_nemoperf.runs.execute._MAX_RECORDED_SHARE", float("inf"))  # step times are invented
+    monkeypatch.setattr("pytest_nemoperf.launchers.local.Helper", guards.helper)
     for name in _OF_THESE_TESTS:
         monkeypatch.delenv(name, raising=False)
     return Project(pytester)

@@ -55,7 +55,7 @@ def test_a_loop_measured_once_a_session_gathers_its_baseline_from_session_to_ses
     project.pytester.makepyfile(test_speed=LOOP.format(loss="1.0"))
 
     for _ in range(4):
-        project.run()
+        project.run("--perf-tolerance=99")  # whatever else the machine does
 
     (path,) = (project.root / ".nemoperf" / "baselines").rglob("loop-sleeper.json")
     assert len(json.loads(path.read_text())["runs"]) == 3

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
 
@@ -161,7 +161,6 @@ def test_only_a_path_is_wider_than_the_terminal(width: int, color: bool) -> None
     assert not too_wide(Text.from_ansi(text).plain, width=width)
 
 
-@settings(deadline=None, max_examples=25)
 @given(st.from_regex(r"[a-z0-9][a-z0-9._-]{60,140}", fullmatch=True), st.sampled_from(WIDTHS))
 def test_a_case_id_is_folded_and_never_cut(case: str, width: int) -> None:
     text = render_failure(make_regressed(case), width=width, color=False)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
 
@@ -258,7 +258,6 @@ def test_written_files_are_named() -> None:
     assert section(text.splitlines(), heading="files written") == ["  out/results.json", "  out/results.md"]
 
 
-@settings(deadline=None, max_examples=25)
 @given(st.from_regex(r"[a-z0-9][a-z0-9._-]{60,140}", fullmatch=True), st.sampled_from([80, 100, 160]))
 def test_no_line_is_wider_than_the_terminal_and_no_id_is_cut(case: str, width: int) -> None:
     reports = [make_passed(case), make_call(f"bench-{case}"), make_report(make_measurement(case=f"new-{case}"))]
