@@ -28,8 +28,9 @@ MANY_LENS = st.dictionaries(st.integers(0, 100), st.integers(1, 50), min_size=1,
 def cuts_of(
     layout: Layout, *, numbers: range = range(8), is_training: bool = True, **changes: Any
 ) -> list[list[PackedIndex]]:
-    """Return the cuts of each data-parallel rank of a layout without other axes."""
-    plan = replace(rl_plan(Layout(gpus=1), **changes), layout=layout)  # also of ranks that don't divide the batch
+    """Return the cuts of each data-parallel rank of a layout without other axes, by default of single rows."""
+    plan = rl_plan(Layout(gpus=1), **{"micro_batch_size": 1, **changes})
+    plan = replace(plan, layout=layout)  # also of ranks that don't divide the batch
     tables = position_tables(plan.model, index_S=torch.arange(plan.seq_len), dtype=torch.float32, device=CPU)
     samples = make_samples(vocab_size=plan.model.vocab_size)
     return [
@@ -124,7 +125,7 @@ def test_tables_of_padded_rows_are_views() -> None:
 
 
 def test_tables_of_pieces_are_kept_for_the_latest_lengths_alone() -> None:
-    plan = rl_plan(Layout(gpus=1))
+    plan = rl_plan(Layout(gpus=1), micro_batch_size=1)
     tables = position_tables(plan.model, index_S=torch.arange(plan.seq_len), dtype=torch.float32, device=CPU)
     group = mock.Mock(spec=ProcessGroup)
     group.size.return_value, group.rank.return_value = 2, 1
