@@ -1,4 +1,7 @@
-"""TrainModel on real ranks: each writes its results for the same samples, for tests to compare."""
+"""TrainModel on real ranks: each writes its results for the same samples, for tests to compare.
+
+Make plans elsewhere: every rank imports this module, and would import what makes plans each time.
+"""
 
 # N samples, S tokens of the longest, T tokens of a micro-batch, K columns of terms
 
@@ -15,7 +18,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.native.model import attention
 from pytest_nemoperf.native.parallel import context_parallel
 from pytest_nemoperf.native.parallel.mesh import RankMesh, build_mesh
@@ -25,26 +27,9 @@ from pytest_nemoperf.native.rl.generate.rollouts import StepSamples
 from pytest_nemoperf.native.rl.learn import batches
 from pytest_nemoperf.native.rl.learn.train_model import TrainModel
 from pytest_nemoperf.recipes.recipe import Plan
-from pytest_nemoperf.recipes.rl import RL
-from tests.native.engine import plan_of
 
 PROMPT_LENS = (8, 11, 12, 9, 8, 10, 12, 8)
 RESPONSE_LENS = (20, 1, 7, 0, 13, 4, 2, 16)
-
-
-def rl_plan(layout: Layout, *, is_packed: bool = False, temperature: float = 1.0, **changes: Any) -> Plan:
-    """Eight samples a step, four an update: as a rule in two micro-batches, enough to accumulate gradients."""
-    rl = RL(
-        num_prompts_per_step=4,
-        num_generations_per_prompt=2,
-        prompt_len=12,
-        max_response_len=20,
-        learning_rate=3e-4,
-        is_packed=is_packed,
-        temperature=temperature,
-    )
-    sizes = {"global_batch_size": 4, "micro_batch_size": 1 if is_packed else max(1, 2 // layout.dp)}
-    return plan_of(layout, **{"rl": rl, **sizes, **changes})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

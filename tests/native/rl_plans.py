@@ -12,7 +12,7 @@ from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.recipes.rl import RL
 from pytest_nemoperf.records.step import StepRecord
 from tests.builders import make_plan
-from tests.native.engine import Engine
+from tests.native.engine import Engine, plan_of
 
 MODEL = ModelConfig(
     name="adder",
@@ -43,6 +43,21 @@ def rl_plan(layout: Layout = ONE, *, steps: int = 3, rl: dict[str, Any] | None =
     recipe = {"model": MODEL, "seq_len": 32, "layouts": {"cpu": layout}, **batch}
     plan = make_plan(**{**recipe, "rl": RL(**{**sizes, **(rl or {})}), **changes})
     return replace(plan, warmup_steps=0, steps=steps)
+
+
+def learning_plan(layout: Layout, *, is_packed: bool = False, temperature: float = 1.0, **changes: Any) -> Plan:
+    """Eight samples a step, four an update: as a rule in two micro-batches, enough to accumulate gradients."""
+    rl = RL(
+        num_prompts_per_step=4,
+        num_generations_per_prompt=2,
+        prompt_len=12,
+        max_response_len=20,
+        learning_rate=3e-4,
+        is_packed=is_packed,
+        temperature=temperature,
+    )
+    sizes = {"global_batch_size": 4, "micro_batch_size": 1 if is_packed else max(1, 2 // layout.dp)}
+    return plan_of(layout, **{"rl": rl, **sizes, **changes})
 
 
 class KeptRuns:

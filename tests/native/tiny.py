@@ -15,7 +15,6 @@ from pytest_nemoperf.native.phases import PhaseClock
 from pytest_nemoperf.native.train.data import SyntheticTokens
 from pytest_nemoperf.native.train.loop import Trainer
 from pytest_nemoperf.recipes.recipe import Plan
-from tests.builders import make_plan
 
 CPU = torch.device("cpu")
 
@@ -35,6 +34,8 @@ def tiny_config(**changes: Any) -> ModelConfig:
 
 
 def tiny_plan(*, inject_pct: float = 0.0, **changes: Any) -> Plan:
+    from tests.builders import make_plan  # not above: ranks import this module, and make no plans
+
     return replace(make_plan(**{"model": tiny_config(), "seq_len": 16, **changes}), inject_pct=inject_pct)
 
 

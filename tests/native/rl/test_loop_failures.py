@@ -56,16 +56,21 @@ def test_a_failing_rank_is_named_with_its_own_error(
 
 
 @pytest.mark.parametrize(
-    ("sabotage", "rank"),
+    ("sabotage", "rank", "staleness"),
     [
-        ("is_killed_while_generating", 1),
-        ("is_killed_while_training", 0),
-        ("is_killed_while_taking_weights", 1),
-        ("is_killed_with_a_full_queue", 0),
-        ("is_killed_with_an_empty_queue", 1),
+        ("is_killed_while_generating", 1, 0),
+        ("is_killed_while_generating", 1, 2),
+        ("is_killed_while_training", 0, 0),
+        ("is_killed_while_training", 0, 2),
+        ("is_killed_while_taking_weights", 1, 0),
+        ("is_killed_while_taking_weights", 1, 2),
+        ("is_killed_with_a_full_queue", 0, 2),
+        ("is_killed_with_an_empty_queue", 1, 2),
+        # Without staleness nothing queues up, and the other side waits as it does above.
+        pytest.param("is_killed_with_a_full_queue", 0, 0, marks=pytest.mark.slow),
+        pytest.param("is_killed_with_an_empty_queue", 1, 0, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("staleness", [0, 2])
 def test_a_killed_rank_is_named_and_the_other_side_ends(
     engine: Engine, tmp_path: Path, sabotage: str, rank: int, staleness: int
 ) -> None:

@@ -18,7 +18,8 @@ from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.native.model.rope import position_tables
 from pytest_nemoperf.native.parallel.mesh import RankMesh
 from pytest_nemoperf.native.rl.learn.batches import Batches, PackedIndex, PackedSequence, _deal, micro_batches, pack
-from tests.native.learning import PROMPT_LENS, RESPONSE_LENS, make_samples, rl_plan
+from tests.native.learning import PROMPT_LENS, RESPONSE_LENS, make_samples
+from tests.native.rl_plans import learning_plan
 from tests.native.tiny import CPU
 
 LENS = [prompt + response for prompt, response in zip(PROMPT_LENS, RESPONSE_LENS, strict=True)]
@@ -29,7 +30,7 @@ def cuts_of(
     layout: Layout, *, numbers: range = range(8), is_training: bool = True, **changes: Any
 ) -> list[list[PackedIndex]]:
     """Return the cuts of each data-parallel rank of a layout without other axes, by default of single rows."""
-    plan = rl_plan(Layout(gpus=1), **{"micro_batch_size": 1, **changes})
+    plan = learning_plan(Layout(gpus=1), **{"micro_batch_size": 1, **changes})
     plan = replace(plan, layout=layout)  # also of ranks that don't divide the batch
     tables = position_tables(plan.model, index_S=torch.arange(plan.seq_len), dtype=torch.float32, device=CPU)
     samples = make_samples(vocab_size=plan.model.vocab_size)
@@ -125,7 +126,7 @@ def test_tables_of_padded_rows_are_views() -> None:
 
 
 def test_tables_of_pieces_are_kept_for_the_latest_lengths_alone() -> None:
-    plan = rl_plan(Layout(gpus=1), micro_batch_size=1)
+    plan = learning_plan(Layout(gpus=1), micro_batch_size=1)
     tables = position_tables(plan.model, index_S=torch.arange(plan.seq_len), dtype=torch.float32, device=CPU)
     group = mock.Mock(spec=ProcessGroup)
     group.size.return_value, group.rank.return_value = 2, 1

@@ -26,8 +26,8 @@ from tests.native.learning import (
     objective,
     read_findings,
     read_lengths,
-    rl_plan,
 )
+from tests.native.rl_plans import learning_plan
 from tests.native.tiny import CPU, build
 
 TOLERANCE = 1e-5
@@ -74,7 +74,7 @@ PACKED = cases(
 @cache
 def alone(model: ModelConfig) -> Findings:
     """Return one process's findings for the model and the usual batch, one row after the other, without tricks."""
-    return findings(rl_plan(ALONE, model=model, micro_batch_size=1), mesh=RankMesh())
+    return findings(learning_plan(ALONE, model=model, micro_batch_size=1), mesh=RankMesh())
 
 
 def found_by(engine: Engine, plan: Plan, *, entrypoint: str = "main") -> list[Findings]:
@@ -100,7 +100,7 @@ def largest_difference(ours: Findings, theirs: Findings) -> float:
 
 @pytest.mark.parametrize(("layout", "changes"), PADDED)
 def test_a_layout_learns_what_one_process_learns(engine: Engine, layout: Layout, changes: dict[str, Any]) -> None:
-    plan = rl_plan(layout, **changes)
+    plan = learning_plan(layout, **changes)
     expected = alone(plan.model)
 
     ranks = found_by(engine, plan)
@@ -112,7 +112,7 @@ def test_a_layout_learns_what_one_process_learns(engine: Engine, layout: Layout,
 def test_packed_rows_teach_what_padded_ones_teach_one_process(
     engine: Engine, layout: Layout, changes: dict[str, Any]
 ) -> None:
-    plan = rl_plan(layout, is_packed=True, **changes)
+    plan = learning_plan(layout, is_packed=True, **changes)
     expected = alone(plan.model)
 
     first, *others = found_by(engine, plan)
@@ -122,7 +122,7 @@ def test_packed_rows_teach_what_padded_ones_teach_one_process(
 
 
 def test_a_pipeline_keeps_schedules_for_the_latest_lengths_alone(engine: Engine) -> None:
-    run_dir = engine.launch(rl_plan(Layout(gpus=2, pp=2)), entrypoint="tests.native.learning:with_many_lengths")
+    run_dir = engine.launch(learning_plan(Layout(gpus=2, pp=2)), entrypoint="tests.native.learning:with_many_lengths")
 
     for rank in read_lengths(run_dir, num_ranks=2):
         assert rank["num_stages"] == 8
@@ -143,11 +143,17 @@ def test_a_pipeline_keeps_schedules_for_the_latest_lengths_alone(engine: Engine)
         pytest.param(Layout(gpus=2, tp=2), {"model": value_model(MODEL)}, id="values-tp2"),
         pytest.param(Layout(gpus=2, tp=2, sequence_parallel=False), {"model": value_model(MODEL)}, id="values-nosp"),
         pytest.param(Layout(gpus=2, cp=2), {"model": value_model(MODEL)}, id="values-cp2"),
-        pytest.param(Layout(gpus=4, dp_shard=2, pp=2), {"model": value_model(MODEL)}, id="values-fsdp2pp2"),
+        pytest.param(Layout(gpus=2, pp=2), {"model": value_model(MODEL)}, id="values-pp2"),
+        pytest.param(  # values of fsdp2 are in test_policy_update.py
+            Layout(gpus=4, dp_shard=2, pp=2),
+            {"model": value_model(MODEL)},
+            id="values-fsdp2pp2",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_variants_of_models_and_rows_do_so_too(engine: Engine, layout: Layout, changes: dict[str, Any]) -> None:
-    plan = rl_plan(layout, **changes)
+    plan = learning_plan(layout, **changes)
     expected = alone(plan.model)
 
     ranks = found_by(engine, plan)
@@ -166,7 +172,7 @@ def test_variants_of_models_and_rows_do_so_too(engine: Engine, layout: Layout, c
     ],
 )
 def test_what_goes_wrong_is_noticed(engine: Engine, layout: Layout, changes: dict[str, Any], sabotage: str) -> None:
-    plan = rl_plan(layout, **changes)
+    plan = learning_plan(layout, **changes)
 
     found, *_ = found_by(engine, plan, entrypoint=sabotage)
 
@@ -175,13 +181,13 @@ def test_what_goes_wrong_is_noticed(engine: Engine, layout: Layout, changes: dic
 
 @pytest.mark.parametrize("part", PARTS)
 def test_packed_rows_of_every_kind_of_part_say_what_padded_ones_say(part: str) -> None:
-    packed = findings(rl_plan(ALONE, model=PARTS[part], is_packed=True), mesh=RankMesh())
+    packed = findings(learning_plan(ALONE, model=PARTS[part], is_packed=True), mesh=RankMesh())
 
     assert largest_difference(packed, alone(PARTS[part])) <= TOLERANCE
 
 
 def test_log_probabilities_are_those_of_the_logits_over_the_temperature() -> None:
-    plan = rl_plan(ALONE, temperature=0.7, model=replace(MODEL, final_softcap=5.0))
+    plan = learning_plan(ALONE, temperature=0.7, model=replace(MODEL, final_softcap=5.0))
     samples = make_samples(vocab_size=plan.model.vocab_size)
     model = build(replace(plan, seq_len=samples.tokens_NS.shape[1]))
 
@@ -195,7 +201,7 @@ def test_log_probabilities_are_those_of_the_logits_over_the_temperature() -> Non
 
 
 def test_updates_are_those_of_a_plain_loop() -> None:
-    plan = rl_plan(ALONE)
+    plan = learning_plan(ALONE)
     samples = make_samples(vocab_size=plan.model.vocab_size)
     terms = make_terms(samples, logprobs=torch.zeros(samples.tokens_NS.shape), numbers=range(8))
     model = build(replace(plan, seq_len=samples.tokens_NS.shape[1]))
@@ -218,7 +224,7 @@ def test_updates_are_those_of_a_plain_loop() -> None:
 
 
 def test_a_batch_without_any_response_token_teaches_nothing() -> None:
-    plan = rl_plan(ALONE)
+    plan = learning_plan(ALONE)
     samples = make_samples(vocab_size=plan.model.vocab_size)
     learner = TrainModel(plan, mesh=RankMesh(), device=CPU, objective=objective)
     terms = torch.zeros(*samples.tokens_NS.shape, 3)
@@ -230,7 +236,7 @@ def test_a_batch_without_any_response_token_teaches_nothing() -> None:
 
 
 def test_an_algorithm_brings_its_objective() -> None:
-    plan = rl_plan(ALONE)
+    plan = learning_plan(ALONE)
     assert plan.rl is not None
     algorithm = plan.rl.algorithm_config
     samples = make_samples(vocab_size=plan.model.vocab_size)
@@ -252,6 +258,6 @@ def test_an_algorithm_brings_its_objective() -> None:
 
 
 def test_a_reference_keeps_its_weights_and_no_gradients() -> None:
-    reference = TrainModel(rl_plan(ALONE), mesh=RankMesh(), device=CPU, is_trainable=False)
+    reference = TrainModel(learning_plan(ALONE), mesh=RankMesh(), device=CPU, is_trainable=False)
 
     assert not any(weight.requires_grad for weight in reference.named_weights().values())
