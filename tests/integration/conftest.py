@@ -28,9 +28,9 @@ from tests.integration.warm_guard import Guards
 gc.freeze()  # pytest 8.4.0 collects garbage five times after each session inside, and walks all that was imported
 
 STEPS_SCRIPT = """
-import json, os, pathlib
-plan = json.loads(pathlib.Path(os.environ["NEMOPERF_PLAN"]).read_text())
-seconds = float(pathlib.Path(__file__).with_name("speed.txt").read_text())
+import json, os
+plan = json.load(open(os.environ["NEMOPERF_PLAN"]))
+seconds = float(open(os.path.join(os.path.dirname(__file__), "speed.txt")).read())
 seconds *= 1 + plan["inject_pct"] / 100
 with open(os.environ["NEMOPERF_STEPS"], "w") as file:
     for step in range(plan["warmup_steps"] + plan["steps"]):

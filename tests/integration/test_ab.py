@@ -275,8 +275,8 @@ def test_a_trainer_that_a_set_up_puts_there_is_run_from_there(repository: Projec
 def test_a_path_that_the_code_makes_up_is_found_out_in_the_process_and_no_verdict_is_given(
     repository: Project,
 ) -> None:
-    made_up = f"pathlib.Path('/').joinpath(*{list(repository.root.parts)!r}[1:], 'speed.txt')"
-    repository.edit("steps.py", {'pathlib.Path(__file__).with_name("speed.txt")': made_up})
+    made_up = f"os.path.join('/', *{list(repository.root.parts)!r}[1:], 'speed.txt')"
+    repository.edit("steps.py", {'os.path.join(os.path.dirname(__file__), "speed.txt")': made_up})
     commit(repository)
     repository.set_step_time(0.2)
 

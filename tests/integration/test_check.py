@@ -158,7 +158,7 @@ def test_a_corrupt_baseline_fails_and_is_kept(project: Project) -> None:
 
 
 def test_a_run_that_has_not_settled_is_launched_once_more(project: Project) -> None:
-    first = "tried = pathlib.Path('tried')\nfirst, base = not tried.exists(), seconds\ntried.touch()\n"
+    first = "import pathlib\ntried = pathlib.Path('tried')\nfirst, base = not tried.exists(), seconds\ntried.touch()\n"
     project.edit("steps.py", {"with open": f"{first}with open"})
     vary_steps(project, "base * (3 if first and step >= 8 else 1)")
 
@@ -184,7 +184,7 @@ def vary_steps(project: Project, seconds: str) -> None:
 
 def drift_by_turns(project: Project) -> None:
     """Let successive tries of a run drift in opposite directions."""
-    count = "tries = pathlib.Path('tries')\nnumber = int(tries.read_text()) if tries.exists() else 0\n"
+    count = "import pathlib\ntries = pathlib.Path('tries')\nnumber = int(tries.read_text()) if tries.exists() else 0\n"
     count += "tries.write_text(str(number + 1))\nbase = seconds\n"
     project.edit("steps.py", {"with open": f"{count}with open"})
     vary_steps(project, "base * ((1.5 if step >= 8 else 1) if number % 2 else (0.7 if step >= 10 else 1))")

@@ -53,13 +53,13 @@ class WarmGuard(Helper):
 
 
 class Guards:
-    """Stand-in for the class Helper: the warm guard for commands, helpers of a session's own for ranks."""
+    """Stand-in for the class Helper: the warm guard for commands; a session's own helpers for ranks and A/B sides."""
 
     def __init__(self) -> None:
         self._guard: WarmGuard | None = None
 
     def helper(self, module: str, *, env: Mapping[str, str], log: Path, cwd: Path | None = None) -> Helper:
-        if module != _GUARD:
+        if module != _GUARD or cwd is not None:  # which files a side's helper uses is looked at
             return Helper(module, env=env, log=log, cwd=cwd)
         if self._guard is None or not self._guard.is_idle:
             self.end()
