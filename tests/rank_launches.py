@@ -26,9 +26,14 @@ _UNMARKED = (
 
 
 class RankLaunches:
-    """Mark tests that launch ranks, fail those without the mark, and trace their ranks if this process is traced."""
+    """Mark tests that launch ranks, fail those without the mark, and trace their ranks if this process is traced.
 
-    def __init__(self) -> None:
+    Args:
+        tests: Folder of the tests; those elsewhere, such as perf tests, are left alone.
+    """
+
+    def __init__(self, tests: Path = TESTS) -> None:
+        self._tests = tests
         self._num_launches = 0
 
     @pytest.hookimpl(tryfirst=True)  # before -m selects
@@ -39,7 +44,7 @@ class RankLaunches:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        if not item.path.is_relative_to(TESTS):
+        if not item.path.is_relative_to(self._tests):
             return (yield)
         launch = LocalLauncher.launch
 
@@ -61,6 +66,8 @@ class RankLaunches:
         return (yield from self._checked(item))
 
     def _checked(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        if not item.path.is_relative_to(self._tests):
+            return (yield)
         num_before = self._num_launches
         result = yield
         has_launched = self._num_launches > num_before or has_started_server(item)

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from pytest_nemoperf.records.health import MAX_FOREIGN_SHARE
+from pytest_nemoperf.runs.passes import MIN_PASS_SEC
 from tests.integration.conftest import Project, has_text
 
 LOOP = """
@@ -88,10 +90,14 @@ def test_a_loop_under_a_tracer_is_invalid_and_never_stored(project: Project, opt
     assert not list(project.root.rglob("loop-traced.json"))
 
 
-def test_a_busy_neighbour_makes_a_loop_invalid_and_names_it(project: Project, busy_neighbour: int) -> None:
+def test_a_busy_neighbour_makes_a_loop_invalid_and_names_it(
+    project: Project, busy_neighbour: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_nemoperf.records.health.MAX_FOREIGN_SHARE", MAX_FOREIGN_SHARE)  # as users have them
+    monkeypatch.setattr("pytest_nemoperf.plugin.fixture.MIN_PASS_SEC", MIN_PASS_SEC)
     project.pytester.makepyfile(test_speed=LOOP.format(loss="1.0").replace("time.sleep(0.01)", "sum(range(200_000))"))
 
-    result = project.run_apart("--update-baselines")
+    result = project.run("--update-baselines")
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*pass 1 of loop-sleeper is dropped *: other processes took *"])
