@@ -19,6 +19,9 @@ from pytest_nemoperf.json_codec import from_json, to_json_line
 from pytest_nemoperf.process.orphans import adopt_orphans, die_with_parent, end_descendants, reap_adopted
 
 _POLL_SEC = 0.05
+_FIRST_POLL_SEC = 0.001
+_POLL_SHARE = 0.1
+"""Share of a launch's time by which its end may be noticed late, up to the usual poll."""
 SETTLE_SEC = 0.5
 """Time after a failure in which other processes may still fail: the failure seen first need not be the cause."""
 
@@ -195,6 +198,7 @@ def _watch(group: LaunchedProcesses, *, pipes: ControlPipes) -> tuple[Failure, .
     """Wait until all have ended, or SETTLE_SEC after a failure, or for a stop request; return the failures."""
     failures: dict[int, Failure] = {}
     settled_at: float | None = None
+    started = time.monotonic()
     while True:
         codes = group.exit_codes()
         for rank, code in enumerate(codes):
@@ -204,5 +208,6 @@ def _watch(group: LaunchedProcesses, *, pipes: ControlPipes) -> tuple[Failure, .
         if failures and settled_at is None:
             settled_at = now + SETTLE_SEC
         is_settled = settled_at is not None and now >= settled_at
-        if None not in codes or is_settled or pipes.receive(timeout_sec=_POLL_SEC):
+        poll_sec = min(_POLL_SEC, max(_FIRST_POLL_SEC, _POLL_SHARE * (now - started)))
+        if None not in codes or is_settled or pipes.receive(timeout_sec=poll_sec):
             return tuple(failures.values())
