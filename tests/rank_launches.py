@@ -15,7 +15,7 @@ from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.launchers.protocol import LaunchResult
 
 TESTS = Path(__file__).parent
-RANK_FIXTURES: Final = frozenset({"engine", "prober", "ranks", "replicas"})
+RANK_FIXTURES: Final = frozenset({"engine", "ranks", "replicas"})
 """Fixtures through which a test launches ranks."""
 _SERVER_LOG = "server.log"
 _COVERAGE_OF_SESSION = "COVERAGE_PROCESS_CONFIG"

@@ -25,7 +25,7 @@ def test_a_case_that_takes_longer_than_its_budget_runs_fewer_steps_and_launches(
 
     result.assert_outcomes(passed=1)
     assert steps_of_launches(project) == [10, 6, 6]
-    assert has_text(result, "further ones run 6 measured steps, not 10")
+    assert has_text(result, "further launches run 6 measured steps, not 10")
 
 
 @pytest.mark.parametrize(

@@ -264,7 +264,7 @@ INI_KEYS: Final = (
     IniKey(name="perf_max_runs", help="launches a perf case is judged by at most"),
     IniKey(
         name="perf_budget",
-        help="seconds that a case's launches should take together (default: 8 on cpu, else none; 0 for none): if the "
+        help="seconds that the steps of a case's launches should take (default: 6 on cpu, else none; 0 for none): if the "
         "first one shows that they take longer, later ones run fewer steps, at least half, and a baseline takes fewer "
         "launches, at least 3; not with --update-baselines or --perf-runs",
     ),

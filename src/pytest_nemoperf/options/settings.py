@@ -86,7 +86,7 @@ class Settings:
         state_dir: Folder of the local store, runs, locks and output; not committed.
         output_dir: Folder of the markdown table and the results file.
         runs: Independent launches that make a baseline.
-        budget_sec: Time that the launches of a case should take together; None for any.
+        budget_sec: Time that the steps of a case's launches should take together; None for any.
         policy: Tolerances and error rates; the tolerances of recipes and markers are not yet applied.
         fail_on: Names of the verdicts that fail a test.
         fails_on_unasked: The session fails if cases have no baseline and no test asks for some of the stored ones.

@@ -31,7 +31,7 @@ class System:
         run_noise_pct: Expected scatter of rates and times between launches (standard deviation, percent), for
             baselines of too few runs to show it.
         memory_noise_pct: The same of peak memory.
-        budget_sec: Default time that the launches of a case should take together; None for any.
+        budget_sec: Default time that the steps of a case's launches should take together; None for any.
     """
 
     name: str

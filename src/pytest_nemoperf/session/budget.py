@@ -23,7 +23,7 @@ class CaseBudget:
 
     Args:
         plan: Plan of the case.
-        seconds: Time that its launches should take together; None for any.
+        seconds: Time that the steps of its launches should take together; None for any.
         num_runs: Launches that make a baseline.
     """
 
@@ -49,7 +49,7 @@ class CaseBudget:
         return replace(self._plan, steps=min(max(fitting, least), self._plan.steps))
 
     def spend(self, seconds: float) -> None:
-        """Add the time of a launch; the first one is of the recipe's steps."""
+        """Add the time of a launch's steps; the first one has the recipe's."""
         self._spent_sec += seconds
         self._full_sec = self._full_sec or seconds
 

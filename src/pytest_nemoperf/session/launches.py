@@ -17,7 +17,6 @@ from pytest_nemoperf.measure.measurement import (
     workload_of,
 )
 from pytest_nemoperf.measure.steady_state import Drift
-from pytest_nemoperf.runs import clock
 from pytest_nemoperf.runs.execute import run_once
 from pytest_nemoperf.runs.replay import TRY_SUFFIXES, CaseRecord, load_case, measure_stored, write_case
 from pytest_nemoperf.session.budget import CaseBudget
@@ -136,8 +135,8 @@ class Launches:
             return
         self._has_told_of_fewer_steps = True
         self._progress.write_line(
-            f"launches of {asked.case} take longer than its budget of {self._budget_sec():g} s, so further ones run "
-            f"{launched.steps} measured steps, not {asked.steps}; the same holds for every case here (ini perf_budget)"
+            f"the steps of {asked.case} take longer than its budget of {self._budget_sec():g} s (ini perf_budget), so "
+            f"further launches run {launched.steps} measured steps, not {asked.steps}; other slow cases do the same"
         )
 
     def _is_decided(self, case: PlannedCase, *, measurement: Measurement, verdict: Verdict, budget: CaseBudget) -> bool:
@@ -169,7 +168,7 @@ class Launches:
             plan: Plan of the run: the case's, maybe with fewer steps.
             number: Number of the run, from 1.
             folders: Folder of each run in the case's own; that of the last try is added.
-            budget: Takes the time of each try.
+            budget: Takes the time of each try's steps.
 
         Raises:
             LaunchError: If ranks failed, hung or were killed.
@@ -180,7 +179,6 @@ class Launches:
         folders.append("")
         for attempt, suffix in enumerate(TRY_SUFFIXES, start=1):
             folders[-1] = f"run-{number}{suffix}"
-            started = clock.now()
             output = run_once(
                 plan,
                 framework=case.framework,
@@ -188,7 +186,7 @@ class Launches:
                 run_dir=self._folder.path / plan.case / folders[-1],
                 on_progress=self._progress.step,
             )
-            budget.spend(clock.now() - started)
+            budget.spend(sum(record.step_time_sec for record in output.records))
             run = measure_run(expected, output)
             self._progress.finish(run)
             if not (run.drift or run.health_problems) or attempt == len(TRY_SUFFIXES):
