@@ -264,9 +264,9 @@ INI_KEYS: Final = (
     IniKey(name="perf_max_runs", help="launches a perf case is judged by at most"),
     IniKey(
         name="perf_budget",
-        help="seconds that the steps of a case's launches should take (default: 6 on cpu, else none; 0 for none): if the "
-        "first one shows that they take longer, later ones run fewer steps, at least half, and a baseline takes fewer "
-        "launches, at least 3; not with --update-baselines or --perf-runs",
+        help="seconds that the steps of a case's launches should take (default: 6 on cpu, else none; 0 for none): if "
+        "the first one shows that they take longer, later ones run fewer steps, at least half, and a baseline takes "
+        "fewer launches, at least 3; not with --update-baselines or --perf-runs",
     ),
     IniKey(name="perf_alpha", help=f"probability to call a harmless case REGRESSED (default {DEFAULT_ALPHA})"),
     IniKey(name="perf_beta", help=f"probability to pass a loss as large as the tolerance (default {DEFAULT_BETA})"),

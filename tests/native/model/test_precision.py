@@ -48,7 +48,7 @@ class RecordingEngine(ModuleType):
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> RecordingEngine:
+def recording_engine(monkeypatch: pytest.MonkeyPatch) -> RecordingEngine:
     engine = RecordingEngine()
     names = ("DelayedScaling", "Float8CurrentScaling", "MXFP8BlockScaling", "NVFP4BlockScaling")
     recipes = ModuleType("transformer_engine.common.recipe")
@@ -89,7 +89,9 @@ def test_without_transformer_engine_the_reason_is_told(precision: Precision, mon
         model_in(precision)
 
 
-def test_every_projection_of_a_block_goes_through_it_with_the_models_own_weights(engine: RecordingEngine) -> None:
+def test_every_projection_of_a_block_goes_through_it_with_the_models_own_weights(
+    recording_engine: RecordingEngine,
+) -> None:
     plain, swapped = model_in(Precision.BF16), model_in(Precision.FP8_CS)
 
     expected = plain(TOKENS, TOKENS[..., None])
@@ -97,7 +99,7 @@ def test_every_projection_of_a_block_goes_through_it_with_the_models_own_weights
     expected.backward()
     loss.backward()
 
-    assert [name for name, _ in engine.calls].count("Linear") == 2 * 4  # qkv, out, gate_up, down
+    assert [name for name, _ in recording_engine.calls].count("Linear") == 2 * 4  # qkv, out, gate_up, down
     assert torch.equal(loss, expected)
     for (name, ours), (_, theirs) in zip(swapped.named_parameters(), plain.named_parameters(), strict=True):
         assert ours.dtype is torch.float32
@@ -106,11 +108,11 @@ def test_every_projection_of_a_block_goes_through_it_with_the_models_own_weights
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-def test_its_layers_allocate_nothing_and_meet_activations_in_their_own_type(engine: RecordingEngine) -> None:
+def test_its_layers_allocate_nothing_and_meet_activations_in_their_own_type(recording_engine: RecordingEngine) -> None:
     model_in(Precision.FP8_CS)(TOKENS, TOKENS[..., None])
 
-    assert {options["device"] for name, options in engine.calls if name == "Linear"} == {"meta"}
-    assert set(engine.autocast_dtypes) == {torch.bfloat16}
+    assert {options["device"] for name, options in recording_engine.calls if name == "Linear"} == {"meta"}
+    assert set(recording_engine.autocast_dtypes) == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(
@@ -123,10 +125,10 @@ def test_its_layers_allocate_nothing_and_meet_activations_in_their_own_type(engi
     ],
 )
 def test_each_block_runs_within_the_recipe_of_the_precision(
-    engine: RecordingEngine, precision: Precision, recipe: str
+    recording_engine: RecordingEngine, precision: Precision, recipe: str
 ) -> None:
     model_in(precision)(TOKENS, TOKENS[..., None])
 
-    contexts = [options for name, options in engine.calls if name == "autocast"]
+    contexts = [options for name, options in recording_engine.calls if name == "autocast"]
     assert [options["recipe"].name for options in contexts] == [recipe] * 2
     assert all(options["enabled"] for options in contexts)
