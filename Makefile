@@ -26,7 +26,7 @@ test: $(VENV)/.dev  ## everything that guards the code
 	$(MAKE) --no-print-directory --jobs=2 --output-sync lint types imports
 	$(MAKE) --no-print-directory unit
 
-test-quick: $(VENV)/.dev  ## the tests that launch no ranks: an answer within a minute
+test-quick: $(VENV)/.dev  ## the tests that launch no ranks, without coverage
 	$(PYTEST) $(WORKERS) -m "not ranks"
 
 test-slow: $(VENV)/.dev  ## the slow tests that `make test` leaves out, and ten times the examples of laws

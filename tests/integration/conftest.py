@@ -90,7 +90,7 @@ class Project:
         pytester.makepyfile(test_speed=PERF_TEST)
         (self.root / "steps.py").write_text(STEPS_SCRIPT)
         self.set_step_time(0.1)
-        pytester.makeini("[pytest]\nperf_runs = 1\n")
+        pytester.makeini("[pytest]\nperf_runs = 1\nperf_budget = 0\n")  # step times are invented
 
     def set_step_time(self, seconds: float) -> None:
         (self.root / "speed.txt").write_text(str(seconds))

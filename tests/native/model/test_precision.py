@@ -48,7 +48,7 @@ class RecordingEngine(ModuleType):
 
 
 @pytest.fixture
-def recording_engine(monkeypatch: pytest.MonkeyPatch) -> RecordingEngine:
+def recorder(monkeypatch: pytest.MonkeyPatch) -> RecordingEngine:
     engine = RecordingEngine()
     names = ("DelayedScaling", "Float8CurrentScaling", "MXFP8BlockScaling", "NVFP4BlockScaling")
     recipes = ModuleType("transformer_engine.common.recipe")
@@ -90,7 +90,7 @@ def test_without_transformer_engine_the_reason_is_told(precision: Precision, mon
 
 
 def test_every_projection_of_a_block_goes_through_it_with_the_models_own_weights(
-    recording_engine: RecordingEngine,
+    recorder: RecordingEngine,
 ) -> None:
     plain, swapped = model_in(Precision.BF16), model_in(Precision.FP8_CS)
 
@@ -99,7 +99,7 @@ def test_every_projection_of_a_block_goes_through_it_with_the_models_own_weights
     expected.backward()
     loss.backward()
 
-    assert [name for name, _ in recording_engine.calls].count("Linear") == 2 * 4  # qkv, out, gate_up, down
+    assert [name for name, _ in recorder.calls].count("Linear") == 2 * 4  # qkv, out, gate_up, down
     assert torch.equal(loss, expected)
     for (name, ours), (_, theirs) in zip(swapped.named_parameters(), plain.named_parameters(), strict=True):
         assert ours.dtype is torch.float32
@@ -108,11 +108,11 @@ def test_every_projection_of_a_block_goes_through_it_with_the_models_own_weights
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-def test_its_layers_allocate_nothing_and_meet_activations_in_their_own_type(recording_engine: RecordingEngine) -> None:
+def test_its_layers_allocate_nothing_and_meet_activations_in_their_own_type(recorder: RecordingEngine) -> None:
     model_in(Precision.FP8_CS)(TOKENS, TOKENS[..., None])
 
-    assert {options["device"] for name, options in recording_engine.calls if name == "Linear"} == {"meta"}
-    assert set(recording_engine.autocast_dtypes) == {torch.bfloat16}
+    assert {options["device"] for name, options in recorder.calls if name == "Linear"} == {"meta"}
+    assert set(recorder.autocast_dtypes) == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ def test_its_layers_allocate_nothing_and_meet_activations_in_their_own_type(reco
     ],
 )
 def test_each_block_runs_within_the_recipe_of_the_precision(
-    recording_engine: RecordingEngine, precision: Precision, recipe: str
+    recorder: RecordingEngine, precision: Precision, recipe: str
 ) -> None:
     model_in(precision)(TOKENS, TOKENS[..., None])
 
-    contexts = [options for name, options in recording_engine.calls if name == "autocast"]
+    contexts = [options for name, options in recorder.calls if name == "autocast"]
     assert [options["recipe"].name for options in contexts] == [recipe] * 2
     assert all(options["enabled"] for options in contexts)
