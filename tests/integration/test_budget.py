@@ -34,7 +34,6 @@ def test_a_case_that_takes_longer_than_its_budget_runs_fewer_steps_and_launches(
         pytest.param("60", (), id="enough"),
         pytest.param("0", (), id="none"),
         pytest.param("0.001", ("--perf-runs=5",), id="launches are given"),
-        pytest.param("0.001", ("--update-baselines", "--perf-runs=5"), id="update"),
     ],
 )
 def test_otherwise_the_recipes_counts_hold(project: Project, budget: str, args: tuple[str, ...]) -> None:
