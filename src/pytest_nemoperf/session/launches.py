@@ -135,8 +135,9 @@ class Launches:
             return
         self._has_told_of_fewer_steps = True
         self._progress.write_line(
-            f"the steps of {asked.case} would take longer than its budget of {self._budget_sec():g} s (ini perf_budget), "
-            f"so further launches run {launched.steps} measured steps, not {asked.steps}; other slow cases do the same"
+            f"the steps of {asked.case} would take longer than its budget of {self._budget_sec():g} s "
+            f"(ini perf_budget), so further launches run {launched.steps} measured steps, not {asked.steps}; "
+            "other slow cases do the same"
         )
 
     def _is_decided(self, case: PlannedCase, *, measurement: Measurement, verdict: Verdict, budget: CaseBudget) -> bool:
