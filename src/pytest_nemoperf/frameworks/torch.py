@@ -77,7 +77,13 @@ class TorchFramework:
         _check_count("num_ranks", result.num_ranks, planned=plan.layout.total_gpus, subject=result_path)
         _check_count("num_steps", result.num_steps, planned=plan.total_steps, subject=result_path)
         _check_count("step records", len(records), planned=plan.total_steps, subject=steps_path)
-        return RunOutput(records=records, environment=result.environment, hosts=result.hosts)
+        return RunOutput(
+            records=records,
+            environment=result.environment,
+            hosts=result.hosts,
+            yardsticks_before=result.yardsticks_before,
+            yardsticks_after=result.yardsticks_after,
+        )
 
 
 def _check_count(name: str, count: int, *, planned: int, subject: Path) -> None:

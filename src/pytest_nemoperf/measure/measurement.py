@@ -29,6 +29,7 @@ from pytest_nemoperf.records.health import health_problems, sm_clocks_mhz
 from pytest_nemoperf.records.metrics import FLOPS_PER_TFLOP, TFLOPS_PER_SEC_PER_GPU, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.records.step import RunOutput, StepRecord, measured_steps
 from pytest_nemoperf.records.tracers import TRACERS, tracer_problems
+from pytest_nemoperf.records.yardstick import Yardstick, mean_yardstick
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,10 @@ class Run:
         rank_busy_sec: Median over steps of each rank's time without waiting for others, by rank.
         sm_clock_mhz: Median clock of each rank's GPU, by rank.
         hosts: Name of each rank's host, by rank; not stored.
+        yardsticks: Times of the fixed workload on each rank, by rank: geometric means of before and after the steps;
+            empty if not timed.
+        session: Start of the session that launched it, in ISO 8601; empty if not recorded. Runs of equal text are of
+            one session.
         loss: Loss of the last step; None if not recorded.
         grad_norm: Gradient norm of the last step; None if not recorded.
     """
@@ -70,6 +75,8 @@ class Run:
     rank_busy_sec: tuple[float, ...] = ()
     sm_clock_mhz: tuple[float, ...] = ()
     hosts: tuple[str, ...] = ()
+    yardsticks: tuple[Yardstick, ...] = ()
+    session: str = ""
     loss: float | None = None
     grad_norm: float | None = None
 
@@ -200,7 +207,12 @@ def measure_run(expected: ExpectedRecords, output: RunOutput) -> MeasuredRun:
     run: Run | None = None
     if measured:
         run = _run_of(expected, measured=measured, drift=drift)
-        run = replace(run, hosts=output.hosts, sm_clock_mhz=sm_clocks_mhz(output.health))
+        run = replace(
+            run,
+            hosts=output.hosts,
+            sm_clock_mhz=sm_clocks_mhz(output.health),
+            yardsticks=_mean_yardsticks(output),
+        )
     return MeasuredRun(
         run=run,
         drift=drift,
@@ -295,6 +307,14 @@ def _run_of(expected: ExpectedRecords, *, measured: Sequence[StepRecord], drift:
         loss=_rounded_or_none(last.loss),
         grad_norm=_rounded_or_none(last.grad_norm),
     )
+
+
+def _mean_yardsticks(output: RunOutput) -> tuple[Yardstick, ...]:
+    """Return the yardstick of each rank over the run, rounded; empty unless it was timed at both ends."""
+    means = []
+    for before, after in zip(output.yardsticks_before, output.yardsticks_after, strict=False):
+        means.append(mean_yardstick(before, after))
+    return tuple(means)
 
 
 def identity_problem(run: Run, *, flops_per_token: float | None) -> str | None:

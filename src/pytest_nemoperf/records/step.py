@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.records.health import HealthReport
+from pytest_nemoperf.records.yardstick import Yardstick
 
 RECORD_SCHEMA_VERSION: Final = 1
 PLAN_FILE = "plan.json"
@@ -178,6 +179,8 @@ class RunResult:
         device_name: Name in the driver.
         environment: Versions and settings seen inside the ranks, e.g. torch, cuda, nccl.
         hosts: Name of each rank's host, by rank; empty if not known.
+        yardsticks_before: Fixed workload of each rank before its steps, by rank; empty if not timed.
+        yardsticks_after: The same after its steps.
     """
 
     num_ranks: int
@@ -185,6 +188,8 @@ class RunResult:
     device_name: str
     environment: Mapping[str, str] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()
+    yardsticks_before: tuple[Yardstick, ...] = ()
+    yardsticks_after: tuple[Yardstick, ...] = ()
     schema_version: Literal[1] = RECORD_SCHEMA_VERSION
 
 
@@ -197,12 +202,16 @@ class RunOutput:
         environment: Versions and settings seen inside the ranks.
         hosts: Name of each rank's host, by rank; empty if not known.
         health: State of the machine meanwhile; None if it was not watched.
+        yardsticks_before: Fixed workload of each rank before its steps, by rank; empty if not timed.
+        yardsticks_after: The same after its steps.
     """
 
     records: tuple[StepRecord, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()
     health: HealthReport | None = None
+    yardsticks_before: tuple[Yardstick, ...] = ()
+    yardsticks_after: tuple[Yardstick, ...] = ()
 
 
 def measured_steps(records: Sequence[StepRecord], *, warmup_steps: int) -> list[StepRecord]:

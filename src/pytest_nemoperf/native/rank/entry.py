@@ -39,12 +39,14 @@ from pytest_nemoperf.native.rank.output import (
 from pytest_nemoperf.native.rank.profiling import StepProfiler
 from pytest_nemoperf.native.rank.rl_output import rl_step_records
 from pytest_nemoperf.native.rank.turns import steps_in_turn
+from pytest_nemoperf.native.rank.yardstick import gather_yardsticks, has_yardstick, measure_yardstick
 from pytest_nemoperf.native.rl.learn.rollout_facts import RolloutFacts
 from pytest_nemoperf.native.rl.loop import make_rl_rank
 from pytest_nemoperf.native.train.data import SyntheticTokens
 from pytest_nemoperf.native.train.loop import Trainer
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.step import PLAN_FILE, RESULT_FILE, STEPS_FILE, RunResult
+from pytest_nemoperf.records.yardstick import Yardstick
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +148,10 @@ def train(plan: Plan, *, env: RankEnvironment, device: torch.device) -> None:
         profiler = StepProfiler(plan, device=device)
     run_all = partial(_run_steps, plan=plan, device=device, progress=progress, profiler=profiler)
     facts: list[RolloutFacts] = []
+    yardsticks: list[tuple[Yardstick, ...]] = []
+    is_yardstick_due = has_yardstick(plan)
+    if is_yardstick_due:  # before anything of the model is there
+        yardsticks.append(gather_yardsticks(measure_yardstick(device, precision=plan.precision), device=device))
     if plan.rl is None:
         trainer = _make_trainer(plan, rank=env.rank, device=device)
         steps = run_all(trainer.step, barrier=dist.barrier)
@@ -155,6 +161,8 @@ def train(plan: Plan, *, env: RankEnvironment, device: torch.device) -> None:
         rl_rank.finish()
         facts = rl_rank.facts
     gathered = gather_steps(steps, peak_bytes=peak_memory_bytes(device), device=device)
+    if is_yardstick_due:  # after the peak of memory was read
+        yardsticks.append(gather_yardsticks(measure_yardstick(device, precision=plan.precision), device=device))
     if profiler is not None:
         profiler.write(env.run_dir, rank=env.rank)
     hosts = gather_hosts()
@@ -171,6 +179,8 @@ def train(plan: Plan, *, env: RankEnvironment, device: torch.device) -> None:
             device_name=device_name(device),
             environment=environment(device),
             hosts=hosts,
+            yardsticks_before=yardsticks[0] if yardsticks else (),
+            yardsticks_after=yardsticks[1] if yardsticks else (),
         )
         write_atomic(env.run_dir / RESULT_FILE, to_json(result))
 
