@@ -60,6 +60,7 @@ bench: $(VENV)/.bench  ## what the plugin itself costs: recording, launching, co
 	$(BIN)/python benchmarks/recording.py
 	$(BIN)/python benchmarks/launch.py
 	$(BIN)/python benchmarks/health.py
+	$(BIN)/python benchmarks/yardstick_cost.py
 	$(BIN)/python benchmarks/collection.py
 	$(BIN)/python benchmarks/native_step.py
 	$(BIN)/python benchmarks/moe.py

@@ -23,6 +23,7 @@ import rich.table  # noqa: F401 (as above)
 import scipy.special  # noqa: F401 (as above)
 
 import pytest_nemoperf.plugin.hooks  # noqa: F401 (as above)
+from pytest_nemoperf.records.yardstick import YARDSTICK_OFF, YARDSTICK_VARIABLE
 from tests.integration.warm_guard import Guards
 
 gc.freeze()  # pytest 8.4.0 collects garbage five times after each session inside, and walks all that was imported
@@ -166,6 +167,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr("pytest_nemoperf.launchers.local.Helper", guards.helper)
     for name in _OF_THESE_TESTS:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(YARDSTICK_VARIABLE, YARDSTICK_OFF)  # ranks of its own around each command, which import torch
     return Project(pytester)
 
 

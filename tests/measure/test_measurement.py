@@ -11,6 +11,7 @@ from pytest_nemoperf.measure.measurement import measure_outputs, workload_of
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.health import CpuHealth, GpuHealth, HealthReport, MinMedianMax
 from pytest_nemoperf.records.step import RunOutput, StepRecord
+from pytest_nemoperf.records.yardstick import Yardstick
 from tests.builders import make_plan, make_records, measure_records
 
 
@@ -115,6 +116,19 @@ def test_the_clock_of_each_ranks_gpu_is_kept(plan: Plan) -> None:
     output = RunOutput(records=tuple(make_records(plan)), health=health)
 
     assert measure_outputs(plan, outputs=[output]).runs[0].sm_clock_mhz == (1980.0, 1200.0)
+
+
+def test_a_run_has_each_ranks_yardstick_over_both_ends_and_none_unless_both_were_timed(plan: Plan) -> None:
+    before = (Yardstick(matmul_sec=1.0, copy_sec=1.0), Yardstick(matmul_sec=9.0, copy_sec=1.0))
+    after = (Yardstick(matmul_sec=4.0, copy_sec=1.0), Yardstick(matmul_sec=9.0, copy_sec=4.0))
+    records = tuple(make_records(plan))
+    both = RunOutput(records=records, yardsticks_before=before, yardsticks_after=after)
+    begun = RunOutput(records=records, yardsticks_before=before)
+
+    timed, cut_off = measure_outputs(plan, outputs=[both, begun]).runs
+
+    assert timed.yardsticks == (Yardstick(matmul_sec=2.0, copy_sec=1.0), Yardstick(matmul_sec=9.0, copy_sec=2.0))
+    assert cut_off.yardsticks == ()
 
 
 def test_steps_that_tell_of_different_ranks_are_not_mixed(plan: Plan) -> None:

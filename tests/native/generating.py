@@ -25,7 +25,7 @@ from pytest_nemoperf.native.model.transformer import Decoder
 from pytest_nemoperf.native.parallel import sharding
 from pytest_nemoperf.native.parallel.mesh import GenerationMesh, RankMesh, build_generation_mesh
 from pytest_nemoperf.native.parallel.sharding import AxisShard, axis_shards
-from pytest_nemoperf.native.rank.entry import _read_environment
+from pytest_nemoperf.native.rank.entry import read_environment
 from pytest_nemoperf.native.rl.generate import generation, responses, sampling
 from pytest_nemoperf.native.rl.generate.generation import NativeGenerator
 from pytest_nemoperf.native.rl.generate.rollouts import GenerationResult, Request, Response
@@ -123,7 +123,7 @@ def true_logprobs(model: Decoder, request: Request, response: Response, *, tempe
 
 def generate() -> None:
     """Generate this replica's share of the requests on real ranks, and write the responses."""
-    env = _read_environment()
+    env = read_environment()
     plan = from_json(Plan, (env.run_dir / PLAN_FILE).read_bytes(), subject="plan")
     dist.init_process_group("gloo")
     mesh = build_generation_mesh(plan.layout)

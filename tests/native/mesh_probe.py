@@ -29,7 +29,7 @@ def with_timeouts() -> None:
 
     def observed(steps: Any, *, device: torch.device, **options: Any) -> Any:
         groups = [group._get_backend(device) for group in distributed_c10d._world.pg_map]
-        env = entry._read_environment()
+        env = entry.read_environment()
         facts = [group.options._timeout.total_seconds() for group in groups]
         (env.run_dir / f"mesh-{env.rank}.json").write_text(json.dumps(facts))
         return original(steps, device=device, **options)

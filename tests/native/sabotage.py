@@ -34,7 +34,7 @@ from pytest_nemoperf.native.parallel.passes import MicroBatch
 from pytest_nemoperf.native.parallel.pipeline import Pipeline
 from pytest_nemoperf.native.parallel.sharding import AxisShard
 from pytest_nemoperf.native.parallel.stage import Stage
-from pytest_nemoperf.native.rank import entry
+from pytest_nemoperf.native.rank import entry, yardstick
 from pytest_nemoperf.native.train import data, optimizer_step
 
 
@@ -265,4 +265,17 @@ def with_experts_unscaled() -> None:
         return original([pair for pair in pairs if not pair[1].is_expert], **options)
 
     with mock.patch.object(gradients, "_reductions", without_experts):
+        entry.main()
+
+
+def without_room_on_one_rank() -> None:
+    """No defect: the device of rank 1 has no room for the yardstick."""
+    copy = yardstick._time_copy
+
+    def time_copy(*arguments: Any, **named: Any) -> float:
+        if torch.distributed.get_rank() == 1:
+            raise torch.OutOfMemoryError("full")
+        return copy(*arguments, **named)
+
+    with mock.patch.object(yardstick, "_time_copy", time_copy):
         entry.main()

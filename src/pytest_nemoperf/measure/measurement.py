@@ -25,7 +25,7 @@ from pytest_nemoperf.measure.steady_state import (
 )
 from pytest_nemoperf.measure.validity import record_problems
 from pytest_nemoperf.recipes.recipe import Plan
-from pytest_nemoperf.records.health import health_problems, sm_clocks_mhz
+from pytest_nemoperf.records.health import gpu_powers_w, health_problems, sm_clocks_mhz
 from pytest_nemoperf.records.metrics import FLOPS_PER_TFLOP, TFLOPS_PER_SEC_PER_GPU, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.records.step import RunOutput, StepRecord, measured_steps
 from pytest_nemoperf.records.tracers import TRACERS, tracer_problems
@@ -52,6 +52,7 @@ class Run:
         rank_spread_pct: Median over steps of (slowest - fastest rank) / slowest, percent; None for one rank.
         rank_busy_sec: Median over steps of each rank's time without waiting for others, by rank.
         sm_clock_mhz: Median clock of each rank's GPU, by rank.
+        gpu_power_w: Median power of each rank's GPU, by rank.
         hosts: Name of each rank's host, by rank; not stored.
         yardsticks: Times of the fixed workload on each rank, by rank: geometric means of before and after the steps;
             empty if not timed.
@@ -74,6 +75,7 @@ class Run:
     rank_spread_pct: float | None = None
     rank_busy_sec: tuple[float, ...] = ()
     sm_clock_mhz: tuple[float, ...] = ()
+    gpu_power_w: tuple[float, ...] = ()
     hosts: tuple[str, ...] = ()
     yardsticks: tuple[Yardstick, ...] = ()
     session: str = ""
@@ -211,6 +213,7 @@ def measure_run(expected: ExpectedRecords, output: RunOutput) -> MeasuredRun:
             run,
             hosts=output.hosts,
             sm_clock_mhz=sm_clocks_mhz(output.health),
+            gpu_power_w=tuple(map(round_significant, gpu_powers_w(output.health))),
             yardsticks=_mean_yardsticks(output),
         )
     return MeasuredRun(

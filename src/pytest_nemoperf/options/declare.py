@@ -102,6 +102,12 @@ OPTIONS: Final = (
         help="wall-clock limit of one run, instead of each case's own",
     ),
     Option(
+        name="--perf-yardstick",
+        metavar="on|off",
+        help="time a fixed small workload before and after each run, which tells a slower machine from slower code "
+        "(ini perf_yardstick, default on)",
+    ),
+    Option(
         name="--perf-baselines",
         metavar="DIR",
         is_harmless=True,
@@ -285,6 +291,7 @@ INI_KEYS: Final = (
         type="bool",
         default=False,
     ),
+    IniKey(name="perf_yardstick", help="on or off: time a fixed small workload before and after each run"),
     IniKey(name="perf_baselines", help="directory of stored baselines"),
     IniKey(name="perf_machine", help="name of a pool of identical machines that share CPU baselines"),
     IniKey(name="perf_release", help="release under test, which perf_waive(until=RELEASE) is compared with"),

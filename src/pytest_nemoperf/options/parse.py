@@ -58,6 +58,18 @@ def parse_probability(text: str, *, subject: str) -> float:
     return value
 
 
+def parse_on_off(text: str, *, subject: str) -> bool:
+    """Return whether a text says on.
+
+    Raises:
+        pytest.UsageError: If it says neither on nor off.
+    """
+    word = text.strip().lower()
+    if word not in ("on", "off"):
+        raise pytest.UsageError(f"{subject}={text} must be on or off")
+    return word == "on"
+
+
 def parse_percent(text: str, *, subject: str) -> float:
     """Return a percentage above 0, with or without its sign.
 

@@ -19,12 +19,14 @@ from pytest_nemoperf.options.checks import check_combination
 from pytest_nemoperf.options.parse import (
     parse_count,
     parse_fail_on,
+    parse_on_off,
     parse_percent,
     parse_probability,
     parse_seconds,
 )
 from pytest_nemoperf.recipes.overrides import parse_changes
 from pytest_nemoperf.recipes.systems import System, find_system
+from pytest_nemoperf.records.yardstick import YARDSTICK_VARIABLE
 from pytest_nemoperf.runs.replay import CASE_FILE, find_cases
 from pytest_nemoperf.verdict.comparison import (
     VerdictKind,
@@ -93,6 +95,7 @@ class Settings:
         needs_verdict: A perf test that judged nothing fails.
         inject_pct: Self-test delay of each step in percent.
         timeout_sec: Wall-clock limit of one run; None for each recipe's own.
+        has_yardstick: A fixed workload is timed before and after each run.
         changes: Values of ``--perf-set``, for every recipe, by key; empty if there are none.
         is_dry_run: Cases are priced, nothing is launched.
         updating: Options of ``--update-baselines``; None if committed baselines are not written.
@@ -117,6 +120,7 @@ class Settings:
     needs_verdict: bool
     inject_pct: float
     timeout_sec: float | None
+    has_yardstick: bool
     changes: Mapping[str, Any]
     is_dry_run: bool
     updating: UpdateOptions | None
@@ -166,6 +170,7 @@ def read_settings(config: pytest.Config) -> Settings:
         needs_verdict=config.getini("perf_require_verdict"),
         inject_pct=inject_pct,
         timeout_sec=timeout_sec,
+        has_yardstick=_has_yardstick(config),
         changes=changes,
         is_dry_run=option.perf_dry_run,
         updating=_updating(config),
@@ -290,6 +295,17 @@ def _budget_sec(config: pytest.Config, *, system: System) -> float | None:
     if not text:
         return system.budget_sec
     return parse_seconds(text, subject="ini perf_budget")
+
+
+def _has_yardstick(config: pytest.Config) -> bool:
+    """Return whether runs have a yardstick: by the option, else the ini key, else the variable that ranks read."""
+    text, subject = _option_or_ini(config, "perf_yardstick")
+    if not text:
+        text = os.environ.get(YARDSTICK_VARIABLE, "")
+        subject = YARDSTICK_VARIABLE
+    if not text:
+        return True
+    return parse_on_off(text, subject=subject)
 
 
 def _option_or_ini(config: pytest.Config, name: str) -> tuple[str, str]:

@@ -137,14 +137,25 @@ def health_problems(report: HealthReport | None) -> list[str]:
 
 def sm_clocks_mhz(report: HealthReport | None) -> tuple[float, ...]:
     """Return the median clock of each GPU; empty unless the driver reports it for all."""
+    return _medians_of_gpus(report, figure="sm_clock_mhz")
+
+
+def gpu_powers_w(report: HealthReport | None) -> tuple[float, ...]:
+    """Return the median power of each GPU; empty unless the driver reports it for all."""
+    return _medians_of_gpus(report, figure="power_w")
+
+
+def _medians_of_gpus(report: HealthReport | None, *, figure: Literal["sm_clock_mhz", "power_w"]) -> tuple[float, ...]:
+    """Return the median of a figure of each GPU; empty unless the driver reports it for all."""
     if report is None:
         return ()
-    clocks = []
+    medians = []
     for gpu in report.gpus:
-        if gpu.sm_clock_mhz is None:
+        values: MinMedianMax | None = getattr(gpu, figure)
+        if values is None:
             return ()
-        clocks.append(gpu.sm_clock_mhz.median)
-    return tuple(clocks)
+        medians.append(values.median)
+    return tuple(medians)
 
 
 def _gpu_problems(gpu: GpuHealth, *, report: HealthReport) -> Iterator[str]:

@@ -27,7 +27,9 @@ from pytest_nemoperf.records.step import (
     RunOutput,
     error_file,
 )
+from pytest_nemoperf.records.yardstick import Yardstick
 from pytest_nemoperf.runs import clock
+from pytest_nemoperf.runs.yardstick import YardstickLaunches, read_yardsticks, write_yardsticks
 
 _MAX_RECORDED_SHARE: Final = 1.5
 """Sum of the step times over the time that the run took; above 1 only where ranks take turns in being the slowest."""
@@ -41,6 +43,7 @@ def run_once(
     run_dir: Path,
     on_progress: Callable[[Progress | None], None],
     is_watched: bool = True,
+    yardsticks: YardstickLaunches | None = None,
 ) -> RunOutput:
     """Run a plan once.
 
@@ -51,6 +54,7 @@ def run_once(
         run_dir: Directory for the plan, the records and the logs; an earlier run in it is removed.
         on_progress: Called a few times a second while the ranks run, with each finished step, else with None.
         is_watched: Sample the machine's health meanwhile.
+        yardsticks: Launches of the yardstick, for ranks that don't time it themselves; None for none.
 
     Returns:
         Every step's record, and the machine's health.
@@ -65,6 +69,9 @@ def run_once(
         shutil.rmtree(run_dir)  # what an earlier run wrote must not be taken for this one's
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / PLAN_FILE).write_text(to_json(plan), encoding="utf-8")
+    before: tuple[Yardstick, ...] = ()
+    if yardsticks is not None:
+        before = yardsticks.measure(plan, run_dir=run_dir / "yardstick-before", on_poll=lambda: on_progress(None))
     follower = _ProgressFollower(run_dir, on_progress=on_progress)
     watch = _monitor_of(plan) if is_watched else nullcontext()
     with watch as monitor:
@@ -94,6 +101,9 @@ def run_once(
         if _has_lost_other_side(result, run_dir=run_dir):
             raise TurnError("\n".join(lines))
         raise LaunchError("\n".join(lines))
+    if yardsticks is not None and before:
+        after = yardsticks.measure(plan, run_dir=run_dir / "yardstick-after", on_poll=lambda: on_progress(None))
+        write_yardsticks(run_dir, before=before, after=after)
     output = read_run(plan, framework=framework, run_dir=run_dir)
     _check_times(output, lived_sec=lived_sec)
     return output
@@ -119,16 +129,19 @@ def _monitor_of(plan: Plan) -> Monitor:
 
 
 def read_run(plan: Plan, *, framework: Framework, run_dir: Path) -> RunOutput:
-    """Return the records and the machine health in the directory of a run that ended well.
+    """Return the records, the machine health and the yardsticks in the directory of a run that ended well.
 
     Raises:
         RecordError: If a record is missing, torn or impossible.
     """
     output = framework.read_output(plan, run_dir=run_dir)
     path = run_dir / HEALTH_FILE
-    if not path.exists():
-        return output
-    return replace(output, health=from_json(HealthReport, path.read_bytes(), subject=str(path)))
+    if path.exists():
+        output = replace(output, health=from_json(HealthReport, path.read_bytes(), subject=str(path)))
+    around = read_yardsticks(run_dir)
+    if around.before:
+        output = replace(output, yardsticks_before=around.before, yardsticks_after=around.after)
+    return output
 
 
 class _ProgressFollower:

@@ -19,6 +19,7 @@ from pytest_nemoperf.measure.measurement import (
 from pytest_nemoperf.measure.steady_state import Drift
 from pytest_nemoperf.runs.execute import run_once
 from pytest_nemoperf.runs.replay import TRY_SUFFIXES, CaseRecord, load_case, measure_stored, write_case
+from pytest_nemoperf.runs.yardstick import YardstickLaunches
 from pytest_nemoperf.session.budget import CaseBudget
 from pytest_nemoperf.session.cases import MeasuredCase, PlannedCase
 from pytest_nemoperf.verdict.comparison import LOCALLY_RECORDED, VerdictKind
@@ -57,6 +58,9 @@ class Launches:
         self._folder = folder
         self._turn = turn
         self._progress = progress
+        self._yardsticks: YardstickLaunches | None = None
+        if context.settings.has_yardstick:
+            self._yardsticks = YardstickLaunches(launcher, report=progress.write_line)
         self._has_told_of_fewer_steps = False
 
     def measure(self, case: PlannedCase) -> MeasuredCase:
@@ -186,6 +190,7 @@ class Launches:
                 launcher=self._launcher,
                 run_dir=self._folder.path / plan.case / folders[-1],
                 on_progress=self._progress.step,
+                yardsticks=self._yardsticks,
             )
             budget.spend(sum(record.step_time_sec for record in output.records))
             run = measure_run(expected, output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -21,6 +22,7 @@ from pytest_nemoperf.pricing.price import price_plan
 from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX, change_recipe
 from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.rules import NATIVE
+from pytest_nemoperf.records.yardstick import YARDSTICK_OFF, YARDSTICK_ON, YARDSTICK_VARIABLE
 from pytest_nemoperf.results.dry_run import AskedCase, PricedCase
 from pytest_nemoperf.session.cases import PlannedCase
 from pytest_nemoperf.verdict.comparison import VerdictPolicy, merge_tolerances
@@ -144,6 +146,7 @@ class Planner:
             raise
         if settings.changes:
             plan = replace(plan, case=plan.case + CHANGED_SUFFIX)
+        plan = _with_yardstick(plan, has_yardstick=settings.has_yardstick)
         policy = self.policy([mark.tolerances, recipe.tolerances])
         self.note_case(plan.case, nodeid=mark.nodeid, policy=policy)
         return plan, policy
@@ -152,6 +155,18 @@ class Planner:
         if plan.framework not in self.frameworks:
             raise PlanError(f"unknown framework {plan.framework!r}; {did_you_mean(plan.framework, self.frameworks)}")
         return self.frameworks[plan.framework]
+
+
+def _with_yardstick(plan: Plan, *, has_yardstick: bool) -> Plan:
+    """Return the plan with the variable of the yardstick, unless its ranks inherit the value already.
+
+    Variables are no part of the workload.
+    """
+    wanted = YARDSTICK_ON if has_yardstick else YARDSTICK_OFF
+    inherited = os.environ.get(YARDSTICK_VARIABLE) or YARDSTICK_ON
+    if wanted == plan.env.get(YARDSTICK_VARIABLE, inherited):
+        return plan
+    return replace(plan, env={**plan.env, YARDSTICK_VARIABLE: wanted})
 
 
 def _check_host_memory(plan: Plan) -> None:

@@ -14,6 +14,7 @@ from pytest_nemoperf.records.metrics import JUDGED, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind, VerdictPolicy, compare_runs, describe
 from pytest_nemoperf.verdict.repeated_metrics import distinct_comparisons
 from pytest_nemoperf.verdict.rollout_bands import band_problems, has_pinned_lengths, is_rl
+from pytest_nemoperf.verdict.sick_devices import sick_devices
 from pytest_nemoperf.verdict.slow_steps import find_slow_steps, with_slow_steps
 
 LOSS_REL_TOL = 0.02
@@ -81,8 +82,9 @@ def judge(
     if differences:
         return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=differences)
     loss_problem = _loss_problem(measurement, baseline=baseline)
-    if loss_problem:
-        return _verdict(VerdictKind.INVALID, measurement, reasons=[loss_problem])
+    spoiled = [loss_problem] if loss_problem else sick_devices(measurement.runs, baseline.runs, machine=machine)
+    if spoiled:
+        return _verdict(VerdictKind.INVALID, measurement, reasons=spoiled)
     comparisons = compare_runs(measurement, baseline=baseline, policy=policy)
     if not comparisons:
         return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=["the baseline has none of these metrics"])

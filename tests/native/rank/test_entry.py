@@ -10,7 +10,7 @@ from pytest_nemoperf.errors import LaunchError, PlanError, RecordError
 from pytest_nemoperf.json_codec import from_json, to_json
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.native.device import available_cores, peak_memory_bytes, reset_peak_memory
-from pytest_nemoperf.native.rank.entry import _check_plan, _read_environment, main
+from pytest_nemoperf.native.rank.entry import _check_plan, main, read_environment
 from pytest_nemoperf.records.step import PLAN_FILE, RESULT_FILE, RankError, error_file
 from tests.native.tiny import CPU, tiny_plan
 
@@ -27,9 +27,9 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_all_ranks_are_on_this_host_unless_the_launcher_says_otherwise(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert _read_environment().local_world_size == 2
+    assert read_environment().local_world_size == 2
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    assert _read_environment().local_world_size == 1
+    assert read_environment().local_world_size == 1
 
 
 @pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK", "NEMOPERF_RUN_DIR"])

@@ -75,7 +75,7 @@ def main() -> None:
         LaunchError: If the environment is incomplete.
         Exception: Any error of the run, after it was written to the rank's error file.
     """
-    env = _read_environment()
+    env = read_environment()
     try:
         run(env)
     except Exception as error:
@@ -83,7 +83,7 @@ def main() -> None:
         raise
 
 
-def _read_environment() -> RankEnvironment:
+def read_environment() -> RankEnvironment:
     """Return this rank's environment.
 
     Raises:
@@ -106,9 +106,29 @@ def run(env: RankEnvironment) -> None:
         PlanError: If the plan doesn't fit the ranks that were started, or needs something that isn't built in.
         RecordError: If the plan can't be read.
     """
+    plan = read_plan(env)
+    device = join_ranks(plan, env=env)
+    if plan.is_compiled:
+        use_own_cache(env.run_dir)
+    train(plan, env=env, device=device)
+    dist.destroy_process_group()
+
+
+def read_plan(env: RankEnvironment) -> Plan:
+    """Return the plan in the run directory.
+
+    Raises:
+        PlanError: If it doesn't fit the ranks that were started.
+        RecordError: If it can't be read.
+    """
     path = env.run_dir / PLAN_FILE
     plan = from_json(Plan, path.read_bytes(), subject=str(path))
     _check_plan(plan, world_size=env.world_size)
+    return plan
+
+
+def join_ranks(plan: Plan, *, env: RankEnvironment) -> torch.device:
+    """Join the group of all ranks, and return this rank's device."""
     timeout = group_timeout(plan)
     if plan.device == "cuda":
         device = torch.device("cuda", env.local_rank)
@@ -119,10 +139,7 @@ def run(env: RankEnvironment) -> None:
         torch.set_num_threads(max(1, available_cores() // env.local_world_size))
         tune_host_memory()
         dist.init_process_group("gloo", timeout=timeout)
-    if plan.is_compiled:
-        use_own_cache(env.run_dir)
-    train(plan, env=env, device=device)
-    dist.destroy_process_group()
+    return device
 
 
 def _check_plan(plan: Plan, *, world_size: int) -> None:
