@@ -21,7 +21,7 @@ def report_of(*, foreign: float) -> HealthReport:
 class Machine:
     """Machine with a given load and given tracers in each pass."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, is_watched: bool = True) -> None:
         self.foreign = 0.0
         self.tracers: tuple[str, ...] = ()
         monkeypatch.setattr(
@@ -29,7 +29,7 @@ class Machine:
         )
         monkeypatch.setattr("pytest_nemoperf.runs.passes.active_tracers", lambda: self.tracers)
         self.said: list[str] = []
-        self.passes = Passes("bench-test", num_gpus=0, report=self.said.append, min_sec=0.0)
+        self.passes = Passes("bench-test", num_gpus=0, report=self.said.append, min_sec=0.0, is_watched=is_watched)
 
     def measure(self, times: Sequence[float], *, foreign: float = 0.0, tracers: tuple[str, ...] = ()) -> bool:
         """Measure a pass, and return whether no further one is needed."""
@@ -64,6 +64,14 @@ def test_a_machine_that_stays_busy_makes_the_case_invalid(machine: Machine) -> N
 
     assert enough == [False] * (_MAX_PASSES - 1) + [True]
     assert "other processes took 50%" in machine.passes.problems[0]
+
+
+def test_other_load_is_no_problem_where_two_revisions_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, is_watched=False)
+
+    assert machine.measure(STEADY, foreign=0.5)
+
+    assert (machine.passes.counted, machine.passes.problems, machine.said) == (0, [], [])
 
 
 def test_work_that_drifts_in_every_pass_is_invalid(machine: Machine) -> None:

@@ -31,7 +31,14 @@ _END: Final = re.compile(rf"[{_DELIMITER}]|$")
 _GOES_BACK: Final = re.compile(rf"[^{_DELIMITER}]*/\.\.(?:/|[{_DELIMITER}]|$)")
 
 
-def command_of(side: ABSide, command: RankCommand, *, trees: ABTrees) -> RankCommand:
+def command_of(
+    side: ABSide,
+    command: RankCommand,
+    *,
+    trees: ABTrees,
+    directory: Path | None = None,
+    may_be_lacking: Collection[str] = (),
+) -> RankCommand:
     """Return a command that uses a side's code.
 
     Its PYTHONPATH begins with the side's entries. On the old side, the checkout replaces the working tree in each path
@@ -42,6 +49,8 @@ def command_of(side: ABSide, command: RankCommand, *, trees: ABTrees) -> RankCom
         side: The side to run.
         command: Command of the framework.
         trees: The working tree and the checkout.
+        directory: The command's working directory in the working tree; None for this process's own.
+        may_be_lacking: Arguments that may name what the old side lacks.
 
     Raises:
         RevisionError: If the command names, by an absolute path or one from the working directory, a file of the
@@ -51,9 +60,13 @@ def command_of(side: ABSide, command: RankCommand, *, trees: ABTrees) -> RankCom
     env = dict(command.env)
     if side.name == "old":
         swap = _PathSwap(trees)
+        words: list[str] = []
         for word in argv:
-            _check_relative(word, trees=trees)
-        argv = tuple(map(swap.argument, argv))
+            may_lack = word in may_be_lacking
+            if not may_lack:
+                _check_relative(word, trees=trees, directory=directory or Path.cwd())
+            words.append(swap.argument(word, may_lack=may_lack))
+        argv = tuple(words)
         env = {name: swap.variable(name, value) for name, value in env.items()}
         env |= swap.inherited(os.environ, excluded=_NOT_CODE.union(env))
     entries = side.entries
@@ -80,13 +93,18 @@ def shared_data(command: RankCommand, *, trees: ABTrees) -> list[str]:
     return shared
 
 
-def working_directory(side: ABSide, *, trees: ABTrees) -> Path:
+def working_directory(side: ABSide, *, trees: ABTrees, directory: Path | None = None) -> Path:
     """Return a side's copy of the working directory, as Python may import modules from there.
+
+    Args:
+        side: The side to run.
+        trees: The working tree and the checkout.
+        directory: The directory in the working tree; None for this process's own.
 
     Raises:
         RevisionError: If the old side has no such folder.
     """
-    here = Path.cwd()
+    here = directory or Path.cwd()
     rel_path = trees.inside_new(here)
     if side.name != "old" or rel_path is None:
         return here
@@ -123,8 +141,8 @@ class _PathSwap:
     def __init__(self, trees: ABTrees) -> None:
         self._trees = trees
 
-    def argument(self, word: str) -> str:
-        return self._swapped(word, subject=_ARGUMENTS)
+    def argument(self, word: str, *, may_lack: bool = False) -> str:
+        return self._swapped(word, subject=_ARGUMENTS, may_lack_folders=may_lack, may_lack_files=may_lack)
 
     def variable(self, name: str, value: str) -> str:
         # A search path may name folders that one side lacks: it finds nothing there.
@@ -235,14 +253,14 @@ class _PathSwap:
         return ends[0]
 
 
-def _check_relative(word: str, *, trees: ABTrees) -> None:
+def _check_relative(word: str, *, trees: ABTrees, directory: Path) -> None:
     """Check that the old side has a file that an argument names from the working directory.
 
     Raises:
         RevisionError: If it belongs to the working tree, and the revision has none.
     """
     name = word.partition("=")[2] if word.startswith("-") else word
-    here = trees.inside_new(Path.cwd().resolve())
+    here = trees.inside_new(directory.resolve())
     if here is None or not name or Path(name).is_absolute():
         return
     rel_path = trees.inside_new(Path(os.path.normpath(trees.new / here / name)))

@@ -19,6 +19,7 @@ from pytest_nemoperf.records.metrics import (
     FLOPS_PER_TFLOP,
     PEAK_MEMORY_GIB,
     TFLOPS_PER_SEC_PER_GPU,
+    TIME_PER_CALL_SEC,
     TOKENS_PER_SEC_PER_GPU,
     Direction,
     Metric,
@@ -40,7 +41,7 @@ MIN_ROUNDS: Final = 2
 """A single round has no scatter and can't decide."""
 MAX_ROUNDS: Final = 100
 """Each look at the data uses a part of the error rates; beyond this many that outweighs the gain of another round."""
-JUDGED_IN_ROUNDS: Final = (TOKENS_PER_SEC_PER_GPU, PEAK_MEMORY_GIB)
+JUDGED_IN_ROUNDS: Final = (TOKENS_PER_SEC_PER_GPU, TIME_PER_CALL_SEC, PEAK_MEMORY_GIB)
 """Without TFLOP/s/GPU, which follow from tokens/s: both sides run one plan."""
 _WORST_FIRST = (VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE, VerdictKind.IMPROVED, VerdictKind.PASSED)
 
@@ -52,7 +53,7 @@ class ABRound:
     Attributes:
         first: The side that began.
         ratios: Logarithm of the cost of new over that of old, by metric name: positive is worse.
-        error: Standard error of the ratio of tokens/sec/GPU from the round's own steps; None if not known.
+        error: Standard error of the ratio of speed_metric from the round's own steps; None if not known.
         left_out: Reason that it does not count; empty if it does.
     """
 
@@ -89,6 +90,13 @@ class ABResult:
     rounds: tuple[ABRound, ...]
     old_measurement: Measurement
     duration_sec: float
+
+
+def speed_metric(round_: ABRound) -> Metric:
+    """Return the metric of a round that tells its speed: tokens/sec/GPU, or for a benchmark test the time per call."""
+    if TIME_PER_CALL_SEC.name in round_.ratios:
+        return TIME_PER_CALL_SEC
+    return TOKENS_PER_SEC_PER_GPU
 
 
 def _work_problems(old: Measurement, new: Measurement, *, labels: tuple[str, str]) -> tuple[VerdictKind, list[str]]:
@@ -236,7 +244,7 @@ def _compare(
     errors: list[float] = []
     for round_ in rounds:
         ratios.append(round_.ratios[metric.name])
-        if metric is TOKENS_PER_SEC_PER_GPU and round_.error is not None:
+        if metric is speed_metric(round_) and round_.error is not None:
             errors.append(round_.error)
     allowed = policy.tolerances[metric.name]
     tolerance = cost_of_loss(allowed, metric=metric)

@@ -1,4 +1,4 @@
-"""Ratios of new over old from the steps of one round, with their standard errors. Pure."""
+"""Ratios of new over old from the steps or measurements of one round, with their standard errors. Pure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import statistics
 from collections.abc import Sequence
 from itertools import combinations_with_replacement
 
-from pytest_nemoperf.measure.steady_state import find_drift
+from pytest_nemoperf.measure.measurement import Run
+from pytest_nemoperf.measure.steady_state import SIGMA_OF_MAD, find_drift
+from pytest_nemoperf.records.metrics import Metric
 from pytest_nemoperf.records.step import StepRecord
+from pytest_nemoperf.verdict.sequential import cost
 
 _QUARTERS = 4  # the least number of measured steps
 
@@ -76,6 +79,31 @@ def launches_error(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> floa
         quarters = list(map(statistics.median, _chunks(costs[: size * _QUARTERS], size=size)))
         variance += statistics.variance(quarters) / _QUARTERS
     return math.sqrt(variance)
+
+
+def measured_ratio(old: Run, new: Run, *, metric: Metric) -> float | None:
+    """Return the logarithm of the cost of new over that of old, positive for worse; None if not known."""
+    costs: list[float] = []
+    for run in (old, new):
+        value = run.metrics.get(metric.name, 0.0)
+        if not 0.0 < value < math.inf:
+            return None
+        costs.append(cost(value, metric=metric))
+    before, after = costs
+    return after - before
+
+
+def measured_error(old: Run, new: Run) -> float:
+    """Return the standard error of a ratio of medians, from the scatter of each run's steps or calls.
+
+    A median of n values that scatter normally by s has the standard error sqrt(pi / 2) s / sqrt(n), and s is the
+    median absolute deviation times 1.48. Neighbouring steps depend on each other, so this is the least it can be; the
+    scatter between rounds is what decides.
+    """
+    variance = 0.0
+    for run in (old, new):
+        variance += (SIGMA_OF_MAD * run.step_time_mad_pct / 100.0) ** 2 / run.num_steps
+    return math.sqrt(math.pi / 2.0 * variance)
 
 
 def _pseudo_median(values: Sequence[float]) -> float:

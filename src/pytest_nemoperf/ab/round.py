@@ -14,13 +14,11 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
-from pytest_nemoperf.ab.commands import command_of, shared_data, working_directory
-from pytest_nemoperf.ab.opened_files import ABWatcher
+from pytest_nemoperf.ab.side_launcher import ABSideLauncher
 from pytest_nemoperf.ab.source_trees import ABTrees
 from pytest_nemoperf.ab.worktree import ABSide
 from pytest_nemoperf.errors import NemoPerfError, RevisionError, TurnError
 from pytest_nemoperf.frameworks.protocol import Framework, RankCommand
-from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.launchers.protocol import LaunchResult
 from pytest_nemoperf.recipes.ab_turn import TURN_FILE, ABTurn
 from pytest_nemoperf.recipes.recipe import Plan
@@ -71,19 +69,13 @@ class ABSideRunner:
         side: The side that is run.
         trees: The working tree and the checkout.
 
-    Attributes:
-        shared: Data outside git that the last command names; both sides use it.
-
     Raises:
         RevisionError: If the side has no copy of the working directory.
     """
 
     def __init__(self, side: ABSide, *, trees: ABTrees) -> None:
         self.side = side
-        self._trees = trees
-        self.shared: list[str] = []
-        self._watcher = ABWatcher(side, trees=trees)
-        self._launcher = LocalLauncher(cwd=working_directory(side, trees=trees))
+        self._launcher = ABSideLauncher(side, trees=trees)
         # The kernel takes the end of the thread that started a helper for its parent's death.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"perf-{side.name}")
 
@@ -104,22 +96,12 @@ class ABSideRunner:
     def launch(
         self, command: RankCommand, *, run_dir: Path, timeout_sec: float, on_poll: Callable[[], None]
     ) -> LaunchResult:
-        """Launch a command with this side's code.
+        """Launch a command with this side's code; see ABSideLauncher."""
+        return self._launcher.launch(command, run_dir=run_dir, timeout_sec=timeout_sec, on_poll=on_poll)
 
-        Raises:
-            LaunchError: If nothing could be started.
-            RevisionError: If the command, or a process it starts, uses files of the other side.
-        """
-        self.shared = shared_data(command, trees=self._trees)
-        own = self._watcher.instrument(command_of(self.side, command, trees=self._trees), run_dir=run_dir)
-
-        def poll() -> None:
-            on_poll()
-            self._watcher.check_processes(self._launcher.processes)
-
-        result = self._launcher.launch(own, run_dir=run_dir, timeout_sec=timeout_sec, on_poll=poll)
-        self._watcher.check_notes(run_dir)
-        return result
+    def shared(self) -> list[str]:
+        """Return data outside git that the last command names; both sides use it."""
+        return list(self._launcher.shared)
 
     def close(self) -> None:
         """End the helper processes after a run that was told to stop; may be called twice."""
@@ -216,7 +198,7 @@ class ABRunner:
 
     def shared(self) -> list[str]:
         """Return data outside git that the last command of the old side names; both sides use it."""
-        return list(self._runners["old"].shared)
+        return self._runners["old"].shared()
 
     def close(self) -> None:
         """Stop all runs and helper processes; may be called twice."""

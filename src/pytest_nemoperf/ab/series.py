@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -47,7 +47,7 @@ class ABRounds:
     def __init__(self, plan: Plan, *, seed: int, why_launches: str | None) -> None:
         self._plan = plan
         self._seed = seed
-        self._order = _order(random.Random(seed))  # noqa: S311 (no secret)
+        self._order = order_of_sides(seed)
         self._durations: list[float] = []
         self.why_launches = why_launches
         self.lost_sec = 0.0
@@ -72,12 +72,7 @@ class ABRounds:
 
     def max_rounds(self, *, limit_sec: float) -> int:
         """Return the number of rounds that can count within the time limit, judged by past durations; at least one."""
-        if not self._durations:
-            return 1
-        # The first also starts the helpers.
-        usual = statistics.median(self._durations[1:] or self._durations)
-        left = max(0, int((limit_sec - self.lost_sec - sum(self._durations)) // usual))
-        return min(self.num_counted + left, MAX_ROUNDS)
+        return affordable_rounds(self._durations, num_counted=self.num_counted, limit_sec=limit_sec - self.lost_sec)
 
     def add(self, output: RoundOutput, *, took_sec: float) -> None:
         """Add a round; it does not count if a side did not settle.
@@ -165,7 +160,25 @@ class ABRounds:
         return measured_steps(output.records, warmup_steps=self.plan.warmup_steps)
 
 
-def _order(rng: random.Random) -> Iterator[str]:
+def affordable_rounds(durations: Sequence[float], *, num_counted: int, limit_sec: float) -> int:
+    """Return the number of rounds that can count within a time limit, judged by past durations; at least one.
+
+    Args:
+        durations: Duration of each round so far.
+        num_counted: Those of them that count.
+        limit_sec: Time for all rounds, past ones included.
+    """
+    if not durations:
+        return 1
+    # The first also starts the helpers.
+    usual = statistics.median(durations[1:] or durations)
+    left = max(0, int((limit_sec - sum(durations)) // usual))
+    return min(num_counted + left, MAX_ROUNDS)
+
+
+def order_of_sides(seed: int) -> Iterator[str]:
+    """Yield the side that begins each round: drawn for one, the opposite for the one after it."""
+    rng = random.Random(seed)  # noqa: S311 (no secret)
     while True:
         first = rng.choice(_SIDES)
         yield first

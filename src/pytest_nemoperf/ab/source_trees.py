@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.machinery import all_suffixes
-from importlib.util import source_from_cache
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -140,7 +139,8 @@ def read_trees(revision: Revision, *, checkout: Path, state_dir: Path) -> ABTree
 def source_of(path: Path) -> Path:
     """Return the source of a compiled file in ``__pycache__``, or any other path unchanged."""
     if path.suffix == ".pyc" and path.parent.name == "__pycache__":
-        return Path(source_from_cache(str(path)))
+        # Up to the first dot: pytest adds its version to the name, with more dots than Python's own function takes.
+        return path.parent.parent / f"{path.name.partition('.')[0]}.py"
     return path
 
 

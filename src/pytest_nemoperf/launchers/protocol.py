@@ -6,9 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from pytest_nemoperf.frameworks.protocol import RankCommand
+
+LAUNCHER_VARIABLES: Final = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "NEMOPERF_RUN_DIR",
+)
+"""Variables that a launcher sets for each process, whether it is a rank or not."""
 
 
 class LaunchStatus(StrEnum):

@@ -27,7 +27,7 @@ _MAX_TREND_Z = 3.3  # one in a thousand runs of independent steps
 _OUTLIER_SIGMA = 5.0
 _WARM_SIGMA = 3.0
 _MIN_EXCESS = 0.1
-_SIGMA_OF_MAD = 1.4826  # of a normal distribution
+SIGMA_OF_MAD = 1.4826  # of a normal distribution
 _MAX_POINTS = 100  # limits the pairs of points; neighbours add little information
 
 
@@ -195,7 +195,7 @@ def mad_pct(values: Sequence[float]) -> float:
 
 def _limit_above(times: Sequence[float], *, sigmas: float) -> float:
     middle = statistics.median(times)
-    return middle * (1.0 + max(sigmas * _SIGMA_OF_MAD * mad_pct(times) / 100.0, _MIN_EXCESS))
+    return middle * (1.0 + max(sigmas * SIGMA_OF_MAD * mad_pct(times) / 100.0, _MIN_EXCESS))
 
 
 def _thinned(times: Sequence[float]) -> list[float]:

@@ -44,12 +44,19 @@ class Option:
         """Attribute of ``config.option`` that has its value."""
         return self.name.removeprefix("--").replace("-", "_")
 
+    @property
+    def initial(self) -> str | bool | list[str] | None:
+        """Value of the option if it is not given."""
+        if self.is_repeatable:
+            return []
+        return self.default if self.metavar else False
+
     def add_to(self, group: pytest.OptionGroup) -> None:
         """Register the option."""
         if self.is_repeatable:
-            group.addoption(self.name, metavar=self.metavar, action="append", default=[], help=self.help)
+            group.addoption(self.name, metavar=self.metavar, action="append", default=self.initial, help=self.help)
         elif self.metavar:
-            group.addoption(self.name, metavar=self.metavar, default=self.default, help=self.help)
+            group.addoption(self.name, metavar=self.metavar, default=self.initial, help=self.help)
         else:
             group.addoption(self.name, action="store_true", help=self.help)
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -36,6 +36,9 @@ from pytest_nemoperf.verdict.comparison import (
     parse_tolerances,
 )
 from pytest_nemoperf.verdict.defaults import DEFAULT_ALPHA, DEFAULT_BETA, DEFAULT_MAX_RUNS, DEFAULT_RUNS
+
+MEASURE_INTO: Final = pytest.StashKey[Path]()
+"""Folder of a session that measures a test for another one; set by ``plugin/measure_only.py``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +107,9 @@ class Settings:
         replay_dir: Stored runs to judge instead of launching; None to launch.
         release: Release under test, for waivers; empty if not given.
         machine_name: Name of a pool of identical machines; empty for this host alone.
+        measure_into: Folder for the measurements of the test process, which another session judges: this one judges and
+            stores nothing, launches no recipe, and takes no lock of the host, which that session holds. None for an
+            ordinary session.
     """
 
     system: System
@@ -129,6 +135,7 @@ class Settings:
     replay_dir: Path | None
     release: str
     machine_name: str
+    measure_into: Path | None
 
 
 def read_settings(config: pytest.Config) -> Settings:
@@ -155,11 +162,12 @@ def read_settings(config: pytest.Config) -> Settings:
     timeout_sec: float | None = None
     if option.perf_timeout is not None:
         timeout_sec = parse_seconds(option.perf_timeout, subject="--perf-timeout")
+    measure_into = config.stash.get(MEASURE_INTO, None)
     return Settings(
         system=system,
         devices=devices,
         was_detected=option.system == "auto",
-        baselines_dir=_baselines_dir(config),
+        baselines_dir=_baselines_dir(config) if measure_into is None else state_dir,
         state_dir=state_dir,
         output_dir=output_dir,
         runs=_num_runs(config),
@@ -167,7 +175,7 @@ def read_settings(config: pytest.Config) -> Settings:
         policy=policy,
         fail_on=parse_fail_on(option.perf_fail_on or config.getini("perf_fail_on")),
         fails_on_unasked=config.getini("perf_fail_on_unasked"),
-        needs_verdict=config.getini("perf_require_verdict"),
+        needs_verdict=config.getini("perf_require_verdict") and measure_into is None,
         inject_pct=inject_pct,
         timeout_sec=timeout_sec,
         has_yardstick=_has_yardstick(config),
@@ -179,6 +187,7 @@ def read_settings(config: pytest.Config) -> Settings:
         replay_dir=replay_dir,
         release=str(config.getini("perf_release")),
         machine_name=str(config.getini("perf_machine")),
+        measure_into=measure_into,
     )
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pytest_nemoperf.session.perf_session import PerfSession
 
 PRICED: Final = "dry run: priced, not launched"
+NOT_LAUNCHED: Final = "not launched: this process measures loops and benchmarks alone, for another session"
 
 
 class Perf:
@@ -53,6 +54,10 @@ class Perf:
         """
         if self._session.settings.is_dry_run:
             return Verdict(kind=VerdictKind.NO_BASELINE, case=self._price(recipe), reasons=("a dry run",))
+        if self._session.settings.measure_into is not None:
+            with self._as_outcome():
+                case = self._session.planner.plan(recipe, mark=perf_mark(self._item)).plan.case
+            return Verdict(kind=VerdictKind.NO_BASELINE, case=case, reasons=(NOT_LAUNCHED,))
         return self.compare(self.run(recipe))
 
     def run(self, recipe: Recipe) -> Measurement:
@@ -63,6 +68,8 @@ class Perf:
         if self._session.settings.is_dry_run:
             self._price(recipe)
             pytest.skip(PRICED)
+        if self._session.settings.measure_into is not None:
+            pytest.skip(NOT_LAUNCHED)
         with self._as_outcome():
             case = self._session.planner.plan(recipe, mark=perf_mark(self._item))
             return self._session.measure(case)
@@ -75,6 +82,10 @@ class Perf:
         """
         session = self._session
         item = self._item
+        if session.settings.measure_into is not None:
+            with self._as_outcome():
+                session.keep_measurement(measurement, nodeid=item.nodeid)
+            return Verdict(kind=VerdictKind.NO_BASELINE, case=measurement.case, reasons=("another session judges it",))
         with self._as_outcome():
             report = session.judge(measurement, mark=perf_mark(item))
         item.user_properties += properties(report)
@@ -160,9 +171,13 @@ class Perf:
 
     def passes(self, case: str, *, num_gpus: int) -> Passes:
         """Return the passes of a case that this process measures itself."""
-        is_watched = self._session.settings.system.device == "cuda"
+        settings = self._session.settings
         return Passes(
-            case, num_gpus=num_gpus if is_watched else 0, report=self._session.progress.write_line, min_sec=MIN_PASS_SEC
+            case,
+            num_gpus=num_gpus if settings.system.device == "cuda" else 0,
+            report=self._session.progress.write_line,
+            min_sec=MIN_PASS_SEC,
+            is_watched=settings.measure_into is None,
         )
 
     def begin_in_process(self, case: str, *, kind: str, subject: str) -> None:

@@ -49,7 +49,7 @@ class PerfPlugin:
     def register_companions(self) -> None:
         """Register the plugins for the suite and for GitHub Actions."""
         self._config.pluginmanager.register(self.session.suite, "nemoperf-suite")
-        if is_github():
+        if is_github() and self.session.settings.measure_into is None:
             github = GitHubPlugin(self._config, session=self.session)
             self._config.pluginmanager.register(github, "nemoperf-github")
 
@@ -208,6 +208,8 @@ class PerfPlugin:
         """Return the lines on system, baselines and tolerances."""
         session = self.session
         settings = session.settings
+        if settings.measure_into is not None:
+            return ["perf: measures for another session, and judges nothing"]
         comparing = ""
         if session.ab is not None and settings.ab is not None:
             comparing = ab_header(
@@ -272,6 +274,8 @@ class PerfPlugin:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show all cases, the counts by verdict, and the paths of the files."""
         session = self.session
+        if session.settings.measure_into is not None:
+            return
         if session.settings.is_dry_run:
             terminalreporter.section("performance")
             terminalreporter.write_line(render_dry_run(session.dry_run, written=session.written))

@@ -31,13 +31,13 @@ class LoopPass:
 
     Attributes:
         drift: Drift of its steps; None if they have settled.
-        health: State of the machine during it.
+        health: State of the machine during it; None if the machine was not watched.
         tracers: Tracers that were active in this process.
         too_short: Sentence if it was too short to show a busy machine; else empty.
     """
 
     drift: Drift | None
-    health: HealthReport
+    health: HealthReport | None
     tracers: tuple[str, ...]
     too_short: str = ""
 
@@ -68,10 +68,21 @@ class Passes:
         num_gpus: GPUs to watch; 0 for none.
         report: Reports a dropped pass to the user.
         min_sec: Least time of a pass.
+        is_watched: Other load on the machine is a reason to measure again. In a comparison of two revisions it is none:
+            it slows both, and shows in the scatter of their rounds.
     """
 
-    def __init__(self, subject: str, *, num_gpus: int, report: Callable[[str], None], min_sec: float) -> None:
+    def __init__(
+        self,
+        subject: str,
+        *,
+        num_gpus: int,
+        report: Callable[[str], None],
+        min_sec: float,
+        is_watched: bool = True,
+    ) -> None:
         self._subject = subject
+        self._is_watched = is_watched
         self._min_sec = min_sec
         self._num_gpus = num_gpus
         self._report = report
@@ -119,12 +130,14 @@ class Passes:
         monitor = self._monitor
         self._monitor = None
         seconds = clock.now() - self._started
+        health: HealthReport | None = None
         with self._stack:
-            health = monitor.report(num_finished=0)
+            if self._is_watched:
+                health = monitor.report(num_finished=0)
         if not self._times:  # no unit is complete
             return
         too_short = ""
-        if seconds < self._min_sec:
+        if self._is_watched and seconds < self._min_sec:
             too_short = (
                 f"the loop ended after {seconds:.2g} s, and it takes {self._min_sec:g} s to tell whether the machine "
                 "was busy with something else; give it data for longer, or raise steps"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pytest_nemoperf.ab.measure_request import write_measurement
 from pytest_nemoperf.baselines.atomic import write_atomically
 from pytest_nemoperf.errors import BaselineError, RecipeError, RevisionError, UnsupportedError
 from pytest_nemoperf.json_codec import to_json
@@ -222,8 +223,21 @@ class PerfSession:
         if error is not None:
             raise error
 
+    def keep_measurement(self, measurement: Measurement, *, nodeid: str) -> None:
+        """Write a measurement of the test process for the session that asked for it; see ``Settings.measure_into``.
+
+        Raises:
+            RecipeError: If the test has measured the case before.
+        """
+        assert self.settings.measure_into is not None  # noqa: S101 (the caller has looked)
+        self.check_once(measurement.case, nodeid=nodeid)
+        self._judged.setdefault(nodeid, []).append(measurement.case)
+        write_measurement(self.settings.measure_into, measurement)
+
     def take_turn(self) -> None:
-        """Wait until no other perf session measures on this host."""
+        """Wait until no other perf session measures on this host, unless it measures for one that does."""
+        if self.settings.measure_into is not None:
+            return
         self._turn.acquire(report=self.progress.write_line)
 
     def close(self) -> None:
@@ -233,7 +247,9 @@ class PerfSession:
             self.ab.close()
         self._turn.release()
         self._folder.release()
-        if self.settings.replay_dir is None:  # the oldest runs may be those that were judged again
+        # In a replay the oldest runs may be those that were judged again; the session that asks for measurements has
+        # its own folder in use.
+        if self.settings.replay_dir is None and self.settings.measure_into is None:
             self._folder.delete_old(keep=_KEPT_SESSIONS)
 
     def finish(self, *, is_collect_only: bool, is_cut_off: bool, has_failed: bool) -> bool:
@@ -249,6 +265,8 @@ class PerfSession:
         """
         settings = self.settings
         is_failed = False
+        if settings.measure_into is not None:
+            return False
         if not is_collect_only:
             is_failed = self._note_unjudged(is_cut_off=is_cut_off, has_failed=has_failed)
         if settings.updating is not None and settings.updating.is_pruning:

@@ -11,7 +11,7 @@ import pytest
 from pytest_nemoperf.ab.comparison import ABResult, ABRound, judge_rounds
 from pytest_nemoperf.measure.measurement import Measurement
 from pytest_nemoperf.recipes.systems import find_system
-from pytest_nemoperf.records.metrics import TFLOPS_PER_SEC_PER_GPU, TOKENS_PER_SEC_PER_GPU
+from pytest_nemoperf.records.metrics import TFLOPS_PER_SEC_PER_GPU, TIME_PER_CALL_SEC, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.report.ci.junit import properties
 from pytest_nemoperf.report.tables import figure_cell
 from pytest_nemoperf.report.terminal.ab import ab_header, render_ab, render_round_line
@@ -190,3 +190,14 @@ def test_the_header_says_that_baselines_play_no_part() -> None:
     assert comparison == comparing
     assert "cases are compared with main, 36db4f5, by --perf-ab, for at most 3 min 00 s each; tolerance 5%" in comparing
     assert "baselines are neither read nor written" in comparing
+
+
+def test_the_line_of_a_round_of_timed_calls() -> None:
+    name = TIME_PER_CALL_SEC.name
+    old = replace(make_run(1000.0), metrics={name: 0.5})
+    new = replace(make_run(1000.0), metrics={name: 1.0})
+    round_ = ABRound(first="old", ratios={name: math.log(2)})
+
+    line = render_round_line(case="bench-x", number=2, round_=round_, old=[old], new=[new], elapsed_sec=4.0)
+
+    assert line == "bench-x: round 2: old 500 ms, new 1 s time per call, ratio +100.0%, took 4 s"

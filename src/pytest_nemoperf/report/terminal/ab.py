@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pytest_nemoperf.ab.comparison import JUDGED_IN_ROUNDS, ABResult, ABRound, metric_around_median
+from pytest_nemoperf.ab.comparison import JUDGED_IN_ROUNDS, ABResult, ABRound, metric_around_median, speed_metric
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure.measurement import Run
-from pytest_nemoperf.records.metrics import METRICS, TOKENS_PER_SEC_PER_GPU
+from pytest_nemoperf.records.metrics import METRICS
 from pytest_nemoperf.report.cells import elapsed_text, injected_mark, signed_percent, tolerances_text
 from pytest_nemoperf.report.console import (
     ALARM,
@@ -91,7 +91,7 @@ def render_round_line(
     took = elapsed_text(elapsed_sec)
     if round_.left_out:
         return f"{head} left out after {took}: {round_.left_out}"
-    metric = TOKENS_PER_SEC_PER_GPU
+    metric = speed_metric(round_)
     worsening = round_.ratios[metric.name]
     before, after = metric_around_median(old, new, worsening=worsening, metric=metric)
     figures = f"old {metric.format(before)}, new {metric.format(after)} {metric.label}"
@@ -191,7 +191,7 @@ def _method_parts(ab: ABResult) -> Iterator[RenderableType]:
     reasons: list[str] = []
     for each in ab.rounds:
         if not each.left_out:
-            changes.append(signed_percent(_PCT * math.expm1(each.ratios[TOKENS_PER_SEC_PER_GPU.name])))
+            changes.append(signed_percent(_PCT * math.expm1(each.ratios[speed_metric(each).name])))
             continue
         changes.append("(left out)")
         if each.left_out not in reasons:
