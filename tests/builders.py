@@ -15,7 +15,7 @@ from pytest_nemoperf.recipes.recipe import Plan, Recipe
 from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.rl import RL
 from pytest_nemoperf.recipes.systems import find_system
-from pytest_nemoperf.records.metrics import JUDGED
+from pytest_nemoperf.records.metrics import JUDGED, Judged
 from pytest_nemoperf.records.profile import Operator, Profile
 from pytest_nemoperf.records.provenance import Provenance
 from pytest_nemoperf.records.step import RolloutStats, RunOutput, StepRecord
@@ -179,8 +179,9 @@ def make_measurement(rates: Sequence[float] = (1000.0, 1000.0, 1000.0), **change
 
 def make_policy(*, tolerance_pct: float = 5.0, **changes: Any) -> VerdictPolicy:
     """Return a verdict policy that holds their tolerance with the runs of a test."""
+    judged = [metric.name for metric in JUDGED if metric.judged is Judged.BY_DEFAULT]
     values: dict[str, Any] = {
-        "tolerances": {metric.name: tolerance_pct for metric in JUDGED},
+        "tolerances": dict.fromkeys(judged, tolerance_pct),
         "run_noise_pct": 0.5,
         "memory_noise_pct": 0.2,
         "alpha": 0.002,

@@ -101,6 +101,18 @@ def test_writing_again_returns_the_old_one_and_changes_few_lines(tmp_path: Path,
             id="endless",
         ),
         pytest.param(
+            lambda d: d["runs"][1]["metrics"].update(peak_memory_gib=1e308),
+            r"\$\.runs\[1\]\.metrics\.peak_memory_gib is 1e\+308, the median of the other 2 runs is 1; no machine has "
+            r"more than 1e\+06 GiB; restore it \(git checkout\), or delete it and record the case again",
+            id="more-than-any-machine",
+        ),
+        pytest.param(
+            lambda d: d["anchor"]["runs"][0]["metrics"].update(peak_memory_gib=11.0),
+            r"\$\.anchor\.runs\[0\]\.metrics\.peak_memory_gib is 11, that of the other run is 1; runs of one baseline "
+            r"are at most a factor of 10 apart; restore it",
+            id="far-from-the-other",
+        ),
+        pytest.param(
             lambda d: d["runs"][1].update(yardsticks=[{"matmul_sec": 1e-3, "copy_sec": 1e308}]),
             r"copy_sec=1e\+308 of a yardstick must be .* at `\$\.runs\[1\]\.yardsticks\[0\]`",
             id="absurd-yardstick",

@@ -162,6 +162,24 @@ def test_a_tolerance_below_the_noise_floor_is_an_error_with_the_runs_that_would_
     assert finding.message.endswith("below the noise floor: no verdict but INCONCLUSIVE")
 
 
+def test_a_phase_that_is_too_noisy_for_the_steps_tolerance_is_a_warning_unless_it_is_named() -> None:
+    baseline = stored(make_rl_plan(), num_runs=5)
+    runs = []
+    for run, factor in zip(baseline.runs, (0.6, 0.8, 1.0, 1.2, 1.4), strict=True):
+        rate = run.metrics["generation_tokens_per_sec_per_gpu"] * factor
+        runs.append(replace(run, metrics={**run.metrics, "generation_tokens_per_sec_per_gpu": rate}))
+    noisy = replace(baseline, runs=tuple(runs))
+    policy = make_policy()
+    named = replace(policy, tolerances={**policy.tolerances, "generation_tokens_per_sec_per_gpu": 5.0})
+
+    (warning,) = [each for each in findings_of(noisy, policy=policy) if each.rule == "tight"]
+    (error,) = [each for each in findings_of(noisy, policy=named) if each.rule == "tight"]
+
+    assert warning.level == "warning"
+    assert warning.message.endswith("It is below the noise floor: generation decides nothing")
+    assert error.level == "error"
+
+
 def test_a_tolerance_that_is_a_little_too_fine_is_a_warning() -> None:
     (finding,) = findings_of(stored(make_plan()), policy=make_policy(tolerance_pct=2.0, run_noise_pct=0.7))
 

@@ -137,3 +137,22 @@ def test_phases_that_did_not_happen_have_no_rate(rl_plan: Plan) -> None:
 
     assert "logprob_tokens_per_sec_per_gpu" not in metrics
     assert "training_tokens_per_sec_per_gpu" in metrics
+
+
+def test_times_of_phases_are_those_of_the_slowest_rank() -> None:
+    plan = make_rl_plan(layouts=APART)
+    phases = {"exposed_generation": 0.03, "training": 0.06, "refit": 0.01}
+
+    metrics = measure_records(plan, outputs=[make_rl_records(plan, phases=phases)]).runs[0].metrics
+
+    assert metrics["exposed_generation_sec"] == 0.03
+    assert metrics["refit_time_sec"] == 0.007  # as the rollout tells it: of generating ranks too
+
+
+def test_phases_that_took_no_time_have_no_time(rl_plan: Plan) -> None:
+    phases = {"exposed_generation": 0.0, "generation": 0.06, "training": 0.04}
+
+    records = make_rl_records(rl_plan, phases=phases, rollout={"refit_time_sec": 0.0})
+    metrics = measure_records(rl_plan, outputs=[records]).runs[0].metrics
+
+    assert not {"exposed_generation_sec", "refit_time_sec"} & set(metrics)

@@ -10,6 +10,7 @@ import pytest
 from pytest_nemoperf.baselines.baseline import Baseline
 from pytest_nemoperf.baselines.files import find_baseline, write_baseline
 from pytest_nemoperf.baselines.store import BaselineStore
+from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.options.settings import UpdateOptions
 from pytest_nemoperf.session.storing import BaselineWriter, StoreOutcome
 from pytest_nemoperf.verdict.comparison import VerdictKind
@@ -185,3 +186,33 @@ def test_a_machines_own_baseline_gathers_sound_runs_only(sessions: Sessions) -> 
 
     assert rates_of(sessions.local()) == [1000.0, 1001.0, 999.0]
     assert sessions.local().provenance == TODAY
+
+
+def choose_with_a_run_far_off(folder: Path, *, updating: UpdateOptions | None) -> tuple[BaselineStore, StoreOutcome]:
+    """Return a store and the choice for a first baseline of three runs, of which the third is far off."""
+    store = BaselineStore(committed_dir=folder / "a", local_dir=folder / "b", system="cpu", machine=MACHINE)
+    new = make_baseline((1000.0, 1001.0, 30.0))
+    policy = make_policy()
+    outcome = BaselineWriter(store, runs=3, updating=updating).choose(
+        new,
+        verdict=judge(make_measurement((1000.0, 1001.0, 30.0)), baseline=None, machine=MACHINE, policy=policy),
+        found=store.find(new.case, workload=new.workload),
+        policy=policy,
+        is_in_process=False,
+    )
+    return store, outcome
+
+
+def test_a_run_that_is_far_off_does_not_begin_this_machines_record(tmp_path: Path) -> None:
+    _, outcome = choose_with_a_run_far_off(tmp_path, updating=None)
+
+    assert outcome.stored is None
+    assert outcome.note.startswith("not stored: run 3: tokens_per_sec_per_gpu is 30, the median of the other 2 runs")
+
+
+def test_an_update_with_a_run_that_is_far_off_is_refused(tmp_path: Path) -> None:
+    store, outcome = choose_with_a_run_far_off(tmp_path, updating=UPDATING)
+
+    assert outcome.stored is not None
+    with pytest.raises(BaselineError, match=r"\$\.runs\[2\]\.metrics\.tokens_per_sec_per_gpu is 30, .* is not stored"):
+        store.update(outcome.stored)

@@ -21,6 +21,7 @@ from pytest_nemoperf.records.metrics import (
     TFLOPS_PER_SEC_PER_GPU,
     TIME_PER_CALL_SEC,
     TOKENS_PER_SEC_PER_GPU,
+    WHOLE_STEP,
     Direction,
     Metric,
 )
@@ -175,7 +176,7 @@ def judge_rounds(
         for each in comparisons:
             if each.kind is kind:
                 reasons.append(describe(each, other=labels[0], evidence=_interval_text(each)))
-    reasons += missing_metrics(new.runs, other=old.runs, labels=labels)
+    reasons += missing_metrics(new.runs, other=old.runs, labels=labels, metrics=WHOLE_STEP)
     return Verdict(
         kind=kind,
         case=new.case,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
+from pytest_nemoperf.baselines.far_off import far_off_figures
 from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.measure.measurement import Measurement, Run, identity_problem
 from pytest_nemoperf.records.metrics import JUDGED, STEP_TIME_SEC
@@ -138,6 +139,8 @@ def impossible_figures(data: Mapping[str, Any], *, baseline: Baseline) -> Iterat
             problem = identity_problem(run, flops_per_token=baseline.flops_per_token)
             if problem:
                 yield f"{metrics}: {problem}"
+        for each in far_off_figures(runs):
+            yield f"{place}[{each.index}].metrics.{each.text}"
 
 
 def _differences(

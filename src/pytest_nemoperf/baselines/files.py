@@ -40,7 +40,7 @@ def read_baseline(path: Path, *, is_in_place: bool = True) -> Baseline:
     _check_version(data, path=path)
     baseline = from_valid_data(Baseline, data, name="baseline", subject=str(path), error=BaselineError)
     for problem in impossible_figures(data, baseline=baseline):
-        raise BaselineError(f"{path}: {problem}; restore it (git checkout) or record it again")
+        raise BaselineError(f"{path}: {problem}; restore it (git checkout), or delete it and record the case again")
     if is_in_place and baseline.case != path.stem and baseline.case.lower() == path.stem.lower():
         raise BaselineError(
             f"{path}: holds case {baseline.case!r}, which a file system that does not tell capitals apart keeps in the "

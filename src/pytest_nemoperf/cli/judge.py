@@ -55,7 +55,7 @@ def add_judge_command(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[METRIC=]PCT",
-        help="allowed worsening instead of the session's, for every judged metric or one of them; may be repeated",
+        help="allowed worsening instead of the session's, for all judged by default or for one metric; repeatable",
     )
     parser.add_argument(
         "--max-runs",

@@ -243,7 +243,7 @@ def _refused_anchors(baseline: Baseline, *, policy: VerdictPolicy) -> Iterator[s
         if evidence is not None and evidence.is_below_noise_floor:
             runs = count_text(len(anchor.runs), "anchor run")
             floor = advice.noise_floor_message(
-                evidence, allowed_pct=policy.tolerances[metric.name], metric=metric, runs=runs
+                evidence, allowed_pct=policy.tolerance_pct(metric), metric=metric, runs=runs
             )
             yield (
                 f"the anchor {anchor.name!r} decides nothing of {metric.label}: {floor}; "
@@ -298,7 +298,7 @@ def _check_tolerance(
     baseline: Baseline, *, metric: Metric, path: str, policy: VerdictPolicy
 ) -> Finding | LooseTolerance | None:
     """Return a tolerance that is too fine or too loose for the noise between the baseline's own runs."""
-    allowed = policy.tolerances[metric.name]
+    allowed = policy.tolerance_pct(metric)
     evidence = self_test(baseline.runs, metric=metric, policy=policy)
     if evidence is None:
         return None
@@ -306,6 +306,8 @@ def _check_tolerance(
     if allowed > LOOSE_RATIO * resolved:
         return LooseTolerance(metric=metric.name, tolerance_pct=allowed, resolved_pct=resolved)
     message = unmet_tolerance_message(baseline.runs, metric=metric, policy=policy)
+    if evidence.is_below_noise_floor and policy.follows_tokens_per_sec(metric):
+        return _warning(path, "tight", f"{message}. It is below the noise floor: {metric.label} decides nothing")
     if evidence.is_below_noise_floor:
         return _error(path, "tight", f"{message}. It is below the noise floor: no verdict but INCONCLUSIVE")
     if message:

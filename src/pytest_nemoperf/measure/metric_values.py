@@ -74,7 +74,9 @@ def _rl_values(steps: MeasuredSteps, *, rollout: ExpectedRollout) -> dict[str, f
     values = {}
     for metric, each in of_steps.items():
         combine = max if metric in _MAX_OVER_STEPS else statistics.median
-        values[metric.name] = combine(each)
+        value = combine(each)
+        if value > 0 or not metric.phases:  # a phase that takes no time has no change in percent
+            values[metric.name] = value
     speed = values.get(metrics.TRAINING_TFLOPS_PER_SEC_PER_GPU.name)
     if speed is not None and steps.expected.peak_tflops is not None:
         values[metrics.TRAINING_MFU_PCT.name] = 100.0 * speed / steps.expected.peak_tflops
@@ -155,6 +157,14 @@ def _training_rate(record: StepRecord, rollout: ExpectedRollout) -> float | None
     return _ratio(record.tokens, record.phases.get("training", 0.0) * rollout.num_training_gpus)
 
 
+def _exposed_generation_sec(record: StepRecord, _: ExpectedRollout) -> float | None:
+    return record.phases.get("exposed_generation")
+
+
+def _refit_time_sec(record: StepRecord, _: ExpectedRollout) -> float | None:
+    return None if record.rollout is None else record.rollout.refit_time_sec
+
+
 def _training_tflops_rate(record: StepRecord, rollout: ExpectedRollout) -> float | None:
     if record.flops is None:
         return None
@@ -184,9 +194,11 @@ _OF_RL_STEP: Mapping[Metric, Callable[[StepRecord, ExpectedRollout], float | Non
         metrics.LOGPROB_TOKENS_PER_SEC_PER_GPU: _logprob_rate,
         metrics.TRAINING_TOKENS_PER_SEC_PER_GPU: _training_rate,
         metrics.TRAINING_TFLOPS_PER_SEC_PER_GPU: _training_tflops_rate,
+        metrics.EXPOSED_GENERATION_SEC: _exposed_generation_sec,
+        metrics.REFIT_TIME_SEC: _refit_time_sec,
     }
 )
-"""Rates of the phases of reinforcement learning: tokens over a phase's own time and GPUs."""
+"""Phases of reinforcement learning: rates, which are tokens over a phase's own time and GPUs, and times."""
 
 _OF_ROLLOUT: Mapping[Metric, Callable[[RolloutStats], float | None]] = MappingProxyType(
     {

@@ -91,7 +91,7 @@ class Recipe:
         warmup_steps: Steps before them, not measured.
         seed: Seed of weights and synthetic tokens.
         flops_convention: Name of the FLOPs convention, see docs/metrics.md.
-        tolerances: Allowed worsening in percent by metric name; ``all`` for every judged metric.
+        tolerances: Allowed worsening in percent by metric name; ``all`` for every metric that is judged by default.
         timeout_sec: Wall-clock limit of one run; None derives it from the number of steps.
         command: For framework ``command``: argv of a process that writes StepRecords.
         env: Extra environment of the ranks.

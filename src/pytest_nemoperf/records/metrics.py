@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -9,6 +10,7 @@ BYTES_PER_GIB = 2**30
 FLOPS_PER_TFLOP = 1e12
 _WHOLE_FROM = 100
 _TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
+_MAX_SEC = 1e6  # eleven days of one call, or of one phase of a step
 
 
 class Direction(StrEnum):
@@ -17,6 +19,19 @@ class Direction(StrEnum):
     HIGHER = "higher"
     LOWER = "lower"
     NEITHER = "neither"
+
+
+class Judged(StrEnum):
+    """Source of the tolerance of a metric for which none is named."""
+
+    BY_DEFAULT = "by default"
+    """The system's tolerance, or the one for all metrics."""
+    AS_TOKENS_PER_SEC = "as tokens_per_sec_per_gpu"
+    """The case's tolerance of tokens/sec/GPU."""
+    WHEN_NAMED = "when named"
+    """None: the metric is not judged."""
+    NEVER = "never"
+    """None, and none can be named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +65,9 @@ class Metric:
         column: Column head in the terminal; empty for the label.
         digits: Significant digits of a printed number below 100.
         band: Range in which two measurements compare, of a figure that describes the workload; None for any other.
+        judged: Source of its tolerance where none is named.
+        phases: Phases of a step that take longer when it gets worse; empty for a figure of the whole step.
+        limit: Largest value that a machine can have.
     """
 
     name: str
@@ -60,6 +78,9 @@ class Metric:
     column: str = ""
     digits: int = 3
     band: RolloutBand | None = None
+    judged: Judged = Judged.NEVER
+    phases: tuple[str, ...] = ()
+    limit: float = math.inf
 
     def format(self, value: float) -> str:
         """Return the value with its unit, unless the label is the unit: ``2,412``, ``0.31 GiB``, ``1.23 ms``."""
@@ -103,6 +124,7 @@ TOKENS_PER_SEC_PER_GPU = Metric(
     direction=Direction.HIGHER,
     label="tokens/sec/GPU",
     heading="Tokens / sec / GPU",
+    judged=Judged.BY_DEFAULT,
 )
 TFLOPS_PER_SEC_PER_GPU = Metric(
     name="tflops_per_sec_per_gpu",
@@ -110,6 +132,8 @@ TFLOPS_PER_SEC_PER_GPU = Metric(
     direction=Direction.HIGHER,
     label="TFLOP/s/GPU",
     heading="Model TFLOP / sec / GPU",
+    judged=Judged.BY_DEFAULT,
+    limit=1e6,
 )
 STEP_TIME_SEC = Metric(
     name="step_time_sec",
@@ -126,10 +150,18 @@ PEAK_MEMORY_GIB = Metric(
     label="peak memory",
     heading="Peak memory (GiB)",
     column="peak GiB",
+    judged=Judged.BY_DEFAULT,
+    limit=1e6,
 )
 MFU_PCT = Metric(name="mfu_pct", unit="%", direction=Direction.HIGHER, label="MFU", heading="MFU (%)")
 TIME_PER_CALL_SEC = Metric(
-    name="time_per_call_sec", unit="s", direction=Direction.LOWER, label="time per call", heading="Time / call (s)"
+    name="time_per_call_sec",
+    unit="s",
+    direction=Direction.LOWER,
+    label="time per call",
+    heading="Time / call (s)",
+    judged=Judged.BY_DEFAULT,
+    limit=_MAX_SEC,
 )
 MEAN_TOKENS_PER_STEP = Metric(
     name="mean_tokens_per_step",
@@ -152,18 +184,24 @@ GENERATION_TOKENS_PER_SEC_PER_GPU = Metric(
     unit="tokens/sec/GPU",
     direction=Direction.HIGHER,
     label="generation",
+    judged=Judged.AS_TOKENS_PER_SEC,
+    phases=("generation", "exposed_generation"),
 )
 LOGPROB_TOKENS_PER_SEC_PER_GPU = Metric(
     name="logprob_tokens_per_sec_per_gpu",
     unit="tokens/sec/GPU",
     direction=Direction.HIGHER,
     label="log-probabilities",
+    judged=Judged.WHEN_NAMED,
+    phases=("policy_logprobs", "reference_logprobs"),
 )
 TRAINING_TOKENS_PER_SEC_PER_GPU = Metric(
     name="training_tokens_per_sec_per_gpu",
     unit="tokens/sec/GPU",
     direction=Direction.HIGHER,
     label="training",
+    judged=Judged.AS_TOKENS_PER_SEC,
+    phases=("training",),
 )
 TRAINING_TFLOPS_PER_SEC_PER_GPU = Metric(
     name="training_tflops_per_sec_per_gpu",
@@ -173,6 +211,24 @@ TRAINING_TFLOPS_PER_SEC_PER_GPU = Metric(
 )
 TRAINING_MFU_PCT = Metric(name="training_mfu_pct", unit="%", direction=Direction.HIGHER, label="training MFU")
 REFIT_GIB = Metric(name="refit_gib", unit="GiB", direction=Direction.NEITHER, label="refit size")
+REFIT_TIME_SEC = Metric(
+    name="refit_time_sec",
+    unit="s",
+    direction=Direction.LOWER,
+    label="refit time",
+    judged=Judged.WHEN_NAMED,
+    phases=("refit", "exposed_generation"),
+    limit=_MAX_SEC,
+)
+EXPOSED_GENERATION_SEC = Metric(
+    name="exposed_generation_sec",
+    unit="s",
+    direction=Direction.LOWER,
+    label="exposed generation",
+    judged=Judged.WHEN_NAMED,
+    phases=("exposed_generation",),
+    limit=_MAX_SEC,
+)
 REFIT_GIB_PER_SEC = Metric(name="refit_gib_per_sec", unit="GiB/s", direction=Direction.HIGHER, label="refit speed")
 MEAN_PROMPT_LEN = Metric(
     name="mean_prompt_len",
@@ -241,6 +297,8 @@ RL_METRICS = (
     TRAINING_TOKENS_PER_SEC_PER_GPU,
     TRAINING_TFLOPS_PER_SEC_PER_GPU,
     TRAINING_MFU_PCT,
+    EXPOSED_GENERATION_SEC,
+    REFIT_TIME_SEC,
     REFIT_GIB,
     REFIT_GIB_PER_SEC,
     MEAN_PROMPT_LEN,
@@ -263,18 +321,21 @@ METRICS = {
         TOKENS_PER_SEC_PER_GPU,
         TFLOPS_PER_SEC_PER_GPU,
         STEP_TIME_SEC,
-        PEAK_MEMORY_GIB,
         MFU_PCT,
+        *RL_METRICS,
+        PEAK_MEMORY_GIB,
         TIME_PER_CALL_SEC,
         MEAN_TOKENS_PER_STEP,
         TOKENS_SPREAD_PCT,
-        *RL_METRICS,
     )
 }
 """Every known metric by name."""
 
-JUDGED = (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU, PEAK_MEMORY_GIB, TIME_PER_CALL_SEC)
-"""Judged metrics, in printed order; the others follow from them, or describe the workload."""
+JUDGED = tuple(metric for metric in METRICS.values() if metric.judged is not Judged.NEVER)
+"""Metrics that may have a tolerance, in printed order; the others follow from them, or describe the workload."""
+
+WHOLE_STEP = tuple(metric for metric in JUDGED if not metric.phases)
+"""Judged metrics of whole steps, calls and runs; the other judged ones are of phases."""
 
 PRETRAIN_PAGE = (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU)
 """Columns of the performance page of pre-training; that of reinforcement learning has exactly NeMo RL's."""

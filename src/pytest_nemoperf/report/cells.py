@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from pytest_nemoperf.measure.measurement import Run, median_over_runs
 from pytest_nemoperf.records.metrics import (
-    JUDGED,
     METRICS,
+    TOKENS_PER_SEC_PER_GPU,
+    WHOLE_STEP,
     Direction,
     format_number,
 )
@@ -77,6 +78,17 @@ def metric_text(comparison: Comparison) -> str:
     return label
 
 
+def comparison_word(comparison: Comparison) -> str:
+    """Return a comparison's kind as tables show it; its place in the cause if it is told with another one.
+
+    So each cause is marked once: ``REGRESSED`` is the step, ``its cause`` the phase that made it so, and ``its effect``
+    the wait for that phase.
+    """
+    if not comparison.told_with:
+        return comparison.kind.value
+    return "its cause" if comparison.told_with == TOKENS_PER_SEC_PER_GPU.name else "its effect"
+
+
 def tolerances_text(tolerances: Mapping[str, float]) -> str:
     """Return the most frequent allowed worsening, then the others: ``10%``, ``5%, peak memory 10%``."""
     if not tolerances:
@@ -100,9 +112,9 @@ def figure_text(value: float, *, metric: str) -> str:
 
 
 def figures_text(runs: Sequence[Run]) -> str:
-    """Return the medians of the judged metrics over the runs in one phrase."""
+    """Return the medians of the judged metrics of whole steps, calls and runs in one phrase."""
     figures = []
-    for metric in JUDGED:
+    for metric in WHOLE_STEP:
         value = median_over_runs(runs, metric=metric.name)
         if value is not None:
             figures.append(figure_text(value, metric=metric.name))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_nemoperf.baselines.baseline import Baseline, find_mismatches
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure.measurement import Run, median_over_runs
-from pytest_nemoperf.records.metrics import JUDGED, Metric
+from pytest_nemoperf.records.metrics import JUDGED, Judged, Metric
 from pytest_nemoperf.report.cells import figures_text, signed_percent
 from pytest_nemoperf.report.console import ALARM, heading, indented, section, styled, unfolded
 from pytest_nemoperf.results.cases import CaseReport, Pruned, Unasked
@@ -149,6 +149,8 @@ def _old_to_new(report: CaseReport) -> list[str]:
         return [f"new: {figures_text(runs)}", "in place of runs that do not compare: of another machine or workload"]
     lines = []
     for metric in JUDGED:
+        if metric.judged is Judged.WHEN_NAMED:
+            continue
         old, new = _sides(report, replaced=replaced, metric=metric, runs=runs)
         if old is not None and new is not None:
             delta = signed_percent(metric.delta_pct(new, baseline=old))

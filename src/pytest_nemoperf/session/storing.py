@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.baselines.baseline import Baseline
+from pytest_nemoperf.baselines.far_off import far_off_figures
 from pytest_nemoperf.baselines.store import BaselineStore, StoredBaseline
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.options.settings import UpdateOptions
@@ -78,6 +79,9 @@ class BaselineWriter:
             return self._update(
                 new, verdict=verdict, policy=policy, is_in_process=is_in_process, updating=self._updating
             )
+        far_off = next(far_off_figures(new.runs), None)
+        if far_off is not None:  # nobody asked to store them, so the test does not fail for it
+            return StoreOutcome(note=f"not stored: run {far_off.index + 1}: {far_off.text}")
         if verdict.kind in LOCALLY_RECORDED and not found.is_comparable:
             new = replace(new, reason=f"first run here: {verdict.kind}")
             return StoreOutcome(path=str(self._store.local_path(new.case)), stored=new, is_local=True)

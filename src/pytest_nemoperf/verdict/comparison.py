@@ -19,7 +19,9 @@ from pytest_nemoperf.records.metrics import (
     METRICS,
     PEAK_MEMORY_GIB,
     TFLOPS_PER_SEC_PER_GPU,
+    TOKENS_PER_SEC_PER_GPU,
     Direction,
+    Judged,
     Metric,
 )
 from pytest_nemoperf.verdict import advice
@@ -71,7 +73,7 @@ class VerdictPolicy:
     """Tolerances and error rates of a verdict.
 
     Attributes:
-        tolerances: Smallest worsening that matters, percent, by name of judged metric.
+        tolerances: Smallest worsening that matters, percent, by name of metric; see tolerance_pct for those of phases.
         run_noise_pct: Expected scatter of rates and times between launches, percent; of the system class.
         memory_noise_pct: Expected scatter of peak memory, percent.
         alpha: Probability to call a harmless case REGRESSED.
@@ -85,6 +87,24 @@ class VerdictPolicy:
     alpha: float
     beta: float
     max_runs: int
+
+    def judged_metrics(self) -> list[Metric]:
+        """Return the metrics that have a tolerance, in printed order."""
+        judged = []
+        for metric in JUDGED:
+            if metric.judged is not Judged.WHEN_NAMED or metric.name in self.tolerances:
+                judged.append(metric)
+        return judged
+
+    def tolerance_pct(self, metric: Metric) -> float:
+        """Return the tolerance of a judged metric, percent: its own, or that of tokens/sec/GPU."""
+        if self.follows_tokens_per_sec(metric):
+            return self.tolerances[TOKENS_PER_SEC_PER_GPU.name]
+        return self.tolerances[metric.name]
+
+    def follows_tokens_per_sec(self, metric: Metric) -> bool:
+        """Return whether the metric has the tolerance of tokens/sec/GPU, since none is named for it."""
+        return metric.judged is Judged.AS_TOKENS_PER_SEC and metric.name not in self.tolerances
 
     def rule(self, metric: Metric, *, runs: Sequence[Run]) -> SequentialRule:
         """Return the sequential rule of a metric; drifts within the runs widen its noise."""
@@ -113,18 +133,29 @@ def parse_tolerances(texts: Sequence[str], *, subject: str) -> dict[str, float]:
 
 
 def default_tolerances(system: System) -> dict[str, float]:
-    """Return a system's default tolerances in percent by name of judged metric."""
-    tolerances = dict.fromkeys([metric.name for metric in JUDGED], system.tolerance_pct)
+    """Return a system's default tolerances in percent, by name of each metric that has one of its own by default."""
+    tolerances = {}
+    for metric in JUDGED:
+        if metric.judged is Judged.BY_DEFAULT:
+            tolerances[metric.name] = system.tolerance_pct
     tolerances[PEAK_MEMORY_GIB.name] = system.memory_tolerance_pct
     return tolerances
 
 
 def merge_tolerances(layers: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return one tolerance per judged metric; later layers win, and ``all`` in a layer stands for every metric."""
+    """Return the tolerances by metric; later layers win.
+
+    ``all`` in a layer stands for every metric that is judged by default, and replaces the tolerances that weaker layers
+    name for these. A metric that is judged only when named keeps the tolerance that named it.
+    """
     merged: dict[str, float] = {}
     for layer in layers:
         if "all" in layer:
-            merged = dict.fromkeys([metric.name for metric in JUDGED], layer["all"])
+            for metric in JUDGED:
+                if metric.judged is Judged.BY_DEFAULT:
+                    merged[metric.name] = layer["all"]
+                elif metric.judged is Judged.AS_TOKENS_PER_SEC:
+                    merged.pop(metric.name, None)
         merged |= layer
     merged.pop("all", None)
     return merged
@@ -152,6 +183,9 @@ class Comparison:
         num_runs: Launches of this session.
         anchor: Name of the anchor it is compared with; empty for the newest baseline.
         slow_steps_loss_pct: Loss with slow steps counted, percent; None unless they decided the kind.
+        cause: Phases that caused the change of a whole step, with their figures; empty if unknown.
+        told_with: Metric whose change has the same cause, and in whose sentence this one is told; empty if it is told
+            in one of its own.
     """
 
     metric: str
@@ -171,6 +205,8 @@ class Comparison:
     num_runs: int = 0
     anchor: str = ""
     slow_steps_loss_pct: float | None = None
+    cause: str = ""
+    told_with: str = ""
 
     @property
     def reference(self) -> str:
@@ -195,7 +231,7 @@ def compare_runs(measurement: Measurement, *, baseline: Baseline, policy: Verdic
         sides.append((baseline.anchor.name, baseline.anchor.runs))
     comparisons = []
     for anchor, baseline_runs in sides:
-        for metric in JUDGED:
+        for metric in policy.judged_metrics():
             comparison = _compare(
                 metric,
                 baseline_runs=baseline_runs,
@@ -231,7 +267,7 @@ def delta_pct(worsening: float, *, metric: Metric) -> float:
 
 
 def describe(comparison: Comparison, *, other: str = "", evidence: str = "") -> str:
-    """Return a sentence with a metric's change, e.g. that it is 6.2% below the baseline.
+    """Return a sentence with a metric's change, e.g. that it is 6.2% below the baseline; its cause comes first.
 
     Args:
         comparison: Comparison of the metric.
@@ -243,9 +279,7 @@ def describe(comparison: Comparison, *, other: str = "", evidence: str = "") -> 
     numbers = f"{metric.format(comparison.now)} against {metric.format(comparison.baseline)}"
     facts = "; ".join(filter(None, [numbers, _limit_text(comparison), evidence]))
     sentence = f"{metric.label} is {abs(comparison.delta_pct):.1f}% {side} {other or comparison.reference} ({facts})"
-    if comparison.note:
-        sentence += f"; {comparison.note}"
-    return sentence
+    return "; ".join(filter(None, [comparison.cause, sentence, comparison.note]))
 
 
 def _limit_text(comparison: Comparison) -> str:
@@ -274,7 +308,7 @@ def _compare(
     after = metric_costs(runs, metric=metric)
     if not before or not after:
         return None
-    allowed = policy.tolerances[metric.name]
+    allowed = policy.tolerance_pct(metric)
     rule = policy.rule(metric, runs=baseline_runs)
     rule_now = policy.rule(metric, runs=runs)
     if rule_now.noise_pct > rule.noise_pct:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pytest_nemoperf.baselines.baseline import Baseline, find_mismatches
 from pytest_nemoperf.measure.measurement import Measurement, Run, identity_problem, median_over_runs
 from pytest_nemoperf.measure.steady_state import drift_noise_pct
-from pytest_nemoperf.records.metrics import JUDGED, TOKENS_PER_SEC_PER_GPU
+from pytest_nemoperf.records.metrics import JUDGED, METRICS, TOKENS_PER_SEC_PER_GPU, Metric
 from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind, VerdictPolicy, compare_runs, describe
+from pytest_nemoperf.verdict.phases import with_causes, without_noisy_phases
 from pytest_nemoperf.verdict.repeated_metrics import distinct_comparisons
 from pytest_nemoperf.verdict.rollout_bands import band_problems, has_pinned_lengths, is_rl
 from pytest_nemoperf.verdict.sick_devices import sick_devices
@@ -94,9 +95,12 @@ def judge(
         if slow is not None:
             reasons.append(slow.text)
             comparisons = with_slow_steps(comparisons, slow=slow)
+    comparisons = without_noisy_phases(comparisons, baseline=baseline, policy=policy)
+    comparisons = with_causes(comparisons, runs=measurement.runs, baseline=baseline)
     kind = _overall(comparisons)
     reasons += _comparison_reasons(comparisons, kind=kind)
-    reasons += missing_metrics(measurement.runs, other=baseline.runs, labels=("the baseline", "this session"))
+    labels = ("the baseline", "this session")
+    reasons += missing_metrics(measurement.runs, other=baseline.runs, labels=labels, metrics=policy.judged_metrics())
     reasons += _restless_notes(measurement.runs, sentence=_RESTLESS)
     reasons += _restless_notes(baseline.runs, sentence=_RESTLESS_BASELINE)
     return Verdict(kind=kind, case=measurement.case, comparisons=comparisons, reasons=tuple(reasons))
@@ -116,16 +120,19 @@ def losses_by_step(runs: Sequence[Run]) -> dict[int | None, list[float]]:
     return losses
 
 
-def missing_metrics(runs: Sequence[Run], *, other: Sequence[Run], labels: tuple[str, str]) -> list[str]:
+def missing_metrics(
+    runs: Sequence[Run], *, other: Sequence[Run], labels: tuple[str, str], metrics: Sequence[Metric]
+) -> list[str]:
     """Return a sentence for each judged metric that the other runs have and these lack.
 
     Args:
         runs: Judged runs.
         other: Runs they are compared with.
         labels: Names of the other runs and of these.
+        metrics: Judged metrics.
     """
     notes = []
-    for metric in JUDGED:
+    for metric in metrics:
         is_missing = median_over_runs(runs, metric=metric.name) is None
         if is_missing and median_over_runs(other, metric=metric.name) is not None:
             notes.append(f"{metric.label} is not judged: {labels[0]} has it, {labels[1]} lacks it")
@@ -150,21 +157,23 @@ def _drifts_text(runs: Sequence[Run]) -> str:
 
 
 def _comparison_reasons(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> list[str]:
-    """Return sentences on the deciding comparisons, then on anchors that don't compare.
+    """Return sentences on the deciding comparisons, then on anchors and phases that decide nothing.
 
     A PASSED case has only notes instead of the former, e.g. that a tolerance is finer than the resolution.
     """
     deciding = []
-    anchors = []
+    powerless = []
     notes = []
     for each in distinct_comparisons(comparisons):
-        if each.anchor and each.kind is VerdictKind.NOT_COMPARABLE:
-            anchors.append(describe(each))
+        if each.told_with:
+            continue
+        if each.kind is VerdictKind.NOT_COMPARABLE and (each.anchor or METRICS[each.metric].phases):
+            powerless.append(describe(each))
         elif each.kind is kind and kind is not VerdictKind.PASSED:
             deciding.append(describe(each))
         elif each.kind is kind and each.note:
             notes.append(each.note)
-    return [*deciding, *anchors, *notes]
+    return [*deciding, *powerless, *notes]
 
 
 def _overall(comparisons: Sequence[Comparison]) -> VerdictKind:

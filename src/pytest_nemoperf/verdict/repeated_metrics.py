@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from pytest_nemoperf.measure.measurement import Run
-from pytest_nemoperf.records.metrics import JUDGED, TFLOPS_PER_SEC_PER_GPU, TOKENS_PER_SEC_PER_GPU, Metric
+from pytest_nemoperf.records.metrics import TFLOPS_PER_SEC_PER_GPU, TOKENS_PER_SEC_PER_GPU, Metric
 from pytest_nemoperf.verdict.comparison import Comparison, VerdictPolicy, metric_costs
 
 _ALIKE_PCT = 0.05
@@ -14,7 +14,7 @@ _ALIKE_PCT = 0.05
 
 def distinct_metrics(runs: Sequence[Run], *, policy: VerdictPolicy) -> list[Metric]:
     """Return the judged metrics of runs, without TFLOP/s if they have the tolerance of tokens/s."""
-    metrics = [metric for metric in JUDGED if metric_costs(runs, metric=metric)]
+    metrics = [metric for metric in policy.judged_metrics() if metric_costs(runs, metric=metric)]
     tolerances = policy.tolerances
     is_same = tolerances[TOKENS_PER_SEC_PER_GPU.name] == tolerances[TFLOPS_PER_SEC_PER_GPU.name]
     if is_same and TFLOPS_PER_SEC_PER_GPU in metrics:

@@ -128,7 +128,7 @@ def apply_waiver(verdict: Verdict, *, waiver: Waiver | None, today: date, releas
         return WaiverEffect()
     problems = []
     for comparison in verdict.comparisons:
-        if comparison.kind is VerdictKind.REGRESSED:
+        if comparison.kind is VerdictKind.REGRESSED and not comparison.told_with:
             problem = _floor_problem(comparison, floor_pct=waiver.floor_pct)
             if problem:
                 problems.append(problem)

@@ -37,9 +37,11 @@ def test_figures_of_reinforcement_learning_are_shown_beside_the_baselines() -> N
         rollout={"generation_time_sec": 0.1, "reward_mean": 0.5},
     )
 
-    rows = table(section(lines_of(report), heading="generation and training"), key="figure")
+    lines = lines_of(report)
 
-    deltas = {name: row["delta"] for name, row in rows.items()}
+    judged = table(lines, key="metric", column="verdict")
+    rows = table(section(lines, heading="generation and training (medians"), key="figure")
+    deltas = {name: row["delta"] for name, row in (*judged.items(), *rows.items())}
     assert deltas["generation"] == "-50.0%"
     assert deltas["mean response length"] == "0.0%"
     assert deltas["generation imbalance"] == "+2.5 points"
@@ -48,7 +50,8 @@ def test_figures_of_reinforcement_learning_are_shown_beside_the_baselines() -> N
     assert deltas["mean reward"] == "+100.0%"
     kl = rows["KL from the reference"]
     assert (kl["baseline"], kl["now"], kl["delta"]) == ("-", "0.002", "-")
-    assert rows["generation"]["now"] == "1,600 tokens/sec/GPU"
+    assert judged["generation"]["now"] == "1,600"
+    assert "generation" not in rows
 
 
 def test_a_workload_that_left_its_band_shows_its_figures_and_no_phases() -> None:
@@ -68,10 +71,23 @@ def test_a_workload_that_left_its_band_shows_its_figures_and_no_phases() -> None
 def test_a_change_from_nothing_has_no_percentage() -> None:
     report = make_rl_report(baseline_changes={"rollout": {"kl": 0.0}}, step_time_sec=0.2)
 
-    rows = table(section(lines_of(report), heading="generation and training"), key="figure")
+    rows = table(section(lines_of(report), heading="generation and training (medians"), key="figure")
 
     assert rows["KL from the reference"]["delta"] == "-"
 
 
 def test_pre_training_has_no_figures_of_reinforcement_learning() -> None:
     assert not any(line.startswith("generation and training") for line in lines_of(make_regressed()))
+
+
+def test_a_cause_is_named_first_and_marked_once() -> None:
+    lines = lines_of(make_rl_report(baseline_changes={}, rollout={"generation_time_sec": 0.1}, step_time_sec=0.2))
+
+    rows = table(lines, key="metric", column="verdict")
+    assert lines[1].startswith("generation and training are the cause: 3,200 -> 1,600 tokens/sec/GPU of generation")
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "tokens/sec/GPU": "REGRESSED",
+        "generation": "its cause",
+        "training": "its cause",
+        "peak memory": "PASSED",
+    }

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from pytest_nemoperf.measure.measurement import median_over_runs
-from pytest_nemoperf.records.metrics import JUDGED, RL_METRICS
+from pytest_nemoperf.records.metrics import JUDGED, RL_METRICS, WHOLE_STEP
 from pytest_nemoperf.report.cells import case_value, injected_mark
 from pytest_nemoperf.results.cases import CaseReport
 from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
@@ -61,11 +61,14 @@ def properties(report: CaseReport) -> list[tuple[str, str]]:
 
 
 def _rl_figures(report: CaseReport) -> Iterator[tuple[str, str]]:
-    """Yield the figures of reinforcement learning, none of them judged."""
+    """Yield the figures of reinforcement learning that are not judged."""
     sides = [("now", report.result.measurement.runs)]
     if report.result.verdict.comparisons and report.baseline is not None:
         sides.append(("baseline", report.baseline.runs))
+    judged = {comparison.metric for comparison in report.result.verdict.comparisons}
     for metric in RL_METRICS:
+        if metric.name in judged:
+            continue
         for side, runs in sides:
             value = median_over_runs(runs, metric=metric.name)
             if value is not None:
@@ -75,9 +78,10 @@ def _rl_figures(report: CaseReport) -> Iterator[tuple[str, str]]:
 def _figures(report: CaseReport) -> Iterator[tuple[str, str]]:
     """Yield the judged metrics' figures, beside the newest baseline and then beside the anchor."""
     comparisons = sorted(report.result.verdict.comparisons, key=lambda each: bool(each.anchor))
+    judged = {comparison.metric for comparison in comparisons}
     for metric in JUDGED:
         now = case_value(report.result, metric=metric.name)
-        if now is None:
+        if now is None or (metric not in WHOLE_STEP and metric.name not in judged):
             continue
         yield f"{metric.name}_now", f"{now:.6g}"
         for comparison in comparisons:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.errors import count_text
-from pytest_nemoperf.records.metrics import METRICS
-from pytest_nemoperf.report.cells import allowed_text, metric_text, signed_percent
+from pytest_nemoperf.records.metrics import METRICS, TOKENS_PER_SEC_PER_GPU, Metric, format_number
+from pytest_nemoperf.report.cells import allowed_text, comparison_word, metric_text, signed_percent
 from pytest_nemoperf.report.console import (
     QUIET,
     align,
@@ -17,7 +17,6 @@ from pytest_nemoperf.report.console import (
     section,
     style_of,
     styled,
-    verdict_text,
 )
 from pytest_nemoperf.report.resolution import NOISE_HEADINGS, noise_cells, short_interval_text
 from pytest_nemoperf.verdict.comparison import Comparison
@@ -41,18 +40,18 @@ def comparison_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterat
     for headings in (_HEADINGS, _HEADINGS[:-1]):
         rows = [["metric", *headings, "verdict"]]
         for each in shown:
-            rows.append([metric_text(each), *_figures(each)[: len(headings)], each.kind.value])
+            rows.append([metric_text(each), *_figures(each)[: len(headings)], comparison_word(each)])
         if _fits(rows, width=width):
             table = figures_table(rows[0][:-1])
             table.add_column("verdict")
             for row, each in zip(rows[1:], shown, strict=True):
-                table.add_row(*row[:-1], verdict_text(each.kind))
+                table.add_row(*row[:-1], _verdict_cell(each))
             yield indented(table)
             return
     head, *lines = align([_HEADINGS, *map(_figures, shown)], num_left=0)
     yield indented(styled((head, QUIET)), columns=2 * _INDENT)
     for line, each in zip(lines, shown, strict=True):
-        yield indented(styled(f"{metric_text(each)}: ", (each.kind.value, style_of(each.kind))))
+        yield indented(styled(f"{metric_text(each)}: ", (comparison_word(each), style_of(each.kind))))
         yield indented(line, columns=2 * _INDENT)
 
 
@@ -80,12 +79,23 @@ def resolution_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterat
 def _figures(comparison: Comparison) -> list[str]:
     metric = METRICS[comparison.metric]
     return [
-        metric.format(comparison.baseline),
-        metric.format(comparison.now),
+        _value_text(comparison.baseline, metric=metric),
+        _value_text(comparison.now, metric=metric),
         signed_percent(comparison.delta_pct),
         short_interval_text(comparison),
         allowed_text(comparison),
     ]
+
+
+def _value_text(value: float, *, metric: Metric) -> str:
+    """Return a value with its unit; rates of phases without it, which the row of tokens/sec/GPU names."""
+    if metric.phases and metric.unit == TOKENS_PER_SEC_PER_GPU.unit:
+        return format_number(value, digits=metric.digits)
+    return metric.format(value)
+
+
+def _verdict_cell(comparison: Comparison) -> RenderableType:
+    return styled((comparison_word(comparison), style_of(comparison.kind)))
 
 
 def _fits(rows: Sequence[Sequence[str]], *, width: int) -> bool:

@@ -112,7 +112,8 @@ def _time_by_phase(report: CaseReport, *, baseline: DecidingBaseline) -> Iterato
 
 
 def _rollouts(report: CaseReport, *, baseline: DecidingBaseline) -> Iterator[RenderableType]:
-    rows = compare_rollouts(report.result.measurement.runs, baseline=baseline.runs)
+    judged = {comparison.metric for comparison in report.result.verdict.comparisons}
+    rows = compare_rollouts(report.result.measurement.runs, baseline=baseline.runs, judged=judged)
     if not rows:
         return
     yield section("generation and training (medians; shown, not judged)")

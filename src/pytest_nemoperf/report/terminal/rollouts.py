@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from pytest_nemoperf.errors import count_text
@@ -69,10 +69,20 @@ def generation_lines(price: Price) -> Iterator[str]:
     yield f"a refit fills {bytes_text(generation.refit_bytes)} on all ranks together"
 
 
-def compare_rollouts(now: Sequence[Run], *, baseline: Sequence[Run]) -> list[tuple[str, str, str, str]]:
-    """Return (figure, baseline, now, delta) of the figures of reinforcement learning that either side has."""
+def compare_rollouts(
+    now: Sequence[Run], *, baseline: Sequence[Run], judged: Collection[str] = ()
+) -> list[tuple[str, str, str, str]]:
+    """Return (figure, baseline, now, delta) of the figures of reinforcement learning that either side has.
+
+    Args:
+        now: Runs of this session.
+        baseline: Runs of the baseline.
+        judged: Names of metrics that are shown elsewhere, since they are judged.
+    """
     rows = []
     for metric in RL_METRICS:
+        if metric.name in judged:
+            continue
         then_value = median_over_runs(baseline, metric=metric.name)
         now_value = median_over_runs(now, metric=metric.name)
         if then_value is not None or now_value is not None:
