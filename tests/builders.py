@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pytest_nemoperf.records.metrics import JUDGED, Judged
 from pytest_nemoperf.records.profile import Operator, Profile
 from pytest_nemoperf.records.provenance import Provenance
 from pytest_nemoperf.records.step import RolloutStats, RunOutput, StepRecord
-from pytest_nemoperf.verdict.comparison import VerdictPolicy
+from pytest_nemoperf.verdict.policy import VerdictPolicy
 
 MACHINE: Mapping[str, str | int] = {"cpu": "Test CPU", "cores": 2}
 FLOPS_PER_TOKEN = 1e9
@@ -165,6 +166,15 @@ def make_run(tokens_rate: float = 1000.0, *, memory_gib: float = 1.0, loss: floa
     )
 
 
+def make_runs(rates: Sequence[float], *, sessions: Sequence[str] = ()) -> tuple[Run, ...]:
+    """Return a run for each rate, of the session of the same place."""
+    runs = []
+    for number, rate in enumerate(rates):
+        session = sessions[number] if sessions else ""
+        runs.append(replace(make_run(rate), session=session))
+    return tuple(runs)
+
+
 def make_measurement(rates: Sequence[float] = (1000.0, 1000.0, 1000.0), **changes: Any) -> Measurement:
     values: dict[str, Any] = {
         "case": "pretrain-test",
@@ -178,11 +188,13 @@ def make_measurement(rates: Sequence[float] = (1000.0, 1000.0, 1000.0), **change
 
 
 def make_policy(*, tolerance_pct: float = 5.0, **changes: Any) -> VerdictPolicy:
-    """Return a verdict policy that holds their tolerance with the runs of a test."""
+    """Return a verdict policy whose noise is far below its tolerance with the runs of a test."""
     judged = [metric.name for metric in JUDGED if metric.judged is Judged.BY_DEFAULT]
     values: dict[str, Any] = {
         "tolerances": dict.fromkeys(judged, tolerance_pct),
         "run_noise_pct": 0.5,
+        "session_noise_pct": 0.1,
+        "round_noise_pct": 0.5,
         "memory_noise_pct": 0.2,
         "alpha": 0.002,
         "beta": 0.01,

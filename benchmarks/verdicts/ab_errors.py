@@ -1,8 +1,8 @@
-"""How often `--perf-ab` errs on a recorded machine: rounds of record_ab.py drawn again, with a known slowdown.
+"""Errors of `--perf-ab` on a recorded machine: rounds of record_ab.py drawn again, with a known slowdown.
 
-Each trial draws recorded rounds with replacement, makes every step of the new side slower by the shift, and judges
-after each round as a session does, until there is a verdict or the time is up, counting the seconds that rounds took.
-In the recordings both sides are the same code, so which one is called new is drawn as well: the truth is the shift and
+Each trial draws recorded rounds with replacement, makes the new side lose so much throughput, and judges after each
+round as a session does, until there is a verdict or the time is up, counting the seconds that rounds took. In the
+recordings both sides are the same code, so which one is called new is drawn as well: the truth is the loss and
 nothing else. What a session's helper processes may add to all of its rounds shows in the first table: the mean of each
 recording beside its standard error.
 ``python benchmarks/verdicts/ab_errors.py FILE ... [--trials 1000]`` prints a markdown table.
@@ -16,20 +16,24 @@ import math
 import random
 import statistics
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_nemoperf.ab.comparison import MAX_ROUNDS, MIN_ROUNDS, rule_of
+from rules import decide_rounds
+
+from pytest_nemoperf.ab.comparison import MIN_ROUNDS
 from pytest_nemoperf.ab.ratios import turns_error, turns_ratio
+from pytest_nemoperf.ab.series import affordable_rounds
 from pytest_nemoperf.options.declare import DEFAULT_AB_LIMIT_SEC
 from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.records.metrics import TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.records.step import StepRecord
 from pytest_nemoperf.verdict.defaults import DEFAULT_ALPHA, DEFAULT_BETA
-from pytest_nemoperf.verdict.sequential import Decision, cost_of_loss, decide_ratio
+from pytest_nemoperf.verdict.policy import VerdictPolicy, system_policy
+from pytest_nemoperf.verdict.sequential import Decision, cost_of_loss
 
-_SHIFTS_PCT = (0.0, 1.0, 2.5, 5.0, 8.0)
+_LOSSES_PCT = (0.0, 1.0, 3.0, 5.0, 8.0, 12.0)
 _START_SEC = 3.0  # of the first round, which also starts the helpers
 
 
@@ -37,8 +41,8 @@ def main() -> None:
     """Draw and print."""
     parser = argparse.ArgumentParser(description="error rates of --perf-ab on recorded rounds")
     parser.add_argument("files", type=Path, nargs="+", help="written by record_ab.py")
-    parser.add_argument("--trials", type=int, default=1000, help="for each shift (default 1000)")
-    parser.add_argument("--tolerance", type=float, default=5.0, help="percent (default 5)")
+    parser.add_argument("--trials", type=int, default=1000, help="for each loss (default 1000)")
+    parser.add_argument("--tolerance", type=float, default=3.0, help="allowed, percent (default 3)")
     parser.add_argument("--limit", type=float, default=DEFAULT_AB_LIMIT_SEC, help="seconds a case may take")
     parser.add_argument("--alpha", type=float, default=DEFAULT_ALPHA)
     parser.add_argument("--beta", type=float, default=DEFAULT_BETA)
@@ -57,11 +61,16 @@ def main() -> None:
             f"| {statistics.fmean(ratios):+.2f}% | {scatter / math.sqrt(len(ratios)):.2f}% | {scatter:.2f}% |"
         )
     print(f"\nTolerance {arguments.tolerance:g}%, limit {arguments.limit:g} s, {arguments.trials} trials a row.\n")
-    print("| slower by | REGRESSED | PASSED | IMPROVED | INCONCLUSIVE | rounds | seconds |")
-    print("| --------- | --------- | ------ | -------- | ------------ | ------ | ------- |")
-    chance = random.Random(arguments.seed)  # noqa: S311 (no secret)
-    for shift_pct in _SHIFTS_PCT:
-        print(_row(rounds, shift_pct=shift_pct, arguments=arguments, chance=chance), flush=True)
+    print("| loss | REGRESSED | PASSED | IMPROVED | INCONCLUSIVE | rounds | seconds |")
+    print("| ---- | --------- | ------ | -------- | ------------ | ------ | ------- |")
+    policy = replace(
+        system_policy(find_system("cpu")),
+        tolerances={TOKENS_PER_SEC_PER_GPU.name: arguments.tolerance},
+        alpha=arguments.alpha,
+        beta=arguments.beta,
+    )
+    for loss_pct in _LOSSES_PCT:
+        print(_row(rounds, loss_pct=loss_pct, policy=policy, arguments=arguments, seed=arguments.seed), flush=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,42 +101,41 @@ def _records(blocks: list[list[float]]) -> list[StepRecord]:
     return [StepRecord(step=step, step_time_sec=time, tokens=1) for step, time in enumerate(times)]
 
 
-def _row(rounds: list[_Recorded], *, shift_pct: float, arguments: argparse.Namespace, chance: random.Random) -> str:
-    trials = [_trial(rounds, shift_pct=shift_pct, arguments=arguments, chance=chance) for _ in range(arguments.trials)]
-    counts = Counter(decision for decision, _, _ in trials)
-    shares = [
-        f"{100 * counts[decision] / len(trials):.1f}%"
-        for decision in (Decision.WORSE, Decision.SAME, Decision.BETTER, Decision.UNDECIDED)
-    ]
-    num_rounds = statistics.fmean(number for _, number, _ in trials)
-    seconds = statistics.fmean(took for _, _, took in trials)
-    return "| " + " | ".join([f"{shift_pct:g}%", *shares, f"{num_rounds:.1f}", f"{seconds:.0f}"]) + " |"
+def _row(
+    rounds: list[_Recorded], *, loss_pct: float, policy: VerdictPolicy, arguments: argparse.Namespace, seed: int
+) -> str:
+    chance = random.Random(seed)  # noqa: S311 (no secret)
+    counts: Counter[Decision] = Counter()
+    numbers = []
+    seconds = []
+    for _ in range(arguments.trials):
+        decision, number, took = _trial(
+            rounds, loss_pct=loss_pct, policy=policy, limit_sec=arguments.limit, chance=chance
+        )
+        counts[decision] += 1
+        numbers.append(number)
+        seconds.append(took)
+    cells = [f"{loss_pct:g}%"]
+    for each in (Decision.WORSE, Decision.SAME, Decision.BETTER, Decision.UNDECIDED):
+        cells.append(f"{100 * counts[each] / arguments.trials:.1f}%")
+    cells += [f"{statistics.fmean(numbers):.1f}", f"{statistics.fmean(seconds):.0f}"]
+    return "| " + " | ".join(cells) + " |"
 
 
 def _trial(
-    rounds: list[_Recorded], *, shift_pct: float, arguments: argparse.Namespace, chance: random.Random
+    rounds: list[_Recorded], *, loss_pct: float, policy: VerdictPolicy, limit_sec: float, chance: random.Random
 ) -> tuple[Decision, int, float]:
-    tolerance = cost_of_loss(arguments.tolerance, metric=TOKENS_PER_SEC_PER_GPU)
-    noise_pct = find_system("cpu").run_noise_pct
+    loss = cost_of_loss(loss_pct, metric=TOKENS_PER_SEC_PER_GPU)
     ratios: list[float] = []
     errors: list[float] = []
     durations: list[float] = []
     while True:
         drawn = chance.choice(rounds)
-        ratios.append(chance.choice((drawn.ratio, -drawn.ratio)) + math.log1p(shift_pct / 100))
+        ratios.append(chance.choice((drawn.ratio, -drawn.ratio)) + loss)
         errors.append(drawn.error)
         durations.append(drawn.took_sec + (0.0 if durations else _START_SEC))
-        usual = statistics.median(durations[1:] or durations)
-        left = max(0, int((arguments.limit - sum(durations)) // usual))
-        max_rounds = min(len(ratios) + left, MAX_ROUNDS)
-        rule = rule_of(
-            noise_pct,
-            alpha=arguments.alpha,
-            beta=arguments.beta,
-            max_rounds=max(max_rounds, MIN_ROUNDS),
-            errors=errors,
-        )
-        decision = decide_ratio(ratios, tolerance=tolerance, rule=rule).decision
+        max_rounds = affordable_rounds(durations, num_counted=len(ratios), limit_sec=limit_sec)
+        decision = decide_rounds(ratios, errors=errors, policy=policy, num_rounds=max(max_rounds, MIN_ROUNDS))
         if decision is not Decision.UNDECIDED or len(ratios) >= max_rounds:
             return decision, len(ratios), sum(durations)
 

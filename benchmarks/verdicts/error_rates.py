@@ -1,7 +1,7 @@
-"""How often verdicts are wrong, ours and others', on the same traces; writes results.md and results.svg beside itself.
+"""Error rates of verdicts, ours and others', on the same trials; writes results.md and results.svg beside itself.
 
-Run: ``make bench-verdicts``, or ``python benchmarks/verdicts/error_rates.py [--quick]``. Takes a few minutes on two
-cores. The numbers follow from the seeds: the same versions of numpy and scipy give the same tables.
+Run: ``make bench-verdicts``, or ``python benchmarks/verdicts/error_rates.py [--quick]``. Takes some four minutes of one
+core. The numbers follow from the seeds: the same versions of numpy and scipy give the same tables.
 """
 
 from __future__ import annotations
@@ -15,51 +15,71 @@ from functools import partial
 from pathlib import Path
 
 from drift import drift_rows
-from rates import REPORT_SEED, cells_of
-from recorded import load_traces, recorded_cells
+from judge_sessions import RECORDED_HEADING, RECORDING, render_sessions
+from rates import REPORT_SEED, Cell, cells_of, curves_of
+from recorded import load_traces
 from scenarios import SCENARIOS
 from settling import settling_rows
 from tables_of_rates import render_results
 
 _FOLDER = Path(__file__).parent
-_TRIALS = 20_000
+_TRIALS = 10_000
 _QUICK_TRIALS = 1_000
-_RECORDED_SHIFTS = (0.0, 5.0, 10.0, 20.0)
 
 
 def main() -> None:
     """Draw, judge, count, write."""
-    parser = argparse.ArgumentParser(description="error rates of verdict rules over traces with known truth")
+    parser = argparse.ArgumentParser(description="error rates of verdict rules over sessions with known truth")
     parser.add_argument("--quick", action="store_true", help=f"{_QUICK_TRIALS} trials; prints, and writes nothing")
+    parser.add_argument("--recorded", action="store_true", help="only judge recorded sessions and rounds anew")
     parser.add_argument("--trials", type=int, default=_TRIALS, help=f"of each scenario (default {_TRIALS})")
     parser.add_argument("--processes", type=int, default=2, help="default 2")
     arguments = parser.parse_args()
     trials = _QUICK_TRIALS if arguments.quick else arguments.trials
+    results = _FOLDER / "results.md"
     started = time.monotonic()
+    if arguments.recorded:
+        simulated = results.read_text(encoding="utf-8").partition(f"\n{RECORDED_HEADING}\n")[0]
+        results.write_text("\n".join([simulated, *_recorded(trials=trials)]), encoding="utf-8")
+        return
     with ProcessPoolExecutor(arguments.processes) as pool:
         drift = pool.submit(drift_rows, trials=max(trials // 10, 100), seed=REPORT_SEED)
-        found = list(pool.map(partial(cells_of, trials=trials, seed=REPORT_SEED), SCENARIOS))
+        cells = _flat(list(pool.map(partial(cells_of, trials=trials, seed=REPORT_SEED), SCENARIOS)))
+        curves = _flat(list(pool.map(partial(curves_of, trials=trials, seed=REPORT_SEED), SCENARIOS)))
         rows = drift.result()
-    cells = [cell for some in found for cell in some]
     traces = load_traces()
-    recorded = [cell for trace in traces for cell in recorded_cells(trace, shifts=_RECORDED_SHIFTS)]
     settling = settling_rows(traces, runs=max(trials // 4, 100), seed=REPORT_SEED)
-    interleaved = _interleaved(trials=max(trials // 10, 100))
-    text = (
-        render_results(cells, drift=rows, traces=traces, recorded=recorded, settling=settling, trials=trials)
-        + interleaved
-    )
+    simulated = render_results(cells, curves=curves, drift=rows, traces=traces, settling=settling, trials=trials)
+    text = "\n".join([simulated, *_recorded(trials=trials)])
     if arguments.quick:
         print(text)
     else:
-        (_FOLDER / "results.md").write_text(text, encoding="utf-8")
+        results.write_text(text, encoding="utf-8")
         from picture import draw  # matplotlib is heavy, and --quick does without
 
-        draw(cells, path=_FOLDER / "results.svg")
+        draw(curves, path=_FOLDER / "results.svg")
     print(f"{trials} trials of {len(SCENARIOS)} scenarios in {time.monotonic() - started:.0f} s")
 
 
-def _interleaved(*, trials: int) -> str:
+def _recorded(*, trials: int) -> list[str]:
+    """Return the sections about recorded sessions and recorded rounds, if there are such."""
+    parts = []
+    if RECORDING.exists():
+        parts.append(render_sessions([RECORDING]))
+    rounds = _side_by_side(trials=max(trials // 10, 100))
+    if rounds:
+        parts.append(rounds)
+    return parts
+
+
+def _flat(parts: list[list[Cell]]) -> list[Cell]:
+    cells = []
+    for part in parts:
+        cells += part
+    return cells
+
+
+def _side_by_side(*, trials: int) -> str:
     """Return the section about --perf-ab; empty where no rounds were recorded (record_ab.py)."""
     files = sorted(map(str, (_FOLDER / "traces").glob("ab-*.json")))
     if not files:
@@ -67,7 +87,7 @@ def _interleaved(*, trials: int) -> str:
     command = [sys.executable, str(_FOLDER / "ab_errors.py"), *files, "--trials", str(trials)]
     found = subprocess.run(command, check=True, capture_output=True, text=True)
     head = "Rounds of `--perf-ab` with the same code on both sides, drawn again with a known slowdown of the new side."
-    return f"\n## Side by side\n\n{head}\n\n{found.stdout}"
+    return f"## Side by side\n\n{head}\n\n{found.stdout}"
 
 
 if __name__ == "__main__":

@@ -1,26 +1,20 @@
-"""Error rates over launches that were recorded for real, with a loss multiplied in.
+"""Launches of one session that were recorded for real, one after the other; the catalog's noise of `cpu` is from them.
 
-The first half of each recording was for tuning (the catalog's noise of `cpu` is from there), the second half is
-reported. Baselines are blocks of consecutive launches and today's launches are a later block, so what one launch has
-in common with the next stays in. Windows overlap: they are many fewer than they look, and get no interval.
+The first half of each recording was for tuning, the second half is reported.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from rates import MAIN_BASELINE, Cell, cell_of
-from rules import RULES, Question
-from scenarios import MAX_BASELINE_RUNS, MAX_RUNS, NUM_WARMUP, Times, run_costs, shifted
+from scenarios import MAX_RUNS, NUM_WARMUP, RUNS_OF_A_SESSION, Times, run_costs
 
 from pytest_nemoperf.measure.steady_state import find_drift, num_still_warming
-from pytest_nemoperf.recipes.systems import find_system
 
 FOLDER = Path(__file__).parent / "traces"
 
@@ -30,7 +24,7 @@ class Trace:
     """Launches of one case, one after the other: step times in seconds, (launches, steps).
 
     Attributes:
-        name: Of the file.
+        name: Name of the file.
         recorded: Every launch.
         times: Those whose steps settled: a session drops the others.
     """
@@ -46,7 +40,7 @@ class Trace:
 
 
 def is_unsettled(times: list[float]) -> bool:
-    """Tell whether a session would launch again, from the measured steps of a launch."""
+    """Return whether a session would launch again, from the measured steps of a launch."""
     return find_drift(times[num_still_warming(times) :]) is not None
 
 
@@ -67,38 +61,17 @@ def noise_pct(times: Times) -> float:
 
 
 def autocorrelation(times: Times) -> float:
-    """Return how much of a launch's deviation the next one repeats."""
+    """Return the share of a launch's deviation that the next one repeats."""
     costs: list[float] = run_costs(times).tolist()
     middle = statistics.fmean(costs)
     return sum((a - middle) * (b - middle) for a, b in pairwise(costs)) / sum((a - middle) ** 2 for a in costs)
 
 
 def windows(times: Times) -> Times:
-    """Return every pair of a baseline's block and a later block, laid out as scenarios.py lays out trials."""
-    unused = MAX_BASELINE_RUNS - MAIN_BASELINE
+    """Return every pair of a block of launches and a later block, (pairs, launches, steps): a baseline and today."""
     last = len(times) - MAX_RUNS
-    return np.stack(
-        [
-            np.concatenate([times[:unused], times[start : start + MAIN_BASELINE], times[now : now + MAX_RUNS]])
-            for start in range(last + 1)
-            for now in range(start + MAIN_BASELINE, last + 1)
-        ]
-    )
-
-
-def recorded_cells(trace: Trace, *, shifts: Sequence[float]) -> list[Cell]:
-    """Return every rule's counts on the reporting half of a recording."""
-    system = find_system("cpu")
-    question = Question(num_baseline=MAIN_BASELINE, tolerance_pct=system.tolerance_pct, prior_pct=system.run_noise_pct)
-    trials = windows(trace.half(is_second=True))
-    return [
-        cell_of(
-            [rule(shifted(trials, shift_pct=shift), question)],
-            scenario=trace.name,
-            rule=name,
-            num_baseline=MAIN_BASELINE,
-            shift_pct=shift,
-        )
-        for name, rule in RULES.items()
-        for shift in shifts
-    ]
+    pairs = []
+    for start in range(last + 1):
+        for now in range(start + RUNS_OF_A_SESSION, last + 1):
+            pairs.append(np.concatenate([times[start : start + RUNS_OF_A_SESSION], times[now : now + MAX_RUNS]]))
+    return np.stack(pairs)

@@ -15,23 +15,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from rates import MAIN_BASELINE, REPORT_SEED
+from rates import REPORT_SEED
 from recorded import load_traces, windows
-from scenarios import MAX_BASELINE_RUNS, MAX_RUNS, NUM_WARMUP, SCENARIOS, Times
+from rules import policy_of
+from scenarios import MAX_BASELINE_RUNS, MAX_RUNS, NUM_WARMUP, RUNS_OF_A_SESSION, SCENARIOS, Noise, Times
 
 from pytest_nemoperf.baselines.baseline import Baseline
 from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.measure.steady_state import mad_pct, num_outliers, num_still_warming, slow_steps_pct
-from pytest_nemoperf.recipes.systems import find_system
-from pytest_nemoperf.records.metrics import JUDGED, STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU
-from pytest_nemoperf.verdict.comparison import VerdictKind, VerdictPolicy
-from pytest_nemoperf.verdict.defaults import DEFAULT_ALPHA
+from pytest_nemoperf.records.metrics import STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU
+from pytest_nemoperf.verdict.comparison import VerdictKind
 from pytest_nemoperf.verdict.judge import judge
+from pytest_nemoperf.verdict.policy import VerdictPolicy
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.builders import MACHINE, make_baseline, make_measurement, make_policy
+from tests.builders import MACHINE, make_baseline, make_measurement
 
-_MACHINES = ("quiet", "cluster", "shared CPU", "stalls")
+_MACHINES = ("quiet GPU", "cluster", "shared CPU", "stalls")
 _NUM_STEPS = (10, 20)
 
 
@@ -43,27 +43,26 @@ def main() -> None:
     for scenario in SCENARIOS:
         if scenario.name not in _MACHINES:
             continue
-        trials = scenario.draw(np.random.default_rng(REPORT_SEED), arguments.trials)
+        drawn = scenario.draw(np.random.default_rng(REPORT_SEED), arguments.trials)
+        trials = drawn.times[:, MAX_BASELINE_RUNS - RUNS_OF_A_SESSION :]
         for steps in _NUM_STEPS:
             cut = trials[..., NUM_WARMUP : NUM_WARMUP + steps]
-            _report(f"{scenario.name}, {steps} steps", cut, scenario.tolerance_pct, scenario.prior_pct)
-    cpu = find_system("cpu")
+            _report(f"{scenario.name}, {steps} steps", cut, scenario.system, scenario.truth)
     for trace in load_traces():
         trials = windows(trace.times)
         chosen = np.random.default_rng(REPORT_SEED).permutation(len(trials))[: arguments.trials]
-        _report(trace.name, trials[chosen][..., NUM_WARMUP:], cpu.tolerance_pct, cpu.run_noise_pct)
+        _report(trace.name, trials[chosen][..., NUM_WARMUP:], "cpu", None)
 
 
-def _report(name: str, trials: Times, tolerance_pct: float, noise_pct: float) -> None:
+def _report(name: str, trials: Times, system: str, told: Noise | None) -> None:
     for max_runs in (MAX_RUNS, 1):
-        tolerances = {metric.name: tolerance_pct for metric in JUDGED}
-        policy = make_policy(tolerances=tolerances, run_noise_pct=noise_pct, alpha=DEFAULT_ALPHA, max_runs=max_runs)
+        policy = replace(policy_of(system, told=told, is_confirmed=False), max_runs=max_runs, min_runs=min(2, max_runs))
         changed: Counter[str] = Counter()
         launches = [0, 0]
         for trial in trials:
-            runs = [_run_of(times.tolist()) for times in trial[MAX_BASELINE_RUNS - MAIN_BASELINE :]]
-            baseline = make_baseline((), runs=tuple(runs[:MAIN_BASELINE]))
-            now = runs[MAIN_BASELINE:]
+            runs = [_run_of(times.tolist()) for times in trial]
+            baseline = make_baseline((), runs=tuple(runs[:RUNS_OF_A_SESSION]))
+            now = runs[RUNS_OF_A_SESSION:]
             blind = [replace(run, slow_steps_pct=None) for run in now]
             (before, few), (after, more) = (_session(side, baseline=baseline, policy=policy) for side in (blind, now))
             launches = [launches[0] + few, launches[1] + more]

@@ -14,7 +14,8 @@ from pytest_nemoperf.ab.ratios import measured_error
 from pytest_nemoperf.measure.measurement import Measurement, Run
 from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.records.metrics import PEAK_MEMORY_GIB, TIME_PER_CALL_SEC, TOKENS_PER_SEC_PER_GPU
-from pytest_nemoperf.verdict.comparison import VerdictKind, default_tolerances
+from pytest_nemoperf.verdict.comparison import VerdictKind
+from pytest_nemoperf.verdict.policy import default_tolerances
 from tests.ab.test_comparison import LABELS, POLICY
 
 
@@ -103,6 +104,7 @@ def test_rounds_of_timed_calls_are_judged(seconds: float, kind: VerdictKind) -> 
         policy=policy,
         max_rounds=10,
         labels=LABELS,
+        is_by_turns=False,
     )
 
     assert verdict.kind is kind

@@ -38,7 +38,15 @@ def test_a_side_that_records_too_few_steps_makes_the_comparison_invalid(
     rounds = rounds_of(why_launches=why_launches, new_steps=slice(num_recorded))
 
     old, new = rounds.measured("old"), rounds.measured("new")
-    verdict = judge_rounds(old, new, rounds=rounds.rounds, policy=POLICY, max_rounds=20, labels=LABELS)
+    verdict = judge_rounds(
+        old,
+        new,
+        rounds=rounds.rounds,
+        policy=POLICY,
+        max_rounds=20,
+        labels=LABELS,
+        is_by_turns=why_launches is None,
+    )
 
     assert verdict.kind is VerdictKind.INVALID
     assert f"new (working tree): round 1: {len(rounds.outputs['new'][0].records)} of " in verdict.reasons[0]

@@ -50,7 +50,13 @@ def test_a_passed_case_is_shown_with_all_that_its_verdict_rests_on(
     output = capsys.readouterr().out
     assert code == 0
     assert output.startswith(f"PASSED {PLAN.case}\n")
-    for part in ("95% interval", "this case resolve", "where the step's time went", str(baseline), str(case_dir)):
+    for part in (
+        "95% interval",
+        "what it lets this case find",
+        "where the step's time went",
+        str(baseline),
+        str(case_dir),
+    ):
         assert part in output
 
 
@@ -100,7 +106,7 @@ def test_a_loss_that_failed_the_session_fails_the_command(
 def test_tolerance_and_launches_can_be_others_than_the_sessions(
     tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    case_dir = case_of(tmp_path, times=(0.104,))
+    case_dir = case_of(tmp_path, times=(0.105, 0.105))
 
     assert judge("--baseline", baseline, "--tolerance=30%", "--tolerance=peak_memory_gib=7", "--json", case_dir) == 0
     case = json.loads(capsys.readouterr().out)
@@ -109,8 +115,22 @@ def test_tolerance_and_launches_can_be_others_than_the_sessions(
         "tflops_per_sec_per_gpu": 30.0,
         "peak_memory_gib": 7.0,
     }
-    assert judge("--baseline", baseline, "--tolerance=2", "--max-runs=1", case_dir) == 1
+    assert judge("--baseline", baseline, "--tolerance=2", case_dir) == 1
     assert capsys.readouterr().out.startswith("REGRESSED")
+    assert judge("--baseline", baseline, "--tolerance=4.7", case_dir) == 0
+    assert "undecided after 2 of 5 launches" in capsys.readouterr().out
+    assert judge("--baseline", baseline, "--tolerance=4.7", "--max-runs=2", case_dir) == 0
+    assert "undecided after 2 of 2 launches" in capsys.readouterr().out
+
+
+def test_one_launch_alone_fails_no_command(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case_dir = case_of(tmp_path, times=(0.2,))
+
+    assert judge("--baseline", baseline, "--max-runs=1", case_dir) == 0
+
+    output = capsys.readouterr().out
+    assert output.startswith("INCONCLUSIVE")
+    assert "never REGRESSED" in output
 
 
 def test_json_is_a_case_of_the_results_file(tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import CASE, Project, has_text, usage_error
+from tests.integration.conftest import CASE, NOISE, Project, has_text, usage_error
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_case_without_a_baseline_names_the_folder_that_was_searched(project: P
 def test_baselines_of_the_project_that_an_ini_file_elsewhere_hides_are_pointed_at(project: Project) -> None:
     project.run("--update-baselines")
     project.set_step_time(0.3)
-    ini = _ini_in_a_folder_of_its_own(project, "perf_runs = 1")
+    ini = _ini_in_a_folder_of_its_own(project, f"perf_runs = 1\n{NOISE}")
     folder = project.root / "baselines"
 
     first = project.run("-c", str(ini), str(project.root))

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from tests.integration.conftest import CASE, Project, has_text, usage_error
+from tests.integration.conftest import CASE, NOISE, Project, has_text, usage_error
 
-INI = "[pytest]\nperf_runs = 5\nperf_budget = {}\n"
+INI = "[pytest]\nperf_runs = 5\nperf_budget = {}\n" + NOISE
 
 
 def steps_of_launches(project: Project) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import tempfile
@@ -22,7 +23,8 @@ from pytest_nemoperf.machine.host_lock import HostLock
 from pytest_nemoperf.process.orphans import is_alive
 from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.session.invocation import invocation_of
-from pytest_nemoperf.verdict.comparison import VerdictKind, default_tolerances
+from pytest_nemoperf.verdict.comparison import VerdictKind
+from pytest_nemoperf.verdict.policy import default_tolerances
 from tests.ab.test_comparison import POLICY as RECIPE_POLICY
 from tests.builders import git_in
 
@@ -156,11 +158,21 @@ class Repository:
             close()
 
 
+def _restore_after(path: str, *, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restore what a conftest.py of the repository may set in this process."""
+    module, _, name = path.rpartition(".")
+    monkeypatch.setattr(path, getattr(importlib.import_module(module), name))
+
+
 @pytest.fixture
 def repository(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repository]:
     for name in list(os.environ):
         if name.startswith(("GIT_", "PYTEST_XDIST_")):  # under xdist pytest-benchmark measures nothing
             monkeypatch.delenv(name)
+    for name in ("plugin.fixture.MIN_PASS_SEC", "records.health.MAX_FOREIGN_SHARE", "records.health.MAX_STEAL_SHARE"):
+        _restore_after(f"pytest_nemoperf.{name}", monkeypatch=monkeypatch)
+    for name in ("now", "wait"):
+        _restore_after(f"pytest_nemoperf.runs.clock.{name}", monkeypatch=monkeypatch)
     repository = Repository(pytester)
     yield repository
     repository.close()
@@ -168,8 +180,11 @@ def repository(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> It
 
 @pytest.mark.parametrize(
     ("nodeid", "case", "metric"),
-    [(LOOP, "loop-mine", "tokens_per_sec_per_gpu"), (CALL, CALL_CASE, "time_per_call_sec")],
-    ids=["loop", "benchmark"],
+    [
+        # test_confirm.py compares a loop always
+        pytest.param(LOOP, "loop-mine", "tokens_per_sec_per_gpu", id="loop", marks=pytest.mark.slow),
+        pytest.param(CALL, CALL_CASE, "time_per_call_sec", id="benchmark"),
+    ],
 )
 def test_rounds_of_slower_code_show_its_cost_and_are_judged(
     repository: Repository, nodeid: str, case: str, metric: str
@@ -182,7 +197,13 @@ def test_rounds_of_slower_code_show_its_cost_and_are_judged(
     first, second = rounds.rounds
     old, new = rounds.measured("old"), rounds.measured("new")
     verdict = judge_rounds(
-        old, new, rounds=rounds.rounds, policy=POLICY, max_rounds=2, labels=("old (HEAD)", "new (working tree)")
+        old,
+        new,
+        rounds=rounds.rounds,
+        policy=POLICY,
+        max_rounds=2,
+        labels=("old (HEAD)", "new (working tree)"),
+        is_by_turns=False,
     )
     assert first.ratios[metric] == pytest.approx(math.log(2), rel=1e-5)
     assert {first.first, second.first} == {"old", "new"}
@@ -393,6 +414,7 @@ def living(pids: Path) -> list[int]:
     return found
 
 
+@pytest.mark.slow  # waits for its limit of 15 s
 def test_a_process_that_takes_too_long_ends_with_all_that_it_started(repository: Repository, hanging: Path) -> None:
     rounds = repository.rounds(LOOP, "loop-mine")
 

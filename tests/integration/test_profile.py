@@ -110,6 +110,7 @@ def test_without_a_stored_profile_the_command_that_stores_one_is_shown(
     )
 
 
+@pytest.mark.ranks
 @pytest.mark.slow
 def test_real_ranks_are_profiled(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     # on a busy machine the case may be INVALID, which is not profiled elsewhere

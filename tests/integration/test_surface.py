@@ -14,6 +14,7 @@ OPTIONS = [
     "--perf-runs",
     "--perf-max-runs",
     "--perf-tolerance",
+    "--perf-find",
     "--perf-fail-on",
     "--perf-timeout",
     "--perf-yardstick",
@@ -23,10 +24,13 @@ OPTIONS = [
     "--perf-accept-regression",
     "--perf-reason",
     "--perf-update-new-only",
+    "--perf-add-session",
     "--perf-prune",
     "--perf-anchor",
     "--perf-ab",
     "--perf-ab-limit",
+    "--perf-confirm",
+    "--perf-confirm-limit",
     "--perf-profile",
     "--perf-replay",
     "--perf-inject",
@@ -41,9 +45,14 @@ INI_KEYS = [
     "perf_alpha",
     "perf_beta",
     "perf_tolerance",
+    "perf_find",
+    "perf_noise",
     "perf_fail_on",
     "perf_fail_on_unasked",
     "perf_require_verdict",
+    "perf_confirm",
+    "perf_confirm_limit",
+    "perf_fail_on_machine",
     "perf_yardstick",
     "perf_baselines",
     "perf_machine",
@@ -68,7 +77,10 @@ def test_hooks_keep_their_names() -> None:
 
 def test_marker_and_fixture_are_listed(project: Project) -> None:
     project.pytester.runpytest_inprocess("--markers").stdout.fnmatch_lines(
-        ["@pytest.mark.perf(tolerance=PCT*", "@pytest.mark.perf_waive(reason=TEXT, until=DAY_OR_RELEASE, floor=PCT)*"]
+        [
+            "@pytest.mark.perf(tolerance=PCT*find=PCT*",
+            "@pytest.mark.perf_waive(reason=TEXT, until=DAY_OR_RELEASE, floor=PCT)*",
+        ]
     )
     project.pytester.runpytest_inprocess("--fixtures").stdout.fnmatch_lines(["perf*entry.py*"])
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.integration.conftest import Project, has_text
+from tests.integration.conftest import NOISE, Project, has_text
 
 HEAD = """
 import contextlib, unittest
@@ -29,7 +29,7 @@ TESTS = {
 
 def project_of(project: Project, test: str, *, ini: str = "") -> Project:
     project.pytester.makepyfile(test_other=HEAD + test)
-    project.pytester.makeini(f"[pytest]\nperf_runs = 1\npython_files = test_other.py\n{ini}")
+    project.pytester.makeini(f"[pytest]\nperf_runs = 1\npython_files = test_other.py\n{NOISE}{ini}")
     return project
 
 

@@ -51,9 +51,9 @@ def make_report(
 ) -> CaseReport:
     """Return the report of a measurement, judged as in a session; changes are of its result."""
     measurement = measurement or make_measurement()
-    verdict = judge(
-        measurement, baseline=baseline, machine=MACHINE, policy=replace(POLICY, max_runs=max(1, len(measurement.runs)))
-    )
+    num_runs = max(1, len(measurement.runs))
+    policy = replace(POLICY, max_runs=num_runs, min_runs=min(2, num_runs))
+    verdict = judge(measurement, baseline=baseline, machine=MACHINE, policy=policy)
     values: dict[str, Any] = {
         "nodeid": NODEID,
         "measurement": measurement,

@@ -13,7 +13,7 @@ from pytest_nemoperf.report.cells import (
     percent,
     shorten_middle,
     signed_percent,
-    tolerances_text,
+    terms_text,
 )
 from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
 from tests.builders import make_provenance, make_run
@@ -70,16 +70,23 @@ def test_figures_leave_out_what_was_not_measured() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tolerances", "text"),
+    ("tolerances", "finds", "text"),
     [
-        (POLICY.tolerances, "10%"),
-        ({**POLICY.tolerances, "peak_memory_gib": 2.5}, "10%, peak memory 2.5%"),
-        ({}, "none"),
+        pytest.param(POLICY.tolerances, {}, "tolerance 10%", id="alike"),
+        pytest.param(
+            {**POLICY.tolerances, "peak_memory_gib": 2.5}, {}, "tolerance 10%, peak memory 2.5%", id="one-apart"
+        ),
+        pytest.param(
+            POLICY.tolerances, {"peak_memory_gib": 4.0}, "tolerance 10%; to be found: peak memory 4%", id="one-to-find"
+        ),
+        pytest.param(POLICY.tolerances, dict.fromkeys(POLICY.tolerances, 4.0), "to be found: 4%", id="all-to-find"),
+        pytest.param({}, {}, "tolerance none", id="empty"),
     ],
-    ids=["alike", "one apart", "empty"],
 )
-def test_tolerances_are_told_in_few_words(tolerances: dict[str, float], text: str) -> None:
-    assert tolerances_text(tolerances) == text
+def test_what_cases_are_judged_by_is_told_in_few_words(
+    tolerances: dict[str, float], finds: dict[str, float], text: str
+) -> None:
+    assert terms_text(tolerances, finds=finds) == text
 
 
 def test_a_commit_with_changes_on_top_is_told_apart() -> None:

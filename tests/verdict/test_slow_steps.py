@@ -3,6 +3,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -44,18 +45,32 @@ def judged(
     *,
     baseline: Sequence[Sequence[float]] = (EVEN,) * 3,
     max_runs: int = 5,
+    is_loop: bool = False,
     is_old: bool = False,
+    **changes: Any,
 ) -> Verdict:
-    """Return the verdict on runs of these step times; an old baseline has not recorded its mean step."""
+    """Return the verdict on runs of these step times.
+
+    Args:
+        now: Step times of each run, seconds.
+        baseline: The same of the baseline's runs.
+        max_runs: Launches at most.
+        is_loop: The case is measured once a session, in the test process.
+        is_old: The baseline has not recorded its mean step.
+        **changes: Changes of the policy.
+    """
     before = [run_of(times) for times in baseline]
     if is_old:
         before = [replace(run, slow_steps_pct=None) for run in before]
-    workload = {"workload": "loop"} if max_runs == 1 else {"workload": "pretrain"}
+    workload = {"workload": "pretrain"}
+    if is_loop:
+        workload = {"workload": "loop"}
+        changes |= {"max_runs": 1, "min_runs": 1}
     return judge(
         make_measurement(workload=workload, flops_per_token=None, runs=tuple(map(run_of, now))),
         baseline=make_baseline(workload=workload, flops_per_token=None, runs=tuple(before)),
         machine=MACHINE,
-        policy=make_policy(max_runs=max_runs, alpha=0.005),
+        policy=make_policy(**{"max_runs": max_runs, "alpha": 0.005, **changes}),
     )
 
 
@@ -78,11 +93,34 @@ def test_slow_steps_in_every_launch_are_a_regression(times: Sequence[float], num
 
 @pytest.mark.parametrize("times", [EVERY_3RD, LAST_4, FIRST_4, FIRST_5])
 def test_one_run_decides_what_is_measured_once_a_session(times: Sequence[float]) -> None:
-    assert judged([times], baseline=[EVEN], max_runs=1).kind is VerdictKind.REGRESSED
+    assert judged([times], baseline=[EVEN], is_loop=True).kind is VerdictKind.REGRESSED
+
+
+@pytest.mark.parametrize("times", [EVERY_3RD, LAST_4, FIRST_4, FIRST_5])
+def test_the_only_launch_that_is_allowed_condemns_nothing(times: Sequence[float]) -> None:
+    verdict = judged([times], max_runs=1)
+
+    assert verdict.kind is VerdictKind.INCONCLUSIVE
+    assert "another launch is to tell whether by chance" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("find_pct", "kind"),
+    [
+        pytest.param(30.0, VerdictKind.PASSED, id="allows-more-than-the-tolerance"),
+        pytest.param(8.0, VerdictKind.REGRESSED, id="allows-less-than-they-cost"),
+    ],
+)
+def test_slow_steps_are_held_to_what_a_loss_to_be_found_leaves(find_pct: float, kind: VerdictKind) -> None:
+    costly = [0.1, 0.1, 0.15, 0.1, 0.15] * 2  # the mean step takes 20% longer, tokens/s lose 16.7%
+
+    verdict = judged([costly] * 2, finds={"tokens_per_sec_per_gpu": find_pct})
+
+    assert verdict.kind is kind
 
 
 def test_the_reason_holds_the_figures() -> None:
-    assert judged([EVERY_3RD], max_runs=1).reasons[0] == (
+    assert judged([EVERY_3RD], is_loop=True).reasons[0] == (
         "3 of 10 steps are 10 times as slow as the rest (0 of 30 in the baseline); the mean step takes 370 ms, "
         "100 ms in the baseline; allowed 5%"
     )
@@ -92,7 +130,7 @@ def test_the_factor_of_slow_steps_is_not_told_beside_steps_that_differ_in_length
     workload = {"workload": "pretrain", "has_varying_lengths": True}
     now = make_measurement(workload=workload, runs=(run_of(EVERY_3RD),) * 2)
 
-    slow = find_slow_steps(now, baseline=[run_of(EVEN)] * 3, policy=make_policy())
+    slow = find_slow_steps(now, baseline=[run_of(EVEN)] * 3, comparisons=(), policy=make_policy())
 
     assert slow is not None
     assert slow.text.startswith("6 of 20 steps are far slower than the rest (0 of 30 in the baseline)")
@@ -111,7 +149,7 @@ def test_a_bad_launch_and_a_single_stall_are_no_regression() -> None:
 
 
 def test_a_single_stall_of_what_is_measured_once_is_a_note() -> None:
-    verdict = judged([EVERY_10TH], max_runs=1)
+    verdict = judged([EVERY_10TH], is_loop=True)
 
     assert verdict.kind is VerdictKind.PASSED
     assert "1 of 10 steps are 20 times as slow" in verdict.reasons[0]
@@ -120,7 +158,7 @@ def test_a_single_stall_of_what_is_measured_once_is_a_note() -> None:
 def test_three_of_ten_that_cost_little_are_only_told_where_no_second_run_confirms_them() -> None:
     a_little = [min(time, 0.15) for time in EVERY_3RD]
 
-    assert judged([a_little], max_runs=1).kind is VerdictKind.PASSED
+    assert judged([a_little], is_loop=True).kind is VerdictKind.PASSED
     assert judged([a_little] * 2).kind is VerdictKind.REGRESSED
 
 
@@ -134,7 +172,7 @@ def test_as_many_slow_steps_as_in_the_baseline_need_no_words(times: Sequence[flo
 def test_slightly_slow_steps_of_a_noisy_baseline_do_not_excuse_far_slower_ones() -> None:
     noisy = (0.1, 0.1, 0.115, 0.1, 0.1, 0.1, 0.115, 0.1, 0.1, 0.115)
 
-    assert judged([LAST_4], baseline=[noisy] * 3, max_runs=1).kind is VerdictKind.REGRESSED
+    assert judged([LAST_4], baseline=[noisy] * 3, is_loop=True).kind is VerdictKind.REGRESSED
 
 
 def test_slow_steps_that_cost_less_than_the_tolerance_decide_nothing() -> None:

@@ -7,10 +7,10 @@ import pytest
 from pytest_nemoperf.baselines.baseline import Anchor, Baseline
 from pytest_nemoperf.verdict.comparison import VerdictKind
 from pytest_nemoperf.verdict.judge import Verdict, judge
-from pytest_nemoperf.verdict.updates import Action, next_anchor, plan_update
+from pytest_nemoperf.verdict.updates import Action, can_append_runs, next_anchor, plan_update
 from tests.builders import MACHINE, make_baseline, make_measurement, make_policy, make_provenance
 
-NOISY = make_policy(run_noise_pct=3.0)
+NOISY = make_policy(run_noise_pct=6.0)
 PASSED = Verdict(kind=VerdictKind.PASSED, case="pretrain-test")
 
 
@@ -101,7 +101,7 @@ def refused(rates: tuple[float, ...]) -> tuple[Verdict, Baseline]:
     [
         pytest.param((995.0,) * 8, Action.WRITE, id="more-runs-without-a-certain-loss"),
         pytest.param((995.0,), Action.REFUSE, id="as-few-as-before"),
-        pytest.param((880.0,) * 8, Action.REFUSE, id="a-certain-loss"),
+        pytest.param((830.0,) * 8, Action.REFUSE, id="a-certain-loss"),
     ],
 )
 def test_runs_too_few_for_the_tolerance_give_way_to_more(rates: tuple[float, ...], action: Action) -> None:
@@ -112,6 +112,19 @@ def test_runs_too_few_for_the_tolerance_give_way_to_more(rates: tuple[float, ...
     )
 
     assert (step.action, "too few" in step.why) == (action, action is Action.WRITE)
+
+
+@pytest.mark.parametrize(("rate", "is_added"), [(991.0, True), (960.0, False)])
+def test_a_session_joins_a_short_baseline_unless_half_of_what_is_to_be_found_is_lost(
+    rate: float,
+    is_added: bool,  # noqa: FBT001 (a parameter of the test)
+) -> None:
+    policy = make_policy(run_noise_pct=6.0, finds={"tokens_per_sec_per_gpu": 3.0}, max_runs=1, min_runs=1)
+    old = make_baseline((1000.0,))
+    verdict = judge(make_measurement((rate,)), baseline=old, machine=MACHINE, policy=policy)
+
+    assert verdict.kind is VerdictKind.INCONCLUSIVE
+    assert can_append_runs(verdict, old=old, new=make_baseline((rate,)), policy=policy) is is_added
 
 
 def test_a_case_that_is_refused_for_want_of_runs_names_the_command_that_stores_them() -> None:

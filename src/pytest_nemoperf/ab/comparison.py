@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from pytest_nemoperf.ab.ratios import measured_ratio
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure.measurement import Measurement, Run
 from pytest_nemoperf.records.metrics import (
     FLOPS_PER_TFLOP,
+    METRICS,
     PEAK_MEMORY_GIB,
     TFLOPS_PER_SEC_PER_GPU,
     TIME_PER_CALL_SEC,
@@ -25,14 +27,14 @@ from pytest_nemoperf.records.metrics import (
     Direction,
     Metric,
 )
-from pytest_nemoperf.verdict.comparison import KIND_OF, Comparison, VerdictKind, VerdictPolicy, delta_pct, describe
+from pytest_nemoperf.verdict.comparison import KIND_OF, Comparison, VerdictKind, delta_pct, describe
 from pytest_nemoperf.verdict.judge import LOSS_REL_TOL, Verdict, is_same_loss, missing_metrics
+from pytest_nemoperf.verdict.limits import allowed_pct, round_limits
+from pytest_nemoperf.verdict.policy import VerdictPolicy
 from pytest_nemoperf.verdict.rollout_bands import band_problems, has_pinned_lengths, is_rl
 from pytest_nemoperf.verdict.sequential import (
     Decision,
-    SequentialResult,
     SequentialRule,
-    cost_of_loss,
     decide_ratio,
     loss_of_cost,
 )
@@ -136,6 +138,8 @@ def judge_rounds(
     policy: VerdictPolicy,
     max_rounds: int,
     labels: tuple[str, str],
+    is_by_turns: bool,
+    phases: Sequence[Metric] = (),
 ) -> Verdict:
     """Return the verdict of the rounds so far; while it is INCONCLUSIVE, a further round may decide.
 
@@ -146,6 +150,8 @@ def judge_rounds(
         policy: Tolerances and error rates.
         max_rounds: Rounds that there is time for; after the last one a test of fixed size decides.
         labels: Labels of old and new.
+        is_by_turns: The sides take turns; if not, whole launches alternate.
+        phases: Metrics of phases that are judged too.
     """
     kind, problems = _work_problems(old, new, labels=labels)
     if problems:
@@ -160,18 +166,36 @@ def judge_rounds(
     if not counted:
         reasons = left_out or ["no round was run"]
         return Verdict(kind=VerdictKind.INCONCLUSIVE, case=new.case, reasons=tuple(reasons))
+    counted = _with_phases(counted, old=old, new=new, phases=phases)
     comparisons: list[Comparison] = []
-    for metric in JUDGED_IN_ROUNDS:
+    for metric in (*JUDGED_IN_ROUNDS, *phases):
         own = [round_ for round_ in counted if metric.name in round_.ratios]
         if own:
-            comparisons.append(_compare(metric, old=old, new=new, rounds=own, policy=policy, max_rounds=max_rounds))
+            comparisons.append(
+                _compare(
+                    metric,
+                    old=old,
+                    new=new,
+                    rounds=own,
+                    policy=policy,
+                    max_rounds=max_rounds,
+                    is_by_turns=is_by_turns,
+                )
+            )
     reasons = []
     if VerdictKind.REGRESSED not in [each.kind for each in comparisons]:
-        slow = find_slow_steps(new, baseline=old.runs, policy=replace(policy, max_runs=max_rounds), other=labels[0])
+        slow = find_slow_steps(
+            new,
+            baseline=old.runs,
+            comparisons=comparisons,
+            policy=replace(policy, max_runs=max_rounds, min_runs=MIN_ROUNDS),
+            other=labels[0],
+        )
         if slow is not None:
             reasons.append(slow.text)
             comparisons = list(with_slow_steps(comparisons, slow=slow))
-    kind = min([each.kind for each in comparisons], key=_WORST_FIRST.index)
+    comparisons = _without_undecided_phases(comparisons, policy=policy)
+    kind = min([each.kind for each in comparisons if each.kind in _WORST_FIRST], key=_WORST_FIRST.index)
     if kind is not VerdictKind.PASSED:
         for each in comparisons:
             if each.kind is kind:
@@ -183,6 +207,35 @@ def judge_rounds(
         comparisons=(*comparisons, *_tflops(comparisons, new=new)),
         reasons=tuple(reasons),
     )
+
+
+def _without_undecided_phases(comparisons: Sequence[Comparison], *, policy: VerdictPolicy) -> list[Comparison]:
+    """Return the comparisons; phases without limits of their own that are undecided decide nothing.
+
+    Phases scatter more than the whole step, and further rounds are for what the step itself leaves open.
+    """
+    decided = []
+    for each in comparisons:
+        if each.kind is VerdictKind.INCONCLUSIVE and policy.follows_tokens_per_sec(METRICS[each.metric]):
+            decided.append(replace(each, kind=VerdictKind.NOT_COMPARABLE))
+        else:
+            decided.append(each)
+    return decided
+
+
+def _with_phases(
+    counted: Sequence[ABRound], *, old: Measurement, new: Measurement, phases: Sequence[Metric]
+) -> list[ABRound]:
+    """Return the rounds that count with the ratios of phases, of the medians of both sides' runs."""
+    rounds = []
+    for round_, before, after in zip(counted, old.runs, new.runs, strict=True):
+        ratios = dict(round_.ratios)
+        for metric in phases:
+            ratio = measured_ratio(before, after, metric=metric)
+            if ratio is not None:
+                ratios[metric.name] = ratio
+        rounds.append(replace(round_, ratios=ratios))
+    return rounds
 
 
 def metric_around_median(
@@ -210,26 +263,17 @@ def metric_around_median(
     return middle / math.exp(half), middle * math.exp(half)
 
 
-def rule_of(
-    noise_pct: float, *, alpha: float, beta: float, max_rounds: int, errors: Sequence[float] = ()
-) -> SequentialRule:
-    """Return the rule for the ratios of rounds.
+def least_noise_pct(errors: Sequence[float]) -> float:
+    """Return the least noise of the rounds' ratios that their own steps show, percent.
 
-    The noise assumed is at least the standard error that the rounds' own steps show. On a machine noisier than others
-    of its class this keeps two rounds that agree by chance from deciding.
+    On a machine noisier than others of its class this keeps two rounds that agree by chance from deciding.
 
     Args:
-        noise_pct: Expected scatter between launches of each side, percent.
-        alpha: Probability to call a harmless case worse.
-        beta: Probability to pass a loss as large as the tolerance.
-        max_rounds: Rounds that there is time for.
         errors: Standard error of each round's ratio from its own steps.
     """
-    expected = math.sqrt(2.0) * noise_pct
-    seen = 0.0
-    if errors:
-        seen = 100.0 * math.sqrt(statistics.fmean(error**2 for error in errors))
-    return SequentialRule(noise_pct=max(expected, seen), alpha=alpha, beta=beta, max_runs=max_rounds)
+    if not errors:
+        return 0.0
+    return 100.0 * math.sqrt(statistics.fmean(error**2 for error in errors))
 
 
 def _compare(
@@ -240,6 +284,7 @@ def _compare(
     rounds: Sequence[ABRound],
     policy: VerdictPolicy,
     max_rounds: int,
+    is_by_turns: bool,
 ) -> Comparison:
     ratios: list[float] = []
     errors: list[float] = []
@@ -247,15 +292,22 @@ def _compare(
         ratios.append(round_.ratios[metric.name])
         if metric is speed_metric(round_) and round_.error is not None:
             errors.append(round_.error)
-    allowed = policy.tolerances[metric.name]
-    tolerance = cost_of_loss(allowed, metric=metric)
-    expected = policy.rule(metric, runs=())
-    rule = rule_of(expected.noise_pct, alpha=policy.alpha, beta=policy.beta, max_rounds=max_rounds, errors=errors)
-    result = decide_ratio(ratios, tolerance=tolerance, rule=rule)
+    rule = policy.round_rule(
+        metric, is_by_turns=is_by_turns, num_rounds=max_rounds, least_noise_pct=least_noise_pct(errors)
+    )
+    limits = round_limits(ratios, metric=metric, policy=policy, rule=rule)
+    result = decide_ratio(
+        ratios,
+        tolerance=limits.allowed,
+        must_find=limits.must_find,
+        stall_limit=limits.stall_limit,
+        rule=rule,
+    )
     note = ""
     if result.decision is Decision.UNDECIDED:
-        advice = _advice(result, metric=metric, tolerance=tolerance, rule=rule)
-        note = f"undecided after {count_text(len(ratios), 'round')} that scatter by {result.noise_pct:.1f}%; {advice}"
+        rounds_text = count_text(len(ratios), "round")
+        advice = _advice(rule, most_rounds=policy.confirming_rounds or MAX_ROUNDS)
+        note = f"undecided after {rounds_text} that scatter by {result.noise_pct:.1f}%, {advice}"
     before, after = metric_around_median(old.runs, new.runs, worsening=result.worsening, metric=metric)
     low, high = sorted([delta_pct(result.low, metric=metric), delta_pct(result.high, metric=metric)])
     return Comparison(
@@ -263,12 +315,12 @@ def _compare(
         baseline=before,
         now=after,
         delta_pct=delta_pct(result.worsening, metric=metric),
-        allowed_pct=allowed,
+        allowed_pct=allowed_pct(limits, metric=metric, policy=policy),
         kind=KIND_OF[result.decision],
         note=note,
         low_pct=low,
         high_pct=high,
-        resolution_pct=loss_of_cost(result.resolution_pct / 100.0, metric=metric),
+        finds_pct=loss_of_cost(limits.found, metric=metric),
         noise_pct=result.noise_pct,
         seen_noise_pct=result.seen_noise_pct,
         expected_noise_pct=rule.noise_pct,
@@ -276,21 +328,24 @@ def _compare(
     )
 
 
-def _advice(result: SequentialResult, *, metric: Metric, tolerance: float, rule: SequentialRule) -> str:
-    """Return the way to a decision: more rounds, or a larger tolerance if more than MAX_ROUNDS were needed."""
-    resolved = result.resolution_pct / 100.0  # shrinks with the square root of the number of rounds
-    needed = max(rule.max_runs + 1, math.ceil(rule.max_runs * (resolved / tolerance) ** 2))
-    if needed <= MAX_ROUNDS:
-        return f"about {needed} would decide: raise --perf-ab-limit or the tolerance, or run it on a quieter machine"
-    decidable: list[str] = []
-    for num_rounds in sorted({rule.max_runs, MAX_ROUNDS}):
-        cost = resolved * math.sqrt(rule.max_runs / num_rounds)
-        least_pct = math.ceil(10.0 * loss_of_cost(cost, metric=metric)) / 10.0
-        decidable.append(f"{least_pct:g}% on in {num_rounds} rounds")
-    return (
-        f"tolerances would be decided from about {' and from '.join(decidable)}, and no more are made: raise the "
-        "tolerance, or run it on a quieter machine"
-    )
+def _advice(rule: SequentialRule, *, most_rounds: int) -> str:
+    """Return the way to a decision: more rounds, or a larger tolerance.
+
+    A loss between what is allowed and what is found may stay undecided in any number of rounds.
+
+    Args:
+        rule: The sequential rule, for the rounds that there is time for.
+        most_rounds: Rounds that are made at most, whatever the time.
+    """
+    if rule.max_runs < most_rounds:
+        option = "--perf-ab-limit" if most_rounds == MAX_ROUNDS else "--perf-confirm-limit"
+        return (
+            f"of {rule.max_runs} that there is time for: raise the limit in time ({option}) or the tolerance, "
+            "or run it on a quieter machine"
+        )
+    if most_rounds < MAX_ROUNDS:
+        return "and no more are made: raise the tolerance, run it on a quieter machine, or longer by --perf-ab"
+    return "and no more are made: raise the tolerance, or run it on a quieter machine"
 
 
 def _tflops(comparisons: Sequence[Comparison], *, new: Measurement) -> list[Comparison]:

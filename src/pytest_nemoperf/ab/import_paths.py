@@ -55,7 +55,9 @@ def check_entries(paths: Sequence[str], *, project: Path, repository: Path) -> N
             )
 
 
-def is_unchanged(revision: Revision, *, paths: Sequence[str], project: Path, state_dir: Path) -> bool:
+def is_unchanged(
+    revision: Revision, *, paths: Sequence[str], project: Path, state_dir: Path, baselines_dir: Path | None = None
+) -> bool:
     """Return whether a revision has the same files as the working tree, so that both sides would run the same code.
 
     Of untracked files only code counts that could be imported from a PYTHONPATH entry, without tests. Files that
@@ -66,17 +68,23 @@ def is_unchanged(revision: Revision, *, paths: Sequence[str], project: Path, sta
         paths: PYTHONPATH entries of the working tree, relative to its root directory.
         project: Root directory of the working tree.
         state_dir: The session's own folder.
+        baselines_dir: Folder of the baselines, if these don't count and all other code does: tests, untracked as well.
 
     Raises:
         RevisionError: If git fails.
     """
     top = revision.repository.resolve()
+    pathspecs = ["."]
+    entries = [(project / path).resolve() for path in paths]
+    if baselines_dir is not None:
+        entries = [top]
+        if baselines_dir.resolve().is_relative_to(top):
+            pathspecs.append(f":(exclude,glob){baselines_dir.resolve().relative_to(top).as_posix()}/**/*.json")
     doing = f"git can't compare the working tree {top} with {revision.label}"
-    if git("diff", "--name-only", "--no-ext-diff", revision.commit, "--", root=top, doing=doing):
+    if git("diff", "--name-only", "--no-ext-diff", revision.commit, "--", *pathspecs, root=top, doing=doing):
         return False
     trees = ABTrees(new=top, old=state_dir, state_dir=state_dir.resolve())  # nothing is checked out yet
-    for path in paths:
-        entry = (project / path).resolve()
+    for entry in entries:
         if not entry.is_relative_to(top):  # check_entries raises the error
             continue
         listed = git(
@@ -85,7 +93,8 @@ def is_unchanged(revision: Revision, *, paths: Sequence[str], project: Path, sta
         for name in filter(None, listed.split("\0")):
             module = (top / name).relative_to(entry).parts[0].partition(".")[0]
             rel_path = trees.inside_new(top / name)
-            if rel_path is not None and not _is_beside_the_code(module) and not trees.is_common(rel_path):
+            is_beside = baselines_dir is None and _is_beside_the_code(module)
+            if rel_path is not None and not is_beside and not trees.is_common(rel_path):
                 return False
     return True
 

@@ -37,16 +37,21 @@ class ABRounds:
         plan: Plan of an ordinary run.
         seed: Seed of the order of the sides.
         why_launches: Reason that whole launches alternate instead of turns; None for turns.
+        block_steps: Steps of a turn.
 
     Attributes:
+        block_steps: Steps of a turn.
         lost_sec: Time spent on launches that completed no round.
         rounds: All rounds, in the order they ran.
         outputs: Outputs of the rounds that count, by side.
     """
 
-    def __init__(self, plan: Plan, *, seed: int, why_launches: str | None) -> None:
+    def __init__(
+        self, plan: Plan, *, seed: int, why_launches: str | None, block_steps: int = DEFAULT_BLOCK_STEPS
+    ) -> None:
         self._plan = plan
         self._seed = seed
+        self.block_steps = block_steps
         self._order = order_of_sides(seed)
         self._durations: list[float] = []
         self.why_launches = why_launches
@@ -59,7 +64,7 @@ class ABRounds:
         """Plan of each side in a round."""
         if self.why_launches:
             return self._plan
-        return plan_for_turns(self._plan, block_steps=DEFAULT_BLOCK_STEPS)
+        return plan_for_turns(self._plan, block_steps=self.block_steps)
 
     @property
     def num_counted(self) -> int:
@@ -111,7 +116,7 @@ class ABRounds:
             new=labels[1],
             method="launches" if self.why_launches else "turns",
             why_launches=self.why_launches or "",
-            block_steps=0 if self.why_launches else DEFAULT_BLOCK_STEPS,
+            block_steps=0 if self.why_launches else self.block_steps,
             seed=self._seed,
             rounds=tuple(self.rounds),
             old_measurement=old,
@@ -150,7 +155,7 @@ class ABRounds:
             error = launches_error(old, new)
         else:
             ratios = {TOKENS_PER_SEC_PER_GPU.name: turns_ratio(old, new)}
-            error = turns_error(old, new, block_steps=DEFAULT_BLOCK_STEPS)
+            error = turns_error(old, new, block_steps=self.block_steps)
         memory = memory_ratio(old, new)
         if memory is not None:
             ratios[PEAK_MEMORY_GIB.name] = memory

@@ -82,21 +82,22 @@ class Revision:
         return f"{self.name}, {short}"
 
 
-def find_revision(name: str, *, root: Path) -> Revision:
+def find_revision(name: str, *, root: Path, subject: str = "--perf-ab") -> Revision:
     """Return the commit of that name.
 
     Args:
         name: Anything git takes for a commit: branch, tag, hash, ``HEAD~1``.
         root: A folder of the repository.
+        subject: Option or baseline that names it, in messages.
 
     Raises:
         RevisionError: If there is no repository or no such commit.
     """
-    top = git("rev-parse", "--show-toplevel", root=root, doing=f"--perf-ab={name} needs a git repository in {root}")
+    top = git("rev-parse", "--show-toplevel", root=root, doing=f"{subject}={name} needs a git repository in {root}")
     # --end-of-options: a name that begins with a dash is no option
     commit = git(
         "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}", root=root,
-        doing=f"--perf-ab={name} is no commit of {top}; name a branch, tag or hash that git rev-parse knows",
+        doing=f"{subject}={name} is no commit of {top}; name a branch, tag or hash that git rev-parse knows",
     )  # fmt: skip
     return Revision(name=name, commit=commit, repository=Path(top))
 

@@ -20,8 +20,8 @@ from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.report.terminal.failure import render_failure
 from pytest_nemoperf.results.cases import CaseReport, CaseResult
 from pytest_nemoperf.runs.replay import CASE_FILE, CaseRecord, StoredCase, load_runs, measure_stored
-from pytest_nemoperf.verdict.comparison import VerdictPolicy, merge_tolerances, parse_tolerances
 from pytest_nemoperf.verdict.judge import Verdict, judge
+from pytest_nemoperf.verdict.policy import VerdictPolicy, parse_tolerances, with_layer
 from pytest_nemoperf.verdict.waivers import WaiverEffect, apply_waiver, parse_waiver
 
 _EPILOG = """\
@@ -123,8 +123,8 @@ def _waiver_effect(verdict: Verdict, *, record: CaseRecord) -> WaiverEffect:
 
 
 def _policy(policy: VerdictPolicy, *, texts: Sequence[str], max_runs: int | None) -> VerdictPolicy:
-    merged = merge_tolerances([policy.tolerances, parse_tolerances(texts, subject="--tolerance")])
-    return replace(policy, tolerances=merged, max_runs=max_runs or policy.max_runs)
+    layered = with_layer(policy, tolerances=parse_tolerances(texts, subject="--tolerance"))
+    return replace(layered, max_runs=max_runs or policy.max_runs)
 
 
 def _framework(plan: Plan) -> Framework:

@@ -25,8 +25,7 @@ from pytest_nemoperf.machine.github import is_github, repository_path
 from pytest_nemoperf.recipes.systems import System, find_system
 from pytest_nemoperf.report.ci.github import Annotation, AnnotationLevel, render_annotation, shown_annotations
 from pytest_nemoperf.results.dry_run import DRY_RUN_FILE, DryRun
-from pytest_nemoperf.verdict.comparison import VerdictPolicy, default_tolerances, merge_tolerances, parse_tolerances
-from pytest_nemoperf.verdict.defaults import DEFAULT_ALPHA, DEFAULT_BETA, DEFAULT_MAX_RUNS
+from pytest_nemoperf.verdict.policy import VerdictPolicy, parse_tolerances, system_policy, with_layer
 
 _MAX_AGE_DAYS = 180
 _TAIL_LINES = 15
@@ -60,7 +59,7 @@ def add_lint_command(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[METRIC=]PCT",
-        help="hold noise against this where --tests does not tell (default: the system's)",
+        help="allowed worsening where --tests does not tell (default: the system's)",
     )
     parser.add_argument(
         "--max-age",
@@ -209,19 +208,11 @@ class _Linter:
     def _policy(self, system: System, *, case: str) -> VerdictPolicy:
         dry_run = self._dry_runs.get(system.name)
         if dry_run is not None and dry_run.terms is not None:
-            tolerances = dry_run.terms.tolerances
             for each in dry_run.asked:
                 if each.case == case:
-                    tolerances = each.tolerances
-            return replace(dry_run.terms, tolerances=tolerances)
-        return VerdictPolicy(
-            tolerances=merge_tolerances([default_tolerances(system), self._tolerances]),
-            run_noise_pct=system.run_noise_pct,
-            memory_noise_pct=system.memory_noise_pct,
-            alpha=DEFAULT_ALPHA,
-            beta=DEFAULT_BETA,
-            max_runs=DEFAULT_MAX_RUNS,
-        )
+                    return replace(dry_run.terms, tolerances=each.tolerances, finds=each.finds)
+            return dry_run.terms
+        return with_layer(system_policy(system), tolerances=self._tolerances)
 
 
 def _dry_runs(tests: Sequence[str], *, folder: Path) -> dict[str, DryRun]:

@@ -25,10 +25,11 @@ from pytest_nemoperf.report.cells import percent
 from pytest_nemoperf.report.resolution import LOOSE_RATIO
 from pytest_nemoperf.results.dry_run import DryRun
 from pytest_nemoperf.verdict import advice
-from pytest_nemoperf.verdict.comparison import VerdictPolicy
+from pytest_nemoperf.verdict.defaults import CONFIRMING_ROUNDS
 from pytest_nemoperf.verdict.judge import is_same_loss, losses_by_step
+from pytest_nemoperf.verdict.policy import VerdictPolicy
 from pytest_nemoperf.verdict.repeated_metrics import distinct_metrics
-from pytest_nemoperf.verdict.resolution import self_test, unmet_tolerance_message
+from pytest_nemoperf.verdict.resolution import limits_of, self_test, unmet_tolerance_message
 from pytest_nemoperf.verdict.sequential import loss_of_cost
 from pytest_nemoperf.verdict.workload import WorkloadFacts, facts_of, is_in_process
 
@@ -61,11 +62,17 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LooseTolerance:
-    """A tolerance far above the resolution of a case."""
+    """A tolerance far above the noise of a case.
+
+    Attributes:
+        metric: Metric name.
+        tolerance_pct: Worsening that is allowed, percent.
+        beyond_pct: Percentage points beyond any tolerance at which a loss is found for certain.
+    """
 
     metric: str
     tolerance_pct: float
-    resolved_pct: float
+    beyond_pct: float
 
 
 def lint_baseline(
@@ -87,9 +94,11 @@ def lint_baseline(
         findings.append(_error(path, "anchor", message))
     findings += _origin_findings(baseline, path=path, today=today, max_age_days=max_age_days)
     if is_in_process(baseline.workload):
-        policy = replace(policy, max_runs=1)
+        policy = replace(policy, max_runs=1, min_runs=1)
     for message in _refused_anchors(baseline, policy=policy):
         findings.append(_warning(path, "tight", message))
+    if not _code_problem(baseline.provenance):  # a suspect can be compared with that commit, side by side
+        policy = replace(policy, confirming_rounds=CONFIRMING_ROUNDS)
     loose: list[LooseTolerance] = []
     for metric in distinct_metrics(baseline.runs, policy=policy):
         result = _check_tolerance(baseline, metric=metric, path=path, policy=policy)
@@ -104,12 +113,12 @@ def lint_loose(loose: Sequence[LooseTolerance], *, folder: str) -> list[Finding]
     """Return one warning for each metric and tolerance that is loose for some of a system's cases."""
     groups: dict[tuple[str, float], list[float]] = {}
     for each in loose:
-        groups.setdefault((each.metric, each.tolerance_pct), []).append(each.resolved_pct)
+        groups.setdefault((each.metric, each.tolerance_pct), []).append(each.beyond_pct)
     findings = []
-    for (metric, tolerance), resolved in groups.items():
+    for (metric, tolerance), distances in groups.items():
         message = (
-            f"tolerance {tolerance:g}% of {METRICS[metric].label} is more than {LOOSE_RATIO:g} times what "
-            f"{count_text(len(resolved), 'case')} can resolve ({percent(max(resolved))} or less); lower it"
+            f"{METRICS[metric].label} allows {tolerance:.3g}%, and {count_text(len(distances), 'case')} would find a "
+            f"loss {percent(max(distances))} beyond any tolerance; lower it"
         )
         findings.append(_warning(folder, "loose", message))
     return findings
@@ -239,15 +248,15 @@ def _refused_anchors(baseline: Baseline, *, policy: VerdictPolicy) -> Iterator[s
     if anchor is None:
         return
     for metric in distinct_metrics(anchor.runs, policy=policy):
+        limits = limits_of(anchor.runs, metric=metric, policy=policy)
         evidence = self_test(anchor.runs, metric=metric, policy=policy)
-        if evidence is not None and evidence.is_below_noise_floor:
+        if evidence is not None and limits is not None and limits.is_below_noise_floor:
             runs = count_text(len(anchor.runs), "anchor run")
-            floor = advice.noise_floor_message(
-                evidence, allowed_pct=policy.tolerance_pct(metric), metric=metric, runs=runs
-            )
+            floor = advice.noise_floor_message(evidence, runs=runs)
             yield (
-                f"the anchor {anchor.name!r} decides nothing of {metric.label}: {floor}; "
-                "--update-baselines --perf-anchor=RELEASE makes another"
+                f"the anchor {anchor.name!r} decides nothing of {metric.label}: it allows {evidence.allowed_pct:.3g}% "
+                f"and finds {evidence.finds_pct:.3g}%, with {floor}; --update-baselines --perf-anchor=RELEASE makes "
+                "another"
             )
 
 
@@ -298,18 +307,16 @@ def _check_tolerance(
     baseline: Baseline, *, metric: Metric, path: str, policy: VerdictPolicy
 ) -> Finding | LooseTolerance | None:
     """Return a tolerance that is too fine or too loose for the noise between the baseline's own runs."""
-    allowed = policy.tolerance_pct(metric)
-    evidence = self_test(baseline.runs, metric=metric, policy=policy)
-    if evidence is None:
+    limits = limits_of(baseline.runs, metric=metric, policy=policy)
+    if limits is None:
         return None
-    resolved = loss_of_cost(evidence.resolution_pct / 100.0, metric=metric)
-    if allowed > LOOSE_RATIO * resolved:
-        return LooseTolerance(metric=metric.name, tolerance_pct=allowed, resolved_pct=resolved)
+    allowed = loss_of_cost(limits.allowed, metric=metric)
+    beyond = loss_of_cost(limits.found, metric=metric) - allowed
+    if allowed > LOOSE_RATIO * beyond:
+        return LooseTolerance(metric=metric.name, tolerance_pct=allowed, beyond_pct=beyond)
     message = unmet_tolerance_message(baseline.runs, metric=metric, policy=policy)
-    if evidence.is_below_noise_floor and policy.follows_tokens_per_sec(metric):
-        return _warning(path, "tight", f"{message}. It is below the noise floor: {metric.label} decides nothing")
-    if evidence.is_below_noise_floor:
-        return _error(path, "tight", f"{message}. It is below the noise floor: no verdict but INCONCLUSIVE")
+    if message and policy.follows_tokens_per_sec(metric):
+        return _warning(path, "tight", f"{message}. Until then {metric.label} decides nothing")
     if message:
         return _warning(path, "tight", message)
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -11,7 +12,8 @@ from pytest_nemoperf.options.selection import PERF_TESTPATHS, asks_for_perf
 from pytest_nemoperf.verdict.defaults import DEFAULT_ALPHA, DEFAULT_BETA, DEFAULT_MAX_RUNS, DEFAULT_RUNS
 
 DEFAULT_AB_LIMIT_SEC: Final = 180.0
-DEFAULT_AB_TOLERANCE_PCT: Final = 5.0
+DEFAULT_AB_TOLERANCE_PCT: Final = 3.0
+DEFAULT_CONFIRM_LIMIT_SEC: Final[Mapping[str, float]] = {"cpu": 90.0, "cuda": 600.0}
 STATE_DIR: Final = ".nemoperf"
 
 
@@ -81,8 +83,8 @@ OPTIONS: Final = (
     Option(
         name="--perf-runs",
         metavar="N",
-        help=f"independent launches that make a baseline (ini perf_runs, default {DEFAULT_RUNS}); more are made where "
-        "an update's tolerance asks for them",
+        help=f"independent launches that make a baseline (ini perf_runs, default {DEFAULT_RUNS}); an update makes more "
+        "where so few find too little beyond the tolerance",
     ),
     Option(
         name="--perf-max-runs",
@@ -97,7 +99,16 @@ OPTIONS: Final = (
         help="allowed worsening in percent, for every metric that is judged by default or for one metric, e.g. 3%% or "
         "peak_memory_gib=10%%; generation and training rates of reinforcement learning follow tokens/sec/GPU, and "
         "refit_time_sec, exposed_generation_sec and logprob_tokens_per_sec_per_gpu are judged only if named here; "
-        "recipe > marker > this > ini perf_tolerance > the system's default",
+        "recipe > marker > this > ini perf_tolerance > the system's default (3%% on GPUs and side by side, 10%% on "
+        "cpu)",
+    ),
+    Option(
+        name="--perf-find",
+        metavar="[METRIC=]PCT",
+        is_repeatable=True,
+        help="worsening that must be found, in percent, instead of a tolerance: a case then allows what its noise "
+        "leaves below it, or says what would do; marker > this > ini perf_find, and a tolerance of a stronger place "
+        "takes it back",
     ),
     Option(
         name="--perf-fail-on",
@@ -151,6 +162,12 @@ OPTIONS: Final = (
         help="with --update-baselines: store cases that have no baseline yet, leave every other file as it is",
     ),
     Option(
+        name="--perf-add-session",
+        needs="--update-baselines",
+        help="with --update-baselines: add these runs to the stored ones as those of another session, to show how far "
+        "days, nodes and boots differ, instead of replacing them",
+    ),
+    Option(
         name="--perf-prune",
         needs="--update-baselines",
         help="with --update-baselines: delete the system's stored cases that no collected perf test asks for",
@@ -174,6 +191,19 @@ OPTIONS: Final = (
         metavar="SECONDS",
         needs="--perf-ab",
         help=f"with --perf-ab: time a case may take before it ends INCONCLUSIVE (default {DEFAULT_AB_LIMIT_SEC:.0f})",
+    ),
+    Option(
+        name="--perf-confirm",
+        metavar="WHEN",
+        help="auto (default): what a stored baseline does not clear is compared side by side with the baseline's own "
+        "commit, and that decides, where the baseline names a clean commit that is at hand; always: so is every case; "
+        "never (ini perf_confirm)",
+    ),
+    Option(
+        name="--perf-confirm-limit",
+        metavar="SECONDS",
+        help="time a case may take for that (ini perf_confirm_limit, default "
+        f"{DEFAULT_CONFIRM_LIMIT_SEC['cpu']:.0f} on cpu, else {DEFAULT_CONFIRM_LIMIT_SEC['cuda']:.0f})",
     ),
     Option(
         name="--perf-profile",
@@ -213,6 +243,13 @@ _NOTHING_MEASURED = "nothing is launched and measured; drop one of them"
 EXCLUSIONS: Final = (
     ("--perf-inject", "--update-baselines", "an injected run is never stored; drop one of them"),
     (
+        "--perf-add-session",
+        "--perf-accept-regression",
+        "runs of another speed are no further session of the same; drop one of them",
+    ),
+    ("--perf-add-session", "--perf-update-new-only", "new cases have no session to add to; drop one of them"),
+    ("--perf-add-session", "--perf-anchor", "the anchor stays when a session is added; drop one of them"),
+    (
         "--perf-anchor",
         "--perf-update-new-only",
         "an anchor is written into every case's file, new or not; drop one of them",
@@ -229,6 +266,10 @@ EXCLUSIONS: Final = (
         "--update-baselines",
         "a comparison of two revisions is no baseline; store one in a session of its own, or drop one of them",
     ),
+    ("--perf-ab", "--perf-confirm", "a comparison is side by side already; drop one of them"),
+    ("--perf-ab", "--perf-confirm-limit", "the limit of a comparison is --perf-ab-limit; drop one of them"),
+    ("--perf-replay", "--perf-confirm", _NOTHING_MEASURED),
+    ("--perf-dry-run", "--perf-confirm", _NOTHING_MEASURED),
     (
         "--perf-replay",
         "--update-baselines",
@@ -283,9 +324,21 @@ INI_KEYS: Final = (
         "the first one shows that they take longer, later ones run fewer steps, at least half, and a baseline takes "
         "fewer launches, at least 3; not with --update-baselines or --perf-runs",
     ),
-    IniKey(name="perf_alpha", help=f"probability to call a harmless case REGRESSED (default {DEFAULT_ALPHA})"),
-    IniKey(name="perf_beta", help=f"probability to pass a loss as large as the tolerance (default {DEFAULT_BETA})"),
+    IniKey(
+        name="perf_alpha",
+        help=f"probability to call a loss as large as the tolerance REGRESSED (default {DEFAULT_ALPHA})",
+    ),
+    IniKey(name="perf_beta", help=f"probability not to find a loss that a case says it finds (default {DEFAULT_BETA})"),
     IniKey(name="perf_tolerance", help="allowed worsening: [METRIC=]PCT, one a line", type="linelist", default=[]),
+    IniKey(name="perf_find", help="worsening to be found: [METRIC=]PCT, one a line", type="linelist", default=[]),
+    IniKey(
+        name="perf_noise",
+        help="noise of your machines, KIND=PCT, one a line: standard deviation between launches of a session (run), "
+        "between sessions (session), between rounds side by side (round), of peak memory (memory); default: the "
+        "system's; what baselines show is weighed against it",
+        type="linelist",
+        default=[],
+    ),
     IniKey(name="perf_fail_on", help="comma-separated verdicts that fail a perf test"),
     IniKey(
         name="perf_fail_on_unasked",
@@ -300,17 +353,26 @@ INI_KEYS: Final = (
         type="bool",
         default=False,
     ),
+    IniKey(name="perf_confirm", help="auto, always or never: see --perf-confirm"),
+    IniKey(name="perf_confirm_limit", help="seconds a case may take for that"),
+    IniKey(
+        name="perf_fail_on_machine",
+        help="a loss of the very code, environment and recipe of the baseline is REGRESSED, not INCONCLUSIVE, for "
+        "those who guard machines (default false)",
+        type="bool",
+        default=False,
+    ),
     IniKey(name="perf_yardstick", help="on or off: time a fixed small workload before and after each run"),
     IniKey(name="perf_baselines", help="directory of stored baselines"),
     IniKey(name="perf_machine", help="name of a pool of identical machines that share CPU baselines"),
     IniKey(name="perf_release", help="release under test, which perf_waive(until=RELEASE) is compared with"),
     IniKey(
         name="perf_ab_paths",
-        help="--perf-ab: PYTHONPATH entries of each side, relative to its checkout",
+        help="--perf-ab, --perf-confirm: PYTHONPATH entries of each side, relative to its checkout",
         type="linelist",
         default=[],
     ),
-    IniKey(name="perf_ab_setup", help="--perf-ab: command run once in each side's checkout before it is measured"),
+    IniKey(name="perf_ab_setup", help="the same: command run once in each side's checkout before it is measured"),
 )
 
 

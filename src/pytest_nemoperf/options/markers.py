@@ -9,9 +9,10 @@ import pytest
 
 from pytest_nemoperf.errors import RecipeError, WaiverError, did_you_mean
 from pytest_nemoperf.recipes.recipe import check_tolerances
+from pytest_nemoperf.verdict.policy import check_one_of_each
 from pytest_nemoperf.verdict.waivers import Waiver, parse_waiver
 
-_ARGUMENTS = ("tolerance", "tolerances", "runs")
+_ARGUMENTS = ("tolerance", "tolerances", "find", "finds", "runs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,12 +22,14 @@ class PerfMark:
     Attributes:
         nodeid: The test.
         tolerances: Allowed worsening in percent by metric, or ``all``.
+        finds: Worsening that must be found, in percent by metric, or ``all``.
         runs: Launches that make a baseline, as the marker has them; None for the session's.
         waiver: Known loss that the test lets pass; None for none.
     """
 
     nodeid: str
     tolerances: Mapping[str, float]
+    finds: Mapping[str, float]
     runs: object
     waiver: Waiver | None
 
@@ -58,7 +61,8 @@ def perf_mark(item: pytest.Item) -> PerfMark:
     """
     marker = item.get_closest_marker("perf")
     runs = marker.kwargs.get("runs") if marker else None
-    return PerfMark(nodeid=item.nodeid, tolerances=_tolerances(item), runs=runs, waiver=waiver_of(item))
+    tolerances, finds = _terms(item)
+    return PerfMark(nodeid=item.nodeid, tolerances=tolerances, finds=finds, runs=runs, waiver=waiver_of(item))
 
 
 def waiver_of(item: pytest.Item) -> Waiver | None:
@@ -75,20 +79,39 @@ def waiver_of(item: pytest.Item) -> Waiver | None:
     return parse_waiver(marker.kwargs, positional=marker.args, subject=f"marker perf_waive of {item.nodeid}")
 
 
-def _tolerances(item: pytest.Item) -> dict[str, float]:
-    """Return the tolerances of ``@pytest.mark.perf(tolerance=3, tolerances={...})``, percent; the nearest marker wins.
+def _terms(item: pytest.Item) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the terms of ``@pytest.mark.perf(tolerance=3, tolerances={...}, find=4, finds={...})``, in percent.
+
+    Returns:
+        Tolerances and losses to be found, by metric or ``all``; the nearest marker wins.
 
     Raises:
-        RecipeError: If an argument is unknown, or a tolerance impossible.
+        RecipeError: If an argument is unknown, a percentage is impossible, or a metric has both.
     """
-    layers: dict[str, float] = {}
+    tolerances: dict[str, float] = {}
+    finds: dict[str, float] = {}
+    subject = f"marker perf of {item.nodeid}"
     for marker in reversed(list(item.iter_markers("perf"))):
         for name in marker.kwargs:
             if name not in _ARGUMENTS:
                 hint = did_you_mean(name, _ARGUMENTS)
                 raise RecipeError(f"marker perf of {item.nodeid}: unknown argument {name!r}; {hint}")
-        if "tolerance" in marker.kwargs:
-            layers["all"] = marker.kwargs["tolerance"]
-        layers |= marker.kwargs.get("tolerances", {})
-    check_tolerances(layers, subject=f"marker perf of {item.nodeid}")
-    return layers
+        own: dict[str, dict[str, float]] = {}
+        for one, many in (("tolerance", "tolerances"), ("find", "finds")):
+            layer: dict[str, float] = {}
+            if one in marker.kwargs:
+                layer["all"] = marker.kwargs[one]
+            layer.update(marker.kwargs.get(many, {}))
+            check_tolerances(layer, subject=subject)
+            own[one] = layer
+        check_one_of_each(own["tolerance"], finds=own["find"], subject=subject)
+        tolerances = {**_without(tolerances, replaced=own["find"]), **own["tolerance"]}
+        finds = {**_without(finds, replaced=own["tolerance"]), **own["find"]}
+    return tolerances, finds
+
+
+def _without(layer: Mapping[str, float], *, replaced: Mapping[str, float]) -> dict[str, float]:
+    """Return a layer of a farther marker without the metrics that a nearer one holds to the other kind of limit."""
+    if "all" in replaced:
+        return {}
+    return {name: percent for name, percent in layer.items() if name not in replaced}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, cast, get_args
 
 import pytest
 
 from pytest_nemoperf.baselines.store import DEFAULT_FOLDER
-from pytest_nemoperf.errors import NemoPerfError
+from pytest_nemoperf.errors import NemoPerfError, did_you_mean
 from pytest_nemoperf.machine import identity
 from pytest_nemoperf.machine.identity import Devices
 from pytest_nemoperf.options import declare
@@ -28,14 +28,16 @@ from pytest_nemoperf.recipes.overrides import parse_changes
 from pytest_nemoperf.recipes.systems import System, find_system
 from pytest_nemoperf.records.yardstick import YARDSTICK_VARIABLE
 from pytest_nemoperf.runs.replay import CASE_FILE, find_cases
-from pytest_nemoperf.verdict.comparison import (
-    VerdictKind,
+from pytest_nemoperf.verdict.comparison import VerdictKind
+from pytest_nemoperf.verdict.defaults import DEFAULT_RUNS
+from pytest_nemoperf.verdict.policy import (
     VerdictPolicy,
-    default_tolerances,
-    merge_tolerances,
+    check_one_of_each,
     parse_tolerances,
+    system_policy,
+    with_layer,
+    with_noise,
 )
-from pytest_nemoperf.verdict.defaults import DEFAULT_ALPHA, DEFAULT_BETA, DEFAULT_MAX_RUNS, DEFAULT_RUNS
 
 MEASURE_INTO: Final = pytest.StashKey[Path]()
 """Folder of a session that measures a test for another one; set by ``plugin/measure_only.py``."""
@@ -51,6 +53,7 @@ class UpdateOptions:
         is_new_only: Only cases without a baseline are stored.
         is_pruning: Stored cases that no test asks for are deleted.
         anchor: Release whose anchor these runs become; empty for none.
+        adds_session: Runs stand beside the stored ones as another session's.
     """
 
     is_accepted: bool = False
@@ -58,6 +61,7 @@ class UpdateOptions:
     is_new_only: bool = False
     is_pruning: bool = False
     anchor: str = ""
+    adds_session: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,17 +70,44 @@ class ABOptions:
 
     Attributes:
         revision: Git revision of the other side.
-        paths: PYTHONPATH entries of each side, relative to its checkout; empty for the usual ones.
-        setup: Command run once in each checkout; empty for none.
         limit_sec: Time a case may take.
         is_self_test: Two sides of the same files are wanted: ``--perf-inject`` is given.
     """
 
     revision: str
-    paths: tuple[str, ...]
-    setup: str
     limit_sec: float
     is_self_test: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideOptions:
+    """Parts of a project that differ between the two sides of a comparison.
+
+    Attributes:
+        paths: PYTHONPATH entries of each side, relative to its checkout; empty for the usual ones.
+        setup: Command run once in each checkout; empty for none.
+    """
+
+    paths: tuple[str, ...]
+    setup: str
+
+
+ConfirmMode = Literal["auto", "always", "never"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfirmOptions:
+    """Values of ``--perf-confirm`` and the options that go with it.
+
+    Attributes:
+        mode: Compare suspects with their baseline's commit where that is possible, every case, or none.
+        limit_sec: Time a case may take.
+        fails_on_machine: A loss of the very code, environment and recipe of the baseline fails: the machine is guarded.
+    """
+
+    mode: ConfirmMode
+    limit_sec: float
+    fails_on_machine: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +134,8 @@ class Settings:
         is_dry_run: Cases are priced, nothing is launched.
         updating: Options of ``--update-baselines``; None if committed baselines are not written.
         ab: Options of ``--perf-ab``; None to judge against baselines.
+        sides: Parts of the project that differ between the two sides of a comparison.
+        confirm: Options of ``--perf-confirm``.
         is_profiled: A failing case runs once more under the profiler.
         replay_dir: Stored runs to judge instead of launching; None to launch.
         release: Release under test, for waivers; empty if not given.
@@ -131,6 +164,8 @@ class Settings:
     is_dry_run: bool
     updating: UpdateOptions | None
     ab: ABOptions | None
+    sides: SideOptions
+    confirm: ConfirmOptions
     is_profiled: bool
     replay_dir: Path | None
     release: str
@@ -183,6 +218,11 @@ def read_settings(config: pytest.Config) -> Settings:
         is_dry_run=option.perf_dry_run,
         updating=_updating(config),
         ab=_ab(config),
+        sides=SideOptions(
+            paths=tuple(config.getini("perf_ab_paths")),
+            setup=str(config.getini("perf_ab_setup")),
+        ),
+        confirm=_confirm(config, system=system),
         is_profiled=option.perf_profile,
         replay_dir=replay_dir,
         release=str(config.getini("perf_release")),
@@ -201,6 +241,7 @@ def _updating(config: pytest.Config) -> UpdateOptions | None:
         is_new_only=option.perf_update_new_only,
         is_pruning=option.perf_prune,
         anchor=(option.perf_anchor or "").strip(),
+        adds_session=option.perf_add_session,
     )
 
 
@@ -213,10 +254,24 @@ def _ab(config: pytest.Config) -> ABOptions | None:
         limit_sec = parse_seconds(option.perf_ab_limit, subject="--perf-ab-limit")
     return ABOptions(
         revision=option.perf_ab,
-        paths=tuple(config.getini("perf_ab_paths")),
-        setup=str(config.getini("perf_ab_setup")),
         limit_sec=limit_sec,
         is_self_test=option.perf_inject is not None,
+    )
+
+
+def _confirm(config: pytest.Config, *, system: System) -> ConfirmOptions:
+    text, subject = _option_or_ini(config, "perf_confirm")
+    mode = text.strip().lower() or "auto"
+    if mode not in get_args(ConfirmMode):
+        raise pytest.UsageError(f"{subject}={text!r}: {did_you_mean(mode, get_args(ConfirmMode))}")
+    limit_sec = declare.DEFAULT_CONFIRM_LIMIT_SEC[system.device]
+    text, subject = _option_or_ini(config, "perf_confirm_limit")
+    if text:
+        limit_sec = parse_seconds(text, subject=subject)
+    return ConfirmOptions(
+        mode=cast("ConfirmMode", mode),
+        limit_sec=limit_sec,
+        fails_on_machine=config.getini("perf_fail_on_machine"),
     )
 
 
@@ -257,34 +312,32 @@ def _system(config: pytest.Config, *, devices: Devices, replay_dir: Path | None)
 
 
 def _policy(config: pytest.Config, *, system: System) -> VerdictPolicy:
-    tolerances = default_tolerances(system)
-    if config.option.perf_ab:  # differences between days and launches cancel, so smaller changes can be resolved
-        for name, percent in tolerances.items():
+    policy = with_noise(system_policy(system), texts=config.getini("perf_noise"), subject="ini perf_noise")
+    if config.option.perf_ab:  # differences between days and launches cancel, so smaller changes can be found
+        tolerances = {}
+        for name, percent in policy.tolerances.items():
             tolerances[name] = min(percent, declare.DEFAULT_AB_TOLERANCE_PCT)
-    alpha = DEFAULT_ALPHA
-    beta = DEFAULT_BETA
-    max_runs = DEFAULT_MAX_RUNS
+        policy = replace(policy, tolerances=tolerances)
     if text := config.getini("perf_alpha"):
-        alpha = parse_probability(text, subject="ini perf_alpha")
+        policy = replace(policy, alpha=parse_probability(text, subject="ini perf_alpha"))
     if text := config.getini("perf_beta"):
-        beta = parse_probability(text, subject="ini perf_beta")
+        policy = replace(policy, beta=parse_probability(text, subject="ini perf_beta"))
     text, subject = _option_or_ini(config, "perf_max_runs")
     if text:
-        max_runs = parse_count(text, subject=subject)
-    return VerdictPolicy(
-        tolerances=merge_tolerances(
-            [
-                tolerances,
-                parse_tolerances(config.getini("perf_tolerance"), subject="ini perf_tolerance"),
-                parse_tolerances(config.option.perf_tolerance, subject="--perf-tolerance"),
-            ]
-        ),
-        run_noise_pct=system.run_noise_pct,
-        memory_noise_pct=system.memory_noise_pct,
-        alpha=alpha,
-        beta=beta,
-        max_runs=max_runs,
+        policy = replace(policy, max_runs=parse_count(text, subject=subject))
+    option = config.option
+    layers = (
+        ("ini ", "_", config.getini("perf_tolerance"), config.getini("perf_find")),
+        ("--", "-", option.perf_tolerance, option.perf_find),
     )
+    for prefix, joint, tolerances_given, finds_given in layers:
+        tolerance_name = f"{prefix}perf{joint}tolerance"
+        find_name = f"{prefix}perf{joint}find"
+        tolerances = parse_tolerances(tolerances_given, subject=tolerance_name)
+        finds = parse_tolerances(finds_given, subject=find_name)
+        check_one_of_each(tolerances, finds=finds, subject=f"{tolerance_name} and {find_name}")
+        policy = with_layer(policy, tolerances=tolerances, finds=finds)
+    return policy
 
 
 def _num_runs(config: pytest.Config) -> int:

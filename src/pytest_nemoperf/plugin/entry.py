@@ -41,7 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers; start a perf session if one is asked for."""
     config.addinivalue_line(
         "markers",
-        "perf(tolerance=PCT, tolerances={METRIC: PCT}, runs=N): performance-regression test; runs only with -m perf",
+        "perf(tolerance=PCT, tolerances={METRIC: PCT}, find=PCT, finds={METRIC: PCT}, runs=N): performance-regression "
+        "test; runs only with -m perf",
     )
     config.addinivalue_line(
         "markers",

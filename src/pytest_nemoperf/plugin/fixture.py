@@ -189,7 +189,7 @@ class Perf:
             subject: Name of this one in messages.
         """
         with self._as_outcome():
-            policy = self._session.planner.policy([perf_mark(self._item).tolerances])
+            policy = self._session.planner.policy(perf_mark(self._item))
             self._session.planner.note_case(case, nodeid=self._item.nodeid, policy=policy)
         settings = self._session.settings
         if settings.is_dry_run:

@@ -216,6 +216,7 @@ class PerfPlugin:
                 session.ab.revision.label,
                 limit_sec=settings.ab.limit_sec,
                 tolerances=settings.policy.tolerances,
+                finds=settings.policy.finds,
                 caution=session.ab.caution,
             )
         return render_header(
@@ -227,6 +228,7 @@ class PerfPlugin:
             elsewhere=session.context.elsewhere,
             num_local=session.context.store.num_local(),
             tolerances=settings.policy.tolerances,
+            finds=settings.policy.finds,
             runs=settings.policy.max_runs,
             inject_pct=settings.inject_pct,
             changes=changes_text(settings.changes),

@@ -28,8 +28,10 @@ class System:
         device_names: Names the driver reports for this GPU, exactly.
         tolerance_pct: Default tolerance of the judged metrics but peak memory, in percent.
         memory_tolerance_pct: Default tolerance of peak memory, in percent.
-        run_noise_pct: Expected scatter of rates and times between launches (standard deviation, percent), for
-            baselines of too few runs to show it.
+        run_noise_pct: Expected scatter of rates and times between launches of a session (standard deviation, percent),
+            for baselines of too few runs to show it.
+        session_noise_pct: The same between sessions: days, nodes, boots.
+        round_noise_pct: The same between rounds of two sides that take turns.
         memory_noise_pct: The same of peak memory.
         budget_sec: Default time that the steps of a case's launches should take together; None for any.
     """
@@ -45,6 +47,8 @@ class System:
     tolerance_pct: float
     memory_tolerance_pct: float
     run_noise_pct: float
+    session_noise_pct: float
+    round_noise_pct: float
     memory_noise_pct: float
     budget_sec: float | None = None
 
@@ -67,6 +71,8 @@ def system_catalog() -> Mapping[str, System]:
             tolerance_pct=entry["tolerance_pct"],
             memory_tolerance_pct=entry["memory_tolerance_pct"],
             run_noise_pct=entry["run_noise_pct"]["value"],
+            session_noise_pct=entry["session_noise_pct"]["value"],
+            round_noise_pct=entry["round_noise_pct"]["value"],
             memory_noise_pct=entry["memory_noise_pct"]["value"],
             budget_sec=entry.get("budget_sec"),
         )

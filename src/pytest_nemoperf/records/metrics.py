@@ -125,6 +125,7 @@ TOKENS_PER_SEC_PER_GPU = Metric(
     label="tokens/sec/GPU",
     heading="Tokens / sec / GPU",
     judged=Judged.BY_DEFAULT,
+    limit=1e12,
 )
 TFLOPS_PER_SEC_PER_GPU = Metric(
     name="tflops_per_sec_per_gpu",

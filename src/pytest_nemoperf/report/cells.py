@@ -70,6 +70,13 @@ def allowed_text(comparison: Comparison) -> str:
     return signed_percent(worse * comparison.allowed_pct)
 
 
+def side_by_side_text(comparison: Comparison) -> str:
+    """Return the change beside the baseline's commit in brackets: `` (side by side -0.3%)``; empty if not compared."""
+    if comparison.side_by_side_pct is None:
+        return ""
+    return f" (side by side {signed_percent(comparison.side_by_side_pct)})"
+
+
 def metric_text(comparison: Comparison) -> str:
     """Return the metric and the anchor, if one: ``tokens/sec/GPU``, ``tokens/sec/GPU (anchor 25.09)``."""
     label = METRICS[comparison.metric].label
@@ -89,16 +96,36 @@ def comparison_word(comparison: Comparison) -> str:
     return "its cause" if comparison.told_with == TOKENS_PER_SEC_PER_GPU.name else "its effect"
 
 
-def tolerances_text(tolerances: Mapping[str, float]) -> str:
-    """Return the most frequent allowed worsening, then the others: ``10%``, ``5%, peak memory 10%``."""
-    if not tolerances:
-        return "none"
-    percents = list(tolerances.values())
-    usual = max(percents, key=percents.count)
+def terms_text(tolerances: Mapping[str, float], *, finds: Mapping[str, float]) -> str:
+    """Return the terms that cases are judged by: ``tolerance 10%``, ``tolerance 3%; to be found: peak memory 4%``.
+
+    Args:
+        tolerances: Allowed worsening in percent by metric.
+        finds: Worsening to be found, in percent by metric: a metric's tolerance does not count beside it.
+    """
+    allowed = {}
+    for name, percentage in tolerances.items():
+        if name not in finds:
+            allowed[name] = percentage
+    texts = []
+    if allowed:
+        texts.append(f"tolerance {_percents_text(allowed)}")
+    if finds and allowed:
+        named = [f"{METRICS[name].label} {percentage:g}%" for name, percentage in finds.items()]
+        texts.append(f"to be found: {', '.join(named)}")
+    elif finds:
+        texts.append(f"to be found: {_percents_text(finds)}")
+    return "; ".join(texts) or "tolerance none"
+
+
+def _percents_text(percents: Mapping[str, float]) -> str:
+    """Return the most frequent percentage, then the others with their metric: ``10%``, ``5%, peak memory 10%``."""
+    values = list(percents.values())
+    usual = max(values, key=values.count)
     texts = [f"{usual:g}%"]
-    for name, pct in tolerances.items():
-        if pct != usual:
-            texts.append(f"{METRICS[name].label} {pct:g}%")
+    for name, percentage in percents.items():
+        if percentage != usual:
+            texts.append(f"{METRICS[name].label} {percentage:g}%")
     return ", ".join(texts)
 
 

@@ -1,4 +1,4 @@
-"""Change, noise and resolution of a comparison as text."""
+"""Change, noise, and allowed and found losses of a comparison as text."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pytest_nemoperf.report.cells import metric_text, percent
 from pytest_nemoperf.verdict.comparison import Comparison
 
 LOOSE_RATIO = 4.0
-"""A tolerance so many times the resolution is reported as loose."""
+"""A tolerance so many times the least distance to what is found is reported as loose."""
 
-NOISE_HEADINGS = ("metric", "seen", "expected", "reckoned", "resolves", "tolerance")
+NOISE_HEADINGS = ("metric", "seen", "expected", "reckoned", "sessions", "allows", "finds")
 
 
 def interval_text(comparison: Comparison) -> str:
@@ -30,15 +30,20 @@ def short_interval_text(comparison: Comparison) -> str:
 
 
 def resolution_text(comparison: Comparison) -> str:
-    """Return tolerance and resolution: ``tolerance 3%, this case resolves 1.1% with 5 baseline runs``."""
-    if comparison.resolution_pct is None:
+    """Return the losses that are allowed and found: ``allows 3%, finds 4.21%``."""
+    if comparison.finds_pct is None:
         return ""
-    if comparison.num_baseline_runs > 0:
-        runs = count_text(comparison.num_baseline_runs, "baseline run")
-    else:  # beside another revision, round by round
-        runs = count_text(comparison.num_runs, "round")
-    resolved = percent(comparison.resolution_pct)
-    return f"tolerance {comparison.allowed_pct:g}%, this case resolves {resolved} with {runs}"
+    return f"allows {limit_text(comparison.allowed_pct)}, finds {limit_text(comparison.finds_pct)}"
+
+
+def limit_text(value: float | None) -> str:
+    """Return a loss that is allowed or found, three significant digits: ``3%``, ``4.21%``; a dash for None.
+
+    One more than noise is given with, so that what is found does not look like what is allowed.
+    """
+    if value is None:
+        return "-"
+    return f"{value:.3g}%"
 
 
 def noise_cells(comparison: Comparison) -> list[str]:
@@ -48,21 +53,27 @@ def noise_cells(comparison: Comparison) -> list[str]:
         percent(comparison.seen_noise_pct),
         percent(comparison.expected_noise_pct),
         percent(comparison.noise_pct),
-        percent(comparison.resolution_pct),
-        percent(comparison.allowed_pct),
+        percent(comparison.session_noise_pct),
+        limit_text(comparison.allowed_pct),
+        limit_text(comparison.finds_pct),
     ]
 
 
 def loose_texts(comparisons: Sequence[Comparison]) -> list[str]:
-    """Return a line for each metric and tolerance that is far above the resolution of some of the cases."""
+    """Return a line for each metric and tolerance that is far above the noise of some of the cases."""
     loose: dict[tuple[str, float], list[float]] = {}
     for comparison in comparisons:
-        resolved = comparison.resolution_pct
         allowed = comparison.allowed_pct
-        if resolved is not None and allowed > LOOSE_RATIO * resolved and not comparison.anchor:
-            loose.setdefault((METRICS[comparison.metric].label, allowed), []).append(resolved)
+        if comparison.finds_pct is None or comparison.anchor:
+            continue
+        beyond = comparison.finds_pct - allowed
+        if allowed > LOOSE_RATIO * beyond:
+            loose.setdefault((METRICS[comparison.metric].label, allowed), []).append(beyond)
     lines = []
-    for (label, allowed), resolutions in loose.items():
-        cases = count_text(len(resolutions), "case")
-        lines.append(f"{label} {allowed:g}%: {cases} could hold {percent(max(resolutions))}")
+    for (label, allowed), distances in loose.items():
+        cases = count_text(len(distances), "case")
+        lines.append(
+            f"{label} allows {limit_text(allowed)}: {cases} would find a loss {percent(max(distances))} beyond any "
+            "tolerance"
+        )
     return lines

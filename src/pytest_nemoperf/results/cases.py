@@ -12,10 +12,37 @@ from pytest_nemoperf.measure.measurement import Measurement
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.profile import CaseProfile
 from pytest_nemoperf.records.provenance import Provenance
-from pytest_nemoperf.verdict.comparison import VerdictKind
+from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
 from pytest_nemoperf.verdict.judge import Verdict
 
 _SCHEMA_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """Comparison of a suspect with the commit of its baseline, or of that baseline's anchor, side by side.
+
+    Attributes:
+        commit: Short hash of that commit; empty if the stored runs name none.
+        anchor: Name of the anchor; empty for the newest baseline.
+        kind: Verdict of the rounds; None if there were none.
+        comparisons: Metrics of the working tree beside that commit.
+        is_same_code: No rounds were needed: code, environment and recipe are those of the stored runs.
+        differences: Changes of the environment since the stored runs that may change speed.
+        problem: Reason that nothing was compared; empty if it was, or if it was not needed.
+        ab: Rounds and method; None without rounds by ranks.
+        duration_sec: Time it took.
+    """
+
+    commit: str
+    anchor: str = ""
+    kind: VerdictKind | None = None
+    comparisons: tuple[Comparison, ...] = ()
+    is_same_code: bool = False
+    differences: tuple[str, ...] = ()
+    problem: str = ""
+    ab: ABResult | None = None
+    duration_sec: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +66,7 @@ class CaseResult:
         has_expired_waiver: The test fails for an expired waiver, with any verdict.
         run_dir: Folder of the ranks' records and logs; empty for a measurement in-process.
         ab: Comparison with another revision; None if it was judged against a baseline.
+        confirmations: Comparisons of what the baseline did not clear with the commits of its runs.
         earlier_verdicts: Verdicts of earlier attempts of the test in this session, by pytest-rerunfailures.
     """
 
@@ -58,6 +86,7 @@ class CaseResult:
     has_expired_waiver: bool = False
     run_dir: str = ""
     ab: ABResult | None = None
+    confirmations: tuple[Confirmation, ...] = ()
     earlier_verdicts: tuple[VerdictKind, ...] = ()
 
     @property

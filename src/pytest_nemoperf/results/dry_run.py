@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from pytest_nemoperf.pricing.price import Price
 from pytest_nemoperf.results.cases import NotRun
-from pytest_nemoperf.verdict.comparison import VerdictPolicy
+from pytest_nemoperf.verdict.policy import VerdictPolicy
 
 _SCHEMA_VERSION: Final = 1
 DRY_RUN_FILE: Final = "dry_run.json"
@@ -35,11 +35,13 @@ class AskedCase:
         case: Case id.
         nodeid: The test.
         tolerances: Allowed worsening in percent by judged metric.
+        finds: Worsening that must be found, in percent by judged metric.
     """
 
     case: str
     nodeid: str
     tolerances: Mapping[str, float]
+    finds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,8 @@ from pytest_nemoperf.records.provenance import Provenance
 from pytest_nemoperf.records.step import PLAN_FILE, STEPS_FILE
 from pytest_nemoperf.runs.execute import read_run
 from pytest_nemoperf.schema import read_contract
-from pytest_nemoperf.verdict.comparison import VerdictKind, VerdictPolicy
+from pytest_nemoperf.verdict.comparison import VerdictKind
+from pytest_nemoperf.verdict.policy import VerdictPolicy
 
 CASE_FILE: Final = "case.json"
 _CASE_SCHEMA_VERSION: Final = 1

@@ -14,8 +14,9 @@ from pytest_nemoperf.measure.measurement import Measurement
 from pytest_nemoperf.options.markers import PerfMark
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.provenance import Provenance
-from pytest_nemoperf.verdict.comparison import VerdictPolicy
+from pytest_nemoperf.results.cases import Confirmation
 from pytest_nemoperf.verdict.judge import Verdict
+from pytest_nemoperf.verdict.policy import VerdictPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,8 @@ class MeasuredCase:
         run_dir: Directory of the runs; None for a loop or benchmark of the test process.
         verdict: Verdict that ended the launches; None if the measurement is still to be judged.
         ab: Comparison of two revisions that the verdict rests on; None for one with a baseline.
+        confirmations: Comparisons of what the baseline did not clear with the commits of its runs.
+        is_same_code: Code, environment and recipe are those of the newest baseline.
         is_storable: The runs are of this machine and of the code as it is, so that they may be stored.
     """
 
@@ -65,6 +68,8 @@ class MeasuredCase:
     run_dir: Path | None = None
     verdict: Verdict | None = None
     ab: ABResult | None = None
+    confirmations: tuple[Confirmation, ...] = ()
+    is_same_code: bool = False
     is_storable: bool = True
 
 

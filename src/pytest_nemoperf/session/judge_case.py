@@ -53,6 +53,7 @@ def judge_case(case: MeasuredCase, *, context: Context) -> CaseReport:
         has_expired_waiver=effect.is_expired,
         run_dir=context.shown(case.run_dir),
         ab=case.ab,
+        confirmations=case.confirmations,
     )
     return CaseReport(
         result=result,
@@ -112,7 +113,14 @@ def _store_outcome(case: MeasuredCase, *, verdict: Verdict, context: Context) ->
         return StoreOutcome()
     new = from_measurement(case.measurement, machine=case.machine, provenance=case.provenance, reason="")
     writer = BaselineWriter(context.store, runs=settings.runs, updating=settings.updating)
-    return writer.choose(new, verdict=verdict, found=case.found, policy=case.policy, is_in_process=case.plan is None)
+    return writer.choose(
+        new,
+        verdict=verdict,
+        found=case.found,
+        policy=case.policy,
+        is_in_process=case.plan is None,
+        is_same_code=case.is_same_code,
+    )
 
 
 def _is_failure(verdict: Verdict, *, outcome: StoreOutcome, effect: WaiverEffect, settings: Settings) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,6 @@ from pytest_nemoperf.errors import RecordError, UnsupportedError
 from pytest_nemoperf.measure.expected_records import expected_of
 from pytest_nemoperf.measure.measurement import (
     MeasuredRun,
-    Measurement,
     measure_run,
     measurement_of,
     unreadable,
@@ -27,16 +26,35 @@ from pytest_nemoperf.verdict.judge import Verdict, judge
 from pytest_nemoperf.verdict.resolution import wants_more_runs
 
 if TYPE_CHECKING:
+    from pytest_nemoperf.baselines.store import StoredBaseline
     from pytest_nemoperf.launchers.protocol import Launcher
     from pytest_nemoperf.machine.host_lock import HostLock
     from pytest_nemoperf.recipes.recipe import Plan
     from pytest_nemoperf.runs.folders import SessionFolder
+    from pytest_nemoperf.session.confirm import Confirmer
     from pytest_nemoperf.session.context import Context
     from pytest_nemoperf.session.progress import Progress
 
 
 _MAX_RECORDED_RUNS = 15  # an update that can't hold its tolerance by then says so beside the file
 _MAX_UNHEALTHY_TRIES = 2  # other load that disturbs two tries in a row rarely ends before the third
+
+
+@dataclass(slots=True, kw_only=True)
+class _Launched:
+    """Launches of one case so far.
+
+    Attributes:
+        budget: Time of their steps.
+        runs: One entry per launch.
+        folders: Folder of each launch in the case's own.
+        failure: Reason that the last launch left no record that could be read; empty if it did.
+    """
+
+    budget: CaseBudget
+    runs: list[MeasuredRun] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    failure: str = ""
 
 
 class Launches:
@@ -47,13 +65,22 @@ class Launches:
         launcher: Starts the ranks.
         folder: Working folder of the session.
         turn: Lock that perf sessions of this host take turns with.
+        confirmer: Compares what a stored baseline does not clear with the baseline's commit.
         progress: Display of the runs.
     """
 
     def __init__(
-        self, context: Context, *, launcher: Launcher, folder: SessionFolder, turn: HostLock, progress: Progress
+        self,
+        context: Context,
+        *,
+        launcher: Launcher,
+        folder: SessionFolder,
+        turn: HostLock,
+        confirmer: Confirmer,
+        progress: Progress,
     ) -> None:
         self._context = context
+        self._confirmer = confirmer
         self._launcher = launcher
         self._folder = folder
         self._turn = turn
@@ -72,60 +99,89 @@ class Launches:
         plan = case.plan
         self._turn.acquire(report=self._progress.write_line)  # first: the session before may store this case
         found = context.store.find(plan.case, workload=workload_of(plan))
-        budget = CaseBudget(plan, seconds=self._budget_sec(), num_runs=case.num_runs)
-        runs: list[MeasuredRun] = []
-        folders: list[str] = []
-        failure = ""
-        is_decided = False
-        while not is_decided:
-            number = len(runs) + 1
-            launched = budget.plan(number)
-            self._report_fewer_steps(launched, asked=plan)
-            try:
-                with self._progress.run(launched, number=number, num_runs=self._max_runs(case)):
-                    runs.append(self._sound_run(case, plan=launched, number=number, folders=folders, budget=budget))
-                measurement = measurement_of(plan, runs=runs)
-            except RecordError as exc:
-                failure = f"run {number}: {exc}"
-                measurement = unreadable(plan, reason=failure)
-            verdict = judge(
+        launched = _Launched(budget=CaseBudget(plan, seconds=self._budget_sec(), num_runs=case.num_runs))
+        screened = replace(case, policy=self._confirmer.policy(case.policy, baseline=found.baseline))
+        measured = self._until_decided(screened, launched=launched, found=found)
+        compared = self._confirmer.compare(measured, case=screened)
+        confirmed = self._confirmer.confirm(measured, compared=compared)
+        if self._confirmer.is_left_to_stored_evidence(confirmed, compared=compared):
+            measured = self._until_decided(case, launched=launched, found=found)
+            confirmed = self._confirmer.confirm(measured, compared=compared)
+        return replace(confirmed, is_same_code=self._confirmer.is_same_code(measured))
+
+    def _until_decided(self, case: PlannedCase, *, launched: _Launched, found: StoredBaseline) -> MeasuredCase:
+        """Launch a case until its verdict beside the stored baseline is clear, or its baseline complete.
+
+        Args:
+            case: Case to run.
+            launched: Runs so far; further ones are added.
+            found: Baseline that applies.
+        """
+        context = self._context
+        plan = case.plan
+        measured: MeasuredCase | None = None
+        while measured is None or not self._is_decided(case, measured=measured, budget=launched.budget):
+            is_judged_again = measured is None and launched.runs
+            if not is_judged_again:
+                self._launch(case, launched=launched)
+            measurement = measurement_of(plan, runs=launched.runs)
+            if launched.failure:
+                measurement = unreadable(plan, reason=launched.failure)
+            verdict: Verdict = judge(
                 measurement,
                 baseline=found.baseline,
                 machine=context.machine,
                 policy=case.policy,
                 looked_in=context.baselines_shown,
             )
-            is_decided = self._is_decided(case, measurement=measurement, verdict=verdict, budget=budget)
-        run_dir = self._folder.path / plan.case
+            measured = MeasuredCase(
+                mark=case.mark,
+                measurement=measurement,
+                machine=context.machine,
+                provenance=context.provenance,
+                policy=case.policy,
+                found=found,
+                plan=plan,
+                run_dir=self._folder.path / plan.case,
+                verdict=verdict,
+            )
+        self._write(case, launched=launched)
+        return measured
+
+    def _launch(self, case: PlannedCase, *, launched: _Launched) -> None:
+        """Launch a case once more and add the run, or the reason that its record can't be read."""
+        number = len(launched.runs) + 1
+        plan = launched.budget.plan(number)
+        self._report_fewer_steps(plan, asked=case.plan)
+        try:
+            with self._progress.run(plan, number=number, num_runs=self._max_runs(case)):
+                run = self._sound_run(case, plan=plan, number=number, folders=launched.folders, budget=launched.budget)
+        except RecordError as exc:
+            launched.failure = f"run {number}: {exc}"
+        else:
+            launched.runs.append(run)
+
+    def _write(self, case: PlannedCase, *, launched: _Launched) -> None:
+        """Write the record of a case, from which its runs can be judged again: by the stored baseline alone."""
+        context = self._context
         record = CaseRecord(
-            case=plan.case,
-            system=plan.system,
+            case=case.plan.case,
+            system=case.plan.system,
             machine=context.machine,
             provenance=context.provenance,
-            terms=case.policy,
+            terms=replace(case.policy, confirming_rounds=0, confirms_anchor=False),
             fail_on=tuple(sorted(context.settings.fail_on)),
-            runs=tuple(folders),
-            unreadable=failure,
+            runs=tuple(launched.folders),
+            unreadable=launched.failure,
             waiver=case.mark.waiver.arguments if case.mark.waiver else {},
             release=context.settings.release,
         )
-        write_case(run_dir, record=record)
-        return MeasuredCase(
-            mark=case.mark,
-            measurement=measurement,
-            machine=context.machine,
-            provenance=context.provenance,
-            policy=case.policy,
-            found=found,
-            plan=plan,
-            run_dir=run_dir,
-            verdict=verdict,
-        )
+        write_case(self._folder.path / case.plan.case, record=record)
 
     def _max_runs(self, case: PlannedCase) -> int:
         if self._context.settings.updating is None:
-            return max(case.num_runs, case.policy.max_runs)
-        return max(case.num_runs, case.policy.max_runs, _MAX_RECORDED_RUNS)
+            return max(case.num_runs, case.policy.num_launches)
+        return max(case.num_runs, case.policy.num_launches, _MAX_RECORDED_RUNS)
 
     def _budget_sec(self) -> float | None:
         """Return the time budget of a case; None for an update: its baselines must show the noise of full launches."""
@@ -144,21 +200,25 @@ class Launches:
             "other slow cases do the same"
         )
 
-    def _is_decided(self, case: PlannedCase, *, measurement: Measurement, verdict: Verdict, budget: CaseBudget) -> bool:
+    def _is_decided(self, case: PlannedCase, *, measured: MeasuredCase, budget: CaseBudget) -> bool:
         """Return whether another launch would change neither the verdict nor the stored baseline."""
         updating = self._context.settings.updating
-        kind = verdict.kind
-        num_runs = len(measurement.runs)
-        is_accepted = updating is not None and updating.is_accepted
-        if kind is VerdictKind.INVALID or (kind is VerdictKind.REGRESSED and not is_accepted):
-            return True  # more launches would be refused as well
-        if kind is VerdictKind.INCONCLUSIVE and num_runs < case.policy.max_runs:
+        verdict = measured.verdict
+        if verdict is None:
             return False
+        kind = verdict.kind
+        num_runs = len(measured.measurement.runs)
+        is_accepted = updating is not None and updating.is_accepted
+        may_be_cleared = updating is not None and case.policy.confirming_rounds > 0
+        if kind is VerdictKind.INVALID or (kind is VerdictKind.REGRESSED and not is_accepted and not may_be_cleared):
+            return True  # more launches would be refused as well
+        if kind is VerdictKind.INCONCLUSIVE and num_runs < case.policy.num_launches:
+            return updating is None and self._confirmer.is_clear(verdict, measured=measured)
         if updating is None:
             return kind not in LOCALLY_RECORDED or budget.is_enough(num_runs)
         if num_runs < case.num_runs:
             return False
-        return num_runs >= self._max_runs(case) or not wants_more_runs(measurement.runs, policy=case.policy)
+        return num_runs >= self._max_runs(case) or not wants_more_runs(measured.measurement.runs, policy=case.policy)
 
     def _sound_run(
         self, case: PlannedCase, *, plan: Plan, number: int, folders: list[str], budget: CaseBudget

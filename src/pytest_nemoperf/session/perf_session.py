@@ -28,13 +28,16 @@ from pytest_nemoperf.runs.folders import SessionFolder
 from pytest_nemoperf.session.ab_session import ABSession
 from pytest_nemoperf.session.cases import CaseLauncher, MeasuredCase, PlannedCase
 from pytest_nemoperf.session.collected import Suite
+from pytest_nemoperf.session.confirm import Confirmer
 from pytest_nemoperf.session.context import Context
+from pytest_nemoperf.session.invocation import invocation_of
 from pytest_nemoperf.session.judge_case import judge_case
 from pytest_nemoperf.session.launches import Launches, Replay
 from pytest_nemoperf.session.planning import Planner
 from pytest_nemoperf.session.profiles import is_profile_due, profile_report, store_new_profile
 from pytest_nemoperf.session.progress import Progress
 from pytest_nemoperf.verdict.comparison import VerdictKind
+from pytest_nemoperf.verdict.judge import judge
 
 _KEPT_SESSIONS = 10
 
@@ -71,6 +74,12 @@ class PerfSession:
         self._folder = SessionFolder(settings.state_dir / "runs")
         self._ranks = choose_launcher()
         self.ab: ABSession | None = None
+        self._confirmer = Confirmer(
+            self.context,
+            folder=self._folder,
+            invocation=invocation_of(config, system=settings.system.name),
+            progress=self.progress,
+        )
         self._replay: Replay | None = None
         self._launcher = self._case_launcher()
         self._measured: dict[str, MeasuredCase] = {}  # by case
@@ -85,7 +94,14 @@ class PerfSession:
             self._replay = Replay(context, root=settings.replay_dir)
             return self._replay
         if settings.ab is None:
-            return Launches(context, launcher=self._ranks, folder=self._folder, turn=self._turn, progress=self.progress)
+            return Launches(
+                context,
+                launcher=self._ranks,
+                folder=self._folder,
+                turn=self._turn,
+                confirmer=self._confirmer,
+                progress=self.progress,
+            )
         try:
             self.ab = ABSession(
                 settings.ab, context=context, folder=self._folder, turn=self._turn, progress=self.progress
@@ -156,7 +172,8 @@ class PerfSession:
         elif case.ab is None and measurement is not case.measurement:
             store = replace(self.context.store, machine=case.machine)
             found = store.find(measurement.case, workload=measurement.workload)
-            case = replace(case, measurement=measurement, found=found, verdict=None)
+            policy = replace(case.policy, confirming_rounds=0)  # the rounds would not measure what the test made of it
+            case = replace(case, measurement=measurement, found=found, policy=policy, verdict=None, confirmations=())
         self.check_once(measurement.case, nodeid=mark.nodeid)
         report = judge_case(case, context=self.context)
         for other in self.reports:
@@ -243,6 +260,7 @@ class PerfSession:
     def close(self) -> None:
         """Stop every process, give up the turn, keep the newest runs only; may be called twice."""
         self._ranks.close()
+        self._confirmer.close()
         if self.ab is not None:
             self.ab.close()
         self._turn.release()
@@ -384,16 +402,35 @@ class PerfSession:
                 f"{measurement.case} was measured in this process, where code can't be swapped; "
                 "leave it out of a session with --perf-ab"
             )
-        policy = self.planner.policy([mark.tolerances])
-        return MeasuredCase(
+        found = context.store.find(measurement.case, workload=measurement.workload)
+        asked = replace(self.planner.policy(mark), max_runs=len(measurement.runs) or 1, min_runs=1)
+        case = MeasuredCase(
             mark=mark,
             measurement=measurement,
             machine=context.machine,
             provenance=context.provenance,
-            policy=replace(policy, max_runs=len(measurement.runs) or 1),
-            found=context.store.find(measurement.case, workload=measurement.workload),
+            policy=self._confirmer.policy(asked, baseline=found.baseline),
+            found=found,
             is_storable=self.settings.replay_dir is None,
         )
+        case = self._judged_by_baseline(case)
+        compared = self._confirmer.compare(case)
+        confirmed = self._confirmer.confirm(case, compared=compared)
+        if self._confirmer.is_left_to_stored_evidence(confirmed, compared=compared):
+            case = self._judged_by_baseline(replace(case, policy=asked))
+            confirmed = self._confirmer.confirm(case, compared=compared)
+        return replace(confirmed, is_same_code=self._confirmer.is_same_code(case))
+
+    def _judged_by_baseline(self, case: MeasuredCase) -> MeasuredCase:
+        """Return a case with the verdict of its stored baseline."""
+        verdict = judge(
+            case.measurement,
+            baseline=case.found.baseline,
+            machine=case.machine,
+            policy=case.policy,
+            looked_in=self.context.baselines_shown,
+        )
+        return replace(case, verdict=verdict)
 
     def _origin(self) -> tuple[Mapping[str, str | int], Provenance]:
         """Return machine key and provenance of the session's runs; in a replay, of the first stored ones."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from pytest_nemoperf.recipes.rules import NATIVE
 from pytest_nemoperf.records.yardstick import YARDSTICK_OFF, YARDSTICK_ON, YARDSTICK_VARIABLE
 from pytest_nemoperf.results.dry_run import AskedCase, PricedCase
 from pytest_nemoperf.session.cases import PlannedCase
-from pytest_nemoperf.verdict.comparison import VerdictPolicy, merge_tolerances
+from pytest_nemoperf.verdict.policy import VerdictPolicy, with_layer
 
 if TYPE_CHECKING:
     from pytest_nemoperf.frameworks.protocol import Framework
@@ -106,14 +106,16 @@ class Planner:
         self.priced.append(PricedCase(nodeid=mark.nodeid, price=price))
         return self.priced[-1]
 
-    def policy(self, layers: Sequence[Mapping[str, float]]) -> VerdictPolicy:
-        """Return the session's verdict policy with further tolerances, later ones above earlier ones."""
-        policy = self._settings.policy
-        return replace(policy, tolerances=merge_tolerances([policy.tolerances, *layers]))
+    def policy(self, mark: PerfMark, *, recipe_tolerances: Mapping[str, float] | None = None) -> VerdictPolicy:
+        """Return the session's verdict policy with the terms of a test's marker, and above them a recipe's."""
+        policy = with_layer(self._settings.policy, tolerances=mark.tolerances, finds=mark.finds)
+        return with_layer(policy, tolerances=recipe_tolerances or {})
 
     def note_case(self, case: str, *, nodeid: str, policy: VerdictPolicy) -> None:
         """Note that a test asks for a case, even if it is never measured."""
-        self.asked.setdefault(case, AskedCase(case=case, nodeid=nodeid, tolerances=policy.tolerances))
+        self.asked.setdefault(
+            case, AskedCase(case=case, nodeid=nodeid, tolerances=policy.tolerances, finds=policy.finds)
+        )
 
     def claim(self, case: str, *, nodeid: str) -> None:
         """Give a case to a test.
@@ -147,7 +149,7 @@ class Planner:
         if settings.changes:
             plan = replace(plan, case=plan.case + CHANGED_SUFFIX)
         plan = _with_yardstick(plan, has_yardstick=settings.has_yardstick)
-        policy = self.policy([mark.tolerances, recipe.tolerances])
+        policy = self.policy(mark, recipe_tolerances=recipe.tolerances)
         self.note_case(plan.case, nodeid=mark.nodeid, policy=policy)
         return plan, policy
 

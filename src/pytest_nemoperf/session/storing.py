@@ -10,11 +10,14 @@ from pytest_nemoperf.baselines.far_off import far_off_figures
 from pytest_nemoperf.baselines.store import BaselineStore, StoredBaseline
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.options.settings import UpdateOptions
-from pytest_nemoperf.verdict.comparison import LOCALLY_RECORDED, NEEDS_ACCEPTANCE, VerdictPolicy
+from pytest_nemoperf.verdict.comparison import LOCALLY_RECORDED, NEEDS_ACCEPTANCE
+from pytest_nemoperf.verdict.policy import VerdictPolicy
 from pytest_nemoperf.verdict.resolution import unmet_tolerance_messages
 from pytest_nemoperf.verdict.updates import (
     Action,
     UpdateDecision,
+    add_session,
+    can_add_session,
     can_append_runs,
     join_runs,
     next_anchor,
@@ -61,7 +64,14 @@ class BaselineWriter:
         self._updating = updating
 
     def choose(
-        self, new: Baseline, *, verdict: Verdict, found: StoredBaseline, policy: VerdictPolicy, is_in_process: bool
+        self,
+        new: Baseline,
+        *,
+        verdict: Verdict,
+        found: StoredBaseline,
+        policy: VerdictPolicy,
+        is_in_process: bool,
+        is_same_code: bool = False,
     ) -> StoreOutcome:
         """Return the baseline to be stored for the runs of a sound case.
 
@@ -71,13 +81,19 @@ class BaselineWriter:
             found: Baseline they were judged against.
             policy: Tolerances and error rates.
             is_in_process: The case is measured once a session, so that its baseline grows from session to session.
+            is_same_code: A loss is of the very code, environment and recipe of the baseline.
 
         Raises:
             BaselineError: If a stored file can't be trusted.
         """
         if self._updating is not None:
             return self._update(
-                new, verdict=verdict, policy=policy, is_in_process=is_in_process, updating=self._updating
+                new,
+                verdict=verdict,
+                policy=policy,
+                is_in_process=is_in_process,
+                is_same_code=is_same_code,
+                updating=self._updating,
             )
         far_off = next(far_off_figures(new.runs), None)
         if far_off is not None:  # nobody asked to store them, so the test does not fail for it
@@ -101,9 +117,12 @@ class BaselineWriter:
         verdict: Verdict,
         policy: VerdictPolicy,
         is_in_process: bool,
+        is_same_code: bool,
         updating: UpdateOptions,
     ) -> StoreOutcome:
         old = self._store.find_committed(new.case)
+        if updating.adds_session and old is not None:
+            return self._add_session(new, old=old, verdict=verdict, is_same_code=is_same_code, updating=updating)
         is_growing = False
         if is_in_process and old is not None and can_append_runs(verdict, old=old, new=new, policy=policy):
             new = join_runs(old, new=new, runs=self._runs)
@@ -142,6 +161,23 @@ class BaselineWriter:
             replaced=old,
             note="; ".join(filter(None, notes)),
             accepted_reason=accepted_reason,
+        )
+
+    def _add_session(
+        self, new: Baseline, *, old: Baseline, verdict: Verdict, is_same_code: bool, updating: UpdateOptions
+    ) -> StoreOutcome:
+        """Return old with new's runs as those of another session, or the reason why they are not added."""
+        if not can_add_session(verdict, old=old, new=new, is_same_code=is_same_code):
+            why = f"{verdict.kind} is no further session of the same speed"
+            return StoreOutcome(note=f"{why}: without --perf-add-session these runs would replace the stored ones")
+        joined = add_session(old, new=new)
+        joined = replace(joined, reason=updating.reason or "--perf-add-session", anchor=old.anchor)
+        num_sessions = len({run.session for run in joined.runs})
+        return StoreOutcome(
+            path=str(self._store.committed_path(new.case)),
+            stored=joined,
+            replaced=old,
+            note=f"{count_text(len(joined.runs), 'run')} of {count_text(num_sessions, 'session')}",
         )
 
 

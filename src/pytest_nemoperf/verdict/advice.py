@@ -1,129 +1,152 @@
-"""Notes on evidence that is not clear: the certain part of a loss, and the runs that would decide."""
+"""Notes on evidence that is not clear: stalled launches, and the runs that would decide."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.records.metrics import PEAK_MEMORY_GIB, Metric
-from pytest_nemoperf.verdict.sequential import (
-    HARMLESS_SHARE,
-    MAX_BASELINE_RUNS,
-    STALL_SHARE,
-    SequentialResult,
-    SequentialRule,
-    cost_of_loss,
-    loss_of_cost,
-    runs_needed,
-)
+from pytest_nemoperf.verdict.limits import Limits, runs_to_pass
+from pytest_nemoperf.verdict.policy import VerdictPolicy
+from pytest_nemoperf.verdict.sequential import MAX_BASELINE_RUNS, SequentialRule, loss_of_cost
+
+if TYPE_CHECKING:
+    from pytest_nemoperf.verdict.comparison import Comparison
 
 _MIN_STALL_RATIO = 1.1  # a stall is reported if it was limited by more than a tenth
 
 
-def certain_loss_note(evidence: SequentialResult, *, allowed_pct: float, metric: Metric) -> str:
-    """Return the certain part of a loss that is below the tolerance and more than harmless."""
-    harmless = loss_of_cost(evidence.harmless, metric=metric)
-    if harmless > 0:
-        is_half = math.isclose(evidence.harmless, HARMLESS_SHARE * cost_of_loss(allowed_pct, metric=metric))
-        half = " (half of the tolerance)" if is_half else ""
-        note = f"a loss above {harmless:.2g}%{half} is certain"
-    else:
-        note = "some loss is certain"
-    if not evidence.is_ruled_out:
-        note += f", {allowed_pct:g}% is possible"
-    return note
-
-
-def stall_note(values: Sequence[float], *, allowed_pct: float, metric: Metric) -> str:
+def stall_note(values: Sequence[float], *, stall_limit: float, metric: Metric) -> str:
     """Return a note on this session's single stalled launch and the limit to its loss; empty if there is none.
 
     Args:
         values: Costs of this session's runs.
-        allowed_pct: The tolerance.
+        stall_limit: Most by which the slowest counts as worse than the next.
         metric: The metric.
     """
     if len(values) < 2:  # noqa: PLR2004 (nothing to compare the slowest with)
         return ""
     *_, second, worst = sorted(values)
-    most = STALL_SHARE * cost_of_loss(allowed_pct, metric=metric)
-    if worst - second <= _MIN_STALL_RATIO * most:
+    if worst - second <= _MIN_STALL_RATIO * stall_limit:
         return ""
     seen = loss_of_cost(worst - second, metric=metric)
-    counted = loss_of_cost(most, metric=metric)
+    counted = loss_of_cost(stall_limit, metric=metric)
     word = "larger" if metric is PEAK_MEMORY_GIB else "slower"
     return f"run {values.index(worst) + 1} was {seen:.0f}% {word} than the next and counts as {counted:.2g}%"
 
 
-def finer_tolerance_hint(
-    values: Sequence[float], *, evidence: SequentialResult, allowed_pct: float, metric: Metric, rule: SequentialRule
+def floor_note(
+    values: Sequence[float],
+    *,
+    sessions: Sequence[str],
+    limits: Limits,
+    metric: Metric,
+    policy: VerdictPolicy,
+    rule: SequentialRule,
 ) -> str:
-    """Return a note that runs can't resolve a tolerance, with the number that would; empty if they can.
+    """Return a note on a case that finds too little beyond its tolerance, with a remedy; empty if it finds enough.
 
     Args:
         values: Costs of the baseline's runs.
-        evidence: Result of the sequential test, for their resolution.
-        allowed_pct: The tolerance.
+        sessions: Session of each of them.
+        limits: What they allow and find.
         metric: The metric.
-        rule: The sequential rule; max_runs is 1 for measurements of the test process, which has no --perf-ab.
+        policy: Tolerances and losses to be found.
+        rule: The sequential rule; min_runs is 1 for what is measured once a session.
     """
-    tolerance = cost_of_loss(allowed_pct, metric=metric)
-    if evidence.resolution_pct <= 100.0 * tolerance:
+    if not limits.is_below_noise_floor:
         return ""
-    resolved = loss_of_cost(evidence.resolution_pct / 100.0, metric=metric)
-    _, needed = runs_needed(values, tolerance=tolerance, rule=rule)
-    if needed:
-        remedy = f"{needed} runs would"
+    found = loss_of_cost(limits.found, metric=metric)
+    evidence = count_text(len(values), "run")
+    remedy = f"{_raise_text(metric, policy=policy)}, or use a quieter machine"
+    if policy.confirming_rounds:
+        evidence = f"{count_text(policy.confirming_rounds, 'round')} side by side"
     else:
-        remedy = f"none up to {MAX_BASELINE_RUNS} would; raise it"
-        if rule.max_runs > 1:
-            remedy += ", or compare with --perf-ab"
+        remedy = remedy_text(
+            values, sessions=sessions, metric=metric, policy=policy, rule=rule, is_once=rule.min_runs == 1
+        )
+    asked = policy.find_pct(metric)
+    if asked is not None:
+        return (
+            f"{metric.label}: {asked:g}% is to be found, and with {evidence} it is {found:.3g}% at best, so no loss "
+            f"is allowed; {remedy}"
+        )
+    allowed = policy.tolerance_pct(metric)
+    at_most = loss_of_cost(limits.must_find, metric=metric)
     return (
-        f"tolerance {allowed_pct:g}% of {metric.label} is finer than the {resolved:.1f}% that "
-        f"{count_text(len(values), 'run')} with {evidence.noise_pct:.2g}% noise can resolve; {remedy}"
+        f"{metric.label} allows {allowed:g}% and finds {found:.3g}% with {evidence}, and passes only where "
+        f"{at_most:.3g}% is ruled out; {remedy}"
     )
 
 
-def noise_floor_message(evidence: SequentialResult, *, allowed_pct: float, metric: Metric, runs: str) -> str:
-    """Return the sentence for a tolerance below the noise floor.
-
-    Args:
-        evidence: Result of the sequential test.
-        allowed_pct: The tolerance.
-        metric: The metric.
-        runs: Number and kind of runs, e.g. ``5 baseline runs``.
-    """
-    resolved = loss_of_cost(evidence.resolution_pct / 100.0, metric=metric)
-    return (
-        f"the tolerance {allowed_pct:g}% is below the noise floor: {runs} with {evidence.noise_pct:.2g}% noise "
-        f"can resolve {resolved:.2g}%"
-    )
-
-
-def more_runs_hint(
-    before: Sequence[float], *, allowed_pct: float, metric: Metric, rule: SequentialRule, is_once: bool
+def remedy_text(
+    values: Sequence[float],
+    *,
+    sessions: Sequence[str],
+    metric: Metric,
+    policy: VerdictPolicy,
+    rule: SequentialRule,
+    is_once: bool,
 ) -> str:
-    """Return the number of baseline runs that a refused tolerance needs, and the command that records them.
+    """Return the number of baseline runs that would lift a metric above the noise floor, or another remedy.
 
     Args:
-        before: Costs of the baseline's runs.
-        allowed_pct: The tolerance.
+        values: Costs of the baseline's runs.
+        sessions: Session of each of them.
         metric: The metric.
+        policy: Tolerances and losses to be found.
         rule: The sequential rule.
         is_once: The case is measured once a session, so its baseline grows by a run a session.
     """
-    enough, resolving = runs_needed(before, tolerance=cost_of_loss(allowed_pct, metric=metric), rule=rule)
-    command = f"--update-baselines --perf-runs={enough}"
-    if is_once and enough is None:
-        return f"not even {MAX_BASELINE_RUNS} sessions would allow it: raise it"
+    enough = runs_to_pass(values, sessions=sessions, metric=metric, policy=policy, rule=rule, is_once=is_once)
+    larger = _raise_text(metric, policy=policy)
     if is_once:
-        sessions = count_text(len(before), "session")
-        return f"{sessions} recorded, it decides from about {enough} on; {command} adds one a session"
-    if enough is None:
-        return f"none up to {MAX_BASELINE_RUNS} would allow it: raise it or --perf-max-runs, or compare with --perf-ab"
-    if resolving == enough:
-        return f"{enough} would resolve the tolerance: {command}"
-    few = f"{enough} would allow some verdicts: {command}"
-    if resolving is None:
-        return few
-    return f"{few}; {resolving} would resolve the tolerance"
+        recorded = f"{count_text(len(values), 'session')} recorded"
+        if enough is None:
+            return f"{recorded}, and no number up to {MAX_BASELINE_RUNS} would do: {larger}"
+        return f"{recorded}, {enough} would do: --update-baselines --perf-runs={enough} adds one a session"
+    if enough is not None:
+        return f"{enough} runs would do: --update-baselines --perf-runs={enough}"
+    if rule.session_noise_pct:
+        return (
+            f"no number of runs of {_these(sessions)} would do: add other days (--update-baselines "
+            f"--perf-add-session), compare side by side (--perf-ab), or {larger}"
+        )
+    return f"no number of runs would do: compare side by side (--perf-ab), or {larger}"
+
+
+def _raise_text(metric: Metric, *, policy: VerdictPolicy) -> str:
+    if policy.find_pct(metric) is None:
+        return "raise the tolerance"
+    return "ask for a larger loss to be found"
+
+
+def _these(sessions: Sequence[str]) -> str:
+    return "these sessions" if len(set(sessions)) > 1 else "this session"
+
+
+def noise_floor_message(comparison: Comparison, *, runs: str) -> str:
+    """Return the sentence on noise that hides too much.
+
+    Args:
+        comparison: Comparison of the metric.
+        runs: Number and kind of runs, e.g. ``5 baseline runs``.
+    """
+    noise = f"{comparison.noise_pct:.2g}% between launches"
+    if comparison.session_noise_pct:
+        noise += f" and {comparison.session_noise_pct:.2g}% between sessions"
+    return f"too much noise for {runs}: {noise}"
+
+
+def session_note(comparison: Comparison) -> str:
+    """Return a note that a baseline of one session does not show how far days differ; empty if it does.
+
+    Peak memory, and two sides that take turns, have no noise between sessions.
+    """
+    if not comparison.session_noise_pct or comparison.num_baseline_sessions != 1:
+        return ""
+    return (
+        f"{comparison.reference} is of one session, so how far days differ is not known but taken from the class: "
+        f"{comparison.session_noise_pct:.2g}%"
+    )

@@ -1,36 +1,25 @@
-"""Comparison of one metric with its baseline: change, 95% interval, resolution, kind."""
+"""Comparison of one metric with its baseline: change, 95% interval, allowed and found losses, kind."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
 from pytest_nemoperf.baselines.baseline import Baseline, counts_flops_alike
-from pytest_nemoperf.errors import RecipeError, count_text
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure.measurement import Measurement, Run
-from pytest_nemoperf.measure.steady_state import drift_noise_pct
-from pytest_nemoperf.recipes.recipe import check_tolerances
-from pytest_nemoperf.recipes.systems import System
-from pytest_nemoperf.records.metrics import (
-    JUDGED,
-    METRICS,
-    PEAK_MEMORY_GIB,
-    TFLOPS_PER_SEC_PER_GPU,
-    TOKENS_PER_SEC_PER_GPU,
-    Direction,
-    Judged,
-    Metric,
-)
+from pytest_nemoperf.records.metrics import METRICS, TFLOPS_PER_SEC_PER_GPU, Direction, Metric
 from pytest_nemoperf.verdict import advice
+from pytest_nemoperf.verdict.limits import Limits, allowed_pct, stored_limits
+from pytest_nemoperf.verdict.policy import VerdictPolicy
 from pytest_nemoperf.verdict.sequential import (
     Decision,
     SequentialResult,
     SequentialRule,
     cost,
-    cost_of_loss,
     decide,
     loss_of_cost,
     winsorized_mean,
@@ -59,106 +48,12 @@ NEEDS_ACCEPTANCE: Final = frozenset({VerdictKind.REGRESSED, VerdictKind.INCONCLU
 WITHOUT_LOSS: Final = frozenset({VerdictKind.PASSED, VerdictKind.IMPROVED})
 """Verdicts that need no waiver."""
 
-_ROUNDING = 1.0 - 1e-9
 KIND_OF: Final[Mapping[Decision, VerdictKind]] = {
     Decision.SAME: VerdictKind.PASSED,
     Decision.WORSE: VerdictKind.REGRESSED,
     Decision.BETTER: VerdictKind.IMPROVED,
     Decision.UNDECIDED: VerdictKind.INCONCLUSIVE,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerdictPolicy:
-    """Tolerances and error rates of a verdict.
-
-    Attributes:
-        tolerances: Smallest worsening that matters, percent, by name of metric; see tolerance_pct for those of phases.
-        run_noise_pct: Expected scatter of rates and times between launches, percent; of the system class.
-        memory_noise_pct: Expected scatter of peak memory, percent.
-        alpha: Probability to call a harmless case REGRESSED.
-        beta: Probability to pass a loss as large as the tolerance.
-        max_runs: Launches after which a case is INCONCLUSIVE.
-    """
-
-    tolerances: Mapping[str, float]
-    run_noise_pct: float
-    memory_noise_pct: float
-    alpha: float
-    beta: float
-    max_runs: int
-
-    def judged_metrics(self) -> list[Metric]:
-        """Return the metrics that have a tolerance, in printed order."""
-        judged = []
-        for metric in JUDGED:
-            if metric.judged is not Judged.WHEN_NAMED or metric.name in self.tolerances:
-                judged.append(metric)
-        return judged
-
-    def tolerance_pct(self, metric: Metric) -> float:
-        """Return the tolerance of a judged metric, percent: its own, or that of tokens/sec/GPU."""
-        if self.follows_tokens_per_sec(metric):
-            return self.tolerances[TOKENS_PER_SEC_PER_GPU.name]
-        return self.tolerances[metric.name]
-
-    def follows_tokens_per_sec(self, metric: Metric) -> bool:
-        """Return whether the metric has the tolerance of tokens/sec/GPU, since none is named for it."""
-        return metric.judged is Judged.AS_TOKENS_PER_SEC and metric.name not in self.tolerances
-
-    def rule(self, metric: Metric, *, runs: Sequence[Run]) -> SequentialRule:
-        """Return the sequential rule of a metric; drifts within the runs widen its noise."""
-        if metric is PEAK_MEMORY_GIB:
-            noise_pct = self.memory_noise_pct
-        else:
-            noise_pct = max(self.run_noise_pct, drift_noise_pct(run.drift_pct for run in runs))
-        return SequentialRule(noise_pct=noise_pct, alpha=self.alpha, beta=self.beta, max_runs=self.max_runs)
-
-
-def parse_tolerances(texts: Sequence[str], *, subject: str) -> dict[str, float]:
-    """Return tolerances in percent by metric name from ``[METRIC=]PCT``; ``all`` stands for a missing name.
-
-    Raises:
-        RecipeError: If a text has another form, a metric is not judged, or a percentage is not within (0, 100).
-    """
-    parsed = {}
-    for text in texts:
-        name, _, percent = text.rpartition("=")
-        try:
-            parsed[name.strip() or "all"] = float(percent.strip().removesuffix("%"))
-        except ValueError:
-            raise RecipeError(f"{subject}={text!r} is not [METRIC=]PCT; write e.g. 5% or peak_memory_gib=10") from None
-    check_tolerances(parsed, subject=subject)
-    return parsed
-
-
-def default_tolerances(system: System) -> dict[str, float]:
-    """Return a system's default tolerances in percent, by name of each metric that has one of its own by default."""
-    tolerances = {}
-    for metric in JUDGED:
-        if metric.judged is Judged.BY_DEFAULT:
-            tolerances[metric.name] = system.tolerance_pct
-    tolerances[PEAK_MEMORY_GIB.name] = system.memory_tolerance_pct
-    return tolerances
-
-
-def merge_tolerances(layers: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the tolerances by metric; later layers win.
-
-    ``all`` in a layer stands for every metric that is judged by default, and replaces the tolerances that weaker layers
-    name for these. A metric that is judged only when named keeps the tolerance that named it.
-    """
-    merged: dict[str, float] = {}
-    for layer in layers:
-        if "all" in layer:
-            for metric in JUDGED:
-                if metric.judged is Judged.BY_DEFAULT:
-                    merged[metric.name] = layer["all"]
-                elif metric.judged is Judged.AS_TOKENS_PER_SEC:
-                    merged.pop(metric.name, None)
-        merged |= layer
-    merged.pop("all", None)
-    return merged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,19 +65,22 @@ class Comparison:
         baseline: Geometric mean of the baseline's runs, a single stalled launch brought near the next one.
         now: The same of this session's runs.
         delta_pct: Signed change in percent of the baseline.
-        allowed_pct: Tolerance: the smallest worsening that matters, percent.
+        allowed_pct: Largest worsening that is allowed, percent.
         kind: PASSED, REGRESSED, IMPROVED, INCONCLUSIVE or NOT COMPARABLE for this metric alone.
         note: Explanation that the numbers don't give; may be empty.
         low_pct: Lower end of the 95% interval of delta_pct.
         high_pct: Upper end.
-        resolution_pct: Smallest worsening that this baseline resolves, percent.
+        finds_pct: Smallest worsening that is found for certain, percent.
         noise_pct: Scatter between runs that the test used, percent: measured, shrunk towards expected_noise_pct.
         seen_noise_pct: Scatter of the runs alone, percent; None if they are too few.
         expected_noise_pct: Expected scatter of the system class, percent.
+        session_noise_pct: Scatter between sessions that the test used, percent; None where both sides are of one.
         num_baseline_runs: Launches of the baseline.
+        num_baseline_sessions: Sessions that they are of.
         num_runs: Launches of this session.
         anchor: Name of the anchor it is compared with; empty for the newest baseline.
         slow_steps_loss_pct: Loss with slow steps counted, percent; None unless they decided the kind.
+        side_by_side_pct: Change beside the commit of the stored runs, percent; None unless it was compared in rounds.
         cause: Phases that caused the change of a whole step, with their figures; empty if unknown.
         told_with: Metric whose change has the same cause, and in whose sentence this one is told; empty if it is told
             in one of its own.
@@ -197,14 +95,17 @@ class Comparison:
     note: str = ""
     low_pct: float | None = None
     high_pct: float | None = None
-    resolution_pct: float | None = None
+    finds_pct: float | None = None
     noise_pct: float | None = None
     seen_noise_pct: float | None = None
     expected_noise_pct: float | None = None
+    session_noise_pct: float | None = None
     num_baseline_runs: int = 0
+    num_baseline_sessions: int = 0
     num_runs: int = 0
     anchor: str = ""
     slow_steps_loss_pct: float | None = None
+    side_by_side_pct: float | None = None
     cause: str = ""
     told_with: str = ""
 
@@ -214,6 +115,12 @@ class Comparison:
         if self.anchor:
             return f"the anchor {self.anchor}"
         return "the baseline"
+
+    @property
+    def worsening(self) -> float:
+        """Difference of the costs, positive for worse; see sequential.cost."""
+        metric = METRICS[self.metric]
+        return cost(self.now, metric=metric) - cost(self.baseline, metric=metric)
 
 
 def compare_runs(measurement: Measurement, *, baseline: Baseline, policy: VerdictPolicy) -> tuple[Comparison, ...]:
@@ -232,7 +139,7 @@ def compare_runs(measurement: Measurement, *, baseline: Baseline, policy: Verdic
     comparisons = []
     for anchor, baseline_runs in sides:
         for metric in policy.judged_metrics():
-            comparison = _compare(
+            comparison = compare_metric(
                 metric,
                 baseline_runs=baseline_runs,
                 runs=measurement.runs,
@@ -256,6 +163,11 @@ def metric_costs(runs: Sequence[Run], *, metric: Metric) -> list[float]:
         if metric.name in run.metrics:
             costs.append(cost(run.metrics[metric.name], metric=metric))
     return costs
+
+
+def metric_sessions(runs: Sequence[Run], *, metric: Metric) -> list[str]:
+    """Return the session of each run that has the metric, in the order of metric_costs."""
+    return [run.session for run in runs if metric.name in run.metrics]
 
 
 def delta_pct(worsening: float, *, metric: Metric) -> float:
@@ -283,18 +195,17 @@ def describe(comparison: Comparison, *, other: str = "", evidence: str = "") -> 
 
 
 def _limit_text(comparison: Comparison) -> str:
-    """Return the tolerance of a loss, empty for a gain.
-
-    It is "allowed" only beside a larger loss: a smaller one may be REGRESSED too.
-    """
+    """Return the losses that are allowed and found, beside a loss or an undecided change; empty for a gain."""
     loss = METRICS[comparison.metric].worsening_pct(comparison.now, baseline=comparison.baseline)
-    if loss <= 0:
+    if loss <= 0 and comparison.kind not in {VerdictKind.INCONCLUSIVE, VerdictKind.NOT_COMPARABLE}:
         return ""
-    word = "allowed" if loss >= _ROUNDING * comparison.allowed_pct else "tolerance"
-    return f"{word} {comparison.allowed_pct:.1f}%"
+    text = f"allows {comparison.allowed_pct:.3g}%"
+    if comparison.finds_pct is not None:
+        text += f", finds {comparison.finds_pct:.3g}%"
+    return text
 
 
-def _compare(
+def compare_metric(
     metric: Metric,
     *,
     baseline_runs: Sequence[Run],
@@ -303,87 +214,115 @@ def _compare(
     anchor: str,
     is_once: bool,
 ) -> Comparison | None:
-    """Compare one metric; None if either side lacks it."""
+    """Compare one metric; None if either side lacks it.
+
+    Args:
+        metric: The metric.
+        baseline_runs: Runs of the baseline or of its anchor.
+        runs: This session's runs.
+        policy: Tolerances and error rates.
+        anchor: Name of the anchor; empty for the newest baseline.
+        is_once: The case is measured once a session.
+    """
     before = metric_costs(baseline_runs, metric=metric)
     after = metric_costs(runs, metric=metric)
     if not before or not after:
         return None
-    allowed = policy.tolerance_pct(metric)
+    sessions = metric_sessions(baseline_runs, metric=metric)
     rule = policy.rule(metric, runs=baseline_runs)
     rule_now = policy.rule(metric, runs=runs)
     if rule_now.noise_pct > rule.noise_pct:
         rule = rule_now
-    tolerance = cost_of_loss(allowed, metric=metric)
-    evidence = decide(before, after, tolerance=tolerance, rule=rule)
-    usual = winsorized_mean(before, tolerance=tolerance)
+    if anchor and not policy.confirms_anchor:  # rounds beside the baseline's commit tell nothing of the anchor's
+        policy = replace(policy, confirming_rounds=0)
+    limits = stored_limits(before, sessions=sessions, metric=metric, policy=policy, rule=rule)
+    evidence = decide(
+        before,
+        after,
+        sessions=sessions,
+        tolerance=limits.allowed,
+        must_find=limits.must_find,
+        stall_limit=limits.stall_limit,
+        rule=rule,
+    )
+    usual = winsorized_mean(before, stall_limit=limits.stall_limit)
     low, high = sorted([delta_pct(evidence.low, metric=metric), delta_pct(evidence.high, metric=metric)])
     comparison = Comparison(
         metric=metric.name,
         baseline=_value(usual, metric=metric),
         now=_value(usual + evidence.worsening, metric=metric),
         delta_pct=delta_pct(evidence.worsening, metric=metric),
-        allowed_pct=allowed,
-        kind=_kind_of(evidence, is_anchor=bool(anchor)),
+        allowed_pct=allowed_pct(limits, metric=metric, policy=policy),
+        kind=_kind_of(evidence, is_powerless=bool(anchor) and limits.is_below_noise_floor, is_anchor=bool(anchor)),
         low_pct=low,
         high_pct=high,
-        resolution_pct=loss_of_cost(evidence.resolution_pct / 100.0, metric=metric),
+        finds_pct=loss_of_cost(limits.found, metric=metric),
         noise_pct=evidence.noise_pct,
         seen_noise_pct=evidence.seen_noise_pct,
         expected_noise_pct=rule.noise_pct,
+        session_noise_pct=evidence.session_noise_pct,
         num_baseline_runs=len(before),
+        num_baseline_sessions=evidence.num_sessions,
         num_runs=len(after),
         anchor=anchor,
     )
-    notes = list(_notes(comparison, evidence=evidence, before=before, metric=metric, rule=rule, is_once=is_once))
+    notes = []
+    if comparison.kind in {VerdictKind.INCONCLUSIVE, VerdictKind.NOT_COMPARABLE}:
+        notes.append(
+            _undecided_note(
+                comparison, limits=limits, before=before, sessions=sessions, policy=policy, rule=rule, is_once=is_once
+            )
+        )
+    elif comparison.kind is VerdictKind.PASSED and not anchor and not policy.confirming_rounds:
+        notes.append(
+            advice.floor_note(before, sessions=sessions, limits=limits, metric=metric, policy=policy, rule=rule)
+        )
     if not anchor:
-        notes.append(advice.stall_note(after, allowed_pct=allowed, metric=metric))
+        notes.append(advice.stall_note(after, stall_limit=limits.stall_limit, metric=metric))
     return replace(comparison, note="; ".join(filter(None, notes)))
 
 
-def _kind_of(evidence: SequentialResult, *, is_anchor: bool) -> VerdictKind:
+def _kind_of(evidence: SequentialResult, *, is_powerless: bool, is_anchor: bool) -> VerdictKind:
     """Return the kind of one comparison.
 
     Anchors only detect slow decay. Undecided against one is NOT COMPARABLE if its runs are too few for the tolerance,
     and PASSED if the case is faster and a loss is ruled out.
     """
     if is_anchor and evidence.decision is Decision.UNDECIDED:
-        if evidence.is_below_noise_floor:
+        if is_powerless:
             return VerdictKind.NOT_COMPARABLE
         if evidence.worsening < 0 and evidence.is_ruled_out:
             return VerdictKind.PASSED
     return KIND_OF[evidence.decision]
 
 
-def _notes(
+def _undecided_note(
     comparison: Comparison,
     *,
-    evidence: SequentialResult,
+    limits: Limits,
     before: Sequence[float],
-    metric: Metric,
+    sessions: Sequence[str],
+    policy: VerdictPolicy,
     rule: SequentialRule,
     is_once: bool,
-) -> Iterator[str]:
-    """Yield explanations and remedies for a comparison that is not clear; some may be empty."""
-    allowed = comparison.allowed_pct
+) -> str:
+    """Return the reason that a comparison decides nothing, with a remedy."""
+    metric = METRICS[comparison.metric]
     word = "anchor" if comparison.anchor else "baseline"
     runs = count_text(len(before), f"{word} run")
-    floor = advice.noise_floor_message(evidence, allowed_pct=allowed, metric=metric, runs=runs)
-    if comparison.kind is VerdictKind.REGRESSED:
-        if evidence.worsening < _ROUNDING * cost_of_loss(allowed, metric=metric):
-            yield advice.certain_loss_note(evidence, allowed_pct=allowed, metric=metric)
-    elif comparison.kind is VerdictKind.PASSED:
-        if not comparison.anchor:
-            yield advice.finer_tolerance_hint(before, evidence=evidence, allowed_pct=allowed, metric=metric, rule=rule)
-    elif comparison.kind is VerdictKind.NOT_COMPARABLE:
-        yield f"{floor}, so the anchor decides nothing; --update-baselines --perf-anchor=RELEASE makes another"
-    elif comparison.kind is VerdictKind.INCONCLUSIVE and evidence.is_below_noise_floor:
-        hint = advice.more_runs_hint(before, allowed_pct=allowed, metric=metric, rule=rule, is_once=is_once)
-        yield f"{floor}; {hint}"
-    elif comparison.kind is VerdictKind.INCONCLUSIVE:
-        launches = f"{comparison.num_runs} of {rule.max_runs} launches"
-        if is_once:
-            launches = "the one run of a session"
-        yield f"undecided after {launches}: 95% interval {comparison.low_pct:+.1f}% to {comparison.high_pct:+.1f}%"
+    floor = advice.noise_floor_message(comparison, runs=runs)
+    if comparison.kind is VerdictKind.NOT_COMPARABLE:
+        return f"{floor}, so the anchor decides nothing; --update-baselines --perf-anchor=RELEASE makes another"
+    if limits.is_below_noise_floor and not policy.confirming_rounds:
+        remedy = advice.remedy_text(before, sessions=sessions, metric=metric, policy=policy, rule=rule, is_once=is_once)
+        return f"{floor}; {remedy}"
+    launches = f"{comparison.num_runs} of {count_text(rule.max_runs, 'launch')}"
+    if is_once:
+        launches = "the one run of a session"
+    text = f"undecided after {launches}: 95% interval {comparison.low_pct:+.1f}% to {comparison.high_pct:+.1f}%"
+    if rule.max_runs < rule.min_runs:
+        text += f"; one launch alone is never {VerdictKind.REGRESSED}: allow two (--perf-max-runs=2)"
+    return text
 
 
 def _value(cost_of_value: float, *, metric: Metric) -> float:

@@ -11,8 +11,10 @@ from pytest_nemoperf.baselines.baseline import Baseline, find_mismatches
 from pytest_nemoperf.measure.measurement import Measurement, Run, identity_problem, median_over_runs
 from pytest_nemoperf.measure.steady_state import drift_noise_pct
 from pytest_nemoperf.records.metrics import JUDGED, METRICS, TOKENS_PER_SEC_PER_GPU, Metric
-from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind, VerdictPolicy, compare_runs, describe
+from pytest_nemoperf.verdict.advice import session_note
+from pytest_nemoperf.verdict.comparison import NEEDS_ACCEPTANCE, Comparison, VerdictKind, compare_runs, describe
 from pytest_nemoperf.verdict.phases import with_causes, without_noisy_phases
+from pytest_nemoperf.verdict.policy import VerdictPolicy
 from pytest_nemoperf.verdict.repeated_metrics import distinct_comparisons
 from pytest_nemoperf.verdict.rollout_bands import band_problems, has_pinned_lengths, is_rl
 from pytest_nemoperf.verdict.sick_devices import sick_devices
@@ -90,15 +92,16 @@ def judge(
     if not comparisons:
         return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=["the baseline has none of these metrics"])
     reasons = []
-    if _overall(comparisons) is not VerdictKind.REGRESSED:  # a regression of the medians needs no slow steps
-        slow = find_slow_steps(measurement, baseline=baseline.runs, policy=policy)
+    if overall_kind(comparisons) is not VerdictKind.REGRESSED:  # a regression of the medians needs no slow steps
+        slow = find_slow_steps(measurement, baseline=baseline.runs, comparisons=comparisons, policy=policy)
         if slow is not None:
             reasons.append(slow.text)
             comparisons = with_slow_steps(comparisons, slow=slow)
     comparisons = without_noisy_phases(comparisons, baseline=baseline, policy=policy)
     comparisons = with_causes(comparisons, runs=measurement.runs, baseline=baseline)
-    kind = _overall(comparisons)
+    kind = overall_kind(comparisons)
     reasons += _comparison_reasons(comparisons, kind=kind)
+    reasons += _session_note(comparisons, kind=kind)
     labels = ("the baseline", "this session")
     reasons += missing_metrics(measurement.runs, other=baseline.runs, labels=labels, metrics=policy.judged_metrics())
     reasons += _restless_notes(measurement.runs, sentence=_RESTLESS)
@@ -159,7 +162,7 @@ def _drifts_text(runs: Sequence[Run]) -> str:
 def _comparison_reasons(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> list[str]:
     """Return sentences on the deciding comparisons, then on anchors and phases that decide nothing.
 
-    A PASSED case has only notes instead of the former, e.g. that a tolerance is finer than the resolution.
+    A PASSED case has only notes instead of the former, e.g. that it finds little beyond its tolerance.
     """
     deciding = []
     powerless = []
@@ -176,7 +179,16 @@ def _comparison_reasons(comparisons: Sequence[Comparison], *, kind: VerdictKind)
     return [*deciding, *powerless, *notes]
 
 
-def _overall(comparisons: Sequence[Comparison]) -> VerdictKind:
+def _session_note(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> list[str]:
+    """Return a sentence if a loss, or nothing, was found against runs of one session only; else none."""
+    if kind in NEEDS_ACCEPTANCE:
+        for each in comparisons:
+            if each.kind is kind and session_note(each):
+                return [session_note(each)]
+    return []
+
+
+def overall_kind(comparisons: Sequence[Comparison]) -> VerdictKind:
     """Return the verdict of all metrics: faster than an anchor is ignored, slower is not."""
     for kind in (VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE):
         if any(comparison.kind is kind for comparison in comparisons):

@@ -1,9 +1,9 @@
 """Phases that caused the change of a whole step, so that one cause is told once. Pure.
 
-In reinforcement learning the rates and times of phases are judged beside tokens/sec/GPU. A phase that got slower makes
 In reinforcement learning the rates and times of phases are judged beside tokens/sec/GPU. A slower phase makes the step
 slower, unless other work overlaps with it. So for each side of the comparison (the newest baseline, an anchor):
 
+* A changed step has a sentence, and its causes are told there: a judged phase is one if it changed too and has at
   least a tenth of the step's difference; any other phase is one if it has at least half. What is told there is not
   told again.
 * A judged phase that changed while the step did not, or not because of it, has a sentence of its own.
@@ -29,7 +29,8 @@ from pytest_nemoperf.records.metrics import (
     format_number,
     format_time,
 )
-from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind, VerdictPolicy
+from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
+from pytest_nemoperf.verdict.policy import VerdictPolicy
 from pytest_nemoperf.verdict.resolution import judging_metrics
 
 _MIN_SHARE: Final = 0.1

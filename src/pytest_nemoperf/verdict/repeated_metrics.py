@@ -7,16 +7,19 @@ from collections.abc import Sequence
 
 from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.records.metrics import TFLOPS_PER_SEC_PER_GPU, TOKENS_PER_SEC_PER_GPU, Metric
-from pytest_nemoperf.verdict.comparison import Comparison, VerdictPolicy, metric_costs
+from pytest_nemoperf.verdict.comparison import Comparison, metric_costs
+from pytest_nemoperf.verdict.policy import VerdictPolicy
 
 _ALIKE_PCT = 0.05
 
 
 def distinct_metrics(runs: Sequence[Run], *, policy: VerdictPolicy) -> list[Metric]:
-    """Return the judged metrics of runs, without TFLOP/s if they have the tolerance of tokens/s."""
+    """Return the judged metrics of runs, without TFLOP/s if they are held to the same as tokens/s."""
     metrics = [metric for metric in policy.judged_metrics() if metric_costs(runs, metric=metric)]
-    tolerances = policy.tolerances
-    is_same = tolerances[TOKENS_PER_SEC_PER_GPU.name] == tolerances[TFLOPS_PER_SEC_PER_GPU.name]
+    terms = []
+    for metric in (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU):
+        terms.append((policy.tolerance_pct(metric), policy.find_pct(metric)))
+    is_same = terms[0] == terms[1]
     if is_same and TFLOPS_PER_SEC_PER_GPU in metrics:
         metrics.remove(TFLOPS_PER_SEC_PER_GPU)
     return metrics

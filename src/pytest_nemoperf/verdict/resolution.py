@@ -1,33 +1,34 @@
-"""Tolerances that runs can hold once they are a baseline."""
+"""Losses that runs find once they are a baseline, and the runs that would find smaller ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.records.metrics import Metric
-from pytest_nemoperf.verdict.advice import finer_tolerance_hint
-from pytest_nemoperf.verdict.comparison import VerdictPolicy, metric_costs
+from pytest_nemoperf.verdict.advice import floor_note
+from pytest_nemoperf.verdict.comparison import Comparison, compare_metric, metric_costs, metric_sessions
+from pytest_nemoperf.verdict.limits import Limits, runs_to_pass, stored_limits
+from pytest_nemoperf.verdict.policy import VerdictPolicy
 from pytest_nemoperf.verdict.repeated_metrics import distinct_metrics
-from pytest_nemoperf.verdict.sequential import SequentialResult, cost_of_loss, decide, runs_needed
 
 
 def wants_more_runs(runs: Sequence[Run], *, policy: VerdictPolicy) -> bool:
-    """Return whether a baseline of these runs can't hold a tolerance that more runs would hold."""
+    """Return whether a baseline of these runs would pass nothing, and one of more runs would."""
     for metric in policy.judged_metrics():
-        if unmet_tolerance_message(runs, metric=metric, policy=policy):
-            _, resolving = _needed(runs, metric=metric, policy=policy)
-            if resolving:
-                return True
+        limits = limits_of(runs, metric=metric, policy=policy)
+        if limits is not None and limits.is_below_noise_floor and _runs_to_pass(runs, metric=metric, policy=policy):
+            return True
     return False
 
 
 def runs_to_judge(runs: Sequence[Run], *, policy: VerdictPolicy) -> int | None:
-    """Return the number of runs that lets every tolerance be judged, estimated from these; None if too many."""
+    """Return the number of runs that lets every metric pass, estimated from these; None if too many."""
     most = None
     for metric in policy.judged_metrics():
         if metric_costs(runs, metric=metric):
-            enough, _ = _needed(runs, metric=metric, policy=policy)
+            enough = _runs_to_pass(runs, metric=metric, policy=policy)
             if enough is None:
                 return None
             most = max(most or enough, enough)
@@ -35,15 +36,16 @@ def runs_to_judge(runs: Sequence[Run], *, policy: VerdictPolicy) -> int | None:
 
 
 def unmet_tolerance_message(runs: Sequence[Run], *, metric: Metric, policy: VerdictPolicy) -> str:
-    """Return a note that a baseline of these runs can't hold a tolerance, with a remedy; empty if it can."""
-    evidence = self_test(runs, metric=metric, policy=policy)
-    if evidence is None:
+    """Return a note that a baseline of these runs passes nothing, with a remedy; empty if it can."""
+    limits = limits_of(runs, metric=metric, policy=policy)
+    if limits is None:
         return ""
-    return finer_tolerance_hint(
+    return floor_note(
         metric_costs(runs, metric=metric),
-        evidence=evidence,
-        allowed_pct=policy.tolerance_pct(metric),
+        sessions=metric_sessions(runs, metric=metric),
+        limits=limits,
         metric=metric,
+        policy=policy,
         rule=policy.rule(metric, runs=runs),
     )
 
@@ -62,23 +64,43 @@ def judging_metrics(runs: Sequence[Run], *, policy: VerdictPolicy) -> frozenset[
     """Return the names of the metrics that a baseline of these runs can pass: not below the noise floor."""
     names = set()
     for metric in policy.judged_metrics():
-        evidence = self_test(runs, metric=metric, policy=policy)
-        if evidence is not None and not evidence.is_below_noise_floor:
+        limits = limits_of(runs, metric=metric, policy=policy)
+        if limits is not None and not limits.is_below_noise_floor:
             names.add(metric.name)
     return frozenset(names)
 
 
-def self_test(runs: Sequence[Run], *, metric: Metric, policy: VerdictPolicy) -> SequentialResult | None:
-    """Test runs against themselves, for their noise and resolution; None if they lack the metric."""
+def limits_of(runs: Sequence[Run], *, metric: Metric, policy: VerdictPolicy) -> Limits | None:
+    """Return the limits of a baseline of these runs; None if they lack the metric."""
     values = metric_costs(runs, metric=metric)
     if not values:
         return None
-    rule = policy.rule(metric, runs=runs)
-    tolerance = cost_of_loss(policy.tolerance_pct(metric), metric=metric)
-    return decide(values, values[: rule.max_runs], tolerance=tolerance, rule=rule)
+    return stored_limits(
+        values,
+        sessions=metric_sessions(runs, metric=metric),
+        metric=metric,
+        policy=policy,
+        rule=policy.rule(metric, runs=runs),
+    )
 
 
-def _needed(runs: Sequence[Run], *, metric: Metric, policy: VerdictPolicy) -> tuple[int | None, int | None]:
-    """Return the numbers of runs that allow a verdict, and that resolve the tolerance; see runs_needed."""
-    tolerance = cost_of_loss(policy.tolerance_pct(metric), metric=metric)
-    return runs_needed(metric_costs(runs, metric=metric), tolerance=tolerance, rule=policy.rule(metric, runs=runs))
+def self_test(runs: Sequence[Run], *, metric: Metric, policy: VerdictPolicy) -> Comparison | None:
+    """Compare runs with themselves, for their noise and limits; None if they lack the metric."""
+    return compare_metric(
+        metric,
+        baseline_runs=runs,
+        runs=runs[: policy.num_launches],
+        policy=replace(policy, confirming_rounds=0),
+        anchor="",
+        is_once=False,
+    )
+
+
+def _runs_to_pass(runs: Sequence[Run], *, metric: Metric, policy: VerdictPolicy) -> int | None:
+    return runs_to_pass(
+        metric_costs(runs, metric=metric),
+        sessions=metric_sessions(runs, metric=metric),
+        metric=metric,
+        policy=policy,
+        rule=policy.rule(metric, runs=runs),
+    )

@@ -3,15 +3,16 @@
 Pure and without units: all values are natural logarithms of costs, so a ratio is a difference. docs/verdicts.md has
 the assumptions, the error rates and the reasons for this method.
 
-The test decides between two losses. The tolerance is the smallest loss that matters; the harmless loss is half of it,
-or less (down to zero) if the noise is too large to separate the two. Each launch gives an estimate of the loss and
-its standard error. A case is the same once a loss as large as the tolerance is ruled out, and worse once a harmless
-one is. The standard error comes from the scatter of the baseline's runs, shrunk towards the prior of the class of
-machines, and never from this session's runs: a slower launch can only make a verdict worse, never less certain.
+A tolerance is what is allowed. A case is worse once a loss beyond the tolerance is certain, and the same once a loss
+that must be found is ruled out and the estimate is allowed. That loss, `finds`, follows from the noise: it is what is
+called worse with certainty at the last launch. The standard error has two parts, within and between sessions, both from
+the scatter of the baseline's runs, shrunk towards the prior of the class of machines, and never from this session's
+runs: a slower launch can only make a verdict worse, never less certain.
 
 References:
     Pocock 1977, Group sequential methods (the same bound at every look), https://doi.org/10.1093/biomet/64.2.191
     Smyth 2004, Linear models and empirical Bayes methods (the shrunk variance), https://doi.org/10.2202/1544-6115.1027
+    Satterthwaite 1946, the degrees of freedom of a sum of variances, https://doi.org/10.2307/3002019
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from typing import Final
@@ -28,13 +29,12 @@ from pytest_nemoperf.records.metrics import Direction, Metric
 from pytest_nemoperf.verdict.defaults import DEFAULT_ALPHA, DEFAULT_BETA, DEFAULT_MAX_RUNS
 
 _PRIOR_DOF: Final = 8.0
-"""Degrees of freedom of a system class's prior: the weight of nine baseline runs."""
-HARMLESS_SHARE: Final = 0.5
-"""Part of the tolerance that is called harmless if the noise is small enough."""
+"""Degrees of freedom of each prior of a system class: the weight of nine baseline runs, or sessions."""
+_PRIOR_DOF_OF_ROUNDS: Final = 6.0
+"""The same for rounds: how much two sides that take turns scatter is known less well, and two rounds may decide."""
 MAX_BASELINE_RUNS: Final = 100
 _INTERVAL = 0.95
-_MIN_RUNS_FOR_WORSE = 2
-STALL_SHARE: Final = 0.5  # of the tolerance: the slowest launch counts as worse than the next by no more than this
+MIN_RUNS_FOR_WORSE: Final = 2
 _MIN_RATIOS_TO_SEE_STALLS = 5
 _LOOKS_EXPONENT = 0.6
 _LAST_LOOK_DIVISOR = 2.0
@@ -54,16 +54,20 @@ class SequentialRule:
     """Noise, error rates and number of looks of one sequential test.
 
     Attributes:
-        noise_pct: Expected scatter between runs (standard deviation, percent): the prior of the system class.
-        alpha: Probability to call a harmless case worse.
-        beta: Probability to pass a loss as large as the tolerance.
+        noise_pct: Expected scatter between runs of a session (standard deviation, percent): the prior of the class.
+        session_noise_pct: Expected scatter between sessions, percent; 0 where both sides are of one session.
+        alpha: Probability to call a loss as large as the tolerance worse.
+        beta: Probability not to find a loss that must be found.
         max_runs: Launches after which no more are made.
+        min_runs: Launches that must agree on a change; one alone may have been slow for a reason other than noise.
     """
 
     noise_pct: float
+    session_noise_pct: float = 0.0
     alpha: float = DEFAULT_ALPHA
     beta: float = DEFAULT_BETA
     max_runs: int = DEFAULT_MAX_RUNS
+    min_runs: int = MIN_RUNS_FOR_WORSE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,14 +79,11 @@ class SequentialResult:
         worsening: Loss as a difference of logarithms, positive for worse.
         low: Lower end of its 95% interval.
         high: Upper end.
-        noise_pct: Scatter between runs that the test used, percent: measured and prior together.
-        seen_noise_pct: Scatter of the runs alone, percent; None if they are too few.
-        harmless: Largest loss that is called harmless, as a difference of logarithms.
-        resolution_pct: Smallest loss that is found when present, and ruled out when absent, at the rule's error rates
-            within its launches, percent.
-        is_below_noise_floor: The tolerance is too small for the noise: even at the last launch a loss as large as the
-            tolerance would be found less than half of the time, so nothing is passed.
-        is_ruled_out: A loss as large as the tolerance is ruled out at this look.
+        noise_pct: Scatter between runs of a session that the test used, percent: measured and prior together.
+        seen_noise_pct: That scatter of the baseline's runs alone, percent; None if they are too few.
+        session_noise_pct: Scatter between sessions that the test used, percent.
+        num_sessions: Sessions of the baseline; 0 for ratios.
+        is_ruled_out: A loss that must be found is ruled out at this look.
     """
 
     decision: Decision
@@ -91,19 +92,48 @@ class SequentialResult:
     high: float
     noise_pct: float
     seen_noise_pct: float | None
-    harmless: float
-    resolution_pct: float
-    is_below_noise_floor: bool
+    session_noise_pct: float
+    num_sessions: int
     is_ruled_out: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Noise:
-    """Scatter of a run: measured, and shrunk towards the prior, weighed by degrees of freedom."""
+    """Scatter within and between sessions: measured, and shrunk towards the priors, weighed by degrees of freedom.
+
+    Attributes:
+        seen: Measured scatter within sessions; None if no session has two runs.
+        typical: Scatter within sessions that further runs are taken to show.
+        within: Scatter within sessions.
+        within_dof: Its degrees of freedom.
+        between: Scatter between sessions.
+        between_dof: Its degrees of freedom.
+        num_sessions: Sessions of the baseline.
+        run_share: Variance of the baseline's mean from scatter within sessions, as a share of a run's.
+        session_share: The same from scatter between sessions, as a share of a session's.
+    """
 
     seen: float | None
-    shrunk: float
-    dof: float
+    typical: float
+    within: float
+    within_dof: float
+    between: float
+    between_dof: float
+    num_sessions: int
+    run_share: float
+    session_share: float
+
+    def error(self, num_runs: int) -> tuple[float, float]:
+        """Return the standard error of the loss after so many runs of one session, and its degrees of freedom."""
+        within = self.within**2 * (self.run_share + 1.0 / num_runs)
+        between = 0.0
+        if self.num_sessions:
+            between = self.between**2 * (self.session_share + 1.0)
+        total = within + between
+        if not total:
+            return 0.0, self.within_dof
+        dof = total**2 / (within**2 / self.within_dof + between**2 / self.between_dof)
+        return math.sqrt(total), dof
 
 
 def cost(value: float, *, metric: Metric) -> float:
@@ -127,50 +157,99 @@ def loss_of_cost(difference: float, *, metric: Metric) -> float:
     return 100.0 * math.expm1(min(difference, 700.0))  # a double overflows beyond
 
 
-def winsorized_mean(values: Sequence[float], *, tolerance: float) -> float:
-    """Return the mean cost of runs, a single stalled launch winsorized: brought near the next slowest."""
-    return statistics.fmean(_winsorize(values, tolerance=tolerance))
+def winsorized_mean(values: Sequence[float], *, stall_limit: float) -> float:
+    """Return the mean cost of runs, a single stalled launch winsorized: brought near the next slowest.
+
+    Args:
+        values: Costs of runs.
+        stall_limit: Most by which the slowest counts as worse than the next.
+    """
+    return statistics.fmean(_winsorize(values, stall_limit=stall_limit))
 
 
-def resolution(
+def margin(
     baseline_costs: Sequence[float],
     *,
+    sessions: Sequence[str] = (),
+    stall_limit: float,
     rule: SequentialRule,
     num_runs: int | None = None,
-    tolerance: float = math.inf,
+    num_sessions: int | None = None,
 ) -> float:
-    """Return the smallest difference of costs that a case resolves at the rule's error rates and launches.
+    """Return the distance from the tolerance to the smallest loss that is found, as a cost.
 
     Args:
         baseline_costs: Costs of the baseline's runs, for their scatter.
+        sessions: Session of each of them; empty for one session.
+        stall_limit: Limit of a single stalled launch, see winsorized_mean.
         rule: The sequential rule.
         num_runs: Baseline runs to assume; None for as many as there are.
-        tolerance: Limits a single stalled launch, see winsorized_mean.
+        num_sessions: Sessions to assume that they are of; None for as many as there are.
     """
-    if num_runs is None:
-        num_runs = max(len(baseline_costs), 1)
-    return sum(_final_bounds_for(num_runs, baseline_costs=baseline_costs, tolerance=tolerance, rule=rule))
+    noise = _noise_of(_winsorize(baseline_costs, stall_limit=stall_limit), sessions=sessions, rule=rule)
+    if num_runs is not None or num_sessions is not None:
+        noise = _assumed(noise, num_runs=num_runs or len(baseline_costs), num_sessions=num_sessions, rule=rule)
+    return sum(_final_bounds(noise, num_runs=rule.max_runs, rule=rule))
+
+
+def margin_of_ratios(ratios: Sequence[float], *, rule: SequentialRule) -> float:
+    """Return the distance from the tolerance to the smallest loss that the rule's rounds find, as a cost.
+
+    Args:
+        ratios: Ratios so far, for their scatter; empty to expect what the rule does.
+        rule: The sequential rule.
+    """
+    noise = _noise_of_ratios(ratios, rule=rule)
+    return sum(_final_bounds(noise, num_runs=max(rule.max_runs, len(ratios)), rule=rule))
 
 
 def runs_needed(
-    baseline_costs: Sequence[float], *, tolerance: float, rule: SequentialRule
-) -> tuple[int | None, int | None]:
-    """Return the numbers of baseline runs that allow a verdict at all, and that resolve the tolerance.
+    baseline_costs: Sequence[float],
+    *,
+    sessions: Sequence[str] = (),
+    stall_limit: float,
+    goal: float,
+    rule: SequentialRule,
+    is_once: bool = False,
+) -> int | None:
+    """Return the number of baseline runs that reach a margin; None for over MAX_BASELINE_RUNS.
 
-    None stands for more than MAX_BASELINE_RUNS.
+    Args:
+        baseline_costs: Costs of the baseline's runs, for their scatter.
+        sessions: Session of each of them; empty for one session.
+        stall_limit: Limit of a single stalled launch, see winsorized_mean.
+        goal: Largest distance from what is allowed to what is found, as a cost.
+        rule: The sequential rule.
+        is_once: Each further run is of a session of its own; if not, of the same sessions.
     """
-    enough = None
-    for num_runs in range(max(len(baseline_costs), 1), MAX_BASELINE_RUNS + 1):
-        found, ruled_out = _final_bounds_for(num_runs, baseline_costs=baseline_costs, tolerance=tolerance, rule=rule)
-        if enough is None and found <= tolerance:
-            enough = num_runs
-        if found + ruled_out <= tolerance:
-            return enough, num_runs
-    return enough, None
+    num_recorded = len(baseline_costs)
+    recorded_sessions = len(_by_session(baseline_costs, sessions=sessions))
+    for num_runs in range(max(num_recorded, 1), MAX_BASELINE_RUNS + 1):
+        num_sessions = None
+        if is_once and num_runs > num_recorded:
+            num_sessions = recorded_sessions + num_runs - num_recorded
+        beyond = margin(
+            baseline_costs,
+            sessions=sessions,
+            stall_limit=stall_limit,
+            rule=rule,
+            num_runs=num_runs,
+            num_sessions=num_sessions,
+        )
+        if beyond <= goal:
+            return num_runs
+    return None
 
 
 def decide(
-    baseline_costs: Sequence[float], run_costs: Sequence[float], *, tolerance: float, rule: SequentialRule
+    baseline_costs: Sequence[float],
+    run_costs: Sequence[float],
+    *,
+    sessions: Sequence[str] = (),
+    tolerance: float,
+    must_find: float,
+    stall_limit: float,
+    rule: SequentialRule,
 ) -> SequentialResult:
     """Test this session's runs against the baseline's.
 
@@ -179,39 +258,54 @@ def decide(
     Args:
         baseline_costs: Costs of the baseline's runs, at least one.
         run_costs: Costs of this session's runs, at least one.
-        tolerance: Smallest loss that matters, as a cost.
+        sessions: Session of each of the baseline's runs; empty for one session.
+        tolerance: Loss that is allowed, as a cost.
+        must_find: Loss that must be ruled out to pass, as a cost.
+        stall_limit: Limit of a single stalled launch, see winsorized_mean.
         rule: The sequential rule.
     """
-    winsorized = _winsorize(baseline_costs, tolerance=tolerance)
+    winsorized = _winsorize(baseline_costs, stall_limit=stall_limit)
     mean = statistics.fmean(winsorized)
     losses = [value - mean for value in run_costs]
     return _decide(
         losses,
-        winsorized=_winsorize(losses, tolerance=tolerance),
-        noise=_noise_of(winsorized, rule=rule),
-        share_of_baseline=1.0 / len(baseline_costs),
+        winsorized=_winsorize(losses, stall_limit=stall_limit),
+        noise=_noise_of(winsorized, sessions=sessions, rule=rule),
         tolerance=tolerance,
+        must_find=must_find,
         rule=rule,
     )
 
 
-def decide_ratio(ratios: Sequence[float], *, tolerance: float, rule: SequentialRule) -> SequentialResult:
+def decide_ratio(
+    ratios: Sequence[float], *, tolerance: float, must_find: float, stall_limit: float, rule: SequentialRule
+) -> SequentialResult:
     """Test independent ratios of two sides, as logarithms, positive for worse.
 
-    Without a baseline the scatter is that of the ratios themselves. A stall of one side makes a ratio too large, one
-    of the other side makes it too small, so the furthest at either end is brought near the next.
+    Without a baseline the scatter is that of the ratios themselves, so a single one decides nothing. A stall of one
+    side makes a ratio too large, one of the other side makes it too small, so the furthest at either end is brought
+    near the next.
+
+    Args:
+        ratios: Logarithms of new over old, at least one.
+        tolerance: Loss that is allowed, as a cost.
+        must_find: Loss that must be ruled out to pass, as a cost.
+        stall_limit: Limit of a single stalled side, see winsorized_mean.
+        rule: The sequential rule.
     """
     winsorized = list(ratios)
     if len(ratios) >= _MIN_RATIOS_TO_SEE_STALLS:
-        winsorized = [-ratio for ratio in _winsorize(winsorized, tolerance=tolerance)]
-        winsorized = [-ratio for ratio in _winsorize(winsorized, tolerance=tolerance)]
+        winsorized = _winsorize(winsorized, stall_limit=stall_limit)
+        winsorized = [-ratio for ratio in _winsorize([-ratio for ratio in winsorized], stall_limit=stall_limit)]
+    noise = _noise_of_ratios(winsorized, rule=rule)
     return _decide(
         ratios,
         winsorized=winsorized,
-        noise=_noise_of(winsorized, rule=rule),
-        share_of_baseline=0.0,
+        noise=noise,
         tolerance=tolerance,
+        must_find=must_find,
         rule=rule,
+        least_runs=MIN_RUNS_FOR_WORSE,  # a single ratio shows no scatter
     )
 
 
@@ -220,103 +314,191 @@ def _decide(
     *,
     winsorized: Sequence[float],
     noise: _Noise,
-    share_of_baseline: float,
     tolerance: float,
+    must_find: float,
     rule: SequentialRule,
+    least_runs: int = 1,
 ) -> SequentialResult:
     """Decide at this look.
 
     Args:
         losses: Differences from the baseline's mean, by run.
         winsorized: The same without stalls.
-        noise: Scatter of a run.
-        share_of_baseline: Variance of the baseline's mean, as a share of a run's.
-        tolerance: Smallest loss that matters, as a cost.
+        noise: Scatter within and between sessions.
+        tolerance: Loss that is allowed, as a cost.
+        must_find: Loss that must be ruled out to pass, as a cost.
         rule: The sequential rule.
+        least_runs: Runs without which nothing passes.
     """
     worsening = statistics.fmean(winsorized)
-    error = noise.shrunk * math.sqrt(share_of_baseline + 1.0 / len(losses))
-    num_runs = max(rule.max_runs, len(losses))
-    final = _final_bounds(noise, share_of_baseline=share_of_baseline, num_runs=num_runs, rule=rule)
-    harmless = max(0.0, min(HARMLESS_SHARE * tolerance, tolerance - sum(final)))
-    is_below_noise_floor = final[0] > tolerance
+    error, dof = noise.error(len(losses))
     is_last = len(losses) >= rule.max_runs
-    found, ruled_out = _bounds_in_errors(noise.dof, rule=rule, is_last=is_last)
-    is_beyond = abs(worsening) - harmless > found * error
-    is_small = abs(worsening) <= HARMLESS_SHARE * tolerance
-    is_ruled_out = tolerance - worsening > ruled_out * error
+    found, ruled_out = _bounds_in_errors(dof, rule=rule, is_last=is_last)
+    is_beyond = abs(worsening) - tolerance > found * error
+    is_small = abs(worsening) <= tolerance or (is_last and worsening <= tolerance)
+    is_ruled_out = must_find - worsening > ruled_out * error
     decision = Decision.UNDECIDED
     if is_beyond and _is_confirmed(losses, sign=math.copysign(1.0, worsening), tolerance=tolerance, rule=rule):
         decision = Decision.WORSE if worsening > 0 else Decision.BETTER
-    elif is_ruled_out and not is_below_noise_floor and (is_small or is_last):
+    elif is_ruled_out and is_small and len(losses) >= least_runs:
         decision = Decision.SAME
     seen_noise_pct = None
     if noise.seen is not None:
         seen_noise_pct = 100.0 * noise.seen
-    reach = _quantile((1.0 + _INTERVAL) / 2.0, dof=noise.dof) * error
+    reach = _quantile((1.0 + _INTERVAL) / 2.0, dof=dof) * error
     return SequentialResult(
         decision=decision,
         worsening=worsening,
         low=worsening - reach,
         high=worsening + reach,
-        noise_pct=100.0 * noise.shrunk,
+        noise_pct=100.0 * noise.within,
         seen_noise_pct=seen_noise_pct,
-        harmless=harmless,
-        resolution_pct=100.0 * sum(final),
-        is_below_noise_floor=is_below_noise_floor,
+        session_noise_pct=100.0 * noise.between,
+        num_sessions=noise.num_sessions,
         is_ruled_out=is_ruled_out,
     )
 
 
 def _is_confirmed(losses: Sequence[float], *, sign: float, tolerance: float, rule: SequentialRule) -> bool:
-    """Return whether a second launch agrees: a single one may have been slow for a reason other than noise."""
-    needed = min(_MIN_RUNS_FOR_WORSE, rule.max_runs)
-    agreeing = [loss for loss in losses if sign * loss > HARMLESS_SHARE * tolerance]
-    return len(agreeing) >= needed
+    """Return whether enough launches agree on a change."""
+    agreeing = [loss for loss in losses if sign * loss > tolerance]
+    return len(agreeing) >= rule.min_runs
 
 
-def _winsorize(values: Sequence[float], *, tolerance: float) -> list[float]:
-    """Return the costs, sorted, the slowest brought near the second slowest, as one stalled launch is no noise."""
-    ordered = sorted(values)
-    if len(ordered) > 1:
-        ordered[-1] = min(ordered[-1], ordered[-2] + STALL_SHARE * tolerance)
-    return ordered
+def _winsorize(values: Sequence[float], *, stall_limit: float) -> list[float]:
+    """Return the costs in their order, the slowest brought near the second slowest: one stalled launch is no noise."""
+    limited = list(values)
+    if len(limited) > 1:
+        *_, second, worst = sorted(limited)
+        limited[limited.index(worst)] = min(worst, second + stall_limit)
+    return limited
 
 
-def _noise_of(values: Sequence[float], *, rule: SequentialRule) -> _Noise:
-    """Return the scatter of the values, shrunk towards the rule's."""
-    prior = _PRIOR_DOF * (rule.noise_pct / 100.0) ** 2
-    dof = len(values) - 1
-    if dof < 1:
-        return _Noise(seen=None, shrunk=math.sqrt(prior / _PRIOR_DOF), dof=_PRIOR_DOF)
-    mean = statistics.fmean(values)
-    squares = math.fsum((value - mean) ** 2 for value in values)
+def _noise_of(values: Sequence[float], *, sessions: Sequence[str], rule: SequentialRule) -> _Noise:
+    """Return the scatter of baseline runs within and between their sessions, each shrunk towards the rule's.
+
+    The variance between the means of sessions, less what scatter within them adds to it, is that between sessions.
+    Sessions of one run each, as of what is measured once a session, tell the two apart only where they scatter less
+    than the rule expects within a session alone: then the scatter within is no more than that.
+    """
+    groups = _by_session(values, sessions=sessions)
+    means = [statistics.fmean(group) for group in groups]
+    between_seen_dof = len(groups) - 1
+    variance_of_means = statistics.variance(means) if between_seen_dof else 0.0
+    prior_variance = (rule.noise_pct / 100.0) ** 2
+    within_seen_dof = len(values) - len(groups)
+    seen = None
+    if within_seen_dof:
+        squares = 0.0
+        for group, mean in zip(groups, means, strict=True):
+            squares += math.fsum((value - mean) ** 2 for value in group)
+        seen = math.sqrt(squares / within_seen_dof)
+        typical = seen
+    else:
+        typical = math.sqrt(min(variance_of_means, prior_variance))
+    within_dof = _PRIOR_DOF + _within_seen_dof(len(values), num_sessions=len(groups))
+    within_variance = _shrunk(typical**2, prior=prior_variance, dof=within_dof)
+    between_variance = 0.0
+    if between_seen_dof:
+        by_chance = within_variance * statistics.fmean(1.0 / len(group) for group in groups)
+        between_variance = max(0.0, variance_of_means - by_chance)
+    between_dof = _PRIOR_DOF + between_seen_dof
+    between_variance = _shrunk(between_variance, prior=(rule.session_noise_pct / 100.0) ** 2, dof=between_dof)
     return _Noise(
-        seen=math.sqrt(squares / dof),
-        shrunk=math.sqrt((prior + squares) / (_PRIOR_DOF + dof)),
-        dof=_PRIOR_DOF + dof,
+        seen=seen,
+        typical=typical,
+        within=math.sqrt(within_variance),
+        within_dof=within_dof,
+        between=math.sqrt(between_variance),
+        between_dof=between_dof,
+        num_sessions=len(groups),
+        run_share=1.0 / len(values),
+        session_share=math.fsum((len(group) / len(values)) ** 2 for group in groups),
     )
 
 
-def _final_bounds_for(
-    num_runs: int, *, baseline_costs: Sequence[float], tolerance: float, rule: SequentialRule
-) -> tuple[float, float]:
-    """Return _final_bounds beside num_runs baseline runs, further ones scattering as the given (else as the prior)."""
-    noise = _noise_of(_winsorize(baseline_costs, tolerance=tolerance), rule=rule)
+def _within_seen_dof(num_runs: int, *, num_sessions: int) -> int:
+    """Return the degrees of freedom of the scatter within sessions that runs show, see _noise_of."""
+    return max(num_runs - num_sessions, 0) or num_sessions - 1
+
+
+def _shrunk(seen: float, *, prior: float, dof: float) -> float:
+    """Return a variance that was seen, shrunk towards its prior.
+
+    Args:
+        seen: The variance as seen.
+        prior: The variance as expected.
+        dof: Degrees of freedom of both together.
+    """
+    return (_PRIOR_DOF * prior + (dof - _PRIOR_DOF) * seen) / dof
+
+
+def _by_session(values: Sequence[float], *, sessions: Sequence[str]) -> list[list[float]]:
+    """Return the values in groups of one session each."""
+    groups: dict[str, list[float]] = {}
+    for number, value in enumerate(values):
+        groups.setdefault(sessions[number] if sessions else "", []).append(value)
+    return list(groups.values())
+
+
+def _noise_of_ratios(ratios: Sequence[float], *, rule: SequentialRule) -> _Noise:
+    """Return the scatter of ratios, shrunk towards the rule's; they have no baseline and no sessions."""
+    squares = 0.0
+    seen = None
+    seen_dof = max(len(ratios) - 1, 0)
+    if seen_dof:
+        mean = statistics.fmean(ratios)
+        squares = math.fsum((ratio - mean) ** 2 for ratio in ratios)
+        seen = math.sqrt(squares / seen_dof)
+    dof = _PRIOR_DOF_OF_ROUNDS + seen_dof
+    return _Noise(
+        seen=seen,
+        typical=seen or 0.0,
+        within=math.sqrt((_PRIOR_DOF_OF_ROUNDS * (rule.noise_pct / 100.0) ** 2 + squares) / dof),
+        within_dof=dof,
+        between=0.0,
+        between_dof=_PRIOR_DOF,
+        num_sessions=0,
+        run_share=0.0,
+        session_share=0.0,
+    )
+
+
+def _assumed(noise: _Noise, *, num_runs: int, num_sessions: int | None, rule: SequentialRule) -> _Noise:
+    """Return the noise of other numbers of runs and sessions, further ones scattering as the given.
+
+    A single run shows no scatter, so that further ones scatter as the prior. Sessions are taken to be of equally many
+    runs.
+    """
+    if num_sessions is None:
+        num_sessions = noise.num_sessions
     prior = rule.noise_pct / 100.0
-    seen = prior if noise.seen is None else noise.seen
-    dof = num_runs - 1
-    shrunk = math.sqrt((_PRIOR_DOF * prior**2 + dof * seen**2) / (_PRIOR_DOF + dof))
-    grown = replace(noise, shrunk=shrunk, dof=_PRIOR_DOF + dof)
-    return _final_bounds(grown, share_of_baseline=1.0 / num_runs, num_runs=rule.max_runs, rule=rule)
+    typical = noise.typical
+    if noise.within_dof == _PRIOR_DOF:
+        typical = prior
+    within_dof = _PRIOR_DOF + _within_seen_dof(num_runs, num_sessions=num_sessions)
+    session_share = noise.session_share
+    between_dof = noise.between_dof
+    if num_sessions != noise.num_sessions:
+        session_share = 1.0 / num_sessions
+        between_dof = _PRIOR_DOF + num_sessions - 1
+    return _Noise(
+        seen=noise.seen,
+        typical=typical,
+        within=math.sqrt(_shrunk(typical**2, prior=prior**2, dof=within_dof)),
+        within_dof=within_dof,
+        between=noise.between,
+        between_dof=between_dof,
+        num_sessions=num_sessions,
+        run_share=1.0 / num_runs,
+        session_share=session_share,
+    )
 
 
-def _final_bounds(
-    noise: _Noise, *, share_of_baseline: float, num_runs: int, rule: SequentialRule
-) -> tuple[float, float]:
-    """Return the bounds at the last launch: the loss found half of the time, and the margin to rule one out."""
-    error = noise.shrunk * math.sqrt(share_of_baseline + 1.0 / num_runs)
-    found, ruled_out = _bounds_in_errors(noise.dof, rule=rule, is_last=True)
+def _final_bounds(noise: _Noise, *, num_runs: int, rule: SequentialRule) -> tuple[float, float]:
+    """Return the bounds at the last launch: over the tolerance to call a loss worse, below a loss to rule it out."""
+    error, dof = noise.error(num_runs)
+    found, ruled_out = _bounds_in_errors(dof, rule=rule, is_last=True)
     return found * error, ruled_out * error
 
 

@@ -87,7 +87,7 @@ def slow_ranks(now_runs: Sequence[Run], baseline_runs: Sequence[Run]) -> list[Sl
     slow: dict[int, SlowRank] = {}
     for name, part in _PARTS.items():
         now = _by_rank(now_runs, partial(_times, name=name))
-        then = _by_rank(baseline_runs, partial(_times, name=name))
+        then = _by_rank([run for run in baseline_runs if run.yardsticks], partial(_times, name=name))
         if len(now) < _MIN_RUNS or not then or len(now[0]) != len(then[0]):
             continue
         for rank in range(len(now[0])):
@@ -142,9 +142,10 @@ def _low_clocks(now_runs: Sequence[Run], baseline_runs: Sequence[Run]) -> list[s
     set clocks usually hold for all of them, and are suspects.
     """
     clocks_now = _by_rank(now_runs, lambda run: run.sm_clock_mhz)
-    clocks_then = _by_rank(baseline_runs, lambda run: run.sm_clock_mhz)
+    with_power = [run for run in baseline_runs if run.gpu_power_w]  # older runs of the baseline have none
+    clocks_then = _by_rank(with_power, lambda run: run.sm_clock_mhz)
     powers_now = _by_rank(now_runs, lambda run: run.gpu_power_w)
-    powers_then = _by_rank(baseline_runs, lambda run: run.gpu_power_w)
+    powers_then = _by_rank(with_power, lambda run: run.gpu_power_w)
     sides = (clocks_now, clocks_then, powers_now, powers_then)
     if len(now_runs) < _MIN_RUNS or not all(sides) or len({len(side[0]) for side in sides}) != 1:
         return []

@@ -26,7 +26,8 @@ from pytest_nemoperf.records.metrics import (
     Metric,
     format_time,
 )
-from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind, VerdictPolicy
+from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
+from pytest_nemoperf.verdict.policy import VerdictPolicy
 from pytest_nemoperf.verdict.rollout_bands import has_pinned_lengths, is_rl
 from pytest_nemoperf.verdict.sequential import cost, cost_of_loss, loss_of_cost
 
@@ -35,7 +36,7 @@ _CONCENTRATION: Final = 100.0  # of the beta distribution: larger for more simil
 _ALPHA_SHARE: Final = 0.5  # of the allowed false alarms; the medians may make the others
 _OBVIOUS_LOSS: Final = math.log(2.0)  # the mean step takes twice as long
 _UNCONFIRMED_SHARE: Final = 0.1  # of the level, for a smaller loss that no second run can confirm
-_MIN_ODD_RUNS: Final = 2  # if more launches are allowed: one may have been unlucky
+_MIN_ODD_RUNS: Final = 2  # unless the case is measured once a session: one launch may have been unlucky
 _MIN_FACTOR: Final = 1.1  # least factor of a slow step, as in measure/steady_state.py
 _REPLACED_KINDS: Final = frozenset({VerdictKind.PASSED, VerdictKind.IMPROVED, VerdictKind.INCONCLUSIVE})
 
@@ -57,21 +58,27 @@ class SlowSteps:
 
 
 def find_slow_steps(
-    measurement: Measurement, *, baseline: Sequence[Run], policy: VerdictPolicy, other: str = "the baseline"
+    measurement: Measurement,
+    *,
+    baseline: Sequence[Run],
+    comparisons: Sequence[Comparison],
+    policy: VerdictPolicy,
+    other: str = "the baseline",
 ) -> SlowSteps | None:
     """Return the slow steps that the medians of a measurement don't show; None if no more than in the baseline.
 
     Args:
         measurement: This session's runs.
         baseline: The baseline's runs.
-        policy: Tolerances and error rates.
+        comparisons: Comparisons of the medians, which say what is allowed.
+        policy: Error rates and number of launches.
         other: Name of the baseline's side.
     """
     runs = measurement.runs
     metric = TOKENS_PER_SEC_PER_GPU
     if TIME_PER_CALL_SEC.name in runs[0].metrics:
         metric = TIME_PER_CALL_SEC
-    allowed_pct = policy.tolerances[metric.name]
+    allowed_pct = _allowed_pct(comparisons, metric=metric, policy=policy)
     worst = _worst_full_cost(baseline, metric=metric)
     least = cost_of_loss(allowed_pct, metric=metric)
     losses = []
@@ -85,12 +92,13 @@ def find_slow_steps(
             odd.append(run)
     share = max(_USUAL_SHARE, _max_slow_share(baseline, factor=_slow_factor(runs)))
     limit = _ALPHA_SHARE * policy.alpha / policy.max_runs  # each launch adds a test that may raise a false alarm
-    if policy.max_runs < _MIN_ODD_RUNS and max(losses, default=0.0) < _OBVIOUS_LOSS:
+    if policy.min_runs < _MIN_ODD_RUNS and max(losses, default=0.0) < _OBVIOUS_LOSS:
         limit *= _UNCONFIRMED_SHARE
+    is_certain = _p_value(odd, num_total=len(runs), share=share) < limit
     kind = VerdictKind.PASSED
-    if len(odd) >= min(_MIN_ODD_RUNS, policy.max_runs) and _p_value(odd, num_total=len(runs), share=share) < limit:
+    if is_certain and len(odd) >= min(_MIN_ODD_RUNS, policy.min_runs):
         kind = VerdictKind.REGRESSED
-    elif 2 * len(odd) > len(runs) and len(runs) < policy.max_runs:
+    elif 2 * len(odd) > len(runs) and (is_certain or len(runs) < policy.max_runs):
         kind = VerdictKind.INCONCLUSIVE
     elif not odd and _p_value(runs, num_total=len(runs), share=share) >= limit:
         return None
@@ -103,6 +111,14 @@ def find_slow_steps(
         _undecided_text(kind, num_odd=len(odd), num_runs=len(runs)),
     ]
     return SlowSteps(kind=kind, loss_pct=loss_pct, text="; ".join(filter(None, facts)))
+
+
+def _allowed_pct(comparisons: Sequence[Comparison], *, metric: Metric, policy: VerdictPolicy) -> float:
+    """Return the allowed loss in percent: a loss to be found leaves less than the tolerance, or more."""
+    for each in comparisons:
+        if each.metric == metric.name and not each.anchor:
+            return each.allowed_pct
+    return policy.tolerance_pct(metric)
 
 
 def with_slow_steps(comparisons: Sequence[Comparison], *, slow: SlowSteps) -> tuple[Comparison, ...]:

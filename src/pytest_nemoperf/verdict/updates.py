@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Final
 
 from pytest_nemoperf.baselines.baseline import Anchor, Baseline, counts_flops_alike, find_mismatches
 from pytest_nemoperf.records.metrics import METRICS, Direction
-from pytest_nemoperf.verdict.comparison import NEEDS_ACCEPTANCE, Comparison, VerdictKind, VerdictPolicy
+from pytest_nemoperf.verdict.comparison import NEEDS_ACCEPTANCE, WITHOUT_LOSS, Comparison, VerdictKind
 from pytest_nemoperf.verdict.judge import Verdict
+from pytest_nemoperf.verdict.policy import VerdictPolicy
 from pytest_nemoperf.verdict.resolution import judging_metrics, runs_to_judge, wants_more_runs
-from pytest_nemoperf.verdict.sequential import HARMLESS_SHARE
+
+MAX_SESSIONS: Final = 10
+"""Sessions that a baseline holds at most: more hardly change what it knows of the noise between them."""
 
 
 class Action(StrEnum):
@@ -97,7 +101,7 @@ def next_anchor(
     for anchor in (old.anchor, replaced):
         if anchor is None:
             continue
-        num_judging = len(judging_metrics(anchor.runs, policy=policy))
+        num_judging = len(judging_metrics(anchor.runs, policy=replace(policy, confirming_rounds=0)))
         if num_judging > most:
             best = anchor
             most = num_judging
@@ -122,8 +126,8 @@ def _had_too_few_runs(verdict: Verdict, *, old: Baseline, new: Baseline, policy:
 def can_append_runs(verdict: Verdict, *, old: Baseline, new: Baseline, policy: VerdictPolicy) -> bool:
     """Return whether new's runs can be added to old's.
 
-    They can after PASSED. If old has too few runs to judge the tolerance, nothing can pass, and it would never get
-    more; then no more than half of the tolerance may be lost.
+    They can after PASSED. If old has too few runs to judge the tolerance, little can pass, and it would never get more;
+    then no more than half of the tolerance, or of the loss to be found, may be lost.
     """
     if not _is_comparable(new, old=old):
         return False
@@ -131,18 +135,48 @@ def can_append_runs(verdict: Verdict, *, old: Baseline, new: Baseline, policy: V
         return verdict.kind is VerdictKind.PASSED
     undecided = _undecided(verdict)
     for each in undecided:
-        loss_pct = METRICS[each.metric].worsening_pct(each.now, baseline=each.baseline)
-        if loss_pct > HARMLESS_SHARE * each.allowed_pct:
+        metric = METRICS[each.metric]
+        asked_pct = policy.find_pct(metric)
+        if asked_pct is None:
+            asked_pct = each.allowed_pct
+        if metric.worsening_pct(each.now, baseline=each.baseline) > asked_pct / 2.0:
             return False
     return _are_refused(undecided, old=old, policy=policy)
 
 
 def join_runs(old: Baseline, *, new: Baseline, runs: int) -> Baseline:
-    """Return new with the newest of old's runs before its own: as many as a baseline needs, or as old has.
+    """Return old with the newest of its runs and new's: as many as a baseline needs, or as old has.
 
-    For cases that are measured once a session: the runs of several sessions show the noise between them.
+    For cases that are measured once a session: runs of several sessions show the noise between them. Commit and date
+    stay old's, see add_session.
     """
-    return replace(new, runs=(*old.runs, *new.runs)[-max(runs, len(old.runs)) :])
+    return replace(old, runs=(*old.runs, *new.runs)[-max(runs, len(old.runs)) :])
+
+
+def can_add_session(verdict: Verdict, *, old: Baseline, new: Baseline, is_same_code: bool) -> bool:
+    """Return whether new's runs can stand beside old's as another session's.
+
+    They can if they passed; those of the very code of old also if they are faster or slower: how far days differ is
+    what they are to tell.
+    """
+    if not _is_comparable(new, old=old):
+        return False
+    if is_same_code:
+        return verdict.kind in WITHOUT_LOSS or verdict.kind is VerdictKind.INCONCLUSIVE
+    return verdict.kind is VerdictKind.PASSED
+
+
+def add_session(old: Baseline, *, new: Baseline) -> Baseline:
+    """Return old with new's runs after its own, without the oldest sessions beyond MAX_SESSIONS.
+
+    Commit and date stay old's: were they new's, a small loss at each addition would never be compared with the first.
+    """
+    runs = (*old.runs, *new.runs)
+    kept: list[str] = []
+    for run in reversed(runs):
+        if run.session not in kept and len(kept) < MAX_SESSIONS:
+            kept.append(run.session)
+    return replace(old, runs=tuple(run for run in runs if run.session in kept))
 
 
 def _is_comparable(new: Baseline, *, old: Baseline) -> bool:
@@ -163,7 +197,7 @@ def _update_passed(
         why = f"{num_old} runs that show no loss are not replaced by fewer; launch as many with --perf-runs={num_old}"
         return UpdateDecision(action=Action.KEEP, why=why)
     if num_new > num_old and (num_old < runs or wants_more_runs(old.runs, policy=policy)):
-        return UpdateDecision(action=Action.WRITE, why=f"{num_new} runs instead of {num_old} resolve more")
+        return UpdateDecision(action=Action.WRITE, why=f"{num_new} runs instead of {num_old} find more")
     if _has_moved(verdict.comparisons):
         return UpdateDecision(action=Action.WRITE, why="it moved more than its noise")
     if release:
@@ -190,7 +224,7 @@ def _undecided(verdict: Verdict) -> list[Comparison]:
 
 def _are_refused(undecided: Sequence[Comparison], *, old: Baseline, policy: VerdictPolicy) -> bool:
     """Return whether old has too few runs for the tolerances of all undecided metrics; anchors can't be refused."""
-    judging = judging_metrics(old.runs, policy=policy)
+    judging = judging_metrics(old.runs, policy=replace(policy, confirming_rounds=0))
     return not any(each.anchor or each.metric in judging for each in undecided)
 
 

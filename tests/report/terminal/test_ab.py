@@ -23,11 +23,11 @@ from tests.report.blocks import section, table
 
 BLOCK = """\
 REGRESSED pretrain-test
-tokens/sec/GPU is 17.4% below old (main, 36db4f5) (826 against 1,000; allowed 5.0%; 95% interval
--19.5% to -15.2% from 10 rounds)
+tokens/sec/GPU is 17.4% below old (main, 36db4f5) (826 against 1,000; allows 5%, finds 8.64%; 95%
+interval -18.8% to -15.9% from 10 rounds)
 
   metric            old    new   delta      95% interval  verdict
-  tokens/sec/GPU  1,000    826  -17.4%  -19.5% to -15.2%  REGRESSED
+  tokens/sec/GPU  1,000    826  -17.4%  -18.8% to -15.9%  REGRESSED
   peak memory     1 GiB  1 GiB    0.0%    -0.6% to +0.6%  PASSED
   the sides are as far apart as neighbouring steps are, around what both did over all rounds
 
@@ -70,7 +70,13 @@ def ab_of(**changes: Any) -> ABResult:
 def report_of(ab: ABResult, **changes: Any) -> CaseReport:
     new = replace(make_measurement([826.4] * 10), **changes)
     verdict = judge_rounds(
-        ab.old_measurement, new, rounds=ab.rounds, policy=POLICY, max_rounds=20, labels=(ab.old, ab.new)
+        ab.old_measurement,
+        new,
+        rounds=ab.rounds,
+        policy=POLICY,
+        max_rounds=20,
+        labels=(ab.old, ab.new),
+        is_by_turns=ab.method == "turns",
     )
     result = CaseResult(nodeid="t.py::t", measurement=new, verdict=verdict, is_failure=True, run_dir="runs/x", ab=ab)
     return CaseReport(result=result, rerun_command="pytest --perf-ab=main t.py::t")
@@ -170,7 +176,7 @@ def test_the_line_of_a_round_that_is_left_out_says_why() -> None:
 
 
 def test_the_header_says_that_baselines_play_no_part() -> None:
-    comparing = ab_header("main, 36db4f5", limit_sec=180.0, tolerances=POLICY.tolerances)
+    comparing = ab_header("main, 36db4f5", limit_sec=180.0, tolerances=POLICY.tolerances, finds={})
 
     lines = render_header(
         system=find_system("cpu"),
@@ -180,6 +186,7 @@ def test_the_header_says_that_baselines_play_no_part() -> None:
         num_baselines=6,
         num_local=0,
         tolerances=POLICY.tolerances,
+        finds={},
         runs=5,
         inject_pct=0.0,
         comparing=comparing,

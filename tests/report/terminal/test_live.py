@@ -22,7 +22,7 @@ from tests.report.builders import (
     make_report,
 )
 
-RESOLVES = "; tolerance 10%, this case resolves 2.6% with 3 baseline runs"
+RESOLVES = "; allows 10%, finds 12.4%"
 
 
 def header(*, inject_pct: float = 0.0, is_dry_run: bool = False, num_local: int = 0) -> list[str]:
@@ -34,6 +34,7 @@ def header(*, inject_pct: float = 0.0, is_dry_run: bool = False, num_local: int 
         num_baselines=6,
         num_local=num_local,
         tolerances=POLICY.tolerances,
+        finds={},
         runs=3,
         inject_pct=inject_pct,
         is_dry_run=is_dry_run,
@@ -119,8 +120,7 @@ def test_a_run_without_steps_has_no_step_time() -> None:
         (make_regressed(), "REGRESSED pretrain-test: 833 tokens/sec/GPU, -16.7% against 1,000" + RESOLVES),
         (
             make_call(seconds=150e-6),
-            "REGRESSED bench-matmul: time per call 150 us, +25.0% against 120 us; "
-            "tolerance 10%, this case resolves 5% with 1 baseline run",
+            "REGRESSED bench-matmul: time per call 150 us, +25.0% against 120 us; allows 10%, finds 15.5%",
         ),
         (make_invalid(), "INVALID pretrain-invalid: run 1: loss is not finite at step 4 (9 of 13 steps)"),
         (
@@ -140,7 +140,7 @@ def test_the_line_of_a_case_shows_the_metric_that_brought_the_verdict_about() ->
 
     line = render_case_line(report)
 
-    assert line.startswith("REGRESSED pretrain-test: peak memory 1.5 GiB, +50.0% against 1 GiB; tolerance 10%, ")
+    assert line.startswith("REGRESSED pretrain-test: peak memory 1.5 GiB, +50.0% against 1 GiB; allows 10%, ")
 
 
 def test_the_line_of_a_case_names_the_anchor_it_lost_against() -> None:

@@ -19,12 +19,12 @@ from pytest_nemoperf.report.cells import (
     deciding_comparison,
     earlier_text,
     injected_mark,
-    percent,
+    side_by_side_text,
     signed_percent,
     verdict_word,
 )
 from pytest_nemoperf.report.markdown.pretrain import render_markdown
-from pytest_nemoperf.report.resolution import interval_text
+from pytest_nemoperf.report.resolution import interval_text, limit_text
 from pytest_nemoperf.report.stored import unasked_lines, unasked_title
 from pytest_nemoperf.report.tables import code, one_line, table_lines
 from pytest_nemoperf.report.terminal.failure import render_failure
@@ -38,7 +38,7 @@ _MAX_OF_A_LEVEL = 10  # annotations that GitHub shows of a step
 
 _CUT_NOTE = "\n\n**Cut here: GitHub shows 1 MiB of a step. The rest is in the session's results.md.**\n"
 _BLOCK_WIDTH = 100
-_HEADINGS = ("Verdict", "Case", "Metric", "Baseline", "Now", "Delta", "95% interval", "Allowed", "Resolves")
+_HEADINGS = ("Verdict", "Case", "Metric", "Baseline", "Now", "Delta", "95% interval", "Allowed", "Finds")
 
 
 class AnnotationLevel(StrEnum):
@@ -176,10 +176,10 @@ def _row(case: CaseResult) -> list[str]:
         label,
         metric.format(deciding.baseline),
         metric.format(deciding.now),
-        signed_percent(deciding.delta_pct),
+        signed_percent(deciding.delta_pct) + side_by_side_text(deciding),
         interval_text(deciding),
         allowed_text(deciding),
-        percent(deciding.resolution_pct),
+        limit_text(deciding.finds_pct),
     ]
 
 

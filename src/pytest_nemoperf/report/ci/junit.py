@@ -17,7 +17,7 @@ PREFIX: Final = "nemoperf_"
 def properties(report: CaseReport) -> list[tuple[str, str]]:
     """Return (name, value) of all properties of a case.
 
-    Names are ``nemoperf_<property>`` and ``nemoperf_<metric>_<now|baseline|delta_pct|low_pct|high_pct|resolution_pct|
+    Names are ``nemoperf_<property>`` and ``nemoperf_<metric>_<now|baseline|delta_pct|low_pct|high_pct|finds_pct|
     noise_pct|allowed_pct|verdict>``, against an anchor ``nemoperf_<metric>_anchor_<...>``; units are in the metrics'
     names, and low and high are the ends of the 95% interval of delta. Metrics that are not judged have now and baseline
     only. In a self-test the figures' names begin with ``nemoperf_injected_``, so that a tool that collects figures by
@@ -95,7 +95,7 @@ def _comparison_figures(comparison: Comparison) -> Iterator[tuple[str, str]]:
         prefix += "_anchor"
     yield f"{prefix}_baseline", f"{comparison.baseline:.6g}"
     yield f"{prefix}_delta_pct", f"{comparison.delta_pct:z.2f}"
-    for name in ("low_pct", "high_pct", "resolution_pct", "noise_pct"):
+    for name in ("low_pct", "high_pct", "finds_pct", "noise_pct", "side_by_side_pct"):
         percent = getattr(comparison, name)
         if percent is not None:
             yield f"{prefix}_{name}", f"{percent:z.2f}"

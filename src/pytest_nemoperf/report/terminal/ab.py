@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pytest_nemoperf.ab.comparison import JUDGED_IN_ROUNDS, ABResult, ABRound, metric_around_median, speed_metric
+from pytest_nemoperf.ab.comparison import ABResult, ABRound, metric_around_median, speed_metric
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure.measurement import Run
-from pytest_nemoperf.records.metrics import METRICS
-from pytest_nemoperf.report.cells import elapsed_text, injected_mark, signed_percent, tolerances_text
+from pytest_nemoperf.records.metrics import METRICS, TFLOPS_PER_SEC_PER_GPU
+from pytest_nemoperf.report.cells import elapsed_text, injected_mark, signed_percent, terms_text
 from pytest_nemoperf.report.console import (
     ALARM,
     figures_table,
@@ -26,7 +26,7 @@ from pytest_nemoperf.report.console import (
 from pytest_nemoperf.report.phases import compare_phases, loss_sentence, phase_table, rank_groups
 from pytest_nemoperf.report.resolution import interval_text
 from pytest_nemoperf.report.terminal.commands import command_lines
-from pytest_nemoperf.results.cases import CaseReport, CaseResult
+from pytest_nemoperf.results.cases import CaseReport, CaseResult, Confirmation
 from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind, delta_pct
 
 if TYPE_CHECKING:
@@ -48,18 +48,26 @@ def render_ab(report: CaseReport, *, ab: ABResult, width: int, color: bool) -> s
     return to_text(_parts(report, ab=ab, width=width), width=width, color=color)
 
 
-def ab_header(revision: str, *, limit_sec: float, tolerances: Mapping[str, float], caution: str = "") -> str:
+def ab_header(
+    revision: str,
+    *,
+    limit_sec: float,
+    tolerances: Mapping[str, float],
+    finds: Mapping[str, float],
+    caution: str = "",
+) -> str:
     """Return the session header's line on the comparison, which replaces the one on baselines.
 
     Args:
         revision: The other revision.
         limit_sec: Time limit of a case.
         tolerances: Allowed worsening in percent by metric.
+        finds: Worsening to be found, in percent by metric.
         caution: Warning about the two sides; empty for none.
     """
     line = (
         f"perf: cases are compared with {revision}, by --perf-ab, for at most {elapsed_text(limit_sec)} each; "
-        f"tolerance {tolerances_text(tolerances)}; baselines are neither read nor written"
+        f"{terms_text(tolerances, finds=finds)}; baselines are neither read nor written"
     )
     if caution:
         line += f"\nperf: CAUTION: {caution}"
@@ -110,6 +118,15 @@ def ab_parts(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
         yield indented(f"{case.verdict.case}: {_method_text(case.ab)}")
 
 
+def beside_parts(confirmations: Sequence[Confirmation]) -> Iterator[RenderableType]:
+    """Yield the rounds of a case that its stored baseline did not clear, beside the commit of its runs."""
+    for each in confirmations:
+        if each.ab is not None:
+            yield section(f"side by side with {each.commit}, here and now")
+            yield _comparison_table(each.comparisons)
+            yield from _round_parts(each.ab)
+
+
 def _parts(report: CaseReport, *, ab: ABResult, width: int) -> Iterator[RenderableType]:
     result = report.result
     inject_pct = result.measurement.inject_pct
@@ -139,7 +156,7 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> RenderableType:
     table.add_column("verdict", overflow="fold")
     for comparison in comparisons:
         metric = METRICS[comparison.metric]
-        if metric not in JUDGED_IN_ROUNDS:
+        if metric is TFLOPS_PER_SEC_PER_GPU:  # as tokens/s, by the FLOPs of a token
             continue
         table.add_row(
             metric.label,
@@ -184,6 +201,10 @@ def _method_text(ab: ABResult) -> str:
 
 def _method_parts(ab: ABResult) -> Iterator[RenderableType]:
     yield section(f"how {ab.new} was compared with {ab.old}")
+    yield from _round_parts(ab)
+
+
+def _round_parts(ab: ABResult) -> Iterator[RenderableType]:
     yield indented(_method_text(ab))
     if ab.why_launches:
         yield indented(f"not by turns: {ab.why_launches}")

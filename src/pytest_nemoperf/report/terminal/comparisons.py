@@ -25,7 +25,7 @@ from pytest_nemoperf.verdict.repeated_metrics import distinct_comparisons
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_HEADINGS = ("baseline", "now", "delta", "95% interval", "tolerance")
+_HEADINGS = ("baseline", "now", "delta", "95% interval", "allowed")
 _INDENT = 2
 _GAP = 2
 
@@ -33,7 +33,7 @@ _GAP = 2
 def comparison_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterator[RenderableType]:
     """Yield a table with a row for each metric that does not repeat another.
 
-    Too wide a table goes without the tolerance, which resolution_parts show too; if it is still too wide, each metric
+    Too wide a table goes without what is allowed, which resolution_parts show too; if it is still too wide, each metric
     stands above its figures.
     """
     shown = distinct_comparisons(comparisons)
@@ -56,12 +56,13 @@ def comparison_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterat
 
 
 def resolution_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterator[RenderableType]:
-    """Yield a table of the noise between runs and the resolution that follows from it; nothing if it is unknown."""
-    judged = [each for each in distinct_comparisons(comparisons) if each.resolution_pct is not None]
+    """Yield a table of noise and of the losses that are allowed and found by it; nothing if it is unknown."""
+    judged = [each for each in distinct_comparisons(comparisons) if each.finds_pct is not None]
     if not judged:
         return
     runs = count_text(judged[0].num_baseline_runs, "baseline run")
-    yield section(f"noise between runs, and what it lets this case resolve ({runs})")
+    sessions = count_text(judged[0].num_baseline_sessions, "session")
+    yield section(f"noise, and what it lets this case find ({runs}, {sessions})")
     rows = [list(NOISE_HEADINGS), *map(noise_cells, judged)]
     if _fits(rows, width=width):
         table = figures_table(rows[0])

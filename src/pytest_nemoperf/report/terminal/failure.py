@@ -21,7 +21,7 @@ from pytest_nemoperf.report.console import (
     unfolded,
 )
 from pytest_nemoperf.report.phases import compare_phases, phase_table, rank_groups
-from pytest_nemoperf.report.terminal.ab import render_ab
+from pytest_nemoperf.report.terminal.ab import beside_parts, render_ab
 from pytest_nemoperf.report.terminal.commands import command_lines
 from pytest_nemoperf.report.terminal.comparisons import comparison_parts, resolution_parts
 from pytest_nemoperf.report.terminal.profile import profile_parts
@@ -63,6 +63,7 @@ def _parts(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
         yield ""
         yield from comparison_parts(report.result.verdict.comparisons, width=width)
         yield from resolution_parts(report.result.verdict.comparisons, width=width)
+        yield from beside_parts(report.result.confirmations)
     if baseline is not None and report.result.verdict.kind is not VerdictKind.NOT_COMPARABLE:
         yield from _time_by_phase(report, baseline=baseline)
         yield from _spread(report, baseline=baseline)

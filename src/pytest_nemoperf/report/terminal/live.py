@@ -17,8 +17,9 @@ from pytest_nemoperf.report.cells import (
     injected_mark,
     injection_text,
     shorten_middle,
+    side_by_side_text,
     signed_percent,
-    tolerances_text,
+    terms_text,
 )
 from pytest_nemoperf.report.resolution import resolution_text
 from pytest_nemoperf.results.cases import CaseReport
@@ -36,6 +37,7 @@ def render_header(
     num_baselines: int,
     num_local: int,
     tolerances: Mapping[str, float],
+    finds: Mapping[str, float],
     runs: int,
     inject_pct: float,
     changes: str = "",
@@ -54,6 +56,7 @@ def render_header(
         num_baselines: Number of baselines in it.
         num_local: Number of baselines in this machine's own store.
         tolerances: Allowed worsening in percent by judged metric.
+        finds: Worsening to be found, in percent by judged metric.
         runs: Launches of a case at most.
         inject_pct: Self-test delay in percent; 0 for a real session.
         changes: Value of --perf-set; empty if none.
@@ -72,7 +75,7 @@ def render_header(
         baselines = f"{count_text(num_baselines, 'baseline')} in {baselines_dir}"
         if num_local:
             baselines += f" and {num_local:,} of this machine's own"
-        lines.append(f"perf: {baselines}, tolerance {tolerances_text(tolerances)}")
+        lines.append(f"perf: {baselines}, {terms_text(tolerances, finds=finds)}")
         if not num_baselines:
             for text in elsewhere:
                 lines.append(f"perf: {text}")
@@ -193,7 +196,8 @@ def _comparison_facts(comparison: Comparison) -> Iterator[str]:
     then = METRICS[name].format(comparison.baseline)
     if comparison.anchor:
         then += f" of anchor {comparison.anchor}"
-    yield f"{figure_text(comparison.now, metric=name)}, {signed_percent(comparison.delta_pct)} against {then}"
+    beside = side_by_side_text(comparison)
+    yield f"{figure_text(comparison.now, metric=name)}, {signed_percent(comparison.delta_pct)} against {then}{beside}"
     if comparison.slow_steps_loss_pct is not None:
         yield f"{comparison.slow_steps_loss_pct:.1f}% lost with slow steps counted"
     resolution = resolution_text(comparison)
