@@ -167,7 +167,8 @@ def _restore_after(path: str, *, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def repository(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repository]:
     for name in list(os.environ):
-        if name.startswith(("GIT_", "PYTEST_XDIST_")):  # under xdist pytest-benchmark measures nothing
+        # under xdist pytest-benchmark measures nothing, and what is timed under coverage is INVALID
+        if name.startswith(("GIT_", "PYTEST_XDIST_", "COVERAGE_")):
             monkeypatch.delenv(name)
     for name in ("plugin.fixture.MIN_PASS_SEC", "records.health.MAX_FOREIGN_SHARE", "records.health.MAX_STEAL_SHARE"):
         _restore_after(f"pytest_nemoperf.{name}", monkeypatch=monkeypatch)
