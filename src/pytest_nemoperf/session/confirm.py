@@ -263,7 +263,7 @@ class Confirmer:
                 phases.append(METRICS[each.metric])
             if each.slow_steps_loss_pct is not None or each.metric == PEAK_MEMORY_GIB.name:
                 steps = case.plan.steps  # what comes late, or every so many steps, does not show in short rounds
-        timeout_sec = min(case.plan.timeout_sec, limit_sec)
+        timeout_sec = min(case.plan.timeout_sec, limit_sec / 2.0)  # of either side, one after the other or in turns
         shorter = replace(case, plan=replace(case.plan, steps=steps, timeout_sec=timeout_sec))
         return sides.compare(
             shorter,
