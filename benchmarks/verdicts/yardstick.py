@@ -27,7 +27,8 @@ from tables import markdown_table
 
 from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.records.yardstick import Yardstick, mean_yardstick
-from pytest_nemoperf.verdict.yardstick import PARTS, yardstick_sentence
+from pytest_nemoperf.verdict.sick_devices import PARTS
+from pytest_nemoperf.verdict.yardstick import yardstick_sentence
 
 MEAN = "mean of the parts"
 MIN_APART_SEC = 600.0

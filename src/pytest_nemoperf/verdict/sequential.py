@@ -11,8 +11,6 @@ runs: a slower launch can only make a verdict worse, never less certain.
 
 References:
     Pocock 1977, Group sequential methods (the same bound at every look), https://doi.org/10.1093/biomet/64.2.191
-    Smyth 2004, Linear models and empirical Bayes methods (the shrunk variance), https://doi.org/10.2202/1544-6115.1027
-    Satterthwaite 1946, the degrees of freedom of a sum of variances, https://doi.org/10.2307/3002019
 """
 
 from __future__ import annotations
@@ -27,11 +25,8 @@ from typing import Final
 
 from pytest_nemoperf.records.metrics import Direction, Metric
 from pytest_nemoperf.verdict.defaults import DEFAULT_ALPHA, DEFAULT_BETA, DEFAULT_MAX_RUNS
+from pytest_nemoperf.verdict.noise import Noise, assumed_noise, by_session, noise_of, noise_of_ratios
 
-_PRIOR_DOF: Final = 8.0
-"""Degrees of freedom of each prior of a system class: the weight of nine baseline runs, or sessions."""
-_PRIOR_DOF_OF_ROUNDS: Final = 6.0
-"""The same for rounds: how much two sides that take turns scatter is known less well, and two rounds may decide."""
 MAX_BASELINE_RUNS: Final = 100
 _INTERVAL = 0.95
 MIN_RUNS_FOR_WORSE: Final = 2
@@ -97,45 +92,6 @@ class SequentialResult:
     is_ruled_out: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Noise:
-    """Scatter within and between sessions: measured, and shrunk towards the priors, weighed by degrees of freedom.
-
-    Attributes:
-        seen: Measured scatter within sessions; None if no session has two runs.
-        typical: Scatter within sessions that further runs are taken to show.
-        within: Scatter within sessions.
-        within_dof: Its degrees of freedom.
-        between: Scatter between sessions.
-        between_dof: Its degrees of freedom.
-        num_sessions: Sessions of the baseline.
-        run_share: Variance of the baseline's mean from scatter within sessions, as a share of a run's.
-        session_share: The same from scatter between sessions, as a share of a session's.
-    """
-
-    seen: float | None
-    typical: float
-    within: float
-    within_dof: float
-    between: float
-    between_dof: float
-    num_sessions: int
-    run_share: float
-    session_share: float
-
-    def error(self, num_runs: int) -> tuple[float, float]:
-        """Return the standard error of the loss after so many runs of one session, and its degrees of freedom."""
-        within = self.within**2 * (self.run_share + 1.0 / num_runs)
-        between = 0.0
-        if self.num_sessions:
-            between = self.between**2 * (self.session_share + 1.0)
-        total = within + between
-        if not total:
-            return 0.0, self.within_dof
-        dof = total**2 / (within**2 / self.within_dof + between**2 / self.between_dof)
-        return math.sqrt(total), dof
-
-
 def cost(value: float, *, metric: Metric) -> float:
     """Return the cost of a metric's value: its logarithm, signed so that greater is worse."""
     if metric.direction is Direction.HIGHER:
@@ -186,9 +142,9 @@ def margin(
         num_runs: Baseline runs to assume; None for as many as there are.
         num_sessions: Sessions to assume that they are of; None for as many as there are.
     """
-    noise = _noise_of(_winsorize(baseline_costs, stall_limit=stall_limit), sessions=sessions, rule=rule)
+    noise = noise_of(_winsorize(baseline_costs, stall_limit=stall_limit), sessions=sessions, rule=rule)
     if num_runs is not None or num_sessions is not None:
-        noise = _assumed(noise, num_runs=num_runs or len(baseline_costs), num_sessions=num_sessions, rule=rule)
+        noise = assumed_noise(noise, num_runs=num_runs or len(baseline_costs), num_sessions=num_sessions, rule=rule)
     return sum(_final_bounds(noise, num_runs=rule.max_runs, rule=rule))
 
 
@@ -199,7 +155,7 @@ def margin_of_ratios(ratios: Sequence[float], *, rule: SequentialRule) -> float:
         ratios: Ratios so far, for their scatter; empty to expect what the rule does.
         rule: The sequential rule.
     """
-    noise = _noise_of_ratios(ratios, rule=rule)
+    noise = noise_of_ratios(ratios, rule=rule)
     return sum(_final_bounds(noise, num_runs=max(rule.max_runs, len(ratios)), rule=rule))
 
 
@@ -223,7 +179,7 @@ def runs_needed(
         is_once: Each further run is of a session of its own; if not, of the same sessions.
     """
     num_recorded = len(baseline_costs)
-    recorded_sessions = len(_by_session(baseline_costs, sessions=sessions))
+    recorded_sessions = len(by_session(baseline_costs, sessions=sessions))
     for num_runs in range(max(num_recorded, 1), MAX_BASELINE_RUNS + 1):
         num_sessions = None
         if is_once and num_runs > num_recorded:
@@ -270,7 +226,7 @@ def decide(
     return _decide(
         losses,
         winsorized=_winsorize(losses, stall_limit=stall_limit),
-        noise=_noise_of(winsorized, sessions=sessions, rule=rule),
+        noise=noise_of(winsorized, sessions=sessions, rule=rule),
         tolerance=tolerance,
         must_find=must_find,
         rule=rule,
@@ -297,7 +253,7 @@ def decide_ratio(
     if len(ratios) >= _MIN_RATIOS_TO_SEE_STALLS:
         winsorized = _winsorize(winsorized, stall_limit=stall_limit)
         winsorized = [-ratio for ratio in _winsorize([-ratio for ratio in winsorized], stall_limit=stall_limit)]
-    noise = _noise_of_ratios(winsorized, rule=rule)
+    noise = noise_of_ratios(winsorized, rule=rule)
     return _decide(
         ratios,
         winsorized=winsorized,
@@ -313,7 +269,7 @@ def _decide(
     losses: Sequence[float],
     *,
     winsorized: Sequence[float],
-    noise: _Noise,
+    noise: Noise,
     tolerance: float,
     must_find: float,
     rule: SequentialRule,
@@ -374,128 +330,7 @@ def _winsorize(values: Sequence[float], *, stall_limit: float) -> list[float]:
     return limited
 
 
-def _noise_of(values: Sequence[float], *, sessions: Sequence[str], rule: SequentialRule) -> _Noise:
-    """Return the scatter of baseline runs within and between their sessions, each shrunk towards the rule's.
-
-    The variance between the means of sessions, less what scatter within them adds to it, is that between sessions.
-    Sessions of one run each, as of what is measured once a session, tell the two apart only where they scatter less
-    than the rule expects within a session alone: then the scatter within is no more than that.
-    """
-    groups = _by_session(values, sessions=sessions)
-    means = [statistics.fmean(group) for group in groups]
-    between_seen_dof = len(groups) - 1
-    variance_of_means = statistics.variance(means) if between_seen_dof else 0.0
-    prior_variance = (rule.noise_pct / 100.0) ** 2
-    within_seen_dof = len(values) - len(groups)
-    seen = None
-    if within_seen_dof:
-        squares = 0.0
-        for group, mean in zip(groups, means, strict=True):
-            squares += math.fsum((value - mean) ** 2 for value in group)
-        seen = math.sqrt(squares / within_seen_dof)
-        typical = seen
-    else:
-        typical = math.sqrt(min(variance_of_means, prior_variance))
-    within_dof = _PRIOR_DOF + _within_seen_dof(len(values), num_sessions=len(groups))
-    within_variance = _shrunk(typical**2, prior=prior_variance, dof=within_dof)
-    between_variance = 0.0
-    if between_seen_dof:
-        by_chance = within_variance * statistics.fmean(1.0 / len(group) for group in groups)
-        between_variance = max(0.0, variance_of_means - by_chance)
-    between_dof = _PRIOR_DOF + between_seen_dof
-    between_variance = _shrunk(between_variance, prior=(rule.session_noise_pct / 100.0) ** 2, dof=between_dof)
-    return _Noise(
-        seen=seen,
-        typical=typical,
-        within=math.sqrt(within_variance),
-        within_dof=within_dof,
-        between=math.sqrt(between_variance),
-        between_dof=between_dof,
-        num_sessions=len(groups),
-        run_share=1.0 / len(values),
-        session_share=math.fsum((len(group) / len(values)) ** 2 for group in groups),
-    )
-
-
-def _within_seen_dof(num_runs: int, *, num_sessions: int) -> int:
-    """Return the degrees of freedom of the scatter within sessions that runs show, see _noise_of."""
-    return max(num_runs - num_sessions, 0) or num_sessions - 1
-
-
-def _shrunk(seen: float, *, prior: float, dof: float) -> float:
-    """Return a variance that was seen, shrunk towards its prior.
-
-    Args:
-        seen: The variance as seen.
-        prior: The variance as expected.
-        dof: Degrees of freedom of both together.
-    """
-    return (_PRIOR_DOF * prior + (dof - _PRIOR_DOF) * seen) / dof
-
-
-def _by_session(values: Sequence[float], *, sessions: Sequence[str]) -> list[list[float]]:
-    """Return the values in groups of one session each."""
-    groups: dict[str, list[float]] = {}
-    for number, value in enumerate(values):
-        groups.setdefault(sessions[number] if sessions else "", []).append(value)
-    return list(groups.values())
-
-
-def _noise_of_ratios(ratios: Sequence[float], *, rule: SequentialRule) -> _Noise:
-    """Return the scatter of ratios, shrunk towards the rule's; they have no baseline and no sessions."""
-    squares = 0.0
-    seen = None
-    seen_dof = max(len(ratios) - 1, 0)
-    if seen_dof:
-        mean = statistics.fmean(ratios)
-        squares = math.fsum((ratio - mean) ** 2 for ratio in ratios)
-        seen = math.sqrt(squares / seen_dof)
-    dof = _PRIOR_DOF_OF_ROUNDS + seen_dof
-    return _Noise(
-        seen=seen,
-        typical=seen or 0.0,
-        within=math.sqrt((_PRIOR_DOF_OF_ROUNDS * (rule.noise_pct / 100.0) ** 2 + squares) / dof),
-        within_dof=dof,
-        between=0.0,
-        between_dof=_PRIOR_DOF,
-        num_sessions=0,
-        run_share=0.0,
-        session_share=0.0,
-    )
-
-
-def _assumed(noise: _Noise, *, num_runs: int, num_sessions: int | None, rule: SequentialRule) -> _Noise:
-    """Return the noise of other numbers of runs and sessions, further ones scattering as the given.
-
-    A single run shows no scatter, so that further ones scatter as the prior. Sessions are taken to be of equally many
-    runs.
-    """
-    if num_sessions is None:
-        num_sessions = noise.num_sessions
-    prior = rule.noise_pct / 100.0
-    typical = noise.typical
-    if noise.within_dof == _PRIOR_DOF:
-        typical = prior
-    within_dof = _PRIOR_DOF + _within_seen_dof(num_runs, num_sessions=num_sessions)
-    session_share = noise.session_share
-    between_dof = noise.between_dof
-    if num_sessions != noise.num_sessions:
-        session_share = 1.0 / num_sessions
-        between_dof = _PRIOR_DOF + num_sessions - 1
-    return _Noise(
-        seen=noise.seen,
-        typical=typical,
-        within=math.sqrt(_shrunk(typical**2, prior=prior**2, dof=within_dof)),
-        within_dof=within_dof,
-        between=noise.between,
-        between_dof=between_dof,
-        num_sessions=num_sessions,
-        run_share=1.0 / num_runs,
-        session_share=session_share,
-    )
-
-
-def _final_bounds(noise: _Noise, *, num_runs: int, rule: SequentialRule) -> tuple[float, float]:
+def _final_bounds(noise: Noise, *, num_runs: int, rule: SequentialRule) -> tuple[float, float]:
     """Return the bounds at the last launch: over the tolerance to call a loss worse, below a loss to rule it out."""
     error, dof = noise.error(num_runs)
     found, ruled_out = _bounds_in_errors(dof, rule=rule, is_last=True)

@@ -30,7 +30,12 @@ MAX_POWER_DIFFERENCE: Final = 0.05
 clock, and a lower cap, a clock that an administrator set or waiting for the host take less: none is a sick device."""
 _MIN_RUNS: Final = 2
 """Runs in which a device must be slow, all of them: one launch may be unlucky."""
-_PARTS: Final[Mapping[str, str]] = MappingProxyType({"matmul_sec": "matrix product", "copy_sec": "copy"})
+PARTS: Final[Mapping[str, str]] = MappingProxyType(
+    {"matmul_sec": "matrix product", "copy_sec": "copy", "all_reduce_sec": "all-reduce"}
+)
+"""Names of the parts of a yardstick, by field."""
+_PARTS_OF_A_RANK: Final = ("matmul_sec", "copy_sec")
+"""Parts that a rank does by itself; an all-reduce waits for the slowest."""
 """Parts of a yardstick that a rank does alone; all ranks wait in the all-reduce."""
 _REMEDY: Final = (
     "look at nvidia-smi -q of that GPU (clocks, performance, remapped rows, retired pages), reset or replace it, or "
@@ -85,7 +90,7 @@ def slow_ranks(now_runs: Sequence[Run], baseline_runs: Sequence[Run]) -> list[Sl
     None is returned for one rank, which has no peers, nor if all are slow by as much.
     """
     slow: dict[int, SlowRank] = {}
-    for name, part in _PARTS.items():
+    for name in _PARTS_OF_A_RANK:
         now = _by_rank(now_runs, partial(_times, name=name))
         then = _by_rank([run for run in baseline_runs if run.yardsticks], partial(_times, name=name))
         if len(now) < _MIN_RUNS or not then or len(now[0]) != len(then[0]):
@@ -99,7 +104,7 @@ def slow_ranks(now_runs: Sequence[Run], baseline_runs: Sequence[Run]) -> list[Sl
             relative = [share / peers_then for share in peers_now]
             if max(*own, *peers_now, *relative) < MIN_SPEED_SHARE:
                 found = SlowRank(
-                    rank=rank, part=part, of_own=statistics.median(own), of_peers=statistics.median(peers_now)
+                    rank=rank, part=PARTS[name], of_own=statistics.median(own), of_peers=statistics.median(peers_now)
                 )
                 if rank not in slow or found.of_peers < slow[rank].of_peers:
                     slow[rank] = found

@@ -6,17 +6,12 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final
 
 from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.records.yardstick import Yardstick
-from pytest_nemoperf.verdict.sick_devices import slow_ranks
+from pytest_nemoperf.verdict.sick_devices import PARTS, slow_ranks
 
-PARTS: Final[Mapping[str, str]] = MappingProxyType(
-    {"matmul_sec": "matrix product", "copy_sec": "copy", "all_reduce_sec": "all-reduce"}
-)
-"""Names of the parts of a yardstick, by field."""
 _MIN_CHANGE: Final = math.log(1.02)
 """Change of the step, in its logarithm, below which there is nothing to explain."""
 _EXPLAINING_SHARE: Final = 0.5
