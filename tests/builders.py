@@ -111,7 +111,7 @@ def make_rl_records(
 ) -> list[StepRecord]:
     """Return the records of a run of reinforcement learning; rollout changes what was generated."""
     stats = make_rollout(plan, **(rollout or {}))
-    tokens = stats.num_prompt_tokens + stats.num_response_tokens
+    tokens = (stats.num_prompt_tokens or 0) + stats.num_response_tokens
     values: dict[str, Any] = {
         "tokens": tokens,
         "flops": plan.flops_per_token * tokens,

@@ -166,7 +166,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr("pytest_nemoperf.plugin.fixture.MIN_PASS_SEC", 0.05)
     for limit in ("MAX_FOREIGN_SHARE", "MAX_STEAL_SHARE"):  # other load beside the tests is no failure
         monkeypatch.setattr(f"pytest_nemoperf.records.health.{limit}", 2.0)
-    monkeypatch.setattr("pytest_nemoperf.runs.execute._MAX_RECORDED_SHARE", float("inf"))  # step times are invented
+    monkeypatch.setattr("pytest_nemoperf.runs.step_times._MAX_RECORDED_SHARE", float("inf"))  # step times are invented
     monkeypatch.setattr("pytest_nemoperf.launchers.local.Helper", guards.helper)
     for name in _OF_THESE_TESTS:
         monkeypatch.delenv(name, raising=False)

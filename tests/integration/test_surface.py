@@ -56,6 +56,7 @@ INI_KEYS = [
     "perf_yardstick",
     "perf_baselines",
     "perf_machine",
+    "perf_python",
     "perf_release",
     "perf_ab_paths",
     "perf_ab_setup",

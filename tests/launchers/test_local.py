@@ -12,6 +12,7 @@ from pytest_nemoperf.errors import LaunchError
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus, RankExit
+from pytest_nemoperf.recipes.recipe import RANK_VARIABLES
 from tests.launchers.watching import (
     descendants_named,
     kill_all,
@@ -44,6 +45,28 @@ def test_several_processes_of_a_command_know_their_rank(launcher: LocalLauncher,
     result = launch(launcher, "sh", "-c", "echo $RANK of $WORLD_SIZE", run_dir=tmp_path, num_processes=2)
 
     assert [log.read_text() for log in result.logs] == ["0 of 2\n", "1 of 2\n"]
+
+
+def test_a_program_of_one_process_is_not_told_that_it_is_a_rank(
+    launcher: LocalLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in RANK_VARIABLES:  # of another launcher, which started this process
+        monkeypatch.setenv(name, "1")
+    command = RankCommand(argv=("env",), num_processes=1, is_rank=False)
+
+    result = launcher.launch(command, run_dir=tmp_path, timeout_sec=60, on_poll=lambda: None)
+
+    names = {line.partition("=")[0] for line in result.logs[0].read_text().splitlines()}
+    assert "NEMOPERF_RUN_DIR" in names
+    assert not names & set(RANK_VARIABLES)
+
+
+def test_a_program_of_one_process_may_set_the_variables_itself(launcher: LocalLauncher, tmp_path: Path) -> None:
+    command = RankCommand(argv=("sh", "-c", "echo $RANK"), num_processes=1, is_rank=False, env={"RANK": "7"})
+
+    result = launcher.launch(command, run_dir=tmp_path, timeout_sec=60, on_poll=lambda: None)
+
+    assert result.logs[0].read_text() == "7\n"
 
 
 def test_a_command_runs_in_the_directory_pytest_is_in(

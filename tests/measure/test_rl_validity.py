@@ -10,8 +10,8 @@ from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
 from pytest_nemoperf.measure.expected_records import expected_of
 from pytest_nemoperf.measure.steady_state import run_drift
 from pytest_nemoperf.recipes.recipe import Plan
-from pytest_nemoperf.records.step import GroupStep
-from tests.builders import make_rl, make_rl_plan, make_rl_records, measure_records
+from pytest_nemoperf.records.step import GroupStep, RolloutStats, StepRecord
+from tests.builders import make_plan, make_records, make_rl, make_rl_plan, make_rl_records, measure_records
 
 APART = {"cpu": Layout(gpus=2, dp_shard=2, generation=GenerationLayout(gpus=4, tp=2, is_colocated=False))}
 
@@ -88,9 +88,45 @@ def test_what_is_not_finite_is_left_out_so_that_results_can_be_written(plan: Pla
 def test_a_run_that_says_nothing_of_its_responses_is_invalid(plan: Plan) -> None:
     records = [replace(record, rollout=None) for record in make_rl_records(plan)]
 
-    problems = measure_records(plan, outputs=[records]).problems
+    (problem,) = measure_records(plan, outputs=[records]).problems
 
-    assert problems == ("run 1: step 2 says nothing of what was generated (6 of 6 steps)",)
+    assert problem.startswith("run 1: step 2 lacks rollout.num_response_tokens, the tokens that were generated (6 of 6")
+    assert problem.endswith('"rollout": {"num_response_tokens": 512}; see docs/frameworks.md')
+
+
+def test_the_tokens_of_the_responses_are_all_that_a_rollout_needs() -> None:
+    plan = make_rl_plan(rl=make_rl(response_lengths="sampled"))
+    records = []
+    for record in make_rl_records(plan):
+        rollout = RolloutStats(num_response_tokens=96)
+        records.append(StepRecord(step=record.step, step_time_sec=0.1, tokens=160, rollout=rollout))
+
+    measurement = measure_records(plan, outputs=[records])
+
+    num_samples = plan.rl.num_samples if plan.rl is not None else 0
+    metrics = measurement.runs[0].metrics
+    assert measurement.problems == ()
+    assert metrics["mean_response_len"] == pytest.approx(96 / num_samples)
+    assert metrics["mean_prompt_len"] == pytest.approx(64 / num_samples)
+    assert metrics["tokens_per_sec_per_gpu"] == pytest.approx(160 / 0.1 / plan.layout.total_gpus)
+    assert not {"staleness_steps", "reward_mean", "refit_time_sec", "generation_tokens_per_sec_per_gpu"} & set(metrics)
+
+
+def test_more_tokens_of_responses_than_of_the_step_are_told_where_prompts_are_not_counted() -> None:
+    plan = make_rl_plan(rl=make_rl(response_lengths="sampled"))
+
+    (problem,) = _problems(plan, rollout={"num_prompt_tokens": None, "num_response_tokens": 8}, tokens=7)
+
+    assert "step 2 has 7 tokens, but those of its responses alone are 8; tokens counts prompts and" in problem
+
+
+def test_a_rollout_under_a_recipe_without_rl_is_told() -> None:
+    plan = make_plan()
+    records = [replace(record, rollout=RolloutStats(num_response_tokens=8)) for record in make_records(plan)]
+
+    (problem,) = measure_records(plan, outputs=[records]).problems
+
+    assert "step 2 has a rollout, and the recipe has no rl=" in problem
 
 
 def test_lengths_that_are_not_pinned_may_have_any_tokens() -> None:

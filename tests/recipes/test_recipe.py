@@ -147,6 +147,17 @@ def test_a_recipe_may_name_its_model_otherwise(model: str | ModelConfig) -> None
         pytest.param(
             {"framework": "command", "command": "python x.py"}, r"command='python x.py' must be a list", id="one text"
         ),
+        pytest.param({"env": {"RANK": "0"}}, r"env: RANK='0' clashes with the launcher, which sets RANK", id="rank"),
+        pytest.param(
+            {"framework": "command", "command": ("x",), "is_command_per_rank": True, "env": {"MASTER_PORT": "1"}},
+            r"env: MASTER_PORT='1' clashes with the launcher, .* a command with is_command_per_rank=True",
+            id="port of ranks",
+        ),
+        pytest.param({"env": {"NEMOPERF_STEPS": "x"}}, r"env: NEMOPERF_STEPS='x': each run sets", id="our variable"),
+        pytest.param({"log_file": "x.log"}, r"log_file='x.log' without log_format; name the format", id="log file"),
+        pytest.param({"python": "/usr/bin/python3"}, r"are for commands, and framework='torch' is the", id="python"),
+        pytest.param({"model": ""}, r"model is missing; give it, or framework_config", id="no model"),
+        pytest.param({"gpus": {"cpu": 2}}, r"gpus=\{'cpu': 2\} without framework_config", id="gpus"),
         pytest.param({"framework": None}, r"framework None is part of the case id", id="none as framework"),
         pytest.param({"tolerances": {"speed": 5.0}}, r"tolerances: 'speed' is not a judged metric", id="metric"),
     ],
@@ -154,6 +165,12 @@ def test_a_recipe_may_name_its_model_otherwise(model: str | ModelConfig) -> None
 def test_a_recipe_that_breaks_a_rule_says_which(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         _make(**changes)
+
+
+def test_a_command_that_starts_its_own_ranks_may_be_told_where_they_meet() -> None:
+    recipe = _make(framework="command", command=("torchrun", "train.py"), env={"MASTER_PORT": "29511"})
+
+    assert recipe.env == {"MASTER_PORT": "29511"}
 
 
 @pytest.mark.parametrize("percent", [0, -1.0, 100, float("nan"), True, "5"], ids=repr)

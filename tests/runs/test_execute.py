@@ -27,7 +27,7 @@ COMMAND_PLAN = make_plan(framework="command", command=("train",), timeout_sec=60
 @pytest.fixture(autouse=True)
 def invented_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accept records of steps that took longer than the run."""
-    monkeypatch.setattr("pytest_nemoperf.runs.execute._MAX_RECORDED_SHARE", float("inf"))
+    monkeypatch.setattr("pytest_nemoperf.runs.step_times._MAX_RECORDED_SHARE", float("inf"))
 
 
 @dataclass
@@ -122,7 +122,7 @@ def test_a_complete_run_gives_the_frameworks_output_and_leaves_its_plan(tmp_path
 def test_steps_that_took_longer_than_the_run_were_not_measured_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytest_nemoperf.runs.execute._MAX_RECORDED_SHARE", 1.5)
+    monkeypatch.setattr("pytest_nemoperf.runs.step_times._MAX_RECORDED_SHARE", 1.5)
 
     with pytest.raises(RecordError, match=r"took 0\.8 s, but the run only .* not measured in this run"):
         run(PLAN, launcher=ScriptedLauncher(polls=[complete]), run_dir=tmp_path / "run")

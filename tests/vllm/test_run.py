@@ -42,4 +42,5 @@ def test_training_sees_the_log_probabilities_that_vllm_told(engine: Engine, layo
         is_new = rollout.staleness_steps == 0
         assert is_new == (number == 0 or staleness == 0)
         # Control: log-probabilities under the weights of an earlier step differ.
+        assert rollout.max_logprob_error is not None
         assert (rollout.max_logprob_error < 1e-4) == is_new

@@ -182,6 +182,7 @@ class ABPytestProcess:
         return RankCommand(
             argv=(sys.executable, *flags, "-m", "pytest", *args),
             num_processes=1,
+            is_rank=False,
             env={MEASURE_INTO_VARIABLE: str(run_dir)},
         )
 

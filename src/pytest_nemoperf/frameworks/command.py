@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Final
 
 from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.frameworks.environment import read_environment, write_environment
+from pytest_nemoperf.frameworks.interpreter import with_interpreter
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.frameworks.steps import read_step_records
-from pytest_nemoperf.json_codec import from_json, to_json
 from pytest_nemoperf.recipes.recipe import Plan
-from pytest_nemoperf.records.fingerprint import watched_variables
 from pytest_nemoperf.records.step import PLAN_FILE, STEPS_FILE, RunOutput
-
-_ENVIRONMENT_FILE: Final = "environment.json"
 
 
 class CommandFramework:
@@ -36,16 +32,22 @@ class CommandFramework:
         return "the plan has no command; give the recipe an argv in command"
 
     def command(self, plan: Plan, *, run_dir: Path) -> RankCommand:
-        """Return the recipe's command, its files named in variables; store the variables that may change its speed."""
-        watched = watched_variables({**os.environ, **plan.env})
-        (run_dir / _ENVIRONMENT_FILE).write_text(to_json(watched), encoding="utf-8")
+        """Return the recipe's command, its files named in variables; store its versions and variables.
+
+        Raises:
+            LaunchError: If its interpreter does not answer.
+        """
         env = {
             **plan.env,
             "NEMOPERF_RUN_DIR": str(run_dir),
             "NEMOPERF_PLAN": str(run_dir / PLAN_FILE),
             "NEMOPERF_STEPS": str(run_dir / STEPS_FILE),
         }
-        return RankCommand(argv=plan.command, num_processes=1, env=env)
+        num_processes = plan.layout.total_gpus if plan.is_command_per_rank else 1
+        command = RankCommand(argv=plan.command, num_processes=num_processes, is_rank=plan.is_command_per_rank, env=env)
+        command = with_interpreter(command, python=plan.python)
+        write_environment(command, run_dir=run_dir)
+        return command
 
     def read_output(self, plan: Plan, *, run_dir: Path) -> RunOutput:
         """Return the records that the command wrote, and the variables stored when it was launched.
@@ -60,10 +62,4 @@ class CommandFramework:
                 f"the command exited with 0 but wrote no step records to {path}; "
                 "it must append one JSON object a step to the file named by NEMOPERF_STEPS"
             )
-        return RunOutput(records=records, environment=_read_environment(run_dir / _ENVIRONMENT_FILE))
-
-
-def _read_environment(path: Path) -> dict[str, str]:
-    if not path.exists():
-        return {}
-    return from_json(dict[str, str], path.read_bytes(), subject=str(path))
+        return RunOutput(records=records, environment=read_environment(run_dir))

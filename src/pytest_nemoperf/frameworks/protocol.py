@@ -17,7 +17,10 @@ class RankCommand:
 
     Attributes:
         argv: Command of one rank, or of the one process that starts the ranks itself.
-        num_processes: Number of processes; each gets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+        num_processes: Number of processes.
+        is_rank: Each process is a rank, and gets RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and
+            MASTER_PORT. Without it the one process gets none of them, so that a program of one process does not take
+            itself for a rank; it starts its ranks itself if it has any.
         entrypoint: ``package.module:function`` that does the same as argv in a process that already exists,
             so that a warm server can skip the imports; None if there is no such function.
         env: Environment on top of the launcher's own.
@@ -25,6 +28,7 @@ class RankCommand:
 
     argv: tuple[str, ...]
     num_processes: int
+    is_rank: bool = True
     entrypoint: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
 

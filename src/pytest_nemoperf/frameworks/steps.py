@@ -64,7 +64,12 @@ def _read_line(line: str, *, subject: str, is_whole: bool) -> StepRecord:
             raise RecordError(f"{subject}: unknown key {key!r}; {did_you_mean(key, _KEYS)}")
     for name in _oversized(data):
         raise RecordError(f"{subject}: {name} is beyond {_MAX_NUMBER:g}; no step takes, counts or computes so much")
-    return from_data(StepRecord, data, subject=subject)
+    try:
+        return from_data(StepRecord, data, subject=subject)
+    except RecordError as error:
+        if "$.rollout" in str(error):
+            raise RecordError(f"{error}; docs/frameworks.md lists the keys of a rollout") from None
+        raise
 
 
 def _oversized(node: object, *, name: str = "") -> Iterator[str]:

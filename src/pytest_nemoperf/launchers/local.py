@@ -19,6 +19,7 @@ from pytest_nemoperf.json_codec import from_json
 from pytest_nemoperf.launchers.helper import Helper
 from pytest_nemoperf.launchers.protocol import LaunchResult, LaunchStatus, RankExit
 from pytest_nemoperf.process.supervise import SETTLE_SEC, Report, Request
+from pytest_nemoperf.recipes.recipe import RANK_VARIABLES
 from pytest_nemoperf.records.step import RankError, error_file
 
 _SERVER = "pytest_nemoperf.native.rank.server"
@@ -101,22 +102,18 @@ class LocalLauncher:
             helper.close(grace_sec=self._grace_sec)
 
     def _request(self, command: RankCommand, *, run_dir: Path, port: int) -> Request:
-        size = str(command.num_processes)
         logs = [str(run_dir / "logs" / f"rank{rank}.log") for rank in range(command.num_processes)]
-        env = {
-            **_inherited_environment(),
-            "WORLD_SIZE": size,
-            "LOCAL_WORLD_SIZE": size,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "NEMOPERF_RUN_DIR": str(run_dir),
-            **command.env,
-        }
+        env = {**_inherited_environment(), "NEMOPERF_RUN_DIR": str(run_dir)}
+        if command.is_rank:
+            size = str(command.num_processes)
+            env |= {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        env |= command.env
         return Request(
             action="launch",
             argv=command.argv,
             entrypoint=command.entrypoint or "",
             env=env,
+            is_rank=command.is_rank,
             cwd=str(self._cwd or Path.cwd()),
             logs=tuple(logs),
             run_dir=str(run_dir),
@@ -162,8 +159,15 @@ class LocalLauncher:
 
 
 def _inherited_environment() -> dict[str, str]:
-    """Return this process's environment without variables of coverage, or it would be timed as well."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(_COVERAGE)}
+    """Return this process's environment without those of its own rank, if it is one of another launcher's.
+
+    Variables of coverage are left out as well, or it would be timed.
+    """
+    inherited = {}
+    for name, value in os.environ.items():
+        if name not in RANK_VARIABLES and not name.startswith(_COVERAGE):
+            inherited[name] = value
+    return inherited
 
 
 def _result(report: Report, *, request: Request, timed_out: bool) -> LaunchResult:

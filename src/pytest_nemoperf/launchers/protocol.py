@@ -9,17 +9,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from pytest_nemoperf.frameworks.protocol import RankCommand
+from pytest_nemoperf.recipes.recipe import RANK_VARIABLES
 
-LAUNCHER_VARIABLES: Final = (
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "NEMOPERF_RUN_DIR",
-)
-"""Variables that a launcher sets for each process, whether it is a rank or not."""
+LAUNCHER_VARIABLES: Final = (*RANK_VARIABLES, "NEMOPERF_RUN_DIR")
+"""Variables that a launcher sets: those of ranks for ranks only, the folder of the run for each process."""
 
 
 class LaunchStatus(StrEnum):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import psutil
 
@@ -31,7 +31,7 @@ _MAX_CPU_RANKS = 64
 
 _BYTES_PER_GIB = 2**30
 _GPU_MEMORY_CLASS_GIB = 20  # drivers reserve one or two GiB more or less; no known GPU is near a border
-_DISTRIBUTIONS = (
+DISTRIBUTIONS: Final = (
     "pytest-nemoperf",
     "pytest",
     "torch",
@@ -44,7 +44,15 @@ _DISTRIBUTIONS = (
     "megatron-core",
     "nemo-automodel",
     "nemo-rl",
+    "accelerate",
+    "deepspeed",
+    "lightning",
+    "megatron-bridge",
+    "pytorch-lightning",
+    "torchtitan",
+    "trl",
 )
+"""Distributions whose versions are recorded with a measurement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +200,7 @@ def provenance(system: System, *, devices: Devices, code: CodeVersion, argv: Seq
     path = Path(program)
     command = path.parent.name if path.name == "__main__.py" else path.name  # python -m pytest
     versions = {"python": platform.python_version(), "platform": platform.platform()}
-    versions.update(_installed_versions(_DISTRIBUTIONS))
+    versions.update(_installed_versions(DISTRIBUTIONS))
     device = cpu_model()
     driver = ""
     settings = host_settings()

@@ -14,7 +14,7 @@ from pytest_nemoperf.errors import plural
 _ROOT = Path("/")
 _CPUS = "sys/devices/system/cpu"
 _PACKAGE = "topology/physical_package_id"
-_IMAGE_VARIABLES = ("NVIDIA_PYTORCH_VERSION", "NVIDIA_BUILD_ID", "APPTAINER_CONTAINER", "SINGULARITY_CONTAINER")
+IMAGE_VARIABLES = ("NVIDIA_PYTORCH_VERSION", "NVIDIA_BUILD_ID", "APPTAINER_CONTAINER", "SINGULARITY_CONTAINER")
 _THROTTLED_UNITS_SEC: Mapping[str, float] = MappingProxyType({"throttled_usec": 1e-6, "throttled_time": 1e-9})
 """Units of counts in ``cpu.stat``: control groups version 2, version 1 (kernel, Documentation/scheduler/sched-bwc)."""
 
@@ -83,7 +83,7 @@ def _container(root: Path, *, environ: Mapping[str, str]) -> Iterator[str]:
             yield name
     if "KUBERNETES_SERVICE_HOST" in environ:
         yield "kubernetes"
-    for name in _IMAGE_VARIABLES:
+    for name in IMAGE_VARIABLES:
         if name in environ:
             yield f"{name}={environ[name]}"
 

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import PurePath
 from typing import Any
 
 from pytest_nemoperf.flops.count import FLOPS_REL_TOL
@@ -184,6 +185,17 @@ def workload_of(plan: Plan) -> dict[str, Any]:
         workload["rl"] = _without_defaults(plan.rl)
     if plan.has_varying_lengths:
         workload["has_varying_lengths"] = True
+    if plan.framework_config:
+        workload["framework_config"] = {
+            "name": PurePath(plan.framework_config).name,
+            "digest": plan.framework_config_digest,
+        }
+    if plan.framework_options:
+        workload["framework_options"] = data["framework_options"]
+    if plan.log_format:
+        workload["log_format"] = data["log_format"]
+    if plan.is_command_per_rank:
+        workload["is_command_per_rank"] = True
     return plain_mapping(workload, subject=f"workload of {plan.case}")
 
 

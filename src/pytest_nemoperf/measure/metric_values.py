@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from pytest_nemoperf.measure.expected_records import ExpectedRecords, ExpectedRollout
@@ -56,11 +56,24 @@ def call_values(times: Sequence[float]) -> dict[str, float]:
     return {metric.name: value_of(times) for metric, value_of in _OF_CALLS.items()}
 
 
-def rollout_values(record: StepRecord) -> Iterator[tuple[Metric, float | None]]:
-    """Yield the metrics that describe the rollout of a step."""
-    if record.rollout is not None:
-        for metric, value_of in _OF_ROLLOUT.items():
-            yield metric, value_of(record.rollout)
+def rollout_values(record: StepRecord, *, rollout: ExpectedRollout) -> Iterator[tuple[Metric, float | None]]:
+    """Yield the metrics that describe the rollout of a step; None for one that the record says nothing of."""
+    if record.rollout is None:
+        return
+    stats = with_derived_counts(record.rollout, tokens=record.tokens, rollout=rollout)
+    for metric, value_of in _OF_ROLLOUT.items():
+        yield metric, value_of(stats)
+
+
+def with_derived_counts(stats: RolloutStats, *, tokens: int, rollout: ExpectedRollout) -> RolloutStats:
+    """Return the statistics with the counts that follow: responses as planned, prompts the rest of the tokens."""
+    num_samples = stats.num_samples
+    if num_samples is None:
+        num_samples = rollout.num_samples
+    num_prompt_tokens = stats.num_prompt_tokens
+    if num_prompt_tokens is None:
+        num_prompt_tokens = tokens - stats.num_response_tokens
+    return replace(stats, num_samples=num_samples, num_prompt_tokens=num_prompt_tokens)
 
 
 def _rl_values(steps: MeasuredSteps, *, rollout: ExpectedRollout) -> dict[str, float]:
@@ -68,7 +81,7 @@ def _rl_values(steps: MeasuredSteps, *, rollout: ExpectedRollout) -> dict[str, f
     of_steps: dict[Metric, list[float]] = {}
     for record in steps.settled:
         pairs = [(metric, value_of(record, rollout)) for metric, value_of in _OF_RL_STEP.items()]
-        for metric, value in (*pairs, *rollout_values(record)):
+        for metric, value in (*pairs, *rollout_values(record, rollout=rollout)):
             if value is not None and math.isfinite(value):
                 of_steps.setdefault(metric, []).append(value)
     values = {}
@@ -143,9 +156,12 @@ def _peak_memory_gib(steps: MeasuredSteps) -> float | None:
 
 
 def _generation_rate(record: StepRecord, rollout: ExpectedRollout) -> float | None:
-    if record.rollout is None:
-        return None
-    return _ratio(record.tokens, record.rollout.generation_time_sec * rollout.num_generation_gpus)
+    seconds = None
+    if record.rollout is not None:
+        seconds = record.rollout.generation_time_sec
+    if seconds is None:
+        seconds = record.phases.get("generation", 0.0)
+    return _ratio(record.tokens, seconds * rollout.num_generation_gpus)
 
 
 def _logprob_rate(record: StepRecord, rollout: ExpectedRollout) -> float | None:
@@ -162,7 +178,9 @@ def _exposed_generation_sec(record: StepRecord, _: ExpectedRollout) -> float | N
 
 
 def _refit_time_sec(record: StepRecord, _: ExpectedRollout) -> float | None:
-    return None if record.rollout is None else record.rollout.refit_time_sec
+    if record.rollout is not None and record.rollout.refit_time_sec is not None:
+        return record.rollout.refit_time_sec
+    return record.phases.get("refit")
 
 
 def _training_tflops_rate(record: StepRecord, rollout: ExpectedRollout) -> float | None:
@@ -171,8 +189,23 @@ def _training_tflops_rate(record: StepRecord, rollout: ExpectedRollout) -> float
     return _ratio(record.flops / FLOPS_PER_TFLOP, record.phases.get("training", 0.0) * rollout.num_training_gpus)
 
 
-def _ratio(value: float, over: float) -> float | None:
-    return value / over if over > 0 else None
+def _ratio(value: float | None, over: float | None) -> float | None:
+    """Return the quotient, or None if a part is not known or would divide by zero."""
+    if value is None or over is None or over <= 0:
+        return None
+    return value / over
+
+
+def _refit_gib(stats: RolloutStats) -> float | None:
+    """Return the weights that were sent; None if none were, or it is not known."""
+    if not stats.refit_bytes:
+        return None
+    return stats.refit_bytes / BYTES_PER_GIB
+
+
+def _truncated_pct(stats: RolloutStats) -> float | None:
+    share = _ratio(stats.num_truncated, stats.num_samples)
+    return None if share is None else 100.0 * share
 
 
 _OF_STEPS: Mapping[Metric, Callable[[MeasuredSteps], float | None]] = MappingProxyType(
@@ -202,11 +235,11 @@ _OF_RL_STEP: Mapping[Metric, Callable[[StepRecord, ExpectedRollout], float | Non
 
 _OF_ROLLOUT: Mapping[Metric, Callable[[RolloutStats], float | None]] = MappingProxyType(
     {
-        metrics.REFIT_GIB: lambda stats: stats.refit_bytes / BYTES_PER_GIB or None,
-        metrics.REFIT_GIB_PER_SEC: lambda stats: _ratio(stats.refit_bytes / BYTES_PER_GIB, stats.refit_time_sec),
+        metrics.REFIT_GIB: _refit_gib,
+        metrics.REFIT_GIB_PER_SEC: lambda stats: _ratio(_refit_gib(stats), stats.refit_time_sec),
         metrics.MEAN_PROMPT_LEN: lambda stats: _ratio(stats.num_prompt_tokens, stats.num_samples),
         metrics.MEAN_RESPONSE_LEN: lambda stats: _ratio(stats.num_response_tokens, stats.num_samples),
-        metrics.TRUNCATED_PCT: lambda stats: _ratio(100.0 * stats.num_truncated, stats.num_samples),
+        metrics.TRUNCATED_PCT: _truncated_pct,
         metrics.STALENESS_STEPS: lambda stats: stats.staleness_steps,
         metrics.BATCH_FILL_PCT: lambda stats: stats.batch_fill_pct,
         metrics.GENERATION_IMBALANCE_PCT: lambda stats: stats.imbalance_pct,

@@ -29,14 +29,18 @@ def rollout_problems(expected: ExpectedRecords, *, records: Sequence[StepRecord]
         return
     without = [record.step for record in records if record.rollout is None]
     if without:
-        yield f"step {without[0]} says nothing of what was generated ({len(without)} of {len(records)} steps)"
+        yield (
+            f"step {without[0]} lacks rollout.num_response_tokens, the tokens that were generated "
+            f"({len(without)} of {len(records)} steps): with rl= in the recipe each record needs it, as in "
+            '"rollout": {"num_response_tokens": 512}; see docs/frameworks.md'
+        )
     for check in (_not_finite, _miscounted, _other_flops, _too_stale, _inconsistent):
         yield from islice(check(rollout, records=records), 1)
 
 
-def _not_finite(_rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> Iterator[str]:
+def _not_finite(rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> Iterator[str]:
     for record in records:
-        for metric, value in rollout_values(record):
+        for metric, value in rollout_values(record, rollout=rollout):
             if value is not None and not math.isfinite(value):
                 yield f"{metric.name} is not finite at step {record.step}"
 
@@ -46,8 +50,15 @@ def _miscounted(rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> I
         stats = record.rollout
         if stats is None:
             continue
-        if stats.num_samples != rollout.num_samples:
+        if stats.num_samples not in (None, rollout.num_samples):
             yield f"step {record.step} has {stats.num_samples} responses, {rollout.num_samples} were asked for"
+        if stats.num_prompt_tokens is None:
+            if stats.num_response_tokens > record.tokens:
+                yield (
+                    f"step {record.step} has {record.tokens} tokens, but those of its responses alone are "
+                    f"{stats.num_response_tokens}; tokens counts prompts and responses"
+                )
+            continue
         tokens = stats.num_prompt_tokens + stats.num_response_tokens
         if tokens != record.tokens:
             yield (
@@ -66,19 +77,23 @@ def _other_flops(rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> 
 
 def _too_stale(rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> Iterator[str]:
     for record in records:
-        if record.rollout is not None and record.rollout.staleness_steps > rollout.max_staleness:
+        staleness = None
+        if record.rollout is not None:
+            staleness = record.rollout.staleness_steps
+        if staleness is not None and staleness > rollout.max_staleness:
             yield (
-                f"step {record.step} trains on responses of weights {record.rollout.staleness_steps} steps old, "
+                f"step {record.step} trains on responses of weights {staleness} steps old, "
                 f"max_staleness={rollout.max_staleness}"
             )
 
 
-def _inconsistent(_rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> Iterator[str]:
+def _inconsistent(rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> Iterator[str]:
     for record in records:
         stats = record.rollout
-        if stats is None or stats.staleness_steps:
+        if stats is None or stats.token_mult_prob_error is None:
             continue
-        if stats.token_mult_prob_error > _TOKEN_MULT_PROB_ERROR_LIMIT:
+        is_on_policy = stats.staleness_steps == 0 or (stats.staleness_steps is None and rollout.max_staleness == 0)
+        if is_on_policy and stats.token_mult_prob_error > _TOKEN_MULT_PROB_ERROR_LIMIT:
             yield (
                 f"step {record.step}: {TOKEN_MULT_PROB_ERROR.name} is {stats.token_mult_prob_error:.5g} "
                 f"(allowed {_TOKEN_MULT_PROB_ERROR_LIMIT:g}): generation and training give the same tokens other "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pytest_nemoperf.flops.count import FLOPS_REL_TOL
 from pytest_nemoperf.measure.expected_records import ExpectedRecords
+from pytest_nemoperf.measure.impossible_speed import speed_problems
 from pytest_nemoperf.measure.rl_validity import rollout_problems
 from pytest_nemoperf.records.step import StepRecord, measured_steps
 
@@ -31,8 +32,21 @@ def record_problems(expected: ExpectedRecords, *, records: Sequence[StepRecord])
     measured = measured_steps(records, warmup_steps=expected.warmup_steps)
     problems += _token_problems(expected, measured=measured)
     problems += _flops_problems(expected, measured=measured)
+    problems += speed_problems(expected, measured=measured)
     problems += rollout_problems(expected, records=measured)
+    if expected.rollout is None:
+        problems += _unexpected_rollouts(measured)
     return problems
+
+
+def _unexpected_rollouts(measured: Sequence[StepRecord]) -> list[str]:
+    for record in measured:
+        if record.rollout is not None:
+            return [
+                f"step {record.step} has a rollout, and the recipe has no rl=, which its case needs; "
+                "give the recipe rl=RL(...)"
+            ]
+    return []
 
 
 def _token_problems(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> list[str]:

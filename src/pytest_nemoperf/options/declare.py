@@ -365,6 +365,13 @@ INI_KEYS: Final = (
     IniKey(name="perf_yardstick", help="on or off: time a fixed small workload before and after each run"),
     IniKey(name="perf_baselines", help="directory of stored baselines"),
     IniKey(name="perf_machine", help="name of a pool of identical machines that share CPU baselines"),
+    IniKey(
+        name="perf_python",
+        help="interpreter that python means in a command, and whose torchrun or accelerate is taken: FRAMEWORK=PATH, "
+        "one a line, or PATH for all; relative to the root directory; a recipe's python comes first (default: PATH's)",
+        type="linelist",
+        default=[],
+    ),
     IniKey(name="perf_release", help="release under test, which perf_waive(until=RELEASE) is compared with"),
     IniKey(
         name="perf_ab_paths",

@@ -22,6 +22,7 @@ from pytest_nemoperf.options.parse import (
     parse_on_off,
     parse_percent,
     parse_probability,
+    parse_pythons,
     parse_seconds,
 )
 from pytest_nemoperf.recipes.overrides import parse_changes
@@ -140,6 +141,7 @@ class Settings:
         replay_dir: Stored runs to judge instead of launching; None to launch.
         release: Release under test, for waivers; empty if not given.
         machine_name: Name of a pool of identical machines; empty for this host alone.
+        pythons: Interpreter of a framework's commands by its name; ``*`` for those of any other.
         measure_into: Folder for the measurements of the test process, which another session judges: this one judges and
             stores nothing, launches no recipe, and takes no lock of the host, which that session holds. None for an
             ordinary session.
@@ -170,6 +172,7 @@ class Settings:
     replay_dir: Path | None
     release: str
     machine_name: str
+    pythons: Mapping[str, str]
     measure_into: Path | None
 
 
@@ -227,6 +230,7 @@ def read_settings(config: pytest.Config) -> Settings:
         replay_dir=replay_dir,
         release=str(config.getini("perf_release")),
         machine_name=str(config.getini("perf_machine")),
+        pythons=parse_pythons(config.getini("perf_python"), subject="ini perf_python"),
         measure_into=measure_into,
     )
 

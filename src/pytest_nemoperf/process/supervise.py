@@ -35,6 +35,7 @@ class Request:
         argv: Command of one process.
         entrypoint: ``package.module:function`` to call instead, if the helper can.
         env: Whole environment without RANK and LOCAL_RANK.
+        is_rank: Each process gets these two.
         cwd: Working directory.
         logs: File for each process's output, by rank.
         run_dir: Working files of the run.
@@ -45,13 +46,16 @@ class Request:
     argv: tuple[str, ...] = ()
     entrypoint: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
+    is_rank: bool = True
     cwd: str = ""
     logs: tuple[str, ...] = ()
     run_dir: str = ""
     grace_sec: float = 0.0
 
     def rank_env(self, rank: int) -> dict[str, str]:
-        """Return the environment of the process of a rank."""
+        """Return the environment of the process with this number."""
+        if not self.is_rank:
+            return dict(self.env)
         return {**self.env, "RANK": str(rank), "LOCAL_RANK": str(rank)}
 
 

@@ -7,11 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from pytest_nemoperf.errors import RecipeError, check_flag, did_you_mean
 from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION, find_convention
 from pytest_nemoperf.layouts.layout import Layout, layout_of
+from pytest_nemoperf.logs.log_format import LogFormat
+from pytest_nemoperf.logs.presets import find_preset
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.catalog import find_model
 from pytest_nemoperf.recipes.ab_turn import ABTurn
@@ -27,6 +29,9 @@ MIN_STEPS = 4  # a median and a drift need as many
 PRETRAIN: Final = "pretrain"
 """Workload of a recipe without reinforcement learning."""
 
+RANK_VARIABLES: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables of a rank and its rendezvous under torch.distributed; the launcher sets them for each rank."""
+_RUN_VARIABLES = ("NEMOPERF_PLAN", "NEMOPERF_RUN_DIR", "NEMOPERF_STEPS")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _E = TypeVar("_E", bound=StrEnum)
 
@@ -76,7 +81,12 @@ class Recipe:
         micro_batch_size: Sequences per forward pass of one data-parallel rank.
         precision: ``fp32``, ``bf16``, ``fp8_ds``, ``fp8_cs``, ``mxfp8`` or ``nvfp4``.
         rl: Reinforcement learning; None for pre-training.
-        framework: ``torch`` (native), ``command``, or one a plugin registers.
+        framework: ``torch`` (native), ``command``, ``automodel``, ``megatron_bridge``, ``megatron_lm``, ``nemo_rl``, or
+            one a plugin registers.
+        framework_config: Path of the framework's own recipe, which runs as it is but for its steps and its logging.
+            Model, layout, batch and precision are read from it; the recipe gives only what it leaves open.
+        framework_options: Settings of the framework that a recipe has no word for, by the framework's own name.
+        gpus: With framework_config: ranks by system name, where the file does not say what they are; layouts follow.
         recompute: Activations computed again in backward instead of kept: ``none``, ``selective`` (the attention
             core), ``full`` (all but each block's input).
         is_compiled: Blocks go through torch.compile.
@@ -93,21 +103,32 @@ class Recipe:
         flops_convention: Name of the FLOPs convention, see docs/metrics.md.
         tolerances: Allowed worsening in percent by metric name; ``all`` for every metric that is judged by default.
         timeout_sec: Wall-clock limit of one run; None derives it from the number of steps.
-        command: For framework ``command``: argv of a process that writes StepRecords.
+        command: For framework ``command``: argv of a process that trains. ``{run_dir}`` in it stands for the directory
+            of the run, ``{total_steps}`` for the number of its steps.
+        is_command_per_rank: The command is started once per rank, with RANK, WORLD_SIZE and the like; otherwise it is
+            started once, without them, and starts its ranks itself.
+        log_format: Name of the preset that reads the command's log, or a LogFormat; empty for a command that writes
+            StepRecords.
+        log_file: Pattern of its files, relative to the command's directory, or beginning with ``{run_dir}``; empty for
+            those of the preset, else the command's own output.
+        python: Interpreter that ``python`` in the command means; empty for perf_python, else pytest's own PATH.
         env: Extra environment of the ranks.
 
     Raises:
         RecipeError: If a value breaks a rule; the message names it.
     """
 
-    model: str | ModelConfig
-    layouts: Mapping[str, Layout]
-    seq_len: int
-    global_batch_size: int
+    model: str | ModelConfig = ""
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
+    seq_len: int = 0
+    global_batch_size: int = 0
     micro_batch_size: int = 1
     precision: Precision = Precision.BF16
     rl: RL | None = None
     framework: str = "torch"
+    framework_config: str = ""
+    framework_options: Mapping[str, Any] = field(default_factory=dict)
+    gpus: Mapping[str, int] = field(default_factory=dict)
     recompute: Recompute = Recompute.NONE
     is_compiled: bool = False
     is_router_balanced: bool = False
@@ -121,6 +142,10 @@ class Recipe:
     tolerances: Mapping[str, float] = field(default_factory=dict)
     timeout_sec: float | None = None
     command: tuple[str, ...] = ()
+    is_command_per_rank: bool = False
+    log_format: str | LogFormat = ""
+    log_file: str = ""
+    python: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     schema_version: Literal[1] = RECIPE_SCHEMA_VERSION
 
@@ -132,17 +157,18 @@ class Recipe:
         object.__setattr__(self, "command", _argv(self.command, subject="command"))
         if self.rl is not None and not isinstance(self.rl, RL):
             raise RecipeError(f"rl={self.rl!r} must be an RL, or None for pre-training")
-        if not self.layouts:
-            raise RecipeError("layouts={} names no system; give at least one, e.g. {'cpu': Layout(gpus=1)}")
-        for system in self.layouts:
+        for system in (*self.layouts, *self.gpus):
             find_system(system)
+        if not self.framework_config:
+            self._check_completeness()
         self._check_names()
         self._check_counts()
-        for name in ("is_compiled", "is_router_balanced", "has_varying_lengths"):
+        for name in ("is_compiled", "is_router_balanced", "has_varying_lengths", "is_command_per_rank"):
             check_flag(getattr(self, name), subject=name)
         if type(self.seed) is not int:
             raise RecipeError(f"seed={self.seed!r} must be a whole number")
         _check_env(self.env)
+        self._check_variables()
         check_tolerances(self.tolerances, subject="tolerances")
         find_convention(self.flops_convention)
         limit = self.timeout_sec
@@ -153,15 +179,62 @@ class Recipe:
                 f"framework={self.framework!r} with command={list(self.command)}; "
                 "framework='command' and an argv in command belong together"
             )
+        if self.framework_options:
+            from pytest_nemoperf.json_codec import plain_mapping  # noqa: PLC0415 (tests that name recipes load no codec)
+
+            options = plain_mapping(self.framework_options, subject="framework_options")
+            object.__setattr__(self, "framework_options", options)
+        self._check_log()
+
+    def _check_completeness(self) -> None:
+        if self.gpus:
+            raise RecipeError(
+                f"gpus={dict(self.gpus)} without framework_config, which is where the degrees would come from; give "
+                "layouts"
+            )
+        if not self.layouts:
+            raise RecipeError("layouts={} names no system; give at least one, e.g. {'cpu': Layout(gpus=1)}")
+        if not self.model:
+            raise RecipeError("model is missing; give it, or framework_config with a file that says it")
+
+    def _check_variables(self) -> None:
+        """Check that no variable is set that the launcher sets."""
+        for name, value in self.env.items():
+            if name in _RUN_VARIABLES:
+                raise RecipeError(
+                    f"env: {name}={value!r}: each run sets this variable to files of its own; leave it out"
+                )
+            if name not in RANK_VARIABLES:
+                continue
+            if self.framework == "torch":
+                raise RecipeError(
+                    f"env: {name}={value!r} clashes with the launcher, which sets {name} for each rank; leave it out"
+                )
+            if self.is_command_per_rank:
+                raise RecipeError(
+                    f"env: {name}={value!r} clashes with the launcher, which sets {name} for each rank of a command "
+                    "with is_command_per_rank=True; leave one of the two out"
+                )
+
+    def _check_log(self) -> None:
+        if isinstance(self.log_format, str):
+            if self.log_format:
+                find_preset(self.log_format)
+        elif not isinstance(self.log_format, LogFormat):
+            raise RecipeError(f"log_format={self.log_format!r} must be the name of a preset or a LogFormat")
+        if self.log_file and not self.log_format:
+            raise RecipeError(f"log_file={self.log_file!r} without log_format; name the format of the log")
+        if self.framework == "torch" and (self.log_format or self.python or self.is_command_per_rank):
+            raise RecipeError(
+                "log_format, python and is_command_per_rank are for commands, and framework='torch' is the native "
+                "engine; leave them out, or use framework='command'"
+            )
 
     def _check_names(self) -> None:
-        model = self.model_config
-        for subject, name in (
-            ("model name", model.name),
-            ("framework", self.framework),
-            ("variant", self.variant),
-            ("algorithm", self.workload),
-        ):
+        names = [("framework", self.framework), ("variant", self.variant), ("algorithm", self.workload)]
+        if self.model:
+            names.insert(0, ("model name", self.model_config.name))
+        for subject, name in names:
             if not is_safe_name(name) and (name or subject != "variant"):
                 raise RecipeError(
                     f"{subject} {name!r} is part of the case id and so of a file name; "
@@ -171,8 +244,13 @@ class Recipe:
     def _check_counts(self) -> None:
         for name in ("seq_len", "global_batch_size", "micro_batch_size", "steps", "warmup_steps"):
             count = getattr(self, name)
+            if count == 0 and self.framework_config and name in ("seq_len", "global_batch_size"):
+                continue  # the file says it
             if type(count) is not int or count < 1:
-                raise RecipeError(f"{name}={count!r} must be a whole number >= 1")
+                hint = ""
+                if count == 0:  # left out, maybe
+                    hint = "; give it, or framework_config with a file that says it"
+                raise RecipeError(f"{name}={count!r} must be a whole number >= 1{hint}")
         if self.warmup_steps < MIN_WARMUP_STEPS:
             raise RecipeError(
                 f"warmup_steps={self.warmup_steps} must be >= {MIN_WARMUP_STEPS}; "
@@ -207,6 +285,9 @@ class Plan:
         system: System name.
         device: ``cuda`` or ``cpu``.
         framework: Name of the framework that trains.
+        framework_config: Path of the framework's own recipe; empty for none.
+        framework_config_digest: Hash of its content without steps and logging, in hexadecimal.
+        framework_options: Settings of the framework by its own names.
         model: Architecture.
         precision: Number format of the matrix products.
         seq_len: Tokens per sequence; with ``rl``, the most of prompt and response.
@@ -231,6 +312,10 @@ class Plan:
         inject_pct: Self-test: delay of each step in percent; 0 for a real run.
         is_profiled: The measured steps run under the profiler; such a run is never part of a measurement.
         command: Framework ``command``: the argv.
+        is_command_per_rank: The command is started once per rank.
+        log_format: Preset or format of the command's log; empty for step records.
+        log_file: Pattern of its files.
+        python: Interpreter that ``python`` in the command means; empty for that of PATH.
         env: Extra environment of the ranks.
         rl: Reinforcement learning, with the algorithm's values; None for pre-training.
         turn: Turns of the run in a comparison with another version of the code; None for any other run.
@@ -263,7 +348,14 @@ class Plan:
     has_varying_lengths: bool = False
     inject_pct: float = 0.0
     is_profiled: bool = False
+    framework_config: str = ""
+    framework_config_digest: str = ""
+    framework_options: Mapping[str, Any] = field(default_factory=dict)
     command: tuple[str, ...] = ()
+    is_command_per_rank: bool = False
+    log_format: str | LogFormat = ""
+    log_file: str = ""
+    python: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     rl: RL | None = None
     turn: ABTurn | None = None

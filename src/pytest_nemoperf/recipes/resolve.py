@@ -90,7 +90,13 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         peak_tflops=system.peak_tflops.get(recipe.precision.number_format),
         timeout_sec=timeout_sec,
         inject_pct=inject_pct,
+        framework_config=recipe.framework_config,
+        framework_options=recipe.framework_options,
         command=recipe.command,
+        is_command_per_rank=recipe.is_command_per_rank,
+        log_format=recipe.log_format,
+        log_file=recipe.log_file,
+        python=recipe.python,
         env=recipe.env,
         rl=rl,
     )

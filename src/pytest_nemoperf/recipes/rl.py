@@ -45,6 +45,7 @@ class RL:
         is_packed: Training puts several samples into one row of seq_len tokens; otherwise each is padded.
         learning_rate: Learning rate of the policy, and of the value model.
         max_operand: Largest number a prompt asks to add.
+        dataset: Name of the dataset, for other frameworks than the native engine, which has its own task.
 
     Raises:
         RecipeError: If a value breaks a rule.
@@ -66,9 +67,12 @@ class RL:
     is_packed: bool = False
     learning_rate: float = 1e-5
     max_operand: int = 99
+    dataset: str = ""
 
     def __post_init__(self) -> None:
         check_flag(self.is_packed, subject="is_packed")
+        if type(self.dataset) is not str or not self.dataset.isprintable():
+            raise RecipeError(f"dataset={self.dataset!r} must be a name of printable characters; write e.g. 'gsm8k'")
         if not isinstance(self.algorithm, (str, Algorithm)):
             raise RecipeError(f"algorithm={self.algorithm!r} must be the name of one, or an Algorithm")
         if not isinstance(self.response_lengths, (str, list, tuple)):

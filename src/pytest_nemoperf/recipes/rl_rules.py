@@ -41,6 +41,11 @@ def rl_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterat
     if recipe.has_varying_lengths:
         yield "has_varying_lengths=True with rl, whose response_lengths says how long responses are; drop it"
     if recipe.framework == NATIVE:
+        if rl.dataset:
+            yield (
+                f"dataset={rl.dataset!r} with framework={NATIVE!r}, which trains on sums of two numbers; leave dataset "
+                "out, or name the framework that reads it"
+            )
         yield from _task_problems(model)
         yield from _replica_problems(rl, generation=generation)
         if rl.generator == "vllm":

@@ -55,10 +55,13 @@ class GroupStep:
 class RolloutStats:
     """Rollouts of one step of reinforcement learning: of the samples that were trained on.
 
+    Only the tokens of the responses are needed; all else is None if it is not known.
+
     Attributes:
-        num_samples: Responses (G-GBS).
-        num_prompt_tokens: Tokens of their prompts, counted once for each response.
         num_response_tokens: Tokens generated.
+        num_prompt_tokens: Tokens of the prompts, counted once for each response; None for the rest of the step's
+            tokens.
+        num_samples: Responses (G-GBS).
         num_truncated: Responses that reached their limit without a stop token; none if lengths are pinned.
         generation_time_sec: Time of the slowest generating rank.
         batch_fill_pct: Share of the decoding batches' slots that held a sample, over all passes of all rounds and
@@ -70,28 +73,28 @@ class RolloutStats:
         reward_std: Standard deviation of the rewards.
         token_mult_prob_error: Mean over response tokens of exp(|training - generation log-probability|).
         max_logprob_error: Largest |training - generation log-probability| of a response token.
-        kl: Mean k3 estimate of the divergence from the reference policy; None without one.
+        kl: Mean k3 estimate of the divergence from the reference policy; None without a reference, too.
         refit_bytes: Bytes of weights that the generating ranks received, over all of them.
         refit_time_sec: Time of the slowest rank.
         tokens_digest: Hash of all response tokens, in hexadecimal: equal for equal tokens. Empty if not known.
     """
 
-    num_samples: int
-    num_prompt_tokens: int
     num_response_tokens: int
-    num_truncated: int
-    generation_time_sec: float
-    batch_fill_pct: float
-    imbalance_pct: float
-    staleness_steps: int
-    num_rounds: int
-    reward_mean: float
-    reward_std: float
-    token_mult_prob_error: float
-    max_logprob_error: float
+    num_prompt_tokens: int | None = None
+    num_samples: int | None = None
+    num_truncated: int | None = None
+    generation_time_sec: float | None = None
+    batch_fill_pct: float | None = None
+    imbalance_pct: float | None = None
+    staleness_steps: int | None = None
+    num_rounds: int | None = None
+    reward_mean: float | None = None
+    reward_std: float | None = None
+    token_mult_prob_error: float | None = None
+    max_logprob_error: float | None = None
     kl: float | None = None
-    refit_bytes: int = 0
-    refit_time_sec: float = 0.0
+    refit_bytes: int | None = None
+    refit_time_sec: float | None = None
     tokens_digest: str = ""
 
 

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from pytest_nemoperf.errors import MACHINE_PREFIX, LaunchError, RecordError, TurnError
 from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.json_codec import from_json, to_json
-from pytest_nemoperf.launchers.logs import first_traceback, tail_of
+from pytest_nemoperf.launchers.logs import first_traceback, out_of_memory_message, tail_of
 from pytest_nemoperf.launchers.protocol import Launcher, LaunchResult, LaunchStatus, RankExit
 from pytest_nemoperf.machine.monitor import Monitor
 from pytest_nemoperf.recipes.recipe import Plan
@@ -29,10 +28,8 @@ from pytest_nemoperf.records.step import (
 )
 from pytest_nemoperf.records.yardstick import Yardstick
 from pytest_nemoperf.runs import clock
+from pytest_nemoperf.runs.step_times import Arrival, check_step_times
 from pytest_nemoperf.runs.yardstick import YardstickLaunches, read_yardsticks, write_yardsticks
-
-_MAX_RECORDED_SHARE: Final = 1.5
-"""Sum of the step times over the time that the run took; above 1 only where ranks take turns in being the slowest."""
 
 
 def run_once(
@@ -104,23 +101,14 @@ def run_once(
     if yardsticks is not None and before:
         after = yardsticks.measure(plan, run_dir=run_dir / "yardstick-after", on_poll=lambda: on_progress(None))
         write_yardsticks(run_dir, before=before, after=after)
-    output = read_run(plan, framework=framework, run_dir=run_dir)
-    _check_times(output, lived_sec=lived_sec)
+    try:
+        output = read_run(plan, framework=framework, run_dir=run_dir)
+    except RecordError as error:  # a script that goes on without memory ends well, and has no numbers
+        if message := out_of_memory_message(result.logs, subject=plan.case):
+            raise LaunchError(f"{message}; it ended with 0, but {error}") from error
+        raise
+    check_step_times(output.records, lived_sec=lived_sec, arrivals=follower.arrivals)
     return output
-
-
-def _check_times(output: RunOutput, *, lived_sec: float) -> None:
-    """Check that the recorded steps fit into the run.
-
-    Raises:
-        RecordError: If they took longer than the run itself.
-    """
-    recorded_sec = sum(record.step_time_sec for record in output.records)
-    if recorded_sec > _MAX_RECORDED_SHARE * lived_sec:
-        raise RecordError(
-            f"the recorded steps took {recorded_sec:.3g} s, but the run only {lived_sec:.3g} s from its start to its "
-            "end: they were not measured in this run; write the times of its own steps, in seconds"
-        )
 
 
 def _monitor_of(plan: Plan) -> Monitor:
@@ -153,15 +141,18 @@ class _ProgressFollower:
         self._offset = 0
         self._path: Path | None = None
         self.num_finished = 0
+        self.arrivals: list[Arrival] = []
 
     def poll(self) -> None:
         """Pass on new lines; a last line without its end waits for the next time."""
+        now = clock.now()
         for line in self._new_text().splitlines():
             try:
                 progress = from_json(Progress, line, subject=PROGRESS_FILE)
             except RecordError:
                 continue  # only for show: reading the output judges the records
             self.num_finished = progress.step + 1
+            self.arrivals.append(Arrival(step=progress.step, time_sec=now))
             self._on_progress(progress)
         self._on_progress(None)
 
@@ -193,6 +184,12 @@ def _has_lost_other_side(result: LaunchResult, *, run_dir: Path) -> bool:
 
 
 def _describe(plan: Plan, *, result: LaunchResult, run_dir: Path, num_finished: int) -> str:
+    text = _describe_end(plan, result=result, run_dir=run_dir, num_finished=num_finished)
+    message = out_of_memory_message(result.logs, subject=plan.case)
+    return f"{message}\n{text}" if message else text
+
+
+def _describe_end(plan: Plan, *, result: LaunchResult, run_dir: Path, num_finished: int) -> str:
     finished = "no step was finished"
     if num_finished:
         finished = f"{num_finished} of {plan.total_steps} steps were finished"

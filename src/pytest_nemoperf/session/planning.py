@@ -13,9 +13,11 @@ import pytest
 from pytest_nemoperf.baselines.store import BaselineStore
 from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, UnsupportedError, did_you_mean
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
+from pytest_nemoperf.frameworks.interpreter import check_interpreter
 from pytest_nemoperf.machine import identity
 from pytest_nemoperf.measure.measurement import workload_of
 from pytest_nemoperf.options.markers import PerfMark
+from pytest_nemoperf.options.parse import ANY_FRAMEWORK
 from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.pricing.memory import host_bytes
 from pytest_nemoperf.pricing.price import price_plan
@@ -149,9 +151,24 @@ class Planner:
         if settings.changes:
             plan = replace(plan, case=plan.case + CHANGED_SUFFIX)
         plan = _with_yardstick(plan, has_yardstick=settings.has_yardstick)
+        plan = self._with_interpreter(plan)
         policy = self.policy(mark, recipe_tolerances=recipe.tolerances)
         self.note_case(plan.case, nodeid=mark.nodeid, policy=policy)
         return plan, policy
+
+    def _with_interpreter(self, plan: Plan) -> Plan:
+        """Return the plan with the path of its interpreter: the recipe's, else that of perf_python.
+
+        Raises:
+            PlanError: If that can't be executed.
+        """
+        if plan.framework == NATIVE or self._settings.replay_dir is not None:
+            return plan
+        pythons = self._settings.pythons
+        python = plan.python or pythons.get(plan.framework, pythons.get(ANY_FRAMEWORK, ""))
+        if not python:
+            return plan
+        return replace(plan, python=check_interpreter(python, root=self._config.rootpath))
 
     def _framework(self, plan: Plan) -> Framework:
         if plan.framework not in self.frameworks:

@@ -62,6 +62,7 @@ def test_every_algorithm_runs_and_its_phases_sum_to_the_step(runs: KeptRuns, alg
         assert record.rollout is not None
         assert record.rollout.num_samples == 16
         assert record.rollout.staleness_steps == 0
+        assert record.rollout.num_prompt_tokens is not None
         assert record.tokens == record.rollout.num_prompt_tokens + record.rollout.num_response_tokens
         assert record.rollout.token_mult_prob_error == pytest.approx(1, abs=1e-4)
         assert record.grad_norm is not None
@@ -121,7 +122,7 @@ def test_batches_are_generated_with_weights_of_the_asked_age(runs: KeptRuns, sta
     ]
     # The first batch is on-policy in both; with old weights the training log-probabilities have moved away.
     assert rollouts(off)[0] == rollouts(on)[0]
-    errors = [record.rollout.max_logprob_error for record in off if record.rollout]
+    errors = [record.rollout.max_logprob_error or 0.0 for record in off if record.rollout]
     assert errors[0] < 1e-4
     assert all(error > 1e-4 for error in errors[1:])
 
@@ -152,7 +153,7 @@ def test_two_replicas_go_through_the_same_rounds_as_one_though_one_has_no_prompt
 
     records = list(TorchFramework().read_output(spread, run_dir=run_dir).records)
     assert has_a_round_without_a_prompt(run_dir)
-    assert [record.rollout.num_rounds > 1 for record in alone if record.rollout] == [True] * 3
+    assert [(record.rollout.num_rounds or 0) > 1 for record in alone if record.rollout] == [True] * 3
     assert rollouts(records) == rollouts(alone)
 
 
@@ -197,7 +198,7 @@ def rewards_of(engine: Engine, *, learning_rate: float) -> list[float]:
             "learning_rate": learning_rate,
         },
     )
-    return [record.rollout.reward_mean for record in engine.run(plan) if record.rollout]
+    return [record.rollout.reward_mean or 0.0 for record in engine.run(plan) if record.rollout]
 
 
 def test_training_raises_the_reward(engine: Engine) -> None:

@@ -40,7 +40,7 @@ def rl_step_records(
         yield StepRecord(
             step=step,
             step_time_sec=slowest.step_time_sec,
-            tokens=fact.rollout.num_prompt_tokens + fact.rollout.num_response_tokens,
+            tokens=fact.num_tokens,
             phases=_phases(slowest.phases),
             flops=fact.flops,
             loss=training[0].loss,

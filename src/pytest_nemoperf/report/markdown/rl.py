@@ -63,11 +63,14 @@ def rl_sections(rows: Sequence[Planned], *, results: SessionResults) -> list[str
 
 def _section_key(row: Planned) -> tuple[str, int, str]:
     plan, _ = row
-    staleness = plan.rl.max_staleness if plan.rl is not None else 0
-    dataset = f"as framework {plan.framework} has it"
+    staleness = 0
+    dataset = ""
+    if plan.rl is not None:
+        staleness = plan.rl.max_staleness
+        dataset = plan.rl.dataset
     if plan.framework == "torch":
         dataset = "sums of two numbers, made from a seed"
-    return plan.workload, staleness, dataset
+    return plan.workload, staleness, dataset or f"as framework {plan.framework} has it"
 
 
 def _table_key(row: Planned) -> tuple[str, bool]:

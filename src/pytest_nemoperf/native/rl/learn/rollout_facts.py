@@ -21,10 +21,12 @@ class RolloutFacts:
     """Statistics of a step's samples that a training rank can compute.
 
     Attributes:
+        num_tokens: Tokens of prompts and responses.
         flops: Model FLOPs of training on the samples.
-        rollout: Their statistics; figures of the ranks (times, batch fill) are 0, for rl_output to fill in.
+        rollout: Their statistics, without the figures of the ranks (times, batch fill), for rl_output to fill in.
     """
 
+    num_tokens: int
     flops: float
     rollout: RolloutStats
 
@@ -43,9 +45,6 @@ def rollout_facts_of(
         num_prompt_tokens=num_prompt_tokens,
         num_response_tokens=sum(lens) - num_prompt_tokens,
         num_truncated=int(samples.is_truncated_N.sum()),
-        generation_time_sec=0.0,
-        batch_fill_pct=0.0,
-        imbalance_pct=0.0,
         staleness_steps=step - int(rollouts.versions_N.min()),
         num_rounds=1 + int(rollouts.rounds_N.max()),
         reward_mean=samples.rewards_N.mean().item(),
@@ -56,7 +55,7 @@ def rollout_facts_of(
         refit_bytes=num_refit_bytes,
         tokens_digest=rollouts.tokens_digest(),
     )
-    return RolloutFacts(flops=_training_flops(plan, lens=lens), rollout=rollout)
+    return RolloutFacts(num_tokens=sum(lens), flops=_training_flops(plan, lens=lens), rollout=rollout)
 
 
 def _training_flops(plan: Plan, *, lens: Sequence[int]) -> float:

@@ -1,0 +1,1 @@
+"""Training logs of other programs: their files, their formats, and step records from them."""

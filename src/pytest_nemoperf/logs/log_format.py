@@ -1,0 +1,113 @@
+"""Format of a training log: its kind, its files, and its names for the quantities of a step. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from dataclasses import fields as fields_of
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from pytest_nemoperf.errors import RecipeError, did_you_mean
+from pytest_nemoperf.records.step import PRETRAIN_PHASES, RL_PHASES, RolloutStats
+
+RUN_DIR: Final = "{run_dir}"
+"""Stands for the directory of the run in the pattern of a log's files, and in a command."""
+TOTAL_STEPS: Final = "{total_steps}"
+"""Stands for the number of steps, warm-up included, in a command."""
+
+
+class LogKind(StrEnum):
+    """Kind of file that a log is."""
+
+    TEXT = "text"
+    """Lines for people, read by regular expressions."""
+    DICT = "dict"
+    """Lines that are a Python dict each, as Hugging Face's trainers print them."""
+    JSONL = "jsonl"
+    """One JSON object a line."""
+    CSV = "csv"
+    """Columns with a head."""
+    JSON = "json"
+    """One JSON object: value by step by metric."""
+    TENSORBOARD = "tensorboard"
+    """Event files."""
+
+
+_PHASE_QUANTITIES = {f"phase.{name}_sec": f"seconds of the phase {name}" for name in (*PRETRAIN_PHASES, *RL_PHASES)}
+_ROLLOUT_QUANTITIES = {f"rollout.{item.name}": f"{item.name} of the rollouts" for item in fields_of(RolloutStats)}
+
+QUANTITIES: Mapping[str, str] = MappingProxyType(
+    {
+        "step": "number of the step, counted from any number",
+        "step_time_sec": "seconds that the step took",
+        "step_time_ms": "milliseconds that the step took",
+        "end_time_sec": "clock at the end of the step, seconds since any time",
+        "tokens": "tokens of the step, over all ranks",
+        "tokens_total": "tokens since the start, over all ranks, this step included",
+        "sequences": "sequences of the step, over all ranks",
+        "tokens_per_sec": "tokens per second, over all ranks",
+        "tokens_per_sec_per_gpu": "tokens per second and GPU",
+        "tflops_per_sec_per_gpu": "model TFLOP per second and GPU, which tokens and time are checked against",
+        "loss": "loss of the step",
+        "grad_norm": "norm of the gradient",
+        "peak_memory_gib": "largest memory of a rank, GiB",
+        "peak_memory_mib": "the same in MiB",
+        "peak_memory_gb": "the same in GB",
+        "peak_memory_bytes": "the same in bytes",
+        **_PHASE_QUANTITIES,
+        **_ROLLOUT_QUANTITIES,
+    }
+)
+"""Quantities that a log may hold, by the name that a format gives them; regular expressions write ``.`` as ``__``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogFormat:
+    r"""A training log that no preset reads: its kind and its names for the quantities of a step.
+
+    Attributes:
+        kind: ``text``, ``dict``, ``jsonl``, ``csv``, ``json`` or ``tensorboard``.
+        patterns: Text: regular expressions whose named groups are quantities, such as
+            ``r"step (?P<step>\d+) .* took (?P<step_time_ms>[\d.]+) ms"``. Lines of one step may match different
+            ones.
+        fields: Other kinds: key, column or tag by quantity, such as ``{"step_time_sec": "timing/step"}``.
+
+    Raises:
+        RecipeError: If a quantity is unknown, a regular expression is broken, or the kind needs the other attribute.
+    """
+
+    kind: LogKind
+    patterns: tuple[str, ...] = ()
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "kind", LogKind(self.kind))
+        except ValueError:
+            raise RecipeError(
+                f"unknown kind of log {self.kind!r}; {did_you_mean(str(self.kind), list(LogKind))}"
+            ) from None
+        patterns: object = self.patterns
+        if isinstance(patterns, str):  # one pattern, given without a tuple
+            object.__setattr__(self, "patterns", (patterns,))
+        object.__setattr__(self, "patterns", tuple(self.patterns))
+        is_text = self.kind is LogKind.TEXT
+        if bool(self.patterns) != is_text or bool(self.fields) == is_text:
+            needed = "patterns" if is_text else "fields"
+            raise RecipeError(f"a log of kind {self.kind} needs {needed}, and only these; give {needed}=...")
+        for name in self._names():
+            if name not in QUANTITIES:
+                raise RecipeError(f"log_format: unknown quantity {name!r}; {did_you_mean(name, QUANTITIES)}")
+
+    def _names(self) -> Iterator[str]:
+        yield from self.fields
+        for pattern in self.patterns:
+            try:
+                groups = re.compile(pattern).groupindex
+            except re.error as error:
+                raise RecipeError(f"log_format: {pattern!r} is no regular expression: {error}") from None
+            for name in groups:
+                yield name.replace("__", ".")

@@ -1,0 +1,96 @@
+"""Speeds that no device has: model FLOPs above the dense peak."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from pytest_nemoperf.measure.expected_records import ExpectedRecords
+from pytest_nemoperf.recipes.systems import system_catalog
+from pytest_nemoperf.records.metrics import FLOPS_PER_TFLOP
+from pytest_nemoperf.records.step import StepRecord
+
+_SMALLER_UNITS = ((1e3, "milliseconds"), (1e6, "microseconds"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """FLOPs of some steps, and the time they took.
+
+    Attributes:
+        name: Part of a step that they are of.
+        flops: Model FLOPs on all its GPUs.
+        seconds: Time of all steps together.
+        num_gpus: GPUs that did it.
+    """
+
+    name: str
+    flops: float
+    seconds: float
+    num_gpus: int
+
+    @property
+    def tflops_rate(self) -> float:
+        """TFLOP per second and GPU."""
+        return self.flops / self.seconds / self.num_gpus / FLOPS_PER_TFLOP
+
+
+def speed_problems(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> Iterator[str]:
+    """Yield a sentence for each part of the steps that computes faster than the device can, with a guess at the unit.
+
+    A device without a known peak is held to the largest one of the catalog.
+
+    Args:
+        expected: GPUs, FLOPs and peak of the plan.
+        measured: Steps after warm-up.
+    """
+    peak_tflops = expected.peak_tflops
+    source = "the dense peak of the device"
+    if peak_tflops is None:
+        peak_tflops = largest_peak_tflops()
+        source = "the largest peak of any device in the catalog"
+    for work in _work_of(expected, measured=measured):
+        rate = work.tflops_rate
+        if rate <= peak_tflops:
+            continue
+        sentence = (
+            f"{work.name} computes {rate:,.4g} TFLOP/s/GPU, {rate / peak_tflops:.3g} times {source} "
+            f"({peak_tflops:,.4g} TFLOP/s): {work.flops:.4g} FLOPs in {work.seconds:.4g} s on {work.num_gpus} GPUs"
+        )
+        guess = "the device was not synchronised, or model, batch or sequence length are not those that ran"
+        for factor, unit in _SMALLER_UNITS:
+            if rate / factor <= peak_tflops:
+                guess = f"seconds were read as {unit}, {guess}"
+                break
+        yield f"{sentence}; maybe {guess}"
+
+
+@cache
+def largest_peak_tflops() -> float:
+    """Return the largest dense peak of a device in the catalog, in any precision, TFLOP/s."""
+    peaks: list[float] = []
+    for system in system_catalog().values():
+        peaks.extend(system.peak_tflops.values())
+    return max(peaks)
+
+
+def _work_of(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> Iterator[_Work]:
+    if not measured:
+        return
+    rollout = expected.rollout
+    if rollout is not None:
+        seconds = math.fsum(record.phases.get("training", 0.0) for record in measured)
+        flops = math.fsum(record.flops or 0.0 for record in measured)
+        if seconds > 0:
+            yield _Work(name="training", flops=flops, seconds=seconds, num_gpus=rollout.num_training_gpus)
+        return
+    flops = 0.0
+    for record in measured:
+        if record.flops is not None:
+            flops += record.flops
+        elif expected.has_exact_tokens and expected.flops_per_token is not None:
+            flops += expected.flops_per_token * record.tokens
+    seconds = math.fsum(record.step_time_sec for record in measured)
+    yield _Work(name="a step", flops=flops, seconds=seconds, num_gpus=expected.num_gpus)
