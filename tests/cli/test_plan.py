@@ -148,7 +148,7 @@ def test_thousands_of_gpus_are_priced(nemoperf: Any, changes: dict[str, str]) ->
         pytest.param({"model": "qwen3-next-80b-a3b"}, "mixes tokens by gated delta net", id="hybrid"),
         pytest.param(
             {"framework": "megatron"},
-            "framework 'megatron' is not known here; known: command, torch, and in a pytest session those its plugins",
+            "framework 'megatron' is not known here; known: automodel, command, megatron_bridge, megatron_lm, nemo_rl",
             id="framework",
         ),
     ],

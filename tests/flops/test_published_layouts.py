@@ -40,7 +40,6 @@ PRECISIONS = {
 UNRESOLVED = {
     "the page prints no global batch": 21,
     "no catalog model is printed as 'Wan 2.1 14B'": 8,
-    "pp*vp (16*8=128) model chunks are more than num_layers=126": 7,
     "is not a multiple of tp*pp*cp*dp_replicate (1*41*1*1=41)": 7,
     "the page prints no tp, pp or cp, and without them the batch is too small for the ranks": 4,
     "the page prints no sequence length": 5,

@@ -10,9 +10,11 @@ import pytest
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.frameworks.command import CommandFramework
 from pytest_nemoperf.json_codec import to_json_line
+from pytest_nemoperf.logs.log_format import LogFormat, LogKind
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.step import RunOutput, StepRecord
 from tests.builders import make_plan, make_records
+from tests.logs.log_texts import BY_HAND, by_hand
 
 
 def command_plan() -> Plan:
@@ -130,3 +132,50 @@ def test_a_bad_line_is_named_with_file_line_and_reason(text: str, reason: str, t
 
     with pytest.raises(RecordError, match=f"{where}.*{re.escape(reason)}"):
         read(line(0) + text, run_dir=tmp_path)
+
+
+def test_the_run_s_directory_and_steps_are_written_into_the_command(tmp_path: Path) -> None:
+    words = ("train", "--out={run_dir}/x", "--steps", "{total_steps}", '{"lr": {lr}}', "{}")
+    plan = make_plan(framework="command", command=words)
+
+    command = CommandFramework().command(plan, run_dir=tmp_path)
+
+    assert command.argv == ("train", f"--out={tmp_path}/x", "--steps", "8", '{"lr": {lr}}', "{}")
+
+
+def test_a_log_of_clocks_is_of_one_step_more_whose_end_starts_the_clock(tmp_path: Path) -> None:
+    log_format = LogFormat(kind=LogKind.JSONL, fields={"end_time_sec": "time"})
+    plan = make_plan(framework="command", command=("train", "{total_steps}"), log_format=log_format)
+
+    assert CommandFramework().command(plan, run_dir=tmp_path).argv == ("train", "9")
+
+
+def test_a_command_per_rank_is_started_for_each(tmp_path: Path) -> None:
+    plan = make_plan(framework="command", command=("train",), is_command_per_rank=True)
+
+    assert CommandFramework().command(plan, run_dir=tmp_path).num_processes == 2
+
+
+def test_a_preset_gives_the_command_the_variables_that_its_log_needs(tmp_path: Path) -> None:
+    plan = make_plan(framework="command", command=("train",), log_format="trainer")
+    own = make_plan(
+        framework="command", command=("train",), log_format="trainer", env={"TENSORBOARD_LOGGING_DIR": "elsewhere"}
+    )
+
+    env = CommandFramework().command(plan, run_dir=tmp_path).env
+    own_env = CommandFramework().command(own, run_dir=tmp_path).env
+
+    assert env["TENSORBOARD_LOGGING_DIR"] == f"{tmp_path}/tensorboard"
+    assert own_env["TENSORBOARD_LOGGING_DIR"] == "elsewhere"
+
+
+def test_a_log_that_the_recipe_names_is_read(tmp_path: Path) -> None:
+    plan = make_plan(framework="command", command=("train",), log_format=BY_HAND)
+    CommandFramework().command(plan, run_dir=tmp_path)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "rank0.log").write_text(by_hand(range(8)))
+
+    output = CommandFramework().read_output(plan, run_dir=tmp_path)
+
+    assert len(output.records) == 8
+    assert output.environment

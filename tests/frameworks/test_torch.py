@@ -61,6 +61,7 @@ def test_a_hybrid_is_unsupported_with_the_name_of_a_framework_that_trains_it() -
     [
         ("cpu", "fp8_cs", "precision=fp8_cs needs an NVIDIA GPU, and cpu has none; use bf16 or fp32"),
         ("a100", "fp8_ds", "precision=fp8_ds needs compute capability 8.9, DGX-A100 has 8.0; use bf16"),
+        ("a100", "fp8_sc", "precision=fp8_sc needs compute capability 9.0, DGX-A100 has 8.0; use bf16"),
         ("h100", "mxfp8", "precision=mxfp8 needs compute capability 10.0, DGX-H100 has 9.0; use bf16"),
         ("h200", "nvfp4", "precision=nvfp4 needs compute capability 10.0, DGX-H200 has 9.0; use bf16"),
     ],

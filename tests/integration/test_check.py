@@ -236,7 +236,9 @@ def test_a_recipe_that_can_not_be_shows_the_tests_line_and_no_frame_of_the_plugi
     result = project.run()
 
     result.assert_outcomes(failed=1)
-    error = "E*RecipeError: seq_len=0 must be a whole number >= 1; give it, or framework_config with a file that says it"
+    error = (
+        "E*RecipeError: seq_len=0 must be a whole number >= 1; give it, or framework_config with a file that says it"
+    )
     result.stdout.fnmatch_lines([">*perf.check(Recipe(*seq_len=0*", error])
     result.stdout.no_fnmatch_line("*recipe.py*")
 

@@ -184,6 +184,7 @@ def test_an_injected_delay_is_found_although_the_code_is_equal(bench: Bench) -> 
         pytest.param({"git_commit": None}, "the stored runs name no commit", id="no-commit"),
         pytest.param({"git_dirty": True}, "in no commit", id="dirty"),
         pytest.param({"git_dirty": None}, "git could not tell", id="unknown"),
+        pytest.param({"git_dirty": None, "source": "1 log (megatron): a.log"}, "were read from logs", id="logs"),
         pytest.param({"git_commit": "0" * 40}, "commit 0000000 is not at hand", id="shallow-clone"),
     ],
 )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.layouts.layout import Layout
-from pytest_nemoperf.layouts.pipeline_stages import schedule_problems, stage_layers
+from pytest_nemoperf.layouts.pipeline_stages import chunk_problems, schedule_problems, stage_layers
 from pytest_nemoperf.models.architecture import ModelConfig
 
 MODEL = ModelConfig(
@@ -76,8 +76,17 @@ def test_loads_differ_by_one_layer_at_most_unless_a_chunk_has_one_layer_alone(nu
 
 
 def test_more_chunks_than_layers_are_refused() -> None:
-    with pytest.raises(PlanError, match=r"pp\*vp \(3\*3=9\) model chunks are more than num_layers=8; lower pp or vp"):
-        stage_layers(MODEL, pp=3, vp=3)
+    with pytest.raises(PlanError, match=r"pp\*vp \(4\*3=12\) model chunks are more than num_layers=8; lower pp or vp"):
+        stage_layers(MODEL, pp=4, vp=3)
+    (reason,) = chunk_problems(MODEL, pp=3, vp=3)
+    assert reason == "pp*vp (3*3=9) model chunks are more than num_layers=8; lower pp or vp"
+
+
+def test_embedding_and_head_may_take_the_place_of_a_layer_each() -> None:
+    ranks = stage_layers(MODEL, pp=5, vp=2)
+
+    assert [len(chunk) for rank in ranks for chunk in rank] == [0, 1, 1, 1, 1, 1, 1, 1, 1, 0]
+    assert [len(chunk) for (chunk,) in stage_layers(MODEL, pp=9, vp=1)] == [1] * 8 + [0]
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,12 @@ def test_a_workload_that_can_not_be_is_an_error() -> None:
         ({"git_commit": None, "git_dirty": True}, "dirty", "warning", "before its first commit"),
         ({"git_commit": None, "git_dirty": None}, "dirty", "warning", "git could not tell the commit"),
         ({"git_dirty": None}, "dirty", "warning", "git could not tell whether files had changed"),
+        (
+            {"git_commit": None, "git_dirty": None, "source": "1 log (megatron): a.log"},
+            "dirty",
+            "warning",
+            "read from logs, which don't tell their code; state its commit (nemoperf record --commit)",
+        ),
     ],
 )
 def test_a_doubtful_origin_is_pointed_out(changes: dict[str, Any], rule: str, level: str, message: str) -> None:
@@ -143,6 +149,12 @@ def test_a_doubtful_origin_is_pointed_out(changes: dict[str, Any], rule: str, le
 
     assert (finding.rule, finding.level) == (rule, level)
     assert message in finding.message
+
+
+def test_logs_with_a_stated_commit_tell_all_that_they_can() -> None:
+    origin = make_provenance(git_dirty=None, source="1 log (megatron): a.log")
+
+    assert findings_of(stored(make_plan(), provenance=origin)) == []
 
 
 def test_a_reason_that_says_nothing_is_pointed_out() -> None:

@@ -41,6 +41,14 @@ def test_seconds_read_as_milliseconds_are_told_with_the_arithmetic(plan: Plan) -
     assert "s on 8 GPUs; maybe seconds were read as milliseconds, the device was not synchronised, or" in problem
 
 
+def test_a_speed_a_little_above_the_peak_is_no_matter_of_units(plan: Plan) -> None:
+    least_sec = plan.flops_per_token * plan.tokens_per_step / 8 / 989e12
+
+    (problem,) = problems(plan, step_time_sec=least_sec / 1.7)
+
+    assert "; maybe the device was not synchronised, or model, batch or sequence length" in problem
+
+
 def test_a_device_without_a_peak_is_held_to_the_largest_of_all() -> None:
     plan = make_plan()
     flops = plan.flops_per_token * plan.tokens_per_step

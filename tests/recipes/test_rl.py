@@ -33,7 +33,7 @@ SIZES: dict[str, Any] = {
         ({"algorithm": "grpoo"}, r"unknown algorithm 'grpoo'; did you mean grpo"),
         ({"algorithm": None}, r"algorithm=None must be the name of one, or an Algorithm"),
         ({"max_staleness": -1}, r"max_staleness=-1 must be a whole number >= 0"),
-        ({"generator": "sglang"}, r"unknown generator 'sglang'; use 'native' or 'vllm'"),
+        ({"generator": "sglan"}, r"unknown generator 'sglan'; did you mean sglang"),
         ({"temperature": 0}, r"temperature=0 must be a finite number above 0"),
         ({"top_p": 1.1}, r"top_p=1.1 must be above 0 and at most 1"),
         ({"top_k": 0}, r"top_k=0 must be a whole number >= 1"),

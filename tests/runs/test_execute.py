@@ -19,6 +19,7 @@ from pytest_nemoperf.records.health import GpuHealth, HealthReport
 from pytest_nemoperf.records.step import Progress, RankError, RunOutput, RunResult, error_file
 from pytest_nemoperf.runs.execute import run_once
 from tests.builders import make_plan, make_records
+from tests.logs.log_texts import BY_HAND, by_hand
 
 PLAN = make_plan(timeout_sec=60.0)
 COMMAND_PLAN = make_plan(framework="command", command=("train",), timeout_sec=60.0)
@@ -166,6 +167,17 @@ def test_step_records_are_the_progress_of_a_framework_that_writes_no_other(tmp_p
     run(COMMAND_PLAN, launcher=ScriptedLauncher(polls=polls), run_dir=tmp_path, steps=steps)
 
     assert steps == list(range(8))
+
+
+def test_the_lines_of_the_log_are_the_progress_of_a_command_that_is_read_by_it(tmp_path: Path) -> None:
+    plan = make_plan(framework="command", command=("train",), timeout_sec=60.0, log_format=BY_HAND)
+    polls = [append("logs/rank0.log", by_hand([step])) for step in range(3, 11)]
+    steps: list[int] = []
+
+    output = run(plan, launcher=ScriptedLauncher(polls=polls), run_dir=tmp_path, steps=steps)
+
+    assert steps == list(range(8))
+    assert len(output.records) == 8
 
 
 def test_the_first_failing_ranks_own_error_is_raised_with_its_log(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pytest_nemoperf.ab.commands import command_of, shared_data, working_directo
 from pytest_nemoperf.ab.opened_files import ABWatcher
 from pytest_nemoperf.ab.source_trees import ABTrees
 from pytest_nemoperf.ab.worktree import ABSide
+from pytest_nemoperf.frameworks.launch import move_launch
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.launchers.local import LocalLauncher
 from pytest_nemoperf.launchers.protocol import LaunchResult
@@ -34,7 +35,8 @@ class ABSideLauncher:
         self._trees = trees
         self._directory = directory
         self._watcher = ABWatcher(side, trees=trees)
-        self._launcher = LocalLauncher(cwd=working_directory(side, trees=trees, directory=directory))
+        self._working_directory = working_directory(side, trees=trees, directory=directory)
+        self._launcher = LocalLauncher(cwd=self._working_directory)
         self.shared: list[str] = []
 
     def launch(
@@ -63,6 +65,7 @@ class ABSideLauncher:
         own = command_of(
             self._side, command, trees=self._trees, directory=self._directory, may_be_lacking=may_be_lacking
         )
+        move_launch(run_dir, directory=self._working_directory)
         own = self._watcher.instrument(own, run_dir=run_dir)
 
         def poll() -> None:

@@ -11,12 +11,14 @@ from typing import Any, NoReturn
 from pytest_nemoperf.cli.judge import add_judge_command, judge_runs
 from pytest_nemoperf.cli.lint import add_lint_command, run_lint
 from pytest_nemoperf.cli.plan import add_plan_command, plan_text
+from pytest_nemoperf.cli.record import add_record_command, record_runs
 from pytest_nemoperf.errors import NemoPerfError, RecipeError
 from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION, find_convention, flops_conventions
 from pytest_nemoperf.flops.count import flops_terms
 from pytest_nemoperf.models.catalog import find_model
 
 _USAGE_EXIT = 2
+_INTERRUPTED_EXIT = 130
 _EXAMPLES = """\
 examples:
   nemoperf flops llama3-8b --seq-len 8192
@@ -27,6 +29,8 @@ examples:
   nemoperf plan --recipe recipe.json --system h100 --json
   nemoperf judge --baseline baselines/h100/CASE.json \\
       .nemoperf/runs/SESSION/CASE
+  nemoperf judge --log mon.log tue.log --log-format megatron --recipe recipe.json
+  nemoperf record --log mon.log tue.log --log-format megatron --recipe recipe.json
   nemoperf lint --tests perf_tests baselines/
 """
 
@@ -45,14 +49,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None takes this process's.
 
     Returns:
-        Exit code: 0, 1 if ``lint`` found problems or the verdict of ``judge`` fails, 2 for a usage error.
+        Exit code: 0, 1 if ``lint`` found problems, the verdict of ``judge`` fails or ``record`` refuses the runs, 2 for
+        a usage error, 130 if it was interrupted.
     """
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = _parser().parse_args(words)
+    arguments.words = words
     try:
         return int(arguments.run(arguments))
     except NemoPerfError as exc:
         print(f"nemoperf: error: {exc}", file=sys.stderr)
         return _USAGE_EXIT
+    except KeyboardInterrupt:
+        print("nemoperf: interrupted", file=sys.stderr)
+        return _INTERRUPTED_EXIT
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,9 +90,13 @@ def _parser() -> argparse.ArgumentParser:
     add_plan_command(plan)
     plan.set_defaults(run=_plan)
 
-    judging = commands.add_parser("judge", help="judge stored runs again, beside a baseline")
+    judging = commands.add_parser("judge", help="judge stored runs or logs beside a baseline")
     add_judge_command(judging)
     judging.set_defaults(run=judge_runs)
+
+    recording = commands.add_parser("record", help="make a baseline of stored runs or logs")
+    add_record_command(recording)
+    recording.set_defaults(run=record_runs)
 
     lint = commands.add_parser("lint", help="check stored baselines, without measuring anything")
     add_lint_command(lint)

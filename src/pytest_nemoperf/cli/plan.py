@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
 from pytest_nemoperf.baselines.files import find_baseline
-from pytest_nemoperf.errors import BaselineError, RecipeError
+from pytest_nemoperf.baselines.store import DEFAULT_FOLDER
+from pytest_nemoperf.cli.baselines_folder import baselines_dir
+from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
+from pytest_nemoperf.frameworks.complete import complete_recipe
 from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.layouts.layout import TRAINING_KEYS
 from pytest_nemoperf.pricing.price import price_plan
@@ -20,7 +24,6 @@ from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.report.terminal.plans import render_price
 
-_BASELINES = "baselines"
 _REQUIRED = ("model", "gpus", "seq_len", "gbs")
 _DEGREES = {
     "gpus": "ranks of the run",
@@ -91,7 +94,7 @@ def add_plan_command(parser: argparse.ArgumentParser) -> None:
         "--tokens", metavar="N", help="tokens of a whole run, e.g. 1e12 or 15T, for its hours and GPU-hours"
     )
     parser.add_argument(
-        "--baselines", type=Path, metavar="DIR", help=f"stored baselines (default: {_BASELINES}, if it is there)"
+        "--baselines", type=Path, metavar="DIR", help=f"stored baselines (default: {DEFAULT_FOLDER}, if it is there)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -110,25 +113,15 @@ def plan_text(arguments: argparse.Namespace) -> str:
         recipe = _read_recipe(arguments)
     else:
         recipe = _build_recipe(arguments)
-    plan = resolve(recipe, system=system)
-    baseline = find_baseline(_baselines_dir(arguments.baselines), system=system.name, case=plan.case)
+    frameworks = builtin_frameworks()
+    completed = complete_recipe(recipe, framework=frameworks.get(recipe.framework), system=system)
+    plan = resolve(completed.recipe, system=system)
+    plan = replace(plan, framework_config_digest=completed.digest)
+    baseline = find_baseline(baselines_dir(arguments.baselines), system=system.name, case=plan.case)
     price = price_plan(plan, system=system, baseline=baseline, run_tokens=run_tokens, unsupported=_unsupported(plan))
     if arguments.json:
         return to_json(price)
     return render_price(price, system_title=system.title)
-
-
-def _baselines_dir(named: Path | None) -> Path:
-    """Return the folder of baselines: the named one, or the default, which need not exist.
-
-    Raises:
-        BaselineError: If the named one does not exist.
-    """
-    if named is None:
-        return Path(_BASELINES)
-    if not named.is_dir():
-        raise BaselineError(f"--baselines={named}: no such folder; give the one that holds <system>/<case>.json")
-    return named
 
 
 def _parse_tokens(text: str) -> int:

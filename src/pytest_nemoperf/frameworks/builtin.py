@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from pytest_nemoperf.frameworks.automodel import AutomodelFramework
 from pytest_nemoperf.frameworks.command import CommandFramework
+from pytest_nemoperf.frameworks.megatron_bridge import MegatronBridgeFramework
+from pytest_nemoperf.frameworks.megatron_lm import MegatronLMFramework
+from pytest_nemoperf.frameworks.nemo_rl import NemoRLFramework
 from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.frameworks.torch import TorchFramework
 
 
 def builtin_frameworks() -> dict[str, Framework]:
     """Return the built-in frameworks by name."""
-    return {framework.name: framework for framework in (TorchFramework(), CommandFramework())}
+    frameworks: tuple[Framework, ...] = (
+        TorchFramework(),
+        CommandFramework(),
+        AutomodelFramework(),
+        MegatronBridgeFramework(),
+        MegatronLMFramework(),
+        NemoRLFramework(),
+    )
+    return {framework.name: framework for framework in frameworks}

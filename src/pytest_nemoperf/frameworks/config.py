@@ -1,14 +1,18 @@
-"""A framework's own recipe file: what a plan takes from it."""
+"""A framework's own recipe file: its values for a plan, and the protocol of its readers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.recipes.rl import RL
+
+_DIGEST_LENGTH = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +46,44 @@ class ConfigValues:
 class ConfigReader(Protocol):
     """Framework that runs recipe files of its own."""
 
-    def read_config(self, path: Path, *, options: Mapping[str, Any]) -> ConfigValues:
-        """Return what a plan takes from a recipe file, the options on top of it.
+    def read_config(self, path: Path, *, options: Mapping[str, Any], env: Mapping[str, str]) -> ConfigValues:
+        """Return the values of a recipe file for a plan, the options on top of it.
+
+        Args:
+            path: The file, as the recipe gives it: ``x.py:function`` for one function of a file.
+            options: The recipe's framework_options.
+            env: Variables that the recipe sets, on top of this process's own.
 
         Raises:
             RecipeError: If the file can't be read or is not of this framework.
         """
         ...
+
+
+def config_digest(content: Any, *, without: Collection[str] = ()) -> str:
+    """Return a hash of a recipe file's resolved content.
+
+    Args:
+        content: Plain data; mappings may have keys in any order.
+        without: Dotted paths of settings that each run has of its own: steps, logging, checkpoints.
+    """
+    kept = _without(content, paths=without, prefix="")
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:_DIGEST_LENGTH]
+
+
+def _without(node: Any, *, paths: Collection[str], prefix: str) -> Any:
+    if isinstance(node, Mapping):
+        kept = {}
+        for key, value in node.items():
+            path = f"{prefix}{key}"
+            if path not in paths:
+                kept[str(key)] = _without(value, paths=paths, prefix=f"{path}.")
+        return kept
+    if isinstance(node, (list, tuple)):
+        return [_without(value, paths=(), prefix="") for value in node]
+    return node
+
+
+def shown_config(path: Path) -> str:
+    """Return the beginning of a message about a recipe file, by the name that the recipe gives it."""
+    return f"framework_config={path}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.step import RunOutput
@@ -55,4 +55,22 @@ class Framework(Protocol):
         Raises:
             RecordError: If a record is missing, torn or impossible.
         """
+        ...
+
+
+@runtime_checkable
+class LogWriter(Framework, Protocol):
+    """Framework that reads its records from a log that its runs write; recipes for it need no ``log_format``."""
+
+    @property
+    def log_formats(self) -> tuple[str, ...]:
+        """Names of the presets of the logs that its runs may write, the usual one first."""
+        ...
+
+    def log_format(self, plan: Plan) -> str:
+        """Return the name of the preset of the log that a plan's run writes."""
+        ...
+
+    def log_file(self, plan: Plan) -> str:
+        """Return the pattern of that log's files; empty for the preset's."""
         ...

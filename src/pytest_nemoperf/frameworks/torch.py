@@ -20,11 +20,13 @@ from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.records.step import RESULT_FILE, STEPS_FILE, RunOutput, RunResult
 
 _RANK_MODULE = "pytest_nemoperf.native.rank.entry"
-# transformer-engine's own limits: check_fp8_support, check_mxfp8_support and check_nvfp4_support in
+# transformer-engine's own limits: check_fp8_support, check_fp8_block_scaling_support, check_mxfp8_support and
+# check_nvfp4_support in
 # NVIDIA/TransformerEngine transformer_engine/pytorch/quantization.py.
 _FIRST_CAPABILITY = {
     Precision.FP8_DS: (8, 9),
     Precision.FP8_CS: (8, 9),
+    Precision.FP8_SC: (9, 0),
     Precision.MXFP8: (10, 0),
     Precision.NVFP4: (10, 0),
 }

@@ -26,7 +26,9 @@ def stage_layers(model: ModelConfig, *, pp: int, vp: int) -> tuple[tuple[range, 
     depth count as one layer: each piece gets one layer, then each further layer goes to the piece with the least
     load, of equal ones to the last, because later stages keep fewer activations. So DeepSeek-V3's 61 layers over 16
     pieces (61 + 3 = 16 * 4) are 3, fourteen times 4, and 2; Llama 3.1 405B's 126 over 64 (126 + 2 = 64 * 2) are 1,
-    sixty-two times 2, and 1.
+    sixty-two times 2, and 1. Where embedding and head take the place of a layer each, the last piece, and then the
+    first, may have none: 126 layers over 128 pieces are one each, but for the two at the ends. The native engine needs
+    a layer in each (chunk_problems).
 
     Args:
         model: Architecture, for ``num_layers`` and ``mtp_num_layers``.
@@ -34,20 +36,28 @@ def stage_layers(model: ModelConfig, *, pp: int, vp: int) -> tuple[tuple[range, 
         vp: Model chunks per pipeline rank.
 
     Raises:
-        PlanError: If there are more chunks than layers.
+        PlanError: If there are more chunks than layers, embedding and head.
 
     References:
         Narayanan et al. 2021, section 2.2.2, https://arxiv.org/abs/2104.04473, for the order of the chunks;
         Megatron-Core's account_for_embedding_in_pipeline_split and account_for_loss_in_pipeline_split for the loads.
     """
     num_pieces = pp * vp
-    if num_pieces > model.num_layers:
-        raise PlanError(
-            f"pp*vp ({pp}*{vp}={num_pieces}) model chunks are more than num_layers={model.num_layers}; lower pp or vp"
-        )
+    if num_pieces > model.num_layers + _EMBEDDING_LOAD + _HEAD_LOAD:
+        raise PlanError(_too_many_chunks(model, pp=pp, vp=vp))
     bounds = accumulate(_piece_sizes(model, num_pieces=num_pieces), initial=0)
     pieces = [range(first, end) for first, end in pairwise(bounds)]
     return tuple(tuple(pieces[rank::pp]) for rank in range(pp))
+
+
+def chunk_problems(model: ModelConfig, *, pp: int, vp: int) -> Iterator[str]:
+    """Yield the reason that not every model chunk has a layer, as the native engine needs."""
+    if pp * vp > model.num_layers:
+        yield _too_many_chunks(model, pp=pp, vp=vp)
+
+
+def _too_many_chunks(model: ModelConfig, *, pp: int, vp: int) -> str:
+    return f"pp*vp ({pp}*{vp}={pp * vp}) model chunks are more than num_layers={model.num_layers}; lower pp or vp"
 
 
 def schedule_problems(layout: Layout, *, num_micro_batches: int, is_compiled: bool) -> Iterator[str]:
@@ -82,6 +92,13 @@ def schedule_problems(layout: Layout, *, num_micro_batches: int, is_compiled: bo
 def _piece_sizes(model: ModelConfig, *, num_pieces: int) -> list[int]:
     if model.num_layers % num_pieces == 0:
         return [model.num_layers // num_pieces] * num_pieces
+    num_empty = max(0, num_pieces - model.num_layers)
+    if num_empty:
+        sizes = [1] * num_pieces
+        sizes[-1] = 0
+        if num_empty > 1:
+            sizes[0] = 0
+        return sizes
     sizes = [1] * num_pieces
     loads = [1] * num_pieces
     loads[0] += _EMBEDDING_LOAD

@@ -280,7 +280,8 @@ def _origin_findings(baseline: Baseline, *, path: str, today: date, max_age_days
     if len(baseline.runs) < _MIN_RUNS:
         runs = count_text(len(baseline.runs), "run")
         yield _warning(path, "runs", f"{runs}: too few to show the noise between launches; record {_MIN_RUNS} or more")
-    if message := _code_problem(origin):
+    message = _code_problem(origin)
+    if message and not (origin.source and origin.git_commit):  # all that can be stated of a log's code is its commit
         yield _warning(path, "dirty", message)
     if not baseline.reason.strip():
         yield _warning(path, "reason", "$.reason is empty: say why it was recorded (--perf-reason)")
@@ -289,6 +290,8 @@ def _origin_findings(baseline: Baseline, *, path: str, today: date, max_age_days
 def _code_problem(origin: Provenance) -> str:
     """Return the reason why the recorded code can't be checked out; empty if it can."""
     commit = origin.git_commit
+    if origin.source and commit is None:
+        return "read from logs, which don't tell their code; state its commit (nemoperf record --commit)"
     if commit is None and origin.git_dirty is None:
         return "git could not tell the commit it was recorded from, so nobody knows from which code"
     if commit is None:  # older versions stored the same where git could not tell

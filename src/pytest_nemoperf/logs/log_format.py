@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from dataclasses import fields as fields_of
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 from pytest_nemoperf.errors import RecipeError, did_you_mean
 from pytest_nemoperf.records.step import PRETRAIN_PHASES, RL_PHASES, RolloutStats
@@ -17,6 +17,14 @@ RUN_DIR: Final = "{run_dir}"
 """Stands for the directory of the run in the pattern of a log's files, and in a command."""
 TOTAL_STEPS: Final = "{total_steps}"
 """Stands for the number of steps, warm-up included, in a command."""
+WALL_TIME: Final = "wall_time"
+"""Stands for a tag of event files: the clock at which the first of a step's scalars that a format names was written."""
+
+RAW: Final = "raw."
+"""Begins the names of quantities that only a preset's own conversion knows."""
+_CLOCK: Final = "end_time_sec"
+_TIMES: Final = frozenset({"step_time_sec", "step_time_ms", "tokens_per_sec", "tokens_per_sec_per_gpu"})
+_COMMAS: Final = ("", "thousands", "decimal")
 
 
 class LogKind(StrEnum):
@@ -37,7 +45,9 @@ class LogKind(StrEnum):
 
 
 _PHASE_QUANTITIES = {f"phase.{name}_sec": f"seconds of the phase {name}" for name in (*PRETRAIN_PHASES, *RL_PHASES)}
-_ROLLOUT_QUANTITIES = {f"rollout.{item.name}": f"{item.name} of the rollouts" for item in fields_of(RolloutStats)}
+_ROLLOUT_QUANTITIES = {
+    f"rollout.{item.name}": f"{item.name} of the rollouts" for item in fields_of(RolloutStats) if item.type != "str"
+}
 
 QUANTITIES: Mapping[str, str] = MappingProxyType(
     {
@@ -45,6 +55,7 @@ QUANTITIES: Mapping[str, str] = MappingProxyType(
         "step_time_sec": "seconds that the step took",
         "step_time_ms": "milliseconds that the step took",
         "end_time_sec": "clock at the end of the step, seconds since any time",
+        "start_time_sec": "the same clock at its beginning, where no earlier line tells it",
         "tokens": "tokens of the step, over all ranks",
         "tokens_total": "tokens since the start, over all ranks, this step included",
         "sequences": "sequences of the step, over all ranks",
@@ -53,6 +64,7 @@ QUANTITIES: Mapping[str, str] = MappingProxyType(
         "tflops_per_sec_per_gpu": "model TFLOP per second and GPU, which tokens and time are checked against",
         "loss": "loss of the step",
         "grad_norm": "norm of the gradient",
+        "skipped_updates": "optimizer updates that were left out, e.g. because of gradients that are not finite",
         "peak_memory_gib": "largest memory of a rank, GiB",
         "peak_memory_mib": "the same in MiB",
         "peak_memory_gb": "the same in GB",
@@ -74,6 +86,8 @@ class LogFormat:
             ``r"step (?P<step>\d+) .* took (?P<step_time_ms>[\d.]+) ms"``. Lines of one step may match different
             ones.
         fields: Other kinds: key, column or tag by quantity, such as ``{"step_time_sec": "timing/step"}``.
+        comma: What a comma in a number is: ``thousands`` for 1,234.5, ``decimal`` for 1.234,5. Empty: numbers that
+            could be either are refused.
 
     Raises:
         RecipeError: If a quantity is unknown, a regular expression is broken, or the kind needs the other attribute.
@@ -82,6 +96,7 @@ class LogFormat:
     kind: LogKind
     patterns: tuple[str, ...] = ()
     fields: Mapping[str, str] = field(default_factory=dict)
+    comma: Literal["", "thousands", "decimal"] = ""
 
     def __post_init__(self) -> None:
         try:
@@ -90,19 +105,35 @@ class LogFormat:
             raise RecipeError(
                 f"unknown kind of log {self.kind!r}; {did_you_mean(str(self.kind), list(LogKind))}"
             ) from None
-        patterns: object = self.patterns
-        if isinstance(patterns, str):  # one pattern, given without a tuple
-            object.__setattr__(self, "patterns", (patterns,))
-        object.__setattr__(self, "patterns", tuple(self.patterns))
+        patterns: str | tuple[str, ...] = self.patterns
+        if isinstance(patterns, str):
+            patterns = (patterns,)  # one is often all there is
+        object.__setattr__(self, "patterns", tuple(patterns))
         is_text = self.kind is LogKind.TEXT
         if bool(self.patterns) != is_text or bool(self.fields) == is_text:
             needed = "patterns" if is_text else "fields"
             raise RecipeError(f"a log of kind {self.kind} needs {needed}, and only these; give {needed}=...")
-        for name in self._names():
-            if name not in QUANTITIES:
+        if self.comma not in _COMMAS:
+            raise RecipeError(f"log_format: comma={self.comma!r} must be one of {', '.join(map(repr, _COMMAS))}")
+        for name in self.names():
+            if name not in QUANTITIES and not name.startswith(RAW):
                 raise RecipeError(f"log_format: unknown quantity {name!r}; {did_you_mean(name, QUANTITIES)}")
 
-    def _names(self) -> Iterator[str]:
+    @property
+    def is_clocked(self) -> bool:
+        """Step times follow from a clock at the end of each step alone, so that the first step has none.
+
+        Event files begin with the time at which they were made, before their first step.
+        """
+        names = set(self.names())
+        return _CLOCK in names and not names & _TIMES and self.fields.get(_CLOCK) != WALL_TIME
+
+    def names(self) -> Iterator[str]:
+        """Yield the quantities that it names; of patterns, each one's.
+
+        Raises:
+            RecipeError: If a regular expression is broken.
+        """
         yield from self.fields
         for pattern in self.patterns:
             try:
@@ -110,4 +141,9 @@ class LogFormat:
             except re.error as error:
                 raise RecipeError(f"log_format: {pattern!r} is no regular expression: {error}") from None
             for name in groups:
-                yield name.replace("__", ".")
+                yield quantity_of(name)
+
+
+def quantity_of(group: str) -> str:
+    """Return the quantity that a group of a regular expression names."""
+    return group.replace("__", ".")

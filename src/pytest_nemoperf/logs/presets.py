@@ -1,35 +1,42 @@
-"""Formats of known frameworks' logs, by name."""
+"""Presets by name, each in a module of that name, which is imported when it is first used."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
 from pytest_nemoperf.errors import RecipeError, did_you_mean
 from pytest_nemoperf.logs.log_format import LogFormat
 
+if TYPE_CHECKING:
+    from pytest_nemoperf.logs.preset import Preset
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preset:
-    """Format of a framework's log, and what its numbers mean beside ours.
+PRESETS: Final = (
+    "automodel",
+    "automodel_benchmark",
+    "automodel_console",
+    "lightning",
+    "lightning_csv",
+    "megatron",
+    "megatron_bridge",
+    "nemo_rl",
+    "nemo_rl_json",
+    "torchtitan",
+    "trainer",
+    "trl",
+    "trl_console",
+)
+"""Names that a recipe may give in ``log_format``."""
 
-    Attributes:
-        log_format: Kind, names and patterns.
-        file: Pattern of the files, relative to the command's directory or beginning with ``{run_dir}``; empty for
-            the command's own output.
-        env: Variables that let the command write such a log; values may hold ``{run_dir}``.
-        how: What the command must be told to write one, in words.
+
+def check_preset_name(name: str) -> None:
+    """Check that there is a preset of that name.
+
+    Raises:
+        RecipeError: If there is none.
     """
-
-    log_format: LogFormat
-    file: str = ""
-    env: Mapping[str, str] = field(default_factory=dict)
-    how: str = ""
-
-
-PRESETS: Mapping[str, Preset] = MappingProxyType({})
-"""Presets by the name that a recipe gives in ``log_format``."""
+    if name not in PRESETS:
+        raise RecipeError(f"unknown log_format {name!r}; {did_you_mean(name, PRESETS)}, or give a LogFormat")
 
 
 def find_preset(name: str) -> Preset:
@@ -38,6 +45,26 @@ def find_preset(name: str) -> Preset:
     Raises:
         RecipeError: If there is none.
     """
-    if name not in PRESETS:
-        raise RecipeError(f"unknown log_format {name!r}; {did_you_mean(name, PRESETS)}, or give a LogFormat")
-    return PRESETS[name]
+    check_preset_name(name)
+    preset: Preset = import_module(f"pytest_nemoperf.logs.formats.{name}").PRESET
+    return preset
+
+
+def preset_of(log_format: str | LogFormat) -> Preset:
+    """Return the preset of a name; a format given by hand is one of the command's own output.
+
+    Raises:
+        RecipeError: If there is none of that name.
+    """
+    if isinstance(log_format, LogFormat):
+        from pytest_nemoperf.logs.preset import Preset  # noqa: PLC0415  # recipes import this module, and no reader
+
+        return Preset(log_format=log_format)
+    return find_preset(log_format)
+
+
+def name_of(log_format: str | LogFormat) -> str:
+    """Return a format's name for messages."""
+    if isinstance(log_format, LogFormat):
+        return f"the LogFormat of kind {log_format.kind}"
+    return f"log_format={log_format!r}"

@@ -168,9 +168,8 @@ def machine_key(system: System, *, devices: Devices, machine_name: str = "") -> 
     if machine_name:
         key["machine"] = machine_name
     if system.device == "cuda":
-        memory_gib = devices.memory_bytes[0] / _BYTES_PER_GIB
         key["device"] = devices.names[0]
-        key["memory_gib"] = round(memory_gib / _GPU_MEMORY_CLASS_GIB) * _GPU_MEMORY_CLASS_GIB
+        key["memory_gib"] = memory_class_gib(devices.memory_bytes[0] / _BYTES_PER_GIB)
         key["gpus"] = len(devices.names) + devices.num_hidden
         if devices.topology:
             key["topology"] = devices.topology
@@ -185,6 +184,11 @@ def machine_key(system: System, *, devices: Devices, machine_name: str = "") -> 
         "arch": platform.machine(),
         "topology": cpu_topology(),
     }
+
+
+def memory_class_gib(memory_gib: float) -> int:
+    """Return the class of a GPU's memory, which a GiB more or less does not change."""
+    return round(memory_gib / _GPU_MEMORY_CLASS_GIB) * _GPU_MEMORY_CLASS_GIB
 
 
 def provenance(system: System, *, devices: Devices, code: CodeVersion, argv: Sequence[str] | None = None) -> Provenance:

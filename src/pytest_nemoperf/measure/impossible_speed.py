@@ -12,6 +12,8 @@ from pytest_nemoperf.recipes.systems import system_catalog
 from pytest_nemoperf.records.metrics import FLOPS_PER_TFLOP
 from pytest_nemoperf.records.step import StepRecord
 
+_MIN_SHARE_OF_PEAK = 0.01
+"""Training that runs at less is slower than any known: another unit is then no likely reason."""
 _SMALLER_UNITS = ((1e3, "milliseconds"), (1e6, "microseconds"))
 
 
@@ -61,7 +63,7 @@ def speed_problems(expected: ExpectedRecords, *, measured: Sequence[StepRecord])
         )
         guess = "the device was not synchronised, or model, batch or sequence length are not those that ran"
         for factor, unit in _SMALLER_UNITS:
-            if rate / factor <= peak_tflops:
+            if _MIN_SHARE_OF_PEAK * peak_tflops <= rate / factor <= peak_tflops:
                 guess = f"seconds were read as {unit}, {guess}"
                 break
         yield f"{sentence}; maybe {guess}"

@@ -39,30 +39,10 @@ from pytest_nemoperf.verdict.policy import (
     with_layer,
     with_noise,
 )
+from pytest_nemoperf.verdict.updates import UpdateOptions
 
 MEASURE_INTO: Final = pytest.StashKey[Path]()
 """Folder of a session that measures a test for another one; set by ``plugin/measure_only.py``."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpdateOptions:
-    """Values of ``--update-baselines`` and the options that go with it.
-
-    Attributes:
-        is_accepted: Regressed and inconclusive cases are stored too.
-        reason: Reason for the new baselines; empty if none was given.
-        is_new_only: Only cases without a baseline are stored.
-        is_pruning: Stored cases that no test asks for are deleted.
-        anchor: Release whose anchor these runs become; empty for none.
-        adds_session: Runs stand beside the stored ones as another session's.
-    """
-
-    is_accepted: bool = False
-    reason: str = ""
-    is_new_only: bool = False
-    is_pruning: bool = False
-    anchor: str = ""
-    adds_session: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

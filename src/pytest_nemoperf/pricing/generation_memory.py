@@ -51,7 +51,9 @@ def generation_memory(plan: Plan) -> GenerationMemory | None:
     element = compute_bytes(plan.precision)
     num_copies = num_kv_copies(plan.model, tp=generation.tp)
     num_slots = rl.num_slots(dp=generation.dp)
-    layer_cache = num_slots * max(rl.max_lengths()) * _cached_width(plan.model, tp=generation.tp) * element
+    layer_cache = (
+        num_slots * max(rl.max_lengths(seq_len=plan.seq_len)) * _cached_width(plan.model, tp=generation.tp) * element
+    )
     total_weights = weights = cache = copied = 0
     for pp_rank in range(generation.pp):
         stage_weights = stage_copied = stage_cache = 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import PurePath
 
 from pytest_nemoperf.errors import NoLayoutError, PlanError
 from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
@@ -30,17 +32,25 @@ A case id has dots between folders, file, classes and function, and a dash befor
 by a digit precedes the function, whose name has no dash; capitalised names right before it are classes.
 """
 
+_COMMON_STEMS = frozenset({"model_config", "config", "recipe", "arguments", "args"})
+_MAX_WORD_LENGTH = 64
+_MAX_CONFIG_PART_LENGTH = 80
+"""Characters of the part that a framework's own recipe file and its options have in a case id."""
+_MIN_CONFIG_PART_LENGTH = 20
+
 _NODES_AND_GPUS = re.compile(r"\d+n\d+g")
-_OPTIONAL_WORD = re.compile(r"recompute_(selective|full)|compiled|balanced|varlen|off\d+|replay|sampled|packed|vllm")
+_OPTIONAL_WORD = re.compile(
+    r"recompute_(selective|full)|compiled|balanced|varlen|off\d+|replay|sampled|packed|vllm|gen_[a-z]+"
+)
 
 
 def case_id(recipe: Recipe, *, layout: Layout, num_nodes: int) -> str:
     """Return the name of a recipe with a layout: stable, readable, and safe as a file name.
 
     For example ``pretrain-llama3-8b-1n8g-torch-bf16-fsdp4tp2-seq8192-gbs128-mbs1``, and for reinforcement learning
-    ``grpo-llama3-8b-1n8g-torch-bf16-fsdp8-gtp2gdp4-seq4096-gbs512-mbs1-p64g32-in128out2048``. Recipes that differ in
-    anything the id shows have different ids: nodes, precision and sizes have fixed forms, which the names between
-    them may not have.
+    ``grpo-llama3-8b-1n8g-torch-bf16-fsdp8-gtp2gdp4-seq4096-gbs512-mbs1-p64g32-in128out2048``. The framework's own
+    recipe file and its options follow the batch. Recipes that differ in anything the id shows have different ids:
+    nodes, precision and sizes have fixed forms, which the names between them may not have.
 
     Raises:
         PlanError: If a name makes the id ambiguous or too long for a file.
@@ -58,6 +68,8 @@ def case_id(recipe: Recipe, *, layout: Layout, num_nodes: int) -> str:
         f"gbs{recipe.global_batch_size}",
         f"mbs{recipe.micro_batch_size}",
     ]
+    if recipe.framework_config:
+        parts.append(_config_part(recipe))
     if recipe.rl is not None:
         parts.extend(_rollout_parts(recipe.rl))
     if recipe.recompute is not Recompute.NONE:
@@ -71,6 +83,11 @@ def case_id(recipe: Recipe, *, layout: Layout, num_nodes: int) -> str:
     if recipe.variant:
         parts.append(recipe.variant)
     case = "-".join(parts)
+    if len(case) > _MAX_CASE_ID_LENGTH and recipe.framework_config:
+        config = _config_part(recipe)
+        room = len(config) - (len(case) - _MAX_CASE_ID_LENGTH)
+        parts[parts.index(config)] = _shortened(config, length=max(room, _MIN_CONFIG_PART_LENGTH))
+        case = "-".join(parts)
     if len(case) > _MAX_CASE_ID_LENGTH:
         raise PlanError(
             f"case id {case!r} has {len(case)} characters, a file name takes {_MAX_CASE_ID_LENGTH}; "
@@ -139,8 +156,64 @@ def _rollout_parts(rl: RL) -> Iterator[str]:
         yield rl.response_lengths
     if rl.is_packed:
         yield "packed"
-    if rl.generator != "native":
+    if rl.generator == "vllm":
         yield rl.generator
+    elif rl.generator != "native":
+        yield f"gen_{rl.generator}"
+
+
+def _config_part(recipe: Recipe) -> str:
+    """Return the part of a framework's own recipe file and the options on top of it, without a dash.
+
+    For example ``grpo_llama.overlap_grad_reduce.dispatcher_deepep``; options become a digest if that is too long.
+    """
+    name = _config_name(recipe.framework_config)
+    words = []
+    for key, value in sorted(recipe.framework_options.items()):
+        words.append(_option_word(key, value))
+    part = ".".join([name, *words])
+    is_readable = "" not in words and len(set(words)) == len(words) and len(part) <= _MAX_CONFIG_PART_LENGTH
+    if words and not is_readable:
+        text = json.dumps(recipe.framework_options, sort_keys=True)
+        part = f"{name}.{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return part
+
+
+def _config_name(path: str) -> str:
+    """Return the name of a file, or of its function: folder's for a file that is named like all of its kind."""
+    file, _, function = path.rpartition(":")
+    place = PurePath(file or path)
+    name = function if file.endswith(".py") else PurePath(path).stem
+    if name in _COMMON_STEMS and place.parent.name:
+        name = place.parent.name
+    return _short_word(name) or "config"
+
+
+def _option_word(key: str, value: object) -> str:
+    """Return an option as a word; empty if no word of letters, digits and underscores tells its value."""
+    word = _short_word(key.rpartition(".")[2])
+    if value is True:
+        return word
+    if value is False:
+        return f"no_{word}"
+    text = str(value)
+    if _short_word(text) != text and value is not None:
+        return ""
+    return f"{word}_{text.lower()}"
+
+
+def _short_word(text: str) -> str:
+    """Return a text as a part of a case id: lower case, other characters replaced, a digest behind a long one."""
+    word = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    if len(word) > _MAX_WORD_LENGTH:
+        word = _shortened(word, length=_MAX_WORD_LENGTH)
+    return word
+
+
+def _shortened(word: str, *, length: int) -> str:
+    """Return the beginning of a word and its digest, of that length together."""
+    digest = hashlib.sha256(word.encode()).hexdigest()[:8]
+    return f"{word[: length - len(digest) - 1]}_{digest}"
 
 
 def _name_problems(recipe: Recipe) -> Iterator[str]:

@@ -13,7 +13,7 @@ from pytest_nemoperf.errors import RecipeError, check_flag, did_you_mean
 from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION, find_convention
 from pytest_nemoperf.layouts.layout import Layout, layout_of
 from pytest_nemoperf.logs.log_format import LogFormat
-from pytest_nemoperf.logs.presets import find_preset
+from pytest_nemoperf.logs.presets import check_preset_name
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.catalog import find_model
 from pytest_nemoperf.recipes.ab_turn import ABTurn
@@ -47,18 +47,22 @@ class Precision(StrEnum):
     BF16 = "bf16"
     FP8_DS = "fp8_ds"  # delayed scaling: a tensor's scale follows from its maxima in earlier steps
     FP8_CS = "fp8_cs"  # current scaling: from the tensor itself
+    FP8_SC = "fp8_sc"  # subchannel scaling: a scale for each 128 elements, each 128 x 128 of weights
     MXFP8 = "mxfp8"  # a scale for each 32 elements
     NVFP4 = "nvfp4"  # 4 bits, a scale for each 16 elements
 
     @property
     def number_format(self) -> str:
         """Format of the multiplied numbers without their scaling: the key of a system's peaks."""
-        return "fp8" if self in {Precision.FP8_DS, Precision.FP8_CS, Precision.MXFP8} else self.value
+        return "fp8" if self in _EIGHT_BITS else self.value
 
     @property
     def needs_transformer_engine(self) -> bool:
         """Whether the matrix products are transformer-engine's."""
         return self not in {Precision.FP32, Precision.BF16}
+
+
+_EIGHT_BITS = frozenset({Precision.FP8_DS, Precision.FP8_CS, Precision.FP8_SC, Precision.MXFP8})
 
 
 class Recompute(StrEnum):
@@ -79,7 +83,7 @@ class Recipe:
         seq_len: Tokens per sequence; with ``rl``, the most of prompt and response (T-Max Sequence Length).
         global_batch_size: Sequences per optimizer update, over all ranks; without ``rl`` that is a step.
         micro_batch_size: Sequences per forward pass of one data-parallel rank.
-        precision: ``fp32``, ``bf16``, ``fp8_ds``, ``fp8_cs``, ``mxfp8`` or ``nvfp4``.
+        precision: ``fp32``, ``bf16``, ``fp8_ds``, ``fp8_cs``, ``fp8_sc``, ``mxfp8`` or ``nvfp4``.
         rl: Reinforcement learning; None for pre-training.
         framework: ``torch`` (native), ``command``, ``automodel``, ``megatron_bridge``, ``megatron_lm``, ``nemo_rl``, or
             one a plugin registers.
@@ -219,7 +223,7 @@ class Recipe:
     def _check_log(self) -> None:
         if isinstance(self.log_format, str):
             if self.log_format:
-                find_preset(self.log_format)
+                check_preset_name(self.log_format)
         elif not isinstance(self.log_format, LogFormat):
             raise RecipeError(f"log_format={self.log_format!r} must be the name of a preset or a LogFormat")
         if self.log_file and not self.log_format:
@@ -251,6 +255,9 @@ class Recipe:
                 if count == 0:  # left out, maybe
                     hint = "; give it, or framework_config with a file that says it"
                 raise RecipeError(f"{name}={count!r} must be a whole number >= 1{hint}")
+        for system, count in self.gpus.items():
+            if type(count) is not int or count < 1:
+                raise RecipeError(f"gpus={{{system!r}: {count!r}}} must be a whole number >= 1")
         if self.warmup_steps < MIN_WARMUP_STEPS:
             raise RecipeError(
                 f"warmup_steps={self.warmup_steps} must be >= {MIN_WARMUP_STEPS}; "

@@ -17,6 +17,8 @@ from pytest_nemoperf.recipes.systems import System
 
 _STARTUP_ALLOWANCE_SEC = 60.0
 """Part of a derived time-out for imports, process groups and the model; torchrun took 33 s for 8 CPU ranks."""
+_FRAMEWORK_STARTUP_ALLOWANCE_SEC = 1800.0
+"""The same for a framework's own recipe, which may load a checkpoint, start a cluster and compile kernels."""
 _STEP_ALLOWANCE_SEC = 20.0
 """Part of a derived time-out for each step; generous, since a time-out is for runs that hang."""
 _RL_STEP_ALLOWANCE_SEC = 1000.0
@@ -56,7 +58,7 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         rl = replace(rl, algorithm=rl.algorithm_config)
         # Multi-token prediction speeds up pre-training; reinforcement learning trains the next token alone.
         model = replace(model, mtp_num_layers=0)
-        seq_lens = rl.max_lengths()
+        seq_lens = rl.max_lengths(seq_len=recipe.seq_len)
         num_tokens = sum(seq_lens)
         flops_per_token = num_flops(model, seq_lens=seq_lens, convention=convention, tp=layout.tp) / num_tokens
     if timeout_sec is None:
@@ -107,4 +109,7 @@ def _derived_timeout_sec(recipe: Recipe, *, system: System, inject_pct: float) -
     allowance = _STEP_ALLOWANCE_SEC
     if recipe.rl is not None and system.device == "cuda":
         allowance = _RL_STEP_ALLOWANCE_SEC
-    return _STARTUP_ALLOWANCE_SEC + allowance * steps * (1 + inject_pct / 100)
+    startup = _STARTUP_ALLOWANCE_SEC
+    if recipe.framework_config:
+        startup = _FRAMEWORK_STARTUP_ALLOWANCE_SEC
+    return startup + allowance * steps * (1 + inject_pct / 100)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from pytest_nemoperf.errors import RecipeError, check_flag
+from pytest_nemoperf.errors import RecipeError, check_flag, did_you_mean
 from pytest_nemoperf.recipes.algorithms import Algorithm, find_algorithm
 
 NUM_TASK_TOKENS: Final = 14
@@ -15,6 +15,9 @@ STOP_TOKEN: Final = 13
 _MIN_PROMPT_LEN = 8
 """Tokens of the task's longest question, with operands of three digits."""
 _MAX_OPERAND = 999
+
+GENERATORS: Final = ("native", "vllm", "megatron", "sglang", "trtllm", "dynamo")
+"""Engines that generate, by name; the native engine has the first two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +40,7 @@ class RL:
         algorithm: Name of a known one, or an Algorithm.
         max_staleness: Steps by which the weights that generate may be older than those that train: 0 on-policy, n for
             n steps off, which needs generation ranks of its own.
-        generator: ``native`` or ``vllm``.
+        generator: ``native`` or ``vllm``; of other frameworks ``megatron``, ``sglang``, ``trtllm`` or ``dynamo`` too.
         temperature: Temperature of sampling; logits are divided by it.
         top_p: Only the most probable tokens, up to this total probability, are sampled.
         top_k: Only this many of the most probable tokens are sampled; None for all.
@@ -59,7 +62,7 @@ class RL:
     response_lengths: Literal["fixed", "sampled"] | tuple[int, ...] = "fixed"
     algorithm: str | Algorithm = "grpo"
     max_staleness: int = 0
-    generator: Literal["native", "vllm"] = "native"
+    generator: Literal["native", "vllm", "megatron", "sglang", "trtllm", "dynamo"] = "native"
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = None
@@ -137,12 +140,19 @@ class RL:
             max_samples = min(self.max_batch_size, max_samples)
         return max_samples
 
-    def max_lengths(self) -> list[int]:
-        """Return the maximum tokens of each sample, prompt and response; exact if lengths are pinned."""
+    def max_lengths(self, *, seq_len: int | None = None) -> list[int]:
+        """Return the maximum tokens of each sample, prompt and response; exact if lengths are pinned.
+
+        Args:
+            seq_len: Limit of both together, which frameworks may have beside those of each; None for no other.
+        """
         lengths = []
         for sample in range(self.num_samples):
             prompt = sample // self.num_generations_per_prompt
-            lengths.append(self.prompt_length(prompt) + self.response_limit(sample))
+            length = self.prompt_length(prompt) + self.response_limit(sample)
+            if seq_len is not None:
+                length = min(length, seq_len)
+            lengths.append(length)
         return lengths
 
     def _check_counts(self) -> None:
@@ -170,8 +180,8 @@ class RL:
                 raise RecipeError(f"{name}={value!r} must be a finite number above 0")
         if type(self.top_p) not in (int, float) or not 0 < self.top_p <= 1:
             raise RecipeError(f"top_p={self.top_p!r} must be above 0 and at most 1")
-        if self.generator not in ("native", "vllm"):
-            raise RecipeError(f"unknown generator {self.generator!r}; use 'native' or 'vllm'")
+        if self.generator not in GENERATORS:
+            raise RecipeError(f"unknown generator {self.generator!r}; {did_you_mean(str(self.generator), GENERATORS)}")
 
 
 def _check_count(name: str, count: object, *, minimum: int, why: str = "") -> None:

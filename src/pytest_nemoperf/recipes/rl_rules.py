@@ -11,9 +11,11 @@ from pytest_nemoperf.recipes.rl import NUM_TASK_TOKENS, RL
 from pytest_nemoperf.recipes.rules import NATIVE, indivisible, tensor_problems
 from pytest_nemoperf.recipes.vllm_limits import vllm_problems
 
+_NATIVE_GENERATORS = frozenset({"native", "vllm"})
+
 
 def rl_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterator[str]:
-    """Yield every broken rule, with its arithmetic; those of the task and the generator bind the native engine alone.
+    """Yield every broken rule, with its arithmetic; those of task, rows and generator bind the native engine alone.
 
     Args:
         recipe: Workload.
@@ -31,9 +33,8 @@ def rl_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterat
         return
     assert generation is not None  # noqa: S101 (find_layout adds one)
     yield from _batch_problems(recipe, rl=rl)
-    yield from _length_problems(recipe, rl=rl)
     yield from _staleness_problems(rl, generation=generation)
-    if recipe.is_router_balanced:
+    if recipe.framework == NATIVE and recipe.is_router_balanced:
         yield (
             "is_router_balanced=True sends a token to experts by its place in the batch, which differs between "
             "generation and training: they would disagree about its probability; use is_router_balanced=False"
@@ -46,8 +47,14 @@ def rl_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterat
                 f"dataset={rl.dataset!r} with framework={NATIVE!r}, which trains on sums of two numbers; leave dataset "
                 "out, or name the framework that reads it"
             )
+        yield from _length_problems(recipe, rl=rl)
         yield from _task_problems(model)
         yield from _replica_problems(rl, generation=generation)
+        if rl.generator not in _NATIVE_GENERATORS:
+            yield (
+                f"generator={rl.generator!r} with framework={NATIVE!r}, which has native and vllm; choose one of "
+                "these, or name the framework that has it"
+            )
         if rl.generator == "vllm":
             yield from vllm_problems(model, rl=rl, generation=generation)
         yield from _share_problems(generation, model=model)
@@ -69,7 +76,7 @@ def _batch_problems(recipe: Recipe, *, rl: RL) -> Iterator[str]:
             f"max_batch_size={rl.max_batch_size} is more than the samples of a step ({product}); "
             f"use {samples} or less, or None for all that a replica has"
         )
-    if rl.is_packed and recipe.micro_batch_size > 1:
+    if recipe.framework == NATIVE and rl.is_packed and recipe.micro_batch_size > 1:
         yield (
             f"micro_batch_size={recipe.micro_batch_size} with is_packed=True: a packed row of seq_len tokens holds "
             "several samples and is one forward pass; use micro_batch_size=1"

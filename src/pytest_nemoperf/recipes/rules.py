@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.layouts.layout import Layout
-from pytest_nemoperf.layouts.pipeline_stages import schedule_problems, stage_layers
+from pytest_nemoperf.layouts.pipeline_stages import chunk_problems, schedule_problems, stage_layers
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import FeedForward
 from pytest_nemoperf.recipes.recipe import Recipe
@@ -154,6 +154,8 @@ def _expert_problems(model: ModelConfig, *, layout: Layout, is_native: bool) -> 
 
 def _pipeline_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterator[str]:
     """Yield rules of pipeline stages, and those of the native engine's schedules."""
+    if recipe.framework == NATIVE:
+        yield from chunk_problems(model, pp=layout.pp, vp=layout.vp)
     try:
         stage_layers(model, pp=layout.pp, vp=layout.vp)
     except PlanError as problem:

@@ -7,6 +7,31 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogSource:
+    """Log that a run was read from.
+
+    Attributes:
+        path: File or folder, as it was given.
+        log_format: Name of its format.
+        date: Time of its first clock, else of its last change, ISO 8601.
+        first_step: Number of its first step in the log's own count.
+        num_records: Records of steps, warm-up included.
+        num_warmup: Records of warm-up among them.
+        steps_per_record: Steps that a record is the mean of.
+        has_health: A report on the machine's health meanwhile was given with it.
+    """
+
+    path: str
+    log_format: str
+    date: str
+    first_step: int
+    num_records: int
+    num_warmup: int
+    steps_per_record: int = 1
+    has_health: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """Date, code, machine and command of a measurement.
 
@@ -19,6 +44,8 @@ class Provenance:
         driver: NVIDIA driver version; empty without one.
         command: The command line that started the session.
         settings: Settings of this host by its administrator, by name: clocks, power caps, governor, container.
+        source: Format and names of the logs that the numbers were read from; empty for numbers of a session. What
+            a log does not tell is left out above.
     """
 
     date: str
@@ -29,6 +56,7 @@ class Provenance:
     driver: str = ""
     command: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
 
     def environment(self) -> dict[str, str]:
         """Return the facts that may explain a change of speed, by name: versions, settings, driver, commit, device."""

@@ -11,7 +11,7 @@ from pytest_nemoperf.baselines.baseline import Baseline
 from pytest_nemoperf.measure.measurement import Measurement
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.profile import CaseProfile
-from pytest_nemoperf.records.provenance import Provenance
+from pytest_nemoperf.records.provenance import LogSource, Provenance
 from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
 from pytest_nemoperf.verdict.judge import Verdict
 
@@ -64,7 +64,8 @@ class CaseResult:
         waived: Date and reason if a waiver lets a loss pass: ``waived until 2026-12-31: reason``; else empty.
         waiver_note: Advice on the test's waiver; empty for none.
         has_expired_waiver: The test fails for an expired waiver, with any verdict.
-        run_dir: Folder of the ranks' records and logs; empty for a measurement in-process.
+        run_dir: Folder of the ranks' records and logs; empty for a measurement in-process, and for logs.
+        logs: Log of each run, in their order; empty for runs of a session.
         ab: Comparison with another revision; None if it was judged against a baseline.
         confirmations: Comparisons of what the baseline did not clear with the commits of its runs.
         earlier_verdicts: Verdicts of earlier attempts of the test in this session, by pytest-rerunfailures.
@@ -85,6 +86,7 @@ class CaseResult:
     waiver_note: str = ""
     has_expired_waiver: bool = False
     run_dir: str = ""
+    logs: tuple[LogSource, ...] = ()
     ab: ABResult | None = None
     confirmations: tuple[Confirmation, ...] = ()
     earlier_verdicts: tuple[VerdictKind, ...] = ()

@@ -10,10 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_nemoperf.errors import MACHINE_PREFIX, LaunchError, RecordError, TurnError
+from pytest_nemoperf.frameworks.logged import tail_of_log
 from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.json_codec import from_json, to_json
 from pytest_nemoperf.launchers.logs import first_traceback, out_of_memory_message, tail_of
 from pytest_nemoperf.launchers.protocol import Launcher, LaunchResult, LaunchStatus, RankExit
+from pytest_nemoperf.logs.tail import LogTail
 from pytest_nemoperf.machine.monitor import Monitor
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.health import HEALTH_FILE, HealthReport, health_problems
@@ -69,7 +71,8 @@ def run_once(
     before: tuple[Yardstick, ...] = ()
     if yardsticks is not None:
         before = yardsticks.measure(plan, run_dir=run_dir / "yardstick-before", on_poll=lambda: on_progress(None))
-    follower = _ProgressFollower(run_dir, on_progress=on_progress)
+    tail = tail_of_log(plan, framework=framework, run_dir=run_dir)
+    follower = _ProgressFollower(run_dir, tail=tail, on_progress=on_progress)
     watch = _monitor_of(plan) if is_watched else nullcontext()
     with watch as monitor:
 
@@ -105,7 +108,7 @@ def run_once(
         output = read_run(plan, framework=framework, run_dir=run_dir)
     except RecordError as error:  # a script that goes on without memory ends well, and has no numbers
         if message := out_of_memory_message(result.logs, subject=plan.case):
-            raise LaunchError(f"{message}; it ended with 0, but {error}") from error
+            raise LaunchError(f"{message}; yet it ended with 0, after less than all steps") from error
         raise
     check_step_times(output.records, lived_sec=lived_sec, arrivals=follower.arrivals)
     return output
@@ -133,28 +136,36 @@ def read_run(plan: Plan, *, framework: Framework, run_dir: Path) -> RunOutput:
 
 
 class _ProgressFollower:
-    """Reads new lines of the progress file; of the step records if the framework writes no progress."""
+    """Reads new lines of the progress file; without one, of the step records, or of the log."""
 
-    def __init__(self, run_dir: Path, *, on_progress: Callable[[Progress | None], None]) -> None:
+    def __init__(self, run_dir: Path, *, tail: LogTail | None, on_progress: Callable[[Progress | None], None]) -> None:
         self._run_dir = run_dir
         self._on_progress = on_progress
         self._offset = 0
         self._path: Path | None = None
+        self._tail = tail
         self.num_finished = 0
         self.arrivals: list[Arrival] = []
 
     def poll(self) -> None:
         """Pass on new lines; a last line without its end waits for the next time."""
         now = clock.now()
-        for line in self._new_text().splitlines():
-            try:
-                progress = from_json(Progress, line, subject=PROGRESS_FILE)
-            except RecordError:
-                continue  # only for show: reading the output judges the records
+        for progress in self._new_steps():
             self.num_finished = progress.step + 1
             self.arrivals.append(Arrival(step=progress.step, time_sec=now))
             self._on_progress(progress)
         self._on_progress(None)
+
+    def _new_steps(self) -> list[Progress]:
+        if self._path is None and self._tail is not None and self._find_file() is None:
+            return self._tail.poll()
+        steps = []
+        for line in self._new_text().splitlines():
+            try:
+                steps.append(from_json(Progress, line, subject=PROGRESS_FILE))
+            except RecordError:
+                continue  # only for show: reading the output judges the records
+        return steps
 
     def _new_text(self) -> bytes:
         if self._path is None:

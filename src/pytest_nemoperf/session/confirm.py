@@ -297,6 +297,8 @@ class Confirmer:
         if commit is None:
             return "the stored runs name no commit"
         short = commit[:_SHORT_HASH]
+        if provenance.source:
+            return f"the stored runs were read from logs, which don't tell whether files had changed since {short}"
         if provenance.git_dirty is None:
             return f"git could not tell whether files had changed since {short}"
         if provenance.git_dirty:

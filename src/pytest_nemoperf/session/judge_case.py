@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from pytest_nemoperf.baselines.baseline import find_mismatches, from_measurement
 from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.results.cases import CaseReport, CaseResult
+from pytest_nemoperf.runs.storing import BaselineWriter, StoreOutcome
 from pytest_nemoperf.session.context import Context
-from pytest_nemoperf.session.storing import BaselineWriter, StoreOutcome
 from pytest_nemoperf.verdict.comparison import LOCALLY_RECORDED, VerdictKind
 from pytest_nemoperf.verdict.judge import judge
 from pytest_nemoperf.verdict.waivers import WaiverEffect, apply_waiver

@@ -13,6 +13,7 @@ import pytest
 from pytest_nemoperf.baselines.store import BaselineStore
 from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, UnsupportedError, did_you_mean
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
+from pytest_nemoperf.frameworks.complete import complete_recipe
 from pytest_nemoperf.frameworks.interpreter import check_interpreter
 from pytest_nemoperf.machine import identity
 from pytest_nemoperf.measure.measurement import workload_of
@@ -21,7 +22,7 @@ from pytest_nemoperf.options.parse import ANY_FRAMEWORK
 from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.pricing.memory import host_bytes
 from pytest_nemoperf.pricing.price import price_plan
-from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX, change_recipe
+from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX, change_recipe, changes_text
 from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.rules import NATIVE
 from pytest_nemoperf.records.yardstick import YARDSTICK_OFF, YARDSTICK_ON, YARDSTICK_VARIABLE
@@ -80,9 +81,13 @@ class Planner:
         """
         settings = self._settings
         plan, policy = self._resolve(recipe, mark=mark)
-        framework = self._framework(plan)
+        framework = self._framework(plan.framework)
         if settings.replay_dir is None:
             identity.check_capacity(plan, devices=settings.devices)
+            if plan.inject_pct and (plan.log_format or plan.framework_config):
+                raise UnsupportedError(
+                    f"{plan.case}: --perf-inject delays steps from inside, and this case is measured by its log"
+                )
             if reason := framework.unsupported(plan):
                 raise UnsupportedError(f"{plan.case}: {reason}")
             _check_host_memory(plan)
@@ -102,7 +107,7 @@ class Planner:
         """
         plan, _ = self._resolve(recipe, mark=mark)
         self.claim(plan.case, nodeid=mark.nodeid)
-        unsupported = self._framework(plan).unsupported(plan)
+        unsupported = self._framework(plan.framework).unsupported(plan)
         baseline = self._store.find(plan.case, workload=workload_of(plan)).baseline
         price = price_plan(plan, system=self._settings.system, baseline=baseline, unsupported=unsupported)
         self.priced.append(PricedCase(nodeid=mark.nodeid, price=price))
@@ -138,6 +143,7 @@ class Planner:
     def _resolve(self, recipe: Recipe, *, mark: PerfMark) -> tuple[Plan, VerdictPolicy]:
         """Return a recipe's plan for this system and its verdict policy, and note that the test asks for the case."""
         settings = self._settings
+        recipe, digest = self._complete(recipe)
         self.systems |= recipe.layouts.keys()
         if settings.changes:
             recipe = change_recipe(recipe, system=settings.system, changes=settings.changes)
@@ -148,6 +154,7 @@ class Planner:
         except NoLayoutError:
             self.without_case.add(mark.nodeid)
             raise
+        plan = replace(plan, framework_config_digest=digest)
         if settings.changes:
             plan = replace(plan, case=plan.case + CHANGED_SUFFIX)
         plan = _with_yardstick(plan, has_yardstick=settings.has_yardstick)
@@ -170,10 +177,27 @@ class Planner:
             return plan
         return replace(plan, python=check_interpreter(python, root=self._config.rootpath))
 
-    def _framework(self, plan: Plan) -> Framework:
-        if plan.framework not in self.frameworks:
-            raise PlanError(f"unknown framework {plan.framework!r}; {did_you_mean(plan.framework, self.frameworks)}")
-        return self.frameworks[plan.framework]
+    def _complete(self, recipe: Recipe) -> tuple[Recipe, str]:
+        """Return a recipe completed by its framework_config, and the digest of that file.
+
+        Raises:
+            UnsupportedError: If --perf-set would change what the file says.
+        """
+        if recipe.framework_config and self._settings.changes:
+            raise UnsupportedError(
+                f"--perf-set {changes_text(self._settings.changes)} can't change "
+                f"framework_config={recipe.framework_config}, which runs as it is; give the recipe framework_options"
+            )
+        framework = None
+        if recipe.framework_config:
+            framework = self._framework(recipe.framework)
+        completed = complete_recipe(recipe, framework=framework, system=self._settings.system)
+        return completed.recipe, completed.digest
+
+    def _framework(self, name: str) -> Framework:
+        if name not in self.frameworks:
+            raise PlanError(f"unknown framework {name!r}; {did_you_mean(name, self.frameworks)}")
+        return self.frameworks[name]
 
 
 def _with_yardstick(plan: Plan, *, has_yardstick: bool) -> Plan:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.baselines.profile_store import profile_path
-from pytest_nemoperf.options.settings import UpdateOptions
 from pytest_nemoperf.results.cases import CaseReport, CaseResult
 from pytest_nemoperf.runs.profiled import profile_case, store_profile, unprofilable, with_stored_profile
 from pytest_nemoperf.verdict.comparison import VerdictKind
+from pytest_nemoperf.verdict.updates import UpdateOptions
 
 if TYPE_CHECKING:
     from pytest_nemoperf.launchers.protocol import Launcher

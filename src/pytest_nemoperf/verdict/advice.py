@@ -9,6 +9,7 @@ from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.records.metrics import PEAK_MEMORY_GIB, Metric
 from pytest_nemoperf.verdict.limits import Limits, runs_to_pass
 from pytest_nemoperf.verdict.policy import VerdictPolicy
+from pytest_nemoperf.verdict.remedies import remedies_of
 from pytest_nemoperf.verdict.sequential import MAX_BASELINE_RUNS, SequentialRule, loss_of_cost
 
 if TYPE_CHECKING:
@@ -101,19 +102,22 @@ def remedy_text(
     """
     enough = runs_to_pass(values, sessions=sessions, metric=metric, policy=policy, rule=rule, is_once=is_once)
     larger = _raise_text(metric, policy=policy)
+    remedies = remedies_of(policy)
     if is_once:
         recorded = f"{count_text(len(values), 'session')} recorded"
         if enough is None:
             return f"{recorded}, and no number up to {MAX_BASELINE_RUNS} would do: {larger}"
-        return f"{recorded}, {enough} would do: --update-baselines --perf-runs={enough} adds one a session"
+        return f"{recorded}, {enough} would do: {remedies.more_runs.format(num=enough)} adds one a session"
     if enough is not None:
-        return f"{enough} runs would do: --update-baselines --perf-runs={enough}"
+        return f"{enough} runs would do: {remedies.more_runs.format(num=enough)}"
+    others = [remedies.side_by_side] if remedies.side_by_side else []
+    which = "runs"
     if rule.session_noise_pct:
-        return (
-            f"no number of runs of {_these(sessions)} would do: add other days (--update-baselines "
-            f"--perf-add-session), compare side by side (--perf-ab), or {larger}"
-        )
-    return f"no number of runs would do: compare side by side (--perf-ab), or {larger}"
+        which = f"runs of {_these(sessions)}"
+        others.insert(0, remedies.other_days)
+    if not others:
+        return f"no number of {which} would do: {larger}"
+    return f"no number of {which} would do: {', '.join(others)}, or {larger}"
 
 
 def _raise_text(metric: Metric, *, policy: VerdictPolicy) -> str:

@@ -15,6 +15,7 @@ from pytest_nemoperf.records.metrics import METRICS, TFLOPS_PER_SEC_PER_GPU, Dir
 from pytest_nemoperf.verdict import advice
 from pytest_nemoperf.verdict.limits import Limits, allowed_pct, stored_limits
 from pytest_nemoperf.verdict.policy import VerdictPolicy
+from pytest_nemoperf.verdict.remedies import remedies_of
 from pytest_nemoperf.verdict.sequential import (
     Decision,
     SequentialResult,
@@ -312,14 +313,20 @@ def _undecided_note(
     runs = count_text(len(before), f"{word} run")
     floor = advice.noise_floor_message(comparison, runs=runs)
     if comparison.kind is VerdictKind.NOT_COMPARABLE:
-        return f"{floor}, so the anchor decides nothing; --update-baselines --perf-anchor=RELEASE makes another"
+        return f"{floor}, so the anchor decides nothing; {remedies_of(policy).anchor} makes another"
     if limits.is_below_noise_floor and not policy.confirming_rounds:
         remedy = advice.remedy_text(before, sessions=sessions, metric=metric, policy=policy, rule=rule, is_once=is_once)
         return f"{floor}; {remedy}"
+    interval = f"95% interval {comparison.low_pct:+.1f}% to {comparison.high_pct:+.1f}%"
+    if policy.has_given_runs:
+        text = f"undecided with {count_text(comparison.num_runs, 'run')}: {interval}; add further runs"
+        if comparison.num_runs < rule.min_runs:
+            text += f", for one alone is never {VerdictKind.REGRESSED}"
+        return text
     launches = f"{comparison.num_runs} of {count_text(rule.max_runs, 'launch')}"
     if is_once:
         launches = "the one run of a session"
-    text = f"undecided after {launches}: 95% interval {comparison.low_pct:+.1f}% to {comparison.high_pct:+.1f}%"
+    text = f"undecided after {launches}: {interval}"
     if rule.max_runs < rule.min_runs:
         text += f"; one launch alone is never {VerdictKind.REGRESSED}: allow two (--perf-max-runs=2)"
     return text

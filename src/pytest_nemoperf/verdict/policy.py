@@ -42,6 +42,7 @@ class VerdictPolicy:
         min_runs: Launches that must agree on a change: 1 for what is measured once a session.
         confirming_rounds: Rounds side by side that may decide on what a stored baseline does not pass; 0 for none.
         confirms_anchor: They may do so beside the anchor's commit, too.
+        has_given_runs: The runs are given to a command, as logs or folders, which launches none.
     """
 
     tolerances: Mapping[str, float]
@@ -56,6 +57,7 @@ class VerdictPolicy:
     min_runs: int = MIN_RUNS_FOR_WORSE
     confirming_rounds: int = 0
     confirms_anchor: bool = False
+    has_given_runs: bool = False
 
     def judged_metrics(self) -> list[Metric]:
         """Return the metrics that have a tolerance, in printed order."""

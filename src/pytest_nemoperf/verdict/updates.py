@@ -12,6 +12,7 @@ from pytest_nemoperf.records.metrics import METRICS, Direction
 from pytest_nemoperf.verdict.comparison import NEEDS_ACCEPTANCE, WITHOUT_LOSS, Comparison, VerdictKind
 from pytest_nemoperf.verdict.judge import Verdict
 from pytest_nemoperf.verdict.policy import VerdictPolicy
+from pytest_nemoperf.verdict.remedies import remedies_of
 from pytest_nemoperf.verdict.resolution import judging_metrics, runs_to_judge, wants_more_runs
 
 MAX_SESSIONS: Final = 10
@@ -24,6 +25,27 @@ class Action(StrEnum):
     WRITE = "write"
     KEEP = "keep"
     REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateOptions:
+    """Values of ``--update-baselines`` and the options that go with it.
+
+    Attributes:
+        is_accepted: Regressed and inconclusive cases are stored too.
+        reason: Reason for the new baselines; empty if none was given.
+        is_new_only: Only cases without a baseline are stored.
+        is_pruning: Stored cases that no test asks for are deleted.
+        anchor: Release whose anchor these runs become; empty for none.
+        adds_session: Runs stand beside the stored ones as another session's.
+    """
+
+    is_accepted: bool = False
+    reason: str = ""
+    is_new_only: bool = False
+    is_pruning: bool = False
+    anchor: str = ""
+    adds_session: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +216,8 @@ def _update_passed(
     num_new = len(new.runs)
     num_old = len(old.runs)
     if num_new < num_old:
-        why = f"{num_old} runs that show no loss are not replaced by fewer; launch as many with --perf-runs={num_old}"
+        as_many = remedies_of(policy).as_many.format(num=num_old)
+        why = f"{num_old} runs that show no loss are not replaced by fewer; {as_many}"
         return UpdateDecision(action=Action.KEEP, why=why)
     if num_new > num_old and (num_old < runs or wants_more_runs(old.runs, policy=policy)):
         return UpdateDecision(action=Action.WRITE, why=f"{num_new} runs instead of {num_old} find more")
@@ -207,7 +230,8 @@ def _update_passed(
 
 def _refusal(verdict: Verdict, *, old: Baseline | None, policy: VerdictPolicy) -> str:
     """Return the reason not to store a case that may hide a loss, with the options that would store it."""
-    why = f"{verdict.kind} is stored only with --perf-accept-regression --perf-reason=TEXT"
+    remedies = remedies_of(policy)
+    why = f"{verdict.kind} is stored only with {remedies.accept}"
     if verdict.kind is not VerdictKind.INCONCLUSIVE or old is None:
         return why
     if not _are_refused(_undecided(verdict), old=old, policy=policy):
@@ -215,7 +239,7 @@ def _refusal(verdict: Verdict, *, old: Baseline | None, policy: VerdictPolicy) -
     needed = runs_to_judge(old.runs, policy=policy)
     if needed is None:
         needed = len(old.runs) + 1
-    return f"{why}, or with more runs that show no certain loss: --update-baselines --perf-runs={needed}"
+    return f"{why}, or with more runs that show no certain loss: {remedies.more_runs.format(num=needed)}"
 
 
 def _undecided(verdict: Verdict) -> list[Comparison]:

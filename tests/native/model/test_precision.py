@@ -50,7 +50,7 @@ class RecordingEngine(ModuleType):
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> RecordingEngine:
     engine = RecordingEngine()
-    names = ("DelayedScaling", "Float8CurrentScaling", "MXFP8BlockScaling", "NVFP4BlockScaling")
+    names = ("DelayedScaling", "Float8CurrentScaling", "Float8BlockScaling", "MXFP8BlockScaling", "NVFP4BlockScaling")
     recipes = ModuleType("transformer_engine.common.recipe")
     for name in names:
         setattr(recipes, name, lambda name=name: SimpleNamespace(name=name))
@@ -120,6 +120,7 @@ def test_its_layers_allocate_nothing_and_meet_activations_in_their_own_type(reco
     [
         (Precision.FP8_DS, "DelayedScaling"),
         (Precision.FP8_CS, "Float8CurrentScaling"),
+        (Precision.FP8_SC, "Float8BlockScaling"),
         (Precision.MXFP8, "MXFP8BlockScaling"),
         (Precision.NVFP4, "NVFP4BlockScaling"),
     ],

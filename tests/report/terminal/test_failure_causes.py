@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_nemoperf.baselines.baseline import Anchor
+from pytest_nemoperf.records.provenance import LogSource
 from pytest_nemoperf.results.cases import CaseReport
 from tests.builders import make_baseline, make_measurement, make_provenance
 from tests.report.blocks import lines_of, section, table
@@ -32,6 +33,31 @@ def test_a_variable_that_the_baseline_did_not_have_is_a_suspect() -> None:
 
 def test_an_unchanged_environment_is_said_to_be_so() -> None:
     assert section(lines_of(make_regressed()), heading=SUSPECTS) == ["  none of what is watched differs"]
+
+
+ONLY_STATED = "  a log does not tell versions and settings; only what was stated of both sides is compared"
+
+
+def test_of_logs_only_what_is_known_of_both_sides_is_a_suspect() -> None:
+    report = make_regressed()
+    log = LogSource(path="a.log", log_format="megatron", date="2026-11-20", first_step=1, num_records=20, num_warmup=3)
+    report = replace(report, result=replace(report.result, logs=(log,)), environment={"torch": "2.14.0"})
+
+    shown = section(lines_of(report, width=100), heading=SUSPECTS)
+
+    assert shown == ["  torch: 2.13.0 -> 2.14.0", ONLY_STATED]
+
+
+def test_beside_a_baseline_of_logs_only_what_it_knows_is_a_suspect() -> None:
+    report = make_regressed()
+    assert report.baseline is not None
+    origin = make_provenance(versions={"torch": "2.12.0"}, git_commit=None, device="", source="1 log (megatron): a.log")
+    report = replace(report, baseline=replace(report.baseline, provenance=origin))
+
+    lines = lines_of(report, width=100)
+
+    assert section(lines, heading=SUSPECTS) == ["  torch: 2.12.0 -> 2.13.0", ONLY_STATED]
+    assert "  read from 1 log (megatron): a.log" in lines
 
 
 def test_the_loss_is_attributed_in_one_sentence_below_the_reasons() -> None:

@@ -6,12 +6,11 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from pytest_nemoperf.errors import RecipeError
 
-# Keys about training, storage or generation, and keys that repeat others.
-_HARMLESS = frozenset(
+HARMLESS_KEYS: Final = frozenset(
     {
         "_attn_implementation_autoset",
         "_name_or_path",
@@ -74,6 +73,7 @@ _HARMLESS = frozenset(
         "use_mamba_kernels",
     }
 )
+"""Keys about training, storage or generation, and keys that repeat others."""
 
 
 _KIND_NAMES = {
@@ -177,7 +177,7 @@ class ConfigReader:
         Raises:
             RecipeError: With all of them.
         """
-        unknown = sorted(self._data.keys() - self._understood - _HARMLESS)
+        unknown = sorted(self._data.keys() - self._understood - HARMLESS_KEYS)
         if unknown:
             raise RecipeError(
                 f"{self.subject}: {', '.join(unknown)} not understood; remove what does not change the architecture, "

@@ -45,6 +45,16 @@ def read_config(path: str | Path) -> ModelConfig:
     return _model(data, name=_name(file, data=data), subject=str(file))
 
 
+def config_model(data: Mapping[str, Any], *, subject: str) -> ModelConfig:
+    """Return the architecture of a config's content; see read_config.
+
+    Args:
+        data: Content of a ``config.json``.
+        subject: Beginning of messages.
+    """
+    return _model(data, name="", subject=subject)
+
+
 def _name(file: Path, *, data: Mapping[str, Any]) -> str:
     """Return the model's name from the file's name or content; empty if neither has one."""
     if file.stem.lower() != "config":

@@ -32,6 +32,7 @@ from pytest_nemoperf.recipes.recipe import Precision
 _RECIPES = {
     Precision.FP8_DS: "DelayedScaling",
     Precision.FP8_CS: "Float8CurrentScaling",
+    Precision.FP8_SC: "Float8BlockScaling",
     Precision.MXFP8: "MXFP8BlockScaling",
     Precision.NVFP4: "NVFP4BlockScaling",
 }

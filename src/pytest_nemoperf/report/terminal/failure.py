@@ -24,6 +24,7 @@ from pytest_nemoperf.report.phases import compare_phases, phase_table, rank_grou
 from pytest_nemoperf.report.terminal.ab import beside_parts, render_ab
 from pytest_nemoperf.report.terminal.commands import command_lines
 from pytest_nemoperf.report.terminal.comparisons import comparison_parts, resolution_parts
+from pytest_nemoperf.report.terminal.logs import log_parts
 from pytest_nemoperf.report.terminal.profile import profile_parts
 from pytest_nemoperf.report.terminal.rollouts import compare_rollouts
 from pytest_nemoperf.report.terminal.spread import compare_spread, unusual_steps
@@ -151,6 +152,9 @@ def _suspects(report: CaseReport, *, baseline: DecidingBaseline) -> Iterator[Ren
     yield from map(indented, suspects or ["none of what is watched differs"])
     if baseline.environment is None:
         yield indented(styled((f"what was set where the steps of {baseline.name} ran was not kept", QUIET)))
+    if report.result.logs or baseline.provenance.source:
+        known = "a log does not tell versions and settings; only what was stated of both sides is compared"
+        yield indented(styled((known, QUIET)))
     if rest:
         yield indented(styled(("also changed: " + "; ".join(rest), QUIET)))
 
@@ -162,10 +166,13 @@ def _origin(report: CaseReport, *, baseline: DecidingBaseline) -> Iterator[Rende
     yield indented(
         f"{count_text(len(baseline.runs), 'run')} of {origin.date}, {commit_text(origin)}: {baseline.reason}"
     )
+    if origin.source:
+        yield indented(f"read from {origin.source}")
 
 
 def _next_steps(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
     result = report.result
+    yield from log_parts(result)
     if result.run_dir:
         yield section("records and logs of the ranks")
         yield unfolded(result.run_dir)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 from pytest_nemoperf.measure.measurement import Run, median_over_runs
@@ -78,13 +78,18 @@ def deciding_baseline(report: CaseReport) -> DecidingBaseline | None:
 
 
 def changed_since(report: CaseReport, *, baseline: DecidingBaseline) -> list[Difference]:
-    """Return the differences of the environment, suspects first; values that were not stored are left out."""
-    known = baseline.provenance.environment()
-    now = report.environment
-    if baseline.environment is not None:
-        return compare_fingerprints({**known, **baseline.environment}, now=now)
-    also_now = {name: value for name, value in now.items() if name in known}
-    return compare_fingerprints(known, now=also_now)
+    """Return the differences of the environment, suspects first, without values that one side does not know."""
+    then = {**baseline.provenance.environment(), **(baseline.environment or {})}
+    now = dict(report.environment)
+    if baseline.environment is None or baseline.provenance.source:
+        now = _only(now, names=then)
+    if report.result.logs:
+        then = _only(then, names=now)
+    return compare_fingerprints(then, now=now)
+
+
+def _only(values: Mapping[str, str], *, names: Container[str]) -> dict[str, str]:
+    return {name: value for name, value in values.items() if name in names}
 
 
 def explanations(report: CaseReport, *, baseline: DecidingBaseline) -> Iterator[str]:

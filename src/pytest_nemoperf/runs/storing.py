@@ -9,13 +9,13 @@ from pytest_nemoperf.baselines.baseline import Baseline
 from pytest_nemoperf.baselines.far_off import far_off_figures
 from pytest_nemoperf.baselines.store import BaselineStore, StoredBaseline
 from pytest_nemoperf.errors import count_text
-from pytest_nemoperf.options.settings import UpdateOptions
 from pytest_nemoperf.verdict.comparison import LOCALLY_RECORDED, NEEDS_ACCEPTANCE
 from pytest_nemoperf.verdict.policy import VerdictPolicy
 from pytest_nemoperf.verdict.resolution import unmet_tolerance_messages
 from pytest_nemoperf.verdict.updates import (
     Action,
     UpdateDecision,
+    UpdateOptions,
     add_session,
     can_add_session,
     can_append_runs,

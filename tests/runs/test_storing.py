@@ -11,10 +11,10 @@ from pytest_nemoperf.baselines.baseline import Baseline
 from pytest_nemoperf.baselines.files import find_baseline, write_baseline
 from pytest_nemoperf.baselines.store import BaselineStore
 from pytest_nemoperf.errors import BaselineError
-from pytest_nemoperf.options.settings import UpdateOptions
-from pytest_nemoperf.session.storing import BaselineWriter, StoreOutcome
+from pytest_nemoperf.runs.storing import BaselineWriter, StoreOutcome
 from pytest_nemoperf.verdict.comparison import VerdictKind
 from pytest_nemoperf.verdict.judge import judge
+from pytest_nemoperf.verdict.updates import UpdateOptions
 from tests.builders import MACHINE, make_baseline, make_measurement, make_policy, make_provenance, make_runs
 
 UPDATING = UpdateOptions(reason="why")

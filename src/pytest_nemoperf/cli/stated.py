@@ -1,0 +1,82 @@
+"""Facts that options state of logs: the machine, the code, versions, the day."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from pytest_nemoperf.errors import MachineError, RecordError
+from pytest_nemoperf.machine.identity import choose_system, detect_devices, machine_key
+from pytest_nemoperf.machine.stated import stated_key
+from pytest_nemoperf.recipes.systems import System
+
+_COMMIT = re.compile(r"[0-9a-fA-F]{7,64}")
+
+
+def stated_machine(system: System, *, arguments: argparse.Namespace) -> dict[str, str | int]:
+    """Return the key of the machine of logs: stated, or this machine's with ``--here``.
+
+    Raises:
+        MachineError: If a part is missing, unknown or stated twice, or this machine is of another system.
+    """
+    if not arguments.here:
+        return stated_key(system, texts=arguments.machine, option="--machine")
+    for text in arguments.machine:
+        if "=" in text:
+            raise MachineError(f"--machine={text} with --here: this machine tells its key itself; drop one of them")
+    if len(arguments.machine) > 1:
+        raise MachineError(f"--machine={' --machine='.join(arguments.machine)}: a machine has one name; give it once")
+    devices = detect_devices()
+    return machine_key(
+        choose_system(system.name, devices=devices), devices=devices, machine_name="".join(arguments.machine)
+    )
+
+
+def stated_commit(text: str | None) -> str | None:
+    """Return the value of ``--commit``.
+
+    Raises:
+        RecordError: If it is no hash.
+    """
+    if text is not None and not _COMMIT.fullmatch(text):
+        raise RecordError(
+            f"--commit={text} is no commit hash of 7 to 64 hexadecimal digits, and branches and tags move; give what "
+            "git rev-parse says"
+        )
+    return text
+
+
+def stated_versions(texts: Sequence[str]) -> dict[str, str]:
+    """Return the values of ``--version`` by name.
+
+    Raises:
+        RecordError: If one is not ``NAME=VERSION``.
+    """
+    versions = {}
+    for text in texts:
+        name, _, version = text.partition("=")
+        if not name.strip() or not version.strip():
+            raise RecordError(f"--version={text} is not NAME=VERSION; write e.g. torch=2.9.1")
+        versions[name.strip()] = version.strip()
+    return versions
+
+
+def stated_date(text: str | None) -> str:
+    """Return the value of ``--date`` as UTC in ISO 8601; empty for none.
+
+    Raises:
+        RecordError: If it is no date, or lies in the future.
+    """
+    if text is None:
+        return ""
+    try:
+        day = datetime.fromisoformat(text)
+    except ValueError:
+        raise RecordError(f"--date={text} is no date; write e.g. 2026-11-20 or 2026-11-20T08:30:00Z") from None
+    if day.tzinfo is None:
+        day = day.replace(tzinfo=UTC)
+    if day > datetime.now(UTC):
+        raise RecordError(f"--date={text} lies in the future; give the day on which the jobs ran")
+    return day.astimezone(UTC).isoformat(timespec="seconds")

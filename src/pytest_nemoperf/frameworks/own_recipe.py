@@ -1,0 +1,95 @@
+"""Launch of a framework's own recipe file: its place, its interpreter, and the command that goes there."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from pytest_nemoperf.frameworks.interpreter import with_interpreter
+from pytest_nemoperf.frameworks.launch import note_launch
+from pytest_nemoperf.frameworks.logged import log_pattern
+from pytest_nemoperf.frameworks.protocol import RankCommand
+from pytest_nemoperf.logs.log_format import LogFormat
+from pytest_nemoperf.recipes.recipe import Plan
+
+_GO_THERE: Final = "import os, sys; os.chdir(sys.argv[1]); os.execvp(sys.argv[2], sys.argv[2:])"
+"""Program that runs the rest of its arguments in a directory, so that the directory is an argument like others."""
+
+
+def without_config(plan: Plan) -> str:
+    """Return the reason that a plan without the framework's own recipe can't run."""
+    return (
+        f"framework={plan.framework!r} runs recipe files of its own, and this plan has none; give "
+        "framework_config=..., or framework='torch' for the native engine"
+    )
+
+
+def find_checkout(config: Path, *, marker: str) -> Path | None:
+    """Return the checkout that a recipe file lies in, else the working directory's, else None.
+
+    Args:
+        config: The file.
+        marker: File by which a checkout is known, from its root.
+    """
+    for start in (config.resolve().parent, Path.cwd()):
+        for folder in (start, *start.parents):
+            if (folder / marker).is_file():
+                return folder
+    return None
+
+
+def missing_package(plan: Plan, *, module: str, install: str) -> str | None:
+    """Return the reason that a package can't be imported, or None; another interpreter's packages are not known.
+
+    Args:
+        plan: Plan of the run.
+        module: Top-level module.
+        install: Advice to install it.
+    """
+    if plan.python or importlib.util.find_spec(module) is not None:
+        return None
+    return (
+        f"framework={plan.framework!r} needs {module}, which is not installed beside pytest; {install}, or name the "
+        "interpreter that has it in python= or perf_python"
+    )
+
+
+def own_command(
+    plan: Plan,
+    argv: Sequence[str],
+    *,
+    run_dir: Path,
+    directory: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    log_format: str | LogFormat,
+    log_file: str = "",
+) -> RankCommand:
+    """Return the command of a run that starts its own ranks, and note the launch in the run directory.
+
+    Args:
+        plan: Plan of the run.
+        argv: Program and arguments; ``python`` first means the plan's interpreter, else this process's.
+        run_dir: Directory of the run.
+        directory: Working directory; None for that of the session.
+        env: Variables beside the plan's, which come first.
+        log_format: Log that will be read.
+        log_file: Pattern of its files; empty for the preset's.
+
+    Raises:
+        LaunchError: If the interpreter does not answer.
+    """
+    words = tuple(argv)
+    python = plan.python or sys.executable  # its packages are those that were looked for
+    if words[0] == "python":
+        words = (python, *words[1:])
+    if directory is not None and directory.resolve() != Path.cwd().resolve():
+        words = (python, "-c", _GO_THERE, str(directory), *words)
+    variables = {**(env or {}), **plan.env, "NEMOPERF_RUN_DIR": str(run_dir)}
+    command = with_interpreter(
+        RankCommand(argv=words, num_processes=1, is_rank=False, env=variables), python=plan.python
+    )
+    note_launch(command, run_dir=run_dir, log_file=log_pattern(plan, log_format=log_format, log_file=log_file))
+    return command

@@ -1,0 +1,1 @@
+"""Formats of known frameworks' logs, one module a preset."""

@@ -1,0 +1,53 @@
+"""Options that the texts of a verdict recommend: of a pytest session, or of a command that is given runs. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pytest_nemoperf.verdict.policy import VerdictPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remedies:
+    """Phrases with options.
+
+    Attributes:
+        as_many: Record ``{num}`` runs, as a half sentence.
+        more_runs: The same after "would do: ".
+        other_days: Record runs of other days beside the stored ones.
+        side_by_side: Compare with another revision in turns; empty where nothing is launched.
+        accept: Options that accept a loss.
+        anchor: Options that make another anchor.
+    """
+
+    as_many: str
+    more_runs: str
+    other_days: str
+    side_by_side: str
+    accept: str
+    anchor: str
+
+
+_SESSION: Final = Remedies(
+    as_many="launch as many with --perf-runs={num}",
+    more_runs="--update-baselines --perf-runs={num}",
+    other_days="add other days (--update-baselines --perf-add-session)",
+    side_by_side="compare side by side (--perf-ab)",
+    accept="--perf-accept-regression --perf-reason=TEXT",
+    anchor="--update-baselines --perf-anchor=RELEASE",
+)
+_GIVEN_RUNS: Final = Remedies(
+    as_many="give as many",
+    more_runs="nemoperf record with {num} of them",
+    other_days="add other days (nemoperf record --add-session)",
+    side_by_side="",
+    accept="--accept-regression --reason=TEXT",
+    anchor="nemoperf record --anchor=RELEASE",
+)
+
+
+def remedies_of(policy: VerdictPolicy) -> Remedies:
+    """Return the phrases for the runs that a policy is for."""
+    return _GIVEN_RUNS if policy.has_given_runs else _SESSION

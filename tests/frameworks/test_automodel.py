@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.frameworks.automodel import AutomodelFramework
+from pytest_nemoperf.layouts.layout import Layout
+from tests.builders import make_plan
+from tests.frameworks.automodel_files import BENCHMARK, TRAINING
+from tests.frameworks.nemo_rl_files import write_file
+
+FRAMEWORK = AutomodelFramework()
+
+
+def words_of(path: Path, *, run_dir: Path, **changes: Any) -> list[str]:
+    """Return the words of a launch after its interpreter."""
+    run_dir.mkdir(exist_ok=True)
+    values = {"steps": 10, "warmup_steps": 3, "layouts": {"cpu": Layout(gpus=4, dp_shard=4)}, **changes}
+    plan = make_plan(framework="automodel", framework_config=str(path), **values)
+    command = FRAMEWORK.command(plan, run_dir=run_dir)
+    assert command.argv[0] == sys.executable
+    assert command.env["WANDB_MODE"] == "disabled"
+    return list(command.argv[1:])
+
+
+def test_the_command_line_runs_with_steps_validation_and_checkpoints_of_its_own(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "x.yaml", TRAINING, {"validation_dataset": {"a": 1}, "validation_dataset_math": {}})
+    run_dir = tmp_path / "run"
+
+    words = words_of(path, run_dir=run_dir, framework_options={"--distributed.tp_size": 1, "note": None})
+
+    assert words == [
+        "-m",
+        "nemo_automodel.cli.app",
+        str(path),
+        "--nproc-per-node",
+        "4",
+        "--step_scheduler.max_steps=13",
+        "--step_scheduler.val_every_steps=None",
+        "--checkpoint.enabled=False",
+        f"--checkpoint.checkpoint_dir={run_dir}/checkpoints",
+        "--validation_dataset=None",
+        "--validation_dataset_math=None",
+        "--distributed.tp_size=1",
+        "--note=None",
+    ]
+
+
+def test_a_benchmark_warms_up_as_long_as_the_plan(tmp_path: Path) -> None:
+    words = words_of(write_file(tmp_path / "x.yaml", BENCHMARK), run_dir=tmp_path / "run")
+
+    assert "--benchmark.warmup_steps=3" in words
+
+
+def test_the_log_of_the_training_is_the_output(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "x.yaml", TRAINING)
+    plan = make_plan(framework="automodel", framework_config=str(path), steps=4, warmup_steps=2)
+    FRAMEWORK.command(plan, run_dir=tmp_path)
+    log = tmp_path / "checkpoints" / "training.jsonl"
+    log.parent.mkdir()
+    tokens = plan.tokens_per_step
+    lines = [
+        {"step": step, "num_tokens_per_step": tokens, "tps": tokens / 0.5, "timestamp": f"2026-01-01T00:00:0{step}"}
+        for step in range(6)
+    ]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+    records = FRAMEWORK.read_output(plan, run_dir=tmp_path).records
+
+    assert [record.step_time_sec for record in records] == pytest.approx([0.5] * 6)
+
+
+def test_several_processes_of_a_benchmark_print_their_steps(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "x.yaml", BENCHMARK)
+    plan = make_plan(framework="automodel", framework_config=str(path), layouts={"cpu": Layout(gpus=4, dp_shard=4)})
+    FRAMEWORK.command(plan, run_dir=tmp_path)
+    assert "checkpoints" not in (tmp_path / "launch.json").read_text(encoding="utf-8")
+
+    one = replace(plan, layout=Layout(gpus=1))
+    FRAMEWORK.command(one, run_dir=tmp_path)
+    assert "training.jsonl" in (tmp_path / "launch.json").read_text(encoding="utf-8")
+    with pytest.raises(RecordError, match=r"training\.jsonl"):
+        FRAMEWORK.read_output(one, run_dir=tmp_path)
+
+
+def test_what_it_needs_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    path = write_file(tmp_path / "x.yaml", TRAINING)
+    plan = make_plan(framework="automodel", framework_config=str(path))
+
+    assert "install it with: pip install 'nemo-automodel[all]', or name" in str(FRAMEWORK.unsupported(plan))
+    assert FRAMEWORK.unsupported(replace(plan, python="/opt/venv/bin/python")) is None
+    assert "give framework_config=..." in str(FRAMEWORK.unsupported(make_plan(framework="automodel")))

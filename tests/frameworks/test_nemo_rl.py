@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_nemoperf.errors import PlanError
+from pytest_nemoperf.frameworks.nemo_rl import NemoRLFramework
+from tests.builders import make_plan
+from tests.frameworks.nemo_rl_files import GRPO, SFT, write_file
+
+FRAMEWORK = NemoRLFramework()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Make the folders of NeMo RL that a launch looks for."""
+    root = tmp_path / "RL"
+    for name in ("run_grpo", "run_sft", "run_grpo_single_controller", "nemo_gym/run_grpo_nemo_gym", "mine"):
+        script = root / "examples" / f"{name}.py"
+        script.parent.mkdir(parents=True, exist_ok=True)
+        script.touch()
+    return root
+
+
+def words_of(path: Path, *, run_dir: Path, **changes: Any) -> list[str]:
+    """Return the training script and what follows it."""
+    run_dir.mkdir(exist_ok=True)
+    plan = make_plan(framework="nemo_rl", framework_config=str(path), steps=10, warmup_steps=3, **changes)
+    words = list(FRAMEWORK.command(plan, run_dir=run_dir).argv)
+    return words[words.index(str(path.parents[1])) + 2 :]
+
+
+def test_the_script_runs_with_steps_logging_and_checkpoints_of_its_own(checkout: Path, tmp_path: Path) -> None:
+    path = write_file(checkout / "recipes" / "x.yaml", GRPO)
+    run_dir = tmp_path / "run"
+
+    words = words_of(path, run_dir=run_dir)
+
+    assert words == [
+        "examples/run_grpo.py",
+        "--config",
+        str(path),
+        "++grpo.max_num_steps=13",
+        "++grpo.val_period=0",
+        "++grpo.val_at_start=false",
+        "++grpo.val_at_end=false",
+        "++checkpointing.enabled=false",
+        f"++logger.log_dir={run_dir}/nemo_rl",
+        "++logger.tensorboard_enabled=true",
+        "++logger.wandb_enabled=false",
+        "++logger.mlflow_enabled=false",
+        "++logger.swanlab_enabled=false",
+    ]
+
+
+def test_options_follow_in_their_grammar(checkout: Path, tmp_path: Path) -> None:
+    path = write_file(checkout / "recipes" / "x.yaml", GRPO)
+
+    words = words_of(
+        path,
+        run_dir=tmp_path / "run",
+        framework_options={"policy.megatron_cfg.enabled": False, "+data.note": "a, b", "script": "examples/mine.py"},
+    )
+
+    assert words[0] == "examples/mine.py"
+    assert words[-2:] == ["++policy.megatron_cfg.enabled=false", "++data.note='a, b'"]
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "script"),
+    [
+        pytest.param(SFT, {}, "examples/run_sft.py", id="fine-tuning"),
+        pytest.param(GRPO, {"async_rl.sampler": {}}, "examples/run_grpo_single_controller.py", id="one controller"),
+        pytest.param(
+            GRPO, {"env.should_use_nemo_gym": True}, "examples/nemo_gym/run_grpo_nemo_gym.py", id="environments"
+        ),
+    ],
+)
+def test_the_script_is_that_of_the_algorithm(
+    checkout: Path, tmp_path: Path, base: Any, changes: dict[str, Any], script: str
+) -> None:
+    path = write_file(checkout / "recipes" / "x.yaml", base, changes)
+
+    assert words_of(path, run_dir=tmp_path / "run")[0] == script
+
+
+def test_a_script_that_is_not_there_is_asked_for(checkout: Path, tmp_path: Path) -> None:
+    path = write_file(checkout / "recipes" / "x.yaml", GRPO)
+
+    with pytest.raises(PlanError, match=r"there is no examples/none\.py in /.*RL, the checkout .*\{'script': \.\.\.\}"):
+        words_of(path, run_dir=tmp_path / "run", framework_options={"script": "examples/none.py"})
+
+
+def test_the_file_may_lie_elsewhere_if_pytest_runs_in_the_checkout(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_file(tmp_path / "x.yaml", GRPO)
+    plan = make_plan(framework="nemo_rl", framework_config=str(path))
+    monkeypatch.chdir(tmp_path)
+    assert str(FRAMEWORK.unsupported(plan)).startswith(f"framework_config={path} lies in no checkout of NeMo RL")
+    with pytest.raises(PlanError, match="lies in no checkout of NeMo RL"):
+        FRAMEWORK.command(plan, run_dir=tmp_path)
+    monkeypatch.chdir(checkout)
+
+    command = FRAMEWORK.command(plan, run_dir=tmp_path)
+
+    assert command.argv[:2] == (sys.executable, "examples/run_grpo.py")
+
+
+def test_a_driver_s_packages_are_asked_for_unless_they_are_another_interpreter_s(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    path = str(write_file(checkout / "recipes" / "x.yaml", GRPO))
+    plan = make_plan(framework="nemo_rl", framework_config=path)
+
+    assert "needs ray, which is not installed beside pytest; install NeMo RL with" in str(FRAMEWORK.unsupported(plan))
+    assert FRAMEWORK.unsupported(replace(plan, python="/opt/rl/bin/python")) is None
+
+
+def test_a_plan_without_a_file_can_not_run() -> None:
+    assert "give framework_config=..." in str(FRAMEWORK.unsupported(make_plan(framework="nemo_rl")))
