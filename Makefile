@@ -14,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q --no-comp
 SAY_TIME = echo "set-up took $$(($$(date +%s) - start)) s"
 WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: help perf perf-update test test-quick test-slow test-vllm test-trainers test-pytest lint types imports unit bench bench-verdicts clean
+.PHONY: help perf perf-update test test-quick test-slow test-vllm test-trainers test-recipes test-pytest lint types imports unit bench bench-verdicts clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ test-vllm: $(VLLM)/.ready  ## the tests with the real vLLM, in an environment of
 
 test-trainers: $(TRAINERS)/.ready  ## the tests with the real trainers (TRL, Hugging Face, Lightning), in an environment of its own
 	$(TRAINERS)/bin/python -m pytest -m trainers tests/trainers
+
+test-recipes: $(VENV)/.dev  ## public recipe files of each framework, read as they are; from clones in NEMOPERF_GIT_MIRRORS, or fetched
+	$(PYTEST) -m elsewhere tests/recipes_elsewhere
 
 test-pytest: $(PYTESTS)/.ready  ## the plugin's tests without ranks on every pytest and pytest-benchmark of the stated ranges
 	$(PYTESTS)/bin/python tests/versions.py

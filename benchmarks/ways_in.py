@@ -161,7 +161,9 @@ def run_script(
     ways = {"outside": statistics.median(outside[plan.warmup_steps - 1 :])}
     for name in workload.log_formats:
         files = [run_dir / CONSOLE] if name.endswith("console") else list((run_dir / "tensorboard").rglob("*tfevents*"))
-        ways[name] = median_ms(read_log(files, log_format=name, context=context_of(plan)).records, plan=plan)
+        ways[name] = median_ms(
+            read_log(files, log_format=name, context=context_of(plan, log_format=name)).records, plan=plan
+        )
     if (run_dir / STEPS_FILE).exists():
         records = read_step_records(run_dir / STEPS_FILE, total_steps=plan.total_steps)
         ways["callback"] = median_ms(records, plan=plan)
@@ -183,12 +185,15 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=1, help="threads of a script; more wait for each other when busy"
     )
+    parser.add_argument("--only", choices=[workload.title for workload in WORKLOADS], help="one of the workloads")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = folder / "tiny"
         subprocess.run([sys.executable, str(EXAMPLES / "tiny_model.py"), str(model)], check=True, capture_output=True)
         for workload in WORKLOADS:
+            if given.only not in (None, workload.title):
+                continue
             plan = plan_of(workload, config=model / "config.json", steps=given.steps)
             with_lines: list[dict[str, float]] = []
             unchanged: list[dict[str, float]] = []

@@ -19,6 +19,7 @@ from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.schema import validate
 from tests.builders import make_baseline, make_run
+from tests.frameworks.megatron_files import YAML, write_text
 
 RECIPE = Recipe(
     model="llama3-8b", layouts={"h100": Layout(gpus=8, tp=2, dp_shard=4)}, seq_len=8192, global_batch_size=128
@@ -161,6 +162,31 @@ def test_what_can_not_run_is_priced_and_says_why(nemoperf: Any, changes: dict[st
     assert reason in json.loads(out)["unsupported"]
     assert reason in " ".join(text.split())
     assert "not runnable here  " in text
+
+
+def test_a_framework_s_own_recipe_file_is_priced(nemoperf: Any, tmp_path: Path) -> None:
+    write_text(tmp_path / "gpt2.yaml", YAML)
+    recipe = {"framework": "megatron_lm", "framework_config": "gpt2.yaml", "gpus": {"h100": 8}}
+    write_text(tmp_path / "recipe.json", json.dumps(recipe))
+
+    code, out, _ = nemoperf("plan", "--recipe", "recipe.json", "--system", "h100", "--json")
+
+    plan = plan_in(out)
+    assert code == 0
+    assert plan.case == "pretrain-gpt-l12-h768-1n8g-megatron_lm-bf16-ddp2tp2pp2-seq1024-gbs32-mbs2-gpt2"
+    assert len(plan.framework_config_digest) == 16
+    assert "gpt2.yaml lies in no checkout of Megatron-LM" in json.loads(out)["unsupported"]
+
+
+def test_what_a_framework_s_own_recipe_file_does_not_tell_is_asked_for(nemoperf: Any, tmp_path: Path) -> None:
+    write_text(tmp_path / "gpt2.yaml", YAML.replace("--seq-length: 1024", ""))
+    recipe = {"framework": "megatron_lm", "framework_config": "gpt2.yaml"}
+    write_text(tmp_path / "recipe.json", json.dumps(recipe))
+
+    code, _, err = nemoperf("plan", "--recipe", "recipe.json", "--system", "h100")
+
+    assert code != 0
+    assert "gpt2.yaml does not tell seq_len (--seq-length is not set) and gpus (the launch says it" in err
 
 
 def test_what_can_run_has_no_reason_against_it(nemoperf: Any) -> None:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_nemoperf.frameworks.yaml_config import set_option
+from pytest_nemoperf.frameworks.configs.yaml_file import set_option
 
 GRPO: Final[dict[str, Any]] = {
     "grpo": {"num_prompts_per_step": 32, "num_generations_per_prompt": 16, "max_num_steps": 100, "seed": 42},

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.errors import RecipeError, RecordError
 from pytest_nemoperf.frameworks.automodel import AutomodelFramework
 from pytest_nemoperf.layouts.layout import Layout
 from tests.builders import make_plan
@@ -34,7 +34,7 @@ def test_the_command_line_runs_with_steps_validation_and_checkpoints_of_its_own(
     path = write_file(tmp_path / "x.yaml", TRAINING, {"validation_dataset": {"a": 1}, "validation_dataset_math": {}})
     run_dir = tmp_path / "run"
 
-    words = words_of(path, run_dir=run_dir, framework_options={"--distributed.tp_size": 1, "note": None})
+    words = words_of(path, run_dir=run_dir, framework_options={"--distributed.tp_size": 1, "+note": None})
 
     assert words == [
         "-m",
@@ -57,6 +57,15 @@ def test_a_benchmark_warms_up_as_long_as_the_plan(tmp_path: Path) -> None:
     words = words_of(write_file(tmp_path / "x.yaml", BENCHMARK), run_dir=tmp_path / "run")
 
     assert "--benchmark.warmup_steps=3" in words
+
+
+def test_what_a_run_overrides_is_no_option(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "x.yaml", BENCHMARK, {"validation_dataset": {"a": 1}})
+
+    for word in words_of(path, run_dir=tmp_path / "run")[5:]:
+        name = word.partition("=")[0]
+        with pytest.raises(RecipeError, match=f"each run sets {name.lstrip('-')} itself"):
+            FRAMEWORK.read_config(path, options={name: 1}, env={})
 
 
 def test_the_log_of_the_training_is_the_output(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.frameworks.command import CommandFramework
 from pytest_nemoperf.frameworks.complete import complete_recipe
-from pytest_nemoperf.frameworks.config import ConfigValues
+from pytest_nemoperf.frameworks.configs.config_values import ConfigValues
 from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
 from pytest_nemoperf.models.catalog import find_model
 from pytest_nemoperf.recipes.algorithms import Algorithm

@@ -108,6 +108,15 @@ def test_versions_of_another_interpreter_are_asked_of_it(tmp_path: Path) -> None
     assert metadata.version("torch") != "9.9"
 
 
+def test_a_script_that_stands_for_an_interpreter_may_print_something_first(tmp_path: Path) -> None:
+    python = make_program(tmp_path / "in_container", f'#!/bin/sh\necho Welcome\nexec {sys.executable} "$@"\n')
+    plan = make_plan(framework="command", command=("python", "train.py"), python=str(python))
+
+    CommandFramework().command(plan, run_dir=tmp_path)
+
+    assert json.loads((tmp_path / "environment.json").read_text())["python"] == platform.python_version()
+
+
 def test_the_own_interpreter_is_not_asked() -> None:
     assert versions_in(sys.executable, env={}) == {}
     assert versions_in("", env={}) == {}
@@ -118,7 +127,7 @@ def test_the_own_interpreter_is_not_asked() -> None:
     [
         ("#!/bin/sh\necho no such module >&2\nexit 1\n", "can't be asked for its versions: no such module; give a Pyt"),
         ("#!/bin/sh\nexit 3\n", "can't be asked for its versions: exit code 3"),
-        ("#!/bin/sh\necho hello\n", "can't be asked for its versions: Expecting value"),
+        ("#!/bin/sh\necho hello\n", "can't be asked for its versions: it runs no Python; give an interpreter"),
     ],
     ids=["error", "exit code", "no answer"],
 )

@@ -155,7 +155,7 @@ def test_a_file_of_an_earlier_run_is_none_of_this(run_dir: Path) -> None:
 def test_a_plan_is_what_its_log_is_read_against() -> None:
     plan = plan_of()
 
-    context = context_of(plan)
+    context = context_of(plan, log_format="trl")
 
     assert (context.num_gpus, context.tokens_per_step, context.seq_len) == (2, 256, 64)
     assert (context.has_exact_tokens, context.is_rl, context.warmup_steps) == (True, False, 2)
@@ -163,11 +163,11 @@ def test_a_plan_is_what_its_log_is_read_against() -> None:
 
 
 def test_tokens_of_varying_lengths_are_not_exact() -> None:
-    assert not context_of(plan_of(has_varying_lengths=True)).has_exact_tokens
+    assert not context_of(plan_of(has_varying_lengths=True), log_format="trl").has_exact_tokens
 
 
 def test_flops_of_reinforcement_learning_are_no_yardstick_of_its_log() -> None:
-    context = context_of(make_rl_plan())
+    context = context_of(make_rl_plan(), log_format="trl")
 
     assert (context.is_rl, context.flops_per_token, context.num_samples) == (True, None, 8)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nemoperf.errors import PlanError
+from pytest_nemoperf.errors import PlanError, RecipeError
 from pytest_nemoperf.frameworks.nemo_rl import NemoRLFramework
 from tests.builders import make_plan
 from tests.frameworks.nemo_rl_files import GRPO, SFT, write_file
@@ -55,6 +55,15 @@ def test_the_script_runs_with_steps_logging_and_checkpoints_of_its_own(checkout:
         "++logger.mlflow_enabled=false",
         "++logger.swanlab_enabled=false",
     ]
+
+
+def test_what_a_run_overrides_is_no_option(checkout: Path, tmp_path: Path) -> None:
+    path = write_file(checkout / "recipes" / "x.yaml", GRPO)
+
+    for word in words_of(path, run_dir=tmp_path / "run")[3:]:
+        name = word.partition("=")[0]
+        with pytest.raises(RecipeError, match=f"each run sets {name.lstrip('+')} itself"):
+            FRAMEWORK.read_config(path, options={name: 1}, env={})
 
 
 def test_options_follow_in_their_grammar(checkout: Path, tmp_path: Path) -> None:

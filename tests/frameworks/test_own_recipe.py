@@ -4,11 +4,21 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pytest_nemoperf.frameworks.own_recipe import find_checkout, missing_package, own_command, without_config
+from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.frameworks.automodel import AutomodelFramework
+from pytest_nemoperf.frameworks.configs.checkout import find_checkout
+from pytest_nemoperf.frameworks.configs.config_values import ConfigReader
+from pytest_nemoperf.frameworks.megatron_lm import MegatronLMFramework
+from pytest_nemoperf.frameworks.nemo_rl import NemoRLFramework
+from pytest_nemoperf.frameworks.own_recipe import missing_package, own_command, without_config
 from tests.builders import make_plan
+from tests.frameworks.automodel_files import TRAINING
+from tests.frameworks.megatron_files import YAML, write_text
+from tests.frameworks.nemo_rl_files import GRPO
 
 
 def test_a_plan_without_a_file_is_told_what_it_needs() -> None:
@@ -82,3 +92,24 @@ def test_a_command_that_stays_is_not_sent_anywhere(tmp_path: Path, monkeypatch: 
     command = own_command(plan, ["python", "-m", "x"], run_dir=tmp_path, directory=tmp_path, log_format="automodel")
 
     assert command.argv == (sys.executable, "-m", "x")
+
+
+@pytest.mark.parametrize(
+    ("framework", "name", "base"),
+    [
+        pytest.param(NemoRLFramework(), "x.yaml", json.dumps(GRPO), id="nemo_rl"),
+        pytest.param(AutomodelFramework(), "x.yaml", json.dumps(TRAINING), id="automodel"),
+        pytest.param(MegatronLMFramework(), "x.yaml", YAML, id="megatron_lm"),
+    ],
+)
+def test_each_framework_reads_its_file_and_misses_a_log_that_is_not_there(
+    framework: Any, name: str, base: str, tmp_path: Path
+) -> None:
+    path = write_text(tmp_path / name, base)
+    plan = make_plan(framework=framework.name, framework_config=str(path))
+
+    assert framework.read_config(path, options={}, env={}).digest
+    assert framework.log_format(plan) in framework.log_formats
+    with pytest.raises(RecordError, match="the command exited with 0, but there is no"):
+        framework.read_output(plan, run_dir=tmp_path)
+    assert isinstance(framework, ConfigReader)

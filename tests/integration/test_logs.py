@@ -163,3 +163,36 @@ def test_both_sides_of_a_comparison_are_read_by_their_own_log(log_file: str, tra
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["tokens/sec/GPU is 16.7% below old (main, ???????)*"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            'framework_config="x.sh", framework="megatron_lm", log_format="torchtitan"',
+            "log_format='torchtitan' with",
+        ),
+        (
+            'framework_options={"a": 1}, framework="command", command=("x",)',
+            "framework_options={'a': 1} with",
+        ),
+    ],
+    ids=["log of another", "options of a command"],
+)
+def test_settings_that_nobody_would_read_are_refused(project: Project, changes: str, message: str) -> None:
+    project.pytester.makepyfile(
+        test_speed=f"""
+        import pytest
+        from pytest_nemoperf import Layout, Recipe
+
+        @pytest.mark.perf
+        def test_speed(perf):
+            perf.check(Recipe(model="llama-tiny", layouts={{"cpu": Layout(gpus=1)}}, seq_len=64,
+                              global_batch_size=4, precision="fp32", {changes}))
+        """
+    )
+
+    result = project.run()
+
+    result.assert_outcomes(failed=1)
+    assert has_text(result, message)

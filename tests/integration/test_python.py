@@ -86,3 +86,12 @@ def test_a_wrong_line_is_told(project: Project, text: str, message: str) -> None
     use(project, text)
 
     assert f"ini perf_python: {message}" in usage_error(project.run())
+
+
+def test_a_framework_that_is_not_known_is_told(project: Project, python: Path) -> None:
+    use(project, "comand = trainer/bin/python")
+
+    result = project.run()
+
+    result.assert_outcomes(failed=1)
+    assert has_text(result, "ini perf_python: unknown framework 'comand'; did you mean command?")

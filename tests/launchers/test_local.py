@@ -50,7 +50,7 @@ def test_several_processes_of_a_command_know_their_rank(launcher: LocalLauncher,
 def test_a_program_of_one_process_is_not_told_that_it_is_a_rank(
     launcher: LocalLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in RANK_VARIABLES:  # of another launcher, which started this process
+    for name in (*RANK_VARIABLES, "SLURM_PROCID"):  # of another launcher, which started this process
         monkeypatch.setenv(name, "1")
     command = RankCommand(argv=("env",), num_processes=1, is_rank=False)
 
@@ -58,7 +58,7 @@ def test_a_program_of_one_process_is_not_told_that_it_is_a_rank(
 
     names = {line.partition("=")[0] for line in result.logs[0].read_text().splitlines()}
     assert "NEMOPERF_RUN_DIR" in names
-    assert not names & set(RANK_VARIABLES)
+    assert not names & {*RANK_VARIABLES, "SLURM_PROCID"}
 
 
 def test_a_program_of_one_process_may_set_the_variables_itself(launcher: LocalLauncher, tmp_path: Path) -> None:

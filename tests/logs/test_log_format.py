@@ -62,6 +62,40 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
         "log_format: unknown quantity 'los'; did you mean loss?",
     ),
     "expression": ({"kind": "text", "patterns": ("(",)}, "log_format: '(' is no regular expression: missing )"),
+    "patterns that are none": ({"kind": "text", "patterns": 3}, "log_format: patterns=3 must be regular expressions"),
+    "pattern that is none": (
+        {"kind": "text", "patterns": (3,)},
+        "log_format: patterns=(3,) must be regular expressions",
+    ),
+    "fields that are a list": (
+        {"kind": "csv", "fields": ["step"]},
+        "log_format: fields=['step'] must be a dict of key",
+    ),
+    "key that is no text": (
+        {"kind": "csv", "fields": {"step": 1}},
+        "log_format: fields has 'step': 1, and both must be",
+    ),
+    "key that is empty": (
+        {"kind": "csv", "fields": {"step": ""}},
+        "log_format: fields has 'step': '', and both must be",
+    ),
+    "quantity that is no text": (
+        {"kind": "csv", "fields": {1: "t"}},
+        "log_format: fields has 1: 't', and both must be",
+    ),
+    "pattern that names nothing": (
+        {"kind": "text", "patterns": (STEP, r"loss (\S+)")},
+        r"log_format: 'loss (\\S+)' names no quantity; put named groups around its numbers, such as (?P<step_time_sec>",
+    ),
+    "no time": (
+        {"kind": "csv", "fields": {"step": "step", "loss": "l", "start_time_sec": "t"}},
+        "log_format: no time, rate or clock among its quantities (loss, start_time_sec, step); name one of "
+        "step_time_sec, step_time_ms, tokens_per_sec, tokens_per_sec_per_gpu, end_time_sec",
+    ),
+    "no time in patterns": (
+        {"kind": "text", "patterns": (r"loss (?P<loss>\S+)",)},
+        "log_format: no time, rate or clock among its quantities (loss); name one of step_time_sec,",
+    ),
     "comma": (
         {"kind": "csv", "fields": {"loss": "l"}, "comma": "."},
         "log_format: comma='.' must be one of '', 'thousands'",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.logs.number_text import NumberTextError, is_cut, number_of
+from pytest_nemoperf.logs.number_text import NumberTextError, _numbers, is_cut, number_of
 
 READ = {
     "12.5": 12.5,
@@ -119,3 +119,24 @@ def test_a_whole_number_is_no_part(text: str, part: str) -> None:
     start = text.index(part)
 
     assert is_cut(text, start=start, end=start + len(part)) == ""
+
+
+def cut_in_whole_line(text: str, *, start: int, end: int) -> str:
+    """Return the number that a part belongs to by a search from the beginning of the line, for comparison."""
+    for first, shown in _numbers(text, after=start, from_char=0, to_char=len(text)):
+        if first > start:
+            return ""
+        if first + len(shown) > start:
+            return shown if first < start or first + len(shown) > end else ""
+    return ""
+
+
+@given(
+    st.text("0123456789.,_eE+-: \t|x\u0663", max_size=40) | st.text(max_size=20),
+    st.integers(0, 40),
+    st.integers(0, 40),
+)
+def test_the_characters_around_a_part_tell_all_that_the_line_tells(text: str, one: int, other: int) -> None:
+    start, end = min(one, other, len(text)), min(max(one, other), len(text))
+
+    assert is_cut(text, start=start, end=end) == cut_in_whole_line(text, start=start, end=end)

@@ -50,6 +50,8 @@ def test_a_report_is_told_with_rank_and_size(text: str, sentence: str) -> None:
         "",
         "step 3 loss 2.1 memory: 12.00GiB",
         "set expandable_segments to avoid out of memory errors",
+        "INFO: no out of memory events seen",
+        "WARNING: batch 3 skipped after CUDA out of memory in eval, retried",
         "If you run out of memory, lower the batch size",
         "was killed by SIGKILL (out of memory? the kernel's log tells)",
         "RuntimeError: shape mismatch in MemoryErrorHandler",

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from pytest_nemoperf.errors import RecordError
-from pytest_nemoperf.logs.log_format import LogFormat
+from pytest_nemoperf.logs.log_format import LogFormat, LogKind
 from pytest_nemoperf.logs.reading import find_log_files, read_log
 from tests.logs.log_texts import BY_HAND, by_hand, context, megatron_line, megatron_memory, read
 
@@ -116,3 +117,53 @@ def test_files_are_found_beside_the_run_and_in_its_directory(tmp_path: Path) -> 
 def test_no_file_is_named_with_its_pattern(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"no file .*/none/\*\.log; name the log's file in log_file"):
         find_log_files("none/*.log", run_dir=tmp_path, cwd=tmp_path)
+
+
+MISSPELT = {"step": "step", "step_time_sec": "times", "loss": "loss"}
+WITHOUT_LOSS = {"step": "step", "step_time_sec": "times"}
+OBJECT = '{"step": %d, "time": 0.5, "loss": 2.5}\n'
+NO_KEY = {
+    "csv": (LogKind.CSV, "step,time,loss\n1,0.5,2.5\n2,0.5,2.5\n", "no 'times'; did you mean time?"),
+    "jsonl": (LogKind.JSONL, OBJECT % 1 + OBJECT % 2, "no 'times'; did you mean time?"),
+    "dict": (LogKind.DICT, "{'step': 1, 'time': 0.5, 'loss': 2.5}\n", "no 'times'; did you mean time?"),
+}
+
+
+@pytest.mark.parametrize(("kind", "text", "hint"), NO_KEY.values(), ids=NO_KEY.keys())
+def test_a_time_that_no_step_has_by_its_key_is_told_with_the_nearest(
+    kind: LogKind, text: str, hint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RecordError, match=rf"run\.log:\d: no time in the log: {re.escape(hint)}; name the key of"):
+        read(text, log_format=LogFormat(kind=kind, fields=MISSPELT), tmp_path=tmp_path)
+
+    with pytest.raises(RecordError, match=rf"no step of the LogFormat of kind {kind} in .*; {re.escape(hint)};"):
+        read(text, log_format=LogFormat(kind=kind, fields=WITHOUT_LOSS), tmp_path=tmp_path)
+
+
+def test_a_key_within_an_object_is_among_the_nearest(tmp_path: Path) -> None:
+    log_format = LogFormat(kind=LogKind.JSONL, fields={"step_time_sec": "perf.times"})
+
+    with pytest.raises(RecordError, match=r"no 'perf\.times'; did you mean perf\.time\?; name the log_format"):
+        read('{"step": 1, "perf": {"time": 0.5}}\n', log_format=log_format, tmp_path=tmp_path)
+
+
+def test_a_misspelt_metric_of_an_object_of_series_is_told_with_the_nearest(tmp_path: Path) -> None:
+    text = '{"time": {"1": 0.5}, "loss": {"1": 2.5}}'
+    log_format = LogFormat(kind=LogKind.JSON, fields={"step_time_sec": "times", "loss": "loss"})
+
+    with pytest.raises(RecordError, match=r"no time in the log: no 'times'; did you mean time\?"):
+        read(text, log_format=log_format, tmp_path=tmp_path)
+
+
+def test_all_columns_that_a_table_lacks_are_told(tmp_path: Path) -> None:
+    log_format = LogFormat(kind=LogKind.CSV, fields={"step": "Step", "step_time_sec": "Time", "loss": "Loss"})
+
+    with pytest.raises(RecordError, match=r"no 'Time'; did you mean time\?; no 'Step'; did you mean step\?; name the"):
+        read("step,time,loss\n1,0.5,2.5\n", log_format=log_format, tmp_path=tmp_path)
+
+
+def test_text_without_columns_has_none_to_name(tmp_path: Path) -> None:
+    log_format = LogFormat(kind=LogKind.CSV, fields={"step_time_sec": "time"})
+
+    with pytest.raises(RecordError, match=r"has 2 lines; the nearest line is .*: starting; name the log_format"):
+        read("starting\ndone\n", log_format=log_format, tmp_path=tmp_path)

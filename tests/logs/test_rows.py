@@ -85,9 +85,30 @@ def test_patterns_of_one_line_make_one_row(tmp_path: Path) -> None:
 
 
 def test_underscores_of_a_group_stand_for_the_dot_of_a_quantity(tmp_path: Path) -> None:
-    log_format = LogFormat(kind=LogKind.TEXT, patterns=(r"data (?P<phase__data_sec>\S+)s",))
+    log_format = LogFormat(kind=LogKind.TEXT, patterns=(r"data (?P<phase__data_sec>\S+)s of (?P<step_time_sec>\S+)s",))
 
-    assert rows("data 0.25s\n", log_format, tmp_path=tmp_path) == [(None, {"phase.data_sec": 0.25})]
+    assert rows("data 0.25s of 0.5s\n", log_format, tmp_path=tmp_path) == [
+        (None, {"phase.data_sec": 0.25, "step_time_sec": 0.5})
+    ]
+
+
+CLOCKS = {
+    "jsonl": (
+        LogFormat(kind=LogKind.JSONL, fields={"start_time_sec": "start", "end_time_sec": "end"}),
+        '{"start": "2026-01-31 23:59:59.5", "end": "2026-02-01T00:00:00.250Z"}\n',
+    ),
+    "text": (
+        LogFormat(kind=LogKind.TEXT, patterns=(r"from (?P<start_time_sec>.+) to (?P<end_time_sec>.+)$",)),
+        "from 2026-01-31 23:59:59.5 to 2026-02-01 00:00:00.25\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(("log_format", "text"), CLOCKS.values(), ids=CLOCKS.keys())
+def test_clocks_at_both_ends_of_a_step_may_be_dates(log_format: LogFormat, text: str, tmp_path: Path) -> None:
+    ((_, values),) = rows(text, log_format, tmp_path=tmp_path)
+
+    assert values["end_time_sec"] - values["start_time_sec"] == 0.75
 
 
 def test_the_rank_of_a_prefix_is_kept(tmp_path: Path) -> None:
@@ -135,7 +156,7 @@ TORN = {
         "step_time_ms='234' is only a part of the number '1,234'; let the group of",
     ),
     "exponent cut by the pattern": (
-        LogFormat(kind=LogKind.TEXT, patterns=(r"loss (?P<loss>[\d.]+)",)),
+        LogFormat(kind=LogKind.TEXT, patterns=(r"loss (?P<loss>[\d.]+)", r"took (?P<step_time_sec>\S+)")),
         "loss 1.5e-05",
         "loss='1.5' is only a part of the number '1.5e-05'",
     ),

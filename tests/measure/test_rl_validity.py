@@ -169,3 +169,18 @@ def test_responses_that_get_longer_are_no_drift_of_speed(lengths: str, is_settle
     records = [*short[:5], *long[5:]]
 
     assert (run_drift(expected_of(plan), records=records) is None) is is_settled
+
+
+def test_other_tokens_of_responses_than_pinned_lengths_make_are_told() -> None:
+    plan = make_rl_plan()
+    tokens = plan.tokens_per_step
+    rollout = {"num_prompt_tokens": None, "num_response_tokens": 8}
+    (problem,) = _problems(plan, rollout=rollout, tokens=tokens, flops=None)
+
+    assert "step 2 has 8 tokens of responses, whose pinned lengths make 192; response_lengths='sampled'" in problem
+
+
+def test_a_misspelt_phase_is_told() -> None:
+    (problem,) = _problems(make_rl_plan(), phases={"trainin": 0.1})
+
+    assert "step 2 has the phase 'trainin', which reinforcement learning does not know; did you mean tr" in problem

@@ -204,3 +204,76 @@ odd = st.text(alphabet="aB1./:[-]+", max_size=12)
 @given(st.sets(like_node_ids | odd, min_size=2))
 def test_no_two_benchmarks_share_a_case(nodeids: set[str]) -> None:
     assert len({benchmark_case_id(nodeid) for nodeid in nodeids}) == len(nodeids)
+
+
+def config_part(path: str, /, **options: Any) -> str:
+    """Return the part of a case id that tells a framework's own recipe file and its options."""
+    recipe = recipe_of(framework="nemo_rl", framework_config=path, framework_options=options)
+    before, _, part = case_on(recipe, system=H100).partition("-mbs1-")
+    assert before
+    return part
+
+
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [
+        pytest.param("recipes/grpo_llama.yaml", "grpo_llama", id="a file"),
+        pytest.param("GRPO Llama-8B.yaml", "grpo_llama_8b", id="other characters"),
+        pytest.param("gpt3_345m/model_config.yaml", "gpt3_345m", id="a name that all have"),
+        pytest.param("model_config.yaml", "model_config", id="a name that all have, without a folder"),
+        pytest.param("recipes/llama.py:llama_pretrain_config", "llama_pretrain_config", id="a function"),
+        pytest.param("megatron.bridge.llama:llama_config", "llama_config", id="a function of a module"),
+        pytest.param("compiled.yaml", "config_compiled", id="a name that means a setting"),
+        pytest.param("\u00e9.yaml", "config", id="no letter"),
+    ],
+)
+def test_a_framework_s_own_recipe_file_is_in_the_id(path: str, part: str) -> None:
+    assert config_part(path) == part
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        pytest.param({"overlap_grad_reduce": True}, "x.overlap_grad_reduce", id="on"),
+        pytest.param({"ddp.overlap_param_gather": False}, "x.no_overlap_param_gather", id="off"),
+        pytest.param({"dispatcher": "deepep"}, "x.dispatcher_deepep", id="a value"),
+        pytest.param({"tp": 4, "a.b.cp": 2}, "x.cp_2.tp_4", id="several, in the order of their names"),
+        pytest.param({"--sequence-parallel": None}, "x.sequence_parallel_none", id="left out"),
+    ],
+)
+def test_options_are_words_of_the_id(options: dict[str, Any], part: str) -> None:
+    assert config_part("x.yaml", **options) == part
+
+
+def test_the_order_of_options_changes_no_id() -> None:
+    assert config_part("x.yaml", b=1, a=2) == config_part("x.yaml", a=2, b=1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param({"path": "/a/b"}, {"path": "/a-b"}, id="values that no word tells"),
+        pytest.param({"a.x": 1, "b.x": 1}, {"a.x": 1, "c.x": 1}, id="two of one name"),
+        pytest.param({"names": [1, 2]}, {"names": [2, 1]}, id="lists"),
+        pytest.param({f"option_{at}": at for at in range(30)}, {f"option_{at}": 0 for at in range(30)}, id="many"),
+    ],
+)
+def test_options_that_make_no_readable_word_are_a_digest(one: dict[str, Any], other: dict[str, Any]) -> None:
+    parts = [config_part("x.yaml", **options) for options in (one, other)]
+
+    assert parts[0] != parts[1]
+    for part in parts:
+        assert re.fullmatch(r"x\.[0-9a-f]{8}", part)
+
+
+def test_a_long_name_is_shortened_so_that_the_id_still_fits_a_file_name() -> None:
+    ids = []
+    for ending in "ab":
+        path = f"{'long_' * 30}{ending}.yaml"
+        recipe = recipe_of(framework="nemo_rl", framework_config=path, variant="v" * 60)
+        ids.append(case_on(recipe, system=H100))
+
+    assert ids[0] != ids[1]
+    for case in ids:
+        assert len(case) <= 200
+        assert case.endswith("-" + "v" * 60)

@@ -156,6 +156,11 @@ def test_a_recipe_may_name_its_model_otherwise(model: str | ModelConfig) -> None
         pytest.param({"env": {"NEMOPERF_STEPS": "x"}}, r"env: NEMOPERF_STEPS='x': each run sets", id="our variable"),
         pytest.param({"log_file": "x.log"}, r"log_file='x.log' without log_format; name the format", id="log file"),
         pytest.param({"python": "/usr/bin/python3"}, r"are for commands, and framework='torch' is the", id="python"),
+        pytest.param(
+            {"framework": "command", "command": ("x", "--n={total_step}")},
+            r"command: \{total_step\} in '--n=\{total_step\}' is no placeholder; did you mean \{total_steps\}\?",
+            id="placeholder",
+        ),
         pytest.param({"model": ""}, r"model is missing; give it, or framework_config", id="no model"),
         pytest.param({"gpus": {"cpu": 2}}, r"gpus=\{'cpu': 2\} without framework_config", id="gpus"),
         pytest.param({"framework": None}, r"framework None is part of the case id", id="none as framework"),

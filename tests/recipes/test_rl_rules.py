@@ -176,6 +176,26 @@ def test_rules_of_the_native_generator_do_not_bind_other_frameworks(rl: dict[str
     assert foreign.framework == "nemo-rl"
 
 
+def test_generators_of_other_frameworks_are_theirs_alone() -> None:
+    rl = make_rl(generator="sglang")
+
+    with pytest.raises(PlanError, match=r"generator='sglang' with framework='torch', which has native and vllm"):
+        make_rl_plan(rl=rl)
+    assert make_rl_plan(rl=rl, framework="nemo-rl").case.endswith("-gen_sglang")
+
+
+def test_other_frameworks_may_cut_sequences_pack_micro_batches_and_generate_ahead_on_the_same_ranks() -> None:
+    rl = make_rl(prompt_len=64, max_response_len=64, is_packed=True, max_staleness=2)
+
+    plan = make_rl_plan(
+        rl=rl, model="qwen3-30b-a3b-twin", micro_batch_size=2, is_router_balanced=True, framework="nemo-rl"
+    )
+
+    assert plan.rl is not None
+    assert plan.rl.max_lengths(seq_len=plan.seq_len)[0] == 64
+    assert plan.tokens_per_step == 8 * 64  # a sequence ends at seq_len
+
+
 def test_a_command_may_run_reinforcement_learning() -> None:
     plan = make_rl_plan(framework="command", command=("my-rl",))
 

@@ -26,9 +26,11 @@ EACH_SECOND = tuple(map(float, range(12)))
     [
         pytest.param(1.0, 20.0, EACH_SECOND, id="as the clock says"),
         pytest.param(0.05, 20.0, EACH_SECOND, id="evaluation between steps"),
-        pytest.param(0.001, 60.0, (), id="short steps after a long start"),
-        pytest.param(0.001, 60.0, (50.0,) * 12, id="written at once"),
-        pytest.param(0.001, 60.0, (50.0,) * 11 + (51.0,), id="seen twice, close together"),
+        pytest.param(1e-9, 0.1, (), id="a run too short to tell"),
+        pytest.param(0.005, 60.0, (), id="short steps after a long start"),
+        pytest.param(0.001, 2.0, (), id="very short steps after a start"),
+        pytest.param(0.005, 60.0, (50.0,) * 12, id="written at once"),
+        pytest.param(0.005, 60.0, (50.0,) * 11 + (50.5,), id="seen twice, close together"),
         pytest.param(1.0, 9.0, EACH_SECOND, id="ranks in turns"),
     ],
 )
@@ -69,6 +71,18 @@ def test_steps_that_take_longer_than_their_run_are_told_with_a_guess(step_time_s
 def test_records_that_come_far_apart_for_so_short_steps_are_told(step_time_sec: float, reason: str) -> None:
     with pytest.raises(RecordError, match=reason):
         check_step_times(records(step_time_sec), lived_sec=20.0, arrivals=arrivals(*EACH_SECOND))
+
+
+@pytest.mark.parametrize("times", [(), (50.0,) * 12], ids=["not seen", "written at once"])
+def test_steps_that_are_next_to_nothing_of_their_run_are_told(times: tuple[float, ...]) -> None:
+    with pytest.raises(
+        RecordError, match=r"took 0\.006 s together, in a run of 4 s .* seconds are read as milliseconds"
+    ):
+        check_step_times(records(0.0005), lived_sec=4.0, arrivals=arrivals(*times))
+
+
+def test_short_steps_of_the_native_engine_are_its_own() -> None:
+    check_step_times(records(0.0005), lived_sec=4.0, arrivals=(), is_foreign=False)
 
 
 def test_steps_that_are_seen_together_count_from_the_last_of_them() -> None:

@@ -74,7 +74,9 @@ class Run:
 
     def read(self, path: Path) -> tuple[StepRecord, ...]:
         """Read another file as this run's log."""
-        return read_log([path], log_format=self.plan.log_format, context=context_of(self.plan)).records
+        return read_log(
+            [path], log_format=self.plan.log_format, context=context_of(self.plan, log_format=self.plan.log_format)
+        ).records
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +180,9 @@ def test_both_logs_of_one_run_tell_the_same(run_of: Callable[[str], Run]) -> Non
     run = run_of("grpo")
 
     printed = read_log(
-        [run.folder / "logs" / "rank0.log"], log_format="trl_console", context=context_of(run.plan)
+        [run.folder / "logs" / "rank0.log"],
+        log_format="trl_console",
+        context=context_of(run.plan, log_format="trl_console"),
     ).records
 
     for mine, other in zip(printed, run.records, strict=True):

@@ -2,8 +2,7 @@
 
 import pytest
 
-from pytest_nemoperf import Layout, ModelConfig, Recipe
-from pytest_nemoperf.logs.log_format import LogFormat
+from pytest_nemoperf import Layout, LogFormat, ModelConfig, Recipe
 
 SMALL_GPT = ModelConfig(
     name="nanogpt-small",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from pytest_nemoperf.errors import MachineError, RecordError
-from pytest_nemoperf.machine.identity import choose_system, detect_devices, machine_key
+from pytest_nemoperf.machine.identity import choose_system, describe_devices, detect_devices, machine_key
 from pytest_nemoperf.machine.stated import stated_key
 from pytest_nemoperf.recipes.systems import System
 
@@ -29,9 +29,14 @@ def stated_machine(system: System, *, arguments: argparse.Namespace) -> dict[str
     if len(arguments.machine) > 1:
         raise MachineError(f"--machine={' --machine='.join(arguments.machine)}: a machine has one name; give it once")
     devices = detect_devices()
-    return machine_key(
-        choose_system(system.name, devices=devices), devices=devices, machine_name="".join(arguments.machine)
-    )
+    try:
+        choose_system(system.name, devices=devices)
+    except MachineError:
+        raise MachineError(
+            f"--here with a job on {system.title}, but {describe_devices(devices)}; leave --here out, and state the "
+            "machine with --machine where it matters"
+        ) from None
+    return machine_key(system, devices=devices, machine_name="".join(arguments.machine))
 
 
 def stated_commit(text: str | None) -> str | None:

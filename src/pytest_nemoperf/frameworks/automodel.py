@@ -6,33 +6,27 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_nemoperf.frameworks.automodel_config import BENCHMARK, load_automodel, read_automodel
-from pytest_nemoperf.frameworks.config import ConfigValues
-from pytest_nemoperf.frameworks.logged import read_logged_output
-from pytest_nemoperf.frameworks.own_recipe import missing_package, own_command, without_config
+from pytest_nemoperf.frameworks.configs.automodel import BENCHMARK, load_automodel, read_automodel, validations
+from pytest_nemoperf.frameworks.configs.config_values import ConfigValues
+from pytest_nemoperf.frameworks.own_recipe import OwnLog, missing_package, own_command, without_config
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.recipes.recipe import Plan
-from pytest_nemoperf.records.step import RunOutput
 
 _MODULE: Final = "nemo_automodel.cli.app"
 _LOG_FORMAT: Final = "automodel"
 _LOG_FILE: Final = "{run_dir}/checkpoints/training.jsonl"
 _BENCHMARK_FORMAT: Final = "automodel_benchmark"
-_VALIDATION: Final = "validation_dataset"
 
 
-class AutomodelFramework:
+class AutomodelFramework(OwnLog):
     """Runs NeMo Automodel's command line with its recipe file; steps, validation and checkpoints are overridden."""
+
+    log_formats = (_LOG_FORMAT, _BENCHMARK_FORMAT)
 
     @property
     def name(self) -> str:
         """Name in recipes."""
         return "automodel"
-
-    @property
-    def log_formats(self) -> tuple[str, ...]:
-        """Names of the presets of its logs."""
-        return (_LOG_FORMAT, _BENCHMARK_FORMAT)
 
     def log_format(self, plan: Plan) -> str:
         """Return the preset of the log: one process runs a benchmark recipe through the training loop (cli/app.py)."""
@@ -71,14 +65,6 @@ class AutomodelFramework:
             plan, argv, run_dir=run_dir, env=env, log_format=self.log_format(plan), log_file=self.log_file(plan)
         )
 
-    def read_output(self, plan: Plan, *, run_dir: Path) -> RunOutput:
-        """Return the records that Automodel's own log tells.
-
-        Raises:
-            RecordError: If a step is missing.
-        """
-        return read_logged_output(plan, run_dir=run_dir, log_format=self.log_format(plan), log_file=self.log_file(plan))
-
 
 def _overrides(plan: Plan, *, run_dir: Path) -> Iterator[str]:
     """Yield the overrides of a run, then the recipe's options."""
@@ -89,10 +75,9 @@ def _overrides(plan: Plan, *, run_dir: Path) -> Iterator[str]:
         "checkpoint.enabled": False,
         "checkpoint.checkpoint_dir": str(run_dir.resolve() / "checkpoints"),
     }
-    for name in raw:
-        if name.startswith(_VALIDATION) and name != f"{_VALIDATION}_loader":
-            own[name] = None  # or the last step is followed by a validation
+    for name in validations(raw):
+        own[name] = None  # or the last step is followed by a validation
     if kind == BENCHMARK:
         own["benchmark.warmup_steps"] = plan.warmup_steps
     for name, value in {**own, **plan.framework_options}.items():
-        yield f"--{name.lstrip('-')}={value}"
+        yield f"--{name.lstrip('-+')}={value}"

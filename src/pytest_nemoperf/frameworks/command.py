@@ -64,7 +64,7 @@ class CommandFramework:
             env=env,
         )
         command = with_interpreter(command, python=plan.python)
-        note_launch(command, run_dir=run_dir, log_file=log_file)
+        note_launch(command, run_dir=run_dir, python=plan.python, log_file=log_file)
         return command
 
     def read_output(self, plan: Plan, *, run_dir: Path) -> RunOutput:

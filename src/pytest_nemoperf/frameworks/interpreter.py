@@ -129,10 +129,12 @@ def versions_in(python: str, *, env: Mapping[str, str]) -> dict[str, str]:
             check=True,
             text=True,
         )
-        found = json.loads(answer.stdout)
+        found = json.loads(answer.stdout.strip().rpartition("\n")[2])  # a container may print a banner first
     except subprocess.CalledProcessError as error:
         last = (error.stderr or "").strip().splitlines()[-1:] or [f"exit code {error.returncode}"]
         raise LaunchError(f"{python} can't be asked for its versions: {last[0]}; give a Python interpreter") from None
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+    except ValueError:
+        raise LaunchError(f"{python} can't be asked for its versions: it runs no Python; give an interpreter") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
         raise LaunchError(f"{python} can't be asked for its versions: {error}; give a Python interpreter") from None
     return {str(name): str(version) for name, version in found.items()}

@@ -67,19 +67,20 @@ class Launch:
         return old.size
 
 
-def note_launch(command: RankCommand, *, run_dir: Path, log_file: str = "") -> None:
+def note_launch(command: RankCommand, *, run_dir: Path, python: str = "", log_file: str = "") -> None:
     """Store time, directory and log files before a launch, and versions and variables that may change its speed.
 
     Args:
         command: Command that is launched.
         run_dir: Directory of the run.
+        python: Interpreter that the command was given; empty for the one that can be told from it.
         log_file: Pattern of the files that will be read; empty for none.
 
     Raises:
         LaunchError: If the command's interpreter does not answer.
     """
     environment = watched_variables({**os.environ, **command.env})
-    environment |= versions_in(find_interpreter(command), env=command.env)
+    environment |= versions_in(python or find_interpreter(command), env=command.env)
     (run_dir / _ENVIRONMENT_FILE).write_text(to_json(environment), encoding="utf-8")
     _write(run_dir, directory=Path.cwd(), log_file=log_file)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.flops.conventions import find_convention
+from pytest_nemoperf.flops.count import num_flops_per_token
 from pytest_nemoperf.frameworks.launch import noted_environment, noted_launch
 from pytest_nemoperf.frameworks.protocol import Framework, LogWriter
 from pytest_nemoperf.frameworks.steps import read_step_records
@@ -26,9 +28,15 @@ _OWN_OUTPUT: Final = "{run_dir}/logs/rank0.log"
 _OUTPUT_OF_RANKS: Final = "{run_dir}/logs/rank*.log"
 
 
-def context_of(plan: Plan) -> LogContext:
-    """Return a plan as far as a log is read against it."""
+def context_of(plan: Plan, *, log_format: str | LogFormat) -> LogContext:
+    """Return a plan as far as a log of a format is read against it."""
     expected = expected_of(plan)
+    logged_flops_per_token = None
+    convention = preset_of(log_format).flops_convention
+    if convention and expected.flops_per_token is not None:
+        logged_flops_per_token = num_flops_per_token(
+            plan.model, seq_len=plan.seq_len, convention=find_convention(convention), tp=plan.layout.tp
+        )
     return LogContext(
         num_gpus=plan.layout.total_gpus,
         tokens_per_step=plan.tokens_per_step,
@@ -36,6 +44,7 @@ def context_of(plan: Plan) -> LogContext:
         has_exact_tokens=expected.has_exact_tokens,
         is_rl=plan.rl is not None,
         flops_per_token=expected.flops_per_token,
+        logged_flops_per_token=logged_flops_per_token,
         warmup_steps=plan.warmup_steps,
         num_samples=0 if plan.rl is None else plan.rl.num_samples,
         num_updates=plan.num_updates,
@@ -62,7 +71,10 @@ def read_logged_output(
         pattern = log_pattern(plan, log_format=log_format, log_file=plan.log_file if log_file is None else log_file)
         files = _find_files(pattern, run_dir=run_dir, how=preset_of(log_format).how)
         reading = read_log(
-            files, log_format=log_format, context=context_of(plan), num_old_bytes=_old_bytes(files, run_dir=run_dir)
+            files,
+            log_format=log_format,
+            context=context_of(plan, log_format=log_format),
+            num_old_bytes=_old_bytes(files, run_dir=run_dir),
         )
         if preset_of(log_format).log_format.is_clocked and len(reading.records) == plan.total_steps + 1:
             reading = _without_first(reading)
@@ -149,4 +161,4 @@ def tail_of_log(plan: Plan, *, framework: Framework, run_dir: Path) -> LogTail |
     def find_files() -> Mapping[Path, int]:
         return _old_bytes(_find_files(pattern, run_dir=run_dir, how=""), run_dir=run_dir)
 
-    return LogTail(find_files, log_format=log_format, context=context_of(plan))
+    return LogTail(find_files, log_format=log_format, context=context_of(plan, log_format=log_format))

@@ -8,43 +8,31 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_nemoperf.errors import PlanError
-from pytest_nemoperf.frameworks.bridge_config import MARKER, RECIPE_OPTION, BridgeRecipe, load_bridge, read_bridge
-from pytest_nemoperf.frameworks.config import ConfigValues, shown_config
-from pytest_nemoperf.frameworks.hydra_words import hydra_text
-from pytest_nemoperf.frameworks.logged import read_logged_output
-from pytest_nemoperf.frameworks.own_recipe import find_checkout, missing_package, own_command, without_config
+from pytest_nemoperf.frameworks.configs.bridge import MARKER, RECIPE_OPTION, BridgeRecipe, load_bridge, read_bridge
+from pytest_nemoperf.frameworks.configs.checkout import find_checkout
+from pytest_nemoperf.frameworks.configs.config_values import ConfigValues, shown_config
+from pytest_nemoperf.frameworks.configs.hydra_words import hydra_text
+from pytest_nemoperf.frameworks.configs.python_values import Opaque
+from pytest_nemoperf.frameworks.own_recipe import OwnLog, missing_package, own_command, without_config
 from pytest_nemoperf.frameworks.protocol import RankCommand
-from pytest_nemoperf.frameworks.python_values import Opaque
 from pytest_nemoperf.recipes.recipe import Plan
-from pytest_nemoperf.records.step import RunOutput
 
 _LOG_FORMAT: Final = "megatron_bridge"
 _PACKAGE: Final = re.compile(r"megatron[/.]bridge[/.](perf_)?recipes\b")
 
 
-class MegatronBridgeFramework:
+class MegatronBridgeFramework(OwnLog):
     """Runs Megatron-Bridge's training script with a recipe; steps, logging and checkpoints are overridden.
 
     The script is that of the checkout that the recipe lies in, or of the working directory's.
     """
 
+    log_formats = (_LOG_FORMAT,)
+
     @property
     def name(self) -> str:
         """Name in recipes."""
         return "megatron_bridge"
-
-    @property
-    def log_formats(self) -> tuple[str, ...]:
-        """Names of the presets of its logs."""
-        return (_LOG_FORMAT,)
-
-    def log_format(self, plan: Plan) -> str:  # noqa: ARG002 (each run writes the same)
-        """Return the name of the preset of its log."""
-        return _LOG_FORMAT
-
-    def log_file(self, plan: Plan) -> str:  # noqa: ARG002 (as above)
-        """Return the pattern of its log's files: the preset's."""
-        return ""
 
     def read_config(self, path: Path, *, options: Mapping[str, Any], env: Mapping[str, str]) -> ConfigValues:  # noqa: ARG002 (its values don't depend on variables)
         """Return the values of a recipe for a plan; see ConfigReader."""
@@ -85,14 +73,6 @@ class MegatronBridgeFramework:
         argv += [MARKER, "--recipe", recipe.name]
         argv += _overrides(plan, recipe=recipe)
         return own_command(plan, argv, run_dir=run_dir, directory=checkout, log_format=_LOG_FORMAT)
-
-    def read_output(self, plan: Plan, *, run_dir: Path) -> RunOutput:
-        """Return the records that the lines of the last rank tell.
-
-        Raises:
-            RecordError: If a step is missing.
-        """
-        return read_logged_output(plan, run_dir=run_dir, log_format=_LOG_FORMAT, log_file="")
 
 
 def _overrides(plan: Plan, *, recipe: BridgeRecipe) -> Iterator[str]:

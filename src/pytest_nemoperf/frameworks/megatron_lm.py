@@ -7,69 +7,43 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any, Final
 
-from pytest_nemoperf.errors import PlanError
-from pytest_nemoperf.frameworks.bash_arguments import edited_launch
-from pytest_nemoperf.frameworks.config import ConfigValues, shown_config
-from pytest_nemoperf.frameworks.logged import read_logged_output
-from pytest_nemoperf.frameworks.megatron_arguments import MegatronArguments, option_words
-from pytest_nemoperf.frameworks.megatron_config import (
+from pytest_nemoperf.errors import PlanError, RecordError
+from pytest_nemoperf.frameworks.configs.bash_arguments import edited_launch, was_edited
+from pytest_nemoperf.frameworks.configs.checkout import find_checkout
+from pytest_nemoperf.frameworks.configs.config_values import ConfigValues, shown_config
+from pytest_nemoperf.frameworks.configs.megatron import (
     MARKER,
+    OTHER_OPTIONS,
     SCRIPT_OPTION,
-    WORDS_OPTION,
     MegatronRecipe,
     load_megatron,
     read_megatron,
     substituted,
 )
-from pytest_nemoperf.frameworks.own_recipe import find_checkout, missing_package, own_command, without_config
+from pytest_nemoperf.frameworks.configs.megatron_arguments import DROPPED, MegatronArguments, option_words
+from pytest_nemoperf.frameworks.own_recipe import OwnLog, missing_package, own_command, without_config
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.recipes.recipe import Plan
-from pytest_nemoperf.records.step import RunOutput
+from pytest_nemoperf.records.step import STEPS_FILE, RunOutput
 
 _LOG_FORMAT: Final = "megatron"
+_EDITED: Final = "launch"
+"""Folder of the run directory with the wrappers of launchers."""
 _HYBRID_SCRIPTS: Final = ("pretrain_hybrid.py", "pretrain_mamba.py")
-_DROPPED: Final = (
-    "save",
-    "load",
-    "save-interval",
-    "save-retain-interval",
-    "non-persistent-save-interval",
-    "ckpt-step",
-    "async-save",
-    "use-persistent-ckpt-worker",
-    "exit-interval",
-    "exit-duration-in-mins",
-    "wandb-project",
-    "wandb-entity",
-    "wandb-exp-name",
-    "wandb-save-dir",
-)
-"""Arguments that are left out: checkpoints, which would also continue the count of steps, and ends of its own."""
 
 
-class MegatronLMFramework:
+class MegatronLMFramework(OwnLog):
     """Runs a shell script, or Megatron-LM's training script with the arguments of a file.
 
     A shell script runs as it is; the command line with its training script gets other arguments at the end.
     """
 
+    log_formats = (_LOG_FORMAT,)
+
     @property
     def name(self) -> str:
         """Name in recipes."""
         return "megatron_lm"
-
-    @property
-    def log_formats(self) -> tuple[str, ...]:
-        """Names of the presets of its logs."""
-        return (_LOG_FORMAT,)
-
-    def log_format(self, plan: Plan) -> str:  # noqa: ARG002 (each run writes the same)
-        """Return the name of the preset of its log."""
-        return _LOG_FORMAT
-
-    def log_file(self, plan: Plan) -> str:  # noqa: ARG002 (as above)
-        """Return the pattern of its log's files: the preset's."""
-        return ""
 
     def read_config(self, path: Path, *, options: Mapping[str, Any], env: Mapping[str, str]) -> ConfigValues:
         """Return the values of a recipe file for a plan; see ConfigReader."""
@@ -103,10 +77,10 @@ class MegatronLMFramework:
         added = _added(plan, recipe=recipe, run_dir=run_dir)
         if recipe.shell_words is not None:
             dropped = []
-            for name in (*_DROPPED, *_left_out(plan)):
+            for name in (*DROPPED, *_left_out(plan)):
                 dropped += [f"--{name}", f"--{name.replace('-', '_')}"]
             variables = edited_launch(
-                run_dir.resolve() / "launch",
+                run_dir.resolve() / _EDITED,
                 training=PurePath(recipe.script).name,
                 dropped=dropped,
                 added=list(added.words()),
@@ -122,9 +96,16 @@ class MegatronLMFramework:
         """Return the records that the lines of Megatron-LM's last rank tell.
 
         Raises:
-            RecordError: If a step is missing.
+            RecordError: If a step is missing, or a script's training ran with its own steps and checkpoints.
         """
-        return read_logged_output(plan, run_dir=run_dir, log_format=_LOG_FORMAT, log_file="")
+        path = Path(plan.framework_config)
+        if path.suffix == ".sh" and not (was_edited(run_dir / _EDITED) or (run_dir / STEPS_FILE).exists()):
+            raise RecordError(
+                f"{shown_config(path)} started its training around the wrappers that give it the steps of this run and "
+                "leave out its checkpoints: it trained as the script says; let it call its launcher by name, or give "
+                "the training's own arguments as YAML or text"
+            )
+        return super().read_output(plan, run_dir=run_dir)
 
 
 def _left_out(plan: Plan) -> list[str]:
@@ -152,7 +133,7 @@ def _added(plan: Plan, *, recipe: MegatronRecipe, run_dir: Path) -> MegatronArgu
     if "tensorboard-dir" in arguments:
         own["tensorboard-dir"] = (str(run_dir.resolve() / "tensorboard"),)
     for key, value in plan.framework_options.items():
-        if key not in (SCRIPT_OPTION, WORDS_OPTION) and value is not None and value is not False:
+        if key not in OTHER_OPTIONS and value is not None and value is not False:
             own[key.lstrip("-").replace("_", "-")] = option_words(value)
     return MegatronArguments(own, subject=arguments.subject)
 
@@ -167,7 +148,7 @@ def _torchrun(plan: Plan, *, recipe: MegatronRecipe, added: MegatronArguments, d
             f"{plan.case}: there is no {script} in {directory}; name the training script in "
             f"framework_options={{{SCRIPT_OPTION!r}: ...}}"
         )
-    values = {name: words for name, words in recipe.arguments.values.items() if name not in _DROPPED}
+    values = {name: words for name, words in recipe.arguments.values.items() if name not in DROPPED}
     arguments = MegatronArguments({**values, **added.values}, subject=recipe.arguments.subject)
     words, missing = substituted(list(arguments.words()), env={**os.environ, **recipe.env, **plan.env})
     if missing:

@@ -7,43 +7,31 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_nemoperf.errors import PlanError
-from pytest_nemoperf.frameworks.config import ConfigValues, shown_config
-from pytest_nemoperf.frameworks.hydra_words import hydra_text
-from pytest_nemoperf.frameworks.logged import read_logged_output
-from pytest_nemoperf.frameworks.nemo_rl_config import SCRIPT_OPTION, load_nemo_rl, read_nemo_rl
-from pytest_nemoperf.frameworks.own_recipe import find_checkout, missing_package, own_command, without_config
+from pytest_nemoperf.frameworks.configs.checkout import find_checkout
+from pytest_nemoperf.frameworks.configs.config_values import ConfigValues, shown_config
+from pytest_nemoperf.frameworks.configs.hydra_words import hydra_text
+from pytest_nemoperf.frameworks.configs.nemo_rl import SCRIPT_OPTION, load_nemo_rl, read_nemo_rl
+from pytest_nemoperf.frameworks.configs.yaml_file import YamlConfig
+from pytest_nemoperf.frameworks.own_recipe import OwnLog, missing_package, own_command, without_config
 from pytest_nemoperf.frameworks.protocol import RankCommand
-from pytest_nemoperf.frameworks.yaml_config import YamlConfig
 from pytest_nemoperf.recipes.recipe import Plan
-from pytest_nemoperf.records.step import RunOutput
 
 _LOG_FORMAT: Final = "nemo_rl"
 _MARKER: Final = "examples/run_grpo.py"
 
 
-class NemoRLFramework:
+class NemoRLFramework(OwnLog):
     """Runs NeMo RL's own training script with its recipe file; steps, logging and checkpoints are overridden.
 
     The script is that of the file's algorithm, in the checkout that the file lies in, or in the working directory's.
     """
 
+    log_formats = (_LOG_FORMAT,)
+
     @property
     def name(self) -> str:
         """Name in recipes."""
         return "nemo_rl"
-
-    @property
-    def log_formats(self) -> tuple[str, ...]:
-        """Names of the presets of its logs."""
-        return (_LOG_FORMAT,)
-
-    def log_format(self, plan: Plan) -> str:  # noqa: ARG002 (each run writes the same)
-        """Return the name of the preset of its log."""
-        return _LOG_FORMAT
-
-    def log_file(self, plan: Plan) -> str:  # noqa: ARG002 (as above)
-        """Return the pattern of its log's files: the preset's."""
-        return ""
 
     def read_config(self, path: Path, *, options: Mapping[str, Any], env: Mapping[str, str]) -> ConfigValues:
         """Return the values of a recipe file for a plan; see ConfigReader."""
@@ -83,14 +71,6 @@ class NemoRLFramework:
         argv += _overrides(plan, algorithm=algorithm, run_dir=run_dir)
         return own_command(plan, argv, run_dir=run_dir, directory=checkout, log_format=_LOG_FORMAT)
 
-    def read_output(self, plan: Plan, *, run_dir: Path) -> RunOutput:
-        """Return the records that NeMo RL's TensorBoard files tell.
-
-        Raises:
-            RecordError: If a step is missing.
-        """
-        return read_logged_output(plan, run_dir=run_dir, log_format=_LOG_FORMAT, log_file="")
-
 
 def _script(config: YamlConfig, *, algorithm: str) -> str:
     """Return the training script of a file, from the checkout's root."""
@@ -119,4 +99,4 @@ def _overrides(plan: Plan, *, algorithm: str, run_dir: Path) -> Iterator[str]:
         yield f"++{name}={hydra_text(value)}"
     for name, value in plan.framework_options.items():
         if name != SCRIPT_OPTION:
-            yield f"++{name.lstrip('+~')}={hydra_text(value)}"
+            yield f"++{name.lstrip('+')}={hydra_text(value)}"

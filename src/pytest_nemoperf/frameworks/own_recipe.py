@@ -10,13 +10,40 @@ from typing import Final
 
 from pytest_nemoperf.frameworks.interpreter import with_interpreter
 from pytest_nemoperf.frameworks.launch import note_launch
-from pytest_nemoperf.frameworks.logged import log_pattern
+from pytest_nemoperf.frameworks.logged import log_pattern, read_logged_output
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.logs.log_format import LogFormat
 from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.step import RunOutput
 
 _GO_THERE: Final = "import os, sys; os.chdir(sys.argv[1]); os.execvp(sys.argv[2], sys.argv[2:])"
 """Program that runs the rest of its arguments in a directory, so that the directory is an argument like others."""
+
+
+class OwnLog:
+    """Log of a framework's runs, and their records from it; classes of frameworks add the rest of the protocol.
+
+    Attributes:
+        log_formats: Names of the presets of the logs that runs may write, the usual one first.
+    """
+
+    log_formats: tuple[str, ...]
+
+    def log_format(self, plan: Plan) -> str:  # noqa: ARG002 (a framework may have a second one)
+        """Return the name of the preset of a run's log."""
+        return self.log_formats[0]
+
+    def log_file(self, plan: Plan) -> str:  # noqa: ARG002 (as above)
+        """Return the pattern of that log's files; empty for the preset's."""
+        return ""
+
+    def read_output(self, plan: Plan, *, run_dir: Path) -> RunOutput:
+        """Return the records that the log of a run tells.
+
+        Raises:
+            RecordError: If a step is missing.
+        """
+        return read_logged_output(plan, run_dir=run_dir, log_format=self.log_format(plan), log_file=self.log_file(plan))
 
 
 def without_config(plan: Plan) -> str:
@@ -25,20 +52,6 @@ def without_config(plan: Plan) -> str:
         f"framework={plan.framework!r} runs recipe files of its own, and this plan has none; give "
         "framework_config=..., or framework='torch' for the native engine"
     )
-
-
-def find_checkout(config: Path, *, marker: str) -> Path | None:
-    """Return the checkout that a recipe file lies in, else the working directory's, else None.
-
-    Args:
-        config: The file.
-        marker: File by which a checkout is known, from its root.
-    """
-    for start in (config.resolve().parent, Path.cwd()):
-        for folder in (start, *start.parents):
-            if (folder / marker).is_file():
-                return folder
-    return None
 
 
 def missing_package(plan: Plan, *, module: str, install: str) -> str | None:
@@ -91,5 +104,6 @@ def own_command(
     command = with_interpreter(
         RankCommand(argv=words, num_processes=1, is_rank=False, env=variables), python=plan.python
     )
-    note_launch(command, run_dir=run_dir, log_file=log_pattern(plan, log_format=log_format, log_file=log_file))
+    pattern = log_pattern(plan, log_format=log_format, log_file=log_file)
+    note_launch(command, run_dir=run_dir, python=plan.python, log_file=pattern)
     return command

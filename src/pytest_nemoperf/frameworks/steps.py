@@ -38,6 +38,8 @@ def read_step_records(path: Path, *, total_steps: int) -> tuple[StepRecord, ...]
                 f"{subject}: step {record.step} after step {records[-1].step}; "
                 "write each step once, in order, from rank 0 only"
             )
+        if record.step >= total_steps and records and records[0].step == 1:
+            raise RecordError(f"{path}:1: the first step is 1; count steps from 0")
         if record.step >= total_steps:
             raise RecordError(
                 f"{subject}: step {record.step}, but the plan has {total_steps} steps, counted from 0; "

@@ -25,6 +25,8 @@ from pytest_nemoperf.records.step import RankError, error_file
 _SERVER = "pytest_nemoperf.native.rank.server"
 _COVERAGE = ("COVERAGE_PROCESS_", "COV_CORE_")
 _GUARD = "pytest_nemoperf.launchers.guard"
+_FOREIGN_RANK_VARIABLES = ("SLURM_PROCID", "SLURM_LOCALID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
+"""Variables by which other launchers number the process that pytest is; they are not those of what it starts."""
 _POLL_SEC = 0.2
 _READY_LIMIT_SEC = 300.0  # imports from a cold network file system take minutes
 _STOP_MARGIN_SEC = 5.0
@@ -165,7 +167,7 @@ def _inherited_environment() -> dict[str, str]:
     """
     inherited = {}
     for name, value in os.environ.items():
-        if name not in RANK_VARIABLES and not name.startswith(_COVERAGE):
+        if name not in (*RANK_VARIABLES, *_FOREIGN_RANK_VARIABLES) and not name.startswith(_COVERAGE):
             inherited[name] = value
     return inherited
 

@@ -126,16 +126,25 @@ def _check_encoding(raw: bytes, *, path: Path) -> None:
 def lines_of(raw: bytes, *, number: int, is_old: bool = False) -> Iterator[Line]:
     """Yield the pictures of a progress bar in one line of bytes; most lines are one."""
     is_whole = raw.endswith(b"\n")
-    text = _COLOUR.sub(_without_colour, raw.decode("utf-8", errors="replace").rstrip("\r\n"))
+    text = raw.decode("utf-8", errors="replace").rstrip("\r\n")
+    if "\x1b" in text:
+        text = _COLOUR.sub(_without_colour, text)
     pictures = text.split("\r")
     for at, picture in enumerate(pictures):
         yield Line(
             number=number,
-            text=_HARD_BLANK.sub("_", picture.translate(_CONTROLS)),
+            text=_without_controls(picture),
             is_whole=is_whole or at + 1 < len(pictures),
             is_redrawn=at > 0,
             is_old=is_old,
         )
+
+
+def _without_controls(text: str) -> str:
+    """Return a text without control characters and hard blanks; the tests spare most lines the search."""
+    if not text.isprintable():
+        text = text.translate(_CONTROLS)
+    return text if text.isascii() else _HARD_BLANK.sub("_", text)
 
 
 def _without_colour(match: re.Match[str]) -> str:

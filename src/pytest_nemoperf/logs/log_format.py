@@ -23,7 +23,9 @@ WALL_TIME: Final = "wall_time"
 RAW: Final = "raw."
 """Begins the names of quantities that only a preset's own conversion knows."""
 _CLOCK: Final = "end_time_sec"
-_TIMES: Final = frozenset({"step_time_sec", "step_time_ms", "tokens_per_sec", "tokens_per_sec_per_gpu"})
+_TIMES: Final = ("step_time_sec", "step_time_ms", "tokens_per_sec", "tokens_per_sec_per_gpu")
+TIME_SOURCES: Final = (*_TIMES, _CLOCK)
+"""Quantities of which a log needs one, since step times follow from them."""
 _COMMAS: Final = ("", "thousands", "decimal")
 
 
@@ -90,7 +92,8 @@ class LogFormat:
             could be either are refused.
 
     Raises:
-        RecipeError: If a quantity is unknown, a regular expression is broken, or the kind needs the other attribute.
+        RecipeError: If a quantity is unknown or none is a time, a regular expression is broken or names nothing, an
+            attribute is of another type, or the kind needs the other attribute.
     """
 
     kind: LogKind
@@ -105,10 +108,8 @@ class LogFormat:
             raise RecipeError(
                 f"unknown kind of log {self.kind!r}; {did_you_mean(str(self.kind), list(LogKind))}"
             ) from None
-        patterns: str | tuple[str, ...] = self.patterns
-        if isinstance(patterns, str):
-            patterns = (patterns,)  # one is often all there is
-        object.__setattr__(self, "patterns", tuple(patterns))
+        object.__setattr__(self, "patterns", _patterns_of(self.patterns))
+        _check_fields(self.fields)
         is_text = self.kind is LogKind.TEXT
         if bool(self.patterns) != is_text or bool(self.fields) == is_text:
             needed = "patterns" if is_text else "fields"
@@ -118,6 +119,22 @@ class LogFormat:
         for name in self.names():
             if name not in QUANTITIES and not name.startswith(RAW):
                 raise RecipeError(f"log_format: unknown quantity {name!r}; {did_you_mean(name, QUANTITIES)}")
+        self._check_names()
+
+    def _check_names(self) -> None:
+        """Refuse a format that leaves step times unknown, and patterns that name nothing."""
+        for pattern in self.patterns:
+            if not re.compile(pattern).groupindex:
+                raise RecipeError(
+                    f"log_format: {pattern!r} names no quantity; put named groups around its numbers, such as "
+                    r"(?P<step_time_sec>\S+)"
+                )
+        names = set(self.names())
+        if not names & set(TIME_SOURCES) and not any(name.startswith(RAW) for name in names):
+            raise RecipeError(
+                f"log_format: no time, rate or clock among its quantities ({', '.join(sorted(names))}); name one of "
+                f"{', '.join(TIME_SOURCES)}"
+            )
 
     @property
     def is_clocked(self) -> bool:
@@ -126,7 +143,7 @@ class LogFormat:
         Event files begin with the time at which they were made, before their first step.
         """
         names = set(self.names())
-        return _CLOCK in names and not names & _TIMES and self.fields.get(_CLOCK) != WALL_TIME
+        return _CLOCK in names and names.isdisjoint(_TIMES) and self.fields.get(_CLOCK) != WALL_TIME
 
     def names(self) -> Iterator[str]:
         """Yield the quantities that it names; of patterns, each one's.
@@ -142,6 +159,36 @@ class LogFormat:
                 raise RecipeError(f"log_format: {pattern!r} is no regular expression: {error}") from None
             for name in groups:
                 yield quantity_of(name)
+
+
+def _patterns_of(patterns: object) -> tuple[str, ...]:
+    """Return patterns as a tuple; one alone needs none, for one is often all there is.
+
+    Raises:
+        RecipeError: If they are no texts.
+    """
+    if isinstance(patterns, str):
+        return (patterns,)
+    if not isinstance(patterns, tuple | list) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise RecipeError(f"log_format: patterns={patterns!r} must be regular expressions: texts in a tuple")
+    return tuple(patterns)
+
+
+def _check_fields(fields: object) -> None:
+    """Check that fields are texts by text.
+
+    Raises:
+        RecipeError: If they are not.
+    """
+    example = 'such as {"step_time_sec": "timing/step"}'
+    if not isinstance(fields, Mapping):
+        raise RecipeError(f"log_format: fields={fields!r} must be a dict of key, column or tag by quantity, {example}")
+    for name, key in fields.items():
+        if not (isinstance(name, str) and isinstance(key, str) and key):
+            raise RecipeError(
+                f"log_format: fields has {name!r}: {key!r}, and both must be texts: key, column or tag by quantity, "
+                f"{example}"
+            )
 
 
 def quantity_of(group: str) -> str:

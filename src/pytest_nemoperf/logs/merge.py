@@ -77,11 +77,11 @@ def merge_rows(rows: Iterable[LogRow]) -> list[LoggedStep]:
         step = steps.get(number)
         if step is None:
             if last is not None and number < last.step:
-                raise _backwards(row, number=number, steps=list(steps.values()))
+                raise _two_runs(row, number=number, steps=steps)
             steps[number] = last = _step_of(row, step=number)
         else:
             last = step if last is None or step.step > last.step else last
-            _add(step, row, steps=list(steps.values()))
+            _add(step, row, steps=steps)
     for row in late:
         step = steps.get(row.step if row.step is not None else -1)
         if step is not None:
@@ -104,7 +104,7 @@ def _step_of(row: LogRow, *, step: int) -> LoggedStep:
     return LoggedStep(step=step, values=dict(row.values), places=places, rank=row.rank, clock=row.clock)
 
 
-def _add(step: LoggedStep, row: LogRow, *, steps: Sequence[LoggedStep]) -> None:
+def _add(step: LoggedStep, row: LogRow, *, steps: Mapping[int, LoggedStep]) -> None:
     if row.is_redrawn and _is_same(step.values, row.values):
         return  # a progress bar that shows the same again
     for name, value in row.values.items():
@@ -129,13 +129,13 @@ def _is_same(old: Mapping[str, float], new: Mapping[str, float]) -> bool:
     return all(name in old and (old[name] == value or value != value) for name, value in new.items())  # noqa: PLR0124
 
 
-def _twice(step: LoggedStep, row: LogRow, *, name: str, steps: Sequence[LoggedStep]) -> RecordError:
+def _twice(step: LoggedStep, row: LogRow, *, name: str, steps: Mapping[int, LoggedStep]) -> RecordError:
     subject = f"step {step.step} is logged twice, at {step.places[name]} and at {row.where}"
     if step.rank != row.rank:
         return RecordError(f"{subject}: by rank {step.rank or '?'} and by rank {row.rank or '?'}; {_ONE_RANK}")
     if _file_of(step.places[name]) != _file_of(row.where):
         return RecordError(f"{subject}: two files tell the same steps, of two ranks or of two runs; {_ONE_RANK}")
-    if step is not steps[-1]:
+    if step.step != list(steps)[-1]:
         return _two_runs(row, number=step.step, steps=steps)
     how = "with the same numbers" if step.values[name] == row.values[name] else f"with another {name}"
     return RecordError(
@@ -144,14 +144,12 @@ def _twice(step: LoggedStep, row: LogRow, *, name: str, steps: Sequence[LoggedSt
     )
 
 
-def _backwards(row: LogRow, *, number: int, steps: Sequence[LoggedStep]) -> RecordError:
-    return _two_runs(row, number=number, steps=steps)
-
-
-def _two_runs(row: LogRow, *, number: int, steps: Sequence[LoggedStep]) -> RecordError:
+def _two_runs(row: LogRow, *, number: int, steps: Mapping[int, LoggedStep]) -> RecordError:
+    in_order = list(steps.values())
+    first, last = in_order[0], in_order[-1]
     return RecordError(
-        f"{row.where}: step {number} after step {steps[-1].step}: two runs in one log, the first from "
-        f"{steps[0].where} to {steps[-1].where}, the next from {row.where}; give each run a file of its own"
+        f"{row.where}: step {number} after step {last.step}: two runs in one log, the first from "
+        f"{first.where} to {last.where}, the next from {row.where}; give each run a file of its own"
     )
 
 

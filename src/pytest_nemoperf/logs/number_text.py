@@ -66,7 +66,8 @@ def is_cut(text: str, *, start: int, end: int) -> str:
         start: Beginning of the part.
         end: End of the part.
     """
-    for first, shown in _numbers(text, after=start):
+    from_char, to_char = _extent(text, start=start, end=end)
+    for first, shown in _numbers(text, after=start, from_char=from_char, to_char=to_char):
         if first > start:
             return ""
         last = first + len(shown)
@@ -75,9 +76,25 @@ def is_cut(text: str, *, start: int, end: int) -> str:
     return ""
 
 
-def _numbers(text: str, *, after: int) -> Iterator[tuple[int, str]]:
+def _extent(text: str, *, start: int, end: int) -> tuple[int, int]:
+    """Return the beginning and end of a part together with the characters around it that numbers may have.
+
+    A number begins and ends within them, so that the rest of a long line need not be searched.
+    """
+    while start > 0 and _may_be_in_number(text[start - 1]):
+        start -= 1
+    while end < len(text) and _may_be_in_number(text[end]):
+        end += 1
+    return start, end
+
+
+def _may_be_in_number(char: str) -> bool:
+    return char in "+-.,_eE" or char.isdecimal()
+
+
+def _numbers(text: str, *, after: int, from_char: int, to_char: int) -> Iterator[tuple[int, str]]:
     """Yield beginning and text of each number that does not end before a place; those of a list apart."""
-    for match in _NUMBER.finditer(text):
+    for match in _NUMBER.finditer(text, from_char, to_char):
         if match.end() <= after:
             continue
         first = match.start()

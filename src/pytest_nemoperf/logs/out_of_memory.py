@@ -18,10 +18,11 @@ _SIGNS: Final = (
     re.compile(r"\boom[-_]kill", re.IGNORECASE),  # Slurm, the kernel
     re.compile(r"^(?:\[?(?:rank|default)?\s*\d+\]?\s*[:|]\s*)?(?:numpy\.\S*\.)?_?(?:Array)?MemoryError\b"),
 )
-_QUESTION: Final = re.compile(
-    r"out of memory\s*\?|to (?:avoid|prevent) out.of.memory|if .*out of memory", re.IGNORECASE
+_NO_REPORT: Final = re.compile(
+    r"out of memory\s*\?|\b(?:avoid|prevent|no|without|if)\b.*out.of.memory|out.of.memory.*\b(?:retr|recover)",
+    re.IGNORECASE,
 )
-"""Advice and questions, which are no reports."""
+"""Advice, questions and what was survived, which are no reports."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ class OutOfMemory:
 def find_out_of_memory(text: str) -> OutOfMemory | None:
     """Return the first report of memory that could not be had in a log, or None."""
     for line in text.splitlines():
-        if _QUESTION.search(line) or not any(sign.search(line) for sign in _SIGNS):
+        if _NO_REPORT.search(line) or not any(sign.search(line) for sign in _SIGNS):
             continue
         rank = _RANK.search(line)
         return OutOfMemory(

@@ -19,6 +19,7 @@ class Preset:
         file: Pattern of the files, relative to the command's directory or beginning with ``{run_dir}``; empty for
             the command's own output.
         env: Variables that let the command write such a log; values may hold ``{run_dir}``.
+        flops_convention: Convention under which it counts the TFLOP/s that it logs; empty if not known.
         how: What the command must be told to write one that tells every step, in words.
         convert: Quantities of a step as logged to ours, for what names alone can't say; those as logged may have names
             that begin with ``raw.``, which are dropped afterwards. None for none.
@@ -29,6 +30,7 @@ class Preset:
     log_format: LogFormat
     file: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
+    flops_convention: str = ""
     how: str = ""
     convert: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None
     convert_steps: Callable[[Sequence[LoggedStep], LogContext], None] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -12,7 +12,7 @@ from pytest_nemoperf.errors import RecordError, count_text
 from pytest_nemoperf.logs.context import LogContext
 from pytest_nemoperf.logs.convert import LogReading, records_of
 from pytest_nemoperf.logs.event_files import EVENT_FILES, read_event_files
-from pytest_nemoperf.logs.log_format import RUN_DIR, LogFormat, LogKind
+from pytest_nemoperf.logs.log_format import RUN_DIR, TIME_SOURCES, LogFormat, LogKind
 from pytest_nemoperf.logs.out_of_memory import find_out_of_memory
 from pytest_nemoperf.logs.preset import Preset
 from pytest_nemoperf.logs.presets import name_of, preset_of
@@ -21,6 +21,7 @@ from pytest_nemoperf.logs.rows import FileRows, LogRow, read_file
 _OF_CONSOLES: Final = frozenset({LogKind.TEXT, LogKind.DICT})
 """Kinds of log that hold whatever else a program prints."""
 _END_BYTES: Final = 1 << 18
+_MAX_HINTS: Final = 2
 
 
 def read_log(
@@ -49,9 +50,11 @@ def read_log(
     rows = [row for file in files for row in file.rows]
     notes = [note for file in files for note in file.notes]
     if preset.log_format.kind in _OF_CONSOLES:
-        _check_memory(paths, last_step=_last_step(rows))
+        notes += _out_of_memory(paths, has_steps=bool(rows))
     if not rows:
         raise RecordError(_nothing_found(paths, files=files, name=name_of(log_format), preset=preset, notes=notes))
+    if preset.convert is None and preset.convert_steps is None:  # these know the keys that they miss
+        _check_times(rows, files=files)
     reading = records_of(rows, context=context, convert=preset.convert, convert_steps=preset.convert_steps)
     return LogReading(
         records=reading.records,
@@ -61,24 +64,36 @@ def read_log(
     )
 
 
-def _check_memory(paths: Sequence[Path], *, last_step: int | None) -> None:
-    """Check that no process reported memory that it could not have.
+def _out_of_memory(paths: Sequence[Path], *, has_steps: bool) -> Iterator[str]:
+    """Yield a sentence for each file that reports memory that could not be had.
 
     Raises:
-        RecordError: If one did, with rank and size.
+        RecordError: If that is why there are no steps.
     """
     for path in paths:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _END_BYTES))
             found = find_out_of_memory(file.read().decode("utf-8", errors="replace"))
-        if found is not None:
-            after = "before any step was logged" if last_step is None else f"after step {last_step}"
-            raise RecordError(f"{found.describe(subject=str(path))}; it ended {after}")
+        if found is None:
+            continue
+        sentence = found.describe(subject=str(path))
+        if not has_steps:
+            raise RecordError(f"{sentence}; it ended before any step was logged")
+        yield sentence
 
 
-def _last_step(rows: Sequence[LogRow]) -> int | None:
-    steps = [row.step for row in rows if row.step is not None]
-    return steps[-1] if steps else None
+def _check_times(rows: Sequence[LogRow], *, files: Sequence[FileRows]) -> None:
+    """Check that no misspelt key leaves all steps without a time.
+
+    Raises:
+        RecordError: If no row has one, though the format names keys for it that are not in the files.
+    """
+    if any(name in row.values for row in rows for name in TIME_SOURCES):
+        return
+    for file in files:
+        hints = [file.missing[name] for name in TIME_SOURCES if name in file.missing]
+        if hints:
+            raise RecordError(f"{rows[0].where}: no time in the log: {'; '.join(hints)}; name the key of the time")
 
 
 def _nothing_found(
@@ -92,6 +107,8 @@ def _nothing_found(
     for file in files:
         if file.nearest:
             lines.append(f"the nearest line is {file.nearest}")
+        hints = [file.missing[name] for name in (*TIME_SOURCES, *file.missing) if name in file.missing]
+        lines += list(dict.fromkeys(hints))[:_MAX_HINTS]
     lines += notes
     advice = "name the log_format that the program writes, or give a LogFormat of its lines"
     lines.append(f"{preset.how}; else {advice}" if preset.how else advice)

@@ -6,8 +6,8 @@ import ast
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -19,7 +19,9 @@ from pytest_nemoperf.logs.number_text import NumberTextError, is_cut, number_of
 _MAX_TEXT: Final = 1 << 16  # characters of a line that patterns are tried on
 _MAX_SHOWN: Final = 160
 _MAX_STEP: Final = 2**53  # beyond it a float skips whole numbers
-_CLOCK_QUANTITY: Final = "end_time_sec"
+_CLOCK_QUANTITIES: Final = ("start_time_sec", "end_time_sec")
+_MAX_KEYS: Final = 1000  # remembered for a message
+_DIGIT = re.compile(r"\d")
 _BARE_WORD = re.compile(r"(?<![\w'\"])(nan|inf|-inf|NaN|Infinity)(?![\w'\"])")
 
 
@@ -53,12 +55,14 @@ class FileRows:
         num_lines: Lines of the file.
         nearest: Line that resembles the format most, if no line is of it; empty else.
         notes: What was left out, and why.
+        missing: What the file has instead of a key or column of the format, by quantity; empty for other kinds.
     """
 
     rows: tuple[LogRow, ...]
     num_lines: int
     nearest: str = ""
     notes: tuple[str, ...] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 class RowParser(Protocol):
@@ -74,6 +78,10 @@ class RowParser(Protocol):
 
     def read_old(self, line: Line) -> None:
         """Take in a line of an earlier run in the same file, of which only the head of a table is still good."""
+        ...
+
+    def keys(self) -> Collection[str]:
+        """Return the keys or columns of the file so far; none for other kinds."""
         ...
 
     def likeness(self, line: Line) -> float:
@@ -107,7 +115,8 @@ def read_file(path: Path, log_format: LogFormat, *, num_old_bytes: int = 0) -> F
     rows: list[LogRow] = []
     notes: list[str] = []
     num_lines = 0
-    nearest, best = "", 0.0
+    nearest: Line | None = None
+    best = 0.0
     for line in read_lines(path, num_old_bytes=num_old_bytes):
         if line.is_old:
             parser.read_old(line)
@@ -125,13 +134,31 @@ def read_file(path: Path, log_format: LogFormat, *, num_old_bytes: int = 0) -> F
         if not found and not rows:
             likeness = parser.likeness(line)
             if likeness >= best > 0 or likeness > best:
-                nearest, best = f"{path}:{line.number}: {shown(line.text)}", likeness
+                nearest, best = line, likeness
     if rows and "step" in log_format.fields and all(row.step is None for row in rows):
         key = log_format.fields["step"]
         raise RecordError(
             f"{rows[0].where}: no {key!r} here or below; name the key that counts the steps, or leave it out"
         )
-    return FileRows(rows=tuple(rows), num_lines=num_lines, nearest="" if rows else nearest, notes=tuple(notes))
+    shown_nearest = ""
+    if nearest is not None and not rows:
+        shown_nearest = f"{path}:{nearest.number}: {shown(nearest.text)}"
+    return FileRows(
+        rows=tuple(rows),
+        num_lines=num_lines,
+        nearest=shown_nearest,
+        notes=tuple(notes),
+        missing=_missing(log_format, keys=parser.keys()),
+    )
+
+
+def _missing(log_format: LogFormat, *, keys: Collection[str]) -> dict[str, str]:
+    """Return a hint for each quantity of the format without its key in a file; none for a file without keys."""
+    hints = {}
+    for quantity, key in log_format.fields.items():
+        if keys and key not in keys:
+            hints[quantity] = f"no {key!r}; {did_you_mean(key, keys)}"
+    return hints
 
 
 def parser_of(log_format: LogFormat) -> RowParser:
@@ -161,7 +188,7 @@ class _TextParser:
     def __init__(self, log_format: LogFormat) -> None:
         self._format = log_format
         self._patterns = [re.compile(pattern) for pattern in log_format.patterns]
-        self._is_anchored = any("^" in pattern or "\\A" in pattern for pattern in log_format.patterns)
+        self._is_anchored = any(map(_is_anchored, log_format.patterns))
         self._words = {word for pattern in log_format.patterns for word in literal_words(pattern)}
 
     def rows(self, line: Line, *, file: str) -> Iterator[LogRow]:
@@ -202,12 +229,16 @@ class _TextParser:
                     f"{where}: {group}={text!r} is only a part of the number {whole!r}; let the group of "
                     f"{pattern.pattern!r} take all of it, e.g. [-+.,\\deE]+ or \\S+"
                 )
-            values[quantity_of(group)] = _number(text, name=group, log_format=self._format, where=where)
+            quantity = quantity_of(group)
+            values[quantity] = _number(text, name=group, log_format=self._format, where=where, quantity=quantity)
         self._check_one_step(match, pattern=pattern, where=where)
         return values
 
     def read_old(self, line: Line) -> None:
         pass
+
+    def keys(self) -> Collection[str]:
+        return ()
 
     @staticmethod
     def _check_one_step(match: re.Match[str], *, pattern: re.Pattern[str], where: str) -> None:
@@ -225,8 +256,13 @@ class _TextParser:
     def likeness(self, line: Line) -> float:
         text = line.text[:_MAX_TEXT].lower()
         found = sum(word in text for word in self._words)
-        has_number = any(char.isdigit() for char in text)
+        has_number = _DIGIT.search(text) is not None
         return found + 0.5 * has_number
+
+
+def _is_anchored(pattern: str) -> bool:
+    """Return whether a regular expression may ask for the beginning of the line; ``[^`` does not."""
+    return "^" in pattern.replace("[^", "[") or "\\A" in pattern
 
 
 def _starts(match: re.Match[str]) -> list[int]:
@@ -253,7 +289,8 @@ class _ObjectParser:
     def __init__(self, log_format: LogFormat, *, parse: Callable[[str], dict[str, Any] | None]) -> None:
         self._format = log_format
         self._parse = parse
-        self._keys: list[str] = []
+        self._keys: dict[str, None] = {}
+        self._unseen = set(log_format.fields.values())
 
     def rows(self, line: Line, *, file: str) -> Iterator[LogRow]:
         where = f"{file}:{line.number}"
@@ -264,7 +301,8 @@ class _ObjectParser:
             raise RecordError(f"{where}: a torn line, {shown(line.text)!r}: {error}; write each line whole") from None
         if data is None:
             return
-        self._keys += [key for key in data if key not in self._keys]
+        if self._unseen:
+            self._see(data)
         row = row_of(data, log_format=self._format, where=where)
         if row is not None:
             yield LogRow(
@@ -279,8 +317,27 @@ class _ObjectParser:
     def read_old(self, line: Line) -> None:
         pass
 
+    def keys(self) -> Collection[str]:
+        return self._keys
+
+    def _see(self, data: Mapping[str, Any]) -> None:
+        """Remember the keys of an object, until there was each that the format names."""
+        for key in _paths(data):
+            if key in self._unseen or len(self._keys) < _MAX_KEYS:
+                self._keys[key] = None
+        self._unseen -= self._keys.keys()
+
     def likeness(self, line: Line) -> float:
         return ("{" in line.text) + sum(key in line.text for key in self._format.fields.values())
+
+
+def _paths(data: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the keys of an object, and those of the objects in it with dots between."""
+    for key, value in data.items():
+        yield key
+        if isinstance(value, Mapping):
+            for inner in _paths(value):
+                yield f"{key}.{inner}"
 
 
 def row_of(data: Mapping[str, Any], *, log_format: LogFormat, where: str) -> LogRow | None:
@@ -312,9 +369,9 @@ def _lookup(data: Mapping[str, Any], key: str) -> object:
     return node
 
 
-def _number(value: object, *, name: str, log_format: LogFormat, where: str, quantity: str = "") -> float:
+def _number(value: object, *, name: str, log_format: LogFormat, where: str, quantity: str) -> float:
     if isinstance(value, str):
-        if quantity == _CLOCK_QUANTITY:
+        if quantity in _CLOCK_QUANTITIES:
             seconds = parse_clock(value)
             if seconds is not None:
                 return seconds
@@ -382,6 +439,7 @@ class _CsvParser:
     def __init__(self, log_format: LogFormat) -> None:
         self._format = log_format
         self._head: list[str] = []
+        self._first: list[str] = []
         self._delimiter = ","
 
     def rows(self, line: Line, *, file: str) -> Iterator[LogRow]:
@@ -410,6 +468,7 @@ class _CsvParser:
     def _read_head(self, text: str, *, where: str) -> None:
         self._delimiter = max(",;\t", key=text.count)
         head = self._cells(text)
+        self._first = self._first or head
         columns = self._format.fields.values()
         if any(column in head for column in columns):
             self._head = head
@@ -419,6 +478,11 @@ class _CsvParser:
             step = self._format.fields.get("step")
             if step is not None and step not in head:
                 raise RecordError(f"{where}: no column {step!r}, which counts the steps; {did_you_mean(step, head)}")
+
+    def keys(self) -> Collection[str]:
+        if self._head:
+            return self._head
+        return self._first if len(self._first) > 1 else ()  # a line without delimiters is no head
 
     def _cells(self, text: str) -> list[str]:
         try:
@@ -455,11 +519,13 @@ def _read_json(path: Path, log_format: LogFormat) -> FileRows:
             raise RecordError(f"{path}: {name} is no object; the format is value by step by metric")
         for key, value in series.items():
             where = f"{path}: {name} of step {shown(key)}"
-            step = step_number(_number(key, name="step", log_format=log_format, where=where), where=where)
+            number = _number(key, name="step", log_format=log_format, where=where, quantity="step")
+            step = step_number(number, where=where)
             if quantity in values.get(step, {}):
                 raise RecordError(f"{where}: step {step} is there twice")
             if value is not None:
                 number = _number(value, name=name, log_format=log_format, where=where, quantity=quantity)
                 values.setdefault(step, {})[quantity] = number
     rows = [LogRow(step=step, values=values[step], where=f"{path}: step {step}") for step in sorted(values)]
-    return FileRows(rows=tuple(rows), num_lines=text.count("\n") + 1)
+    missing = _missing(log_format, keys=data)
+    return FileRows(rows=tuple(rows), num_lines=text.count("\n") + 1, missing=missing)

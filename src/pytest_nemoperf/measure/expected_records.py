@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pytest_nemoperf.flops.conventions import find_convention
+from pytest_nemoperf.flops.count import num_flops_per_token
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.recipes.rl import RL
+from pytest_nemoperf.recipes.systems import largest_peak_tflops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +19,7 @@ class ExpectedRollout:
         num_training_gpus: Ranks that compute log-probabilities and train.
         num_generation_gpus: Ranks that generate; the same or others.
         num_samples: Responses of a step.
+        num_response_tokens: Tokens of these; None if their lengths are not pinned.
         max_staleness: Steps by which the generating weights may be older than the trained ones.
         flops_per_step: Model FLOPs of training in one step; None if they depend on the responses, or a value model
             adds its own.
@@ -24,6 +28,7 @@ class ExpectedRollout:
     num_training_gpus: int
     num_generation_gpus: int
     num_samples: int
+    num_response_tokens: int | None
     max_staleness: int
     flops_per_step: float | None
 
@@ -42,6 +47,9 @@ class ExpectedRecords:
             then TFLOP/s needs FLOPs in the records.
         flops_convention: Name of the FLOPs convention.
         peak_tflops: Dense peak of one GPU, TFLOP/s; None if unknown, then there is no MFU.
+        min_flops_per_token: Model FLOPs per token whatever the lengths of sequences, as a lower bound; None if unknown.
+        most_tflops: TFLOP/s of one GPU that can't be surpassed: the peak, or of an unknown device the largest of the
+            catalog in this precision; None if that is unknown, too.
         rollout: Reinforcement learning; None for other workloads.
     """
 
@@ -53,6 +61,8 @@ class ExpectedRecords:
     flops_per_token: float | None = None
     flops_convention: str | None = None
     peak_tflops: float | None = None
+    min_flops_per_token: float | None = None
+    most_tflops: float | None = None
     rollout: ExpectedRollout | None = None
 
 
@@ -76,6 +86,10 @@ def expected_of(plan: Plan) -> ExpectedRecords:
         flops_per_token=flops_per_token,
         flops_convention=plan.flops_convention,
         peak_tflops=plan.peak_tflops,
+        min_flops_per_token=num_flops_per_token(
+            plan.model, seq_len=1, convention=find_convention(plan.flops_convention), tp=plan.layout.tp
+        ),
+        most_tflops=plan.peak_tflops or largest_peak_tflops(plan.precision.number_format),
         rollout=rollout,
     )
 
@@ -83,12 +97,16 @@ def expected_of(plan: Plan) -> ExpectedRecords:
 def _expected_rollout(plan: Plan, *, rl: RL) -> ExpectedRollout:
     generation = plan.layout.generation
     flops_per_step = None
+    num_response_tokens = None
+    if _has_exact_tokens(plan):
+        num_response_tokens = sum(map(rl.response_limit, range(rl.num_samples)))
     if _has_exact_tokens(plan) and not rl.algorithm_config.has_value_model:
         flops_per_step = plan.flops_per_token * plan.tokens_per_step
     return ExpectedRollout(
         num_training_gpus=plan.layout.gpus,
         num_generation_gpus=plan.layout.gpus if generation is None else generation.gpus,
         num_samples=rl.num_samples,
+        num_response_tokens=num_response_tokens,
         max_staleness=rl.max_staleness,
         flops_per_step=flops_per_step,
     )

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 from pytest_nemoperf.measure.expected_records import ExpectedRecords
-from pytest_nemoperf.recipes.systems import system_catalog
 from pytest_nemoperf.records.metrics import FLOPS_PER_TFLOP
 from pytest_nemoperf.records.step import StepRecord
 
@@ -42,57 +40,51 @@ class _Work:
 def speed_problems(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> Iterator[str]:
     """Yield a sentence for each part of the steps that computes faster than the device can, with a guess at the unit.
 
-    A device without a known peak is held to the largest one of the catalog.
+    A device without a known peak is held to the largest one of the catalog in the same precision.
 
     Args:
         expected: GPUs, FLOPs and peak of the plan.
         measured: Steps after warm-up.
     """
-    peak_tflops = expected.peak_tflops
+    most_tflops = expected.most_tflops
+    if most_tflops is None:
+        return
     source = "the dense peak of the device"
-    if peak_tflops is None:
-        peak_tflops = largest_peak_tflops()
-        source = "the largest peak of any device in the catalog"
+    if expected.peak_tflops is None:
+        source = "the largest peak of any device in the catalog in this precision"
     for work in _work_of(expected, measured=measured):
         rate = work.tflops_rate
-        if rate <= peak_tflops:
+        if rate <= most_tflops:
             continue
         sentence = (
-            f"{work.name} computes {rate:,.4g} TFLOP/s/GPU, {rate / peak_tflops:.3g} times {source} "
-            f"({peak_tflops:,.4g} TFLOP/s): {work.flops:.4g} FLOPs in {work.seconds:.4g} s on {work.num_gpus} GPUs"
+            f"{work.name} computes {rate:,.4g} TFLOP/s/GPU, {rate / most_tflops:.3g} times {source} "
+            f"({most_tflops:,.4g} TFLOP/s): {work.flops:.4g} FLOPs in {work.seconds:.4g} s on {work.num_gpus} GPUs"
         )
-        guess = "the device was not synchronised, or model, batch or sequence length are not those that ran"
+        guess = "the device was not synchronised, or model, batch, sequence length or precision are not those that ran"
         for factor, unit in _SMALLER_UNITS:
-            if _MIN_SHARE_OF_PEAK * peak_tflops <= rate / factor <= peak_tflops:
+            if _MIN_SHARE_OF_PEAK * most_tflops <= rate / factor <= most_tflops:
                 guess = f"seconds were read as {unit}, {guess}"
                 break
         yield f"{sentence}; maybe {guess}"
 
 
-@cache
-def largest_peak_tflops() -> float:
-    """Return the largest dense peak of a device in the catalog, in any precision, TFLOP/s."""
-    peaks: list[float] = []
-    for system in system_catalog().values():
-        peaks.extend(system.peak_tflops.values())
-    return max(peaks)
-
-
 def _work_of(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> Iterator[_Work]:
+    """Yield the training phase of reinforcement learning, and whole steps with the least FLOPs they can have."""
     if not measured:
         return
     rollout = expected.rollout
+    flops = 0.0
+    for record in measured:
+        if record.flops is not None and rollout is None:
+            flops += record.flops
+        elif expected.has_exact_tokens and expected.flops_per_token is not None:
+            flops += expected.flops_per_token * record.tokens
+        elif expected.min_flops_per_token is not None:
+            flops += expected.min_flops_per_token * record.tokens
+    seconds = math.fsum(record.step_time_sec for record in measured)
+    yield _Work(name="a step", flops=flops, seconds=seconds, num_gpus=expected.num_gpus)
     if rollout is not None:
         seconds = math.fsum(record.phases.get("training", 0.0) for record in measured)
         flops = math.fsum(record.flops or 0.0 for record in measured)
         if seconds > 0:
             yield _Work(name="training", flops=flops, seconds=seconds, num_gpus=rollout.num_training_gpus)
-        return
-    flops = 0.0
-    for record in measured:
-        if record.flops is not None:
-            flops += record.flops
-        elif expected.has_exact_tokens and expected.flops_per_token is not None:
-            flops += expected.flops_per_token * record.tokens
-    seconds = math.fsum(record.step_time_sec for record in measured)
-    yield _Work(name="a step", flops=flops, seconds=seconds, num_gpus=expected.num_gpus)

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final
 
+from pytest_nemoperf.errors import did_you_mean
 from pytest_nemoperf.flops.count import FLOPS_REL_TOL
 from pytest_nemoperf.measure.expected_records import ExpectedRecords, ExpectedRollout
 from pytest_nemoperf.measure.metric_values import rollout_values
 from pytest_nemoperf.records.metrics import TOKEN_MULT_PROB_ERROR
-from pytest_nemoperf.records.step import StepRecord
+from pytest_nemoperf.records.step import RL_PHASES, StepRecord
 
 _TOKEN_MULT_PROB_ERROR_LIMIT: Final = 1.05
 """Above it, generation does not sample from the trained policy. NeMo RL's test suites require less than 1.05
@@ -34,7 +35,7 @@ def rollout_problems(expected: ExpectedRecords, *, records: Sequence[StepRecord]
             f"({len(without)} of {len(records)} steps): with rl= in the recipe each record needs it, as in "
             '"rollout": {"num_response_tokens": 512}; see docs/frameworks.md'
         )
-    for check in (_not_finite, _miscounted, _other_flops, _too_stale, _inconsistent):
+    for check in (_not_finite, _miscounted, _unknown_phases, _other_flops, _too_stale, _inconsistent):
         yield from islice(check(rollout, records=records), 1)
 
 
@@ -52,6 +53,11 @@ def _miscounted(rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> I
             continue
         if stats.num_samples not in (None, rollout.num_samples):
             yield f"step {record.step} has {stats.num_samples} responses, {rollout.num_samples} were asked for"
+        if rollout.num_response_tokens not in (None, stats.num_response_tokens):
+            yield (
+                f"step {record.step} has {stats.num_response_tokens} tokens of responses, whose pinned lengths make "
+                f"{rollout.num_response_tokens}; response_lengths='sampled' where they may end sooner"
+            )
         if stats.num_prompt_tokens is None:
             if stats.num_response_tokens > record.tokens:
                 yield (
@@ -65,6 +71,16 @@ def _miscounted(rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> I
                 f"step {record.step} has {record.tokens} tokens, but {stats.num_prompt_tokens} of prompts and "
                 f"{stats.num_response_tokens} of responses are {tokens}"
             )
+
+
+def _unknown_phases(_rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> Iterator[str]:
+    for record in records:
+        for name in record.phases:
+            if name not in RL_PHASES:
+                yield (
+                    f"step {record.step} has the phase {name!r}, which reinforcement learning does not know; "
+                    f"{did_you_mean(name, RL_PHASES)}"
+                )
 
 
 def _other_flops(rollout: ExpectedRollout, *, records: Sequence[StepRecord]) -> Iterator[str]:

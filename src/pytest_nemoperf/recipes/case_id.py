@@ -11,7 +11,7 @@ from pathlib import PurePath
 
 from pytest_nemoperf.errors import NoLayoutError, PlanError
 from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
-from pytest_nemoperf.recipes.recipe import Precision, Recipe, Recompute
+from pytest_nemoperf.recipes.recipe import SCRIPT_MAY_RUN, Precision, Recipe, Recompute
 from pytest_nemoperf.recipes.rl import RL
 from pytest_nemoperf.recipes.systems import System
 
@@ -169,12 +169,13 @@ def _config_part(recipe: Recipe) -> str:
     """
     name = _config_name(recipe.framework_config)
     words = []
-    for key, value in sorted(recipe.framework_options.items()):
+    options = {key: value for key, value in recipe.framework_options.items() if key != SCRIPT_MAY_RUN}
+    for key, value in sorted(options.items()):
         words.append(_option_word(key, value))
     part = ".".join([name, *words])
     is_readable = "" not in words and len(set(words)) == len(words) and len(part) <= _MAX_CONFIG_PART_LENGTH
     if words and not is_readable:
-        text = json.dumps(recipe.framework_options, sort_keys=True)
+        text = json.dumps(options, sort_keys=True)
         part = f"{name}.{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return part
 
@@ -183,10 +184,11 @@ def _config_name(path: str) -> str:
     """Return the name of a file, or of its function: folder's for a file that is named like all of its kind."""
     file, _, function = path.rpartition(":")
     place = PurePath(file or path)
-    name = function if file.endswith(".py") else PurePath(path).stem
+    name = function if file and function.isidentifier() else PurePath(path).stem
     if name in _COMMON_STEMS and place.parent.name:
         name = place.parent.name
-    return _short_word(name) or "config"
+    word = _short_word(name) or "config"
+    return f"config_{word}" if _OPTIONAL_WORD.fullmatch(word) else word  # which in a case id means a setting
 
 
 def _option_word(key: str, value: object) -> str:

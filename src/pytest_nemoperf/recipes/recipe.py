@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -29,9 +30,13 @@ MIN_STEPS = 4  # a median and a drift need as many
 PRETRAIN: Final = "pretrain"
 """Workload of a recipe without reinforcement learning."""
 
+SCRIPT_MAY_RUN: Final = "script_may_run"
+"""Option of framework_options that lets a shell script run where it is read: no setting of the framework."""
+
 RANK_VARIABLES: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables of a rank and its rendezvous under torch.distributed; the launcher sets them for each rank."""
 _RUN_VARIABLES = ("NEMOPERF_PLAN", "NEMOPERF_RUN_DIR", "NEMOPERF_STEPS")
+_PLACEHOLDER = re.compile(r"\{\w+\}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _E = TypeVar("_E", bound=StrEnum)
 
@@ -89,7 +94,8 @@ class Recipe:
             one a plugin registers.
         framework_config: Path of the framework's own recipe, which runs as it is but for its steps and its logging.
             Model, layout, batch and precision are read from it; the recipe gives only what it leaves open.
-        framework_options: Settings of the framework that a recipe has no word for, by the framework's own name.
+        framework_options: Settings of the framework that a recipe has no word for, by the framework's own name. For a
+            shell script ``script_may_run`` must be true, since it is read by running it up to its launch.
         gpus: With framework_config: ranks by system name, where the file does not say what they are; layouts follow.
         recompute: Activations computed again in backward instead of kept: ``none``, ``selective`` (the attention
             core), ``full`` (all but each block's input).
@@ -159,6 +165,7 @@ class Recipe:
         layouts = {name: layout_of(value, system=name) for name, value in self.layouts.items()}
         object.__setattr__(self, "layouts", layouts)
         object.__setattr__(self, "command", _argv(self.command, subject="command"))
+        _check_placeholders(self.command)
         if self.rl is not None and not isinstance(self.rl, RL):
             raise RecipeError(f"rl={self.rl!r} must be an RL, or None for pre-training")
         for system in (*self.layouts, *self.gpus):
@@ -396,6 +403,16 @@ def check_tolerances(tolerances: Mapping[str, float], *, subject: str) -> None:
             raise RecipeError(f"{subject}: {name!r} is not a judged metric; {did_you_mean(name, names)}")
         if type(percent) not in (int, float) or not 0 < percent < 100:  # noqa: PLR2004 (percent)
             raise RecipeError(f"{subject}: {name}={percent!r} must be a percentage above 0 and below 100")
+
+
+def _check_placeholders(command: Sequence[str]) -> None:
+    """Check that braces that resemble a placeholder are one: others, as of JSON, are the program's own."""
+    known = ("{run_dir}", "{total_steps}")
+    for word in command:
+        for found in _PLACEHOLDER.findall(word):
+            near = difflib.get_close_matches(found, known, n=1, cutoff=0.8)
+            if near and found not in known:
+                raise RecipeError(f"command: {found} in {word!r} is no placeholder; did you mean {near[0]}?")
 
 
 def _argv(values: Sequence[str], *, subject: str) -> tuple[str, ...]:

@@ -33,7 +33,6 @@ def rl_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterat
         return
     assert generation is not None  # noqa: S101 (find_layout adds one)
     yield from _batch_problems(recipe, rl=rl)
-    yield from _staleness_problems(rl, generation=generation)
     if recipe.framework == NATIVE and recipe.is_router_balanced:
         yield (
             "is_router_balanced=True sends a token to experts by its place in the batch, which differs between "
@@ -47,6 +46,7 @@ def rl_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> Iterat
                 f"dataset={rl.dataset!r} with framework={NATIVE!r}, which trains on sums of two numbers; leave dataset "
                 "out, or name the framework that reads it"
             )
+        yield from _staleness_problems(rl, generation=generation)
         yield from _length_problems(recipe, rl=rl)
         yield from _task_problems(model)
         yield from _replica_problems(rl, generation=generation)

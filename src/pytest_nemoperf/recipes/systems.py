@@ -91,6 +91,15 @@ def find_system(name: str) -> System:
     return catalog[name]
 
 
+def largest_peak_tflops(number_format: str) -> float | None:
+    """Return the largest dense peak of a device in the catalog in a number format, TFLOP/s; None if none has one."""
+    peaks = []
+    for system in system_catalog().values():
+        if number_format in system.peak_tflops:
+            peaks.append(system.peak_tflops[number_format])
+    return max(peaks, default=None)
+
+
 def match_device(device_name: str) -> System | None:
     """Return the system with exactly this device name in the driver, or None."""
     for system in system_catalog().values():

@@ -18,6 +18,7 @@ from pytest_nemoperf.launchers.protocol import Launcher, LaunchResult, LaunchSta
 from pytest_nemoperf.logs.tail import LogTail
 from pytest_nemoperf.machine.monitor import Monitor
 from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.recipes.rules import NATIVE
 from pytest_nemoperf.records.health import HEALTH_FILE, HealthReport, health_problems
 from pytest_nemoperf.records.step import (
     PLAN_FILE,
@@ -110,7 +111,8 @@ def run_once(
         if message := out_of_memory_message(result.logs, subject=plan.case):
             raise LaunchError(f"{message}; yet it ended with 0, after less than all steps") from error
         raise
-    check_step_times(output.records, lived_sec=lived_sec, arrivals=follower.arrivals)
+    is_foreign = plan.framework != NATIVE
+    check_step_times(output.records, lived_sec=lived_sec, arrivals=follower.arrivals, is_foreign=is_foreign)
     return output
 
 

@@ -199,7 +199,7 @@ def _reading(files: Sequence[Path], *, log_format: str | LogFormat, plan: Plan) 
         RecordError: If it can't be read, or has none.
     """
     if log_format != STEPS_FORMAT:
-        reading = read_log(files, log_format=log_format, context=context_of(plan))
+        reading = read_log(files, log_format=log_format, context=context_of(plan, log_format=log_format))
         if not reading.records:
             raise RecordError(f"{'; '.join([f'{files[0]}: tells no whole step', *reading.notes])}; give a whole log")
         return reading

@@ -14,7 +14,11 @@ _MAX_RECORDED_SHARE: Final = 1.5
 """Sum of the step times over the time that they took; above 1 only where ranks take turns in being the slowest."""
 _MIN_RECORDED_SHARE: Final = 0.01
 """The same where it is too small: a script may evaluate between its steps, but not for a hundred times as long."""
-_SURE_SPAN_SEC: Final = 2.0
+_SHORTEST_SEC: Final = 0.05
+"""Time of all steps together below which a run shows no speed: a hiccup of the system takes as long."""
+_MIN_LIVED_SHARE: Final = 0.005
+"""Share of a run that so short steps must take at least; the rest is imports and set-up."""
+_SURE_SPAN_SEC: Final = 0.6
 """Time between two sightings of records that is long beside the time between two looks."""
 _SMALLER_UNITS: Final = ((1e3, "milliseconds"), (1e6, "microseconds"), (1e9, "nanoseconds"))
 _MIN_UNIT_RATIO: Final = 3.0
@@ -35,13 +39,16 @@ class Arrival:
     time_sec: float
 
 
-def check_step_times(records: Sequence[StepRecord], *, lived_sec: float, arrivals: Sequence[Arrival]) -> None:
+def check_step_times(
+    records: Sequence[StepRecord], *, lived_sec: float, arrivals: Sequence[Arrival], is_foreign: bool = True
+) -> None:
     """Check that recorded steps took about as long as a clock outside says.
 
     Args:
         records: Every step of the run.
         lived_sec: Time from the start of the run to its end.
         arrivals: Sightings of its steps; records that were written all at once show nothing.
+        is_foreign: The times are another program's, which may be in another unit; the native engine has its own.
 
     Raises:
         RecordError: If they took longer than the run, or their records came far apart for so short steps; the
@@ -54,6 +61,24 @@ def check_step_times(records: Sequence[StepRecord], *, lived_sec: float, arrival
             f"end: {_reason_for_more(recorded_sec / lived_sec, recorded_sec=recorded_sec)}; write the times of its own "
             "steps, in seconds"
         )
+    if not is_foreign:
+        return
+    _check_arrivals(records, arrivals=arrivals)
+    is_short = recorded_sec < min(_SHORTEST_SEC, _MIN_LIVED_SHARE * lived_sec)
+    if is_short and lived_sec > _SURE_SPAN_SEC:
+        raise RecordError(
+            f"the recorded steps took {recorded_sec:.3g} s together, in a run of {lived_sec:.3g} s from its start to "
+            "its end: either seconds are read as milliseconds, or there is too little to measure; write the time of "
+            "the whole step, in seconds, and let steps take longer"
+        )
+
+
+def _check_arrivals(records: Sequence[StepRecord], *, arrivals: Sequence[Arrival]) -> None:
+    """Check that records that came one after the other are not of far shorter steps.
+
+    Raises:
+        RecordError: If they are.
+    """
     if not arrivals:
         return
     first = arrivals[0]

@@ -172,6 +172,9 @@ class Planner:
         if plan.framework == NATIVE or self._settings.replay_dir is not None:
             return plan
         pythons = self._settings.pythons
+        for name in pythons:
+            if name not in (ANY_FRAMEWORK, *self.frameworks):
+                raise RecipeError(f"ini perf_python: unknown framework {name!r}; {did_you_mean(name, self.frameworks)}")
         python = plan.python or pythons.get(plan.framework, pythons.get(ANY_FRAMEWORK, ""))
         if not python:
             return plan
@@ -188,8 +191,10 @@ class Planner:
                 f"--perf-set {changes_text(self._settings.changes)} can't change "
                 f"framework_config={recipe.framework_config}, which runs as it is; give the recipe framework_options"
             )
-        framework = None
         if recipe.framework_config:
+            _check_own_log(recipe)
+        framework = None
+        if recipe.framework_config or recipe.framework_options:
             framework = self._framework(recipe.framework)
         completed = complete_recipe(recipe, framework=framework, system=self._settings.system)
         return completed.recipe, completed.digest
@@ -198,6 +203,21 @@ class Planner:
         if name not in self.frameworks:
             raise PlanError(f"unknown framework {name!r}; {did_you_mean(name, self.frameworks)}")
         return self.frameworks[name]
+
+
+def _check_own_log(recipe: Recipe) -> None:
+    """Check that a recipe leaves the log to its framework.
+
+    Raises:
+        RecipeError: If it names one.
+    """
+    for name in ("log_format", "log_file", "is_command_per_rank"):
+        value = getattr(recipe, name)
+        if value:
+            raise RecipeError(
+                f"{name}={value!r} with framework_config={recipe.framework_config}: the framework {recipe.framework} "
+                "starts its own ranks and its own log is read; leave it out"
+            )
 
 
 def _with_yardstick(plan: Plan, *, has_yardstick: bool) -> Plan:

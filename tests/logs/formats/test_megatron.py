@@ -44,6 +44,28 @@ def test_a_loss_that_megatron_leaves_out_is_no_number(tmp_path: Path) -> None:
     assert [math.isnan(record.loss or 0) for record in reading.records] == [step == 4 for step in range(1, 7)]
 
 
+@pytest.mark.parametrize("log_format", ["megatron", "megatron_bridge"])
+def test_a_loss_of_another_name_is_not_known(tmp_path: Path, log_format: str) -> None:
+    fields = {"lm loss": None, "mse loss": "2.500000E+00"}
+
+    reading = read(
+        "".join(megatron_line(step, fields=fields) for step in range(1, 7)), log_format=log_format, tmp_path=tmp_path
+    )
+
+    assert [record.loss for record in reading.records] == [None] * 6
+
+
+def test_nan_iterations_are_a_loss_that_is_no_number_by_any_name(tmp_path: Path) -> None:
+    fields = {"lm loss": None, "mse loss": "2.500000E+00"}
+    lines = []
+    for step in range(1, 7):
+        lines.append(megatron_line(step, fields=fields | {"number of nan iterations": "  1" if step == 4 else "  0"}))
+
+    reading = read("".join(lines), log_format="megatron", tmp_path=tmp_path)
+
+    assert [record.loss != record.loss for record in reading.records] == [step == 4 for step in range(1, 7)]
+
+
 def test_iterations_that_megatron_skipped_are_told(tmp_path: Path) -> None:
     fields = {"lm loss": "0.000000E+00", "number of skipped iterations": "  1", "number of nan iterations": "  1"}
     lines = [megatron_line(step, fields=fields if step == 4 else {}) for step in range(1, 7)]

@@ -173,3 +173,51 @@ def test_a_damaged_console_is_told(tmp_path: Path, damage: Any, message: str) ->
 
     with pytest.raises(RecordError, match=message):
         read_log([path], log_format="trl_console", context=GRPO)
+
+
+def long_rows(*, growth: int, mean_length: float = 1024.0) -> list[dict[str, float]]:
+    """Return four steps whose tokens so far grow by as many a step, with 32 responses each."""
+    rows = []
+    for step in range(1, 5):
+        rows.append(logs()[0] | {"num_tokens": float(growth * step), "completions/mean_length": mean_length})
+    return rows
+
+
+def test_fewer_tokens_than_responses_are_told_with_the_arithmetic(tmp_path: Path) -> None:
+    path = write_console(tmp_path / "log", [printed(row) for row in long_rows(growth=30_000)])
+
+    with pytest.raises(
+        RecordError,
+        match=r"log:5: step 3: num_tokens, which counts prompts and responses, grows by 90,000 in 3 steps = 30,000 a "
+        r"step, and the responses alone are 32,768 a step \(completions/mean_length x 32 responses\); let the recipe's",
+    ):
+        read_log([path], log_format="trl_console", context=GRPO)
+
+
+def test_tokens_that_only_rounding_makes_too_few_are_taken(tmp_path: Path) -> None:
+    path = write_console(tmp_path / "log", [printed(row) for row in long_rows(growth=32_752)])
+
+    records = read_log([path], log_format="trl_console", context=GRPO).records
+
+    assert [record.tokens for record in records] == [32_768] * 4
+
+
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_a_line_without_its_tokens_is_told(tmp_path: Path, at: int) -> None:
+    rows = long_rows(growth=33_000)
+    del rows[at]["num_tokens"]
+    path = write_console(tmp_path / "log", [printed(row) for row in rows])
+
+    with pytest.raises(RecordError, match=rf"log:{at + 2}: step {at}: no num_tokens, though other steps have it"):
+        read_log([path], log_format="trl_console", context=GRPO)
+
+
+@pytest.mark.parametrize("name", ["num_tokens", "completions/mean_length", "completions/clipped_ratio"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_counts_that_are_not_finite_are_told(tmp_path: Path, name: str, value: float) -> None:
+    rows = long_rows(growth=33_000)
+    rows[2][name] = value
+    path = write_console(tmp_path / "log", [printed(row) for row in rows])
+
+    with pytest.raises(RecordError, match=rf"log:4: step 2: {name}={value:g} must be finite"):
+        read_log([path], log_format="trl_console", context=GRPO)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Final
 
+from pytest_nemoperf.logs.context import LogContext
 from pytest_nemoperf.logs.log_format import LogFormat, LogKind
+from pytest_nemoperf.logs.merge import LoggedStep
 from pytest_nemoperf.logs.preset import Preset
 
 _VALUE = r"\s*(?P<{}>[^|\s]+) \|"
@@ -35,18 +37,27 @@ MEMORY_LINE: Final = (
 )
 
 
-def convert(values: Mapping[str, float]) -> dict[str, float]:
-    """Return an iteration's quantities: a loss that is not a number is left out of the line."""
-    ours = dict(values)
-    if "step_time_ms" in ours:
-        ours.setdefault("loss", math.nan)
-        if ours.get("raw.nan_iterations", 0) > 0:
-            ours["loss"] = math.nan
-    return ours
+def convert_steps(steps: Sequence[LoggedStep], context: LogContext) -> None:  # noqa: ARG001 (a preset's signature)
+    """Set losses that are not numbers, which Megatron leaves out of the line.
+
+    Only skipped iterations count as NaN iterations; of others, the loss is missing where other lines have it. Where no
+    line has it, the model gives its loss another name.
+    """
+    is_logged = any("loss" in step.values for step in steps)
+    for step in steps:
+        if "step_time_ms" not in step.values:
+            continue
+        if step.values.get("raw.nan_iterations", 0) > 0:
+            step.values["loss"] = math.nan
+        elif is_logged:
+            step.values.setdefault("loss", math.nan)
 
 
 HOW: Final = "pass --log-interval 1 (and --log-throughput, --log-memory-interval 1 for its TFLOP/s and peak memory)"
 
 PRESET: Final = Preset(
-    log_format=LogFormat(kind=LogKind.TEXT, patterns=(ITERATION_LINE, MEMORY_LINE)), how=HOW, convert=convert
+    log_format=LogFormat(kind=LogKind.TEXT, patterns=(ITERATION_LINE, MEMORY_LINE)),
+    flops_convention="megatron-lm",
+    how=HOW,
+    convert_steps=convert_steps,
 )

@@ -17,5 +17,6 @@ PRESET: Final = Preset(
         ),
         comma="thousands",
     ),
+    flops_convention="torchtitan",
     how="pass --metrics.log_freq 1, and let only one rank log (LOG_RANK=0; with pipelines the rank of the last stage)",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Final
@@ -30,7 +31,7 @@ def add_responses(steps: Sequence[LoggedStep], context: LogContext) -> None:
     """Add totals over the samples of each step, of the means that are logged.
 
     Raises:
-        RecordError: If some steps generated and others did not.
+        RecordError: If some steps generated and others did not, or a mean is no finite number.
     """
     if not context.is_rl:
         return
@@ -45,9 +46,20 @@ def add_responses(steps: Sequence[LoggedStep], context: LogContext) -> None:
         if without:
             continue
         step.values["rollout.num_samples"] = context.num_samples
-        step.values["rollout.num_response_tokens"] = round(step.values["raw.mean_response_len"] * context.num_samples)
+        step.values["rollout.num_response_tokens"] = _total(step, "raw.mean_response_len", context=context)
         if "raw.truncated" in step.values:
-            step.values["rollout.num_truncated"] = round(step.values["raw.truncated"] * context.num_samples)
+            step.values["rollout.num_truncated"] = _total(step, "raw.truncated", context=context)
+
+
+def _total(step: LoggedStep, name: str, *, context: LogContext) -> int:
+    """Return the whole number that a mean over samples comes from."""
+    mean = step.values[name]
+    if not math.isfinite(mean):
+        key = ROLLOUT_FIELDS[name]
+        raise RecordError(
+            f"{step.subject(name)}: {key}={mean:g} must be finite; the trainer's batch is empty or broken"
+        )
+    return round(mean * context.num_samples)
 
 
 PRESET: Final = Preset(

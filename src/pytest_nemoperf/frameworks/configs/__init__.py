@@ -1,0 +1,1 @@
+"""Readers of frameworks' own recipe files."""
