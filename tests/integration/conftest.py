@@ -108,7 +108,11 @@ class Project:
         (self.root / name).write_text(text)
 
     def run(self, *args: str) -> pytest.RunResult:
-        return self.pytester.runpytest_inprocess("-m", "perf", "--system=cpu", "-p", "no:cacheprovider", *args)
+        # pytest-rerunfailures leaves a socket of each session open; a thousand of them are more than a process may have
+        without = () if any(arg.startswith("--reruns") for arg in args) else ("-p", "no:rerunfailures")
+        return self.pytester.runpytest_inprocess(
+            "-m", "perf", "--system=cpu", "-p", "no:cacheprovider", *without, *args
+        )
 
     def run_apart(self, *args: str) -> pytest.RunResult:
         """Run in a separate process, without the patches of this one."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import select
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from pytest_nemoperf.errors import LaunchError
 from pytest_nemoperf.json_codec import from_json, to_json_line
 from pytest_nemoperf.launchers.logs import tail_of
 from pytest_nemoperf.process.orphans import is_alive
-from pytest_nemoperf.process.supervise import Report, Request
+from pytest_nemoperf.process.supervise import Report, Request, is_readable
 
 _COOKIE = "NEMOPERF_HELPER"
 _VOLATILE = ("NEMOPERF_", "PYTEST_")
@@ -80,7 +79,7 @@ class Helper:
         """
         stdout = self._process.stdout
         while b"\n" not in self._buffer:
-            if stdout is None or not select.select([stdout], [], [], timeout_sec)[0]:
+            if stdout is None or not is_readable(stdout.fileno(), timeout_sec=timeout_sec):
                 return None
             chunk = os.read(stdout.fileno(), 1 << 16)
             if not chunk:

@@ -129,7 +129,7 @@ class ControlPipes:
             EOFError: If the launcher is gone.
         """
         while b"\n" not in self._buffer:
-            if not select.select([self._fds[0]], [], [], timeout_sec)[0]:
+            if not is_readable(self._fds[0], timeout_sec=timeout_sec):
                 return None
             chunk = os.read(self._fds[0], 1 << 16)
             if not chunk:
@@ -148,6 +148,16 @@ class ControlPipes:
         """Close both ends; a rank that kept them would hide the helper's death from the launcher."""
         for fd in self._fds:
             os.close(fd)
+
+
+def is_readable(fd: int, *, timeout_sec: float | None) -> bool:
+    """Return whether a pipe has data, or has come to its end, within the time given; None waits for it.
+
+    Unlike select, poll takes descriptors of any number: a process may hold more than a thousand.
+    """
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(None if timeout_sec is None else 1000 * timeout_sec))
 
 
 def become_helper() -> ControlPipes:
