@@ -182,7 +182,7 @@ def test_a_script_that_trains_something_else_is_refused(tmp_path: Path, script: 
 def test_a_decoder_is_trained_from_a_folder_of_any_name(tmp_path: Path) -> None:
     path = write_text(tmp_path / "x.yaml", YAML)
 
-    assert read(path, options={"script": "/work/multimodal/pretrain_gpt.py"}).unread == {}
+    assert read(path, options={"script": "/data/multimodal/pretrain_gpt.py"}).unread == {}
 
 
 @pytest.mark.parametrize(
