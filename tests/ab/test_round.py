@@ -21,6 +21,11 @@ from tests.builders import make_plan
 
 PROGRAM = """
 import json, os, pathlib, signal, sys, time
+
+here = pathlib.Path(__file__).parent
+(here / "pid").write_text(str(os.getpid()))
+(here / "pid").rename(here.parent / f"pid-{{here.name}}")
+
 from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.native.rank.turns import steps_in_turn
 from pytest_nemoperf.records.step import RankError, error_file
@@ -33,10 +38,10 @@ def leave_error(kind, error, _traceback):
 
 sys.excepthook = leave_error
 plan = json.loads(pathlib.Path(os.environ["NEMOPERF_PLAN"]).read_text())
+while plan["turn"] and not all((here.parent / f"pid-{{name}}").exists() for name in ("old", "new")):
+    time.sleep(0.01)  # neither side may end before the other has begun
 num_steps = plan["warmup_steps"] + plan["steps"]
 turn = ABTurn(**plan["turn"]) if plan["turn"] and {knows_turns} else None
-here = pathlib.Path(__file__).parent
-(here.parent / f"pid-{{here.name}}").write_text(str(os.getpid()))
 with open(os.environ["NEMOPERF_STEPS"], "w") as file:
     for step in steps_in_turn(turn, rank=0, num_steps=num_steps, wait_for_ranks=lambda: None):
         if step == 3:
