@@ -16,7 +16,8 @@ from pytest_nemoperf.logs.log_format import RUN_DIR, TIME_SOURCES, LogFormat, Lo
 from pytest_nemoperf.logs.out_of_memory import find_out_of_memory
 from pytest_nemoperf.logs.preset import Preset
 from pytest_nemoperf.logs.presets import name_of, preset_of
-from pytest_nemoperf.logs.rows import FileRows, LogRow, read_file
+from pytest_nemoperf.logs.row_files import read_file
+from pytest_nemoperf.logs.rows import FileRows, LogRow
 
 _OF_CONSOLES: Final = frozenset({LogKind.TEXT, LogKind.DICT})
 """Kinds of log that hold whatever else a program prints."""

@@ -11,7 +11,7 @@ from pytest_nemoperf.logs.convert import step_seconds
 from pytest_nemoperf.logs.lines import lines_of
 from pytest_nemoperf.logs.log_format import LogFormat, LogKind
 from pytest_nemoperf.logs.presets import preset_of
-from pytest_nemoperf.logs.rows import RowParser, parser_of
+from pytest_nemoperf.logs.row_parsers import RowParser, parser_of
 from pytest_nemoperf.records.step import Progress
 
 _MAX_READ_BYTES = 8 << 20

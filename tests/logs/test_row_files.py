@@ -9,7 +9,9 @@ import pytest
 
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.logs.log_format import LogFormat, LogKind
-from pytest_nemoperf.logs.rows import FileRows, literal_words, read_file, read_rows
+from pytest_nemoperf.logs.row_files import read_file, read_rows
+from pytest_nemoperf.logs.row_parsers import literal_words
+from pytest_nemoperf.logs.rows import FileRows
 from tests.logs.log_texts import BY_HAND
 
 FIELDS = {"step": "step", "step_time_sec": "time/step", "loss": "loss"}
