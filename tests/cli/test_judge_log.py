@@ -301,6 +301,11 @@ def test_a_recipe_of_several_systems_asks_for_one(jobs: Jobs, capsys: pytest.Cap
         ("--log now1.log --recipe recipe.json --warmup 17", "has 20 records of steps, and needs 17 of warm-up and 4"),
         ("--log now1.log --recipe recipe.json --commit main", "--commit=main is no commit hash of 7 to 64 hexadecimal"),
         ("--log now1.log --recipe recipe.json --version torch", "--version=torch is not NAME=VERSION"),
+        (
+            "--log now1.log --recipe recipe.json --version torch=2.9 --version torch=2.10",
+            "--version=torch=2.10: torch is 2.9 already; give it once",
+        ),
+        ("--log now1.log --recipe recipe.json --date 0001-01-01T00:00+05:00", "is no date; write e.g. 2026-11-20"),
         ("--log now1.log --recipe recipe.json --date monday", "--date=monday is no date; write e.g. 2026-11-20"),
         ("--log now1.log --recipe recipe.json --date 2999-01-01", "--date=2999-01-01 lies in the future"),
         ("--log now1.log --recipe recipe.json --health a.json b.json", "--health names 2 reports and --log 1 logs"),

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +83,16 @@ def test_a_usage_error_is_one_line_and_exits_2(nemoperf: Any, argv: list[str], m
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["flops", "--help"], ["plan", "--help"], ["judge", "--help"], ["lint", "--help"]], ids=str
+    "argv",
+    [
+        ["--help"],
+        ["flops", "--help"],
+        ["plan", "--help"],
+        ["judge", "--help"],
+        ["record", "--help"],
+        ["lint", "--help"],
+    ],
+    ids=str,
 )
 def test_help_is_given(nemoperf: Any, argv: list[str]) -> None:
     code, out, _ = nemoperf(*argv)
@@ -100,3 +112,28 @@ def test_help_shows_examples_that_work(nemoperf: Any) -> None:
 
     assert codes == [0] * len(codes)
     assert len(codes) >= 3
+
+
+@pytest.mark.parametrize("number", [1, 4_000], ids=["short output", "more than a pipe holds"])
+def test_output_that_is_read_no_further_ends_the_command_quietly(number: int) -> None:
+    lengths = ",".join(["8192"] * number)
+    script = "import sys; from pytest_nemoperf.cli.main import main; sys.exit(main())"
+    argv = [sys.executable, "-c", script, "flops", "llama3-8b", "--seq-len", lengths]
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    try:
+        process = subprocess.run(argv, stdout=writing, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writing)
+
+    assert (process.returncode, process.stderr) == (141, b"")
+
+
+def test_a_path_that_the_system_refuses_is_an_error_in_one_line(nemoperf: Any) -> None:
+    words = ["plan", "--model", "llama3-8b", "--system", "h100", "--gpus", "8", "--seq-len", "8192", "--gbs", "128"]
+
+    code, _, err = nemoperf(*words, "--baselines", "x" * 300)
+
+    assert code == 2
+    assert err == f"nemoperf: error: {'x' * 300}: File name too long\n"

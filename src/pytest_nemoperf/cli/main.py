@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
@@ -19,6 +20,7 @@ from pytest_nemoperf.models.catalog import find_model
 
 _USAGE_EXIT = 2
 _INTERRUPTED_EXIT = 130
+_CLOSED_PIPE_EXIT = 141
 _EXAMPLES = """\
 examples:
   nemoperf flops llama3-8b --seq-len 8192
@@ -50,19 +52,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0, 1 if ``lint`` found problems, the verdict of ``judge`` fails or ``record`` refuses the runs, 2 for
-        a usage error, 130 if it was interrupted.
+        a usage error or a file that can't be read or written, 130 if it was interrupted, 141 if its output is read no
+        further.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(words)
     arguments.words = words
     try:
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
     except NemoPerfError as exc:
         print(f"nemoperf: error: {exc}", file=sys.stderr)
         return _USAGE_EXIT
     except KeyboardInterrupt:
         print("nemoperf: interrupted", file=sys.stderr)
         return _INTERRUPTED_EXIT
+    except BrokenPipeError:  # as of ``| head``; Python would flush once more at its end, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _CLOSED_PIPE_EXIT
+    except OSError as exc:
+        subject = f"{exc.filename}: " if exc.filename else ""
+        print(f"nemoperf: error: {subject}{exc.strerror or exc}", file=sys.stderr)
+        return _USAGE_EXIT
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

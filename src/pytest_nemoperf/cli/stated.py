@@ -57,14 +57,18 @@ def stated_versions(texts: Sequence[str]) -> dict[str, str]:
     """Return the values of ``--version`` by name.
 
     Raises:
-        RecordError: If one is not ``NAME=VERSION``.
+        RecordError: If one is not ``NAME=VERSION``, or contradicts another.
     """
-    versions = {}
+    versions: dict[str, str] = {}
     for text in texts:
         name, _, version = text.partition("=")
-        if not name.strip() or not version.strip():
+        name = name.strip()
+        version = version.strip()
+        if not name or not version:
             raise RecordError(f"--version={text} is not NAME=VERSION; write e.g. torch=2.9.1")
-        versions[name.strip()] = version.strip()
+        if versions.get(name, version) != version:
+            raise RecordError(f"--version={text}: {name} is {versions[name]} already; give it once")
+        versions[name] = version
     return versions
 
 
@@ -78,10 +82,11 @@ def stated_date(text: str | None) -> str:
         return ""
     try:
         day = datetime.fromisoformat(text)
-    except ValueError:
+        if day.tzinfo is None:
+            day = day.replace(tzinfo=UTC)
+        day = day.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise RecordError(f"--date={text} is no date; write e.g. 2026-11-20 or 2026-11-20T08:30:00Z") from None
-    if day.tzinfo is None:
-        day = day.replace(tzinfo=UTC)
     if day > datetime.now(UTC):
         raise RecordError(f"--date={text} lies in the future; give the day on which the jobs ran")
-    return day.astimezone(UTC).isoformat(timespec="seconds")
+    return day.isoformat(timespec="seconds")
