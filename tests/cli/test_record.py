@@ -140,6 +140,20 @@ def test_slower_days_of_the_very_commit_are_a_session_of_their_own(jobs: Jobs) -
     assert len(jobs.stored()["runs"]) == 7
 
 
+def test_faster_logs_that_are_not_added_as_a_session_are_refused(
+    jobs: Jobs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs.record(jobs.logs("then"))
+    before = jobs.path.read_text()
+    capsys.readouterr()
+
+    code = jobs.record(jobs.logs("faster", loss_pct=-12.0, first_day=20), "--add-session")
+
+    assert code == 1
+    assert "without --add-session these runs would replace the stored ones" in flat(capsys.readouterr().out)
+    assert jobs.path.read_text() == before
+
+
 def test_a_release_makes_the_logs_its_anchor(jobs: Jobs) -> None:
     jobs.record(jobs.logs("then"), "--anchor", "1.4")
 

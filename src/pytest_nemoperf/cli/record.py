@@ -43,7 +43,8 @@ a loss is stored only if it is accepted with a reason, an INVALID case never.
 
 exit code:
   0 if a baseline was written, or the stored one stays since nothing moved
-  1 if the runs are INVALID, or may hide a loss that is not accepted
+  1 if the runs are INVALID, may hide a loss that is not accepted, or are not
+    added as a session
   2 if an option is wrong, or a file can't be trusted
 """
 
@@ -92,7 +93,8 @@ def record_runs(arguments: argparse.Namespace) -> int:
     outcome = _choose(case, verdict=verdict, old=old, store=store, updating=updating)
     if outcome.stored is not None:
         store.update(outcome.stored)
-    is_refused = outcome.stored is None and verdict.kind in {*NEEDS_ACCEPTANCE, VerdictKind.INVALID}
+    refused_kinds = {*NEEDS_ACCEPTANCE, VerdictKind.INVALID}
+    is_refused = outcome.stored is None and (updating.adds_session or verdict.kind in refused_kinds)
     report = CaseReport(
         result=CaseResult(
             nodeid="",

@@ -11,6 +11,7 @@ from pytest_nemoperf.baselines.store import BaselineStore, StoredBaseline
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.verdict.comparison import LOCALLY_RECORDED, NEEDS_ACCEPTANCE
 from pytest_nemoperf.verdict.policy import VerdictPolicy
+from pytest_nemoperf.verdict.remedies import remedies_of
 from pytest_nemoperf.verdict.resolution import unmet_tolerance_messages
 from pytest_nemoperf.verdict.updates import (
     Action,
@@ -122,7 +123,9 @@ class BaselineWriter:
     ) -> StoreOutcome:
         old = self._store.find_committed(new.case)
         if updating.adds_session and old is not None:
-            return self._add_session(new, old=old, verdict=verdict, is_same_code=is_same_code, updating=updating)
+            return self._add_session(
+                new, old=old, verdict=verdict, policy=policy, is_same_code=is_same_code, updating=updating
+            )
         is_growing = False
         if is_in_process and old is not None and can_append_runs(verdict, old=old, new=new, policy=policy):
             new = join_runs(old, new=new, runs=self._runs)
@@ -164,12 +167,20 @@ class BaselineWriter:
         )
 
     def _add_session(
-        self, new: Baseline, *, old: Baseline, verdict: Verdict, is_same_code: bool, updating: UpdateOptions
+        self,
+        new: Baseline,
+        *,
+        old: Baseline,
+        verdict: Verdict,
+        policy: VerdictPolicy,
+        is_same_code: bool,
+        updating: UpdateOptions,
     ) -> StoreOutcome:
         """Return old with new's runs as those of another session, or the reason why they are not added."""
         if not can_add_session(verdict, old=old, new=new, is_same_code=is_same_code):
             why = f"{verdict.kind} is no further session of the same speed"
-            return StoreOutcome(note=f"{why}: without --perf-add-session these runs would replace the stored ones")
+            option = remedies_of(policy).add_session
+            return StoreOutcome(note=f"{why}: without {option} these runs would replace the stored ones")
         joined = add_session(old, new=new)
         joined = replace(joined, reason=updating.reason or "--perf-add-session", anchor=old.anchor)
         num_sessions = len({run.session for run in joined.runs})

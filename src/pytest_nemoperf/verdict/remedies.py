@@ -17,6 +17,7 @@ class Remedies:
         as_many: Record ``{num}`` runs, as a half sentence.
         more_runs: The same after "would do: ".
         other_days: Record runs of other days beside the stored ones.
+        add_session: Option that adds a session.
         side_by_side: Compare with another revision in turns; empty where nothing is launched.
         accept: Options that accept a loss.
         anchor: Options that make another anchor.
@@ -25,6 +26,7 @@ class Remedies:
     as_many: str
     more_runs: str
     other_days: str
+    add_session: str
     side_by_side: str
     accept: str
     anchor: str
@@ -34,6 +36,7 @@ _SESSION: Final = Remedies(
     as_many="launch as many with --perf-runs={num}",
     more_runs="--update-baselines --perf-runs={num}",
     other_days="add other days (--update-baselines --perf-add-session)",
+    add_session="--perf-add-session",
     side_by_side="compare side by side (--perf-ab)",
     accept="--perf-accept-regression --perf-reason=TEXT",
     anchor="--update-baselines --perf-anchor=RELEASE",
@@ -42,6 +45,7 @@ _GIVEN_RUNS: Final = Remedies(
     as_many="give as many",
     more_runs="nemoperf record with {num} of them",
     other_days="add other days (nemoperf record --add-session)",
+    add_session="--add-session",
     side_by_side="",
     accept="--accept-regression --reason=TEXT",
     anchor="nemoperf record --anchor=RELEASE",
