@@ -129,6 +129,17 @@ def test_steps_that_took_longer_than_the_run_were_not_measured_in_it(
         run(PLAN, launcher=ScriptedLauncher(polls=[complete]), run_dir=tmp_path / "run")
 
 
+def test_records_that_are_wrong_after_a_report_of_missing_memory_are_told_with_it(tmp_path: Path) -> None:
+    report = append("logs/rank0.log", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.50 GiB.\n")
+    launcher = ScriptedLauncher(polls=[report, append("steps.jsonl", "half a li")])
+
+    with pytest.raises(
+        LaunchError,
+        match=r"OUT OF MEMORY: .* allocate 2\.50 GiB.*\nit ended with 0 all the same: .*steps\.jsonl:1: half a line",
+    ):
+        run(COMMAND_PLAN, launcher=launcher, run_dir=tmp_path / "run")
+
+
 def test_an_earlier_run_in_the_same_directory_can_not_be_taken_for_this_one(tmp_path: Path) -> None:
     run(PLAN, launcher=ScriptedLauncher(polls=[complete]), run_dir=tmp_path / "run")
 

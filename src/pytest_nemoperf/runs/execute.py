@@ -109,7 +109,7 @@ def run_once(
         output = read_run(plan, framework=framework, run_dir=run_dir)
     except RecordError as error:  # a script that goes on without memory ends well, and has no numbers
         if message := out_of_memory_message(result.logs, subject=plan.case):
-            raise LaunchError(f"{message}; yet it ended with 0, after less than all steps") from error
+            raise LaunchError(f"{message}\nit ended with 0 all the same: {error}") from error
         raise
     is_foreign = plan.framework != NATIVE
     check_step_times(output.records, lived_sec=lived_sec, arrivals=follower.arrivals, is_foreign=is_foreign)
