@@ -175,6 +175,20 @@ def test_a_machine_that_the_log_does_not_tell_can_be_stated(jobs: Jobs, capsys: 
     assert capsys.readouterr().out.startswith("PASSED")
 
 
+def test_the_option_to_add_for_a_name_with_an_equals_sign_is_taken(
+    jobs: Jobs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs.record("--machine", "machine=pool=east")
+    logs = jobs.logs("now")
+    capsys.readouterr()
+
+    judge(logs)
+
+    assert "add --machine machine=pool=east" in flat(capsys.readouterr().out)
+    judge(logs, "--machine", "machine=pool=east")
+    assert capsys.readouterr().out.startswith("PASSED")
+
+
 def test_only_what_both_sides_state_is_a_suspect(jobs: Jobs, capsys: pytest.CaptureFixture[str]) -> None:
     jobs.record("--version", "torch=2.9", "--version", "nccl=2.27", "--commit", "0123456789ab")
     capsys.readouterr()

@@ -49,6 +49,7 @@ def test_what_is_stated_wins_over_the_catalog() -> None:
 
 def test_a_named_cpu_machine_has_its_name_for_a_key() -> None:
     assert key_of("cpu", "laptop") == {"machine": "laptop"}
+    assert key_of("cpu", "machine=pool=east") == {"machine": "pool=east"}
     assert key_of("cpu", "host=abc", "cores=2") == {"host": "abc", "cores": 2}
 
 

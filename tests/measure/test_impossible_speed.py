@@ -38,6 +38,7 @@ def test_seconds_read_as_milliseconds_are_told_with_the_arithmetic(plan: Plan) -
 
     assert "TFLOP/s/GPU, " in problem
     assert "times the dense peak of the device (989" in problem
+    assert " steps of together " in problem
     assert "s on 8 GPUs; maybe seconds were read as milliseconds, the device was not synchronised, or" in problem
 
 

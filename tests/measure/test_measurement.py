@@ -76,6 +76,15 @@ def test_missing_steps_are_counted(plan: Plan) -> None:
     assert measurement.problems == ("run 1: 5 of 8 steps were recorded (2 warm-up and 6 measured were asked for)",)
 
 
+@pytest.mark.parametrize("missing", [0, 5])
+def test_the_first_step_that_is_missing_before_others_is_named(plan: Plan, missing: int) -> None:
+    records = make_records(plan)
+
+    measurement = measure_records(plan, outputs=[records[:missing] + records[missing + 1 :]])
+
+    assert measurement.problems[0].endswith(f" asked for); step {missing} is missing, counted from 0")
+
+
 def test_a_run_without_measured_steps_has_no_numbers(plan: Plan) -> None:
     measurement = measure_records(plan, outputs=[make_records(plan)[:1]])
 

@@ -107,7 +107,8 @@ def machine_notes(case: GivenCase, *, baseline: Baseline) -> Iterator[str]:
     missing = []
     for key in sorted(baseline.machine.keys() - case.machine.keys()):
         value = str(baseline.machine[key])
-        missing.append(shlex.join(["--machine", value if key == "machine" else f"{key}={value}"]))
+        is_bare_name = key == "machine" and "=" not in value
+        missing.append(shlex.join(["--machine", value if is_bare_name else f"{key}={value}"]))
     if missing:
         yield f"a log does not say what machine it is of; if it was one like the baseline's, add {' '.join(missing)}"
 

@@ -62,9 +62,9 @@ def _parse(system: System, *, texts: Sequence[str], option: str) -> dict[str, st
     known = _KEYS[system.device]
     stated: dict[str, str | int] = {}
     for text in texts:
-        key, has_key, value = text.rpartition("=")
+        key, has_key, value = text.partition("=")
         if not has_key:
-            key = _NAME
+            key, value = _NAME, text
         key = key.strip()
         value = value.strip()
         if key not in known:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure.expected_records import ExpectedRecords
 from pytest_nemoperf.records.metrics import FLOPS_PER_TFLOP
 from pytest_nemoperf.records.step import StepRecord
@@ -23,12 +24,14 @@ class _Work:
         name: Part of a step that they are of.
         flops: Model FLOPs on all its GPUs.
         seconds: Time of all steps together.
+        num_steps: Number of steps.
         num_gpus: GPUs that did it.
     """
 
     name: str
     flops: float
     seconds: float
+    num_steps: int
     num_gpus: int
 
     @property
@@ -58,7 +61,8 @@ def speed_problems(expected: ExpectedRecords, *, measured: Sequence[StepRecord])
             continue
         sentence = (
             f"{work.name} computes {rate:,.4g} TFLOP/s/GPU, {rate / most_tflops:.3g} times {source} "
-            f"({most_tflops:,.4g} TFLOP/s): {work.flops:.4g} FLOPs in {work.seconds:.4g} s on {work.num_gpus} GPUs"
+            f"({most_tflops:,.4g} TFLOP/s): {count_text(work.num_steps, 'step')} of together {work.flops:.4g} FLOPs in "
+            f"{work.seconds:.4g} s on {count_text(work.num_gpus, 'GPU')}"
         )
         guess = "the device was not synchronised, or model, batch, sequence length or precision are not those that ran"
         for factor, unit in _SMALLER_UNITS:
@@ -82,9 +86,11 @@ def _work_of(expected: ExpectedRecords, *, measured: Sequence[StepRecord]) -> It
         elif expected.min_flops_per_token is not None:
             flops += expected.min_flops_per_token * record.tokens
     seconds = math.fsum(record.step_time_sec for record in measured)
-    yield _Work(name="a step", flops=flops, seconds=seconds, num_gpus=expected.num_gpus)
+    num_steps = len(measured)
+    yield _Work(name="a step", flops=flops, seconds=seconds, num_steps=num_steps, num_gpus=expected.num_gpus)
     if rollout is not None:
         seconds = math.fsum(record.phases.get("training", 0.0) for record in measured)
         flops = math.fsum(record.flops or 0.0 for record in measured)
         if seconds > 0:
-            yield _Work(name="training", flops=flops, seconds=seconds, num_gpus=rollout.num_training_gpus)
+            num_gpus = rollout.num_training_gpus
+            yield _Work(name="training", flops=flops, seconds=seconds, num_steps=num_steps, num_gpus=num_gpus)

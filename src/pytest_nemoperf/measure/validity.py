@@ -16,11 +16,16 @@ def record_problems(expected: ExpectedRecords, *, records: Sequence[StepRecord])
     """Return the reasons not to judge a run that lie in its records, apart from the steps' times."""
     problems = []
     total = expected.warmup_steps + expected.steps
-    if [record.step for record in records] != list(range(total)):
-        problems.append(
+    numbers = [record.step for record in records]
+    if numbers != list(range(total)):
+        problem = (
             f"{len(records)} of {total} steps were recorded "
             f"({expected.warmup_steps} warm-up and {expected.steps} measured were asked for)"
         )
+        missing = min(set(range(total)) - set(numbers), default=total)
+        if missing < max(numbers, default=0):
+            problem += f"; step {missing} is missing, counted from 0"
+        problems.append(problem)
     for name in ("loss", "grad_norm"):
         bad = []
         for record in records:
