@@ -196,6 +196,18 @@ def test_a_health_report_counts_as_in_a_session(tmp_path: Path, slowed_share: fl
     assert len(case.measurement.problems) == num_problems
 
 
+def test_a_health_report_beside_a_log_that_is_not_given_is_pointed_out(tmp_path: Path) -> None:
+    report = tmp_path / "health.json"
+    report.write_text(to_json(HealthReport(seconds=60.0, num_samples=100, is_measured_steps=True)))
+    log = write_megatron_log(tmp_path / "a.log")
+
+    without = measure(log)
+    given = measure_logs(plan_of(), log_format="megatron", logs=[LogFile(path=log, health=report)])
+
+    assert without.notes == (f"{report} lies beside a log and was not read; --health {report} lets it count",)
+    assert given.notes == ()
+
+
 def test_a_report_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "health.json").write_text('{"gpu": 1}')
     log = write_megatron_log(tmp_path / "a.log")

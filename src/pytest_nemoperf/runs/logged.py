@@ -21,7 +21,7 @@ from pytest_nemoperf.logs.reading import read_log
 from pytest_nemoperf.measure.expected_records import expected_of
 from pytest_nemoperf.measure.measurement import MeasuredRun, Measurement, Run, measure_run, measurement_of
 from pytest_nemoperf.recipes.recipe import MIN_STEPS, Plan
-from pytest_nemoperf.records.health import HealthReport
+from pytest_nemoperf.records.health import HEALTH_FILE, HealthReport
 from pytest_nemoperf.records.provenance import LogSource
 from pytest_nemoperf.records.step import STEPS_FILE, RunOutput, StepRecord
 from pytest_nemoperf.runs.log_dates import date_of_log
@@ -82,12 +82,21 @@ class LoggedCase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _LoggedRun:
-    """One log as records."""
+    """One log as records.
+
+    Attributes:
+        source: Log and its steps.
+        plan: Plan with as many steps.
+        reading: Records of its steps, with notes.
+        measured: The numbers.
+        health_beside: Report on health in the folder of the log that was not given with it; None for none.
+    """
 
     source: LogSource
     plan: Plan
     reading: LogReading
     measured: MeasuredRun
+    health_beside: Path | None
 
 
 def measure_logs(plan: Plan, *, log_format: str | LogFormat, logs: Sequence[LogFile], date: str = "") -> LoggedCase:
@@ -165,6 +174,7 @@ def _read(plan: Plan, *, log_format: str | LogFormat, log: LogFile, date: str) -
         )
     expected = expected_of(replace(plan, warmup_steps=num_warmup, steps=num_records - num_warmup))
     health = _read_health(log.health)
+    beside = files[0].with_name(HEALTH_FILE)
     measured = measure_run(expected, RunOutput(records=records, health=health))
     if measured.run is not None:
         run = replace(
@@ -189,6 +199,7 @@ def _read(plan: Plan, *, log_format: str | LogFormat, log: LogFile, date: str) -
         ),
         reading=reading,
         measured=measured,
+        health_beside=beside if health is None and beside.is_file() else None,
     )
 
 
@@ -294,6 +305,8 @@ def _loss_problems(runs: Sequence[Run]) -> Iterator[str]:
 def _notes(runs: Sequence[_LoggedRun]) -> Iterator[str]:
     for run in runs:
         yield from run.reading.notes
+        if run.health_beside is not None:
+            yield f"{run.health_beside} lies beside a log and was not read; --health {run.health_beside} lets it count"
     intervals = {run.source.steps_per_record for run in runs}
     if max(intervals) > 1:
         means = " or ".join(map(str, sorted(intervals)))
