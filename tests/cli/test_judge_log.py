@@ -210,6 +210,15 @@ def test_the_format_may_be_given_in_place_of_the_recipes(jobs: Jobs, capsys: pyt
     assert judge(jobs.logs("now"), "--log-format", "megatron") == 0
 
 
+def test_the_recipes_file_is_looked_for_where_its_format_is_given_once_more(jobs: Jobs) -> None:
+    write_recipe(jobs.recipe, log_file="logs/train.log")
+    write_megatron_log(jobs.folder / "job" / "train.log")
+
+    assert judge(["job"]) == 0
+    assert judge(["job"], "--log-format", "megatron") == 0
+    assert judge(["job"], "--log-format", "megatron_bridge") == 2
+
+
 def test_a_framework_that_writes_a_log_of_its_own_names_the_format(
     jobs: Jobs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -267,7 +267,10 @@ def _recipe(arguments: argparse.Namespace) -> tuple[Recipe, str | LogFormat]:
                 f"{path}: framework is {NATIVE!r}, the native engine, and --log-format={log_format} is another "
                 'program\'s; name what wrote the log, e.g. "framework": "megatron"'
             )
-        recipe = replace(recipe, log_format=log_format if is_named else "", log_file="")
+        if not is_named:
+            recipe = replace(recipe, log_format="", log_file="")
+        elif log_format != recipe.log_format:  # the file is named for the recipe's own format
+            recipe = replace(recipe, log_format=log_format, log_file="")
     return recipe, log_format
 
 

@@ -13,7 +13,7 @@ class LogSource:
     Attributes:
         path: File or folder, as it was given.
         log_format: Name of its format.
-        date: Time of its first clock, else of its last change, ISO 8601.
+        date: As stated, else the time of its first clock, else of its last change, ISO 8601.
         first_step: Number of its first step in the log's own count.
         num_records: Records of steps, warm-up included.
         num_warmup: Records of warm-up among them.
