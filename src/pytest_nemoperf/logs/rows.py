@@ -86,7 +86,7 @@ def _lookup(data: Mapping[str, Any], key: str) -> object:
 
 
 def number_in(value: object, *, name: str, log_format: LogFormat, where: str, quantity: str) -> float:
-    """Return a logged value as a number; a date and time as seconds, where the quantity is one.
+    """Return a logged value as a number: a date and time in seconds, of quantities that are times of a clock.
 
     Raises:
         RecordError: If it is none.
