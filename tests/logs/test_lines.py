@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,13 @@ def test_utf_16_is_refused_with_what_to_do(tmp_path: Path) -> None:
     path = written("step 1".encode("utf-16"), tmp_path=tmp_path)
 
     with pytest.raises(RecordError, match=r"run\.log is UTF-16; write the log as UTF-8, or convert it: iconv"):
+        list(read_lines(path))
+
+
+def test_a_compressed_log_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = written(gzip.compress(b"step 1\n"), tmp_path=tmp_path)
+
+    with pytest.raises(RecordError, match=r"run\.log is compressed; give the log itself: gzip -dk "):
         list(read_lines(path))
 
 

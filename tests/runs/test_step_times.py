@@ -62,7 +62,7 @@ def test_steps_that_take_longer_than_their_run_are_told_with_a_guess(step_time_s
     [
         (
             0.001,
-            r"steps 1 to 11 took 0\.011 s by their records, which came 11 s apart: seconds seem to be read as milli",
+            r"steps 1 to 11 took 0\.011 s by the records, which came 11 s apart: seconds seem to be read as milli",
         ),
         (1e-6, r"seconds seem to be read as microseconds; write the time of the whole step, in seconds"),
         (0.0001, r"they leave most of each step out, or the device was not synchronised"),
@@ -88,5 +88,5 @@ def test_short_steps_of_the_native_engine_are_its_own() -> None:
 def test_steps_that_are_seen_together_count_from_the_last_of_them() -> None:
     times = (5.0, 5.0, 5.0, 8.0)
 
-    with pytest.raises(RecordError, match=r"steps 3 to 3 took 0\.001 s by their records, which came 3 s apart"):
+    with pytest.raises(RecordError, match=r"step 3 took 0\.001 s by the records, which came 3 s apart"):
         check_step_times(records(0.001, num=4), lived_sec=20.0, arrivals=arrivals(*times))

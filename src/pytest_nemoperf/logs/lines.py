@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +15,7 @@ from pytest_nemoperf.errors import RecordError
 
 MAX_LINE_BYTES: Final = 64 << 20
 _UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
+_GZIP: Final = b"\x1f\x8b"
 _UTF8_MARK: Final = b"\xef\xbb\xbf"
 _CONTROLS: Final = dict.fromkeys((*range(9), *range(10, 32), *range(127, 160), 8232, 8233), "�")
 """Characters that no number has, and that regular expressions and Python would take for blanks; a tab is one."""
@@ -98,7 +101,7 @@ def read_lines(path: Path, *, num_old_bytes: int = 0) -> Iterator[Line]:
         num_old_bytes: Bytes at its beginning that an earlier run wrote.
 
     Raises:
-        RecordError: If the file can't be read, is UTF-16, or has no lines.
+        RecordError: If the file can't be read, is UTF-16 or compressed by gzip, or has no lines.
     """
     try:
         with path.open("rb") as file:
@@ -121,6 +124,10 @@ def read_lines(path: Path, *, num_old_bytes: int = 0) -> Iterator[Line]:
 def _check_encoding(raw: bytes, *, path: Path) -> None:
     if raw.startswith(_UTF16) and raw.count(0) * 4 >= len(raw):
         raise RecordError(f"{path} is UTF-16; write the log as UTF-8, or convert it: iconv -f UTF-16 -t UTF-8")
+    if raw.startswith(_GZIP):
+        with suppress(OSError, EOFError), gzip.open(path) as file:  # what can't be unpacked is a line of noise
+            file.read(1)
+            raise RecordError(f"{path} is compressed; give the log itself: gzip -dk {path}")
 
 
 def lines_of(raw: bytes, *, number: int, is_old: bool = False) -> Iterator[Line]:

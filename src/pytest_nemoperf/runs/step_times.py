@@ -92,8 +92,9 @@ def _check_arrivals(records: Sequence[StepRecord], *, arrivals: Sequence[Arrival
     between = [record.step_time_sec for record in records if first.step < record.step <= last.step]
     recorded_sec = math.fsum(between)
     if between and recorded_sec < _MIN_RECORDED_SHARE * span_sec:
+        steps = f"steps {first.step + 1} to {last.step}" if len(between) > 1 else f"step {last.step}"
         raise RecordError(
-            f"steps {first.step + 1} to {last.step} took {recorded_sec:.3g} s by their records, which came "
+            f"{steps} took {recorded_sec:.3g} s by the records, which came "
             f"{span_sec:.3g} s apart: {_reason_for_less(recorded_sec / span_sec)}; write the time of the whole step, "
             "in seconds, with the device synchronised at both ends"
         )
