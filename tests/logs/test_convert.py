@@ -148,6 +148,15 @@ def test_clock_and_total_of_lines_some_steps_apart_are_divided() -> None:
     assert [(record.step_time_sec, record.tokens) for record in reading.records] == [(0.5, 100)]
 
 
+@pytest.mark.parametrize(("first", "total"), [(9, 1000.0), (10, 1000.0), (0, 100.0)])
+def test_a_first_total_is_of_the_steps_before_its_line(first: int, total: float) -> None:
+    lines = [{"tokens_total": total + 1000.0 * at, "tokens_per_sec": 200.0} for at in range(4)]
+
+    reading = records(*lines, first=first, apart=10, has_exact_tokens=False)
+
+    assert [(record.tokens, record.step_time_sec) for record in reading.records] == [(100, 0.5)] * 4
+
+
 def test_a_first_step_that_is_logged_beside_every_tenth_is_left_out() -> None:
     first, *rest = rows_of(*[{"step_time_sec": 0.5}] * 4)
     rows = [first] + [LogRow(step=10 * at, values=row.values, where=row.where) for at, row in enumerate(rest, start=1)]

@@ -30,6 +30,7 @@ CLOCKED = [
     ({"end_time_sec": "t", "loss": "l"}, True),
     ({"end_time_sec": "t", "tokens_per_sec": "r"}, False),
     ({"step_time_ms": "t"}, False),
+    ({"end_time_sec": "wall_time"}, True),  # a name like any other, but of a tag
 ]
 
 

@@ -20,13 +20,22 @@ def test_rows_of_one_step_are_merged() -> None:
         (5, {"loss": 2.5, "step_time_sec": 0.5}),
         (6, {"loss": 2.25}),
     ]
-    assert steps[0].places == {"loss": "a.log:1", "step_time_sec": "a.log:2"}
+    assert steps[0].places == {"step": "a.log:1", "loss": "a.log:1", "step_time_sec": "a.log:2"}
 
 
 def test_a_row_without_a_step_is_of_the_step_before_it() -> None:
     steps = merge_rows([row(5, line=1, loss=2.5), row(None, line=2, step_time_sec=0.5)])
 
     assert [step.values for step in steps] == [{"loss": 2.5, "step_time_sec": 0.5}]
+
+
+def test_a_row_that_names_only_its_step_begins_it() -> None:
+    steps = merge_rows([row(5, line=1), row(None, line=2, step_time_sec=0.5), row(6, line=3)])
+
+    assert [(step.step, step.values, step.where) for step in steps] == [
+        (5, {"step_time_sec": 0.5}, "a.log:1"),
+        (6, {}, "a.log:3"),
+    ]
 
 
 def test_rows_that_name_no_step_are_one_each() -> None:

@@ -25,6 +25,8 @@ CPU = (
         (f"[rank5]: {NEW}", "OUT OF MEMORY: rank 5 of c tried to allocate 2.50 GiB on GPU 3 (it has 79.11 GiB"),
         (f"[default7]:{NEW}", "OUT OF MEMORY: rank 7 of c tried to allocate 2.50 GiB"),
         (f"12: {NEW}", "OUT OF MEMORY: rank 12 of c tried to allocate 2.50 GiB"),
+        (f"12:34:56 {NEW}", "OUT OF MEMORY: c tried to allocate 2.50 GiB"),
+        (f"[12:34:56] {NEW}", "OUT OF MEMORY: c tried to allocate 2.50 GiB"),
         (OLD, "OUT OF MEMORY: c tried to allocate 20.00 MiB on GPU 1 (it has 39.59 GiB, 9.19 MiB free)"),
         (CPU, "OUT OF MEMORY: c tried to allocate 4398046511104 bytes; use"),
         ("MemoryError", "OUT OF MEMORY: c: MemoryError; use"),
@@ -35,7 +37,20 @@ CPU = (
         ),
         ("ncclUnhandledCudaError: Cuda failure 2 'out of memory'", "OUT OF MEMORY: c: ncclUnhandledCudaError"),
     ],
-    ids=["torch", "rank", "torchrun", "srun", "old torch", "cpu", "python", "numpy", "slurm", "nccl"],
+    ids=[
+        "torch",
+        "rank",
+        "torchrun",
+        "srun",
+        "clock",
+        "clock in brackets",
+        "old torch",
+        "cpu",
+        "python",
+        "numpy",
+        "slurm",
+        "nccl",
+    ],
 )
 def test_a_report_is_told_with_rank_and_size(text: str, sentence: str) -> None:
     found = find_out_of_memory(f"step 1\n{text}\nmore\n")

@@ -100,6 +100,29 @@ def test_a_log_that_was_continued_is_read_from_there(tmp_path: Path) -> None:
     assert [record.step_time_sec for record in reading.records] == [0.75] * 3
 
 
+@pytest.mark.parametrize("lines", [by_hand(range(3)), "starting\n"])
+def test_memory_that_an_earlier_run_lacked_is_not_told_of_this_one(lines: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.log"
+    old = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.50 GiB\n"
+    path.write_text(old + lines)
+
+    try:
+        told = "; ".join(read_log([path], log_format=BY_HAND, context=context(), num_old_bytes={path: len(old)}).notes)
+    except RecordError as error:
+        told = str(error)
+
+    assert "OUT OF MEMORY" not in told
+
+
+def test_a_step_may_be_named_on_a_line_of_its_own(tmp_path: Path) -> None:
+    log_format = LogFormat(kind=LogKind.TEXT, patterns=(r"^Step (?P<step>\d+):", r"time (?P<step_time_ms>\S+) ms"))
+    text = "".join(f"Step {step}:\n  time 500 ms\n" for step in range(5))
+
+    reading = read(text, log_format=log_format, tmp_path=tmp_path)
+
+    assert [record.step_time_sec for record in reading.records] == [0.5] * 5
+
+
 def test_files_are_found_beside_the_run_and_in_its_directory(tmp_path: Path) -> None:
     run_dir, cwd = tmp_path / "run[1]", tmp_path / "cwd"
     for folder in (run_dir, cwd / "logs"):
@@ -138,6 +161,24 @@ def test_a_time_that_no_step_has_by_its_key_is_told_with_the_nearest(
 
     with pytest.raises(RecordError, match=rf"no step of the LogFormat of kind {kind} in .*; {re.escape(hint)};"):
         read(text, log_format=LogFormat(kind=kind, fields=WITHOUT_LOSS), tmp_path=tmp_path)
+
+
+CONFIGURATIONS = {
+    "json": (LogKind.JSONL, '{\n  "lr": 0.1,\n  "model": {\n    "layers": 2\n  }\n}\n', '{"time": 0.5}\n'),
+    "pprint": (LogKind.DICT, "{'lr': 0.1,\n 'model': {'layers': 2}}\n", "{'time': 0.5}\n"),
+    "no literal": (LogKind.DICT, "{'dtype': torch.float32, 'on': <Device.cpu>}\n", "{'time': 0.5}\n"),
+}
+
+
+@pytest.mark.parametrize(("kind", "printed", "line"), CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
+def test_a_configuration_printed_before_the_steps_is_noise(
+    kind: LogKind, printed: str, line: str, tmp_path: Path
+) -> None:
+    log_format = LogFormat(kind=kind, fields={"step_time_sec": "time"})
+
+    reading = read(printed + line * 3, log_format=log_format, tmp_path=tmp_path)
+
+    assert len(reading.records) == 3
 
 
 def test_a_key_within_an_object_is_among_the_nearest(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ TORN = {
     "bool": (JSONL, '{"step": 1, "loss": true}', "loss=True is no number"),
     "word": (JSONL, '{"step": 1, "loss": "low"}', "loss='low' is no number"),
     "digits without end": (JSONL, '{"step": 1, "loss": 1' + "0" * 400 + "}", "loss has more digits than a number"),
-    "object in objects": (JSONL, '{"a":' * 100_000 + "1", "a torn line"),
+    "object in objects": (JSONL, '{"loss":' * 100_000 + "1", "a torn line"),
     "torn dict": (DICT, "{'step': 1, 'loss': 2", "a torn line"),
     "no dict": (DICT, "{'step': 1, 'loss': f(x)}", "a torn line"),
     "too few cells": (
@@ -213,6 +213,11 @@ TORN = {
 def test_a_torn_line_is_named(log_format: LogFormat, text: str, reason: str, tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=rf"run\.log:\d+: {re.escape(reason)}|run\.log:\d+: .*{re.escape(reason)}"):
         read(text + "\n", log_format, tmp_path=tmp_path)
+
+
+def test_a_torn_line_after_a_step_is_named_whatever_is_left_of_it(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"run\.log:2: a torn line, '\{\"st'"):
+        read('{"step": 1, "loss": 2.5}\n{"st\n', JSONL, tmp_path=tmp_path)
 
 
 TORN_OBJECTS = {

@@ -201,7 +201,8 @@ def _difference(step: LoggedStep, *, total: float | None, interval: int, context
         return (now - total) / interval
     if context.has_exact_tokens:
         return None
-    return now  # the first step of a run; of one that was continued it is more than a step can have
+    num_steps = interval if step.step + 1 >= interval else 1  # a first line before the interval is of the first step
+    return now / num_steps  # of a run that was continued it is more than a step can have
 
 
 def _planned_tokens(step: LoggedStep, *, context: LogContext) -> float:

@@ -143,7 +143,8 @@ class LogFormat:
         Event files begin with the time at which they were made, before their first step.
         """
         names = set(self.names())
-        return _CLOCK in names and names.isdisjoint(_TIMES) and self.fields.get(_CLOCK) != WALL_TIME
+        has_start = self.kind is LogKind.TENSORBOARD and self.fields.get(_CLOCK) == WALL_TIME
+        return _CLOCK in names and names.isdisjoint(_TIMES) and not has_start
 
     def names(self) -> Iterator[str]:
         """Yield the quantities that it names; of patterns, each one's.

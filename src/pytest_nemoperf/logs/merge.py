@@ -23,7 +23,7 @@ class LoggedStep:
     Attributes:
         step: Its number in the log.
         values: Value by name of a quantity.
-        places: File and line by name of a quantity.
+        places: File and line by name of a quantity, and of ``step``, which is that of its first line.
         rank: Rank in the prefix of its first line; empty without one.
         clock: Time at which its last line was written and the resolution of that, in seconds; None if not known.
     """
@@ -36,7 +36,7 @@ class LoggedStep:
 
     @property
     def where(self) -> str:
-        """File and line of its first quantity."""
+        """File and line of its first line."""
         return next(iter(self.places.values()), "")
 
     def subject(self, *names: str) -> str:
@@ -63,7 +63,7 @@ def merge_rows(rows: Iterable[LogRow]) -> list[LoggedStep]:
     late: list[LogRow] = []
     last: LoggedStep | None = None
     for row in rows:
-        if row.step is not None and row.values.keys() <= _OF_MANY_RANKS:
+        if row.step is not None and row.values and row.values.keys() <= _OF_MANY_RANKS:
             late.append(row)
             continue
         number = row.step
@@ -100,7 +100,7 @@ def _check_one_rank(rows: Sequence[LogRow]) -> None:
 
 
 def _step_of(row: LogRow, *, step: int) -> LoggedStep:
-    places = dict.fromkeys(row.values, row.where)
+    places = dict.fromkeys(("step", *row.values), row.where)
     return LoggedStep(step=step, values=dict(row.values), places=places, rank=row.rank, clock=row.clock)
 
 

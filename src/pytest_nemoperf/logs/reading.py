@@ -51,7 +51,7 @@ def read_log(
     rows = [row for file in files for row in file.rows]
     notes = [note for file in files for note in file.notes]
     if preset.log_format.kind in _OF_CONSOLES:
-        notes += _out_of_memory(paths, has_steps=bool(rows))
+        notes += _out_of_memory(paths, num_old_bytes=num_old_bytes, has_steps=bool(rows))
     if not rows:
         raise RecordError(_nothing_found(paths, files=files, name=name_of(log_format), preset=preset, notes=notes))
     if preset.convert is None and preset.convert_steps is None:  # these know the keys that they miss
@@ -65,7 +65,7 @@ def read_log(
     )
 
 
-def _out_of_memory(paths: Sequence[Path], *, has_steps: bool) -> Iterator[str]:
+def _out_of_memory(paths: Sequence[Path], *, num_old_bytes: Mapping[Path, int], has_steps: bool) -> Iterator[str]:
     """Yield a sentence for each file that reports memory that could not be had.
 
     Raises:
@@ -73,7 +73,7 @@ def _out_of_memory(paths: Sequence[Path], *, has_steps: bool) -> Iterator[str]:
     """
     for path in paths:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _END_BYTES))
+            file.seek(max(num_old_bytes.get(path, 0), path.stat().st_size - _END_BYTES))
             found = find_out_of_memory(file.read().decode("utf-8", errors="replace"))
         if found is None:
             continue

@@ -162,13 +162,18 @@ def _add(values: dict[str, float], more: Mapping[str, float], *, where: str) -> 
 
 
 class _ObjectParser:
-    """Lines that hold one object each; other lines are noise."""
+    """Lines that hold one object each; others are noise.
+
+    A broken object is noise before the first row only, and without a key of the format.
+    """
 
     def __init__(self, log_format: LogFormat, *, parse: Callable[[str], dict[str, Any] | None]) -> None:
         self._format = log_format
         self._parse = parse
         self._keys: dict[str, None] = {}
         self._unseen = set(log_format.fields.values())
+        self._quoted = {f"{quote}{key.partition('.')[0]}" for key in self._unseen for quote in "'\""}
+        self._has_rows = False
 
     def rows(self, line: Line, *, file: str) -> Iterator[LogRow]:
         where = f"{file}:{line.number}"
@@ -176,6 +181,9 @@ class _ObjectParser:
         try:
             data = self._parse(line.text[length:])
         except ValueError as error:
+            is_of_format = self._has_rows or any(key in line.text for key in self._quoted)
+            if line.is_whole and not is_of_format:
+                return  # of a configuration that was printed over several lines, say
             raise RecordError(f"{where}: a torn line, {shown(line.text)!r}: {error}; write each line whole") from None
         if data is None:
             return
@@ -183,6 +191,7 @@ class _ObjectParser:
             self._see(data)
         row = row_of(data, log_format=self._format, where=where)
         if row is not None:
+            self._has_rows = True
             yield LogRow(
                 step=row.step,
                 values=row.values,
