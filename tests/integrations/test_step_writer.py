@@ -95,6 +95,11 @@ def nest_phases(steps: StepWriter) -> None:
         pass
 
 
+def stop_in_phase(steps: StepWriter) -> None:
+    with steps.step(), steps.phase("optimizer"):
+        steps.stop_clock()
+
+
 @pytest.fixture
 def cuda(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Cuda:
     cuda = Cuda(clock)
@@ -481,6 +486,17 @@ def test_phases_do_not_nest(perf_run: BeginRun) -> None:
 
     with pytest.raises(StepError, match="step 0: phase 'forward' inside of 'training'"):
         nest_phases(StepWriter())
+
+
+def test_the_clock_does_not_stop_inside_of_a_phase(perf_run: BeginRun) -> None:
+    run = perf_run()
+
+    with pytest.raises(
+        StepError, match=r"step 0: the clock stops inside of phase 'optimizer', .*; end the phase first"
+    ):
+        stop_in_phase(StepWriter())
+
+    assert run.records() == ()
 
 
 def test_a_second_writer_of_a_run_is_told(perf_run: BeginRun) -> None:

@@ -203,10 +203,18 @@ class StepWriter:
         """Synchronise the device and stop the clock: further work of the step does not count.
 
         Figures may still be recorded. Without an open step, or if it has stopped, this does nothing.
+
+        Raises:
+            StepError: If a phase is open.
         """
         step = self._step
         if step is None or step.seconds is not None or not self.is_active:
             return
+        if step.open_phase:
+            raise StepError(
+                f"step {step.index}: the clock stops inside of phase {step.open_phase!r}, which would be longer than "
+                "its step; end the phase first"
+            )
         _synchronize()
         delay_pct = float(self._plan["inject_pct"])
         if delay_pct:
