@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ class Arguments:
     gradient_accumulation_steps = 1
     world_size = 1
     logging_first_step = False
+    logging_nan_inf_filter = True
     logging_strategy = eval_strategy = save_strategy = "steps"
     eval_delay = 0
 
@@ -95,7 +97,10 @@ class FakeTrainer:
         if self.control.should_log:
             self.clock.work(100.0)
             step = self.state.global_step
-            self.handler.on_log(self.args, self.state, self.control, {"loss": 6.0, "grad_norm": 1.5, **self.logs(step)})
+            logs = {"loss": 6.0, "grad_norm": 1.5, **self.logs(step)}
+            if self.args.logging_nan_inf_filter and math.isnan(logs["loss"]):
+                logs["loss"] = 0.0  # the mean of the losses since the last log that were finite: none
+            self.handler.on_log(self.args, self.state, self.control, logs)
             self.control.should_log = False
         if self.control.should_evaluate:
             self.evaluate()
@@ -110,6 +115,25 @@ class FakeTrainer:
         self.handler.on_log(self.args, self.state, self.control, {"eval_loss": 6.0})
         self.control = self.handler.on_evaluate(self.args, self.state, self.control, {})
         self.control.should_evaluate = False
+
+
+def test_a_loss_that_is_not_a_number_is_recorded_and_not_filtered(perf_run: BeginRun, clock: Clock) -> None:
+    run = perf_run()
+    trainer = FakeTrainer(clock, TrainerSteps())
+    trainer.logs = lambda step: {"loss": math.nan} if step == 5 else {}
+
+    trainer.train()
+
+    losses = [record.loss or 0.0 for record in run.records()]
+    assert [math.isnan(loss) for loss in losses] == [step == 5 for step in range(1, 9)]
+
+
+def test_a_trainer_outside_of_a_perf_run_filters_its_log_as_it_is_told(clock: Clock) -> None:
+    trainer = FakeTrainer(clock, TrainerSteps(), updates_per_epoch=3)
+
+    trainer.train()
+
+    assert trainer.args.logging_nan_inf_filter
 
 
 def test_a_step_is_an_update_with_its_loading_and_ends_with_the_plan(perf_run: BeginRun, clock: Clock) -> None:

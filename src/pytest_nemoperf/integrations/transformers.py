@@ -31,8 +31,8 @@ class TrainerSteps(TrainerCallback):  # type: ignore[misc]  # transformers is no
     updates that train on it. Its time runs to the end of the update, device synchronised at both ends, from the end of
     what the Trainer does after an update: logging, evaluating and saving do not count, loading the batches does.
 
-    In a perf run every step is logged, so that its loss and its rollouts are known; nothing is evaluated or saved
-    between steps; and training ends with the plan's last step. Tokens are those that the Trainer counts
+    In a perf run every step is logged, so that its loss, NaN too, and its rollouts are known; nothing is evaluated or
+    saved between steps; and training ends with the plan's last step. Tokens are those that the Trainer counts
     (``include_num_input_tokens_seen``, or TRL's ``num_tokens``), or else the plan's.
 
     Raises:
@@ -62,6 +62,7 @@ class TrainerSteps(TrainerCallback):  # type: ignore[misc]  # transformers is no
             return
         self._count_updates(args)
         self._check_plan(args, max_steps=state.max_steps)
+        args.logging_nan_inf_filter = False  # with it, the loss of a step that has NaN is logged as 0
         self._begin(state)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
