@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.frameworks.steps import read_step_records
-from pytest_nemoperf.integrations import step_writer
+from pytest_nemoperf.integrations import rank_device, step_writer
 from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.step import PLAN_FILE, STEPS_FILE, StepRecord
 from tests.builders import make_plan
 
-VARIABLES = ("NEMOPERF_PLAN", "NEMOPERF_STEPS", *step_writer._RANK_VARIABLES)
+VARIABLES = ("NEMOPERF_PLAN", "NEMOPERF_STEPS", *rank_device.RANK_VARIABLES)
 
 
 class Clock:
@@ -63,6 +63,7 @@ class PerfRun:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(step_writer, "time", clock)
+    monkeypatch.setattr(rank_device, "time", clock)
     return clock
 
 

@@ -574,6 +574,7 @@ def test_the_writer_needs_the_standard_library_alone(perf_run: BeginRun) -> None
     assert printed.stdout.split() == [
         "pytest_nemoperf",
         "pytest_nemoperf.integrations",
+        "pytest_nemoperf.integrations.rank_device",
         "pytest_nemoperf.integrations.step_writer",
     ]
     assert len(run.lines()) == 3

@@ -1,6 +1,6 @@
 """StepWriter: step records of a training loop, written from inside of it.
 
-Only the standard library is imported, and nothing else of this package: the environment of a training script need not
+Only the standard library is imported, and of this package only this part: the environment of a training script need not
 hold what pytest-nemoperf depends on.
 """
 
@@ -9,17 +9,22 @@ from __future__ import annotations
 import json
 import operator
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from pytest_nemoperf.integrations.rank_device import (
+    current_rank,
+    device_mark,
+    largest_memory_bytes,
+    seconds_between,
+    synchronize,
+)
+
 _PLAN_VARIABLE: Final = "NEMOPERF_PLAN"
 _STEPS_VARIABLE: Final = "NEMOPERF_STEPS"
-_RANK_VARIABLES: Final = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
-"""Variables in which launchers tell a process its rank; the first that is set counts, torchrun's before Slurm's."""
 _PLAN_SCHEMA_VERSION: Final = 1
 _PLAN_KEYS: Final = (
     "steps",
@@ -32,7 +37,6 @@ _PLAN_KEYS: Final = (
     "has_varying_lengths",
 )
 """Keys of the plan that are read here and in the callbacks."""
-_STATUS: Final = Path("/proc/self/status")
 _OTHER: Final = "other"
 _ROLLOUT_COUNTS: Final = (
     "num_response_tokens",
@@ -196,7 +200,7 @@ class StepWriter:
         if self._step is not None:
             raise StepError(f"step {self._step.index} has not ended; call end_step() before the next begins")
         self._step = _Step(self._num_stopped)
-        _synchronize()
+        synchronize()
         self._step.started = time.perf_counter()
 
     def stop_clock(self) -> None:
@@ -215,7 +219,7 @@ class StepWriter:
                 f"step {step.index}: the clock stops inside of phase {step.open_phase!r}, which would be longer than "
                 "its step; end the phase first"
             )
-        _synchronize()
+        synchronize()
         delay_pct = float(self._plan["inject_pct"])
         if delay_pct:
             time.sleep((time.perf_counter() - step.started) * delay_pct / 100)
@@ -286,11 +290,11 @@ class StepWriter:
                 "before the other begins"
             )
         step.open_phase = name
-        start = _mark()
+        start = device_mark()
         try:
             yield
         finally:
-            step.marks.append((name, start, _mark()))
+            step.marks.append((name, start, device_mark()))
             step.open_phase = ""
 
     def end_step(self) -> None:
@@ -307,7 +311,7 @@ class StepWriter:
             raise StepError("end_step() without begin_step(); a step ends once")
         self.stop_clock()
         step, self._step = self._step, None
-        if _rank() == 0:
+        if current_rank() == 0:
             self._write(self._record_of(step))
 
     def cancel_step(self) -> None:
@@ -329,7 +333,7 @@ class StepWriter:
                 record[name] = step.number(name)
         if step.marks:
             record["phases"] = step.phases()
-        peak = _peak_memory_bytes(self._plan["device"])
+        peak = largest_memory_bytes(self._plan["device"])
         if peak is not None:
             record["peak_memory_bytes"] = peak
         rollout = step.rollout()
@@ -432,7 +436,7 @@ class _Step:
         assert self.seconds is not None  # noqa: S101 (as in _record_of)
         phases: dict[str, float] = {}
         for name, start, end in self.marks:
-            phases[name] = phases.get(name, 0.0) + _seconds_between(start, end)
+            phases[name] = phases.get(name, 0.0) + seconds_between(start, end)
         rest = self.seconds - sum(phases.values())
         phases[_OTHER] = phases.get(_OTHER, 0.0) + max(0.0, rest)  # CUDA rounds the times between events
         return phases
@@ -477,67 +481,3 @@ def _read_plan(path: str) -> dict[str, Any]:
         if key not in plan:
             raise StepError(f"{path} has no {key!r}, so it is no plan; {_PLAN_VARIABLE} must name the run's plan.json")
     return dict(plan)
-
-
-def _rank() -> int:
-    """Return the rank of this process; 0 if it is the only one."""
-    distributed = _loaded("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        return int(distributed.get_rank())
-    for name in _RANK_VARIABLES:
-        value = os.environ.get(name, "")
-        if value.isdecimal():
-            return int(value)
-    return 0
-
-
-def _loaded(module: str) -> Any:
-    """Return a module that the script has imported, or None; none is imported for a perf run."""
-    return sys.modules.get(module)
-
-
-def _cuda() -> Any:
-    """Return ``torch.cuda`` if the script uses it, else None."""
-    cuda = _loaded("torch.cuda")
-    return cuda if cuda is not None and cuda.is_initialized() else None
-
-
-def _synchronize() -> None:
-    """Wait for the device; on a CPU work is done when a call returns."""
-    cuda = _cuda()
-    if cuda is not None:
-        cuda.synchronize()
-
-
-def _mark() -> Any:
-    """Return this moment: an event on the current CUDA stream, or the clock."""
-    cuda = _cuda()
-    if cuda is None:
-        return time.perf_counter()
-    event = cuda.Event(enable_timing=True)
-    event.record()
-    return event
-
-
-def _seconds_between(start: Any, end: Any) -> float:
-    """Return seconds between two marks; 0 if CUDA was first used between them."""
-    if isinstance(start, float):
-        return end - start if isinstance(end, float) else 0.0
-    return float(start.elapsed_time(end)) / 1e3  # from ms
-
-
-def _peak_memory_bytes(device: str) -> int | None:
-    """Return this process's largest memory so far; None if it is not known.
-
-    On CUDA that of torch's allocator, on a CPU the resident set of the whole process.
-    """
-    if device == "cuda":
-        cuda = _cuda()
-        return None if cuda is None else int(cuda.max_memory_allocated())
-    try:
-        for line in _STATUS.read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):  # that of getrusage(2) may be the one of the process that started this one
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # no procfs
-    return None
