@@ -161,6 +161,11 @@ def test_calls_and_methods_remember_what_they_were_made_from(tmp_path: Path) -> 
         pytest.param("1 < 2 <= 2 and 'a' in 'abc' and 3 not in [1]", True, id="comparisons"),
         pytest.param("None or 5", 5, id="or"),
         pytest.param("isinstance('a', str)", True, id="a type"),
+        pytest.param("+5 - -1", 6, id="signs"),
+        pytest.param("~5", UNKNOWN, id="bits"),
+        pytest.param("f'{3:02d}'", UNKNOWN, id="a text in a format"),
+        pytest.param("f'{3!r}'", UNKNOWN, id="a text by a conversion"),
+        pytest.param("(size := 4) + size", 8, id="an assignment inside"),
         pytest.param("other()", UNKNOWN, id="a function of another kind"),
         pytest.param("[x for x in [1]]", UNKNOWN, id="a comprehension"),
         pytest.param("lambda: 1", UNKNOWN, id="a lambda"),
@@ -192,10 +197,11 @@ def test_what_depends_on_the_unknown_is_unknown(tmp_path: Path) -> None:
         from elsewhere import Config, machine
 
         def recipe():
-            cfg = Config(a=1, b=1, c=1, d=1, e=1, f=1)
+            cfg = Config(a=1, b=1, c=1, d=1, e=1, f=1, g=1)
             if machine.is_new():
                 cfg.a = 2
                 _change(cfg)
+                setattr(cfg, "g", 2)
             else:
                 cfg.c += 1
             for size in machine.sizes():
@@ -209,7 +215,51 @@ def test_what_depends_on_the_unknown_is_unknown(tmp_path: Path) -> None:
         """,
     )
 
-    assert plain(config) == {"a": UNKNOWN, "b": UNKNOWN, "c": UNKNOWN, "d": UNKNOWN, "e": UNKNOWN, "f": 1}
+    assert plain(config) == {"a": UNKNOWN, "b": UNKNOWN, "c": UNKNOWN, "d": UNKNOWN, "e": UNKNOWN, "f": 1, "g": UNKNOWN}
+
+
+def test_names_that_loops_and_blocks_bind_are_not_those_of_before(tmp_path: Path) -> None:
+    config = called(
+        tmp_path,
+        """
+        from elsewhere import Config, machine
+
+        def recipe():
+            size = other = gone = 1
+            for size in machine.sizes():
+                pass
+            with machine.lock() as other:
+                pass
+            del gone
+            return Config(size=size, other=other, gone=gone)
+        """,
+    )
+
+    assert plain(config) == {"size": UNKNOWN, "other": UNKNOWN, "gone": UNKNOWN}
+
+
+@pytest.mark.parametrize("end", ["break", "continue"])
+def test_a_loop_that_is_left_early_is_not_followed(tmp_path: Path, end: str) -> None:
+    config = called(
+        tmp_path,
+        f"""
+        from elsewhere import Config
+
+        def recipe():
+            cfg = Config(a=0, b=0)
+            for size in [1, 2, 3]:
+                if size == 2:
+                    {end}
+                cfg.a = size
+            for size in [1, 2, 3]:
+                cfg.b = size
+            else:
+                cfg.b += 1
+            return cfg
+        """,
+    )
+
+    assert plain(config) == {"a": UNKNOWN, "b": 4}
 
 
 def test_a_function_that_may_have_ended_leaves_the_rest_unknown(tmp_path: Path) -> None:
@@ -344,7 +394,10 @@ def test_names_at_the_top_may_be_imported_or_set_under_conditions(tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        pytest.param("def other(): pass", r"recipes\.py has no function recipe", id="no function"),
+        pytest.param(
+            "def recipes(): pass", r"recipes\.py has no function 'recipe': did you mean recipes\?", id="no function"
+        ),
+        pytest.param("VALUE = 1", r"recipes\.py has no function 'recipe': it defines none", id="no functions"),
         pytest.param("def recipe(:", r"recipes\.py can't be read as Python", id="no Python"),
         pytest.param(
             "def recipe():\n    raise ValueError('no PEFT')",

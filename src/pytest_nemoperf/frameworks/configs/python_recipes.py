@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.errors import RecipeError, did_you_mean
 from pytest_nemoperf.frameworks.configs.python_values import (
     BUILTINS,
     UNKNOWN,
@@ -99,7 +99,9 @@ class SourceTree:
         module = self._load(path, name=self._name_of(path))
         found = self._lookup(module, function)
         if not isinstance(found, _Function):
-            raise RecipeError(f"{path} has no function {function}")
+            known = self.functions(path)
+            hint = did_you_mean(function, known) if known else "it defines none; name another file"
+            raise RecipeError(f"{path} has no function {function!r}: {hint}")
         try:
             return self._call_function(found, args=(), kwargs={})
         except (RecursionError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
@@ -254,6 +256,8 @@ class SourceTree:
             case ast.ImportFrom():
                 for name in _defined_names(node):
                     scope.names[name] = self._imported(scope.module, node, name)
+            case ast.Delete():
+                self._forget([node], scope)
             case ast.Raise():
                 raise ValueError(f"line {node.lineno}: {ast.unparse(node)}")
             case _:
@@ -267,6 +271,8 @@ class SourceTree:
             case ast.For():
                 self._loop(node, scope)
             case ast.With():
+                for target in _targets(node):
+                    self._assign(target, UNKNOWN, scope)
                 self._run(node.body, scope)
             case ast.Try():
                 self._run([*node.body, *node.orelse, *node.finalbody], scope)
@@ -293,24 +299,22 @@ class SourceTree:
 
     def _loop(self, node: ast.For, scope: _Scope) -> None:
         items = self._evaluate(node.iter, scope)
-        if not is_known(items):
-            self._forget(node.body, scope)
+        if not is_known(items) or any(isinstance(each, (ast.Break, ast.Continue)) for each in ast.walk(node)):
+            self._forget([node], scope)
             return
         for item in list(items):
             self._assign(node.target, item, scope)
             self._run(node.body, scope)
+        self._run(node.orelse, scope)
 
     def _forget(self, body: list[ast.stmt], scope: _Scope) -> None:
         """Set everything that a body assigns to unknown, since it may or may not run."""
         may_return = False
         for node in body:
             for each in ast.walk(node):
-                if isinstance(each, ast.Assign):
-                    for target in each.targets:
-                        self._assign(target, UNKNOWN, scope)
-                elif isinstance(each, (ast.AnnAssign, ast.AugAssign)):
-                    self._assign(each.target, UNKNOWN, scope)
-                elif isinstance(each, ast.Call):
+                for target in _targets(each):
+                    self._assign(target, UNKNOWN, scope)
+                if isinstance(each, ast.Call):
                     self._forget_call(each, scope)
                 elif isinstance(each, ast.Return):
                     may_return = True
@@ -318,8 +322,12 @@ class SourceTree:
             raise _MayReturn
 
     def _forget_call(self, node: ast.Call, scope: _Scope) -> None:
-        """Set everything that a function of the tree assigns to unknown, in the objects that it is given."""
+        """Set everything that setattr or a function of the tree assigns to unknown, in the objects that it is given."""
         function = self._evaluate(node.func, scope)
+        if isinstance(function, Opaque) and function.owner is None and function.made_by == "setattr":
+            args, _ = self._arguments(node, scope)
+            call_on_attributes(function.made_by, (*args[:-1], UNKNOWN))
+            return
         if not isinstance(function, _Function) or self._depth >= _MAX_DEPTH:
             return
         args, kwargs = self._arguments(node, scope)
@@ -359,6 +367,10 @@ class SourceTree:
                 return attribute_of(self._evaluate(node.value, scope), node.attr)
             case ast.Call():
                 return self._call(node, scope)
+            case ast.NamedExpr():
+                value = self._evaluate(node.value, scope)
+                self._assign(node.target, value, scope)
+                return value
             case _:
                 return evaluate_operation(node, partial(self._evaluate, scope=scope))
 
@@ -443,6 +455,19 @@ def _call_opaque(function: Opaque, *, args: tuple[Any, ...], kwargs: dict[str, A
     if function.owner is None and function.made_by == "cast" and len(args) == len(("type", "value")):
         return args[1]
     return Opaque(made_by=function.made_by, owner=function.owner, args=args, values=dict(kwargs))
+
+
+def _targets(node: ast.AST) -> list[ast.expr]:
+    """Return the names, attributes and items that a statement or an expression itself assigns or deletes."""
+    match node:
+        case ast.Assign(targets=targets) | ast.Delete(targets=targets):
+            return targets
+        case ast.AnnAssign() | ast.AugAssign() | ast.For() | ast.NamedExpr():
+            return [node.target]
+        case ast.With():
+            return [item.optional_vars for item in node.items if item.optional_vars is not None]
+        case _:
+            return []
 
 
 def _top_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:

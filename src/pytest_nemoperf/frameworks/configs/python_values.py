@@ -119,6 +119,11 @@ _OPERATORS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = MappingProx
         ast.BitOr: operator.or_,
     }
 )
+_SIGNS: Mapping[type[ast.unaryop], Callable[[Any], Any]] = MappingProxyType(
+    {ast.Not: operator.not_, ast.USub: operator.neg, ast.UAdd: operator.pos}
+)
+_AS_IT_IS: Final = -1
+"""Conversion of a value in a joined text that has neither ``!r`` nor ``!s`` nor ``!a``."""
 _COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = MappingProxyType(
     {
         ast.Eq: operator.eq,
@@ -270,6 +275,8 @@ def _conditional(node: ast.IfExp, evaluate: Evaluate) -> Any:
 def _joined_text(node: ast.JoinedStr, evaluate: Evaluate) -> Any:
     text = ""
     for each in node.values:
+        if isinstance(each, ast.FormattedValue) and (each.format_spec is not None or each.conversion != _AS_IT_IS):
+            return UNKNOWN
         value = evaluate(each.value if isinstance(each, ast.FormattedValue) else each)
         if not is_known(value):
             return UNKNOWN
@@ -288,9 +295,10 @@ def _binary(node: ast.BinOp, evaluate: Evaluate) -> Any:
 
 def _unary(node: ast.UnaryOp, evaluate: Evaluate) -> Any:
     value = evaluate(node.operand)
-    if not is_known(value):
+    function = _SIGNS.get(type(node.op))
+    if function is None or not is_known(value):
         return UNKNOWN
-    return not value if isinstance(node.op, ast.Not) else -value
+    return function(value)
 
 
 def _subscript(node: ast.Subscript, evaluate: Evaluate) -> Any:
