@@ -80,6 +80,17 @@ def test_the_learning_rate_falls_as_long_as_in_the_recipe(checkout: Path, tmp_pa
     assert "scheduler.lr_decay_iters=1000" in words
 
 
+def test_a_length_of_the_training_that_can_not_be_told_is_left_to_the_recipe(checkout: Path, tmp_path: Path) -> None:
+    text = (checkout / RECIPES).read_text(encoding="utf-8")
+    added = '    cfg.scheduler = Scheduler(kind="cosine")\n    cfg.train.train_iters = steps_of(cfg)\n    return cfg\n'
+    text = text.replace("    return cfg\n", added, 1)
+    write_text(checkout / RECIPES, f"from elsewhere import Scheduler, steps_of\n{text}")
+
+    words = FRAMEWORK.command(plan_of(f"{checkout / RECIPES}:tiny_pretrain_config"), run_dir=tmp_path).argv
+
+    assert not [word for word in words if word.startswith("scheduler.lr_decay_iters")]
+
+
 def test_a_recipe_that_can_not_run_says_why(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     monkeypatch.chdir(tmp_path)
@@ -91,6 +102,10 @@ def test_a_recipe_that_can_not_run_says_why(checkout: Path, tmp_path: Path, monk
 
     mine = replace(plan, python=sys.executable, framework_config=str(write_text(checkout / "mine.py", "")) + ":mine")
     assert "is no recipe of megatron.bridge.recipes or perf_recipes" in str(FRAMEWORK.unsupported(mine))
+    theirs = replace(
+        mine, framework_config=str(write_text(checkout / "mine.yaml", "")), framework_options={"recipe": "mine.py:mine"}
+    )
+    assert "mine.yaml: mine.py:mine is no recipe of megatron.bridge.recipes" in str(FRAMEWORK.unsupported(theirs))
     outside = replace(plan, framework_config=f"{tmp_path}/x.py:f")
     assert "lies in no checkout of Megatron-Bridge (a folder with scripts/" in str(FRAMEWORK.unsupported(outside))
     with pytest.raises(PlanError, match="lies in no checkout of Megatron-Bridge"):

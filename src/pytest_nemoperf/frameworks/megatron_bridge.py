@@ -49,10 +49,13 @@ class MegatronBridgeFramework(OwnLog):
                 "does the working directory; clone https://github.com/NVIDIA-NeMo/Megatron-Bridge, install it with: uv "
                 "sync, and run pytest there or name the file in it"
             )
-        if path.suffix not in (".yaml", ".yml") and ":" in str(path) and not _PACKAGE.search(str(path.absolute())):
+        target = path
+        if path.suffix in (".yaml", ".yml"):
+            target = Path(str(plan.framework_options.get(RECIPE_OPTION)))
+        if ":" in str(target) and not _PACKAGE.search(str(target.absolute())):
             return (
-                f"{shown_config(path)} is no recipe of megatron.bridge.recipes or perf_recipes, the packages that "
-                f"{MARKER} knows; put it there, or measure your own script by framework='command' and "
+                f"{shown_config(path)}: {target} is no recipe of megatron.bridge.recipes or perf_recipes, the packages "
+                f"that {MARKER} knows; put it there, or measure your own script by framework='command' and "
                 "log_format='megatron_bridge'"
             )
         return missing_package(plan, module="megatron", install="install Megatron-Bridge with: uv sync in its checkout")
@@ -90,7 +93,9 @@ def _overrides(plan: Plan, *, recipe: BridgeRecipe) -> Iterator[str]:
     scheduler = recipe.config.get("scheduler")
     train = recipe.config.get("train")
     if isinstance(scheduler, Opaque) and isinstance(train, Opaque) and scheduler.get("lr_decay_iters") is None:
-        own["scheduler.lr_decay_iters"] = train.get("train_iters")  # the learning rate falls as long as in the recipe
+        length = train.get("train_iters")
+        if type(length) is int:
+            own["scheduler.lr_decay_iters"] = length  # the learning rate falls as long as in the recipe
     for name, value in plan.framework_options.items():
         if name != RECIPE_OPTION:
             own[name] = value

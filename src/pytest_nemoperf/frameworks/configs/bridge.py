@@ -65,6 +65,8 @@ _RUN_SETTINGS: Final = (
     "logger.tensorboard_dir",
 )
 """Settings that the launch of a run overrides."""
+_MAX_DEPTH: Final = 9
+"""Objects within each other that a digest looks into: one may hold itself."""
 _UNTOLD: Final = "can't be told from the source"
 
 
@@ -209,7 +211,7 @@ def _set(config: Opaque, name: str, value: Any) -> None:
 def _plain(value: Any, *, depth: int = 0) -> Any:
     """Return a followed value as plain data, for a digest."""
     if isinstance(value, Opaque):
-        if depth > len(_OWN):
+        if depth > _MAX_DEPTH:
             return value.made_by
         plain: dict[str, Any] = {"made_by": [each.made_by for each in value.chain()]}
         plain["args"] = [[_plain(arg, depth=depth + 1) for arg in each.args] for each in value.chain()]
