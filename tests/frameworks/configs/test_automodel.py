@@ -263,3 +263,11 @@ def test_the_digest_is_that_of_what_is_trained(tmp_path: Path) -> None:
 def test_other_recipes_are_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     with pytest.raises(RecipeError, match=rf"x\.yaml {told}"):
         read(tmp_path, changes)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "workflow.yaml"
+    path.write_text("on: push\njobs: {}\n", encoding="utf-8")
+
+    with pytest.raises(RecipeError, match=r"workflow\.yaml is no recipe of NeMo Automodel"):
+        read_automodel(path, options={})

@@ -157,6 +157,16 @@ def test_the_digest_is_that_of_what_is_trained(tmp_path: Path) -> None:
             "--rampup-batch-size 8 8 100 gives each step another batch, .*\\{'rampup-batch-size': None\\}",
             id="a batch that grows",
         ),
+        pytest.param(
+            YAML + "  --use-checkpoint-args: true\n",
+            "--use-checkpoint-args takes its values from the checkpoint .*\\{'use-checkpoint-args': None\\}",
+            id="arguments of a checkpoint",
+        ),
+        pytest.param(
+            YAML.replace("\n  CUDA_DEVICE_MAX_CONNECTIONS: 1", " [A=1]"),
+            r"ENV_VARS=\['A=1'\] must be a section of variables",
+            id="a list of variables",
+        ),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, text: str, told: str) -> None:

@@ -116,6 +116,15 @@ def test_an_option_makes_the_sections_on_its_way() -> None:
     assert data == {"a": {"b": 3}, "c": {"d": {"e": [4]}}}
 
 
+def test_an_option_does_not_replace_a_list_by_one_of_its_items() -> None:
+    data = {"a": {"b": [{"c": 1}, {"c": 2}]}}
+
+    with pytest.raises(RecipeError, match=r"a\.b\.0\.c is inside the list a\.b, .*; give a\.b with all of its items"):
+        set_option(data, "a.b.0.c", 3)
+
+    assert data == {"a": {"b": [{"c": 1}, {"c": 2}]}}
+
+
 def test_parents_are_merged_in_their_order_and_the_file_itself_last(tmp_path: Path) -> None:
     write(tmp_path / "base.yaml", "a: {x: 1, y: 1, z: 1, w: {k: 1}}\nlist: [1, 2]\n")
     write(tmp_path / "deep" / "more.yaml", "defaults: ../base.yaml\na: {y: 2, z: 2}\n")
@@ -136,6 +145,13 @@ def test_files_that_are_each_other_s_parents_are_refused(tmp_path: Path) -> None
     path = write(tmp_path / "b.yaml", "defaults: a.yaml\n")
 
     with pytest.raises(RecipeError, match=r"b\.yaml is among its own parents \(.*b\.yaml -> .*a\.yaml\)"):
+        loaded(path)
+
+
+def test_parents_that_are_no_names_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.yaml", "defaults: 5\n")
+
+    with pytest.raises(RecipeError, match="defaults=5 must be the name of a file, or a list of them"):
         loaded(path)
 
 

@@ -110,7 +110,8 @@ def load_automodel(path: Path, *, options: Mapping[str, Any]) -> tuple[YamlConfi
 
 def validations(raw: Mapping[str, Any]) -> list[str]:
     """Return the sections of a file that hold data for validation, which a run leaves out."""
-    return [name for name in raw if name.startswith(_VALIDATION) and name != f"{_VALIDATION}_loader"]
+    names = map(str, raw)  # a file of another kind may have others, such as "on", which YAML takes for true
+    return [name for name in names if name.startswith(_VALIDATION) and name != f"{_VALIDATION}_loader"]
 
 
 def read_automodel(path: Path, *, options: Mapping[str, Any]) -> ConfigValues:

@@ -220,6 +220,8 @@ def _yaml_arguments(path: Path) -> tuple[MegatronArguments, dict[str, str]]:
             "--num-layers; name another file"
         )
     variables = data.get("ENV_VARS") or {}
+    if not isinstance(variables, Mapping):
+        raise RecipeError(f"{subject}: ENV_VARS={variables!r} must be a section of variables, each with its value")
     return MegatronArguments(values, subject=subject), {str(key): str(value) for key, value in variables.items()}
 
 
@@ -297,14 +299,9 @@ def training_values(arguments: MegatronArguments) -> tuple[dict[str, Any], dict[
     """Return batch, length, precision and switches by name, and the reasons of those that can't be read.
 
     Raises:
-        RecipeError: If the batch grows from step to step.
+        RecipeError: If the batch grows from step to step, or arguments come from a checkpoint.
     """
-    for name in ("rampup-batch-size", "step-batch-size-schedule"):
-        if name in arguments:
-            raise RecipeError(
-                f"{arguments.subject}: --{name} {' '.join(arguments.values[name])} gives each step another batch, and "
-                f"a plan has one; leave it out by framework_options={{{name!r}: None}}"
-            )
+    _refuse_values_of_elsewhere(arguments)
     values: dict[str, Any] = {"micro_batch_size": arguments.count("micro-batch-size") or 1}
     unread: dict[str, str] = {}
     for name, key in (("seq_len", "seq-length"), ("global_batch_size", "global-batch-size")):
@@ -330,6 +327,22 @@ def training_values(arguments: MegatronArguments) -> tuple[dict[str, Any], dict[
     if arguments.text("seed").isdecimal():
         values["seed"] = arguments.count("seed")
     return values, unread
+
+
+def _refuse_values_of_elsewhere(arguments: MegatronArguments) -> None:
+    """Refuse a batch that grows from step to step, and arguments that a checkpoint says."""
+    for name in ("rampup-batch-size", "step-batch-size-schedule"):
+        if name in arguments:
+            raise RecipeError(
+                f"{arguments.subject}: --{name} {' '.join(arguments.values[name])} gives each step another batch, and "
+                f"a plan has one; leave it out by framework_options={{{name!r}: None}}"
+            )
+    if "use-checkpoint-args" in arguments:
+        raise RecipeError(
+            f"{arguments.subject}: --use-checkpoint-args takes its values from the checkpoint of --load, and a run "
+            "loads none; leave it out by framework_options={'use-checkpoint-args': None}, and give there what the "
+            "checkpoint says"
+        )
 
 
 def megatron_precision(arguments: MegatronArguments) -> Precision | str:

@@ -129,10 +129,20 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def set_option(data: dict[str, Any], name: str, value: Any) -> None:
-    """Set a value by its dotted name in place; sections on the way are made."""
+    """Set a value by its dotted name in place; sections on the way are made.
+
+    Raises:
+        RecipeError: If the name leads into a list, which NeMo Automodel would replace by a section.
+    """
     node = data
     *sections, last = name.lstrip("+-").split(".")
-    for key in sections:
+    for at, key in enumerate(sections):
+        if isinstance(node.get(key), list):
+            place = ".".join(sections[: at + 1])
+            raise RecipeError(
+                f"framework_options: {name} is inside the list {place}, which can only be set as a whole; give {place} "
+                "with all of its items"
+            )
         if not isinstance(node.get(key), dict):
             node[key] = {}
         node = node[key]
@@ -190,6 +200,8 @@ def _with_parents(path: Path, *, chain: tuple[Path, ...]) -> dict[str, Any]:
     parents = own.pop("defaults", None) or []
     if isinstance(parents, str):
         parents = [parents]
+    if not isinstance(parents, list):
+        raise RecipeError(f"{shown_config(path)}: defaults={parents!r} must be the name of a file, or a list of them")
     merged: dict[str, Any] = {}
     for parent in parents:
         merged = _merged(merged, _with_parents(path.parent / str(parent), chain=(*chain, place)))
