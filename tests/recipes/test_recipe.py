@@ -163,6 +163,13 @@ def test_a_recipe_may_name_its_model_otherwise(model: str | ModelConfig) -> None
         ),
         pytest.param({"model": ""}, r"model is missing; give it, or framework_config", id="no model"),
         pytest.param({"gpus": {"cpu": 2}}, r"gpus=\{'cpu': 2\} without framework_config", id="gpus"),
+        pytest.param({"gpus": 2}, r"gpus=2 must be ranks by system name; write e\.g\. gpus=", id="number of gpus"),
+        pytest.param(
+            {"framework_config": Path("x.yaml")},
+            r"framework_config=PosixPath\('x.yaml'\) must be a text; write str",
+            id="path of a file",
+        ),
+        pytest.param({"python": None}, "python=None must be a text", id="no interpreter"),
         pytest.param({"framework": None}, r"framework None is part of the case id", id="none as framework"),
         pytest.param({"tolerances": {"speed": 5.0}}, r"tolerances: 'speed' is not a judged metric", id="metric"),
     ],

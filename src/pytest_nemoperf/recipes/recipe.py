@@ -168,6 +168,12 @@ class Recipe:
         _check_placeholders(self.command)
         if self.rl is not None and not isinstance(self.rl, RL):
             raise RecipeError(f"rl={self.rl!r} must be an RL, or None for pre-training")
+        for name in ("framework_config", "log_file", "python"):
+            value = getattr(self, name)
+            if type(value) is not str:
+                raise RecipeError(f"{name}={value!r} must be a text; write str(...)")
+        if not isinstance(self.gpus, Mapping):
+            raise RecipeError(f"gpus={self.gpus!r} must be ranks by system name; write e.g. gpus={{'h100': 8}}")
         for system in (*self.layouts, *self.gpus):
             find_system(system)
         if not self.framework_config:
