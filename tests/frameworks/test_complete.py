@@ -169,7 +169,8 @@ def test_everything_that_is_missing_is_asked_for_in_one_message() -> None:
     assert str(caught.value) == (
         "framework_config=x.yaml does not tell model (policy.model_name=/here is unknown) and seq_len (length is not "
         "set) and precision (fp16) and gpus (the launch says it, e.g. gpus={'h100': 8}): give model=, seq_len=, "
-        "precision=, gpus= in the recipe"
+        "precision=, gpus= in the recipe; precision=bf16 would count as left out: set what means it by "
+        "framework_options instead"
     )
 
 

@@ -70,7 +70,7 @@ def outcome_of(framework: str, target: str) -> tuple[str, str]:
 
 def asked_for(message: str) -> str:
     """Return the names that a message asks for."""
-    return ", ".join(re.findall(r"(\w+)=", message.rpartition(": give ")[2]))
+    return ", ".join(re.findall(r"(\w+)=", message.rpartition(": give ")[2].partition(" in the recipe")[0]))
 
 
 @pytest.mark.parametrize("framework", list(MIN_READ))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from pytest_nemoperf.recipes.rules import NATIVE
 from pytest_nemoperf.recipes.systems import System
 
 _REQUIRED = ("model", "seq_len", "global_batch_size")
+_NO_VALUES = ("", 0, None)
+"""Defaults of a Recipe that are no value of a plan."""
 _DEFAULTS = {item.name: item.default for item in fields(Recipe)}
 
 
@@ -156,7 +158,14 @@ def _missing_text(missing: Mapping[str, str], *, subject: str) -> str:
     for name, reason in missing.items():
         told.append(f"{name} ({reason})" if reason else name)
     given = ", ".join(f"{name}=" for name in missing)
-    return f"{subject} does not tell {' and '.join(told)}: give {given} in the recipe"
+    defaults = []
+    for name in missing:
+        if _DEFAULTS[name] not in (MISSING, *_NO_VALUES):
+            defaults.append(f"{name}={_plain(_DEFAULTS[name])}")
+    note = ""
+    if defaults:
+        note = f"; {', '.join(defaults)} would count as left out: set what means it by framework_options instead"
+    return f"{subject} does not tell {' and '.join(told)}: give {given} in the recipe{note}"
 
 
 def _layouts(recipe: Recipe, *, values: ConfigValues, system: System, subject: str) -> dict[str, Layout]:
