@@ -18,7 +18,7 @@ def read(text: str, *, folder: Path, **arguments: Any) -> list[str]:
     """Return the command line that a script with that text comes to."""
     path = write_text(folder / "train.sh", text)
     values: dict[str, Any] = {"words": [], "directory": folder, "env": {}, "marks": ["--num-layers"], "subject": "x.sh"}
-    return list(read_script(path, **{**values, **arguments}).words)
+    return list(read_script(path, **{**values, **arguments}))
 
 
 def test_conditions_arrays_and_defaults_are_bash_s(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -13,6 +14,7 @@ from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.frameworks.configs.adapters import refuse_adapters
 from pytest_nemoperf.frameworks.configs.checkpoint_names import NamedModel, named_model
 from pytest_nemoperf.frameworks.configs.config_values import ConfigValues, config_digest, shown_config
+from pytest_nemoperf.frameworks.configs.number_formats import DTYPES
 from pytest_nemoperf.frameworks.configs.option_names import check_known, check_own
 from pytest_nemoperf.frameworks.configs.yaml_file import YamlConfig, load_yaml, set_option
 from pytest_nemoperf.models.architecture import ModelConfig
@@ -51,9 +53,6 @@ _FULL_SEQUENCES = (
 )
 """Datasets whose sequences all have the length that the file says."""
 _LENGTH_KEYS = ("seq_len", "seq_length", "max_seq_len", "max_seq_length", "max_length")
-_DTYPES: Mapping[str, Precision] = MappingProxyType(
-    {"bfloat16": Precision.BF16, "bf16": Precision.BF16, "float32": Precision.FP32, "fp32": Precision.FP32}
-)
 _TE_RECIPES: Mapping[str, Precision] = MappingProxyType(
     {
         "delayed": Precision.FP8_DS,
@@ -83,7 +82,7 @@ def load_automodel(path: Path, *, options: Mapping[str, Any]) -> tuple[YamlConfi
         RecipeError: If it can't be read, or runs another kind of recipe.
     """
     raw = load_yaml(path)
-    data = load_yaml(path)
+    data = deepcopy(raw)
     names = [name.lstrip("-") for name in options]
     own = ("step_scheduler.val_every_steps", "checkpoint.enabled", "checkpoint.checkpoint_dir", *validations(raw))
     plain = [name.lstrip("+") for name in names]
@@ -188,7 +187,7 @@ def _precision(config: YamlConfig) -> Precision | str:
     name = (config.text(key) or default).removeprefix("torch.")
     if name == "auto":
         return "model.torch_dtype=auto takes the checkpoint's"
-    return _DTYPES.get(name) or f"{key}={name} has no word here"
+    return DTYPES.get(name) or f"{key}={name} has no word here"
 
 
 def _switches(config: YamlConfig) -> dict[str, Any]:

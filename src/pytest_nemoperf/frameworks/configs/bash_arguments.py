@@ -250,21 +250,10 @@ exec "$found" "$@"
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScriptLaunch:
-    """Command line of a training that a script comes to.
-
-    Attributes:
-        words: Launcher and arguments.
-    """
-
-    words: tuple[str, ...]
-
-
 def read_script(
     path: Path, *, words: Sequence[str], directory: Path, env: Mapping[str, str], marks: Sequence[str], subject: str
-) -> ScriptLaunch:
-    """Return the command line of a script that starts a training; nothing is trained.
+) -> tuple[str, ...]:
+    """Return the words with which a script starts its training, the launcher's first; nothing is trained.
 
     Args:
         path: The script.
@@ -316,7 +305,7 @@ def read_script(
             "as YAML or text, or let the script's arguments or variables choose it"
         )
     if trainings:
-        return ScriptLaunch(words=trainings[0].words)
+        return trainings[0].words
     seen = ""
     if started:
         seen = f", it started {' and '.join(dict.fromkeys(each.words[0] for each in started))}"

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 from pytest_nemoperf.errors import RecipeError
@@ -16,6 +15,7 @@ from pytest_nemoperf.frameworks.configs.checkout import find_checkout
 from pytest_nemoperf.frameworks.configs.checkpoint_names import NamedModel
 from pytest_nemoperf.frameworks.configs.config_values import ConfigValues, config_digest, shown_config
 from pytest_nemoperf.frameworks.configs.megatron import layout_stages
+from pytest_nemoperf.frameworks.configs.number_formats import FP8_RECIPES
 from pytest_nemoperf.frameworks.configs.option_names import check_own, check_typo
 from pytest_nemoperf.frameworks.configs.python_recipes import SourceTree
 from pytest_nemoperf.frameworks.configs.python_values import UNKNOWN, Opaque, Unknown
@@ -34,14 +34,6 @@ _BY_NAME: Final = ("get_mixed_precision_config",)
 _PACKAGES: Final = ("perf_recipes", "recipes")
 """Packages that are searched for a recipe's name, in the order of the training script."""
 _BENCHMARK = re.compile(r"_(pretrain|sft|peft)_(?P<gpus>[1-9]\d*)gpu_[a-z0-9]+_(bf16|fp8\w\w|nvfp4)(_\w+)?_config")
-_FP8_RECIPES: Mapping[str, Precision] = MappingProxyType(
-    {
-        "delayed": Precision.FP8_DS,
-        "tensorwise": Precision.FP8_CS,
-        "blockwise": Precision.FP8_SC,
-        "mxfp8": Precision.MXFP8,
-    }
-)
 _FULL_SEQUENCES: Final = frozenset({"GPTDatasetConfig", "MockGPTDatasetConfig"})
 _OWN: Final = (
     "checkpoint",
@@ -308,7 +300,7 @@ def _precision(mixed: Any, *, tree: SourceTree) -> Precision | str:
         return Precision.NVFP4
     if mixed.get("fp8"):
         name = mixed.get("fp8_recipe", "tensorwise")
-        return _FP8_RECIPES.get(str(name)) or f"cfg.mixed_precision.fp8_recipe={name} has no word here"
+        return FP8_RECIPES.get(str(name)) or f"cfg.mixed_precision.fp8_recipe={name} has no word here"
     if mixed.get("fp16") is True:
         return "cfg.mixed_precision.fp16=True has no word here"
     precision: Precision | str = f"cfg.mixed_precision {_UNTOLD}"

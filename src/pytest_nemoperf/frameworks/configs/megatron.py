@@ -25,6 +25,7 @@ from pytest_nemoperf.frameworks.configs.megatron_arguments import (
     split_launch,
 )
 from pytest_nemoperf.frameworks.configs.megatron_model import megatron_model
+from pytest_nemoperf.frameworks.configs.number_formats import FP8_RECIPES
 from pytest_nemoperf.frameworks.configs.option_names import check_own, check_typo
 from pytest_nemoperf.frameworks.configs.yaml_file import load_yaml, read_text
 from pytest_nemoperf.models.architecture import ModelConfig
@@ -41,14 +42,6 @@ OTHER_OPTIONS: Final = (SCRIPT_OPTION, WORDS_OPTION, SCRIPT_MAY_RUN)
 
 _MAX_SHOWN: Final = 100
 _MARKS: Final = ("--micro-batch-size", "--num-layers")
-_FP8_RECIPES: Mapping[str, Precision] = MappingProxyType(
-    {
-        "delayed": Precision.FP8_DS,
-        "tensorwise": Precision.FP8_CS,
-        "blockwise": Precision.FP8_SC,
-        "mxfp8": Precision.MXFP8,
-    }
-)
 _OTHER_SCRIPTS: Final = (
     *("bert", "t5", "vlm", "ict", "retro", "vision", "llava", "multimodal", "mimo", "_rl", "dino", "classif"),
     *("generate", "generation", "text_gen", "eval", "inference", "server", "quantize", "prune", "export", "convert"),
@@ -135,13 +128,13 @@ def load_megatron(path: Path, *, options: Mapping[str, Any], env: Mapping[str, s
             marks=_MARKS,
             subject=subject,
         )
-        launcher, script, words = split_launch(launch.words)
+        launcher, script, words = split_launch(launch)
         if not script:
-            _refuse_quoted(launch.words, subject=subject)
-        if "/" in launch.words[0]:
+            _refuse_quoted(launch, subject=subject)
+        if "/" in launch[0]:
             raise RecipeError(
-                f"{subject} starts its training by the path {launch.words[0]}, where no arguments can be changed: "
-                f"it would train all of its own steps; let it say {PurePath(launch.words[0]).name}, found by PATH, or "
+                f"{subject} starts its training by the path {launch[0]}, where no arguments can be changed: "
+                f"it would train all of its own steps; let it say {PurePath(launch[0]).name}, found by PATH, or "
                 "give the training's own arguments as YAML or text"
             )
         written = MegatronArguments.parsed(words, subject=subject)
@@ -351,7 +344,7 @@ def megatron_precision(arguments: MegatronArguments) -> Precision | str:
         return Precision.NVFP4
     if "fp8-format" in arguments:
         name = arguments.text("fp8-recipe", "delayed")
-        return _FP8_RECIPES.get(name) or f"--fp8-recipe {name} has no word here"
+        return FP8_RECIPES.get(name) or f"--fp8-recipe {name} has no word here"
     if "bf16" in arguments:
         return Precision.BF16
     if "fp16" in arguments:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 from pytest_nemoperf.errors import RecipeError
@@ -12,6 +11,7 @@ from pytest_nemoperf.frameworks.configs.adapters import refuse_adapters
 from pytest_nemoperf.frameworks.configs.checkpoint_names import NamedModel, named_model
 from pytest_nemoperf.frameworks.configs.config_values import ConfigValues, config_digest, shown_config
 from pytest_nemoperf.frameworks.configs.nemo_rl_algorithm import read_rl
+from pytest_nemoperf.frameworks.configs.number_formats import DTYPES, FP8_RECIPES
 from pytest_nemoperf.frameworks.configs.option_names import check_own
 from pytest_nemoperf.frameworks.configs.yaml_file import YamlConfig, load_inherited
 from pytest_nemoperf.models.huggingface.config import HARMLESS_KEYS
@@ -59,17 +59,6 @@ _OWN = (
     ),
 )
 """Settings that each run has of its own, and validation, which is off: no part of the digest."""
-_FP8_RECIPES: Mapping[str, Precision] = MappingProxyType(
-    {
-        "delayed": Precision.FP8_DS,
-        "tensorwise": Precision.FP8_CS,
-        "blockwise": Precision.FP8_SC,
-        "mxfp8": Precision.MXFP8,
-    }
-)
-_DTYPES: Mapping[str, Precision] = MappingProxyType(
-    {"bfloat16": Precision.BF16, "bf16": Precision.BF16, "float32": Precision.FP32, "fp32": Precision.FP32}
-)
 _POSITIONS = frozenset({"rope_scaling", "rope_parameters", "rope_theta"})
 """Keys of a Hugging Face config that stretch positions and leave all sizes as they are."""
 
@@ -262,13 +251,13 @@ def _precision(policy: YamlConfig, *, is_megatron: bool) -> Precision | str:
     """Return the number format of training; the reason if there is no word for it."""
     if is_megatron and policy.flag("megatron_cfg.fp8_cfg.enabled"):
         name = policy.text("megatron_cfg.fp8_cfg.fp8_recipe")
-        if name not in _FP8_RECIPES:
+        if name not in FP8_RECIPES:
             return f"policy.megatron_cfg.fp8_cfg.fp8_recipe={name or 'null'} has no word here"
-        return _FP8_RECIPES[name]
+        return FP8_RECIPES[name]
     name = policy.text("precision") or "bfloat16"
-    if name not in _DTYPES:
+    if name not in DTYPES:
         return f"policy.precision={name} has no word here"
-    return _DTYPES[name]
+    return DTYPES[name]
 
 
 def _is_router_balanced(policy: YamlConfig, *, is_megatron: bool) -> bool:
