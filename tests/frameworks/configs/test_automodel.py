@@ -68,6 +68,12 @@ def test_a_benchmark_recipe_is_read_whole(tmp_path: Path) -> None:
     [
         pytest.param({"distributed.dp_replicate_size": 2}, {"dp_replicate": 2, "dp_shard": 0}, id="hybrid"),
         pytest.param({"distributed.strategy": "DDP"}, {"dp_replicate": 0, "dp_shard": 1}, id="copies"),
+        pytest.param({"distributed.strategy": "mfsdp"}, {"dp_replicate": 1, "dp_shard": 0}, id="Megatron-FSDP"),
+        pytest.param(
+            {"distributed.strategy": "megatron_fsdp", "distributed.zero_dp_strategy": 1},
+            {"dp_replicate": 0, "dp_shard": 1},
+            id="Megatron-FSDP of optimizer states",
+        ),
         pytest.param({"distributed.dp_size": 8, "distributed.dp_replicate_size": 2}, {"dp_shard": 4}, id="all said"),
         pytest.param(
             {"distributed.strategy": "ddp", "distributed.dp_size": 8}, {"dp_replicate": 8, "dp_shard": 1}, id="8 copies"

@@ -71,6 +71,8 @@ _GPT2_DEFAULTS: Mapping[str, int] = MappingProxyType(
     {"vocab_size": 50_257, "n_positions": 2048, "n_embd": 768, "n_layer": 12, "n_head": 12}
 )
 """Values of build_gpt2_model in nemo_automodel/components/models/gpt2.py."""
+_MEGATRON_FSDP = frozenset({"megatron_fsdp", "megatron-fsdp", "mfsdp"})
+_SHARDED_WEIGHTS = 3
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?e[+-]?\d+", re.IGNORECASE)
 _MULTI_STAGE = ("interleaved", "zbv", "v_schedule", "looped", "dualpipe")
 
@@ -208,12 +210,19 @@ def _switches(config: YamlConfig) -> dict[str, Any]:
 
 
 def _degrees(distributed: YamlConfig) -> dict[str, Any]:
-    """Return parallel degrees; FSDP shards over the ranks that are left, DDP copies to them."""
+    """Return parallel degrees; FSDP shards over the ranks that are left, DDP copies to them.
+
+    Megatron-FSDP shards weights by its third strategy only, which is the one that it has if none is set.
+    """
     degrees: dict[str, Any] = {"sequence_parallel": distributed.flag("sequence_parallel")}
     for name in ("tp", "pp", "cp", "ep"):
         degrees[name] = distributed.count(f"{name}_size", 1)
     data = distributed.count("dp_size")
-    if (distributed.text("strategy") or "fsdp2").lower() == "ddp":
+    strategy = (distributed.text("strategy") or "fsdp2").lower()
+    is_sharded = strategy != "ddp"
+    if strategy in _MEGATRON_FSDP:
+        is_sharded = distributed.get("zero_dp_strategy", _SHARDED_WEIGHTS) == _SHARDED_WEIGHTS
+    if not is_sharded:
         degrees["dp_replicate"] = data or 0
         degrees["dp_shard"] = 1
     else:
