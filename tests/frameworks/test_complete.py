@@ -238,6 +238,13 @@ def test_ranks_that_generate_apart_are_no_part_of_the_training() -> None:
         completed(apart, gpus={"h100": 8})
 
 
+def test_ranks_that_generate_apart_leave_some_to_training() -> None:
+    apart = replace(VALUES, rl=THEIR_RL, generation={"tp": 2, "gpus": 8, "is_colocated": False})
+
+    with pytest.raises(RecipeError, match="generates on 8 ranks apart, which leaves none of 4 to training"):
+        completed(apart, gpus={"h100": 4})
+
+
 def test_reinforcement_learning_is_the_file_s() -> None:
     values = replace(VALUES, rl=THEIR_RL, generation={"tp": 1})
 

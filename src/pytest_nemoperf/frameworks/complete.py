@@ -189,7 +189,13 @@ def _layouts(recipe: Recipe, *, values: ConfigValues, system: System, subject: s
                 f"{subject} runs on {_total_gpus(values)} ranks, and the recipe says gpus={{{name!r}: {count}}}; leave "
                 "gpus out, or change the file's by framework_options"
             )
-        layouts[name] = _layout(values, gpus=count - _gpus_apart(values), subject=subject)
+        apart = _gpus_apart(values)
+        if count <= apart:
+            raise RecipeError(
+                f"{subject} generates on {apart} ranks apart, which leaves none of {count} to training; give gpus more "
+                "than these, or change the file's ranks by framework_options"
+            )
+        layouts[name] = _layout(values, gpus=count - apart, subject=subject)
     return layouts
 
 

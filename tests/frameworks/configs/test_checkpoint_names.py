@@ -32,6 +32,11 @@ def test_a_directory_with_a_config_counts_before_the_hub(tmp_path: Path) -> None
     [
         pytest.param("", "policy.model_name is not set", id="none"),
         pytest.param(
+            "x" * 300,
+            f"policy.model_name={'x' * 300} can't be looked up as a directory: File name too long",
+            id="no path of this system",
+        ),
+        pytest.param(
             "team/own",
             "policy.model_name=team/own is neither a known architecture nor a directory with a config.json",
             id="unknown",

@@ -309,3 +309,15 @@ def test_other_recipes_are_refused(tmp_path: Path, base: Any, changes: dict[str,
 
 def test_teachers_that_are_off_are_no_obstacle(tmp_path: Path) -> None:
     assert read(tmp_path, {"on_policy_distillation.enabled": False}).model
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        pytest.param({"data": {"train": 5}}, "data.train=5 must be a section, or a list of them", id="datasets"),
+        pytest.param({"policy.hf_config_overrides": 5}, "hf_config_overrides=5 must be a section", id="a config"),
+    ],
+)
+def test_a_value_in_place_of_a_section_is_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(RecipeError, match=told):
+        read(tmp_path, changes)

@@ -160,3 +160,10 @@ def test_a_value_that_can_not_be_is_refused_with_the_file(changes: dict[str, Any
         read(changes)
 
     assert str(caught.value).startswith(told)
+
+
+def test_the_longest_sequence_is_asked_for_where_prompts_or_responses_have_no_limit() -> None:
+    with pytest.raises(RecipeError, match=r"x\.yaml does not tell policy\.max_total_sequence_length, the longest"):
+        read({"data.max_input_seq_length": None}, seq_len=None)
+
+    assert read(seq_len=None).prompt_len == 1024

@@ -49,8 +49,11 @@ def named_model(name: str, *, key: str) -> NamedModel:
     """
     if not name:
         return NamedModel(unread=f"{key} is not set")
-    if (Path(name) / "config.json").is_file():
-        return NamedModel(model=name)
+    try:
+        if (Path(name) / "config.json").is_file():
+            return NamedModel(model=name)
+    except OSError as error:
+        return NamedModel(unread=f"{key}={name} can't be looked up as a directory: {error.strerror}")
     known = hub_models().get(name)
     if known is None:
         return NamedModel(unread=f"{key}={name} is neither a known architecture nor a directory with a config.json")

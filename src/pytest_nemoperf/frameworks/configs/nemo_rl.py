@@ -193,11 +193,8 @@ def _environments(config: YamlConfig) -> set[str]:
     """Return the environments that the data asks for."""
     names = set()
     for part in ("train", "validation", "default"):
-        entries = config.get(f"data.{part}", [])
-        if isinstance(entries, Mapping):
-            entries = [entries]
-        for entry in entries:
-            if isinstance(entry, Mapping) and isinstance(entry.get("env_name"), str):
+        for entry in config.sections(f"data.{part}"):
+            if isinstance(entry.get("env_name"), str):
                 names.add(entry["env_name"])
     return names
 
@@ -267,7 +264,7 @@ def _is_router_balanced(policy: YamlConfig, *, is_megatron: bool) -> bool:
 
 
 def _model(policy: YamlConfig) -> NamedModel:
-    changed = set(policy.get("hf_config_overrides", {})) - _POSITIONS - HARMLESS_KEYS
+    changed = set(policy.section("hf_config_overrides").data) - _POSITIONS - HARMLESS_KEYS
     if changed:
         return NamedModel(unread=f"policy.hf_config_overrides changes {', '.join(sorted(changed))}")
     return named_model(policy.text("model_name"), key="policy.model_name")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from pytest_nemoperf.errors import RecipeError
@@ -33,11 +32,19 @@ def read_rl(config: YamlConfig, *, algorithm: str, seq_len: int | None) -> RL:
                 f"{config.subject} does not tell {algorithm}.{name}, which every step needs; set it there"
             )
         counts[name] = count
+    prompt_len = config.count("data.max_input_seq_length") or seq_len
+    max_response_len = generation.count("max_new_tokens") or seq_len
+    if prompt_len is None or max_response_len is None:
+        raise RecipeError(
+            f"{config.subject} does not tell policy.max_total_sequence_length, the longest prompt and response "
+            "where data.max_input_seq_length and policy.generation.max_new_tokens are not set; set it there, or by "
+            "framework_options={'+policy.max_total_sequence_length': ...}"
+        )
     try:
         return RL(
             **counts,
-            prompt_len=config.count("data.max_input_seq_length") or seq_len or 0,
-            max_response_len=generation.count("max_new_tokens") or seq_len or 0,
+            prompt_len=prompt_len,
+            max_response_len=max_response_len,
             response_lengths="sampled",
             algorithm=_algorithm(config, section=section, name=algorithm),
             max_staleness=_staleness(config, section=section, name=algorithm),
@@ -134,14 +141,10 @@ def _learning_rate(config: YamlConfig) -> float:
 
 def _dataset(config: YamlConfig) -> str:
     """Return the names of the training datasets, or of their files."""
-    entries = config.get("data.train", [])
-    if isinstance(entries, Mapping):
-        entries = [entries]
     names = []
-    for entry in [*entries, config.get("data", {})]:
-        if isinstance(entry, Mapping):
-            for key in ("dataset_name", "data_path", "train_jsonl_fpath"):
-                if isinstance(entry.get(key), str) and entry[key]:
-                    names.append(entry[key].rpartition("/")[2])
-                    break
+    for entry in [*config.sections("data.train"), config.section("data").data]:
+        for key in ("dataset_name", "data_path", "train_jsonl_fpath"):
+            if isinstance(entry.get(key), str) and entry[key]:
+                names.append(entry[key].rpartition("/")[2])
+                break
     return "+".join(dict.fromkeys(names))

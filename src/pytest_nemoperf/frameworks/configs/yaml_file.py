@@ -56,6 +56,19 @@ class YamlConfig:
             raise RecipeError(f"{self.subject}: {name}={node!r} must be a section")
         return YamlConfig(node, subject=f"{self.subject}: {name}")
 
+    def sections(self, name: str) -> list[Mapping[str, Any]]:
+        """Return the sections of a list, or a single one; other items of a list are left out.
+
+        Raises:
+            RecipeError: If the value is neither.
+        """
+        node = self.get(name, [])
+        if isinstance(node, Mapping):
+            return [node]
+        if not isinstance(node, list):
+            raise RecipeError(f"{self.subject}: {name}={node!r} must be a section, or a list of them")
+        return [each for each in node if isinstance(each, Mapping)]
+
     def count(self, name: str, default: int | None = None) -> int | None:
         """Return a whole number >= 1.
 
