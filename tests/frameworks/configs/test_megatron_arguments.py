@@ -88,6 +88,8 @@ def test_numbers_are_read() -> None:
             "srun -N 2 --ntasks-per-node=1 torchrun --nnodes 2 --nproc_per_node 8", 16, id="torchrun under srun"
         ),
         pytest.param("srun -N 2 --ntasks-per-node=1 torchrun --nproc_per_node 8", None, id="torchrun of one node each"),
+        pytest.param("srun -N 2 torchrun --nproc_per_node 8", None, id="torchrun on each node of srun"),
+        pytest.param("srun torchrun --nproc_per_node 8", 8, id="torchrun on srun's only node"),
         pytest.param("mpirun -np 8 python", 8, id="mpirun"),
     ],
 )

@@ -182,26 +182,27 @@ def option_words(value: Any) -> tuple[str, ...]:
 def launched_ranks(words: Sequence[str]) -> int | None:
     """Return the ranks that a launcher starts: torchrun's, srun's or mpirun's; None if it does not say them."""
     per_node = _option(words, "nproc-per-node")
-    tasks = _launched_tasks(words)
+    starter, options = _task_starter(words)
+    tasks = _srun_tasks(options) if starter == "srun" else _whole(_option(options, "np", "n"))
     if not per_node:
         is_torchrun = any(PurePath(word).name in _TORCHRUN for word in words)
         return None if is_torchrun else tasks
     nodes = _option(words, "nnodes")
     if not per_node.isdecimal() or not (nodes or "1").isdecimal():
         return None
-    if not nodes and tasks is not None and tasks > 1:  # one torchrun each, joined by variables or not at all
+    task_nodes = _whole(_option(options, "nodes", "N"))
+    if not nodes and max(tasks or 1, task_nodes or 1) > 1:  # one torchrun each, joined by variables or not at all
         return None
     return int(per_node) * int(nodes or 1)
 
 
-def _launched_tasks(words: Sequence[str]) -> int | None:
-    """Return the processes that srun or mpirun starts; None without one, or if it does not say them."""
+def _task_starter(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the name of srun or mpirun in a command line, and its options; empty without one."""
     for at, word in enumerate(words):
         name = PurePath(word).name
         if name in ("srun", "mpirun", "mpiexec"):
-            options = list(takewhile(lambda each: PurePath(each).name not in _STARTED, words[at + 1 :]))
-            return _srun_tasks(options) if name == "srun" else _whole(_option(options, "np", "n"))
-    return None
+            return name, list(takewhile(lambda each: PurePath(each).name not in _STARTED, words[at + 1 :]))
+    return "", []
 
 
 def _srun_tasks(options: Sequence[str]) -> int | None:
