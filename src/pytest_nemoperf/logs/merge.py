@@ -126,7 +126,7 @@ def _add_largest(step: LoggedStep, values: Mapping[str, float], *, where: str) -
 
 
 def _is_same(old: Mapping[str, float], new: Mapping[str, float]) -> bool:
-    return all(name in old and (old[name] == value or value != value) for name, value in new.items())  # noqa: PLR0124
+    return all(name in old and (old[name] == value or value != value) for name, value in new.items())  # noqa: PLR0124 (NaN)
 
 
 def _twice(step: LoggedStep, row: LogRow, *, name: str, steps: Mapping[int, LoggedStep]) -> RecordError:
