@@ -14,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q --no-comp
 SAY_TIME = echo "set-up took $$(($$(date +%s) - start)) s"
 WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: help perf perf-update test test-quick test-slow test-vllm test-trainers test-recipes test-pytest lint types imports unit bench bench-verdicts clean
+.PHONY: help perf perf-update test test-quick test-slow test-vllm test-trainers test-frameworks test-recipes test-pytest lint types imports unit bench bench-verdicts clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ test-vllm: $(VLLM)/.ready  ## the tests with the real vLLM, in an environment of
 
 test-trainers: $(TRAINERS)/.ready  ## the tests with the real trainers (TRL, Hugging Face, Lightning), in an environment of its own
 	$(TRAINERS)/bin/python -m pytest -m trainers tests/trainers
+
+test-frameworks: $(VENV)/.dev  ## the tests with real frameworks, each in an environment of its own; FRAMEWORKS="megatron trl" for some
+	$(BIN)/python -m tests.real_frameworks.build $(FRAMEWORKS)
 
 test-recipes: $(VENV)/.dev  ## public recipe files of each framework, read as they are; from clones in NEMOPERF_GIT_MIRRORS, or fetched
 	$(PYTEST) -m elsewhere tests/recipes_elsewhere
@@ -81,7 +84,7 @@ bench-verdicts: $(VENV)/.bench  ## how often verdicts are wrong, ours and others
 	$(BIN)/python benchmarks/verdicts/error_rates.py
 
 clean:  ## forget the virtual environment and local results
-	rm -rf $(VENV) $(VLLM) $(TRAINERS) $(PYTESTS) .nemoperf .benchmarks build src/*.egg-info
+	rm -rf $(VENV) $(VLLM) $(TRAINERS) .venv-frameworks $(PYTESTS) .nemoperf .benchmarks build src/*.egg-info
 
 # vLLM pins other versions than constraints.txt, so it has a place of its own. Its wheels for pictures and sound weigh
 # gigabytes and are never imported here.

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-SELECTED_BY_NAME: Final = ("slow", "vllm", "trainers", "elsewhere", "neighbours")
+SELECTED_BY_NAME: Final = ("slow", "vllm", "trainers", "frameworks", "elsewhere", "neighbours")
 
 
 class SelectionByName:

@@ -68,6 +68,7 @@ def test_ep_and_etp_divide_the_shared_ranks_together() -> None:
     [
         ({"vp": 2}, r"vp=2 needs pp > 1, at pp=1 it does nothing; use vp=1 or raise pp"),
         ({"pp_schedule": "zero_bubble"}, r"pp_schedule=zero_bubble needs pp > 1, .*; use pp_schedule=1f1b or raise pp"),
+        ({"shard_optimizer": True}, r"dp_replicate=1 and cp=1 leave one of each; use shard_optimizer=False or raise"),
         ({"cp_comm": "a2a"}, r"cp_comm=a2a needs cp > 1, .*; use cp_comm=all_gather or raise cp"),
     ],
     ids=str,
@@ -75,6 +76,11 @@ def test_ep_and_etp_divide_the_shared_ranks_together() -> None:
 def test_settings_without_effect_are_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         Layout(gpus=1, **setting)
+
+
+def test_sharded_states_beside_fsdp_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"dp_shard=2, and FSDP shards the optimizer's states with the weights"):
+        Layout(gpus=4, dp_replicate=2, dp_shard=2, shard_optimizer=True)
 
 
 def test_unknown_words_are_refused_with_the_known_ones() -> None:
@@ -87,6 +93,8 @@ def test_unknown_words_are_refused_with_the_known_ones() -> None:
     [
         (Layout(gpus=1), "single"),
         (Layout(gpus=2, dp_replicate=2), "ddp2"),
+        (Layout(gpus=4, dp_replicate=2, tp=2, shard_optimizer=True), "zero1ddp2tp2"),
+        (Layout(gpus=2, cp=2, shard_optimizer=True), "zero1cp2"),
         (Layout(gpus=4, dp_shard=4), "fsdp4"),
         (Layout(gpus=4, dp_replicate=2, dp_shard=2), "hsdp2x2"),
         (Layout(gpus=8, dp_shard=4, tp=2), "fsdp4tp2"),

@@ -186,7 +186,7 @@ def _report(check: Callable[[Probe], list[str]]) -> None:
     plan = from_json(Plan, (run_dir / PLAN_FILE).read_bytes(), subject="plan")
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    with mock.patch.object(initialize, "_draw_whole", _drawn):
+    with mock.patch.object(initialize, "draw_whole", _drawn):
         probe = Probe(plan, rank=rank, bucket_bytes=int((run_dir / BUCKET_FILE).read_text()))
     wrong = check(probe)
     report = {

@@ -34,12 +34,14 @@ def with_everyones_first_share() -> None:
         sabotage.with_everyones_first_share()
 
 
-def _train_each(plan: Plan, *, env: entry.RankEnvironment, device: torch.device) -> None:
+def _train_each(
+    plan: Plan, *, env: entry.RankEnvironment, device: torch.device, make_trainer: entry.MakeStepRunner
+) -> None:
     del plan  # of the launch
     for path in sorted(env.run_dir.glob(f"*/{PLAN_FILE}")):
         plan = from_json(Plan, path.read_bytes(), subject=str(path))
         try:
-            _train(plan, env=replace(env, run_dir=path.parent), device=device)
+            _train(plan, env=replace(env, run_dir=path.parent), device=device, make_trainer=make_trainer)
         except Exception as error:
             error.add_note(f"while the ranks ran {path.parent.name}")
             raise

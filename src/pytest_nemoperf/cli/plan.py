@@ -82,6 +82,12 @@ def add_plan_command(parser: argparse.ArgumentParser) -> None:
         const=False,
         help="keep whole activations between the blocks on every tp rank",
     )
+    parser.add_argument(
+        "--shard-optimizer",
+        action="store_const",
+        const=True,
+        help="share out the optimizer's states among ranks with the same weights (ZeRO-1)",
+    )
     parser.add_argument("--pp-schedule", metavar="NAME", help="1f1b (default) or zero_bubble")
     parser.add_argument("--cp-comm", metavar="NAME", help="all_gather (default) or a2a")
     parser.add_argument("--precision", help=f"{', '.join(Precision)} (default: {Precision.BF16})")

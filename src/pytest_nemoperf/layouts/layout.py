@@ -13,6 +13,8 @@ LAYOUT_CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"pp_schedule": ("1f1b", "zero_bubble"), "cp_comm": ("all_gather", "a2a")}
 )
 """Attributes of a Layout that are words, each with its possible values."""
+LAYOUT_FLAGS = frozenset({"sequence_parallel", "shard_optimizer"})
+"""Attributes of a Layout that are true or false."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,9 @@ class Layout:
         etp: Tensor parallel degree inside an expert; shares them as well.
         dp_replicate: Data-parallel replicas (DDP, or the outer axis of HSDP).
         dp_shard: FSDP shards.
+        shard_optimizer: Ranks with the same weights share out the optimizer's states among them, and gather the
+            weights after each update: ZeRO-1 (https://arxiv.org/abs/1910.02054), Megatron's distributed optimizer.
+            Needs copies of weights, by dp_replicate or cp; FSDP shards the states anyway.
         sequence_parallel: Shard activations over the tp axis between the blocks; without effect at tp=1.
         pp_schedule: Order of forward and backward passes on pipeline ranks: ``1f1b`` (interleaved at vp > 1), or
             ``zero_bubble``, which computes weights' gradients in otherwise idle time and needs pp > 1.
@@ -104,6 +109,7 @@ class Layout:
     etp: int = 1
     dp_replicate: int = 1
     dp_shard: int = 1
+    shard_optimizer: bool = False
     sequence_parallel: bool = True
     pp_schedule: Literal["1f1b", "zero_bubble"] = "1f1b"
     cp_comm: Literal["all_gather", "a2a"] = "all_gather"
@@ -128,7 +134,22 @@ class Layout:
                 raise RecipeError(
                     f"{setting} needs {axis} > 1, at {axis}=1 it does nothing; use {default} or raise {axis}"
                 )
+        self._check_sharded_optimizer()
         self._check_expert_degrees()
+
+    def _check_sharded_optimizer(self) -> None:
+        if not self.shard_optimizer:
+            return
+        if self.dp_shard > 1:
+            raise RecipeError(
+                f"shard_optimizer=True with dp_shard={self.dp_shard}, and FSDP shards the optimizer's states with the "
+                "weights; use shard_optimizer=False, or dp_replicate for whole weights"
+            )
+        if self.dp_replicate * self.cp == 1:
+            raise RecipeError(
+                "shard_optimizer=True shares states among ranks with the same weights, and dp_replicate=1 and cp=1 "
+                "leave one of each; use shard_optimizer=False or raise dp_replicate"
+            )
 
     def _check_expert_degrees(self) -> None:
         if self._expert_ranks % (self.ep * self.etp) == 0:
@@ -159,8 +180,8 @@ class Layout:
                     raise RecipeError(
                         f"unknown {field.name} {degree!r}; choose {' or '.join(LAYOUT_CHOICES[field.name])}"
                     )
-            elif field.name == "sequence_parallel":
-                check_flag(degree, subject="sequence_parallel of a layout")
+            elif field.name in LAYOUT_FLAGS:
+                check_flag(degree, subject=f"{field.name} of a layout")
             elif type(degree) is not int or degree < 1:
                 raise RecipeError(f"{field.name}={degree!r} of a layout must be a whole number >= 1")
 
@@ -178,6 +199,11 @@ class Layout:
     def dp(self) -> int:
         """Data-parallel degree: ranks with the same tp, cp and pp rank, which read different sequences."""
         return self.dp_replicate * self.dp_shard
+
+    @property
+    def optimizer_shards(self) -> int:
+        """Ranks among which the states of dense weights are shared out beside FSDP's shards; 1 if they are whole."""
+        return self.dp_replicate * self.cp if self.shard_optimizer else 1
 
     @property
     def total_gpus(self) -> int:
@@ -199,14 +225,14 @@ class Layout:
 
     @property
     def label(self) -> str:
-        """Short name for case ids, e.g. ``fsdp4tp2``, ``hsdp2x2``, ``ddp2``, ``single``."""
-        label = ""
+        """Short name for case ids, e.g. ``fsdp4tp2``, ``hsdp2x2``, ``ddp2``, ``zero1ddp2``, ``single``."""
+        label = "zero1" if self.shard_optimizer else ""
         if self.dp_shard > 1 and self.dp_replicate > 1:
-            label = f"hsdp{self.dp_replicate}x{self.dp_shard}"
+            label += f"hsdp{self.dp_replicate}x{self.dp_shard}"
         elif self.dp_shard > 1:
-            label = f"fsdp{self.dp_shard}"
+            label += f"fsdp{self.dp_shard}"
         elif self.dp_replicate > 1:
-            label = f"ddp{self.dp_replicate}"
+            label += f"ddp{self.dp_replicate}"
         label += _degrees_label([(name, getattr(self, name)) for name in ("tp", "pp", "vp", "cp", "ep", "etp")])
         if self.tp > 1 and not self.sequence_parallel:
             label += "nosp"

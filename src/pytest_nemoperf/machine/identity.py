@@ -38,6 +38,7 @@ DISTRIBUTIONS: Final = (
     "triton",
     "numpy",
     "transformer-engine",
+    "transformer-engine-torch",
     "flash-attn",
     "transformers",
     "vllm",

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from pytest_nemoperf.errors import RecipeError, did_you_mean
-from pytest_nemoperf.layouts.layout import LAYOUT_CHOICES, TRAINING_KEYS, Layout
+from pytest_nemoperf.layouts.layout import LAYOUT_CHOICES, LAYOUT_FLAGS, TRAINING_KEYS, Layout
 from pytest_nemoperf.recipes.recipe import Precision, Recipe, Recompute
 from pytest_nemoperf.recipes.systems import System
 
@@ -26,7 +26,7 @@ _RECIPE_KEYS: Mapping[str, str] = MappingProxyType(
         "balanced": "is_router_balanced",
     }
 )
-_FLAGS = {"sequence_parallel", "compiled", "balanced"}
+_FLAGS = LAYOUT_FLAGS | {"compiled", "balanced"}
 _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {**LAYOUT_CHOICES, "precision": tuple(Precision), "recompute": tuple(Recompute)}
 )

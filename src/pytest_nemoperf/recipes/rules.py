@@ -28,6 +28,11 @@ def layout_problems(recipe: Recipe, *, layout: Layout, model: ModelConfig) -> It
             f"has_varying_lengths=True with framework={NATIVE!r}, whose sequences all have seq_len={recipe.seq_len} "
             "tokens; drop it, or use framework='command'"
         )
+    if layout.shard_optimizer and recipe.framework == NATIVE:
+        yield (
+            f"shard_optimizer=True with framework={NATIVE!r}, which keeps the optimizer's states whole beside whole "
+            "weights; use dp_shard for FSDP, or framework='megatron'"
+        )
     if recipe.is_router_balanced and model.moe is None:
         yield "is_router_balanced=True is for mixtures of experts, this model is dense; use is_router_balanced=False"
 

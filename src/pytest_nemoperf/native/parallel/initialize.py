@@ -44,7 +44,7 @@ def initialize(
     model.to_empty(device=device)
     num_layers = model.config.num_layers
     for name, parameter in model.named_parameters():
-        shard = _draw(weights[name], num_layers=num_layers, mesh=mesh, seed=seed, device=device)
+        shard = draw_shard(weights[name], num_layers=num_layers, mesh=mesh, seed=seed, device=device)
         _fill(parameter, shard)
     fill_constants(model, device=device)
 
@@ -57,25 +57,33 @@ def fill_constants(model: Decoder, *, device: torch.device) -> None:
             module.correction_E = torch.zeros(module.correction_E.shape, device=device)
 
 
-def _draw(weight: Weight, *, num_layers: int, mesh: RankMesh, seed: int, device: torch.device) -> Tensor:
+def draw_shard(weight: Weight, *, num_layers: int, mesh: RankMesh, seed: int, device: torch.device) -> Tensor:
     """Return this rank's shard of a weight, before FSDP shards it further."""
     if not weight.is_expert:
-        shard = _draw_whole(weight.name, shape=weight.shape, num_layers=num_layers, seed=seed, device=device)
+        shard = draw_whole(weight.name, shape=weight.shape, num_layers=num_layers, seed=seed, device=device)
         for axis in axis_shards(weight, mesh=mesh):
             shard = axis.take(shard)
         return shard
     first, end = local_experts(weight.shape[0], mesh=mesh)
     experts = []
     for expert in range(first, end):
-        name = f"{weight.name} of expert {expert}"
-        shard = _draw_whole(name, shape=(1, *weight.shape[1:]), num_layers=num_layers, seed=seed, device=device)
-        for axis in tensor_shards(weight, mesh=mesh):
-            shard = axis.take(shard)
-        experts.append(shard)
-    return torch.cat(experts)
+        experts.append(draw_expert(weight, expert=expert, num_layers=num_layers, mesh=mesh, seed=seed, device=device))
+    return torch.stack(experts)
 
 
-def _draw_whole(name: str, *, shape: tuple[int, ...], num_layers: int, seed: int, device: torch.device) -> Tensor:
+def draw_expert(
+    weight: Weight, *, expert: int, num_layers: int, mesh: RankMesh, seed: int, device: torch.device
+) -> Tensor:
+    """Return this rank's shard of one expert's part of a weight; experts are counted over all ranks."""
+    name = f"{weight.name} of expert {expert}"
+    shard = draw_whole(name, shape=(1, *weight.shape[1:]), num_layers=num_layers, seed=seed, device=device)
+    for axis in tensor_shards(weight, mesh=mesh):
+        shard = axis.take(shard)
+    return shard[0]
+
+
+def draw_whole(name: str, *, shape: tuple[int, ...], num_layers: int, seed: int, device: torch.device) -> Tensor:
+    """Return a whole weight of that name, as every layout and every framework starts from it."""
     whole = torch.empty(shape, device=device)
     kind = name.partition(" ")[0]
     if kind.endswith("norm.weight"):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NoReturn, Protocol
 
 import torch
 import torch.distributed as dist
@@ -68,8 +69,27 @@ class RankEnvironment:
     local_world_size: int
 
 
-def main() -> None:
+class StepRunner(Protocol):
+    """Pre-training of a plan on this rank, built and ready: the native engine's Trainer, or another framework's."""
+
+    def step(self, number: int) -> RankStep:
+        """Run the step of a number, from 0; all ranks enter it together."""
+        ...
+
+
+class MakeStepRunner(Protocol):
+    """Builds this rank's part of a pre-training run."""
+
+    def __call__(self, plan: Plan, *, rank: int, device: torch.device) -> StepRunner:
+        """Return it; the ranks have joined their default process group."""
+        ...
+
+
+def main(make_trainer: MakeStepRunner | None = None) -> None:
     """Run this rank from the environment: NEMOPERF_RUN_DIR and the variables of torchrun.
+
+    Args:
+        make_trainer: Builder of the rank's part of pre-training; None for the native engine.
 
     Raises:
         LaunchError: If the environment is incomplete.
@@ -77,7 +97,7 @@ def main() -> None:
     """
     env = read_environment()
     try:
-        run(env)
+        run(env, make_trainer=make_trainer or make_native_trainer)
     except Exception as error:
         write_error(env.run_dir, rank=env.rank, error=error)
         raise
@@ -99,7 +119,7 @@ def read_environment() -> RankEnvironment:
     )
 
 
-def run(env: RankEnvironment) -> None:
+def run(env: RankEnvironment, *, make_trainer: MakeStepRunner) -> None:
     """Run the plan of the run directory on this rank.
 
     Raises:
@@ -110,7 +130,7 @@ def run(env: RankEnvironment) -> None:
     device = join_ranks(plan, env=env)
     if plan.is_compiled:
         use_own_cache(env.run_dir)
-    train(plan, env=env, device=device)
+    train(plan, env=env, device=device, make_trainer=make_trainer)
     dist.destroy_process_group()
 
 
@@ -155,7 +175,7 @@ def _check_plan(plan: Plan, *, world_size: int) -> None:
         )
 
 
-def train(plan: Plan, *, env: RankEnvironment, device: torch.device) -> None:
+def train(plan: Plan, *, env: RankEnvironment, device: torch.device, make_trainer: MakeStepRunner) -> None:
     """Build this rank's part, run all steps, and write records and result on rank 0."""
     progress = None
     if env.rank == 0:
@@ -170,7 +190,7 @@ def train(plan: Plan, *, env: RankEnvironment, device: torch.device) -> None:
     if is_yardstick_due:  # before anything of the model is there
         yardsticks.append(gather_yardsticks(measure_yardstick(device, precision=plan.precision), device=device))
     if plan.rl is None:
-        trainer = _make_trainer(plan, rank=env.rank, device=device)
+        trainer = make_trainer(plan, rank=env.rank, device=device)
         steps = run_all(trainer.step, barrier=dist.barrier)
     else:
         rl_rank = make_rl_rank(plan, device=device)
@@ -202,8 +222,8 @@ def train(plan: Plan, *, env: RankEnvironment, device: torch.device) -> None:
         write_atomic(env.run_dir / RESULT_FILE, to_json(result))
 
 
-def _make_trainer(plan: Plan, *, rank: int, device: torch.device) -> Trainer:
-    """Build this rank's part of a pre-training run."""
+def make_native_trainer(plan: Plan, *, rank: int, device: torch.device) -> Trainer:
+    """Build the native engine's part of a pre-training run on this rank."""
     layout = plan.layout
     mesh = build_mesh(layout, model=plan.model, device_type=device.type, timeout=group_timeout(plan))
     positions = local_positions(plan.seq_len, mesh=mesh)
@@ -277,10 +297,19 @@ def _variable(name: str) -> str:
         ) from None
 
 
-if __name__ == "__main__":
-    main()
+def main_of_process(make_trainer: MakeStepRunner | None = None) -> NoReturn:
+    """Run this rank as the main function of a process, and end it.
+
+    Args:
+        make_trainer: As of main.
+    """
+    main(make_trainer)
     # Like a forked rank, end without the interpreter's teardown: it races with gloo's threads, and a rank whose
     # result is complete died of SIGABRT in 2 of 25 runs ("terminate called without an active exception").
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+if __name__ == "__main__":
+    main_of_process()

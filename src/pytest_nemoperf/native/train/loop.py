@@ -12,9 +12,8 @@ from pytest_nemoperf.native.parallel.passes import MicroBatch
 from pytest_nemoperf.native.phases import PhaseClock, RankStep
 from pytest_nemoperf.native.train.data import SyntheticTokens
 from pytest_nemoperf.native.train.optimizer_step import Updater
+from pytest_nemoperf.recipes.hyperparameters import LEARNING_RATE
 from pytest_nemoperf.recipes.recipe import Plan
-
-_LEARNING_RATE = 3e-4
 
 
 class Trainer:
@@ -45,7 +44,7 @@ class Trainer:
             chunks=chunks,
             mesh=mesh,
             divisor=plan.tokens_per_step // (plan.layout.dp * plan.layout.cp),  # tokens of this rank
-            learning_rate=_LEARNING_RATE,
+            learning_rate=LEARNING_RATE,
             clock=clock,
         )
 

@@ -15,11 +15,8 @@ from pytest_nemoperf.native.parallel.mesh import RankMesh
 from pytest_nemoperf.native.parallel.passes import GradAccumulation, MicroBatch, Passes, whole_model
 from pytest_nemoperf.native.parallel.pipeline import Pipeline, shared_embedding
 from pytest_nemoperf.native.phases import PhaseClock
+from pytest_nemoperf.recipes.hyperparameters import BETAS, EPS, MAX_GRAD_NORM, WEIGHT_DECAY
 from pytest_nemoperf.recipes.recipe import Plan
-
-_BETAS = (0.9, 0.95)
-_WEIGHT_DECAY = 0.1
-_MAX_NORM = 1.0
 
 
 class Updater:
@@ -60,7 +57,7 @@ class Updater:
             tied_group=mesh.ends,
         )
         self._optimizer = torch.optim.AdamW(
-            _groups(parameters.values()), lr=learning_rate, betas=_BETAS, weight_decay=_WEIGHT_DECAY, fused=True
+            _groups(parameters.values()), lr=learning_rate, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY, fused=True
         )
         self._has_grad_comm = plan.layout.dp * plan.layout.cp > 1 or self._gradients.are_partial
         self._passes = make_passes(
@@ -83,7 +80,7 @@ class Updater:
         if self._has_grad_comm:
             self._gradients.reduce()
             self._clock.mark("grad_comm")
-        grad_norm = self._gradients.clip(_MAX_NORM)
+        grad_norm = self._gradients.clip(MAX_GRAD_NORM)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._clock.mark("optimizer")

@@ -16,7 +16,7 @@ from pytest_nemoperf.report.terminal.rollouts import NOT_MODELLED, generation_li
 from pytest_nemoperf.results.dry_run import DryRun, PricedCase
 
 _WIDTH = 80  # of redirected output, which has no terminal to ask
-_NEUTRAL = {"pp_schedule": "1f1b", "cp_comm": "all_gather", "sequence_parallel": True}
+_NEUTRAL = {"pp_schedule": "1f1b", "cp_comm": "all_gather", "sequence_parallel": True, "shard_optimizer": False}
 _MEMORY_KINDS = (
     "weights",
     "gradients",

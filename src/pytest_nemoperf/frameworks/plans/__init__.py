@@ -1,0 +1,1 @@
+"""Settings of frameworks that a plan becomes: recipe files, overrides and command lines, one file a framework."""

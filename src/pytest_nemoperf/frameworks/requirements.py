@@ -1,0 +1,110 @@
+"""Packages that a framework needs in the interpreter of its runs, and the reason when they are not all there."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Final, Protocol, runtime_checkable
+
+from packaging.specifiers import SpecifierSet
+
+from pytest_nemoperf.errors import LaunchError
+from pytest_nemoperf.frameworks.interpreter import versions_in
+from pytest_nemoperf.frameworks.protocol import Framework
+from pytest_nemoperf.machine.identity import DISTRIBUTIONS
+
+PLUGIN: Final = "pytest-nemoperf"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirement:
+    """Packages of a framework.
+
+    Attributes:
+        distribution: The framework's own, as pip calls it; one of DISTRIBUTIONS.
+        module: Module whose import shows that it works.
+        install: Command that installs it, for a shell.
+        tested: Its versions that our tests ran with, oldest first.
+        beside: Distributions that it needs but does not ask for, or asks for too broadly, each with the versions that
+            work, e.g. ``{"triton": "==3.6.0"}``, and without any for ``""``.
+        runs_plugin: Runs of plans import this plugin in the framework's interpreter.
+    """
+
+    distribution: str
+    module: str
+    install: str
+    tested: tuple[str, ...] = ()
+    beside: Mapping[str, str] = field(default_factory=dict)
+    runs_plugin: bool = False
+
+
+@runtime_checkable
+class Installable(Framework, Protocol):
+    """Framework that is a package in an interpreter, apart from pytest's or the same."""
+
+    @property
+    def requirement(self) -> Requirement:
+        """Packages that its runs need."""
+        ...
+
+
+@cache
+def installed_versions(python: str) -> Mapping[str, str]:
+    """Return versions by distribution in an interpreter, of those in DISTRIBUTIONS; asked once in a session.
+
+    Args:
+        python: Path of the interpreter; empty for this process's own.
+
+    Raises:
+        LaunchError: If it does not answer.
+    """
+    found = versions_in(python, env={})
+    if found:
+        return found
+    for name in DISTRIBUTIONS:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def unmet_requirement(requirement: Requirement, *, framework: str, python: str) -> str | None:
+    """Return the reason that a framework's packages are not all there, with the command that mends it, or None.
+
+    Only versions are looked up, nothing is imported.
+
+    Args:
+        requirement: Packages.
+        framework: Name of the framework.
+        python: Interpreter of the run; empty for this process's own.
+    """
+    try:
+        versions = installed_versions(python)
+    except LaunchError as error:
+        return str(error)
+    pip = f"{python or sys.executable} -m pip install"
+    place = python or f"{sys.executable}, pytest's own interpreter"
+    if requirement.distribution not in versions:
+        return (
+            f"framework={framework!r} needs {requirement.distribution}, which is not installed in {place}; install it "
+            f"with: {requirement.install}, or name the interpreter that has it in python= or ini perf_python"
+        )
+    for name, allowed in requirement.beside.items():
+        version = versions.get(name)
+        if version is None or not SpecifierSet(allowed).contains(version, prereleases=True):
+            has = f"has {name} {version}" if version else f"has no {name}"
+            return (
+                f"framework={framework!r} is half installed: {requirement.distribution} needs {name}{allowed}, "
+                f"and {place} {has}; mend it with: {pip} --no-deps '{name}{allowed}'"
+            )
+    own = importlib.metadata.version(PLUGIN)
+    if requirement.runs_plugin and versions.get(PLUGIN) != own:
+        has = f"has {PLUGIN} {versions[PLUGIN]}" if PLUGIN in versions else f"has no {PLUGIN}"
+        return (
+            f"framework={framework!r} runs a program of this plugin in its interpreter, which needs {PLUGIN} {own} as "
+            f"here, and {place} {has}; install it with: {pip} {PLUGIN}=={own}"
+        )
+    return None
