@@ -160,7 +160,8 @@ def _ratio(entry: _Entry, *, reference: _Entry) -> float | None:
 def _loss_beside(entry: _Entry, *, reference: _Entry) -> LossBeside | None:
     """Return the losses at the last step that both have; None in reinforcement learning.
 
-    Its losses are near zero by construction, and depend on the sampled tokens. Launches may end at different steps, for later ones run fewer within the budget.
+    Its losses are near zero by construction, and depend on the sampled tokens. Launches may end at different steps,
+    for later ones run fewer within the budget.
     """
     if entry.plan.rl is not None:
         return None

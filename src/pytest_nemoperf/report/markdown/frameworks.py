@@ -31,7 +31,7 @@ def framework_sections(results: SessionResults) -> list[str]:
 def _table(comparison: FrameworkComparison) -> list[str]:
     columns = [metric.heading for metric in COMPARED]
     beside = comparison.reference
-    headings = ["Framework", *columns, f"Ratio to {beside}", f"Loss - {beside}", "Spread", _RANGE, "Launches"]
+    headings = ["Framework", *columns, f"Ratio to {beside}", f"Loss beside {beside}", "Spread", _RANGE, "Launches"]
     rows = []
     for row in comparison.rows:
         rates = row.metrics.get(TOKENS_PER_SEC_PER_GPU.name)
