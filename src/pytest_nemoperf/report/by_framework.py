@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from pytest_nemoperf.records.metrics import format_number
+from pytest_nemoperf.report.cells import percent
 from pytest_nemoperf.results.framework_figures import COMPARED, FrameworkComparison, FrameworkFigures
 
 CAUTION: Final = (
@@ -22,7 +23,7 @@ def figure_cells(row: FrameworkFigures) -> list[str]:
         texts.append(_NONE if values is None else format_number(values.median, digits=metric.digits))
     texts.append(_NONE if row.ratio is None else f"{row.ratio:.3f}")
     texts.append(_NONE if row.loss is None else _loss_text(row.loss.change_pct))
-    texts.append(_NONE if row.spread_pct is None else f"{row.spread_pct:.2g}%")
+    texts.append(percent(row.spread_pct))
     return texts
 
 

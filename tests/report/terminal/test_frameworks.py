@@ -35,8 +35,12 @@ def test_reasons_and_cautions_follow_the_table() -> None:
     assert "Frameworks ran one after the other" in text
 
 
-def test_a_narrow_terminal_folds_the_table() -> None:
-    assert max(map(len, lines_at(60))) <= 60
+def test_a_narrow_terminal_has_names_above_their_figures() -> None:
+    lines = lines_at(76)
+
+    assert max(map(len, lines)) <= 76
+    place = lines.index("  megatron")
+    assert lines[place + 1].split() == ["1,500", "1.5", "1", "1.500", "+0.0012%", "20%"]
 
 
 def test_without_such_recipes_there_is_no_section() -> None:
