@@ -161,7 +161,7 @@ def test_what_a_plan_run_needs_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
     install(monkeypatch)
     assert "needs nemo-automodel, which is not installed" in str(OnCPU().unsupported(plan))
     install(monkeypatch, **{"nemo-automodel": "0.7.0", "triton": "3.9.0"})
-    assert "is half installed: nemo-automodel needs triton==3.6.0, and" in str(OnCPU().unsupported(plan))
+    assert "is half installed: nemo-automodel needs triton>=3.6.0,<3.9, and" in str(OnCPU().unsupported(plan))
     install(monkeypatch, **{"nemo-automodel": "0.7.0", "triton": "3.6.0"})
     assert OnCPU().unsupported(plan) is None
 

@@ -50,6 +50,9 @@ def run_both(plan: Plan, *, folder: Path) -> tuple[RunOutput, RunOutput]:
         pytest.param(Layout(gpus=2, tp=2), {}, id="tp2"),
         pytest.param(Layout(gpus=2, tp=2, sequence_parallel=False), {}, id="tp2 without sequence parallelism"),
         pytest.param(Layout(gpus=2, pp=2), {}, id="pp2"),
+        pytest.param(Layout(gpus=2, pp=2, vp=2), {}, id="pp2 vp2"),
+        pytest.param(Layout(gpus=2, pp=2, vp=2, pp_schedule="zero_bubble"), {}, id="pp2 vp2, zero bubble"),
+        pytest.param(Layout(gpus=4, dp_shard=2, pp=2), {}, id="fsdp2 pp2"),
         pytest.param(Layout(gpus=4, tp=2, dp_shard=2), {}, id="fsdp2 tp2"),
     ],
 )

@@ -21,6 +21,8 @@ _LOG_FORMAT: Final = "automodel"
 _LOG_FILE: Final = "{run_dir}/checkpoints/training.jsonl"
 _BENCHMARK_FORMAT: Final = "automodel_benchmark"
 _PLAN_CONFIG: Final = "automodel.yaml"
+_TRITON: Final = ">=3.6.0,<3.9"
+"""3.9 refuses a kernel at its import, for a key that is none of its arguments; 3.6 to 3.8 take it."""
 
 
 class AutomodelFramework(OwnLog):
@@ -32,9 +34,9 @@ class AutomodelFramework(OwnLog):
     requirement = Requirement(
         distribution="nemo-automodel",
         module="nemo_automodel.recipes.llm.train_ft",
-        install="pip install 'nemo-automodel[all]' && pip install --no-deps triton==3.6.0",
+        install=f"pip install 'nemo-automodel[all]' && pip install --no-deps 'triton{_TRITON}'",
         tested=("0.7.0",),
-        beside={"triton": "==3.6.0"},
+        beside={"triton": _TRITON},
         runs_plugin=True,
     )
 

@@ -43,7 +43,7 @@ def recipe_kind(plan: Plan) -> str:
 
 
 def unmapped(plan: Plan) -> str | None:
-    """Return the first setting of a plan that no recipe file can say, with the value and what to do, or None."""
+    """Return the first setting of a plan that no recipe file can say, with its value and advice, or None."""
     return next(_problems(plan), None)
 
 
@@ -105,6 +105,11 @@ def _pipeline_problems(plan: Plan) -> Iterator[str]:
         yield (
             f"pp={layout.pp} with {plan.grad_accum_steps} micro-batches a step: NeMo Automodel needs one for each "
             "stage; raise global_batch_size, or lower micro_batch_size or pp"
+        )
+    if layout.tp > 1 and layout.sequence_parallel:
+        yield (
+            f"sequence_parallel=True with tp={layout.tp} and pp={layout.pp}: NeMo Automodel's stages after the first "
+            "take whole sequences for pieces of them, and fail; use sequence_parallel=False"
         )
     if layout.pp_schedule == "zero_bubble" and layout.vp == 1:
         yield (
