@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from pytest_nemoperf.frameworks.configs.config_values import ConfigValues
 from pytest_nemoperf.frameworks.own_recipe import OwnLog, missing_package, own_command
 from pytest_nemoperf.frameworks.plans.automodel import MODEL_FOLDER, plan_config, recipe_kind, unmapped
 from pytest_nemoperf.frameworks.protocol import RankCommand
-from pytest_nemoperf.frameworks.requirements import Requirement, unmet_requirement
+from pytest_nemoperf.frameworks.requirements import Requirement, installed_versions, unmet_requirement
 from pytest_nemoperf.models.huggingface.export import huggingface_config
 from pytest_nemoperf.recipes.recipe import Plan
 
@@ -21,6 +21,8 @@ _LOG_FORMAT: Final = "automodel"
 _LOG_FILE: Final = "{run_dir}/checkpoints/training.jsonl"
 _BENCHMARK_FORMAT: Final = "automodel_benchmark"
 _PLAN_CONFIG: Final = "automodel.yaml"
+_TRITON: Final = ">=3.6.0,<3.9"
+"""3.9 refuses a kernel at its import, for a key that is none of its arguments; 3.6 to 3.8 take it."""
 
 
 class AutomodelFramework(OwnLog):
@@ -32,9 +34,9 @@ class AutomodelFramework(OwnLog):
     requirement = Requirement(
         distribution="nemo-automodel",
         module="nemo_automodel.recipes.llm.train_ft",
-        install="pip install 'nemo-automodel[all]' && pip install --no-deps triton==3.6.0",
+        install=f"pip install 'nemo-automodel[all]' && pip install --no-deps 'triton{_TRITON}'",
         tested=("0.7.0",),
-        beside={"triton": "==3.6.0"},
+        beside={"triton": _TRITON},
         runs_plugin=True,
     )
 
@@ -72,10 +74,11 @@ class AutomodelFramework(OwnLog):
                 f"NeMo Automodel has no {plan.device.upper()} path, and {plan.system} is one; use framework='torch', "
                 "or a system with GPUs"
             )
-        needed = self.requirement
-        if recipe_kind(plan) == BENCHMARK:  # it imports wandb, and logs nothing there
-            needed = replace(needed, beside={**needed.beside, "wandb": ">=0"})
-        return unmapped(plan) or unmet_requirement(needed, framework=self.name, python=plan.python)
+        return (
+            unmapped(plan)
+            or unmet_requirement(self.requirement, framework=self.name, python=plan.python)
+            or _missing_wandb(plan)
+        )
 
     def command(self, plan: Plan, *, run_dir: Path) -> RankCommand:
         """Return the command line that starts as many ranks as the plan has, and write the recipe file of a plan run.
@@ -91,10 +94,22 @@ class AutomodelFramework(OwnLog):
         else:
             path = _write_config(plan, run_dir=run_dir.resolve())
             env["NEMO_ENABLE_USER_MODULES"] = "1"  # its data set and optimizer are this plugin's
+            env["PET_STANDALONE"] = "1"  # of torchrun: a free port, not one that another run has
         argv = ["python", *self.program, str(path), "--nproc-per-node", str(plan.layout.total_gpus), *overrides]
         return own_command(
             plan, argv, run_dir=run_dir, env=env, log_format=self.log_format(plan), log_file=self.log_file(plan)
         )
+
+
+def _missing_wandb(plan: Plan) -> str | None:
+    """Return the reason that the benchmark recipe can't run: it imports wandb, though nothing is logged there."""
+    if recipe_kind(plan) != BENCHMARK or "wandb" in installed_versions(plan.python):
+        return None
+    python = plan.python or sys.executable
+    return (
+        f"framework_options: recipe={BENCHMARK!r} imports wandb, which is not installed in {python}; install it with: "
+        f"{python} -m pip install wandb"
+    )
 
 
 def _write_config(plan: Plan, *, run_dir: Path) -> Path:

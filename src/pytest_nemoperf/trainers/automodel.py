@@ -140,7 +140,7 @@ def _named_parameters(part: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _check_precision(parts: Sequence[nn.Module], *, plan: Plan) -> None:
-    """Check that 8-bit layers are there if they are planned: where they fail, Automodel trains without them.
+    """Check that 8-bit layers are there if they are planned: if they fail, Automodel warns and trains without them.
 
     Raises:
         LaunchError: If there are none.
@@ -158,7 +158,7 @@ def _check_precision(parts: Sequence[nn.Module], *, plan: Plan) -> None:
 
 
 def _device(plan: Plan) -> torch.device:
-    """Return the device that draws what the native engine draws: random numbers differ between kinds of devices."""
+    """Return the device of random numbers, the native engine's: they differ between kinds of devices."""
     if plan.device == "cuda":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")

@@ -13,6 +13,7 @@ from pytest_nemoperf.frameworks.configs.automodel import BENCHMARK, TRAINING
 from pytest_nemoperf.frameworks.configs.option_names import check_own
 from pytest_nemoperf.frameworks.configs.yaml_file import set_option
 from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.layouts.pipeline_stages import chunk_problems
 from pytest_nemoperf.models.huggingface.export import unexportable_model
 from pytest_nemoperf.recipes.hyperparameters import MAX_GRAD_NORM
 from pytest_nemoperf.recipes.recipe import Plan, Precision, Recompute
@@ -42,7 +43,7 @@ def recipe_kind(plan: Plan) -> str:
 
 
 def unmapped(plan: Plan) -> str | None:
-    """Return the first setting of a plan that no recipe file can say, with the value and what to do, or None."""
+    """Return the first setting of a plan that no recipe file can say, with its value and advice, or None."""
     return next(_problems(plan), None)
 
 
@@ -65,6 +66,10 @@ def _problems(plan: Plan) -> Iterator[str]:
             f"precision={plan.precision}: {name}'s dense models have torchao's layers with one scale a tensor, which "
             "is fp8_cs; use that, bf16 or fp32"
         )
+    if plan.inject_pct:
+        yield "--perf-inject delays steps from inside, and this case is measured by its log; leave it out"
+    if plan.log_format or plan.log_file:
+        yield f"log_format and log_file: plan runs of {name} read a log of their own; leave them out"
     yield from _axis_problems(plan)
     yield from _format_problems(plan)
     yield from _option_problems(plan)
@@ -72,6 +77,8 @@ def _problems(plan: Plan) -> Iterator[str]:
 
 def _axis_problems(plan: Plan) -> Iterator[str]:
     layout = plan.layout
+    if plan.num_nodes > 1:
+        yield f"gpus={layout.gpus} on {plan.num_nodes} nodes: its command line starts ranks on one; use fewer GPUs"
     if layout.ep > 1 or layout.etp > 1:
         axis = "ep" if layout.ep > 1 else "etp"
         yield f"{axis}={getattr(layout, axis)} without a mixture of experts in the model; use {axis}=1"
@@ -93,10 +100,16 @@ def _axis_problems(plan: Plan) -> Iterator[str]:
 def _pipeline_problems(plan: Plan) -> Iterator[str]:
     layout = plan.layout
     stages = layout.pp * layout.vp
+    yield from chunk_problems(plan.model, pp=layout.pp, vp=layout.vp)
     if plan.grad_accum_steps < layout.pp:
         yield (
             f"pp={layout.pp} with {plan.grad_accum_steps} micro-batches a step: NeMo Automodel needs one for each "
             "stage; raise global_batch_size, or lower micro_batch_size or pp"
+        )
+    if layout.tp > 1 and layout.sequence_parallel:
+        yield (
+            f"sequence_parallel=True with tp={layout.tp} and pp={layout.pp}: NeMo Automodel's stages after the first "
+            "take whole sequences for pieces of them, and fail; use sequence_parallel=False"
         )
     if layout.pp_schedule == "zero_bubble" and layout.vp == 1:
         yield (
