@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pytest_nemoperf.frameworks.automodel import AutomodelFramework
 from pytest_nemoperf.frameworks.command import CommandFramework
+from pytest_nemoperf.frameworks.megatron import MegatronFramework
 from pytest_nemoperf.frameworks.megatron_bridge import MegatronBridgeFramework
 from pytest_nemoperf.frameworks.megatron_lm import MegatronLMFramework
 from pytest_nemoperf.frameworks.nemo_rl import NemoRLFramework
@@ -17,6 +18,7 @@ def builtin_frameworks() -> dict[str, Framework]:
         TorchFramework(),
         CommandFramework(),
         AutomodelFramework(),
+        MegatronFramework(),
         MegatronBridgeFramework(),
         MegatronLMFramework(),
         NemoRLFramework(),
