@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from pytest_nemoperf.frameworks.automodel import AutomodelFramework
+from pytest_nemoperf.frameworks.megatron import MegatronFramework
+from pytest_nemoperf.frameworks.torchtitan import TorchtitanFramework
 
-_SHIMS = Path(__file__).parent / "shims"
+_SHIMS: Final = Path(__file__).parent / "shims"
 
 
 class AutomodelOnCPU(AutomodelFramework):
@@ -18,3 +21,26 @@ class AutomodelOnCPU(AutomodelFramework):
     @property
     def name(self) -> str:
         return "automodel_cpu"
+
+
+class MegatronOnCPU(MegatronFramework):
+    """Megatron-Core; shims/megatron.py says what is replaced."""
+
+    devices = ("cpu",)
+    program = (str(_SHIMS / "megatron.py"), *MegatronFramework.program)
+
+    @property
+    def name(self) -> str:
+        return "megatron_cpu"
+
+
+class TorchtitanOnCPU(TorchtitanFramework):
+    """torchtitan through its shim; the docstring of the shim says what it replaces."""
+
+    devices = ("cpu",)
+    program = (str(_SHIMS / "torchtitan_cpu.py"), *TorchtitanFramework.program)
+
+    @property
+    def name(self) -> str:
+        """Name in recipes."""
+        return "torchtitan_cpu"
