@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
-from megatron.core.activations import quick_gelu, squared_relu
+from megatron.core.activations import squared_relu
 from megatron.core.distributed import DistributedDataParallelConfig
+from megatron.core.fusions.fused_bias_geglu import quick_gelu
 from megatron.core.optimizer import OptimizerConfig
 from megatron.core.transformer import MLATransformerConfig, TransformerConfig
 from torch import Tensor
@@ -177,10 +178,7 @@ def _kernels(plan: Plan, *, has_te: bool) -> dict[str, Any]:
     """Return number formats and fusions: on GPUs Megatron-LM's defaults, as far as their kernels are installed."""
     model = plan.model
     is_cuda = plan.device == "cuda"
-    # A fused activation needs the bias that it adds, if it has no gate.
-    is_fused = is_cuda and (model.activation.is_gated or model.mlp_bias)
-    if model.activation is Activation.SQUARED_RELU:
-        is_fused = False
+    is_fused = is_cuda and _has_fused_activation(model)
     return {
         "params_dtype": dtype_of(plan),
         "bf16": dtype_of(plan) is torch.bfloat16,
@@ -194,6 +192,23 @@ def _kernels(plan: Plan, *, has_te: bool) -> dict[str, Any]:
         "gradient_accumulation_fusion": is_cuda and _has_kernel("fused_weight_gradient_mlp_cuda"),
         "masked_softmax_fusion": is_cuda and _has_kernel("scaled_upper_triang_masked_softmax_cuda"),
     }
+
+
+def _has_fused_activation(model: ModelConfig) -> bool:
+    """Return whether Megatron-Core has kernels of the activation with its bias for every layer: it refuses others."""
+    has_experts = model.moe is not None
+    match model.activation:
+        case Activation.SWIGLU:
+            return True
+        case Activation.GEGLU:
+            return not has_experts
+        case Activation.GELU:
+            return not has_experts and model.mlp_bias
+        case Activation.CLAMPED_SWIGLU:
+            has_dense = any(layer.feed_forward is FeedForward.DENSE for layer in model.layers)
+            return model.moe is not None and not has_dense and not model.moe.shared_ffn_hidden_size
+        case Activation.SQUARED_RELU:
+            return False
 
 
 def _has_kernel(module: str) -> bool:

@@ -83,10 +83,11 @@ class MegatronTrainer:
         clock = self._clock
         clock.start()
         micro_batches = self._data.micro_batches(number)
+        clock.mark("data")
         for chunk in self._chunks:
             chunk.zero_grad_buffer()
         self._optimizer.zero_grad()
-        clock.mark("data")
+        clock.mark("optimizer")
         iterators = [iter(micro_batches) for _ in self._chunks]
         is_split = len(iterators) > 1
         outputs = self._schedule(
