@@ -19,9 +19,11 @@ RELATIVE_PCT: Final = 1e-3
 """Difference of losses in fp32, percent: 1e-5 relative."""
 
 CONFTEST = """
+import os
 from pytest_nemoperf.records import health
 from tests.real_frameworks import test_side_by_side
 
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # each framework would take threads of its own choice
 health.MAX_FOREIGN_SHARE = health.MAX_STEAL_SHARE = 2.0  # other load beside the tests is no failure
 
 def pytest_nemoperf_frameworks(config):
