@@ -173,7 +173,7 @@ def test_a_framework_s_own_recipe_file_is_priced(nemoperf: Any, tmp_path: Path) 
 
     plan = plan_in(out)
     assert code == 0
-    assert plan.case == "pretrain-gpt-l12-h768-1n8g-megatron_lm-bf16-ddp2tp2pp2-seq1024-gbs32-mbs2-gpt2"
+    assert plan.case == "pretrain-gpt-l12-h768-1n8g-megatron_lm-bf16-zero1ddp2tp2pp2-seq1024-gbs32-mbs2-gpt2"
     assert len(plan.framework_config_digest) == 16
     assert "gpt2.yaml lies in no checkout of Megatron-LM" in json.loads(out)["unsupported"]
 
