@@ -178,8 +178,7 @@ def test_the_number_format_is_that_of_the_products(checkout: Path, precision: st
         ),
         pytest.param("cfg.ddp.use_distributed_optimizer = False", {"shard_optimizer": False}, id="whole states"),
         pytest.param(
-            "cfg.ddp.use_distributed_optimizer = False
-cfg.optimizer.use_distributed_optimizer = True",
+            "cfg.ddp.use_distributed_optimizer = False\ncfg.optimizer.use_distributed_optimizer = True",
             {"shard_optimizer": True},
             id="shared states, by the optimizer",
         ),
