@@ -10,7 +10,7 @@ import pytest
 from pytest_nemoperf.errors import PlanError, RecipeError
 from pytest_nemoperf.frameworks.nemo_rl import NemoRLFramework
 from tests.builders import make_plan
-from tests.frameworks.nemo_rl_files import GRPO, SFT, write_file
+from tests.frameworks.nemo_rl_files import GRPO, MEGATRON, SFT, write_file
 
 FRAMEWORK = NemoRLFramework()
 
@@ -133,3 +133,17 @@ def test_a_driver_s_packages_are_asked_for_unless_they_are_another_interpreter_s
 
 def test_a_plan_without_a_file_can_not_run() -> None:
     assert "give framework_config=..." in str(FRAMEWORK.unsupported(make_plan(framework="nemo_rl")))
+
+
+@pytest.mark.parametrize(("changes", "owner"), [({}, "the native engine"), (MEGATRON, "Megatron-Core")])
+def test_memory_is_counted_by_the_rules_of_the_backend_and_the_host_keeps_the_reference(
+    changes: dict[str, Any], owner: str, tmp_path: Path
+) -> None:
+    path = write_file(tmp_path / "grpo.yaml", GRPO, changes)
+    plan = replace(make_plan(), framework="nemo_rl", framework_config=str(path))
+
+    rules = FRAMEWORK.memory_rules(plan)
+
+    assert rules.owner == owner
+    assert rules.has_reference_on_host
+    assert rules.has_state_on_host

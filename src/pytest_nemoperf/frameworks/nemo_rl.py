@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from pytest_nemoperf.frameworks.configs.nemo_rl import SCRIPT_OPTION, load_nemo_
 from pytest_nemoperf.frameworks.configs.yaml_file import YamlConfig
 from pytest_nemoperf.frameworks.own_recipe import OwnLog, missing_package, own_command, without_config
 from pytest_nemoperf.frameworks.protocol import RankCommand
+from pytest_nemoperf.recipes.memory_rules import MemoryRules, megatron_rules, native_rules
 from pytest_nemoperf.recipes.recipe import Plan
 
 _LOG_FORMAT: Final = "nemo_rl"
@@ -36,6 +38,17 @@ class NemoRLFramework(OwnLog):
     def read_config(self, path: Path, *, options: Mapping[str, Any], env: Mapping[str, str]) -> ConfigValues:
         """Return the values of a recipe file for a plan; see ConfigReader."""
         return read_nemo_rl(path, options=options, env=env)
+
+    def memory_rules(self, plan: Plan) -> MemoryRules:
+        """Return Megatron-Core's rules, or fp32 weights under FSDP2 as the native engine's for the DTensor backend.
+
+        The host keeps the reference policy, and while the same ranks generate the training's weights and states too
+        (``offload_before_refit`` and ``offload_after_refit`` of NeMo RL's policy workers).
+        """
+        rules = native_rules(plan)
+        if _is_megatron(plan):
+            rules = megatron_rules(plan)
+        return replace(rules, has_reference_on_host=True, has_state_on_host=True)
 
     def unsupported(self, plan: Plan) -> str | None:
         """Return the reason that the plan can't run here, or None."""
@@ -70,6 +83,14 @@ class NemoRLFramework(OwnLog):
         argv = ["python", script, "--config", str(path.resolve())]
         argv += _overrides(plan, algorithm=algorithm, run_dir=run_dir)
         return own_command(plan, argv, run_dir=run_dir, directory=checkout, log_format=_LOG_FORMAT)
+
+
+def _is_megatron(plan: Plan) -> bool:
+    """Return whether Megatron-Core trains a plan: by its recipe file, else unless FSDP is asked for."""
+    if not plan.framework_config:
+        return plan.layout.dp_shard == 1
+    config, _, _ = load_nemo_rl(Path(plan.framework_config), options=plan.framework_options, env=plan.env)
+    return config.flag("policy.megatron_cfg.enabled")
 
 
 def _script(config: YamlConfig, *, algorithm: str) -> str:
