@@ -148,8 +148,8 @@ def test_thousands_of_gpus_are_priced(nemoperf: Any, changes: dict[str, str]) ->
         pytest.param({"precision": "fp8_cs", "system": "cpu"}, "precision=fp8_cs needs an NVIDIA GPU", id="no GPU"),
         pytest.param({"model": "qwen3-next-80b-a3b"}, "mixes tokens by gated delta net", id="hybrid"),
         pytest.param(
-            {"framework": "megatron"},
-            "framework 'megatron' is not known here; known: automodel, command, megatron_bridge, megatron_lm, nemo_rl",
+            {"framework": "mine"},
+            "framework 'mine' is not known here; known: automodel, command, megatron, megatron_bridge, megatron_lm",
             id="framework",
         ),
     ],
@@ -176,6 +176,18 @@ def test_a_framework_s_own_recipe_file_is_priced(nemoperf: Any, tmp_path: Path) 
     assert plan.case == "pretrain-gpt-l12-h768-1n8g-megatron_lm-bf16-zero1ddp2tp2pp2-seq1024-gbs32-mbs2-gpt2"
     assert len(plan.framework_config_digest) == 16
     assert "gpt2.yaml lies in no checkout of Megatron-LM" in json.loads(out)["unsupported"]
+
+
+def test_states_of_the_optimizer_are_shared_out_under_megatron(nemoperf: Any) -> None:
+    words = "--model llama3-8b --system h100 --gpus 8 --seq-len 4096 --gbs 8 --framework megatron --recompute full"
+    _, whole, _ = nemoperf("plan", *words.split(), "--dp-shard", "1", "--json")
+    _, shared, _ = nemoperf("plan", *words.split(), "--shard-optimizer", "--json")
+
+    before = json.loads(whole)["stages"][0]
+    after = json.loads(shared)["stages"][0]
+    assert plan_in(shared).layout.label == "zero1ddp8"
+    assert (after["weights"], after["gradients"]) == (before["weights"], before["gradients"])
+    assert after["optimizer"] == before["optimizer"] / 8
 
 
 def test_memory_is_counted_by_the_rules_of_the_framework(nemoperf: Any, tmp_path: Path) -> None:

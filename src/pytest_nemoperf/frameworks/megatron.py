@@ -18,7 +18,6 @@ from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.step import RunOutput
 
 _TE: Final = "transformer-engine"
-_TE_TORCH: Final = "transformer-engine-torch"
 
 
 class MegatronFramework:
@@ -43,6 +42,7 @@ class MegatronFramework:
             install="pip install megatron-core pytest-nemoperf; for sequence and context parallelism, latent attention "
             "and 8-bit formats also pip install --no-build-isolation 'transformer-engine[pytorch]'",
             tested=("0.16.1",),
+            uses_transformer_engine=True,
             runs_plugin=True,
         )
 
@@ -61,17 +61,7 @@ class MegatronFramework:
         problem = problem or unmet_requirement(self.requirement, framework=self.name, python=plan.python)
         if problem:
             return problem
-        versions = installed_versions(plan.python)
-        te_version = versions.get(_TE, "")
-        # A container's own build has a local version, and no distribution for the torch part.
-        if te_version and "+" not in te_version and _TE_TORCH not in versions:
-            return (
-                f"framework={self.name!r} is half installed: transformer-engine {te_version} is the meta package "
-                f"alone, whose import fails, and {plan.python or sys.executable} has no {_TE_TORCH}; mend it with: "
-                f"{plan.python or sys.executable} -m pip install --no-build-isolation "
-                f"'transformer-engine[pytorch]=={te_version}', or uninstall {_TE}"
-            )
-        return unsupported_plan(plan, has_te=bool(te_version))
+        return unsupported_plan(plan, has_te=bool(installed_versions(plan.python).get(_TE)))
 
     def command(self, plan: Plan, *, run_dir: Path) -> RankCommand:
         """Return the command of one rank, and note the versions in its interpreter."""

@@ -15,6 +15,7 @@ from pytest_nemoperf.frameworks.configs.hydra_words import hydra_text
 from pytest_nemoperf.frameworks.configs.python_values import Opaque
 from pytest_nemoperf.frameworks.own_recipe import OwnLog, missing_package, own_command, without_config
 from pytest_nemoperf.frameworks.protocol import RankCommand
+from pytest_nemoperf.frameworks.requirements import Requirement
 from pytest_nemoperf.recipes.memory_rules import MemoryRules, megatron_rules
 from pytest_nemoperf.recipes.recipe import Plan
 
@@ -29,6 +30,14 @@ class MegatronBridgeFramework(OwnLog):
     """
 
     log_formats = (_LOG_FORMAT,)
+
+    requirement = Requirement(
+        distribution="megatron-bridge",
+        module="megatron.bridge",
+        install="git clone --recurse-submodules https://github.com/NVIDIA-NeMo/Megatron-Bridge && "
+        "(cd Megatron-Bridge && uv sync)",
+        uses_transformer_engine=True,
+    )
 
     @property
     def name(self) -> str:

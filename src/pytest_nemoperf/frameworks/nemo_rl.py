@@ -15,6 +15,7 @@ from pytest_nemoperf.frameworks.configs.nemo_rl import SCRIPT_OPTION, load_nemo_
 from pytest_nemoperf.frameworks.configs.yaml_file import YamlConfig
 from pytest_nemoperf.frameworks.own_recipe import OwnLog, missing_package, own_command, without_config
 from pytest_nemoperf.frameworks.protocol import RankCommand
+from pytest_nemoperf.frameworks.requirements import Requirement
 from pytest_nemoperf.recipes.memory_rules import MemoryRules, megatron_rules, native_rules
 from pytest_nemoperf.recipes.recipe import Plan
 
@@ -29,6 +30,12 @@ class NemoRLFramework(OwnLog):
     """
 
     log_formats = (_LOG_FORMAT,)
+
+    requirement = Requirement(
+        distribution="nemo-rl",
+        module="nemo_rl",
+        install="git clone --recurse-submodules https://github.com/NVIDIA-NeMo/RL && (cd RL && uv sync)",
+    )
 
     @property
     def name(self) -> str:
