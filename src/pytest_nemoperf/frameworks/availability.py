@@ -14,7 +14,7 @@ from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.frameworks.requirements import (
     Installable,
     Requirement,
-    installed_versions,
+    required_versions,
     unmet_requirement,
     untested_version,
 )
@@ -70,7 +70,7 @@ def framework_status(framework: Framework, *, origin: str, python: str, limit_se
     import_sec = None
     reason = unmet_requirement(requirement, framework=framework.name, python=python)
     try:
-        version = installed_versions(python).get(requirement.distribution, "")
+        version = required_versions(requirement, python=python).get(requirement.distribution, "")
     except LaunchError as error:
         reason = str(error)
     if reason is None:

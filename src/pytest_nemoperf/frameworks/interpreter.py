@@ -131,7 +131,7 @@ def find_interpreter(command: RankCommand) -> str:
     return ""
 
 
-def versions_in(python: str, *, env: Mapping[str, str]) -> dict[str, str]:
+def versions_in(python: str, *, env: Mapping[str, str], also: Sequence[str] = ()) -> dict[str, str]:
     """Return the versions of Python and of known packages in an interpreter, and the container it runs in.
 
     Empty for this process's own interpreter, whose versions a session records anyway.
@@ -139,13 +139,14 @@ def versions_in(python: str, *, env: Mapping[str, str]) -> dict[str, str]:
     Args:
         python: Path of the interpreter.
         env: Variables on top of this process's.
+        also: Distributions to look up beside the known ones.
 
     Raises:
         LaunchError: If it does not answer.
     """
     if not python or os.path.abspath(python) == os.path.abspath(sys.executable):  # noqa: PTH100 (links must stay)
         return {}
-    request = json.dumps([DISTRIBUTIONS, IMAGE_VARIABLES])
+    request = json.dumps([[*DISTRIBUTIONS, *also], IMAGE_VARIABLES])
     try:
         answer = subprocess.run(  # noqa: S603 (the user's own interpreter)
             [python, "-c", _PROBE, request],

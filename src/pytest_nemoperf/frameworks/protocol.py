@@ -1,4 +1,4 @@
-"""Protocol of frameworks; plugins add their own with the hook ``pytest_nemoperf_frameworks``."""
+"""Protocol of frameworks; others are added by the hook ``pytest_nemoperf_frameworks``, or by entry points."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ class Requirement:
     """Packages of a framework.
 
     Attributes:
-        distribution: The framework's own, as pip calls it; one of DISTRIBUTIONS.
+        distribution: The framework's own, as pip calls it; its version is recorded if it is one of DISTRIBUTIONS, or in
+            the ``environment`` of RunOutput.
         module: Module whose import shows that it works.
         install: Command that installs it, for a shell.
         tested: Its versions that our tests ran with, oldest first.
@@ -58,22 +59,33 @@ class Installable(Framework, Protocol):
 
 
 @cache
-def installed_versions(python: str) -> Mapping[str, str]:
+def installed_versions(python: str, *, also: tuple[str, ...] = ()) -> Mapping[str, str]:
     """Return versions by distribution in an interpreter, of those in DISTRIBUTIONS; asked once in a session.
 
     Args:
         python: Path of the interpreter; empty for this process's own.
+        also: Distributions to look up beside them.
 
     Raises:
         LaunchError: If it does not answer.
     """
-    found = versions_in(python, env={})
+    found = versions_in(python, env={}, also=also)
     if found:
         return found
-    for name in DISTRIBUTIONS:
+    for name in (*DISTRIBUTIONS, *also):
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
+
+
+def required_versions(requirement: Requirement, *, python: str) -> Mapping[str, str]:
+    """Return installed_versions, with those of a requirement that are not in DISTRIBUTIONS.
+
+    Raises:
+        LaunchError: If the interpreter does not answer.
+    """
+    named = (requirement.distribution, *requirement.beside)
+    return installed_versions(python, also=tuple(name for name in named if name not in DISTRIBUTIONS))
 
 
 def unmet_requirement(requirement: Requirement, *, framework: str, python: str) -> str | None:
@@ -87,7 +99,7 @@ def unmet_requirement(requirement: Requirement, *, framework: str, python: str) 
         python: Interpreter of the run; empty for this process's own.
     """
     try:
-        versions = installed_versions(python)
+        versions = required_versions(requirement, python=python)
     except LaunchError as error:
         return str(error)
     pip = f"{python or sys.executable} -m pip install"
