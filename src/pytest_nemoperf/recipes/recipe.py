@@ -32,6 +32,10 @@ PRETRAIN: Final = "pretrain"
 
 SCRIPT_MAY_RUN: Final = "script_may_run"
 """Option of framework_options that lets a shell script run where it is read: no setting of the framework."""
+CHECKOUT_OPTION: Final = "checkout"
+"""Option of framework_options that names the folder of a framework's checkout: none either."""
+PLACE_OPTIONS: Final = frozenset({SCRIPT_MAY_RUN, CHECKOUT_OPTION})
+"""Options that are the same on no two machines, and so no part of a workload."""
 
 RANK_VARIABLES: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables of a rank and its rendezvous under torch.distributed; the launcher sets them for each rank."""
