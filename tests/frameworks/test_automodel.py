@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import sys
@@ -10,8 +11,13 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.errors import RecipeError, RecordError
+from pytest_nemoperf.frameworks import automodel, requirements
 from pytest_nemoperf.frameworks.automodel import AutomodelFramework
+from pytest_nemoperf.frameworks.configs.automodel import BENCHMARK as BENCHMARK_RECIPE
+from pytest_nemoperf.frameworks.configs.yaml_file import load_yaml
+from pytest_nemoperf.frameworks.plans.automodel import plan_config
 from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.models.huggingface.export import huggingface_config
 from tests.builders import make_plan
 from tests.frameworks.automodel_files import BENCHMARK, TRAINING
 from tests.frameworks.nemo_rl_files import write_file
@@ -99,6 +105,76 @@ def test_several_processes_of_a_benchmark_print_their_steps(tmp_path: Path) -> N
         FRAMEWORK.read_output(one, run_dir=tmp_path)
 
 
+class OnCPU(AutomodelFramework):
+    """The framework, let to run plans on a CPU."""
+
+    devices = ("cpu",)
+
+
+def install(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
+    """Let an interpreter have these distributions."""
+    found = {"pytest-nemoperf": importlib.metadata.version("pytest-nemoperf"), **versions}
+    for module in (requirements, automodel):
+        monkeypatch.setattr(module, "installed_versions", lambda _python: found)
+
+
+def test_a_plan_runs_by_a_recipe_file_that_is_made_of_it(tmp_path: Path) -> None:
+    plan = make_plan(framework="automodel", layouts={"cpu": Layout(gpus=2, tp=2)}, env={"NCCL_DEBUG": "INFO"})
+
+    command = FRAMEWORK.command(plan, run_dir=tmp_path)
+
+    path = tmp_path / "automodel.yaml"
+    assert command.argv == (sys.executable, "-m", "nemo_automodel.cli.app", str(path), "--nproc-per-node", "2")
+    assert (command.num_processes, command.is_rank) == (1, False)
+    assert command.env["NEMOPERF_RUN_DIR"] == str(tmp_path)
+    assert command.env["NEMO_ENABLE_USER_MODULES"] == "1"
+    assert command.env["PET_STANDALONE"] == "1"
+    assert command.env["NCCL_DEBUG"] == "INFO"
+    assert load_yaml(path) == plan_config(plan, run_dir=tmp_path)
+    model = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
+    assert model == huggingface_config(plan.model, max_positions=plan.seq_len)
+    assert "training.jsonl" in (tmp_path / "launch.json").read_text(encoding="utf-8")
+
+
+def test_a_plan_of_the_benchmark_recipe_prints_its_steps(tmp_path: Path) -> None:
+    plan = make_plan(framework="automodel", framework_options={"recipe": BENCHMARK_RECIPE})
+
+    assert FRAMEWORK.log_format(plan) == "automodel_benchmark"
+    assert FRAMEWORK.log_file(plan) == ""
+
+
+def test_a_plan_needs_a_gpu() -> None:
+    reason = str(FRAMEWORK.unsupported(make_plan(framework="automodel")))
+
+    assert reason.startswith("NeMo Automodel has no CPU path, and cpu is one; use framework='torch'")
+
+
+def test_a_plan_that_no_file_can_say_is_refused() -> None:
+    plan = make_plan(framework="automodel", precision="nvfp4")
+
+    assert str(OnCPU().unsupported(plan)).startswith("precision=nvfp4: ")
+
+
+def test_what_a_plan_run_needs_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(framework="automodel")
+
+    install(monkeypatch)
+    assert "needs nemo-automodel, which is not installed" in str(OnCPU().unsupported(plan))
+    install(monkeypatch, **{"nemo-automodel": "0.7.0", "triton": "3.9.0"})
+    assert "is half installed: nemo-automodel needs triton>=3.6.0,<3.9, and" in str(OnCPU().unsupported(plan))
+    install(monkeypatch, **{"nemo-automodel": "0.7.0", "triton": "3.6.0"})
+    assert OnCPU().unsupported(plan) is None
+
+
+def test_the_benchmark_recipe_needs_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(framework="automodel", framework_options={"recipe": BENCHMARK_RECIPE})
+
+    install(monkeypatch, **{"nemo-automodel": "0.7.0", "triton": "3.6.0"})
+    assert "imports wandb, which is not installed in" in str(OnCPU().unsupported(plan))
+    install(monkeypatch, **{"nemo-automodel": "0.7.0", "triton": "3.6.0", "wandb": "0.31.0"})
+    assert OnCPU().unsupported(plan) is None
+
+
 def test_what_it_needs_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     path = write_file(tmp_path / "x.yaml", TRAINING)
@@ -106,4 +182,3 @@ def test_what_it_needs_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     assert "install it with: pip install 'nemo-automodel[all]', or name" in str(FRAMEWORK.unsupported(plan))
     assert FRAMEWORK.unsupported(replace(plan, python="/opt/venv/bin/python")) is None
-    assert "give framework_config=..." in str(FRAMEWORK.unsupported(make_plan(framework="automodel")))

@@ -1,6 +1,26 @@
 from __future__ import annotations
 
-from tests.integration.conftest import Project, usage_error
+from tests.integration.conftest import Project, has_text, usage_error
+
+LOGGED = """
+from pytest_nemoperf.frameworks.command import CommandFramework
+
+class Logged(CommandFramework):
+    name = "logged"
+    log_formats = ("automodel",)
+
+    def unsupported(self, plan):
+        return None
+
+    def log_format(self, plan):
+        return "automodel"
+
+    def log_file(self, plan):
+        return ""
+
+def pytest_nemoperf_frameworks(config):
+    return [Logged()]
+"""
 
 
 def test_an_injected_delay_regresses_and_is_loud_everywhere(project: Project) -> None:
@@ -27,3 +47,14 @@ def test_injection_cannot_be_combined_with_an_update(project: Project) -> None:
     result = project.run("--perf-inject=20%", "--update-baselines")
 
     assert "--perf-inject with --update-baselines: an injected run is never stored" in usage_error(result)
+
+
+def test_a_framework_that_is_measured_by_its_log_takes_no_delay(project: Project) -> None:
+    project.pytester.makeconftest(LOGGED)
+    command = 'command=(sys.executable, str(pathlib.Path(__file__).with_name("steps.py"))),'
+    project.edit("test_speed.py", {'framework="command"': 'framework="logged"', command: ""})
+
+    result = project.run("--perf-inject=20%", "-rs")
+
+    result.assert_outcomes(skipped=1)
+    assert has_text(result, "--perf-inject delays steps from inside, and this case is measured by its log")

@@ -35,6 +35,7 @@ OPTIONS = [
     "--perf-replay",
     "--perf-inject",
     "--perf-set",
+    "--perf-framework",
     "--perf-dry-run",
 ]
 INI_KEYS = [

@@ -305,6 +305,13 @@ def test_files_no_test_asks_for_are_errors_and_cases_without_a_file_warnings() -
     assert "no baseline of b, which test_x.py::test_b asks for" in missing.message
 
 
+def test_a_recipes_file_in_another_framework_is_asked_for() -> None:
+    cases = [f"pretrain-tiny-1n1g-{name}-fp32-single-seq64-gbs4-mbs1" for name in ("torch", "megatron")]
+    paths = {case: f"cpu/{case}.json" for case in cases}
+
+    assert lint_suite(make_dry_run(cases[0]), paths=paths, folder="cpu") == []
+
+
 def test_where_not_every_test_was_seen_an_orphan_is_not_certain() -> None:
     findings = lint_suite(make_dry_run("a", gaps=("test_y was skipped",)), paths={"a": "a", "old": "old"}, folder="cpu")
 

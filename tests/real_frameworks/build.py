@@ -28,17 +28,26 @@ def main(names: Sequence[str]) -> int:
             print(f"unknown framework {name!r}; choose among {', '.join(known)}", file=sys.stderr)
             return 2
     problems = []
+    is_built = False
     for name in names or known:
         problem = build(name)
         if problem:
             problems.append(f"{name} can't be installed on this machine:\n{problem}")
             continue
-        command = [sys.executable, "-m", "pytest", "-m", "frameworks", str(HERE / f"test_{name}.py")]
-        if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        is_built = True
+        if not _passes(f"test_{name}.py"):
             problems.append(f"{name}: its tests failed")
+    if is_built and not _passes("test_side_by_side.py"):
+        problems.append("the frameworks that are installed do not train the same side by side")
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
+
+
+def _passes(file: str) -> bool:
+    """Return whether the tests of a file pass."""
+    command = [sys.executable, "-m", "pytest", "-m", "frameworks", str(HERE / file)]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
 
 def build(name: str) -> str:

@@ -7,7 +7,9 @@ from typing import Any
 
 from pytest_nemoperf.baselines.baseline import Anchor, Baseline
 from pytest_nemoperf.measure.measurement import Measurement, Run
+from pytest_nemoperf.records.health import MinMedianMax
 from pytest_nemoperf.results.cases import CaseReport, CaseResult, NotRun, SessionResults
+from pytest_nemoperf.results.framework_figures import FrameworkComparison, FrameworkFigures, LossBeside
 from pytest_nemoperf.verdict.comparison import FAILING_BY_DEFAULT
 from pytest_nemoperf.verdict.judge import judge
 from tests.builders import (
@@ -126,6 +128,42 @@ def make_call(case: str = "bench-matmul", *, seconds: float = 123e-6) -> CaseRep
     measurement = make_measurement(case=case, runs=runs, flops_per_token=None, flops_convention=None)
     return make_report(
         measurement, baseline=make_baseline(case=case, runs=(make_call_run(120e-6),)), has_plan=False, run_dir=""
+    )
+
+
+def make_figures(framework: str, *, ratio: float, **changes: Any) -> FrameworkFigures:
+    """Return a framework's figures of three launches, so many times 1,000 tokens/sec/GPU."""
+    rate = 1000.0 * ratio
+    values: dict[str, Any] = {
+        "framework": framework,
+        "case": f"pretrain-llama-tiny-1n2g-{framework}-fp32-fsdp2-seq64-gbs4-mbs1",
+        "nodeid": f"test_x.py::test_tiny[{framework}]",
+        "num_runs": 3,
+        "metrics": {
+            "tokens_per_sec_per_gpu": MinMedianMax(low=rate - 100.0, median=rate, high=rate + 200.0),
+            "tflops_per_sec_per_gpu": MinMedianMax(low=ratio, median=ratio, high=ratio),
+            "peak_memory_gib": MinMedianMax(low=1.0, median=1.0, high=1.0),
+        },
+        "ratio": ratio,
+        "spread_pct": 100.0 * 300.0 / rate,
+    }
+    return FrameworkFigures(**{**values, **changes})
+
+
+def make_comparison() -> FrameworkComparison:
+    """Return a recipe that two frameworks ran and a third one could not."""
+    loss = LossBeside(step=7, loss=6.500078, reference=6.5, change_pct=0.0012)
+    return FrameworkComparison(
+        recipe="pretrain-llama-tiny-1n2g-fp32-fsdp2-seq64-gbs4-mbs1",
+        reference="torch",
+        rows=(
+            make_figures("torch", ratio=1.0),
+            make_figures("megatron", ratio=1.5, loss=loss),
+            FrameworkFigures(
+                framework="automodel", case="x", nodeid="test_x.py::test_tiny", problem="Automodel has no CPU path"
+            ),
+        ),
+        notes=("megatron beside torch: the ranges of their launches overlap, so these do not tell the faster one",),
     )
 
 

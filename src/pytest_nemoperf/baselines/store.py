@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from pytest_nemoperf.baselines.baseline import Baseline, find_mismatches
 from pytest_nemoperf.baselines.files import baseline_path, find_baseline, list_baselines, read_baseline, write_baseline
 from pytest_nemoperf.baselines.profile_store import delete_profile, profile_path
 from pytest_nemoperf.errors import BaselineError
+from pytest_nemoperf.recipes.other_framework import without_framework
 
 DEFAULT_FOLDER: Final = "baselines"
 """Default folder of the committed baselines, in a project's root directory."""
@@ -132,7 +133,7 @@ class BaselineStore:
         """Return the file of a case's baseline in this machine's own store."""
         return self._path(self._local_root, case)
 
-    def prune(self, asked: Container[str]) -> Iterator[Path]:
+    def prune(self, asked: Collection[str]) -> Iterator[Path]:
         """Delete the system's committed baselines of cases that are not asked for, with their profiles.
 
         Files that can't be read as a baseline are kept.
@@ -152,11 +153,15 @@ class BaselineStore:
                 raise BaselineError(f"{path}: cannot be deleted: {exc.strerror or exc}") from exc
             yield from own
 
-    def unasked(self, asked: Container[str]) -> dict[Path, Baseline]:
-        """Return the system's committed baselines of cases that are not asked for; broken ones are left out."""
+    def unasked(self, asked: Collection[str]) -> dict[Path, Baseline]:
+        """Return the system's committed baselines of cases that are not asked for; broken ones are left out.
+
+        A recipe's baseline in another framework is asked for too: ``--perf-framework`` takes it.
+        """
         found = {}
+        recipes = set(map(without_framework, asked))
         for path in list_baselines(self.committed_dir, system=self.system):
-            if path.stem not in asked:
+            if without_framework(path.stem) not in recipes:
                 with suppress(BaselineError):
                     found[path] = read_baseline(path)
         return found

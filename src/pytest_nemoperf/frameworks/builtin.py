@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pytest_nemoperf.frameworks.automodel import AutomodelFramework
 from pytest_nemoperf.frameworks.command import CommandFramework
+from pytest_nemoperf.frameworks.megatron import MegatronFramework
 from pytest_nemoperf.frameworks.megatron_bridge import MegatronBridgeFramework
 from pytest_nemoperf.frameworks.megatron_lm import MegatronLMFramework
 from pytest_nemoperf.frameworks.nemo_rl import NemoRLFramework
 from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.frameworks.torch import TorchFramework
+from pytest_nemoperf.frameworks.torchtitan import TorchtitanFramework
 
 
 def builtin_frameworks() -> dict[str, Framework]:
@@ -17,8 +19,10 @@ def builtin_frameworks() -> dict[str, Framework]:
         TorchFramework(),
         CommandFramework(),
         AutomodelFramework(),
+        MegatronFramework(),
         MegatronBridgeFramework(),
         MegatronLMFramework(),
         NemoRLFramework(),
+        TorchtitanFramework(),
     )
     return {framework.name: framework for framework in frameworks}

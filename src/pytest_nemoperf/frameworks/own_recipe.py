@@ -79,8 +79,9 @@ def own_command(
     env: Mapping[str, str] | None = None,
     log_format: str | LogFormat,
     log_file: str = "",
+    is_rank: bool = False,
 ) -> RankCommand:
-    """Return the command of a run that starts its own ranks, and note the launch in the run directory.
+    """Return the command of a run that starts its own ranks, or of each rank; note the launch in the run directory.
 
     Args:
         plan: Plan of the run.
@@ -90,6 +91,7 @@ def own_command(
         env: Variables beside the plan's, which come first.
         log_format: Log that will be read.
         log_file: Pattern of its files; empty for the preset's.
+        is_rank: The command is that of one rank, and the launcher starts it for each.
 
     Raises:
         LaunchError: If the interpreter does not answer.
@@ -101,9 +103,9 @@ def own_command(
     if directory is not None and directory.resolve() != Path.cwd().resolve():
         words = (python, "-c", _GO_THERE, str(directory), *words)
     variables = {**(env or {}), **plan.env, "NEMOPERF_RUN_DIR": str(run_dir)}
-    command = with_interpreter(
-        RankCommand(argv=words, num_processes=1, is_rank=False, env=variables), python=plan.python
-    )
+    num_processes = plan.layout.total_gpus if is_rank else 1
+    command = RankCommand(argv=words, num_processes=num_processes, is_rank=is_rank, env=variables)
+    command = with_interpreter(command, python=plan.python)
     pattern = log_pattern(plan, log_format=log_format, log_file=log_file)
     note_launch(command, run_dir=run_dir, python=plan.python, log_file=pattern)
     return command

@@ -10,27 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pytest_nemoperf.errors import RecordError
+from pytest_nemoperf.frameworks.number_formats import unsupported_format, version_text
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.frameworks.steps import read_step_records
 from pytest_nemoperf.json_codec import from_json
 from pytest_nemoperf.models.trainable import unsupported_model
 from pytest_nemoperf.recipes.recipe import Plan, Precision, Recompute
 from pytest_nemoperf.recipes.rules import NATIVE
-from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.records.step import RESULT_FILE, STEPS_FILE, RunOutput, RunResult
 
 _RANK_MODULE = "pytest_nemoperf.native.rank.entry"
-# transformer-engine's own limits: check_fp8_support, check_fp8_block_scaling_support, check_mxfp8_support and
-# check_nvfp4_support in
-# NVIDIA/TransformerEngine transformer_engine/pytorch/quantization.py.
-_FIRST_CAPABILITY = {
-    Precision.FP8_DS: (8, 9),
-    Precision.FP8_CS: (8, 9),
-    Precision.FP8_SC: (9, 0),
-    Precision.MXFP8: (10, 0),
-    Precision.NVFP4: (10, 0),
-}
-
 # Pipelines rely on details of torch's stages (shapes of messages, reduction of gradients); 2.13 is the oldest tried.
 _FIRST_PIPELINE_TORCH = (2, 13)
 
@@ -100,7 +89,7 @@ def _unsupported_torch(plan: Plan) -> str | None:
     version = importlib.metadata.version("torch")
     release = tuple(map(int, re.findall(r"\d+", version)[:2]))
     if plan.layout.pp > 1 and release < _FIRST_PIPELINE_TORCH:
-        needs = _version_text(_FIRST_PIPELINE_TORCH)
+        needs = version_text(_FIRST_PIPELINE_TORCH)
         return f"pp={plan.layout.pp} needs torch {needs} or later, torch {version} is installed; update it, or use pp=1"
     return None
 
@@ -118,16 +107,11 @@ def _unsupported_generator(plan: Plan) -> str | None:
 
 def _unsupported_precision(plan: Plan) -> str | None:
     """Return the reason that the plan's precision can't be used here, or None if it can."""
-    first = _FIRST_CAPABILITY.get(plan.precision)
-    if first is None:
+    if not plan.precision.needs_transformer_engine:
         return None
-    system = find_system(plan.system)
-    if system.compute_capability is None:
-        return f"precision={plan.precision} needs an NVIDIA GPU, and {system.name} has none; use bf16 or fp32"
-    if system.compute_capability < first:
-        needs = _version_text(first)
-        has = _version_text(system.compute_capability)
-        return f"precision={plan.precision} needs compute capability {needs}, {system.title} has {has}; use bf16"
+    reason = unsupported_format(plan)
+    if reason is not None:
+        return reason
     for feature, instead in _unsupported_features(plan):
         return f"precision={plan.precision} does not go with {feature}; use {instead}, or precision=bf16"
     if importlib.util.find_spec("transformer_engine") is None:
@@ -146,7 +130,3 @@ def _unsupported_features(plan: Plan) -> Iterator[tuple[str, str]]:
         yield f"recompute={plan.recompute}, which would count each largest value twice", "recompute=none"
     if plan.is_compiled:
         yield "is_compiled=True, which has not been tried", "is_compiled=False"
-
-
-def _version_text(version: tuple[int, ...]) -> str:
-    return ".".join(map(str, version))

@@ -13,6 +13,7 @@ from pytest_nemoperf.baselines.baseline import Baseline, find_mismatches
 from pytest_nemoperf.errors import NemoPerfError, count_text
 from pytest_nemoperf.flops.count import FLOPS_REL_TOL
 from pytest_nemoperf.measure.measurement import Run
+from pytest_nemoperf.recipes.other_framework import without_framework
 from pytest_nemoperf.records.metrics import (
     METRICS,
     STEP_TIME_SEC,
@@ -143,11 +144,12 @@ def lint_suite(dry_run: DryRun, *, paths: Mapping[str, str], folder: str) -> lis
         folder: The system's.
     """
     asked = {each.case: each for each in dry_run.asked}
+    recipes = set(map(without_framework, asked))  # --perf-framework runs them in other frameworks
     findings = []
     for gap in dry_run.gaps:
         findings.append(_warning(folder, "unseen", f"a test may ask for more: {gap}"))
     for case, path in paths.items():
-        if case in asked:
+        if without_framework(case) in recipes:
             continue
         if dry_run.gaps:
             findings.append(_warning(path, "orphan", "no perf test that was seen asks for it, but not all were"))

@@ -22,6 +22,7 @@ PRESETS: Final = (
     "nemo_rl",
     "nemo_rl_json",
     "torchtitan",
+    "torchtitan_events",
     "trainer",
     "trl",
     "trl_console",

@@ -52,6 +52,7 @@ DISTRIBUTIONS: Final = (
     "pytorch-lightning",
     "torchtitan",
     "trl",
+    "wandb",
 )
 """Distributions whose versions are recorded with a measurement."""
 

@@ -232,6 +232,13 @@ OPTIONS: Final = (
         "gpus stay unless set, the data-parallel ranks follow",
     ),
     Option(
+        name="--perf-framework",
+        metavar="NAME,...",
+        needs_tests=True,
+        help="run each recipe in every one of these frameworks, e.g. torch,megatron: a test, a case and a baseline for "
+        "each, and a table of them side by side",
+    ),
+    Option(
         name="--perf-dry-run",
         needs_tests=True,
         help="collect, resolve, check and price the selected cases (memory, FLOPs, expected time), launch nothing; "

@@ -105,6 +105,23 @@ def parse_seconds(text: str, *, subject: str) -> float:
     return seconds
 
 
+def parse_frameworks(text: str, *, subject: str) -> tuple[str, ...]:
+    """Return names of frameworks from a text with commas between them; they are looked up once plugins are known.
+
+    Raises:
+        pytest.UsageError: If one is empty or given twice.
+    """
+    names: list[str] = []
+    for part in text.split(","):
+        name = part.strip()
+        if not name:
+            raise pytest.UsageError(f"{subject}={text}: a name is empty; write e.g. torch,megatron")
+        if name in names:
+            raise pytest.UsageError(f"{subject}={text}: {name} is given twice; give each framework once")
+        names.append(name)
+    return tuple(names)
+
+
 def parse_pythons(texts: Sequence[str], *, subject: str) -> dict[str, str]:
     """Return interpreters by framework from texts ``FRAMEWORK=PATH``; ANY_FRAMEWORK for a text that is a path alone.
 

@@ -19,6 +19,7 @@ from pytest_nemoperf.options.checks import check_combination
 from pytest_nemoperf.options.parse import (
     parse_count,
     parse_fail_on,
+    parse_frameworks,
     parse_on_off,
     parse_percent,
     parse_probability,
@@ -112,6 +113,7 @@ class Settings:
         timeout_sec: Wall-clock limit of one run; None for each recipe's own.
         has_yardstick: A fixed workload is timed before and after each run.
         changes: Values of ``--perf-set``, for every recipe, by key; empty if there are none.
+        frameworks: Names of ``--perf-framework``, each of which runs every recipe; empty for the recipe's own.
         is_dry_run: Cases are priced, nothing is launched.
         updating: Options of ``--update-baselines``; None if committed baselines are not written.
         ab: Options of ``--perf-ab``; None to judge against baselines.
@@ -143,6 +145,7 @@ class Settings:
     timeout_sec: float | None
     has_yardstick: bool
     changes: Mapping[str, Any]
+    frameworks: tuple[str, ...]
     is_dry_run: bool
     updating: UpdateOptions | None
     ab: ABOptions | None
@@ -198,6 +201,7 @@ def read_settings(config: pytest.Config) -> Settings:
         timeout_sec=timeout_sec,
         has_yardstick=_has_yardstick(config),
         changes=changes,
+        frameworks=_frameworks(config),
         is_dry_run=option.perf_dry_run,
         updating=_updating(config),
         ab=_ab(config),
@@ -241,6 +245,13 @@ def _ab(config: pytest.Config) -> ABOptions | None:
         limit_sec=limit_sec,
         is_self_test=option.perf_inject is not None,
     )
+
+
+def _frameworks(config: pytest.Config) -> tuple[str, ...]:
+    text: str | None = config.option.perf_framework
+    if text is None:
+        return ()
+    return parse_frameworks(text, subject="--perf-framework")
 
 
 def _confirm(config: pytest.Config, *, system: System) -> ConfirmOptions:

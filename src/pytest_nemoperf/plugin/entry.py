@@ -107,4 +107,4 @@ def perf(request: pytest.FixtureRequest) -> Perf:
     plugin = request.config.stash.get(_PERF_PLUGIN, None)
     if plugin is None:
         raise pytest.UsageError(f"{item.nodeid} is a perf test; run it with -m perf")
-    return plugin.perf_of(item)
+    return plugin.perf_of(item, framework=getattr(request, "param", ""))

@@ -33,6 +33,7 @@ from pytest_nemoperf.verdict.workload import loop_workload
 
 if TYPE_CHECKING:
     from pytest_nemoperf.recipes.recipe import Recipe
+    from pytest_nemoperf.session.cases import PlannedCase
     from pytest_nemoperf.session.perf_session import PerfSession
 
 PRICED: Final = "dry run: priced, not launched"
@@ -42,9 +43,10 @@ NOT_LAUNCHED: Final = "not launched: this process measures loops and benchmarks 
 class Perf:
     """Runs recipes, measures loops, and turns verdicts into the test's outcome."""
 
-    def __init__(self, session: PerfSession, *, item: pytest.Item) -> None:
+    def __init__(self, session: PerfSession, *, item: pytest.Item, framework: str = "") -> None:
         self._session = session
         self._item = item
+        self._framework = framework
 
     def check(self, recipe: Recipe) -> Verdict:
         """Run a recipe on this system and judge it: ``compare(run(recipe))``.
@@ -56,7 +58,7 @@ class Perf:
             return Verdict(kind=VerdictKind.NO_BASELINE, case=self._price(recipe), reasons=("a dry run",))
         if self._session.settings.measure_into is not None:
             with self._as_outcome():
-                case = self._session.planner.plan(recipe, mark=perf_mark(self._item)).plan.case
+                case = self._planned(recipe).plan.case
             return Verdict(kind=VerdictKind.NO_BASELINE, case=case, reasons=(NOT_LAUNCHED,))
         return self.compare(self.run(recipe))
 
@@ -71,8 +73,7 @@ class Perf:
         if self._session.settings.measure_into is not None:
             pytest.skip(NOT_LAUNCHED)
         with self._as_outcome():
-            case = self._session.planner.plan(recipe, mark=perf_mark(self._item))
-            return self._session.measure(case)
+            return self._session.measure(self._planned(recipe))
 
     def compare(self, measurement: Measurement) -> Verdict:
         """Judge a measurement against the stored baseline; fail the test if the verdict does.
@@ -95,10 +96,27 @@ class Perf:
             raise session.verdict_failure
         return report.result.verdict
 
+    def _planned(self, recipe: Recipe) -> PlannedCase:
+        """Return a recipe planned in the framework of this test, and tell of options that its own one has."""
+        session = self._session
+        frameworks = session.settings.frameworks
+        case = session.planner.plan(recipe, mark=perf_mark(self._item), framework=self._framework)
+        if frameworks and not self._framework:
+            session.progress.write_line(
+                f"{self._item.nodeid} runs in its recipe's framework, {recipe.framework}: --perf-framework makes tests "
+                "of functions that take the fixture perf as an argument"
+            )
+        elif recipe.framework_options and case.plan.framework != recipe.framework:
+            session.progress.write_line(
+                f"{case.plan.case} runs without framework_options={dict(recipe.framework_options)}, which are settings "
+                f"of {recipe.framework} (--perf-framework)"
+            )
+        return case
+
     def _price(self, recipe: Recipe) -> str:
         """Price a recipe and return its case."""
         with self._as_outcome():
-            priced = self._session.planner.price(recipe, mark=perf_mark(self._item))
+            priced = self._session.planner.price(recipe, mark=perf_mark(self._item), framework=self._framework)
         return priced.price.plan.case
 
     @contextmanager
@@ -188,6 +206,12 @@ class Perf:
             kind: Phrase for such cases, as ``a loop of the test process``.
             subject: Name of this one in messages.
         """
+        first, *others = self._session.settings.frameworks or ("",)
+        if self._framework in others:
+            self._session.planner.without_case.add(self._item.nodeid)
+            self._leave_out(
+                f"{kind} is of no framework, and runs once: in the test of {first}, the first one of --perf-framework"
+            )
         with self._as_outcome():
             policy = self._session.planner.policy(perf_mark(self._item))
             self._session.planner.note_case(case, nodeid=self._item.nodeid, policy=policy)

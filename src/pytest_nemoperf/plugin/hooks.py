@@ -23,7 +23,7 @@ from pytest_nemoperf.report.terminal.live import render_header
 from pytest_nemoperf.report.terminal.plans import render_dry_run
 from pytest_nemoperf.report.terminal.summary import render_summary
 from pytest_nemoperf.results.cases import CaseReport, NotRun
-from pytest_nemoperf.session.collected import NOTHING_JUDGED
+from pytest_nemoperf.session.collected import FIXTURE, NOTHING_JUDGED
 from pytest_nemoperf.session.perf_session import PerfSession
 from pytest_nemoperf.verdict.comparison import FAILING_BY_DEFAULT
 from pytest_nemoperf.verdict.waivers import check_release
@@ -53,18 +53,30 @@ class PerfPlugin:
             github = GitHubPlugin(self._config, session=self.session)
             self._config.pluginmanager.register(github, "nemoperf-github")
 
-    def perf_of(self, item: pytest.Item) -> Perf:
-        """Return the fixture of one test."""
-        return Perf(self.session, item=item)
+    def perf_of(self, item: pytest.Item, *, framework: str = "") -> Perf:
+        """Return the fixture of one test, for a framework of ``--perf-framework`` or for that of each recipe."""
+        return Perf(self.session, item=item, framework=framework)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Make a test of each framework of ``--perf-framework``; last, so that its name ends the id.
+
+        Not of a benchmark test, which has no recipe, and a baseline that is named after it.
+        """
+        frameworks = self.session.settings.frameworks
+        names = metafunc.fixturenames
+        if frameworks and FIXTURE in names and _BENCHMARK not in names:
+            metafunc.parametrize(FIXTURE, frameworks, ids=frameworks, indirect=True)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, None, None]:
-        """Check every waiver before anything is launched, also of tests that -m leaves out.
+        """Check --perf-framework, and every waiver, also of tests that -m leaves out, before anything is launched.
 
         Last of all, since every other hook may add a marker.
         """
         collected = list(items)
         result = yield
+        self.session.planner.check_frameworks()
         self.session.suite.note_dropped(collected, kept=items)
         for item in collected:
             try:
@@ -232,6 +244,7 @@ class PerfPlugin:
             runs=settings.policy.max_runs,
             inject_pct=settings.inject_pct,
             changes=changes_text(settings.changes),
+            frameworks=settings.frameworks,
             is_dry_run=settings.is_dry_run,
             replay_of=session.context.shown(settings.replay_dir),
             comparing=comparing,

@@ -12,6 +12,7 @@ from pytest_nemoperf.measure.measurement import Measurement
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.profile import CaseProfile
 from pytest_nemoperf.records.provenance import LogSource, Provenance
+from pytest_nemoperf.results.framework_figures import FrameworkComparison
 from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
 from pytest_nemoperf.verdict.judge import Verdict
 
@@ -152,6 +153,7 @@ class SessionResults:
         why_none: Reason why no case was judged; empty if one was.
         pruned: Outcome of --perf-prune; None without it.
         unasked: Stored baselines that no test asks for; None if there are none.
+        by_framework: Recipes that several frameworks ran, side by side.
         inject_pct: Self-test delay of the whole session in percent; 0 for a real one.
         duration_sec: Wall time of the session.
         replay_of: Folder of the stored runs that were judged again, with their machine and provenance; empty if runs
@@ -167,6 +169,7 @@ class SessionResults:
     why_none: str = ""
     pruned: Pruned | None = None
     unasked: Unasked | None = None
+    by_framework: tuple[FrameworkComparison, ...] = ()
     inject_pct: float = 0.0
     duration_sec: float = 0.0
     replay_of: str = ""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_nemoperf.verdict.judge import Verdict
 
 NOTHING_JUDGED: Final = "the test judged nothing: call perf.check, perf.compare or perf.measure, or use benchmark"
-_FIXTURE = "perf"
+FIXTURE: Final = "perf"
 _GIVEN = pytest.Config.ArgsSource.ARGS
 _MAX_SHOWN = 3
 
@@ -123,8 +123,8 @@ class Suite:
         for nodeid in self._dropped:
             yield NotRun(nodeid=nodeid, reason="taken out of the collected tests by a hook of a conftest.py or plugin")
         for item in self._unmarked:
-            if _FIXTURE in getattr(item, "fixturenames", ()):
-                reason = f"takes the fixture {_FIXTURE} and is not marked perf, so -m left it out"
+            if FIXTURE in getattr(item, "fixturenames", ()):
+                reason = f"takes the fixture {FIXTURE} and is not marked perf, so -m left it out"
                 yield NotRun(nodeid=item.nodeid, reason=reason)
 
     def has_passed(self, nodeid: str) -> bool:

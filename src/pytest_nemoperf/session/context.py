@@ -98,6 +98,8 @@ class Context:
         words = ["pytest", "-m", "perf", f"--system={self.settings.system.name}"]
         if self.settings.changes:
             words.append(f"--perf-set={changes_text(self.settings.changes)}")
+        if self.settings.frameworks:
+            words.append(f"--perf-framework={','.join(self.settings.frameworks)}")
         if self.settings.replay_dir:
             words.append(f"--perf-replay={self.shown(self.settings.replay_dir)}")
         if self.settings.ab:

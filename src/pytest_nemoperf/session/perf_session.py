@@ -12,7 +12,14 @@ import pytest
 
 from pytest_nemoperf.ab.measure_request import write_measurement
 from pytest_nemoperf.baselines.atomic import write_atomically
-from pytest_nemoperf.errors import BaselineError, RecipeError, RevisionError, UnsupportedError
+from pytest_nemoperf.errors import (
+    BaselineError,
+    NemoPerfError,
+    RecipeError,
+    RevisionError,
+    UnsupportedError,
+    in_one_line,
+)
 from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.launchers.builtin import choose_launcher
 from pytest_nemoperf.machine.host_lock import HostLock
@@ -22,6 +29,7 @@ from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.recipes.overrides import changes_text
 from pytest_nemoperf.records.provenance import Provenance
 from pytest_nemoperf.report.markdown.pretrain import render_markdown
+from pytest_nemoperf.results.by_framework import compare_frameworks
 from pytest_nemoperf.results.cases import CaseReport, NotRun, Pruned, SessionResults, Unasked
 from pytest_nemoperf.results.dry_run import DRY_RUN_FILE, DryRun
 from pytest_nemoperf.runs.folders import SessionFolder
@@ -146,7 +154,11 @@ class PerfSession:
         """
         self.check_once(case.plan.case, nodeid=case.mark.nodeid)
         self._not_compared[case.plan.case] = case.mark.nodeid
-        measured = self._launcher.measure(case)
+        try:
+            measured = self._launcher.measure(case)
+        except NemoPerfError as exc:
+            self.planner.note_unmeasured(case.plan, nodeid=case.mark.nodeid, reason=in_one_line(exc))
+            raise
         self._measured[case.plan.case] = measured
         return measured.measurement
 
@@ -362,16 +374,20 @@ class PerfSession:
         settings = self.settings
         context = self.context
         machine, provenance = self._origin()
+        cases = tuple(report.result for report in self.reports)
         return SessionResults(
             system=settings.system.name,
             system_title=settings.system.title,
             machine=machine,
             provenance=provenance,
-            cases=tuple(report.result for report in self.reports),
+            cases=cases,
             not_run=tuple(self.not_run),
             why_none=self.why_none,
             pruned=self._pruned,
             unasked=self.unasked,
+            by_framework=compare_frameworks(
+                cases, unmeasured=tuple(self.planner.unmeasured.values()), order=settings.frameworks
+            ),
             inject_pct=settings.inject_pct,
             duration_sec=round(time.monotonic() - self._started, 3),
             replay_of=context.shown(settings.replay_dir),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, Unsupp
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.complete import complete_recipe
 from pytest_nemoperf.frameworks.interpreter import check_interpreter
+from pytest_nemoperf.frameworks.protocol import LogWriter
 from pytest_nemoperf.machine import identity
 from pytest_nemoperf.measure.measurement import workload_of
 from pytest_nemoperf.options.markers import PerfMark
@@ -22,10 +24,12 @@ from pytest_nemoperf.options.parse import ANY_FRAMEWORK
 from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.pricing.memory import host_bytes
 from pytest_nemoperf.pricing.price import price_plan
+from pytest_nemoperf.recipes.other_framework import in_framework, with_framework
 from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX, change_recipe, changes_text
 from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.rules import NATIVE
 from pytest_nemoperf.records.yardstick import YARDSTICK_OFF, YARDSTICK_ON, YARDSTICK_VARIABLE
+from pytest_nemoperf.results.by_framework import Unmeasured
 from pytest_nemoperf.results.dry_run import AskedCase, PricedCase
 from pytest_nemoperf.session.cases import PlannedCase
 from pytest_nemoperf.verdict.policy import VerdictPolicy, with_layer
@@ -49,10 +53,27 @@ class Planner:
         self.asked: dict[str, AskedCase] = {}
         self.without_case: set[str] = set()
         self.systems: set[str] = set()
+        self.unmeasured: dict[str, Unmeasured] = {}
         self._config = config
         self._settings = settings
         self._store = store
         self._owners: dict[str, str] = {}
+
+    def check_frameworks(self) -> None:
+        """Check the names of ``--perf-framework``, once every conftest.py has been imported.
+
+        Raises:
+            pytest.UsageError: If one is unknown.
+        """
+        if not self._settings.frameworks:
+            return
+        try:
+            known = self.frameworks
+        except RecipeError as exc:
+            raise pytest.UsageError(str(exc)) from None
+        for name in self._settings.frameworks:
+            if name not in known:
+                raise pytest.UsageError(f"--perf-framework: unknown framework {name!r}; {did_you_mean(name, known)}")
 
     @cached_property
     def frameworks(self) -> Mapping[str, Framework]:
@@ -67,12 +88,13 @@ class Planner:
                 known[framework.name] = framework
         return known
 
-    def plan(self, recipe: Recipe, *, mark: PerfMark) -> PlannedCase:
+    def plan(self, recipe: Recipe, *, mark: PerfMark, framework: str = "") -> PlannedCase:
         """Resolve a recipe for this system and check that it can run here; stored runs are judged wherever they ran.
 
         Args:
             recipe: Recipe the test asks for.
             mark: The test's markers.
+            framework: Framework of ``--perf-framework`` that runs it; empty for the recipe's own.
 
         Raises:
             NoLayoutError: If the recipe has no layout for the system.
@@ -80,32 +102,35 @@ class Planner:
             PlanError: If it can't be resolved, or needs more than this machine has.
         """
         settings = self._settings
-        plan, policy = self._resolve(recipe, mark=mark)
-        framework = self._framework(plan.framework)
+        plan, policy = self._resolve(recipe, mark=mark, framework=framework)
+        adapter = self._framework(plan.framework)
         if settings.replay_dir is None:
             identity.check_capacity(plan, devices=settings.devices)
-            if plan.inject_pct and (plan.log_format or plan.framework_config):
-                raise UnsupportedError(
-                    f"{plan.case}: --perf-inject delays steps from inside, and this case is measured by its log"
-                )
-            if reason := framework.unsupported(plan):
+            if reason := _unsupported(plan, framework=adapter):
+                self.note_unmeasured(plan, nodeid=mark.nodeid, reason=reason)
                 raise UnsupportedError(f"{plan.case}: {reason}")
             _check_host_memory(plan)
         self.claim(plan.case, nodeid=mark.nodeid)
         num_runs = settings.runs
         if not settings.changes:
             num_runs = mark.num_runs or settings.runs
-        return PlannedCase(mark=mark, plan=plan, framework=framework, num_runs=num_runs, policy=policy)
+        return PlannedCase(mark=mark, plan=plan, framework=adapter, num_runs=num_runs, policy=policy)
 
-    def price(self, recipe: Recipe, *, mark: PerfMark) -> PricedCase:
+    def price(self, recipe: Recipe, *, mark: PerfMark, framework: str = "") -> PricedCase:
         """Resolve and price a recipe, and keep the result for the end of a dry run.
+
+        Args:
+            recipe: Recipe the test asks for.
+            mark: The test's markers.
+            framework: As in ``plan``.
 
         Raises:
             NoLayoutError: If the recipe has no layout for the system.
+            UnsupportedError: If only other frameworks can run it.
             PlanError: If it can't be resolved.
             BaselineError: If a stored baseline can't be trusted.
         """
-        plan, _ = self._resolve(recipe, mark=mark)
+        plan, _ = self._resolve(recipe, mark=mark, framework=framework)
         self.claim(plan.case, nodeid=mark.nodeid)
         unsupported = self._framework(plan.framework).unsupported(plan)
         baseline = self._store.find(plan.case, workload=workload_of(plan)).baseline
@@ -124,44 +149,85 @@ class Planner:
             case, AskedCase(case=case, nodeid=nodeid, tolerances=policy.tolerances, finds=policy.finds)
         )
 
+    def note_unmeasured(self, plan: Plan, *, nodeid: str, reason: str) -> None:
+        """Note that a case has no figures, for the table of frameworks side by side."""
+        self.unmeasured[plan.case] = Unmeasured(nodeid=nodeid, plan=plan, reason=reason)
+
     def claim(self, case: str, *, nodeid: str) -> None:
         """Give a case to a test.
 
         Raises:
             RecipeError: If it belongs to another one.
-            UnsupportedError: If it does only because recipes are changed, which may make two of them equal.
+            UnsupportedError: If it does only because an option changes recipes, which may make two of them equal.
         """
+        settings = self._settings
         owner = self._owners.setdefault(case, nodeid)
-        if owner != nodeid and self._settings.changes:
-            raise UnsupportedError(f"under --perf-set this is the case {case} of {owner}, which runs it already")
-        if owner != nodeid:
-            raise RecipeError(
-                f"case {case} belongs to {owner} already, so {nodeid} would judge against the same baseline; "
-                "give one recipe a variant"
-            )
+        if owner == nodeid:
+            return
+        for option, value in (("--perf-set", settings.changes), ("--perf-framework", settings.frameworks)):
+            if value:
+                self.without_case.add(nodeid)
+                raise UnsupportedError(f"under {option} this is the case {case} of {owner}, which runs it already")
+        raise RecipeError(
+            f"case {case} belongs to {owner} already, so {nodeid} would judge against the same baseline; "
+            "give one recipe a variant"
+        )
 
-    def _resolve(self, recipe: Recipe, *, mark: PerfMark) -> tuple[Plan, VerdictPolicy]:
+    def _resolve(self, recipe: Recipe, *, mark: PerfMark, framework: str) -> tuple[Plan, VerdictPolicy]:
         """Return a recipe's plan for this system and its verdict policy, and note that the test asks for the case."""
+        try:
+            plan, recipe = self._plan_in(framework, recipe=recipe, nodeid=mark.nodeid)
+        except NoLayoutError:
+            self.without_case.add(mark.nodeid)
+            raise
+        plan = self._with_interpreter(plan)
+        policy = self.policy(mark, recipe_tolerances=recipe.tolerances)
+        self.note_case(plan.case, nodeid=mark.nodeid, policy=policy)
+        return plan, policy
+
+    def _plan_in(self, framework: str, *, recipe: Recipe, nodeid: str) -> tuple[Plan, Recipe]:
+        """Return a recipe's plan in a framework, and the completed recipe.
+
+        Raises:
+            UnsupportedError: If that framework breaks a rule, and another one that is named does not.
+        """
+        if not framework:
+            return self._plan_of(recipe)
+        try:
+            return self._plan_of(in_framework(recipe, framework))
+        except NoLayoutError:
+            raise
+        except (PlanError, RecipeError) as error:
+            other = self._plan_elsewhere(recipe, framework=framework)
+            if other is None:
+                raise
+            self.without_case.add(nodeid)
+            missing = replace(other, framework=framework, case=with_framework(other.case, framework))
+            self.note_unmeasured(missing, nodeid=nodeid, reason=str(error))
+            raise UnsupportedError(f"{missing.case}: {error}") from None
+
+    def _plan_elsewhere(self, recipe: Recipe, *, framework: str) -> Plan | None:
+        """Return a recipe's plan in its own framework or another one of ``--perf-framework``; None if none has one."""
+        for name in (recipe.framework, *self._settings.frameworks):
+            if name != framework:
+                with suppress(PlanError, RecipeError):
+                    plan, _ = self._plan_of(in_framework(recipe, name))
+                    return plan
+        return None
+
+    def _plan_of(self, recipe: Recipe) -> tuple[Plan, Recipe]:
+        """Return a recipe's plan for this system, and the recipe as its framework_config and --perf-set complete it."""
         settings = self._settings
         recipe, digest = self._complete(recipe)
         self.systems |= recipe.layouts.keys()
         if settings.changes:
             recipe = change_recipe(recipe, system=settings.system, changes=settings.changes)
-        try:
-            plan = resolve(
-                recipe, system=settings.system, inject_pct=settings.inject_pct, timeout_sec=settings.timeout_sec
-            )
-        except NoLayoutError:
-            self.without_case.add(mark.nodeid)
-            raise
+        plan = resolve(recipe, system=settings.system, inject_pct=settings.inject_pct, timeout_sec=settings.timeout_sec)
         plan = replace(plan, framework_config_digest=digest)
         if settings.changes:
             plan = replace(plan, case=plan.case + CHANGED_SUFFIX)
         plan = _with_yardstick(plan, has_yardstick=settings.has_yardstick)
-        plan = self._with_interpreter(plan)
-        policy = self.policy(mark, recipe_tolerances=recipe.tolerances)
-        self.note_case(plan.case, nodeid=mark.nodeid, policy=policy)
-        return plan, policy
+        return plan, recipe
 
     def _with_interpreter(self, plan: Plan) -> Plan:
         """Return the plan with the path of its interpreter: the recipe's, else that of perf_python.
@@ -218,6 +284,14 @@ def _check_own_log(recipe: Recipe) -> None:
                 f"{name}={value!r} with framework_config={recipe.framework_config}: the framework {recipe.framework} "
                 "starts its own ranks and its own log is read; leave it out"
             )
+
+
+def _unsupported(plan: Plan, *, framework: Framework) -> str | None:
+    """Return the reason that a framework can't run a plan here, or None."""
+    is_logged = plan.log_format or plan.framework_config or isinstance(framework, LogWriter)
+    if plan.inject_pct and is_logged:
+        return "--perf-inject delays steps from inside, and this case is measured by its log"
+    return framework.unsupported(plan)
 
 
 def _with_yardstick(plan: Plan, *, has_yardstick: bool) -> Plan:

@@ -85,18 +85,23 @@ def test_precisions_have_tables_of_their_own() -> None:
     lines = page(make_passed("b", plan_changes={"precision": Precision.BF16}), make_passed("a"))
 
     assert [line for line in lines if line.startswith("#")] == [
-        "## Pre-Training Performance (torch)",
+        "## Native Engine Pre-Training Performance",
         "#### System: CPU. Precision: BF16",
         "#### System: CPU. Precision: FP32",
     ]
 
 
-def test_frameworks_have_sections_of_their_own() -> None:
-    lines = page(make_passed("b", plan_changes={"framework": "command"}), make_passed("a"))
+def test_frameworks_have_sections_of_their_own_under_the_titles_of_the_page() -> None:
+    frameworks = ("torchtitan", "mine", "automodel", "torch", "megatron")
+
+    lines = page(*(make_passed(name, plan_changes={"framework": name}) for name in frameworks))
 
     assert [line for line in lines if line.startswith("## ")] == [
-        "## Pre-Training Performance (command)",
-        "## Pre-Training Performance (torch)",
+        "## Automodel Pre-Training Performance",
+        "## Megatron-Core Pre-Training Performance",
+        "## mine Pre-Training Performance",
+        "## Native Engine Pre-Training Performance",
+        "## torchtitan Pre-Training Performance",
     ]
 
 

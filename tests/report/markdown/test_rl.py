@@ -166,7 +166,7 @@ def test_pre_training_comes_first_and_keeps_its_own_table() -> None:
     lines = _page(make_rl_report(), make_passed())
 
     pre_training, rl = (line for line in lines if line.startswith(("## ", "### ")))
-    assert pre_training == "## Pre-Training Performance (torch)"
+    assert pre_training == "## Native Engine Pre-Training Performance"
     assert rl.startswith("### GRPO Performance")
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -74,6 +74,16 @@ class StepRunner(Protocol):
 
     def step(self, number: int) -> RankStep:
         """Run the step of a number, from 0; all ranks enter it together."""
+        ...
+
+
+@runtime_checkable
+class Explained(Protocol):
+    """StepRunner with choices of its own that affect the speed; they join the environment of the run."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Choices by name."""
         ...
 
 
@@ -185,12 +195,15 @@ def train(plan: Plan, *, env: RankEnvironment, device: torch.device, make_traine
         profiler = StepProfiler(plan, device=device)
     run_all = partial(_run_steps, plan=plan, device=device, progress=progress, profiler=profiler)
     facts: list[RolloutFacts] = []
+    choices: Mapping[str, str] = {}
     yardsticks: list[tuple[Yardstick, ...]] = []
     is_yardstick_due = has_yardstick(plan)
     if is_yardstick_due:  # before anything of the model is there
         yardsticks.append(gather_yardsticks(measure_yardstick(device, precision=plan.precision), device=device))
     if plan.rl is None:
         trainer = make_trainer(plan, rank=env.rank, device=device)
+        if isinstance(trainer, Explained):
+            choices = trainer.environment
         steps = run_all(trainer.step, barrier=dist.barrier)
     else:
         rl_rank = make_rl_rank(plan, device=device)
@@ -214,7 +227,7 @@ def train(plan: Plan, *, env: RankEnvironment, device: torch.device, make_traine
             num_ranks=env.world_size,
             num_steps=plan.total_steps,
             device_name=device_name(device),
-            environment=environment(device),
+            environment={**environment(device), **choices},
             hosts=hosts,
             yardsticks_before=yardsticks[0] if yardsticks else (),
             yardsticks_after=yardsticks[1] if yardsticks else (),

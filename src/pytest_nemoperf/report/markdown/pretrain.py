@@ -9,6 +9,7 @@ from types import MappingProxyType
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.metrics import IN_PROCESS_PAGE, PRETRAIN_PAGE
 from pytest_nemoperf.report.cells import INJECTION_MEANING, commit_text, earlier_text, injection_text
+from pytest_nemoperf.report.markdown.frameworks import framework_sections
 from pytest_nemoperf.report.markdown.rl import rl_sections
 from pytest_nemoperf.report.stored import unasked_lines, unasked_title
 from pytest_nemoperf.report.tables import (
@@ -41,9 +42,22 @@ _PLAN_COLUMNS: Mapping[str, Callable[[Plan], object]] = MappingProxyType(
     }
 )
 
+_FRAMEWORK_TITLES: Mapping[str, str] = MappingProxyType(
+    {
+        "automodel": "Automodel",
+        "megatron": "Megatron-Core",
+        "megatron_bridge": "Megatron-Bridge",
+        "megatron_lm": "Megatron-LM",
+        "nemo_rl": "NeMo RL",
+        "torch": "Native Engine",
+        "trl": "TRL",
+    }
+)
+"""Frameworks as pages call them; others by their names."""
+
 
 def render_markdown(results: SessionResults) -> str:
-    """Return the session as a page: pre-training by framework and precision, RL, other cases, notes, origin.
+    """Return the session as a page: pre-training by framework and precision, RL, frameworks side by side, the rest.
 
     Invalid cases are in the notes only, with their reasons.
     """
@@ -64,7 +78,8 @@ def render_markdown(results: SessionResults) -> str:
             rl.append((case.plan, case))
     trained.sort(key=_page_order)
     for framework, rows in groupby(trained, key=lambda row: row[0].framework):
-        lines += [f"## Pre-Training Performance ({framework})", ""]
+        title = _FRAMEWORK_TITLES.get(framework, framework)
+        lines += [f"## {title} Pre-Training Performance", ""]
         for precision, group in groupby(rows, key=lambda row: row[0].precision):
             lines += _plan_section(list(group), precision=precision.upper(), results=results)
     rl.sort(key=_page_order)
@@ -72,6 +87,7 @@ def render_markdown(results: SessionResults) -> str:
     if others:
         others.sort(key=lambda case: case.verdict.case)
         lines += _other_section(others, results=results)
+    lines += framework_sections(results)
     return "\n".join([*lines, *_notes(results), *_origin(results)]) + "\n"
 
 

@@ -41,6 +41,7 @@ def render_header(
     runs: int,
     inject_pct: float,
     changes: str = "",
+    frameworks: Sequence[str] = (),
     is_dry_run: bool = False,
     replay_of: str = "",
     comparing: str = "",
@@ -60,6 +61,7 @@ def render_header(
         runs: Launches of a case at most.
         inject_pct: Self-test delay in percent; 0 for a real session.
         changes: Value of --perf-set; empty if none.
+        frameworks: Values of --perf-framework.
         is_dry_run: Nothing is launched.
         replay_of: Folder of the stored runs that are judged again; empty if runs are launched.
         comparing: Lines of ab_header instead of those on baselines; empty without --perf-ab.
@@ -83,6 +85,8 @@ def render_header(
         lines.append(
             f"perf: recipes are changed by --perf-set {changes}; such cases have ids of their own, ending in +set"
         )
+    if frameworks:
+        lines.append(f"perf: each recipe runs in {', '.join(frameworks)} (--perf-framework), one after another")
     if is_dry_run:
         lines.append("perf: dry run: cases are priced, nothing is launched")
     if replay_of:

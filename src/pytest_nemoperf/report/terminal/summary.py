@@ -44,6 +44,7 @@ from pytest_nemoperf.report.console import (
 from pytest_nemoperf.report.resolution import loose_texts
 from pytest_nemoperf.report.stored import pruned_parts, stored_parts, unasked_parts
 from pytest_nemoperf.report.terminal.ab import ab_parts
+from pytest_nemoperf.report.terminal.frameworks import framework_parts
 from pytest_nemoperf.report.terminal.rollouts import PHASE_HEADINGS, phase_cells
 from pytest_nemoperf.results.cases import CaseReport, CaseResult, SessionResults
 from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
@@ -108,6 +109,7 @@ def _parts(
     yield from _reasons(results)
     yield from _loose(results.cases)
     yield from ab_parts(results.cases)
+    yield from framework_parts(results.by_framework, width=width)
     yield from _not_run(results)
     yield from stored_parts(reports)
     yield from pruned_parts(results.pruned)

@@ -1,0 +1,40 @@
+"""Frameworks side by side on a page: one table a recipe."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pytest_nemoperf.records.metrics import TOKENS_PER_SEC_PER_GPU, format_number
+from pytest_nemoperf.report.by_framework import CAUTION, figure_cells, sentences
+from pytest_nemoperf.report.tables import marked, one_line, table_lines
+from pytest_nemoperf.results.cases import SessionResults
+from pytest_nemoperf.results.framework_figures import COMPARED, FrameworkComparison
+
+_RANGE: Final = f"{TOKENS_PER_SEC_PER_GPU.heading}, min .. max"
+
+
+def framework_sections(results: SessionResults) -> list[str]:
+    """Return the section of frameworks side by side; empty if no recipe ran in several."""
+    if not results.by_framework:
+        return []
+    lines = ["## Side by side", "", CAUTION, ""]
+    for comparison in results.by_framework:
+        title = f"System: {results.system_title}. {comparison.recipe}"
+        lines += [f"#### {marked(title, results=results)}", ""]
+        lines += [*_table(comparison), ""]
+        notes = [f"- {one_line(sentence)}" for sentence in sentences(comparison)]
+        if notes:
+            lines += [*notes, ""]
+    return lines
+
+
+def _table(comparison: FrameworkComparison) -> list[str]:
+    columns = [metric.heading for metric in COMPARED]
+    beside = comparison.reference
+    headings = ["Framework", *columns, f"Ratio to {beside}", f"Loss beside {beside}", "Spread", _RANGE, "Launches"]
+    rows = []
+    for row in comparison.rows:
+        rates = row.metrics.get(TOKENS_PER_SEC_PER_GPU.name)
+        spanned = "-" if rates is None else f"{format_number(rates.low)} .. {format_number(rates.high)}"
+        rows.append([row.framework, *figure_cells(row), spanned, str(row.num_runs)])
+    return table_lines(headings, rows=rows)

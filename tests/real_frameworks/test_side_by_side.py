@@ -1,0 +1,98 @@
+"""One recipe in the native engine and in every framework whose environment is built, in one perf session."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from pytest_nemoperf.frameworks.protocol import Framework
+from pytest_nemoperf.records.yardstick import YARDSTICK_OFF, YARDSTICK_VARIABLE
+from tests.real_frameworks import on_cpu
+from tests.real_frameworks.build import ENVIRONMENTS, ROOT
+
+pytestmark = [pytest.mark.frameworks, pytest.mark.ranks]
+
+RELATIVE_PCT: Final = 1e-3
+"""Difference of losses in fp32, percent: 1e-5 relative."""
+
+CONFTEST = """
+from pytest_nemoperf.records import health
+from tests.real_frameworks import test_side_by_side
+
+health.MAX_FOREIGN_SHARE = health.MAX_STEAL_SHARE = 2.0  # other load beside the tests is no failure
+
+def pytest_nemoperf_frameworks(config):
+    return list(test_side_by_side.built().values())
+"""
+TEST = """
+import pytest
+from pytest_nemoperf import Layout, Recipe
+from tests.builders import ROUND_MODEL
+
+LAYOUTS = {"single": Layout(gpus=1), "fsdp2": Layout(gpus=2, dp_shard=2)}
+
+@pytest.mark.perf
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_round(perf, layout):
+    perf.check(Recipe(model=ROUND_MODEL, layouts={"cpu": LAYOUTS[layout]}, seq_len=64, global_batch_size=4,
+                      precision="fp32", steps=4, warmup_steps=2, timeout_sec=300.0))
+"""
+
+
+def built() -> dict[str, Framework]:
+    """Return the frameworks of on_cpu.py whose environments are built, by the name of the environment."""
+    found: dict[str, Framework] = {}
+    for kind in vars(on_cpu).values():
+        if isinstance(kind, type) and kind.__module__ == on_cpu.__name__:
+            framework = kind()
+            name = framework.name.removesuffix("_cpu")
+            if (ENVIRONMENTS / name / "bin" / "python").exists():
+                found[name] = framework
+    return found
+
+
+def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the rows side by side in results.json, by layout and framework."""
+    results = json.loads((folder / "results.json").read_text())
+    rows = {}
+    for comparison in results["by_framework"]:
+        for layout in ("single", "fsdp2"):
+            if f"-{layout}-" in comparison["recipe"]:
+                rows[layout] = {row["framework"]: row for row in comparison["rows"]}
+    return rows
+
+
+def test_real_frameworks_train_the_same_beside_the_native_engine(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frameworks = built()
+    assert frameworks, f"there is no environment in {ENVIRONMENTS}; build one with: make test-frameworks"
+    names = ["torch", *(framework.name for framework in frameworks.values())]
+    pythons = [f"    {each.name}={ENVIRONMENTS / name / 'bin' / 'python'}" for name, each in frameworks.items()]
+    pytester.makeini("\n".join(["[pytest]", "perf_runs = 1", "perf_budget = 0", "perf_python =", *pythons]))
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(test_round=TEST)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv(YARDSTICK_VARIABLE, YARDSTICK_OFF)
+
+    result = pytester.runpytest_subprocess(
+        "-m", "perf", "--system=cpu", "-p", "no:cacheprovider", "--perf-fail-on=none",
+        f"--perf-framework={','.join(names)}",
+    )  # fmt: skip
+
+    outcomes = result.parseoutcomes()
+    assert outcomes.get("passed", 0) + outcomes.get("skipped", 0) == 2 * len(names)
+    rows = rows_of(pytester.path / ".nemoperf" / "latest")
+    for layout, by_framework in rows.items():
+        assert list(by_framework) == names
+        for name in names[1:]:
+            row = by_framework[name]
+            if layout == "fsdp2" and row["problem"]:  # a framework may have another way to shard, and says so
+                assert "dp_shard" in row["problem"]
+                continue
+            assert not row["problem"]
+            assert abs(row["loss"]["change_pct"]) <= RELATIVE_PCT, (layout, row)
+            assert row["ratio"] > 0
