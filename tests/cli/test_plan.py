@@ -173,9 +173,25 @@ def test_a_framework_s_own_recipe_file_is_priced(nemoperf: Any, tmp_path: Path) 
 
     plan = plan_in(out)
     assert code == 0
-    assert plan.case == "pretrain-gpt-l12-h768-1n8g-megatron_lm-bf16-ddp2tp2pp2-seq1024-gbs32-mbs2-gpt2"
+    assert plan.case == "pretrain-gpt-l12-h768-1n8g-megatron_lm-bf16-zero1ddp2tp2pp2-seq1024-gbs32-mbs2-gpt2"
     assert len(plan.framework_config_digest) == 16
     assert "gpt2.yaml lies in no checkout of Megatron-LM" in json.loads(out)["unsupported"]
+
+
+def test_memory_is_counted_by_the_rules_of_the_framework(nemoperf: Any, tmp_path: Path) -> None:
+    write_text(tmp_path / "gpt2.yaml", YAML)
+    recipe = {"framework": "megatron_lm", "framework_config": "gpt2.yaml", "gpus": {"h100": 8}}
+    write_text(tmp_path / "recipe.json", json.dumps(recipe))
+
+    _, text, _ = nemoperf("plan", "--recipe", "recipe.json", "--system", "h100")
+    _, out, _ = nemoperf("plan", "--recipe", "recipe.json", "--system", "h100", "--json")
+
+    price = json.loads(out)
+    stage = price["stages"][0]
+    assert "memory of the fullest rank of a stage, as Megatron-Core's:" in text
+    assert price["memory_rules"]["kept_by"] == "megatron"
+    assert stage["weights"] == 2 * stage["num_parameters"]
+    assert stage["optimizer"] == 12 * stage["num_parameters"] / 2  # two data-parallel ranks share them
 
 
 def test_what_a_framework_s_own_recipe_file_does_not_tell_is_asked_for(nemoperf: Any, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.rl import RL
 from pytest_nemoperf.recipes.systems import find_system
 from tests.builders import make_plan
-from tests.frameworks.nemo_rl_files import GRPO, SFT, write_file
+from tests.frameworks.nemo_rl_files import GRPO, MEGATRON, SFT, write_file
 
 FRAMEWORK = NemoRLFramework()
 
@@ -229,3 +229,17 @@ def test_a_plan_that_can_not_run_has_no_command(checkout: Path, tmp_path: Path) 
 
 def test_pre_training_without_a_file_can_not_run() -> None:
     assert "workload='pretrain'" in str(FRAMEWORK.unsupported(make_plan(framework="nemo_rl")))
+
+
+@pytest.mark.parametrize(("changes", "owner"), [({}, "the native engine"), (MEGATRON, "Megatron-Core")])
+def test_memory_is_counted_by_the_rules_of_the_backend_and_the_host_keeps_the_reference(
+    changes: dict[str, Any], owner: str, tmp_path: Path
+) -> None:
+    path = write_file(tmp_path / "grpo.yaml", GRPO, changes)
+    plan = replace(make_plan(), framework="nemo_rl", framework_config=str(path))
+
+    rules = FRAMEWORK.memory_rules(plan)
+
+    assert rules.owner == owner
+    assert rules.has_reference_on_host
+    assert rules.has_state_on_host

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -209,21 +209,9 @@ def published(name: str) -> list[dict[str, Any]]:
 def bridge_options(checkout: Path) -> Options:
     """Return the comparison of Megatron-Bridge's published pre-training layouts."""
     options = Options()
-    functions = _bridge_functions(checkout)
-    for row in published("published_layouts.json"):
-        if "Megatron-Bridge" not in row["source"]:
-            continue
-        target = _bridge_target(row, functions=functions)
-        if target.startswith("no "):
-            options.left_out[target] += 1
-            continue
-        read = read_bridge(Path(target), options={}).values
-        try:
-            plan = _pretraining_plan(row, read=read)
-        except NemoPerfError as error:
-            options.left_out[f"no plan: {error}"] += 1
-            continue
+    for plan, target, row in _bridge_rows(checkout, left_out=options.left_out):
         options.rows.append((row["id"], target.rpartition(":")[2]))
+        read = read_bridge(Path(target), options={}).values
         config = load_bridge(Path(target), options={}).config
         for name, ours in (megatron_bridge.plan_overrides(plan) | megatron_bridge.own_overrides(plan)).items():
             if name == "mixed_precision":
@@ -231,6 +219,34 @@ def bridge_options(checkout: Path) -> Options:
             else:
                 options.add(name, ours=ours, theirs=_bridge_value(config, name))
     return options
+
+
+def bridge_plans(checkout: Path) -> list[tuple[Plan, str, Mapping[str, Any]]]:
+    """Return the plan of each published layout, the recipe that it runs, and the options on top of it."""
+    found: list[tuple[Plan, str, Mapping[str, Any]]] = []
+    for plan, _, _ in _bridge_rows(checkout, left_out=Counter()):
+        options = megatron_bridge.plan_overrides(plan) | megatron_bridge.own_overrides(plan)
+        named = {f"++{name}": value for name, value in options.items()}
+        found.append((plan, megatron_bridge.base_recipe(plan.model), named))
+    return found
+
+
+def _bridge_rows(checkout: Path, *, left_out: Counter[str]) -> Iterator[tuple[Plan, str, Mapping[str, Any]]]:
+    """Yield the plan of each row that has a benchmark recipe, the recipe, and the row; count the others."""
+    functions = _bridge_functions(checkout)
+    for row in published("published_layouts.json"):
+        if "Megatron-Bridge" not in row["source"]:
+            continue
+        target = _bridge_target(row, functions=functions)
+        if target.startswith("no "):
+            left_out[target] += 1
+            continue
+        try:
+            plan = _pretraining_plan(row, read=read_bridge(Path(target), options={}).values)
+        except NemoPerfError as error:
+            left_out[f"no plan: {error}"] += 1
+            continue
+        yield plan, target, row
 
 
 def _bridge_functions(checkout: Path) -> dict[str, Path]:
@@ -314,31 +330,50 @@ def _is_set(config: Opaque, keys: Sequence[str]) -> bool:
 def nemo_rl_options(checkout: Path) -> Options:
     """Return the comparison of NeMo RL's published layouts."""
     options = Options()
+    for plan, path, row in _rl_rows(checkout, left_out=options.left_out):
+        options.rows.append((row["id"], path.stem))
+        theirs, _, _ = load_nemo_rl(path, options={}, env={})
+        for name, ours in _rl_overrides(plan).items():
+            options.add(name, ours=ours, theirs=_yaml_value(theirs.data, name))
+    return options
+
+
+def nemo_rl_plans(checkout: Path) -> list[tuple[Plan, str, Mapping[str, Any]]]:
+    """Return the plan of each published layout, the base file that it runs, and the options on top of it."""
+    base = str(checkout / nemo_rl.BACKENDS["megatron"])
+    found: list[tuple[Plan, str, Mapping[str, Any]]] = []
+    for plan, _, _ in _rl_rows(checkout, left_out=Counter()):
+        found.append((plan, base, {f"+{name}": value for name, value in _rl_overrides(plan).items()}))
+    return found
+
+
+def _rl_overrides(plan: Plan) -> dict[str, Any]:
+    assert plan.rl is not None
+    return nemo_rl.plan_overrides(plan, rl=plan.rl) | nemo_rl.own_overrides(plan, rl=plan.rl)
+
+
+def _rl_rows(checkout: Path, *, left_out: Counter[str]) -> Iterator[tuple[Plan, Path, Mapping[str, Any]]]:
+    """Yield the plan of each row that has a recipe file, the file, and the row; count the others."""
     folder = checkout / "examples/configs/recipes/llm/performance"
+    framework = builtin_frameworks()["nemo_rl"]
     for row in published("published_rl.json"):
         if row["algorithm"] == "SWE":
-            options.left_out["no recipe of agents"] += 1
+            left_out["no recipe of agents"] += 1
             continue
         path = folder / f"{_rl_recipe_name(row)}.yaml"
         if not path.is_file():
-            options.left_out["no recipe for as many GPUs, system, staleness and precision"] += 1
+            left_out["no recipe for as many GPUs, system, staleness and precision"] += 1
             continue
-        theirs, _, _ = load_nemo_rl(path, options={}, env={})
         model = find_published_model(row["model"])
         system = find_system(SYSTEMS[row["system"]])
-        framework = builtin_frameworks()["nemo_rl"]
         recipe = Recipe(framework="nemo_rl", framework_config=str(path), model=_rl_model(row))
         read = complete_recipe(recipe, framework=framework, system=system).recipe
         try:
             plan = _rl_plan(row, read=replace(read, model=model))
         except NemoPerfError as error:
-            options.left_out[f"no plan: {error}"] += 1
+            left_out[f"no plan: {error}"] += 1
             continue
-        assert plan.rl is not None
-        options.rows.append((row["id"], path.stem))
-        for name, ours in (nemo_rl.plan_overrides(plan, rl=plan.rl) | nemo_rl.own_overrides(plan, rl=plan.rl)).items():
-            options.add(name, ours=ours, theirs=_yaml_value(theirs.data, name))
-    return options
+        yield plan, path, row
 
 
 def _yaml_value(node: Any, name: str) -> Any:

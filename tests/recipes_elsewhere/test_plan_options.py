@@ -9,13 +9,24 @@ from typing import Any, Final
 
 import pytest
 
+from pytest_nemoperf.frameworks.builtin import builtin_frameworks
+from pytest_nemoperf.frameworks.complete import complete_recipe
 from pytest_nemoperf.frameworks.configs.bridge import load_bridge
 from pytest_nemoperf.frameworks.configs.bridge_model import bridge_model
 from pytest_nemoperf.frameworks.plans.megatron_bridge import LIBRARY, VANILLA
 from pytest_nemoperf.frameworks.plans.megatron_provider import provider_problem, provider_values
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.catalog import find_model, model_catalog
-from tests.recipes_elsewhere.plan_options import Options, bridge_options, nemo_rl_options
+from pytest_nemoperf.recipes.recipe import Plan, Recipe
+from pytest_nemoperf.recipes.resolve import resolve
+from pytest_nemoperf.recipes.systems import find_system
+from tests.recipes_elsewhere.plan_options import (
+    Options,
+    bridge_options,
+    bridge_plans,
+    nemo_rl_options,
+    nemo_rl_plans,
+)
 
 pytestmark = pytest.mark.elsewhere
 
@@ -81,6 +92,18 @@ REASONS: Final[Mapping[str, Mapping[str, str]]] = {
         "policy.train_global_batch_size": PAGE,
     },
 }
+READ_BACK: Final = (
+    "layout",
+    "seq_len",
+    "global_batch_size",
+    "micro_batch_size",
+    "precision",
+    "recompute",
+    "is_router_balanced",
+    "seed",
+    "rl",
+)
+"""Attributes of a plan that its options say."""
 MIN_ROWS: Final = {"megatron_bridge": 185, "nemo_rl": 28}
 
 
@@ -130,3 +153,30 @@ def test_the_recipe_for_other_models_is_told_the_architecture(
 
     assert isinstance(read, ModelConfig)
     assert replace(read, name=name) == known
+
+
+@pytest.mark.parametrize(("framework", "plans"), [("megatron_bridge", bridge_plans), ("nemo_rl", nemo_rl_plans)])
+def test_a_published_layout_s_options_read_back_as_its_plan(
+    framework: str,
+    plans: Callable[[Path], list[tuple[Plan, str, Mapping[str, Any]]]],
+    checkout_of: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkout = checkout_of(framework)
+    monkeypatch.chdir(checkout)
+    found = plans(checkout)
+
+    for plan, base, options in found:
+        gpus = {plan.system: plan.layout.gpus} if plan.rl is None else {}
+        recipe = Recipe(framework=framework, framework_config=base, framework_options=options, gpus=gpus)
+        system = find_system(plan.system)
+        read = resolve(
+            complete_recipe(recipe, framework=builtin_frameworks()[framework], system=system).recipe, system=system
+        )
+        is_split = plan.layout.tp > 1 and plan.layout.sequence_parallel  # without effect at tp=1
+        expected = replace(plan, layout=replace(plan.layout, sequence_parallel=is_split))
+        for name in READ_BACK:
+            assert getattr(read, name) == getattr(expected, name), name
+        assert replace(read.model, name=plan.model.name) == plan.model
+
+    assert len(found) == MIN_ROWS[framework]

@@ -15,6 +15,7 @@ from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.complete import complete_recipe
+from pytest_nemoperf.frameworks.protocol import memory_rules_of
 from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.layouts.layout import TRAINING_KEYS
 from pytest_nemoperf.pricing.price import price_plan
@@ -119,12 +120,19 @@ def plan_text(arguments: argparse.Namespace) -> str:
         recipe = _read_recipe(arguments)
     else:
         recipe = _build_recipe(arguments)
-    frameworks = builtin_frameworks()
-    completed = complete_recipe(recipe, framework=frameworks.get(recipe.framework), system=system)
+    framework = builtin_frameworks().get(recipe.framework)
+    completed = complete_recipe(recipe, framework=framework, system=system)
     plan = resolve(completed.recipe, system=system)
     plan = replace(plan, framework_config_digest=completed.digest)
     baseline = find_baseline(baselines_dir(arguments.baselines), system=system.name, case=plan.case)
-    price = price_plan(plan, system=system, baseline=baseline, run_tokens=run_tokens, unsupported=_unsupported(plan))
+    price = price_plan(
+        plan,
+        system=system,
+        baseline=baseline,
+        run_tokens=run_tokens,
+        unsupported=_unsupported(plan),
+        rules=memory_rules_of(framework, plan=plan),
+    )
     if arguments.json:
         return to_json(price)
     return render_price(price, system_title=system.title)

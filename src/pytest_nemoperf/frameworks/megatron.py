@@ -13,6 +13,7 @@ from pytest_nemoperf.frameworks.plans.megatron import unsupported_by_megatron, u
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.frameworks.requirements import Requirement, installed_versions, unmet_requirement
 from pytest_nemoperf.frameworks.torch import TorchFramework
+from pytest_nemoperf.recipes.memory_rules import MemoryRules, megatron_rules
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.step import RunOutput
 
@@ -44,6 +45,10 @@ class MegatronFramework:
             tested=("0.16.1",),
             runs_plugin=True,
         )
+
+    def memory_rules(self, plan: Plan) -> MemoryRules:
+        """Return the rules by which a plan's memory is counted."""
+        return megatron_rules(plan)
 
     def unsupported(self, plan: Plan) -> str | None:
         """Return the reason that Megatron-Core can't run the plan here, or None if it can."""

@@ -25,6 +25,7 @@ from pytest_nemoperf.frameworks.plans.megatron_bridge import (
 )
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.frameworks.requirements import Requirement, unmet_requirement
+from pytest_nemoperf.recipes.memory_rules import MemoryRules, megatron_rules
 from pytest_nemoperf.recipes.recipe import CHECKOUT_OPTION, Plan
 
 _LOG_FORMAT: Final = "megatron_bridge"
@@ -60,6 +61,10 @@ class MegatronBridgeFramework(OwnLog):
     def read_config(self, path: Path, *, options: Mapping[str, Any], env: Mapping[str, str]) -> ConfigValues:  # noqa: ARG002 (its values don't depend on variables)
         """Return the values of a recipe for a plan; see ConfigReader."""
         return read_bridge(path, options=options)
+
+    def memory_rules(self, plan: Plan) -> MemoryRules:
+        """Return the rules by which a plan's memory is counted."""
+        return megatron_rules(plan)
 
     def unsupported(self, plan: Plan) -> str | None:
         """Return the reason that the plan can't run here, or None."""

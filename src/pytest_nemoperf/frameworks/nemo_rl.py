@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from pytest_nemoperf.frameworks.plans.nemo_rl import (
 )
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.frameworks.requirements import Requirement, unmet_requirement
+from pytest_nemoperf.recipes.memory_rules import MemoryRules, megatron_rules, native_rules
 from pytest_nemoperf.recipes.recipe import CHECKOUT_OPTION, Plan
 
 _LOG_FORMAT: Final = "nemo_rl"
@@ -31,6 +33,7 @@ _MARKER: Final = "examples/run_grpo.py"
 _URL: Final = "https://github.com/NVIDIA-NeMo/RL"
 _OWN_OPTIONS: Final = (SCRIPT_OPTION, BACKEND_OPTION, CHECKOUT_OPTION)
 """Options that are no settings of a recipe file."""
+_MEGATRON: Final = "megatron"
 _SECTION: Final = "grpo"
 """Section of plans, DAPO's too."""
 
@@ -63,6 +66,17 @@ class NemoRLFramework(OwnLog):
     def read_config(self, path: Path, *, options: Mapping[str, Any], env: Mapping[str, str]) -> ConfigValues:
         """Return the values of a recipe file for a plan; see ConfigReader."""
         return read_nemo_rl(path, options=options, env=env)
+
+    def memory_rules(self, plan: Plan) -> MemoryRules:
+        """Return Megatron-Core's rules, or fp32 weights under FSDP2 as the native engine's for the DTensor backend.
+
+        The host keeps the reference policy, and while the same ranks generate the training's weights and states too
+        (``offload_before_refit`` and ``offload_after_refit`` of NeMo RL's policy workers).
+        """
+        rules = native_rules(plan)
+        if _is_megatron(plan):
+            rules = megatron_rules(plan)
+        return replace(rules, has_reference_on_host=True, has_state_on_host=True)
 
     def unsupported(self, plan: Plan) -> str | None:
         """Return the reason that the plan can't run here, or None."""
@@ -122,6 +136,14 @@ class NemoRLFramework(OwnLog):
         overrides = {**own_overrides(plan, rl=plan.rl), **plan.framework_options, **plan_overrides(plan, rl=plan.rl)}
         argv += _words(overrides | _run_overrides(plan, algorithm=_SECTION, run_dir=run_dir))
         return own_command(plan, argv, run_dir=run_dir, directory=checkout, log_format=_LOG_FORMAT)
+
+
+def _is_megatron(plan: Plan) -> bool:
+    """Return whether Megatron-Core trains a plan: by its recipe file, or by the option."""
+    if not plan.framework_config:
+        return backend_of(plan) == _MEGATRON
+    config, _, _ = load_nemo_rl(Path(plan.framework_config), options=plan.framework_options, env=plan.env)
+    return config.flag("policy.megatron_cfg.enabled")
 
 
 def _script(config: YamlConfig, *, algorithm: str) -> str:

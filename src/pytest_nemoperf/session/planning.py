@@ -16,7 +16,7 @@ from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, Unsupp
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.complete import complete_recipe
 from pytest_nemoperf.frameworks.interpreter import check_interpreter
-from pytest_nemoperf.frameworks.protocol import LogWriter
+from pytest_nemoperf.frameworks.protocol import LogWriter, memory_rules_of
 from pytest_nemoperf.machine import identity
 from pytest_nemoperf.measure.measurement import workload_of
 from pytest_nemoperf.options.markers import PerfMark
@@ -132,9 +132,15 @@ class Planner:
         """
         plan, _ = self._resolve(recipe, mark=mark, framework=framework)
         self.claim(plan.case, nodeid=mark.nodeid)
-        unsupported = self._framework(plan.framework).unsupported(plan)
+        adapter = self._framework(plan.framework)
         baseline = self._store.find(plan.case, workload=workload_of(plan)).baseline
-        price = price_plan(plan, system=self._settings.system, baseline=baseline, unsupported=unsupported)
+        price = price_plan(
+            plan,
+            system=self._settings.system,
+            baseline=baseline,
+            unsupported=adapter.unsupported(plan),
+            rules=memory_rules_of(adapter, plan=plan),
+        )
         self.priced.append(PricedCase(nodeid=mark.nodeid, price=price))
         return self.priced[-1]
 

@@ -139,7 +139,8 @@ def _memory_text(price: Price) -> str:
         _fit_text(price),
         "activations and transient are estimates",
     ]
-    text = "\n  ".join(["memory of the fullest rank of a stage, as the native engine's:", *lines])
+    owner = "the native engine" if price.memory_rules is None else price.memory_rules.owner
+    text = "\n  ".join([f"memory of the fullest rank of a stage, as {owner}'s:", *lines])
     return f"{text}\n"
 
 
