@@ -69,7 +69,7 @@ def installed_versions(python: str, *, also: tuple[str, ...] = ()) -> Mapping[st
     Raises:
         LaunchError: If it does not answer.
     """
-    found = versions_in(python, env={}, also=also)
+    found = versions_in(python, env={}, also=also) if also else versions_in(python, env={})
     if found:
         return found
     for name in (*DISTRIBUTIONS, *also):
@@ -85,7 +85,8 @@ def required_versions(requirement: Requirement, *, python: str) -> Mapping[str, 
         LaunchError: If the interpreter does not answer.
     """
     named = (requirement.distribution, *requirement.beside)
-    return installed_versions(python, also=tuple(name for name in named if name not in DISTRIBUTIONS))
+    further = tuple(name for name in named if name not in DISTRIBUTIONS)
+    return installed_versions(python, also=further) if further else installed_versions(python)
 
 
 def unmet_requirement(requirement: Requirement, *, framework: str, python: str) -> str | None:
