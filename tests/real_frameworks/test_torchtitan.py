@@ -36,6 +36,7 @@ def plan_of(layout: Layout | None = None, **changes: Any) -> Plan:
         "framework_options": {"parallelism.spmd_backend": "partial_dtensor"},
         "steps": 4,
         "timeout_sec": 900,
+        "env": {"OMP_NUM_THREADS": "1"},  # its ranks would take every core each
         **changes,
     }
     return make_plan(**values)

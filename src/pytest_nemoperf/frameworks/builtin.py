@@ -11,6 +11,7 @@ from pytest_nemoperf.frameworks.nemo_rl import NemoRLFramework
 from pytest_nemoperf.frameworks.protocol import Framework
 from pytest_nemoperf.frameworks.torch import TorchFramework
 from pytest_nemoperf.frameworks.torchtitan import TorchtitanFramework
+from pytest_nemoperf.frameworks.trl import TRLFramework
 
 
 def builtin_frameworks() -> dict[str, Framework]:
@@ -24,5 +25,6 @@ def builtin_frameworks() -> dict[str, Framework]:
         MegatronLMFramework(),
         NemoRLFramework(),
         TorchtitanFramework(),
+        TRLFramework(),
     )
     return {framework.name: framework for framework in frameworks}

@@ -77,7 +77,7 @@ def own_command(
     run_dir: Path,
     directory: Path | None = None,
     env: Mapping[str, str] | None = None,
-    log_format: str | LogFormat,
+    log_format: str | LogFormat = "",
     log_file: str = "",
     is_rank: bool = False,
 ) -> RankCommand:
@@ -89,7 +89,7 @@ def own_command(
         run_dir: Directory of the run.
         directory: Working directory; None for that of the session.
         env: Variables beside the plan's, which come first.
-        log_format: Log that will be read.
+        log_format: Log that will be read; empty for a program that writes step records.
         log_file: Pattern of its files; empty for the preset's.
         is_rank: The command is that of one rank, and the launcher starts it for each.
 
@@ -106,6 +106,6 @@ def own_command(
     num_processes = plan.layout.total_gpus if is_rank else 1
     command = RankCommand(argv=words, num_processes=num_processes, is_rank=is_rank, env=variables)
     command = with_interpreter(command, python=plan.python)
-    pattern = log_pattern(plan, log_format=log_format, log_file=log_file)
+    pattern = log_pattern(plan, log_format=log_format, log_file=log_file) if log_format else ""
     note_launch(command, run_dir=run_dir, python=plan.python, log_file=pattern)
     return command

@@ -58,8 +58,14 @@ def _memory_stats(*_: Any) -> dict[str, int]:
 def _replace_attention() -> None:
     from torchtitan.models.common import attention, decoder  # it asks for the device when it is imported
 
-    def causal(self: Any, *heads: Tensor, **kwargs: Any) -> Tensor:
-        q, k, v = [tensor.transpose(1, 2) for tensor in heads]
+    def causal(
+        self: Any,
+        q_BLNH: Tensor,  # noqa: N803 (its tensor parallelism goes by these names)
+        k_BLNH: Tensor,  # noqa: N803 (as above)
+        v_BLNH: Tensor,  # noqa: N803 (as above)
+        **kwargs: Any,
+    ) -> Tensor:
+        q, k, v = [heads.transpose(1, 2) for heads in (q_BLNH, k_BLNH, v_BLNH)]
         shares = q.shape[1] != k.shape[1]
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=kwargs.get("scale"), enable_gqa=shares)
         return out.transpose(1, 2).contiguous()

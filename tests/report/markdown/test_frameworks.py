@@ -19,13 +19,13 @@ def test_frameworks_side_by_side_are_a_section_of_the_page() -> None:
     _, rows = page_tables(lines)
     assert rows[1] == {
         "Framework": "megatron",
-        "Tokens / sec / GPU": "1,500",
+        "Tokens / sec / GPU": "1500",
         "Model TFLOP / sec / GPU": "1.5",
         "Peak memory (GiB)": "1",
         "Ratio to torch": "1.500",
         "Loss beside torch": "+0.0012%",
         "Spread": "20%",
-        "Tokens / sec / GPU, min .. max": "1,400 .. 1,700",
+        "Tokens / sec / GPU, min .. max": "1400 .. 1700",
         "Launches": "3",
     }
     assert "- automodel: Automodel has no CPU path" in lines

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from pytest_nemoperf.records.metrics import TOKENS_PER_SEC_PER_GPU, format_number
+from pytest_nemoperf.records.metrics import TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.report.by_framework import CAUTION, figure_cells, sentences
-from pytest_nemoperf.report.tables import marked, one_line, table_lines
+from pytest_nemoperf.report.tables import marked, one_line, page_number, table_lines
 from pytest_nemoperf.results.cases import SessionResults
 from pytest_nemoperf.results.framework_figures import COMPARED, FrameworkComparison
 
@@ -35,6 +35,7 @@ def _table(comparison: FrameworkComparison) -> list[str]:
     rows = []
     for row in comparison.rows:
         rates = row.metrics.get(TOKENS_PER_SEC_PER_GPU.name)
-        spanned = "-" if rates is None else f"{format_number(rates.low)} .. {format_number(rates.high)}"
-        rows.append([row.framework, *figure_cells(row), spanned, str(row.num_runs)])
+        spanned = "-" if rates is None else f"{page_number(rates.low)} .. {page_number(rates.high)}"
+        figures = [cell.replace(",", "") for cell in figure_cells(row)]
+        rows.append([row.framework, *figures, spanned, str(row.num_runs)])
     return table_lines(headings, rows=rows)
