@@ -148,8 +148,8 @@ def test_thousands_of_gpus_are_priced(nemoperf: Any, changes: dict[str, str]) ->
         pytest.param({"precision": "fp8_cs", "system": "cpu"}, "precision=fp8_cs needs an NVIDIA GPU", id="no GPU"),
         pytest.param({"model": "qwen3-next-80b-a3b"}, "mixes tokens by gated delta net", id="hybrid"),
         pytest.param(
-            {"framework": "mine"},
-            "framework 'mine' is not known here; known: automodel, command, megatron, megatron_bridge, megatron_lm",
+            {"framework": "elsewhere"},
+            "framework 'elsewhere' is not known here; known: automodel, command, megatron, megatron_bridge",
             id="framework",
         ),
     ],
