@@ -21,10 +21,11 @@ pytestmark = [pytest.mark.frameworks, pytest.mark.ranks]
 
 FRAMEWORK = AutomodelOnCPU()
 RELATIVE = 1e-5
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # threads that wait for each other are slow where other programs run
 
 
 def plan_of(layout: Layout, **changes: Any) -> Plan:
-    values: dict[str, Any] = {"model": ROUND_MODEL, "steps": 4, "timeout_sec": 300.0, **changes}
+    values: dict[str, Any] = {"model": ROUND_MODEL, "steps": 4, "timeout_sec": 300.0, "env": ONE_THREAD, **changes}
     return make_plan(framework=FRAMEWORK.name, python=interpreter("automodel"), layouts={"cpu": layout}, **values)
 
 
@@ -54,6 +55,8 @@ def run_both(plan: Plan, *, folder: Path) -> tuple[RunOutput, RunOutput]:
         pytest.param(Layout(gpus=2, pp=2, vp=2, pp_schedule="zero_bubble"), {}, id="pp2 vp2, zero bubble"),
         pytest.param(Layout(gpus=4, dp_shard=2, pp=2), {}, id="fsdp2 pp2"),
         pytest.param(Layout(gpus=4, tp=2, dp_shard=2), {}, id="fsdp2 tp2"),
+        pytest.param(Layout(gpus=1), {"model": "qwen3-30b-a3b-twin"}, id="experts"),
+        pytest.param(Layout(gpus=2, dp_shard=2, ep=2), {"model": "qwen3-30b-a3b-twin"}, id="ep2"),
     ],
 )
 def test_losses_and_gradient_norms_equal_the_native_engines(

@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 
 from pytest_nemoperf.errors import LaunchError
 from pytest_nemoperf.layouts.layout import Layout
-from pytest_nemoperf.models.weights import model_weights
+from pytest_nemoperf.models.weights import Weight, model_weights
+from pytest_nemoperf.native.parallel.initialize import draw_whole
 from pytest_nemoperf.native.rl.generate.huggingface_weights import huggingface_weights
 from pytest_nemoperf.native.train.data import SyntheticTokens
 from pytest_nemoperf.recipes.hyperparameters import BETAS, EPS, LEARNING_RATE, WEIGHT_DECAY
@@ -29,6 +30,11 @@ from pytest_nemoperf.trainers.weights import fill, whole_weight
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 """Parts of names that torch.compile and recomputation add; DistributedDataParallel begins names with "module."."""
 _EIGHT_BIT_LAYER = "Float8Linear"
+_MIXTURE_NAMES = {
+    "moe.router.weight": "gate.weight",
+    "moe.experts.gate_up.weight": "experts.gate_and_up_projs",
+    "moe.experts.down.weight": "experts.down_projs",
+}
 
 
 class PlanTokens(Dataset[dict[str, Tensor]]):
@@ -121,6 +127,11 @@ def _huggingface_weights(plan: Plan, *, wanted: frozenset[str]) -> Iterator[tupl
     """Yield the weights of these names; those of other pipeline stages are not drawn."""
     device = _device(plan)
     for weight in model_weights(plan.model):
+        name_of_experts = _mixture_name(weight.name)
+        if name_of_experts:
+            if name_of_experts in wanted:
+                yield name_of_experts, _mixture_weight(plan, weight, device=device)
+            continue
         shape_only = {weight.name: torch.empty(weight.shape, device="meta")}
         names = {name for name, _ in huggingface_weights(plan.model, weights=shape_only)}
         if names & wanted:
@@ -128,6 +139,26 @@ def _huggingface_weights(plan: Plan, *, wanted: frozenset[str]) -> Iterator[tupl
             for name, part in huggingface_weights(plan.model, weights=whole):
                 if name in wanted:
                     yield name, part
+
+
+def _mixture_name(name: str) -> str:
+    """Return Automodel's name of a weight of a mixture of experts; empty for any other weight."""
+    for ending, theirs in _MIXTURE_NAMES.items():
+        if name.endswith(ending):
+            return f"model.layers.{name.split('.')[1]}.mlp.{theirs}"
+    return ""
+
+
+def _mixture_weight(plan: Plan, weight: Weight, *, device: torch.device) -> Tensor:
+    """Return a whole weight of a mixture; experts of Automodel have inputs in rows and outputs in columns."""
+    if not weight.is_expert:
+        return whole_weight(plan, weight.name, device=device)
+    experts = []
+    for expert in range(weight.shape[0]):
+        name = f"{weight.name} of expert {expert}"
+        shape = (1, *weight.shape[1:])
+        experts.append(draw_whole(name, shape=shape, num_layers=plan.model.num_layers, seed=plan.seed, device=device))
+    return torch.cat(experts).transpose(1, 2).contiguous()
 
 
 def _named_parameters(part: nn.Module) -> Iterator[tuple[str, Tensor]]:
