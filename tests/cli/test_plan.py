@@ -148,8 +148,8 @@ def test_thousands_of_gpus_are_priced(nemoperf: Any, changes: dict[str, str]) ->
         pytest.param({"precision": "fp8_cs", "system": "cpu"}, "precision=fp8_cs needs an NVIDIA GPU", id="no GPU"),
         pytest.param({"model": "qwen3-next-80b-a3b"}, "mixes tokens by gated delta net", id="hybrid"),
         pytest.param(
-            {"framework": "megatron"},
-            "framework 'megatron' is not known here; known: automodel, command, megatron_bridge, megatron_lm, nemo_rl",
+            {"framework": "elsewhere"},
+            "framework 'elsewhere' is not known here; known: automodel, command, megatron, megatron_bridge",
             id="framework",
         ),
     ],
@@ -173,9 +173,37 @@ def test_a_framework_s_own_recipe_file_is_priced(nemoperf: Any, tmp_path: Path) 
 
     plan = plan_in(out)
     assert code == 0
-    assert plan.case == "pretrain-gpt-l12-h768-1n8g-megatron_lm-bf16-ddp2tp2pp2-seq1024-gbs32-mbs2-gpt2"
+    assert plan.case == "pretrain-gpt-l12-h768-1n8g-megatron_lm-bf16-zero1ddp2tp2pp2-seq1024-gbs32-mbs2-gpt2"
     assert len(plan.framework_config_digest) == 16
     assert "gpt2.yaml lies in no checkout of Megatron-LM" in json.loads(out)["unsupported"]
+
+
+def test_states_of_the_optimizer_are_shared_out_under_megatron(nemoperf: Any) -> None:
+    words = "--model llama3-8b --system h100 --gpus 8 --seq-len 4096 --gbs 8 --framework megatron --recompute full"
+    _, whole, _ = nemoperf("plan", *words.split(), "--dp-shard", "1", "--json")
+    _, shared, _ = nemoperf("plan", *words.split(), "--shard-optimizer", "--json")
+
+    before = json.loads(whole)["stages"][0]
+    after = json.loads(shared)["stages"][0]
+    assert plan_in(shared).layout.label == "zero1ddp8"
+    assert (after["weights"], after["gradients"]) == (before["weights"], before["gradients"])
+    assert after["optimizer"] == before["optimizer"] / 8
+
+
+def test_memory_is_counted_by_the_rules_of_the_framework(nemoperf: Any, tmp_path: Path) -> None:
+    write_text(tmp_path / "gpt2.yaml", YAML)
+    recipe = {"framework": "megatron_lm", "framework_config": "gpt2.yaml", "gpus": {"h100": 8}}
+    write_text(tmp_path / "recipe.json", json.dumps(recipe))
+
+    _, text, _ = nemoperf("plan", "--recipe", "recipe.json", "--system", "h100")
+    _, out, _ = nemoperf("plan", "--recipe", "recipe.json", "--system", "h100", "--json")
+
+    price = json.loads(out)
+    stage = price["stages"][0]
+    assert "memory of the fullest rank of a stage, as Megatron-Core's:" in text
+    assert price["memory_rules"]["kept_by"] == "megatron"
+    assert stage["weights"] == 2 * stage["num_parameters"]
+    assert stage["optimizer"] == 12 * stage["num_parameters"] / 2  # two data-parallel ranks share them
 
 
 def test_what_a_framework_s_own_recipe_file_does_not_tell_is_asked_for(nemoperf: Any, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def write_file(path: Path, base: dict[str, Any], changes: dict[str, Any] | None 
     """Write a file with changes by dotted name, and return its path."""
     data = copy.deepcopy(base)
     for name, value in (changes or {}).items():
-        set_option(data, name, value)
+        set_option(data, name, copy.deepcopy(value))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(data), encoding="utf-8")  # which is YAML too
     return path

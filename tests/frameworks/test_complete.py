@@ -197,6 +197,17 @@ def test_each_system_gets_the_layout_of_its_gpus() -> None:
     assert layouts == {"h100": Layout(gpus=8, tp=2, dp_shard=4), "gb200": Layout(gpus=16, tp=2, dp_shard=8)}
 
 
+def test_the_optimizer_s_states_are_shared_out_only_among_ranks_with_the_same_weights() -> None:
+    values = replace(VALUES, degrees={"tp": 2, "dp_replicate": 0, "dp_shard": 1, "shard_optimizer": True})
+
+    layouts = completed(values, gpus={"h100": 8, "gb200": 2}).layouts
+
+    assert layouts == {
+        "h100": Layout(gpus=8, tp=2, dp_replicate=4, shard_optimizer=True),
+        "gb200": Layout(gpus=2, tp=2),
+    }
+
+
 def test_degrees_that_do_not_divide_the_gpus_are_shown_with_the_arithmetic() -> None:
     with pytest.raises(RecipeError, match=r"x\.yaml on gpus=9: gpus=9 is not a multiple of tp\*pp\*cp\*dp_replicate"):
         completed(gpus={"h100": 9})

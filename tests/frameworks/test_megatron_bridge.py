@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.errors import PlanError, RecipeError
+from pytest_nemoperf.frameworks.configs.bridge import MARKER
 from pytest_nemoperf.frameworks.megatron_bridge import MegatronBridgeFramework
 from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.recipes.recipe import Plan, Recipe
+from pytest_nemoperf.recipes.resolve import resolve
+from pytest_nemoperf.recipes.systems import find_system
 from tests.builders import make_plan
 from tests.frameworks.bridge_files import BENCHMARKS, RECIPES, make_checkout
 from tests.frameworks.megatron_files import write_text
@@ -110,4 +114,71 @@ def test_a_recipe_that_can_not_run_says_why(checkout: Path, tmp_path: Path, monk
     assert "lies in no checkout of Megatron-Bridge (a folder with scripts/" in str(FRAMEWORK.unsupported(outside))
     with pytest.raises(PlanError, match="lies in no checkout of Megatron-Bridge"):
         FRAMEWORK.command(outside, run_dir=tmp_path)
-    assert "give framework_config=..." in str(FRAMEWORK.unsupported(replace(plan, framework_config="")))
+    without = replace(plan, framework_config="")
+    assert str(FRAMEWORK.unsupported(without)).startswith("precision=fp32 is not among Megatron-Bridge's")
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Return the versions that are looked up in every interpreter, Megatron-Bridge's among them."""
+    versions = {"megatron-bridge": "0.6.2"}
+    monkeypatch.setattr("pytest_nemoperf.frameworks.requirements.installed_versions", lambda _python: versions)
+    return versions
+
+
+def own_plan(**changes: Any) -> Plan:
+    values: dict[str, Any] = {"model": "llama3-8b", "seq_len": 8192, "global_batch_size": 128, **changes}
+    layouts = {"h100": Layout(gpus=8, tp=2, dp_replicate=4, shard_optimizer=True)}
+    recipe = Recipe(framework="megatron_bridge", layouts=layouts, steps=10, warmup_steps=3, **values)
+    return resolve(recipe, system=find_system("h100"))
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_plan_runs_the_library_s_recipe_with_overrides(checkout: Path, tmp_path: Path) -> None:
+    options = {"checkout": str(checkout), "optimizer.lr": 1e-4, "++model.moe_permute_fusion": True}
+    plan = own_plan(framework_options=options)
+
+    words = FRAMEWORK.command(plan, run_dir=tmp_path).argv
+    words = words[words.index("--nproc_per_node") :]
+
+    assert FRAMEWORK.unsupported(plan) is None
+    assert words[:5] == ("--nproc_per_node", "8", MARKER, "--recipe", "llama3_8b_pretrain_config")
+    assert words[5:9] == ("--mode", "pretrain", "--dataset", "mock")
+    assert "model.tensor_model_parallel_size=2" in words
+    assert "train.train_iters=13" in words
+    assert "optimizer.lr=0.0001" in words
+    assert "++model.moe_permute_fusion=true" in words
+    assert not [word for word in words if word.startswith("checkout")]
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("name", ["model.tensor_model_parallel_size", "++train", "train.train_iters"])
+def test_an_option_does_not_contradict_the_plan(checkout: Path, name: str) -> None:
+    plan = own_plan(framework_options={"checkout": str(checkout), name: 1})
+
+    assert f"framework_options has {name}, and" in str(FRAMEWORK.unsupported(plan))
+
+
+def test_a_plan_needs_a_checkout_its_packages_and_a_gpu(
+    checkout: Path, tmp_path: Path, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = own_plan()
+    there = own_plan(framework_options={"checkout": str(checkout)})
+
+    assert "runs scripts/training/run_recipe.py of its checkout" in str(FRAMEWORK.unsupported(plan))
+    with pytest.raises(PlanError, match=r"give framework_options=\{'checkout': 'path/of/it'\}"):
+        FRAMEWORK.command(plan, run_dir=tmp_path)
+    assert "runs on cuda, and system=cpu is device=cpu" in str(
+        FRAMEWORK.unsupported(replace(there, system="cpu", device="cpu"))
+    )
+    installed.clear()
+    assert "needs megatron-bridge, which is not installed in" in str(FRAMEWORK.unsupported(there))
+
+
+def test_sharded_weights_get_more_connections(checkout: Path, tmp_path: Path) -> None:
+    plan = own_plan(framework_options={"checkout": str(checkout)})
+    sharded = replace(plan, layout=Layout(gpus=8, dp_shard=8))
+
+    assert FRAMEWORK.command(sharded, run_dir=tmp_path).env["CUDA_DEVICE_MAX_CONNECTIONS"] == "32"
+    assert "CUDA_DEVICE_MAX_CONNECTIONS" not in FRAMEWORK.command(plan, run_dir=tmp_path).env

@@ -232,3 +232,9 @@ def test_a_rank_that_was_traced_makes_the_case_invalid(plan: Plan) -> None:
     (problem,) = measure_outputs(plan, outputs=[output]).problems
 
     assert problem.startswith("pydevd (sys.settrace) was active")
+
+
+def test_a_checkout_s_folder_is_no_part_of_the_workload() -> None:
+    plan = make_plan(framework="nemo_rl", framework_options={"checkout": "/opt/nemo-rl", "backend": "dtensor"})
+
+    assert workload_of(plan)["framework_options"] == {"backend": "dtensor"}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from pytest_nemoperf.models.weights import num_parameters
 from pytest_nemoperf.pricing.generation_memory import GenerationMemory, generation_memory
 from pytest_nemoperf.pricing.memory import host_bytes, stage_memory
 from pytest_nemoperf.pricing.price import price_plan
+from pytest_nemoperf.recipes.memory_rules import native_rules
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.recipes.systems import find_system
 from tests.builders import ROUND_MODEL, make_plan, make_rl, make_rl_plan
@@ -146,3 +148,16 @@ def test_traffic_of_training_is_that_of_all_updates_of_a_step() -> None:
     assert [axis.axis for axis in one.traffic] == ["dp"]
     assert one.traffic == two.traffic
     assert (one.plan.num_updates, two.plan.num_updates) == (1, 2)
+
+
+def test_what_the_host_keeps_takes_no_memory_of_a_gpu() -> None:
+    plan = _plan(rl={"algorithm": "grpo"})
+    rules = native_rules(plan)
+
+    there = stage_memory(plan, pp_rank=0, rules=rules)
+    on_host = stage_memory(plan, pp_rank=0, rules=replace(rules, has_reference_on_host=True, has_state_on_host=True))
+
+    assert there.reference > 0
+    assert on_host.reference == 0
+    assert on_host.total == there.total - there.reference
+    assert on_host.generating == there.generating - there.reference - there.weights - there.optimizer

@@ -21,10 +21,11 @@ pytestmark = [pytest.mark.frameworks, pytest.mark.ranks]
 
 FRAMEWORK = AutomodelOnCPU()
 RELATIVE = 1e-5
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # threads that wait for each other are slow where other programs run
 
 
 def plan_of(layout: Layout, **changes: Any) -> Plan:
-    values: dict[str, Any] = {"model": ROUND_MODEL, "steps": 4, "timeout_sec": 300.0, **changes}
+    values: dict[str, Any] = {"model": ROUND_MODEL, "steps": 4, "timeout_sec": 300.0, "env": ONE_THREAD, **changes}
     return make_plan(framework=FRAMEWORK.name, python=interpreter("automodel"), layouts={"cpu": layout}, **values)
 
 
@@ -39,21 +40,29 @@ def run_both(plan: Plan, *, folder: Path) -> tuple[RunOutput, RunOutput]:
     ("layout", "changes"),
     [
         pytest.param(Layout(gpus=1), {}, id="one process"),
-        pytest.param(Layout(gpus=1), {"model": "qwen2.5-7b-twin"}, id="qwen2"),
-        pytest.param(Layout(gpus=1), {"model": "qwen3-8b-twin"}, id="qwen3"),
-        pytest.param(Layout(gpus=1), {"model": "llama3.2-1b-twin"}, id="tied, scaled positions"),
-        pytest.param(Layout(gpus=2, dp_shard=2), {}, id="fsdp2"),
-        pytest.param(Layout(gpus=2, dp_shard=2), {"recompute": "full"}, id="full recomputation"),
-        pytest.param(Layout(gpus=2, dp_shard=2), {"recompute": "selective"}, id="selective recomputation"),
-        pytest.param(Layout(gpus=2, dp_replicate=2), {}, id="ddp2"),
-        pytest.param(Layout(gpus=4, dp_replicate=2, dp_shard=2), {}, id="hsdp2x2"),
+        pytest.param(
+            Layout(gpus=2, dp_shard=2),
+            {"model": "qwen2.5-7b-twin", "recompute": "full"},
+            id="fsdp2, qwen2, recomputation",
+        ),
+        pytest.param(
+            Layout(gpus=2, dp_replicate=2),
+            {"model": "qwen3-8b-twin", "recompute": "selective"},
+            id="ddp2, qwen3, selective recomputation",
+        ),
+        pytest.param(
+            Layout(gpus=4, dp_replicate=2, dp_shard=2),
+            {"model": "llama3.2-1b-twin"},
+            id="hsdp2x2, tied, scaled positions",
+        ),
         pytest.param(Layout(gpus=2, tp=2), {}, id="tp2"),
         pytest.param(Layout(gpus=2, tp=2, sequence_parallel=False), {}, id="tp2 without sequence parallelism"),
+        pytest.param(Layout(gpus=4, tp=2, dp_shard=2), {}, id="fsdp2 tp2"),
         pytest.param(Layout(gpus=2, pp=2), {}, id="pp2"),
         pytest.param(Layout(gpus=2, pp=2, vp=2), {}, id="pp2 vp2"),
         pytest.param(Layout(gpus=2, pp=2, vp=2, pp_schedule="zero_bubble"), {}, id="pp2 vp2, zero bubble"),
         pytest.param(Layout(gpus=4, dp_shard=2, pp=2), {}, id="fsdp2 pp2"),
-        pytest.param(Layout(gpus=4, tp=2, dp_shard=2), {}, id="fsdp2 tp2"),
+        pytest.param(Layout(gpus=2, dp_shard=2, ep=2), {"model": "qwen3-30b-a3b-twin"}, id="ep2"),
     ],
 )
 def test_losses_and_gradient_norms_equal_the_native_engines(
@@ -70,6 +79,8 @@ def test_losses_and_gradient_norms_equal_the_native_engines(
         assert record.loss == pytest.approx(native.loss, rel=RELATIVE)
         assert record.grad_norm == pytest.approx(native.grad_norm, rel=RELATIVE)
     assert theirs.environment["nemo-automodel"] == FRAMEWORK.requirement.tested[-1]
+    files = [path for path in (tmp_path / "automodel").rglob("*") if path.is_file()]
+    assert max(path.stat().st_size for path in files) < 2**20  # no weights are written
 
 
 def test_another_seed_trains_another_model(tmp_path: Path) -> None:
@@ -95,11 +106,3 @@ def test_the_benchmark_recipe_runs_a_plan_and_leaves_its_summary(tmp_path: Path)
     assert summary["avg_iter_time_seconds"] <= max(measured)
     assert theirs.records[0].loss == pytest.approx(ours.records[0].loss, abs=1e-4)  # it prints four digits
     assert theirs.records[-1].grad_norm is None  # it neither clips nor logs
-
-
-def test_no_weights_are_written(tmp_path: Path) -> None:
-    run_plan(plan_of(Layout(gpus=1)), framework=FRAMEWORK, run_dir=tmp_path / "run")
-
-    names = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert "config.json" in names
-    assert not [name for name in names if name.endswith((".safetensors", ".bin", ".pt", ".distcp"))]

@@ -32,14 +32,12 @@ def pytest_nemoperf_frameworks(config):
 TEST = """
 import pytest
 from pytest_nemoperf import Layout, Recipe
+
 from tests.builders import ROUND_MODEL
 
-LAYOUTS = {"single": Layout(gpus=1), "fsdp2": Layout(gpus=2, dp_shard=2)}
-
 @pytest.mark.perf
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_round(perf, layout):
-    perf.check(Recipe(model=ROUND_MODEL, layouts={"cpu": LAYOUTS[layout]}, seq_len=64, global_batch_size=4,
+def test_round(perf):
+    perf.check(Recipe(model=ROUND_MODEL, layouts={"cpu": Layout(gpus=1)}, seq_len=64, global_batch_size=4,
                       precision="fp32", steps=4, warmup_steps=2, timeout_sec=300.0))
 """
 
@@ -57,14 +55,9 @@ def built() -> dict[str, Framework]:
 
 
 def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the rows side by side in results.json, by layout and framework."""
-    results = json.loads((folder / "results.json").read_text())
-    rows = {}
-    for comparison in results["by_framework"]:
-        for layout in ("single", "fsdp2"):
-            if f"-{layout}-" in comparison["recipe"]:
-                rows[layout] = {row["framework"]: row for row in comparison["rows"]}
-    return rows
+    """Return the rows side by side in results.json by framework."""
+    (comparison,) = json.loads((folder / "results.json").read_text())["by_framework"]
+    return {row["framework"]: row for row in comparison["rows"]}
 
 
 def test_real_frameworks_train_the_same_beside_the_native_engine(
@@ -85,16 +78,10 @@ def test_real_frameworks_train_the_same_beside_the_native_engine(
         f"--perf-framework={','.join(names)}",
     )  # fmt: skip
 
-    outcomes = result.parseoutcomes()
-    assert outcomes.get("passed", 0) + outcomes.get("skipped", 0) == 2 * len(names)
+    result.assert_outcomes(passed=len(names))
     rows = rows_of(pytester.path / ".nemoperf" / "latest")
-    for layout, by_framework in rows.items():
-        assert list(by_framework) == names
-        for name in names[1:]:
-            row = by_framework[name]
-            if layout == "fsdp2" and row["problem"]:  # a framework may have another way to shard, and says so
-                assert "dp_shard" in row["problem"]
-                continue
-            assert not row["problem"]
-            assert abs(row["loss"]["change_pct"]) <= RELATIVE_PCT, (layout, row)
-            assert row["ratio"] > 0
+    assert list(rows) == names
+    for name in names[1:]:
+        assert not rows[name]["problem"]
+        assert abs(rows[name]["loss"]["change_pct"]) <= RELATIVE_PCT
+        assert rows[name]["ratio"] > 0

@@ -16,6 +16,7 @@ from tests.builders import make_recipe
 CPU = find_system("cpu")
 FSDP8 = Layout(gpus=8, dp_shard=8)
 DDP8 = Layout(gpus=8, dp_replicate=8)
+ZERO8 = Layout(gpus=8, dp_replicate=8, shard_optimizer=True)
 HSDP2X4 = Layout(gpus=8, dp_replicate=2, dp_shard=4)
 
 
@@ -34,6 +35,11 @@ HSDP2X4 = Layout(gpus=8, dp_replicate=2, dp_shard=4)
         pytest.param(Layout(gpus=4, tp=4), {"tp": 2}, Layout(gpus=4, tp=2, dp_shard=2), id="what becomes free shards"),
         pytest.param(DDP8, {"sequence_parallel": False}, Layout(gpus=8, dp_replicate=8, sequence_parallel=False)),
         pytest.param(HSDP2X4, {}, HSDP2X4, id="nothing"),
+        pytest.param(None, {"gpus": 8, "shard_optimizer": True}, ZERO8, id="whole weights, shared states"),
+        pytest.param(FSDP8, {"dp_shard": 1, "shard_optimizer": True}, ZERO8, id="shared states instead of FSDP"),
+        pytest.param(ZERO8, {"tp": 2}, Layout(gpus=8, tp=2, dp_replicate=4, shard_optimizer=True), id="still shared"),
+        pytest.param(ZERO8, {"tp": 8}, Layout(gpus=8, tp=8), id="nothing left to share"),
+        pytest.param(ZERO8, {"dp_shard": 8}, FSDP8, id="FSDP shards the states too"),
         pytest.param(
             Layout(gpus=4, dp_shard=4, generation=GenerationLayout(gpus=4, tp=2)),
             {"gpus": 2, "tp": 2},
@@ -74,6 +80,7 @@ def test_one_data_parallel_axis_takes_the_ranks_that_are_left(
             {"dp_shard": 2, "dp_replicate": 2},
             r"gpus=8 but dp_replicate\*dp_shard\*cp\*tp\*pp = 2\*2\*1\*1\*1 = 4",
         ),
+        (ZERO8, {"tp": 8, "shard_optimizer": True}, r"dp_replicate=1 and cp=1 leave one of each"),
         (FSDP8, {"tp": 0}, r"tp=0 of a layout must be a whole number >= 1"),
     ],
 )

@@ -147,6 +147,8 @@ def test_a_recipe_may_name_its_model_otherwise(model: str | ModelConfig) -> None
         pytest.param(
             {"framework": "command", "command": "python x.py"}, r"command='python x.py' must be a list", id="one text"
         ),
+        pytest.param({"notes": "a draft"}, r"notes='a draft' must be a list of texts; write e\.g\.", id="one note"),
+        pytest.param({"notes": [1]}, r"notes\[0\]=1 must be a text", id="a number as a note"),
         pytest.param({"env": {"RANK": "0"}}, r"env: RANK='0' clashes with the launcher, which sets RANK", id="rank"),
         pytest.param(
             {"framework": "command", "command": ("x",), "is_command_per_rank": True, "env": {"MASTER_PORT": "1"}},

@@ -111,6 +111,12 @@ def test_a_plan_of_reinforcement_learning_spells_out_who_generates() -> None:
         ),
         pytest.param(
             {"generator": "vllm"},
+            {"model": "qwen3-30b-a3b-twin"},
+            r"generator='vllm' can't load the model: weights of experts are not handed over",
+            id="experts of vllm",
+        ),
+        pytest.param(
+            {"generator": "vllm"},
             {"model": replace(MODEL, logit_scale=2.0)},
             r"generator='vllm' can't load the model: its logit_scale=2\.0 is not what",
             id="models of vllm",

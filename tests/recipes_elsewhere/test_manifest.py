@@ -22,7 +22,7 @@ from tests.recipes_elsewhere.sources import FRAMEWORKS, source_of
 pytestmark = pytest.mark.elsewhere
 
 H100 = find_system("h100")
-DEGREES = ("gpus", "tp", "pp", "vp", "cp", "ep", "etp", "dp_replicate", "dp_shard", "cp_comm")
+DEGREES = ("gpus", "tp", "pp", "vp", "cp", "ep", "etp", "dp_replicate", "dp_shard", "shard_optimizer", "cp_comm")
 GENERATION = ("gpus", "tp", "pp", "is_colocated")
 MIN_RECIPES = 12
 

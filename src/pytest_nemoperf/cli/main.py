@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from pytest_nemoperf.cli.frameworks import add_frameworks_command, show_frameworks
 from pytest_nemoperf.cli.judge import add_judge_command, judge_runs
 from pytest_nemoperf.cli.lint import add_lint_command, run_lint
 from pytest_nemoperf.cli.plan import add_plan_command, plan_text
@@ -29,6 +30,7 @@ examples:
   nemoperf plan --model llama3.1-405b --system gb200 --gpus 1024 --tp 8 --pp 8 \\
       --vp 2 --cp 2 --seq-len 8192 --gbs 512 --recompute selective
   nemoperf plan --recipe recipe.json --system h100 --json
+  nemoperf frameworks
   nemoperf judge --baseline baselines/h100/CASE.json \\
       .nemoperf/runs/SESSION/CASE
   nemoperf judge --log mon.log tue.log --log-format megatron --recipe recipe.json
@@ -51,9 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None takes this process's.
 
     Returns:
-        Exit code: 0, 1 if ``lint`` found problems, the verdict of ``judge`` fails or ``record`` refuses the runs, 2 for
-        a usage error or a file that can't be read or written, 130 if it was interrupted, 141 if its output is read no
-        further.
+        Exit code: 0, 1 if ``frameworks`` finds none that can run, ``lint`` found problems, the verdict of ``judge``
+        fails or ``record`` refuses the runs, 2 for a usage error or a file that can't be read or written, 130 if it was
+        interrupted, 141 if its output is read no further.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(words)
@@ -101,6 +103,10 @@ def _parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="resolve and price a recipe for a system, without running it")
     add_plan_command(plan)
     plan.set_defaults(run=_plan)
+
+    frameworks = commands.add_parser("frameworks", help="training frameworks that this machine can run")
+    add_frameworks_command(frameworks)
+    frameworks.set_defaults(run=show_frameworks)
 
     judging = commands.add_parser("judge", help="judge stored runs or logs beside a baseline")
     add_judge_command(judging)

@@ -13,8 +13,9 @@ from pytest_nemoperf.baselines.store import DEFAULT_FOLDER
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION
-from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.complete import complete_recipe
+from pytest_nemoperf.frameworks.protocol import memory_rules_of
+from pytest_nemoperf.frameworks.registered import RegisteredFrameworks, registered_frameworks
 from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.layouts.layout import TRAINING_KEYS
 from pytest_nemoperf.pricing.price import price_plan
@@ -119,12 +120,20 @@ def plan_text(arguments: argparse.Namespace) -> str:
         recipe = _read_recipe(arguments)
     else:
         recipe = _build_recipe(arguments)
-    frameworks = builtin_frameworks()
-    completed = complete_recipe(recipe, framework=frameworks.get(recipe.framework), system=system)
+    registered = registered_frameworks()
+    framework = registered.frameworks.get(recipe.framework)
+    completed = complete_recipe(recipe, framework=framework, system=system)
     plan = resolve(completed.recipe, system=system)
     plan = replace(plan, framework_config_digest=completed.digest)
     baseline = find_baseline(baselines_dir(arguments.baselines), system=system.name, case=plan.case)
-    price = price_plan(plan, system=system, baseline=baseline, run_tokens=run_tokens, unsupported=_unsupported(plan))
+    price = price_plan(
+        plan,
+        system=system,
+        baseline=baseline,
+        run_tokens=run_tokens,
+        unsupported=_unsupported(plan, registered=registered),
+        rules=memory_rules_of(framework, plan=plan),
+    )
     if arguments.json:
         return to_json(price)
     return render_price(price, system_title=system.title)
@@ -140,14 +149,15 @@ def _parse_tokens(text: str) -> int:
     return int(tokens)
 
 
-def _unsupported(plan: Plan) -> str | None:
-    """Return why the plan's framework can't run it here, or None; plugins' frameworks are known to pytest alone."""
-    frameworks = builtin_frameworks()
+def _unsupported(plan: Plan, *, registered: RegisteredFrameworks) -> str | None:
+    """Return why the plan's framework can't run it here, or None; frameworks of hooks are known to pytest alone."""
+    frameworks = registered.frameworks
     if plan.framework in frameworks:
         return frameworks[plan.framework].unsupported(plan)
+    reasons = "".join(f"; {problem}" for problem in registered.problems)
     return (
         f"framework {plan.framework!r} is not known here; known: {', '.join(sorted(frameworks))}, and in a pytest "
-        "session those its plugins register; memory and traffic are the native engine's all the same"
+        f"session those its plugins register; memory and traffic are the native engine's all the same{reasons}"
     )
 
 

@@ -204,14 +204,19 @@ def _layout(values: ConfigValues, *, gpus: int, subject: str) -> Layout:
     for name, degree in values.degrees.items():
         if degree != 0 or isinstance(degree, bool):
             degrees[name] = degree
+    is_shared = degrees.pop("shard_optimizer", False)
     generation: dict[str, Any] = dict(values.generation)
     try:
         if generation:
             generation.setdefault("gpus", gpus)
             degrees["generation"] = GenerationLayout(**generation)
-        return complete_layout(degrees)
+        layout = complete_layout(degrees)
     except RecipeError as error:
         raise RecipeError(f"{subject} on gpus={gpus}: {error}") from None
+    # A file has it for any number of ranks, also for those that hold no weights twice.
+    if is_shared and layout.has_optimizer_copies:
+        return replace(layout, shard_optimizer=True)
+    return layout
 
 
 def _gpus_apart(values: ConfigValues) -> int:

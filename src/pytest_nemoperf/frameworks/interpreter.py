@@ -7,16 +7,19 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Final
 
-from pytest_nemoperf.errors import LaunchError, PlanError
+from pytest_nemoperf.errors import LaunchError, PlanError, RecipeError
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.machine.identity import DISTRIBUTIONS
 from pytest_nemoperf.machine.processor import IMAGE_VARIABLES
+from pytest_nemoperf.recipes.rules import NATIVE
 
+ANY_FRAMEWORK: Final = "*"
+"""Key of the interpreter for commands of every framework without its own."""
 _PROBE_LIMIT_SEC: Final = 60.0  # a cold network file system, or a container that has to start
 _PYTHONS: Final = ("python", "python3")
 _FIRST_LINE_BYTES: Final = 256
@@ -38,6 +41,30 @@ if container:
 print(json.dumps(found))
 """
 """Program that any Python 3.8 or later runs without our packages."""
+
+
+def parse_interpreters(texts: Sequence[str], *, subject: str) -> dict[str, str]:
+    """Return interpreters by framework from texts ``FRAMEWORK=PATH``; ANY_FRAMEWORK for a text that is a path alone.
+
+    Raises:
+        RecipeError: If a path is missing, or a framework is named twice or is the native engine.
+    """
+    pythons: dict[str, str] = {}
+    for text in texts:
+        name, separator, path = text.partition("=")
+        if not separator:
+            path = name
+            name = ANY_FRAMEWORK
+        name = name.strip()
+        path = path.strip()
+        if not name or not path:
+            raise RecipeError(f"{subject}: {text!r} must be FRAMEWORK=PATH, or a PATH for all commands")
+        if name == NATIVE:
+            raise RecipeError(f"{subject}: {text!r}: the native engine runs in pytest's interpreter; drop it")
+        if name in pythons:
+            raise RecipeError(f"{subject}: two interpreters for {name}: {pythons[name]} and {path}; keep one")
+        pythons[name] = path
+    return pythons
 
 
 def check_interpreter(python: str, *, root: Path) -> str:
@@ -104,7 +131,7 @@ def find_interpreter(command: RankCommand) -> str:
     return ""
 
 
-def versions_in(python: str, *, env: Mapping[str, str]) -> dict[str, str]:
+def versions_in(python: str, *, env: Mapping[str, str], also: Sequence[str] = ()) -> dict[str, str]:
     """Return the versions of Python and of known packages in an interpreter, and the container it runs in.
 
     Empty for this process's own interpreter, whose versions a session records anyway.
@@ -112,13 +139,14 @@ def versions_in(python: str, *, env: Mapping[str, str]) -> dict[str, str]:
     Args:
         python: Path of the interpreter.
         env: Variables on top of this process's.
+        also: Distributions to look up beside the known ones.
 
     Raises:
         LaunchError: If it does not answer.
     """
     if not python or os.path.abspath(python) == os.path.abspath(sys.executable):  # noqa: PTH100 (links must stay)
         return {}
-    request = json.dumps([DISTRIBUTIONS, IMAGE_VARIABLES])
+    request = json.dumps([[*DISTRIBUTIONS, *also], IMAGE_VARIABLES])
     try:
         answer = subprocess.run(  # noqa: S603 (the user's own interpreter)
             [python, "-c", _PROBE, request],

@@ -13,11 +13,11 @@ from pytest_nemoperf.frameworks.plans.megatron import unsupported_by_megatron, u
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.frameworks.requirements import Requirement, installed_versions, unmet_requirement
 from pytest_nemoperf.frameworks.torch import TorchFramework
+from pytest_nemoperf.recipes.memory_rules import MemoryRules, megatron_rules
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.step import RunOutput
 
 _TE: Final = "transformer-engine"
-_TE_TORCH: Final = "transformer-engine-torch"
 
 
 class MegatronFramework:
@@ -42,8 +42,13 @@ class MegatronFramework:
             install="pip install megatron-core pytest-nemoperf; for sequence and context parallelism, latent attention "
             "and 8-bit formats also pip install --no-build-isolation 'transformer-engine[pytorch]'",
             tested=("0.16.1",),
+            uses_transformer_engine=True,
             runs_plugin=True,
         )
+
+    def memory_rules(self, plan: Plan) -> MemoryRules:
+        """Return the rules by which a plan's memory is counted."""
+        return megatron_rules(plan)
 
     def unsupported(self, plan: Plan) -> str | None:
         """Return the reason that Megatron-Core can't run the plan here, or None if it can."""
@@ -56,17 +61,7 @@ class MegatronFramework:
         problem = problem or unmet_requirement(self.requirement, framework=self.name, python=plan.python)
         if problem:
             return problem
-        versions = installed_versions(plan.python)
-        te_version = versions.get(_TE, "")
-        # A container's own build has a local version, and no distribution for the torch part.
-        if te_version and "+" not in te_version and _TE_TORCH not in versions:
-            return (
-                f"framework={self.name!r} is half installed: transformer-engine {te_version} is the meta package "
-                f"alone, whose import fails, and {plan.python or sys.executable} has no {_TE_TORCH}; mend it with: "
-                f"{plan.python or sys.executable} -m pip install --no-build-isolation "
-                f"'transformer-engine[pytorch]=={te_version}', or uninstall {_TE}"
-            )
-        return unsupported_plan(plan, has_te=bool(te_version))
+        return unsupported_plan(plan, has_te=bool(installed_versions(plan.python).get(_TE)))
 
     def command(self, plan: Plan, *, run_dir: Path) -> RankCommand:
         """Return the command of one rank, and note the versions in its interpreter."""

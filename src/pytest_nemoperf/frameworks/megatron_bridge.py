@@ -1,4 +1,4 @@
-"""Framework ``megatron_bridge``: NVIDIA Megatron-Bridge, by its own recipe functions."""
+"""Framework ``megatron_bridge``: NVIDIA Megatron-Bridge, by plans or by its own recipe functions."""
 
 from __future__ import annotations
 
@@ -13,21 +13,46 @@ from pytest_nemoperf.frameworks.configs.checkout import find_checkout
 from pytest_nemoperf.frameworks.configs.config_values import ConfigValues, shown_config
 from pytest_nemoperf.frameworks.configs.hydra_words import hydra_text
 from pytest_nemoperf.frameworks.configs.python_values import Opaque
-from pytest_nemoperf.frameworks.own_recipe import OwnLog, missing_package, own_command, without_config
+from pytest_nemoperf.frameworks.own_recipe import OwnLog, missing_package, own_command
+from pytest_nemoperf.frameworks.plan_runs import checkout_problems, option_problems, plan_checkout
+from pytest_nemoperf.frameworks.plans.megatron_bridge import (
+    base_recipe,
+    own_overrides,
+    plan_environment,
+    plan_overrides,
+    plan_problems,
+    run_overrides,
+)
 from pytest_nemoperf.frameworks.protocol import RankCommand
-from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.frameworks.requirements import Requirement, unmet_requirement
+from pytest_nemoperf.recipes.memory_rules import MemoryRules, megatron_rules
+from pytest_nemoperf.recipes.recipe import CHECKOUT_OPTION, Plan
 
 _LOG_FORMAT: Final = "megatron_bridge"
+_URL: Final = "https://github.com/NVIDIA-NeMo/Megatron-Bridge"
 _PACKAGE: Final = re.compile(r"megatron[/.]bridge[/.](perf_)?recipes\b")
 
 
 class MegatronBridgeFramework(OwnLog):
-    """Runs Megatron-Bridge's training script with a recipe; steps, logging and checkpoints are overridden.
+    """Runs Megatron-Bridge's training script with a recipe and overrides.
 
-    The script is that of the checkout that the recipe lies in, or of the working directory's.
+    A plan's recipe is the library's for its model, with everything that the plan says overridden; one of
+    framework_config runs as it is, but for steps, logging and checkpoints. The script is that of the checkout that the
+    recipe lies in, of the option ``checkout``, or of the working directory's.
+
+    Attributes:
+        devices: Devices of plans.
+        requirement: Packages that runs of plans need.
     """
 
     log_formats = (_LOG_FORMAT,)
+    devices: tuple[str, ...] = ("cuda",)
+    requirement = Requirement(
+        distribution="megatron-bridge",
+        module="megatron.bridge",
+        install=f"git clone --recurse-submodules {_URL} && cd Megatron-Bridge && uv sync",
+        uses_transformer_engine=True,
+    )
 
     @property
     def name(self) -> str:
@@ -38,10 +63,14 @@ class MegatronBridgeFramework(OwnLog):
         """Return the values of a recipe for a plan; see ConfigReader."""
         return read_bridge(path, options=options)
 
+    def memory_rules(self, plan: Plan) -> MemoryRules:
+        """Return the rules by which a plan's memory is counted."""
+        return megatron_rules(plan)
+
     def unsupported(self, plan: Plan) -> str | None:
         """Return the reason that the plan can't run here, or None."""
         if not plan.framework_config:
-            return without_config(plan)
+            return next(self._plan_problems(plan), None)
         path = Path(plan.framework_config)
         if find_checkout(path, marker=MARKER) is None:
             return (
@@ -64,18 +93,47 @@ class MegatronBridgeFramework(OwnLog):
         """Return the command of torchrun and the training script.
 
         Raises:
-            PlanError: If there is no checkout.
+            PlanError: If there is no checkout, or the plan can't run.
             LaunchError: If the interpreter does not answer.
         """
+        if not plan.framework_config:
+            return self._plan_command(plan, run_dir=run_dir)
         path = Path(plan.framework_config)
         checkout = find_checkout(path, marker=MARKER)
         if checkout is None:
             raise PlanError(f"{plan.case}: {self.unsupported(plan)}")
         recipe = load_bridge(path, options=plan.framework_options)
-        argv = ["python", "-m", "torch.distributed.run", "--nproc_per_node", str(plan.layout.total_gpus)]
-        argv += [MARKER, "--recipe", recipe.name]
+        argv = [*_launcher(plan), MARKER, "--recipe", recipe.name]
         argv += _overrides(plan, recipe=recipe)
         return own_command(plan, argv, run_dir=run_dir, directory=checkout, log_format=_LOG_FORMAT)
+
+    def _plan_problems(self, plan: Plan) -> Iterator[str]:
+        """Yield the reasons that a plan without a recipe of its own can't run here."""
+        yield from plan_problems(plan)
+        said = plan_overrides(plan)
+        yield from option_problems(plan.framework_options, said=said, run=run_overrides(plan))
+        yield from checkout_problems(plan, marker=MARKER, url=_URL, devices=self.devices)
+        unmet = unmet_requirement(self.requirement, framework=self.name, python=plan.python)
+        if unmet:
+            yield unmet
+
+    def _plan_command(self, plan: Plan, *, run_dir: Path) -> RankCommand:
+        """Return the command of torchrun and the training script with a plan's overrides; options come last."""
+        checkout = plan_checkout(plan, marker=MARKER)
+        problem = next(plan_problems(plan), None)
+        if checkout is None or problem:
+            raise PlanError(f"{plan.case}: {problem or self.unsupported(plan)}")
+        argv = [*_launcher(plan), MARKER, "--recipe", base_recipe(plan.model), "--mode", "pretrain"]
+        argv += ["--dataset", "mock"]
+        overrides = {**own_overrides(plan), **plan.framework_options, **plan_overrides(plan), **run_overrides(plan)}
+        overrides.pop(CHECKOUT_OPTION, None)
+        argv += [f"{name}={hydra_text(value)}" for name, value in overrides.items()]
+        env = plan_environment(plan)
+        return own_command(plan, argv, run_dir=run_dir, directory=checkout, env=env, log_format=_LOG_FORMAT)
+
+
+def _launcher(plan: Plan) -> list[str]:
+    return ["python", "-m", "torch.distributed.run", "--nproc_per_node", str(plan.layout.total_gpus)]
 
 
 def _overrides(plan: Plan, *, recipe: BridgeRecipe) -> Iterator[str]:

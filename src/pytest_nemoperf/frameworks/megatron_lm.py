@@ -23,6 +23,8 @@ from pytest_nemoperf.frameworks.configs.megatron import (
 from pytest_nemoperf.frameworks.configs.megatron_arguments import DROPPED, MegatronArguments, option_words
 from pytest_nemoperf.frameworks.own_recipe import OwnLog, missing_package, own_command, without_config
 from pytest_nemoperf.frameworks.protocol import RankCommand
+from pytest_nemoperf.frameworks.requirements import Requirement
+from pytest_nemoperf.recipes.memory_rules import MemoryRules, megatron_rules
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.step import STEPS_FILE, RunOutput
 
@@ -40,6 +42,13 @@ class MegatronLMFramework(OwnLog):
 
     log_formats = (_LOG_FORMAT,)
 
+    requirement = Requirement(
+        distribution="megatron-core",
+        module="megatron.core",
+        install="git clone https://github.com/NVIDIA/Megatron-LM && pip install -e ./Megatron-LM",
+        uses_transformer_engine=True,
+    )
+
     @property
     def name(self) -> str:
         """Name in recipes."""
@@ -48,6 +57,10 @@ class MegatronLMFramework(OwnLog):
     def read_config(self, path: Path, *, options: Mapping[str, Any], env: Mapping[str, str]) -> ConfigValues:
         """Return the values of a recipe file for a plan; see ConfigReader."""
         return read_megatron(path, options=options, env=env)
+
+    def memory_rules(self, plan: Plan) -> MemoryRules:
+        """Return the rules by which a plan's memory is counted."""
+        return megatron_rules(plan)
 
     def unsupported(self, plan: Plan) -> str | None:
         """Return the reason that the plan can't run here, or None."""

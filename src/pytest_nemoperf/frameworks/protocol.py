@@ -1,4 +1,4 @@
-"""Protocol of frameworks; plugins add their own with the hook ``pytest_nemoperf_frameworks``."""
+"""Protocol of frameworks; others are added by the hook ``pytest_nemoperf_frameworks``, or by entry points."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from pytest_nemoperf.recipes.memory_rules import MemoryRules, native_rules
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.step import RunOutput
 
@@ -56,6 +57,22 @@ class Framework(Protocol):
             RecordError: If a record is missing, torn or impossible.
         """
         ...
+
+
+@runtime_checkable
+class MemoryPricer(Framework, Protocol):
+    """Framework that keeps other things in memory than the native engine."""
+
+    def memory_rules(self, plan: Plan) -> MemoryRules:
+        """Return the rules by which a plan's memory is counted."""
+        ...
+
+
+def memory_rules_of(framework: Framework | None, *, plan: Plan) -> MemoryRules:
+    """Return a framework's rules of memory; the native engine's for one without any, or one that is not known."""
+    if isinstance(framework, MemoryPricer):
+        return framework.memory_rules(plan)
+    return native_rules(plan)
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ from pathlib import Path
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.frameworks.number_formats import unsupported_format, version_text
 from pytest_nemoperf.frameworks.protocol import RankCommand
+from pytest_nemoperf.frameworks.requirements import Requirement
 from pytest_nemoperf.frameworks.steps import read_step_records
 from pytest_nemoperf.json_codec import from_json
 from pytest_nemoperf.models.trainable import unsupported_model
@@ -26,6 +27,8 @@ _FIRST_PIPELINE_TORCH = (2, 13)
 
 class TorchFramework:
     """Trains with the native engine, one process per rank."""
+
+    requirement = Requirement(distribution="torch", module="torch", install="pip install 'pytest-nemoperf[torch]'")
 
     @property
     def name(self) -> str:

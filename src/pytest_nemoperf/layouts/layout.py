@@ -201,6 +201,11 @@ class Layout:
         return self.dp_replicate * self.dp_shard
 
     @property
+    def has_optimizer_copies(self) -> bool:
+        """Whether ranks hold the same weights whole, so that the optimizer's states can be shared out among them."""
+        return self.dp_shard == 1 and self.dp_replicate * self.cp > 1
+
+    @property
     def optimizer_shards(self) -> int:
         """Ranks among which the states of dense weights are shared out beside FSDP's shards; 1 if they are whole."""
         return self.dp_replicate * self.cp if self.shard_optimizer else 1

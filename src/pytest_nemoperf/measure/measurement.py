@@ -25,7 +25,7 @@ from pytest_nemoperf.measure.steady_state import (
     slow_steps_pct,
 )
 from pytest_nemoperf.measure.validity import record_problems
-from pytest_nemoperf.recipes.recipe import SCRIPT_MAY_RUN, Plan
+from pytest_nemoperf.recipes.recipe import PLACE_OPTIONS, Plan
 from pytest_nemoperf.records.health import gpu_powers_w, health_problems, sm_clocks_mhz
 from pytest_nemoperf.records.metrics import FLOPS_PER_TFLOP, TFLOPS_PER_SEC_PER_GPU, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.records.step import RunOutput, StepRecord, measured_steps
@@ -190,7 +190,7 @@ def workload_of(plan: Plan) -> dict[str, Any]:
             "name": PurePath(plan.framework_config).name,
             "digest": plan.framework_config_digest,
         }
-    options = {key: value for key, value in data["framework_options"].items() if key != SCRIPT_MAY_RUN}
+    options = {key: value for key, value in data["framework_options"].items() if key not in PLACE_OPTIONS}
     if options:
         workload["framework_options"] = options
     if plan.log_format:

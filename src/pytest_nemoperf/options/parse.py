@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final
 
 import pytest
 
-from pytest_nemoperf.errors import did_you_mean
+from pytest_nemoperf.errors import RecipeError, did_you_mean
+from pytest_nemoperf.frameworks.interpreter import parse_interpreters
 from pytest_nemoperf.verdict.comparison import FAILING_BY_DEFAULT, VerdictKind
-
-ANY_FRAMEWORK: Final = "*"
-"""Key of the interpreter for commands of every framework without its own."""
 
 
 def parse_fail_on(text: str) -> frozenset[VerdictKind]:
@@ -128,19 +125,7 @@ def parse_pythons(texts: Sequence[str], *, subject: str) -> dict[str, str]:
     Raises:
         pytest.UsageError: If a path is missing, or a framework is named twice or is the native engine.
     """
-    pythons: dict[str, str] = {}
-    for text in texts:
-        name, separator, path = text.partition("=")
-        if not separator:
-            path = name
-            name = ANY_FRAMEWORK
-        name = name.strip()
-        path = path.strip()
-        if not name or not path:
-            raise pytest.UsageError(f"{subject}: {text!r} must be FRAMEWORK=PATH, or a PATH for all commands")
-        if name == "torch":
-            raise pytest.UsageError(f"{subject}: {text!r}: the native engine runs in pytest's interpreter; drop it")
-        if name in pythons:
-            raise pytest.UsageError(f"{subject}: two interpreters for {name}: {pythons[name]} and {path}; keep one")
-        pythons[name] = path
-    return pythons
+    try:
+        return parse_interpreters(texts, subject=subject)
+    except RecipeError as error:
+        raise pytest.UsageError(str(error)) from None

@@ -9,6 +9,7 @@ from pytest_nemoperf.models.components import Mixer
 from pytest_nemoperf.models.weights import num_kv_copies
 from pytest_nemoperf.pricing.memory import StateBytes, copied_state_bytes
 from pytest_nemoperf.pricing.traffic import copied_gradient_bytes
+from pytest_nemoperf.recipes.memory_rules import native_rules
 from pytest_nemoperf.recipes.recipe import Plan
 
 _FLOPS_PER_MAC = 2
@@ -40,7 +41,7 @@ class KVCopies:
 
 
 def kv_copies(plan: Plan) -> KVCopies | None:
-    """Return the cost of copied key-value heads in training; None if no rank holds a copy."""
+    """Return the cost of copied key-value heads in training under the native engine; None if no rank holds a copy."""
     num_copies = num_kv_copies(plan.model, tp=plan.layout.tp)
     if num_copies == 1:
         return None
@@ -48,7 +49,7 @@ def kv_copies(plan: Plan) -> KVCopies | None:
     sent: list[float] = []
     for pp_rank in range(plan.layout.pp):
         shards = stage_shards(plan.model, layout=plan.layout, pp_rank=pp_rank)
-        states.append(copied_state_bytes(shards, num_copies=num_copies))
+        states.append(copied_state_bytes(shards, num_copies=num_copies, rules=native_rules(plan)))
         sent.append(copied_gradient_bytes(plan, pp_rank=pp_rank))
     state = max(states, key=lambda stage: stage.total)
     return KVCopies(

@@ -1,31 +1,32 @@
-"""Memory of a plan's ranks under the native engine, kind by kind, counted without running it."""
+"""Memory of a plan's ranks by the rules of its framework, kind by kind, counted without running it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.layouts.pipeline_schedule import num_in_flight
 from pytest_nemoperf.layouts.shards import WeightShard, layers_of_stage, stage_shards
-from pytest_nemoperf.pricing.activations import ActivationBytes, compute_bytes
+from pytest_nemoperf.pricing.activations import compute_bytes
 from pytest_nemoperf.pricing.generation_memory import generation_memory
+from pytest_nemoperf.pricing.megatron_activations import activation_bytes
+from pytest_nemoperf.recipes.memory_rules import MemoryRules, native_rules
 from pytest_nemoperf.recipes.recipe import Plan, Recompute
 
 _FP32 = 4
-_OPTIMIZER_COPIES = 2  # AdamW's two moments, fp32
-_OPTIMIZER_STEP = 4  # its step count, a scalar per weight
 _GATHERED_BLOCKS = 2  # FSDP2 gathers a block while the one before it computes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateBytes:
-    """Memory a rank keeps between steps, exactly as the native engine allocates it.
+    """Memory a rank keeps between steps; exact for the native engine.
 
     Attributes:
-        weights: fp32 master weights, with the rows FSDP2 pads every shard to.
-        gradients: fp32, padded like the weights; allocated from backward to the optimizer's step.
-        optimizer: AdamW's moments in fp32, unpadded, and a step count per weight.
+        weights: As passes read them, with the rows FSDP2 pads every shard to.
+        gradients: Padded like the weights; allocated from backward to the optimizer's step.
+        optimizer: Master weights, if they are copies, and AdamW's moments, unpadded, and a step count per weight.
     """
 
     weights: int
@@ -46,13 +47,13 @@ class StageMemory:
         pp_rank: The stage.
         num_layers: Decoder layers on it, all its model chunks together.
         num_parameters: Parameters a rank of it stores, padding not counted.
-        weights: fp32 master weights.
+        weights: As passes read them; fp32 master weights in the native engine.
         gradients: fp32.
-        optimizer: AdamW's state.
+        optimizer: AdamW's state, and master weights that are copies.
         activations: Kept for backward, of all micro-batches in flight; an estimate.
-        transient: Weights FSDP has gathered, gradients it has not reduced yet, casts of weights, the loss, a block
-            under recomputation; an estimate from above.
-        reference: fp32 weights of the policy that training started from, if the algorithm compares with it.
+        transient: Weights FSDP has gathered, gradients it has not reduced yet, casts and quantized copies of
+            weights, the loss, a block under recomputation; an estimate from above.
+        reference: Weights of the policy that training started from, if the algorithm compares with it.
         value_model: State of a second model of the policy's sizes, if the algorithm has one.
         total: Sum of these, in training.
         generating: In generation, if the same ranks generate: no gradients and activations, but the weights in the
@@ -78,57 +79,78 @@ class StageMemory:
         return max(self.total, self.generating)
 
 
-def state_bytes(parts: Iterable[WeightShard], *, dense_shard: int = 0, expert_shard: int = 0) -> StateBytes:
+def state_bytes(
+    parts: Iterable[WeightShard],
+    *,
+    rules: MemoryRules,
+    is_optimizer_shared: bool = False,
+    dense_shard: int = 0,
+    expert_shard: int = 0,
+) -> StateBytes:
     """Return the memory that a rank with these weight shards keeps between steps.
 
     Args:
         parts: From stage_shards.
+        rules: Bytes per parameter.
+        is_optimizer_shared: Ranks with the same weights share out the optimizer's states; uneven parts are rounded up.
         dense_shard: The rank's FSDP shard of weights outside experts; the first is the largest.
         expert_shard: The same of experts' weights.
     """
-    stored = own = num_weights = 0
+    stored = updated = num_weights = 0
     for shard in parts:
         stored += shard.padded_numel
-        if shard.weight.is_expert:
-            own += shard.own_numel(expert_shard)
-        else:
-            own += shard.own_numel(dense_shard)
+        own = shard.own_numel(expert_shard if shard.weight.is_expert else dense_shard)
+        if is_optimizer_shared:
+            own = math.ceil(own / shard.num_replicas)
+        updated += own
         num_weights += 1
     return StateBytes(
-        weights=_FP32 * stored,
-        gradients=_FP32 * stored,
-        optimizer=_FP32 * _OPTIMIZER_COPIES * own + _OPTIMIZER_STEP * num_weights,
+        weights=rules.weight * stored,
+        gradients=rules.gradient * stored,
+        optimizer=(rules.master + rules.moments) * updated + rules.scalars * num_weights,
     )
 
 
-def copied_state_bytes(parts: Iterable[WeightShard], *, num_copies: int) -> StateBytes:
+def copied_state_bytes(parts: Iterable[WeightShard], *, num_copies: int, rules: MemoryRules) -> StateBytes:
     """Return the memory of extra copies of key-value heads, averaged over FSDP's shards.
 
     Args:
         parts: From stage_shards.
         num_copies: Ranks that hold the same heads.
+        rules: Bytes per parameter.
     """
     copied = sum(shard.copied_numel / shard.num_shards for shard in parts)
     extra = round(copied * (num_copies - 1) / num_copies)
-    return StateBytes(weights=_FP32 * extra, gradients=_FP32 * extra, optimizer=_FP32 * _OPTIMIZER_COPIES * extra)
+    return StateBytes(
+        weights=rules.weight * extra,
+        gradients=rules.gradient * extra,
+        optimizer=(rules.master + rules.moments) * extra,
+    )
 
 
-def stage_memory(plan: Plan, *, pp_rank: int) -> StageMemory:
-    """Return the memory of the fullest rank of a pipeline stage."""
+def stage_memory(plan: Plan, *, pp_rank: int, rules: MemoryRules | None = None) -> StageMemory:
+    """Return the memory of the fullest rank of a pipeline stage.
+
+    Args:
+        plan: From resolve.
+        pp_rank: The stage.
+        rules: The framework's; None for the native engine's.
+    """
+    rules = rules or native_rules(plan)
     parts = stage_shards(plan.model, layout=plan.layout, pp_rank=pp_rank)
-    state = state_bytes(parts)
-    activations = round(_activation_bytes(plan, pp_rank=pp_rank))
-    transient = round(_transient_bytes(plan, parts=parts, pp_rank=pp_rank))
+    state = state_bytes(parts, rules=rules, is_optimizer_shared=plan.layout.shard_optimizer)
+    activations = round(_activation_bytes(plan, pp_rank=pp_rank, rules=rules))
+    transient = round(_transient_bytes(plan, parts=parts, pp_rank=pp_rank, rules=rules))
     num_parameters = sum(shard.own_numel(0) for shard in parts)
     reference = value_model = generating = 0
     if plan.rl is not None:
-        kept = state.weights + state.optimizer
-        if plan.rl.algorithm_config.has_reference:
+        kept = 0 if rules.has_state_on_host else state.weights + state.optimizer
+        if plan.rl.algorithm_config.has_reference and not rules.has_reference_on_host:
             reference = state.weights
             kept += reference
         if plan.rl.algorithm_config.has_value_model:
             value_model = state.total
-            kept += value_model - state.gradients
+            kept += 0 if rules.has_state_on_host else value_model - state.gradients
         generation = generation_memory(plan)
         if generation is not None and generation.is_colocated:
             generating = kept + generation.total
@@ -149,7 +171,7 @@ def stage_memory(plan: Plan, *, pp_rank: int) -> StageMemory:
 
 
 def host_bytes(plan: Plan) -> int:
-    """Return the memory of all ranks of a plan together, for ranks that share a host's memory."""
+    """Return the memory of all ranks of a plan together, for ranks of the native engine that share a host's memory."""
     layout = plan.layout
     total = 0
     for pp_rank in range(layout.pp):
@@ -165,9 +187,9 @@ def shown_stages(layout: Layout) -> tuple[int, ...]:
     return tuple(sorted({0, layout.pp // 2, layout.pp - 1}))
 
 
-def _activation_bytes(plan: Plan, *, pp_rank: int) -> float:
+def _activation_bytes(plan: Plan, *, pp_rank: int, rules: MemoryRules) -> float:
     """Return bytes kept by the micro-batches in flight, and by one in the head, before its backward."""
-    costs = ActivationBytes(plan)
+    costs = activation_bytes(plan, rules=rules)
     layout = plan.layout
     layers = layers_of_stage(plan.model, layout=layout, pp_rank=pp_rank)
     kept = sum(costs.layer(layer).under(plan.recompute) for layer in layers)
@@ -183,12 +205,14 @@ def _activation_bytes(plan: Plan, *, pp_rank: int) -> float:
     return total
 
 
-def _transient_bytes(plan: Plan, *, parts: tuple[WeightShard, ...], pp_rank: int) -> float:
-    costs = ActivationBytes(plan)
+def _transient_bytes(plan: Plan, *, parts: tuple[WeightShard, ...], pp_rank: int, rules: MemoryRules) -> float:
+    costs = activation_bytes(plan, rules=rules)
     if plan.layout.dp_shard > 1:
         total = _gathered_bytes(plan, parts=parts)
     else:
-        total = _cast_bytes(plan, parts, pp_rank=pp_rank)
+        total = _cast_bytes(plan, parts, pp_rank=pp_rank, cast=rules.cast)
+    if rules.quantized:
+        total += rules.quantized * _num_quantized(parts)
     if pp_rank == plan.layout.pp - 1:
         total += costs.loss_workspace()
     recomputed = 0.0
@@ -218,13 +242,22 @@ def _gathered_bytes(plan: Plan, *, parts: tuple[WeightShard, ...]) -> float:
     return (root + min(_GATHERED_BLOCKS * largest, sum(blocks.values()))) * element + reduced
 
 
-def _cast_bytes(plan: Plan, parts: tuple[WeightShard, ...], *, pp_rank: int) -> float:
+def _num_quantized(parts: tuple[WeightShard, ...]) -> int:
+    """Return the parameters of the blocks' matrices, whole; embedding, head and norms are not quantized."""
+    count = 0
+    for shard in parts:
+        is_block = shard.unit != "root" or ".block." in shard.weight.name
+        if is_block and len(shard.shape) > 1:
+            count += shard.numel
+    return count
+
+
+def _cast_bytes(plan: Plan, parts: tuple[WeightShard, ...], *, pp_rank: int, cast: int) -> float:
     """Return bytes of the casts of master weights that each micro-batch in flight keeps for its backward.
 
     Full recomputation casts the weights of blocks again; those of the head, which is no block, are cast once.
     """
-    element = compute_bytes(plan.precision)
-    if element == _FP32:
+    if not cast:
         return 0.0
     looked_up = {"positions.weight"}  # tables are indexed before the cast, but for an embedding that is the head
     if not plan.model.tied_embeddings or pp_rank < plan.layout.pp - 1:
@@ -240,4 +273,4 @@ def _cast_bytes(plan: Plan, parts: tuple[WeightShard, ...], *, pp_rank: int) -> 
     if plan.recompute is Recompute.FULL:
         blocks = 0
     in_flight = num_in_flight(plan.layout, num_micro_batches=plan.grad_accum_steps, pp_rank=pp_rank)
-    return (in_flight * blocks + root) * element
+    return (in_flight * blocks + root) * cast

@@ -14,6 +14,7 @@ from pytest_nemoperf.pricing.generation_memory import GenerationMemory, generati
 from pytest_nemoperf.pricing.kv_copies import KVCopies, kv_copies
 from pytest_nemoperf.pricing.memory import StageMemory, shown_stages, stage_memory
 from pytest_nemoperf.pricing.traffic import AxisTraffic, axis_traffic
+from pytest_nemoperf.recipes.memory_rules import KeptBy, MemoryRules, native_rules
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.recipes.systems import System
 from pytest_nemoperf.records.metrics import STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU
@@ -68,6 +69,7 @@ class Price:
         expected: Step time estimated from a baseline; None without a comparable one.
         no_expectation: Reason why there is no estimate; empty if there is one.
         unsupported: Reason why the plan's framework can't run it here; None if it can.
+        memory_rules: Rules by which memory is counted: the framework's, or the native engine's for one without any.
     """
 
     plan: Plan
@@ -85,6 +87,7 @@ class Price:
     expected: StepTimeEstimate | None = None
     no_expectation: str = ""
     unsupported: str | None = None
+    memory_rules: MemoryRules | None = None
     schema_version: Literal[1] = PRICE_SCHEMA_VERSION
 
     @property
@@ -108,6 +111,7 @@ def price_plan(
     baseline: Baseline | None,
     run_tokens: int | None = None,
     unsupported: str | None = None,
+    rules: MemoryRules | None = None,
 ) -> Price:
     """Return the price of a plan.
 
@@ -117,12 +121,16 @@ def price_plan(
         baseline: Stored for the case, or None.
         run_tokens: Tokens of a whole training run, for its hours; None for none.
         unsupported: Reason why the plan's framework can't run it here; None if it can.
+        rules: Rules of the framework's memory; None for the native engine's.
     """
-    memory = [stage_memory(plan, pp_rank=rank) for rank in range(plan.layout.pp)]
+    rules = rules or native_rules(plan)
+    memory = [stage_memory(plan, pp_rank=rank, rules=rules) for rank in range(plan.layout.pp)]
     fullest = max(memory, key=lambda stage: stage.peak)
     shown = sorted({*shown_stages(plan.layout), fullest.pp_rank})
     capacity = None if system.memory_gb is None else round(system.memory_gb * _BYTES_PER_GB)
     generation = generation_memory(plan)
+    # Megatron-Core cuts the projection evenly where tensor parallel ranks outnumber the heads.
+    copies = kv_copies(plan) if rules.kept_by is KeptBy.NATIVE else None
     expected, why_not = _estimate_step_time(plan, baseline=baseline, run_tokens=run_tokens)
     price = Price(
         plan=plan,
@@ -135,11 +143,12 @@ def price_plan(
         capacity_bytes=capacity,
         is_fitting=None,
         generation=generation,
-        kv_copies=kv_copies(plan),
+        kv_copies=copies,
         traffic=axis_traffic(plan, stages=shown),
         expected=expected,
         no_expectation=why_not,
         unsupported=unsupported,
+        memory_rules=rules,
     )
     if capacity is not None:
         price = replace(price, is_fitting=price.peak_bytes <= capacity)

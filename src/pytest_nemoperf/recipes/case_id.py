@@ -11,7 +11,7 @@ from pathlib import PurePath
 
 from pytest_nemoperf.errors import NoLayoutError, PlanError
 from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
-from pytest_nemoperf.recipes.recipe import SCRIPT_MAY_RUN, Precision, Recipe, Recompute
+from pytest_nemoperf.recipes.recipe import PLACE_OPTIONS, Precision, Recipe, Recompute
 from pytest_nemoperf.recipes.rl import RL
 from pytest_nemoperf.recipes.systems import System
 
@@ -169,7 +169,7 @@ def _config_part(recipe: Recipe) -> str:
     """
     name = _config_name(recipe.framework_config)
     words = []
-    options = {key: value for key, value in recipe.framework_options.items() if key != SCRIPT_MAY_RUN}
+    options = {key: value for key, value in recipe.framework_options.items() if key not in PLACE_OPTIONS}
     for key, value in sorted(options.items()):
         words.append(_option_word(key, value))
     part = ".".join([name, *words])

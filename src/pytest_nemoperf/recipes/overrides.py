@@ -91,8 +91,9 @@ def change_recipe(recipe: Recipe, *, system: System, changes: Mapping[str, Any])
 def complete_layout(degrees: Mapping[str, Any], *, base: Layout | None = None) -> Layout:
     """Return a layout with these degrees, its data-parallel degree derived from the remaining ranks.
 
-    The derived axis is ``dp_shard`` unless it is given; if it is, or if the base is plain DDP, ``dp_replicate`` unless
-    that is given. If both are given nothing is derived.
+    The derived axis is ``dp_shard`` unless it is given; if it is, if the optimizer's states are to be shared out among
+    whole weights, or if the base is plain DDP, ``dp_replicate`` unless that is given. If both are given nothing is
+    derived. A base's ``shard_optimizer`` is dropped if no states can be shared out any more.
 
     Args:
         degrees: Values by name of a Layout's attribute.
@@ -118,13 +119,20 @@ def complete_layout(degrees: Mapping[str, Any], *, base: Layout | None = None) -
         fixed = "dp_replicate" if free == "dp_shard" else "dp_shard"
         taken = {name: values.get(name, 1) for name in ("tp", "pp", "cp", fixed)}
         values[free] = _remaining_ranks(values["gpus"], taken=taken, axis=free)
-    return Layout(**values)
+    if "shard_optimizer" in degrees:
+        return Layout(**values)
+    is_shared = values.pop("shard_optimizer", False)
+    layout = Layout(**values)
+    if is_shared and layout.has_optimizer_copies:
+        return replace(layout, shard_optimizer=True)
+    return layout
 
 
 def _free_axis(degrees: Mapping[str, Any], *, base: Layout | None) -> str | None:
     """Return the data-parallel axis to derive; None if both are given."""
     axes = ["dp_shard", "dp_replicate"]
-    if base is not None and base.dp_shard == 1 and base.dp_replicate > 1:
+    is_ddp = base is not None and base.dp_shard == 1 and base.dp_replicate > 1
+    if is_ddp or degrees.get("shard_optimizer"):
         axes.reverse()
     for axis in axes:
         if axis not in degrees:

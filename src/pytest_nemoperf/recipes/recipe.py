@@ -32,6 +32,10 @@ PRETRAIN: Final = "pretrain"
 
 SCRIPT_MAY_RUN: Final = "script_may_run"
 """Option of framework_options that lets a shell script run where it is read: no setting of the framework."""
+CHECKOUT_OPTION: Final = "checkout"
+"""Option of framework_options that names the folder of a framework's checkout: none either."""
+PLACE_OPTIONS: Final = frozenset({SCRIPT_MAY_RUN, CHECKOUT_OPTION})
+"""Options that are the same on no two machines, and so no part of a workload."""
 
 RANK_VARIABLES: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables of a rank and its rendezvous under torch.distributed; the launcher sets them for each rank."""
@@ -90,8 +94,8 @@ class Recipe:
         micro_batch_size: Sequences per forward pass of one data-parallel rank.
         precision: ``fp32``, ``bf16``, ``fp8_ds``, ``fp8_cs``, ``fp8_sc``, ``mxfp8`` or ``nvfp4``.
         rl: Reinforcement learning; None for pre-training.
-        framework: ``torch`` (native), ``command``, ``automodel``, ``megatron_bridge``, ``megatron_lm``, ``nemo_rl``, or
-            one a plugin registers.
+        framework: ``torch`` (native), ``command``, ``automodel``, ``megatron``, ``megatron_bridge``, ``megatron_lm``,
+            ``nemo_rl``, or one a plugin registers.
         framework_config: Path of the framework's own recipe, which runs as it is but for its steps and its logging.
             Model, layout, batch and precision are read from it; the recipe gives only what it leaves open.
         framework_options: Settings of the framework that a recipe has no word for, by the framework's own name. For a
@@ -123,6 +127,8 @@ class Recipe:
             those of the preset, else the command's own output.
         python: Interpreter that ``python`` in the command means; empty for perf_python, else pytest's own PATH.
         env: Extra environment of the ranks.
+        notes: Remarks shown with the case, as the source of its layout or figures of a draft; nothing is judged by
+            them.
 
     Raises:
         RecipeError: If a value breaks a rule; the message names it.
@@ -157,6 +163,7 @@ class Recipe:
     log_file: str = ""
     python: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     schema_version: Literal[1] = RECIPE_SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -164,7 +171,8 @@ class Recipe:
         object.__setattr__(self, "recompute", _enum_member(Recompute, self.recompute, subject="recompute"))
         layouts = {name: layout_of(value, system=name) for name, value in self.layouts.items()}
         object.__setattr__(self, "layouts", layouts)
-        object.__setattr__(self, "command", _argv(self.command, subject="command"))
+        object.__setattr__(self, "command", _texts(self.command, subject="command", example="('python', 'train.py')"))
+        object.__setattr__(self, "notes", _texts(self.notes, subject="notes", example="('measured on a draft',)"))
         _check_placeholders(self.command)
         if self.rl is not None and not isinstance(self.rl, RL):
             raise RecipeError(f"rl={self.rl!r} must be an RL, or None for pre-training")
@@ -339,6 +347,7 @@ class Plan:
         env: Extra environment of the ranks.
         rl: Reinforcement learning, with the algorithm's values; None for pre-training.
         turn: Turns of the run in a comparison with another version of the code; None for any other run.
+        notes: Remarks shown with the case.
     """
 
     case: str
@@ -379,6 +388,7 @@ class Plan:
     env: Mapping[str, str] = field(default_factory=dict)
     rl: RL | None = None
     turn: ABTurn | None = None
+    notes: tuple[str, ...] = ()
     schema_version: Literal[1] = PLAN_SCHEMA_VERSION
 
     @property
@@ -421,9 +431,9 @@ def _check_placeholders(command: Sequence[str]) -> None:
                 raise RecipeError(f"command: {found} in {word!r} is no placeholder; did you mean {near[0]}?")
 
 
-def _argv(values: Sequence[str], *, subject: str) -> tuple[str, ...]:
+def _texts(values: Sequence[str], *, subject: str, example: str) -> tuple[str, ...]:
     if isinstance(values, str):
-        raise RecipeError(f"{subject}={values!r} must be a list of words; write e.g. ('python', 'train.py')")
+        raise RecipeError(f"{subject}={values!r} must be a list of texts; write e.g. {example}")
     for at, value in enumerate(values):
         if type(value) is not str:
             raise RecipeError(f"{subject}[{at}]={value!r} must be a text; write str(...)")

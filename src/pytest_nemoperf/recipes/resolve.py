@@ -101,6 +101,7 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         python=recipe.python,
         env=recipe.env,
         rl=rl,
+        notes=recipe.notes,
     )
 
 

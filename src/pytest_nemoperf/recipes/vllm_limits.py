@@ -35,5 +35,7 @@ def vllm_problems(model: ModelConfig, *, rl: RL, generation: GenerationLayout) -
             "or generator='native'"
         )
     problem = unexportable_model(model)
+    if model.moe is not None and problem is None:
+        problem = "weights of experts are not handed over"
     if problem is not None:
         yield f"generator='vllm' can't load the model: {problem}; use generator='native'"

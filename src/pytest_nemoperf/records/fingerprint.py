@@ -24,6 +24,7 @@ _WATCHED = (
     "flash-attn",
     "float32_matmul_precision",
     "gpu.*",
+    "layer_spec",
     "megatron-core",
     "nccl",
     "nemo-*",

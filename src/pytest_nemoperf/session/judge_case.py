@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.baselines.baseline import find_mismatches, from_measurement
+from pytest_nemoperf.frameworks.requirements import Installable, untested_version
 from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.results.cases import CaseReport, CaseResult
 from pytest_nemoperf.runs.storing import BaselineWriter, StoreOutcome
@@ -16,23 +17,26 @@ from pytest_nemoperf.verdict.judge import judge
 from pytest_nemoperf.verdict.waivers import WaiverEffect, apply_waiver
 
 if TYPE_CHECKING:
+    from pytest_nemoperf.frameworks.protocol import Framework
     from pytest_nemoperf.session.cases import MeasuredCase
     from pytest_nemoperf.verdict.judge import Verdict
 
 _MAX_DIFFERENCES = 3
 
 
-def judge_case(case: MeasuredCase, *, context: Context) -> CaseReport:
+def judge_case(case: MeasuredCase, *, context: Context, framework: Framework | None = None) -> CaseReport:
     """Judge a measured case and return the report; a baseline to be stored is in it, not yet written.
 
     Args:
         case: Case with its measurement and the baseline that applies.
         context: Settings and stored baselines of the session.
+        framework: Framework of the runs; None for a loop or benchmark of the test process.
 
     Raises:
         BaselineError: If a stored baseline can't be trusted.
     """
     verdict = _verdict_on(case, context=context)
+    verdict = replace(verdict, reasons=(*verdict.reasons, *_version_notes(case, framework=framework)))
     outcome = _store_outcome(case, verdict=verdict, context=context)
     waiver = None if case.ab else case.mark.waiver  # a waiver is of a loss against the baseline
     effect = apply_waiver(verdict, waiver=waiver, today=datetime.now(UTC).date(), release=context.settings.release)
@@ -83,6 +87,16 @@ def _verdict_on(case: MeasuredCase, *, context: Context) -> Verdict:
         verdict,
         reasons=(*verdict.reasons, *_stand_in_notes(case, context=context), *context.other_folder_notes(case.found)),
     )
+
+
+def _version_notes(case: MeasuredCase, *, framework: Framework | None) -> list[str]:
+    """Return a note on a framework's version that is older or newer than those it is tested with."""
+    if not isinstance(framework, Installable):
+        return []
+    seen = {**case.provenance.versions, **case.measurement.environment}
+    version = seen.get(framework.requirement.distribution, "")
+    note = untested_version(framework.requirement, framework=framework.name, version=version)
+    return [] if note is None else [note]
 
 
 def _stand_in_notes(case: MeasuredCase, *, context: Context) -> list[str]:

@@ -187,7 +187,10 @@ class PerfSession:
             policy = replace(case.policy, confirming_rounds=0)  # the rounds would not measure what the test made of it
             case = replace(case, measurement=measurement, found=found, policy=policy, verdict=None, confirmations=())
         self.check_once(measurement.case, nodeid=mark.nodeid)
-        report = judge_case(case, context=self.context)
+        framework = None
+        if case.plan is not None:
+            framework = self.planner.frameworks.get(case.plan.framework)
+        report = judge_case(case, context=self.context, framework=framework)
         for other in self.reports:
             if other.result.verdict.case == measurement.case:  # of an earlier attempt of the test
                 kinds = (*other.result.earlier_verdicts, other.result.verdict.kind)

@@ -15,12 +15,12 @@ from pytest_nemoperf.baselines.store import BaselineStore
 from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, UnsupportedError, did_you_mean
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.complete import complete_recipe
-from pytest_nemoperf.frameworks.interpreter import check_interpreter
-from pytest_nemoperf.frameworks.protocol import LogWriter
+from pytest_nemoperf.frameworks.interpreter import ANY_FRAMEWORK, check_interpreter
+from pytest_nemoperf.frameworks.protocol import LogWriter, memory_rules_of
+from pytest_nemoperf.frameworks.registered import RegisteredFrameworks, registered_frameworks
 from pytest_nemoperf.machine import identity
 from pytest_nemoperf.measure.measurement import workload_of
 from pytest_nemoperf.options.markers import PerfMark
-from pytest_nemoperf.options.parse import ANY_FRAMEWORK
 from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.pricing.memory import host_bytes
 from pytest_nemoperf.pricing.price import price_plan
@@ -75,18 +75,23 @@ class Planner:
             if name not in known:
                 raise pytest.UsageError(f"--perf-framework: unknown framework {name!r}; {did_you_mean(name, known)}")
 
-    @cached_property
+    @property
     def frameworks(self) -> Mapping[str, Framework]:
-        """Built-in frameworks and those that hooks add, by name."""
+        """Built-in frameworks, those that hooks add and those of entry points, by name."""
+        return self._registered.frameworks
+
+    @cached_property
+    def _registered(self) -> RegisteredFrameworks:
         known = builtin_frameworks()
-        for added in self._config.hook.pytest_nemoperf_frameworks(config=self._config):
-            for framework in added:
-                if framework.name in known:
+        added: dict[str, Framework] = {}
+        for group in self._config.hook.pytest_nemoperf_frameworks(config=self._config):
+            for framework in group:
+                if framework.name in {**known, **added}:
                     raise RecipeError(
                         f"framework {framework.name!r} is registered twice; give the added one another name"
                     )
-                known[framework.name] = framework
-        return known
+                added[framework.name] = framework
+        return registered_frameworks(added)
 
     def plan(self, recipe: Recipe, *, mark: PerfMark, framework: str = "") -> PlannedCase:
         """Resolve a recipe for this system and check that it can run here; stored runs are judged wherever they ran.
@@ -132,9 +137,15 @@ class Planner:
         """
         plan, _ = self._resolve(recipe, mark=mark, framework=framework)
         self.claim(plan.case, nodeid=mark.nodeid)
-        unsupported = self._framework(plan.framework).unsupported(plan)
+        adapter = self._framework(plan.framework)
         baseline = self._store.find(plan.case, workload=workload_of(plan)).baseline
-        price = price_plan(plan, system=self._settings.system, baseline=baseline, unsupported=unsupported)
+        price = price_plan(
+            plan,
+            system=self._settings.system,
+            baseline=baseline,
+            unsupported=adapter.unsupported(plan),
+            rules=memory_rules_of(adapter, plan=plan),
+        )
         self.priced.append(PricedCase(nodeid=mark.nodeid, price=price))
         return self.priced[-1]
 
@@ -267,7 +278,8 @@ class Planner:
 
     def _framework(self, name: str) -> Framework:
         if name not in self.frameworks:
-            raise PlanError(f"unknown framework {name!r}; {did_you_mean(name, self.frameworks)}")
+            reasons = "".join(f"; {problem}" for problem in self._registered.problems)
+            raise PlanError(f"unknown framework {name!r}; {did_you_mean(name, self.frameworks)}{reasons}")
         return self.frameworks[name]
 
 

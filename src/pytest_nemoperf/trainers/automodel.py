@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,17 +19,23 @@ from torch.utils.data import Dataset
 
 from pytest_nemoperf.errors import LaunchError
 from pytest_nemoperf.layouts.layout import Layout
-from pytest_nemoperf.models.weights import model_weights
+from pytest_nemoperf.models.weights import Weight, model_weights
+from pytest_nemoperf.native.parallel.initialize import draw_whole
 from pytest_nemoperf.native.rl.generate.huggingface_weights import huggingface_weights
 from pytest_nemoperf.native.train.data import SyntheticTokens
 from pytest_nemoperf.recipes.hyperparameters import BETAS, EPS, LEARNING_RATE, WEIGHT_DECAY
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.trainers.run_plan import run_plan
-from pytest_nemoperf.trainers.weights import fill, whole_weight
+from pytest_nemoperf.trainers.weights import fill
 
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 """Parts of names that torch.compile and recomputation add; DistributedDataParallel begins names with "module."."""
 _EIGHT_BIT_LAYER = "Float8Linear"
+_MIXTURE_NAMES = {
+    "moe.router.weight": "gate.weight",
+    "moe.experts.gate_up.weight": "experts.gate_and_up_projs",
+    "moe.experts.down.weight": "experts.down_projs",
+}
 
 
 class PlanTokens(Dataset[dict[str, Tensor]]):
@@ -119,21 +126,43 @@ def fill_weights(parts: Sequence[nn.Module], *, plan: Plan) -> None:
 
 def _huggingface_weights(plan: Plan, *, wanted: frozenset[str]) -> Iterator[tuple[str, Tensor]]:
     """Yield the weights of these names; those of other pipeline stages are not drawn."""
-    device = _device(plan)
     for weight in model_weights(plan.model):
+        mixture_name = _mixture_name(weight.name)
+        if mixture_name:
+            if mixture_name in wanted:
+                yield mixture_name, _drawn(plan, weight)
+            continue
         shape_only = {weight.name: torch.empty(weight.shape, device="meta")}
         names = {name for name, _ in huggingface_weights(plan.model, weights=shape_only)}
         if names & wanted:
-            whole = {weight.name: whole_weight(plan, weight.name, device=device)}
-            for name, part in huggingface_weights(plan.model, weights=whole):
+            for name, part in huggingface_weights(plan.model, weights={weight.name: _drawn(plan, weight)}):
                 if name in wanted:
                     yield name, part
+
+
+def _mixture_name(name: str) -> str:
+    """Return Automodel's name of a weight of a mixture of experts; empty for any other weight."""
+    for ending, theirs in _MIXTURE_NAMES.items():
+        if name.endswith(ending):
+            return f"model.layers.{name.split('.')[1]}.mlp.{theirs}"
+    return ""
+
+
+def _drawn(plan: Plan, weight: Weight) -> Tensor:
+    """Return a whole weight; experts of Automodel have inputs in rows and outputs in columns."""
+    draw = partial(draw_whole, num_layers=plan.model.num_layers, seed=plan.seed, device=_device(plan))
+    if not weight.is_expert:
+        return draw(weight.name, shape=weight.shape)
+    experts = []
+    for expert in range(weight.shape[0]):
+        experts.append(draw(f"{weight.name} of expert {expert}", shape=(1, *weight.shape[1:])))
+    return torch.cat(experts).transpose(1, 2).contiguous()
 
 
 def _named_parameters(part: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield parameters by their names in the plain model."""
     for name, parameter in part.named_parameters():
-        plain = name.removeprefix("module.")
+        plain = name
         for wrapper in _WRAPPERS:
             plain = plain.replace(wrapper, "")
         yield plain.removeprefix("module."), parameter

@@ -52,6 +52,7 @@ def test_a_recipe_is_read_whole(checkout: Path) -> None:
         "sequence_parallel": True,
         "dp_replicate": 0,
         "dp_shard": 1,
+        "shard_optimizer": True,
     }
 
 
@@ -167,8 +168,19 @@ def test_the_number_format_is_that_of_the_products(checkout: Path, precision: st
         ),
         pytest.param(
             'cfg.ddp.use_megatron_fsdp = True\ncfg.ddp.data_parallel_sharding_strategy = "optim_grads_params"',
-            {"dp_replicate": 1, "dp_shard": 0},
+            {"dp_replicate": 1, "dp_shard": 0, "shard_optimizer": False},
             id="fsdp",
+        ),
+        pytest.param(
+            'cfg.ddp.use_megatron_fsdp = True\ncfg.ddp.data_parallel_sharding_strategy = "optim"',
+            {"dp_replicate": 0, "dp_shard": 1, "shard_optimizer": True},
+            id="zero 1 of megatron fsdp",
+        ),
+        pytest.param("cfg.ddp.use_distributed_optimizer = False", {"shard_optimizer": False}, id="whole states"),
+        pytest.param(
+            "cfg.ddp.use_distributed_optimizer = False\ncfg.optimizer.use_distributed_optimizer = True",
+            {"shard_optimizer": True},
+            id="shared states, by the optimizer",
         ),
     ],
 )

@@ -61,6 +61,17 @@ def test_a_provider_s_class_has_sizes_too() -> None:
     assert model_of(config_of(provider)).num_layers == 2
     squared = {**PROVIDER, "gated_linear_unit": False, "activation_func": Opaque(made_by="squared_relu")}
     assert model_of(config_of(Opaque(made_by="GPTModelProvider", values=squared))).activation is Activation.SQUARED_RELU
+    named = {**squared, "activation_func": "squared_relu"}  # as an override gives it
+    assert model_of(config_of(Opaque(made_by="GPTModelProvider", values=named))).activation is Activation.SQUARED_RELU
+
+
+def test_stretched_positions_of_a_provider_are_llama_3_s() -> None:
+    values = {**PROVIDER, "rope_scaling": True, "rope_scaling_factor": 32.0}
+
+    scaling = model_of(config_of(Opaque(made_by="GPTModelProvider", values=values))).rope_scaling
+
+    assert scaling is not None
+    assert (scaling.kind, scaling.factor, scaling.original_context) == ("llama3", 32.0, 8192)
 
 
 def test_the_provider_is_the_one_with_sizes() -> None:

@@ -54,6 +54,7 @@ def test_a_yaml_file_is_read_whole(tmp_path: Path) -> None:
         "etp": 1,
         "dp_replicate": 0,
         "dp_shard": 1,
+        "shard_optimizer": True,
         "sequence_parallel": True,
     }
 
@@ -311,18 +312,22 @@ def test_batch_and_length_that_are_not_set_have_their_reason() -> None:
             "--num-experts 8 --tensor-model-parallel-size 2 --expert-tensor-parallel-size 1", {"etp": 1}, id="experts"
         ),
         pytest.param("--context-parallel-size 2 --cp-comm-type a2a", {"cp": 2, "cp_comm": "a2a"}, id="context"),
-        pytest.param("--use-torch-fsdp2", {"dp_replicate": 1, "dp_shard": 0}, id="fsdp2"),
+        pytest.param("--use-torch-fsdp2", {"dp_replicate": 1, "dp_shard": 0, "shard_optimizer": False}, id="fsdp2"),
+        pytest.param("--use-distributed-optimizer", {"shard_optimizer": True, "dp_replicate": 0}, id="shared states"),
+        pytest.param("--optimizer dist_muon", {"shard_optimizer": True}, id="shared states of Muon"),
+        pytest.param("--optimizer adam", {"shard_optimizer": False}, id="whole states"),
         pytest.param(
             "--use-megatron-fsdp --data-parallel-sharding-strategy optim_grads_params "
             "--num-distributed-optimizer-instances 2",
-            {"dp_replicate": 2, "dp_shard": 0},
+            {"dp_replicate": 2, "dp_shard": 0, "shard_optimizer": False},
             id="megatron fsdp",
         ),
         pytest.param(
             "--use-megatron-fsdp --data-parallel-sharding-strategy optim",
-            {"dp_replicate": 0, "dp_shard": 1},
+            {"dp_replicate": 0, "dp_shard": 1, "shard_optimizer": True},
             id="zero 1",
         ),
+        pytest.param("--use-megatron-fsdp --use-distributed-optimizer", {"shard_optimizer": False}, id="no_shard"),
     ],
 )
 def test_degrees_are_read(text: str, degrees: dict[str, Any]) -> None:

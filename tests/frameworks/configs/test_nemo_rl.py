@@ -57,6 +57,7 @@ def test_a_recipe_of_megatron_copies_the_weights_to_the_ranks_that_are_left(tmp_
         "etp": 1,
         "dp_shard": 1,
         "dp_replicate": 0,
+        "shard_optimizer": False,
         "sequence_parallel": True,
     }
     assert values.values["recompute"] is Recompute.NONE
@@ -67,6 +68,13 @@ def test_megatron_s_fsdp_shards_them(tmp_path: Path) -> None:
     degrees = read(tmp_path, {**MEGATRON, key: True}).degrees
 
     assert (degrees["dp_shard"], degrees["dp_replicate"]) == (0, 1)
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_the_optimizer_of_megatron_says_whether_its_states_are_shared_out(tmp_path: Path, *, is_shared: bool) -> None:
+    key = "policy.megatron_cfg.optimizer.use_distributed_optimizer"
+
+    assert read(tmp_path, {**MEGATRON, key: is_shared}).degrees["shard_optimizer"] is is_shared
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pytest_nemoperf.models.huggingface.export import huggingface_config, unexpo
 from pytest_nemoperf.models.huggingface.read import read_config
 from tests.builders import ROUND_MODEL
 
+EXPERTS = MoE(num_experts=4, topk=2, ffn_hidden_size=16, is_normalized=False)
 LLAMA3 = RopeScaling(kind="llama3", factor=8.0, original_context=8192)
 
 
@@ -25,6 +26,7 @@ LLAMA3 = RopeScaling(kind="llama3", factor=8.0, original_context=8192)
         ({"qkv_bias": True, "out_bias": True}, "llama"),
         ({"qkv_bias": True, "tied_embeddings": True}, "qwen2"),
         ({"qk_norm": "rms", "head_dim": 32}, "qwen3"),
+        ({"qk_norm": "rms", "moe": EXPERTS}, "qwen3_moe"),
     ],
 )
 def test_a_config_reads_back_as_the_model_it_was_made_of(
@@ -53,7 +55,11 @@ def test_a_window_on_every_layer_is_mistral() -> None:
     [
         (
             {"moe": MoE(num_experts=4, topk=2, ffn_hidden_size=16)},
-            r"its moe=MoE\(.* is not what a dense model of llama, ",
+            r"its moe=MoE\(.* is not what a model of llama, ",
+        ),
+        (
+            {"qk_norm": "rms", "moe": replace(EXPERTS, shared_ffn_hidden_size=16)},
+            r"its qk_norm='rms', moe=MoE\(.* is not what",
         ),
         ({"qk_norm": "l2"}, "its qk_norm='l2' is not what"),
         (

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from pytest_nemoperf.errors import LaunchError, PlanError, RecordError
+from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.json_codec import from_json, to_json
+from pytest_nemoperf.launchers.local import LocalLauncher
+from pytest_nemoperf.launchers.protocol import LaunchStatus
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.native.device import available_cores, peak_memory_bytes, reset_peak_memory
 from pytest_nemoperf.native.rank.entry import _check_plan, main, read_environment
-from pytest_nemoperf.records.step import PLAN_FILE, RESULT_FILE, RankError, error_file
+from pytest_nemoperf.records.step import PLAN_FILE, RESULT_FILE, RankError, RunResult, error_file
 from tests.native.tiny import CPU, tiny_plan
 
 
@@ -84,3 +89,22 @@ def test_peak_memory_counts_from_its_reset() -> None:
 
 def test_a_process_has_at_least_one_core() -> None:
     assert available_cores() >= 1
+
+
+@pytest.mark.ranks
+def test_choices_of_another_step_runner_join_the_environment_of_the_run(tmp_path: Path) -> None:
+    plan = tiny_plan(layouts={"cpu": Layout(gpus=1)})
+    (tmp_path / PLAN_FILE).write_text(to_json(plan), encoding="utf-8")
+    command = RankCommand(
+        argv=(sys.executable, "-m", "tests.native.rank.choosing"),
+        num_processes=1,
+        env={"NEMOPERF_RUN_DIR": str(tmp_path), "NEMOPERF_YARDSTICK": "off"},
+    )
+
+    with closing(LocalLauncher()) as launcher:
+        launched = launcher.launch(command, run_dir=tmp_path, timeout_sec=120.0, on_poll=lambda: None)
+
+    assert launched.status is LaunchStatus.OK
+    result = from_json(RunResult, (tmp_path / RESULT_FILE).read_bytes(), subject="result")
+    assert result.environment["chosen_by_rank"] == "0"
+    assert "torch" in result.environment

@@ -16,6 +16,7 @@ from pytest_nemoperf.models.components import MLA, MoE
 from pytest_nemoperf.native.train.data import SyntheticTokens
 from pytest_nemoperf.pricing.activations import ActivationBytes
 from pytest_nemoperf.pricing.memory import StateBytes, stage_memory, state_bytes
+from pytest_nemoperf.recipes.memory_rules import native_rules
 from pytest_nemoperf.recipes.recipe import Plan
 from tests.builders import make_plan
 from tests.native.engine import Engine
@@ -129,10 +130,13 @@ def measure(engine: Engine, plan: Plan) -> list[dict[str, int]]:
 def planned_state(model: ModelConfig, *, layout: Layout, rank: int) -> StateBytes:
     """Ranks are in the order (pp, dp_replicate, dp_shard, cp, tp); experts see (copies or shards, ep, etp)."""
     parts = stage_shards(model, layout=layout, pp_rank=rank // (layout.gpus // layout.pp))
+    rules = native_rules(make_plan())
     if layout.dp_shard == 1:
-        return state_bytes(parts)
+        return state_bytes(parts, rules=rules)
     inside = rank % (layout.dp_shard * layout.cp * layout.tp)
-    return state_bytes(parts, dense_shard=inside // layout.tp, expert_shard=inside // (layout.ep * layout.etp))
+    return state_bytes(
+        parts, rules=rules, dense_shard=inside // layout.tp, expert_shard=inside // (layout.ep * layout.etp)
+    )
 
 
 @pytest.mark.parametrize(("model", "layout"), STATE_CASES)

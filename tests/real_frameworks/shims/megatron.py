@@ -9,6 +9,8 @@ replaces, and nothing else:
 - Arguments device="cuda" (and numbers of devices) of torch's functions, Tensor.to("cuda") and Tensor.cuda(): the CPU.
 - Tensor.type(), which says "torch.cuda.FloatTensor" for the CPU's tensor: Megatron-Core looks for gradients of that
   type when it computes their norm.
+- CheckpointFunction.backward of megatron.core.tensor_parallel.random, so that what it computes again is on the CPU,
+  too: torch leaves such a mode in backward.
 - _get_cuda_rng_state and _set_cuda_rng_state of megatron.core.tensor_parallel.random: the CPU's generator.
 - te_general_gemm of megatron.core.transformer.moe.moe_utils, which is None without transformer-engine but is not
   looked up so: the router's own product is taken.
@@ -118,6 +120,8 @@ def install() -> None:
     multi_latent_attention.HAVE_TE = False
     attention: Any = DotProductAttention
     attention.__init__ = without_widths(attention.__init__)
+    checkpoint: Any = random.CheckpointFunction
+    checkpoint.backward = staticmethod(on_cpu(checkpoint.backward))
     random._get_cuda_rng_state = get_rng_state
     random._set_cuda_rng_state = set_rng_state
     moe_utils.te_general_gemm = None
@@ -125,6 +129,15 @@ def install() -> None:
     token_dispatcher.maybe_move_tensor_to_cpu = stay
     mode: Any = OnCPU()
     mode.__enter__()  # to the end of the process
+
+
+def on_cpu(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        mode: Any = OnCPU()
+        with mode:
+            return function(*args)
+
+    return call
 
 
 def without_widths(build: Callable[..., None]) -> Callable[..., None]:

@@ -180,6 +180,12 @@ def test_a_regressed_case_has_a_row_and_a_note() -> None:
     assert any(line.startswith("- REGRESSED: `slow`: tokens/sec/GPU is 16.7% below the baseline") for line in lines)
 
 
+def test_a_recipe_s_notes_are_among_those_of_the_page() -> None:
+    lines = page(make_passed("a", plan_changes={"notes": ("figures of a draft",)}))
+
+    assert "- `a`: figures of a draft" in lines
+
+
 def test_an_accepted_regression_says_why() -> None:
     report = make_regressed("slow")
     report = replace(report, result=replace(report.result, accepted_reason="traded for memory", is_failure=False))

@@ -54,6 +54,18 @@ def test_what_the_framework_can_not_run_is_told_and_folded() -> None:
     assert len(lines[first]) <= 80
 
 
+def test_notes_are_shown_with_the_plan_and_after_a_dry_run_s_table() -> None:
+    price = price_of(notes=["the first", "the second"])
+    dry_run = DryRun(system="h100", system_title="DGX-H100", cases=(PricedCase(nodeid="test_a.py::a", price=price),))
+
+    text = render_price(price, system_title="DGX-H100")
+    lines = render_dry_run(dry_run, written=[]).splitlines()
+
+    assert facts(text)["notes"] == "the first; the second"
+    case = price.plan.case
+    assert section(lines, heading="notes") == [f"  {case}: the first", f"  {case}: the second"]
+
+
 def test_small_plans_have_small_units() -> None:
     price = price_of(model="llama-tiny", layouts={"h100": Layout(gpus=1)}, seq_len=8)
     dry_run = DryRun(system="h100", system_title="DGX-H100", cases=(PricedCase(nodeid="a", price=price),))

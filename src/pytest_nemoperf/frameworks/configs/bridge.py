@@ -251,6 +251,7 @@ def read_bridge(path: Path, *, options: Mapping[str, Any]) -> ConfigValues:
     if isinstance(model, Opaque):
         values |= _switches(model, rng=config.get("rng"))
         degrees = _degrees(model, ddp=config.get("ddp"), named=named)
+        degrees["shard_optimizer"] = _is_optimizer_shared(config)
     untold = [name for name, value in degrees.items() if value is UNKNOWN]
     if untold or not degrees:
         unread["layouts"] = f"{', '.join(untold) or 'cfg.model'} {_UNTOLD}"
@@ -356,6 +357,25 @@ def _degrees(model: Opaque, *, ddp: Any, named: NamedModel) -> dict[str, Any]:
         degrees["dp_replicate"] = 0
         degrees["dp_shard"] = 1
     return degrees
+
+
+def _is_optimizer_shared(config: Opaque) -> Any:
+    """Return whether the optimizer's states are shared out among whole weights; unknown if it can't be told.
+
+    Either of two settings turns the distributed optimizer on for both; Megatron-FSDP always has it, and its strategy
+    says what is shared out.
+    """
+    ddp = config.get("ddp")
+    if isinstance(ddp, Opaque) and ddp.get("use_megatron_fsdp") is True:
+        return ddp.get("data_parallel_sharding_strategy", "no_shard") not in ("no_shard", "optim_grads_params")
+    is_shared: Any = False
+    for section in ("ddp", "optimizer"):
+        value = _value(config, section, "use_distributed_optimizer")
+        if value is True:
+            return True
+        if value is UNKNOWN:
+            is_shared = UNKNOWN
+    return is_shared
 
 
 def _degree(value: Any) -> Any:

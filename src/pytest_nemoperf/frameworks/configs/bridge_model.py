@@ -46,6 +46,7 @@ _ARGUMENTS: Mapping[str, str] = MappingProxyType(
                 "normalization",
                 "rotary_base",
                 "rotary_percent",
+                "rope_scaling_factor",
                 "position_embedding_type",
                 "qk_layernorm",
                 "multi_latent_attention",
@@ -165,15 +166,15 @@ def _spelt(model: Opaque, *, config: Opaque) -> NamedModel:
         if value is None or value is False or isinstance(value, (Opaque, Unknown)):
             continue
         values[argument] = option_words(value)
-    if provider.get("num_query_groups") is not None:
-        values["group-query-attention"] = ()
-    if provider.get("add_bias_linear", True) is False:
-        values["disable-bias-linear"] = ()
-    if provider.get("share_embeddings_and_output_weights", True) is False:
-        values["untie-embeddings-and-output-weights"] = ()
-    activation = provider.get("activation_func")
-    if isinstance(activation, Opaque) and activation.made_by == "squared_relu":
-        values["squared-relu"] = ()
+    for argument, is_there in (
+        ("group-query-attention", provider.get("num_query_groups") is not None),
+        ("disable-bias-linear", provider.get("add_bias_linear", True) is False),
+        ("untie-embeddings-and-output-weights", provider.get("share_embeddings_and_output_weights", True) is False),
+        ("squared-relu", _name_of(provider.get("activation_func")) == "squared_relu"),
+        ("use-rope-scaling", provider.get("rope_scaling") is True),
+    ):
+        if is_there:
+            values[argument] = ()
     if "vocab-size" not in values:
         size = _tokenizer_size(config)
         if size is None:
@@ -184,6 +185,11 @@ def _spelt(model: Opaque, *, config: Opaque) -> NamedModel:
     if named.unread:
         return NamedModel(unread=f"cfg.model made by {provider.made_by}: {named.unread}")
     return named
+
+
+def _name_of(function: Any) -> str:
+    """Return the name of a function, which overrides give as a text."""
+    return function.made_by if isinstance(function, Opaque) else str(function)
 
 
 def _tokenizer_size(config: Opaque) -> int | None:

@@ -24,7 +24,8 @@ class ConfigValues:
         model: Catalog name, path of a Hugging Face ``config.json``, or a ModelConfig; empty if it can't be read.
         gpus: Ranks that train; None if the file leaves them to the launch.
         degrees: Degrees by name of a Layout's attribute, ``dp_shard`` or ``dp_replicate`` set to 0 for the axis that
-            takes the ranks that are left; empty if they can't be read.
+            takes the ranks that are left; ``shard_optimizer`` counts where weights have copies; empty if they can't
+            be read.
         generation: Attributes of the GenerationLayout by name; empty without one.
         values: Other values by name of a Recipe's attribute: ``seq_len``, ``global_batch_size``,
             ``micro_batch_size``, ``precision``, ``recompute``, ``is_compiled`` ...

@@ -369,8 +369,13 @@ def parallel_degrees(arguments: MegatronArguments) -> dict[str, Any]:
     if cp > 1 and arguments.text("cp-comm-type") == "a2a":
         degrees["cp_comm"] = "a2a"
     is_sharded = "use-torch-fsdp2" in arguments
+    is_shared = "use-distributed-optimizer" in arguments or arguments.text("optimizer") == "dist_muon"
     if "use-megatron-fsdp" in arguments or "use-custom-fsdp" in arguments:
-        is_sharded = arguments.text("data-parallel-sharding-strategy") == "optim_grads_params"
+        # Megatron-FSDP turns the distributed optimizer on; the strategy says what is shared out by it.
+        strategy = arguments.text("data-parallel-sharding-strategy", "no_shard")
+        is_sharded = strategy == "optim_grads_params"
+        is_shared = strategy != "no_shard"
+    degrees["shard_optimizer"] = is_shared and not is_sharded
     if is_sharded:
         degrees["dp_replicate"] = arguments.count("num-distributed-optimizer-instances") or 1
         degrees["dp_shard"] = 0

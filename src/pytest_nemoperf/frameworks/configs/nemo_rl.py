@@ -220,6 +220,8 @@ def _megatron_degrees(megatron: YamlConfig) -> dict[str, Any]:
     ):
         degrees[name] = megatron.count(key, 1)
     is_sharded = megatron.flag("distributed_data_parallel_config.use_custom_fsdp")
+    # The setting of the same name beside the degrees of data parallelism is not read by NeMo RL.
+    degrees["shard_optimizer"] = megatron.flag("optimizer.use_distributed_optimizer") and not is_sharded
     degrees["dp_shard"] = 0 if is_sharded else 1
     degrees["dp_replicate"] = 1 if is_sharded else 0
     return degrees

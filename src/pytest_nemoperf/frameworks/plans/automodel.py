@@ -21,6 +21,7 @@ from pytest_nemoperf.recipes.recipe import Plan, Precision, Recompute
 MODEL_FOLDER: Final = "model"
 """Folder of the run directory with the model's config.json; it holds no weights."""
 SUMMARY_FILE: Final = "benchmark.json"
+_BACKEND: Final = "nemo_automodel.components.models.common.utils.BackendConfig"
 _PARTS: Final = "pytest_nemoperf.trainers.automodel"
 _RECIPES: Final = (TRAINING, BENCHMARK)
 _DTYPE: Final = "model.torch_dtype"
@@ -59,8 +60,6 @@ def _problems(plan: Plan) -> Iterator[str]:
         )
     if plan.has_varying_lengths:
         yield f"has_varying_lengths=True: plan runs of {name} train full sequences; leave it out, or use a recipe file"
-    if plan.is_router_balanced:
-        yield f"is_router_balanced=True is for {name}'s mixtures of experts, which a plan can't build; leave it out"
     if plan.precision not in _DTYPES:
         yield (
             f"precision={plan.precision}: {name}'s dense models have torchao's layers with one scale a tensor, which "
@@ -79,9 +78,8 @@ def _axis_problems(plan: Plan) -> Iterator[str]:
     layout = plan.layout
     if plan.num_nodes > 1:
         yield f"gpus={layout.gpus} on {plan.num_nodes} nodes: its command line starts ranks on one; use fewer GPUs"
-    if layout.ep > 1 or layout.etp > 1:
-        axis = "ep" if layout.ep > 1 else "etp"
-        yield f"{axis}={getattr(layout, axis)} without a mixture of experts in the model; use {axis}=1"
+    if plan.model.moe is not None:
+        yield from _mixture_problems(plan)
     if layout.shard_optimizer:
         yield (
             "shard_optimizer=True: NeMo Automodel shards the optimizer's states with the weights, by FSDP; use dp_shard"
@@ -95,6 +93,22 @@ def _axis_problems(plan: Plan) -> Iterator[str]:
         yield f"cp_comm={layout.cp_comm}: NeMo Automodel gathers keys and values; use cp_comm=all_gather"
     if layout.pp > 1:
         yield from _pipeline_problems(plan)
+
+
+def _mixture_problems(plan: Plan) -> Iterator[str]:
+    """Yield settings that Automodel's classes of mixtures lack, beside those that dense ones lack too."""
+    layout = plan.layout
+    name = "NeMo Automodel's mixtures of experts"
+    if layout.tp > 1:
+        yield f"tp={layout.tp}: {name} have no tensor parallelism; use tp=1, and ep for the experts"
+    if layout.etp > 1:
+        yield f"etp={layout.etp}: {name} keep each expert whole; use etp=1"
+    if layout.cp > 1:
+        yield f"cp={layout.cp}: {name} need transformer-engine's attention for it, untried here; use cp=1"
+    if layout.ep > 1 and layout.dp_replicate > 1:
+        yield f"ep={layout.ep} with dp_replicate={layout.dp_replicate}: {name} divide them among shards; use dp_shard"
+    if plan.precision is Precision.FP8_CS:
+        yield f"precision={plan.precision}: {name} would have layers of 8 bits beside the experts only; use bf16"
 
 
 def _pipeline_problems(plan: Plan) -> Iterator[str]:
@@ -206,6 +220,8 @@ def plan_config(plan: Plan, *, run_dir: Path) -> dict[str, Any]:
         "clip_grad_norm": {"max_norm": MAX_GRAD_NORM},
         "checkpoint": {"enabled": False, "checkpoint_dir": str(run_dir / "checkpoints")},
     }
+    if plan.is_router_balanced:
+        config["model"]["backend"] = {"_target_": _BACKEND, "fake_balanced_gate": True}
     if plan.precision is Precision.FP8_CS:
         config["fp8"] = {"enabled": True, "recipe_name": "tensorwise", "filter_fqns": ["lm_head"]}
     if plan.is_compiled and _is_ddp(layout):
@@ -245,6 +261,8 @@ def _distributed(plan: Plan) -> dict[str, Any]:
     }
     if layout.pp > 1:
         section["pipeline"] = _pipeline(plan)
+    if layout.ep > 1:
+        section["ep_size"] = layout.ep
     return section
 
 
@@ -280,6 +298,7 @@ _OWN: Final = (
     "dist_env",
     "model._target_",
     "model.config",
+    "model.backend.fake_balanced_gate",
     "dataset",
     "dataloader.collate_fn",
     "dataloader.shuffle",

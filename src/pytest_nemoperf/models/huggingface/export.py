@@ -7,7 +7,7 @@ from typing import Any
 
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.models.architecture import ModelConfig
-from pytest_nemoperf.models.components import RopeScaling
+from pytest_nemoperf.models.components import MoE, RopeScaling
 
 # Sizes; the other fields of ModelConfig decide the family.
 _SIZES = frozenset(
@@ -31,12 +31,13 @@ _ROPE_SCALINGS = ("linear", "llama3")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Family:
-    """A kind of dense decoder.
+    """A kind of decoder.
 
     Attributes:
         model_type: Value of that key in its config.
         model_class: transformers' class of the model with its head.
-        parts: Fields of ModelConfig that differ from their defaults; None for a window of any length.
+        parts: Fields of ModelConfig that differ from their defaults; None for a window of any length, and for a
+            mixture of experts that is plain.
         keys: Keys of its config for these parts.
     """
 
@@ -57,6 +58,17 @@ _FAMILIES = (
     _Family(model_type="mistral", model_class="MistralForCausalLM", parts={"sliding_window": None}),
     _Family(model_type="qwen2", model_class="Qwen2ForCausalLM", parts={"qkv_bias": True}),
     _Family(model_type="qwen3", model_class="Qwen3ForCausalLM", parts={"qk_norm": "rms"}),
+    _Family(
+        model_type="qwen3_moe",
+        model_class="Qwen3MoeForCausalLM",
+        parts={"qk_norm": "rms", "moe": None},
+        keys={
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "output_router_logits": False,
+            "router_aux_loss_coef": 0.0,  # no loss but that of the next tokens
+        },
+    ),
 )
 
 
@@ -70,7 +82,7 @@ def unexportable_model(model: ModelConfig) -> str | None:
         for name, value in _parts(model).items():
             parts.append(f"{name}={value!r}")
         families = dict.fromkeys([family.model_type for family in _FAMILIES])
-        return f"its {', '.join(parts)} is not what a dense model of {', '.join(families)} has"
+        return f"its {', '.join(parts)} is not what a model of {', '.join(families)} has"
     return None
 
 
@@ -107,6 +119,18 @@ def huggingface_config(model: ModelConfig, *, max_positions: int) -> dict[str, A
         "rope_parameters": _rope_parameters(model.rope_theta, scaling=model.rope_scaling),
         "bos_token_id": None,
         "eos_token_id": None,
+        **_expert_keys(model.moe),
+    }
+
+
+def _expert_keys(moe: MoE | None) -> dict[str, Any]:
+    if moe is None:
+        return {}
+    return {
+        "num_experts": moe.num_experts,
+        "num_experts_per_tok": moe.topk,
+        "moe_intermediate_size": moe.ffn_hidden_size,
+        "norm_topk_prob": moe.is_normalized,
     }
 
 
@@ -124,6 +148,11 @@ def _find_family(model: ModelConfig) -> _Family | None:
     parts = _parts(model)
     if "sliding_window" in parts:
         parts["sliding_window"] = None
+    moe = model.moe
+    if moe is not None and moe == MoE(
+        num_experts=moe.num_experts, topk=moe.topk, ffn_hidden_size=moe.ffn_hidden_size, is_normalized=moe.is_normalized
+    ):
+        parts["moe"] = None
     for family in _FAMILIES:
         if family.parts == parts:
             return family

@@ -156,6 +156,8 @@ def _notes(results: SessionResults) -> list[str]:
             notes.append(f"- WAIVER: {name}: {case.waiver_note}")
         if case.had_other_verdicts:
             notes.append(f"- RERUN: {name}: {earlier_text(case)}")
+        if case.plan is not None:
+            notes += [f"- {name}: {note}" for note in case.plan.notes]
     if results.unasked is not None:
         notes.append(f"- {unasked_title(results.unasked)}: {'; '.join(unasked_lines(results.unasked))}")
     if not notes:

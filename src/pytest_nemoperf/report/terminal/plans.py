@@ -59,6 +59,12 @@ def render_dry_run(dry_run: DryRun, *, written: Sequence[str]) -> str:
             unsupported.append(f"  {case.price.plan.case}: {case.price.unsupported}")
     if unsupported:
         lines += ["", "priced, but not runnable here:", *unsupported]
+    notes = []
+    for case in dry_run.cases:
+        for note in case.price.plan.notes:
+            notes.append(f"  {case.price.plan.case}: {note}")
+    if notes:
+        lines += ["", "notes:", *notes]
     if dry_run.not_priced:
         lines += ["", "not priced:"]
     for test in dry_run.not_priced:
@@ -105,6 +111,8 @@ def _facts(price: Price, *, system_title: str) -> Iterator[tuple[str, str]]:
     yield "pipeline bubble", bubble
     yield "steps", f"{plan.warmup_steps} warm-up + {plan.steps} measured"
     yield "time-out", f"{plan.timeout_sec:g} s"
+    if plan.notes:
+        yield "notes", "; ".join(plan.notes)
 
 
 def _layout_text(plan: Plan) -> str:
@@ -131,7 +139,8 @@ def _memory_text(price: Price) -> str:
         _fit_text(price),
         "activations and transient are estimates",
     ]
-    text = "\n  ".join(["memory of the fullest rank of a stage, as the native engine's:", *lines])
+    owner = "the native engine" if price.memory_rules is None else price.memory_rules.owner
+    text = "\n  ".join([f"memory of the fullest rank of a stage, as {owner}'s:", *lines])
     return f"{text}\n"
 
 

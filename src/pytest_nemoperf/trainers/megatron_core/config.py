@@ -73,13 +73,12 @@ def transformer_config(plan: Plan, *, has_te: bool) -> TransformerConfig:
 
 
 def ddp_config(plan: Plan) -> DistributedDataParallelConfig:
-    """Return the configuration of data parallelism: reductions in fp32, overlapped with backward on GPUs."""
-    is_cuda = plan.device == "cuda"
+    """Return the configuration of data parallelism: reductions in fp32, overlapped with backward."""
     return DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         use_distributed_optimizer=plan.layout.shard_optimizer,
-        overlap_grad_reduce=is_cuda,
-        overlap_param_gather=is_cuda and plan.layout.shard_optimizer,
+        overlap_grad_reduce=True,
+        overlap_param_gather=plan.layout.shard_optimizer,
         check_for_nan_in_grad=False,
     )
 

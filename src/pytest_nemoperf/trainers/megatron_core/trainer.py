@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -138,7 +139,7 @@ def join_groups(plan: Plan, *, timeout: timedelta) -> RankMesh:
         context_parallel_size=layout.cp,
         expert_model_parallel_size=layout.ep,
         expert_tensor_parallel_size=layout.etp,
-        distributed_timeout_minutes=max(1, round(timeout.total_seconds() / 60)),
+        distributed_timeout_minutes=math.ceil(timeout.total_seconds() / 60),
     )
     tensor_parallel.model_parallel_cuda_manual_seed(plan.seed)
     return RankMesh(
