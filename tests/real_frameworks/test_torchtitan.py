@@ -73,8 +73,11 @@ def test_it_trains_the_small_twin_of_a_family(name: str, tmp_path: Path) -> None
     assert_same_training(plan_of(model=twin_of(find_model(name))), tmp_path=tmp_path)
 
 
-def test_a_mixture_of_experts_trains_alike_within_bf16(tmp_path: Path) -> None:
-    plan = plan_of(model=twin_of(find_model("qwen3-30b-a3b")), precision="bf16")
+@pytest.mark.parametrize(
+    "layout", [pytest.param(Layout(gpus=1), id="single"), pytest.param(Layout(gpus=2, dp_shard=2, ep=2), id="fsdp2ep2")]
+)
+def test_a_mixture_of_experts_trains_alike_within_bf16(layout: Layout, tmp_path: Path) -> None:
+    plan = plan_of(layout, model=twin_of(find_model("qwen3-30b-a3b")), precision="bf16")
 
     assert_same_training(plan, tmp_path=tmp_path, rel=_BF16)
 
@@ -82,6 +85,10 @@ def test_a_mixture_of_experts_trains_alike_within_bf16(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recompute", ["selective", "full"])
 def test_activations_that_are_computed_again_change_nothing(recompute: str, tmp_path: Path) -> None:
     assert_same_training(plan_of(recompute=recompute), tmp_path=tmp_path)
+
+
+def test_compiled_blocks_train_alike(tmp_path: Path) -> None:
+    assert_same_training(plan_of(is_compiled=True), tmp_path=tmp_path)
 
 
 def test_another_seed_is_another_training(tmp_path: Path) -> None:

@@ -109,4 +109,6 @@ if __name__ == "__main__":
     words = sys.argv[1:]
     assert words[0] == "-m"
     sys.argv = words[1:]
-    runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    runpy.run_module(
+        words[1], run_name="__main__"
+    )  # this file stays __main__: torch.compile looks its functions up there
