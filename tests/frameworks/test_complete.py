@@ -54,6 +54,13 @@ class Reader(CommandFramework):
         return self.values
 
 
+class Optional(CommandFramework):
+    """Framework without recipe files that takes options, or not."""
+
+    def __init__(self, *, takes_options: bool) -> None:
+        self.takes_options = takes_options
+
+
 def recipe_of(**changes: Any) -> Recipe:
     return Recipe(**{"framework": "theirs", "framework_config": "x.yaml", "gpus": {"h100": 8}, **changes})
 
@@ -278,3 +285,17 @@ def test_reinforcement_learning_that_can_not_be_read_may_be_given() -> None:
     assert completed(values, rl=THEIR_RL).rl == THEIR_RL
     with pytest.raises(RecipeError, match=r"does not tell rl \(its algorithm is unknown\)"):
         completed(values)
+
+
+def test_options_without_a_recipe_file_are_for_frameworks_that_take_them() -> None:
+    recipe = recipe_of(
+        framework_config="", gpus={}, model="llama-tiny", layouts={"h100": Layout(gpus=1)}, seq_len=64,
+        global_batch_size=4, framework_options={"a.b": 1},
+    )  # fmt: skip
+
+    completed = complete_recipe(recipe, framework=Optional(takes_options=True), system=H100)
+
+    assert completed.recipe == recipe
+    for framework in (Optional(takes_options=False), CommandFramework()):
+        with pytest.raises(RecipeError, match=r"framework_options=.*'theirs', which takes none; leave them out"):
+            complete_recipe(recipe, framework=framework, system=H100)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from pytest_nemoperf.frameworks.automodel import AutomodelFramework
 from pytest_nemoperf.frameworks.megatron import MegatronFramework
+from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.frameworks.torchtitan import TorchtitanFramework
+from pytest_nemoperf.recipes.recipe import Plan
 
 _SHIMS: Final = Path(__file__).parent / "shims"
 
@@ -42,5 +45,9 @@ class TorchtitanOnCPU(TorchtitanFramework):
 
     @property
     def name(self) -> str:
-        """Name in recipes."""
         return "torchtitan_cpu"
+
+    def command(self, plan: Plan, *, run_dir: Path) -> RankCommand:
+        # FSDP by the default, spmd_types, asks for a device that is not a CPU.
+        options = {"parallelism.spmd_backend": "partial_dtensor", **plan.framework_options}
+        return super().command(replace(plan, framework_options=options), run_dir=run_dir)

@@ -9,6 +9,7 @@ from typing import Any, Final
 import pytest
 
 from pytest_nemoperf.frameworks.protocol import Framework
+from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.records.yardstick import YARDSTICK_OFF, YARDSTICK_VARIABLE
 from tests.real_frameworks import on_cpu
 from tests.real_frameworks.build import ENVIRONMENTS, ROOT
@@ -37,7 +38,7 @@ from tests.builders import ROUND_MODEL
 
 @pytest.mark.perf
 def test_round(perf):
-    perf.check(Recipe(model=ROUND_MODEL, layouts={"cpu": Layout(gpus=1)}, seq_len=64, global_batch_size=4,
+    perf.check(Recipe(model=ROUND_MODEL, layouts={{"cpu": {layout!r}}}, seq_len=64, global_batch_size=4,
                       precision="fp32", steps=4, warmup_steps=2, timeout_sec=300.0))
 """
 
@@ -60,8 +61,12 @@ def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
     return {row["framework"]: row for row in comparison["rows"]}
 
 
+LAYOUTS: Final = (Layout(gpus=1), Layout(gpus=2, dp_replicate=2), Layout(gpus=2, tp=2, sequence_parallel=False))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.label)
 def test_real_frameworks_train_the_same_beside_the_native_engine(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    layout: Layout, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frameworks = built()
     assert frameworks, f"there is no environment in {ENVIRONMENTS}; build one with: make test-frameworks"
@@ -69,7 +74,7 @@ def test_real_frameworks_train_the_same_beside_the_native_engine(
     pythons = [f"    {each.name}={ENVIRONMENTS / name / 'bin' / 'python'}" for name, each in frameworks.items()]
     pytester.makeini("\n".join(["[pytest]", "perf_runs = 1", "perf_budget = 0", "perf_python =", *pythons]))
     pytester.makeconftest(CONFTEST)
-    pytester.makepyfile(test_round=TEST)
+    pytester.makepyfile(test_round=TEST.format(layout=layout))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv(YARDSTICK_VARIABLE, YARDSTICK_OFF)
 

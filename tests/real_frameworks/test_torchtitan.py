@@ -32,8 +32,6 @@ def plan_of(layout: Layout | None = None, **changes: Any) -> Plan:
         "framework": "torchtitan_cpu",
         "layouts": {"cpu": layout or Layout(gpus=1)},
         "python": interpreter("torchtitan"),
-        # FSDP by its default, spmd_types, asks for a device that is not a CPU.
-        "framework_options": {"parallelism.spmd_backend": "partial_dtensor"},
         "steps": 4,
         "timeout_sec": 900,
         "env": {"OMP_NUM_THREADS": "1"},  # its ranks would take every core each

@@ -91,3 +91,13 @@ class LogWriter(Framework, Protocol):
     def log_file(self, plan: Plan) -> str:
         """Return the pattern of that log's files; empty for the preset's."""
         ...
+
+
+@runtime_checkable
+class OptionTaker(Framework, Protocol):
+    """Framework whose runs of plans take settings of its own; a reader of recipe files takes them anyway."""
+
+    @property
+    def takes_options(self) -> bool:
+        """Whether a recipe may have framework_options; ``unsupported`` names those that the plan says already."""
+        ...

@@ -18,12 +18,14 @@ class TorchtitanFramework(OwnLog):
     """Runs torchtitan's training program in each rank; records are read from its event files.
 
     Attributes:
+        takes_options: Recipes may have framework_options.
         devices: Devices of plans that it runs.
         program: Words of its program after the interpreter.
         requirement: Packages that its runs need.
     """
 
     log_formats = ("torchtitan_events", "torchtitan")
+    takes_options = True
     devices: tuple[str, ...] = ("cuda",)
     program: tuple[str, ...] = ("-m", "torchtitan.train")
     requirement = Requirement(

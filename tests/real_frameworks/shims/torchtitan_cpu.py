@@ -6,6 +6,8 @@ A device for tests, never a supported path. Replaced, and so not shown by these 
   mask is built;
 * the choice of the device, memory statistics, barriers of one device, the timeouts of process groups;
 * FSDP's reduction with a factor, which gloo does not have; torchtitan's factor is 1, so that a sum is the same;
+* the default backend of sharding, ``spmd_types``, whose FSDP needs another device: ``partial_dtensor`` is chosen, in
+  on_cpu.py;
 * with pipelines, the entry of torch's schedules that takes micro-batches, which torch 2.13 lacks and 2.14 has.
 
 Everything else is torchtitan's and torch's own.
