@@ -37,6 +37,15 @@ def test_a_replica_of_one_rank_has_all_weights_and_the_cache_of_its_samples() ->
     assert memory.refit_bytes == 2 * memory.weights
 
 
+def test_vllm_needs_the_cache_of_one_sample_at_least() -> None:
+    native = _memory()
+
+    memory = _memory(rl={"generator": "vllm"})
+
+    assert memory.num_slots == native.num_slots
+    assert memory.cache * native.num_slots == native.cache
+
+
 @pytest.mark.parametrize(
     ("generation", "share"),
     [

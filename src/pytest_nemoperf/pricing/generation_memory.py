@@ -19,7 +19,8 @@ class GenerationMemory:
     Attributes:
         num_slots: Samples a replica decodes at once.
         weights: Its part of the weights, in the compute type.
-        cache: Keys and values if every slot had the longest sample; an estimate from above.
+        cache: Keys and values if every slot had the longest sample; an estimate from above. Under vLLM those of one
+            such sample, the least it needs: its pages take the memory that is left, and samples wait for free ones.
         is_colocated: The training ranks generate; the memory of training adds to this.
         refit_bytes: Weights of all generating ranks, which a refit fills.
         num_kv_copies: Ranks of a replica that hold the same key-value heads.
@@ -51,8 +52,9 @@ def generation_memory(plan: Plan) -> GenerationMemory | None:
     element = compute_bytes(plan.precision)
     num_copies = num_kv_copies(plan.model, tp=generation.tp)
     num_slots = rl.num_slots(dp=generation.dp)
+    num_cached = 1 if rl.generator == "vllm" else num_slots
     layer_cache = (
-        num_slots * max(rl.max_lengths(seq_len=plan.seq_len)) * _cached_width(plan.model, tp=generation.tp) * element
+        num_cached * max(rl.max_lengths(seq_len=plan.seq_len)) * _cached_width(plan.model, tp=generation.tp) * element
     )
     total_weights = weights = cache = copied = 0
     for pp_rank in range(generation.pp):

@@ -56,9 +56,11 @@ def generation_lines(price: Price) -> Iterator[str]:
     if generation is None:
         return
     place = "beside training's" if generation.is_colocated else "on its own ranks"
+    slots = count_text(generation.num_slots, "slot")
+    if price.plan.rl is not None and price.plan.rl.generator == "vllm":
+        slots = f"one sample's, the least for {slots}"
     yield (
-        f"generation: {bytes_text(generation.weights)} weights, {bytes_text(generation.cache)} cache "
-        f"({count_text(generation.num_slots, 'slot')}), {place}"
+        f"generation: {bytes_text(generation.weights)} weights, {bytes_text(generation.cache)} cache ({slots}), {place}"
     )
     if generation.num_kv_copies > 1:
         yield (
