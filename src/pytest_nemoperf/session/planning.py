@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_nemoperf.baselines.store import BaselineStore
-from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, UnsupportedError, did_you_mean
+from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, UnsupportedError
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.complete import complete_recipe
 from pytest_nemoperf.frameworks.interpreter import ANY_FRAMEWORK, check_interpreter
@@ -68,12 +68,12 @@ class Planner:
         if not self._settings.frameworks:
             return
         try:
-            known = self.frameworks
+            registered = self._registered
         except RecipeError as exc:
             raise pytest.UsageError(str(exc)) from None
         for name in self._settings.frameworks:
-            if name not in known:
-                raise pytest.UsageError(f"--perf-framework: unknown framework {name!r}; {did_you_mean(name, known)}")
+            if name not in registered.frameworks:
+                raise pytest.UsageError(f"--perf-framework: {registered.unknown(name)}")
 
     @property
     def frameworks(self) -> Mapping[str, Framework]:
@@ -251,7 +251,7 @@ class Planner:
         pythons = self._settings.pythons
         for name in pythons:
             if name not in (ANY_FRAMEWORK, *self.frameworks):
-                raise RecipeError(f"ini perf_python: unknown framework {name!r}; {did_you_mean(name, self.frameworks)}")
+                raise RecipeError(f"ini perf_python: {self._registered.unknown(name)}")
         python = plan.python or pythons.get(plan.framework, pythons.get(ANY_FRAMEWORK, ""))
         if not python:
             return plan
@@ -278,8 +278,7 @@ class Planner:
 
     def _framework(self, name: str) -> Framework:
         if name not in self.frameworks:
-            reasons = "".join(f"; {problem}" for problem in self._registered.problems)
-            raise PlanError(f"unknown framework {name!r}; {did_you_mean(name, self.frameworks)}{reasons}")
+            raise PlanError(self._registered.unknown(name))
         return self.frameworks[name]
 
 
