@@ -69,6 +69,22 @@ def test_interpreters_are_those_of_the_project_s_ini_file(nemoperf: Any, tmp_pat
     assert by_name(out)["nemo_rl"]["python"] == str(there / "python")
 
 
+def test_the_ini_file_may_name_frameworks_of_a_conftest_and_interpreters_of_another_machine(
+    nemoperf: Any, tmp_path: Path
+) -> None:
+    nemoperf("--help")
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nperf_python =\n    mine=x/python\n    trl=gone/python\n", encoding="utf-8"
+    )
+
+    code, out, err = nemoperf("frameworks", "command", "trl", "--json")
+
+    assert code == 1
+    assert by_name(out)["command"]["is_runnable"]
+    assert f"{tmp_path / 'gone/python'} can't be asked for its versions" in by_name(out)["trl"]["reason"]
+    assert "perf_python names 'mine', which is not known here" in err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
