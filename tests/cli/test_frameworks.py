@@ -49,10 +49,10 @@ def test_a_framework_that_runs_is_shown_with_version_and_interpreter(nemoperf: A
 def test_a_framework_that_is_missing_is_shown_with_the_command(nemoperf: Any, tmp_path: Path) -> None:
     python = write_interpreter(tmp_path, distributions={})
 
-    code, out, _ = nemoperf("frameworks", "nemo_rl", "--python", python)
+    code, out, _ = nemoperf("frameworks", "nemo_rl", "nemo_rl", "--python", python)
 
     assert code == 1
-    assert "nemo_rl    NO" in out
+    assert out.count("nemo_rl    NO") == 1
     assert "install it with: git clone --recurse-submodules https://github.com/NVIDIA-NeMo/RL" in out
 
 

@@ -275,6 +275,16 @@ def test_a_run_that_fails_fails_its_test_and_is_in_the_table(frameworks: Project
     assert has_text(result, "broken has no figures, so the ratios are to swift")
 
 
+def test_an_interpreter_that_is_not_there_fails_its_framework_and_is_in_the_table(frameworks: Project) -> None:
+    frameworks.pytester.makepyfile(test_speed=ONE_TEST)
+
+    result = frameworks.run("--perf-framework=slow,swift", "-o", "perf_python=slow=gone/python")
+
+    result.assert_outcomes(failed=1, passed=1)
+    problem = comparisons(frameworks)[SINGLE.format("")]["slow"]["problem"]
+    assert problem.startswith(f"{SINGLE.format('slow-')}: ini perf_python: python='gone/python': ")
+
+
 def test_baselines_of_other_frameworks_stay_where_a_recipe_asks_for_its_own(frameworks: Project) -> None:
     frameworks.pytester.makepyfile(test_speed=ONE_TEST)
     frameworks.run("--update-baselines", "--perf-framework=swift,slow").assert_outcomes(passed=2)

@@ -83,7 +83,7 @@ def show_frameworks(arguments: argparse.Namespace) -> int:
     for name in arguments.names:
         if name not in registered.frameworks:
             raise RecipeError(registered.unknown(name))
-    names = arguments.names or list(registered.frameworks)
+    names = list(dict.fromkeys(arguments.names)) or list(registered.frameworks)
     pythons = _interpreters(arguments.python, known=registered.frameworks)
     statuses = list(_checked(registered, names=names, pythons=pythons, limit_sec=arguments.timeout))
     if arguments.json:

@@ -191,7 +191,11 @@ class Planner:
         except NoLayoutError:
             self.without_case.add(mark.nodeid)
             raise
-        plan = self._with_interpreter(plan)
+        try:
+            plan = self._with_interpreter(plan)
+        except (PlanError, RecipeError) as error:
+            self.note_unmeasured(plan, nodeid=mark.nodeid, reason=str(error))
+            raise
         policy = self.policy(mark, recipe_tolerances=recipe.tolerances)
         self.note_case(plan.case, nodeid=mark.nodeid, policy=policy)
         return plan, policy
@@ -255,7 +259,11 @@ class Planner:
         python = plan.python or pythons.get(plan.framework, pythons.get(ANY_FRAMEWORK, ""))
         if not python:
             return plan
-        return replace(plan, python=check_interpreter(python, root=self._config.rootpath))
+        try:
+            return replace(plan, python=check_interpreter(python, root=self._config.rootpath))
+        except PlanError as error:
+            subject = "" if plan.python else "ini perf_python: "
+            raise PlanError(f"{plan.case}: {subject}{error}") from None
 
     def _complete(self, recipe: Recipe) -> tuple[Recipe, str]:
         """Return a recipe completed by its framework_config, and the digest of that file.
