@@ -232,9 +232,12 @@ def test_a_test_without_the_fixture_as_an_argument_runs_in_its_recipes_framework
     frameworks.pytester.makepyfile(test_speed=OTHER_TESTS)
 
     result = frameworks.run("--perf-framework=slow", "-k", "TestCase")
+    priced = frameworks.run("--perf-framework=slow", "-k", "TestCase", "--perf-dry-run")
 
     result.assert_outcomes(passed=1, deselected=3)
-    assert has_text(result, "TestCase::test_tiny runs in its recipe's framework, swift: --perf-framework makes tests")
+    text = "TestCase::test_tiny runs in its recipe's framework, swift: --perf-framework makes tests"
+    assert has_text(result, text)
+    assert has_text(priced, text)
     assert frameworks.case()["plan"]["framework"] == "swift"
 
 
