@@ -85,6 +85,14 @@ def test_a_half_installed_framework_is_found_by_its_import(
     assert status.reason.endswith(remedy)
 
 
+def test_a_framework_whose_files_are_gone_is_uninstalled_first(tmp_path: Path) -> None:
+    python = write_interpreter(tmp_path, distributions={"trl": "1.3.0"})
+
+    status = status_of(python)
+
+    assert status.reason.endswith(f"mend it with: {python} -m pip uninstall trl, then: pip install titanic")
+
+
 def test_what_an_interrupted_installation_leaves_here_has_no_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

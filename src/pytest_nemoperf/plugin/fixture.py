@@ -99,11 +99,11 @@ class Perf:
     def _planned(self, recipe: Recipe) -> PlannedCase:
         """Return a recipe planned in the framework of this test."""
         case = self._session.planner.plan(recipe, mark=perf_mark(self._item), framework=self._framework)
-        self._tell_of_framework(recipe, plan=case.plan)
+        self._note_left_out(recipe, plan=case.plan)
         return case
 
-    def _tell_of_framework(self, recipe: Recipe, *, plan: Plan) -> None:
-        """Write what --perf-framework does not apply to: a test without the parameter, or options of the recipe."""
+    def _note_left_out(self, recipe: Recipe, *, plan: Plan) -> None:
+        """Write a line on a test, or options of a recipe, that --perf-framework leaves out."""
         session = self._session
         if session.settings.frameworks and not self._framework:
             session.progress.write_line(
@@ -120,7 +120,7 @@ class Perf:
         """Price a recipe and return its case."""
         with self._as_outcome():
             priced = self._session.planner.price(recipe, mark=perf_mark(self._item), framework=self._framework)
-        self._tell_of_framework(recipe, plan=priced.price.plan)
+        self._note_left_out(recipe, plan=priced.price.plan)
         return priced.price.plan.case
 
     @contextmanager
