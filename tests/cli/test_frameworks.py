@@ -49,10 +49,10 @@ def test_a_framework_that_runs_is_shown_with_version_and_interpreter(nemoperf: A
 def test_a_framework_that_is_missing_is_shown_with_the_command(nemoperf: Any, tmp_path: Path) -> None:
     python = write_interpreter(tmp_path, distributions={})
 
-    code, out, _ = nemoperf("frameworks", "nemo_rl", "--python", python)
+    code, out, _ = nemoperf("frameworks", "nemo_rl", "nemo_rl", "--python", python)
 
     assert code == 1
-    assert "nemo_rl    NO" in out
+    assert out.count("nemo_rl    NO") == 1
     assert "install it with: git clone --recurse-submodules https://github.com/NVIDIA-NeMo/RL" in out
 
 
@@ -67,6 +67,22 @@ def test_interpreters_are_those_of_the_project_s_ini_file(nemoperf: Any, tmp_pat
 
     assert code == 0
     assert by_name(out)["nemo_rl"]["python"] == str(there / "python")
+
+
+def test_the_ini_file_may_name_frameworks_of_a_conftest_and_interpreters_of_another_machine(
+    nemoperf: Any, tmp_path: Path
+) -> None:
+    nemoperf("--help")
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nperf_python =\n    mine=x/python\n    trl=gone/python\n", encoding="utf-8"
+    )
+
+    code, out, err = nemoperf("frameworks", "command", "trl", "--json")
+
+    assert code == 1
+    assert by_name(out)["command"]["is_runnable"]
+    assert f"{tmp_path / 'gone/python'} can't be asked for its versions" in by_name(out)["trl"]["reason"]
+    assert "perf_python names 'mine', which is not known here" in err
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,12 @@ def test_lines_of_a_key_are_read_from_the_project_s_file(name: str, text: str, t
     assert list(found.lines) == ["a=x", "b=y"]
 
 
+def test_a_value_that_is_no_text_is_shown_as_one(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\nperf_python = 3\n", encoding="utf-8")
+
+    assert list(find_ini_lines("perf_python", start=tmp_path).lines) == ["3"]
+
+
 def test_a_file_without_settings_of_pytest_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'x'\n", encoding="utf-8")
     (tmp_path / "tox.ini").write_text("[pytest]\nperf_python = /x\n", encoding="utf-8")

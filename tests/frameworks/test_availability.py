@@ -8,7 +8,7 @@ import pytest
 
 from pytest_nemoperf.frameworks.availability import FrameworkStatus, framework_status
 from pytest_nemoperf.frameworks.command import CommandFramework
-from pytest_nemoperf.frameworks.requirements import Requirement
+from pytest_nemoperf.frameworks.requirements import Requirement, installed_versions
 from tests.frameworks.fake_packages import write_interpreter
 
 REQUIREMENT = Requirement(
@@ -83,6 +83,25 @@ def test_a_half_installed_framework_is_found_by_its_import(
     assert f"half installed: import titanic in {python} ends with" in status.reason
     assert reason in status.reason
     assert status.reason.endswith(remedy)
+
+
+def test_a_framework_whose_files_are_gone_is_uninstalled_first(tmp_path: Path) -> None:
+    python = write_interpreter(tmp_path, distributions={"trl": "1.3.0"})
+
+    status = status_of(python)
+
+    assert status.reason.endswith(f"mend it with: {python} -m pip uninstall trl, then: pip install titanic")
+
+
+def test_what_an_interrupted_installation_leaves_here_has_no_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / "invented-1.0.dist-info"
+    left.mkdir()
+    (left / "METADATA").write_text("Metadata-Version: 2.1\nName: invented\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    assert "invented" not in installed_versions("", also=("invented",))
 
 
 def test_an_import_that_hangs_is_ended(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pytest_nemoperf.frameworks.interpreter import (
 )
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from tests.builders import make_plan
+from tests.frameworks.fake_packages import write_interpreter
 
 
 def make_program(path: Path, text: str) -> Path:
@@ -106,6 +107,15 @@ def test_versions_of_another_interpreter_are_asked_of_it(tmp_path: Path) -> None
     assert versions["python"].startswith("3.")
     assert "APPTAINER_CONTAINER=nemo.sif" in versions["container"]
     assert metadata.version("torch") != "9.9"
+
+
+def test_a_distribution_without_a_version_is_not_installed(tmp_path: Path) -> None:
+    python = write_interpreter(tmp_path, distributions={})
+    left = tmp_path / "site" / "triton-3.6.0.dist-info"
+    left.mkdir()
+    (left / "METADATA").write_text("Metadata-Version: 2.1\nName: triton\n", encoding="utf-8")
+
+    assert "triton" not in versions_in(python, env={})
 
 
 def test_a_script_that_stands_for_an_interpreter_may_print_something_first(tmp_path: Path) -> None:

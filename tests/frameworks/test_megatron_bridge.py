@@ -151,6 +151,16 @@ def test_a_plan_runs_the_library_s_recipe_with_overrides(checkout: Path, tmp_pat
     assert not [word for word in words if word.startswith("checkout")]
 
 
+def test_options_of_plans_and_of_recipe_files_are_not_mixed(checkout: Path) -> None:
+    plan = own_plan(framework_options={"checkout": str(checkout), "recipe": "mine.py:config"})
+
+    assert "framework_options has recipe, which is for recipes with framework_config" in str(
+        FRAMEWORK.unsupported(plan)
+    )
+    with pytest.raises(RecipeError, match="framework_options has checkout, which is for recipes without"):
+        FRAMEWORK.read_config(checkout / "mine.py:config", options={"checkout": str(checkout)}, env={})
+
+
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize("name", ["model.tensor_model_parallel_size", "++train", "train.train_iters"])
 def test_an_option_does_not_contradict_the_plan(checkout: Path, name: str) -> None:

@@ -202,6 +202,18 @@ def test_an_option_does_not_contradict_the_plan(checkout: Path, name: str, messa
     assert message in str(FRAMEWORK.unsupported(plan))
 
 
+def test_options_of_plans_and_of_recipe_files_are_not_mixed(checkout: Path) -> None:
+    plan = rl_plan(framework_options={"checkout": str(checkout), "script": "examples/run_mine.py"})
+    path = write_file(checkout / "grpo.yaml", GRPO)
+
+    assert "framework_options has script, which is for recipes with framework_config" in str(
+        FRAMEWORK.unsupported(plan)
+    )
+    for name in ("backend", "checkout"):
+        with pytest.raises(RecipeError, match=f"framework_options has {name}, which is for recipes without"):
+            FRAMEWORK.read_config(path, options={name: "dtensor"}, env={})
+
+
 def test_a_plan_needs_a_checkout_its_packages_and_a_gpu(
     checkout: Path, tmp_path: Path, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,9 @@ def nothing():
 
 def raising():
     raise OSError("no licence server")
+
+def leaving():
+    raise SystemExit("no licence")
 """
 
 Install = Callable[..., None]
@@ -67,6 +70,7 @@ def test_a_class_or_a_function_gives_frameworks(install: Install) -> None:
     ("value", "reason"),
     [
         ("their_frameworks:raising", "OSError: no licence server"),
+        ("their_frameworks:leaving", "SystemExit: no licence"),
         ("their_frameworks:gone", "AttributeError"),
         ("not_there:Alpha", "ModuleNotFoundError: No module named 'not_there'"),
         ("their_frameworks:nothing", "has no name, unsupported, command, read_output, which a Framework has"),

@@ -53,6 +53,21 @@ def test_an_installed_package_is_measured_and_judged(site: Path, tmp_path: Path)
     assert "pulse copies whole models only, not tp2; use dp_replicate=2" in " ".join(done.stdout.split())
     results = json.loads((tmp_path / ".nemoperf" / "latest" / "results.json").read_text(encoding="utf-8"))
     assert results["cases"][0]["plan"]["framework"] == "pulse"
+    assert results["cases"][0]["measurement"]["environment"]["nemoperf-pulse"] == "1.0"
+
+
+def test_an_interpreter_without_the_package_is_skipped_with_the_command(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "test_pulse.py").write_text(PERF_TEST, encoding="utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nperf_python = pulse=there\n", encoding="utf-8")
+    there = tmp_path / "there"
+    there.write_text(f'#!/bin/sh\nunset PYTHONPATH\nexec {sys.executable} "$@"\n', encoding="utf-8")
+    there.chmod(0o755)
+
+    done = run(["pytest", "-m", "perf", "--system=cpu", "-rs", "-p", "no:cacheprovider"], site=site, directory=tmp_path)
+
+    assert "2 skipped" in done.stdout, done.stdout + done.stderr
+    text = f"framework='pulse' needs nemoperf-pulse, which is not installed in {there}; install it with: pip install"
+    assert text in " ".join(done.stdout.split())
 
 
 def test_the_command_line_names_it_with_its_distribution(site: Path, tmp_path: Path) -> None:

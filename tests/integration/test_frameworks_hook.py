@@ -7,7 +7,7 @@ import pytest
 
 from pytest_nemoperf.frameworks.registered import GROUP
 from tests.frameworks.fake_packages import write_distribution
-from tests.integration.conftest import Project
+from tests.integration.conftest import Project, usage_error
 
 CONFTEST = """
 import sys
@@ -97,6 +97,18 @@ def test_a_broken_entry_point_is_named_where_its_framework_is_asked_for(
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*unknown framework 'theirs'*entry point x = not_there:Mine of theirs 1.0*"])
+
+
+def test_the_option_names_a_broken_entry_point_too(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write_distribution(tmp_path, name="theirs", version="1.0", entry_points=f"[{GROUP}]\nx = not_there:Mine\n")
+
+    message = usage_error(project.run("--perf-framework=theirs"))
+
+    assert "--perf-framework: unknown framework 'theirs'" in message
+    assert "entry point x = not_there:Mine of theirs 1.0 gives no framework" in message
 
 
 def test_a_version_that_is_not_tested_is_noted_with_the_verdict(project: Project) -> None:

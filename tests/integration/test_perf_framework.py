@@ -232,9 +232,12 @@ def test_a_test_without_the_fixture_as_an_argument_runs_in_its_recipes_framework
     frameworks.pytester.makepyfile(test_speed=OTHER_TESTS)
 
     result = frameworks.run("--perf-framework=slow", "-k", "TestCase")
+    priced = frameworks.run("--perf-framework=slow", "-k", "TestCase", "--perf-dry-run")
 
     result.assert_outcomes(passed=1, deselected=3)
-    assert has_text(result, "TestCase::test_tiny runs in its recipe's framework, swift: --perf-framework makes tests")
+    text = "TestCase::test_tiny runs in its recipe's framework, swift: --perf-framework makes tests"
+    assert has_text(result, text)
+    assert has_text(priced, text)
     assert frameworks.case()["plan"]["framework"] == "swift"
 
 
@@ -273,6 +276,16 @@ def test_a_run_that_fails_fails_its_test_and_is_in_the_table(frameworks: Project
     assert "no such trainer" in rows["broken"]["problem"]
     assert rows["swift"]["ratio"] == 1.0
     assert has_text(result, "broken has no figures, so the ratios are to swift")
+
+
+def test_an_interpreter_that_is_not_there_fails_its_framework_and_is_in_the_table(frameworks: Project) -> None:
+    frameworks.pytester.makepyfile(test_speed=ONE_TEST)
+
+    result = frameworks.run("--perf-framework=slow,swift", "-o", "perf_python=slow=gone/python")
+
+    result.assert_outcomes(failed=1, passed=1)
+    problem = comparisons(frameworks)[SINGLE.format("")]["slow"]["problem"]
+    assert problem.startswith(f"{SINGLE.format('slow-')}: ini perf_python: python='gone/python': ")
 
 
 def test_baselines_of_other_frameworks_stay_where_a_recipe_asks_for_its_own(frameworks: Project) -> None:

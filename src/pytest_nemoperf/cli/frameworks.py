@@ -82,9 +82,8 @@ def show_frameworks(arguments: argparse.Namespace) -> int:
     registered = registered_frameworks()
     for name in arguments.names:
         if name not in registered.frameworks:
-            reasons = "".join(f"; {problem}" for problem in registered.problems)
-            raise RecipeError(f"unknown framework {name!r}; {did_you_mean(name, registered.frameworks)}{reasons}")
-    names = arguments.names or list(registered.frameworks)
+            raise RecipeError(registered.unknown(name))
+    names = list(dict.fromkeys(arguments.names)) or list(registered.frameworks)
     pythons = _interpreters(arguments.python, known=registered.frameworks)
     statuses = list(_checked(registered, names=names, pythons=pythons, limit_sec=arguments.timeout))
     if arguments.json:
@@ -97,21 +96,30 @@ def show_frameworks(arguments: argparse.Namespace) -> int:
 
 
 def _interpreters(texts: Sequence[str], *, known: Mapping[str, object]) -> dict[str, str]:
-    """Return absolute paths of interpreters by framework: those of the ini file, those of the option over them."""
+    """Return paths of interpreters by framework: those of the ini file, those of the option over them.
+
+    An ini file may be of several machines, and may name frameworks of a conftest.py: neither an interpreter that is not
+    there nor an unknown name stops the others.
+    """
     pythons: dict[str, str] = {}
     ini = find_ini_lines(_KEY, start=Path.cwd())
-    given = [(parse_interpreters(texts, subject="--python"), "--python", Path.cwd())]
     if ini.path is not None:
         subject = f"{ini.path}: {_KEY}"
-        given.insert(0, (parse_interpreters(ini.lines, subject=subject), subject, ini.path.parent))
-    for interpreters, subject, root in given:
-        for name, path in interpreters.items():
-            if name not in (ANY_FRAMEWORK, *known):
-                raise RecipeError(f"{subject}: unknown framework {name!r}; {did_you_mean(name, known)}")
-            try:
-                pythons[name] = check_interpreter(path, root=root)
-            except PlanError as error:
-                raise RecipeError(f"{subject}: {error}") from None
+        for name, path in parse_interpreters(ini.lines, subject=subject).items():
+            if name in (ANY_FRAMEWORK, *known):
+                pythons[name] = str(ini.path.parent / Path(path).expanduser())
+            else:
+                sys.stderr.write(
+                    f"nemoperf: {subject} names {name!r}, which is not known here ({did_you_mean(name, known)}); leave "
+                    "it if a conftest.py registers it\n"
+                )
+    for name, path in parse_interpreters(texts, subject="--python").items():
+        if name not in (ANY_FRAMEWORK, *known):
+            raise RecipeError(f"--python: unknown framework {name!r}; {did_you_mean(name, known)}")
+        try:
+            pythons[name] = check_interpreter(path, root=Path.cwd())
+        except PlanError as error:
+            raise RecipeError(f"--python: {error}") from None
     return pythons
 
 

@@ -95,7 +95,7 @@ def add_plan_command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recompute", help=f"{', '.join(Recompute)} (default: {Recompute.NONE})")
     for name, meaning in _FLAGS.items():
         parser.add_argument(f"--{name}", dest=name, action="store_const", const=True, help=meaning)
-    parser.add_argument("--framework", help="torch (default), command, or a name that a pytest plugin registers")
+    parser.add_argument("--framework", help="torch (default), or another name that nemoperf frameworks lists")
     parser.add_argument("--convention", metavar="NAME", help=f"how FLOPs are counted (default: {DEFAULT_CONVENTION})")
     parser.add_argument(
         "--tokens", metavar="N", help="tokens of a whole run, e.g. 1e12 or 15T, for its hours and GPU-hours"

@@ -72,6 +72,10 @@ def _settings(path: Path, *, section: Sequence[str]) -> Any:
 
 
 def _lines(value: Any) -> list[str]:
-    """Return the lines of a value that is a text or a list of texts."""
-    items = value.splitlines() if isinstance(value, str) else value
+    """Return the lines of a value that is a text or a list of texts; of any other, it as text."""
+    items = value
+    if isinstance(value, str):
+        items = value.splitlines()
+    elif not isinstance(value, (list, tuple)):
+        items = [value]
     return [str(item).strip() for item in items if str(item).strip()]

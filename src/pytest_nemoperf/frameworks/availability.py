@@ -131,6 +131,6 @@ def _remedy(requirement: Requirement, *, python: str, error: str) -> str:
     if missing is None:
         return requirement.install
     name = missing[1].partition(".")[0]
-    if name == requirement.module.partition(".")[0]:
-        return requirement.install
+    if name == requirement.module.partition(".")[0]:  # pip takes what is registered for installed
+        return f"{python} -m pip uninstall {requirement.distribution}, then: {requirement.install}"
     return f"{python} -m pip install {name.replace('_', '-')}"

@@ -30,9 +30,11 @@ found = {"python": platform.python_version()}
 distributions, images = json.loads(sys.argv[1])
 for name in distributions:
     try:
-        found[name] = metadata.version(name)
+        version = metadata.version(name)
     except metadata.PackageNotFoundError:
-        pass
+        continue
+    if version:  # none in what an interrupted installation leaves
+        found[name] = version
 marks = {"/.dockerenv": "docker", "/run/.containerenv": "podman", "/.singularity.d": "apptainer"}
 container = [name for mark, name in marks.items() if os.path.exists(mark)]
 container += [name + "=" + os.environ[name] for name in images if name in os.environ]

@@ -7,14 +7,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_nemoperf.errors import PlanError
+from pytest_nemoperf.errors import PlanError, RecipeError
 from pytest_nemoperf.frameworks.configs.bridge import MARKER, RECIPE_OPTION, BridgeRecipe, load_bridge, read_bridge
 from pytest_nemoperf.frameworks.configs.checkout import find_checkout
 from pytest_nemoperf.frameworks.configs.config_values import ConfigValues, shown_config
 from pytest_nemoperf.frameworks.configs.hydra_words import hydra_text
 from pytest_nemoperf.frameworks.configs.python_values import Opaque
 from pytest_nemoperf.frameworks.own_recipe import OwnLog, missing_package, own_command
-from pytest_nemoperf.frameworks.plan_runs import checkout_problems, option_problems, plan_checkout
+from pytest_nemoperf.frameworks.plan_runs import (
+    checkout_problems,
+    misplaced_options,
+    option_problems,
+    plan_checkout,
+)
 from pytest_nemoperf.frameworks.plans.megatron_bridge import (
     base_recipe,
     own_overrides,
@@ -60,7 +65,13 @@ class MegatronBridgeFramework(OwnLog):
         return "megatron_bridge"
 
     def read_config(self, path: Path, *, options: Mapping[str, Any], env: Mapping[str, str]) -> ConfigValues:  # noqa: ARG002 (its values don't depend on variables)
-        """Return the values of a recipe for a plan; see ConfigReader."""
+        """Return the values of a recipe for a plan; see ConfigReader.
+
+        Raises:
+            RecipeError: If it can't be read, or an option is for plans.
+        """
+        for problem in misplaced_options(options, names=(CHECKOUT_OPTION,), owner="without framework_config"):
+            raise RecipeError(problem)
         return read_bridge(path, options=options)
 
     def memory_rules(self, plan: Plan) -> MemoryRules:
@@ -109,6 +120,7 @@ class MegatronBridgeFramework(OwnLog):
 
     def _plan_problems(self, plan: Plan) -> Iterator[str]:
         """Yield the reasons that a plan without a recipe of its own can't run here."""
+        yield from misplaced_options(plan.framework_options, names=(RECIPE_OPTION,), owner="with framework_config")
         yield from plan_problems(plan)
         said = plan_overrides(plan)
         yield from option_problems(plan.framework_options, said=said, run=run_overrides(plan))

@@ -7,14 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_nemoperf.errors import PlanError
+from pytest_nemoperf.errors import PlanError, RecipeError
 from pytest_nemoperf.frameworks.configs.checkout import find_checkout
 from pytest_nemoperf.frameworks.configs.config_values import ConfigValues, shown_config
 from pytest_nemoperf.frameworks.configs.hydra_words import hydra_text
 from pytest_nemoperf.frameworks.configs.nemo_rl import SCRIPT_OPTION, load_nemo_rl, read_nemo_rl
 from pytest_nemoperf.frameworks.configs.yaml_file import YamlConfig
 from pytest_nemoperf.frameworks.own_recipe import OwnLog, missing_package, own_command
-from pytest_nemoperf.frameworks.plan_runs import checkout_problems, option_problems, plan_checkout
+from pytest_nemoperf.frameworks.plan_runs import (
+    checkout_problems,
+    misplaced_options,
+    option_problems,
+    plan_checkout,
+)
 from pytest_nemoperf.frameworks.plans.nemo_rl import (
     BACKEND_OPTION,
     BACKENDS,
@@ -64,7 +69,15 @@ class NemoRLFramework(OwnLog):
         return "nemo_rl"
 
     def read_config(self, path: Path, *, options: Mapping[str, Any], env: Mapping[str, str]) -> ConfigValues:
-        """Return the values of a recipe file for a plan; see ConfigReader."""
+        """Return the values of a recipe file for a plan; see ConfigReader.
+
+        Raises:
+            RecipeError: If it can't be read, or an option is for plans.
+        """
+        for problem in misplaced_options(
+            options, names=(BACKEND_OPTION, CHECKOUT_OPTION), owner="without framework_config"
+        ):
+            raise RecipeError(problem)
         return read_nemo_rl(path, options=options, env=env)
 
     def memory_rules(self, plan: Plan) -> MemoryRules:
@@ -117,6 +130,7 @@ class NemoRLFramework(OwnLog):
 
     def _plan_problems(self, plan: Plan) -> Iterator[str]:
         """Yield the reasons that a plan without a file of its own can't run here."""
+        yield from misplaced_options(plan.framework_options, names=(SCRIPT_OPTION,), owner="with framework_config")
         yield from plan_problems(plan)
         if plan.rl is not None:
             run = _run_overrides(plan, algorithm=_SECTION, run_dir=Path())

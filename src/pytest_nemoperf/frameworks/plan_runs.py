@@ -43,6 +43,19 @@ def checkout_problems(plan: Plan, *, marker: str, url: str, devices: Collection[
         )
 
 
+def misplaced_options(options: Mapping[str, Any], *, names: Collection[str], owner: str) -> Iterator[str]:
+    """Yield each option that a recipe of this kind has no use for.
+
+    Args:
+        options: The recipe's framework_options.
+        names: Options of the other kind.
+        owner: The recipes that have them, for the message.
+    """
+    for name in names:
+        if name in options:
+            yield f"framework_options has {name}, which is for recipes {owner}; leave it out"
+
+
 def option_problems(options: Mapping[str, Any], *, said: Collection[str], run: Collection[str]) -> Iterator[str]:
     """Yield each option that says something else than the plan or the run.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
+from pytest_nemoperf.errors import did_you_mean
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.protocol import Framework
 
@@ -30,6 +31,11 @@ class RegisteredFrameworks:
     origins: Mapping[str, str]
     problems: tuple[str, ...] = ()
 
+    def unknown(self, name: str) -> str:
+        """Return the message on a name that is none of them, with the problems that may be the reason."""
+        reasons = "".join(f"; {problem}" for problem in self.problems)
+        return f"unknown framework {name!r}; {did_you_mean(name, self.frameworks)}{reasons}"
+
 
 def registered_frameworks(added: Mapping[str, Framework] | None = None) -> RegisteredFrameworks:
     """Return the built-in frameworks and those of entry points; a broken entry point is a problem, not an error.
@@ -46,7 +52,7 @@ def registered_frameworks(added: Mapping[str, Framework] | None = None) -> Regis
         place = f"entry point {entry.name} = {entry.value} of {_distribution(entry)}"
         try:
             found = list(_frameworks_of(entry))
-        except Exception as error:  # whatever code of others raises must not stop a session
+        except (Exception, SystemExit) as error:  # whatever code of others raises must not stop a session
             problems.append(f"{place} gives no framework: {_text(error)}; mend the package or uninstall it")
             continue
         for framework in found:
@@ -95,5 +101,5 @@ def _taken_by(origin: str) -> str:
     return "this plugin" if origin == BUILT_IN else origin
 
 
-def _text(error: Exception) -> str:
+def _text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

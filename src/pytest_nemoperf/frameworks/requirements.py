@@ -74,7 +74,9 @@ def installed_versions(python: str, *, also: tuple[str, ...] = ()) -> Mapping[st
         return found
     for name in (*DISTRIBUTIONS, *also):
         with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
+            version: str | None = importlib.metadata.version(name)
+            if version:  # none in what an interrupted installation leaves
+                found[name] = version
     return found
 
 

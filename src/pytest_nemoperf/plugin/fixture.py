@@ -32,7 +32,7 @@ from pytest_nemoperf.verdict.judge import Verdict
 from pytest_nemoperf.verdict.workload import loop_workload
 
 if TYPE_CHECKING:
-    from pytest_nemoperf.recipes.recipe import Recipe
+    from pytest_nemoperf.recipes.recipe import Plan, Recipe
     from pytest_nemoperf.session.cases import PlannedCase
     from pytest_nemoperf.session.perf_session import PerfSession
 
@@ -97,26 +97,30 @@ class Perf:
         return report.result.verdict
 
     def _planned(self, recipe: Recipe) -> PlannedCase:
-        """Return a recipe planned in the framework of this test, and tell of options that its own one has."""
+        """Return a recipe planned in the framework of this test."""
+        case = self._session.planner.plan(recipe, mark=perf_mark(self._item), framework=self._framework)
+        self._note_left_out(recipe, plan=case.plan)
+        return case
+
+    def _note_left_out(self, recipe: Recipe, *, plan: Plan) -> None:
+        """Write a line on a test, or options of a recipe, that --perf-framework leaves out."""
         session = self._session
-        frameworks = session.settings.frameworks
-        case = session.planner.plan(recipe, mark=perf_mark(self._item), framework=self._framework)
-        if frameworks and not self._framework:
+        if session.settings.frameworks and not self._framework:
             session.progress.write_line(
                 f"{self._item.nodeid} runs in its recipe's framework, {recipe.framework}: --perf-framework makes tests "
                 "of functions that take the fixture perf as an argument"
             )
-        elif recipe.framework_options and case.plan.framework != recipe.framework:
+        elif recipe.framework_options and plan.framework != recipe.framework:
             session.progress.write_line(
-                f"{case.plan.case} runs without framework_options={dict(recipe.framework_options)}, which are settings "
+                f"{plan.case} runs without framework_options={dict(recipe.framework_options)}, which are settings "
                 f"of {recipe.framework} (--perf-framework)"
             )
-        return case
 
     def _price(self, recipe: Recipe) -> str:
         """Price a recipe and return its case."""
         with self._as_outcome():
             priced = self._session.planner.price(recipe, mark=perf_mark(self._item), framework=self._framework)
+        self._note_left_out(recipe, plan=priced.price.plan)
         return priced.price.plan.case
 
     @contextmanager

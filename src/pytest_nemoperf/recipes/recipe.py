@@ -94,8 +94,8 @@ class Recipe:
         micro_batch_size: Sequences per forward pass of one data-parallel rank.
         precision: ``fp32``, ``bf16``, ``fp8_ds``, ``fp8_cs``, ``fp8_sc``, ``mxfp8`` or ``nvfp4``.
         rl: Reinforcement learning; None for pre-training.
-        framework: ``torch`` (native), ``command``, ``automodel``, ``megatron``, ``megatron_bridge``, ``megatron_lm``,
-            ``nemo_rl``, or one a plugin registers.
+        framework: ``torch`` (the native engine), ``command`` (any program), or another name that the command
+            ``nemoperf frameworks`` lists or a hook registers.
         framework_config: Path of the framework's own recipe, which runs as it is but for its steps and its logging.
             Model, layout, batch and precision are read from it; the recipe gives only what it leaves open.
         framework_options: Settings of the framework that a recipe has no word for, by the framework's own name. For a

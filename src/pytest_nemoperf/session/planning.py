@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_nemoperf.baselines.store import BaselineStore
-from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, UnsupportedError, did_you_mean
+from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, UnsupportedError
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.complete import complete_recipe
 from pytest_nemoperf.frameworks.interpreter import ANY_FRAMEWORK, check_interpreter
@@ -68,12 +68,12 @@ class Planner:
         if not self._settings.frameworks:
             return
         try:
-            known = self.frameworks
+            registered = self._registered
         except RecipeError as exc:
             raise pytest.UsageError(str(exc)) from None
         for name in self._settings.frameworks:
-            if name not in known:
-                raise pytest.UsageError(f"--perf-framework: unknown framework {name!r}; {did_you_mean(name, known)}")
+            if name not in registered.frameworks:
+                raise pytest.UsageError(f"--perf-framework: {registered.unknown(name)}")
 
     @property
     def frameworks(self) -> Mapping[str, Framework]:
@@ -191,7 +191,11 @@ class Planner:
         except NoLayoutError:
             self.without_case.add(mark.nodeid)
             raise
-        plan = self._with_interpreter(plan)
+        try:
+            plan = self._with_interpreter(plan)
+        except (PlanError, RecipeError) as error:
+            self.note_unmeasured(plan, nodeid=mark.nodeid, reason=str(error))
+            raise
         policy = self.policy(mark, recipe_tolerances=recipe.tolerances)
         self.note_case(plan.case, nodeid=mark.nodeid, policy=policy)
         return plan, policy
@@ -251,11 +255,15 @@ class Planner:
         pythons = self._settings.pythons
         for name in pythons:
             if name not in (ANY_FRAMEWORK, *self.frameworks):
-                raise RecipeError(f"ini perf_python: unknown framework {name!r}; {did_you_mean(name, self.frameworks)}")
+                raise RecipeError(f"ini perf_python: {self._registered.unknown(name)}")
         python = plan.python or pythons.get(plan.framework, pythons.get(ANY_FRAMEWORK, ""))
         if not python:
             return plan
-        return replace(plan, python=check_interpreter(python, root=self._config.rootpath))
+        try:
+            return replace(plan, python=check_interpreter(python, root=self._config.rootpath))
+        except PlanError as error:
+            subject = "" if plan.python else "ini perf_python: "
+            raise PlanError(f"{plan.case}: {subject}{error}") from None
 
     def _complete(self, recipe: Recipe) -> tuple[Recipe, str]:
         """Return a recipe completed by its framework_config, and the digest of that file.
@@ -278,8 +286,7 @@ class Planner:
 
     def _framework(self, name: str) -> Framework:
         if name not in self.frameworks:
-            reasons = "".join(f"; {problem}" for problem in self._registered.problems)
-            raise PlanError(f"unknown framework {name!r}; {did_you_mean(name, self.frameworks)}{reasons}")
+            raise PlanError(self._registered.unknown(name))
         return self.frameworks[name]
 
 
