@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.command import CommandFramework
 from pytest_nemoperf.frameworks.complete import complete_recipe
 from pytest_nemoperf.frameworks.configs.config_values import ConfigValues
@@ -117,6 +118,34 @@ def test_options_of_the_native_engine_are_refused() -> None:
 
     with pytest.raises(RecipeError, match="with framework='torch', the native engine, whose settings are fields"):
         complete_recipe(recipe, framework=None, system=H100)
+
+
+@pytest.mark.parametrize("name", ["torchtitan", "trl"])
+def test_frameworks_without_files_may_take_options(name: str) -> None:
+    recipe = Recipe(
+        model="llama3-8b",
+        layouts={"h100": Layout(gpus=8, dp_shard=8)},
+        seq_len=64,
+        global_batch_size=8,
+        framework=name,
+        framework_options={"training.gc_freq": 10},
+    )
+
+    assert complete_recipe(recipe, framework=builtin_frameworks()[name], system=H100).recipe is recipe
+
+
+def test_options_of_a_framework_that_takes_none_are_refused() -> None:
+    recipe = Recipe(
+        model="llama3-8b",
+        layouts={"h100": Layout(gpus=8, dp_shard=8)},
+        seq_len=64,
+        global_batch_size=8,
+        framework="megatron",
+        framework_options={"overlap": True},
+    )
+
+    with pytest.raises(RecipeError, match="with framework='megatron', which takes none"):
+        complete_recipe(recipe, framework=builtin_frameworks()["megatron"], system=H100)
 
 
 def test_an_unknown_framework_can_not_read_a_file() -> None:

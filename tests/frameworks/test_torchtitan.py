@@ -169,6 +169,9 @@ def test_what_it_lacks_is_refused_by_name(changes: Any, words: str) -> None:
         pytest.param({"precision": Precision.MXFP8}, "precision=mxfp8 is transformer-engine's", id="precision"),
         pytest.param({"is_profiled": True}, "is_profiled=True", id="profiled"),
         pytest.param({"framework_config": "x.toml"}, "framework_config='x.toml'", id="file"),
+        pytest.param({"log_format": "torchtitan"}, "log_format='torchtitan' is for commands", id="log"),
+        pytest.param({"is_command_per_rank": True}, "is_command_per_rank=True is for commands", id="per-rank"),
+        pytest.param({"env": {"RANK": "0"}}, "RANK='0' clashes with the launcher", id="rank"),
         pytest.param(
             {"turn": ABTurn(directory="/x", side="A", other="B", is_first=True, block_steps=1)},
             "a comparison in turns",

@@ -9,7 +9,7 @@ from typing import Any
 
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.frameworks.configs.config_values import ConfigReader, ConfigValues, shown_config
-from pytest_nemoperf.frameworks.protocol import Framework
+from pytest_nemoperf.frameworks.protocol import Framework, OptionTaker
 from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
 from pytest_nemoperf.recipes.overrides import complete_layout
 from pytest_nemoperf.recipes.recipe import Recipe
@@ -57,10 +57,10 @@ def complete_recipe(recipe: Recipe, *, framework: Framework | None, system: Syst
                 f"framework_options={dict(recipe.framework_options)} with framework={NATIVE!r}, the native engine, "
                 "whose settings are fields of the recipe; leave them out, or name the framework that knows them"
             )
-        if recipe.framework_options and framework is not None and not isinstance(framework, ConfigReader):
+        if recipe.framework_options and framework is not None and not isinstance(framework, ConfigReader | OptionTaker):
             raise RecipeError(
                 f"framework_options={dict(recipe.framework_options)} with framework={recipe.framework!r}, which takes "
-                "none; put them into command, or leave them out"
+                "none; leave them out"
             )
         return CompletedRecipe(recipe=recipe)
     path = Path(recipe.framework_config)

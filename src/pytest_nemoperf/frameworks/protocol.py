@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from pytest_nemoperf.recipes.memory_rules import MemoryRules, native_rules
 from pytest_nemoperf.recipes.recipe import Plan
@@ -73,6 +73,20 @@ def memory_rules_of(framework: Framework | None, *, plan: Plan) -> MemoryRules:
     if isinstance(framework, MemoryPricer):
         return framework.memory_rules(plan)
     return native_rules(plan)
+
+
+@runtime_checkable
+class OptionTaker(Framework, Protocol):
+    """Framework that takes framework_options in runs of plans, though it reads no recipe files."""
+
+    takes_options: Literal[True]
+
+
+@runtime_checkable
+class StepDelayer(Framework, Protocol):
+    """LogWriter that delays each step by the plan's ``inject_pct``; a log alone can't."""
+
+    delays_steps: Literal[True]
 
 
 @runtime_checkable

@@ -23,10 +23,12 @@ class TRLFramework:
     """Runs a program that makes the plan's model and hands it to GRPOTrainer; the callback writes step records.
 
     Attributes:
+        takes_options: framework_options are arguments of GRPOConfig.
         program: Words of the program after the interpreter.
         requirement: Packages that its runs need.
     """
 
+    takes_options = True
     program: tuple[str, ...] = ("-m", "pytest_nemoperf.trainers.trl")
     requirement = Requirement(
         distribution="trl",

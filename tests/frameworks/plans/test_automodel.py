@@ -255,6 +255,7 @@ def test_weights_may_be_kept_in_bf16_where_nothing_tells_the_two_apart() -> None
             {"framework_options": {"recipe": BENCHMARK}},
             "the benchmark recipe with gpus=1, .*leave recipe",
         ),
+        (Layout(gpus=4, tp=4), {"model": "qwen2.5-1.5b"}, "tp=4 does not divide num_kv_heads=2"),
         (None, {"framework_options": {"distributed.tp_size": 2}}, "each run sets distributed.tp_size itself"),
         (None, {"framework_options": {"step_scheduler.max_steps": 2}}, "use steps= of the recipe"),
         (None, {"framework_options": {"peft": {"dim": 8}}}, "each run sets peft itself"),
@@ -269,7 +270,9 @@ def test_what_no_file_can_say_is_refused_by_name(layout: Layout | None, changes:
     ("changes", "reason"),
     [
         ({"inject_pct": 20.0}, "--perf-inject delays steps from inside"),
-        ({"log_format": "automodel"}, "log_format and log_file: .*leave them out"),
+        ({"log_format": "automodel"}, "log_format='automodel' is for commands"),
+        ({"is_command_per_rank": True}, "is_command_per_rank=True is for commands"),
+        ({"env": {"MASTER_PORT": "29500"}}, "MASTER_PORT='29500' clashes with the launcher"),
         ({"num_nodes": 2, "layout": Layout(gpus=16, dp_shard=16)}, "gpus=16 on 2 nodes: "),
     ],
 )

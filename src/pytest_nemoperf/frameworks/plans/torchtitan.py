@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from packaging.version import Version
 
+from pytest_nemoperf.frameworks.plans.command_settings import command_setting_problems
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import Activation, MoE
@@ -82,6 +83,7 @@ def plan_problems(plan: Plan, *, torch: str) -> Iterator[str]:
         torch: Version of torch in the interpreter of the run; empty if not known.
     """
     yield from _workload_problems(plan)
+    yield from command_setting_problems(plan)
     yield from _layout_problems(plan.layout, plan=plan, torch=torch)
     yield from _model_problems(plan.model)
     if plan.precision not in (Precision.FP32, Precision.BF16):
