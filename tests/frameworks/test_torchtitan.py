@@ -125,6 +125,11 @@ def test_packages_that_are_not_there_are_named_with_the_command_that_mends_it(
             {"layout": Layout(gpus=2, dp_replicate=2, shard_optimizer=True)}, "shard_optimizer=True", id="zero"
         ),
         pytest.param({"layout": Layout(gpus=2, pp=2, pp_schedule="zero_bubble")}, "pp_schedule=zero_bubble", id="zb"),
+        pytest.param(
+            {"layout": Layout(gpus=2, pp=2, vp=2), "global_batch_size": 5, "micro_batch_size": 1},
+            "don't make equal rounds of at least pp=2",
+            id="rounds",
+        ),
         pytest.param({"layout": Layout(gpus=2, cp=2, cp_comm="a2a")}, "cp_comm=a2a", id="a2a"),
         pytest.param(
             {"layout": Layout(gpus=4, tp=4)}, "tp=4 does not divide num_kv_heads=2", id="tp-above-key-value-heads"

@@ -228,6 +228,11 @@ def test_weights_may_be_kept_in_bf16_where_nothing_tells_the_two_apart() -> None
         (Layout(gpus=4, dp_replicate=2, tp=2), {}, "dp_replicate=2 with tp=2, cp=1, pp=1: .*use dp_shard"),
         (Layout(gpus=2, cp=2, cp_comm="a2a"), {}, "cp_comm=a2a: .*use cp_comm=all_gather"),
         (Layout(gpus=4, pp=4), {"global_batch_size": 4}, "pp=4 with 2 micro-batches a step: .*raise global_batch_size"),
+        (
+            Layout(gpus=3, pp=3, vp=2),
+            {"global_batch_size": 14, "model": replace(ROUND_MODEL, num_layers=6)},
+            "don't make equal rounds of at least pp=3",
+        ),
         (Layout(gpus=4, tp=2, pp=2), {}, "sequence_parallel=True with tp=2 and pp=2: .*use sequence_parallel=False"),
         (Layout(gpus=3, pp=3, vp=2), {}, "model chunks are more than num_layers=4; lower pp or vp"),
         (Layout(gpus=2, pp=2, pp_schedule="zero_bubble"), {}, "pp_schedule=zero_bubble with vp=1: .*use vp=2"),

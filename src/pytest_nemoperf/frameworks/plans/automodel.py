@@ -14,7 +14,7 @@ from pytest_nemoperf.frameworks.configs.option_names import check_own
 from pytest_nemoperf.frameworks.configs.yaml_file import set_option
 from pytest_nemoperf.frameworks.plans.command_settings import command_setting_problems
 from pytest_nemoperf.layouts.layout import Layout
-from pytest_nemoperf.layouts.pipeline_stages import chunk_problems
+from pytest_nemoperf.layouts.pipeline_stages import chunk_problems, schedule_problems
 from pytest_nemoperf.models.huggingface.export import unexportable_model
 from pytest_nemoperf.recipes.hyperparameters import MAX_GRAD_NORM
 from pytest_nemoperf.recipes.recipe import Plan, Precision, Recompute
@@ -125,6 +125,8 @@ def _pipeline_problems(plan: Plan) -> Iterator[str]:
             f"pp={layout.pp} with {plan.grad_accum_steps} micro-batches a step: NeMo Automodel needs one for each "
             "stage; raise global_batch_size, or lower micro_batch_size or pp"
         )
+    else:  # its schedules are torch's, as the native engine's
+        yield from schedule_problems(layout, num_micro_batches=plan.grad_accum_steps, is_compiled=False)
     if layout.tp > 1 and layout.sequence_parallel:
         yield (
             f"sequence_parallel=True with tp={layout.tp} and pp={layout.pp}: NeMo Automodel's stages after the first "

@@ -9,6 +9,7 @@ from packaging.version import Version
 
 from pytest_nemoperf.frameworks.plans.command_settings import command_setting_problems
 from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.layouts.pipeline_stages import schedule_problems
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import Activation, MoE
 from pytest_nemoperf.recipes.recipe import Plan, Precision
@@ -141,6 +142,8 @@ def _layout_problems(layout: Layout, *, plan: Plan, torch: str) -> Iterator[str]
             f"pp_schedule={layout.pp_schedule}: torchtitan has it only with two model chunks a rank in a V, which is "
             "another layout; use pp_schedule=1f1b"
         )
+    if layout.vp > 1:  # its interleaved schedule is torch's, as the native engine's
+        yield from schedule_problems(layout, num_micro_batches=plan.grad_accum_steps, is_compiled=False)
     if layout.pp > 1 and plan.model.tied_embeddings:
         yield f"pp={layout.pp} with tied_embeddings=True: torchtitan ties no weights across ranks; use pp=1"
     if layout.cp_comm != "all_gather":
