@@ -58,7 +58,7 @@ def main() -> None:
                 model.save_pretrained(folder)
                 tokenizer.save_pretrained(folder)
         model = str(folder)
-    steps = PhasedSteps(has_old_logprobs=rl.generator == "vllm" or plan.num_updates > 1)
+    steps = PhasedSteps(has_old_logprobs=plan.num_updates > 1)
     steps.listen()
     trainer = GRPOTrainer(
         model=model,
