@@ -159,6 +159,12 @@ def test_packages_that_are_not_there_are_named_with_the_command_that_mends_it(
         pytest.param(
             {"framework_options": {"training.seq-len": 8}}, "each run sets training.seq-len itself", id="with-a-dash"
         ),
+        pytest.param(
+            {"framework_options": {"--compile.no-enable": True}}, "each run sets --compile.no-enable itself", id="no"
+        ),
+        pytest.param(
+            {"framework_options": {"optimizer.lr": 0.1}}, "each run sets optimizer.lr itself", id="an-option-of-a-group"
+        ),
         pytest.param({"model": MIXTURE}, "precision=fp32 with a mixture of experts", id="experts-in-fp32"),
     ],
 )

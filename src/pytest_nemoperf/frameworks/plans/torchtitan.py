@@ -22,6 +22,7 @@ FROM_PLAN: Final = (
     "training.global_batch_size",
     "training.seq_len",
     "training.steps",
+    "training.max_norm",
     "training.mixed_precision_param",
     "parallelism.data_parallel_replicate_degree",
     "parallelism.data_parallel_shard_degree",
@@ -29,15 +30,25 @@ FROM_PLAN: Final = (
     "parallelism.enable_sequence_parallel",
     "parallelism.pipeline_parallel_degree",
     "parallelism.pipeline_parallel_schedule",
+    "parallelism.pipeline_parallel_microbatch_size",
+    "parallelism.module_fqns_per_model_part",
     "parallelism.context_parallel_degree",
     "parallelism.expert_parallel_degree",
+    "activation_checkpoint",
     "compile.enable",
+    "optimizer",
+    "lr_scheduler",
+    "dataloader",
+    "tokenizer",
+    "checkpoint.enable",
+    "validator.enable",
+    "debug.seed",
     "debug.moe_force_load_balance",
     "metrics.log_freq",
     "metrics.enable_tensorboard",
     "dump_folder",
 )
-"""Options that follow from the plan, or that the run needs for its log."""
+"""Options, or groups of them, that follow from the plan, or that the run needs for its log."""
 
 _PLAIN: Final = {
     "norm": "rmsnorm",
@@ -98,8 +109,14 @@ def plan_problems(plan: Plan, *, torch: str) -> Iterator[str]:
             "precision=bf16"
         )
     for name in plan.framework_options:
-        if name.replace("-", "_").lstrip("_") in FROM_PLAN:
+        if _follows_from_plan(name):
             yield f"framework_options: each run sets {name} itself, from the plan; leave it out"
+
+
+def _follows_from_plan(name: str) -> bool:
+    """Return whether an option follows from the plan, also where it is written as words of the command line."""
+    plain = name.replace("-", "_").lstrip("_").replace(".no_", ".")
+    return any(plain == own or plain.startswith(f"{own}.") for own in FROM_PLAN)
 
 
 def option_words(options: dict[str, Any]) -> Iterator[str]:
