@@ -114,7 +114,7 @@ def plan_problems(plan: Plan, *, torch: str) -> Iterator[str]:
 
 
 def _follows_from_plan(name: str) -> bool:
-    """Return whether an option follows from the plan, also where it is written as words of the command line."""
+    """Return whether an option follows from the plan, dashes and negation as on the command line included."""
     plain = name.replace("-", "_").lstrip("_").replace(".no_", ".")
     return any(plain == own or plain.startswith(f"{own}.") for own in FROM_PLAN)
 
