@@ -30,7 +30,7 @@ def unsupported_plan(plan: Plan, *, has_te: bool) -> str | None:
         plan: The plan.
         has_te: transformer-engine is installed in the interpreter of the run.
     """
-    for problem in (*_settings(plan), *_layout(plan), *_without_te(plan, has_te=has_te)):
+    for problem in (*_settings(plan), *_layout(plan), *_context_parallel(plan), *_without_te(plan, has_te=has_te)):
         return problem
     return None
 
@@ -193,6 +193,27 @@ def _layout(plan: Plan) -> Iterator[str]:
             f"vp={layout.vp}: {num_micro_batches} micro-batches a step (global_batch_size/(micro_batch_size*dp)) are "
             f"no multiple of pp={layout.pp}, as Megatron-Core's interleaved schedule needs; change global_batch_size, "
             "or use vp=1"
+        )
+
+
+def _context_parallel(plan: Plan) -> Iterator[str]:
+    """Yield settings that transformer-engine's attention lacks over several ranks.
+
+    References:
+        TransformerEngine transformer_engine/pytorch/attention/dot_product_attention/utils.py, get_attention_backend
+    """
+    layout = plan.layout
+    if layout.cp == 1:
+        return
+    if plan.precision is Precision.FP32:
+        yield (
+            f"cp={layout.cp} with precision=fp32: transformer-engine's attention over several ranks has 16 bits; use "
+            "precision=bf16, or cp=1"
+        )
+    if plan.model.attention_sinks and layout.cp_comm != "a2a":
+        yield (
+            f"cp_comm={layout.cp_comm} with attention_sinks=True: transformer-engine has sinks over several ranks by "
+            "a2a only; use cp_comm=a2a, or cp=1"
         )
 
 
