@@ -136,7 +136,7 @@ def _algorithm_problems(rl: RL) -> Iterator[str]:
         (algorithm.importance_cap is not None, f"importance_cap={algorithm.importance_cap}"),
     ):
         if is_asked:
-            yield f"algorithm {algorithm.name} has {setting}, and GRPOTrainer has no such setting; use algorithm='grpo'"
+            yield f"algorithm {algorithm.name} has {setting}, which is not mapped to GRPOTrainer; use algorithm='grpo'"
 
 
 def _rollout_problems(rl: RL, *, plan: Plan) -> Iterator[str]:
