@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.command import CommandFramework
 from pytest_nemoperf.frameworks.complete import complete_recipe
 from pytest_nemoperf.frameworks.configs.config_values import ConfigValues
@@ -52,13 +53,6 @@ class Reader(CommandFramework):
     def read_config(self, path: Path, *, options: Mapping[str, Any], env: Mapping[str, str]) -> ConfigValues:
         self.asked.append((path, options, env))
         return self.values
-
-
-class Optional(CommandFramework):
-    """Framework without recipe files that takes options, or not."""
-
-    def __init__(self, *, takes_options: bool) -> None:
-        self.takes_options = takes_options
 
 
 def recipe_of(**changes: Any) -> Recipe:
@@ -124,6 +118,34 @@ def test_options_of_the_native_engine_are_refused() -> None:
 
     with pytest.raises(RecipeError, match="with framework='torch', the native engine, whose settings are fields"):
         complete_recipe(recipe, framework=None, system=H100)
+
+
+@pytest.mark.parametrize("name", ["torchtitan", "trl"])
+def test_frameworks_without_files_may_take_options(name: str) -> None:
+    recipe = Recipe(
+        model="llama3-8b",
+        layouts={"h100": Layout(gpus=8, dp_shard=8)},
+        seq_len=64,
+        global_batch_size=8,
+        framework=name,
+        framework_options={"training.gc_freq": 10},
+    )
+
+    assert complete_recipe(recipe, framework=builtin_frameworks()[name], system=H100).recipe is recipe
+
+
+def test_options_of_a_framework_that_takes_none_are_refused() -> None:
+    recipe = Recipe(
+        model="llama3-8b",
+        layouts={"h100": Layout(gpus=8, dp_shard=8)},
+        seq_len=64,
+        global_batch_size=8,
+        framework="megatron",
+        framework_options={"overlap": True},
+    )
+
+    with pytest.raises(RecipeError, match="with framework='megatron', which takes none"):
+        complete_recipe(recipe, framework=builtin_frameworks()["megatron"], system=H100)
 
 
 def test_an_unknown_framework_can_not_read_a_file() -> None:
@@ -285,17 +307,3 @@ def test_reinforcement_learning_that_can_not_be_read_may_be_given() -> None:
     assert completed(values, rl=THEIR_RL).rl == THEIR_RL
     with pytest.raises(RecipeError, match=r"does not tell rl \(its algorithm is unknown\)"):
         completed(values)
-
-
-def test_options_without_a_recipe_file_are_for_frameworks_that_take_them() -> None:
-    recipe = recipe_of(
-        framework_config="", gpus={}, model="llama-tiny", layouts={"h100": Layout(gpus=1)}, seq_len=64,
-        global_batch_size=4, framework_options={"a.b": 1},
-    )  # fmt: skip
-
-    completed = complete_recipe(recipe, framework=Optional(takes_options=True), system=H100)
-
-    assert completed.recipe == recipe
-    for framework in (Optional(takes_options=False), CommandFramework()):
-        with pytest.raises(RecipeError, match=r"framework_options=.*'theirs', which takes none; leave them out"):
-            complete_recipe(recipe, framework=framework, system=H100)

@@ -125,6 +125,11 @@ def test_packages_that_are_not_there_are_named_with_the_command_that_mends_it(
             {"layout": Layout(gpus=2, dp_replicate=2, shard_optimizer=True)}, "shard_optimizer=True", id="zero"
         ),
         pytest.param({"layout": Layout(gpus=2, pp=2, pp_schedule="zero_bubble")}, "pp_schedule=zero_bubble", id="zb"),
+        pytest.param(
+            {"layout": Layout(gpus=2, pp=2, vp=2), "global_batch_size": 5, "micro_batch_size": 1},
+            "don't make equal rounds of at least pp=2",
+            id="rounds",
+        ),
         pytest.param({"layout": Layout(gpus=2, cp=2, cp_comm="a2a")}, "cp_comm=a2a", id="a2a"),
         pytest.param(
             {"layout": Layout(gpus=4, tp=4)}, "tp=4 does not divide num_kv_heads=2", id="tp-above-key-value-heads"
@@ -154,6 +159,12 @@ def test_packages_that_are_not_there_are_named_with_the_command_that_mends_it(
         pytest.param(
             {"framework_options": {"training.seq-len": 8}}, "each run sets training.seq-len itself", id="with-a-dash"
         ),
+        pytest.param(
+            {"framework_options": {"--compile.no-enable": True}}, "each run sets --compile.no-enable itself", id="no"
+        ),
+        pytest.param(
+            {"framework_options": {"optimizer.lr": 0.1}}, "each run sets optimizer.lr itself", id="an-option-of-a-group"
+        ),
         pytest.param({"model": MIXTURE}, "precision=fp32 with a mixture of experts", id="experts-in-fp32"),
     ],
 )
@@ -169,6 +180,9 @@ def test_what_it_lacks_is_refused_by_name(changes: Any, words: str) -> None:
         pytest.param({"precision": Precision.MXFP8}, "precision=mxfp8 is transformer-engine's", id="precision"),
         pytest.param({"is_profiled": True}, "is_profiled=True", id="profiled"),
         pytest.param({"framework_config": "x.toml"}, "framework_config='x.toml'", id="file"),
+        pytest.param({"log_format": "torchtitan"}, "log_format='torchtitan' is for commands", id="log"),
+        pytest.param({"is_command_per_rank": True}, "is_command_per_rank=True is for commands", id="per-rank"),
+        pytest.param({"env": {"RANK": "0"}}, "RANK='0' clashes with the launcher", id="rank"),
         pytest.param(
             {"turn": ABTurn(directory="/x", side="A", other="B", is_first=True, block_steps=1)},
             "a comparison in turns",

@@ -90,6 +90,7 @@ def test_vllm_generates_on_gpus() -> None:
 
     assert (arguments["use_vllm"], arguments["vllm_mode"], arguments["use_cpu"]) == (True, "colocate", False)
     assert arguments["generation_kwargs"] == {"min_tokens": 24}
+    assert not arguments["vllm_importance_sampling_correction"]
     assert problems_of(replace(plan, device="cuda")) == ""
     assert "generator='vllm' on a CPU" in problems_of(plan)
 
@@ -189,6 +190,13 @@ def test_rollouts_that_it_lacks_are_refused_by_name(rl: dict[str, Any], words: s
     ("change", "words"),
     [
         pytest.param({"framework_config": "x.yaml"}, "framework_config='x.yaml'", id="file"),
+        pytest.param({"log_format": "trl"}, "log_format='trl' is for commands", id="log"),
+        pytest.param({"is_command_per_rank": True}, "is_command_per_rank=True is for commands", id="per-rank"),
+        pytest.param({"env": {"RANK": "0"}}, "RANK='0' clashes with the launcher", id="rank"),
+        pytest.param(
+            {"model": twin_of(find_model("qwen3-30b-a3b"))}, "weights of experts are not handed over", id="mixture"
+        ),
+        pytest.param({"seq_len": 16}, "TRL has no limit for both together; raise seq_len to", id="length"),
         pytest.param({"is_profiled": True}, "is_profiled=True", id="profiled"),
         pytest.param({"turn": TURN}, "a comparison in turns", id="turn"),
         pytest.param({"is_compiled": True}, "is_compiled=True", id="compiled"),
@@ -196,6 +204,10 @@ def test_rollouts_that_it_lacks_are_refused_by_name(rl: dict[str, Any], words: s
         pytest.param({"recompute": Recompute.SELECTIVE}, "recompute=selective", id="recompute"),
         pytest.param({"precision": Precision.FP8_CS}, "precision=fp8_cs", id="precision"),
         pytest.param({"framework_options": {"beta": 0.1}}, "each run sets beta itself", id="option"),
+        pytest.param({"framework_options": {"use_vllm": True}}, "each run sets use_vllm itself", id="generator"),
+        pytest.param(
+            {"framework_options": {"num_iterations": 2}}, "each run sets num_iterations itself", id="iterations"
+        ),
         pytest.param(
             {"model": twin_of(find_model("gemma2-2b"))}, "gemma2-2b-twin is no Hugging Face model here", id="model"
         ),

@@ -58,3 +58,14 @@ def test_a_framework_that_is_measured_by_its_log_takes_no_delay(project: Project
 
     result.assert_outcomes(skipped=1)
     assert has_text(result, "--perf-inject delays steps from inside, and this case is measured by its log")
+
+
+def test_a_framework_whose_runs_delay_themselves_takes_one(project: Project) -> None:
+    project.pytester.makeconftest(LOGGED.replace('name = "logged"', 'name = "logged"\n    delays_steps = True'))
+    command = 'command=(sys.executable, str(pathlib.Path(__file__).with_name("steps.py"))),'
+    project.edit("test_speed.py", {'framework="command"': 'framework="logged"', command: ""})
+
+    result = project.run("--perf-inject=20%", "-rs")
+
+    assert "skipped" not in result.parseoutcomes()
+    assert not has_text(result, "this case is measured by its log")

@@ -125,6 +125,15 @@ def test_replicas_reduce_their_gradients_once_a_step() -> None:
 
 
 @pytest.mark.parametrize(("precision", "element"), [("fp32", 4), ("bf16", 2)])
+def test_ranks_that_share_out_the_optimizer_scatter_gradients_and_gather_weights(precision: str, element: int) -> None:
+    layout = Layout(gpus=4, dp_replicate=4, shard_optimizer=True)
+
+    moved = traffic_of(layout, framework="megatron", precision=precision)
+
+    assert moved == {"dp": 3 * num_parameters(MODEL) * (4 + element) // 4}
+
+
+@pytest.mark.parametrize(("precision", "element"), [("fp32", 4), ("bf16", 2)])
 def test_shards_gather_weights_and_scatter_gradients_for_each_pass(precision: str, element: int) -> None:
     moved = traffic_of(Layout(gpus=4, dp_shard=4), precision=precision)
 

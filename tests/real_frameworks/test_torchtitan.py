@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.frameworks.logged import context_of
+from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.logs.log_format import WALL_TIME, LogFormat, LogKind
 from pytest_nemoperf.logs.presets import find_preset
@@ -16,6 +19,7 @@ from pytest_nemoperf.logs.reading import find_log_files, read_log
 from pytest_nemoperf.models.catalog import find_model
 from pytest_nemoperf.models.twins import twin_of
 from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.records.step import PLAN_FILE
 from tests.builders import make_plan
 from tests.real_frameworks.on_cpu import TorchtitanOnCPU
 from tests.real_frameworks.runs import interpreter, native_output, run_plan
@@ -121,3 +125,32 @@ def test_its_times_fit_another_clock_and_its_rates_follow_from_them(tmp_path: Pa
 
 def test_an_environment_that_is_whole_is_taken() -> None:
     assert TorchtitanOnCPU().unsupported(plan_of()) is None
+
+
+_HOST_PROGRAM = """
+from unittest import mock
+from pytest_nemoperf.trainers import torchtitan as trainer
+
+tokens, labels = mock.MagicMock(), mock.MagicMock()
+of_device = mock.Mock()
+of_device.micro_batches.return_value = [(tokens, labels)]
+with mock.patch.object(trainer, "SyntheticTokens", return_value=of_device):
+    loader = trainer.PlanTokens(trainer.PlanTokens.Config(), dp_rank=0, seq_len=8, local_batch_size=1)
+batch, following = next(iter(loader))
+print(batch["input"] is tokens.cpu(), following is labels[..., 0].contiguous().cpu())
+"""
+
+
+def test_its_batches_lie_on_the_host_as_its_loop_counts_their_labels_there(tmp_path: Path) -> None:
+    plan = plan_of()
+    (tmp_path / PLAN_FILE).write_text(to_json(plan), encoding="utf-8")
+
+    told = subprocess.run(
+        [plan.python, "-c", _HOST_PROGRAM],
+        env={**os.environ, "NEMOPERF_RUN_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert told.stdout.split() == ["True", "True"]

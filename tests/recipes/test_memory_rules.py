@@ -23,8 +23,11 @@ def test_megatron_keeps_the_bytes_of_its_documentation(precision: str, kept: int
     assert rules.kept_by is KeptBy.MEGATRON
 
 
-@pytest.mark.parametrize(("precision", "quantized"), [("fp32", 0), ("bf16", 0), ("fp8_cs", 2), ("mxfp8", 2)])
-def test_only_8_bit_formats_have_quantized_copies(precision: str, quantized: int) -> None:
+_QUANTIZED = [("fp32", 0), ("bf16", 0), ("fp8_cs", 2), ("mxfp8", 2), ("nvfp4", 1)]
+
+
+@pytest.mark.parametrize(("precision", "quantized"), _QUANTIZED)
+def test_only_8_and_4_bit_formats_have_quantized_copies(precision: str, quantized: int) -> None:
     assert megatron_rules(make_plan(precision=precision)).quantized == quantized
 
 

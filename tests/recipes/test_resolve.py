@@ -134,6 +134,13 @@ def test_slowed_steps_get_more_time() -> None:
     assert plan.timeout_sec == _STARTUP_ALLOWANCE_SEC + 20 * _STEP_ALLOWANCE_SEC
 
 
+@pytest.mark.parametrize("framework", ["automodel", "torchtitan"])
+def test_a_framework_of_others_has_half_an_hour_to_start(framework: str) -> None:
+    plan = resolve(recipe_of(framework=framework, steps=4, warmup_steps=3), system=H100)
+
+    assert plan.timeout_sec == 1800 + 7 * _STEP_ALLOWANCE_SEC
+
+
 def test_the_recipes_time_out_wins_over_the_derived_and_the_argument_over_both() -> None:
     recipe = recipe_of(timeout_sec=7.0)
 

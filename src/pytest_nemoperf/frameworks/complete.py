@@ -57,7 +57,7 @@ def complete_recipe(recipe: Recipe, *, framework: Framework | None, system: Syst
                 f"framework_options={dict(recipe.framework_options)} with framework={NATIVE!r}, the native engine, "
                 "whose settings are fields of the recipe; leave them out, or name the framework that knows them"
             )
-        if recipe.framework_options and framework is not None and not _takes_options(framework):
+        if recipe.framework_options and framework is not None and not isinstance(framework, ConfigReader | OptionTaker):
             raise RecipeError(
                 f"framework_options={dict(recipe.framework_options)} with framework={recipe.framework!r}, which takes "
                 "none; leave them out, or put them into the command of a recipe that has one"
@@ -84,10 +84,6 @@ def complete_recipe(recipe: Recipe, *, framework: Framework | None, system: Syst
     layouts = _layouts(recipe, values=values, system=system, subject=subject)
     completed = replace(recipe, **taken, rl=rl, layouts=layouts, gpus={})
     return CompletedRecipe(recipe=completed, digest=values.digest)
-
-
-def _takes_options(framework: Framework) -> bool:
-    return isinstance(framework, ConfigReader) or (isinstance(framework, OptionTaker) and framework.takes_options)
 
 
 def _taken_values(recipe: Recipe, *, values: ConfigValues, subject: str) -> dict[str, Any]:

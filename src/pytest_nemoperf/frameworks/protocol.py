@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from pytest_nemoperf.recipes.memory_rules import MemoryRules, native_rules
 from pytest_nemoperf.recipes.recipe import Plan
@@ -76,6 +76,20 @@ def memory_rules_of(framework: Framework | None, *, plan: Plan) -> MemoryRules:
 
 
 @runtime_checkable
+class OptionTaker(Framework, Protocol):
+    """Framework that takes framework_options in runs of plans, though it reads no recipe files."""
+
+    takes_options: Literal[True]
+
+
+@runtime_checkable
+class StepDelayer(Framework, Protocol):
+    """LogWriter that delays each step by the plan's ``inject_pct``; a log alone can't."""
+
+    delays_steps: Literal[True]
+
+
+@runtime_checkable
 class LogWriter(Framework, Protocol):
     """Framework that reads its records from a log that its runs write; recipes for it need no ``log_format``."""
 
@@ -90,14 +104,4 @@ class LogWriter(Framework, Protocol):
 
     def log_file(self, plan: Plan) -> str:
         """Return the pattern of that log's files; empty for the preset's."""
-        ...
-
-
-@runtime_checkable
-class OptionTaker(Framework, Protocol):
-    """Framework whose runs of plans take settings of its own; a reader of recipe files takes them anyway."""
-
-    @property
-    def takes_options(self) -> bool:
-        """Whether a recipe may have framework_options; ``unsupported`` names those that the plan says already."""
         ...

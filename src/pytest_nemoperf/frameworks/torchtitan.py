@@ -18,7 +18,8 @@ class TorchtitanFramework(OwnLog):
     """Runs torchtitan's training program in each rank; records are read from its event files.
 
     Attributes:
-        takes_options: Recipes may have framework_options.
+        takes_options: framework_options are words of its command line.
+        delays_steps: The plan's tokens come late in a self-test.
         devices: Devices of plans that it runs.
         program: Words of its program after the interpreter.
         requirement: Packages that its runs need.
@@ -26,6 +27,7 @@ class TorchtitanFramework(OwnLog):
 
     log_formats = ("torchtitan_events", "torchtitan")
     takes_options = True
+    delays_steps = True
     devices: tuple[str, ...] = ("cuda",)
     program: tuple[str, ...] = ("-m", "torchtitan.train")
     requirement = Requirement(

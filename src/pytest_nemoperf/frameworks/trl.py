@@ -23,7 +23,7 @@ class TRLFramework:
     """Runs a program that makes the plan's model and hands it to GRPOTrainer; the callback writes step records.
 
     Attributes:
-        takes_options: Recipes may have framework_options.
+        takes_options: framework_options are arguments of GRPOConfig.
         program: Words of the program after the interpreter.
         requirement: Packages that its runs need.
     """

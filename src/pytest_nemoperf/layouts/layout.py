@@ -206,11 +206,6 @@ class Layout:
         return self.dp_shard == 1 and self.dp_replicate * self.cp > 1
 
     @property
-    def optimizer_shards(self) -> int:
-        """Ranks among which the states of dense weights are shared out beside FSDP's shards; 1 if they are whole."""
-        return self.dp_replicate * self.cp if self.shard_optimizer else 1
-
-    @property
     def total_gpus(self) -> int:
         """Ranks of the run: those that train, plus those that only generate."""
         if self.generation is None or self.generation.is_colocated:

@@ -63,7 +63,8 @@ _FORMULAS = {
     "pp": "T x D elements (T/tp under sequence parallelism) to the next chunk forward and to the one before backward",
     "dp": "FSDP: (n-1)/n of the stage's weights in the compute type, gathered for each forward and each backward pass "
     "(embedding and head: for both at once), and of its gradients in fp32 for each backward pass (each once a step "
-    "under pp); replicas: twice (n-1)/n of their gradients, once a step",
+    "under pp); replicas: twice (n-1)/n of their gradients, once a step, or with shard_optimizer (n-1)/n of them in "
+    "fp32 and of the weights in the compute type",
     "expert_dp": "as dp, over the ranks with the same experts",
 }
 
@@ -221,7 +222,9 @@ class _StageTraffic:
             whole = shard.padded_numel * num_shards
             sent += (num_shards - 1) / num_shards * whole * (num_gathers * self._element + num_passes * _FP32)
         if num_replicas > 1:
-            sent += 2 * (num_replicas - 1) / num_replicas * shard.padded_numel * _FP32
+            # Gradients are scattered in fp32; each rank gathers them, or the weights that others updated.
+            gathered = self._element if self._plan.layout.shard_optimizer else _FP32
+            sent += (num_replicas - 1) / num_replicas * shard.padded_numel * (_FP32 + gathered)
         return sent
 
 

@@ -12,7 +12,8 @@ _BF16: Final = 2
 _FP32: Final = 4
 _MOMENTS: Final = 8  # AdamW's two, fp32
 _SCALARS: Final = 4  # its step count
-_QUANTIZED: Final = 2  # a byte in each of two orders, for the products of forward and backward
+_QUANTIZED: Final = {"fp8": 2, "nvfp4": 1}
+"""Bytes of copies in two orders, for the products of forward and backward, by number format; without their scales."""
 
 
 class KeptBy(StrEnum):
@@ -71,8 +72,8 @@ def megatron_rules(plan: Plan) -> MemoryRules:
 
     In a bf16 plan 18 bytes per parameter: bf16 weights, fp32 gradients, fp32 master weights and moments; the
     distributed optimizer shares the last two out, which leaves 6 + 12/d on each of d ranks. In an fp32 plan 16, or
-    8 + 8/d. Under 8-bit formats the weights stay in bf16, and transformer-engine keeps a quantized copy of each weight
-    of the blocks, and its transpose, from the first micro-batch of a step to the last.
+    8 + 8/d. Under 8-bit and 4-bit formats the weights stay in bf16, and transformer-engine keeps a quantized copy of
+    each weight of the blocks, and its transpose, from the first micro-batch of a step to the last.
 
     References:
         Megatron-LM, docs/user-guide/features/dist_optimizer.md, table of bytes per parameter, and
@@ -80,13 +81,12 @@ def megatron_rules(plan: Plan) -> MemoryRules:
         Rajbhandari et al. 2020, section 5.1, https://arxiv.org/abs/1910.02054
     """
     is_fp32 = plan.precision is Precision.FP32
-    is_quantized = plan.precision not in (Precision.FP32, Precision.BF16)
     return MemoryRules(
         owner="Megatron-Core",
         weight=_FP32 if is_fp32 else _BF16,
         master=0 if is_fp32 else _FP32,
         gradient=_FP32,
         moments=_MOMENTS,
-        quantized=_QUANTIZED if is_quantized else 0,
+        quantized=_QUANTIZED.get(plan.precision.number_format, 0),
         kept_by=KeptBy.MEGATRON,
     )

@@ -19,6 +19,8 @@ _STARTUP_ALLOWANCE_SEC = 60.0
 """Part of a derived time-out for imports, process groups and the model; torchrun took 33 s for 8 CPU ranks."""
 _FRAMEWORK_STARTUP_ALLOWANCE_SEC = 1800.0
 """The same for a framework's own recipe, which may load a checkpoint, start a cluster and compile kernels."""
+_SLOW_TO_START = frozenset({"automodel", "megatron", "megatron_bridge", "nemo_rl", "torchtitan", "trl"})
+"""Frameworks that do so in runs of plans, too: torchtitan tunes its attention, NeMo RL starts a cluster."""
 _STEP_ALLOWANCE_SEC = 20.0
 """Part of a derived time-out for each step; generous, since a time-out is for runs that hang."""
 _RL_STEP_ALLOWANCE_SEC = 1000.0
@@ -111,6 +113,6 @@ def _derived_timeout_sec(recipe: Recipe, *, system: System, inject_pct: float) -
     if recipe.rl is not None and system.device == "cuda":
         allowance = _RL_STEP_ALLOWANCE_SEC
     startup = _STARTUP_ALLOWANCE_SEC
-    if recipe.framework_config:
+    if recipe.framework_config or recipe.framework in _SLOW_TO_START:
         startup = _FRAMEWORK_STARTUP_ALLOWANCE_SEC
     return startup + allowance * steps * (1 + inject_pct / 100)

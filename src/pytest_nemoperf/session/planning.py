@@ -16,7 +16,7 @@ from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, Unsupp
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.complete import complete_recipe
 from pytest_nemoperf.frameworks.interpreter import ANY_FRAMEWORK, check_interpreter
-from pytest_nemoperf.frameworks.protocol import LogWriter, memory_rules_of
+from pytest_nemoperf.frameworks.protocol import LogWriter, StepDelayer, memory_rules_of
 from pytest_nemoperf.frameworks.registered import RegisteredFrameworks, registered_frameworks
 from pytest_nemoperf.machine import identity
 from pytest_nemoperf.measure.measurement import workload_of
@@ -307,7 +307,8 @@ def _check_own_log(recipe: Recipe) -> None:
 
 def _unsupported(plan: Plan, *, framework: Framework) -> str | None:
     """Return the reason that a framework can't run a plan here, or None."""
-    is_logged = plan.log_format or plan.framework_config or isinstance(framework, LogWriter)
+    is_own_log = isinstance(framework, LogWriter) and not isinstance(framework, StepDelayer)
+    is_logged = plan.log_format or plan.framework_config or is_own_log
     if plan.inject_pct and is_logged:
         return "--perf-inject delays steps from inside, and this case is measured by its log"
     return framework.unsupported(plan)

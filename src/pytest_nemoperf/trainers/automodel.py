@@ -26,7 +26,7 @@ from pytest_nemoperf.native.train.data import SyntheticTokens
 from pytest_nemoperf.recipes.hyperparameters import BETAS, EPS, LEARNING_RATE, WEIGHT_DECAY
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.trainers.run_plan import run_plan
-from pytest_nemoperf.trainers.weights import fill
+from pytest_nemoperf.trainers.weights import drawing_device, fill
 
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 """Parts of names that torch.compile and recomputation add; DistributedDataParallel begins names with "module."."""
@@ -50,7 +50,7 @@ class PlanTokens(Dataset[dict[str, Tensor]]):
         self._plan = run_plan()
         batch = self._plan.global_batch_size
         one_rank = replace(self._plan, layout=Layout(gpus=1), micro_batch_size=batch, grad_accum_steps=1)
-        self._tokens = SyntheticTokens(one_rank, dp_rank=0, device=_device(self._plan))
+        self._tokens = SyntheticTokens(one_rank, dp_rank=0, device=drawing_device(self._plan))
         self._step = -1
         self._positions_S = torch.arange(seq_len)
         self._whole_step: tuple[Tensor, Tensor] = (self._positions_S, self._positions_S)
@@ -150,7 +150,7 @@ def _mixture_name(name: str) -> str:
 
 def _drawn(plan: Plan, weight: Weight) -> Tensor:
     """Return a whole weight; experts of Automodel have inputs in rows and outputs in columns."""
-    draw = partial(draw_whole, num_layers=plan.model.num_layers, seed=plan.seed, device=_device(plan))
+    draw = partial(draw_whole, num_layers=plan.model.num_layers, seed=plan.seed, device=drawing_device(plan))
     if not weight.is_expert:
         return draw(weight.name, shape=weight.shape)
     experts = []
@@ -184,10 +184,3 @@ def _check_precision(parts: Sequence[nn.Module], *, plan: Plan) -> None:
         f"{plan.case}: precision={plan.precision}, and no layer of NeMo Automodel's model has become one of 8 bits; "
         "its log says why"
     )
-
-
-def _device(plan: Plan) -> torch.device:
-    """Return the device of random numbers, the native engine's: they differ between kinds of devices."""
-    if plan.device == "cuda":
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")

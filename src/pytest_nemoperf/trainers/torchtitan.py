@@ -113,7 +113,8 @@ class PlanTokens(BaseDataLoader):  # type: ignore[misc]  # torchtitan is not fol
                 time.sleep((time.perf_counter() - start) * self._plan.inject_pct / 100)
             start = time.perf_counter()
             for tokens_BS, labels_BSN in self._tokens.micro_batches(step):
-                yield {"input": tokens_BS, "positions": self._positions}, labels_BSN[..., 0].contiguous()
+                # On the host, as torchtitan's own loaders yield them: it counts labels there.
+                yield {"input": tokens_BS.cpu(), "positions": self._positions}, labels_BSN[..., 0].contiguous().cpu()
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: no checkpoint is written."""

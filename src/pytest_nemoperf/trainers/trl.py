@@ -26,7 +26,7 @@ from pytest_nemoperf.native.rl.generate.huggingface_weights import huggingface_w
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.recipes.rl import RL
 from pytest_nemoperf.trainers.run_plan import run_directory, run_plan
-from pytest_nemoperf.trainers.weights import whole_weight
+from pytest_nemoperf.trainers.weights import drawing_device, whole_weight
 
 _END: Final = "<end>"
 _PAD: Final = "<pad>"
@@ -58,7 +58,7 @@ def main() -> None:
                 model.save_pretrained(folder)
                 tokenizer.save_pretrained(folder)
         model = str(folder)
-    steps = PhasedSteps(has_old_logprobs=rl.generator == "vllm" or plan.num_updates > 1)
+    steps = PhasedSteps(has_old_logprobs=plan.num_updates > 1)
     steps.listen()
     trainer = GRPOTrainer(
         model=model,
@@ -78,10 +78,10 @@ def make_model(plan: Plan) -> Any:
     config = AutoConfig.for_model(**huggingface_config(plan.model, max_positions=plan.seq_len))
     config.eos_token_id, config.pad_token_id = _special_ids(plan.model.vocab_size)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    device = torch.device("cpu")
+    device = drawing_device(plan)
     weights = {}
     for weight in model_weights(plan.model):
-        weights[weight.name] = whole_weight(plan, weight.name, device=device)
+        weights[weight.name] = whole_weight(plan, weight.name, device=device).cpu()
     model.load_state_dict(dict(huggingface_weights(plan.model, weights=weights)))
     return model
 

@@ -24,6 +24,13 @@ def whole_weight(plan: Plan, name: str, *, device: torch.device) -> Tensor:
     return draw_whole(name, shape=shapes[name], num_layers=plan.model.num_layers, seed=plan.seed, device=device)
 
 
+def drawing_device(plan: Plan) -> torch.device:
+    """Return the device of random numbers, the native engine's: they differ between kinds of devices."""
+    if plan.device == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
 @torch.no_grad()
 def fill(parameter: Tensor, whole: Tensor) -> None:
     """Copy a whole weight into a parameter, which may be a DTensor: each rank takes its own shard."""

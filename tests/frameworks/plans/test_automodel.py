@@ -228,6 +228,11 @@ def test_weights_may_be_kept_in_bf16_where_nothing_tells_the_two_apart() -> None
         (Layout(gpus=4, dp_replicate=2, tp=2), {}, "dp_replicate=2 with tp=2, cp=1, pp=1: .*use dp_shard"),
         (Layout(gpus=2, cp=2, cp_comm="a2a"), {}, "cp_comm=a2a: .*use cp_comm=all_gather"),
         (Layout(gpus=4, pp=4), {"global_batch_size": 4}, "pp=4 with 2 micro-batches a step: .*raise global_batch_size"),
+        (
+            Layout(gpus=3, pp=3, vp=2),
+            {"global_batch_size": 14, "model": replace(ROUND_MODEL, num_layers=6)},
+            "don't make equal rounds of at least pp=3",
+        ),
         (Layout(gpus=4, tp=2, pp=2), {}, "sequence_parallel=True with tp=2 and pp=2: .*use sequence_parallel=False"),
         (Layout(gpus=3, pp=3, vp=2), {}, "model chunks are more than num_layers=4; lower pp or vp"),
         (Layout(gpus=2, pp=2, pp_schedule="zero_bubble"), {}, "pp_schedule=zero_bubble with vp=1: .*use vp=2"),
@@ -255,6 +260,7 @@ def test_weights_may_be_kept_in_bf16_where_nothing_tells_the_two_apart() -> None
             {"framework_options": {"recipe": BENCHMARK}},
             "the benchmark recipe with gpus=1, .*leave recipe",
         ),
+        (Layout(gpus=4, tp=4), {"model": "qwen2.5-1.5b"}, "tp=4 does not divide num_kv_heads=2"),
         (None, {"framework_options": {"distributed.tp_size": 2}}, "each run sets distributed.tp_size itself"),
         (None, {"framework_options": {"step_scheduler.max_steps": 2}}, "use steps= of the recipe"),
         (None, {"framework_options": {"peft": {"dim": 8}}}, "each run sets peft itself"),
@@ -269,7 +275,9 @@ def test_what_no_file_can_say_is_refused_by_name(layout: Layout | None, changes:
     ("changes", "reason"),
     [
         ({"inject_pct": 20.0}, "--perf-inject delays steps from inside"),
-        ({"log_format": "automodel"}, "log_format and log_file: .*leave them out"),
+        ({"log_format": "automodel"}, "log_format='automodel' is for commands"),
+        ({"is_command_per_rank": True}, "is_command_per_rank=True is for commands"),
+        ({"env": {"MASTER_PORT": "29500"}}, "MASTER_PORT='29500' clashes with the launcher"),
         ({"num_nodes": 2, "layout": Layout(gpus=16, dp_shard=16)}, "gpus=16 on 2 nodes: "),
     ],
 )

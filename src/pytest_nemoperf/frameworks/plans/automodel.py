@@ -12,8 +12,9 @@ from pytest_nemoperf.errors import RecipeError, did_you_mean
 from pytest_nemoperf.frameworks.configs.automodel import BENCHMARK, TRAINING
 from pytest_nemoperf.frameworks.configs.option_names import check_own
 from pytest_nemoperf.frameworks.configs.yaml_file import set_option
+from pytest_nemoperf.frameworks.plans.command_settings import command_setting_problems
 from pytest_nemoperf.layouts.layout import Layout
-from pytest_nemoperf.layouts.pipeline_stages import chunk_problems
+from pytest_nemoperf.layouts.pipeline_stages import chunk_problems, schedule_problems
 from pytest_nemoperf.models.huggingface.export import unexportable_model
 from pytest_nemoperf.recipes.hyperparameters import MAX_GRAD_NORM
 from pytest_nemoperf.recipes.recipe import Plan, Precision, Recompute
@@ -67,8 +68,7 @@ def _problems(plan: Plan) -> Iterator[str]:
         )
     if plan.inject_pct:
         yield "--perf-inject delays steps from inside, and this case is measured by its log; leave it out"
-    if plan.log_format or plan.log_file:
-        yield f"log_format and log_file: plan runs of {name} read a log of their own; leave them out"
+    yield from command_setting_problems(plan)
     yield from _axis_problems(plan)
     yield from _format_problems(plan)
     yield from _option_problems(plan)
@@ -91,6 +91,11 @@ def _axis_problems(plan: Plan) -> Iterator[str]:
         )
     if layout.cp_comm != "all_gather":
         yield f"cp_comm={layout.cp_comm}: NeMo Automodel gathers keys and values; use cp_comm=all_gather"
+    if plan.model.num_kv_heads % layout.tp:
+        yield (
+            f"tp={layout.tp} does not divide num_kv_heads={plan.model.num_kv_heads}, and NeMo Automodel copies none; "
+            f"choose tp among the divisors of {plan.model.num_kv_heads}"
+        )
     if layout.pp > 1:
         yield from _pipeline_problems(plan)
 
@@ -120,6 +125,8 @@ def _pipeline_problems(plan: Plan) -> Iterator[str]:
             f"pp={layout.pp} with {plan.grad_accum_steps} micro-batches a step: NeMo Automodel needs one for each "
             "stage; raise global_batch_size, or lower micro_batch_size or pp"
         )
+    else:  # its schedules are torch's, as the native engine's
+        yield from schedule_problems(layout, num_micro_batches=plan.grad_accum_steps, is_compiled=False)
     if layout.tp > 1 and layout.sequence_parallel:
         yield (
             f"sequence_parallel=True with tp={layout.tp} and pp={layout.pp}: NeMo Automodel's stages after the first "

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pytest_nemoperf.frameworks.plans.command_settings import command_setting_problems
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import Mixer, MoE, RopeScaling
-from pytest_nemoperf.recipes.recipe import RANK_VARIABLES, Plan, Precision, Recompute
+from pytest_nemoperf.recipes.recipe import Plan, Precision, Recompute
 
 _LLAMA3_BANDS = (1.0, 4.0, 8192)
 """Bands and context of Llama 3.1's rotary scaling, which are constants in Megatron-Core."""
@@ -29,7 +30,7 @@ def unsupported_plan(plan: Plan, *, has_te: bool) -> str | None:
         plan: The plan.
         has_te: transformer-engine is installed in the interpreter of the run.
     """
-    for problem in (*_settings(plan), *_layout(plan), *_without_te(plan, has_te=has_te)):
+    for problem in (*_settings(plan), *_layout(plan), *_context_parallel(plan), *_without_te(plan, has_te=has_te)):
         return problem
     return None
 
@@ -145,17 +146,7 @@ def _settings(plan: Plan) -> Iterator[str]:
         yield "is_compiled=True with framework='megatron', which fuses by its own kernels; use is_compiled=False"
     if plan.has_varying_lengths:
         yield "has_varying_lengths=True with framework='megatron', whose sequences have seq_len tokens; leave it out"
-    if plan.log_format or plan.is_command_per_rank:
-        yield (
-            "log_format and is_command_per_rank are for commands, and framework='megatron' writes its own records; "
-            "leave them out, or use framework='megatron_lm' for Megatron-LM's scripts"
-        )
-    for name in RANK_VARIABLES:
-        if name in plan.env:
-            yield (
-                f"env: {name}={plan.env[name]!r} clashes with the launcher, which sets {name} for each rank; "
-                "leave it out"
-            )
+    yield from command_setting_problems(plan, instead="use framework='megatron_lm' for Megatron-LM's scripts")
     if plan.precision is Precision.FP8_DS and plan.recompute is not Recompute.NONE:
         yield (
             f"precision=fp8_ds with recompute={plan.recompute}, which would count each largest value twice; use "
@@ -202,6 +193,27 @@ def _layout(plan: Plan) -> Iterator[str]:
             f"vp={layout.vp}: {num_micro_batches} micro-batches a step (global_batch_size/(micro_batch_size*dp)) are "
             f"no multiple of pp={layout.pp}, as Megatron-Core's interleaved schedule needs; change global_batch_size, "
             "or use vp=1"
+        )
+
+
+def _context_parallel(plan: Plan) -> Iterator[str]:
+    """Yield settings that transformer-engine's attention lacks over several ranks.
+
+    References:
+        TransformerEngine transformer_engine/pytorch/attention/dot_product_attention/utils.py, get_attention_backend
+    """
+    layout = plan.layout
+    if layout.cp == 1:
+        return
+    if plan.precision is Precision.FP32:
+        yield (
+            f"cp={layout.cp} with precision=fp32: transformer-engine's attention over several ranks has 16 bits; use "
+            "precision=bf16, or cp=1"
+        )
+    if plan.model.attention_sinks and layout.cp_comm != "a2a":
+        yield (
+            f"cp_comm={layout.cp_comm} with attention_sinks=True: transformer-engine has sinks over several ranks by "
+            "a2a only; use cp_comm=a2a, or cp=1"
         )
 
 

@@ -7,7 +7,9 @@ from typing import Any, Final
 
 from packaging.version import Version
 
+from pytest_nemoperf.frameworks.plans.command_settings import command_setting_problems
 from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.layouts.pipeline_stages import schedule_problems
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import Activation, MoE
 from pytest_nemoperf.recipes.recipe import Plan, Precision
@@ -20,6 +22,7 @@ FROM_PLAN: Final = (
     "training.global_batch_size",
     "training.seq_len",
     "training.steps",
+    "training.max_norm",
     "training.mixed_precision_param",
     "parallelism.data_parallel_replicate_degree",
     "parallelism.data_parallel_shard_degree",
@@ -27,15 +30,25 @@ FROM_PLAN: Final = (
     "parallelism.enable_sequence_parallel",
     "parallelism.pipeline_parallel_degree",
     "parallelism.pipeline_parallel_schedule",
+    "parallelism.pipeline_parallel_microbatch_size",
+    "parallelism.module_fqns_per_model_part",
     "parallelism.context_parallel_degree",
     "parallelism.expert_parallel_degree",
+    "activation_checkpoint",
     "compile.enable",
+    "optimizer",
+    "lr_scheduler",
+    "dataloader",
+    "tokenizer",
+    "checkpoint.enable",
+    "validator.enable",
+    "debug.seed",
     "debug.moe_force_load_balance",
     "metrics.log_freq",
     "metrics.enable_tensorboard",
     "dump_folder",
 )
-"""Options that follow from the plan, or that the run needs for its log."""
+"""Options, or groups of them, that follow from the plan, or that the run needs for its log."""
 
 _PLAIN: Final = {
     "norm": "rmsnorm",
@@ -82,6 +95,7 @@ def plan_problems(plan: Plan, *, torch: str) -> Iterator[str]:
         torch: Version of torch in the interpreter of the run; empty if not known.
     """
     yield from _workload_problems(plan)
+    yield from command_setting_problems(plan)
     yield from _layout_problems(plan.layout, plan=plan, torch=torch)
     yield from _model_problems(plan.model)
     if plan.precision not in (Precision.FP32, Precision.BF16):
@@ -95,8 +109,14 @@ def plan_problems(plan: Plan, *, torch: str) -> Iterator[str]:
             "precision=bf16"
         )
     for name in plan.framework_options:
-        if name.replace("-", "_").lstrip("_") in FROM_PLAN:
+        if _follows_from_plan(name):
             yield f"framework_options: each run sets {name} itself, from the plan; leave it out"
+
+
+def _follows_from_plan(name: str) -> bool:
+    """Return whether an option follows from the plan, dashes and negation as on the command line included."""
+    plain = name.replace("-", "_").lstrip("_").replace(".no_", ".")
+    return any(plain == own or plain.startswith(f"{own}.") for own in FROM_PLAN)
 
 
 def option_words(options: dict[str, Any]) -> Iterator[str]:
@@ -139,6 +159,8 @@ def _layout_problems(layout: Layout, *, plan: Plan, torch: str) -> Iterator[str]
             f"pp_schedule={layout.pp_schedule}: torchtitan has it only with two model chunks a rank in a V, which is "
             "another layout; use pp_schedule=1f1b"
         )
+    if layout.vp > 1:  # its interleaved schedule is torch's, as the native engine's
+        yield from schedule_problems(layout, num_micro_batches=plan.grad_accum_steps, is_compiled=False)
     if layout.pp > 1 and plan.model.tied_embeddings:
         yield f"pp={layout.pp} with tied_embeddings=True: torchtitan ties no weights across ranks; use pp=1"
     if layout.cp_comm != "all_gather":

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from pytest_nemoperf.frameworks.plans.command_settings import command_setting_problems
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.models.huggingface.export import unexportable_model
 from pytest_nemoperf.recipes import hyperparameters
@@ -23,10 +24,12 @@ def grpo_arguments(plan: Plan, *, rl: RL, output_dir: str) -> dict[str, Any]:
         "gradient_accumulation_steps": plan.grad_accum_steps,
         "generation_batch_size": rl.num_samples,
         "num_generations": rl.num_generations_per_prompt,
+        "num_iterations": 1,
         "max_completion_length": rl.max_response_len,
         "temperature": rl.temperature,
         "top_p": rl.top_p,
         "top_k": rl.top_k or 0,
+        "use_vllm": rl.generator == "vllm",
         "beta": algorithm.kl_coef,
         "epsilon": algorithm.clip_low,
         "epsilon_high": algorithm.clip_high,
@@ -52,7 +55,11 @@ def grpo_arguments(plan: Plan, *, rl: RL, output_dir: str) -> dict[str, Any]:
     shortest = "min_new_tokens"
     if rl.generator == "vllm":
         shortest = "min_tokens"
-        arguments |= {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": plan.seq_len}
+        arguments |= {
+            "vllm_mode": "colocate",
+            "vllm_max_model_length": plan.seq_len,
+            "vllm_importance_sampling_correction": False,  # plans with an importance_cap are refused
+        }
     if rl.has_pinned_lengths:  # no response may end before it is full
         arguments["generation_kwargs"] = {shortest: rl.max_response_len}
     return {**arguments, **plan.framework_options}
@@ -86,7 +93,10 @@ def plan_problems(plan: Plan) -> Iterator[str]:
     ):
         if is_asked:
             yield f"{setting} with framework='trl': {rule}"
+    yield from command_setting_problems(plan)
     unexportable = unexportable_model(plan.model)
+    if plan.model.moe is not None and unexportable is None:
+        unexportable = "weights of experts are not handed over"
     if unexportable is not None:
         yield f"model {plan.model.name} is no Hugging Face model here: {unexportable}; use another model"
     yield from _layout_problems(plan.layout)
@@ -126,7 +136,7 @@ def _algorithm_problems(rl: RL) -> Iterator[str]:
         (algorithm.importance_cap is not None, f"importance_cap={algorithm.importance_cap}"),
     ):
         if is_asked:
-            yield f"algorithm {algorithm.name} has {setting}, and GRPOTrainer has no such setting; use algorithm='grpo'"
+            yield f"algorithm {algorithm.name} has {setting}, which is not mapped to GRPOTrainer; use algorithm='grpo'"
 
 
 def _rollout_problems(rl: RL, *, plan: Plan) -> Iterator[str]:
@@ -157,6 +167,13 @@ def _rollout_problems(rl: RL, *, plan: Plan) -> Iterator[str]:
     ):
         if is_asked:
             yield f"{setting} with framework='trl': {rule}"
+    longest = rl.prompt_len + rl.max_response_len
+    if longest > plan.seq_len:
+        yield (
+            f"prompt_len+max_response_len ({rl.prompt_len}+{rl.max_response_len}={longest}) is more than "
+            f"seq_len={plan.seq_len}, and TRL has no limit for both together; raise seq_len to {longest}, or shorten "
+            "one of the two"
+        )
     share = plan.micro_batch_size * plan.layout.dp
     if rl.num_samples % share:
         yield (

@@ -120,12 +120,8 @@ class _Weights:
         shard = self._shard(f"blocks.{layer}.{ours}", like=like)
         if ours.startswith("attention.qkv."):
             return by_query_group(shard, model=model)
-        if model.mla is not None and ours in (
-            "attention.q.weight",
-            "attention.q_up.weight",
-            "attention.kv_down.weight",
-        ):
-            shard = self._with_pairs(shard, is_query=".kv_" not in ours)
+        if model.mla is not None and ours in _ROTATED:
+            shard = self._with_pairs(shard, is_query=ours != _ROTATED_KEY)
         if self.mesh.tp is not None and shard.shape[0] > like.shape[0]:
             # Megatron-Core's own layers cut the projections to latent vectors, too, and gather what they give.
             shard = shard.chunk(self.mesh.tp.size())[self.mesh.tp.rank()]
