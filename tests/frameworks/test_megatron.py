@@ -111,6 +111,12 @@ def test_a_system_without_gpus_is_refused() -> None:
     assert "runs on GPUs only, and system=cpu has none" in reason(plan)
 
 
+def test_a_plan_that_it_can_not_run_is_refused_without_the_package_too(versions: dict[str, str]) -> None:
+    versions.clear()
+
+    assert "dp_shard=8" in reason(gpu_plan(degrees={"dp_shard": 8}))
+
+
 def test_a_missing_package_is_named_with_the_command_that_installs_it(versions: dict[str, str]) -> None:
     del versions["megatron-core"]
 

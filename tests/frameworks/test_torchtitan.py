@@ -87,6 +87,13 @@ def test_a_plan_that_it_can_run_is_not_refused(versions: Mapping[str, str]) -> N
     assert TorchtitanFramework().unsupported(on_gpus(plan)) is None
 
 
+def test_a_plan_that_it_can_not_run_is_refused_without_its_packages_too(versions: dict[str, str]) -> None:
+    versions.clear()
+    plan = on_gpus(plan_of(layout=Layout(gpus=2, dp_replicate=2, shard_optimizer=True)))
+
+    assert "shard_optimizer=True" in str(TorchtitanFramework().unsupported(plan))
+
+
 def test_a_cpu_is_refused(versions: Mapping[str, str]) -> None:
     del versions
 

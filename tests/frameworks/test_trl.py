@@ -136,6 +136,12 @@ def test_packages_that_are_not_there_are_named(name: str, words: str, versions: 
     assert words in str(TRLFramework().unsupported(plan_of()))
 
 
+def test_a_plan_that_it_can_not_run_is_refused_without_its_packages_too(versions: dict[str, str]) -> None:
+    versions.clear()
+
+    assert "workload=pretrain" in str(TRLFramework().unsupported(make_plan(framework="trl")))
+
+
 def test_pre_training_is_refused() -> None:
     assert "workload=pretrain with framework='trl'" in problems_of(make_plan(framework="trl"))
 

@@ -57,7 +57,7 @@ class MegatronFramework:
                 f"Megatron-Core runs on GPUs only, and system={plan.system} has none; use framework='torch', or a "
                 "system with GPUs"
             )
-        problem = unsupported_by_megatron(plan.model) or unsupported_format(plan)
+        problem = unsupported_by_megatron(plan.model) or unsupported_format(plan) or unsupported_plan(plan, has_te=True)
         problem = problem or unmet_requirement(self.requirement, framework=self.name, python=plan.python)
         if problem:
             return problem

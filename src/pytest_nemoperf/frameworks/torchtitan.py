@@ -51,9 +51,10 @@ class TorchtitanFramework(OwnLog):
                 f"framework={plan.framework!r} with device={plan.device}: torchtitan's attention has no backward pass "
                 "on a CPU, and its loop asks for an accelerator; use framework='torch' there"
             )
-        missing = unmet_requirement(self.requirement, framework=plan.framework, python=plan.python)
-        if missing is not None:
-            return missing
+        problem = next(plan_problems(plan, torch=""), None)
+        problem = problem or unmet_requirement(self.requirement, framework=plan.framework, python=plan.python)
+        if problem is not None:
+            return problem
         torch = installed_versions(plan.python).get("torch", "")
         return next(plan_problems(plan, torch=torch), None)
 

@@ -46,8 +46,9 @@ class TRLFramework:
 
     def unsupported(self, plan: Plan) -> str | None:
         """Return the reason that the plan can't run here, or None."""
-        missing = unmet_requirement(self.requirement, framework=plan.framework, python=plan.python)
-        return missing or next(plan_problems(plan), None)
+        return next(plan_problems(plan), None) or unmet_requirement(
+            self.requirement, framework=plan.framework, python=plan.python
+        )
 
     def command(self, plan: Plan, *, run_dir: Path) -> RankCommand:
         """Return the command of a rank; GRPOTrainer's arguments are written to the run directory.

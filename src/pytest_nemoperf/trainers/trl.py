@@ -68,9 +68,11 @@ def main() -> None:
         processing_class=tokenizer,
         callbacks=[steps],
     )
-    trainer.train()
-    if arguments.process_index == 0:
-        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        trainer.train()
+    finally:
+        if arguments.process_index == 0:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_model(plan: Plan) -> Any:
