@@ -150,16 +150,7 @@ def _launcher(plan: Plan) -> list[str]:
 
 def _overrides(plan: Plan, *, recipe: BridgeRecipe) -> Iterator[str]:
     """Yield the file's overrides, those of a run, and the recipe's options."""
-    own: dict[str, Any] = {
-        **recipe.overrides,
-        "train.train_iters": plan.total_steps,
-        "validation.eval_iters": 0,
-        "checkpoint.save": None,
-        "checkpoint.load": None,
-        "logger.log_interval": 1,
-        "logger.log_throughput": True,
-        "logger.tensorboard_dir": None,
-    }
+    own: dict[str, Any] = {**recipe.overrides, **run_overrides(plan)}
     scheduler = recipe.config.get("scheduler")
     train = recipe.config.get("train")
     if isinstance(scheduler, Opaque) and isinstance(train, Opaque) and scheduler.get("lr_decay_iters") is None:
