@@ -119,7 +119,10 @@ def test_ctrl_c_ends_the_import_and_leaves_no_traceback(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     hanging = f"import os, pathlib, time\npathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\ntime.sleep(600)\n"
     python = write_interpreter(tmp_path, distributions={"nemo-rl": "0.6.0"}, modules={"nemo_rl": hanging})
-    main = "import sys; from pytest_nemoperf.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    main = (  # background jobs of a shell inherit that the signal is ignored
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from pytest_nemoperf.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
     command = [sys.executable, "-c", main, "frameworks", "nemo_rl", "--python", python]
 
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

@@ -162,7 +162,7 @@ def with_positions_of_the_last() -> None:
         main()
 
 
-def _train(plan: Plan, *, env: entry.RankEnvironment, device: torch.device) -> None:
+def _train(plan: Plan, *, env: entry.RankEnvironment, device: torch.device, make_trainer: entry.MakeStepRunner) -> None:
     mesh = build_mesh(plan.layout, model=plan.model, device_type=device.type)
     found = findings(plan, mesh=mesh)
     facts = {name: getattr(found, name) for name in Findings.__slots__}
@@ -170,7 +170,9 @@ def _train(plan: Plan, *, env: entry.RankEnvironment, device: torch.device) -> N
     dist.barrier()
 
 
-def _train_lengths(plan: Plan, *, env: entry.RankEnvironment, device: torch.device) -> None:
+def _train_lengths(
+    plan: Plan, *, env: entry.RankEnvironment, device: torch.device, make_trainer: entry.MakeStepRunner
+) -> None:
     mesh = build_mesh(plan.layout, model=plan.model, device_type=device.type)
     learner = TrainModel(plan, mesh=mesh, device=device)
     samples = make_samples(vocab_size=plan.model.vocab_size)

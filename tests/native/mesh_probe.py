@@ -43,7 +43,7 @@ def read_facts(run_dir: Path, *, num_ranks: int) -> list[Any]:
     return [json.loads((run_dir / f"mesh-{number}.json").read_text()) for number in range(num_ranks)]
 
 
-def _train(plan: Plan, *, env: entry.RankEnvironment, device: torch.device) -> None:
+def _train(plan: Plan, *, env: entry.RankEnvironment, device: torch.device, make_trainer: entry.MakeStepRunner) -> None:
     mesh = build_mesh(plan.layout, model=plan.model, device_type=device.type)
     generation_mesh = build_generation_mesh(plan.layout)
     shapes = [None if axes is None else list(axes.shape) for axes in (mesh.shards, mesh.expert_shards)]

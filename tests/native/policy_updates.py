@@ -86,7 +86,7 @@ def read_trained(run_dir: Path, *, num_ranks: int) -> list[Trained]:
     return [Trained(**json.loads(text)) for text in texts]
 
 
-def _train(plan: Plan, *, env: entry.RankEnvironment, device: torch.device) -> None:
+def _train(plan: Plan, *, env: entry.RankEnvironment, device: torch.device, make_trainer: entry.MakeStepRunner) -> None:
     mesh = build_mesh(plan.layout, model=plan.model, device_type=device.type)
     found = trained(plan, mesh=mesh)
     facts = {name: getattr(found, name) for name in Trained.__slots__}
