@@ -136,12 +136,12 @@ class NoTokenizer(BaseTokenizer):  # type: ignore[misc]  # torchtitan is not fol
         self.eos_id = 0
 
     def encode(self, *args: Any, **kwargs: Any) -> list[int]:
-        """Refuse text."""
-        raise NotImplementedError
+        """Refuse text: the plan's tokens are drawn, and torchtitan's training loop asks for none."""
+        raise NotImplementedError("runs of plans have no text")
 
     def decode(self, *args: Any, **kwargs: Any) -> str:
-        """Refuse tokens."""
-        raise NotImplementedError
+        """Refuse tokens, for the same reason."""
+        raise NotImplementedError("runs of plans have no text")
 
     def get_vocab_size(self) -> int:
         """Return the rows of the embedding table."""
