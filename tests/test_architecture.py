@@ -229,7 +229,7 @@ def test_the_graph_is_that_of_the_imports() -> None:
         ),
         pytest.param("cli --> lint", "cli --> lint\n cli --> report", "cli --> report is drawn", id="implied"),
         pytest.param("cli --> lint\n", "\n", "cli is not drawn", id="package left out"),
-        pytest.param("cli --> lint", "cli --> lint\n cli --> pages", "pages is no package", id="no package"),
+        pytest.param("cli --> lint", "cli --> lint\n cli --> websites", "websites is no package", id="no package"),
         pytest.param("|steps.jsonl| frameworks", "|steps.jsonl| flops", "flops does not know steps.jsonl", id="file"),
         pytest.param("class plugin,", "class cli,", "cli is green or on the walk", id="green"),
     ],
@@ -249,7 +249,7 @@ def test_the_tables_are_those_of_the_contracts() -> None:
 @pytest.mark.parametrize(
     ("there", "instead", "problem"),
     [
-        pytest.param("| `cli` |", "| `pages` |", "the packages stand in the order", id="another package"),
+        pytest.param("| `cli` |", "| `websites` |", "the packages stand in the order", id="another package"),
         pytest.param(
             "reports and files | pure |", "reports and files | |", "results may import nothing more", id="pure"
         ),

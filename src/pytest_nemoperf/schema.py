@@ -36,7 +36,9 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "plan": "pytest_nemoperf.recipes.recipe:Plan",
         "price": "pytest_nemoperf.pricing.price:Price",
         "profile": "pytest_nemoperf.records.profile:Profile",
+        "published": "pytest_nemoperf.published.row:PublishedRows",
         "recipe": "pytest_nemoperf.recipes.recipe:Recipe",
+        "release": "pytest_nemoperf.results.row:Release",
         "results": "pytest_nemoperf.results.cases:SessionResults",
         "step": "pytest_nemoperf.records.step:StepRecord",
     }

@@ -34,6 +34,25 @@ class Anchor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedSource:
+    """Page that the single figure of a published baseline was taken from.
+
+    Attributes:
+        row: Id of the published row.
+        release: Release as the page names it.
+        source: Repository or site of the page.
+        url: Address of the page.
+        framework: Framework that ran it.
+    """
+
+    row: str
+    release: str
+    source: str
+    url: str
+    framework: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
     """Accepted runs of one case on one system.
 
@@ -49,6 +68,8 @@ class Baseline:
         flops_per_token: Model FLOPs per token; None if FLOPs are not known.
         flops_convention: Name of the FLOPs convention.
         anchor: Runs from which slow decay is measured; None to measure it from this baseline.
+        published: Page of a published figure: one value without spread, and a workload that holds only what the page
+            prints; None for runs of this project.
     """
 
     case: str
@@ -62,6 +83,7 @@ class Baseline:
     flops_per_token: float | None = None
     flops_convention: str | None = None
     anchor: Anchor | None = None
+    published: PublishedSource | None = None
     schema_version: Literal[1] = BASELINE_SCHEMA_VERSION
 
 

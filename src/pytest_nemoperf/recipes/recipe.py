@@ -27,6 +27,9 @@ PLAN_SCHEMA_VERSION: Final = 1
 MIN_WARMUP_STEPS = 2  # the first steps run up to 3x slower
 MIN_STEPS = 4  # a median and a drift need as many
 
+UNSTATED: Final = ("recompute", "shard_optimizer")
+"""Settings that a recipe may leave unstated: pages print neither, and memory depends on both."""
+
 PRETRAIN: Final = "pretrain"
 """Workload of a recipe without reinforcement learning."""
 
@@ -129,6 +132,8 @@ class Recipe:
         env: Extra environment of the ranks.
         notes: Remarks shown with the case, as the source of its layout or figures of a draft; nothing is judged by
             them.
+        unstated: Settings that the recipe's source does not state, ``recompute`` and ``shard_optimizer``: the recipe
+            runs with its own value, and its price is a range over the setting's values.
 
     Raises:
         RecipeError: If a value breaks a rule; the message names it.
@@ -164,6 +169,7 @@ class Recipe:
     python: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unstated: tuple[str, ...] = ()
     schema_version: Literal[1] = RECIPE_SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -173,6 +179,7 @@ class Recipe:
         object.__setattr__(self, "layouts", layouts)
         object.__setattr__(self, "command", _texts(self.command, subject="command", example="('python', 'train.py')"))
         object.__setattr__(self, "notes", _texts(self.notes, subject="notes", example="('measured on a draft',)"))
+        object.__setattr__(self, "unstated", _unstated(self.unstated))
         _check_placeholders(self.command)
         if self.rl is not None and not isinstance(self.rl, RL):
             raise RecipeError(f"rl={self.rl!r} must be an RL, or None for pre-training")
@@ -348,6 +355,7 @@ class Plan:
         rl: Reinforcement learning, with the algorithm's values; None for pre-training.
         turn: Turns of the run in a comparison with another version of the code; None for any other run.
         notes: Remarks shown with the case.
+        unstated: Settings that the recipe's source does not state; the price is a range over them.
     """
 
     case: str
@@ -389,6 +397,7 @@ class Plan:
     rl: RL | None = None
     turn: ABTurn | None = None
     notes: tuple[str, ...] = ()
+    unstated: tuple[str, ...] = ()
     schema_version: Literal[1] = PLAN_SCHEMA_VERSION
 
     @property
@@ -438,6 +447,14 @@ def _texts(values: Sequence[str], *, subject: str, example: str) -> tuple[str, .
         if type(value) is not str:
             raise RecipeError(f"{subject}[{at}]={value!r} must be a text; write str(...)")
     return tuple(values)
+
+
+def _unstated(values: Sequence[str]) -> tuple[str, ...]:
+    names = _texts(values, subject="unstated", example="('recompute',)")
+    for name in names:
+        if name not in UNSTATED:
+            raise RecipeError(f"unstated: {name!r} is no setting that may be unstated; {did_you_mean(name, UNSTATED)}")
+    return names
 
 
 def _check_env(env: Mapping[str, str]) -> None:

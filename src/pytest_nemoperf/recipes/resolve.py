@@ -104,6 +104,7 @@ def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_
         env=recipe.env,
         rl=rl,
         notes=recipe.notes,
+        unstated=recipe.unstated,
     )
 
 

@@ -1,0 +1,1 @@
+"""Performance pages: templates with generated blocks, releases."""

@@ -1,0 +1,1 @@
+"""Published rows of performance pages: reading, contradictions, recipes, baselines."""

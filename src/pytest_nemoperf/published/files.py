@@ -1,0 +1,25 @@
+"""Published rows as the package ships them: one file a system in ``catalog/published/``."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib import resources
+
+from pytest_nemoperf.errors import BaselineError
+from pytest_nemoperf.published.row import PublishedRows
+from pytest_nemoperf.schema import from_valid_data
+
+
+@cache
+def published_rows(system: str) -> PublishedRows:
+    """Return the published rows of a system; none for a system without a file.
+
+    Raises:
+        BaselineError: If the shipped file breaks its schema.
+    """
+    path = resources.files("pytest_nemoperf").joinpath("catalog", "published", f"{system}.json")
+    if not path.is_file():
+        return PublishedRows()
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return from_valid_data(PublishedRows, data, name="published", subject=str(path), error=BaselineError)

@@ -1,0 +1,156 @@
+"""Rows of published performance pages, as the pages print them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+_SCHEMA_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedRollouts:
+    """Columns of generation, of a row of reinforcement learning.
+
+    Attributes:
+        max_staleness: Steps that generation may be behind; 0 on-policy.
+        backend: Training backend as printed.
+        dataset: Name of the data; empty if the page does not print it.
+        mean_response_len: Generated tokens a sample (G-Average Seq len).
+        num_samples: Responses of a step (G-GBS).
+        tp: Tensor parallel degree of generation (G-TP).
+        pp: Pipeline parallel degree of generation (G-PP).
+        dp: Replicas that generate (G-DP); None if not printed.
+        precision: Precision of generation as printed.
+    """
+
+    max_staleness: int
+    backend: str
+    mean_response_len: int
+    num_samples: int
+    tp: int
+    pp: int
+    precision: str
+    dp: int | None = None
+    dataset: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedRow:
+    """Row of a published performance table; None, or an empty text, for a value that it does not print.
+
+    Attributes:
+        id: Name of the row here; stable.
+        source: Repository of the page, as ``owner/name``, or a site.
+        path: File of the page in that repository, or its address.
+        commit: First commit known to show the row; empty if unknown.
+        date: Day of that commit; empty if unknown.
+        release: As the page names it.
+        section: Heading of its table; empty if unknown.
+        task: ``pretrain``, ``sft``, ``lora``, or the algorithm of reinforcement learning in lower case.
+        framework: Framework that ran it: ``megatron_bridge``, ``nemo_rl``, ``automodel``, ``torchtitan``, ``nemo``
+            (NeMo 1 and 2), ``dfm``, ``maxtext``, ``paxml``.
+        model: As printed.
+        system: Catalog name of the system.
+        system_title: As printed.
+        precision: Of training, as printed.
+        gpus: GPUs of the whole run.
+        global_batch_size: GBS; T-GBS in reinforcement learning.
+        micro_batch_size: MBS.
+        local_batch_size: Sequences of a data-parallel rank per forward pass (LBS of Automodel).
+        seq_len: Tokens per sequence; T-Max Sequence Length in reinforcement learning.
+        fsdp: 1 for FSDP, 0 for DDP.
+        dp: Data-parallel degree.
+        tp: Tensor parallel degree.
+        pp: Pipeline parallel degree.
+        cp: Context parallel degree.
+        vp: Model chunks per pipeline rank.
+        ep: Expert parallel degree.
+        etp: Tensor parallel degree inside an expert.
+        grad_accum_steps: GA.
+        num_layers: Layers of the model, if the page prints them: fewer than the model has in a scaled-down run.
+        recompute: Activation recomputation, as printed.
+        rollouts: Columns of generation; None for other tasks.
+        printed: Figures as printed, by metric name; also ``total_tokens_per_sec`` and ``peak_tflops_used``, from which
+            tokens/sec/GPU and MFU of some pages follow.
+        variant: Part of its cells, where a page prints two values in one: ``inside parentheses``, ``with CP``.
+        notes: Remarks on reading it.
+        is_draft: The page was a draft: its figures were never released.
+    """
+
+    id: str
+    source: str
+    path: str
+    release: str
+    task: Literal["pretrain", "sft", "lora", "grpo", "dapo", "swe"]
+    framework: str
+    model: str
+    system: str
+    system_title: str
+    gpus: int
+    printed: Mapping[str, str]
+    commit: str = ""
+    date: str = ""
+    precision: str = ""
+    global_batch_size: int | None = None
+    micro_batch_size: int | None = None
+    local_batch_size: int | None = None
+    seq_len: int | None = None
+    fsdp: int | None = None
+    dp: int | None = None
+    tp: int | None = None
+    pp: int | None = None
+    cp: int | None = None
+    vp: int | None = None
+    ep: int | None = None
+    etp: int | None = None
+    grad_accum_steps: int | None = None
+    num_layers: int | None = None
+    recompute: str = ""
+    rollouts: PublishedRollouts | None = None
+    section: str = ""
+    variant: str = ""
+    notes: tuple[str, ...] = ()
+    is_draft: bool = False
+
+    @property
+    def url(self) -> str:
+        """Address of the page, at the row's commit if that is known."""
+        if self.path.startswith("https://") or "/" not in self.source:
+            return self.path
+        if not self.path.endswith((".md", ".mdx")):
+            return f"https://github.com/{self.source}"
+        return f"https://github.com/{self.source}/blob/{self.commit or 'main'}/{self.path}"
+
+    def value(self, metric: str) -> float | None:
+        """Return a printed figure as a number; None if the row does not print it."""
+        text = self.printed.get(metric)
+        return None if text is None else float(text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExcludedRow:
+    """A published row that is no baseline, with the reason.
+
+    Attributes:
+        row: The row.
+        reason: Sentence with the figures that contradict each other.
+    """
+
+    row: PublishedRow
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedRows:
+    """File of the published rows of a system, or of those that are no baselines.
+
+    Attributes:
+        rows: Rows whose figures agree with each other.
+        excluded: Rows that contradict themselves, and drafts.
+    """
+
+    rows: tuple[PublishedRow, ...] = ()
+    excluded: tuple[ExcludedRow, ...] = field(default_factory=tuple)
+    schema_version: Literal[1] = _SCHEMA_VERSION
