@@ -65,6 +65,10 @@ class WaiverError(NemoPerfError, ValueError):
     """A waiver that is incomplete or contradictory."""
 
 
+class PageError(NemoPerfError, ValueError):
+    """A performance page whose blocks are broken, or whose rows can't be read."""
+
+
 class LintError(NemoPerfError, ValueError):
     """Checks of stored baselines that can't be made as asked."""
 

@@ -1,0 +1,148 @@
+"""Rows that a page is filled with: stored baselines, results of sessions, releases, published rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from pytest_nemoperf.baselines.files import list_baselines, read_baseline
+from pytest_nemoperf.errors import PageError, RecipeError
+from pytest_nemoperf.flops.published import published_convention, published_task
+from pytest_nemoperf.pages.releases import RELEASES_FOLDER, read_release, release_path
+from pytest_nemoperf.published.files import published_rows
+from pytest_nemoperf.published.row import ExcludedRow, PublishedRow
+from pytest_nemoperf.recipes.systems import system_catalog
+from pytest_nemoperf.records.metrics import TFLOPS_PER_SEC_PER_GPU
+from pytest_nemoperf.results.cases import SessionResults
+from pytest_nemoperf.results.row import Release, Row
+from pytest_nemoperf.results.rows import row_of_baseline, row_of_published, rows_of_results
+from pytest_nemoperf.schema import read_contract
+
+_RESULTS_FILE: Final = "results.json"
+_UNNUMBERED: Final = 10**18
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageRows:
+    """Rows of every source.
+
+    Attributes:
+        measured: Rows of stored baselines and sessions; those of a release if one is named.
+        releases: Frozen releases, newest first.
+        published: Rows of published pages.
+        excluded: Published rows that no table shows, with reasons.
+        release: Name of the release that the measured rows are of; empty for none.
+    """
+
+    measured: tuple[Row, ...] = ()
+    releases: tuple[Release, ...] = ()
+    published: tuple[Row, ...] = ()
+    excluded: tuple[ExcludedRow, ...] = ()
+    release: str = ""
+
+
+def read_page_rows(baselines_dir: Path, *, results: Sequence[Path], has_baselines: bool, release: str = "") -> PageRows:
+    """Read the rows of a page.
+
+    Args:
+        baselines_dir: Folder of baselines, and of releases.
+        results: Results files, or folders that hold one; a later one's row of a case counts.
+        has_baselines: Rows of stored baselines are there too, where no results file has the case.
+        release: Name of a release whose frozen rows are taken instead of both; empty for none.
+
+    Raises:
+        NemoPerfError: If a file can't be trusted, or there is no such release.
+    """
+    releases = read_releases(baselines_dir)
+    published, excluded = _published()
+    if release:
+        frozen = [each for each in releases if each.name == release]
+        if not frozen:
+            names = ", ".join(each.name for each in releases) or "none"
+            raise PageError(
+                f"--release={release}: no such release in {baselines_dir / RELEASES_FOLDER} ({names}); freeze it with "
+                f"nemoperf release {release}"
+            )
+        measured: Sequence[Row] = frozen[0].rows
+        releases = tuple(frozen)
+    else:
+        rows: dict[tuple[str, str], Row] = {}
+        if has_baselines:
+            rows |= {(row.system, row.case): row for row in read_baseline_rows(baselines_dir)}
+        for path in results:
+            rows |= {(row.system, row.case): row for row in _result_rows(path)}
+        measured = list(rows.values())
+    return PageRows(
+        measured=tuple(measured), releases=releases, published=published, excluded=excluded, release=release
+    )
+
+
+def read_baseline_rows(baselines_dir: Path) -> list[Row]:
+    """Read the baselines of every system that the catalog knows; rows in the order of the catalog and the cases."""
+    rows = []
+    for system in system_catalog():
+        for path in list_baselines(baselines_dir, system=system):
+            rows.append(row_of_baseline(read_baseline(path), path=path.as_posix()))
+    return rows
+
+
+def read_releases(baselines_dir: Path) -> tuple[Release, ...]:
+    """Read every release of a folder of baselines, newest first: by their dates, of one day by their names."""
+    folder = baselines_dir / RELEASES_FOLDER
+    releases = []
+    for path in sorted(folder.glob("*.json")):
+        releases.append(read_release(release_path(baselines_dir, name=path.stem)))
+    return tuple(sorted(releases, key=lambda each: (each.date, version_key(each.name)), reverse=True))
+
+
+def version_key(name: str) -> tuple[tuple[int, str], ...]:
+    """Return the order of a release's name: numbers as numbers; names without any, such as ``main``, are the newest."""
+    parts: list[tuple[int, str]] = []
+    digits = ""
+    for character in f"{name} ":
+        if character.isascii() and character.isdigit():
+            digits += character
+            continue
+        if digits:
+            parts.append((int(digits[:18]), ""))
+        digits = ""
+    if not parts:
+        return ((_UNNUMBERED, name),)
+    return (*parts, (-1, name))
+
+
+def _result_rows(path: Path) -> list[Row]:
+    file = path / _RESULTS_FILE if path.is_dir() else path
+    results = read_contract(SessionResults, file, name="results", error=PageError)
+    if results.inject_pct:
+        raise PageError(f"{file}: is of a self-test (--perf-inject): none of its figures is real; take another session")
+    return rows_of_results(results, path=file.as_posix())
+
+
+@cache
+def _published() -> tuple[tuple[Row, ...], tuple[ExcludedRow, ...]]:
+    rows = []
+    excluded = []
+    for system in system_catalog():
+        shipped = published_rows(system)
+        rows += [_published_row(row) for row in shipped.rows]
+        excluded += shipped.excluded
+    return tuple(rows), tuple(excluded)
+
+
+def _published_row(published: PublishedRow) -> Row:
+    """Return a published row with the convention that its page counts FLOPs under, if that is known."""
+    row = row_of_published(published)
+    if TFLOPS_PER_SEC_PER_GPU.name not in row.values:
+        return row
+    try:
+        task = published_task(published.section, task=published.task)
+        convention = published_convention(
+            published.source, release=published.release, printed_model=published.model, task=task
+        )
+    except RecipeError:
+        return row
+    return replace(row, flops_convention=convention)
