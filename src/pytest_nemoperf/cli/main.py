@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from pytest_nemoperf.cli.frameworks import add_frameworks_command, show_frameworks
 from pytest_nemoperf.cli.judge import add_judge_command, judge_runs
 from pytest_nemoperf.cli.lint import add_lint_command, run_lint
+from pytest_nemoperf.cli.page import add_page_command, run_page
 from pytest_nemoperf.cli.plan import add_plan_command, plan_text
 from pytest_nemoperf.cli.record import add_record_command, record_runs
 from pytest_nemoperf.errors import NemoPerfError, RecipeError
@@ -36,6 +37,8 @@ examples:
   nemoperf judge --log mon.log tue.log --log-format megatron --recipe recipe.json
   nemoperf record --log mon.log tue.log --log-format megatron --recipe recipe.json
   nemoperf lint --tests perf_tests baselines/
+  nemoperf page nemo-rl --output docs/performance.md
+  nemoperf page --check docs/performance.md
 """
 
 
@@ -53,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None takes this process's.
 
     Returns:
-        Exit code: 0, 1 if ``frameworks`` finds none that can run, ``lint`` found problems, the verdict of ``judge``
-        fails or ``record`` refuses the runs, 2 for a usage error or a file that can't be read or written, 130 if it was
-        interrupted, 141 if its output is read no further.
+        Exit code: 0, 1 if ``frameworks`` finds none that can run, ``lint`` found problems, ``page --check`` differences,
+        the verdict of ``judge`` fails or ``record`` refuses the runs, 2 for a usage error or a file that can't be read
+        or written, 130 if it was interrupted, 141 if its output is read no further.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(words)
@@ -119,6 +122,10 @@ def _parser() -> argparse.ArgumentParser:
     lint = commands.add_parser("lint", help="check stored baselines, without measuring anything")
     add_lint_command(lint)
     lint.set_defaults(run=run_lint)
+
+    page = commands.add_parser("page", help="write, refresh or check a performance page")
+    add_page_command(page)
+    page.set_defaults(run=run_page)
     return parser
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from pytest_nemoperf.errors import PageError
 from pytest_nemoperf.pages.markers import Block, Page, filled
 from pytest_nemoperf.pages.selection import Selection, parse_selection
 from pytest_nemoperf.pages.sources import PageRows
@@ -34,8 +35,13 @@ def fill_page(page: Page, *, rows: PageRows, subject: str) -> Page:
         subject: Its name in messages.
 
     Raises:
-        PageError: If a block's kind, argument or value is unknown, with the line's number.
+        PageError: If there is no block, or a block's kind, argument or value is unknown, with the line's number.
     """
+    if not page.blocks:
+        raise PageError(
+            f"{subject}: has no blocks to fill; put <!-- nemoperf:begin tables --> and <!-- nemoperf:end --> on lines "
+            "of their own, or begin with a template: nemoperf page dfm"
+        )
     selections = {block.line: parse_selection(block, subject=subject) for block in page.blocks}
 
     def content(block: Block) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Final
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.pages.selection import Section, Selection, system_order
 from pytest_nemoperf.recipes.systems import find_system
-from pytest_nemoperf.report.escape import markdown_text
+from pytest_nemoperf.report.escape import markdown_cell
 from pytest_nemoperf.results.row import RolloutColumns, Row
 
 _DATASETS: Final[Mapping[str, str]] = MappingProxyType(
@@ -95,8 +95,8 @@ def _tables(rows: Sequence[Row], *, selection: Selection, has_empty: bool) -> li
             made.append((precision, generation, tuple(group)))
         if has_empty:
             for precision in selection.precisions:
-                if precision not in present:
-                    made.append((precision, precision, ()))
+                if not any(name.startswith(precision) or name.endswith(precision) for name in present):
+                    made.append((precision, precision, ()))  # FP8_CS and MXFP8 are FP8 too
         made.sort(key=lambda each: _precision_rank(each[0], selection=selection))
         for precision, generation, group_rows in made:
             title = _table_title(system, precision=precision, generation=generation if is_rl else None)
@@ -121,10 +121,10 @@ def _table_order(row: Row) -> tuple[object, ...]:
 
 
 def _table_title(system: str, *, precision: str, generation: str | None) -> str:
-    shown = markdown_text(precision) or "not printed"
+    shown = markdown_cell(precision) or "not printed"
     if generation is None:
         return f"System: {system_title(system)}. Precision: {shown}"
-    generated = markdown_text(generation) or "not printed"
+    generated = markdown_cell(generation) or "not printed"
     return f"System: {system_title(system)}. Precision: Training {shown}, Generation {generated}."
 
 
@@ -133,7 +133,7 @@ def system_title(name: str) -> str:
     try:
         return find_system(name).title
     except RecipeError:
-        return markdown_text(name)
+        return markdown_cell(name)
 
 
 def _section(row: Row) -> Section:
@@ -154,9 +154,9 @@ def _rollouts(row: Row) -> RolloutColumns:
 
 def _section_title(section: Section) -> str:
     policy = f"{section.staleness}-step off" if section.staleness else "on-policy"
-    title = f"{markdown_text(section.algorithm.upper())} Performance {policy}"
+    title = f"{markdown_cell(section.algorithm.upper())} Performance {policy}"
     if not section.dataset:
         return title
-    name = markdown_text(section.dataset)
+    name = markdown_cell(section.dataset)
     url = _DATASETS.get(section.dataset)
     return f"{title}. Dataset: [{name}]({url})" if url else f"{title}. Dataset: {name}"

@@ -82,30 +82,27 @@ def parse_page(text: str, *, subject: str) -> Page:
     fence = ""
     for number, line in enumerate(_lines(text), start=1):
         place = f"{subject}:{number}"
-        marker = None if fence else _MARKER.fullmatch(line)
+        marker = None
+        if opened is not None or not fence:
+            marker = _marker(line, place=place, is_in_block=opened is not None)
         if opened is None:
             fence = _fence_after(line, fence=fence)
         if marker is None:
-            if not fence and opened is None and _ALMOST.search(line):
-                raise PageError(f"{place}: a marker stands alone on its line: <!-- nemoperf:begin KIND ... -->")
             kept.append(line)
             continue
-        match marker["word"]:
-            case "begin" if opened is not None:
+        if marker["word"] == "begin":
+            if opened is not None:
                 raise PageError(
                     f"{place}: a block begins inside block {opened.kind!r} of line {opened.line}; end that one first, "
                     "with <!-- nemoperf:end -->"
                 )
-            case "begin":
-                parts.append("".join(kept))
-                opened = _opened(marker["rest"] or "", line=line, number=number, place=place)
-            case "end" if opened is None:
+            parts.append("".join(kept))
+            opened = _opened(marker["rest"] or "", line=line, number=number, place=place)
+        else:
+            if opened is None:
                 raise PageError(f"{place}: nemoperf:end without a nemoperf:begin before it; delete it")
-            case "end":
-                parts.append(replace(opened, content="".join(kept), end=line))
-                opened = None
-            case word:
-                raise PageError(f"{place}: nemoperf:{word} is no marker; write nemoperf:begin or nemoperf:end")
+            parts.append(replace(opened, content="".join(kept), end=line))
+            opened = None
         kept = []
     if opened is not None:
         raise PageError(
@@ -137,6 +134,18 @@ def _lines(text: str) -> list[str]:
     lines = text.split("\n")
     whole = [f"{line}\n" for line in lines[:-1]]
     return [*whole, lines[-1]] if lines[-1] else whole
+
+
+def _marker(line: str, *, place: str, is_in_block: bool) -> re.Match[str] | None:
+    """Return the marker that a line is; None for other lines."""
+    marker = _MARKER.fullmatch(line)
+    if marker is None:
+        if not is_in_block and _ALMOST.search(line):
+            raise PageError(f"{place}: a marker stands alone on its line: <!-- nemoperf:begin KIND ... -->")
+        return None
+    if marker["word"] not in ("begin", "end"):
+        raise PageError(f"{place}: nemoperf:{marker['word']} is no marker; write nemoperf:begin or nemoperf:end")
+    return marker
 
 
 def _fence_after(line: str, *, fence: str) -> str:

@@ -23,7 +23,7 @@ from pytest_nemoperf.records.metrics import (
     format_number,
 )
 from pytest_nemoperf.report.cells import percent
-from pytest_nemoperf.report.escape import code, markdown_text
+from pytest_nemoperf.report.escape import code, markdown_cell
 from pytest_nemoperf.results.row import Row, RowKind
 
 _SUMMARY: Final = "Reproduce these rows: recipe, command, commit, container, date, runs and spread"
@@ -58,7 +58,7 @@ def details_lines(rows: Sequence[Row]) -> list[str]:
 
 
 def _row_title(row: Row) -> str:
-    model = markdown_text(row.model) or "no model"
+    model = markdown_cell(row.model) or "no model"
     title = f"{model}: {code(row.case)}"
     if row.framework:
         title += f", framework {code(row.framework)}"
@@ -78,7 +78,7 @@ def _facts(row: Row) -> Iterator[str]:
         versions = [f"{name} {version}" for name, version in origin.versions.items()]
         yield f"Versions and settings: {code(', '.join(versions))}"
     if origin.note:
-        yield f"Note: {markdown_text(origin.note)}"
+        yield f"Note: {markdown_cell(origin.note)}"
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
@@ -98,9 +98,9 @@ def _where_and_when(row: Row) -> Iterator[str]:
     origin = row.origin
     yield f"Commit {code(origin.commit) or 'unknown'}"
     yield f"container {code(origin.container) or 'none or unknown'}"
-    yield f"date {markdown_text(origin.date) or 'unknown'}"
+    yield f"date {markdown_cell(origin.date) or 'unknown'}"
     if origin.device:
-        yield f"device {markdown_text(origin.device)}"
+        yield f"device {markdown_cell(origin.device)}"
     if origin.source:
         yield f"from {code(origin.source)}"
 

@@ -80,9 +80,9 @@ class Selection:
         """Return the rows of these frameworks, workload and systems, those of the native engine apart."""
         found = []
         for row in rows:
-            if self._has_framework(row.framework, is_native=is_native) and self._has_workload(row):
-                if not self.systems or row.system in self.systems:
-                    found.append(row)
+            is_of_system = not self.systems or row.system in self.systems
+            if is_of_system and self._has_workload(row) and self._has_framework(row.framework, is_native=is_native):
+                found.append(row)
         return found
 
     def _has_framework(self, name: str, *, is_native: bool) -> bool:

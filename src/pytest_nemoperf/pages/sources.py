@@ -125,7 +125,7 @@ def _result_rows(path: Path) -> list[Row]:
 @cache
 def _published() -> tuple[tuple[Row, ...], tuple[ExcludedRow, ...]]:
     rows = []
-    excluded = []
+    excluded: list[ExcludedRow] = []
     for system in system_catalog():
         shipped = published_rows(system)
         rows += [_published_row(row) for row in shipped.rows]

@@ -14,7 +14,7 @@ from pytest_nemoperf.pages.reproduction import details_lines
 from pytest_nemoperf.pages.selection import NATIVE, Section, Selection
 from pytest_nemoperf.pages.sources import PageRows, version_key
 from pytest_nemoperf.published.row import ExcludedRow
-from pytest_nemoperf.report.escape import code, markdown_text
+from pytest_nemoperf.report.escape import code, markdown_cell
 from pytest_nemoperf.report.markdown.row_tables import pretrain_table, rl_table
 from pytest_nemoperf.results.row import Row, RowKind
 
@@ -84,7 +84,7 @@ def _releases(
         chosen = rows_of.get(name, [])
         if not chosen and not selection.releases:
             continue
-        lines += [f"{'#' * selection.level} {markdown_text(selection.title)} {markdown_text(name)}", ""]
+        lines += [f"{'#' * selection.level} {markdown_cell(selection.title)} {markdown_cell(name)}", ""]
         lines += _section_lines(_with_missing(chosen, selection=selection), selection=selection, release=name)
         lines += _without_rows(chosen, selection=selection)
         lines += _excluded_lines([each for each in excluded if each.row.release == name], selection=selection)
@@ -170,16 +170,16 @@ def _origin(row: Row) -> _Origin:
 
 def _origin_line(origin: _Origin, *, mark: str) -> str:
     word = "Draft, never released" if origin.kind is RowKind.DRAFT else "Published"
-    facts = [f"{mark}{word}: {_link(origin.source, url=origin.url)}", f"release {markdown_text(origin.release)}"]
+    facts = [f"{mark}{word}: {_link(origin.source, url=origin.url)}", f"release {markdown_cell(origin.release)}"]
     if origin.commit:
         facts.append(f"commit {code(origin.commit[:_HASH_LENGTH])}")
     if origin.date:
-        facts.append(markdown_text(origin.date))
+        facts.append(markdown_cell(origin.date))
     return f"{', '.join(facts)}."
 
 
 def _link(text: str, *, url: str) -> str:
-    shown = markdown_text(text)
+    shown = markdown_cell(text)
     if url.startswith("https://") and set(url) <= _SAFE_URL:
         return f"[{shown}]({url})"
     return f"{shown}, {code(url)}" if url else shown
@@ -208,5 +208,5 @@ def _excluded_lines(excluded: Sequence[ExcludedRow], *, selection: Selection) ->
         return []
     lines = [f"Published, and not shown: {count_text(reasons.total(), 'row')}.", ""]
     for reason, count in reasons.items():
-        lines.append(f"- {count_text(count, 'row')}: {markdown_text(reason)}")
+        lines.append(f"- {count_text(count, 'row')}: {markdown_cell(reason)}")
     return [*lines, ""]

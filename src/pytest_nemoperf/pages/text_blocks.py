@@ -10,7 +10,7 @@ from pytest_nemoperf.flops.conventions import find_convention
 from pytest_nemoperf.pages.selection import Selection
 from pytest_nemoperf.pages.sources import PageRows
 from pytest_nemoperf.records.step import RL_PHASES
-from pytest_nemoperf.report.escape import code, markdown_text
+from pytest_nemoperf.report.escape import code, markdown_cell
 from pytest_nemoperf.results.row import Row, RowKind
 
 
@@ -68,7 +68,7 @@ def _convention_text(name: str) -> str:
     except RecipeError:
         return "not one that this version knows"
     halved = "causal attention is halved" if convention.is_causal_halved else "causal attention is not halved"
-    return f"{halved}; {markdown_text(convention.source)}"
+    return f"{halved}; {markdown_cell(convention.source)}"
 
 
 def notes_block(rows: PageRows, selection: Selection) -> list[str]:
@@ -99,16 +99,21 @@ def _experts_lines(rows: Iterable[Row], *, is_rl: bool) -> list[str]:
     """Return notes on mixtures of experts: assignment of the tokens, and none dropped."""
     balanced: dict[str, None] = {}
     routed: dict[str, None] = {}
+    others: dict[str, None] = {}
     for row in rows:
         if _has_experts(row.settings):
             names = balanced if row.settings.get("is_router_balanced") else routed
             names[row.model] = None
+            if not _is_dropless(row.settings):
+                others[row.model] = None
     lines = []
     if balanced:
         lines.append(f"- Mixtures of experts with tokens spread evenly over the experts: {_names(balanced)}.")
     if routed:
         lines.append(f"- Mixtures of experts with tokens routed by the model's own router: {_names(routed)}.")
-    if balanced or routed:
+    if others:
+        lines.append(f"- Token drop is as the framework's own recipe or options say: {_names(others)}.")
+    elif balanced or routed:
         lines.append("- Mixtures of experts are dropless: no recipe sets a capacity, so that no token is dropped.")
     else:
         lines.append("- No measured row is of a mixture of experts, so that no token could be dropped.")
@@ -122,6 +127,12 @@ def _has_experts(settings: Mapping[str, Any]) -> bool:
     return isinstance(model, Mapping) and bool(model.get("moe"))
 
 
+def _is_dropless(settings: Mapping[str, Any]) -> bool:
+    """Whether a recipe leaves the capacity of its experts open, as frameworks do that then drop no token."""
+    options = f"{settings.get('framework_options', '')}{settings.get('command', '')}".lower()
+    return not settings.get("framework_config") and "capacity" not in options and "drop" not in options
+
+
 def _lengths_lines(rows: Iterable[Row]) -> list[str]:
     pinned = dict.fromkeys(row.model for row in rows if row.rollouts is not None and row.rollouts.is_pinned)
     if not pinned:
@@ -130,7 +141,7 @@ def _lengths_lines(rows: Iterable[Row]) -> list[str]:
 
 
 def _names(names: Iterable[str]) -> str:
-    return ", ".join(map(markdown_text, names))
+    return ", ".join(map(markdown_cell, names))
 
 
 def _all_rows(rows: PageRows, selection: Selection) -> list[Row]:
