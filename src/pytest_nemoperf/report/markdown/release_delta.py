@@ -1,0 +1,116 @@
+"""Delta of two releases as Markdown: ``delta_table(delta)``, for pages and for ``nemoperf release``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from pytest_nemoperf.errors import count_text
+from pytest_nemoperf.records.metrics import METRICS
+from pytest_nemoperf.report.tables import page_number, table_lines
+from pytest_nemoperf.results.release_delta import (
+    ChangeKind,
+    ReleaseDelta,
+    RowChange,
+    common_suspects,
+    suspect_text,
+)
+from pytest_nemoperf.results.row import Row
+from pytest_nemoperf.results.row_ratio import INTERVAL_MEANING, Ratio, main_metric
+
+_MAX_SUSPECTS: Final = 6
+_ORDER: Final = (
+    ChangeKind.SLOWER,
+    ChangeKind.FASTER,
+    ChangeKind.UNSURE,
+    ChangeKind.NOT_COMPARABLE,
+    ChangeKind.SAME,
+)
+
+
+def delta_table(delta: ReleaseDelta) -> list[str]:
+    """Return the Markdown lines of the changes of a release: counts, one table, notes on intervals and suspects.
+
+    Rows that are slower come first, then faster ones, new ones, and those that are gone; with the suspects of each, but
+    for what differs in all of them, which is told once below the table.
+    """
+    lines = [delta_sentence(delta), ""]
+    shared = common_suspects(delta.changes)
+    rows = []
+    for kind in _ORDER:
+        for change in delta.of_kind(kind):
+            suspects = [each for each in change.suspects if each not in shared]
+            rows.append(_change_cells(change, suspects=[suspect_text(each) for each in suspects]))
+    for word, alone in (("new", delta.new), ("gone", delta.gone)):
+        rows += [_alone_cells(row, word=word) for row in alone]
+    if not rows:
+        return lines
+    headings = ["System", "Case", "Metric", delta.previous, delta.name, "Ratio", "Change", "Suspects"]
+    lines += [*table_lines(headings, rows=rows), ""]
+    if shared:
+        lines += [f"In all cases that both have: {_listed([suspect_text(each) for each in shared])}.", ""]
+    if any(change.ratio is not None and change.ratio.low is not None for change in delta.changes):
+        lines += [INTERVAL_MEANING, ""]
+    return lines
+
+
+def delta_sentence(delta: ReleaseDelta) -> str:
+    """Return the counts of a delta: ``0.5 against 0.4: 2 cases slower, 1 faster, 10 the same; 3 new, 1 gone.``."""
+    counts = []
+    for kind, word in (
+        (ChangeKind.SLOWER, "slower"),
+        (ChangeKind.FASTER, "faster"),
+        (ChangeKind.SAME, "the same within noise"),
+        (ChangeKind.UNSURE, "without an interval"),
+        (ChangeKind.NOT_COMPARABLE, "not comparable"),
+    ):
+        number = len(delta.of_kind(kind))
+        if number:
+            counts.append(f"{count_text(number, 'case')} {word}")
+    for word, rows in (("new", delta.new), ("gone", delta.gone)):
+        if rows:
+            counts.append(f"{len(rows):,} {word}")
+    return f"{delta.name} against {delta.previous}: {', '.join(counts) or 'no case in either'}."
+
+
+def ratio_text(ratio: Ratio | None) -> str:
+    """Return a ratio with its interval: ``1.053 [1.021, 1.086]``; without brackets if it has none, a dash for None."""
+    if ratio is None:
+        return "-"
+    text = f"{ratio.value:.3f}"
+    if ratio.low is not None and ratio.high is not None:
+        text += f" [{ratio.low:.3f}, {ratio.high:.3f}]"
+    return text
+
+
+def _change_cells(change: RowChange, *, suspects: Sequence[str]) -> list[str]:
+    word = change.kind.value
+    if change.ratio is not None and change.ratio.why_no_interval:
+        word = f"{change.kind.value}: {change.ratio.why_no_interval}"
+    return [
+        change.now.system,
+        change.now.case,
+        METRICS[change.metric].label,
+        page_number(change.then.value(change.metric)),
+        page_number(change.now.value(change.metric)),
+        ratio_text(change.ratio),
+        word,
+        _listed(suspects),
+    ]
+
+
+def _alone_cells(row: Row, *, word: str) -> list[str]:
+    metric = main_metric(row)
+    figure = page_number(row.value(metric.name))
+    then, now = ("-", figure) if word == "new" else (figure, "-")
+    return [row.system, row.case, metric.label, then, now, "-", word, ""]
+
+
+def _listed(suspects: Sequence[str]) -> str:
+    return ", ".join(_first(suspects))
+
+
+def _first(suspects: Sequence[str]) -> Iterator[str]:
+    yield from suspects[:_MAX_SUSPECTS]
+    if len(suspects) > _MAX_SUSPECTS:
+        yield f"and {len(suspects) - _MAX_SUSPECTS} more"
