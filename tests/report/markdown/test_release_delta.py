@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from pytest_nemoperf.report.markdown.release_delta import delta_sentence, delta_table
+from pytest_nemoperf.report.markdown.release_delta import delta_table
+from pytest_nemoperf.report.release_text import delta_sentence
 from pytest_nemoperf.results.release_delta import compare_releases
 from pytest_nemoperf.results.row import Release, Row
 from tests.results.row_builders import make_origin, make_release, make_row

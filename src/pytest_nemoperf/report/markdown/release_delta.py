@@ -5,27 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.records.metrics import METRICS
+from pytest_nemoperf.report.release_text import DELTA_ORDER, change_text, delta_sentence, ratio_text
 from pytest_nemoperf.report.tables import page_number, table_lines
 from pytest_nemoperf.results.release_delta import (
-    ChangeKind,
     ReleaseDelta,
     RowChange,
     common_suspects,
     suspect_text,
 )
 from pytest_nemoperf.results.row import Row
-from pytest_nemoperf.results.row_ratio import INTERVAL_MEANING, Ratio, main_metric
+from pytest_nemoperf.results.row_ratio import INTERVAL_MEANING, main_metric
 
 _MAX_SUSPECTS: Final = 6
-_ORDER: Final = (
-    ChangeKind.SLOWER,
-    ChangeKind.FASTER,
-    ChangeKind.UNSURE,
-    ChangeKind.NOT_COMPARABLE,
-    ChangeKind.SAME,
-)
 
 
 def delta_table(delta: ReleaseDelta) -> list[str]:
@@ -37,7 +29,7 @@ def delta_table(delta: ReleaseDelta) -> list[str]:
     lines = [delta_sentence(delta), ""]
     shared = common_suspects(delta.changes)
     rows = []
-    for kind in _ORDER:
+    for kind in DELTA_ORDER:
         for change in delta.of_kind(kind):
             suspects = [each for each in change.suspects if each not in shared]
             rows.append(_change_cells(change, suspects=[suspect_text(each) for each in suspects]))
@@ -54,39 +46,7 @@ def delta_table(delta: ReleaseDelta) -> list[str]:
     return lines
 
 
-def delta_sentence(delta: ReleaseDelta) -> str:
-    """Return the counts of a delta: ``0.5 against 0.4: 2 cases slower, 1 faster, 10 the same; 3 new, 1 gone.``."""
-    counts = []
-    for kind, word in (
-        (ChangeKind.SLOWER, "slower"),
-        (ChangeKind.FASTER, "faster"),
-        (ChangeKind.SAME, "the same within noise"),
-        (ChangeKind.UNSURE, "without an interval"),
-        (ChangeKind.NOT_COMPARABLE, "not comparable"),
-    ):
-        number = len(delta.of_kind(kind))
-        if number:
-            counts.append(f"{count_text(number, 'case')} {word}")
-    for word, rows in (("new", delta.new), ("gone", delta.gone)):
-        if rows:
-            counts.append(f"{len(rows):,} {word}")
-    return f"{delta.name} against {delta.previous}: {', '.join(counts) or 'no case in either'}."
-
-
-def ratio_text(ratio: Ratio | None) -> str:
-    """Return a ratio with its interval: ``1.053 [1.021, 1.086]``; without brackets if it has none, a dash for None."""
-    if ratio is None:
-        return "-"
-    text = f"{ratio.value:.3f}"
-    if ratio.low is not None and ratio.high is not None:
-        text += f" [{ratio.low:.3f}, {ratio.high:.3f}]"
-    return text
-
-
 def _change_cells(change: RowChange, *, suspects: Sequence[str]) -> list[str]:
-    word = change.kind.value
-    if change.ratio is not None and change.ratio.why_no_interval:
-        word = f"{change.kind.value}: {change.ratio.why_no_interval}"
     return [
         change.now.system,
         change.now.case,
@@ -94,7 +54,7 @@ def _change_cells(change: RowChange, *, suspects: Sequence[str]) -> list[str]:
         page_number(change.then.value(change.metric)),
         page_number(change.now.value(change.metric)),
         ratio_text(change.ratio),
-        word,
+        change_text(change),
         _listed(suspects),
     ]
 
