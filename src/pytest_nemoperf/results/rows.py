@@ -138,11 +138,14 @@ def _row(workload: Mapping[str, Any], *, case: str, system: str, runs: Sequence[
     values = {}
     for name in names:
         values[name] = tuple([run.metrics[name] for run in runs if name in run.metrics])
+    sessions = tuple([run.session or origin.date for run in runs])
+    if not all(sessions):
+        sessions = ()
     kind = str(workload.get("workload", ""))
     if "layout" not in workload:
         return Row(
             case=case, system=system, workload=kind, framework="", model="", values=values, settings=workload,
-            origin=origin,
+            sessions=sessions, origin=origin,
         )  # fmt: skip
     layout = from_data(Layout, workload["layout"], subject=f"{case}: layout", error=BaselineError)
     rl = None
@@ -172,6 +175,7 @@ def _row(workload: Mapping[str, Any], *, case: str, system: str, runs: Sequence[
         rollouts=None if rl is None else _rollouts(rl, layout=layout, workload=workload),
         values=values,
         settings=workload,
+        sessions=sessions,
         origin=origin,
     )
 
