@@ -66,7 +66,7 @@ class WaiverError(NemoPerfError, ValueError):
 
 
 class PageError(NemoPerfError, ValueError):
-    """A performance page whose blocks are broken, or whose rows can't be read."""
+    """A performance page with broken blocks, or without the rows that it asks for."""
 
 
 class LintError(NemoPerfError, ValueError):

@@ -11,7 +11,7 @@ from pytest_nemoperf.pages.markers import Block, Page, filled
 from pytest_nemoperf.pages.selection import Selection, parse_selection
 from pytest_nemoperf.pages.sources import PageRows
 from pytest_nemoperf.pages.table_blocks import native_block, published_block, releases_block, tables_block
-from pytest_nemoperf.pages.text_blocks import metrics_block, notes_block
+from pytest_nemoperf.pages.text_blocks import changes_block, metrics_block, notes_block
 
 BLOCKS: Final[Mapping[str, Callable[[PageRows, Selection], list[str]]]] = MappingProxyType(
     {
@@ -20,6 +20,7 @@ BLOCKS: Final[Mapping[str, Callable[[PageRows, Selection], list[str]]]] = Mappin
         "native": native_block,
         "releases": releases_block,
         "published": published_block,
+        "changes": changes_block,
         "notes": notes_block,
     }
 )

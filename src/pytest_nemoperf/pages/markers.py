@@ -12,6 +12,7 @@ from pytest_nemoperf.errors import PageError
 
 _MARKER: Final = re.compile(r" {0,3}<!--\s*nemoperf:(?P<word>\S*?)(?P<rest>\s.*?)?\s*-->[ \t]*\r?\n?")
 _ALMOST: Final = re.compile(r"<!--\s*nemoperf:")
+_CODE: Final = re.compile(r"`[^`]*`")
 _FENCE: Final = re.compile(r" {0,3}(?P<fence>`{3,}|~{3,})(?P<info>.*)")
 
 
@@ -114,7 +115,7 @@ def parse_page(text: str, *, subject: str) -> Page:
 
 
 def filled(page: Page, *, content: Callable[[Block], Sequence[str]]) -> Page:
-    """Return a page whose blocks hold new lines, with the line ends of their markers."""
+    """Return a page with new lines in its blocks, which end as the lines of their markers do."""
     parts: list[str | Block] = []
     for part in page.parts:
         if isinstance(part, Block):
@@ -140,7 +141,7 @@ def _marker(line: str, *, place: str, is_in_block: bool) -> re.Match[str] | None
     """Return the marker that a line is; None for other lines."""
     marker = _MARKER.fullmatch(line)
     if marker is None:
-        if not is_in_block and _ALMOST.search(line):
+        if not is_in_block and _ALMOST.search(_CODE.sub("", line)):
             raise PageError(f"{place}: a marker stands alone on its line: <!-- nemoperf:begin KIND ... -->")
         return None
     if marker["word"] not in ("begin", "end"):

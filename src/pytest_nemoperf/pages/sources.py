@@ -11,7 +11,7 @@ from typing import Final
 from pytest_nemoperf.baselines.files import list_baselines, read_baseline
 from pytest_nemoperf.errors import PageError, RecipeError
 from pytest_nemoperf.flops.published import published_convention, published_task
-from pytest_nemoperf.pages.releases import RELEASES_FOLDER, read_release, release_path
+from pytest_nemoperf.pages.releases import RELEASES_FOLDER, list_releases
 from pytest_nemoperf.published.files import published_rows
 from pytest_nemoperf.published.row import ExcludedRow, PublishedRow
 from pytest_nemoperf.recipes.systems import system_catalog
@@ -56,7 +56,7 @@ def read_page_rows(baselines_dir: Path, *, results: Sequence[Path], has_baseline
     Raises:
         NemoPerfError: If a file can't be trusted, or there is no such release.
     """
-    releases = read_releases(baselines_dir)
+    releases = tuple(reversed(list_releases(baselines_dir)))
     published, excluded = _published()
     if release:
         frozen = [each for each in releases if each.name == release]
@@ -67,7 +67,6 @@ def read_page_rows(baselines_dir: Path, *, results: Sequence[Path], has_baseline
                 f"nemoperf release {release}"
             )
         measured: Sequence[Row] = frozen[0].rows
-        releases = tuple(frozen)
     else:
         rows: dict[tuple[str, str], Row] = {}
         if has_baselines:
@@ -87,15 +86,6 @@ def read_baseline_rows(baselines_dir: Path) -> list[Row]:
         for path in list_baselines(baselines_dir, system=system):
             rows.append(row_of_baseline(read_baseline(path), path=path.as_posix()))
     return rows
-
-
-def read_releases(baselines_dir: Path) -> tuple[Release, ...]:
-    """Read every release of a folder of baselines, newest first: by their dates, of one day by their names."""
-    folder = baselines_dir / RELEASES_FOLDER
-    releases = []
-    for path in sorted(folder.glob("*.json")):
-        releases.append(read_release(release_path(baselines_dir, name=path.stem)))
-    return tuple(sorted(releases, key=lambda each: (each.date, version_key(each.name)), reverse=True))
 
 
 def version_key(name: str) -> tuple[tuple[int, str], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -54,15 +54,11 @@ def native_block(rows: PageRows, selection: Selection) -> list[str]:
 def releases_block(rows: PageRows, selection: Selection) -> list[str]:
     """Return a section for each release, newest first: its frozen rows, and the published rows that belong to it."""
     rows_of: dict[str, list[Row]] = {}
-    dates: dict[str, str] = {}
     for release in rows.releases:
-        rows_of.setdefault(release.name, []).extend(selection.of(release.rows))
-        dates[release.name] = release.date
-    if not rows.release:
-        for row in selection.of(rows.published):
-            rows_of.setdefault(row.origin.release, []).append(row)
-            dates[row.origin.release] = max(dates.get(row.origin.release, ""), row.origin.date)
-    return _releases(rows_of, selection=selection, excluded=rows.excluded, only=rows.release)
+        rows_of[release.name] = selection.of(release.rows)
+    for row in selection.of(rows.published):
+        rows_of.setdefault(row.origin.release, []).append(row)
+    return _releases(rows_of, rows=rows, selection=selection)
 
 
 def published_block(rows: PageRows, selection: Selection) -> list[str]:
@@ -70,15 +66,13 @@ def published_block(rows: PageRows, selection: Selection) -> list[str]:
     rows_of: dict[str, list[Row]] = {}
     for row in selection.of(rows.published):
         rows_of.setdefault(row.origin.release, []).append(row)
-    return _releases(rows_of, selection=selection, excluded=rows.excluded)
+    return _releases(rows_of, rows=rows, selection=selection)
 
 
-def _releases(
-    rows_of: dict[str, list[Row]], *, selection: Selection, excluded: Sequence[ExcludedRow], only: str = ""
-) -> list[str]:
+def _releases(rows_of: Mapping[str, Sequence[Row]], *, rows: PageRows, selection: Selection) -> list[str]:
     names = selection.releases or tuple(sorted(rows_of, key=version_key, reverse=True))
-    if only:
-        names = tuple([name for name in names if name == only])
+    if rows.release:
+        names = tuple([name for name in names if name == rows.release])
     lines: list[str] = []
     for name in names:
         chosen = rows_of.get(name, [])
@@ -87,7 +81,7 @@ def _releases(
         lines += [f"{'#' * selection.level} {markdown_cell(selection.title)} {markdown_cell(name)}", ""]
         lines += _section_lines(_with_missing(chosen, selection=selection), selection=selection, release=name)
         lines += _without_rows(chosen, selection=selection)
-        lines += _excluded_lines([each for each in excluded if each.row.release == name], selection=selection)
+        lines += _excluded_lines([each for each in rows.excluded if each.row.release == name], selection=selection)
     if not lines:
         return ["No release has rows for this section yet.", ""]
     return lines

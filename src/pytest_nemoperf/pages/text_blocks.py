@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pytest_nemoperf.errors import RecipeError, count_text
@@ -11,6 +12,8 @@ from pytest_nemoperf.pages.selection import Selection
 from pytest_nemoperf.pages.sources import PageRows
 from pytest_nemoperf.records.step import RL_PHASES
 from pytest_nemoperf.report.escape import code, markdown_cell
+from pytest_nemoperf.report.markdown.release_delta import delta_table
+from pytest_nemoperf.results.release_delta import compare_releases
 from pytest_nemoperf.results.row import Row, RowKind
 
 
@@ -69,6 +72,27 @@ def _convention_text(name: str) -> str:
         return "not one that this version knows"
     halved = "causal attention is halved" if convention.is_causal_halved else "causal attention is not halved"
     return f"{halved}; {markdown_cell(convention.source)}"
+
+
+def changes_block(rows: PageRows, selection: Selection) -> list[str]:
+    """Return the changes of the newest release, or of the one that the page is of, since the one before it."""
+    names = [release.name for release in rows.releases]
+    if not names:
+        return ["No release is frozen yet. `nemoperf release NAME` freezes the stored baselines as one.", ""]
+    at = names.index(rows.release) if rows.release else 0
+    now = rows.releases[at]
+    older = rows.releases[at + 1 :]
+    previous = [release for release in older if release.name == now.previous] or list(older[:1])
+    if not previous:
+        return [f"Release {markdown_cell(now.name)} is the first one.", ""]
+    then = previous[0]
+    delta = compare_releases(
+        replace(now, rows=tuple(selection.of(now.rows))), then=replace(then, rows=tuple(selection.of(then.rows)))
+    )
+    if not (delta.changes or delta.new or delta.gone):
+        names_text = f"{markdown_cell(now.name)} and {markdown_cell(then.name)}"
+        return [f"Releases {names_text} have no measured rows of this section.", ""]
+    return delta_table(delta)
 
 
 def notes_block(rows: PageRows, selection: Selection) -> list[str]:
