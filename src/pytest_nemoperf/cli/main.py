@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0, 1 if ``frameworks`` finds none that can run, ``lint`` found problems, ``page --check``
-        differences, the verdict of ``judge`` fails or ``record`` refuses the runs, 2 for a usage error or a file that can't be read
-        or written, 130 if it was interrupted, 141 if its output is read no further.
+        differences, the verdict of ``judge`` fails or ``record`` refuses the runs, 2 for a usage error or a file that
+        can't be read or written, 130 if it was interrupted, 141 if its output is read no further.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(words)

@@ -25,30 +25,52 @@ def metrics_block(rows: PageRows, selection: Selection) -> list[str]:
 
 def _pretrain_metrics() -> list[str]:
     return [
-        "- **Tokens/sec/GPU**: tokens that a GPU trains in a second.",
-        "  `Tokens/sec/GPU = GBS x Sequence Length / (step time in seconds x #-GPUs)`",
-        "- **Model TFLOP/sec/GPU**: floating-point operations that the model needs, in units of 10^12; recomputed",
-        "  activations do not count.",
-        "  `Model TFLOP/sec/GPU = FLOPs per token x Tokens/sec/GPU / 10^12`",
-        "- **GA**: `GA = GBS / (MBS x data-parallel size)`",
-        "- **MFU**: share of the dense peak of the GPU in the precision of training, in the details of each table.",
-        "  `MFU = Model TFLOP/sec/GPU / peak TFLOP/sec`",
+        *_formula(
+            "- **Tokens/sec/GPU**: tokens that a GPU trains in a second.",
+            "Tokens/sec/GPU = GBS x Sequence Length / (step time in seconds x #-GPUs)",
+        ),
+        *_formula(
+            "- **Model TFLOP/sec/GPU**: floating-point operations that the model needs, in units of 10^12; activations "
+            "that are computed again do not count.",
+            "Model TFLOP/sec/GPU = FLOPs per token x Tokens/sec/GPU / 10^12",
+        ),
+        *_formula(
+            "- **MFU**: the former as a share of the dense peak of the GPU in the precision of training. The details of "
+            "each table print both.",
+            "MFU = Model TFLOP/sec/GPU / peak TFLOP/sec",
+        ),
+        *_formula("- **GA**: micro-batches of an optimizer step.", "GA = GBS / (MBS x data-parallel size)"),
     ]
 
 
 def _rl_metrics() -> list[str]:
-    phases = ", ".join(phase.replace("_", " ") for phase in RL_PHASES)
+    phases = [phase.replace("_", " ") for phase in RL_PHASES if phase != "idle"]  # idle: of ranks that generate
     return [
-        "- **Step time**: wall time of a step; its phases, as far as they are not hidden behind others, add up to it:",
-        f"  {phases}.",
-        "- **Tokens/sec/GPU**: tokens of a step, prompts and responses, over the whole step and all GPUs.",
-        "  `Tokens/sec/GPU = (prompt tokens + response tokens) / (Total Step time x #-GPUs)`",
+        *_formula(
+            "- **Step time**: wall time of a step, the sum of its phases; of generation beside the training, only the "
+            "part that the training waits for (exposed generation).",
+            f"Total Step time = {' + '.join(phases)}",
+        ),
+        *_formula(
+            "- **Tokens/sec/GPU**: tokens of a step, prompts and responses, over the whole step and all GPUs.",
+            "Tokens/sec/GPU = (prompt tokens + response tokens) / (Total Step time x #-GPUs)",
+        ),
         "- **Training MFU**: two figures have this name, and the details of each table print both:",
-        "  - model floating-point operations per second and GPU, while it trains:",
-        "    `FLOPs per token x tokens of the step / (training time x GPUs that train)`",
-        "  - their share of the dense peak of the GPU in the precision of training:",
-        "    `the former / peak FLOP per second`",
+        *_formula(
+            "  - model floating-point operations per second and GPU, in the time of training alone:",
+            "Training FLOP/sec/GPU = FLOPs per token x tokens of the step / (training time x GPUs that train)",
+        ),
+        *_formula(
+            "  - their share of the dense peak of the GPU in the precision of training:",
+            "Training MFU = Training FLOP/sec/GPU / peak FLOP/sec",
+        ),
     ]
+
+
+def _formula(item: str, formula: str) -> list[str]:
+    """Return an item of a list with its formula on a line of its own; the backslash ends the line before it."""
+    indent = len(item) - len(item.lstrip(" ")) + 2
+    return [f"{item}\\", f"{' ' * indent}`{formula}`"]
 
 
 def _convention_lines(rows: Iterable[Row]) -> list[str]:
