@@ -122,7 +122,7 @@ def from_valid_data(kind: type[T], data: object, *, name: str, subject: str, err
     return from_data(kind, data, subject=subject, error=error)
 
 
-def _has_known_keys_only(built: object, *, data: Any) -> bool:
+def _has_known_keys_only(built: Any, *, data: Any) -> bool:
     """Return whether every mapping that became a dataclass has keys of its fields only."""
     if built is data:  # plain data that may have any keys
         return True
