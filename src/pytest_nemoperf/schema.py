@@ -128,7 +128,7 @@ def _has_known_keys_only(built: Any, *, data: Any) -> bool:
         return True
     if isinstance(built, (list, tuple)):
         return all(_has_known_keys_only(each, data=of) for each, of in zip(built, data, strict=True))
-    names = _field_names(type(built))
+    names = _field_names(built.__class__)
     if names is not None:
         if not data.keys() <= names:
             return False
