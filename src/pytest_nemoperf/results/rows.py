@@ -55,8 +55,15 @@ def row_of_case(case: CaseResult, *, provenance: Provenance, path: str) -> Row:
         runs=measurement.runs,
         origin=origin,
     )
+    judged = {}
+    for comparison in case.verdict.comparisons:
+        if not comparison.anchor:
+            judged[comparison.metric] = comparison.now
     return replace(
-        row, flops_convention=measurement.flops_convention or "", flops_per_token=measurement.flops_per_token
+        row,
+        judged=judged,
+        flops_convention=measurement.flops_convention or "",
+        flops_per_token=measurement.flops_per_token,
     )
 
 
