@@ -112,6 +112,7 @@ class Row:
         flops_convention: Name of the convention that FLOPs are counted under; empty if unknown.
         flops_per_token: Model FLOPs per token; None if unknown.
         settings: The workload as plain data, as baselines store it; empty for published rows.
+        sessions: Start of the session of each run, ISO 8601; empty if not every run tells it.
         origin: Provenance.
     """
 
@@ -140,6 +141,7 @@ class Row:
     flops_convention: str = ""
     flops_per_token: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    sessions: tuple[str, ...] = ()
 
     @property
     def num_runs(self) -> int:
