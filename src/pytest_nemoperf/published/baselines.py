@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
@@ -99,7 +99,11 @@ def published_baselines(plan: Plan) -> tuple[Baseline, ...]:
     own = _OWN_ROWS.get(plan.framework, plan.framework)
     matching.sort(key=_age, reverse=True)
     matching.sort(key=lambda row: row.framework != own)
-    return tuple([published_baseline(row, plan=plan) for row in matching])
+    baselines = []
+    for row in matching:
+        baseline = published_baseline(row, plan=plan)
+        baselines.append(_with_notes(baseline, added=_other_values(row, others=matching)))
+    return tuple(baselines)
 
 
 def published_baseline(row: PublishedRow, *, plan: Plan) -> Baseline:
@@ -157,7 +161,7 @@ def why_unpublished(plan: Plan) -> str:
     missing = f"no published row of {plan.system} is of this workload"
     nearest: tuple[str, ...] | None = None
     nearest_row: PublishedRow | None = None
-    for each in candidates:
+    for each in sorted(candidates, key=lambda each: _age(each.row), reverse=True):
         if each.model is None or not _is_same_model(each, plan=plan):
             continue
         differences = tuple(_differences(each, plan=plan))
@@ -342,6 +346,27 @@ def _unprinted_notes(row: PublishedRow) -> Iterator[str]:
         unprinted.append("sharding of the optimizer's states")
     if unprinted:
         yield f"not printed, so it may differ: {'; '.join(unprinted)}"
+
+
+def _other_values(row: PublishedRow, *, others: Sequence[PublishedRow]) -> list[str]:
+    """Return a sentence on other values that the same release prints for the same workload; none if there are none."""
+    name = TOKENS_PER_SEC_PER_GPU.name
+    values = []
+    for other in others:
+        is_same_release = (other.source, other.release) == (row.source, row.release)
+        if is_same_release and other.printed.get(name) not in (None, row.printed.get(name)):
+            values.append(f"{other.printed[name]} (row {other.id})")
+    if not values:
+        return []
+    own = row.printed.get(name, "no rate")
+    return [f"{row.source} printed other values of {row.release} too: {', '.join(values)} beside {own}"]
+
+
+def _with_notes(baseline: Baseline, *, added: Sequence[str]) -> Baseline:
+    page = baseline.published
+    if page is None or not added:
+        return baseline
+    return replace(baseline, published=replace(page, notes=(*page.notes, *added)))
 
 
 def _flops_note(row: PublishedRow, *, plan: Plan) -> str:

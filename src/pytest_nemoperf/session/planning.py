@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_nemoperf.baselines.store import BaselineStore
 from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, UnsupportedError
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.complete import complete_recipe
@@ -32,6 +31,7 @@ from pytest_nemoperf.records.yardstick import YARDSTICK_OFF, YARDSTICK_ON, YARDS
 from pytest_nemoperf.results.by_framework import Unmeasured
 from pytest_nemoperf.results.dry_run import AskedCase, PricedCase
 from pytest_nemoperf.session.cases import PlannedCase
+from pytest_nemoperf.session.lookup import BaselineLookup
 from pytest_nemoperf.verdict.policy import VerdictPolicy, with_layer
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ class Planner:
     Args:
         config: Config of the pytest session, for hooks.
         settings: Settings of the session.
-        store: Stored baselines, for the expected time of a price.
+        baselines: Baselines of the session, for the expected time of a price.
     """
 
-    def __init__(self, config: pytest.Config, *, settings: Settings, store: BaselineStore) -> None:
+    def __init__(self, config: pytest.Config, *, settings: Settings, baselines: BaselineLookup) -> None:
         self.priced: list[PricedCase] = []
         self.asked: dict[str, AskedCase] = {}
         self.without_case: set[str] = set()
@@ -56,7 +56,7 @@ class Planner:
         self.unmeasured: dict[str, Unmeasured] = {}
         self._config = config
         self._settings = settings
-        self._store = store
+        self._baselines = baselines
         self._owners: dict[str, str] = {}
 
     def check_frameworks(self) -> None:
@@ -138,7 +138,7 @@ class Planner:
         plan, _ = self._resolve(recipe, mark=mark, framework=framework)
         self.claim(plan.case, nodeid=mark.nodeid)
         adapter = self._framework(plan.framework)
-        baseline = self._store.find(plan.case, workload=workload_of(plan)).baseline
+        baseline = self._baselines.find(plan.case, workload=workload_of(plan), plan=plan).baseline
         price = price_plan(
             plan,
             system=self._settings.system,
