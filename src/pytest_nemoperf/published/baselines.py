@@ -210,7 +210,12 @@ def _is_match(candidate: _Candidate, *, plan: Plan) -> bool:
 
 def _is_same_model(candidate: _Candidate, *, plan: Plan) -> bool:
     """Return whether a plan's architecture is the printed one; it may have another name."""
-    return candidate.model is not None and replace(plan.model, name=candidate.model.name) == candidate.model
+    model = candidate.model
+    if model is None:
+        return False
+    if plan.rl is not None:
+        model = replace(model, mtp_num_layers=0)  # reinforcement learning trains without
+    return replace(plan.model, name=model.name) == model
 
 
 def _differences(candidate: _Candidate, *, plan: Plan) -> Iterator[str]:

@@ -31,7 +31,7 @@ from pytest_nemoperf.records.provenance import Provenance
 from pytest_nemoperf.report.markdown.pretrain import render_markdown
 from pytest_nemoperf.results.by_framework import compare_frameworks
 from pytest_nemoperf.results.cases import CaseReport, NotRun, Pruned, SessionResults, Unasked
-from pytest_nemoperf.results.dry_run import DRY_RUN_FILE, DryRun
+from pytest_nemoperf.results.dry_run import DRY_RUN_FILE, DryRun, suite_cost
 from pytest_nemoperf.runs.folders import SessionFolder
 from pytest_nemoperf.session.ab_session import ABSession
 from pytest_nemoperf.session.cases import CaseLauncher, MeasuredCase, PlannedCase
@@ -413,6 +413,7 @@ class PerfSession:
             asked=tuple(planner.asked.values()),
             gaps=tuple(self.suite.gaps()),
             systems=tuple(sorted(planner.systems)),
+            cost=suite_cost(planner.priced) if planner.priced else None,
             terms=self.settings.policy,
         )
 

@@ -23,6 +23,7 @@ from pytest_nemoperf.options.markers import PerfMark
 from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.pricing.memory import host_bytes
 from pytest_nemoperf.pricing.price import price_plan
+from pytest_nemoperf.published.baselines import published_baselines
 from pytest_nemoperf.recipes.other_framework import in_framework, with_framework
 from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX, change_recipe, changes_text
 from pytest_nemoperf.recipes.resolve import resolve
@@ -116,10 +117,7 @@ class Planner:
                 raise UnsupportedError(f"{plan.case}: {reason}")
             _check_host_memory(plan)
         self.claim(plan.case, nodeid=mark.nodeid)
-        num_runs = settings.runs
-        if not settings.changes:
-            num_runs = mark.num_runs or settings.runs
-        return PlannedCase(mark=mark, plan=plan, framework=adapter, num_runs=num_runs, policy=policy)
+        return PlannedCase(mark=mark, plan=plan, framework=adapter, num_runs=self._num_runs(mark), policy=policy)
 
     def price(self, recipe: Recipe, *, mark: PerfMark, framework: str = "") -> PricedCase:
         """Resolve and price a recipe, and keep the result for the end of a dry run.
@@ -143,11 +141,18 @@ class Planner:
             plan,
             system=self._settings.system,
             baseline=baseline,
+            published=next(iter(published_baselines(plan)), None),
             unsupported=adapter.unsupported(plan),
             rules=memory_rules_of(adapter, plan=plan),
         )
-        self.priced.append(PricedCase(nodeid=mark.nodeid, price=price))
+        self.priced.append(PricedCase(nodeid=mark.nodeid, price=price, num_launches=self._num_runs(mark)))
         return self.priced[-1]
+
+    def _num_runs(self, mark: PerfMark) -> int:
+        """Return the launches that make a baseline: the marker's, but for a trial of --perf-set."""
+        if self._settings.changes:
+            return self._settings.runs
+        return mark.num_runs or self._settings.runs
 
     def policy(self, mark: PerfMark, *, recipe_tolerances: Mapping[str, float] | None = None) -> VerdictPolicy:
         """Return the session's verdict policy with the terms of a test's marker, and above them a recipe's."""
