@@ -66,7 +66,7 @@ def test_a_marker_behind_a_closed_fence_counts() -> None:
 
 
 def test_new_lines_stand_between_empty_ones() -> None:
-    page = filled(parse_page(f"a\n{BEGIN}old\n{END}b", subject="a.md"), content=lambda block: ["new"])
+    page = filled(parse_page(f"a\n{BEGIN}old\n{END}b", subject="a.md"), content=lambda _: ["new"])
 
     assert page.text == f"a\n{BEGIN}\nnew\n\n{END}b"
 
@@ -74,7 +74,7 @@ def test_new_lines_stand_between_empty_ones() -> None:
 def test_new_lines_end_as_their_marker_does() -> None:
     begin, end = BEGIN.replace("\n", "\r\n"), END.replace("\n", "\r\n")
 
-    page = filled(parse_page(f"a\n{begin}{end}b\r\n", subject="a.md"), content=lambda block: ["new"])
+    page = filled(parse_page(f"a\n{begin}{end}b\r\n", subject="a.md"), content=lambda _: ["new"])
 
     assert page.text == f"a\n{begin}\r\nnew\r\n\r\n{end}b\r\n"
 
@@ -88,7 +88,7 @@ def test_a_page_read_and_written_is_the_same_byte_for_byte(before: str, inside: 
 
 @given(st.text(), st.text())
 def test_text_around_blocks_survives_any_filling(before: str, after: str) -> None:
-    page = filled(parse_page(f"x{before}\n{BEGIN}{END}{after}", subject="a.md"), content=lambda block: ["new"])
+    page = filled(parse_page(f"x{before}\n{BEGIN}{END}{after}", subject="a.md"), content=lambda _: ["new"])
 
     texts = [part for part in page.parts if not isinstance(part, Block)]
     if page.blocks:  # before may open a fence, in which no marker counts

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from pytest_nemoperf.baselines.files import baseline_path, write_baseline
+from pytest_nemoperf.measure.measurement import workload_of
+from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.metrics import TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.results.row import Release, Row, RowKind, RowOrigin
+from tests.builders import make_baseline, make_provenance, make_runs
 
 CASE = "pretrain-llama3-8b-1n8g-torch-bf16-fsdp8-seq8192-gbs128-mbs1"
 
@@ -51,3 +57,17 @@ def make_row(rates: Sequence[float] = (12000.0, 12010.0, 11990.0), **changes: An
 
 def make_release(name: str, *rows: Row, **changes: Any) -> Release:
     return Release(**{"name": name, "date": "2026-11-02", "rows": rows, **changes})
+
+
+def store_plan(root: Path, plan: Plan, *rates: float, session: str = "2026-11-01T10:00:00Z", **changes: Any) -> Path:
+    """Store a baseline of a plan with a run of each rate; return its file. Changes are of its provenance."""
+    runs = tuple(replace(run, session=session) for run in make_runs(rates))
+    baseline = make_baseline(
+        case=plan.case,
+        system=plan.system,
+        workload=workload_of(plan),
+        runs=runs,
+        provenance=make_provenance(**{"date": session, **changes}),
+    )
+    write_baseline(root, baseline=baseline)
+    return baseline_path(root, system=plan.system, case=plan.case)

@@ -77,13 +77,13 @@ def test_suspects_are_settings_then_what_is_watched_then_the_commit() -> None:
     change = row_change(now, then=then)
 
     assert [suspect_text(each) for each in change.suspects] == [
-        "layout.cp the default -> 2",
-        "recompute none -> full",
-        "flops_convention a -> b",
-        "container - -> nemo:26.02",
-        "gpu.clock - -> 1980 MHz",
-        "torch 2.8.0 -> 2.9.0",
-        "commit 0123456789ab -> fedcba987654",
+        "layout.cp the default to 2",
+        "recompute none to full",
+        "flops_convention a to b",
+        "container none to nemo:26.02",
+        "gpu.clock none to 1980 MHz",
+        "torch 2.8.0 to 2.9.0",
+        "commit 0123456789ab to fedcba987654",
     ]
     assert change.num_others == 1
 

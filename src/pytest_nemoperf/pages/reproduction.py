@@ -26,7 +26,8 @@ from pytest_nemoperf.report.cells import percent
 from pytest_nemoperf.report.escape import code, markdown_cell
 from pytest_nemoperf.results.row import Row, RowKind
 
-_SUMMARY: Final = "Reproduce these rows: recipe, command, commit, container, date, runs and spread"
+SUMMARY: Final = "Reproduce these rows: recipe, command, commit, container, date, runs and spread"
+"""Line that is seen while the details are folded."""
 _SPREADS: Final = (TOKENS_PER_SEC_PER_GPU, STEP_TIME_SEC)
 _FIGURES: Final = (STEP_TIME_SEC, MEAN_PROMPT_LEN, PEAK_MEMORY_GIB)
 _FORMATS: Final[Mapping[str, str]] = MappingProxyType(
@@ -49,7 +50,7 @@ def details_lines(rows: Sequence[Row]) -> list[str]:
     """Return a folded block that says for each row of a table how to get it again; none without rows."""
     if not rows:
         return []
-    lines = ["<details>", f"<summary>{_SUMMARY}</summary>", ""]
+    lines = ["<details>", f"<summary>{SUMMARY}</summary>", ""]
     for number, row in enumerate(rows, start=1):
         lines.append(f"{number}. {_row_title(row)}")
         for fact in _facts(row):

@@ -35,8 +35,8 @@ def _pretrain_metrics() -> list[str]:
             "Model TFLOP/sec/GPU = FLOPs per token x Tokens/sec/GPU / 10^12",
         ),
         *_formula(
-            "- **MFU**: the former as a share of the dense peak of the GPU in the precision of training. The details of "
-            "each table print both.",
+            "- **MFU**: the former as a share of the dense peak of the GPU in the precision of training. The details "
+            "of each table print both.",
             "MFU = Model TFLOP/sec/GPU / peak TFLOP/sec",
         ),
         *_formula("- **GA**: micro-batches of an optimizer step.", "GA = GBS / (MBS x data-parallel size)"),
@@ -44,7 +44,7 @@ def _pretrain_metrics() -> list[str]:
 
 
 def _rl_metrics() -> list[str]:
-    phases = [phase.replace("_", " ") for phase in RL_PHASES if phase != "idle"]  # idle: of ranks that generate
+    phases = [phase.replace("_", " ") for phase in RL_PHASES if phase != "idle"]
     return [
         *_formula(
             "- **Step time**: wall time of a step, the sum of its phases; of generation beside the training, only the "

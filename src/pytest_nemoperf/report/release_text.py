@@ -19,12 +19,12 @@ DELTA_ORDER: Final = (
 
 
 def delta_sentence(delta: ReleaseDelta) -> str:
-    """Return the counts of a delta: ``0.5 against 0.4: 2 cases slower, 10 cases the same within noise, 3 new.``."""
+    """Return the counts of a delta: ``Release 0.5 against 0.4: 2 cases slower, 3 new.``."""
     counts = []
     for kind, word in (
         (ChangeKind.SLOWER, "slower"),
         (ChangeKind.FASTER, "faster"),
-        (ChangeKind.SAME, "the same within noise"),
+        (ChangeKind.SAME, "within noise"),
         (ChangeKind.UNSURE, "without an interval"),
         (ChangeKind.NOT_COMPARABLE, "not comparable"),
     ):
@@ -34,7 +34,7 @@ def delta_sentence(delta: ReleaseDelta) -> str:
     for word, rows in (("new", delta.new), ("gone", delta.gone)):
         if rows:
             counts.append(f"{len(rows):,} {word}")
-    return f"{delta.name} against {delta.previous}: {', '.join(counts) or 'no case in either'}."
+    return f"Release {delta.name} against {delta.previous}: {', '.join(counts) or 'no case in either'}."
 
 
 def ratio_text(ratio: Ratio | None) -> str:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from pytest_nemoperf.json_codec import to_json_line
-from pytest_nemoperf.records.fingerprint import Difference, Significance, compare_fingerprints
+from pytest_nemoperf.records.fingerprint import ABSENT, Difference, Significance, compare_fingerprints
 from pytest_nemoperf.records.metrics import METRICS, Direction
 from pytest_nemoperf.results.row import Release, Row
 from pytest_nemoperf.results.row_ratio import Ratio, main_metric, row_ratio
@@ -23,7 +23,7 @@ class ChangeKind(StrEnum):
 
     FASTER = "faster"
     SLOWER = "slower"
-    SAME = "same"
+    SAME = "within noise"
     """The interval of the ratio holds 1."""
     UNSURE = "no interval"
     """The figures differ, and at least one of them is of a single run."""
@@ -157,8 +157,8 @@ def common_suspects(changes: Sequence[RowChange]) -> list[Difference]:
 
 
 def suspect_text(difference: Difference) -> str:
-    """Return a difference as tables show it: ``torch 2.8.0 -> 2.9.1``."""
-    return f"{difference.name} {_shortened(difference.then)} -> {_shortened(difference.now)}"
+    """Return a difference as tables show it: ``torch 2.8.0 to 2.9.1``."""
+    return f"{difference.name} {_shortened(difference.then)} to {_shortened(difference.now)}"
 
 
 def _suspect_key(difference: Difference) -> tuple[str, str, str]:
@@ -166,6 +166,8 @@ def _suspect_key(difference: Difference) -> tuple[str, str, str]:
 
 
 def _shortened(text: str) -> str:
+    if text == ABSENT:
+        return "none"
     if len(text) <= _MAX_VALUE_LENGTH:
         return text
     return f"{text[: _MAX_VALUE_LENGTH - 3]}..."

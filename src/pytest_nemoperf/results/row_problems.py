@@ -46,6 +46,11 @@ def row_problems(row: Row, *, place: str) -> Iterator[str]:
                 yield f"{where} is {value:g}; only positive figures can be compared"
         if not values:
             yield f"{place}.values.{name} is empty; a figure needs at least one run"
+    for name, value in row.judged.items():
+        if not math.isfinite(value):
+            yield f"{place}.judged.{name} is {value}; only finite figures can be compared"
+        elif value <= 0.0 and name in _POSITIVE:
+            yield f"{place}.judged.{name} is {value:g}; only positive figures can be compared"
     per_token = row.flops_per_token
     if per_token is not None and not (0.0 < per_token < math.inf):
         yield f"{place}.flops_per_token is {per_token:g}; only positive figures can be compared"

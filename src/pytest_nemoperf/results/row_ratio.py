@@ -114,7 +114,7 @@ def row_ratio(now: Row, *, then: Row, metric: str) -> Ratio | None:
     """
     above = now.value(metric)
     below = then.value(metric)
-    if not _is_usable(now, metric=metric) or not _is_usable(then, metric=metric) or above is None or below is None:
+    if not _is_usable(now, metric=metric) or not _is_usable(then, metric=metric) or not above or not below:
         return None
     if metric in _FLOPS and not counts_flops_alike(now, then):
         return None

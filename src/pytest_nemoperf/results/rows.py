@@ -123,6 +123,13 @@ def row_of_published(published: PublishedRow, *, note: str = "") -> Row:
     )
 
 
+def layout_label(row: Row) -> str:
+    """Return the short name of a measured row's layout, as in its case id; empty for rows without one."""
+    if "layout" not in row.settings:
+        return ""
+    return from_data(Layout, row.settings["layout"], subject=f"{row.case}: layout", error=BaselineError).label
+
+
 def _origin(provenance: Provenance, *, environment: Mapping[str, str], source: str) -> RowOrigin:
     facts = {**environment, **provenance.environment()}
     return RowOrigin(
@@ -154,6 +161,7 @@ def _row(workload: Mapping[str, Any], *, case: str, system: str, runs: Sequence[
             case=case, system=system, workload=kind, framework="", model="", values=values, settings=workload,
             sessions=sessions, origin=origin,
         )  # fmt: skip
+    _check_workload(workload, case=case)
     layout = from_data(Layout, workload["layout"], subject=f"{case}: layout", error=BaselineError)
     rl = None
     if "rl" in workload:
@@ -185,6 +193,26 @@ def _row(workload: Mapping[str, Any], *, case: str, system: str, runs: Sequence[
         sessions=sessions,
         origin=origin,
     )
+
+
+def _check_workload(workload: Mapping[str, Any], *, case: str) -> None:
+    """Check the keys of a planned workload that a row shows: a schema can't, for workloads are plain data.
+
+    Raises:
+        BaselineError: If one is missing, or of another type.
+    """
+    for key in ("framework", "precision"):
+        if not isinstance(workload.get(key), str):
+            raise BaselineError(f"{case}: $.workload.{key} is {workload.get(key)!r}; it must be a text")
+    for key in ("global_batch_size", "micro_batch_size", "seq_len"):
+        value = workload.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise BaselineError(f"{case}: $.workload.{key} is {value!r}; it must be a whole number from 1 on")
+    model = workload.get("model")
+    if not isinstance(model, Mapping) or not isinstance(model.get("name"), str):
+        raise BaselineError(f"{case}: $.workload.model has no name; record the case again")
+    if not isinstance(workload.get("framework_options", {}), Mapping):
+        raise BaselineError(f"{case}: $.workload.framework_options must be a mapping")
 
 
 def _rollouts(rl: RL, *, layout: Layout, workload: Mapping[str, Any]) -> RolloutColumns:

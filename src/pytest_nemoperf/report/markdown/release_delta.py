@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from pytest_nemoperf.records.metrics import METRICS
+from pytest_nemoperf.report.escape import markdown_cell, markdown_text
 from pytest_nemoperf.report.release_text import DELTA_ORDER, change_text, delta_sentence, ratio_text
 from pytest_nemoperf.report.tables import page_number, table_lines
 from pytest_nemoperf.results.release_delta import (
@@ -26,7 +27,7 @@ def delta_table(delta: ReleaseDelta) -> list[str]:
     Rows that are slower come first, then faster ones, new ones, and those that are gone; with the suspects of each, but
     for what differs in all of them, which is told once below the table.
     """
-    lines = [delta_sentence(delta), ""]
+    lines = [markdown_text(delta_sentence(delta)), ""]
     shared = common_suspects(delta.changes)
     rows = []
     for kind in DELTA_ORDER:
@@ -37,10 +38,22 @@ def delta_table(delta: ReleaseDelta) -> list[str]:
         rows += [_alone_cells(row, word=word) for row in alone]
     if not rows:
         return lines
-    headings = ["System", "Case", "Metric", delta.previous, delta.name, "Ratio", "Change", "Suspects"]
+    headings = [
+        "System",
+        "Case",
+        "Metric",
+        markdown_cell(delta.previous),
+        markdown_cell(delta.name),
+        "Ratio",
+        "Change",
+        "Suspects",
+    ]
     lines += [*table_lines(headings, rows=rows), ""]
     if shared:
-        lines += [f"In all cases that both have: {_listed([suspect_text(each) for each in shared])}.", ""]
+        lines += [
+            f"In all cases that both have: {markdown_text(_listed([suspect_text(each) for each in shared]))}.",
+            "",
+        ]
     if any(change.ratio is not None and change.ratio.low is not None for change in delta.changes):
         lines += [INTERVAL_MEANING, ""]
     return lines
