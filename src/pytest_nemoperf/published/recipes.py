@@ -77,7 +77,7 @@ def recipe_of(row: PublishedRow) -> RowRecipe:
 
 
 def unpriced_recipe_of(row: PublishedRow) -> RowRecipe:
-    """Return the recipe of a published row without recomputation, whose choice takes a hundred times as long."""
+    """Return the recipe of a published row without recomputation: its choice takes a hundred times as long."""
     for problem in _problems(row):
         return RowRecipe(recipe=None, reason=problem)
     try:
@@ -93,7 +93,7 @@ def unpriced_recipe_of(row: PublishedRow) -> RowRecipe:
 
 
 def _problems(row: PublishedRow) -> Iterator[str]:
-    """Yield reasons against a recipe of the row, whatever its degrees."""
+    """Yield reasons against a recipe of the row, its degrees apart."""
     if row.framework not in _FRAMEWORKS:
         yield f"{row.framework} trains with JAX, and no framework here does"
     if row.task == "lora":
