@@ -227,10 +227,33 @@ def test_excluded_rows_are_counted_with_their_reason() -> None:
     )  # fmt: skip
     rows = PageRows(published=(published_row(),), excluded=(ExcludedRow(row=row, reason="101 and 274 tokens"),))
 
-    text = seen("published systems=h100", rows=rows).text
+    page = seen("published systems=h100", rows=rows)
 
-    assert "Published, and not shown: 1 row." in text
-    assert "1 row: 101 and 274 tokens" in text
+    assert any("not shown: 1 row with figures that contradict each other, or of drafts" in line for line in page.html)
+    assert "101 and 274 tokens" in page.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "fact"),
+    [
+        pytest.param(
+            {"seq_len": 8192, "global_batch_size": 128, "micro_batch_size": 1, "tp": 1, "pp": 1, "cp": 1},
+            "Command: pytest -m perf --system=h100 --perf-against=published perf_tests/published -k pt0001",
+            id="recipe",
+        ),
+        pytest.param({}, "No recipe: the page prints no sequence length", id="none"),
+    ],
+)
+def test_a_published_row_has_its_command_or_the_reason_for_none(changes: dict[str, Any], fact: str) -> None:
+    printed = PublishedRow(
+        id="pt0001", source="NVIDIA-NeMo/Megatron-Bridge", path="docs/a.md", release="26.02", task="pretrain",
+        framework="megatron_bridge", model="LLAMA3 8B", system="h100", system_title="DGX-H100", gpus=8,
+        precision="BF16", printed={"tokens_per_sec_per_gpu": "12345"}, **changes,
+    )  # fmt: skip
+
+    text = seen("published", rows=PageRows(published=(published_row(),), printed={"pt0001": printed})).text
+
+    assert fact in text
 
 
 def test_a_page_of_a_release_shows_its_rows_alone() -> None:

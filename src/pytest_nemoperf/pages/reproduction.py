@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
 from pytest_nemoperf.errors import RecipeError, count_text
+from pytest_nemoperf.published.recipes import unpriced_recipe_of
+from pytest_nemoperf.published.row import PublishedRow
 from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.records.metrics import (
     MEAN_PROMPT_LEN,
@@ -46,24 +49,39 @@ _KINDS: Final[Mapping[RowKind, str]] = MappingProxyType(
 )
 
 
-def details_lines(rows: Sequence[Row]) -> list[str]:
-    """Return a folded block that says for each row of a table how to get it again; none without rows."""
-    if not rows:
+def details_lines(rows: Sequence[Row], *, printed: Mapping[str, PublishedRow]) -> list[str]:
+    """Return a folded block that says for each row of a table how to get it again; none without rows.
+
+    Args:
+        rows: Rows of the table.
+        printed: Published rows as their pages print them, by id.
+    """
+    items = []
+    for row in rows:
+        facts = _published_facts(row, printed=printed) if row.origin.kind is not RowKind.MEASURED else _facts(row)
+        items.append((_row_title(row), list(facts)))
+    return folded(SUMMARY, items=items)
+
+
+def folded(summary: str, *, items: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """Return a folded block with a numbered list, each item with facts below it; none without items."""
+    if not items:
         return []
-    lines = ["<details>", f"<summary>{SUMMARY}</summary>", ""]
-    for number, row in enumerate(rows, start=1):
-        lines.append(f"{number}. {_row_title(row)}")
-        for fact in _facts(row):
+    lines = ["<details>", f"<summary>{summary}</summary>", ""]
+    for number, (title, facts) in enumerate(items, start=1):
+        lines.append(f"{number}. {title}")
+        for fact in facts:
             lines.append(f"    - {fact}")  # four: the content of item 10 begins there
     return [*lines, "", "</details>", ""]
 
 
 def _row_title(row: Row) -> str:
-    model = markdown_cell(row.model) or "no model"
-    title = f"{model}: {code(row.case)}"
+    title = code(row.case)
+    if row.model:
+        title = f"{markdown_cell(row.model)}: {title}"
     if row.framework:
         title += f", framework {code(row.framework)}"
-    return title
+    return title or "no case"
 
 
 def _facts(row: Row) -> Iterator[str]:
@@ -80,6 +98,26 @@ def _facts(row: Row) -> Iterator[str]:
         yield f"Versions and settings: {code(', '.join(versions))}"
     if origin.note:
         yield f"Note: {markdown_cell(origin.note)}"
+
+
+def _published_facts(row: Row, *, printed: Mapping[str, PublishedRow]) -> Iterator[str]:
+    """Yield the command for a published row, or the reason that no recipe makes it; its page is told below the table."""
+    published = printed.get(row.case)
+    if published is not None:
+        problem = unpriced_recipe_of(published).reason
+        if problem:
+            yield f"No recipe: {markdown_cell(problem)}"
+        else:
+            yield f"Command: {code(_published_command(published))}"
+    yield "; ".join(_runs(row))
+    yield _speed(row)
+    if row.origin.note:
+        yield f"Note: {markdown_cell(row.origin.note)}"
+
+
+def _published_command(published: PublishedRow) -> str:
+    words = ["pytest", "-m", "perf", f"--system={published.system}", "--perf-against=published"]
+    return shlex.join([*words, "perf_tests/published", "-k", published.id])
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:

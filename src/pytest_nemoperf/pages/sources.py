@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from pytest_nemoperf.baselines.files import list_baselines, read_baseline
 from pytest_nemoperf.errors import PageError, RecipeError
 from pytest_nemoperf.flops.published import published_convention, published_task
-from pytest_nemoperf.pages.releases import RELEASES_FOLDER, list_releases
+from pytest_nemoperf.pages.releases import PUBLISHED_FOLDER, RELEASES_FOLDER, list_releases
 from pytest_nemoperf.published.files import published_rows
-from pytest_nemoperf.published.row import ExcludedRow, PublishedRow
+from pytest_nemoperf.published.row import ExcludedRow, PublishedRow, PublishedRows
 from pytest_nemoperf.recipes.systems import system_catalog
 from pytest_nemoperf.records.metrics import TFLOPS_PER_SEC_PER_GPU
 from pytest_nemoperf.results.cases import SessionResults
@@ -33,6 +32,7 @@ class PageRows:
         measured: Rows of stored baselines and sessions; those of a release if one is named.
         releases: Frozen releases, newest first.
         published: Rows of published pages.
+        printed: The same rows as their pages print them, by id.
         excluded: Published rows that no table shows, with reasons.
         release: Name of the release that the measured rows are of; empty for none.
     """
@@ -40,6 +40,7 @@ class PageRows:
     measured: tuple[Row, ...] = ()
     releases: tuple[Release, ...] = ()
     published: tuple[Row, ...] = ()
+    printed: Mapping[str, PublishedRow] = field(default_factory=dict)
     excluded: tuple[ExcludedRow, ...] = ()
     release: str = ""
 
@@ -57,7 +58,12 @@ def read_page_rows(baselines_dir: Path, *, results: Sequence[Path], has_baseline
         NemoPerfError: If a file can't be trusted, or there is no such release.
     """
     releases = tuple(reversed(list_releases(baselines_dir)))
-    published, excluded = _published()
+    files = [published_rows(system) for system in system_catalog()] + list(_own_published(baselines_dir))
+    printed: dict[str, PublishedRow] = {}
+    excluded: list[ExcludedRow] = []
+    for file in files:
+        printed |= {row.id: row for row in file.rows}
+        excluded += file.excluded
     if release:
         frozen = [each for each in releases if each.name == release]
         if not frozen:
@@ -75,7 +81,12 @@ def read_page_rows(baselines_dir: Path, *, results: Sequence[Path], has_baseline
             rows |= {(row.system, row.case): row for row in _result_rows(path)}
         measured = list(rows.values())
     return PageRows(
-        measured=tuple(measured), releases=releases, published=published, excluded=excluded, release=release
+        measured=tuple(measured),
+        releases=releases,
+        published=tuple([_published_row(row) for row in printed.values()]),
+        printed=printed,
+        excluded=tuple(excluded),
+        release=release,
     )
 
 
@@ -112,15 +123,10 @@ def _result_rows(path: Path) -> list[Row]:
     return rows_of_results(results, path=file.as_posix())
 
 
-@cache
-def _published() -> tuple[tuple[Row, ...], tuple[ExcludedRow, ...]]:
-    rows = []
-    excluded: list[ExcludedRow] = []
-    for system in system_catalog():
-        shipped = published_rows(system)
-        rows += [_published_row(row) for row in shipped.rows]
-        excluded += shipped.excluded
-    return tuple(rows), tuple(excluded)
+def _own_published(baselines_dir: Path) -> Iterator[PublishedRows]:
+    """Yield the published rows that a project keeps beside its baselines, of the form of the shipped ones."""
+    for path in sorted((baselines_dir / PUBLISHED_FOLDER).glob("*.json")):
+        yield read_contract(PublishedRows, path, name="published", error=PageError)
 
 
 def _published_row(published: PublishedRow) -> Row:

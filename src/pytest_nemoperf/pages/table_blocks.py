@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.pages.groups import Table, TableSection, grouped, system_title
-from pytest_nemoperf.pages.reproduction import details_lines
-from pytest_nemoperf.pages.selection import NATIVE, Section, Selection
+from pytest_nemoperf.pages.reproduction import details_lines, folded
+from pytest_nemoperf.pages.selection import NATIVE, RL, Section, Selection
 from pytest_nemoperf.pages.sources import PageRows, version_key
 from pytest_nemoperf.published.row import ExcludedRow
 from pytest_nemoperf.report.escape import code, markdown_cell
@@ -19,6 +18,7 @@ from pytest_nemoperf.report.markdown.row_tables import pretrain_table, rl_table
 from pytest_nemoperf.results.row import Row, RowKind
 
 _HASH_LENGTH: Final = 12
+_SUPERSEDED: Final = "superseded"
 _SAFE_URL: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~:/#@%+=&?")
 
 
@@ -38,7 +38,7 @@ def tables_block(rows: PageRows, selection: Selection) -> list[str]:
     """Return the tables of measured rows; a system without results keeps an empty one and the command for it."""
     chosen = selection.of(rows.measured)
     sections = grouped(chosen, selection=selection, has_empty=True)
-    return _section_lines(sections, selection=selection, release=rows.release)
+    return _section_lines(sections, selection=selection, rows=rows, release=rows.release)
 
 
 def native_block(rows: PageRows, selection: Selection) -> list[str]:
@@ -48,7 +48,7 @@ def native_block(rows: PageRows, selection: Selection) -> list[str]:
         command = _update_command(selection, system="cpu", framework=NATIVE, section=None)
         return [f"No results yet. {code(command)} fills this section on a machine without GPUs.", ""]
     sections = grouped(chosen, selection=selection, has_empty=False)
-    return _section_lines(sections, selection=selection, release=rows.release)
+    return _section_lines(sections, selection=selection, rows=rows, release=rows.release)
 
 
 def releases_block(rows: PageRows, selection: Selection) -> list[str]:
@@ -79,7 +79,9 @@ def _releases(rows_of: Mapping[str, Sequence[Row]], *, rows: PageRows, selection
         if not chosen and not selection.releases:
             continue
         lines += [f"{'#' * selection.level} {markdown_cell(selection.title)} {markdown_cell(name)}", ""]
-        lines += _section_lines(_with_missing(chosen, selection=selection), selection=selection, release=name)
+        lines += _section_lines(
+            _with_missing(chosen, selection=selection), selection=selection, rows=rows, release=name
+        )
         lines += _without_rows(chosen, selection=selection)
         lines += _excluded_lines([each for each in rows.excluded if each.row.release == name], selection=selection)
     if not lines:
@@ -100,25 +102,29 @@ def _with_missing(rows: Sequence[Row], *, selection: Selection) -> list[TableSec
     return sections
 
 
-def _section_lines(sections: Iterable[TableSection], *, selection: Selection, release: str) -> list[str]:
+def _section_lines(
+    sections: Iterable[TableSection], *, selection: Selection, rows: PageRows, release: str
+) -> list[str]:
     lines: list[str] = []
     for section in sections:
         if section.title:
             lines += [f"### {section.title}", ""]
         for table in section.tables:
             lines += [f"#### {table.title}", ""]
-            lines += _table_lines(table, section=section.section, selection=selection, release=release)
+            lines += _table_lines(table, section=section.section, selection=selection, rows=rows, release=release)
     return lines
 
 
-def _table_lines(table: Table, *, section: Section | None, selection: Selection, release: str) -> list[str]:
+def _table_lines(
+    table: Table, *, section: Section | None, selection: Selection, rows: PageRows, release: str
+) -> list[str]:
     render = rl_table if selection.is_rl else pretrain_table
     if not table.rows:
         framework = selection.frameworks[0] if selection.frameworks else ""
         command = _update_command(selection, system=table.system, framework=framework, section=section)
         return [*render(()), "", _empty_line(command, release=release), ""]
-    rows, notes = _marked(table.rows)
-    return [*render(rows), "", *notes, *details_lines(table.rows)]
+    marked, notes = _marked(table.rows)
+    return [*render(marked), "", *notes, *details_lines(table.rows, printed=rows.printed)]
 
 
 def _empty_line(command: str, *, release: str) -> str:
@@ -189,18 +195,24 @@ def _without_rows(rows: Sequence[Row], *, selection: Selection) -> list[str]:
 
 
 def _excluded_lines(excluded: Sequence[ExcludedRow], *, selection: Selection) -> list[str]:
-    """Return a line that counts the published rows that no table shows, by reason."""
-    reasons: Counter[str] = Counter()
+    """Return a line that counts the published rows that no table shows, and their reasons, folded."""
+    items = []
+    num_superseded = 0
     for each in excluded:
         row = each.row
-        is_chosen = row.task == selection.workload or (selection.workload == "rl" and row.rollouts is not None)
+        is_chosen = row.task == selection.workload or (selection.workload == RL and row.rollouts is not None)
         has_framework = not selection.frameworks or row.framework in selection.frameworks
         has_system = not selection.systems or row.system in selection.systems
         if is_chosen and has_framework and has_system:
-            reasons[each.reason] += 1
-    if not reasons:
+            title = f"{markdown_cell(row.model)} on {system_title(row.system)}: {code(row.id)}"
+            items.append((title, [markdown_cell(each.reason)]))
+            num_superseded += each.reason.startswith(_SUPERSEDED)
+    if not items:
         return []
-    lines = [f"Published, and not shown: {count_text(reasons.total(), 'row')}.", ""]
-    for reason, count in reasons.items():
-        lines.append(f"- {count_text(count, 'row')}: {markdown_cell(reason)}")
-    return [*lines, ""]
+    counts = []
+    if num_superseded:
+        counts.append(f"{count_text(num_superseded, 'row')} that a later page prints again or replaces")
+    if len(items) > num_superseded:
+        contradicting = count_text(len(items) - num_superseded, "row")
+        counts.append(f"{contradicting} with figures that contradict each other, or of drafts")
+    return folded(f"Published, and not shown: {', '.join(counts)}", items=items)
