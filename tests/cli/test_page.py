@@ -153,7 +153,7 @@ def test_wrong_input_is_an_error_in_one_line(nemoperf: Any, words: tuple[str, ..
     write_page()
     write_page("# Plain\n", name="plain.md")
     write_page("a\n<!-- nemoperf:begin tables -->\n", name="broken.md")
-    Path("latin.md").write_bytes(b"caf\xe9")
+    Path("latin.md").write_bytes(b"\xff\xfe")
     Path("folder").mkdir()
 
     code, out, err = nemoperf("page", *words)

@@ -101,7 +101,7 @@ def _facts(row: Row) -> Iterator[str]:
 
 
 def _published_facts(row: Row, *, printed: Mapping[str, PublishedRow]) -> Iterator[str]:
-    """Yield the command for a published row, or the reason that no recipe makes it; its page is told below the table."""
+    """Yield the command for a published row, or the reason for none; the table names its page."""
     published = printed.get(row.case)
     if published is not None:
         problem = unpriced_recipe_of(published).reason
