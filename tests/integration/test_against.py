@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from pytest_nemoperf.machine import identity
 from pytest_nemoperf.machine.identity import Devices
-from pytest_nemoperf.published import baselines, files
-from pytest_nemoperf.published.row import ExcludedRow, PublishedRows
-from tests.integration.conftest import Project, has_text, usage_error
+from tests.integration.conftest import Project
 
 AGAINST = "--perf-against=published"
 TOKENS_PER_STEP = 128 * 8192

@@ -39,7 +39,7 @@ examples:
   nemoperf judge --log mon.log tue.log --log-format megatron --recipe recipe.json
   nemoperf record --log mon.log tue.log --log-format megatron --recipe recipe.json
   nemoperf lint --tests perf_tests baselines/
-  nemoperf show --published h100 --where gpus>=64
+  nemoperf show --published h100 -k llama3
   nemoperf release 0.4
   nemoperf page nemo-rl --output docs/performance.md
   nemoperf page --check docs/performance.md
