@@ -15,6 +15,7 @@ from pytest_nemoperf.cli.lint import add_lint_command, run_lint
 from pytest_nemoperf.cli.plan import add_plan_command, plan_text
 from pytest_nemoperf.cli.record import add_record_command, record_runs
 from pytest_nemoperf.cli.release import add_release_command, run_release
+from pytest_nemoperf.cli.show import add_show_command, show_rows
 from pytest_nemoperf.errors import NemoPerfError, RecipeError
 from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION, find_convention, flops_conventions
 from pytest_nemoperf.flops.count import flops_terms
@@ -38,6 +39,7 @@ examples:
   nemoperf record --log mon.log tue.log --log-format megatron --recipe recipe.json
   nemoperf lint --tests perf_tests baselines/
   nemoperf release 0.4
+  nemoperf show --published h100 --where gpus>=64
 """
 
 
@@ -125,6 +127,10 @@ def _parser() -> argparse.ArgumentParser:
     releasing = commands.add_parser("release", help="freeze baselines under a release's name; the delta of two")
     add_release_command(releasing)
     releasing.set_defaults(run=run_release)
+
+    show = commands.add_parser("show", help="rows of baselines, results, releases and published pages as a table")
+    add_show_command(show)
+    show.set_defaults(run=show_rows)
     return parser
 
 

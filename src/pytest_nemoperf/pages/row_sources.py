@@ -5,7 +5,8 @@ Every file is checked against its schema; one that can't be read is an error wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,14 +15,14 @@ from typing import Any, Final
 from pytest_nemoperf.baselines.files import list_baselines, read_baseline
 from pytest_nemoperf.errors import BaselineError, did_you_mean
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
-from pytest_nemoperf.json_codec import from_data, read_json
-from pytest_nemoperf.layouts.layout import Layout
-from pytest_nemoperf.pages.releases import RELEASES_FOLDER, read_release, release_path
+from pytest_nemoperf.json_codec import read_json
+from pytest_nemoperf.pages.releases import NO_SYSTEMS, RELEASES_FOLDER, read_release, release_path
 from pytest_nemoperf.published.files import published_rows
 from pytest_nemoperf.recipes.systems import system_catalog
+from pytest_nemoperf.report.row_overview import SystemCounts
 from pytest_nemoperf.results.cases import SessionResults
-from pytest_nemoperf.results.row import Row
-from pytest_nemoperf.results.rows import row_of_baseline, row_of_published, rows_of_results
+from pytest_nemoperf.results.row import Release, Row
+from pytest_nemoperf.results.rows import layout_label, row_of_baseline, row_of_published, rows_of_results
 from pytest_nemoperf.schema import from_valid_data
 
 _RESULTS_FILE: Final = "results.json"
@@ -70,6 +71,67 @@ def read_row_set(operand: str, *, baselines_dir: Path) -> RowSet:
     if colon and prefix in _READERS:
         return _READERS[SourceKind(prefix)](name, baselines_dir)
     return _of_bare_name(operand, baselines_dir)
+
+
+def read_published(system: str, *, baselines_dir: Path, is_excluded: bool = False) -> RowSet:
+    """Return the published rows of a system, or of all.
+
+    Args:
+        system: Its name; empty for all.
+        baselines_dir: Folder of baselines; a system that only it has is known too.
+        is_excluded: Those that are no baselines, with the reason as their note, in place of the others.
+
+    Raises:
+        BaselineError: If the system is not known, or a file can't be trusted.
+    """
+    systems = [system] if system else known_systems(baselines_dir)
+    rows: list[Row] = []
+    for name in systems:
+        _check_system(name, baselines_dir)
+        published = published_rows(name)
+        if is_excluded:
+            rows += [row_of_published(each.row, note=each.reason) for each in published.excluded]
+        else:
+            rows += map(row_of_published, published.rows)
+    of = system or "all systems"
+    title = f"published rows of {of} that are no baselines" if is_excluded else f"published rows of {of}"
+    return RowSet(title=title, rows=tuple(rows), kind=SourceKind.PUBLISHED)
+
+
+def count_systems(baselines_dir: Path, *, releases: Sequence[Release]) -> list[SystemCounts]:
+    """Return the numbers of rows of each known system; releases are all that there are.
+
+    Raises:
+        BaselineError: If a file of published rows can't be trusted.
+    """
+    released = Counter[str]()
+    for release in releases:
+        released.update(row.system for row in release.rows)
+    catalog = system_catalog()
+    counts = []
+    for name in known_systems(baselines_dir):
+        published = published_rows(name)
+        counts.append(
+            SystemCounts(
+                system=name,
+                title=catalog[name].title if name in catalog else "",
+                baselines=len(list_baselines(baselines_dir, system=name)),
+                released=released[name],
+                published=len(published.rows),
+                excluded=len(published.excluded),
+            )
+        )
+    return counts
+
+
+def read_releases(baselines_dir: Path) -> list[Release]:
+    """Return all releases, the newest first.
+
+    Raises:
+        BaselineError: If one can't be trusted.
+    """
+    releases = [read_release(release_path(baselines_dir, name=name)) for name in known_releases(baselines_dir)]
+    return sorted(releases, key=lambda release: release.date, reverse=True)
 
 
 def known_systems(baselines_dir: Path) -> list[str]:
@@ -177,9 +239,9 @@ def _of_system(name: str, baselines_dir: Path) -> RowSet:
 
 
 def _of_published(name: str, baselines_dir: Path) -> RowSet:
-    _check_system(name, baselines_dir)
-    rows = tuple(map(row_of_published, published_rows(name).rows))
-    return RowSet(title=f"published rows of {name}", rows=rows, kind=SourceKind.PUBLISHED)
+    if not name:
+        raise BaselineError("published: names no system; write e.g. published:h100")
+    return read_published(name, baselines_dir=baselines_dir)
 
 
 def _of_framework(name: str, baselines_dir: Path) -> RowSet:
@@ -211,13 +273,6 @@ _READERS: Final[dict[SourceKind, Callable[[str, Path], RowSet]]] = {
 }
 
 
-def layout_label(row: Row) -> str:
-    """Return the short name of a measured row's layout, as in its case id; empty for rows without one."""
-    if "layout" not in row.settings:
-        return ""
-    return from_data(Layout, row.settings["layout"], subject=f"{row.case}: layout", error=BaselineError).label
-
-
 def _check_system(name: str, baselines_dir: Path) -> None:
     known = known_systems(baselines_dir)
     if name not in known:
@@ -228,7 +283,7 @@ def _stored_systems(folder: Path) -> list[str]:
     systems = []
     for path in sorted(folder.glob("*/*.json")):
         name = path.parent.name
-        if name != RELEASES_FOLDER and name not in systems:
+        if name not in NO_SYSTEMS and name not in systems:
             systems.append(name)
     return systems
 

@@ -123,6 +123,13 @@ def row_of_published(published: PublishedRow, *, note: str = "") -> Row:
     )
 
 
+def layout_label(row: Row) -> str:
+    """Return the short name of a measured row's layout, as in its case id; empty for rows without one."""
+    if "layout" not in row.settings:
+        return ""
+    return from_data(Layout, row.settings["layout"], subject=f"{row.case}: layout", error=BaselineError).label
+
+
 def _origin(provenance: Provenance, *, environment: Mapping[str, str], source: str) -> RowOrigin:
     facts = {**environment, **provenance.environment()}
     return RowOrigin(
