@@ -117,6 +117,14 @@ def sample_tokens(row: PublishedRow, rollouts: PublishedRollouts) -> float:
     return float(row.printed[_RATE]) * float(row.printed[_STEP_TIME]) * row.gpus / rollouts.num_samples
 
 
+def sample_text(row: PublishedRow, rollouts: PublishedRollouts) -> str:
+    """Return the arithmetic of sample_tokens as text."""
+    return (
+        f"{row.printed[_RATE]} tokens/s/GPU x {row.gpus} GPUs x {row.printed[_STEP_TIME]} s / {rollouts.num_samples} "
+        f"samples are {sample_tokens(row, rollouts):.0f}"
+    )
+
+
 def _contradictions(row: PublishedRow) -> Iterator[tuple[ContradictionKind, str]]:
     """Yield the contradictions inside a row."""
     if row.rollouts is not None:
@@ -214,12 +222,18 @@ def _odd_mfu(row: PublishedRow) -> Iterator[str]:
         return
     mfu, error = _with_error(row, _MFU)
     expected = 100 * rate * tflops_per_token / peak
-    if abs(expected / mfu - 1) > _MFU_TOLERANCE + error / mfu:
-        layers = f"{row.num_layers} layers, " if row.num_layers else ""
-        yield (
-            f"prints {row.printed[_MFU]}% MFU, and {row.printed[_RATE]} tokens/s/GPU x {1000 * tflops_per_token:.2f} "
-            f"GFLOP a token ({layers}{convention}) are {expected:.1f}% of {row.printed[_PEAK]} TFLOP/s"
-        )
+    if abs(expected / mfu - 1) <= _MFU_TOLERANCE + error / mfu:
+        return
+    layers = f"{row.num_layers} layers, " if row.num_layers else ""
+    text = (
+        f"prints {row.printed[_MFU]}% MFU, and {row.printed[_RATE]} tokens/s/GPU x {1000 * tflops_per_token:.2f} "
+        f"GFLOP a token ({layers}{convention}) are {expected:.1f}% of {row.printed[_PEAK]} TFLOP/s"
+    )
+    num_layers = find_published_model(row.model).num_layers
+    if row.num_layers not in (None, num_layers):
+        whole = 100 * rate * _tflops_per_token(replace(row, num_layers=None), convention=convention) / peak
+        text += f"; all {num_layers} layers of the model would be {whole:.1f}%"
+    yield text
 
 
 def _odd_samples(rows: Sequence[PublishedRow]) -> Iterator[tuple[str, str]]:
@@ -240,7 +254,7 @@ def _odd_samples(rows: Sequence[PublishedRow]) -> Iterator[tuple[str, str]]:
         tokens = sample_tokens(row, rollouts)
         if prompt >= 0 and abs(tokens / expected - 1) <= _SAMPLE_TOLERANCE:
             continue
-        text = f"{_sample_text(row, rollouts)} tokens a sample"
+        text = f"{sample_text(row, rollouts)} tokens a sample"
         if tokens < rollouts.mean_response_len:
             yield row.id, f"{text}, fewer than the {rollouts.mean_response_len} generated"
         else:
@@ -258,7 +272,7 @@ def _draft(row: PublishedRow, *, drafts: Sequence[PublishedRow]) -> str:
         if each.rollouts is None or each.source != row.source:
             continue
         prompt = sample_tokens(each, each.rollouts) - each.rollouts.mean_response_len
-        parts.append(f"{_sample_text(each, each.rollouts)} tokens a sample, {prompt:.0f} of them prompt ({each.id})")
+        parts.append(f"{sample_text(each, each.rollouts)} tokens a sample, {prompt:.0f} of them prompt ({each.id})")
     text = "a draft that was never released"
     if len(parts) > 1:
         text += f"; on one dataset {' and '.join(parts)}"
@@ -320,13 +334,6 @@ def _figures(row: PublishedRow) -> str:
         if metric in row.printed:
             figures.append(f"{row.printed[metric]} {unit}")
     return " and ".join(figures)
-
-
-def _sample_text(row: PublishedRow, rollouts: PublishedRollouts) -> str:
-    return (
-        f"{row.printed[_RATE]} tokens/s/GPU x {row.gpus} GPUs x {row.printed[_STEP_TIME]} s / {rollouts.num_samples} "
-        f"samples are {sample_tokens(row, rollouts):.0f}"
-    )
 
 
 def _convention(row: PublishedRow) -> str:
