@@ -11,8 +11,9 @@ from pytest_nemoperf.baselines.files import baseline_path
 from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.measure.measurement import workload_of
 from pytest_nemoperf.pages.releases import release_path, write_release
-from tests.builders import make_baseline, make_plan
+from tests.builders import make_baseline, make_measurement, make_plan
 from tests.pages.rendering import rendered
+from tests.report.builders import make_report, make_results
 from tests.results.row_builders import make_release, make_row
 
 PAGE = """\
@@ -125,6 +126,46 @@ def test_a_release_fills_the_tables_with_its_frozen_rows(nemoperf: Any) -> None:
     assert rendered(out).tables[0][1][-2:] == ("4321", "n/a")
 
 
+def write_results(**changes: Any) -> None:
+    """Write results of a session with the case pretrain-a, at 2,000 tokens/s."""
+    report = make_report(make_measurement([2000.0], case="pretrain-a"))
+    Path("results.json").write_text(to_json(make_results(report, **changes)), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        pytest.param((), ["1000", "1500"], id="baselines alone"),
+        pytest.param(("--results", "results.json"), ["2000"], id="results alone"),
+        pytest.param(("--results", "."), ["2000"], id="folder of results"),
+        pytest.param(("--results", "results.json", "--baselines", "baselines"), ["1500", "2000"], id="both"),
+    ],
+)
+def test_results_stand_alone_or_in_place_of_the_baselines_of_their_cases(
+    nemoperf: Any, words: tuple[str, ...], expected: list[str]
+) -> None:
+    nemoperf("--help")
+    store()
+    store(case="pretrain-b", rate=1500.0)
+    write_results()
+    write_page()
+
+    code, out, _ = nemoperf("page", "--template", "page.md", *words)
+
+    assert code == 0
+    assert sorted(row[-2] for row in rendered(out).tables[0][1:]) == expected
+
+
+def test_results_of_a_self_test_are_refused(nemoperf: Any) -> None:
+    nemoperf("--help")
+    write_results(inject_pct=20.0)
+
+    code, _, err = nemoperf("page", "dfm", "--results", "results.json")
+
+    assert code == 2
+    assert "results.json: is of a self-test (--perf-inject): none of its figures is real" in err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -142,6 +183,7 @@ def test_a_release_fills_the_tables_with_its_frozen_rows(nemoperf: Any) -> None:
         pytest.param(
             ("dfm", "--release", "9"), "--release=9: no such release in baselines/releases (none)", id="release"
         ),
+        pytest.param(("dfm", "--release", "../9"), "release '../9': its name is that of its file", id="release's name"),
         pytest.param(("dfm", "--baselines", "none"), "--baselines=none: no such folder", id="baselines"),
         pytest.param(("dfm", "--results", "none.json"), "none.json: cannot be read: No such file", id="results"),
         pytest.param(("dfm", "--results", "page.md"), "page.md: not JSON", id="no results"),
@@ -184,7 +226,8 @@ def test_a_full_disk_leaves_the_old_page(nemoperf: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "fsync", refuse)
     code, _, err = nemoperf("page", "--output", "page.md")
 
-    assert (code, err) == (2, "nemoperf: error: page.md: No space left on device\n")
+    assert code == 2
+    assert "page.md: cannot be written: No space left on device; what was there before is untouched" in err
     assert path.read_bytes() == PAGE.encode()
     assert [each.name for each in Path().iterdir() if "page" in each.name] == ["page.md"]
 

@@ -12,6 +12,7 @@ from pytest_nemoperf.errors import PageError, count_text
 from pytest_nemoperf.pages.blocks import fill_page
 from pytest_nemoperf.pages.check import page_differences
 from pytest_nemoperf.pages.markers import Page, parse_page
+from pytest_nemoperf.pages.releases import check_release_name
 from pytest_nemoperf.pages.sources import PageRows, read_page_rows
 from pytest_nemoperf.pages.templates import TEMPLATES, read_page_text, template_text
 
@@ -84,10 +85,11 @@ def run_page(arguments: argparse.Namespace) -> int:
     """Write, print or check pages; return the exit code.
 
     Raises:
-        NemoPerfError: If a page, a marker or a file of rows can't be trusted.
-        OSError: If the page can't be written.
+        NemoPerfError: If a page, a marker or a file of rows can't be trusted, or the page can't be written.
     """
     _check_options(arguments)
+    if arguments.release:
+        check_release_name(arguments.release)
     rows = read_page_rows(
         baselines_dir(arguments.baselines),
         results=arguments.results,
@@ -105,7 +107,11 @@ def run_page(arguments: argparse.Namespace) -> int:
     if arguments.output.exists() and renewed.text == page.text:
         sys.stdout.write(f"{arguments.output}: {blocks}, nothing has changed\n")
         return 0
-    write_atomically(arguments.output, text=renewed.text)
+    try:
+        write_atomically(arguments.output, text=renewed.text)
+    except OSError as exc:
+        reason = exc.strerror or exc
+        raise PageError(f"{arguments.output}: cannot be written: {reason}; what was there before is untouched") from exc
     sys.stdout.write(f"{arguments.output}: {blocks} written\n")
     return 0
 
