@@ -140,7 +140,7 @@ def test_a_source_without_rows_is_named(nemoperf: Any) -> None:
         (("h100",), "h100: nothing to compare it with; name another source of rows"),
         (("h100", "b201"), "b201: neither a file or folder nor a release, system, framework or layout; did you"),
         (("h100", "b200", "--metric", "mfu"), "--metric=mfu: unknown metric; did you mean mfu_pct"),
-        (("h100", "b200", "--equal", "modle"), "--equal: unknown column 'modle'; did you mean model?"),
+        (("h100", "b200", "--equal", "modl"), "--equal: unknown column 'modl'; did you mean model?"),
         (("h100", "b200", "--equal", ""), "--equal: unknown column ''"),
         (("h100", "b200", "--sort", "ration"), "--sort: unknown column 'ration'"),
         (("h100", "b200", "--where", "gpus"), "--where: 'gpus' is no condition"),

@@ -29,6 +29,7 @@ OPTIONS = [
     "--perf-anchor",
     "--perf-ab",
     "--perf-ab-limit",
+    "--perf-against",
     "--perf-confirm",
     "--perf-confirm-limit",
     "--perf-profile",

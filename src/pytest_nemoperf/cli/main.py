@@ -39,9 +39,9 @@ examples:
   nemoperf judge --log mon.log tue.log --log-format megatron --recipe recipe.json
   nemoperf record --log mon.log tue.log --log-format megatron --recipe recipe.json
   nemoperf lint --tests perf_tests baselines/
+  nemoperf show --published h100 -k llama3
   nemoperf release 0.4
-  nemoperf compare release:0.4 release:0.5
-  nemoperf show --published h100 --where gpus>=64
+  nemoperf compare release:0.4 h100
 """
 
 
@@ -126,13 +126,13 @@ def _parser() -> argparse.ArgumentParser:
     add_lint_command(lint)
     lint.set_defaults(run=run_lint)
 
-    releasing = commands.add_parser("release", help="freeze baselines under a release's name; the delta of two")
-    add_release_command(releasing)
-    releasing.set_defaults(run=run_release)
-
     show = commands.add_parser("show", help="rows of baselines, results, releases and published pages as a table")
     add_show_command(show)
     show.set_defaults(run=show_rows)
+
+    releasing = commands.add_parser("release", help="freeze baselines under a release's name; the delta of two")
+    add_release_command(releasing)
+    releasing.set_defaults(run=run_release)
 
     compare = commands.add_parser("compare", help="sessions, releases, systems, frameworks or layouts side by side")
     add_compare_command(compare)

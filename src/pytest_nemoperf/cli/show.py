@@ -40,7 +40,7 @@ release's file, or of a folder of baselines. Without it: an overview.
 examples:
   nemoperf show
   nemoperf show h100
-  nemoperf show --published h100 --where gpus>=64 --where model=llama*
+  nemoperf show --published h100 --where 'gpus>=64' --where 'model=llama*'
   nemoperf show h100 -k llama3 -k 'not fp8' --sort=-tokens_per_sec_per_gpu
   nemoperf show release:0.4 --columns case,tokens,spread,runs,commit
   nemoperf show .nemoperf/latest --format csv --output session.csv

@@ -238,6 +238,7 @@ class PerfPlugin:
             baselines_dir=session.context.baselines_shown,
             num_baselines=session.context.store.num_committed(),
             elsewhere=session.context.elsewhere,
+            is_published=settings.against == "published",
             num_local=session.context.store.num_local(),
             tolerances=settings.policy.tolerances,
             finds=settings.policy.finds,

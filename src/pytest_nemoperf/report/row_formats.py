@@ -10,11 +10,10 @@ from itertools import groupby
 from typing import Final
 
 from pytest_nemoperf.json_codec import to_data
-from pytest_nemoperf.records.metrics import IN_PROCESS_PAGE
 from pytest_nemoperf.report.escape import markdown_text, plain_text
-from pytest_nemoperf.report.markdown.row_tables import pretrain_table, rl_table
+from pytest_nemoperf.report.markdown.row_tables import call_table, pretrain_table, rl_table
 from pytest_nemoperf.report.row_columns import COLUMNS, Column
-from pytest_nemoperf.report.tables import page_number, table_lines
+from pytest_nemoperf.report.tables import table_lines
 from pytest_nemoperf.results.row import Row
 
 _SCHEMA_VERSION: Final = 1
@@ -79,21 +78,6 @@ def markdown_columns(rows: Sequence[Row], *, columns: Sequence[Column]) -> str:
     """Return rows as one Markdown table of these columns."""
     cells = [[column.text(row) or "n/a" for column in columns] for row in rows]
     return "\n".join([*table_lines([column.heading for column in columns], rows=cells), ""])
-
-
-def call_table(rows: Sequence[Row], *, mark: str = "") -> list[str]:
-    """Return the lines of a table of calls and loops, with the figures that any of them has.
-
-    Args:
-        rows: Rows, in their order.
-        mark: Text in brackets behind each case; empty for none.
-    """
-    metrics = [metric for metric in IN_PROCESS_PAGE if any(metric.name in row.values for row in rows)]
-    cells = []
-    for row in rows:
-        name = f"{row.case} ({mark})" if mark else row.case
-        cells.append([name, *[page_number(row.value(metric.name)) for metric in metrics]])
-    return table_lines(["Case", *[metric.heading for metric in metrics]], rows=cells)
 
 
 def _trained_key(row: Row) -> tuple[str, str]:

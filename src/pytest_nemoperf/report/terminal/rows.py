@@ -1,4 +1,4 @@
-"""Rows as a table in the terminal: on several lines each where they are too wide, no figure folded."""
+"""Rows as a table in the terminal: rows that are too wide have several lines each, and no figure is folded."""
 
 from __future__ import annotations
 
