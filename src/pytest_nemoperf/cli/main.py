@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from pytest_nemoperf.cli.compare import add_compare_command, compare_rows
 from pytest_nemoperf.cli.frameworks import add_frameworks_command, show_frameworks
 from pytest_nemoperf.cli.judge import add_judge_command, judge_runs
 from pytest_nemoperf.cli.lint import add_lint_command, run_lint
@@ -41,6 +42,7 @@ examples:
   nemoperf lint --tests perf_tests baselines/
   nemoperf show --published h100 -k llama3
   nemoperf release 0.4
+  nemoperf compare release:0.4 h100
 """
 
 
@@ -59,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0, 1 if ``frameworks`` finds none that can run, ``lint`` found problems, the verdict of ``judge``
-        fails or ``record`` refuses the runs, 2 for a usage error or a file that can't be read or written, 130 if it was
-        interrupted, 141 if its output is read no further.
+        fails, ``record`` refuses the runs or ``compare`` finds nothing to compare, 2 for a usage error or a file that
+        can't be read or written, 130 if it was interrupted, 141 if its output is read no further.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(words)
@@ -132,6 +134,10 @@ def _parser() -> argparse.ArgumentParser:
     releasing = commands.add_parser("release", help="freeze baselines under a release's name; the delta of two")
     add_release_command(releasing)
     releasing.set_defaults(run=run_release)
+
+    compare = commands.add_parser("compare", help="sessions, releases, systems, frameworks or layouts side by side")
+    add_compare_command(compare)
+    compare.set_defaults(run=compare_rows)
     return parser
 
 
