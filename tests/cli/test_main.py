@@ -11,7 +11,12 @@ import pytest
 
 from pytest_nemoperf.flops.conventions import find_convention
 from pytest_nemoperf.flops.count import num_flops_per_token
+from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.models.catalog import find_model
+from pytest_nemoperf.recipes.resolve import resolve
+from pytest_nemoperf.recipes.systems import find_system
+from tests.builders import make_recipe
+from tests.results.row_builders import store_plan
 
 
 @pytest.mark.parametrize("convention", ["megatron-bridge", "full-attention"])
@@ -101,7 +106,9 @@ def test_help_is_given(nemoperf: Any, argv: list[str]) -> None:
     assert out.startswith("usage: nemoperf")
 
 
-def test_help_shows_examples_that_work(nemoperf: Any) -> None:
+def test_help_shows_examples_that_work(nemoperf: Any, tmp_path: Path) -> None:
+    layouts = {"h100": Layout(gpus=2, dp_shard=2)}
+    store_plan(tmp_path / "baselines", resolve(make_recipe(layouts=layouts), system=find_system("h100")), 1.0, 1.0)
     examples = nemoperf("--help")[1].partition("examples:\n")[2].replace("\\\n", " ").strip().splitlines()
 
     codes = [

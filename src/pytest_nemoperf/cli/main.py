@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from pytest_nemoperf.cli.compare import add_compare_command, compare_rows
 from pytest_nemoperf.cli.frameworks import add_frameworks_command, show_frameworks
 from pytest_nemoperf.cli.judge import add_judge_command, judge_runs
 from pytest_nemoperf.cli.lint import add_lint_command, run_lint
@@ -21,6 +22,7 @@ from pytest_nemoperf.errors import NemoPerfError, RecipeError
 from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION, find_convention, flops_conventions
 from pytest_nemoperf.flops.count import flops_terms
 from pytest_nemoperf.models.catalog import find_model
+from pytest_nemoperf.report.escape import visible_text
 
 _USAGE_EXIT = 2
 _INTERRUPTED_EXIT = 130
@@ -41,6 +43,7 @@ examples:
   nemoperf lint --tests perf_tests baselines/
   nemoperf show --published h100 -k llama3
   nemoperf release 0.4
+  nemoperf compare release:0.4 h100
   nemoperf page nemo-rl --output docs/performance.md
   nemoperf page --check docs/performance.md
 """
@@ -61,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0, 1 if ``frameworks`` finds none that can run, ``lint`` found problems, ``page --check``
-        differences, the verdict of ``judge`` fails or ``record`` refuses the runs, 2 for a usage error or a file that
+        differences, the verdict of ``judge`` fails, ``record`` refuses the runs or ``compare`` finds nothing to
+        compare, 2 for a usage error or a file that
         can't be read or written, 130 if it was interrupted, 141 if its output is read no further.
     """
     words = sys.argv[1:] if argv is None else list(argv)
@@ -71,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(arguments.run(arguments))
         sys.stdout.flush()
     except NemoPerfError as exc:
-        print(f"nemoperf: error: {exc}", file=sys.stderr)
+        print(f"nemoperf: error: {visible_text(str(exc))}", file=sys.stderr)
         return _USAGE_EXIT
     except KeyboardInterrupt:
         print("nemoperf: interrupted", file=sys.stderr)
@@ -134,6 +138,10 @@ def _parser() -> argparse.ArgumentParser:
     releasing = commands.add_parser("release", help="freeze baselines under a release's name; the delta of two")
     add_release_command(releasing)
     releasing.set_defaults(run=run_release)
+
+    compare = commands.add_parser("compare", help="sessions, releases, systems, frameworks or layouts side by side")
+    add_compare_command(compare)
+    compare.set_defaults(run=compare_rows)
 
     page = commands.add_parser("page", help="write, refresh or check a performance page")
     add_page_command(page)
