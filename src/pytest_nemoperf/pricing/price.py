@@ -69,6 +69,8 @@ class Price:
         expected: Step time estimated from a baseline; None without a comparable one.
         no_expectation: Reason why there is no estimate; empty if there is one.
         unsupported: Reason why the plan's framework can't run it here; None if it can.
+        uncounted: Memory that is not counted or only from below, in words; empty if all is. A plan fits for sure
+            only without it.
         memory_rules: Rules by which memory is counted: the framework's, or the native engine's for one without any.
     """
 
@@ -88,6 +90,7 @@ class Price:
     no_expectation: str = ""
     unsupported: str | None = None
     memory_rules: MemoryRules | None = None
+    uncounted: str = ""
     schema_version: Literal[1] = PRICE_SCHEMA_VERSION
 
     @property
@@ -149,10 +152,26 @@ def price_plan(
         no_expectation=why_not,
         unsupported=unsupported,
         memory_rules=rules,
+        uncounted=_uncounted(plan),
     )
-    if capacity is not None:
-        price = replace(price, is_fitting=price.peak_bytes <= capacity)
-    return price
+    if capacity is None or (price.uncounted and price.peak_bytes <= capacity):
+        return price
+    return replace(price, is_fitting=price.peak_bytes <= capacity)
+
+
+def _uncounted(plan: Plan) -> str:
+    """Return the memory of a plan that is counted from below; empty if there is none."""
+    names = []
+    if plan.model.compressed_attention is not None:
+        names.append("compressed attention")
+    if plan.model.hyper_connections is not None:
+        names.append("hyper-connections")
+    if not names:
+        return ""
+    return (
+        f"activations of {' and '.join(names)} are counted from below, as inputs and outputs of their products: what "
+        "their kernels keep beside these is not known"
+    )
 
 
 def _estimate_step_time(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pytest_nemoperf.frameworks.plans.command_settings import command_setting_problems
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import Mixer, MoE, RopeScaling
+from pytest_nemoperf.models.trainable import deepseek_v4_parts
 from pytest_nemoperf.recipes.recipe import Plan, Precision, Recompute
 
 _LLAMA3_BANDS = (1.0, 4.0, 8192)
@@ -39,6 +40,8 @@ def _unsupported_parts(model: ModelConfig) -> Iterator[str]:
     for mixer, name in ((Mixer.MAMBA, "Mamba-2"), (Mixer.GATED_DELTA_NET, "gated delta net")):
         if any(layer.mixer is mixer for layer in model.layers):
             yield f"layers of {name}, which are another model class of Megatron-Core"
+    for part in deepseek_v4_parts(model):
+        yield f"{part}, which is not mapped to Megatron-Core"
     if model.hybrid_pattern:
         yield "a hybrid_pattern, which is another model class of Megatron-Core"
     switches = {

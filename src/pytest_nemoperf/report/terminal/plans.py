@@ -137,6 +137,7 @@ def _memory_text(price: Price) -> str:
         *generation_lines(price),
         *_copies_lines(price),
         _fit_text(price),
+        *textwrap.wrap(price.uncounted, _WIDTH - 2),
         "activations and transient are estimates",
     ]
     owner = "the native engine" if price.memory_rules is None else price.memory_rules.owner
@@ -192,6 +193,11 @@ def _fit_text(price: Price) -> str:
     capacity = price.capacity_bytes
     if capacity is None:
         return f"{bytes_text(total)} are needed; the memory of {price.plan.system} is not known"
+    if price.is_fitting is None:
+        return (
+            f"{bytes_text(total)} of the {bytes_text(capacity)} of one GPU ({100 * total / capacity:.0f}%) at least; "
+            "what is not counted:"
+        )
     relation = "fits into" if price.is_fitting else "does not fit into"
     return f"{bytes_text(total)} {relation} the {bytes_text(capacity)} of one GPU ({100 * total / capacity:.0f}%)"
 
