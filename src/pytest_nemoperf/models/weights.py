@@ -132,12 +132,14 @@ def sharded_dim(shape: Sequence[int], *, num_shards: int, is_expert: bool) -> in
 def num_kv_copies(model: ModelConfig, *, tp: int) -> int:
     """Return the number of tensor parallel ranks that hold the same key-value heads; 1 for latent attention.
 
+    Compressed attention's one head of keys is made of a weight that every rank holds whole, so nothing is cut.
+
     References:
         vLLM's QKVParallelLinear (num_kv_head_replicas) copies the projections' rows in the same order. Megatron-Core
         cuts the fused projection evenly instead and gathers queries, keys and values in each pass (num_query_groups
         below tensor_model_parallel_size).
     """
-    if model.mla is not None:
+    if model.mla is not None or model.compressed_attention is not None:
         return 1
     return _num_copies(tp, num_parts=model.num_kv_heads)
 

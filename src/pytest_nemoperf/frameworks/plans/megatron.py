@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pytest_nemoperf.frameworks.plans.command_settings import command_setting_problems
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import Mixer, MoE, RopeScaling
-from pytest_nemoperf.models.trainable import deepseek_v4_parts
+from pytest_nemoperf.models.trainable import deepseek_v4_parts, unsupported_model
 from pytest_nemoperf.recipes.recipe import Plan, Precision, Recompute
 
 _LLAMA3_BANDS = (1.0, 4.0, 8192)
@@ -17,10 +17,10 @@ _LLAMA3_BANDS = (1.0, 4.0, 8192)
 def unsupported_by_megatron(model: ModelConfig) -> str | None:
     """Return the part of an architecture that Megatron-Core's GPTModel lacks, or None if it has all."""
     for part in _unsupported_parts(model):
-        return (
-            f"model {model.name} has {part}; choose another model, or run it by framework='torch' or "
-            "framework='megatron_bridge'"
-        )
+        others = "framework='torch' or framework='megatron_bridge'"
+        if unsupported_model(model):
+            others = "framework='megatron_bridge'"
+        return f"model {model.name} has {part}; choose another model, or run it by {others}"
     return None
 
 
