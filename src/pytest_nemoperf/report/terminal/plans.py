@@ -238,7 +238,7 @@ def _range_fit_text(price: Price, *, memory: MemoryRange) -> str:
         return "\n  ".join([*lines, f"the memory of {price.plan.system} is not known"])
     relation = "all of it fits into"
     if price.is_fitting is None:
-        relation = "the least fits, the most does not fit into"
+        relation = "a part of it fits into"
         if memory.low_bytes > capacity:
             relation = "by these estimates even the least is more than"
     shares = f"{100 * memory.low_bytes / capacity:.0f}% .. {100 * memory.high_bytes / capacity:.0f}%"
