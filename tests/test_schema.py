@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from pytest_nemoperf import schema
+from pytest_nemoperf.baselines.baseline import Anchor, Baseline
 from pytest_nemoperf.errors import BaselineError, PlanError, RecipeError
 from pytest_nemoperf.json_codec import to_data
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.recipes.recipe import Recipe
 from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.systems import find_system
-from pytest_nemoperf.schema import KINDS, schema_of, validate
+from pytest_nemoperf.schema import KINDS, from_valid_data, schema_of, validate
+from tests.builders import make_baseline, make_provenance, make_runs
 
 RECIPE = Recipe(
     model="llama-tiny", layouts={"cpu": Layout(gpus=2, tp=2)}, seq_len=128, global_batch_size=4, micro_batch_size=2
@@ -133,3 +137,76 @@ def test_stale_schemas_are_found_and_rewritten(
     assert "step.schema.json is not what the dataclasses say; run" in capsys.readouterr().err
     assert schema.main(["--write"]) == 0
     assert schema.main([]) == 0
+
+
+def _places(node: Any, *, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """Return the paths of all mappings, lists and values below a node."""
+    places = [path]
+    if isinstance(node, dict):
+        for key, value in node.items():
+            places += _places(value, path=(*path, key))
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            places += _places(value, path=(*path, number))
+    return places
+
+
+_STRANGE: tuple[Any, ...] = (None, True, 0, 1, 1.0, -2.5, 10**30, "", "1", [], [1], {}, {"unknown": 1})
+
+
+@given(data=st.data())
+def test_data_that_is_accepted_without_the_validator_keeps_to_the_schema(data: st.DataObject) -> None:
+    baseline = make_baseline(anchor=Anchor(name="1.0", runs=make_runs((1.0, 2.0)), provenance=make_provenance()))
+    changed: Any = to_data(baseline)
+    for _ in range(data.draw(st.integers(1, 3))):
+        *parents, last = data.draw(st.sampled_from(_places(changed)[1:]))
+        node = changed
+        for key in parents:
+            node = node[key]
+        if data.draw(st.booleans()) and isinstance(node, dict):
+            node["unknown"] = 1
+        else:
+            node[last] = data.draw(st.sampled_from(_STRANGE))
+    try:
+        validate(changed, name="baseline", subject="it", error=BaselineError)
+        expected = ""
+    except BaselineError as exc:
+        expected = str(exc)
+
+    try:
+        from_valid_data(Baseline, changed, name="baseline", subject="it", error=BaselineError)
+        found = ""
+    except BaselineError as exc:
+        found = str(exc)
+
+    assert found == expected or not expected  # a schema can't say all that the dataclasses check
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param((), id="at the top"),
+        pytest.param(("runs", 1), id="in a list"),
+        pytest.param(("provenance",), id="in a dataclass"),
+        pytest.param(("anchor", "runs", 0), id="in a list of an optional one"),
+    ],
+)
+def test_an_unknown_key_is_refused_at_every_depth(path: tuple[str | int, ...]) -> None:
+    anchor = Anchor(name="1.0", runs=make_runs((1.0, 2.0)), provenance=make_provenance())
+    data: Any = to_data(make_baseline(anchor=anchor))
+    node = data
+    for key in path:
+        node = node[key]
+    node["unknown"] = 1
+
+    with pytest.raises(BaselineError, match=r"\.unknown: unknown key"):
+        from_valid_data(Baseline, data, name="baseline", subject="it", error=BaselineError)
+
+
+def test_sound_data_does_not_need_the_validator(monkeypatch: pytest.MonkeyPatch) -> None:
+    baseline = make_baseline()
+    monkeypatch.setattr(schema, "validate", None)
+
+    built = from_valid_data(Baseline, to_data(baseline), name="baseline", subject="it", error=BaselineError)
+
+    assert built == baseline

@@ -11,6 +11,8 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -107,9 +109,41 @@ def read_contract(
 
 
 def from_valid_data(kind: type[T], data: object, *, name: str, subject: str, error: type[NemoPerfError]) -> T:
-    """Check decoded JSON against the shipped schema of its kind, and build its dataclass; see validate."""
+    """Check decoded JSON against the shipped schema of its kind, and build its dataclass; see validate.
+
+    Data that msgspec builds the dataclass from, and that has no key beside its fields, keeps to the schema, which
+    msgspec made of the same types: that takes a tenth of the validator's time. The validator explains all other data.
+    """
+    with suppress(msgspec.ValidationError):
+        built = msgspec.convert(data, kind)
+        if _has_known_keys_only(built, data=data):
+            return built
     validate(data, name=name, subject=subject, error=error)
     return from_data(kind, data, subject=subject, error=error)
+
+
+def _has_known_keys_only(built: Any, *, data: Any) -> bool:
+    """Return whether every mapping that became a dataclass has keys of its fields only."""
+    if built is data:  # plain data that may have any keys
+        return True
+    if isinstance(built, (list, tuple)):
+        return all(_has_known_keys_only(each, data=of) for each, of in zip(built, data, strict=True))
+    names = _field_names(built.__class__)
+    if names is not None:
+        if not data.keys() <= names:
+            return False
+        return all(_has_known_keys_only(getattr(built, key), data=value) for key, value in data.items())
+    if isinstance(built, Mapping):
+        return all(_has_known_keys_only(value, data=data[key]) for key, value in built.items())
+    return isinstance(data, (str, int, float))  # an enum's value, or an int that became a float
+
+
+@cache
+def _field_names(kind: type) -> frozenset[str] | None:
+    """Return the names of a dataclass's fields; None for another type."""
+    if not is_dataclass(kind):
+        return None
+    return frozenset(field.name for field in fields(kind))
 
 
 def validate(data: object, *, name: str, subject: str, error: type[NemoPerfError]) -> None:

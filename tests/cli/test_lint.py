@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 
 from pytest_nemoperf.baselines.files import baseline_path
 from pytest_nemoperf.json_codec import to_json
-from tests.builders import make_baseline
+from tests.builders import make_baseline, make_plan
+from tests.results.row_builders import store_plan
 
 PERF_TESTS = """
 import pytest
@@ -187,3 +189,32 @@ def test_an_age_below_zero_is_refused(nemoperf: Any, baselines: Path) -> None:
 
     assert code == 2
     assert "--max-age: -1 must be a whole number of days >= 0" in err
+
+
+def test_releases_and_published_rows_are_checked_as_such(nemoperf: Any, baselines: Path, tmp_path: Path) -> None:
+    store_plan(Path("other"), make_plan(), 1.0, 1.0, 1.0)
+    nemoperf("release", "0.4", "--baselines", "other")
+    (baselines / "releases").mkdir()
+    shutil.copy("other/releases/0.4.json", baselines / "releases" / "0.5.json")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "h100.json").write_text('{"rows": 1}', encoding="utf-8")
+    (baselines / "published").symlink_to(elsewhere)
+
+    code, out, _ = nemoperf(*lint_args())
+
+    assert code == 1
+    assert "baselines/releases/0.5.json\n  error: holds release '0.4'; file and release must be named alike\n" in out
+    assert "baselines/published/h100.json\n  error: $.rows: 1 is not of type 'array'\n" in out
+    assert "2 errors in 4 files" in out
+
+
+def test_releases_are_no_system_of_the_tests(nemoperf: Any, tmp_path: Path) -> None:
+    store_plan(Path("baselines"), make_plan(), 1.0, 1.0, 1.0)
+    nemoperf("release", "0.4")
+    shutil.rmtree("baselines/cpu")
+
+    code, out, _ = nemoperf(*lint_args())
+
+    assert code == 0
+    assert "warning: no baseline is in it, so nothing was checked" in out

@@ -43,6 +43,9 @@ class PublishedSource:
         source: Repository or site of the page.
         url: Address of the page.
         framework: Framework that ran it.
+        notes: Differences between the row and the plan it is compared with that may change speed, settings that the
+            page does not print, remarks on reading the row.
+        rounding_pct: Largest distance of the true figure from the printed one, percent, by name of metric.
     """
 
     row: str
@@ -50,6 +53,18 @@ class PublishedSource:
     source: str
     url: str
     framework: str
+    notes: tuple[str, ...] = ()
+    rounding_pct: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """Source and release, for sentences."""
+        return f"{self.source} {self.release}"
+
+    @property
+    def place(self) -> str:
+        """Address of the page, else the row's id."""
+        return self.url or f"published:{self.row}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +118,12 @@ class Mismatch:
 def find_mismatches(
     stored: Baseline | Profile, *, machine: Mapping[str, str | int], workload: Mapping[str, Any]
 ) -> list[Mismatch]:
-    """Return every difference in machine and workload; empty if the stored file compares."""
+    """Return every difference in machine and workload; empty if the stored file compares.
+
+    A published baseline has only what its page prints: no machine, and the keys of the workload that are printed.
+    """
+    if isinstance(stored, Baseline) and stored.published is not None:
+        return list(_differences("workload", then=stored.workload, now=_only(workload, keys=stored.workload)))
     return [
         *_differences("machine", then=stored.machine, now=machine),
         *_differences("workload", then=stored.workload, now=workload),
@@ -179,6 +199,19 @@ def _differences(
             shown = repr(after) if key in now else "the default"
             text = f"other {subject}: {parents}{key} is {shown}, {stored} in the baseline"
             yield Mismatch(subject=subject, text=text)
+
+
+def _only(values: Mapping[str, Any], *, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values under keys of another mapping, at every depth."""
+    kept = {}
+    for key, wanted in keys.items():
+        if key not in values:
+            continue
+        value = values[key]
+        if isinstance(wanted, Mapping) and isinstance(value, Mapping) and key != "model":  # a model is printed whole
+            value = _only(value, keys=wanted)
+        kept[key] = value
+    return kept
 
 
 def _non_finite(node: object, *, place: str) -> Iterator[tuple[str, float]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import platform
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -73,21 +75,43 @@ def write_baseline(root: Path, *, baseline: Baseline) -> Baseline | None:
         raise BaselineError(f"{baseline.case}: {problem}; it is not stored")
     path = baseline_path(root, system=baseline.system, case=baseline.case)
     try:
-        lock_path = _lock_path(root)
-        with FileLock(lock_path, timeout=_LOCK_TIMEOUT_SEC, mode=0o666):
+        with locked_folder(root, path=path) as aside_name:
             old = read_baseline(path) if path.exists() else None
-            # Only the lock's holder writes under this name: an existing file was left by a killed process.
-            write_atomically(path, text=to_json(baseline), aside_name=_aside_name(lock_path))
-    except Timeout:
-        raise BaselineError(
-            f"{path}: another session has been writing baselines for {_LOCK_TIMEOUT_SEC:.0f} s; "
-            "try again when it is done"
-        ) from None
+            write_atomically(path, text=to_json(baseline), aside_name=aside_name)
     except OSError as exc:
         raise BaselineError(
             f"{path}: cannot be written: {exc.strerror or exc}; what was stored before is untouched"
         ) from exc
     return old
+
+
+@contextmanager
+def locked_folder(root: Path, *, path: Path) -> Iterator[str]:
+    """Hold the lock of a folder of baselines; yield the name of the file to write aside.
+
+    Only the lock's holder writes under this name: an existing file was left by a killed process.
+
+    Args:
+        root: The folder.
+        path: File that is to be written, for the message.
+
+    Raises:
+        BaselineError: If others hold the lock for too long.
+        OSError: If the lock can't be made.
+    """
+    lock_path = _lock_path(root)
+    try:
+        lock = FileLock(lock_path, timeout=_LOCK_TIMEOUT_SEC, mode=0o666)
+        lock.acquire()
+    except Timeout:
+        raise BaselineError(
+            f"{path}: another session has been writing baselines for {_LOCK_TIMEOUT_SEC:.0f} s; "
+            "try again when it is done"
+        ) from None
+    try:
+        yield _aside_name(lock_path)
+    finally:
+        lock.release()
 
 
 def list_baselines(root: Path, *, system: str) -> list[Path]:

@@ -29,12 +29,14 @@ class StoredBaseline:
         path: Its file.
         is_local: It is in this machine's local store, not committed.
         is_comparable: It is of the machine and the workload that it was looked up for.
+        why_none: Reason why there is none, where it is not looked for in a folder; empty otherwise.
     """
 
     baseline: Baseline | None
     path: str
     is_local: bool = False
     is_comparable: bool = False
+    why_none: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

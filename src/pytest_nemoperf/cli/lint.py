@@ -21,7 +21,9 @@ from pytest_nemoperf.baselines.profile_store import PROFILES_DIR, find_profile
 from pytest_nemoperf.errors import BaselineError, LintError, NemoPerfError, RecipeError, count_text
 from pytest_nemoperf.json_codec import from_json, to_json
 from pytest_nemoperf.lint.findings import Finding, LooseTolerance, lint_baseline, lint_loose, lint_profile, lint_suite
+from pytest_nemoperf.lint.other_files import lint_published, lint_release
 from pytest_nemoperf.machine.github import is_github, repository_path
+from pytest_nemoperf.pages.releases import NO_SYSTEMS, PUBLISHED_FOLDER, RELEASES_FOLDER
 from pytest_nemoperf.recipes.systems import System, find_system
 from pytest_nemoperf.report.ci.github import Annotation, AnnotationLevel, render_annotation, shown_annotations
 from pytest_nemoperf.results.dry_run import DRY_RUN_FILE, DryRun
@@ -120,7 +122,8 @@ class _Linter:
         max_age_days: int,
         today: date,
     ) -> None:
-        self.files = sorted(folder.rglob("*.json"))
+        # the folder of published rows may be a link, which rglob does not follow
+        self.files = sorted({*folder.rglob("*.json"), *(folder / PUBLISHED_FOLDER).glob("*.json")})
         self._folder = folder
         self._tolerances = tolerances
         self._dry_runs = dry_runs
@@ -134,19 +137,24 @@ class _Linter:
         findings: list[Finding] = []
         others = []
         for path in self.files:
-            if path.parent.parent == self._folder:
+            if path.parent.parent == self._folder and path.parent.name not in NO_SYSTEMS:
                 findings += self._of_baseline(path)
             else:
                 others.append(path)
         for path in others:
-            findings += self._of_other(path)
+            if path.parent == self._folder / RELEASES_FOLDER:
+                findings += lint_release(path)
+            elif path.parent == self._folder / PUBLISHED_FOLDER:
+                findings += lint_published(path)
+            else:
+                findings += self._of_other(path)
         for system, loose in self._loose.items():
             findings += lint_loose(loose, folder=str(self._folder / system))
         for number, (system, dry_run) in enumerate(self._dry_runs.items()):
             findings += self._of_suite(dry_run, folder=self._folder / system)
             if number == 0:  # all dry runs are of the same recipes
                 findings += self._missing_systems(dry_run)
-        if not findings and not self.files:
+        if not findings and not self._baselines:
             message = "no baseline is in it, so nothing was checked; give the folder that holds <system>/<case>.json"
             findings.append(self._no_baselines(message))
         return findings
@@ -225,7 +233,7 @@ def _dry_runs(tests: Sequence[str], *, folder: Path) -> dict[str, DryRun]:
     if not tests:
         return {}
     known = []
-    for name in sorted({path.parent.name for path in folder.glob("*/*.json")}):
+    for name in sorted({path.parent.name for path in folder.glob("*/*.json")} - NO_SYSTEMS):
         try:
             known.append(find_system(name).name)
         except RecipeError:

@@ -14,6 +14,8 @@ from pytest_nemoperf.cli.judge import add_judge_command, judge_runs
 from pytest_nemoperf.cli.lint import add_lint_command, run_lint
 from pytest_nemoperf.cli.plan import add_plan_command, plan_text
 from pytest_nemoperf.cli.record import add_record_command, record_runs
+from pytest_nemoperf.cli.release import add_release_command, run_release
+from pytest_nemoperf.cli.show import add_show_command, show_rows
 from pytest_nemoperf.errors import NemoPerfError, RecipeError
 from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION, find_convention, flops_conventions
 from pytest_nemoperf.flops.count import flops_terms
@@ -36,6 +38,8 @@ examples:
   nemoperf judge --log mon.log tue.log --log-format megatron --recipe recipe.json
   nemoperf record --log mon.log tue.log --log-format megatron --recipe recipe.json
   nemoperf lint --tests perf_tests baselines/
+  nemoperf show --published h100 --where gpus>=64
+  nemoperf release 0.4
 """
 
 
@@ -119,6 +123,14 @@ def _parser() -> argparse.ArgumentParser:
     lint = commands.add_parser("lint", help="check stored baselines, without measuring anything")
     add_lint_command(lint)
     lint.set_defaults(run=run_lint)
+
+    show = commands.add_parser("show", help="rows of baselines, results, releases and published pages as a table")
+    add_show_command(show)
+    show.set_defaults(run=show_rows)
+
+    releasing = commands.add_parser("release", help="freeze baselines under a release's name; the delta of two")
+    add_release_command(releasing)
+    releasing.set_defaults(run=run_release)
     return parser
 
 

@@ -19,6 +19,7 @@ from pytest_nemoperf.frameworks.registered import RegisteredFrameworks, register
 from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.layouts.layout import TRAINING_KEYS
 from pytest_nemoperf.pricing.price import price_plan
+from pytest_nemoperf.published.baselines import published_baselines
 from pytest_nemoperf.recipes.overrides import complete_layout
 from pytest_nemoperf.recipes.recipe import Plan, Precision, Recipe, Recompute
 from pytest_nemoperf.recipes.resolve import resolve
@@ -130,6 +131,7 @@ def plan_text(arguments: argparse.Namespace) -> str:
         plan,
         system=system,
         baseline=baseline,
+        published=next(iter(published_baselines(plan)), None),
         run_tokens=run_tokens,
         unsupported=_unsupported(plan, registered=registered),
         rules=memory_rules_of(framework, plan=plan),

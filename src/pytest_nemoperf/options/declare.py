@@ -193,6 +193,13 @@ OPTIONS: Final = (
         help=f"with --perf-ab: time a case may take before it ends INCONCLUSIVE (default {DEFAULT_AB_LIMIT_SEC:.0f})",
     ),
     Option(
+        name="--perf-against",
+        metavar="WHAT",
+        needs_tests=True,
+        help="published: judge by the newest row of a published performance page that is of the same workload on this "
+        "system, instead of by stored baselines; nothing is stored",
+    ),
+    Option(
         name="--perf-confirm",
         metavar="WHEN",
         help="auto (default): what a stored baseline does not clear is compared side by side with the baseline's own "
@@ -277,6 +284,19 @@ EXCLUSIONS: Final = (
     ("--perf-ab", "--perf-confirm-limit", "the limit of a comparison is --perf-ab-limit; drop one of them"),
     ("--perf-replay", "--perf-confirm", _NOTHING_MEASURED),
     ("--perf-dry-run", "--perf-confirm", _NOTHING_MEASURED),
+    (
+        "--perf-against",
+        "--update-baselines",
+        "runs that are judged by a page are not stored; store them in a session of its own, or drop one of them",
+    ),
+    ("--perf-against", "--perf-ab", "one judges by a page, one by another revision; drop one of them"),
+    ("--perf-against", "--perf-confirm", "a page names no commit to compare with side by side; drop one of them"),
+    (
+        "--perf-against",
+        "--perf-confirm-limit",
+        "a page names no commit to compare with side by side; drop one of them",
+    ),
+    ("--perf-against", "--perf-profile", "a page prints no profile to compare with; drop one of them"),
     (
         "--perf-replay",
         "--update-baselines",

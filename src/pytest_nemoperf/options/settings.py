@@ -74,6 +74,8 @@ class SideOptions:
     setup: str
 
 
+Against = Literal["baselines", "published"]
+"""Values of ``--perf-against``; the first is the one without it."""
 ConfirmMode = Literal["auto", "always", "never"]
 
 
@@ -117,6 +119,7 @@ class Settings:
         is_dry_run: Cases are priced, nothing is launched.
         updating: Options of ``--update-baselines``; None if committed baselines are not written.
         ab: Options of ``--perf-ab``; None to judge against baselines.
+        against: Figures that cases are judged by: stored baselines, or the rows of published pages.
         sides: Parts of the project that differ between the two sides of a comparison.
         confirm: Options of ``--perf-confirm``.
         is_profiled: A failing case runs once more under the profiler.
@@ -149,6 +152,7 @@ class Settings:
     is_dry_run: bool
     updating: UpdateOptions | None
     ab: ABOptions | None
+    against: Against
     sides: SideOptions
     confirm: ConfirmOptions
     is_profiled: bool
@@ -205,6 +209,7 @@ def read_settings(config: pytest.Config) -> Settings:
         is_dry_run=option.perf_dry_run,
         updating=_updating(config),
         ab=_ab(config),
+        against=_against(config),
         sides=SideOptions(
             paths=tuple(config.getini("perf_ab_paths")),
             setup=str(config.getini("perf_ab_setup")),
@@ -245,6 +250,15 @@ def _ab(config: pytest.Config) -> ABOptions | None:
         limit_sec=limit_sec,
         is_self_test=option.perf_inject is not None,
     )
+
+
+def _against(config: pytest.Config) -> Against:
+    text: str | None = config.option.perf_against
+    if text is None:
+        return "baselines"
+    if text.strip().lower() != "published":
+        raise pytest.UsageError(f"--perf-against={text}: {did_you_mean(text, ['published'])}")
+    return "published"
 
 
 def _frameworks(config: pytest.Config) -> tuple[str, ...]:

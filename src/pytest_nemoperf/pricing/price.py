@@ -15,7 +15,7 @@ from pytest_nemoperf.pricing.kv_copies import KVCopies, kv_copies
 from pytest_nemoperf.pricing.memory import StageMemory, shown_stages, stage_memory
 from pytest_nemoperf.pricing.traffic import AxisTraffic, axis_traffic
 from pytest_nemoperf.recipes.memory_rules import KeptBy, MemoryRules, native_rules
-from pytest_nemoperf.recipes.recipe import Plan
+from pytest_nemoperf.recipes.recipe import Plan, Recompute
 from pytest_nemoperf.recipes.systems import System
 from pytest_nemoperf.records.metrics import STEP_TIME_SEC, TOKENS_PER_SEC_PER_GPU
 
@@ -26,17 +26,18 @@ _SEC_PER_HOUR = 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTimeEstimate:
-    """Time of a step and of a whole training run, from a stored baseline of the same case and workload.
+    """Time of a step and of a whole training run: from a stored baseline of the same case and workload, or a page.
 
     Attributes:
-        recorded: Date of the baseline.
-        machine: Key of the machine it was recorded on.
-        num_runs: Launches it holds.
+        recorded: Date of the baseline, or of the page.
+        machine: Key of the machine it was recorded on; empty for a page.
+        num_runs: Launches it holds; 1 for a page.
         step_time_sec: Median over them.
         tokens_per_sec_per_gpu: Median over them.
         run_tokens: Tokens of the whole training run; None if not asked for.
         run_hours: Wall time of it; None as above.
         run_gpu_hours: That times the GPUs; None as above.
+        published: Page and release that the figures are printed in; empty for a stored baseline.
     """
 
     recorded: str
@@ -47,6 +48,22 @@ class StepTimeEstimate:
     run_tokens: int | None = None
     run_hours: float | None = None
     run_gpu_hours: float | None = None
+    published: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryRange:
+    """Peak memory of a plan's fullest rank over the values of settings that its recipe's source does not state.
+
+    Attributes:
+        unstated: Names of these settings: ``recompute``, ``shard_optimizer``.
+        low_bytes: With full recomputation, and with optimizer states shared out where ranks hold copies of weights.
+        high_bytes: Without recomputation, and with whole optimizer states on every rank that holds whole weights.
+    """
+
+    unstated: tuple[str, ...]
+    low_bytes: int
+    high_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,15 +79,17 @@ class Price:
         stages: Memory of the first, a middle, the last and the fullest pipeline stage, each once.
         fullest_stage: Pipeline rank with the most memory.
         capacity_bytes: Memory of one GPU by its data sheet, in bytes; None if unknown.
-        is_fitting: The fullest rank, training or generating, fits it; None if it is unknown.
+        is_fitting: The fullest rank, training or generating, fits it; None if it is unknown, also where settings are
+            unstated with which it may fit or not. Such a plan has run somewhere, so it is never False.
         generation: Memory of the fullest generating rank; None for a workload without generation.
         traffic: Bytes sent along each axis.
         kv_copies: Cost of key-value heads copied to several ranks; None without copies.
-        expected: Step time estimated from a baseline; None without a comparable one.
+        expected: Step time estimated from a baseline or a published row; None without a comparable one.
         no_expectation: Reason why there is no estimate; empty if there is one.
         unsupported: Reason why the plan's framework can't run it here; None if it can.
-        uncounted: Memory that is not counted or only from below, in words; empty if all is. A plan fits for sure
-            only without it.
+        memory_range: Peak memory over unstated settings; None if every setting is stated.
+        uncounted: Memory that is counted from below, in words; empty if all is counted. With it a plan is never said
+            to fit.
         memory_rules: Rules by which memory is counted: the framework's, or the native engine's for one without any.
     """
 
@@ -89,16 +108,15 @@ class Price:
     expected: StepTimeEstimate | None = None
     no_expectation: str = ""
     unsupported: str | None = None
+    memory_range: MemoryRange | None = None
     memory_rules: MemoryRules | None = None
     uncounted: str = ""
     schema_version: Literal[1] = PRICE_SCHEMA_VERSION
 
     @property
     def peak_bytes(self) -> int:
-        """Peak memory of the fullest rank."""
-        if self.generation is None or self.generation.is_colocated:
-            return self.fullest.peak
-        return max(self.fullest.peak, self.generation.total)
+        """Peak memory of the fullest rank, with the recipe's own value of a setting that its source does not state."""
+        return _peak_bytes(self.fullest, generation=self.generation)
 
     @property
     def fullest(self) -> StageMemory:
@@ -112,6 +130,7 @@ def price_plan(
     *,
     system: System,
     baseline: Baseline | None,
+    published: Baseline | None = None,
     run_tokens: int | None = None,
     unsupported: str | None = None,
     rules: MemoryRules | None = None,
@@ -122,6 +141,7 @@ def price_plan(
         plan: From resolve.
         system: The plan's system.
         baseline: Stored for the case, or None.
+        published: Published row that the plan matches, for the step time where none is stored; None for none.
         run_tokens: Tokens of a whole training run, for its hours; None for none.
         unsupported: Reason why the plan's framework can't run it here; None if it can.
         rules: Rules of the framework's memory; None for the native engine's.
@@ -135,6 +155,10 @@ def price_plan(
     # Megatron-Core cuts the projection evenly where tensor parallel ranks outnumber the heads.
     copies = kv_copies(plan) if rules.kept_by is KeptBy.NATIVE else None
     expected, why_not = _estimate_step_time(plan, baseline=baseline, run_tokens=run_tokens)
+    if expected is None and published is not None:
+        promised, why_not_promised = _estimate_step_time(plan, baseline=published, run_tokens=run_tokens)
+        expected = promised
+        why_not = "" if promised is not None else f"{why_not}, and {why_not_promised}"
     price = Price(
         plan=plan,
         num_parameters=num_parameters(plan.model),
@@ -154,9 +178,48 @@ def price_plan(
         memory_rules=rules,
         uncounted=_uncounted(plan),
     )
-    if capacity is None or (price.uncounted and price.peak_bytes <= capacity):
-        return price
-    return replace(price, is_fitting=price.peak_bytes <= capacity)
+    if plan.unstated:
+        price = replace(price, memory_range=_memory_range(plan, rules=rules))
+    return replace(price, is_fitting=_is_fitting(price))
+
+
+def _is_fitting(price: Price) -> bool | None:
+    capacity = price.capacity_bytes
+    if capacity is None:
+        return None
+    if price.memory_range is None:
+        if price.peak_bytes > capacity:
+            return False
+        return None if price.uncounted else True
+    return True if price.memory_range.high_bytes <= capacity and not price.uncounted else None
+
+
+def _peak_bytes(fullest: StageMemory, *, generation: GenerationMemory | None) -> int:
+    if generation is None or generation.is_colocated:
+        return fullest.peak
+    return max(fullest.peak, generation.total)
+
+
+def _memory_range(plan: Plan, *, rules: MemoryRules) -> MemoryRange:
+    """Return the peak memory of a plan with the values of its unstated settings that take least and most."""
+    peaks = []
+    for is_spared in (True, False):
+        changed = _with_unstated(plan, is_spared=is_spared)
+        memory = [stage_memory(changed, pp_rank=rank, rules=rules) for rank in range(plan.layout.pp)]
+        fullest = max(memory, key=lambda stage: stage.peak)
+        peaks.append(_peak_bytes(fullest, generation=generation_memory(changed)))
+    return MemoryRange(unstated=plan.unstated, low_bytes=min(peaks), high_bytes=max(peaks))
+
+
+def _with_unstated(plan: Plan, *, is_spared: bool) -> Plan:
+    """Return a plan with its unstated settings at the end that spares memory, or at the other one."""
+    layout = plan.layout
+    if "shard_optimizer" in plan.unstated:
+        layout = replace(layout, shard_optimizer=is_spared and layout.has_optimizer_copies)
+    recompute = plan.recompute
+    if "recompute" in plan.unstated:
+        recompute = Recompute.FULL if is_spared else Recompute.NONE
+    return replace(plan, layout=layout, recompute=recompute)
 
 
 def _uncounted(plan: Plan) -> str:
@@ -183,10 +246,14 @@ def _estimate_step_time(
     # The estimate names the baseline's machine, so only the workload must be the same.
     if find_mismatches(baseline, machine=baseline.machine, workload=workload_of(plan)):
         return None, "the stored baseline is of another workload"
+    page = baseline.published
     step_time = median_over_runs(baseline.runs, metric=STEP_TIME_SEC.name)
     rate = median_over_runs(baseline.runs, metric=TOKENS_PER_SEC_PER_GPU.name)
+    if page is not None and step_time is None and rate is not None and plan.rl is None:
+        step_time = plan.tokens_per_step / (rate * plan.layout.total_gpus)
     if step_time is None or rate is None:
-        return None, "the stored baseline has no step time"
+        source = "the stored baseline" if page is None else f"row {page.row} of {page.title}"
+        return None, f"{source} has no step time"
     run_hours = run_gpu_hours = None
     if run_tokens is not None:
         run_gpu_hours = run_tokens / rate / _SEC_PER_HOUR
@@ -200,5 +267,6 @@ def _estimate_step_time(
         run_tokens=run_tokens,
         run_hours=run_hours,
         run_gpu_hours=run_gpu_hours,
+        published="" if page is None else page.title,
     )
     return estimate, ""

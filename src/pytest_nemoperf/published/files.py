@@ -21,5 +21,8 @@ def published_rows(system: str) -> PublishedRows:
     path = resources.files("pytest_nemoperf").joinpath("catalog", "published", f"{system}.json")
     if not path.is_file():
         return PublishedRows()
-    data = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise BaselineError(f"{path}: cannot be read: {exc}; install the package again") from None
     return from_valid_data(PublishedRows, data, name="published", subject=str(path), error=BaselineError)

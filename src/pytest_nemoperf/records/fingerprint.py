@@ -75,7 +75,8 @@ _PATHS = (
 )
 """Variables that hold paths: they differ between users or launches, and don't change the speed."""
 _MAX_VALUE_LENGTH = 200
-_ABSENT: Final = "-"
+ABSENT: Final = "-"
+"""Value of an entry that a fingerprint does not have."""
 
 
 class Significance(StrEnum):
@@ -121,8 +122,8 @@ def compare_fingerprints(then: Mapping[str, str], *, now: Mapping[str, str]) -> 
     differences = []
     for name in {*then, *now}:
         if then.get(name) != now.get(name):
-            before = then.get(name, _ABSENT)
-            after = now.get(name, _ABSENT)
+            before = then.get(name, ABSENT)
+            after = now.get(name, ABSENT)
             differences.append(Difference(name=name, then=before, now=after, tier=_significance_of(name)))
     return sorted(differences, key=lambda each: (tiers.index(each.tier), each.name))
 

@@ -104,6 +104,15 @@ def unfolded(text: str) -> Text:
     return Text(f"  {text}", no_wrap=True, overflow="ignore")
 
 
+def whole_lines(spans: Sequence[tuple[str, str]]) -> Text:
+    """Return lines, each a text and its style, that are never folded; the last newline is left out."""
+    from rich.text import Text  # noqa: PLC0415 (slow to import)
+
+    text = Text.assemble(*spans, no_wrap=True, overflow="ignore")
+    text.right_crop(1)
+    return text
+
+
 def figures_table(headings: Sequence[str]) -> Table:
     """Return an empty table: names to the left, figures to the right, no rules."""
     from rich.table import Table  # noqa: PLC0415 (slow to import)

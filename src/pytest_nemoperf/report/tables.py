@@ -9,6 +9,7 @@ from typing import Final
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.metrics import Metric, format_number
 from pytest_nemoperf.report.cells import case_value
+from pytest_nemoperf.report.escape import markdown_cell
 from pytest_nemoperf.results.cases import CaseResult, SessionResults
 
 NOT_APPLICABLE: Final = "n/a"
@@ -70,12 +71,16 @@ def page_number(value: float | None) -> str:
 
 
 def table_lines(headings: Sequence[str], *, rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table, with bars and line breaks in its cells escaped."""
+    """Return the lines of a table of plain texts, which are escaped; see ready_table for cells of Markdown."""
+    return ready_table(headings, rows=[list(map(markdown_cell, row)) for row in rows])
+
+
+def ready_table(headings: Sequence[str], *, rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table of cells that are Markdown already."""
     rule = ["-" * len(heading) for heading in headings]
     lines = []
     for row in (headings, rule, *rows):
-        cells = [one_line(cell).replace("|", r"\|") for cell in row]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join(row)} |")
     return lines
 
 

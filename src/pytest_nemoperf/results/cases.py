@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from pytest_nemoperf.ab.comparison import ABResult
-from pytest_nemoperf.baselines.baseline import Baseline
+from pytest_nemoperf.baselines.baseline import Baseline, PublishedSource
 from pytest_nemoperf.measure.measurement import Measurement
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.profile import CaseProfile
@@ -55,7 +55,8 @@ class CaseResult:
         measurement: This session's runs.
         verdict: Outcome.
         plan: Plan it ran by; None for a pytest-benchmark test or a loop measured in-process.
-        baseline_path: File it was judged against; empty if there was none.
+        baseline_path: File it was judged against, or address of the published page; empty if there was none.
+        published: Page it was judged by; None for a stored baseline, or none.
         is_judged_locally: baseline_path is in this machine's own store, because no committed one was comparable.
         stored_path: Baseline file written; empty if none was.
         is_stored_locally: stored_path is in this machine's own store, not among the committed ones.
@@ -77,6 +78,7 @@ class CaseResult:
     verdict: Verdict
     plan: Plan | None = None
     baseline_path: str = ""
+    published: PublishedSource | None = None
     is_judged_locally: bool = False
     stored_path: str = ""
     is_stored_locally: bool = False
@@ -158,6 +160,7 @@ class SessionResults:
         duration_sec: Wall time of the session.
         replay_of: Folder of the stored runs that were judged again, with their machine and provenance; empty if runs
             were launched.
+        against: Figures the cases were judged by: stored baselines, or the rows of published pages.
     """
 
     system: str
@@ -174,6 +177,7 @@ class SessionResults:
     duration_sec: float = 0.0
     replay_of: str = ""
     git_problem: str = ""
+    against: Literal["baselines", "published"] = "baselines"
     schema_version: Literal[1] = _SCHEMA_VERSION
 
 

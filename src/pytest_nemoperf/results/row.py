@@ -108,9 +108,11 @@ class Row:
         rollouts: Columns of generation; None for other workloads.
         values: Values by metric name, one a run in the order of the runs, which is the same for every metric. A
             published row has one.
+        judged: Values of the metrics that a session judged: each a mean that one stalled run does not move.
         flops_convention: Name of the convention that FLOPs are counted under; empty if unknown.
         flops_per_token: Model FLOPs per token; None if unknown.
         settings: The workload as plain data, as baselines store it; empty for published rows.
+        sessions: Start of the session of each run, ISO 8601; empty if not every run tells it.
         origin: Provenance.
     """
 
@@ -135,9 +137,11 @@ class Row:
     ep: int | None = None
     grad_accum_steps: int | None = None
     rollouts: RolloutColumns | None = None
+    judged: Mapping[str, float] = field(default_factory=dict)
     flops_convention: str = ""
     flops_per_token: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    sessions: tuple[str, ...] = ()
 
     @property
     def num_runs(self) -> int:
@@ -145,7 +149,9 @@ class Row:
         return max(map(len, self.values.values()), default=0)
 
     def value(self, metric: str) -> float | None:
-        """Return the median of a metric over the runs; None if the row lacks it."""
+        """Return a metric as it was judged, or else its median over the runs; None if the row lacks it."""
+        if metric in self.judged:
+            return self.judged[metric]
         values = self.values.get(metric)
         return statistics.median(values) if values else None
 

@@ -55,8 +55,15 @@ def row_of_case(case: CaseResult, *, provenance: Provenance, path: str) -> Row:
         runs=measurement.runs,
         origin=origin,
     )
+    judged = {}
+    for comparison in case.verdict.comparisons:
+        if not comparison.anchor:
+            judged[comparison.metric] = comparison.now
     return replace(
-        row, flops_convention=measurement.flops_convention or "", flops_per_token=measurement.flops_per_token
+        row,
+        judged=judged,
+        flops_convention=measurement.flops_convention or "",
+        flops_per_token=measurement.flops_per_token,
     )
 
 
@@ -116,6 +123,13 @@ def row_of_published(published: PublishedRow, *, note: str = "") -> Row:
     )
 
 
+def layout_label(row: Row) -> str:
+    """Return the short name of a measured row's layout, as in its case id; empty for rows without one."""
+    if "layout" not in row.settings:
+        return ""
+    return from_data(Layout, row.settings["layout"], subject=f"{row.case}: layout", error=BaselineError).label
+
+
 def _origin(provenance: Provenance, *, environment: Mapping[str, str], source: str) -> RowOrigin:
     facts = {**environment, **provenance.environment()}
     return RowOrigin(
@@ -138,12 +152,16 @@ def _row(workload: Mapping[str, Any], *, case: str, system: str, runs: Sequence[
     values = {}
     for name in names:
         values[name] = tuple([run.metrics[name] for run in runs if name in run.metrics])
+    sessions = tuple([run.session or origin.date for run in runs])
+    if not all(sessions):
+        sessions = ()
     kind = str(workload.get("workload", ""))
     if "layout" not in workload:
         return Row(
             case=case, system=system, workload=kind, framework="", model="", values=values, settings=workload,
-            origin=origin,
+            sessions=sessions, origin=origin,
         )  # fmt: skip
+    _check_workload(workload, case=case)
     layout = from_data(Layout, workload["layout"], subject=f"{case}: layout", error=BaselineError)
     rl = None
     if "rl" in workload:
@@ -172,8 +190,29 @@ def _row(workload: Mapping[str, Any], *, case: str, system: str, runs: Sequence[
         rollouts=None if rl is None else _rollouts(rl, layout=layout, workload=workload),
         values=values,
         settings=workload,
+        sessions=sessions,
         origin=origin,
     )
+
+
+def _check_workload(workload: Mapping[str, Any], *, case: str) -> None:
+    """Check the keys of a planned workload that a row shows: a schema can't, for workloads are plain data.
+
+    Raises:
+        BaselineError: If one is missing, or of another type.
+    """
+    for key in ("framework", "precision"):
+        if not isinstance(workload.get(key), str):
+            raise BaselineError(f"{case}: $.workload.{key} is {workload.get(key)!r}; it must be a text")
+    for key in ("global_batch_size", "micro_batch_size", "seq_len"):
+        value = workload.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise BaselineError(f"{case}: $.workload.{key} is {value!r}; it must be a whole number from 1 on")
+    model = workload.get("model")
+    if not isinstance(model, Mapping) or not isinstance(model.get("name"), str):
+        raise BaselineError(f"{case}: $.workload.model has no name; record the case again")
+    if not isinstance(workload.get("framework_options", {}), Mapping):
+        raise BaselineError(f"{case}: $.workload.framework_options must be a mapping")
 
 
 def _rollouts(rl: RL, *, layout: Layout, workload: Mapping[str, Any]) -> RolloutColumns:

@@ -114,7 +114,7 @@ class Confirmer:
 
     def policy(self, policy: VerdictPolicy, *, baseline: Baseline | None) -> VerdictPolicy:
         """Return the policy of a case beside its stored baseline: with rounds to come if they are possible."""
-        if baseline is None or not self._is_asked() or isinstance(self._at_hand(baseline.provenance), str):
+        if baseline is None or not self._is_asked(baseline) or isinstance(self._at_hand(baseline.provenance), str):
             return policy
         anchor = baseline.anchor
         return replace(
@@ -137,7 +137,7 @@ class Confirmer:
         """
         verdict = measured.verdict
         baseline = measured.found.baseline
-        if verdict is None or not verdict.comparisons or baseline is None or not self._is_asked():
+        if verdict is None or not verdict.comparisons or baseline is None or not self._is_asked(baseline):
             return []
         sides = suspect_sides(verdict)
         if self._options.mode == "always" and "" not in sides:
@@ -284,8 +284,10 @@ class Confirmer:
             f"{elapsed_text(self._options.limit_sec)}"
         )
 
-    def _is_asked(self) -> bool:
-        """Return whether suspects are to be confirmed: not if losses are accepted anyway."""
+    def _is_asked(self, baseline: Baseline) -> bool:
+        """Return whether suspects are to be confirmed: not by a page, nor if losses are accepted anyway."""
+        if baseline.published is not None:
+            return False
         updating = self._context.settings.updating
         return updating is None or not updating.is_accepted
 

@@ -14,6 +14,7 @@ from pytest_nemoperf.machine import identity
 from pytest_nemoperf.machine.git import CodeVersion, code_version
 from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.recipes.overrides import changes_text
+from pytest_nemoperf.session.lookup import BaselineLookup
 from pytest_nemoperf.verdict.comparison import NEEDS_ACCEPTANCE, VerdictKind
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Context:
             is_local_used_if_missing=VerdictKind.NO_BASELINE not in settings.fail_on,
             is_local_used_if_other=VerdictKind.NOT_COMPARABLE not in settings.fail_on,
         )
+
+        self.baselines = BaselineLookup(store=self.store, against=settings.against)
 
     @cached_property
     def code(self) -> CodeVersion:
@@ -76,7 +79,11 @@ class Context:
 
     def other_folder_notes(self, found: StoredBaseline) -> tuple[str, ...]:
         """Return notes on baselines in other folders, for a case that has no committed one."""
-        if not self.elsewhere or (found.baseline is not None and not found.is_local):
+        if (
+            self.settings.against == "published"
+            or not self.elsewhere
+            or (found.baseline is not None and not found.is_local)
+        ):
             return ()
         if found.baseline is None:
             return self.elsewhere
@@ -104,6 +111,8 @@ class Context:
             words.append(f"--perf-replay={self.shown(self.settings.replay_dir)}")
         if self.settings.ab:
             words.append(f"--perf-ab={self.settings.ab.revision}")
+        if self.settings.against == "published":
+            words.append("--perf-against=published")
         return shlex.join([*words, *extra, nodeid])
 
     def rerun_command(self, nodeid: str) -> str:
@@ -117,7 +126,8 @@ class Context:
 
     def accept_command(self, nodeid: str, *, kind: VerdictKind) -> str:
         """Return the shell command that stores a case in spite of its verdict; empty if none can."""
-        if self.settings.changes or self.settings.replay_dir or self.settings.ab:
+        settings = self.settings
+        if settings.changes or settings.replay_dir or settings.ab or settings.against == "published":
             return ""
         if kind not in NEEDS_ACCEPTANCE:
             return self.command(nodeid, "--update-baselines")

@@ -38,7 +38,9 @@ def judge_case(case: MeasuredCase, *, context: Context, framework: Framework | N
     verdict = _verdict_on(case, context=context)
     verdict = replace(verdict, reasons=(*verdict.reasons, *_version_notes(case, framework=framework)))
     outcome = _store_outcome(case, verdict=verdict, context=context)
-    waiver = None if case.ab else case.mark.waiver  # a waiver is of a loss against the baseline
+    waiver = case.mark.waiver
+    if case.ab or context.settings.against == "published":
+        waiver = None  # it is of a loss against the stored baseline
     effect = apply_waiver(verdict, waiver=waiver, today=datetime.now(UTC).date(), release=context.settings.release)
     result = CaseResult(
         nodeid=case.mark.nodeid,
@@ -46,6 +48,7 @@ def judge_case(case: MeasuredCase, *, context: Context, framework: Framework | N
         verdict=verdict,
         plan=case.plan,
         baseline_path=context.shown(case.found.path),
+        published=None if case.found.baseline is None else case.found.baseline.published,
         is_judged_locally=case.found.is_local,
         stored_path=context.shown(outcome.path),
         is_stored_locally=outcome.is_local,
@@ -80,6 +83,7 @@ def _verdict_on(case: MeasuredCase, *, context: Context) -> Verdict:
             machine=case.machine,
             policy=case.policy,
             looked_in=context.baselines_shown,
+            why_none=case.found.why_none,
         )
     if case.ab is not None or verdict.kind is VerdictKind.INVALID:
         return verdict
@@ -120,7 +124,12 @@ def _stand_in_notes(case: MeasuredCase, *, context: Context) -> list[str]:
 def _store_outcome(case: MeasuredCase, *, verdict: Verdict, context: Context) -> StoreOutcome:
     """Return the baseline that the case leaves, or the reason why it leaves none."""
     settings = context.settings
-    if not case.is_storable or verdict.kind is VerdictKind.INVALID or case.measurement.inject_pct:
+    if (
+        settings.against == "published"
+        or not case.is_storable
+        or verdict.kind is VerdictKind.INVALID
+        or case.measurement.inject_pct
+    ):
         return StoreOutcome()
     if settings.updating is None and verdict.kind in LOCALLY_RECORDED & settings.fail_on:
         # A local baseline would be used next time, in place of the committed one that the session requires.

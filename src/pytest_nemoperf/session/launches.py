@@ -98,7 +98,7 @@ class Launches:
         context = self._context
         plan = case.plan
         self._turn.acquire(report=self._progress.write_line)  # first: the session before may store this case
-        found = context.store.find(plan.case, workload=workload_of(plan))
+        found = context.baselines.find(plan.case, workload=workload_of(plan), plan=plan)
         launched = _Launched(budget=CaseBudget(plan, seconds=self._budget_sec(), num_runs=case.num_runs))
         screened = replace(case, policy=self._confirmer.policy(case.policy, baseline=found.baseline))
         measured = self._until_decided(screened, launched=launched, found=found)
@@ -133,6 +133,7 @@ class Launches:
                 machine=context.machine,
                 policy=case.policy,
                 looked_in=context.baselines_shown,
+                why_none=found.why_none,
             )
             measured = MeasuredCase(
                 mark=case.mark,
@@ -215,7 +216,9 @@ class Launches:
         if kind is VerdictKind.INCONCLUSIVE and num_runs < case.policy.num_launches:
             return updating is None and self._confirmer.is_clear(verdict, measured=measured)
         if updating is None:
-            return kind not in LOCALLY_RECORDED or budget.is_enough(num_runs)
+            # By a page nothing is stored, so that a case without a row needs no runs of a baseline.
+            needs_runs = kind in LOCALLY_RECORDED and self._context.settings.against == "baselines"
+            return not needs_runs or budget.is_enough(num_runs)
         if num_runs < case.num_runs:
             return False
         return num_runs >= self._max_runs(case) or not wants_more_runs(measured.measurement.runs, policy=case.policy)
@@ -294,14 +297,14 @@ class Replay:
             raise UnsupportedError(f"{run_dir} holds runs of system {stored.plan.system}, not {plan.system}")
         self.first = self.first or stored.record
         measurement = measure_stored(stored, framework=case.framework)
-        store = replace(self._context.store, machine=stored.record.machine)
+        machine = stored.record.machine
         return MeasuredCase(
             mark=case.mark,
             measurement=measurement,
-            machine=stored.record.machine,
+            machine=machine,
             provenance=stored.record.provenance,
             policy=case.policy,
-            found=store.find(plan.case, workload=measurement.workload),
+            found=self._context.baselines.find(plan.case, workload=measurement.workload, plan=plan, machine=machine),
             plan=plan,
             run_dir=run_dir,
             is_storable=False,

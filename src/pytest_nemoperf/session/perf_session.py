@@ -31,7 +31,7 @@ from pytest_nemoperf.records.provenance import Provenance
 from pytest_nemoperf.report.markdown.pretrain import render_markdown
 from pytest_nemoperf.results.by_framework import compare_frameworks
 from pytest_nemoperf.results.cases import CaseReport, NotRun, Pruned, SessionResults, Unasked
-from pytest_nemoperf.results.dry_run import DRY_RUN_FILE, DryRun
+from pytest_nemoperf.results.dry_run import DRY_RUN_FILE, DryRun, suite_cost
 from pytest_nemoperf.runs.folders import SessionFolder
 from pytest_nemoperf.session.ab_session import ABSession
 from pytest_nemoperf.session.cases import CaseLauncher, MeasuredCase, PlannedCase
@@ -75,7 +75,7 @@ class PerfSession:
         self._pruned: Pruned | None = None
         self.context = Context(settings, root=config.rootpath, started_in=config.invocation_params.dir)
         self.progress = Progress(config)
-        self.planner = Planner(config, settings=settings, store=self.context.store)
+        self.planner = Planner(config, settings=settings, baselines=self.context.baselines)
         self.suite = Suite(config, planner=self.planner)
         self._turn = HostLock()
         self._started = time.monotonic()
@@ -182,8 +182,9 @@ class PerfSession:
             self.planner.claim(measurement.case, nodeid=mark.nodeid)
             case = self._in_process(measurement, mark=mark)
         elif case.ab is None and measurement is not case.measurement:
-            store = replace(self.context.store, machine=case.machine)
-            found = store.find(measurement.case, workload=measurement.workload)
+            found = self.context.baselines.find(
+                measurement.case, workload=measurement.workload, plan=case.plan, machine=case.machine
+            )
             policy = replace(case.policy, confirming_rounds=0)  # the rounds would not measure what the test made of it
             case = replace(case, measurement=measurement, found=found, policy=policy, verdict=None, confirmations=())
         self.check_once(measurement.case, nodeid=mark.nodeid)
@@ -304,7 +305,8 @@ class PerfSession:
             is_failed = self._note_unjudged(is_cut_off=is_cut_off, has_failed=has_failed)
         if settings.updating is not None and settings.updating.is_pruning:
             self._pruned = self.suite.prune(self.context.store, shown=self.context.shown)
-        if not (settings.is_dry_run or settings.changes or settings.ab):  # these cases have no baseline of their own
+        has_other_baselines = settings.changes or settings.ab or settings.against == "published"
+        if not (settings.is_dry_run or has_other_baselines):
             self.unasked = self.suite.unasked(
                 self.context.store,
                 missing=self._without_baseline(),
@@ -394,6 +396,7 @@ class PerfSession:
             inject_pct=settings.inject_pct,
             duration_sec=round(time.monotonic() - self._started, 3),
             replay_of=context.shown(settings.replay_dir),
+            against=settings.against,
             git_problem="" if settings.replay_dir else context.code.problem,
         )
 
@@ -410,6 +413,7 @@ class PerfSession:
             asked=tuple(planner.asked.values()),
             gaps=tuple(self.suite.gaps()),
             systems=tuple(sorted(planner.systems)),
+            cost=suite_cost(planner.priced) if planner.priced else None,
             terms=self.settings.policy,
         )
 
@@ -421,7 +425,7 @@ class PerfSession:
                 f"{measurement.case} was measured in this process, where code can't be swapped; "
                 "leave it out of a session with --perf-ab"
             )
-        found = context.store.find(measurement.case, workload=measurement.workload)
+        found = context.baselines.find(measurement.case, workload=measurement.workload, plan=None)
         asked = replace(self.planner.policy(mark), max_runs=len(measurement.runs) or 1, min_runs=1)
         case = MeasuredCase(
             mark=mark,
@@ -448,6 +452,7 @@ class PerfSession:
             machine=case.machine,
             policy=case.policy,
             looked_in=self.context.baselines_shown,
+            why_none=case.found.why_none,
         )
         return replace(case, verdict=verdict)
 

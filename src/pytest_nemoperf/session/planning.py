@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_nemoperf.baselines.store import BaselineStore
 from pytest_nemoperf.errors import NoLayoutError, PlanError, RecipeError, UnsupportedError
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.frameworks.complete import complete_recipe
@@ -24,6 +23,7 @@ from pytest_nemoperf.options.markers import PerfMark
 from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.pricing.memory import host_bytes
 from pytest_nemoperf.pricing.price import price_plan
+from pytest_nemoperf.published.baselines import published_baselines
 from pytest_nemoperf.recipes.other_framework import in_framework, with_framework
 from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX, change_recipe, changes_text
 from pytest_nemoperf.recipes.resolve import resolve
@@ -32,6 +32,7 @@ from pytest_nemoperf.records.yardstick import YARDSTICK_OFF, YARDSTICK_ON, YARDS
 from pytest_nemoperf.results.by_framework import Unmeasured
 from pytest_nemoperf.results.dry_run import AskedCase, PricedCase
 from pytest_nemoperf.session.cases import PlannedCase
+from pytest_nemoperf.session.lookup import BaselineLookup
 from pytest_nemoperf.verdict.policy import VerdictPolicy, with_layer
 
 if TYPE_CHECKING:
@@ -45,10 +46,10 @@ class Planner:
     Args:
         config: Config of the pytest session, for hooks.
         settings: Settings of the session.
-        store: Stored baselines, for the expected time of a price.
+        baselines: Baselines of the session, for the expected time of a price.
     """
 
-    def __init__(self, config: pytest.Config, *, settings: Settings, store: BaselineStore) -> None:
+    def __init__(self, config: pytest.Config, *, settings: Settings, baselines: BaselineLookup) -> None:
         self.priced: list[PricedCase] = []
         self.asked: dict[str, AskedCase] = {}
         self.without_case: set[str] = set()
@@ -56,7 +57,7 @@ class Planner:
         self.unmeasured: dict[str, Unmeasured] = {}
         self._config = config
         self._settings = settings
-        self._store = store
+        self._baselines = baselines
         self._owners: dict[str, str] = {}
 
     def check_frameworks(self) -> None:
@@ -116,10 +117,7 @@ class Planner:
                 raise UnsupportedError(f"{plan.case}: {reason}")
             _check_host_memory(plan)
         self.claim(plan.case, nodeid=mark.nodeid)
-        num_runs = settings.runs
-        if not settings.changes:
-            num_runs = mark.num_runs or settings.runs
-        return PlannedCase(mark=mark, plan=plan, framework=adapter, num_runs=num_runs, policy=policy)
+        return PlannedCase(mark=mark, plan=plan, framework=adapter, num_runs=self._num_runs(mark), policy=policy)
 
     def price(self, recipe: Recipe, *, mark: PerfMark, framework: str = "") -> PricedCase:
         """Resolve and price a recipe, and keep the result for the end of a dry run.
@@ -138,16 +136,23 @@ class Planner:
         plan, _ = self._resolve(recipe, mark=mark, framework=framework)
         self.claim(plan.case, nodeid=mark.nodeid)
         adapter = self._framework(plan.framework)
-        baseline = self._store.find(plan.case, workload=workload_of(plan)).baseline
+        baseline = self._baselines.find(plan.case, workload=workload_of(plan), plan=plan).baseline
         price = price_plan(
             plan,
             system=self._settings.system,
             baseline=baseline,
+            published=next(iter(published_baselines(plan)), None),
             unsupported=adapter.unsupported(plan),
             rules=memory_rules_of(adapter, plan=plan),
         )
-        self.priced.append(PricedCase(nodeid=mark.nodeid, price=price))
+        self.priced.append(PricedCase(nodeid=mark.nodeid, price=price, num_launches=self._num_runs(mark)))
         return self.priced[-1]
+
+    def _num_runs(self, mark: PerfMark) -> int:
+        """Return the launches that make a baseline: the marker's, but for a trial of --perf-set."""
+        if self._settings.changes:
+            return self._settings.runs
+        return mark.num_runs or self._settings.runs
 
     def policy(self, mark: PerfMark, *, recipe_tolerances: Mapping[str, float] | None = None) -> VerdictPolicy:
         """Return the session's verdict policy with the terms of a test's marker, and above them a recipe's."""

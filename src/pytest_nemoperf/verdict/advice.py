@@ -60,6 +60,8 @@ def floor_note(
         return ""
     found = loss_of_cost(limits.found, metric=metric)
     evidence = count_text(len(values), "run")
+    if policy.has_published_value:
+        evidence = "one published value"
     remedy = f"{_raise_text(metric, policy=policy)}, or use a quieter machine"
     if policy.confirming_rounds:
         evidence = f"{count_text(policy.confirming_rounds, 'round')} side by side"
@@ -100,6 +102,8 @@ def remedy_text(
         rule: The sequential rule.
         is_once: The case is measured once a session, so its baseline grows by a run a session.
     """
+    if policy.has_published_value:
+        return f"a page has no further runs: {_raise_text(metric, policy=policy)}"
     enough = runs_to_pass(values, sessions=sessions, metric=metric, policy=policy, rule=rule, is_once=is_once)
     larger = _raise_text(metric, policy=policy)
     remedies = remedies_of(policy)
@@ -148,7 +152,7 @@ def session_note(comparison: Comparison) -> str:
 
     Peak memory, and two sides that take turns, have no noise between sessions.
     """
-    if not comparison.session_noise_pct or comparison.num_baseline_sessions != 1:
+    if not comparison.session_noise_pct or comparison.num_baseline_sessions != 1 or comparison.published:
         return ""
     return (
         f"{comparison.reference} is of one session, so how far days differ is not known but taken from the class: "

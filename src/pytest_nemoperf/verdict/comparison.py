@@ -83,6 +83,7 @@ class Comparison:
         slow_steps_loss_pct: Loss with slow steps counted, percent; None unless they decided the kind.
         side_by_side_pct: Change beside the commit of the stored runs, percent; None unless it was compared in rounds.
         cause: Phases that caused the change of a whole step, with their figures; empty if unknown.
+        published: Page and release whose printed value it is compared with; empty for runs of this project.
         told_with: Metric whose change has the same cause, and in whose sentence this one is told; empty if it is told
             in one of its own.
     """
@@ -108,11 +109,14 @@ class Comparison:
     slow_steps_loss_pct: float | None = None
     side_by_side_pct: float | None = None
     cause: str = ""
+    published: str = ""
     told_with: str = ""
 
     @property
     def reference(self) -> str:
-        """The other side in messages: the baseline or its anchor."""
+        """The other side in messages: the baseline, its anchor, or the value of a page."""
+        if self.published:
+            return f"the value published in {self.published}"
         if self.anchor:
             return f"the anchor {self.anchor}"
         return "the baseline"
@@ -138,18 +142,24 @@ def compare_runs(measurement: Measurement, *, baseline: Baseline, policy: Verdic
     if baseline.anchor is not None:
         sides.append((baseline.anchor.name, baseline.anchor.runs))
     comparisons = []
+    page = baseline.published
     for anchor, baseline_runs in sides:
         for metric in policy.judged_metrics():
+            judged_by = policy
+            if page is not None:
+                judged_by = policy.with_rounding(page.rounding_pct.get(metric.name, 0.0))
             comparison = compare_metric(
                 metric,
                 baseline_runs=baseline_runs,
                 runs=measurement.runs,
-                policy=policy,
+                policy=judged_by,
                 anchor=anchor,
                 is_once=is_once,
             )
             if comparison is None:
                 continue
+            if page is not None:
+                comparison = replace(comparison, published=page.title)
             if metric is TFLOPS_PER_SEC_PER_GPU and not has_same_flops:
                 note = "FLOPs are counted otherwise in the baseline"
                 comparison = replace(comparison, kind=VerdictKind.NOT_COMPARABLE, note=note)
@@ -310,7 +320,7 @@ def _undecided_note(
     """Return the reason that a comparison decides nothing, with a remedy."""
     metric = METRICS[comparison.metric]
     word = "anchor" if comparison.anchor else "baseline"
-    runs = count_text(len(before), f"{word} run")
+    runs = "one published value" if policy.has_published_value else count_text(len(before), f"{word} run")
     floor = advice.noise_floor_message(comparison, runs=runs)
     if comparison.kind is VerdictKind.NOT_COMPARABLE:
         return f"{floor}, so the anchor decides nothing; {remedies_of(policy).anchor} makes another"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pytest_nemoperf.baselines.baseline import Baseline, find_mismatches
+from pytest_nemoperf.baselines.baseline import Baseline, PublishedSource, find_mismatches
 from pytest_nemoperf.measure.measurement import Measurement, Run, identity_problem, median_over_runs
 from pytest_nemoperf.measure.steady_state import drift_noise_pct
 from pytest_nemoperf.records.metrics import JUDGED, METRICS, TOKENS_PER_SEC_PER_GPU, Metric
@@ -21,6 +21,7 @@ from pytest_nemoperf.verdict.sick_devices import sick_devices
 from pytest_nemoperf.verdict.slow_steps import find_slow_steps, with_slow_steps
 
 LOSS_REL_TOL = 0.02
+_COARSE_PCT = 0.2  # a tenth of what sessions differ by or less does not count beside it
 
 _RESTLESS = (
     "the machine was restless: its speed changed within {drifts}, one way or the other from try to try, so "
@@ -56,6 +57,7 @@ def judge(
     machine: Mapping[str, str | int],
     policy: VerdictPolicy,
     looked_in: str = "",
+    why_none: str = "",
 ) -> Verdict:
     """Judge a measurement; while the verdict is INCONCLUSIVE, a further launch may decide.
 
@@ -68,6 +70,7 @@ def judge(
         machine: Key of this machine.
         policy: Tolerances and error rates.
         looked_in: Folder without a baseline, for the reason of NO BASELINE.
+        why_none: That reason, where the baseline is not looked for in a folder.
     """
     problems = [*measurement.problems, *_identity_problems(measurement), *_impossible_values(measurement)]
     if problems or not measurement.runs:
@@ -76,6 +79,7 @@ def judge(
         missing = "nothing is stored for this case"
         if looked_in:
             missing += f" in {looked_in}"
+        missing = why_none or missing
         return _verdict(
             VerdictKind.NO_BASELINE,
             measurement,
@@ -84,6 +88,15 @@ def judge(
     differences = _incomparable(measurement, baseline=baseline, machine=machine)
     if differences:
         return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=differences)
+    if baseline.published is not None:
+        return _judge_by_page(measurement, baseline=baseline, page=baseline.published, policy=policy)
+    return _judge_by_runs(measurement, baseline=baseline, machine=machine, policy=policy)
+
+
+def _judge_by_runs(
+    measurement: Measurement, *, baseline: Baseline, machine: Mapping[str, str | int], policy: VerdictPolicy
+) -> Verdict:
+    """Judge a sound measurement by stored runs of the same machine and workload."""
     loss_problem = _loss_problem(measurement, baseline=baseline)
     spoiled = [loss_problem] if loss_problem else sick_devices(measurement.runs, baseline.runs, machine=machine)
     if spoiled:
@@ -107,6 +120,44 @@ def judge(
     reasons += _restless_notes(measurement.runs, sentence=_RESTLESS)
     reasons += _restless_notes(baseline.runs, sentence=_RESTLESS_BASELINE)
     return Verdict(kind=kind, case=measurement.case, comparisons=comparisons, reasons=tuple(reasons))
+
+
+def _judge_by_page(
+    measurement: Measurement, *, baseline: Baseline, page: PublishedSource, policy: VerdictPolicy
+) -> Verdict:
+    """Judge a measurement by the printed figures of a page.
+
+    It prints neither losses, phases, slow steps and clocks nor the scatter of its runs, so none of these is compared.
+    """
+    policy = replace(policy, has_published_value=True)
+    comparisons = compare_runs(measurement, baseline=baseline, policy=policy)
+    if not comparisons:
+        printed = ", ".join(baseline.runs[0].metrics)
+        reason = f"none of these metrics is printed by {page.title} (row {page.row}), which prints {printed}"
+        return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=[reason, *page.notes])
+    kind = overall_kind(comparisons)
+    reasons = _comparison_reasons(comparisons, kind=kind)
+    reasons.append(
+        f"compared with one published value without spread: row {page.row} of {page.title}; how far sessions and "
+        "launches differ is not printed, so it is taken from the class of the system: "
+        f"{policy.session_noise_pct:.2g}% and {policy.run_noise_pct:.2g}%"
+    )
+    reasons.append(page.place)
+    reasons += _rounding_notes(page)
+    reasons += page.notes
+    reasons += _restless_notes(measurement.runs, sentence=_RESTLESS)
+    return Verdict(kind=kind, case=measurement.case, comparisons=comparisons, reasons=tuple(reasons))
+
+
+def _rounding_notes(page: PublishedSource) -> list[str]:
+    """Return a sentence for each figure that is printed so coarsely that the noise of its comparison is larger."""
+    notes = []
+    for name, percent in page.rounding_pct.items():
+        if percent >= _COARSE_PCT:
+            notes.append(
+                f"{METRICS[name].label} is printed rounded, up to {percent:.2g}% off; that is reckoned with as noise"
+            )
+    return notes
 
 
 def is_same_loss(loss: float, *, expected: float) -> bool:
@@ -204,7 +255,8 @@ def _incomparable(measurement: Measurement, *, baseline: Baseline, machine: Mapp
     mismatches = find_mismatches(baseline, machine=machine, workload=measurement.workload)
     if mismatches:
         return [mismatch.text for mismatch in mismatches]
-    is_pinned = has_pinned_lengths(measurement.workload)
+    # A page's lengths are not those that a plan pins.
+    is_pinned = has_pinned_lengths(measurement.workload) and baseline.published is None
     problems = band_problems(measurement.runs, baseline=baseline.runs, is_pinned=is_pinned)
     rate = TOKENS_PER_SEC_PER_GPU
     now = median_over_runs(measurement.runs, metric=rate.name)

@@ -43,6 +43,7 @@ class VerdictPolicy:
         confirming_rounds: Rounds side by side that may decide on what a stored baseline does not pass; 0 for none.
         confirms_anchor: They may do so beside the anchor's commit, too.
         has_given_runs: The runs are given to a command, as logs or folders, which launches none.
+        has_published_value: The baseline is one value of a published page: no further run of it can be made.
     """
 
     tolerances: Mapping[str, float]
@@ -58,6 +59,7 @@ class VerdictPolicy:
     confirming_rounds: int = 0
     confirms_anchor: bool = False
     has_given_runs: bool = False
+    has_published_value: bool = False
 
     def judged_metrics(self) -> list[Metric]:
         """Return the metrics that have a tolerance, in printed order."""
@@ -112,6 +114,15 @@ class VerdictPolicy:
             max_runs=self.num_launches,
             min_runs=self.min_runs,
         )
+
+    def with_rounding(self, rounding_pct: float) -> VerdictPolicy:
+        """Return the policy beside a figure that was rounded when it was printed: as far off in every run of a session.
+
+        Args:
+            rounding_pct: Largest distance of the true figure from the printed one, percent.
+        """
+        spread_pct = rounding_pct / math.sqrt(3.0)  # standard deviation of an even spread
+        return replace(self, session_noise_pct=math.hypot(self.session_noise_pct, spread_pct))
 
     def round_rule(
         self, metric: Metric, *, is_by_turns: bool = True, num_rounds: int | None = None, least_noise_pct: float = 0.0

@@ -23,10 +23,11 @@ from pytest_nemoperf.report.cells import (
     signed_percent,
     verdict_word,
 )
+from pytest_nemoperf.report.escape import code, code_cell, fenced, html_text, markdown_cell, markdown_text
 from pytest_nemoperf.report.markdown.pretrain import render_markdown
 from pytest_nemoperf.report.resolution import interval_text, limit_text
 from pytest_nemoperf.report.stored import unasked_lines, unasked_title
-from pytest_nemoperf.report.tables import code, one_line, table_lines
+from pytest_nemoperf.report.tables import ready_table
 from pytest_nemoperf.report.terminal.failure import render_failure
 from pytest_nemoperf.results.cases import CaseReport, CaseResult, SessionResults, Unasked
 from pytest_nemoperf.verdict.comparison import VerdictKind
@@ -130,11 +131,11 @@ def render_step_summary(results: SessionResults, *, reports: Sequence[CaseReport
     lines = [f"## Performance on {results.system_title}: {_counts(results)}", ""]
     if results.cases:
         rows = list(map(_row, results.cases))
-        lines += [*table_lines(_HEADINGS, rows=rows), ""]
+        lines += [*ready_table(_HEADINGS, rows=rows), ""]
     for report in reports:
         lines += _block(report)
     for each in results.not_run:
-        lines.append(f"- not run: {code(each.nodeid)}: {one_line(each.reason)}")
+        lines.append(f"- not run: {code(each.nodeid)}: {markdown_text(each.reason)}")
     return "\n".join([*lines, "", render_markdown(results)])
 
 
@@ -157,13 +158,13 @@ def cut_summary(text: str, *, room: int) -> str:
 
 def _counts(results: SessionResults) -> str:
     if not results.cases:
-        return results.why_none or "no case was measured"
+        return markdown_text(results.why_none) or "no case was measured"
     counts = Counter(map(verdict_word, results.cases))
     return ", ".join(f"{number} {word}" for word, number in counts.items())
 
 
 def _row(case: CaseResult) -> list[str]:
-    head = [verdict_word(case), code(case.verdict.case)]
+    head = [markdown_cell(verdict_word(case)), code_cell(case.verdict.case)]
     deciding = deciding_comparison(case.verdict.comparisons, kind=case.verdict.kind)
     if deciding is None:
         return [*head, *["-"] * (len(_HEADINGS) - len(head))]
@@ -171,8 +172,7 @@ def _row(case: CaseResult) -> list[str]:
     label = metric.label
     if deciding.anchor:
         label += f" ({deciding.anchor})"
-    return [
-        *head,
+    figures = [
         label,
         metric.format(deciding.baseline),
         metric.format(deciding.now),
@@ -181,6 +181,7 @@ def _row(case: CaseResult) -> list[str]:
         allowed_text(deciding),
         limit_text(deciding.finds_pct),
     ]
+    return [*head, *map(markdown_cell, figures)]
 
 
 def _block(report: CaseReport) -> Iterator[str]:
@@ -188,10 +189,10 @@ def _block(report: CaseReport) -> Iterator[str]:
     note = case.waived or case.waiver_note or earlier_text(case)
     if case.is_failure:
         text = render_failure(report, width=_BLOCK_WIDTH, color=False)
-        title = f"{verdict_word(case)} {case.verdict.case}"
-        yield from (f"<details><summary>{title}</summary>", "", "````text", text, "````", "", "</details>", "")
+        title = html_text(f"{verdict_word(case)} {case.verdict.case}")
+        yield from (f"<details><summary>{title}</summary>", "", *fenced(text), "", "</details>", "")
     elif note:
-        yield from (f"- {verdict_word(case)} {code(case.verdict.case)}: {note}", "")
+        yield from (f"- {verdict_word(case)} {code(case.verdict.case)}: {markdown_text(note)}", "")
 
 
 def _escaped(text: str) -> str:

@@ -46,6 +46,8 @@ def properties(report: CaseReport) -> list[tuple[str, str]]:
         ("flops_convention", measurement.flops_convention or ""),
         ("num_runs", str(len(measurement.runs) or "")),
     ]
+    if result.published is not None:
+        pairs.append(("published", f"{result.published.title} {result.published.row}"))
     if baseline is not None:
         pairs.append(("num_baseline_runs", str(len(baseline.runs))))
         if baseline.anchor is not None:

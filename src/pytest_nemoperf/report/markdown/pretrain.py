@@ -156,6 +156,9 @@ def _notes(results: SessionResults) -> list[str]:
             notes.append(f"- WAIVER: {name}: {case.waiver_note}")
         if case.had_other_verdicts:
             notes.append(f"- RERUN: {name}: {earlier_text(case)}")
+        if case.published is not None:
+            page = case.published
+            notes.append(f"- {name}: judged by row {page.row} of {page.title} ({page.place}), one value without spread")
         if case.plan is not None:
             notes += [f"- {name}: {note}" for note in case.plan.notes]
     if results.unasked is not None:
@@ -180,6 +183,8 @@ def _origin(results: SessionResults) -> list[str]:
         facts.append(f"Versions: {', '.join(versions)}")
     if origin.command:
         facts.append(f"Command: {code(origin.command)}")
+    if results.against == "published":
+        facts.append("Judged by the newest matching rows of published pages, not by stored baselines")
     if results.replay_of:
         facts.append(f"Judged again from: {code(results.replay_of)}")
     lines = ["Origin:", ""]

@@ -37,7 +37,10 @@ def comparison_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterat
     stands above its figures.
     """
     shown = distinct_comparisons(comparisons)
-    for headings in (_HEADINGS, _HEADINGS[:-1]):
+    whole = _HEADINGS
+    if any(each.published for each in comparisons):
+        whole = ("published", *_HEADINGS[1:])
+    for headings in (whole, whole[:-1]):
         rows = [["metric", *headings, "verdict"]]
         for each in shown:
             rows.append([metric_text(each), *_figures(each)[: len(headings)], comparison_word(each)])
@@ -48,7 +51,7 @@ def comparison_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterat
                 table.add_row(*row[:-1], _verdict_cell(each))
             yield indented(table)
             return
-    head, *lines = align([_HEADINGS, *map(_figures, shown)], num_left=0)
+    head, *lines = align([whole, *map(_figures, shown)], num_left=0)
     yield indented(styled((head, QUIET)), columns=2 * _INDENT)
     for line, each in zip(lines, shown, strict=True):
         yield indented(styled(f"{metric_text(each)}: ", (comparison_word(each), style_of(each.kind))))
@@ -62,7 +65,10 @@ def resolution_parts(comparisons: Sequence[Comparison], *, width: int) -> Iterat
         return
     runs = count_text(judged[0].num_baseline_runs, "baseline run")
     sessions = count_text(judged[0].num_baseline_sessions, "session")
-    yield section(f"noise, and what it lets this case find ({runs}, {sessions})")
+    evidence = f"{runs}, {sessions}"
+    if judged[0].published:
+        evidence = "one published value"
+    yield section(f"noise, and what it lets this case find ({evidence})")
     rows = [list(NOISE_HEADINGS), *map(noise_cells, judged)]
     if _fits(rows, width=width):
         table = figures_table(rows[0])

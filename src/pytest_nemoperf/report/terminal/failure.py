@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.errors import count_text
+from pytest_nemoperf.published.baselines import FRAMEWORK_TITLES
 from pytest_nemoperf.records.fingerprint import Significance
 from pytest_nemoperf.report.cells import commit_text, figures_text, injected_mark
 from pytest_nemoperf.report.console import (
@@ -57,7 +58,8 @@ def _parts(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
     if inject_pct:
         yield injection_banner(inject_pct, width=width)
     yield from _reasons(report)
-    baseline = deciding_baseline(report)
+    page = report.result.published
+    baseline = None if page is not None else deciding_baseline(report)  # a page prints nothing else to compare
     if report.result.verdict.comparisons:
         if baseline is not None:
             yield from explanations(report, baseline=baseline)
@@ -75,6 +77,11 @@ def _parts(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
         yield from _rollouts(report, baseline=baseline)
         yield from _suspects(report, baseline=baseline)
         yield from _origin(report, baseline=baseline)
+    if page is not None:
+        yield section("published value")
+        title = FRAMEWORK_TITLES.get(page.framework, page.framework)
+        yield indented(f"row {page.row} of {page.title}, run in {title}; one value, without spread")
+        yield unfolded(page.place)
     yield from _next_steps(report, width=width)
     if inject_pct:
         yield injection_banner(inject_pct, width=width)
@@ -94,8 +101,10 @@ def _reasons(report: CaseReport) -> Iterator[RenderableType]:
     verdict = report.result.verdict
     if report.result.waiver_note:
         yield report.result.waiver_note
-    yield from verdict.reasons
-    if verdict.kind is VerdictKind.IMPROVED:
+    for reason in verdict.reasons:
+        if report.result.published is None or reason != report.result.published.place:  # which stands below
+            yield reason
+    if verdict.kind is VerdictKind.IMPROVED and report.result.published is None:
         yield "the baseline is loose now: a loss of what was gained would pass"
     if verdict.kind is VerdictKind.NO_BASELINE:
         yield f"measured: {figures_text(report.result.measurement.runs)}"

@@ -46,6 +46,7 @@ def render_header(
     replay_of: str = "",
     comparing: str = "",
     elsewhere: Sequence[str] = (),
+    is_published: bool = False,
 ) -> list[str]:
     """Return the lines pytest prints above a session.
 
@@ -66,6 +67,7 @@ def render_header(
         replay_of: Folder of the stored runs that are judged again; empty if runs are launched.
         comparing: Lines of ab_header instead of those on baselines; empty without --perf-ab.
         elsewhere: Sentences on other folders with baselines, shown if baselines_dir has none.
+        is_published: Cases are judged by rows of published pages.
     """
     launches = ""
     if not (is_dry_run or replay_of or comparing):
@@ -73,6 +75,9 @@ def render_header(
     lines = [f"perf: system {system.name} ({how}: {devices}){launches}"]
     if comparing:
         lines.append(comparing)
+    elif is_published:
+        terms = terms_text(tolerances, finds=finds)
+        lines.append(f"perf: judged by the newest matching rows of published pages, nothing is stored, {terms}")
     else:
         baselines = f"{count_text(num_baselines, 'baseline')} in {baselines_dir}"
         if num_local:

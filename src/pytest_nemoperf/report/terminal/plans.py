@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.layouts.layout import TRAINING_KEYS
-from pytest_nemoperf.pricing.price import Price
+from pytest_nemoperf.pricing.price import MemoryRange, Price
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.metrics import format_number, format_time
 from pytest_nemoperf.report.cells import bytes_text, flops_text
 from pytest_nemoperf.report.console import align
 from pytest_nemoperf.report.terminal.rollouts import NOT_MODELLED, generation_lines, rollout_facts
-from pytest_nemoperf.results.dry_run import DryRun, PricedCase
+from pytest_nemoperf.results.dry_run import DryRun, PricedCase, SuiteCost
 
 _WIDTH = 80  # of redirected output, which has no terminal to ask
 _NEUTRAL = {"pp_schedule": "1f1b", "cp_comm": "all_gather", "sequence_parallel": True, "shard_optimizer": False}
@@ -29,6 +29,8 @@ _MEMORY_KINDS = (
     "generating",
 )
 _ONLY_RL = ("reference", "value_model", "generating")
+_UNSTATED_TITLES = {"recompute": "recomputation", "shard_optimizer": "sharding of the optimizer's states"}
+_PUBLISHED_MARK = "published"
 _DRY_RUN_HEADS = ("fits", "memory", "model FLOPs", "bubble", "expected step")
 
 
@@ -53,6 +55,9 @@ def render_dry_run(dry_run: DryRun, *, written: Sequence[str]) -> str:
         lines.append(f"cases are changed by --perf-set {dry_run.changes}")
     if dry_run.cases:
         lines += ["", *_dry_run_table(dry_run.cases)]
+    lines += _range_lines(dry_run.cases)
+    if dry_run.cost is not None:
+        lines += ["", *_cost_lines(dry_run.cost, cases=dry_run.cases)]
     unsupported = []
     for case in dry_run.cases:
         if case.price.unsupported:
@@ -73,6 +78,28 @@ def render_dry_run(dry_run: DryRun, *, written: Sequence[str]) -> str:
     for path in written:
         lines.append(f"written: {path}")
     return "\n".join(lines).rstrip()
+
+
+def _range_lines(cases: Sequence[PricedCase]) -> Iterator[str]:
+    """Yield an explanation of memory that is printed as a range; nothing if none is."""
+    if any(case.price.memory_range is not None for case in cases):
+        yield ""
+        yield "memory from .. to: over settings that the recipe's source does not state;"
+        yield "  yes: it fits with any of them, ?: it may fit with some, and its source ran it"
+
+
+def _cost_lines(cost: SuiteCost, *, cases: Sequence[PricedCase]) -> Iterator[str]:
+    unit = "GPU-hours" if all(case.price.plan.device == "cuda" for case in cases) else "process-hours"
+    known = count_text(cost.num_known, "case")
+    if not cost.num_known:
+        yield f"{unit} of the suite: unknown, for no case has an estimated step time"
+        return
+    yield f"{unit} of the suite's steps: {format_number(cost.gpu_hours)}, for {known}"
+    yield (
+        f"  by step times of {count_text(cost.num_stored, 'stored baseline')} and "
+        f"{count_text(cost.num_published, 'published row')}; {count_text(cost.num_unknown, 'case')} without an estimate"
+    )
+    yield "  warm-up and measured steps of every launch that makes a baseline; the time to start is not counted"
 
 
 def _facts(price: Price, *, system_title: str) -> Iterator[tuple[str, str]]:
@@ -191,6 +218,8 @@ def _copies_lines(price: Price) -> Iterator[str]:
 def _fit_text(price: Price) -> str:
     total = price.peak_bytes
     capacity = price.capacity_bytes
+    if price.memory_range is not None:
+        return _range_fit_text(price, memory=price.memory_range)
     if capacity is None:
         return f"{bytes_text(total)} are needed; the memory of {price.plan.system} is not known"
     if price.is_fitting is None:
@@ -200,6 +229,37 @@ def _fit_text(price: Price) -> str:
         )
     relation = "fits into" if price.is_fitting else "does not fit into"
     return f"{bytes_text(total)} {relation} the {bytes_text(capacity)} of one GPU ({100 * total / capacity:.0f}%)"
+
+
+def _range_fit_text(price: Price, *, memory: MemoryRange) -> str:
+    """Return the range of memory over unstated settings, and its relation to the GPU's."""
+    settings = " and ".join(_UNSTATED_TITLES[name] for name in memory.unstated)
+    lines = [
+        f"{_range_text(memory)}: the recipe's source does not state",
+        f"  {settings};",
+        f"  the rows above are with the recipe's own choice, {bytes_text(price.peak_bytes)}",
+    ]
+    capacity = price.capacity_bytes
+    if capacity is None:
+        return "\n  ".join([*lines, f"the memory of {price.plan.system} is not known"])
+    relation = "all of it fits into"
+    if memory.low_bytes > capacity:
+        relation = "by these estimates even the least is more than"
+    elif memory.high_bytes > capacity:
+        relation = "a part of it fits into"
+    elif price.uncounted:
+        relation = "without what is not counted, all of it fits into"
+    shares = f"{100 * memory.low_bytes / capacity:.0f}% .. {100 * memory.high_bytes / capacity:.0f}%"
+    return "\n  ".join([*lines, f"{relation} the {bytes_text(capacity)} of one GPU ({shares})"])
+
+
+def _range_text(memory: MemoryRange) -> str:
+    """Return both ends in the unit of the larger one: ``27 .. 95 GB``."""
+    low, _, low_unit = bytes_text(memory.low_bytes).partition(" ")
+    high, _, high_unit = bytes_text(memory.high_bytes).partition(" ")
+    if low_unit == high_unit:
+        return f"{low} .. {high} {high_unit}"
+    return f"{low} {low_unit} .. {high} {high_unit}"
 
 
 def _traffic_text(price: Price) -> str:
@@ -217,11 +277,10 @@ def _time_facts(price: Price) -> Iterator[tuple[str, str]]:
         yield "expected step time", f"unknown: {price.no_expectation}"
         return
     rate = format_number(expected.tokens_per_sec_per_gpu)
-    runs = count_text(expected.num_runs, "run")
-    yield (
-        "expected step time",
-        f"{format_time(expected.step_time_sec)}, {rate} tokens/sec/GPU ({runs} of {expected.recorded})",
-    )
+    source = f"{count_text(expected.num_runs, 'run')} of {expected.recorded}"
+    if expected.published:
+        source = f"published in {expected.published}"
+    yield "expected step time", f"{format_time(expected.step_time_sec)}, {rate} tokens/sec/GPU ({source})"
     if expected.run_tokens is not None and expected.run_hours is not None and expected.run_gpu_hours is not None:
         yield (
             f"{expected.run_tokens:,} tokens",
@@ -244,7 +303,12 @@ def _dry_run_row(price: Price) -> tuple[str, ...]:
     fits = {True: "yes", False: "NO", None: "?"}[price.is_fitting]
     flops = flops_text(price.flops_per_step)
     step_time = "-" if price.expected is None else format_time(price.expected.step_time_sec)
-    return fits, bytes_text(price.peak_bytes), flops, _bubble_text(price), step_time
+    if price.expected is not None and price.expected.published:
+        step_time = f"{step_time} {_PUBLISHED_MARK}"
+    memory = bytes_text(price.peak_bytes)
+    if price.memory_range is not None:
+        memory = _range_text(price.memory_range)
+    return fits, memory, flops, _bubble_text(price), step_time
 
 
 def _facts_text(facts: Iterator[tuple[str, str]]) -> str:

@@ -62,6 +62,9 @@ _HINTS: Mapping[VerdictKind, str] = {
 _REPLAY_HINTS: Mapping[VerdictKind, str] = {
     VerdictKind.NO_BASELINE: "a replay stores nothing; --perf-baselines=DIR judges by the baselines of another folder",
 }
+_PUBLISHED_HINTS: Mapping[VerdictKind, str] = {
+    VerdictKind.NO_BASELINE: "nemoperf show published:SYSTEM lists the rows of a system",
+}
 
 
 def render_summary(
@@ -256,13 +259,20 @@ def _counts(results: SessionResults) -> Iterator[RenderableType]:
     yield styled(", ").join(words)
     if num_waived:
         yield styled((f"{count_text(num_waived, 'loss')} passed, waived by the test", ALARM))
+    if results.against == "published":
+        num_published = sum(case.published is not None for case in results.cases)
+        yield f"{num_published} of {len(results.cases)} judged by a published value; nothing is stored"
     if num_local:
         yield f"{num_local} of {len(results.cases)} judged by this machine's own records, not by committed baselines"
 
 
 def _reasons(results: SessionResults) -> Iterator[RenderableType]:
     """Yield the cases with the same reasons above these; a failing case has its own report elsewhere."""
-    hints = _REPLAY_HINTS if results.replay_of else _HINTS
+    hints = _HINTS
+    if results.against == "published":
+        hints = _PUBLISHED_HINTS
+    elif results.replay_of:
+        hints = _REPLAY_HINTS
     groups: dict[tuple[VerdictKind, tuple[str, ...]], list[str]] = {}
     for case in results.cases:
         is_plain = case.verdict.kind is VerdictKind.PASSED and not case.had_other_verdicts
@@ -273,7 +283,8 @@ def _reasons(results: SessionResults) -> Iterator[RenderableType]:
         yield ""
         for name in ids:
             yield styled((kind.value, style_of(kind)), f" {name}")
-        yield from map(indented, reasons)
+        for reason in reasons:
+            yield unfolded(reason) if reason.startswith("https://") else indented(reason)
 
 
 def _reasons_of(case: CaseResult, *, hints: Mapping[VerdictKind, str]) -> tuple[str, ...]:
@@ -291,7 +302,7 @@ def _loose(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
     judged: list[Comparison] = []
     for case in cases:
         if case.ab is None:
-            judged += case.verdict.comparisons
+            judged += [each for each in case.verdict.comparisons if not each.published]
     lines = loose_texts(judged)
     if lines:
         yield section("tolerances that could be tighter")

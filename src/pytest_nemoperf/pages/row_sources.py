@@ -1,0 +1,303 @@
+"""Rows by the name of their source: results of a session, folders of baselines, releases, systems, frameworks, layouts.
+
+Every file is checked against its schema; one that can't be read is an error with its path.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_nemoperf.baselines.files import list_baselines, read_baseline
+from pytest_nemoperf.errors import BaselineError, did_you_mean
+from pytest_nemoperf.frameworks.builtin import builtin_frameworks
+from pytest_nemoperf.json_codec import read_json
+from pytest_nemoperf.pages.releases import NO_SYSTEMS, RELEASES_FOLDER, read_release, release_path
+from pytest_nemoperf.published.files import published_rows
+from pytest_nemoperf.recipes.systems import system_catalog
+from pytest_nemoperf.report.row_overview import SystemCounts
+from pytest_nemoperf.results.cases import SessionResults
+from pytest_nemoperf.results.row import Release, Row
+from pytest_nemoperf.results.rows import layout_label, row_of_baseline, row_of_published, rows_of_results
+from pytest_nemoperf.schema import from_valid_data
+
+_RESULTS_FILE: Final = "results.json"
+
+
+class SourceKind(StrEnum):
+    """Kind of a source of rows; the prefix of its unambiguous spelling, but for paths."""
+
+    RESULTS = "results"
+    BASELINES = "baselines"
+    RELEASE = "release"
+    SYSTEM = "system"
+    PUBLISHED = "published"
+    FRAMEWORK = "framework"
+    LAYOUT = "layout"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowSet:
+    """Rows of one source.
+
+    Attributes:
+        title: Name of the source for people.
+        rows: Its rows: of results in the order they ran, of a release as frozen, of baselines by system and case.
+        kind: Kind of the source.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+    kind: SourceKind
+
+
+def read_row_set(operand: str, *, baselines_dir: Path) -> RowSet:
+    """Return the rows that an operand of the command line names.
+
+    Args:
+        operand: Path of a results.json, of a release's file, of a folder of one of these or of baselines;
+            ``release:NAME``, ``system:NAME``, ``published:SYSTEM``, ``framework:NAME``, ``layout:LABEL``; or a bare
+            name, if only one of these has it.
+        baselines_dir: Folder of baselines and releases.
+
+    Raises:
+        BaselineError: If nothing, or more than one source, has that name, or a file can't be trusted.
+    """
+    prefix, colon, name = operand.partition(":")
+    if colon and prefix in _READERS:
+        return _READERS[SourceKind(prefix)](name, baselines_dir)
+    return _of_bare_name(operand, baselines_dir)
+
+
+def read_published(system: str, *, baselines_dir: Path, is_excluded: bool = False) -> RowSet:
+    """Return the published rows of a system, or of all.
+
+    Args:
+        system: Its name; empty for all.
+        baselines_dir: Folder of baselines; a system that only it has is known too.
+        is_excluded: Those that are no baselines, with the reason as their note, in place of the others.
+
+    Raises:
+        BaselineError: If the system is not known, or a file can't be trusted.
+    """
+    systems = [system] if system else known_systems(baselines_dir)
+    rows: list[Row] = []
+    for name in systems:
+        _check_system(name, baselines_dir)
+        published = published_rows(name)
+        if is_excluded:
+            rows += [row_of_published(each.row, note=each.reason) for each in published.excluded]
+        else:
+            rows += map(row_of_published, published.rows)
+    of = system or "all systems"
+    title = f"published rows of {of} that are no baselines" if is_excluded else f"published rows of {of}"
+    return RowSet(title=title, rows=tuple(rows), kind=SourceKind.PUBLISHED)
+
+
+def count_systems(baselines_dir: Path, *, releases: Sequence[Release]) -> list[SystemCounts]:
+    """Return the numbers of rows of each known system; releases are all that there are.
+
+    Raises:
+        BaselineError: If a file of published rows can't be trusted.
+    """
+    released = Counter[str]()
+    for release in releases:
+        released.update(row.system for row in release.rows)
+    catalog = system_catalog()
+    counts = []
+    for name in known_systems(baselines_dir):
+        published = published_rows(name)
+        counts.append(
+            SystemCounts(
+                system=name,
+                title=catalog[name].title if name in catalog else "",
+                baselines=len(list_baselines(baselines_dir, system=name)),
+                released=released[name],
+                published=len(published.rows),
+                excluded=len(published.excluded),
+            )
+        )
+    return counts
+
+
+def read_releases(baselines_dir: Path) -> list[Release]:
+    """Return all releases, the newest first.
+
+    Raises:
+        BaselineError: If one can't be trusted.
+    """
+    releases = [read_release(release_path(baselines_dir, name=name)) for name in known_releases(baselines_dir)]
+    return sorted(releases, key=lambda release: release.date, reverse=True)
+
+
+def known_systems(baselines_dir: Path) -> list[str]:
+    """Return the systems of the catalog and those that have baselines."""
+    return sorted({*system_catalog(), *_stored_systems(baselines_dir)})
+
+
+def known_releases(baselines_dir: Path) -> list[str]:
+    """Return the names of the releases' files."""
+    return sorted(path.stem for path in (baselines_dir / RELEASES_FOLDER).glob("*.json"))
+
+
+def _of_bare_name(operand: str, baselines_dir: Path) -> RowSet:
+    spellings: dict[SourceKind, str] = {}
+    path = Path(operand)
+    if operand and path.exists():
+        spellings[SourceKind.BASELINES] = str(path) if "/" in operand else f"./{operand}"
+    if operand in known_releases(baselines_dir):
+        spellings[SourceKind.RELEASE] = f"release:{operand}"
+    if operand in known_systems(baselines_dir):
+        spellings[SourceKind.SYSTEM] = f"system:{operand}"
+    if operand in builtin_frameworks():
+        spellings[SourceKind.FRAMEWORK] = f"framework:{operand}"
+    stored: list[Row] = []
+    if not spellings:  # only then is it worth reading them all
+        stored = list(_stored_rows(baselines_dir))
+        if operand in _frameworks(stored):
+            spellings[SourceKind.FRAMEWORK] = f"framework:{operand}"
+        if operand in _layouts(stored):
+            spellings[SourceKind.LAYOUT] = f"layout:{operand}"
+    if not spellings:
+        known = {
+            *known_releases(baselines_dir),
+            *known_systems(baselines_dir),
+            *builtin_frameworks(),
+            *_frameworks(stored),
+            *_layouts(stored),
+        }
+        raise BaselineError(
+            f"{operand}: neither a file or folder nor a release, system, framework or layout; "
+            f"{did_you_mean(operand, known)}"
+        )
+    if len(spellings) > 1:
+        raise BaselineError(f"{operand} names several sources of rows; write {' or '.join(spellings.values())}")
+    (kind,) = spellings
+    if kind is SourceKind.BASELINES:
+        return _of_path(path)
+    return _READERS[kind](operand, baselines_dir)
+
+
+def _of_path(path: Path) -> RowSet:
+    if path.is_dir():
+        if (path / _RESULTS_FILE).exists():
+            return _of_file(path / _RESULTS_FILE)
+        return _of_folder(path)
+    return _of_file(path)
+
+
+def _of_file(path: Path) -> RowSet:
+    """Return the rows of a results file, a release's file or a baseline, by the keys that it has."""
+    data = read_json(path, error=BaselineError)
+    keys: set[Any] = set(data) if isinstance(data, dict) else set()
+    if "cases" in keys:
+        results = from_valid_data(SessionResults, data, name="results", subject=str(path), error=BaselineError)
+        rows = rows_of_results(results, path=str(path))
+        return RowSet(title=f"{path}, {results.system_title}", rows=tuple(rows), kind=SourceKind.RESULTS)
+    if "rows" in keys:
+        release = read_release(path)
+        return RowSet(title=f"release {release.name}", rows=release.rows, kind=SourceKind.RELEASE)
+    if "runs" in keys:
+        baseline = read_baseline(path, is_in_place=False)
+        row = row_of_baseline(baseline, path=str(path))
+        return RowSet(title=str(path), rows=(row,), kind=SourceKind.BASELINES)
+    raise BaselineError(f"{path}: holds none of cases, rows and runs; give a results.json, a release or a baseline")
+
+
+def _of_folder(path: Path) -> RowSet:
+    """Return the rows of a folder of baselines, or of the folder of one system."""
+    files = sorted(path.glob("*.json"))
+    if not files:
+        for system in _stored_systems(path):
+            files += list_baselines(path, system=system)
+    if not files:
+        raise BaselineError(
+            f"{path}: holds neither {_RESULTS_FILE} nor baselines; give the folder of a session's results, of "
+            "<system>/<case>.json, or of one system"
+        )
+    rows = [row_of_baseline(read_baseline(file), path=str(file)) for file in files]
+    return RowSet(title=str(path), rows=tuple(rows), kind=SourceKind.BASELINES)
+
+
+def _of_release(name: str, baselines_dir: Path) -> RowSet:
+    known = known_releases(baselines_dir)
+    if name not in known:
+        there = did_you_mean(name, known) if known else "there is none yet: nemoperf release makes one"
+        raise BaselineError(f"release {name!r}: no such file in {baselines_dir / RELEASES_FOLDER}; {there}")
+    release = read_release(release_path(baselines_dir, name=name))
+    return RowSet(title=f"release {release.name} of {release.date}", rows=release.rows, kind=SourceKind.RELEASE)
+
+
+def _of_system(name: str, baselines_dir: Path) -> RowSet:
+    _check_system(name, baselines_dir)
+    rows = tuple(_stored_rows(baselines_dir, system=name))
+    return RowSet(title=f"baselines of {name} in {baselines_dir}", rows=rows, kind=SourceKind.SYSTEM)
+
+
+def _of_published(name: str, baselines_dir: Path) -> RowSet:
+    if not name:
+        raise BaselineError("published: names no system; write e.g. published:h100")
+    return read_published(name, baselines_dir=baselines_dir)
+
+
+def _of_framework(name: str, baselines_dir: Path) -> RowSet:
+    stored = list(_stored_rows(baselines_dir))
+    rows = tuple(row for row in stored if row.framework == name)
+    if not rows:
+        known = _frameworks(stored)
+        there = did_you_mean(name, known) if known else "there is no baseline of any"
+        raise BaselineError(f"framework {name!r} has no baseline in {baselines_dir}; {there}")
+    return RowSet(title=f"baselines of {name} in {baselines_dir}", rows=rows, kind=SourceKind.FRAMEWORK)
+
+
+def _of_layout(label: str, baselines_dir: Path) -> RowSet:
+    stored = list(_stored_rows(baselines_dir))
+    rows = tuple(row for row in stored if layout_label(row) == label)
+    if not rows:
+        known = _layouts(stored)
+        there = did_you_mean(label, known) if known else "there is no baseline of any"
+        raise BaselineError(f"layout {label!r} has no baseline in {baselines_dir}; {there}")
+    return RowSet(title=f"baselines of layout {label} in {baselines_dir}", rows=rows, kind=SourceKind.LAYOUT)
+
+
+_READERS: Final[dict[SourceKind, Callable[[str, Path], RowSet]]] = {
+    SourceKind.RELEASE: _of_release,
+    SourceKind.SYSTEM: _of_system,
+    SourceKind.PUBLISHED: _of_published,
+    SourceKind.FRAMEWORK: _of_framework,
+    SourceKind.LAYOUT: _of_layout,
+}
+
+
+def _check_system(name: str, baselines_dir: Path) -> None:
+    known = known_systems(baselines_dir)
+    if name not in known:
+        raise BaselineError(f"unknown system {name!r}; {did_you_mean(name, known)}")
+
+
+def _stored_systems(folder: Path) -> list[str]:
+    systems = []
+    for path in sorted(folder.glob("*/*.json")):
+        name = path.parent.name
+        if name not in NO_SYSTEMS and name not in systems:
+            systems.append(name)
+    return systems
+
+
+def _stored_rows(baselines_dir: Path, *, system: str = "") -> Iterator[Row]:
+    """Yield the baselines of a system, or of all, as rows."""
+    for name in [system] if system else _stored_systems(baselines_dir):
+        for path in list_baselines(baselines_dir, system=name):
+            yield row_of_baseline(read_baseline(path), path=str(path))
+
+
+def _frameworks(rows: list[Row]) -> set[str]:
+    return {row.framework for row in rows} - {""}
+
+
+def _layouts(rows: list[Row]) -> set[str]:
+    return set(map(layout_label, rows)) - {""}

@@ -1,0 +1,104 @@
+"""Rows as CSV, JSON and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Final
+
+from pytest_nemoperf.json_codec import to_data
+from pytest_nemoperf.records.metrics import IN_PROCESS_PAGE
+from pytest_nemoperf.report.escape import markdown_text, plain_text
+from pytest_nemoperf.report.markdown.row_tables import pretrain_table, rl_table
+from pytest_nemoperf.report.row_columns import COLUMNS, Column
+from pytest_nemoperf.report.tables import page_number, table_lines
+from pytest_nemoperf.results.row import Row
+
+_SCHEMA_VERSION: Final = 1
+_FORMULA_STARTS: Final = ("=", "+", "-", "@")
+
+
+def csv_text(rows: Sequence[Row], *, columns: Sequence[Column] = tuple(COLUMNS.values())) -> str:
+    """Return rows as CSV with a line of names, numbers unrounded; an empty cell for a value that is not known.
+
+    Texts that a spreadsheet would take for formulas have an apostrophe in front.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([column.name for column in columns])
+    for row in rows:
+        writer.writerow([_csv_cell(column.value_of(row)) for column in columns])
+    return file.getvalue()
+
+
+def _csv_cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = plain_text(value)
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+
+
+def json_text(rows: Sequence[Row], *, title: str, kind: str) -> str:
+    """Return rows as JSON, each with all that is known of it, in ASCII.
+
+    Args:
+        rows: The rows.
+        title: Name of their source.
+        kind: Kind of their source.
+    """
+    data = {
+        "schema_version": _SCHEMA_VERSION,
+        "title": title,
+        "kind": kind,
+        "rows": [to_data(row) for row in rows],
+    }
+    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+
+
+def markdown_page(rows: Sequence[Row]) -> str:
+    """Return rows as the tables of performance pages: one a system and precision, by workload."""
+    trained = [row for row in rows if row.model and row.rollouts is None]
+    rl = [row for row in rows if row.rollouts is not None]
+    others = [row for row in rows if not row.model]
+    lines: list[str] = []
+    for (system, precision), group in groupby(sorted(trained, key=_trained_key), key=_trained_key):
+        title = f"System: {system}. Precision: {precision or 'not known'}"
+        lines += [f"#### {markdown_text(title)}", "", *pretrain_table(list(group)), ""]
+    for (system, precision, generated), group in groupby(sorted(rl, key=_rl_key), key=_rl_key):
+        title = f"System: {system}. Precision: Training {precision}, Generation {generated}."
+        lines += [f"#### {markdown_text(title)}", "", *rl_table(list(group)), ""]
+    for system, group in groupby(sorted(others, key=lambda row: row.system), key=lambda row: row.system):
+        lines += [f"#### {markdown_text(f'System: {system}')}", "", *call_table(list(group)), ""]
+    return "\n".join(lines)
+
+
+def markdown_columns(rows: Sequence[Row], *, columns: Sequence[Column]) -> str:
+    """Return rows as one Markdown table of these columns."""
+    cells = [[column.text(row) or "n/a" for column in columns] for row in rows]
+    return "\n".join([*table_lines([column.heading for column in columns], rows=cells), ""])
+
+
+def call_table(rows: Sequence[Row], *, mark: str = "") -> list[str]:
+    """Return the lines of a table of calls and loops, with the figures that any of them has.
+
+    Args:
+        rows: Rows, in their order.
+        mark: Text in brackets behind each case; empty for none.
+    """
+    metrics = [metric for metric in IN_PROCESS_PAGE if any(metric.name in row.values for row in rows)]
+    cells = []
+    for row in rows:
+        name = f"{row.case} ({mark})" if mark else row.case
+        cells.append([name, *[page_number(row.value(metric.name)) for metric in metrics]])
+    return table_lines(["Case", *[metric.heading for metric in metrics]], rows=cells)
+
+
+def _trained_key(row: Row) -> tuple[str, str]:
+    return row.system, row.precision
+
+
+def _rl_key(row: Row) -> tuple[str, str, str]:
+    return row.system, row.precision, "" if row.rollouts is None else row.rollouts.precision

@@ -1,0 +1,60 @@
+"""Lookup of the baseline that a case is judged by: stored runs, or the newest matching row of a published page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pytest_nemoperf.baselines.store import BaselineStore, StoredBaseline
+from pytest_nemoperf.options.settings import Against
+from pytest_nemoperf.published.baselines import published_baselines, why_unpublished
+from pytest_nemoperf.recipes.recipe import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineLookup:
+    """Baselines of a session.
+
+    Attributes:
+        store: Stored baselines of the session's system.
+        against: Figures that cases are judged by.
+    """
+
+    store: BaselineStore
+    against: Against
+
+    def find(
+        self,
+        case: str,
+        *,
+        workload: Mapping[str, Any],
+        plan: Plan | None,
+        machine: Mapping[str, str | int] | None = None,
+    ) -> StoredBaseline:
+        """Return the baseline of a case, or none and the reason.
+
+        Args:
+            case: Case id.
+            workload: Workload of its runs.
+            plan: Their plan; None for a loop or benchmark of the test process, of which no page prints anything.
+            machine: Key of the machine they were on; None for this one.
+
+        Raises:
+            BaselineError: If an existing file can't be trusted.
+        """
+        if self.against == "published":
+            return _published(plan)
+        store = self.store
+        if machine is not None:
+            store = replace(store, machine=machine)
+        return store.find(case, workload=workload)
+
+
+def _published(plan: Plan | None) -> StoredBaseline:
+    if plan is None:
+        return StoredBaseline(baseline=None, path="", why_none="no published row is of a loop or a benchmark test")
+    for baseline in published_baselines(plan):
+        place = "" if baseline.published is None else baseline.published.place
+        return StoredBaseline(baseline=baseline, path=place, is_comparable=True)
+    return StoredBaseline(baseline=None, path="", why_none=why_unpublished(plan))
