@@ -12,6 +12,7 @@ from typing import Final
 import pytest
 
 from pytest_nemoperf.pricing.memory import stage_memory
+from pytest_nemoperf.pricing.price import price_plan
 from pytest_nemoperf.published.row import PublishedRow
 from pytest_nemoperf.recipes.memory_rules import megatron_rules, native_rules
 from pytest_nemoperf.recipes.recipe import Plan, Recompute
@@ -87,6 +88,26 @@ def test_so_many_published_layouts_of_h100_fit_into_its_memory(kind: str, counts
 
     assert len(published()) == len(LAYOUTS) == 36
     assert tuple(counted) == counts
+
+
+def test_none_of_them_is_priced_as_one_that_does_not_fit() -> None:
+    system = find_system("h100")
+    outcomes = []
+    for row in published().values():
+        plan = plan_of(row)
+        unstated = ["recompute"]
+        if not row.fsdp:
+            plan = with_copies(plan, is_optimizer_shared=True)
+            unstated.append("shard_optimizer")
+        price = price_plan(
+            replace(plan, unstated=tuple(unstated)), system=system, baseline=None, rules=megatron_rules(plan)
+        )
+        assert price.memory_range is not None
+        assert price.memory_range.low_bytes <= price.peak_bytes <= price.memory_range.high_bytes
+        outcomes.append(price.is_fitting)
+
+    assert False not in outcomes
+    assert outcomes.count(True) < outcomes.count(None)
 
 
 def test_the_others_are_named_with_what_they_need() -> None:
