@@ -57,8 +57,6 @@ def render_dry_run(dry_run: DryRun, *, written: Sequence[str]) -> str:
     if dry_run.cases:
         lines += ["", *_dry_run_table(dry_run.cases)]
     lines += _range_lines(dry_run.cases)
-    if dry_run.cost is not None:
-        lines += ["", *_cost_lines(dry_run.cost, cases=dry_run.cases)]
     unsupported = []
     for case in dry_run.cases:
         if case.price.unsupported:
@@ -75,6 +73,8 @@ def render_dry_run(dry_run: DryRun, *, written: Sequence[str]) -> str:
         lines += ["", "not priced:"]
     for test in dry_run.not_priced:
         lines.append(f"  {test.nodeid}: {test.reason}")
+    if dry_run.cost is not None:
+        lines += ["", *_cost_lines(dry_run.cost, cases=dry_run.cases)]
     lines.append("")
     for path in written:
         lines.append(f"written: {path}")
