@@ -86,6 +86,14 @@ def test_a_line_of_hand_below_a_table_is_found() -> None:
     assert found == ["a.md:1: tables: line 'by hand' is not generated"]
 
 
+def test_a_hostile_page_sends_no_escapes_to_the_terminal() -> None:
+    found = differences("#### \x1b[2J\x1b]0;x\x07Title", *HEAD[1:], "| \x1b[31ma | 1 | 2 |", "\x1b[0m\u202eby hand")
+
+    assert found
+    assert "\x1b" not in "".join(found)
+    assert "\u202e" not in "".join(found)
+
+
 def test_many_lines_are_counted() -> None:
     found = differences(*HEAD, *ROWS, "", *map(str, range(8)))
 

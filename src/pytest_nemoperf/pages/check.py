@@ -46,7 +46,7 @@ def page_differences(page: Page, *, renewed: Page, subject: str) -> list[str]:
             differences = list(_block_differences(block, fresh))
             if not differences:
                 differences = ["empty lines, spaces, line ends or the order of lines are others"]
-            found += [f"{place}: {each}" for each in differences]
+            found += [plain_text(f"{place}: {each}") for each in differences]
     return found
 
 
