@@ -220,6 +220,20 @@ def test_releases_stand_newest_first() -> None:
     assert titles(page)[::2] == ["Release main", "Release 26.10", "Release 26.2", "Release 25.09"]
 
 
+def test_releases_of_no_page_stand_before_those_of_published_pages() -> None:
+    frozen = tuple(make_release(name, make_row(framework="megatron")) for name in ("0.5", "26.10", "0.4"))
+    rows = tuple(published_row(case=name, origin={"release": name}) for name in ("26.08", "26.10"))
+
+    page = seen("releases systems=h100", rows=PageRows(releases=frozen, published=rows))
+
+    assert [title for title in titles(page) if title.startswith("Release")] == [
+        "Release 0.5",
+        "Release 0.4",
+        "Release 26.10",
+        "Release 26.08",
+    ]
+
+
 def test_excluded_rows_are_counted_with_their_reason() -> None:
     row = PublishedRow(
         id="rl1", source="NVIDIA-NeMo/RL", path="docs/a.md", release="26.02", task="pretrain", framework="nemo",

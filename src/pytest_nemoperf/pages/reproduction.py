@@ -121,14 +121,14 @@ def _published_command(published: PublishedRow) -> str:
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
-    """Return the settings of a row in one line: names of the model, degrees of the layout that are not 1, the rest."""
+    """Return the settings of a row in one line: the model's name, degrees that are not 1, all else that is set."""
     shown: dict[str, Any] = {}
     for name, value in settings.items():
         if name == "model" and isinstance(value, Mapping):
             shown[name] = value.get("name", "")
         elif name == "layout" and isinstance(value, Mapping):
             shown[name] = {axis: degree for axis, degree in value.items() if degree not in (1, None, False)}
-        elif value not in ("", None, [], {}):
+        elif value not in ("", None, False, [], {}):
             shown[name] = value
     return json.dumps(shown, ensure_ascii=False, default=str)
 

@@ -52,25 +52,33 @@ def native_block(rows: PageRows, selection: Selection) -> list[str]:
 
 
 def releases_block(rows: PageRows, selection: Selection) -> list[str]:
-    """Return a section for each release, newest first: its frozen rows, and the published rows that belong to it."""
-    rows_of: dict[str, list[Row]] = {}
-    for release in rows.releases:
-        rows_of[release.name] = selection.of(release.rows)
+    """Return a section for each release, newest first: its frozen rows, and the published rows that belong to it.
+
+    Releases of this project alone stand before those of published pages.
+    """
+    printed: dict[str, list[Row]] = {}
     for row in selection.of(rows.published):
-        rows_of.setdefault(row.origin.release, []).append(row)
+        printed.setdefault(row.origin.release, []).append(row)
+    rows_of: dict[str, list[Row]] = {}
+    for release in rows.releases:  # those of no page come first: their names need not be comparable with a page's
+        if release.name not in printed:
+            rows_of[release.name] = selection.of(release.rows)
+    frozen = {release.name: selection.of(release.rows) for release in rows.releases}
+    for name in sorted(printed, key=version_key, reverse=True):
+        rows_of[name] = [*frozen.get(name, ()), *printed[name]]
     return _releases(rows_of, rows=rows, selection=selection)
 
 
 def published_block(rows: PageRows, selection: Selection) -> list[str]:
     """Return a section for each release of published pages, newest first."""
     rows_of: dict[str, list[Row]] = {}
-    for row in selection.of(rows.published):
+    for row in sorted(selection.of(rows.published), key=lambda row: version_key(row.origin.release), reverse=True):
         rows_of.setdefault(row.origin.release, []).append(row)
     return _releases(rows_of, rows=rows, selection=selection)
 
 
 def _releases(rows_of: Mapping[str, Sequence[Row]], *, rows: PageRows, selection: Selection) -> list[str]:
-    names = selection.releases or tuple(sorted(rows_of, key=version_key, reverse=True))
+    names = selection.releases or tuple(rows_of)
     if rows.release:
         names = tuple([name for name in names if name == rows.release])
     lines: list[str] = []
