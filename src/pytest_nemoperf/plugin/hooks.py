@@ -15,6 +15,7 @@ from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.plugin.benchmark import inject_delay, measure_benchmark, watched
 from pytest_nemoperf.plugin.fixture import PRICED, Perf
 from pytest_nemoperf.plugin.github_actions import GitHubPlugin
+from pytest_nemoperf.plugin.published import PublishedTests
 from pytest_nemoperf.recipes.case_id import benchmark_case_id
 from pytest_nemoperf.recipes.overrides import changes_text
 from pytest_nemoperf.report.ci.junit import PREFIX, properties
@@ -50,6 +51,8 @@ class PerfPlugin:
     def register_companions(self) -> None:
         """Register the plugins for the suite and for GitHub Actions."""
         self._config.pluginmanager.register(self.session.suite, "nemoperf-suite")
+        published = PublishedTests(self._config, settings=self.session.settings)
+        self._config.pluginmanager.register(published, "nemoperf-published")
         if is_github() and self.session.settings.measure_into is None:
             github = GitHubPlugin(self._config, session=self.session)
             self._config.pluginmanager.register(github, "nemoperf-github")
