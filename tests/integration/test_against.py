@@ -11,7 +11,9 @@ import pytest
 
 from pytest_nemoperf.machine import identity
 from pytest_nemoperf.machine.identity import Devices
-from tests.integration.conftest import Project
+from pytest_nemoperf.published import baselines, files
+from pytest_nemoperf.published.row import ExcludedRow, PublishedRows
+from tests.integration.conftest import Project, has_text, usage_error
 
 AGAINST = "--perf-against=published"
 TOKENS_PER_STEP = 128 * 8192
