@@ -177,7 +177,9 @@ def test_published_rows_of_all_systems_are_those_of_each(tmp_path: Path) -> None
 
 def test_rows_that_are_no_baselines_come_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good, bad = files.published_rows("h100").rows[:2]
-    shipped = PublishedRows(rows=(good,), excluded=(ExcludedRow(row=replace(bad, notes=()), reason="it contradicts"),))
+    shipped = PublishedRows(
+        rows=(good,), excluded=(ExcludedRow(row=replace(bad, variant="", notes=()), reason="it contradicts"),)
+    )
     monkeypatch.setattr("pytest_nemoperf.pages.row_sources.published_rows", {"h100": shipped}.get)
 
     (row,) = read_published("h100", baselines_dir=tmp_path, is_excluded=True).rows

@@ -24,8 +24,8 @@ def test_a_column_is_found_by_either_name() -> None:
 
 
 def test_an_unknown_column_is_an_error_with_the_nearest() -> None:
-    with pytest.raises(BaselineError, match=r"^--sort: unknown column 'modell'; did you mean model"):
-        find_column("modell", subject="--sort")
+    with pytest.raises(BaselineError, match=r"^--sort: unknown column 'modelx'; did you mean model"):
+        find_column("modelx", subject="--sort")
 
 
 @pytest.mark.parametrize(
