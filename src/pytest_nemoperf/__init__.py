@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pytest_nemoperf.logs.log_format import LogFormat
     from pytest_nemoperf.models.architecture import ModelConfig
     from pytest_nemoperf.plugin.fixture import Perf
+    from pytest_nemoperf.published.suite import published_recipes
     from pytest_nemoperf.recipes.algorithms import Algorithm, find_algorithm
     from pytest_nemoperf.recipes.recipe import Precision, Recipe
     from pytest_nemoperf.recipes.rl import RL
@@ -29,6 +30,7 @@ __all__ = [
     "Precision",
     "Recipe",
     "find_algorithm",
+    "published_recipes",
 ]
 
 _HOME = {
@@ -42,6 +44,7 @@ _HOME = {
     "Recipe": "recipes.recipe",
     "RL": "recipes.rl",
     "find_algorithm": "recipes.algorithms",
+    "published_recipes": "published.suite",
 }
 
 

@@ -96,6 +96,7 @@ def test_a_usage_error_is_one_line_and_exits_2(nemoperf: Any, argv: list[str], m
         ["judge", "--help"],
         ["record", "--help"],
         ["lint", "--help"],
+        ["show", "--help"],
     ],
     ids=str,
 )

@@ -1,71 +1,51 @@
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_nemoperf.errors import RecipeError
-from pytest_nemoperf.flops.conventions import find_convention
-from pytest_nemoperf.flops.count import num_flops_per_token
 from pytest_nemoperf.flops.published import (
     find_published_model,
     prints_whole_sequences,
     published_convention,
     published_task,
 )
+from pytest_nemoperf.published.contradictions import tflops_contradiction
+from pytest_nemoperf.published.row import PublishedRow
+from tests.published.rows import all_rows
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 OUTSIDE = {
     "pt0028": "the page prints two TFLOP/s for one tokens/s: 1297 tokens/s belongs to 338, the row before",
     "pt0044": "the same row of another variant of the page",
     "pt0501": "unexplained: 0.5% above; the other SFT rows of the table are within 0.2%",
-    "pt0543": "DeepSeek-V4's sparse attention is not in the catalog",
     "pt0558": "unexplained: 1.7% above, of which the row's own rounding is 0.6%",
 }
 
 
-def _rows() -> Sequence[Mapping[str, Any]]:
-    rows: Sequence[Mapping[str, Any]] = json.loads(
-        (Path(__file__).parents[1] / "data/published_rows.json").read_bytes()
-    )["rows"]
+def _rows() -> list[PublishedRow]:
+    """Return the rows that print tokens/s/GPU and TFLOP/s/GPU."""
+    rows = []
+    for row in all_rows():
+        if {"tokens_per_sec_per_gpu", "tflops_per_sec_per_gpu"} <= row.printed.keys():
+            rows.append(row)
     return rows
 
 
-def _half_unit(printed: str) -> float:
-    return 0.5 * 10.0 ** -len(printed.partition(".")[2])
-
-
-def _is_reproduced(row: Mapping[str, Any], *, convention: str | None = None) -> bool:
-    """Whether formula x tokens/s is the published figure, within the row's own rounding or 0.3%."""
+def _is_reproduced(row: PublishedRow, *, convention: str = "") -> bool:
     try:
-        model = find_published_model(row["model"])
-    except RecipeError:
+        return not tflops_contradiction(row, convention=convention)
+    except RecipeError:  # a model outside of the catalog
         return False
-    task = published_task(row["section"], task=row.get("task"))
-    name = convention or published_convention(
-        row["source"], release=row["release"], printed_model=row["model"], task=task
-    )
-    flops_per_token = num_flops_per_token(model, seq_len=row["seq_len"], convention=find_convention(name), tp=row["tp"])
-    tflops_per_token = flops_per_token / 1e12
-    tokens = float(row["tokens_per_sec_per_gpu"])
-    tflops = float(row["tflops_per_sec_per_gpu"])
-    tokens_error = _half_unit(row["tokens_per_sec_per_gpu"])
-    tflops_error = _half_unit(row["tflops_per_sec_per_gpu"])
-    if prints_whole_sequences(row["source"], release=row["release"]):
-        tokens_error = 0.5 * row["seq_len"] / row["gpus"]
-    lowest = (tokens - tokens_error) * tflops_per_token - tflops_error
-    highest = (tokens + tokens_error) * tflops_per_token + tflops_error
-    return lowest <= tflops <= highest or abs(tflops / (tokens * tflops_per_token) - 1) <= 0.003
 
 
 def test_published_tflops_follow_from_published_tokens_but_for_the_rows_listed_here() -> None:
     rows = _rows()
 
-    outside = {row["id"] for row in rows if not _is_reproduced(row)}
+    outside = {row.id for row in rows if not _is_reproduced(row)}
 
     assert outside == OUTSIDE.keys()
     assert len(outside) <= 0.03 * len(rows)
@@ -74,8 +54,8 @@ def test_published_tflops_follow_from_published_tokens_but_for_the_rows_listed_h
 def test_rows_outside_and_the_share_of_each_source_are_in_the_docs() -> None:
     docs = DOCS.read_text(encoding="utf-8")
     rows = _rows()
-    tables = Counter((row["source"].split(" (")[0], row["release"]) for row in rows)
-    inside = Counter((row["source"].split(" (")[0], row["release"]) for row in rows if row["id"] not in OUTSIDE)
+    tables = Counter((row.source, row.release) for row in rows)
+    inside = Counter((row.source, row.release) for row in rows if row.id not in OUTSIDE)
 
     missing = [each for each in OUTSIDE if f"| {each} |" not in docs]
     lines = [f"| {source} | {release} | {count} | {inside[source, release] / count:.1%} |"
@@ -86,7 +66,7 @@ def test_rows_outside_and_the_share_of_each_source_are_in_the_docs() -> None:
 
 
 def test_one_convention_for_all_rows_reproduces_far_fewer() -> None:
-    rows = [row for row in _rows() if row["id"] not in OUTSIDE]
+    rows = [row for row in _rows() if row.id not in OUTSIDE]
 
     shares = {
         name: sum(_is_reproduced(row, convention=name) for row in rows) / len(rows)
@@ -98,8 +78,8 @@ def test_one_convention_for_all_rows_reproduces_far_fewer() -> None:
 
 def test_releases_that_print_whole_sequences_do_so_in_every_row() -> None:
     for row in _rows():
-        sequences = float(row["tokens_per_sec_per_gpu"]) * row["gpus"] / row["seq_len"]
-        if prints_whole_sequences(row["source"], release=row["release"]):
+        sequences = float(row.printed["tokens_per_sec_per_gpu"]) * row.gpus / (row.seq_len or 0)
+        if prints_whole_sequences(row.source, release=row.release):
             assert sequences == pytest.approx(round(sequences), abs=1e-6)
 
 
@@ -115,6 +95,8 @@ def test_releases_that_print_whole_sequences_do_so_in_every_row() -> None:
         ("Qwen3_Next_80B_a3B", "qwen3-next-80b-a3b"),
         ("DeepSeek V3 671B", "deepseek-v3"),
         ("Deepseek V3 GB200", "deepseek-v3"),
+        ("DeepSeekV4 Flash", "deepseek-v4-flash"),
+        ("DeepSeek-V4-Pro", "deepseek-v4-pro"),
         ("Kimi_K2", "kimi-k2"),
         ("GPT-OSS 20B", "gpt-oss-20b"),
         ("GPT3-175B", "gpt3-175b"),
@@ -138,9 +120,7 @@ def test_a_name_that_says_so_comes_without_multi_token_prediction() -> None:
     assert find_published_model("DeepSeekV3 (w/o MTP)").mtp_num_layers == 0
 
 
-@pytest.mark.parametrize(
-    "printed", ["DeepSeekV4 Flash", "DeepSeek V3.2", "Kimi K2.5", "Wan 2.1 14B", "Nemotron_3_Nano_4B"]
-)
+@pytest.mark.parametrize("printed", ["DeepSeek V4", "DeepSeek V3.2", "Kimi K2.5", "Wan 2.1 14B", "Nemotron_3_Nano_4B"])
 def test_models_the_catalog_has_not_are_not_taken_for_others(printed: str) -> None:
     with pytest.raises(RecipeError, match=r"no catalog model is printed as"):
         find_published_model(printed)

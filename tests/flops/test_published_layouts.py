@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import pytest
 
 from pytest_nemoperf.errors import NemoPerfError
 from pytest_nemoperf.flops.published import find_published_model
+from pytest_nemoperf.published.contradictions import ContradictionKind, find_contradictions
+from pytest_nemoperf.published.row import PublishedRow
 from pytest_nemoperf.recipes.overrides import complete_layout
 from pytest_nemoperf.recipes.recipe import Plan, Precision, Recipe
 from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.systems import find_system
+from tests.published.rows import pretraining_rows
 
-ROWS: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parents[1] / "data" / "published_layouts.json").read_text(encoding="utf-8")
-)["rows"]
-# By their names on the pages; the last two have 8 GPUs a node.
-SYSTEMS = {
-    "DGX-H100": "h100",
-    "DGX-B200": "b200",
-    "DGX-B300": "b300",
-    "DGX-GB200": "gb200",
-    "DGX-GB300": "gb300",
-    "8x H200": "h200",
-    "8x H100 96GB HBM2e 500W (Grand Teton)": "h100",
-}
+ROWS: Final = pretraining_rows()
 PRECISIONS = {
     "BF16": Precision.BF16,
     "FP8": Precision.FP8_DS,
@@ -44,61 +34,51 @@ UNRESOLVED = {
     "the page prints no tp, pp or cp, and without them the batch is too small for the ranks": 4,
     "the page prints no sequence length": 5,
     "ep=64 does not divide dp_shard*cp*tp (32*1*1=32)": 2,
-    "no catalog model is printed as 'DeepSeekV4 Flash'": 1,
     "global_batch_size=1 is not a multiple of micro_batch_size*dp_replicate*dp_shard (64*1*4=256)": 1,
     "global_batch_size=8 is not a multiple of micro_batch_size*dp_replicate*dp_shard (1*1*16=16)": 1,
     "global_batch_size=4 is not a multiple of micro_batch_size*dp_replicate*dp_shard (1*1*16=16)": 1,
 }
-CONTRADICTED_ACCUMULATION = {
-    # gbs/(mbs*dp) is 8, the page says 16
-    *("pt0003", "pt0103", "pt0113"),
-    # 8 or 16 GPUs at tp=4 leave 2 or 4 data-parallel ranks: 512 or 256, the page says 128 (and 1 rank)
-    *("pt0738", "pt0739", "pt0743", "pt0744", "pt0848", "pt0924", "pt0928"),
-    # one rank of local batches of 4 accumulates 32/4 = 8, the page says 4; two do 4, it says 2
-    *("pt0578", "pt0583", "pt0585"),
-    # strong scaling: the page gives every row the accumulation of its largest
-    *("pt1154", "pt1155", "pt1157"),
-}
 
 
-def plan_of(row: dict[str, Any]) -> Plan:
+def plan_of(row: PublishedRow) -> Plan:
     """Return the plan of a row.
 
     A degree a page does not print is 1; FSDP or the distributed optimizer takes the remaining ranks. A micro batch that
     is not printed follows from the accumulation if that is, else it is 1.
     """
-    model = find_published_model(row["model"])
-    degrees = {name: row[name] for name in ("gpus", "tp", "pp", "cp", "vp", "ep", "etp") if row.get(name)}
+    model = find_published_model(row.model)
+    names = ("gpus", "tp", "pp", "cp", "vp", "ep", "etp")
+    degrees = {name: getattr(row, name) for name in names if getattr(row, name)}
     if degrees.get("pp", 1) == 1:
         degrees.pop("vp", None)  # pages print it without a pipeline as well
     layout = complete_layout(degrees)
-    local_batch = row.get("lbs", 0) * layout.dp
-    if not row.get("gbs") and not local_batch:
+    batch = row.global_batch_size or (row.local_batch_size or 0) * layout.dp
+    if not batch:
         raise NemoPerfError("the page prints no global batch")
-    if not row.get("seq_len"):
+    if not row.seq_len:
         raise NemoPerfError("the page prints no sequence length")
-    micro_batch = row.get("mbs")
-    if not micro_batch and row.get("ga"):
-        micro_batch = row["gbs"] // (layout.dp * row["ga"])
-    system = find_system(SYSTEMS[row["system"]])
+    micro_batch = row.micro_batch_size
+    if not micro_batch and row.grad_accum_steps:
+        micro_batch = batch // (layout.dp * row.grad_accum_steps)
+    system = find_system(row.system)
     recipe = Recipe(
         model=model,
         layouts={system.name: layout},
-        seq_len=row["seq_len"],
-        global_batch_size=row.get("gbs") or local_batch,
+        seq_len=row.seq_len,
+        global_batch_size=batch,
         micro_batch_size=micro_batch or 1,
-        precision=PRECISIONS.get(row.get("precision", "BF16"), Precision.BF16),
+        precision=PRECISIONS.get(row.precision, Precision.BF16),
         framework="megatron",
     )
     return resolve(recipe, system=system)
 
 
-def reason_of(row: dict[str, Any]) -> str | None:
+def reason_of(row: PublishedRow) -> str | None:
     """Return why a row does not resolve; None if it does."""
     try:
         plan_of(row)
     except NemoPerfError as exc:
-        if "gradient accumulation steps" in str(exc) and not {"tp", "pp", "cp"} <= row.keys():
+        if "gradient accumulation steps" in str(exc) and None in (row.tp, row.pp, row.cp):
             return "the page prints no tp, pp or cp, and without them the batch is too small for the ranks"
         for reason in UNRESOLVED:
             if reason in str(exc):
@@ -114,18 +94,21 @@ def test_every_published_layout_resolves_or_is_listed() -> None:
     assert dict(reasons) == UNRESOLVED
 
 
-def test_printed_gradient_accumulation_follows_from_the_batch_but_where_pages_contradict_themselves() -> None:
-    plans = [(row, plan_of(row)) for row in ROWS if row.get("ga") and reason_of(row) is None]
+def test_printed_accumulation_follows_from_the_batch_but_in_rows_kept_out_for_it() -> None:
+    kept_out = find_contradictions(ROWS)
+    plans = [(row, plan_of(row)) for row in ROWS if row.grad_accum_steps and reason_of(row) is None]
 
     # Automodel accumulates local batches, which a pipeline cuts into micro-batches.
-    contradicted = {
-        row["id"]
-        for row, plan in plans
-        if plan.global_batch_size != row["ga"] * (row.get("lbs") or plan.micro_batch_size) * plan.layout.dp
-    }
+    contradicted = set()
+    for row, plan in plans:
+        batch = row.local_batch_size or plan.micro_batch_size
+        if plan.global_batch_size != (row.grad_accum_steps or 0) * batch * plan.layout.dp:
+            contradicted.add(row.id)
 
     assert len(plans) > 200
-    assert contradicted == CONTRADICTED_ACCUMULATION
+    assert contradicted == {
+        row_id for row_id, found in kept_out.items() if found.kind is ContradictionKind.ACCUMULATION
+    }
 
 
 @pytest.mark.parametrize("reason", UNRESOLVED)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
 from pytest_nemoperf.pricing.memory import stage_memory
+from pytest_nemoperf.pricing.price import price_plan
+from pytest_nemoperf.published.row import PublishedRow
 from pytest_nemoperf.recipes.memory_rules import megatron_rules, native_rules
 from pytest_nemoperf.recipes.recipe import Plan, Recompute
 from pytest_nemoperf.recipes.systems import find_system
@@ -37,8 +39,8 @@ TOO_LARGE: Final = {
 
 
 @cache
-def published() -> dict[str, dict[str, Any]]:
-    return {row["id"]: row for row in ROWS if row["id"] in LAYOUTS}
+def published() -> dict[str, PublishedRow]:
+    return {row.id: row for row in ROWS if row.id in LAYOUTS}
 
 
 def with_copies(plan: Plan, *, is_optimizer_shared: bool) -> Plan:
@@ -57,7 +59,7 @@ def needed_gb(name: str, *, kind: str) -> tuple[float, ...]:
     rules = native_rules(plan) if kind == "native, copies" else megatron_rules(plan)
     if kind.endswith("copies"):
         plan = with_copies(plan, is_optimizer_shared=False)
-    elif not row.get("fsdp"):
+    elif not row.fsdp:
         plan = with_copies(plan, is_optimizer_shared=True)
     if kind == "megatron, 8-bit weights":
         rules = replace(rules, quantized=0)  # bf16 weights and 8-bit copies, or two 8-bit copies alone
@@ -86,6 +88,26 @@ def test_so_many_published_layouts_of_h100_fit_into_its_memory(kind: str, counts
 
     assert len(published()) == len(LAYOUTS) == 36
     assert tuple(counted) == counts
+
+
+def test_none_of_them_is_priced_as_one_that_does_not_fit() -> None:
+    system = find_system("h100")
+    outcomes = []
+    for row in published().values():
+        plan = plan_of(row)
+        unstated = ["recompute"]
+        if not row.fsdp:
+            plan = with_copies(plan, is_optimizer_shared=True)
+            unstated.append("shard_optimizer")
+        price = price_plan(
+            replace(plan, unstated=tuple(unstated)), system=system, baseline=None, rules=megatron_rules(plan)
+        )
+        assert price.memory_range is not None
+        assert price.memory_range.low_bytes <= price.peak_bytes <= price.memory_range.high_bytes
+        outcomes.append(price.is_fitting)
+
+    assert False not in outcomes
+    assert outcomes.count(True) < outcomes.count(None)
 
 
 def test_the_others_are_named_with_what_they_need() -> None:

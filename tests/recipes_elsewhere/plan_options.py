@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,20 +19,13 @@ from pytest_nemoperf.frameworks.configs.nemo_rl import load_nemo_rl
 from pytest_nemoperf.frameworks.configs.python_recipes import SourceTree
 from pytest_nemoperf.frameworks.configs.python_values import Opaque, Unknown
 from pytest_nemoperf.frameworks.plans import megatron_bridge, nemo_rl
+from pytest_nemoperf.published.row import PublishedRow
 from pytest_nemoperf.recipes.overrides import complete_layout
 from pytest_nemoperf.recipes.recipe import Plan, Recipe, Recompute
 from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.systems import find_system
+from tests.published.rows import pretraining_rows, rl_rows
 
-DATA: Final = Path(__file__).parents[1] / "data"
-SYSTEMS: Final = {
-    "DGX-H100": "h100",
-    "DGX-B200": "b200",
-    "DGX-B300": "b300",
-    "DGX-GB200": "gb200",
-    "GB200-NVL72": "gb200",
-    "DGX-GB300": "gb300",
-}
 _FP8_WORDS: Final = {
     "BF16": ("bf16",),
     "FP8": ("fp8cs", "fp8sc", "fp8ds"),
@@ -200,17 +192,11 @@ def _expanded(text: str) -> str:
         text = expanded
 
 
-def published(name: str) -> list[dict[str, Any]]:
-    """Return the rows of a file of published tables."""
-    rows: list[dict[str, Any]] = json.loads((DATA / name).read_text(encoding="utf-8"))["rows"]
-    return rows
-
-
 def bridge_options(checkout: Path) -> Options:
     """Return the comparison of Megatron-Bridge's published pre-training layouts."""
     options = Options()
     for plan, target, row in _bridge_rows(checkout, left_out=options.left_out):
-        options.rows.append((row["id"], target.rpartition(":")[2]))
+        options.rows.append((row.id, target.rpartition(":")[2]))
         read = read_bridge(Path(target), options={}).values
         config = load_bridge(Path(target), options={}).config
         for name, ours in (megatron_bridge.plan_overrides(plan) | megatron_bridge.own_overrides(plan)).items():
@@ -231,11 +217,11 @@ def bridge_plans(checkout: Path) -> list[tuple[Plan, str, Mapping[str, Any]]]:
     return found
 
 
-def _bridge_rows(checkout: Path, *, left_out: Counter[str]) -> Iterator[tuple[Plan, str, Mapping[str, Any]]]:
+def _bridge_rows(checkout: Path, *, left_out: Counter[str]) -> Iterator[tuple[Plan, str, PublishedRow]]:
     """Yield the plan of each row that has a benchmark recipe, the recipe, and the row; count the others."""
     functions = _bridge_functions(checkout)
-    for row in published("published_layouts.json"):
-        if "Megatron-Bridge" not in row["source"]:
+    for row in pretraining_rows():
+        if "Megatron-Bridge" not in row.source:
             continue
         target = _bridge_target(row, functions=functions)
         if target.startswith("no "):
@@ -258,44 +244,45 @@ def _bridge_functions(checkout: Path) -> dict[str, Path]:
     return functions
 
 
-def _bridge_target(row: Mapping[str, Any], *, functions: Mapping[str, Path]) -> str:
+def _bridge_target(row: PublishedRow, *, functions: Mapping[str, Path]) -> str:
     """Return the recipe of a row, or the reason that there is none."""
-    words = _FP8_WORDS.get(row.get("precision", ""))
+    words = _FP8_WORDS.get(row.precision)
     if words is None:
         return "no precision on the page"
-    if "tokendrop" in row["model"]:
+    if "tokendrop" in row.model:
         return "no recipe that drops tokens"
     try:
-        model = find_published_model(row["model"]).name
+        model = find_published_model(row.model).name
     except NemoPerfError:
         return "no catalog model"
     if model not in megatron_bridge.LIBRARY:
         return "no recipe in the library"
     stem = megatron_bridge.LIBRARY[model].removesuffix("_config")
     for word in words:
-        function = f"{stem}_{row['gpus']}gpu_{SYSTEMS[row['system']]}_{word}_config"
+        function = f"{stem}_{row.gpus}gpu_{row.system}_{word}_config"
         if function in functions:
             return f"{functions[function]}:{function}"
     return "no recipe for as many GPUs, system and precision"
 
 
-def _pretraining_plan(row: Mapping[str, Any], *, read: Mapping[str, Any]) -> Plan:
+def _pretraining_plan(row: PublishedRow, *, read: Mapping[str, Any]) -> Plan:
     """Return the plan of a row; what the page does not print is the recipe's: recomputation, scaling of FP8."""
-    model = find_published_model(row["model"])
-    degrees = {name: row[name] for name in ("gpus", "tp", "pp", "cp", "vp", "ep") if row.get(name)}
+    model = find_published_model(row.model)
+    names = ("gpus", "tp", "pp", "cp", "vp", "ep")
+    degrees = {name: getattr(row, name) for name in names if getattr(row, name)}
     if degrees.get("pp", 1) == 1:
         degrees.pop("vp", None)
     layout = complete_layout(degrees)
-    if not row.get("fsdp"):
+    if not row.fsdp:
         layout = replace(layout, dp_shard=1, dp_replicate=layout.dp)
         layout = replace(layout, shard_optimizer=layout.dp_replicate * layout.cp > 1)
-    system = find_system(SYSTEMS[row["system"]])
+    system = find_system(row.system)
     recipe = Recipe(
         model=model,
         layouts={system.name: layout},
-        seq_len=row["seq_len"],
-        global_batch_size=row["gbs"],
-        micro_batch_size=row.get("mbs") or 1,
+        seq_len=row.seq_len or 0,
+        global_batch_size=row.global_batch_size or 0,
+        micro_batch_size=row.micro_batch_size or 1,
         precision=read["precision"],
         recompute=read.get("recompute", Recompute.NONE),
         is_router_balanced=model.moe is not None,
@@ -331,7 +318,7 @@ def nemo_rl_options(checkout: Path) -> Options:
     """Return the comparison of NeMo RL's published layouts."""
     options = Options()
     for plan, path, row in _rl_rows(checkout, left_out=options.left_out):
-        options.rows.append((row["id"], path.stem))
+        options.rows.append((row.id, path.stem))
         theirs, _, _ = load_nemo_rl(path, options={}, env={})
         for name, ours in _rl_overrides(plan).items():
             options.add(name, ours=ours, theirs=_yaml_value(theirs.data, name))
@@ -352,20 +339,20 @@ def _rl_overrides(plan: Plan) -> dict[str, Any]:
     return nemo_rl.plan_overrides(plan, rl=plan.rl) | nemo_rl.own_overrides(plan, rl=plan.rl)
 
 
-def _rl_rows(checkout: Path, *, left_out: Counter[str]) -> Iterator[tuple[Plan, Path, Mapping[str, Any]]]:
+def _rl_rows(checkout: Path, *, left_out: Counter[str]) -> Iterator[tuple[Plan, Path, PublishedRow]]:
     """Yield the plan of each row that has a recipe file, the file, and the row; count the others."""
     folder = checkout / "examples/configs/recipes/llm/performance"
     framework = builtin_frameworks()["nemo_rl"]
-    for row in published("published_rl.json"):
-        if row["algorithm"] == "SWE":
+    for row in rl_rows():
+        if row.task == "swe":
             left_out["no recipe of agents"] += 1
             continue
         path = folder / f"{_rl_recipe_name(row)}.yaml"
         if not path.is_file():
             left_out["no recipe for as many GPUs, system, staleness and precision"] += 1
             continue
-        model = find_published_model(row["model"])
-        system = find_system(SYSTEMS[row["system"]])
+        model = find_published_model(row.model)
+        system = find_system(row.system)
         recipe = Recipe(framework="nemo_rl", framework_config=str(path), model=_rl_model(row))
         read = complete_recipe(recipe, framework=framework, system=system).recipe
         try:
@@ -384,32 +371,33 @@ def _yaml_value(node: Any, name: str) -> Any:
     return node
 
 
-def _rl_model(row: Mapping[str, Any]) -> Any:
+def _rl_model(row: PublishedRow) -> Any:
     """Return the model for recipes that leave the checkpoint to a guide; empty for those that name it."""
-    model = find_published_model(row["model"])
+    model = find_published_model(row.model)
     return replace(model, mtp_num_layers=0) if model.name == "deepseek-v3" else ""
 
 
-def _rl_recipe_name(row: Mapping[str, Any]) -> str:
-    per_node = find_system(SYSTEMS[row["system"]]).gpus_per_node
-    model = find_published_model(row["model"]).name
+def _rl_recipe_name(row: PublishedRow) -> str:
+    per_node = find_system(row.system).gpus_per_node
+    model = find_published_model(row.model).name
     stem = {"llama3.1-8b": "llama3.1-8b-instruct", "qwen3-30b-a3b": "qwen3-30ba3b", "qwen3-235b-a22b": "qwen3-235b"}
-    name = f"{row['algorithm'].lower()}-{stem.get(model, model)}-{row['gpus'] // per_node}n{per_node}g"
-    if "FP8" in row.get("precision", ""):
+    name = f"{row.task}-{stem.get(model, model)}-{row.gpus // (per_node or 1)}n{per_node}g"
+    if "FP8" in row.precision:
         name += "-fp8"
-    if "Off" in row["policy"]:
+    if row.rollouts is not None and row.rollouts.max_staleness:
         name += "-async-1off"
     return name
 
 
-def _rl_plan(row: Mapping[str, Any], *, read: Recipe) -> Plan:
+def _rl_plan(row: PublishedRow, *, read: Recipe) -> Plan:
     """Return the plan of a row; what the page does not print is the recipe's."""
-    system = find_system(SYSTEMS[row["system"]])
+    system = find_system(row.system)
     layout = read.layouts[system.name]
     generation = layout.generation
     assert generation is not None
-    generation = replace(generation, tp=row["g_tp"], pp=row["g_pp"])
-    degrees = {"gpus": layout.gpus, "tp": row["t_tp"], "pp": row["t_pp"], "cp": row["t_cp"], "ep": row["t_ep"]}
+    assert row.rollouts is not None
+    generation = replace(generation, tp=row.rollouts.tp, pp=row.rollouts.pp)
+    degrees = {"gpus": layout.gpus, "tp": row.tp, "pp": row.pp, "cp": row.cp, "ep": row.ep}
     layout = complete_layout(degrees)
     layout = replace(layout, dp_shard=1, dp_replicate=layout.dp, generation=generation)
     layout = replace(layout, shard_optimizer=layout.dp_replicate * layout.cp > 1)
@@ -417,7 +405,7 @@ def _rl_plan(row: Mapping[str, Any], *, read: Recipe) -> Plan:
         read,
         framework_config="",
         layouts={system.name: layout},
-        global_batch_size=row["t_gbs"],
-        seq_len=row["t_max_seq"],
+        global_batch_size=row.global_batch_size or 0,
+        seq_len=row.seq_len or 0,
     )
     return resolve(recipe, system=system)

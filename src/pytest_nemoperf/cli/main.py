@@ -21,6 +21,7 @@ from pytest_nemoperf.errors import NemoPerfError, RecipeError
 from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION, find_convention, flops_conventions
 from pytest_nemoperf.flops.count import flops_terms
 from pytest_nemoperf.models.catalog import find_model
+from pytest_nemoperf.report.escape import visible_text
 
 _USAGE_EXIT = 2
 _INTERRUPTED_EXIT = 130
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(arguments.run(arguments))
         sys.stdout.flush()
     except NemoPerfError as exc:
-        print(f"nemoperf: error: {exc}", file=sys.stderr)
+        print(f"nemoperf: error: {visible_text(str(exc))}", file=sys.stderr)
         return _USAGE_EXIT
     except KeyboardInterrupt:
         print("nemoperf: interrupted", file=sys.stderr)

@@ -22,6 +22,7 @@ from pytest_nemoperf.recipes.systems import system_catalog
 from pytest_nemoperf.report.row_overview import SystemCounts
 from pytest_nemoperf.results.cases import SessionResults
 from pytest_nemoperf.results.row import Release, Row
+from pytest_nemoperf.results.row_problems import row_problems
 from pytest_nemoperf.results.rows import layout_label, row_of_baseline, row_of_published, rows_of_results
 from pytest_nemoperf.schema import from_valid_data
 
@@ -197,6 +198,9 @@ def _of_file(path: Path) -> RowSet:
     if "cases" in keys:
         results = from_valid_data(SessionResults, data, name="results", subject=str(path), error=BaselineError)
         rows = rows_of_results(results, path=str(path))
+        for number, row in enumerate(rows):
+            for problem in row_problems(row, place=f"row {number + 1} ({row.case})"):
+                raise BaselineError(f"{path}: {problem}; measure again")
         return RowSet(title=f"{path}, {results.system_title}", rows=tuple(rows), kind=SourceKind.RESULTS)
     if "rows" in keys:
         release = read_release(path)
@@ -210,6 +214,8 @@ def _of_file(path: Path) -> RowSet:
 
 def _of_folder(path: Path) -> RowSet:
     """Return the rows of a folder of baselines, or of the folder of one system."""
+    if path.name == RELEASES_FOLDER:
+        raise BaselineError(f"{path}: is the folder of all releases; name one of them, as release:NAME")
     files = sorted(path.glob("*.json"))
     if not files:
         for system in _stored_systems(path):

@@ -16,6 +16,7 @@ from pytest_nemoperf.options import declare, hookspecs, selection
 if TYPE_CHECKING:
     from pytest_nemoperf.plugin.fixture import Perf
     from pytest_nemoperf.plugin.hooks import PerfPlugin
+    from pytest_nemoperf.recipes.recipe import Recipe
 
 _PERF_PLUGIN: pytest.StashKey[PerfPlugin] = pytest.StashKey()
 _DESELECTED = pytest.StashKey[int]()
@@ -108,3 +109,20 @@ def perf(request: pytest.FixtureRequest) -> Perf:
     if plugin is None:
         raise pytest.UsageError(f"{item.nodeid} is a perf test; run it with -m perf")
     return plugin.perf_of(item, framework=getattr(request, "param", ""))
+
+
+@pytest.fixture
+def published_recipe(request: pytest.FixtureRequest) -> Recipe:
+    """Recipe of a published row of the session's system: the test runs once for each row that has one.
+
+    It takes part when its file or its folder is named, or with --perf-against=published.
+    """
+    plugin = request.config.stash.get(_PERF_PLUGIN, None)
+    if plugin is None:
+        raise pytest.UsageError(f"{request.node.nodeid} is a perf test; mark it perf, and run it with -m perf")
+    system = plugin.session.settings.system.name
+    if not hasattr(request, "param"):
+        pytest.skip(f"no published row of {system} has a recipe")
+    from pytest_nemoperf.published.suite import published_recipes
+
+    return published_recipes(system)[request.param]

@@ -321,7 +321,7 @@ def _printed_workload(row: PublishedRow, *, plan: Plan) -> dict[str, Any]:
         workload["recompute"] = whole["recompute"]
     layout = {}
     for name in _DEGREES:
-        if getattr(row, name) is not None:
+        if getattr(row, name) is not None and (name != "vp" or plan.layout.pp > 1):
             layout[name] = getattr(plan.layout, name)
     if row.fsdp is not None:
         layout["dp_shard"] = plan.layout.dp_shard

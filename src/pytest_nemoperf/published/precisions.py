@@ -48,18 +48,16 @@ def row_precision(row: PublishedRow) -> tuple[Precision, tuple[str, ...]]:
         if row.framework not in _SCALINGS:
             raise RecipeError(f"FP8 without its scaling leaves open which format {row.framework} ran")
         precision, source = _SCALINGS[row.framework]
-        return precision, (f"the page prints FP8 without its scaling; {precision} is {source}",)
+        return precision, (f"the scaling of FP8: {source}",)
     if row.precision:
         raise RecipeError(f"precision {row.precision!r} is none of {', '.join((*_WORDS, 'FP8'))}")
     if row.framework == "megatron_bridge" and row.release == _UNNAMED_RELEASE:
         return _of_parentheses(row)
-    return Precision.BF16, ("the page prints no precision; bf16 is assumed",)
+    return Precision.BF16, ("precision bf16, an assumption",)
 
 
 def _of_parentheses(row: PublishedRow) -> tuple[Precision, tuple[str, ...]]:
     precision = Precision.FP8_CS
     if row.variant == _INSIDE:
         precision = Precision.FP8_SC if row.system == "h100" else Precision.MXFP8
-    return precision, (
-        f"the table prints no precision; {precision} follows from its remark on parentheses and from the page of 25.11",
-    )
+    return precision, (f"precision {precision}, by the page's remark on parentheses and the page of 25.11",)

@@ -7,7 +7,7 @@ said in the recipe's notes; a row that leaves its batch, its sequences or its wo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
@@ -18,6 +18,7 @@ from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.pricing.generation_memory import generation_memory
 from pytest_nemoperf.pricing.memory import stage_memory
+from pytest_nemoperf.published.contradictions import sample_text, sample_tokens
 from pytest_nemoperf.published.precisions import row_precision
 from pytest_nemoperf.published.row import PublishedRollouts, PublishedRow
 from pytest_nemoperf.recipes.algorithms import find_algorithm
@@ -46,6 +47,8 @@ _GENERATIONS: Final = MappingProxyType({2048: 32, 512: 16})
 """Responses to each prompt by responses of a step, in NeMo RL's own recipes of the published models."""
 _OTHER_GPUS: Final = "Grand Teton"
 _CAPACITY_MARK: Final = "tokendrop"
+_PUBLISHED_CASE: Final = re.compile(r"-pub\.[a-z0-9._]+\.[a-z]+\d+$")
+_UNPRINTED: Final = "not on the page: "
 _UNSAFE: Final = re.compile(r"[^a-z0-9._]+")
 
 # As examples/configs/grpo_math_1B.yaml of NeMo RL has it, the base of its recipes.
@@ -77,7 +80,7 @@ def recipe_of(row: PublishedRow) -> RowRecipe:
 
 
 def unpriced_recipe_of(row: PublishedRow) -> RowRecipe:
-    """Return the recipe of a published row without recomputation, whose choice takes a hundred times as long."""
+    """Return the recipe of a published row without recomputation: its choice takes a hundred times as long."""
     for problem in _problems(row):
         return RowRecipe(recipe=None, reason=problem)
     try:
@@ -93,7 +96,7 @@ def unpriced_recipe_of(row: PublishedRow) -> RowRecipe:
 
 
 def _problems(row: PublishedRow) -> Iterator[str]:
-    """Yield reasons against a recipe of the row, whatever its degrees."""
+    """Yield reasons against a recipe of the row, its degrees apart."""
     if row.framework not in _FRAMEWORKS:
         yield f"{row.framework} trains with JAX, and no framework here does"
     if row.task == "lora":
@@ -118,17 +121,17 @@ def _pretraining(row: PublishedRow, *, system: System) -> Recipe:
     model = _model(row)
     layout = _layout(row)
     precision, about_precision = row_precision(row)
-    notes = [*_source_notes(row), *about_precision]
+    unprinted = [*about_precision]
     micro_batch = row.micro_batch_size
     if not micro_batch:
         micro_batch = 1
         if row.grad_accum_steps:
             micro_batch = max(1, (row.global_batch_size or 0) // (layout.dp * row.grad_accum_steps))
-            notes.append(f"the page prints no micro batch; {micro_batch} follows from its accumulation")
+            unprinted.append(f"micro batch {micro_batch}, which follows from the accumulation")
         else:
-            notes.append("the page prints no micro batch; 1 is assumed")
+            unprinted.append("micro batch 1, an assumption")
     if model.moe is not None and row.framework not in _BALANCED:
-        notes.append("the page does not say that tokens are balanced over the experts")
+        unprinted.append("routing that is not balanced over the experts, an assumption")
     return Recipe(
         model=model,
         model_name=_proxy_name(row, model=model),
@@ -141,7 +144,7 @@ def _pretraining(row: PublishedRow, *, system: System) -> Recipe:
         is_router_balanced=model.moe is not None and row.framework in _BALANCED,
         flops_convention=published_convention(row.source, release=row.release, printed_model=row.model),
         variant=_variant(row),
-        notes=tuple(notes),
+        notes=_notes(row, unprinted=unprinted),
     )
 
 
@@ -150,20 +153,16 @@ def _reinforcement(row: PublishedRow, *, rollouts: PublishedRollouts, system: Sy
     if backend is None:
         raise RecipeError(f"training backend {rollouts.backend!r} is none of {', '.join(_BACKENDS)}")
     precision, about_precision = row_precision(row)
-    notes = [*_source_notes(row), *about_precision]
+    unprinted = [*about_precision]
     generations = _GENERATIONS.get(rollouts.num_samples)
     if generations is None:
         raise RecipeError(f"the page prints no responses to a prompt, and {rollouts.num_samples} samples imply none")
     prompts = rollouts.num_samples // generations
-    notes.append(
-        f"{prompts} prompts x {generations} responses: the page prints their product, NeMo RL's recipes have these"
-    )
+    unprinted.append(f"{prompts} prompts x {generations} responses, as in NeMo RL's recipes")
     gpus = row.gpus
     if rollouts.max_staleness:
         gpus = row.gpus // 2
-        notes.append(
-            f"{gpus} of {row.gpus} GPUs train and as many generate, as in NeMo RL's recipes; the page prints the sum"
-        )
+        unprinted.append(f"{gpus} of the {row.gpus} GPUs train and as many generate, as in NeMo RL's recipes")
     generation = GenerationLayout(gpus=gpus, tp=rollouts.tp, pp=rollouts.pp, is_colocated=rollouts.max_staleness == 0)
     layout = replace(_layout(row, gpus=gpus, is_sharded=backend == "dtensor"), generation=generation)
     seq_len = row.seq_len or 0
@@ -191,7 +190,7 @@ def _reinforcement(row: PublishedRow, *, rollouts: PublishedRollouts, system: Sy
             learning_rate=_LEARNING_RATE,
             dataset=rollouts.dataset,
         ),
-        notes=tuple(notes),
+        notes=_notes(row, unprinted=unprinted),
     )
 
 
@@ -249,15 +248,14 @@ def _with_recomputation(recipe: Recipe, *, system: System) -> Recipe:
     """Return the recipe with the least recomputation that fits one GPU, and a note on each setting left open."""
     layout = recipe.layouts[system.name]
     unstated = ["recompute"]
-    notes = list(recipe.notes)
+    recompute, is_fitting = _least_recomputation(resolve(recipe, system=system), system=system)
+    which = "the least that fits by our pricing" if is_fitting else "and by our pricing not even that fits"
+    chosen = [f"recomputation {recompute}, {which}"]
     if layout.shard_optimizer:
         unstated.append("shard_optimizer")
-        notes.append("the page does not say that the optimizer's states are shared out; the recipe shares them")
-    recompute, is_fitting = _least_recomputation(resolve(recipe, system=system), system=system)
-    text = f"the page does not print recomputation; {recompute}, the least that fits by our pricing"
-    if not is_fitting:
-        text = f"the page does not print recomputation; {recompute}, and by our pricing not even that fits"
-    notes.append(text)
+        chosen.append("optimizer states shared out among the ranks with the same weights")
+    *notes, unprinted = recipe.notes
+    notes.append("; ".join([unprinted, *chosen]) if unprinted else _UNPRINTED + "; ".join(chosen))
     return replace(recipe, recompute=recompute, unstated=tuple(unstated), notes=tuple(notes))
 
 
@@ -295,18 +293,36 @@ def _memory_rules(plan: Plan) -> MemoryRules:
     return native_rules(plan)
 
 
+def release_word(row: PublishedRow) -> str:
+    """Return a row's release as a part of case ids: lower case, without blanks."""
+    return _UNSAFE.sub("_", row.release.lower()).strip("_.")
+
+
+def is_published_case(case: str) -> bool:
+    """Whether a case id is that of a published row's recipe."""
+    return _PUBLISHED_CASE.search(case) is not None
+
+
 def _variant(row: PublishedRow) -> str:
-    release = _UNSAFE.sub("_", row.release.lower()).strip("_.")
-    return f"pub.{release}.{row.id}"
+    return f"pub.{release_word(row)}.{row.id}"
 
 
-def _source_notes(row: PublishedRow) -> Iterator[str]:
+def _notes(row: PublishedRow, *, unprinted: Sequence[str]) -> tuple[str, ...]:
+    """Return notes on a row's figures, its page's remarks, and last the settings that the page does not print."""
     figures = []
     for metric, text in row.printed.items():
         figures.append(f"{metric} {text}")
-    kind = "draft" if row.is_draft else "published"
-    yield f"{kind} row {row.id}, {row.source} {row.release}: {', '.join(figures)}"
-    yield f"page: {row.url}"
+    notes = [f"published in {row.source} {row.release}, {row.url}: {', '.join(figures)}"]
+    if row.is_draft and row.rollouts is not None:
+        prompt = sample_tokens(row, row.rollouts) - row.rollouts.mean_response_len
+        notes = [
+            f"DRAFT figures of {row.source} {row.release}, never judged: {sample_text(row, row.rollouts)} tokens a "
+            f"sample, {prompt:.0f} of them prompt"
+        ]
+    remarks = [*row.notes]
     if row.variant:
-        yield f"part of its cells: {row.variant}"
-    yield from row.notes
+        remarks.insert(0, row.variant)
+    if remarks:
+        notes.append(f"the page's row: {'; '.join(remarks)}")
+    notes.append(_UNPRINTED + "; ".join(unprinted) if unprinted else "")
+    return tuple(notes)

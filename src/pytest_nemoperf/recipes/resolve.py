@@ -24,7 +24,7 @@ _SLOW_TO_START = frozenset({"automodel", "megatron", "megatron_bridge", "nemo_rl
 _STEP_ALLOWANCE_SEC = 20.0
 """Part of a derived time-out for each step; generous, since a time-out is for runs that hang."""
 _RL_STEP_ALLOWANCE_SEC = 1000.0
-"""The same for reinforcement learning on GPUs: published steps take 53 to 974 s (tests/data/published_rl.json)."""
+"""The same for reinforcement learning on GPUs: published steps take 53 to 974 s (catalog/published)."""
 
 
 def resolve(recipe: Recipe, *, system: System, inject_pct: float = 0.0, timeout_sec: float | None = None) -> Plan:

@@ -83,7 +83,7 @@ def find_column(name: str, *, subject: str) -> Column:
         BaselineError: If there is no such column.
     """
     for column in COLUMNS.values():
-        if name in (column.name, column.short):
+        if name and name in (column.name, column.short):
             return column
     known = [*COLUMNS, *(column.short for column in COLUMNS.values() if column.short)]
     raise BaselineError(f"{subject}: unknown column {name!r}; {did_you_mean(name, known)}")

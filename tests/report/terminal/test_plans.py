@@ -8,13 +8,13 @@ import pytest
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.models.catalog import find_model
 from pytest_nemoperf.models.components import MoE
-from pytest_nemoperf.pricing.price import Price, price_plan
+from pytest_nemoperf.pricing.price import Price, StepTimeEstimate, price_plan
 from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.report.cells import bytes_text, flops_text
 from pytest_nemoperf.report.terminal.plans import render_dry_run, render_price
 from pytest_nemoperf.results.cases import NotRun
-from pytest_nemoperf.results.dry_run import DryRun, PricedCase
+from pytest_nemoperf.results.dry_run import DryRun, PricedCase, suite_cost
 from tests.builders import make_recipe
 from tests.report.blocks import facts, section, table
 
@@ -138,3 +138,82 @@ def test_a_dry_run_without_cases_says_only_why() -> None:
     dry_run = DryRun(system="cpu", system_title="CPU", cases=(), not_priced=(NotRun(nodeid="a", reason="b"),))
 
     assert render_dry_run(dry_run, written=[]) == "dry run on cpu (CPU): nothing was launched\n\nnot priced:\n  a: b"
+
+
+UNSTATED = ("recompute", "shard_optimizer")
+COPIES = {"h100": Layout(gpus=8, dp_replicate=8)}
+
+
+def test_memory_over_unstated_settings_is_a_range_with_the_reason() -> None:
+    price = price_of(layouts=COPIES, unstated=UNSTATED)
+
+    text = render_price(price, system_title="DGX-H100")
+
+    assert price.memory_range is not None
+    assert price.is_fitting is None
+    low = bytes_text(price.memory_range.low_bytes).removesuffix(" GB")
+    assert f"  {low} .. {bytes_text(price.memory_range.high_bytes)}: the recipe's source does not state\n" in text
+    assert "    recomputation and sharding of the optimizer's states;\n" in text
+    assert f"    the rows above are with the recipe's own choice, {bytes_text(price.peak_bytes)}\n" in text
+    assert "does not fit" not in text
+
+
+def test_a_range_that_begins_below_the_memory_of_a_gpu_fits_in_part() -> None:
+    price = price_of(layouts=COPIES, unstated=UNSTATED)
+    assert price.memory_range is not None
+    price = replace(price, capacity_bytes=price.memory_range.high_bytes - 1)
+
+    text = render_price(price, system_title="DGX-H100")
+
+    assert "  a part of it fits into the " in text
+    assert "% .. 100%)" in text
+
+
+@pytest.mark.parametrize(
+    ("capacity_gb", "relation"),
+    [
+        (10_000, "all of it fits into the 10 TB of one GPU"),
+        (1, "by these estimates even the least is more than the 1 GB of one GPU"),
+        (None, "the memory of h100 is not known"),
+    ],
+)
+def test_a_range_is_held_against_the_memory_of_a_gpu(capacity_gb: int | None, relation: str) -> None:
+    capacity = None if capacity_gb is None else capacity_gb * 10**9
+    price = price_of(layouts=COPIES, unstated=UNSTATED)
+    price = replace(price, capacity_bytes=capacity, is_fitting=True if capacity_gb == 10_000 else None)
+
+    assert relation in render_price(price, system_title="DGX-H100")
+
+
+def test_a_dry_run_shows_ranges_and_where_a_step_time_is_from() -> None:
+    expected = StepTimeEstimate(
+        recorded="2026-05-27",
+        machine={},
+        num_runs=1,
+        step_time_sec=9.0,
+        tokens_per_sec_per_gpu=14451.0,
+        published="NVIDIA-NeMo/Megatron-Bridge 26.04",
+    )
+    price = replace(price_of(layouts=COPIES, unstated=UNSTATED), expected=expected)
+    cases = (PricedCase(nodeid="test_a.py::a", price=price, num_launches=5), PricedCase(nodeid="b", price=price_of()))
+    dry_run = DryRun(system="h100", system_title="DGX-H100", cases=cases, cost=suite_cost(cases))
+
+    text = render_dry_run(dry_run, written=[])
+
+    assert price.memory_range is not None
+    row = text.splitlines()[text.splitlines().index(price.plan.case) + 1]
+    assert row.split()[:3] == ["?", bytes_text(price.memory_range.low_bytes).split()[0], ".."]
+    assert row.endswith("9 s published")
+    assert "memory from .. to: over settings that the recipe's source does not state;" in text
+    assert "GPU-hours of the suite's steps: 0.8, for 1 case\n" in text
+    assert "  by step times of 0 stored baselines and 1 published row; 1 case without an estimate\n" in text
+    assert "9 s, 14,451 tokens/sec/GPU (published in" in render_price(price, system_title="DGX-H100")
+
+
+def test_a_suite_without_step_times_says_so() -> None:
+    cases = (PricedCase(nodeid="a", price=price_of()),)
+    dry_run = DryRun(system="h100", system_title="DGX-H100", cases=cases, cost=suite_cost(cases))
+
+    text = render_dry_run(dry_run, written=[])
+
+    assert "GPU-hours of the suite: unknown, for no case has an estimated step time" in text

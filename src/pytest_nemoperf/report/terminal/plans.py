@@ -12,6 +12,7 @@ from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.metrics import format_number, format_time
 from pytest_nemoperf.report.cells import bytes_text, flops_text
 from pytest_nemoperf.report.console import align
+from pytest_nemoperf.report.escape import visible_text
 from pytest_nemoperf.report.terminal.rollouts import NOT_MODELLED, generation_lines, rollout_facts
 from pytest_nemoperf.results.dry_run import DryRun, PricedCase, SuiteCost
 
@@ -45,7 +46,7 @@ def render_price(price: Price, *, system_title: str) -> str:
     ]
     if price.plan.rl is not None:
         parts.append(NOT_MODELLED)
-    return "\n".join(filter(None, parts))
+    return visible_text("\n".join(filter(None, parts)))
 
 
 def render_dry_run(dry_run: DryRun, *, written: Sequence[str]) -> str:
@@ -77,7 +78,7 @@ def render_dry_run(dry_run: DryRun, *, written: Sequence[str]) -> str:
     lines.append("")
     for path in written:
         lines.append(f"written: {path}")
-    return "\n".join(lines).rstrip()
+    return visible_text("\n".join(lines)).rstrip()
 
 
 def _range_lines(cases: Sequence[PricedCase]) -> Iterator[str]:
@@ -164,6 +165,7 @@ def _memory_text(price: Price) -> str:
         *generation_lines(price),
         *_copies_lines(price),
         _fit_text(price),
+        *textwrap.wrap(price.uncounted, _WIDTH - 2),
         "activations and transient are estimates",
     ]
     owner = "the native engine" if price.memory_rules is None else price.memory_rules.owner
@@ -221,6 +223,11 @@ def _fit_text(price: Price) -> str:
         return _range_fit_text(price, memory=price.memory_range)
     if capacity is None:
         return f"{bytes_text(total)} are needed; the memory of {price.plan.system} is not known"
+    if price.is_fitting is None:
+        return (
+            f"{bytes_text(total)} of the {bytes_text(capacity)} of one GPU ({100 * total / capacity:.0f}%) at least; "
+            "what is not counted:"
+        )
     relation = "fits into" if price.is_fitting else "does not fit into"
     return f"{bytes_text(total)} {relation} the {bytes_text(capacity)} of one GPU ({100 * total / capacity:.0f}%)"
 
@@ -237,10 +244,12 @@ def _range_fit_text(price: Price, *, memory: MemoryRange) -> str:
     if capacity is None:
         return "\n  ".join([*lines, f"the memory of {price.plan.system} is not known"])
     relation = "all of it fits into"
-    if price.is_fitting is None:
-        relation = "the least fits, the most does not fit into"
-        if memory.low_bytes > capacity:
-            relation = "by these estimates even the least is more than"
+    if memory.low_bytes > capacity:
+        relation = "by these estimates even the least is more than"
+    elif memory.high_bytes > capacity:
+        relation = "a part of it fits into"
+    elif price.uncounted:
+        relation = "without what is not counted, all of it fits into"
     shares = f"{100 * memory.low_bytes / capacity:.0f}% .. {100 * memory.high_bytes / capacity:.0f}%"
     return "\n  ".join([*lines, f"{relation} the {bytes_text(capacity)} of one GPU ({shares})"])
 

@@ -62,7 +62,7 @@ def table_parts(cells: Sequence[Sequence[str]], *, are_text: Sequence[bool], wid
     """
     safe = []
     for row in cells:
-        safe.append([shorten_middle(plain_text(cell), width=width - _INDENT) or _NONE for cell in row])
+        safe.append([_shortened(plain_text(cell), width=width - _INDENT) or _NONE for cell in row])
     blocks = []
     for group in _line_groups(safe, width=width):
         part = [[row[at] for at in group] for row in safe]
@@ -95,6 +95,18 @@ def _line_groups(cells: Sequence[Sequence[str]], *, width: int) -> list[list[int
         used += needed + (len(_GAP) if groups[-1] else 0)
         groups[-1].append(at)
     return groups
+
+
+def _shortened(text: str, *, width: int) -> str:
+    """Return text in at most width columns of the terminal, of which some characters take two."""
+    from rich.cells import cell_len  # noqa: PLC0415 (slow to import)
+
+    shown = text
+    kept = min(len(text), width)
+    while cell_len(shown) > width:
+        shown = shorten_middle(text, width=kept)
+        kept -= 1
+    return shown
 
 
 def _aligned(cells: Sequence[Sequence[str]], *, are_text: Sequence[bool]) -> list[str]:
