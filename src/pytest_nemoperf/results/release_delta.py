@@ -131,7 +131,7 @@ def environment_differences(now: Row, *, then: Row) -> list[Difference]:
 
 def settings_differences(now: Row, *, then: Row) -> list[Difference]:
     """Return the workload's settings that differ, by key; none if a row does not hold its settings."""
-    if not now.settings or not then.settings:
+    if not now.settings or not then.settings or now.settings == then.settings:
         return []
     before = dict(_flat(then.settings))
     after = dict(_flat(now.settings))

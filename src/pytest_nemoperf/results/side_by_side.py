@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
+from itertools import chain
 from types import MappingProxyType
 from typing import Final
 
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.flops.published import find_published_model
+from pytest_nemoperf.json_codec import to_json_line
 from pytest_nemoperf.recipes.other_framework import without_framework
 from pytest_nemoperf.results.release_delta import settings_differences
 from pytest_nemoperf.results.row import RolloutColumns, Row, RowKind
@@ -168,7 +170,8 @@ def match_rows(
     groups = [] if equal else list(_by_case(sources, axes=axes, names=names))
     if equal:
         groups = [{number: row} for number, (_, rows) in enumerate(sources) for row in _newest_first(rows)]
-    merged = _merge_equal(groups, names=names, is_strict=not equal and Axis.SYSTEM not in axes, axes=axes)
+    is_strict = not equal and Axis.SYSTEM not in axes
+    merged = _merge_equal(groups, num_sources=len(sources), names=names, is_strict=is_strict, axes=axes)
     order: dict[int, int] = {}
     for _, rows in sources:
         for row in rows:
@@ -266,31 +269,52 @@ def _by_case(
 
 
 def _merge_equal(
-    groups: Sequence[dict[int, Row]], *, names: Sequence[str], is_strict: bool, axes: Sequence[Axis]
+    groups: Sequence[dict[int, Row]],
+    *,
+    num_sources: int,
+    names: Sequence[str],
+    is_strict: bool,
+    axes: Sequence[Axis],
 ) -> list[dict[int, Row]]:
     """Return groups with those joined that are of other sources and have equal columns.
 
     Args:
         groups: Rows by the number of their source.
+        num_sources: Sources; a group with a row of each takes no more.
         names: Columns that must be equal.
         is_strict: Settings that no column shows must be equal too, where both rows hold theirs.
         axes: Axes of which settings may differ.
     """
     merged: list[dict[int, Row]] = []
-    by_key: dict[tuple[Facet, ...], list[dict[int, Row]]] = defaultdict(list)
+    with_settings: dict[tuple[Facet, ...], list[dict[int, Row]]] = defaultdict(list)
+    with_any: dict[tuple[Facet, ...], list[dict[int, Row]]] = defaultdict(list)
     for group in sorted(groups, key=len, reverse=True):
         row = next(iter(group.values()))
-        candidates = by_key[_key(row, names)] if row.model else []  # calls have no columns: only their case tells
+        if len(group) == num_sources or not row.model:  # calls have no columns: only their case tells
+            merged.append(dict(group))
+            continue
+        key = _key(row, names)
+        settings = _settings_text(row, axes=axes) if is_strict else ""
+        candidates: Iterable[dict[int, Row]] = with_any[key]
+        if settings:
+            candidates = chain(with_settings[(*key, settings)], with_settings[(*key, "")])
         for candidate in candidates:
-            is_free = candidate.keys().isdisjoint(group)
-            if is_free and not (is_strict and _hidden_differences(row, next(iter(candidate.values())), axes=axes)):
+            if candidate.keys().isdisjoint(group):
                 candidate.update(group)
                 break
         else:
             joined = dict(group)
             merged.append(joined)
-            candidates.append(joined)
+            with_settings[(*key, settings)].append(joined)
+            with_any[key].append(joined)
     return merged
+
+
+def _settings_text(row: Row, *, axes: Sequence[Axis]) -> str:
+    """Return the settings of a row but for those of the axes, as one text; empty if it does not hold them."""
+    left_out = set[str]().union(*(_SETTINGS_OF_AXIS[axis] for axis in axes))
+    kept = {key: value for key, value in sorted(row.settings.items()) if key not in left_out}
+    return to_json_line(kept) if kept else ""
 
 
 def _key(row: Row, names: Sequence[str]) -> tuple[Facet, ...]:
