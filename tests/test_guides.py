@@ -12,7 +12,7 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 PACKAGE = "src/pytest_nemoperf"
 MAX_FILES = 2
 PROMISED = ("framework", "launcher", "metric", "recipe", "model", "system")
-FURTHER = ("FLOPs convention", "log format")
+FURTHER = ("FLOPs convention", "log format", "release of published rows")
 SOURCES = [path.relative_to(ROOT / PACKAGE).as_posix() for path in (ROOT / PACKAGE).rglob("*.*")]
 LINK = re.compile(r"\[[^]]*\]\([^)]*\)")
 CODE = re.compile(r"`([^`\s]+\.(?:py|json))`")

@@ -22,7 +22,6 @@ OUTSIDE = {
     "pt0028": "the page prints two TFLOP/s for one tokens/s: 1297 tokens/s belongs to 338, the row before",
     "pt0044": "the same row of another variant of the page",
     "pt0501": "unexplained: 0.5% above; the other SFT rows of the table are within 0.2%",
-    "pt0543": "DeepSeek-V4's sparse attention is not in the catalog",
     "pt0558": "unexplained: 1.7% above, of which the row's own rounding is 0.6%",
 }
 
@@ -96,6 +95,8 @@ def test_releases_that_print_whole_sequences_do_so_in_every_row() -> None:
         ("Qwen3_Next_80B_a3B", "qwen3-next-80b-a3b"),
         ("DeepSeek V3 671B", "deepseek-v3"),
         ("Deepseek V3 GB200", "deepseek-v3"),
+        ("DeepSeekV4 Flash", "deepseek-v4-flash"),
+        ("DeepSeek-V4-Pro", "deepseek-v4-pro"),
         ("Kimi_K2", "kimi-k2"),
         ("GPT-OSS 20B", "gpt-oss-20b"),
         ("GPT3-175B", "gpt3-175b"),
@@ -119,9 +120,7 @@ def test_a_name_that_says_so_comes_without_multi_token_prediction() -> None:
     assert find_published_model("DeepSeekV3 (w/o MTP)").mtp_num_layers == 0
 
 
-@pytest.mark.parametrize(
-    "printed", ["DeepSeekV4 Flash", "DeepSeek V3.2", "Kimi K2.5", "Wan 2.1 14B", "Nemotron_3_Nano_4B"]
-)
+@pytest.mark.parametrize("printed", ["DeepSeek V4", "DeepSeek V3.2", "Kimi K2.5", "Wan 2.1 14B", "Nemotron_3_Nano_4B"])
 def test_models_the_catalog_has_not_are_not_taken_for_others(printed: str) -> None:
     with pytest.raises(RecipeError, match=r"no catalog model is printed as"):
         find_published_model(printed)

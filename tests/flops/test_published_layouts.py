@@ -34,7 +34,6 @@ UNRESOLVED = {
     "the page prints no tp, pp or cp, and without them the batch is too small for the ranks": 4,
     "the page prints no sequence length": 5,
     "ep=64 does not divide dp_shard*cp*tp (32*1*1=32)": 2,
-    "no catalog model is printed as 'DeepSeekV4 Flash'": 1,
     "global_batch_size=1 is not a multiple of micro_batch_size*dp_replicate*dp_shard (64*1*4=256)": 1,
     "global_batch_size=8 is not a multiple of micro_batch_size*dp_replicate*dp_shard (1*1*16=16)": 1,
     "global_batch_size=4 is not a multiple of micro_batch_size*dp_replicate*dp_shard (1*1*16=16)": 1,

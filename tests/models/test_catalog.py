@@ -67,6 +67,8 @@ def _make(**changes: object) -> ModelConfig:
         ("deepseek-v2", 235.74),
         ("deepseek-v2-lite", 15.71),
         ("deepseek-v3", 682.64),  # 671B and one block of multi-token prediction
+        ("deepseek-v4-flash", 290.94),  # 284B and one block of multi-token prediction
+        ("deepseek-v4-pro", 1598.84),
         ("moonlight-16b-a3b", 15.96),
         ("kimi-k2", 1026.41),
         ("gpt-oss-20b", 20.91),
@@ -114,6 +116,24 @@ def test_catalog_models_have_the_size_they_are_named_for(name: str, billions: fl
 )
 def test_mixtures_use_the_parameters_they_are_named_for(name: str, billions: float) -> None:
     assert num_active_parameters(find_model(name)) / 1e9 == pytest.approx(billions, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "active"),
+    [
+        # 284B with 13B activated, and 1.6T with 49B: https://arxiv.org/abs/2606.19348
+        ("deepseek-v4-flash", 284.33, 13.27),
+        ("deepseek-v4-pro", 1573.00, 48.85),
+    ],
+)
+def test_deepseek_v4_is_named_without_multi_token_prediction_and_activated_without_its_table(
+    name: str, total: float, active: float
+) -> None:
+    model = replace(find_model(name), mtp_num_layers=0)
+    table = model.vocab_size * model.hidden_size
+
+    assert num_parameters(model) / 1e9 == pytest.approx(total, abs=0.01)
+    assert (num_active_parameters(model) - table) / 1e9 == pytest.approx(active, abs=0.01)
 
 
 def test_depths_of_multi_token_prediction_can_share_one_block() -> None:
@@ -169,6 +189,51 @@ def test_sizes_must_be_positive(name: str, size: int) -> None:
 def test_key_value_heads_must_divide_the_heads() -> None:
     with pytest.raises(RecipeError, match=r"num_kv_heads=3 does not divide num_heads=4"):
         _make(num_kv_heads=3)
+
+
+def _compressed(**changes: object) -> ModelConfig:
+    twin = find_model("deepseek-v4-flash-twin")
+    assert twin.compressed_attention is not None
+    return replace(twin, compressed_attention=replace(twin.compressed_attention, **changes))  # type: ignore[arg-type]  # as above
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ratios": (0, 4)}, r"compressed_attention.ratios has 2 numbers for num_layers=4"),
+        ({"ratios": (0, 4, -1, 4)}, r"compressed_attention.ratios has -1; each is a whole number of tokens, or 0"),
+        ({"ratios": (0, 4, 2.5, 4)}, r"compressed_attention.ratios has 2.5"),
+        ({"num_output_groups": 3}, r"num_output_groups=3 does not divide num_heads="),
+        ({"rope_head_dim": 3}, r"rope_head_dim=3 must be even and at most head_dim="),
+        ({"rope_head_dim": 512}, r"rope_head_dim=512 must be even and at most head_dim="),
+        ({"index_topk": 0}, r"compressed_attention.index_topk=0 must be positive"),
+    ],
+)
+def test_compressed_attention_must_fit_the_model(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        _compressed(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sliding_window": None}, r"compressed_attention is added to a window, so sliding_window must be given"),
+        ({"num_kv_heads": 2}, r"num_kv_heads=2, and compressed_attention has one head of keys; use num_kv_heads=1"),
+        ({"full_attention_interval": 2}, r"mixer of every layer, so full_attention_interval must be left out"),
+        ({"attention_gate": True}, r"mixer of every layer, so attention_gate must be left out"),
+    ],
+)
+def test_compressed_attention_goes_with_a_window_and_one_head_of_keys(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        replace(find_model("deepseek-v4-flash-twin"), **changes)  # type: ignore[arg-type]  # a table of mixed types
+
+
+def test_experts_chosen_by_a_table_are_in_as_many_layers_as_there_are() -> None:
+    twin = find_model("deepseek-v4-flash-twin")
+    assert twin.moe is not None
+
+    with pytest.raises(RecipeError, match=r"moe.num_hash_layers=5 are more mixtures than num_layers=4 hold"):
+        replace(twin, moe=replace(twin.moe, num_hash_layers=5))
 
 
 def test_head_dim_must_be_even() -> None:

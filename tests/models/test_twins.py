@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -81,10 +83,40 @@ def test_a_twin_is_its_own_twin_in_structure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "mixer"), [("nemotron-h-8b", "Mamba-2"), ("qwen3-next-80b-a3b", "gated delta net")], ids=["mamba", "delta"]
+    ("name", "mixer"),
+    [
+        ("nemotron-h-8b", "Mamba-2"),
+        ("qwen3-next-80b-a3b", "gated delta net"),
+        ("deepseek-v4-flash", "compressed attention"),
+    ],
+    ids=["mamba", "delta", "compressed"],
 )
 def test_hybrids_are_named_with_a_framework_that_trains_them(name: str, mixer: str) -> None:
     problem = unsupported_model(find_model(name))
 
     assert problem is not None
     assert all(word in problem for word in (name, mixer, "Megatron-Bridge"))
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ("hyper_connections", r"has hyper-connections \(hyper_connections.num_streams=4\), which framework 'torch'"),
+        ("router", r"has a router of another kind \(moe.router='sqrtsoftplus'\)"),
+        ("num_hash_layers", r"has experts chosen by a table \(moe.num_hash_layers=1\)"),
+        ("activation_limit", r"has clamped experts \(moe.activation_limit=10\)"),
+    ],
+)
+def test_each_part_of_deepseek_v4_is_refused_alone(part: str, words: str) -> None:
+    twin = find_model("deepseek-v4-flash-twin")
+    other = find_model("qwen3-30b-a3b-twin")
+    assert other.moe is not None
+    assert twin.moe is not None
+    assert unsupported_model(other) is None
+    if part == "hyper_connections":
+        model = replace(other, hyper_connections=twin.hyper_connections)
+    else:
+        changes: dict[str, Any] = {part: getattr(twin.moe, part)}
+        model = replace(other, moe=replace(other.moe, **changes))
+
+    assert re.search(words, str(unsupported_model(model)))

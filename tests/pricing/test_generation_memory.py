@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
+from pytest_nemoperf.models.catalog import find_model
 from pytest_nemoperf.models.weights import num_parameters
 from pytest_nemoperf.pricing.generation_memory import GenerationMemory, generation_memory
 from pytest_nemoperf.pricing.memory import host_bytes, stage_memory
@@ -170,3 +171,18 @@ def test_what_the_host_keeps_takes_no_memory_of_a_gpu() -> None:
     assert on_host.reference == 0
     assert on_host.total == there.total - there.reference
     assert on_host.generating == there.generating - there.reference - there.weights - there.optimizer
+
+
+def test_compressed_attention_caches_its_window_and_its_compressed_positions() -> None:
+    model = find_model("deepseek-v4-flash-twin")
+    attention = model.compressed_attention
+    assert attention is not None
+    assert attention.ratios == (0, 0, 4, 128)
+    plan = replace(_plan(), model=model)
+
+    memory = generation_memory(plan)
+
+    assert memory is not None
+    length = 40
+    compressed = length // 4 * (model.head_dim + attention.index_head_dim) + length // 128 * model.head_dim
+    assert memory.cache == 4 * (4 * 8 * model.head_dim + compressed) * 4

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.layouts.layout import Layout
+from pytest_nemoperf.models.catalog import find_model
 from pytest_nemoperf.models.components import MLA
 from pytest_nemoperf.pricing.kv_copies import KVCopies, kv_copies
 from pytest_nemoperf.pricing.memory import stage_memory
@@ -105,3 +106,9 @@ def test_people_see_nothing_of_copies_where_there_are_none() -> None:
     price = price_plan(plan_of(Layout(gpus=2, tp=2)), system=find_system("cpu"), baseline=None)
 
     assert "key-value head" not in render_price(price, system_title="cpu")
+
+
+def test_compressed_attention_s_one_head_of_keys_is_no_copy_but_whole_on_every_rank() -> None:
+    plan = replace(plan_of(Layout(gpus=2, tp=2)), model=find_model("deepseek-v4-flash-twin"))
+
+    assert kv_copies(plan) is None

@@ -24,12 +24,14 @@ class FlopsConvention:
         source: Code or page the convention was read from.
         is_causal_halved: Attention scores above the diagonal are not counted.
         counts_diagonal: A halved row of scores has (s + 1) / 2 entries on average instead of s / 2.
-        window: ``exact``: a windowed layer's mean context; ``ignored``: full attention everywhere. Chunked
+        window: ``exact``: a windowed layer's mean context (the whole window under compressed attention);
+            ``ignored``: full attention everywhere. Chunked
             windows (Llama 4) are counted as full either way: no source counts them.
         counts_mtp: Blocks and heads of multi-token prediction.
         counts_hybrid_mtp_projection: Their projections also in hybrids.
         counts_router: The routers, and the shared experts' gate.
         counts_norms: One multiply-add per element of the latent norms of MLA and the norms of multi-token prediction.
+        counts_hyper_connections: The products that weigh and mix several residual streams.
         counts_small_parameters: Everything else that has parameters (norms, biases), at 6 FLOPs each.
         vocab_multiple: The vocabulary is padded to a multiple of this times tp; 1 for no padding.
         needs_silu_for_gate: Gated MLPs count as two matrices unless their activation is SiLU.
@@ -57,6 +59,7 @@ class FlopsConvention:
     counts_hybrid_mtp_projection: bool = False
     counts_router: bool = False
     counts_norms: bool = False
+    counts_hyper_connections: bool = False
     counts_small_parameters: bool = False
     vocab_multiple: int = 1
     needs_silu_for_gate: bool = False

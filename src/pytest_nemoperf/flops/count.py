@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
 from pytest_nemoperf.errors import RecipeError
+from pytest_nemoperf.flops.compressed_attention import CORE, compressed_attention_macs
 from pytest_nemoperf.flops.conventions import FlopsConvention
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import MLA, Activation, FeedForward, Layer, Mixer, MoE
@@ -23,7 +25,6 @@ _FORWARD_AND_BACKWARD = 3  # forward, gradient of the input, gradient of the wei
 _FLOPS_PER_MAC = 2
 _FROZEN = 2  # products of frozen weights: they have no gradient of their own
 _PROJECTIONS = ("qkv.weight", "out.weight", "gate_up.weight", "up.weight", "down.weight")
-_CORE = "attention core"
 
 
 def num_flops(model: ModelConfig, *, seq_lens: Sequence[int], convention: FlopsConvention, tp: int = 1) -> float:
@@ -88,7 +89,7 @@ def flops_terms(model: ModelConfig, *, seq_len: int, convention: FlopsConvention
     core_products = products if convention.lora == "all" else _FORWARD_AND_BACKWARD
     flops = {}
     for name, term in macs.items():
-        flops[name] = counted_tokens * _FLOPS_PER_MAC * term * (core_products if name == _CORE else products)
+        flops[name] = counted_tokens * _FLOPS_PER_MAC * term * (core_products if name == CORE else products)
     return MappingProxyType(flops)
 
 
@@ -121,11 +122,15 @@ def _macs(model: ModelConfig, *, seq_len: int, convention: FlopsConvention, tp: 
         head_rows = -(-model.vocab_size // multiple) * multiple
     head = model.hidden_size * head_rows
     yield "head", head
+    streams = 0.0
+    if model.hyper_connections is not None and convention.counts_hyper_connections:
+        streams = model.hyper_connections.num_streams * model.stream_size
+        yield "hyper-connections", streams
     if convention.counts_mtp and model.mtp_num_layers:
         block = 0.0
         for _, term in _layer_macs(model, model.mtp_layer, seq_len=seq_len, convention=convention):
             block += term
-        yield "mtp", model.mtp_num_layers * (block + head + _mtp_projection(model, convention))
+        yield "mtp", model.mtp_num_layers * (block + head + streams + _mtp_projection(model, convention))
     if convention.counts_small_parameters:
         yield "norms and biases", _num_small_parameters(model)
 
@@ -136,12 +141,24 @@ def _layer_macs(
     match layer.mixer:
         case Mixer.ATTENTION:
             yield from _attention(model, context=_context(layer, seq_len, convention), convention=convention)
+        case Mixer.COMPRESSED_ATTENTION:
+            yield from compressed_attention_macs(
+                model,
+                layer,
+                window_context=_context(replace(layer, window=None), seq_len, convention),
+                seq_len=convention.packed_sample_len or seq_len,
+                convention=convention,
+            )
         case Mixer.MAMBA:
             yield "mamba", _mamba(model, convention)
         case Mixer.GATED_DELTA_NET:
             yield "delta net", _gated_delta_net(model)
         case None:
             pass
+    if model.hyper_connections is not None and convention.counts_hyper_connections:
+        sublayers = (layer.mixer is not None) + (layer.feed_forward is not None)
+        products = model.hyper_connections.num_weights + model.hyper_connections.num_streams  # weights, mixing
+        yield "hyper-connections", sublayers * products * model.stream_size
     if layer.feed_forward is None:
         return
     matrices = _mlp_matrices(model.activation, convention)
@@ -177,7 +194,7 @@ def _attention(model: ModelConfig, *, context: float, convention: FlopsConventio
         head_dim = model.hidden_size / model.num_heads
     query_matrices = 3 if model.attention_gate else 2  # queries, output, and the output's gate
     yield "attention projections", model.hidden_size * head_dim * (query_matrices * model.num_heads + 2 * kv_heads)
-    yield _CORE, context * model.num_heads * 2 * head_dim
+    yield CORE, context * model.num_heads * 2 * head_dim
 
 
 def _latent_attention(
@@ -193,7 +210,7 @@ def _latent_attention(
         query_macs = mla.q_lora_rank * (hidden + queries)
     keys_values = hidden * (rank + mla.qk_rope_head_dim) + rank * heads * (mla.qk_nope_head_dim + mla.v_head_dim)
     yield "attention projections", query_macs + keys_values + heads * mla.v_head_dim * hidden
-    yield _CORE, context * heads * (query_dim + mla.v_head_dim)
+    yield CORE, context * heads * (query_dim + mla.v_head_dim)
     if convention.counts_norms:
         yield "norms", rank + (mla.q_lora_rank or 0)
 
@@ -262,7 +279,7 @@ def _num_small_parameters(model: ModelConfig) -> float:
     for weight in model_weights(model):
         if weight.name.startswith(("mtp.", "embedding.", "positions.")):
             continue
-        if len(weight.shape) > 1 and not weight.name.endswith((".bias", "conv.weight")):
+        if len(weight.shape) > 1 and not weight.name.endswith((".bias", "conv.weight", "streams.weight")):
             continue
         total += weight.numel * (active if weight.is_expert else 1.0)
     return total

@@ -11,8 +11,10 @@ from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.models.components import (
     MLA,
     Activation,
+    CompressedAttention,
     FeedForward,
     GatedDeltaNet,
+    HyperConnections,
     Layer,
     Mamba,
     Mixer,
@@ -64,6 +66,8 @@ class ModelConfig:
         nope_interval: Every N-th layer has no rotary positions; 0 for none.
         moe: Mixture of experts.
         mla: Multi-head latent attention instead of grouped queries.
+        compressed_attention: Attention to a window and to compressed positions, in every layer.
+        hyper_connections: Several residual streams instead of one.
         mamba: Mixer of the M layers of a hybrid.
         gated_delta_net: Mixer of the layers without attention.
         hybrid_pattern: One letter a layer: M Mamba-2, ``*`` attention, ``-`` MLP, E mixture of experts.
@@ -111,6 +115,8 @@ class ModelConfig:
     nope_interval: int = 0
     moe: MoE | None = None
     mla: MLA | None = None
+    compressed_attention: CompressedAttention | None = None
+    hyper_connections: HyperConnections | None = None
     mamba: Mamba | None = None
     gated_delta_net: GatedDeltaNet | None = None
     hybrid_pattern: str = ""
@@ -138,6 +144,8 @@ class ModelConfig:
             yield from _moe_problems(self.moe, num_layers=self.num_layers)
         if self.hybrid_pattern:
             yield from _pattern_problems(self)
+        if self.compressed_attention is not None:
+            yield from _compression_problems(self, self.compressed_attention)
         if self.has_value_head and (self.tied_embeddings or self.mtp_num_layers):
             yield (
                 f"has_value_head leaves no vocabulary to predict, but tied_embeddings={self.tied_embeddings} and "
@@ -151,9 +159,21 @@ class ModelConfig:
 
     @property
     def mtp_layer(self) -> Layer:
-        """Layer of each multi-token prediction depth: full attention, and experts if the model has any."""
+        """Layer of each multi-token prediction depth: full attention, and experts if the model has any.
+
+        Under compressed attention it has the window alone.
+        """
         feed_forward = FeedForward.DENSE if self.moe is None else FeedForward.MOE
+        if self.compressed_attention is not None:
+            return Layer(mixer=Mixer.COMPRESSED_ATTENTION, window=self.sliding_window, feed_forward=feed_forward)
         return Layer(mixer=Mixer.ATTENTION, feed_forward=feed_forward)
+
+    @property
+    def stream_size(self) -> int:
+        """Width of all residual streams together: hidden_size, or a multiple of it under hyper-connections."""
+        if self.hyper_connections is None:
+            return self.hidden_size
+        return self.hyper_connections.num_streams * self.hidden_size
 
     @property
     def num_mtp_blocks(self) -> int:
@@ -180,12 +200,17 @@ class ModelConfig:
             window = self.sliding_window
             if self.gated_delta_net is not None:
                 mixer = Mixer.GATED_DELTA_NET
+        compress_ratio = 0
+        if self.compressed_attention is not None:
+            mixer = Mixer.COMPRESSED_ATTENTION
+            compress_ratio = self.compressed_attention.ratios[index]
         feed_forward = FeedForward.DENSE
         if self._is_moe_layer(index):
             feed_forward = FeedForward.MOE
         return Layer(
             mixer=mixer,
             window=window,
+            compress_ratio=compress_ratio,
             is_chunked=self.is_window_chunked and not has_full_attention,
             has_rope=not self.nope_interval or (index + 1) % self.nope_interval != 0,
             feed_forward=feed_forward,
@@ -219,7 +244,9 @@ def build_model(name: str, values: Mapping[str, Any]) -> ModelConfig:
 
 
 _PARTS = {
+    "compressed_attention": CompressedAttention,
     "gated_delta_net": GatedDeltaNet,
+    "hyper_connections": HyperConnections,
     "mamba": Mamba,
     "mla": MLA,
     "moe": MoE,
@@ -255,8 +282,36 @@ def _moe_problems(moe: MoE, *, num_layers: int) -> Iterator[str]:
         yield f"moe.topk={moe.topk} experts of a token are more than moe.num_experts={moe.num_experts}"
     if moe.num_experts % moe.num_groups:
         yield f"moe.num_groups={moe.num_groups} does not divide moe.num_experts={moe.num_experts}"
+    if moe.num_hash_layers > num_layers - moe.num_dense_layers:
+        yield f"moe.num_hash_layers={moe.num_hash_layers} are more mixtures than num_layers={num_layers} hold"
     if moe.num_dense_layers >= num_layers:
         yield f"moe.num_dense_layers={moe.num_dense_layers} leaves no mixture among num_layers={num_layers}"
+
+
+def _compression_problems(model: ModelConfig, attention: CompressedAttention) -> Iterator[str]:
+    ratios = attention.ratios
+    if len(ratios) != model.num_layers:
+        yield f"compressed_attention.ratios has {len(ratios)} numbers for num_layers={model.num_layers}"
+    for ratio in ratios:
+        if type(ratio) is not int or ratio < 0:
+            yield f"compressed_attention.ratios has {ratio!r}; each is a whole number of tokens, or 0"
+    for name in ("mla", "gated_delta_net", "hybrid_pattern", "full_attention_interval", "attention_gate"):
+        if getattr(model, name):
+            yield f"compressed_attention is the mixer of every layer, so {name} must be left out"
+    if model.sliding_window is None:
+        yield "compressed_attention is added to a window, so sliding_window must be given"
+    if model.num_kv_heads != 1:
+        yield f"num_kv_heads={model.num_kv_heads}, and compressed_attention has one head of keys; use num_kv_heads=1"
+    if model.num_heads % attention.num_output_groups:
+        yield (
+            f"compressed_attention.num_output_groups={attention.num_output_groups} does not divide "
+            f"num_heads={model.num_heads}"
+        )
+    if attention.rope_head_dim > model.head_dim or attention.rope_head_dim % 2:
+        yield (
+            f"compressed_attention.rope_head_dim={attention.rope_head_dim} must be even and at most "
+            f"head_dim={model.head_dim}"
+        )
 
 
 def _pattern_problems(model: ModelConfig) -> Iterator[str]:

@@ -26,6 +26,7 @@ class Mixer(StrEnum):
     """Token mixer of a layer."""
 
     ATTENTION = "attention"
+    COMPRESSED_ATTENTION = "compressed_attention"
     MAMBA = "mamba"
     GATED_DELTA_NET = "gated_delta_net"
 
@@ -46,6 +47,7 @@ class Layer:
         window: Positions a token attends to, itself included; None for all before it.
         is_chunked: The window is a fixed piece of the sequence instead of a sliding one (Llama 4).
         has_rope: Queries and keys are rotated.
+        compress_ratio: Tokens of each position that compressed attention adds to the window; 0 for the window alone.
         feed_forward: None in a layer of a hybrid that is a mixer only.
     """
 
@@ -53,6 +55,7 @@ class Layer:
     window: int | None = None
     is_chunked: bool = False
     has_rope: bool = True
+    compress_ratio: int = 0
     feed_forward: FeedForward | None
 
 
@@ -78,6 +81,10 @@ class MoE:
         router_bias: The router's matrix has a bias.
         shared_gate: A sigmoid gate scales the shared experts' output.
         latent_size: Width routed experts work in, with projections before and after; None for hidden_size.
+        num_hash_layers: Mixtures at the beginning whose experts a fixed table gives for each token of the vocabulary;
+            the router weighs them only (DeepSeek-V4).
+        activation_limit: Experts, shared ones too, clamp their gate at this and their other product at both ends;
+            None for no limit (DeepSeek-V4).
     """
 
     num_experts: int
@@ -86,7 +93,7 @@ class MoE:
     shared_ffn_hidden_size: int = 0
     num_dense_layers: int = 0
     layer_interval: int = 1
-    router: Literal["softmax", "sigmoid"] = "softmax"
+    router: Literal["softmax", "sigmoid", "sqrtsoftplus"] = "softmax"
     is_normalized: bool = True
     scaling_factor: float = 1.0
     num_groups: int = 1
@@ -97,6 +104,8 @@ class MoE:
     router_bias: bool = False
     shared_gate: bool = False
     latent_size: int | None = None
+    num_hash_layers: int = 0
+    activation_limit: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +125,72 @@ class MLA:
     qk_nope_head_dim: int
     qk_rope_head_dim: int
     v_head_dim: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressedAttention:
+    """Attention to a window and to compressed positions before it (DeepSeek-V4).
+
+    One head of keys, which are the values too, serves all query heads. Layers of ``indexed_ratio`` compress
+    overlapping pieces, and their queries attend to the compressed positions that an indexer of its own chooses; other
+    layers attend to all of them. Queries have a latent and a norm of each head without weights, outputs a latent for
+    each group of heads.
+
+    Attributes:
+        ratios: Tokens of a compressed position, one number a layer; 0 for a layer with the window alone, as those of
+            multi-token prediction are.
+        q_lora_rank: Width of the queries' latent.
+        rope_head_dim: Rotated part of a head.
+        o_lora_rank: Width of the latent of a group's outputs.
+        num_output_groups: Groups of heads; divides their number.
+        indexed_ratio: Ratio of the layers with an indexer.
+        index_num_heads: Query heads of an indexer.
+        index_head_dim: Width of each.
+        index_topk: Compressed positions a query attends to.
+        rope_theta: Base of the rotary frequencies in layers that compress, the only ones whose frequencies are scaled.
+
+    References:
+        transformers 5.23 models/deepseek_v4/modeling_deepseek_v4.py
+    """
+
+    ratios: tuple[int, ...]
+    q_lora_rank: int
+    rope_head_dim: int
+    o_lora_rank: int
+    num_output_groups: int
+    indexed_ratio: int = 4
+    index_num_heads: int
+    index_head_dim: int
+    index_topk: int
+    rope_theta: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ratios", tuple(self.ratios))
+
+    def has_indexer(self, ratio: int) -> bool:
+        """Whether queries of a layer with this ratio choose among its compressed positions."""
+        return ratio == self.indexed_ratio
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HyperConnections:
+    """Several residual streams, which each sub-layer reads as a weighted sum and mixes anew (mHC, DeepSeek-V4).
+
+    Attributes:
+        num_streams: Residual streams.
+        num_iterations: Iterations of Sinkhorn and Knopp that make the mixing matrix doubly stochastic.
+
+    References:
+        transformers 5.23 models/deepseek_v4/modeling_deepseek_v4.py
+    """
+
+    num_streams: int
+    num_iterations: int
+
+    @property
+    def num_weights(self) -> int:
+        """Numbers a sub-layer derives from the streams: one to read and one to write each, and the mixing matrix."""
+        return (2 + self.num_streams) * self.num_streams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

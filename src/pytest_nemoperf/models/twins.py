@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_nemoperf.models.architecture import ModelConfig
-from pytest_nemoperf.models.components import MLA, GatedDeltaNet, Mamba, MoE
+from pytest_nemoperf.models.components import MLA, CompressedAttention, GatedDeltaNet, Mamba, MoE
 
 TWIN_SUFFIX = "-twin"
 
@@ -84,6 +84,10 @@ def _optional_parts(model: ModelConfig, *, width_ratio: float, head_dim_ratio: f
         parts["moe"] = _moe(model.moe, width_ratio=width_ratio)
     if model.mla is not None:
         parts["mla"] = _mla(model.mla, width_ratio=width_ratio, head_dim_ratio=head_dim_ratio)
+    if model.compressed_attention is not None:
+        parts["compressed_attention"] = _compressed_attention(
+            model.compressed_attention, width_ratio=width_ratio, head_dim_ratio=head_dim_ratio
+        )
     if model.mamba is not None:
         parts["mamba"] = _mamba(model.mamba)
     if model.gated_delta_net is not None:
@@ -109,7 +113,15 @@ def _with_fewest_layers(twin: ModelConfig) -> ModelConfig:
     """Return the twin with the fewest layers, an even number, that still has every kind of layer."""
     kinds = set(twin.layers)
     for num_layers in range(_LAYERS, twin.num_layers, 2):
-        candidate = replace(twin, num_layers=num_layers, hybrid_pattern=twin.hybrid_pattern[:num_layers])
+        attention = twin.compressed_attention
+        if attention is not None:
+            attention = replace(attention, ratios=attention.ratios[:num_layers])
+        candidate = replace(
+            twin,
+            num_layers=num_layers,
+            hybrid_pattern=twin.hybrid_pattern[:num_layers],
+            compressed_attention=attention,
+        )
         if set(candidate.layers) == kinds:
             return candidate
     return twin
@@ -128,6 +140,7 @@ def _moe(moe: MoE, *, width_ratio: float) -> MoE:
         ffn_hidden_size=width,
         shared_ffn_hidden_size=round(moe.shared_ffn_hidden_size / moe.ffn_hidden_size * width),
         num_dense_layers=min(moe.num_dense_layers, 1),
+        num_hash_layers=min(moe.num_hash_layers, 1),
         num_groups=num_groups,
         topk_groups=topk_groups,
         latent_size=None if moe.latent_size is None else _width(moe.latent_size * width_ratio),
@@ -141,6 +154,20 @@ def _mla(mla: MLA, *, width_ratio: float, head_dim_ratio: float) -> MLA:
         qk_nope_head_dim=_even(mla.qk_nope_head_dim * head_dim_ratio),
         qk_rope_head_dim=_even(mla.qk_rope_head_dim * head_dim_ratio),
         v_head_dim=_even(mla.v_head_dim * head_dim_ratio),
+    )
+
+
+def _compressed_attention(
+    attention: CompressedAttention, *, width_ratio: float, head_dim_ratio: float
+) -> CompressedAttention:
+    return replace(
+        attention,
+        q_lora_rank=_width(attention.q_lora_rank * width_ratio),
+        rope_head_dim=_even(attention.rope_head_dim * head_dim_ratio),
+        o_lora_rank=_ALIGNMENT,
+        index_num_heads=min(attention.index_num_heads, 4),
+        index_head_dim=_HEAD_DIMS[0],
+        index_topk=_TOPK,
     )
 
 

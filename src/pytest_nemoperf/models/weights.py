@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.models.architecture import ModelConfig
-from pytest_nemoperf.models.components import FeedForward, Layer, Mixer
+from pytest_nemoperf.models.components import CompressedAttention, FeedForward, Layer, Mixer
 
 
 class TPGrad(StrEnum):
@@ -132,12 +132,14 @@ def sharded_dim(shape: Sequence[int], *, num_shards: int, is_expert: bool) -> in
 def num_kv_copies(model: ModelConfig, *, tp: int) -> int:
     """Return the number of tensor parallel ranks that hold the same key-value heads; 1 for latent attention.
 
+    Compressed attention's one head of keys is made of a weight that every rank holds whole, so nothing is cut.
+
     References:
         vLLM's QKVParallelLinear (num_kv_head_replicas) copies the projections' rows in the same order. Megatron-Core
         cuts the fused projection evenly instead and gathers queries, keys and values in each pass (num_query_groups
         below tensor_model_parallel_size).
     """
-    if model.mla is not None:
+    if model.mla is not None or model.compressed_attention is not None:
         return 1
     return _num_copies(tp, num_parts=model.num_kv_heads)
 
@@ -193,6 +195,7 @@ def block_weights(model: ModelConfig, index: int) -> Iterator[Weight]:
 
 def head_weights(model: ModelConfig) -> Iterator[Weight]:
     """Yield the last norm and the output head of the last pipeline stage; a tied head has no weight of its own."""
+    yield from _last_streams(model)
     yield from _norm(model, "norm")
     if model.has_value_head:
         # Like a norm, it is applied to a rank's own tokens of the residual stream.
@@ -215,17 +218,23 @@ def mtp_weights(model: ModelConfig, depth: int) -> Iterator[Weight]:
         *_norm(model, "hidden_norm"),
         Weight(name="projection.weight", shape=(hidden, 2 * hidden), tp_grad=TPGrad.TOKENS),
         *_prefixed("block.", _layer_weights(model, model.mtp_layer)),
+        *_last_streams(model),
         *_norm(model, "norm"),
     ]
     yield from _prefixed(f"mtp.{depth}.", weights)
 
 
 def _layer_weights(model: ModelConfig, layer: Layer) -> Iterator[Weight]:
+    if layer.mixer is not None:
+        yield from _streams(model, "mixer_streams")
     match layer.mixer:
         case Mixer.ATTENTION:
             yield from _norm(model, "attention_norm")
             attention = _attention if model.mla is None else _latent_attention
             yield from _prefixed("attention.", attention(model))
+        case Mixer.COMPRESSED_ATTENTION:
+            yield from _norm(model, "attention_norm")
+            yield from _prefixed("attention.", _compressed_attention(model, ratio=layer.compress_ratio))
         case Mixer.MAMBA:
             yield from _norm(model, "mamba_norm")
             yield from _prefixed("mamba.", _mamba(model))
@@ -238,6 +247,7 @@ def _layer_weights(model: ModelConfig, layer: Layer) -> Iterator[Weight]:
         yield from _norm(model, "attention_post_norm")
     if layer.feed_forward is None:
         return
+    yield from _streams(model, "mlp_streams")
     yield from _norm(model, "mlp_norm")
     if layer.feed_forward is FeedForward.MOE:
         yield from _prefixed("moe.", _moe(model))
@@ -282,6 +292,76 @@ def _latent_attention(model: ModelConfig) -> Iterator[Weight]:
     yield Weight(name="kv_down_norm.weight", shape=(mla.kv_lora_rank,), tp_grad=TPGrad.HEADS)
     yield Weight(name="kv_up.weight", shape=(keys_values, mla.kv_lora_rank), split=ShardSpec(dim=0))
     yield from _output("out", model, width=model.num_heads * mla.v_head_dim, has_bias=model.out_bias)
+
+
+def _compressed_attention(model: ModelConfig, *, ratio: int) -> Iterator[Weight]:
+    """Yield the weights of attention to a window and to positions that each compress ``ratio`` tokens.
+
+    References:
+        Split over tp: NVIDIA-NeMo/Megatron-Bridge@067f987df src/megatron/bridge/models/deepseek/deepseek_v4_bridge.py
+    """
+    attention = model.compressed_attention
+    assert attention is not None  # noqa: S101 (no layer has one without it)
+    hidden = model.hidden_size
+    width = model.head_dim
+    queries = model.num_heads * width
+    groups = attention.num_output_groups
+    rank = attention.q_lora_rank
+    latents = groups * attention.o_lora_rank
+    yield Weight(name="q_down.weight", shape=(rank, hidden), tp_grad=TPGrad.HEADS)
+    yield Weight(name="q_down_norm.weight", shape=(rank,), tp_grad=TPGrad.HEADS)
+    yield Weight(name="q_up.weight", shape=(queries, rank), split=ShardSpec(dim=0))
+    yield Weight(name="kv.weight", shape=(width, hidden), tp_grad=TPGrad.HEADS)
+    yield Weight(name="kv_norm.weight", shape=(width,), tp_grad=TPGrad.HEADS)
+    if model.attention_sinks:
+        yield Weight(name="sinks", shape=(model.num_heads,), split=ShardSpec(dim=0))
+    if ratio:
+        is_indexed = attention.has_indexer(ratio)
+        yield from _prefixed("compressor.", _compressor(hidden, width=width, ratio=ratio, is_overlapping=is_indexed))
+        if is_indexed:
+            yield from _prefixed("indexer.", _indexer(model, attention))
+    yield Weight(name="out_groups.weight", shape=(latents, queries // groups), tp_grad=TPGrad.HEADS)
+    yield from _output("out", model, width=latents, has_bias=model.out_bias)
+
+
+def _compressor(hidden: int, *, width: int, ratio: int, is_overlapping: bool) -> Iterator[Weight]:
+    """Yield the weights that make positions of ``ratio`` tokens each, or of twice as many for overlapping pieces."""
+    rows = 2 * width if is_overlapping else width
+    yield Weight(name="kv.weight", shape=(rows, hidden), tp_grad=TPGrad.HEADS)
+    yield Weight(name="gate.weight", shape=(rows, hidden), tp_grad=TPGrad.HEADS)
+    yield Weight(name="position.bias", shape=(ratio, rows), tp_grad=TPGrad.HEADS)
+    yield Weight(name="norm.weight", shape=(width,), tp_grad=TPGrad.HEADS)
+
+
+def _indexer(model: ModelConfig, attention: CompressedAttention) -> Iterator[Weight]:
+    heads = attention.index_num_heads
+    width = attention.index_head_dim
+    yield Weight(name="q_up.weight", shape=(heads * width, attention.q_lora_rank), tp_grad=TPGrad.HEADS)
+    yield Weight(name="head_weights.weight", shape=(heads, model.hidden_size), tp_grad=TPGrad.HEADS)
+    compressor = _compressor(model.hidden_size, width=width, ratio=attention.indexed_ratio, is_overlapping=True)
+    yield from _prefixed("compressor.", compressor)
+
+
+def _streams(model: ModelConfig, name: str) -> Iterator[Weight]:
+    """Yield the weights that a sub-layer derives its use of several residual streams from; none for one stream."""
+    connections = model.hyper_connections
+    if connections is None:
+        return
+    yield from _stream_weights(model, name=name, rows=connections.num_weights, num_scales=3)
+
+
+def _last_streams(model: ModelConfig) -> Iterator[Weight]:
+    """Yield the weights of the sum of the residual streams behind the last layer."""
+    connections = model.hyper_connections
+    if connections is None:
+        return
+    yield from _stream_weights(model, name="streams", rows=connections.num_streams, num_scales=1)
+
+
+def _stream_weights(model: ModelConfig, *, name: str, rows: int, num_scales: int) -> Iterator[Weight]:
+    yield Weight(name=f"{name}.weight", shape=(rows, model.stream_size), tp_grad=TPGrad.TOKENS)
+    yield Weight(name=f"{name}.bias", shape=(rows,), tp_grad=TPGrad.TOKENS)
+    yield Weight(name=f"{name}.scale", shape=(num_scales,), tp_grad=TPGrad.TOKENS)
 
 
 def _mlp(model: ModelConfig, *, width: int) -> Iterator[Weight]:

@@ -16,7 +16,7 @@ from pytest_nemoperf.baselines.files import list_baselines, read_baseline
 from pytest_nemoperf.errors import BaselineError, did_you_mean
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.json_codec import read_json
-from pytest_nemoperf.pages.releases import RELEASES_FOLDER, read_release, release_path
+from pytest_nemoperf.pages.releases import NO_SYSTEMS, RELEASES_FOLDER, read_release, release_path
 from pytest_nemoperf.published.files import published_rows
 from pytest_nemoperf.recipes.systems import system_catalog
 from pytest_nemoperf.report.row_overview import SystemCounts
@@ -283,7 +283,7 @@ def _stored_systems(folder: Path) -> list[str]:
     systems = []
     for path in sorted(folder.glob("*/*.json")):
         name = path.parent.name
-        if name != RELEASES_FOLDER and name not in systems:
+        if name not in NO_SYSTEMS and name not in systems:
             systems.append(name)
     return systems
 

@@ -15,7 +15,7 @@ _FIXTURE: Final = "published_recipe"
 
 
 class PublishedTests:
-    """Hooks of pytest that make tests of published rows, and leave them out where nobody asked for them.
+    """Hooks of pytest: make tests of published rows, or leave them out.
 
     Hundreds of tests of layouts that others published are no part of a suite. They take part with
     ``--perf-against=published``, and when their file, or the folder it lies in, is named on the command line.
@@ -28,6 +28,7 @@ class PublishedTests:
     def __init__(self, config: pytest.Config, *, settings: Settings) -> None:
         self._config = config
         self._settings = settings
+        self._left_out: list[str] = []
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Make a test of each row that has a recipe."""
@@ -41,17 +42,21 @@ class PublishedTests:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, None, None]:
-        """Leave out the tests that nobody asked for: deselected if the system has rows, else there are none at all."""
-        idle = []
-        for item in items:
+        """Leave out the tests that nobody asked for; first of all, since they are no part of the suite."""
+        for item in list(items):
             if _FIXTURE in getattr(item, "fixturenames", ()) and not self._is_asked(item.path):
-                idle.append(item)
-        if idle:
-            left_out = set(map(id, idle))
-            items[:] = [item for item in items if id(item) not in left_out]
-            if published_rows(self._settings.system.name).rows:
-                self._config.hook.pytest_deselected(items=idle)
+                items.remove(item)
+                self._left_out.append(item.nodeid)
         return (yield)
+
+    def pytest_report_collectionfinish(self) -> str | None:
+        """Return a line on the tests that were left out of a system with rows."""
+        if not self._left_out or not published_rows(self._settings.system.name).rows:
+            return None
+        return (
+            f"perf: tests of published rows left out ({', '.join(self._left_out)}); name their folder, or give "
+            "--perf-against=published"
+        )
 
     def _is_asked(self, path: Path) -> bool:
         """Whether the tests of a file take part."""

@@ -82,10 +82,12 @@ class ActivationBytes:
 
     def layer(self, layer: Layer) -> KeptActivations:
         """Return the bytes one layer keeps."""
-        block_input = self.num_stream_tokens * self._model.hidden_size * self._element
+        block_input = self.num_stream_tokens * self._model.stream_size * self._element
         around = self._feed_forward(layer)
         if layer.mixer is not None:
             around += self._sublayer_input()
+        num_sublayers = (layer.mixer is not None) + (layer.feed_forward is not None)
+        around += num_sublayers * self._streams()
         whole, selective = self._mixer(layer)
         return KeptActivations(block_input=block_input, whole=around + whole, selective=around + selective)
 
@@ -95,6 +97,8 @@ class ActivationBytes:
         if model.max_positions is not None:
             return 0.0
         width = model.rope_dim or model.head_dim
+        if model.compressed_attention is not None:  # frequencies of the window, and of layers that compress
+            return 2 * self._seq_len / self._layout.cp * model.compressed_attention.rope_head_dim * self._element
         if model.mla is not None and not model.rope_dim:
             width = model.mla.qk_rope_head_dim
         num_tables = 1 if model.rope_local_theta is None else 2
@@ -112,7 +116,11 @@ class ActivationBytes:
         per_logit = _FP32
         if self._model.final_softcap is not None:
             per_logit += self._element
-        return self._sublayer_input(has_post_norm=False) + self.num_tokens * self._num_logits() * per_logit
+        return (
+            self._streams()
+            + self._sublayer_input(has_post_norm=False)
+            + self.num_tokens * self._num_logits() * per_logit
+        )
 
     def mtp(self, recompute: Recompute) -> float:
         """Return bytes kept by one depth of multi-token prediction: two norms, their projection, a block, a head."""
@@ -158,6 +166,14 @@ class ActivationBytes:
     def _gathered_input(self) -> float:
         return self.num_tokens * self._model.hidden_size * self._element
 
+    def _streams(self) -> float:
+        """Return bytes kept to weigh several residual streams: all of them, and the sub-layer's output; from below."""
+        connections = self._model.hyper_connections
+        if connections is None:
+            return 0.0
+        width = self._model.stream_size + self._model.hidden_size
+        return self.num_stream_tokens * (width * self._element + connections.num_weights * _FP32)
+
     def _mixer(self, layer: Layer) -> tuple[float, float]:
         """Return bytes kept between a mixer's projections: without recomputation, and with its core computed again."""
         model = self._model
@@ -166,6 +182,8 @@ class ActivationBytes:
                 return 0.0, 0.0
             case Mixer.ATTENTION:
                 return self._attention(layer)
+            case Mixer.COMPRESSED_ATTENTION:
+                return self._compressed_attention(layer)
             case Mixer.MAMBA:
                 assert model.mamba is not None  # noqa: S101 (no layer has one without it)
                 inner = model.mamba.num_heads * model.mamba.head_dim
@@ -211,6 +229,29 @@ class ActivationBytes:
             core_inputs = tokens * (queries + keys + values + out) * self._element
         core = self._core(layer, queries=queries, keys=keys, values=values, inputs=core_inputs)
         return around + core, around + inputs_bytes
+
+    def _compressed_attention(self, layer: Layer) -> tuple[float, float]:
+        """Return bytes kept by attention to a window and to compressed positions, from below.
+
+        Counted are inputs of norms, of products and of the core, and the core's output, each once; not what its
+        kernels keep beside these.
+        """
+        model = self._model
+        attention = model.compressed_attention
+        assert attention is not None  # noqa: S101 (no layer has one without it)
+        tp = self._layout.tp
+        queries = model.num_heads * model.head_dim / tp
+        latents = attention.num_output_groups * attention.o_lora_rank / tp
+        width = 2 * attention.q_lora_rank + 3 * queries + 2 * model.head_dim + latents
+        kept = 0.0
+        if layer.compress_ratio:
+            num_parts = 2 if attention.has_indexer(layer.compress_ratio) else 1
+            width += 2 * num_parts * model.head_dim + 2 * model.head_dim / layer.compress_ratio
+            if attention.has_indexer(layer.compress_ratio):
+                width += attention.index_num_heads * (attention.index_head_dim + 1) + 4 * attention.index_head_dim
+                kept += self.num_tokens * attention.index_topk * _FP32  # places of the chosen positions
+        kept += self.num_tokens * width * self._element
+        return kept + self.num_tokens * model.num_heads / tp * _FP32, kept
 
     def _core(self, layer: Layer, *, queries: float, keys: float, values: float, inputs: float) -> float:
         """Return bytes kept by the attention core: its inputs, or copies of them and scores without a fused kernel."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pytest_nemoperf.layouts.shards import layers_of_stage, stage_shards
 from pytest_nemoperf.models.architecture import ModelConfig
-from pytest_nemoperf.models.components import Mixer
+from pytest_nemoperf.models.components import CompressedAttention, Layer, Mixer
 from pytest_nemoperf.models.weights import num_kv_copies, num_local_kv_heads
 from pytest_nemoperf.pricing.activations import compute_bytes
 from pytest_nemoperf.recipes.recipe import Plan
@@ -53,9 +53,9 @@ def generation_memory(plan: Plan) -> GenerationMemory | None:
     num_copies = num_kv_copies(plan.model, tp=generation.tp)
     num_slots = rl.num_slots(dp=generation.dp)
     num_cached = 1 if rl.generator == "vllm" else num_slots
-    layer_cache = (
-        num_cached * max(rl.max_lengths(seq_len=plan.seq_len)) * _cached_width(plan.model, tp=generation.tp) * element
-    )
+    longest = max(rl.max_lengths(seq_len=plan.seq_len))
+    layer_cache = num_cached * longest * _cached_width(plan.model, tp=generation.tp) * element
+    attention = plan.model.compressed_attention
     total_weights = weights = cache = copied = 0
     for pp_rank in range(generation.pp):
         stage_weights = stage_copied = stage_cache = 0
@@ -65,6 +65,9 @@ def generation_memory(plan: Plan) -> GenerationMemory | None:
         for layer in layers_of_stage(plan.model, layout=generation.replica, pp_rank=pp_rank):
             if layer.mixer is Mixer.ATTENTION:
                 stage_cache += layer_cache
+            elif attention is not None:
+                width = _compressed_width(plan.model, attention, layer=layer, length=longest)
+                stage_cache += num_cached * width * element
         total_weights += stage_weights
         if stage_weights + stage_cache > weights + cache:
             weights = stage_weights
@@ -80,6 +83,17 @@ def generation_memory(plan: Plan) -> GenerationMemory | None:
         copied_weights=copied * (num_copies - 1) // num_copies,
         copied_cache=cache * (num_copies - 1) // num_copies,
     )
+
+
+def _compressed_width(model: ModelConfig, attention: CompressedAttention, *, layer: Layer, length: int) -> int:
+    """Return elements of a sample in one layer: of its window, its compressed positions, and the indexer's."""
+    width = min(layer.window or length, length) * model.head_dim
+    if layer.compress_ratio:
+        per_position = model.head_dim
+        if attention.has_indexer(layer.compress_ratio):
+            per_position += attention.index_head_dim
+        width += length // layer.compress_ratio * per_position
+    return width
 
 
 def _cached_width(model: ModelConfig, *, tp: int) -> int:

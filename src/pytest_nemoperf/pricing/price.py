@@ -88,6 +88,8 @@ class Price:
         no_expectation: Reason why there is no estimate; empty if there is one.
         unsupported: Reason why the plan's framework can't run it here; None if it can.
         memory_range: Peak memory over unstated settings; None if every setting is stated.
+        uncounted: Memory that is counted from below, in words; empty if all is counted. With it a plan is never said
+            to fit.
         memory_rules: Rules by which memory is counted: the framework's, or the native engine's for one without any.
     """
 
@@ -108,6 +110,7 @@ class Price:
     unsupported: str | None = None
     memory_range: MemoryRange | None = None
     memory_rules: MemoryRules | None = None
+    uncounted: str = ""
     schema_version: Literal[1] = PRICE_SCHEMA_VERSION
 
     @property
@@ -173,6 +176,7 @@ def price_plan(
         no_expectation=why_not,
         unsupported=unsupported,
         memory_rules=rules,
+        uncounted=_uncounted(plan),
     )
     if plan.unstated:
         price = replace(price, memory_range=_memory_range(plan, rules=rules))
@@ -184,8 +188,10 @@ def _is_fitting(price: Price) -> bool | None:
     if capacity is None:
         return None
     if price.memory_range is None:
-        return price.peak_bytes <= capacity
-    return True if price.memory_range.high_bytes <= capacity else None
+        if price.peak_bytes > capacity:
+            return False
+        return None if price.uncounted else True
+    return True if price.memory_range.high_bytes <= capacity and not price.uncounted else None
 
 
 def _peak_bytes(fullest: StageMemory, *, generation: GenerationMemory | None) -> int:
@@ -214,6 +220,21 @@ def _with_unstated(plan: Plan, *, is_spared: bool) -> Plan:
     if "recompute" in plan.unstated:
         recompute = Recompute.FULL if is_spared else Recompute.NONE
     return replace(plan, layout=layout, recompute=recompute)
+
+
+def _uncounted(plan: Plan) -> str:
+    """Return the memory of a plan that is counted from below; empty if there is none."""
+    names = []
+    if plan.model.compressed_attention is not None:
+        names.append("compressed attention")
+    if plan.model.hyper_connections is not None:
+        names.append("hyper-connections")
+    if not names:
+        return ""
+    return (
+        f"activations of {' and '.join(names)} are counted from below, as inputs and outputs of their products: what "
+        "their kernels keep beside these is not known"
+    )
 
 
 def _estimate_step_time(

@@ -60,7 +60,8 @@ _FORMULAS = {
     "under a2a: without the output's; each twice under zero-bubble)",
     "ep": "(n-1)/n x tokens of the rank x topk x etp x D elements, n = ep x etp: dispatch and combine, forward and "
     "backward, tokens spread evenly; full recomputation as for tp",
-    "pp": "T x D elements (T/tp under sequence parallelism) to the next chunk forward and to the one before backward",
+    "pp": "T x D elements (T/tp under sequence parallelism; D of all residual streams) to the next chunk forward and "
+    "to the one before backward",
     "dp": "FSDP: (n-1)/n of the stage's weights in the compute type, gathered for each forward and each backward pass "
     "(embedding and head: for both at once), and of its gradients in fp32 for each backward pass (each once a step "
     "under pp); replicas: twice (n-1)/n of their gradients, once a step, or with shard_optimizer (n-1)/n of them in "
@@ -200,7 +201,7 @@ class _StageTraffic:
         """Return bytes per micro-batch: chunks but the model's last send forward, but its first backward."""
         layout = self._plan.layout
         sends = 2 * layout.vp - (self._pp_rank == 0) - self._is_last
-        return sends * self._costs.num_stream_tokens * self._plan.model.hidden_size * self._element
+        return sends * self._costs.num_stream_tokens * self._plan.model.stream_size * self._element
 
     def _gradients_and_weights(self, *, is_expert: bool) -> float:
         plan = self._plan

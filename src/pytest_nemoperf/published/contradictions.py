@@ -222,12 +222,18 @@ def _odd_mfu(row: PublishedRow) -> Iterator[str]:
         return
     mfu, error = _with_error(row, _MFU)
     expected = 100 * rate * tflops_per_token / peak
-    if abs(expected / mfu - 1) > _MFU_TOLERANCE + error / mfu:
-        layers = f"{row.num_layers} layers, " if row.num_layers else ""
-        yield (
-            f"prints {row.printed[_MFU]}% MFU, and {row.printed[_RATE]} tokens/s/GPU x {1000 * tflops_per_token:.2f} "
-            f"GFLOP a token ({layers}{convention}) are {expected:.1f}% of {row.printed[_PEAK]} TFLOP/s"
-        )
+    if abs(expected / mfu - 1) <= _MFU_TOLERANCE + error / mfu:
+        return
+    layers = f"{row.num_layers} layers, " if row.num_layers else ""
+    text = (
+        f"prints {row.printed[_MFU]}% MFU, and {row.printed[_RATE]} tokens/s/GPU x {1000 * tflops_per_token:.2f} "
+        f"GFLOP a token ({layers}{convention}) are {expected:.1f}% of {row.printed[_PEAK]} TFLOP/s"
+    )
+    num_layers = find_published_model(row.model).num_layers
+    if row.num_layers not in (None, num_layers):
+        whole = 100 * rate * _tflops_per_token(replace(row, num_layers=None), convention=convention) / peak
+        text += f"; all {num_layers} layers of the model would be {whole:.1f}%"
+    yield text
 
 
 def _odd_samples(rows: Sequence[PublishedRow]) -> Iterator[tuple[str, str]]:

@@ -47,6 +47,7 @@ _GENERATIONS: Final = MappingProxyType({2048: 32, 512: 16})
 """Responses to each prompt by responses of a step, in NeMo RL's own recipes of the published models."""
 _OTHER_GPUS: Final = "Grand Teton"
 _CAPACITY_MARK: Final = "tokendrop"
+_PUBLISHED_CASE: Final = re.compile(r"-pub\.[a-z0-9._]+\.[a-z]+\d+$")
 _UNPRINTED: Final = "not on the page: "
 _UNSAFE: Final = re.compile(r"[^a-z0-9._]+")
 
@@ -295,6 +296,11 @@ def _memory_rules(plan: Plan) -> MemoryRules:
 def release_word(row: PublishedRow) -> str:
     """Return a row's release as a part of case ids: lower case, without blanks."""
     return _UNSAFE.sub("_", row.release.lower()).strip("_.")
+
+
+def is_published_case(case: str) -> bool:
+    """Whether a case id is that of a published row's recipe."""
+    return _PUBLISHED_CASE.search(case) is not None
 
 
 def _variant(row: PublishedRow) -> str:

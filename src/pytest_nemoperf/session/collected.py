@@ -12,6 +12,7 @@ import pytest
 from pytest_nemoperf.errors import BaselineError, count_text
 from pytest_nemoperf.lint.static_analysis import asks_once, names_perf, perf_files
 from pytest_nemoperf.options.selection import PERF_TESTPATHS
+from pytest_nemoperf.published.recipes import is_published_case
 from pytest_nemoperf.results.cases import NotRun, Pruned, Unasked
 
 if TYPE_CHECKING:
@@ -221,9 +222,9 @@ class Suite:
             store: Baseline store of the session.
             shown: Returns a path as people read it.
         """
-        asked = self._planner.asked
+        asked = [*self._planner.asked, *_published_cases(store)]
         why_not = [*self.gaps(), *self._sharing(store)]
-        if not asked:
+        if not self._planner.asked:
             why_not.insert(0, f"no collected perf test has a case on {store.system}")
         deleted: list[str] = []
         if not why_not:
@@ -253,7 +254,7 @@ class Suite:
             shown: Returns a path as people read it.
             is_failing: The session is to fail where there are any.
         """
-        stored = store.unasked(self._planner.asked)
+        stored = store.unasked([*self._planner.asked, *_published_cases(store)])
         if not stored:
             return None
         gaps = [*self.gaps(), *self._sharing(store)]
@@ -323,6 +324,13 @@ class Suite:
         if _asks_once(item):
             return ""
         return f"{outcome}, and may ask for more cases after the first"
+
+
+def _published_cases(store: BaselineStore) -> Iterator[str]:
+    """Yield the stored cases of published rows: a suite leaves their tests out unless asked."""
+    for baseline in store.unasked(()).values():
+        if is_published_case(baseline.case):
+            yield baseline.case
 
 
 def _is_renamed(workload: Mapping[str, Any], *, stored: Mapping[str, Any]) -> bool:

@@ -24,6 +24,8 @@ from pytest_nemoperf.models.twins import twin_of
 from pytest_nemoperf.recipes.recipe import Plan
 from tests.builders import make_plan, make_rl
 
+FLASH = "deepseek-v4-flash"
+
 
 def plan_of(layout: Layout, **changes: Any) -> Plan:
     values: dict[str, Any] = {"model": "llama3-8b", "precision": "bf16", "seq_len": 4096, "global_batch_size": 64}
@@ -215,6 +217,19 @@ def test_a_model_of_the_catalog_has_its_library_s_recipe_whatever_its_vocabulary
     assert base_recipe(twin_of(find_model("llama3-8b"))) == VANILLA
 
 
+def test_deepseek_v4_runs_the_library_s_recipe_with_the_layout_of_its_published_row() -> None:
+    plan = plan_of(Layout(gpus=128, ep=64, dp_replicate=128, shard_optimizer=True), model=FLASH, global_batch_size=2048)
+    staged = replace(plan, layout=Layout(gpus=4, pp=4))
+
+    assert next(plan_problems(plan), "") == ""
+    assert base_recipe(plan.model) == "deepseek_v4_flash_pretrain_config"
+    assert plan_overrides(plan)["model.expert_model_parallel_size"] == 64
+    assert plan_overrides(plan)["model.mtp_num_layers"] == 1
+    # an even division would leave the layers that choose experts by token with those of other stages
+    assert plan_overrides(staged)["model.pipeline_model_parallel_layout"].startswith("Ettt")
+    assert plan_overrides(staged)["model.pipeline_model_parallel_layout"].endswith("mL")
+
+
 def test_the_library_names_models_of_the_catalog() -> None:
     assert set(LIBRARY) <= set(model_catalog())
 
@@ -268,6 +283,30 @@ def test_all_models_of_the_catalog_but_those_named_here_have_a_plan() -> None:
             {"model": "gpt3-5b", "seq_len": 1024},
             "max_positions=2048, .* seq_len=1024; use seq_len=2048",
             id="learned positions",
+        ),
+        pytest.param(
+            Layout(gpus=2, tp=2), {"model": FLASH}, "tp=2: compressed attention of model deepseek-v4-flash", id="v4 tp"
+        ),
+        pytest.param(
+            Layout(gpus=2, cp=2), {"model": FLASH}, r"cp=2: .* \(model.cp_partition_mode\), .* use cp=1", id="v4 cp"
+        ),
+        pytest.param(
+            Layout(gpus=1),
+            {"model": replace(find_model(FLASH), mtp_num_layers=0)},
+            "mtp_num_layers=0: .* use mtp_num_layers=1",
+            id="v4 ratios",
+        ),
+        pytest.param(
+            Layout(gpus=1),
+            {"model": FLASH, "recompute": "selective"},
+            "recompute=selective: .* use none or full",
+            id="v4",
+        ),
+        pytest.param(
+            Layout(gpus=16, pp=16),
+            {"model": FLASH},
+            r"pp\*vp=16\*1: the first chunk has 1 of the 3 layers .* \(moe.num_hash_layers=3\), .* lower pp or vp",
+            id="v4 table",
         ),
     ],
 )

@@ -332,6 +332,12 @@ def test_a_checkpoint_has_the_model_s_name_and_follows_instructions(model: str, 
             id="backend",
         ),
         pytest.param(
+            TOGETHER,
+            {"model": "deepseek-v4-flash"},
+            r"deepseek-v4-flash has compressed attention .*, which NeMo RL has no recipe or code for",
+            id="DeepSeek-V4",
+        ),
+        pytest.param(
             TOGETHER, {"model": "llama3.1-8b-twin"}, "is no known checkpoint .*'policy.model_name'", id="a twin"
         ),
         pytest.param(

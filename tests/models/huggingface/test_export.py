@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.errors import PlanError
-from pytest_nemoperf.models.components import MoE, RopeScaling
+from pytest_nemoperf.models.components import HyperConnections, MoE, RopeScaling
 from pytest_nemoperf.models.huggingface.export import huggingface_config, unexportable_model
 from pytest_nemoperf.models.huggingface.read import read_config
 from tests.builders import ROUND_MODEL
@@ -53,6 +53,10 @@ def test_a_window_on_every_layer_is_mistral() -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
+        (
+            {"hyper_connections": HyperConnections(num_streams=4, num_iterations=20)},
+            r"it has hyper-connections \(hyper_connections.num_streams=4\), which no class here has",
+        ),
         (
             {"moe": MoE(num_experts=4, topk=2, ffn_hidden_size=16)},
             r"its moe=MoE\(.* is not what a model of llama, ",

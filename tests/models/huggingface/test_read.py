@@ -40,6 +40,7 @@ def write_config(folder: Path, data: object) -> Path:
         # AutoModelForCausalLM.from_config on the meta device, transformers 5.23; without multi-token prediction
         ("deepseek-v2", 193_848),
         ("deepseek-v3", 249_056),
+        ("deepseek-v4", 355_677),
         ("gemma2", 181_312),
         ("gemma3", 268_224),
         ("gemma3-text", 268_224),
@@ -65,7 +66,7 @@ def test_models_have_the_parameters_transformers_counts(family: str, parameters:
 def test_every_stored_config_is_checked() -> None:
     families = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
 
-    assert len(families) == 16
+    assert len(families) == 17
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pytest_nemoperf.frameworks.plans.command_settings import command_setting_problems
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import Mixer, MoE, RopeScaling
+from pytest_nemoperf.models.trainable import deepseek_v4_parts, unsupported_model
 from pytest_nemoperf.recipes.recipe import Plan, Precision, Recompute
 
 _LLAMA3_BANDS = (1.0, 4.0, 8192)
@@ -16,10 +17,10 @@ _LLAMA3_BANDS = (1.0, 4.0, 8192)
 def unsupported_by_megatron(model: ModelConfig) -> str | None:
     """Return the part of an architecture that Megatron-Core's GPTModel lacks, or None if it has all."""
     for part in _unsupported_parts(model):
-        return (
-            f"model {model.name} has {part}; choose another model, or run it by framework='torch' or "
-            "framework='megatron_bridge'"
-        )
+        others = "framework='torch' or framework='megatron_bridge'"
+        if unsupported_model(model):
+            others = "framework='megatron_bridge'"
+        return f"model {model.name} has {part}; choose another model, or run it by {others}"
     return None
 
 
@@ -39,6 +40,8 @@ def _unsupported_parts(model: ModelConfig) -> Iterator[str]:
     for mixer, name in ((Mixer.MAMBA, "Mamba-2"), (Mixer.GATED_DELTA_NET, "gated delta net")):
         if any(layer.mixer is mixer for layer in model.layers):
             yield f"layers of {name}, which are another model class of Megatron-Core"
+    for part in deepseek_v4_parts(model):
+        yield f"{part}, which is not mapped to Megatron-Core"
     if model.hybrid_pattern:
         yield "a hybrid_pattern, which is another model class of Megatron-Core"
     switches = {

@@ -25,6 +25,8 @@ LIBRARY: Final[Mapping[str, str]] = MappingProxyType(
         "deepseek-v2": "deepseek_v2_pretrain_config",
         "deepseek-v2-lite": "deepseek_v2_lite_pretrain_config",
         "deepseek-v3": "deepseek_v3_pretrain_config",
+        "deepseek-v4-flash": "deepseek_v4_flash_pretrain_config",
+        "deepseek-v4-pro": "deepseek_v4_pro_pretrain_config",
         "gemma2-2b": "gemma2_2b_pretrain_config",
         "gemma2-9b": "gemma2_9b_pretrain_config",
         "gemma2-27b": "gemma2_27b_pretrain_config",
@@ -111,6 +113,8 @@ def plan_problems(plan: Plan) -> Iterator[str]:
     if plan.layout.pp_schedule != "1f1b":
         yield f"pp_schedule={plan.layout.pp_schedule} has no counterpart in Megatron-Bridge; use pp_schedule='1f1b'"
     yield from _pipeline_problems(plan)
+    if plan.model.compressed_attention is not None:
+        yield from _compression_problems(plan)
     if plan.is_compiled:
         yield "is_compiled=True has no setting in Megatron-Bridge, whose layers are transformer-engine's; leave it out"
     if plan.has_varying_lengths:
@@ -143,6 +147,41 @@ def _pipeline_problems(plan: Plan) -> Iterator[str]:
         )
     if chunks > plan.model.num_layers + 2:
         yield f"pp*vp={chunks} chunks are more than num_layers={plan.model.num_layers}, embedding and head; lower pp"
+
+
+def _compression_problems(plan: Plan) -> Iterator[str]:
+    """Yield settings that Megatron-Bridge's DeepSeek-V4 lacks, or that plans have no words for.
+
+    References:
+        src/megatron/bridge/recipes/deepseek/h100/deepseek_v4.py, models/deepseek/deepseek_v4_bridge.py and
+        examples/models/deepseek_v4/README.md of the commit above
+    """
+    layout = plan.layout
+    subject = f"compressed attention of model {plan.model.name}"
+    if layout.tp > 1:
+        yield f"tp={layout.tp}: {subject} has no tensor parallelism in Megatron-Bridge's recipes; use tp=1"
+    if layout.cp > 1:
+        yield (
+            f"cp={layout.cp}: {subject} needs contiguous pieces of a sequence (model.cp_partition_mode), which plans "
+            "don't set; use cp=1"
+        )
+    if plan.model.mtp_num_layers != 1:
+        yield (
+            f"mtp_num_layers={plan.model.mtp_num_layers}: {subject} has a list of ratios in Megatron-Bridge, with one "
+            "for each depth, which plans don't set; use mtp_num_layers=1"
+        )
+    if plan.recompute is Recompute.SELECTIVE:
+        yield (
+            f"recompute=selective: {subject} has kernels of its own, and Megatron-Bridge's recipes compute other parts "
+            "again (model.recompute_modules); use none or full"
+        )
+    num_hashed = 0 if plan.model.moe is None else plan.model.moe.num_hash_layers
+    num_first = len(stage_layers(plan.model, pp=layout.pp, vp=layout.vp)[0][0])
+    if num_first < num_hashed:
+        yield (
+            f"pp*vp={layout.pp}*{layout.vp}: the first chunk has {num_first} of the {num_hashed} layers that choose "
+            f"experts by token (moe.num_hash_layers={num_hashed}), and all must be beside the embedding; lower pp or vp"
+        )
 
 
 def plan_overrides(plan: Plan) -> dict[str, Any]:

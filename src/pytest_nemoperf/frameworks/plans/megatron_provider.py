@@ -28,6 +28,8 @@ _BIASES: Final = ((False, False, False), (True, False, False), (True, True, True
 _UNSPOKEN: Final[Mapping[str, Any]] = MappingProxyType(
     {
         "mla": None,
+        "compressed_attention": None,
+        "hyper_connections": None,
         "hybrid_pattern": "",
         "gated_delta_net": None,
         "sliding_window": None,
@@ -54,6 +56,8 @@ _UNSPOKEN_EXPERTS: Final[Mapping[str, Any]] = MappingProxyType(
         "router_bias": False,
         "shared_gate": False,
         "latent_size": None,
+        "num_hash_layers": 0,
+        "activation_limit": None,
     }
 )
 _WORDS: Final = "its recipe for other models knows"
@@ -111,6 +115,8 @@ def _problems(model: ModelConfig) -> Iterator[str]:
         value = getattr(model.moe, name)
         if value != neutral:
             yield f"{_WORDS} no moe.{name}={_short(value)}"
+    if model.moe.router == "sqrtsoftplus":
+        yield f"{_WORDS} no moe.router={model.moe.router}"
     if model.moe.router == "sigmoid" and not model.moe.is_normalized:
         yield f"{_WORDS} no sigmoid router without normalized probabilities"
 

@@ -17,6 +17,7 @@ from pytest_nemoperf.frameworks.configs.number_formats import FP8_RECIPES
 from pytest_nemoperf.layouts.pipeline_stages import stage_layers
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.huggingface.names import hub_models
+from pytest_nemoperf.models.trainable import deepseek_v4_parts
 from pytest_nemoperf.recipes.algorithms import Algorithm
 from pytest_nemoperf.recipes.recipe import Plan, Precision, Recompute
 from pytest_nemoperf.recipes.rl import RL
@@ -149,6 +150,8 @@ def _algorithm_problems(rl: RL) -> Iterator[str]:
 
 
 def _model_problems(plan: Plan) -> Iterator[str]:
+    for part in deepseek_v4_parts(plan.model):
+        yield f"model {plan.model.name} has {part}, which NeMo RL has no recipe or code for; use another model"
     given = plan.framework_options.get(MODEL_OPTION)
     if given is None:
         if not checkpoint_of(plan.model):

@@ -70,6 +70,8 @@ _PLAIN: Final = {
     "sliding_window": None,
     "nope_interval": 0,
     "mla": None,
+    "compressed_attention": None,
+    "hyper_connections": None,
     "mamba": None,
     "gated_delta_net": None,
     "hybrid_pattern": "",
@@ -84,6 +86,8 @@ _PLAIN_MOE: Final = {
     "scales_input": False,
     "router_bias": False,
     "latent_size": None,
+    "num_hash_layers": 0,
+    "activation_limit": None,
 }
 
 
@@ -200,6 +204,8 @@ def _model_problems(model: ModelConfig) -> Iterator[str]:
     parts = [_differing(model, _PLAIN, prefix="")]
     if model.moe is not None:
         parts.append(_differing(model.moe, _PLAIN_MOE, prefix="moe."))
+        if model.moe.router == "sqrtsoftplus":
+            parts.append([f"moe.router={model.moe.router!r}"])
     if model.qk_norm == "l2":
         parts.append(["qk_norm='l2'"])
     scaling = model.rope_scaling

@@ -8,6 +8,7 @@ from typing import Any
 from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import MoE, RopeScaling
+from pytest_nemoperf.models.trainable import deepseek_v4_parts
 
 # Sizes; the other fields of ModelConfig decide the family.
 _SIZES = frozenset(
@@ -74,6 +75,8 @@ _FAMILIES = (
 
 def unexportable_model(model: ModelConfig) -> str | None:
     """Return why an architecture has no config, or None if it has one."""
+    for part in deepseek_v4_parts(model):
+        return f"it has {part}, which no class here has"
     scaling = model.rope_scaling
     if scaling is not None and scaling.kind not in _ROPE_SCALINGS:
         return f"rope_scaling.kind={scaling.kind!r} is none of {', '.join(_ROPE_SCALINGS)}"

@@ -17,6 +17,7 @@ from pytest_nemoperf.models.huggingface.config import (
     read_rope,
     read_rope_dim,
 )
+from pytest_nemoperf.models.huggingface.deepseek_v4 import read_deepseek_v4
 from pytest_nemoperf.models.huggingface.dense import read_qwen3
 
 _LETTERS = {
@@ -259,6 +260,7 @@ MIXTURES: Mapping[str, Callable[[ConfigReader], dict[str, Any]]] = MappingProxyT
     {
         "deepseek_v2": _deepseek_v2,
         "deepseek_v3": _deepseek_v3,
+        "deepseek_v4": read_deepseek_v4,
         "gpt_oss": _gpt_oss,
         "kimi_k2": _deepseek_v3,
         "llama4_text": _llama4,

@@ -164,6 +164,7 @@ def _memory_text(price: Price) -> str:
         *generation_lines(price),
         *_copies_lines(price),
         _fit_text(price),
+        *textwrap.wrap(price.uncounted, _WIDTH - 2),
         "activations and transient are estimates",
     ]
     owner = "the native engine" if price.memory_rules is None else price.memory_rules.owner
@@ -221,6 +222,11 @@ def _fit_text(price: Price) -> str:
         return _range_fit_text(price, memory=price.memory_range)
     if capacity is None:
         return f"{bytes_text(total)} are needed; the memory of {price.plan.system} is not known"
+    if price.is_fitting is None:
+        return (
+            f"{bytes_text(total)} of the {bytes_text(capacity)} of one GPU ({100 * total / capacity:.0f}%) at least; "
+            "what is not counted:"
+        )
     relation = "fits into" if price.is_fitting else "does not fit into"
     return f"{bytes_text(total)} {relation} the {bytes_text(capacity)} of one GPU ({100 * total / capacity:.0f}%)"
 
@@ -237,10 +243,12 @@ def _range_fit_text(price: Price, *, memory: MemoryRange) -> str:
     if capacity is None:
         return "\n  ".join([*lines, f"the memory of {price.plan.system} is not known"])
     relation = "all of it fits into"
-    if price.is_fitting is None:
+    if memory.low_bytes > capacity:
+        relation = "by these estimates even the least is more than"
+    elif memory.high_bytes > capacity:
         relation = "a part of it fits into"
-        if memory.low_bytes > capacity:
-            relation = "by these estimates even the least is more than"
+    elif price.uncounted:
+        relation = "without what is not counted, all of it fits into"
     shares = f"{100 * memory.low_bytes / capacity:.0f}% .. {100 * memory.high_bytes / capacity:.0f}%"
     return "\n  ".join([*lines, f"{relation} the {bytes_text(capacity)} of one GPU ({shares})"])
 
