@@ -136,6 +136,15 @@ def test_a_case_without_a_row_is_launched_once_and_told_the_nearest(h100s: Proje
     result.stdout.no_fnmatch_line("*--update-baselines*")
 
 
+def test_cases_larger_than_the_machine_are_skipped_with_one_reason(h100s: Project) -> None:
+    h100s.edit("test_speed.py", {"gpus=8, dp_shard=8": "gpus=64, dp_shard=64"})
+
+    result = run(h100s, AGAINST, select="promised")
+
+    result.assert_outcomes(skipped=2)
+    assert has_text(result, "2 tests: it needs 64 GPUs, and this machine has 8x NVIDIA H100 80GB HBM3")
+
+
 def test_no_row_may_fail(h100s: Project) -> None:
     result = run(h100s, AGAINST, "--perf-fail-on=no_baseline", select="2]")
 
