@@ -97,8 +97,8 @@ def _cost_lines(cost: SuiteCost, *, cases: Sequence[PricedCase]) -> Iterator[str
         return
     yield f"{unit} of the suite's steps: {format_number(cost.gpu_hours)}, for {known}"
     yield (
-        f"  by step times of {count_text(cost.num_stored, 'stored baseline')} and "
-        f"{count_text(cost.num_published, 'published row')}; {count_text(cost.num_unknown, 'case')} without an estimate"
+        f"  step times: {cost.num_stored:,} from stored baselines, {cost.num_published:,} from published rows; "
+        f"{count_text(cost.num_unknown, 'case')} without one"
     )
     yield "  warm-up and measured steps of every launch that makes a baseline; the time to start is not counted"
 
