@@ -14,7 +14,7 @@ from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.systems import find_system
 from tests.builders import make_plan, make_recipe
-from tests.results.row_builders import store_plan
+from tests.results.row_builders import make_case, store_plan, write_results
 
 BASELINES = Path("baselines")
 ONE = make_plan(variant="one")
@@ -57,11 +57,22 @@ def test_two_releases_are_set_beside_each_other(nemoperf: Any, releases: None) -
     assert "Brackets hold the 95% interval" in text
 
 
-def test_a_results_file_or_baselines_are_compared_with_a_release(nemoperf: Any, releases: None) -> None:
+def test_baselines_are_compared_with_a_release(nemoperf: Any, releases: None) -> None:
     code, out, _ = nemoperf("compare", "0.4", "h100")
 
     assert code == 0
     assert "By case: 2 of 2 rows of 0.4, 2 of 2 rows of h100." in folded(out)
+
+
+def test_a_session_is_compared_with_the_baselines_of_its_cases(nemoperf: Any) -> None:
+    store_plan(BASELINES, ONE, 100.0, 101.0)
+    write_results(Path("out/results.json"), make_case(ONE, 50.0, 50.5), make_case(OTHER, 1.0))
+
+    code, out, _ = nemoperf("compare", "system:cpu", "out")
+
+    assert code == 0
+    assert "By case: 1 of 1 row of system:cpu, 1 of 2 rows of out." in folded(out)
+    assert "0.500 [0." in out
 
 
 def test_two_systems_are_compared_recipe_by_recipe(nemoperf: Any) -> None:

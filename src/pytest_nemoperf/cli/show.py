@@ -170,7 +170,10 @@ def write_text(text: str, *, output: Path | None, what: str = "") -> None:
     if output is None:
         sys.stdout.write(text)
         return
-    write_atomically(output, text=text)
+    try:
+        write_atomically(output, text=text)
+    except OSError as exc:
+        raise BaselineError(f"{output}: cannot be written: {exc.strerror or exc}") from exc
     sys.stdout.write(f"{output}: {what}\n" if what else f"{output}\n")
 
 
