@@ -145,3 +145,24 @@ def test_a_path_that_the_system_refuses_is_an_error_in_one_line(nemoperf: Any) -
 
     assert code == 2
     assert err == f"nemoperf: error: {'x' * 300}: File name too long\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "others"),
+    [
+        pytest.param((), ("pytest_nemoperf.cli.page", "pytest_nemoperf.recipes", "msgspec"), id="no command"),
+        pytest.param(("page", "--check"), ("pytest_nemoperf.cli.judge", "pytest_nemoperf.frameworks"), id="page"),
+        pytest.param(("flops",), ("pytest_nemoperf.cli.plan", "pytest_nemoperf.baselines"), id="flops"),
+    ],
+)
+def test_a_command_imports_nothing_of_the_others(words: tuple[str, ...], others: tuple[str, ...]) -> None:
+    script = (
+        "import sys; from pytest_nemoperf.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print(*sys.modules)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True)
+
+    assert set(others).isdisjoint(done.stdout.split())

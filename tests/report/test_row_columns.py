@@ -4,8 +4,9 @@ import pytest
 
 from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.records.metrics import METRICS
-from pytest_nemoperf.report.row_columns import COLUMNS, default_columns, find_column, main_metric
+from pytest_nemoperf.report.row_columns import COLUMNS, default_columns, find_column
 from pytest_nemoperf.results.row import RowKind
+from pytest_nemoperf.results.row_ratio import main_metric
 from tests.results.row_builders import make_origin, make_row
 
 

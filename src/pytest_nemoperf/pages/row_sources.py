@@ -16,7 +16,7 @@ from pytest_nemoperf.baselines.files import list_baselines, read_baseline
 from pytest_nemoperf.errors import BaselineError, did_you_mean
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.json_codec import read_json
-from pytest_nemoperf.pages.releases import NO_SYSTEMS, RELEASES_FOLDER, read_release, release_path
+from pytest_nemoperf.pages.releases import NO_SYSTEMS, RELEASES_FOLDER, list_releases, read_release, release_path
 from pytest_nemoperf.published.files import published_rows
 from pytest_nemoperf.recipes.systems import system_catalog
 from pytest_nemoperf.report.row_overview import SystemCounts
@@ -131,8 +131,7 @@ def read_releases(baselines_dir: Path) -> list[Release]:
     Raises:
         BaselineError: If one can't be trusted.
     """
-    releases = [read_release(release_path(baselines_dir, name=name)) for name in known_releases(baselines_dir)]
-    return sorted(releases, key=lambda release: release.date, reverse=True)
+    return list_releases(baselines_dir)[::-1]
 
 
 def known_systems(baselines_dir: Path) -> list[str]:

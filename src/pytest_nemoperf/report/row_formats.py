@@ -30,11 +30,12 @@ def csv_text(rows: Sequence[Row], *, columns: Sequence[Column] = tuple(COLUMNS.v
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([column.name for column in columns])
     for row in rows:
-        writer.writerow([_csv_cell(column.value_of(row)) for column in columns])
+        writer.writerow([csv_cell(column.value_of(row)) for column in columns])
     return file.getvalue()
 
 
-def _csv_cell(value: object) -> object:
+def csv_cell(value: object) -> object:
+    """Return a value as a cell of CSV: a text in one line, and with an apostrophe if it begins like a formula."""
     if not isinstance(value, str):
         return value
     text = plain_text(value)

@@ -13,9 +13,10 @@ from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.json_codec import to_data
 from pytest_nemoperf.records.metrics import METRICS
 from pytest_nemoperf.report.cells import percent
-from pytest_nemoperf.report.escape import markdown_cell, markdown_text, plain_text
+from pytest_nemoperf.report.escape import markdown_cell, markdown_text
 from pytest_nemoperf.report.release_text import ratio_text
 from pytest_nemoperf.report.row_columns import figure_text
+from pytest_nemoperf.report.row_formats import csv_cell
 from pytest_nemoperf.report.tables import ready_table
 from pytest_nemoperf.results.line_figures import Figure, LineFigures
 from pytest_nemoperf.results.row import Row, RowKind
@@ -23,7 +24,6 @@ from pytest_nemoperf.results.row_ratio import INTERVAL_MEANING
 from pytest_nemoperf.results.side_by_side import FACETS, SideBySide, recipe_label
 
 _SCHEMA_VERSION: Final = 1
-_FORMULA_STARTS: Final = ("=", "+", "-", "@")
 _BEST: Final = "*"
 
 
@@ -186,12 +186,12 @@ def side_by_side_csv(compared: Compared) -> str:
                     continue
                 cells: list[object] = [line.line.label, metric, name, row.case, row.system, row.framework]
                 cells += [figure.value, figure.num_runs, figure.spread_pct, int(figure.is_best), *_ratio_cells(figure)]
-                writer.writerow([_csv_cell(cell) for cell in (*cells, "; ".join(line.line.differs))])
+                writer.writerow([csv_cell(cell) for cell in (*cells, "; ".join(line.line.differs))])
     if compared.is_whole:
         for name, rows in zip(compared.matched.names, compared.matched.unmatched, strict=True):
             for row, label in zip(rows, unmatched_labels(rows), strict=True):
                 cells = [label, "", name, row.case, row.system, row.framework]
-                writer.writerow([_csv_cell(cell) for cell in (*cells, *[None] * 9)])
+                writer.writerow([csv_cell(cell) for cell in (*cells, *[None] * 9)])
     return file.getvalue()
 
 
@@ -244,10 +244,3 @@ def _ratio_cells(figure: Figure) -> list[float | str | None]:
     if ratio is None:
         return [None, None, None, ""]
     return [ratio.value, ratio.low, ratio.high, ratio.why_no_interval]
-
-
-def _csv_cell(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    text = plain_text(value)
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text

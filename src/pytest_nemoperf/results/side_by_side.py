@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
+from itertools import chain
 from types import MappingProxyType
 from typing import Final
 
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.flops.published import find_published_model
+from pytest_nemoperf.json_codec import to_json_line
 from pytest_nemoperf.recipes.other_framework import without_framework
 from pytest_nemoperf.results.release_delta import settings_differences
 from pytest_nemoperf.results.row import RolloutColumns, Row, RowKind
@@ -165,10 +167,9 @@ def match_rows(
     """
     axes = tuple(_axes([rows for _, rows in sources], is_by_layout=is_by_layout))
     names = tuple(equal) or tuple(_equal_columns(sources, axes=axes))
-    groups = [] if equal else list(_by_case(sources, axes=axes, names=names))
-    if equal:
-        groups = [{number: row} for number, (_, rows) in enumerate(sources) for row in _newest_first(rows)]
-    merged = _merge_equal(groups, names=names, is_strict=not equal and Axis.SYSTEM not in axes, axes=axes)
+    groups = list(_by_case(sources, axes=axes, names=names, is_by_case=not equal))
+    is_strict = not equal and Axis.SYSTEM not in axes
+    merged = _merge_equal(groups, num_sources=len(sources), names=names, is_strict=is_strict, axes=axes)
     order: dict[int, int] = {}
     for _, rows in sources:
         for row in rows:
@@ -241,56 +242,82 @@ def _newest_first(rows: Sequence[Row]) -> list[Row]:
 
 
 def _by_case(
-    sources: Sequence[tuple[str, Sequence[Row]]], *, axes: Sequence[Axis], names: Sequence[str]
+    sources: Sequence[tuple[str, Sequence[Row]]], *, axes: Sequence[Axis], names: Sequence[str], is_by_case: bool
 ) -> Iterator[dict[int, Row]]:
-    """Yield the rows of each case by the number of their source; a second row of a source is a group of its own.
-
-    The id of a published row is of that row alone, so that release and columns stand for a case.
-    """
+    """Yield the rows of each case by the number of their source; a second row of a source is a group of its own."""
     groups: dict[tuple[object, ...], dict[int, Row]] = {}
     others = []
     for number, (_, rows) in enumerate(sources):
         for row in _newest_first(rows):
-            case: tuple[object, ...] = (row.case,)
-            if row.origin.kind is not RowKind.MEASURED:
-                case = (row.origin.source, row.origin.release, *_key(row, names))
-            elif Axis.FRAMEWORK in axes:
-                case = (without_framework(row.case),)
-            group = groups.setdefault(("" if Axis.SYSTEM in axes else row.system, *case), {})
-            if number in group:
+            key = _case_key(row, axes=axes, names=names, is_by_case=is_by_case)
+            if key is None or number in groups.setdefault(key, {}):
                 others.append({number: row})
             else:
-                group[number] = row
+                groups[key][number] = row
     yield from groups.values()
     yield from others
 
 
+def _case_key(row: Row, *, axes: Sequence[Axis], names: Sequence[str], is_by_case: bool) -> tuple[object, ...] | None:
+    """Return the values that are equal in rows of one case; None if cases do not count.
+
+    The id of a published row is of that row alone, so that page, release and columns stand for a case.
+    """
+    system = "" if Axis.SYSTEM in axes else row.system
+    if row.origin.kind is not RowKind.MEASURED:
+        return (system, row.origin.source, row.origin.release, *_key(row, names))
+    if not is_by_case:
+        return None
+    return (system, without_framework(row.case) if Axis.FRAMEWORK in axes else row.case)
+
+
 def _merge_equal(
-    groups: Sequence[dict[int, Row]], *, names: Sequence[str], is_strict: bool, axes: Sequence[Axis]
+    groups: Sequence[dict[int, Row]],
+    *,
+    num_sources: int,
+    names: Sequence[str],
+    is_strict: bool,
+    axes: Sequence[Axis],
 ) -> list[dict[int, Row]]:
     """Return groups with those joined that are of other sources and have equal columns.
 
     Args:
         groups: Rows by the number of their source.
+        num_sources: Sources; a group with a row of each takes no more.
         names: Columns that must be equal.
         is_strict: Settings that no column shows must be equal too, where both rows hold theirs.
         axes: Axes of which settings may differ.
     """
     merged: list[dict[int, Row]] = []
-    by_key: dict[tuple[Facet, ...], list[dict[int, Row]]] = defaultdict(list)
+    with_settings: dict[tuple[Facet, ...], list[dict[int, Row]]] = defaultdict(list)
+    with_any: dict[tuple[Facet, ...], list[dict[int, Row]]] = defaultdict(list)
     for group in sorted(groups, key=len, reverse=True):
         row = next(iter(group.values()))
-        candidates = by_key[_key(row, names)] if row.model else []  # calls have no columns: only their case tells
+        if len(group) == num_sources or not row.model:  # calls have no columns: only their case tells
+            merged.append(dict(group))
+            continue
+        key = _key(row, names)
+        settings = _settings_text(row, axes=axes) if is_strict else ""
+        candidates: Iterable[dict[int, Row]] = with_any[key]
+        if settings:
+            candidates = chain(with_settings[(*key, settings)], with_settings[(*key, "")])
         for candidate in candidates:
-            is_free = candidate.keys().isdisjoint(group)
-            if is_free and not (is_strict and _hidden_differences(row, next(iter(candidate.values())), axes=axes)):
+            if candidate.keys().isdisjoint(group):
                 candidate.update(group)
                 break
         else:
             joined = dict(group)
             merged.append(joined)
-            candidates.append(joined)
+            with_settings[(*key, settings)].append(joined)
+            with_any[key].append(joined)
     return merged
+
+
+def _settings_text(row: Row, *, axes: Sequence[Axis]) -> str:
+    """Return the settings of a row but for those of the axes, as one text; empty if it does not hold them."""
+    left_out = set[str]().union(*(_SETTINGS_OF_AXIS[axis] for axis in axes))
+    kept = {key: value for key, value in sorted(row.settings.items()) if key not in left_out}
+    return to_json_line(kept) if kept else ""
 
 
 def _key(row: Row, names: Sequence[str]) -> tuple[Facet, ...]:
