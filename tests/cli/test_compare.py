@@ -14,7 +14,7 @@ from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.systems import find_system
 from tests.builders import make_plan, make_recipe
-from tests.results.row_builders import store_plan
+from tests.results.row_builders import make_case, store_plan, write_results
 
 BASELINES = Path("baselines")
 ONE = make_plan(variant="one")
@@ -57,11 +57,22 @@ def test_two_releases_are_set_beside_each_other(nemoperf: Any, releases: None) -
     assert "Brackets hold the 95% interval" in text
 
 
-def test_a_results_file_or_baselines_are_compared_with_a_release(nemoperf: Any, releases: None) -> None:
+def test_baselines_are_compared_with_a_release(nemoperf: Any, releases: None) -> None:
     code, out, _ = nemoperf("compare", "0.4", "h100")
 
     assert code == 0
     assert "By case: 2 of 2 rows of 0.4, 2 of 2 rows of h100." in folded(out)
+
+
+def test_a_session_is_compared_with_the_baselines_of_its_cases(nemoperf: Any) -> None:
+    store_plan(BASELINES, ONE, 100.0, 101.0)
+    write_results(Path("out/results.json"), make_case(ONE, 50.0, 50.5), make_case(OTHER, 1.0))
+
+    code, out, _ = nemoperf("compare", "system:cpu", "out")
+
+    assert code == 0
+    assert "By case: 1 of 1 row of system:cpu, 1 of 2 rows of out." in folded(out)
+    assert "0.500 [0." in out
 
 
 def test_two_systems_are_compared_recipe_by_recipe(nemoperf: Any) -> None:
@@ -105,12 +116,17 @@ def test_published_values_say_that_they_have_no_interval(nemoperf: Any) -> None:
     assert "LLAMA3_8B FP8-CS 8 GPUs pretrain" in out
 
 
-def test_tflops_of_other_conventions_are_said_not_to_compare(nemoperf: Any) -> None:
-    words = ("--equal", "model,precision,gpus,seq", "--metric", "tflops_per_sec_per_gpu")
+def test_tflops_of_other_conventions_are_said_not_to_compare(nemoperf: Any, releases: None) -> None:
+    path = BASELINES / "releases" / "0.5.json"
+    text = path.read_text(encoding="utf-8").replace('"megatron-bridge"', '"full-attention"')
+    path.write_text(text, encoding="utf-8")
 
-    _, out, _ = nemoperf("compare", "published:h100", "published:b200", *words)
+    _, out, _ = nemoperf("compare", "0.4", "0.5", "--metric", "tflops_per_sec_per_gpu")
 
-    assert "do not compare, for their FLOPs are counted under different conventions" in folded(out)
+    text = folded(out)
+    assert "TFLOP/s/GPU of 2 lines do not compare, for their FLOPs are counted under different conventions" in text
+    assert "*" not in out
+    assert "[" not in out
 
 
 def test_nothing_in_common_is_exit_code_1_with_what_would_have_to_be_equal(nemoperf: Any) -> None:

@@ -66,11 +66,11 @@ def test_markdown_has_a_table_for_each_system_and_precision() -> None:
     lines = markdown_page(rows).splitlines()
 
     assert [line for line in lines if line.startswith("#")] == [
-        "#### System: h100. Precision: not known",
-        "#### System: h100. Precision: BF16",
-        "#### System: h100. Precision: FP8_CS",
-        "#### System: h100. Precision: Training BF16, Generation BF16.",
-        "#### System: h100",
+        "#### System: DGX-H100. Precision: not known",
+        "#### System: DGX-H100. Precision: BF16",
+        "#### System: DGX-H100. Precision: FP8_CS",
+        "#### System: DGX-H100. Precision: Training BF16, Generation BF16.",
+        "#### System: DGX-H100",
     ]
     assert [len(table) for table in page_tables(lines)] == [1, 1, 1, 1, 1]
 

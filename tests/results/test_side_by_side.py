@@ -197,6 +197,14 @@ def test_columns_that_must_be_equal_may_be_named() -> None:
     assert line.differs == ("global_batch_size 4 / 8", "tp 2 / 4")
 
 
+def test_published_rows_with_named_columns_are_matched_within_their_release_first() -> None:
+    one = [published(case="h", origin={"release": "25-11", "date": "2025-11-01"})]
+    newer = published(case="new", system="b200", tp=2, origin={"release": "26-02", "date": "2026-02-01"})
+    same = published(case="same", system="b200", tp=2, origin={"release": "25-11", "date": "2025-11-01"})
+
+    assert cases(matched(one, [newer, same], equal=["model"])) == [["h100 h", "b200 same"]]
+
+
 def test_calls_have_a_counterpart_by_case_alone() -> None:
     changes: dict[str, Any] = {"model": "", "framework": "", "workload": "benchmark", "gpus": None}
     one = [make_row(case="a", **changes), make_row(case="b", **changes)]

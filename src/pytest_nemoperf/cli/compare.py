@@ -133,8 +133,13 @@ def _figures(matched: SideBySide, *, arguments: argparse.Namespace) -> Compared:
 
 def _default_metrics(lines: Sequence[Line]) -> list[str]:
     """Return the metrics that rows are compared by, of those that any row has."""
-    names = dict.fromkeys([main_metric(row).name for line in lines for row in line.rows if row is not None])
-    return list(names)
+    names: dict[str, None] = {}
+    for line in lines:
+        for row in line.rows:
+            metric = None if row is None else main_metric(row)
+            if metric is not None:
+                names[metric.name] = None
+    return list(names) or [TOKENS_PER_SEC_PER_GPU.name]
 
 
 def _sorted_lines(lines: Sequence[Line], *, metric: str, sort: str | None) -> list[Line]:

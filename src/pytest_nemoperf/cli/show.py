@@ -166,11 +166,17 @@ def write_text(text: str, *, output: Path | None, what: str = "") -> None:
         text: The text.
         output: The file; None to print.
         what: Content of the file, for the line that is printed then.
+
+    Raises:
+        BaselineError: If the file can't be written.
     """
     if output is None:
         sys.stdout.write(text)
         return
-    write_atomically(output, text=text)
+    try:
+        write_atomically(output, text=text)
+    except OSError as exc:
+        raise BaselineError(f"--output={output}: cannot be written: {exc.strerror or exc}") from exc
     sys.stdout.write(f"{output}: {what}\n" if what else f"{output}\n")
 
 

@@ -12,12 +12,11 @@ from pytest_nemoperf.errors import BaselineError, did_you_mean
 from pytest_nemoperf.records.metrics import METRICS, Metric, format_number, format_time
 from pytest_nemoperf.report.cells import percent
 from pytest_nemoperf.results.row import Row, RowKind
+from pytest_nemoperf.results.row_ratio import main_metric
 from pytest_nemoperf.results.rows import layout_label
 
 Value = str | int | float | None
 """Value of a column: text, a number, or None for one that is unknown or does not apply."""
-
-_MAIN_METRICS: Final = ("tokens_per_sec_per_gpu", "time_per_call_sec", "step_time_sec")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +45,6 @@ class Column:
             return self.text_of(row)
         value = self.value_of(row)
         return "" if value is None else str(value)
-
-
-def main_metric(row: Row) -> Metric | None:
-    """Return the metric that a row is compared by: tokens/sec/GPU, or the time of a call; None for neither."""
-    for name in _MAIN_METRICS:
-        if name in row.values:
-            return METRICS[name]
-    return None
 
 
 def main_spread_pct(row: Row) -> float | None:
@@ -115,9 +106,13 @@ def _rollout(name: str, heading: str, attribute: str, *, is_text: bool = False) 
 
 
 def _metric(metric: Metric) -> Column:
+    """Return the column of a metric; its heading has the unit, unless the label or each value has it."""
+    heading = metric.column or metric.label
+    if not metric.column and metric.unit not in ("", "s", metric.label):
+        heading += f" ({metric.unit})"
     return Column(
         name=metric.name,
-        heading=metric.column or metric.label,
+        heading=heading,
         value_of=lambda row: row.value(metric.name),
         short=_SHORT_METRICS.get(metric.name, ""),
         text_of=partial(figure_text, metric=metric),

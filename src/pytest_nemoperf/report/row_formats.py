@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Final
 
 from pytest_nemoperf.json_codec import to_data
+from pytest_nemoperf.recipes.systems import system_catalog
 from pytest_nemoperf.report.escape import markdown_text, plain_text
 from pytest_nemoperf.report.markdown.row_tables import call_table, pretrain_table, rl_table
 from pytest_nemoperf.report.row_columns import COLUMNS, Column
@@ -65,13 +66,13 @@ def markdown_page(rows: Sequence[Row]) -> str:
     others = [row for row in rows if not row.model]
     lines: list[str] = []
     for (system, precision), group in groupby(sorted(trained, key=_trained_key), key=_trained_key):
-        title = f"System: {system}. Precision: {precision or 'not known'}"
+        title = f"System: {_title(system)}. Precision: {precision or 'not known'}"
         lines += [f"#### {markdown_text(title)}", "", *pretrain_table(list(group)), ""]
     for (system, precision, generated), group in groupby(sorted(rl, key=_rl_key), key=_rl_key):
-        title = f"System: {system}. Precision: Training {precision}, Generation {generated}."
+        title = f"System: {_title(system)}. Precision: Training {precision}, Generation {generated}."
         lines += [f"#### {markdown_text(title)}", "", *rl_table(list(group)), ""]
     for system, group in groupby(sorted(others, key=lambda row: row.system), key=lambda row: row.system):
-        lines += [f"#### {markdown_text(f'System: {system}')}", "", *call_table(list(group)), ""]
+        lines += [f"#### {markdown_text(f'System: {_title(system)}')}", "", *call_table(list(group)), ""]
     return "\n".join(lines)
 
 
@@ -79,6 +80,12 @@ def markdown_columns(rows: Sequence[Row], *, columns: Sequence[Column]) -> str:
     """Return rows as one Markdown table of these columns."""
     cells = [[column.text(row) or "n/a" for column in columns] for row in rows]
     return "\n".join([*table_lines([column.heading for column in columns], rows=cells), ""])
+
+
+def _title(system: str) -> str:
+    """Return a system's title on pages; the name of one that is not in the catalog."""
+    catalog = system_catalog()
+    return catalog[system].title if system in catalog else system
 
 
 def _trained_key(row: Row) -> tuple[str, str]:

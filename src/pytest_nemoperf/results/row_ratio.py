@@ -73,12 +73,12 @@ class _Side:
     between_dof: float = 1.0
 
 
-def main_metric(row: Row) -> Metric:
-    """Return the metric that a row is compared by: tokens/sec/GPU, else the time of a call or a step."""
+def main_metric(row: Row) -> Metric | None:
+    """Return the metric that a row is compared by: tokens/sec/GPU, else the time of a call or a step; or None."""
     for metric in _MAIN:
         if metric.name in row.values:
             return metric
-    return TOKENS_PER_SEC_PER_GPU
+    return None
 
 
 def counts_flops_alike(one: Row, other: Row) -> bool:

@@ -167,9 +167,7 @@ def match_rows(
     """
     axes = tuple(_axes([rows for _, rows in sources], is_by_layout=is_by_layout))
     names = tuple(equal) or tuple(_equal_columns(sources, axes=axes))
-    groups = [] if equal else list(_by_case(sources, axes=axes, names=names))
-    if equal:
-        groups = [{number: row} for number, (_, rows) in enumerate(sources) for row in _newest_first(rows)]
+    groups = list(_by_case(sources, axes=axes, names=names, is_by_case=not equal))
     is_strict = not equal and Axis.SYSTEM not in axes
     merged = _merge_equal(groups, num_sources=len(sources), names=names, is_strict=is_strict, axes=axes)
     order: dict[int, int] = {}
@@ -244,28 +242,33 @@ def _newest_first(rows: Sequence[Row]) -> list[Row]:
 
 
 def _by_case(
-    sources: Sequence[tuple[str, Sequence[Row]]], *, axes: Sequence[Axis], names: Sequence[str]
+    sources: Sequence[tuple[str, Sequence[Row]]], *, axes: Sequence[Axis], names: Sequence[str], is_by_case: bool
 ) -> Iterator[dict[int, Row]]:
-    """Yield the rows of each case by the number of their source; a second row of a source is a group of its own.
-
-    The id of a published row is of that row alone, so that release and columns stand for a case.
-    """
+    """Yield the rows of each case by the number of their source; a second row of a source is a group of its own."""
     groups: dict[tuple[object, ...], dict[int, Row]] = {}
     others = []
     for number, (_, rows) in enumerate(sources):
         for row in _newest_first(rows):
-            case: tuple[object, ...] = (row.case,)
-            if row.origin.kind is not RowKind.MEASURED:
-                case = (row.origin.source, row.origin.release, *_key(row, names))
-            elif Axis.FRAMEWORK in axes:
-                case = (without_framework(row.case),)
-            group = groups.setdefault(("" if Axis.SYSTEM in axes else row.system, *case), {})
-            if number in group:
+            key = _case_key(row, axes=axes, names=names, is_by_case=is_by_case)
+            if key is None or number in groups.setdefault(key, {}):
                 others.append({number: row})
             else:
-                group[number] = row
+                groups[key][number] = row
     yield from groups.values()
     yield from others
+
+
+def _case_key(row: Row, *, axes: Sequence[Axis], names: Sequence[str], is_by_case: bool) -> tuple[object, ...] | None:
+    """Return the values that are equal in rows of one case; None if cases do not count.
+
+    The id of a published row is of that row alone, so that page, release and columns stand for a case.
+    """
+    system = "" if Axis.SYSTEM in axes else row.system
+    if row.origin.kind is not RowKind.MEASURED:
+        return (system, row.origin.source, row.origin.release, *_key(row, names))
+    if not is_by_case:
+        return None
+    return (system, without_framework(row.case) if Axis.FRAMEWORK in axes else row.case)
 
 
 def _merge_equal(

@@ -112,3 +112,14 @@ def test_no_text_of_a_row_reaches_the_terminal_as_a_command(*, color: bool) -> N
         commands = re.sub(r"\x1b\[[0-9;]*m", "", text)  # but the colours of the report itself
         assert all(character == "\n" or character.isprintable() for character in commands)
         assert "owned" not in text
+
+
+def test_an_address_is_never_cut() -> None:
+    url = f"https://github.com/owner/name/blob/{'0' * 40}/docs/performance-summary.md"
+    row = make_row(origin=make_origin(kind=RowKind.PUBLISHED, url=url))
+
+    shown = render_rows(
+        [row], columns=[COLUMNS["case"], COLUMNS["url"]], title="t", total=1, width=60, color=False
+    ).splitlines()
+
+    assert f"  {url}" in shown

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.report.cells import shorten_middle
-from pytest_nemoperf.report.console import QUIET, heading, indented, styled, to_text, unfolded, whole_lines
+from pytest_nemoperf.report.console import QUIET, heading, indented, section, styled, to_text, whole_lines
 from pytest_nemoperf.report.escape import plain_text
 from pytest_nemoperf.report.row_columns import COLUMNS, Column
 from pytest_nemoperf.results.row import Row, RowKind
@@ -52,17 +52,24 @@ def render_notes(
     return to_text(_noted_parts(rows, columns=columns, title=title, total=total), width=width, color=color)
 
 
-def table_parts(cells: Sequence[Sequence[str]], *, are_text: Sequence[bool], width: int) -> Iterator[RenderableType]:
+def table_parts(
+    cells: Sequence[Sequence[str]], *, are_text: Sequence[bool], width: int, whole: Collection[int] = ()
+) -> Iterator[RenderableType]:
     """Yield a table with its headings in the first row; one that is too wide has several lines a row.
 
     Args:
         cells: Plain texts by row.
         are_text: Whether each column is set to the left.
         width: Columns of the terminal.
+        whole: Numbers of the columns, from 0, that are not cut even if a cell alone is too wide: paths, to be copied.
     """
     safe = []
     for row in cells:
-        safe.append([_shortened(plain_text(cell), width=width - _INDENT) or _NONE for cell in row])
+        texts = []
+        for at, cell in enumerate(row):
+            text = plain_text(cell)
+            texts.append((text if at in whole else _shortened(text, width=width - _INDENT)) or _NONE)
+        safe.append(texts)
     blocks = []
     for group in _line_groups(safe, width=width):
         part = [[row[at] for at in group] for row in safe]
@@ -144,9 +151,9 @@ def _table_parts(
     yield _head(rows, title=title, total=total)
     if not rows:
         return
-    yield from table_parts(
-        row_cells(rows, columns=columns), are_text=[column.is_text for column in columns], width=width
-    )
+    are_text = [column.is_text for column in columns]
+    whole = [at for at, column in enumerate(columns) if column.name in _TO_BE_COPIED]
+    yield from table_parts(row_cells(rows, columns=columns), are_text=are_text, width=width, whole=whole)
     names = {column.name for column in columns}
     if "spread_pct" in names:
         kinds = {row.origin.kind for row in rows}
@@ -159,16 +166,19 @@ def _table_parts(
 def _detail_parts(rows: Sequence[Row], *, title: str, total: int) -> Iterator[RenderableType]:
     yield _head(rows, title=title, total=total)
     for row in rows:
-        yield ""
-        yield heading(plain_text(row.case))
+        facts: list[str] = []
+        to_be_copied: list[str] = []
         for column in COLUMNS.values():
             text = plain_text(column.text(row))
             if not text or text == _NONE or column.name in _NOT_A_DETAIL:
                 continue
-            fact = f"{column.heading}: {text}"
-            yield unfolded(fact) if column.name in _TO_BE_COPIED else indented(fact)
+            lines = to_be_copied if column.name in _TO_BE_COPIED else facts
+            lines.append(f"{column.heading}: {text}")
         for name, version in sorted(row.origin.versions.items()):
-            yield indented(f"{plain_text(name)}: {plain_text(version)}")
+            facts.append(f"{plain_text(name)}: {plain_text(version)}")
+        yield section(plain_text(row.case))
+        yield indented("\n".join(facts))
+        yield whole_lines([(f"  {line}\n", "") for line in to_be_copied])
 
 
 def _noted_parts(rows: Sequence[Row], *, columns: Sequence[Column], title: str, total: int) -> Iterator[RenderableType]:
