@@ -90,7 +90,9 @@ class _Candidate:
 
 
 def published_baselines(plan: Plan) -> tuple[Baseline, ...]:
-    """Return the published rows that match a plan as baselines: rows of its own framework first, newest release first.
+    """Return the published rows that match a plan as baselines: own framework first, newest release first.
+
+    Before all others comes the row that the plan's recipe was made of.
 
     Raises:
         BaselineError: If the file of published rows is broken.
@@ -99,6 +101,7 @@ def published_baselines(plan: Plan) -> tuple[Baseline, ...]:
     own = _OWN_ROWS.get(plan.framework, plan.framework)
     matching.sort(key=_age, reverse=True)
     matching.sort(key=lambda row: row.framework != own)
+    matching.sort(key=lambda row: not plan.case.endswith(f".{row.id}"))  # a row's own recipe is judged by that row
     baselines = []
     for row in matching:
         baseline = published_baseline(row, plan=plan)
