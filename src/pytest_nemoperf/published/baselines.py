@@ -27,6 +27,7 @@ from pytest_nemoperf.measure.measurement import Run, workload_of
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.published.files import published_rows
 from pytest_nemoperf.published.row import PublishedRollouts, PublishedRow
+from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX
 from pytest_nemoperf.recipes.recipe import PRETRAIN, Plan, Precision
 from pytest_nemoperf.recipes.rl import RL
 from pytest_nemoperf.recipes.rules import NATIVE
@@ -101,7 +102,8 @@ def published_baselines(plan: Plan) -> tuple[Baseline, ...]:
     own = _OWN_ROWS.get(plan.framework, plan.framework)
     matching.sort(key=_age, reverse=True)
     matching.sort(key=lambda row: row.framework != own)
-    matching.sort(key=lambda row: not plan.case.endswith(f".{row.id}"))  # a row's own recipe is judged by that row
+    case = plan.case.removesuffix(CHANGED_SUFFIX)
+    matching.sort(key=lambda row: not case.endswith(f".{row.id}"))  # a row's own recipe is judged by that row
     baselines = []
     for row in matching:
         baseline = published_baseline(row, plan=plan)
