@@ -153,7 +153,7 @@ class ModelConfig:
     @property
     def layers(self) -> tuple[Layer, ...]:
         """Mixer, window and feed-forward of each of the ``num_layers`` layers, in order."""
-        return tuple(map(self._layer, range(self.num_layers)))
+        return tuple(map(self.layer, range(self.num_layers)))
 
     @property
     def mtp_layer(self) -> Layer:
@@ -185,7 +185,8 @@ class ModelConfig:
         """Routed experts of a layer; 0 for a dense model."""
         return 0 if self.moe is None else self.moe.num_experts
 
-    def _layer(self, index: int) -> Layer:
+    def layer(self, index: int) -> Layer:
+        """Return mixer, window and feed-forward of one layer."""
         if self.hybrid_pattern:
             return _LAYER_OF_LETTER[self.hybrid_pattern[index]]
         if self.full_attention_interval:

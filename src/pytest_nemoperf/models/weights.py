@@ -190,7 +190,7 @@ def embedding_weights(model: ModelConfig) -> Iterator[Weight]:
 
 def block_weights(model: ModelConfig, index: int) -> Iterator[Weight]:
     """Yield the weights of one decoder layer."""
-    yield from _prefixed(f"blocks.{index}.", _layer_weights(model, model.layers[index]))
+    yield from _prefixed(f"blocks.{index}.", _layer_weights(model, model.layer(index)))
 
 
 def head_weights(model: ModelConfig) -> Iterator[Weight]:

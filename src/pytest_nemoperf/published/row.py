@@ -116,12 +116,13 @@ class PublishedRow:
 
     @property
     def url(self) -> str:
-        """Address of the page, at the row's commit if that is known."""
+        """Address of the page at the row's commit; if that is unknown, at its release's tag, or as it is today."""
         if self.path.startswith("https://") or "/" not in self.source:
             return self.path
         if not self.path.endswith((".md", ".mdx")):
             return f"https://github.com/{self.source}"
-        return f"https://github.com/{self.source}/blob/{self.commit or 'main'}/{self.path}"
+        tag = self.release if self.release.startswith("v") else "main"
+        return f"https://github.com/{self.source}/blob/{self.commit or tag}/{self.path}"
 
     def value(self, metric: str) -> float | None:
         """Return a printed figure as a number; None if the row does not print it."""
