@@ -201,6 +201,7 @@ def _compressed(**changes: object) -> ModelConfig:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"ratios": 4}, r"compressed_attention.ratios=4 must be a list of one number a layer"),
         ({"ratios": (0, 4)}, r"compressed_attention.ratios has 2 numbers for num_layers=4"),
         ({"ratios": (0, 4, -1, 4)}, r"compressed_attention.ratios has -1; each is a whole number of tokens, or 0"),
         ({"ratios": (0, 4, 2.5, 4)}, r"compressed_attention.ratios has 2.5"),

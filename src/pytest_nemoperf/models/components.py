@@ -165,7 +165,8 @@ class CompressedAttention:
     rope_theta: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ratios", tuple(self.ratios))
+        if isinstance(self.ratios, list):
+            object.__setattr__(self, "ratios", tuple(self.ratios))
 
     def has_indexer(self, ratio: int) -> bool:
         """Whether queries of a layer with this ratio choose among its compressed positions."""
