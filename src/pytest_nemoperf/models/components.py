@@ -165,8 +165,9 @@ class CompressedAttention:
     rope_theta: float
 
     def __post_init__(self) -> None:
-        if isinstance(self.ratios, list):
-            object.__setattr__(self, "ratios", tuple(self.ratios))
+        ratios: object = self.ratios
+        if isinstance(ratios, list):  # plain data
+            object.__setattr__(self, "ratios", tuple(ratios))
 
     def has_indexer(self, ratio: int) -> bool:
         """Whether queries of a layer with this ratio choose among its compressed positions."""
