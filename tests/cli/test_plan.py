@@ -258,6 +258,27 @@ def test_a_baseline_says_how_long_it_takes(nemoperf: Any, tmp_path: Path) -> Non
     assert "3,600,000 tokens 0.1 hours, 1 GPU-hours at that rate" in words
 
 
+def test_a_published_row_says_how_long_a_case_without_a_baseline_takes(nemoperf: Any) -> None:
+    _, out, _ = nemoperf(*argv("--precision=fp8_cs", "--tokens=3600000", tp="1"))
+
+    words = " ".join(out.split())
+    assert "9.07 s, 14,451 tokens/sec/GPU (published in NVIDIA-NeMo/Megatron-Bridge 25.11)" in words
+
+
+def test_settings_that_a_recipe_leaves_unstated_make_its_price_a_range(nemoperf: Any, tmp_path: Path) -> None:
+    layout = Layout(gpus=8, dp_replicate=8)
+    recipe = replace(RECIPE, layouts={"h100": layout}, unstated=("recompute", "shard_optimizer"))
+    (tmp_path / "recipe.json").write_text(to_json(recipe))
+
+    _, out, _ = nemoperf("plan", "--recipe", "recipe.json", "--system", "h100", "--json")
+
+    price = json.loads(out)
+    validate(price, name="price", subject="price", error=PlanError)
+    assert price["is_fitting"] is None
+    assert price["memory_range"]["low_bytes"] < price["memory_range"]["high_bytes"]
+    assert price["memory_range"]["unstated"] == ["recompute", "shard_optimizer"]
+
+
 @pytest.mark.parametrize(
     ("text", "tokens"),
     [("1e12", 10**12), ("15T", 15 * 10**12), ("15.6t", 15_600 * 10**9), ("3,600", 3600), ("2B", 2 * 10**9)],

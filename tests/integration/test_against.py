@@ -102,6 +102,21 @@ def test_less_than_was_promised_fails_with_the_source(h100s: Project) -> None:
         result.stdout.no_fnmatch_line(f"*{missing}*")
 
 
+def test_the_summary_of_a_job_marks_the_published_value(
+    h100s: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+
+    result = run(h100s, AGAINST, "--junitxml=junit.xml", rate=0.8 * PRINTED)
+
+    assert "| tokens/sec/GPU (published) | 14,451 | 11,561 |" in summary.read_text()
+    result.stdout.fnmatch_lines(["::error file=*row pt0281 of NVIDIA-NeMo/Megatron-Bridge 25.11*"])
+    junit = (h100s.root / "junit.xml").read_text()
+    assert 'name="nemoperf_published" value="NVIDIA-NeMo/Megatron-Bridge 25.11 pt0281"' in junit
+
+
 def test_more_than_was_promised_is_an_improvement_without_advice_to_store(h100s: Project) -> None:
     result = run(h100s, AGAINST, rate=1.3 * PRINTED)
 
@@ -119,6 +134,15 @@ def test_a_case_without_a_row_is_launched_once_and_told_the_nearest(h100s: Proje
     assert (case["published"], case["baseline_path"], case["stored_path"]) == (None, "", "")
     assert len(case["measurement"]["runs"]) == 1
     result.stdout.no_fnmatch_line("*--update-baselines*")
+
+
+def test_cases_larger_than_the_machine_are_skipped_with_one_reason(h100s: Project) -> None:
+    h100s.edit("test_speed.py", {"gpus=8, dp_shard=8": "gpus=64, dp_shard=64"})
+
+    result = run(h100s, AGAINST, select="promised")
+
+    result.assert_outcomes(skipped=2)
+    assert has_text(result, "2 tests: it needs 64 GPUs, and this machine has 8x NVIDIA H100 80GB HBM3")
 
 
 def test_no_row_may_fail(h100s: Project) -> None:
@@ -269,7 +293,7 @@ def test_a_dry_run_sums_gpu_hours_of_stored_and_published_step_times(h100s: Proj
     result.stdout.fnmatch_lines(
         [
             "GPU-hours of the suite's steps: 1.18, for 2 cases",
-            "  by step times of 1 stored baseline and 1 published row; 0 cases without an estimate",
+            "  step times: 1 from stored baselines, 1 from published rows; 0 cases without one",
             "*time to start is not counted",
         ]
     )

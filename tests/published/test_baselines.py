@@ -212,6 +212,13 @@ def test_flops_of_another_convention_are_left_out_with_the_reason(publish: Publi
     )
 
 
+def test_a_row_of_incomparable_flops_alone_comes_last(publish: Publish) -> None:
+    publish(make_row(id="old", release="25.09"), make_row(id="flops", printed={"tflops_per_sec_per_gpu": "744"}))
+
+    assert matching(make_plan(flops_convention="megatron-bridge-25.09")) == ["flops", "old"]
+    assert matching(make_plan(flops_convention="megatron-bridge")) == ["old", "flops"]
+
+
 def test_rounding_is_half_the_last_printed_digit_or_half_a_sequence(publish: Publish) -> None:
     publish(
         make_row(id="a", printed={"tokens_per_sec_per_gpu": "12.5"}),

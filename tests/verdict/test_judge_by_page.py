@@ -146,6 +146,10 @@ def test_responses_of_other_lengths_do_not_compare_even_if_the_plan_pins_them() 
 
     assert verdict.kind is VerdictKind.NOT_COMPARABLE
     assert "2,048" in verdict.reasons[0]
+    assert verdict.reasons[-2:] == (
+        "beside one published value: row pt1 of NVIDIA-NeMo/Megatron-Bridge 26.04",
+        "https://github.com/page.md",
+    )
 
 
 def test_an_invalid_run_stays_invalid() -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
 
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.layouts.pipeline_stages import stage_layers
@@ -22,6 +24,9 @@ from pytest_nemoperf.models.weights import (
     num_local_kv_heads,
     sharded_dim,
 )
+
+_KEPT_STAGES: Final = 64
+"""Stages whose shards are kept: a plan is priced under several recomputations, which have the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +74,7 @@ class WeightShard:
         return self.shape[sharded_dim(self.shape, num_shards=self.num_shards, is_expert=self.weight.is_expert)]
 
 
+@lru_cache(maxsize=_KEPT_STAGES)
 def stage_shards(model: ModelConfig, *, layout: Layout, pp_rank: int) -> tuple[WeightShard, ...]:
     """Return the weight shards of one rank of a pipeline stage, in the order of the forward pass.
 

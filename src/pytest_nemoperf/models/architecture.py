@@ -126,6 +126,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "activation", Activation(self.activation))
+        if self.query_temperature is not None:
+            object.__setattr__(self, "query_temperature", tuple(self.query_temperature))  # a list has no hash
         for problem in self._problems():
             raise RecipeError(f"model {self.name}: {problem}")
 

@@ -27,6 +27,7 @@ from pytest_nemoperf.measure.measurement import Run, workload_of
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.published.files import published_rows
 from pytest_nemoperf.published.row import PublishedRollouts, PublishedRow
+from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX
 from pytest_nemoperf.recipes.recipe import PRETRAIN, Plan, Precision
 from pytest_nemoperf.recipes.rl import RL
 from pytest_nemoperf.recipes.rules import NATIVE
@@ -90,7 +91,9 @@ class _Candidate:
 
 
 def published_baselines(plan: Plan) -> tuple[Baseline, ...]:
-    """Return the published rows that match a plan as baselines: rows of its own framework first, newest release first.
+    """Return the published rows that match a plan as baselines: own framework first, newest release first.
+
+    Before all others comes the row that the plan's recipe was made of.
 
     Raises:
         BaselineError: If the file of published rows is broken.
@@ -99,10 +102,13 @@ def published_baselines(plan: Plan) -> tuple[Baseline, ...]:
     own = _OWN_ROWS.get(plan.framework, plan.framework)
     matching.sort(key=_age, reverse=True)
     matching.sort(key=lambda row: row.framework != own)
+    case = plan.case.removesuffix(CHANGED_SUFFIX)
+    matching.sort(key=lambda row: not case.endswith(f".{row.id}"))  # a row's own recipe is judged by that row
     baselines = []
     for row in matching:
         baseline = published_baseline(row, plan=plan)
         baselines.append(_with_notes(baseline, added=_other_values(row, others=matching)))
+    baselines.sort(key=lambda baseline: not baseline.runs[0].metrics)  # TFLOP/s alone, under another convention
     return tuple(baselines)
 
 

@@ -111,10 +111,11 @@ class Planner:
         plan, policy = self._resolve(recipe, mark=mark, framework=framework)
         adapter = self._framework(plan.framework)
         if settings.replay_dir is None:
-            identity.check_capacity(plan, devices=settings.devices)
+            self._check_capacity(plan)
             if reason := _unsupported(plan, framework=adapter):
                 self.note_unmeasured(plan, nodeid=mark.nodeid, reason=reason)
-                raise UnsupportedError(f"{plan.case}: {reason}")
+                # Hundreds of published rows have one reason, which is listed once for all of them.
+                raise UnsupportedError(reason if settings.against == "published" else f"{plan.case}: {reason}")
             _check_host_memory(plan)
         self.claim(plan.case, nodeid=mark.nodeid)
         return PlannedCase(mark=mark, plan=plan, framework=adapter, num_runs=self._num_runs(mark), policy=policy)
@@ -147,6 +148,22 @@ class Planner:
         )
         self.priced.append(PricedCase(nodeid=mark.nodeid, price=price, num_launches=self._num_runs(mark)))
         return self.priced[-1]
+
+    def _check_capacity(self, plan: Plan) -> None:
+        """Check that this machine has enough devices for a plan.
+
+        Raises:
+            PlanError: If it has not, and the case is the project's own.
+            UnsupportedError: If it has not, and cases are judged by pages: those print runs of any size.
+        """
+        settings = self._settings
+        try:
+            identity.check_capacity(plan, devices=settings.devices)
+        except PlanError:
+            if settings.against != "published":
+                raise
+            here = identity.describe_devices(settings.devices)
+            raise UnsupportedError(f"it needs {plan.layout.total_gpus:,} GPUs, and {here}") from None
 
     def _num_runs(self, mark: PerfMark) -> int:
         """Return the launches that make a baseline: the marker's, but for a trial of --perf-set."""

@@ -87,6 +87,9 @@ def judge(
         )
     differences = _incomparable(measurement, baseline=baseline, machine=machine)
     if differences:
+        if baseline.published is not None:
+            page = baseline.published
+            differences += [f"beside one published value: row {page.row} of {page.title}", page.place]
         return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=differences)
     if baseline.published is not None:
         return _judge_by_page(measurement, baseline=baseline, page=baseline.published, policy=policy)
@@ -132,7 +135,7 @@ def _judge_by_page(
     policy = replace(policy, has_published_value=True)
     comparisons = compare_runs(measurement, baseline=baseline, policy=policy)
     if not comparisons:
-        printed = ", ".join(baseline.runs[0].metrics)
+        printed = ", ".join(baseline.runs[0].metrics) or "nothing that compares"
         reason = f"none of these metrics is printed by {page.title} (row {page.row}), which prints {printed}"
         return _verdict(VerdictKind.NOT_COMPARABLE, measurement, reasons=[reason, *page.notes])
     kind = overall_kind(comparisons)

@@ -206,7 +206,7 @@ def test_a_dry_run_shows_ranges_and_where_a_step_time_is_from() -> None:
     assert row.endswith("9 s published")
     assert "memory from .. to: over settings that the recipe's source does not state;" in text
     assert "GPU-hours of the suite's steps: 0.8, for 1 case\n" in text
-    assert "  by step times of 0 stored baselines and 1 published row; 1 case without an estimate\n" in text
+    assert "  step times: 0 from stored baselines, 1 from published rows; 1 case without one\n" in text
     assert "9 s, 14,451 tokens/sec/GPU (published in" in render_price(price, system_title="DGX-H100")
 
 

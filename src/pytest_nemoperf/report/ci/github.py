@@ -172,6 +172,8 @@ def _row(case: CaseResult) -> list[str]:
     label = metric.label
     if deciding.anchor:
         label += f" ({deciding.anchor})"
+    if deciding.published:
+        label += " (published)"
     figures = [
         label,
         metric.format(deciding.baseline),

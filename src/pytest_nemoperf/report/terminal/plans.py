@@ -56,8 +56,6 @@ def render_dry_run(dry_run: DryRun, *, written: Sequence[str]) -> str:
     if dry_run.cases:
         lines += ["", *_dry_run_table(dry_run.cases)]
     lines += _range_lines(dry_run.cases)
-    if dry_run.cost is not None:
-        lines += ["", *_cost_lines(dry_run.cost, cases=dry_run.cases)]
     unsupported = []
     for case in dry_run.cases:
         if case.price.unsupported:
@@ -74,6 +72,8 @@ def render_dry_run(dry_run: DryRun, *, written: Sequence[str]) -> str:
         lines += ["", "not priced:"]
     for test in dry_run.not_priced:
         lines.append(f"  {test.nodeid}: {test.reason}")
+    if dry_run.cost is not None:
+        lines += ["", *_cost_lines(dry_run.cost, cases=dry_run.cases)]
     lines.append("")
     for path in written:
         lines.append(f"written: {path}")
@@ -100,8 +100,8 @@ def _cost_lines(cost: SuiteCost, *, cases: Sequence[PricedCase]) -> Iterator[str
         return
     yield f"{unit} of the suite's steps: {format_number(cost.gpu_hours)}, for {known}"
     yield (
-        f"  by step times of {count_text(cost.num_stored, 'stored baseline')} and "
-        f"{count_text(cost.num_published, 'published row')}; {count_text(cost.num_unknown, 'case')} without an estimate"
+        f"  step times: {cost.num_stored:,} from stored baselines, {cost.num_published:,} from published rows; "
+        f"{count_text(cost.num_unknown, 'case')} without one"
     )
     yield "  warm-up and measured steps of every launch that makes a baseline; the time to start is not counted"
 

@@ -62,9 +62,6 @@ _HINTS: Mapping[VerdictKind, str] = {
 _REPLAY_HINTS: Mapping[VerdictKind, str] = {
     VerdictKind.NO_BASELINE: "a replay stores nothing; --perf-baselines=DIR judges by the baselines of another folder",
 }
-_PUBLISHED_HINTS: Mapping[VerdictKind, str] = {
-    VerdictKind.NO_BASELINE: "nemoperf show published:SYSTEM lists the rows of a system",
-}
 
 
 def render_summary(
@@ -270,7 +267,7 @@ def _reasons(results: SessionResults) -> Iterator[RenderableType]:
     """Yield the cases with the same reasons above these; a failing case has its own report elsewhere."""
     hints = _HINTS
     if results.against == "published":
-        hints = _PUBLISHED_HINTS
+        hints = {VerdictKind.NO_BASELINE: f"nemoperf show published:{results.system} lists the rows of this system"}
     elif results.replay_of:
         hints = _REPLAY_HINTS
     groups: dict[tuple[VerdictKind, tuple[str, ...]], list[str]] = {}
