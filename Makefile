@@ -74,6 +74,7 @@ bench: $(VENV)/.bench  ## what the plugin itself costs: recording, launching, co
 	$(BIN)/python benchmarks/health.py
 	$(BIN)/python benchmarks/yardstick_cost.py
 	$(BIN)/python benchmarks/collection.py
+	$(BIN)/python benchmarks/pages.py
 	$(BIN)/python benchmarks/native_step.py
 	$(BIN)/python benchmarks/moe.py
 	$(BIN)/python benchmarks/generation.py

@@ -65,6 +65,10 @@ class WaiverError(NemoPerfError, ValueError):
     """A waiver that is incomplete or contradictory."""
 
 
+class PageError(NemoPerfError, ValueError):
+    """A performance page with broken blocks, or without the rows that it asks for."""
+
+
 class LintError(NemoPerfError, ValueError):
     """Checks of stored baselines that can't be made as asked."""
 

@@ -11,7 +11,12 @@ import pytest
 
 from pytest_nemoperf.flops.conventions import find_convention
 from pytest_nemoperf.flops.count import num_flops_per_token
+from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.models.catalog import find_model
+from pytest_nemoperf.recipes.resolve import resolve
+from pytest_nemoperf.recipes.systems import find_system
+from tests.builders import make_recipe
+from tests.results.row_builders import store_plan
 
 
 @pytest.mark.parametrize("convention", ["megatron-bridge", "full-attention"])
@@ -91,6 +96,7 @@ def test_a_usage_error_is_one_line_and_exits_2(nemoperf: Any, argv: list[str], m
         ["judge", "--help"],
         ["record", "--help"],
         ["lint", "--help"],
+        ["show", "--help"],
     ],
     ids=str,
 )
@@ -101,7 +107,9 @@ def test_help_is_given(nemoperf: Any, argv: list[str]) -> None:
     assert out.startswith("usage: nemoperf")
 
 
-def test_help_shows_examples_that_work(nemoperf: Any) -> None:
+def test_help_shows_examples_that_work(nemoperf: Any, tmp_path: Path) -> None:
+    layouts = {"h100": Layout(gpus=2, dp_shard=2)}
+    store_plan(tmp_path / "baselines", resolve(make_recipe(layouts=layouts), system=find_system("h100")), 1.0, 1.0)
     examples = nemoperf("--help")[1].partition("examples:\n")[2].replace("\\\n", " ").strip().splitlines()
 
     codes = [
@@ -137,3 +145,24 @@ def test_a_path_that_the_system_refuses_is_an_error_in_one_line(nemoperf: Any) -
 
     assert code == 2
     assert err == f"nemoperf: error: {'x' * 300}: File name too long\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "others"),
+    [
+        pytest.param((), ("pytest_nemoperf.cli.page", "pytest_nemoperf.recipes", "msgspec"), id="no command"),
+        pytest.param(("page", "--check"), ("pytest_nemoperf.cli.judge", "pytest_nemoperf.frameworks"), id="page"),
+        pytest.param(("flops",), ("pytest_nemoperf.cli.plan", "pytest_nemoperf.baselines"), id="flops"),
+    ],
+)
+def test_a_command_imports_nothing_of_the_others(words: tuple[str, ...], others: tuple[str, ...]) -> None:
+    script = (
+        "import sys; from pytest_nemoperf.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print(*sys.modules)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True)
+
+    assert set(others).isdisjoint(done.stdout.split())

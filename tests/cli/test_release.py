@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,11 @@ import pytest
 
 from pytest_nemoperf.baselines.files import baseline_path
 from pytest_nemoperf.json_codec import to_json
-from pytest_nemoperf.measure.measurement import workload_of
 from pytest_nemoperf.pages.releases import read_release, release_path
 from pytest_nemoperf.recipes.recipe import Plan
-from pytest_nemoperf.results.cases import CaseResult, SessionResults
 from pytest_nemoperf.verdict.comparison import VerdictKind
-from tests.builders import make_baseline, make_measurement, make_plan, make_provenance, make_run
-from tests.report.builders import make_report
-from tests.results.row_builders import store_plan
+from tests.builders import make_baseline, make_plan
+from tests.results.row_builders import make_case, store_plan, write_results
 
 BASELINES = Path("baselines")
 ONE = make_plan(variant="one")
@@ -44,25 +40,6 @@ def release_of(name: str) -> Any:
 def store_later(plan: Plan, rate: float, **changes: Any) -> None:
     later = {"session": "2026-11-20T10:00:00Z", "git_commit": "f" * 40, "versions": {"torch": "2.14.0"}, **changes}
     store_plan(BASELINES, plan, rate, rate * 1.001, rate * 0.999, **later)
-
-
-def case_of(plan: Plan, *rates: float, kind: VerdictKind = VerdictKind.NO_BASELINE) -> CaseResult:
-    runs = tuple(map(make_run, rates))
-    result = make_report(make_measurement(case=plan.case, runs=runs, workload=workload_of(plan))).result
-    return replace(
-        result,
-        plan=plan,
-        verdict=replace(result.verdict, kind=kind, case=plan.case, comparisons=()),
-    )
-
-
-def write_results(path: Path, *cases: CaseResult, **changes: Any) -> Path:
-    results = SessionResults(
-        system="cpu", system_title="CPU", machine={}, provenance=make_provenance(), cases=cases, **changes
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_json(results), encoding="utf-8")
-    return path
 
 
 def test_a_release_holds_the_rows_of_all_baselines_with_their_provenance(nemoperf: Any, baselines: Path) -> None:
@@ -208,9 +185,9 @@ def test_unclear_provenance_is_warned_of(nemoperf: Any, baselines: Path) -> None
 
 
 def test_a_release_may_be_made_of_results_instead(nemoperf: Any, baselines: Path) -> None:
-    invalid = case_of(make_plan(variant="invalid"), 1.0, kind=VerdictKind.INVALID)
-    regressed = case_of(make_plan(variant="regressed"), 90.0, kind=VerdictKind.REGRESSED)
-    file = write_results(Path("out/results.json"), case_of(ONE, 100.0, 101.0), invalid, regressed)
+    invalid = make_case(make_plan(variant="invalid"), 1.0, kind=VerdictKind.INVALID)
+    regressed = make_case(make_plan(variant="regressed"), 90.0, kind=VerdictKind.REGRESSED)
+    file = write_results(Path("out/results.json"), make_case(ONE, 100.0, 101.0), invalid, regressed)
 
     code, out, _ = nemoperf("release", "0.4", "--results", "out", "--baselines", str(baselines))
 
@@ -224,8 +201,8 @@ def test_a_release_may_be_made_of_results_instead(nemoperf: Any, baselines: Path
 
 
 def test_two_results_with_one_case_are_refused(nemoperf: Any, baselines: Path) -> None:
-    one = write_results(Path("a.json"), case_of(ONE, 1.0))
-    other = write_results(Path("b.json"), case_of(ONE, 2.0))
+    one = write_results(Path("a.json"), make_case(ONE, 1.0))
+    other = write_results(Path("b.json"), make_case(ONE, 2.0))
 
     code, _, err = nemoperf("release", "0.4", "--results", str(one), str(other))
 
@@ -234,7 +211,7 @@ def test_two_results_with_one_case_are_refused(nemoperf: Any, baselines: Path) -
 
 
 def test_a_self_test_is_no_release(nemoperf: Any, baselines: Path) -> None:
-    file = write_results(Path("a.json"), case_of(ONE, 1.0), inject_pct=10.0)
+    file = write_results(Path("a.json"), make_case(ONE, 1.0), inject_pct=10.0)
 
     code, _, err = nemoperf("release", "0.4", "--results", str(file))
 

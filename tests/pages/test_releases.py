@@ -201,3 +201,10 @@ def test_a_broken_release_is_not_left_out_of_the_list(stored: Path) -> None:
 
     with pytest.raises(BaselineError, match=r"0\.5\.json: "):
         list_releases(stored.parents[1])
+
+
+def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "releases").write_text("", encoding="utf-8")
+
+    with pytest.raises(BaselineError, match="releases: is no folder; move it"):
+        list_releases(tmp_path)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_nemoperf.baselines.baseline import Anchor, Baseline
-from pytest_nemoperf.measure.measurement import Measurement, Run
+from pytest_nemoperf.measure.measurement import Measurement, Run, workload_of
 from pytest_nemoperf.records.health import MinMedianMax
 from pytest_nemoperf.results.cases import CaseReport, CaseResult, NotRun, SessionResults
 from pytest_nemoperf.results.framework_figures import FrameworkComparison, FrameworkFigures, LossBeside
@@ -56,11 +56,17 @@ def make_report(
     num_runs = max(1, len(measurement.runs))
     policy = replace(POLICY, max_runs=num_runs, min_runs=min(2, num_runs))
     verdict = judge(measurement, baseline=baseline, machine=MACHINE, policy=policy)
+    plan = changes.get("plan")
+    if plan is None and has_plan:
+        plan = replace(make_plan(), case=measurement.case, **(plan_changes or {}))
+        measurement = replace(measurement, workload=workload_of(plan))
+    elif plan is None:
+        measurement = replace(measurement, workload={"workload": "loop"})
     values: dict[str, Any] = {
         "nodeid": NODEID,
         "measurement": measurement,
         "verdict": verdict,
-        "plan": replace(make_plan(), case=measurement.case, **(plan_changes or {})) if has_plan else None,
+        "plan": plan,
         "baseline_path": f"baselines/cpu/{measurement.case}.json" if baseline else "",
         "is_failure": verdict.kind in FAILING_BY_DEFAULT,
         "run_dir": f".nemoperf/runs/20261122-170000/{measurement.case}",
@@ -112,8 +118,7 @@ def make_rl_report(
     if baseline_changes is not None:
         then = measure_records(plan, outputs=[make_rl_records(plan, **baseline_changes)] * 3)
         baseline = make_baseline(case=plan.case, workload=then.workload, runs=then.runs)
-    report = make_report(measurement, baseline=baseline)
-    return replace(report, result=replace(report.result, plan=plan))
+    return make_report(measurement, baseline=baseline, plan=plan)
 
 
 def make_invalid(case: str = "pretrain-invalid") -> CaseReport:

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from pytest_nemoperf.baselines.files import baseline_path, write_baseline
+from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.measure.measurement import workload_of
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.metrics import TOKENS_PER_SEC_PER_GPU
+from pytest_nemoperf.results.cases import CaseResult, SessionResults
 from pytest_nemoperf.results.row import Release, Row, RowKind, RowOrigin
-from tests.builders import make_baseline, make_provenance, make_runs
+from pytest_nemoperf.verdict.comparison import VerdictKind
+from tests.builders import make_baseline, make_measurement, make_provenance, make_run, make_runs
+from tests.report.builders import make_report
 
 CASE = "pretrain-llama3-8b-1n8g-torch-bf16-fsdp8-seq8192-gbs128-mbs1"
 
@@ -71,3 +75,24 @@ def store_plan(root: Path, plan: Plan, *rates: float, session: str = "2026-11-01
     )
     write_baseline(root, baseline=baseline)
     return baseline_path(root, system=plan.system, case=plan.case)
+
+
+def make_case(plan: Plan, *rates: float, kind: VerdictKind = VerdictKind.NO_BASELINE) -> CaseResult:
+    """Return a judged case of a plan with a run of each rate."""
+    runs = tuple(map(make_run, rates))
+    result = make_report(make_measurement(case=plan.case, runs=runs, workload=workload_of(plan))).result
+    return replace(
+        result,
+        plan=plan,
+        verdict=replace(result.verdict, kind=kind, case=plan.case, comparisons=()),
+    )
+
+
+def write_results(path: Path, *cases: CaseResult, **changes: Any) -> Path:
+    """Write the results file of a session on the CPU."""
+    results = SessionResults(
+        system="cpu", system_title="CPU", machine={}, provenance=make_provenance(), cases=cases, **changes
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(to_json(results), encoding="utf-8")
+    return path

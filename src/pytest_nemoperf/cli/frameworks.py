@@ -18,6 +18,7 @@ from pytest_nemoperf.frameworks.registered import BUILT_IN, RegisteredFrameworks
 from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.recipes.rules import NATIVE
 from pytest_nemoperf.report.console import align
+from pytest_nemoperf.report.escape import visible_text
 
 _KEY: Final = "perf_python"
 _ERASE: Final = "\r\x1b[K"
@@ -162,7 +163,7 @@ def _text(statuses: Sequence[FrameworkStatus], *, problems: Sequence[str]) -> st
         lines += ["", f"{name}:", f"  {text}"]  # not folded: it holds a command to copy
     for problem in problems:
         lines += ["", f"problem: {problem}"]
-    return "\n".join(lines) + "\n"
+    return visible_text("\n".join(lines)) + "\n"
 
 
 def _seconds(text: str) -> float:

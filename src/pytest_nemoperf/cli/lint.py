@@ -26,6 +26,7 @@ from pytest_nemoperf.machine.github import is_github, repository_path
 from pytest_nemoperf.pages.releases import NO_SYSTEMS, PUBLISHED_FOLDER, RELEASES_FOLDER
 from pytest_nemoperf.recipes.systems import System, find_system
 from pytest_nemoperf.report.ci.github import Annotation, AnnotationLevel, render_annotation, shown_annotations
+from pytest_nemoperf.report.escape import visible_text
 from pytest_nemoperf.results.dry_run import DRY_RUN_FILE, DryRun
 from pytest_nemoperf.verdict.policy import VerdictPolicy, parse_tolerances, system_policy, with_layer
 
@@ -280,7 +281,8 @@ def _text(findings: Sequence[Finding], *, counts: Mapping[str, int], num_files: 
         if counts[level]:
             words.append(count_text(counts[level], level))
     lines = list(chain.from_iterable(lines_of.values()))
-    return "\n".join([*lines, "", f"{' and '.join(words)} in {count_text(num_files, 'file')}"]) + "\n"
+    text = "\n".join([*lines, "", f"{' and '.join(words)} in {count_text(num_files, 'file')}"])
+    return visible_text(text) + "\n"
 
 
 def _json_text(findings: Sequence[Finding], *, counts: Mapping[str, int], num_files: int) -> str:

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NoReturn
 
-from pytest_nemoperf.cli.frameworks import add_frameworks_command, show_frameworks
-from pytest_nemoperf.cli.judge import add_judge_command, judge_runs
-from pytest_nemoperf.cli.lint import add_lint_command, run_lint
-from pytest_nemoperf.cli.plan import add_plan_command, plan_text
-from pytest_nemoperf.cli.record import add_record_command, record_runs
-from pytest_nemoperf.cli.release import add_release_command, run_release
-from pytest_nemoperf.cli.show import add_show_command, show_rows
-from pytest_nemoperf.errors import NemoPerfError, RecipeError
-from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION, find_convention, flops_conventions
-from pytest_nemoperf.flops.count import flops_terms
-from pytest_nemoperf.models.catalog import find_model
+from pytest_nemoperf.errors import NemoPerfError
+from pytest_nemoperf.report.escape import visible_text
 
 _USAGE_EXIT = 2
 _INTERRUPTED_EXIT = 130
@@ -38,9 +29,99 @@ examples:
   nemoperf judge --log mon.log tue.log --log-format megatron --recipe recipe.json
   nemoperf record --log mon.log tue.log --log-format megatron --recipe recipe.json
   nemoperf lint --tests perf_tests baselines/
-  nemoperf show --published h100 --where gpus>=64
+  nemoperf show --published h100 -k llama3
   nemoperf release 0.4
+  nemoperf compare release:0.4 h100
+  nemoperf page nemo-rl --output docs/performance.md
+  nemoperf page --check docs/performance.md
 """
+
+
+def _flops(parser: argparse.ArgumentParser) -> None:
+    from pytest_nemoperf.cli.flops import add_flops_command, show_flops
+
+    add_flops_command(parser)
+    parser.set_defaults(run=show_flops)
+
+
+def _plan(parser: argparse.ArgumentParser) -> None:
+    from pytest_nemoperf.cli.plan import add_plan_command, show_plan
+
+    add_plan_command(parser)
+    parser.set_defaults(run=show_plan)
+
+
+def _frameworks(parser: argparse.ArgumentParser) -> None:
+    from pytest_nemoperf.cli.frameworks import add_frameworks_command, show_frameworks
+
+    add_frameworks_command(parser)
+    parser.set_defaults(run=show_frameworks)
+
+
+def _judge(parser: argparse.ArgumentParser) -> None:
+    from pytest_nemoperf.cli.judge import add_judge_command, judge_runs
+
+    add_judge_command(parser)
+    parser.set_defaults(run=judge_runs)
+
+
+def _record(parser: argparse.ArgumentParser) -> None:
+    from pytest_nemoperf.cli.record import add_record_command, record_runs
+
+    add_record_command(parser)
+    parser.set_defaults(run=record_runs)
+
+
+def _lint(parser: argparse.ArgumentParser) -> None:
+    from pytest_nemoperf.cli.lint import add_lint_command, run_lint
+
+    add_lint_command(parser)
+    parser.set_defaults(run=run_lint)
+
+
+def _show(parser: argparse.ArgumentParser) -> None:
+    from pytest_nemoperf.cli.show import add_show_command, show_rows
+
+    add_show_command(parser)
+    parser.set_defaults(run=show_rows)
+
+
+def _release(parser: argparse.ArgumentParser) -> None:
+    from pytest_nemoperf.cli.release import add_release_command, run_release
+
+    add_release_command(parser)
+    parser.set_defaults(run=run_release)
+
+
+def _compare(parser: argparse.ArgumentParser) -> None:
+    from pytest_nemoperf.cli.compare import add_compare_command, compare_rows
+
+    add_compare_command(parser)
+    parser.set_defaults(run=compare_rows)
+
+
+def _page(parser: argparse.ArgumentParser) -> None:
+    from pytest_nemoperf.cli.page import add_page_command, run_page
+
+    add_page_command(parser)
+    parser.set_defaults(run=run_page)
+
+
+_COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = MappingProxyType(
+    {
+        "flops": ("model FLOPs per trained token, forward plus backward", _flops),
+        "plan": ("resolve and price a recipe for a system, without running it", _plan),
+        "frameworks": ("training frameworks that this machine can run", _frameworks),
+        "judge": ("judge stored runs or logs beside a baseline", _judge),
+        "record": ("make a baseline of stored runs or logs", _record),
+        "lint": ("check stored baselines, without measuring anything", _lint),
+        "show": ("rows of baselines, results, releases and published pages as a table", _show),
+        "release": ("freeze baselines under a release's name; the delta of two", _release),
+        "compare": ("sessions, releases, systems, frameworks or layouts side by side", _compare),
+        "page": ("write, refresh or check a performance page", _page),
+    }
+)
+"""Summary of each command, and the function that adds its options."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,18 +138,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None takes this process's.
 
     Returns:
-        Exit code: 0, 1 if ``frameworks`` finds none that can run, ``lint`` found problems, the verdict of ``judge``
-        fails or ``record`` refuses the runs, 2 for a usage error or a file that can't be read or written, 130 if it was
-        interrupted, 141 if its output is read no further.
+        Exit code: 0, 1 if ``frameworks`` finds none that can run, ``lint`` found problems, ``page --check``
+        differences, the verdict of ``judge`` fails, ``record`` refuses the runs or ``compare`` finds nothing to
+        compare, 2 for a usage error or a file that can't be read or written, 130 if it was interrupted, 141 if its
+        output is read no further.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    arguments = _parser().parse_args(words)
+    arguments = _parser(words).parse_args(words)
     arguments.words = words
     try:
         code = int(arguments.run(arguments))
         sys.stdout.flush()
     except NemoPerfError as exc:
-        print(f"nemoperf: error: {exc}", file=sys.stderr)
+        print(f"nemoperf: error: {visible_text(str(exc))}", file=sys.stderr)
         return _USAGE_EXIT
     except KeyboardInterrupt:
         print("nemoperf: interrupted", file=sys.stderr)
@@ -83,7 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser of these words: of commands that are not among them, without their options."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
         prog="nemoperf",
@@ -92,90 +175,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    flops = commands.add_parser("flops", help="model FLOPs per trained token, forward plus backward")
-    flops.add_argument("model", metavar="MODEL", help="catalog name, e.g. llama3-8b, or path of a config.json")
-    flops.add_argument("--seq-len", required=True, metavar="N,...", help="tokens per sequence; one answer for each")
-    flops.add_argument("--terms", action="store_true", help="also each term of the sum")
-    names = ", ".join(flops_conventions())
-    flops.add_argument(
-        "--convention", metavar="NAME", help=f"how FLOPs are counted: {names} (default: {DEFAULT_CONVENTION})"
-    )
-    flops.add_argument("--json", action="store_true", help="print JSON")
-    flops.set_defaults(run=_flops)
-
-    plan = commands.add_parser("plan", help="resolve and price a recipe for a system, without running it")
-    add_plan_command(plan)
-    plan.set_defaults(run=_plan)
-
-    frameworks = commands.add_parser("frameworks", help="training frameworks that this machine can run")
-    add_frameworks_command(frameworks)
-    frameworks.set_defaults(run=show_frameworks)
-
-    judging = commands.add_parser("judge", help="judge stored runs or logs beside a baseline")
-    add_judge_command(judging)
-    judging.set_defaults(run=judge_runs)
-
-    recording = commands.add_parser("record", help="make a baseline of stored runs or logs")
-    add_record_command(recording)
-    recording.set_defaults(run=record_runs)
-
-    lint = commands.add_parser("lint", help="check stored baselines, without measuring anything")
-    add_lint_command(lint)
-    lint.set_defaults(run=run_lint)
-
-    show = commands.add_parser("show", help="rows of baselines, results, releases and published pages as a table")
-    add_show_command(show)
-    show.set_defaults(run=show_rows)
-
-    releasing = commands.add_parser("release", help="freeze baselines under a release's name; the delta of two")
-    add_release_command(releasing)
-    releasing.set_defaults(run=run_release)
+    for name, (summary, add_options) in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary)
+        if name in words:  # others would cost their imports
+            add_options(command)
     return parser
-
-
-def _flops(arguments: argparse.Namespace) -> int:
-    model = find_model(arguments.model)
-    convention = find_convention(arguments.convention or DEFAULT_CONVENTION)
-    answers = []
-    for seq_len in _parse_seq_lens(arguments.seq_len):
-        terms = flops_terms(model, seq_len=seq_len, convention=convention)
-        answer: dict[str, Any] = {
-            "model": model.name,
-            "seq_len": seq_len,
-            "convention": convention.name,
-            "flops_per_token": sum(terms.values()),
-        }
-        if arguments.terms:
-            answer["terms"] = dict(terms)
-        answers.append(answer)
-    if not arguments.json:
-        for answer in answers:
-            print(_flops_text(answer), end="")
-    elif len(answers) == 1:
-        print(json.dumps(answers[0], indent=2))
-    else:
-        print(json.dumps(answers, indent=2))
-    return 0
-
-
-def _parse_seq_lens(text: str) -> list[int]:
-    try:
-        return [int(item) for item in text.split(",")]
-    except ValueError:
-        raise RecipeError(f"--seq-len: {text!r} is not a number or a list of them; write e.g. 4096,8192") from None
-
-
-def _flops_text(answer: Mapping[str, Any]) -> str:
-    total = answer["flops_per_token"]
-    terms: Mapping[str, float] = answer.get("terms", {})
-    text = f"{answer['model']} at seq_len {answer['seq_len']}: {total:.6g} FLOPs per token ({answer['convention']})\n"
-    width = max(map(len, terms), default=0)
-    for name, term in terms.items():
-        text += f"  {name:<{width}}  {term:<12.6g} {term / total:6.1%}\n"
-    return text
-
-
-def _plan(arguments: argparse.Namespace) -> int:
-    print(plan_text(arguments), end="")
-    return 0

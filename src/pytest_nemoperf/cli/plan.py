@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -105,6 +106,12 @@ def add_plan_command(parser: argparse.ArgumentParser) -> None:
         "--baselines", type=Path, metavar="DIR", help=f"stored baselines (default: {DEFAULT_FOLDER}, if it is there)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def show_plan(arguments: argparse.Namespace) -> int:
+    """Print the plan of a recipe; return the exit code."""
+    sys.stdout.write(plan_text(arguments))
+    return 0
 
 
 def plan_text(arguments: argparse.Namespace) -> str:

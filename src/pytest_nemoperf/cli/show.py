@@ -40,7 +40,7 @@ release's file, or of a folder of baselines. Without it: an overview.
 examples:
   nemoperf show
   nemoperf show h100
-  nemoperf show --published h100 --where gpus>=64 --where model=llama*
+  nemoperf show --published h100 --where 'gpus>=64' --where 'model=llama*'
   nemoperf show h100 -k llama3 -k 'not fp8' --sort=-tokens_per_sec_per_gpu
   nemoperf show release:0.4 --columns case,tokens,spread,runs,commit
   nemoperf show .nemoperf/latest --format csv --output session.csv
@@ -166,11 +166,17 @@ def write_text(text: str, *, output: Path | None, what: str = "") -> None:
         text: The text.
         output: The file; None to print.
         what: Content of the file, for the line that is printed then.
+
+    Raises:
+        BaselineError: If the file can't be written.
     """
     if output is None:
         sys.stdout.write(text)
         return
-    write_atomically(output, text=text)
+    try:
+        write_atomically(output, text=text)
+    except OSError as exc:
+        raise BaselineError(f"--output={output}: cannot be written: {exc.strerror or exc}") from exc
     sys.stdout.write(f"{output}: {what}\n" if what else f"{output}\n")
 
 
@@ -179,7 +185,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise BaselineError("--excluded only counts with --published: other rows are not sorted out; add it")
     if arguments.details and arguments.format != "table":
         raise BaselineError(f"--details with --format={arguments.format}: csv and json hold all of it; drop --details")
-    if arguments.columns and (arguments.format == "json" or arguments.details):
+    if arguments.columns is not None and (arguments.format == "json" or arguments.details):
         option = "--details" if arguments.details else "--format=json"
         raise BaselineError(f"--columns with {option}, which has whole rows; drop it, or use --format=csv")
     if not arguments.operand and not arguments.published:
@@ -201,16 +207,18 @@ def _text(source: RowSet, *, total: int, arguments: argparse.Namespace, width: i
     if arguments.format == "json":
         return json_text(rows, title=source.title, kind=source.kind)
     if arguments.format == "csv":
-        columns = named_columns(arguments.columns, rows=rows) if arguments.columns else list(COLUMNS.values())
+        columns = list(COLUMNS.values())
+        if arguments.columns is not None:
+            columns = named_columns(arguments.columns, rows=rows)
         return csv_text(rows, columns=columns)
-    if arguments.format == "markdown" and not arguments.columns:
+    if arguments.format == "markdown" and arguments.columns is None:
         return markdown_page(rows)
     columns = named_columns(arguments.columns, rows=rows)
     if arguments.format == "markdown":
         return markdown_columns(rows, columns=columns)
     if arguments.details:
         text = render_details(rows, title=source.title, total=total, width=width, color=color)
-    elif arguments.excluded and not arguments.columns:
+    elif arguments.excluded and arguments.columns is None:
         columns = [COLUMNS[name] for name in _EXCLUDED_COLUMNS]
         text = render_notes(rows, columns=columns, title=source.title, total=total, width=width, color=color)
     else:

@@ -73,8 +73,11 @@ def list_releases(baselines_dir: Path) -> list[Release]:
     Raises:
         BaselineError: If one of them can't be trusted.
     """
+    folder = baselines_dir / RELEASES_FOLDER
+    if folder.exists() and not folder.is_dir():
+        raise BaselineError(f"{folder}: is no folder; move it, for it is the place of <release>.json")
     found = []
-    for path in sorted((baselines_dir / RELEASES_FOLDER).glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         found.append(read_release(path))
     return in_order(found)
 

@@ -16,12 +16,13 @@ from pytest_nemoperf.baselines.files import list_baselines, read_baseline
 from pytest_nemoperf.errors import BaselineError, did_you_mean
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.json_codec import read_json
-from pytest_nemoperf.pages.releases import NO_SYSTEMS, RELEASES_FOLDER, read_release, release_path
+from pytest_nemoperf.pages.releases import NO_SYSTEMS, RELEASES_FOLDER, list_releases, read_release, release_path
 from pytest_nemoperf.published.files import published_rows
 from pytest_nemoperf.recipes.systems import system_catalog
 from pytest_nemoperf.report.row_overview import SystemCounts
 from pytest_nemoperf.results.cases import SessionResults
 from pytest_nemoperf.results.row import Release, Row
+from pytest_nemoperf.results.row_problems import row_problems
 from pytest_nemoperf.results.rows import layout_label, row_of_baseline, row_of_published, rows_of_results
 from pytest_nemoperf.schema import from_valid_data
 
@@ -130,8 +131,7 @@ def read_releases(baselines_dir: Path) -> list[Release]:
     Raises:
         BaselineError: If one can't be trusted.
     """
-    releases = [read_release(release_path(baselines_dir, name=name)) for name in known_releases(baselines_dir)]
-    return sorted(releases, key=lambda release: release.date, reverse=True)
+    return list_releases(baselines_dir)[::-1]
 
 
 def known_systems(baselines_dir: Path) -> list[str]:
@@ -197,6 +197,9 @@ def _of_file(path: Path) -> RowSet:
     if "cases" in keys:
         results = from_valid_data(SessionResults, data, name="results", subject=str(path), error=BaselineError)
         rows = rows_of_results(results, path=str(path))
+        for number, row in enumerate(rows):
+            for problem in row_problems(row, place=f"row {number + 1} ({row.case})"):
+                raise BaselineError(f"{path}: {problem}; measure again")
         return RowSet(title=f"{path}, {results.system_title}", rows=tuple(rows), kind=SourceKind.RESULTS)
     if "rows" in keys:
         release = read_release(path)
@@ -210,6 +213,8 @@ def _of_file(path: Path) -> RowSet:
 
 def _of_folder(path: Path) -> RowSet:
     """Return the rows of a folder of baselines, or of the folder of one system."""
+    if path.name == RELEASES_FOLDER:
+        raise BaselineError(f"{path}: is the folder of all releases; name one of them, as release:NAME")
     files = sorted(path.glob("*.json"))
     if not files:
         for system in _stored_systems(path):

@@ -23,6 +23,7 @@ from pytest_nemoperf.options.markers import perf_mark
 from pytest_nemoperf.recipes.recipe import is_safe_name
 from pytest_nemoperf.records.fingerprint import watched_variables
 from pytest_nemoperf.report.ci.junit import properties
+from pytest_nemoperf.report.escape import visible_text
 from pytest_nemoperf.report.terminal.failure import render_failure
 from pytest_nemoperf.results.cases import NotRun
 from pytest_nemoperf.runs.loop import MeasuredLoop
@@ -232,7 +233,7 @@ class Perf:
     def _leave_out(self, reason: str, *, prefix: str = "") -> NoReturn:
         """Skip the test, and list it with the reason at the end of the session."""
         self._session.not_run.append(NotRun(nodeid=self._item.nodeid, reason=reason))
-        pytest.skip(f"{prefix}{reason}")
+        pytest.skip(visible_text(f"{prefix}{reason}"))
 
     def _loop_measurement(
         self, case: str, expected: ExpectedRecords, loop: MeasuredLoop, workload: Mapping[str, Any]
@@ -260,5 +261,6 @@ class Perf:
             self._session.not_run.append(NotRun(nodeid=self._item.nodeid, reason=in_one_line(exc)))
             # From None, or pytest would show the error twice: as the outcome's cause and as its text.
             if isinstance(exc, (NoLayoutError, UnsupportedError)):
-                raise pytest.skip.Exception(str(exc)) from None
-            raise pytest.fail.Exception(f"{type(exc).__name__}: {exc}", pytrace=False) from None
+                raise pytest.skip.Exception(visible_text(str(exc))) from None
+            text = visible_text(f"{type(exc).__name__}: {exc}")
+            raise pytest.fail.Exception(text, pytrace=False) from None

@@ -19,6 +19,7 @@ from pytest_nemoperf.plugin.published import PublishedTests
 from pytest_nemoperf.recipes.case_id import benchmark_case_id
 from pytest_nemoperf.recipes.overrides import changes_text
 from pytest_nemoperf.report.ci.junit import PREFIX, properties
+from pytest_nemoperf.report.escape import visible_text
 from pytest_nemoperf.report.terminal.ab import ab_header
 from pytest_nemoperf.report.terminal.live import render_header
 from pytest_nemoperf.report.terminal.plans import render_dry_run
@@ -316,7 +317,7 @@ class PerfPlugin:
             for caution in self._cautions():
                 terminalreporter.write_line(f"perf: {caution}", yellow=True)
         if session.write_error:
-            terminalreporter.write_line(f"perf: {session.write_error}", red=True)
+            terminalreporter.write_line(visible_text(f"perf: {session.write_error}"), red=True)
 
     def _cautions(self) -> Iterator[str]:
         """Yield sentences on losses that this session can't see or does not fail."""
@@ -342,7 +343,8 @@ class PerfPlugin:
         try:
             self.session.end(problem=problem)
         except BaselineError as exc:
-            raise pytest.fail.Exception(f"{type(exc).__name__}: {exc}", pytrace=False) from None
+            text = visible_text(f"{type(exc).__name__}: {exc}")
+            raise pytest.fail.Exception(text, pytrace=False) from None
 
     def _is_priced(self, item: pytest.Item) -> bool:
         priced = self.session.planner.priced

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.report.cells import INJECTION_MEANING, injection_text
+from pytest_nemoperf.report.escape import visible_text
 from pytest_nemoperf.verdict.comparison import VerdictKind
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
     from rich.table import Table
     from rich.text import Text
 
@@ -59,11 +61,21 @@ def to_text(parts: Iterable[RenderableType], *, width: int, color: bool) -> str:
     )
     for part in parts:
         # Console.print joins its arguments into a new Text, which loses the part's own wrapping options
-        console.print(
-            part, crop=False, no_wrap=getattr(part, "no_wrap", None), overflow=getattr(part, "overflow", None)
-        )
+        no_wrap, overflow = getattr(part, "no_wrap", None), getattr(part, "overflow", None)
+        console.print(_Visible(part), crop=False, no_wrap=no_wrap, overflow=overflow)
     lines = file.getvalue().rstrip("\n").split("\n")
     return "\n".join(map(str.rstrip, lines))
+
+
+class _Visible:
+    """A part without characters that a terminal obeys or hides: of logs, recipes and files, not of rich's styles."""
+
+    def __init__(self, part: RenderableType) -> None:
+        self._part = part
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for segment in console.render(self._part, options):
+            yield segment._replace(text=visible_text(segment.text))
 
 
 def styled(*spans: str | tuple[str, str]) -> Text:

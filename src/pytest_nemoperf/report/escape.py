@@ -13,7 +13,7 @@ _ESCAPE_SEQUENCE: Final = re.compile(
     r"|\x1b[ -/]*[0-~]?"
     r"|\x9b[0-?]*[ -/]*[@-~]?"
 )
-_HIDDEN_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Cn"})
+_HIDDEN_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs"})
 _HIDDEN: Final = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )

@@ -12,12 +12,11 @@ from pytest_nemoperf.errors import BaselineError, did_you_mean
 from pytest_nemoperf.records.metrics import METRICS, Metric, format_number, format_time
 from pytest_nemoperf.report.cells import percent
 from pytest_nemoperf.results.row import Row, RowKind
+from pytest_nemoperf.results.row_ratio import main_metric
 from pytest_nemoperf.results.rows import layout_label
 
 Value = str | int | float | None
 """Value of a column: text, a number, or None for one that is unknown or does not apply."""
-
-_MAIN_METRICS: Final = ("tokens_per_sec_per_gpu", "time_per_call_sec", "step_time_sec")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,14 +47,6 @@ class Column:
         return "" if value is None else str(value)
 
 
-def main_metric(row: Row) -> Metric | None:
-    """Return the metric that a row is compared by: tokens/sec/GPU, or the time of a call; None for neither."""
-    for name in _MAIN_METRICS:
-        if name in row.values:
-            return METRICS[name]
-    return None
-
-
 def main_spread_pct(row: Row) -> float | None:
     """Return the spread over the runs of the metric that a row is compared by."""
     metric = main_metric(row)
@@ -83,7 +74,7 @@ def find_column(name: str, *, subject: str) -> Column:
         BaselineError: If there is no such column.
     """
     for column in COLUMNS.values():
-        if name in (column.name, column.short):
+        if name and name in (column.name, column.short):
             return column
     known = [*COLUMNS, *(column.short for column in COLUMNS.values() if column.short)]
     raise BaselineError(f"{subject}: unknown column {name!r}; {did_you_mean(name, known)}")

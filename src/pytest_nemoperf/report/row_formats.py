@@ -10,11 +10,11 @@ from itertools import groupby
 from typing import Final
 
 from pytest_nemoperf.json_codec import to_data
-from pytest_nemoperf.records.metrics import IN_PROCESS_PAGE
+from pytest_nemoperf.recipes.systems import system_catalog
 from pytest_nemoperf.report.escape import markdown_text, plain_text
-from pytest_nemoperf.report.markdown.row_tables import pretrain_table, rl_table
+from pytest_nemoperf.report.markdown.row_tables import call_table, pretrain_table, rl_table
 from pytest_nemoperf.report.row_columns import COLUMNS, Column
-from pytest_nemoperf.report.tables import page_number, table_lines
+from pytest_nemoperf.report.tables import table_lines
 from pytest_nemoperf.results.row import Row
 
 _SCHEMA_VERSION: Final = 1
@@ -30,11 +30,12 @@ def csv_text(rows: Sequence[Row], *, columns: Sequence[Column] = tuple(COLUMNS.v
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([column.name for column in columns])
     for row in rows:
-        writer.writerow([_csv_cell(column.value_of(row)) for column in columns])
+        writer.writerow([csv_cell(column.value_of(row)) for column in columns])
     return file.getvalue()
 
 
-def _csv_cell(value: object) -> object:
+def csv_cell(value: object) -> object:
+    """Return a value as a cell of CSV: a text in one line, and with an apostrophe if it begins like a formula."""
     if not isinstance(value, str):
         return value
     text = plain_text(value)
@@ -65,13 +66,13 @@ def markdown_page(rows: Sequence[Row]) -> str:
     others = [row for row in rows if not row.model]
     lines: list[str] = []
     for (system, precision), group in groupby(sorted(trained, key=_trained_key), key=_trained_key):
-        title = f"System: {system}. Precision: {precision or 'not known'}"
+        title = f"System: {_title(system)}. Precision: {precision or 'not known'}"
         lines += [f"#### {markdown_text(title)}", "", *pretrain_table(list(group)), ""]
     for (system, precision, generated), group in groupby(sorted(rl, key=_rl_key), key=_rl_key):
-        title = f"System: {system}. Precision: Training {precision}, Generation {generated}."
+        title = f"System: {_title(system)}. Precision: Training {precision}, Generation {generated}."
         lines += [f"#### {markdown_text(title)}", "", *rl_table(list(group)), ""]
     for system, group in groupby(sorted(others, key=lambda row: row.system), key=lambda row: row.system):
-        lines += [f"#### {markdown_text(f'System: {system}')}", "", *call_table(list(group)), ""]
+        lines += [f"#### {markdown_text(f'System: {_title(system)}')}", "", *call_table(list(group)), ""]
     return "\n".join(lines)
 
 
@@ -81,19 +82,10 @@ def markdown_columns(rows: Sequence[Row], *, columns: Sequence[Column]) -> str:
     return "\n".join([*table_lines([column.heading for column in columns], rows=cells), ""])
 
 
-def call_table(rows: Sequence[Row], *, mark: str = "") -> list[str]:
-    """Return the lines of a table of calls and loops, with the figures that any of them has.
-
-    Args:
-        rows: Rows, in their order.
-        mark: Text in brackets behind each case; empty for none.
-    """
-    metrics = [metric for metric in IN_PROCESS_PAGE if any(metric.name in row.values for row in rows)]
-    cells = []
-    for row in rows:
-        name = f"{row.case} ({mark})" if mark else row.case
-        cells.append([name, *[page_number(row.value(metric.name)) for metric in metrics]])
-    return table_lines(["Case", *[metric.heading for metric in metrics]], rows=cells)
+def _title(system: str) -> str:
+    """Return a system's title on pages; the name of one that is not in the catalog."""
+    catalog = system_catalog()
+    return catalog[system].title if system in catalog else system
 
 
 def _trained_key(row: Row) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pytest_nemoperf.json_codec import to_json_line
 from pytest_nemoperf.records.fingerprint import ABSENT, Difference, Significance, compare_fingerprints
-from pytest_nemoperf.records.metrics import METRICS, Direction
+from pytest_nemoperf.records.metrics import METRICS, TOKENS_PER_SEC_PER_GPU, Direction
 from pytest_nemoperf.results.row import Release, Row
 from pytest_nemoperf.results.row_ratio import Ratio, main_metric, row_ratio
 
@@ -102,7 +102,7 @@ def compare_releases(now: Release, *, then: Release) -> ReleaseDelta:
 
 def row_change(now: Row, *, then: Row) -> RowChange:
     """Return the change of a row from an earlier one of the same case."""
-    metric = main_metric(then)
+    metric = main_metric(then) or main_metric(now) or TOKENS_PER_SEC_PER_GPU
     ratio = row_ratio(now, then=then, metric=metric.name)
     return RowChange(
         then=then,
@@ -131,7 +131,7 @@ def environment_differences(now: Row, *, then: Row) -> list[Difference]:
 
 def settings_differences(now: Row, *, then: Row) -> list[Difference]:
     """Return the workload's settings that differ, by key; none if a row does not hold its settings."""
-    if not now.settings or not then.settings:
+    if not now.settings or not then.settings or now.settings == then.settings:
         return []
     before = dict(_flat(then.settings))
     after = dict(_flat(now.settings))

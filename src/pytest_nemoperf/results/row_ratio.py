@@ -11,6 +11,7 @@ from typing import Final
 
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.flops.count import FLOPS_REL_TOL
+from pytest_nemoperf.flops.published import published_convention, published_task
 from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.records.metrics import (
     METRICS,
@@ -72,22 +73,24 @@ class _Side:
     between_dof: float = 1.0
 
 
-def main_metric(row: Row) -> Metric:
-    """Return the metric that a row is compared by: tokens/sec/GPU, else the time of a call or a step."""
+def main_metric(row: Row) -> Metric | None:
+    """Return the metric that a row is compared by: tokens/sec/GPU, else the time of a call or a step; or None."""
     for metric in _MAIN:
         if metric.name in row.values:
             return metric
-    return TOKENS_PER_SEC_PER_GPU
+    return None
 
 
 def counts_flops_alike(one: Row, other: Row) -> bool:
     """Return whether FLOPs of two rows are counted alike, so that their TFLOP/s compare.
 
-    Published rows do not store a convention; those of one page do.
+    Pages do not print their conventions: that of a published row follows from page and release, or else only rows of
+    the same release of a page are counted alike.
     """
-    if one.flops_convention != other.flops_convention:
+    convention = _convention(one)
+    if convention != _convention(other):
         return False
-    if not one.flops_convention:
+    if not convention:
         place = (one.origin.source, one.origin.release)
         is_published = one.origin.kind is not RowKind.MEASURED
         return is_published and place == (other.origin.source, other.origin.release)
@@ -134,6 +137,24 @@ def row_ratio(now: Row, *, then: Row, metric: str) -> Ratio | None:
     dof = total**2 / math.fsum(variance**2 / dof for variance, dof in parts)
     reach = _quantile(dof) * math.sqrt(total)
     return Ratio(value=value, low=value * math.exp(-reach), high=value * math.exp(min(reach, 700.0)))
+
+
+def _convention(row: Row) -> str:
+    if row.flops_convention or row.origin.kind is RowKind.MEASURED:
+        return row.flops_convention
+    return _published_convention(row.origin.source, row.origin.release, row.model, row.workload)
+
+
+@cache
+def _published_convention(source: str, release: str, model: str, workload: str) -> str:
+    """Return the convention of a published row; empty if it is not known."""
+    if workload not in {"pretrain", "sft", "lora"}:
+        return ""
+    task = published_task("", task=workload)
+    try:
+        return published_convention(source, release=release, printed_model=model, task=task)
+    except RecipeError:
+        return ""
 
 
 def _is_usable(row: Row, *, metric: str) -> bool:

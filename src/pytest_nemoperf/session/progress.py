@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_nemoperf.measure.expected_records import expected_of
+from pytest_nemoperf.report.escape import visible_text
 from pytest_nemoperf.report.terminal.live import render_case_line, render_progress, render_run_line
 from pytest_nemoperf.verdict.comparison import VerdictKind
 
@@ -56,7 +57,7 @@ class Progress:
         """Write a sentence on a line of its own, under ``-q`` as well."""
         with self._terminal() as reporter:
             if reporter is not None:
-                reporter.write_line(f"perf: {sentence}")
+                reporter.write_line(visible_text(f"perf: {sentence}"))
 
     def case(self, report: CaseReport) -> None:
         """Write the line of a judged case."""
@@ -140,7 +141,7 @@ class Progress:
     def _line(self, text: str, *, color: str = "") -> None:
         with self._terminal() as reporter:
             if reporter is not None and reporter.verbosity >= 0:
-                reporter.write_line(text, **{color: True} if color else {})
+                reporter.write_line(visible_text(text), **{color: True} if color else {})
 
     def _draw(self) -> None:
         current = self._current

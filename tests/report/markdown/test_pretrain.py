@@ -44,10 +44,9 @@ def test_every_value_is_under_its_heading() -> None:
     changes = {
         "layout": layout,
         "model": named("llama"),
-        "global_batch_size": 128,
+        "global_batch_size": 448,
         "micro_batch_size": 7,
         "seq_len": 8192,
-        "grad_accum_steps": 16,
     }
     report = make_report(make_measurement((11_290.4,) * 3), plan_changes=changes)
 
@@ -57,7 +56,7 @@ def test_every_value_is_under_its_heading() -> None:
         {
             "Model": "llama",
             "#-GPUs": "96",
-            "GBS": "128",
+            "GBS": "448",
             "MBS": "7",
             "Sequence Length": "8192",
             "FSDP": "1",

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
+from pytest_nemoperf.measure.measurement import workload_of
 from pytest_nemoperf.recipes.recipe import Precision
 from pytest_nemoperf.report.markdown.pretrain import render_markdown
 from pytest_nemoperf.results.cases import CaseReport
@@ -26,7 +27,9 @@ def _page(*reports: CaseReport, inject_pct: float = 0.0) -> list[str]:
 
 def _planned(report: CaseReport, **changes: Any) -> CaseReport:
     assert report.result.plan is not None
-    return replace(report, result=replace(report.result, plan=replace(report.result.plan, **changes)))
+    plan = replace(report.result.plan, **changes)
+    measurement = replace(report.result.measurement, workload=workload_of(plan))
+    return replace(report, result=replace(report.result, plan=plan, measurement=measurement))
 
 
 def test_columns_are_those_of_the_page_in_its_order() -> None:
@@ -152,9 +155,8 @@ def test_phases_of_a_step_are_in_a_second_table() -> None:
 def test_rows_that_differ_in_no_column_are_told_apart_by_their_case() -> None:
     one, other = make_rl_report(), make_rl_report(rl={"temperature": 0.7})
     assert other.result.plan is not None
-    other = replace(
-        other, result=replace(other.result, verdict=replace(other.result.verdict, case="grpo-llama-tiny-warm"))
-    )
+    measurement = replace(other.result.measurement, case="grpo-llama-tiny-warm")
+    other = replace(other, result=replace(other.result, measurement=measurement))
 
     (figures, *_) = page_tables(_page(one, other))
 

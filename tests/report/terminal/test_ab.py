@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 
 from pytest_nemoperf.ab.comparison import ABResult, ABRound, judge_rounds
-from pytest_nemoperf.measure.measurement import Measurement
+from pytest_nemoperf.measure.measurement import Measurement, workload_of
 from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.records.metrics import TFLOPS_PER_SEC_PER_GPU, TIME_PER_CALL_SEC, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.report.ci.junit import properties
-from pytest_nemoperf.report.tables import figure_cell
+from pytest_nemoperf.report.tables import page_number
 from pytest_nemoperf.report.terminal.ab import ab_header, render_ab, render_round_line
 from pytest_nemoperf.report.terminal.live import render_case_line, render_header
 from pytest_nemoperf.results.cases import CaseReport, CaseResult
+from pytest_nemoperf.results.rows import row_of_case
 from tests.ab.test_comparison import LABELS, POLICY, rounds_of
-from tests.builders import make_measurement, make_run
+from tests.builders import make_measurement, make_plan, make_provenance, make_run
 from tests.report.blocks import section, table
 
 BLOCK = """\
@@ -142,7 +143,9 @@ def test_every_report_shows_the_figures_of_the_verdict_and_not_the_new_sides_own
 
     shown = dict(properties(report))
     line = render_case_line(report)
-    page = [figure_cell(report.result, metric=metric) for metric in (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU)]
+    measurement = replace(report.result.measurement, workload=workload_of(make_plan()))
+    row = row_of_case(replace(report.result, measurement=measurement), provenance=make_provenance(), path="")
+    page = [page_number(row.value(metric.name)) for metric in (TOKENS_PER_SEC_PER_GPU, TFLOPS_PER_SEC_PER_GPU)]
 
     assert line.startswith("REGRESSED pretrain-test: 704 tokens/sec/GPU, -17.4% against 852")
     assert page == ["704", "0.704"]

@@ -23,7 +23,7 @@ from pytest_nemoperf.report.cells import (
     signed_percent,
     verdict_word,
 )
-from pytest_nemoperf.report.escape import code, code_cell, fenced, html_text, markdown_cell, markdown_text
+from pytest_nemoperf.report.escape import code, code_cell, fenced, html_text, markdown_cell, markdown_text, visible_text
 from pytest_nemoperf.report.markdown.pretrain import render_markdown
 from pytest_nemoperf.report.resolution import interval_text, limit_text
 from pytest_nemoperf.report.stored import unasked_lines, unasked_title
@@ -198,7 +198,7 @@ def _block(report: CaseReport) -> Iterator[str]:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return visible_text(text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A"))
 
 
 def _escaped_property(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Final
 from pytest_nemoperf.measure.measurement import median_over_runs
 from pytest_nemoperf.records.metrics import JUDGED, RL_METRICS, WHOLE_STEP
 from pytest_nemoperf.report.cells import case_value, injected_mark
+from pytest_nemoperf.report.escape import visible_text
 from pytest_nemoperf.results.cases import CaseReport
 from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
 
@@ -58,7 +59,7 @@ def properties(report: CaseReport) -> list[tuple[str, str]]:
     named = []
     for name, value in pairs:
         if value:
-            named.append((f"{PREFIX}{name}", value))
+            named.append((f"{PREFIX}{name}", visible_text(value)))
     return named
 
 

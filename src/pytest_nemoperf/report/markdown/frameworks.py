@@ -6,7 +6,8 @@ from typing import Final
 
 from pytest_nemoperf.records.metrics import TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.report.by_framework import CAUTION, figure_cells, sentences
-from pytest_nemoperf.report.tables import marked, one_line, page_number, table_lines
+from pytest_nemoperf.report.escape import markdown_cell, markdown_text
+from pytest_nemoperf.report.tables import INJECTED, marked, page_number, ready_table
 from pytest_nemoperf.results.cases import SessionResults
 from pytest_nemoperf.results.framework_figures import COMPARED, FrameworkComparison
 
@@ -17,12 +18,13 @@ def framework_sections(results: SessionResults) -> list[str]:
     """Return the section of frameworks side by side; empty if no recipe ran in several."""
     if not results.by_framework:
         return []
+    mark = INJECTED if results.inject_pct else ""
     lines = ["## Side by side", "", CAUTION, ""]
     for comparison in results.by_framework:
         title = f"System: {results.system_title}. {comparison.recipe}"
-        lines += [f"#### {marked(title, results=results)}", ""]
+        lines += [f"#### {markdown_text(marked(title, mark=mark))}", ""]
         lines += [*_table(comparison), ""]
-        notes = [f"- {one_line(sentence)}" for sentence in sentences(comparison)]
+        notes = [f"- {markdown_text(sentence)}" for sentence in sentences(comparison)]
         if notes:
             lines += [*notes, ""]
     return lines
@@ -38,4 +40,5 @@ def _table(comparison: FrameworkComparison) -> list[str]:
         spanned = "-" if rates is None else f"{page_number(rates.low)} .. {page_number(rates.high)}"
         figures = [cell.replace(",", "") for cell in figure_cells(row)]
         rows.append([row.framework, *figures, spanned, str(row.num_runs)])
-    return table_lines(headings, rows=rows)
+    escaped = [list(map(markdown_cell, row)) for row in (headings, *rows)]
+    return ready_table(escaped[0], rows=escaped[1:])

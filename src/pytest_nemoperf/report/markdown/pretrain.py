@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from types import MappingProxyType
 
-from pytest_nemoperf.recipes.recipe import Plan
-from pytest_nemoperf.records.metrics import IN_PROCESS_PAGE, PRETRAIN_PAGE
 from pytest_nemoperf.report.cells import INJECTION_MEANING, commit_text, earlier_text, injection_text
+from pytest_nemoperf.report.escape import code, markdown_text
 from pytest_nemoperf.report.markdown.frameworks import framework_sections
-from pytest_nemoperf.report.markdown.rl import rl_sections
+from pytest_nemoperf.report.markdown.rl import RolloutCase, rl_sections
+from pytest_nemoperf.report.markdown.row_tables import call_table, pretrain_table
 from pytest_nemoperf.report.stored import unasked_lines, unasked_title
-from pytest_nemoperf.report.tables import (
-    NOT_APPLICABLE,
-    Planned,
-    code,
-    figure_cells,
-    marked,
-    model_cells,
-    one_line,
-    plan_cells,
-    titled_table,
-)
+from pytest_nemoperf.report.tables import INJECTED, marked
 from pytest_nemoperf.results.cases import CaseResult, SessionResults
+from pytest_nemoperf.results.row import Row
+from pytest_nemoperf.results.rows import row_of_case
 from pytest_nemoperf.verdict.comparison import VerdictKind
-
-_PLAN_COLUMNS: Mapping[str, Callable[[Plan], object]] = MappingProxyType(
-    {
-        "#-GPUs": lambda plan: plan.layout.total_gpus,
-        "GBS": lambda plan: plan.global_batch_size,
-        "MBS": lambda plan: plan.micro_batch_size,
-        "Sequence Length": lambda plan: plan.seq_len,
-        "FSDP": lambda plan: int(plan.layout.dp_shard > 1),
-        "TP": lambda plan: plan.layout.tp,
-        "PP": lambda plan: plan.layout.pp,
-        "CP": lambda plan: plan.layout.cp,
-        "VP": lambda plan: plan.layout.vp if plan.layout.pp > 1 else NOT_APPLICABLE,
-        "EP": lambda plan: plan.layout.ep,
-        "GA": lambda plan: plan.grad_accum_steps,
-    }
-)
 
 _FRAMEWORK_TITLES: Mapping[str, str] = MappingProxyType(
     {
@@ -64,76 +40,63 @@ def render_markdown(results: SessionResults) -> str:
     lines: list[str] = []
     if results.inject_pct:
         lines += [f"> **WARNING. {injection_text(results.inject_pct)}.** {INJECTION_MEANING}", ""]
-    trained: list[Planned] = []
-    rl: list[Planned] = []
-    others: list[CaseResult] = []
+    mark = INJECTED if results.inject_pct else ""
+    trained: list[Row] = []
+    rl: list[RolloutCase] = []
+    others: list[Row] = []
     for case in results.cases:
         if case.verdict.kind is VerdictKind.INVALID:
             continue
-        if case.plan is None:
-            others.append(case)
-        elif case.plan.rl is None:
-            trained.append((case.plan, case))
+        row = row_of_case(case, provenance=results.provenance, path="")
+        if not row.model:
+            others.append(row)
+        elif row.rollouts is None:
+            trained.append(row)
         else:
-            rl.append((case.plan, case))
-    trained.sort(key=_page_order)
-    for framework, rows in groupby(trained, key=lambda row: row[0].framework):
+            rl.append(RolloutCase(row=row, rollouts=row.rollouts, runs=case.measurement.runs))
+    trained.sort(key=page_order)
+    for framework, rows in groupby(trained, key=lambda row: row.framework):
         title = _FRAMEWORK_TITLES.get(framework, framework)
-        lines += [f"## {title} Pre-Training Performance", ""]
-        for precision, group in groupby(rows, key=lambda row: row[0].precision):
-            lines += _plan_section(list(group), precision=precision.upper(), results=results)
-    rl.sort(key=_page_order)
-    lines += rl_sections(rl, results=results)
+        lines += [f"## {markdown_text(title)} Pre-Training Performance", ""]
+        for precision, group in groupby(rows, key=lambda row: row.precision):
+            title = f"System: {results.system_title}. Precision: {precision}"
+            lines += _section(title, table=list(group), mark=mark)
+    rl.sort(key=lambda case: page_order(case.row))
+    lines += rl_sections(rl, system_title=results.system_title, mark=mark)
     if others:
-        others.sort(key=lambda case: case.verdict.case)
-        lines += _other_section(others, results=results)
+        others.sort(key=lambda row: row.case)
+        lines += ["## Calls and Loops Timed in the Test Process", ""]
+        lines += _section(f"System: {results.system_title}", table=others, mark=mark)
     lines += framework_sections(results)
     return "\n".join([*lines, *_notes(results), *_origin(results)]) + "\n"
 
 
-def _page_order(row: Planned) -> tuple[object, ...]:
-    plan, case = row
-    kind = (plan.workload, plan.framework, plan.precision)
-    return (*kind, plan.model.name, plan.layout.total_gpus, plan.seq_len, plan.global_batch_size, case.verdict.case)
+def page_order(row: Row) -> tuple[object, ...]:
+    """Return the key that sorts rows with a model as pages have them: by model, then size."""
+    kind = (row.workload, row.framework, row.precision)
+    return (*kind, row.model, row.gpus, row.seq_len, row.global_batch_size, row.case)
 
 
-def _plan_section(rows: Sequence[Planned], *, precision: str, results: SessionResults) -> list[str]:
-    table = []
-    names = model_cells(rows, columns=_PLAN_COLUMNS, results=results)
-    for name, (plan, case) in zip(names, rows, strict=True):
-        figures = figure_cells(case, metrics=PRETRAIN_PAGE)
-        table.append({"Model": name, **plan_cells(plan, columns=_PLAN_COLUMNS), **figures})
-    title = f"System: {results.system_title}. Precision: {precision}"
-    return [*titled_table(title, rows=table, results=results), *_conventions([case for _, case in rows])]
+def _section(title: str, *, table: Sequence[Row], mark: str) -> list[str]:
+    lines = call_table(table, mark=mark)
+    if table[0].model:
+        lines = pretrain_table(table, mark=mark)
+    return [f"#### {markdown_text(marked(title, mark=mark))}", "", *lines, "", *_conventions(table)]
 
 
-def _other_section(cases: Sequence[CaseResult], *, results: SessionResults) -> list[str]:
-    known: set[str] = set()
-    for case in cases:
-        for run in case.measurement.runs:
-            known.update(run.metrics)
-    metrics = [metric for metric in IN_PROCESS_PAGE if metric.name in known]
-    rows = []
-    for case in cases:
-        name = marked(case.verdict.case, results=results)
-        rows.append({"Case": name, **figure_cells(case, metrics=metrics)})
-    table = titled_table(f"System: {results.system_title}", rows=rows, results=results)
-    return ["## Calls and Loops Timed in the Test Process", "", *table, *_conventions(cases)]
-
-
-def _conventions(cases: Sequence[CaseResult]) -> list[str]:
+def _conventions(rows: Sequence[Row]) -> list[str]:
     """Return a note on the conventions that FLOPs are counted under; figures of different ones don't compare."""
     cases_of: dict[str, list[str]] = {}
-    for case in cases:
-        if case.measurement.flops_convention:
-            cases_of.setdefault(case.measurement.flops_convention, []).append(case.verdict.case)
+    for row in rows:
+        if row.flops_convention:
+            cases_of.setdefault(row.flops_convention, []).append(row.case)
     if not cases_of:
         return []
     names = []
     for convention, ids in cases_of.items():
         name = code(convention)
         if len(cases_of) > 1:
-            name += f" ({', '.join(ids)})"
+            name += f" ({', '.join(map(markdown_text, ids))})"
         names.append(name)
     return [f"FLOPs are counted under the convention {'; '.join(names)}.", ""]
 
@@ -141,31 +104,38 @@ def _conventions(cases: Sequence[CaseResult]) -> list[str]:
 def _notes(results: SessionResults) -> list[str]:
     notes: list[str] = []
     for case in results.cases:
-        name = code(case.verdict.case)
         reasons = "; ".join(case.verdict.reasons)
         if case.verdict.kind is VerdictKind.INVALID:
-            notes.append(f"- INVALID, not shown: {name}: {reasons}")
+            notes.append(_note(case, reasons, head="INVALID, not shown"))
         if case.verdict.kind is VerdictKind.REGRESSED:
             verdict = "REGRESSED"
             if case.waived:
                 verdict += f", {case.waived}"
             if case.accepted_reason:
                 reasons += f"; accepted: {case.accepted_reason}"
-            notes.append(f"- {verdict}: {name}: {reasons}")
+            notes.append(_note(case, reasons, head=verdict))
         if case.waiver_note:
-            notes.append(f"- WAIVER: {name}: {case.waiver_note}")
+            notes.append(_note(case, case.waiver_note, head="WAIVER"))
         if case.had_other_verdicts:
-            notes.append(f"- RERUN: {name}: {earlier_text(case)}")
+            notes.append(_note(case, earlier_text(case), head="RERUN"))
         if case.published is not None:
             page = case.published
-            notes.append(f"- {name}: judged by row {page.row} of {page.title} ({page.place}), one value without spread")
+            judged_by = f"judged by row {page.row} of {page.title} ({page.place}), one value without spread"
+            notes.append(_note(case, judged_by))
         if case.plan is not None:
-            notes += [f"- {name}: {note}" for note in case.plan.notes]
+            notes += [_note(case, note) for note in case.plan.notes]
     if results.unasked is not None:
-        notes.append(f"- {unasked_title(results.unasked)}: {'; '.join(unasked_lines(results.unasked))}")
+        unasked = f"{unasked_title(results.unasked)}: {'; '.join(unasked_lines(results.unasked))}"
+        notes.append(f"- {markdown_text(unasked)}")
     if not notes:
         return []
-    return ["Notes:", "", *map(one_line, notes), ""]
+    return ["Notes:", "", *notes, ""]
+
+
+def _note(case: CaseResult, text: str, *, head: str = "") -> str:
+    """Return a note on a case as an item of a list, behind a head if one is given."""
+    begins = f"{markdown_text(head)}: " if head else ""
+    return f"- {begins}{code(case.verdict.case)}: {markdown_text(text)}"
 
 
 def _origin(results: SessionResults) -> list[str]:
@@ -181,13 +151,11 @@ def _origin(results: SessionResults) -> list[str]:
     if origin.versions:
         versions = [f"{name} {version}" for name, version in sorted(origin.versions.items())]
         facts.append(f"Versions: {', '.join(versions)}")
-    if origin.command:
-        facts.append(f"Command: {code(origin.command)}")
     if results.against == "published":
         facts.append("Judged by the newest matching rows of published pages, not by stored baselines")
+    lines = [f"- {markdown_text(fact)}" for fact in facts]
+    if origin.command:
+        lines.append(f"- Command: {code(origin.command)}")
     if results.replay_of:
-        facts.append(f"Judged again from: {code(results.replay_of)}")
-    lines = ["Origin:", ""]
-    for fact in facts:
-        lines.append(f"- {one_line(fact)}")
-    return lines
+        lines.append(f"- Judged again from: {code(results.replay_of)}")
+    return ["Origin:", "", *lines]

@@ -74,9 +74,9 @@ def _change_cells(change: RowChange, *, suspects: Sequence[str]) -> list[str]:
 
 def _alone_cells(row: Row, *, word: str) -> list[str]:
     metric = main_metric(row)
-    figure = page_number(row.value(metric.name))
+    figure = "-" if metric is None else page_number(row.value(metric.name))
     then, now = ("-", figure) if word == "new" else (figure, "-")
-    return [row.system, row.case, metric.label, then, now, "-", word, ""]
+    return [row.system, row.case, "" if metric is None else metric.label, then, now, "-", word, ""]
 
 
 def _listed(suspects: Sequence[str]) -> str:

@@ -8,13 +8,14 @@ from types import MappingProxyType
 from typing import Final
 
 from pytest_nemoperf.records.metrics import (
+    IN_PROCESS_PAGE,
     MEAN_RESPONSE_LEN,
     STEP_TIME_SEC,
     TFLOPS_PER_SEC_PER_GPU,
     TOKENS_PER_SEC_PER_GPU,
     Metric,
 )
-from pytest_nemoperf.report.tables import NOT_APPLICABLE, page_number, table_lines
+from pytest_nemoperf.report.tables import NOT_APPLICABLE, marked, page_number, table_lines
 from pytest_nemoperf.results.row import RolloutColumns, Row, RowKind
 
 _MODEL: Final = "Model"
@@ -87,6 +88,21 @@ def rl_table(rows: Sequence[Row], *, mark: str = "") -> list[str]:
     return _table(rows, columns=_RL, mark=mark)
 
 
+def rl_names(rows: Sequence[Row], *, mark: str = "") -> list[str]:
+    """Return the first cell of each row of the table of reinforcement learning, for another table of the same rows."""
+    return _names(rows, columns=_RL, mark=mark)
+
+
+def call_table(rows: Sequence[Row], *, mark: str = "") -> list[str]:
+    """Return the lines of a table of calls and loops, with the figures that any of them has; see pretrain_table."""
+    metrics = [metric for metric in IN_PROCESS_PAGE if any(metric.name in row.values for row in rows)]
+    cells = []
+    for row in rows:
+        figures = [page_number(row.value(metric.name)) for metric in metrics]
+        cells.append([marked(row.case, mark=mark), *figures])
+    return table_lines(["Case", *[metric.heading for metric in metrics]], rows=cells)
+
+
 def _table(rows: Sequence[Row], *, columns: Mapping[str, Callable[[Row], object]], mark: str) -> list[str]:
     cells = []
     for name, row in zip(_names(rows, columns=columns, mark=mark), rows, strict=True):
@@ -106,7 +122,7 @@ def _names(rows: Sequence[Row], *, columns: Mapping[str, Callable[[Row], object]
         name = row.model or row.case
         if counts[key] > 1 and row.model:
             name += f" ({row.case})"
-        names.append(f"{name} ({mark})" if mark else name)
+        names.append(marked(name, mark=mark))
     return names
 
 

@@ -12,6 +12,7 @@ from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.records.metrics import format_number, format_time
 from pytest_nemoperf.report.cells import bytes_text, flops_text
 from pytest_nemoperf.report.console import align
+from pytest_nemoperf.report.escape import visible_text
 from pytest_nemoperf.report.terminal.rollouts import NOT_MODELLED, generation_lines, rollout_facts
 from pytest_nemoperf.results.dry_run import DryRun, PricedCase, SuiteCost
 
@@ -45,7 +46,7 @@ def render_price(price: Price, *, system_title: str) -> str:
     ]
     if price.plan.rl is not None:
         parts.append(NOT_MODELLED)
-    return "\n".join(filter(None, parts))
+    return visible_text("\n".join(filter(None, parts)))
 
 
 def render_dry_run(dry_run: DryRun, *, written: Sequence[str]) -> str:
@@ -77,7 +78,7 @@ def render_dry_run(dry_run: DryRun, *, written: Sequence[str]) -> str:
     lines.append("")
     for path in written:
         lines.append(f"written: {path}")
-    return "\n".join(lines).rstrip()
+    return visible_text("\n".join(lines)).rstrip()
 
 
 def _range_lines(cases: Sequence[PricedCase]) -> Iterator[str]:

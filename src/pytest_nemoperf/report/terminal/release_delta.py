@@ -74,7 +74,8 @@ def _change_parts(change: RowChange, *, shared: Sequence[str]) -> Iterator[Rende
 
 def _alone_text(row: Row) -> RenderableType:
     metric = main_metric(row)
-    return indented(plain_text(f"{row.system} {row.case}: {metric.label} {_figure(row, metric.name)}"))
+    figure = "no figure" if metric is None else f"{metric.label} {_figure(row, metric.name)}"
+    return indented(plain_text(f"{row.system} {row.case}: {figure}"))
 
 
 def _left_out(rows: Sequence[object], *, shown: Sequence[object]) -> Iterator[RenderableType]:

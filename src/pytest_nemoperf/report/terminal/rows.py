@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.errors import count_text
@@ -52,17 +52,24 @@ def render_notes(
     return to_text(_noted_parts(rows, columns=columns, title=title, total=total), width=width, color=color)
 
 
-def table_parts(cells: Sequence[Sequence[str]], *, are_text: Sequence[bool], width: int) -> Iterator[RenderableType]:
+def table_parts(
+    cells: Sequence[Sequence[str]], *, are_text: Sequence[bool], width: int, whole: Collection[int] = ()
+) -> Iterator[RenderableType]:
     """Yield a table with its headings in the first row; one that is too wide has several lines a row.
 
     Args:
         cells: Plain texts by row.
         are_text: Whether each column is set to the left.
         width: Columns of the terminal.
+        whole: Numbers of the columns, from 0, that are not cut even if a cell alone is too wide: paths, to be copied.
     """
     safe = []
     for row in cells:
-        safe.append([shorten_middle(plain_text(cell), width=width - _INDENT) or _NONE for cell in row])
+        texts = []
+        for at, cell in enumerate(row):
+            text = plain_text(cell)
+            texts.append((text if at in whole else _shortened(text, width=width - _INDENT)) or _NONE)
+        safe.append(texts)
     blocks = []
     for group in _line_groups(safe, width=width):
         part = [[row[at] for at in group] for row in safe]
@@ -95,6 +102,18 @@ def _line_groups(cells: Sequence[Sequence[str]], *, width: int) -> list[list[int
         used += needed + (len(_GAP) if groups[-1] else 0)
         groups[-1].append(at)
     return groups
+
+
+def _shortened(text: str, *, width: int) -> str:
+    """Return text in at most width columns of the terminal, of which some characters take two."""
+    from rich.cells import cell_len  # noqa: PLC0415 (slow to import)
+
+    shown = text
+    kept = min(len(text), width)
+    while cell_len(shown) > width:
+        shown = shorten_middle(text, width=kept)
+        kept -= 1
+    return shown
 
 
 def _aligned(cells: Sequence[Sequence[str]], *, are_text: Sequence[bool]) -> list[str]:
@@ -132,9 +151,9 @@ def _table_parts(
     yield _head(rows, title=title, total=total)
     if not rows:
         return
-    yield from table_parts(
-        row_cells(rows, columns=columns), are_text=[column.is_text for column in columns], width=width
-    )
+    are_text = [column.is_text for column in columns]
+    whole = [at for at, column in enumerate(columns) if column.name in _TO_BE_COPIED]
+    yield from table_parts(row_cells(rows, columns=columns), are_text=are_text, width=width, whole=whole)
     names = {column.name for column in columns}
     if "spread_pct" in names:
         kinds = {row.origin.kind for row in rows}

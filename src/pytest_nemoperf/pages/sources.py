@@ -1,0 +1,144 @@
+"""Rows that a page is filled with: stored baselines, results of sessions, releases, published rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from pytest_nemoperf.baselines.files import list_baselines, read_baseline
+from pytest_nemoperf.errors import PageError, RecipeError
+from pytest_nemoperf.flops.published import published_convention, published_task
+from pytest_nemoperf.pages.releases import PUBLISHED_FOLDER, RELEASES_FOLDER, list_releases
+from pytest_nemoperf.published.files import published_rows
+from pytest_nemoperf.published.row import ExcludedRow, PublishedRow, PublishedRows
+from pytest_nemoperf.recipes.systems import system_catalog
+from pytest_nemoperf.records.metrics import TFLOPS_PER_SEC_PER_GPU
+from pytest_nemoperf.results.cases import SessionResults
+from pytest_nemoperf.results.row import Release, Row
+from pytest_nemoperf.results.rows import row_of_baseline, row_of_published, rows_of_results
+from pytest_nemoperf.schema import read_contract
+
+_RESULTS_FILE: Final = "results.json"
+_UNNUMBERED: Final = 10**18
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageRows:
+    """Rows of every source.
+
+    Attributes:
+        measured: Rows of stored baselines and sessions; those of a release if one is named.
+        releases: Frozen releases, newest first.
+        published: Rows of published pages.
+        printed: The same rows as their pages print them, by id.
+        excluded: Published rows that no table shows, with reasons.
+        release: Name of the release that the measured rows are of; empty for none.
+    """
+
+    measured: tuple[Row, ...] = ()
+    releases: tuple[Release, ...] = ()
+    published: tuple[Row, ...] = ()
+    printed: Mapping[str, PublishedRow] = field(default_factory=dict)
+    excluded: tuple[ExcludedRow, ...] = ()
+    release: str = ""
+
+
+def read_page_rows(baselines_dir: Path, *, results: Sequence[Path], has_baselines: bool, release: str = "") -> PageRows:
+    """Read the rows of a page.
+
+    Args:
+        baselines_dir: Folder of baselines, and of releases.
+        results: Results files, or folders that hold one; a later one's row of a case counts.
+        has_baselines: Rows of stored baselines are there too, where no results file has the case.
+        release: Name of a release whose frozen rows are taken instead of both; empty for none.
+
+    Raises:
+        NemoPerfError: If a file can't be trusted, or there is no such release.
+    """
+    releases = tuple(reversed(list_releases(baselines_dir)))
+    files = [published_rows(system) for system in system_catalog()] + list(_own_published(baselines_dir))
+    printed: dict[str, PublishedRow] = {}
+    excluded: list[ExcludedRow] = []
+    for file in files:
+        printed |= {row.id: row for row in file.rows}
+        excluded += file.excluded
+    if release:
+        frozen = [each for each in releases if each.name == release]
+        if not frozen:
+            names = ", ".join(each.name for each in releases) or "none"
+            raise PageError(
+                f"--release={release}: no such release in {baselines_dir / RELEASES_FOLDER} ({names}); freeze it with "
+                f"nemoperf release {release}"
+            )
+        measured: Sequence[Row] = frozen[0].rows
+    else:
+        rows: dict[tuple[str, str], Row] = {}
+        if has_baselines:
+            rows |= {(row.system, row.case): row for row in read_baseline_rows(baselines_dir)}
+        for path in results:
+            rows |= {(row.system, row.case): row for row in _result_rows(path)}
+        measured = list(rows.values())
+    return PageRows(
+        measured=tuple(measured),
+        releases=releases,
+        published=tuple([_published_row(row) for row in printed.values()]),
+        printed=printed,
+        excluded=tuple(excluded),
+        release=release,
+    )
+
+
+def read_baseline_rows(baselines_dir: Path) -> list[Row]:
+    """Read the baselines of every system that the catalog knows; rows in the order of the catalog and the cases."""
+    rows = []
+    for system in system_catalog():
+        for path in list_baselines(baselines_dir, system=system):
+            rows.append(row_of_baseline(read_baseline(path), path=path.as_posix()))
+    return rows
+
+
+def version_key(name: str) -> tuple[tuple[int, str], ...]:
+    """Return the order of a release's name: numbers as numbers; names without any, such as ``main``, are the newest."""
+    parts: list[tuple[int, str]] = []
+    digits = ""
+    for character in f"{name} ":
+        if character.isascii() and character.isdigit():
+            digits += character
+            continue
+        if digits:
+            parts.append((int(digits[:18]), ""))
+        digits = ""
+    if not parts:
+        return ((_UNNUMBERED, name),)
+    return (*parts, (-1, name))
+
+
+def _result_rows(path: Path) -> list[Row]:
+    file = path / _RESULTS_FILE if path.is_dir() else path
+    results = read_contract(SessionResults, file, name="results", error=PageError)
+    if results.inject_pct:
+        raise PageError(f"{file}: is of a self-test (--perf-inject): none of its figures is real; take another session")
+    return rows_of_results(results, path=file.as_posix())
+
+
+def _own_published(baselines_dir: Path) -> Iterator[PublishedRows]:
+    """Yield the published rows that a project keeps beside its baselines, of the form of the shipped ones."""
+    for path in sorted((baselines_dir / PUBLISHED_FOLDER).glob("*.json")):
+        yield read_contract(PublishedRows, path, name="published", error=PageError)
+
+
+def _published_row(published: PublishedRow) -> Row:
+    """Return a published row with the convention that its page counts FLOPs under, if that is known."""
+    row = row_of_published(published)
+    if TFLOPS_PER_SEC_PER_GPU.name not in row.values:
+        return row
+    try:
+        task = published_task(published.section, task=published.task)
+        convention = published_convention(
+            published.source, release=published.release, printed_model=published.model, task=task
+        )
+    except RecipeError:
+        return row
+    return replace(row, flops_convention=convention)
