@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from pytest_nemoperf.baselines.baseline import Baseline, PublishedSource
-from pytest_nemoperf.errors import BaselineError, RecipeError
+from pytest_nemoperf.errors import BaselineError, RecipeError, count_text
 from pytest_nemoperf.flops.published import (
     find_published_model,
     prints_whole_sequences,
@@ -157,6 +157,8 @@ def why_unpublished(plan: Plan) -> str:
     Raises:
         BaselineError: If the file of published rows is broken.
     """
+    if not _index(plan.system):
+        return f"no published row is of {plan.system}"
     candidates = _candidates(plan)
     kept_out = []
     for each in candidates:
@@ -175,7 +177,7 @@ def why_unpublished(plan: Plan) -> str:
             nearest = differences
             nearest_row = each.row
     if nearest is None or nearest_row is None:
-        return f"{missing}: none has {plan.model.name} on {plan.layout.total_gpus} GPUs"
+        return f"{missing}: none has {plan.model.name} on {count_text(plan.layout.total_gpus, 'GPU')}"
     where = f"row {nearest_row.id} ({nearest_row.source} {nearest_row.release})"
     return f"{missing}; the nearest is {where}, and there {', '.join(nearest)}"
 
