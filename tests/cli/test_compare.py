@@ -129,6 +129,41 @@ def test_tflops_of_other_conventions_are_said_not_to_compare(nemoperf: Any, rele
     assert "[" not in out
 
 
+def test_rows_without_a_rate_are_compared_by_what_they_have(nemoperf: Any) -> None:
+    words = ("compare", "published:gb200", "published:gb300", "--where", "model=wan*")
+
+    _, out, _ = nemoperf(*words)
+    _, asked, _ = nemoperf(*words, "--metric", RATE)
+
+    assert "TFLOP/s/GPU case" in folded(out)
+    assert "not shown, for no row has tokens/sec/GPU." in folded(asked)
+
+
+def test_a_source_without_a_counterpart_leaves_its_place_in_a_line_empty(nemoperf: Any, releases: None) -> None:
+    nemoperf("release", "0.6")
+    store(plan_on("b200"), 1.0)
+    store(plan_on("h100", variant="new"), 2.0)
+
+    _, out, _ = nemoperf("compare", "0.4", "0.6", "h100", "--where", "case=*one")
+    _, partly, _ = nemoperf("compare", "h100", "0.4", "h100", "--where", "system=h100")
+
+    assert "1 of 1 row of 0.4, 1 of 1 row of 0.6, 1 of 1 row of h100" in folded(out)
+    assert "2 3, 0.2% - - - 2 3, 0.2% 1.000 [" in folded(partly)
+
+
+def test_many_lines_that_also_differ_are_cut_short_unless_all_are_asked_for(nemoperf: Any) -> None:
+    for number in range(22):
+        store(plan_on("h100", seed=number, seq_len=64 * (number + 1)), 1.0)
+        store(plan_on("b200", seed=number + 1, seq_len=64 * (number + 1)), 1.0)
+
+    _, short, _ = nemoperf("compare", "h100", "b200")
+    _, whole, _ = nemoperf("compare", "h100", "b200", "--all")
+
+    assert "and 2 more; --all names them" in folded(short)
+    assert short.count(": seed") == 20
+    assert whole.count(": seed") == 22
+
+
 def test_nothing_in_common_is_exit_code_1_with_what_would_have_to_be_equal(nemoperf: Any) -> None:
     store(plan_on("h100"), 100.0)
     store(plan_on("b200", seq_len=128), 250.0)

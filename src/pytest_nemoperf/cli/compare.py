@@ -19,13 +19,8 @@ from pytest_nemoperf.records.metrics import METRICS, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.report.escape import plain_text
 from pytest_nemoperf.report.row_columns import find_column
 from pytest_nemoperf.report.row_selection import parse_condition, sorted_rows
-from pytest_nemoperf.report.side_by_side_text import (
-    Compared,
-    nothing_matched_text,
-    side_by_side_csv,
-    side_by_side_json,
-    side_by_side_markdown,
-)
+from pytest_nemoperf.report.side_by_side_formats import side_by_side_csv, side_by_side_json, side_by_side_markdown
+from pytest_nemoperf.report.side_by_side_text import Compared, nothing_matched_text
 from pytest_nemoperf.report.terminal.side_by_side import render_side_by_side
 from pytest_nemoperf.results.line_figures import line_figures
 from pytest_nemoperf.results.row import Row
@@ -132,14 +127,19 @@ def _figures(matched: SideBySide, *, arguments: argparse.Namespace) -> Compared:
 
 
 def _default_metrics(lines: Sequence[Line]) -> list[str]:
-    """Return the metrics that rows are compared by, of those that any row has."""
+    """Return the metrics that rows are compared by; if none has one, the first metric that any has."""
     names: dict[str, None] = {}
+    known: set[str] = set()
     for line in lines:
         for row in line.rows:
-            metric = None if row is None else main_metric(row)
+            if row is None:
+                continue
+            known |= row.values.keys()
+            metric = main_metric(row)
             if metric is not None:
                 names[metric.name] = None
-    return list(names) or [TOKENS_PER_SEC_PER_GPU.name]
+    others = [name for name in METRICS if name in known]
+    return list(names) or others[:1] or [TOKENS_PER_SEC_PER_GPU.name]
 
 
 def _sorted_lines(lines: Sequence[Line], *, metric: str, sort: str | None) -> list[Line]:
