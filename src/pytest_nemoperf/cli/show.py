@@ -256,6 +256,8 @@ def _empty_hint(source: RowSet, *, arguments: argparse.Namespace, folder: Path) 
             f"nothing is stored for {system} in {folder}: pytest -m perf --system={system} --update-baselines records "
             f"it; nemoperf show --published {system} lists what is promised of it\n"
         )
+    if source.kind is SourceKind.RESULTS:
+        return "no case of this session is valid: results.md beside it says why\n"
     if arguments.published and not arguments.excluded:
         return "no page of this system is known; nemoperf show lists the systems that have published rows\n"
     return ""
