@@ -11,7 +11,7 @@ from typing import Final
 
 from pytest_nemoperf.baselines.atomic import write_atomically
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
-from pytest_nemoperf.cli.judge import has_color, terminal_width
+from pytest_nemoperf.cli.terminal import has_color, terminal_width
 from pytest_nemoperf.errors import BaselineError, count_text
 from pytest_nemoperf.pages.row_sources import (
     RowSet,

@@ -16,9 +16,9 @@ from pytest_nemoperf.baselines.files import list_baselines, read_baseline
 from pytest_nemoperf.errors import BaselineError, did_you_mean
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.json_codec import read_json
+from pytest_nemoperf.pages.own_published import own_published
 from pytest_nemoperf.pages.releases import (
     NO_SYSTEMS,
-    PUBLISHED_FOLDER,
     RELEASES_FOLDER,
     list_releases,
     read_release,
@@ -32,7 +32,7 @@ from pytest_nemoperf.results.cases import SessionResults
 from pytest_nemoperf.results.row import Release, Row
 from pytest_nemoperf.results.row_problems import row_problems
 from pytest_nemoperf.results.rows import layout_label, row_of_baseline, row_of_published, rows_of_results
-from pytest_nemoperf.schema import from_valid_data, read_contract
+from pytest_nemoperf.schema import from_valid_data
 
 _RESULTS_FILE: Final = "results.json"
 
@@ -105,16 +105,6 @@ def read_published(system: str, *, baselines_dir: Path, is_excluded: bool = Fals
     title = f"published rows of {of} that are no baselines" if is_excluded else f"published rows of {of}"
     of_system = [row for row in rows.values() if system in ("", row.system)]
     return RowSet(title=title, rows=tuple(of_system), kind=SourceKind.PUBLISHED)
-
-
-def own_published(baselines_dir: Path) -> Iterator[PublishedRows]:
-    """Yield the published rows that a project keeps beside its baselines, of the form of the shipped ones.
-
-    Raises:
-        BaselineError: If a file can't be trusted.
-    """
-    for path in sorted((baselines_dir / PUBLISHED_FOLDER).glob("*.json")):
-        yield read_contract(PublishedRows, path, name="published", error=BaselineError)
 
 
 def count_systems(baselines_dir: Path, *, releases: Sequence[Release]) -> list[SystemCounts]:

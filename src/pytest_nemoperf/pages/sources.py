@@ -10,8 +10,8 @@ from typing import Final
 from pytest_nemoperf.baselines.files import list_baselines, read_baseline
 from pytest_nemoperf.errors import PageError, RecipeError
 from pytest_nemoperf.flops.published import published_convention, published_task
+from pytest_nemoperf.pages.own_published import own_published
 from pytest_nemoperf.pages.releases import RELEASES_FOLDER, list_releases
-from pytest_nemoperf.pages.row_sources import own_published
 from pytest_nemoperf.published.files import published_rows
 from pytest_nemoperf.published.row import ExcludedRow, PublishedRow
 from pytest_nemoperf.recipes.systems import system_catalog
