@@ -200,6 +200,15 @@ def test_a_release_may_be_made_of_results_instead(nemoperf: Any, baselines: Path
     assert f"1 case REGRESSED, frozen all the same: {regressed.verdict.case}" in words
 
 
+def test_results_without_a_valid_case_make_no_release(nemoperf: Any, baselines: Path) -> None:
+    file = write_results(Path("a.json"), make_case(ONE, 1.0, kind=VerdictKind.INVALID))
+
+    code, _, err = nemoperf("release", "0.4", "--results", str(file))
+
+    assert code == 2
+    assert f"a.json: nothing to freeze (a.json: 1 case INVALID, left out: {ONE.case}); run their tests again" in err
+
+
 def test_two_results_with_one_case_are_refused(nemoperf: Any, baselines: Path) -> None:
     one = write_results(Path("a.json"), make_case(ONE, 1.0))
     other = write_results(Path("b.json"), make_case(ONE, 2.0))

@@ -191,7 +191,9 @@ def _source(arguments: argparse.Namespace, *, folder: Path) -> ReleaseRows:
     if arguments.system:
         source = source.of_systems(arguments.system)
     if not source.rows:
-        raise BaselineError(f"{where}: nothing to freeze; record baselines with pytest -m perf --update-baselines")
+        found = f" ({'; '.join(source.warnings)})" if source.warnings else ""
+        remedy = "run their tests again" if found else "record baselines with pytest -m perf --update-baselines"
+        raise BaselineError(f"{where}: nothing to freeze{found}; {remedy}")
     return source
 
 
