@@ -267,6 +267,17 @@ def test_an_older_release_may_be_shown_and_compared_with(nemoperf: Any, baseline
     assert OTHER.case in out
 
 
+def test_a_release_is_shown_also_if_the_previous_one_is_gone(nemoperf: Any, baselines: Path) -> None:
+    nemoperf("release", "0.4")
+    nemoperf("release", "0.5")
+    release_path(BASELINES, name="0.4").unlink()
+
+    code, out, err = nemoperf("release", "--show", "0.5")
+
+    assert (code, err) == (0, "")
+    assert "release 0.4, the previous one, is not there; --against names another" in out
+
+
 def test_what_a_row_holds_cannot_write_to_the_terminal(nemoperf: Any, baselines: Path) -> None:
     nemoperf("release", "0.4")
     store_later(ONE, 10.0, versions={"torch": "\x1b[31mred\x1b]0;title\x07"})
