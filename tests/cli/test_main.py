@@ -152,6 +152,7 @@ def test_a_path_that_the_system_refuses_is_an_error_in_one_line(nemoperf: Any) -
     [
         pytest.param((), ("pytest_nemoperf.cli.page", "pytest_nemoperf.recipes", "msgspec"), id="no command"),
         pytest.param(("page", "--check"), ("pytest_nemoperf.cli.judge", "pytest_nemoperf.frameworks"), id="page"),
+        pytest.param(("show",), ("pytest_nemoperf.cli.judge", "pytest_nemoperf.session", "jsonschema"), id="show"),
         pytest.param(("flops",), ("pytest_nemoperf.cli.plan", "pytest_nemoperf.baselines"), id="flops"),
     ],
 )

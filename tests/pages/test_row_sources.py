@@ -180,7 +180,7 @@ def test_rows_that_are_no_baselines_come_with_the_reason(tmp_path: Path, monkeyp
     shipped = PublishedRows(
         rows=(good,), excluded=(ExcludedRow(row=replace(bad, variant="", notes=()), reason="it contradicts"),)
     )
-    monkeypatch.setattr("pytest_nemoperf.pages.row_sources.published_rows", {"h100": shipped}.get)
+    monkeypatch.setattr("pytest_nemoperf.pages.row_sources.published_rows", {"h100": shipped}.__getitem__)
 
     (row,) = read_published("h100", baselines_dir=tmp_path, is_excluded=True).rows
 
@@ -195,3 +195,36 @@ def test_systems_are_counted_with_their_rows(stored: Path) -> None:
     assert (counts["cpu"].baselines, counts["cpu"].released, counts["cpu"].published) == (2, 0, 0)
     assert (counts["h100"].baselines, counts["h100"].released, counts["h100"].title) == (0, 1, "DGX-H100")
     assert counts["h100"].published > 100
+
+
+def test_rows_that_a_project_keeps_beside_its_baselines_are_published_too(stored: Path) -> None:
+    shipped = files.published_rows("h100").rows[0]
+    own = PublishedRows(rows=(replace(shipped, id="own1"), replace(shipped, id="own2", system="a100")))
+    (stored / "published").mkdir()
+    (stored / "published" / "ours.json").write_text(to_json(own), encoding="utf-8")
+
+    cases = {
+        system: [row.case for row in read_row_set(f"published:{system}", baselines_dir=stored).rows]
+        for system in ("h100", "a100")
+    }
+
+    assert (cases["h100"][-1], cases["a100"]) == ("own1", ["own2"])
+    counts = {each.system: each.published for each in count_systems(stored, releases=())}
+    assert counts["h100"] == len(cases["h100"])
+    assert counts["a100"] == 1
+
+
+def test_a_broken_file_of_own_published_rows_is_named(stored: Path) -> None:
+    (stored / "published").mkdir()
+    (stored / "published" / "ours.json").write_text('{"rows": [{"id": 7}]}', encoding="utf-8")
+
+    with pytest.raises(BaselineError, match=r"published/ours\.json: \$\.rows\[0\]"):
+        read_row_set("published:h100", baselines_dir=stored)
+
+
+def test_figures_of_a_self_test_are_no_rows(stored: Path) -> None:
+    path = stored.parent / "results.json"
+    path.write_text(to_json(make_results(make_passed("pretrain-a"), inject_pct=20.0)), encoding="utf-8")
+
+    with pytest.raises(BaselineError, match=r"results\.json: is of a self-test \(--perf-inject\)"):
+        read_row_set("results.json", baselines_dir=stored)

@@ -9,7 +9,8 @@ from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.pricing.price import Price, price_plan
 from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.systems import find_system
-from pytest_nemoperf.report.terminal.plans import render_price
+from pytest_nemoperf.report.terminal.plans import render_dry_run, render_price
+from pytest_nemoperf.results.dry_run import DryRun, PricedCase
 from tests.builders import make_recipe
 
 GB300 = find_system("gb300")
@@ -66,6 +67,15 @@ def test_a_range_that_is_counted_from_below_is_not_said_to_fit() -> None:
 
     assert (below.is_fitting, counted.is_fitting) == (None, True)
     assert "without what is not counted, all of it fits into the 1 TB of one GPU" in text
+
+
+def test_a_dry_run_tells_once_what_is_not_counted() -> None:
+    price = price_of(Layout(gpus=128, ep=64, dp_shard=128))
+    cases = (PricedCase(nodeid="test_a.py::a", price=price), PricedCase(nodeid="test_a.py::b", price=price))
+
+    text = render_dry_run(DryRun(system="gb300", system_title="DGX-GB300", cases=cases), written=[])
+
+    assert text.count("fits ?: activations of compressed attention and hyper-connections are counted") == 1
 
 
 def test_what_is_not_counted_is_told_below_the_memory() -> None:

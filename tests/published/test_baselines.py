@@ -262,6 +262,10 @@ def test_without_a_row_of_the_model_no_other_is_named(publish: Publish) -> None:
     )
 
 
+def test_a_system_without_rows_is_named() -> None:
+    assert why_unpublished(replace(make_plan(), system="cpu")) == "no published row is of cpu"
+
+
 @pytest.mark.parametrize("text", ["fast", "nan", "-3", "0", "inf"])
 def test_a_figure_that_is_none_is_an_error_with_its_row(publish: Publish, text: str) -> None:
     publish(make_row(printed={"tokens_per_sec_per_gpu": text}))

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from pytest_nemoperf.published.baselines import published_baselines
 from pytest_nemoperf.published.files import published_rows
 from pytest_nemoperf.published.recipes import unpriced_recipe_of
+from pytest_nemoperf.recipes.recipe import Recompute
 from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.systems import find_system
 from tests.published.rows import SYSTEMS
@@ -25,3 +27,15 @@ def test_a_rows_recipe_is_judged_by_that_row(system: str) -> None:
             missed[row.precision] += 1
 
     assert missed.keys() <= {""}  # 25.09 prints no precision: such a row is of no workload in particular
+
+
+def test_under_changes_it_still_is() -> None:
+    row = next(row for row in published_rows("h100").rows if row.id == "pt0281")
+    recipe = unpriced_recipe_of(row).recipe
+    assert recipe is not None
+    plan = resolve(recipe, system=find_system("h100"))
+
+    baseline, *_ = published_baselines(replace(plan, case=f"{plan.case}+set", recompute=Recompute.FULL))
+
+    assert baseline.published is not None
+    assert baseline.published.row == "pt0281"

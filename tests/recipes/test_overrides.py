@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -117,6 +118,14 @@ def test_a_recipe_is_changed_for_its_system_alone() -> None:
     assert (changed.precision, changed.recompute) == (Precision.BF16, Recompute.FULL)
     assert changed.is_compiled
     assert changed.is_router_balanced
+
+
+def test_what_is_set_is_no_longer_unstated() -> None:
+    recipe = replace(make_recipe(), unstated=("recompute", "shard_optimizer"))
+
+    changed = change_recipe(recipe, system=CPU, changes={"recompute": "full"})
+
+    assert changed.unstated == ("shard_optimizer",)
 
 
 def test_a_recipe_without_a_layout_for_the_system_stays_as_it_is() -> None:

@@ -75,3 +75,18 @@ def test_the_terminal_s_columns_are_those_that_a_row_has() -> None:
     assert "model" in published_names
     assert {"spread_pct", "num_runs", "vp"}.isdisjoint(published_names)
     assert "num_runs" in [column.name for column in default_columns([make_row(), published])]
+
+
+@pytest.mark.parametrize(
+    ("name", "heading"),
+    [
+        ("tokens_per_sec_per_gpu", "tokens/sec/GPU"),
+        ("generation_tokens_per_sec_per_gpu", "generation (tokens/sec/GPU)"),
+        ("mfu_pct", "MFU (%)"),
+        ("peak_memory_gib", "peak GiB"),
+        ("refit_time_sec", "refit time"),
+        ("kl", "KL from the reference"),
+    ],
+)
+def test_a_heading_has_the_unit_that_its_values_lack(name: str, heading: str) -> None:
+    assert COLUMNS[name].heading == heading

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
-from pytest_nemoperf.cli.judge import has_color, terminal_width
 from pytest_nemoperf.cli.show import add_format_options, write_text
+from pytest_nemoperf.cli.terminal import has_color, terminal_width
 from pytest_nemoperf.errors import BaselineError, count_text, did_you_mean
 from pytest_nemoperf.pages.row_sources import SourceKind, read_row_set
 from pytest_nemoperf.records.metrics import METRICS, TOKENS_PER_SEC_PER_GPU

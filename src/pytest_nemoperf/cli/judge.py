@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +14,7 @@ from pytest_nemoperf.baselines.baseline import Baseline
 from pytest_nemoperf.baselines.files import baseline_path, find_baseline, read_baseline
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
 from pytest_nemoperf.cli.given import GivenCase, add_given_options, given_case
+from pytest_nemoperf.cli.terminal import has_color, terminal_width
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.report.terminal.failure import render_failure
@@ -122,16 +121,6 @@ def print_case(report: CaseReport, *, is_json: bool) -> None:
         if report.result.waived:
             text += f"{report.result.waived}: its test passes\n"
     sys.stdout.write(text)
-
-
-def terminal_width() -> int:
-    """Return the columns of the terminal."""
-    return shutil.get_terminal_size().columns
-
-
-def has_color() -> bool:
-    """Return whether colours are wanted."""
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
 def _repeated_run_notes(case: GivenCase, *, baseline: Baseline) -> Iterator[str]:

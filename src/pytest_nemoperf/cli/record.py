@@ -13,7 +13,8 @@ from pytest_nemoperf.baselines.baseline import Baseline, find_mismatches, from_m
 from pytest_nemoperf.baselines.store import BaselineStore, StoredBaseline
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
 from pytest_nemoperf.cli.given import GivenCase, add_given_options, given_case
-from pytest_nemoperf.cli.judge import has_color, machine_notes, print_case, terminal_width, verdict_on
+from pytest_nemoperf.cli.judge import machine_notes, print_case, verdict_on
+from pytest_nemoperf.cli.terminal import has_color, terminal_width
 from pytest_nemoperf.errors import BaselineError, RecordError
 from pytest_nemoperf.report.console import heading, to_text
 from pytest_nemoperf.report.stored import stored_parts

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
 
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
-from pytest_nemoperf.cli.judge import has_color, terminal_width
+from pytest_nemoperf.cli.terminal import has_color, terminal_width
 from pytest_nemoperf.errors import BaselineError, count_text, did_you_mean
 from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.pages.release_rows import ReleaseRows, cautions, rows_of_baselines, rows_of_sessions

@@ -11,7 +11,7 @@ from typing import Final
 
 from pytest_nemoperf.baselines.atomic import write_atomically
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
-from pytest_nemoperf.cli.judge import has_color, terminal_width
+from pytest_nemoperf.cli.terminal import has_color, terminal_width
 from pytest_nemoperf.errors import BaselineError, count_text
 from pytest_nemoperf.pages.row_sources import (
     RowSet,
@@ -256,6 +256,8 @@ def _empty_hint(source: RowSet, *, arguments: argparse.Namespace, folder: Path) 
             f"nothing is stored for {system} in {folder}: pytest -m perf --system={system} --update-baselines records "
             f"it; nemoperf show --published {system} lists what is promised of it\n"
         )
+    if source.kind is SourceKind.RESULTS:
+        return "no case of this session is valid: results.md beside it says why\n"
     if arguments.published and not arguments.excluded:
         return "no page of this system is known; nemoperf show lists the systems that have published rows\n"
     return ""

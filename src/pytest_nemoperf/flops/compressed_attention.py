@@ -26,7 +26,7 @@ def compressed_attention_macs(
     Args:
         model: Architecture with compressed attention.
         layer: The layer.
-        window_context: Tokens a query attends to outside the compressed positions, where nothing is known of windows.
+        window_context: Tokens a query attends to beside compressed positions, under a convention that ignores windows.
         seq_len: Tokens of a sequence, or of a sample in it.
         convention: Selects the counted terms.
     """

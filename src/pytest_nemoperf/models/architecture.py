@@ -290,7 +290,10 @@ def _moe_problems(moe: MoE, *, num_layers: int) -> Iterator[str]:
 
 
 def _compression_problems(model: ModelConfig, attention: CompressedAttention) -> Iterator[str]:
-    ratios = attention.ratios
+    ratios: Any = attention.ratios
+    if not isinstance(ratios, tuple):
+        yield f"compressed_attention.ratios={ratios!r} must be a list of one number a layer"
+        return
     if len(ratios) != model.num_layers:
         yield f"compressed_attention.ratios has {len(ratios)} numbers for num_layers={model.num_layers}"
     for ratio in ratios:

@@ -131,10 +131,10 @@ class MLA:
 class CompressedAttention:
     """Attention to a window and to compressed positions before it (DeepSeek-V4).
 
-    One head of keys, which are the values too, serves all query heads. Layers of ``indexed_ratio`` compress
-    overlapping pieces, and their queries attend to the compressed positions that an indexer of its own chooses; other
-    layers attend to all of them. Queries have a latent and a norm of each head without weights, outputs a latent for
-    each group of heads.
+    One head of keys, which are the values too, serves all query heads. Layers with the ratio ``indexed_ratio``
+    compress overlapping pieces, and an indexer chooses the compressed positions that a query attends to; in other
+    layers it attends to all before it. Queries have a latent, and a norm of each head without weights; outputs have a
+    latent for each group of heads.
 
     Attributes:
         ratios: Tokens of a compressed position, one number a layer; 0 for a layer with the window alone, as those of
@@ -165,7 +165,9 @@ class CompressedAttention:
     rope_theta: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ratios", tuple(self.ratios))
+        ratios: object = self.ratios
+        if isinstance(ratios, list):  # plain data
+            object.__setattr__(self, "ratios", tuple(ratios))
 
     def has_indexer(self, ratio: int) -> bool:
         """Whether queries of a layer with this ratio choose among its compressed positions."""

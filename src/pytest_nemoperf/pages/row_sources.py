@@ -16,8 +16,16 @@ from pytest_nemoperf.baselines.files import list_baselines, read_baseline
 from pytest_nemoperf.errors import BaselineError, did_you_mean
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.json_codec import read_json
-from pytest_nemoperf.pages.releases import NO_SYSTEMS, RELEASES_FOLDER, list_releases, read_release, release_path
+from pytest_nemoperf.pages.own_published import own_published
+from pytest_nemoperf.pages.releases import (
+    NO_SYSTEMS,
+    RELEASES_FOLDER,
+    list_releases,
+    read_release,
+    release_path,
+)
 from pytest_nemoperf.published.files import published_rows
+from pytest_nemoperf.published.row import PublishedRows
 from pytest_nemoperf.recipes.systems import system_catalog
 from pytest_nemoperf.report.row_overview import SystemCounts
 from pytest_nemoperf.results.cases import SessionResults
@@ -85,18 +93,18 @@ def read_published(system: str, *, baselines_dir: Path, is_excluded: bool = Fals
     Raises:
         BaselineError: If the system is not known, or a file can't be trusted.
     """
-    systems = [system] if system else known_systems(baselines_dir)
-    rows: list[Row] = []
-    for name in systems:
-        _check_system(name, baselines_dir)
-        published = published_rows(name)
+    if system:
+        _check_system(system, baselines_dir)
+    rows: dict[str, Row] = {}
+    for file in _published_files(system, baselines_dir):
         if is_excluded:
-            rows += [row_of_published(each.row, note=each.reason) for each in published.excluded]
+            rows |= {each.row.id: row_of_published(each.row, note=each.reason) for each in file.excluded}
         else:
-            rows += map(row_of_published, published.rows)
+            rows |= {row.id: row_of_published(row) for row in file.rows}
     of = system or "all systems"
     title = f"published rows of {of} that are no baselines" if is_excluded else f"published rows of {of}"
-    return RowSet(title=title, rows=tuple(rows), kind=SourceKind.PUBLISHED)
+    of_system = [row for row in rows.values() if system in ("", row.system)]
+    return RowSet(title=title, rows=tuple(of_system), kind=SourceKind.PUBLISHED)
 
 
 def count_systems(baselines_dir: Path, *, releases: Sequence[Release]) -> list[SystemCounts]:
@@ -108,18 +116,20 @@ def count_systems(baselines_dir: Path, *, releases: Sequence[Release]) -> list[S
     released = Counter[str]()
     for release in releases:
         released.update(row.system for row in release.rows)
+    published = Counter([row.system for row in read_published("", baselines_dir=baselines_dir).rows])
+    left_out = read_published("", baselines_dir=baselines_dir, is_excluded=True)
+    excluded = Counter([row.system for row in left_out.rows])
     catalog = system_catalog()
     counts = []
     for name in known_systems(baselines_dir):
-        published = published_rows(name)
         counts.append(
             SystemCounts(
                 system=name,
                 title=catalog[name].title if name in catalog else "",
                 baselines=len(list_baselines(baselines_dir, system=name)),
                 released=released[name],
-                published=len(published.rows),
-                excluded=len(published.excluded),
+                published=published[name],
+                excluded=excluded[name],
             )
         )
     return counts
@@ -132,6 +142,13 @@ def read_releases(baselines_dir: Path) -> list[Release]:
         BaselineError: If one can't be trusted.
     """
     return list_releases(baselines_dir)[::-1]
+
+
+def _published_files(system: str, baselines_dir: Path) -> Iterator[PublishedRows]:
+    """Yield the shipped rows of a system, or of all, then those of the project."""
+    for name in [system] if system else system_catalog():
+        yield published_rows(name)
+    yield from own_published(baselines_dir)
 
 
 def known_systems(baselines_dir: Path) -> list[str]:
@@ -196,6 +213,10 @@ def _of_file(path: Path) -> RowSet:
     keys: set[Any] = set(data) if isinstance(data, dict) else set()
     if "cases" in keys:
         results = from_valid_data(SessionResults, data, name="results", subject=str(path), error=BaselineError)
+        if results.inject_pct:
+            raise BaselineError(
+                f"{path}: is of a self-test (--perf-inject): none of its figures is real; take another session"
+            )
         rows = rows_of_results(results, path=str(path))
         for number, row in enumerate(rows):
             for problem in row_problems(row, place=f"row {number + 1} ({row.case})"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -10,9 +10,10 @@ from typing import Final
 from pytest_nemoperf.baselines.files import list_baselines, read_baseline
 from pytest_nemoperf.errors import PageError, RecipeError
 from pytest_nemoperf.flops.published import published_convention, published_task
-from pytest_nemoperf.pages.releases import PUBLISHED_FOLDER, RELEASES_FOLDER, list_releases
+from pytest_nemoperf.pages.own_published import own_published
+from pytest_nemoperf.pages.releases import RELEASES_FOLDER, list_releases
 from pytest_nemoperf.published.files import published_rows
-from pytest_nemoperf.published.row import ExcludedRow, PublishedRow, PublishedRows
+from pytest_nemoperf.published.row import ExcludedRow, PublishedRow
 from pytest_nemoperf.recipes.systems import system_catalog
 from pytest_nemoperf.records.metrics import TFLOPS_PER_SEC_PER_GPU
 from pytest_nemoperf.results.cases import SessionResults
@@ -58,7 +59,7 @@ def read_page_rows(baselines_dir: Path, *, results: Sequence[Path], has_baseline
         NemoPerfError: If a file can't be trusted, or there is no such release.
     """
     releases = tuple(reversed(list_releases(baselines_dir)))
-    files = [published_rows(system) for system in system_catalog()] + list(_own_published(baselines_dir))
+    files = [published_rows(system) for system in system_catalog()] + list(own_published(baselines_dir))
     printed: dict[str, PublishedRow] = {}
     excluded: list[ExcludedRow] = []
     for file in files:
@@ -121,12 +122,6 @@ def _result_rows(path: Path) -> list[Row]:
     if results.inject_pct:
         raise PageError(f"{file}: is of a self-test (--perf-inject): none of its figures is real; take another session")
     return rows_of_results(results, path=file.as_posix())
-
-
-def _own_published(baselines_dir: Path) -> Iterator[PublishedRows]:
-    """Yield the published rows that a project keeps beside its baselines, of the form of the shipped ones."""
-    for path in sorted((baselines_dir / PUBLISHED_FOLDER).glob("*.json")):
-        yield read_contract(PublishedRows, path, name="published", error=PageError)
 
 
 def _published_row(published: PublishedRow) -> Row:

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from pytest_nemoperf.baselines.baseline import Baseline, PublishedSource
-from pytest_nemoperf.errors import BaselineError, RecipeError
+from pytest_nemoperf.errors import BaselineError, RecipeError, count_text
 from pytest_nemoperf.flops.published import (
     find_published_model,
     prints_whole_sequences,
@@ -27,6 +27,7 @@ from pytest_nemoperf.measure.measurement import Run, workload_of
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.published.files import published_rows
 from pytest_nemoperf.published.row import PublishedRollouts, PublishedRow
+from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX
 from pytest_nemoperf.recipes.recipe import PRETRAIN, Plan, Precision
 from pytest_nemoperf.recipes.rl import RL
 from pytest_nemoperf.recipes.rules import NATIVE
@@ -101,7 +102,8 @@ def published_baselines(plan: Plan) -> tuple[Baseline, ...]:
     own = _OWN_ROWS.get(plan.framework, plan.framework)
     matching.sort(key=_age, reverse=True)
     matching.sort(key=lambda row: row.framework != own)
-    matching.sort(key=lambda row: not plan.case.endswith(f".{row.id}"))  # a row's own recipe is judged by that row
+    case = plan.case.removesuffix(CHANGED_SUFFIX)
+    matching.sort(key=lambda row: not case.endswith(f".{row.id}"))  # a row's own recipe is judged by that row
     baselines = []
     for row in matching:
         baseline = published_baseline(row, plan=plan)
@@ -155,6 +157,8 @@ def why_unpublished(plan: Plan) -> str:
     Raises:
         BaselineError: If the file of published rows is broken.
     """
+    if not _index(plan.system):
+        return f"no published row is of {plan.system}"
     candidates = _candidates(plan)
     kept_out = []
     for each in candidates:
@@ -173,7 +177,7 @@ def why_unpublished(plan: Plan) -> str:
             nearest = differences
             nearest_row = each.row
     if nearest is None or nearest_row is None:
-        return f"{missing}: none has {plan.model.name} on {plan.layout.total_gpus} GPUs"
+        return f"{missing}: none has {plan.model.name} on {count_text(plan.layout.total_gpus, 'GPU')}"
     where = f"row {nearest_row.id} ({nearest_row.source} {nearest_row.release})"
     return f"{missing}; the nearest is {where}, and there {', '.join(nearest)}"
 

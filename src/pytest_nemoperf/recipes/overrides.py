@@ -85,7 +85,8 @@ def change_recipe(recipe: Recipe, *, system: System, changes: Mapping[str, Any])
         else:
             values[_RECIPE_KEYS[key]] = value
     layout = complete_layout(degrees, base=recipe.layouts[system.name])
-    return replace(recipe, layouts={**recipe.layouts, system.name: layout}, **values)
+    unstated = tuple(name for name in recipe.unstated if name not in changes)  # what is set is stated
+    return replace(recipe, layouts={**recipe.layouts, system.name: layout}, unstated=unstated, **values)
 
 
 def complete_layout(degrees: Mapping[str, Any], *, base: Layout | None = None) -> Layout:

@@ -106,9 +106,13 @@ def _rollout(name: str, heading: str, attribute: str, *, is_text: bool = False) 
 
 
 def _metric(metric: Metric) -> Column:
+    """Return the column of a metric; its heading has the unit, unless the label or each value has it."""
+    heading = metric.column or metric.label
+    if not metric.column and metric.unit not in ("", "s", metric.label):
+        heading += f" ({metric.unit})"
     return Column(
         name=metric.name,
-        heading=metric.column or metric.label,
+        heading=heading,
         value_of=lambda row: row.value(metric.name),
         short=_SHORT_METRICS.get(metric.name, ""),
         text_of=partial(figure_text, metric=metric),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.report.console import heading, indented, section, to_text
 from pytest_nemoperf.report.escape import plain_text
+from pytest_nemoperf.report.row_formats import csv_cell
 from pytest_nemoperf.report.tables import table_lines
 from pytest_nemoperf.report.terminal.rows import table_parts
 from pytest_nemoperf.results.row import Release
@@ -58,7 +59,7 @@ def overview_csv(counts: Sequence[SystemCounts]) -> str:
     """Return the numbers by system as CSV."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerows(_cells(counts))
+    writer.writerows([list(map(csv_cell, row)) for row in _cells(counts)])
     return file.getvalue()
 
 

@@ -94,6 +94,13 @@ def test_positions_are_read() -> None:
     assert model_of(GPT2 + "--use-rotary-position-embeddings").max_positions is None
 
 
+def test_scores_of_square_roots_are_not_taken_for_a_softmax() -> None:
+    model = model_of(QWEN3_MOE + "--moe-router-score-function sqrtsoftplus")
+
+    assert model.moe is not None
+    assert model.moe.router == "sqrtsoftplus"
+
+
 def test_windows_and_linear_attention_are_read() -> None:
     windows = model_of(LLAMA + "--window-size (127,0) --window-attn-skip-freq 2 --softmax-type learnable")
     assert (windows.sliding_window, windows.full_attention_interval, windows.attention_sinks) == (128, 2, True)
@@ -175,6 +182,17 @@ def test_the_vocabulary_is_the_tokenizer_s(text: str, size: int) -> None:
             QWEN3_MOE + "--moe-layer-freq ([0]*3+[1]*40)",
             "--moe-layer-freq ([0]*3+[1]*40) has dense layers after a mixture, which is not understood",
             id="a pattern of another length",
+        ),
+        pytest.param(
+            QWEN3_MOE + "--moe-router-score-function tanh",
+            "--moe-router-score-function tanh is not understood",
+            id="scores of another kind",
+        ),
+        pytest.param(LLAMA + "--enable-mhc-connections", "--enable-mhc-connections is not understood", id="streams"),
+        pytest.param(
+            LLAMA + "--experimental-attention-variant dsv4_hybrid",
+            "--experimental-attention-variant dsv4_hybrid is not understood",
+            id="compressed attention",
         ),
     ],
 )

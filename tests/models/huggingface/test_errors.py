@@ -33,6 +33,7 @@ def test_latent_scales_of_attention_are_derived_as_transformers_does(tmp_path: P
     [
         ({"model_type": "mamba2"}, r"model_type 'mamba2' is not understood"),
         ({"model_type": "mamba2"}, r"known: deepseek_v2, .*; describe another architecture by a ModelConfig"),
+        ({"model_type": ["llama"]}, r"model_type \['llama'\] is not understood"),
         ({"model_type": None}, r"config.json: model_type is missing; it names the family"),
         ({"hidden_size": None}, r"hidden_size is missing; a llama config needs it"),
         ({"my_new_attention": 3}, r"my_new_attention not understood; remove what does not change the architecture"),

@@ -25,8 +25,12 @@ _NOT_UNDERSTOOD = (
     "flextron",
     "num-channels",
     "mamba-model",
+    "enable-hyper-connections",
+    "enable-mhc-connections",
+    "moe-n-hash-layers",
 )
 _LETTERS: Final = frozenset("M*-E")
+_SCORES: Final = ("softmax", "sigmoid", "sqrtsoftplus")
 
 
 def megatron_model(arguments: MegatronArguments) -> NamedModel:
@@ -213,13 +217,15 @@ def _mamba(arguments: MegatronArguments, *, hidden: int) -> dict[str, Any]:
 def _mixture(arguments: MegatronArguments, *, num_layers: int, ffn_size: int) -> dict[str, Any]:
     groups = arguments.count("moe-router-num-groups") or 1
     score = arguments.text("moe-router-score-function", "softmax")
+    if score not in _SCORES:
+        raise RecipeError(f"--moe-router-score-function {score} is not understood")
     return {
         "num_experts": _needed(arguments, "num-experts"),
         "topk": arguments.count("moe-router-topk") or 2,
         "ffn_hidden_size": arguments.count("moe-ffn-hidden-size") or ffn_size,
         "shared_ffn_hidden_size": arguments.count("moe-shared-expert-intermediate-size") or 0,
         "num_dense_layers": _dense_layers(arguments, num_layers=num_layers),
-        "router": "sigmoid" if score == "sigmoid" else "softmax",
+        "router": score,
         "scaling_factor": arguments.number("moe-router-topk-scaling-factor", 1.0),
         "num_groups": groups,
         "topk_groups": arguments.count("moe-router-group-topk") or 1,

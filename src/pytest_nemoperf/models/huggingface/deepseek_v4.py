@@ -7,7 +7,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -82,11 +82,11 @@ def _experts(config: ConfigReader, *, width: int, num_layers: int) -> dict[str, 
 
 def _num_hash_layers(config: ConfigReader, *, num_layers: int) -> int:
     number: int = min(config.get("num_hash_layers", 3), num_layers)
-    kinds: Sequence[str] | None = config.get("mlp_layer_types")
-    if kinds is None:
+    kinds: list[Any] = config.get("mlp_layer_types", [])
+    if not kinds:
         return number
-    hashed = list(kinds).count("hash_moe")
-    if list(kinds) != ["hash_moe"] * hashed + ["moe"] * (num_layers - hashed):
+    hashed = kinds.count("hash_moe")
+    if kinds != ["hash_moe"] * hashed + ["moe"] * (num_layers - hashed):
         config.refuse("mlp_layer_types", kinds, "only hash_moe layers before moe layers, one entry a layer, are")
     return hashed
 
@@ -96,32 +96,29 @@ def _rates(config: ConfigReader) -> Mapping[str, int]:
     rates = {**_RATES, **config.get("compress_rates", {})}
     for kind, key in zip(_KINDS[1:], ("compress_rate_csa", "compress_rate_hca"), strict=True):
         rates[kind] = config.get(key, rates[kind])
-    unknown = sorted(rates.keys() - _RATES.keys())
-    if unknown:
-        config.refuse("compress_rates", unknown, f"only {', '.join(_RATES)} are")
+    if rates.keys() != _RATES.keys() or not all(type(rate) is int and rate > 0 for rate in rates.values()):
+        config.refuse("compress_rates", rates, f"only a whole number of tokens for each of {', '.join(_RATES)} is")
     return rates
 
 
 def _ratios(config: ConfigReader, *, num_layers: int, depth: int, rates: Mapping[str, int]) -> list[int]:
     """Return one ratio a layer: of ``layer_types``, or of ``compress_ratios``, cut behind the last layer."""
-    kinds: Sequence[str] | None = config.get("layer_types")
-    listed: Sequence[int] | None = config.get("compress_ratios")
-    known = {0, *rates.values()}
-    if listed is not None:
-        if len(listed) < num_layers or not set(listed) <= known:
+    kinds: list[Any] = config.get("layer_types", [])
+    listed: list[Any] = config.get("compress_ratios", [])
+    known = [0, *rates.values()]
+    if listed:
+        if len(listed) < num_layers or not all(ratio in known for ratio in listed):
             config.refuse(
-                "compress_ratios",
-                listed,
-                f"only a number of {sorted(known)} for each of num_hidden_layers={num_layers} is",
+                "compress_ratios", listed, f"only one of {known} for each of num_hidden_layers={num_layers} is"
             )
         if any(listed[num_layers : num_layers + depth]):
             config.refuse("compress_ratios", listed, "only 0 for blocks of multi-token prediction is")
-    if kinds is not None:
-        if len(kinds) != num_layers or not set(kinds) <= set(_KINDS):
+    if kinds:
+        if len(kinds) != num_layers or not all(kind in _KINDS for kind in kinds):
             config.refuse("layer_types", kinds, f"only one of {', '.join(_KINDS)} for each layer is")
         return [rates.get(kind, 0) for kind in kinds]
-    if listed is not None:
-        return list(listed[:num_layers])
+    if listed:
+        return listed[:num_layers]
     heavy, sparse = rates[_KINDS[2]], rates[_KINDS[1]]
     ratios = [heavy] * min(num_layers, 2)
     for index in range(num_layers - 2):
@@ -140,16 +137,21 @@ def _rope(config: ConfigReader) -> tuple[float, dict[str, Any]]:
     Cosines and sines are never scaled: transformers sets attention_factor=1 where a file has none.
     """
     parameters = config.get("rope_parameters", {})
-    base = float(config.get("rope_theta", 10_000.0))
-    if "main" in parameters:
-        base = float(parameters["main"].get("rope_theta", base))
-        if parameters["main"].get("rope_type", "default") != "default":
-            config.refuse("rope_parameters", parameters["main"], "only unscaled frequencies of the window are")
+    for kind in ("main", "compress"):
+        if not isinstance(parameters.get(kind, {}), dict):
+            config.refuse("rope_parameters", parameters, f"only an object for {kind} is")
+    base = config.get("rope_theta", 10_000.0)
+    main = parameters.get("main", {})
+    if main.get("rope_type", "default") != "default":
+        config.refuse("rope_parameters", main, "only unscaled frequencies of the window are")
+    base = main.get("rope_theta", base)
+    if isinstance(base, bool) or not isinstance(base, int | float):
+        config.refuse("rope_theta", base, "only a number is")
     compressed = read_rope(config, layers="compress")
+    theta = config.get("compress_rope_theta", 160_000.0)
     if "compress" not in parameters:
-        compressed["rope_theta"] = float(config.get("compress_rope_theta", 160_000.0))
-    config.get("compress_rope_theta")
+        compressed["rope_theta"] = float(theta)
     scaling = compressed["rope_scaling"]
     if scaling is not None and scaling["kind"] == "yarn":
         scaling.setdefault("attention_factor", 1.0)
-    return base, compressed
+    return float(base), compressed

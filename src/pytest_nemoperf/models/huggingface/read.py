@@ -82,7 +82,7 @@ def _model(data: Mapping[str, Any], *, name: str, subject: str) -> ModelConfig:
     families = {**DENSE, **MIXTURES}
     if model_type is None:
         raise RecipeError(f"{subject}: model_type is missing; it names the family, e.g. llama")
-    if model_type not in families:
+    if not isinstance(model_type, str) or model_type not in families:
         raise RecipeError(
             f"{subject}: model_type {model_type!r} is not understood; known: {', '.join(sorted(families))}; "
             "describe another architecture by a ModelConfig"

@@ -82,11 +82,15 @@ def render_dry_run(dry_run: DryRun, *, written: Sequence[str]) -> str:
 
 
 def _range_lines(cases: Sequence[PricedCase]) -> Iterator[str]:
-    """Yield an explanation of memory that is printed as a range; nothing if none is."""
+    """Yield explanations of memory that is printed as a range, or counted from below; nothing if none is."""
     if any(case.price.memory_range is not None for case in cases):
         yield ""
         yield "memory from .. to: over settings that the recipe's source does not state;"
         yield "  yes: it fits with any of them, ?: it may fit with some, and its source ran it"
+    for uncounted in dict.fromkeys(case.price.uncounted for case in cases):
+        if uncounted:
+            yield ""
+            yield from textwrap.wrap(f"fits ?: {uncounted}", _WIDTH, subsequent_indent="  ")
 
 
 def _cost_lines(cost: SuiteCost, *, cases: Sequence[PricedCase]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.report.cells import shorten_middle
-from pytest_nemoperf.report.console import QUIET, heading, indented, styled, to_text, unfolded, whole_lines
+from pytest_nemoperf.report.console import QUIET, heading, indented, section, styled, to_text, whole_lines
 from pytest_nemoperf.report.escape import plain_text
 from pytest_nemoperf.report.row_columns import COLUMNS, Column
 from pytest_nemoperf.results.row import Row, RowKind
@@ -166,16 +166,19 @@ def _table_parts(
 def _detail_parts(rows: Sequence[Row], *, title: str, total: int) -> Iterator[RenderableType]:
     yield _head(rows, title=title, total=total)
     for row in rows:
-        yield ""
-        yield heading(plain_text(row.case))
+        facts: list[str] = []
+        to_be_copied: list[str] = []
         for column in COLUMNS.values():
             text = plain_text(column.text(row))
             if not text or text == _NONE or column.name in _NOT_A_DETAIL:
                 continue
-            fact = f"{column.heading}: {text}"
-            yield unfolded(fact) if column.name in _TO_BE_COPIED else indented(fact)
+            lines = to_be_copied if column.name in _TO_BE_COPIED else facts
+            lines.append(f"{column.heading}: {text}")
         for name, version in sorted(row.origin.versions.items()):
-            yield indented(f"{plain_text(name)}: {plain_text(version)}")
+            facts.append(f"{plain_text(name)}: {plain_text(version)}")
+        yield section(plain_text(row.case))
+        yield indented("\n".join(facts))
+        yield whole_lines([(f"  {line}\n", "") for line in to_be_copied])
 
 
 def _noted_parts(rows: Sequence[Row], *, columns: Sequence[Column], title: str, total: int) -> Iterator[RenderableType]:
