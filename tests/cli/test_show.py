@@ -148,12 +148,16 @@ def test_a_system_without_baselines_says_what_would_fill_it(nemoperf: Any, proje
 def test_rows_that_are_no_baselines_are_listed_with_the_reason(nemoperf: Any, project: Path) -> None:
     code, out, _ = nemoperf("show", "--published", "--excluded")
     _, text, _ = nemoperf("show", "--published", "--excluded", "--format", "csv")
+    _, page, _ = nemoperf("show", "--published", "--excluded", "--format", "markdown")
 
     reasons = [row["note"] for row in rows_of(text)]
+    (shown,) = page_tables(page.splitlines())
     assert code == 0
     assert out.startswith("published rows of all systems that are no baselines: ")
     assert reasons
     assert all(reasons)
+    assert len(shown) == len(reasons)
+    assert all(row["note"] not in ("", "n/a") for row in shown)
 
 
 @pytest.mark.parametrize(
