@@ -116,6 +116,28 @@ def test_published_values_say_that_they_have_no_interval(nemoperf: Any) -> None:
     assert "LLAMA3_8B FP8-CS 8 GPUs pretrain" in out
 
 
+def test_a_measured_recipe_is_beside_what_a_page_promises_of_it(nemoperf: Any) -> None:
+    plan = plan_on(
+        "h100",
+        model="llama3-8b",
+        framework="megatron",
+        layout=Layout(gpus=8, dp_shard=8),
+        precision="fp8_cs",
+        seq_len=8192,
+        global_batch_size=128,
+        micro_batch_size=1,
+    )
+    store(plan, 10000.0)
+
+    code, out, _ = nemoperf("compare", "published:h100", "h100", "--format", "csv")
+
+    (promised, measured) = csv.DictReader(io.StringIO(out))
+    assert code == 0
+    assert (promised["value"], promised["why_no_interval"]) == ("14451.0", "")
+    assert (measured["value"], measured["case"]) == ("10000.0", plan.case)
+    assert measured["why_no_interval"] == "a published value is one value, without spread"
+
+
 def test_tflops_of_other_conventions_are_said_not_to_compare(nemoperf: Any, releases: None) -> None:
     path = BASELINES / "releases" / "0.5.json"
     text = path.read_text(encoding="utf-8").replace('"megatron-bridge"', '"full-attention"')

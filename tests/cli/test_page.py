@@ -156,6 +156,19 @@ def test_results_stand_alone_or_in_place_of_the_baselines_of_their_cases(
     assert sorted(row[-2] for row in rendered(out).tables[0][1:]) == expected
 
 
+def test_results_that_cannot_have_been_measured_are_refused(nemoperf: Any) -> None:
+    nemoperf("--help")
+    write_results()
+    text = Path("results.json").read_text(encoding="utf-8")
+    Path("results.json").write_text(text.replace('"step_time_sec": ', '"step_time_sec": -'), encoding="utf-8")
+
+    code, _, err = nemoperf("page", "dfm", "--results", "results.json")
+
+    assert code == 2
+    assert "results.json: row 1 (pretrain-a)" in err
+    assert err.endswith("; measure again\n")
+
+
 def test_results_of_a_self_test_are_refused(nemoperf: Any) -> None:
     nemoperf("--help")
     write_results(inject_pct=20.0)

@@ -200,6 +200,15 @@ def test_a_release_may_be_made_of_results_instead(nemoperf: Any, baselines: Path
     assert f"1 case REGRESSED, frozen all the same: {regressed.verdict.case}" in words
 
 
+def test_results_without_a_valid_case_make_no_release(nemoperf: Any, baselines: Path) -> None:
+    file = write_results(Path("a.json"), make_case(ONE, 1.0, kind=VerdictKind.INVALID))
+
+    code, _, err = nemoperf("release", "0.4", "--results", str(file))
+
+    assert code == 2
+    assert f"a.json: nothing to freeze (a.json: 1 case INVALID, left out: {ONE.case}); run their tests again" in err
+
+
 def test_two_results_with_one_case_are_refused(nemoperf: Any, baselines: Path) -> None:
     one = write_results(Path("a.json"), make_case(ONE, 1.0))
     other = write_results(Path("b.json"), make_case(ONE, 2.0))
@@ -256,6 +265,17 @@ def test_an_older_release_may_be_shown_and_compared_with(nemoperf: Any, baseline
 
     assert "Release 0.5 against 0.3: 2 cases within noise." in out
     assert OTHER.case in out
+
+
+def test_a_release_is_shown_also_if_the_previous_one_is_gone(nemoperf: Any, baselines: Path) -> None:
+    nemoperf("release", "0.4")
+    nemoperf("release", "0.5")
+    release_path(BASELINES, name="0.4").unlink()
+
+    code, out, err = nemoperf("release", "--show", "0.5")
+
+    assert (code, err) == (0, "")
+    assert "release 0.4, the previous one, is not there; --against names another" in out
 
 
 def test_what_a_row_holds_cannot_write_to_the_terminal(nemoperf: Any, baselines: Path) -> None:

@@ -171,6 +171,25 @@ def test_a_precision_has_several_spellings(one: str, other: str) -> None:
     assert len(matched([published(precision=one)], [published(precision=other, system="b200")]).lines) == 1
 
 
+@pytest.mark.parametrize(
+    ("framework", "measured", "is_equal"),
+    [
+        ("megatron_bridge", "FP8_CS", True),
+        ("nemo", "FP8_DS", True),
+        ("nemo", "FP8_CS", False),
+        ("maxtext", "FP8_DS", False),
+    ],
+)
+def test_a_page_that_prints_fp8_alone_means_its_frameworks_scaling(
+    framework: str, measured: str, *, is_equal: bool
+) -> None:
+    result = matched([make_row(precision=measured)], [published(precision="FP8", framework=framework)])
+
+    assert bool(result.lines) is is_equal
+    if is_equal:
+        assert f"precision {measured.replace('_', '-')} / FP8" in result.lines[0].differs
+
+
 def test_three_sources_are_on_one_line_where_two_have_a_case_and_the_third_its_settings() -> None:
     result = matched([make_row()], [make_row()], [published()])
 

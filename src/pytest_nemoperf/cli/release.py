@@ -146,8 +146,11 @@ def _show(arguments: argparse.Namespace, *, folder: Path) -> None:
     previous = None
     if arguments.against is not None:
         previous = _named(arguments.against, releases=releases, subject="--against")
+    elif release.previous in {each.name for each in releases}:
+        previous = _named(release.previous, releases=releases, subject="the previous one")
     elif release.previous:
-        previous = _named(release.previous, releases=releases, subject=f"release {release.name}: its previous one")
+        gone = f"\nrelease {release.previous}, the previous one, is not there; --against names another"
+        _print_head([plain_text(gone)], arguments=arguments)
     if previous is not None:
         _print_delta(compare_releases(release, then=previous), arguments=arguments)
 
@@ -191,7 +194,9 @@ def _source(arguments: argparse.Namespace, *, folder: Path) -> ReleaseRows:
     if arguments.system:
         source = source.of_systems(arguments.system)
     if not source.rows:
-        raise BaselineError(f"{where}: nothing to freeze; record baselines with pytest -m perf --update-baselines")
+        found = f" ({'; '.join(source.warnings)})" if source.warnings else ""
+        remedy = "run their tests again" if found else "record baselines with pytest -m perf --update-baselines"
+        raise BaselineError(f"{where}: nothing to freeze{found}; {remedy}")
     return source
 
 

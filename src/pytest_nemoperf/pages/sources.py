@@ -18,6 +18,7 @@ from pytest_nemoperf.recipes.systems import system_catalog
 from pytest_nemoperf.records.metrics import TFLOPS_PER_SEC_PER_GPU
 from pytest_nemoperf.results.cases import SessionResults
 from pytest_nemoperf.results.row import Release, Row
+from pytest_nemoperf.results.row_problems import row_problems
 from pytest_nemoperf.results.rows import row_of_baseline, row_of_published, rows_of_results
 from pytest_nemoperf.schema import read_contract
 
@@ -121,7 +122,11 @@ def _result_rows(path: Path) -> list[Row]:
     results = read_contract(SessionResults, file, name="results", error=PageError)
     if results.inject_pct:
         raise PageError(f"{file}: is of a self-test (--perf-inject): none of its figures is real; take another session")
-    return rows_of_results(results, path=file.as_posix())
+    rows = rows_of_results(results, path=file.as_posix())
+    for number, row in enumerate(rows):
+        for problem in row_problems(row, place=f"row {number + 1} ({row.case})"):
+            raise PageError(f"{file}: {problem}; measure again")
+    return rows
 
 
 def _published_row(published: PublishedRow) -> Row:

@@ -56,6 +56,14 @@ def row_precision(row: PublishedRow) -> tuple[Precision, tuple[str, ...]]:
     return Precision.BF16, ("precision bf16, an assumption",)
 
 
+def unnamed_scaling(framework: str) -> str:
+    """Return the format of a row that prints FP8 alone, by its framework; ``FP8`` if that leaves it open."""
+    if framework not in _SCALINGS:
+        return "FP8"
+    precision, _ = _SCALINGS[framework]
+    return precision.upper()
+
+
 def _of_parentheses(row: PublishedRow) -> tuple[Precision, tuple[str, ...]]:
     precision = Precision.FP8_CS
     if row.variant == _INSIDE:

@@ -14,6 +14,7 @@ from typing import Final
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.flops.published import find_published_model
 from pytest_nemoperf.json_codec import to_json_line
+from pytest_nemoperf.published.precisions import unnamed_scaling
 from pytest_nemoperf.recipes.other_framework import without_framework
 from pytest_nemoperf.results.release_delta import settings_differences
 from pytest_nemoperf.results.row import RolloutColumns, Row, RowKind
@@ -84,10 +85,16 @@ def _model(row: Row) -> str:
 
 
 def _precision(row: Row) -> str:
-    printed = row.precision.upper().replace("_", "-")
+    printed = _printed_precision(row)
+    if printed == "FP8" and row.origin.kind is not RowKind.MEASURED:
+        return unnamed_scaling(row.framework).replace("_", "-")
     if not printed and row.model:  # unknown ones are alike only in the same cell of one page, for two systems
         return f"of {row.origin.source} {row.origin.release} {row.origin.note}"
     return "MXFP8" if printed == "FP8-MX" else printed  # two names of one format, on pages of one project
+
+
+def _printed_precision(row: Row) -> str:
+    return row.precision.upper().replace("_", "-")
 
 
 FACETS: Final[Mapping[str, Callable[[Row], Facet]]] = MappingProxyType(
@@ -345,6 +352,9 @@ def _line(
         if name not in names and name not in left_out and len(values) > 1:
             shown = ["unknown" if value is None else str(value) for value in values]
             differs[f"{name} {' / '.join(shown)}"] = None
+    printed = dict.fromkeys(map(_printed_precision, (first, *others)))
+    if len(printed) > 1 and "precision" in names:
+        differs[f"precision {' / '.join(printed)}"] = None
     releases = {row.origin.release: None for row in (first, *others) if row.origin.kind is not RowKind.MEASURED}
     if len(releases) > 1:
         differs[f"release {' / '.join(releases)}"] = None
