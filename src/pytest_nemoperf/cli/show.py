@@ -243,8 +243,10 @@ def _overview(folder: Path, *, arguments: argparse.Namespace, width: int, color:
 
 
 def _sort_columns(text: str | None) -> list[tuple[Column, bool]]:
+    if not text:
+        return []
     columns = []
-    for name in text.split(",") if text else ():
+    for name in text.split(","):
         bare = name.strip()
         columns.append((find_column(bare.removeprefix("-"), subject="--sort"), bare.startswith("-")))
     return columns
@@ -260,7 +262,7 @@ def _empty_hint(source: RowSet, *, arguments: argparse.Namespace, folder: Path) 
         )
     if source.kind is SourceKind.RESULTS:
         return "no case of this session is valid: results.md beside it says why\n"
-    if arguments.published and not arguments.excluded:
+    if source.kind is SourceKind.PUBLISHED and not arguments.excluded:
         return "no page of this system is known; nemoperf show lists the systems that have published rows\n"
     return ""
 
