@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.pages.releases import release_path, write_release
 from pytest_nemoperf.report.row_columns import COLUMNS
 from tests.builders import make_plan
 from tests.report.blocks import page_tables, table
+from tests.report.builders import make_invalid, make_results
 from tests.results.row_builders import make_release, make_row, store_plan
 
 
@@ -145,15 +147,37 @@ def test_a_system_without_baselines_says_what_would_fill_it(nemoperf: Any, proje
     assert "nemoperf show --published h100" in err
 
 
+def test_a_session_without_valid_cases_says_where_the_reasons_are(nemoperf: Any, project: Path) -> None:
+    path = project / "latest" / "results.json"
+    path.parent.mkdir()
+    path.write_text(to_json(make_results(make_invalid())), encoding="utf-8")
+
+    code, out, err = nemoperf("show", "latest")
+
+    assert (code, out) == (0, "latest/results.json, CPU: 0 rows\n")
+    assert err == "no case of this session is valid: results.md beside it says why\n"
+
+
+def test_a_system_of_which_nothing_is_published_says_so(nemoperf: Any, project: Path) -> None:
+    code, out, err = nemoperf("show", "--published", "cpu")
+
+    assert (code, out) == (0, "published rows of cpu: 0 rows\n")
+    assert "published" in err
+
+
 def test_rows_that_are_no_baselines_are_listed_with_the_reason(nemoperf: Any, project: Path) -> None:
     code, out, _ = nemoperf("show", "--published", "--excluded")
     _, text, _ = nemoperf("show", "--published", "--excluded", "--format", "csv")
+    _, page, _ = nemoperf("show", "--published", "--excluded", "--format", "markdown")
 
     reasons = [row["note"] for row in rows_of(text)]
+    (shown,) = page_tables(page.splitlines())
     assert code == 0
     assert out.startswith("published rows of all systems that are no baselines: ")
     assert reasons
     assert all(reasons)
+    assert len(shown) == len(reasons)
+    assert all(row["note"] not in ("", "n/a") for row in shown)
 
 
 @pytest.mark.parametrize(

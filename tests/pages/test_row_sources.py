@@ -228,3 +228,13 @@ def test_figures_of_a_self_test_are_no_rows(stored: Path) -> None:
 
     with pytest.raises(BaselineError, match=r"results\.json: is of a self-test \(--perf-inject\)"):
         read_row_set("results.json", baselines_dir=stored)
+
+
+def test_a_baseline_of_a_workload_that_is_none_is_an_error_with_its_path(stored: Path) -> None:
+    path = max((stored / "cpu").iterdir())
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["workload"]["layout"]["tp"] = 0
+    path.write_text(json.dumps(data), encoding="utf-8")
+
+    with pytest.raises(BaselineError, match=rf"^{re.escape(str(path))}: .*layout"):
+        read_row_set("cpu", baselines_dir=stored)

@@ -83,3 +83,11 @@ def test_rows_are_sorted_by_the_first_column_then_the_next_and_unknown_values_ar
 
     assert [row.case for row in ordered] == ["b", "c", "d", "a"]
     assert [row.case for row in sorted_rows(rows, columns=[(by_vp, True)])] == ["c", "b", "d", "a"]
+
+
+def test_text_is_sorted_without_regard_to_capitals() -> None:
+    rows = [make_row(model=name) for name in ("b", "C", "a")]
+
+    ordered = sorted_rows(rows, columns=[(find_column("model", subject="--sort"), False)])
+
+    assert [row.model for row in ordered] == ["a", "b", "C"]

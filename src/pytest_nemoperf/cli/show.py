@@ -30,7 +30,8 @@ from pytest_nemoperf.results.row import Row
 
 _FORMATS: Final = ("table", "csv", "json", "markdown")
 _FILE_WIDTH: Final = 120
-_EXCLUDED_COLUMNS: Final = ("case", "model", "framework", "precision", "gpus", "release", "source")
+_EXCLUDED_COLUMNS: Final = ("case", "model", "framework", "precision", "gpus", "release", "source", "note")
+"""Columns of rows that are no baselines; the note, which is the reason, stands below a row in the terminal."""
 _EPILOG = """\
 OPERAND is a system, a release, a framework or the label of a layout, as
 system:NAME, release:NAME, framework:NAME or layout:LABEL if two of them have that
@@ -211,16 +212,17 @@ def _text(source: RowSet, *, total: int, arguments: argparse.Namespace, width: i
         if arguments.columns is not None:
             columns = named_columns(arguments.columns, rows=rows)
         return csv_text(rows, columns=columns)
-    if arguments.format == "markdown" and arguments.columns is None:
+    if arguments.format == "markdown" and arguments.columns is None and not arguments.excluded:
         return markdown_page(rows)
     columns = named_columns(arguments.columns, rows=rows)
+    if arguments.excluded and arguments.columns is None:
+        columns = [COLUMNS[name] for name in _EXCLUDED_COLUMNS]
     if arguments.format == "markdown":
         return markdown_columns(rows, columns=columns)
     if arguments.details:
         text = render_details(rows, title=source.title, total=total, width=width, color=color)
     elif arguments.excluded and arguments.columns is None:
-        columns = [COLUMNS[name] for name in _EXCLUDED_COLUMNS]
-        text = render_notes(rows, columns=columns, title=source.title, total=total, width=width, color=color)
+        text = render_notes(rows, columns=columns[:-1], title=source.title, total=total, width=width, color=color)
     else:
         text = render_rows(rows, columns=columns, title=source.title, total=total, width=width, color=color)
     return text + "\n"
@@ -241,8 +243,10 @@ def _overview(folder: Path, *, arguments: argparse.Namespace, width: int, color:
 
 
 def _sort_columns(text: str | None) -> list[tuple[Column, bool]]:
+    if not text:
+        return []
     columns = []
-    for name in text.split(",") if text else ():
+    for name in text.split(","):
         bare = name.strip()
         columns.append((find_column(bare.removeprefix("-"), subject="--sort"), bare.startswith("-")))
     return columns
@@ -258,7 +262,7 @@ def _empty_hint(source: RowSet, *, arguments: argparse.Namespace, folder: Path) 
         )
     if source.kind is SourceKind.RESULTS:
         return "no case of this session is valid: results.md beside it says why\n"
-    if arguments.published and not arguments.excluded:
+    if source.kind is SourceKind.PUBLISHED and not arguments.excluded:
         return "no page of this system is known; nemoperf show lists the systems that have published rows\n"
     return ""
 

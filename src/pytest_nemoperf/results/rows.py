@@ -31,7 +31,10 @@ def row_of_baseline(baseline: Baseline, *, path: str) -> Row:
         BaselineError: If its workload is not one that this version stores.
     """
     origin = _origin(baseline.provenance, environment=baseline.environment, source=path)
-    row = _row(baseline.workload, case=baseline.case, system=baseline.system, runs=baseline.runs, origin=origin)
+    try:
+        row = _row(baseline.workload, case=baseline.case, system=baseline.system, runs=baseline.runs, origin=origin)
+    except BaselineError as exc:
+        raise BaselineError(f"{path}: {exc}") from None
     return replace(row, flops_convention=baseline.flops_convention or "", flops_per_token=baseline.flops_per_token)
 
 

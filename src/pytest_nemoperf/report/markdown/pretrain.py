@@ -54,14 +54,14 @@ def render_markdown(results: SessionResults) -> str:
             trained.append(row)
         else:
             rl.append(RolloutCase(row=row, rollouts=row.rollouts, runs=case.measurement.runs))
-    trained.sort(key=page_order)
+    trained.sort(key=_page_order)
     for framework, rows in groupby(trained, key=lambda row: row.framework):
         title = _FRAMEWORK_TITLES.get(framework, framework)
         lines += [f"## {markdown_text(title)} Pre-Training Performance", ""]
         for precision, group in groupby(rows, key=lambda row: row.precision):
             title = f"System: {results.system_title}. Precision: {precision}"
             lines += _section(title, table=list(group), mark=mark)
-    rl.sort(key=lambda case: page_order(case.row))
+    rl.sort(key=lambda case: _page_order(case.row))
     lines += rl_sections(rl, system_title=results.system_title, mark=mark)
     if others:
         others.sort(key=lambda row: row.case)
@@ -71,7 +71,7 @@ def render_markdown(results: SessionResults) -> str:
     return "\n".join([*lines, *_notes(results), *_origin(results)]) + "\n"
 
 
-def page_order(row: Row) -> tuple[object, ...]:
+def _page_order(row: Row) -> tuple[object, ...]:
     """Return the key that sorts rows with a model as pages have them: by model, then size."""
     kind = (row.workload, row.framework, row.precision)
     return (*kind, row.model, row.gpus, row.seq_len, row.global_batch_size, row.case)
