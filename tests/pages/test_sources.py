@@ -65,7 +65,7 @@ def test_a_broken_file_of_published_rows_is_an_error_with_its_path(tmp_path: Pat
     (tmp_path / "published").mkdir()
     (tmp_path / "published" / "h100.json").write_text(json.dumps({"rows": [{"id": 1}]}), encoding="utf-8")
 
-    with pytest.raises(PageError, match=r"published/h100\.json: \$\.rows\[0\]"):
+    with pytest.raises(BaselineError, match=r"published/h100\.json: \$\.rows\[0\]"):
         read(tmp_path)
 
 
