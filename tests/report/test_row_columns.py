@@ -58,6 +58,19 @@ def test_a_published_figure_has_all_its_digits_and_its_page() -> None:
     assert texts == ["14,079.25", "97.7 s", "25.09", "Megatron-Bridge"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "source", "word"),
+    [
+        (RowKind.PUBLISHED, "NVIDIA-NeMo/Megatron-Bridge", "Megatron-Bridge"),
+        (RowKind.PUBLISHED, "NVIDIA-NeMo/RL", "NVIDIA-NeMo/RL"),
+        (RowKind.DRAFT, "NVIDIA-NeMo/DFM", "NVIDIA-NeMo/DFM (draft)"),
+        (RowKind.PUBLISHED, "pytorch.org", "pytorch.org"),
+    ],
+)
+def test_the_page_of_a_published_row_is_a_word(kind: RowKind, source: str, word: str) -> None:
+    assert COLUMNS["from"].text(make_row(origin=make_origin(kind=kind, source=source))) == word
+
+
 def test_a_call_is_compared_by_its_time() -> None:
     metric = main_metric(make_row(values={"time_per_call_sec": (0.1, 0.2)}))
 

@@ -19,6 +19,9 @@ Value = str | int | float | None
 """Value of a column: text, a number, or None for one that is unknown or does not apply."""
 
 
+_MIN_NAME_LENGTH: Final = 4  # of a repository that is clear without its owner
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
     """A column of tables of rows.
@@ -86,6 +89,8 @@ def _short_source(row: Row) -> str:
     if kind is RowKind.MEASURED:
         return kind.value
     page = row.origin.source.rpartition("/")[2]
+    if len(page) < _MIN_NAME_LENGTH:  # NVIDIA-NeMo/RL
+        page = row.origin.source
     return f"{page} (draft)" if kind is RowKind.DRAFT else page
 
 
