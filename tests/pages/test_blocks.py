@@ -158,6 +158,14 @@ def test_sections_of_rl_are_named_as_the_seed_names_them() -> None:
     ]
 
 
+def test_a_section_of_rows_without_a_data_set_says_so() -> None:
+    rows = PageRows(measured=(make_rl_row(rollouts=make_rollouts(dataset="")),))
+
+    page = seen("tables frameworks=nemo_rl workload=grpo systems=h100", rows=rows)
+
+    assert titles(page)[0] == "GRPO Performance on-policy. Dataset: not stated"
+
+
 def test_details_reproduce_a_row() -> None:
     row = make_row(
         framework="megatron",

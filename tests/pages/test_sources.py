@@ -61,11 +61,26 @@ def test_published_rows_of_the_project_are_read_beside_its_baselines(tmp_path: P
     assert rows.excluded[-1].reason == "contradicts"
 
 
+def test_a_shipped_row_that_the_project_excludes_or_repeats_is_there_once(tmp_path: Path) -> None:
+    shipped = read(tmp_path)
+    shown, hidden = next(iter(shipped.printed.values())), shipped.excluded[0].row
+    own = PublishedRows(rows=(hidden,), excluded=(ExcludedRow(row=shown, reason="not ours"), *shipped.excluded[1:]))
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "h100.json").write_text(to_json(own), encoding="utf-8")
+
+    rows = read(tmp_path)
+
+    assert len(rows.printed) == len(shipped.printed)
+    assert len(rows.excluded) == len(shipped.excluded)
+    assert hidden.id in rows.printed
+    assert {each.row.id: each.reason for each in rows.excluded}[shown.id] == "not ours"
+
+
 def test_a_broken_file_of_published_rows_is_an_error_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "published").mkdir()
     (tmp_path / "published" / "h100.json").write_text(json.dumps({"rows": [{"id": 1}]}), encoding="utf-8")
 
-    with pytest.raises(PageError, match=r"published/h100\.json: \$\.rows\[0\]"):
+    with pytest.raises(BaselineError, match=r"published/h100\.json: \$\.rows\[0\]"):
         read(tmp_path)
 
 

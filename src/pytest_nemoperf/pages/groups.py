@@ -73,7 +73,8 @@ def grouped(rows: Iterable[Row], *, selection: Selection, has_empty: bool) -> li
     sections = []
     for section in order:
         tables = _tables(found.get(section, []), selection=selection, has_empty=has_empty)
-        sections.append(TableSection(title=_section_title(section), tables=tuple(tables), section=section))
+        title = _section_title(section, has_rows=section in found)
+        sections.append(TableSection(title=title, tables=tuple(tables), section=section))
     return sections
 
 
@@ -152,11 +153,11 @@ def _rollouts(row: Row) -> RolloutColumns:
     return row.rollouts
 
 
-def _section_title(section: Section) -> str:
+def _section_title(section: Section, *, has_rows: bool) -> str:
     policy = f"{section.staleness}-step off" if section.staleness else "on-policy"
     title = f"{markdown_cell(section.algorithm.upper())} Performance {policy}"
     if not section.dataset:
-        return title
+        return f"{title}. Dataset: not stated" if has_rows else title
     name = markdown_cell(section.dataset)
     url = _DATASETS.get(section.dataset)
     return f"{title}. Dataset: [{name}]({url})" if url else f"{title}. Dataset: {name}"

@@ -62,10 +62,14 @@ def read_page_rows(baselines_dir: Path, *, results: Sequence[Path], has_baseline
     releases = tuple(reversed(list_releases(baselines_dir)))
     files = [published_rows(system) for system in system_catalog()] + list(own_published(baselines_dir))
     printed: dict[str, PublishedRow] = {}
-    excluded: list[ExcludedRow] = []
-    for file in files:
-        printed |= {row.id: row for row in file.rows}
-        excluded += file.excluded
+    excluded: dict[str, ExcludedRow] = {}
+    for file in files:  # a project's own file may repeat shipped rows, and says more than they do
+        for row in file.rows:
+            printed[row.id] = row
+            excluded.pop(row.id, None)
+        for each in file.excluded:
+            excluded[each.row.id] = each
+            printed.pop(each.row.id, None)
     if release:
         frozen = [each for each in releases if each.name == release]
         if not frozen:
@@ -87,7 +91,7 @@ def read_page_rows(baselines_dir: Path, *, results: Sequence[Path], has_baseline
         releases=releases,
         published=tuple([_published_row(row) for row in printed.values()]),
         printed=printed,
-        excluded=tuple(excluded),
+        excluded=tuple(excluded.values()),
         release=release,
     )
 

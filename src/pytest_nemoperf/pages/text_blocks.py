@@ -126,7 +126,8 @@ def notes_block(rows: PageRows, selection: Selection) -> list[str]:
         f"over the runs{_runs_text(measured)}. A published one is a single value, without spread.",
         "- FLOPs are counted under the convention that the details name; tokens per second compare across conventions, "
         "FLOPs do not.",
-        *_experts_lines(measured, is_rl=selection.is_rl),
+        *_experts_lines(measured),
+        "- Published rows route and drop tokens as their own page says.",
         *_lengths_lines(measured),
     ]
     return [*lines, ""]
@@ -141,7 +142,7 @@ def _runs_text(rows: Sequence[Row]) -> str:
     return f" (here {counts[0]} to {count_text(counts[-1], 'run')})"
 
 
-def _experts_lines(rows: Iterable[Row], *, is_rl: bool) -> list[str]:
+def _experts_lines(rows: Sequence[Row]) -> list[str]:
     """Return notes on mixtures of experts: assignment of the tokens, and none dropped."""
     balanced: dict[str, None] = {}
     routed: dict[str, None] = {}
@@ -161,10 +162,8 @@ def _experts_lines(rows: Iterable[Row], *, is_rl: bool) -> list[str]:
         lines.append(f"- Token drop is as the framework's own recipe or options say: {_names(others)}.")
     elif balanced or routed:
         lines.append("- Mixtures of experts are dropless: no recipe sets a capacity, so that no token is dropped.")
-    else:
+    elif rows:
         lines.append("- No measured row is of a mixture of experts, so that no token could be dropped.")
-    if is_rl:
-        lines.append("- A published row says of routing and token drop what its page says, see the note beside it.")
     return lines
 
 
