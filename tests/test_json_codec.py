@@ -8,11 +8,11 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pytest_nemoperf.errors import RecipeError
-from pytest_nemoperf.json_codec import plain_mapping, to_json
+from pytest_nemoperf.json_codec import plain_mapping, to_json, to_printed_json
 from pytest_nemoperf.recipes.recipe import Precision
 
 
@@ -127,3 +127,12 @@ def test_what_has_no_form_in_json_is_refused_by_its_key(value: Any, message: str
 def test_a_long_value_is_cut_short_in_the_message() -> None:
     with pytest.raises(RecipeError, match=r"=\{(\d+, ){10,20}\d* \.\.\. is of type set"):
         plain_mapping({"ids": set(range(1000))}, subject="workload")
+
+
+@given(st.text())
+@example("\x9b2J\u202e\U0001f600")
+def test_printed_json_is_ascii_and_the_same_data(text: str) -> None:
+    printed = to_printed_json({"key": [text]})
+
+    assert printed.isascii()
+    assert json.loads(printed) == {"key": [text]}

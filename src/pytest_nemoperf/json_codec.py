@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -25,6 +26,11 @@ T = TypeVar("T")
 def to_json(value: object) -> str:
     """Return a contract dataclass as JSON for people and diffs: keys sorted, short values on one line."""
     return _pretty(msgspec.to_builtins(value), indent=0) + "\n"
+
+
+def to_printed_json(value: object) -> str:
+    """Return a contract dataclass as to_json does, in ASCII: a terminal can obey and hide other characters."""
+    return re.sub(r"[^\x00-\x7f]", lambda match: json.dumps(match[0])[1:-1], to_json(value))
 
 
 def _pretty(value: Any, *, indent: int, prefix: str = "") -> str:

@@ -15,7 +15,7 @@ from pytest_nemoperf.errors import PlanError, RecipeError, did_you_mean
 from pytest_nemoperf.frameworks.availability import IMPORT_LIMIT_SEC, FrameworkStatus, framework_status
 from pytest_nemoperf.frameworks.interpreter import ANY_FRAMEWORK, check_interpreter, parse_interpreters
 from pytest_nemoperf.frameworks.registered import BUILT_IN, RegisteredFrameworks, registered_frameworks
-from pytest_nemoperf.json_codec import to_json
+from pytest_nemoperf.json_codec import to_printed_json
 from pytest_nemoperf.recipes.rules import NATIVE
 from pytest_nemoperf.report.console import align
 from pytest_nemoperf.report.escape import visible_text
@@ -88,7 +88,7 @@ def show_frameworks(arguments: argparse.Namespace) -> int:
     pythons = _interpreters(arguments.python, known=registered.frameworks)
     statuses = list(_checked(registered, names=names, pythons=pythons, limit_sec=arguments.timeout))
     if arguments.json:
-        sys.stdout.write(to_json(FrameworksReport(frameworks=statuses, problems=registered.problems)))
+        sys.stdout.write(to_printed_json(FrameworksReport(frameworks=statuses, problems=registered.problems)))
     else:
         sys.stdout.write(_text(statuses, problems=registered.problems))
     runnable = [status.is_runnable for status in statuses]

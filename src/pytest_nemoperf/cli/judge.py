@@ -16,7 +16,7 @@ from pytest_nemoperf.cli.baselines_folder import baselines_dir
 from pytest_nemoperf.cli.given import GivenCase, add_given_options, given_case
 from pytest_nemoperf.cli.terminal import has_color, terminal_width
 from pytest_nemoperf.errors import RecordError
-from pytest_nemoperf.json_codec import to_json
+from pytest_nemoperf.json_codec import to_printed_json
 from pytest_nemoperf.report.terminal.failure import render_failure
 from pytest_nemoperf.results.cases import CaseReport, CaseResult
 from pytest_nemoperf.runs.replay import CASE_FILE, CaseRecord
@@ -115,7 +115,7 @@ def machine_notes(case: GivenCase, *, baseline: Baseline) -> Iterator[str]:
 def print_case(report: CaseReport, *, is_json: bool) -> None:
     """Print a case as the block of a failing test, or as JSON."""
     if is_json:
-        text = to_json(report.result)
+        text = to_printed_json(report.result)
     else:
         text = render_failure(report, width=terminal_width(), color=has_color()) + "\n"
         if report.result.waived:

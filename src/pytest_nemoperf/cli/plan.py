@@ -17,7 +17,7 @@ from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION
 from pytest_nemoperf.frameworks.complete import complete_recipe
 from pytest_nemoperf.frameworks.protocol import memory_rules_of
 from pytest_nemoperf.frameworks.registered import RegisteredFrameworks, registered_frameworks
-from pytest_nemoperf.json_codec import to_json
+from pytest_nemoperf.json_codec import to_printed_json
 from pytest_nemoperf.layouts.layout import TRAINING_KEYS
 from pytest_nemoperf.pricing.price import price_plan
 from pytest_nemoperf.published.baselines import published_baselines
@@ -144,7 +144,7 @@ def plan_text(arguments: argparse.Namespace) -> str:
         rules=memory_rules_of(framework, plan=plan),
     )
     if arguments.json:
-        return to_json(price)
+        return to_printed_json(price)
     return render_price(price, system_title=system.title)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
 from pytest_nemoperf.cli.terminal import has_color, terminal_width
 from pytest_nemoperf.errors import BaselineError, count_text, did_you_mean
-from pytest_nemoperf.json_codec import to_json
+from pytest_nemoperf.json_codec import to_printed_json
 from pytest_nemoperf.pages.release_rows import ReleaseRows, cautions, rows_of_baselines, rows_of_sessions
 from pytest_nemoperf.pages.releases import (
     check_release_name,
@@ -226,7 +226,7 @@ def _print_head(parts: Iterable[RenderableType], *, arguments: argparse.Namespac
 
 def _print_delta(delta: ReleaseDelta, *, arguments: argparse.Namespace) -> None:
     if arguments.format == "json":
-        sys.stdout.write(to_json(delta))
+        sys.stdout.write(to_printed_json(delta))
     elif arguments.format == "markdown":
         sys.stdout.write("\n".join(delta_table(delta)) + "\n")
     else:
