@@ -23,14 +23,15 @@ from pytest_nemoperf.flops.published import (
     published_convention,
     published_task,
 )
+from pytest_nemoperf.frameworks.plans.nemo_rl import backend_of
 from pytest_nemoperf.measure.measurement import Run, workload_of
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.published.files import published_rows
+from pytest_nemoperf.published.recipes import BACKENDS, VLLM_PRECISION, incomparable_conditions
 from pytest_nemoperf.published.row import PublishedRollouts, PublishedRow
 from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX
 from pytest_nemoperf.recipes.recipe import PRETRAIN, Plan, Precision
 from pytest_nemoperf.recipes.rl import RL
-from pytest_nemoperf.recipes.rules import NATIVE
 from pytest_nemoperf.records.metrics import (
     MEAN_RESPONSE_LEN,
     METRICS,
@@ -229,6 +230,7 @@ def _is_same_model(candidate: _Candidate, *, plan: Plan) -> bool:
 def _differences(candidate: _Candidate, *, plan: Plan) -> Iterator[str]:
     """Yield a phrase for each printed setting that is not the plan's, but for the model and the GPUs."""
     row = candidate.row
+    yield from incomparable_conditions(row)
     if row.task != plan.workload:
         yield f"the task is {row.task}, not {plan.workload}"
     if not row.precision:
@@ -277,8 +279,12 @@ def _rollout_differences(rollouts: PublishedRollouts, *, plan: Plan, rl: RL) -> 
         own = {"tp": generation.tp, "pp": generation.pp, "dp": generation.dp}
     for name, degree in own.items():
         yield from _difference(f"generation's {name}", printed=getattr(rollouts, name), own=degree)
-    if plan.framework == NATIVE and rollouts.precision != "BF16":
-        yield f"generation's precision is {rollouts.precision}, not bf16"
+    # Frameworks generate in bf16, but for NeMo RL with the option.
+    precision = str(plan.framework_options.get(VLLM_PRECISION, "bf16"))
+    yield from _difference("generation's precision", printed=rollouts.precision.lower(), own=precision)
+    if plan.framework == "nemo_rl":
+        printed = BACKENDS.get(rollouts.backend, rollouts.backend)
+        yield from _difference("the training backend", printed=printed, own=backend_of(plan))
 
 
 def _printed_names(row: PublishedRow) -> list[str]:
