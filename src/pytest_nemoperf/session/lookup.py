@@ -1,4 +1,4 @@
-"""Lookup of the baseline that a case is judged by: stored runs, or the newest matching row of a published page."""
+"""Lookup of the baseline that a case is judged by: stored runs, or a matching row of a published page."""
 
 from __future__ import annotations
 

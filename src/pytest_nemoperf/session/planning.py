@@ -146,7 +146,9 @@ class Planner:
             unsupported=adapter.unsupported(plan),
             rules=memory_rules_of(adapter, plan=plan),
         )
-        self.priced.append(PricedCase(nodeid=mark.nodeid, price=price, num_launches=self._num_runs(mark)))
+        # By a page nothing is stored, so that no launches make a baseline: a verdict may take one.
+        num_launches = 1 if self._settings.against == "published" else self._num_runs(mark)
+        self.priced.append(PricedCase(nodeid=mark.nodeid, price=price, num_launches=num_launches))
         return self.priced[-1]
 
     def _check_capacity(self, plan: Plan) -> None:
