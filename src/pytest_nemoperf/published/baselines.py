@@ -103,12 +103,12 @@ def published_baselines(plan: Plan) -> tuple[Baseline, ...]:
     own = _OWN_ROWS.get(plan.framework, plan.framework)
     matching.sort(key=_age, reverse=True)
     matching.sort(key=lambda row: row.framework != own)
-    case = plan.case.removesuffix(CHANGED_SUFFIX)
-    matching.sort(key=lambda row: not case.endswith(f".{row.id}"))  # a row's own recipe is judged by that row
+    matching.sort(key=lambda row: not _is_made_of(row, plan=plan))  # a row's own recipe is judged by that row
     baselines = []
     for row in matching:
         baseline = published_baseline(row, plan=plan)
-        baselines.append(_with_notes(baseline, added=_other_values(row, others=matching)))
+        added = [*_own_row_notes(plan), *_other_values(row, others=matching)]
+        baselines.append(_with_notes(baseline, added=added))
     baselines.sort(key=lambda baseline: not baseline.runs[0].metrics)  # TFLOP/s alone, under another convention
     return tuple(baselines)
 
@@ -168,19 +168,28 @@ def why_unpublished(plan: Plan) -> str:
     if kept_out:
         return f"only published rows that are no baselines match: {'; '.join(kept_out[:_MAX_NAMED])}"
     missing = f"no published row of {plan.system} is of this workload"
-    nearest: tuple[str, ...] | None = None
-    nearest_row: PublishedRow | None = None
+    nearest: _Candidate | None = None
+    differences: tuple[str, ...] = ()
     for each in sorted(candidates, key=lambda each: _age(each.row), reverse=True):
-        if each.model is None or not _is_same_model(each, plan=plan):
+        if each.why_excluded or not _is_same_model(each, plan=plan):
             continue
-        differences = tuple(_differences(each, plan=plan))
-        if not each.why_excluded and (nearest is None or len(differences) < len(nearest)):
-            nearest = differences
-            nearest_row = each.row
-    if nearest is None or nearest_row is None:
+        found = tuple(_differences(each, plan=plan))
+        is_own = _is_made_of(each.row, plan=plan)
+        if is_own or nearest is None or len(found) < len(differences):
+            nearest = each
+            differences = found
+        if is_own:
+            break
+    if nearest is None:
         return f"{missing}: none has {plan.model.name} on {count_text(plan.layout.total_gpus, 'GPU')}"
-    where = f"row {nearest_row.id} ({nearest_row.source} {nearest_row.release})"
-    return f"{missing}; the nearest is {where}, and there {', '.join(nearest)}"
+    row = nearest.row
+    which = "the recipe was made of" if _is_made_of(row, plan=plan) else "the nearest is"
+    return f"{missing}; {which} row {row.id} ({row.source} {row.release}), and there {', '.join(differences)}"
+
+
+def _is_made_of(row: PublishedRow, *, plan: Plan) -> bool:
+    """Return whether a plan's recipe was made of the row, with --perf-set or without."""
+    return plan.case.removesuffix(CHANGED_SUFFIX).endswith(f".{row.id}")
 
 
 @cache
@@ -234,11 +243,11 @@ def _differences(candidate: _Candidate, *, plan: Plan) -> Iterator[str]:
     if row.task != plan.workload:
         yield f"the task is {row.task}, not {plan.workload}"
     if not row.precision:
-        yield "no precision is printed"
+        yield "no precision is printed, so that it promises nothing of this one"
     elif plan.precision not in _PRECISIONS.get(row.precision, frozenset()):
         yield f"the precision is {row.precision}, not {plan.precision}"
     if row.seq_len is None:
-        yield "no sequence length is printed"
+        yield "no sequence length is printed, so that it promises nothing of this one"
     for name in _BATCH_KEYS:
         yield from _difference(name, printed=getattr(row, name), own=getattr(plan, name))
     layout = plan.layout
@@ -349,6 +358,17 @@ def _framework_notes(row: PublishedRow, *, plan: Plan) -> Iterator[str]:
     if row.framework not in (plan.framework, _OWN_ROWS.get(plan.framework, "")):
         title = FRAMEWORK_TITLES.get(row.framework, row.framework)
         yield f"published for {title} {row.release}; this ran in {plan.framework}"
+
+
+def _own_row_notes(plan: Plan) -> Iterator[str]:
+    """Yield the reason why the row that a plan's recipe was made of does not judge it; nothing if it does."""
+    for each in _candidates(plan):
+        if not _is_made_of(each.row, plan=plan):
+            continue
+        reason = each.why_excluded or ", ".join(_differences(each, plan=plan))
+        if reason:
+            where = f"row {each.row.id} ({each.row.source} {each.row.release})"
+            yield f"the recipe was made of {where}, which does not judge it: {reason}"
 
 
 def _unprinted_notes(row: PublishedRow) -> Iterator[str]:
