@@ -19,7 +19,6 @@ from pytest_nemoperf.baselines.baseline import Baseline, PublishedSource
 from pytest_nemoperf.errors import BaselineError, RecipeError, count_text
 from pytest_nemoperf.flops.published import (
     find_published_model,
-    prints_whole_sequences,
     published_convention,
     published_task,
 )
@@ -27,10 +26,11 @@ from pytest_nemoperf.frameworks.plans.nemo_rl import backend_of
 from pytest_nemoperf.measure.measurement import Run, workload_of
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.published.files import published_rows
+from pytest_nemoperf.published.precisions import printed_precisions
 from pytest_nemoperf.published.recipes import BACKENDS, VLLM_PRECISION, incomparable_conditions
 from pytest_nemoperf.published.row import PublishedRollouts, PublishedRow
 from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX
-from pytest_nemoperf.recipes.recipe import PRETRAIN, Plan, Precision
+from pytest_nemoperf.recipes.recipe import PRETRAIN, Plan
 from pytest_nemoperf.recipes.rl import RL
 from pytest_nemoperf.records.metrics import (
     MEAN_RESPONSE_LEN,
@@ -54,17 +54,6 @@ FRAMEWORK_TITLES: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Frameworks of published rows as sentences call them."""
 
-_EIGHT_BITS: Final = frozenset({Precision.FP8_DS, Precision.FP8_CS, Precision.FP8_SC})
-_PRECISIONS: Final[Mapping[str, frozenset[Precision]]] = MappingProxyType(
-    {
-        "BF16": frozenset({Precision.BF16}),
-        "FP8": _EIGHT_BITS,  # pages that print no more may mean any scaling with factors of whole tensors or tiles
-        "FP8-CS": frozenset({Precision.FP8_CS}),
-        "FP8-MX": frozenset({Precision.MXFP8}),
-        "MXFP8": frozenset({Precision.MXFP8}),
-        "NVFP4": frozenset({Precision.NVFP4}),
-    }
-)
 _OWN_ROWS: Final[Mapping[str, str]] = MappingProxyType(
     {"megatron": "megatron_bridge", "megatron_lm": "megatron_bridge"}
 )
@@ -244,7 +233,7 @@ def _differences(candidate: _Candidate, *, plan: Plan) -> Iterator[str]:
         yield f"the task is {row.task}, not {plan.workload}"
     if not row.precision:
         yield "no precision is printed, so that it promises nothing of this one"
-    elif plan.precision not in _PRECISIONS.get(row.precision, frozenset()):
+    elif plan.precision not in printed_precisions(row.precision):
         yield f"the precision is {row.precision}, not {plan.precision}"
     if row.seq_len is None:
         yield "no sequence length is printed, so that it promises nothing of this one"
@@ -322,14 +311,8 @@ def _rounding_pct(row: PublishedRow, *, metrics: Mapping[str, float]) -> dict[st
     """Return the largest distance of each true rate from the printed one, percent."""
     rounding = {}
     for name in (TOKENS_PER_SEC_PER_GPU.name, TFLOPS_PER_SEC_PER_GPU.name):
-        if name not in metrics:
-            continue
-        _, _, decimals = row.printed[name].partition(".")
-        half = 0.5 * 10.0 ** -len(decimals)
-        is_tokens = name == TOKENS_PER_SEC_PER_GPU.name
-        if is_tokens and row.seq_len is not None and prints_whole_sequences(row.source, release=row.release):
-            half = max(half, 0.5 * row.seq_len / row.gpus)
-        rounding[name] = 100.0 * half / metrics[name]
+        if name in metrics:
+            rounding[name] = 100.0 * row.rounding(name) / metrics[name]
     return rounding
 
 
