@@ -187,6 +187,34 @@ def test_a_row_of_another_framework_says_so(publish: Publish) -> None:
     assert baseline.published.notes[0] == "published for Megatron-Bridge 25.11; this ran in torch"
 
 
+@pytest.mark.parametrize(
+    ("framework", "is_balanced", "notes"),
+    [
+        ("megatron_bridge", True, []),
+        ("nemo", False, []),
+        (
+            "megatron_bridge",
+            False,
+            ["the page assigns tokens to experts evenly, and this run routes them (is_router_balanced)"],
+        ),
+        (
+            "nemo",
+            True,
+            ["this run assigns tokens to experts evenly (is_router_balanced), and the page does not say so"],
+        ),
+    ],
+)
+def test_other_routing_than_the_pages_is_told(
+    publish: Publish, *, framework: str, is_balanced: bool, notes: list[str]
+) -> None:
+    publish(make_row(model="Qwen3_30B_a3B", framework=framework))
+
+    (baseline,) = published_baselines(make_plan(model="qwen3-30b-a3b", is_router_balanced=is_balanced))
+
+    assert baseline.published is not None
+    assert [note for note in baseline.published.notes if "experts" in note] == notes
+
+
 def test_other_values_of_the_same_release_are_named(publish: Publish) -> None:
     printed = {"tokens_per_sec_per_gpu": "14000"}
     publish(

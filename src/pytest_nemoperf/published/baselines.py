@@ -27,7 +27,7 @@ from pytest_nemoperf.measure.measurement import Run, workload_of
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.published.files import published_rows
 from pytest_nemoperf.published.precisions import printed_precisions
-from pytest_nemoperf.published.recipes import BACKENDS, VLLM_PRECISION, incomparable_conditions
+from pytest_nemoperf.published.recipes import BACKENDS, BALANCED, VLLM_PRECISION, incomparable_conditions
 from pytest_nemoperf.published.row import PublishedRollouts, PublishedRow
 from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX
 from pytest_nemoperf.recipes.recipe import PRETRAIN, Plan
@@ -111,7 +111,7 @@ def published_baseline(row: PublishedRow, *, plan: Plan) -> Baseline:
         BaselineError: If a printed figure is no positive number.
     """
     metrics = _printed_metrics(row)
-    notes = [*_framework_notes(row, plan=plan), *_unprinted_notes(row)]
+    notes = [*_framework_notes(row, plan=plan), *_routing_notes(row, plan=plan), *_unprinted_notes(row)]
     flops_note = _flops_note(row, plan=plan)
     has_same_flops = TFLOPS_PER_SEC_PER_GPU.name in metrics and not flops_note
     if flops_note:
@@ -341,6 +341,17 @@ def _framework_notes(row: PublishedRow, *, plan: Plan) -> Iterator[str]:
     if row.framework not in (plan.framework, _OWN_ROWS.get(plan.framework, "")):
         title = FRAMEWORK_TITLES.get(row.framework, row.framework)
         yield f"published for {title} {row.release}; this ran in {plan.framework}"
+
+
+def _routing_notes(row: PublishedRow, *, plan: Plan) -> Iterator[str]:
+    """Yield the difference between the tokens that experts get on the page and here; nothing if there is none."""
+    is_balanced = row.framework in BALANCED
+    if plan.model.moe is None or plan.is_router_balanced == is_balanced:
+        return
+    if is_balanced:
+        yield "the page assigns tokens to experts evenly, and this run routes them (is_router_balanced)"
+    else:
+        yield "this run assigns tokens to experts evenly (is_router_balanced), and the page does not say so"
 
 
 def _own_row_notes(plan: Plan) -> Iterator[str]:

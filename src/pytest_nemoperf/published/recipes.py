@@ -47,7 +47,7 @@ VLLM_PRECISION: Final = "policy.generation.vllm_cfg.precision"
 _VLLM_PRECISIONS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {"BF16": {}, "FP8": {VLLM_PRECISION: "fp8"}}
 )
-_BALANCED: Final = frozenset({"megatron_bridge", "automodel"})
+BALANCED: Final = frozenset({"megatron_bridge", "automodel"})
 """Frameworks whose pages say that tokens are assigned to experts evenly."""
 _GENERATIONS: Final = MappingProxyType({2048: 32, 512: 16})
 """Responses to each prompt by responses of a step, in NeMo RL's own recipes of the published models."""
@@ -141,7 +141,7 @@ def _pretraining(row: PublishedRow, *, system: System) -> Recipe:
             unprinted.append(f"micro batch {micro_batch}, which follows from the accumulation")
         else:
             unprinted.append("micro batch 1, an assumption")
-    if model.moe is not None and row.framework not in _BALANCED:
+    if model.moe is not None and row.framework not in BALANCED:
         unprinted.append("routing that is not balanced over the experts, an assumption")
     return Recipe(
         model=model,
@@ -152,7 +152,7 @@ def _pretraining(row: PublishedRow, *, system: System) -> Recipe:
         micro_batch_size=micro_batch,
         precision=precision,
         framework=_FRAMEWORKS[row.framework],
-        is_router_balanced=model.moe is not None and row.framework in _BALANCED,
+        is_router_balanced=model.moe is not None and row.framework in BALANCED,
         flops_convention=published_convention(row.source, release=row.release, printed_model=row.model),
         variant=_variant(row),
         notes=_notes(row, unprinted=unprinted),
