@@ -178,6 +178,15 @@ def test_the_newest_release_of_the_plans_own_framework_comes_first(publish: Publ
     assert matching(make_plan(framework="megatron")) == ["revised", "new", "main", "old", "other"]
 
 
+def test_a_release_with_the_frameworks_name_is_said_once(publish: Publish) -> None:
+    publish(make_row(framework="nemo", source="NVIDIA-NeMo/NeMo", release="NeMo24.07"))
+
+    (baseline,) = published_baselines(make_plan())
+
+    assert baseline.published is not None
+    assert baseline.published.notes[0] == "published for NeMo 24.07; this ran in megatron_bridge"
+
+
 def test_a_row_of_another_framework_says_so(publish: Publish) -> None:
     publish(make_row())
 

@@ -340,7 +340,8 @@ def _printed_workload(row: PublishedRow, *, plan: Plan) -> dict[str, Any]:
 def _framework_notes(row: PublishedRow, *, plan: Plan) -> Iterator[str]:
     if row.framework not in (plan.framework, _OWN_ROWS.get(plan.framework, "")):
         title = FRAMEWORK_TITLES.get(row.framework, row.framework)
-        yield f"published for {title} {row.release}; this ran in {plan.framework}"
+        release = row.release.removeprefix(title).strip()  # some are named NeMo 25.02
+        yield f"published for {title} {release}; this ran in {plan.framework}"
 
 
 def _routing_notes(row: PublishedRow, *, plan: Plan) -> Iterator[str]:
