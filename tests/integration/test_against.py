@@ -145,6 +145,19 @@ def test_cases_larger_than_the_machine_are_skipped_with_one_reason(h100s: Projec
     assert has_text(result, "2 tests: it needs 64 GPUs, and this machine has 8x NVIDIA H100 80GB HBM3")
 
 
+@pytest.mark.parametrize("variant", ["pub.25.11.pt0281", ""], ids=["published", "own"])
+def test_without_the_option_only_recipes_of_published_rows_may_be_larger_than_the_machine(
+    h100s: Project, variant: str
+) -> None:
+    larger = f"gpus=64, dp_shard=64)}}, variant={variant!r}, seq_len"
+    h100s.edit("test_speed.py", {"gpus=8, dp_shard=8)}, seq_len": larger})
+
+    result = run(h100s, select="1]")
+
+    result.assert_outcomes(**{"skipped" if variant else "failed": 1})
+    assert has_text(result, "64 GPUs")
+
+
 def test_no_row_may_fail(h100s: Project) -> None:
     result = run(h100s, AGAINST, "--perf-fail-on=no_baseline", select="2]")
 

@@ -23,7 +23,7 @@ from pytest_nemoperf.published.precisions import row_precision
 from pytest_nemoperf.published.row import PublishedRollouts, PublishedRow
 from pytest_nemoperf.recipes.algorithms import find_algorithm
 from pytest_nemoperf.recipes.memory_rules import MemoryRules, megatron_rules, native_rules
-from pytest_nemoperf.recipes.overrides import complete_layout
+from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX, complete_layout
 from pytest_nemoperf.recipes.recipe import Plan, Recipe, Recompute
 from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.rl import RL
@@ -313,8 +313,8 @@ def release_word(row: PublishedRow) -> str:
 
 
 def is_published_case(case: str) -> bool:
-    """Whether a case id is that of a published row's recipe."""
-    return _PUBLISHED_CASE.search(case) is not None
+    """Whether a case id is that of a published row's recipe, with --perf-set or without."""
+    return _PUBLISHED_CASE.search(case.removesuffix(CHANGED_SUFFIX)) is not None
 
 
 def _variant(row: PublishedRow) -> str:
