@@ -86,29 +86,22 @@ def published_baselines(plan: Plan) -> tuple[Baseline, ...]:
     Before all others comes the row that the plan's recipe was made of.
 
     Raises:
-        BaselineError: If the file of published rows is broken.
+        BaselineError: If the file of published rows is broken, or a printed figure is no positive number.
     """
     matching = [each.row for each in _candidates(plan) if not each.why_excluded and _is_match(each, plan=plan)]
     own = _OWN_ROWS.get(plan.framework, plan.framework)
     matching.sort(key=_age, reverse=True)
     matching.sort(key=lambda row: row.framework != own)
     matching.sort(key=lambda row: not _is_made_of(row, plan=plan))  # a row's own recipe is judged by that row
-    baselines = []
-    for row in matching:
-        baseline = published_baseline(row, plan=plan)
-        added = [*_own_row_notes(plan), *_other_values(row, others=matching)]
-        baselines.append(_with_notes(baseline, added=added))
+    baselines = [_baseline(row, plan=plan, matching=matching) for row in matching]
     baselines.sort(key=lambda baseline: not baseline.runs[0].metrics)  # TFLOP/s alone, under another convention
     return tuple(baselines)
 
 
-def published_baseline(row: PublishedRow, *, plan: Plan) -> Baseline:
+def _baseline(row: PublishedRow, *, plan: Plan, matching: Sequence[PublishedRow]) -> Baseline:
     """Return a published row as the baseline of a plan that it matches.
 
     It has one run with the figures as they are printed, the workload's keys that are printed, and no machine.
-
-    Raises:
-        BaselineError: If a printed figure is no positive number.
     """
     metrics = _printed_metrics(row)
     notes = [*_framework_notes(row, plan=plan), *_routing_notes(row, plan=plan), *_unprinted_notes(row)]
@@ -117,6 +110,9 @@ def published_baseline(row: PublishedRow, *, plan: Plan) -> Baseline:
     if flops_note:
         del metrics[TFLOPS_PER_SEC_PER_GPU.name]
         notes.append(flops_note)
+    notes += row.notes
+    notes += _own_row_notes(plan)
+    notes += _other_values(row, others=matching)
     if row.rollouts is not None:
         metrics[MEAN_RESPONSE_LEN.name] = float(row.rollouts.mean_response_len)
     return Baseline(
@@ -135,7 +131,7 @@ def published_baseline(row: PublishedRow, *, plan: Plan) -> Baseline:
             source=row.source,
             url=row.url,
             framework=row.framework,
-            notes=(*notes, *row.notes),
+            notes=tuple(notes),
             rounding_pct=_rounding_pct(row, metrics=metrics),
         ),
     )
@@ -394,13 +390,6 @@ def _other_values(row: PublishedRow, *, others: Sequence[PublishedRow]) -> list[
         return []
     own = row.printed.get(name, "no rate")
     return [f"{row.source} printed other values of {row.release} too: {', '.join(values)} beside {own}"]
-
-
-def _with_notes(baseline: Baseline, *, added: Sequence[str]) -> Baseline:
-    page = baseline.published
-    if page is None or not added:
-        return baseline
-    return replace(baseline, published=replace(page, notes=(*page.notes, *added)))
 
 
 def _flops_note(row: PublishedRow, *, plan: Plan) -> str:
