@@ -59,7 +59,7 @@ def test_the_published_speed_passes_and_nothing_is_stored(h100s: Project) -> Non
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
         [
-            "perf: judged by the newest matching rows of published pages, nothing is stored, tolerance 3%",
+            "perf: judged by matching rows of published pages, nothing is stored, tolerance 3%",
             "1 of 1 judged by a published value; nothing is stored",
             "  https://github.com/NVIDIA-NeMo/Megatron-Bridge/blob/*/docs/performance-summary.md",
         ]
@@ -80,7 +80,7 @@ def test_results_name_the_row_its_release_and_address(h100s: Project) -> None:
     assert "published for Megatron-Bridge 25.11; this ran in command" in reasons
     page = (h100s.latest / "results.md").read_text()
     assert "judged by row pt0281 of NVIDIA-NeMo/Megatron-Bridge 25.11" in page
-    assert "Judged by the newest matching rows of published pages" in page
+    assert "Judged by matching rows of published pages" in page
 
 
 def test_less_than_was_promised_fails_with_the_source(h100s: Project) -> None:
@@ -143,6 +143,19 @@ def test_cases_larger_than_the_machine_are_skipped_with_one_reason(h100s: Projec
 
     result.assert_outcomes(skipped=2)
     assert has_text(result, "2 tests: it needs 64 GPUs, and this machine has 8x NVIDIA H100 80GB HBM3")
+
+
+@pytest.mark.parametrize("variant", ["pub.25.11.pt0281", ""], ids=["published", "own"])
+def test_without_the_option_only_recipes_of_published_rows_may_be_larger_than_the_machine(
+    h100s: Project, variant: str
+) -> None:
+    larger = f"gpus=64, dp_shard=64)}}, variant={variant!r}, seq_len"
+    h100s.edit("test_speed.py", {"gpus=8, dp_shard=8)}, seq_len": larger})
+
+    result = run(h100s, select="1]")
+
+    result.assert_outcomes(**{"skipped" if variant else "failed": 1})
+    assert has_text(result, "64 GPUs")
 
 
 def test_no_row_may_fail(h100s: Project) -> None:
@@ -296,4 +309,15 @@ def test_a_dry_run_sums_gpu_hours_of_stored_and_published_step_times(h100s: Proj
             "  step times: 1 from stored baselines, 1 from published rows; 0 cases without one",
             "*time to start is not counted",
         ]
+    )
+
+
+def test_a_dry_run_against_pages_counts_one_launch_for_none_makes_a_baseline(h100s: Project) -> None:
+    result = run(h100s, AGAINST, "--perf-dry-run", "--perf-runs=3", select="1]")
+
+    dry_run: dict[str, Any] = json.loads((h100s.latest / "dry_run.json").read_text())
+    hours = 13 * TOKENS_PER_STEP / (8 * PRINTED) * 8 / 3600
+    assert dry_run["cost"]["gpu_hours"] == pytest.approx(hours, rel=1e-4)
+    result.stdout.fnmatch_lines(
+        ["  warm-up and measured steps of one launch a case; not counted: further launches, the time to start"]
     )

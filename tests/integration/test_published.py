@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pytest_nemoperf.json_codec import to_json
+from pytest_nemoperf.published import files, suite
 from pytest_nemoperf.published.suite import published_recipes
 from tests.builders import make_baseline
 from tests.integration.conftest import Project, has_text
@@ -107,6 +110,36 @@ def test_a_system_without_rows_says_so_where_they_are_asked_for(published: Proje
 
     result.assert_outcomes(skipped=1)
     assert has_text(result, "no published row of cpu has a recipe")
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A file of rows that breaks its schema, in place of the package's for h100."""
+    path = tmp_path / "catalog" / "published" / "h100.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"schema_version": 1, "rows": [{"id": 7}]}', encoding="utf-8")
+    monkeypatch.setattr(files, "resources", SimpleNamespace(files=lambda _package: tmp_path))
+    files.published_rows.cache_clear()
+    suite.published_recipes.cache_clear()
+    yield path
+    files.published_rows.cache_clear()
+    suite.published_recipes.cache_clear()
+
+
+def test_a_broken_file_of_rows_is_an_error_of_collection_without_a_traceback(published: Project, broken: Path) -> None:
+    result = published.pytester.runpytest_inprocess(*PRICED, "published")
+
+    result.assert_outcomes(errors=1)
+    assert has_text(result, f"{broken}: $.rows[0]: 'source' is a required property")
+    assert not has_text(result, "published_recipes(")
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_suite_that_left_published_rows_out_needs_no_file_of_them(published: Project) -> None:
+    result = published.pytester.runpytest_inprocess(*PRICED, "--collect-only")
+
+    assert has_text(result, "tests of published rows left out")
+    assert not has_text(result, "INTERNALERROR")
 
 
 def test_a_plain_run_deselects_the_test(published: Project) -> None:

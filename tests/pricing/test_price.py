@@ -152,6 +152,15 @@ def test_a_page_without_a_rate_gives_no_step_time() -> None:
     )
 
 
+def test_a_page_that_judges_and_gives_no_step_time_is_told_once() -> None:
+    plan = make_plan()
+    page = make_page(plan, tflops_per_sec_per_gpu=400.0)
+
+    price = price_of(plan, baseline=page, published=page)
+
+    assert price.no_expectation == "row pt1 of NVIDIA-NeMo/Megatron-Bridge 26.04 has no step time"
+
+
 def test_a_stored_baseline_of_another_workload_leaves_the_page() -> None:
     plan = make_plan()
     other = make_baseline(plan, metrics={"step_time_sec": 2.0, "tokens_per_sec_per_gpu": 1.0}, workload={"seq_len": 1})

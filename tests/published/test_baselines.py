@@ -138,6 +138,8 @@ def test_printed_settings_of_the_runs_must_be_the_pages(publish: Publish) -> Non
         pytest.param({"ep": 8}, {}, id="ep"),
         pytest.param({"recompute": "full"}, {}, id="recomputation"),
         pytest.param({"printed": {"total_tokens_per_sec": "9"}}, {}, id="no-figure"),
+        pytest.param({"system_title": "8x H100 96GB HBM2e 500W (Grand Teton)"}, {}, id="other-gpus"),
+        pytest.param({"model": "LLAMA3_8B (tokendrop)"}, {}, id="dropped-tokens"),
     ],
 )
 def test_a_row_of_another_workload_is_no_baseline(publish: Publish, row: dict[str, Any], plan: dict[str, Any]) -> None:
@@ -176,6 +178,15 @@ def test_the_newest_release_of_the_plans_own_framework_comes_first(publish: Publ
     assert matching(make_plan(framework="megatron")) == ["revised", "new", "main", "old", "other"]
 
 
+def test_a_release_with_the_frameworks_name_is_said_once(publish: Publish) -> None:
+    publish(make_row(framework="nemo", source="NVIDIA-NeMo/NeMo", release="NeMo24.07"))
+
+    (baseline,) = published_baselines(make_plan())
+
+    assert baseline.published is not None
+    assert baseline.published.notes[0] == "published for NeMo 24.07; this ran in megatron_bridge"
+
+
 def test_a_row_of_another_framework_says_so(publish: Publish) -> None:
     publish(make_row())
 
@@ -183,6 +194,34 @@ def test_a_row_of_another_framework_says_so(publish: Publish) -> None:
 
     assert baseline.published is not None
     assert baseline.published.notes[0] == "published for Megatron-Bridge 25.11; this ran in torch"
+
+
+@pytest.mark.parametrize(
+    ("framework", "is_balanced", "notes"),
+    [
+        ("megatron_bridge", True, []),
+        ("nemo", False, []),
+        (
+            "megatron_bridge",
+            False,
+            ["the page assigns tokens to experts evenly, and this run routes them (is_router_balanced)"],
+        ),
+        (
+            "nemo",
+            True,
+            ["this run assigns tokens to experts evenly (is_router_balanced), and the page does not say so"],
+        ),
+    ],
+)
+def test_other_routing_than_the_pages_is_told(
+    publish: Publish, *, framework: str, is_balanced: bool, notes: list[str]
+) -> None:
+    publish(make_row(model="Qwen3_30B_a3B", framework=framework))
+
+    (baseline,) = published_baselines(make_plan(model="qwen3-30b-a3b", is_router_balanced=is_balanced))
+
+    assert baseline.published is not None
+    assert [note for note in baseline.published.notes if "experts" in note] == notes
 
 
 def test_other_values_of_the_same_release_are_named(publish: Publish) -> None:
@@ -310,13 +349,25 @@ def test_rows_of_reinforcement_learning_match_by_samples_and_generation(publish:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"max_staleness": 1}, {"num_samples": 16}, {"tp": 4}, {"pp": 2}, {"dp": 2}],
+    [{"max_staleness": 1}, {"num_samples": 16}, {"tp": 4}, {"pp": 2}, {"dp": 2}, {"precision": "FP8"}],
     ids=lambda changes: next(iter(changes)),
 )
 def test_other_generation_is_another_workload(publish: Publish, changes: dict[str, Any]) -> None:
     publish(make_rl_row(**changes))
 
     assert published_baselines(make_rl_plan()) == ()
+
+
+def test_rows_of_nemo_rl_match_by_backend_and_by_the_precision_of_generation(publish: Publish) -> None:
+    publish(make_rl_row(precision="FP8"))
+    fp8 = {"policy.generation.vllm_cfg.precision": "fp8"}
+    plan = replace(make_rl_plan(), framework="nemo_rl", framework_options=fp8)
+
+    assert matching(plan) == ["pt1"]
+    assert why_unpublished(replace(plan, framework_options={})).endswith("generation's precision is fp8, not bf16")
+    assert why_unpublished(replace(plan, framework_options={**fp8, "backend": "dtensor"})).endswith(
+        "the training backend is megatron, not dtensor"
+    )
 
 
 def test_another_algorithm_is_another_workload(publish: Publish) -> None:

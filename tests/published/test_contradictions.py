@@ -186,6 +186,7 @@ def test_of_rows_with_the_same_columns_and_other_figures_in_one_table_none_is_th
     found = find_contradictions([ROW, twin])
 
     assert found.keys() == {"pt9000", "pt9001"}
+    assert [each.kind for each in found.values()] == [ContradictionKind.TWINS] * 2
     assert "for the same columns" in found["pt9000"].reason
     assert "for the same columns" in found["pt9001"].reason
 

@@ -187,6 +187,20 @@ def test_one_step_off_half_of_the_gpus_generate() -> None:
     assert "8 of the 16 GPUs train and as many generate" in made("rl001").notes[-1]
 
 
+def test_generation_has_the_printed_precision() -> None:
+    assert "policy.generation.vllm_cfg.precision" not in made("rl001").framework_options
+    assert made("rl046").framework_options["policy.generation.vllm_cfg.precision"] == "fp8"
+
+
+def test_generation_in_a_precision_that_vllm_lacks_has_no_recipe() -> None:
+    row = row_of("rl000")
+    assert row.rollouts is not None
+
+    found = recipe_of(replace(row, rollouts=replace(row.rollouts, precision="NVFP4")))
+
+    assert found.reason == "precision 'NVFP4' of generation is none of BF16, FP8"
+
+
 def test_an_unknown_number_of_samples_leaves_prompts_open() -> None:
     row = row_of("rl000")
     assert row.rollouts is not None

@@ -64,7 +64,8 @@ def test_a_verdict_says_what_it_rests_on() -> None:
         "tokens/sec/GPU is 9.8% below the value published in NVIDIA-NeMo/Megatron-Bridge 26.04 (902 against 1,000; "
         "allows 5%, finds 8.96%)",
         "compared with one published value without spread: row pt1 of NVIDIA-NeMo/Megatron-Bridge 26.04; how far "
-        "sessions and launches differ is not printed, so it is taken from the class of the system: 0.1% and 0.5%",
+        "sessions and launches differ is not printed, so it is taken from the class of the system: 0.1% and 0.5%; its "
+        "machine is not named, and how far machines differ is not counted",
         "https://github.com/page.md",
         "not printed, so it may differ: recomputation",
     )

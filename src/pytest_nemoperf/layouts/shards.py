@@ -58,16 +58,15 @@ class WeightShard:
     @property
     def padded_numel(self) -> int:
         """Elements of a shard as FSDP2 stores it: all are padded to the size of the first one."""
-        return self._length_per_shard * (self.numel // self._length)
+        length = self._length
+        return math.ceil(length / self.num_shards) * (self.numel // length)
 
     def own_numel(self, shard: int) -> int:
         """Elements of a shard without padding, as in the optimizer's state; shards count from 0."""
-        own = max(0, min(self._length_per_shard, self._length - shard * self._length_per_shard))
-        return own * (self.numel // self._length)
-
-    @property
-    def _length_per_shard(self) -> int:
-        return math.ceil(self._length / self.num_shards)
+        length = self._length
+        per_shard = math.ceil(length / self.num_shards)
+        own = max(0, min(per_shard, length - shard * per_shard))
+        return own * (self.numel // length)
 
     @property
     def _length(self) -> int:
@@ -100,10 +99,9 @@ def stage_shards(model: ModelConfig, *, layout: Layout, pp_rank: int) -> tuple[W
 
 def layers_of_stage(model: ModelConfig, *, layout: Layout, pp_rank: int) -> list[Layer]:
     """Return the decoder layers of a pipeline stage, all its model chunks together."""
-    layers = model.layers
     own: list[Layer] = []
     for chunk in stage_layers(model, pp=layout.pp, vp=layout.vp)[pp_rank]:
-        own += layers[chunk.start : chunk.stop]
+        own += map(model.layer, chunk)
     return own
 
 

@@ -196,8 +196,8 @@ OPTIONS: Final = (
         name="--perf-against",
         metavar="WHAT",
         needs_tests=True,
-        help="published: judge by the newest row of a published performance page that is of the same workload on this "
-        "system, instead of by stored baselines; nothing is stored",
+        help="published: judge by what performance pages promise on this system, not by stored baselines: by the row "
+        "that a case's recipe was made of, else by the newest row of its workload; nothing is stored",
     ),
     Option(
         name="--perf-confirm",

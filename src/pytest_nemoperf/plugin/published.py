@@ -8,8 +8,10 @@ from typing import Final
 
 import pytest
 
+from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.published.files import published_rows
+from pytest_nemoperf.report.escape import visible_text
 
 _FIXTURE: Final = "published_recipe"
 
@@ -36,7 +38,10 @@ class PublishedTests:
             return
         from pytest_nemoperf.published.suite import published_recipes  # noqa: PLC0415 (most sessions need no pricing)
 
-        names = list(published_recipes(self._settings.system.name))
+        try:
+            names = list(published_recipes(self._settings.system.name))
+        except BaselineError as exc:
+            raise pytest.Collector.CollectError(visible_text(str(exc))) from None
         if names:
             metafunc.parametrize(_FIXTURE, names, ids=names, indirect=True)
 
@@ -51,12 +56,18 @@ class PublishedTests:
 
     def pytest_report_collectionfinish(self) -> str | None:
         """Return a line on the tests that were left out of a system with rows."""
-        if not self._left_out or not published_rows(self._settings.system.name).rows:
+        if not self._left_out or not self._has_rows():
             return None
         return (
             f"perf: tests of published rows left out ({', '.join(self._left_out)}); name their folder, or give "
             "--perf-against=published"
         )
+
+    def _has_rows(self) -> bool:
+        try:
+            return bool(published_rows(self._settings.system.name).rows)
+        except BaselineError:  # told where rows are asked for; this session may need none
+            return True
 
     def _is_asked(self, path: Path) -> bool:
         """Whether the tests of a file take part."""

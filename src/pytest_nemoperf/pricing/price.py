@@ -158,7 +158,10 @@ def price_plan(
     if expected is None and published is not None:
         promised, why_not_promised = _estimate_step_time(plan, baseline=published, run_tokens=run_tokens)
         expected = promised
-        why_not = "" if promised is not None else f"{why_not}, and {why_not_promised}"
+        if promised is not None:
+            why_not = ""
+        elif why_not_promised != why_not:  # a session against pages gives the row as the baseline
+            why_not = f"{why_not}, and {why_not_promised}"
     price = Price(
         plan=plan,
         num_parameters=num_parameters(plan.model),

@@ -19,18 +19,19 @@ from pytest_nemoperf.baselines.baseline import Baseline, PublishedSource
 from pytest_nemoperf.errors import BaselineError, RecipeError, count_text
 from pytest_nemoperf.flops.published import (
     find_published_model,
-    prints_whole_sequences,
     published_convention,
     published_task,
 )
+from pytest_nemoperf.frameworks.plans.nemo_rl import backend_of
 from pytest_nemoperf.measure.measurement import Run, workload_of
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.published.files import published_rows
+from pytest_nemoperf.published.precisions import printed_precisions
+from pytest_nemoperf.published.recipes import BACKENDS, BALANCED, VLLM_PRECISION, incomparable_conditions
 from pytest_nemoperf.published.row import PublishedRollouts, PublishedRow
 from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX
-from pytest_nemoperf.recipes.recipe import PRETRAIN, Plan, Precision
+from pytest_nemoperf.recipes.recipe import PRETRAIN, Plan
 from pytest_nemoperf.recipes.rl import RL
-from pytest_nemoperf.recipes.rules import NATIVE
 from pytest_nemoperf.records.metrics import (
     MEAN_RESPONSE_LEN,
     METRICS,
@@ -53,17 +54,6 @@ FRAMEWORK_TITLES: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Frameworks of published rows as sentences call them."""
 
-_EIGHT_BITS: Final = frozenset({Precision.FP8_DS, Precision.FP8_CS, Precision.FP8_SC})
-_PRECISIONS: Final[Mapping[str, frozenset[Precision]]] = MappingProxyType(
-    {
-        "BF16": frozenset({Precision.BF16}),
-        "FP8": _EIGHT_BITS,  # pages that print no more may mean any scaling with factors of whole tensors or tiles
-        "FP8-CS": frozenset({Precision.FP8_CS}),
-        "FP8-MX": frozenset({Precision.MXFP8}),
-        "MXFP8": frozenset({Precision.MXFP8}),
-        "NVFP4": frozenset({Precision.NVFP4}),
-    }
-)
 _OWN_ROWS: Final[Mapping[str, str]] = MappingProxyType(
     {"megatron": "megatron_bridge", "megatron_lm": "megatron_bridge"}
 )
@@ -96,37 +86,33 @@ def published_baselines(plan: Plan) -> tuple[Baseline, ...]:
     Before all others comes the row that the plan's recipe was made of.
 
     Raises:
-        BaselineError: If the file of published rows is broken.
+        BaselineError: If the file of published rows is broken, or a printed figure is no positive number.
     """
     matching = [each.row for each in _candidates(plan) if not each.why_excluded and _is_match(each, plan=plan)]
     own = _OWN_ROWS.get(plan.framework, plan.framework)
     matching.sort(key=_age, reverse=True)
     matching.sort(key=lambda row: row.framework != own)
-    case = plan.case.removesuffix(CHANGED_SUFFIX)
-    matching.sort(key=lambda row: not case.endswith(f".{row.id}"))  # a row's own recipe is judged by that row
-    baselines = []
-    for row in matching:
-        baseline = published_baseline(row, plan=plan)
-        baselines.append(_with_notes(baseline, added=_other_values(row, others=matching)))
+    matching.sort(key=lambda row: not _is_made_of(row, plan=plan))  # a row's own recipe is judged by that row
+    baselines = [_baseline(row, plan=plan, matching=matching) for row in matching]
     baselines.sort(key=lambda baseline: not baseline.runs[0].metrics)  # TFLOP/s alone, under another convention
     return tuple(baselines)
 
 
-def published_baseline(row: PublishedRow, *, plan: Plan) -> Baseline:
+def _baseline(row: PublishedRow, *, plan: Plan, matching: Sequence[PublishedRow]) -> Baseline:
     """Return a published row as the baseline of a plan that it matches.
 
     It has one run with the figures as they are printed, the workload's keys that are printed, and no machine.
-
-    Raises:
-        BaselineError: If a printed figure is no positive number.
     """
     metrics = _printed_metrics(row)
-    notes = [*_framework_notes(row, plan=plan), *_unprinted_notes(row)]
+    notes = [*_framework_notes(row, plan=plan), *_routing_notes(row, plan=plan), *_unprinted_notes(row)]
     flops_note = _flops_note(row, plan=plan)
     has_same_flops = TFLOPS_PER_SEC_PER_GPU.name in metrics and not flops_note
     if flops_note:
         del metrics[TFLOPS_PER_SEC_PER_GPU.name]
         notes.append(flops_note)
+    notes += row.notes
+    notes += _own_row_notes(plan)
+    notes += _other_values(row, others=matching)
     if row.rollouts is not None:
         metrics[MEAN_RESPONSE_LEN.name] = float(row.rollouts.mean_response_len)
     return Baseline(
@@ -145,7 +131,7 @@ def published_baseline(row: PublishedRow, *, plan: Plan) -> Baseline:
             source=row.source,
             url=row.url,
             framework=row.framework,
-            notes=(*notes, *row.notes),
+            notes=tuple(notes),
             rounding_pct=_rounding_pct(row, metrics=metrics),
         ),
     )
@@ -167,19 +153,28 @@ def why_unpublished(plan: Plan) -> str:
     if kept_out:
         return f"only published rows that are no baselines match: {'; '.join(kept_out[:_MAX_NAMED])}"
     missing = f"no published row of {plan.system} is of this workload"
-    nearest: tuple[str, ...] | None = None
-    nearest_row: PublishedRow | None = None
+    nearest: _Candidate | None = None
+    differences: tuple[str, ...] = ()
     for each in sorted(candidates, key=lambda each: _age(each.row), reverse=True):
-        if each.model is None or not _is_same_model(each, plan=plan):
+        if each.why_excluded or not _is_same_model(each, plan=plan):
             continue
-        differences = tuple(_differences(each, plan=plan))
-        if not each.why_excluded and (nearest is None or len(differences) < len(nearest)):
-            nearest = differences
-            nearest_row = each.row
-    if nearest is None or nearest_row is None:
+        found = tuple(_differences(each, plan=plan))
+        is_own = _is_made_of(each.row, plan=plan)
+        if is_own or nearest is None or len(found) < len(differences):
+            nearest = each
+            differences = found
+        if is_own:
+            break
+    if nearest is None:
         return f"{missing}: none has {plan.model.name} on {count_text(plan.layout.total_gpus, 'GPU')}"
-    where = f"row {nearest_row.id} ({nearest_row.source} {nearest_row.release})"
-    return f"{missing}; the nearest is {where}, and there {', '.join(nearest)}"
+    row = nearest.row
+    which = "the recipe was made of" if _is_made_of(row, plan=plan) else "the nearest is"
+    return f"{missing}; {which} row {row.id} ({row.source} {row.release}), and there {', '.join(differences)}"
+
+
+def _is_made_of(row: PublishedRow, *, plan: Plan) -> bool:
+    """Return whether a plan's recipe was made of the row, with --perf-set or without."""
+    return plan.case.removesuffix(CHANGED_SUFFIX).endswith(f".{row.id}")
 
 
 @cache
@@ -229,14 +224,15 @@ def _is_same_model(candidate: _Candidate, *, plan: Plan) -> bool:
 def _differences(candidate: _Candidate, *, plan: Plan) -> Iterator[str]:
     """Yield a phrase for each printed setting that is not the plan's, but for the model and the GPUs."""
     row = candidate.row
+    yield from incomparable_conditions(row)
     if row.task != plan.workload:
         yield f"the task is {row.task}, not {plan.workload}"
     if not row.precision:
-        yield "no precision is printed"
-    elif plan.precision not in _PRECISIONS.get(row.precision, frozenset()):
+        yield "no precision is printed, so that it promises nothing of this one"
+    elif plan.precision not in printed_precisions(row.precision):
         yield f"the precision is {row.precision}, not {plan.precision}"
     if row.seq_len is None:
-        yield "no sequence length is printed"
+        yield "no sequence length is printed, so that it promises nothing of this one"
     for name in _BATCH_KEYS:
         yield from _difference(name, printed=getattr(row, name), own=getattr(plan, name))
     layout = plan.layout
@@ -277,8 +273,12 @@ def _rollout_differences(rollouts: PublishedRollouts, *, plan: Plan, rl: RL) -> 
         own = {"tp": generation.tp, "pp": generation.pp, "dp": generation.dp}
     for name, degree in own.items():
         yield from _difference(f"generation's {name}", printed=getattr(rollouts, name), own=degree)
-    if plan.framework == NATIVE and rollouts.precision != "BF16":
-        yield f"generation's precision is {rollouts.precision}, not bf16"
+    # Frameworks generate in bf16, but for NeMo RL with the option.
+    precision = str(plan.framework_options.get(VLLM_PRECISION, "bf16"))
+    yield from _difference("generation's precision", printed=rollouts.precision.lower(), own=precision)
+    if plan.framework == "nemo_rl":
+        printed = BACKENDS.get(rollouts.backend, rollouts.backend)
+        yield from _difference("the training backend", printed=printed, own=backend_of(plan))
 
 
 def _printed_names(row: PublishedRow) -> list[str]:
@@ -307,14 +307,8 @@ def _rounding_pct(row: PublishedRow, *, metrics: Mapping[str, float]) -> dict[st
     """Return the largest distance of each true rate from the printed one, percent."""
     rounding = {}
     for name in (TOKENS_PER_SEC_PER_GPU.name, TFLOPS_PER_SEC_PER_GPU.name):
-        if name not in metrics:
-            continue
-        _, _, decimals = row.printed[name].partition(".")
-        half = 0.5 * 10.0 ** -len(decimals)
-        is_tokens = name == TOKENS_PER_SEC_PER_GPU.name
-        if is_tokens and row.seq_len is not None and prints_whole_sequences(row.source, release=row.release):
-            half = max(half, 0.5 * row.seq_len / row.gpus)
-        rounding[name] = 100.0 * half / metrics[name]
+        if name in metrics:
+            rounding[name] = 100.0 * row.rounding(name) / metrics[name]
     return rounding
 
 
@@ -342,7 +336,30 @@ def _printed_workload(row: PublishedRow, *, plan: Plan) -> dict[str, Any]:
 def _framework_notes(row: PublishedRow, *, plan: Plan) -> Iterator[str]:
     if row.framework not in (plan.framework, _OWN_ROWS.get(plan.framework, "")):
         title = FRAMEWORK_TITLES.get(row.framework, row.framework)
-        yield f"published for {title} {row.release}; this ran in {plan.framework}"
+        release = row.release.removeprefix(title).strip()  # some are named NeMo 25.02
+        yield f"published for {title} {release}; this ran in {plan.framework}"
+
+
+def _routing_notes(row: PublishedRow, *, plan: Plan) -> Iterator[str]:
+    """Yield the difference between the tokens that experts get on the page and here; nothing if there is none."""
+    is_balanced = row.framework in BALANCED
+    if plan.model.moe is None or plan.is_router_balanced == is_balanced:
+        return
+    if is_balanced:
+        yield "the page assigns tokens to experts evenly, and this run routes them (is_router_balanced)"
+    else:
+        yield "this run assigns tokens to experts evenly (is_router_balanced), and the page does not say so"
+
+
+def _own_row_notes(plan: Plan) -> Iterator[str]:
+    """Yield the reason why the row that a plan's recipe was made of does not judge it; nothing if it does."""
+    for each in _candidates(plan):
+        if not _is_made_of(each.row, plan=plan):
+            continue
+        reason = each.why_excluded or ", ".join(_differences(each, plan=plan))
+        if reason:
+            where = f"row {each.row.id} ({each.row.source} {each.row.release})"
+            yield f"the recipe was made of {where}, which does not judge it: {reason}"
 
 
 def _unprinted_notes(row: PublishedRow) -> Iterator[str]:
@@ -373,13 +390,6 @@ def _other_values(row: PublishedRow, *, others: Sequence[PublishedRow]) -> list[
         return []
     own = row.printed.get(name, "no rate")
     return [f"{row.source} printed other values of {row.release} too: {', '.join(values)} beside {own}"]
-
-
-def _with_notes(baseline: Baseline, *, added: Sequence[str]) -> Baseline:
-    page = baseline.published
-    if page is None or not added:
-        return baseline
-    return replace(baseline, published=replace(page, notes=(*page.notes, *added)))
 
 
 def _flops_note(row: PublishedRow, *, plan: Plan) -> str:

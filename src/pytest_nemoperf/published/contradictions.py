@@ -17,7 +17,7 @@ from typing import Final
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.flops.conventions import find_convention
 from pytest_nemoperf.flops.count import num_flops_per_token
-from pytest_nemoperf.flops.published import find_published_model, prints_whole_sequences, published_convention
+from pytest_nemoperf.flops.published import find_published_model, published_convention
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.published.row import PublishedRollouts, PublishedRow
 
@@ -28,7 +28,6 @@ _MFU: Final = "mfu_pct"
 _PEAK: Final = "peak_tflops_used"
 _TOTAL: Final = "total_tokens_per_sec"
 _UNITS: Final = MappingProxyType({_RATE: "tokens/s/GPU", _TFLOPS: "TFLOP/s/GPU", _STEP_TIME: "s a step"})
-_REPLACED: Final = "superseded:"
 _TFLOPS_TOLERANCE: Final = 0.003
 """Beyond the rounding of the printed figures; FLOPs of a page's own code differ by so much."""
 _TOTALS_TOLERANCE: Final = 0.005
@@ -49,6 +48,7 @@ class ContradictionKind(StrEnum):
     MFU = "MFU against tokens/s"
     SAMPLES = "tokens/s against lengths"
     SUPERSEDED = "printed again, or corrected"
+    TWINS = "other figures for the same columns"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +77,7 @@ def find_contradictions(rows: Sequence[PublishedRow]) -> Mapping[str, Contradict
             found.setdefault(row.id, Contradiction(kind=kind, reason=reason))
         if row.is_draft:
             found[row.id] = Contradiction(kind=ContradictionKind.DRAFT, reason=_draft(row, drafts=drafts))
-    for row_id, reason in [*_odd_samples(rows), *_superseded(rows)]:
-        kind = ContradictionKind.SUPERSEDED if reason.startswith(_REPLACED) else ContradictionKind.SAMPLES
+    for row_id, kind, reason in [*_odd_samples(rows), *_superseded(rows)]:
         found.setdefault(row_id, Contradiction(kind=kind, reason=reason))
     return found
 
@@ -97,14 +96,11 @@ def tflops_contradiction(row: PublishedRow, *, convention: str = "") -> str:
         return ""
     name = convention or _convention(row)
     tflops_per_token = _tflops_per_token(row, convention=name)
-    tokens, tokens_error = _with_error(row, _RATE)
-    tflops, tflops_error = _with_error(row, _TFLOPS)
-    if prints_whole_sequences(row.source, release=row.release):
-        tokens_error = 0.5 * row.seq_len / row.gpus
-    lowest = (tokens - tokens_error) * tflops_per_token - tflops_error
-    highest = (tokens + tokens_error) * tflops_per_token + tflops_error
+    tokens = float(row.printed[_RATE])
+    tflops = float(row.printed[_TFLOPS])
+    error = row.rounding(_RATE) * tflops_per_token + row.rounding(_TFLOPS)
     expected = tokens * tflops_per_token
-    if lowest <= tflops <= highest or abs(tflops / expected - 1) <= _TFLOPS_TOLERANCE:
+    if abs(tflops - expected) <= error or abs(tflops / expected - 1) <= _TFLOPS_TOLERANCE:
         return ""
     return (
         f"prints {row.printed[_TFLOPS]} TFLOP/s/GPU, and {row.printed[_RATE]} tokens/s/GPU x "
@@ -198,11 +194,11 @@ def _odd_totals(row: PublishedRow) -> Iterator[str]:
             f"prints {row.printed[_TOTAL]} tokens/s over all GPUs, and {row.printed[_RATE]} x {row.gpus} are "
             f"{rate * row.gpus:.0f}"
         )
-    if row.value(_STEP_TIME) is None or not row.global_batch_size or not row.seq_len:
+    step_time = row.value(_STEP_TIME)
+    if step_time is None or not row.global_batch_size or not row.seq_len:
         return
-    step_time, error = _with_error(row, _STEP_TIME)
     tokens = row.global_batch_size * row.seq_len
-    if abs(step_time * rate * row.gpus / tokens - 1) > _TOTALS_TOLERANCE + error / step_time:
+    if abs(step_time * rate * row.gpus / tokens - 1) > _TOTALS_TOLERANCE + row.rounding(_STEP_TIME) / step_time:
         yield (
             f"prints {row.printed[_STEP_TIME]} s a step at {row.printed[_RATE]} tokens/s on each of {row.gpus} GPUs, "
             f"{step_time * rate * row.gpus:.0f} tokens, and GBS {row.global_batch_size} x {row.seq_len} are {tokens}"
@@ -213,16 +209,16 @@ def _odd_mfu(row: PublishedRow) -> Iterator[str]:
     """Yield a printed MFU that does not follow from the rate; of pre-training, other tasks' formulas are unknown."""
     rate = row.value(_RATE)
     peak = row.value(_PEAK)
-    if row.task != "pretrain" or rate is None or peak is None or row.value(_MFU) is None or not row.seq_len:
+    mfu = row.value(_MFU)
+    if row.task != "pretrain" or rate is None or peak is None or mfu is None or not row.seq_len:
         return
     try:
         convention = _convention(row)
         tflops_per_token = _tflops_per_token(row, convention=convention)
     except RecipeError:
         return
-    mfu, error = _with_error(row, _MFU)
     expected = 100 * rate * tflops_per_token / peak
-    if abs(expected / mfu - 1) <= _MFU_TOLERANCE + error / mfu:
+    if abs(expected / mfu - 1) <= _MFU_TOLERANCE + row.rounding(_MFU) / mfu:
         return
     layers = f"{row.num_layers} layers, " if row.num_layers else ""
     text = (
@@ -236,7 +232,7 @@ def _odd_mfu(row: PublishedRow) -> Iterator[str]:
     yield text
 
 
-def _odd_samples(rows: Sequence[PublishedRow]) -> Iterator[tuple[str, str]]:
+def _odd_samples(rows: Sequence[PublishedRow]) -> Iterator[tuple[str, ContradictionKind, str]]:
     """Yield rows with tokens of a sample that contradict lengths and the model's other rows, and the reason."""
     samples = []
     for row in rows:
@@ -256,13 +252,13 @@ def _odd_samples(rows: Sequence[PublishedRow]) -> Iterator[tuple[str, str]]:
             continue
         text = f"{sample_text(row, rollouts)} tokens a sample"
         if tokens < rollouts.mean_response_len:
-            yield row.id, f"{text}, fewer than the {rollouts.mean_response_len} generated"
+            text += f", fewer than the {rollouts.mean_response_len} generated"
         else:
-            yield (
-                row.id,
-                f"{text}, and {rollouts.mean_response_len} generated with the {prompt:.0f} of a prompt in the model's "
-                f"other rows are {expected:.0f}",
+            text += (
+                f", and {rollouts.mean_response_len} generated with the {prompt:.0f} of a prompt in the model's "
+                f"other rows are {expected:.0f}"
             )
+        yield row.id, ContradictionKind.SAMPLES, text
 
 
 def _draft(row: PublishedRow, *, drafts: Sequence[PublishedRow]) -> str:
@@ -279,7 +275,7 @@ def _draft(row: PublishedRow, *, drafts: Sequence[PublishedRow]) -> str:
     return text
 
 
-def _superseded(rows: Sequence[PublishedRow]) -> Iterator[tuple[str, str]]:
+def _superseded(rows: Sequence[PublishedRow]) -> Iterator[tuple[str, ContradictionKind, str]]:
     """Yield rows printed again, or corrected, by a later version of their page, and the reason.
 
     Of rows with the same columns in one version of a page, the one whose name says more remains if their figures are
@@ -294,11 +290,11 @@ def _superseded(rows: Sequence[PublishedRow]) -> Iterator[tuple[str, str]]:
             if row is last:
                 continue
             if row.date != last.date or row.printed == last.printed:
-                yield row.id, f"{_REPLACED} {_later_text(row, last=last)}"
+                yield row.id, ContradictionKind.SUPERSEDED, f"superseded: {_later_text(row, last=last)}"
                 continue
-            reason = f"prints {_figures(row)}, and {last.id} {_figures(last)} for the same columns"
-            yield row.id, reason
-            yield last.id, f"prints {_figures(last)}, and {row.id} {_figures(row)} for the same columns"
+            for one, other in ((row, last), (last, row)):
+                text = f"prints {_figures(one)}, and {other.id} {_figures(other)} for the same columns"
+                yield one.id, ContradictionKind.TWINS, text
 
 
 def _columns(row: PublishedRow) -> object:
@@ -351,9 +347,3 @@ def _printed_layers(model: ModelConfig, *, num_layers: int | None) -> ModelConfi
     if num_layers is None or model.hybrid_pattern:  # a hybrid's pattern has a letter for each layer
         return model
     return replace(model, num_layers=num_layers)
-
-
-def _with_error(row: PublishedRow, metric: str) -> tuple[float, float]:
-    """Return a printed figure, and half a unit of its last digit."""
-    text = row.printed[metric]
-    return float(text), 0.5 * 10.0 ** -len(text.partition(".")[2])

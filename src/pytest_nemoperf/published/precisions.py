@@ -19,6 +19,7 @@ _WORDS: Final[Mapping[str, Precision]] = MappingProxyType(
         "NVFP4": Precision.NVFP4,
     }
 )
+_EIGHT_BITS: Final = frozenset({Precision.FP8_DS, Precision.FP8_CS, Precision.FP8_SC})
 _SCALINGS: Final[Mapping[str, tuple[Precision, str]]] = MappingProxyType(
     {
         "megatron_bridge": (Precision.FP8_CS, "current scaling, as in Megatron-Bridge's recipes"),
@@ -54,6 +55,13 @@ def row_precision(row: PublishedRow) -> tuple[Precision, tuple[str, ...]]:
     if row.framework == "megatron_bridge" and row.release == _UNNAMED_RELEASE:
         return _of_parentheses(row)
     return Precision.BF16, ("precision bf16, an assumption",)
+
+
+def printed_precisions(word: str) -> frozenset[Precision]:
+    """Return the formats that a printed word may stand for: several for FP8 alone; none for an unknown word."""
+    if word == "FP8":  # any scaling with factors of whole tensors or tiles
+        return _EIGHT_BITS
+    return frozenset({_WORDS[word]}) if word in _WORDS else frozenset()
 
 
 def unnamed_scaling(framework: str) -> str:

@@ -23,7 +23,7 @@ from pytest_nemoperf.published.precisions import row_precision
 from pytest_nemoperf.published.row import PublishedRollouts, PublishedRow
 from pytest_nemoperf.recipes.algorithms import find_algorithm
 from pytest_nemoperf.recipes.memory_rules import MemoryRules, megatron_rules, native_rules
-from pytest_nemoperf.recipes.overrides import complete_layout
+from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX, complete_layout
 from pytest_nemoperf.recipes.recipe import Plan, Recipe, Recompute
 from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.rl import RL
@@ -40,8 +40,14 @@ _FRAMEWORKS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """Framework that runs a row's recipe, by the one that ran the row."""
-_BACKENDS: Final = MappingProxyType({"Megatron": "megatron", "Megatron-core": "megatron", "PyTorch": "dtensor"})
-_BALANCED: Final = frozenset({"megatron_bridge", "automodel"})
+BACKENDS: Final = MappingProxyType({"Megatron": "megatron", "Megatron-core": "megatron", "PyTorch": "dtensor"})
+"""Training backends of NeMo RL, by printed words."""
+VLLM_PRECISION: Final = "policy.generation.vllm_cfg.precision"
+"""Option of NeMo RL for the precision of generation, which is the policy's bf16 without it."""
+_VLLM_PRECISIONS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
+    {"BF16": {}, "FP8": {VLLM_PRECISION: "fp8"}}
+)
+BALANCED: Final = frozenset({"megatron_bridge", "automodel"})
 """Frameworks whose pages say that tokens are assigned to experts evenly."""
 _GENERATIONS: Final = MappingProxyType({2048: 32, 512: 16})
 """Responses to each prompt by responses of a step, in NeMo RL's own recipes of the published models."""
@@ -95,6 +101,14 @@ def unpriced_recipe_of(row: PublishedRow) -> RowRecipe:
     return RowRecipe(recipe=recipe)
 
 
+def incomparable_conditions(row: PublishedRow) -> Iterator[str]:
+    """Yield conditions of a row that no plan has: work that is left out, or other GPUs than its system names."""
+    if _CAPACITY_MARK in row.model.lower():
+        yield "experts drop the tokens above their capacity, and a recipe's compute all of them"
+    if _OTHER_GPUS in row.system_title:
+        yield f"its GPUs are {row.system_title}, with other memory and power than those of {row.system}"
+
+
 def _problems(row: PublishedRow) -> Iterator[str]:
     """Yield reasons against a recipe of the row, its degrees apart."""
     if row.framework not in _FRAMEWORKS:
@@ -105,10 +119,7 @@ def _problems(row: PublishedRow) -> Iterator[str]:
         yield "fine-tuning packs samples whose lengths the page does not print, and a recipe trains full sequences"
     if row.task == "swe":
         yield "agents take many turns with tools between them, and a recipe's responses have one"
-    if _CAPACITY_MARK in row.model.lower():
-        yield "experts drop the tokens above their capacity, and a recipe's compute all of them"
-    if _OTHER_GPUS in row.system_title:
-        yield f"its GPUs are {row.system_title}, with other memory and power than those of {row.system}"
+    yield from incomparable_conditions(row)
     if not row.seq_len:
         yield "the page prints no sequence length"
     if row.framework == "nemo" and row.tp is None:
@@ -130,7 +141,7 @@ def _pretraining(row: PublishedRow, *, system: System) -> Recipe:
             unprinted.append(f"micro batch {micro_batch}, which follows from the accumulation")
         else:
             unprinted.append("micro batch 1, an assumption")
-    if model.moe is not None and row.framework not in _BALANCED:
+    if model.moe is not None and row.framework not in BALANCED:
         unprinted.append("routing that is not balanced over the experts, an assumption")
     return Recipe(
         model=model,
@@ -141,7 +152,7 @@ def _pretraining(row: PublishedRow, *, system: System) -> Recipe:
         micro_batch_size=micro_batch,
         precision=precision,
         framework=_FRAMEWORKS[row.framework],
-        is_router_balanced=model.moe is not None and row.framework in _BALANCED,
+        is_router_balanced=model.moe is not None and row.framework in BALANCED,
         flops_convention=published_convention(row.source, release=row.release, printed_model=row.model),
         variant=_variant(row),
         notes=_notes(row, unprinted=unprinted),
@@ -149,9 +160,12 @@ def _pretraining(row: PublishedRow, *, system: System) -> Recipe:
 
 
 def _reinforcement(row: PublishedRow, *, rollouts: PublishedRollouts, system: System) -> Recipe:
-    backend = _BACKENDS.get(rollouts.backend)
+    backend = BACKENDS.get(rollouts.backend)
     if backend is None:
-        raise RecipeError(f"training backend {rollouts.backend!r} is none of {', '.join(_BACKENDS)}")
+        raise RecipeError(f"training backend {rollouts.backend!r} is none of {', '.join(BACKENDS)}")
+    if rollouts.precision not in _VLLM_PRECISIONS:
+        words = ", ".join(_VLLM_PRECISIONS)
+        raise RecipeError(f"precision {rollouts.precision!r} of generation is none of {words}")
     precision, about_precision = row_precision(row)
     unprinted = [*about_precision]
     generations = _GENERATIONS.get(rollouts.num_samples)
@@ -173,7 +187,7 @@ def _reinforcement(row: PublishedRow, *, rollouts: PublishedRollouts, system: Sy
         global_batch_size=row.global_batch_size or 0,
         precision=precision,
         framework="nemo_rl",
-        framework_options={"backend": backend},
+        framework_options={"backend": backend, **_VLLM_PRECISIONS[rollouts.precision]},
         steps=_RL_STEPS,
         warmup_steps=_RL_WARMUP_STEPS,
         variant=_variant(row),
@@ -299,8 +313,8 @@ def release_word(row: PublishedRow) -> str:
 
 
 def is_published_case(case: str) -> bool:
-    """Whether a case id is that of a published row's recipe."""
-    return _PUBLISHED_CASE.search(case) is not None
+    """Whether a case id is that of a published row's recipe, with --perf-set or without."""
+    return _PUBLISHED_CASE.search(case.removesuffix(CHANGED_SUFFIX)) is not None
 
 
 def _variant(row: PublishedRow) -> str:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from pytest_nemoperf.flops.published import prints_whole_sequences
+from pytest_nemoperf.records.metrics import TOKENS_PER_SEC_PER_GPU
+
 _SCHEMA_VERSION: Final = 1
 
 
@@ -128,6 +131,18 @@ class PublishedRow:
         """Return a printed figure as a number; None if the row does not print it."""
         text = self.printed.get(metric)
         return None if text is None else float(text)
+
+    def rounding(self, metric: str) -> float:
+        """Return the largest distance of the true figure from a printed one.
+
+        It is half a unit of the last digit, or half a sequence per second of pages that round to whole ones.
+        """
+        _, _, decimals = self.printed[metric].partition(".")
+        half = 0.5 * 10.0 ** -len(decimals)
+        is_rate = metric == TOKENS_PER_SEC_PER_GPU.name
+        if is_rate and self.seq_len is not None and prints_whole_sequences(self.source, release=self.release):
+            half = max(half, 0.5 * self.seq_len / self.gpus)
+        return half
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ class PricedCase:
     Attributes:
         nodeid: Test that asks for it.
         price: Plan and its cost.
-        num_launches: Launches that make its baseline.
+        num_launches: Launches that make its baseline; 1, the least for a verdict, where cases are judged by pages.
     """
 
     nodeid: str

@@ -1,4 +1,4 @@
-"""Lookup of the baseline that a case is judged by: stored runs, or the newest matching row of a published page."""
+"""Lookup of the baseline that a case is judged by: stored runs, or a matching row of a published page."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class BaselineLookup:
 def _published(plan: Plan | None) -> StoredBaseline:
     if plan is None:
         return StoredBaseline(baseline=None, path="", why_none="no published row is of a loop or a benchmark test")
-    for baseline in published_baselines(plan):
-        place = "" if baseline.published is None else baseline.published.place
-        return StoredBaseline(baseline=baseline, path=place, is_comparable=True)
-    return StoredBaseline(baseline=None, path="", why_none=why_unpublished(plan))
+    baseline = next(iter(published_baselines(plan)), None)
+    if baseline is None or baseline.published is None:
+        return StoredBaseline(baseline=None, path="", why_none=why_unpublished(plan))
+    return StoredBaseline(baseline=baseline, path=baseline.published.place, is_comparable=True)

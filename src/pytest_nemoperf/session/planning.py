@@ -24,6 +24,7 @@ from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.pricing.memory import host_bytes
 from pytest_nemoperf.pricing.price import price_plan
 from pytest_nemoperf.published.baselines import published_baselines
+from pytest_nemoperf.published.recipes import is_published_case
 from pytest_nemoperf.recipes.other_framework import in_framework, with_framework
 from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX, change_recipe, changes_text
 from pytest_nemoperf.recipes.resolve import resolve
@@ -115,7 +116,7 @@ class Planner:
             if reason := _unsupported(plan, framework=adapter):
                 self.note_unmeasured(plan, nodeid=mark.nodeid, reason=reason)
                 # Hundreds of published rows have one reason, which is listed once for all of them.
-                raise UnsupportedError(reason if settings.against == "published" else f"{plan.case}: {reason}")
+                raise UnsupportedError(reason if self._is_of_pages(plan) else f"{plan.case}: {reason}")
             _check_host_memory(plan)
         self.claim(plan.case, nodeid=mark.nodeid)
         return PlannedCase(mark=mark, plan=plan, framework=adapter, num_runs=self._num_runs(mark), policy=policy)
@@ -137,16 +138,17 @@ class Planner:
         plan, _ = self._resolve(recipe, mark=mark, framework=framework)
         self.claim(plan.case, nodeid=mark.nodeid)
         adapter = self._framework(plan.framework)
-        baseline = self._baselines.find(plan.case, workload=workload_of(plan), plan=plan).baseline
         price = price_plan(
             plan,
             system=self._settings.system,
-            baseline=baseline,
+            baseline=self._baselines.find(plan.case, workload=workload_of(plan), plan=plan).baseline,
             published=next(iter(published_baselines(plan)), None),
             unsupported=adapter.unsupported(plan),
             rules=memory_rules_of(adapter, plan=plan),
         )
-        self.priced.append(PricedCase(nodeid=mark.nodeid, price=price, num_launches=self._num_runs(mark)))
+        # By a page nothing is stored, so that no launches make a baseline: a verdict may take one.
+        num_launches = 1 if self._settings.against == "published" else self._num_runs(mark)
+        self.priced.append(PricedCase(nodeid=mark.nodeid, price=price, num_launches=num_launches))
         return self.priced[-1]
 
     def _check_capacity(self, plan: Plan) -> None:
@@ -154,16 +156,21 @@ class Planner:
 
         Raises:
             PlanError: If it has not, and the case is the project's own.
-            UnsupportedError: If it has not, and cases are judged by pages: those print runs of any size.
+            UnsupportedError: If it has not, and the case is of a page, or is judged by one: those print runs of any
+                size.
         """
         settings = self._settings
         try:
             identity.check_capacity(plan, devices=settings.devices)
         except PlanError:
-            if settings.against != "published":
+            if not self._is_of_pages(plan):
                 raise
             here = identity.describe_devices(settings.devices)
             raise UnsupportedError(f"it needs {plan.layout.total_gpus:,} GPUs, and {here}") from None
+
+    def _is_of_pages(self, plan: Plan) -> bool:
+        """Return whether a plan is a published row's, or is judged by one."""
+        return self._settings.against == "published" or is_published_case(plan.case)
 
     def _num_runs(self, mark: PerfMark) -> int:
         """Return the launches that make a baseline: the marker's, but for a trial of --perf-set."""

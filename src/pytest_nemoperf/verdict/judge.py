@@ -143,7 +143,8 @@ def _judge_by_page(
     reasons.append(
         f"compared with one published value without spread: row {page.row} of {page.title}; how far sessions and "
         "launches differ is not printed, so it is taken from the class of the system: "
-        f"{policy.session_noise_pct:.2g}% and {policy.run_noise_pct:.2g}%"
+        f"{policy.session_noise_pct:.2g}% and {policy.run_noise_pct:.2g}%; its machine is not named, and how far "
+        "machines differ is not counted"
     )
     reasons.append(page.place)
     reasons += _rounding_notes(page)

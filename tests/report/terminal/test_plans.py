@@ -63,7 +63,7 @@ def test_notes_are_shown_with_the_plan_and_after_a_dry_run_s_table() -> None:
 
     assert facts(text)["notes"] == "the first; the second"
     case = price.plan.case
-    assert section(lines, heading="notes") == [f"  {case}: the first", f"  {case}: the second"]
+    assert section(lines, heading="notes") == [f"  {case}", "    the first", "    the second"]
 
 
 def test_small_plans_have_small_units() -> None:
@@ -129,9 +129,22 @@ def test_a_dry_run_shows_each_case_above_its_figures_and_the_reasons_of_the_othe
     assert price.is_fitting is False
     assert row["fits"] == "NO"
     assert (row["bubble"], row["expected step"]) == (f"{100 * price.bubble_fraction:.1f}%", "-")
-    assert section(lines, heading="priced, but not runnable here") == [f"  {price.plan.case}: torch is not installed"]
+    assert section(lines, heading="priced, but not runnable here") == [
+        "  torch is not installed",
+        f"    {price.plan.case}",
+    ]
     assert section(lines, heading="not priced") == ["  test_a.py::b: no recipe"]
     assert "written: out/dry_run.json" in lines
+
+
+def test_cases_that_can_not_run_for_one_reason_are_listed_below_it() -> None:
+    prices = [replace(price_of(micro_batch_size=size), unsupported="torch is not installed") for size in (1, 2)]
+    cases = tuple(PricedCase(nodeid="a", price=price) for price in prices)
+
+    lines = render_dry_run(DryRun(system="h100", system_title="DGX-H100", cases=cases), written=[]).splitlines()
+
+    below = [f"    {price.plan.case}" for price in prices]
+    assert section(lines, heading="priced, but not runnable here") == ["  torch is not installed", *below]
 
 
 def test_a_dry_run_without_cases_says_only_why() -> None:

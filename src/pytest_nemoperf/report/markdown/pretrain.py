@@ -152,7 +152,7 @@ def _origin(results: SessionResults) -> list[str]:
         versions = [f"{name} {version}" for name, version in sorted(origin.versions.items())]
         facts.append(f"Versions: {', '.join(versions)}")
     if results.against == "published":
-        facts.append("Judged by the newest matching rows of published pages, not by stored baselines")
+        facts.append("Judged by matching rows of published pages, not by stored baselines")
     lines = [f"- {markdown_text(fact)}" for fact in facts]
     if origin.command:
         lines.append(f"- Command: {code(origin.command)}")

@@ -77,7 +77,7 @@ def render_header(
         lines.append(comparing)
     elif is_published:
         terms = terms_text(tolerances, finds=finds)
-        lines.append(f"perf: judged by the newest matching rows of published pages, nothing is stored, {terms}")
+        lines.append(f"perf: judged by matching rows of published pages, nothing is stored, {terms}")
     else:
         baselines = f"{count_text(num_baselines, 'baseline')} in {baselines_dir}"
         if num_local:

@@ -57,18 +57,8 @@ def render_dry_run(dry_run: DryRun, *, written: Sequence[str]) -> str:
     if dry_run.cases:
         lines += ["", *_dry_run_table(dry_run.cases)]
     lines += _range_lines(dry_run.cases)
-    unsupported = []
-    for case in dry_run.cases:
-        if case.price.unsupported:
-            unsupported.append(f"  {case.price.plan.case}: {case.price.unsupported}")
-    if unsupported:
-        lines += ["", "priced, but not runnable here:", *unsupported]
-    notes = []
-    for case in dry_run.cases:
-        for note in case.price.plan.notes:
-            notes.append(f"  {case.price.plan.case}: {note}")
-    if notes:
-        lines += ["", "notes:", *notes]
+    lines += _unsupported_lines(dry_run.cases)
+    lines += _note_lines(dry_run.cases)
     if dry_run.not_priced:
         lines += ["", "not priced:"]
     for test in dry_run.not_priced:
@@ -93,6 +83,33 @@ def _range_lines(cases: Sequence[PricedCase]) -> Iterator[str]:
             yield from textwrap.wrap(f"fits ?: {uncounted}", _WIDTH, subsequent_indent="  ")
 
 
+def _unsupported_lines(cases: Sequence[PricedCase]) -> Iterator[str]:
+    """Yield each reason that cases can't run here, above the cases; nothing if all can."""
+    by_reason: dict[str, list[str]] = {}
+    for case in cases:
+        if case.price.unsupported:
+            by_reason.setdefault(case.price.unsupported, []).append(case.price.plan.case)
+    if by_reason:
+        yield ""
+        yield "priced, but not runnable here:"
+    for reason, names in by_reason.items():
+        yield f"  {reason}"
+        for name in names:
+            yield f"    {name}"
+
+
+def _note_lines(cases: Sequence[PricedCase]) -> Iterator[str]:
+    """Yield the notes of each case below it; nothing if there are none."""
+    noted = [case.price.plan for case in cases if case.price.plan.notes]
+    if noted:
+        yield ""
+        yield "notes:"
+    for plan in noted:
+        yield f"  {plan.case}"
+        for note in plan.notes:
+            yield f"    {note}"
+
+
 def _cost_lines(cost: SuiteCost, *, cases: Sequence[PricedCase]) -> Iterator[str]:
     unit = "GPU-hours" if all(case.price.plan.device == "cuda" for case in cases) else "process-hours"
     known = count_text(cost.num_known, "case")
@@ -104,7 +121,10 @@ def _cost_lines(cost: SuiteCost, *, cases: Sequence[PricedCase]) -> Iterator[str
         f"  step times: {cost.num_stored:,} from stored baselines, {cost.num_published:,} from published rows; "
         f"{count_text(cost.num_unknown, 'case')} without one"
     )
-    yield "  warm-up and measured steps of every launch that makes a baseline; the time to start is not counted"
+    if all(case.num_launches == 1 for case in cases):
+        yield "  warm-up and measured steps of one launch a case; not counted: further launches, the time to start"
+    else:
+        yield "  warm-up and measured steps of every launch that makes a baseline; the time to start is not counted"
 
 
 def _facts(price: Price, *, system_title: str) -> Iterator[tuple[str, str]]:
