@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -182,24 +183,24 @@ def test_details_reproduce_a_row() -> None:
         "Command: pytest -m perf",
         "Commit 0123456789ab; container image:1; date 2026-11-01T10:00:00Z; device 8x NVIDIA H100 80GB HBM3; from base",
         "2 runs; spread of tokens/sec/GPU 2%",
-        "Model FLOPs as FLOP/s per GPU: 400 TFLOP/s/GPU; as a share of the dense peak: 40%; FLOPs convention megatron-",
+        "Model FLOPs 400 TFLOP/s/GPU, as a share of the dense peak 40%; FLOPs convention megatron-bridge",
     ):
         assert fact in text
 
 
-def test_a_published_row_names_its_page_under_the_table() -> None:
+def test_a_release_names_the_page_that_its_rows_are_of() -> None:
     page = seen("published systems=h100", rows=PageRows(published=(published_row(),)))
 
     assert titles(page) == ["Release 26.02", "System: DGX-H100. Precision: BF16"]
     assert page.tables[0][1][-2:] == ("12345", "494.5")
-    assert "Published: NVIDIA-NeMo/Megatron-Bridge, release 26.02, commit 0123456789ab, 2026-03-01." in page.text
+    assert "Published: NVIDIA-NeMo/Megatron-Bridge, commit 0123456789ab, 2026-03-01." in page.text
     assert "one value, no spread" in page.text
 
 
 def test_the_share_of_the_peak_of_a_published_row_is_computed() -> None:
     text = seen("published systems=h100", rows=PageRows(published=(published_row(),))).text
 
-    assert "as a share of the dense peak: 50% (computed from the former)" in text
+    assert "Model FLOPs 494.5 TFLOP/s/GPU, as a share of the dense peak 50% (computed)" in text
 
 
 def test_a_release_mixes_frozen_and_published_rows_with_marks() -> None:
@@ -220,12 +221,56 @@ def test_a_draft_is_marked_as_one() -> None:
     assert "Draft, never released: NVIDIA-NeMo/Megatron-Bridge" in text
 
 
-def test_releases_stand_newest_first() -> None:
-    rows = tuple(published_row(case=name, origin={"release": name}) for name in ("25.09", "main", "26.10", "26.2"))
+def test_facts_that_all_rows_of_a_table_share_are_said_once() -> None:
+    rows = PageRows(measured=tuple(make_row(case=case, framework="megatron") for case in ("a", "b")))
+    changed = replace(rows.measured[1], origin=make_origin(container="image:2"))
+
+    same = seen("tables systems=h100", rows=rows).text
+    different = seen("tables systems=h100", rows=PageRows(measured=(rows.measured[0], changed))).text
+
+    assert same.count("Commit 0123456789ab; container") == 1
+    assert different.count("Commit 0123456789ab") == 1
+    assert "Container image:2" in different
+    assert "Container none or unknown" in different
+
+
+def test_a_source_of_several_tables_is_named_once() -> None:
+    rows = PageRows(published=tuple(published_row(case=name, precision=name) for name in ("BF16", "FP8")))
+
+    page = seen("published systems=h100", rows=rows)
+
+    assert len(page.tables) == 2
+    assert page.text.count("Published: NVIDIA-NeMo/Megatron-Bridge") == 1
+
+
+def test_sources_have_the_same_marks_in_every_table_of_a_release() -> None:
+    rows = tuple(
+        published_row(case=f"{name}{source}", precision=name, origin={"source": source})
+        for name in ("BF16", "FP8")
+        for source in ("a/b", "c/d")
+    )
 
     page = seen("published systems=h100", rows=PageRows(published=rows))
 
-    assert titles(page)[::2] == ["Release main", "Release 26.10", "Release 26.2", "Release 25.09"]
+    assert [row[0].partition("[")[2] for table in page.tables for row in table[1:]] == ["1]", "2]", "1]", "2]"]
+    assert page.text.count("[1] Published: a/b") == page.text.count("[2] Published: c/d") == 1
+
+
+def test_releases_stand_newest_first() -> None:
+    rows = tuple(published_row(case=name, origin={"release": name}) for name in ("25.09", "26.10", "26.2"))
+
+    page = seen("published systems=h100", rows=PageRows(published=rows))
+
+    assert titles(page)[::2] == ["Release 26.10", "Release 26.2", "Release 25.09"]
+
+
+def test_rows_of_a_branch_are_no_release_and_stand_behind_those() -> None:
+    days = {"1": "2026-03-01", "2": "2026-06-12T10:00:00Z"}
+    rows = [published_row(case=name, origin={"release": "main", "date": day}) for name, day in days.items()]
+
+    page = seen("published systems=h100", rows=PageRows(published=(*rows, published_row())))
+
+    assert titles(page)[::2] == ["Release 26.02", "Branch main, as of 2026-06-12"]
 
 
 def test_releases_of_no_page_stand_before_those_of_published_pages() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,8 @@ from pytest_nemoperf.results.rows import row_of_baseline, row_of_published, rows
 from pytest_nemoperf.schema import read_contract
 
 _RESULTS_FILE: Final = "results.json"
-_UNNUMBERED: Final = 10**18
+_DIGITS: Final = re.compile(r"[0-9]+")
+_MAX_DIGITS: Final = 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,19 +108,16 @@ def read_baseline_rows(baselines_dir: Path) -> list[Row]:
 
 
 def version_key(name: str) -> tuple[tuple[int, str], ...]:
-    """Return the order of a release's name: numbers as numbers; names without any, such as ``main``, are the newest."""
+    """Return the order of a release's name: numbers as numbers; a branch is older than any release."""
     parts: list[tuple[int, str]] = []
-    digits = ""
-    for character in f"{name} ":
-        if character.isascii() and character.isdigit():
-            digits += character
-            continue
-        if digits:
-            parts.append((int(digits[:18]), ""))
-        digits = ""
-    if not parts:
-        return ((_UNNUMBERED, name),)
+    for digits in _DIGITS.findall(name):
+        parts.append((int(digits[:_MAX_DIGITS]), ""))
     return (*parts, (-1, name))
+
+
+def is_branch(name: str) -> bool:
+    """Return whether a release of published rows is a branch, such as ``main``: a name without a number."""
+    return _DIGITS.search(name) is None
 
 
 def _result_rows(path: Path) -> list[Row]:
