@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pytest_nemoperf.baselines.files import baseline_path
 from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.measure.measurement import workload_of
 from pytest_nemoperf.pages.releases import release_path, write_release
+from pytest_nemoperf.verdict.comparison import VerdictKind
 from tests.builders import make_baseline, make_measurement, make_plan
 from tests.pages.rendering import rendered
 from tests.report.builders import make_report, make_results
@@ -196,6 +198,11 @@ def test_results_of_a_self_test_are_refused(nemoperf: Any) -> None:
         pytest.param(
             ("dfm", "--release", "9"), "--release=9: no such release in baselines/releases (none)", id="release"
         ),
+        pytest.param(
+            ("dfm", "--release", "9", "--results", "r.json"),
+            "--release=9 with --results: a release has its own rows",
+            id="release and results",
+        ),
         pytest.param(("dfm", "--release", "../9"), "release '../9': its name is that of its file", id="release's name"),
         pytest.param(("dfm", "--baselines", "none"), "--baselines=none: no such folder", id="baselines"),
         pytest.param(("dfm", "--results", "none.json"), "none.json: cannot be read: No such file", id="results"),
@@ -257,3 +264,40 @@ def test_the_hook_checks_pages_by_a_command_that_there_is(nemoperf: Any) -> None
         2,
         "nemoperf: error: docs/performance.md: cannot be read: No such file or directory\n",
     )
+
+
+def test_cases_of_a_session_that_give_no_row_are_named(nemoperf: Any) -> None:
+    nemoperf("--help")
+    write_page()
+    measurement = make_measurement([2000.0], case="pretrain-a")
+    verdict = replace(make_report(measurement).result.verdict, kind=VerdictKind.INVALID)
+    report = make_report(measurement, verdict=verdict)
+    Path("results.json").write_text(to_json(make_results(report)), encoding="utf-8")
+
+    code, _, err = nemoperf("page", "--output", "page.md", "--results", "results.json")
+
+    assert code == 0
+    assert err == "nemoperf: warning: results.json: 1 case INVALID, left out: pretrain-a\n"
+
+
+@pytest.mark.parametrize("words", [("--output", "page.md"), ("--check", "page.md")])
+def test_measured_rows_that_no_block_shows_are_named(nemoperf: Any, words: tuple[str, ...]) -> None:
+    nemoperf("--help")
+    store()
+    store(case="pretrain-b")
+    write_page("<!-- nemoperf:begin tables systems=h100 -->\n<!-- nemoperf:end -->\n")
+
+    _, _, err = nemoperf("page", *words)
+
+    assert err == (
+        "nemoperf: warning: page.md: no block shows 2 measured rows of torch on cpu; a block for them begins with "
+        "<!-- nemoperf:begin native workload=pretrain systems=cpu -->\n"
+    )
+
+
+def test_rows_of_another_workload_belong_to_another_page(nemoperf: Any) -> None:
+    nemoperf("--help")
+    store()
+    write_page("<!-- nemoperf:begin tables workload=rl systems=h100 -->\n<!-- nemoperf:end -->\n")
+
+    assert nemoperf("page", "--output", "page.md") == (0, "page.md: 1 block written\n", "")

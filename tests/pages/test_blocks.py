@@ -431,3 +431,13 @@ def test_hostile_text_is_text(block: str, workload: str) -> None:
     assert all(len(row) == len(table[0]) for table in page.tables for row in table)
     assert "\x1b" not in text
     assert "\u202e" not in text
+
+
+def test_notes_say_which_figures_are_those_that_a_session_judged() -> None:
+    stored = make_row(framework="megatron", case="a")
+    judged = make_row(framework="megatron", case="b", judged={"tokens_per_sec_per_gpu": 99.0})
+
+    text = seen("notes", rows=PageRows(measured=(stored, judged))).text
+
+    assert "1 row is of a session's results, with the figures that it judged" in text
+    assert "judged" not in seen("notes", rows=PageRows(measured=(stored,))).text

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from pytest_nemoperf.baselines.atomic import write_atomically
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
 from pytest_nemoperf.errors import PageError, count_text
-from pytest_nemoperf.pages.blocks import fill_page
+from pytest_nemoperf.pages.blocks import fill_page, unshown_rows
 from pytest_nemoperf.pages.check import page_differences
 from pytest_nemoperf.pages.markers import Page, parse_page
 from pytest_nemoperf.pages.releases import check_release_name
+from pytest_nemoperf.pages.selection import NATIVE
 from pytest_nemoperf.pages.sources import PageRows, read_page_rows
 from pytest_nemoperf.pages.templates import TEMPLATES, read_page_text, template_text
+from pytest_nemoperf.report.escape import plain_text
 
 _EPILOG = """\
 examples:
@@ -96,9 +100,11 @@ def run_page(arguments: argparse.Namespace) -> int:
         has_baselines=arguments.baselines is not None or not arguments.results,
         release=arguments.release,
     )
+    _warn(rows.warnings)
     if arguments.check:
         return _check(arguments, rows=rows)
     page, subject = _source_page(arguments)
+    _warn_of_unshown(page, rows=rows, subject=subject)
     renewed = fill_page(page, rows=rows, subject=subject)
     if arguments.output is None:
         sys.stdout.write(renewed.text)
@@ -157,6 +163,23 @@ def _read_page(path: Path) -> tuple[Page, str]:
     return parse_page(read_page_text(path), subject=str(path)), str(path)
 
 
+def _warn(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        sys.stderr.write(f"nemoperf: warning: {plain_text(sentence)}\n")
+
+
+def _warn_of_unshown(page: Page, *, rows: PageRows, subject: str) -> None:
+    """Warn of measured rows that no block of the page shows, with a block that would."""
+    counts = Counter(
+        (row.workload, row.framework, row.system) for row in unshown_rows(page, rows=rows, subject=subject)
+    )
+    for (workload, framework, system), count in counts.items():
+        kind = "native" if framework == NATIVE else f"tables frameworks={framework}"
+        marker = f"<!-- nemoperf:begin {kind} workload={workload} systems={system} -->"
+        found = f"{count_text(count, 'measured row')} of {framework} on {system}"
+        _warn([f"{subject}: no block shows {found}; a block for them begins with {marker}"])
+
+
 def _check(arguments: argparse.Namespace, *, rows: PageRows) -> int:
     """Print the differences of each page from the rows; return the exit code."""
     paths = [Path(name) for name in arguments.pages if name not in TEMPLATES]
@@ -166,6 +189,7 @@ def _check(arguments: argparse.Namespace, *, rows: PageRows) -> int:
     num_blocks = 0
     for path in dict.fromkeys(paths):
         page, subject = _read_page(path)
+        _warn_of_unshown(page, rows=rows, subject=subject)
         num_blocks += len(page.blocks)
         renewed = fill_page(page, rows=rows, subject=subject)
         found += page_differences(page, renewed=renewed, subject=subject)

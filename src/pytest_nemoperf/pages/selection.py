@@ -81,7 +81,7 @@ class Selection:
         found = []
         for row in rows:
             is_of_system = not self.systems or row.system in self.systems
-            if is_of_system and self._has_workload(row) and self._has_framework(row.framework, is_native=is_native):
+            if is_of_system and self.has_workload(row) and self._has_framework(row.framework, is_native=is_native):
                 found.append(row)
         return found
 
@@ -90,7 +90,8 @@ class Selection:
             return name == NATIVE
         return name != NATIVE and (not self.frameworks or name in self.frameworks)
 
-    def _has_workload(self, row: Row) -> bool:
+    def has_workload(self, row: Row) -> bool:
+        """Return whether a row is of the workload, on any system and of any framework."""
         return row.workload == self.workload or (self.workload == RL and row.rollouts is not None)
 
 
