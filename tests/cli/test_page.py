@@ -190,6 +190,9 @@ def test_results_of_a_self_test_are_refused(nemoperf: Any) -> None:
         pytest.param(("dfm", "nemo-rl"), "dfm nemo-rl: one page at a time", id="two"),
         pytest.param(("dfm", "--template", "page.md"), "a page has one template; drop one", id="both"),
         pytest.param(("--check",), "--check: no page to check", id="check of nothing"),
+        pytest.param(
+            ("--check", "page.md", "--template", "a.md"), "a check needs the page alone", id="check, template"
+        ),
         pytest.param(("dfm", "--check"), "--check: no page to check", id="check of a template"),
         pytest.param(("--check", "none.md"), "none.md: cannot be read: No such file", id="missing"),
         pytest.param(("--check", "latin.md"), "latin.md: is not UTF-8", id="encoding"),

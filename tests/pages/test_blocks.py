@@ -90,6 +90,13 @@ def test_every_kind_of_block_has_arguments_and_lines() -> None:
         pytest.param("tables systems=h101", "a.md:3: systems: unknown system 'h101'", id="system"),
         pytest.param("tables workload=pretrian", "unknown workload 'pretrian'; did you mean pretrain", id="workload"),
         pytest.param("tables workload=rl sections=grpo:x", "'grpo:x' is no section", id="section"),
+        pytest.param("tables sections=ppo", "sections: 'ppo' is of another workload than 'pretrain'", id="no section"),
+        pytest.param(
+            "tables workload=grpo sections=ppo",
+            "'ppo' is of another workload than 'grpo'; write workload=rl",
+            id="other section",
+        ),
+        pytest.param("tables precisions=bf61", "unknown precision 'bf61'; did you mean bf16", id="precision"),
         pytest.param("releases level=7", "level='7' must be 2 or 3", id="level"),
         pytest.param("notes title=x", "unknown argument 'title' of block 'notes'", id="argument of another"),
     ],
@@ -113,6 +120,20 @@ def test_a_system_without_results_keeps_an_empty_table_and_the_command_for_it() 
     assert [len(table) for table in page.tables] == [1, 1]
     command = "pytest -m perf --system=gb200 --perf-framework=automodel -k pretrain --update-baselines"
     assert f"No results yet. {command} fills this table." in page.text
+
+
+def test_a_block_of_any_system_without_results_has_the_command_for_it() -> None:
+    text = seen("tables frameworks=automodel", rows=PageRows()).text
+
+    command = "pytest -m perf --system=auto --perf-framework=automodel -k pretrain --update-baselines"
+    assert f"No results yet. {command} fills this section." in text
+
+
+def test_a_release_that_is_asked_for_and_has_no_rows_says_so() -> None:
+    page = seen("releases releases=99", rows=PageRows())
+
+    assert titles(page) == ["Release 99"]
+    assert "No rows of this section are of this release." in page.text
 
 
 def test_tables_are_by_system_and_precision_in_the_order_of_the_block() -> None:

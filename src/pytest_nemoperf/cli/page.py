@@ -125,6 +125,8 @@ def run_page(arguments: argparse.Namespace) -> int:
 def _check_options(arguments: argparse.Namespace) -> None:
     names = [str(name) for name in arguments.pages]
     if arguments.check:
+        if arguments.template is not None:
+            raise PageError(f"--check with --template={arguments.template}: a check needs the page alone; drop it")
         files = [name for name in names if name not in TEMPLATES]
         if not files and arguments.output is None:
             raise PageError("--check: no page to check; give its file, e.g. nemoperf page --check docs/performance.md")

@@ -38,7 +38,12 @@ def tables_block(rows: PageRows, selection: Selection) -> list[str]:
     """Return the tables of measured rows; a system without results keeps an empty one and the command for it."""
     chosen = selection.of(rows.measured)
     sections = grouped(chosen, selection=selection, has_empty=True)
-    return _section_lines(sections, selection=selection, rows=rows, release=rows.release)
+    lines = _section_lines(sections, selection=selection, rows=rows, release=rows.release)
+    if lines:
+        return lines
+    framework = selection.frameworks[0] if selection.frameworks else ""
+    command = _update_command(selection, system="auto", framework=framework, section=None)
+    return [f"No results yet. {code(command)} fills this section.", ""]
 
 
 def native_block(rows: PageRows, selection: Selection) -> list[str]:
@@ -91,6 +96,8 @@ def _releases(rows_of: Mapping[str, Sequence[Row]], *, rows: PageRows, selection
         if chosen and name not in frozen and is_branch(name):
             title = f"Branch {markdown_cell(name)}, as of {markdown_cell(_newest_day(chosen))}"
         lines += [f"{'#' * selection.level} {title}", ""]
+        if not chosen:
+            lines += ["No rows of this section are of this release.", ""]
         sections = grouped(chosen, selection=selection, has_empty=False)
         lines += _section_lines(sections, selection=selection, rows=rows, release=name)
         lines += _without_rows(chosen, selection=selection)
