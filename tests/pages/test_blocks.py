@@ -180,6 +180,18 @@ def test_sections_of_rl_are_named_as_the_seed_names_them() -> None:
     ]
 
 
+def test_a_section_of_any_data_set_is_not_empty_beside_rows_of_one() -> None:
+    rows = PageRows(measured=(make_rl_row(), make_rl_row(case="b", workload="ppo")))
+
+    page = seen("tables frameworks=nemo_rl workload=rl systems=h100 sections=ppo,grpo", rows=rows)
+
+    assert titles(page)[::2] == [
+        "PPO Performance on-policy. Dataset: OpenMathInstruct-2",
+        "GRPO Performance on-policy. Dataset: OpenMathInstruct-2",
+    ]
+    assert "No results yet" not in page.text
+
+
 def test_a_section_of_rows_without_a_data_set_says_so() -> None:
     rows = PageRows(measured=(make_rl_row(rollouts=make_rollouts(dataset="")),))
 

@@ -48,6 +48,11 @@ class Section:
     staleness: int
     dataset: str = ""
 
+    def covers(self, other: Section) -> bool:
+        """Return whether another section is the same one, with data that this one leaves open at most."""
+        is_same = (self.algorithm, self.staleness) == (other.algorithm, other.staleness)
+        return is_same and self.dataset in ("", other.dataset)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
