@@ -304,3 +304,15 @@ def test_rows_of_another_workload_belong_to_another_page(nemoperf: Any) -> None:
     write_page("<!-- nemoperf:begin tables workload=rl systems=h100 -->\n<!-- nemoperf:end -->\n")
 
     assert nemoperf("page", "--output", "page.md") == (0, "page.md: 1 block written\n", "")
+
+
+def test_check_names_the_command_for_the_pages_that_differ_with_its_own_rows(nemoperf: Any) -> None:
+    nemoperf("--help")
+    write_release(release_path(Path("baselines"), name="0.4"), release=make_release("0.4", make_row()))
+    for name in ("fresh.md", "stale.md"):
+        write_page(name=name)
+    nemoperf("page", "--release", "0.4", "--output", "fresh.md")
+
+    _, out, _ = nemoperf("page", "--release", "0.4", "--check", "fresh.md", "stale.md")
+
+    assert out.endswith("; if the rows are right: nemoperf page --release 0.4 --output stale.md\n")

@@ -474,3 +474,19 @@ def test_notes_say_which_figures_are_those_that_a_session_judged() -> None:
 
     assert "1 row is of a session's results, with the figures that it judged" in text
     assert "judged" not in seen("notes", rows=PageRows(measured=(stored,))).text
+
+
+def test_metrics_count_the_rows_that_the_page_shows() -> None:
+    published = tuple(published_row(case=name, system=name, flops_convention="nemo-24.07") for name in ("h100", "h200"))
+    native = make_row(framework="torch", system="cpu", flops_convention="megatron-bridge")
+    frozen = make_release("0.4", make_row(framework="nemo_rl", flops_convention="automodel"))
+    rows = PageRows(measured=(native,), published=published, releases=(frozen,))
+
+    text = seen("metrics systems=h100 frameworks=megatron_bridge", rows=rows).text
+    of_release = seen("metrics", rows=replace(rows, release="0.4")).text
+
+    assert "nemo-24.07 (1 row)" in text
+    assert "megatron-bridge (1 row)" in text
+    assert "automodel" not in text
+    assert "automodel (1 row)" in of_release
+    assert "nemo-24.07" not in of_release

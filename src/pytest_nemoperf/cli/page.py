@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -187,19 +188,35 @@ def _check(arguments: argparse.Namespace, *, rows: PageRows) -> int:
     paths = [Path(name) for name in arguments.pages if name not in TEMPLATES]
     if arguments.output is not None:
         paths.append(arguments.output)
-    found = []
     num_blocks = 0
+    num_differences = 0
+    remedies = []
     for path in dict.fromkeys(paths):
         page, subject = _read_page(path)
         _warn_of_unshown(page, rows=rows, subject=subject)
         num_blocks += len(page.blocks)
         renewed = fill_page(page, rows=rows, subject=subject)
-        found += page_differences(page, renewed=renewed, subject=subject)
-    for each in found:
-        sys.stdout.write(f"{each}\n")
-    if found:
-        remedies = ", ".join(f"nemoperf page --output {path}" for path in dict.fromkeys(paths))
-        sys.stdout.write(f"\n{count_text(len(found), 'difference')}; if the rows are right: {remedies}\n")
+        found = page_differences(page, renewed=renewed, subject=subject)
+        for each in found:
+            sys.stdout.write(f"{each}\n")
+        if found:
+            num_differences += len(found)
+            remedies.append(_refresh_command(arguments, path=path))
+    if remedies:
+        differences = count_text(num_differences, "difference")
+        sys.stdout.write(f"\n{differences}; if the rows are right: {', '.join(remedies)}\n")
         return 1
     sys.stdout.write(f"{count_text(num_blocks, 'block')} ok\n")
     return 0
+
+
+def _refresh_command(arguments: argparse.Namespace, *, path: Path) -> str:
+    """Return the command that fills a page from the same rows."""
+    words = ["nemoperf", "page"]
+    if arguments.baselines is not None:
+        words += ["--baselines", str(arguments.baselines)]
+    if arguments.results:
+        words += ["--results", *map(str, arguments.results)]
+    if arguments.release:
+        words += ["--release", arguments.release]
+    return shlex.join([*words, "--output", str(path)])

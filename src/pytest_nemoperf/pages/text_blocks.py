@@ -202,7 +202,12 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _all_rows(rows: PageRows, selection: Selection) -> list[Row]:
-    every = [*rows.measured, *rows.published]
+    """Return the rows of every block of the page; those of the native engine are of any system."""
+    every = [*rows.measured]
+    for row in rows.published:
+        if rows.release in ("", row.origin.release):
+            every.append(row)
     for release in rows.releases:
-        every += release.rows
-    return [*selection.of(every), *selection.of(rows.measured, is_native=True)]
+        if rows.release in ("", release.name):
+            every += release.rows
+    return [*selection.of(every), *replace(selection, systems=()).of(rows.measured, is_native=True)]
