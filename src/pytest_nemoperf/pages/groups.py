@@ -29,13 +29,11 @@ class Table:
 
     Attributes:
         system: Name of its system.
-        precision: Precision of training, as printed; empty if unknown.
         title: Text of its heading.
         rows: Its rows in their order; none for a table that waits for results.
     """
 
     system: str
-    precision: str
     title: str
     rows: tuple[Row, ...]
 
@@ -102,7 +100,7 @@ def _tables(rows: Sequence[Row], *, selection: Selection, has_empty: bool) -> li
         made.sort(key=lambda each: _precision_rank(each[0], selection=selection))
         for precision, generation, group_rows in made:
             title = _table_title(system, precision=precision, generation=generation if is_rl else None)
-            tables.append(Table(system=system, precision=precision, title=title, rows=group_rows))
+            tables.append(Table(system=system, title=title, rows=group_rows))
     return tables
 
 
