@@ -256,13 +256,17 @@ def test_a_draft_is_marked_as_one() -> None:
 
 def test_facts_that_all_rows_of_a_table_share_are_said_once() -> None:
     rows = PageRows(measured=tuple(make_row(case=case, framework="megatron") for case in ("a", "b")))
-    changed = replace(rows.measured[1], origin=make_origin(container="image:2"))
+    versions = {"torch": "2.9.0", "python": "3.12.1"}
+    changed = replace(rows.measured[1], origin=make_origin(container="image:2", versions=versions))
 
     same = seen("tables systems=h100", rows=rows).text
     different = seen("tables systems=h100", rows=PageRows(measured=(rows.measured[0], changed))).text
 
     assert same.count("Commit 0123456789ab; container") == 1
+    assert same.count("torch 2.8.0; python 3.12.1") == 1
     assert different.count("Commit 0123456789ab") == 1
+    assert different.count("python 3.12.1") == 1
+    assert "torch 2.9.0" in different
     assert "Container image:2" in different
     assert "Container none or unknown" in different
 

@@ -121,9 +121,7 @@ def _row_facts(row: Row, *, problem: str) -> list[list[str]]:
     facts += [list(_runs(row)), list(_speed(row))]
     if problem:
         facts.append([f"no recipe: {markdown_cell(problem)}"])
-    if row.origin.versions:
-        versions = [f"{name} {version}" for name, version in row.origin.versions.items()]
-        facts.append([f"versions and settings: {code(', '.join(versions))}"])
+    facts.append([code(f"{name} {version}") for name, version in row.origin.versions.items()])
     if row.origin.note:
         facts.append([f"note: {markdown_cell(row.origin.note)}"])
     return facts
