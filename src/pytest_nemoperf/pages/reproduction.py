@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -60,14 +61,14 @@ def details_lines(rows: Sequence[Row], *, printed: Mapping[str, PublishedRow]) -
         return []
     problems = _problems(rows, printed=printed)
     facts = [_row_facts(row, problem=problems.get(row.case, "")) for row in rows]
-    shared = set.intersection(*[{part for line in each for part in line} for each in facts]) if len(rows) > 1 else set()
-    head = _joined([[part for part in line if part in shared] for line in facts[0]])
+    shared = _shared_parts(facts)
+    head = _fact_lines(facts[0], shared=shared, is_shared=True)
     ids = [case for case, problem in problems.items() if not problem]
     if ids:
         head.append(_published_command(ids, system=rows[0].system))
     items = []
     for row, each in zip(rows, facts, strict=True):
-        own = _joined([[part for part in line if part not in shared] for line in each])
+        own = _fact_lines(each, shared=shared, is_shared=False)
         is_short = row.origin.kind is not RowKind.MEASURED
         items.append((_row_title(row), ["; ".join(own)] if is_short and own else own))
     return folded(SUMMARY, head=head, items=items)
@@ -91,10 +92,24 @@ def folded(summary: str, *, items: Sequence[tuple[str, Sequence[str]]], head: Se
     return [*lines, "", "</details>", ""]
 
 
-def _joined(lines: Iterable[Sequence[str]]) -> list[str]:
-    """Return lines of facts, each with a capital, without those that have no part."""
-    texts = ["; ".join(parts) for parts in lines if parts]
-    return [f"{text[:1].upper()}{text[1:]}" for text in texts]
+def _shared_parts(facts: Sequence[Sequence[Sequence[str]]]) -> set[str]:
+    """Return the parts of lines that every row of several has."""
+    if len(facts) == 1:
+        return set()
+    shared = set(chain.from_iterable(facts[0]))
+    for lines in facts[1:]:
+        shared &= set(chain.from_iterable(lines))
+    return shared
+
+
+def _fact_lines(lines: Iterable[Sequence[str]], *, shared: Collection[str], is_shared: bool) -> list[str]:
+    """Return lines of the shared parts, or of the others, each with a capital; none for a line without any."""
+    texts = []
+    for parts in lines:
+        text = "; ".join([part for part in parts if (part in shared) == is_shared])
+        if text:
+            texts.append(f"{text[0].upper()}{text[1:]}")
+    return texts
 
 
 def _row_title(row: Row) -> str:
@@ -140,7 +155,7 @@ def _published_command(ids: Sequence[str], *, system: str) -> str:
     words = ["pytest", "-m", "perf", f"--system={system}", "--perf-against=published", "perf_tests/published", "-k"]
     if len(ids) == 1:
         return f"Command: {code(shlex.join([*words, ids[0]]))}"
-    return f"Command: {code(shlex.join([*words, 'ID']))}, with the id of a row for ID, such as {code(ids[0])}"
+    return f"Command: {code(shlex.join([*words, 'ID']))}, with the id of a published row for ID, such as {code(ids[0])}"
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
