@@ -316,3 +316,14 @@ def test_check_names_the_command_for_the_pages_that_differ_with_its_own_rows(nem
     _, out, _ = nemoperf("page", "--release", "0.4", "--check", "fresh.md", "stale.md")
 
     assert out.endswith("; if the rows are right: nemoperf page --release 0.4 --output stale.md\n")
+
+
+def test_a_template_beside_a_page_that_is_there_is_said_not_to_be_used(nemoperf: Any) -> None:
+    nemoperf("--help")
+    write_page()
+    write_page("<!-- nemoperf:begin notes -->\n<!-- nemoperf:end -->\n", name="own.md")
+
+    code, out, err = nemoperf("page", "--template", "own.md", "--output", "page.md")
+
+    assert (code, out) == (0, "page.md: 1 block written\n")
+    assert err == "nemoperf: warning: page.md is there: its own blocks are filled, and --template=own.md is not used\n"
