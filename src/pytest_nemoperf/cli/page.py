@@ -156,11 +156,8 @@ def _source_page(arguments: argparse.Namespace) -> tuple[Page, str]:
     """Return the page to fill, and its name in messages: the file that is there, else the template."""
     if _is_there(arguments.output):
         if arguments.template is not None:
-            _warn(
-                [
-                    f"{arguments.output} is there: its own blocks are filled, and --template={arguments.template} is not used"
-                ]
-            )
+            unused = f"--template={arguments.template} is not used"
+            _warn([f"{arguments.output} is there: its own blocks are filled, and {unused}"])
         return _read_page(arguments.output)
     if arguments.template is not None:
         return _read_page(arguments.template)
