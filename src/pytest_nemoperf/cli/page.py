@@ -6,7 +6,6 @@ import argparse
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 from pytest_nemoperf.baselines.atomic import write_atomically
@@ -101,7 +100,8 @@ def run_page(arguments: argparse.Namespace) -> int:
         has_baselines=arguments.baselines is not None or not arguments.results,
         release=arguments.release,
     )
-    _warn(rows.warnings)
+    for sentence in rows.warnings:
+        _warn(sentence)
     if arguments.check:
         return _check(arguments, rows=rows)
     page, subject = _source_page(arguments)
@@ -157,7 +157,7 @@ def _source_page(arguments: argparse.Namespace) -> tuple[Page, str]:
     if _is_there(arguments.output):
         if arguments.template is not None:
             unused = f"--template={arguments.template} is not used"
-            _warn([f"{arguments.output} is there: its own blocks are filled, and {unused}"])
+            _warn(f"{arguments.output} is there: its own blocks are filled, and {unused}")
         return _read_page(arguments.output)
     if arguments.template is not None:
         return _read_page(arguments.template)
@@ -169,9 +169,8 @@ def _read_page(path: Path) -> tuple[Page, str]:
     return parse_page(read_page_text(path), subject=str(path)), str(path)
 
 
-def _warn(sentences: Iterable[str]) -> None:
-    for sentence in sentences:
-        sys.stderr.write(f"nemoperf: warning: {plain_text(sentence)}\n")
+def _warn(sentence: str) -> None:
+    sys.stderr.write(f"nemoperf: warning: {plain_text(sentence)}\n")
 
 
 def _warn_of_unshown(page: Page, *, rows: PageRows, subject: str) -> None:
@@ -183,7 +182,7 @@ def _warn_of_unshown(page: Page, *, rows: PageRows, subject: str) -> None:
         kind = "native" if framework == NATIVE else f"tables frameworks={framework}"
         marker = f"<!-- nemoperf:begin {kind} workload={workload} systems={system} -->"
         found = f"{count_text(count, 'measured row')} of {framework} on {system}"
-        _warn([f"{subject}: no block shows {found}; a block for them begins with {marker}"])
+        _warn(f"{subject}: no block shows {found}; a block for them begins with {marker}")
 
 
 def _check(arguments: argparse.Namespace, *, rows: PageRows) -> int:
