@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pytest_nemoperf.baselines.files import baseline_path
 from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.measure.measurement import workload_of
 from pytest_nemoperf.pages.releases import release_path, write_release
+from pytest_nemoperf.verdict.comparison import VerdictKind
 from tests.builders import make_baseline, make_measurement, make_plan
 from tests.pages.rendering import rendered
 from tests.report.builders import make_report, make_results
@@ -188,6 +190,9 @@ def test_results_of_a_self_test_are_refused(nemoperf: Any) -> None:
         pytest.param(("dfm", "nemo-rl"), "dfm nemo-rl: one page at a time", id="two"),
         pytest.param(("dfm", "--template", "page.md"), "a page has one template; drop one", id="both"),
         pytest.param(("--check",), "--check: no page to check", id="check of nothing"),
+        pytest.param(
+            ("--check", "page.md", "--template", "a.md"), "a check needs the page alone", id="check, template"
+        ),
         pytest.param(("dfm", "--check"), "--check: no page to check", id="check of a template"),
         pytest.param(("--check", "none.md"), "none.md: cannot be read: No such file", id="missing"),
         pytest.param(("--check", "latin.md"), "latin.md: is not UTF-8", id="encoding"),
@@ -195,6 +200,11 @@ def test_results_of_a_self_test_are_refused(nemoperf: Any) -> None:
         pytest.param(("--check", "broken.md"), "broken.md:2: block 'tables' is not ended", id="marker"),
         pytest.param(
             ("dfm", "--release", "9"), "--release=9: no such release in baselines/releases (none)", id="release"
+        ),
+        pytest.param(
+            ("dfm", "--release", "9", "--results", "r.json"),
+            "--release=9 with --results: a release has its own rows",
+            id="release and results",
         ),
         pytest.param(("dfm", "--release", "../9"), "release '../9': its name is that of its file", id="release's name"),
         pytest.param(("dfm", "--baselines", "none"), "--baselines=none: no such folder", id="baselines"),
@@ -257,3 +267,63 @@ def test_the_hook_checks_pages_by_a_command_that_there_is(nemoperf: Any) -> None
         2,
         "nemoperf: error: docs/performance.md: cannot be read: No such file or directory\n",
     )
+
+
+def test_cases_of_a_session_that_give_no_row_are_named(nemoperf: Any) -> None:
+    nemoperf("--help")
+    write_page()
+    measurement = make_measurement([2000.0], case="pretrain-a")
+    verdict = replace(make_report(measurement).result.verdict, kind=VerdictKind.INVALID)
+    report = make_report(measurement, verdict=verdict)
+    Path("results.json").write_text(to_json(make_results(report)), encoding="utf-8")
+
+    code, _, err = nemoperf("page", "--output", "page.md", "--results", "results.json")
+
+    assert code == 0
+    assert err == "nemoperf: warning: results.json: 1 case INVALID, left out: pretrain-a\n"
+
+
+@pytest.mark.parametrize("words", [("--output", "page.md"), ("--check", "page.md")])
+def test_measured_rows_that_no_block_shows_are_named(nemoperf: Any, words: tuple[str, ...]) -> None:
+    nemoperf("--help")
+    store()
+    store(case="pretrain-b")
+    write_page("<!-- nemoperf:begin tables systems=h100 -->\n<!-- nemoperf:end -->\n")
+
+    _, _, err = nemoperf("page", *words)
+
+    assert err == (
+        "nemoperf: warning: page.md: no block shows 2 measured rows of torch on cpu; a block for them begins with "
+        "<!-- nemoperf:begin native workload=pretrain systems=cpu -->\n"
+    )
+
+
+def test_rows_of_another_workload_belong_to_another_page(nemoperf: Any) -> None:
+    nemoperf("--help")
+    store()
+    write_page("<!-- nemoperf:begin tables workload=rl systems=h100 -->\n<!-- nemoperf:end -->\n")
+
+    assert nemoperf("page", "--output", "page.md") == (0, "page.md: 1 block written\n", "")
+
+
+def test_check_names_the_command_for_the_pages_that_differ_with_its_own_rows(nemoperf: Any) -> None:
+    nemoperf("--help")
+    write_release(release_path(Path("baselines"), name="0.4"), release=make_release("0.4", make_row()))
+    for name in ("fresh.md", "stale.md"):
+        write_page(name=name)
+    nemoperf("page", "--release", "0.4", "--output", "fresh.md")
+
+    _, out, _ = nemoperf("page", "--release", "0.4", "--check", "fresh.md", "stale.md")
+
+    assert out.endswith("; if the rows are right: nemoperf page --release 0.4 --output stale.md\n")
+
+
+def test_a_template_beside_a_page_that_is_there_is_said_not_to_be_used(nemoperf: Any) -> None:
+    nemoperf("--help")
+    write_page()
+    write_page("<!-- nemoperf:begin notes -->\n<!-- nemoperf:end -->\n", name="own.md")
+
+    code, out, err = nemoperf("page", "--template", "own.md", "--output", "page.md")
+
+    assert (code, out) == (0, "page.md: 1 block written\n")
+    assert err == "nemoperf: warning: page.md is there: its own blocks are filled, and --template=own.md is not used\n"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -89,6 +90,13 @@ def test_every_kind_of_block_has_arguments_and_lines() -> None:
         pytest.param("tables systems=h101", "a.md:3: systems: unknown system 'h101'", id="system"),
         pytest.param("tables workload=pretrian", "unknown workload 'pretrian'; did you mean pretrain", id="workload"),
         pytest.param("tables workload=rl sections=grpo:x", "'grpo:x' is no section", id="section"),
+        pytest.param("tables sections=ppo", "sections: 'ppo' is of another workload than 'pretrain'", id="no section"),
+        pytest.param(
+            "tables workload=grpo sections=ppo",
+            "'ppo' is of another workload than 'grpo'; write workload=rl",
+            id="other section",
+        ),
+        pytest.param("tables precisions=bf61", "unknown precision 'bf61'; did you mean bf16", id="precision"),
         pytest.param("releases level=7", "level='7' must be 2 or 3", id="level"),
         pytest.param("notes title=x", "unknown argument 'title' of block 'notes'", id="argument of another"),
     ],
@@ -112,6 +120,20 @@ def test_a_system_without_results_keeps_an_empty_table_and_the_command_for_it() 
     assert [len(table) for table in page.tables] == [1, 1]
     command = "pytest -m perf --system=gb200 --perf-framework=automodel -k pretrain --update-baselines"
     assert f"No results yet. {command} fills this table." in page.text
+
+
+def test_a_block_of_any_system_without_results_has_the_command_for_it() -> None:
+    text = seen("tables frameworks=automodel", rows=PageRows()).text
+
+    command = "pytest -m perf --system=auto --perf-framework=automodel -k pretrain --update-baselines"
+    assert f"No results yet. {command} fills this section." in text
+
+
+def test_a_release_that_is_asked_for_and_has_no_rows_says_so() -> None:
+    page = seen("releases releases=99", rows=PageRows())
+
+    assert titles(page) == ["Release 99"]
+    assert "No rows of this section are of this release." in page.text
 
 
 def test_tables_are_by_system_and_precision_in_the_order_of_the_block() -> None:
@@ -158,6 +180,18 @@ def test_sections_of_rl_are_named_as_the_seed_names_them() -> None:
     ]
 
 
+def test_a_section_of_any_data_set_is_not_empty_beside_rows_of_one() -> None:
+    rows = PageRows(measured=(make_rl_row(), make_rl_row(case="b", workload="ppo")))
+
+    page = seen("tables frameworks=nemo_rl workload=rl systems=h100 sections=ppo,grpo", rows=rows)
+
+    assert titles(page)[::2] == [
+        "PPO Performance on-policy. Dataset: OpenMathInstruct-2",
+        "GRPO Performance on-policy. Dataset: OpenMathInstruct-2",
+    ]
+    assert "No results yet" not in page.text
+
+
 def test_a_section_of_rows_without_a_data_set_says_so() -> None:
     rows = PageRows(measured=(make_rl_row(rollouts=make_rollouts(dataset="")),))
 
@@ -182,24 +216,24 @@ def test_details_reproduce_a_row() -> None:
         "Command: pytest -m perf",
         "Commit 0123456789ab; container image:1; date 2026-11-01T10:00:00Z; device 8x NVIDIA H100 80GB HBM3; from base",
         "2 runs; spread of tokens/sec/GPU 2%",
-        "Model FLOPs as FLOP/s per GPU: 400 TFLOP/s/GPU; as a share of the dense peak: 40%; FLOPs convention megatron-",
+        "Model FLOPs 400 TFLOP/s/GPU, as a share of the dense peak 40%; FLOPs convention megatron-bridge",
     ):
         assert fact in text
 
 
-def test_a_published_row_names_its_page_under_the_table() -> None:
+def test_a_release_names_the_page_that_its_rows_are_of() -> None:
     page = seen("published systems=h100", rows=PageRows(published=(published_row(),)))
 
     assert titles(page) == ["Release 26.02", "System: DGX-H100. Precision: BF16"]
     assert page.tables[0][1][-2:] == ("12345", "494.5")
-    assert "Published: NVIDIA-NeMo/Megatron-Bridge, release 26.02, commit 0123456789ab, 2026-03-01." in page.text
+    assert "Published: NVIDIA-NeMo/Megatron-Bridge, commit 0123456789ab, 2026-03-01." in page.text
     assert "one value, no spread" in page.text
 
 
 def test_the_share_of_the_peak_of_a_published_row_is_computed() -> None:
     text = seen("published systems=h100", rows=PageRows(published=(published_row(),))).text
 
-    assert "as a share of the dense peak: 50% (computed from the former)" in text
+    assert "Model FLOPs 494.5 TFLOP/s/GPU, as a share of the dense peak 50% (computed)" in text
 
 
 def test_a_release_mixes_frozen_and_published_rows_with_marks() -> None:
@@ -220,12 +254,60 @@ def test_a_draft_is_marked_as_one() -> None:
     assert "Draft, never released: NVIDIA-NeMo/Megatron-Bridge" in text
 
 
-def test_releases_stand_newest_first() -> None:
-    rows = tuple(published_row(case=name, origin={"release": name}) for name in ("25.09", "main", "26.10", "26.2"))
+def test_facts_that_all_rows_of_a_table_share_are_said_once() -> None:
+    rows = PageRows(measured=tuple(make_row(case=case, framework="megatron") for case in ("a", "b")))
+    versions = {"torch": "2.9.0", "python": "3.12.1"}
+    changed = replace(rows.measured[1], origin=make_origin(container="image:2", versions=versions))
+
+    same = seen("tables systems=h100", rows=rows).text
+    different = seen("tables systems=h100", rows=PageRows(measured=(rows.measured[0], changed))).text
+
+    assert same.count("Commit 0123456789ab; container") == 1
+    assert same.count("torch 2.8.0; python 3.12.1") == 1
+    assert different.count("Commit 0123456789ab") == 1
+    assert different.count("python 3.12.1") == 1
+    assert "torch 2.9.0" in different
+    assert "Container image:2" in different
+    assert "Container none or unknown" in different
+
+
+def test_a_source_of_several_tables_is_named_once() -> None:
+    rows = PageRows(published=tuple(published_row(case=name, precision=name) for name in ("BF16", "FP8")))
+
+    page = seen("published systems=h100", rows=rows)
+
+    assert len(page.tables) == 2
+    assert page.text.count("Published: NVIDIA-NeMo/Megatron-Bridge") == 1
+
+
+def test_sources_have_the_same_marks_in_every_table_of_a_release() -> None:
+    rows = tuple(
+        published_row(case=f"{name}{source}", precision=name, origin={"source": source})
+        for name in ("BF16", "FP8")
+        for source in ("a/b", "c/d")
+    )
 
     page = seen("published systems=h100", rows=PageRows(published=rows))
 
-    assert titles(page)[::2] == ["Release main", "Release 26.10", "Release 26.2", "Release 25.09"]
+    assert [row[0].partition("[")[2] for table in page.tables for row in table[1:]] == ["1]", "2]", "1]", "2]"]
+    assert page.text.count("[1] Published: a/b") == page.text.count("[2] Published: c/d") == 1
+
+
+def test_releases_stand_newest_first() -> None:
+    rows = tuple(published_row(case=name, origin={"release": name}) for name in ("25.09", "26.10", "26.2"))
+
+    page = seen("published systems=h100", rows=PageRows(published=rows))
+
+    assert titles(page)[::2] == ["Release 26.10", "Release 26.2", "Release 25.09"]
+
+
+def test_rows_of_a_branch_are_no_release_and_stand_behind_those() -> None:
+    days = {"1": "2026-03-01", "2": "2026-06-12T10:00:00Z"}
+    rows = [published_row(case=name, origin={"release": "main", "date": day}) for name, day in days.items()]
+
+    page = seen("published systems=h100", rows=PageRows(published=(*rows, published_row())))
+
+    assert titles(page)[::2] == ["Release 26.02", "Branch main, as of 2026-06-12"]
 
 
 def test_releases_of_no_page_stand_before_those_of_published_pages() -> None:
@@ -386,3 +468,29 @@ def test_hostile_text_is_text(block: str, workload: str) -> None:
     assert all(len(row) == len(table[0]) for table in page.tables for row in table)
     assert "\x1b" not in text
     assert "\u202e" not in text
+
+
+def test_notes_say_which_figures_are_those_that_a_session_judged() -> None:
+    stored = make_row(framework="megatron", case="a")
+    judged = make_row(framework="megatron", case="b", judged={"tokens_per_sec_per_gpu": 99.0})
+
+    text = seen("notes", rows=PageRows(measured=(stored, judged))).text
+
+    assert "1 row is of a session's results, with the figures that it judged" in text
+    assert "judged" not in seen("notes", rows=PageRows(measured=(stored,))).text
+
+
+def test_metrics_count_the_rows_that_the_page_shows() -> None:
+    published = tuple(published_row(case=name, system=name, flops_convention="nemo-24.07") for name in ("h100", "h200"))
+    native = make_row(framework="torch", system="cpu", flops_convention="megatron-bridge")
+    frozen = make_release("0.4", make_row(framework="nemo_rl", flops_convention="automodel"))
+    rows = PageRows(measured=(native,), published=published, releases=(frozen,))
+
+    text = seen("metrics systems=h100 frameworks=megatron_bridge", rows=rows).text
+    of_release = seen("metrics", rows=replace(rows, release="0.4")).text
+
+    assert "nemo-24.07 (1 row)" in text
+    assert "megatron-bridge (1 row)" in text
+    assert "automodel" not in text
+    assert "automodel (1 row)" in of_release
+    assert "nemo-24.07" not in of_release

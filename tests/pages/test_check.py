@@ -86,6 +86,19 @@ def test_a_line_of_hand_below_a_table_is_found() -> None:
     assert found == ["a.md:1: tables: line 'by hand' is not generated"]
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [("### Release 0.3", "### Release 0.2"), ("| :-: | --- | --- |", HEAD[3])], ids=["heading", "rule"]
+)
+def test_a_heading_without_a_table_and_a_rule_are_named(old: str, new: str) -> None:
+    now = ("### Release 0.2", "", "No rows.", "", "### Release 0.1", "", *HEAD, *ROWS)
+    page = [old if line == new else line for line in now]
+
+    assert differences(*page, now=now) == [
+        f"a.md:1: tables: line '{old}' is not generated",
+        f"a.md:1: tables: line '{new}' is missing",
+    ]
+
+
 def test_a_hostile_page_sends_no_escapes_to_the_terminal() -> None:
     found = differences("#### \x1b[2J\x1b]0;x\x07Title", *HEAD[1:], "| \x1b[31ma | 1 | 2 |", "\x1b[0m\u202eby hand")
 

@@ -24,12 +24,12 @@ def make_published(name: str) -> PublishedRow:
     )  # fmt: skip
 
 
-def test_releases_are_ordered_by_their_numbers() -> None:
+def test_releases_are_ordered_by_their_numbers_and_a_branch_is_older() -> None:
     names = ["v0.10", "v0.9", "26.04", "26.04.01", "main", "NeMo 25.07", "v0.10.1"]
 
     ordered = sorted(names, key=version_key)
 
-    assert ordered == ["v0.9", "v0.10", "v0.10.1", "NeMo 25.07", "26.04", "26.04.01", "main"]
+    assert ordered == ["main", "v0.9", "v0.10", "v0.10.1", "NeMo 25.07", "26.04", "26.04.01"]
 
 
 def test_rows_that_the_package_ships_are_there_without_any_folder(tmp_path: Path) -> None:

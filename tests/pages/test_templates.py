@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -130,3 +131,21 @@ def test_the_page_of_rl_has_a_section_for_each_algorithm_and_release() -> None:
 def test_an_unknown_template_is_an_error() -> None:
     with pytest.raises(PageError, match="nemo-rl2: no such template; did you mean nemo-rl"):
         template_text("nemo-rl2")
+
+
+def test_conventions_are_counted_as_the_tables_show_them() -> None:
+    page = page_of("dfm")
+    metrics, _, tables = page.partition("```{contents}")
+
+    for name in ("automodel", "megatron-bridge", "megatron-bridge-25.09"):
+        counts = re.findall(rf"`{name}` \((\d+) row", metrics)
+        assert counts == [str(_num_rows(tables, convention=name))]
+
+
+def _num_rows(page: str, *, convention: str) -> int:
+    number = 0
+    for details in re.findall(r"<summary>Reproduce.*?</details>", page, flags=re.DOTALL):
+        items = re.findall(r"^\d+\. .*", details, flags=re.MULTILINE)
+        is_of_all = re.search(rf"^- FLOPs convention `{convention}`", details, flags=re.MULTILINE)
+        number += len(items) if is_of_all else sum(f"FLOPs convention `{convention}`" in line for line in items)
+    return number

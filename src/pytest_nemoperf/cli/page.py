@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
+from collections import Counter
 from pathlib import Path
 
 from pytest_nemoperf.baselines.atomic import write_atomically
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
 from pytest_nemoperf.errors import PageError, count_text
-from pytest_nemoperf.pages.blocks import fill_page
+from pytest_nemoperf.pages.blocks import fill_page, unshown_rows
 from pytest_nemoperf.pages.check import page_differences
 from pytest_nemoperf.pages.markers import Page, parse_page
 from pytest_nemoperf.pages.releases import check_release_name
+from pytest_nemoperf.pages.selection import NATIVE
 from pytest_nemoperf.pages.sources import PageRows, read_page_rows
 from pytest_nemoperf.pages.templates import TEMPLATES, read_page_text, template_text
+from pytest_nemoperf.report.escape import plain_text
 
 _EPILOG = """\
 examples:
@@ -96,9 +100,12 @@ def run_page(arguments: argparse.Namespace) -> int:
         has_baselines=arguments.baselines is not None or not arguments.results,
         release=arguments.release,
     )
+    for sentence in rows.warnings:
+        _warn(sentence)
     if arguments.check:
         return _check(arguments, rows=rows)
     page, subject = _source_page(arguments)
+    _warn_of_unshown(page, rows=rows, subject=subject)
     renewed = fill_page(page, rows=rows, subject=subject)
     if arguments.output is None:
         sys.stdout.write(renewed.text)
@@ -119,6 +126,8 @@ def run_page(arguments: argparse.Namespace) -> int:
 def _check_options(arguments: argparse.Namespace) -> None:
     names = [str(name) for name in arguments.pages]
     if arguments.check:
+        if arguments.template is not None:
+            raise PageError(f"--check with --template={arguments.template}: a check needs the page alone; drop it")
         files = [name for name in names if name not in TEMPLATES]
         if not files and arguments.output is None:
             raise PageError("--check: no page to check; give its file, e.g. nemoperf page --check docs/performance.md")
@@ -146,6 +155,9 @@ def _is_there(path: Path | None) -> bool:
 def _source_page(arguments: argparse.Namespace) -> tuple[Page, str]:
     """Return the page to fill, and its name in messages: the file that is there, else the template."""
     if _is_there(arguments.output):
+        if arguments.template is not None:
+            unused = f"--template={arguments.template} is not used"
+            _warn(f"{arguments.output} is there: its own blocks are filled, and {unused}")
         return _read_page(arguments.output)
     if arguments.template is not None:
         return _read_page(arguments.template)
@@ -157,23 +169,56 @@ def _read_page(path: Path) -> tuple[Page, str]:
     return parse_page(read_page_text(path), subject=str(path)), str(path)
 
 
+def _warn(sentence: str) -> None:
+    sys.stderr.write(f"nemoperf: warning: {plain_text(sentence)}\n")
+
+
+def _warn_of_unshown(page: Page, *, rows: PageRows, subject: str) -> None:
+    """Warn of measured rows that no block of the page shows, with a block that would."""
+    counts = Counter(
+        (row.workload, row.framework, row.system) for row in unshown_rows(page, rows=rows, subject=subject)
+    )
+    for (workload, framework, system), count in counts.items():
+        kind = "native" if framework == NATIVE else f"tables frameworks={framework}"
+        marker = f"<!-- nemoperf:begin {kind} workload={workload} systems={system} -->"
+        found = f"{count_text(count, 'measured row')} of {framework} on {system}"
+        _warn(f"{subject}: no block shows {found}; a block for them begins with {marker}")
+
+
 def _check(arguments: argparse.Namespace, *, rows: PageRows) -> int:
     """Print the differences of each page from the rows; return the exit code."""
     paths = [Path(name) for name in arguments.pages if name not in TEMPLATES]
     if arguments.output is not None:
         paths.append(arguments.output)
-    found = []
     num_blocks = 0
+    num_differences = 0
+    remedies = []
     for path in dict.fromkeys(paths):
         page, subject = _read_page(path)
+        _warn_of_unshown(page, rows=rows, subject=subject)
         num_blocks += len(page.blocks)
         renewed = fill_page(page, rows=rows, subject=subject)
-        found += page_differences(page, renewed=renewed, subject=subject)
-    for each in found:
-        sys.stdout.write(f"{each}\n")
-    if found:
-        remedies = ", ".join(f"nemoperf page --output {path}" for path in dict.fromkeys(paths))
-        sys.stdout.write(f"\n{count_text(len(found), 'difference')}; if the rows are right: {remedies}\n")
+        found = page_differences(page, renewed=renewed, subject=subject)
+        for each in found:
+            sys.stdout.write(f"{each}\n")
+        if found:
+            num_differences += len(found)
+            remedies.append(_refresh_command(arguments, path=path))
+    if remedies:
+        differences = count_text(num_differences, "difference")
+        sys.stdout.write(f"\n{differences}; if the rows are right: {', '.join(remedies)}\n")
         return 1
     sys.stdout.write(f"{count_text(num_blocks, 'block')} ok\n")
     return 0
+
+
+def _refresh_command(arguments: argparse.Namespace, *, path: Path) -> str:
+    """Return the command that fills a page from the same rows."""
+    words = ["nemoperf", "page"]
+    if arguments.baselines is not None:
+        words += ["--baselines", str(arguments.baselines)]
+    if arguments.results:
+        words += ["--results", *map(str, arguments.results)]
+    if arguments.release:
+        words += ["--release", arguments.release]
+    return shlex.join([*words, "--output", str(path)])

@@ -12,6 +12,7 @@ from pytest_nemoperf.pages.selection import Selection, parse_selection
 from pytest_nemoperf.pages.sources import PageRows
 from pytest_nemoperf.pages.table_blocks import native_block, published_block, releases_block, tables_block
 from pytest_nemoperf.pages.text_blocks import changes_block, metrics_block, notes_block
+from pytest_nemoperf.results.row import Row
 
 BLOCKS: Final[Mapping[str, Callable[[PageRows, Selection], list[str]]]] = MappingProxyType(
     {
@@ -25,6 +26,10 @@ BLOCKS: Final[Mapping[str, Callable[[PageRows, Selection], list[str]]]] = Mappin
     }
 )
 """Lines of each kind of block."""
+
+
+_MEASURED: Final = ("tables", "native")
+"""Kinds of blocks that show measured rows."""
 
 
 def fill_page(page: Page, *, rows: PageRows, subject: str) -> Page:
@@ -52,3 +57,21 @@ def fill_page(page: Page, *, rows: PageRows, subject: str) -> Page:
         return lines
 
     return filled(page, content=content)
+
+
+def unshown_rows(page: Page, *, rows: PageRows, subject: str) -> list[Row]:
+    """Return measured rows of the page's workloads that no block shows: none names their system and framework.
+
+    Rows of other workloads are left to other pages.
+    """
+    blocks = [block for block in page.blocks if block.kind in _MEASURED]
+    shown: set[tuple[str, str]] = set()
+    wanted: dict[tuple[str, str], Row] = {}
+    for block in blocks:
+        selection = parse_selection(block, subject=subject)
+        for row in selection.of(rows.measured, is_native=block.kind == "native"):
+            shown.add((row.system, row.case))
+        for row in rows.measured:
+            if selection.has_workload(row):
+                wanted[row.system, row.case] = row
+    return [row for key, row in wanted.items() if key not in shown]

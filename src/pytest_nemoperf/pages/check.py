@@ -44,6 +44,8 @@ def page_differences(page: Page, *, renewed: Page, subject: str) -> list[str]:
         if block.content != fresh.content:
             place = f"{subject}:{block.line}: {block.kind}"
             differences = list(_block_differences(block, fresh))
+            if not differences:  # a heading without a table, or the rule of one
+                differences = list(_text_differences(_words_of(block), _words_of(fresh)))
             if not differences:
                 differences = ["empty lines, spaces, line ends or the order of lines are others"]
             found += [plain_text(f"{place}: {each}") for each in differences]
@@ -125,11 +127,17 @@ def _text_differences(old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
         yield f"{len(absent) - _MAX_LINES} more lines are missing"
 
 
+def _words_of(block: Block) -> list[str]:
+    """Return the lines of a block without the spaces around them; no empty ones."""
+    lines = [line.strip() for line in block.content.split("\n")]
+    return [line for line in lines if line]
+
+
 def _split(content: str) -> tuple[list[_Table], list[str]]:
     """Return the tables of a block by the headings above them, and its other lines."""
     tables: list[_Table] = []
     text: list[str] = []
-    headings: list[str] = []
+    headings: list[tuple[int, str]] = []
     titles: Counter[str] = Counter()
     rows: list[tuple[str, ...]] = []
     for line in [*content.split("\n"), ""]:
@@ -138,27 +146,20 @@ def _split(content: str) -> tuple[list[_Table], list[str]]:
             rows.append(_row_cells(stripped))
             continue
         if rows:
-            title = " > ".join(headings) or "table"
+            title = " > ".join([heading for _, heading in headings]) or "table"
             titles[title] += 1
             if titles[title] > 1:
                 title += f" ({titles[title]})"
             tables.append(_Table(title=title, columns=rows[0], rows=tuple(rows[2:])))
             rows = []
-        if stripped.startswith("#"):
-            depth = len(stripped) - len(stripped.lstrip("#"))
-            headings = [each for each in headings if _depth(each) < depth]
-            headings.append(stripped)
+        heading = stripped.lstrip("#")
+        depth = len(stripped) - len(heading)
+        if depth:
+            headings = [each for each in headings if each[0] < depth]
+            headings.append((depth, heading.strip()))
         elif stripped:
             text.append(stripped)
-    named = []
-    for table in tables:
-        words = [heading.lstrip("#").strip() for heading in table.title.split(" > ")]
-        named.append(_Table(title=" > ".join(words), columns=table.columns, rows=table.rows))
-    return named, text
-
-
-def _depth(heading: str) -> int:
-    return len(heading) - len(heading.lstrip("#"))
+    return tables, text
 
 
 def _row_cells(line: str) -> tuple[str, ...]:

@@ -29,13 +29,11 @@ class Table:
 
     Attributes:
         system: Name of its system.
-        precision: Precision of training, as printed; empty if unknown.
         title: Text of its heading.
         rows: Its rows in their order; none for a table that waits for results.
     """
 
     system: str
-    precision: str
     title: str
     rows: tuple[Row, ...]
 
@@ -69,18 +67,19 @@ def grouped(rows: Iterable[Row], *, selection: Selection, has_empty: bool) -> li
     found: dict[Section, list[Row]] = {}
     for row in sorted(chosen, key=_section_order):
         found.setdefault(_section(row), []).append(row)
-    order = list(dict.fromkeys([*(selection.sections if has_empty else ()), *_known_first(found, selection)]))
+    order: dict[Section, None] = {}
+    for wanted in selection.sections:
+        matching = [each for each in found if wanted.covers(each)]
+        if not matching and has_empty:
+            matching = [wanted]
+        order |= dict.fromkeys(matching)
+    order |= dict.fromkeys(found)
     sections = []
     for section in order:
         tables = _tables(found.get(section, []), selection=selection, has_empty=has_empty)
         title = _section_title(section, has_rows=section in found)
         sections.append(TableSection(title=title, tables=tuple(tables), section=section))
     return sections
-
-
-def _known_first(found: Mapping[Section, object], selection: Selection) -> list[Section]:
-    known = [section for section in selection.sections if section in found]
-    return [*known, *[section for section in found if section not in known]]
 
 
 def _tables(rows: Sequence[Row], *, selection: Selection, has_empty: bool) -> list[Table]:
@@ -101,7 +100,7 @@ def _tables(rows: Sequence[Row], *, selection: Selection, has_empty: bool) -> li
         made.sort(key=lambda each: _precision_rank(each[0], selection=selection))
         for precision, generation, group_rows in made:
             title = _table_title(system, precision=precision, generation=generation if is_rl else None)
-            tables.append(Table(system=system, precision=precision, title=title, rows=group_rows))
+            tables.append(Table(system=system, title=title, rows=group_rows))
     return tables
 
 

@@ -107,7 +107,8 @@ def parse_page(text: str, *, subject: str) -> Page:
         kept = []
     if opened is not None:
         raise PageError(
-            f"{subject}:{opened.line}: block {opened.kind!r} is not ended; put <!-- nemoperf:end --> below it"
+            f"{subject}:{opened.line}: block {opened.kind!r} is not ended; put <!-- nemoperf:end --> below it, on a "
+            "line of its own"
         )
     page = Page(parts=(*parts, "".join(kept)))
     _check_repeats(page, subject=subject)

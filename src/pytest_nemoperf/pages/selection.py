@@ -8,6 +8,7 @@ from typing import Final
 
 from pytest_nemoperf.errors import PageError, RecipeError, did_you_mean
 from pytest_nemoperf.pages.markers import Block
+from pytest_nemoperf.recipes.recipe import Precision
 from pytest_nemoperf.recipes.systems import find_system, system_catalog
 from pytest_nemoperf.results.row import Row
 
@@ -17,6 +18,7 @@ RL: Final = "rl"
 """Value of ``workload`` for every algorithm of reinforcement learning."""
 _TRAINED: Final = ("pretrain", "sft", "lora")
 _WORKLOADS: Final = (*_TRAINED, RL, "grpo", "rloo", "dapo", "ppo", "swe")
+_PRECISIONS: Final = ("fp8", *Precision)
 _SHARED: Final = frozenset({"frameworks", "workload", "systems", "precisions"})
 _SECTIONED: Final = frozenset({"sections"})
 _RELEASED: Final = frozenset({"title", "level", "releases"})
@@ -45,6 +47,11 @@ class Section:
     algorithm: str
     staleness: int
     dataset: str = ""
+
+    def covers(self, other: Section) -> bool:
+        """Return whether another section is the same one, with data that this one leaves open at most."""
+        is_same = (self.algorithm, self.staleness) == (other.algorithm, other.staleness)
+        return is_same and self.dataset in ("", other.dataset)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +88,7 @@ class Selection:
         found = []
         for row in rows:
             is_of_system = not self.systems or row.system in self.systems
-            if is_of_system and self._has_workload(row) and self._has_framework(row.framework, is_native=is_native):
+            if is_of_system and self.has_workload(row) and self._has_framework(row.framework, is_native=is_native):
                 found.append(row)
         return found
 
@@ -90,7 +97,8 @@ class Selection:
             return name == NATIVE
         return name != NATIVE and (not self.frameworks or name in self.frameworks)
 
-    def _has_workload(self, row: Row) -> bool:
+    def has_workload(self, row: Row) -> bool:
+        """Return whether a row is of the workload, on any system and of any framework."""
         return row.workload == self.workload or (self.workload == RL and row.rollouts is not None)
 
 
@@ -122,8 +130,8 @@ def parse_selection(block: Block, *, subject: str) -> Selection:
         frameworks=tuple(_words(given.get("frameworks", ""))),
         workload=workload,
         systems=systems,
-        precisions=tuple([word.upper() for word in _words(given.get("precisions", "bf16"))]),
-        sections=tuple(_sections(given.get("sections", ""), place=place)),
+        precisions=tuple(_precisions(given.get("precisions", "bf16"), place=place)),
+        sections=tuple(_sections(given.get("sections", ""), workload=workload, place=place)),
         title=given.get("title", "Release"),
         level=_level(given.get("level", "2" if is_rl else "3"), place=place),
         releases=tuple(_words(given.get("releases", ""))),
@@ -145,13 +153,24 @@ def _words(text: str) -> Iterator[str]:
             yield word.strip()
 
 
-def _sections(text: str, *, place: str) -> Iterator[Section]:
+def _precisions(text: str, *, place: str) -> Iterator[str]:
+    for word in _words(text):
+        if word.lower() not in _PRECISIONS:
+            raise PageError(f"{place}: unknown precision {word!r}; {did_you_mean(word, _PRECISIONS)}")
+        yield word.upper()
+
+
+def _sections(text: str, *, workload: str, place: str) -> Iterator[Section]:
     for word in _words(text):
         algorithm, _, rest = word.partition(":")
         staleness, _, dataset = rest.partition(":")
         if not algorithm or not (staleness or "0").isdecimal():
             raise PageError(
                 f"{place}: sections: {word!r} is no section; write ALGORITHM[:STEPS_OFF[:DATASET]], e.g. grpo:1:gsm8k"
+            )
+        if workload not in (RL, algorithm.lower()):
+            raise PageError(
+                f"{place}: sections: {word!r} is of another workload than {workload!r}; write workload={RL}"
             )
         yield Section(algorithm=algorithm.lower(), staleness=int(staleness or "0"), dataset=dataset)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from pytest_nemoperf.baselines.files import list_baselines, read_baseline
-from pytest_nemoperf.errors import PageError, RecipeError
+from pytest_nemoperf.errors import PageError, RecipeError, count_text
 from pytest_nemoperf.flops.published import published_convention, published_task
 from pytest_nemoperf.pages.own_published import own_published
 from pytest_nemoperf.pages.releases import RELEASES_FOLDER, list_releases
@@ -21,9 +22,11 @@ from pytest_nemoperf.results.row import Release, Row
 from pytest_nemoperf.results.row_problems import row_problems
 from pytest_nemoperf.results.rows import row_of_baseline, row_of_published, rows_of_results
 from pytest_nemoperf.schema import read_contract
+from pytest_nemoperf.verdict.comparison import VerdictKind
 
 _RESULTS_FILE: Final = "results.json"
-_UNNUMBERED: Final = 10**18
+_DIGITS: Final = re.compile(r"[0-9]+")
+_MAX_DIGITS: Final = 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,7 @@ class PageRows:
         printed: The same rows as their pages print them, by id.
         excluded: Published rows that no table shows, with reasons.
         release: Name of the release that the measured rows are of; empty for none.
+        warnings: Sentences on cases of sessions that give no row.
     """
 
     measured: tuple[Row, ...] = ()
@@ -45,6 +49,7 @@ class PageRows:
     printed: Mapping[str, PublishedRow] = field(default_factory=dict)
     excluded: tuple[ExcludedRow, ...] = ()
     release: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def read_page_rows(baselines_dir: Path, *, results: Sequence[Path], has_baselines: bool, release: str = "") -> PageRows:
@@ -57,8 +62,14 @@ def read_page_rows(baselines_dir: Path, *, results: Sequence[Path], has_baseline
         release: Name of a release whose frozen rows are taken instead of both; empty for none.
 
     Raises:
-        NemoPerfError: If a file can't be trusted, or there is no such release.
+        NemoPerfError: If a file can't be trusted, there is no such release, or results are given beside one.
     """
+    if release and results:
+        raise PageError(
+            f"--release={release} with --results: a release has its own rows; drop one, or freeze the results with "
+            "nemoperf release NAME --results FILE"
+        )
+    warnings: list[str] = []
     releases = tuple(reversed(list_releases(baselines_dir)))
     files = [published_rows(system) for system in system_catalog()] + list(own_published(baselines_dir))
     printed: dict[str, PublishedRow] = {}
@@ -84,7 +95,7 @@ def read_page_rows(baselines_dir: Path, *, results: Sequence[Path], has_baseline
         if has_baselines:
             rows |= {(row.system, row.case): row for row in read_baseline_rows(baselines_dir)}
         for path in results:
-            rows |= {(row.system, row.case): row for row in _result_rows(path)}
+            rows |= {(row.system, row.case): row for row in _result_rows(path, warnings=warnings)}
         measured = list(rows.values())
     return PageRows(
         measured=tuple(measured),
@@ -93,6 +104,7 @@ def read_page_rows(baselines_dir: Path, *, results: Sequence[Path], has_baseline
         printed=printed,
         excluded=tuple(excluded.values()),
         release=release,
+        warnings=tuple(warnings),
     )
 
 
@@ -106,26 +118,26 @@ def read_baseline_rows(baselines_dir: Path) -> list[Row]:
 
 
 def version_key(name: str) -> tuple[tuple[int, str], ...]:
-    """Return the order of a release's name: numbers as numbers; names without any, such as ``main``, are the newest."""
+    """Return the order of a release's name: numbers as numbers; a branch is older than any release."""
     parts: list[tuple[int, str]] = []
-    digits = ""
-    for character in f"{name} ":
-        if character.isascii() and character.isdigit():
-            digits += character
-            continue
-        if digits:
-            parts.append((int(digits[:18]), ""))
-        digits = ""
-    if not parts:
-        return ((_UNNUMBERED, name),)
+    for digits in _DIGITS.findall(name):
+        parts.append((int(digits[:_MAX_DIGITS]), ""))
     return (*parts, (-1, name))
 
 
-def _result_rows(path: Path) -> list[Row]:
+def is_branch(name: str) -> bool:
+    """Return whether a release of published rows is a branch, such as ``main``: a name without a number."""
+    return _DIGITS.search(name) is None
+
+
+def _result_rows(path: Path, *, warnings: list[str]) -> list[Row]:
     file = path / _RESULTS_FILE if path.is_dir() else path
     results = read_contract(SessionResults, file, name="results", error=PageError)
     if results.inject_pct:
         raise PageError(f"{file}: is of a self-test (--perf-inject): none of its figures is real; take another session")
+    invalid = [case.verdict.case for case in results.cases if case.verdict.kind is VerdictKind.INVALID]
+    if invalid:
+        warnings.append(f"{file}: {count_text(len(invalid), 'case')} INVALID, left out: {', '.join(invalid)}")
     rows = rows_of_results(results, path=file.as_posix())
     for number, row in enumerate(rows):
         for problem in row_problems(row, place=f"row {number + 1} ({row.case})"):

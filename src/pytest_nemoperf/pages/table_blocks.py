@@ -11,23 +11,23 @@ from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.pages.groups import Table, TableSection, grouped, system_title
 from pytest_nemoperf.pages.reproduction import details_lines, folded
 from pytest_nemoperf.pages.selection import NATIVE, RL, Section, Selection
-from pytest_nemoperf.pages.sources import PageRows, version_key
+from pytest_nemoperf.pages.sources import PageRows, is_branch, version_key
 from pytest_nemoperf.published.row import ExcludedRow
 from pytest_nemoperf.report.escape import code, markdown_cell
 from pytest_nemoperf.report.markdown.row_tables import pretrain_table, rl_table
 from pytest_nemoperf.results.row import Row, RowKind
 
 _HASH_LENGTH: Final = 12
+_DAY_LENGTH: Final = len("2026-01-31")
 _SUPERSEDED: Final = "superseded"
 _SAFE_URL: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~:/#@%+=&?")
 
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """Page that published rows are of, a line under their table."""
+    """Page that published rows are of, a line under the heading of their release."""
 
     kind: RowKind
-    release: str
     source: str
     url: str
     commit: str
@@ -38,7 +38,12 @@ def tables_block(rows: PageRows, selection: Selection) -> list[str]:
     """Return the tables of measured rows; a system without results keeps an empty one and the command for it."""
     chosen = selection.of(rows.measured)
     sections = grouped(chosen, selection=selection, has_empty=True)
-    return _section_lines(sections, selection=selection, rows=rows, release=rows.release)
+    lines = _section_lines(sections, selection=selection, rows=rows, release=rows.release)
+    if lines:
+        return lines
+    framework = selection.frameworks[0] if selection.frameworks else ""
+    command = _update_command(selection, system="auto", framework=framework, section=None)
+    return [f"No results yet. {code(command)} fills this section.", ""]
 
 
 def native_block(rows: PageRows, selection: Selection) -> list[str]:
@@ -54,7 +59,7 @@ def native_block(rows: PageRows, selection: Selection) -> list[str]:
 def releases_block(rows: PageRows, selection: Selection) -> list[str]:
     """Return a section for each release, newest first: its frozen rows, and the published rows that belong to it.
 
-    Releases of this project alone stand before those of published pages.
+    Releases of this project alone stand before those of published pages, branches of published pages behind them.
     """
     printed: dict[str, list[Row]] = {}
     for row in selection.of(rows.published):
@@ -81,15 +86,20 @@ def _releases(rows_of: Mapping[str, Sequence[Row]], *, rows: PageRows, selection
     names = selection.releases or tuple(rows_of)
     if rows.release:
         names = tuple([name for name in names if name == rows.release])
+    frozen = {release.name for release in rows.releases}
     lines: list[str] = []
     for name in names:
         chosen = rows_of.get(name, [])
         if not chosen and not selection.releases:
             continue
-        lines += [f"{'#' * selection.level} {markdown_cell(selection.title)} {markdown_cell(name)}", ""]
-        lines += _section_lines(
-            _with_missing(chosen, selection=selection), selection=selection, rows=rows, release=name
-        )
+        title = f"{markdown_cell(selection.title)} {markdown_cell(name)}"
+        if chosen and name not in frozen and is_branch(name):
+            title = f"Branch {markdown_cell(name)}, as of {markdown_cell(_newest_day(chosen))}"
+        lines += [f"{'#' * selection.level} {title}", ""]
+        if not chosen:
+            lines += ["No rows of this section are of this release.", ""]
+        sections = grouped(chosen, selection=selection, has_empty=False)
+        lines += _section_lines(sections, selection=selection, rows=rows, release=name)
         lines += _without_rows(chosen, selection=selection)
         lines += _excluded_lines([each for each in rows.excluded if each.row.release == name], selection=selection)
     if not lines:
@@ -97,42 +107,48 @@ def _releases(rows_of: Mapping[str, Sequence[Row]], *, rows: PageRows, selection
     return lines
 
 
-def _with_missing(rows: Sequence[Row], *, selection: Selection) -> list[TableSection]:
-    """Return the tables of a release; a section of reinforcement learning without rows keeps one empty table."""
-    sections = grouped(rows, selection=selection, has_empty=False)
-    if not selection.is_rl or not selection.systems:
-        return sections
-    present = {(each.section.algorithm, each.section.staleness) for each in sections if each.section is not None}
-    missing = [each for each in selection.sections if (each.algorithm, each.staleness) not in present]
-    one_system = replace(selection, systems=selection.systems[:1], precisions=selection.precisions[:1])
-    for each in missing:
-        sections += grouped([], selection=replace(one_system, sections=(each,)), has_empty=True)
-    return sections
+def _newest_day(rows: Iterable[Row]) -> str:
+    """Return the day of the newest row; pages of a branch change without a new name."""
+    return max([row.origin.date for row in rows])[:_DAY_LENGTH] or "an unknown day"
 
 
 def _section_lines(
-    sections: Iterable[TableSection], *, selection: Selection, rows: PageRows, release: str
+    sections: Sequence[TableSection], *, selection: Selection, rows: PageRows, release: str
 ) -> list[str]:
-    lines: list[str] = []
+    """Return the sources of published rows, then sections and tables with the source's mark at each such row."""
+    chosen = [row for section in sections for table in section.tables for row in table.rows]
+    marks = _source_marks(chosen)
+    lines = _source_lines(marks)
     for section in sections:
         if section.title:
             lines += [f"### {section.title}", ""]
         for table in section.tables:
             lines += [f"#### {table.title}", ""]
-            lines += _table_lines(table, section=section.section, selection=selection, rows=rows, release=release)
+            if table.rows:
+                lines += _table_lines(table.rows, marks=marks, selection=selection, rows=rows)
+            else:
+                lines += _empty_lines(table, section=section.section, selection=selection, release=release)
     return lines
 
 
 def _table_lines(
-    table: Table, *, section: Section | None, selection: Selection, rows: PageRows, release: str
+    table_rows: Sequence[Row], *, marks: Mapping[_Origin, str], selection: Selection, rows: PageRows
 ) -> list[str]:
-    render = rl_table if selection.is_rl else pretrain_table
-    if not table.rows:
-        framework = selection.frameworks[0] if selection.frameworks else ""
-        command = _update_command(selection, system=table.system, framework=framework, section=section)
-        return [*render(()), "", _empty_line(command, release=release), ""]
-    marked, notes = _marked(table.rows)
-    return [*render(marked), "", *notes, *details_lines(table.rows, printed=rows.printed)]
+    marked = []
+    for row in table_rows:
+        mark = marks.get(_origin(row), "")
+        marked.append(replace(row, model=f"{row.model} {mark}") if mark else row)
+    return [*_render(marked, selection=selection), "", *details_lines(table_rows, printed=rows.printed)]
+
+
+def _empty_lines(table: Table, *, section: Section | None, selection: Selection, release: str) -> list[str]:
+    framework = selection.frameworks[0] if selection.frameworks else ""
+    command = _update_command(selection, system=table.system, framework=framework, section=section)
+    return [*_render((), selection=selection), "", _empty_line(command, release=release), ""]
+
+
+def _render(rows: Sequence[Row], *, selection: Selection) -> list[str]:
+    return rl_table(rows) if selection.is_rl else pretrain_table(rows)
 
 
 def _empty_line(command: str, *, release: str) -> str:
@@ -150,35 +166,32 @@ def _update_command(selection: Selection, *, system: str, framework: str, sectio
     return shlex.join(words)
 
 
-def _marked(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
-    """Return rows with marks behind the models of published ones, and the lines that say the source of each mark.
-
-    Rows of one source need no mark: a single line below their table names it.
-    """
+def _source_marks(rows: Sequence[Row]) -> dict[_Origin, str]:
+    """Return the sources of published rows with their marks; empty marks if all rows are of one source."""
     origins: dict[_Origin, None] = {}
     for row in rows:
         if row.origin.kind is not RowKind.MEASURED:
             origins[_origin(row)] = None
     has_marks = len(origins) > 1 or any(row.origin.kind is RowKind.MEASURED for row in rows)
-    numbers = {origin: number for number, origin in enumerate(origins, start=1)}
-    marked = []
-    for row in rows:
-        number = numbers.get(_origin(row))
-        marked.append(replace(row, model=f"{row.model} [{number}]") if has_marks and number else row)
+    return {origin: f"[{number}]" if has_marks else "" for number, origin in enumerate(origins, start=1)}
+
+
+def _source_lines(marks: Mapping[_Origin, str]) -> list[str]:
     lines = []
-    for origin, number in numbers.items():
-        lines += [_origin_line(origin, mark=f"\\[{number}\\] " if has_marks else ""), ""]
-    return marked, lines
+    for origin, mark in marks.items():
+        line = _origin_line(origin)
+        lines.append(f"- {markdown_cell(mark)} {line}" if mark else line)
+    return [*lines, ""] if lines else []
 
 
 def _origin(row: Row) -> _Origin:
     origin = row.origin
-    return _Origin(origin.kind, origin.release, origin.source, origin.url, origin.commit, origin.date)
+    return _Origin(origin.kind, origin.source, origin.url, origin.commit, origin.date)
 
 
-def _origin_line(origin: _Origin, *, mark: str) -> str:
+def _origin_line(origin: _Origin) -> str:
     word = "Draft, never released" if origin.kind is RowKind.DRAFT else "Published"
-    facts = [f"{mark}{word}: {_link(origin.source, url=origin.url)}", f"release {markdown_cell(origin.release)}"]
+    facts = [f"{word}: {_link(origin.source, url=origin.url)}"]
     if origin.commit:
         facts.append(f"commit {code(origin.commit[:_HASH_LENGTH])}")
     if origin.date:

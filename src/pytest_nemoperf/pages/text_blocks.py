@@ -124,6 +124,7 @@ def notes_block(rows: PageRows, selection: Selection) -> list[str]:
     lines = [
         "- A measured figure is the median over the measured steps of a run, warm-up left out, and then the median "
         f"over the runs{_runs_text(measured)}. A published one is a single value, without spread.",
+        *_judged_lines(measured),
         "- FLOPs are counted under the convention that the details name; tokens per second compare across conventions, "
         "FLOPs do not.",
         *_experts_lines(measured),
@@ -140,6 +141,17 @@ def _runs_text(rows: Sequence[Row]) -> str:
     if len(counts) == 1:
         return f" (here {count_text(counts[0], 'run')})"
     return f" (here {counts[0]} to {count_text(counts[-1], 'run')})"
+
+
+def _judged_lines(rows: Sequence[Row]) -> list[str]:
+    judged = sum(bool(row.judged) for row in rows)
+    if not judged:
+        return []
+    are = "is" if judged == 1 else "are"
+    return [
+        f"- {count_text(judged, 'row')} {are} of a session's results, with the figures that it judged: means over the "
+        "runs that a single stalled run does not move."
+    ]
 
 
 def _experts_lines(rows: Sequence[Row]) -> list[str]:
@@ -190,7 +202,12 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _all_rows(rows: PageRows, selection: Selection) -> list[Row]:
-    every = [*rows.measured, *rows.published]
+    """Return the rows of every block of the page; those of the native engine are of any system."""
+    every = [*rows.measured]
+    for row in rows.published:
+        if rows.release in ("", row.origin.release):
+            every.append(row)
     for release in rows.releases:
-        every += release.rows
-    return [*selection.of(every), *selection.of(rows.measured, is_native=True)]
+        if rows.release in ("", release.name):
+            every += release.rows
+    return [*selection.of(every), *replace(selection, systems=()).of(rows.measured, is_native=True)]
