@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -163,17 +164,33 @@ def _check(arguments: argparse.Namespace, *, rows: PageRows) -> int:
     if arguments.output is not None:
         paths.append(arguments.output)
     found = []
+    remedies = []
     num_blocks = 0
     for path in dict.fromkeys(paths):
         page, subject = _read_page(path)
         num_blocks += len(page.blocks)
         renewed = fill_page(page, rows=rows, subject=subject)
-        found += page_differences(page, renewed=renewed, subject=subject)
+        differences = page_differences(page, renewed=renewed, subject=subject)
+        if differences:
+            found += differences
+            remedies.append(_refresh_command(path, arguments=arguments))
     for each in found:
         sys.stdout.write(f"{each}\n")
     if found:
-        remedies = ", ".join(f"nemoperf page --output {path}" for path in dict.fromkeys(paths))
-        sys.stdout.write(f"\n{count_text(len(found), 'difference')}; if the rows are right: {remedies}\n")
+        remedy = " && ".join(remedies)
+        sys.stdout.write(f"\n{count_text(len(found), 'difference')}; if the rows are right: {remedy}\n")
         return 1
     sys.stdout.write(f"{count_text(num_blocks, 'block')} ok\n")
     return 0
+
+
+def _refresh_command(path: Path, *, arguments: argparse.Namespace) -> str:
+    """Return the command that fills a page anew from the rows it was checked against."""
+    words = ["nemoperf", "page", "--output", str(path)]
+    if arguments.baselines is not None:
+        words += ["--baselines", str(arguments.baselines)]
+    if arguments.results:
+        words += ["--results", *map(str, arguments.results)]
+    if arguments.release:
+        words += ["--release", arguments.release]
+    return shlex.join(words)
