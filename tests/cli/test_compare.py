@@ -207,6 +207,12 @@ def test_a_source_without_rows_is_named(nemoperf: Any) -> None:
     assert "nothing to compare: system:b200 has no row" in err
 
 
+def test_sources_without_rows_are_all_named(nemoperf: Any) -> None:
+    code, _, err = nemoperf("compare", "h100", "b200")
+
+    assert (code, err) == (1, "nemoperf: nothing to compare: h100 and b200 have no row\n")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

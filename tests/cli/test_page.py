@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,25 @@ def test_check_takes_the_page_of_output_or_several_files(nemoperf: Any, words: t
     assert code == 1
     checked = [word for word in words if word.endswith(".md")]
     assert list(dict.fromkeys(line.partition(":")[0] for line in out.splitlines() if ": native: " in line)) == checked
+
+
+def test_the_remedy_of_a_check_refreshes_stale_pages_from_the_same_rows(nemoperf: Any) -> None:
+    nemoperf("--help")
+    write_release(release_path(Path("b 2"), name="0.4"), release=make_release("0.4", make_row(framework="torch")))
+    words = ("--baselines", "b 2", "--release", "0.4")
+    for name in ("fresh.md", "stale.md"):
+        write_page(name=name)
+        nemoperf("page", "--output", name, *words)
+    stale = Path("stale.md")
+    stale.write_text(stale.read_text().replace("<!-- nemoperf:end", "By hand.\n<!-- nemoperf:end"))
+
+    code, out, _ = nemoperf("page", "--check", "fresh.md", "stale.md", *words)
+
+    assert code == 1
+    remedy = out.splitlines()[-1].partition("if the rows are right: ")[2]
+    assert remedy == "nemoperf page --baselines 'b 2' --release 0.4 --output stale.md"
+    assert nemoperf(*shlex.split(remedy)[1:])[:2] == (0, "stale.md: 1 block written\n")
+    assert nemoperf("page", "--check", "fresh.md", "stale.md", *words)[:2] == (0, "2 blocks ok\n")
 
 
 def test_a_release_fills_the_tables_with_its_frozen_rows(nemoperf: Any) -> None:

@@ -49,6 +49,7 @@ def test_flash_is_counted_as_megatron_bridge_s_formula_has_it() -> None:
         pytest.param(8056.450, 731.400, id="GB200 MXFP8"),
         pytest.param(8358.842, 759.280, id="GB300 MXFP8"),
         pytest.param(1573.001, 142.910, id="GB200 BF16"),
+        pytest.param(1118.506, 101.560, id="GB200 BF16, resumed"),
     ],
 )
 def test_rates_of_megatron_bridge_s_own_runs_follow(

@@ -95,7 +95,7 @@ def test_hybrids_are_named_with_a_framework_that_trains_them(name: str, mixer: s
     problem = unsupported_model(find_model(name))
 
     assert problem is not None
-    assert all(word in problem for word in (name, mixer, "Megatron-Bridge"))
+    assert all(word in problem for word in (name, mixer, "use framework='megatron_bridge'"))
 
 
 @pytest.mark.parametrize(

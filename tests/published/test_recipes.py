@@ -179,6 +179,13 @@ def test_the_drafts_rows_are_steps_of_grpo_with_both_backends() -> None:
     assert "1330 tokens a sample, 274 of them prompt" in dtensor.notes[0]
 
 
+def test_memory_that_is_counted_from_below_is_not_said_to_fit() -> None:
+    assert (
+        "recomputation none, the least that fits by our pricing, which counts activations from below"
+        in (made("pt0543").notes[-1])
+    )
+
+
 def test_one_step_off_half_of_the_gpus_generate() -> None:
     layout = made("rl001").layouts["h100"]
 

@@ -156,8 +156,12 @@ class _Linter:
             if number == 0:  # all dry runs are of the same recipes
                 findings += self._missing_systems(dry_run)
         if not findings and not self._baselines:
-            message = "no baseline is in it, so nothing was checked; give the folder that holds <system>/<case>.json"
-            findings.append(self._no_baselines(message))
+            checked = "only releases and published rows were" if self.files else "nothing was"
+            findings.append(
+                self._no_baselines(
+                    f"no baseline is in it, so {checked} checked; give the folder that holds <system>/<case>.json"
+                )
+            )
         return findings
 
     def _no_baselines(self, message: str) -> Finding:

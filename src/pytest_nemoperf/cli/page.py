@@ -206,7 +206,7 @@ def _check(arguments: argparse.Namespace, *, rows: PageRows) -> int:
             remedies.append(_refresh_command(arguments, path=path))
     if remedies:
         differences = count_text(num_differences, "difference")
-        sys.stdout.write(f"\n{differences}; if the rows are right: {', '.join(remedies)}\n")
+        sys.stdout.write(f"\n{differences}; if the rows are right: {' && '.join(remedies)}\n")
         return 1
     sys.stdout.write(f"{count_text(num_blocks, 'block')} ok\n")
     return 0

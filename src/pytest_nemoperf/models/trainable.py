@@ -27,7 +27,8 @@ def unsupported_model(model: ModelConfig) -> str | None:
         return None
     return (
         f"model {model.name} {' and '.join(parts)}, which framework 'torch' (native) lacks; "
-        "Megatron-Bridge (on Megatron-Core) trains it: run that with framework='command'"
+        "Megatron-Bridge (on Megatron-Core) trains it: use framework='megatron_bridge', or framework='command' for a "
+        "model that its library lacks"
     )
 
 

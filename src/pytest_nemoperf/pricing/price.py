@@ -179,7 +179,7 @@ def price_plan(
         no_expectation=why_not,
         unsupported=unsupported,
         memory_rules=rules,
-        uncounted=_uncounted(plan),
+        uncounted=uncounted_memory(plan),
     )
     if plan.unstated:
         price = replace(price, memory_range=_memory_range(plan, rules=rules))
@@ -225,7 +225,7 @@ def _with_unstated(plan: Plan, *, is_spared: bool) -> Plan:
     return replace(plan, layout=layout, recompute=recompute)
 
 
-def _uncounted(plan: Plan) -> str:
+def uncounted_memory(plan: Plan) -> str:
     """Return the memory of a plan that is counted from below; empty if there is none."""
     names = []
     if plan.model.compressed_attention is not None:

@@ -18,6 +18,7 @@ from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.pricing.generation_memory import generation_memory
 from pytest_nemoperf.pricing.memory import stage_memory
+from pytest_nemoperf.pricing.price import uncounted_memory
 from pytest_nemoperf.published.contradictions import sample_text, sample_tokens
 from pytest_nemoperf.published.precisions import row_precision
 from pytest_nemoperf.published.row import PublishedRollouts, PublishedRow
@@ -262,8 +263,11 @@ def _with_recomputation(recipe: Recipe, *, system: System) -> Recipe:
     """Return the recipe with the least recomputation that fits one GPU, and a note on each setting left open."""
     layout = recipe.layouts[system.name]
     unstated = ["recompute"]
-    recompute, is_fitting = _least_recomputation(resolve(recipe, system=system), system=system)
+    plan = resolve(recipe, system=system)
+    recompute, is_fitting = _least_recomputation(plan, system=system)
     which = "the least that fits by our pricing" if is_fitting else "and by our pricing not even that fits"
+    if is_fitting and uncounted_memory(plan):
+        which += ", which counts activations from below"
     chosen = [f"recomputation {recompute}, {which}"]
     if layout.shard_optimizer:
         unstated.append("shard_optimizer")

@@ -121,7 +121,8 @@ def nothing_matched_text(matched: SideBySide) -> str:
     """Return a sentence on the columns that would have to be equal, for sources that have no row in common."""
     empty = [name for name, rows in zip(matched.names, matched.unmatched, strict=True) if not rows]
     if empty:
-        return f"nothing to compare: {' and '.join(empty)} has no row"
+        verb = "has" if len(empty) == 1 else "have"
+        return f"nothing to compare: {' and '.join(empty)} {verb} no row"
     columns = []
     for name in matched.equal:
         if any(FACETS[name](row) is not None for rows in matched.unmatched for row in rows):

@@ -248,7 +248,16 @@ def test_weights_may_be_kept_in_bf16_where_nothing_tells_the_two_apart() -> None
         (Layout(gpus=2, cp=2), {"model": MIXTURE}, "cp=2: .*use cp=1"),
         (Layout(gpus=2, dp_replicate=2, ep=2), {"model": MIXTURE}, "ep=2 with dp_replicate=2: .*use dp_shard"),
         (None, {"model": MIXTURE, "precision": "fp8_cs"}, "precision=fp8_cs: .*use bf16"),
-        (None, {"model": "gemma2-2b-twin"}, "gemma2-2b-twin has none here: its .*framework_config"),
+        (
+            None,
+            {"model": "gemma2-2b-twin"},
+            "gemma2-2b-twin has none here: its .*framework_config.*framework='torch'",
+        ),
+        (
+            None,
+            {"model": "deepseek-v4-flash-twin"},
+            "compressed attention .*framework='megatron_bridge'",
+        ),
         (None, {"model": "mixtral-8x7b-twin", "is_router_balanced": True}, "mixtral-8x7b-twin has none here"),
         (
             None,

@@ -16,6 +16,7 @@ from pytest_nemoperf.frameworks.plans.command_settings import command_setting_pr
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.layouts.pipeline_stages import chunk_problems, schedule_problems
 from pytest_nemoperf.models.huggingface.export import unexportable_model
+from pytest_nemoperf.models.trainable import unsupported_model
 from pytest_nemoperf.recipes.hyperparameters import MAX_GRAD_NORM
 from pytest_nemoperf.recipes.recipe import Plan, Precision, Recompute
 
@@ -55,9 +56,10 @@ def _problems(plan: Plan) -> Iterator[str]:
         yield f"{plan.workload} is not what {name} trains; use framework='nemo_rl' or 'trl', or leave rl out"
     problem = unexportable_model(plan.model)
     if problem:
+        other = "megatron_bridge" if unsupported_model(plan.model) else "torch"
         yield (
             f"{name} builds models from a Hugging Face config, and {plan.model.name} has none here: {problem}; use "
-            "framework_config with a recipe file of its own, or framework='torch'"
+            f"framework_config with a recipe file of its own, or framework={other!r}"
         )
     if plan.has_varying_lengths:
         yield f"has_varying_lengths=True: plan runs of {name} train full sequences; leave it out, or use a recipe file"
