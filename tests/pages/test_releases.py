@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 from pathlib import Path
@@ -85,6 +86,8 @@ def test_a_case_that_is_there_twice_is_not_frozen() -> None:
             "is not FLOPs per token x tokens/sec/GPU = ",
             id="identity",
         ),
+        pytest.param({"settings": {"rl": {"kl": math.nan}}}, r"settings\['rl'\]\['kl'\]=nan must be", id="setting"),
+        pytest.param({"settings": {"layout": {"gpus": "x"}}}, "layout: Expected `int`, got `str`", id="layout"),
     ],
 )
 def test_figures_that_cannot_have_been_measured_are_refused(changes: dict[str, Any], message: str) -> None:

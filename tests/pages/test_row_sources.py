@@ -24,7 +24,7 @@ from pytest_nemoperf.published.row import ExcludedRow, PublishedRows
 from pytest_nemoperf.results.row import RowKind
 from tests.builders import make_plan
 from tests.report.builders import make_invalid, make_passed, make_results
-from tests.results.row_builders import make_release, make_row, store_plan
+from tests.results.row_builders import make_case, make_release, make_row, store_plan, write_results
 
 
 @pytest.fixture
@@ -238,3 +238,28 @@ def test_a_baseline_of_a_workload_that_is_none_is_an_error_with_its_path(stored:
 
     with pytest.raises(BaselineError, match=rf"^{re.escape(str(path))}: .*layout"):
         read_row_set("cpu", baselines_dir=stored)
+
+
+def test_results_of_a_workload_that_is_none_are_an_error_with_their_path(stored: Path) -> None:
+    case = make_case(make_plan(), 100.0)
+    path = write_results(stored.parent / "results.json", case)
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["cases"][0]["measurement"]["workload"]["layout"]["tp"] = 0
+    path.write_text(json.dumps(data), encoding="utf-8")
+
+    with pytest.raises(BaselineError, match=r"^results\.json: .*layout"):
+        read_row_set("results.json", baselines_dir=stored)
+
+
+@pytest.mark.parametrize("text", ["fast", "1,234", "", "nan", "inf", "-5", "0"])
+@pytest.mark.parametrize("place", ["rows", "excluded"])
+def test_own_published_rows_with_a_figure_that_is_no_number_are_refused(stored: Path, text: str, place: str) -> None:
+    row = replace(files.published_rows("h100").rows[0], printed={"tokens_per_sec_per_gpu": text})
+    own = PublishedRows(rows=(row,))
+    if place == "excluded":
+        own = PublishedRows(rows=(), excluded=(ExcludedRow(row=row, reason="it contradicts"),))
+    (stored / "published").mkdir()
+    (stored / "published" / "h100.json").write_text(to_json(own), encoding="utf-8")
+
+    with pytest.raises(BaselineError, match=r"published/h100\.json: .*\.printed\.tokens_per_sec_per_gpu is .*positive"):
+        read_row_set("published:h100", baselines_dir=stored)
