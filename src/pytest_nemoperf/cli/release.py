@@ -89,6 +89,7 @@ def run_release(arguments: argparse.Namespace) -> int:
     named = [arguments.name is not None, arguments.list, arguments.show is not None]
     if sum(named) != 1:
         raise BaselineError("give one of NAME to freeze a release, --list, and --show NAME")
+    _check_unused(arguments)
     folder = baselines_dir(arguments.baselines)
     if arguments.list:
         releases = list_releases(folder)
@@ -98,6 +99,25 @@ def run_release(arguments: argparse.Namespace) -> int:
     else:
         _freeze(arguments, folder=folder)
     return 0
+
+
+def _check_unused(arguments: argparse.Namespace) -> None:
+    """Check that no option is given that counts for nothing.
+
+    Raises:
+        BaselineError: If one is.
+    """
+    if arguments.name is not None:
+        return
+    unused = ["results", "system", "replace", "dry_run"]
+    if arguments.list:
+        unused += ["against", "all"]
+    for name in unused:
+        if getattr(arguments, name):
+            option = f"--{name.replace('_', '-')}"
+            raise BaselineError(f"{option} with {'--list' if arguments.list else '--show'} counts for nothing; drop it")
+    if arguments.list and arguments.format != "text":
+        raise BaselineError(f"--format={arguments.format} is of a delta, and --list shows none; use --show NAME")
 
 
 def _freeze(arguments: argparse.Namespace, *, folder: Path) -> None:
