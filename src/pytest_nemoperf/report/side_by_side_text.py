@@ -117,11 +117,18 @@ def unmatched_labels(rows: Sequence[Row]) -> list[str]:
     return labels
 
 
-def nothing_matched_text(matched: SideBySide) -> str:
-    """Return a sentence on the columns that would have to be equal, for sources that have no row in common."""
+def nothing_matched_text(matched: SideBySide, *, is_filtered: bool = False) -> str:
+    """Return a sentence on the columns that would have to be equal, for sources that have no row in common.
+
+    Args:
+        matched: The sources.
+        is_filtered: Their rows were chosen by conditions.
+    """
     empty = [name for name, rows in zip(matched.names, matched.unmatched, strict=True) if not rows]
     if empty:
-        return f"nothing to compare: {' and '.join(empty)} has no row"
+        verb = "has" if len(empty) == 1 else "have"
+        remedy = "--where may leave out too many" if is_filtered else "nemoperf show lists what there is"
+        return f"nothing to compare: {' and '.join(empty)} {verb} no row; {remedy}"
     columns = []
     for name in matched.equal:
         if any(FACETS[name](row) is not None for rows in matched.unmatched for row in rows):
