@@ -20,8 +20,13 @@ from pytest_nemoperf.records.metrics import METRICS, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.report.escape import plain_text
 from pytest_nemoperf.report.row_columns import find_column, full_name
 from pytest_nemoperf.report.row_selection import parse_condition, sorted_rows
-from pytest_nemoperf.report.side_by_side_formats import side_by_side_csv, side_by_side_json, side_by_side_markdown
-from pytest_nemoperf.report.side_by_side_text import Compared, nothing_matched_text
+from pytest_nemoperf.report.side_by_side import (
+    Compared,
+    nothing_matched_text,
+    side_by_side_csv,
+    side_by_side_json,
+    side_by_side_markdown,
+)
 from pytest_nemoperf.report.terminal.side_by_side import render_side_by_side
 from pytest_nemoperf.results.line_figures import line_figures
 from pytest_nemoperf.results.row import Row
