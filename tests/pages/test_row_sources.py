@@ -11,12 +11,11 @@ import pytest
 from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.json_codec import to_data, to_json
 from pytest_nemoperf.layouts.layout import Layout
-from pytest_nemoperf.pages.releases import release_path, write_release
+from pytest_nemoperf.pages.releases import list_releases, release_path, write_release
 from pytest_nemoperf.pages.row_sources import (
     SourceKind,
     count_systems,
     read_published,
-    read_releases,
     read_row_set,
 )
 from pytest_nemoperf.published import files
@@ -188,7 +187,7 @@ def test_rows_that_are_no_baselines_come_with_the_reason(tmp_path: Path, monkeyp
 
 
 def test_systems_are_counted_with_their_rows(stored: Path) -> None:
-    releases = read_releases(stored)
+    releases = list_releases(stored)
 
     counts = {each.system: each for each in count_systems(stored, releases=releases)}
 

@@ -50,7 +50,7 @@ examples:
   nemoperf compare .nemoperf/latest system:h100
   nemoperf compare h100 b200 --metric tokens_per_sec_per_gpu --metric mfu_pct
   nemoperf compare framework:torch framework:megatron --where precision=bf16
-  nemoperf compare layout:fsdp8 layout:tp2fsdp4 --sort=-ratio
+  nemoperf compare layout:fsdp8 layout:fsdp4tp2 --sort=-ratio
   nemoperf compare system:h100 published:h100 --all
   nemoperf compare published:gb200 published:gb300 --equal model,precision,gpus
   nemoperf compare release:0.4 release:0.5 --format csv --output delta.csv

@@ -18,7 +18,6 @@ from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.pages.release_rows import ReleaseRows, cautions, rows_of_baselines, rows_of_sessions
 from pytest_nemoperf.pages.releases import (
     check_release_name,
-    find_release,
     frozen,
     list_releases,
     release_path,
@@ -68,7 +67,7 @@ def add_release_command(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--system", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
     parser.add_argument(
-        "--against", metavar="NAME", help="release that the delta is from (default: the newest, by date)"
+        "--against", metavar="NAME", help="release that the delta is from (default: the one before, or else the newest)"
     )
     parser.add_argument("--replace", action="store_true", help="write a release that is there anew; say what changes")
     parser.add_argument("--dry-run", action="store_true", help="print what would be frozen; write nothing")
@@ -124,7 +123,7 @@ def _freeze(arguments: argparse.Namespace, *, folder: Path) -> None:
     name: str = arguments.name
     check_release_name(name)
     releases = list_releases(folder)
-    old = find_release(folder, name=name)
+    old = next((release for release in releases if release.name == name), None)
     path = release_path(folder, name=name)
     if old is not None and not arguments.replace:
         raise BaselineError(
