@@ -13,10 +13,9 @@ from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.json_codec import to_data
 from pytest_nemoperf.records.metrics import METRICS
 from pytest_nemoperf.report.cells import percent
-from pytest_nemoperf.report.escape import markdown_cell, markdown_text
+from pytest_nemoperf.report.escape import csv_cell, markdown_cell, markdown_text
 from pytest_nemoperf.report.release_text import ratio_text
 from pytest_nemoperf.report.row_columns import figure_text
-from pytest_nemoperf.report.row_formats import csv_cell
 from pytest_nemoperf.report.tables import ready_table
 from pytest_nemoperf.results.line_figures import Figure, LineFigures
 from pytest_nemoperf.results.row import Row, RowKind

@@ -346,12 +346,14 @@ def _line(
 ) -> Line:
     first, *others = [group[number] for number in sorted(group)]
     differs: dict[str, None] = {}
+    told = set()
     left_out = set[str]().union(*(_OF_AXIS[axis] for axis in axes))
     for name, value_of in FACETS.items():
         values = dict.fromkeys(map(value_of, (first, *others)))
         if name not in names and name not in left_out and len(values) > 1:
             shown = ["unknown" if value is None else str(value) for value in values]
             differs[f"{name} {' / '.join(shown)}"] = None
+            told |= {name, f"layout.{name}"}
     printed = dict.fromkeys(map(_printed_precision, (first, *others)))
     if len(printed) > 1 and "precision" in names:
         differs[f"precision {' / '.join(printed)}"] = None
@@ -359,7 +361,9 @@ def _line(
     if len(releases) > 1:
         differs[f"release {' / '.join(releases)}"] = None
     for other in others:
-        differs |= dict.fromkeys(_hidden_differences(first, other, axes=axes))
+        for name in _hidden_differences(first, other, axes=axes):
+            if name not in told:
+                differs[name] = None
     label = _label([first, *others], names=names, axes=axes)
     if has_systems and "system" in names:
         label = f"{first.system} {label}"
@@ -375,7 +379,7 @@ def _told_apart(lines: Sequence[Line]) -> Iterator[Line]:
             yield line
             continue
         first = next(row for row in line.rows if row is not None)
-        yield replace(line, label=f"{line.label}: {first.case}")
+        yield replace(line, label=f"{line.label}, {first.case}")
 
 
 def _label(rows: Sequence[Row], *, names: Sequence[str], axes: Sequence[Axis]) -> str:
