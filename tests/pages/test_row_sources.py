@@ -122,6 +122,13 @@ def test_without_a_release_the_command_that_makes_one_is_named(tmp_path: Path) -
         read_row_set("release:1", baselines_dir=tmp_path)
 
 
+def test_the_folder_of_published_rows_is_named_by_system(stored: Path) -> None:
+    (stored / "published").mkdir()
+
+    with pytest.raises(BaselineError, match="is the folder of published rows; name their system, as published:h100"):
+        read_row_set("baselines/published", baselines_dir=stored)
+
+
 def test_a_folder_without_rows_says_what_it_lacks(stored: Path) -> None:
     (stored.parent / "empty").mkdir()
 
@@ -135,7 +142,8 @@ def test_a_folder_without_rows_says_what_it_lacks(stored: Path) -> None:
         ("{", "not JSON"),
         ("[]", "holds none of cases, rows and runs"),
         ('{"cases": []}', r"\$: 'system' is a required property"),
-        ('{"rows": []}', r"required property"),
+        ('{"rows": [], "date": "2026-11-30"}', r"required property"),
+        ('{"rows": [], "excluded": []}', r"holds published rows; name their system, as published:file"),
         ('{"runs": []}', r"required property"),
     ],
 )

@@ -17,7 +17,7 @@ from pytest_nemoperf.errors import BaselineError, did_you_mean
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.json_codec import read_json
 from pytest_nemoperf.pages.own_published import own_published
-from pytest_nemoperf.pages.releases import RELEASES_FOLDER, read_release, release_path, stored_systems
+from pytest_nemoperf.pages.releases import PUBLISHED_FOLDER, RELEASES_FOLDER, read_release, release_path, stored_systems
 from pytest_nemoperf.published.files import published_rows
 from pytest_nemoperf.published.row import PublishedRows
 from pytest_nemoperf.recipes.systems import system_catalog
@@ -207,6 +207,8 @@ def _of_file(path: Path) -> RowSet:
             for problem in row_problems(row, place=f"row {number + 1} ({row.case})"):
                 raise BaselineError(f"{path}: {problem}; measure again")
         return RowSet(title=f"{path}, {results.system_title}", rows=tuple(rows), kind=SourceKind.RESULTS)
+    if "rows" in keys and not keys & {"name", "date"}:
+        raise BaselineError(f"{path}: holds published rows; name their system, as published:{path.stem}")
     if "rows" in keys:
         release = read_release(path)
         return RowSet(title=f"release {release.name}", rows=release.rows, kind=SourceKind.RELEASE)
@@ -221,6 +223,8 @@ def _of_folder(path: Path) -> RowSet:
     """Return the rows of a folder of baselines, or of the folder of one system."""
     if path.name == RELEASES_FOLDER:
         raise BaselineError(f"{path}: is the folder of all releases; name one of them, as release:NAME")
+    if path.name == PUBLISHED_FOLDER:
+        raise BaselineError(f"{path}: is the folder of published rows; name their system, as published:h100")
     files = sorted(path.glob("*.json"))
     if not files:
         for system in stored_systems(path):
