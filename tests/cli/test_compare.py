@@ -167,7 +167,7 @@ def test_a_source_without_a_counterpart_leaves_its_place_in_a_line_empty(nemoper
     store(plan_on("h100", variant="new"), 2.0)
 
     _, out, _ = nemoperf("compare", "0.4", "0.6", "h100", "--where", "case=*one")
-    _, partly, _ = nemoperf("compare", "h100", "0.4", "h100", "--where", "system=h100")
+    _, partly, _ = nemoperf("compare", "h100", "0.4", "system:h100", "--where", "system=h100")
 
     assert "1 of 1 row of 0.4, 1 of 1 row of 0.6, 1 of 1 row of h100" in folded(out)
     assert "2 3, 0.2% - - - 2 3, 0.2% 1.000 [" in folded(partly)
@@ -204,7 +204,24 @@ def test_a_source_without_rows_is_named(nemoperf: Any) -> None:
     code, _, err = nemoperf("compare", "h100", "system:b200")
 
     assert code == 1
-    assert "nothing to compare: system:b200 has no row" in err
+    assert "nothing to compare: system:b200 has no row; nemoperf show lists what there is" in err
+
+
+def test_sources_without_rows_name_the_condition_that_may_leave_them_out(nemoperf: Any, releases: None) -> None:
+    code, _, err = nemoperf("compare", "release:0.4", "release:0.5", "--where", "gpus=99")
+
+    assert code == 1
+    assert "release:0.4 and release:0.5 have no row; --where may leave out too many" in err
+
+
+def test_options_take_the_second_names_of_columns_too(nemoperf: Any, releases: None) -> None:
+    words = ("compare", "release:0.4", "release:0.5", "--format", "json")
+
+    _, short, _ = nemoperf(*words, "--metric", "tokens", "--equal", "gbs,mbs,seq")
+    _, full, _ = nemoperf(*words, "--metric", RATE, "--equal", "global_batch_size,micro_batch_size,seq_len")
+
+    assert json.loads(short) == json.loads(full)
+    assert json.loads(short)["equal"] == ["global_batch_size", "micro_batch_size", "seq_len"]
 
 
 def test_sources_without_rows_are_all_named(nemoperf: Any) -> None:
@@ -218,7 +235,9 @@ def test_sources_without_rows_are_all_named(nemoperf: Any) -> None:
     [
         (("h100",), "h100: nothing to compare it with; name another source of rows"),
         (("h100", "b201"), "b201: neither a file or folder nor a release, system, framework or layout; did you"),
-        (("h100", "b200", "--metric", "mfu"), "--metric=mfu: unknown metric; did you mean mfu_pct"),
+        (("h100", "b200", "h100"), "h100 is named 2 times; a source beside itself shows nothing: name others"),
+        (("h100", "b200", "--metric", "mfu_pc"), "--metric=mfu_pc: unknown metric; did you mean mfu_pct"),
+        (("h100", "b200", "--metric", "gpus"), "--metric=gpus: unknown metric; known: "),
         (("h100", "b200", "--equal", "modl"), "--equal: unknown column 'modl'; did you mean model?"),
         (("h100", "b200", "--equal", ""), "--equal: unknown column ''"),
         (("h100", "b200", "--sort", "ration"), "--sort: unknown column 'ration'"),

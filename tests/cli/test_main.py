@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pytest_nemoperf.cli.main import main
 from pytest_nemoperf.flops.conventions import find_convention
 from pytest_nemoperf.flops.count import num_flops_per_token
 from pytest_nemoperf.layouts.layout import Layout
@@ -167,3 +170,25 @@ def test_a_command_imports_nothing_of_the_others(words: tuple[str, ...], others:
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True)
 
     assert set(others).isdisjoint(done.stdout.split())
+
+
+def test_an_interrupt_while_a_command_is_imported_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_: argparse.ArgumentParser) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pytest_nemoperf.cli.main._COMMANDS", {"show": ("rows", interrupt)})
+
+    code = main(["show"])
+
+    assert (code, capsys.readouterr().err) == (130, "nemoperf: interrupted\n")
+
+
+def test_a_closed_standard_output_is_no_fault(tmp_path: Path) -> None:
+    script = "import sys; from pytest_nemoperf.cli.main import main; sys.exit(main())"
+    command = shlex.join([sys.executable, "-c", script, "show", "--published", "h100"])
+
+    done = subprocess.run(["sh", "-c", f"{command} >&-"], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")

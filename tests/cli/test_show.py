@@ -189,6 +189,8 @@ def test_rows_that_are_no_baselines_are_listed_with_the_reason(nemoperf: Any, pr
         (["cpu", "--sort", "speed"], "--sort: unknown column 'speed'"),
         (["cpu", "--columns", "case,x"], "--columns: unknown column 'x'"),
         (["cpu", "--columns", ""], "--columns: unknown column ''"),
+        (["cpu", "--sort", ""], "--sort: unknown column ''"),
+        (["--sort", ""], "--sort without OPERAND: there are no rows to choose from"),
         (["cpu", "-k", "tp2 not"], "-k 'tp2 not': a word must follow 'not'"),
         (["cpu", "--excluded"], "--excluded only counts with --published"),
         (["cpu", "--details", "--format", "csv"], "--details with --format=csv"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 from pathlib import Path
@@ -13,7 +14,6 @@ from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.pages.releases import (
     check_release_name,
-    find_release,
     frozen,
     in_order,
     list_releases,
@@ -85,6 +85,8 @@ def test_a_case_that_is_there_twice_is_not_frozen() -> None:
             "is not FLOPs per token x tokens/sec/GPU = ",
             id="identity",
         ),
+        pytest.param({"settings": {"rl": {"kl": math.nan}}}, r"settings\['rl'\]\['kl'\]=nan must be", id="setting"),
+        pytest.param({"settings": {"layout": {"gpus": "x"}}}, "layout: Expected `int`, got `str`", id="layout"),
     ],
 )
 def test_figures_that_cannot_have_been_measured_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -130,10 +132,6 @@ def test_a_release_that_is_there_may_be_replaced(stored: Path) -> None:
     write_release(stored, release=make_release("0.4"), is_replaced=True)
 
     assert read_release(stored).rows == ()
-
-
-def test_a_missing_release_is_none(tmp_path: Path) -> None:
-    assert find_release(tmp_path, name="0.4") is None
 
 
 def test_an_interrupt_leaves_the_old_file(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:

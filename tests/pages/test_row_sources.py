@@ -11,12 +11,11 @@ import pytest
 from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.json_codec import to_data, to_json
 from pytest_nemoperf.layouts.layout import Layout
-from pytest_nemoperf.pages.releases import release_path, write_release
+from pytest_nemoperf.pages.releases import list_releases, release_path, write_release
 from pytest_nemoperf.pages.row_sources import (
     SourceKind,
     count_systems,
     read_published,
-    read_releases,
     read_row_set,
 )
 from pytest_nemoperf.published import files
@@ -24,7 +23,7 @@ from pytest_nemoperf.published.row import ExcludedRow, PublishedRows
 from pytest_nemoperf.results.row import RowKind
 from tests.builders import make_plan
 from tests.report.builders import make_invalid, make_passed, make_results
-from tests.results.row_builders import make_release, make_row, store_plan
+from tests.results.row_builders import make_case, make_release, make_row, store_plan, write_results
 
 
 @pytest.fixture
@@ -123,6 +122,13 @@ def test_without_a_release_the_command_that_makes_one_is_named(tmp_path: Path) -
         read_row_set("release:1", baselines_dir=tmp_path)
 
 
+def test_the_folder_of_published_rows_is_named_by_system(stored: Path) -> None:
+    (stored / "published").mkdir()
+
+    with pytest.raises(BaselineError, match="is the folder of published rows; name their system, as published:h100"):
+        read_row_set("baselines/published", baselines_dir=stored)
+
+
 def test_a_folder_without_rows_says_what_it_lacks(stored: Path) -> None:
     (stored.parent / "empty").mkdir()
 
@@ -136,7 +142,8 @@ def test_a_folder_without_rows_says_what_it_lacks(stored: Path) -> None:
         ("{", "not JSON"),
         ("[]", "holds none of cases, rows and runs"),
         ('{"cases": []}', r"\$: 'system' is a required property"),
-        ('{"rows": []}', r"required property"),
+        ('{"rows": [], "date": "2026-11-30"}', r"required property"),
+        ('{"rows": [], "excluded": []}', r"holds published rows; name their system, as published:file"),
         ('{"runs": []}', r"required property"),
     ],
 )
@@ -188,7 +195,7 @@ def test_rows_that_are_no_baselines_come_with_the_reason(tmp_path: Path, monkeyp
 
 
 def test_systems_are_counted_with_their_rows(stored: Path) -> None:
-    releases = read_releases(stored)
+    releases = list_releases(stored)
 
     counts = {each.system: each for each in count_systems(stored, releases=releases)}
 
@@ -238,3 +245,28 @@ def test_a_baseline_of_a_workload_that_is_none_is_an_error_with_its_path(stored:
 
     with pytest.raises(BaselineError, match=rf"^{re.escape(str(path))}: .*layout"):
         read_row_set("cpu", baselines_dir=stored)
+
+
+def test_results_of_a_workload_that_is_none_are_an_error_with_their_path(stored: Path) -> None:
+    case = make_case(make_plan(), 100.0)
+    path = write_results(stored.parent / "results.json", case)
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["cases"][0]["measurement"]["workload"]["layout"]["tp"] = 0
+    path.write_text(json.dumps(data), encoding="utf-8")
+
+    with pytest.raises(BaselineError, match=r"^results\.json: .*layout"):
+        read_row_set("results.json", baselines_dir=stored)
+
+
+@pytest.mark.parametrize("text", ["fast", "1,234", "", "nan", "inf", "-5", "0"])
+@pytest.mark.parametrize("place", ["rows", "excluded"])
+def test_own_published_rows_with_a_figure_that_is_no_number_are_refused(stored: Path, text: str, place: str) -> None:
+    row = replace(files.published_rows("h100").rows[0], printed={"tokens_per_sec_per_gpu": text})
+    own = PublishedRows(rows=(row,))
+    if place == "excluded":
+        own = PublishedRows(rows=(), excluded=(ExcludedRow(row=row, reason="it contradicts"),))
+    (stored / "published").mkdir()
+    (stored / "published" / "h100.json").write_text(to_json(own), encoding="utf-8")
+
+    with pytest.raises(BaselineError, match=r"published/h100\.json: .*\.printed\.tokens_per_sec_per_gpu is .*positive"):
+        read_row_set("published:h100", baselines_dir=stored)

@@ -125,6 +125,18 @@ def test_a_row_without_a_positive_figure_has_no_ratio(values: dict[str, Any]) ->
             id="same name, other formula",
         ),
         pytest.param(
+            {"flops_convention": "a", "flops_per_token": 1e9},
+            {"flops_convention": "a", "flops_per_token": 2e9, "seq_len": 16384},
+            True,
+            id="other sequence length",
+        ),
+        pytest.param(
+            {"flops_convention": "a", "flops_per_token": 1e9},
+            {"flops_convention": "a", "flops_per_token": 2e9, "model": "llama3-70b"},
+            True,
+            id="other model",
+        ),
+        pytest.param(
             {"origin": make_origin(kind=RowKind.PUBLISHED, source="page", release="1")},
             {"origin": make_origin(kind=RowKind.PUBLISHED, source="page", release="1")},
             True,

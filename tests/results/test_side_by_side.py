@@ -254,6 +254,30 @@ def test_a_label_leaves_out_degrees_of_one_and_columns_that_do_not_count() -> No
     assert recipe_label(make_row(model="")) == CASE
 
 
+def test_a_difference_in_a_column_is_told_once() -> None:
+    one = make_row(case="a", tp=1, settings={"global_batch_size": 128, "layout": {"tp": 1}, "recompute": "none"})
+    other = make_row(
+        case="b",
+        tp=2,
+        global_batch_size=64,
+        settings={"global_batch_size": 64, "layout": {"tp": 2}, "recompute": "full"},
+    )
+
+    (line,) = matched([one], [other], equal=["model"]).lines
+
+    assert line.differs == ("global_batch_size 128 / 64", "tp 1 / 2", "recompute")
+
+
+def test_lines_of_equal_columns_are_told_apart_by_a_case() -> None:
+    names = ["model", "gpus"]
+    one = [make_row(case="a", global_batch_size=64), make_row(case="b"), make_row(case="c", gpus=16)]
+    other = [make_row(case="d", global_batch_size=64), make_row(case="e"), make_row(case="f", gpus=16)]
+
+    labels = [line.label for line in matched(one, other, equal=names).lines]
+
+    assert labels == ["llama3-8b 8 GPUs, a", "llama3-8b 8 GPUs, b", "llama3-8b 16 GPUs"]
+
+
 def test_every_facet_has_a_value_of_any_row() -> None:
     for value_of in FACETS.values():
         assert isinstance(value_of(make_row()), (str, int, type(None)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,15 @@ from pytest_nemoperf.errors import BaselineError, count_text, did_you_mean
 from pytest_nemoperf.pages.row_sources import SourceKind, read_row_set
 from pytest_nemoperf.records.metrics import METRICS, TOKENS_PER_SEC_PER_GPU
 from pytest_nemoperf.report.escape import plain_text
-from pytest_nemoperf.report.row_columns import find_column
+from pytest_nemoperf.report.row_columns import find_column, full_name
 from pytest_nemoperf.report.row_selection import parse_condition, sorted_rows
-from pytest_nemoperf.report.side_by_side_formats import side_by_side_csv, side_by_side_json, side_by_side_markdown
-from pytest_nemoperf.report.side_by_side_text import Compared, nothing_matched_text
+from pytest_nemoperf.report.side_by_side import (
+    Compared,
+    nothing_matched_text,
+    side_by_side_csv,
+    side_by_side_json,
+    side_by_side_markdown,
+)
 from pytest_nemoperf.report.terminal.side_by_side import render_side_by_side
 from pytest_nemoperf.results.line_figures import line_figures
 from pytest_nemoperf.results.row import Row
@@ -29,8 +35,6 @@ from pytest_nemoperf.results.side_by_side import FACETS, Line, SideBySide, match
 
 _FILE_WIDTH: Final = 120
 _RATIO: Final = "ratio"
-_SHORT: Final = {"gbs": "global_batch_size", "mbs": "micro_batch_size", "seq": "seq_len"}
-"""Second names of columns, as options of nemoperf show take them."""
 _EPILOG = """\
 A and B are a results.json or the folder that holds it, a baseline's or a
 release's file, a folder of baselines, system:NAME, release:NAME,
@@ -46,7 +50,7 @@ examples:
   nemoperf compare .nemoperf/latest system:h100
   nemoperf compare h100 b200 --metric tokens_per_sec_per_gpu --metric mfu_pct
   nemoperf compare framework:torch framework:megatron --where precision=bf16
-  nemoperf compare layout:fsdp8 layout:tp2fsdp4 --sort=-ratio
+  nemoperf compare layout:fsdp8 layout:fsdp4tp2 --sort=-ratio
   nemoperf compare system:h100 published:h100 --all
   nemoperf compare published:gb200 published:gb300 --equal model,precision,gpus
   nemoperf compare release:0.4 release:0.5 --format csv --output delta.csv
@@ -95,10 +99,13 @@ def compare_rows(arguments: argparse.Namespace) -> int:
     """
     if len(arguments.operands) < 2:  # noqa: PLR2004 (a comparison has two sides)
         raise BaselineError(f"{arguments.operands[0]}: nothing to compare it with; name another source of rows")
+    for operand, number in Counter(arguments.operands).items():
+        if number > 1:
+            raise BaselineError(f"{operand} is named {number} times; a source beside itself shows nothing: name others")
     folder = baselines_dir(arguments.baselines)
     equal = _equal_columns(arguments.equal)
     conditions = [parse_condition(text, subject="--where") for text in arguments.where]
-    _check_metrics(arguments.metric)
+    metrics = _metrics(arguments.metric)
     _check_sort(arguments.sort)
     sets = [read_row_set(operand, baselines_dir=folder) for operand in arguments.operands]
     sources = []
@@ -108,16 +115,17 @@ def compare_rows(arguments: argparse.Namespace) -> int:
     is_by_layout = all(row_set.kind is SourceKind.LAYOUT for row_set in sets)
     matched = match_rows(sources, is_by_layout=is_by_layout, equal=equal)
     if not matched.lines:
-        sys.stderr.write(f"nemoperf: {plain_text(nothing_matched_text(matched))}\n")
+        text = nothing_matched_text(matched, is_filtered=bool(conditions))
+        sys.stderr.write(f"nemoperf: {plain_text(text)}\n")
         return 1
-    text = _text(_figures(matched, arguments=arguments), arguments=arguments)
+    text = _text(_figures(matched, metrics=metrics, arguments=arguments), arguments=arguments)
     write_text(text, output=arguments.output, what=count_text(len(matched.lines), "line"))
     return 0
 
 
-def _figures(matched: SideBySide, *, arguments: argparse.Namespace) -> Compared:
-    """Return the figures of all lines, in the order of --sort."""
-    metrics = arguments.metric or _default_metrics(matched.lines)
+def _figures(matched: SideBySide, *, metrics: Sequence[str], arguments: argparse.Namespace) -> Compared:
+    """Return the figures of all lines, in the order of --sort; without metrics, in those that rows are compared by."""
+    metrics = metrics or _default_metrics(matched.lines)
     lines = _sorted_lines(matched.lines, metric=metrics[0], sort=arguments.sort)
     matched = replace(matched, lines=tuple(lines))
     tables = []
@@ -189,17 +197,20 @@ def _text(compared: Compared, *, arguments: argparse.Namespace) -> str:
 def _equal_columns(text: str | None) -> list[str]:
     names = []
     for name in text.split(",") if text is not None else ():
-        column = _SHORT.get(name.strip(), name.strip())
+        column = full_name(name.strip())
         if column not in FACETS:
             raise BaselineError(f"--equal: unknown column {name.strip()!r}; {did_you_mean(name.strip(), FACETS)}")
         names.append(column)
     return names
 
 
-def _check_metrics(names: Sequence[str]) -> None:
-    for name in names:
+def _metrics(names: Sequence[str]) -> list[str]:
+    """Return the metrics that ``--metric`` names, each once."""
+    metrics = list(dict.fromkeys(map(full_name, names)))
+    for name in metrics:
         if name not in METRICS:
             raise BaselineError(f"--metric={name}: unknown metric; {did_you_mean(name, METRICS)}")
+    return metrics
 
 
 def _check_sort(sort: str | None) -> None:

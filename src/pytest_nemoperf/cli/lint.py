@@ -23,7 +23,7 @@ from pytest_nemoperf.json_codec import from_json, to_json
 from pytest_nemoperf.lint.findings import Finding, LooseTolerance, lint_baseline, lint_loose, lint_profile, lint_suite
 from pytest_nemoperf.lint.other_files import lint_published, lint_release
 from pytest_nemoperf.machine.github import is_github, repository_path
-from pytest_nemoperf.pages.releases import NO_SYSTEMS, PUBLISHED_FOLDER, RELEASES_FOLDER
+from pytest_nemoperf.pages.releases import NO_SYSTEMS, PUBLISHED_FOLDER, RELEASES_FOLDER, stored_systems
 from pytest_nemoperf.recipes.systems import System, find_system
 from pytest_nemoperf.report.ci.github import Annotation, AnnotationLevel, render_annotation, shown_annotations
 from pytest_nemoperf.report.escape import visible_text
@@ -238,7 +238,7 @@ def _dry_runs(tests: Sequence[str], *, folder: Path) -> dict[str, DryRun]:
     if not tests:
         return {}
     known = []
-    for name in sorted({path.parent.name for path in folder.glob("*/*.json")} - NO_SYSTEMS):
+    for name in stored_systems(folder):
         try:
             known.append(find_system(name).name)
         except RecipeError:

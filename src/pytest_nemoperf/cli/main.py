@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn
 
@@ -144,9 +145,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         output is read no further.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    arguments = _parser(words).parse_args(words)
-    arguments.words = words
+    if sys.stdout is None:  # as of ``>&-``
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (open until the process ends)
     try:
+        arguments = _parser(words).parse_args(words)
+        arguments.words = words
         code = int(arguments.run(arguments))
         sys.stdout.flush()
     except NemoPerfError as exc:
@@ -176,7 +179,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (summary, add_options) in _COMMANDS.items():
-        command = commands.add_parser(name, help=summary)
+        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name in words:  # others would cost their imports
             add_options(command)
     return parser

@@ -18,7 +18,6 @@ from pytest_nemoperf.json_codec import to_printed_json
 from pytest_nemoperf.pages.release_rows import ReleaseRows, cautions, rows_of_baselines, rows_of_sessions
 from pytest_nemoperf.pages.releases import (
     check_release_name,
-    find_release,
     frozen,
     list_releases,
     release_path,
@@ -68,7 +67,7 @@ def add_release_command(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--system", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
     parser.add_argument(
-        "--against", metavar="NAME", help="release that the delta is from (default: the newest, by date)"
+        "--against", metavar="NAME", help="release that the delta is from (default: the one before, or else the newest)"
     )
     parser.add_argument("--replace", action="store_true", help="write a release that is there anew; say what changes")
     parser.add_argument("--dry-run", action="store_true", help="print what would be frozen; write nothing")
@@ -89,6 +88,7 @@ def run_release(arguments: argparse.Namespace) -> int:
     named = [arguments.name is not None, arguments.list, arguments.show is not None]
     if sum(named) != 1:
         raise BaselineError("give one of NAME to freeze a release, --list, and --show NAME")
+    _check_unused(arguments)
     folder = baselines_dir(arguments.baselines)
     if arguments.list:
         releases = list_releases(folder)
@@ -100,11 +100,30 @@ def run_release(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_unused(arguments: argparse.Namespace) -> None:
+    """Check that no option is given that counts for nothing.
+
+    Raises:
+        BaselineError: If one is.
+    """
+    if arguments.name is not None:
+        return
+    unused = ["results", "system", "replace", "dry_run"]
+    if arguments.list:
+        unused += ["against", "all"]
+    for name in unused:
+        if getattr(arguments, name):
+            option = f"--{name.replace('_', '-')}"
+            raise BaselineError(f"{option} with {'--list' if arguments.list else '--show'} counts for nothing; drop it")
+    if arguments.list and arguments.format != "text":
+        raise BaselineError(f"--format={arguments.format} is of a delta, and --list shows none; use --show NAME")
+
+
 def _freeze(arguments: argparse.Namespace, *, folder: Path) -> None:
     name: str = arguments.name
     check_release_name(name)
     releases = list_releases(folder)
-    old = find_release(folder, name=name)
+    old = next((release for release in releases if release.name == name), None)
     path = release_path(folder, name=name)
     if old is not None and not arguments.replace:
         raise BaselineError(

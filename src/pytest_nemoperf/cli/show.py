@@ -13,12 +13,12 @@ from pytest_nemoperf.baselines.atomic import write_atomically
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
 from pytest_nemoperf.cli.terminal import has_color, terminal_width
 from pytest_nemoperf.errors import BaselineError, count_text
+from pytest_nemoperf.pages.releases import list_releases
 from pytest_nemoperf.pages.row_sources import (
     RowSet,
     SourceKind,
     count_systems,
     read_published,
-    read_releases,
     read_row_set,
 )
 from pytest_nemoperf.report.row_columns import COLUMNS, Column, default_columns, find_column
@@ -191,7 +191,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise BaselineError(f"--columns with {option}, which has whole rows; drop it, or use --format=csv")
     if not arguments.operand and not arguments.published:
         for option in ("where", "keywords", "sort", "columns", "details"):
-            if getattr(arguments, option):
+            if getattr(arguments, option) not in (None, [], False):
                 name = "-k" if option == "keywords" else f"--{option}"
                 raise BaselineError(f"{name} without OPERAND: there are no rows to choose from; name a system")
 
@@ -229,7 +229,7 @@ def _text(source: RowSet, *, total: int, arguments: argparse.Namespace, width: i
 
 
 def _overview(folder: Path, *, arguments: argparse.Namespace, width: int, color: bool) -> str:
-    releases = read_releases(folder)
+    releases = list_releases(folder)[::-1]
     counts = count_systems(folder, releases=releases)
     match arguments.format:
         case "csv":
@@ -243,7 +243,7 @@ def _overview(folder: Path, *, arguments: argparse.Namespace, width: int, color:
 
 
 def _sort_columns(text: str | None) -> list[tuple[Column, bool]]:
-    if not text:
+    if text is None:
         return []
     columns = []
     for name in text.split(","):

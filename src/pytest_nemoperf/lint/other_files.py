@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from datetime import date
 from pathlib import Path
@@ -10,10 +9,10 @@ from pathlib import Path
 from pytest_nemoperf.errors import BaselineError, RecipeError
 from pytest_nemoperf.lint.findings import Finding
 from pytest_nemoperf.pages.releases import check_release_name, release_path
-from pytest_nemoperf.published.row import PublishedRow, PublishedRows
+from pytest_nemoperf.published.row import PublishedRows
 from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.results.row import Release
-from pytest_nemoperf.results.row_problems import release_problems
+from pytest_nemoperf.results.row_problems import printed_problems, published_rows_of, release_problems
 from pytest_nemoperf.schema import read_contract
 
 
@@ -51,8 +50,7 @@ def lint_published(path: Path) -> list[Finding]:
     except BaselineError as exc:
         return [_error(path, "file", str(exc).removeprefix(f"{path}: "))]
     findings = []
-    rows = [(f"$.rows[{index}]", row) for index, row in enumerate(published.rows)]
-    rows += [(f"$.excluded[{index}].row", each.row) for index, each in enumerate(published.excluded)]
+    rows = list(published_rows_of(published))
     for row_id, number in Counter([row.id for _, row in rows]).items():
         if number > 1:
             findings.append(_error(path, "file", f"row {row_id!r} is there {number} times; an id names one row"))
@@ -60,25 +58,10 @@ def lint_published(path: Path) -> list[Finding]:
         if row.system != path.stem:
             message = f"{place}.system is {row.system!r}; the file holds the rows of {path.stem!r}"
             findings.append(_error(path, "system", message))
-        findings += _printed_findings(path, row, place=place)
+        for problem in printed_problems(row, place=place):
+            findings.append(_error(path, "arithmetic", problem))
     findings += _system_findings(path, path.stem, place="its name")
     return findings
-
-
-def _printed_findings(path: Path, row: PublishedRow, *, place: str) -> list[Finding]:
-    findings = []
-    for name, text in row.printed.items():
-        if not _is_positive(text):
-            message = f"{place}.printed.{name} is {text!r}; it must be a positive number, as text"
-            findings.append(_error(path, "arithmetic", message))
-    return findings
-
-
-def _is_positive(text: str) -> bool:
-    try:
-        return 0.0 < float(text) < math.inf
-    except ValueError:
-        return False
 
 
 def _system_findings(path: Path, system: str, *, place: str) -> list[Finding]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.pages.releases import PUBLISHED_FOLDER
 from pytest_nemoperf.published.row import PublishedRows
+from pytest_nemoperf.results.row_problems import printed_problems, published_rows_of
 from pytest_nemoperf.schema import read_contract
 
 
@@ -18,4 +19,8 @@ def own_published(baselines_dir: Path) -> Iterator[PublishedRows]:
         BaselineError: If a file can't be trusted.
     """
     for path in sorted((baselines_dir / PUBLISHED_FOLDER).glob("*.json")):
-        yield read_contract(PublishedRows, path, name="published", error=BaselineError)
+        file = read_contract(PublishedRows, path, name="published", error=BaselineError)
+        for place, row in published_rows_of(file):
+            for problem in printed_problems(row, place=place):
+                raise BaselineError(f"{path}: {problem}")
+        yield file

@@ -10,7 +10,7 @@ from typing import Final
 
 from pytest_nemoperf.baselines.files import list_baselines, read_baseline
 from pytest_nemoperf.errors import BaselineError, count_text
-from pytest_nemoperf.pages.releases import NO_SYSTEMS
+from pytest_nemoperf.pages.releases import stored_systems
 from pytest_nemoperf.results.cases import SessionResults
 from pytest_nemoperf.results.row import Row
 from pytest_nemoperf.results.rows import row_of_baseline, rows_of_results
@@ -45,8 +45,8 @@ def rows_of_baselines(folder: Path) -> ReleaseRows:
         BaselineError: If one of them can't be trusted.
     """
     rows = []
-    for system in sorted(path for path in folder.glob("*/") if path.name not in NO_SYSTEMS):
-        for path in list_baselines(folder, system=system.name):
+    for system in stored_systems(folder):
+        for path in list_baselines(folder, system=system):
             baseline = read_baseline(path)
             if baseline.published is None:
                 rows.append(row_of_baseline(baseline, path=(Path(folder.name) / path.relative_to(folder)).as_posix()))
@@ -95,13 +95,13 @@ def cautions(rows: Sequence[Row]) -> Iterator[str]:
         named = [f"{commit} ({number})" for commit, number in commits.most_common()]
         yield f"measured at {count_text(len(commits), 'commit')}: {_few(named)}"
     for what, cases in (
-        ("commit", [row.case for row in rows if not row.origin.commit]),
-        ("date", [row.case for row in rows if not row.origin.date]),
-        ("device", [row.case for row in rows if not row.origin.device]),
-        ("version of anything", [row.case for row in rows if not row.origin.versions]),
+        ("a commit", [row.case for row in rows if not row.origin.commit]),
+        ("a date", [row.case for row in rows if not row.origin.date]),
+        ("a device", [row.case for row in rows if not row.origin.device]),
+        ("versions", [row.case for row in rows if not row.origin.versions]),
     ):
         if cases:
-            yield f"{count_text(len(cases), 'case')} without a {what}: {_few(cases)}"
+            yield f"{count_text(len(cases), 'case')} without {what}: {_few(cases)}"
     short = [row.case for row in rows if row.num_runs < _FEW_RUNS]
     if short:
         yield f"{count_text(len(short), 'case')} of fewer than {_FEW_RUNS} runs: {_few(short)}"

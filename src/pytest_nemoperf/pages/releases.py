@@ -11,7 +11,7 @@ from typing import Final
 from pytest_nemoperf.baselines.atomic import write_atomically
 from pytest_nemoperf.baselines.files import locked_folder
 from pytest_nemoperf.errors import BaselineError
-from pytest_nemoperf.json_codec import is_there, to_json
+from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.results.row import Release, Row
 from pytest_nemoperf.results.row_problems import release_problems
 from pytest_nemoperf.schema import read_contract
@@ -39,6 +39,11 @@ def check_release_name(name: str) -> None:
         )
 
 
+def stored_systems(baselines_dir: Path) -> list[str]:
+    """Return the names of the systems that have a file of a baseline in a folder, sorted."""
+    return sorted({path.parent.name for path in baselines_dir.glob("*/*.json")} - NO_SYSTEMS)
+
+
 def release_path(baselines_dir: Path, *, name: str) -> Path:
     """Return the file of a release."""
     return baselines_dir / RELEASES_FOLDER / f"{name}.json"
@@ -57,12 +62,6 @@ def read_release(path: Path) -> Release:
     for problem in release_problems(release):
         raise BaselineError(f"{path}: {problem}; restore it (git checkout)")
     return release
-
-
-def find_release(baselines_dir: Path, *, name: str) -> Release | None:
-    """Return a release, or None if there is no file; an unreadable one raises."""
-    path = release_path(baselines_dir, name=name)
-    return read_release(path) if is_there(path, error=BaselineError) else None
 
 
 def list_releases(baselines_dir: Path) -> list[Release]:

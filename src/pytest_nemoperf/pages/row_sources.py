@@ -17,13 +17,7 @@ from pytest_nemoperf.errors import BaselineError, did_you_mean
 from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.json_codec import read_json
 from pytest_nemoperf.pages.own_published import own_published
-from pytest_nemoperf.pages.releases import (
-    NO_SYSTEMS,
-    RELEASES_FOLDER,
-    list_releases,
-    read_release,
-    release_path,
-)
+from pytest_nemoperf.pages.releases import PUBLISHED_FOLDER, RELEASES_FOLDER, read_release, release_path, stored_systems
 from pytest_nemoperf.published.files import published_rows
 from pytest_nemoperf.published.row import PublishedRows
 from pytest_nemoperf.recipes.systems import system_catalog
@@ -135,15 +129,6 @@ def count_systems(baselines_dir: Path, *, releases: Sequence[Release]) -> list[S
     return counts
 
 
-def read_releases(baselines_dir: Path) -> list[Release]:
-    """Return all releases, the newest first.
-
-    Raises:
-        BaselineError: If one can't be trusted.
-    """
-    return list_releases(baselines_dir)[::-1]
-
-
 def _published_files(system: str, baselines_dir: Path) -> Iterator[PublishedRows]:
     """Yield the shipped rows of a system, or of all, then those of the project."""
     for name in [system] if system else system_catalog():
@@ -153,7 +138,7 @@ def _published_files(system: str, baselines_dir: Path) -> Iterator[PublishedRows
 
 def known_systems(baselines_dir: Path) -> list[str]:
     """Return the systems of the catalog and those that have baselines."""
-    return sorted({*system_catalog(), *_stored_systems(baselines_dir)})
+    return sorted({*system_catalog(), *stored_systems(baselines_dir)})
 
 
 def known_releases(baselines_dir: Path) -> list[str]:
@@ -222,6 +207,8 @@ def _of_file(path: Path) -> RowSet:
             for problem in row_problems(row, place=f"row {number + 1} ({row.case})"):
                 raise BaselineError(f"{path}: {problem}; measure again")
         return RowSet(title=f"{path}, {results.system_title}", rows=tuple(rows), kind=SourceKind.RESULTS)
+    if "rows" in keys and not keys & {"name", "date"}:
+        raise BaselineError(f"{path}: holds published rows; name their system, as published:{path.stem}")
     if "rows" in keys:
         release = read_release(path)
         return RowSet(title=f"release {release.name}", rows=release.rows, kind=SourceKind.RELEASE)
@@ -236,9 +223,11 @@ def _of_folder(path: Path) -> RowSet:
     """Return the rows of a folder of baselines, or of the folder of one system."""
     if path.name == RELEASES_FOLDER:
         raise BaselineError(f"{path}: is the folder of all releases; name one of them, as release:NAME")
+    if path.name == PUBLISHED_FOLDER:
+        raise BaselineError(f"{path}: is the folder of published rows; name their system, as published:h100")
     files = sorted(path.glob("*.json"))
     if not files:
-        for system in _stored_systems(path):
+        for system in stored_systems(path):
             files += list_baselines(path, system=system)
     if not files:
         raise BaselineError(
@@ -305,18 +294,9 @@ def _check_system(name: str, baselines_dir: Path) -> None:
         raise BaselineError(f"unknown system {name!r}; {did_you_mean(name, known)}")
 
 
-def _stored_systems(folder: Path) -> list[str]:
-    systems = []
-    for path in sorted(folder.glob("*/*.json")):
-        name = path.parent.name
-        if name not in NO_SYSTEMS and name not in systems:
-            systems.append(name)
-    return systems
-
-
 def _stored_rows(baselines_dir: Path, *, system: str = "") -> Iterator[Row]:
     """Yield the baselines of a system, or of all, as rows."""
-    for name in [system] if system else _stored_systems(baselines_dir):
+    for name in [system] if system else stored_systems(baselines_dir):
         for path in list_baselines(baselines_dir, system=name):
             yield row_of_baseline(read_baseline(path), path=str(path))
 

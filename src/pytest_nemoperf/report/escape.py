@@ -1,4 +1,4 @@
-"""Text of recipes, logs and files made safe for terminals, Markdown and HTML, and still readable."""
+"""Text of recipes, logs and files made safe for terminals, Markdown, HTML and CSV, and still readable."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ _ADDRESS: Final = re.compile(r"@(?=[0-9A-Za-z][\w-]*\.)|(?<!\w)@(?=[0-9A-Za-z])"
 """Of a mail address, or before an account's name."""
 _APART: Final = "<span>@</span>"
 _PLAIN: Final = re.compile(r"(?!.*www\.)[0-9A-Za-z .,/()+-]*", re.IGNORECASE)
+_FORMULA_STARTS: Final = ("=", "+", "-", "@")
 _MATH: Final = "<span>\\$</span>"
 """GitHub's own way to write a dollar that begins no formula; the backslash is for MyST."""
 
@@ -50,6 +51,14 @@ def visible_text(text: str) -> str:
         elif unicodedata.category(character) not in _HIDDEN_CATEGORIES:
             kept.append(character)
     return "".join(kept)
+
+
+def csv_cell(value: object) -> object:
+    """Return a value as a cell of CSV: a text in one line, and with an apostrophe if it begins like a formula."""
+    if not isinstance(value, str):
+        return value
+    text = plain_text(value)
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
 def html_text(text: str) -> str:

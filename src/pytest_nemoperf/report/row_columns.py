@@ -76,11 +76,19 @@ def find_column(name: str, *, subject: str) -> Column:
     Raises:
         BaselineError: If there is no such column.
     """
-    for column in COLUMNS.values():
-        if name and name in (column.name, column.short):
-            return column
+    column = COLUMNS.get(full_name(name))
+    if column is not None:
+        return column
     known = [*COLUMNS, *(column.short for column in COLUMNS.values() if column.short)]
     raise BaselineError(f"{subject}: unknown column {name!r}; {did_you_mean(name, known)}")
+
+
+def full_name(name: str) -> str:
+    """Return the name of the column that a second name stands for; other names as they are."""
+    for column in COLUMNS.values():
+        if column.short and column.short == name:
+            return column.name
+    return name
 
 
 def _short_source(row: Row) -> str:

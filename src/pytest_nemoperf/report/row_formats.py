@@ -11,14 +11,13 @@ from typing import Final
 
 from pytest_nemoperf.json_codec import to_data
 from pytest_nemoperf.recipes.systems import system_catalog
-from pytest_nemoperf.report.escape import markdown_text, plain_text
+from pytest_nemoperf.report.escape import csv_cell, markdown_text
 from pytest_nemoperf.report.markdown.row_tables import call_table, pretrain_table, rl_table
 from pytest_nemoperf.report.row_columns import COLUMNS, Column
 from pytest_nemoperf.report.tables import table_lines
 from pytest_nemoperf.results.row import Row
 
 _SCHEMA_VERSION: Final = 1
-_FORMULA_STARTS: Final = ("=", "+", "-", "@")
 
 
 def csv_text(rows: Sequence[Row], *, columns: Sequence[Column] = tuple(COLUMNS.values())) -> str:
@@ -32,14 +31,6 @@ def csv_text(rows: Sequence[Row], *, columns: Sequence[Column] = tuple(COLUMNS.v
     for row in rows:
         writer.writerow([csv_cell(column.value_of(row)) for column in columns])
     return file.getvalue()
-
-
-def csv_cell(value: object) -> object:
-    """Return a value as a cell of CSV: a text in one line, and with an apostrophe if it begins like a formula."""
-    if not isinstance(value, str):
-        return value
-    text = plain_text(value)
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
 def json_text(rows: Sequence[Row], *, title: str, kind: str) -> str:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.report.console import heading, indented, section, to_text
-from pytest_nemoperf.report.escape import plain_text
-from pytest_nemoperf.report.row_formats import csv_cell
+from pytest_nemoperf.report.escape import csv_cell, plain_text
 from pytest_nemoperf.report.tables import table_lines
 from pytest_nemoperf.report.terminal.rows import table_parts
 from pytest_nemoperf.results.row import Release

@@ -6,13 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pytest_nemoperf.records.metrics import METRICS, TFLOPS_PER_SEC_PER_GPU, TRAINING_TFLOPS_PER_SEC_PER_GPU, Direction
+from pytest_nemoperf.records.metrics import METRICS, Direction
 from pytest_nemoperf.results.row import Row
-from pytest_nemoperf.results.row_ratio import Ratio, counts_flops_alike, row_ratio
+from pytest_nemoperf.results.row_ratio import FLOPS_METRICS, Ratio, counts_flops_alike, row_ratio
 from pytest_nemoperf.results.side_by_side import Line
-
-FLOPS_METRICS = frozenset({TFLOPS_PER_SEC_PER_GPU.name, TRAINING_TFLOPS_PER_SEC_PER_GPU.name})
-"""Metrics that depend on the convention that FLOPs are counted under."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +49,7 @@ class LineFigures:
 
 
 def line_figures(line: Line, *, metric: str) -> LineFigures:
-    """Return the figures of a line in a metric.
-
-    Args:
-        line: The line.
-        metric: Name of the metric.
-    """
+    """Return the figures of a line in a metric."""
     known = [row for row in line.rows if row is not None and row.value(metric) is not None]
     is_comparable = metric not in FLOPS_METRICS or _are_alike(known)
     best = _best(known, metric=metric) if is_comparable else None

@@ -43,7 +43,6 @@ class RowChange:
         ratio: Median of now over that of then; None if there is none.
         suspects: What may have changed the speed and differs: the workload's settings, versions, clocks, container,
             and the commit.
-        num_others: Further entries that differ and are not known to change speed.
     """
 
     then: Row
@@ -52,7 +51,6 @@ class RowChange:
     kind: ChangeKind
     ratio: Ratio | None
     suspects: tuple[Difference, ...]
-    num_others: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,22 +109,14 @@ def row_change(now: Row, *, then: Row) -> RowChange:
         kind=_kind(ratio, metric=metric.name),
         ratio=ratio,
         suspects=row_suspects(now, then=then),
-        num_others=len([each for each in environment_differences(now, then=then) if not _is_suspect(each)]),
     )
 
 
 def row_suspects(now: Row, *, then: Row) -> tuple[Difference, ...]:
     """Return the differences that may have changed the speed between two rows: settings first, the commit last."""
     suspects = settings_differences(now, then=then)
-    suspects += filter(_is_suspect, environment_differences(now, then=then))
+    suspects += filter(_is_suspect, _environment_differences(now, then=then))
     return tuple(sorted(suspects, key=lambda each: each.name == _COMMIT))
-
-
-def environment_differences(now: Row, *, then: Row) -> list[Difference]:
-    """Return the differences of code and environment; none if a row does not tell its own, as published ones."""
-    if not now.origin.versions or not then.origin.versions:
-        return []
-    return compare_fingerprints(_facts(then), now=_facts(now))
 
 
 def settings_differences(now: Row, *, then: Row) -> list[Difference]:
@@ -159,6 +149,13 @@ def common_suspects(changes: Sequence[RowChange]) -> list[Difference]:
 def suspect_text(difference: Difference) -> str:
     """Return a difference as tables show it: ``torch 2.8.0 to 2.9.1``."""
     return f"{difference.name} {_shortened(difference.then)} to {_shortened(difference.now)}"
+
+
+def _environment_differences(now: Row, *, then: Row) -> list[Difference]:
+    """Return the differences of code and environment; none if a row does not tell its own, as published ones."""
+    if not now.origin.versions or not then.origin.versions:
+        return []
+    return compare_fingerprints(_facts(then), now=_facts(now))
 
 
 def _suspect_key(difference: Difference) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""Figures of rows that can't have been measured: not finite, not positive, or contradicting each other. Pure."""
+"""Rows that can't be true: figures not finite, not positive, or contradicting each other; settings that break. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
+from pytest_nemoperf.errors import NemoPerfError
 from pytest_nemoperf.flops.count import FLOPS_REL_TOL
+from pytest_nemoperf.json_codec import plain_mapping
+from pytest_nemoperf.published.row import PublishedRow, PublishedRows
 from pytest_nemoperf.records.metrics import (
     FLOPS_PER_TFLOP,
     JUDGED,
@@ -16,12 +19,13 @@ from pytest_nemoperf.records.metrics import (
     TOKENS_PER_SEC_PER_GPU,
 )
 from pytest_nemoperf.results.row import Release, Row
+from pytest_nemoperf.results.rows import layout_label
 
 _POSITIVE: Final = frozenset({*(metric.name for metric in JUDGED), STEP_TIME_SEC.name})
 
 
 def release_problems(release: Release) -> Iterator[str]:
-    """Yield a sentence for each impossible figure of a release, and for each case that it holds twice."""
+    """Yield a sentence for each row of a release that can't be true, and for each case that it holds twice."""
     counts = Counter([(row.system, row.case) for row in release.rows])
     for (system, case), number in counts.items():
         if number > 1:
@@ -30,8 +34,27 @@ def release_problems(release: Release) -> Iterator[str]:
         yield from row_problems(row, place=f"$.rows[{index}]")
 
 
+def published_rows_of(file: PublishedRows) -> Iterator[tuple[str, PublishedRow]]:
+    """Yield every row of a file of published rows, those that are no baselines too, with its JSON path."""
+    for index, row in enumerate(file.rows):
+        yield f"$.rows[{index}]", row
+    for index, excluded in enumerate(file.excluded):
+        yield f"$.excluded[{index}].row", excluded.row
+
+
+def printed_problems(row: PublishedRow, *, place: str) -> Iterator[str]:
+    """Yield a sentence for each printed figure of a published row that is no positive number; see row_problems."""
+    for name, text in row.printed.items():
+        try:
+            is_positive = 0.0 < float(text) < math.inf
+        except ValueError:
+            is_positive = False
+        if not is_positive:
+            yield f"{place}.printed.{name} is {text!r}; it must be a positive number, as text"
+
+
 def row_problems(row: Row, *, place: str) -> Iterator[str]:
-    """Yield a sentence for each impossible figure of a row.
+    """Yield a sentence for each impossible figure of a row, and for settings that no plan has.
 
     Args:
         row: The row.
@@ -51,6 +74,11 @@ def row_problems(row: Row, *, place: str) -> Iterator[str]:
             yield f"{place}.judged.{name} is {value}; only finite figures can be compared"
         elif value <= 0.0 and name in _POSITIVE:
             yield f"{place}.judged.{name} is {value:g}; only positive figures can be compared"
+    try:
+        plain_mapping(row.settings, subject=f"{place}.settings")
+        layout_label(row)
+    except NemoPerfError as exc:
+        yield str(exc)
     per_token = row.flops_per_token
     if per_token is not None and not (0.0 < per_token < math.inf):
         yield f"{place}.flops_per_token is {per_token:g}; only positive figures can be compared"

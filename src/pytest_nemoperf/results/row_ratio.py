@@ -37,7 +37,8 @@ INTERVAL_MEANING: Final = (
 _MEDIAN_VARIANCE: Final = math.pi / 2.0
 """Variance of the median of many normal values over that of their mean; at most this for few."""
 _MIN_RUNS: Final = 2
-_FLOPS = (TFLOPS_PER_SEC_PER_GPU.name, TRAINING_TFLOPS_PER_SEC_PER_GPU.name)
+FLOPS_METRICS: Final = frozenset({TFLOPS_PER_SEC_PER_GPU.name, TRAINING_TFLOPS_PER_SEC_PER_GPU.name})
+"""Metrics that depend on the convention that FLOPs are counted under."""
 _MAIN = (TOKENS_PER_SEC_PER_GPU, TIME_PER_CALL_SEC, STEP_TIME_SEC)
 
 
@@ -96,6 +97,8 @@ def counts_flops_alike(one: Row, other: Row) -> bool:
         return is_published and place == (other.origin.source, other.origin.release)
     if one.flops_per_token is None or other.flops_per_token is None:
         return True
+    if (one.model, one.seq_len) != (other.model, other.seq_len):  # whose FLOPs per token differ anyway
+        return True
     return math.isclose(one.flops_per_token, other.flops_per_token, rel_tol=FLOPS_REL_TOL)
 
 
@@ -119,7 +122,7 @@ def row_ratio(now: Row, *, then: Row, metric: str) -> Ratio | None:
     below = then.value(metric)
     if not _is_usable(now, metric=metric) or not _is_usable(then, metric=metric) or not above or not below:
         return None
-    if metric in _FLOPS and not counts_flops_alike(now, then):
+    if metric in FLOPS_METRICS and not counts_flops_alike(now, then):
         return None
     value = above / below
     if not 0.0 < value < math.inf:

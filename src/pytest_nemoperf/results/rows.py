@@ -39,11 +39,19 @@ def row_of_baseline(baseline: Baseline, *, path: str) -> Row:
 
 
 def rows_of_results(results: SessionResults, *, path: str) -> list[Row]:
-    """Return the valid cases of a session as rows; path is its results file."""
+    """Return the valid cases of a session as rows; path is its results file.
+
+    Raises:
+        BaselineError: If the workload of a case is not one that this version stores.
+    """
     rows = []
     for case in results.cases:
-        if case.verdict.kind is not VerdictKind.INVALID:
+        if case.verdict.kind is VerdictKind.INVALID:
+            continue
+        try:
             rows.append(row_of_case(case, provenance=results.provenance, path=path))
+        except BaselineError as exc:
+            raise BaselineError(f"{path}: {exc}") from None
     return rows
 
 

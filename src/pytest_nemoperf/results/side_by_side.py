@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from itertools import chain
@@ -36,7 +36,7 @@ class Line:
     """Rows of one recipe.
 
     Attributes:
-        label: Name of what they share.
+        label: Name of what they share, of this line alone.
         rows: Row of each source; None for one that has none.
         differs: Settings that differ between the rows, beside the axes: ``recompute``, ``micro_batch_size 1 / 2``.
     """
@@ -195,7 +195,7 @@ def match_rows(
         names=tuple(name for name, _ in sources),
         axes=axes,
         equal=names,
-        lines=tuple(lines),
+        lines=tuple(_told_apart(lines)),
         unmatched=tuple(map(tuple, unmatched)),
         is_by_case=not equal,
     )
@@ -346,12 +346,14 @@ def _line(
 ) -> Line:
     first, *others = [group[number] for number in sorted(group)]
     differs: dict[str, None] = {}
+    told = set()
     left_out = set[str]().union(*(_OF_AXIS[axis] for axis in axes))
     for name, value_of in FACETS.items():
         values = dict.fromkeys(map(value_of, (first, *others)))
         if name not in names and name not in left_out and len(values) > 1:
             shown = ["unknown" if value is None else str(value) for value in values]
             differs[f"{name} {' / '.join(shown)}"] = None
+            told |= {name, f"layout.{name}"}
     printed = dict.fromkeys(map(_printed_precision, (first, *others)))
     if len(printed) > 1 and "precision" in names:
         differs[f"precision {' / '.join(printed)}"] = None
@@ -359,12 +361,25 @@ def _line(
     if len(releases) > 1:
         differs[f"release {' / '.join(releases)}"] = None
     for other in others:
-        differs |= dict.fromkeys(_hidden_differences(first, other, axes=axes))
+        for name in _hidden_differences(first, other, axes=axes):
+            if name not in told:
+                differs[name] = None
     label = _label([first, *others], names=names, axes=axes)
     if has_systems and "system" in names:
         label = f"{first.system} {label}"
     rows = tuple([group.get(number) for number in range(num_sources)])
     return Line(label=label, rows=rows, differs=tuple(differs))
+
+
+def _told_apart(lines: Sequence[Line]) -> Iterator[Line]:
+    """Yield the lines; those that have one label get the case of their first row behind it."""
+    counts = Counter([line.label for line in lines])
+    for line in lines:
+        if counts[line.label] == 1:
+            yield line
+            continue
+        first = next(row for row in line.rows if row is not None)
+        yield replace(line, label=f"{line.label}, {first.case}")
 
 
 def _label(rows: Sequence[Row], *, names: Sequence[str], axes: Sequence[Axis]) -> str:

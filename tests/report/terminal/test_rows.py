@@ -123,3 +123,12 @@ def test_an_address_is_never_cut() -> None:
     ).splitlines()
 
     assert f"  {url}" in shown
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_a_terminal_of_no_width_ends_too(width: int) -> None:
+    rows = [make_row()]
+
+    text = render_rows(rows, columns=default_columns(rows), title="x", total=1, width=width, color=False)
+
+    assert text

@@ -68,7 +68,7 @@ def table_parts(
         texts = []
         for at, cell in enumerate(row):
             text = plain_text(cell)
-            texts.append((text if at in whole else _shortened(text, width=width - _INDENT)) or _NONE)
+            texts.append((text if at in whole else _shortened(text, width=max(width - _INDENT, 0))) or _NONE)
         safe.append(texts)
     blocks = []
     for group in _line_groups(safe, width=width):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from pytest_nemoperf.records.metrics import METRICS
 from pytest_nemoperf.report.console import QUIET, indented, section, styled, to_text
 from pytest_nemoperf.report.escape import plain_text
-from pytest_nemoperf.report.side_by_side_text import (
+from pytest_nemoperf.report.side_by_side import (
     Compared,
     compared_sentence,
     has_figures,

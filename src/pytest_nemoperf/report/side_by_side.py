@@ -1,21 +1,28 @@
-"""Rows beside each other: cells of their tables, and the sentences above and below."""
+"""Rows beside each other: cells and sentences of their tables in every format; CSV, JSON and Markdown."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from pytest_nemoperf.errors import count_text
+from pytest_nemoperf.json_codec import to_data
 from pytest_nemoperf.records.metrics import METRICS
 from pytest_nemoperf.report.cells import percent
+from pytest_nemoperf.report.escape import csv_cell, markdown_cell, markdown_text
 from pytest_nemoperf.report.release_text import ratio_text
 from pytest_nemoperf.report.row_columns import figure_text
+from pytest_nemoperf.report.tables import ready_table
 from pytest_nemoperf.results.line_figures import Figure, LineFigures
 from pytest_nemoperf.results.row import Row, RowKind
 from pytest_nemoperf.results.row_ratio import INTERVAL_MEANING
 from pytest_nemoperf.results.side_by_side import FACETS, SideBySide, recipe_label
 
+_SCHEMA_VERSION: Final = 1
 _BEST: Final = "*"
 
 
@@ -117,12 +124,18 @@ def unmatched_labels(rows: Sequence[Row]) -> list[str]:
     return labels
 
 
-def nothing_matched_text(matched: SideBySide) -> str:
-    """Return a sentence on the columns that would have to be equal, for sources that have no row in common."""
+def nothing_matched_text(matched: SideBySide, *, is_filtered: bool = False) -> str:
+    """Return a sentence on the columns that would have to be equal, for sources that have no row in common.
+
+    Args:
+        matched: The sources.
+        is_filtered: Their rows were chosen by conditions.
+    """
     empty = [name for name, rows in zip(matched.names, matched.unmatched, strict=True) if not rows]
     if empty:
         verb = "has" if len(empty) == 1 else "have"
-        return f"nothing to compare: {' and '.join(empty)} {verb} no row"
+        remedy = "--where may leave out too many" if is_filtered else "nemoperf show lists what there is"
+        return f"nothing to compare: {' and '.join(empty)} {verb} no row; {remedy}"
     columns = []
     for name in matched.equal:
         if any(FACETS[name](row) is not None for rows in matched.unmatched for row in rows):
@@ -139,6 +152,83 @@ def marked(text: str, *, is_best: bool) -> str:
     return f"{text}{_BEST}" if is_best else f"{text} "
 
 
+def side_by_side_markdown(compared: Compared) -> str:
+    """Return a table for each metric in Markdown, the best of each line in bold, and the notes."""
+    matched = compared.matched
+    lines = [markdown_text(compared_sentence(matched)), ""]
+    has_notes = any(line.differs for line in matched.lines)
+    heads = list(map(markdown_cell, headings(matched)))
+    for metric, figures in compared.tables:
+        rows = []
+        for each in filter(has_figures, figures):
+            cells = [markdown_cell(each.line.label)]
+            for text, is_best in line_cells(each):
+                cells.append(f"**{markdown_cell(text)}**" if is_best else markdown_cell(text))
+            if has_notes:
+                cells.append(markdown_cell("; ".join(each.line.differs)))
+            rows.append(cells)
+        extra = ["also differ in"] if has_notes else []
+        lines += [f"#### {markdown_text(METRICS[metric].label)}", "", *ready_table([*heads, *extra], rows=rows), ""]
+    for note in (*notes(compared), unmatched_sentence(matched)):
+        if note:
+            lines += [markdown_text(note), ""]
+    if compared.is_whole:
+        for name, alone in zip(matched.names, matched.unmatched, strict=True):
+            if alone:
+                lines += [markdown_text(f"Only {name} has:"), ""]
+                lines += [f"- {markdown_text(label)}" for label in unmatched_labels(alone)]
+                lines.append("")
+    return "\n".join(lines)
+
+
+def side_by_side_csv(compared: Compared) -> str:
+    """Return one line for each figure: label, metric, source, its row, value and ratio, unrounded.
+
+    Texts that a spreadsheet would take for formulas have an apostrophe in front.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    names = ["label", "metric", "source", "case", "system", "framework", "value", "num_runs", "spread_pct", "is_best"]
+    writer.writerow([*names, "ratio", "ratio_low", "ratio_high", "why_no_interval", "differs"])
+    for metric, lines in compared.tables:
+        for line in lines:
+            for name, row, figure in zip(compared.matched.names, line.line.rows, line.figures, strict=True):
+                if row is None or figure is None:
+                    continue
+                cells: list[object] = [line.line.label, metric, name, row.case, row.system, row.framework]
+                cells += [figure.value, figure.num_runs, figure.spread_pct, int(figure.is_best), *_ratio_cells(figure)]
+                writer.writerow([csv_cell(cell) for cell in (*cells, "; ".join(line.line.differs))])
+    if compared.is_whole:
+        for name, rows in zip(compared.matched.names, compared.matched.unmatched, strict=True):
+            for row, label in zip(rows, unmatched_labels(rows), strict=True):
+                cells = [label, "", name, row.case, row.system, row.framework]
+                writer.writerow([csv_cell(cell) for cell in (*cells, *[None] * 9)])
+    return file.getvalue()
+
+
+def side_by_side_json(compared: Compared) -> str:
+    """Return lines with their rows and figures as JSON, in ASCII; rows without a counterpart by case."""
+    lines: list[dict[str, Any]] = []
+    for number, line in enumerate(compared.matched.lines):
+        figures = {}
+        for metric, table in compared.tables:
+            figures[metric] = [to_data(figure) for figure in table[number].figures]
+        data = to_data(line)
+        lines.append({**data, "figures": figures})
+    unmatched = []
+    for rows in compared.matched.unmatched:
+        unmatched.append([{"system": row.system, "case": row.case} for row in rows])
+    data = {
+        "schema_version": _SCHEMA_VERSION,
+        "sources": list(compared.matched.names),
+        "axes": list(compared.matched.axes),
+        "equal": list(compared.matched.equal),
+        "lines": lines,
+        "unmatched": unmatched,
+    }
+    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+
+
 def _known_figures(compared: Compared) -> Iterator[Figure]:
     for _, lines in compared.tables:
         for line in lines:
@@ -153,3 +243,10 @@ def _runs_text(figure: Figure, *, row: Row) -> str:
     if figure.spread_pct is None:
         return f"{figure.num_runs}"
     return f"{figure.num_runs}, {percent(figure.spread_pct)}"
+
+
+def _ratio_cells(figure: Figure) -> list[float | str | None]:
+    ratio = figure.ratio
+    if ratio is None:
+        return [None, None, None, ""]
+    return [ratio.value, ratio.low, ratio.high, ratio.why_no_interval]
