@@ -27,7 +27,7 @@ from pytest_nemoperf.json_codec import to_json
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.measure.measurement import Run, workload_of
 from pytest_nemoperf.pages.releases import frozen, release_path, write_release
-from pytest_nemoperf.pages.sources import read_baseline_rows
+from pytest_nemoperf.pages.stored_rows import baseline_rows
 from pytest_nemoperf.recipes.recipe import Precision, Recipe
 from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.systems import find_system
@@ -152,7 +152,7 @@ def main() -> None:
         project = Path(folder)
         baselines = project / "baselines"
         make_baselines(baselines, cases=arguments.cases)
-        rows = read_baseline_rows(baselines)
+        rows = list(baseline_rows(baselines))
         release = frozen(rows, name="0.4", date="2026-11-30", previous="")
         write_release(release_path(baselines, name="0.4"), release=release)
         (project / "template.md").write_text(TEMPLATE, encoding="utf-8")

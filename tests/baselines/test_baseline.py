@@ -117,6 +117,11 @@ def test_writing_again_returns_the_old_one_and_changes_few_lines(tmp_path: Path,
             r"copy_sec=1e\+308 of a yardstick must be .* at `\$\.runs\[1\]\.yardsticks\[0\]`",
             id="absurd-yardstick",
         ),
+        pytest.param(
+            lambda d: d.update(published=dict.fromkeys(("row", "release", "source", "url", "framework"), "x")),
+            "holds a published figure, and the runs of a baseline are measured; --perf-against=published",
+            id="published",
+        ),
         pytest.param(lambda d: d.update(runs=[]), r"\$\.runs is empty; .* at least one run", id="no-runs"),
         pytest.param(lambda d: d.update(case="other"), "folder and file name must say the same", id="moved"),
         pytest.param(

@@ -231,7 +231,7 @@ def test_a_self_test_is_no_release(nemoperf: Any, baselines: Path) -> None:
     code, _, err = nemoperf("release", "0.4", "--results", str(file))
 
     assert code == 2
-    assert "a.json: a self-test with a delay of 10%; it is no result" in err
+    assert "a.json: is of a self-test (--perf-inject): none of its figures is real" in err
 
 
 def test_releases_are_listed_with_the_newest_last(nemoperf: Any, baselines: Path) -> None:

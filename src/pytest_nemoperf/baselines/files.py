@@ -43,6 +43,11 @@ def read_baseline(path: Path, *, is_in_place: bool = True) -> Baseline:
     baseline = from_valid_data(Baseline, data, name="baseline", subject=str(path), error=BaselineError)
     for problem in impossible_figures(data, baseline=baseline):
         raise BaselineError(f"{path}: {problem}; restore it (git checkout), or delete it and record the case again")
+    if baseline.published is not None:
+        raise BaselineError(
+            f"{path}: holds a published figure, and the runs of a baseline are measured; --perf-against=published "
+            "judges by published rows"
+        )
     if is_in_place and baseline.case != path.stem and baseline.case.lower() == path.stem.lower():
         raise BaselineError(
             f"{path}: holds case {baseline.case!r}, which a file system that does not tell capitals apart keeps in the "

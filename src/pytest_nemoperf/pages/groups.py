@@ -96,7 +96,7 @@ def _tables(rows: Sequence[Row], *, selection: Selection, has_empty: bool) -> li
         if has_empty:
             for precision in selection.precisions:
                 if not any(name.startswith(precision) or name.endswith(precision) for name in present):
-                    made.append((precision, precision, ()))  # FP8_CS and MXFP8 are FP8 too
+                    made.append((precision, precision, ()))  # FP8-CS and MXFP8 are FP8 too
         made.sort(key=lambda each: _precision_rank(each[0], selection=selection))
         for precision, generation, group_rows in made:
             title = _table_title(system, precision=precision, generation=generation if is_rl else None)

@@ -8,13 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from pytest_nemoperf.baselines.files import list_baselines, read_baseline
 from pytest_nemoperf.errors import BaselineError, count_text
-from pytest_nemoperf.pages.releases import stored_systems
-from pytest_nemoperf.results.cases import SessionResults
+from pytest_nemoperf.pages.stored_rows import RESULTS_FILE, baseline_rows, read_session, with_source
 from pytest_nemoperf.results.row import Row
-from pytest_nemoperf.results.rows import row_of_baseline, rows_of_results
-from pytest_nemoperf.schema import read_contract
 from pytest_nemoperf.verdict.comparison import VerdictKind
 
 _FEW_RUNS: Final = 3
@@ -45,11 +41,9 @@ def rows_of_baselines(folder: Path) -> ReleaseRows:
         BaselineError: If one of them can't be trusted.
     """
     rows = []
-    for system in stored_systems(folder):
-        for path in list_baselines(folder, system=system):
-            baseline = read_baseline(path)
-            if baseline.published is None:
-                rows.append(row_of_baseline(baseline, path=(Path(folder.name) / path.relative_to(folder)).as_posix()))
+    for row in baseline_rows(folder):
+        path = Path(folder.name) / Path(row.origin.source).relative_to(folder)  # the same on every machine
+        rows.append(with_source(row, source=path.as_posix()))
     return ReleaseRows(rows=tuple(rows))
 
 
@@ -63,17 +57,15 @@ def rows_of_sessions(files: Sequence[Path]) -> ReleaseRows:
     warnings: list[str] = []
     file_of: dict[tuple[str, str], Path] = {}
     for file in files:
-        path = file / "results.json" if file.is_dir() else file
-        results = read_contract(SessionResults, path, name="results", error=BaselineError)
-        if results.inject_pct:
-            raise BaselineError(f"{path}: a self-test with a delay of {results.inject_pct:g}%; it is no result")
+        results, valid = read_session(file)
+        path = file / RESULTS_FILE if file.is_dir() else file
         for kind in (VerdictKind.INVALID, VerdictKind.REGRESSED):
             cases = [case.verdict.case for case in results.cases if case.verdict.kind is kind]
             if cases:
                 word = "left out" if kind is VerdictKind.INVALID else "frozen all the same"
                 warnings.append(f"{path}: {count_text(len(cases), 'case')} {kind}, {word}: {_few(cases)}")
         shown = path.name if path.is_absolute() else path.as_posix()
-        for row in rows_of_results(results, path=shown):
+        for row in valid:
             key = (row.system, row.case)
             if key in file_of:
                 raise BaselineError(
@@ -81,7 +73,7 @@ def rows_of_sessions(files: Sequence[Path]) -> ReleaseRows:
                     "leave one of the files out"
                 )
             file_of[key] = path
-            rows.append(row)
+            rows.append(with_source(row, source=shown))
     return ReleaseRows(rows=tuple(rows), warnings=tuple(warnings))
 
 

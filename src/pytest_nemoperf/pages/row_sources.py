@@ -18,17 +18,13 @@ from pytest_nemoperf.frameworks.builtin import builtin_frameworks
 from pytest_nemoperf.json_codec import read_json
 from pytest_nemoperf.pages.own_published import own_published
 from pytest_nemoperf.pages.releases import PUBLISHED_FOLDER, RELEASES_FOLDER, read_release, release_path, stored_systems
+from pytest_nemoperf.pages.stored_rows import RESULTS_FILE, baseline_rows, read_session
 from pytest_nemoperf.published.files import published_rows
 from pytest_nemoperf.published.row import PublishedRows
 from pytest_nemoperf.recipes.systems import system_catalog
 from pytest_nemoperf.report.row_overview import SystemCounts
-from pytest_nemoperf.results.cases import SessionResults
 from pytest_nemoperf.results.row import Release, Row
-from pytest_nemoperf.results.row_problems import row_problems
-from pytest_nemoperf.results.rows import layout_label, row_of_baseline, row_of_published, rows_of_results
-from pytest_nemoperf.schema import from_valid_data
-
-_RESULTS_FILE: Final = "results.json"
+from pytest_nemoperf.results.rows import layout_label, row_of_baseline, row_of_published
 
 
 class SourceKind(StrEnum):
@@ -159,7 +155,7 @@ def _of_bare_name(operand: str, baselines_dir: Path) -> RowSet:
         spellings[SourceKind.FRAMEWORK] = f"framework:{operand}"
     stored: list[Row] = []
     if not spellings:  # only then is it worth reading them all
-        stored = list(_stored_rows(baselines_dir))
+        stored = list(baseline_rows(baselines_dir))
         if operand in _frameworks(stored):
             spellings[SourceKind.FRAMEWORK] = f"framework:{operand}"
         if operand in _layouts(stored):
@@ -186,8 +182,8 @@ def _of_bare_name(operand: str, baselines_dir: Path) -> RowSet:
 
 def _of_path(path: Path) -> RowSet:
     if path.is_dir():
-        if (path / _RESULTS_FILE).exists():
-            return _of_file(path / _RESULTS_FILE)
+        if (path / RESULTS_FILE).exists():
+            return _of_file(path / RESULTS_FILE)
         return _of_folder(path)
     return _of_file(path)
 
@@ -197,15 +193,7 @@ def _of_file(path: Path) -> RowSet:
     data = read_json(path, error=BaselineError)
     keys: set[Any] = set(data) if isinstance(data, dict) else set()
     if "cases" in keys:
-        results = from_valid_data(SessionResults, data, name="results", subject=str(path), error=BaselineError)
-        if results.inject_pct:
-            raise BaselineError(
-                f"{path}: is of a self-test (--perf-inject): none of its figures is real; take another session"
-            )
-        rows = rows_of_results(results, path=str(path))
-        for number, row in enumerate(rows):
-            for problem in row_problems(row, place=f"row {number + 1} ({row.case})"):
-                raise BaselineError(f"{path}: {problem}; measure again")
+        results, rows = read_session(path)
         return RowSet(title=f"{path}, {results.system_title}", rows=tuple(rows), kind=SourceKind.RESULTS)
     if "rows" in keys and not keys & {"name", "date"}:
         raise BaselineError(f"{path}: holds published rows; name their system, as published:{path.stem}")
@@ -231,7 +219,7 @@ def _of_folder(path: Path) -> RowSet:
             files += list_baselines(path, system=system)
     if not files:
         raise BaselineError(
-            f"{path}: holds neither {_RESULTS_FILE} nor baselines; give the folder of a session's results, of "
+            f"{path}: holds neither {RESULTS_FILE} nor baselines; give the folder of a session's results, of "
             "<system>/<case>.json, or of one system"
         )
     rows = [row_of_baseline(read_baseline(file), path=str(file)) for file in files]
@@ -249,7 +237,7 @@ def _of_release(name: str, baselines_dir: Path) -> RowSet:
 
 def _of_system(name: str, baselines_dir: Path) -> RowSet:
     _check_system(name, baselines_dir)
-    rows = tuple(_stored_rows(baselines_dir, system=name))
+    rows = tuple(baseline_rows(baselines_dir, system=name))
     return RowSet(title=f"baselines of {name} in {baselines_dir}", rows=rows, kind=SourceKind.SYSTEM)
 
 
@@ -260,7 +248,7 @@ def _of_published(name: str, baselines_dir: Path) -> RowSet:
 
 
 def _of_framework(name: str, baselines_dir: Path) -> RowSet:
-    stored = list(_stored_rows(baselines_dir))
+    stored = list(baseline_rows(baselines_dir))
     rows = tuple(row for row in stored if row.framework == name)
     if not rows:
         known = _frameworks(stored)
@@ -270,7 +258,7 @@ def _of_framework(name: str, baselines_dir: Path) -> RowSet:
 
 
 def _of_layout(label: str, baselines_dir: Path) -> RowSet:
-    stored = list(_stored_rows(baselines_dir))
+    stored = list(baseline_rows(baselines_dir))
     rows = tuple(row for row in stored if layout_label(row) == label)
     if not rows:
         known = _layouts(stored)
@@ -292,13 +280,6 @@ def _check_system(name: str, baselines_dir: Path) -> None:
     known = known_systems(baselines_dir)
     if name not in known:
         raise BaselineError(f"unknown system {name!r}; {did_you_mean(name, known)}")
-
-
-def _stored_rows(baselines_dir: Path, *, system: str = "") -> Iterator[Row]:
-    """Yield the baselines of a system, or of all, as rows."""
-    for name in [system] if system else stored_systems(baselines_dir):
-        for path in list_baselines(baselines_dir, system=name):
-            yield row_of_baseline(read_baseline(path), path=str(path))
 
 
 def _frameworks(rows: list[Row]) -> set[str]:

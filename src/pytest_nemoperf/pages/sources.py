@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pytest_nemoperf.baselines.files import list_baselines, read_baseline
-from pytest_nemoperf.errors import PageError, RecipeError, count_text
-from pytest_nemoperf.flops.published import published_convention, published_task
+from pytest_nemoperf.errors import PageError, count_text
 from pytest_nemoperf.pages.own_published import own_published
 from pytest_nemoperf.pages.releases import RELEASES_FOLDER, list_releases
+from pytest_nemoperf.pages.stored_rows import baseline_rows, read_session
 from pytest_nemoperf.published.files import published_rows
 from pytest_nemoperf.published.row import ExcludedRow, PublishedRow
 from pytest_nemoperf.recipes.systems import system_catalog
-from pytest_nemoperf.records.metrics import TFLOPS_PER_SEC_PER_GPU
-from pytest_nemoperf.results.cases import SessionResults
 from pytest_nemoperf.results.row import Release, Row
-from pytest_nemoperf.results.row_problems import row_problems
-from pytest_nemoperf.results.rows import row_of_baseline, row_of_published, rows_of_results
-from pytest_nemoperf.schema import read_contract
+from pytest_nemoperf.results.rows import row_of_published
 from pytest_nemoperf.verdict.comparison import VerdictKind
 
-_RESULTS_FILE: Final = "results.json"
 _DIGITS: Final = re.compile(r"[0-9]+")
 _MAX_DIGITS: Final = 18
 
@@ -93,28 +87,23 @@ def read_page_rows(baselines_dir: Path, *, results: Sequence[Path], has_baseline
     else:
         rows: dict[tuple[str, str], Row] = {}
         if has_baselines:
-            rows |= {(row.system, row.case): row for row in read_baseline_rows(baselines_dir)}
+            rows |= {(row.system, row.case): row for row in baseline_rows(baselines_dir)}
         for path in results:
-            rows |= {(row.system, row.case): row for row in _result_rows(path, warnings=warnings)}
+            session, valid = read_session(path)
+            rows |= {(row.system, row.case): row for row in valid}
+            invalid = [case.verdict.case for case in session.cases if case.verdict.kind is VerdictKind.INVALID]
+            if invalid:
+                warnings.append(f"{path}: {count_text(len(invalid), 'case')} INVALID, left out: {', '.join(invalid)}")
         measured = list(rows.values())
     return PageRows(
         measured=tuple(measured),
         releases=releases,
-        published=tuple([_published_row(row) for row in printed.values()]),
+        published=tuple([row_of_published(row) for row in printed.values()]),
         printed=printed,
         excluded=tuple(excluded.values()),
         release=release,
         warnings=tuple(warnings),
     )
-
-
-def read_baseline_rows(baselines_dir: Path) -> list[Row]:
-    """Read the baselines of every system that the catalog knows; rows in the order of the catalog and the cases."""
-    rows = []
-    for system in system_catalog():
-        for path in list_baselines(baselines_dir, system=system):
-            rows.append(row_of_baseline(read_baseline(path), path=path.as_posix()))
-    return rows
 
 
 def version_key(name: str) -> tuple[tuple[int, str], ...]:
@@ -128,33 +117,3 @@ def version_key(name: str) -> tuple[tuple[int, str], ...]:
 def is_branch(name: str) -> bool:
     """Return whether a release of published rows is a branch, such as ``main``: a name without a number."""
     return _DIGITS.search(name) is None
-
-
-def _result_rows(path: Path, *, warnings: list[str]) -> list[Row]:
-    file = path / _RESULTS_FILE if path.is_dir() else path
-    results = read_contract(SessionResults, file, name="results", error=PageError)
-    if results.inject_pct:
-        raise PageError(f"{file}: is of a self-test (--perf-inject): none of its figures is real; take another session")
-    invalid = [case.verdict.case for case in results.cases if case.verdict.kind is VerdictKind.INVALID]
-    if invalid:
-        warnings.append(f"{file}: {count_text(len(invalid), 'case')} INVALID, left out: {', '.join(invalid)}")
-    rows = rows_of_results(results, path=file.as_posix())
-    for number, row in enumerate(rows):
-        for problem in row_problems(row, place=f"row {number + 1} ({row.case})"):
-            raise PageError(f"{file}: {problem}; measure again")
-    return rows
-
-
-def _published_row(published: PublishedRow) -> Row:
-    """Return a published row with the convention that its page counts FLOPs under, if that is known."""
-    row = row_of_published(published)
-    if TFLOPS_PER_SEC_PER_GPU.name not in row.values:
-        return row
-    try:
-        task = published_task(published.section, task=published.task)
-        convention = published_convention(
-            published.source, release=published.release, printed_model=published.model, task=task
-        )
-    except RecipeError:
-        return row
-    return replace(row, flops_convention=convention)

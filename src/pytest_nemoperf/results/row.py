@@ -92,7 +92,7 @@ class Row:
             ``loop`` for calls and loops timed in the test process.
         framework: Name of the framework; empty for calls and loops.
         model: Name of the model as printed.
-        precision: Of training, as printed: ``BF16``, ``FP8_CS``.
+        precision: Of training, as printed: ``BF16``, ``FP8-CS``.
         gpus: GPUs of the run.
         global_batch_size: GBS, or T-GBS.
         micro_batch_size: MBS.

@@ -11,7 +11,6 @@ from typing import Final
 
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.flops.count import FLOPS_REL_TOL
-from pytest_nemoperf.flops.published import published_convention, published_task
 from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.records.metrics import (
     METRICS,
@@ -88,8 +87,8 @@ def counts_flops_alike(one: Row, other: Row) -> bool:
     Pages do not print their conventions: that of a published row follows from page and release, or else only rows of
     the same release of a page are counted alike.
     """
-    convention = _convention(one)
-    if convention != _convention(other):
+    convention = one.flops_convention
+    if convention != other.flops_convention:
         return False
     if not convention:
         place = (one.origin.source, one.origin.release)
@@ -140,24 +139,6 @@ def row_ratio(now: Row, *, then: Row, metric: str) -> Ratio | None:
     dof = total**2 / math.fsum(variance**2 / dof for variance, dof in parts)
     reach = _quantile(dof) * math.sqrt(total)
     return Ratio(value=value, low=value * math.exp(-reach), high=value * math.exp(min(reach, 700.0)))
-
-
-def _convention(row: Row) -> str:
-    if row.flops_convention or row.origin.kind is RowKind.MEASURED:
-        return row.flops_convention
-    return _published_convention(row.origin.source, row.origin.release, row.model, row.workload)
-
-
-@cache
-def _published_convention(source: str, release: str, model: str, workload: str) -> str:
-    """Return the convention of a published row; empty if it is not known."""
-    if workload not in {"pretrain", "sft", "lora"}:
-        return ""
-    task = published_task("", task=workload)
-    try:
-        return published_convention(source, release=release, printed_model=model, task=task)
-    except RecipeError:
-        return ""
 
 
 def _is_usable(row: Row, *, metric: str) -> bool:

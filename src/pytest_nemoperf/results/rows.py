@@ -7,14 +7,15 @@ from dataclasses import replace
 from typing import Any, Final
 
 from pytest_nemoperf.baselines.baseline import Baseline
-from pytest_nemoperf.errors import BaselineError
+from pytest_nemoperf.errors import BaselineError, RecipeError
+from pytest_nemoperf.flops.published import published_convention, published_task
 from pytest_nemoperf.json_codec import from_data
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.published.row import PublishedRow
 from pytest_nemoperf.recipes.recipe import Precision
 from pytest_nemoperf.recipes.rl import RL
-from pytest_nemoperf.records.metrics import MEAN_RESPONSE_LEN, METRICS
+from pytest_nemoperf.records.metrics import MEAN_RESPONSE_LEN, METRICS, TFLOPS_PER_SEC_PER_GPU
 from pytest_nemoperf.records.provenance import Provenance
 from pytest_nemoperf.results.cases import CaseResult, SessionResults
 from pytest_nemoperf.results.row import RolloutColumns, Row, RowKind, RowOrigin
@@ -122,6 +123,7 @@ def row_of_published(published: PublishedRow, *, note: str = "") -> Row:
         grad_accum_steps=published.grad_accum_steps,
         rollouts=columns,
         values=values,
+        flops_convention=_convention_of_page(published) if TFLOPS_PER_SEC_PER_GPU.name in values else "",
         origin=RowOrigin(
             kind=RowKind.DRAFT if published.is_draft else RowKind.PUBLISHED,
             release=published.release,
@@ -139,6 +141,19 @@ def layout_label(row: Row) -> str:
     if "layout" not in row.settings:
         return ""
     return from_data(Layout, row.settings["layout"], subject=f"{row.case}: layout", error=BaselineError).label
+
+
+def _convention_of_page(published: PublishedRow) -> str:
+    """Return the convention that a page counts FLOPs under; empty if it is not known."""
+    if published.rollouts is not None:
+        return ""
+    task = published_task(published.section, task=published.task)
+    try:
+        return published_convention(
+            published.source, release=published.release, printed_model=published.model, task=task
+        )
+    except RecipeError:
+        return ""
 
 
 def _origin(provenance: Provenance, *, environment: Mapping[str, str], source: str) -> RowOrigin:
@@ -185,7 +200,7 @@ def _row(workload: Mapping[str, Any], *, case: str, system: str, runs: Sequence[
         workload=kind,
         framework=framework,
         model=str(workload["model"]["name"]),
-        precision=precision.upper(),
+        precision=precision.upper().replace("_", "-"),
         gpus=layout.total_gpus,
         global_batch_size=workload["global_batch_size"],
         micro_batch_size=workload["micro_batch_size"],

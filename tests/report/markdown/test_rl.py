@@ -118,7 +118,7 @@ def test_sections_are_headed_in_the_manner_of_the_page(
 def test_eight_bits_of_training_are_sixteen_of_generation() -> None:
     lines = _page(_planned(make_rl_report(), precision=Precision.FP8_CS))
 
-    assert "#### System: CPU. Precision: Training FP8_CS, Generation BF16." in lines
+    assert "#### System: CPU. Precision: Training FP8-CS, Generation BF16." in lines
 
 
 def test_pinned_lengths_are_told_and_kept_apart_from_sampled_ones() -> None:
