@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from pytest_nemoperf.errors import RecipeError, count_text
+from pytest_nemoperf.published.precisions import printed_precisions
 from pytest_nemoperf.published.recipes import unpriced_recipe_of
 from pytest_nemoperf.published.row import PublishedRow
 from pytest_nemoperf.recipes.systems import find_system
@@ -32,17 +33,6 @@ SUMMARY: Final = "Reproduce these rows: recipe, command, commit, container, date
 """Line that is seen while the details are folded."""
 _SPREADS: Final = (TOKENS_PER_SEC_PER_GPU, STEP_TIME_SEC)
 _FIGURES: Final = (STEP_TIME_SEC, MEAN_PROMPT_LEN, PEAK_MEMORY_GIB)
-_FORMATS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "BF16": "bf16",
-        "FP8": "fp8",
-        "FP8-CS": "fp8",
-        "FP8-MX": "fp8",
-        "MXFP8": "fp8",
-        "NVFP4": "nvfp4",
-    }
-)
-"""Number formats of precisions as pages print them: keys of a system's peaks."""
 _KINDS: Final[Mapping[RowKind, str]] = MappingProxyType(
     {RowKind.PUBLISHED: "published: one value, no spread", RowKind.DRAFT: "draft, never released: one value, no spread"}
 )
@@ -236,10 +226,10 @@ def flops_speed(row: Row) -> tuple[float | None, float | None, bool]:
 
 
 def _peak_tflops(row: Row) -> float | None:
-    number_format = _FORMATS.get(row.precision.upper())
-    if number_format is None:
+    formats = {precision.number_format for precision in printed_precisions(row.precision)}
+    if len(formats) != 1:
         return None
     try:
-        return find_system(row.system).peak_tflops.get(number_format)
+        return find_system(row.system).peak_tflops.get(formats.pop())
     except RecipeError:
         return None
