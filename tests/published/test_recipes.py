@@ -140,8 +140,18 @@ def test_unshared_states_are_unstated_only_where_ranks_have_the_same_weights() -
     assert made("pt0661").layouts["h100"].shard_optimizer
 
 
-def test_recomputation_is_the_least_that_fits_by_pricing() -> None:
-    recipe = made("pt0281")
+def test_recomputation_is_that_of_the_framework_s_own_recipe() -> None:
+    recipe = made("pt0385")
+    plan = resolve(replace(recipe, unstated=()), system=find_system("h100"))
+
+    assert recipe.recompute is Recompute.NONE
+    assert "recomputation none, as in NVIDIA-NeMo/Megatron-Bridge's own recipe for it" in recipe.notes[-1]
+    price = price_plan(plan, system=find_system("h100"), baseline=None, rules=megatron_rules(plan))
+    assert price.is_fitting is False  # so that the least that fits would be another
+
+
+def test_recomputation_of_a_row_without_such_a_recipe_is_the_least_that_fits_by_pricing() -> None:
+    recipe = made("pt0284")
     system = find_system("h100")
     fits = {}
     for recompute in Recompute:

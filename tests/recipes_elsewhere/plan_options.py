@@ -19,6 +19,7 @@ from pytest_nemoperf.frameworks.configs.nemo_rl import load_nemo_rl
 from pytest_nemoperf.frameworks.configs.python_recipes import SourceTree
 from pytest_nemoperf.frameworks.configs.python_values import Opaque, Unknown
 from pytest_nemoperf.frameworks.plans import megatron_bridge, nemo_rl
+from pytest_nemoperf.published.recipes import BACKENDS
 from pytest_nemoperf.published.row import PublishedRow
 from pytest_nemoperf.recipes.overrides import complete_layout
 from pytest_nemoperf.recipes.recipe import Plan, Recipe, Recompute
@@ -214,6 +215,20 @@ def bridge_plans(checkout: Path) -> list[tuple[Plan, str, Mapping[str, Any]]]:
         options = megatron_bridge.plan_overrides(plan) | megatron_bridge.own_overrides(plan)
         named = {f"++{name}": value for name, value in options.items()}
         found.append((plan, megatron_bridge.base_recipe(plan.model), named))
+    return found
+
+
+def bridge_recomputation(checkout: Path) -> dict[str, str]:
+    """Return the recomputation of Megatron-Bridge's benchmark recipes, by published row."""
+    return {row.id: str(plan.recompute) for plan, _, row in _bridge_rows(checkout, left_out=Counter())}
+
+
+def nemo_rl_recomputation(checkout: Path) -> dict[str, str]:
+    """Return the recomputation of NeMo RL's recipes, by published row of their training backend."""
+    found = {}
+    for plan, _, row in _rl_rows(checkout, left_out=Counter()):
+        if row.rollouts is not None and BACKENDS[row.rollouts.backend] == nemo_rl.backend_of(plan):
+            found[row.id] = str(plan.recompute)
     return found
 
 

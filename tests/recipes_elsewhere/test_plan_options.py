@@ -20,12 +20,15 @@ from pytest_nemoperf.models.catalog import find_model, model_catalog
 from pytest_nemoperf.recipes.recipe import Plan, Recipe
 from pytest_nemoperf.recipes.resolve import resolve
 from pytest_nemoperf.recipes.systems import find_system
+from tests.published.rows import pretraining_rows, rl_rows
 from tests.recipes_elsewhere.plan_options import (
     Options,
     bridge_options,
     bridge_plans,
+    bridge_recomputation,
     nemo_rl_options,
     nemo_rl_plans,
+    nemo_rl_recomputation,
 )
 
 pytestmark = pytest.mark.elsewhere
@@ -181,3 +184,25 @@ def test_a_published_layout_s_options_read_back_as_its_plan(
         assert replace(read.model, name=plan.model.name) == plan.model
 
     assert len(found) == MIN_ROWS[framework]
+
+
+@pytest.mark.parametrize(
+    ("framework", "recomputation"),
+    [("megatron_bridge", bridge_recomputation), ("nemo_rl", nemo_rl_recomputation)],
+)
+def test_shipped_rows_have_the_recomputation_of_the_framework_s_own_recipes(
+    framework: str,
+    recomputation: Callable[[Path], dict[str, str]],
+    checkout_of: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkout = checkout_of(framework)
+    monkeypatch.chdir(checkout)
+
+    own = recomputation(checkout)
+
+    shipped = {}
+    for row in (*pretraining_rows(), *rl_rows()):
+        if row.framework == framework and row.own_recompute:
+            shipped[row.id] = row.own_recompute
+    assert shipped == own

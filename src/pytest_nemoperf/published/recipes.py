@@ -83,7 +83,7 @@ def recipe_of(row: PublishedRow) -> RowRecipe:
     made = unpriced_recipe_of(row)
     if made.recipe is None:
         return made
-    return RowRecipe(recipe=_with_recomputation(made.recipe, system=find_system(row.system)))
+    return RowRecipe(recipe=_with_recomputation(made.recipe, row=row, system=find_system(row.system)))
 
 
 def unpriced_recipe_of(row: PublishedRow) -> RowRecipe:
@@ -259,16 +259,21 @@ def _layout(row: PublishedRow, *, gpus: int | None = None, is_sharded: bool | No
     return replace(layout, shard_optimizer=layout.has_optimizer_copies)
 
 
-def _with_recomputation(recipe: Recipe, *, system: System) -> Recipe:
-    """Return the recipe with the least recomputation that fits one GPU, and a note on each setting left open."""
+def _with_recomputation(recipe: Recipe, *, row: PublishedRow, system: System) -> Recipe:
+    """Return the recipe with a recomputation, and a note on each setting left open.
+
+    It is that of the framework's own benchmark recipe, or without one the least that fits one GPU.
+    """
     layout = recipe.layouts[system.name]
     unstated = ["recompute"]
-    plan = resolve(recipe, system=system)
-    recompute, is_fitting = _least_recomputation(plan, system=system)
-    which = "the least that fits by our pricing" if is_fitting else "and by our pricing not even that fits"
-    if is_fitting and uncounted_memory(plan):
-        which += ", which counts activations from below"
-    chosen = [f"recomputation {recompute}, {which}"]
+    # Megatron-Bridge refuses the selective one of DeepSeek-V4, whose kernels are their own.
+    has_own = bool(row.own_recompute) and recipe.model_config.compressed_attention is None
+    if has_own:
+        recompute = Recompute(row.own_recompute)
+        source = f"as in {row.source}'s own recipe for it"
+    else:
+        recompute, source = _least_recomputation(resolve(recipe, system=system), system=system)
+    chosen = [f"recomputation {recompute}, {source}"]
     if layout.shard_optimizer:
         unstated.append("shard_optimizer")
         chosen.append("optimizer states shared out among the ranks with the same weights")
@@ -277,15 +282,16 @@ def _with_recomputation(recipe: Recipe, *, system: System) -> Recipe:
     return replace(recipe, recompute=recompute, unstated=tuple(unstated), notes=tuple(notes))
 
 
-def _least_recomputation(plan: Plan, *, system: System) -> tuple[Recompute, bool]:
-    """Return the least recomputation that fits one GPU, and True; full recomputation and False if none does."""
+def _least_recomputation(plan: Plan, *, system: System) -> tuple[Recompute, str]:
+    """Return the least recomputation that fits one GPU, or full if none does, with the reason in words."""
     if system.memory_gb is None:
-        return Recompute.NONE, True
+        return Recompute.NONE, "for the memory of the system is not known"
     for recompute in (Recompute.NONE, Recompute.SELECTIVE, Recompute.FULL):
         changed = replace(plan, recompute=recompute)
         if _peak_bytes(changed) <= system.memory_gb * 1e9:
-            return recompute, True
-    return Recompute.FULL, False
+            of_what = ", which counts activations from below" if uncounted_memory(plan) else ""
+            return recompute, f"the least that fits by our pricing{of_what}"
+    return Recompute.FULL, "and by our pricing not even that fits"
 
 
 def _peak_bytes(plan: Plan) -> int:

@@ -74,6 +74,8 @@ class PublishedRow:
         grad_accum_steps: GA.
         num_layers: Layers of the model, if the page prints them: fewer than the model has in a scaled-down run.
         recompute: Activation recomputation, as printed.
+        own_recompute: Recomputation of the framework's own benchmark recipe for the row's model, GPUs, system and
+            precision, which no page prints; empty if it has none.
         rollouts: Columns of generation; None for other tasks.
         printed: Figures as printed, by metric name; also ``total_tokens_per_sec`` and ``peak_tflops_used``, from which
             tokens/sec/GPU and MFU of some pages follow.
@@ -111,6 +113,7 @@ class PublishedRow:
     grad_accum_steps: int | None = None
     num_layers: int | None = None
     recompute: str = ""
+    own_recompute: Literal["", "none", "selective", "full"] = ""
     rollouts: PublishedRollouts | None = None
     section: str = ""
     variant: str = ""
