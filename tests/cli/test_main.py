@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
@@ -175,10 +174,10 @@ def test_a_command_imports_nothing_of_the_others(words: tuple[str, ...], others:
 def test_an_interrupt_while_a_command_is_imported_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(_: argparse.ArgumentParser) -> None:
+    def interrupt(_: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pytest_nemoperf.cli.main._COMMANDS", {"show": ("rows", interrupt)})
+    monkeypatch.setattr("pytest_nemoperf.cli.main.import_module", interrupt)
 
     code = main(["show"])
 

@@ -65,7 +65,7 @@ exit code:
 """
 
 
-def add_compare_command(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options, its examples and exit codes."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG.replace("EQUAL_COLUMNS", _folded(list(FACETS)))
@@ -91,7 +91,7 @@ def add_compare_command(parser: argparse.ArgumentParser) -> None:
     add_format_options(parser)
 
 
-def compare_rows(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Print rows beside each other; return the exit code.
 
     Raises:

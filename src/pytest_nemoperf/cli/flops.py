@@ -14,7 +14,7 @@ from pytest_nemoperf.flops.count import flops_terms
 from pytest_nemoperf.models.catalog import find_model
 
 
-def add_flops_command(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("model", metavar="MODEL", help="catalog name, e.g. llama3-8b, or path of a config.json")
     parser.add_argument("--seq-len", required=True, metavar="N,...", help="tokens per sequence; one answer for each")
@@ -26,7 +26,7 @@ def add_flops_command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def show_flops(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Print FLOPs per token for each length; return the exit code.
 
     Raises:

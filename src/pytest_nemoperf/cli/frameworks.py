@@ -52,7 +52,7 @@ class FrameworksReport:
     schema_version: Literal[1] = 1
 
 
-def add_frameworks_command(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options, its examples and exit codes."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
@@ -74,7 +74,7 @@ def add_frameworks_command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def show_frameworks(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Print the frameworks and whether they can run; return the exit code.
 
     Raises:

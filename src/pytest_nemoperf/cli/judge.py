@@ -45,7 +45,7 @@ exit code:
 """
 
 
-def add_judge_command(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options, its examples and exit codes."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
@@ -63,7 +63,7 @@ def add_judge_command(parser: argparse.ArgumentParser) -> None:
     stored.add_argument("--json", action="store_true", help="print the case as results.json has it")
 
 
-def judge_runs(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Print the verdict on given runs; return the exit code.
 
     Raises:

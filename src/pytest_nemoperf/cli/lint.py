@@ -45,7 +45,7 @@ exit code:
 """
 
 
-def add_lint_command(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options, its examples and exit codes."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
@@ -76,7 +76,7 @@ def add_lint_command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def run_lint(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Print the findings on the baselines of a folder; return the exit code.
 
     Raises:

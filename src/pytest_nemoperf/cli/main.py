@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn
@@ -38,91 +39,21 @@ examples:
 """
 
 
-def _flops(parser: argparse.ArgumentParser) -> None:
-    from pytest_nemoperf.cli.flops import add_flops_command, show_flops
-
-    add_flops_command(parser)
-    parser.set_defaults(run=show_flops)
-
-
-def _plan(parser: argparse.ArgumentParser) -> None:
-    from pytest_nemoperf.cli.plan import add_plan_command, show_plan
-
-    add_plan_command(parser)
-    parser.set_defaults(run=show_plan)
-
-
-def _frameworks(parser: argparse.ArgumentParser) -> None:
-    from pytest_nemoperf.cli.frameworks import add_frameworks_command, show_frameworks
-
-    add_frameworks_command(parser)
-    parser.set_defaults(run=show_frameworks)
-
-
-def _judge(parser: argparse.ArgumentParser) -> None:
-    from pytest_nemoperf.cli.judge import add_judge_command, judge_runs
-
-    add_judge_command(parser)
-    parser.set_defaults(run=judge_runs)
-
-
-def _record(parser: argparse.ArgumentParser) -> None:
-    from pytest_nemoperf.cli.record import add_record_command, record_runs
-
-    add_record_command(parser)
-    parser.set_defaults(run=record_runs)
-
-
-def _lint(parser: argparse.ArgumentParser) -> None:
-    from pytest_nemoperf.cli.lint import add_lint_command, run_lint
-
-    add_lint_command(parser)
-    parser.set_defaults(run=run_lint)
-
-
-def _show(parser: argparse.ArgumentParser) -> None:
-    from pytest_nemoperf.cli.show import add_show_command, show_rows
-
-    add_show_command(parser)
-    parser.set_defaults(run=show_rows)
-
-
-def _release(parser: argparse.ArgumentParser) -> None:
-    from pytest_nemoperf.cli.release import add_release_command, run_release
-
-    add_release_command(parser)
-    parser.set_defaults(run=run_release)
-
-
-def _compare(parser: argparse.ArgumentParser) -> None:
-    from pytest_nemoperf.cli.compare import add_compare_command, compare_rows
-
-    add_compare_command(parser)
-    parser.set_defaults(run=compare_rows)
-
-
-def _page(parser: argparse.ArgumentParser) -> None:
-    from pytest_nemoperf.cli.page import add_page_command, run_page
-
-    add_page_command(parser)
-    parser.set_defaults(run=run_page)
-
-
-_COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = MappingProxyType(
+_COMMANDS: Mapping[str, str] = MappingProxyType(
     {
-        "flops": ("model FLOPs per trained token, forward plus backward", _flops),
-        "plan": ("resolve and price a recipe for a system, without running it", _plan),
-        "frameworks": ("training frameworks that this machine can run", _frameworks),
-        "judge": ("judge stored runs or logs beside a baseline", _judge),
-        "record": ("make a baseline of stored runs or logs", _record),
-        "lint": ("check stored baselines, without measuring anything", _lint),
-        "show": ("rows of baselines, results, releases and published pages as a table", _show),
-        "release": ("freeze baselines under a release's name; the delta of two", _release),
-        "compare": ("sessions, releases, systems, frameworks or layouts side by side", _compare),
-        "page": ("write, refresh or check a performance page", _page),
+        "flops": "model FLOPs per trained token, forward plus backward",
+        "plan": "resolve and price a recipe for a system, without running it",
+        "frameworks": "training frameworks that this machine can run",
+        "judge": "judge stored runs or logs beside a baseline",
+        "record": "make a baseline of stored runs or logs",
+        "lint": "check stored baselines, without measuring anything",
+        "show": "rows of baselines, results, releases and published pages as a table",
+        "release": "freeze baselines under a release's name; the delta of two",
+        "compare": "sessions, releases, systems, frameworks or layouts side by side",
+        "page": "write, refresh or check a performance page",
     }
 )
-"""Summary of each command, and the function that adds its options."""
+"""Summary of each command; the module of its name beside this one has its ``add_options`` and ``run``."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -178,8 +109,10 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, (summary, add_options) in _COMMANDS.items():
+    for name, summary in _COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name in words:  # others would cost their imports
-            add_options(command)
+            module = import_module(f"pytest_nemoperf.cli.{name}")
+            module.add_options(command)
+            command.set_defaults(run=module.run)
     return parser

@@ -41,7 +41,7 @@ exit code:
 """
 
 
-def add_page_command(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options, its examples and exit codes."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
@@ -85,7 +85,7 @@ def add_page_command(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_page(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Write, print or check pages; return the exit code.
 
     Raises:

@@ -62,7 +62,7 @@ exit code:
 """
 
 
-def add_plan_command(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options, its examples and exit codes."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
@@ -108,7 +108,7 @@ def add_plan_command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def show_plan(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Print the plan of a recipe; return the exit code."""
     sys.stdout.write(plan_text(arguments))
     return 0

@@ -50,7 +50,7 @@ exit code:
 """
 
 
-def add_record_command(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options, its examples and exit codes."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
@@ -73,7 +73,7 @@ def add_record_command(parser: argparse.ArgumentParser) -> None:
     stored.add_argument("--json", action="store_true", help="print the case as results.json has it")
 
 
-def record_runs(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Make a baseline of given runs and print its file and figures; return the exit code.
 
     Raises:

@@ -51,7 +51,7 @@ exit code:
 """
 
 
-def add_release_command(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options, its examples and exit codes."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
@@ -79,7 +79,7 @@ def add_release_command(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_release(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Freeze, list or show releases; return the exit code.
 
     Raises:

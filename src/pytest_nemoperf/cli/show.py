@@ -56,7 +56,7 @@ exit code:
 """
 
 
-def add_show_command(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options, its examples and exit codes."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG.replace("COLUMN_NAMES", _column_names())
@@ -106,7 +106,7 @@ def add_format_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of printing")
 
 
-def show_rows(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Print rows, or an overview; return the exit code.
 
     Raises:
