@@ -83,6 +83,16 @@ def test_what_is_promised_of_a_system_is_listed(nemoperf: Any, project: Path, op
     assert "published figures are one value each" not in out  # no column of spread, no word on it
 
 
+@pytest.mark.parametrize("words", [["--sort=-tokens"], ["--sort", "-tokens"]])
+def test_a_column_descends_with_a_minus_joined_to_the_option_or_not(
+    nemoperf: Any, project: Path, words: list[str]
+) -> None:
+    code, out, _ = nemoperf("show", "cpu", "--columns", "tokens", "--format", "csv", *words)
+
+    assert code == 0
+    assert [float(row["tokens_per_sec_per_gpu"]) for row in rows_of(out)] == [1500.0, 1005.0, 900.0]
+
+
 def test_rows_are_filtered_by_words_and_sorted(nemoperf: Any, project: Path) -> None:
     code, out, _ = nemoperf("show", "cpu", "-k", "not tp2", "--sort=tokens", "--format", "csv")
 

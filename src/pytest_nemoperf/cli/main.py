@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sys.stdout is None:  # as of ``>&-``
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (open until the process ends)
     try:
-        arguments = _parser(words).parse_args(words)
+        arguments = _parser(words).parse_args(_with_joined_sort(words))
         arguments.words = words
         code = int(arguments.run(arguments))
         sys.stdout.flush()
@@ -116,3 +116,14 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
             module.add_options(command)
             command.set_defaults(run=module.run)
     return parser
+
+
+def _with_joined_sort(words: Sequence[str]) -> list[str]:
+    """Return the words with a ``-COLUMN`` after ``--sort`` joined to it: argparse takes it for an option."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == "--sort" and word.startswith("-") and not word.startswith("--"):
+            joined[-1] = f"--sort={word}"
+        else:
+            joined.append(word)
+    return joined
