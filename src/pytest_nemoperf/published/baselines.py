@@ -23,6 +23,7 @@ from pytest_nemoperf.flops.published import (
     published_task,
 )
 from pytest_nemoperf.frameworks.plans.nemo_rl import backend_of
+from pytest_nemoperf.frameworks.titles import framework_title
 from pytest_nemoperf.measure.measurement import Run, workload_of
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.published.files import published_rows
@@ -39,20 +40,6 @@ from pytest_nemoperf.records.metrics import (
     TOKENS_PER_SEC_PER_GPU,
 )
 from pytest_nemoperf.records.provenance import Provenance
-
-FRAMEWORK_TITLES: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "automodel": "Automodel",
-        "dfm": "DFM",
-        "maxtext": "MaxText",
-        "megatron_bridge": "Megatron-Bridge",
-        "nemo": "NeMo",
-        "nemo_rl": "NeMo RL",
-        "paxml": "PaxML",
-        "torchtitan": "torchtitan",
-    }
-)
-"""Frameworks of published rows as sentences call them."""
 
 _OWN_ROWS: Final[Mapping[str, str]] = MappingProxyType(
     {"megatron": "megatron_bridge", "megatron_lm": "megatron_bridge"}
@@ -335,7 +322,7 @@ def _printed_workload(row: PublishedRow, *, plan: Plan) -> dict[str, Any]:
 
 def _framework_notes(row: PublishedRow, *, plan: Plan) -> Iterator[str]:
     if row.framework not in (plan.framework, _OWN_ROWS.get(plan.framework, "")):
-        title = FRAMEWORK_TITLES.get(row.framework, row.framework)
+        title = framework_title(row.framework)
         release = row.release.removeprefix(title).strip()  # some are named NeMo 25.02
         yield f"published for {title} {release}; this ran in {plan.framework}"
 

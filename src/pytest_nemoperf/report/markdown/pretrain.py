@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
-from types import MappingProxyType
 
+from pytest_nemoperf.frameworks.titles import framework_title
 from pytest_nemoperf.report.cells import INJECTION_MEANING, commit_text, earlier_text, injection_text
 from pytest_nemoperf.report.escape import code, markdown_text
 from pytest_nemoperf.report.markdown.frameworks import framework_sections
@@ -17,19 +17,6 @@ from pytest_nemoperf.results.cases import CaseResult, SessionResults
 from pytest_nemoperf.results.row import Row
 from pytest_nemoperf.results.rows import row_of_case
 from pytest_nemoperf.verdict.comparison import VerdictKind
-
-_FRAMEWORK_TITLES: Mapping[str, str] = MappingProxyType(
-    {
-        "automodel": "Automodel",
-        "megatron": "Megatron-Core",
-        "megatron_bridge": "Megatron-Bridge",
-        "megatron_lm": "Megatron-LM",
-        "nemo_rl": "NeMo RL",
-        "torch": "Native Engine",
-        "trl": "TRL",
-    }
-)
-"""Frameworks as pages call them; others by their names."""
 
 
 def render_markdown(results: SessionResults) -> str:
@@ -56,7 +43,7 @@ def render_markdown(results: SessionResults) -> str:
             rl.append(RolloutCase(row=row, rollouts=row.rollouts, runs=case.measurement.runs))
     trained.sort(key=_page_order)
     for framework, rows in groupby(trained, key=lambda row: row.framework):
-        title = _FRAMEWORK_TITLES.get(framework, framework)
+        title = framework_title(framework)
         lines += [f"## {markdown_text(title)} Pre-Training Performance", ""]
         for precision, group in groupby(rows, key=lambda row: row.precision):
             title = f"System: {results.system_title}. Precision: {precision}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pytest_nemoperf.errors import count_text
-from pytest_nemoperf.published.baselines import FRAMEWORK_TITLES
+from pytest_nemoperf.frameworks.titles import framework_title
 from pytest_nemoperf.records.fingerprint import Significance
 from pytest_nemoperf.report.cells import commit_text, figures_text, injected_mark
 from pytest_nemoperf.report.console import (
@@ -79,7 +79,7 @@ def _parts(report: CaseReport, *, width: int) -> Iterator[RenderableType]:
         yield from _origin(report, baseline=baseline)
     if page is not None:
         yield section("published value")
-        title = FRAMEWORK_TITLES.get(page.framework, page.framework)
+        title = framework_title(page.framework)
         yield indented(f"row {page.row} of {page.title}, run in {title}; one value, without spread")
         yield unfolded(page.place)
     yield from _next_steps(report, width=width)
