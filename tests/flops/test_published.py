@@ -11,7 +11,6 @@ from pytest_nemoperf.flops.published import (
     find_published_model,
     prints_whole_sequences,
     published_convention,
-    published_task,
 )
 from pytest_nemoperf.published.contradictions import tflops_contradiction
 from pytest_nemoperf.published.row import PublishedRow
@@ -153,17 +152,3 @@ def test_a_convention_follows_from_source_release_task_and_family(
 def test_an_unknown_source_is_an_error() -> None:
     with pytest.raises(RecipeError, match=r"no rule for the FLOPs of someone/else 1.0"):
         published_convention("someone/else", release="1.0", printed_model="LLAMA3_8B")
-
-
-@pytest.mark.parametrize(
-    ("section", "mark", "task"),
-    [
-        ("Pre-Training Performance", None, "pretrain"),
-        ("Fine-tuning (SFT)", None, "sft"),
-        ("Finetuning (LoRA) Performance", None, "lora"),
-        ("Large Language Models / Finetuning", "LoRA", "lora"),
-        ("Large Language Models / Finetuning", "SFT", "sft"),
-    ],
-)
-def test_tasks_follow_from_the_heading_and_the_rows_mark(section: str, mark: str | None, task: str) -> None:
-    assert published_task(section, task=mark) == task

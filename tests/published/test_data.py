@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 
 import pytest
 
-from pytest_nemoperf.flops.published import find_published_model, published_task
+from pytest_nemoperf.flops.published import find_published_model
 from pytest_nemoperf.published.contradictions import ContradictionKind, find_contradictions
 from pytest_nemoperf.published.files import published_rows
 from pytest_nemoperf.recipes.systems import find_system
@@ -74,11 +75,19 @@ def test_systems_of_rows_are_those_of_their_titles() -> None:
         assert find_system(row.system).memory_gb, row.system
 
 
+def task_of(section: str, *, mark: str | None) -> str:
+    """Return the task of a table by its heading, or by the mark in a column of it."""
+    heading = f"{section} {mark or ''}".lower()
+    if "lora" in heading:
+        return "lora"
+    return "sft" if re.search(r"sft|fine-?\s?tuning", heading) else "pretrain"
+
+
 def test_tasks_are_those_of_the_tables_and_of_the_models_names() -> None:
     for row in all_rows():
         if row.rollouts is None:
             task = row.task if row.section.endswith("/ Finetuning") else None  # a column of the table
-            assert row.task == published_task(row.section, task=task), row.id
+            assert row.task == task_of(row.section, mark=task), row.id
             assert ("finetuning" in row.model.lower()) <= (row.task != "pretrain"), row.id
 
 

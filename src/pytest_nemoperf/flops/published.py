@@ -76,16 +76,6 @@ def find_published_model(printed: str) -> ModelConfig:
     raise RecipeError(f"no catalog model is printed as {printed!r}; add a pattern to catalog/published.json")
 
 
-def published_task(section: str, *, task: str | None = None) -> Task:
-    """Return the task of a row from its table's heading and its own ``task`` column."""
-    heading = f"{section} {task or ''}".lower()
-    if "lora" in heading or "peft" in heading:
-        return "lora"
-    if re.search(r"sft|fine-?\s?tuning", heading):
-        return "sft"
-    return "pretrain"
-
-
 def published_convention(source: str, *, release: str, printed_model: str, task: Task = "pretrain") -> str:
     """Return the name of the convention a published row was counted under.
 

@@ -17,11 +17,6 @@ from typing import Any, Final
 
 from pytest_nemoperf.baselines.baseline import Baseline, PublishedSource
 from pytest_nemoperf.errors import BaselineError, RecipeError, count_text
-from pytest_nemoperf.flops.published import (
-    find_published_model,
-    published_convention,
-    published_task,
-)
 from pytest_nemoperf.frameworks.plans.nemo_rl import backend_of
 from pytest_nemoperf.frameworks.titles import framework_title
 from pytest_nemoperf.measure.measurement import Run, workload_of
@@ -30,6 +25,7 @@ from pytest_nemoperf.published.files import published_rows
 from pytest_nemoperf.published.precisions import printed_precisions
 from pytest_nemoperf.published.recipes import BACKENDS, BALANCED, VLLM_PRECISION, incomparable_conditions
 from pytest_nemoperf.published.row import PublishedRollouts, PublishedRow
+from pytest_nemoperf.published.row_model import row_convention, row_model
 from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX
 from pytest_nemoperf.recipes.recipe import PRETRAIN, Plan
 from pytest_nemoperf.recipes.rl import RL
@@ -184,12 +180,9 @@ def _candidates(plan: Plan) -> tuple[_Candidate, ...]:
 
 def _model_of(row: PublishedRow) -> ModelConfig | None:
     try:
-        model = find_published_model(row.model)
-        if row.num_layers is not None and row.num_layers != model.num_layers:
-            model = replace(model, num_layers=row.num_layers)
+        return row_model(row)
     except RecipeError:
         return None
-    return model
 
 
 def _is_match(candidate: _Candidate, *, plan: Plan) -> bool:
@@ -386,9 +379,8 @@ def _flops_note(row: PublishedRow, *, plan: Plan) -> str:
     label = TFLOPS_PER_SEC_PER_GPU.label
     if plan.workload != PRETRAIN:
         return f"{label} is not compared: the page counts FLOPs of training"
-    task = published_task(row.section, task=row.task)
     try:
-        convention = published_convention(row.source, release=row.release, printed_model=row.model, task=task)
+        convention = row_convention(row)
     except RecipeError:
         return f"{label} is not compared: it is not known how {row.source} counts FLOPs"
     if convention == plan.flops_convention:

@@ -17,9 +17,9 @@ from typing import Final
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.flops.conventions import find_convention
 from pytest_nemoperf.flops.count import num_flops_per_token
-from pytest_nemoperf.flops.published import find_published_model, published_convention
-from pytest_nemoperf.models.architecture import ModelConfig
+from pytest_nemoperf.flops.published import find_published_model
 from pytest_nemoperf.published.row import PublishedRollouts, PublishedRow
+from pytest_nemoperf.published.row_model import row_convention, row_model
 
 _RATE: Final = "tokens_per_sec_per_gpu"
 _TFLOPS: Final = "tflops_per_sec_per_gpu"
@@ -94,7 +94,7 @@ def tflops_contradiction(row: PublishedRow, *, convention: str = "") -> str:
     """
     if row.value(_RATE) is None or row.value(_TFLOPS) is None or not row.seq_len:
         return ""
-    name = convention or _convention(row)
+    name = convention or row_convention(row)
     tflops_per_token = _tflops_per_token(row, convention=name)
     tokens = float(row.printed[_RATE])
     tflops = float(row.printed[_TFLOPS])
@@ -213,7 +213,7 @@ def _odd_mfu(row: PublishedRow) -> Iterator[str]:
     if row.task != "pretrain" or rate is None or peak is None or mfu is None or not row.seq_len:
         return
     try:
-        convention = _convention(row)
+        convention = row_convention(row)
         tflops_per_token = _tflops_per_token(row, convention=convention)
     except RecipeError:
         return
@@ -332,18 +332,8 @@ def _figures(row: PublishedRow) -> str:
     return " and ".join(figures)
 
 
-def _convention(row: PublishedRow) -> str:
-    task = row.task if row.task in ("sft", "lora") else "pretrain"
-    return published_convention(row.source, release=row.release, printed_model=row.model, task=task)
-
-
 def _tflops_per_token(row: PublishedRow, *, convention: str) -> float:
-    model = _printed_layers(find_published_model(row.model), num_layers=row.num_layers)
-    flops = num_flops_per_token(model, seq_len=row.seq_len or 0, convention=find_convention(convention), tp=row.tp or 1)
+    flops = num_flops_per_token(
+        row_model(row), seq_len=row.seq_len or 0, convention=find_convention(convention), tp=row.tp or 1
+    )
     return flops / 1e12
-
-
-def _printed_layers(model: ModelConfig, *, num_layers: int | None) -> ModelConfig:
-    if num_layers is None or model.hybrid_pattern:  # a hybrid's pattern has a letter for each layer
-        return model
-    return replace(model, num_layers=num_layers)

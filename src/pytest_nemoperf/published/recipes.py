@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from pytest_nemoperf.errors import NemoPerfError, RecipeError
-from pytest_nemoperf.flops.published import find_published_model, published_convention
+from pytest_nemoperf.flops.published import find_published_model
 from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.pricing.generation_memory import generation_memory
@@ -22,6 +22,7 @@ from pytest_nemoperf.pricing.price import uncounted_memory
 from pytest_nemoperf.published.contradictions import sample_text, sample_tokens
 from pytest_nemoperf.published.precisions import row_precision
 from pytest_nemoperf.published.row import PublishedRollouts, PublishedRow
+from pytest_nemoperf.published.row_model import row_convention, row_model
 from pytest_nemoperf.recipes.algorithms import find_algorithm
 from pytest_nemoperf.recipes.memory_rules import MemoryRules, megatron_rules, native_rules
 from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX, complete_layout
@@ -130,7 +131,7 @@ def _problems(row: PublishedRow) -> Iterator[str]:
 
 
 def _pretraining(row: PublishedRow, *, system: System) -> Recipe:
-    model = _model(row)
+    model = row_model(row)
     layout = _layout(row)
     precision, about_precision = row_precision(row)
     unprinted = [*about_precision]
@@ -154,7 +155,7 @@ def _pretraining(row: PublishedRow, *, system: System) -> Recipe:
         precision=precision,
         framework=_FRAMEWORKS[row.framework],
         is_router_balanced=model.moe is not None and row.framework in BALANCED,
-        flops_convention=published_convention(row.source, release=row.release, printed_model=row.model),
+        flops_convention=row_convention(row),
         variant=_variant(row),
         notes=_notes(row, unprinted=unprinted),
     )
@@ -182,7 +183,7 @@ def _reinforcement(row: PublishedRow, *, rollouts: PublishedRollouts, system: Sy
     layout = replace(_layout(row, gpus=gpus, is_sharded=backend == "dtensor"), generation=generation)
     seq_len = row.seq_len or 0
     return Recipe(
-        model=_model(row),
+        model=row_model(row),
         layouts={system.name: layout},
         seq_len=seq_len,
         global_batch_size=row.global_batch_size or 0,
@@ -211,24 +212,6 @@ def _reinforcement(row: PublishedRow, *, rollouts: PublishedRollouts, system: Sy
 
 def _algorithm_settings(row: PublishedRow) -> dict[str, Any]:
     return dict(_GRPO_SETTINGS) if row.task == "grpo" else {}
-
-
-def _model(row: PublishedRow) -> ModelConfig:
-    """Return the row's model, with fewer layers for a scaled-down run.
-
-    Raises:
-        RecipeError: If it is not in the catalog, or its kinds of layers do not say which are left out.
-    """
-    model = find_published_model(row.model)
-    if row.num_layers is None or row.num_layers == model.num_layers:
-        return model
-    if row.num_layers > model.num_layers:
-        raise RecipeError(f"the page prints {row.num_layers} layers, and {model.name} has {model.num_layers}")
-    if model.hybrid_pattern:
-        raise RecipeError(
-            f"the page prints {row.num_layers} of {model.num_layers} layers, and not which kinds of them are left out"
-        )
-    return replace(model, num_layers=row.num_layers)
 
 
 def _proxy_name(row: PublishedRow, *, model: ModelConfig) -> str:

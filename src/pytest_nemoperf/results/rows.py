@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from pytest_nemoperf.baselines.baseline import Baseline
 from pytest_nemoperf.errors import BaselineError, RecipeError
-from pytest_nemoperf.flops.published import published_convention, published_task
 from pytest_nemoperf.json_codec import from_data
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.published.row import PublishedRow
+from pytest_nemoperf.published.row_model import row_convention
 from pytest_nemoperf.recipes.recipe import Precision
 from pytest_nemoperf.recipes.rl import RL
 from pytest_nemoperf.records.metrics import MEAN_RESPONSE_LEN, METRICS, TFLOPS_PER_SEC_PER_GPU
@@ -147,11 +147,8 @@ def _convention_of_page(published: PublishedRow) -> str:
     """Return the convention that a page counts FLOPs under; empty if it is not known."""
     if published.rollouts is not None:
         return ""
-    task = published_task(published.section, task=published.task)
     try:
-        return published_convention(
-            published.source, release=published.release, printed_model=published.model, task=task
-        )
+        return row_convention(published)
     except RecipeError:
         return ""
 
