@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +29,7 @@ from pytest_nemoperf.frameworks.plans.nemo_rl import (
 )
 from pytest_nemoperf.frameworks.protocol import RankCommand
 from pytest_nemoperf.frameworks.requirements import Requirement, unmet_requirement
-from pytest_nemoperf.recipes.memory_rules import MemoryRules, megatron_rules, native_rules
+from pytest_nemoperf.recipes.memory_rules import MemoryRules, nemo_rl_rules
 from pytest_nemoperf.recipes.recipe import CHECKOUT_OPTION, Plan
 
 _LOG_FORMAT: Final = "nemo_rl"
@@ -81,15 +80,8 @@ class NemoRLFramework(OwnLog):
         return read_nemo_rl(path, options=options, env=env)
 
     def memory_rules(self, plan: Plan) -> MemoryRules:
-        """Return Megatron-Core's rules, or fp32 weights under FSDP2 as the native engine's for the DTensor backend.
-
-        The host keeps the reference policy, and while the same ranks generate the training's weights and states too
-        (``offload_before_refit`` and ``offload_after_refit`` of NeMo RL's policy workers).
-        """
-        rules = native_rules(plan)
-        if _is_megatron(plan):
-            rules = megatron_rules(plan)
-        return replace(rules, has_reference_on_host=True, has_state_on_host=True)
+        """Return the rules by which a plan's memory is counted."""
+        return nemo_rl_rules(plan, is_megatron=_is_megatron(plan))
 
     def unsupported(self, plan: Plan) -> str | None:
         """Return the reason that the plan can't run here, or None."""

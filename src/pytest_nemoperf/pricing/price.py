@@ -203,14 +203,19 @@ def _peak_bytes(fullest: StageMemory, *, generation: GenerationMemory | None) ->
     return max(fullest.peak, generation.total)
 
 
+def peak_memory_bytes(plan: Plan, *, rules: MemoryRules) -> int:
+    """Return the peak memory of the fullest rank, training or generating, in bytes."""
+    memory = [stage_memory(plan, pp_rank=rank, rules=rules) for rank in range(plan.layout.pp)]
+    fullest = max(memory, key=lambda stage: stage.peak)
+    return _peak_bytes(fullest, generation=generation_memory(plan))
+
+
 def _memory_range(plan: Plan, *, rules: MemoryRules) -> MemoryRange:
     """Return the peak memory of a plan with the values of its unstated settings that take least and most."""
     peaks = []
     for is_spared in (True, False):
         changed = _with_unstated(plan, is_spared=is_spared)
-        memory = [stage_memory(changed, pp_rank=rank, rules=rules) for rank in range(plan.layout.pp)]
-        fullest = max(memory, key=lambda stage: stage.peak)
-        peaks.append(_peak_bytes(fullest, generation=generation_memory(changed)))
+        peaks.append(peak_memory_bytes(changed, rules=rules))
     return MemoryRange(unstated=plan.unstated, low_bytes=min(peaks), high_bytes=max(peaks))
 
 

@@ -16,15 +16,13 @@ from pytest_nemoperf.errors import NemoPerfError, RecipeError
 from pytest_nemoperf.flops.published import find_published_model
 from pytest_nemoperf.layouts.layout import GenerationLayout, Layout
 from pytest_nemoperf.models.architecture import ModelConfig
-from pytest_nemoperf.pricing.generation_memory import generation_memory
-from pytest_nemoperf.pricing.memory import stage_memory
-from pytest_nemoperf.pricing.price import uncounted_memory
+from pytest_nemoperf.pricing.price import peak_memory_bytes, uncounted_memory
 from pytest_nemoperf.published.contradictions import sample_text, sample_tokens
 from pytest_nemoperf.published.precisions import row_precision
 from pytest_nemoperf.published.row import PublishedRollouts, PublishedRow
 from pytest_nemoperf.published.row_model import row_convention, row_model
 from pytest_nemoperf.recipes.algorithms import find_algorithm
-from pytest_nemoperf.recipes.memory_rules import MemoryRules, megatron_rules, native_rules
+from pytest_nemoperf.recipes.memory_rules import MemoryRules, megatron_rules, native_rules, nemo_rl_rules
 from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX, complete_layout
 from pytest_nemoperf.recipes.recipe import Plan, Recipe, Recompute
 from pytest_nemoperf.recipes.resolve import resolve
@@ -271,30 +269,16 @@ def _least_recomputation(plan: Plan, *, system: System) -> tuple[Recompute, str]
         return Recompute.NONE, "for the memory of the system is not known"
     for recompute in (Recompute.NONE, Recompute.SELECTIVE, Recompute.FULL):
         changed = replace(plan, recompute=recompute)
-        if _peak_bytes(changed) <= system.memory_gb * 1e9:
+        if peak_memory_bytes(changed, rules=_memory_rules(changed)) <= system.memory_gb * 1e9:
             of_what = ", which counts activations from below" if uncounted_memory(plan) else ""
             return recompute, f"the least that fits by our pricing{of_what}"
     return Recompute.FULL, "and by our pricing not even that fits"
 
 
-def _peak_bytes(plan: Plan) -> int:
-    rules = _memory_rules(plan)
-    peak = 0
-    for rank in range(plan.layout.pp):
-        peak = max(peak, stage_memory(plan, pp_rank=rank, rules=rules).peak)
-    generation = generation_memory(plan)
-    if generation is None or generation.is_colocated:
-        return peak
-    return max(peak, generation.total)
-
-
 def _memory_rules(plan: Plan) -> MemoryRules:
     """Return the memory rules of the plan's framework."""
     if plan.framework == "nemo_rl":
-        rules = native_rules(plan)
-        if plan.framework_options["backend"] == "megatron":
-            rules = megatron_rules(plan)
-        return replace(rules, has_reference_on_host=True, has_state_on_host=True)
+        return nemo_rl_rules(plan, is_megatron=plan.framework_options["backend"] == "megatron")
     if plan.framework in ("megatron", "megatron_bridge"):
         return megatron_rules(plan)
     return native_rules(plan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -90,3 +90,13 @@ def megatron_rules(plan: Plan) -> MemoryRules:
         quantized=_QUANTIZED.get(plan.precision.number_format, 0),
         kept_by=KeptBy.MEGATRON,
     )
+
+
+def nemo_rl_rules(plan: Plan, *, is_megatron: bool) -> MemoryRules:
+    """Return the rules of NeMo RL: Megatron-Core's, or fp32 weights under FSDP2 as the native engine's for DTensor.
+
+    The host keeps the reference policy, and while the same ranks generate the training's weights and states too
+    (``offload_before_refit`` and ``offload_after_refit`` of NeMo RL's policy workers).
+    """
+    rules = megatron_rules(plan) if is_megatron else native_rules(plan)
+    return replace(rules, has_reference_on_host=True, has_state_on_host=True)
