@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytest_nemoperf.errors import RecipeError
-from pytest_nemoperf.json_codec import plain_mapping, to_json, to_printed_json
+from pytest_nemoperf.errors import BaselineError, RecipeError
+from pytest_nemoperf.json_codec import MAX_DEPTH, parse_json, plain_mapping, read_json, to_json, to_printed_json
 from pytest_nemoperf.recipes.recipe import Precision
 
 
@@ -136,3 +136,47 @@ def test_printed_json_is_ascii_and_the_same_data(text: str) -> None:
 
     assert printed.isascii()
     assert json.loads(printed) == {"key": [text]}
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        pytest.param("[" * 20_000, "nested more than 64 levels deep", id="open-lists"),
+        pytest.param('{"a":' * 20_000, "nested more than 64 levels deep", id="open-objects"),
+        pytest.param('{"a": 1, "b": 2, "a": 3}', "the key 'a' is there twice in one object", id="twice"),
+        pytest.param('{"a": {"b": 1, "b": 1}}', "the key 'b' is there twice", id="twice-inside"),
+        pytest.param(str(2**64), "has more than 64 bits", id="65-bits"),
+        pytest.param("9" * 5_000, "999 ... has more than 64 bits", id="5000-digits"),
+        pytest.param("1e999", "beyond what a float holds", id="float"),
+        pytest.param(r'"\ud800"', "half a character", id="surrogate"),
+        pytest.param("{", "Expecting property name", id="torn"),
+    ],
+)
+def test_json_that_readers_stumble_over_is_refused_in_words(text: str, rule: str) -> None:
+    for kind in (text, text.encode()):
+        with pytest.raises(ValueError, match=rule):
+            parse_json(kind)
+
+
+@pytest.mark.parametrize("text", ["[" * MAX_DEPTH + "]" * MAX_DEPTH, r'["[[[[", "\"[[[["]', f'"{"[" * 999}"'])
+def test_brackets_in_texts_are_no_levels(text: str) -> None:
+    assert parse_json(text) == json.loads(text)
+
+
+@pytest.mark.parametrize("number", [2**64 - 1, -(2**63), 0, 1.5e308, -(2**53)])
+def test_numbers_that_files_hold_are_read_exactly(number: float) -> None:
+    assert parse_json(json.dumps(number)) == number
+
+
+def test_conflict_markers_are_told_as_what_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "case.json"
+    path.write_text('{\n<<<<<<< HEAD\n "a": 1\n=======\n "a": 2\n>>>>>>> other\n}\n')
+
+    with pytest.raises(BaselineError, match=r"line 2 has a conflict marker that a merge left; take one side \(git"):
+        read_json(path, error=BaselineError, corrupt_hint="restore it")
+
+
+@pytest.mark.parametrize("name", ["missing.json", "n" * 5_000, "nul\0.json"])
+def test_a_path_that_no_file_can_have_is_told_in_words(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RecipeError, match="cannot be read"):
+        read_json(tmp_path / name, error=RecipeError)

@@ -5,20 +5,31 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from pytest_nemoperf.errors import NemoPerfError, RecipeError, RecordError
 
 _LINE_LENGTH = 160  # wide enough for the metrics of a run on one line
-_MAX_DEPTH = 20
+_MAX_PLAIN_DEPTH = 20
+MAX_DEPTH: Final = 64
+"""Levels of nesting that are read: three times what is written, and far below where Python's stack ends."""
+_MAX_BYTES = 256 * 2**20  # a session's results of 1,000 cases have about 30
 _MIN_INT = -(2**63)
 _MAX_INT = 2**64 - 1  # the largest integer that other readers of JSON accept
+_MAX_DIGITS = len(str(_MAX_INT))
+_SAFE_DIGITS = _MAX_DIGITS - 1
 _MAX_SHOWN = 60
+_OPENING = b"[{"
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
+_CONFLICT_MARKER = re.compile(rb"^(<{7}|={7}|>{7}|\|{7})( |\r?$)", re.MULTILINE)
 
 T = TypeVar("T")
 
@@ -99,8 +110,8 @@ def _plain_mapping(value: Mapping[Any, Any], *, subject: str, depth: int) -> dic
 def _plain(value: object, *, subject: str, depth: int) -> Any:
     if isinstance(value, Enum):
         value = value.value
-    if depth > _MAX_DEPTH:
-        raise RecipeError(f"{subject} lies {depth} levels deep, at most {_MAX_DEPTH} are stored; make it flatter")
+    if depth > _MAX_PLAIN_DEPTH:
+        raise RecipeError(f"{subject} lies {depth} levels deep, at most {_MAX_PLAIN_DEPTH} are stored; make it flatter")
     if isinstance(value, Mapping):
         return _plain_mapping(value, subject=subject, depth=depth + 1)
     if isinstance(value, (list, tuple)):
@@ -137,16 +148,17 @@ def _check_text(text: str, *, subject: str) -> None:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    if len(text) > _MAX_SHOWN:
-        text = f"{text[:_MAX_SHOWN]} ..."
-    return text
+    return _shorten(repr(value))
+
+
+def _shorten(text: str) -> str:
+    return f"{text[:_MAX_SHOWN]} ..." if len(text) > _MAX_SHOWN else text
 
 
 def read_json(
     path: Path, *, error: type[NemoPerfError] = RecordError, unreadable_hint: str = "", corrupt_hint: str = ""
 ) -> Any:
-    """Return the decoded JSON of a file.
+    """Return the decoded JSON of a file; see parse_json.
 
     Args:
         path: The file.
@@ -158,17 +170,98 @@ def read_json(
         NemoPerfError: Of the given type, with the path.
     """
     try:
-        return json.loads(path.read_bytes())
-    except OSError as exc:
-        message = f"{path}: cannot be read: {exc.strerror}"
+        with path.open("rb") as file:
+            text = file.read(_MAX_BYTES + 1)
+    except (OSError, ValueError) as exc:  # ValueError: a path that no file can have
+        message = f"{path}: cannot be read: {getattr(exc, 'strerror', None) or exc}"
         if unreadable_hint:
             message += f"; {unreadable_hint}"
         raise error(message) from exc
-    except (ValueError, RecursionError) as exc:
-        message = f"{path}: not JSON: {exc}"
+    if len(text) > _MAX_BYTES:
+        raise error(f"{path}: larger than {_MAX_BYTES >> 20} MiB, which no file of this package comes near")
+    try:
+        return parse_json(text)
+    except ValueError as exc:
+        if line := _conflict_line(text):
+            raise error(
+                f"{path}: line {line} has a conflict marker that a merge left; take one side (git checkout --ours or "
+                "--theirs, then git add), or record again what the file holds"
+            ) from None
+        message = f"{path}: {exc}"
         if corrupt_hint:
-            message = f"{path}: not JSON, truncated or corrupt: {exc}; {corrupt_hint}"
+            message = f"{path}: {exc}, truncated or corrupt; {corrupt_hint}"
         raise error(message) from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return decoded JSON; NaN and Infinity are taken, as Python writes them.
+
+    Raises:
+        ValueError: If it is not JSON, is nested more than MAX_DEPTH levels deep, has a key twice in one object, an
+            integer of more than 64 bits, a number that no float holds, or a text with half a character.
+    """
+    raw = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    if _depth(raw) > MAX_DEPTH:
+        raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+    try:
+        data = json.loads(text, object_pairs_hook=_unique_keys, parse_int=_parse_int, parse_float=_parse_float)
+    except (json.JSONDecodeError, UnicodeDecodeError) as exc:
+        raise ValueError(f"not JSON: {exc}") from None
+    if _HALF_CHARACTER.search(raw):
+        try:
+            json.dumps(data, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text holds half a character (a lone surrogate)") from None
+    return data
+
+
+def _depth(raw: bytes) -> int:
+    """Return the levels of nested lists and objects in a text, which need not be JSON."""
+    depth = _bracket_depth(raw)
+    if depth > MAX_DEPTH:
+        depth = _bracket_depth(_STRING.sub(b"", raw))
+    return depth
+
+
+def _bracket_depth(raw: bytes) -> int:
+    """Return the depth by brackets alone, also of those in texts."""
+    depth = deepest = 0
+    for bracket in raw.translate(None, delete=_NO_BRACKETS):
+        depth += 1 if bracket in _OPENING else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        key = counts.most_common(1)[0][0]
+        raise ValueError(f"the key {_shown(key)} is there twice in one object; drop one of them")
+    return data
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) < _SAFE_DIGITS:
+        return int(digits)
+    if len(digits) > _MAX_DIGITS or not _MIN_INT <= int(digits) <= _MAX_INT:
+        raise ValueError(f"the integer {_shorten(digits)} has more than 64 bits")
+    return int(digits)
+
+
+def _parse_float(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"the number {_shorten(digits)} is beyond what a float holds")
+    return value
+
+
+def _conflict_line(text: bytes) -> int:
+    """Return the line of git's first conflict marker, from 1; 0 without one."""
+    marker = _CONFLICT_MARKER.search(text)
+    if marker is None:
+        return 0
+    return text.count(b"\n", 0, marker.start()) + 1
 
 
 def is_there(path: Path, *, error: type[NemoPerfError]) -> bool:
@@ -204,7 +297,7 @@ def from_data(kind: type[T], data: object, *, subject: str, error: type[NemoPerf
 def from_json(kind: type[T], text: str | bytes, *, subject: str, error: type[NemoPerfError] = RecordError) -> T:
     """Build a contract dataclass from JSON text; see from_data."""
     try:
-        data = json.loads(text)
+        data = parse_json(text)
     except ValueError as exc:
-        raise error(f"{subject}: not JSON: {exc}") from None
+        raise error(f"{subject}: {exc}") from None
     return from_data(kind, data, subject=subject, error=error)

@@ -119,7 +119,7 @@ BAD_LINES = {
         line(1, step_time_sec=1e-320),
         "step_time_sec=1e-320 must be positive and finite, at least 1e-09",
     ),
-    "more tokens than numbers": (line(1, tokens=10**400), "tokens is beyond 1e+100; no step takes, counts"),
+    "more tokens than numbers": (line(1, tokens=10**400), "has more than 64 bits; write one JSON object a line"),
     "more time than numbers": (line(1, groups={"g": {"phases": {"a": 1e300}}}), "groups.g.phases.a is beyond 1e+100"),
     "step again": (line(0), "step 0 after step 0; write each step once, in order"),
     "step beyond the plan": (line(8), "step 8, but the plan has 8 steps, counted from 0"),

@@ -154,7 +154,7 @@ def test_a_corrupt_baseline_fails_and_is_kept(project: Project) -> None:
     result = project.run("--update-baselines")
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines([f"*{CASE}.json: not JSON, truncated or corrupt*"])
+    result.stdout.fnmatch_lines([f"*{CASE}.json: not JSON: *"])
     assert project.baseline.read_text() == '{"case": "pre'
 
 

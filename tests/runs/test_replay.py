@@ -134,8 +134,8 @@ def test_records_that_the_session_could_not_read_make_the_same_measurement_again
 @pytest.mark.parametrize(
     ("name", "change", "problem"),
     [
-        pytest.param("case.json", tear, r"case\.json: not JSON, truncated or corrupt", id="case torn"),
-        pytest.param("run-2/plan.json", tear, r"run-2/plan\.json: not JSON, truncated or corrupt", id="plan torn"),
+        pytest.param("case.json", tear, r"case\.json: not JSON: .*, truncated or corrupt", id="case torn"),
+        pytest.param("run-2/plan.json", tear, r"run-2/plan\.json: not JSON: .*, truncated or corrupt", id="plan torn"),
         pytest.param("run-2/result.json", tear, r"run-2/result\.json: not JSON", id="result torn"),
         pytest.param("run-2/plan.json", Path.unlink, r"run-2/plan\.json: cannot be read: No such file", id="no plan"),
         pytest.param(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
 from pytest_nemoperf.errors import RecordError, did_you_mean
-from pytest_nemoperf.json_codec import from_data
+from pytest_nemoperf.json_codec import from_data, parse_json
 from pytest_nemoperf.records.step import StepRecord
 
 _MAX_NUMBER = 1e100
@@ -51,14 +50,14 @@ def read_step_records(path: Path, *, total_steps: int) -> tuple[StepRecord, ...]
 
 def _read_line(line: str, *, subject: str, is_whole: bool) -> StepRecord:
     try:
-        data = json.loads(line)
+        data = parse_json(line)
     except ValueError as error:
         if not is_whole:
             raise RecordError(
                 f"{subject}: half a line, {line[-40:]!r} without a newline at the end; "
                 "write each record whole and flush it before the process ends"
             ) from None
-        raise RecordError(f"{subject}: not JSON: {error}; write one JSON object a line") from None
+        raise RecordError(f"{subject}: {error}; write one JSON object a line") from None
     if not isinstance(data, dict):
         raise RecordError(f"{subject}: {line.strip()[:40]!r} is no JSON object; write one StepRecord a line")
     for key in data:

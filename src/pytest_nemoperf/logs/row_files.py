@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from pytest_nemoperf.errors import RecordError, did_you_mean
+from pytest_nemoperf.json_codec import parse_json
 from pytest_nemoperf.logs.lines import Line, read_lines
 from pytest_nemoperf.logs.log_format import LogFormat, LogKind
-from pytest_nemoperf.logs.row_parsers import parser_of, unique_keys
+from pytest_nemoperf.logs.row_parsers import parser_of
 from pytest_nemoperf.logs.rows import FileRows, LogRow, missing_keys, number_in, shown, step_number
 
 
@@ -83,8 +83,8 @@ def _read_json(path: Path, log_format: LogFormat) -> FileRows:
     except OSError as error:
         raise RecordError(f"{path} can't be read: {error.strerror}; give a log that exists and may be read") from None
     try:
-        data = json.loads(text, object_pairs_hook=unique_keys)
-    except (ValueError, RecursionError) as error:
+        data = parse_json(text)
+    except ValueError as error:
         raise RecordError(f"{path} is no JSON, or not all of it: {error}; let its writer end well") from None
     if not isinstance(data, dict):
         raise RecordError(f"{path} holds no JSON object; the format is value by step by metric")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import csv
-import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from pytest_nemoperf.errors import RecordError, did_you_mean
+from pytest_nemoperf.json_codec import parse_json
 from pytest_nemoperf.logs.lines import Line
 from pytest_nemoperf.logs.log_format import LogFormat, LogKind, quantity_of
 from pytest_nemoperf.logs.number_text import is_cut
@@ -231,10 +231,7 @@ def _parse_json(text: str) -> dict[str, Any] | None:
     text = text.strip()
     if not text.startswith("{"):
         return None
-    try:
-        data = json.loads(text, object_pairs_hook=unique_keys)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    data = parse_json(text)
     return data if isinstance(data, dict) else None
 
 
@@ -251,20 +248,6 @@ def _parse_dict(text: str) -> dict[str, Any] | None:
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(f"no dict: {type(error).__name__}") from None
     return data if isinstance(data, dict) and all(isinstance(key, str) for key in data) else None
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object of JSON's pairs, for json.loads.
-
-    Raises:
-        ValueError: If a key is there twice.
-    """
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        for key in data:
-            if sum(key == name for name, _ in pairs) > 1:
-                raise ValueError(f"the key {key!r} is there twice")
-    return data
 
 
 class _CsvParser:

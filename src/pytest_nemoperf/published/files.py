@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from importlib import resources
 
 from pytest_nemoperf.errors import BaselineError
+from pytest_nemoperf.json_codec import parse_json
 from pytest_nemoperf.published.row import PublishedRows
 from pytest_nemoperf.schema import from_valid_data
 
@@ -22,7 +22,7 @@ def published_rows(system: str) -> PublishedRows:
     if not path.is_file():
         return PublishedRows()
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as exc:
         raise BaselineError(f"{path}: cannot be read: {exc}; install the package again") from None
     return from_valid_data(PublishedRows, data, name="published", subject=str(path), error=BaselineError)
