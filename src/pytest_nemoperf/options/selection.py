@@ -10,6 +10,8 @@ from typing import Final
 import pytest
 
 PERF_TESTPATHS: Final = "perf_testpaths"
+from pytest_nemoperf.options.usage import usage_error
+
 _PERF = "perf"
 _OTHER = "other"
 _WORD = re.compile(r"[\w:+\-.\[\]\\/]+")  # a name in a mark expression, for pytest
@@ -46,7 +48,7 @@ def collect_perf_testpaths(config: pytest.Config) -> None:
         return
     missing = [path for path in paths if not glob.glob(path, recursive=True)]  # noqa: PTH207 (as pytest does)
     if missing and not given.pyargs:
-        raise pytest.UsageError(
+        raise usage_error(
             f"ini {PERF_TESTPATHS}: there is no {' and no '.join(missing)} in {config.rootpath}; correct it there, or "
             "give the folders of perf tests by hand"
         )

@@ -12,6 +12,7 @@ from pytest_nemoperf.machine.github import is_github
 from pytest_nemoperf.machine.identity import describe_devices
 from pytest_nemoperf.options.markers import is_perf, waiver_of
 from pytest_nemoperf.options.settings import Settings
+from pytest_nemoperf.options.usage import usage_error
 from pytest_nemoperf.plugin.benchmark import inject_delay, measure_benchmark, watched
 from pytest_nemoperf.plugin.fixture import PRICED, Perf
 from pytest_nemoperf.plugin.github_actions import GitHubPlugin
@@ -88,7 +89,7 @@ class PerfPlugin:
                 if waiver is not None:
                     check_release(waiver, release=self.session.settings.release, subject=item.nodeid)
             except WaiverError as exc:
-                raise pytest.UsageError(str(exc)) from None
+                raise usage_error(str(exc)) from None
         return result
 
     @pytest.hookimpl(tryfirst=True)
