@@ -9,12 +9,17 @@ import difflib
 from collections.abc import Iterable
 from typing import Final
 
+from pytest_nemoperf.visible import visible_text
+
 MACHINE_PREFIX: Final = "meanwhile on this machine: "
 """Begins a line about the machine's state during a failed launch."""
 
 
 class NemoPerfError(Exception):
-    """Base of all errors."""
+    """Base of all errors; its message is safe to print, also with a quote of a hostile file."""
+
+    def __str__(self) -> str:
+        return visible_text(super().__str__())
 
 
 class RecipeError(NemoPerfError, ValueError):

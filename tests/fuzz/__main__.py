@@ -40,7 +40,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--inputs", type=int, default=100_000, help="inputs for each target (default: 100000)")
     parser.add_argument("--first", type=int, default=0, help="number of the first input (default: 0)")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--replay", type=int, metavar="NUMBER", help="run one input of a target, print it and its fault")
+    parser.add_argument(
+        "--replay", type=int, metavar="NUMBER", help="run one input of a target, print it and its fault"
+    )
     arguments = parser.parse_args(words)
     for name in arguments.targets:
         if name not in TARGETS:
@@ -155,7 +157,9 @@ def _report(found: dict[str, _Found]) -> int:
     print(f"\n{'reader':{width}}  {'inputs':>9}  {'ms each':>7}  {'slowest ms':>10}  faults")
     for name, each in found.items():
         mean = 1000 * each.seconds / max(each.inputs, 1)
-        line = f"{name:{width}}  {each.inputs:9,}  {mean:7.2f}  {1000 * each.slowest:10.0f}  {sum(each.faults.values())}"
+        line = (
+            f"{name:{width}}  {each.inputs:9,}  {mean:7.2f}  {1000 * each.slowest:10.0f}  {sum(each.faults.values())}"
+        )
         print(line)
         for kind, number in each.faults.most_common():
             print(f"    {number} x {kind}")

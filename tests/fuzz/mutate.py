@@ -30,7 +30,7 @@ _TEXTS: Final = (
     "=1+1",
     "{tp}%s${x}",
     "nan",
-    "１２",
+    "\uff11\uff12",
     "\ud800",
     "2999-13-45",
     "1e999",
@@ -41,7 +41,7 @@ _NUMBERS: Final = (
     *(0, 1, -1, 2, 3, 7, 63, 64, 2**31, 2**32, 2**53 + 1, 2**63 - 1, 2**63, 2**64, 10**30, -(10**30)),
     *(0.0, -0.0, 0.5, 1.5, 1e-300, 5e-324, 1e15, 1e19, 1e308, -1e308, math.nan, math.inf, -math.inf),
 )
-_OTHERS: Final = (None, True, False, [], {}, [[]], [None], {"a": {}}, {"": 1}, [1, "a"])
+_OTHERS: Final[Sequence[Any]] = (None, True, False, [], {}, [[]], [None], {"a": {}}, {"": 1}, [1, "a"])
 _MAX_CHANGES: Final = 3
 _MAX_BYTES: Final = 1 << 20
 _DEEP: Final = 20_000
@@ -253,11 +253,23 @@ _CHANGES: Final[Sequence[Callable[[bytes, Random, Hostile], bytes]]] = (
 
 YAML: Final = Hostile(
     pieces=(
-        *("&a [*a, *a]", "!!python/object/apply:os.system [true]", "!!binary AAAA", "!x y", "? [1]", "*b", "---", "..."),
+        *(
+            "&a [*a, *a]",
+            "!!python/object/apply:os.system [true]",
+            "!!binary AAAA",
+            "!x y",
+            "? [1]",
+            "*b",
+            "---",
+            "...",
+        ),
         *("<<: {a: 1}", "1e400", "0x" + "f" * 400, "1:30:00", "2026-13-45", "2026-11-30", ".nan", "~", "[" * 5000),
-        "\n".join(["a: &a [x, x, x, x, x, x, x, x, x]", *(
-            f"{chr(98 + n)}: &{chr(98 + n)} [{','.join([f'*{chr(97 + n)}'] * 9)}]" for n in range(9)
-        )]),
+        "\n".join(
+            [
+                "a: &a [x, x, x, x, x, x, x, x, x]",
+                *(f"{chr(98 + n)}: &{chr(98 + n)} [{','.join([f'*{chr(97 + n)}'] * 9)}]" for n in range(9)),
+            ]
+        ),
         *("${oc.env:HOME}", "${mul:${a},2}", "${a}", "${policy}", "${div:1,0}", "${mul:aaaaaaaa,9999999999}", "${"),
         *('{"a": ' * 2000, "1" * 5000, "defaults: [x.yaml]", "defaults: recipe.yaml", "- a", "x: y: z", "\t"),
     )
@@ -269,7 +281,16 @@ PYTHON: Final = Hostile(
         *("-" * 3000 + "1", "(" * 500 + ")" * 500, "a" + ".b" * 3000, "1" + "+1" * 3000, "not " * 3000 + "1"),
         *("tiny_pretrain_config()", "base_config()", "cfg.model", "cfg", "1/0", "[][0]", "{}['a']", "lambda: 0"),
         *("cfg.model = cfg", "cfg.cfg = cfg", "x = []\n    x.append(x)\n    cfg.x = x", "'a'.replace('', 'b'*10**6)"),
-        *("sorted([1, 'a'])", "{**cfg}", "f'{cfg}'", "cfg[0]", "*cfg", "None", "for x in range(10**9): pass", "await x"),
+        *(
+            "sorted([1, 'a'])",
+            "{**cfg}",
+            "f'{cfg}'",
+            "cfg[0]",
+            "*cfg",
+            "None",
+            "for x in range(10**9): pass",
+            "await x",
+        ),
         *("9" * 5000, "1e999", "-1", "0", "1 if x else 2", "'\x1b[31m'", "while True: pass", "raise ValueError"),
     )
 )
@@ -277,7 +298,16 @@ PAGE: Final = Hostile(
     pieces=(
         *("<!-- nemoperf:begin tables -->", "<!-- nemoperf:end -->", "<!-- nemoperf:begin native systems=cpu -->"),
         *("<!-- nemoperf:begin", "systems=", "systems=cpu,cpu", "frameworks=x", "where=x", "'", '"', "a=b", "\\"),
-        *("<!-- nemoperf:" + " " * 3000, "```", "~~~~", "`" * 3000, "| a | b |", "|" * 3000, "<!--" * 500, "workload=rl"),
+        *(
+            "<!-- nemoperf:" + " " * 3000,
+            "```",
+            "~~~~",
+            "`" * 3000,
+            "| a | b |",
+            "|" * 3000,
+            "<!--" * 500,
+            "workload=rl",
+        ),
     )
 )
 LOG: Final = Hostile(
@@ -299,6 +329,17 @@ INI: Final = Hostile(
 WORDS: Final = Hostile(
     pieces=(
         *("=", "==", ",", ":", "all", "nan", "inf", "-1", "1e999", "0", "9" * 5000, "٣", "²", "%", "None", "null"),
-        *("tp=2", "layout.tp", "seq_len=1e400", "model=[", "{", "a.b.c=1", "tokens_per_sec_per_gpu=5", "x", "1_0", "[" * 3000),
+        *(
+            "tp=2",
+            "layout.tp",
+            "seq_len=1e400",
+            "model=[",
+            "{",
+            "a.b.c=1",
+            "tokens_per_sec_per_gpu=5",
+            "x",
+            "1_0",
+            "[" * 3000,
+        ),
     )
 )

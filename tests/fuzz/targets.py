@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 from typing import Any, Final
 
 from pytest_nemoperf.baselines.files import baseline_path, read_baseline
@@ -18,14 +18,13 @@ from pytest_nemoperf.frameworks.configs.bridge import read_bridge
 from pytest_nemoperf.frameworks.configs.megatron import read_megatron
 from pytest_nemoperf.frameworks.configs.nemo_rl import read_nemo_rl
 from pytest_nemoperf.frameworks.interpreter import parse_interpreters
-from pytest_nemoperf.json_codec import to_data, to_json, to_json_line
+from pytest_nemoperf.json_codec import to_json, to_json_line
 from pytest_nemoperf.logs.log_format import LogFormat, LogKind
 from pytest_nemoperf.logs.reading import read_log
 from pytest_nemoperf.measure.measurement import workload_of
 from pytest_nemoperf.options import parse as options
 from pytest_nemoperf.options.selection import asks_for_perf_alone
 from pytest_nemoperf.pages.releases import PUBLISHED_FOLDER, RELEASES_FOLDER
-from pytest_nemoperf.published.row import PublishedRow
 from pytest_nemoperf.recipes.overrides import change_recipe, parse_changes
 from pytest_nemoperf.recipes.systems import find_system
 from pytest_nemoperf.records.step import PLAN_FILE, STEPS_FILE
@@ -38,7 +37,6 @@ from tests.builders import (
     make_baseline,
     make_plan,
     make_profile,
-    make_provenance,
     make_recipe,
     make_records,
     make_rl_plan,
@@ -151,9 +149,7 @@ def _case_file(root: Path) -> Target:
 
 def _steps(root: Path) -> Target:
     records = [json.loads(to_json_line(each)) for each in make_records(PLAN)]
-    return _run_file(
-        f"run-1/{STEPS_FILE}", root, content="\n".join(map(json.dumps, records)).encode(), change=_jsonl
-    )
+    return _run_file(f"run-1/{STEPS_FILE}", root, content="\n".join(map(json.dumps, records)).encode(), change=_jsonl)
 
 
 _HEALTH: Final[Mapping[str, Any]] = {
@@ -272,9 +268,16 @@ def _page(root: Path) -> Target:
     _stored(root)
     path = root / "page.md"
     template = Path(mutate.__file__).parents[2] / "src" / "pytest_nemoperf" / "pages" / "templates"
-    seeds = [_PAGE.encode(), _PAGE.replace("\n", "\r\n").encode(), *[each.read_bytes() for each in template.glob("*.md")]]
+    seeds = [
+        _PAGE.encode(),
+        _PAGE.replace("\n", "\r\n").encode(),
+        *[each.read_bytes() for each in template.glob("*.md")],
+    ]
     given = ("--baselines", root / "baselines")
-    uses = [command("page", "--check", path, *given), command("page", "--template", path, *given)]
+    uses = [
+        command("page", "--check", path, *given),
+        command("page", "--template", path, "--output", root / "out.md", *given),
+    ]
     return Target(path=path, seeds=seeds, mutate=_text(mutate.PAGE), uses=uses)
 
 
@@ -340,7 +343,10 @@ def _python(root: Path) -> Target:
     name = f"{path}:tiny_pretrain_config"
     return Target(
         path=path,
-        seeds=[path.read_bytes(), benchmarks.read_bytes() + b"\n\ntiny_pretrain_config = tiny_pretrain_16gpu_h100_fp8cs_config\n"],
+        seeds=[
+            path.read_bytes(),
+            benchmarks.read_bytes() + b"\n\ntiny_pretrain_config = tiny_pretrain_16gpu_h100_fp8cs_config\n",
+        ],
         mutate=_text(mutate.PYTHON),
         read=lambda: read_bridge(Path(name), options={}),
         uses=_framework_recipe(root, f"{bridge_files.RECIPES}:tiny_pretrain_config", framework="megatron_bridge"),
@@ -368,7 +374,10 @@ _LOGS: Final[Mapping[str, tuple[str | LogFormat, str]]] = MappingProxyType(
     {
         "log text": (BY_HAND, by_hand(_STEPS)),
         "log megatron": ("megatron", "".join(megatron_line(step) + megatron_memory(step) for step in _STEPS)),
-        "log megatron_bridge": ("megatron_bridge", "".join(megatron_line(step) + bridge_memory(step) for step in _STEPS)),
+        "log megatron_bridge": (
+            "megatron_bridge",
+            "".join(megatron_line(step) + bridge_memory(step) for step in _STEPS),
+        ),
         "log torchtitan": ("torchtitan", "".join(map(titan_line, _STEPS))),
         "log automodel": ("automodel", "".join(map(automodel_line, _STEPS))),
         "log automodel_console": ("automodel_console", "".join(map(automodel_console_line, _STEPS))),
@@ -378,7 +387,9 @@ _LOGS: Final[Mapping[str, tuple[str | LogFormat, str]]] = MappingProxyType(
         ),
         "log trl_console": (
             "trl_console",
-            "".join(f"{{'loss': 0.5, 'step_time': 1.5, 'num_tokens': {step * 2048}.0, 'epoch': 0.1}}\n" for step in _STEPS),
+            "".join(
+                f"{{'loss': 0.5, 'step_time': 1.5, 'num_tokens': {step * 2048}.0, 'epoch': 0.1}}\n" for step in _STEPS
+            ),
         ),
         "log jsonl": (
             LogFormat(kind=LogKind.JSONL, fields={**_COLUMNS, "tokens": "a.tokens"}),
@@ -433,8 +444,13 @@ def _events(root: Path) -> Target:
     return Target(path=path, seeds=[path.read_bytes()], mutate=_text(mutate.Hostile()), read=read)
 
 
+def _changed(text: str) -> object:
+    changes = parse_changes([text], subject="--perf-set")
+    return change_recipe(make_recipe(), system=find_system("cpu"), changes=changes)
+
+
 _OPTIONS: Final[Sequence[tuple[str, Callable[[str], object]]]] = (
-    ("tp=2,seq_len=128,model=llama-tiny,precision=bf16,shard_optimizer=true", lambda text: _changed(text)),
+    ("tp=2,seq_len=128,model=llama-tiny,precision=bf16,shard_optimizer=true", _changed),
     ("5%", lambda text: parse_tolerances([text], subject="--perf-tolerance")),
     ("peak_memory_gib=10", lambda text: parse_tolerances([text], subject="--perf-find")),
     ("regressed,invalid", options.parse_fail_on),
@@ -450,11 +466,6 @@ _OPTIONS: Final[Sequence[tuple[str, Callable[[str], object]]]] = (
     ("2999-12-31", lambda text: parse_waiver({"reason": text, "until": text, "floor": 50}, subject="perf_waive")),
     ("50", lambda text: parse_waiver({"reason": "x", "until": "1.4", "floor": text}, subject="perf_waive")),
 )
-
-
-def _changed(text: str) -> object:
-    changes = parse_changes([text], subject="--perf-set")
-    return change_recipe(make_recipe(), system=find_system("cpu"), changes=changes)
 
 
 def _option(root: Path) -> Target:
@@ -492,7 +503,9 @@ TARGETS: Final[Mapping[str, Callable[[Path], Target]]] = MappingProxyType(
         "megatron yaml": _megatron_yaml,
         "megatron words": _megatron_words,
         "python recipe": _python,
-        "pyproject": lambda root: _ini(root, "pyproject.toml", "[tool.pytest.ini_options]\nperf_python = ['nemo_rl=/x']\n"),
+        "pyproject": lambda root: _ini(
+            root, "pyproject.toml", "[tool.pytest.ini_options]\nperf_python = ['nemo_rl=/x']\n"
+        ),
         "pytest.ini": lambda root: _ini(root, "pytest.ini", "[pytest]\nperf_python =\n  nemo_rl=/x\n  megatron=~/y\n"),
         **{name: partial(_log, name) for name in _LOGS},
         "log tensorboard": _events,

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from pytest_nemoperf.cli.terminal import write, write_error
 from pytest_nemoperf.errors import NemoPerfError
-from pytest_nemoperf.report.escape import visible_text
 
 _USAGE_EXIT = 2
 _INTERRUPTED_EXIT = 130
@@ -59,6 +59,10 @@ _COMMANDS: Mapping[str, str] = MappingProxyType(
 class _Parser(argparse.ArgumentParser):
     """Reports errors in one line, without the usage."""
 
+    def _print_message(self, message: str, file: Any = None) -> None:  # of help and errors
+        if message:
+            write(message, file=file or sys.stderr)
+
     def error(self, message: str) -> NoReturn:
         self.exit(_USAGE_EXIT, f"nemoperf: error: {message}\n")
 
@@ -84,17 +88,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(arguments.run(arguments))
         sys.stdout.flush()
     except NemoPerfError as exc:
-        print(f"nemoperf: error: {visible_text(str(exc))}", file=sys.stderr)
+        write_error(f"nemoperf: error: {exc}")
         return _USAGE_EXIT
     except KeyboardInterrupt:
-        print("nemoperf: interrupted", file=sys.stderr)
+        write_error("nemoperf: interrupted")
         return _INTERRUPTED_EXIT
     except BrokenPipeError:  # as of ``| head``; Python would flush once more at its end, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _CLOSED_PIPE_EXIT
     except OSError as exc:
         subject = f"{exc.filename}: " if exc.filename else ""
-        print(f"nemoperf: error: {subject}{exc.strerror or exc}", file=sys.stderr)
+        write_error(f"nemoperf: error: {subject}{exc.strerror or exc}")
         return _USAGE_EXIT
     return code
 

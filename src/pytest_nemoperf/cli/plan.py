@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from pytest_nemoperf.baselines.files import find_baseline
 from pytest_nemoperf.baselines.store import DEFAULT_FOLDER
 from pytest_nemoperf.cli.baselines_folder import baselines_dir
+from pytest_nemoperf.cli.terminal import write
 from pytest_nemoperf.errors import RecipeError
 from pytest_nemoperf.flops.conventions import DEFAULT_CONVENTION
 from pytest_nemoperf.frameworks.complete import complete_recipe
@@ -110,7 +110,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan of a recipe; return the exit code."""
-    sys.stdout.write(plan_text(arguments))
+    write(plan_text(arguments))
     return 0
 
 

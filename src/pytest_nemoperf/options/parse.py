@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Final
 
 from pytest_nemoperf.errors import RecipeError, did_you_mean
 from pytest_nemoperf.frameworks.interpreter import parse_interpreters
 from pytest_nemoperf.options.usage import usage_error
 from pytest_nemoperf.verdict.comparison import FAILING_BY_DEFAULT, VerdictKind
+
+_COUNT: Final = re.compile(r"[0-9]{1,9}")
 
 
 def parse_fail_on(text: str) -> frozenset[VerdictKind]:
@@ -39,7 +42,7 @@ def parse_count(text: str, *, subject: str) -> int:
     Raises:
         pytest.UsageError: If it is none.
     """
-    if not re.fullmatch(r"\d+", text.strip()) or int(text) < 1:
+    if not _COUNT.fullmatch(text.strip()) or int(text) < 1:
         raise usage_error(f"{subject}={text} must be a whole number >= 1: a verdict needs at least one launch")
     return int(text)
 

@@ -9,8 +9,9 @@ from typing import Final
 
 import pytest
 
-PERF_TESTPATHS: Final = "perf_testpaths"
 from pytest_nemoperf.options.usage import usage_error
+
+PERF_TESTPATHS: Final = "perf_testpaths"
 
 _PERF = "perf"
 _OTHER = "other"
@@ -67,7 +68,7 @@ def _parse(markexpr: str) -> ast.expr:
 
     try:
         return ast.parse(_WORD.sub(plain, markexpr.strip() or _OTHER), mode="eval").body
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two of deep nesting
         return ast.Name(_PERF)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_nemoperf.report.escape import visible_text
+from pytest_nemoperf.visible import visible_text
 
 
 def usage_error(message: str) -> pytest.UsageError:

@@ -207,8 +207,9 @@ trap '__nemoperf_watch "$@"' DEBUG
 """Start of each bash while a script is read.
 
 It bounds a file that is written at 64 MiB, keeps the search path, notes programs that are called by a path instead of
-starting them, and runs commands without their redirections to files. A command is skipped where its DEBUG trap fails under extdebug, which set here at once
-would look for a debugger. A command that failed, or was skipped, does not end the script.
+starting them, and runs commands without their redirections to files. A command is skipped where its DEBUG trap fails
+under extdebug, which set here at once would look for a debugger. A command that failed, or was skipped, does not end
+the script.
 """
 _STAY: Final = r"""
 set -T

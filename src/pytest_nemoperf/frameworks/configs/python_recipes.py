@@ -147,7 +147,7 @@ class SourceTree:
             except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two of deep nesting
                 if isinstance(error, RecipeError):
                     raise
-                raise RecipeError(f"{path} can't be read as Python: {error or type(error).__name__}") from None
+                raise RecipeError(f"{path} can't be read as Python: {type(error).__name__}: {error}") from None
             definitions: dict[str, ast.stmt] = {}
             for node in _top_statements(tree.body):
                 for defined in _defined_names(node):
@@ -484,7 +484,7 @@ class SourceTree:
 
 @contextmanager
 def _following(subject: str) -> Iterator[None]:
-    """Turn what source does that can't be followed into an error with its name."""
+    """Turn the exceptions of followed source into an error with its name."""
     try:
         yield
     except (RecursionError, MemoryError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:

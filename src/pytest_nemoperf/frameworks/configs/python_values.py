@@ -180,10 +180,10 @@ def weight(value: Any) -> int:
 
 
 def check_items(values: Iterable[Any]) -> None:
-    """Check that what a call or a loop goes through has an end that is near.
+    """Check the lengths of the ranges that a call or a loop goes through.
 
     Raises:
-        ValueError: If it has not.
+        ValueError: If one is too long.
     """
     for each in values:
         if isinstance(each, range) and (each.stop - each.start) // each.step > _MAX_VALUES:

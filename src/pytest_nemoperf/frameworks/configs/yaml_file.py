@@ -142,7 +142,12 @@ def load_yaml(path: Path) -> dict[str, Any]:
         data = yaml.load(text, Loader=loader)
     except RecipeError:
         raise
-    except (yaml.YAMLError, ValueError, LookupError, TypeError) as error:  # the others of dates and numbers there are not
+    except (
+        yaml.YAMLError,
+        ValueError,
+        LookupError,
+        TypeError,
+    ) as error:  # the others of dates and numbers there are not
         raise RecipeError(f"{subject} is no YAML: {_in_one_line(error)}") from None
     if not isinstance(data, dict):
         kind = "nothing" if data is None else _KINDS.get(type(data), "a value")
