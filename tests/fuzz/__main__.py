@@ -15,7 +15,7 @@ from queue import Empty
 from time import monotonic
 from typing import Any, Final
 
-from tests.fuzz.campaign import Fault, content_of, opened, set_alarm, try_input
+from tests.fuzz.campaign import Fault, content_of, opened, set_alarm, try_input, warm_up
 from tests.fuzz.targets import TARGETS
 
 _CHUNK: Final = 500
@@ -56,6 +56,7 @@ def _replay(name: str, *, number: int) -> int:
     set_alarm()
     with opened(name) as target:
         print(content_of(target, name=name, number=number)[:4000])
+        warm_up(target)
         fault, seconds = try_input(target, name=name, number=number, has_limit=True)
     print(f"{seconds:.3f} s")
     if fault is not None:
@@ -92,6 +93,7 @@ def _work(jobs: Any, results: Any) -> None:
         total, slowest, slowest_number = 0.0, 0.0, first
         faults: list[Fault] = []
         with opened(name) as target:
+            warm_up(target)
             for number in range(first, first + count):
                 results.put(("at", os.getpid(), name, number)) if number % 50 == 0 else None
                 fault, seconds = try_input(target, name=name, number=number, has_limit=True)
