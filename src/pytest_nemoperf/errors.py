@@ -6,13 +6,20 @@ A message has the subject, its values, the rule that they break, and a remedy.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
-from typing import Final
+from enum import StrEnum
+from typing import Final, TypeVar
+
+_E = TypeVar("_E", bound=StrEnum)
 
 from pytest_nemoperf.visible import visible_text
 
 MACHINE_PREFIX: Final = "meanwhile on this machine: "
 """Begins a line about the machine's state during a failed launch."""
+_MAX_SHOWN: Final = 60
+_MAX_SHOWN_INT: Final = 10**20
+_MAX_COMPARED: Final = 100  # longer words resemble no known one, and comparing takes time
 
 
 class NemoPerfError(Exception):
@@ -105,10 +112,34 @@ def check_flag(value: object, *, subject: str) -> None:
         raise RecipeError(f"{subject}={value!r} must be True or False")
 
 
+def enum_member(kind: type[_E], value: object, *, subject: str) -> _E:
+    """Return the member of an enum with a value.
+
+    Raises:
+        RecipeError: If there is none.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        raise RecipeError(f"unknown {subject} {shown(value)}; {did_you_mean(str(value), list(kind))}") from None
+
+
+def shown(value: object) -> str:
+    """Return a value as messages show it: short, and on one line, whatever it is."""
+    if isinstance(value, int) and abs(value) >= _MAX_SHOWN_INT:  # its digits may be more than Python prints
+        sign = "-" if value < 0 else ""
+        return f"{sign}10**{math.log10(abs(value)):.4g}"
+    try:
+        text = repr(value)
+    except ValueError:  # such a number somewhere inside
+        text = f"a {type(value).__name__}"
+    return f"{text[:_MAX_SHOWN]} ..." if len(text) > _MAX_SHOWN else text
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a hint after an unknown word: the nearest known words, or all of them."""
     options = sorted(known)
-    near = difflib.get_close_matches(word, options, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(word[:_MAX_COMPARED], options, n=3, cutoff=0.6)
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"known: {', '.join(options)}"

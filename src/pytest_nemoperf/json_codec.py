@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from pytest_nemoperf.errors import NemoPerfError, RecipeError, RecordError
+from pytest_nemoperf.json_faults import explain
 
 _LINE_LENGTH = 160  # wide enough for the metrics of a run on one line
 _MAX_PLAIN_DEPTH = 20
@@ -276,14 +277,17 @@ def is_there(path: Path, *, error: type[NemoPerfError]) -> bool:
         raise error(f"{path}: cannot be read: {exc.strerror}") from exc
 
 
-def from_data(kind: type[T], data: object, *, subject: str, error: type[NemoPerfError] = RecordError) -> T:
+def from_data(
+    kind: type[T], data: object, *, subject: str = "", error: type[NemoPerfError] = RecordError, root: str = "$"
+) -> T:
     """Build a contract dataclass from plain data; unknown keys are ignored (the schema names them).
 
     Args:
         kind: The dataclass.
         data: Decoded JSON.
-        subject: Name of the data in messages, e.g. a path.
+        subject: Name of the data in messages, e.g. a path; empty for none.
         error: Raised type.
+        root: JSON path of the data, for messages.
 
     Raises:
         NemoPerfError: Of the given type, with the JSON path at fault.
@@ -291,7 +295,13 @@ def from_data(kind: type[T], data: object, *, subject: str, error: type[NemoPerf
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as exc:
-        raise error(f"{subject}: {exc}") from None
+        problem = explain(str(exc), data=data, root=root)
+        raise error(f"{subject}: {problem}" if subject else problem) from None
+
+
+def read_data(kind: type[T], path: Path, *, error: type[NemoPerfError] = RecordError) -> T:
+    """Build a contract dataclass from a JSON file; see read_json and from_data."""
+    return from_data(kind, read_json(path, error=error), subject=str(path), error=error)
 
 
 def from_json(kind: type[T], text: str | bytes, *, subject: str, error: type[NemoPerfError] = RecordError) -> T:

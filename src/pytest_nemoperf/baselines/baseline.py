@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 from pytest_nemoperf.baselines.far_off import far_off_figures
 from pytest_nemoperf.errors import BaselineError
 from pytest_nemoperf.measure.measurement import Measurement, Run, identity_problem
+from pytest_nemoperf.records.figures import Change, Positive
 from pytest_nemoperf.records.metrics import JUDGED, STEP_TIME_SEC
 from pytest_nemoperf.records.profile import Profile
 from pytest_nemoperf.records.provenance import Provenance
@@ -54,7 +55,7 @@ class PublishedSource:
     url: str
     framework: str
     notes: tuple[str, ...] = ()
-    rounding_pct: Mapping[str, float] = field(default_factory=dict)
+    rounding_pct: Mapping[str, Change] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -95,7 +96,7 @@ class Baseline:
     provenance: Provenance
     reason: str
     environment: Mapping[str, str] = field(default_factory=dict)
-    flops_per_token: float | None = None
+    flops_per_token: Positive | None = None
     flops_convention: str | None = None
     anchor: Anchor | None = None
     published: PublishedSource | None = None

@@ -14,11 +14,13 @@ from filelock import FileLock, Timeout
 
 from pytest_nemoperf.baselines.atomic import write_atomically
 from pytest_nemoperf.baselines.baseline import BASELINE_SCHEMA_VERSION, Baseline, impossible_figures
-from pytest_nemoperf.errors import BaselineError
+from pytest_nemoperf.errors import BaselineError, RecordError
 from pytest_nemoperf.json_codec import is_there, read_json, to_data, to_json
+from pytest_nemoperf.measure.stored_workload import check_workload
 from pytest_nemoperf.schema import from_valid_data
 
 _LOCK_TIMEOUT_SEC: Final = 30.0
+_REMEDY: Final = "restore it (git checkout), or delete it and record the case again"
 
 
 def baseline_path(root: Path, *, system: str, case: str) -> Path:
@@ -40,9 +42,13 @@ def read_baseline(path: Path, *, is_in_place: bool = True) -> Baseline:
     """
     data = read_json(path, error=BaselineError, corrupt_hint="restore it (git checkout) or delete it")
     _check_version(data, path=path)
-    baseline = from_valid_data(Baseline, data, name="baseline", subject=str(path), error=BaselineError)
+    baseline = from_valid_data(Baseline, data, subject=str(path), error=BaselineError)
+    try:
+        check_workload(baseline.workload, place="$.workload")
+    except RecordError as exc:
+        raise BaselineError(f"{path}: {exc}; {_REMEDY}") from None
     for problem in impossible_figures(data, baseline=baseline):
-        raise BaselineError(f"{path}: {problem}; restore it (git checkout), or delete it and record the case again")
+        raise BaselineError(f"{path}: {problem}; {_REMEDY}")
     if baseline.published is not None:
         raise BaselineError(
             f"{path}: holds a published figure, and the runs of a baseline are measured; --perf-against=published "

@@ -6,7 +6,6 @@ import argparse
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pytest_nemoperf.baselines.baseline import Baseline
@@ -16,6 +15,7 @@ from pytest_nemoperf.cli.given import GivenCase, add_given_options, given_case
 from pytest_nemoperf.cli.terminal import has_color, terminal_width, write
 from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.json_codec import to_printed_json
+from pytest_nemoperf.records.provenance import utc_day
 from pytest_nemoperf.report.terminal.failure import render_failure
 from pytest_nemoperf.results.cases import CaseReport, CaseResult
 from pytest_nemoperf.runs.replay import CASE_FILE, CaseRecord
@@ -175,7 +175,7 @@ def _waiver_effect(verdict: Verdict, *, record: CaseRecord) -> WaiverEffect:
         return WaiverEffect()
     waiver = parse_waiver(record.waiver, subject=f"{CASE_FILE} of {record.case}: waiver")
     try:
-        day = datetime.fromisoformat(record.provenance.date).astimezone(UTC).date()
-    except ValueError as exc:
+        day = utc_day(record.provenance.date)
+    except RecordError as exc:
         raise RecordError(f"{CASE_FILE} of {record.case}: provenance.date: {exc}; copy the file again") from None
     return apply_waiver(verdict, waiver=waiver, today=day, release=record.release)

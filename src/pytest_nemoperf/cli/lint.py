@@ -20,7 +20,7 @@ from pytest_nemoperf.baselines.files import read_baseline
 from pytest_nemoperf.baselines.profile_store import PROFILES_DIR, find_profile
 from pytest_nemoperf.cli.terminal import write
 from pytest_nemoperf.errors import BaselineError, LintError, NemoPerfError, RecipeError, count_text
-from pytest_nemoperf.json_codec import from_json, to_json
+from pytest_nemoperf.json_codec import read_data, to_json
 from pytest_nemoperf.lint.findings import Finding, LooseTolerance, lint_baseline, lint_loose, lint_profile, lint_suite
 from pytest_nemoperf.lint.other_files import lint_published, lint_release
 from pytest_nemoperf.machine.github import is_github, repository_path
@@ -262,7 +262,7 @@ def _dry_run(tests: Sequence[str], *, system: str) -> DryRun:
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (our own interpreter)
         path = Path(folder) / DRY_RUN_FILE
         if done.returncode == 0 and path.exists():
-            return from_json(DryRun, path.read_bytes(), subject=DRY_RUN_FILE, error=LintError)
+            return read_data(DryRun, path, error=LintError)
     tail = "\n".join([*done.stdout.splitlines(), *done.stderr.splitlines()][-_TAIL_LINES:])
     outcome = "found no perf test" if done.returncode in {0, 5} else f"ended with {done.returncode}"
     raise LintError(f"--tests {' '.join(tests)}: a dry run on {system} {outcome}; mend that first:\n{tail}")

@@ -171,13 +171,13 @@ def _unsupported(plan: Plan, *, registered: RegisteredFrameworks) -> str | None:
 
 
 def _read_recipe(arguments: argparse.Namespace) -> Recipe:
-    from pytest_nemoperf.schema import read_contract  # noqa: PLC0415 (jsonschema is slow to import)
+    from pytest_nemoperf.schema import read_contract  # noqa: PLC0415 (msgspec is slow to import)
 
     options = ("model", "model_name", "seq_len", "gbs", "mbs", "precision", "recompute", "framework", "convention")
     for name in (*options, *TRAINING_KEYS, *_FLAGS):
         if getattr(arguments, name) is not None:
             raise RecipeError(f"{_option(name)} with --recipe: the file says it already; use one or the other")
-    return read_contract(Recipe, arguments.recipe, name="recipe", error=RecipeError)
+    return read_contract(Recipe, arguments.recipe, error=RecipeError)
 
 
 def _build_recipe(arguments: argparse.Namespace) -> Recipe:

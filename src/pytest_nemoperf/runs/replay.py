@@ -104,7 +104,6 @@ def _read_case(case_dir: Path) -> CaseRecord:
     return read_contract(
         CaseRecord,
         path,
-        name="case",
         error=RecordError,
         unreadable_hint=_UNREADABLE_HINT,
         corrupt_hint=_CORRUPT_HINT,
