@@ -168,7 +168,7 @@ def _results(root: Path) -> Target:
     uses = [
         command("show", path),
         command("show", path, "--format", "csv"),
-        command("show", path, "--format", "markdown", "--all"),
+        command("show", path, "--format", "markdown"),
         command("compare", path, "system:cpu", "--baselines", root / "baselines", "--all"),
         command("page", "--results", path, "--template", root / "page.md"),
     ]
@@ -187,8 +187,8 @@ def _release(root: Path) -> Target:
         command("show", "release:0.4", *given),
         command("show", "release:0.4", *given, "--format", "csv"),
         command("compare", "release:0.3", "release:0.4", *given),
-        command("release", "0.4", "--against", "0.3", *given),
-        command("release", *given),
+        command("release", "--show", "0.4", *given),
+        command("release", "--list", *given),
         command("page", "--release", "0.4", "--template", root / "page.md", *given),
         command("lint", root / "baselines"),
     ]
@@ -281,8 +281,8 @@ def _page(root: Path) -> Target:
     return Target(path=path, seeds=seeds, mutate=_text(mutate.PAGE), uses=uses)
 
 
-def _framework_recipe(root: Path, name: str, *, framework: str) -> list[Use]:
-    recipe = {"framework": framework, "framework_config": str(root / name), "gpus": {"h100": 8}}
+def _framework_recipe(root: Path, name: str, *, framework: str, gpus: int = 8) -> list[Use]:
+    recipe = {"framework": framework, "framework_config": str(root / name), "gpus": {"h100": gpus}}
     (root / "recipe-of-it.json").write_text(json.dumps(recipe))
     plan = ("plan", "--recipe", root / "recipe-of-it.json", "--system", "h100")
     return [command(*plan), command(*plan, "--json")]
@@ -297,7 +297,7 @@ def _nemo_rl(root: Path) -> Target:
         seeds=[*seeds, b"a: &a [1]\nb: *a\npolicy:\n  model_name: ${oc.env:HOME}\ngrpo:\n  x: ${mul:2,3}\n"],
         mutate=_yaml,
         read=lambda: read_nemo_rl(path, options={}, env={}),
-        uses=_framework_recipe(root, "recipe.yaml", framework="nemo_rl"),
+        uses=_framework_recipe(root, "recipe.yaml", framework="nemo_rl", gpus=16),
     )
 
 
@@ -370,15 +370,21 @@ _BY_STEP: Final = {
     key: {str(step): 1.5 for step in _STEPS}
     for key in ("train/loss", "timing/train/total_step_time", "train/global_valid_toks", "train/grad_norm")
 }
+
+
+def _megatron_line(step: int) -> str:
+    return megatron_line(step, fields={"throughput per GPU (TFLOP/s/GPU)": "37.0"})
+
+
 _LOGS: Final[Mapping[str, tuple[str | LogFormat, str]]] = MappingProxyType(
     {
         "log text": (BY_HAND, by_hand(_STEPS)),
-        "log megatron": ("megatron", "".join(megatron_line(step) + megatron_memory(step) for step in _STEPS)),
+        "log megatron": ("megatron", "".join(_megatron_line(step) + megatron_memory(step) for step in _STEPS)),
         "log megatron_bridge": (
             "megatron_bridge",
-            "".join(megatron_line(step) + bridge_memory(step) for step in _STEPS),
+            "".join(_megatron_line(step) + bridge_memory(step) for step in _STEPS),
         ),
-        "log torchtitan": ("torchtitan", "".join(map(titan_line, _STEPS))),
+        "log torchtitan": ("torchtitan", "".join(titan_line(step, tflops=46.32) for step in _STEPS)),
         "log automodel": ("automodel", "".join(map(automodel_line, _STEPS))),
         "log automodel_console": ("automodel_console", "".join(map(automodel_console_line, _STEPS))),
         "log dict": (
@@ -450,7 +456,7 @@ def _changed(text: str) -> object:
 
 
 _OPTIONS: Final[Sequence[tuple[str, Callable[[str], object]]]] = (
-    ("tp=2,seq_len=128,model=llama-tiny,precision=bf16,shard_optimizer=true", _changed),
+    ("tp=2,seq_len=128,precision=bf16,sequence_parallel=true", _changed),
     ("5%", lambda text: parse_tolerances([text], subject="--perf-tolerance")),
     ("peak_memory_gib=10", lambda text: parse_tolerances([text], subject="--perf-find")),
     ("regressed,invalid", options.parse_fail_on),
