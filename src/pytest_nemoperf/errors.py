@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, TypeVar
 
-_E = TypeVar("_E", bound=StrEnum)
-
 from pytest_nemoperf.visible import visible_text
+
+_E = TypeVar("_E", bound=StrEnum)
 
 MACHINE_PREFIX: Final = "meanwhile on this machine: "
 """Begins a line about the machine's state during a failed launch."""
