@@ -119,9 +119,7 @@ BOUNDS: Final[Mapping[str, Bound]] = MappingProxyType(
             TOKENS,
         ),
         **dict.fromkeys(("original_context", "ratios", "seq_len"), _optional(TOKENS)),
-        **dict.fromkeys(
-            ("gpus", "tp", "pp", "vp", "cp", "ep", "etp", "dp_replicate", "dp_shard", "num_nodes"), RANKS
-        ),
+        **dict.fromkeys(("gpus", "tp", "pp", "vp", "cp", "ep", "etp", "dp_replicate", "dp_shard", "num_nodes"), RANKS),
         **dict.fromkeys(("micro_batch_size", "grad_accum_steps"), SEQUENCES),
         "global_batch_size": _optional(SEQUENCES),
         **dict.fromkeys(("num_prompts_per_step", "num_generations_per_prompt", "max_batch_size"), SAMPLES),

@@ -95,7 +95,7 @@ def read_contract(
     Raises:
         NemoPerfError: Of the given type, with the file's path and the JSON path at fault.
     """
-    data = read_json(path, error=error, unreadable_hint=unreadable_hint, corrupt_hint=corrupt_hint)
+    data = read_json(path, error=error, unreadable_hint=unreadable_hint, corrupt_hint=corrupt_hint, is_finite=True)
     return from_valid_data(kind, data, subject=str(path), error=error)
 
 

@@ -259,7 +259,9 @@ def layout_of(value: Layout | Mapping[str, Any], *, system: str) -> Layout:
 def _check_keys(value: object, *, known: tuple[str, ...], subject: str) -> None:
     """Check that a layout's mapping has its number of ranks, and no key that it knows nothing of."""
     if not isinstance(value, Mapping):
-        raise RecipeError(f"the {subject} is {shown(value)}; give a Layout, or a mapping such as {{'gpus': 8, 'tp': 2}}")
+        raise RecipeError(
+            f"the {subject} is {shown(value)}; give a Layout, or a mapping such as {{'gpus': 8, 'tp': 2}}"
+        )
     for key in value:
         if key not in known:
             raise RecipeError(f"unknown key {shown(key)} of the {subject}; {did_you_mean(str(key), known)}")

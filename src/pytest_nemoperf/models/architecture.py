@@ -25,7 +25,6 @@ from pytest_nemoperf.models.components import (
     RopeScaling,
 )
 
-
 _KEPT_MODELS: Final = 64
 """Models whose layers are kept: pricing and counting ask for them time and again."""
 

@@ -17,7 +17,6 @@ from pytest_nemoperf.errors import PlanError
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.models.components import CompressedAttention, FeedForward, Layer, Mixer
 
-
 _KEPT_MODELS: Final = 64
 """Models whose numbers of parameters are kept."""
 

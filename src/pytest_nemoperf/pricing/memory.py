@@ -149,9 +149,7 @@ def stage_memory(plan: Plan, *, pp_rank: int, rules: MemoryRules | None = None) 
     return _stage_memory(plan, pp_rank=pp_rank, rules=rules, generation=generation_memory(plan))
 
 
-def _stage_memory(
-    plan: Plan, *, pp_rank: int, rules: MemoryRules, generation: GenerationMemory | None
-) -> StageMemory:
+def _stage_memory(plan: Plan, *, pp_rank: int, rules: MemoryRules, generation: GenerationMemory | None) -> StageMemory:
     parts = counted_shards(plan.model, layout=plan.layout, pp_rank=pp_rank)
     state = state_bytes(parts, rules=rules, is_optimizer_shared=plan.layout.shard_optimizer)
     activations = round(_activation_bytes(plan, pp_rank=pp_rank, rules=rules))

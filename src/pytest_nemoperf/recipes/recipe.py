@@ -437,7 +437,9 @@ def _check_placeholders(command: Sequence[str]) -> None:
 
 def _layouts(layouts: Mapping[str, Layout | Mapping[str, Any]]) -> dict[str, Layout]:
     if not isinstance(layouts, Mapping):
-        raise RecipeError(f"layouts={shown(layouts)} must be layouts by system name; write e.g. {{'cpu': Layout(gpus=1)}}")
+        raise RecipeError(
+            f"layouts={shown(layouts)} must be layouts by system name; write e.g. {{'cpu': Layout(gpus=1)}}"
+        )
     made = {}
     for system, layout in layouts.items():
         made[system] = layout_of(layout, system=find_system(system).name)

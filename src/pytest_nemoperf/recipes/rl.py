@@ -81,7 +81,9 @@ class RL:
         if isinstance(lengths, str) and lengths not in ("fixed", "sampled"):
             raise RecipeError(f"unknown response_lengths {shown(lengths)}; use 'fixed', 'sampled' or a list of lengths")
         if self.generator not in GENERATORS:
-            raise RecipeError(f"unknown generator {shown(self.generator)}; {did_you_mean(str(self.generator), GENERATORS)}")
+            raise RecipeError(
+                f"unknown generator {shown(self.generator)}; {did_you_mean(str(self.generator), GENERATORS)}"
+            )
         check_fields(self)
         if problem := bound_problem(self.num_samples, name=_SAMPLES_OF_A_STEP, bound=SAMPLES):
             raise RecipeError(problem)
