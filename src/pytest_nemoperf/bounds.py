@@ -34,7 +34,7 @@ class Bound:
 
 _TINY: Final = 1e-30
 """Smallest number but 0: quotients of smaller ones are beyond what a float holds."""
-LAYERS: Final = Bound(least=1, most=2_000, why="the deepest published model has 126 layers")
+LAYERS: Final = Bound(least=1, most=1_000, why="the deepest published model has 126 layers")
 DEPTHS: Final = Bound(most=100, why="published models predict up to 3 further tokens")
 SIZES: Final = Bound(least=1, most=10**9, why="the largest published size is a vocabulary of 262,208")
 COUNTS: Final = Bound(least=1, most=10**6, why="published models have up to 512 experts and 256 heads")
@@ -194,7 +194,8 @@ def check_fields(part: Any, *, subject: str = "", of: str = "") -> None:
 
 def field_problems(part: Any, *, of: str = "") -> Iterator[str]:
     """Yield what check_fields raises."""
-    for name, kind in _kinds(type(part)).items():
+    dataclass: type = type(part)
+    for name, kind in _kinds(dataclass).items():
         yield from _problems(getattr(part, name), kind, name=name, bound=BOUNDS.get(name), of=of)
 
 
@@ -202,10 +203,10 @@ def bound_problem(value: float, *, name: str, bound: Bound, of: str = "") -> str
     """Return the message about a number beyond its bounds; None for one within."""
     if value > bound.most:
         return f"{name}={shown(value)}{of} is beyond {_number(bound.most)}; {bound.why}"
+    if 0 < abs(value) < _TINY:
+        return f"{name}={shown(value)}{of} is too near to 0 to divide by; use {_TINY:g} or more"
     if value < bound.least:
         return f"{name}={shown(value)}{of} must be {_number_rule(bound, noun='a number')}"
-    if 0 < abs(value) < _TINY:
-        return f"{name}={shown(value)}{of} is too near to 0; use {_TINY:g} or more, or 0"
     return None
 
 
@@ -252,7 +253,7 @@ def _problems(value: object, kind: Any, *, name: str, bound: Bound | None, of: s
 def _number_problems(value: Any, *, name: str, rule: str, bound: Bound | None, of: str) -> Iterator[str]:
     if isinstance(value, float) and not math.isfinite(value):
         yield f"{name}={shown(value)}{of} must be {rule.replace('a number', 'a finite number')}"
-    elif bound is not None and value < bound.least:
+    elif bound is not None and value < bound.least and not 0 < value < _TINY:
         yield f"{name}={shown(value)}{of} must be {rule}"
     elif bound is not None and (problem := bound_problem(value, name=name, bound=bound, of=of)):
         yield problem

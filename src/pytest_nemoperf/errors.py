@@ -114,9 +114,9 @@ def enum_member(kind: type[_E], value: object, *, subject: str) -> _E:
         RecipeError: If there is none.
     """
     try:
-        return kind(value)
+        return kind(value)  # type: ignore[arg-type]  # other types than texts are refused as unknown texts are
     except ValueError:
-        raise RecipeError(f"unknown {subject} {shown(value)}; {did_you_mean(str(value), list(kind))}") from None
+        raise RecipeError(f"unknown {subject} {shown(value)}; {did_you_mean(value, list(kind))}") from None
 
 
 def shown(value: object) -> str:
@@ -131,10 +131,11 @@ def shown(value: object) -> str:
     return f"{text[:_MAX_SHOWN]} ..." if len(text) > _MAX_SHOWN else text
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: object, known: Iterable[str]) -> str:
     """Return a hint after an unknown word: the nearest known words, or all of them."""
     options = sorted(known)
-    near = difflib.get_close_matches(word[:_MAX_COMPARED], options, n=3, cutoff=0.6)
+    text = word if isinstance(word, str) else shown(word)
+    near = difflib.get_close_matches(text[:_MAX_COMPARED], options, n=3, cutoff=0.6)
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"known: {', '.join(options)}"

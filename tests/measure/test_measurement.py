@@ -226,9 +226,9 @@ def test_that_lengths_vary_is_in_the_workload_only_where_they_do() -> None:
 
 
 def test_a_plan_that_holds_what_has_no_form_in_json_is_refused_by_its_key(plan: Plan) -> None:
-    endless = replace(plan, model=replace(plan.model, rope_theta=float("inf")))
+    endless = replace(plan, framework_options={"scale": float("inf")})
 
-    with pytest.raises(RecipeError, match=r"workload of .*\['model'\]\['rope_theta'\]=inf must be finite"):
+    with pytest.raises(RecipeError, match=r"workload of .*\['framework_options'\]\['scale'\]=inf must be finite"):
         workload_of(endless)
 
 

@@ -264,6 +264,6 @@ def _check_keys(value: object, *, known: tuple[str, ...], subject: str) -> None:
         )
     for key in value:
         if key not in known:
-            raise RecipeError(f"unknown key {shown(key)} of the {subject}; {did_you_mean(str(key), known)}")
+            raise RecipeError(f"unknown key {shown(key)} of the {subject}; {did_you_mean(key, known)}")
     if "gpus" not in value:
         raise RecipeError(f"the {subject} lacks 'gpus'; give the number of ranks")

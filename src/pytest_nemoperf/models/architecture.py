@@ -133,10 +133,12 @@ class ModelConfig:
     def __post_init__(self) -> None:
         activation = enum_member(Activation, self.activation, subject=f"activation of model {shown(self.name)}")
         object.__setattr__(self, "activation", activation)
-        if isinstance(self.query_temperature, list):
-            object.__setattr__(self, "query_temperature", tuple(self.query_temperature))  # a list has no hash
+        temperature: object = self.query_temperature
+        if isinstance(temperature, list):  # which has no hash
+            object.__setattr__(self, "query_temperature", tuple(temperature))
         for problem in self._problems():
-            raise RecipeError(f"model {self.name if isinstance(self.name, str) else '?'}: {problem}")
+            name = shown(self.name).strip("'")
+            raise RecipeError(f"model {name}: {problem}")
 
     def _problems(self) -> Iterator[str]:
         yield from field_problems(self)

@@ -192,7 +192,8 @@ class _StageTraffic:
     def _expert_tokens(self) -> float:
         moe = self._plan.model.moe
         layout = self._plan.layout
-        assert moe is not None  # noqa: S101 (no layer has one without it)
+        if moe is None:
+            return 0.0
         width = moe.latent_size or self._plan.model.hidden_size
         routed = self._costs.num_stream_tokens * moe.topk * width * self._element
         num_ranks = layout.ep * layout.etp

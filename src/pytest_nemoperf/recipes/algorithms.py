@@ -74,8 +74,8 @@ class Algorithm:
     def __post_init__(self) -> None:
         if type(self.name) is not str or not _NAME.fullmatch(self.name) or self.name in _RESERVED_NAMES:
             raise RecipeError(
-                f"algorithm name {self.name!r} begins case ids; use lower-case letters, digits, '_' and '.', beginning "
-                f"with a letter, and none of {', '.join(sorted(_RESERVED_NAMES))}"
+                f"algorithm name {shown(self.name)} begins case ids; use lower-case letters, digits, '_' and '.', "
+                f"beginning with a letter, and none of {', '.join(sorted(_RESERVED_NAMES))}"
             )
         check_fields(self, subject=f"algorithm {self.name}: ")
         for name in ("overlong_share", "gae_lambda", "discount"):
@@ -112,5 +112,5 @@ def find_algorithm(name: str) -> Algorithm:
         RecipeError: If there is none of that name.
     """
     if name not in ALGORITHMS:
-        raise RecipeError(f"unknown algorithm {shown(name)}; {did_you_mean(str(name), ALGORITHMS)}")
+        raise RecipeError(f"unknown algorithm {shown(name)}; {did_you_mean(name, ALGORITHMS)}")
     return ALGORITHMS[name]

@@ -195,7 +195,7 @@ class Recipe:
         find_convention(self.flops_convention)
         if (self.framework == "command") != bool(self.command):
             raise RecipeError(
-                f"framework={self.framework!r} with command={shown(list(self.command))}; "
+                f"framework={shown(self.framework)} with command={shown(list(self.command))}; "
                 "framework='command' and an argv in command belong together"
             )
         if self.framework_options:
@@ -239,7 +239,7 @@ class Recipe:
         if isinstance(self.log_format, str) and self.log_format:
             check_preset_name(self.log_format)
         if self.log_file and not self.log_format:
-            raise RecipeError(f"log_file={self.log_file!r} without log_format; name the format of the log")
+            raise RecipeError(f"log_file={shown(self.log_file)} without log_format; name the format of the log")
         if self.framework == "torch" and (self.log_format or self.python or self.is_command_per_rank):
             raise RecipeError(
                 "log_format, python and is_command_per_rank are for commands, and framework='torch' is the native "
@@ -253,7 +253,7 @@ class Recipe:
         for subject, name in names:
             if not is_safe_name(name) and (name or subject != "variant"):
                 raise RecipeError(
-                    f"{subject} {name!r} is part of the case id and so of a file name; "
+                    f"{subject} {shown(name)} is part of the case id and so of a file name; "
                     "use lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit"
                 )
 
@@ -349,6 +349,9 @@ class Plan:
         turn: Turns of the run in a comparison with another version of the code; None for any other run.
         notes: Remarks shown with the case.
         unstated: Settings that the recipe's source does not state; the price is a range over them.
+
+    Raises:
+        RecipeError: If a value is of another type, or beyond its bounds.
     """
 
     case: str
@@ -393,6 +396,13 @@ class Plan:
     unstated: tuple[str, ...] = ()
     schema_version: Literal[1] = PLAN_SCHEMA_VERSION
 
+    def __post_init__(self) -> None:
+        check_fields(self, subject="plan: ")
+        for name in ("seq_len", "global_batch_size"):
+            if not getattr(self, name):
+                raise RecipeError(f"plan: {name}=0 must be a whole number >= 1")
+        _check_unstated(self.unstated)
+
     @property
     def total_steps(self) -> int:
         """Warm-up and measured steps together."""
@@ -420,7 +430,7 @@ def check_tolerances(tolerances: Mapping[str, float], *, subject: str) -> None:
         raise RecipeError(f"{subject}: {shown(tolerances)} must be percentages by metric; write e.g. {{'all': 3}}")
     for name, percent in tolerances.items():
         if name not in names:
-            raise RecipeError(f"{subject}: {shown(name)} is not a judged metric; {did_you_mean(str(name), names)}")
+            raise RecipeError(f"{subject}: {shown(name)} is not a judged metric; {did_you_mean(name, names)}")
         if type(percent) not in (int, float) or not 0 < percent < 100:  # noqa: PLR2004 (percent)
             raise RecipeError(f"{subject}: {name}={shown(percent)} must be a percentage above 0 and below 100")
 
@@ -454,8 +464,8 @@ def _argv(words: Sequence[str | PurePath]) -> tuple[str, ...]:
     argv = _texts(words, subject="command", example=example)
     if len(argv) == 1 and len(argv[0].split()) > 1 and "/" not in argv[0].split()[0]:
         raise RecipeError(
-            f"command={shown(list(argv))} is one word with spaces in it, the name of one program; give a list of words, "
-            f"e.g. {example}: shlex.split makes one of a line of a shell"
+            f"command={shown(list(argv))} is one word with spaces in it, the name of one program; give a list of "
+            f"words, e.g. {example}: shlex.split makes one of a line of a shell"
         )
     return argv
 

@@ -75,20 +75,21 @@ class RL:
     dataset: str = ""
 
     def __post_init__(self) -> None:
-        if isinstance(self.response_lengths, list):
-            object.__setattr__(self, "response_lengths", tuple(self.response_lengths))
-        lengths = self.response_lengths
+        lengths: object = self.response_lengths
+        if isinstance(lengths, list):
+            lengths = tuple(lengths)
+            object.__setattr__(self, "response_lengths", lengths)
         if isinstance(lengths, str) and lengths not in ("fixed", "sampled"):
             raise RecipeError(f"unknown response_lengths {shown(lengths)}; use 'fixed', 'sampled' or a list of lengths")
         if self.generator not in GENERATORS:
-            raise RecipeError(
-                f"unknown generator {shown(self.generator)}; {did_you_mean(str(self.generator), GENERATORS)}"
-            )
+            raise RecipeError(f"unknown generator {shown(self.generator)}; {did_you_mean(self.generator, GENERATORS)}")
         check_fields(self)
         if problem := bound_problem(self.num_samples, name=_SAMPLES_OF_A_STEP, bound=SAMPLES):
             raise RecipeError(problem)
         if not self.dataset.isprintable():
-            raise RecipeError(f"dataset={self.dataset!r} must be a name of printable characters; write e.g. 'gsm8k'")
+            raise RecipeError(
+                f"dataset={shown(self.dataset)} must be a name of printable characters; write e.g. 'gsm8k'"
+            )
         self._check_counts()
         self._check_sampling()
         if lengths == ():

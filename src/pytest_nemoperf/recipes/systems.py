@@ -87,7 +87,7 @@ def find_system(name: str) -> System:
     """
     catalog = system_catalog()
     if name not in catalog:
-        raise RecipeError(f"unknown system {shown(name)}; {did_you_mean(str(name), catalog)}")
+        raise RecipeError(f"unknown system {shown(name)}; {did_you_mean(name, catalog)}")
     return catalog[name]
 
 
