@@ -41,6 +41,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
 )
 """Module and dataclass of each kind of file."""
 
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): ")
 
@@ -141,6 +142,8 @@ def _unknown_keys(built: Any, *, data: Any, path: str) -> Iterator[tuple[str, st
         return
     for key, value in data.items():
         if key in names:
+            if type(value) in _PLAIN:
+                continue
             yield from _unknown_keys(getattr(built, key), data=value, path=f"{path}.{key}")
         else:
             yield path, key, names
