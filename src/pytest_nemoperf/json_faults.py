@@ -58,6 +58,18 @@ def explain(message: str, *, data: object, root: str = "$") -> str:
     return _wrong_value(expected, place=place, data=data, root=root)
 
 
+def non_finite(node: object, *, place: str = "$") -> Iterator[tuple[str, float]]:
+    """Yield the JSON path of each number that is not finite, and the number."""
+    if isinstance(node, float) and not math.isfinite(node):
+        yield place, node
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield from non_finite(value, place=f"{place}.{key}")
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from non_finite(value, place=f"{place}[{number}]")
+
+
 def json_text(value: object) -> str:
     """Return a value as JSON writes it, shortened."""
     text = json.dumps(value)

@@ -41,6 +41,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
 )
 """Module and dataclass of each kind of file."""
 
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): ")
 
@@ -95,7 +96,7 @@ def read_contract(
     Raises:
         NemoPerfError: Of the given type, with the file's path and the JSON path at fault.
     """
-    data = read_json(path, error=error, unreadable_hint=unreadable_hint, corrupt_hint=corrupt_hint)
+    data = read_json(path, error=error, unreadable_hint=unreadable_hint, corrupt_hint=corrupt_hint, is_finite=True)
     return from_valid_data(kind, data, subject=str(path), error=error)
 
 
@@ -141,6 +142,8 @@ def _unknown_keys(built: Any, *, data: Any, path: str) -> Iterator[tuple[str, st
         return
     for key, value in data.items():
         if key in names:
+            if type(value) in _PLAIN:
+                continue
             yield from _unknown_keys(getattr(built, key), data=value, path=f"{path}.{key}")
         else:
             yield path, key, names

@@ -181,8 +181,9 @@ def test_a_log_that_the_recipe_names_is_read(tmp_path: Path) -> None:
     assert output.environment
 
 
-def test_records_that_count_from_1_are_told_at_the_first_line(tmp_path: Path) -> None:
-    text = "".join(line(step) for step in range(1, 9))
+@pytest.mark.parametrize("num_steps", [1, 7, 8, 20])
+def test_records_that_count_from_1_are_told_at_the_first_line(num_steps: int, tmp_path: Path) -> None:
+    text = "".join(line(step) for step in range(1, num_steps + 1))
 
     with pytest.raises(RecordError, match=r"steps\.jsonl:1: the first step is 1; count steps from 0"):
         read(text, run_dir=tmp_path)

@@ -131,6 +131,7 @@ def test_a_workload_that_can_not_be_is_an_error() -> None:
         ({"date": "2026-05-01T00:00:00Z"}, "stale", "warning", "is 206 days old (--max-age 180): record it again"),
         ({"date": "2027-05-01T00:00:00Z"}, "date", "error", "lies in the future"),
         ({"date": "yesterday"}, "date", "error", "'yesterday' is no date"),
+        ({"date": "0001-01-01T00:00:00+14:00"}, "date", "error", "'0001-01-01T00:00:00+14:00' is no date"),
         ({"git_dirty": True}, "dirty", "warning", "recorded from changes on top of 0123456789abcdef"),
         ({"git_commit": None}, "dirty", "warning", "recorded outside of a git repository"),
         ({"git_commit": None, "git_dirty": True}, "dirty", "warning", "before its first commit"),

@@ -60,6 +60,12 @@ def test_each_launch_is_a_run_of_its_own(plan: Plan) -> None:
     [
         pytest.param({"loss": float("nan")}, "run 1: loss is not finite at step 0 (8 of 8 steps)", id="nan-loss"),
         pytest.param({"grad_norm": float("inf")}, "run 1: grad_norm is not finite at step 0", id="inf-grad-norm"),
+        pytest.param(
+            {"rank_times_sec": (0.1,)},
+            "run 1: step 0 has 1 rank_times_sec, and 2 ranks trained; write one time for each rank that trains",
+            id="rank-times",
+        ),
+        pytest.param({"rank_busy_sec": (0.1,) * 3}, "run 1: step 0 has 3 rank_busy_sec, and 2 ranks", id="rank-busy"),
         pytest.param({"tokens": 1}, "run 1: step 2 has 1 tokens, 256 were asked for", id="tokens"),
         pytest.param({"flops": 5.0}, "run 1: step 2 claims 5 FLOPs, FLOPs per token x tokens is", id="flops"),
     ],

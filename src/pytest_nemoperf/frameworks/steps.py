@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from pytest_nemoperf.errors import RecordError, did_you_mean
-from pytest_nemoperf.json_codec import from_data, parse_json
+from pytest_nemoperf.json_codec import from_data, parse_json, read_file
 from pytest_nemoperf.records.figures import MAX_FIGURE
 from pytest_nemoperf.records.step import StepRecord
 
@@ -26,7 +26,7 @@ def read_step_records(path: Path, *, total_steps: int | None) -> tuple[StepRecor
         RecordError: If a line is torn, no record, impossible, out of order or beyond the plan; names file and line.
     """
     records: list[StepRecord] = []
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = read_file(path).decode(errors="replace")
     lines = text.removesuffix("\n").split("\n") if text else []
     for number, line in enumerate(lines, start=1):
         subject = f"{path}:{number}"

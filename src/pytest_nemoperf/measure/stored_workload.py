@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
-from msgspec import UNSET, UnsetType
-
+from pytest_nemoperf.errors import RecordError
 from pytest_nemoperf.json_codec import from_data
 from pytest_nemoperf.layouts.layout import Layout
 from pytest_nemoperf.models.architecture import ModelConfig
 from pytest_nemoperf.recipes.rl import RL
 from pytest_nemoperf.records.figures import Size
 
+_PARTS: Final[Mapping[str, type[Any]]] = {"model": ModelConfig, "layout": Layout, "rl": RL}
 LOOP: Final = "loop"
 BENCHMARK: Final = "benchmark"
 
@@ -24,13 +26,13 @@ class _PlannedWorkload:
 
     workload: str = ""
     framework: str = ""
-    model: ModelConfig | UnsetType = UNSET
+    model: Mapping[str, Any] = field(default_factory=dict)
     precision: str = ""
     seq_len: Size = 1
     global_batch_size: Size = 1
     micro_batch_size: Size = 1
-    layout: Layout | UnsetType = UNSET
-    rl: RL | UnsetType = UNSET
+    layout: Mapping[str, Any] = field(default_factory=dict)
+    rl: Mapping[str, Any] = field(default_factory=dict)
     has_varying_lengths: bool = False
     framework_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -73,3 +75,20 @@ def check_workload(workload: Mapping[str, Any], *, place: str) -> None:
     if isinstance(name, str):
         kind = kinds.get(name, _PlannedWorkload)
     from_data(kind, workload, root=place)
+    if kind is not _PlannedWorkload:
+        return
+    for key in _PARTS:
+        if key in workload:
+            problem = _part_problem(key, json.dumps(workload[key], sort_keys=True), place)
+            if problem:
+                raise RecordError(problem)
+
+
+@lru_cache(maxsize=1024)
+def _part_problem(key: str, text: str, place: str) -> str:
+    """Return the fault of a part of a workload, as JSON text; empty for none. Many baselines have equal parts."""
+    try:
+        from_data(_PARTS[key], json.loads(text), root=f"{place}.{key}")
+    except RecordError as exc:
+        return str(exc)
+    return ""

@@ -242,5 +242,5 @@ def _mismatches(run_dir: Path, *, record: CaseRecord, plan: Plan, first: CaseRec
 
 def _read_plan(run_dir: Path) -> Plan:
     path = run_dir / PLAN_FILE
-    data = read_json(path, unreadable_hint=_UNREADABLE_HINT, corrupt_hint=_CORRUPT_HINT)
+    data = read_json(path, unreadable_hint=_UNREADABLE_HINT, corrupt_hint=_CORRUPT_HINT, is_finite=True)
     return from_data(Plan, data, subject=str(path))
