@@ -171,9 +171,9 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> RenderableType:
 
 def _time_by_phase(report: CaseReport, *, ab: ABResult) -> Iterator[RenderableType]:
     new = report.result.measurement.runs
-    titles: dict[str | None, str] = {None: "where the step's time goes (median ms, slowest rank)"}
+    titles: dict[str | None, str] = {None: "where the step's time goes (ms, slowest rank)"}
     for name in rank_groups(new):
-        titles[name] = f"where the time of the {name} ranks goes (median ms)"
+        titles[name] = f"where the time of the {name} ranks goes (ms)"
     for group, title in titles.items():
         compared = compare_phases(new, baseline=ab.old_measurement.runs, group=group)
         if compared is None:

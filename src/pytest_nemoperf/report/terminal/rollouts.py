@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from pytest_nemoperf.errors import count_text
-from pytest_nemoperf.measure.measurement import Run, median_over_runs, median_phases
+from pytest_nemoperf.measure.figures import figure_over_runs, phases_over_runs
+from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.pricing.price import Price
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.recipes.rl import RL
@@ -85,8 +86,8 @@ def compare_rollouts(
     for metric in RL_METRICS:
         if metric.name in judged:
             continue
-        then_value = median_over_runs(baseline, metric=metric.name)
-        now_value = median_over_runs(now, metric=metric.name)
+        then_value = figure_over_runs(baseline, metric=metric.name)
+        now_value = figure_over_runs(now, metric=metric.name)
         if then_value is not None or now_value is not None:
             delta = _delta_text(metric, then=then_value, now=now_value)
             rows.append((metric.label, _value_text(metric, then_value), _value_text(metric, now_value), delta))
@@ -114,7 +115,7 @@ def phase_cells(now: Sequence[Run], *, baseline: Sequence[Run]) -> list[str]:
 
 def _phases(runs: Sequence[Run]) -> dict[str, float]:
     """Return median seconds by phase; those of the generating ranks for phases that training ranks do not have."""
-    return {**median_phases(runs, group="generation"), **median_phases(runs)}
+    return {**phases_over_runs(runs, group="generation"), **phases_over_runs(runs)}
 
 
 def _value_text(metric: Metric, value: float | None) -> str:
