@@ -26,7 +26,7 @@ def test_a_stalled_run_counts_as_five_percent_slower_than_the_next(
 ) -> None:
     figure = figure_of([100.0, 100.0, stalled], metric=metric)
 
-    assert figure == pytest.approx((100.0 * 100.0 * counted) ** (1.0 / 3.0))
+    assert figure == pytest.approx((100.0 * 100.0 * counted) ** (1.0 / 3.0), rel=1e-5)
 
 
 def test_the_figure_of_equal_values_is_that_value() -> None:
@@ -54,7 +54,7 @@ def test_tokens_per_second_times_step_time_stay_what_they_are_in_a_run(rates: li
 
     assert rate is not None
     assert step is not None
-    assert rate * step == pytest.approx(100.0)
+    assert rate * step == pytest.approx(100.0, rel=1e-5)
 
 
 @given(rates=RATES)

@@ -106,8 +106,8 @@ def render_round_line(
     return f"{head} {figures}, ratio {signed_percent(delta_pct(worsening, metric=metric))}, took {took}"
 
 
-def ab_parts(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
-    """Yield the summary's section on the cases that were compared with another revision."""
+def ab_parts(cases: Sequence[CaseResult], *, names: Mapping[str, str]) -> Iterator[RenderableType]:
+    """Yield the summary's section on the cases that were compared with another revision, by their short names."""
     old = None
     for case in cases:
         if case.ab is None:
@@ -115,7 +115,7 @@ def ab_parts(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
         if case.ab.old != old:
             old = case.ab.old
             yield section(f"compared with {old}")
-        yield indented(f"{case.verdict.case}: {_method_text(case.ab)}")
+        yield indented(f"{names[case.verdict.case]}: {_method_text(case.ab)}")
 
 
 def beside_parts(confirmations: Sequence[Confirmation]) -> Iterator[RenderableType]:
