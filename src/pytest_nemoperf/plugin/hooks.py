@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +16,7 @@ from pytest_nemoperf.machine.identity import describe_devices
 from pytest_nemoperf.options.markers import is_perf, waiver_of
 from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.plugin.benchmark import inject_delay, measure_benchmark, watched
+from pytest_nemoperf.plugin.file_names import FileNames
 from pytest_nemoperf.plugin.fixture import PRICED, Perf
 from pytest_nemoperf.plugin.github_actions import GitHubPlugin
 from pytest_nemoperf.plugin.published import PublishedTests
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
 
 _BENCHMARK = "benchmark"  # the fixture of pytest-benchmark
 _VERDICT_PROPERTY = f"{PREFIX}verdict"
+_PACKAGE = Path(__file__).parents[1]
 _OUTCOMES = frozenset({"passed", "failed", "skipped"})
 
 
@@ -53,6 +58,8 @@ class PerfPlugin:
         self._config.pluginmanager.register(self.session.suite, "nemoperf-suite")
         published = PublishedTests(self._config, settings=self.session.settings)
         self._config.pluginmanager.register(published, "nemoperf-published")
+        file_names = FileNames(self._config, progress=self.session.progress)
+        self._config.pluginmanager.register(file_names, "nemoperf-file-names")
         if is_github() and self.session.settings.measure_into is None:
             github = GitHubPlugin(self._config, session=self.session)
             self._config.pluginmanager.register(github, "nemoperf-github")
@@ -111,11 +118,17 @@ class PerfPlugin:
             inject_delay(item, inject_pct=settings.inject_pct)
         self.session.take_turn()
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
-        """Note a failure of a subtest, for it does not reach the test."""
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Note a failure of a subtest, for it does not reach the test; locate a skip of this package at its test."""
         if call.excinfo is not None:
             self._note_failure(call.excinfo.value)
+        report = yield
+        if report.skipped and isinstance(report.longrepr, tuple):
+            report.longrepr = _at_the_test(report.longrepr, item=item)
+        return report
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -302,7 +315,7 @@ class PerfPlugin:
         elif not self._config.option.collectonly:
             terminalreporter.section("performance")
             text = render_summary(
-                session.results,
+                replace(session.results, not_run=self._untold(terminalreporter)),
                 reports=session.reports,
                 written=session.written,
                 width=session.progress.width,
@@ -318,6 +331,14 @@ class PerfPlugin:
                 terminalreporter.write_line(f"perf: {caution}", yellow=True)
         if session.write_error:
             terminalreporter.write_line(visible_text(f"perf: {session.write_error}"), red=True)
+
+    def _untold(self, reporter: pytest.TerminalReporter) -> tuple[NotRun, ...]:
+        """Return the tests that measured nothing, without those that pytest's short summary tells of as skipped."""
+        not_run = self.session.results.not_run
+        if not reporter.hasopt("skipped"):
+            return not_run
+        told = {report.nodeid for report in reporter.getreports("skipped")}
+        return tuple(each for each in not_run if each.nodeid not in told)
 
     def _cautions(self) -> Iterator[str]:
         """Yield sentences on losses that this session can't see or does not fail."""
@@ -389,6 +410,15 @@ def _how(settings: Settings) -> str:
     if settings.replay_dir is not None:
         return "of the stored runs"
     return "detected"
+
+
+def _at_the_test(skip: tuple[str, int, str], *, item: pytest.Item) -> tuple[str, int, str]:
+    """Return path, line and reason of a skip, with those of the test in place of a line of this package."""
+    path, _, reason = skip
+    if not Path(path).is_relative_to(_PACKAGE):
+        return skip
+    file, line, _ = item.reportinfo()
+    return os.fspath(file), (line or 0) + 1, reason
 
 
 def _uses_benchmark(item: pytest.Item) -> bool:

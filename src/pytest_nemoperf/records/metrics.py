@@ -95,6 +95,20 @@ class Metric:
         """Return the signed change in percent of the baseline, positive for a larger value in either direction."""
         return 100.0 * (now - baseline) / baseline
 
+    def change_word(self, delta_pct: float) -> str:
+        """Return the word for a change: a time or a rate is ``faster`` or ``slower``, else ``larger`` or ``smaller``.
+
+        Its sign says nothing of that: + is a gain of a rate and a loss of a time. Empty for what rounds to 0.0%.
+        """
+        is_more = delta_pct > 0
+        if round(abs(delta_pct), 1) == 0:
+            return ""
+        if self.unit == "s":
+            return "slower" if is_more else "faster"
+        if "/s" in self.unit:
+            return "faster" if is_more else "slower"
+        return "larger" if is_more else "smaller"
+
     def worsening_pct(self, now: float, *, baseline: float) -> float:
         """Return the worsening in percent of the baseline, negative for an improvement; 0 without a direction."""
         if self.direction is Direction.NEITHER:

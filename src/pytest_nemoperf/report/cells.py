@@ -56,6 +56,13 @@ def signed_percent(value: float) -> str:
     return "0.0%" if text in ("+0.0%", "-0.0%") else text
 
 
+def change_text(delta_pct: float, *, metric: str) -> str:
+    """Return a change with a word for it: ``-6.2% (slower)``, ``+50.0% (larger)``, ``0.0%``."""
+    text = signed_percent(delta_pct)
+    word = METRICS[metric].change_word(delta_pct)
+    return f"{text} ({word})" if word else text
+
+
 def percent(value: float | None) -> str:
     """Return a percentage without a sign, two significant digits: ``0.31%``, ``1.1%``, ``12%``; a dash for None."""
     if value is None:

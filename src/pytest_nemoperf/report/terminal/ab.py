@@ -10,7 +10,7 @@ from pytest_nemoperf.ab.comparison import ABResult, ABRound, metric_around_media
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.records.metrics import METRICS, TFLOPS_PER_SEC_PER_GPU
-from pytest_nemoperf.report.cells import elapsed_text, injected_mark, signed_percent, terms_text
+from pytest_nemoperf.report.cells import change_text, elapsed_text, injected_mark, signed_percent, terms_text
 from pytest_nemoperf.report.console import (
     ALARM,
     figures_table,
@@ -103,7 +103,8 @@ def render_round_line(
     worsening = round_.ratios[metric.name]
     before, after = metric_around_median(old, new, worsening=worsening, metric=metric)
     figures = f"old {metric.format(before)}, new {metric.format(after)} {metric.label}"
-    return f"{head} {figures}, ratio {signed_percent(delta_pct(worsening, metric=metric))}, took {took}"
+    ratio = change_text(delta_pct(worsening, metric=metric), metric=metric.name)
+    return f"{head} {figures}, ratio {ratio}, took {took}"
 
 
 def ab_parts(cases: Sequence[CaseResult], *, names: Mapping[str, str]) -> Iterator[RenderableType]:
