@@ -69,7 +69,7 @@ def test_a_slower_step_fails_with_its_phases(project: Project) -> None:
             CASE,
             "tokens/sec/GPU is 50.0% below * (800 against 1,600; allows 10%, finds*",
             "*generation *50.00 *100.00 *+50.00 *50%",
-            "*generation and training (medians; shown, not judged)",
+            "*generation and training (shown, not judged)",
         ]
     )
 

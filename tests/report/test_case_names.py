@@ -26,6 +26,7 @@ NODEID = "perf_tests/test_pretrain.py::TestLlama::test_llama[tp2-pp2]"
         ("test_x.py::test_llama[recipe0-fp8]", "llama[recipe0-fp8]"),
         ("", "llama3-8b fsdp4tp2"),
         ("test_x.py::test_\x1b[31mred", "red"),
+        ("test_x.py::test_\u4f60", r"\u4f60"),
     ],
 )
 def test_a_case_is_named_by_its_test_or_by_model_and_layout(nodeid: str, name: str) -> None:
@@ -87,3 +88,5 @@ def test_no_two_cases_have_the_same_name_however_short(cases: list[tuple[str, st
     assert len(set(names.values())) == num_cases
     assert len(set(cut.values())) == num_cases
     assert max(map(len, cut.values()), default=0) <= width
+    assert "".join(names.values()).isprintable()
+    assert "".join(names.values()).isascii()

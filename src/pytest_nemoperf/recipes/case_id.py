@@ -43,7 +43,7 @@ _OPTIONAL_WORD = re.compile(
     r"recompute_(selective|full)|compiled|balanced|varlen|off\d+|replay|sampled|packed|vllm|gen_[a-z]+"
 )
 _RECIPE_ID = re.compile(
-    rf"[^-]+-(?P<model>.+?)-{_NODES_AND_GPUS.pattern}-.+?-(?:{'|'.join(Precision)})-(?P<layout>.+?)-seq\d+-"
+    rf"[^-]+-(?P<model>.+?)-{_NODES_AND_GPUS.pattern}-(?:.+?-)?(?:{'|'.join(Precision)})-(?P<layout>.+?)-seq\d+-"
 )
 
 
@@ -115,7 +115,7 @@ def benchmark_case_id(nodeid: str) -> str:
 def model_and_layout(case: str) -> tuple[str, str] | None:
     """Return the model and the layout that a recipe's case id names: ``llama3-8b`` and ``fsdp4tp2``.
 
-    None for an id that is not a recipe's, as a benchmark test's.
+    The framework may be left out of the id. None for an id that is not a recipe's, as a benchmark test's.
     """
     named = _RECIPE_ID.match(case)
     return None if named is None else (named["model"], named["layout"])

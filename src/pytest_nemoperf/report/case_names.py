@@ -60,7 +60,7 @@ def short_names(cases: Iterable[tuple[str, str]]) -> dict[str, str]:
             names[case] = f"{names[case]} {difference}".rstrip()
     for group in _equal_names(names):
         for case in group:
-            names[case] = plain_text(case)
+            names[case] = _printable(case)
     return _numbered(names, width=None)
 
 
@@ -85,7 +85,7 @@ def names_within(names: Mapping[str, str], *, width: int) -> dict[str, str]:
 
 def _test_name(nodeid: str) -> str:
     """Return the test and its parameters without path and ``test_``; empty if they do not tell the case."""
-    path, bracket, parameters = plain_text(nodeid).partition("[")
+    path, bracket, parameters = _printable(nodeid).partition("[")
     function = path.rpartition("::")[2].removeprefix("test_")
     words = parameters.removesuffix("]").split("-")
     if all(_NUMBERED_OBJECT.fullmatch(word) for word in words if word):
@@ -95,15 +95,20 @@ def _test_name(nodeid: str) -> str:
     return function + bracket + parameters
 
 
+def _printable(text: str) -> str:
+    """Return text in one line of ASCII, so that a character is a column; others as pytest writes them in parameters."""
+    return plain_text(text).encode("ascii", "backslashreplace").decode()
+
+
 def _file_name(nodeid: str) -> str:
     """Return the file of a test without its folders, ``test_`` and ``.py``; empty without a test."""
-    file = plain_text(nodeid).partition("::")[0].rpartition("/")[2]
+    file = _printable(nodeid).partition("::")[0].rpartition("/")[2]
     return file.removesuffix(".py").removeprefix("test_")
 
 
 def _model_name(case: str) -> str:
     named = model_and_layout(case)
-    return plain_text(case if named is None else " ".join(named))
+    return _printable(case if named is None else " ".join(named))
 
 
 def _differences(cases: Sequence[str]) -> list[str]:
@@ -112,7 +117,7 @@ def _differences(cases: Sequence[str]) -> list[str]:
     differences = []
     for case in cases:
         parts = [part for part in case.split("-") if part not in shared]
-        differences.append(plain_text("-".join(parts)))
+        differences.append(_printable("-".join(parts)))
     return differences
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pytest_nemoperf.measure.measurement import Run, median_over_runs
+from pytest_nemoperf.measure.figures import figure_over_runs
+from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.records.metrics import (
     METRICS,
     TOKENS_PER_SEC_PER_GPU,
@@ -146,21 +147,21 @@ def figure_text(value: float, *, metric: str) -> str:
 
 
 def figures_text(runs: Sequence[Run]) -> str:
-    """Return the medians of the judged metrics of whole steps, calls and runs in one phrase."""
+    """Return the figures of the judged metrics of whole steps, calls and runs in one phrase."""
     figures = []
     for metric in WHOLE_STEP:
-        value = median_over_runs(runs, metric=metric.name)
+        value = figure_over_runs(runs, metric=metric.name)
         if value is not None:
             figures.append(figure_text(value, metric=metric.name))
     return ", ".join(figures)
 
 
 def case_value(case: CaseResult, *, metric: str) -> float | None:
-    """Return a case's value of a metric as it was judged; the median over its runs if the metric was not judged."""
+    """Return a case's value of a metric as it was judged; its figure over the runs if the metric was not judged."""
     for comparison in case.verdict.comparisons:
         if comparison.metric == metric and not comparison.anchor:
             return comparison.now
-    return median_over_runs(case.measurement.runs, metric=metric)
+    return figure_over_runs(case.measurement.runs, metric=metric)
 
 
 def deciding_comparison(comparisons: Sequence[Comparison], *, kind: VerdictKind) -> Comparison | None:

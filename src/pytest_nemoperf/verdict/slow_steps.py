@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from pytest_nemoperf.measure.figures import cost
 from pytest_nemoperf.measure.measurement import Measurement, Run
 from pytest_nemoperf.records.metrics import (
     STEP_TIME_SEC,
@@ -29,7 +30,7 @@ from pytest_nemoperf.records.metrics import (
 from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
 from pytest_nemoperf.verdict.policy import VerdictPolicy
 from pytest_nemoperf.verdict.rollout_bands import has_pinned_lengths, is_rl
-from pytest_nemoperf.verdict.sequential import cost, cost_of_loss, loss_of_cost
+from pytest_nemoperf.verdict.sequential import cost_of_loss, loss_of_cost
 
 _USUAL_SHARE: Final = 0.02  # of steps that stall on an ordinary machine, see benchmarks/verdicts
 _CONCENTRATION: Final = 100.0  # of the beta distribution: larger for more similar shares of different runs

@@ -32,7 +32,7 @@ interval -18.8% to -15.9% from 10 rounds)
   peak memory     1 GiB  1 GiB    0.0%    -0.6% to +0.6%  PASSED
   the sides are as far apart as neighbouring steps are, around what both did over all rounds
 
-where the step's time goes (median ms, slowest rank)
+where the step's time goes (ms, slowest rank)
   phase        old     new  difference
   backward   75.00   90.76      +15.76
   forward    25.00   30.25       +5.25

@@ -40,7 +40,7 @@ def test_figures_of_reinforcement_learning_are_shown_beside_the_baselines() -> N
     lines = lines_of(report)
 
     judged = table(lines, key="metric", column="verdict")
-    rows = table(section(lines, heading="generation and training (medians"), key="figure")
+    rows = table(section(lines, heading="generation and training (shown"), key="figure")
     deltas = {name: row["delta"] for name, row in (*judged.items(), *rows.items())}
     assert deltas["generation"] == "-50.0%"
     assert deltas["mean response length"] == "0.0%"
@@ -71,7 +71,7 @@ def test_a_workload_that_left_its_band_shows_its_figures_and_no_phases() -> None
 def test_a_change_from_nothing_has_no_percentage() -> None:
     report = make_rl_report(baseline_changes={"rollout": {"kl": 0.0}}, step_time_sec=0.2)
 
-    rows = table(section(lines_of(report), heading="generation and training (medians"), key="figure")
+    rows = table(section(lines_of(report), heading="generation and training (shown"), key="figure")
 
     assert rows["KL from the reference"]["delta"] == "-"
 

@@ -107,8 +107,8 @@ def render_round_line(
     return f"{head} {figures}, ratio {ratio}, took {took}"
 
 
-def ab_parts(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
-    """Yield the summary's section on the cases that were compared with another revision."""
+def ab_parts(cases: Sequence[CaseResult], *, names: Mapping[str, str]) -> Iterator[RenderableType]:
+    """Yield the summary's section on the cases that were compared with another revision, by their short names."""
     old = None
     for case in cases:
         if case.ab is None:
@@ -116,7 +116,7 @@ def ab_parts(cases: Sequence[CaseResult]) -> Iterator[RenderableType]:
         if case.ab.old != old:
             old = case.ab.old
             yield section(f"compared with {old}")
-        yield indented(f"{case.verdict.case}: {_method_text(case.ab)}")
+        yield indented(f"{names[case.verdict.case]}: {_method_text(case.ab)}")
 
 
 def beside_parts(confirmations: Sequence[Confirmation]) -> Iterator[RenderableType]:
@@ -172,9 +172,9 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> RenderableType:
 
 def _time_by_phase(report: CaseReport, *, ab: ABResult) -> Iterator[RenderableType]:
     new = report.result.measurement.runs
-    titles: dict[str | None, str] = {None: "where the step's time goes (median ms, slowest rank)"}
+    titles: dict[str | None, str] = {None: "where the step's time goes (ms, slowest rank)"}
     for name in rank_groups(new):
-        titles[name] = f"where the time of the {name} ranks goes (median ms)"
+        titles[name] = f"where the time of the {name} ranks goes (ms)"
     for group, title in titles.items():
         compared = compare_phases(new, baseline=ab.old_measurement.runs, group=group)
         if compared is None:
