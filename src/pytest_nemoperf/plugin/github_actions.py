@@ -32,7 +32,7 @@ _MAX_MESSAGE_LENGTH = 2000
 
 
 class GitHubAnnotations:
-    """Pytest plugin that annotates behind the summaries of all others, outside of what GitHub does not obey."""
+    """Pytest plugin that prints annotations after the summaries of all other plugins."""
 
     def __init__(self, github: GitHubPlugin) -> None:
         self._github = github

@@ -284,8 +284,12 @@ class PerfPlugin:
             report.user_properties = _others(report.user_properties)
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        """Return no letter for a judged case: it has a line of its own."""
-        if report.when != "call" or _VERDICT_PROPERTY not in dict(report.user_properties):
+        """Return no letter for a judged case: it has a line of its own, but under ``-q``."""
+        if (
+            self._config.option.verbose < 0
+            or report.when != "call"
+            or _VERDICT_PROPERTY not in dict(report.user_properties)
+        ):
             return None
         outcome = str(report.outcome)
         if hasattr(report, "wasxfail") and report.skipped:
