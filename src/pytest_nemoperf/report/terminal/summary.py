@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.records.metrics import CALL_SUMMARY, PRETRAIN_SUMMARY, RL_SUMMARY, TIME_PER_CALL_SEC, Metric
-from pytest_nemoperf.report.case_names import short_names
+from pytest_nemoperf.report.case_names import names_within, short_names
 from pytest_nemoperf.report.cells import commit_text, elapsed_text, verdict_word
 from pytest_nemoperf.report.console import (
     ALARM,
@@ -35,6 +35,9 @@ from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+_BESIDE_NAME = 20
+"""Columns for a verdict before a name that is too long for the terminal."""
+_MIN_NAME = 20
 _CHANGE_MEANING = "change from the baseline: + is better for tokens/s, - for time and memory"
 _ANCHOR_MEANING = f"{ANCHOR_MARK} change from the baseline's anchor"
 
@@ -66,6 +69,7 @@ def _parts(
     results: SessionResults, *, reports: Sequence[CaseReport], width: int, written: Sequence[str], has_ids: bool
 ) -> Iterator[RenderableType]:
     names = short_names((case.verdict.case, case.nodeid) for case in results.cases)
+    names = names_within(names, width=max(width - _BESIDE_NAME, _MIN_NAME))
     if results.inject_pct:
         yield injection_banner(results.inject_pct, width=width)
     if results.replay_of:
