@@ -22,8 +22,8 @@ _HINTS: Final[Mapping[VerdictKind, str]] = MappingProxyType(
     {
         VerdictKind.NO_BASELINE: "--update-baselines stores this session's runs",
         VerdictKind.NOT_COMPARABLE: "--update-baselines replaces what is stored",
-        VerdictKind.INCONCLUSIVE: "its baseline stays as it is; --update-baselines --perf-accept-regression --perf-reason=TEXT "
-        "replaces it",
+        VerdictKind.INCONCLUSIVE: "its baseline stays as it is; --update-baselines --perf-accept-regression "
+        "--perf-reason=TEXT replaces it",
         VerdictKind.IMPROVED: "the baseline is loose now; --update-baselines keeps the gain",
     }
 )

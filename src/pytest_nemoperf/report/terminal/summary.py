@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _BESIDE_NAME = 20
 """Columns for a verdict before a name that is too long for the terminal."""
 _MIN_NAME = 20
-_CHANGE_MEANING = "change from the baseline: + is better for tokens/s, - for time and memory"
+_CHANGE_MEANING = "change from {}: + is better for tokens/s, - for time and memory"
 _ANCHOR_MEANING = f"{ANCHOR_MARK} change from the baseline's anchor"
 
 
@@ -122,11 +122,20 @@ def _tables(reports: Sequence[CaseReport], *, names: Mapping[str, str], width: i
         if metrics is RL_SUMMARY:
             yield from _phase_lines(own, names=names, width=width)
     if has_changes:
-        yield styled((_CHANGE_MEANING, QUIET))
+        yield styled((_CHANGE_MEANING.format(_other_side(reports)), QUIET))
     for report in reports:
         if any(each.anchor and each.kind is report.result.verdict.kind for each in report.result.verdict.comparisons):
             yield styled((_ANCHOR_MEANING, QUIET))
             return
+
+
+def _other_side(reports: Sequence[CaseReport]) -> str:
+    """Return the name of what cases are compared with."""
+    if any(report.result.ab is not None for report in reports):
+        return "old"
+    if any(report.result.published is not None for report in reports):
+        return "the published value"
+    return "the baseline"
 
 
 def _metrics_of(case: CaseResult) -> tuple[Metric, ...]:
