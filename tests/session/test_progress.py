@@ -108,3 +108,12 @@ def test_a_terminal_that_can_not_move_its_cursor_has_no_live_line(
     monkeypatch.setenv("TERM", "dumb")
 
     assert not terminal.progress.is_live
+
+
+def test_a_sentence_is_broken_between_words_on_a_terminal(terminal: Terminal) -> None:
+    terminal.progress.write_line("run 1 is dropped and launched again: " + "other processes took the cores " * 5)
+
+    lines = terminal.written().splitlines()
+    assert lines[0] == "perf: run 1 is dropped and launched again: other processes took the cores other"
+    assert all(line.startswith("  ") for line in lines[1:])
+    assert max(map(len, lines)) <= 80

@@ -183,7 +183,7 @@ def _stored_case(arguments: argparse.Namespace) -> GivenCase:
         measurement=measure_stored(stored, framework=_framework(stored.plan)),
         machine=record.machine,
         provenance=record.provenance,
-        policy=_with_terms(record.terms, arguments=arguments),
+        policy=replace(_with_terms(record.terms, arguments=arguments), has_given_runs=True),
         fail_on=frozenset(record.fail_on),
         record=record,
         run_dir=os.path.commonpath(stored.run_dirs),

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn
 
+from pytest_nemoperf.cli.terminal import unobeyed
 from pytest_nemoperf.errors import NemoPerfError
 from pytest_nemoperf.report.escape import visible_text
 
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(arguments.run(arguments))
         sys.stdout.flush()
     except NemoPerfError as exc:
-        print(f"nemoperf: error: {visible_text(str(exc))}", file=sys.stderr)
+        print(f"nemoperf: error: {unobeyed(visible_text(str(exc)))}", file=sys.stderr)
         return _USAGE_EXIT
     except KeyboardInterrupt:
         print("nemoperf: interrupted", file=sys.stderr)

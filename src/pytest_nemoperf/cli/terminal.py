@@ -6,10 +6,18 @@ import os
 import shutil
 import sys
 
+from pytest_nemoperf.machine.github import is_github
+from pytest_nemoperf.report.escape import without_commands
+
 
 def terminal_width() -> int:
     """Return the columns of the terminal."""
     return shutil.get_terminal_size().columns
+
+
+def unobeyed(text: str) -> str:
+    """Return a text as this log may print it: on GitHub, without workflow commands out of logs and files."""
+    return without_commands(text) if is_github() else text
 
 
 def has_color() -> bool:

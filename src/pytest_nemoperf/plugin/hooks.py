@@ -18,7 +18,7 @@ from pytest_nemoperf.options.settings import Settings
 from pytest_nemoperf.plugin.benchmark import inject_delay, measure_benchmark, watched
 from pytest_nemoperf.plugin.file_names import FileNames
 from pytest_nemoperf.plugin.fixture import PRICED, Perf
-from pytest_nemoperf.plugin.github_actions import GitHubPlugin
+from pytest_nemoperf.plugin.github_actions import GitHubAnnotations, GitHubPlugin
 from pytest_nemoperf.plugin.published import PublishedTests
 from pytest_nemoperf.recipes.case_id import benchmark_case_id
 from pytest_nemoperf.recipes.overrides import changes_text
@@ -52,6 +52,7 @@ class PerfPlugin:
         self._has_outcome = False
         self.session = PerfSession(config, settings=settings)
         self._benchmarks: dict[str, WatchedBenchmark] = {}
+        self._github: GitHubPlugin | None = None
 
     def register_companions(self) -> None:
         """Register the plugins for the suite and for GitHub Actions."""
@@ -61,8 +62,9 @@ class PerfPlugin:
         file_names = FileNames(self._config, progress=self.session.progress)
         self._config.pluginmanager.register(file_names, "nemoperf-file-names")
         if is_github() and self.session.settings.measure_into is None:
-            github = GitHubPlugin(self._config, session=self.session)
-            self._config.pluginmanager.register(github, "nemoperf-github")
+            self._github = GitHubPlugin(self._config, session=self.session)
+            self._config.pluginmanager.register(self._github, "nemoperf-github")
+            self._config.pluginmanager.register(GitHubAnnotations(self._github), "nemoperf-github-annotations")
 
     def perf_of(self, item: pytest.Item, *, framework: str = "") -> Perf:
         """Return the fixture of one test, for a framework of ``--perf-framework`` or for that of each recipe."""
@@ -282,8 +284,12 @@ class PerfPlugin:
             report.user_properties = _others(report.user_properties)
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        """Return no letter for a judged case: it has a line of its own."""
-        if report.when != "call" or _VERDICT_PROPERTY not in dict(report.user_properties):
+        """Return no letter for a judged case: it has a line of its own, but under ``-q``."""
+        if (
+            self._config.option.verbose < 0
+            or report.when != "call"
+            or _VERDICT_PROPERTY not in dict(report.user_properties)
+        ):
             return None
         outcome = str(report.outcome)
         if hasattr(report, "wasxfail") and report.skipped:
@@ -304,8 +310,14 @@ class PerfPlugin:
         if is_failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Show all cases, the counts by verdict, and the paths of the files."""
+        """Show all cases, the counts by verdict, and the paths of the files; other plugins' commands may follow."""
+        self._summarize(terminalreporter)
+        if self._github is not None:
+            self._github.resume(terminalreporter)
+
+    def _summarize(self, terminalreporter: pytest.TerminalReporter) -> None:
         session = self.session
         if session.settings.measure_into is not None:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -65,14 +66,15 @@ class Progress:
         return reporter is not None and _is_terminal(reporter) and reporter.verbosity >= 0
 
     def begin(self, nodeid: str) -> None:
-        """Note the running test, whose cases are shown."""
+        """Note the running test: its cases are shown from now on."""
         self._nodeid = nodeid
 
     def write_line(self, sentence: str) -> None:
-        """Write a sentence on a line of its own, under ``-q`` as well."""
+        """Write a sentence, in a log on a line of its own; under ``-q`` as well."""
         with self._terminal() as reporter:
             if reporter is not None:
-                reporter.write_line(visible_text(f"perf: {sentence}"))
+                text = visible_text(f"perf: {sentence}")
+                reporter.write_line(_wrapped(text, width=self.width) if self.is_live else text)
 
     def case(self, report: CaseReport) -> None:
         """Write the line of a judged case."""
@@ -209,6 +211,12 @@ class Progress:
         with self._past_capture():
             reporter.write(repaint(self._drawn, line=line), flush=True)
         self._drawn = line
+
+
+def _wrapped(text: str, *, width: int) -> str:
+    """Return text in lines of a terminal, broken between words alone; paths and case ids stay whole."""
+    lines = textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def _is_terminal(reporter: pytest.TerminalReporter) -> bool:

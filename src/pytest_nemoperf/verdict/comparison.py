@@ -336,6 +336,9 @@ def _undecided_note(
     if is_once:
         launches = "the one run of a session"
     text = f"undecided after {launches}: {interval}"
-    if rule.max_runs < rule.min_runs:
-        text += f"; one launch alone is never {VerdictKind.REGRESSED}: allow two (--perf-max-runs=2)"
+    if policy.max_runs < rule.min_runs:
+        text += f"; one launch alone is never {VerdictKind.REGRESSED}"
+    more_launches = advice.more_launches_text(policy)
+    if more_launches and not is_once and comparison.num_runs >= rule.max_runs:
+        text += f"; {more_launches}"
     return text
