@@ -61,14 +61,14 @@ def page_tables(lines: list[str]) -> list[list[dict[str, str]]]:
     return tables
 
 
-def case_rows(lines: list[str], *, column: str) -> dict[str, dict[str, str]]:
+def case_rows(lines: list[str], *, column: str, title: str = "case") -> dict[str, dict[str, str]]:
     """Return the rows of the first table of cases with this column by their short name, cells by heading.
 
     A heading is its two lines: ``tokens/s/GPU``, ``step ms``; a change follows the heading before it: ``peak GiB
     change``. A case that is not named again is that of the row above; its rows are told apart by the first cell.
     """
     for number, line in enumerate(lines):
-        if re.match(r"case {2,}", line):
+        if re.match(rf" *{title} {{2,}}", line):
             headings = _two_line_headings(lines[number - 1], line)
             if column in headings:
                 break
@@ -76,9 +76,10 @@ def case_rows(lines: list[str], *, column: str) -> dict[str, dict[str, str]]:
         raise AssertionError(f"no table with {column} in {lines}")
     found: dict[str, dict[str, str]] = {}
     name = ""
+    indent = len(line) - len(line.lstrip())
     for row in lines[number + 1 :]:
         cells = re.split(r" {2,}", row.strip())
-        if not row.startswith(" "):
+        if not row[indent:].startswith(" "):
             name, *cells = cells
         if len(cells) != len(headings):
             break
@@ -89,7 +90,7 @@ def case_rows(lines: list[str], *, column: str) -> dict[str, dict[str, str]]:
 
 def _two_line_headings(upper: str, lower: str) -> list[str]:
     headings: list[str] = []
-    for match in list(re.finditer(r"\S+", lower))[1:]:
+    for match in list(re.finditer(r"\S+(?: \S+)*", lower))[1:]:
         above = ""
         if upper[match.end() - 1 : match.end()].strip():
             above = upper[: match.end()].rpartition("  ")[2].strip()

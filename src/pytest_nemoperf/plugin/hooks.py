@@ -323,7 +323,13 @@ class PerfPlugin:
             return
         if session.settings.is_dry_run:
             terminalreporter.section("performance")
-            terminalreporter.write_line(render_dry_run(session.dry_run, written=session.written))
+            text = render_dry_run(
+                session.dry_run,
+                written=session.written,
+                width=session.progress.width,
+                has_ids=terminalreporter.verbosity > 0,
+            )
+            terminalreporter.write_line(text)
         elif not self._config.option.collectonly:
             terminalreporter.section("performance")
             text = render_summary(
@@ -332,6 +338,7 @@ class PerfPlugin:
                 written=session.written,
                 width=session.progress.width,
                 color=terminalreporter.hasmarkup,
+                has_ids=terminalreporter.verbosity > 0,
             )
             terminalreporter.write_line(text.rstrip("\n"))
             if session.settings.is_profiled and not session.num_profiled:

@@ -130,7 +130,7 @@ def _common_start(names: Sequence[str]) -> str:
 
 
 def _equal_names(names: Mapping[str, str]) -> list[list[str]]:
-    """Return the cases that have the same name, where several do."""
+    """Return the groups of two cases or more that have the same name."""
     by_name: dict[str, list[str]] = {}
     for case, name in names.items():
         by_name.setdefault(name, []).append(case)

@@ -19,6 +19,7 @@ from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
 
 _SEC_PER_MIN = 60
 _TWO_DIGITS_FROM = 10
+_LEAST_PERCENT = 1e-6
 _ELLIPSIS = "..."
 _BYTE_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 _FLOP_UNITS = ((10**15, "PFLOP"), (10**12, "TFLOP"), (10**9, "GFLOP"), (10**6, "MFLOP"))
@@ -69,6 +70,8 @@ def percent(value: float | None) -> str:
         return "-"
     if value >= _TWO_DIGITS_FROM:
         return f"{value:.0f}%"
+    if value < _LEAST_PERCENT:  # what rounding leaves of equal values
+        return "0%"
     return f"{value:.2g}%"
 
 

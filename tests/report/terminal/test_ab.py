@@ -27,9 +27,9 @@ REGRESSED pretrain-test
 tokens/sec/GPU is 17.4% below old (main, 36db4f5) (826 against 1,000; allows 5%, finds 8.64%; 95%
 interval -18.8% to -15.9% from 10 rounds)
 
-  metric            old    new   delta      95% interval  verdict
-  tokens/sec/GPU  1,000    826  -17.4%  -18.8% to -15.9%  REGRESSED
-  peak memory     1 GiB  1 GiB    0.0%    -0.6% to +0.6%  PASSED
+  metric            old    new   delta   95% interval  verdict
+  tokens/sec/GPU  1,000    826  -17.4%  -18.8..-15.9%  REGRESSED
+  peak memory     1 GiB  1 GiB    0.0%    -0.6..+0.6%  PASSED
   the sides are as far apart as neighbouring steps are, around what both did over all rounds
 
 where the step's time goes (ms, slowest rank)

@@ -373,3 +373,10 @@ def test_old_and_new_are_as_they_were_judged() -> None:
     lines = lines_of(replace(report, result=result, stored=stored, replaced=old))
 
     assert "    tokens/sec/GPU: 1,010 -> 1,515 (+50.0%)" in lines
+
+
+def test_a_case_that_ran_under_changes_is_not_told_to_be_stored() -> None:
+    lines = lines_of(make_report(make_measurement(case=f"{CASE}+set")))
+
+    assert not any("--update-baselines" in line for line in lines)
+    assert "NO BASELINE llama_tiny[fsdp2tp2]: nothing is stored for this case" in lines

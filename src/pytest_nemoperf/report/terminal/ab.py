@@ -14,17 +14,17 @@ from pytest_nemoperf.report.cells import change_text, elapsed_text, injected_mar
 from pytest_nemoperf.report.console import (
     ALARM,
     figures_table,
+    headline,
     indented,
     injection_banner,
     section,
     style_of,
-    styled,
     to_text,
     unfolded,
     verdict_text,
 )
 from pytest_nemoperf.report.phases import compare_phases, loss_sentence, phase_table, rank_groups
-from pytest_nemoperf.report.resolution import interval_text
+from pytest_nemoperf.report.resolution import short_interval_text
 from pytest_nemoperf.report.terminal.commands import command_lines
 from pytest_nemoperf.results.cases import CaseReport, CaseResult, Confirmation
 from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind, delta_pct
@@ -132,9 +132,7 @@ def _parts(report: CaseReport, *, ab: ABResult, width: int) -> Iterator[Renderab
     result = report.result
     inject_pct = result.measurement.inject_pct
     verdict = result.verdict
-    yield styled(
-        (injected_mark(inject_pct), ALARM), (verdict.kind.value, style_of(verdict.kind)), " ", (verdict.case, "bold")
-    )
+    yield headline((injected_mark(inject_pct), ALARM), (verdict.kind.value, style_of(verdict.kind)), verdict.case)
     if inject_pct:
         yield injection_banner(inject_pct, width=width)
     yield from verdict.reasons
@@ -164,7 +162,7 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> RenderableType:
             metric.format(comparison.baseline),
             metric.format(comparison.now),
             signed_percent(comparison.delta_pct),
-            interval_text(comparison),
+            short_interval_text(comparison),
             verdict_text(comparison.kind),
         )
     return indented(table)

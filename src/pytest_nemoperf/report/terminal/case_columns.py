@@ -28,7 +28,7 @@ from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
 _NONE: Final = "-"
 ANCHOR_MARK: Final = "*"
 """Behind a change against the anchor."""
-_HEADINGS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
+FIGURE_HEADINGS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
         TOKENS_PER_SEC_PER_GPU.name: ("tokens", "/s/GPU"),
         TFLOPS_PER_SEC_PER_GPU.name: ("TFLOP", "/s/GPU"),
@@ -38,8 +38,8 @@ _HEADINGS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         TIME_PER_CALL_SEC.name: ("a call", ""),
     }
 )
-"""Of times the unit follows from the figures."""
-_RANKS: Final[Mapping[str, int]] = MappingProxyType(
+"""Two lines above each metric; of times the unit follows from the figures."""
+FIGURE_RANKS: Final[Mapping[str, int]] = MappingProxyType(
     {PEAK_MEMORY_GIB.name: 1, TFLOPS_PER_SEC_PER_GPU.name: 2, STEP_TIME_SEC.name: 3, MFU_PCT.name: 4}
 )
 """Importance of a metric's columns, see CaseColumn; the others are always shown."""
@@ -61,7 +61,7 @@ def figure_columns(cases: Sequence[CaseResult], *, metrics: Sequence[Metric]) ->
     for metric in metrics:
         values = [_value(case, metric=metric) for case in cases]
         changes = [_change(case, metric=metric) for case in cases]
-        rank = 0 if _is_deciding(cases, metric=metric) else _RANKS.get(metric.name, 0)
+        rank = 0 if _is_deciding(cases, metric=metric) else FIGURE_RANKS.get(metric.name, 0)
         if metric is not metrics[0] and all(value is None for value in values):
             continue
         heading, cells = _figures(values, metric=metric)
@@ -118,7 +118,7 @@ def _value(case: CaseResult, *, metric: Metric) -> float | None:
 
 def _figures(values: Sequence[float | None], *, metric: Metric) -> tuple[tuple[str, str], tuple[str, ...]]:
     """Return heading and cells; times are all in the unit of the least, with one more digit than a few have."""
-    heading = _HEADINGS[metric.name]
+    heading = FIGURE_HEADINGS[metric.name]
     size = 1.0
     if metric.unit == "s":
         size, unit = time_unit(min((value for value in values if value), default=1.0))

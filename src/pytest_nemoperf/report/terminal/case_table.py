@@ -56,7 +56,12 @@ class CaseTable:
 
 
 def case_table(
-    cases: Sequence[str], *, names: Mapping[str, str], columns: Sequence[CaseColumn], width: int
+    cases: Sequence[str],
+    *,
+    names: Mapping[str, str],
+    columns: Sequence[CaseColumn],
+    width: int,
+    title: str = "case",
 ) -> CaseTable:
     """Return a table with one line a row, none longer than the width.
 
@@ -67,9 +72,10 @@ def case_table(
         names: Short names by case id.
         columns: Columns behind the names.
         width: Columns of the terminal.
+        title: Heading of the names.
     """
     own = {case: names[case] for case in cases}
-    wanted = max(map(len, (*own.values(), "case")))
+    wanted = max(map(len, (*own.values(), title)))
     shown = list(columns)
     while _room(shown, width=width) < min(wanted, _NAME_ENOUGH):
         rank = max(column.rank for column in shown)
@@ -80,7 +86,7 @@ def case_table(
     head = []
     for number in range(2):
         cells = [column.padded(column.heading[number]) for column in shown]
-        head.append(_line("case" if number else "", cells, room=room, width=width))
+        head.append(_line(title if number else "", cells, room=room, width=width))
     rows = []
     fitting = names_within(own, width=room)
     above = ""

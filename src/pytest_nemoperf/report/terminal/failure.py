@@ -13,6 +13,7 @@ from pytest_nemoperf.report.console import (
     ALARM,
     QUIET,
     figures_table,
+    headline,
     indented,
     injection_banner,
     section,
@@ -94,7 +95,7 @@ def _headline(report: CaseReport) -> RenderableType:
     kind = (verdict.kind.value, style_of(verdict.kind))
     if report.result.has_expired_waiver:
         kind = (f"WAIVER EXPIRED ({verdict.kind})", ALARM)
-    return styled(mark, kind, " ", (verdict.case, "bold"))
+    return headline(mark, kind, verdict.case)
 
 
 def _reasons(report: CaseReport) -> Iterator[RenderableType]:

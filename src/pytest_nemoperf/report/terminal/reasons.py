@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from pytest_nemoperf.errors import count_text
+from pytest_nemoperf.recipes.overrides import CHANGED_SUFFIX
 from pytest_nemoperf.report.cells import earlier_text
 from pytest_nemoperf.report.console import indented, style_of, styled, unfolded
 from pytest_nemoperf.report.terminal.case_table import name_lines
@@ -21,7 +22,8 @@ _HINTS: Final[Mapping[VerdictKind, str]] = MappingProxyType(
     {
         VerdictKind.NO_BASELINE: "--update-baselines stores this session's runs",
         VerdictKind.NOT_COMPARABLE: "--update-baselines replaces what is stored",
-        VerdictKind.INCONCLUSIVE: "its baseline stays as it is; --perf-accept-regression replaces it",
+        VerdictKind.INCONCLUSIVE: "its baseline stays as it is; --update-baselines --perf-accept-regression "
+        "--perf-reason=TEXT replaces it",
         VerdictKind.IMPROVED: "the baseline is loose now; --update-baselines keeps the gain",
     }
 )
@@ -74,7 +76,8 @@ def _has_reasons(case: CaseResult) -> bool:
 
 
 def _can_be_stored(case: CaseResult) -> bool:
-    return not case.stored_path and not case.measurement.inject_pct and case.ab is None
+    is_real = not case.measurement.inject_pct and not case.verdict.case.endswith(CHANGED_SUFFIX)
+    return is_real and not case.stored_path and case.ab is None
 
 
 def _groups(cases: Sequence[CaseResult]) -> list[list[CaseResult]]:

@@ -11,7 +11,7 @@ from pytest_nemoperf.measure.measurement import Run
 from pytest_nemoperf.pricing.price import Price
 from pytest_nemoperf.recipes.recipe import Plan
 from pytest_nemoperf.recipes.rl import RL
-from pytest_nemoperf.records.metrics import RL_METRICS, Metric
+from pytest_nemoperf.records.metrics import RL_METRICS, Metric, format_number
 from pytest_nemoperf.report.cells import bytes_text, signed_percent
 
 PHASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -91,7 +91,7 @@ def compare_rollouts(
         now_value = figure_over_runs(now, metric=metric.name)
         if then_value is not None or now_value is not None:
             delta = _delta_text(metric, then=then_value, now=now_value)
-            rows.append((metric.label, _value_text(metric, then_value), _value_text(metric, now_value), delta))
+            rows.append((_label(metric), _value_text(metric, then_value), _value_text(metric, now_value), delta))
     return rows
 
 
@@ -106,8 +106,19 @@ def phase_times(runs: Sequence[Run]) -> dict[str, float]:
     return times
 
 
+def _label(metric: Metric) -> str:
+    """Return the label with the unit of its values; times have theirs beside them."""
+    if metric.unit in ("", "s", metric.label):
+        return metric.label
+    return f"{metric.label} ({metric.unit})"
+
+
 def _value_text(metric: Metric, value: float | None) -> str:
-    return "-" if value is None else metric.format(value)
+    if value is None:
+        return "-"
+    if metric.unit == "s":
+        return metric.format(value)
+    return format_number(value, digits=metric.digits)
 
 
 def _delta_text(metric: Metric, *, then: float | None, now: float | None) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_nemoperf.errors import count_text
 from pytest_nemoperf.records.metrics import CALL_SUMMARY, PRETRAIN_SUMMARY, RL_SUMMARY, TIME_PER_CALL_SEC, Metric
-from pytest_nemoperf.report.case_names import short_names
+from pytest_nemoperf.report.case_names import names_within, short_names
 from pytest_nemoperf.report.cells import commit_text, elapsed_text, verdict_word
 from pytest_nemoperf.report.console import (
     ALARM,
@@ -35,7 +35,10 @@ from pytest_nemoperf.verdict.comparison import Comparison, VerdictKind
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_CHANGE_MEANING = "change from the baseline: + is better for tokens/s, - for time and memory"
+_BESIDE_NAME = 20
+"""Columns for a verdict before a name that is too long for the terminal."""
+_MIN_NAME = 20
+_CHANGE_MEANING = "change from {}: + is better for tokens/s, - for time and memory"
 _ANCHOR_MEANING = f"{ANCHOR_MARK} change from the baseline's anchor"
 
 
@@ -66,6 +69,7 @@ def _parts(
     results: SessionResults, *, reports: Sequence[CaseReport], width: int, written: Sequence[str], has_ids: bool
 ) -> Iterator[RenderableType]:
     names = short_names((case.verdict.case, case.nodeid) for case in results.cases)
+    names = names_within(names, width=max(width - _BESIDE_NAME, _MIN_NAME))
     if results.inject_pct:
         yield injection_banner(results.inject_pct, width=width)
     if results.replay_of:
@@ -118,11 +122,20 @@ def _tables(reports: Sequence[CaseReport], *, names: Mapping[str, str], width: i
         if metrics is RL_SUMMARY:
             yield from _phase_lines(own, names=names, width=width)
     if has_changes:
-        yield styled((_CHANGE_MEANING, QUIET))
+        yield styled((_CHANGE_MEANING.format(_other_side(reports)), QUIET))
     for report in reports:
         if any(each.anchor and each.kind is report.result.verdict.kind for each in report.result.verdict.comparisons):
             yield styled((_ANCHOR_MEANING, QUIET))
             return
+
+
+def _other_side(reports: Sequence[CaseReport]) -> str:
+    """Return the name of what cases are compared with."""
+    if any(report.result.ab is not None for report in reports):
+        return "old"
+    if any(report.result.published is not None for report in reports):
+        return "the published value"
+    return "the baseline"
 
 
 def _metrics_of(case: CaseResult) -> tuple[Metric, ...]:
